@@ -1,0 +1,72 @@
+"""The base of everything that crosses a boundary: strict, frozen, versioned, with one canonical byte form.
+
+Operator, trainer and sandbox are released together but restarted apart, so each may meet what another version
+wrote. A document therefore carries `schemaVersion`; a reader accepts its own version and the one before, and
+refuses the rest by name instead of guessing. Digests are taken over bytes as stored, never over a re-encoding:
+a pydantic upgrade that prints a float differently must not break a lineage chain.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic.alias_generators import to_camel
+
+Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+"""`sha256:` and 64 lowercase hexadecimal digits."""
+
+DNSLabel = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
+"""A name that Kubernetes accepts as a label of a host name (RFC 1123)."""
+
+
+class Contract(BaseModel):
+    """An immutable value in camelCase on the wire; unknown fields are refused, not dropped."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        alias_generator=to_camel,
+        populate_by_name=True,
+        use_attribute_docstrings=True,
+        ser_json_inf_nan="strings",
+    )
+
+    def to_json(self) -> bytes:
+        """Canonical bytes: camelCase keys in sorted order, no white space, unset options left out."""
+        data = self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes | str) -> Self:
+        """Read a document; raises `pydantic.ValidationError` naming each offending field."""
+        return cls.model_validate_json(data)
+
+
+class VersionedContract(Contract):
+    """A document that is stored or sent between processes of possibly different versions."""
+
+    CURRENT_VERSION: ClassVar[int] = 1
+    OLDEST_VERSION: ClassVar[int] = 1
+
+    schema_version: int = Field(default=1)
+    """Version of this document's layout."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_version(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            version = data.get("schemaVersion", data.get("schema_version", cls.CURRENT_VERSION))
+            if not isinstance(version, int) or not cls.OLDEST_VERSION <= version <= cls.CURRENT_VERSION:
+                raise ValueError(
+                    f"schemaVersion {version!r} of {cls.__name__} cannot be read here (versions "
+                    f"{cls.OLDEST_VERSION} to {cls.CURRENT_VERSION} can): use the release that wrote it, or a newer one"
+                )
+        return data
+
+
+def sha256_digest(data: bytes) -> str:
+    """Digest of stored bytes in the form `sha256:<hex>`."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()

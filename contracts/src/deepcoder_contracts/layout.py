@@ -1,0 +1,76 @@
+"""Where things are below a run's prefix. The only place that knows the keys.
+
+`<prefix>/<namespace>/<run>-<uid8>/` holds RUN.json, a folder a stage with a folder a checkpoint
+(`step-000120.a003`: step and ordinal), the attempts' claims, exits and logs, exports, evaluations and samples.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from deepcoder_contracts.manifest import RunIdentity
+
+RUN = "RUN.json"
+MANIFEST = "MANIFEST.json"
+
+_CHECKPOINT = re.compile(r"^step-(\d{6,})\.a(\d{3,})$")
+
+
+class CheckpointName(NamedTuple):
+    """What a checkpoint's folder name says."""
+
+    step: int
+    ordinal: int
+
+
+def run_root(prefix: str, run: RunIdentity) -> str:
+    """Key prefix of a run, without a slash at either end."""
+    parts = [prefix.strip("/"), run.namespace, f"{run.name}-{run.uid[:8]}"]
+    return "/".join(p for p in parts if p)
+
+
+def checkpoint_dir(stage: str, step: int, ordinal: int) -> str:
+    """`<stage>/step-000120.a003`."""
+    return f"{stage}/step-{step:06d}.a{ordinal:03d}"
+
+
+def parse_checkpoint_dir(name: str) -> CheckpointName | None:
+    """Step and ordinal of a folder's last segment, None if it is no checkpoint."""
+    match = _CHECKPOINT.match(name.rstrip("/").rsplit("/", 1)[-1])
+    return CheckpointName(int(match[1]), int(match[2])) if match else None
+
+
+def attempt_dir(stage: str, ordinal: int) -> str:
+    """`<stage>/attempts/003`."""
+    return f"{stage}/attempts/{ordinal:03d}"
+
+
+def claim_key(stage: str, ordinal: int) -> str:
+    """Where an attempt's claim is."""
+    return f"{attempt_dir(stage, ordinal)}/claim.json"
+
+
+def exit_key(stage: str, ordinal: int) -> str:
+    """Where an attempt's exit record is."""
+    return f"{attempt_dir(stage, ordinal)}/exit.json"
+
+
+def export_dir(stage: str, step: int) -> str:
+    """`<stage>/export/step-000180`: Hugging Face layout."""
+    return f"{stage}/export/step-{step:06d}"
+
+
+def evaluation_dir(key: str) -> str:
+    """`eval/<key>`."""
+    return f"eval/{key}"
+
+
+def samples_key(stage: str, step: int) -> str:
+    """`<stage>/samples/step-000120.parquet`: every rollout of a step."""
+    return f"{stage}/samples/step-{step:06d}.parquet"
+
+
+def metrics_key(stage: str, ordinal: int) -> str:
+    """`<stage>/attempts/003/metrics.jsonl`: one line a step."""
+    return f"{attempt_dir(stage, ordinal)}/metrics.jsonl"

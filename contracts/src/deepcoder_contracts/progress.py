@@ -1,0 +1,104 @@
+"""What a running attempt tells the operator, and what it is told in reply.
+
+Progress may be lost at any time without harm: training never waits for it and the durable truth is in storage.
+The reply carries the wish to drain, so that stopping needs no connection from the operator into the run's pods.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+
+from pydantic import Field
+
+from deepcoder_contracts.base import Contract, Digest, DNSLabel, VersionedContract
+
+MAX_BODY_BYTES = 64 * 1024
+"""Largest accepted report."""
+
+
+class TrainerPhase(StrEnum):
+    """What the attempt is doing."""
+
+    STARTING = "Starting"
+    TRAINING = "Training"
+    EVALUATING = "Evaluating"
+    CHECKPOINTING = "Checkpointing"
+    DRAINING = "Draining"
+
+
+class CheckpointSummary(Contract):
+    """The newest committed checkpoint."""
+
+    uri: str
+    """Its folder."""
+
+    digest: Digest
+    """Digest of its MANIFEST.json."""
+
+    step: int = Field(ge=0)
+    """Its step."""
+
+
+class ExpectedSubmissions(Contract):
+    """Programs that will reach the judges soon, so that the pool can grow ahead of the burst."""
+
+    count: int = Field(ge=0)
+    """Number of programs."""
+
+    within_seconds: float = Field(gt=0)
+    """Time in which they are expected."""
+
+
+class ProgressReport(VersionedContract):
+    """One heartbeat."""
+
+    ordinal: int = Field(ge=1)
+    """The attempt that speaks."""
+
+    stage: DNSLabel
+    """Its stage."""
+
+    phase: TrainerPhase
+    """What it is doing."""
+
+    step: int = Field(ge=0)
+    """Finished steps of the stage."""
+
+    max_steps: int = Field(ge=0)
+    """Steps the stage will take."""
+
+    metrics: dict[str, float] = {}
+    """Metrics of the last step (reward_mean, truncated_ratio, response_tokens_mean, …)."""
+
+    verdicts: dict[str, int] = {}
+    """Programs of the last step by verdict."""
+
+    phase_seconds: dict[str, float] = {}
+    """Seconds of the last step by phase (wait_batch, forward_backward, sync, checkpoint, …)."""
+
+    latest_checkpoint: CheckpointSummary | None = None
+    """Newest committed checkpoint."""
+
+    expected_submissions: ExpectedSubmissions | None = None
+    """Load to come for the judges."""
+
+    sent_at: datetime
+    """Sender's clock (UTC)."""
+
+
+class Desired(StrEnum):
+    """What the attempt should do."""
+
+    RUN = "Run"
+    DRAIN = "Drain"
+
+
+class ProgressReply(VersionedContract):
+    """The operator's answer to a heartbeat."""
+
+    desired: Desired = Desired.RUN
+    """Run, or Drain: stop admitting, save, exit 75."""
+
+    deadline_seconds: float | None = Field(default=None, ge=0)
+    """Drain: time left."""

@@ -1,0 +1,192 @@
+"""The nouns of training, and who holds them.
+
+A `Problem` is drawn by the controller under a `group_id`; a sampler turns each (group, index) into a `Sample`; the
+judge adds its outcome; `group_size` samples make a `Group`; the groups of one step make a `Batch`, which the
+learners train on. All are immutable values: a sample that crossed a process boundary is never patched, so that what
+was stored in `samples/` is what was trained on. Token arrays are numpy, not torch: these types are held by
+processes that never load torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from deepcoder_contracts.judge import Kind, Scoring, TestCase
+
+IntArray = npt.NDArray[np.int32]
+FloatArray = npt.NDArray[np.float32]
+
+
+class Finish(StrEnum):
+    """Why a response ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem with its tests, as read from a dataset."""
+
+    id: str
+    source: str
+    prompt: str
+    """What the model is asked, before the tokenizer's chat template where it has one."""
+    tests: tuple[TestCase, ...]
+    kind: Kind = Kind.STDIN
+    fn_name: str | None = None
+    time_limit_s: float = 12.0
+    memory_limit_mb: int = 1024
+    scoring: Scoring = Scoring.STRICT
+
+
+@dataclass(frozen=True)
+class VersionSpan:
+    """Response tokens [start, end) were sampled with weights `version`."""
+
+    version: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One response as a sampler returns it."""
+
+    output_ids: IntArray
+    """[T] sampled tokens, the end-of-sequence token included when there is one."""
+    logprobs: FloatArray
+    """[T] log-probabilities of these tokens under the sampling distribution (temperature applied)."""
+    finish: Finish
+    text: str
+    """The response as text, special tokens left out."""
+    versions: tuple[VersionSpan, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What judging a response came to."""
+
+    reward: float | None
+    """1.0 or 0.0 (or a user's own number); None if the judge itself failed: such a sample is quarantined."""
+    verdict: str
+    """The verdict that decided: `passed`, the first that was not, `no_code` without a fenced block, `error`."""
+    seconds: float
+    attempts: int = 1
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A judged response."""
+
+    group_id: int
+    index: int
+    prompt_ids: IntArray
+    generation: Generation
+    outcome: Outcome
+    limit: int
+    """Response limit in tokens that was in force."""
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the response filled its limit without ending."""
+        return self.generation.finish is Finish.LENGTH
+
+
+@dataclass(frozen=True)
+class Group:
+    """All samples of one problem, in index order."""
+
+    group_id: int
+    problem_id: str
+    admitted_version: int
+    """Version of the weights when it was admitted."""
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step trains on: groups in group_id order."""
+
+    step: int
+    """The step (of the stage) that will train on it, from 1."""
+    groups: tuple[Group, ...]
+
+    @property
+    def samples(self) -> list[Sample]:
+        """All samples, in (group_id, index) order."""
+        return [s for g in self.groups for s in g.samples]
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """One response to sample."""
+
+    request_id: str
+    prompt_ids: IntArray
+    max_tokens: int
+    temperature: float
+    top_p: float = 1.0
+    seed: int | None = None
+
+
+class Sampler(Protocol):
+    """A vLLM engine, or a group of them behind one face (see sampler/)."""
+
+    async def generate(self, request: GenerationRequest) -> Generation:
+        """Sample one response; raises SamplerLost if its engine died (the caller asks again)."""
+        ...
+
+    async def update_weights(self, refs: WeightRefs, version: int) -> None:
+        """Load new weights into the live engine: pause(keep), load, resume. Responses in flight go on."""
+        ...
+
+    async def close(self) -> None:
+        """End the engine."""
+        ...
+
+
+@dataclass(frozen=True)
+class WeightRefs:
+    """Weights on their way from learner to samplers: object-store references of named chunks.
+
+    Each reference resolves to a `dict[str, numpy array]` (bfloat16 is sent as uint16 with `dtype` saying so),
+    together covering every parameter of the model exactly once, in Hugging Face names.
+    """
+
+    chunks: tuple[object, ...]
+    dtype: str
+
+
+class Learner(Protocol):
+    """All learner ranks behind one face (see learner/)."""
+
+    async def train(self, batch: Batch) -> Mapping[str, float]:
+        """One training step (`recipe.optimizerSteps` optimizer steps); returns its metrics."""
+        ...
+
+    async def export_weights(self) -> WeightRefs:
+        """Current weights for the samplers, in the sampler's dtype."""
+        ...
+
+    async def save(self, directory: str) -> None:
+        """Write model, optimizer and counters below a local directory (no pickle anywhere)."""
+        ...
+
+    async def load(self, directory: str, *, optimizer: bool) -> None:
+        """Load what `save` wrote, at any world size."""
+        ...
+
+    async def save_pretrained(self, directory: str) -> None:
+        """Write bf16/fp32 safetensors, config and tokenizer in Hugging Face layout."""
+        ...
+
+    async def close(self) -> None:
+        """End the ranks."""
+        ...
