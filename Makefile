@@ -1,0 +1,45 @@
+# `make demo` runs the whole loop on a real cluster; `make test` runs everything that CI holds.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+PY := .venv/bin/python
+
+.PHONY: help setup demo down test e2e test-long lint format generate images
+
+help:  ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup:  ## .venv with the packages and all tools
+	@scripts/setup.sh
+
+demo: setup  ## the whole loop on a real cluster
+	@$(PY) -m deepcoder_demo
+
+down:  ## remove every trace of the cluster
+	@if [ -x .venv/bin/python ]; then $(PY) -m devcluster down; else echo "nothing was set up"; fi
+
+test: setup lint  ## all that CI holds but the end-to-end tests
+	@$(PY) -m devcluster up
+	@$(PY) -m pytest -m "not e2e and not cluster and not long and not gpu"
+
+e2e: setup  ## end-to-end tests on the real cluster, minutes each
+	@$(PY) -m pytest tests -m "(e2e or cluster) and not long"
+
+test-long: setup  ## chaos, fuzzing, scale at full length
+	@$(PY) -m devcluster up
+	@$(PY) -m pytest -m "long"
+
+lint: setup  ## ruff, mypy, import-linter, generated files
+	@.venv/bin/ruff format --check -q . && .venv/bin/ruff check -q .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports --config pyproject.toml > /dev/null || .venv/bin/lint-imports --config pyproject.toml
+	@$(PY) -m deepcoder_operator crds --check --output crds
+
+format: setup  ## rewrite what can be rewritten
+	@.venv/bin/ruff format -q . && .venv/bin/ruff check -q --fix .
+
+generate: setup  ## CRDs from the API types
+	@$(PY) -m deepcoder_operator crds --output crds
+
+bench-%: setup  ## a benchmark: demo judge pipeline checkpoint curate operator gpu ablations
+	@$(PY) benchmarks/$*.py

