@@ -1,0 +1,32 @@
+"""Which problem is drawn as which group: a permutation of the problems for each epoch, by arithmetic alone.
+
+A group's number decides its problem, with no iterator whose state would have to be saved: a run that resumes at
+group 4,711 draws the same problem there as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+
+@lru_cache(maxsize=4)
+def epoch_permutation(seed: int, epoch: int, count: int) -> npt.NDArray[np.int64]:
+    """[count] the order of all problems in one epoch, a function of (seed, epoch, count)."""
+    key = hashlib.sha256(f"problem-order/{seed}/{epoch}".encode()).digest()
+    permutation = np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "little"))).permutation(count)
+    permutation.setflags(write=False)
+    return permutation
+
+
+def problem_index(seed: int, group_id: int, count: int) -> int:
+    """Index of the problem that group `group_id` (from 0, over all stages) is made of, among `count` problems."""
+    if count < 1:
+        raise ValueError("there is no problem to draw: every problem of the dataset was left out, or it is empty")
+    if group_id < 0:
+        raise ValueError(f"group_id {group_id} is negative")
+    epoch, position = divmod(group_id, count)
+    return int(epoch_permutation(seed, epoch, count)[position])

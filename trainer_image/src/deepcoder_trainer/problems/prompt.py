@@ -1,0 +1,71 @@
+"""From a problem's text to the token ids that a sampler is given.
+
+A tokenizer with a chat template gets the text as one user turn and the template's opening of the answer; one
+without (a base model's) gets the text as it is. Problems whose prompt is longer than `recipe.maxPromptTokens` are
+left out and counted: cutting a statement would ask another question, and failing the run for one long row helps
+nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from deepcoder_trainer.types import IntArray, Problem
+
+
+@dataclass(frozen=True)
+class EncodedProblem:
+    """A problem with its prompt as token ids."""
+
+    problem: Problem
+    prompt_ids: IntArray
+    """[P] token ids, special tokens included."""
+
+
+@dataclass(frozen=True)
+class EncodedProblems:
+    """Problems that can be drawn, and those that were left out."""
+
+    kept: tuple[EncodedProblem, ...]
+    """In the dataset's order."""
+    too_long: tuple[str, ...]
+    """Ids of problems with a prompt over the limit."""
+
+
+def encode_prompt(prompt: str, tokenizer: Any) -> IntArray:
+    """[P] token ids of a prompt: through the tokenizer's chat template where it has one, plain otherwise."""
+    if getattr(tokenizer, "chat_template", None):
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+        )
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    else:
+        ids = tokenizer(prompt)["input_ids"]
+    return np.asarray(ids, dtype=np.int32)
+
+
+def encode_problems(problems: Sequence[Problem], tokenizer: Any, max_prompt_tokens: int) -> EncodedProblems:
+    """Encode every prompt and leave out those over `max_prompt_tokens`.
+
+    Raises ValueError when none is left: the limit and the shortest prompt are named.
+    """
+    kept: list[EncodedProblem] = []
+    too_long: list[str] = []
+    shortest: int | None = None
+    for problem in problems:
+        ids = encode_prompt(problem.prompt, tokenizer)
+        shortest = len(ids) if shortest is None else min(shortest, len(ids))
+        if len(ids) > max_prompt_tokens:
+            too_long.append(problem.id)
+        else:
+            kept.append(EncodedProblem(problem, ids))
+    if problems and not kept:
+        raise ValueError(
+            f"recipe.maxPromptTokens {max_prompt_tokens} leaves out all {len(problems)} problems (the shortest prompt "
+            f"has {shortest} tokens): raise it to at least {shortest}"
+        )
+    return EncodedProblems(tuple(kept), tuple(too_long))

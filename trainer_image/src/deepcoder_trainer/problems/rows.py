@@ -1,0 +1,210 @@
+"""One row of a dataset as a Problem: our own layout, and the schema of the released DeepCoder data.
+
+Our layout is one object with the fields of `ProblemRow`. The released schema is the Parquet row that the published
+training scripts read: `data_source`, `prompt` (chat messages), `reward_model.ground_truth` (tests as a JSON string,
+in a layout of each source) and `extra_info`. Its tests become test cases here, once; nothing behind this file knows
+that sources differ. Errors name the field and the mend; the caller adds file and line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from deepcoder_contracts.judge import Kind, Scoring, TestCase
+from deepcoder_trainer.problems.tests import policy_for, select_tests
+from deepcoder_trainer.types import Problem
+
+
+class RowError(ValueError):
+    """A row that cannot be used; the message names the field and the mend."""
+
+
+class ProblemRow(BaseModel):
+    """Our layout: one line of JSON Lines, or one row of Parquet."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    id: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    """Unique in the dataset."""
+
+    source: Annotated[str, StringConstraints(min_length=1, max_length=100)] = "jsonl"
+    """Where the problem is from; decides tests, time limit and scoring where the row does not."""
+
+    prompt: Annotated[str, StringConstraints(min_length=1)]
+    """The statement, with all that the model is told."""
+
+    tests: Annotated[list[TestCase], Field(min_length=1)]
+    """Inputs and expected outputs."""
+
+    kind: Kind = Kind.STDIN
+    """stdin, function or script."""
+
+    fn_name: str | None = None
+    """function: what is called."""
+
+    time_limit_s: float | None = Field(default=None, gt=0, le=600)
+    """Seconds a test; default: the source's."""
+
+    memory_limit_mb: int = Field(default=1024, ge=16, le=65536)
+    """Memory a test, in MiB."""
+
+    scoring: Scoring | None = None
+    """How outputs are compared; default: the source's."""
+
+    solution: str | None = None
+    """A right program, for verification; never shown to the model."""
+
+    metadata: dict[str, Any] = {}
+    """Difficulty, date and the like; not read by training."""
+
+    @model_validator(mode="after")
+    def _kind_has_its_name(self) -> Self:
+        if (self.kind is Kind.FUNCTION) != (self.fn_name is not None):
+            raise ValueError("fn_name is needed by kind function, and by no other kind")
+        return self
+
+
+def problem_from_row(row: Mapping[str, Any]) -> Problem:
+    """Read a row in either layout. Raises RowError."""
+    if "reward_model" in row:
+        row = _from_released(row)
+    elif "prompt" not in row:
+        raise RowError(
+            "prompt: missing: give id, prompt and tests (our layout), or data_source, prompt and reward_model "
+            "(the released layout)"
+        )
+    try:
+        parsed = ProblemRow.model_validate(row)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "row"
+        message = first["msg"].removeprefix("Value error, ")
+        mend = "remove it, or move it below metadata" if first["type"] == "extra_forbidden" else "mend this field"
+        raise RowError(f"{field}: {message}: {mend}") from None
+    policy = policy_for(parsed.source)
+    return Problem(
+        id=parsed.id,
+        source=parsed.source,
+        prompt=parsed.prompt,
+        tests=select_tests(parsed.source, parsed.tests),
+        kind=parsed.kind,
+        fn_name=parsed.fn_name,
+        time_limit_s=parsed.time_limit_s if parsed.time_limit_s is not None else policy.time_limit_s,
+        memory_limit_mb=parsed.memory_limit_mb,
+        scoring=parsed.scoring if parsed.scoring is not None else policy.scoring,
+    )
+
+
+def _from_released(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The released schema as our layout."""
+    source = row.get("data_source")
+    if not isinstance(source, str) or not source:
+        raise RowError("data_source: missing: name the source, as in taco, primeintellect, livecodebench, codeforces")
+    prompt = _prompt_text(row.get("prompt"))
+    reward = row["reward_model"]
+    truth = reward.get("ground_truth") if isinstance(reward, Mapping) else None
+    if not isinstance(truth, str):
+        raise RowError("reward_model.ground_truth: missing: give the tests as a JSON string")
+    try:
+        tests, fn_name = _released_tests(json.loads(truth))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise RowError(f"reward_model.ground_truth: not JSON ({error}): give the tests as a JSON string") from None
+    extra = row.get("extra_info")
+    extra = extra if isinstance(extra, Mapping) else {}
+    if extra.get("index") is not None:
+        name = f"{source}-{extra.get('split') or 'train'}-{extra['index']}"
+    else:
+        name = f"{source}-{hashlib.sha256(prompt.encode()).hexdigest()[:16]}"
+    return {
+        "id": name,
+        "source": source,
+        "prompt": prompt,
+        "tests": tests,
+        "kind": Kind.FUNCTION if fn_name else Kind.STDIN,
+        "fn_name": fn_name,
+    }
+
+
+def _prompt_text(prompt: Any) -> str:
+    if isinstance(prompt, str) and prompt:
+        return prompt
+    if (
+        isinstance(prompt, Sequence)
+        and len(prompt) == 1
+        and isinstance(prompt[0], Mapping)
+        and prompt[0].get("role") == "user"
+        and isinstance(prompt[0].get("content"), str)
+    ):
+        return str(prompt[0]["content"])
+    raise RowError("prompt: not one user message: give [{role: user, content: …}], as the released data has it")
+
+
+def _released_tests(truth: Any) -> tuple[list[dict[str, str]], str | None]:
+    """Test cases and function name from a ground truth in the layout of any source."""
+    if isinstance(truth, Mapping):  # TACO: {inputs, outputs, fn_name?}
+        inputs, outputs = truth.get("inputs"), truth.get("outputs")
+        if not isinstance(inputs, list) or not isinstance(outputs, list) or len(inputs) != len(outputs):
+            raise RowError("reward_model.ground_truth: inputs and outputs differ in length: give one output an input")
+        cases = list(zip(inputs, outputs, strict=True))
+        fn_names = {truth.get("fn_name")}
+        one_argument_a_line = False
+    elif isinstance(truth, list) and all(isinstance(t, Mapping) and {"input", "output"} <= t.keys() for t in truth):
+        cases = [(t["input"], t["output"]) for t in truth]
+        one_argument_a_line = any("testtype" in t for t in truth)  # LiveCodeBench's own form
+        fn_names = {_function_of(t) for t in truth}
+    else:
+        raise RowError("reward_model.ground_truth: not a list of {input, output} nor {inputs, outputs}")
+    if len(fn_names) > 1:
+        raise RowError(
+            f"reward_model.ground_truth: tests name several functions {sorted(map(str, fn_names))}: keep one"
+        )
+    fn_name = next(iter(fn_names), None) or None
+    if fn_name is None:
+        return [{"input": _text(i), "output": _text(o)} for i, o in cases], None
+    if one_argument_a_line:
+        return [{"input": _text(i), "output": _text(o)} for i, o in cases], fn_name
+    return [{"input": _arguments(i), "output": _returned(o)} for i, o in cases], fn_name
+
+
+def _function_of(test: Mapping[str, Any]) -> str | None:
+    if test.get("testtype") == "stdin":
+        return None
+    metadata = test.get("metadata")
+    if isinstance(metadata, Mapping) and metadata.get("func_name"):
+        return str(metadata["func_name"])
+    name = test.get("fn_name")
+    if test.get("testtype") == "functional" and not name:
+        raise RowError("reward_model.ground_truth: a functional test without metadata.func_name: name the function")
+    return str(name) if name else None
+
+
+def _text(value: Any) -> str:
+    """What a program reads or prints; some sources give a list of lines."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return "\n".join(_text(v) for v in value)
+    return str(value)
+
+
+def _arguments(value: Any) -> str:
+    """A call's arguments, one JSON value a line."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            value = [value]
+    arguments = value if isinstance(value, list) else [value]
+    return "\n".join(json.dumps(a) for a in arguments)
+
+
+def _returned(value: Any) -> str:
+    """An expected return value as JSON; these sources wrap it in a list of one."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return json.dumps(value)
