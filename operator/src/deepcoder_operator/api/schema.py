@@ -1,0 +1,247 @@
+"""CRDs from pydantic types: JSON Schema made structural, with CEL rules, printer columns and subresources.
+
+The API server wants less than JSON Schema offers: no `$ref`, no `anyOf`, a type everywhere, and a bound on every
+string, list and map, since the cost of a CEL rule is estimated from the largest object the schema admits. What has
+no bound of its own gets one here; a list without one is refused, because a guess would be wrong. A type that cannot
+be expressed raises `SchemaError` with its path when the CRDs are generated, never on a cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from deepcoder_operator.api.base import GROUP, LIST_MAP_KEYS, LIST_TYPE, PRESERVE, VALIDATIONS, VERSION
+
+MAX_STRING = 1024
+MAX_PROPERTIES = 64
+
+_KEPT = (
+    "description type enum format pattern minimum maximum multipleOf minLength maxLength minItems maxItems "
+    "minProperties maxProperties required nullable"
+).split()
+
+
+class SchemaError(ValueError):
+    """A type that has no structural schema; the message starts with its path."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A printer column."""
+
+    name: str
+    """Heading."""
+
+    path: str
+    """JSONPath from the object's root."""
+
+    type: str = "string"
+    """string, integer or date."""
+
+    wide: bool = False
+    """Shown with `-o wide` only."""
+
+    description: str = ""
+    """One sentence for `kubectl explain` readers."""
+
+
+@dataclass(frozen=True)
+class CustomResource:
+    """A kind and how it is served."""
+
+    kind: str
+    """CamelCase kind."""
+
+    plural: str
+    """Lower-case plural, the resource's name in URLs."""
+
+    short_name: str
+    """What people type."""
+
+    description: str
+    """First lines of `kubectl explain`."""
+
+    spec: type[BaseModel]
+    """Type of the spec."""
+
+    status: type[BaseModel]
+    """Type of the status."""
+
+    columns: tuple[Column, ...]
+    """Printer columns."""
+
+    rules: list[dict[str, str]] = field(default_factory=list)
+    """CEL rules at the root, which see metadata.name, spec and status."""
+
+    scale: Mapping[str, str] | None = None
+    """The /scale subresource."""
+
+    without_defaults: frozenset[str] = frozenset()
+    """Type names whose defaults are told in descriptions but not applied by the API server."""
+
+    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Path such as `spec.stages[].promoteWhen.all` to schema keywords that its type cannot carry."""
+
+
+def custom_resource_definition(resource: CustomResource) -> dict[str, Any]:
+    """The CustomResourceDefinition of a kind."""
+    _, document = models_json_schema(
+        [(resource.spec, "validation"), (resource.status, "validation")], by_alias=True, ref_template="{model}"
+    )
+    convert = _Converter(document["$defs"], resource)
+    root = {
+        "type": "object",
+        "description": resource.description,
+        "required": ["spec"],
+        "properties": {
+            "apiVersion": {"type": "string", "description": "Version of this object's schema."},
+            "kind": {"type": "string", "description": "The kind of this object."},
+            "metadata": {"type": "object"},
+            "spec": convert({"$ref": resource.spec.__name__}, "spec", defaults=True),
+            "status": convert({"$ref": resource.status.__name__}, "status", defaults=False),
+        },
+    }
+    if resource.rules:
+        root[VALIDATIONS] = resource.rules
+    subresources: dict[str, Any] = {"status": {}}
+    if resource.scale:
+        subresources["scale"] = dict(resource.scale)
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{resource.plural}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": resource.kind,
+                "listKind": f"{resource.kind}List",
+                "plural": resource.plural,
+                "singular": resource.kind.lower(),
+                "shortNames": [resource.short_name],
+                "categories": ["ml"],
+            },
+            "versions": [
+                {
+                    "name": VERSION,
+                    "served": True,
+                    "storage": True,
+                    "schema": {"openAPIV3Schema": root},
+                    "subresources": subresources,
+                    "additionalPrinterColumns": [_column(c) for c in resource.columns],
+                }
+            ],
+        },
+    }
+
+
+def _column(column: Column) -> dict[str, Any]:
+    out: dict[str, Any] = {"name": column.name, "type": column.type, "jsonPath": column.path}
+    if column.description:
+        out["description"] = column.description
+    if column.wide:
+        out["priority"] = 1
+    return out
+
+
+class _Converter:
+    """JSON Schema of pydantic to a structural schema; holds the definitions and walks by path."""
+
+    def __init__(self, definitions: Mapping[str, Any], resource: CustomResource) -> None:
+        self._definitions = definitions
+        self._resource = resource
+
+    def __call__(self, schema: Mapping[str, Any], path: str, *, defaults: bool) -> dict[str, Any]:
+        flat, names = self._flatten(schema, path)
+        defaults = defaults and not names & self._resource.without_defaults
+        out: dict[str, Any] = {k: flat[k] for k in _KEPT if flat.get(k) is not None}
+        if "const" in flat:
+            out["enum"] = [flat["const"]]
+        if "description" in out:
+            out["description"] = " ".join(out["description"].split())
+        for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
+            if exclusive in flat:
+                out |= {bound: flat[exclusive], exclusive: True}
+        out |= {k: v for k, v in flat.items() if k.startswith("x-kubernetes-")}
+        self._complete(out, flat, path, defaults)
+        out |= self._resource.overrides.get(path, {})
+        if "type" not in out and "x-kubernetes-int-or-string" not in out:
+            raise SchemaError(f"{path}: {sorted(flat)} has no structural type; give the field one plain type")
+        return out
+
+    def _complete(self, out: dict[str, Any], flat: Mapping[str, Any], path: str, defaults: bool) -> None:
+        """Add what depends on the type: children and bounds."""
+        match out.get("type"):
+            case "object":
+                self._object(out, flat, path, defaults)
+            case "array":
+                out["items"] = self(flat["items"], f"{path}[]", defaults=defaults)
+                if "maxItems" not in out:
+                    raise SchemaError(f"{path}: a list needs max_length, which bounds the cost of CEL rules")
+                if flat.get("uniqueItems"):
+                    out.setdefault(LIST_TYPE, "set")
+                elif "name" in out["items"].get("required", ()):
+                    out.setdefault(LIST_TYPE, "map")
+                    out.setdefault(LIST_MAP_KEYS, ["name"])
+                out.setdefault(LIST_TYPE, "atomic")
+            case "string":
+                if "enum" not in out and out.get("format") != "date-time":
+                    out.setdefault("maxLength", MAX_STRING)
+            case "integer":
+                small = abs(out.get("maximum", 2**63)) < 2**31 and abs(out.get("minimum", 0)) < 2**31
+                out["format"] = "int32" if small else "int64"
+            case "number":
+                out["format"] = "double"
+
+    def _object(self, out: dict[str, Any], flat: Mapping[str, Any], path: str, defaults: bool) -> None:
+        properties = flat.get("properties")
+        if properties:
+            out["properties"] = {
+                name: self._property(name, prop, f"{path}.{name}", defaults) for name, prop in properties.items()
+            }
+        additional = flat.get("additionalProperties")
+        if isinstance(additional, Mapping) and additional:
+            out["additionalProperties"] = self(additional, f"{path}.*", defaults=defaults)
+            out.setdefault("maxProperties", MAX_PROPERTIES)
+        elif not properties and PRESERVE not in out:
+            raise SchemaError(f"{path}: an object without properties is pruned to {{}}; declare them or preserve")
+
+    def _property(self, name: str, prop: Mapping[str, Any], path: str, defaults: bool) -> dict[str, Any]:
+        out = self(prop, path, defaults=defaults)
+        default = prop.get("default")
+        if default is None or default == [] or path.startswith("status"):
+            return out
+        if not defaults:
+            told = str(default).lower() if isinstance(default, bool) else default
+            out["description"] = f"{out.get('description', name)} Default: {told}.".replace("..", ".")
+        else:
+            out["default"] = {} if isinstance(default, Mapping) else default
+        return out
+
+    def _flatten(self, schema: Mapping[str, Any], path: str) -> tuple[dict[str, Any], set[str]]:
+        """Resolve references and optionals; siblings win over what they refer to, CEL rules add up."""
+        out = dict(schema)
+        names: set[str] = set()
+        while True:
+            if "$ref" in out:
+                name = out.pop("$ref")
+                names.add(name)
+                inner = self._definitions[name]
+            elif "allOf" in out and len(out["allOf"]) == 1:
+                inner = out.pop("allOf")[0]
+            elif "anyOf" in out:
+                options = [o for o in out.pop("anyOf") if o.get("type") != "null"]
+                if len(options) != 1:
+                    raise SchemaError(f"{path}: a union of types has no structural schema; choose one type")
+                inner = options[0]
+            else:
+                return out, names
+            rules = [*inner.get(VALIDATIONS, ()), *out.get(VALIDATIONS, ())]
+            out = {**inner, **out}
+            if rules:
+                out[VALIDATIONS] = rules

@@ -1,0 +1,104 @@
+"""What controllers and the progress server tell each other, in memory, within one process.
+
+The server puts reports here and answers with the wish found here; the run controller reads the newest report and
+posts the wish; the pool controller reads the announced load. Nothing here is durable: after a restart every entry is
+empty until the run has been planned once, and the server says 503 for it until then, which the trainer survives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from deepcoder_contracts.progress import Desired, ProgressReply, ProgressReport
+
+
+class RunKey(NamedTuple):
+    """A DeepCoderRun by name."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """A report and when it arrived."""
+
+    report: ProgressReport
+    """What the trainer said."""
+
+    received_at: float
+    """Operator's clock, seconds since the epoch."""
+
+
+@dataclass
+class RunEntry:
+    """What is known of one run."""
+
+    reply: ProgressReply
+    """Answer to the next report."""
+
+    ordinal: int
+    """The live attempt; reports of others are told to drain at once."""
+
+    run_uid: str
+    """UID of the run."""
+
+    pool: str | None
+    """SandboxPool in the run's namespace that judges for it."""
+
+    heartbeat: Heartbeat | None = None
+    """Newest report of the live attempt."""
+
+
+@dataclass
+class ProgressBoard:
+    """Entries of all runs that have a live attempt. Used from one event loop, so it needs no lock."""
+
+    entries: dict[RunKey, RunEntry] = field(default_factory=dict)
+    """Run to entry."""
+
+    on_report: Callable[[RunKey], None] | None = None
+    """Called after each report; the run controller wakes its run."""
+
+    def post(self, key: RunKey, *, run_uid: str, ordinal: int, reply: ProgressReply, pool: str | None) -> None:
+        """Set what the live attempt of a run is answered. A new ordinal drops the old attempt's report."""
+        old = self.entries.get(key)
+        keep = old.heartbeat if old and (old.run_uid, old.ordinal) == (run_uid, ordinal) else None
+        self.entries[key] = RunEntry(reply=reply, ordinal=ordinal, run_uid=run_uid, pool=pool, heartbeat=keep)
+
+    def withdraw(self, key: RunKey) -> None:
+        """The run has no live attempt (any more)."""
+        self.entries.pop(key, None)
+
+    def receive(self, key: RunKey, heartbeat: Heartbeat) -> ProgressReply | None:
+        """Take a report and return the answer, None if the run has not been planned yet (answer 503)."""
+        entry = self.entries.get(key)
+        if entry is None:
+            return None
+        if heartbeat.report.ordinal != entry.ordinal:
+            return ProgressReply(desired=Desired.DRAIN, deadline_seconds=0)
+        entry.heartbeat = heartbeat
+        if self.on_report is not None:
+            self.on_report(key)
+        return entry.reply
+
+    def heartbeat(self, key: RunKey, ordinal: int) -> Heartbeat | None:
+        """Newest report of this attempt."""
+        entry = self.entries.get(key)
+        return entry.heartbeat if entry and entry.ordinal == ordinal else None
+
+    def expected_submissions(self, namespace: str, pool: str, now: float) -> int:
+        """Programs announced to a pool whose time has not passed yet, summed over its runs."""
+        total = 0
+        for key, entry in self.entries.items():
+            if key.namespace != namespace or entry.pool != pool or entry.heartbeat is None:
+                continue
+            expected = entry.heartbeat.report.expected_submissions
+            if expected and now <= entry.heartbeat.received_at + expected.within_seconds:
+                total += expected.count
+        return total

@@ -1,0 +1,1 @@
+"""The only way to the API server beside kopf: one thin client with deadlines and bounded retries."""

@@ -1,0 +1,1 @@
+"""SandboxPool: pure decisions (`scaler`, `plan`), pure builders, and the poller that asks judges for their load."""

@@ -1,0 +1,1 @@
+"""Reading and verifying what runs left in S3."""
