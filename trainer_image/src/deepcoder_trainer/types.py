@@ -18,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from deepcoder_contracts.judge import Kind, Scoring, TestCase
+from deepcoder_contracts.manifest import FileEntry, Manifest
+from deepcoder_contracts.stage import Storage
 
 IntArray = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float32]
@@ -176,15 +178,32 @@ class Learner(Protocol):
         ...
 
     async def save(self, directory: str) -> None:
-        """Write model, optimizer and counters below a local directory (no pickle anywhere)."""
+        """Copy model and optimizer aside and begin to write them below a directory (local to each rank's machine).
+
+        Returns as soon as training may go on; `upload` waits for the files. No pickle anywhere.
+        """
+        ...
+
+    async def upload(self, directory: str, storage: Storage, prefix: str) -> list[FileEntry]:
+        """Wait for what `save` or `save_pretrained` writes, put it below `prefix` from where it is, remove it there.
+
+        Returns one entry a file, paths relative to `prefix`, over all ranks.
+        """
+        ...
+
+    async def download(self, directory: str, storage: Storage, prefix: str, manifest: Manifest) -> None:
+        """Bring the learner's files of a checkpoint to each rank's machine, sizes and sha256 checked.
+
+        Raises `CheckpointDamaged`; nothing has been loaded then.
+        """
         ...
 
     async def load(self, directory: str, *, optimizer: bool) -> None:
-        """Load what `save` wrote, at any world size."""
+        """Load what `save` wrote (and `download` brought), at any world size."""
         ...
 
     async def save_pretrained(self, directory: str) -> None:
-        """Write bf16/fp32 safetensors, config and tokenizer in Hugging Face layout."""
+        """Write bf16/fp32 safetensors, config and tokenizer in Hugging Face layout, on rank 0's machine."""
         ...
 
     async def close(self) -> None:

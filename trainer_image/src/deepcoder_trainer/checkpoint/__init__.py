@@ -1,0 +1,1 @@
+"""What is durable: storage, checkpoint writer and reader, export, verification."""

@@ -1,0 +1,44 @@
+"""What can go wrong with what is durable, told apart by what the caller must do about it."""
+
+from __future__ import annotations
+
+
+class StorageError(Exception):
+    """Base of all storage failures; the message names the object and never a credential."""
+
+
+class StorageUnavailable(StorageError):
+    """No answer within the deadline after all retries, or a server error: may work later."""
+
+
+class StorageDenied(StorageError):
+    """Credentials are missing, wrong, or lack a permission: retrying does not help."""
+
+
+class ObjectMissing(StorageError):
+    """There is no such object."""
+
+
+class ObjectExists(StorageError):
+    """A conditional put found another object there."""
+
+
+class ChecksumMismatch(StorageError):
+    """What arrived is not what was sent, by SHA-256."""
+
+
+class CheckpointDamaged(Exception):
+    """A committed checkpoint cannot be used: a file is missing, truncated or altered. An older one may serve."""
+
+
+class CheckpointFailed(Exception):
+    """A checkpoint could not be written; the message says why. Training has not lost anything yet."""
+
+
+class ConfigMismatch(Exception):
+    """What is stored belongs to another run or another configuration: exit 64, never resumed from."""
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+        """Configuration field at fault, where one is."""

@@ -1,0 +1,112 @@
+"""Objects under keys, on S3 or on a file system, behind one small protocol.
+
+All calls block and have deadlines; asynchronous callers run them in a thread. Every put carries a SHA-256 that the
+far side checks, so that a damaged upload is refused instead of found at resume. `if_absent` is the commit primitive:
+exactly one writer of a key wins, on S3 by `If-None-Match: *`, on a file system by a hard link. Credentials come from
+AWS_* variables and are never part of a URI, a message or a log line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from deepcoder_contracts.stage import Storage
+
+CHUNK = 1 << 20
+"""Bytes read at a time when hashing or copying."""
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """An object as storage knows it."""
+
+    key: str
+    """Key below the store's root."""
+
+    size: int
+    """Bytes."""
+
+    modified_at: datetime
+    """By the storage's own clock (UTC)."""
+
+    checksum: str | None = None
+    """S3's ChecksumSHA256 (base64, `…-N` for N parts); None from a listing or on a file system."""
+
+
+class ObjectStore(Protocol):
+    """A root under which objects are put, got and listed. Keys are relative to it, with `/` between segments."""
+
+    uri: str
+    """The root, `s3://bucket/prefix` or `file:///path`, without a trailing slash."""
+
+    def put_file(self, key: str, path: Path) -> StoredObject:
+        """Upload a file, replacing what was there."""
+        ...
+
+    def put_bytes(self, key: str, data: bytes, *, if_absent: bool = False) -> StoredObject:
+        """Put a small object. With `if_absent`: raises `ObjectExists` if another content is there already.
+
+        The same content is no conflict: a put whose answer was lost is retried and finds its own object.
+        """
+        ...
+
+    def get_bytes(self, key: str) -> bytes:
+        """Content of a small object; raises `ObjectMissing`."""
+        ...
+
+    def get_file(self, key: str, path: Path) -> str:
+        """Download to `path` (parents are made) and return the content's SHA-256, hexadecimal."""
+        ...
+
+    def sha256(self, key: str) -> tuple[int, str]:
+        """Size and SHA-256 (hexadecimal) of an object, by reading all of it."""
+        ...
+
+    def head(self, key: str) -> StoredObject | None:
+        """What storage knows of an object, None if there is none."""
+        ...
+
+    def list(self, prefix: str) -> list[StoredObject]:
+        """All objects whose key starts with `prefix`, in key order."""
+        ...
+
+    def delete_prefix(self, prefix: str, *, keep: frozenset[str] = frozenset()) -> int:
+        """Delete all objects below `prefix` (a folder: it ends in `/`) but those whose key is in `keep`."""
+        ...
+
+
+def open_storage(uri: str, endpoint: str | None = None, region: str | None = None) -> ObjectStore:
+    """The store whose root is `uri`: `s3://bucket/prefix`, or `file:///path`. Opens no connection yet."""
+    parts = urlsplit(uri)
+    if parts.scheme == "file" and not parts.netloc:
+        from deepcoder_trainer.checkpoint.storage_file import FileStore
+
+        return FileStore(Path(parts.path))
+    if parts.scheme == "s3" and parts.netloc:
+        from deepcoder_trainer.checkpoint.storage_s3 import S3Store
+
+        return S3Store(parts.netloc, parts.path.strip("/"), endpoint=endpoint, region=region)
+    raise ValueError(f"storage URI {uri!r} is neither s3://bucket/prefix nor file:///path")
+
+
+def open_run_storage(storage: Storage) -> ObjectStore:
+    """The store of a stage config's `storage`."""
+    return open_storage(storage.uri, storage.endpoint, storage.region)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal, read in chunks."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def refuse_traversal(key: str) -> str:
+    """The key, if it stays below its root; raises ValueError for empty, `.` and `..` segments."""
+    if any(segment in ("", ".", "..") for segment in key.rstrip("/").split("/")):
+        raise ValueError(f"key {key!r} has an empty, '.' or '..' segment")
+    return key

@@ -1,0 +1,130 @@
+"""A directory as an object store: what a researcher without S3 uses, with the same commit semantics.
+
+Objects are written beside their place and renamed into it, so that a reader never sees half of one; a conditional
+put is a hard link, which exactly one writer can make. A crash can leave `.tmp` files behind; listings hide them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from deepcoder_trainer.checkpoint.errors import (
+    ChecksumMismatch,
+    ObjectExists,
+    ObjectMissing,
+    StorageDenied,
+    StorageUnavailable,
+)
+from deepcoder_trainer.checkpoint.storage import StoredObject, file_sha256, refuse_traversal
+
+_TEMPORARY = ".tmp"
+
+
+class FileStore:
+    """An `ObjectStore` below a directory, which is made when first written to."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self.uri = f"file://{root.as_posix().rstrip('/')}"
+
+    def put_file(self, key: str, path: Path) -> StoredObject:
+        """See `ObjectStore`."""
+        with self._writing(key) as temporary:
+            shutil.copyfile(path, temporary)
+            if (expected := file_sha256(path)) != file_sha256(temporary):
+                raise ChecksumMismatch(f"{self.uri}/{key}: the copy differs from {path} (sha256 {expected})")
+            temporary.replace(self._path(key))
+        return self._stat(key)
+
+    def put_bytes(self, key: str, data: bytes, *, if_absent: bool = False) -> StoredObject:
+        """See `ObjectStore`."""
+        with self._writing(key) as temporary:
+            temporary.write_bytes(data)
+            if not if_absent:
+                temporary.replace(self._path(key))
+            else:
+                try:
+                    os.link(temporary, self._path(key))
+                except FileExistsError as e:
+                    if self.get_bytes(key) != data:
+                        raise ObjectExists(f"{self.uri}/{key} exists already") from e
+        return self._stat(key)
+
+    def get_bytes(self, key: str) -> bytes:
+        """See `ObjectStore`."""
+        with self._translated(key):
+            return self._path(key).read_bytes()
+
+    def get_file(self, key: str, path: Path) -> str:
+        """See `ObjectStore`."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._translated(key):
+            shutil.copyfile(self._path(key), path)
+        return file_sha256(path)
+
+    def sha256(self, key: str) -> tuple[int, str]:
+        """See `ObjectStore`."""
+        with self._translated(key), self._path(key).open("rb") as f:
+            digest = hashlib.file_digest(f, "sha256").hexdigest()
+            return f.tell(), digest
+
+    def head(self, key: str) -> StoredObject | None:
+        """See `ObjectStore`."""
+        return self._stat(key) if self._path(key).is_file() else None
+
+    def list(self, prefix: str) -> list[StoredObject]:
+        """See `ObjectStore`."""
+        folder = self._root / prefix.rpartition("/")[0]
+        found = []
+        for path in folder.rglob("*"):
+            key = path.relative_to(self._root).as_posix()
+            if path.is_file() and path.suffix != _TEMPORARY and key.startswith(prefix):
+                found.append(self._stat(key))
+        return sorted(found, key=lambda o: o.key)
+
+    def delete_prefix(self, prefix: str, *, keep: frozenset[str] = frozenset()) -> int:
+        """See `ObjectStore`."""
+        refuse_traversal(prefix)
+        doomed = [o.key for o in self.list(prefix.rstrip("/") + "/") if o.key not in keep]
+        for key in doomed:
+            self._path(key).unlink(missing_ok=True)
+        return len(doomed)
+
+    def _path(self, key: str) -> Path:
+        return self._root / refuse_traversal(key)
+
+    def _stat(self, key: str) -> StoredObject:
+        with self._translated(key):
+            stat = self._path(key).stat()
+        return StoredObject(key, stat.st_size, datetime.fromtimestamp(stat.st_mtime, UTC))
+
+    @contextmanager
+    def _writing(self, key: str) -> Iterator[Path]:
+        """A temporary file in the object's folder, gone afterwards unless it was renamed."""
+        target = self._path(key)
+        with self._translated(key):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(suffix=_TEMPORARY, dir=target.parent)
+            os.close(handle)
+            try:
+                yield Path(name)
+            finally:
+                Path(name).unlink(missing_ok=True)
+
+    @contextmanager
+    def _translated(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError) as e:
+            raise ObjectMissing(f"{self.uri}/{key} does not exist") from e
+        except PermissionError as e:
+            raise StorageDenied(f"{self.uri}/{key}: {e.strerror}") from e
+        except OSError as e:
+            raise StorageUnavailable(f"{self.uri}/{key}: {e.strerror or e}") from e

@@ -1,0 +1,236 @@
+"""S3 as an object store: explicit time-outs, bounded retries, and SHA-256 on every byte that is put.
+
+boto3 retries connection errors, time-outs, throttling and server errors itself, up to `_ATTEMPTS` times; what is
+left after that is raised as one of our errors, told apart by what the caller must do. Files above `_PART_BYTES` go
+up in parts, each with its own checksum; an upload that fails is aborted, and one that was killed leaves parts which
+only a bucket's life-cycle rule removes. Addressing is by path wherever an endpoint is given, since servers other
+than AWS rarely have a wildcard host name.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from deepcoder_trainer.checkpoint.errors import (
+    ChecksumMismatch,
+    ObjectExists,
+    ObjectMissing,
+    StorageDenied,
+    StorageError,
+    StorageUnavailable,
+)
+from deepcoder_trainer.checkpoint.storage import CHUNK, StoredObject, refuse_traversal
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
+_ATTEMPTS = 5
+_CONNECT_SECONDS = 5
+_READ_SECONDS = 60
+_PART_BYTES = 64 << 20
+
+_DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "403"}
+_MISSING = {"NoSuchKey", "NoSuchBucket", "NotFound", "404"}
+_CONFLICT = {"PreconditionFailed", "412"}
+_CHECKSUM = {"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"}
+_RETRIED_CONFLICT = {"ConditionalRequestConflict", "409"}
+
+
+class S3Store:
+    """An `ObjectStore` in a bucket, below a prefix."""
+
+    def __init__(self, bucket: str, prefix: str, *, endpoint: str | None, region: str | None) -> None:
+        self._bucket = bucket
+        self._prefix = prefix.strip("/")
+        self._endpoint = endpoint
+        self._region = region
+        self.uri = f"s3://{bucket}" + (f"/{self._prefix}" if self._prefix else "")
+        self._lock = threading.Lock()
+        self._made: S3Client | None = None
+
+    def put_file(self, key: str, path: Path) -> StoredObject:
+        """See `ObjectStore`."""
+        if path.stat().st_size > _PART_BYTES:
+            self._put_parts(key, path)
+            return self._must_head(key)
+        return self._put(key, path.read_bytes())
+
+    def put_bytes(self, key: str, data: bytes, *, if_absent: bool = False) -> StoredObject:
+        """See `ObjectStore`."""
+        if not if_absent:
+            return self._put(key, data)
+        try:
+            return self._put(key, data, IfNoneMatch="*")
+        except ObjectExists:
+            if self.get_bytes(key) != data:
+                raise
+            return self._must_head(key)
+
+    def get_bytes(self, key: str) -> bytes:
+        """See `ObjectStore`."""
+        with self._translated(key):
+            return self._client.get_object(Bucket=self._bucket, Key=self._key(key))["Body"].read()
+
+    def get_file(self, key: str, path: Path) -> str:
+        """See `ObjectStore`."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256()
+        with path.open("wb") as out:
+            for chunk in self._chunks(key):
+                out.write(chunk)
+                digest.update(chunk)
+        return digest.hexdigest()
+
+    def sha256(self, key: str) -> tuple[int, str]:
+        """See `ObjectStore`."""
+        digest, size = hashlib.sha256(), 0
+        for chunk in self._chunks(key):
+            digest.update(chunk)
+            size += len(chunk)
+        return size, digest.hexdigest()
+
+    def head(self, key: str) -> StoredObject | None:
+        """See `ObjectStore`."""
+        try:
+            with self._translated(key):
+                answer = self._client.head_object(Bucket=self._bucket, Key=self._key(key), ChecksumMode="ENABLED")
+        except ObjectMissing:
+            return None
+        return StoredObject(key, answer["ContentLength"], answer["LastModified"], answer.get("ChecksumSHA256"))
+
+    def list(self, prefix: str) -> list[StoredObject]:
+        """See `ObjectStore`."""
+        root = f"{self._prefix}/" if self._prefix else ""
+        found = []
+        with self._translated(prefix):
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=root + prefix)
+            for page in pages:
+                for item in page.get("Contents", []):
+                    key = item["Key"].removeprefix(root)
+                    found.append(StoredObject(key, item["Size"], item["LastModified"]))
+        return sorted(found, key=lambda o: o.key)
+
+    def delete_prefix(self, prefix: str, *, keep: frozenset[str] = frozenset()) -> int:
+        """See `ObjectStore`."""
+        refuse_traversal(prefix)
+        doomed = [o.key for o in self.list(prefix.rstrip("/") + "/") if o.key not in keep]
+        for start in range(0, len(doomed), 1000):
+            keys = doomed[start : start + 1000]
+            with self._translated(prefix):
+                answer = self._client.delete_objects(
+                    Bucket=self._bucket, Delete={"Objects": [{"Key": self._key(k)} for k in keys], "Quiet": True}
+                )
+            if errors := answer.get("Errors"):
+                raise StorageUnavailable(f"{self.uri}/{prefix}: {len(errors)} objects could not be deleted")
+        return len(doomed)
+
+    @property
+    def _client(self) -> S3Client:
+        with self._lock:
+            if self._made is None:
+                self._made = boto3.session.Session().client(
+                    "s3",
+                    endpoint_url=self._endpoint,
+                    region_name=self._region or "us-east-1",
+                    config=Config(
+                        connect_timeout=_CONNECT_SECONDS,
+                        read_timeout=_READ_SECONDS,
+                        retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
+                        s3={"addressing_style": "path" if self._endpoint else "auto"},
+                        max_pool_connections=16,
+                    ),
+                )
+            return self._made
+
+    def _key(self, key: str) -> str:
+        refuse_traversal(key)
+        return f"{self._prefix}/{key}" if self._prefix else key
+
+    def _must_head(self, key: str) -> StoredObject:
+        stored = self.head(key)
+        if stored is None:
+            raise ObjectMissing(f"{self.uri}/{key} is gone right after it was written")
+        return stored
+
+    def _put(self, key: str, data: bytes, **conditions: Any) -> StoredObject:
+        checksum = base64.b64encode(hashlib.sha256(data).digest()).decode()
+        for attempt in range(_ATTEMPTS):
+            try:
+                with self._translated(key):
+                    self._client.put_object(
+                        Bucket=self._bucket, Key=self._key(key), Body=data, ChecksumSHA256=checksum, **conditions
+                    )
+                break
+            except _Conflict:
+                # Another conditional put of the same key is in flight: S3 asks for the request to be repeated.
+                if attempt == _ATTEMPTS - 1:
+                    raise
+        return self._must_head(key)
+
+    def _put_parts(self, key: str, path: Path) -> None:
+        with self._translated(key):
+            where: dict[str, Any] = {"Bucket": self._bucket, "Key": self._key(key)}
+            upload = self._client.create_multipart_upload(**where, ChecksumAlgorithm="SHA256")["UploadId"]
+            try:
+                parts: list[Any] = []
+                with path.open("rb") as f:
+                    while data := f.read(_PART_BYTES):
+                        checksum = base64.b64encode(hashlib.sha256(data).digest()).decode()
+                        number = len(parts) + 1
+                        answer = self._client.upload_part(
+                            **where, UploadId=upload, PartNumber=number, Body=data, ChecksumSHA256=checksum
+                        )
+                        parts.append({"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": checksum})
+                self._client.complete_multipart_upload(**where, UploadId=upload, MultipartUpload={"Parts": parts})
+            except BaseException:
+                self._client.abort_multipart_upload(**where, UploadId=upload)
+                raise
+
+    def _chunks(self, key: str) -> Iterator[bytes]:
+        with self._translated(key):
+            body = self._client.get_object(Bucket=self._bucket, Key=self._key(key))["Body"]
+            yield from body.iter_chunks(CHUNK)
+
+    @contextmanager
+    def _translated(self, key: str) -> Iterator[None]:
+        where = f"{self.uri}/{key}"
+        try:
+            yield
+        except ClientError as e:
+            raise _translate(where, e) from e
+        except BotoCoreError as e:
+            # Messages of botocore name the endpoint and the cause, never a key or a secret.
+            if type(e).__name__ in {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"}:
+                raise StorageDenied(f"{where}: no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from e
+            raise StorageUnavailable(f"{where}: {e}") from e
+
+
+class _Conflict(StorageUnavailable):
+    """A concurrent conditional request is being decided."""
+
+
+def _translate(where: str, error: ClientError) -> StorageError:
+    details = error.response.get("Error", {})
+    code = str(details.get("Code", "Unknown"))
+    message = f"{where}: {code}: {details.get('Message', '')}"
+    if code in _MISSING:
+        return ObjectMissing(message)
+    if code in _DENIED:
+        return StorageDenied(message)
+    if code in _CONFLICT:
+        return ObjectExists(message)
+    if code in _CHECKSUM:
+        return ChecksumMismatch(message)
+    if code in _RETRIED_CONFLICT:
+        return _Conflict(message)
+    return StorageUnavailable(message)

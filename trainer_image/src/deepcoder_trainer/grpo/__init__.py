@@ -1,0 +1,1 @@
+"""GRPO+: advantages, loss, log-probabilities, packing, attention. Arithmetic only; no process, no storage."""

@@ -1,0 +1,19 @@
+"""The one source of randomness: a seed is a function of (run seed, purpose, ids), never of what ran before.
+
+A resumed, retried or rescheduled piece of work draws the same numbers as the first time, whatever else happened in
+between. No generator is kept across steps, so a checkpoint needs no generator state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+
+def seed(run_seed: int, purpose: str, *ids: int | str) -> int:
+    """A seed in [0, 2**63): the first 8 bytes of a SHA-256 over the canonical arguments.
+
+    `purpose` keeps uses apart ("sampling", "order", "evaluation", …); `ids` say which group, sample or epoch.
+    """
+    key = json.dumps([run_seed, purpose, *ids], separators=(",", ":"), ensure_ascii=False).encode()
+    return int.from_bytes(hashlib.sha256(key).digest()[:8], "big") >> 1
