@@ -1,0 +1,82 @@
+"""A user's PodTemplateSpec merged over the operator's: strategic merge of plain dictionaries.
+
+Maps are merged, lists with a merge key (containers by name, mounts by path) element by element, other lists are
+replaced, and null removes a key, as `kubectl patch` does. What the operator owns cannot be overridden: a field that
+would weaken isolation or break the contract with the process inside is refused with `TemplateError`, by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+_MERGE_KEYS = {
+    "containers": "name",
+    "initContainers": "name",
+    "volumes": "name",
+    "env": "name",
+    "imagePullSecrets": "name",
+    "volumeMounts": "mountPath",
+    "volumeDevices": "devicePath",
+    "ports": "containerPort",
+    "hostAliases": "ip",
+    "topologySpreadConstraints": "topologyKey",
+    "resourceClaims": "name",
+}
+"""List field to the key that identifies its elements, as in the Kubernetes API's patchMergeKey."""
+
+
+class TemplateError(ValueError):
+    """A template asks for what it may not; the message names the field and the mend."""
+
+
+def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    """`override` merged strategically over `base`; neither is changed."""
+    out = deepcopy(dict(base))
+    for key, value in override.items():
+        mine = out.get(key)
+        if value is None:
+            out.pop(key, None)
+        elif isinstance(value, Mapping) and isinstance(mine, Mapping):
+            out[key] = merge(mine, value)
+        elif key in _MERGE_KEYS and isinstance(value, list) and isinstance(mine, list):
+            out[key] = _merge_list(mine, value, _MERGE_KEYS[key])
+        else:
+            out[key] = deepcopy(value)
+    return out
+
+
+def _merge_list(base: Sequence[Any], override: Sequence[Any], key: str) -> list[Any]:
+    out = list(base)
+    for item in override:
+        name = item.get(key) if isinstance(item, Mapping) else None
+        at = next((i for i, b in enumerate(out) if isinstance(b, Mapping) and name is not None and b.get(key) == name), None)
+        if at is None:
+            out.append(deepcopy(item))
+        else:
+            out[at] = merge(out[at], item)
+    return out
+
+
+def refuse_owned(template: Mapping[str, Any], owned: Iterable[str], where: str) -> None:
+    """Raise if the template sets an owned field.
+
+    `owned` are dotted paths below the template such as `spec.restartPolicy`; `containers[name].command` style paths
+    reach into the element of that name. `where` is the template's own path in the resource, for the message.
+    """
+    for path in owned:
+        if _has(template, path.split(".")):
+            raise TemplateError(f"{where}.{path} is set by the operator: remove it from the template")
+
+
+def _has(node: Any, path: Sequence[str]) -> bool:
+    head, *rest = path
+    field, _, name = head.partition("[")
+    if not isinstance(node, Mapping) or field not in node:
+        return False
+    value = node[field]
+    if name:
+        elements = value if isinstance(value, list) else []
+        return any(isinstance(e, Mapping) and e.get("name") == name.rstrip("]") and (not rest or _has(e, rest)) for e in elements)
+    return not rest or _has(value, rest)

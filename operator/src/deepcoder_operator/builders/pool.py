@@ -1,0 +1,307 @@
+"""Objects of a SandboxPool: judges' pods, headless Service, bearer token, NetworkPolicy and PodDisruptionBudget.
+
+Pods meet the restricted Pod Security Standard: programs of unknown intent run inside them, so the judge's own
+confinement is the first wall and the pod is the second. A template may add scheduling, resources, sidecars and
+volumes; what would take down the second wall is refused with `TemplateError`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from deepcoder_operator.api.base import API_VERSION
+from deepcoder_operator.api.sandboxpool import RESOURCE, Egress, SandboxPoolSpec
+from deepcoder_operator.builders.podtemplate import TemplateError, merge, refuse_owned
+from deepcoder_operator.domain.pool_names import (
+    JUDGE_PORT,
+    LABEL_INDEX,
+    LABEL_POOL,
+    LABEL_TEMPLATE_HASH,
+    TOKEN_KEY,
+    pod_name,
+    service_name,
+    token_secret_name,
+)
+
+CONTAINER = "judge"
+"""Name of the judge's container, which a template's container of that name is merged over."""
+
+TOKEN_DIRECTORY = "/etc/deepcoder/token"  # noqa: S105
+"""Where the token is mounted."""
+
+DRAIN_SECONDS = 60
+"""Time a judge has to finish what it accepted."""
+
+_LEAVE_SERVICE_SECONDS = 3
+"""Clients resolve the Service each 2 s: a judge stops listening only when they have seen it leave."""
+
+_USER = 65532
+
+_OWNED = (
+    "metadata.name",
+    "metadata.namespace",
+    f"metadata.labels.{LABEL_POOL}",
+    "spec.automountServiceAccountToken",
+    "spec.hostNetwork",
+    "spec.hostPID",
+    "spec.hostIPC",
+    "spec.hostUsers",
+    "spec.restartPolicy",
+    "spec.runtimeClassName",
+    f"spec.containers[{CONTAINER}].command",
+    f"spec.containers[{CONTAINER}].args",
+    f"spec.containers[{CONTAINER}].image",
+    f"spec.containers[{CONTAINER}].ports",
+    f"spec.containers[{CONTAINER}].securityContext",
+    f"spec.containers[{CONTAINER}].livenessProbe",
+    f"spec.containers[{CONTAINER}].readinessProbe",
+    f"spec.containers[{CONTAINER}].startupProbe",
+)
+
+
+@dataclass(frozen=True)
+class PoolIdentity:
+    """Which pool the objects belong to."""
+
+    namespace: str
+    """Namespace of the pool and of all its objects."""
+
+    name: str
+    """Name of the pool."""
+
+    uid: str
+    """UID of the pool: its objects go when it goes."""
+
+
+@dataclass(frozen=True)
+class PoolSettings:
+    """What the operator itself adds to every pool."""
+
+    default_image: str
+    """Image of judges whose pool names none."""
+
+    operator_namespace: str
+    """Namespace of the operator, which asks judges for their load."""
+
+    operator_labels: Mapping[str, str]
+    """Labels of the operator's pods."""
+
+    run_label: str
+    """Label that every pod of a run carries; such pods may reach the judges."""
+
+    monitoring_namespace: str | None = None
+    """Namespace that may scrape the judges' metrics."""
+
+
+def build_pod_template(pool: PoolIdentity, spec: SandboxPoolSpec, settings: PoolSettings) -> dict[str, Any]:
+    """PodTemplateSpec of a judge; raises `TemplateError` when the user's template sets what the operator owns."""
+    _refuse(spec.template)
+    return merge(_base_template(pool, spec, settings), spec.template)
+
+
+def template_hash(template: Mapping[str, Any]) -> str:
+    """Eight hexadecimal digits that change when the template does."""
+    canonical = json.dumps(template, sort_keys=True, separators=(",", ":")).encode()
+    return hashlib.sha256(canonical).hexdigest()[:8]
+
+
+def build_pod(pool: PoolIdentity, template: Mapping[str, Any], index: int) -> dict[str, Any]:
+    """A judge's pod from the merged template."""
+    digest = template_hash(template)
+    extra = {
+        "metadata": {
+            "name": pod_name(pool.name, index, digest),
+            "namespace": pool.namespace,
+            "labels": {LABEL_TEMPLATE_HASH: digest, LABEL_INDEX: str(index)},
+            "ownerReferences": [_owner(pool)],
+        }
+    }
+    return {"apiVersion": "v1", "kind": "Pod", **merge(template, extra)}
+
+
+def build_service(pool: PoolIdentity) -> dict[str, Any]:
+    """Headless Service: one address a ready judge, so that clients balance and retry on another one themselves."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": _metadata(pool, service_name(pool.name)),
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": False,
+            "selector": {LABEL_POOL: pool.name},
+            "ports": [{"name": "http", "port": JUDGE_PORT, "targetPort": JUDGE_PORT, "protocol": "TCP"}],
+        },
+    }
+
+
+def build_token_secret(pool: PoolIdentity, token: str) -> dict[str, Any]:
+    """The bearer token, made once; judges and the trainer's controller mount it."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": _metadata(pool, token_secret_name(pool.name)),
+        "type": "Opaque",
+        "data": {TOKEN_KEY: base64.b64encode(token.encode()).decode()},
+    }
+
+
+def build_network_policy(pool: PoolIdentity, spec: SandboxPoolSpec, settings: PoolSettings) -> dict[str, Any]:
+    """Judges are reached by runs of their namespace and by the operator, and reach nobody."""
+    callers: list[dict[str, Any]] = [
+        {"podSelector": {"matchExpressions": [{"key": settings.run_label, "operator": "Exists"}]}},
+        {
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": settings.operator_namespace}},
+            "podSelector": {"matchLabels": dict(settings.operator_labels)},
+        },
+    ]
+    if settings.monitoring_namespace is not None:
+        callers.append(
+            {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": settings.monitoring_namespace}}}
+        )
+    policy: dict[str, Any] = {
+        "podSelector": {"matchLabels": {LABEL_POOL: pool.name}},
+        "policyTypes": ["Ingress"],
+        "ingress": [{"from": callers, "ports": [{"port": JUDGE_PORT, "protocol": "TCP"}]}],
+    }
+    if spec.isolation.egress is Egress.DENY_ALL:
+        policy["policyTypes"] = ["Ingress", "Egress"]
+        policy["egress"] = []
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": _metadata(pool, f"{pool.name}-judge"),
+        "spec": policy,
+    }
+
+
+def build_disruption_budget(pool: PoolIdentity) -> dict[str, Any]:
+    """Draining nodes may take a quarter of the judges at a time (at least one: a pool of one must not block it)."""
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": _metadata(pool, f"{pool.name}-judge"),
+        "spec": {"maxUnavailable": "25%", "selector": {"matchLabels": {LABEL_POOL: pool.name}}},
+    }
+
+
+def _owner(pool: PoolIdentity) -> dict[str, Any]:
+    return {
+        "apiVersion": API_VERSION,
+        "kind": RESOURCE.kind,
+        "name": pool.name,
+        "uid": pool.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+
+
+def _labels(pool: PoolIdentity) -> dict[str, str]:
+    return {
+        "app.kubernetes.io/name": "deepcoder-sandbox",
+        "app.kubernetes.io/instance": pool.name,
+        "app.kubernetes.io/managed-by": "deepcoder-operator",
+        LABEL_POOL: pool.name,
+    }
+
+
+def _metadata(pool: PoolIdentity, name: str) -> dict[str, Any]:
+    return {"name": name, "namespace": pool.namespace, "labels": _labels(pool), "ownerReferences": [_owner(pool)]}
+
+
+def _base_template(pool: PoolIdentity, spec: SandboxPoolSpec, settings: PoolSettings) -> dict[str, Any]:
+    pod: dict[str, Any] = {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "restartPolicy": "Always",
+        "terminationGracePeriodSeconds": DRAIN_SECONDS + _LEAVE_SERVICE_SECONDS + 2,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": _USER,
+            "runAsGroup": _USER,
+            "fsGroup": _USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "topologySpreadConstraints": [
+            {
+                "topologyKey": "kubernetes.io/hostname",
+                "maxSkew": 1,
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": {LABEL_POOL: pool.name}},
+            }
+        ],
+        "containers": [_judge_container(spec, spec.image or settings.default_image)],
+        "volumes": [
+            {"name": "scratch", "emptyDir": {"sizeLimit": "4Gi"}},
+            {"name": "token", "secret": {"secretName": token_secret_name(pool.name), "defaultMode": 0o440}},
+        ],
+    }
+    if spec.isolation.runtime_class_name is not None:
+        pod["runtimeClassName"] = spec.isolation.runtime_class_name
+    return {"metadata": {"labels": _labels(pool)}, "spec": pod}
+
+
+def _judge_container(spec: SandboxPoolSpec, image: str) -> dict[str, Any]:
+    slots = spec.slots_per_pod
+    memory_mib = 512 + 1024 * slots
+    command = ["deepcoder-sandbox", "serve", "--host", "0.0.0.0", "--port", str(JUDGE_PORT)]  # noqa: S104
+    command += ["--token-file", f"{TOKEN_DIRECTORY}/{TOKEN_KEY}", "--slots", str(slots)]
+    command += ["--minimum-tier", spec.isolation.minimum_tier.value]
+    return {
+        "name": CONTAINER,
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": command,
+        "ports": [{"name": "http", "containerPort": JUDGE_PORT, "protocol": "TCP"}],
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
+        "resources": {
+            "requests": {"cpu": str(slots), "memory": f"{memory_mib}Mi", "ephemeral-storage": "1Gi"},
+            "limits": {"memory": f"{memory_mib}Mi", "ephemeral-storage": "5Gi"},
+        },
+        "volumeMounts": [
+            {"name": "scratch", "mountPath": "/tmp"},  # noqa: S108  the container's own
+            {"name": "token", "mountPath": TOKEN_DIRECTORY, "readOnly": True},
+        ],
+        "startupProbe": _probe("/healthz", period=1, failures=60),
+        "readinessProbe": _probe("/readyz", period=2, failures=2),
+        "livenessProbe": _probe("/healthz", period=10, failures=6),
+        "lifecycle": {"preStop": {"sleep": {"seconds": _LEAVE_SERVICE_SECONDS}}},
+    }
+
+
+def _probe(path: str, *, period: int, failures: int) -> dict[str, Any]:
+    return {
+        "httpGet": {"path": path, "port": JUDGE_PORT},
+        "periodSeconds": period,
+        "timeoutSeconds": 5,
+        "failureThreshold": failures,
+    }
+
+
+def _refuse(template: Mapping[str, Any]) -> None:
+    """What a template may not ask for: what the operator owns, and what the restricted standard forbids."""
+    refuse_owned(template, _OWNED, "spec.template")
+    pod = template.get("spec") or {}
+    for kind in ("containers", "initContainers", "ephemeralContainers"):
+        for container in pod.get(kind) or ():
+            context = container.get("securityContext") or {}
+            for field in ("privileged", "allowPrivilegeEscalation"):
+                if context.get(field):
+                    raise TemplateError(
+                        f"spec.template.spec.{kind}[{container.get('name')}].securityContext.{field} would let "
+                        "programs out of the sandbox: remove it"
+                    )
+    for volume in pod.get("volumes") or ():
+        if "hostPath" in volume:
+            raise TemplateError(
+                f"spec.template.spec.volumes[{volume.get('name')}].hostPath is not allowed beside programs of unknown "
+                "intent: use a volume of another kind"
+            )

@@ -1,0 +1,280 @@
+"""One thin client over `kubernetes.aio`: plain objects in and out, a deadline on every request, bounded retries.
+
+Typed models are not used: they would drop fields this client version does not know. A request is tried again only
+where repeating it is harmless (reads, server-side apply, deletion, a status put guarded by resourceVersion) and only
+on overload or a broken connection, at most `ATTEMPTS` times within its deadline; then it raises `Unavailable`.
+Creation is not repeated here: its outcome may be unknown, and the caller's deterministic name heals that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import random
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Self
+
+import aiohttp
+from kubernetes.aio import client, config
+
+from deepcoder_operator.kube import errors
+from deepcoder_operator.kube.resources import BY_KIND, TOKEN_REVIEWS, Resource
+
+log = logging.getLogger(__name__)
+
+Object = dict[str, Any]
+
+FIELD_MANAGER = "deepcoder-operator"
+DEADLINE_SECONDS = 15.0
+ATTEMPTS = 4
+WATCH_SECONDS = 300
+WATCH_SILENCE_SECONDS = 100.0
+"""Bookmarks come about each minute: a watch silent for longer is dead."""
+
+_RETRIED = frozenset({429, 500, 502, 503, 504})
+_BY_STATUS: Mapping[int, type[errors.KubeError]] = {
+    403: errors.Forbidden,
+    404: errors.NotFound,
+    409: errors.Conflict,
+    410: errors.Gone,
+    422: errors.Invalid,
+}
+
+
+class Kube:
+    """Access to one API server. Create with `Kube.connect()`; close when done."""
+
+    def __init__(self, api: client.ApiClient) -> None:
+        self._api = api
+
+    @classmethod
+    async def connect(cls) -> Self:
+        """From the pod's service account, or from KUBECONFIG (or ~/.kube/config)."""
+        configuration = client.Configuration()
+        if os.environ.get("KUBERNETES_SERVICE_HOST") and not os.environ.get("KUBECONFIG"):
+            config.load_incluster_config(client_configuration=configuration)
+        else:
+            await config.load_kube_config(client_configuration=configuration)
+        configuration.retries = False
+        configuration.connection_pool_maxsize = 64
+        return cls(client.ApiClient(configuration))
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._api.close()
+
+    async def get(self, resource: Resource, namespace: str | None, name: str) -> Object:
+        """Read an object; raises `NotFound`."""
+        return await self._request("GET", resource.path(namespace, name), retry=True)
+
+    async def find(self, resource: Resource, namespace: str | None, name: str) -> Object | None:
+        """Read an object, None if there is none."""
+        try:
+            return await self.get(resource, namespace, name)
+        except errors.NotFound:
+            return None
+
+    async def list(
+        self, resource: Resource, namespace: str | None = None, selector: str = ""
+    ) -> tuple[list[Object], str]:
+        """All objects that a label selector picks, in pages, and the version to watch from."""
+        items: list[Object] = []
+        query = {"limit": "500"} | ({"labelSelector": selector} if selector else {})
+        while True:
+            page = await self._request("GET", resource.path(namespace), query=query, retry=True)
+            for item in page.get("items") or ():
+                items.append({"apiVersion": resource.api_version, "kind": resource.kind, **item})
+            token = page["metadata"].get("continue")
+            if not token:
+                return items, page["metadata"]["resourceVersion"]
+            query["continue"] = token
+
+    async def create(self, obj: Object) -> Object:
+        """Create; raises `AlreadyExists`. Not repeated: on `Unavailable` it may or may not have happened."""
+        try:
+            return await self._request("POST", _collection(obj), body=obj, query={"fieldManager": FIELD_MANAGER})
+        except errors.Conflict as e:
+            if "already exists" in str(e):
+                raise errors.AlreadyExists(str(e), e.status) from None
+            raise
+
+    async def apply(self, obj: Object, *, subresource: str | None = None) -> Object:
+        """Server-side apply: own exactly the fields given, create the object if there is none."""
+        return await self._request(
+            "PATCH",
+            _path(obj, subresource),
+            body=obj,
+            query={"fieldManager": FIELD_MANAGER, "force": "true"},
+            content_type="application/apply-patch+yaml",
+            retry=True,
+        )
+
+    async def replace_status(self, obj: Object) -> Object:
+        """Put the status, guarded by metadata.resourceVersion: raises `Conflict` if the object has changed."""
+        return await self._request(
+            "PUT", _path(obj, "status"), body=obj, query={"fieldManager": FIELD_MANAGER}, retry=True
+        )
+
+    async def patch(
+        self, resource: Resource, namespace: str | None, name: str, patch: Object, subresource: str | None = None
+    ) -> Object:
+        """JSON merge patch; put metadata.resourceVersion in it to be told of a conflict."""
+        return await self._request(
+            "PATCH",
+            resource.path(namespace, name, subresource),
+            body=patch,
+            query={"fieldManager": FIELD_MANAGER},
+            content_type="application/merge-patch+json",
+            retry=True,
+        )
+
+    async def delete(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        name: str,
+        *,
+        uid: str | None = None,
+        propagation: str = "Background",
+        grace_seconds: int | None = None,
+    ) -> bool:
+        """Delete; False if it is gone already. With a uid, an object made again under the name is left alone."""
+        body: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": propagation}
+        if uid:
+            body["preconditions"] = {"uid": uid}
+        if grace_seconds is not None:
+            body["gracePeriodSeconds"] = grace_seconds
+        try:
+            await self._request("DELETE", resource.path(namespace, name), body=body, retry=True)
+        except errors.NotFound:
+            return False
+        except errors.Conflict:
+            if uid is None:
+                raise
+            return False
+        return True
+
+    async def review_token(self, token: str, audience: str) -> Object:
+        """Status of a TokenReview for a service-account token bound to an audience."""
+        obj = {
+            "apiVersion": TOKEN_REVIEWS.api_version,
+            "kind": TOKEN_REVIEWS.kind,
+            "spec": {"token": token, "audiences": [audience]},
+        }
+        answer = await self._request("POST", TOKEN_REVIEWS.path(None), body=obj, retry=True)
+        status: Object = answer.get("status") or {}
+        return status
+
+    async def watch(
+        self, resource: Resource, namespace: str | None, selector: str, version: str
+    ) -> AsyncIterator[tuple[str, Object]]:
+        """Events (type, object) after a version, bookmarks among them, until the server ends the watch.
+
+        Raises `Gone` when the version is too old and `Unavailable` on a broken or silent connection.
+        """
+        query = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": str(WATCH_SECONDS),
+        } | ({"labelSelector": selector} if selector else {})
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=WATCH_SILENCE_SECONDS)
+        response = await self._send("GET", resource.path(namespace), query, None, "application/json", timeout)
+        try:
+            async for line in response.content:
+                event = json.loads(line)
+                obj = event["object"]
+                if event["type"] == "ERROR":
+                    raise _error(obj.get("code", 0), obj)
+                yield event["type"], obj
+        except (aiohttp.ClientError, TimeoutError, ValueError) as e:
+            raise errors.Unavailable(f"watch of {resource.plural}: {type(e).__name__}: {e}") from e
+        finally:
+            response.close()
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Object | None = None,
+        query: Mapping[str, str] | None = None,
+        content_type: str = "application/json",
+        retry: bool = False,
+    ) -> Object:
+        """Send, read and translate; the deadline covers all attempts."""
+        try:
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                return await self._attempt(method, path, body, query or {}, content_type, ATTEMPTS if retry else 1)
+        except TimeoutError as e:
+            raise errors.Unavailable(f"{method} {path}: no answer in {DEADLINE_SECONDS:.0f} s") from e
+
+    async def _attempt(
+        self, method: str, path: str, body: Object | None, query: Mapping[str, str], content_type: str, attempts: int
+    ) -> Object:
+        for attempt in range(1, attempts + 1):
+            delay = 0.2 * 2**attempt * random.uniform(0.5, 1.0)
+            try:
+                response = await self._send(method, path, query, body, content_type, DEADLINE_SECONDS)
+                async with response:
+                    data = await response.read()
+                if response.status < 300:
+                    out: Object = json.loads(data) if data else {}
+                    return out
+                if response.status not in _RETRIED or attempt == attempts:
+                    raise _error(response.status, _parse(data))
+                delay = max(delay, min(float(response.headers.get("Retry-After", 0)), 5.0))
+            except aiohttp.ClientError as e:
+                if attempt == attempts:
+                    raise errors.Unavailable(f"{method} {path}: {type(e).__name__}: {e}") from e
+            log.debug("%s %s is tried again in %.1f s", method, path, delay)
+            await asyncio.sleep(delay)
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: Object | None,
+        content_type: str,
+        timeout: float | aiohttp.ClientTimeout,
+    ) -> aiohttp.ClientResponse:
+        request = await self._api.param_serialize(
+            method,
+            path,
+            query_params=list(query.items()),
+            header_params={"Accept": "application/json", "Content-Type": content_type},
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        answer = await self._api.call_api(*request, _request_timeout=timeout)
+        response: aiohttp.ClientResponse = answer.response
+        if isinstance(timeout, aiohttp.ClientTimeout) and response.status >= 300:
+            async with response:
+                raise _error(response.status, _parse(await response.read()))
+        return response
+
+
+def _path(obj: Object, subresource: str | None = None) -> str:
+    meta = obj["metadata"]
+    return BY_KIND[obj["kind"]].path(meta.get("namespace"), meta["name"], subresource)
+
+
+def _collection(obj: Object) -> str:
+    return BY_KIND[obj["kind"]].path(obj["metadata"].get("namespace"))
+
+
+def _parse(data: bytes) -> Object:
+    try:
+        out = json.loads(data)
+    except ValueError:
+        return {"message": data[:500].decode(errors="replace")}
+    return out if isinstance(out, dict) else {"message": str(out)[:500]}
+
+
+def _error(status: int, answer: Object) -> errors.KubeError:
+    message = str(answer.get("message") or answer.get("reason") or f"HTTP {status}")
+    return _BY_STATUS.get(status, errors.Unavailable if status in _RETRIED else errors.KubeError)(message, status)

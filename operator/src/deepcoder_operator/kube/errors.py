@@ -1,0 +1,39 @@
+"""What can go wrong at the API server, by what a caller does about it."""
+
+from __future__ import annotations
+
+
+class KubeError(Exception):
+    """A request that failed; the message is the API server's."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class NotFound(KubeError):
+    """The object, or its namespace or kind, does not exist."""
+
+
+class AlreadyExists(KubeError):
+    """An object of this name exists: read it and check whose it is."""
+
+
+class Conflict(KubeError):
+    """The object changed since it was read (or a uid precondition failed): read again and decide again."""
+
+
+class Forbidden(KubeError):
+    """RBAC or admission refuses; trying again does not help by itself."""
+
+
+class Invalid(KubeError):
+    """The object breaks its schema; trying again does not help."""
+
+
+class Unavailable(KubeError):
+    """Unreachable, overloaded or too slow, after bounded retries: come again later."""
+
+
+class Gone(KubeError):
+    """A watch asked for a version that is no longer kept: list again."""

@@ -1,0 +1,135 @@
+"""A store of the objects one label selector picks, kept current by list and watch.
+
+kopf watches whole kinds; the pods of a cluster are too many for that, so children are watched here with the selector
+at the server. The store is a cache: what it holds was true, but what it lacks may exist. Whoever is about to
+conclude that something is gone reads it live first. A watch that ends is begun again, one that is too old or broken
+is replaced by a fresh list after a bounded, growing pause; `seen_at` tells liveness probes when the server last spoke.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from deepcoder_operator.kube import errors
+from deepcoder_operator.kube.client import Kube, Object
+from deepcoder_operator.kube.resources import Resource
+
+log = logging.getLogger(__name__)
+
+MAX_PAUSE_SECONDS = 30.0
+
+
+class Informer:
+    """Objects of one kind, by (namespace, name)."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        resource: Resource,
+        selector: str,
+        on_change: Callable[[Object], Any],
+        *,
+        namespace: str | None = None,
+        index: Callable[[Object], str | None] = lambda obj: None,
+    ) -> None:
+        """`index` groups objects (by run, by pool) for `group`; `on_change` is called with each new or last state."""
+        self.resource = resource
+        self.synced = asyncio.Event()
+        self.seen_at = 0.0
+        self._kube, self._selector, self._namespace = kube, selector, namespace
+        self._on_change, self._index = on_change, index
+        self._store: dict[tuple[str, str], Object] = {}
+        self._groups: dict[str, dict[tuple[str, str], Object]] = {}
+
+    def get(self, namespace: str, name: str) -> Object | None:
+        """An object by name, None if the store has none."""
+        return self._store.get((namespace, name))
+
+    def group(self, key: str) -> list[Object]:
+        """Objects that `index` maps to this key."""
+        return list(self._groups.get(key, {}).values())
+
+    def observe(self, obj: Object) -> None:
+        """Put in what a write of ours returned, so that the next look sees it before the watch does."""
+        old = self._store.get(_key(obj))
+        if old is None or _version(obj) > _version(old):
+            self._put(obj)
+
+    async def run(self) -> None:
+        """List and watch until cancelled."""
+        pause = 1.0
+        while True:
+            try:
+                version = await self._list()
+                pause = 1.0
+                while True:
+                    version = await self._watch(version)
+            except errors.Gone:
+                log.info("watch of %s is too old, listing again", self.resource.plural)
+            except errors.KubeError as e:
+                log.warning("%s cannot be watched: %s; listing again in %.0f s", self.resource.plural, e, pause)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, MAX_PAUSE_SECONDS)
+
+    async def _list(self) -> str:
+        items, version = await self._kube.list(self.resource, self._namespace, self._selector)
+        self._touch()
+        current = {_key(obj): obj for obj in items}
+        for key in [k for k in self._store if k not in current]:
+            self._drop(key)
+        for key, obj in current.items():
+            old = self._store.get(key)
+            if old is None or _version(obj) > _version(old):
+                self._put(obj)
+                self._on_change(obj)
+        self.synced.set()
+        return version
+
+    async def _watch(self, version: str) -> str:
+        async for kind, obj in self._kube.watch(self.resource, self._namespace, self._selector, version):
+            self._touch()
+            version = obj["metadata"]["resourceVersion"]
+            if kind == "DELETED":
+                self._drop(_key(obj))
+            elif kind in ("ADDED", "MODIFIED"):
+                self.observe(obj)
+                self._on_change(obj)
+        self._touch()
+        return version
+
+    def _touch(self) -> None:
+        self.seen_at = asyncio.get_running_loop().time()
+
+    def _put(self, obj: Object) -> None:
+        key = _key(obj)
+        self._store[key] = obj
+        group = self._index(obj)
+        if group is not None:
+            self._groups.setdefault(group, {})[key] = obj
+
+    def _drop(self, key: tuple[str, str]) -> None:
+        obj = self._store.pop(key, None)
+        if obj is None:
+            return
+        group = self._index(obj)
+        if group is not None and group in self._groups:
+            self._groups[group].pop(key, None)
+            if not self._groups[group]:
+                del self._groups[group]
+        self._on_change(obj)
+
+
+def newest(objects: Iterable[Object]) -> Object | None:
+    """The object created last."""
+    return max(objects, key=lambda o: (o["metadata"].get("creationTimestamp", ""), o["metadata"]["name"]), default=None)
+
+
+def _key(obj: Object) -> tuple[str, str]:
+    return obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
+
+
+def _version(obj: Object) -> int:
+    return int(obj["metadata"]["resourceVersion"])
