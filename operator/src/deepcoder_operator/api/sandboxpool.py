@@ -12,8 +12,8 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from deepcoder_contracts.judge import Tier
-from deepcoder_operator.api.base import LIST_MAP_KEYS, LIST_TYPE, VALIDATIONS, PodTemplate, Rule, Spec, Status, validations
-from deepcoder_operator.api.conditions import Condition
+from deepcoder_operator.api.base import VALIDATIONS, PodTemplate, Rule, Spec, Status, validations
+from deepcoder_operator.api.condition import Conditions
 from deepcoder_operator.api.schema import Column, CustomResource
 
 MAX_NAME_LENGTH = 40
@@ -137,8 +137,8 @@ class SandboxPoolStatus(Status):
     selector: str = ""
     """Label selector of the pods, for the scale subresource."""
 
-    conditions: Annotated[list[Condition], Field(max_length=8, json_schema_extra={LIST_TYPE: "map", LIST_MAP_KEYS: ["type"]})] = []
-    """Ready, Scaling and UpToDate."""
+    conditions: Conditions = []
+    """Accepted, Ready, Scaling and UpToDate."""
 
 
 RESOURCE = CustomResource(

@@ -51,7 +51,9 @@ def _merge_list(base: Sequence[Any], override: Sequence[Any], key: str) -> list[
     out = list(base)
     for item in override:
         name = item.get(key) if isinstance(item, Mapping) else None
-        at = next((i for i, b in enumerate(out) if isinstance(b, Mapping) and name is not None and b.get(key) == name), None)
+        at = next(
+            (i for i, b in enumerate(out) if isinstance(b, Mapping) and name is not None and b.get(key) == name), None
+        )
         if at is None:
             out.append(deepcopy(item))
         else:
@@ -78,5 +80,8 @@ def _has(node: Any, path: Sequence[str]) -> bool:
     value = node[field]
     if name:
         elements = value if isinstance(value, list) else []
-        return any(isinstance(e, Mapping) and e.get("name") == name.rstrip("]") and (not rest or _has(e, rest)) for e in elements)
+        return any(
+            isinstance(e, Mapping) and e.get("name") == name.rstrip("]") and (not rest or _has(e, rest))
+            for e in elements
+        )
     return not rest or _has(value, rest)

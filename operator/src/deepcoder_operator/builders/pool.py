@@ -196,7 +196,6 @@ def _owner(pool: PoolIdentity) -> dict[str, Any]:
         "name": pool.name,
         "uid": pool.uid,
         "controller": True,
-        "blockOwnerDeletion": True,
     }
 
 

@@ -1,0 +1,186 @@
+"""Which judges to make and which to let go: a pure function of the pods that are there and the number wanted.
+
+A pod's name is a function of its index and of the template's hash, and the lowest free index is taken, so that two
+passes over the same stale view ask for the same pods and the API server refuses the second. Judges made from an older
+template are replaced one surge at a time, and a serving one goes only after its successor serves. Of judges that are
+too many those go first that nobody would miss: not ready, then idle, then the least loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+FAILURE_WINDOW_SECONDS = 600.0
+"""Failures older than this no longer slow down replacement."""
+
+_LONGEST_BACKOFF_SECONDS = 60.0
+_SURGE_DIVISOR = 4
+
+
+class JudgeLoad(NamedTuple):
+    """What a judge said of itself."""
+
+    slots: int
+    busy: int
+    queued: int
+
+
+@dataclass(frozen=True)
+class JudgePod:
+    """A judge's pod as last seen."""
+
+    name: str
+    """Name of the pod."""
+
+    uid: str
+    """UID of the pod."""
+
+    index: int
+    """Index in its pool."""
+
+    template_hash: str
+    """Hash of the template it was made from."""
+
+    created_at: float
+    """When it was made (seconds since the epoch)."""
+
+    ready: bool = False
+    """Whether it is in the Service."""
+
+    deleting: bool = False
+    """Whether it is on its way out."""
+
+    ended: bool = False
+    """Whether its phase is Failed or Succeeded: it will never judge again."""
+
+    address: str | None = None
+    """Its IP."""
+
+    trouble: str | None = None
+    """Why it is not ready, as Kubernetes names it: Unschedulable, ImagePullBackOff, CrashLoopBackOff, …"""
+
+    load: JudgeLoad | None = None
+    """Its load; None if it could not be asked."""
+
+
+class Cause(StrEnum):
+    """Why a judge goes; the reason of the event."""
+
+    ENDED = "JudgeFailed"
+    SCALED_DOWN = "ScaledDown"
+    OUTDATED = "TemplateChanged"
+    TOO_OLD = "Recycled"
+
+
+class Deletion(NamedTuple):
+    """A judge to let go; the UID guards against taking a namesake."""
+
+    name: str
+    uid: str
+    cause: Cause
+
+
+@dataclass(frozen=True)
+class PodPlan:
+    """What to do about the pods."""
+
+    create: tuple[int, ...] = ()
+    """Indices of judges to make from the current template."""
+
+    delete: tuple[Deletion, ...] = ()
+    """Judges to let go."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self.create and not self.delete
+
+
+def plan_pods(
+    pods: Sequence[JudgePod],
+    *,
+    desired: int,
+    template_hash: str,
+    now: float,
+    max_age: float | None = None,
+    may_create: bool = True,
+) -> PodPlan:
+    """Steps from the pods that are there towards `desired` judges of the current template.
+
+    `may_create` is False while replacement of failing judges backs off.
+    """
+    delete = [Deletion(p.name, p.uid, Cause.ENDED) for p in pods if p.ended and not p.deleting]
+    live = [p for p in pods if not p.ended and not p.deleting]
+    fresh = [p for p in live if _stale(p, template_hash, now, max_age) is None]
+    stale = [p for p in live if _stale(p, template_hash, now, max_age) is not None]
+
+    create: tuple[int, ...] = ()
+    if may_create:
+        surge = max(1, desired // _SURGE_DIVISOR) if stale else 0
+        room = min(desired - len(fresh), desired + surge - len(live))
+        create = _free_indices(pods, room, template_hash)
+
+    delete += _retire_stale(fresh, stale, desired, template_hash, now, max_age)
+    if len(fresh) > desired:
+        leaving = sorted(fresh, key=_least_missed)[: len(fresh) - desired]
+        delete += [Deletion(p.name, p.uid, Cause.SCALED_DOWN) for p in leaving]
+    return PodPlan(create, tuple(delete))
+
+
+def backoff_until(failures: Sequence[float], now: float) -> float:
+    """Time before which no judge is made, given when judges failed: 1, 2, 4, … at most 60 s after the last failure."""
+    recent = [t for t in failures if now - t < FAILURE_WINDOW_SECONDS]
+    if not recent:
+        return 0.0
+    return max(recent) + min(_LONGEST_BACKOFF_SECONDS, 2.0 ** min(len(recent) - 1, 16))
+
+
+def _stale(pod: JudgePod, template_hash: str, now: float, max_age: float | None) -> Cause | None:
+    if pod.template_hash != template_hash:
+        return Cause.OUTDATED
+    if max_age is not None and now - pod.created_at >= max_age:
+        return Cause.TOO_OLD
+    return None
+
+
+def _retire_stale(
+    fresh: Sequence[JudgePod],
+    stale: Sequence[JudgePod],
+    desired: int,
+    template_hash: str,
+    now: float,
+    max_age: float | None,
+) -> list[Deletion]:
+    """Stale judges that do not serve go at once, serving ones only while enough others serve."""
+    spare = sum(p.ready for p in fresh) + sum(p.ready for p in stale) - desired
+    out = []
+    for pod in sorted(stale, key=_least_missed):
+        if pod.ready:
+            if spare <= 0:
+                break
+            spare -= 1
+        cause = _stale(pod, template_hash, now, max_age)
+        assert cause is not None
+        out.append(Deletion(pod.name, pod.uid, cause))
+    return out
+
+
+def _free_indices(pods: Sequence[JudgePod], count: int, template_hash: str) -> tuple[int, ...]:
+    """The lowest indices whose pod name is not taken, by a pod on its way out either."""
+    taken = {p.index for p in pods if p.template_hash == template_hash}
+    out: list[int] = []
+    index = 0
+    while len(out) < count:
+        if index not in taken:
+            out.append(index)
+        index += 1
+    return tuple(out)
+
+
+def _least_missed(pod: JudgePod) -> tuple[bool, int, int]:
+    """Order of leaving: not ready, then fewest programs in hand (unknown counts as one), then the highest index."""
+    in_hand = pod.load.busy + pod.load.queued if pod.load is not None else 1
+    return pod.ready, in_hand, -pod.index

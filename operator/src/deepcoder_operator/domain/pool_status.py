@@ -1,0 +1,132 @@
+"""What a pool's status says, as a pure function of what was seen and decided.
+
+Load changes with every program, so figures of load alone are written only now and then; everything else at once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from deepcoder_operator.api.condition import Condition
+from deepcoder_operator.api.sandboxpool import SandboxPoolStatus
+from deepcoder_operator.domain.conditions import set_condition
+from deepcoder_operator.domain.pool_names import selector
+from deepcoder_operator.domain.pool_plan import JudgePod
+
+LOAD_WRITE_SECONDS = 15.0
+"""Shortest time between two status writes that differ in load alone."""
+
+_LOAD_FIELDS = {"busy_slots", "queue_depth"}
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a pool cannot be acted upon."""
+
+    reason: str
+    """CamelCase word: InvalidTemplate, NameConflict, …"""
+
+    message: str
+    """What is wrong and how to mend it."""
+
+
+@dataclass(frozen=True)
+class PoolFacts:
+    """What one pass found out."""
+
+    name: str
+    """Name of the pool."""
+
+    generation: int
+    """Generation of its spec."""
+
+    desired: int
+    """Judges wanted."""
+
+    wanted_without_bound: int
+    """Judges the load alone would call for."""
+
+    template_hash: str
+    """Hash of the current template."""
+
+    refusal: Refusal | None = None
+    """Set if the pool cannot be acted upon."""
+
+
+def pool_status(
+    previous: SandboxPoolStatus, facts: PoolFacts, pods: Sequence[JudgePod], now: float
+) -> SandboxPoolStatus:
+    """The status after a pass over these pods."""
+    live = [p for p in pods if not p.deleting and not p.ended]
+    ready = [p for p in live if p.ready]
+    loads = [p.load for p in ready if p.load is not None]
+    conditions: list[Condition] = list(previous.conditions)
+    at = datetime.fromtimestamp(int(now), UTC)
+    for kind, status, reason, message in (
+        _accepted(facts),
+        _ready(facts, live, ready),
+        _scaling(facts, live, ready),
+        _up_to_date(facts, live),
+    ):
+        conditions = set_condition(conditions, kind, status, reason, message, generation=facts.generation, now=at)
+    return SandboxPoolStatus(
+        observed_generation=facts.generation,
+        replicas=len(live),
+        desired_replicas=facts.desired,
+        ready_replicas=len(ready),
+        slots=sum(load.slots for load in loads),
+        busy_slots=sum(load.busy for load in loads),
+        queue_depth=sum(load.queued for load in loads),
+        selector=selector(facts.name),
+        conditions=conditions,
+    )
+
+
+def worth_writing(old: SandboxPoolStatus, new: SandboxPoolStatus, seconds_since_write: float) -> bool:
+    """Whether the new status should be written now."""
+    if old == new:
+        return False
+    if old.model_dump(exclude=_LOAD_FIELDS) != new.model_dump(exclude=_LOAD_FIELDS):
+        return True
+    return seconds_since_write >= LOAD_WRITE_SECONDS
+
+
+_Row = tuple[str, bool, str, str]
+
+
+def _accepted(facts: PoolFacts) -> _Row:
+    if facts.refusal is not None:
+        return "Accepted", False, facts.refusal.reason, facts.refusal.message
+    return "Accepted", True, "Valid", ""
+
+
+def _ready(facts: PoolFacts, live: Sequence[JudgePod], ready: Sequence[JudgePod]) -> _Row:
+    if ready:
+        return "Ready", True, "JudgesReady", f"{len(ready)} of {facts.desired} judges are ready"
+    if facts.desired == 0:
+        return "Ready", True, "Idle", "scaled to zero: the first programs wait until a judge has started"
+    troubles = Counter(p.trouble for p in live if p.trouble is not None)
+    if troubles:
+        trouble, count = max(troubles.items(), key=lambda item: (item[1], item[0]))
+        return "Ready", False, "NoJudgeReady", f"no judge is ready; {count} of {len(live)} pods: {trouble}"
+    return "Ready", False, "NoJudgeReady", "no judge is ready yet"
+
+
+def _scaling(facts: PoolFacts, live: Sequence[JudgePod], ready: Sequence[JudgePod]) -> _Row:
+    if len(live) < facts.desired or len(ready) < facts.desired:
+        return "Scaling", True, "ScalingUp", f"{facts.desired} judges are wanted, {len(ready)} are ready"
+    if len(live) > facts.desired:
+        return "Scaling", True, "ScalingDown", f"{facts.desired} judges are wanted, {len(live)} exist"
+    if facts.wanted_without_bound > facts.desired:
+        return "Scaling", False, "AtMaximum", "the load calls for more judges: raise spec.maxReplicas"
+    return "Scaling", False, "AsDesired", ""
+
+
+def _up_to_date(facts: PoolFacts, live: Sequence[JudgePod]) -> _Row:
+    old = sum(p.template_hash != facts.template_hash for p in live)
+    if old:
+        return "UpToDate", False, "RollingOut", f"{old} judges are of an older template"
+    return "UpToDate", True, "Current", ""
