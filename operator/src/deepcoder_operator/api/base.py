@@ -21,6 +21,9 @@ LIST_MAP_KEYS = "x-kubernetes-list-map-keys"
 PRESERVE = "x-kubernetes-preserve-unknown-fields"
 VALIDATIONS = "x-kubernetes-validations"
 
+NAMED_MAP: dict[str, Any] = {LIST_TYPE: "map", LIST_MAP_KEYS: ["name"]}
+"""Schema extra of a list whose elements are told apart by name."""
+
 
 class Spec(BaseModel):
     """A part of what a user asks for: immutable, camelCase on the wire, unknown fields refused."""

@@ -1,0 +1,141 @@
+"""DeepCoderRun as a kind: printer columns, rules at the root, and what its types cannot say about its schema."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ConfigDict, Field
+
+from deepcoder_operator.api.base import LIST_MAP_KEYS, LIST_TYPE, VALIDATIONS, Rule, Spec, validations
+from deepcoder_operator.api.run_spec import RunSpec
+from deepcoder_operator.api.run_status import RunStatus
+from deepcoder_operator.api.schema import Column, CustomResource
+
+MAX_NAME_LENGTH = 36
+"""`<run>-s<index>-a<ordinal>` then has at most 46 characters; KubeRay's limit for a RayJob is 47."""
+
+MANAGER = "deepcoder.dev/operator"
+"""Value of spec.managedBy that means this operator, as its absence does."""
+
+FINALIZER = "deepcoder.dev/drain"
+"""Held while a run's attempt drains and its artifacts are deleted."""
+
+
+class Metadata(Spec):
+    """What is read of an object's metadata."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    namespace: str
+    """Namespace."""
+
+    name: str
+    """Name."""
+
+    uid: str
+    """UID."""
+
+    generation: int = 1
+    """Version of the spec."""
+
+    resource_version: str = ""
+    """Version of the object."""
+
+    creation_timestamp: str = ""
+    """When it was created."""
+
+    deletion_timestamp: str | None = None
+    """When its deletion was asked for."""
+
+    finalizers: list[str] = Field(default_factory=list)
+    """What holds its deletion."""
+
+
+class DeepCoderRun(Spec):
+    """A run as the API server has it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    metadata: Metadata
+    """Identity and versions."""
+
+    spec: RunSpec
+    """What is asked for."""
+
+    status: RunStatus = RunStatus()
+    """What is so."""
+
+
+_STARTED_STAGES = (
+    "!has(oldSelf.status) || !has(oldSelf.status.stages) || oldSelf.status.stages.all(s, !has(s.startTime) || "
+    "(s.index < size(self.spec.stages) && s.index < size(oldSelf.spec.stages) && "
+    "self.spec.stages[s.index] == oldSelf.spec.stages[s.index]))"
+)
+
+_RECIPE_RULES = validations(
+    Rule(
+        "!(has(self.order) && self.order == 'Window') || !has(self.maxOffPolicy) || self.maxOffPolicy >= 1",
+        "order Window needs maxOffPolicy of at least 1: set maxOffPolicy: 1, or order: Strict",
+        field_path=".maxOffPolicy",
+    ),
+    Rule(
+        "!(has(self.deterministic) && self.deterministic) || !has(self.order) || self.order == 'Strict'",
+        "deterministic needs order: Strict, since a window depends on completion order",
+        field_path=".order",
+    ),
+    Rule(
+        "(has(self.promptsPerStep) ? self.promptsPerStep : 128) % "
+        "(has(self.optimizerSteps) ? self.optimizerSteps : 2) == 0",
+        "promptsPerStep cannot be split into optimizerSteps equal mini-batches: make promptsPerStep a multiple",
+        field_path=".promptsPerStep",
+    ),
+    Rule("self == oldSelf", "recipe is immutable: make a new run, and continue from this one's with spec.from"),
+)
+
+_BY_METRIC: dict[str, Any] = {LIST_TYPE: "map", LIST_MAP_KEYS: ["metric"]}
+
+RESOURCE = CustomResource(
+    kind="DeepCoderRun",
+    plural="deepcoderruns",
+    short_name="dcr",
+    description="A staged reinforcement-learning run: training at growing context lengths, evaluation, and every "
+    "checkpoint with its lineage in S3.",
+    spec=RunSpec,
+    status=RunStatus,
+    columns=(
+        Column("Phase", ".status.phase"),
+        Column("Stage", ".status.currentStage.name"),
+        Column("Context", ".status.currentStage.contextTokens", "integer", description="Response limit in tokens."),
+        Column("Step", ".status.progress.display"),
+        Column("Reward", ".status.progress.reward", description="Mean reward of the last step."),
+        Column("GPUs", ".status.gpus", "integer"),
+        Column("Attempt", ".status.currentStage.ordinal", "integer"),
+        Column("Age", ".metadata.creationTimestamp", "date"),
+        Column("Queue", ".spec.scheduling.queueName", wide=True),
+        Column("Checkpoint", ".status.latestCheckpoint.uri", wide=True),
+        Column("Message", '.status.conditions[?(@.type=="Progressing")].message', wide=True),
+    ),
+    rules=validations(
+        Rule(
+            f"size(self.metadata.name) <= {MAX_NAME_LENGTH}",
+            f"metadata.name is longer than {MAX_NAME_LENGTH} characters, which would overflow the names of its "
+            "RayJobs: shorten it",
+        ),
+        Rule(
+            "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+            "metadata.name must be a DNS label that starts with a letter (a-z, 0-9 and '-'): RayJobs are named after it",
+        ),
+        Rule(
+            _STARTED_STAGES,
+            "a stage that has started cannot be changed, moved or removed: append a new stage, or make a new run that "
+            "continues with spec.from",
+        ),
+    ),
+    without_defaults=frozenset({"Recipe"}),
+    overrides={
+        "spec.recipe": {VALIDATIONS: _RECIPE_RULES},
+        "spec.stages[].promoteWhen.all": _BY_METRIC,
+        "spec.stages[].evaluate.targets": {LIST_TYPE: "set"},
+    },
+)
+"""The kind, for the CRD generator."""

@@ -1,0 +1,396 @@
+"""DeepCoderRun.status: what the operator reports, and all it must remember to be killed at any moment.
+
+Counters and the live attempt's intent are here and never derived from children: those may be deleted by anyone.
+`phase` is for display; decisions rest on conditions, `attempt`, `backoff` and `stages`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from deepcoder_contracts.base import Digest
+from deepcoder_contracts.manifest import ParentRef
+from deepcoder_operator.api.base import NAMED_MAP, DecimalString, Status
+from deepcoder_operator.api.condition import Conditions
+from deepcoder_operator.api.failure import FailureReason
+
+MAX_CHECKPOINTS = 20
+
+
+class Phase(StrEnum):
+    """Where a run is, for display."""
+
+    PENDING = "Pending"
+    QUEUED = "Queued"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    PROMOTING = "Promoting"
+    HELD = "Held"
+    BACKOFF = "Backoff"
+    DRAINING = "Draining"
+    SUSPENDED = "Suspended"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+
+
+class StagePhase(StrEnum):
+    """Where a stage is."""
+
+    PENDING = "Pending"
+    ACTIVE = "Active"
+    HELD = "Held"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+
+
+class AttemptState(StrEnum):
+    """What an attempt is in. Intended: written down, its RayJob may exist or not. Leaving: its RayJob is deleted."""
+
+    INTENDED = "Intended"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    DRAINING = "Draining"
+    LEAVING = "Leaving"
+
+
+class DrainCause(StrEnum):
+    """Why an attempt is asked to stop."""
+
+    SUSPEND = "Suspend"
+    DELETION = "Deletion"
+
+
+class Outcome(StrEnum):
+    """How an attempt ended."""
+
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    DRAINED = "Drained"
+    DRAIN_TIMED_OUT = "DrainTimedOut"
+
+
+class AttemptStatus(Status):
+    """The live attempt. Written before its RayJob is made, removed when the RayJob is gone."""
+
+    ordinal: int = Field(ge=1, le=999)
+    """Number of the attempt; it grows with every RayJob of the run."""
+
+    stage_index: int = Field(ge=0)
+    """Position of its stage."""
+
+    name: str
+    """Name of its RayJob and ConfigMap."""
+
+    state: AttemptState = AttemptState.INTENDED
+    """Intended, Starting, Running, Draining or Leaving."""
+
+    uid: str | None = None
+    """UID of its RayJob."""
+
+    cluster_uid: str | None = None
+    """UID of its RayCluster; Kueue may give the same RayJob another."""
+
+    head_pod: str | None = None
+    """Name of its Ray head's pod."""
+
+    head_uid: str | None = None
+    """UID of its Ray head's pod: the head is the attempt, another head is another attempt."""
+
+    parent: ParentRef | None = None
+    """Checkpoint of another stage or run that it starts from."""
+
+    intended_time: datetime
+    """When it was decided."""
+
+    admitted_time: datetime | None = None
+    """When its quota was granted (without a queue: when its RayJob was made)."""
+
+    running_time: datetime | None = None
+    """When its program began."""
+
+    step_time: datetime | None = None
+    """When a step was last seen to finish."""
+
+    heartbeat_time: datetime | None = None
+    """When it last reported."""
+
+    drain_cause: DrainCause | None = None
+    """Why it is asked to stop."""
+
+    drain_deadline: datetime | None = None
+    """When its pods go, saved or not."""
+
+    outcome: Outcome | None = None
+    """How it ended, once that is known."""
+
+    reason: FailureReason | None = None
+    """What it failed of."""
+
+    evidence: str | None = None
+    """What the classification rests on."""
+
+    gpus: int = 0
+    """GPUs its pods ask for."""
+
+
+class BackoffStatus(Status):
+    """A pause before the next attempt."""
+
+    until: datetime
+    """When the next attempt may begin."""
+
+    failures_in_row: int = Field(ge=0)
+    """Failures since the last new checkpoint; each doubles the pause."""
+
+    reason: FailureReason
+    """What the last attempt failed of."""
+
+
+class CheckpointStatus(Status):
+    """A verified checkpoint."""
+
+    uri: str
+    """Its folder."""
+
+    digest: Digest
+    """Digest of its MANIFEST.json."""
+
+    stage: str
+    """Its stage."""
+
+    step: int = Field(ge=0)
+    """Steps of its stage."""
+
+    ordinal: int = Field(ge=1)
+    """The attempt that wrote it."""
+
+    parent_digest: Digest | None = None
+    """Digest of the checkpoint before it."""
+
+    final: bool = False
+    """Whether its stage ended here."""
+
+    committed_time: datetime
+    """When storage received its manifest."""
+
+
+class StageStatus(Status):
+    """One stage."""
+
+    name: str
+    """Its name."""
+
+    index: int = Field(ge=0)
+    """Its position."""
+
+    phase: StagePhase = StagePhase.PENDING
+    """Pending, Active, Held, Complete or Failed."""
+
+    start_time: datetime | None = None
+    """When its first attempt was decided."""
+
+    running_time: datetime | None = None
+    """When its first attempt began to run."""
+
+    completion_time: datetime | None = None
+    """When it was passed."""
+
+    attempts: int = 0
+    """RayJobs made for it."""
+
+    failures: int = 0
+    """Failures that count against maxAttempts."""
+
+    preemptions: int = 0
+    """Attempts lost to preemption; they do not count."""
+
+    step: int = 0
+    """Steps finished."""
+
+    reward: DecimalString | None = None
+    """Mean reward of the last step."""
+
+    checkpoint: CheckpointStatus | None = None
+    """Newest verified checkpoint."""
+
+    gate_met: bool | None = None
+    """Whether promoteWhen was met at the end."""
+
+    results: Annotated[dict[str, DecimalString], Field(max_length=64)] = {}
+    """Values at the end: evaluation results and the gate's metrics."""
+
+    message: str | None = None
+    """For people: how it ended."""
+
+
+class CurrentStage(Status):
+    """The stage the run is at."""
+
+    name: str
+    """Its name."""
+
+    index: int = Field(ge=0)
+    """Its position."""
+
+    context_tokens: int
+    """Its response limit."""
+
+    ordinal: int = 0
+    """The newest attempt of the run."""
+
+
+class ProgressStatus(Status):
+    """What the live attempt last reported, at most one write each 15 s."""
+
+    step: int = 0
+    """Finished steps of the stage."""
+
+    max_steps: int = 0
+    """Steps of the stage."""
+
+    display: str
+    """`112/180`."""
+
+    reward: DecimalString | None = None
+    """Mean reward of the last step."""
+
+    truncated_ratio: DecimalString | None = None
+    """Share of responses that filled the context."""
+
+    metrics: Annotated[dict[str, DecimalString], Field(max_length=64)] = {}
+    """Metrics of the last step."""
+
+    verdicts: Annotated[dict[str, int], Field(max_length=64)] = {}
+    """Programs of the last step by verdict."""
+
+    phase: str | None = None
+    """What the trainer is doing."""
+
+    time: datetime
+    """When it was received."""
+
+
+class ProvenanceStatus(Status):
+    """What the run is made from, resolved once."""
+
+    config_digest: Digest
+    """Of the resolved config, in the ConfigMap <run>-config. A checkpoint with another is never resumed."""
+
+    image: str
+    """Trainer image of the newest attempt."""
+
+    image_id: str | None = None
+    """Image digest as the node resolved it."""
+
+    model: str
+    """URI (with revision) of the starting model."""
+
+    dataset_sha256: str | None = None
+    """Digest the dataset is held to."""
+
+    code_digest: Digest | None = None
+    """Of the trainer's source, from its manifests."""
+
+    seed: int = 0
+    """The run's seed."""
+
+    from_: Annotated[ParentRef | None, Field(alias="from")] = None
+    """Checkpoint of an earlier run that this one starts from, with its digest resolved."""
+
+    storage: str
+    """Folder of the run in the bucket."""
+
+    operator_version: str
+    """Operator that accepted the run."""
+
+
+class PodUsage(Status):
+    """A pod whose GPU time is not in the totals yet."""
+
+    name: str
+    """Its name."""
+
+    gpus: int
+    """GPUs it asks for."""
+
+    scheduled_time: datetime
+    """When it was scheduled."""
+
+
+class UsageStatus(Status):
+    """What the run has cost."""
+
+    gpu_seconds: DecimalString = "0"
+    """GPUs times seconds from scheduled to gone, over all pods."""
+
+    wasted_gpu_seconds: DecimalString = "0"
+    """Of these, an attempt's after its last checkpoint, where it failed."""
+
+    sandbox_seconds: DecimalString = "0"
+    """Seconds of pods of the run's own SandboxPool."""
+
+    estimated_cost: DecimalString | None = None
+    """By the operator's price list; absent without one."""
+
+    estimated: bool = False
+    """Whether an end of a pod was not seen and taken from the attempt's end."""
+
+    pods: Annotated[list[PodUsage], Field(max_length=4096, json_schema_extra=NAMED_MAP)] = []
+    """Pods with GPUs that run."""
+
+
+class RunStatus(Status):
+    """Where the run is."""
+
+    observed_generation: int = 0
+    """Generation of the spec that this status answers."""
+
+    phase: Phase = Phase.PENDING
+    """For display; derived from the conditions and the attempt."""
+
+    conditions: Conditions = []
+    """Accepted, QuotaReserved, ClusterReady, SandboxReady, Progressing, CheckpointCurrent, Stalled, Suspended,
+    Complete and Failed."""
+
+    start_time: datetime | None = None
+    """When the run was accepted."""
+
+    completion_time: datetime | None = None
+    """When it completed or failed."""
+
+    current_stage: CurrentStage | None = None
+    """The stage the run is at."""
+
+    ordinal: int = 0
+    """Number of the newest attempt; never falls."""
+
+    attempt: AttemptStatus | None = None
+    """The live attempt."""
+
+    backoff: BackoffStatus | None = None
+    """The pause before the next attempt."""
+
+    stages: Annotated[list[StageStatus], Field(max_length=16, json_schema_extra=NAMED_MAP)] = []
+    """One entry a stage, in order."""
+
+    progress: ProgressStatus | None = None
+    """What the live attempt last reported."""
+
+    latest_checkpoint: CheckpointStatus | None = None
+    """Newest verified checkpoint of the run."""
+
+    checkpoints: Annotated[list[CheckpointStatus], Field(max_length=MAX_CHECKPOINTS)] = []
+    """Newest verified checkpoints, newest first."""
+
+    provenance: ProvenanceStatus | None = None
+    """What the run is made from."""
+
+    usage: UsageStatus = UsageStatus()
+    """What it has cost."""
+
+    gpus: int = 0
+    """GPUs that the live attempt's pods ask for."""
