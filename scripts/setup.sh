@@ -14,7 +14,7 @@ python="${PYTHON:-$(command -v python3.11 || command -v python3 || true)}"
 "$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || {
   echo "setup: $python is $("$python" -V 2>&1), Python 3.11 is needed: install it, or set PYTHON to it." >&2; exit 64; }
 
-packages=(contracts operator sandbox_image trainer_image devcluster cli)
+packages=(contracts operator sandbox_image trainer_image devcluster cli demo)
 inputs=(constraints/trainer-cpu.txt constraints/dev.txt scripts/setup.sh)
 for p in "${packages[@]}"; do inputs+=("$p/pyproject.toml"); done
 stamp="$(cat "${inputs[@]}" | sha256sum | cut -d' ' -f1) $PWD"

@@ -1,0 +1,86 @@
+"""Following a run live until it ends, or showing it once.
+
+Reading may fail while an API server restarts: the last picture stays with a note, and after `PATIENCE_SECONDS`
+without an answer the follower gives up with the last error. Without a terminal a line is printed whenever something
+changed, so that a log of continuous integration reads well.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+from kubernetes.client import ApiException
+from rich.console import Console
+from rich.live import Live
+from urllib3.exceptions import HTTPError
+
+from deepcoder_cli.kube import Object, Reader, Snapshot
+from deepcoder_cli.view import TERMINAL, CurvePoint, curve_point, phase_of, render
+
+INTERVAL_SECONDS = 1.0
+PATIENCE_SECONDS = 120.0
+
+
+class NotFinished(Exception):
+    """The run did not end within the time given."""
+
+
+def follow(reader: Reader, namespace: str, name: str, *, seconds: float, console: Console) -> Object:
+    """Show the run until it is Complete or Failed; returns it as it was then.
+
+    Raises NotFinished after `seconds`, or the API's error after PATIENCE_SECONDS without an answer.
+    """
+    deadline = time.monotonic() + seconds
+    answered = time.monotonic()
+    curve: list[CurvePoint] = []
+    said = ""
+    with Live(console=console, refresh_per_second=4, transient=False) as live:
+        while time.monotonic() < deadline:
+            try:
+                snapshot = reader.snapshot(namespace, name)
+                answered = time.monotonic()
+            except (ApiException, HTTPError):
+                if time.monotonic() - answered > PATIENCE_SECONDS:
+                    raise
+                time.sleep(INTERVAL_SECONDS)
+                continue
+            _extend(curve, snapshot.run)
+            if console.is_terminal:
+                live.update(render(snapshot, curve, datetime.now(UTC)))
+            elif (line := one_line(snapshot)) != said:
+                console.print(f"{datetime.now(UTC):%H:%M:%S} {line}", highlight=False)
+                said = line
+            if snapshot.run is not None and phase_of(snapshot.run) in TERMINAL:
+                return snapshot.run
+            time.sleep(INTERVAL_SECONDS)
+    raise NotFinished(f"{namespace}/{name} did not end within {seconds:.0f} s")
+
+
+def one_line(snapshot: Snapshot) -> str:
+    """The state in one line, for logs."""
+    if snapshot.run is None:
+        return "no such run (yet)"
+    status = snapshot.run.get("status", {})
+    stage, progress = status.get("currentStage", {}), status.get("progress", {})
+    pool = (snapshot.pool or {}).get("status", {})
+    words = [phase_of(snapshot.run)]
+    if stage:
+        words.append(f"stage {stage['name']} context {stage['contextTokens']} attempt {stage.get('ordinal', 0)}")
+    if progress:
+        words.append(f"step {progress['display']}")
+        if progress.get("reward") is not None:
+            words.append(f"reward {float(progress['reward']):.2f}")
+        if progress.get("truncatedRatio") is not None:
+            words.append(f"truncated {float(progress['truncatedRatio']):.2f}")
+    if pool:
+        words.append(f"judges {pool.get('readyReplicas', 0)}/{pool.get('desiredReplicas', 0)}")
+    if checkpoint := status.get("latestCheckpoint"):
+        words.append("checkpoint " + "/".join(checkpoint["uri"].rsplit("/", 2)[-2:]))
+    return ", ".join(words)
+
+
+def _extend(curve: list[CurvePoint], run: Object | None) -> None:
+    point = curve_point(run) if run else None
+    if point and (not curve or (curve[-1].stage, curve[-1].step) != (point.stage, point.step)):
+        curve.append(point)

@@ -1,0 +1,90 @@
+"""What a run looks like right now: the run, its pool and its pods, read in one go with the user's own kubeconfig.
+
+Every call has a deadline. A resource that is not there (yet) is None or empty, since a view must not fall over while
+things come and go; a refused permission is raised as `Forbidden`, which names the verb and resource that the user
+lacks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from kubernetes import client, config
+
+GROUP, VERSION = "deepcoder.dev", "v1alpha1"
+RUN_LABEL = "deepcoder.dev/run"
+TIMEOUT_SECONDS = 10
+
+Object = dict[str, Any]
+
+
+class Forbidden(Exception):
+    """The user may not do what the view needs."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A run and what belongs to it at one moment."""
+
+    run: Object | None
+    pool: Object | None
+    pods: tuple[Object, ...]
+
+
+class Reader:
+    """Reads runs through the API server named by the kubeconfig (or from within a pod)."""
+
+    def __init__(self, context: str | None = None) -> None:
+        try:
+            config.load_kube_config(context=context)
+        except config.ConfigException:
+            config.load_incluster_config()
+        self._objects = client.CustomObjectsApi()
+        self._core = client.CoreV1Api()
+
+    def run(self, namespace: str, name: str) -> Object | None:
+        """The DeepCoderRun, None if there is none of that name."""
+        return self._custom(namespace, "deepcoderruns", name)
+
+    def snapshot(self, namespace: str, name: str) -> Snapshot:
+        """The run with its pool and pods."""
+        run = self.run(namespace, name)
+        if run is None:
+            return Snapshot(None, None, ())
+        return Snapshot(run, self._custom(namespace, "sandboxpools", pool_name(run)), self._pods(namespace, run))
+
+    def _custom(self, namespace: str, plural: str, name: str) -> Object | None:
+        try:
+            result: Object = self._objects.get_namespaced_custom_object(
+                GROUP, VERSION, namespace, plural, name, _request_timeout=TIMEOUT_SECONDS
+            )
+        except client.ApiException as error:
+            _raise_unless_absent(error, f"get {plural}.{GROUP} in namespace {namespace}")
+            return None
+        return result
+
+    def _pods(self, namespace: str, run: Object) -> tuple[Object, ...]:
+        selector = f"{RUN_LABEL}={run['metadata']['name']}"
+        try:
+            listing = self._core.list_namespaced_pod(
+                namespace, label_selector=selector, limit=500, _request_timeout=TIMEOUT_SECONDS
+            )
+        except client.ApiException as error:
+            _raise_unless_absent(error, f"list pods in namespace {namespace}")
+            return ()
+        return tuple(client.ApiClient().sanitize_for_serialization(pod) for pod in listing.items)
+
+
+def pool_name(run: Object) -> str:
+    """Name of the SandboxPool that a run uses."""
+    reference = run["spec"]["sandbox"].get("poolRef")
+    return str(reference["name"]) if reference else f"{run['metadata']['name']}-sandbox"
+
+
+def _raise_unless_absent(error: client.ApiException, what: str) -> None:
+    if error.status == 404:
+        return
+    if error.status == 403:
+        raise Forbidden(f"you lack the permission to {what}; ask for the role deepcoder-view") from error
+    raise error

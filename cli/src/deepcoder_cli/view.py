@@ -1,0 +1,193 @@
+"""A run as a picture in the terminal: pure, from what the API server says to what is drawn.
+
+Anything may be missing, since a status fills up while a run goes on; what is unknown is drawn as a dash. The view
+decides nothing and remembers nothing but the curve it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from deepcoder_cli.kube import Object, Snapshot
+
+PHASE_STYLES = {"Complete": "bold green", "Failed": "bold red", "Running": "bold cyan", "Held": "bold yellow"}
+BLOCKS = "▁▂▃▄▅▆▇█"
+TERMINAL = frozenset({"Complete", "Failed"})
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """A step as a follower saw it."""
+
+    stage: str
+    step: int
+    reward: float
+    truncated: float
+
+
+def phase_of(run: Object) -> str:
+    """The run's phase, `Pending` before the operator has seen it."""
+    return str(run.get("status", {}).get("phase", "Pending"))
+
+
+def curve_point(run: Object) -> CurvePoint | None:
+    """The last reported step, if there is one with a reward."""
+    status = run.get("status", {})
+    progress, stage = status.get("progress"), status.get("currentStage")
+    if not progress or not stage or progress.get("reward") is None:
+        return None
+    truncated = float(progress.get("truncatedRatio") or 0)
+    return CurvePoint(stage["name"], progress["step"], float(progress["reward"]), truncated)
+
+
+def sparkline(values: Sequence[float], width: int) -> str:
+    """Values of 0 to 1 as one line of blocks, the newest on the right."""
+    shown = values[-width:]
+    return "".join(BLOCKS[min(len(BLOCKS) - 1, int(max(0.0, v) * len(BLOCKS)))] for v in shown)
+
+
+def render(snapshot: Snapshot, curve: Sequence[CurvePoint], now: datetime) -> RenderableType:
+    """The live view."""
+    run = snapshot.run
+    if run is None:
+        return Text("no such run (yet)", style="yellow")
+    status = run.get("status", {})
+    parts: list[RenderableType] = [_headline(run, status), _stages(run, status)]
+    if curve:
+        parts.append(_curves(curve))
+    parts.append(_judges(snapshot.pool, status))
+    parts.append(_pods(snapshot.pods, now))
+    if notes := _notes(status):
+        parts.append(notes)
+    title = f"[bold]{run['metadata']['namespace']}/{run['metadata']['name']}"
+    return Panel(Group(*parts), title=title, title_align="left", padding=(0, 1))
+
+
+def _headline(run: Object, status: Object) -> RenderableType:
+    phase = phase_of(run)
+    stage, progress = status.get("currentStage", {}), status.get("progress", {})
+    grid = Table.grid(padding=(0, 3))
+    words = Text(phase, style=PHASE_STYLES.get(phase, "bold"))
+    cells = [
+        words,
+        _pair("stage", stage.get("name")),
+        _pair("context", stage.get("contextTokens")),
+        _pair("step", progress.get("display")),
+        _pair("reward", _ratio(progress.get("reward"))),
+        _pair("truncated", _ratio(progress.get("truncatedRatio"))),
+        _pair("attempt", stage.get("ordinal") or None),
+    ]
+    grid.add_row(*cells)
+    return grid
+
+
+def _stages(run: Object, status: Object) -> RenderableType:
+    known = {stage["name"]: stage for stage in status.get("stages", [])}
+    current = status.get("currentStage", {}).get("name")
+    progress = status.get("progress", {})
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("stage", "type", "context", "", "step", "phase", "newest checkpoint"):
+        table.add_column(column)
+    for spec in run["spec"]["stages"]:
+        stage = known.get(spec["name"], {})
+        total = spec.get("maxSteps") or 0
+        step = progress.get("step", 0) if spec["name"] == current and progress else stage.get("step", 0)
+        bar = ProgressBar(total=max(total, 1), completed=min(step, total), width=24) if total else Text("")
+        checkpoint = stage.get("checkpoint") or {}
+        table.add_row(
+            spec["name"],
+            spec.get("type", "Train"),
+            str(spec["contextTokens"]),
+            bar,
+            f"{step}/{total}" if total else "–",
+            stage.get("phase", "Pending"),
+            _short(checkpoint.get("uri")),
+        )
+    return table
+
+
+def _curves(curve: Sequence[CurvePoint]) -> RenderableType:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row(Text("reward", style="dim"), Text(sparkline([p.reward for p in curve], 72), style="green"))
+    grid.add_row(Text("truncated", style="dim"), Text(sparkline([p.truncated for p in curve], 72), style="yellow"))
+    return grid
+
+
+def _judges(pool: Object | None, status: Object) -> RenderableType:
+    grid = Table.grid(padding=(0, 3))
+    verdicts = status.get("progress", {}).get("verdicts", {})
+    said = "  ".join(f"{name} {count}" for name, count in sorted(verdicts.items(), key=lambda item: -item[1]))
+    if pool is None:
+        grid.add_row(_pair("judges", None), _pair("verdicts", said or None))
+        return grid
+    now = pool.get("status", {})
+    judges = f"{now.get('readyReplicas', 0)} ready of {now.get('desiredReplicas', 0)} wanted"
+    slots = f"{now.get('busySlots', 0)}/{now.get('slots', 0)} busy, {now.get('queueDepth', 0)} queued"
+    grid.add_row(_pair("judges", judges), _pair("slots", slots), _pair("verdicts", said or None))
+    return grid
+
+
+def _pods(pods: Sequence[Object], now: datetime) -> RenderableType:
+    if not pods:
+        return Text("no pods", style="dim")
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("pod", "state", "ready", "age"):
+        table.add_column(column)
+    for pod in sorted(pods, key=lambda p: str(p["metadata"]["name"])):
+        containers = pod.get("status", {}).get("containerStatuses", [])
+        ready = f"{sum(bool(c.get('ready')) for c in containers)}/{len(pod['spec']['containers'])}"
+        table.add_row(pod["metadata"]["name"], pod_state(pod), ready, _age(pod, now))
+    return table
+
+
+def pod_state(pod: Object) -> str:
+    """A pod's state in the word kubectl would use."""
+    if pod["metadata"].get("deletionTimestamp"):
+        return "Terminating"
+    for container in pod.get("status", {}).get("containerStatuses", []):
+        state = container.get("state", {})
+        for kind in ("waiting", "terminated"):
+            if kind in state and state[kind].get("reason"):
+                return str(state[kind]["reason"])
+    return str(pod.get("status", {}).get("phase", "Pending"))
+
+
+def _notes(status: Object) -> RenderableType | None:
+    lines: list[Text] = []
+    for condition in status.get("conditions", []):
+        type_, value, message = condition["type"], condition["status"], condition.get("message", "")
+        bad = (type_ in ("Accepted",) and value == "False") or (type_ in ("Stalled", "Failed") and value == "True")
+        if bad and message:
+            lines.append(Text(f"{type_}={value} {condition.get('reason', '')}: {message}", style="red"))
+        elif type_ == "Progressing" and message:
+            lines.append(Text(message, style="dim"))
+    return Group(*lines) if lines else None
+
+
+def _pair(label: str, value: Any) -> Text:
+    return Text.assemble((f"{label} ", "dim"), "–" if value is None else str(value))
+
+
+def _ratio(value: Any) -> str | None:
+    return None if value is None else f"{float(value):.2f}"
+
+
+def _short(uri: str | None) -> str:
+    return "–" if not uri else "/".join(uri.rstrip("/").rsplit("/", 2)[-2:])
+
+
+def _age(pod: Object, now: datetime) -> str:
+    created = pod["metadata"].get("creationTimestamp")
+    if not created:
+        return "–"
+    seconds = int((now - datetime.fromisoformat(str(created)).astimezone(UTC)).total_seconds())
+    return f"{seconds}s" if seconds < 120 else f"{seconds // 60}m"

@@ -1,0 +1,97 @@
+"""The live view: what is drawn from a full status, from an empty one, and from pods in trouble."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from deepcoder_cli.follow import one_line
+from deepcoder_cli.kube import Snapshot, pool_name
+from deepcoder_cli.view import curve_point, pod_state, render, sparkline
+
+NOW = datetime(2026, 1, 1, 0, 1, tzinfo=UTC)
+
+
+def a_run(**status: Any) -> dict[str, Any]:
+    return {
+        "metadata": {"namespace": "team", "name": "run"},
+        "spec": {
+            "stages": [
+                {"name": "short", "type": "Train", "contextTokens": 28, "maxSteps": 40},
+                {"name": "eval", "type": "Evaluate", "contextTokens": 112},
+            ],
+            "sandbox": {"template": {}},
+        },
+        "status": status,
+    }
+
+
+RUNNING: dict[str, Any] = {
+    "phase": "Running",
+    "currentStage": {"name": "short", "index": 0, "contextTokens": 28, "ordinal": 2},
+    "progress": {"step": 12, "maxSteps": 40, "display": "12/40", "reward": "0.4375", "truncatedRatio": "0.31",
+                 "verdicts": {"passed": 7, "wrong_answer": 25}},
+    "latestCheckpoint": {"uri": "s3://bucket/p/team/run-0f0e0d0c/short/step-000010.a002", "step": 10},
+}  # fmt: skip
+
+
+def drawn(snapshot: Snapshot) -> str:
+    console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console.print(render(snapshot, [p] if snapshot.run and (p := curve_point(snapshot.run)) else [], NOW))
+    return console.export_text()
+
+
+def test_a_running_run_shows_step_reward_truncation_verdicts_and_judges() -> None:
+    pool = {"status": {"readyReplicas": 2, "desiredReplicas": 3, "slots": 4, "busySlots": 1, "queueDepth": 9}}
+    text = drawn(Snapshot(a_run(**RUNNING), pool, ()))
+    for part in ("Running", "12/40", "0.44", "0.31", "wrong_answer 25", "2 ready of 3 wanted", "1/4 busy, 9 queued"):
+        assert part in text
+
+
+def test_a_run_that_the_operator_has_not_seen_is_pending() -> None:
+    assert "Pending" in drawn(Snapshot({**a_run(), "status": {}}, None, ()))
+
+
+def test_no_run_is_said() -> None:
+    assert "no such run" in drawn(Snapshot(None, None, ()))
+
+
+def test_a_refused_run_shows_why() -> None:
+    refused = {"type": "Accepted", "status": "False", "reason": "SecretNotFound", "message": "no Secret creds"}
+    assert "no Secret creds" in drawn(Snapshot(a_run(phase="Pending", conditions=[refused]), None, ()))
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        ({"phase": "Running"}, "Running"),
+        (
+            {"phase": "Pending", "containerStatuses": [{"state": {"waiting": {"reason": "ErrImagePull"}}}]},
+            "ErrImagePull",
+        ),
+        ({"phase": "Failed", "containerStatuses": [{"state": {"terminated": {"reason": "OOMKilled"}}}]}, "OOMKilled"),
+    ],
+)
+def test_a_pod_is_in_the_state_kubectl_would_say(status: dict[str, Any], expected: str) -> None:
+    assert pod_state({"metadata": {}, "status": status}) == expected
+
+
+def test_a_log_line_tells_the_same_in_one_line() -> None:
+    line = one_line(Snapshot(a_run(**RUNNING), None, ()))
+    assert line == (
+        "Running, stage short context 28 attempt 2, step 12/40, reward 0.44, truncated 0.31, "
+        "checkpoint short/step-000010.a002"
+    )
+
+
+def test_sparkline_spans_the_unit_interval_and_keeps_the_newest() -> None:
+    assert sparkline([0.0, 1.0, 2.0], 8) == "▁██"
+    assert sparkline([0.0] * 10 + [1.0], 3) == "▁▁█"
+
+
+def test_a_run_without_a_shared_pool_has_one_of_its_own() -> None:
+    assert pool_name(a_run()) == "run-sandbox"
+    shared = a_run()
+    shared["spec"]["sandbox"] = {"poolRef": {"name": "team"}}
+    assert pool_name(shared) == "team"

@@ -1,0 +1,59 @@
+"""Where the time went: named parts, timed, some of them side by side.
+
+The demo promises a time and must say which part took it. Parts that run beside others are marked, so that the table
+does not pretend to add up.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Part:
+    """A finished part."""
+
+    name: str
+    seconds: float
+    beside: bool
+    """Whether it ran beside others."""
+
+
+class Stopwatch:
+    """Collects parts; safe to use from several threads."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.parts: list[Part] = []
+        self._lock = threading.Lock()
+        self._start = time.monotonic()
+
+    @contextmanager
+    def part(self, name: str, *, beside: bool = False) -> Iterator[None]:
+        """Time a part; it is recorded when it fails too."""
+        start = time.monotonic()
+        if not beside:
+            self.console.rule(f"[bold]{name}", align="left")
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.parts.append(Part(name, time.monotonic() - start, beside))
+
+    def table(self) -> Table:
+        """All parts in order of their end, and the total."""
+        table = Table(title="Time of each part", title_justify="left", box=None)
+        table.add_column("part")
+        table.add_column("seconds", justify="right")
+        for part in self.parts:
+            table.add_row(part.name + (" (beside others)" if part.beside else ""), f"{part.seconds:.0f}")
+        table.add_section()
+        table.add_row("total", f"{time.monotonic() - self._start:.0f}")
+        return table

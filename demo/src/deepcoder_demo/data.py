@@ -1,0 +1,78 @@
+"""The demo's model and problems: made once, cached by what made them, and put into the run's bucket.
+
+`deepcoder-trainer make-demo` is deterministic, so its output is cached under a digest of the code that makes it. Files
+go up with their SHA-256, which the server checks; a file that is there already with the same digest is left alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from deepcoder_demo.commands import run
+from deepcoder_demo.settings import REPOSITORY, S3Access, cache_dir, tool
+
+PREFIX = "demo"
+"""Where examples/demo.yaml expects model and problems in the bucket."""
+
+MAKE_SECONDS = 900
+"""Deadline of make-demo: two minutes on two idle cores, more beside the builds."""
+
+
+def made_by() -> str:
+    """Digest of the code that decides what make-demo writes."""
+    source = REPOSITORY / "trainer_image/src/deepcoder_trainer/demo"
+    digest = hashlib.sha256((REPOSITORY / "constraints/trainer-cpu.txt").read_bytes())
+    for path in sorted(source.rglob("*.py")):
+        digest.update(path.relative_to(source).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def make() -> Path:
+    """Folder with `model/`, `train.jsonl` and `heldout.jsonl`; made if it is not cached."""
+    folder = cache_dir() / "demo" / made_by()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            partial = folder.with_suffix(".partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            run([tool("deepcoder-trainer"), "make-demo", "--output", partial], seconds=MAKE_SECONDS)
+            partial.rename(folder)
+    return folder
+
+
+def upload(folder: Path, access: S3Access) -> int:
+    """Put everything below `folder` into the bucket; returns the number of files that had to be sent."""
+    s3 = boto3.client(
+        "s3",
+        endpoint_url=access.host_endpoint,
+        aws_access_key_id=access.access_key,
+        aws_secret_access_key=access.secret_key,
+        region_name=access.region,
+        config=Config(connect_timeout=5, read_timeout=60, retries={"max_attempts": 5}, s3={"addressing_style": "path"}),
+    )
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return sum(_put(s3, access.bucket, f"{PREFIX}/{path.relative_to(folder).as_posix()}", path) for path in files)
+
+
+def _put(s3: Any, bucket: str, key: str, path: Path) -> bool:
+    data = path.read_bytes()
+    checksum = base64.b64encode(hashlib.sha256(data).digest()).decode()
+    try:
+        head = s3.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+        if head.get("ChecksumSHA256") == checksum:
+            return False
+    except ClientError as error:
+        if error.response["ResponseMetadata"]["HTTPStatusCode"] != 404:
+            raise
+    s3.put_object(Bucket=bucket, Key=key, Body=data, ChecksumSHA256=checksum)
+    return True
