@@ -16,7 +16,7 @@ from deepcoder_operator.api.base import VALIDATIONS, PodTemplate, Rule, Spec, St
 from deepcoder_operator.api.condition import Conditions
 from deepcoder_operator.api.schema import Column, CustomResource
 
-MAX_NAME_LENGTH = 40
+MAX_NAME_LENGTH = 46
 """Longest name of a pool: `-<index>-<hash>` is appended for its pods, `-judge` and `-token` for the rest."""
 
 

@@ -50,7 +50,7 @@ class PoolFacts:
     """Judges the load alone would call for."""
 
     template_hash: str
-    """Hash of the current template."""
+    """Hash of the current template; empty if it could not be told."""
 
     refusal: Refusal | None = None
     """Set if the pool cannot be acted upon."""
@@ -126,6 +126,8 @@ def _scaling(facts: PoolFacts, live: Sequence[JudgePod], ready: Sequence[JudgePo
 
 
 def _up_to_date(facts: PoolFacts, live: Sequence[JudgePod]) -> _Row:
+    if not facts.template_hash:
+        return "UpToDate", False, "Refused", "the template cannot be told: see the condition Accepted"
     old = sum(p.template_hash != facts.template_hash for p in live)
     if old:
         return "UpToDate", False, "RollingOut", f"{old} judges are of an older template"

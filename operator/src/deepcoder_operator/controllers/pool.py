@@ -1,0 +1,130 @@
+"""SandboxPools: one worker a pool, woken by events and by the clock, never two passes over one pool at a time.
+
+A pass that fails is tried again after a growing, bounded pause; the pools beside it go on. Workers end when their
+pool is gone, and all of them when the operator stops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from deepcoder_operator.board import ProgressBoard, RunKey
+from deepcoder_operator.domain.pool_names import LABEL_POOL
+from deepcoder_operator.kube import errors
+from deepcoder_operator.kube.client import Kube, Object
+from deepcoder_operator.kube.informer import Informer
+from deepcoder_operator.kube.resources import PODS, POOLS
+from deepcoder_operator.sandbox.reconciler import PoolReconciler
+
+log = logging.getLogger(__name__)
+
+LONGEST_PAUSE_SECONDS = 60.0
+"""Longest pause after passes that failed."""
+
+_CONCURRENT_PASSES = 16
+
+_Key = tuple[str, str]
+
+
+def pool_group(obj: Object) -> str | None:
+    """Index of pods by their pool: "namespace/pool"."""
+    metadata = obj["metadata"]
+    pool = (metadata.get("labels") or {}).get(LABEL_POOL)
+    return f"{metadata['namespace']}/{pool}" if pool else None
+
+
+class PoolController:
+    """Watches pools and their pods, and runs a worker for each pool."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        board: ProgressBoard,
+        make_reconciler: Callable[[Informer], PoolReconciler],
+        *,
+        namespace: str | None = None,
+    ) -> None:
+        """`namespace` limits the watch to one; None watches all."""
+        self.pools = Informer(kube, POOLS, "", self._pool_changed, namespace=namespace)
+        self.pods = Informer(kube, PODS, LABEL_POOL, self._pod_changed, namespace=namespace, index=pool_group)
+        self._board = board
+        self._reconciler = make_reconciler(self.pods)
+        self._wakeups: dict[_Key, asyncio.Event] = {}
+        self._workers: dict[_Key, asyncio.Task[None]] = {}
+        self._passes = asyncio.Semaphore(_CONCURRENT_PASSES)
+
+    async def run(self) -> None:
+        """Watch and reconcile until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.pods.run(), name="watch pods of pools")
+                group.create_task(self.pools.run(), name="watch pools")
+        finally:
+            workers = list(self._workers.values())
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+            await self._reconciler.close()
+
+    def report_received(self, run: RunKey) -> None:
+        """A run has reported: its pool looks at once if programs were announced."""
+        entry = self._board.entries.get(run)
+        if entry and entry.pool and entry.heartbeat and entry.heartbeat.report.expected_submissions:
+            self._wake((run.namespace, entry.pool))
+
+    def _pool_changed(self, obj: Object) -> None:
+        key = (obj["metadata"]["namespace"], obj["metadata"]["name"])
+        self._wakeups.setdefault(key, asyncio.Event())
+        if key not in self._workers:
+            self._workers[key] = asyncio.create_task(self._work(key), name=f"pool {key[0]}/{key[1]}")
+        self._wake(key)
+
+    def _pod_changed(self, obj: Object) -> None:
+        group = pool_group(obj)
+        if group is not None:
+            namespace, _, name = group.partition("/")
+            self._wake((namespace, name))
+
+    def _wake(self, key: _Key) -> None:
+        event = self._wakeups.get(key)
+        if event is not None:
+            event.set()
+
+    async def _work(self, key: _Key) -> None:
+        """Passes over one pool until it is gone."""
+        await self.pods.synced.wait()
+        event, failures, uid = self._wakeups[key], 0, ""
+        while (obj := self.pools.get(*key)) is not None:
+            event.clear()
+            if uid and obj["metadata"]["uid"] != uid:
+                self._reconciler.forget(*key, uid)
+            uid = obj["metadata"]["uid"]
+            wait, failures = await self._pass(key, obj, failures)
+            try:
+                async with asyncio.timeout(wait):
+                    await event.wait()
+            except TimeoutError:
+                pass
+        if uid:
+            self._reconciler.forget(*key, uid)
+        del self._workers[key], self._wakeups[key]
+
+    async def _pass(self, key: _Key, obj: Object, failures: int) -> tuple[float, int]:
+        """Seconds to wait for the next pass, and the number of passes that have failed in a row."""
+        if obj["metadata"].get("deletionTimestamp"):
+            return LONGEST_PAUSE_SECONDS, 0
+        try:
+            async with self._passes:
+                return await self._reconciler.reconcile(obj), 0
+        except errors.Conflict:
+            log.debug("pool %s/%s has changed meanwhile, looking again", *key)
+            return 0.1, failures
+        except errors.NotFound:
+            log.debug("pool %s/%s or its namespace is going", *key)
+        except errors.KubeError as e:
+            log.warning("pool %s/%s: %s", *key, e)
+        except Exception:
+            log.exception("pool %s/%s: a pass failed", *key)
+        return min(LONGEST_PAUSE_SECONDS, 2.0**failures), min(failures + 1, 16)

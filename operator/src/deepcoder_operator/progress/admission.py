@@ -1,0 +1,32 @@
+"""Whether a pod may speak for a run: decided from the pod's own labels, as a pure function.
+
+A token shows which pod speaks; the labels that the operator gave the pod show for which run and attempt. Only the
+head of the run's own attempt passes, so that a run can neither report for another nor order another to drain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from deepcoder_operator.board import RunKey
+from deepcoder_operator.domain.names import LABEL_ORDINAL, LABEL_RUN
+from deepcoder_operator.progress.authentication import Subject
+
+
+class NotAdmitted(Exception):
+    """The pod does not belong to the run or the attempt it speaks for; the message says how."""
+
+
+def admit(subject: Subject, pod: Mapping[str, Any] | None, key: RunKey, ordinal: int) -> None:
+    """Raise `NotAdmitted` unless `pod` is the subject and belongs to this attempt of the run."""
+    if subject.namespace != key.namespace:
+        raise NotAdmitted(f"the token is of namespace {subject.namespace}, the run is of {key.namespace}")
+    metadata = (pod or {}).get("metadata") or {}
+    if metadata.get("uid") != subject.pod_uid:
+        raise NotAdmitted(f"no pod {subject.pod_name} with the token's uid belongs to run {key}")
+    labels = metadata.get("labels") or {}
+    if labels.get(LABEL_RUN) != key.name:
+        raise NotAdmitted(f"pod {subject.pod_name} does not belong to run {key}")
+    if labels.get(LABEL_ORDINAL) != str(ordinal):
+        raise NotAdmitted(f"pod {subject.pod_name} is not of attempt {ordinal}: report the ordinal of its stage config")

@@ -1,0 +1,109 @@
+"""Who speaks: a projected service-account token, bound to our audience and to the pod that holds it.
+
+`Authenticator` is the seam: `TokenReviewAuthenticator` asks the API server, which also notices that the pod is gone.
+A verdict is kept for a short time, the refusals too, so that a flood of bad tokens does not become a flood of reviews.
+Tokens are kept as digests only and are never logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from deepcoder_operator.kube import errors
+from deepcoder_operator.kube.client import Kube
+
+AUDIENCE = "deepcoder-operator"
+"""Audience that a token must be bound to: one made for the API server is of no use here, and the reverse."""
+
+ACCEPTED_SECONDS = 60.0
+"""Time for which an accepted token is not reviewed again."""
+
+REFUSED_SECONDS = 10.0
+"""Time for which a refused token is not reviewed again."""
+
+_CACHE_SIZE = 4096
+_CONCURRENT_REVIEWS = 8
+_EXTRA = "authentication.kubernetes.io/"
+_USER_PREFIX = "system:serviceaccount:"
+
+
+class Subject(NamedTuple):
+    """The pod that a token is bound to."""
+
+    namespace: str
+    """Namespace of the pod and of its service account."""
+
+    pod_name: str
+    """Name of the pod."""
+
+    pod_uid: str
+    """UID of the pod."""
+
+
+class Unauthenticated(Exception):
+    """The token proves nothing; the message says why, for the caller."""
+
+
+class AuthenticationUnavailable(Exception):
+    """Nobody could be asked now; trying again later may help."""
+
+
+class Authenticator(Protocol):
+    """Turns a bearer token into the pod that it is bound to."""
+
+    async def authenticate(self, token: str) -> Subject:
+        """The pod; raises `Unauthenticated` or `AuthenticationUnavailable`."""
+        ...
+
+
+def subject_of_review(status: Mapping[str, Any], audience: str) -> Subject:
+    """The pod that a TokenReview's status speaks of; raises `Unauthenticated`."""
+    if not status.get("authenticated"):
+        raise Unauthenticated("the token is not valid: it may have expired, or its pod is gone")
+    if audience not in (status.get("audiences") or ()):
+        raise Unauthenticated(f"the token is not bound to the audience {audience}: project one that is")
+    user = status.get("user") or {}
+    username = str(user.get("username", ""))
+    extra = user.get("extra") or {}
+    names: list[str] = extra.get(f"{_EXTRA}pod-name") or []
+    uids: list[str] = extra.get(f"{_EXTRA}pod-uid") or []
+    if not username.startswith(_USER_PREFIX) or len(names) != 1 or len(uids) != 1:
+        raise Unauthenticated("the token is not bound to a pod: use a projected service-account token")
+    return Subject(namespace=username.removeprefix(_USER_PREFIX).split(":")[0], pod_name=names[0], pod_uid=uids[0])
+
+
+class TokenReviewAuthenticator:
+    """Asks the API server, and remembers its answer for a short time."""
+
+    def __init__(self, kube: Kube, clock: Callable[[], float], audience: str = AUDIENCE) -> None:
+        self._kube, self._clock, self._audience = kube, clock, audience
+        self._cache: OrderedDict[bytes, tuple[float, Subject | Unauthenticated]] = OrderedDict()
+        self._reviews = asyncio.Semaphore(_CONCURRENT_REVIEWS)
+
+    async def authenticate(self, token: str) -> Subject:
+        """See `Authenticator`."""
+        key = hashlib.sha256(token.encode()).digest()
+        until, verdict = self._cache.get(key, (0.0, Unauthenticated()))
+        if self._clock() >= until:
+            verdict = await self._review(token)
+            seconds = ACCEPTED_SECONDS if isinstance(verdict, Subject) else REFUSED_SECONDS
+            self._cache[key] = (self._clock() + seconds, verdict)
+            self._cache.move_to_end(key)
+            if len(self._cache) > _CACHE_SIZE:
+                self._cache.popitem(last=False)
+        if isinstance(verdict, Unauthenticated):
+            raise Unauthenticated(*verdict.args)
+        return verdict
+
+    async def _review(self, token: str) -> Subject | Unauthenticated:
+        async with self._reviews:
+            try:
+                return subject_of_review(await self._kube.review_token(token, self._audience), self._audience)
+            except Unauthenticated as e:
+                return e
+            except errors.KubeError as e:
+                raise AuthenticationUnavailable(f"the token could not be reviewed: {e}") from e

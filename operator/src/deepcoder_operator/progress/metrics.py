@@ -1,0 +1,9 @@
+"""Metrics of the progress server."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter
+
+REPORTS = Counter(
+    "deepcoder_operator_progress_reports_total", "Progress reports by the HTTP status of their answer.", ["code"]
+)

@@ -1,0 +1,34 @@
+"""A token bucket for each key: a bound on what one caller can ask of the operator."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import NamedTuple
+
+_MAX_KEYS = 16_384
+
+
+class _Bucket(NamedTuple):
+    tokens: float
+    at: float
+
+
+class RateLimiter:
+    """Allows each key `burst` calls at once and `rate` a second after that; the keys least heard of are forgotten."""
+
+    def __init__(self, rate: float, burst: float, clock: Callable[[], float]) -> None:
+        self._rate, self._burst, self._clock = rate, burst, clock
+        self._buckets: OrderedDict[Hashable, _Bucket] = OrderedDict()
+
+    def wait_seconds(self, key: Hashable) -> float:
+        """0 if the call is allowed, which uses it up; else the seconds after which one will be."""
+        now = self._clock()
+        old = self._buckets.get(key, _Bucket(self._burst, now))
+        tokens = min(self._burst, old.tokens + (now - old.at) * self._rate)
+        allowed = tokens >= 1
+        self._buckets[key] = _Bucket(tokens - 1 if allowed else tokens, now)
+        self._buckets.move_to_end(key)
+        if len(self._buckets) > _MAX_KEYS:
+            self._buckets.popitem(last=False)
+        return 0.0 if allowed else (1 - tokens) / self._rate

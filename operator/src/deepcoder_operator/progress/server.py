@@ -1,0 +1,141 @@
+"""`POST /v1/runs/{namespace}/{name}/progress`: checks in the order of their cost, then the board.
+
+Every refusal is a JSON object {error, field?} with a status that says whether to come again: 429 and 503 carry
+Retry-After, all others do not get better by repetition. A standby answers 503 to everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from aiohttp import web
+from pydantic import ValidationError
+
+from deepcoder_contracts.progress import MAX_BODY_BYTES, ProgressReport
+from deepcoder_operator.board import Heartbeat, ProgressBoard, RunKey
+from deepcoder_operator.progress.admission import NotAdmitted, admit
+from deepcoder_operator.progress.authentication import (
+    AuthenticationUnavailable,
+    Authenticator,
+    Subject,
+    Unauthenticated,
+)
+from deepcoder_operator.progress.metrics import REPORTS
+from deepcoder_operator.progress.ratelimit import RateLimiter
+
+log = logging.getLogger(__name__)
+
+READ_SECONDS = 10.0
+"""Time a caller has to send its body."""
+
+RETRY_SECONDS = 5
+"""Retry-After of a 503: one heartbeat."""
+
+_REPORTS_A_SECOND, _REPORT_BURST = 1.0, 10.0
+_CALLS_A_SECOND, _CALL_BURST = 20.0, 60.0
+
+FindPod = Callable[[str, str], Awaitable[Mapping[str, Any] | None]]
+"""Namespace and name to the pod, None if no run has such a pod."""
+
+
+class ProgressServer:
+    """The HTTPS side of the progress board."""
+
+    def __init__(
+        self,
+        board: ProgressBoard,
+        authenticator: Authenticator,
+        find_pod: FindPod,
+        *,
+        active: Callable[[], bool] = lambda: True,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """`active` is False on a standby; `clock` only goes forward, `wall` is seconds since the epoch."""
+        self._board, self._authenticator, self._find_pod = board, authenticator, find_pod
+        self._active, self._wall = active, wall
+        self._by_peer = RateLimiter(_CALLS_A_SECOND, _CALL_BURST, clock)
+        self._by_subject = RateLimiter(_REPORTS_A_SECOND, _REPORT_BURST, clock)
+        self._runner: web.AppRunner | None = None
+
+    def application(self) -> web.Application:
+        """The routes."""
+        app = web.Application(client_max_size=MAX_BODY_BYTES)
+        app.router.add_post("/v1/runs/{namespace}/{name}/progress", self._handle)
+        return app
+
+    async def start(self, host: str, port: int, context: ssl.SSLContext) -> int:
+        """Listen; returns the port."""
+        self._runner = web.AppRunner(self.application(), access_log=None, keepalive_timeout=30)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, host, port, ssl_context=context)
+        await site.start()
+        bound: int = self._runner.addresses[0][1]
+        return bound
+
+    async def stop(self) -> None:
+        """Answer what is being asked, then close."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _handle(self, request: web.Request) -> web.Response:
+        response = await self._answer(request)
+        REPORTS.labels(code=str(response.status)).inc()
+        return response
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        if not self._active():
+            return _refusal(503, "this replica is a standby", retry_after=RETRY_SECONDS)
+        wait = self._by_peer.wait_seconds(request.remote)
+        if wait > 0:
+            return _refusal(429, "too many requests from this address", retry_after=wait)
+        if (request.content_length or 0) > MAX_BODY_BYTES:
+            return _refusal(413, f"a report has at most {MAX_BODY_BYTES} bytes")
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token.strip():
+            return _refusal(401, "send Authorization: Bearer with the pod's projected token")
+        key = RunKey(request.match_info["namespace"], request.match_info["name"])
+        try:
+            subject = await self._authenticator.authenticate(token.strip())
+            wait = self._by_subject.wait_seconds(subject.pod_uid)
+            if wait > 0:
+                return _refusal(429, "too many reports from this pod", retry_after=wait)
+            async with asyncio.timeout(READ_SECONDS):
+                body = await request.read()
+            return await self._take(key, subject, ProgressReport.from_json(body))
+        except Unauthenticated as e:
+            return _refusal(401, str(e))
+        except NotAdmitted as e:
+            return _refusal(403, str(e))
+        except AuthenticationUnavailable as e:
+            log.warning("progress of %s: %s", key, e)
+            return _refusal(503, str(e), retry_after=RETRY_SECONDS)
+        except ValidationError as e:
+            first = e.errors(include_url=False, include_input=False)[0]
+            return _refusal(400, first["msg"], field=".".join(str(part) for part in first["loc"]) or None)
+        except web.HTTPRequestEntityTooLarge:
+            return _refusal(413, f"a report has at most {MAX_BODY_BYTES} bytes")
+        except TimeoutError:
+            return _refusal(408, f"the report did not arrive within {READ_SECONDS:.0f} s")
+
+    async def _take(self, key: RunKey, subject: Subject, report: ProgressReport) -> web.Response:
+        pod = await self._find_pod(subject.namespace, subject.pod_name) if subject.namespace == key.namespace else None
+        admit(subject, pod, key, report.ordinal)
+        reply = self._board.receive(key, Heartbeat(report, self._wall()))
+        if reply is None:
+            return _refusal(503, f"run {key} has no live attempt yet", retry_after=RETRY_SECONDS)
+        return web.Response(body=reply.to_json(), content_type="application/json")
+
+
+def _refusal(status: int, error: str, *, field: str | None = None, retry_after: float | None = None) -> web.Response:
+    headers = {} if retry_after is None else {"Retry-After": str(math.ceil(retry_after))}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    body = {"error": error} | ({"field": field} if field else {})
+    return web.json_response(body, status=status, headers=headers)

@@ -1,0 +1,88 @@
+"""Asks ready judges for their load: `GET /v1/capacity` with the pool's token, at most once a second a judge.
+
+A judge that does not answer in time has no load, and a pool with such a judge is never made smaller on that ground.
+An answer serves for a few seconds, so that a single lost packet does not count as silence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+
+import aiohttp
+from pydantic import ValidationError
+
+from deepcoder_contracts.judge import Capacity
+from deepcoder_operator.domain.pool_names import JUDGE_PORT
+from deepcoder_operator.domain.pool_plan import JudgeLoad, JudgePod
+from deepcoder_operator.sandbox.metrics import POLLS
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 1.0
+"""Shortest time between two questions to one judge."""
+
+STALE_SECONDS = 5.0
+"""Age at which an answer no longer counts."""
+
+_DEADLINE_SECONDS = 2.0
+_CONCURRENT = 32
+_MAX_ANSWER_BYTES = 64 * 1024
+
+
+class CapacityPoller:
+    """Remembers who was asked when. Close when done."""
+
+    def __init__(self, clock: Callable[[], float], port: int = JUDGE_PORT) -> None:
+        self._clock, self._port = clock, port
+        self._session: aiohttp.ClientSession | None = None
+        self._asked: dict[str, float] = {}
+        self._answers: dict[str, tuple[float, JudgeLoad]] = {}
+        self._slots = asyncio.Semaphore(_CONCURRENT)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def poll(self, pods: Iterable[JudgePod], token: str) -> dict[str, JudgeLoad]:
+        """Load by pod uid of the judges that have answered lately; asks those whose turn it is."""
+        ready = [p for p in pods if p.ready and p.address is not None]
+        now = self._clock()
+        due = [p for p in ready if now - self._asked.get(p.uid, float("-inf")) >= POLL_SECONDS]
+        self._asked |= {p.uid: now for p in due}
+        await asyncio.gather(*(self._ask(p, token) for p in due))
+        now = self._clock()
+        return {
+            p.uid: answer[1]
+            for p in ready
+            if (answer := self._answers.get(p.uid)) is not None and now - answer[0] < STALE_SECONDS
+        }
+
+    def forget(self, uids: Iterable[str]) -> None:
+        """These pods are gone."""
+        for uid in uids:
+            self._asked.pop(uid, None)
+            self._answers.pop(uid, None)
+
+    async def _ask(self, pod: JudgePod, token: str) -> None:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_DEADLINE_SECONDS))
+        host = f"[{pod.address}]" if pod.address and ":" in pod.address else pod.address
+        url = f"http://{host}:{self._port}/v1/capacity"
+        try:
+            async with (
+                self._slots,
+                self._session.get(url, headers={"Authorization": f"Bearer {token}"}, allow_redirects=False) as response,
+            ):
+                body = await response.content.read(_MAX_ANSWER_BYTES)
+            if response.status != 200:
+                raise ValueError(f"HTTP {response.status}")
+            capacity = Capacity.model_validate_json(body)
+        except (aiohttp.ClientError, TimeoutError, ValidationError, ValueError) as e:
+            POLLS.labels(outcome="failed").inc()
+            log.debug("judge %s did not tell its load: %s: %s", pod.name, type(e).__name__, e)
+            return
+        POLLS.labels(outcome="answered").inc()
+        self._answers[pod.uid] = (self._clock(), JudgeLoad(capacity.slots, capacity.busy, capacity.queued))

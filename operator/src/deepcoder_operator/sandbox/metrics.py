@@ -1,0 +1,35 @@
+"""Metrics of SandboxPools."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge
+
+from deepcoder_operator.api.sandboxpool import SandboxPoolStatus
+
+POLLS = Counter("deepcoder_operator_pool_capacity_polls_total", "Questions to judges for their load.", ["outcome"])
+PODS_CREATED = Counter("deepcoder_operator_pool_pods_created_total", "Judges' pods created.", ["namespace", "pool"])
+PODS_DELETED = Counter(
+    "deepcoder_operator_pool_pods_deleted_total", "Judges' pods deleted, by cause.", ["namespace", "pool", "cause"]
+)
+
+_GAUGES = {
+    "desired_replicas": Gauge("deepcoder_operator_pool_desired_replicas", "Judges wanted.", ["namespace", "pool"]),
+    "ready_replicas": Gauge("deepcoder_operator_pool_ready_replicas", "Judges ready.", ["namespace", "pool"]),
+    "slots": Gauge("deepcoder_operator_pool_slots", "Programs that ready judges can run.", ["namespace", "pool"]),
+    "busy_slots": Gauge("deepcoder_operator_pool_busy_slots", "Programs being judged.", ["namespace", "pool"]),
+    "queue_depth": Gauge("deepcoder_operator_pool_queue_depth", "Programs waiting.", ["namespace", "pool"]),
+}
+
+
+def show(namespace: str, pool: str, status: SandboxPoolStatus) -> None:
+    """Set the gauges of a pool."""
+    for field, gauge in _GAUGES.items():
+        gauge.labels(namespace=namespace, pool=pool).set(getattr(status, field))
+
+
+def forget(namespace: str, pool: str) -> None:
+    """Drop every series of a pool that is gone."""
+    for gauge in _GAUGES.values():
+        gauge.remove_by_labels({"namespace": namespace, "pool": pool})
+    for counter in (PODS_CREATED, PODS_DELETED):
+        counter.remove_by_labels({"namespace": namespace, "pool": pool})

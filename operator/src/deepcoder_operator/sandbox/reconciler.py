@@ -1,0 +1,260 @@
+"""One pass over one pool: look, decide (`domain.pool_*`), carry out, write the status once.
+
+The cached view serves to find out that nothing is to be done, which is nearly always so. Before anything is made or
+deleted the pods are listed live and the decision is taken again on that: a stale cache can therefore never lead to
+pods too many. Passes over one pool never overlap. What fails raises; the next pass starts from what it finds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from pydantic import ValidationError
+
+from deepcoder_operator.api.sandboxpool import SandboxPoolSpec, SandboxPoolStatus, ScalingMode
+from deepcoder_operator.board import ProgressBoard
+from deepcoder_operator.builders.podtemplate import TemplateError
+from deepcoder_operator.builders.pool import PoolIdentity, PoolSettings, build_pod, build_pod_template, template_hash
+from deepcoder_operator.domain.pool_names import pod_name, selector
+from deepcoder_operator.domain.pool_plan import Cause, Deletion, JudgePod, PodPlan, backoff_until, plan_pods
+from deepcoder_operator.domain.pool_scaling import Load, Recommendation, ScalingLimits, decide, recommend
+from deepcoder_operator.domain.pool_status import PoolFacts, Refusal, pool_status, worth_writing
+from deepcoder_operator.kube import errors
+from deepcoder_operator.kube.client import Kube, Object
+from deepcoder_operator.kube.informer import Informer
+from deepcoder_operator.kube.resources import PODS, POOLS
+from deepcoder_operator.sandbox import metrics
+from deepcoder_operator.sandbox.capacity import CapacityPoller
+from deepcoder_operator.sandbox.observe import controller_uid, judge_pods
+from deepcoder_operator.sandbox.support import NameConflict, PoolSupport
+from deepcoder_operator.sandbox.tokens import TokenReader
+
+log = logging.getLogger(__name__)
+
+ACTIVE_SECONDS = 1.0
+"""Time to the next look while programs are there or announced, or judges come or go."""
+
+IDLE_SECONDS = 5.0
+"""Time to the next look at a pool that is at rest."""
+
+_CREATIONS_A_PASS = 50
+_CONCURRENT_WRITES = 8
+_UNBOUNDED = 1_000_000
+
+
+class Recorder(Protocol):
+    """Emits events; never fails its caller."""
+
+    def __call__(self, obj: Object, reason: str, message: str, *, warning: bool = False) -> None:
+        """Say that something happened to an object."""
+        ...
+
+
+@dataclass
+class _Memory:
+    """What is remembered of a pool between passes; lost with the process, and then made up for by caution."""
+
+    history: tuple[Recommendation, ...] = ()
+    failures: list[float] = field(default_factory=list)
+    written_at: float = float("-inf")
+    known: set[str] = field(default_factory=set)
+
+
+class PoolReconciler:
+    """Reconciles pools, one call a pass."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        pods: Informer,
+        board: ProgressBoard,
+        settings: PoolSettings,
+        record: Recorder,
+        *,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        poller: CapacityPoller | None = None,
+    ) -> None:
+        """`pods` is indexed by "namespace/pool"; `clock` only goes forward, `wall` is seconds since the epoch."""
+        self._kube, self._pods, self._board, self._settings, self._record = kube, pods, board, settings, record
+        self._clock, self._wall = clock, wall
+        self._support = PoolSupport(kube, settings, clock)
+        self._tokens = TokenReader(kube, clock)
+        self._poller = poller or CapacityPoller(clock)
+        self._memory: dict[str, _Memory] = {}
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._poller.close()
+
+    def forget(self, namespace: str, name: str, uid: str) -> None:
+        """The pool is gone; its objects follow it by their owner references."""
+        memory = self._memory.pop(uid, None)
+        self._support.forget(uid)
+        self._tokens.forget(namespace, name)
+        self._poller.forget(memory.known if memory else ())
+        metrics.forget(namespace, name)
+
+    async def reconcile(self, obj: Object) -> float:
+        """One pass; returns the seconds after which to look again. Raises `KubeError`."""
+        metadata = obj["metadata"]
+        pool = PoolIdentity(metadata["namespace"], metadata["name"], metadata["uid"])
+        memory = self._memory.setdefault(pool.uid, _Memory())
+        previous = SandboxPoolStatus.model_validate(obj.get("status") or {})
+        facts = PoolFacts(pool.name, metadata["generation"], previous.desired_replicas, 0, "")
+        try:
+            spec = SandboxPoolSpec.model_validate(obj.get("spec") or {})
+            template = build_pod_template(pool, spec, self._settings)
+            await self._support.ensure(pool, spec)
+        except ValidationError as e:
+            first = e.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(p) for p in first["loc"])
+            facts = replace(facts, refusal=Refusal("InvalidSpec", f"spec.{where}: {first['msg']}"))
+        except TemplateError as e:
+            facts = replace(facts, refusal=Refusal("InvalidTemplate", str(e)))
+        except NameConflict as e:
+            facts = replace(facts, refusal=Refusal("NameConflict", str(e)))
+        if facts.refusal is not None:
+            pods = judge_pods(self._pods.group(f"{pool.namespace}/{pool.name}"), pool.uid)
+            await self._write_status(obj, previous, facts, pods, memory)
+            return IDLE_SECONDS
+
+        pods = await self._observe(pool, memory)
+        expected = self._board.expected_submissions(pool.namespace, pool.name, self._wall())
+        facts = self._scale(spec, previous, facts, pods, expected, memory)
+        facts = replace(facts, template_hash=template_hash(template))
+        plan = self._plan(spec, facts, pods, memory)
+        if not plan.empty:
+            pods = await self._observe(pool, memory, live=True)
+            plan = self._plan(spec, facts, pods, memory)
+            refusal = await self._carry_out(obj, pool, template, facts, plan, memory)
+            facts = replace(facts, refusal=refusal)
+            pods = await self._observe(pool, memory)
+        await self._write_status(obj, previous, facts, pods, memory)
+        load = sum(p.load.busy + p.load.queued for p in pods if p.load)
+        unsettled = not plan.empty or sum(p.ready and not p.deleting for p in pods) != facts.desired
+        return ACTIVE_SECONDS if load or expected or unsettled else IDLE_SECONDS
+
+    async def _observe(self, pool: PoolIdentity, memory: _Memory, *, live: bool = False) -> list[JudgePod]:
+        """The pool's pods with the load of those that are ready, from the cache or from the API server itself."""
+        if live:
+            objects, _ = await self._kube.list(PODS, pool.namespace, selector(pool.name))
+            for obj in objects:
+                self._pods.observe(obj)
+        else:
+            objects = self._pods.group(f"{pool.namespace}/{pool.name}")
+        pods = judge_pods(objects, pool.uid)
+        uids = {p.uid for p in pods}
+        self._poller.forget(memory.known - uids)
+        memory.known = uids
+        token = await self._tokens.read(pool.namespace, pool.name)
+        loads = await self._poller.poll(pods, token) if token else {}
+        return [replace(p, load=loads.get(p.uid)) for p in pods]
+
+    def _scale(
+        self,
+        spec: SandboxPoolSpec,
+        previous: SandboxPoolStatus,
+        facts: PoolFacts,
+        pods: Sequence[JudgePod],
+        expected: int,
+        memory: _Memory,
+    ) -> PoolFacts:
+        if spec.scaling.mode is ScalingMode.EXTERNAL:
+            memory.history = ()
+            return replace(facts, desired=spec.replicas, wanted_without_bound=spec.replicas)
+        limits = ScalingLimits(
+            min_replicas=spec.min_replicas,
+            max_replicas=spec.max_replicas,
+            slots_per_pod=spec.slots_per_pod,
+            target_queue_per_slot=spec.scaling.target_queue_per_slot,
+            stabilization_seconds=spec.scaling.stabilization_seconds,
+        )
+        serving = [p for p in pods if p.ready and not p.deleting]
+        loads = [p.load for p in serving if p.load is not None]
+        load = Load(
+            busy=sum(x.busy for x in loads),
+            queued=sum(x.queued for x in loads),
+            expected=expected,
+            complete=all(p.load is not None for p in serving),
+        )
+        decision = decide(load, limits, current=previous.desired_replicas, history=memory.history, now=self._clock())
+        memory.history = decision.history
+        unbounded = recommend(load, replace(limits, max_replicas=_UNBOUNDED))
+        return replace(facts, desired=decision.replicas, wanted_without_bound=unbounded)
+
+    def _plan(self, spec: SandboxPoolSpec, facts: PoolFacts, pods: Sequence[JudgePod], memory: _Memory) -> PodPlan:
+        now = self._clock()
+        return plan_pods(
+            pods,
+            desired=facts.desired,
+            template_hash=facts.template_hash,
+            now=self._wall(),
+            max_age=spec.recycle.max_age_seconds,
+            may_create=now >= backoff_until(memory.failures, now),
+        )
+
+    async def _carry_out(
+        self,
+        obj: Object,
+        pool: PoolIdentity,
+        template: dict[str, Any],
+        facts: PoolFacts,
+        plan: PodPlan,
+        memory: _Memory,
+    ) -> Refusal | None:
+        """Delete and create; a pod that the API server refuses is told in the pool's status."""
+        limit = asyncio.Semaphore(_CONCURRENT_WRITES)
+
+        async def create(index: int) -> Refusal | None:
+            async with limit:
+                return await self._create(pool, template, index)
+
+        async def delete(deletion: Deletion) -> None:
+            async with limit:
+                await self._delete(obj, pool, deletion, memory)
+
+        await asyncio.gather(*(delete(d) for d in plan.delete))
+        refusals = await asyncio.gather(*(create(i) for i in plan.create[:_CREATIONS_A_PASS]))
+        created = sum(r is None for r in refusals)
+        if created:
+            metrics.PODS_CREATED.labels(pool.namespace, pool.name).inc(created)
+            self._record(obj, "JudgesCreated", f"created {created} judges, {facts.desired} are wanted")
+        return next((r for r in refusals if r is not None), None)
+
+    async def _create(self, pool: PoolIdentity, template: dict[str, Any], index: int) -> Refusal | None:
+        name = pod_name(pool.name, index, template_hash(template))
+        try:
+            self._pods.observe(await self._kube.create(build_pod(pool, template, index)))
+        except errors.AlreadyExists:
+            existing = await self._kube.find(PODS, pool.namespace, name)
+            if existing is not None and controller_uid(existing) != pool.uid:
+                return Refusal("NameConflict", f"Pod {name} exists and does not belong to this pool: delete it")
+        except (errors.Forbidden, errors.Invalid) as e:
+            return Refusal("PodRefused", f"the API server refuses the judges' pods: {e}")
+        return None
+
+    async def _delete(self, obj: Object, pool: PoolIdentity, deletion: Deletion, memory: _Memory) -> None:
+        gone = await self._kube.delete(PODS, pool.namespace, deletion.name, uid=deletion.uid)
+        if deletion.cause is Cause.ENDED:
+            memory.failures = [*memory.failures[-31:], self._clock()]
+        if gone:
+            metrics.PODS_DELETED.labels(pool.namespace, pool.name, deletion.cause).inc()
+            self._record(obj, deletion.cause, f"deleted judge {deletion.name}", warning=deletion.cause is Cause.ENDED)
+
+    async def _write_status(
+        self, obj: Object, previous: SandboxPoolStatus, facts: PoolFacts, pods: Sequence[JudgePod], memory: _Memory
+    ) -> None:
+        metadata = obj["metadata"]
+        status = pool_status(previous, facts, pods, self._wall())
+        metrics.show(metadata["namespace"], metadata["name"], status)
+        if not worth_writing(previous, status, self._clock() - memory.written_at):
+            return
+        patch = {"metadata": {"resourceVersion": metadata["resourceVersion"]}, "status": status.to_wire()}
+        written = await self._kube.patch(POOLS, metadata["namespace"], metadata["name"], patch, "status")
+        memory.written_at = self._clock()
+        obj.update(written)
