@@ -61,27 +61,26 @@ def _merge_list(base: Sequence[Any], override: Sequence[Any], key: str) -> list[
     return out
 
 
-def refuse_owned(template: Mapping[str, Any], owned: Iterable[str], where: str) -> None:
+def refuse_owned(template: Mapping[str, Any], owned: Iterable[Sequence[str]], where: str) -> None:
     """Raise if the template sets an owned field.
 
-    `owned` are dotted paths below the template such as `spec.restartPolicy`; `containers[name].command` style paths
-    reach into the element of that name. `where` is the template's own path in the resource, for the message.
+    `owned` are paths below the template such as ("spec", "restartPolicy"); a segment `containers[judge]` reaches into
+    the element of that name. `where` is the template's own path in the resource, for the message.
     """
     for path in owned:
-        if _has(template, path.split(".")):
-            raise TemplateError(f"{where}.{path} is set by the operator: remove it from the template")
+        if _has(template, path):
+            raise TemplateError(f"{where}.{'.'.join(path)} is set by the operator: remove it from the template")
 
 
 def _has(node: Any, path: Sequence[str]) -> bool:
     head, *rest = path
-    field, _, name = head.partition("[")
+    field, bracket, name = head.partition("[")
     if not isinstance(node, Mapping) or field not in node:
         return False
     value = node[field]
-    if name:
+    if bracket:
         elements = value if isinstance(value, list) else []
-        return any(
-            isinstance(e, Mapping) and e.get("name") == name.rstrip("]") and (not rest or _has(e, rest))
-            for e in elements
-        )
+        value = next((e for e in elements if isinstance(e, Mapping) and e.get("name") == name.rstrip("]")), None)
+        if value is None:
+            return False
     return not rest or _has(value, rest)

@@ -43,24 +43,35 @@ _LEAVE_SERVICE_SECONDS = 3
 _USER = 65532
 
 _OWNED = (
-    "metadata.name",
-    "metadata.namespace",
-    f"metadata.labels.{LABEL_POOL}",
-    "spec.automountServiceAccountToken",
-    "spec.hostNetwork",
-    "spec.hostPID",
-    "spec.hostIPC",
-    "spec.hostUsers",
-    "spec.restartPolicy",
-    "spec.runtimeClassName",
-    f"spec.containers[{CONTAINER}].command",
-    f"spec.containers[{CONTAINER}].args",
-    f"spec.containers[{CONTAINER}].image",
-    f"spec.containers[{CONTAINER}].ports",
-    f"spec.containers[{CONTAINER}].securityContext",
-    f"spec.containers[{CONTAINER}].livenessProbe",
-    f"spec.containers[{CONTAINER}].readinessProbe",
-    f"spec.containers[{CONTAINER}].startupProbe",
+    ("metadata", "name"),
+    ("metadata", "namespace"),
+    ("metadata", "labels", LABEL_POOL),
+    *(
+        ("spec", field)
+        for field in (
+            "automountServiceAccountToken",
+            "hostNetwork",
+            "hostPID",
+            "hostIPC",
+            "hostUsers",
+            "restartPolicy",
+            "runtimeClassName",
+            "securityContext",
+        )
+    ),
+    *(
+        ("spec", f"containers[{CONTAINER}]", field)
+        for field in (
+            "command",
+            "args",
+            "image",
+            "ports",
+            "securityContext",
+            "livenessProbe",
+            "readinessProbe",
+            "startupProbe",
+        )
+    ),
 )
 
 

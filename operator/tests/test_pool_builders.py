@@ -1,0 +1,180 @@
+"""What a pool is made of: restricted pods, walls around them, and templates that cannot take the walls down."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from deepcoder_operator.api.sandboxpool import MAX_NAME_LENGTH, SandboxPoolSpec
+from deepcoder_operator.builders.podtemplate import TemplateError, merge
+from deepcoder_operator.builders.pool import (
+    PoolIdentity,
+    PoolSettings,
+    build_disruption_budget,
+    build_network_policy,
+    build_pod,
+    build_pod_template,
+    build_service,
+    build_token_secret,
+    template_hash,
+)
+from deepcoder_operator.domain.names import LABEL_RUN, own_pool_name
+from deepcoder_operator.domain.pool_names import LABEL_POOL, pod_name
+
+POOL = PoolIdentity("ml", "judges", "11111111-1111-1111-1111-111111111111")
+SETTINGS = PoolSettings("deepcoder-sandbox:1", "deepcoder", {"app.kubernetes.io/name": "deepcoder-operator"}, LABEL_RUN)
+
+
+def spec(**fields: Any) -> SandboxPoolSpec:
+    return SandboxPoolSpec.model_validate(fields)
+
+
+def pod(**fields: Any) -> dict[str, Any]:
+    return build_pod(POOL, build_pod_template(POOL, spec(**fields), SETTINGS), 0)
+
+
+def judge(**fields: Any) -> dict[str, Any]:
+    return pod(**fields)["spec"]["containers"][0]
+
+
+def test_pod_meets_the_restricted_standard() -> None:
+    body = pod()["spec"]
+    assert body["automountServiceAccountToken"] is False
+    assert body["securityContext"]["runAsNonRoot"] is True
+    assert body["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in body["containers"]:
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        }
+
+
+def test_server_is_started_as_the_spec_says() -> None:
+    command = judge(slotsPerPod=3, isolation={"minimumTier": "Namespaces"})["command"]
+    options = dict(zip(command[2::2], command[3::2], strict=True))
+    assert command[:2] == ["deepcoder-sandbox", "serve"]
+    assert options["--slots"] == "3"
+    assert options["--minimum-tier"] == "Namespaces"
+    mounts = {m["mountPath"]: m for m in judge()["volumeMounts"]}
+    assert options["--token-file"] == "/etc/deepcoder/token/token"
+    assert mounts["/etc/deepcoder/token"]["readOnly"] is True
+
+
+def test_image_is_the_pools_or_the_operators() -> None:
+    assert judge()["image"] == "deepcoder-sandbox:1"
+    assert judge(image="mine@sha256:abc")["image"] == "mine@sha256:abc"
+
+
+def test_runtime_class_reaches_the_pod() -> None:
+    assert pod(isolation={"runtimeClassName": "gvisor"})["spec"]["runtimeClassName"] == "gvisor"
+    assert "runtimeClassName" not in pod()["spec"]
+
+
+def test_template_adds_scheduling_and_resources_and_keeps_the_rest() -> None:
+    body = pod(
+        template={
+            "metadata": {"labels": {"team": "rl"}},
+            "spec": {
+                "nodeSelector": {"pool": "cpu"},
+                "imagePullSecrets": [{"name": "registry"}],
+                "containers": [
+                    {"name": "judge", "resources": {"requests": {"cpu": "500m"}}, "env": [{"name": "A", "value": "1"}]}
+                ],
+                "volumes": [{"name": "cache", "emptyDir": {}}],
+            },
+        }
+    )
+    container = body["spec"]["containers"][0]
+    assert body["metadata"]["labels"]["team"] == "rl"
+    assert body["metadata"]["labels"][LABEL_POOL] == "judges"
+    assert body["spec"]["nodeSelector"] == {"pool": "cpu"}
+    assert container["resources"]["requests"]["cpu"] == "500m"
+    assert container["resources"]["requests"]["memory"]
+    assert container["command"][0] == "deepcoder-sandbox"
+    assert {v["name"] for v in body["spec"]["volumes"]} == {"scratch", "token", "cache"}
+
+
+@pytest.mark.parametrize(
+    ("template", "field"),
+    [
+        ({"spec": {"hostNetwork": True}}, "spec.template.spec.hostNetwork"),
+        ({"spec": {"automountServiceAccountToken": True}}, "automountServiceAccountToken"),
+        ({"spec": {"runtimeClassName": "runc"}}, "runtimeClassName"),
+        ({"spec": {"containers": [{"name": "judge", "image": "x"}]}}, r"containers\[judge\].image"),
+        ({"spec": {"containers": [{"name": "judge", "command": ["sh"]}]}}, "command"),
+        ({"spec": {"containers": [{"name": "judge", "securityContext": {}}]}}, "securityContext"),
+        ({"spec": {"containers": [{"name": "side", "securityContext": {"privileged": True}}]}}, "privileged"),
+        ({"spec": {"volumes": [{"name": "v", "hostPath": {"path": "/"}}]}}, r"volumes\[v\].hostPath"),
+        ({"spec": {"securityContext": {"runAsUser": 0}}}, "securityContext"),
+        ({"metadata": {"labels": {LABEL_POOL: "other"}}}, "metadata.labels"),
+    ],
+)
+def test_template_cannot_take_down_the_walls(template: dict[str, Any], field: str) -> None:
+    with pytest.raises(TemplateError, match=field):
+        pod(template=template)
+
+
+def test_hash_follows_what_changes_the_pod_and_nothing_else() -> None:
+    def digest(**fields: Any) -> str:
+        return template_hash(build_pod_template(POOL, spec(**fields), SETTINGS))
+
+    assert digest(maxReplicas=50, scaling={"targetQueuePerSlot": 3}) == digest()
+    changed = [digest(image="other"), digest(slotsPerPod=4), digest(template={"spec": {"priorityClassName": "low"}})]
+    assert len({digest(), *changed}) == 4
+
+
+def test_names_fit_for_the_longest_run() -> None:
+    assert len(own_pool_name("r" * 36)) <= MAX_NAME_LENGTH
+    assert len(pod_name("p" * MAX_NAME_LENGTH, 9999, "0" * 8)) <= 63
+
+
+def test_judges_reach_nobody_and_are_reached_by_runs_and_the_operator() -> None:
+    policy = build_network_policy(POOL, spec(), SETTINGS)["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert policy["egress"] == []
+    (rule,) = policy["ingress"]
+    assert rule["ports"] == [{"port": 8080, "protocol": "TCP"}]
+    runs, operator = rule["from"]
+    assert runs == {"podSelector": {"matchExpressions": [{"key": LABEL_RUN, "operator": "Exists"}]}}
+    assert operator["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "deepcoder"}
+    assert operator["podSelector"]
+
+
+def test_unmanaged_egress_leaves_egress_to_other_policies() -> None:
+    policy = build_network_policy(POOL, spec(isolation={"egress": "Unmanaged"}), SETTINGS)["spec"]
+    assert policy["policyTypes"] == ["Ingress"]
+    assert "egress" not in policy
+
+
+def test_service_is_headless_and_shows_ready_judges_only() -> None:
+    body = build_service(POOL)
+    assert body["metadata"]["name"] == "judges-judge"
+    assert body["spec"]["clusterIP"] == "None"
+    assert body["spec"]["publishNotReadyAddresses"] is False
+
+
+def test_everything_goes_with_the_pool() -> None:
+    objects = [
+        build_service(POOL),
+        build_token_secret(POOL, "t"),
+        build_network_policy(POOL, spec(), SETTINGS),
+        build_disruption_budget(POOL),
+        pod(),
+    ]
+    for obj in objects:
+        (owner,) = obj["metadata"]["ownerReferences"]
+        assert (owner["uid"], owner["controller"]) == (POOL.uid, True)
+        assert obj["metadata"]["namespace"] == "ml"
+
+
+def test_merge_is_strategic() -> None:
+    base = {"a": {"b": 1, "c": 2}, "env": [{"name": "X", "value": "1"}], "tolerations": [{"key": "a"}]}
+    over = {"a": {"b": None, "d": 3}, "env": [{"name": "X", "value": "2"}, {"name": "Y"}], "tolerations": []}
+    assert merge(base, over) == {
+        "a": {"c": 2, "d": 3},
+        "env": [{"name": "X", "value": "2"}, {"name": "Y"}],
+        "tolerations": [],
+    }
+    assert base["a"] == {"b": 1, "c": 2}

@@ -1,0 +1,90 @@
+"""Certificates: made when absent, renewed before expiry, and trusted by clients that were given an older bundle."""
+
+from __future__ import annotations
+
+import ssl
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from deepcoder_operator.progress import certificates, keeper
+from deepcoder_operator.progress.certificates import TLSMaterial, renew
+
+HOSTS = ("deepcoder-progress.deepcoder.svc", "localhost", "127.0.0.1")
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def trusts(bundle: bytes, server: bytes, now: datetime) -> bool:
+    """Whether a client with this bundle accepts the server's certificate at this time."""
+    store = x509.verification.Store(x509.load_pem_x509_certificates(bundle))
+    verifier = x509.verification.PolicyBuilder().store(store).time(now).build_server_verifier(x509.DNSName(HOSTS[0]))
+    try:
+        verifier.verify(x509.load_pem_x509_certificate(server), [])
+    except x509.verification.VerificationError:
+        return False
+    return True
+
+
+def test_first_material_is_trusted_by_its_bundle_and_by_openssl() -> None:
+    material = renew(None, HOSTS, datetime.now(UTC))
+    assert trusts(material.bundle, material.server.certificate, datetime.now(UTC))
+    context = ssl.create_default_context(cadata=material.bundle.decode())
+    assert len(context.get_ca_certs()) == 1
+
+
+def test_fresh_material_is_left_alone() -> None:
+    material = renew(None, HOSTS, START)
+    assert renew(material, HOSTS, START + timedelta(days=30)) is material
+
+
+def test_server_certificate_is_renewed_before_it_expires() -> None:
+    old = renew(None, HOSTS, START)
+    new = renew(old, HOSTS, START + timedelta(days=61))
+    assert new.authorities == old.authorities
+    assert new.server != old.server
+
+
+def test_other_host_names_make_another_server_certificate() -> None:
+    old = renew(None, HOSTS, START)
+    assert renew(old, ("other.svc",), START).server != old.server
+
+
+def test_every_bundle_given_out_stays_good_for_half_a_year() -> None:
+    """Walk through 25 years: no client is cut off within 180 days of receiving its bundle."""
+    material: TLSMaterial | None = None
+    given: list[tuple[datetime, bytes]] = []
+    for day in range(0, 25 * 365, 15):
+        now = START + timedelta(days=day)
+        material = renew(material, HOSTS, now)
+        given = [(at, bundle) for at, bundle in given if now - at <= timedelta(days=180)] + [(now, material.bundle)]
+        assert all(trusts(bundle, material.server.certificate, now) for _, bundle in given), now
+        assert len(material.authorities) <= 2
+
+
+def test_stored_material_reads_back_the_same() -> None:
+    material = renew(None, HOSTS, START)
+    later = renew(material, HOSTS, START + timedelta(days=3300))
+    assert len(later.authorities) == 2
+    for m in (material, later):
+        keys = certificates.authority_keys(m)
+        assert certificates.read(m.bundle, keys, m.server.certificate, m.server.key) == m
+
+
+def test_key_of_another_certificate_is_refused() -> None:
+    one, other = renew(None, HOSTS, START), renew(None, HOSTS, START)
+    with pytest.raises(ValueError, match="does not belong"):
+        certificates.read(one.bundle, certificates.authority_keys(one), one.server.certificate, other.server.key)
+
+
+def test_keys_are_not_world_readable_while_they_are_loaded() -> None:
+    modes: list[int] = []
+
+    class Watching(ssl.SSLContext):
+        def load_cert_chain(self, certfile: str, keyfile: str | None = None, password: object = None) -> None:
+            modes.append(Path(str(keyfile)).stat().st_mode & 0o777)
+            super().load_cert_chain(certfile, keyfile)
+
+    keeper._load(Watching(ssl.PROTOCOL_TLS_SERVER), renew(None, HOSTS, START))
+    assert modes == [0o600]

@@ -1,0 +1,227 @@
+"""The progress endpoint over real TLS on loopback; only the token's review is replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp
+import pytest
+
+from deepcoder_contracts.progress import (
+    MAX_BODY_BYTES,
+    Desired,
+    ExpectedSubmissions,
+    ProgressReply,
+    ProgressReport,
+    TrainerPhase,
+)
+from deepcoder_operator.board import ProgressBoard, RunKey
+from deepcoder_operator.domain.names import LABEL_ORDINAL, LABEL_RUN
+from deepcoder_operator.progress import certificates, keeper
+from deepcoder_operator.progress.authentication import AuthenticationUnavailable, Subject, Unauthenticated
+from deepcoder_operator.progress.health import HealthServer
+from deepcoder_operator.progress.server import ProgressServer
+
+RUN = RunKey("ml", "demo")
+TOKEN = "good-token"
+
+
+class Tokens:
+    """Stands where the API server's TokenReview does."""
+
+    async def authenticate(self, token: str) -> Subject:
+        if token == TOKEN:
+            return Subject("ml", "demo-head", "uid-1")
+        if token == "unavailable":
+            raise AuthenticationUnavailable("the API server is away")
+        raise Unauthenticated("the token is not valid")
+
+
+@dataclass
+class Operator:
+    """A running server and a client that trusts it."""
+
+    board: ProgressBoard = field(default_factory=ProgressBoard)
+    active: bool = True
+    now: float = 0.0
+    url: str = ""
+    session: aiohttp.ClientSession | None = None
+
+    async def post(
+        self, body: bytes, token: str | None = TOKEN, path: str = "ml/demo"
+    ) -> tuple[int, dict[str, Any], aiohttp.ClientResponse]:
+        assert self.session is not None
+        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        async with self.session.post(f"{self.url}/v1/runs/{path}/progress", data=body, headers=headers) as response:
+            text = await response.text()
+        return response.status, json.loads(text) if text.startswith("{") else {}, response
+
+
+def report(**changes: Any) -> bytes:
+    values = {"ordinal": 3, "stage": "16k", "phase": TrainerPhase.TRAINING, "step": 7, "max_steps": 180}
+    return ProgressReport(**{**values, "sent_at": datetime.now(UTC), **changes}).to_json()
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[Operator]:
+    operator = Operator()
+    material = certificates.renew(None, ["localhost", "127.0.0.1"], datetime.now(UTC))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    keeper._load(context, material)
+
+    async def find_pod(namespace: str, name: str) -> dict[str, Any] | None:
+        labels = {LABEL_RUN: "demo", LABEL_ORDINAL: "3"}
+        return {"metadata": {"name": name, "namespace": namespace, "uid": "uid-1", "labels": labels}}
+
+    server = ProgressServer(
+        operator.board, Tokens(), find_pod, active=lambda: operator.active, clock=lambda: operator.now
+    )
+    port = await server.start("127.0.0.1", 0, context)
+    operator.url = f"https://localhost:{port}"
+    trust = ssl.create_default_context(cadata=material.bundle.decode())
+    try:
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trust)) as session:
+            operator.session = session
+            yield operator
+    finally:
+        await server.stop()
+
+
+@pytest.fixture
+async def operator() -> AsyncIterator[Operator]:
+    async with running() as op:
+        op.board.post(RUN, run_uid="run-uid", ordinal=3, reply=ProgressReply(), pool="judges")
+        yield op
+
+
+async def test_report_reaches_the_board_and_wakes_the_run(operator: Operator) -> None:
+    woken: list[RunKey] = []
+    operator.board.on_report = woken.append
+    body = report(expected_submissions=ExpectedSubmissions(count=64, within_seconds=60))
+    status, reply, _ = await operator.post(body)
+    assert (status, reply["desired"]) == (200, "Run")
+    heartbeat = operator.board.heartbeat(RUN, 3)
+    assert heartbeat is not None
+    assert heartbeat.report.step == 7
+    assert woken == [RUN]
+    assert operator.board.expected_submissions("ml", "judges", heartbeat.received_at) == 64
+
+
+async def test_wish_to_drain_is_carried_by_the_reply(operator: Operator) -> None:
+    wish = ProgressReply(desired=Desired.DRAIN, deadline_seconds=120)
+    operator.board.post(RUN, run_uid="run-uid", ordinal=3, reply=wish, pool=None)
+    status, reply, _ = await operator.post(report())
+    assert status == 200
+    assert ProgressReply.model_validate(reply) == wish
+
+
+async def test_attempt_that_is_no_longer_the_live_one_is_told_to_drain(operator: Operator) -> None:
+    operator.board.post(RUN, run_uid="run-uid", ordinal=4, reply=ProgressReply(), pool=None)
+    status, reply, _ = await operator.post(report())
+    assert (status, reply["desired"]) == (200, "Drain")
+    assert operator.board.heartbeat(RUN, 4) is None
+
+
+async def test_client_that_trusts_other_authorities_is_not_served(operator: Operator) -> None:
+    stranger = certificates.renew(None, ["localhost"], datetime.now(UTC))
+    trust = ssl.create_default_context(cadata=stranger.bundle.decode())
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trust)) as session:
+        with pytest.raises(aiohttp.ClientConnectorCertificateError):
+            await session.post(f"{operator.url}/v1/runs/ml/demo/progress")
+
+
+@pytest.mark.parametrize("token", [None, "", "wrong"])
+async def test_caller_without_a_good_token_is_refused(operator: Operator, token: str | None) -> None:
+    status, answer, response = await operator.post(report(), token=token)
+    assert status == 401
+    assert answer["error"]
+    assert response.headers["WWW-Authenticate"] == "Bearer"
+    assert operator.board.heartbeat(RUN, 3) is None
+
+
+@pytest.mark.parametrize(("path", "ordinal"), [("ml/other", 3), ("elsewhere/demo", 3), ("ml/demo", 2)])
+async def test_pod_may_speak_for_its_own_attempt_only(operator: Operator, path: str, ordinal: int) -> None:
+    status, _, _ = await operator.post(report(ordinal=ordinal), path=path)
+    assert status == 403
+    assert operator.board.heartbeat(RUN, 3) is None
+
+
+async def test_report_that_breaks_the_contract_is_refused_by_field(operator: Operator) -> None:
+    values = json.loads(report()) | {"step": -1}
+    status, answer, _ = await operator.post(json.dumps(values).encode())
+    assert (status, answer["field"]) == (400, "step")
+
+
+async def test_report_of_an_unknown_version_says_so(operator: Operator) -> None:
+    values = json.loads(report()) | {"schemaVersion": 9}
+    status, answer, _ = await operator.post(json.dumps(values).encode())
+    assert status == 400
+    assert "schemaVersion 9" in answer["error"]
+
+
+async def test_body_beyond_the_limit_is_refused_announced_or_not(operator: Operator) -> None:
+    status, _, _ = await operator.post(b"x" * (MAX_BODY_BYTES + 1))
+    assert status == 413
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(MAX_BODY_BYTES // 1024 + 1):
+            yield b"x" * 1024
+
+    status, _, _ = await operator.post(chunks())  # type: ignore[arg-type]
+    assert status == 413
+
+
+async def test_report_of_a_run_that_was_not_planned_yet_is_to_come_again(operator: Operator) -> None:
+    operator.board.withdraw(RUN)
+    status, _, response = await operator.post(report())
+    assert status == 503
+    assert int(response.headers["Retry-After"]) >= 1
+
+
+async def test_standby_sends_everyone_away(operator: Operator) -> None:
+    operator.active = False
+    status, answer, response = await operator.post(report())
+    assert (status, "standby" in answer["error"]) == (503, True)
+    assert int(response.headers["Retry-After"]) >= 1
+
+
+async def test_unreachable_api_server_is_not_taken_for_a_bad_token(operator: Operator) -> None:
+    status, _, _ = await operator.post(report(), token="unavailable")
+    assert status == 503
+
+
+async def test_pod_that_reports_too_often_is_slowed_down(operator: Operator) -> None:
+    statuses = [(await operator.post(report()))[0] for _ in range(12)]
+    assert statuses == [200] * 10 + [429] * 2
+    operator.now = 5.0
+    assert (await operator.post(report()))[0] == 200
+
+
+async def test_flood_without_tokens_is_cut_off_before_it_costs_a_review(operator: Operator) -> None:
+    answers = await asyncio.gather(*(operator.post(b"", token="wrong") for _ in range(80)))
+    statuses = [status for status, _, _ in answers]
+    assert statuses.count(401) == 60
+    assert statuses.count(429) == 20
+
+
+async def test_probes_tell_what_is_wrong_and_metrics_are_served() -> None:
+    trouble: dict[str, str | None] = {"watch": None}
+    server = HealthServer(live={"watch": lambda: trouble["watch"]}, ready={})
+    port = await server.start("127.0.0.1", 0)
+    try:
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+            assert (await session.get("/healthz")).status == 200
+            trouble["watch"] = "no event for 400 s"
+            response = await session.get("/healthz")
+            assert (response.status, await response.text()) == (503, "watch: no event for 400 s\n")
+            assert (await session.get("/readyz")).status == 200
+            assert "deepcoder_operator_progress_reports_total" in await (await session.get("/metrics")).text()
+    finally:
+        await server.stop()
