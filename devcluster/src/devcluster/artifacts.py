@@ -1,0 +1,85 @@
+"""Everything `build` makes and where it lies: programs, host packages, tools and the base image's file system.
+
+Locating is pure but for reading the Go modules that are hashed; making runs Go in one lane and Debian and Python in
+another, since the one waits for the processor and the other for the network. What exists is never made again.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+from dataclasses import dataclass
+from pathlib import Path
+
+from devcluster import debian, gobuild, tools
+from devcluster.exclusive import exclusive
+
+
+class NotBuilt(RuntimeError):
+    """Something that `devcluster build` makes is missing."""
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """Paths of what has been, or will be, built from the present sources."""
+
+    cache: Path
+    go_version: str
+
+    @property
+    def sysroot(self) -> Path:
+        return debian.sysroot_directory(self.cache)
+
+    @property
+    def base_archive(self) -> Path:
+        return debian.base_archive(self.cache)
+
+    @property
+    def kubectl(self) -> Path:
+        return tools.directory(self.cache) / "kubectl"
+
+    @property
+    def helm(self) -> Path:
+        return tools.directory(self.cache) / "helm"
+
+    def directory(self, module: str) -> Path:
+        """Directory of the programs built from Go module `module`."""
+        program = next(program for program in gobuild.PROGRAMS if program.module == module)
+        return gobuild.directory(program, self.cache, self.go_version)
+
+    def programs(self) -> dict[str, Path]:
+        """Every built program by the name it is started under."""
+        found: dict[str, Path] = {}
+        for program in gobuild.PROGRAMS:
+            place = gobuild.directory(program, self.cache, self.go_version)
+            names = [package.rpartition("/")[2] for package in program.packages] if len(program.packages) > 1 else []
+            for name in names or [program.module, *program.also_called]:
+                found[name] = place / name
+        return found
+
+    def missing(self) -> list[str]:
+        """Names of what is yet to be made."""
+        places = {program.module: self.directory(program.module) for program in gobuild.PROGRAMS}
+        places |= {"Debian programs": self.sysroot, "base file system": self.base_archive}
+        places |= {"kubectl and helm": tools.directory(self.cache)}
+        return [name for name, place in places.items() if not place.exists()]
+
+    def require(self) -> None:
+        """Raise NotBuilt, with the mend, when anything is missing."""
+        if missing := self.missing():
+            raise NotBuilt(f"not built yet: {', '.join(missing)}. Run: devcluster build")
+
+    def build(self) -> None:
+        """Make what is missing. Safe against a second run at the same time, and resumed by the next after a crash."""
+        with exclusive(self.cache / "locks" / "build", "build"):
+            with concurrent.futures.ThreadPoolExecutor(2) as lanes:
+                work = [lanes.submit(self._build_go), lanes.submit(self._build_rest)]
+                for done in concurrent.futures.as_completed(work):
+                    done.result()
+
+    def _build_go(self) -> None:
+        for program in gobuild.PROGRAMS:
+            gobuild.build(program, self.cache, self.go_version)
+
+    def _build_rest(self) -> None:
+        tools.fetch(self.cache)
+        debian.make_base(self.cache, debian.make_sysroot(self.cache))

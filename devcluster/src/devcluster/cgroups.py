@@ -1,0 +1,121 @@
+"""The cluster's cgroup in every mounted hierarchy: made by `up`, emptied and removed by `down`.
+
+Works with cgroup v2 and with the v1 hierarchies. Every process of the cluster starts in it and cannot leave it by
+forking, so that killing what it holds ends the cluster even when every record is lost. Fails with TimeoutError when
+processes survive SIGKILL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+_V2_CONTROLLERS = ("cpu", "cpuset", "memory", "pids", "hugetlb")
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """One mounted cgroup hierarchy; `controllers` is empty for v2 and for v1's named ones."""
+
+    mount: Path
+    version: int
+    controllers: frozenset[str] = frozenset()
+
+
+def parse_mounts(mountinfo: str) -> list[Hierarchy]:
+    """The hierarchies in the text of /proc/self/mountinfo, each once."""
+    found: dict[Path, Hierarchy] = {}
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        kind, _, options = after.split(" ", 2)
+        mount = Path(before.split()[4])
+        if kind == "cgroup2":
+            found[mount] = Hierarchy(mount, 2)
+        elif kind == "cgroup":
+            named = {word for word in options.split(",") if word.startswith("name=")}
+            found[mount] = Hierarchy(
+                mount, 1, frozenset() if named else frozenset(options.split(",")) - {"rw", "ro"}
+            )
+    return list(found.values())
+
+
+def hierarchies() -> list[Hierarchy]:
+    """The hierarchies mounted on this machine."""
+    return parse_mounts(Path("/proc/self/mountinfo").read_text())
+
+
+def unified(found: list[Hierarchy]) -> bool:
+    """Whether the machine runs on cgroup v2 alone."""
+    return all(hierarchy.version == 2 for hierarchy in found)
+
+
+def create(name: str) -> None:
+    """Make cgroup `name` in every hierarchy, with room for the node's own processes beside its pods."""
+    found = hierarchies()
+    for hierarchy in found:
+        group = hierarchy.mount / name
+        group.mkdir(exist_ok=True)
+        if hierarchy.version == 2 and unified(found):
+            for place in (hierarchy.mount, group):
+                for controller in _V2_CONTROLLERS:
+                    with contextlib.suppress(OSError):  # a controller this kernel lacks; the kubelet names what it misses
+                        (place / "cgroup.subtree_control").write_text(f"+{controller}")
+    (_tracking(found) / name / "node").mkdir(exist_ok=True)
+
+
+def join(name: str) -> None:
+    """Move the calling process into the cgroup of the node's own processes."""
+    (_tracking(hierarchies()) / name / "node" / "cgroup.procs").write_text(str(os.getpid()))
+
+
+def processes(name: str) -> set[int]:
+    """Pids in cgroup `name` and below, in any hierarchy."""
+    found: set[int] = set()
+    for hierarchy in hierarchies():
+        for procs in (hierarchy.mount / name).rglob("cgroup.procs"):
+            with contextlib.suppress(FileNotFoundError, OSError):
+                found |= {int(word) for word in procs.read_text().split()}
+    return found - {0}
+
+
+def kill(name: str, wait_seconds: float = 30.0) -> None:
+    """SIGKILL everything in cgroup `name` until it is empty."""
+    deadline = time.monotonic() + wait_seconds
+    while alive := processes(name):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"cgroup {name}: processes {sorted(alive)} are still there {wait_seconds:.0f} s after SIGKILL")
+        for pid in alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def remove(name: str, wait_seconds: float = 10.0) -> None:
+    """Remove the emptied cgroup `name` from every hierarchy."""
+    deadline = time.monotonic() + wait_seconds
+    for hierarchy in hierarchies():
+        root = hierarchy.mount / name
+        while root.is_dir():
+            for directory in sorted([root, *(path for path in root.rglob("*") if path.is_dir())], reverse=True):
+                with contextlib.suppress(OSError):  # dying processes keep a group busy for some milliseconds
+                    directory.rmdir()
+            if root.is_dir():
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"cgroup {root} cannot be removed: something in it is still busy")
+                time.sleep(0.05)
+
+
+def exists(name: str) -> bool:
+    """Whether any hierarchy has cgroup `name`."""
+    return any((hierarchy.mount / name).is_dir() for hierarchy in hierarchies())
+
+
+def _tracking(found: list[Hierarchy]) -> Path:
+    """The hierarchy in which processes are found again: v2 where it is alone, else v1's pids, which runc always joins."""
+    if unified(found):
+        return found[0].mount
+    return next(hierarchy.mount for hierarchy in found if "pids" in hierarchy.controllers)

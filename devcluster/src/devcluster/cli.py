@@ -1,0 +1,117 @@
+"""The command `devcluster`.
+
+Exit codes: 0 done, 64 the machine or an argument will not do (said with the mend), 1 anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from devcluster import doctor, forwards, lifecycle, node
+from devcluster.artifacts import Artifacts, NotBuilt
+from devcluster.command import CommandFailed
+from devcluster.config import DEFAULT_NAME, Cluster, ConfigError, cache_root
+from devcluster.exclusive import LockTimeout
+from devcluster.procfs import ProcessId
+
+EXIT_USAGE = 64
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, run, and turn known failures into a message and an exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.action(options))
+    except ConfigError as reason:
+        print(f"devcluster: {reason}", file=sys.stderr)
+        return EXIT_USAGE
+    except (CommandFailed, NotBuilt, node.NodeError, LockTimeout, TimeoutError, RuntimeError) as reason:
+        print(f"devcluster: {reason}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="devcluster", description=__import__("devcluster").__doc__)
+    parser.add_argument("--name", default=DEFAULT_NAME, help="which cluster, when there is more than one (%(default)s)")
+    actions = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def action(name: str, function: object, text: str) -> argparse.ArgumentParser:
+        added = actions.add_parser(name, help=text, description=text)
+        added.set_defaults(action=function)
+        return added
+
+    action("doctor", _doctor, "say what keeps this machine from running the cluster")
+    action("build", _build, "build the programs and file systems that are missing")
+    starting = action("up", _up, "start the cluster, or verify the one that runs")
+    starting.add_argument("--api-port", type=int, help="loopback port of the API server")
+    action("down", _down, "remove every trace of the cluster but its image store")
+    action("status", _status, "show the cluster's parts")
+    return parser
+
+
+def _cluster(options: argparse.Namespace) -> Cluster:
+    return Cluster.named(options.name)
+
+
+def _artifacts() -> Artifacts:
+    return Artifacts(cache_root(), doctor.go_version())
+
+
+def _machine_will_do(ports: tuple[int, ...] = ()) -> bool:
+    found = doctor.problems(doctor.inspect(cache_root(), ports))
+    for problem in found:
+        print(f"devcluster: {problem}.", file=sys.stderr)
+    return not found
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    cluster = _cluster(options)
+    ports = () if node.running(cluster) else (lifecycle.default_api_port(cluster),)
+    if not _machine_will_do(tuple(port for port in ports if port)):
+        return EXIT_USAGE
+    print("devcluster: this machine will do.")
+    return 0
+
+
+def _build(options: argparse.Namespace) -> int:
+    if not _machine_will_do():
+        return EXIT_USAGE
+    _artifacts().build()
+    return 0
+
+
+def _up(options: argparse.Namespace) -> int:
+    cluster = _cluster(options)
+    port = lifecycle.default_api_port(cluster) if options.api_port is None else options.api_port
+    if not _machine_will_do((port,) if port and not _forward(cluster, lifecycle.API_FORWARD) else ()):
+        return EXIT_USAGE
+    lifecycle.up(cluster, _artifacts(), port)
+    print(f"export KUBECONFIG={cluster.kubeconfig}")
+    return 0
+
+
+def _down(options: argparse.Namespace) -> int:
+    lifecycle.down(_cluster(options))
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    cluster = _cluster(options)
+    found = lifecycle.health(cluster, _artifacts())
+    if not found.exists:
+        print(f"cluster {cluster.name}: down")
+        return 1
+    print(f"cluster {cluster.name}: {'up and healthy' if not found.faults else '; '.join(found.faults)}")
+    print(f"kubeconfig  {cluster.kubeconfig}")
+    for part in node.components(cluster):
+        state = f"pid {part.pid}" if part.pid else f"down ({part.last_exit})"
+        print(f"{part.name:26} {state:14} {part.resident_bytes / 2**20:6.0f} MiB  restarts {part.restarts}")
+    for forward in forwards.existing(cluster):
+        print(f"{'forward ' + forward.name:26} 127.0.0.1:{forward.port} -> {forward.host}:{forward.target_port}")
+    return 1 if found.faults else 0
+
+
+def _forward(cluster: Cluster, name: str) -> ProcessId | None:
+    return next((forward.process for forward in forwards.existing(cluster) if forward.name == name), None)

@@ -1,0 +1,151 @@
+"""Debian packages without installing them: host programs unpacked into the cache, and a root file system for images.
+
+Both ask the distribution's own apt (its sources, keys and proxies) but keep apt's lists and downloads in the cache, so
+that the machine's package state is neither needed nor changed. Fails with apt's words, or when the machine is not a
+Debian 12, whose libraries the unpacked programs are linked against.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from devcluster import keys
+from devcluster.command import run
+from devcluster.progress import step
+
+_DOWNLOAD_SECONDS = 600.0
+SUITE = "bookworm"
+
+# Named with the libraries that a small Debian lacks; what every Debian has (libc, libseccomp with apt, …) is not.
+SYSROOT_PACKAGES = (
+    "runc",
+    "containernetworking-plugins",
+    "buildah",
+    "libgpgme11",
+    "libassuan0",
+    "libdevmapper1.02.1",
+    "mmdebstrap",
+    "nftables",
+    "libnftables1",
+    "libjansson4",
+    "libedit2",
+    "libbsd0",
+    "libmd0",
+    "iptables",
+    "libip4tc2",
+    "libip6tc2",
+    "libxtables12",
+    "libnfnetlink0",
+    "libnetfilter-conntrack3",
+    "libnftnl11",
+    "libmnl0",
+    "ipset",
+    "libipset13",
+)
+# What the three images of the project need beside their Python packages. libnuma1: vLLM's CPU build loads it.
+BASE_PACKAGES = ("python3", "python3-venv", "ca-certificates", "libnuma1", "libgomp1", "tzdata")
+
+
+def sysroot_directory(cache: Path) -> Path:
+    """Where the host programs lie, or will lie."""
+    return cache / f"sysroot-{keys.digest(SUITE, *SYSROOT_PACKAGES)}"
+
+
+def base_archive(cache: Path) -> Path:
+    """The root file system that the project's images start from, as a tar archive."""
+    return cache / f"base-{keys.digest(SUITE, *BASE_PACKAGES)}.tar"
+
+
+def search_path(sysroot: Path) -> str:
+    """PATH on which the programs of the sysroot come first."""
+    return ":".join([*(str(sysroot / place) for place in ("usr/sbin", "usr/bin", "sbin")), "/usr/sbin:/usr/bin:/sbin:/bin"])
+
+
+def library_overlay(sysroot: Path) -> tuple[str, str]:
+    """(mount point, lower directories of an overlay) that adds the sysroot's libraries to the machine's.
+
+    For a private mount namespace. LD_LIBRARY_PATH would not do: buildah starts itself anew without it.
+    """
+    triplet = f"{os.uname().machine}-linux-gnu"
+    target = f"/usr/lib/{triplet}"
+    return target, f"{target}:{sysroot}/usr/lib/{triplet}:{sysroot}/lib/{triplet}"
+
+
+def make_sysroot(cache: Path) -> Path:
+    """Download and unpack the host programs unless that has been done."""
+    final = sysroot_directory(cache)
+    if final.is_dir():
+        return final
+    cache.mkdir(parents=True, exist_ok=True)
+    with step("unpack Debian programs (runc, CNI plugins, buildah, nftables, …)"):
+        making = Path(tempfile.mkdtemp(prefix=".sysroot-", dir=cache))
+        try:
+            packages = making / "debs"
+            packages.mkdir()
+            apt = _private_apt(cache)
+            log = cache / "logs" / "apt.log"
+            run(["apt-get", *apt, "update"], deadline=_DOWNLOAD_SECONDS, log=log)
+            run(["apt-get", *apt, "download", *SYSROOT_PACKAGES], deadline=_DOWNLOAD_SECONDS, cwd=packages, log=log)
+            for package in sorted(packages.glob("*.deb")):
+                run(["dpkg-deb", "-x", package, making], deadline=120)
+            shutil.rmtree(packages)
+            _choose_nft_variants(making / "usr" / "sbin")
+            making.chmod(0o755)
+            making.rename(final)
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
+    return final
+
+
+def make_base(cache: Path, sysroot: Path) -> Path:
+    """Make the root file system of the base image unless that has been done."""
+    final = base_archive(cache)
+    if final.is_file():
+        return final
+    with step(f"make the base image's root file system (Debian {SUITE}, Python 3.11)"):
+        making = cache / f".{final.name}.{os.getpid()}"
+        try:
+            run(
+                ["nice", "-n", "5", sysroot / "usr" / "bin" / "mmdebstrap", "--mode=root", "--variant=minbase"]
+                + [f"--include={','.join(BASE_PACKAGES)}", "--dpkgopt=path-exclude=/usr/share/doc/*"]
+                + ["--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*"]
+                + ["--aptopt=APT::Sandbox::User \"root\"", "--format=tar", SUITE, making, *_sources()],
+                deadline=1200,
+                env={"PATH": search_path(sysroot)},
+                log=cache / "logs" / "mmdebstrap.log",
+            )
+            making.rename(final)
+        finally:
+            making.unlink(missing_ok=True)
+    return final
+
+
+def _private_apt(cache: Path) -> list[str]:
+    """Options that keep apt's lists, downloads and locks in the cache and its sources the machine's."""
+    place = cache / "apt"
+    for inner in ("lists/partial", "archives/partial"):
+        (place / inner).mkdir(parents=True, exist_ok=True)
+    settings = {
+        "Dir::State::lists": f"{place}/lists",
+        "Dir::Cache": str(place),
+        "APT::Sandbox::User": "root",
+        "Acquire::Retries": "3",
+        "Acquire::http::Timeout": "30",
+    }
+    return [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
+
+
+def _sources() -> list[Path]:
+    """The machine's own Debian sources, where they are kept in files that mmdebstrap reads; else its default."""
+    listed = [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("debian*"))]
+    return [path for path in listed if path.is_file() and SUITE in path.read_text()]
+
+
+def _choose_nft_variants(programs: Path) -> None:
+    """Debian's alternatives system is not run: name iptables' nftables variants ourselves."""
+    for family in ("iptables", "ip6tables"):
+        for action in ("", "-save", "-restore"):
+            (programs / f"{family}{action}").symlink_to("xtables-nft-multi")

@@ -1,0 +1,39 @@
+"""What a Dockerfile takes from its context: so that exactly these files decide whether its image is built again.
+
+Pure. Understands COPY without --from and ARG defaults, which is all that the project's Dockerfiles use; a COPY of the
+whole context or with a wildcard is refused, since then every file would be an input.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+_CONTINUED = re.compile(r"\\\n")
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+class DockerfileError(ValueError):
+    """A COPY whose files cannot be told in advance."""
+
+
+def copied_paths(text: str, arguments: Mapping[str, str] | None = None) -> list[str]:
+    """Paths in the context that COPY names, in order, each once; `arguments` are build arguments."""
+    values: dict[str, str] = {}
+    found: list[str] = []
+    for line in _CONTINUED.sub(" ", text).splitlines():
+        words = line.split()
+        if not words:
+            continue
+        if words[0] == "ARG" and "=" in words[1]:
+            name, _, default = words[1].partition("=")
+            values[name] = (arguments or {}).get(name, default)
+        if words[0] != "COPY" or any(word.startswith("--from") for word in words):
+            continue
+        for source in [word for word in words[1:-1] if not word.startswith("--")]:
+            path = _VARIABLE.sub(lambda match: values.get(match[1], match[0]), source).rstrip("/")
+            if path in ("", ".") or "$" in path or "*" in path:
+                raise DockerfileError(f"{line.strip()!r}: name the files and directories that are copied")
+            if path not in found:
+                found.append(path)
+    return found

@@ -1,0 +1,158 @@
+"""Says at once everything that keeps a machine from running the cluster, each problem with its mend.
+
+`inspect` looks at the machine and returns facts; `problems` is pure and decides. Run before `build` and `up` too.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from devcluster.command import CommandFailed, run
+from devcluster.config import GO_MINOR
+
+_GIB = 1 << 30
+_DISK_NEEDED = 25 * _GIB
+_MEMORY_NEEDED = 7 * _GIB
+_KERNEL_NEEDED = (5, 10)
+_PROGRAMS_NEEDED = {
+    "ip": "iproute2",
+    "nsenter": "util-linux",
+    "mount": "mount",
+    "apt-get": "apt",
+    "dpkg-deb": "dpkg",
+    "perl": "perl",
+    "tar": "tar",
+    "nice": "coreutils",
+}
+_FILESYSTEMS_NEEDED = ("overlay", "proc", "tmpfs")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What `problems` judges; sizes in bytes, `go_version` as `go env GOVERSION` prints it or empty."""
+
+    root: bool
+    machine: str
+    debian_version: str
+    kernel: tuple[int, int]
+    go_version: str
+    free_disk: int
+    memory: int
+    cache: Path
+    missing_programs: tuple[str, ...]
+    missing_filesystems: tuple[str, ...]
+    bridge_netfilter: bool
+    cgroups: bool
+    taken_ports: tuple[int, ...]
+
+
+def problems(facts: Facts) -> list[str]:
+    """What must be mended first, one sentence each; empty when the machine will do."""
+    found: list[str] = []
+    if not facts.root:
+        found.append("not root: namespaces, mounts and cgroups of the node need it. Run with sudo, or as root")
+    if facts.machine != "x86_64":
+        found.append(f"machine is {facts.machine}: the packaged kubectl and helm are x86_64 programs. Use such a machine")
+    if not facts.debian_version.startswith("12"):
+        found.append(
+            f"system is not Debian 12 (VERSION_ID is {facts.debian_version or 'unknown'}): runc, buildah and the CNI plugins"
+            " are unpacked from its packages and use its libraries. Use a Debian 12 machine or container"
+        )
+    if facts.kernel < _KERNEL_NEEDED:
+        found.append(f"kernel {facts.kernel[0]}.{facts.kernel[1]} is older than 5.10. Use a newer kernel")
+    found += _go_problems(facts.go_version)
+    if facts.free_disk < _DISK_NEEDED:
+        found.append(
+            f"{facts.free_disk / _GIB:.0f} GiB free for {facts.cache}, {_DISK_NEEDED / _GIB:.0f} GiB needed."
+            " Free some, or set DEEPCODER_CACHE to a directory on another disk"
+        )
+    if facts.memory < _MEMORY_NEEDED:
+        found.append(f"{facts.memory / _GIB:.1f} GiB of memory, {_MEMORY_NEEDED / _GIB:.0f} GiB needed. Use a bigger machine")
+    if {"var", "run", "proc", "sys"} & set(facts.cache.parts[1:2]):
+        found.append(
+            f"the cache {facts.cache} lies under a directory that the node replaces by its own."
+            " Set DEEPCODER_CACHE to a place outside /var and /run"
+        )
+    if facts.missing_programs:
+        packages = sorted({_PROGRAMS_NEEDED[name] for name in facts.missing_programs})
+        found.append(f"missing {', '.join(facts.missing_programs)}. Run: apt-get install {' '.join(packages)}")
+    found += [f"the kernel lacks the {name} file system. Run: modprobe {name}" for name in facts.missing_filesystems]
+    if not facts.bridge_netfilter:
+        found.append("bridged traffic does not pass the packet filter, so Services fail. Run: modprobe br_netfilter")
+    if not facts.cgroups:
+        found.append("no cgroup hierarchy with a pids controller is mounted under /sys/fs/cgroup. Mount cgroups")
+    found += [
+        f"port {port} on 127.0.0.1 is taken by another program. Choose another with --api-port or --s3-port, or stop that program"
+        for port in facts.taken_ports
+    ]
+    return found
+
+
+def _go_problems(version: str) -> list[str]:
+    if not version:
+        return [f"Go is not installed. Install Go {GO_MINOR} and put its bin directory on PATH"]
+    minor = re.match(r"go(\d+\.\d+)", version)
+    if minor is not None and minor[1] == GO_MINOR:
+        return []
+    reason = (
+        "an API server built with Go 1.27 serves malformed OpenAPI, and kubectl refuses what it should apply"
+        if minor is not None and minor[1] == "1.27"
+        else "the cluster's programs are built and tried with that version alone"
+    )
+    return [f"Go is {version}, {GO_MINOR} is needed: {reason}. Install Go {GO_MINOR} and put it first on PATH"]
+
+
+def inspect(cache: Path, ports: tuple[int, ...] = ()) -> Facts:
+    """Look at this machine; `ports` are those that the cluster would listen on and does not yet."""
+    existing = cache
+    while not existing.exists():
+        existing = existing.parent
+    kernel = re.match(r"(\d+)\.(\d+)", platform.release())
+    known = Path("/proc/filesystems").read_text().split()
+    return Facts(
+        root=os.geteuid() == 0,
+        machine=platform.machine(),
+        debian_version=_debian_version(),
+        kernel=(int(kernel[1]), int(kernel[2])) if kernel else (0, 0),
+        go_version=go_version(),
+        free_disk=shutil.disk_usage(existing).free,
+        memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        cache=cache,
+        missing_programs=tuple(name for name in _PROGRAMS_NEEDED if shutil.which(name) is None),
+        missing_filesystems=tuple(name for name in _FILESYSTEMS_NEEDED if name not in known),
+        bridge_netfilter=Path("/proc/sys/net/bridge").is_dir(),
+        cgroups=Path("/sys/fs/cgroup/cgroup.controllers").exists() or Path("/sys/fs/cgroup/pids").is_dir(),
+        taken_ports=tuple(port for port in ports if _taken(port)),
+    )
+
+
+def go_version() -> str:
+    """Version of the Go on PATH, such as go1.26.8, or an empty text."""
+    try:
+        return run(["go", "env", "GOVERSION"], deadline=30, env={"GOTOOLCHAIN": "local"}, cwd=Path("/")).strip()
+    except (FileNotFoundError, CommandFailed):
+        return ""
+
+
+def _debian_version() -> str:
+    try:
+        release = platform.freedesktop_os_release()
+    except OSError:
+        return ""
+    return release.get("VERSION_ID", "") if release.get("ID") == "debian" else ""
+
+
+def _taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False

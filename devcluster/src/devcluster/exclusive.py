@@ -1,0 +1,46 @@
+"""One at a time: a lock that two runs of the tool share, whichever way the other one ends.
+
+The kernel drops a `flock` with its holder, so that a killed run never locks out the next. Fails with `LockTimeout`
+after a stated wait, naming the holder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+
+class LockTimeout(RuntimeError):
+    """Somebody else held the lock for the whole wait."""
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, what: str, wait_seconds: float = 3600) -> Iterator[None]:
+    """Hold the lock file `path` while `what` is done; wait for another holder up to `wait_seconds`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as handle:
+        deadline = time.monotonic() + wait_seconds
+        told = False
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                handle.seek(0)
+                holder = handle.read().strip() or "another process"
+                if time.monotonic() >= deadline:
+                    raise LockTimeout(f"{what}: {holder} still holds {path} after {wait_seconds:.0f} s") from None
+                if not told:
+                    print(f"devcluster: {what} waits for {holder}", file=sys.stderr, flush=True)
+                    told = True
+                time.sleep(0.2)
+        handle.seek(0)
+        handle.truncate()
+        handle.write(f"process {os.getpid()} ({what})")
+        handle.flush()
+        yield

@@ -1,0 +1,106 @@
+"""Builds the programs of the cluster from Go modules, one directory of the cache for each set of inputs.
+
+A program's inputs are its module under `devcluster/go` (go.mod, go.sum, sources), its flags and Go's version. A build
+goes into a temporary directory and is renamed when complete, so that a killed build leaves nothing half made.
+Fails with the compiler's words when a module does not build.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from devcluster import keys
+from devcluster.command import run
+from devcluster.config import KUBERNETES_VERSION, REPOSITORY
+from devcluster.progress import step
+
+GO_MODULES = REPOSITORY / "devcluster" / "go"
+_BUILD_SECONDS = 3600.0
+_KUBERAY_MODULE = "github.com/ray-project/kuberay/ray-operator"
+
+
+@dataclass(frozen=True)
+class GoProgram:
+    """One module under `devcluster/go` and the packages built from it into one directory."""
+
+    module: str
+    packages: tuple[str, ...] = (".",)
+    tags: str = ""
+    ldflags: str = ""
+    also_called: tuple[str, ...] = ()
+    """Further names of the (single) program: it looks at the name it is started under."""
+    crds_in: tuple[str, str] | None = None
+    """(module, directory in its source) of the custom resource definitions that belong to the program."""
+
+
+PROGRAMS = (
+    GoProgram("pause"),
+    GoProgram(
+        "kubernetes",
+        tags="providerless",
+        ldflags=f"-X k8s.io/component-base/version.gitVersion={KUBERNETES_VERSION}",
+        also_called=("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet"),
+    ),
+    GoProgram(
+        "containerd",
+        packages=tuple(
+            f"github.com/containerd/containerd/v2/cmd/{name}"
+            for name in ("containerd", "containerd-shim-runc-v2", "ctr")
+        ),
+        tags="no_btrfs no_devmapper no_zfs",
+    ),
+    GoProgram("etcd", packages=("go.etcd.io/etcd/server/v3",)),
+    GoProgram("coredns"),
+    GoProgram("versitygw", packages=("github.com/versity/versitygw/cmd/versitygw",)),
+    GoProgram("kuberay", packages=(_KUBERAY_MODULE,), crds_in=(_KUBERAY_MODULE, "config/crd/bases")),
+    GoProgram("kube-router", packages=("github.com/cloudnativelabs/kube-router/v2/cmd/kube-router",)),
+)
+
+
+def key(program: GoProgram, go_version: str, modules: Path = GO_MODULES) -> str:
+    """Content hash of everything that decides what a build of `program` gives."""
+    return keys.tree_digest(modules, [program.module], go_version, repr(program))
+
+
+def directory(program: GoProgram, cache: Path, go_version: str) -> Path:
+    """Where the programs built from `program` lie, or will lie."""
+    return cache / "bin" / f"{program.module}-{key(program, go_version)}"
+
+
+def build(program: GoProgram, cache: Path, go_version: str) -> Path:
+    """Build `program` unless that has been done; return its directory."""
+    final = directory(program, cache, go_version)
+    if final.is_dir():
+        return final
+    final.parent.mkdir(parents=True, exist_ok=True)
+    source = GO_MODULES / program.module
+    environment = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly -buildvcs=false"}
+    with step(f"build {program.module}"):
+        making = Path(tempfile.mkdtemp(prefix=f".{program.module}-", dir=final.parent))
+        try:
+            output = f"{making}{os.sep}" if len(program.packages) > 1 else str(making / program.module)
+            run(
+                ["nice", "-n", "10", "go", "build", "-trimpath", "-tags", program.tags]
+                + ["-ldflags", f"-s -w {program.ldflags}".strip(), "-o", output, *program.packages],
+                deadline=_BUILD_SECONDS,
+                env=environment,
+                cwd=source,
+                log=cache / "logs" / f"go-{program.module}.log",
+            )
+            for name in program.also_called:
+                (making / name).symlink_to(program.module)
+            if program.crds_in is not None:
+                module, inner = program.crds_in
+                found = run(["go", "list", "-m", "-f", "{{.Dir}}", module], deadline=60, env=environment, cwd=source)
+                (making / "crds").mkdir()
+                for crd in (Path(found.strip()) / inner).glob("*.yaml"):
+                    shutil.copyfile(crd, making / "crds" / crd.name)
+            making.chmod(0o755)
+            making.rename(final)
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
+    return final

