@@ -1,0 +1,149 @@
+"""The operator's own configuration: one YAML file, which the chart makes from its values.
+
+Everything has a default that works on a developer's machine against KUBECONFIG, so `deepcoder-operator run` needs no
+file. What cannot be done yet is refused here, by field, before anything is watched.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Self
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+"""A TCP port; 0 takes any that is free."""
+
+Namespace = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
+"""Name of a namespace."""
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; the message names the field and the mend."""
+
+
+class Config(BaseModel):
+    """A part of the configuration: immutable, camelCase, unknown fields refused."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True
+    )
+
+
+class Authentication(StrEnum):
+    """How tokens of trainers are checked."""
+
+    TOKEN_REVIEW = "TokenReview"  # noqa: S105  the API's name
+    JWKS = "JWKS"
+
+
+class Images(Config):
+    """Images of what the operator starts."""
+
+    trainer: str = ""
+    """Image of runs that name none; empty: every run must."""
+
+    sandbox: str = "deepcoder-sandbox"
+    """Image of judges whose pool names none."""
+
+
+class Progress(Config):
+    """The HTTPS endpoint that trainers report to."""
+
+    url: Annotated[str, StringConstraints(pattern=r"^https://[^/\s]+$")] = "https://localhost:8443"
+    """Under which trainers reach it."""
+
+    port: Port = 8443
+    """Port that the process listens on."""
+
+    tls_secret: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")] = (
+        "deepcoder-operator-progress-tls"  # noqa: S105  the Secret's name
+    )
+    """Secret of the operator's namespace that holds its certificate authority; made if absent."""
+
+    authentication: Authentication = Authentication.TOKEN_REVIEW
+    """TokenReview. JWKS, for an operator without cluster-wide rights, is not supported yet."""
+
+    @property
+    def host(self) -> str:
+        """Host of the URL, for the certificate."""
+        return urlsplit(self.url).hostname or "localhost"
+
+    @model_validator(mode="after")
+    def _supported(self) -> Self:
+        if self.authentication is Authentication.JWKS:
+            raise ValueError("JWKS is not supported yet: use authentication: TokenReview")
+        return self
+
+
+class Price(Config):
+    """What a GPU costs on pods with these node selectors."""
+
+    per_gpu_hour: Annotated[float, Field(ge=0)]
+    """Price of one GPU for one hour."""
+
+    node_selector: dict[str, str] = {}
+    """Matches pods whose nodeSelector has all of these; empty matches every pod."""
+
+
+class Storage(Config):
+    """What the operator may talk to on behalf of runs."""
+
+    allowed_endpoints: list[Annotated[str, StringConstraints(pattern=r"^https?://[^\s]+$")]] = []
+    """S3 endpoints that runs may name; empty: any. AWS itself is always allowed."""
+
+
+class OperatorConfig(Config):
+    """All of it."""
+
+    namespace: Namespace = "deepcoder"
+    """Namespace of the operator itself: its certificates are kept there, and judges let its pods in."""
+
+    pod_labels: dict[str, str] = {"app.kubernetes.io/name": "deepcoder-operator"}
+    """Labels of the operator's pods, for NetworkPolicies that let it in."""
+
+    watch_namespaces: list[Namespace] = []
+    """Namespaces to work in; empty: all. Naming some is not supported yet."""
+
+    monitoring_namespace: Namespace | None = None
+    """Namespace of Prometheus, which may scrape pods of runs and pools."""
+
+    health_port: Port = 8080
+    """Port of /healthz, /readyz and /metrics."""
+
+    images: Images = Images()
+    """Images of what the operator starts."""
+
+    progress: Progress = Progress()
+    """The endpoint that trainers report to."""
+
+    storage: Storage = Storage()
+    """What the operator may talk to."""
+
+    prices: list[Price] = []
+    """Prices of GPUs; the first that matches a pod holds. None: no cost is estimated."""
+
+    @model_validator(mode="after")
+    def _supported(self) -> Self:
+        if self.watch_namespaces:
+            raise ValueError("watchNamespaces is not supported yet: leave it empty to work in all namespaces")
+        return self
+
+
+def load_config(path: Path | None) -> OperatorConfig:
+    """Read the file, or take the defaults; raises `ConfigError` naming the file, the field and the mend."""
+    if path is None:
+        return OperatorConfig()
+    try:
+        return OperatorConfig.model_validate(yaml.safe_load(path.read_text()) or {})
+    except OSError as e:
+        raise ConfigError(f"--config {path}: {e.strerror}") from e
+    except yaml.YAMLError as e:
+        raise ConfigError(f"--config {path} is no YAML: {e}") from e
+    except ValidationError as e:
+        wrong = [f"{'.'.join(map(str, x['loc'])) or 'file'}: {x['msg']}" for x in e.errors(include_url=False)]
+        raise ConfigError(f"--config {path}: {'; '.join(wrong)}") from e
