@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 from pydantic.alias_generators import to_camel
 
 GROUP = "deepcoder.dev"
@@ -62,12 +62,13 @@ class Rule(NamedTuple):
     field_path: str | None = None
 
 
-def validations(*rules: Rule) -> list[dict[str, str]]:
+def validations(*rules: Rule) -> list[JsonValue]:
     """The rules as `x-kubernetes-validations`."""
-    return [
-        {"rule": r.rule, "message": r.message, "reason": r.reason} | ({"fieldPath": r.field_path} if r.field_path else {})
-        for r in rules
-    ]
+    out: list[JsonValue] = []
+    for r in rules:
+        path: dict[str, JsonValue] = {"fieldPath": r.field_path} if r.field_path else {}
+        out.append({"rule": r.rule, "message": r.message, "reason": r.reason, **path})
+    return out
 
 
 def immutable(what: str, mend: str) -> dict[str, Any]:

@@ -123,7 +123,7 @@ RESOURCE = CustomResource(
         ),
         Rule(
             "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-            "metadata.name must be a DNS label that starts with a letter (a-z, 0-9 and '-'): RayJobs are named after it",
+            "metadata.name must be a DNS label that starts with a letter (a-z, 0-9, '-'): RayJobs are named after it",
         ),
         Rule(
             _STARTED_STAGES,

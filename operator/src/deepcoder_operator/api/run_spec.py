@@ -163,7 +163,9 @@ class Scheduling(Spec):
         }
     )
 
-    queue_name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)] | None = None
+    queue_name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)] | None = (
+        None
+    )
     """Kueue LocalQueue of this namespace."""
 
     priority_class_name: Annotated[str, StringConstraints(max_length=253)] | None = None
@@ -259,9 +261,7 @@ class RunSpec(Spec):
     stages: Annotated[list[Stage], Field(min_length=1, max_length=MAX_STAGES, json_schema_extra=NAMED_MAP)]
     """Stages, in order. Stages that have started cannot be changed; later ones can, and more can be appended."""
 
-    approved_stages: Annotated[
-        list[DNSLabel], Field(max_length=MAX_STAGES, json_schema_extra={LIST_TYPE: "set"})
-    ] = []
+    approved_stages: Annotated[list[DNSLabel], Field(max_length=MAX_STAGES, json_schema_extra={LIST_TYPE: "set"})] = []
     """Held stages that may be passed. Appending a name releases the stage."""
 
     sandbox: Sandbox

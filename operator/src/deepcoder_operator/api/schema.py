@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, JsonValue
 from pydantic.json_schema import models_json_schema
 
 from deepcoder_operator.api.base import GROUP, LIST_MAP_KEYS, LIST_TYPE, PRESERVE, VALIDATIONS, VERSION
@@ -21,9 +21,9 @@ MAX_STRING = 1024
 MAX_PROPERTIES = 64
 
 _KEPT = (
-    "description type enum format pattern minimum maximum multipleOf minLength maxLength minItems maxItems "
-    "minProperties maxProperties required nullable"
-).split()
+    *("description", "type", "enum", "format", "pattern", "minimum", "maximum", "multipleOf", "required", "nullable"),
+    *("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"),
+)
 
 
 class SchemaError(ValueError):
@@ -75,7 +75,7 @@ class CustomResource:
     columns: tuple[Column, ...]
     """Printer columns."""
 
-    rules: list[dict[str, str]] = field(default_factory=list)
+    rules: list[JsonValue] = field(default_factory=list)
     """CEL rules at the root, which see metadata.name, spec and status."""
 
     scale: Mapping[str, str] | None = None
@@ -94,7 +94,7 @@ def custom_resource_definition(resource: CustomResource) -> dict[str, Any]:
         [(resource.spec, "validation"), (resource.status, "validation")], by_alias=True, ref_template="{model}"
     )
     convert = _Converter(document["$defs"], resource)
-    root = {
+    root: dict[str, Any] = {
         "type": "object",
         "description": resource.description,
         "required": ["spec"],

@@ -84,8 +84,7 @@ class Kube:
         query = {"limit": "500"} | ({"labelSelector": selector} if selector else {})
         while True:
             page = await self._request("GET", resource.path(namespace), query=query, retry=True)
-            for item in page.get("items") or ():
-                items.append({"apiVersion": resource.api_version, "kind": resource.kind, **item})
+            items += [{"apiVersion": resource.api_version, "kind": resource.kind, **i} for i in page.get("items") or ()]
             token = page["metadata"].get("continue")
             if not token:
                 return items, page["metadata"]["resourceVersion"]

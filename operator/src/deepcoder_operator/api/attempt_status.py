@@ -1,0 +1,115 @@
+"""The live attempt as the status remembers it: the intent that is written before its RayJob is made, and its end."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+
+from pydantic import Field
+
+from deepcoder_contracts.manifest import ParentRef
+from deepcoder_operator.api.base import Status
+from deepcoder_operator.api.failure import FailureReason
+
+
+class AttemptState(StrEnum):
+    """What an attempt is in. Intended: written down, its RayJob may exist or not. Leaving: its RayJob is deleted."""
+
+    INTENDED = "Intended"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    DRAINING = "Draining"
+    LEAVING = "Leaving"
+
+
+class DrainCause(StrEnum):
+    """Why an attempt is asked to stop."""
+
+    SUSPEND = "Suspend"
+    DELETION = "Deletion"
+
+
+class Outcome(StrEnum):
+    """How an attempt ended."""
+
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    DRAINED = "Drained"
+    DRAIN_TIMED_OUT = "DrainTimedOut"
+
+
+class AttemptStatus(Status):
+    """The live attempt. Written before its RayJob is made, removed when the RayJob is gone."""
+
+    ordinal: int = Field(ge=1, le=999)
+    """Number of the attempt; it grows with every RayJob of the run."""
+
+    stage_index: int = Field(ge=0)
+    """Position of its stage."""
+
+    name: str
+    """Name of its RayJob and ConfigMap."""
+
+    state: AttemptState = AttemptState.INTENDED
+    """Intended, Starting, Running, Draining or Leaving."""
+
+    uid: str | None = None
+    """UID of its RayJob."""
+
+    cluster_uid: str | None = None
+    """UID of its RayCluster; Kueue may give the same RayJob another."""
+
+    head_pod: str | None = None
+    """Name of its Ray head's pod."""
+
+    head_uid: str | None = None
+    """UID of its Ray head's pod: the head is the attempt, another head is another attempt."""
+
+    parent: ParentRef | None = None
+    """Checkpoint of another stage or run that it starts from."""
+
+    intended_time: datetime
+    """When it was decided."""
+
+    admitted_time: datetime | None = None
+    """When its quota was granted (without a queue: when its RayJob was made)."""
+
+    running_time: datetime | None = None
+    """When its program began."""
+
+    step_time: datetime | None = None
+    """When a step was last seen to finish."""
+
+    heartbeat_time: datetime | None = None
+    """When it last reported."""
+
+    drain_cause: DrainCause | None = None
+    """Why it is asked to stop."""
+
+    drain_deadline: datetime | None = None
+    """When its pods go, saved or not."""
+
+    outcome: Outcome | None = None
+    """How it ended, once that is known."""
+
+    reason: FailureReason | None = None
+    """What it failed of."""
+
+    evidence: str | None = None
+    """What the classification rests on."""
+
+    gpus: int = 0
+    """GPUs its pods ask for."""
+
+
+class BackoffStatus(Status):
+    """A pause before the next attempt."""
+
+    until: datetime
+    """When the next attempt may begin."""
+
+    failures_in_row: int = Field(ge=0)
+    """Failures since the last new checkpoint; each doubles the pause."""
+
+    reason: FailureReason
+    """What the last attempt failed of."""

@@ -1,0 +1,169 @@
+"""What makes a run acceptable that CEL cannot see, checked before anything is asked of the cluster.
+
+A run that is not accepted is looked at again (its Secret or pool may come); no GPU is asked for meanwhile. A message
+names the field and the mend.
+"""
+
+from __future__ import annotations
+
+from deepcoder_contracts.stage import Placement, StageType
+from deepcoder_operator.api.run import MAX_NAME_LENGTH, DeepCoderRun
+from deepcoder_operator.api.run_status import CurrentStage, ProvenanceStatus, StageStatus
+from deepcoder_operator.api.stage import Stage, WorkerGroup
+from deepcoder_operator.domain.draft import Draft, EnsureFoundation
+from deepcoder_operator.domain.policy import Policy
+from deepcoder_operator.domain.resolve import resolve, storage_uri
+from deepcoder_operator.domain.world import Problem, World, pod_gpus
+
+RECHECK_SECONDS = 15.0
+
+
+def admit(draft: Draft, world: World, policy: Policy) -> bool:
+    """Check everything, write the verdict, and make what attempts share; False if the run has to wait."""
+    problem = check_spec(draft.run, policy) or world.refusal or _storage_problem(world) or None
+    if problem is None:
+        _accept(draft, world, policy)
+        draft.do(EnsureFoundation())
+        problem = _pool_problem(draft.run, world)
+    if problem is None:
+        draft.condition("Accepted", True, "Valid", "the spec is valid, and its Secret, bucket and pool are there")
+        return True
+    refused(draft, problem)
+    return False
+
+
+def refused(draft: Draft, problem: Problem) -> None:
+    """Say why the run waits, and look again soon."""
+    old = next((c for c in draft.status.conditions if c.type == "Accepted"), None)
+    draft.condition("Accepted", False, problem.reason, problem.message)
+    draft.progressing(False, problem.reason, problem.message)
+    if old is None or (old.reason, old.status) != (problem.reason, "False"):
+        draft.event(problem.reason, problem.message, warning=True)
+    draft.look_again(RECHECK_SECONDS)
+
+
+def check_spec(run: DeepCoderRun, policy: Policy) -> Problem | None:
+    """What is wrong with the spec by itself."""
+    spec = run.spec
+    if len(run.metadata.name) > MAX_NAME_LENGTH:
+        return Problem("NameTooLong", f"metadata.name has more than {MAX_NAME_LENGTH} characters: shorten it")
+    if spec.dataset and spec.dataset.curate:
+        return Problem(
+            "CurateNotSupported",
+            "dataset.curate is not supported yet: run `deepcoder-trainer curate` ahead, give its output as "
+            "dataset.uri and remove curate",
+        )
+    if not (spec.image or policy.trainer_image):
+        return Problem("ImageMissing", "spec.image is not set and the operator has no default: set spec.image")
+    if spec.checkpoint.s3.credentials_secret_ref is None:
+        return Problem("CredentialsMissing", "checkpoint.s3.credentialsSecretRef is not set: name a Secret")
+    earlier: list[str] = []
+    for stage in spec.stages:
+        problem = _check_stage(run, stage, earlier)
+        if problem:
+            return problem
+        if stage.type is StageType.TRAIN:
+            earlier.append(stage.name)
+    return None
+
+
+def _check_stage(run: DeepCoderRun, stage: Stage, earlier: list[str]) -> Problem | None:
+    where = f"stages[{stage.name}]"
+    if stage.type is StageType.EVALUATE and stage.evaluate:
+        unknown = [t for t in stage.evaluate.targets if t != "Base" and t not in earlier]
+        if unknown:
+            return Problem(
+                "UnknownTarget",
+                f"{where}.evaluate.targets names {', '.join(unknown)}, which is no earlier Train stage: use "
+                f"{', '.join(['Base', *earlier])}",
+            )
+        if not stage.evaluate.targets and not earlier and run.spec.from_ is None:
+            return Problem(
+                "NothingToEvaluate", f"{where} has no earlier Train stage to evaluate: set evaluate.targets: [Base]"
+            )
+    recipe = run.spec.recipe
+    for role, group, share, name in (
+        ("samplers", stage.resources.samplers, recipe.tensor_parallel, "recipe.tensorParallel"),
+        ("learners", stage.resources.learners, recipe.sequence_parallel, "recipe.sequenceParallel"),
+    ):
+        gpus = pod_gpus(group.template.get("spec") or {}) if group else 0
+        if gpus % share:
+            return Problem(
+                "GPUsDoNotDivide",
+                f"{where}.resources.{role} has {gpus} GPUs a pod, no multiple of {name} {share}: change either",
+            )
+    return None
+
+
+def processes(stage: Stage, tensor_parallel: int) -> tuple[int, int]:
+    """(vLLM engines, learner ranks) of an attempt at a stage, from its pods and their GPUs."""
+    colocated = stage.placement is Placement.COLOCATED
+    learners = stage.resources.learners or (WorkerGroup() if stage.type is StageType.TRAIN else None)
+    ranks = learners.replicas * _per_pod(learners, 1) if learners else 0
+    if colocated and learners:
+        return learners.replicas * _per_pod(learners, tensor_parallel), ranks
+    samplers = stage.resources.samplers or WorkerGroup()
+    return samplers.replicas * _per_pod(samplers, tensor_parallel), ranks
+
+
+def _per_pod(group: WorkerGroup, gpus_each: int) -> int:
+    return max(1, pod_gpus(group.template.get("spec") or {}) // gpus_each)
+
+
+def _storage_problem(world: World) -> Problem | None:
+    if world.storage is None:
+        return Problem("StorageNotChecked", "the bucket has not been looked at yet")
+    return world.storage.problem
+
+
+def _pool_problem(run: DeepCoderRun, world: World) -> Problem | None:
+    reference = run.spec.sandbox.pool_ref
+    if reference is None or world.pool is not None:
+        return None
+    return Problem(
+        "PoolNotFound",
+        f"sandbox.poolRef: there is no SandboxPool {reference.name} in namespace {run.metadata.namespace}: create it, "
+        "or use sandbox.template",
+    )
+
+
+def _accept(draft: Draft, world: World, policy: Policy) -> None:
+    """Resolve once what must never change, and lay out the stages."""
+    run, status = draft.run, draft.status
+    image = run.spec.image or policy.trainer_image
+    if status.provenance is None or status.ordinal == 0:
+        origin = world.storage.origin if world.storage else None
+        model = run.spec.model
+        draft.update(
+            start_time=status.start_time or draft.now,
+            provenance=ProvenanceStatus(
+                config_digest=resolve(run, origin).digest,
+                image=image,
+                model=model.uri + (f"@{model.revision}" if model.revision else ""),
+                dataset_sha256=run.spec.dataset.sha256 if run.spec.dataset else None,
+                seed=run.spec.recipe.seed,
+                from_=origin,
+                storage=storage_uri(run),
+                operator_version=policy.operator_version,
+            ),
+        )
+    elif run.spec.image and status.provenance.image != image:
+        draft.update(provenance=status.provenance.model_copy(update={"image": image}))
+    lay_out_stages(draft)
+
+
+def lay_out_stages(draft: Draft) -> None:
+    """One status entry a stage of the spec, in its order; entries of stages that were removed go."""
+    entries = {s.name: s for s in draft.status.stages}
+    stages = [
+        entries.get(s.name, StageStatus(name=s.name, index=i)).model_copy(update={"index": i})
+        for i, s in enumerate(draft.run.spec.stages)
+    ]
+    index = draft.status.current_stage.index if draft.status.current_stage else 0
+    stage = draft.run.spec.stages[index]
+    draft.update(
+        stages=stages,
+        current_stage=CurrentStage(
+            name=stage.name, index=index, context_tokens=stage.context_tokens, ordinal=draft.status.ordinal
+        ),
+    )

@@ -1,0 +1,65 @@
+"""From a trainer's report to the status, at most one write each 15 s; and from the status to its answer."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from deepcoder_contracts.progress import Desired, ProgressReply, ProgressReport
+from deepcoder_operator.api.attempt_status import AttemptState
+from deepcoder_operator.api.run_status import ProgressStatus, RunStatus
+from deepcoder_operator.domain.draft import Draft
+from deepcoder_operator.domain.numbers import decimal
+from deepcoder_operator.domain.world import World
+
+WRITE_SECONDS = 15.0
+MAX_METRICS = 64
+
+
+def note_progress(draft: Draft, world: World) -> None:
+    """Take the newest report of the live attempt into the status, if it is time."""
+    beat, attempt, old = world.beat, draft.status.attempt, draft.status.progress
+    if beat is None or attempt is None or beat.report.ordinal != attempt.ordinal:
+        return
+    if old is not None and old.time >= beat.received:
+        return
+    if old is not None and not draft.due(old.time, WRITE_SECONDS):
+        return
+    report = beat.report
+    stepped = old is None or report.step != old.step
+    draft.update(progress=_progress(report, draft.now))
+    draft.update_attempt(
+        heartbeat_time=beat.received, step_time=beat.received if stepped else attempt.step_time or attempt.running_time
+    )
+    entry = draft.status.stages[attempt.stage_index]
+    reward = report.metrics.get("reward_mean")
+    draft.update_stage(
+        attempt.stage_index,
+        step=max(entry.step, report.step),
+        reward=decimal(reward) if reward is not None else entry.reward,
+    )
+
+
+def _progress(report: ProgressReport, now: datetime) -> ProgressStatus:
+    metrics = {k[:128]: decimal(v) for k, v in sorted(report.metrics.items())[:MAX_METRICS]}
+    return ProgressStatus(
+        step=report.step,
+        max_steps=report.max_steps,
+        display=f"{report.step}/{report.max_steps}",
+        reward=metrics.get("reward_mean"),
+        truncated_ratio=metrics.get("truncated_ratio"),
+        metrics=metrics,
+        verdicts={k[:128]: v for k, v in sorted(report.verdicts.items())[:MAX_METRICS]},
+        phase=report.phase,
+        time=now,
+    )
+
+
+def reply(status: RunStatus, now: datetime) -> ProgressReply:
+    """What the live attempt is answered."""
+    attempt = status.attempt
+    if attempt is None or attempt.state is AttemptState.LEAVING:
+        return ProgressReply(desired=Desired.DRAIN, deadline_seconds=0)
+    if attempt.state is AttemptState.DRAINING and attempt.drain_deadline:
+        left = (attempt.drain_deadline - now).total_seconds()
+        return ProgressReply(desired=Desired.DRAIN, deadline_seconds=max(left, 0.0))
+    return ProgressReply(desired=Desired.RUN)

@@ -1,0 +1,128 @@
+"""The reconcile, as a pure function: a run and what was observed in, actions and a status out.
+
+    Pending ─Accepted→ Queued ─QuotaReserved→ Starting ─job runs→ Running
+    Running ─job succeeded, manifest verified→ Promoting ─gate met→ next stage (Queued) | Complete
+    Promoting ─gate unmet→ by `otherwise`: next | Held | Failed        Held ─approved→ next stage
+    Running ─suspend, deletion→ Draining (bounded) → Suspended | gone    Suspended ─resume→ Queued
+    Queued, Starting, Running ─failure, deadline, stall→ Backoff → Queued | Failed
+
+It is level-triggered: every pass decides from the status and the world alone, so events may be lost, repeated or
+late. Whatever a pass decides is written to the status before it is carried out; carrying it out twice changes
+nothing, since children are named after the intent. Complete and Failed are absorbing.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from deepcoder_operator.api.attempt_status import AttemptState, DrainCause
+from deepcoder_operator.api.run import FINALIZER, MANAGER, DeepCoderRun, Metadata
+from deepcoder_operator.api.run_status import RunStatus
+from deepcoder_operator.domain.admission import admit, lay_out_stages
+from deepcoder_operator.domain.attempt import follow, gone, intend
+from deepcoder_operator.domain.conditions import set_condition
+from deepcoder_operator.domain.deletion import let_go
+from deepcoder_operator.domain.draft import AddFinalizer, DeleteRayJob, Draft, Plan
+from deepcoder_operator.domain.heartbeat import note_progress
+from deepcoder_operator.domain.lineage import note_checkpoint
+from deepcoder_operator.domain.names import MAX_ORDINAL
+from deepcoder_operator.domain.policy import Policy
+from deepcoder_operator.domain.promotion import check_hold
+from deepcoder_operator.domain.settle import settle
+from deepcoder_operator.domain.summary import initialise, summarise
+from deepcoder_operator.domain.terminal import expire, fail_run, is_terminal
+from deepcoder_operator.domain.usage import account
+from deepcoder_operator.domain.world import World
+
+
+def is_ours(run: DeepCoderRun) -> bool:
+    """Whether this operator manages the run at all."""
+    return run.spec.managed_by in (None, MANAGER)
+
+
+def plan(run: DeepCoderRun, world: World, now: datetime, policy: Policy) -> Plan:
+    """Decide what this pass does. `now` has whole seconds."""
+    if not is_ours(run):
+        return Plan(run.status)
+    draft = Draft(run=run, now=now, status=run.status)
+    initialise(draft)
+    _delete_strays(draft, world)
+    account(draft, world, policy)
+    if run.metadata.deletion_timestamp:
+        _delete(draft, world)
+    elif is_terminal(draft.status):
+        expire(draft)
+    elif FINALIZER not in run.metadata.finalizers:
+        draft.do(AddFinalizer())
+        draft.look_again(1)
+    elif draft.status.attempt is not None:
+        _live(draft, world)
+    else:
+        _idle(draft, world, policy)
+    summarise(draft, world)
+    return draft.plan()
+
+
+def _live(draft: Draft, world: World) -> None:
+    """There is an attempt: follow it, and settle it when it is gone."""
+    lay_out_stages(draft)
+    note_progress(draft, world)
+    stored = world.storage.stage if world.storage else None
+    if stored and stored.newest:
+        note_checkpoint(draft, draft.attempt.stage_index, stored.newest)
+    follow(draft, world, stop=DrainCause.SUSPEND if draft.run.spec.suspend else None)
+    if _has_left(draft) and gone(draft, world):
+        settle(draft, world)
+
+
+def _idle(draft: Draft, world: World, policy: Policy) -> None:
+    """There is no attempt: wait, or intend the next."""
+    if draft.status.stages:
+        lay_out_stages(draft)
+        if check_hold(draft):
+            return
+    if draft.run.spec.suspend:
+        draft.progressing(False, "Suspended", "spec.suspend is true; set it to false to go on")
+        return
+    if draft.status.backoff is not None and draft.now < draft.status.backoff.until:
+        draft.look_again(draft.status.backoff.until)
+        return
+    if draft.status.ordinal >= MAX_ORDINAL:
+        fail_run(draft, "AttemptsExhausted", f"{MAX_ORDINAL} attempts were made, the most a run may have")
+        return
+    if admit(draft, world, policy):
+        intend(draft)
+
+
+def _delete(draft: Draft, world: World) -> None:
+    """The run is being deleted: drain, bounded, then let it go."""
+    if draft.status.attempt is not None:
+        follow(draft, world, stop=DrainCause.DELETION)
+        if not (_has_left(draft) and gone(draft, world)):
+            return
+        draft.update(attempt=None)
+    let_go(draft)
+
+
+def _has_left(draft: Draft) -> bool:
+    """Whether the attempt's end has been written down before this pass."""
+    written = draft.run.status.attempt
+    return written is not None and written.state is AttemptState.LEAVING
+
+
+def _delete_strays(draft: Draft, world: World) -> None:
+    """RayJobs of ours that are not the live attempt go. One of a higher ordinal means that our view is old."""
+    for job in world.strays:
+        if job.ordinal <= draft.status.ordinal and not job.deleting:
+            draft.do(DeleteRayJob(job.name, job.uid))
+            draft.event("StrayDeleted", f"RayJob {job.name} belongs to no live attempt", warning=True)
+
+
+def refuse_unreadable(metadata: Metadata, status: RunStatus, message: str, now: datetime) -> RunStatus:
+    """The status of a run whose spec this operator cannot read: its CRD is newer, or was edited by hand."""
+    conditions = status.conditions
+    for name in ("Accepted", "Progressing"):
+        conditions = set_condition(
+            conditions, name, False, "SpecUnreadable", message, generation=metadata.generation, now=now
+        )
+    return status.model_copy(update={"conditions": conditions, "observed_generation": metadata.generation})

@@ -1,0 +1,69 @@
+"""What a pass has to know of storage before it can plan; asked as little as possible, since each question is slow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from deepcoder_contracts.stage import StageType
+from deepcoder_operator.api.attempt_status import AttemptState
+from deepcoder_operator.api.run import DeepCoderRun
+from deepcoder_operator.api.run_status import StagePhase
+from deepcoder_operator.domain.attempt import last_sign_of_life
+from deepcoder_operator.domain.heartbeat import WRITE_SECONDS
+from deepcoder_operator.domain.terminal import is_terminal
+from deepcoder_operator.domain.world import World
+
+
+@dataclass(frozen=True)
+class StorageQuery:
+    """A question to storage."""
+
+    claim: bool = False
+    """Check credentials and bucket, put RUN.json, resolve spec.from."""
+
+    stage_index: int | None = None
+    """Look for this stage's newest verified checkpoint, or its evaluation."""
+
+    ordinal: int | None = None
+    """And for this attempt's exit.json."""
+
+
+def storage_query(run: DeepCoderRun, world: World, now: datetime) -> StorageQuery | None:
+    """What this pass needs, None if nothing."""
+    status, attempt = run.status, run.status.attempt
+    if run.metadata.deletion_timestamp or is_terminal(status):
+        return None
+    if attempt is None:
+        waiting = status.backoff is not None and now < status.backoff.until
+        index = status.current_stage.index if status.current_stage else 0
+        held = bool(status.stages) and status.stages[index].phase is StagePhase.HELD
+        return None if waiting or held or run.spec.suspend else StorageQuery(claim=True)
+    question = StorageQuery(stage_index=attempt.stage_index, ordinal=attempt.ordinal)
+    if attempt.state is AttemptState.LEAVING:
+        job = world.rayjob
+        gone = (job is None or job.owner_uid != run.metadata.uid) and not any(
+            p.ordinal == attempt.ordinal for p in world.pods
+        )
+        late = attempt.drain_deadline is not None and now >= attempt.drain_deadline
+        return question if gone or late else None
+    if attempt.state is AttemptState.DRAINING:
+        return question
+    if run.spec.stages[attempt.stage_index].type is StageType.TRAIN and _new_checkpoint(run, world, now):
+        return question
+    if attempt.state is AttemptState.RUNNING:
+        since = last_sign_of_life(attempt, world)
+        bound = timedelta(seconds=run.spec.stages[attempt.stage_index].stall_seconds)
+        if since is not None and now >= since + bound:
+            return question
+    return None
+
+
+def _new_checkpoint(run: DeepCoderRun, world: World, now: datetime) -> bool:
+    """Whether a report names a checkpoint that the status does not know, and it is time for a write."""
+    beat, progress, latest = world.beat, run.status.progress, run.status.latest_checkpoint
+    if beat is None or beat.report.latest_checkpoint is None:
+        return False
+    if progress is not None and now < progress.time + timedelta(seconds=WRITE_SECONDS):
+        return False
+    return latest is None or latest.digest != beat.report.latest_checkpoint.digest

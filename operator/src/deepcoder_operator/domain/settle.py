@@ -1,0 +1,114 @@
+"""How an attempt really ended, once its pods are gone and storage can be read; and what follows.
+
+Success means that the job succeeded *and* that the stage's final manifest is there and verified, neither alone.
+Without storage nothing is settled: the run says so and waits, holding no GPU.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from deepcoder_contracts.exit import ExitCode
+from deepcoder_contracts.stage import StageType
+from deepcoder_operator.api.attempt_status import AttemptStatus, BackoffStatus, Outcome
+from deepcoder_operator.api.failure import FailureAction, FailureReason
+from deepcoder_operator.api.run_status import StagePhase
+from deepcoder_operator.domain.classify import Failure, backoff_seconds, decide, refine
+from deepcoder_operator.domain.draft import Draft
+from deepcoder_operator.domain.lineage import note_checkpoint
+from deepcoder_operator.domain.promotion import promote
+from deepcoder_operator.domain.terminal import fail_run
+from deepcoder_operator.domain.usage import note_waste
+from deepcoder_operator.domain.world import StoredStage, World
+
+RECHECK_SECONDS = 15.0
+
+
+def settle(draft: Draft, world: World) -> None:
+    """Decide the end of an attempt whose RayJob and pods are gone."""
+    attempt = draft.attempt
+    view = world.storage
+    if view is None or view.stage is None:
+        problem = view.problem if view else None
+        reason = problem.reason if problem else "StorageNotChecked"
+        text = problem.message if problem else "the bucket has not been looked at yet"
+        draft.progressing(False, reason, f"attempt {attempt.ordinal} has ended; its result cannot be read: {text}")
+        draft.look_again(RECHECK_SECONDS if problem else 0)
+        return
+    stored = view.stage
+    fresh = stored.newest is not None and note_checkpoint(draft, attempt.stage_index, stored.newest)
+    if stored.code_digest and draft.status.provenance:
+        draft.update(provenance=draft.status.provenance.model_copy(update={"code_digest": stored.code_digest}))
+    if _finished(draft, attempt, stored):
+        draft.update(attempt=None, backoff=None)
+        draft.event(
+            "AttemptSucceeded", f"attempt {attempt.ordinal} finished stage {draft.stage(attempt.stage_index).name}"
+        )
+        promote(draft, attempt.stage_index, stored)
+        return
+    exited_on_request = stored.exit is not None and stored.exit.code == ExitCode.DRAINED
+    if attempt.outcome in (Outcome.DRAINED, Outcome.DRAIN_TIMED_OUT):
+        _drained(draft, attempt, saved=exited_on_request)
+        return
+    if attempt.outcome is Outcome.SUCCEEDED:
+        why = "; ".join(stored.rejected) or "no final manifest"
+        failure = Failure(FailureReason.MANIFEST_MISSING, f"the job succeeded, but {why}")
+        if stored.exit is not None and stored.exit.code != ExitCode.DONE:
+            failure = refine(attempt, stored.exit)
+    else:
+        failure = refine(attempt, stored.exit)
+    _failed(draft, attempt, failure, progressed=fresh)
+
+
+def _finished(draft: Draft, attempt: AttemptStatus, stored: StoredStage) -> bool:
+    if attempt.outcome is not Outcome.SUCCEEDED and not (
+        attempt.drain_cause and stored.exit is not None and stored.exit.code == ExitCode.DONE
+    ):
+        return False
+    if draft.stage(attempt.stage_index).type is StageType.EVALUATE:
+        return stored.evaluated
+    return stored.newest is not None and stored.newest.final
+
+
+def _drained(draft: Draft, attempt: AttemptStatus, *, saved: bool) -> None:
+    draft.update(attempt=None, backoff=None)
+    if attempt.running_time is None:
+        text = f"attempt {attempt.ordinal} was stopped before it ran"
+    elif saved:
+        text = f"attempt {attempt.ordinal} saved and stopped"
+    else:
+        text = f"attempt {attempt.ordinal} was stopped without a last checkpoint; the newest one stands"
+        note_waste(draft, attempt)
+    draft.event("Drained" if saved or attempt.running_time is None else "DrainTimedOut", text)
+    draft.progressing(False, "Drained", text)
+    draft.look_again(0)
+
+
+def _failed(draft: Draft, attempt: AttemptStatus, failure: Failure, *, progressed: bool) -> None:
+    index = attempt.stage_index
+    entry = draft.status.stages[index]
+    policy = draft.run.spec.failure_policy
+    action, rule = decide(policy, failure)
+    note_waste(draft, attempt)
+    counted = action is FailureAction.RETRY
+    row = 1 if progressed or draft.status.backoff is None else draft.status.backoff.failures_in_row + 1
+    entry = draft.update_stage(
+        index,
+        failures=entry.failures + counted,
+        preemptions=entry.preemptions + (failure.reason is FailureReason.PREEMPTED),
+        message=f"attempt {attempt.ordinal}: {failure.reason}: {failure.evidence}"[:1000],
+    )
+    draft.update(attempt=None)
+    told = f"attempt {attempt.ordinal} failed: {failure.reason}: {failure.evidence} ({rule}: {action})"
+    draft.event(failure.reason, told, warning=True)
+    if action is FailureAction.FAIL_RUN or entry.failures >= policy.max_attempts:
+        draft.update_stage(index, phase=StagePhase.FAILED, completion_time=draft.now)
+        spent = f"; {entry.failures} of {policy.max_attempts} attempts failed" if counted else ""
+        fail_run(draft, failure.reason, f"stage {entry.name}: {failure.evidence}{spent}")
+        return
+    pause = backoff_seconds(policy, row)
+    draft.update(
+        backoff=BackoffStatus(until=draft.now + timedelta(seconds=pause), failures_in_row=row, reason=failure.reason)
+    )
+    draft.progressing(True, failure.reason, f"{told}; next attempt in {pause:.0f} s")
+    draft.look_again(pause)

@@ -1,0 +1,141 @@
+"""Conditions and phase from everything else: computed last, each pass, so that they cannot contradict it."""
+
+from __future__ import annotations
+
+from deepcoder_operator.api.attempt_status import AttemptState, Outcome
+from deepcoder_operator.api.condition import ConditionStatus
+from deepcoder_operator.api.run_status import Phase, RunStatus, StagePhase
+from deepcoder_operator.domain.conditions import find_condition, is_true
+from deepcoder_operator.domain.draft import Draft
+from deepcoder_operator.domain.world import World
+
+CONDITIONS = (
+    "Accepted", "QuotaReserved", "ClusterReady", "SandboxReady", "Progressing", "CheckpointCurrent", "Stalled",
+    "Suspended", "Complete", "Failed",
+)  # fmt: skip
+
+_NOT_YET = "NotYetObserved"
+
+
+def initialise(draft: Draft) -> None:
+    """All conditions are present from the start."""
+    for name in CONDITIONS:
+        if find_condition(draft.status.conditions, name) is None:
+            draft.condition(name, ConditionStatus.UNKNOWN, _NOT_YET)
+
+
+def summarise(draft: Draft, world: World) -> None:
+    """Derive what is derived."""
+    if draft.run.metadata.deletion_timestamp is None:
+        draft.update(observed_generation=draft.run.metadata.generation)
+    _children(draft, world)
+    _checkpoint(draft)
+    _stalled(draft)
+    phase = phase_of(draft)
+    suspended = phase is Phase.SUSPENDED
+    draft.condition("Suspended", suspended, "Suspended" if suspended else "NotSuspended")
+    for name in ("Complete", "Failed"):
+        condition = find_condition(draft.status.conditions, name)
+        if condition is not None and condition.status is ConditionStatus.UNKNOWN:
+            draft.condition(name, False, "NotFinished")
+    attempt = draft.status.attempt
+    draft.update(phase=phase, gpus=attempt.gpus if attempt else 0)
+
+
+def phase_of(draft: Draft) -> Phase:
+    """The phase, for display."""
+    status = draft.status
+    if is_true(status.conditions, "Complete"):
+        return Phase.COMPLETE
+    if is_true(status.conditions, "Failed"):
+        return Phase.FAILED
+    if draft.run.metadata.deletion_timestamp:
+        return Phase.DRAINING
+    attempt = status.attempt
+    if attempt is None:
+        return _idle_phase(draft, status)
+    match attempt.state:
+        case AttemptState.INTENDED:
+            return Phase.QUEUED
+        case AttemptState.STARTING:
+            return Phase.STARTING if attempt.admitted_time else Phase.QUEUED
+        case AttemptState.RUNNING:
+            return Phase.RUNNING
+        case AttemptState.DRAINING:
+            return Phase.DRAINING
+        case AttemptState.LEAVING:
+            ended = {Outcome.SUCCEEDED: Phase.PROMOTING, Outcome.FAILED: Phase.BACKOFF}
+            return ended.get(attempt.outcome or Outcome.DRAINED, Phase.DRAINING)
+
+
+def _idle_phase(draft: Draft, status: RunStatus) -> Phase:
+    index = status.current_stage.index if status.current_stage else 0
+    if draft.run.spec.suspend:
+        return Phase.SUSPENDED
+    if status.stages and status.stages[index].phase is StagePhase.HELD:
+        return Phase.HELD
+    if status.backoff is not None and draft.now < status.backoff.until:
+        return Phase.BACKOFF
+    return Phase.QUEUED if is_true(status.conditions, "Accepted") else Phase.PENDING
+
+
+def _children(draft: Draft, world: World) -> None:
+    attempt = draft.status.attempt
+    alive = attempt is not None and attempt.state is not AttemptState.LEAVING
+    if attempt is None or not alive:
+        draft.condition("QuotaReserved", False, "NoAttempt", "no pods are asked for")
+        draft.condition("ClusterReady", False, "NoAttempt", "no pods are asked for")
+    else:
+        if attempt.admitted_time:
+            draft.condition("QuotaReserved", True, "Admitted")
+        else:
+            draft.condition("QuotaReserved", False, "Waiting", "the attempt waits to be made or admitted by its queue")
+        conflict = find_condition(draft.status.conditions, "Progressing")
+        if world.cluster is not None and world.cluster.ready:
+            draft.condition("ClusterReady", True, "Provisioned", "all pods of the Ray cluster are ready")
+        elif conflict is None or conflict.reason != "NameConflict":
+            ready = sum(p.ready for p in world.pods if p.ordinal == attempt.ordinal)
+            draft.condition("ClusterReady", False, "NotReady", f"{ready} pods are ready")
+    if world.pool is not None:
+        draft.condition("SandboxReady", world.pool.ready, "PoolReady" if world.pool.ready else "PoolNotReady",
+                        world.pool.message)  # fmt: skip
+    elif draft.run.spec.sandbox.pool_ref is not None:
+        name = draft.run.spec.sandbox.pool_ref.name
+        draft.condition("SandboxReady", False, "PoolNotFound", f"there is no SandboxPool {name} in this namespace")
+    else:
+        draft.condition("SandboxReady", False, "PoolNotMade", "the run's own SandboxPool does not exist yet")
+
+
+def _checkpoint(draft: Draft) -> None:
+    status = draft.status
+    latest = status.latest_checkpoint
+    if latest is None:
+        draft.condition(
+            "CheckpointCurrent", ConditionStatus.UNKNOWN, "NoCheckpoint", "no checkpoint has been verified yet"
+        )
+        return
+    step = (
+        status.progress.step
+        if status.progress and status.current_stage and status.current_stage.name == latest.stage
+        else 0
+    )
+    behind = step - latest.step
+    bound = 2 * draft.run.spec.checkpoint.every_steps
+    if behind > bound:
+        text = f"step {step} is {behind} steps beyond {latest.uri}, more than 2 × everySteps"
+        draft.condition("CheckpointCurrent", False, "Behind", text)
+    else:
+        draft.condition("CheckpointCurrent", True, "Verified", latest.uri)
+
+
+def _stalled(draft: Draft) -> None:
+    attempt = draft.status.attempt
+    stalled = attempt is not None and attempt.reason == "Stalled" and attempt.state is AttemptState.LEAVING
+    backoff = draft.status.backoff
+    waiting = attempt is None and backoff is not None and backoff.reason == "Stalled"
+    if stalled or waiting:
+        draft.condition(
+            "Stalled", True, "NoProgress", attempt.evidence or "" if attempt else "the last attempt stalled"
+        )
+    else:
+        draft.condition("Stalled", False, "Progressing" if attempt else "NoAttempt")

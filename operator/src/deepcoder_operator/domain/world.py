@@ -1,0 +1,258 @@
+"""What a pass has observed, as values: the planner sees these and nothing else.
+
+Raw objects are read here in one place, leniently: a field another controller has not written yet is absent, never an
+error. Absence of a child is only put in here after a live read (see `controllers/observe.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from deepcoder_contracts.base import Digest
+from deepcoder_contracts.exit import ExitRecord
+from deepcoder_contracts.gate import GateRecord
+from deepcoder_contracts.manifest import ParentRef
+from deepcoder_contracts.progress import ProgressReport
+from deepcoder_operator.api.run_status import CheckpointStatus
+from deepcoder_operator.domain.names import LABEL_ORDINAL, LABEL_ROLE
+
+Object = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a run cannot go on: a CamelCase word, and a message with the mend."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class RayJobView:
+    """A RayJob of the run."""
+
+    name: str
+    uid: str
+    owner_uid: str | None
+    ordinal: int
+    deleting: bool = False
+    suspended: bool = False
+    """spec.suspend, which Kueue owns where a queue is set."""
+    job_status: str = ""
+    """PENDING, RUNNING, SUCCEEDED, FAILED, STOPPED, or empty."""
+    deployment_status: str = ""
+    """Initializing, Running, Complete, Failed, ValidationFailed, Suspended, …"""
+    reason: str = ""
+    message: str = ""
+    cluster_name: str = ""
+    ended: datetime | None = None
+
+
+@dataclass(frozen=True)
+class ClusterView:
+    """The RayCluster of the live attempt."""
+
+    uid: str
+    ready: bool
+
+
+@dataclass(frozen=True)
+class PodView:
+    """A pod of the run."""
+
+    name: str
+    uid: str
+    role: str
+    ordinal: int
+    phase: str = ""
+    ready: bool = False
+    deleting: bool = False
+    restarts: int = 0
+    reason: str = ""
+    """status.reason: Evicted, NodeLost, …"""
+    disruption: str = ""
+    """Reason of a true DisruptionTarget condition."""
+    terminated: str = ""
+    """Reason of a container's end: OOMKilled, Error, …"""
+    exit_code: int | None = None
+    message: str = ""
+    waiting: str = ""
+    """Why a container or the scheduler waits, for people."""
+    image_id: str = ""
+    gpus: int = 0
+    node_selector: Mapping[str, str] | None = None
+    scheduled: datetime | None = None
+    finished: datetime | None = None
+
+
+@dataclass(frozen=True)
+class PoolView:
+    """The SandboxPool that judges for the run."""
+
+    name: str
+    ready: bool
+    message: str = ""
+    replicas: int = 0
+
+
+@dataclass(frozen=True)
+class StoredStage:
+    """What storage holds of a stage; everything here has been verified."""
+
+    newest: CheckpointStatus | None = None
+    """Newest verified checkpoint."""
+    gate: GateRecord | None = None
+    """Its gate."""
+    metrics: Mapping[str, float] | None = None
+    """Its metrics; of an Evaluate stage the results."""
+    evaluated: bool = False
+    """Evaluate stage: a manifest of its results is there."""
+    code_digest: Digest | None = None
+    """Trainer source that wrote it."""
+    exit: ExitRecord | None = None
+    """How the asked-for attempt ended, in its own words."""
+    rejected: tuple[str, ...] = ()
+    """Manifests that do not count, and why."""
+
+
+@dataclass(frozen=True)
+class StorageView:
+    """Answer to a `StorageQuery`."""
+
+    problem: Problem | None = None
+    """Why nothing could be read."""
+    stage: StoredStage | None = None
+    """The asked-for stage."""
+    origin: ParentRef | None = None
+    """spec.from with its digest, verified."""
+
+
+@dataclass(frozen=True)
+class Beat:
+    """The newest report of the live attempt, and when it came."""
+
+    report: ProgressReport
+    received: datetime
+
+
+@dataclass(frozen=True)
+class World:
+    """Everything a pass knows beside the run itself."""
+
+    rayjob: RayJobView | None = None
+    """The RayJob under the live attempt's name, whoever made it."""
+    strays: tuple[RayJobView, ...] = ()
+    """Other RayJobs that this run owns."""
+    cluster: ClusterView | None = None
+    pods: tuple[PodView, ...] = ()
+    pool: PoolView | None = None
+    """None: there is no such pool (yet)."""
+    storage: StorageView | None = None
+    """None: not asked."""
+    beat: Beat | None = None
+    refusal: Problem | None = None
+    """What builders refuse of the spec."""
+    watching_since: datetime | None = None
+    """When this process began to watch; before it, ends of pods and heartbeats may have been missed."""
+
+    def head(self, ordinal: int) -> PodView | None:
+        """The head pod of an attempt, the one that is not being deleted first."""
+        heads = [p for p in self.pods if p.role == "head" and p.ordinal == ordinal]
+        return min(heads, key=lambda p: (p.deleting, p.name), default=None)
+
+
+def rayjob_view(obj: Object) -> RayJobView:
+    """A RayJob."""
+    meta, spec, status = obj["metadata"], obj.get("spec") or {}, obj.get("status") or {}
+    owner = next((o["uid"] for o in meta.get("ownerReferences") or () if o.get("controller")), None)
+    return RayJobView(
+        name=meta["name"],
+        uid=meta["uid"],
+        owner_uid=owner,
+        ordinal=_ordinal(meta),
+        deleting=bool(meta.get("deletionTimestamp")),
+        suspended=bool(spec.get("suspend")),
+        job_status=status.get("jobStatus") or "",
+        deployment_status=status.get("jobDeploymentStatus") or "",
+        reason=status.get("reason") or "",
+        message=(status.get("message") or "")[:1000],
+        cluster_name=status.get("rayClusterName") or "",
+        ended=parse_time(status.get("endTime")),
+    )
+
+
+def cluster_view(obj: Object) -> ClusterView:
+    """A RayCluster."""
+    status = obj.get("status") or {}
+    return ClusterView(uid=obj["metadata"]["uid"], ready=status.get("state") == "ready")
+
+
+def pod_view(obj: Object) -> PodView:
+    """A pod of a run."""
+    meta, spec, status = obj["metadata"], obj.get("spec") or {}, obj.get("status") or {}
+    conditions = {c["type"]: c for c in status.get("conditions") or ()}
+    containers = status.get("containerStatuses") or []
+    ended = [s["state"]["terminated"] for s in containers if "terminated" in (s.get("state") or {})]
+    worst: Object = max(ended, key=lambda t: (t.get("reason") == "OOMKilled", t.get("exitCode", 0)), default={})
+    waiting: Object = next((s["state"]["waiting"] for s in containers if "waiting" in (s.get("state") or {})), {})
+    scheduled, disruption = conditions.get("PodScheduled", {}), conditions.get("DisruptionTarget", {})
+    unscheduled = scheduled if scheduled.get("status") == "False" else {}
+    why = waiting if waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing") else unscheduled
+    return PodView(
+        name=meta["name"],
+        uid=meta["uid"],
+        role=(meta.get("labels") or {}).get(LABEL_ROLE, ""),
+        ordinal=_ordinal(meta),
+        phase=status.get("phase") or "",
+        ready=conditions.get("Ready", {}).get("status") == "True",
+        deleting=bool(meta.get("deletionTimestamp")),
+        restarts=sum(s.get("restartCount", 0) for s in containers),
+        reason=status.get("reason") or "",
+        disruption=disruption.get("reason", "") if disruption.get("status") == "True" else "",
+        terminated=worst.get("reason") or "",
+        exit_code=worst.get("exitCode"),
+        message=(worst.get("message") or status.get("message") or "")[:500],
+        waiting=f"{why.get('reason', '')}: {why.get('message', '')}"[:500] if why else "",
+        image_id=next((s.get("imageID", "") for s in containers), ""),
+        gpus=pod_gpus(spec),
+        node_selector=spec.get("nodeSelector"),
+        scheduled=parse_time(scheduled.get("lastTransitionTime")) if scheduled.get("status") == "True" else None,
+        finished=max(filter(None, (parse_time(t.get("finishedAt")) for t in ended)), default=None)
+        if ended and len(ended) == len(containers)
+        else None,
+    )
+
+
+def pool_view(obj: Object) -> PoolView:
+    """A SandboxPool."""
+    status = obj.get("status") or {}
+    ready: Object = next((c for c in status.get("conditions") or () if c["type"] == "Ready"), {})
+    return PoolView(
+        name=obj["metadata"]["name"],
+        ready=ready.get("status") == "True",
+        message=ready.get("message") or "",
+        replicas=status.get("replicas") or 0,
+    )
+
+
+def pod_gpus(pod_spec: Object) -> int:
+    """GPUs that a pod asks for: extended resources named `<vendor>/gpu`."""
+    total = 0
+    for container in pod_spec.get("containers") or ():
+        resources = container.get("resources") or {}
+        asked = (resources.get("requests") or {}) | (resources.get("limits") or {})
+        total += sum(int(v) for k, v in asked.items() if k.endswith("/gpu"))
+    return total
+
+
+def parse_time(text: str | None) -> datetime | None:
+    """An RFC 3339 time of the API."""
+    return datetime.fromisoformat(text) if text else None
+
+
+def _ordinal(meta: Object) -> int:
+    text = (meta.get("labels") or {}).get(LABEL_ORDINAL, "0")
+    return int(text) if text.isdigit() else 0
