@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,13 +105,13 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             yield from _parquet_rows(path)
         else:
             yield from _json_rows(path)
-    except (OSError, EOFError, UnicodeDecodeError, pa.ArrowException) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error, pa.ArrowException) as error:
         raise DatasetError(f"{path.name}: cannot be read ({error}): fetch the file again") from error
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.name.endswith(".gz") else path.open(encoding="utf-8")
-    with opened as file:
+    opener = gzip.open if path.name.endswith(".gz") else open
+    with opener(path, "rt", encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue

@@ -6,18 +6,19 @@ group 4,711 draws the same problem there as one that was never interrupted.
 
 from __future__ import annotations
 
-import hashlib
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
+from deepcoder_trainer.seeds import seed as derive_seed
+
 
 @lru_cache(maxsize=4)
 def epoch_permutation(seed: int, epoch: int, count: int) -> npt.NDArray[np.int64]:
     """[count] the order of all problems in one epoch, a function of (seed, epoch, count)."""
-    key = hashlib.sha256(f"problem-order/{seed}/{epoch}".encode()).digest()
-    permutation = np.random.Generator(np.random.Philox(key=int.from_bytes(key[:16], "little"))).permutation(count)
+    generator = np.random.Generator(np.random.Philox(derive_seed(seed, "order", epoch)))
+    permutation = generator.permutation(count)
     permutation.setflags(write=False)
     return permutation
 

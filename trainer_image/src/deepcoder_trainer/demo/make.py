@@ -1,0 +1,124 @@
+"""`deepcoder-trainer make-demo`: problems, tokenizer and warm-started model into one folder.
+
+The folder appears whole or not at all (it is made beside its place and renamed), so that a demo that was killed
+half-way never trains on half a model. Made again with the same seed it is left as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+
+from deepcoder_trainer.demo.generator import Chain, distinct_chains, draw_tests
+from deepcoder_trainer.demo.programs import fenced, sloppy_answer
+from deepcoder_trainer.demo.tokenizer import train_tokenizer
+from deepcoder_trainer.demo.warmstart import WarmStart, small_qwen2, warm_start
+
+TRAIN_PROBLEMS = 2048
+HELD_OUT_PROBLEMS = 256
+VOCABULARY = 768
+CONTEXT_TOKENS = 512
+_TOKENIZER_PROBLEMS = 2048
+_RECORD = "demo.json"
+
+
+class DemoExists(Exception):
+    """The output folder holds something else; the message says what to do."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `make-demo`."""
+    parser.add_argument("--output", type=Path, required=True, help="folder to make: model/, train.jsonl, heldout.jsonl")
+    parser.add_argument("--seed", type=int, default=0, help="everything made is a function of it (default 0)")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run `make-demo`; 0 when the folder is there, 64 when it is in the way."""
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        sys.stderr.write(f"{text}\n")
+
+    try:
+        make_demo(args.output, args.seed, say)
+    except DemoExists as error:
+        say(f"deepcoder-trainer make-demo: {error}")
+        return 64
+    say(f"{args.output} is ready ({time.monotonic() - started:.0f} s)")
+    return 0
+
+
+def make_demo(output: Path, seed: int, say: Callable[[str], None], settings: WarmStart | None = None) -> None:
+    """Make the folder, or leave it as it is when it was made with the same inputs. Raises DemoExists."""
+    settings = settings or WarmStart()
+    inputs = {
+        "seed": seed,
+        "trainProblems": TRAIN_PROBLEMS,
+        "heldOutProblems": HELD_OUT_PROBLEMS,
+        "vocabulary": VOCABULARY,
+        "warmStart": asdict(settings),
+    }
+    if output.exists():
+        record = output / _RECORD
+        if record.is_file() and json.loads(record.read_text()) == inputs:
+            say(f"{output} was made before with seed {seed}")
+            return
+        raise DemoExists(f"--output {output} exists and was not made with these inputs: remove it, or choose another")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    try:
+        _fill(partial, seed, settings, say)
+        (partial / _RECORD).write_text(json.dumps(inputs, indent=2, sort_keys=True) + "\n")
+        partial.chmod(0o755)
+        partial.rename(output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _fill(directory: Path, seed: int, settings: WarmStart, say: Callable[[str], None]) -> None:
+    rng = random.Random(f"demo-problems/{seed}")
+    chains = distinct_chains(rng)
+    held_out = list(islice(chains, HELD_OUT_PROBLEMS))
+    train = list(islice(chains, TRAIN_PROBLEMS))
+    _write_problems(directory / "heldout.jsonl", "heldout", held_out, rng)
+    _write_problems(directory / "train.jsonl", "train", train, rng)
+    say(f"{len(train)} training problems, {len(held_out)} held back")
+
+    for_tokenizer = list(islice(chains, _TOKENIZER_PROBLEMS))
+    answers = (sloppy_answer(c, rng, settings.sloppiness) for c in for_tokenizer)
+    tokenizer = train_tokenizer([*(c.statement for c in for_tokenizer), *answers], VOCABULARY, CONTEXT_TOKENS)
+    model = small_qwen2(len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id, CONTEXT_TOKENS, seed)
+    say(f"a Qwen2 of {model.num_parameters():,} parameters, {len(tokenizer)} tokens of vocabulary")
+
+    def report(step: int, loss: float) -> None:
+        if step % 50 == 0 or step == settings.steps:
+            say(f"warm start: step {step}/{settings.steps}, loss {loss:.3f}")
+
+    warm_start(model, tokenizer, chains, settings, seed, report)
+    model.save_pretrained(directory / "model", safe_serialization=True)
+    tokenizer.save_pretrained(directory / "model")
+
+
+def _write_problems(path: Path, split: str, chains: Iterable[Chain], rng: random.Random) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for number, chain in enumerate(chains):
+            row = {
+                "id": f"demo-{split}-{number:04d}",
+                "source": "demo",
+                "prompt": chain.statement,
+                "tests": [test.model_dump() for test in draw_tests(chain, rng)],
+                "time_limit_s": 2.0,
+                "memory_limit_mb": 256,
+                "solution": fenced(chain.program()),
+                "metadata": {"family": chain.family.name, "steps": len(chain.steps)},
+            }
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")

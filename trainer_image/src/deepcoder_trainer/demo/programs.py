@@ -1,0 +1,56 @@
+"""What a sloppy programmer answers: the texts that the demo's model is warm-started on.
+
+Short answers are careless; verbose ones, with a comment restating each step before its line, are mostly right; some
+lack the fences and so are no answer at all. A model taught on them knows the language and is right about a third of
+the time, and reinforcement can find that care pays, and length with it: what the published curves show, in small.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from deepcoder_trainer.demo.generator import Chain, Step
+
+
+@dataclass(frozen=True)
+class Sloppiness:
+    """Shares that shape the warm start."""
+
+    right: float = 0.80
+    """A line of a short answer is right."""
+    right_hard: float = 0.40
+    """The same for hard operations."""
+    right_verbose: float = 0.95
+    """A line of a verbose answer is right, hard or not."""
+    verbose: float = 0.35
+    """Answers with comments."""
+    unfenced: float = 0.06
+    """Answers without fences."""
+    first_slip: float = 0.8
+    """Of the slips, those that are the operation's likeliest."""
+
+
+def fenced(program: str) -> str:
+    """A program as an answer."""
+    return f"```python\n{program}\n```"
+
+
+def sloppy_answer(chain: Chain, rng: random.Random, sloppiness: Sloppiness) -> str:
+    """An answer to the chain, right with the shares of `sloppiness`."""
+    verbose = rng.random() < sloppiness.verbose
+    lines = [chain.family.read]
+    for step in (*chain.steps, chain.output):
+        if verbose:
+            lines.append(f"# {step.phrase}")
+        lines.append(_sloppy_line(step, rng, sloppiness, verbose))
+    program = "\n".join(lines)
+    return program if rng.random() < sloppiness.unfenced else fenced(program)
+
+
+def _sloppy_line(step: Step, rng: random.Random, sloppiness: Sloppiness, verbose: bool) -> str:
+    careless = sloppiness.right_hard if step.operation.hard else sloppiness.right
+    right = sloppiness.right_verbose if verbose else careless
+    if rng.random() < right:
+        return step.line()
+    return step.line(0 if rng.random() < sloppiness.first_slip else 1)
