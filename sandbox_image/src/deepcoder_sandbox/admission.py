@@ -1,0 +1,83 @@
+"""Whether a request makes sense, before it costs anything: the checks beyond the contract's types.
+
+Every refusal names the field and the mend. What is refused here is the *client's* mistake; a program that merely fails
+gets a verdict.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from deepcoder_contracts.judge import JudgeRequest, Kind, Problem, Scoring, TestCase
+
+
+@dataclass(frozen=True)
+class Refused(Exception):
+    """A request that is not judged."""
+
+    error: str
+    field: str | None = None
+
+    def problem(self) -> Problem:
+        """Return the body of the answer."""
+        return Problem(error=self.error, field=self.field)
+
+
+def parse_request(body: bytes) -> JudgeRequest:
+    """Return the request in `body`. Raises Refused naming the field."""
+    try:
+        return JudgeRequest.model_validate_json(body)
+    except ValidationError as error:
+        raise Refused(*explain(error)) from None
+
+
+def explain(error: ValidationError) -> tuple[str, str | None]:
+    """Return (message, field) of the first thing wrong; never the offending input."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    field = ".".join(str(part) for part in first["loc"]) or None
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "json_invalid":
+        field = "body"
+    elif field is None:
+        field = next((name for name in ("tests", "fn_name") if name in message), None)
+    return (f"{field}: {message}" if field else message), field
+
+
+def check(request: JudgeRequest, tests: tuple[TestCase, ...], max_memory_mb: int | None = None) -> None:
+    """Raise Refused where a well-formed request cannot be judged as asked."""
+    if "\0" in request.code:
+        raise Refused("code: contains a NUL byte, which no Python source may: remove it", "code")
+    if request.float_tolerance is not None and request.scoring is not Scoring.STRICT:
+        raise Refused(
+            f"float_tolerance: scoring {request.scoring} has its own rule for numbers: leave it out, or use strict",
+            "float_tolerance",
+        )
+    if request.scoring is not Scoring.STRICT:
+        raise Refused("scoring: this judge grades strict only: use strict", "scoring")
+    if request.kind is Kind.SCRIPT and request.scoring is not Scoring.STRICT:
+        raise Refused(f"scoring: {request.scoring} knows no scripts: use strict", "scoring")
+    if max_memory_mb is not None and request.memory_limit_mb > max_memory_mb:
+        raise Refused(
+            f"memory_limit_mb: {request.memory_limit_mb} is more than this judge's {max_memory_mb}: ask for less, or"
+            " give its pods more memory and raise --max-memory-mb",
+            "memory_limit_mb",
+        )
+    if request.kind is Kind.FUNCTION:
+        _check_json(tests)
+
+
+def _check_json(tests: tuple[TestCase, ...]) -> None:
+    for index, test in enumerate(tests):
+        try:
+            for line in test.input.split("\n"):
+                if line.strip():
+                    json.loads(line)
+        except (ValueError, RecursionError):
+            raise Refused(f"tests.{index}.input: needs one JSON value a line", f"tests.{index}.input") from None
+        try:
+            json.loads(test.output)
+        except (ValueError, RecursionError):
+            raise Refused(f"tests.{index}.output: needs to be one JSON value", f"tests.{index}.output") from None

@@ -1,0 +1,149 @@
+"""The judge attacks itself before it serves: each property is tried by a hostile program in a real runner.
+
+Only what a program could *not* do counts as enforced. The result is what `/v1/capacity` reports, and a tier whose
+properties do not all hold is not that tier.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from deepcoder_contracts.judge import Kind, Tier
+from deepcoder_sandbox.execution import Execution, Program, execute
+from deepcoder_sandbox.memory_file import MemoryFile
+from deepcoder_sandbox.zygote_process import RunLimits, ZygoteConfig, ZygoteFailed, ZygoteProcess
+
+_MIB = 1 << 20
+_DEADLINE_S = 60.0
+_PROBE = (Path(__file__).parent / "attack_probe.py").read_text()
+_NEEDED_BY_ALL = ("cpu_time", "wall_time", "memory", "output", "open_files")
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the attacks found."""
+
+    tier: Tier
+    limits: dict[str, bool]
+    """Property to whether it held."""
+
+    @property
+    def broken(self) -> list[str]:
+        """Properties of the tier that did not hold."""
+        needed = _NEEDED_BY_ALL if self.tier is Tier.UNCONFINED else self.limits
+        return [name for name in needed if not self.limits.get(name, False)]
+
+
+def attack(zygote: ZygoteProcess) -> Findings:
+    """Try every property on a running zygote. Raises ZygoteFailed."""
+    limits = _probe(zygote)
+    for name, (program, bounds, held) in _LIMIT_ATTACKS.items():
+        limits[name] = held(_run(zygote, program, b"", bounds))
+    return Findings(zygote.config.tier, limits)
+
+
+def _run(zygote: ZygoteProcess, source: str, stdin: bytes, limits: RunLimits) -> Execution:
+    with MemoryFile("code", source.encode()) as code:
+        program = Program(code, len(source.encode()), Kind.STDIN)
+        return execute(zygote, program, stdin, limits, time.monotonic() + _DEADLINE_S, 4096)
+
+
+def _limits(cpu: float = 10.0, wall: float = 30.0, memory_mb: int = 256, file_bytes: int = _MIB) -> RunLimits:
+    return RunLimits(
+        cpu_limit_s=cpu, wall_limit_s=wall, memory_limit_mb=memory_mb, file_bytes=file_bytes, open_files=32
+    )
+
+
+_LIMIT_ATTACKS: dict[str, tuple[str, RunLimits, Callable[[Execution], bool]]] = {
+    "cpu_time": ("while True: pass", _limits(cpu=0.05), lambda run: run.ended.killed_for == "cpu"),
+    "wall_time": (
+        "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(3600)",
+        _limits(wall=0.15),
+        lambda run: run.ended.killed_for == "wall",
+    ),
+    "memory": (
+        "x = bytearray(512 << 20)\nx[::4096] = b'x' * len(x[::4096])\nprint('got it')",
+        _limits(memory_mb=128),
+        lambda run: b"got it" not in run.stdout,
+    ),
+    "output": (
+        "import os\nfor _ in range(64): os.write(1, b'x' * (1 << 16))\nprint('all written')",
+        _limits(file_bytes=_MIB),
+        lambda run: run.written_bytes <= _MIB and run.ended.exit_status != 0,
+    ),
+    "own_sigkill": (
+        "import os\nos.kill(os.getpid(), 9)",
+        _limits(),
+        lambda run: run.ended.signal is None,
+    ),
+    "open_files": (
+        "import os\nfor _ in range(1000): os.dup(0)\nprint('opened')",
+        _limits(),
+        lambda run: b"opened" not in run.stdout,
+    ),
+}
+
+
+def _probe(zygote: ZygoteProcess) -> dict[str, bool]:
+    """Run the probe program against real bait: the server's own files, a listening socket, its processes."""
+    abstract = f"\0deepcoder-sandbox-{os.getpid()}-{time.monotonic_ns()}"
+    with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as unix:
+        unix.bind(abstract)
+        unix.listen()
+        bait = {
+            "secret": __file__,
+            "directories": [str(Path.home()), str(Path.cwd())],
+            "port": tcp.getsockname()[1],
+            "abstract": abstract,
+            "pids": [os.getpid(), zygote.pid, 1],
+        }
+        run = _run(zygote, _PROBE, json.dumps(bait).encode(), _limits())
+    if run.ended.exit_status != 0:
+        tail = run.stderr.decode("utf-8", "replace").strip().rsplit("\n", 1)[-1][:300]
+        raise ZygoteFailed(f"the probe did not run to its end: {tail}")
+    return {str(name): held is True for name, held in json.loads(run.stdout).items()}
+
+
+@dataclass(frozen=True)
+class TierRefused(Exception):
+    """No tier at or above the minimum can be had here."""
+
+    minimum: Tier
+    reasons: dict[str, str]
+
+    def __str__(self) -> str:
+        tried = "; ".join(f"{tier}: {reason}" for tier, reason in self.reasons.items())
+        return (
+            f"--minimum-tier {self.minimum} cannot be had here ({tried}). Mend: Namespaces needs root or unprivileged"
+            " user namespaces; Landlock needs Linux 5.13 or newer with landlock in its lsm list and a seccomp profile"
+            " that lets it through. Unconfined is for programs that you trust."
+        )
+
+
+STRONGEST_FIRST = (Tier.NAMESPACES, Tier.LANDLOCK, Tier.UNCONFINED)
+
+
+def find_tier(config: ZygoteConfig, minimum: Tier) -> tuple[ZygoteConfig, Findings]:
+    """Return the strongest tier that holds against the attacks. Raises TierRefused below the minimum."""
+    reasons: dict[str, str] = {}
+    for tier in STRONGEST_FIRST[: STRONGEST_FIRST.index(minimum) + 1]:
+        candidate = ZygoteConfig(tier, config.packages, config.preload, config.scratch_mb)
+        try:
+            zygote = ZygoteProcess(candidate)
+            try:
+                findings = attack(zygote)
+            finally:
+                zygote.kill()
+        except ZygoteFailed as error:
+            reasons[tier] = str(error)
+            continue
+        if not findings.broken:
+            return candidate, findings
+        reasons[tier] = f"not enforced: {', '.join(findings.broken)}"
+    raise TierRefused(minimum, reasons)

@@ -1,0 +1,105 @@
+"""What a hostile program would try. Runs inside a runner, from its text; prints property to whether it held.
+
+Reads its bait as JSON from stdin: a secret file, a listening port, pids to strike at.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+
+bait = json.load(sys.stdin)
+libc = ctypes.CDLL(None, use_errno=True)
+libc.syscall.restype = ctypes.c_long
+
+
+def refused(attempt: Callable[..., Any], *arguments: Any) -> bool:
+    """Whether the attempt fails."""
+    try:
+        result = attempt(*arguments)
+    except (OSError, PermissionError):
+        return True
+    if hasattr(result, "close"):
+        with contextlib.suppress(OSError):
+            result.close()
+    return False
+
+
+def call_refused(number: int, *arguments: Any) -> bool:
+    """Whether a raw system call fails for lack of permission, not for bad arguments."""
+    return libc.syscall(number, *arguments) < 0 and ctypes.get_errno() in (1, 13, 38)
+
+
+def connect() -> None:
+    """Reach a listening port of this host."""
+    with socket.socket() as client:
+        client.connect(("127.0.0.1", bait["port"]))
+
+
+def connect_abstract() -> None:
+    """Reach a listening abstract Unix socket."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(bait["abstract"])
+
+
+def fork() -> None:
+    """Start a process."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
+def descriptors() -> list[int]:
+    """Return inherited descriptors beyond the runner's own."""
+    return [fd for fd in range(5, 1024) if not refused(os.fstat, fd)]
+
+
+x86 = os.uname().machine == "x86_64"
+calls: dict[str, tuple[Any, ...]] = {
+    "io_uring": (425, 8, ctypes.create_string_buffer(120)),
+    "execution": (59 if x86 else 221, b"/nonexistent", 0, 0),
+    "ptrace": (101 if x86 else 117, 0x4206, bait["pids"][0], 0, 0),
+    "process_memory": (310 if x86 else 270, bait["pids"][0], 0, 0, 0, 0, 0),
+    "userfaultfd": (323 if x86 else 282, 0),
+    "shared_memory": (29 if x86 else 194, 0, 4096, 0o1600),
+    "message_queues": (68 if x86 else 186, 0, 0o1600),
+    "keyrings": (250 if x86 else 219, 0, -3, 1),
+    "bpf": (321 if x86 else 280, 0, 0, 0),
+    "perf_events": (298 if x86 else 241, 0, 0, -1, -1, 0),
+    "new_namespaces": (272 if x86 else 97, 0x10000000),
+    "mounts": (165 if x86 else 40, 0, 0, 0, 0, 0),
+    "memory_files": (319 if x86 else 279, b"x", 0),
+    "pidfd": (434, bait["pids"][0], 0),
+}
+held = {name: call_refused(*arguments) for name, arguments in calls.items()}
+held["network"] = refused(connect) and refused(connect_abstract) and refused(socket.socketpair)
+held["processes"] = refused(fork)
+held["signals"] = all(refused(os.kill, pid, 0) for pid in [*bait["pids"], os.getppid(), -1, 0])
+held["secret_files"] = refused(open, bait["secret"]) and refused(open, "/etc/passwd") and refused(open, "/etc/shadow")
+held["host_files"] = all(refused(os.listdir, path) for path in ("/etc", "/root", "/home", "/var", *bait["directories"]))
+held["other_processes"] = all(
+    refused(open, f"/proc/{pid}/{name}", "rb")
+    for pid in [*bait["pids"], os.getppid()]
+    for name in ("environ", "mem", "maps", "cmdline")
+)
+held["host_writes"] = all(
+    refused(open, f"{path}/deepcoder-probe-{os.getpid()}", "w")
+    for path in ("/dev/" + "shm", "/var/" + "tmp", "/", "/run", *bait["directories"])
+)
+held["descriptors"] = descriptors() == []
+held["environment"] = not set(os.environ) - {
+    "PATH",
+    "HOME",
+    "LANG",
+    "LC_CTYPE",
+    "PYTHONHASHSEED",
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+}
+held["privileges"] = refused(os.chroot, "/") and refused(os.setuid, 0 if os.getuid() else 1)
+sys.stdout.write(json.dumps(held))

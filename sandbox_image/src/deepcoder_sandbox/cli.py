@@ -1,0 +1,132 @@
+"""The command line: `serve`, `judge` and `capacity`.
+
+Exit status 0 done, 64 bad usage or a machine that cannot confine as asked (the message says how to mend it).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import socket
+import sys
+import uuid
+from pathlib import Path
+
+from deepcoder_contracts.judge import Scoring, Tier
+from deepcoder_sandbox import attack, batch
+from deepcoder_sandbox.pool import Pool
+from deepcoder_sandbox.server.app import Judge
+from deepcoder_sandbox.server.auth import BadToken, read_token
+from deepcoder_sandbox.server.idempotency import Answers
+from deepcoder_sandbox.server.metrics import Metrics
+from deepcoder_sandbox.server.serve import Listen, serve
+from deepcoder_sandbox.tests_store import TestStore
+from deepcoder_sandbox.zygote_process import ZygoteConfig
+
+EXIT_USAGE = 64
+_MIB = 1 << 20
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        self.print_usage(sys.stderr)
+        self.exit(EXIT_USAGE, f"{self.prog}: {message}\n")
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command and return its exit status."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    try:
+        config, findings = attack.find_tier(_zygote_config(options), Tier(options.minimum_tier))
+        if options.command == "capacity":
+            print(findings.tier)
+            for limit, held in sorted(findings.limits.items()):
+                print(f"{limit:20} {'enforced' if held else 'NOT enforced'}")
+            return 0
+        if options.command == "judge":
+            scoring = Scoring(options.scoring) if options.scoring else None
+            return batch.run(sys.stdin.buffer, sys.stdout.buffer, config, options.workers, scoring)
+        asyncio.run(serve(_judge(options, config, findings), _listen(options)))
+    except (attack.TierRefused, BadToken, _BadUsage, FileExistsError, OSError) as error:
+        print(f"deepcoder-sandbox: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    return 0
+
+
+class _BadUsage(Exception):
+    """Options that do not fit together."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="deepcoder-sandbox", description="Judge untrusted programs against tests.")
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
+    server = commands.add_parser("serve", help="serve over HTTP or a Unix socket")
+    server.add_argument("--host", default="0.0.0.0", help="address to listen on")  # noqa: S104
+    server.add_argument("--port", type=int, default=8080, help="TCP port (0: any free one)")
+    server.add_argument("--socket", type=Path, help="Unix socket (mode 0600) instead of TCP; needs no token")
+    server.add_argument("--token-file", type=Path, help="file with the bearer token; required with TCP")
+    server.add_argument("--slots", type=_positive, default=os.cpu_count() or 1, help="programs judged at once")
+    server.add_argument("--max-queued", type=_positive, help="submissions waiting before 429 (default 64 a slot)")
+    server.add_argument("--max-memory-mb", type=_positive, help="largest memory_limit_mb accepted")
+    server.add_argument("--max-body-mb", type=_positive, default=64, help="largest request body, MiB")
+    server.add_argument("--tests-store-mb", type=_positive, default=1024, help="memory for stored test sets, MiB")
+    server.add_argument("--drain-seconds", type=_positive, default=30, help="time to finish what was accepted")
+    batch_parser = commands.add_parser("judge", help="judge JSON Lines from stdin to stdout")
+    batch_parser.add_argument("--workers", type=_positive, default=os.cpu_count() or 1, help="programs judged at once")
+    batch_parser.add_argument(
+        "--scoring", choices=[each.value for each in Scoring], help="overrides every line's scoring"
+    )
+    capacity = commands.add_parser("capacity", help="say which limits are really in force on this machine")
+    for each in (server, batch_parser, capacity):
+        each.add_argument(
+            "--minimum-tier",
+            choices=[tier.value for tier in Tier],
+            default=Tier.LANDLOCK.value,
+            help="weakest tier accepted",
+        )
+        each.add_argument("--packages", action="append", default=[], metavar="DIR", help="packages programs may import")
+        each.add_argument("--preload", action="append", default=[], metavar="MODULE", help="load once, for speed")
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("needs to be at least 1")
+    return number
+
+
+def _zygote_config(options: argparse.Namespace) -> ZygoteConfig:
+    return ZygoteConfig(packages=tuple(options.packages), preload=tuple(options.preload))
+
+
+def _listen(options: argparse.Namespace) -> Listen:
+    if options.socket is not None:
+        token = read_token(options.token_file) if options.token_file else None
+        return Listen(socket=options.socket, token=token, drain_s=options.drain_seconds)
+    if options.token_file is None:
+        raise _BadUsage("--token-file is needed with --host and --port: or serve a Unix socket with --socket PATH")
+    return Listen(
+        host=options.host, port=options.port, token=read_token(options.token_file), drain_s=options.drain_seconds
+    )
+
+
+def _judge(options: argparse.Namespace, config: ZygoteConfig, findings: attack.Findings) -> Judge:
+    metrics = Metrics()
+    worker = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+    pool = Pool(config, options.slots, worker, options.max_queued or 64 * options.slots, metrics.observer())
+    judge = Judge(
+        pool=pool,
+        tier=findings.tier,
+        limits=findings.limits,
+        metrics=metrics,
+        tests=TestStore(options.tests_store_mb * _MIB),
+        answers=Answers(max_answers=10_000),
+        max_body_bytes=options.max_body_mb * _MIB,
+        max_memory_mb=options.max_memory_mb,
+    )
+    metrics.watch(judge.capacity)
+    return judge

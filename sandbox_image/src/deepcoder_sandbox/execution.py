@@ -1,0 +1,80 @@
+"""One run of a program in a process of its own: texts in, how it ended and what it left out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from deepcoder_contracts.judge import Kind
+from deepcoder_sandbox.memory_file import MemoryFile
+from deepcoder_sandbox.outcome import Claim, read_claim
+from deepcoder_sandbox.zygote_process import RunEnded, RunLimits, ZygoteProcess
+
+_TAIL_BYTES = 4096
+_ANSWER_GRACE_S = 20.0
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program whose source, and after the first run its code object, lies in a memory file."""
+
+    code: MemoryFile
+    source_bytes: int
+    kind: Kind
+    fn_name: str | None = None
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What a run left."""
+
+    ended: RunEnded
+    stdout: bytes
+    """At most the limit on its size."""
+    answer: bytes
+    """What the program's process reported, at most `answer_bytes` asked for."""
+    written_bytes: int
+    """Size of the largest of stdout, stderr and the report."""
+    answer_bytes: int
+    """Size of the report."""
+    stderr: bytes
+    """The end of it."""
+
+    @property
+    def claim(self) -> Claim:
+        """What it said of itself, if the report is short enough to be a claim."""
+        return read_claim(self.answer) if self.answer_bytes <= _TAIL_BYTES else Claim()
+
+
+def wait_deadline(limits: RunLimits, deadline: float) -> float:
+    """Return until when a zygote may take to end a run: well past its own backstop, which allows for a busy machine."""
+    return min(deadline, time.monotonic() + 4 * limits.wall_limit_s + _ANSWER_GRACE_S)
+
+
+def execute(
+    zygote: ZygoteProcess, program: Program, stdin_text: bytes, limits: RunLimits, deadline: float, max_answer: int
+) -> Execution:
+    """Run the program once. Raises ZygoteFailed."""
+    with (
+        MemoryFile("stdin", stdin_text) as stdin,
+        MemoryFile("stdout") as stdout,
+        MemoryFile("stderr") as stderr,
+        MemoryFile("report") as report,
+    ):
+        job = {
+            "mode": "once",
+            "kind": program.kind,
+            "fn_name": program.fn_name,
+            "source_bytes": program.source_bytes,
+        }
+        zygote.start_run(job, limits, [file.fileno() for file in (stdin, stdout, stderr, report, program.code)])
+        ended = zygote.finish_run(wait_deadline(limits, deadline))
+        sizes = (stdout.size(), stderr.size(), report.size())
+        return Execution(
+            ended=ended,
+            stdout=stdout.read(limits.file_bytes),
+            answer=report.read(max_answer),
+            written_bytes=max(sizes),
+            answer_bytes=sizes[2],
+            stderr=stderr.read(_TAIL_BYTES, max(0, sizes[1] - _TAIL_BYTES)),
+        )

@@ -1,0 +1,112 @@
+"""Judging one submission on one zygote: the loop over its tests.
+
+One process a test (strict, taco-compat) lives here; one process a submission (livecodebench) in
+`deepcoder_sandbox.lcb_session`. Expected outputs never leave this side. `ZygoteFailed` and `KilledFromOutside` pass
+through to the caller: they are the judge's failures.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+
+from deepcoder_contracts.judge import JudgeRequest, Kind, Scoring, TestCase, TestVerdict, Verdict
+from deepcoder_sandbox import outcome
+from deepcoder_sandbox.compare import strict, values
+from deepcoder_sandbox.execution import Program, execute
+from deepcoder_sandbox.memory_file import MemoryFile
+from deepcoder_sandbox.zygote_process import RunLimits, ZygoteProcess
+
+WALL_PER_CPU = 3.0
+"""Wall-clock backstop, as a multiple of the CPU limit."""
+
+OUTPUT_BYTES = 64 << 20
+"""Most that a program may write to stdout, or to any file."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A request whose tests are at hand."""
+
+    request: JudgeRequest
+    tests: tuple[TestCase, ...]
+    output_bytes: int = OUTPUT_BYTES
+
+    @property
+    def limits(self) -> RunLimits:
+        """Limits of one test."""
+        cpu = self.request.time_limit_s
+        return RunLimits(
+            cpu_limit_s=cpu,
+            wall_limit_s=cpu * WALL_PER_CPU,
+            memory_limit_mb=self.request.memory_limit_mb,
+            file_bytes=self.output_bytes,
+        )
+
+
+class DeadlinePassed(Exception):
+    """The client no longer waits, or the judge could not finish in time."""
+
+
+def judge_each_test(zygote: ZygoteProcess, submission: Submission, deadline: float) -> list[TestVerdict]:
+    """Return one verdict a test, each from a process of its own; `deadline` is monotonic.
+
+    Raises ZygoteFailed, KilledFromOutside or DeadlinePassed: the judge's failures.
+    """
+    verdicts: list[TestVerdict] = []
+    source = submission.request.code.encode()
+    request = submission.request
+    with MemoryFile("code", source) as code:
+        program = Program(code, len(source), request.kind, request.fn_name)
+        for test in submission.tests:
+            verdicts.append(_run_test(zygote, submission, program, test, deadline))
+            if verdicts[-1].verdict is Verdict.COMPILE_ERROR:  # the same for every test
+                verdicts += [verdicts[-1]] * (len(submission.tests) - len(verdicts))
+            if verdicts[-1].verdict is not Verdict.PASSED and request.stop_on_first_failure:
+                break
+    return fill_skipped(verdicts, len(submission.tests))
+
+
+def fill_skipped(verdicts: list[TestVerdict], count: int) -> list[TestVerdict]:
+    """Return the verdicts with `skipped` for every test that was not run."""
+    return verdicts + [outcome.make(Verdict.SKIPPED, 0.0)] * (count - len(verdicts))
+
+
+def _run_test(
+    zygote: ZygoteProcess, submission: Submission, program: Program, test: TestCase, deadline: float
+) -> TestVerdict:
+    request, limits = submission.request, submission.limits
+    if time.monotonic() > deadline:
+        raise DeadlinePassed("the deadline passed before every test was run")
+    run = execute(zygote, program, test.input.encode(), limits, deadline, values.MAX_BYTES)
+    cpu_s = run.ended.cpu_s
+    failed = outcome.failed_run(run.ended, limits, run.claim, run.written_bytes, run.stderr)
+    if failed is not None:
+        return failed
+    if run.ended.exit_status != 0 and request.scoring is not Scoring.TACO_COMPAT:
+        detail = outcome.last_line(run.stderr) or f"exit status {run.ended.exit_status}"
+        return outcome.make(Verdict.RUNTIME_ERROR, cpu_s, detail)
+    if request.kind is Kind.SCRIPT:
+        if run.claim.completed:
+            return outcome.make(Verdict.PASSED, cpu_s)
+        return outcome.make(Verdict.RUNTIME_ERROR, cpu_s, "the program left before the test had run")
+    if request.kind is Kind.FUNCTION:
+        if run.answer_bytes > values.MAX_BYTES:
+            return outcome.make(Verdict.OUTPUT_LIMIT, cpu_s, f"returned more than {values.MAX_BYTES} bytes")
+        difference = _compare_value(run.answer, test, request.float_tolerance)
+    else:
+        difference = strict.compare_text(run.stdout, test.output, request.float_tolerance)
+    return outcome.make(Verdict.PASSED if difference is None else Verdict.WRONG_ANSWER, cpu_s, difference)
+
+
+def _compare_value(encoded: bytes, test: TestCase, tolerance: float | None) -> str | None:
+    if not encoded:
+        return "the program left without returning"
+    try:
+        got = values.decode(encoded)
+    except ValueError as error:
+        return str(error)
+    if values.equal_as_json(got, json.loads(test.output), tolerance):
+        return None
+    return f"returned {strict.excerpt(repr(got)[:200].encode())}" if len(encoded) < 10_000 else "another value"

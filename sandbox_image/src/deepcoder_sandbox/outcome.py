@@ -1,0 +1,99 @@
+"""From how a run ended to its verdict: pure, and in one place.
+
+The order matters. The judge's own failures come first, then limits, then what the program says of itself, then its exit
+status, and only then is its output compared.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from dataclasses import dataclass
+
+from deepcoder_contracts.judge import TestVerdict, Verdict
+from deepcoder_sandbox.compare.strict import excerpt
+from deepcoder_sandbox.zygote_process import RunEnded, RunLimits
+
+_DETAIL_CHARS = 1000
+_MEMORY_SHARE = 0.9
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a program's process said of itself. Never evidence for it, only against."""
+
+    failure: str | None = None
+    detail: str | None = None
+    completed: bool = False
+
+
+class KilledFromOutside(Exception):
+    """The runner got a SIGKILL that neither the zygote nor the program can have sent."""
+
+
+def read_claim(report: bytes) -> Claim:
+    """Return what a report says; one that is broken says nothing."""
+    try:
+        fields = json.loads(report) if report else None
+    except (ValueError, RecursionError):
+        return Claim()
+    if not isinstance(fields, dict):
+        return Claim()
+    failure, detail = fields.get("failure"), fields.get("detail")
+    return Claim(
+        failure=failure if isinstance(failure, str) else None,
+        detail=detail if isinstance(detail, str) else None,
+        completed=fields.get("completed") is True,
+    )
+
+
+def failed_run(
+    ended: RunEnded, limits: RunLimits, claim: Claim, output_bytes: int, stderr: bytes
+) -> TestVerdict | None:
+    """Return the verdict of a run that did not end well, None where its output is to be compared.
+
+    The exit status is left to the caller, since scorings differ in it. Raises KilledFromOutside.
+    """
+    verdict, detail = _failure(ended, limits, claim, output_bytes)
+    return None if verdict is None else make(verdict, ended.cpu_s, detail or last_line(stderr))
+
+
+def _failure(ended: RunEnded, limits: RunLimits, claim: Claim, output_bytes: int) -> tuple[Verdict | None, str | None]:
+    if ended.killed_for == "cpu" or ended.signal == signal.SIGXCPU or ended.cpu_s > limits.cpu_limit_s:
+        return Verdict.TIME_LIMIT, f"used more than {limits.cpu_limit_s:g} s of CPU time"
+    if ended.killed_for == "wall":
+        return Verdict.TIME_LIMIT, f"still there after {limits.wall_limit_s:g} s, mostly waiting"
+    if ended.signal == signal.SIGKILL:
+        raise KilledFromOutside("the program was killed from outside, perhaps by the kernel for want of memory")
+    if ended.signal == signal.SIGXFSZ or output_bytes >= limits.file_bytes:
+        return Verdict.OUTPUT_LIMIT, f"wrote more than {limits.file_bytes} bytes"
+    if claim.failure == "memory":
+        return Verdict.MEMORY_LIMIT, f"wanted more than {limits.memory_limit_mb} MiB"
+    if claim.failure == "compile":
+        return Verdict.COMPILE_ERROR, claim.detail
+    if ended.signal is not None:
+        if ended.max_rss_kb >= _MEMORY_SHARE * limits.memory_limit_mb * 1024:
+            return Verdict.MEMORY_LIMIT, f"died near {limits.memory_limit_mb} MiB"
+        return Verdict.RUNTIME_ERROR, f"died of {_signal_name(ended.signal)}"
+    if claim.failure is not None:
+        return Verdict.RUNTIME_ERROR, claim.detail
+    return None, None
+
+
+def make(verdict: Verdict, seconds: float, detail: str | None = None) -> TestVerdict:
+    """Return a verdict with its detail escaped and cut to what the contract allows."""
+    shown = None if not detail else detail.encode("ascii", "backslashreplace").decode()[:_DETAIL_CHARS]
+    return TestVerdict(verdict=verdict, seconds=max(0.0, seconds), detail=shown)
+
+
+def last_line(stderr: bytes) -> str | None:
+    """Return the last line of a traceback, escaped."""
+    lines = stderr.strip().rsplit(b"\n", 1)
+    return excerpt(lines[-1], 300) if lines[-1] else None
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,84 @@
+"""Prometheus metrics of one judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from deepcoder_contracts.judge import Capacity, JudgeResponse, Tier
+from deepcoder_sandbox.grade import Submission
+from deepcoder_sandbox.pool import Observer
+
+_PREFIX = "deepcoder_sandbox_"
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+
+class Metrics:
+    """The registry, and what feeds it."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        registry = self.registry
+        self._verdicts = Counter(f"{_PREFIX}verdicts", "Verdicts given, one a test.", ["verdict"], registry=registry)
+        self._submissions = Counter(
+            f"{_PREFIX}submissions", "Submissions answered.", ["outcome", "scoring"], registry=registry
+        )
+        self._judging = Histogram(
+            f"{_PREFIX}judging_seconds",
+            "Wall-clock seconds judging a submission.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._queueing = Histogram(
+            f"{_PREFIX}queueing_seconds", "Seconds a submission waited for a slot.", buckets=_SECONDS, registry=registry
+        )
+        self._program = Counter(f"{_PREFIX}program_cpu_seconds", "CPU seconds used by programs.", registry=registry)
+        self._recycled = Counter(
+            f"{_PREFIX}recycled_zygotes", "Zygotes ended, by reason.", ["reason"], registry=registry
+        )
+        self._refused = Counter(
+            f"{_PREFIX}refused_requests", "Requests refused, by status.", ["status"], registry=registry
+        )
+
+    def observer(self) -> Observer:
+        """Return what the pool tells its work to."""
+        return Observer(
+            queued_for=self._queueing.observe,
+            judged=self._judged,
+            recycled=lambda reason: self._recycled.labels(reason).inc(),
+        )
+
+    def _judged(self, submission: Submission, answer: JudgeResponse) -> None:
+        outcome = {True: "passed", False: "failed", None: "error"}[answer.passed]
+        self._submissions.labels(outcome, submission.request.scoring.value).inc()
+        self._judging.observe(answer.seconds)
+        for verdict in answer.verdicts:
+            self._verdicts.labels(verdict.verdict.value).inc()
+            self._program.inc(verdict.seconds)
+
+    def refused(self, status: int) -> None:
+        """Count a refused request."""
+        self._refused.labels(str(status)).inc()
+
+    def watch(self, capacity: Callable[[], Capacity]) -> None:
+        """Export what `capacity` says whenever metrics are read."""
+        first = capacity()
+        for name, text, read in (
+            ("slots", "Programs judged at once.", lambda: capacity().slots),
+            ("busy_slots", "Slots in use.", lambda: capacity().busy),
+            ("queued_submissions", "Submissions waiting for a slot.", lambda: capacity().queued),
+        ):
+            Gauge(_PREFIX + name, text, registry=self.registry).set_function(read)
+        tier = Gauge(f"{_PREFIX}isolation_tier", "1 for the tier in force.", ["tier"], registry=self.registry)
+        for each in Tier:
+            tier.labels(each.value).set(each is first.tier)
+        limits = Gauge(
+            f"{_PREFIX}limit_enforced", "1 for a limit that is really in force.", ["limit"], registry=self.registry
+        )
+        for limit, enforced in first.limits.items():
+            limits.labels(limit).set(enforced)
+
+    def exposition(self) -> bytes:
+        """Return the text that Prometheus reads."""
+        return generate_latest(self.registry)

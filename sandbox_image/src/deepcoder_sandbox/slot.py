@@ -1,0 +1,98 @@
+"""A slot: one zygote and the thread's worth of work that goes through it.
+
+It starts a zygote when it has none, ends it after a number of runs or after any failure, and turns every failure of the
+judge's own into an `error` answer after one more attempt on a fresh zygote. It never raises for what a program did.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from deepcoder_contracts.judge import JudgeResponse, TestVerdict, Verdict
+from deepcoder_sandbox import grade, outcome
+from deepcoder_sandbox.grade import DeadlinePassed, Submission
+from deepcoder_sandbox.outcome import KilledFromOutside
+from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteFailed, ZygoteProcess
+
+_ATTEMPTS = 2
+RECYCLE_AFTER_RUNS = 5000
+"""Runs after which a zygote is replaced."""
+
+
+class Slot:
+    """Judges one submission at a time. Not thread-safe: one thread owns it, except for `interrupt`."""
+
+    def __init__(
+        self, config: ZygoteConfig, worker: str, on_recycle: Callable[[str], None] = lambda reason: None
+    ) -> None:
+        self._config = config
+        self._worker = worker
+        self._on_recycle = on_recycle
+        self._zygote: ZygoteProcess | None = None
+
+    def ensure_zygote(self) -> ZygoteProcess:
+        """Return the running zygote, started if need be. Raises ZygoteFailed."""
+        if self._zygote is not None and self._zygote.runs >= RECYCLE_AFTER_RUNS:
+            self._drop("runs")
+        if self._zygote is None:
+            self._zygote = ZygoteProcess(self._config)
+        return self._zygote
+
+    @property
+    def zygote_pid(self) -> int | None:
+        """The zygote's process, for tests that kill it."""
+        return self._zygote.pid if self._zygote else None
+
+    def _drop(self, reason: str) -> None:
+        if self._zygote is not None:
+            self._zygote.kill()
+            self._zygote = None
+            self._on_recycle(reason)
+
+    def close(self) -> None:
+        """End the zygote."""
+        self._drop("closed")
+
+    def judge(self, submission: Submission, deadline: float) -> JudgeResponse:
+        """Return the answer to a submission; `deadline` (monotonic) bounds it."""
+        started = time.monotonic()
+        failure = "not tried"
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._answer(submission, started, self._verdicts(submission, deadline))
+            except (ZygoteFailed, KilledFromOutside) as error:
+                failure = str(error)
+                self._drop("failed")
+            except DeadlinePassed as error:
+                failure = str(error)
+                break
+            except (OSError, MemoryError) as error:
+                failure = f"{type(error).__name__}: {error}"
+                self._drop("failed")
+            if time.monotonic() > deadline:
+                break
+        return self.error_answer(submission, failure, started)
+
+    def _verdicts(self, submission: Submission, deadline: float) -> list[TestVerdict]:
+        return grade.judge_each_test(self.ensure_zygote(), submission, deadline)
+
+    def _answer(self, submission: Submission, started: float, verdicts: list[TestVerdict]) -> JudgeResponse:
+        return JudgeResponse(
+            id=submission.request.id,
+            passed=all(verdict.verdict is Verdict.PASSED for verdict in verdicts),
+            verdicts=verdicts,
+            seconds=time.monotonic() - started,
+            worker=self._worker,
+        )
+
+    def error_answer(self, submission: Submission, failure: str, started: float) -> JudgeResponse:
+        """Return the answer that says the judge failed: `error` for every test, `passed` null."""
+        error = outcome.make(Verdict.ERROR, 0.0, failure)
+        return JudgeResponse(
+            id=submission.request.id,
+            passed=None,
+            verdicts=[error] * len(submission.tests),
+            seconds=time.monotonic() - started,
+            worker=self._worker,
+        )

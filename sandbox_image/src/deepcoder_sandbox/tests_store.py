@@ -1,0 +1,53 @@
+"""Test sets stored once and named by their digest, for problems whose tests are megabytes.
+
+Bounded by bytes: the least recently used set goes first, and a client that meets 404 uploads it again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+
+from pydantic import ValidationError
+
+from deepcoder_contracts.judge import TestCase, TestSet
+from deepcoder_sandbox.admission import Refused, explain
+
+
+class TestStore:
+    """Test sets by sha256, at most `max_bytes` of them. Used by one thread."""
+
+    __test__ = False  # not a test class of pytest's
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._sets: OrderedDict[str, tuple[int, tuple[TestCase, ...]]] = OrderedDict()
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes held."""
+        return self._bytes
+
+    def put(self, sha256: str, body: bytes) -> int:
+        """Store a set and return its number of tests. Raises Refused."""
+        if hashlib.sha256(body).hexdigest() != sha256:
+            raise Refused("sha256: the body has another digest: send the bytes that were hashed", "sha256")
+        if sha256 not in self._sets:
+            try:
+                tests = tuple(TestSet.model_validate_json(body).tests)
+            except ValidationError as error:
+                raise Refused(*explain(error)) from None
+            while self._sets and self._bytes + len(body) > self._max_bytes:
+                self._bytes -= self._sets.popitem(last=False)[1][0]
+            self._sets[sha256] = (len(body), tests)
+            self._bytes += len(body)
+        return len(self._sets[sha256][1])
+
+    def get(self, sha256: str) -> tuple[TestCase, ...] | None:
+        """Return a set's tests, None if it is unknown (or was dropped)."""
+        found = self._sets.get(sha256)
+        if found is None:
+            return None
+        self._sets.move_to_end(sha256)
+        return found[1]

@@ -1,0 +1,116 @@
+"""The few system calls that Python does not wrap, by ctypes.
+
+Every function raises OSError with errno and the call's name; none fails silently, since a confinement that was not
+applied must stop the runner before the program starts.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_SET_SECCOMP = 22
+PR_SET_NO_NEW_PRIVS = 38
+
+SECCOMP_MODE_FILTER = 2
+
+CLONE_NEWNS = 0x0002_0000
+CLONE_NEWUTS = 0x0400_0000
+CLONE_NEWIPC = 0x0800_0000
+CLONE_NEWUSER = 0x1000_0000
+CLONE_NEWPID = 0x2000_0000
+CLONE_NEWNET = 0x4000_0000
+
+MS_RDONLY = 1
+MS_NOSUID = 2
+MS_NODEV = 4
+MS_NOEXEC = 8
+MS_REMOUNT = 32
+MS_BIND = 4096
+MS_REC = 16384
+MS_PRIVATE = 1 << 18
+MNT_DETACH = 2
+
+_SYS_LANDLOCK_CREATE_RULESET = 444
+_SYS_LANDLOCK_ADD_RULE = 445
+_SYS_LANDLOCK_RESTRICT_SELF = 446
+_SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+_SYS_CAPSET = {"x86_64": 126, "aarch64": 91}
+
+
+def process_cpu_clock(pid: int) -> int:
+    """Return the clock id of another process's CPU time, as clock_getcpuclockid(3) makes it."""
+    return (~pid << 3) | 2
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return result
+
+
+def prctl(option: int, argument: int = 0, pointer: object = None) -> None:
+    """prctl(2) with one number and one pointer."""
+    _check(_libc.prctl(option, ctypes.c_ulong(argument), pointer, 0, 0), f"prctl({option})")
+
+
+def unshare(flags: int) -> None:
+    """unshare(2)."""
+    _check(_libc.unshare(flags), f"unshare({flags:#x})")
+
+
+def mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
+    """mount(2)."""
+    result = _libc.mount(
+        source.encode(),
+        target.encode(),
+        kind.encode() if kind else None,
+        ctypes.c_ulong(flags),
+        data.encode() if data else None,
+    )
+    _check(result, f"mount({source!r}, {target!r}, {kind})")
+
+
+def umount(target: str, flags: int = 0) -> None:
+    """umount2(2)."""
+    _check(_libc.umount2(target.encode(), flags), f"umount2({target!r})")
+
+
+def pivot_root(new: str, old: str) -> None:
+    """pivot_root(2)."""
+    _check(_libc.syscall(_SYS_PIVOT_ROOT[os.uname().machine], new.encode(), old.encode()), "pivot_root")
+
+
+def drop_capabilities() -> None:
+    """Empty the permitted, effective and inheritable sets of this thread."""
+    header = (ctypes.c_uint32 * 2)(0x2008_0522, 0)
+    data = (ctypes.c_uint32 * 6)()
+    _check(_libc.syscall(_SYS_CAPSET[os.uname().machine], header, data), "capset")
+
+
+def landlock_abi() -> int:
+    """Return the kernel's Landlock ABI version, 0 where it has none."""
+    version = _libc.syscall(_SYS_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), 1)
+    return max(0, int(version))
+
+
+def landlock_create_ruleset(attributes: bytes) -> int:
+    """Return the descriptor of a new ruleset."""
+    result = _libc.syscall(_SYS_LANDLOCK_CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), 0)
+    return _check(int(result), "landlock_create_ruleset")
+
+
+def landlock_add_path_rule(ruleset: int, attributes: bytes) -> None:
+    """Add a rule beneath a path."""
+    _check(int(_libc.syscall(_SYS_LANDLOCK_ADD_RULE, ruleset, 1, attributes, 0)), "landlock_add_rule")
+
+
+def landlock_restrict_self(ruleset: int) -> None:
+    """Confine this thread, and what it starts, to the ruleset."""
+    _check(int(_libc.syscall(_SYS_LANDLOCK_RESTRICT_SELF, ruleset, 0)), "landlock_restrict_self")

@@ -1,0 +1,184 @@
+"""Running the program inside its confinement: as a script on stdin, or by calling a function.
+
+The program owns this process once it starts: nothing in it is trusted afterwards. What it reports can only be a claim
+about itself (an output, a return value, a failure), and every claim that earns anything is compared elsewhere against
+what this process never held.
+
+The first runner of a submission compiles, leaves the code object in the code descriptor and seals it; the later ones
+load it, so that a submission is compiled once, inside the limits, and no test can alter what the next one runs.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import fcntl
+import json
+import linecache
+import marshal
+import os
+import sys
+import threading
+import traceback
+from types import CodeType, ModuleType
+from typing import Any, NoReturn
+
+from deepcoder_sandbox.worker import values
+
+STDIN, STDOUT, STDERR, REPORT, CODE = range(5)
+"""Descriptors of a runner."""
+
+FILENAME = "main.py"
+"""The program's name in tracebacks."""
+
+_SEALED = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_OUT_OF_MEMORY = b'{"failure":"memory"}'
+
+
+def read_all(descriptor: int) -> bytes:
+    """Return a memory file's whole content, whatever its offset."""
+    size = os.fstat(descriptor).st_size
+    parts: list[bytes] = []
+    offset = 0
+    while offset < size:
+        part = os.pread(descriptor, size - offset, offset)
+        if not part:
+            break
+        parts.append(part)
+        offset += len(part)
+    return b"".join(parts)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of `data`."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def report(descriptor: int, **fields: Any) -> None:
+    """Leave a claim for the judge to read after the end."""
+    write_all(descriptor, json.dumps(fields).encode())
+
+
+def run(kind: str, fn_name: str | None, source_bytes: int) -> NoReturn:
+    """Compile or load the program, run it once and leave with the exit status Python would have had."""
+    status = 1
+    try:
+        code = _code_object(source_bytes)
+        if code is not None:
+            status = _execute(code, kind, fn_name)
+    except MemoryError:
+        os.write(REPORT, _OUT_OF_MEMORY)
+    finally:
+        os._exit(status)
+
+
+def _code_object(source_bytes: int) -> CodeType | None:
+    content = read_all(CODE)
+    source = content[:source_bytes]
+    if len(content) > source_bytes:
+        loaded: CodeType = marshal.loads(content[source_bytes:])  # made by our own compile, and sealed  # noqa: S302
+        _remember_source(source)
+        os.close(CODE)
+        return loaded
+    try:
+        code = compile(source, FILENAME, "exec", dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError, OverflowError) as error:
+        line = traceback.format_exception_only(error)[-1].strip()
+        where = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
+        report(REPORT, failure="compile", detail=line[:500] + where)
+        return None
+    os.lseek(CODE, 0, os.SEEK_END)
+    write_all(CODE, marshal.dumps(code))
+    fcntl.fcntl(CODE, fcntl.F_ADD_SEALS, _SEALED)
+    os.close(CODE)
+    _remember_source(source)
+    return code
+
+
+def _remember_source(source: bytes) -> None:
+    text = source.decode("utf-8", "replace")
+    linecache.cache[FILENAME] = (len(text), None, text.splitlines(keepends=True), FILENAME)
+
+
+def _main_module() -> ModuleType:
+    module = ModuleType("__main__")
+    module.__dict__.update(__builtins__=sys.modules["builtins"], __file__=FILENAME)
+    sys.modules["__main__"] = module
+    sys.argv = [FILENAME]
+    return module
+
+
+def _execute(code: CodeType, kind: str, fn_name: str | None) -> int:
+    module = _main_module()
+    if kind == "function":
+        module.__name__ = "solution"  # a block for the command line is not for the caller of a function
+        sys.modules["solution"] = module
+    status = 0
+    try:
+        arguments = [json.loads(line) for line in _input_lines()] if fn_name else []
+        exec(code, module.__dict__)  # noqa: S102
+        if kind == "script":
+            _run_appended_test(module)
+        elif fn_name:
+            answer = find_function(module, fn_name)(*arguments)
+            write_all(REPORT, values.encode(answer))
+    except SystemExit as leaving:
+        status = _exit_status(leaving)
+        if kind != "stdin":
+            report(REPORT, failure="exit", detail="the program left before its end")
+            status = status or 1
+    except MemoryError:
+        os.write(REPORT, _OUT_OF_MEMORY)
+        status = 1
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    return _finish(status)
+
+
+def _finish(status: int) -> int:
+    """What an interpreter does at its end, short of tearing itself down."""
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]  # waits for threads that are not daemons
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+    except MemoryError:
+        os.write(REPORT, _OUT_OF_MEMORY)
+        return 1
+    except BaseException:
+        status = status or 120
+    with contextlib.suppress(BaseException):
+        sys.stderr.flush()
+    return status
+
+
+def _exit_status(leaving: SystemExit) -> int:
+    if leaving.code is None:
+        return 0
+    if isinstance(leaving.code, int):
+        return leaving.code & 0xFF
+    print(leaving.code, file=sys.stderr)  # noqa: T201
+    return 1
+
+
+def _input_lines() -> list[str]:
+    text = read_all(STDIN).decode()
+    return [line for line in text.split("\n") if line.strip()]
+
+
+def _run_appended_test(module: ModuleType) -> None:
+    """Run the test's code in the program's namespace. Its text is read only now, after the program has run."""
+    test = compile(read_all(STDIN), "test.py", "exec", dont_inherit=True)
+    exec(test, module.__dict__)  # noqa: S102
+    report(REPORT, completed=True)
+
+
+def find_function(module: ModuleType, name: str) -> Any:
+    """Return what `name` calls: `Class.method` of an instance, a method of class Solution, or a top-level function."""
+    owner, _, attribute = name.rpartition(".")
+    if not owner and hasattr(getattr(module, "Solution", None), attribute):
+        owner = "Solution"
+    holder: Any = module if not owner else getattr(module, owner)()
+    return getattr(holder, attribute)

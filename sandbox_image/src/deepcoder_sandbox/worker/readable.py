@@ -1,0 +1,54 @@
+"""Which host files a program may read: this Python's standard library, the libraries it links, and time zones.
+
+Site packages are left out (only their names can be listed): the judge's own code lies there.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from deepcoder_sandbox.worker import landlock
+
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+"""Devices that programs may open."""
+
+_OTHER_PACKAGES = ("site-packages", "dist-packages")
+
+
+def stdlib_dir() -> str:
+    """Return the directory of the standard library."""
+    return str(Path(os.__file__).resolve().parent)
+
+
+def library_dirs() -> list[str]:
+    """Return the directories of the shared libraries, as the loader searches them."""
+    machine = os.uname().machine
+    candidates = ["/lib64", *(f"{root}/{machine}-linux-gnu" for root in ("/lib", "/usr/lib"))]
+    return [path for path in candidates if Path(path).is_dir()]
+
+
+def library_files() -> list[str]:
+    """Return the shared libraries beside this Python (libpython of a Python that was built by hand)."""
+    return sorted(str(path) for path in (Path(sys.base_prefix) / "lib").glob("*.so*"))
+
+
+def other_files() -> list[str]:
+    """Return what is left: the loader's cache, the local time zone."""
+    names = ("/etc/ld.so.cache", "/etc/localtime", "/usr/share/zoneinfo")
+    return [name for name in names if Path(name).exists()]
+
+
+def readable(packages: list[str], scratch: str | None) -> list[tuple[str, int]]:
+    """Return (path, rights) of all that a program may open."""
+    library = stdlib_dir()
+    rules = [(library, landlock.LIST)]
+    with os.scandir(library) as entries:
+        rules += [(entry.path, landlock.READ) for entry in entries if entry.name not in _OTHER_PACKAGES]
+    for path in [*library_dirs(), *library_files(), *other_files(), *packages]:
+        rules.append((path, landlock.READ))
+    rules += [(device, landlock.READ_WRITE_FILE) for device in DEVICES]
+    if scratch:
+        rules.append((scratch, landlock.SCRATCH))
+    return rules

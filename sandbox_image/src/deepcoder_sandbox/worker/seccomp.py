@@ -1,0 +1,158 @@
+"""The runner's system call filter: BPF made here, handed to the kernel with prctl.
+
+The program may compute, use threads and touch the files that Landlock leaves it. It may not start a process, open a
+socket, signal anyone but itself, or raise a limit. A refused call fails with EPERM, so an honest program that tries
+one gets an exception and not a dead process.
+
+Two rules look odd and matter. A program may not send *itself* SIGKILL, nor shorten its own CPU limit: whatever dies of
+SIGKILL without the zygote having sent it was killed from outside, which is the judge's failure and is retried, and no
+program may buy itself that. And clone3 answers ENOSYS, because its flags lie in memory where a filter cannot look:
+libraries then fall back to clone, whose flags it can see.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Callable
+
+from deepcoder_sandbox.worker import libc, syscalls
+
+_LD_W_ABS, _JEQ, _JGE, _JSET, _AND, _RET = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
+_NR, _ARCH = 0, 4
+_ALLOW = 0x7FFF_0000
+_KILL = 0x8000_0000
+_EPERM = 0x0005_0000 | 1
+_ENOSYS = 0x0005_0000 | 38
+_ENOTTY = 0x0005_0000 | 25
+
+_CLONE_THREAD = 0x0001_0000
+_NEW_NAMESPACES = 0x7E02_0080
+_SIGKILL, _SIGSTOP = 9, 19
+_RLIMIT_CPU = 0
+_PRCTL_OPTIONS = (15, 16, 0x5356_4D41)  # PR_SET_NAME, PR_GET_NAME, PR_SET_VMA (the allocator names its memory)
+_IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
+_FCNTL_REFUSED = (8, 10, 15, 1024, 1026)  # F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY: each ends in a signal
+
+
+class _Pid(int):
+    """A constant that stands for the runner's own pid; its place is patched before loading."""
+
+
+_OWN_PID = _Pid(0)
+Instruction = tuple[int, int, int, int]
+
+
+def _argument(index: int, high: bool = False) -> Instruction:
+    """Load the low (or high) half of a call's argument; both machines are little-endian."""
+    return (_LD_W_ABS, 0, 0, 16 + 8 * index + (4 if high else 0))
+
+
+def _in_set(index: int, values: tuple[int, ...], inside: int, outside: int) -> list[Instruction]:
+    code: list[Instruction] = [_argument(index)]
+    for position, value in enumerate(values):
+        code.append((_JEQ, len(values) - position, 0, value))
+    return [*code, (_RET, 0, 0, outside), (_RET, 0, 0, inside)]
+
+
+def _signal_rule(signal_argument: int) -> list[Instruction]:
+    """Allow a signal to the own thread group, SIGKILL and SIGSTOP excepted."""
+    return [
+        _argument(0),
+        (_JEQ, 0, 4, _OWN_PID),
+        _argument(signal_argument),
+        (_JEQ, 2, 0, _SIGKILL),
+        (_JEQ, 1, 0, _SIGSTOP),
+        (_RET, 0, 0, _ALLOW),
+        (_RET, 0, 0, _EPERM),
+    ]
+
+
+_RULES: dict[str, list[Instruction]] = {
+    "clone": [
+        _argument(0),
+        (_JSET, 0, 2, _CLONE_THREAD),
+        (_JSET, 1, 0, _NEW_NAMESPACES),
+        (_RET, 0, 0, _ALLOW),
+        (_RET, 0, 0, _EPERM),
+    ],
+    "clone3": [(_RET, 0, 0, _ENOSYS)],
+    "kill": _signal_rule(1),
+    "tgkill": _signal_rule(2),
+    "ioctl": _in_set(1, _IOCTLS, _ALLOW, _ENOTTY),
+    "fcntl": _in_set(1, _FCNTL_REFUSED, _EPERM, _ALLOW),
+    "prctl": _in_set(0, _PRCTL_OPTIONS, _ALLOW, _EPERM),
+    "setrlimit": _in_set(0, (_RLIMIT_CPU,), _EPERM, _ALLOW),
+    "prlimit64": [
+        _argument(0),
+        (_JEQ, 1, 0, 0),
+        (_JEQ, 0, 6, _OWN_PID),
+        _argument(2),
+        (_JEQ, 0, 2, 0),
+        _argument(2, high=True),
+        (_JEQ, 3, 0, 0),
+        _argument(1),
+        (_JEQ, 0, 1, _RLIMIT_CPU),
+        (_RET, 0, 0, _EPERM),
+        (_RET, 0, 0, _ALLOW),
+    ],
+}
+
+
+class Filter:
+    """A filter program with the holes where a runner's pid belongs."""
+
+    def __init__(self, machine: str | None = None) -> None:
+        instructions = assemble(machine)
+        self._code = bytearray()
+        self._holes: list[int] = []
+        for operation, if_true, if_false, constant in instructions:
+            if isinstance(constant, _Pid):
+                self._holes.append(len(self._code) + 4)
+            self._code += struct.pack("<HBBI", operation, if_true, if_false, constant)
+        self._count = len(instructions)
+
+    def load(self, pid: int) -> None:
+        """Bind this thread, for good, to the filter made out for `pid`. Needs no_new_privs."""
+        for hole in self._holes:
+            struct.pack_into("<I", self._code, hole, pid)
+        code = (ctypes.c_char * len(self._code)).from_buffer(self._code)
+        program = ctypes.create_string_buffer(struct.pack("<HxxxxxxQ", self._count, ctypes.addressof(code)))
+        libc.prctl(libc.PR_SET_SECCOMP, libc.SECCOMP_MODE_FILTER, program)
+
+
+def assemble(machine: str | None = None) -> list[Instruction]:
+    """Return the filter for `machine`: check the machine, then find the call by bisection."""
+    numbers = syscalls.allowed_numbers(machine)
+    arch = list(syscalls.AUDIT_ARCH.values())[syscalls.machine_column(machine)]
+    blocks: dict[str, list[Instruction]] = {"allow": [(_RET, 0, 0, _ALLOW)], "refuse": [(_RET, 0, 0, _EPERM)]}
+    blocks["unknown"] = [(_RET, 0, 0, _ENOSYS)]
+    action = dict.fromkeys(numbers.values(), "allow")
+    for name, block in _RULES.items():
+        if name in numbers:
+            blocks[name] = block
+            action[numbers[name]] = name
+    bounds: list[tuple[int, str]] = []
+    for number in range(syscalls.NEWEST_KNOWN + 1):
+        target = action.get(number, "refuse")
+        if not bounds or bounds[-1][1] != target:
+            bounds.append((number, target))
+    bounds.append((syscalls.NEWEST_KNOWN + 1, "unknown"))
+    bounds.append((0x4000_0000, "refuse"))  # the x32 variants of x86_64
+    head: list[Instruction] = [
+        (_LD_W_ABS, 0, 0, _ARCH),
+        (_JEQ, 1, 0, arch),
+        (_RET, 0, 0, _KILL),
+        (_LD_W_ABS, 0, 0, _NR),
+    ]
+    return head + _bisect(bounds, lambda target: blocks[target])
+
+
+def _bisect(bounds: list[tuple[int, str]], block: Callable[[str], list[Instruction]]) -> list[Instruction]:
+    if len(bounds) == 1:
+        return block(bounds[0][1])
+    middle = len(bounds) // 2
+    low, high = _bisect(bounds[:middle], block), _bisect(bounds[middle:], block)
+    if len(low) > 255:
+        raise ValueError("filter too large for a BPF jump: split the system call table")
+    return [(_JGE, len(low), 0, bounds[middle][0]), *low, *high]
