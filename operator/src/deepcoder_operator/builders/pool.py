@@ -40,7 +40,8 @@ DRAIN_SECONDS = 60
 _LEAVE_SERVICE_SECONDS = 3
 """Clients resolve the Service each 2 s: a judge stops listening only when they have seen it leave."""
 
-_USER = 65532
+_USER = 1000
+"""The numeric user of the judge image."""
 
 _OWNED = (
     ("metadata", "name"),

@@ -1,0 +1,66 @@
+{{- define "deepcoder.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* Full name of the release's objects, short enough for the suffixes that are appended. */}}
+{{- define "deepcoder.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
+{{- else if contains (include "deepcoder.name" .) .Release.Name -}}
+{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name (include "deepcoder.name" .) | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "deepcoder.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "deepcoder.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "deepcoder.labels" -}}
+{{ include "deepcoder.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end -}}
+
+{{- define "deepcoder.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "deepcoder.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- required "serviceAccount.name is needed when serviceAccount.create is false" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "deepcoder.tlsSecretName" -}}
+{{- default (printf "%s-progress-tls" (include "deepcoder.fullname" .)) .Values.progress.tlsSecretName -}}
+{{- end -}}
+
+{{/* Image reference: the value, or <name>:<appVersion>. Call with (list root value name). */}}
+{{- define "deepcoder.image" -}}
+{{- $root := index . 0 -}}
+{{- default (printf "%s:%s" (index . 2) $root.Chart.AppVersion) (index . 1) -}}
+{{- end -}}
+
+{{/* The operator's own configuration, see config.py of the operator. */}}
+{{- define "deepcoder.config" -}}
+namespace: {{ .Release.Namespace }}
+podLabels:
+  {{- include "deepcoder.selectorLabels" . | nindent 2 }}
+watchNamespaces: {{ toJson .Values.watchNamespaces }}
+{{- with .Values.networkPolicy.monitoringNamespace }}
+monitoringNamespace: {{ . }}
+{{- end }}
+healthPort: 8080
+images:
+  trainer: {{ include "deepcoder.image" (list . .Values.images.trainer "deepcoder-trainer") | quote }}
+  sandbox: {{ include "deepcoder.image" (list . .Values.images.sandbox "deepcoder-sandbox") | quote }}
+progress:
+  url: {{ printf "https://%s-progress.%s.svc:%v" (include "deepcoder.fullname" .) .Release.Namespace .Values.progress.port }}
+  port: 8443
+  tlsSecret: {{ include "deepcoder.tlsSecretName" . }}
+storage:
+  allowedEndpoints: {{ toJson .Values.s3.allowedEndpoints }}
+prices: {{ toJson .Values.prices }}
+{{- end -}}

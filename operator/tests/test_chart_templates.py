@@ -1,0 +1,261 @@
+"""The chart, rendered by helm: least rights, restricted pods, a schema that refuses what it does not know."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deepcoder_operator.config import OperatorConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "helm" / "deepcoder-operator"
+
+
+@pytest.fixture(scope="module")
+def helm() -> str:
+    """The helm binary: from PATH, or the one that `make setup` and the development cluster keep in the cache."""
+    cache = Path(os.environ.get("DEEPCODER_CACHE") or Path.home() / ".cache" / "deepcoder")
+    cached = sorted(cache.glob("bin/tools-*/helm"))
+    found = shutil.which("helm") or (str(cached[-1]) if cached else None)
+    if found is None:
+        from devcluster import tools
+
+        found = str(tools.fetch(cache) / "helm")
+    return found
+
+
+def run_helm(helm: str, *arguments: str, values: dict[str, Any] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [helm, *arguments, str(CHART), "--namespace", "dc", "--values", "-"],
+        input=yaml.safe_dump(values or {}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def render(helm: str, values: dict[str, Any] | None = None, *more: str) -> list[dict[str, Any]]:
+    done = run_helm(helm, "template", "demo", *more, values=values)
+    assert done.returncode == 0, done.stderr
+    return [doc for doc in yaml.safe_load_all(done.stdout) if doc]
+
+
+def only(objects: list[dict[str, Any]], kind: str, suffix: str = "") -> dict[str, Any]:
+    (found,) = [o for o in objects if o["kind"] == kind and o["metadata"]["name"].endswith(suffix)]
+    return found
+
+
+def rules(objects: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    for obj in objects:
+        if obj["kind"] in ("Role", "ClusterRole"):
+            for rule in obj["rules"]:
+                yield obj, rule
+
+
+EVERYTHING: dict[str, Any] = {
+    "imagePullSecrets": [{"name": "registry"}],
+    "prices": [{"nodeSelector": {"gpu": "h100"}, "perGpuHour": 2.5}],
+    "s3": {"allowedEndpoints": ["https://minio.storage.svc:9000"]},
+    "metrics": {"serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
+    "networkPolicy": {"monitoringNamespace": "monitoring"},
+    "podDisruptionBudget": {"enabled": True},
+    "nodeSelector": {"kubernetes.io/arch": "amd64"},
+    "tolerations": [{"key": "control", "operator": "Exists"}],
+    "affinity": {"nodeAffinity": {}},
+    "priorityClassName": "system-cluster-critical",
+    "podLabels": {"team": "rl"},
+    "podAnnotations": {"note": "x"},
+    "env": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
+    "serviceAccount": {"annotations": {"cloud/role": "x"}},
+}
+
+
+@pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["defaults", "everything"])
+def test_chart_passes_lint(helm: str, values: dict[str, Any]) -> None:
+    done = run_helm(helm, "lint", "--strict", values=values)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["defaults", "everything"])
+def test_no_right_is_a_wildcard(helm: str, values: dict[str, Any]) -> None:
+    for _, rule in rules(render(helm, values)):
+        for part in ("apiGroups", "resources", "verbs"):
+            assert "*" not in rule[part]
+
+
+def test_secrets_are_read_by_name_and_never_listed_or_deleted(helm: str) -> None:
+    for role, rule in rules(render(helm)):
+        if "secrets" not in rule["resources"]:
+            continue
+        if role["kind"] == "ClusterRole":
+            assert set(rule["verbs"]) <= {"get", "create"}
+        else:
+            assert rule["resourceNames"] == ["demo-deepcoder-operator-progress-tls"]
+            assert set(rule["verbs"]) <= {"get", "patch"}
+
+
+def test_operator_never_writes_specs_of_pods_or_of_rayjobs(helm: str) -> None:
+    granted = {r: set(rule["verbs"]) for _, rule in rules(render(helm)) for r in rule["resources"]}
+    for resource in ("pods", "rayjobs"):
+        assert not granted[resource] & {"update", "patch", "deletecollection"}
+
+
+def test_rights_on_our_kinds_are_added_to_the_roles_of_people(helm: str) -> None:
+    objects = render(helm)
+    prefix = "rbac.authorization.k8s.io/aggregate-to-"
+    view, edit = (only(objects, "ClusterRole", s)["metadata"]["labels"] for s in ("-view", "-edit"))
+    assert {k.removeprefix(prefix) for k in view if k.startswith(prefix)} == {"view", "edit", "admin"}
+    assert {k.removeprefix(prefix) for k in edit if k.startswith(prefix)} == {"edit", "admin"}
+    none = render(helm, {"rbac": {"aggregate": False}})
+    assert [o["metadata"]["name"] for o in none if o["kind"] == "ClusterRole"] == ["demo-deepcoder-operator"]
+
+
+def test_pod_meets_the_restricted_standard(helm: str) -> None:
+    pod = only(render(helm), "Deployment")["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault"
+    for container in pod["containers"]:
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+    assert not any("hostPath" in v for v in pod["volumes"])
+
+
+def test_two_operators_never_run_side_by_side(helm: str) -> None:
+    spec = only(render(helm), "Deployment")["spec"]
+    assert (spec["replicas"], spec["strategy"]["type"]) == (1, "Recreate")
+
+
+def test_cluster_may_choose_the_user(helm: str) -> None:
+    pod = only(render(helm, {"runAsUser": None}), "Deployment")["spec"]["template"]["spec"]
+    assert "runAsUser" not in pod["securityContext"]
+
+
+@pytest.mark.parametrize("values", [{}, EVERYTHING], ids=["defaults", "everything"])
+def test_operator_accepts_the_configuration_that_the_chart_writes(helm: str, values: dict[str, Any]) -> None:
+    objects = render(helm, values)
+    config = OperatorConfig.model_validate(yaml.safe_load(only(objects, "ConfigMap")["data"]["config.yaml"]))
+    service = only(objects, "Service", "-progress")
+    assert config.progress.host == f"{service['metadata']['name']}.dc.svc"
+    assert config.namespace == "dc"
+    labels = only(objects, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert config.pod_labels.items() <= labels.items()
+    assert len(config.prices) == len(values.get("prices", []))
+    ports = {p["name"]: p["containerPort"] for p in _container(objects)["ports"]}
+    assert ports == {"progress": config.progress.port, "metrics": config.health_port}
+
+
+def test_changed_configuration_restarts_the_operator(helm: str) -> None:
+    def checksum(values: dict[str, Any]) -> str:
+        template = only(render(helm, values), "Deployment")["spec"]["template"]
+        return str(template["metadata"]["annotations"]["checksum/config"])
+
+    assert checksum({}) != checksum({"prices": [{"perGpuHour": 1}]})
+    assert checksum({}) == checksum({"podLabels": {"team": "rl"}})
+
+
+def test_services_select_the_pods_of_this_release_only(helm: str) -> None:
+    objects = render(helm, EVERYTHING)
+    labels = only(objects, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    for service in (o for o in objects if o["kind"] == "Service"):
+        assert service["spec"]["selector"].items() <= labels.items()
+        assert service["spec"]["selector"]["app.kubernetes.io/instance"] == "demo"
+
+
+def test_only_pods_of_runs_reach_the_progress_port(helm: str) -> None:
+    progress, metrics = only(render(helm, EVERYTHING), "NetworkPolicy")["spec"]["ingress"]
+    assert progress["from"][0]["podSelector"]["matchExpressions"] == [
+        {"key": "deepcoder.dev/run", "operator": "Exists"}
+    ]
+    assert metrics["from"][0]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "monitoring"}
+
+
+def test_optional_objects_are_left_out_by_default(helm: str) -> None:
+    kinds = {o["kind"] for o in render(helm)}
+    assert not kinds & {"ServiceMonitor", "PodDisruptionBudget"}
+    assert {"ServiceMonitor", "PodDisruptionBudget"} <= {o["kind"] for o in render(helm, EVERYTHING)}
+
+
+def test_chosen_images_are_used_as_they_are(helm: str) -> None:
+    objects = render(helm, {"images": {"operator": "r/op@sha256:1", "trainer": "r/t:2", "sandbox": "r/s:3"}})
+    assert _container(objects)["image"] == "r/op@sha256:1"
+    config = yaml.safe_load(only(objects, "ConfigMap")["data"]["config.yaml"])
+    assert config["images"] == {"trainer": "r/t:2", "sandbox": "r/s:3"}
+
+
+def test_crds_are_those_of_the_repository_and_stay_when_the_chart_goes(helm: str) -> None:
+    rendered = {o["metadata"]["name"]: o for o in render(helm) if o["kind"] == "CustomResourceDefinition"}
+    generated = [yaml.safe_load(p.read_text()) for p in sorted((ROOT / "crds").glob("*.yaml"))]
+    assert generated
+    assert set(rendered) == {c["metadata"]["name"] for c in generated}
+    for crd in generated:
+        ours = rendered[crd["metadata"]["name"]]
+        assert ours["spec"] == crd["spec"]
+        assert ours["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+
+
+def test_crds_can_be_left_out_or_let_go(helm: str) -> None:
+    assert not [o for o in render(helm, {"crds": {"install": False}}) if o["kind"] == "CustomResourceDefinition"]
+    for crd in render(helm, {"crds": {"keep": False}}):
+        assert "helm.sh/resource-policy" not in crd["metadata"].get("annotations", {})
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"replicas": 2},
+        {"images": {"operater": "x"}},
+        {"progress": {"port": "8443"}},
+        {"prices": [{"nodeSelector": {"gpu": "h100"}}]},
+        {"prices": [{"perGpuHour": -1}]},
+        {"s3": {"allowedEndpoints": ["minio:9000"]}},
+        {"watchNamespaces": ["ml"]},
+        {"log": {"level": "loud"}},
+        {"imagePullSecrets": ["registry"]},
+        {"podLabels": {"x": 1}},
+    ],
+    ids=lambda v: json.dumps(v),
+)
+def test_schema_refuses_what_the_chart_does_not_know(helm: str, values: dict[str, Any]) -> None:
+    done = run_helm(helm, "template", "demo", values=values)
+    assert done.returncode != 0
+    assert next(iter(values)) in done.stderr
+
+
+def test_every_value_is_in_the_schema_and_explained(helm: str) -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    text = (CHART / "values.yaml").read_text()
+
+    def walk(values: dict[str, Any], node: dict[str, Any], path: str) -> None:
+        assert node.get("additionalProperties") is False, path
+        assert set(values) <= set(node["properties"]), path
+        for name, value in values.items():
+            inner = node["properties"][name]
+            assert inner.get("description"), f"{path}.{name}"
+            if isinstance(value, dict) and "properties" in inner and name != "resources":
+                walk(value, inner, f"{path}.{name}")
+
+    walk(yaml.safe_load(text), schema, "")
+    lines = text.splitlines()
+    for before, line in itertools.pairwise(lines):
+        name, colon, value = line.strip().partition(":")
+        if colon and name.isidentifier() and value.strip() and not line.startswith(("  requests", "  limits")):
+            assert before.strip().startswith("#"), f"values.yaml: {name} has no comment"
+
+
+def _container(objects: list[dict[str, Any]]) -> dict[str, Any]:
+    (container,) = only(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
+    result: dict[str, Any] = container
+    return result
