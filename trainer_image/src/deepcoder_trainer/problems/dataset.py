@@ -19,11 +19,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from deepcoder_trainer.checkpoint.storage import file_sha256
 from deepcoder_trainer.problems.rows import RowError, problem_from_row
 from deepcoder_trainer.types import Problem
 
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
-_BLOCK = 1 << 20
 
 
 class DatasetError(ValueError):
@@ -46,7 +46,7 @@ def load_dataset(path: str | Path, sha256: str | None = None) -> Dataset:
     """
     path = Path(path)
     files = _data_files(path)
-    digests = [(f, _file_sha256(f)) for f in files]
+    digests = [(f, file_sha256(f)) for f in files]
     digest = (
         digests[0][1]
         if path.is_file()
@@ -88,14 +88,6 @@ def _data_files(path: Path) -> list[Path]:
     if not files:
         raise DatasetError(f"{path}: no data file in this folder: put {', '.join(_SUFFIXES)} files there")
     return files
-
-
-def _file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:

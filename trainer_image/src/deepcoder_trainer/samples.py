@@ -1,0 +1,82 @@
+"""Every rollout, kept as Parquet: what was asked and answered, what the judge said, under which weights.
+
+One row a sample, one file a step (`samples/step-000120.parquet`) or an evaluated target. A run's curves say that
+something went wrong; only these rows say what. Token ids and log-probabilities are not kept: they are several times
+the text's size and follow from it and a checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from deepcoder_trainer.types import Group, Sample
+
+SCHEMA = pa.schema(
+    [
+        pa.field("step", pa.int32(), nullable=False),
+        pa.field("group_id", pa.int64(), nullable=False),
+        pa.field("index", pa.int32(), nullable=False),
+        pa.field("problem_id", pa.string(), nullable=False),
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("response", pa.string(), nullable=False),
+        pa.field("reward", pa.float64()),  # null: the judge failed, the sample was quarantined
+        pa.field("verdict", pa.string(), nullable=False),
+        pa.field("finish", pa.string(), nullable=False),
+        pa.field("prompt_tokens", pa.int32(), nullable=False),
+        pa.field("response_tokens", pa.int32(), nullable=False),
+        pa.field("limit_tokens", pa.int32(), nullable=False),
+        pa.field("admitted_version", pa.int64(), nullable=False),
+        pa.field(
+            "versions",
+            pa.list_(pa.struct([("version", pa.int64()), ("start", pa.int32()), ("end", pa.int32())])),
+            nullable=False,
+        ),
+        pa.field("judge_seconds", pa.float64(), nullable=False),
+        pa.field("judge_attempts", pa.int32(), nullable=False),
+    ]
+)
+"""Columns of a samples file. Readers take columns by name; new ones are only ever added."""
+
+
+def samples_table(groups: Iterable[Group], prompts: Mapping[str, str], step: int) -> pa.Table:
+    """Rows in (group_id, index) order. `prompts` maps a problem's id to its text."""
+    rows = [_row(group, sample, prompts[group.problem_id], step) for group in groups for sample in group.samples]
+    rows.sort(key=lambda r: (r["group_id"], r["index"]))
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def write_samples(path: Path, groups: Iterable[Group], prompts: Mapping[str, str], step: int) -> None:
+    """Write a samples file."""
+    pq.write_table(samples_table(groups, prompts, step), path, compression="zstd")
+
+
+def read_samples(path: Path) -> list[dict[str, Any]]:
+    """Rows of a samples file."""
+    return pq.read_table(path).to_pylist()
+
+
+def _row(group: Group, sample: Sample, prompt: str, step: int) -> dict[str, Any]:
+    generation, outcome = sample.generation, sample.outcome
+    return {
+        "step": step,
+        "group_id": group.group_id,
+        "index": sample.index,
+        "problem_id": group.problem_id,
+        "prompt": prompt,
+        "response": generation.text,
+        "reward": outcome.reward,
+        "verdict": outcome.verdict,
+        "finish": generation.finish.value,
+        "prompt_tokens": len(sample.prompt_ids),
+        "response_tokens": len(generation.output_ids),
+        "limit_tokens": sample.limit,
+        "admitted_version": group.admitted_version,
+        "versions": [{"version": v.version, "start": v.start, "end": v.end} for v in generation.versions],
+        "judge_seconds": outcome.seconds,
+        "judge_attempts": outcome.attempts,
+    }
