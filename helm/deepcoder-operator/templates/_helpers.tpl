@@ -52,6 +52,7 @@ watchNamespaces: {{ toJson .Values.watchNamespaces }}
 {{- with .Values.networkPolicy.monitoringNamespace }}
 monitoringNamespace: {{ . }}
 {{- end }}
+kuberayNamespace: {{ .Values.kuberay.namespace }}
 healthPort: 8080
 images:
   trainer: {{ include "deepcoder.image" (list . .Values.images.trainer "deepcoder-trainer") | quote }}

@@ -112,6 +112,12 @@ class OperatorConfig(Config):
     monitoring_namespace: Namespace | None = None
     """Namespace of Prometheus, which may scrape pods of runs and pools."""
 
+    kuberay_namespace: Namespace = "kuberay-system"
+    """Namespace of KubeRay's operator, which submits jobs to the Ray heads of runs."""
+
+    kuberay_namespace: Namespace = "kuberay-system"
+    """Namespace of KubeRay, which submits jobs to the heads of runs and must be let in."""
+
     health_port: Port = 8080
     """Port of /healthz, /readyz and /metrics."""
 

@@ -1,0 +1,55 @@
+"""The examples are runs that the operator reads without complaint, and they say what the text around them says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deepcoder_operator.api.run_spec import RunSpec
+from deepcoder_operator.api.sandboxpool import SandboxPoolSpec
+from deepcoder_operator.builders.pool import PoolIdentity, PoolSettings, build_pod_template
+from deepcoder_operator.domain.world import pod_gpus
+
+EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.yaml"))
+
+
+def documents(path: Path, kind: str) -> list[dict[str, Any]]:
+    return [d for d in yaml.safe_load_all(path.read_text()) if d and d["kind"] == kind]
+
+
+def gpus(stage: dict[str, Any], role: str) -> int:
+    group = (stage.get("resources") or {}).get(role) or {}
+    return int(group.get("replicas", 1)) * pod_gpus(group.get("template", {}).get("spec", {}))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
+def test_run_is_read_and_its_templates_are_accepted(path: Path) -> None:
+    for run in documents(path, "DeepCoderRun"):
+        spec = RunSpec.model_validate(run["spec"])
+        if spec.sandbox.template is not None:
+            settings = PoolSettings("sandbox", "deepcoder", {}, "deepcoder.dev/run")
+            build_pod_template(PoolIdentity("ml", "judges", "uid"), spec.sandbox.template, settings)
+    for pool in documents(path, "SandboxPool"):
+        SandboxPoolSpec.model_validate(pool["spec"])
+
+
+def test_14b_is_the_published_recipe_on_32_gpus() -> None:
+    (run,) = documents(EXAMPLES[0].parent / "deepcoder-14b.yaml", "DeepCoderRun")
+    stages = run["spec"]["stages"]
+    assert [s["contextTokens"] for s in stages] == [16384, 32768, 65536]
+    assert [s.get("maxSteps") for s in stages] == [180, 470, None]
+    for stage in stages:
+        assert gpus(stage, "samplers") + gpus(stage, "learners") == 32
+    recipe = RunSpec.model_validate(run["spec"]).recipe
+    assert (recipe.prompts_per_step, recipe.group_size, recipe.optimizer_steps) == (128, 8, 2)
+    assert (recipe.clip_low, recipe.clip_high, recipe.learning_rate, recipe.temperature) == (0.2, 0.28, 1e-6, 0.6)
+    assert (recipe.kl_coefficient, recipe.entropy_coefficient) == (0, 0)
+
+
+def test_1_5b_fits_one_node_of_8_gpus() -> None:
+    (run,) = documents(EXAMPLES[0].parent / "deepcoder-1.5b.yaml", "DeepCoderRun")
+    for stage in run["spec"]["stages"]:
+        assert gpus(stage, "samplers") + gpus(stage, "learners") == 8
