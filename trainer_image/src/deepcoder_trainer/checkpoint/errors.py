@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from deepcoder_trainer.errors import BadConfig
+
 
 class StorageError(Exception):
     """Base of all storage failures; the message names the object and never a credential."""
@@ -35,10 +37,5 @@ class CheckpointFailed(Exception):
     """A checkpoint could not be written; the message says why. Training has not lost anything yet."""
 
 
-class ConfigMismatch(Exception):
-    """What is stored belongs to another run or another configuration: exit 64, never resumed from."""
-
-    def __init__(self, message: str, *, field: str | None = None) -> None:
-        super().__init__(message)
-        self.field = field
-        """Configuration field at fault, where one is."""
+class ConfigMismatch(BadConfig):
+    """What is stored belongs to another run or another configuration: it is never resumed from."""

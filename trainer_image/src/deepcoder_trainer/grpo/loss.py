@@ -1,0 +1,149 @@
+"""The policy loss of GRPO+ on flat arrays of response tokens, and what is measured along the way.
+
+With rho = exp(logp - old_logp), per token:
+
+    Clip:   max(-A rho, -A clip(rho, 1 - low, 1 + high))           PPO's surrogate with bounds of its own on each side
+    Cispo:  -A stopgrad(clip(rho, 1 - low, 1 + high)) logp         no token loses its gradient (MiniMax-M1)
+
+minus `entropy_coefficient` times the entropy. With recomputed old log-probabilities the policy term is weighted by
+the truncated importance weight min(exp(old_logp - behaviour), cap), a constant. The sum is returned: the caller
+divides by one token count for the whole optimizer step. |log ratio| is clamped at 10 before any exponential.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from deepcoder_contracts.recipe import Loss, OldLogprobs, Recipe
+
+MAX_LOG_RATIO = 10.0
+"""Where log ratios are clamped: exp(10) = 22,026 is far outside any clip range and still finite in float32."""
+
+GAP_BINS_PER_DECADE = 8
+_GAP_DECADES = (-8, 2)
+GAP_BINS = GAP_BINS_PER_DECADE * (_GAP_DECADES[1] - _GAP_DECADES[0])
+"""Bins of the histogram of |learner - sampler| log-probability, equal in log10 from 1e-8 to 1e2."""
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """The switches of the loss."""
+
+    kind: Loss = Loss.CLIP
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+    entropy_coefficient: float = 0.0
+    tis_cap: float | None = None
+    """Cap of the importance weight; None where the ratio is taken against the sampler itself."""
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Self:
+        """The recipe's switches."""
+        recompute = recipe.resolved_old_logprobs is OldLogprobs.RECOMPUTE
+        return cls(
+            kind=recipe.loss,
+            clip_low=recipe.clip_low,
+            clip_high=recipe.clip_high,
+            entropy_coefficient=recipe.entropy_coefficient,
+            tis_cap=recipe.tis_cap if recompute else None,
+        )
+
+
+def policy_loss(
+    logprob: Tensor,
+    entropy: Tensor,
+    old_logprob: Tensor,
+    behaviour: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    settings: LossSettings,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss summed over the tokens in `mask`, and sums for the metrics (see `summarize`). All inputs are [R]."""
+    weight = mask.to(logprob.dtype)
+    log_ratio = (logprob - old_logprob).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    ratio = log_ratio.exp()
+    clipped = ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high)
+    if settings.kind is Loss.CLIP:
+        surrogate = torch.maximum(-advantages * ratio, -advantages * clipped)
+    else:
+        surrogate = -advantages * clipped.detach() * logprob
+    importance = None
+    if settings.tis_cap is not None:
+        gap = (old_logprob - behaviour).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+        importance = gap.exp().clamp(max=settings.tis_cap)
+        surrogate = surrogate * importance
+    loss = (surrogate * weight).sum()
+    if settings.entropy_coefficient:
+        loss = loss - settings.entropy_coefficient * (entropy * weight).sum()
+    with torch.no_grad():
+        sums = _sums(ratio, entropy, old_logprob if importance is not None else logprob, behaviour, advantages, weight)
+        low, high = ratio < 1 - settings.clip_low, ratio > 1 + settings.clip_high
+        sums |= {
+            "loss": loss.detach(),
+            "ratio_below_clip": (low * weight).sum(),
+            "ratio_above_clip": (high * weight).sum(),
+            "clipped_low": ((low & (advantages < 0)) * weight).sum(),
+            "clipped_high": ((high & (advantages > 0)) * weight).sum(),
+        }
+        if importance is not None:
+            sums["importance"] = (importance * weight).sum()
+    return loss, sums
+
+
+def _sums(
+    ratio: Tensor, entropy: Tensor, learner: Tensor, behaviour: Tensor, advantages: Tensor, weight: Tensor
+) -> dict[str, Tensor]:
+    difference = (learner - behaviour).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    first = _GAP_DECADES[0]
+    exponent = (learner - behaviour).abs().clamp(min=10.0**first).log10()
+    place = ((exponent - first) * GAP_BINS_PER_DECADE).long().clamp(0, GAP_BINS - 1)
+    histogram = torch.zeros(GAP_BINS, dtype=weight.dtype, device=weight.device).index_add_(0, place, weight)
+    return {
+        "tokens": weight.sum(),
+        "ratio": (ratio * weight).sum(),
+        "entropy": (entropy * weight).sum(),
+        "advantage": (advantages * weight).sum(),
+        # Schulman's non-negative estimator of KL(sampler || learner): E[exp(d) - 1 - d].
+        "mismatch_kl": ((difference.exp() - 1 - difference) * weight).sum(),
+        "logprob_gap": ((learner - behaviour).abs() * weight).sum(),
+        "gap_histogram": histogram,
+    }
+
+
+def summarize(sums: dict[str, list[float]]) -> dict[str, float]:
+    """Token means from sums over all micro-batches and ranks; each sum is a list (of one, or of histogram bins)."""
+    tokens = max(sums["tokens"][0], 1.0)
+    mean = {name: values[0] / tokens for name, values in sums.items() if name not in ("tokens", "gap_histogram")}
+    metrics = {
+        "loss": mean["loss"],
+        "entropy": mean["entropy"],
+        "ratio_mean": mean["ratio"],
+        "advantage_mean": mean["advantage"],
+        "ratio_below_clip_ratio": mean["ratio_below_clip"],
+        "ratio_above_clip_ratio": mean["ratio_above_clip"],
+        "clipped_low_ratio": mean["clipped_low"],
+        "clipped_high_ratio": mean["clipped_high"],
+        "mismatch_kl": mean["mismatch_kl"],
+        "logprob_gap_abs_mean": mean["logprob_gap"],
+        "logprob_gap_abs_p95": _quantile(sums["gap_histogram"], 0.95),
+        "tokens_trained": sums["tokens"][0],
+    }
+    if "importance" in mean:
+        metrics["importance_weight_mean"] = mean["importance"]
+    return metrics
+
+
+def _quantile(histogram: list[float], q: float) -> float:
+    """Upper edge of the bin that holds the quantile; 0 of an empty histogram."""
+    total, seen = sum(histogram), 0.0
+    if not total:
+        return 0.0
+    for i, count in enumerate(histogram):
+        seen += count
+        if seen >= q * total:
+            return 0.0 if i == 0 else 10.0 ** (_GAP_DECADES[0] + (i + 1) / GAP_BINS_PER_DECADE)
+    return 10.0 ** _GAP_DECADES[1]

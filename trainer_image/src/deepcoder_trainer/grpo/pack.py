@@ -1,0 +1,210 @@
+"""Samples to packed micro-batches: many responses in one row of tokens, equally many rows on every rank.
+
+Sequences are put first-fit, longest first, into as few micro-batches of at most `capacity` tokens as that gives;
+their number is rounded up to a multiple of the ranks and the tokens evened out over them, since ranks wait for each
+other at every collective. A rank with nothing left gets micro-batches without trainable tokens, which still run
+forward and backward. Everything here is a function of lengths and order: the same batch is always packed alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from deepcoder_contracts.recipe import Recipe
+from deepcoder_trainer.grpo.advantage import group_advantages
+from deepcoder_trainer.types import FloatArray, Group, IntArray
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class TrainingSequence:
+    """One sample as the learner sees it. Position prompt_tokens - 1 + j of the input predicts target j."""
+
+    input_ids: IntArray
+    """[P + T - 1] prompt and response without its last token, which predicts nothing."""
+
+    prompt_tokens: int
+    """P, at least 1."""
+
+    targets: IntArray
+    """[T] response tokens."""
+
+    behaviour: FloatArray
+    """[T] the sampler's log-probabilities; 0 where it gave no finite one."""
+
+    advantage: float
+    """A of every response token."""
+
+    mask: BoolArray
+    """[T] tokens in the loss: those with a finite behaviour log-probability."""
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """N tokens of S packed sequences, R of them predicting a response token."""
+
+    input_ids: IntArray
+    """[N]"""
+
+    position_ids: IntArray
+    """[N] positions, from 0 in each sequence."""
+
+    cu_seqlens: IntArray
+    """[S + 1] where each sequence begins, and N."""
+
+    response_index: IntArray
+    """[R] which of the N positions predict a response token."""
+
+    targets: IntArray
+    """[R]"""
+
+    behaviour: FloatArray
+    """[R]"""
+
+    advantages: FloatArray
+    """[R]"""
+
+    mask: BoolArray
+    """[R]"""
+
+
+@dataclass(frozen=True)
+class OptimizerStep:
+    """One rank's share of one optimizer step."""
+
+    micro_batches: tuple[MicroBatch, ...]
+    """Equally many on all ranks."""
+
+    denominator: int
+    """Trainable tokens of all ranks and micro-batches together."""
+
+
+def training_sequences(groups: Sequence[Group], recipe: Recipe) -> list[TrainingSequence]:
+    """The samples that take part in the loss, in (group_id, index) order."""
+    sequences = []
+    for group in groups:
+        judged = group_advantages(group, recipe.advantage, recipe.overlong)
+        for sample, decision in zip(group.samples, judged, strict=True):
+            output = sample.generation.output_ids
+            if not decision.in_loss or not len(output):
+                continue
+            if not len(sample.prompt_ids):
+                raise ValueError(f"group {group.group_id}: an empty prompt leaves nothing to predict the response from")
+            behaviour = sample.generation.logprobs
+            finite = np.isfinite(behaviour)
+            sequences.append(
+                TrainingSequence(
+                    input_ids=np.concatenate([sample.prompt_ids, output[:-1]]).astype(np.int32),
+                    prompt_tokens=len(sample.prompt_ids),
+                    targets=output.astype(np.int32),
+                    behaviour=np.where(finite, behaviour, 0).astype(np.float32),
+                    advantage=decision.advantage,
+                    mask=finite,
+                )
+            )
+    return sequences
+
+
+def split_groups(groups: Sequence[Group], parts: int) -> list[list[Group]]:
+    """Contiguous parts of whole groups in group_id order, as equal as possible (one an optimizer step)."""
+    ordered = sorted(groups, key=lambda g: g.group_id)
+    if len(ordered) < parts:
+        raise ValueError(
+            f"a batch of {len(ordered)} groups cannot be split into {parts} optimizer steps: lower "
+            "recipe.optimizerSteps or raise recipe.promptsPerStep"
+        )
+    bounds = [len(ordered) * i // parts for i in range(parts + 1)]
+    return [ordered[a:b] for a, b in pairwise(bounds)]
+
+
+def plan_step(sequences: Sequence[TrainingSequence], capacity: int, ranks: int) -> list[OptimizerStep]:
+    """One entry a rank: its micro-batches, and the denominator that all share."""
+    plan = pack([len(s.input_ids) for s in sequences], capacity, ranks)
+    denominator = int(sum(int(s.mask.sum()) for s in sequences))
+    return [OptimizerStep(tuple(assemble([sequences[i] for i in bin_]) for bin_ in bins), denominator) for bins in plan]
+
+
+def pack(lengths: Sequence[int], capacity: int, ranks: int) -> list[list[list[int]]]:
+    """Rank to micro-batches to indices of sequences: at most `capacity` tokens each, equally many a rank.
+
+    Raises ValueError for a sequence longer than `capacity`.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    if order and lengths[order[0]] > capacity:
+        raise ValueError(
+            f"a sequence of {lengths[order[0]]} tokens exceeds the budget of {capacity} tokens a device: "
+            "raise recipe.tokensPerDevice"
+        )
+    bins = _first_fit(order, lengths, capacity)
+    per_rank = max(1, -(-len(bins) // ranks))
+    bins += [[] for _ in range(per_rank * ranks - len(bins))]
+    evened = _longest_to_emptiest(order, lengths, len(bins), capacity)
+    bins = evened if evened is not None else bins
+
+    def load(indices: list[int]) -> int:
+        return sum(lengths[i] for i in indices)
+
+    plan: list[list[list[int]]] = [[] for _ in range(ranks)]
+    for indices in sorted(bins, key=lambda b: (-load(b), b)):
+        open_ranks = [r for r in range(ranks) if len(plan[r]) < per_rank]
+        rank = min(open_ranks, key=lambda r: (sum(load(b) for b in plan[r]), r))
+        plan[rank].append(sorted(indices))
+    return plan
+
+
+def _first_fit(order: Sequence[int], lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    bins: list[list[int]] = []
+    room: list[int] = []
+    for i in order:
+        place = next((b for b, free in enumerate(room) if lengths[i] <= free), None)
+        if place is None:
+            bins.append([])
+            room.append(capacity)
+            place = len(bins) - 1
+        bins[place].append(i)
+        room[place] -= lengths[i]
+    return bins
+
+
+def _longest_to_emptiest(
+    order: Sequence[int], lengths: Sequence[int], count: int, capacity: int
+) -> list[list[int]] | None:
+    """The same sequences over `count` bins of more equal load, or None where that overflows one."""
+    bins: list[list[int]] = [[] for _ in range(count)]
+    load = [0] * count
+    for i in order:
+        place = min(range(count), key=lambda b: (load[b], b))
+        bins[place].append(i)
+        load[place] += lengths[i]
+    return bins if max(load) <= capacity else None
+
+
+def assemble(sequences: Sequence[TrainingSequence]) -> MicroBatch:
+    """Packed arrays of some sequences; without any, one token that predicts nothing."""
+    if not sequences:
+        none_i, none_f = np.zeros(0, np.int32), np.zeros(0, np.float32)
+        one = np.zeros(1, np.int32)
+        return MicroBatch(one, one, np.array([0, 1], np.int32), none_i, none_i, none_f, none_f, np.zeros(0, np.bool_))
+    lengths = [len(s.input_ids) for s in sequences]
+    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return MicroBatch(
+        input_ids=np.concatenate([s.input_ids for s in sequences]),
+        position_ids=np.concatenate([np.arange(n, dtype=np.int32) for n in lengths]),
+        cu_seqlens=starts,
+        response_index=np.concatenate(
+            [
+                np.arange(len(s.targets), dtype=np.int32) + np.int32(start + s.prompt_tokens - 1)
+                for s, start in zip(sequences, starts[:-1], strict=True)
+            ]
+        ),
+        targets=np.concatenate([s.targets for s in sequences]),
+        behaviour=np.concatenate([s.behaviour for s in sequences]),
+        advantages=np.concatenate([np.full(len(s.targets), s.advantage, np.float32) for s in sequences]),
+        mask=np.concatenate([s.mask for s in sequences]),
+    )

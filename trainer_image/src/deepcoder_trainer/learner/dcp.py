@@ -1,0 +1,212 @@
+"""torch DCP to and from safetensors and JSON: a checkpoint that cannot run code when it is read.
+
+DCP's own writer pickles its metadata and its tensors. This one puts each rank's shards into files
+`rank-00000-000.safetensors` of at most about 1 GiB and, on the coordinator, `metadata.json`: for each tensor its type
+and size, and for each chunk its offset and where it is. DCP's planners do the rest, so that a checkpoint loads at any
+world size. A state dict with anything but tensors is refused when it is written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan, SavePlanner, WriteItemType
+from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
+from torch.futures import Future
+
+from deepcoder_trainer.checkpoint.errors import CheckpointDamaged
+
+METADATA = "metadata.json"
+
+_FILE_BYTES = 1 << 30
+_SCHEMA_VERSION = 1
+_DTYPES = {str(d): d for d in (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.int32)}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a chunk is stored."""
+
+    file: str
+    key: str
+
+
+class SafetensorsWriter(StorageWriter):
+    """Writes one checkpoint below a directory; `files` are those this rank wrote."""
+
+    def __init__(self, directory: Path, rank: int) -> None:
+        self._directory = directory
+        self._rank = rank
+        self.files: list[Path] = []
+
+    def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
+        """One writer is made for each checkpoint; there is nothing to reset."""
+
+    def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
+        """Make the directory."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+
+    def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
+        """Refuse what is not a tensor."""
+        for item in plan.items:
+            if item.type is WriteItemType.BYTE_IO:
+                raise TypeError(f"{item.index.fqn} is no tensor, and only tensors are stored")
+        return plan
+
+    def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
+        """Ranks name their files themselves."""
+        return plans
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        """Write this rank's chunks, a file at a time."""
+        results: list[WriteResult] = []
+        pending: dict[str, Tensor] = {}
+        size = 0
+        for item in plan.items:
+            tensor = planner.resolve_data(item)
+            assert isinstance(tensor, Tensor)
+            if pending and size + tensor.nbytes > _FILE_BYTES:
+                self._flush(pending)
+                pending, size = {}, 0
+            key = f"{item.index.fqn}@{','.join(map(str, item.index.offset or ()))}"
+            pending[key] = tensor.detach().cpu().contiguous()
+            size += tensor.nbytes
+            results.append(WriteResult(item.index, tensor.nbytes, Place(self._next_name(), key)))
+        if pending:
+            self._flush(pending)
+        future: Future[list[WriteResult]] = Future()
+        future.set_result(results)
+        return future
+
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        """Write the metadata, on the coordinator."""
+        places: dict[MetadataIndex, Place] = {r.index: r.storage_data for rank in results for r in rank}
+        tensors = {}
+        for name, entry in metadata.state_dict_metadata.items():
+            assert isinstance(entry, TensorStorageMetadata)
+            chunks = []
+            for chunk in entry.chunks:
+                place = places[MetadataIndex(name, chunk.offsets)]
+                chunks.append(
+                    {
+                        "offsets": list(chunk.offsets),
+                        "sizes": list(chunk.sizes),
+                        "file": place.file,
+                        "key": place.key,
+                    }
+                )
+            tensors[name] = {"dtype": str(entry.properties.dtype), "size": list(entry.size), "chunks": chunks}
+        path = self._directory / METADATA
+        path.write_text(json.dumps({"schemaVersion": _SCHEMA_VERSION, "tensors": tensors}, sort_keys=True))
+        self.files.append(path)
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
+        """A local directory."""
+        return "://" not in str(checkpoint_id)
+
+    def _next_name(self) -> str:
+        return rank_file(self._rank, len(self.files))
+
+    def _flush(self, tensors: dict[str, Tensor]) -> None:
+        path = self._directory / self._next_name()
+        save_file(tensors, path)
+        self.files.append(path)
+
+
+class SafetensorsReader(StorageReader):
+    """Reads what `SafetensorsWriter` wrote; each rank opens only the files its plan needs."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._places: dict[MetadataIndex, Place] = {}
+
+    def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
+        """One reader is made for each checkpoint; there is nothing to reset."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """The metadata; raises `CheckpointDamaged` for a file that is not what the writer writes."""
+        path = self._directory / METADATA
+        try:
+            document = json.loads(path.read_text())
+            if document["schemaVersion"] != _SCHEMA_VERSION:
+                raise CheckpointDamaged(f"{path} has schemaVersion {document['schemaVersion']!r}, unknown here")
+            return _metadata(document["tensors"])
+        except (OSError, ValueError, KeyError, TypeError) as e:
+            raise CheckpointDamaged(f"{path} cannot be read: {type(e).__name__}: {e}") from e
+
+    def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
+        """Remember where the chunks are."""
+        self._places = metadata.storage_data
+
+    def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
+        """Nothing to add."""
+        return plan
+
+    def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
+        """Nothing to add."""
+        return plans
+
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+        """Copy the wanted part of each chunk into its target."""
+        by_file: dict[str, list[Any]] = {}
+        for item in plan.items:
+            by_file.setdefault(self._places[item.storage_index].file, []).append(item)
+        for file, items in by_file.items():
+            path = self._directory / file
+            try:
+                with safe_open(path, framework="pt") as f:
+                    for item in items:
+                        # get_slice knows no scalars; a whole chunk is what resumption at equal world size wants.
+                        stored = f.get_tensor(self._places[item.storage_index].key)
+                        for dim, (offset, length) in enumerate(zip(item.storage_offsets, item.lengths, strict=True)):
+                            stored = stored.narrow(dim, offset, length)
+                        target = planner.resolve_tensor(item)
+                        target.detach().copy_(stored)
+                        planner.commit_tensor(item, target)
+            except (OSError, SafetensorError) as e:
+                raise CheckpointDamaged(f"{path} cannot be read: {e}") from e
+        future: Future[None] = Future()
+        future.set_result(None)
+        return future
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
+        """A local directory."""
+        return "://" not in str(checkpoint_id)
+
+
+def rank_file(rank: int, number: int) -> str:
+    """Name of a rank's file; ranks find their own by it."""
+    return f"rank-{rank:05d}-{number:03d}.safetensors"
+
+
+def _metadata(tensors: dict[str, Any]) -> Metadata:
+    entries: dict[str, Any] = {}
+    places: dict[MetadataIndex, Place] = {}
+    for name, entry in tensors.items():
+        chunks = []
+        for number, chunk in enumerate(entry["chunks"]):
+            offsets = torch.Size(chunk["offsets"])
+            chunks.append(ChunkStorageMetadata(offsets, torch.Size(chunk["sizes"])))
+            if "/" in chunk["file"]:
+                raise ValueError(f"file {chunk['file']!r} is not beside {METADATA}")
+            places[MetadataIndex(name, offsets, number)] = Place(chunk["file"], chunk["key"])
+        properties = replace(TensorProperties(), dtype=_DTYPES[entry["dtype"]])
+        entries[name] = TensorStorageMetadata(properties, torch.Size(entry["size"]), chunks)
+    return Metadata(entries, storage_data=places)

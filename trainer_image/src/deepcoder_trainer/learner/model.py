@@ -1,0 +1,188 @@
+"""The policy: a Hugging Face model of a known architecture, with a head that never makes all logits.
+
+Supported are Qwen2, Qwen3 and Llama, dense. What would need other arithmetic (mixture of experts, LoRA adapters,
+sliding windows) is refused by name before anything is loaded. Parameters keep their Hugging Face names, so that
+checkpoints, exports and samplers agree; a tied head is the embedding itself and has no name of its own. Weights are
+float32; with more than one rank, or in bfloat16, FSDP2 shards them and casts what it gathers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import AutoConfig, AutoModel
+
+from deepcoder_contracts.recipe import Precision
+from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.grpo.attention import NAME, Segments
+from deepcoder_trainer.grpo.logprob import linear_logprob
+
+ARCHITECTURES = ("Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM")
+"""Dense decoders whose checkpoints load here."""
+
+COMPUTE_DTYPES = {Precision.BFLOAT16: torch.bfloat16, Precision.FLOAT32: torch.float32}
+"""Number format of forward and backward pass."""
+
+
+class PolicyModel(nn.Module):
+    """Backbone and head; its forward pass gives log-probabilities of given tokens, not logits."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.model = AutoModel.from_config(config, attn_implementation=NAME)
+        tied = config.tie_word_embeddings
+        self.lm_head = None if tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        segments: Segments,
+        response_index: Tensor,
+        targets: Tensor,
+        temperature: float,
+    ) -> tuple[Tensor, Tensor]:
+        """input_ids, position_ids: [N] packed; response_index, targets: [R]. Returns log-probs, entropies: [R].
+
+        The head is applied here, within the root's forward pass, because that is where FSDP has gathered it.
+        """
+        hidden = self.model(
+            input_ids=input_ids.unsqueeze(0), position_ids=position_ids.unsqueeze(0), use_cache=False, segments=segments
+        ).last_hidden_state[0]
+        head = self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+        return linear_logprob(hidden.index_select(0, response_index), head, targets, temperature)
+
+
+def read_config(directory: Path) -> Any:
+    """The model's config; raises `BadConfig` for an architecture that is not trained here."""
+    path = directory / "config.json"
+    if (directory / "adapter_config.json").exists():
+        raise BadConfig(
+            f"{directory} holds a LoRA adapter: merge it into its base model first (LoRA is not trained here)",
+            field="model.uri",
+        )
+    if not path.is_file():
+        raise BadConfig(f"{directory} has no config.json: a model in Hugging Face layout is needed", field="model.uri")
+    config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    names = list(config.architectures or [])
+    experts = [k for k in ("num_experts", "num_local_experts", "n_routed_experts") if getattr(config, k, None)]
+    if experts or any("Moe" in n or "Mixtral" in n for n in names):
+        raise BadConfig(
+            f"{names} is a mixture of experts ({', '.join(experts) or 'by name'}), which is not trained here: use a "
+            f"dense model of {', '.join(ARCHITECTURES)}",
+            field="model.uri",
+        )
+    if not names or names[0] not in ARCHITECTURES:
+        raise BadConfig(
+            f"architecture {names} is not supported: use one of {', '.join(ARCHITECTURES)}", field="model.uri"
+        )
+    if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
+        raise BadConfig(
+            "the model attends within a sliding window, which packed attention does not: set use_sliding_window to "
+            "false in its config.json, or use another model",
+            field="model.uri",
+        )
+    config.attention_dropout = 0.0  # a dropped attention would change the probability ratio, not regularize it
+    return config
+
+
+def load_policy(
+    directory: Path,
+    device: torch.device,
+    precision: Precision,
+    *,
+    mesh: DeviceMesh | None = None,
+    activation_checkpointing: bool = False,
+) -> PolicyModel:
+    """The model with its weights on `device` in float32, sharded over `mesh` where one is given.
+
+    Nothing is held twice: parameters are made without storage, sharded, and each rank copies its own part out of the
+    memory-mapped files.
+    """
+    config = read_config(directory)
+    with torch.device("meta"):
+        policy = PolicyModel(config)
+    if activation_checkpointing:
+        policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+    if mesh is not None:
+        shard(policy, mesh, precision)
+    policy.to_empty(device=device)
+    # Rotary frequencies are not in checkpoints; they were computed on the meta device and are lost with it.
+    policy.model.rotary_emb = type(policy.model.rotary_emb)(config=config).to(device)
+    load_weights(policy, directory)
+    policy.train()
+    return policy
+
+
+def shard(policy: PolicyModel, mesh: DeviceMesh, precision: Precision) -> None:
+    """FSDP2 over `mesh`, a unit a decoder layer and one for embedding, norm and head; gradients reduced in float32."""
+    policy_dtype = MixedPrecisionPolicy(param_dtype=COMPUTE_DTYPES[precision], reduce_dtype=torch.float32)
+    for layer in policy.model.layers:
+        fully_shard(layer, mesh=mesh, mp_policy=policy_dtype)
+    fully_shard(policy, mesh=mesh, mp_policy=policy_dtype)
+
+
+def load_weights(policy: PolicyModel, directory: Path) -> None:
+    """Copy weights from safetensors files into the parameters, whatever their number format there."""
+    wanted = dict(policy.named_parameters())
+    by_file: dict[Path, list[str]] = defaultdict(list)
+    stored = _weight_files(directory)
+    if missing := sorted(set(wanted) - set(stored)):
+        raise BadConfig(
+            f"{directory} lacks weights: {', '.join(missing[:3])} ({len(missing)} in all)", field="model.uri"
+        )
+    ignorable = {"lm_head.weight"} if policy.lm_head is None else set()
+    extra = sorted(n for n in set(stored) - set(wanted) - ignorable if not n.endswith("rotary_emb.inv_freq"))
+    if extra:
+        raise BadConfig(
+            f"{directory} has unknown weights: {', '.join(extra[:3])} ({len(extra)} in all)", field="model.uri"
+        )
+    for name in wanted:
+        by_file[stored[name]].append(name)
+    with torch.no_grad():
+        for path, names in by_file.items():
+            with safe_open(path, framework="pt") as f:
+                for name in names:
+                    _copy(wanted[name], f.get_tensor(name), name)
+
+
+def _copy(parameter: Tensor, value: Tensor, name: str) -> None:
+    if parameter.shape != value.shape:
+        raise BadConfig(
+            f"weight {name} has shape {tuple(value.shape)}, config.json says {tuple(parameter.shape)}",
+            field="model.uri",
+        )
+    if isinstance(parameter, DTensor):
+        # Every rank has the whole value (memory-mapped): it takes its part, nothing is sent.
+        part = distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+        parameter.to_local().copy_(part.to_local())
+    else:
+        parameter.copy_(value)
+
+
+def _weight_files(directory: Path) -> dict[str, Path]:
+    """Weight name to the file that holds it."""
+    index = directory / "model.safetensors.index.json"
+    if index.is_file():
+        return {name: directory / file for name, file in json.loads(index.read_text())["weight_map"].items()}
+    single = directory / "model.safetensors"
+    if not single.is_file():
+        raise BadConfig(
+            f"{directory} has no model.safetensors: convert the model to safetensors (pickled weights are never read)",
+            field="model.uri",
+        )
+    try:
+        with safe_open(single, framework="pt") as f:
+            return dict.fromkeys(f.keys(), single)
+    except SafetensorError as e:
+        raise BadConfig(f"{single} is no safetensors file: {e}", field="model.uri") from e

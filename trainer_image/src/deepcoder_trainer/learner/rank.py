@@ -1,0 +1,283 @@
+"""One learner rank: model shard, optimizer, and the arithmetic of a training step.
+
+No Ray in here: an actor wraps it, and tests drive it directly. Without a process group it is the whole learner.
+Where other ranks exist, every method that says *collective* must be called on all of them, in the same order. A
+gradient that is not finite skips its optimizer step, on all ranks alike, rather than destroy the weights.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._C._distributed_c10d import HashStore, Store, TCPStore
+from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
+from torch.distributed.checkpoint.state_dict_saver import async_save as dcp_async_save
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor
+
+from deepcoder_contracts.recipe import OldLogprobs, Precision, Recipe
+from deepcoder_trainer.grpo.attention import Segments
+from deepcoder_trainer.grpo.loss import LossSettings, policy_loss
+from deepcoder_trainer.grpo.pack import MicroBatch, OptimizerStep
+from deepcoder_trainer.learner.dcp import SafetensorsReader, SafetensorsWriter
+from deepcoder_trainer.learner.model import COMPUTE_DTYPES, PolicyModel, load_policy
+from deepcoder_trainer.seeds import seed
+
+LEARNER_DIR = "learner"
+"""Folder of a checkpoint that holds the learner's files."""
+
+_ADAM_EPSILON = 1e-8
+
+log = logging.getLogger(__name__)
+
+Sums = dict[str, list[float]]
+"""Sums over tokens, each a list (of one, or of histogram bins), that add up over ranks."""
+
+
+@dataclass(frozen=True)
+class RankSettings:
+    """What a rank needs to know, the same on all ranks."""
+
+    model_dir: str
+    recipe: Recipe
+    run_seed: int
+    accelerators: bool
+    threads: int
+    collective_timeout_s: float
+
+
+@dataclass(frozen=True)
+class Rendezvous:
+    """How ranks find each other: rank 0 listens there."""
+
+    host: str
+    port: int
+
+
+class LearnerRank:
+    """Rank `rank` of `world` learner ranks."""
+
+    def __init__(self, settings: RankSettings, rank: int, world: int, rendezvous: Rendezvous | None = None) -> None:
+        """Collective. Joins the others (where there are any) and loads the model."""
+        self._settings = settings
+        self._recipe = settings.recipe
+        self._rank, self._world = rank, world
+        self._device = torch.device("cuda", 0) if settings.accelerators else torch.device("cpu")
+        torch.set_num_threads(settings.threads)
+        torch.manual_seed(seed(settings.run_seed, "learner", rank))
+        if settings.recipe.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True)
+        sharded = world > 1 or settings.recipe.precision is not Precision.FLOAT32
+        mesh = self._join(rendezvous) if sharded else None
+        self._policy: PolicyModel = load_policy(
+            Path(settings.model_dir),
+            self._device,
+            settings.recipe.precision,
+            mesh=mesh,
+            activation_checkpointing=settings.accelerators,
+        )
+        self._optimizer = _adamw(self._policy, settings.recipe)
+        self._loss_settings = LossSettings.of(settings.recipe)
+        self._saving: tuple[Any, SafetensorsWriter] | None = None
+
+    def train(self, steps: Sequence[OptimizerStep]) -> Sums:
+        """Collective. One training step: this rank's share of each optimizer step, in order."""
+        started = time.monotonic()
+        totals: Sums = {}
+        old = self._recompute(steps) if self._loss_settings.tis_cap is not None else None
+        recomputed = time.monotonic()
+        norms, skipped = [], 0
+        for i, step in enumerate(steps):
+            self._optimizer.zero_grad(set_to_none=True)
+            for j, micro_batch in enumerate(step.micro_batches):
+                self._backward(micro_batch, old[i][j] if old is not None else None, step.denominator, totals)
+            norm = self._clip()
+            if not step.denominator:
+                continue
+            if math.isfinite(norm):
+                self._optimizer.step()
+                norms.append(norm)
+            else:
+                skipped += 1
+                log.warning("gradient norm is %s: optimizer step %d of %d skipped", norm, i + 1, len(steps))
+        self._optimizer.zero_grad(set_to_none=True)
+        # The same on every rank; averaged there, not added.
+        totals["grad_norm"] = [sum(norms) / len(norms) if norms else 0.0]
+        totals["grad_norm_max"] = [max(norms, default=0.0)]
+        totals["skipped_optimizer_steps"] = [float(skipped)]
+        totals["recompute_seconds"] = [recomputed - started]
+        totals["update_seconds"] = [time.monotonic() - recomputed]
+        return totals
+
+    def logprobs(self, micro_batch: MicroBatch) -> np.ndarray[Any, Any]:
+        """Collective. [R] log-probabilities of the response tokens under the current weights."""
+        with torch.no_grad():
+            return self._forward(micro_batch)[0].cpu().numpy()
+
+    def weights(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Collective. Every parameter once, whole, on the CPU of rank 0, in `dtype` (default: compute precision).
+
+        Other ranks get empty tensors and must run through the iterator too.
+        """
+        dtype = dtype or COMPUTE_DTYPES[self._recipe.precision]
+        for name, parameter in self._policy.named_parameters():
+            value = parameter.detach()
+            if isinstance(value, DTensor):
+                value = value.full_tensor()
+            yield name, value.to(dtype).cpu() if self._rank == 0 else torch.empty(0)
+
+    def save(self, directory: Path) -> None:
+        """Collective. Copy the state to the CPU and write it below `directory`/learner in the background.
+
+        Waits for the save before it, if that is still being written.
+        """
+        self.saved()
+        writer = SafetensorsWriter(directory / LEARNER_DIR, self._rank)
+        future = dcp_async_save(
+            self._state(optimizer=True),
+            storage_writer=writer,
+            process_group=self._save_group if dist.is_initialized() else None,
+            no_dist=self._world == 1,
+        )
+        self._saving = (future, writer)
+
+    def saved(self) -> list[Path]:
+        """Wait for the last save and return the files that this rank wrote; raises what went wrong."""
+        if self._saving is None:
+            return []
+        future, writer = self._saving
+        future.result()
+        return list(writer.files)
+
+    def load(self, directory: Path, *, optimizer: bool) -> None:
+        """Collective. Load what `save` wrote at any world size; without `optimizer` that starts from zero."""
+        dcp_load(
+            self._state(optimizer=optimizer),
+            storage_reader=SafetensorsReader(directory / LEARNER_DIR),
+            no_dist=self._world == 1,
+        )
+        if not optimizer:
+            _reset(self._optimizer)
+
+    def close(self) -> None:
+        """Leave the process group."""
+        if self._saving is not None:
+            self._saving[0].exception()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    def _join(self, rendezvous: Rendezvous | None) -> DeviceMesh:
+        timeout = timedelta(seconds=self._settings.collective_timeout_s)
+        backend = "cpu:gloo,cuda:nccl" if self._settings.accelerators else "gloo"
+        if rendezvous is None:
+            if self._world > 1:
+                raise ValueError(f"{self._world} ranks need a rendezvous")
+            store: Store = HashStore()
+        else:
+            store = TCPStore(rendezvous.host, rendezvous.port, self._world, is_master=self._rank == 0, timeout=timeout)
+        dist.init_process_group(backend, store=store, rank=self._rank, world_size=self._world, timeout=timeout)
+        # Saving talks between ranks while training does: it needs a group of its own.
+        self._save_group = dist.new_group(backend="gloo", timeout=timeout)
+        return init_device_mesh(self._device.type, (self._world,))
+
+    def _recompute(self, steps: Sequence[OptimizerStep]) -> list[list[Tensor]]:
+        """Log-probabilities under the weights before this step's first update: the old policy."""
+        with torch.no_grad():
+            return [[self._forward(m)[0] for m in step.micro_batches] for step in steps]
+
+    def _forward(self, m: MicroBatch) -> tuple[Tensor, Tensor]:
+        return self._policy(
+            self._tensor(m.input_ids).long(),
+            self._tensor(m.position_ids).long(),
+            Segments.of(self._tensor(m.cu_seqlens)),
+            self._tensor(m.response_index).long(),
+            self._tensor(m.targets).long(),
+            self._recipe.temperature,
+        )
+
+    def _backward(self, m: MicroBatch, old: Tensor | None, denominator: int, totals: Sums) -> None:
+        """Add this micro-batch's gradient and sums; without trainable tokens too, or other ranks would wait."""
+        logprob, entropy = self._forward(m)
+        behaviour = self._tensor(m.behaviour)
+        loss, sums = policy_loss(
+            logprob,
+            entropy,
+            behaviour if old is None else old,
+            behaviour,
+            self._tensor(m.advantages),
+            self._tensor(m.mask),
+            self._loss_settings,
+        )
+        # FSDP averages gradients over ranks, where the loss is a sum over all of them.
+        (loss * (self._world / max(denominator, 1))).backward()
+        for name, value in sums.items():
+            flat = value.reshape(-1).tolist()
+            totals[name] = [a + b for a, b in zip(totals[name], flat, strict=True)] if name in totals else flat
+
+    def _clip(self) -> float:
+        norm = torch.nn.utils.clip_grad_norm_(self._policy.parameters(), self._recipe.grad_clip)
+        return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+
+    def _tensor(self, array: np.ndarray[Any, Any]) -> Tensor:
+        return torch.from_numpy(np.array(array)).to(self._device)
+
+    def _state(self, *, optimizer: bool) -> dict[str, Tensor]:
+        """Tensors by name: nothing else is ever stored."""
+        state: dict[str, Tensor] = {}
+        for name, parameter in self._policy.named_parameters():
+            state[f"model.{name}"] = parameter.detach()
+            if optimizer:
+                for key, value in self._optimizer.state[parameter].items():
+                    state[f"optimizer.{name}.{key}"] = value
+        return state
+
+
+def uses_recompute(recipe: Recipe) -> bool:
+    """Whether a step begins with a forward pass for the old log-probabilities."""
+    return recipe.resolved_old_logprobs is OldLogprobs.RECOMPUTE
+
+
+def _adamw(policy: PolicyModel, recipe: Recipe) -> torch.optim.AdamW:
+    optimizer = torch.optim.AdamW(
+        policy.parameters(),
+        lr=recipe.learning_rate,
+        betas=(recipe.adam_beta1, recipe.adam_beta2),
+        eps=_ADAM_EPSILON,
+        weight_decay=recipe.weight_decay,
+        fused=True,
+    )
+    # State exists from the start, not from the first step, so that loading always has somewhere to load into.
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            optimizer.state[parameter] = {
+                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
+    return optimizer
+
+
+def _reset(optimizer: torch.optim.AdamW) -> None:
+    with torch.no_grad():
+        for state in optimizer.state.values():
+            for value in state.values():
+                value.zero_()
+
+
+def discard(directory: Path) -> None:
+    """Remove a local folder that is no longer needed."""
+    shutil.rmtree(directory, ignore_errors=True)
