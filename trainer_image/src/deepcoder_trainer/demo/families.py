@@ -144,13 +144,13 @@ _INTEGER_OUTPUTS = (
     _op(
         "print the largest or 0",
         "print(max(a,default=0))",
-        ("print(max(a))", "print(min(a,default=0))"),
+        ("print(min(a,default=0))", "print(len(a))"),
         lambda a, k: max(a, default=0),
     ),
     _op(
         "print the smallest or 0",
         "print(min(a,default=0))",
-        ("print(min(a))", "print(max(a,default=0))"),
+        ("print(max(a,default=0))", "print(len(a))"),
         lambda a, k: min(a, default=0),
     ),
     _op("print all", "print(*a)", ("print(a)", "print(len(a))"), lambda a, k: " ".join(map(str, a))),
