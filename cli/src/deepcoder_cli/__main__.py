@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _status(options: argparse.Namespace) -> int:
     console = Console()
-    reader = Reader(options.context)
+    reader = Reader(context=options.context)
     if options.watch:
         run = follow(reader, options.namespace, options.run, seconds=30 * 86400, console=console)
         return 0 if phase_of(run) == "Complete" else 1

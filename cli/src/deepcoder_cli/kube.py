@@ -8,6 +8,7 @@ lacks.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from kubernetes import client, config
@@ -35,9 +36,9 @@ class Snapshot:
 class Reader:
     """Reads runs through the API server named by the kubeconfig (or from within a pod)."""
 
-    def __init__(self, context: str | None = None) -> None:
+    def __init__(self, kubeconfig: Path | None = None, context: str | None = None) -> None:
         try:
-            config.load_kube_config(context=context)
+            config.load_kube_config(str(kubeconfig) if kubeconfig else None, context=context)
         except config.ConfigException:
             config.load_incluster_config()
         self._objects = client.CustomObjectsApi()

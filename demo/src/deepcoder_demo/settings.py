@@ -69,6 +69,8 @@ class Cluster:
     """Whether devcluster made it."""
     images: Images
     s3: S3Access
+    kubectl: str = "kubectl"
+    helm: str = "helm"
 
 
 def foreign_cluster(kubeconfig: Path) -> Cluster:

@@ -1,0 +1,82 @@
+"""Our chart in the cluster, and a namespace to run in: what an administrator does once.
+
+The namespace enforces the *restricted* Pod Security Standard, so that the demo proves what the chart claims.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+from deepcoder_demo.commands import CommandFailed, run
+from deepcoder_demo.settings import CREDENTIALS_SECRET, OPERATOR_NAMESPACE, REPOSITORY, Cluster, S3Access
+
+RELEASE = "deepcoder"
+CHART = REPOSITORY / "helm/deepcoder-operator"
+RESTRICTED = {
+    "pod-security.kubernetes.io/enforce": "restricted",
+    "pod-security.kubernetes.io/enforce-version": "latest",
+}
+INSTALL_SECONDS = 180
+
+
+def install_chart(cluster: Cluster) -> None:
+    """`helm upgrade --install` of the chart, and a wait for its operator to be ready."""
+    apply(cluster, namespace(OPERATOR_NAMESPACE))
+    values = [f"images.{part}={getattr(cluster.images, part)}" for part in ("operator", "trainer", "sandbox")]
+    settings = [word for value in values for word in ("--set-string", value)]
+    helm(
+        cluster,
+        "upgrade", "--install", RELEASE, str(CHART), "--namespace", OPERATOR_NAMESPACE,
+        "--wait", f"--timeout={INSTALL_SECONDS}s", *settings,
+        seconds=INSTALL_SECONDS + 20,
+    )  # fmt: skip
+
+
+def make_namespace(cluster: Cluster, name: str) -> None:
+    """A namespace under the restricted standard, with the Secret of the bucket's credentials."""
+    apply(cluster, namespace(name), credentials(name, cluster.s3))
+
+
+def namespace(name: str) -> dict[str, Any]:
+    """A Namespace that enforces the restricted standard."""
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": RESTRICTED}}
+
+
+def credentials(namespace_: str, access: S3Access) -> dict[str, Any]:
+    """The Secret with the bucket's credentials."""
+    values = {"AWS_ACCESS_KEY_ID": access.access_key, "AWS_SECRET_ACCESS_KEY": access.secret_key}
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": CREDENTIALS_SECRET, "namespace": namespace_},
+        "data": {key: base64.b64encode(value.encode()).decode() for key, value in values.items()},
+    }
+
+
+def apply(cluster: Cluster, *objects: dict[str, Any]) -> None:
+    """Server-side apply; secrets travel on standard input, never as arguments."""
+    content = json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)})
+    kubectl(cluster, "apply", "--server-side", "--force-conflicts", "-f", "-", stdin=content)
+
+
+def kubectl(cluster: Cluster, *arguments: str, seconds: float = 60, stdin: str | None = None) -> str:
+    """kubectl on this cluster."""
+    return run([cluster.kubectl, "--kubeconfig", cluster.kubeconfig, *arguments], seconds=seconds, stdin=stdin)
+
+
+def helm(cluster: Cluster, *arguments: str, seconds: float) -> str:
+    """Helm on this cluster."""
+    return run([cluster.helm, "--kubeconfig", cluster.kubeconfig, *arguments], seconds=seconds)
+
+
+def delete_and_wait(cluster: Cluster, kind: str, name: str, namespace_: str, *, seconds: float) -> None:
+    """Delete an object and wait until it is gone; one that is not there is no error."""
+    try:
+        kubectl(
+            cluster, "delete", kind, name, "-n", namespace_, "--ignore-not-found", f"--timeout={seconds:.0f}s",
+            seconds=seconds + 10,
+        )  # fmt: skip
+    except CommandFailed as error:
+        raise CommandFailed(f"{kind} {namespace_}/{name} was not gone after {seconds:.0f} s: {error}") from error
