@@ -138,6 +138,10 @@ class GenerationRequest:
     seed: int | None = None
 
 
+class SamplerLost(RuntimeError):
+    """A sampler's engine died; what it was asked for can be asked of another."""
+
+
 class Sampler(Protocol):
     """A vLLM engine, or a group of them behind one face (see sampler/)."""
 

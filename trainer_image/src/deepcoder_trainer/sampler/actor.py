@@ -1,0 +1,99 @@
+"""One engine in one Ray actor, on a node with the resource `sampler`.
+
+The actor gets the model's config and tokenizer as bytes, not as a path: the node it lands on shares no disk with the
+controller. Its environment is set before Ray's worker imports anything heavy, since libgomp reads its variables when
+it is loaded. Weights are fetched from the object store on the sampler's node, one chunk at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from deepcoder_trainer.sampler import engine as engines
+from deepcoder_trainer.sampler.settings import EngineSettings
+from deepcoder_trainer.types import Generation, GenerationRequest, WeightRefs
+
+FETCH_SECONDS = 300.0
+"""Longest time one chunk of weights may take to arrive from the learner's node."""
+
+
+class SamplerActor:
+    """Runs in the sampler's process; all methods are coroutines on one event loop."""
+
+    def __init__(self, files: Mapping[str, bytes], settings: EngineSettings) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="deepcoder-model-")
+        for name, content in files.items():
+            (Path(self._folder.name) / name).write_bytes(content)
+        self._settings = settings
+        self._engine: engines.Engine | None = None
+        self._version: int | None = None
+        self._updating = asyncio.Lock()
+
+    async def start(self) -> float:
+        """Start the engine; returns the seconds it took."""
+        began = time.monotonic()
+        self._engine = await engines.start_engine(self._folder.name, self._settings)
+        return time.monotonic() - began
+
+    async def generate(self, request: GenerationRequest) -> Generation:
+        """Sample one response; weights must have been pushed before."""
+        if self._version is None:
+            raise RuntimeError("generate before the first update_weights: the engine has no weights yet")
+        return await self._live.generate(request)
+
+    async def update_weights(self, refs: WeightRefs, version: int, clear_cache: bool) -> None:
+        """Load new weights between two steps of the engine; a failure leaves it paused, to be replaced."""
+        async with self._updating:
+            await engines.update_weights(
+                self._live,
+                [_fetcher(chunk) for chunk in refs.chunks],
+                version,
+                dtype=refs.dtype,
+                clear_cache=clear_cache,
+            )
+            self._version = version
+
+    async def version(self) -> int | None:
+        """Version of the weights, None before the first update; also says that the actor is alive."""
+        return self._version
+
+    async def close(self) -> None:
+        """End the engine."""
+        if self._engine is not None:
+            await self._engine.close()
+        self._folder.cleanup()
+
+    @property
+    def _live(self) -> engines.Engine:
+        if self._engine is None:
+            raise RuntimeError("the engine was not started")
+        return self._engine
+
+
+def _fetcher(chunk: Any) -> Any:
+    async def fetch() -> Any:
+        if isinstance(chunk, ray.ObjectRef):
+            return await asyncio.wait_for(asyncio.wrap_future(chunk.future()), FETCH_SECONDS)
+        return chunk
+
+    return fetch
+
+
+def create_actor(files: Mapping[str, bytes], settings: EngineSettings) -> Any:
+    """Ask Ray for a sampler actor; the handle comes at once, the actor when a node has room."""
+    options: dict[str, Any] = {
+        "resources": {"sampler": 1},
+        "num_cpus": 0,
+        "num_gpus": settings.tensor_parallel if settings.accelerators else 0,
+        "max_restarts": 0,  # a restarted engine would have no weights: the group replaces it and pushes them
+        "max_concurrency": 2 * settings.max_num_seqs + 64,
+        "runtime_env": {"env_vars": engines.environment(settings)},
+    }
+    return ray.remote(SamplerActor).options(**options).remote(dict(files), settings)

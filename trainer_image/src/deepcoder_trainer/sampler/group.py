@@ -1,0 +1,215 @@
+"""Several samplers behind one face: the least loaded gets the next request, a dead one's requests go to others.
+
+The group knows the newest weights, so a replacement sampler gets them before its first request. A request moves at
+most `MOVES` times; when no sampler is left and no replacement starts in time, the error reaches the controller and
+ends the attempt, to be resumed elsewhere. Responses are never stitched together from two samplers: what moves is
+sampled anew, with the same seed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from deepcoder_trainer.types import Generation, GenerationRequest, SamplerLost, WeightRefs
+
+log = logging.getLogger(__name__)
+
+MOVES = 3
+"""Samplers one request may lose before the loss is the caller's."""
+START_SECONDS = 900.0
+"""Longest time a sampler may take to start, its node's arrival included."""
+UPDATE_SECONDS = 600.0
+"""Longest time one weight update may take; a sampler that takes longer is given up."""
+
+
+class Engine(Protocol):
+    """One sampler as the group sees it; every call may raise SamplerLost."""
+
+    async def start(self) -> None:
+        """Start; called once."""
+        ...
+
+    async def generate(self, request: GenerationRequest) -> Generation:
+        """Sample one response."""
+        ...
+
+    async def update_weights(self, refs: WeightRefs, version: int, clear_cache: bool) -> None:
+        """Load new weights."""
+        ...
+
+    async def close(self) -> None:
+        """End it, dead or alive."""
+        ...
+
+
+@dataclass
+class _Member:
+    engine: Engine
+    number: int
+    load: int = 0
+    """Tokens that were asked of it and have not come back."""
+    version: int | None = None
+
+
+@dataclass
+class SamplerGroup:
+    """The `Sampler` protocol over several engines."""
+
+    make: Callable[[], Engine]
+    """Makes an engine that is not started yet."""
+    size: int
+    clear_cache: bool = False
+    """Whether an update in flight recomputes keys and values of what was sampled before it."""
+    _members: list[_Member] = field(default_factory=list)
+    _replacing: set[asyncio.Task[None]] = field(default_factory=set)
+    _weights: tuple[WeightRefs, int] | None = None
+    _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    _made: int = 0
+    _failure: BaseException | None = None
+    _closed: bool = False
+    restarts: int = 0
+    """Samplers that were replaced."""
+
+    async def start(self) -> None:
+        """Start all engines at once; raises the first failure."""
+        await asyncio.gather(*(self._add() for _ in range(self.size)))
+
+    async def generate(self, request: GenerationRequest) -> Generation:
+        """Sample one response on the least loaded engine; moves on when that engine dies."""
+        for move in range(MOVES + 1):
+            member = await self._pick()
+            member.load += request.max_tokens
+            try:
+                return await member.engine.generate(request)
+            except SamplerLost as error:
+                self._lost(member, error)
+                if move == MOVES:
+                    raise
+            finally:
+                member.load -= request.max_tokens
+        raise AssertionError("unreachable")
+
+    async def update_weights(self, refs: WeightRefs, version: int) -> None:
+        """Load new weights into every engine; those that fail are replaced, and get them when they are up."""
+        self._weights = (refs, version)
+        await asyncio.gather(*(self._update(member) for member in list(self._members)))
+        await self._pick()  # at least one has them
+
+    async def close(self) -> None:
+        """End all engines."""
+        self._closed = True
+        for task in self._replacing:
+            task.cancel()
+        await asyncio.gather(*self._replacing, return_exceptions=True)
+        await asyncio.gather(*(m.engine.close() for m in self._members), return_exceptions=True)
+        self._members.clear()
+
+    async def _pick(self) -> _Member:
+        """The least loaded engine that has the newest weights (lowest number on a tie); waits for one to be up."""
+        async with self._changed:
+            while True:
+                ready = [m for m in self._members if self._weights is None or m.version == self._weights[1]]
+                if ready:
+                    return min(ready, key=lambda m: (m.load, m.number))
+                if not self._members and not self._replacing:
+                    raise SamplerLost(f"no sampler is left: {self._failure}")
+                await self._changed.wait()
+
+    async def _add(self) -> None:
+        self._made += 1
+        member = _Member(self.make(), self._made)
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await member.engine.start()
+        except BaseException:
+            await member.engine.close()
+            raise
+        self._members.append(member)
+        await self._update(member)
+        await self._notify()
+
+    async def _update(self, member: _Member) -> None:
+        while self._weights is not None and member.version != self._weights[1] and member in self._members:
+            refs, version = self._weights
+            try:
+                async with asyncio.timeout(UPDATE_SECONDS):
+                    await member.engine.update_weights(refs, version, self.clear_cache)
+            except (SamplerLost, TimeoutError) as error:
+                self._lost(member, error)
+                return
+            member.version = version
+            await self._notify()
+
+    def _lost(self, member: _Member, error: BaseException) -> None:
+        """Take an engine out and start another in its place; the first of its requests to notice does so."""
+        if member not in self._members or self._closed:
+            return
+        self._members.remove(member)
+        self._failure = error
+        self.restarts += 1
+        log.warning("sampler %d was lost (%s): starting another", member.number, error)
+        task = asyncio.get_running_loop().create_task(self._replace(member))
+        self._replacing.add(task)
+        task.add_done_callback(self._replacing.discard)
+
+    async def _replace(self, member: _Member) -> None:
+        with contextlib.suppress(Exception):
+            await member.engine.close()
+        try:
+            await self._add()
+        except Exception as error:
+            self._failure = error
+            log.error("no replacement for sampler %d: %s", member.number, error)
+        finally:
+            asyncio.get_running_loop().call_soon(lambda: asyncio.ensure_future(self._notify()))
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+
+class ActorEngine:
+    """A sampler actor as a group member: Ray's errors become SamplerLost."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    async def start(self) -> None:
+        """Wait until the engine in the actor is up."""
+        await _answer(self._actor.start.remote())
+
+    async def generate(self, request: GenerationRequest) -> Generation:
+        """Sample one response in the actor."""
+        return await _answer(self._actor.generate.remote(request))
+
+    async def update_weights(self, refs: WeightRefs, version: int, clear_cache: bool) -> None:
+        """Load new weights in the actor."""
+        await _answer(self._actor.update_weights.remote(refs, version, clear_cache))
+
+    async def close(self) -> None:
+        """Ask the engine to end, then end its process."""
+        import ray
+
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(10):
+                await _answer(self._actor.close.remote())
+        ray.kill(self._actor, no_restart=True)
+
+
+async def _answer(reference: Awaitable[Any]) -> Any:
+    import ray.exceptions
+
+    try:
+        return await reference
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        if isinstance(cause, ValueError):  # this request alone is at fault
+            raise cause from None
+        raise SamplerLost(str(cause)) from error
+    except (ray.exceptions.RayActorError, ray.exceptions.RaySystemError) as error:
+        raise SamplerLost(str(error)) from error

@@ -1,0 +1,80 @@
+"""How an engine is set up, from the stage config and the model's config.json; no vLLM here, so that it can be tested.
+
+Two things decide. Every sequence must fit its longest prompt and response, and on CPUs every prefill must fit one
+scheduler step, since there a seeded request whose prefill is split kills the engine. And KV memory is sized for what
+can run at once: vLLM preempts when it is short of it, which costs a second prefill, but too much is taken from the
+learner on the same machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from deepcoder_contracts.recipe import Precision
+from deepcoder_contracts.stage import StageConfig
+
+GIB = 1 << 30
+CPU_SEQUENCES = 128
+"""Sequences one CPU engine runs at once: throughput still grows up to here for small models, memory linearly."""
+GPU_SEQUENCES = 1024
+"""Upper bound for a GPU engine, as in the published recipe; KV memory is what limits it."""
+CPU_KV_BYTES = 2 * GIB
+"""Most KV memory a CPU engine takes."""
+PREFILL_TOKENS = 32_000
+"""Token budget of a scheduler step on GPUs, as in the published recipe."""
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What an engine needs to know before it starts."""
+
+    dtype: str
+    """`bfloat16` or `float32`."""
+    max_model_len: int
+    """Longest prompt and response together, in tokens."""
+    max_num_seqs: int
+    """Sequences that run at once; the rest wait."""
+    max_num_batched_tokens: int
+    """Tokens in one scheduler step."""
+    kv_cache_bytes: int | None
+    """KV memory; None lets vLLM take its share of the device."""
+    tensor_parallel: int = 1
+    accelerators: bool = False
+    seed: int = 0
+    deterministic: bool = False
+
+
+def kv_bytes_per_token(model_config: Mapping[str, Any], dtype: str) -> int:
+    """Key and value bytes of one token over all layers, from a Hugging Face config.json."""
+    heads = int(model_config["num_attention_heads"])
+    kv_heads = int(model_config.get("num_key_value_heads") or heads)
+    head_dim = int(model_config.get("head_dim") or int(model_config["hidden_size"]) // heads)
+    return 2 * int(model_config["num_hidden_layers"]) * kv_heads * head_dim * (4 if dtype == "float32" else 2)
+
+
+def engine_settings(config: StageConfig, model_config: Mapping[str, Any]) -> EngineSettings:
+    """Settings of each of the attempt's engines."""
+    recipe = config.recipe
+    dtype = "float32" if recipe.precision is Precision.FLOAT32 else "bfloat16"
+    longest = recipe.max_prompt_tokens + max(config.longest_context_tokens, config.stage.context_tokens)
+    accelerators = config.stage.resources.accelerators
+    if accelerators:
+        sequences, budget, kv = GPU_SEQUENCES, max(PREFILL_TOKENS, longest), None
+    else:
+        # vLLM rounds up to whole blocks; one block a sequence is added so that the last one fits.
+        per_sequence = (longest + 128) * kv_bytes_per_token(model_config, dtype)
+        sequences = max(1, min(CPU_SEQUENCES, CPU_KV_BYTES // per_sequence))
+        budget, kv = max(2048, longest), max(sequences * per_sequence, 64 << 20)
+    return EngineSettings(
+        dtype=dtype,
+        max_model_len=longest,
+        max_num_seqs=sequences,
+        max_num_batched_tokens=budget,
+        kv_cache_bytes=kv,
+        tensor_parallel=recipe.tensor_parallel,
+        accelerators=accelerators,
+        seed=recipe.seed,
+        deterministic=recipe.deterministic,
+    )

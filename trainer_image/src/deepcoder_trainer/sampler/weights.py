@@ -1,0 +1,114 @@
+"""New weights into a live vLLM engine, through vLLM's own weight-transfer API.
+
+The learner's weights arrive as object-store references of named chunks. The sampler actor resolves one chunk at a
+time, writes it as a safetensors file to shared memory, and tells the engine its path; the engine's worker (in this
+process on CPUs, in processes of its own on GPUs) maps the file and loads it. So at most one chunk lies beside the
+model, and the same path serves one process and several.
+
+The worker side runs between vLLM's layer-wise reload hooks: on CPUs vLLM repacks weights after loading, and loading
+into a live model without those hooks fails or, worse, goes unnoticed. An update that fails half-way leaves the
+engine without usable weights: the error is raised, the actor dies with it, and its requests go elsewhere.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  the kernel's shared memory, names below it are random
+
+
+@dataclass
+class InitInfo(WeightTransferInitInfo):
+    """There is nothing to agree on."""
+
+
+@dataclass
+class UpdateInfo(WeightTransferUpdateInfo):
+    """One chunk."""
+
+    path: str
+    """A safetensors file that the worker can read."""
+
+
+class SharedFileWeightTransfer(WeightTransferEngine[InitInfo, UpdateInfo]):
+    """The worker's side: loads chunks of Hugging Face-named tensors into the live model."""
+
+    init_info_cls = InitInfo
+    update_info_cls = UpdateInfo
+
+    def init_transfer_engine(self, init_info: InitInfo) -> None:
+        """Nothing to connect."""
+
+    def start_weight_update(self) -> None:
+        """Put the model's layers back into the layout that loading expects."""
+        from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
+
+        initialize_layerwise_reload(self.model)
+
+    def receive_weights(self, update_info: UpdateInfo) -> None:
+        """Load one chunk; vLLM shards, fuses and casts each tensor as it does at start."""
+        self.model.load_weights(list(_tensors(update_info.path)))
+
+    def finish_weight_update(self) -> None:
+        """Process what was loaded (repacking on CPUs) into the tensors the kernels use."""
+        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+
+        finalize_layerwise_reload(self.model, self.model_config)
+        self._repack_tied_head()
+
+    def _repack_tied_head(self) -> None:
+        """Pack a head that shares the embedding's weight anew.
+
+        It receives no tensor of its own, so the reload leaves it alone, and on CPUs its packed copy would keep the
+        weights of the update before: log-probabilities of one model from the hidden states of another.
+        """
+        head = getattr(self.model, "lm_head", None)
+        if head is not None and getattr(self.model_config.hf_config, "tie_word_embeddings", False):
+            head.quant_method.process_weights_after_loading(head)
+
+    def shutdown(self) -> None:
+        """Nothing is held."""
+
+
+def _tensors(path: str) -> Iterator[tuple[str, torch.Tensor]]:
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118  a safetensors handle, not a mapping
+            yield name, file.get_tensor(name)
+
+
+@contextmanager
+def shared_chunk(chunk: Mapping[str, Any], dtype: str) -> Iterator[str]:
+    """A chunk of numpy arrays as a safetensors file in shared memory; yields its path and removes it afterwards.
+
+    bfloat16 arrives as uint16, since numpy has no such type.
+    """
+    target = getattr(torch, dtype)
+    tensors = {
+        name: tensor.view(target) if target is torch.bfloat16 and tensor.dtype is torch.uint16 else tensor
+        for name, tensor in ((name, torch.from_numpy(_writable(array))) for name, array in chunk.items())
+    }
+    directory = _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None
+    with tempfile.NamedTemporaryFile(prefix="deepcoder-", suffix=".safetensors", dir=directory) as file:
+        save_file(tensors, file.name)
+        yield file.name
+
+
+def _writable(array: Any) -> Any:
+    """torch warns about read-only arrays (those in the object store are), though none is written here."""
+    if array.flags.writeable:
+        return array
+    return array.copy()
