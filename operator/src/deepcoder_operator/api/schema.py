@@ -220,7 +220,9 @@ class _Converter:
             told = str(default).lower() if isinstance(default, bool) else default
             out["description"] = f"{out.get('description', name)} Default: {told}.".replace("..", ".")
         else:
-            out["default"] = {} if isinstance(default, Mapping) else default
+            # An object's default is spelled out: the API server runs CEL rules on it before it fills anything in.
+            nested = {n: p["default"] for n, p in out.get("properties", {}).items() if "default" in p}
+            out["default"] = nested if isinstance(default, Mapping) else default
         return out
 
     def _flatten(self, schema: Mapping[str, Any], path: str) -> tuple[dict[str, Any], set[str]]:

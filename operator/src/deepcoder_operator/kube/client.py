@@ -56,7 +56,8 @@ class Kube:
         if os.environ.get("KUBERNETES_SERVICE_HOST") and not os.environ.get("KUBECONFIG"):
             config.load_incluster_config(client_configuration=configuration)
         else:
-            await config.load_kube_config(client_configuration=configuration)
+            # Named here, since the library looks at the variable only when it is imported.
+            await config.load_kube_config(os.environ.get("KUBECONFIG"), client_configuration=configuration)
         configuration.retries = False
         configuration.connection_pool_maxsize = 64
         return cls(client.ApiClient(configuration))

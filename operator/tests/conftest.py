@@ -1,0 +1,71 @@
+"""Fixtures over the real API server of `control_plane`: our CRDs, a client, a namespace of each test's own."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import control_plane
+import pytest
+
+from deepcoder_operator.api import run, sandboxpool
+from deepcoder_operator.api.schema import custom_resource_definition
+from deepcoder_operator.kube.client import Kube
+from deepcoder_operator.kube.resources import CRDS, Resource
+
+NAMESPACES = Resource("", "v1", "namespaces", "Namespace")
+CRD_SECONDS = 30.0
+
+_WITH_CRDS: set[Path] = set()
+"""API servers that know our CRDs; a session's fixture cannot do this, since the client belongs to a test's loop."""
+
+
+@pytest.fixture(scope="session")
+def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Kubeconfig of an API server that lives as long as the test session."""
+    paths = control_plane.programs()
+    if paths is None:
+        pytest.skip("the API server has not been built: run `python -m devcluster build`")
+    with control_plane.running(tmp_path_factory.mktemp("control-plane"), paths) as path:
+        yield path
+
+
+@pytest.fixture
+async def kube(kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Kube]:
+    """A client of the API server, which knows our CRDs."""
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+    client = await Kube.connect()
+    try:
+        if kubeconfig not in _WITH_CRDS:
+            for resource in (run.RESOURCE, sandboxpool.RESOURCE):
+                await client.apply(custom_resource_definition(resource))
+                await established(client, f"{resource.plural}.deepcoder.dev")
+            _WITH_CRDS.add(kubeconfig)
+        yield client
+    finally:
+        await client.close()
+
+
+@pytest.fixture
+async def namespace(kube: Kube) -> AsyncIterator[str]:
+    """A namespace of the test's own, restricted as ours are."""
+    name = f"t-{uuid.uuid4().hex[:10]}"
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+    await kube._request("POST", NAMESPACES.path(None), body=body)
+    yield name
+    await kube.delete(NAMESPACES, None, name)
+
+
+async def established(client: Kube, crd: str) -> None:
+    """Wait until the API server serves a CRD."""
+    async with asyncio.timeout(CRD_SECONDS):
+        while True:
+            status = (await client.get(CRDS, None, crd)).get("status") or {}
+            conditions: dict[str, Any] = {c["type"]: c["status"] for c in status.get("conditions") or ()}
+            if conditions.get("Established") == "True":
+                return
+            await asyncio.sleep(0.1)

@@ -1,0 +1,144 @@
+"""A real API server for tests: etcd, kube-apiserver and kube-controller-manager on loopback, without a node.
+
+Uids, conflicts, CEL, pruning, garbage collection and token reviews are the real ones; pods are objects that nobody
+runs, so that tests play the kubelet. Apart from the development cluster, so that no operator installed there takes
+part. About five seconds to start, half a gigabyte.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from devcluster import doctor, pki
+from devcluster.artifacts import Artifacts
+from devcluster.config import cache_root
+
+START_SECONDS = 90.0
+_PR_SET_PDEATHSIG = 1
+
+
+def programs() -> dict[str, Path] | None:
+    """The built programs by name, None if some have not been built."""
+    found = Artifacts(cache_root(), doctor.go_version()).programs()
+    wanted = {name: found[name] for name in ("etcd", "kube-apiserver", "kube-controller-manager")}
+    return wanted if all(path.exists() for path in wanted.values()) else None
+
+
+@contextmanager
+def running(directory: Path, paths: dict[str, Path]) -> Iterator[Path]:
+    """Start all, yield the administrator's kubeconfig, and end all."""
+    client, peer, secure = _free_ports(3)
+    server = f"https://127.0.0.1:{secure}"
+    keys = directory / "pki"
+    pki.create(keys, "node", "127.0.0.1", "10.96.0.1", server)
+    kubeconfig = directory / "kubeconfig"
+    pki.write_kubeconfig(keys, "admin", server, kubeconfig)
+    with ExitStack() as stack:
+        _start(stack, directory, _etcd(paths["etcd"], directory, client, peer))
+        api = _start(stack, directory, _apiserver(paths["kube-apiserver"], keys, client, secure))
+        _wait_ready(api, directory, server, keys)
+        _start(stack, directory, _controllers(paths["kube-controller-manager"], keys))
+        yield kubeconfig
+
+
+def _etcd(program: Path, directory: Path, client: int, peer: int) -> list[str]:
+    return [
+        str(program),
+        "--name=test",
+        f"--data-dir={directory}/etcd",
+        f"--listen-client-urls=http://127.0.0.1:{client}",
+        f"--advertise-client-urls=http://127.0.0.1:{client}",
+        f"--listen-peer-urls=http://127.0.0.1:{peer}",
+        f"--initial-advertise-peer-urls=http://127.0.0.1:{peer}",
+        f"--initial-cluster=test=http://127.0.0.1:{peer}",
+        "--unsafe-no-fsync",
+        "--log-level=error",
+    ]
+
+
+def _apiserver(program: Path, keys: Path, etcd: int, port: int) -> list[str]:
+    return [
+        str(program),
+        f"--etcd-servers=http://127.0.0.1:{etcd}",
+        "--bind-address=127.0.0.1",
+        "--advertise-address=127.0.0.1",
+        f"--secure-port={port}",
+        "--service-cluster-ip-range=10.96.0.0/16",
+        "--authorization-mode=Node,RBAC",
+        "--endpoint-reconciler-type=none",
+        f"--client-ca-file={keys}/ca.crt",
+        f"--tls-cert-file={keys}/apiserver.crt",
+        f"--tls-private-key-file={keys}/apiserver.key",
+        "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
+        f"--service-account-key-file={keys}/service-accounts.pub",
+        f"--service-account-signing-key-file={keys}/service-accounts.key",
+    ]
+
+
+def _controllers(program: Path, keys: Path) -> list[str]:
+    kubeconfig = keys / "kube-controller-manager.kubeconfig"
+    return [
+        str(program),
+        f"--kubeconfig={kubeconfig}",
+        f"--authentication-kubeconfig={kubeconfig}",
+        f"--authorization-kubeconfig={kubeconfig}",
+        "--bind-address=127.0.0.1",
+        f"--secure-port={_free_ports(1)[0]}",
+        "--leader-elect=false",
+        "--use-service-account-credentials=true",
+        f"--root-ca-file={keys}/ca.crt",
+        f"--service-account-private-key-file={keys}/service-accounts.key",
+        # Without the collector of finished pods and node life cycle: there is no node, and tests play the kubelet.
+        "--controllers=garbage-collector-controller,namespace-controller,serviceaccount-controller,disruption-controller,"
+        "root-ca-certificate-publisher-controller,clusterrole-aggregation-controller",
+    ]
+
+
+def _start(stack: ExitStack, directory: Path, command: Sequence[str]) -> subprocess.Popen[bytes]:
+    log = stack.enter_context((directory / f"{Path(command[0]).name}.log").open("wb"))
+    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, preexec_fn=_die_with_parent)
+    stack.callback(_end, process)
+    return process
+
+
+def _die_with_parent() -> None:
+    """No server outlives a test run that is killed."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(10)
+
+
+def _wait_ready(api: subprocess.Popen[bytes], directory: Path, server: str, keys: Path) -> None:
+    """Until /readyz answers; a server that ends says why in its log."""
+    command = ["curl", "--silent", "--fail", "--max-time", "2", "--cacert", f"{keys}/ca.crt"]
+    command += ["--cert", f"{keys}/admin.crt", "--key", f"{keys}/admin.key", f"{server}/readyz"]
+    end = time.monotonic() + START_SECONDS
+    while subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        if api.poll() is not None or time.monotonic() > end:
+            log = (directory / "kube-apiserver.log").read_text(errors="replace")
+            raise RuntimeError(f"kube-apiserver is not ready:\n{log[-4000:]}")
+        time.sleep(0.2)
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for s in sockets:
+        s.bind(("127.0.0.1", 0))
+    ports = [int(s.getsockname()[1]) for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
