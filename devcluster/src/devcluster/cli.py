@@ -6,14 +6,16 @@ Exit codes: 0 done, 64 the machine or an argument will not do (said with the men
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 
-from devcluster import doctor, forwards, lifecycle, node
+from devcluster import doctor, forwards, images, install, lifecycle, node
 from devcluster.artifacts import Artifacts, NotBuilt
 from devcluster.command import CommandFailed
 from devcluster.config import DEFAULT_NAME, Cluster, ConfigError, cache_root
 from devcluster.exclusive import LockTimeout
+from devcluster.kubectl import Kube
 from devcluster.procfs import ProcessId
 
 EXIT_USAGE = 64
@@ -46,6 +48,14 @@ def _parser() -> argparse.ArgumentParser:
     action("build", _build, "build the programs and file systems that are missing")
     starting = action("up", _up, "start the cluster, or verify the one that runs")
     starting.add_argument("--api-port", type=int, help="loopback port of the API server")
+    loading = action("images", _images, "build the images and load them into the cluster")
+    loading.add_argument("image", nargs="*", help=f"which of {', '.join(images.DOCKERFILES)}; all when none is named")
+    loading.add_argument("--json", action="store_true", help="print references, tags and digests for charts")
+    installing = action("install", _install, "install cluster DNS, KubeRay and the S3 server")
+    installing.add_argument("--s3-port", type=int, help="loopback port of the S3 server")
+    forwarding = action("forward", _forward_service, "give a Service a port on 127.0.0.1 and print it")
+    forwarding.add_argument("target", help="NAMESPACE/SERVICE:PORT")
+    forwarding.add_argument("--port", type=int, default=0, help="loopback port; a free one when left out")
     action("down", _down, "remove every trace of the cluster but its image store")
     action("status", _status, "show the cluster's parts")
     return parser
@@ -89,6 +99,33 @@ def _up(options: argparse.Namespace) -> int:
         return EXIT_USAGE
     lifecycle.up(cluster, _artifacts(), port)
     print(f"export KUBECONFIG={cluster.kubeconfig}")
+    return 0
+
+
+def _images(options: argparse.Namespace) -> int:
+    found = images.load(_cluster(options), _artifacts(), options.image or images.DOCKERFILES)
+    if options.json:
+        print(json.dumps(found, indent=1))
+    else:
+        for name, image in found.items():
+            print(f"{name:18} {image['reference']}")
+    return 0
+
+
+def _install(options: argparse.Namespace) -> int:
+    cluster = _cluster(options)
+    port = install.default_s3_port(cluster) if options.s3_port is None else options.s3_port
+    loaded = images.load(cluster, _artifacts(), ())
+    access = install.install(cluster, _artifacts(), {name: found["reference"] for name, found in loaded.items()}, port)
+    print(f"S3: {access.endpoint_in_cluster} in the cluster, {access.endpoint_on_host} here, bucket {access.bucket}")
+    print(f"its credentials: Secret s3-admin in namespace s3, and {cluster.state / 's3.json'}")
+    return 0
+
+
+def _forward_service(options: argparse.Namespace) -> int:
+    cluster = _cluster(options)
+    forward = forwards.to_service(cluster, Kube(cluster, _artifacts()), options.target, options.port)
+    print(f"127.0.0.1:{forward.port}")
     return 0
 
 

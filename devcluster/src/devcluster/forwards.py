@@ -7,16 +7,19 @@ serves the same target returns it. Fails with the forwarder's words when its por
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from devcluster import procfs
-from devcluster.config import Cluster
+from devcluster import node, procfs
+from devcluster.config import Cluster, ConfigError
+from devcluster.kubectl import Kube
 
 _START_SECONDS = 15.0
+_TARGET = re.compile(r"(?P<namespace>[a-z0-9-]+)/(?P<service>[a-z0-9-]+):(?P<port>\d+)")
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,19 @@ def start(cluster: Cluster, node_pid: int, name: str, host: str, target_port: in
         time.sleep(0.02)
     process.returncode = 0  # it outlives this process on purpose
     return next(forward for forward in existing(cluster) if forward.name == name)
+
+
+def to_service(cluster: Cluster, kube: Kube, target: str, port: int = 0) -> Forward:
+    """Forward to `target`, NAMESPACE/SERVICE:PORT, at the address that the Service has now."""
+    match = _TARGET.fullmatch(target)
+    if match is None:
+        raise ConfigError(f"{target!r} is not NAMESPACE/SERVICE:PORT, such as s3/s3:7070")
+    process = node.require_alive(cluster)
+    address = kube.get("service", match["service"], match["namespace"])["spec"].get("clusterIP", "None")
+    if address == "None":
+        raise ConfigError(f"Service {target} has no cluster address (it is headless): forward to one that has")
+    name = f"{match['namespace']}-{match['service']}-{match['port']}"
+    return start(cluster, process.pid, name, address, int(match["port"]), port)
 
 
 def _last_line(path: Path) -> str:

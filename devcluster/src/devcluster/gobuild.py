@@ -33,8 +33,9 @@ class GoProgram:
     ldflags: str = ""
     also_called: tuple[str, ...] = ()
     """Further names of the (single) program: it looks at the name it is started under."""
-    crds_in: tuple[str, str] | None = None
-    """(module, directory in its source) of the custom resource definitions that belong to the program."""
+    manifests_of: str = ""
+    """Module in whose source `manifests` lie: what must be applied to a cluster before the program can work."""
+    manifests: tuple[str, ...] = ()
 
 
 PROGRAMS = (
@@ -56,14 +57,20 @@ PROGRAMS = (
     GoProgram("etcd", packages=("go.etcd.io/etcd/server/v3",)),
     GoProgram("coredns"),
     GoProgram("versitygw", packages=("github.com/versity/versitygw/cmd/versitygw",)),
-    GoProgram("kuberay", packages=(_KUBERAY_MODULE,), crds_in=(_KUBERAY_MODULE, "config/crd/bases")),
+    GoProgram(
+        "kuberay",
+        packages=(_KUBERAY_MODULE,),
+        manifests_of=_KUBERAY_MODULE,
+        manifests=("config/crd/bases/*.yaml", "config/rbac/role.yaml"),
+    ),
     GoProgram("kube-router", packages=("github.com/cloudnativelabs/kube-router/v2/cmd/kube-router",)),
 )
 
 
 def key(program: GoProgram, go_version: str, modules: Path = GO_MODULES) -> str:
     """Content hash of everything that decides what a build of `program` gives."""
-    return keys.tree_digest(modules, [program.module], go_version, repr(program))
+    flags = (program.packages, program.tags, program.ldflags, program.also_called, program.manifests)
+    return keys.tree_digest(modules, [program.module], go_version, repr(flags))
 
 
 def directory(program: GoProgram, cache: Path, go_version: str) -> Path:
@@ -93,14 +100,24 @@ def build(program: GoProgram, cache: Path, go_version: str) -> Path:
             )
             for name in program.also_called:
                 (making / name).symlink_to(program.module)
-            if program.crds_in is not None:
-                module, inner = program.crds_in
-                found = run(["go", "list", "-m", "-f", "{{.Dir}}", module], deadline=60, env=environment, cwd=source)
-                (making / "crds").mkdir()
-                for crd in (Path(found.strip()) / inner).glob("*.yaml"):
-                    shutil.copyfile(crd, making / "crds" / crd.name)
+            if program.manifests:
+                _copy_manifests(program, making / "manifests", environment)
             making.chmod(0o755)
             making.rename(final)
         finally:
             shutil.rmtree(making, ignore_errors=True)
     return final
+
+
+def _copy_manifests(program: GoProgram, target: Path, environment: dict[str, str]) -> None:
+    """Copy the program's manifests out of the module cache, where `go list` finds its source."""
+    found = run(
+        ["go", "list", "-m", "-f", "{{.Dir}}", program.manifests_of],
+        deadline=60,
+        env=environment,
+        cwd=GO_MODULES / program.module,
+    )
+    target.mkdir()
+    for pattern in program.manifests:
+        for manifest in Path(found.strip()).glob(pattern):
+            shutil.copyfile(manifest, target / manifest.name)

@@ -1,0 +1,157 @@
+"""Installs cluster DNS, KubeRay and the S3 server with the small charts beside this package. Idempotent.
+
+Waits for each Deployment by name, with a deadline, and for the S3 server to answer. Credentials of the S3 server are
+drawn once for a life of the cluster, kept in a Secret there and in a file that only root reads here.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from devcluster import forwards
+from devcluster.artifacts import Artifacts
+from devcluster.command import CommandFailed, run
+from devcluster.config import (
+    CLUSTER_DOMAIN,
+    DEFAULT_NAME,
+    DEFAULT_S3_PORT,
+    DNS_SERVICE_IP,
+    REPOSITORY,
+    S3_SERVICE_IP,
+    Cluster,
+)
+from devcluster.kubectl import Kube, wait_for
+from devcluster.lifecycle import running_or_fail
+from devcluster.progress import step
+
+CHARTS = REPOSITORY / "devcluster" / "charts"
+BUCKET = "deepcoder"
+REGION = "us-east-1"
+S3_PORT_INSIDE = 7070
+S3_FORWARD = "s3"
+_READY_SECONDS = 120
+_RESTRICTED = {
+    "pod-security.kubernetes.io/enforce": "restricted",
+    "pod-security.kubernetes.io/enforce-version": "latest",
+}
+
+
+@dataclass(frozen=True)
+class S3Access:
+    """How the S3 server is reached: from pods, from the machine, and as whom."""
+
+    endpoint_in_cluster: str
+    endpoint_on_host: str
+    bucket: str
+    region: str
+    access_key_id: str
+    secret_access_key: str
+
+
+def default_s3_port(cluster: Cluster) -> int:
+    """The main cluster has a port that others may rely on; any other takes a free one."""
+    return DEFAULT_S3_PORT if cluster.name == DEFAULT_NAME else 0
+
+
+def install(cluster: Cluster, artifacts: Artifacts, images: dict[str, str], s3_port: int) -> S3Access:
+    """Install everything; `images` are references by name, `s3_port` the loopback port of the S3 server."""
+    process = running_or_fail(cluster)
+    kube = Kube(cluster, artifacts)
+    with step("install cluster DNS"):
+        _chart(kube, "coredns", "kube-system", image=images["coredns"], clusterIP=DNS_SERVICE_IP, clusterDomain=CLUSTER_DOMAIN)
+    with step("install KubeRay"):
+        _namespace(kube, "kuberay-system")
+        manifests = artifacts.directory("kuberay") / "manifests"
+        # On the server's side: the definitions are larger than what a client may note in an annotation.
+        kube.kubectl("apply", "--server-side", "--force-conflicts", "-f", manifests, deadline=120)
+        _chart(kube, "kuberay-operator", "kuberay-system", image=images["kuberay-operator"])
+    with step("install the S3 server"):
+        (cluster.var / "lib" / "s3" / "buckets").mkdir(parents=True, exist_ok=True)
+        for directory in ("versions", "iam"):
+            (cluster.var / "lib" / "s3" / directory).mkdir(exist_ok=True)
+        _namespace(kube, "s3")
+        access_key, secret_key = _credentials(kube)
+        _chart(kube, "s3", "s3", image=images["s3"], node=cluster.node_name, clusterIP=S3_SERVICE_IP, region=REGION)
+    for namespace, name in (("kube-system", "coredns"), ("kuberay-system", "kuberay-operator"), ("s3", "s3")):
+        with step(f"wait for {namespace}/{name}"):
+            kube.kubectl(
+                "rollout", "status", f"deployment/{name}", "-n", namespace, f"--timeout={_READY_SECONDS}s",
+                deadline=_READY_SECONDS + 10,
+            )  # fmt: skip
+    forward = forwards.start(cluster, process.pid, S3_FORWARD, S3_SERVICE_IP, S3_PORT_INSIDE, s3_port)
+    access = S3Access(
+        endpoint_in_cluster=f"http://s3.s3.svc.{CLUSTER_DOMAIN}:{S3_PORT_INSIDE}",
+        endpoint_on_host=f"http://127.0.0.1:{forward.port}",
+        bucket=BUCKET,
+        region=REGION,
+        access_key_id=access_key,
+        secret_access_key=secret_key,
+    )
+    with step(f"make bucket {BUCKET}"):
+        _make_bucket(artifacts, access)
+    _write_access(cluster.state / "s3.json", access)
+    return access
+
+
+def _chart(kube: Kube, chart: str, namespace: str, **values: str) -> None:
+    settings = [word for name, value in values.items() for word in ("--set-string", f"{name}={value}")]
+    kube.helm("upgrade", "--install", chart, CHARTS / chart, "--namespace", namespace, *settings)
+
+
+def _namespace(kube: Kube, name: str) -> None:
+    content = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": _RESTRICTED}}
+    kube.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(content).encode())
+
+
+def _credentials(kube: Kube) -> tuple[str, str]:
+    """The administrator's key pair: the Secret's where there is one, else a new one."""
+    try:
+        data = kube.get("secret", "s3-admin", "s3")["data"]
+    except CommandFailed as reason:
+        if "NotFound" not in str(reason):
+            raise
+        data = {
+            "AWS_ACCESS_KEY_ID": _encode(f"admin-{secrets.token_hex(6)}"),
+            "AWS_SECRET_ACCESS_KEY": _encode(secrets.token_urlsafe(30)),
+        }
+        content = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3-admin", "namespace": "s3"}, "data": data}
+        kube.kubectl("create", "-f", "-", stdin=json.dumps(content).encode())
+    return _decode(data["AWS_ACCESS_KEY_ID"]), _decode(data["AWS_SECRET_ACCESS_KEY"])
+
+
+def _make_bucket(artifacts: Artifacts, access: S3Access) -> None:
+    program = artifacts.programs()["versitygw"]
+    environment = {
+        "ADMIN_ACCESS_KEY_ID": access.access_key_id,
+        "ADMIN_SECRET_ACCESS_KEY": access.secret_access_key,
+        "ADMIN_ENDPOINT_URL": access.endpoint_on_host,
+        "ADMIN_REGION": access.region,
+    }
+
+    def present() -> bool:
+        return access.bucket in run([program, "admin", "list-buckets"], deadline=15, env=environment).split()
+
+    wait_for("the S3 server to answer", lambda: present() or True, 30)
+    if not present():
+        run(
+            [program, "admin", "create-bucket", "--owner", access.access_key_id, "--bucket", access.bucket],
+            deadline=15,
+            env=environment,
+        )
+
+
+def _write_access(path: Path, access: S3Access) -> None:
+    path.touch(mode=0o600)
+    path.write_text(json.dumps(vars(access), indent=1))
+
+
+def _encode(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def _decode(text: str) -> str:
+    return base64.b64decode(text).decode()

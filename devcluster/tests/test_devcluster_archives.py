@@ -1,0 +1,89 @@
+"""OCI archives: the same inputs give the same bytes, and only what a store lacks is sent."""
+
+import hashlib
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from devcluster import ociarchive
+from devcluster.images import stage, write_missing
+from devcluster.ociarchive import StaticImage
+
+REFERENCE = "localhost/devcluster/thing:1"
+
+
+def _image(tmp_path: Path) -> StaticImage:
+    program = tmp_path / "program"
+    program.write_bytes(b"\x7fELF")
+    return StaticImage(REFERENCE, {"/program": program}, ["/program"])
+
+
+def _members(content: bytes) -> dict[str, bytes]:
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        return {member.name: archive.extractfile(member).read() for member in archive if member.isfile()}  # type: ignore[union-attr]
+
+
+def test_an_archive_is_the_same_however_often_it_is_made(tmp_path: Path) -> None:
+    image = _image(tmp_path)
+    ociarchive.write(image, tmp_path / "one.tar")
+    ociarchive.write(image, tmp_path / "two.tar")
+    assert (tmp_path / "one.tar").read_bytes() == (tmp_path / "two.tar").read_bytes()
+
+
+def test_an_archive_names_its_image_and_every_blob_has_its_digest(tmp_path: Path) -> None:
+    ociarchive.write(_image(tmp_path), tmp_path / "image.tar")
+    members = _members((tmp_path / "image.tar").read_bytes())
+    (named,) = json.loads(members["index.json"])["manifests"]
+    assert named["annotations"]["io.containerd.image.name"] == REFERENCE
+    blobs = {name.removeprefix("blobs/sha256/"): data for name, data in members.items() if name.startswith("blobs/")}
+    assert len(blobs) == 3
+    assert all(hashlib.sha256(data).hexdigest() == digest for digest, data in blobs.items())
+    manifest = json.loads(blobs[named["digest"].removeprefix("sha256:")])
+    config = json.loads(blobs[manifest["config"]["digest"].removeprefix("sha256:")])
+    assert config["config"]["User"] == "65532:65532"
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Path:
+    directory = tmp_path / "oci"
+    blobs = directory / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+
+    def put(content: bytes) -> dict[str, object]:
+        name = hashlib.sha256(content).hexdigest()
+        (blobs / name).write_bytes(content)
+        return {"mediaType": "x", "digest": f"sha256:{name}", "size": len(content)}
+
+    manifest = {"config": put(b"{}"), "layers": [put(b"big"), put(b"small")]}
+    entry = put(json.dumps(manifest).encode())
+    entry["annotations"] = {"org.opencontainers.image.ref.name": REFERENCE}
+    (directory / "index.json").write_text(json.dumps({"manifests": [entry]}))
+    return directory
+
+
+def test_blobs_that_the_store_has_are_not_sent_again(layout: Path) -> None:
+    stream = io.BytesIO()
+    big = f"sha256:{hashlib.sha256(b'big').hexdigest()}"
+    write_missing(layout, REFERENCE, {big}, stream)
+    members = _members(stream.getvalue())
+    assert b"small" in members.values()
+    assert b"big" not in members.values()
+
+
+def test_an_image_that_is_not_in_the_layout_is_named(layout: Path) -> None:
+    with pytest.raises(LookupError, match="localhost/other:2 is not in"):
+        write_missing(layout, "localhost/other:2", set(), io.BytesIO())
+
+
+def test_a_build_context_holds_the_inputs_and_nothing_beside_them(tmp_path: Path) -> None:
+    repository, context = tmp_path / "repository", tmp_path / "context"
+    (repository / "part" / "src" / "__pycache__").mkdir(parents=True)
+    (repository / "part" / "src" / "a.py").write_text("")
+    (repository / "part" / "src" / "__pycache__" / "a.pyc").write_text("")
+    (repository / "part" / "secret.txt").write_text("")
+    context.mkdir()
+    stage(["part/src"], context, repository)
+    assert [str(path.relative_to(context)) for path in context.rglob("*") if path.is_file()] == ["part/src/a.py"]

@@ -1,0 +1,69 @@
+"""What the machine lacks is said at once, each with its mend."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from devcluster import doctor
+from devcluster.doctor import Facts, problems
+
+GOOD = Facts(
+    root=True,
+    machine="x86_64",
+    debian_version="12",
+    kernel=(6, 1),
+    go_version="go1.26.8",
+    free_disk=80 << 30,
+    memory=24 << 30,
+    cache=Path("/root/.cache/deepcoder"),
+    missing_programs=(),
+    missing_filesystems=(),
+    bridge_netfilter=True,
+    cgroups=True,
+    taken_ports=(),
+)
+
+
+def test_a_fit_machine_has_no_problems() -> None:
+    assert problems(GOOD) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"root": False}, "sudo"),
+        ({"machine": "aarch64"}, "aarch64"),
+        ({"debian_version": "13"}, "Debian 12"),
+        ({"debian_version": ""}, "unknown"),
+        ({"kernel": (5, 4)}, "5.4"),
+        ({"go_version": ""}, "Install Go 1.26"),
+        ({"go_version": "go1.27.1"}, "malformed OpenAPI"),
+        ({"go_version": "go1.25.3"}, "go1.25.3"),
+        ({"free_disk": 3 << 30}, "DEEPCODER_CACHE"),
+        ({"memory": 2 << 30}, "2.0 GiB of memory"),
+        ({"cache": Path("/var/cache/deepcoder")}, "outside /var"),
+        ({"missing_programs": ("ip", "perl")}, "apt-get install iproute2 perl"),
+        ({"missing_filesystems": ("overlay",)}, "modprobe overlay"),
+        ({"bridge_netfilter": False}, "modprobe br_netfilter"),
+        ({"cgroups": False}, "Mount cgroups"),
+        ({"taken_ports": (16443,)}, "16443"),
+    ],
+)
+def test_each_lack_is_named_with_its_mend(change: dict[str, object], said: str) -> None:
+    found = problems(replace(GOOD, **change))  # type: ignore[arg-type]
+    assert len(found) == 1
+    assert said in found[0]
+
+
+def test_all_problems_are_said_together() -> None:
+    assert len(problems(replace(GOOD, root=False, memory=0, free_disk=0))) == 3
+
+
+def test_a_port_in_use_is_found(tmp_path: Path) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert doctor.inspect(tmp_path, (port,)).taken_ports == (port,)
+    assert doctor.inspect(tmp_path, (port,)).taken_ports == ()

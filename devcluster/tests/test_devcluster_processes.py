@@ -1,0 +1,115 @@
+"""A recorded process is told apart from another that got its pid; cgroups and settings are read as the kernel shows them."""
+
+import json
+import os
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from devcluster import cgroups, procfs, sysctls
+from devcluster.command import CommandFailed, run
+from devcluster.exclusive import LockTimeout, exclusive
+from devcluster.kubectl import wait_for
+from devcluster.procfs import ProcessId
+
+
+@pytest.fixture
+def sleeper() -> "subprocess.Popen[bytes]":
+    process = subprocess.Popen(["sleep", "600"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_process_is_found_again_by_its_record(tmp_path: Path, sleeper: "subprocess.Popen[bytes]") -> None:
+    identity = ProcessId.of(sleeper.pid)
+    assert identity is not None
+    procfs.save(tmp_path / "record.json", identity)
+    assert procfs.load(tmp_path / "record.json") == identity
+    assert identity.alive()
+
+
+@pytest.mark.parametrize("change", [{"start_ticks": 1}, {"boot_id": "another boot"}])
+def test_a_reused_pid_is_neither_alive_nor_killed(sleeper: "subprocess.Popen[bytes]", change: dict[str, object]) -> None:
+    identity = ProcessId.of(sleeper.pid)
+    assert identity is not None
+    stranger = replace(identity, **change)  # type: ignore[arg-type]
+    assert not stranger.alive()
+    stranger.kill()
+    assert sleeper.poll() is None
+
+
+def test_a_zombie_is_not_alive(sleeper: "subprocess.Popen[bytes]") -> None:
+    identity = ProcessId.of(sleeper.pid)
+    assert identity is not None
+    identity.kill()  # returns once it is a zombie: this test is its parent and has not waited for it
+    assert not identity.alive()
+    assert Path(f"/proc/{sleeper.pid}").exists()
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"pid": "x"}', '{"pid": 1, "start_ti'])
+def test_a_damaged_record_counts_as_none(tmp_path: Path, content: str) -> None:
+    (tmp_path / "record.json").write_text(content)
+    assert procfs.load(tmp_path / "record.json") is None
+
+
+def test_cgroup_hierarchies_of_both_versions_are_told_apart() -> None:
+    mountinfo = """\
+30 24 0:26 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
+31 30 0:27 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu,cpuacct
+32 30 0:28 / /sys/fs/cgroup/pids rw,relatime shared:3 - cgroup cgroup rw,pids
+33 30 0:29 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd
+34 30 0:30 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
+"""
+    found = {str(hierarchy.mount): hierarchy for hierarchy in cgroups.parse_mounts(mountinfo)}
+    assert {path: hierarchy.version for path, hierarchy in found.items()} == {
+        "/sys/fs/cgroup/cpu": 1,
+        "/sys/fs/cgroup/pids": 1,
+        "/sys/fs/cgroup/systemd": 1,
+        "/sys/fs/cgroup/unified": 2,
+    }
+    assert found["/sys/fs/cgroup/cpu"].controllers == {"cpu", "cpuacct"}
+    assert not cgroups.unified(list(found.values()))
+    assert cgroups.unified(cgroups.parse_mounts("31 24 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"))
+
+
+def test_settings_saved_before_a_crash_are_not_overwritten_by_the_changed_ones(tmp_path: Path) -> None:
+    (tmp_path / "sys/vm").mkdir(parents=True)
+    setting = tmp_path / "sys/vm/overcommit_memory"
+    setting.write_text("0\n")
+    saved = tmp_path / "saved.json"
+    sysctls.save(saved, tmp_path / "sys")
+    setting.write_text("1\n")
+    sysctls.save(saved, tmp_path / "sys")
+    sysctls.restore(saved, tmp_path / "sys")
+    assert setting.read_text() == "0"
+    assert not saved.exists()
+
+
+def test_settings_that_the_kernel_lacks_are_left_out(tmp_path: Path) -> None:
+    sysctls.save(tmp_path / "saved.json", tmp_path)
+    assert json.loads((tmp_path / "saved.json").read_text()) == {}
+
+
+def test_a_failed_program_shows_its_last_words() -> None:
+    with pytest.raises(CommandFailed, match="exit code 3\nno such thing"):
+        run(["sh", "-c", "echo no such thing >&2; exit 3"], deadline=30)
+
+
+def test_a_program_past_its_deadline_is_killed_with_its_children(tmp_path: Path) -> None:
+    with pytest.raises(CommandFailed, match="not done after"):
+        run(["sh", "-c", f"sleep 600 & echo $! > {tmp_path}/child; wait"], deadline=0.5)
+    child = ProcessId.of(int((tmp_path / "child").read_text()))
+    wait_for("the child to die of its SIGKILL", lambda: child is None or not child.alive(), 30)
+
+
+def test_a_lock_names_its_holder_and_is_free_again_after_it(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    with exclusive(lock, "building"):
+        with pytest.raises(LockTimeout, match=rf"process {os.getpid()} \(building\)"):
+            with exclusive(lock, "starting", wait_seconds=0):
+                pass
+    with exclusive(lock, "starting", wait_seconds=0):
+        pass
