@@ -113,9 +113,6 @@ class OperatorConfig(Config):
     """Namespace of Prometheus, which may scrape pods of runs and pools."""
 
     kuberay_namespace: Namespace = "kuberay-system"
-    """Namespace of KubeRay's operator, which submits jobs to the Ray heads of runs."""
-
-    kuberay_namespace: Namespace = "kuberay-system"
     """Namespace of KubeRay, which submits jobs to the heads of runs and must be let in."""
 
     health_port: Port = 8080

@@ -99,14 +99,15 @@ def processes(stage: Stage, tensor_parallel: int) -> tuple[int, int]:
     """(vLLM engines, learner ranks) of an attempt at a stage, from its pods and their GPUs."""
     colocated = stage.placement is Placement.COLOCATED
     learners = stage.resources.learners or (WorkerGroup() if stage.type is StageType.TRAIN else None)
-    ranks = learners.replicas * _per_pod(learners, 1) if learners else 0
+    ranks = learners.replicas * per_pod(learners, 1) if learners else 0
     if colocated and learners:
-        return learners.replicas * _per_pod(learners, tensor_parallel), ranks
+        return learners.replicas * per_pod(learners, tensor_parallel), ranks
     samplers = stage.resources.samplers or WorkerGroup()
-    return samplers.replicas * _per_pod(samplers, tensor_parallel), ranks
+    return samplers.replicas * per_pod(samplers, tensor_parallel), ranks
 
 
-def _per_pod(group: WorkerGroup, gpus_each: int) -> int:
+def per_pod(group: WorkerGroup, gpus_each: int) -> int:
+    """Engines or ranks in each pod of a group: its GPUs by what one takes, without GPUs one."""
     return max(1, pod_gpus(group.template.get("spec") or {}) // gpus_each)
 
 

@@ -71,7 +71,7 @@ def follow(draft: Draft, world: World, *, stop: DrainCause | None) -> None:
         return
     if attempt.uid is None:
         if job is None:
-            _make(draft, stop)
+            _make(draft, world, stop)
             return
         attempt = draft.update_attempt(uid=job.uid, state=AttemptState.STARTING)
     if job is None or job.uid != attempt.uid or job.deleting:
@@ -150,14 +150,20 @@ def _name_conflict(draft: Draft, job: RayJobView) -> None:
     draft.look_again(CONFLICT_SECONDS)
 
 
-def _make(draft: Draft, stop: DrainCause | None) -> None:
+def _make(draft: Draft, world: World, stop: DrainCause | None) -> None:
     attempt = draft.attempt
     if stop is not None:
         draft.update_attempt(drain_cause=stop)
         leave(draft, Outcome.DRAINED)
         return
+    if world.refusal is not None and world.refusal.reason == "RayJobInvalid":
+        leave(draft, Outcome.FAILED, Failure(FailureReason.VALIDATION_FAILED, world.refusal.message))
+        return
     draft.do(CreateAttempt(attempt))
-    draft.progressing(True, "Creating", f"RayJob {attempt.name} is being made")
+    if world.refusal is not None:
+        draft.progressing(False, world.refusal.reason, world.refusal.message)
+    else:
+        draft.progressing(True, "Creating", f"RayJob {attempt.name} is being made")
     draft.look_again(DRAIN_POLL_SECONDS)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from deepcoder_operator.kube import errors
@@ -40,9 +40,13 @@ class Informer:
         self.synced = asyncio.Event()
         self.seen_at = 0.0
         self._kube, self._selector, self._namespace = kube, selector, namespace
-        self._on_change, self._index = on_change, index
+        self._listeners, self._index = [on_change], index
         self._store: dict[tuple[str, str], Object] = {}
         self._groups: dict[str, dict[tuple[str, str], Object]] = {}
+
+    def listen(self, on_change: Callable[[Object], Any]) -> None:
+        """Call another function, too, with each new or last state."""
+        self._listeners.append(on_change)
 
     def get(self, namespace: str, name: str) -> Object | None:
         """An object by name, None if the store has none."""
@@ -84,7 +88,7 @@ class Informer:
             old = self._store.get(key)
             if old is None or _version(obj) > _version(old):
                 self._put(obj)
-                self._on_change(obj)
+                self._tell(obj)
         self.synced.set()
         return version
 
@@ -96,7 +100,7 @@ class Informer:
                 self._drop(_key(obj))
             elif kind in ("ADDED", "MODIFIED"):
                 self.observe(obj)
-                self._on_change(obj)
+                self._tell(obj)
         self._touch()
         return version
 
@@ -119,12 +123,11 @@ class Informer:
             self._groups[group].pop(key, None)
             if not self._groups[group]:
                 del self._groups[group]
-        self._on_change(obj)
+        self._tell(obj)
 
-
-def newest(objects: Iterable[Object]) -> Object | None:
-    """The object created last."""
-    return max(objects, key=lambda o: (o["metadata"].get("creationTimestamp", ""), o["metadata"]["name"]), default=None)
+    def _tell(self, obj: Object) -> None:
+        for listener in self._listeners:
+            listener(obj)
 
 
 def _key(obj: Object) -> tuple[str, str]:

@@ -1,0 +1,118 @@
+"""`deepcoder-operator`: run the operator, write the CRDs, verify a chain of checkpoints.
+
+    deepcoder-operator run [--config FILE] [--log-level LEVEL]
+    deepcoder-operator crds --output DIR [--check]
+    deepcoder-operator verify [--deep] [--endpoint URL] [--region NAME] s3://bucket/…/<stage>/step-000120.a003
+
+`verify` takes AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN from the environment. Exit codes: 0 done,
+1 drift or damage found, 2 wrong usage, 64 bad configuration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from deepcoder_operator import VERSION
+
+
+def main() -> None:
+    """Entry point."""
+    raw = argparse.RawTextHelpFormatter
+    parser = argparse.ArgumentParser(prog="deepcoder-operator", description=__doc__, formatter_class=raw)
+    parser.add_argument("--version", action="version", version=VERSION)
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="run the operator")
+    run.add_argument("--config", type=Path, help="YAML file; default: built-in defaults")
+    run.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    crds = commands.add_parser("crds", help="write the CustomResourceDefinitions")
+    crds.add_argument("--output", type=Path, required=True, help="folder")
+    crds.add_argument("--check", action="store_true", help="write nothing, fail if the folder's files differ")
+    verify = commands.add_parser("verify", help="verify a checkpoint or export and the chain it comes from")
+    verify.add_argument("uri", help="s3://bucket/key of the folder with MANIFEST.json")
+    verify.add_argument("--deep", action="store_true", help="read every byte and check SHA-256")
+    verify.add_argument("--endpoint", help="S3 endpoint other than AWS")
+    verify.add_argument("--region", help="S3 region")
+    arguments = parser.parse_args()
+    match arguments.command:
+        case "run":
+            sys.exit(_run(arguments))
+        case "crds":
+            sys.exit(_crds(arguments.output, check=arguments.check))
+        case "verify":
+            sys.exit(_verify(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from deepcoder_operator import logs
+    from deepcoder_operator.app import run_operator
+    from deepcoder_operator.config import ConfigError, load_config
+
+    logs.configure(arguments.log_level)
+    try:
+        config = load_config(arguments.config)
+    except ConfigError as e:
+        print(f"deepcoder-operator: {e}", file=sys.stderr)
+        return 64
+    asyncio.run(run_operator(config))
+    return 0
+
+
+def _crds(output: Path, *, check: bool) -> int:
+    from deepcoder_operator.api.crds import crd_files
+
+    drifted = []
+    for name, text in crd_files().items():
+        path = output / name
+        if check:
+            if not path.exists() or path.read_text() != text:
+                drifted.append(str(path))
+            continue
+        output.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    if drifted:
+        print(f"{', '.join(drifted)}: out of date, run: deepcoder-operator crds --output {output}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from deepcoder_operator.storage.s3 import Buckets, Credentials, Missing, StorageProblem, Target
+    from deepcoder_operator.storage.verify import Damaged, walk_chain
+
+    bucket, _, folder = arguments.uri.removeprefix("s3://").partition("/")
+    if not arguments.uri.startswith("s3://") or not folder:
+        print(
+            f"deepcoder-operator: {arguments.uri}: give s3://bucket/key of a folder with MANIFEST.json", file=sys.stderr
+        )
+        return 2
+    try:
+        access, secret = os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
+    except KeyError as e:
+        print(f"deepcoder-operator: {e.args[0]} is not set", file=sys.stderr)
+        return 2
+    bundle = os.environ.get("AWS_CA_BUNDLE")
+    credentials = Credentials(
+        access, secret, os.environ.get("AWS_SESSION_TOKEN"), Path(bundle).read_text() if bundle else None, "environment"
+    )
+    try:
+        opened = Buckets().open(Target(arguments.endpoint, arguments.region, credentials), bucket)
+        for link in walk_chain(opened, folder.rstrip("/"), None, deep=arguments.deep):
+            manifest = link.manifest
+            pruned = " (payload pruned)" if link.pruned else ""
+            print(f"ok  {manifest.kind:<10} {manifest.stage} step {manifest.step} attempt {manifest.ordinal}  "
+                  f"{link.digest}  {link.uri}{pruned}")  # fmt: skip
+    except (Damaged, Missing) as e:
+        print(f"BAD {e}", file=sys.stderr)
+        return 1
+    except StorageProblem as e:
+        print(f"deepcoder-operator: {e.problem.reason}: {e.problem.message}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""The whole process: clients, caches, controllers, the progress server and probes, wired from one configuration.
+
+Everything runs in one event loop under one task group: whatever ends by itself ends the process, and Kubernetes
+starts it again, since a half-alive operator is worse than none. Passes begin when all caches are filled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from datetime import UTC, datetime
+
+from deepcoder_operator import VERSION
+from deepcoder_operator.board import ProgressBoard, RunKey
+from deepcoder_operator.builders.pool import PoolSettings
+from deepcoder_operator.builders.settings import TrainerSettings
+from deepcoder_operator.config import OperatorConfig
+from deepcoder_operator.controllers.carry_out import Executor
+from deepcoder_operator.controllers.observe import Children, Observer
+from deepcoder_operator.controllers.pool import PoolController
+from deepcoder_operator.controllers.run import RunController, run_of
+from deepcoder_operator.controllers.watch import watch_runs
+from deepcoder_operator.domain.names import LABEL_RUN, LABEL_RUN_UID
+from deepcoder_operator.domain.policy import Policy, Price
+from deepcoder_operator.kube.client import Kube, Object
+from deepcoder_operator.kube.events import EventRecorder
+from deepcoder_operator.kube.informer import Informer
+from deepcoder_operator.kube.resources import PODS, RAYCLUSTERS, RAYJOBS
+from deepcoder_operator.progress.authentication import TokenReviewAuthenticator
+from deepcoder_operator.progress.health import HealthServer
+from deepcoder_operator.progress.keeper import CertificateKeeper
+from deepcoder_operator.progress.server import ProgressServer
+from deepcoder_operator.sandbox.reconciler import PoolReconciler
+from deepcoder_operator.storage.credentials import CredentialReader
+from deepcoder_operator.storage.service import StorageService
+
+log = logging.getLogger(__name__)
+
+WATCH_AGE_SECONDS = 420.0
+"""A watch is ended by the server after 300 s; one not heard of for longer than this is dead."""
+
+_ANY = "0.0.0.0"  # noqa: S104  pods are reached from outside
+
+
+class Operator:
+    """All parts of the process."""
+
+    def __init__(self, config: OperatorConfig, kube: Kube) -> None:
+        self.config, self.kube = config, kube
+        self.board = ProgressBoard()
+        self.record = EventRecorder(kube, time.monotonic)
+        self.keeper = CertificateKeeper(kube, config.namespace, config.progress.tls_secret, [config.progress.host])
+        self.storage = StorageService(CredentialReader(kube, time.monotonic), config.storage.allowed_endpoints)
+        self.pools = PoolController(kube, self.board, self._pool_reconciler)
+        by_run = LABEL_RUN_UID
+        self.children = Children(
+            rayjobs=Informer(kube, RAYJOBS, by_run, self._child_changed, index=_run_uid),
+            clusters=Informer(kube, RAYCLUSTERS, by_run, self._child_changed, index=_run_uid),
+            pods=Informer(kube, PODS, by_run, self._child_changed, index=_run_uid),
+            pools=self.pools.pools,
+        )
+        self.observer = Observer(
+            kube, self.children, self.board, self.storage, datetime.now(UTC).replace(microsecond=0)
+        )
+        self.executor = Executor(kube, self.observer, self.storage, self._trainer_settings(""))
+        self.runs = RunController(kube, self.observer, self.executor, self.board, self._policy(), self.record)
+        self.pools.pools.listen(self._pool_changed)
+        self.board.on_report = self._reported
+        self.progress = ProgressServer(self.board, TokenReviewAuthenticator(kube, time.monotonic), self._find_pod)
+        self.health = HealthServer(live={"watches": self._watches}, ready={"caches": self._caches})
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until told to stop. Raises whatever ended a part."""
+        await self.health.start(_ANY, self.config.health_port)
+        await self.keeper.refresh()
+        self.executor.settings = self._trainer_settings(self.keeper.bundle)
+        port = await self.progress.start(_ANY, self.config.progress.port, self.keeper.context)
+        log.info("operator %s: progress on port %d, under %s", VERSION, port, self.config.progress.url)
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self.children.rayjobs.run(), name="watch RayJobs"),
+                    group.create_task(self.children.clusters.run(), name="watch RayClusters"),
+                    group.create_task(self.children.pods.run(), name="watch pods of runs"),
+                    group.create_task(self.pools.run(), name="pools"),
+                    group.create_task(self._keep_certificates(), name="certificates"),
+                    group.create_task(self._begin(), name="begin"),
+                ]
+                await watch_runs(self.runs, stop)
+                if not stop.is_set():
+                    raise RuntimeError("the watch of DeepCoderRuns has ended by itself")
+                for task in tasks:
+                    task.cancel()
+        finally:
+            await self.runs.stop()
+            await self.progress.stop()
+            await self.record.flush()
+            await self.health.stop()
+            self.storage.close()
+
+    async def _begin(self) -> None:
+        await self.children.synced()
+        self.runs.start()
+        log.info("caches are filled, passes begin")
+
+    async def _keep_certificates(self) -> None:
+        """Serve and hand out the newest certificates."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.keeper.run())
+            while True:
+                await asyncio.sleep(60)
+                self.executor.settings = self._trainer_settings(self.keeper.bundle)
+
+    def _pool_reconciler(self, pods: Informer) -> PoolReconciler:
+        config = self.config
+        settings = PoolSettings(
+            default_image=config.images.sandbox,
+            operator_namespace=config.namespace,
+            operator_labels=config.pod_labels,
+            run_label=LABEL_RUN,
+            monitoring_namespace=config.monitoring_namespace,
+        )
+        return PoolReconciler(self.kube, pods, self.board, settings, self.record, clock=time.monotonic, wall=time.time)
+
+    def _trainer_settings(self, bundle: str) -> TrainerSettings:
+        config = self.config
+        return TrainerSettings(
+            progress_url=config.progress.url,
+            ca_bundle=bundle,
+            kuberay_namespace=config.kuberay_namespace,
+            monitoring_namespace=config.monitoring_namespace,
+        )
+
+    def _policy(self) -> Policy:
+        prices = tuple(Price(p.per_gpu_hour, p.node_selector) for p in self.config.prices)
+        return Policy(trainer_image=self.config.images.trainer, operator_version=VERSION, prices=prices)
+
+    def _child_changed(self, obj: Object) -> None:
+        key = run_of(obj)
+        if key is not None:
+            self.runs.wake(key)
+
+    def _pool_changed(self, obj: Object) -> None:
+        self.runs.wake_pool(obj["metadata"]["namespace"], obj["metadata"]["name"])
+
+    def _reported(self, key: RunKey) -> None:
+        self.runs.wake(key)
+        self.pools.report_received(key)
+
+    async def _find_pod(self, namespace: str, name: str) -> Object | None:
+        return self.children.pods.get(namespace, name) or await self.kube.find(PODS, namespace, name)
+
+    def _watches(self) -> str | None:
+        """A watch that is silent for too long, if there is one."""
+        now = asyncio.get_running_loop().time()
+        informers = (
+            self.children.rayjobs,
+            self.children.clusters,
+            self.children.pods,
+            self.pools.pools,
+            self.pools.pods,
+        )
+        for informer in informers:
+            if informer.synced.is_set() and now - informer.seen_at > WATCH_AGE_SECONDS:
+                return f"nothing was heard of {informer.resource.plural} for {now - informer.seen_at:.0f} s"
+        return None
+
+    def _caches(self) -> str | None:
+        children = (self.children.rayjobs, self.children.clusters, self.children.pods, self.pools.pools)
+        missing = [i.resource.plural for i in children if not i.synced.is_set()]
+        return f"not listed yet: {', '.join(missing)}" if missing else None
+
+
+def _run_uid(obj: Object) -> str | None:
+    uid: str | None = (obj["metadata"].get("labels") or {}).get(LABEL_RUN_UID)
+    return uid
+
+
+async def run_operator(config: OperatorConfig) -> None:
+    """Run until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    kube = await Kube.connect()
+    try:
+        with contextlib.suppress(asyncio.CancelledError):
+            await Operator(config, kube).run(stop)
+    finally:
+        await kube.close()

@@ -1,0 +1,24 @@
+"""Whether a run's objects can be built at all, found out before anything is made."""
+
+from __future__ import annotations
+
+from deepcoder_operator.api.attempt_status import AttemptStatus
+from deepcoder_operator.api.run import DeepCoderRun
+from deepcoder_operator.builders.podtemplate import TemplateError
+from deepcoder_operator.builders.rayjob import build_rayjob
+from deepcoder_operator.domain.names import attempt_name
+from deepcoder_operator.domain.world import Problem, parse_time
+
+
+def check_templates(run: DeepCoderRun) -> Problem | None:
+    """The first template that sets what the operator owns."""
+    epoch = parse_time("1970-01-01T00:00:00Z")
+    for index in range(len(run.spec.stages)):
+        attempt = AttemptStatus(
+            ordinal=1, stage_index=index, name=attempt_name(run.metadata.name, index, 1), intended_time=epoch
+        )
+        try:
+            build_rayjob(run, attempt, "image", s3_ca=False)
+        except TemplateError as e:
+            return Problem("TemplateRefused", str(e))
+    return None

@@ -1,0 +1,100 @@
+"""The RayJob of an attempt.
+
+KubeRay's own retries start from nothing and would reuse the name, so there are none: `backoffLimit: 0`, pods that are
+never restarted, a head that is never made again. HTTPMode needs no submitter pod, which would count against quota
+and could fail by itself. With a queue the RayJob is made suspended, and Kueue owns `suspend` from then on.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from deepcoder_contracts.stage import Placement, StageType
+from deepcoder_operator.api.attempt_status import AttemptStatus
+from deepcoder_operator.api.run import DeepCoderRun
+from deepcoder_operator.api.stage import Stage, WorkerGroup
+from deepcoder_operator.builders.meta import Object, metadata
+from deepcoder_operator.builders.stage_config import CONFIG_DIRECTORY, STAGE_FILE
+from deepcoder_operator.builders.trainer_pod import build_pod_template
+from deepcoder_operator.domain.admission import per_pod
+from deepcoder_operator.domain.names import HEAD, LABEL_ORDINAL, LABEL_STAGE, LEARNER, SAMPLER
+
+RAY_VERSION = "2.60.0"
+TTL_SECONDS = 60
+"""The cluster outlives its job by this, for its pods' last states to be seen; the operator is usually quicker."""
+
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+_BACKSTOP_SECONDS = 120
+
+
+def build_rayjob(run: DeepCoderRun, attempt: AttemptStatus, image: str, *, s3_ca: bool) -> Object:
+    """The RayJob; raises `TemplateError` naming the field a template may not set."""
+    stage = run.spec.stages[attempt.stage_index]
+    labels = {LABEL_STAGE: stage.name, LABEL_ORDINAL: str(attempt.ordinal)}
+    queue = run.spec.scheduling.queue_name
+    meta = metadata(run, attempt.name, labels | ({QUEUE_LABEL: queue} if queue else {}))
+    meta["annotations"] = {"ray.io/disable-provisioned-head-restart": "true"}
+    return {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayJob",
+        "metadata": meta,
+        "spec": {
+            "entrypoint": f"deepcoder-trainer run --config {CONFIG_DIRECTORY}/{STAGE_FILE}",
+            "submissionMode": "HTTPMode",
+            "backoffLimit": 0,
+            "shutdownAfterJobFinishes": True,
+            "ttlSecondsAfterFinished": TTL_SECONDS,
+            "preRunningDeadlineSeconds": stage.pre_running_deadline_seconds + _BACKSTOP_SECONDS,
+            "suspend": bool(queue),
+            "rayClusterSpec": _cluster(run, stage, attempt, image, s3_ca=s3_ca),
+        },
+    }
+
+
+def _cluster(run: DeepCoderRun, stage: Stage, attempt: AttemptStatus, image: str, *, s3_ca: bool) -> Object:
+    def template(role: str, user: dict[str, Any]) -> dict[str, Any]:
+        return build_pod_template(
+            run,
+            stage,
+            role=role,
+            ordinal=attempt.ordinal,
+            config_map=attempt.name,
+            image=image,
+            template=user,
+            s3_ca=s3_ca,
+        )
+
+    groups = []
+    for role, group, resources in _groups(stage, run.spec.recipe.tensor_parallel):
+        groups.append(
+            {
+                "groupName": f"{role}s",
+                "replicas": group.replicas,
+                "minReplicas": group.replicas,
+                "maxReplicas": group.replicas,
+                # Ray parses this with a shell in between, hence JSON within quotes.
+                "rayStartParams": {"resources": json.dumps(json.dumps(resources))},
+                "template": template(role, group.template),
+            }
+        )
+    return {
+        "rayVersion": RAY_VERSION,
+        "authOptions": {"mode": "token"},
+        "headGroupSpec": {
+            "rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"},  # noqa: S104  guarded by token and policy
+            "template": template(HEAD, stage.resources.head.template),
+        },
+        "workerGroupSpecs": groups,
+    }
+
+
+def _groups(stage: Stage, tensor_parallel: int) -> list[tuple[str, WorkerGroup, dict[str, int]]]:
+    """(role, pods, Ray resources of each pod): one unit of `sampler` an engine, one of `learner` a rank."""
+    learners = stage.resources.learners or WorkerGroup()
+    ranks = {LEARNER: per_pod(learners, 1)}
+    if stage.placement is Placement.COLOCATED:
+        return [(LEARNER, learners, ranks | {SAMPLER: per_pod(learners, tensor_parallel)})]
+    samplers = stage.resources.samplers or WorkerGroup()
+    groups = [(SAMPLER, samplers, {SAMPLER: per_pod(samplers, tensor_parallel)})]
+    return [*groups, (LEARNER, learners, ranks)] if stage.type is StageType.TRAIN else groups

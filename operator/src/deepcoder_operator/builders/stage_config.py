@@ -1,0 +1,116 @@
+"""The stage config of an attempt, in an immutable ConfigMap that its head mounts."""
+
+from __future__ import annotations
+
+from deepcoder_contracts.stage import (
+    JudgeBackend,
+    JudgeEndpoint,
+    ProgressEndpoint,
+    Provenance,
+    StageConfig,
+    StageResources,
+    StageSettings,
+    Storage,
+)
+from deepcoder_operator.api.attempt_status import AttemptStatus
+from deepcoder_operator.api.run import DeepCoderRun
+from deepcoder_operator.api.run_status import ProvenanceStatus
+from deepcoder_operator.api.stage import Stage
+from deepcoder_operator.builders.meta import Object, metadata
+from deepcoder_operator.builders.settings import TrainerSettings
+from deepcoder_operator.domain.admission import processes
+from deepcoder_operator.domain.names import LABEL_ORDINAL, LABEL_STAGE, own_pool_name
+from deepcoder_operator.domain.pool_names import JUDGE_PORT, judge_host
+from deepcoder_operator.domain.resolve import ResolvedConfig, identity, storage_uri
+from deepcoder_operator.domain.world import pod_gpus
+
+CONFIG_DIRECTORY = "/etc/deepcoder"
+STAGE_FILE = "stage.json"
+CA_FILE = "ca.crt"
+JUDGE_TOKEN = "judge/token"  # noqa: S105  a path
+PROGRESS_TOKEN = "progress/token"  # noqa: S105  a path
+
+
+def pool_name(run: DeepCoderRun) -> str:
+    """The SandboxPool that judges for a run."""
+    reference = run.spec.sandbox.pool_ref
+    return reference.name if reference else own_pool_name(run.metadata.name)
+
+
+def build_stage_config(
+    run: DeepCoderRun,
+    attempt: AttemptStatus,
+    config: ResolvedConfig,
+    provenance: ProvenanceStatus,
+    settings: TrainerSettings,
+) -> StageConfig:
+    """What the attempt runs."""
+    stage = run.spec.stages[attempt.stage_index]
+    meta, checkpoint = run.metadata, run.spec.checkpoint
+    lengths = [stage.context_tokens, stage.evaluate.context_tokens if stage.evaluate else None]
+    return StageConfig(
+        run=identity(run),
+        stage=_stage_settings(stage, attempt.stage_index, config),
+        earlier_stages=[s.name for s in run.spec.stages[: attempt.stage_index]],
+        longest_context_tokens=max(n for n in lengths if n),
+        ordinal=attempt.ordinal,
+        model=config.model,
+        dataset=config.dataset,
+        recipe=config.recipe,
+        parent=attempt.parent,
+        storage=Storage(
+            uri=storage_uri(run),
+            region=checkpoint.s3.region,
+            endpoint=checkpoint.s3.endpoint,
+            every_steps=checkpoint.every_steps,
+            keep_last=checkpoint.keep_last,
+            keep_every=checkpoint.keep_every,
+            drain_seconds=checkpoint.drain_seconds,
+        ),
+        judge=JudgeEndpoint(
+            backend=JudgeBackend.POOL,
+            host=judge_host(pool_name(run), meta.namespace),
+            port=JUDGE_PORT,
+            token_file=f"{CONFIG_DIRECTORY}/{JUDGE_TOKEN}",
+        ),
+        progress=ProgressEndpoint(
+            url=f"{settings.progress_url}/v1/runs/{meta.namespace}/{meta.name}/progress",
+            ca_file=f"{CONFIG_DIRECTORY}/{CA_FILE}",
+            token_file=f"{CONFIG_DIRECTORY}/{PROGRESS_TOKEN}",
+        ),
+        provenance=Provenance(config_digest=provenance.config_digest, image=provenance.image),
+    )
+
+
+def _stage_settings(stage: Stage, index: int, config: ResolvedConfig) -> StageSettings:
+    samplers, learners = processes(stage, config.recipe.tensor_parallel)
+    groups = [g for g in (stage.resources.samplers, stage.resources.learners) if g]
+    return StageSettings(
+        name=stage.name,
+        index=index,
+        type=stage.type,
+        context_tokens=stage.context_tokens,
+        max_steps=stage.max_steps or 0,
+        optimizer=stage.optimizer,
+        placement=stage.placement,
+        resources=StageResources(
+            samplers=samplers,
+            learners=learners,
+            accelerators=any(pod_gpus(g.template.get("spec") or {}) for g in groups),
+        ),
+        evaluate=stage.evaluate,
+        promote_when=stage.promote_when,
+        stall_seconds=stage.stall_seconds,
+    )
+
+
+def build_stage_config_map(run: DeepCoderRun, config: StageConfig, name: str, ca_bundle: str) -> Object:
+    """The ConfigMap `<run>-s<index>-a<ordinal>`."""
+    labels = {LABEL_STAGE: config.stage.name, LABEL_ORDINAL: str(config.ordinal)}
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": metadata(run, name, labels),
+        "immutable": True,
+        "data": {STAGE_FILE: config.to_json().decode(), CA_FILE: ca_bundle},
+    }

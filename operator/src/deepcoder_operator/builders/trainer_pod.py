@@ -1,0 +1,205 @@
+"""Pod templates of a Ray cluster: head, samplers, learners.
+
+They meet the restricted Pod Security Standard unless the user's template says otherwise: non-root, no capabilities,
+a read-only root with writable emptyDirs for /tmp and HOME, no service-account token but the head's own, bound to the
+operator's audience. S3 credentials go to every pod: heads and learners upload, samplers fetch the model. What a
+template may not set is refused with `TemplateError`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deepcoder_operator.api.run import DeepCoderRun
+from deepcoder_operator.api.stage import Stage
+from deepcoder_operator.builders.podtemplate import merge, refuse_owned
+from deepcoder_operator.builders.stage_config import (
+    CA_FILE,
+    CONFIG_DIRECTORY,
+    JUDGE_TOKEN,
+    PROGRESS_TOKEN,
+    STAGE_FILE,
+    pool_name,
+)
+from deepcoder_operator.domain.attempt import GRACE_SECONDS
+from deepcoder_operator.domain.names import (
+    HEAD,
+    LABEL_ORDINAL,
+    LABEL_ROLE,
+    LABEL_RUN,
+    LABEL_RUN_UID,
+    LABEL_STAGE,
+    SAMPLER,
+    account_name,
+    attempt_labels,
+)
+from deepcoder_operator.domain.pool_names import TOKEN_KEY, token_secret_name
+
+HEAD_CONTAINER = "ray-head"
+WORKER_CONTAINER = "ray-worker"
+AUDIENCE = "deepcoder-operator"
+HOME = "/home/deepcoder"
+S3_CA_DIRECTORY = "/etc/deepcoder-s3"
+S3_CA_KEY = "ca.crt"
+
+_USER = 1000
+_TOKEN_SECONDS = 3600
+
+
+def build_pod_template(
+    run: DeepCoderRun,
+    stage: Stage,
+    *,
+    role: str,
+    ordinal: int,
+    config_map: str,
+    image: str,
+    template: dict[str, Any],
+    s3_ca: bool,
+) -> dict[str, Any]:
+    """PodTemplateSpec of a role; raises `TemplateError` when the user's template sets what the operator owns."""
+    container = HEAD_CONTAINER if role == HEAD else WORKER_CONTAINER
+    group = {"head": "head", "sampler": "samplers", "learner": "learners"}[role]
+    refuse_owned(template, _owned(container), f"spec.stages[{stage.name}].resources.{group}.template")
+    base = {
+        "metadata": {
+            "labels": attempt_labels(run.metadata.name, run.metadata.uid, stage.name, ordinal) | {LABEL_ROLE: role}
+        },
+        "spec": _pod_spec(run, role, config_map, s3_ca=s3_ca)
+        | {"containers": [_container(run, container, role, image, s3_ca=s3_ca)]},
+    }
+    return merge(base, template)
+
+
+def _owned(container: str) -> list[tuple[str, ...]]:
+    labels = (LABEL_RUN, LABEL_RUN_UID, LABEL_STAGE, LABEL_ORDINAL, LABEL_ROLE)
+    spec = ("restartPolicy", "automountServiceAccountToken", "serviceAccountName", "terminationGracePeriodSeconds")
+    scheduling = ("priorityClassName", "schedulerName", "imagePullSecrets")
+    fields = ("image", "command", "args", "lifecycle")
+    return [
+        ("metadata", "name"),
+        ("metadata", "namespace"),
+        *(("metadata", "labels", label) for label in labels),
+        *(("spec", field) for field in spec + scheduling),
+        *(("spec", f"containers[{container}]", field) for field in fields),
+    ]
+
+
+def _pod_spec(run: DeepCoderRun, role: str, config_map: str, *, s3_ca: bool) -> dict[str, Any]:
+    scheduling, checkpoint = run.spec.scheduling, run.spec.checkpoint
+    volumes: list[dict[str, Any]] = [
+        {"name": "shm", "emptyDir": {"medium": "Memory"}},
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "home", "emptyDir": {}},
+    ]
+    if role == HEAD:
+        volumes.append({"name": "config", "projected": {"defaultMode": 0o440, "sources": _sources(run, config_map)}})
+    if s3_ca and checkpoint.s3.credentials_secret_ref:
+        items = [{"key": S3_CA_KEY, "path": S3_CA_KEY}]
+        secret = {"secretName": checkpoint.s3.credentials_secret_ref.name, "items": items, "defaultMode": 0o440}
+        volumes.append({"name": "s3-ca", "secret": secret})
+    spec: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "serviceAccountName": account_name(run.metadata.name),
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": 30 if role == SAMPLER else checkpoint.drain_seconds + GRACE_SECONDS,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": _USER,
+            "runAsGroup": _USER,
+            "fsGroup": _USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "volumes": volumes,
+    }
+    if run.spec.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": s.name} for s in run.spec.image_pull_secrets]
+    if scheduling.priority_class_name:
+        spec["priorityClassName"] = scheduling.priority_class_name
+    if scheduling.scheduler_name:
+        spec["schedulerName"] = scheduling.scheduler_name
+    return spec
+
+
+def _sources(run: DeepCoderRun, config_map: str) -> list[dict[str, Any]]:
+    """What the head finds below /etc/deepcoder: the stage, the operator's CA, its token for it, and the judges'."""
+    files = [{"key": name, "path": name} for name in (STAGE_FILE, CA_FILE)]
+    token = {"path": PROGRESS_TOKEN, "audience": AUDIENCE, "expirationSeconds": _TOKEN_SECONDS}
+    judge = [{"key": TOKEN_KEY, "path": JUDGE_TOKEN}]
+    return [
+        {"configMap": {"name": config_map, "items": files}},
+        {"serviceAccountToken": token},
+        {"secret": {"name": token_secret_name(pool_name(run)), "items": judge}},
+    ]
+
+
+def _container(run: DeepCoderRun, name: str, role: str, image: str, *, s3_ca: bool) -> dict[str, Any]:
+    mounts: list[dict[str, Any]] = [
+        {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108  the container's own
+        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
+        {"name": "home", "mountPath": HOME},
+    ]
+    if role == HEAD:
+        mounts.append({"name": "config", "mountPath": CONFIG_DIRECTORY, "readOnly": True})
+    if s3_ca:
+        mounts.append({"name": "s3-ca", "mountPath": S3_CA_DIRECTORY, "readOnly": True})
+    container: dict[str, Any] = {
+        "name": name,
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "env": _env(run, s3_ca=s3_ca),
+        "resources": {"requests": {"cpu": "1", "memory": "4Gi"}},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
+        "volumeMounts": mounts,
+    }
+    if role != SAMPLER:
+        container["lifecycle"] = {"preStop": {"exec": {"command": ["deepcoder-trainer", "drain", "--wait"]}}}
+    return container
+
+
+def _env(run: DeepCoderRun, *, s3_ca: bool) -> list[dict[str, Any]]:
+    s3 = run.spec.checkpoint.s3
+    env: list[dict[str, Any]] = [
+        _field("POD_NAME", "metadata.name"),
+        _field("POD_NAMESPACE", "metadata.namespace"),
+        _field("POD_UID", "metadata.uid"),
+        {"name": "HOME", "value": HOME},
+        {"name": "HF_HOME", "value": f"{HOME}/.cache/huggingface"},
+        {"name": "XDG_CACHE_HOME", "value": f"{HOME}/.cache"},
+        {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"},
+        {"name": "VLLM_NO_USAGE_STATS", "value": "1"},
+    ]
+    if not _uses_hub(run):
+        env.append({"name": "HF_HUB_OFFLINE", "value": "1"})
+    if s3.region:
+        env.append({"name": "AWS_REGION", "value": s3.region})
+    if s3.credentials_secret_ref:
+        secret = s3.credentials_secret_ref.name
+        env += [_key(k, secret) for k in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
+        env.append(_key("AWS_SESSION_TOKEN", secret, optional=True))
+    if s3_ca:
+        env.append({"name": "AWS_CA_BUNDLE", "value": f"{S3_CA_DIRECTORY}/{S3_CA_KEY}"})
+    if run.spec.model.credentials_secret_ref:
+        env.append(_key("HF_TOKEN", run.spec.model.credentials_secret_ref.name))
+    return env
+
+
+def _uses_hub(run: DeepCoderRun) -> bool:
+    uris = [run.spec.model.uri, run.spec.dataset.uri if run.spec.dataset else ""]
+    uris += [d.uri for s in run.spec.stages if s.evaluate for d in s.evaluate.datasets]
+    return any(u.startswith("hf://") for u in uris)
+
+
+def _field(name: str, path: str) -> dict[str, Any]:
+    return {"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
+
+
+def _key(name: str, secret: str, *, optional: bool = False) -> dict[str, Any]:
+    reference: dict[str, Any] = {"name": secret, "key": name}
+    return {"name": name, "valueFrom": {"secretKeyRef": reference | ({"optional": True} if optional else {})}}

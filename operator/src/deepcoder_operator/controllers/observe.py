@@ -1,0 +1,133 @@
+"""Gathers a pass's world. Absence of a child is never concluded from a cache: it is read live first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from deepcoder_operator.api.run import DeepCoderRun
+from deepcoder_operator.board import ProgressBoard, RunKey
+from deepcoder_operator.builders.check import check_templates
+from deepcoder_operator.builders.stage_config import pool_name
+from deepcoder_operator.domain.names import account_name, config_name, own_pool_name, policy_name
+from deepcoder_operator.domain.query import storage_query
+from deepcoder_operator.domain.world import (
+    Beat,
+    ClusterView,
+    PoolView,
+    Problem,
+    World,
+    cluster_view,
+    pod_view,
+    pool_view,
+    rayjob_view,
+)
+from deepcoder_operator.kube.client import Kube, Object
+from deepcoder_operator.kube.informer import Informer
+from deepcoder_operator.kube.resources import CONFIGMAPS, NETWORK_POLICIES, PODS, POOLS, RAYJOBS, SERVICE_ACCOUNTS
+from deepcoder_operator.storage.service import StorageService
+
+
+@dataclass
+class Children:
+    """Caches of what runs own; pods, jobs and clusters are indexed by their run's uid."""
+
+    rayjobs: Informer
+    clusters: Informer
+    pods: Informer
+    pools: Informer
+
+    async def synced(self) -> None:
+        """Wait for the first list of each."""
+        for informer in (self.rayjobs, self.clusters, self.pods, self.pools):
+            await informer.synced.wait()
+
+
+@dataclass
+class Observer:
+    """Looks at everything a run depends on."""
+
+    kube: Kube
+    children: Children
+    board: ProgressBoard
+    storage: StorageService
+    watching_since: datetime
+    refusals: dict[str, Problem] = field(default_factory=dict)
+    """UID of a run to why the API server refused its RayJob."""
+
+    async def observe(self, run: DeepCoderRun, now: datetime) -> World:
+        """The world of one pass. Raises `KubeError`."""
+        meta, attempt = run.metadata, run.status.attempt
+        jobs = {j["metadata"]["name"]: j for j in self.children.rayjobs.group(meta.uid)}
+        pods = {p["metadata"]["name"]: p for p in self.children.pods.group(meta.uid)}
+        if attempt is not None:
+            if attempt.name not in jobs:
+                live = await self.kube.find(RAYJOBS, meta.namespace, attempt.name)
+                if live is not None:
+                    jobs[attempt.name] = live
+            head = pods.get(attempt.head_pod or "")
+            if attempt.head_pod and (head is None or head["metadata"]["uid"] != attempt.head_uid):
+                live = await self.kube.find(PODS, meta.namespace, attempt.head_pod)
+                if live is not None:
+                    pods[attempt.head_pod] = live
+        named = jobs.get(attempt.name) if attempt else None
+        world = World(
+            rayjob=rayjob_view(named) if named else None,
+            strays=tuple(rayjob_view(j) for n, j in sorted(jobs.items()) if n != (attempt.name if attempt else None)),
+            cluster=self._cluster(run, named),
+            pods=tuple(pod_view(p) for _, p in sorted(pods.items())),
+            pool=await self._pool(run),
+            beat=self._beat(run),
+            refusal=self.refusals.get(meta.uid),
+            watching_since=self.watching_since,
+        )
+        query = storage_query(run, world, now)
+        if query is not None:
+            world = replace(world, storage=await self.storage.answer(run, query))
+            if query.claim:
+                world = replace(world, refusal=check_templates(run) or await self._foreign(run))
+        return world
+
+    def _cluster(self, run: DeepCoderRun, job: Object | None) -> ClusterView | None:
+        name = ((job or {}).get("status") or {}).get("rayClusterName")
+        found = self.children.clusters.get(run.metadata.namespace, name) if name else None
+        return cluster_view(found) if found else None
+
+    async def _pool(self, run: DeepCoderRun) -> PoolView | None:
+        namespace, name = run.metadata.namespace, pool_name(run)
+        found = self.children.pools.get(namespace, name) or await self.kube.find(POOLS, namespace, name)
+        return pool_view(found) if found else None
+
+    def _beat(self, run: DeepCoderRun) -> Beat | None:
+        attempt = run.status.attempt
+        if attempt is None:
+            return None
+        heartbeat = self.board.heartbeat(RunKey(run.metadata.namespace, run.metadata.name), attempt.ordinal)
+        if heartbeat is None:
+            return None
+        return Beat(heartbeat.report, datetime.fromtimestamp(int(heartbeat.received_at), UTC))
+
+    async def _foreign(self, run: DeepCoderRun) -> Problem | None:
+        """Objects under the names we will use that are not this run's: never adopted."""
+        name, namespace = run.metadata.name, run.metadata.namespace
+        wanted = [
+            (CONFIGMAPS, config_name(name)),
+            (SERVICE_ACCOUNTS, account_name(name)),
+            (NETWORK_POLICIES, policy_name(name)),
+        ]
+        if run.spec.sandbox.template is not None:
+            wanted.append((POOLS, own_pool_name(name)))
+        for resource, child in wanted:
+            found = await self.kube.find(resource, namespace, child)
+            if found is not None and not owned_by(found, run.metadata.uid):
+                return Problem(
+                    "NameConflict",
+                    f"{resource.kind} {child} exists and is not this run's: delete it, or name the run otherwise",
+                )
+        return None
+
+
+def owned_by(obj: Object, uid: str) -> bool:
+    """Whether an object's controller is this."""
+    references = obj["metadata"].get("ownerReferences") or ()
+    return any(o.get("uid") == uid and o.get("controller") for o in references)

@@ -1,0 +1,22 @@
+"""Prometheus metrics of the run controller. Labels are bounded: phases, reasons and results, never names of runs."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+RUNS = Gauge("deepcoder_operator_runs", "Runs by phase", ["phase"])
+PASSES = Counter("deepcoder_operator_passes_total", "Passes over a run by result", ["result"])
+PASS_SECONDS = Histogram(
+    "deepcoder_operator_pass_seconds",
+    "Duration of a pass over a run",
+    buckets=(0.002, 0.005, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30),
+)
+STATUS_WRITES = Counter("deepcoder_operator_status_writes_total", "Writes of a run's status")
+ACTIONS = Counter("deepcoder_operator_actions_total", "Actions carried out by kind", ["action"])
+FAILURES = Counter("deepcoder_operator_attempt_failures_total", "Failed attempts by reason", ["reason"])
+STORAGE_SECONDS = Histogram(
+    "deepcoder_operator_storage_seconds",
+    "Duration of a question to storage",
+    buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60),
+)
+STORAGE_PROBLEMS = Counter("deepcoder_operator_storage_problems_total", "Questions storage did not answer", ["reason"])

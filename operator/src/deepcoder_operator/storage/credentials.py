@@ -1,0 +1,66 @@
+"""S3 credentials from a Secret, read by name and kept for at most a minute; no list, no watch."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable
+
+from deepcoder_operator.kube import errors
+from deepcoder_operator.kube.client import Kube, Object
+from deepcoder_operator.kube.resources import SECRETS
+from deepcoder_operator.storage.s3 import Credentials, StorageProblem
+
+CACHE_SECONDS = 60.0
+
+
+class CredentialReader:
+    """Reads Secrets for runs."""
+
+    def __init__(self, kube: Kube, clock: Callable[[], float]) -> None:
+        self._kube, self._clock = kube, clock
+        self._cache: dict[tuple[str, str], tuple[float, Credentials]] = {}
+
+    async def read(self, namespace: str, name: str) -> Credentials:
+        """The credentials; raises `StorageProblem` naming the Secret, its key, and the mend."""
+        now = self._clock()
+        self._cache = {k: v for k, v in self._cache.items() if now - v[0] < CACHE_SECONDS}
+        kept = self._cache.get((namespace, name))
+        if kept is not None:
+            return kept[1]
+        try:
+            secret = await self._kube.get(SECRETS, namespace, name)
+        except errors.NotFound:
+            raise StorageProblem(
+                "SecretNotFound", f"Secret {name} does not exist in namespace {namespace}: create it with "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            ) from None  # fmt: skip
+        except errors.Forbidden as e:
+            raise StorageProblem("SecretForbidden", f"the operator may not read Secret {name}: {e}") from e
+        except errors.KubeError as e:
+            raise StorageProblem("SecretUnreadable", f"Secret {name} cannot be read now: {e}") from e
+        credentials = _decode(name, secret)
+        self._cache[(namespace, name)] = (now, credentials)
+        return credentials
+
+    def forget(self, namespace: str, name: str) -> None:
+        """They were refused: read them anew next time."""
+        self._cache.pop((namespace, name), None)
+
+
+def _decode(name: str, secret: Object) -> Credentials:
+    data = secret.get("data") or {}
+    try:
+        values = {k: base64.b64decode(v, validate=True).decode().strip() for k, v in data.items()}
+    except (binascii.Error, UnicodeDecodeError) as e:
+        raise StorageProblem("CredentialsInvalid", f"Secret {name} holds a value that is no text: {e}") from e
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        if not values.get(key):
+            raise StorageProblem("CredentialsInvalid", f"Secret {name} has no {key}: add it")
+    return Credentials(
+        access_key=values["AWS_ACCESS_KEY_ID"],
+        secret_key=values["AWS_SECRET_ACCESS_KEY"],
+        session_token=values.get("AWS_SESSION_TOKEN") or None,
+        ca=values.get("ca.crt") or None,
+        source=f"Secret {name}",
+    )

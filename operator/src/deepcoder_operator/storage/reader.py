@@ -1,0 +1,184 @@
+"""Answers a planner's `StorageQuery`: what a run left in its bucket, verified. Blocking, for threads.
+
+What counts is decided by the contracts' `lineage.candidates` over commits and claims by the storage's own clock. A
+manifest of another run or config, or one whose files differ, is passed over and named, and the next older one tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from pydantic import ValidationError
+
+from deepcoder_contracts.base import Digest, sha256_digest
+from deepcoder_contracts.exit import ExitRecord
+from deepcoder_contracts.layout import MANIFEST, RUN, checkpoint_dir, exit_key, parse_checkpoint_dir
+from deepcoder_contracts.lineage import StoredCheckpoint, candidates
+from deepcoder_contracts.manifest import Manifest, ManifestKind, ParentRef, RunIdentity, RunRecord
+from deepcoder_operator.api.run_spec import FromCheckpoint
+from deepcoder_operator.api.run_status import CheckpointStatus
+from deepcoder_operator.domain.world import StoredStage
+from deepcoder_operator.storage.s3 import Bucket, Exists, Missing, StorageProblem
+from deepcoder_operator.storage.verify import Damaged, read_manifest, verify_files
+
+MAX_LOOKED_AT = 20
+"""Checkpoints that are looked at before giving up; older ones are pruned anyway."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run's folder in its bucket."""
+
+    bucket: Bucket
+    key: str
+    """Key prefix, without slashes at the ends."""
+    run: RunIdentity
+    config_digest: Digest
+
+
+def claim_folder(folder: RunFolder) -> None:
+    """Put RUN.json if there is none; raises `StorageProblem` if the folder is another run's or not writable."""
+    key = f"{folder.key}/{RUN}"
+    try:
+        data, _ = folder.bucket.get(key)
+    except Missing:
+        record = RunRecord(run=folder.run, config_digest=folder.config_digest, created_at=datetime.now(UTC))
+        try:
+            folder.bucket.put_once(key, record.to_json())
+            return
+        except Exists:
+            data, _ = folder.bucket.get(key)
+    try:
+        record = RunRecord.from_json(data)
+    except ValidationError as e:
+        raise StorageProblem(
+            "PrefixTaken", f"s3://{folder.bucket.name}/{key} is no RUN.json: choose another prefix"
+        ) from e
+    if record.run.uid != folder.run.uid:
+        raise StorageProblem(
+            "PrefixTaken",
+            f"s3://{folder.bucket.name}/{key} belongs to another run ({record.run.uid}): choose another prefix",
+        )
+
+
+def resolve_origin(bucket: Bucket, origin: FromCheckpoint) -> ParentRef:
+    """spec.from with its digest; raises `StorageProblem`."""
+    name, _, folder = origin.uri.removeprefix("s3://").partition("/")
+    if name != bucket.name:
+        raise StorageProblem("CheckpointElsewhere", f"spec.from is in bucket {name}: copy it into {bucket.name} first")
+    folder = folder.rstrip("/")
+    try:
+        data, _ = bucket.get(f"{folder}/{MANIFEST}")
+        manifest = read_manifest(data, origin.uri)
+        verify_files(bucket, folder, manifest)
+    except Missing:
+        raise StorageProblem("CheckpointNotFound", f"spec.from: {origin.uri}/{MANIFEST} does not exist") from None
+    except Damaged as e:
+        raise StorageProblem("CheckpointDamaged", f"spec.from: {e}") from e
+    if manifest.kind is not ManifestKind.CHECKPOINT:
+        raise StorageProblem("CheckpointNotFound", f"spec.from: {origin.uri} is an {manifest.kind}, no checkpoint")
+    digest = sha256_digest(data)
+    if origin.digest not in (None, digest):
+        raise StorageProblem("DigestMismatch", f"spec.from: {origin.uri} has digest {digest}, not {origin.digest}")
+    return ParentRef(uri=origin.uri.rstrip("/"), digest=digest)
+
+
+def read_stage(folder: RunFolder, stage: str, *, evaluate: bool, ordinal: int | None, known: Set[str]) -> StoredStage:
+    """A stage's newest verified checkpoint or results, and how an attempt ended. `known` digests are verified."""
+    exit_record = _exit(folder, stage, ordinal) if ordinal else None
+    if evaluate:
+        return _evaluation(folder, stage, exit_record)
+    root = f"{folder.key}/{stage}"
+    claims = _claims(folder, stage)
+    named = [n for n in map(parse_checkpoint_dir, folder.bucket.folders(f"{root}/")) if n]
+    rejected: list[str] = []
+    for name in sorted(named, reverse=True)[:MAX_LOOKED_AT]:
+        path = checkpoint_dir(stage, name.step, name.ordinal)
+        try:
+            data, committed = folder.bucket.get(f"{folder.key}/{path}/{MANIFEST}")
+        except Missing:
+            continue
+        uri = f"s3://{folder.bucket.name}/{folder.key}/{path}"
+        if not candidates([StoredCheckpoint(name.step, name.ordinal, committed, path)], claims):
+            rejected.append(f"{path} was committed after a later attempt had begun")
+            continue
+        digest = sha256_digest(data)
+        try:
+            manifest = read_manifest(data, uri)
+            _belongs(folder, manifest, ManifestKind.CHECKPOINT, stage)
+            if (manifest.step, manifest.ordinal) != name:
+                raise Damaged(f"{uri} says step {manifest.step} of attempt {manifest.ordinal}")
+            if digest not in known:
+                verify_files(folder.bucket, f"{folder.key}/{path}", manifest)
+        except Damaged as e:
+            rejected.append(str(e))
+            continue
+        return StoredStage(
+            newest=CheckpointStatus(
+                uri=uri, digest=digest, stage=stage, step=manifest.step, ordinal=manifest.ordinal, final=manifest.final,
+                parent_digest=manifest.parent.digest if manifest.parent else None, committed_time=committed,
+            ),
+            gate=manifest.gate,
+            metrics=manifest.metrics,
+            code_digest=manifest.code_digest,
+            exit=exit_record,
+            rejected=tuple(rejected),
+        )  # fmt: skip
+    return StoredStage(exit=exit_record, rejected=tuple(rejected))
+
+
+def _evaluation(folder: RunFolder, stage: str, exit_record: ExitRecord | None) -> StoredStage:
+    found: list[Manifest] = []
+    rejected: list[str] = []
+    for key in folder.bucket.folders(f"{folder.key}/eval/"):
+        path = f"eval/{key}"
+        try:
+            data, _ = folder.bucket.get(f"{folder.key}/{path}/{MANIFEST}")
+            manifest = read_manifest(data, path)
+            if manifest.stage != stage:
+                continue
+            _belongs(folder, manifest, ManifestKind.EVALUATION, stage)
+            verify_files(folder.bucket, f"{folder.key}/{path}", manifest)
+            found.append(manifest)
+        except Missing:
+            continue
+        except Damaged as e:
+            rejected.append(str(e))
+    metrics: dict[str, float] = {}
+    for manifest in sorted(found, key=lambda m: (m.ordinal, m.created_at)):
+        metrics |= manifest.metrics
+    code = found[-1].code_digest if found else None
+    return StoredStage(
+        evaluated=bool(found), metrics=metrics, code_digest=code, exit=exit_record, rejected=tuple(rejected)
+    )
+
+
+def _belongs(folder: RunFolder, manifest: Manifest, kind: ManifestKind, stage: str) -> None:
+    if manifest.run.uid != folder.run.uid:
+        raise Damaged(f"a manifest of {stage} is of another run ({manifest.run.uid})")
+    if manifest.config_digest != folder.config_digest:
+        raise Damaged(f"a manifest of {stage} was made with another config ({manifest.config_digest})")
+    if manifest.kind is not kind or manifest.stage != stage:
+        raise Damaged(f"a manifest of {stage} says that it is the {manifest.kind} of stage {manifest.stage}")
+
+
+def _claims(folder: RunFolder, stage: str) -> dict[int, datetime]:
+    prefix = f"{folder.key}/{stage}/attempts/"
+    found: dict[int, datetime] = {}
+    for ordinal in folder.bucket.folders(prefix):
+        if ordinal.isdigit():
+            try:
+                found[int(ordinal)] = folder.bucket.head(f"{prefix}{ordinal}/claim.json").modified
+            except Missing:
+                continue
+    return found
+
+
+def _exit(folder: RunFolder, stage: str, ordinal: int) -> ExitRecord | None:
+    try:
+        data, _ = folder.bucket.get(f"{folder.key}/{exit_key(stage, ordinal)}")
+        return ExitRecord.from_json(data)
+    except (Missing, ValidationError):
+        return None

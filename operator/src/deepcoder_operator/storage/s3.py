@@ -1,0 +1,225 @@
+"""S3 as the operator uses it: small reads, HEADs, one conditional put, deletion of a prefix.
+
+Blocking, for threads. Every request has time-outs and boto3's bounded retries; what is left is raised as
+`StorageProblem` with a CamelCase reason and a message with the mend, which become a condition as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ssl
+import tempfile
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, SSLError
+
+from deepcoder_operator.domain.world import Problem
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
+_CONNECT_SECONDS = 5
+_READ_SECONDS = 15
+_ATTEMPTS = 3
+_CLIENTS = 64
+
+_REFUSED = {
+    *("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"),
+    *("AuthorizationHeaderMalformed", "403", "Forbidden"),
+}
+
+
+class StorageProblem(Exception):
+    """Storage cannot be used; carries the `Problem`."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.problem = Problem(reason, message)
+
+
+class Missing(Exception):
+    """There is no such object."""
+
+
+class Exists(Exception):
+    """A conditional put found an object."""
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What the Secret holds."""
+
+    access_key: str
+    secret_key: str = field(repr=False)
+    session_token: str | None = field(default=None, repr=False)
+    ca: str | None = field(default=None, repr=False)
+    """PEM bundle for servers with an authority of their own."""
+    source: str = ""
+    """For messages: which Secret."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Which server, and as whom."""
+
+    endpoint: str | None
+    region: str | None
+    credentials: Credentials
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An object as storage tells it."""
+
+    key: str
+    size: int
+    modified: datetime
+    checksum: str | None = None
+
+
+class Bucket:
+    """A bucket at a target."""
+
+    def __init__(self, client: S3Client, target: Target, name: str) -> None:
+        self._client, self._target, self.name = client, target, name
+
+    def get(self, key: str) -> tuple[bytes, datetime]:
+        """Content and time of commit; raises `Missing`."""
+        with self._translated(key):
+            answer = self._client.get_object(Bucket=self.name, Key=key)
+            return answer["Body"].read(), answer["LastModified"]
+
+    def head(self, key: str) -> Stored:
+        """Size and checksum; raises `Missing`."""
+        with self._translated(key):
+            a = self._client.head_object(Bucket=self.name, Key=key, ChecksumMode="ENABLED")
+            return Stored(key, a["ContentLength"], a["LastModified"], a.get("ChecksumSHA256"))
+
+    def put_once(self, key: str, data: bytes) -> None:
+        """Put if absent; raises `Exists`."""
+        with self._translated(key):
+            self._client.put_object(Bucket=self.name, Key=key, Body=data, IfNoneMatch="*", ChecksumAlgorithm="SHA256")
+
+    def folders(self, prefix: str) -> list[str]:
+        """Names of the folders right below a prefix that ends in a slash."""
+        with self._translated(prefix):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.name, Prefix=prefix, Delimiter="/"
+            )
+            return [
+                p["Prefix"].rstrip("/").rsplit("/", 1)[-1] for page in pages for p in page.get("CommonPrefixes", [])
+            ]
+
+    def objects(self, prefix: str) -> list[Stored]:
+        """Everything below a prefix."""
+        with self._translated(prefix):
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
+            return [Stored(o["Key"], o["Size"], o["LastModified"]) for page in pages for o in page.get("Contents", [])]
+
+    def delete(self, prefix: str) -> int:
+        """Delete everything below a prefix that ends in a slash; the number of objects."""
+        if not prefix.strip("/") or not prefix.endswith("/"):
+            raise ValueError(f"{prefix!r} is no folder")
+        count = 0
+        with self._translated(prefix):
+            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix):
+                keys = [{"Key": o["Key"]} for o in page.get("Contents", [])]
+                if not keys:
+                    continue
+                answer = self._client.delete_objects(Bucket=self.name, Delete={"Objects": keys, "Quiet": True})  # type: ignore[typeddict-item]
+                if answer.get("Errors"):
+                    first = answer["Errors"][0]
+                    raise StorageProblem("DeletionRefused", f"{first.get('Key')}: {first.get('Message')}")
+                count += len(keys)
+        return count
+
+    @contextmanager
+    def _translated(self, key: str) -> Iterator[None]:
+        """Turn boto3's errors into ours."""
+        where = f"s3://{self.name}/{key}"
+        server = self._target.endpoint or "AWS"
+        source = self._target.credentials.source
+        try:
+            yield
+        except ClientError as e:
+            code = e.response.get("Error", {}).get("Code", "")
+            text = e.response.get("Error", {}).get("Message", "")
+            if code in ("NoSuchKey", "NotFound", "404"):
+                raise Missing(where) from e
+            if code == "NoSuchBucket":
+                raise StorageProblem(
+                    "BucketNotFound", f"bucket {self.name} does not exist at {server}: create it, or mend checkpoint.s3"
+                ) from e
+            if code in ("PreconditionFailed", "412", "ConditionalRequestConflict"):
+                raise Exists(where) from e
+            if code in _REFUSED:
+                raise StorageProblem(
+                    "CredentialsRefused", f"{server} refuses {source} for {where} ({code}): mend its keys or its rights"
+                ) from e
+            raise StorageProblem("StorageFailed", f"{where} at {server}: {code}: {text}") from e
+        except SSLError as e:
+            raise StorageProblem(
+                "StorageUntrusted",
+                f"the certificate of {server} is not trusted: put its authority into ca.crt of {source}",
+            ) from e
+        except BotoCoreError as e:
+            raise StorageProblem("StorageUnreachable", f"{server} cannot be reached: {type(e).__name__}: {e}") from e
+
+
+class Buckets:
+    """Makes buckets; keeps the newest clients, since making one costs a tenth of a second. Safe in threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._clients: OrderedDict[str, S3Client] = OrderedDict()
+        self._files = tempfile.TemporaryDirectory(prefix="deepcoder-s3-")
+
+    def open(self, target: Target, bucket: str) -> Bucket:
+        """A bucket; nothing is asked of the server yet."""
+        c = target.credentials
+        parts = (target.endpoint, target.region, c.access_key, c.secret_key, c.session_token, c.ca)
+        key = hashlib.sha256(repr(parts).encode()).hexdigest()
+        with self._lock:
+            client = self._clients.get(key)
+            if client is None:
+                client = self._clients[key] = self._make(target, key)
+                if len(self._clients) > _CLIENTS:
+                    self._clients.popitem(last=False)
+            self._clients.move_to_end(key)
+        return Bucket(client, target, bucket)
+
+    def _make(self, target: Target, key: str) -> S3Client:
+        credentials = target.credentials
+        verify: str | None = None
+        if credentials.ca:
+            path = Path(self._files.name) / f"{key}.crt"
+            path.write_text(credentials.ca)
+            try:
+                ssl.create_default_context(cafile=str(path))
+            except ssl.SSLError as e:
+                raise StorageProblem("CredentialsInvalid", f"ca.crt of {credentials.source} is no PEM: {e}") from e
+            verify = str(path)
+        return boto3.session.Session().client(
+            "s3",
+            endpoint_url=target.endpoint,
+            region_name=target.region or "us-east-1",
+            aws_access_key_id=credentials.access_key,
+            aws_secret_access_key=credentials.secret_key,
+            aws_session_token=credentials.session_token,
+            verify=verify,
+            config=Config(
+                connect_timeout=_CONNECT_SECONDS,
+                read_timeout=_READ_SECONDS,
+                retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
+                s3={"addressing_style": "path" if target.endpoint else "auto"},
+            ),
+        )

@@ -1,0 +1,112 @@
+"""Storage for the controllers: credentials, threads and deadlines around the blocking reader.
+
+A problem is an answer, not an exception: it becomes a condition. A question that runs past its deadline is answered
+with `StorageUnreachable`; its thread ends by the client's own time-outs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from deepcoder_contracts.manifest import ParentRef
+from deepcoder_contracts.stage import StageType
+from deepcoder_operator import metrics
+from deepcoder_operator.api.run import DeepCoderRun
+from deepcoder_operator.domain.query import StorageQuery
+from deepcoder_operator.domain.resolve import identity, resolve, storage_key
+from deepcoder_operator.domain.world import Problem, StorageView, StoredStage
+from deepcoder_operator.storage.credentials import CredentialReader
+from deepcoder_operator.storage.reader import RunFolder, claim_folder, read_stage, resolve_origin
+from deepcoder_operator.storage.s3 import Bucket, Buckets, Credentials, StorageProblem, Target
+
+DEADLINE_SECONDS = 60.0
+DELETE_SECONDS = 300.0
+_THREADS = 16
+
+T = TypeVar("T")
+
+
+class StorageService:
+    """Asks storage on behalf of runs."""
+
+    def __init__(self, credentials: CredentialReader, allowed_endpoints: Sequence[str]) -> None:
+        self._credentials = credentials
+        self._allowed = [e.rstrip("/") for e in allowed_endpoints]
+        self._buckets = Buckets()
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="s3")
+
+    def close(self) -> None:
+        """Take no more questions."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def answer(self, run: DeepCoderRun, query: StorageQuery) -> StorageView:
+        """The answer, which may be a problem."""
+        started = time.monotonic()
+        try:
+            return await self._in_thread(run, DEADLINE_SECONDS, lambda bucket: _answer(bucket, run, query))
+        except StorageProblem as e:
+            metrics.STORAGE_PROBLEMS.labels(reason=e.problem.reason).inc()
+            return StorageView(problem=e.problem)
+        finally:
+            metrics.STORAGE_SECONDS.observe(time.monotonic() - started)
+
+    async def delete_folder(self, run: DeepCoderRun) -> int:
+        """Delete everything below the run's folder; raises `StorageProblem`."""
+        return await self._in_thread(run, DELETE_SECONDS, lambda bucket: bucket.delete(storage_key(run) + "/"))
+
+    async def credentials(self, run: DeepCoderRun) -> Credentials:
+        """What the run's Secret holds; raises `StorageProblem`."""
+        reference = run.spec.checkpoint.s3.credentials_secret_ref
+        if reference is None:
+            raise StorageProblem("CredentialsMissing", "checkpoint.s3.credentialsSecretRef is not set: name a Secret")
+        return await self._credentials.read(run.metadata.namespace, reference.name)
+
+    async def _in_thread(self, run: DeepCoderRun, seconds: float, ask: Callable[[Bucket], T]) -> T:
+        s3 = run.spec.checkpoint.s3
+        if s3.endpoint and self._allowed and s3.endpoint.rstrip("/") not in self._allowed:
+            raise StorageProblem(
+                "EndpointNotAllowed",
+                f"checkpoint.s3.endpoint {s3.endpoint} is not among the operator's storage.allowedEndpoints: use "
+                f"{' or '.join(self._allowed)}",
+            )
+        target = Target(s3.endpoint, s3.region, await self.credentials(run))
+
+        def work() -> T:
+            return ask(self._buckets.open(target, s3.bucket))
+
+        try:
+            async with asyncio.timeout(seconds):
+                return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        except TimeoutError:
+            server = s3.endpoint or "AWS"
+            raise StorageProblem("StorageUnreachable", f"{server} gave no answer in {seconds:.0f} s") from None
+        except StorageProblem as e:
+            if e.problem.reason == "CredentialsRefused" and s3.credentials_secret_ref:
+                self._credentials.forget(run.metadata.namespace, s3.credentials_secret_ref.name)
+            raise
+
+
+def _answer(bucket: Bucket, run: DeepCoderRun, query: StorageQuery) -> StorageView:
+    status = run.status
+    provenance = status.provenance
+    origin: ParentRef | None = provenance.from_ if provenance else None
+    if query.claim:
+        if run.spec.from_ is not None and origin is None:
+            origin = resolve_origin(bucket, run.spec.from_)
+        settled = provenance is not None and status.ordinal > 0
+        digest = provenance.config_digest if provenance and settled else resolve(run, origin).digest
+        claim_folder(RunFolder(bucket, storage_key(run), identity(run), digest))
+    stage: StoredStage | None = None
+    if query.stage_index is not None:
+        if provenance is None:
+            return StorageView(problem=Problem("NotAccepted", "the run has not been accepted yet"))
+        spec = run.spec.stages[query.stage_index]
+        folder = RunFolder(bucket, storage_key(run), identity(run), provenance.config_digest)
+        known = {c.digest for c in status.checkpoints}
+        evaluate = spec.type is StageType.EVALUATE
+        stage = read_stage(folder, spec.name, evaluate=evaluate, ordinal=query.ordinal, known=known)
+    return StorageView(stage=stage, origin=origin)

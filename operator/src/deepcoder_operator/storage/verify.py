@@ -1,0 +1,91 @@
+"""Whether a checkpoint is what its manifest says: size and checksum of every file by HEAD, no payload.
+
+`deep` reads every byte and checks SHA-256. A chain is walked from any manifest to the run's root through parents'
+digests, so a change anywhere below is found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from deepcoder_contracts.base import Digest, sha256_digest
+from deepcoder_contracts.layout import MANIFEST
+from deepcoder_contracts.manifest import Manifest
+from deepcoder_operator.storage.s3 import Bucket, Missing
+
+
+class Damaged(Exception):
+    """A checkpoint is not what its manifest, or its child, says."""
+
+
+def read_manifest(data: bytes, where: str) -> Manifest:
+    """Parse; raises `Damaged`."""
+    try:
+        return Manifest.from_json(data)
+    except ValidationError as e:
+        first = e.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(p) for p in first["loc"])
+        raise Damaged(f"{where}/{MANIFEST} cannot be read: {field}: {first['msg']}") from e
+
+
+def verify_files(bucket: Bucket, folder: str, manifest: Manifest, *, deep: bool = False) -> None:
+    """Check each file that a manifest lists; raises `Damaged` naming the first that differs."""
+    for entry in manifest.files:
+        where = f"s3://{bucket.name}/{folder}/{entry.path}"
+        if ".." in entry.path.split("/"):
+            raise Damaged(f"{where} leaves its folder")
+        try:
+            stored = bucket.head(f"{folder}/{entry.path}")
+        except Missing:
+            raise Damaged(f"{where} is missing") from None
+        if stored.size != entry.size:
+            raise Damaged(f"{where} has {stored.size} bytes, not {entry.size}")
+        if entry.s3_checksum and stored.checksum and stored.checksum != entry.s3_checksum:
+            raise Damaged(f"{where} has checksum {stored.checksum}, not {entry.s3_checksum}")
+        if deep:
+            data, _ = bucket.get(f"{folder}/{entry.path}")
+            if hashlib.sha256(data).hexdigest() != entry.sha256:
+                raise Damaged(f"{where} has another SHA-256 than its manifest says")
+
+
+@dataclass(frozen=True)
+class Link:
+    """One manifest of a chain."""
+
+    uri: str
+    digest: Digest
+    manifest: Manifest
+    pruned: bool
+    """Whether its payload was pruned; its manifest stands."""
+
+
+def walk_chain(bucket: Bucket, folder: str, digest: Digest | None, *, deep: bool = False) -> Iterator[Link]:
+    """Each manifest from a folder up to the root, verified; raises `Damaged`, or `Missing` for the first.
+
+    Files of the first manifest must all be there; an ancestor's payload may have been pruned, but then as a whole.
+    """
+    first = True
+    while True:
+        uri = f"s3://{bucket.name}/{folder}"
+        try:
+            data, _ = bucket.get(f"{folder}/{MANIFEST}")
+        except Missing:
+            raise Damaged(f"{uri}/{MANIFEST} is missing") from None
+        found = sha256_digest(data)
+        if digest is not None and found != digest:
+            raise Damaged(f"{uri}/{MANIFEST} has digest {found}, not {digest} as its child says")
+        manifest = read_manifest(data, uri)
+        pruned = not first and not bucket.objects(f"{folder}/")[1:]
+        if not pruned:
+            verify_files(bucket, folder, manifest, deep=deep)
+        yield Link(uri, found, manifest, pruned)
+        if manifest.parent is None:
+            return
+        other, _, folder = manifest.parent.uri.removeprefix("s3://").partition("/")
+        if other != bucket.name:
+            raise Damaged(f"{uri} has its parent in another bucket, {other}: verify that one by itself")
+        folder, digest, first = folder.rstrip("/"), manifest.parent.digest, False
