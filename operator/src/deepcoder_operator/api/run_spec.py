@@ -212,7 +212,7 @@ class RunSpec(Spec):
                     field_path=".stages",
                 ),
                 Rule(
-                    "self.approvedStages.all(a, self.stages.exists(s, s.name == a))",
+                    "!has(self.approvedStages) || self.approvedStages.all(a, self.stages.exists(s, s.name == a))",
                     "approvedStages names a stage that does not exist: use the names of spec.stages",
                     field_path=".approvedStages",
                 ),

@@ -1,0 +1,421 @@
+"""SandboxPools against a real API server; the test plays the kubelet and the judges' capacity endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from deepcoder_contracts.judge import Capacity, Tier
+from deepcoder_contracts.progress import ExpectedSubmissions, ProgressReply, ProgressReport, TrainerPhase
+from deepcoder_operator.board import Heartbeat, ProgressBoard, RunKey
+from deepcoder_operator.builders.pool import PoolSettings
+from deepcoder_operator.controllers.pool import PoolController, pool_group
+from deepcoder_operator.domain.names import LABEL_RUN
+from deepcoder_operator.domain.pool_names import LABEL_POOL, LABEL_TEMPLATE_HASH, TOKEN_KEY, selector
+from deepcoder_operator.kube import errors
+from deepcoder_operator.kube.client import Kube
+from deepcoder_operator.kube.informer import Informer
+from deepcoder_operator.kube.resources import (
+    DISRUPTION_BUDGETS,
+    NETWORK_POLICIES,
+    PODS,
+    POOLS,
+    SECRETS,
+    SERVICES,
+)
+from deepcoder_operator.sandbox.capacity import CapacityPoller
+from deepcoder_operator.sandbox.reconciler import PoolReconciler
+
+pytestmark = pytest.mark.apiserver
+
+SETTINGS = PoolSettings("sandbox:1", "deepcoder", {"app.kubernetes.io/name": "deepcoder-operator"}, LABEL_RUN)
+NAME = "judges"
+WAIT_SECONDS = 60.0
+
+
+@dataclass
+class Judges:
+    """What every judge of the test answers, by its address; only those with the pool's token are answered."""
+
+    load: dict[str, tuple[int, int]] = field(default_factory=dict)
+    token: str = ""
+    silent: bool = False
+    port: int = 0
+
+    async def answer(self, request: web.Request) -> web.Response:
+        if self.silent or request.headers.get("Authorization") != f"Bearer {self.token}":
+            return web.Response(status=503 if self.silent else 401)
+        assert request.transport is not None
+        busy, queued = self.load.get(request.transport.get_extra_info("sockname")[0], (0, 0))
+        body = Capacity(slots=2, busy=busy, queued=queued, tier=Tier.LANDLOCK, limits={})
+        return web.Response(body=body.model_dump_json(), content_type="application/json")
+
+
+@dataclass
+class Field:
+    """A namespace with a kubelet and judges in it."""
+
+    kube: Kube
+    namespace: str
+    judges: Judges
+    board: ProgressBoard = field(default_factory=ProgressBoard)
+    events: list[tuple[str, str]] = field(default_factory=list)
+    kubelet_works: bool = True
+
+    async def pods(self) -> list[dict[str, Any]]:
+        items, _ = await self.kube.list(PODS, self.namespace, selector(NAME))
+        return [p for p in items if not p["metadata"].get("deletionTimestamp")]
+
+    async def pool(self) -> dict[str, Any]:
+        return await self.kube.get(POOLS, self.namespace, NAME)
+
+    async def create(self, **spec: Any) -> dict[str, Any]:
+        defaults: dict[str, Any] = {"minReplicas": 1, "maxReplicas": 5, "slotsPerPod": 2}
+        scaling = {"targetQueuePerSlot": 1, "stabilizationSeconds": 0} | spec.pop("scaling", {})
+        body = {
+            "apiVersion": "deepcoder.dev/v1alpha1",
+            "kind": "SandboxPool",
+            "metadata": {"name": NAME, "namespace": self.namespace},
+            "spec": {**defaults, "scaling": scaling, **spec},
+        }
+        return await self.kube.create(body)
+
+    async def condition(self, kind: str) -> dict[str, Any]:
+        status = (await self.pool()).get("status") or {}
+        return next((c for c in status.get("conditions") or () if c["type"] == kind), {})
+
+    def reconciler(self, pods: Informer) -> PoolReconciler:
+        def record(_: Any, reason: str, message: str, *, warning: bool = False) -> None:
+            self.events.append((reason, message))
+
+        return PoolReconciler(
+            self.kube,
+            pods,
+            self.board,
+            SETTINGS,
+            record,
+            clock=time.monotonic,
+            wall=time.time,
+            poller=CapacityPoller(time.monotonic, self.judges.port),
+        )
+
+    @asynccontextmanager
+    async def controller(self) -> AsyncIterator[PoolController]:
+        controller = PoolController(self.kube, self.board, self.reconciler, namespace=self.namespace)
+        task = asyncio.create_task(controller.run())
+        try:
+            yield controller
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    def announce(self, count: int) -> RunKey:
+        """A run whose trainer has announced programs to the pool."""
+        run = RunKey(self.namespace, "demo")
+        self.board.post(run, run_uid="u", ordinal=1, reply=ProgressReply(), pool=NAME)
+        report = ProgressReport.model_validate(
+            {
+                "ordinal": 1,
+                "stage": "s",
+                "phase": TrainerPhase.TRAINING,
+                "step": 0,
+                "maxSteps": 1,
+                "sentAt": "2026-01-01T00:00:00Z",
+                "expectedSubmissions": ExpectedSubmissions(count=count, within_seconds=600).model_dump(by_alias=True),
+            }
+        )
+        self.board.receive(run, Heartbeat(report, time.time()))
+        return run
+
+
+async def eventually(what: str, check: Callable[[], Awaitable[bool]]) -> None:
+    """Wait until the check holds; fails saying what was waited for."""
+    end = time.monotonic() + WAIT_SECONDS
+    while not await check():
+        assert time.monotonic() < end, f"waited in vain for: {what}"
+        await asyncio.sleep(0.1)
+
+
+async def kubelet(f: Field) -> None:
+    """Start pods, and let go of those that are being deleted."""
+    number = 0
+    while True:
+        items, _ = await f.kube.list(PODS, f.namespace, LABEL_POOL)
+        for pod in items:
+            meta, phase = pod["metadata"], pod.get("status", {}).get("phase")
+            if meta.get("deletionTimestamp"):
+                await f.kube.delete(PODS, f.namespace, meta["name"], grace_seconds=0)
+            elif phase == "Pending" and f.kubelet_works:
+                number += 1
+                ready = {"type": "Ready", "status": "True"}
+                address = f"127.0.1.{number}"
+                status = {"phase": "Running", "conditions": [ready], "podIP": address, "podIPs": [{"ip": address}]}
+                with suppress(errors.NotFound):
+                    await f.kube.patch(PODS, f.namespace, meta["name"], {"status": status}, "status")
+        await asyncio.sleep(0.1)
+
+
+async def read_token(f: Field) -> None:
+    """Judges learn the pool's token as soon as it has been made."""
+    while True:
+        secret = await f.kube.find(SECRETS, f.namespace, f"{NAME}-token")
+        if secret is not None:
+            f.judges.token = base64.b64decode(secret["data"][TOKEN_KEY]).decode()
+            return
+        await asyncio.sleep(0.1)
+
+
+@pytest.fixture
+async def ground(kube: Kube, namespace: str) -> AsyncIterator[Field]:
+    f = Field(kube, namespace, Judges())
+    app = web.Application()
+    app.router.add_get("/v1/capacity", f.judges.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "0.0.0.0", 0).start()
+    f.judges.port = runner.addresses[0][1]
+    tasks = [asyncio.create_task(kubelet(f)), asyncio.create_task(read_token(f))]
+    yield f
+    for task in tasks:
+        task.cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    await runner.cleanup()
+    assert not [r for r in results if isinstance(r, Exception)]
+
+
+def ready_count(n: int, f: Field) -> Callable[[], Awaitable[bool]]:
+    async def check() -> bool:
+        status = (await f.pool()).get("status") or {}
+        return bool(status.get("readyReplicas") == n and status.get("replicas") == n)
+
+    return check
+
+
+async def test_pool_comes_up_with_all_that_surrounds_it(ground: Field) -> None:
+    await ground.create(minReplicas=2)
+    async with ground.controller():
+        await eventually("two ready judges", ready_count(2, ground))
+    ns = ground.namespace
+    assert (await ground.kube.get(SERVICES, ns, "judges-judge"))["spec"]["clusterIP"] == "None"
+    assert (await ground.kube.get(NETWORK_POLICIES, ns, "judges-judge"))["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    assert await ground.kube.get(DISRUPTION_BUDGETS, ns, "judges-judge")
+    assert len(ground.judges.token) > 30
+    assert (await ground.condition("Ready"))["status"] == "True"
+    assert (await ground.condition("Accepted"))["status"] == "True"
+    status = (await ground.pool())["status"]
+    assert (status["desiredReplicas"], status["selector"]) == (2, f"{LABEL_POOL}={NAME}")
+    assert ("JudgesCreated", "created 2 judges, 2 are wanted") in ground.events
+
+
+async def test_pool_grows_with_the_queue_and_idle_judges_go_first(ground: Field) -> None:
+    await ground.create()
+    async with ground.controller():
+        await eventually("one ready judge", ready_count(1, ground))
+        (first,) = await ground.pods()
+        ground.judges.load[first["status"]["podIP"]] = (2, 9)
+        await eventually("three judges for eleven programs", ready_count(3, ground))
+        ground.judges.load[first["status"]["podIP"]] = (2, 1)
+        await eventually("one judge for three programs", ready_count(1, ground))
+        (left,) = await ground.pods()
+        assert left["metadata"]["uid"] == first["metadata"]["uid"]
+        status = (await ground.pool())["status"]
+        assert status["slots"] == 2
+
+
+async def test_pool_stays_within_its_maximum_and_says_so(ground: Field) -> None:
+    await ground.create(maxReplicas=2)
+    ground.announce(1000)
+    async with ground.controller():
+        await eventually("two judges", ready_count(2, ground))
+
+        async def at_maximum() -> bool:
+            return (await ground.condition("Scaling")).get("reason") == "AtMaximum"
+
+        await eventually("the condition that names the bound", at_maximum)
+    assert len(await ground.pods()) == 2
+
+
+async def test_announced_programs_wake_the_pool_before_they_arrive(ground: Field) -> None:
+    await ground.create()
+    async with ground.controller() as controller:
+        await eventually("one ready judge", ready_count(1, ground))
+        controller.report_received(ground.announce(12))
+        await eventually("three judges for twelve announced programs", ready_count(3, ground))
+
+
+async def test_silent_judges_do_not_shrink_the_pool(ground: Field) -> None:
+    await ground.create()
+    async with ground.controller():
+        await eventually("one ready judge", ready_count(1, ground))
+        (first,) = await ground.pods()
+        ground.judges.load[first["status"]["podIP"]] = (2, 9)
+        await eventually("three judges", ready_count(3, ground))
+    ground.judges.silent = True
+    async with ground.controller() as controller:
+        for _ in range(3):
+            await controller._reconciler.reconcile(await ground.pool())
+        assert len(await ground.pods()) == 3
+
+
+async def test_stale_cache_never_leads_to_pods_too_many(ground: Field) -> None:
+    """The informer is never run, so the cache stays empty: every pass believes that there is no pod."""
+    ground.kubelet_works = False
+
+    async def blind_pass() -> list[str]:
+        blind = Informer(ground.kube, PODS, LABEL_POOL, lambda _: None, index=pool_group)
+        reconciler = ground.reconciler(blind)
+        try:
+            await reconciler.reconcile(await ground.pool())
+        finally:
+            await reconciler.close()
+        return [p["metadata"]["name"] for p in await ground.pods()]
+
+    await ground.create(minReplicas=4)
+    names = await blind_pass()
+    assert len(names) == 4
+    # Now the lowest index is free, and nothing but a look at the API server shows that the others are taken.
+    await ground.kube.delete(PODS, ground.namespace, names[0], grace_seconds=0)
+    await ground.kube.patch(POOLS, ground.namespace, NAME, {"spec": {"minReplicas": 3}})
+    for _ in range(3):
+        assert await blind_pass() == names[1:]
+
+
+async def test_restarted_controller_keeps_what_is_there(ground: Field) -> None:
+    await ground.create(minReplicas=2)
+    async with ground.controller():
+        await eventually("two ready judges", ready_count(2, ground))
+    before = {p["metadata"]["uid"] for p in await ground.pods()}
+    async with ground.controller() as controller:
+        await controller._reconciler.reconcile(await ground.pool())
+        assert {p["metadata"]["uid"] for p in await ground.pods()} == before
+
+
+async def test_failed_judge_is_replaced(ground: Field) -> None:
+    await ground.create()
+    async with ground.controller():
+        await eventually("one ready judge", ready_count(1, ground))
+        (first,) = await ground.pods()
+        failed = {"status": {"phase": "Failed", "reason": "Evicted", "conditions": []}}
+        await ground.kube.patch(PODS, ground.namespace, first["metadata"]["name"], failed, "status")
+
+        async def replaced() -> bool:
+            pods = await ground.pods()
+            return len(pods) == 1 and pods[0]["metadata"]["uid"] != first["metadata"]["uid"]
+
+        await eventually("another judge in its place", replaced)
+    assert any(reason == "JudgeFailed" for reason, _ in ground.events)
+
+
+async def test_new_image_rolls_through_without_losing_the_last_judge(ground: Field) -> None:
+    await ground.create()
+    async with ground.controller():
+        await eventually("one ready judge", ready_count(1, ground))
+        (old,) = await ground.pods()
+        await ground.kube.patch(POOLS, ground.namespace, NAME, {"spec": {"image": "sandbox:2"}})
+        least = 1
+
+        async def rolled() -> bool:
+            nonlocal least
+            pods = await ground.pods()
+            least = min(least, sum(p.get("status", {}).get("phase") == "Running" for p in pods))
+            images = [p["spec"]["containers"][0]["image"] for p in pods]
+            return images == ["sandbox:2"]
+
+        await eventually("a judge of the new image alone", rolled)
+        assert least == 1
+        (new,) = await ground.pods()
+        assert new["metadata"]["labels"][LABEL_TEMPLATE_HASH] != old["metadata"]["labels"][LABEL_TEMPLATE_HASH]
+
+
+async def test_external_mode_obeys_the_scale_subresource(ground: Field) -> None:
+    await ground.create(scaling={"mode": "External"}, replicas=1)
+    ground.announce(1000)
+    async with ground.controller():
+        await eventually("one ready judge", ready_count(1, ground))
+        await ground.kube.patch(POOLS, ground.namespace, NAME, {"spec": {"replicas": 4}}, "scale")
+        await eventually("four judges", ready_count(4, ground))
+        await ground.kube.patch(POOLS, ground.namespace, NAME, {"spec": {"replicas": 0}}, "scale")
+        await eventually("no judge", ready_count(0, ground))
+        spec = (await ground.pool())["spec"]
+        assert (spec["replicas"], spec["minReplicas"]) == (0, 1)
+
+
+async def test_foreign_object_of_our_name_is_left_alone_and_named(ground: Field) -> None:
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "judges-judge", "namespace": ground.namespace},
+        "spec": {"ports": [{"port": 80}]},
+    }
+    foreign = await ground.kube.create(service)
+    await ground.create()
+    async with ground.controller():
+
+        async def refused() -> bool:
+            return (await ground.condition("Accepted")).get("reason") == "NameConflict"
+
+        await eventually("the conflict in the status", refused)
+    assert "Service judges-judge" in (await ground.condition("Accepted"))["message"]
+    now = await ground.kube.get(SERVICES, ground.namespace, "judges-judge")
+    assert now["metadata"]["resourceVersion"] == foreign["metadata"]["resourceVersion"]
+    assert not await ground.pods()
+
+
+async def test_forbidden_template_is_refused_in_the_status(ground: Field) -> None:
+    await ground.create(template={"spec": {"hostNetwork": True}})
+    async with ground.controller():
+
+        async def refused() -> bool:
+            return (await ground.condition("Accepted")).get("reason") == "InvalidTemplate"
+
+        await eventually("the refusal in the status", refused)
+    assert "spec.template.spec.hostNetwork" in (await ground.condition("Accepted"))["message"]
+    assert not await ground.pods()
+
+
+async def test_pods_that_admission_refuses_are_told_in_the_status(ground: Field) -> None:
+    """The namespace enforces the restricted standard; the side container breaks it."""
+    await ground.create(template={"spec": {"containers": [{"name": "side", "image": "x"}]}})
+    async with ground.controller():
+
+        async def refused() -> bool:
+            return (await ground.condition("Accepted")).get("reason") == "PodRefused"
+
+        await eventually("the refusal in the status", refused)
+    assert "PodSecurity" in (await ground.condition("Accepted"))["message"]
+
+
+async def test_nothing_is_written_when_nothing_has_changed(ground: Field) -> None:
+    await ground.create()
+    async with ground.controller() as controller:
+        await eventually("one ready judge", ready_count(1, ground))
+        await controller._reconciler.reconcile(await ground.pool())
+        before = (await ground.pool())["metadata"]["resourceVersion"]
+        for _ in range(5):
+            await controller._reconciler.reconcile(await ground.pool())
+        assert (await ground.pool())["metadata"]["resourceVersion"] == before
+
+
+async def test_deleted_pool_takes_everything_along(ground: Field) -> None:
+    await ground.create(minReplicas=2)
+    async with ground.controller():
+        await eventually("two ready judges", ready_count(2, ground))
+        await ground.kube.delete(POOLS, ground.namespace, NAME)
+
+        async def gone() -> bool:
+            left = [
+                await ground.kube.find(resource, ground.namespace, name)
+                for resource, name in ((SERVICES, "judges-judge"), (SECRETS, "judges-token"))
+            ]
+            return not await ground.pods() and not any(left)
+
+        await eventually("pods, Service and Secret to be collected", gone)

@@ -1,0 +1,147 @@
+"""DeepCoderRun at a real API server: what it takes, what it refuses, and that each refusal says how to mend it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from run_manifests import EVALUATE, LONGER, TRAIN, run_manifest
+
+from deepcoder_operator.api.run import DeepCoderRun
+from deepcoder_operator.kube import errors
+from deepcoder_operator.kube.client import Kube
+from deepcoder_operator.kube.resources import RUNS
+
+pytestmark = pytest.mark.apiserver
+
+S3 = {"bucket": "deepcoder", "credentialsSecretRef": {"name": "s3"}}
+
+
+async def test_run_is_taken_and_read_back(kube: Kube, namespace: str) -> None:
+    run = DeepCoderRun.model_validate(await kube.create(run_manifest(namespace)))
+    assert [s.name for s in run.spec.stages] == ["short", "long", "final"]
+    assert run.spec.checkpoint.drain_seconds == 300
+    assert run.spec.failure_policy.max_attempts == 3
+
+
+async def test_recipe_stores_only_what_was_given(kube: Kube, namespace: str) -> None:
+    stored = await kube.create(run_manifest(namespace, recipe={"groupSize": 4}))
+    assert stored["spec"]["recipe"] == {"groupSize": 4}
+
+
+async def test_pod_templates_keep_fields_that_we_do_not_know(kube: Kube, namespace: str) -> None:
+    template = {"spec": {"containers": [{"name": "ray-worker", "resources": {"limits": {"nvidia.com/gpu": 8}}}]}}
+    stage = TRAIN | {"resources": {"learners": {"template": template}}}
+    stored = await kube.create(run_manifest(namespace, stages=[stage]))
+    assert stored["spec"]["stages"][0]["resources"]["learners"]["template"] == template
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sandbox": {}}, "give exactly one of sandbox.poolRef"),
+        ({"sandbox": {"poolRef": {"name": "p"}, "template": {}}}, "give exactly one of sandbox.poolRef"),
+        ({"stages": [LONGER, TRAIN]}, "order the stages by context length"),
+        ({"stages": [TRAIN, TRAIN]}, "Duplicate value"),
+        ({"stages": []}, "spec.stages"),
+        ({"stages": [{"name": "s", "contextTokens": 64}]}, "a Train stage needs maxSteps"),
+        ({"stages": [{"name": "s", "type": "Evaluate", "contextTokens": 64}]}, "an Evaluate stage needs evaluate"),
+        ({"stages": [TRAIN | {"name": "eval"}]}, "choose another name"),
+        ({"stages": [TRAIN | {"contextTokens": 0}]}, "contextTokens"),
+        ({"stages": [TRAIN | {"type": "Distill"}]}, 'supported values: "Train", "Evaluate"'),
+        ({"stages": [EVALUATE | {"resources": {"learners": {}}}]}, "remove resources.learners"),
+        ({"stages": [TRAIN | {"placement": "Colocated", "resources": {"samplers": {}}}]}, "remove resources.samplers"),
+        ({"stages": [TRAIN | {"evaluate": EVALUATE["evaluate"]}]}, "evaluate.targets is for Evaluate stages"),
+        (
+            {"stages": [TRAIN | {"promoteWhen": {"all": [{"metric": "eval/x/pass_at_1", "op": "Ge", "value": 0.5}]}}]},
+            "add the dataset to evaluate.datasets",
+        ),
+        ({"stages": [TRAIN | {"promoteWhen": {"all": [{"metric": "speed", "op": "Ge", "value": 1}]}}]}, "metric"),
+        ({"dataset": None}, "set dataset.uri"),
+        ({"dataset": {"uri": "ftp://x"}}, "spec.dataset.uri"),
+        ({"approvedStages": ["nope"]}, "use the names of spec.stages"),
+        ({"checkpoint": {"s3": S3 | {"prefix": "a/../b"}}}, "prefix may not contain '..'"),
+        ({"checkpoint": {"s3": {"bucket": "deepcoder"}}}, "credentialsSecretRef is required"),
+        ({"checkpoint": {"s3": S3 | {"serviceAccountName": "sa"}}}, "serviceAccountName is not supported yet"),
+        ({"checkpoint": {"s3": S3 | {"bucket": "Bad_Bucket"}}}, "spec.checkpoint.s3.bucket"),
+        ({"recipe": {"order": "Window", "maxOffPolicy": 0}}, "set maxOffPolicy: 1, or order: Strict"),
+        ({"recipe": {"deterministic": True, "order": "Window"}}, "deterministic needs order: Strict"),
+        ({"recipe": {"promptsPerStep": 7}}, "make promptsPerStep a multiple"),
+        ({"recipe": {"temperature": 0}}, "spec.recipe.temperature"),
+        ({"scheduling": {"gang": True}}, "gang is not supported yet: set queueName"),
+        ({"failurePolicy": {"backoff": {"initialSeconds": 60, "maxSeconds": 5}}}, "maxSeconds is below initialSeconds"),
+        ({"model": {"uri": "/m", "credentialsSecretRef": {"name": "hf"}}}, "is for hf:// models"),
+        ({"image": ""}, "spec.image"),
+    ],
+)
+async def test_bad_run_is_refused_with_the_field_or_the_mend(
+    kube: Kube, namespace: str, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(errors.Invalid) as refusal:
+        await kube.create(run_manifest(namespace, **change))
+    assert message in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("r" * 37, "shorten it"), ("1run", "starts with a letter"), ("my.run", "starts with a letter")],
+)
+async def test_names_that_would_overflow_children_are_refused(
+    kube: Kube, namespace: str, name: str, message: str
+) -> None:
+    with pytest.raises(errors.Invalid) as refusal:
+        await kube.create(run_manifest(namespace, name))
+    assert message in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": {"uri": "/models/other"}}, "model is immutable"),
+        ({"recipe": {"groupSize": 16}}, "recipe is immutable"),
+        ({"dataset": {"uri": "/data/other.jsonl"}}, "dataset is immutable"),
+        ({"from": {"uri": "s3://deepcoder/x/step-000001.a001"}}, "dataset, from and managedBy are immutable"),
+        ({"managedBy": "kueue.x-k8s.io/multikueue"}, "dataset, from and managedBy are immutable"),
+        ({"checkpoint": {"s3": {"bucket": "another"}}}, "checkpoint.s3 is immutable"),
+    ],
+)
+async def test_what_decides_the_result_cannot_be_edited(
+    kube: Kube, namespace: str, change: dict[str, Any], message: str
+) -> None:
+    await kube.create(run_manifest(namespace))
+    with pytest.raises(errors.Invalid) as refusal:
+        await kube.patch(RUNS, namespace, "demo", {"spec": change})
+    assert message in str(refusal.value)
+
+
+async def test_started_stages_are_fixed_and_later_ones_are_not(kube: Kube, namespace: str) -> None:
+    await kube.create(run_manifest(namespace, stages=[TRAIN, LONGER]))
+    started = [
+        {"name": "short", "index": 0, "phase": "Active", "startTime": "2026-01-01T00:00:00Z"},
+        {"name": "long", "index": 1, "phase": "Pending"},
+    ]
+    await kube.patch(RUNS, namespace, "demo", {"status": {"stages": started}}, "status")
+    mend = "append a new stage"
+    for stages in ([TRAIN | {"maxSteps": 21}, LONGER], [LONGER], [TRAIN | {"name": "zero"}, TRAIN, LONGER]):
+        with pytest.raises(errors.Invalid) as refusal:
+            await kube.patch(RUNS, namespace, "demo", {"spec": {"stages": stages}})
+        assert mend in str(refusal.value)
+    changed = [TRAIN, LONGER | {"maxSteps": 30}, LONGER | {"name": "longest", "contextTokens": 512}]
+    stored = await kube.patch(RUNS, namespace, "demo", {"spec": {"stages": changed}})
+    assert [s["maxSteps"] for s in stored["spec"]["stages"]] == [20, 30, 10]
+
+
+async def test_template_edit_of_a_started_stage_is_refused(kube: Kube, namespace: str) -> None:
+    """The template is not in the schema; its change must be seen all the same."""
+    await kube.create(run_manifest(namespace, stages=[TRAIN]))
+    started = [{"name": "short", "index": 0, "phase": "Active", "startTime": "2026-01-01T00:00:00Z"}]
+    await kube.patch(RUNS, namespace, "demo", {"status": {"stages": started}}, "status")
+    edited = TRAIN | {"resources": {"learners": {"template": {"spec": {"nodeSelector": {"zone": "b"}}}}}}
+    with pytest.raises(errors.Invalid, match="append a new stage"):
+        await kube.patch(RUNS, namespace, "demo", {"spec": {"stages": [edited]}})
+
+
+async def test_suspend_and_approval_can_be_edited_while_a_stage_runs(kube: Kube, namespace: str) -> None:
+    await kube.create(run_manifest(namespace, stages=[TRAIN, LONGER]))
+    stored = await kube.patch(RUNS, namespace, "demo", {"spec": {"suspend": True, "approvedStages": ["short"]}})
+    assert stored["spec"]["suspend"] is True
