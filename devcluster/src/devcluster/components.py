@@ -106,6 +106,21 @@ def components(cluster: Cluster, programs: dict[str, Path], search_path: str) ->
             [str(programs["kube-proxy"]), f"--config={cluster.etc}/kube-proxy.json"],
             environment=host_programs,
         ),
+        Component(
+            "kube-router",  # enforces NetworkPolicy, which the bridge does not, and does nothing else here
+            [
+                str(programs["kube-router"]),
+                "--run-firewall=true",
+                "--run-router=false",
+                "--run-service-proxy=false",
+                "--run-loadbalancer=false",
+                f"--kubeconfig={pki}/kube-router.kubeconfig",
+                f"--hostname-override={cluster.node_name}",
+                f"--service-cluster-ip-range={SERVICE_CIDR}",
+                "--health-port=0",
+            ],
+            environment=host_programs,
+        ),
     ]
 
 
@@ -169,3 +184,20 @@ def specification(cluster: Cluster, processes: list[Component], library_overlay:
         },
         "components": [asdict(process) for process in processes],
     }
+
+
+def network_policy_rights() -> list[dict[str, Any]]:
+    """What the identity of kube-router may read, to be applied before it can do its work."""
+    name = "devcluster:kube-router"
+    rules = [
+        {"apiGroups": [""], "resources": ["endpoints", "namespaces", "nodes", "pods", "services"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]},
+    ]
+    rbac = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": name}}
+    subject = {"kind": "User", "name": "kube-router", "apiGroup": "rbac.authorization.k8s.io"}
+    role = {"kind": "ClusterRole", "name": name, "apiGroup": "rbac.authorization.k8s.io"}
+    return [
+        {**rbac, "kind": "ClusterRole", "rules": rules},
+        {**rbac, "kind": "ClusterRoleBinding", "roleRef": role, "subjects": [subject]},
+    ]

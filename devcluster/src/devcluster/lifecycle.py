@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from devcluster import cgroups, forwards, node, pki, render, sysctls, systemimages
 from devcluster.artifacts import Artifacts
-from devcluster.components import components, specification
+from devcluster.components import components, network_policy_rights, specification
 from devcluster.config import (
     API_PORT_INSIDE,
     DEFAULT_API_PORT,
@@ -123,8 +123,10 @@ def _up(cluster: Cluster, artifacts: Artifacts, api_port: int) -> None:
             store.import_archive(systemimages.archive(pause, cluster.cache))
     with step("wait for the API server"):
         node.wait_for_api(cluster, _API_SECONDS)
-    with step(f"wait for node {cluster.node_name} to be Ready"):
         kube = Kube(cluster, artifacts)
+        rights = {"apiVersion": "v1", "kind": "List", "items": network_policy_rights()}
+        kube.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(rights).encode())
+    with step(f"wait for node {cluster.node_name} to be Ready"):
         wait_for("the kubelet to report the node Ready", lambda: _checked(cluster, kube), _NODE_SECONDS)
 
 
