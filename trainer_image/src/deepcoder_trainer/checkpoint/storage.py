@@ -105,6 +105,11 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
+def join_key(*parts: str) -> str:
+    """Segments joined by `/`; empty ones are left out."""
+    return "/".join(p.strip("/") for p in parts if p.strip("/"))
+
+
 def refuse_traversal(key: str) -> str:
     """The key, if it stays below its root; raises ValueError for empty, `.` and `..` segments."""
     if any(segment in ("", ".", "..") for segment in key.rstrip("/").split("/")):

@@ -192,8 +192,13 @@ class SafetensorsReader(StorageReader):
 
 
 def rank_file(rank: int, number: int) -> str:
-    """Name of a rank's file; ranks find their own by it."""
-    return f"rank-{rank:05d}-{number:03d}.safetensors"
+    """Name of a rank's file."""
+    return f"{rank_prefix(rank)}{number:03d}.safetensors"
+
+
+def rank_prefix(rank: int) -> str:
+    """What the names of a rank's files begin with."""
+    return f"rank-{rank:05d}-"
 
 
 def _metadata(tensors: dict[str, Any]) -> Metadata:

@@ -32,6 +32,7 @@ from deepcoder_contracts.recipe import OldLogprobs, Precision, Recipe
 from deepcoder_trainer.grpo.attention import Segments
 from deepcoder_trainer.grpo.loss import LossSettings, policy_loss
 from deepcoder_trainer.grpo.pack import MicroBatch, OptimizerStep
+from deepcoder_trainer.learner.cpus import cpu_limit
 from deepcoder_trainer.learner.dcp import SafetensorsReader, SafetensorsWriter
 from deepcoder_trainer.learner.model import COMPUTE_DTYPES, PolicyModel, load_policy
 from deepcoder_trainer.seeds import seed
@@ -55,7 +56,8 @@ class RankSettings:
     recipe: Recipe
     run_seed: int
     accelerators: bool
-    threads: int
+    threads: int | None
+    """CPU threads; None: as many as the container allows."""
     collective_timeout_s: float
 
 
@@ -76,7 +78,7 @@ class LearnerRank:
         self._recipe = settings.recipe
         self._rank, self._world = rank, world
         self._device = torch.device("cuda", 0) if settings.accelerators else torch.device("cpu")
-        torch.set_num_threads(settings.threads)
+        torch.set_num_threads(settings.threads or cpu_limit())
         torch.manual_seed(seed(settings.run_seed, "learner", rank))
         if settings.recipe.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -1,0 +1,142 @@
+"""Finds what an attempt goes on from, and brings it here, checked byte by byte.
+
+In order: the stage's newest checkpoint that counts (`lineage.candidates`) and is whole; then the parent named in the
+config; then nothing, which means the starting model. A damaged checkpoint is passed over with a line in the log that
+says why, and the one before it is used. One of another run or configuration stops the attempt (`ConfigMismatch`,
+exit 64): going on from it would make a chain that lies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from deepcoder_contracts.base import sha256_digest
+from deepcoder_contracts.layout import MANIFEST
+from deepcoder_contracts.manifest import Manifest, ManifestKind, ParentRef
+from deepcoder_contracts.stage import StageConfig, Storage
+from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ConfigMismatch, ObjectMissing
+from deepcoder_trainer.checkpoint.listing import read_listing
+from deepcoder_trainer.checkpoint.state import PipelineState, load_state
+from deepcoder_trainer.checkpoint.storage import ObjectStore, join_key, open_run_storage, open_storage
+from deepcoder_trainer.checkpoint.transfer import download_files
+from deepcoder_trainer.types import Learner
+
+_LEARNER = "learner/"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """A checkpoint whose files are here and whole."""
+
+    manifest: Manifest
+    """What it says."""
+
+    ref: ParentRef
+    """Where it is, and its digest: the parent of what is written next."""
+
+    state: PipelineState
+    """The controller's part."""
+
+    directory: str
+    """Local folder for `Learner.load`, on each rank's machine."""
+
+    own: bool
+    """Whether it is of this stage; otherwise it is the config's parent, and stage counters start from zero."""
+
+
+def read_manifest(store: ObjectStore, prefix: str) -> tuple[Manifest, str]:
+    """A manifest and the digest of its bytes. Raises `ObjectMissing`, or `CheckpointDamaged` for an unreadable one."""
+    data = store.get_bytes(join_key(prefix, MANIFEST))
+    try:
+        return Manifest.from_json(data), sha256_digest(data)
+    except ValidationError as e:
+        raise CheckpointDamaged(f"{join_key(store.uri, prefix, MANIFEST)} is no manifest: {e}") from e
+
+
+async def find_resume_point(
+    config: StageConfig, learner: Learner | None, *, workdir: Path, store: ObjectStore | None = None
+) -> ResumePoint | None:
+    """What this attempt goes on from, files downloaded and verified; None: start from the model.
+
+    With `learner`, its ranks have their files too and `learner.load(point.directory, …)` is all that is left.
+    """
+    store = store or open_run_storage(config.storage)
+    listing = read_listing(await asyncio.to_thread(store.list, f"{config.stage.name}/"))
+    for checkpoint in listing.candidates():
+        if checkpoint.path not in listing.with_payload:
+            continue
+        try:
+            manifest, digest = await asyncio.to_thread(read_manifest, store, checkpoint.path)
+            _check_ours(manifest, config, checkpoint.path)
+            ref = ParentRef(uri=f"{store.uri}/{checkpoint.path}", digest=digest)
+            return await _fetch(
+                store, config.storage, checkpoint.path, manifest, ref, learner, workdir=workdir, own=True
+            )
+        except (CheckpointDamaged, ObjectMissing) as e:
+            log.error("checkpoint %s is not used: %s; trying the one before it", checkpoint.path, e)
+    if config.parent is None:
+        return None
+    return await _fetch_parent(config, config.parent, learner, workdir)
+
+
+def _check_ours(manifest: Manifest, config: StageConfig, path: str) -> None:
+    if manifest.run.uid != config.run.uid:
+        raise ConfigMismatch(
+            f"{path} was written by run {manifest.run.namespace}/{manifest.run.name} ({manifest.run.uid}): choose "
+            "another storage.uri",
+            field="storage.uri",
+        )
+    if manifest.config_digest != config.provenance.config_digest:
+        raise ConfigMismatch(
+            f"{path} was written with configuration {manifest.config_digest}, this one is "
+            f"{config.provenance.config_digest}: start a new run with spec.from instead",
+            field="provenance.configDigest",
+        )
+
+
+async def _fetch_parent(config: StageConfig, parent: ParentRef, learner: Learner | None, workdir: Path) -> ResumePoint:
+    settings = config.storage.model_copy(update={"uri": parent.uri.rstrip("/")})
+    store = open_storage(settings.uri, settings.endpoint, settings.region)
+    try:
+        manifest, digest = await asyncio.to_thread(read_manifest, store, "")
+    except ObjectMissing as e:
+        raise ConfigMismatch(f"parent.uri {parent.uri} holds no checkpoint: {e}", field="parent.uri") from e
+    if digest != parent.digest:
+        raise ConfigMismatch(
+            f"the manifest at {parent.uri} has digest {digest}, parent.digest says {parent.digest}: it is not the "
+            "checkpoint that was meant",
+            field="parent.digest",
+        )
+    if manifest.kind is not ManifestKind.CHECKPOINT:
+        raise ConfigMismatch(f"{parent.uri} is an {manifest.kind.value}, not a Checkpoint", field="parent.uri")
+    return await _fetch(store, settings, "", manifest, parent, learner, workdir=workdir, own=False)
+
+
+async def _fetch(
+    store: ObjectStore,
+    settings: Storage,
+    prefix: str,
+    manifest: Manifest,
+    ref: ParentRef,
+    learner: Learner | None,
+    *,
+    workdir: Path,
+    own: bool,
+) -> ResumePoint:
+    directory = workdir / f"resume-{ref.digest.removeprefix('sha256:')[:16]}"
+    ours = [f for f in manifest.files if not f.path.startswith(_LEARNER)]
+    await asyncio.to_thread(download_files, store, prefix, directory, ours)
+    state = await asyncio.to_thread(load_state, directory)
+    if (state.step, state.total_steps) != (manifest.step, manifest.total_steps):
+        raise CheckpointDamaged(f"its state is of step {state.step}, its manifest of step {manifest.step}")
+    if learner is not None:
+        await learner.download(str(directory), settings, prefix, manifest)
+    log.info("going on from %s (step %d)", ref.uri, manifest.step)
+    return ResumePoint(manifest, ref, state, str(directory), own)

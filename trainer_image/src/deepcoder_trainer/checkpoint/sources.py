@@ -1,0 +1,162 @@
+"""Models and problem sets from wherever they are to a local path, cached and within a deadline.
+
+A copy is made beside its place in the cache and renamed when it is whole, so that a killed download is never taken
+for a model. What storage can change is cached under its listing (sizes, times), so that a changed source is fetched
+anew. An export of ours has a manifest, and its files are checked against it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from deepcoder_contracts.layout import MANIFEST
+from deepcoder_contracts.stage import ModelSource
+from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, StorageUnavailable
+from deepcoder_trainer.checkpoint.reader import read_manifest
+from deepcoder_trainer.checkpoint.storage import ObjectStore, StoredObject, open_storage
+from deepcoder_trainer.checkpoint.transfer import download_files
+from deepcoder_trainer.checkpoint.verify import check_file
+from deepcoder_trainer.errors import BadConfig
+
+CACHE = Path("~/.cache/deepcoder/sources")
+"""Where downloads are kept by default."""
+
+_HUB_PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "LICENSE*")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where downloads go, and how storage is reached."""
+
+    cache: Path = CACHE
+    """Folder of the downloads."""
+
+    endpoint: str | None = None
+    """S3 endpoint URL of a server other than AWS."""
+
+    region: str | None = None
+    """S3 region."""
+
+    deadline_s: float = 3600
+    """Longest time for one source, in seconds."""
+
+    def model(self, source: ModelSource) -> Path:
+        """A local directory in Hugging Face layout.
+
+        Raises `BadConfig` for a source that does not exist, `StorageUnavailable` when it does not arrive in time, and
+        `CheckpointDamaged` for an export whose files are not those of its manifest.
+        """
+        path = self._local(source.uri, "model", source.revision, "model.uri")
+        if not path.is_dir():
+            raise BadConfig(
+                f"model.uri {source.uri} is a file: name the folder that holds config.json", field="model.uri"
+            )
+        return path
+
+    def dataset(self, uri: str, *, field: str = "dataset.uri") -> Path:
+        """A local file or folder of problems; raises as `model` does. Its SHA-256 is checked by who reads it."""
+        return self._local(uri, "dataset", None, field)
+
+    def _local(self, uri: str, kind: str, revision: str | None, field: str) -> Path:
+        scheme = urlsplit(uri).scheme
+        cache = self.cache.expanduser()
+        if scheme == "hf":
+            return _within(self.deadline_s, uri, lambda: _from_hub(uri, kind, revision, cache, field))
+        if scheme == "s3":
+            return _within(self.deadline_s, uri, lambda: _from_s3(uri, cache, self.endpoint, self.region, field))
+        if scheme not in ("", "file"):
+            raise BadConfig(f"{field} {uri} is neither hf://, s3://, file:// nor a path", field=field)
+        path = Path(urlsplit(uri).path)
+        if not path.exists():
+            raise BadConfig(f"{field} {uri} does not exist", field=field)
+        if (path / MANIFEST).is_file():
+            _check_export(path)
+        return path
+
+
+def _check_export(path: Path) -> None:
+    """Hash a local export's files against its manifest."""
+    store = open_storage(f"file://{path.absolute()}")
+    manifest, _ = read_manifest(store, "")
+    problems = [p for entry in manifest.files for p in check_file(store, entry, deep=True)]
+    if problems:
+        raise CheckpointDamaged(f"{path}: {'; '.join(problems)}")
+
+
+def _from_s3(uri: str, cache: Path, endpoint: str | None, region: str | None, field: str) -> Path:
+    parts = urlsplit(uri)
+    folder, _, name = parts.path.strip("/").rpartition("/")
+    parent = open_storage(f"s3://{parts.netloc}/{folder}".rstrip("/"), endpoint, region)
+    objects = [o for o in parent.list(name) if o.key == name or o.key.startswith(f"{name}/")]
+    if not objects:
+        raise BadConfig(f"{field} {uri}: there is nothing", field=field)
+    listing = repr([(o.key, o.size, o.modified_at.isoformat()) for o in objects])
+    target = cache / "s3" / hashlib.sha256(f"{endpoint} {uri} {listing}".encode()).hexdigest()[:32] / name
+    if not target.exists():
+        partial = target.parent / f".{name}.{threading.get_ident()}"
+        _copy_objects(parent, name, objects, partial)
+        partial.rename(target)
+    return target
+
+
+def _copy_objects(parent: ObjectStore, name: str, objects: list[StoredObject], target: Path) -> None:
+    if len(objects) == 1 and objects[0].key == name:
+        parent.get_file(name, target)
+        return
+    shutil.rmtree(target, ignore_errors=True)
+    if any(o.key == f"{name}/{MANIFEST}" for o in objects):
+        manifest, _ = read_manifest(parent, name)
+        download_files(parent, name, target, manifest.files)
+        return
+    for o in objects:
+        parent.get_file(o.key, target / Path(o.key).relative_to(name))
+
+
+def _from_hub(uri: str, kind: str, revision: str | None, cache: Path, field: str) -> Path:
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    parts = uri.removeprefix("hf://").strip("/").split("/")
+    if len(parts) < 2:
+        raise BadConfig(f"{field} {uri}: a hub repository has the form hf://organization/name", field=field)
+    repo, inner = "/".join(parts[:2]), "/".join(parts[2:])
+    common: dict[str, Any] = {"repo_type": kind, "revision": revision, "cache_dir": cache / "hf", "etag_timeout": 30}
+    try:
+        if inner:
+            return Path(hf_hub_download(repo, inner, **common))
+        patterns = list(_HUB_PATTERNS) if kind == "model" else None
+        return Path(snapshot_download(repo, allow_patterns=patterns, **common))
+    except RepositoryNotFoundError as e:
+        raise BadConfig(
+            f"{field} {uri}: the hub has no such {kind}, or it needs a token (HF_TOKEN)", field=field
+        ) from e
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as e:
+        raise StorageUnavailable(f"{uri} cannot be fetched from the hub: {type(e).__name__}") from e
+
+
+def _within(deadline_s: float, uri: str, fetch: Callable[[], Path]) -> Path:
+    """The fetched path. The thread of a fetch that is too slow is left behind: it cannot keep the process alive."""
+    result: list[Path] = []
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            result.append(fetch())
+        except BaseException as e:
+            failure.append(e)
+
+    thread = threading.Thread(target=run, name=f"fetch {uri}", daemon=True)
+    thread.start()
+    thread.join(deadline_s)
+    if failure:
+        raise failure[0]
+    if not result:
+        raise StorageUnavailable(f"{uri} did not arrive within {deadline_s:g} s")
+    return result[0]

@@ -1,0 +1,99 @@
+"""Files of a checkpoint to and from storage, several at a time, every byte checked.
+
+A download that does not match its entry is told from one that did not arrive: the first means that the checkpoint is
+damaged and an older one is wanted, the second that storage is ill and the attempt may as well fail.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from deepcoder_contracts.manifest import FileEntry
+from deepcoder_trainer.checkpoint.errors import (
+    CheckpointDamaged,
+    ChecksumMismatch,
+    ObjectMissing,
+    StorageUnavailable,
+)
+from deepcoder_trainer.checkpoint.storage import ObjectStore, file_sha256, join_key, refuse_traversal
+
+PARALLEL = 4
+"""Files on their way at once."""
+
+_ATTEMPTS = 3
+_LOCK = ".lock"
+_PARTIAL = ".partial"
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+def upload_files(store: ObjectStore, prefix: str, root: Path, files: Sequence[Path]) -> list[FileEntry]:
+    """Put files below `prefix` under their path relative to `root`; returns their manifest entries."""
+
+    def put(path: Path) -> FileEntry:
+        relative = path.relative_to(root).as_posix()
+        sha256 = file_sha256(path)
+        stored = _retried(lambda: store.put_file(join_key(prefix, relative), path), f"upload of {relative}")
+        if stored.size != path.stat().st_size:
+            raise ChecksumMismatch(f"{store.uri}/{prefix}/{relative} has {stored.size} bytes after its upload")
+        return FileEntry(path=relative, size=stored.size, sha256=sha256, s3_checksum=stored.checksum)
+
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        return list(pool.map(put, files))
+
+
+def download_files(store: ObjectStore, prefix: str, directory: Path, entries: Sequence[FileEntry]) -> None:
+    """Bring files below `prefix` to `directory`; raises `CheckpointDamaged` for one that is missing or differs.
+
+    Processes on one machine may ask for the same folder at once: the first brings each file, the others find it.
+    """
+
+    def get(entry: FileEntry) -> None:
+        try:
+            target = directory / refuse_traversal(entry.path)
+        except ValueError as e:
+            raise CheckpointDamaged(str(e)) from e
+        if target.exists():
+            return
+        partial = target.with_name(target.name + _PARTIAL)
+        key = join_key(prefix, entry.path)
+        try:
+            sha256 = _retried(lambda: store.get_file(key, partial), f"download of {entry.path}")
+        except ObjectMissing as e:
+            raise CheckpointDamaged(f"{entry.path} is missing") from e
+        if (size := partial.stat().st_size) != entry.size:
+            raise CheckpointDamaged(f"{entry.path} has {size} bytes, its manifest says {entry.size}")
+        if sha256 != entry.sha256:
+            raise CheckpointDamaged(f"{entry.path} has sha256 {sha256[:12]}…, its manifest says {entry.sha256[:12]}…")
+        partial.rename(target)
+
+    with _locked(directory), ThreadPoolExecutor(PARALLEL) as pool:
+        for _ in pool.map(get, entries):
+            pass
+
+
+def _retried(call: Callable[[], T], what: str) -> T:
+    """The call's result, after at most `_ATTEMPTS` tries; only failures that may pass are repeated."""
+    for attempt in range(1, _ATTEMPTS):
+        try:
+            return call()
+        except (StorageUnavailable, ChecksumMismatch) as e:
+            log.warning("%s failed (try %d of %d): %s", what, attempt, _ATTEMPTS, e)
+            time.sleep(2.0**attempt)
+    return call()
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / _LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,289 @@
+"""Commits checkpoints: state copied aside, uploaded while training goes on, manifest last.
+
+    save:  learner.save (copy, training stops) -> [background] learner.upload + pipeline files -> MANIFEST.json -> prune
+
+One save is on its way at a time; the next waits for it. What has no manifest does not exist, so a crash anywhere
+before the last put leaves the checkpoint before it in force. A background failure is not the end of training: it is
+logged, and the next save tries again; after `MAX_FAILURES` in a row, or when it is the last save, it is raised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from deepcoder_contracts.base import sha256_digest
+from deepcoder_contracts.exit import ExitRecord
+from deepcoder_contracts.gate import GateRecord
+from deepcoder_contracts.layout import MANIFEST, RUN, checkpoint_dir, claim_key, exit_key, export_dir
+from deepcoder_contracts.manifest import Claim, FileEntry, Manifest, ManifestKind, ParentRef, RunRecord
+from deepcoder_contracts.stage import StageConfig
+from deepcoder_trainer.checkpoint.code import code_digest
+from deepcoder_trainer.checkpoint.errors import (
+    CheckpointFailed,
+    ConfigMismatch,
+    ObjectExists,
+    ObjectMissing,
+    StorageDenied,
+    StorageError,
+)
+from deepcoder_trainer.checkpoint.listing import read_listing
+from deepcoder_trainer.checkpoint.reader import read_manifest
+from deepcoder_trainer.checkpoint.retention import payloads_to_prune
+from deepcoder_trainer.checkpoint.state import PipelineState, save_state
+from deepcoder_trainer.checkpoint.storage import ObjectStore, open_run_storage
+from deepcoder_trainer.checkpoint.transfer import upload_files
+from deepcoder_trainer.types import Learner
+
+MAX_FAILURES = 3
+"""Saves that may fail in a row before training stops."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CommittedCheckpoint:
+    """A manifest that storage has accepted."""
+
+    ref: ParentRef
+    """Where it is, and its digest."""
+
+    manifest: Manifest
+    """What it says."""
+
+
+@dataclass(frozen=True)
+class SaveTimes:
+    """Seconds that the last committed save took."""
+
+    stall: float
+    """While training stood still."""
+
+    upload: float
+    """In the background."""
+
+
+class CheckpointWriter:
+    """Writes what one attempt of one stage leaves behind."""
+
+    def __init__(
+        self,
+        config: StageConfig,
+        learner: Learner | None,
+        *,
+        workdir: Path,
+        parent: ParentRef | None = None,
+        dataset_digest: str | None = None,
+        store: ObjectStore | None = None,
+    ) -> None:
+        """`workdir` is local scratch space; `parent` is what this attempt started from (also settable later)."""
+        self._config = config
+        self._learner = learner
+        self._workdir = workdir
+        self._store = store or open_run_storage(config.storage)
+        self._dataset_digest = dataset_digest
+        self._background: asyncio.Task[CommittedCheckpoint] | None = None
+        self.parent = parent
+        self.latest: CommittedCheckpoint | None = None
+        self.times: SaveTimes | None = None
+        self.failures = 0
+
+    async def claim(self) -> None:
+        """Take the run's prefix and this attempt's ordinal; before anything is read or written.
+
+        Raises `ConfigMismatch` when the prefix belongs to another run or configuration.
+        """
+        run, digest = self._config.run, self._config.provenance.config_digest
+        record = RunRecord(run=run, config_digest=digest, created_at=datetime.now(UTC))
+        try:
+            await asyncio.to_thread(self._store.put_bytes, RUN, record.to_json(), if_absent=True)
+        except ObjectExists:
+            found = RunRecord.from_json(await asyncio.to_thread(self._store.get_bytes, RUN))
+            if found.run != run:
+                raise ConfigMismatch(
+                    f"{self._store.uri} belongs to run {found.run.namespace}/{found.run.name} ({found.run.uid}): "
+                    "choose another storage.uri",
+                    field="storage.uri",
+                ) from None
+            if found.config_digest != digest:
+                raise ConfigMismatch(
+                    f"{self._store.uri} was begun with configuration {found.config_digest}, this one is {digest}: "
+                    "a run's configuration never changes; start a new run, from its checkpoint if you like",
+                    field="provenance.configDigest",
+                ) from None
+        stage, ordinal = self._config.stage.name, self._config.ordinal
+        claim = Claim(run=run, stage=stage, ordinal=ordinal, claimed_at=datetime.now(UTC))
+        try:
+            await asyncio.to_thread(self._store.put_bytes, claim_key(stage, ordinal), claim.to_json(), if_absent=True)
+        except ObjectExists:
+            log.info("attempt %d of stage %s was claimed before: it goes on after a restart", ordinal, stage)
+
+    async def save(
+        self,
+        state: PipelineState,
+        *,
+        metrics: Mapping[str, float],
+        final: bool = False,
+        gate: GateRecord | None = None,
+    ) -> None:
+        """Copy the state aside and commit it in the background; returns when training may go on."""
+        assert self._learner is not None, "an Evaluate stage has no checkpoints"
+        await self._settle(raise_always=False)
+        prefix = checkpoint_dir(self._config.stage.name, state.step, self._config.ordinal)
+        directory = self._workdir / prefix.replace("/", "-")
+        started = time.monotonic()
+        await self._learner.save(str(directory))
+        stall = time.monotonic() - started
+        document = self._manifest(ManifestKind.CHECKPOINT, state, metrics, final=final, gate=gate)
+        self._background = asyncio.create_task(self._commit(state, directory, prefix, document, stall))
+
+    async def wait(self) -> CommittedCheckpoint | None:
+        """Until the last save is committed; returns the newest checkpoint. Raises `CheckpointFailed`."""
+        await self._settle(raise_always=True)
+        return self.latest
+
+    async def export(self, metrics: Mapping[str, float]) -> CommittedCheckpoint:
+        """Write the model in Hugging Face layout, made from the newest checkpoint, with a manifest of its own.
+
+        An export of the same checkpoint that is there already is returned as it is.
+        """
+        assert self._learner is not None, "an Evaluate stage exports nothing"
+        checkpoint = await self.wait()
+        if checkpoint is None:
+            raise CheckpointFailed("there is no checkpoint to export: save first")
+        source = checkpoint.manifest
+        prefix = export_dir(source.stage, source.step)
+        try:
+            found, digest = await asyncio.to_thread(read_manifest, self._store, prefix)
+            if found.parent == checkpoint.ref:
+                return CommittedCheckpoint(self._ref(prefix, digest), found)
+            raise CheckpointFailed(f"{prefix} is an export of another checkpoint ({found.parent}): move it away")
+        except ObjectMissing:
+            pass
+        directory = self._workdir / prefix.replace("/", "-")
+        try:
+            await self._learner.save_pretrained(str(directory))
+            files = await self._learner.upload(str(directory), self._config.storage, prefix)
+        except StorageError as e:
+            raise CheckpointFailed(f"{prefix} could not be exported: {e}") from e
+        manifest = source.model_copy(
+            update={
+                "kind": ManifestKind.EXPORT,
+                "ordinal": self._config.ordinal,
+                "parent": checkpoint.ref,
+                "metrics": dict(metrics),
+                "created_at": datetime.now(UTC),
+                "code_digest": code_digest(),
+                "files": files,
+            }
+        )
+        return await asyncio.to_thread(self._put_manifest, prefix, manifest)
+
+    async def write_exit(self, record: ExitRecord) -> None:
+        """Say how this attempt ended; the last thing it does."""
+        key = exit_key(self._config.stage.name, self._config.ordinal)
+        await asyncio.to_thread(self._store.put_bytes, key, record.to_json())
+
+    async def _settle(self, *, raise_always: bool) -> None:
+        """Wait for the save that is on its way, if there is one."""
+        if self._background is None:
+            return
+        task, self._background = self._background, None
+        try:
+            self.latest = await task
+            self.parent = self.latest.ref
+            self.failures = 0
+        except (StorageError, CheckpointFailed, OSError) as e:
+            self.failures += 1
+            if raise_always or self.failures >= MAX_FAILURES or isinstance(e, StorageDenied):
+                raise CheckpointFailed(f"checkpoint failed ({self.failures} in a row): {e}") from e
+            log.error("checkpoint failed (%d in a row, training goes on): %s", self.failures, e)
+
+    async def _commit(
+        self, state: PipelineState, directory: Path, prefix: str, manifest: Manifest, stall: float
+    ) -> CommittedCheckpoint:
+        assert self._learner is not None
+        started = time.monotonic()
+        try:
+            learner_files = await self._learner.upload(str(directory), self._config.storage, prefix)
+            files = learner_files + await asyncio.to_thread(self._upload_state, state, directory, prefix)
+            manifest = manifest.model_copy(update={"files": sorted(files, key=lambda f: f.path)})
+            committed = await asyncio.to_thread(self._put_manifest, prefix, manifest)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+        self.times = SaveTimes(stall=stall, upload=time.monotonic() - started)
+        try:
+            await asyncio.to_thread(self._prune)
+        except StorageError as e:
+            log.warning("old checkpoints could not be pruned, the next save tries again: %s", e)
+        return committed
+
+    def _upload_state(self, state: PipelineState, directory: Path, prefix: str) -> list[FileEntry]:
+        return upload_files(self._store, prefix, directory, save_state(state, directory))
+
+    def _put_manifest(self, prefix: str, manifest: Manifest) -> CommittedCheckpoint:
+        data = manifest.to_json()
+        try:
+            self._store.put_bytes(f"{prefix}/{MANIFEST}", data, if_absent=True)
+        except ObjectExists as e:
+            raise CheckpointFailed(f"{prefix} was committed by another process: is this attempt running twice?") from e
+        return CommittedCheckpoint(self._ref(prefix, sha256_digest(data)), manifest)
+
+    def _ref(self, prefix: str, digest: str) -> ParentRef:
+        return ParentRef(uri=f"{self._store.uri}/{prefix}", digest=digest)
+
+    def _manifest(
+        self,
+        kind: ManifestKind,
+        state: PipelineState,
+        metrics: Mapping[str, float],
+        *,
+        final: bool,
+        gate: GateRecord | None,
+    ) -> Manifest:
+        config = self._config
+        revision = f"@{config.model.revision}" if config.model.revision else ""
+        return Manifest(
+            kind=kind,
+            run=config.run,
+            stage=config.stage.name,
+            stage_index=config.stage.index,
+            ordinal=config.ordinal,
+            step=state.step,
+            total_steps=state.total_steps,
+            final=final,
+            parent=self.parent,
+            model=f"{config.model.uri}{revision}",
+            config_digest=config.provenance.config_digest,
+            dataset_digest=self._dataset_digest,
+            code_digest=code_digest(),
+            image=config.provenance.image,
+            seed=config.recipe.seed,
+            world_size=config.stage.resources.learners,
+            metrics=dict(metrics),
+            gate=gate,
+            created_at=datetime.now(UTC),
+        )
+
+    def _prune(self) -> None:
+        """Remove payloads that need not be kept, and what dead attempts uploaded without committing."""
+        stage, storage = self._config.stage.name, self._config.storage
+        listing = read_listing(self._store.list(f"{stage}/"))
+        valid = [c for c in listing.candidates() if c.path in listing.with_payload]
+        doomed = payloads_to_prune(
+            valid, storage.keep_last, storage.keep_every, lambda c: read_manifest(self._store, c.path)[0].final
+        )
+        for checkpoint in doomed:
+            keep = frozenset({f"{checkpoint.path}/{MANIFEST}"})
+            count = self._store.delete_prefix(f"{checkpoint.path}/", keep=keep)
+            log.info("%s: payload pruned (%d files)", checkpoint.path, count)
+        for folder, ordinal in listing.uncommitted.items():
+            if ordinal < self._config.ordinal:
+                self._store.delete_prefix(f"{folder}/")
+                log.info("%s: unfinished upload of a dead attempt removed", folder)

@@ -1,0 +1,129 @@
+"""A learner rank as a Ray actor: what runs where the model is.
+
+Compute methods run one at a time, in call order, as collectives need. Uploads and downloads have a thread of their
+own (concurrency group `io`), so that a checkpoint is on its way to storage while the next step trains. Files are
+put from this machine: nothing of a checkpoint passes through the controller.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from deepcoder_contracts.manifest import FileEntry, Manifest
+from deepcoder_contracts.stage import Storage
+from deepcoder_trainer.checkpoint.storage import open_run_storage
+from deepcoder_trainer.checkpoint.transfer import download_files, upload_files
+from deepcoder_trainer.grpo.pack import OptimizerStep
+from deepcoder_trainer.learner.dcp import METADATA, rank_prefix
+from deepcoder_trainer.learner.pretrained import write_pretrained
+from deepcoder_trainer.learner.rank import LEARNER_DIR, LearnerRank, RankSettings, Rendezvous, Sums, discard
+
+CHUNK_BYTES = 256 << 20
+"""Bytes of weights in one object of the object store, about."""
+
+
+class LearnerActor:
+    """Rank `rank` of `world`; `ray.remote` is applied where it is started."""
+
+    def __init__(self, settings: RankSettings, rank: int, world: int) -> None:
+        logging.basicConfig(level=logging.INFO)
+        self._settings = settings
+        self._rank, self._world = rank, world
+        self._learner: LearnerRank | None = None
+        self._pretrained: dict[str, list[Path]] = {}
+
+    def rendezvous(self) -> Rendezvous:
+        """Where this rank could listen for the others: asked of rank 0 before `start`."""
+        with socket.socket() as s:
+            s.bind(("", 0))
+            return Rendezvous(ray.util.get_node_ip_address(), s.getsockname()[1])
+
+    def start(self, rendezvous: Rendezvous | None) -> None:
+        """Join the other ranks and load the model."""
+        self._learner = LearnerRank(self._settings, self._rank, self._world, rendezvous)
+
+    def train(self, steps: Sequence[OptimizerStep]) -> Sums:
+        """See `LearnerRank.train`."""
+        return self._rank_learner.train(steps)
+
+    def export_weights(self) -> list[Any]:
+        """Rank 0: object references of chunks that cover all weights. Others take part and return none."""
+        chunks: list[Any] = []
+        chunk: dict[str, Any] = {}
+        size = 0
+        for name, value in self._rank_learner.weights():
+            if self._rank:
+                continue
+            if chunk and size + value.nbytes > CHUNK_BYTES:
+                chunks.append(ray.put(chunk))
+                chunk, size = {}, 0
+            array = value.view(torch.int16).numpy().view("uint16") if value.dtype is torch.bfloat16 else value.numpy()
+            # A float32 weight may share memory with the live parameter: ray.put copies before the next step.
+            chunk[name] = array
+            size += value.nbytes
+        if chunk:
+            chunks.append(ray.put(chunk))
+        return chunks
+
+    def save(self, directory: str) -> None:
+        """See `LearnerRank.save`."""
+        self._rank_learner.save(Path(directory))
+
+    def save_pretrained(self, directory: str) -> None:
+        """Write the model in Hugging Face layout, on rank 0."""
+        weights = self._rank_learner.weights()
+        if self._rank:
+            for _ in weights:
+                pass
+            return
+        source = Path(self._settings.model_dir)
+        self._pretrained[directory] = write_pretrained(
+            weights, source, Path(directory), self._settings.recipe.precision
+        )
+
+    @ray.method(concurrency_group="io")
+    def upload(self, directory: str, storage: Storage, prefix: str) -> list[FileEntry]:
+        """Put the files that this rank wrote below `directory`, then remove them here."""
+        root = Path(directory)
+        files = self._pretrained.pop(directory, None)
+        if files is None:
+            files = self._rank_learner.saved()
+        entries = upload_files(open_run_storage(storage), prefix, root, files)
+        for path in files:
+            path.unlink(missing_ok=True)
+        return entries
+
+    @ray.method(concurrency_group="io")
+    def download(self, directory: str, storage: Storage, prefix: str, manifest: Manifest) -> None:
+        """Bring the files that this rank will read: its own at equal world size, else all of the learner's."""
+        wanted = [f for f in manifest.files if f.path.startswith(f"{LEARNER_DIR}/")]
+        if manifest.world_size == self._world:
+            own = rank_prefix(self._rank)
+            wanted = [f for f in wanted if Path(f.path).name.startswith(own) or Path(f.path).name == METADATA]
+        download_files(open_run_storage(storage), prefix, Path(directory), wanted)
+
+    def load(self, directory: str, optimizer: bool) -> None:
+        """See `LearnerRank.load`."""
+        self._rank_learner.load(Path(directory), optimizer=optimizer)
+
+    def discard(self, directory: str) -> None:
+        """Remove a local folder."""
+        discard(Path(directory))
+
+    def close(self) -> None:
+        """Leave the process group."""
+        if self._learner is not None:
+            self._learner.close()
+
+    @property
+    def _rank_learner(self) -> LearnerRank:
+        if self._learner is None:
+            raise RuntimeError(f"learner rank {self._rank} was not started")
+        return self._learner

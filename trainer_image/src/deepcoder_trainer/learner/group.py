@@ -1,0 +1,248 @@
+"""All learner ranks behind one face: the batch is packed here, each rank gets its share.
+
+Every call has a deadline and goes to all ranks at once; one that dies or does not answer in time fails the whole
+learner (`LearnerLost`), since the others would wait for it in a collective. There is no repair in place: the attempt
+ends, and the next one resumes from the newest checkpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from deepcoder_contracts.manifest import FileEntry, Manifest
+from deepcoder_contracts.recipe import Precision, Recipe
+from deepcoder_contracts.stage import StageConfig, Storage
+from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.grpo.loss import summarize
+from deepcoder_trainer.grpo.pack import OptimizerStep, plan_step, split_groups, training_sequences
+from deepcoder_trainer.learner.actor import LearnerActor
+from deepcoder_trainer.learner.rank import RankSettings, Sums
+from deepcoder_trainer.types import Batch, WeightRefs
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+RESOURCE = "learner"
+"""Ray resource that a pod (or a machine) offers for each rank it can hold."""
+
+
+class LearnerLost(RuntimeError):
+    """A rank died or did not answer in time; the attempt cannot go on."""
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """Longest time for each kind of call, in seconds."""
+
+    start: float = 1800
+    """Scheduling of the actors, and loading of the model."""
+
+    train: float = 1800
+    """One training step."""
+
+    transfer: float = 3600
+    """Upload or download of a checkpoint."""
+
+    state: float = 900
+    """Copying state aside, loading it, exporting weights."""
+
+    close: float = 30
+    """Leaving."""
+
+
+def learner_tokens_per_device(config: StageConfig) -> int:
+    """Token budget of a micro-batch on one device: as set, or one sequence of the longest possible length."""
+    recipe = config.recipe
+    return recipe.tokens_per_device or recipe.max_prompt_tokens + config.stage.context_tokens
+
+
+def check_learner_config(config: StageConfig) -> None:
+    """Refuse settings that the learner does not support; raises `BadConfig` naming field and mend."""
+    recipe = config.recipe
+    if recipe.kl_coefficient > 0:
+        raise BadConfig(
+            f"recipe.klCoefficient is {recipe.kl_coefficient}, but no reference model is loaded to take a KL "
+            "divergence to: set it to 0 (the recipe's value)",
+            field="recipe.klCoefficient",
+        )
+    if recipe.sequence_parallel > 1:
+        raise BadConfig(
+            f"recipe.sequenceParallel is {recipe.sequence_parallel}, and only 1 is supported so far: set it to 1 and "
+            "give learners enough memory for one whole sequence",
+            field="recipe.sequenceParallel",
+        )
+    longest = recipe.max_prompt_tokens + config.stage.context_tokens
+    if learner_tokens_per_device(config) < longest:
+        raise BadConfig(
+            f"recipe.tokensPerDevice is {recipe.tokens_per_device}, but a sequence of stage {config.stage.name} may "
+            f"have maxPromptTokens + contextTokens = {longest} tokens: raise it to at least that",
+            field="recipe.tokensPerDevice",
+        )
+
+
+async def start_learners(
+    config: StageConfig, model_dir: Path, *, threads: int | None = None, deadlines: Deadlines | None = None
+) -> RayLearner:
+    """Start `stage.resources.learners` ranks and load the model; Ray must be up, `model_dir` readable on each machine.
+
+    `threads` is a rank's number of CPU threads; the default is what its container allows. Raises `BadConfig`, or
+    `LearnerLost` when Ray cannot place the ranks in time.
+    """
+    check_learner_config(config)
+    world = config.stage.resources.learners
+    deadlines = deadlines or Deadlines(train=float(config.stage.stall_seconds))
+    settings = RankSettings(
+        model_dir=str(model_dir),
+        recipe=config.recipe,
+        run_seed=config.recipe.seed,
+        accelerators=config.stage.resources.accelerators,
+        threads=threads,
+        collective_timeout_s=deadlines.train,
+    )
+    remote = ray.remote(LearnerActor).options(
+        num_cpus=0,
+        num_gpus=1 if settings.accelerators else 0,
+        resources={RESOURCE: 1},
+        concurrency_groups={"io": 1},
+        max_restarts=0,
+    )
+    actors = [remote.remote(settings, rank, world) for rank in range(world)]
+    learner = RayLearner(actors, config.recipe, learner_tokens_per_device(config), deadlines)
+    try:
+        await learner.start()
+    except BaseException:
+        learner.kill()
+        raise
+    return learner
+
+
+class RayLearner:
+    """The `Learner` protocol over one Ray actor a rank."""
+
+    def __init__(self, actors: Sequence[Any], recipe: Recipe, capacity: int, deadlines: Deadlines) -> None:
+        self._actors = list(actors)
+        self._recipe = recipe
+        self._capacity = capacity
+        self._deadlines = deadlines
+
+    @property
+    def world_size(self) -> int:
+        """Number of ranks."""
+        return len(self._actors)
+
+    async def start(self) -> None:
+        """Let the ranks find each other and load the model."""
+        seconds = self._deadlines.start
+        try:
+            [rendezvous] = await self._wait([self._actors[0].rendezvous.remote()], seconds, "placing the learners")
+        except LearnerLost as e:
+            offered = ray.cluster_resources().get(RESOURCE, 0)
+            raise LearnerLost(
+                f"{e}; {self.world_size} ranks need as many {RESOURCE!r} resources, the Ray cluster offers {offered:g}"
+            ) from e
+        await self._all("start", rendezvous if self.world_size > 1 else None, seconds=seconds)
+
+    async def train(self, batch: Batch) -> Mapping[str, float]:
+        """See `Learner`."""
+        plans = await asyncio.to_thread(plan_batch, batch, self._recipe, self._capacity, self.world_size)
+        calls = [actor.train.remote(plan) for actor, plan in zip(self._actors, plans, strict=True)]
+        answers: list[Sums] = await self._wait(calls, self._deadlines.train, f"training step {batch.step}")
+        return combine(answers)
+
+    async def export_weights(self) -> WeightRefs:
+        """See `Learner`."""
+        chunks = (await self._all("export_weights", seconds=self._deadlines.state))[0]
+        return WeightRefs(tuple(chunks), "bfloat16" if self._recipe.precision is Precision.BFLOAT16 else "float32")
+
+    async def save(self, directory: str) -> None:
+        """See `Learner`."""
+        await self._all("save", directory, seconds=self._deadlines.state)
+
+    async def upload(self, directory: str, storage: Storage, prefix: str) -> list[FileEntry]:
+        """See `Learner`."""
+        parts = await self._all("upload", directory, storage, prefix, seconds=self._deadlines.transfer)
+        return sorted((entry for part in parts for entry in part), key=lambda e: e.path)
+
+    async def download(self, directory: str, storage: Storage, prefix: str, manifest: Manifest) -> None:
+        """See `Learner`."""
+        await self._all("download", directory, storage, prefix, manifest, seconds=self._deadlines.transfer)
+
+    async def load(self, directory: str, *, optimizer: bool) -> None:
+        """See `Learner`; the local files are removed afterwards."""
+        await self._all("load", directory, optimizer, seconds=self._deadlines.state)
+        await self._all("discard", directory, seconds=self._deadlines.state)
+
+    async def save_pretrained(self, directory: str) -> None:
+        """See `Learner`."""
+        await self._all("save_pretrained", directory, seconds=self._deadlines.transfer)
+
+    async def close(self) -> None:
+        """End the ranks, gracefully within the deadline, else by force."""
+        try:
+            await self._all("close", seconds=self._deadlines.close)
+        except LearnerLost as e:
+            log.warning("learners did not close: %s", e)
+        self.kill()
+
+    def kill(self) -> None:
+        """End the actors' processes."""
+        for actor in self._actors:
+            ray.kill(actor)
+
+    async def _all(self, method: str, *args: Any, seconds: float) -> list[Any]:
+        calls = [getattr(actor, method).remote(*args) for actor in self._actors]
+        return await self._wait(calls, seconds, method)
+
+    async def _wait(self, calls: Sequence[Any], seconds: float, what: str) -> list[Any]:
+        """All answers in rank order. Raises the cause of a rank's error, or `LearnerLost` for silence."""
+        tasks = [asyncio.ensure_future(_answer(call)) for call in calls]
+        done, pending = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
+        failed = next((t.exception() for t in tasks if t in done and t.exception()), None)
+        for task in pending:
+            task.cancel()
+        if isinstance(failed, RayTaskError):
+            raise failed.cause if isinstance(failed.cause, Exception) else failed
+        if isinstance(failed, RayActorError):
+            raise LearnerLost(f"a learner rank died during {what}: {failed}") from failed
+        if failed is not None:
+            raise failed
+        if pending:
+            silent = [rank for rank, task in enumerate(tasks) if task in pending]
+            raise LearnerLost(f"no answer from learner ranks {silent} within {seconds:g} s ({what})")
+        return [task.result() for task in tasks]
+
+
+async def _answer(call: Any) -> Any:
+    return await call
+
+
+def plan_batch(batch: Batch, recipe: Recipe, capacity: int, ranks: int) -> list[list[OptimizerStep]]:
+    """Rank to its optimizer steps."""
+    steps = [
+        plan_step(training_sequences(groups, recipe), capacity, ranks)
+        for groups in split_groups(batch.groups, recipe.optimizer_steps)
+    ]
+    return [[step[rank] for step in steps] for rank in range(ranks)]
+
+
+def combine(answers: Sequence[Sums]) -> dict[str, float]:
+    """Metrics of a step from the ranks' sums, added in rank order."""
+    same = ("grad_norm", "grad_norm_max", "skipped_optimizer_steps")
+    slowest = ("recompute_seconds", "update_seconds")
+    sums: Sums = {}
+    for answer in answers:
+        for name, values in answer.items():
+            if name not in same and name not in slowest:
+                sums[name] = [a + b for a, b in zip(sums[name], values, strict=True)] if name in sums else list(values)
+    metrics = summarize(sums)
+    metrics |= {name: answers[0][name][0] for name in same}
+    metrics |= {name: max(a[name][0] for a in answers) for name in slowest}
+    return metrics

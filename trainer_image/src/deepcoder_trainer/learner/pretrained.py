@@ -1,0 +1,87 @@
+"""The Hugging Face layout that vLLM serves: safetensors shards, config and the tokenizer's files.
+
+Weights stream through: a shard at a time is in memory. Whatever else the starting model brought (tokenizer, chat
+template, generation config) is copied as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from deepcoder_contracts.recipe import Precision
+
+SHARD_BYTES = 2 << 30
+"""Bytes of one weight file, about."""
+
+_DTYPE_NAMES = {Precision.BFLOAT16: "bfloat16", Precision.FLOAT32: "float32"}
+_COPIED = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "LICENSE",
+)
+
+
+def write_pretrained(
+    weights: Iterable[tuple[str, Tensor]], source: Path, directory: Path, precision: Precision
+) -> list[Path]:
+    """Write the model below `directory`; returns its files."""
+    directory.mkdir(parents=True, exist_ok=True)
+    shards: list[list[str]] = []
+    files: list[Path] = []
+    total = 0
+    pending: dict[str, Tensor] = {}
+
+    def flush() -> None:
+        path = directory / f"part-{len(shards):05d}.safetensors"
+        save_file(pending, path, metadata={"format": "pt"})
+        shards.append(list(pending))
+        files.append(path)
+
+    for name, value in weights:
+        if pending and sum(t.nbytes for t in pending.values()) + value.nbytes > SHARD_BYTES:
+            flush()
+            pending = {}
+        pending[name] = value.contiguous()
+        total += value.nbytes
+    if pending:
+        flush()
+    files = _final_names(directory, files, shards, total)
+    config = json.loads((source / "config.json").read_text())
+    config.pop("torch_dtype", None)
+    config["dtype"] = _DTYPE_NAMES[precision]
+    (directory / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    files.append(directory / "config.json")
+    for name in _COPIED:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, directory / name)
+            files.append(directory / name)
+    return files
+
+
+def _final_names(directory: Path, parts: list[Path], shards: list[list[str]], total: int) -> list[Path]:
+    """`model.safetensors`, or `model-00001-of-00003.safetensors` and an index: names that say the number of shards."""
+    if len(parts) == 1:
+        return [parts[0].rename(directory / "model.safetensors")]
+    files: list[Path] = []
+    weight_map: dict[str, str] = {}
+    for number, (part, names) in enumerate(zip(parts, shards, strict=True), start=1):
+        file = f"model-{number:05d}-of-{len(parts):05d}.safetensors"
+        files.append(part.rename(directory / file))
+        weight_map |= dict.fromkeys(names, file)
+    index = directory / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2) + "\n")
+    return [*files, index]
