@@ -222,7 +222,7 @@ def test_crds_can_be_left_out_or_let_go(helm: str) -> None:
         {"prices": [{"perGpuHour": -1}]},
         {"s3": {"allowedEndpoints": ["minio:9000"]}},
         {"watchNamespaces": ["ml"]},
-        {"log": {"level": "loud"}},
+        {"logLevel": "loud"},
         {"imagePullSecrets": ["registry"]},
         {"podLabels": {"x": 1}},
     ],
