@@ -6,12 +6,12 @@ gets a verdict.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 from pydantic import ValidationError
 
 from deepcoder_contracts.judge import JudgeRequest, Kind, Problem, Scoring, TestCase
+from deepcoder_sandbox.compare.values import parse_json
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,6 @@ def check(request: JudgeRequest, tests: tuple[TestCase, ...], max_memory_mb: int
             f"float_tolerance: scoring {request.scoring} has its own rule for numbers: leave it out, or use strict",
             "float_tolerance",
         )
-    if request.scoring is not Scoring.STRICT:
-        raise Refused("scoring: this judge grades strict only: use strict", "scoring")
     if request.kind is Kind.SCRIPT and request.scoring is not Scoring.STRICT:
         raise Refused(f"scoring: {request.scoring} knows no scripts: use strict", "scoring")
     if max_memory_mb is not None and request.memory_limit_mb > max_memory_mb:
@@ -65,7 +63,12 @@ def check(request: JudgeRequest, tests: tuple[TestCase, ...], max_memory_mb: int
             " give its pods more memory and raise --max-memory-mb",
             "memory_limit_mb",
         )
-    if request.kind is Kind.FUNCTION:
+    if request.scoring is Scoring.LIVECODEBENCH and not request.stop_on_first_failure:
+        raise Refused(
+            "stop_on_first_failure: scoring livecodebench always stops there: leave it out, or use strict",
+            "stop_on_first_failure",
+        )
+    if request.kind is Kind.FUNCTION and request.scoring is not Scoring.LIVECODEBENCH:
         _check_json(tests)
 
 
@@ -74,10 +77,10 @@ def _check_json(tests: tuple[TestCase, ...]) -> None:
         try:
             for line in test.input.split("\n"):
                 if line.strip():
-                    json.loads(line)
+                    parse_json(line)
         except (ValueError, RecursionError):
             raise Refused(f"tests.{index}.input: needs one JSON value a line", f"tests.{index}.input") from None
         try:
-            json.loads(test.output)
+            parse_json(test.output)
         except (ValueError, RecursionError):
             raise Refused(f"tests.{index}.output: needs to be one JSON value", f"tests.{index}.output") from None

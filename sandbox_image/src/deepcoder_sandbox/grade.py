@@ -7,7 +7,6 @@ through to the caller: they are the judge's failures.
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 
@@ -107,6 +106,6 @@ def _compare_value(encoded: bytes, test: TestCase, tolerance: float | None) -> s
         got = values.decode(encoded)
     except ValueError as error:
         return str(error)
-    if values.equal_as_json(got, json.loads(test.output), tolerance):
+    if values.equal_as_json(got, values.parse_json(test.output), tolerance):
         return None
     return f"returned {strict.excerpt(repr(got)[:200].encode())}" if len(encoded) < 10_000 else "another value"

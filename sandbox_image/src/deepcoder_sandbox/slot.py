@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from deepcoder_contracts.judge import JudgeResponse, TestVerdict, Verdict
-from deepcoder_sandbox import grade, outcome
+from deepcoder_contracts.judge import JudgeResponse, LiveCodeBenchResult, Scoring, TestVerdict, Verdict
+from deepcoder_sandbox import grade, lcb_session, outcome
 from deepcoder_sandbox.grade import DeadlinePassed, Submission
 from deepcoder_sandbox.outcome import KilledFromOutside
 from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteFailed, ZygoteProcess
@@ -33,8 +33,8 @@ class Slot:
 
     def ensure_zygote(self) -> ZygoteProcess:
         """Return the running zygote, started if need be. Raises ZygoteFailed."""
-        if self._zygote is not None and self._zygote.runs >= RECYCLE_AFTER_RUNS:
-            self._drop("runs")
+        if self._zygote is not None and (self._zygote.spent or self._zygote.runs >= RECYCLE_AFTER_RUNS):
+            self._drop("unclean" if self._zygote.spent else "runs")
         if self._zygote is None:
             self._zygote = ZygoteProcess(self._config)
         return self._zygote
@@ -60,7 +60,7 @@ class Slot:
         failure = "not tried"
         for _ in range(_ATTEMPTS):
             try:
-                return self._answer(submission, started, self._verdicts(submission, deadline))
+                return self._answer(submission, started, self._grade(submission, deadline))
             except (ZygoteFailed, KilledFromOutside) as error:
                 failure = str(error)
                 self._drop("failed")
@@ -74,14 +74,24 @@ class Slot:
                 break
         return self.error_answer(submission, failure, started)
 
-    def _verdicts(self, submission: Submission, deadline: float) -> list[TestVerdict]:
-        return grade.judge_each_test(self.ensure_zygote(), submission, deadline)
+    def _grade(self, submission: Submission, deadline: float) -> tuple[list[TestVerdict], LiveCodeBenchResult | None]:
+        if submission.request.scoring is Scoring.LIVECODEBENCH:
+            graded = lcb_session.judge_in_one_process(self.ensure_zygote(), submission, deadline)
+            return graded.verdicts, graded.lcb
+        return grade.judge_each_test(self.ensure_zygote(), submission, deadline), None
 
-    def _answer(self, submission: Submission, started: float, verdicts: list[TestVerdict]) -> JudgeResponse:
+    def _answer(
+        self,
+        submission: Submission,
+        started: float,
+        graded: tuple[list[TestVerdict], LiveCodeBenchResult | None],
+    ) -> JudgeResponse:
+        verdicts, lcb = graded
         return JudgeResponse(
             id=submission.request.id,
             passed=all(verdict.verdict is Verdict.PASSED for verdict in verdicts),
             verdicts=verdicts,
+            lcb=lcb,
             seconds=time.monotonic() - started,
             worker=self._worker,
         )

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from deepcoder_contracts.judge import Tier
@@ -67,6 +67,7 @@ class RunLimits:
     memory_limit_mb: int
     file_bytes: int
     open_files: int = 64
+    stack_bytes: int = 128 << 20
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,11 @@ class RunEnded:
     cpu_s: float
     wall_s: float
     max_rss_kb: int
-    killed_for: str | None = field(default=None)
+    killed_for: str | None
+    """cpu, wall or cancelled, where the zygote ended it."""
+
+    clean: bool
+    """Whether nothing was left behind; if not, the zygote is to be replaced."""
 
     @property
     def signal(self) -> int | None:
@@ -97,6 +102,7 @@ class ZygoteProcess:
         """Start it and wait until it is confined. Raises ZygoteFailed with its reason."""
         self.config = config
         self.runs = 0
+        self.spent = False
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             self._process = subprocess.Popen(
@@ -151,7 +157,16 @@ class ZygoteProcess:
         answer = self._receive(deadline)
         if "error" in answer:
             raise ZygoteFailed(str(answer["error"]))
-        return RunEnded(**answer)
+        ended = RunEnded(**answer)
+        self.spent = self.spent or not ended.clean
+        return ended
+
+    def cancel_run(self) -> None:
+        """Have the run that is under way ended; `finish_run` still tells how."""
+        try:
+            self._channel.send(json.dumps({"mode": "cancel"}).encode())
+        except OSError as error:
+            raise ZygoteFailed(f"the zygote is gone: {error}") from error
 
     def fileno(self) -> int:
         """Readable when a run has ended, or the zygote has."""

@@ -7,6 +7,8 @@ start.
 
 from __future__ import annotations
 
+import _sitebuiltins
+import builtins
 import gc
 import importlib
 import json
@@ -15,6 +17,7 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,24 +46,21 @@ def main(descriptor: int, root: str) -> None:
     except Exception as error:
         channel.send(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
         return
-    if served is not None:
-        channel.send(json.dumps({"ready": True, "pid": os.getpid(), "landlock_abi": libc.landlock_abi()}).encode())
-        served.serve(after_run)
+    channel.send(json.dumps({"ready": True, "landlock_abi": libc.landlock_abi()}).encode())
+    served.serve(after_run)
 
 
-def _set_up(config: dict[str, Any], channel: socket.socket, root: str) -> tuple[zygote.Zygote | None, Any]:
+def _set_up(config: dict[str, Any], channel: socket.socket, root: str) -> tuple[zygote.Zygote, Callable[[], None]]:
     for name in [*PREAMBLE, *config["preload"]]:
         if name in config["preload"]:
             sys.path[:0] = [path for path in config["packages"] if path not in sys.path]
         importlib.import_module(name)
+    builtins.exit = _sitebuiltins.Quitter("exit", "Ctrl-D (i.e. EOF)")
+    builtins.quit = _sitebuiltins.Quitter("quit", "Ctrl-D (i.e. EOF)")
+    vars(builtins)["help"] = _sitebuiltins._Helper()
     sys.path[:] = [path for path in sys.path if path != root]
     tier = config["tier"]
-    space = namespaces.NO_NAMESPACES
-    if tier == "Namespaces":
-        entered = namespaces.enter(config, channel)
-        if entered is None:
-            return None, None  # the parent half, which only waits for the zygote inside
-        space = entered
+    space = namespaces.enter(config, channel) if tier == "Namespaces" else namespaces.HOST
     proc = os.open(space.proc, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     confined = tier != "Unconfined"
     rules = readable.readable(config["packages"], space.scratch)

@@ -17,7 +17,6 @@ from deepcoder_sandbox.worker.seccomp import Filter
 
 _PARKING = 32  # above any descriptor of a zygote
 _MIB = 1 << 20
-_STACK_BYTES = 128 * _MIB
 _DEFAULT_HANDLERS = (signal.SIGXFSZ, signal.SIGTERM, signal.SIGINT)
 
 
@@ -52,6 +51,7 @@ class Limits:
     memory_mb: int
     file_bytes: int
     open_files: int
+    stack_bytes: int
 
 
 def place_descriptors(descriptors: list[int]) -> None:
@@ -105,5 +105,5 @@ def _set_rlimits(confinement: Confinement, limits: Limits) -> None:
             soft, hard = min(soft, ceiling), min(hard, ceiling)
         resource.setrlimit(which, (soft, hard))
     hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
-    soft = _STACK_BYTES if hard == resource.RLIM_INFINITY else min(_STACK_BYTES, hard)
+    soft = limits.stack_bytes if hard == resource.RLIM_INFINITY else min(limits.stack_bytes, hard)
     resource.setrlimit(resource.RLIMIT_STACK, (soft, hard))

@@ -1,11 +1,29 @@
-"""Namespaces of a zygote."""
+"""The namespaces tier: user, pid, mount, ipc, uts and an empty network namespace, entered once a zygote.
+
+Privileged (root with a full range of users), the mounts are made as real root *before* the user namespace is entered,
+so not even the zygote can change them afterwards; the zygote becomes an unprivileged user of the host and programs
+another. Unprivileged, one user namespace holds all, and programs have the zygote's user without its capabilities.
+
+The zygote is the init of its pid namespace: when it dies, the kernel ends everything in it. What remains outside is a
+parent that waits, and takes the zygote with it when the judge ends it.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
+
+from deepcoder_sandbox.worker import libc, rootfs
+
+_HOST_USERS_FROM = 0x7000_0000
+_ZYGOTE_USER, _PROGRAM_USER = 0, 1
+_MAX_THREADS = 128
 
 
 @dataclass(frozen=True)
@@ -19,23 +37,94 @@ class Space:
     """Directory a program may write in, None for none."""
 
     program_uid: int | None
-    """User that runners become."""
+    """User that runners become, None to stay."""
 
     max_threads: int
-    """Threads and processes of that user."""
+    """Threads of that user."""
 
     clean: Callable[[], None]
-    """Removes what a program left behind."""
+    """Removes what a program left behind; raises OSError or RecursionError where it cannot."""
 
 
 def _nothing_to_clean() -> None:
     return
 
 
-NO_NAMESPACES = Space(proc="/proc", scratch=None, program_uid=None, max_threads=4096, clean=_nothing_to_clean)
-"""The host's view: nothing writable, so nothing to clean."""
+HOST = Space(proc="/proc", scratch=None, program_uid=None, max_threads=4096, clean=_nothing_to_clean)
+"""No namespaces: nothing is writable, so nothing is left behind. Threads are counted with all else of the user."""
 
 
-def enter(config: dict[str, Any], channel: socket.socket) -> Space | None:
-    """Enter."""
-    raise OSError("not yet")
+def enter(config: dict[str, Any], channel: socket.socket) -> Space:
+    """Enter new namespaces; the caller returns inside, as pid 1. Raises OSError where they are not allowed."""
+    many_users = os.geteuid() == 0 and _has_full_range()
+    if not many_users:
+        _enter_user_namespace_alone()
+    libc.unshare(libc.CLONE_NEWPID | libc.CLONE_NEWIPC | libc.CLONE_NEWUTS | libc.CLONE_NEWNET)
+    asking, telling = socket.socketpair()
+    pid = os.fork()
+    if pid:
+        asking.close()
+        channel.detach()
+        _wait_outside(pid, telling, many_users)
+    telling.close()
+    libc.unshare(libc.CLONE_NEWNS)
+    socket.sethostname("sandbox")
+    rootfs.enter(list(config["packages"]), int(config["scratch_mb"]))
+    if many_users:
+        libc.unshare(libc.CLONE_NEWUSER)
+        asking.send(b"map me")
+        if asking.recv(16) != b"done":
+            raise OSError("user namespace: its users could not be mapped")
+        os.setgroups([])
+        os.setresgid(_ZYGOTE_USER, _ZYGOTE_USER, _ZYGOTE_USER)
+        os.setresuid(_ZYGOTE_USER, _ZYGOTE_USER, _ZYGOTE_USER)
+    asking.close()
+    libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
+    return Space(
+        proc="/proc",
+        scratch=rootfs.SCRATCH,
+        program_uid=_PROGRAM_USER if many_users else None,
+        max_threads=_MAX_THREADS,
+        clean=_clean,
+    )
+
+
+def _has_full_range() -> bool:
+    """Whether this user namespace knows the users that would be mapped."""
+    for line in Path("/proc/self/uid_map").read_text().splitlines():
+        first, _, count = (int(number) for number in line.split())
+        if first <= 0 and first + count > _HOST_USERS_FROM + 2 * (1 << 22):
+            return True
+    return False
+
+
+def _enter_user_namespace_alone() -> None:
+    user, group = os.geteuid(), os.getegid()
+    libc.unshare(libc.CLONE_NEWUSER)
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"{_ZYGOTE_USER} {user} 1")
+    Path("/proc/self/gid_map").write_text(f"{_ZYGOTE_USER} {group} 1")
+
+
+def _wait_outside(zygote: int, telling: socket.socket, many_users: bool) -> NoReturn:
+    """The parent's half: map the zygote's users when it asks, then wait for its end."""
+    try:
+        libc.prctl(libc.PR_SET_DUMPABLE, 0)
+        if many_users and telling.recv(16) == b"map me":
+            first = _HOST_USERS_FROM + 2 * os.getpid()
+            for kind in ("uid_map", "gid_map"):
+                Path(f"/proc/{zygote}/{kind}").write_text(f"0 {first} 2")
+            telling.send(b"done")
+        telling.close()
+        os.waitpid(zygote, 0)
+    finally:
+        os._exit(0)
+
+
+def _clean() -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(-1, signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, 0)[0]:
+            continue
+    rootfs.empty_scratch()

@@ -117,7 +117,7 @@ def _execute(code: CodeType, kind: str, fn_name: str | None) -> int:
         sys.modules["solution"] = module
     status = 0
     try:
-        arguments = [json.loads(line) for line in _input_lines()] if fn_name else []
+        arguments = _arguments() if fn_name else []
         exec(code, module.__dict__)  # noqa: S102
         if kind == "script":
             _run_appended_test(module)
@@ -163,9 +163,15 @@ def _exit_status(leaving: SystemExit) -> int:
     return 1
 
 
-def _input_lines() -> list[str]:
+def _arguments() -> list[Any]:
+    """One JSON value a line, integers of any length."""
     text = read_all(STDIN).decode()
-    return [line for line in text.split("\n") if line.strip()]
+    usual = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)
+    try:
+        return [json.loads(line) for line in text.split("\n") if line.strip()]
+    finally:
+        sys.set_int_max_str_digits(usual)
 
 
 def _run_appended_test(module: ModuleType) -> None:

@@ -14,7 +14,8 @@ from deepcoder_sandbox.worker import landlock
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 """Devices that programs may open."""
 
-_OTHER_PACKAGES = ("site-packages", "dist-packages")
+OTHER_PACKAGES = ("site-packages", "dist-packages")
+"""Directories inside the standard library that are not part of it."""
 
 
 def stdlib_dir() -> str:
@@ -45,7 +46,7 @@ def readable(packages: list[str], scratch: str | None) -> list[tuple[str, int]]:
     library = stdlib_dir()
     rules = [(library, landlock.LIST)]
     with os.scandir(library) as entries:
-        rules += [(entry.path, landlock.READ) for entry in entries if entry.name not in _OTHER_PACKAGES]
+        rules += [(entry.path, landlock.READ) for entry in entries if entry.name not in OTHER_PACKAGES]
     for path in [*library_dirs(), *library_files(), *other_files(), *packages]:
         rules.append((path, landlock.READ))
     rules += [(device, landlock.READ_WRITE_FILE) for device in DEVICES]

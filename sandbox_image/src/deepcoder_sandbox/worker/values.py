@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter, OrderedDict, defaultdict
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 _JSON_INTEGERS = 1 << 63
@@ -35,8 +37,12 @@ def _tagged(value: Any) -> Any:
         return {"t": [_tagged(item) for item in value]}
     if kind in _PLAIN_DICTS:
         return {"d": [[_tagged(key), _tagged(item)] for key, item in dict.items(value)]}
-    if kind is set or kind is frozenset:
-        return {"s": [_tagged(item) for item in value]}
+    if kind is Fraction:
+        return {"F": [hex(value.numerator), hex(value.denominator)]}
+    if kind is Decimal:
+        return {"D": str(value)}
+    if kind is complex:
+        return {"c": [value.real, value.imag]}
     return _subclass(value, kind)
 
 

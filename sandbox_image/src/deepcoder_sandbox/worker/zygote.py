@@ -41,15 +41,26 @@ class Zygote:
             packet, descriptors, _, _ = socket.recv_fds(self._channel, _PACKET_BYTES, _MAX_DESCRIPTORS)
             if not packet:
                 return
+            job = json.loads(packet)
+            if job["mode"] == "cancel":  # the run was over already, or has just been ended for it
+                continue
             try:
-                answer = self._run(json.loads(packet), descriptors)
-                after_run()
+                answer = self._run(job, descriptors)
+                answer["clean"] = self._clean(after_run)
             except OSError as error:
                 answer = {"error": f"{type(error).__name__}: {error}"}
             finally:
                 for descriptor in descriptors:
                     os.close(descriptor)
             self._channel.send(json.dumps(answer).encode())
+
+    def _clean(self, after_run: Callable[[], None]) -> bool:
+        """Whether nothing is left of the program; if not, the judge replaces this zygote."""
+        try:
+            after_run()
+        except (OSError, RecursionError):
+            return False
+        return True
 
     def _run(self, job: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
         self._mark[: _MARK.size] = _MARK.pack(0, 0.0)
@@ -89,7 +100,10 @@ class Zygote:
                 memory_mb=job["memory_limit_mb"],
                 file_bytes=job["file_bytes"],
                 open_files=job["open_files"],
+                stack_bytes=job["stack_bytes"],
             )
+            if job["mode"] == "session":
+                descriptors = [*descriptors, os.open("self/schedstat", os.O_RDONLY, dir_fd=self._proc)]
             confine.apply(self._confinement, limits, zygote, descriptors)
             self._mark[: _MARK.size] = _MARK.pack(1, time.process_time())
             self._mark.close()  # the program cannot take the mark back
@@ -97,5 +111,5 @@ class Zygote:
             os.write(2, f"deepcoder-sandbox: cannot confine a runner: {error!r}\n".encode())
             os._exit(99)
         if job["mode"] == "session":
-            session.run(job["kind"], job["fn_name"], job["source_bytes"], job["time_limit_s"])
+            session.run(job["fn_name"], job["time_limit_s"])
         program.run(job["kind"], job["fn_name"], job["source_bytes"])

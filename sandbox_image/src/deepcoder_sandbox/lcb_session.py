@@ -1,0 +1,256 @@
+"""scoring livecodebench: one process a submission, asked for one test after another, and the harness's own result.
+
+The harness's list and error code are rebuilt from what happened, its accidents included: a process that dies, or the
+global limit, is [-2] with code -5; an exception outside a test is [-4] alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from deepcoder_contracts.judge import Kind, LiveCodeBenchResult, TestVerdict, Verdict
+from deepcoder_sandbox import outcome
+from deepcoder_sandbox.compare import livecodebench, values
+from deepcoder_sandbox.compare.livecodebench import Collapsed
+from deepcoder_sandbox.execution import wait_deadline
+from deepcoder_sandbox.grade import DeadlinePassed, Submission, fill_skipped
+from deepcoder_sandbox.memory_file import MemoryFile
+from deepcoder_sandbox.outcome import Claim
+from deepcoder_sandbox.zygote_process import RunEnded, RunLimits, ZygoteProcess
+
+_PACKET_BYTES = 1 << 12
+_DIED = LiveCodeBenchResult(results=[-2], error_code=-5)
+_COLLAPSED = LiveCodeBenchResult(results=[-4], error_code=-4)
+
+
+@dataclass(frozen=True)
+class Graded:
+    """Verdicts, and what the harness would have returned."""
+
+    verdicts: list[TestVerdict]
+    lcb: LiveCodeBenchResult
+
+
+def judge_in_one_process(zygote: ZygoteProcess, submission: Submission, deadline: float) -> Graded:
+    """Grade a submission. Raises ZygoteFailed, KilledFromOutside or DeadlinePassed: the judge's failures."""
+    source = submission.request.code.encode()
+    with (
+        MemoryFile("code", source) as code,
+        MemoryFile("input") as given,
+        MemoryFile("output") as output,
+        _control() as (ours, theirs),
+        _null() as null,
+    ):
+        limits = _limits(submission)
+        job = {
+            "mode": "session",
+            "kind": submission.request.kind,
+            "fn_name": submission.request.fn_name,
+            "time_limit_s": submission.request.time_limit_s,
+        }
+        files = [null, null, null, theirs.fileno(), code.fileno(), given.fileno(), output.fileno()]
+        zygote.start_run(job, limits, files)
+        theirs.close()
+        session = _Session(zygote, submission, limits, ours, given, output, deadline)
+        try:
+            return session.grade()
+        finally:
+            session.end()
+
+
+def _limits(submission: Submission) -> RunLimits:
+    """The harness's global limit, (t + 1) n + 5 seconds, on the whole process."""
+    seconds = (submission.request.time_limit_s + 1) * len(submission.tests) + 5
+    return RunLimits(
+        cpu_limit_s=seconds,
+        wall_limit_s=seconds,
+        memory_limit_mb=submission.request.memory_limit_mb,
+        file_bytes=submission.output_bytes,
+        stack_bytes=8 << 20,
+    )
+
+
+@contextmanager
+def _control() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        yield ours, theirs
+
+
+@contextmanager
+def _null() -> Iterator[int]:
+    descriptor = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+class _Died(Exception):
+    """The process ended, or talks nonsense, which only a program can make it do."""
+
+    def __init__(self, ended: RunEnded | None) -> None:
+        self.ended = ended
+
+
+@dataclass
+class _Session:
+    zygote: ZygoteProcess
+    submission: Submission
+    limits: RunLimits
+    control: socket.socket
+    given: MemoryFile
+    output: MemoryFile
+    deadline: float
+    verdicts: list[TestVerdict] = field(default_factory=list)
+    running: bool = True
+
+    def grade(self) -> Graded:
+        """Prepare, then test by test until one fails."""
+        try:
+            prepared = self._receive()
+            if prepared.get("prepared") is not True:
+                return self._collapse(_exception_verdict(prepared, 0.0))
+            if self.submission.request.kind is Kind.FUNCTION:
+                _check_all_json(self.submission)
+            for test in self.submission.tests:
+                finished = self._run_test(test.input, test.output)
+                if finished is not None:
+                    return finished
+        except _Died as died:
+            return self._done(self._death_verdict(died), _DIED)
+        except Collapsed as collapsed:
+            return self._collapse(outcome.make(Verdict.RUNTIME_ERROR, 0.0, str(collapsed)))
+        return Graded(self.verdicts, LiveCodeBenchResult(results=[True] * len(self.verdicts)))
+
+    def _run_test(self, given: str, expected: str) -> Graded | None:
+        self.given.replace(given.encode())
+        answer = self._ask()
+        seconds = _seconds(answer)
+        if answer.get("collapsed") is True:
+            return self._collapse(_exception_verdict(answer, seconds))
+        if "bytes" not in answer:
+            timed_out = answer.get("timed_out") is True
+            verdict = _exception_verdict(answer, seconds)
+            if timed_out:
+                verdict = outcome.make(Verdict.TIME_LIMIT, seconds, "the alarm went off")
+            return self._fail(verdict, [-3 if timed_out else -4], -3 if timed_out else -4)
+        text = self.output.read(self.limits.file_bytes)
+        if len(text) >= self.limits.file_bytes:
+            return self._fail(outcome.make(Verdict.OUTPUT_LIMIT, seconds, "too much output"), [-2], -2)
+        if self.submission.request.kind is not Kind.FUNCTION:
+            difference = livecodebench.compare_text(text.decode("utf-8", "replace"), expected)
+            wrong: list[bool | int] = [-2]
+        else:
+            difference, wrong = _compare_value(text, expected)
+        if difference is not None:
+            return self._fail(outcome.make(Verdict.WRONG_ANSWER, seconds, difference), wrong, _code_of(wrong))
+        self.verdicts.append(outcome.make(Verdict.PASSED, seconds))
+        return None
+
+    def _ask(self) -> dict[str, Any]:
+        try:
+            self.control.send(b"next")
+        except OSError:
+            raise _Died(self._wait_for_end()) from None
+        return self._receive()
+
+    def _receive(self) -> dict[str, Any]:
+        """Wait for the runner's packet, or the end of its process."""
+        poller = select.poll()
+        poller.register(self.control, select.POLLIN)
+        poller.register(self.zygote.fileno(), select.POLLIN)
+        until = wait_deadline(self.limits, self.deadline)
+        ready = {fd for fd, _ in poller.poll(max(0.0, until - time.monotonic()) * 1000)}
+        if not ready:
+            raise DeadlinePassed("the deadline passed before every test was run")
+        if self.control.fileno() not in ready:
+            raise _Died(self._wait_for_end())
+        try:
+            packet = self.control.recv(_PACKET_BYTES)
+            answer = json.loads(packet) if packet else None
+        except (OSError, ValueError, RecursionError):
+            raise _Died(None) from None
+        if packet and isinstance(answer, dict):
+            return answer
+        raise _Died(None if packet else self._wait_for_end())
+
+    def _wait_for_end(self) -> RunEnded:
+        self.running = False
+        return self.zygote.finish_run(wait_deadline(self.limits, self.deadline))
+
+    def end(self) -> None:
+        """Have the zygote end the process, if it has not ended."""
+        if self.running:
+            self.zygote.cancel_run()
+            self._wait_for_end()
+
+    def _death_verdict(self, died: _Died) -> TestVerdict:
+        if died.ended is None:
+            return outcome.make(Verdict.RUNTIME_ERROR, 0.0, "the program answered in the harness's place")
+        failed = outcome.failed_run(died.ended, self.limits, Claim(), self.output.size(), b"")
+        if failed is not None:
+            return failed
+        how = f"ended its process with status {died.ended.exit_status}"
+        return outcome.make(Verdict.RUNTIME_ERROR, died.ended.cpu_s, how)
+
+    def _fail(self, verdict: TestVerdict, result: list[bool | int], code: int) -> Graded:
+        earlier: list[bool | int] = [True] * len(self.verdicts)
+        return self._done(verdict, LiveCodeBenchResult(results=earlier + result, error_code=code))
+
+    def _collapse(self, verdict: TestVerdict) -> Graded:
+        return self._done(verdict, _COLLAPSED)
+
+    def _done(self, verdict: TestVerdict, lcb: LiveCodeBenchResult) -> Graded:
+        return Graded(fill_skipped([*self.verdicts, verdict], len(self.submission.tests)), lcb)
+
+
+def _exception_verdict(answer: dict[str, Any], seconds: float) -> TestVerdict:
+    if answer.get("memory") is True:
+        verdict = Verdict.MEMORY_LIMIT
+    else:
+        verdict = Verdict.COMPILE_ERROR if answer.get("compile") is True else Verdict.RUNTIME_ERROR
+    detail = answer.get("detail")
+    return outcome.make(verdict, seconds, detail if isinstance(detail, str) else None)
+
+
+def _seconds(answer: dict[str, Any]) -> float:
+    seconds = answer.get("seconds")
+    return float(seconds) if isinstance(seconds, int | float) and 0 <= seconds < 1e6 else 0.0
+
+
+def _check_all_json(submission: Submission) -> None:
+    """The harness reads every test before it runs the first: one that is no JSON spoils all."""
+    try:
+        for test in submission.tests:
+            values.parse_json(test.output)
+            for line in test.input.split("\n"):
+                values.parse_json(line)
+    except (ValueError, RecursionError) as error:
+        raise Collapsed(f"a test is not JSON: {error}"[:200]) from error
+
+
+def _compare_value(encoded: bytes, expected: str) -> tuple[str | None, list[bool | int]]:
+    """Return (difference, what the harness appends to its results)."""
+    if len(encoded) > values.MAX_BYTES:
+        return f"returned more than {values.MAX_BYTES} bytes", [False]
+    try:
+        got = values.decode(encoded)
+    except ValueError as error:
+        return str(error), [False]
+    difference = livecodebench.compare_value(got, values.parse_json(expected))
+    if difference is not None and livecodebench.cannot_be_shown(got):
+        return difference, [False, -4]
+    return difference, [False]
+
+
+def _code_of(result: list[bool | int]) -> int:
+    return -4 if result[-1] == -4 else -2

@@ -1,0 +1,89 @@
+"""The minimal root that programs see in the namespaces tier: this Python, its libraries, a few devices, /proc, /tmp.
+
+Built once a zygote in a mount namespace of its own, from bind mounts over a small tmpfs, then entered with pivot_root,
+after which nothing of the host is reachable by any path. Everything is read-only but /tmp, which is capped.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from deepcoder_sandbox.worker import libc, readable
+
+SCRATCH = "/tmp"  # noqa: S108  # the one writable directory, of the new root
+"""Where programs may write."""
+
+_BUILD_AT = "/sys"  # hidden by the mount in our own namespace only; no source lies beneath
+_MAX_FILES = 4096
+_LOCKED = libc.MS_NOSUID | libc.MS_NODEV
+
+
+def enter(packages: list[str], scratch_mb: int) -> None:
+    """Build the root and make it this process's. Needs a mount namespace of its own and the right to mount."""
+    libc.mount("none", "/", None, libc.MS_REC | libc.MS_PRIVATE)
+    libc.mount("tmpfs", _BUILD_AT, "tmpfs", _LOCKED, "size=1m,mode=755")
+    for name in ("lib", "lib64", "bin"):
+        if Path("/", name).is_symlink():
+            linked = Path("/", name).readlink()
+            Path(_BUILD_AT, str(linked).lstrip("/")).mkdir(parents=True, exist_ok=True)
+            Path(_BUILD_AT, name).symlink_to(linked)
+    for source in _sources(packages):
+        _bind(source)
+    for package_dir in _hidden():
+        libc.mount("tmpfs", _BUILD_AT + package_dir, "tmpfs", libc.MS_RDONLY | _LOCKED, "size=4k,mode=755")
+    for device in readable.DEVICES:
+        _bind(device, device=True)
+    for name, target in (("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
+        Path(_BUILD_AT, "dev", name).symlink_to(f"/proc/self/{target}")
+    _mount_new("/proc", "proc", "subset=pid")
+    _mount_new(SCRATCH, "tmpfs", f"size={scratch_mb}m,nr_inodes={_MAX_FILES},mode=1777")
+    os.chdir(_BUILD_AT)
+    libc.pivot_root(".", ".")
+    libc.umount(".", libc.MNT_DETACH)
+    os.chdir("/")
+    libc.mount("none", "/", None, libc.MS_REMOUNT | libc.MS_BIND | libc.MS_RDONLY | _LOCKED)
+
+
+def _sources(packages: list[str]) -> list[str]:
+    """Directories and files to bind, outer before inner."""
+    library = {str(Path(os.__file__).parent), readable.stdlib_dir()}
+    found = [*library, *readable.library_dirs(), *readable.library_files(), *readable.other_files(), *packages]
+    return sorted(set(found))
+
+
+def _hidden() -> list[str]:
+    """Directories of other packages inside the standard library's."""
+    candidates = [Path(readable.stdlib_dir(), name) for name in readable.OTHER_PACKAGES]
+    return [str(path) for path in candidates if path.is_dir()]
+
+
+def _bind(source: str, device: bool = False) -> None:
+    target = Path(_BUILD_AT + source)
+    if Path(source).is_dir():
+        target.mkdir(parents=True, exist_ok=True)
+    else:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.touch()
+    libc.mount(source, str(target), None, libc.MS_BIND)
+    flags = libc.MS_REMOUNT | libc.MS_BIND | libc.MS_NOSUID
+    flags |= libc.MS_NOEXEC if device else libc.MS_RDONLY | libc.MS_NODEV
+    if os.statvfs(target).f_flag & os.ST_NOEXEC:
+        flags |= libc.MS_NOEXEC
+    libc.mount("none", str(target), None, flags)
+
+
+def _mount_new(target: str, kind: str, data: str) -> None:
+    Path(_BUILD_AT + target).mkdir()
+    libc.mount(kind, _BUILD_AT + target, kind, _LOCKED | libc.MS_NOEXEC, data)
+
+
+def empty_scratch() -> None:
+    """Remove whatever a program left in the scratch directory. Raises OSError where it cannot."""
+    with os.scandir(SCRATCH) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path)
+            else:
+                Path(entry.path).unlink()
