@@ -15,10 +15,10 @@ from rich.console import Console
 from deepcoder_cli.follow import NotFinished, follow
 from deepcoder_cli.kube import Reader
 from deepcoder_cli.view import phase_of
-from deepcoder_demo import data, platform, summary
+from deepcoder_demo import platform, summary
 from deepcoder_demo.clock import Stopwatch
-from deepcoder_demo.cluster import prepare
 from deepcoder_demo.commands import CommandFailed
+from deepcoder_demo.ready import make_ready
 from deepcoder_demo.settings import NAMESPACE, REPOSITORY, RUN, SettingsError
 
 MANIFEST = REPOSITORY / "examples/demo.yaml"
@@ -44,13 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _demo(console: Console, *, prepare_only: bool) -> int:
     stopwatch = Stopwatch(console)
-    cluster, folder = prepare(stopwatch)
-    with stopwatch.part("put model and problems into the bucket"):
-        sent = data.upload(folder, cluster.s3)
-        console.print(f"{sent} files sent to s3://{cluster.s3.bucket}/{data.PREFIX}")
-    with stopwatch.part("helm install"):
-        platform.install_chart(cluster)
-        platform.make_namespace(cluster, NAMESPACE)
+    cluster = make_ready(stopwatch)
     if prepare_only:
         console.print(stopwatch.table())
         return 0

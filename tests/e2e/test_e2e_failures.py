@@ -1,0 +1,93 @@
+"""A run on the real cluster survives what happens to it: each test is one failure, and what must be so afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from e2e_world import World, wait_until
+
+from deepcoder_contracts import layout
+from deepcoder_demo.settings import OPERATOR_NAMESPACE
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+START_SECONDS = 300
+RUN_SECONDS = 420
+STAGE = "short"
+OPERATOR = "app.kubernetes.io/name=deepcoder-operator"
+
+
+def step_at_least(step: int) -> Callable[[dict], bool]:
+    return lambda status: status.get("phase") == "Running" and status.get("progress", {}).get("step", 0) >= step
+
+
+def test_operator_killed_in_mid_run_the_run_completes_without_a_duplicate_child(
+    world: World, start_run: Callable[..., str]
+) -> None:
+    name = start_run("e2e-operator-killed")
+    world.wait_for(name, "an attempt runs", lambda s: s.get("phase") == "Running", START_SECONDS)
+    before = world.core.list_namespaced_pod(
+        OPERATOR_NAMESPACE, label_selector="app.kubernetes.io/name=deepcoder-operator"
+    ).items
+    for pod in before:
+        world.kill_pod(pod.metadata.name, OPERATOR_NAMESPACE)
+
+    status = world.wait_for_phase(name, "Complete", RUN_SECONDS)
+
+    assert status["ordinal"] == 1, "a second attempt was made"
+    assert world.rayjobs(name) in ([], [f"{name}-s0-a1"])
+    assert status["latestCheckpoint"]["final"]
+
+
+def test_head_deleted_in_mid_stage_attempt_two_resumes_from_the_newest_verified_checkpoint(
+    world: World, start_run: Callable[..., str]
+) -> None:
+    name = start_run("e2e-head-lost", steps=8)
+    world.wait_for(name, "a checkpoint", lambda s: s.get("latestCheckpoint"), START_SECONDS)
+    head = next(p.metadata.name for p in world.pods(name) if p.metadata.labels.get("ray.io/node-type") == "head")
+    world.kill_pod(head)
+
+    status = world.wait_for_phase(name, "Complete", RUN_SECONDS)
+
+    assert status["ordinal"] == 2
+    steps = [line["step"] for line in world.stored(name, layout.metrics_key(STAGE, 2))]
+    first = steps[0]
+    assert first >= 3, "attempt 2 began from nothing"
+    assert steps == list(range(first, 9))
+    manifests = {c["step"]: c for c in status["checkpoints"]}
+    resumed = manifests[min(step for step in manifests if step >= first)]
+    assert resumed["ordinal"] == 2
+    assert resumed["parentDigest"] == manifests[first - 1]["digest"], "the chain is broken"
+
+
+def test_suspend_drains_and_saves_and_frees_the_pods_and_resuming_goes_on(
+    world: World, start_run: Callable[..., str]
+) -> None:
+    name = start_run("e2e-suspended", steps=40)
+    world.wait_for(name, "a step", step_at_least(1), START_SECONDS)
+    world.patch(name, {"suspend": True})
+
+    status = world.wait_for_phase(name, "Suspended", 180)
+    saved = status["latestCheckpoint"]["step"]
+    ending = world.stored(name, layout.exit_key(STAGE, 1))
+    assert ending["code"] == 75
+    assert ending["step"] == saved >= 1
+    wait_until("the trainer's pods are gone", lambda: not world.rayjobs(name), 60, lambda: world.rayjobs(name))
+    assert [p.metadata.name for p in world.pods(name) if "ray.io/node-type" in p.metadata.labels] == []
+
+    world.patch(name, {"suspend": False})
+    world.wait_for(name, "a step of attempt 2", step_at_least(saved + 1), START_SECONDS)
+    assert world.status(name)["ordinal"] == 2
+    assert world.stored(name, layout.claim_key(STAGE, 2)) is not None
+
+
+def test_deleting_a_run_in_mid_stage_leaves_nothing_in_the_cluster(world: World, start_run: Callable[..., str]) -> None:
+    name = start_run("e2e-deleted", steps=40)
+    world.wait_for(name, "an attempt runs", lambda s: s.get("phase") == "Running", START_SECONDS)
+    run = world.run(name)
+    assert run is not None
+    world.delete(name)
+    world.wait_gone(name, 180)
+    uid = run["metadata"]["uid"]
+    wait_until("no object of the run", lambda: not world.remains(uid, name), 90, lambda: world.remains(uid, name))
