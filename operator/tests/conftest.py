@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -15,12 +16,26 @@ from deepcoder_operator.api import run, sandboxpool
 from deepcoder_operator.api.schema import custom_resource_definition
 from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.kube.resources import CRDS, Resource
+from devcluster import tools
+from devcluster.config import cache_root
 
 NAMESPACES = Resource("", "v1", "namespaces", "Namespace")
 CRD_SECONDS = 30.0
 
 _WITH_CRDS: set[Path] = set()
 """API servers that know our CRDs; a session's fixture cannot do this, since the client belongs to a test's loop."""
+
+
+@pytest.fixture(scope="session")
+def chart() -> Path:
+    """Folder of the chart."""
+    return Path(__file__).resolve().parents[2] / "helm" / "deepcoder-operator"
+
+
+@pytest.fixture(scope="session")
+def helm() -> str:
+    """The helm binary, from PATH or from the cache that the development cluster keeps."""
+    return shutil.which("helm") or str(tools.fetch(cache_root()) / "helm")
 
 
 @pytest.fixture(scope="session")

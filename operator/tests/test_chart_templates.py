@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,19 +16,6 @@ from deepcoder_operator.config import OperatorConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm" / "deepcoder-operator"
-
-
-@pytest.fixture(scope="module")
-def helm() -> str:
-    """The helm binary: from PATH, or the one that `make setup` and the development cluster keep in the cache."""
-    cache = Path(os.environ.get("DEEPCODER_CACHE") or Path.home() / ".cache" / "deepcoder")
-    cached = sorted(cache.glob("bin/tools-*/helm"))
-    found = shutil.which("helm") or (str(cached[-1]) if cached else None)
-    if found is None:
-        from devcluster import tools
-
-        found = str(tools.fetch(cache) / "helm")
-    return found
 
 
 def run_helm(helm: str, *arguments: str, values: dict[str, Any] | None = None) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,140 @@
+"""The rights that the chart grants are enough to work with, and no more: tried at a real API server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deepcoder_operator.board import ProgressBoard
+from deepcoder_operator.builders.pool import PoolSettings
+from deepcoder_operator.controllers.pool import PoolController
+from deepcoder_operator.domain.names import LABEL_RUN
+from deepcoder_operator.domain.pool_names import selector
+from deepcoder_operator.kube import errors
+from deepcoder_operator.kube.client import Kube
+from deepcoder_operator.kube.events import EventRecorder
+from deepcoder_operator.kube.resources import EVENTS, PODS, POOLS, SECRETS, SERVICE_ACCOUNTS, Resource
+from deepcoder_operator.progress.keeper import CertificateKeeper
+from deepcoder_operator.sandbox.reconciler import PoolReconciler
+
+pytestmark = pytest.mark.apiserver
+
+KINDS = {
+    "ClusterRole": "clusterroles",
+    "ClusterRoleBinding": "clusterrolebindings",
+    "Role": "roles",
+    "RoleBinding": "rolebindings",
+}
+WAIT_SECONDS = 60.0
+
+
+@pytest.fixture
+async def operator(
+    kube: Kube,
+    namespace: str,
+    kubeconfig: Path,
+    helm: str,
+    chart: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[Kube]:
+    """A client with the ServiceAccount of a release in the test's namespace."""
+    command = [helm, "template", namespace, str(chart), "--namespace", namespace]
+    rendered = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    granted = [d for d in yaml.safe_load_all(rendered) if d and d["kind"] in (*KINDS, "ServiceAccount")]
+    for obj in granted:
+        if obj["kind"] == "ServiceAccount":
+            path = SERVICE_ACCOUNTS.path(namespace)
+        else:
+            resource = Resource("rbac.authorization.k8s.io", "v1", KINDS[obj["kind"]], obj["kind"])
+            path = resource.path(obj["metadata"].get("namespace"))
+        await kube._request("POST", path, body=obj)
+    account = f"{namespace}-deepcoder-operator"
+    request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}}
+    answer = await kube._request("POST", SERVICE_ACCOUNTS.path(namespace, account, "token"), body=request)
+    config = json.loads(kubeconfig.read_text())
+    config["users"][0]["user"] = {"token": answer["status"]["token"]}
+    (tmp_path / "kubeconfig").write_text(json.dumps(config))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    client = await Kube.connect()
+    yield client
+    await client.close()
+    for obj in granted:
+        if obj["kind"].startswith("Cluster"):
+            resource = Resource("rbac.authorization.k8s.io", "v1", KINDS[obj["kind"]], obj["kind"])
+            await kube.delete(resource, None, obj["metadata"]["name"])
+
+
+async def test_pools_can_be_run_with_the_granted_rights(kube: Kube, operator: Kube, namespace: str) -> None:
+    """Everything a pool needs is made and its status is written; a right that is missing would leave it undone."""
+    settings = PoolSettings("sandbox:1", namespace, {}, LABEL_RUN)
+    recorder = EventRecorder(operator, time.monotonic)
+    controller = PoolController(
+        operator,
+        ProgressBoard(),
+        lambda pods: PoolReconciler(
+            operator, pods, ProgressBoard(), settings, recorder, clock=time.monotonic, wall=time.time
+        ),
+    )
+    body: dict[str, Any] = {
+        "apiVersion": "deepcoder.dev/v1alpha1",
+        "kind": "SandboxPool",
+        "metadata": {"name": "judges", "namespace": namespace},
+        "spec": {"minReplicas": 2},
+    }
+    await kube.create(body)
+    task = asyncio.create_task(controller.run())
+    try:
+        async with asyncio.timeout(WAIT_SECONDS):
+            while ((await kube.get(POOLS, namespace, "judges")).get("status") or {}).get("replicas") != 2:
+                assert not task.done()
+                await asyncio.sleep(0.1)
+            await kube.patch(POOLS, namespace, "judges", {"spec": {"scaling": {"mode": "External"}, "replicas": 0}})
+            while (await kube.list(PODS, namespace, selector("judges")))[0]:
+                await asyncio.sleep(0.1)
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+    await recorder.flush()
+    events, _ = await kube.list(EVENTS, namespace)
+    assert "JudgesCreated" in {e["reason"] for e in events}
+
+
+async def test_certificates_can_be_kept_and_tokens_reviewed(operator: Kube, namespace: str) -> None:
+    secret = f"{namespace}-deepcoder-operator-progress-tls"
+    keeper = CertificateKeeper(operator, namespace, secret, ["localhost"])
+    await keeper.refresh()
+    await operator.patch(SECRETS, namespace, secret, {"data": {"tls.key": ""}})
+    await keeper.refresh()
+    assert not (await operator.review_token("not.a.token", "deepcoder-operator")).get("authenticated")
+
+
+async def test_what_is_not_needed_is_forbidden(kube: Kube, operator: Kube, namespace: str) -> None:
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "theirs", "namespace": namespace}}
+    await kube.create(secret)
+    with pytest.raises(errors.Forbidden):
+        await operator.list(SECRETS, namespace)
+    with pytest.raises(errors.Forbidden):
+        await operator.patch(SECRETS, namespace, "theirs", {"data": {"k": ""}})
+    with pytest.raises(errors.Forbidden):
+        await operator.delete(SECRETS, namespace, "theirs")
+    await kube.create(
+        {
+            "apiVersion": "deepcoder.dev/v1alpha1",
+            "kind": "SandboxPool",
+            "metadata": {"name": "theirs", "namespace": namespace},
+            "spec": {},
+        }
+    )
+    with pytest.raises(errors.Forbidden):
+        await operator.patch(POOLS, namespace, "theirs", {"spec": {"replicas": 9}})
