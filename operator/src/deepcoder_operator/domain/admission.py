@@ -10,7 +10,7 @@ from deepcoder_contracts.stage import Placement, StageType
 from deepcoder_operator.api.run import MAX_NAME_LENGTH, DeepCoderRun
 from deepcoder_operator.api.run_status import CurrentStage, ProvenanceStatus, StageStatus
 from deepcoder_operator.api.stage import Stage, WorkerGroup
-from deepcoder_operator.domain.draft import Draft, EnsureFoundation
+from deepcoder_operator.domain.draft import Draft
 from deepcoder_operator.domain.policy import Policy
 from deepcoder_operator.domain.resolve import resolve, storage_uri
 from deepcoder_operator.domain.world import Problem, World, pod_gpus
@@ -19,13 +19,12 @@ RECHECK_SECONDS = 15.0
 
 
 def admit(draft: Draft, world: World, policy: Policy) -> bool:
-    """Check everything, write the verdict, and make what attempts share; False if the run has to wait."""
-    problem = check_spec(draft.run, policy) or world.refusal or _storage_problem(world) or None
+    """Check everything and write the verdict; False if the run has to wait."""
+    problem = (
+        check_spec(draft.run, policy) or world.refusal or _storage_problem(world) or _pool_problem(draft.run, world)
+    )
     if problem is None:
         _accept(draft, world, policy)
-        draft.do(EnsureFoundation())
-        problem = _pool_problem(draft.run, world)
-    if problem is None:
         draft.condition("Accepted", True, "Valid", "the spec is valid, and its Secret, bucket and pool are there")
         return True
     refused(draft, problem)

@@ -17,7 +17,7 @@ from deepcoder_operator.api.run_status import StagePhase
 from deepcoder_operator.domain.admission import lay_out_stages
 from deepcoder_operator.domain.classify import Failure, head_failure, job_failure, pod_failure
 from deepcoder_operator.domain.conditions import find_condition
-from deepcoder_operator.domain.draft import CreateAttempt, DeleteRayJob, Draft
+from deepcoder_operator.domain.draft import CreateAttempt, DeleteRayJob, Draft, EnsureFoundation
 from deepcoder_operator.domain.lineage import parent_of
 from deepcoder_operator.domain.names import MAX_ORDINAL, attempt_name
 from deepcoder_operator.domain.world import RayJobView, World
@@ -159,6 +159,7 @@ def _make(draft: Draft, world: World, stop: DrainCause | None) -> None:
     if world.refusal is not None and world.refusal.reason == "RayJobInvalid":
         leave(draft, Outcome.FAILED, Failure(FailureReason.VALIDATION_FAILED, world.refusal.message))
         return
+    draft.do(EnsureFoundation())
     draft.do(CreateAttempt(attempt))
     if world.refusal is not None:
         draft.progressing(False, world.refusal.reason, world.refusal.message)

@@ -1,0 +1,230 @@
+"""A small simulated cluster and bucket for the planner: values only, no client, no clock.
+
+`Cluster.step` does what the glue does: plan, write the status, carry out each action. It may be stopped after any
+number of actions, as a killed process is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from run_manifests import run_manifest
+
+from deepcoder_contracts.base import sha256_digest
+from deepcoder_contracts.exit import ExitRecord
+from deepcoder_contracts.gate import GateRecord
+from deepcoder_contracts.progress import ProgressReport, TrainerPhase
+from deepcoder_contracts.stage import StageType
+from deepcoder_operator.api.run import FINALIZER, DeepCoderRun
+from deepcoder_operator.api.run_status import CheckpointStatus, RunStatus
+from deepcoder_operator.domain import draft as d
+from deepcoder_operator.domain.plan import plan
+from deepcoder_operator.domain.policy import Policy
+from deepcoder_operator.domain.query import storage_query
+from deepcoder_operator.domain.terminal import is_terminal
+from deepcoder_operator.domain.world import (
+    Beat,
+    ClusterView,
+    PodView,
+    PoolView,
+    Problem,
+    RayJobView,
+    StorageView,
+    StoredStage,
+    World,
+)
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+UID = "01234567-89ab-4cde-8f01-23456789abcd"
+
+
+def make_run(**spec: Any) -> DeepCoderRun:
+    """A run as it is after creation, parsed."""
+    manifest = run_manifest("ml", **spec)
+    manifest["metadata"] |= {"uid": UID, "generation": 1, "resourceVersion": "1"}
+    return DeepCoderRun.model_validate(manifest)
+
+
+def checkpoint(stage: str, step: int, ordinal: int, *, final: bool = False, at: datetime = START) -> CheckpointStatus:
+    """A verified checkpoint."""
+    uri = f"s3://deepcoder/ml/demo-01234567/{stage}/step-{step:06d}.a{ordinal:03d}"
+    return CheckpointStatus(
+        uri=uri, digest=sha256_digest(uri.encode()), stage=stage, step=step, ordinal=ordinal, final=final,
+        committed_time=at,
+    )  # fmt: skip
+
+
+@dataclass
+class Cluster:
+    """Everything outside of the planner."""
+
+    run: DeepCoderRun
+    now: datetime = START
+    jobs: dict[str, RayJobView] = field(default_factory=dict)
+    pods: dict[str, PodView] = field(default_factory=dict)
+    stored: dict[str, StoredStage] = field(default_factory=dict)
+    exits: dict[int, ExitRecord] = field(default_factory=dict)
+    beat: Beat | None = None
+    storage_problem: Problem | None = None
+    pool: PoolView | None = None
+    foundation: int = 0
+    made: list[str] = field(default_factory=list)
+    deleted_run: bool = False
+    artifacts_deleted: bool = False
+    heads: int = 0
+
+    def world(self) -> World:
+        """What a pass observes."""
+        attempt = self.run.status.attempt
+        name = attempt.name if attempt else None
+        world = World(
+            rayjob=self.jobs.get(name or ""),
+            strays=tuple(j for n, j in self.jobs.items() if n != name and j.owner_uid == UID),
+            cluster=ClusterView("c", True) if name in self.jobs and not self.jobs[name].suspended else None,
+            pods=tuple(self.pods.values()),
+            pool=self.pool,
+            beat=self.beat,
+            watching_since=START,
+        )
+        query = storage_query(self.run, world, self.now)
+        if query is None:
+            return world
+        if self.storage_problem:
+            return replace(world, storage=StorageView(problem=self.storage_problem))
+        stage = None
+        if query.stage_index is not None:
+            found = self.stored.get(self.run.spec.stages[query.stage_index].name, StoredStage())
+            stage = replace(found, exit=self.exits.get(query.ordinal or 0))
+        return replace(world, storage=StorageView(stage=stage))
+
+    def decide(self) -> d.Plan:
+        """One plan, nothing carried out."""
+        return plan(self.run, self.world(), self.now, Policy(operator_version="test"))
+
+    def step(self, actions: int | None = None, *, lose_status: bool = False) -> d.Plan:
+        """One pass; `actions` stops it after so many, `lose_status` before the status is written."""
+        decided = self.decide()
+        if lose_status:
+            return decided
+        self.run = self.run.model_copy(update={"status": roundtrip(decided.status)})
+        for action in decided.actions[:actions]:
+            self.carry_out(action)
+        return decided
+
+    def carry_out(self, action: d.Action) -> None:
+        """What the API server and the bucket would do."""
+        meta = self.run.metadata
+        match action:
+            case d.AddFinalizer():
+                self.run = self.run.model_copy(update={"metadata": meta.model_copy(update={"finalizers": [FINALIZER]})})
+            case d.RemoveFinalizer():
+                self.run = self.run.model_copy(update={"metadata": meta.model_copy(update={"finalizers": []})})
+            case d.EnsureFoundation():
+                self.foundation += 1
+                if self.run.spec.sandbox.template is not None:
+                    self.pool = self.pool or PoolView("demo-sandbox", True)
+            case d.CreateAttempt(attempt):
+                assert not is_terminal(self.run.status), "a child after the end"
+                if attempt.name not in self.jobs:
+                    self.made.append(attempt.name)
+                    self.jobs[attempt.name] = RayJobView(
+                        attempt.name, f"job-{len(self.made)}", UID, attempt.ordinal, deployment_status="Initializing"
+                    )
+            case d.DeleteRayJob(name, uid):
+                if name in self.jobs and self.jobs[name].uid == uid:
+                    ordinal = self.jobs.pop(name).ordinal
+                    self.pods = {n: p for n, p in self.pods.items() if p.ordinal != ordinal}
+            case d.DeleteArtifacts():
+                self.artifacts_deleted = True
+            case d.DeleteRun():
+                self.deleted_run = True
+
+    def settle(self, limit: int = 30) -> None:
+        """Passes until nothing changes at this moment."""
+        for _ in range(limit):
+            before = self.run
+            decided = self.step()
+            if self.run == before and not decided.actions:
+                return
+        raise AssertionError(f"no rest after {limit} passes: {self.run.status}")
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += timedelta(seconds=seconds)
+
+    @property
+    def name(self) -> str:
+        """The live attempt's RayJob."""
+        assert self.run.status.attempt is not None
+        return self.run.status.attempt.name
+
+    def change_job(self, **changes: Any) -> None:
+        """KubeRay writes the RayJob's status."""
+        self.jobs[self.name] = replace(self.jobs[self.name], **changes)
+
+    def start_job(self) -> None:
+        """KubeRay makes the cluster and starts the job."""
+        attempt = self.run.status.attempt
+        assert attempt is not None
+        self.heads += 1
+        name = f"{attempt.name}-head"
+        self.pods[name] = PodView(name, f"head-{self.heads}", "head", attempt.ordinal, phase="Running", ready=True)
+        self.change_job(job_status="RUNNING", deployment_status="Running")
+
+    def report(self, step: int, **metrics: float) -> None:
+        """The trainer sends a heartbeat."""
+        attempt = self.run.status.attempt
+        assert attempt is not None
+        stage = self.run.spec.stages[attempt.stage_index]
+        report = ProgressReport(
+            ordinal=attempt.ordinal, stage=stage.name, phase=TrainerPhase.TRAINING, step=step,
+            max_steps=stage.max_steps or 0, metrics=metrics, sent_at=self.now,
+        )  # fmt: skip
+        self.beat = Beat(report, self.now)
+
+    def save(self, step: int, *, final: bool = False, gate: GateRecord | None = None, **metrics: float) -> None:
+        """The trainer commits a checkpoint (or the results of an evaluation)."""
+        attempt = self.run.status.attempt
+        assert attempt is not None
+        stage = self.run.spec.stages[attempt.stage_index]
+        if stage.type is StageType.EVALUATE:
+            self.stored[stage.name] = StoredStage(evaluated=True, metrics=metrics)
+            return
+        made = checkpoint(stage.name, step, attempt.ordinal, final=final, at=self.now)
+        self.stored[stage.name] = StoredStage(newest=made, gate=gate, metrics=metrics)
+
+    def leave(self, code: int, reason: str = "Crashed") -> None:
+        """The trainer writes exit.json and ends; KubeRay sees it."""
+        attempt = self.run.status.attempt
+        assert attempt is not None
+        self.exits[attempt.ordinal] = ExitRecord(code=code, reason=reason)
+        self.change_job(
+            job_status="FAILED" if code else "SUCCEEDED", deployment_status="Failed" if code else "Complete"
+        )
+
+    def finish_stage(self, **metrics: float) -> None:
+        """Run the live attempt to its stage's end, and settle."""
+        self.start_job()
+        self.settle()
+        self.save(20, final=True, **metrics)
+        self.leave(0, "Completed")
+        self.settle()
+
+    def edit(self, **spec: Any) -> None:
+        """A user edits the spec."""
+        meta = self.run.metadata.model_copy(update={"generation": self.run.metadata.generation + 1})
+        self.run = self.run.model_copy(update={"spec": self.run.spec.model_copy(update=spec), "metadata": meta})
+
+    def delete(self) -> None:
+        """A user deletes the run."""
+        stamp = self.now.isoformat()
+        self.run = self.run.model_copy(
+            update={"metadata": self.run.metadata.model_copy(update={"deletion_timestamp": stamp})}
+        )
+
+
+def roundtrip(status: RunStatus) -> RunStatus:
+    """A status as it comes back from the API server."""
+    return RunStatus.model_validate(status.to_wire())

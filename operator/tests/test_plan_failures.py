@@ -1,0 +1,253 @@
+"""Failures: how they are told apart, what follows, and what never burns an attempt."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from plan_world import Cluster, make_run
+from run_manifests import TRAIN
+from test_plan_lifecycle import running
+
+from deepcoder_contracts.exit import ExitRecord
+from deepcoder_operator.api.failure import FailureReason
+from deepcoder_operator.api.run_status import Phase
+from deepcoder_operator.domain.conditions import find_condition
+from deepcoder_operator.domain.world import RayJobView
+
+
+def failed_of(cluster: Cluster) -> FailureReason:
+    assert cluster.run.status.backoff is not None, cluster.run.status.phase
+    return cluster.run.status.backoff.reason
+
+
+def test_crash_is_retried_after_a_pause_from_the_newest_checkpoint() -> None:
+    cluster = running()
+    cluster.save(10)
+    cluster.leave(1)
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.BACKOFF
+    assert failed_of(cluster) is FailureReason.APPLICATION
+    assert cluster.run.status.latest_checkpoint is not None
+    cluster.advance(11)
+    cluster.settle()
+    assert cluster.name == "demo-s0-a2"
+
+
+def test_pause_doubles_and_attempts_are_bounded() -> None:
+    cluster = running()
+    pauses = []
+    for _ in range(3):
+        cluster.leave(1)
+        cluster.settle()
+        if cluster.run.status.backoff is None:
+            break
+        pauses.append((cluster.run.status.backoff.until - cluster.now).total_seconds())
+        cluster.advance(pauses[-1])
+        cluster.settle()
+        cluster.start_job()
+        cluster.settle()
+    assert pauses == [10, 20]
+    assert cluster.run.status.phase is Phase.FAILED
+    assert cluster.made == ["demo-s0-a1", "demo-s0-a2", "demo-s0-a3"]
+
+
+def test_failed_run_prints_the_way_forward() -> None:
+    cluster = running(failurePolicy={"maxAttempts": 1})
+    cluster.save(10)
+    cluster.leave(1)
+    cluster.settle()
+    failed = find_condition(cluster.run.status.conditions, "Failed")
+    assert failed is not None
+    assert "spec.from: {uri: s3://deepcoder/ml/demo-01234567/short/step-000010.a001" in failed.message
+
+
+def test_bad_configuration_is_never_retried() -> None:
+    cluster = running(failurePolicy={"rules": [{"name": "all", "action": "RetryIgnoreLimit"}]})
+    cluster.leave(64, "BadConfig")
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.FAILED
+
+
+@pytest.mark.parametrize("disruption", ["PreemptionByScheduler", "EvictionByEvictionAPI", "TerminationByKubelet"])
+def test_preemption_never_burns_an_attempt(disruption: str) -> None:
+    cluster = running(failurePolicy={"maxAttempts": 1})
+    for _ in range(3):
+        name = f"{cluster.name}-head"
+        cluster.pods[name] = replace(cluster.pods[name], disruption=disruption, deleting=True)
+        cluster.settle()
+        assert failed_of(cluster) is FailureReason.PREEMPTED
+        cluster.advance(600)
+        cluster.settle()
+        cluster.start_job()
+        cluster.settle()
+    assert cluster.run.status.stages[0].failures == 0
+    assert cluster.run.status.stages[0].preemptions == 3
+
+
+def test_exit_75_that_nobody_asked_for_is_a_preemption() -> None:
+    cluster = running()
+    cluster.save(3)
+    cluster.leave(75, "Drained")
+    cluster.settle()
+    assert failed_of(cluster) is FailureReason.PREEMPTED
+
+
+def test_exit_75_for_lack_of_judges_is_a_sandbox_outage() -> None:
+    cluster = running()
+    cluster.leave(75, "SandboxUnavailable")
+    cluster.settle()
+    assert failed_of(cluster) is FailureReason.SANDBOX_UNAVAILABLE
+
+
+@pytest.mark.parametrize("how", ["deleted", "replaced", "restarted", "ended"])
+def test_another_head_is_another_attempt_whatever_the_job_says(how: str) -> None:
+    cluster = running()
+    name = f"{cluster.name}-head"
+    head = cluster.pods.pop(name)
+    if how == "replaced":
+        cluster.pods["other-head"] = replace(head, name="other-head", uid="another")
+    elif how == "restarted":
+        cluster.pods[name] = replace(head, restarts=1)
+    elif how == "ended":
+        cluster.pods[name] = replace(head, phase="Failed", exit_code=137)
+    assert cluster.jobs[cluster.name].job_status == "RUNNING"
+    cluster.settle()
+    assert failed_of(cluster) is FailureReason.HEAD_LOST
+    assert not cluster.jobs
+
+
+def test_memory_of_a_worker_is_remembered_after_its_pod_is_gone() -> None:
+    cluster = running()
+    head = cluster.pods[f"{cluster.name}-head"]
+    cluster.pods["w"] = replace(head, name="w", uid="w", role="learner", terminated="OOMKilled", exit_code=137)
+    cluster.settle()
+    del cluster.pods["w"]
+    cluster.leave(1, "Crashed")
+    cluster.settle()
+    assert failed_of(cluster) is FailureReason.OUT_OF_MEMORY
+
+
+def test_job_message_names_a_broken_collective() -> None:
+    cluster = running()
+    cluster.change_job(job_status="FAILED", deployment_status="Failed", message="NCCL error: remote process exited")
+    cluster.settle()
+    assert failed_of(cluster) is FailureReason.COMMUNICATION
+
+
+def test_success_without_a_manifest_is_a_failure() -> None:
+    cluster = running()
+    cluster.save(12)
+    cluster.leave(0, "Completed")
+    cluster.settle()
+    assert failed_of(cluster) is FailureReason.MANIFEST_MISSING
+
+
+def test_manifest_without_success_is_a_failure() -> None:
+    cluster = running()
+    cluster.save(20, final=True)
+    cluster.change_job(job_status="FAILED", deployment_status="Failed", message="killed")
+    cluster.settle()
+    assert failed_of(cluster) is FailureReason.APPLICATION
+
+
+def test_job_deleted_by_someone_is_a_lost_head() -> None:
+    cluster = running()
+    del cluster.jobs[cluster.name]
+    cluster.pods = {}
+    cluster.settle()
+    assert failed_of(cluster) is FailureReason.HEAD_LOST
+
+
+def test_job_that_never_starts_is_bounded_from_the_grant_of_quota() -> None:
+    cluster = Cluster(make_run(stages=[TRAIN | {"preRunningDeadlineSeconds": 60}]))
+    cluster.settle()
+    cluster.change_job(suspended=True)
+    cluster.advance(3600)
+    cluster.settle()
+    cluster.change_job(suspended=False)
+    cluster.settle()
+    cluster.advance(59)
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.STARTING
+    cluster.advance(1)
+    cluster.settle()
+    assert failed_of(cluster) is FailureReason.PRE_RUNNING_DEADLINE_EXCEEDED
+
+
+def test_active_deadline_fails_the_run() -> None:
+    cluster = running(stages=[TRAIN | {"activeDeadlineSeconds": 100}])
+    cluster.advance(100)
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.FAILED
+
+
+def test_attempt_without_a_step_is_stalled_and_one_with_steps_is_not() -> None:
+    cluster = running(stages=[TRAIN | {"stallSeconds": 100}])
+    for step in range(5):
+        cluster.advance(60)
+        cluster.report(step)
+        cluster.settle()
+    assert cluster.run.status.phase is Phase.RUNNING
+    for _ in range(2):
+        cluster.advance(60)
+        cluster.report(4)
+        cluster.settle()
+    assert failed_of(cluster) is FailureReason.STALLED
+    stalled = find_condition(cluster.run.status.conditions, "Stalled")
+    assert stalled is not None
+    assert stalled.status == "True"
+
+
+def test_new_checkpoint_is_a_sign_of_life_when_reports_do_not_arrive() -> None:
+    cluster = running(stages=[TRAIN | {"stallSeconds": 100}])
+    cluster.advance(90)
+    cluster.save(5)
+    cluster.advance(20)
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.RUNNING
+
+
+def test_rule_decides_by_reason_and_exit_code() -> None:
+    rules = [
+        {"name": "flaky", "onExitCodes": [42], "action": "RetryIgnoreLimit"},
+        {"name": "memory", "onReasons": ["OutOfMemory"], "action": "FailRun"},
+    ]
+    cluster = running(failurePolicy={"maxAttempts": 1, "rules": rules})
+    cluster.leave(42)
+    cluster.settle()
+    assert cluster.run.status.stages[0].failures == 0
+    cluster.advance(600)
+    cluster.settle()
+    cluster.start_job()
+    cluster.settle()
+    cluster.leave(137, "OutOfMemory")
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.FAILED
+
+
+def test_job_refused_by_kuberay_fails_the_run_with_its_message() -> None:
+    cluster = Cluster(make_run())
+    cluster.settle()
+    cluster.change_job(deployment_status="ValidationFailed", reason="ValidationFailed", message="worker group bad")
+    cluster.settle()
+    failed = find_condition(cluster.run.status.conditions, "Failed")
+    assert failed is not None
+    assert "worker group bad" in failed.message
+
+
+def test_stray_job_of_ours_is_deleted_and_one_from_the_future_is_not() -> None:
+    cluster = running()
+    live = cluster.jobs[cluster.name]
+    cluster.jobs["demo-s0-a0"] = RayJobView("demo-s0-a0", "old", live.owner_uid, 0)
+    cluster.jobs["demo-s0-a9"] = RayJobView("demo-s0-a9", "new", live.owner_uid, 9)
+    cluster.step()
+    assert set(cluster.jobs) == {"demo-s0-a1", "demo-s0-a9"}
+
+
+def test_unreadable_exit_record_leaves_the_evidence_from_outside() -> None:
+    cluster = running()
+    cluster.exits = {1: ExitRecord(code=0, reason="Completed")}
+    cluster.pods.pop(f"{cluster.name}-head")
+    cluster.settle()
+    assert failed_of(cluster) is FailureReason.HEAD_LOST
