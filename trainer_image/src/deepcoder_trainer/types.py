@@ -127,6 +127,17 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Wave:
+    """Requests that an engine starts together and in order, whatever order they arrive in (deterministic mode)."""
+
+    name: str
+    position: int
+    """Place of this request, from 0."""
+    size: int
+    """Requests in the wave; the engine waits for all of them."""
+
+
+@dataclass(frozen=True)
 class GenerationRequest:
     """One response to sample."""
 
@@ -136,6 +147,7 @@ class GenerationRequest:
     temperature: float
     top_p: float = 1.0
     seed: int | None = None
+    wave: Wave | None = None
 
 
 class SamplerLost(RuntimeError):

@@ -46,6 +46,10 @@ class PipelineState:
     groups: tuple[Group, ...] = ()
     """Finished groups that are not trained yet, in group_id order. Strict one-off: exactly the next batch."""
 
+    pending: tuple[int, ...] = ()
+    """Groups that had been admitted and were not finished; they are sampled anew. Strict order has some only after a
+    drain that ran out of time."""
+
     history: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Metric to its values in this stage, oldest first: what gates look at."""
 
@@ -70,6 +74,7 @@ def save_state(state: PipelineState, directory: Path) -> list[Path]:
         "totalSteps": state.total_steps,
         "version": state.version,
         "nextGroupId": state.next_group_id,
+        "pending": list(state.pending),
         "history": {k: list(v) for k, v in state.history.items()},
         "counters": dict(state.counters),
         "groups": [
@@ -104,6 +109,7 @@ def load_state(directory: Path) -> PipelineState:
             version=document["version"],
             next_group_id=document["nextGroupId"],
             groups=_groups(document["groups"], arrays),
+            pending=tuple(document.get("pending", ())),
             history={k: tuple(v) for k, v in document["history"].items()},
             counters=document["counters"],
         )

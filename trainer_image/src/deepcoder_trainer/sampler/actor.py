@@ -18,6 +18,7 @@ import ray
 
 from deepcoder_trainer.sampler import engine as engines
 from deepcoder_trainer.sampler.settings import EngineSettings
+from deepcoder_trainer.sampler.waves import Waves
 from deepcoder_trainer.types import Generation, GenerationRequest, WeightRefs
 
 FETCH_SECONDS = 300.0
@@ -34,6 +35,7 @@ class SamplerActor:
         self._settings = settings
         self._engine: engines.Engine | None = None
         self._version: int | None = None
+        self._waves = Waves()
         self._updating = asyncio.Lock()
 
     async def start(self) -> float:
@@ -46,7 +48,7 @@ class SamplerActor:
         """Sample one response; weights must have been pushed before."""
         if self._version is None:
             raise RuntimeError("generate before the first update_weights: the engine has no weights yet")
-        return await self._live.generate(request)
+        return await self._waves.generate(self._live, request)
 
     async def update_weights(self, refs: WeightRefs, version: int, clear_cache: bool) -> None:
         """Load new weights between two steps of the engine; a failure leaves it paused, to be replaced."""

@@ -13,12 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import queue
-import threading
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Future
-from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,8 +41,8 @@ CPU_ENVIRONMENT = {
 class Engine(Protocol):
     """A live engine. Calls may come concurrently from one event loop."""
 
-    async def generate(self, request: GenerationRequest) -> Generation:
-        """Sample one response."""
+    async def begin(self, requests: Sequence[GenerationRequest]) -> list[Awaitable[Generation]]:
+        """Start requests together, in this order, before any step; returns their responses to come."""
         ...
 
     async def pause(self) -> None:
@@ -89,6 +84,8 @@ async def start_engine(model: str, settings: EngineSettings) -> Engine:
         engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(model, settings)))
         await engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
         return AsyncEngine(engine)
+    from deepcoder_trainer.sampler.stepped import SteppedEngine
+
     stepped = SteppedEngine(model, settings)
     await stepped.started()
     return stepped
@@ -154,174 +151,37 @@ def generation_from(output: Any) -> Generation:
     )
 
 
-def register_architecture(model: str) -> None:
-    """Import the model's class here; vLLM otherwise starts a process that imports all of torch to look at it."""
-    from transformers import AutoConfig
-    from vllm.model_executor.models import ModelRegistry
-
-    for name in AutoConfig.from_pretrained(model).architectures or ():
-        known = ModelRegistry.models.get(name)
-        if known is not None:
-            ModelRegistry.models.pop(name)
-            ModelRegistry.register_model(name, known.load_model_cls())
-
-
-@dataclass
-class _Call:
-    """Something for the stepping thread to do between two steps."""
-
-    function: Callable[[Any], Any]
-    done: Future[Any]
-
-
-class SteppedEngine:
-    """vLLM's engine core in this process; one thread owns it and steps it."""
-
-    def __init__(self, model: str, settings: EngineSettings) -> None:
-        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
-        self._waiting: dict[str, Future[Generation]] = {}
-        self._paused = False
-        self._failure: BaseException | None = None
-        self._ready: Future[None] = Future()
-        self._thread = threading.Thread(target=self._run, args=(model, settings), name="vllm-step", daemon=True)
-        self._thread.start()
-
-    async def started(self) -> None:
-        """Wait until the engine is up; raises what kept it from starting."""
-        await asyncio.wrap_future(self._ready)
-
-    async def generate(self, request: GenerationRequest) -> Generation:
-        """Sample one response."""
-        return await self._generate(request)
-
-    def _generate(self, request: GenerationRequest) -> Awaitable[Generation]:
-        result: Future[Generation] = Future()
-
-        def add(engine: Any) -> None:
-            parameters = sampling_parameters(request)
-            engine.add_request(request.request_id, {"prompt_token_ids": request.prompt_ids.tolist()}, parameters)
-            self._waiting[request.request_id] = result
-
-        def added(call: Future[None]) -> None:
-            if (error := call.exception()) is not None:
-                result.set_exception(error)
-
-        self._submit(add).add_done_callback(added)
-        return asyncio.wrap_future(result)
-
-    async def pause(self) -> None:
-        """Stop stepping."""
-
-        def pause(_engine: Any) -> None:
-            self._paused = True
-
-        await asyncio.wrap_future(self._submit(pause))
-
-    async def resume(self, *, clear_cache: bool) -> None:
-        """Step again."""
-
-        def resume(engine: Any) -> None:
-            if clear_cache:
-                engine.reset_prefix_cache(reset_running_requests=True)
-            self._paused = False
-
-        await asyncio.wrap_future(self._submit(resume))
-
-    async def weights_call(self, method: str, **kwargs: Any) -> None:
-        """One call of the weight-transfer API."""
-        await asyncio.wrap_future(self._submit(lambda engine: engine.collective_rpc(method, kwargs=kwargs)))
-
-    async def set_version(self, version: int) -> None:
-        """Label tokens from here on."""
-        await asyncio.wrap_future(self._submit(lambda engine: engine.set_weight_version(str(version))))
-
-    async def close(self) -> None:
-        """End the thread; requests in flight raise SamplerLost."""
-        self._calls.put(None)
-        await asyncio.to_thread(self._thread.join, 30)
-
-    def _submit(self, function: Callable[[Any], Any]) -> Future[Any]:
-        done: Future[Any] = Future()
-        self._calls.put(_Call(function, done))
-        if self._failure is not None:  # the thread has ended, or ends now: nobody may be left to answer
-            self._fail_rest()
-        return done
-
-    def _run(self, model: str, settings: EngineSettings) -> None:
-        try:
-            engine = self._start(model, settings)
-        except BaseException as error:
-            self._failure = error
-            self._ready.set_exception(error)
-            return
-        self._ready.set_result(None)
-        try:
-            while self._serve_calls(engine):
-                if not self._paused and engine.has_unfinished_requests():
-                    for output in engine.step():
-                        if output.finished:
-                            self._waiting.pop(output.request_id).set_result(generation_from(output))
-            self._failure = SamplerLost("the engine was closed")
-        except BaseException as error:
-            self._failure = error
-        self._fail_rest()
-
-    def _start(self, model: str, settings: EngineSettings) -> Any:
-        from vllm.engine.arg_utils import EngineArgs
-        from vllm.v1.engine.llm_engine import LLMEngine
-
-        register_architecture(model)
-        engine = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(model, settings)))
-        engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
-        return engine
-
-    def _serve_calls(self, engine: Any) -> bool:
-        """Do all waiting calls; wait for one while there is nothing to step. False ends the engine."""
-        while True:
-            idle = self._paused or not engine.has_unfinished_requests()
-            try:
-                call = self._calls.get(block=idle)
-            except queue.Empty:
-                return True
-            if call is None:
-                return False
-            try:
-                call.done.set_result(call.function(engine))
-            except (ValueError, TypeError) as error:
-                call.done.set_exception(error)
-            except BaseException as error:
-                call.done.set_exception(SamplerLost(f"the engine failed: {error}"))
-                raise
-
-    def _fail_rest(self) -> None:
-        lost = SamplerLost(f"the engine ended: {self._failure}")
-        while self._waiting:
-            with suppress(KeyError):
-                self._waiting.popitem()[1].set_exception(lost)
-        with suppress(queue.Empty):
-            while True:
-                if (call := self._calls.get_nowait()) is not None:
-                    call.done.set_exception(lost)
-
-
 class AsyncEngine:
     """vLLM's asynchronous engine: the core and its workers in processes of their own."""
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
 
-    async def generate(self, request: GenerationRequest) -> Generation:
-        """Sample one response."""
-        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
-
-        final: Any = None
+    async def begin(self, requests: Sequence[GenerationRequest]) -> list[Awaitable[Generation]]:
+        """Start requests; several only begin to run when all have been added."""
+        if len(requests) > 1:
+            await self.pause()
         try:
-            prompt = {"prompt_token_ids": request.prompt_ids.tolist()}
-            async for output in self._engine.generate(prompt, sampling_parameters(request), request.request_id):
-                final = output
-        except (EngineDeadError, EngineGenerateError) as error:
-            raise SamplerLost(f"the engine failed: {error}") from error
-        return generation_from(final)
+            queues = [
+                await self._engine.add_request(
+                    request.request_id, {"prompt_token_ids": request.prompt_ids.tolist()}, sampling_parameters(request)
+                )
+                for request in requests
+            ]
+        except Exception as error:
+            raise _lost(error) from error
+        if len(requests) > 1:
+            await self.resume(clear_cache=False)
+        return [asyncio.ensure_future(self._response(queue)) for queue in queues]
+
+    async def _response(self, queue: Any) -> Generation:
+        try:
+            while True:
+                output = await queue.get()
+                if output.finished:
+                    return generation_from(output)
+        except Exception as error:
+            raise _lost(error) from error
 
     async def pause(self) -> None:
         """Freeze requests in flight."""
@@ -344,6 +204,11 @@ class AsyncEngine:
     async def close(self) -> None:
         """End the processes."""
         self._engine.shutdown()
+
+
+def _lost(error: Exception) -> Exception:
+    """SamplerLost for a dead engine; a request that was refused keeps its own error."""
+    return error if isinstance(error, ValueError) else SamplerLost(f"the engine failed: {error}")
 
 
 async def update_weights(

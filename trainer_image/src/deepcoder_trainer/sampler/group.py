@@ -12,10 +12,10 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from deepcoder_trainer.types import Generation, GenerationRequest, SamplerLost, WeightRefs
+from deepcoder_trainer.types import Generation, GenerationRequest, SamplerLost, Wave, WeightRefs
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,16 @@ class SamplerGroup:
         await asyncio.gather(*(self._add() for _ in range(self.size)))
 
     async def generate(self, request: GenerationRequest) -> Generation:
-        """Sample one response on the least loaded engine; moves on when that engine dies."""
+        """Sample one response on the least loaded engine; moves on when that engine dies.
+
+        Requests of a wave go where their position says and never move: which of them share an engine decides the bits.
+        """
+        if request.wave is not None:
+            members = self._members
+            if len(members) != self.size:
+                raise SamplerLost(f"a sampler was lost in deterministic mode: {self._failure}")
+            number, request = share_of(request, request.wave, self.size)
+            return await members[number].engine.generate(request)
         for move in range(MOVES + 1):
             member = await self._pick()
             member.load += request.max_tokens
@@ -173,6 +182,13 @@ class SamplerGroup:
             self._changed.notify_all()
 
 
+def share_of(request: GenerationRequest, wave: Wave, engines: int) -> tuple[int, GenerationRequest]:
+    """Which engine a request of a wave goes to, and the request as part of that engine's own, smaller wave."""
+    number = wave.position % engines
+    size = (wave.size - number + engines - 1) // engines
+    return number, replace(request, wave=Wave(wave.name, wave.position // engines, size))
+
+
 class ActorEngine:
     """A sampler actor as a group member: Ray's errors become SamplerLost."""
 
@@ -185,7 +201,7 @@ class ActorEngine:
 
     async def generate(self, request: GenerationRequest) -> Generation:
         """Sample one response in the actor."""
-        return await _answer(self._actor.generate.remote(request))
+        return await _answer(self._actor.generate.remote(request), refusable=True)
 
     async def update_weights(self, refs: WeightRefs, version: int, clear_cache: bool) -> None:
         """Load new weights in the actor."""
@@ -201,14 +217,15 @@ class ActorEngine:
         ray.kill(self._actor, no_restart=True)
 
 
-async def _answer(reference: Awaitable[Any]) -> Any:
+async def _answer(reference: Awaitable[Any], *, refusable: bool = False) -> Any:
+    """What the actor answers. With `refusable`, a ValueError is the request's own fault and not the engine's."""
     import ray.exceptions
 
     try:
         return await reference
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
-        if isinstance(cause, ValueError):  # this request alone is at fault
+        if refusable and isinstance(cause, ValueError):
             raise cause from None
         raise SamplerLost(str(cause)) from error
     except (ray.exceptions.RayActorError, ray.exceptions.RaySystemError) as error:

@@ -1,0 +1,122 @@
+"""Which judges there are right now, how busy we keep each, and which to ask next.
+
+A pool's headless Service resolves to one address a ready pod; it is resolved again every two seconds, so that pods
+that come with the queue are used and pods that left are not asked. A judge that is full or cannot be reached rests
+for a while. Pure bookkeeping but for `PoolResolver`, which asks the name service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+log = logging.getLogger(__name__)
+
+RESOLVE_SECONDS = 2.0
+MAX_IN_FLIGHT = 64
+"""Submissions we keep at one judge; it queues as many a slot before it says 429."""
+
+
+@dataclass
+class Endpoint:
+    """One judge."""
+
+    url: str
+    """Base URL; also its name in logs."""
+    in_flight: int = 0
+    rests_until: float = 0.0
+    """Loop time before which it is not asked."""
+
+
+class Endpoints:
+    """The judges that can be asked; empty until the first resolution."""
+
+    def __init__(self, urls: Iterable[str] = ()) -> None:
+        self._all: dict[str, Endpoint] = {}
+        self._changed = asyncio.Condition()
+        self._replace(urls)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    async def replace(self, urls: Iterable[str]) -> None:
+        """Judges by their base URLs; those that stay keep their load."""
+        async with self._changed:
+            self._replace(urls)
+            self._changed.notify_all()
+
+    def _replace(self, urls: Iterable[str]) -> None:
+        self._all = {url: self._all.get(url, Endpoint(url)) for url in urls}
+
+    async def acquire(self, avoid: frozenset[str] = frozenset()) -> Endpoint:
+        """The least busy judge, preferably none of `avoid`; waits until one may be asked. Give it to `release`."""
+        while True:
+            now = asyncio.get_running_loop().time()
+            endpoint = self._choose(avoid, now)
+            if endpoint is not None:
+                endpoint.in_flight += 1
+                return endpoint
+            async with self._changed:
+                try:
+                    async with asyncio.timeout(self._until_next(now)):
+                        await self._changed.wait()
+                except TimeoutError:
+                    pass  # a rest is over, or it is time to look again
+
+    async def release(self, endpoint: Endpoint, *, rest_seconds: float = 0.0) -> None:
+        """Give a judge back; it is not asked again for `rest_seconds`."""
+        endpoint.in_flight -= 1
+        if rest_seconds > 0:
+            endpoint.rests_until = asyncio.get_running_loop().time() + rest_seconds
+        async with self._changed:
+            self._changed.notify_all()
+
+    def _choose(self, avoid: frozenset[str], now: float) -> Endpoint | None:
+        awake = [e for e in self._all.values() if e.rests_until <= now and e.in_flight < MAX_IN_FLIGHT]
+        others = [e for e in awake if e.url not in avoid]
+        # Judges that erred are asked again only when there is no other at all, not when the others are busy.
+        if not others and any(url not in avoid for url in self._all):
+            return None
+        return min(others or awake, key=lambda e: (e.in_flight, e.url), default=None)
+
+    def _until_next(self, now: float) -> float:
+        rests = [e.rests_until - now for e in self._all.values() if e.rests_until > now]
+        return max(0.01, min([*rests, RESOLVE_SECONDS]))
+
+
+class PoolResolver:
+    """Keeps `Endpoints` equal to the addresses behind a headless Service, in a background task."""
+
+    def __init__(self, endpoints: Endpoints, host: str, port: int) -> None:
+        self._endpoints = endpoints
+        self._host = host
+        self._port = port
+        self._known: set[str] = set()
+
+    async def run(self) -> None:
+        """Resolve until cancelled. While the name does not resolve, what was known stays."""
+        while True:
+            urls = await self._resolve()
+            if urls is not None:
+                if urls != self._known:
+                    log.info("judges: %s", ", ".join(sorted(urls)) or "none")
+                self._known = urls
+                await self._endpoints.replace(sorted(urls))
+            await asyncio.sleep(RESOLVE_SECONDS)
+
+    async def _resolve(self) -> set[str] | None:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(5):
+                infos = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        except (OSError, TimeoutError) as error:
+            log.debug("cannot resolve %s: %s", self._host, error)
+            return None
+        return {f"http://{_bracketed(str(info[4][0]))}:{self._port}" for info in infos}
+
+
+def _bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address else address

@@ -1,0 +1,117 @@
+"""A judge of the trainer's own, for one machine: `deepcoder-sandbox serve` as a child process on a Unix socket.
+
+It is started before torch is loaded or a secret is read, with an environment of its own: what runs untrusted
+programs must not have anything to leak. It is a fresh program, never a fork of the trainer, and it dies with the
+trainer even when that is killed. A judge that ends by itself is started again, `RESTARTS` times.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+
+from deepcoder_trainer.errors import BadConfig
+
+log = logging.getLogger(__name__)
+
+START_SECONDS = 60.0
+STOP_SECONDS = 10.0
+RESTARTS = 3
+BASE_URL = "http://judge"
+"""Any name will do over a Unix socket."""
+
+_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV")
+# PR_SET_PDEATHSIG: the kernel sends SIGTERM when the trainer's main thread ends, however it ends.
+_DIE_WITH_PARENT = "import ctypes,os,sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])"
+
+
+class LocalJudge:
+    """The child process and its socket."""
+
+    def __init__(self, workers: int | None = None) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="deepcoder-judge-")
+        self.socket = Path(self._folder.name) / "judge.sock"
+        self._workers = workers or os.cpu_count() or 1
+        self._child = self._spawn()
+        self._restarts = 0
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        command = [_program(), "serve", "--socket", str(self.socket), "--slots", str(self._workers)]
+        return subprocess.Popen(
+            [sys.executable, "-c", _DIE_WITH_PARENT, *command],
+            env={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=(Path(self._folder.name) / "log").open("ab"),
+        )
+
+    def transport(self) -> httpx.AsyncHTTPTransport:
+        """What an HTTP client needs to reach it."""
+        return httpx.AsyncHTTPTransport(uds=str(self.socket), limits=httpx.Limits(max_connections=None))
+
+    async def ready(self) -> None:
+        """Wait until it answers; raises BadConfig with its own words if it refuses to start on this machine."""
+        deadline = time.monotonic() + START_SECONDS
+        async with httpx.AsyncClient(transport=self.transport(), trust_env=False) as http:
+            while time.monotonic() < deadline:
+                if self._child.poll() is not None:
+                    raise BadConfig(
+                        f"the local judge ended with status {self._child.returncode}: {self._last_words()}",
+                        field="judge.backend",
+                    )
+                try:
+                    if (await http.get(f"{BASE_URL}/readyz", timeout=2)).is_success:
+                        return
+                except httpx.HTTPError:
+                    pass
+                await asyncio.sleep(0.05)
+        raise TimeoutError(f"the local judge did not answer within {START_SECONDS:.0f} s: {self._last_words()}")
+
+    async def watch(self) -> None:
+        """Start it again when it ends, until cancelled; raises when it keeps ending."""
+        while True:
+            await asyncio.sleep(1.0)
+            if self._child.poll() is None:
+                continue
+            self._restarts += 1
+            log.warning("the local judge ended with status %s: %s", self._child.returncode, self._last_words())
+            if self._restarts > RESTARTS:
+                raise RuntimeError(f"the local judge ended {self._restarts} times: {self._last_words()}")
+            self._child = self._spawn()
+
+    def close(self) -> None:
+        """End it and remove its socket."""
+        self._child.terminate()
+        try:
+            self._child.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait(STOP_SECONDS)
+        self._folder.cleanup()
+
+    def _last_words(self) -> str:
+        try:
+            return (Path(self._folder.name) / "log").read_text(errors="replace")[-500:].strip()
+        except OSError:
+            return ""
+
+
+def _program() -> str:
+    beside = Path(sys.executable).with_name("deepcoder-sandbox")
+    program = str(beside) if beside.exists() else shutil.which("deepcoder-sandbox")
+    if program is None:
+        raise BadConfig(
+            "judge.backend Local needs the program deepcoder-sandbox: install deepcoder-sandbox beside the trainer, "
+            "or set judge.backend: Pool",
+            field="judge.backend",
+        )
+    return program

@@ -1,0 +1,118 @@
+"""What a response is worth: 1 if its program passes all tests of its problem, else 0, or a function of the user's own.
+
+The program is the last fenced block of the response. Its tests and limits were chosen by the problem's source when
+the problem was read. A judge that failed is no outcome: the reward is None and the sample is quarantined.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import importlib
+import inspect
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from deepcoder_contracts.judge import MAX_CODE_BYTES, JudgeRequest, Verdict
+from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.judge.client import QUEUE_SECONDS, JudgeClient
+from deepcoder_trainer.problems.extract import last_fenced_block
+from deepcoder_trainer.types import Outcome, Problem
+
+log = logging.getLogger(__name__)
+
+NO_CODE = "no_code"
+ERROR = Verdict.ERROR.value
+
+
+class Reward(Protocol):
+    """Judges one response."""
+
+    async def __call__(self, problem: Problem, response: str, key: str) -> Outcome:
+        """Outcome of a response's text; `key` names the sample within the run."""
+        ...
+
+
+class JudgeReward:
+    """The recipe's reward: all tests must pass."""
+
+    def __init__(self, client: JudgeClient) -> None:
+        self._client = client
+
+    async def __call__(self, problem: Problem, response: str, key: str) -> Outcome:
+        """Extract the program and have it judged."""
+        code = last_fenced_block(response)
+        if code is None:
+            return Outcome(0.0, NO_CODE, 0.0, attempts=0)
+        if "\0" in code or len(code.encode(errors="replace")) > MAX_CODE_BYTES:
+            return Outcome(0.0, Verdict.COMPILE_ERROR.value, 0.0, attempts=0)
+        judgement = await self._client.judge(judge_request(problem, code, key))
+        if judgement.response is None:
+            return Outcome(None, ERROR, 0.0, judgement.attempts)
+        passed = bool(judgement.response.passed)
+        decided = next(
+            (v.verdict for v in judgement.response.verdicts if v.verdict is not Verdict.PASSED), Verdict.PASSED
+        )
+        return Outcome(float(passed), decided.value, judgement.response.seconds, judgement.attempts)
+
+
+def judge_request(problem: Problem, code: str, key: str) -> JudgeRequest:
+    """A submission; its id ends in the code's sha256, so that one id never has two contents."""
+    longest = (problem.time_limit_s + 1) * len(problem.tests)
+    return JudgeRequest(
+        id=f"{key}/{hashlib.sha256(code.encode(errors='replace')).hexdigest()}",
+        code=code,
+        kind=problem.kind,
+        tests=list(problem.tests),
+        fn_name=problem.fn_name,
+        time_limit_s=problem.time_limit_s,
+        memory_limit_mb=problem.memory_limit_mb,
+        deadline_s=min(3600.0, QUEUE_SECONDS + 2 * longest),
+        stop_on_first_failure=True,
+        scoring=problem.scoring,
+    )
+
+
+UserFunction = Callable[[Problem, str], float | Awaitable[float]]
+
+
+class UserReward:
+    """`recipe.reward`: a function (problem, response) -> number, plain (run in a thread) or asynchronous.
+
+    An exception is its own failure, not a bad response: the sample is quarantined, as when a judge fails.
+    """
+
+    def __init__(self, function: UserFunction) -> None:
+        self._function = function
+
+    async def __call__(self, problem: Problem, response: str, key: str) -> Outcome:
+        """Call the function."""
+        began = time.monotonic()
+        try:
+            if inspect.iscoroutinefunction(self._function):
+                value = await self._function(problem, response)
+            else:
+                value = await asyncio.to_thread(self._function, problem, response)
+            reward = float(value)
+        except Exception:
+            log.exception("the reward function failed on sample %s", key)
+            return Outcome(None, ERROR, time.monotonic() - began)
+        verdict = Verdict.PASSED if reward > 0 else Verdict.WRONG_ANSWER
+        return Outcome(reward, verdict.value, time.monotonic() - began)
+
+
+def load_reward(reference: str) -> UserReward:
+    """The function that `module:function` names; raises BadConfig if there is none."""
+    module_name, _, name = reference.partition(":")
+    try:
+        function: Any = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError) as error:
+        raise BadConfig(
+            f"recipe.reward {reference!r} cannot be imported ({error}): install its module in the trainer image",
+            field="recipe.reward",
+        ) from error
+    if not callable(function):
+        raise BadConfig(f"recipe.reward {reference!r} is not callable: name a function", field="recipe.reward")
+    return UserReward(function)

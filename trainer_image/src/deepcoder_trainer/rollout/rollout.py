@@ -1,0 +1,107 @@
+"""One sample, and one group: the coroutine that a rollout is.
+
+Judging starts the moment a response is complete, while its siblings are still being sampled, so that the judges work
+along the long tail of generation instead of after it. Generation is never retried here (a lost sampler's requests
+move within the sampler group); only judging is, within the judge client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from deepcoder_trainer.problems.prompt import EncodedProblem
+from deepcoder_trainer.rollout.reward import Reward
+from deepcoder_trainer.seeds import seed
+from deepcoder_trainer.types import Generation, GenerationRequest, Group, Sample, Sampler, Wave
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How responses are sampled."""
+
+    run_seed: int
+    group_size: int
+    max_tokens: int
+    """Response limit."""
+    temperature: float
+    top_p: float = 1.0
+    purpose: str = "sampling"
+    """Keeps the seeds of training and of each evaluation apart."""
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """A problem that was drawn as a group."""
+
+    group_id: int
+    version: int
+    """Version of the weights at admission."""
+    wave: tuple[str, int, int] | None = None
+    """Deterministic mode: name of the wave, position of the group in it, groups in it."""
+
+
+class Rollout:
+    """Makes groups; holds no state of its own."""
+
+    def __init__(self, sampler: Sampler, reward: Reward, sampling: Sampling) -> None:
+        self._sampler = sampler
+        self._reward = reward
+        self._sampling = sampling
+
+    async def group(
+        self, admitted: Admitted, problem: EncodedProblem, on_sampled: Callable[[], None] = lambda: None
+    ) -> Group:
+        """All samples of a problem, judged, in index order. `on_sampled` is called when the last one is sampled."""
+        left = self._sampling.group_size
+
+        def sampled() -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                on_sampled()
+
+        async with asyncio.TaskGroup() as tasks:
+            samples = [
+                tasks.create_task(self._sample(admitted, index, problem, sampled))
+                for index in range(self._sampling.group_size)
+            ]
+        return Group(
+            group_id=admitted.group_id,
+            problem_id=problem.problem.id,
+            admitted_version=admitted.version,
+            samples=tuple(task.result() for task in samples),
+        )
+
+    async def _sample(
+        self, admitted: Admitted, index: int, problem: EncodedProblem, sampled: Callable[[], None]
+    ) -> Sample:
+        key = f"{self._sampling.purpose}/{admitted.group_id}/{index}"
+        generation: Generation = await self._sampler.generate(self._request(admitted, index, key, problem))
+        sampled()
+        outcome = await self._reward(problem.problem, generation.text, key)
+        return Sample(
+            group_id=admitted.group_id,
+            index=index,
+            prompt_ids=problem.prompt_ids,
+            generation=generation,
+            outcome=outcome,
+            limit=self._sampling.max_tokens,
+        )
+
+    def _request(self, admitted: Admitted, index: int, key: str, problem: EncodedProblem) -> GenerationRequest:
+        s = self._sampling
+        wave = None
+        if admitted.wave is not None:
+            name, position, groups = admitted.wave
+            wave = Wave(name, position * s.group_size + index, groups * s.group_size)
+        return GenerationRequest(
+            request_id=key,
+            prompt_ids=problem.prompt_ids,
+            max_tokens=s.max_tokens,
+            temperature=s.temperature,
+            top_p=s.top_p,
+            seed=seed(s.run_seed, s.purpose, admitted.group_id, index),
+            wave=wave,
+        )

@@ -1,0 +1,167 @@
+"""vLLM's engine core in this process, stepped by a thread of ours: how CPUs sample.
+
+The thread owns the engine; everything else reaches it as calls that it serves between two steps. Pausing is not
+stepping, which makes updates in flight and deterministic waves exact: what happens between two steps is seen by all
+requests at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from deepcoder_trainer.sampler.engine import engine_arguments, generation_from, sampling_parameters
+from deepcoder_trainer.sampler.settings import EngineSettings
+from deepcoder_trainer.types import Generation, GenerationRequest, SamplerLost
+
+
+@dataclass
+class _Call:
+    """Something for the stepping thread to do between two steps."""
+
+    function: Callable[[Any], Any]
+    done: Future[Any]
+
+
+class SteppedEngine:
+    """vLLM's engine core in this process; one thread owns it and steps it."""
+
+    def __init__(self, model: str, settings: EngineSettings) -> None:
+        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._waiting: dict[str, Future[Generation]] = {}
+        self._paused = False
+        self._failure: BaseException | None = None
+        self._ready: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, args=(model, settings), name="vllm-step", daemon=True)
+        self._thread.start()
+
+    async def started(self) -> None:
+        """Wait until the engine is up; raises what kept it from starting."""
+        await asyncio.wrap_future(self._ready)
+
+    async def begin(self, requests: Sequence[GenerationRequest]) -> list[Awaitable[Generation]]:
+        """Start requests between two steps."""
+
+        def add(engine: Any) -> list[Future[Generation]]:
+            results: list[Future[Generation]] = []
+            for request in requests:
+                prompt = {"prompt_token_ids": request.prompt_ids.tolist()}
+                engine.add_request(request.request_id, prompt, sampling_parameters(request))
+                self._waiting[request.request_id] = Future()
+                results.append(self._waiting[request.request_id])
+            return results
+
+        added = await asyncio.wrap_future(self._submit(add))
+        return [asyncio.wrap_future(result) for result in added]
+
+    async def pause(self) -> None:
+        """Stop stepping."""
+
+        def pause(_engine: Any) -> None:
+            self._paused = True
+
+        await asyncio.wrap_future(self._submit(pause))
+
+    async def resume(self, *, clear_cache: bool) -> None:
+        """Step again."""
+
+        def resume(engine: Any) -> None:
+            if clear_cache:
+                engine.reset_prefix_cache(reset_running_requests=True)
+            self._paused = False
+
+        await asyncio.wrap_future(self._submit(resume))
+
+    async def weights_call(self, method: str, **kwargs: Any) -> None:
+        """One call of the weight-transfer API."""
+        await asyncio.wrap_future(self._submit(lambda engine: engine.collective_rpc(method, kwargs=kwargs)))
+
+    async def set_version(self, version: int) -> None:
+        """Label tokens from here on."""
+        await asyncio.wrap_future(self._submit(lambda engine: engine.set_weight_version(str(version))))
+
+    async def close(self) -> None:
+        """End the thread; requests in flight raise SamplerLost."""
+        self._calls.put(None)
+        await asyncio.to_thread(self._thread.join, 30)
+
+    def _submit(self, function: Callable[[Any], Any]) -> Future[Any]:
+        done: Future[Any] = Future()
+        self._calls.put(_Call(function, done))
+        if self._failure is not None:  # the thread has ended, or ends now: nobody may be left to answer
+            self._fail_rest()
+        return done
+
+    def _run(self, model: str, settings: EngineSettings) -> None:
+        try:
+            engine = self._start(model, settings)
+        except BaseException as error:
+            self._failure = error
+            self._ready.set_exception(error)
+            return
+        self._ready.set_result(None)
+        try:
+            while self._serve_calls(engine):
+                if not self._paused and engine.has_unfinished_requests():
+                    for output in engine.step():
+                        if output.finished:
+                            self._waiting.pop(output.request_id).set_result(generation_from(output))
+            self._failure = SamplerLost("the engine was closed")
+        except BaseException as error:
+            self._failure = error
+        self._fail_rest()
+
+    def _start(self, model: str, settings: EngineSettings) -> Any:
+        from vllm.engine.arg_utils import EngineArgs
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        register_architecture(model)
+        engine = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(model, settings)))
+        engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
+        return engine
+
+    def _serve_calls(self, engine: Any) -> bool:
+        """Do all waiting calls; wait for one while there is nothing to step. False ends the engine."""
+        while True:
+            idle = self._paused or not engine.has_unfinished_requests()
+            try:
+                call = self._calls.get(block=idle)
+            except queue.Empty:
+                return True
+            if call is None:
+                return False
+            try:
+                call.done.set_result(call.function(engine))
+            except (ValueError, TypeError) as error:
+                call.done.set_exception(error)
+            except BaseException as error:
+                call.done.set_exception(SamplerLost(f"the engine failed: {error}"))
+                raise
+
+    def _fail_rest(self) -> None:
+        lost = SamplerLost(f"the engine ended: {self._failure}")
+        while self._waiting:
+            with suppress(KeyError):
+                self._waiting.popitem()[1].set_exception(lost)
+        with suppress(queue.Empty):
+            while True:
+                if (call := self._calls.get_nowait()) is not None:
+                    call.done.set_exception(lost)
+
+
+def register_architecture(model: str) -> None:
+    """Import the model's class here; vLLM otherwise starts a process that imports all of torch to look at it."""
+    from transformers import AutoConfig
+    from vllm.model_executor.models import ModelRegistry
+
+    for name in AutoConfig.from_pretrained(model).architectures or ():
+        known = ModelRegistry.models.get(name)
+        if known is not None:
+            ModelRegistry.models.pop(name)
+            ModelRegistry.register_model(name, known.load_model_cls())

@@ -1,0 +1,254 @@
+"""The work buffer: which groups may be sampled, with which weights, and which of them make the next batch.
+
+Steps are counted over all stages; step T trains batch T and makes weights of version T. A slot is charged when a
+group is admitted and freed when the group has been trained *and* the new weights are out, never when it is merely
+finished: staleness is bounded by admission, and nothing is sampled to be thrown away.
+
+    admitted ──sampled──► judging ──done──► in a batch ──trained, weights out──► slot free
+
+Strict order: batch T is groups (T-1)·B … T·B-1, whoever finishes first, and is sampled wholly with version
+max(start, T-1-η) (η = maxOffPolicy). It is admitted when that version is out and batch T-1 has been sampled, and a
+version is pushed only when no batch is left to sample that wants an older one. So a batch is a function of weights
+and group ids alone.
+
+Window order: up to (η+1)·B groups are active, weights change in flight, and a batch is the groups that finished
+first, but for those whose turn it is: a group admitted at version v is trained by step v+η+1. After each batch, at
+most B·(d-T) of the remaining groups may be due by step d; whatever would break that goes into the batch, waited for
+if need be. So no long response is left behind for ever, and none exceeds the bound.
+
+Everything runs on one event loop; one condition guards all state. `fail` wakes every waiter with the error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from deepcoder_contracts.recipe import Order
+from deepcoder_trainer.rollout.rollout import Admitted
+from deepcoder_trainer.types import Group
+
+
+@dataclass(frozen=True)
+class WorkPolicy:
+    """What the buffer needs to know of the recipe and the stage."""
+
+    batch_groups: int
+    """B, groups in a batch."""
+    max_off_policy: int
+    """η, in versions."""
+    order: Order
+    last_step: int
+    """The stage's last step, counted over all stages."""
+    deterministic: bool = False
+
+
+@dataclass
+class _Slot:
+    version: int
+    sampled: bool = False
+    group: Group | None = None
+    finished: int = 0
+    """Rank by which it was finished, from 1."""
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """What a checkpoint keeps of the work: with the version, all that a resumed buffer needs."""
+
+    finished: tuple[Group, ...] = ()
+    """Groups that are done and not trained, in group_id order."""
+    pending: tuple[int, ...] = ()
+    """Groups that were admitted and are not done: sampled anew."""
+    next_group_id: int = 0
+    """First group that was never admitted."""
+
+
+class WorkBuffer:
+    """See the module's text."""
+
+    def __init__(self, policy: WorkPolicy, version: int, resumed: Unfinished | None = None) -> None:
+        """`version` is the steps that the weights have seen, over all stages. Raises ValueError for a wrong sum."""
+        size, end = policy.batch_groups, policy.last_step * policy.batch_groups
+        resumed = resumed or Unfinished(next_group_id=version * size)
+        self.policy = policy
+        self.version = version
+        """Version of the weights that are out."""
+        self._slots: dict[int, _Slot] = {}
+        for group in resumed.finished:
+            self._slots[group.group_id] = _Slot(group.admitted_version, True, group, len(self._slots) + 1)
+        self._count = len(self._slots)
+        self._next = resumed.next_group_id
+        self._to_admit = [*range(end - 1, self._next - 1, -1), *sorted(resumed.pending, reverse=True)]
+        self._resumed = frozenset(self._slots)
+        self._changed = asyncio.Condition()
+        self._closed = False
+        self._failure: BaseException | None = None
+        known = {*self._slots, *self._to_admit}
+        if len(known) != len(self._slots) + len(self._to_admit) or len(known) != end - version * size:
+            raise ValueError(
+                f"{len(self._slots)} finished and {len(resumed.pending)} pending groups, and those from "
+                f"{self._next}, do not add up to what steps {version + 1} to {policy.last_step} train"
+            )
+
+    async def admit(self) -> Admitted | None:
+        """The next group to sample, as soon as it may be; None when no more will be admitted."""
+        await self._until(lambda: self._closed or not self._to_admit or self._may_admit(self._to_admit[-1]))
+        if self._closed or not self._to_admit:
+            return None
+        group_id = self._to_admit.pop()
+        self._next = max(group_id + 1, self._next)
+        self._slots[group_id] = _Slot(self.version)
+        return Admitted(group_id, self.version, self._wave(group_id) if self.policy.deterministic else None)
+
+    async def sampled(self, group_id: int) -> None:
+        """All responses of a group are sampled; judging may go on."""
+        async with self._changed:
+            self._slots[group_id].sampled = True
+            self._changed.notify_all()
+
+    async def done(self, group: Group) -> None:
+        """A group is judged."""
+        async with self._changed:
+            slot = self._slots[group.group_id]
+            if slot.group is not None:
+                raise ValueError(f"group {group.group_id} was finished twice")
+            self._count += 1
+            slot.sampled, slot.group, slot.finished = True, group, self._count
+            self._changed.notify_all()
+
+    async def batch(self, step: int) -> tuple[Group, ...]:
+        """The groups of batch `step`, in group_id order, when they are all done. They keep their slots."""
+        await self._until(lambda: self._closed_for(step) or self._choose(step) is not None)
+        chosen = self._choose(step)
+        if chosen is None:
+            raise Stopped(f"batch {step} will not be complete: admission was stopped")
+        return tuple(self._group(g) for g in sorted(chosen))
+
+    async def may_push(self, version: int) -> None:
+        """Wait until weights of `version` may go out. Strict: all that wants older weights has been sampled."""
+        if self.policy.order is Order.WINDOW:
+            return
+        end = min(version + self.policy.max_off_policy, self.policy.last_step) * self.policy.batch_groups
+        await self._until(lambda: self._all_sampled(end) or (self._closed and self._none_sampling()))
+
+    async def release(self, groups: Iterable[Group], version: int) -> None:
+        """Groups were trained and weights of `version` are out: their slots are free."""
+        async with self._changed:
+            for group in groups:
+                del self._slots[group.group_id]
+            self.version = version
+            self._changed.notify_all()
+
+    async def close(self) -> None:
+        """Admit nothing more. What was admitted goes on."""
+        async with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    async def settled(self, version: int) -> None:
+        """Wait until everything that was admitted with weights older than `version` is done."""
+        await self._until(lambda: all(s.group is not None for s in self._slots.values() if s.version < version))
+
+    async def fail(self, error: BaseException) -> None:
+        """A rollout failed for good: every waiter gets the error."""
+        async with self._changed:
+            self._failure = self._failure or error
+            self._changed.notify_all()
+
+    def unfinished(self, *, without: frozenset[int] = frozenset()) -> Unfinished:
+        """What a checkpoint of the weights that are out keeps; groups in `without` count as not sampled.
+
+        Strict: what was admitted with these very weights is left out, since it will be the same when sampled again.
+        """
+        end = self._next
+        if self.policy.order is Order.STRICT:
+            end = min(end, (self.version + self.policy.max_off_policy) * self.policy.batch_groups)
+        slots = {g: slot for g, slot in self._slots.items() if g < end}
+        kept = {g for g, slot in slots.items() if slot.group is not None} - without
+        again = {g for g in self._to_admit if g < end}
+        return Unfinished(
+            finished=tuple(self._group(g) for g in sorted(kept)),
+            pending=tuple(sorted((slots.keys() - kept) | again)),
+            next_group_id=max(end, self.version * self.policy.batch_groups),
+        )
+
+    def waiting_for(self) -> list[int]:
+        """Groups that were admitted and are not done, for the log line of a run that stalls."""
+        return sorted(g for g, slot in self._slots.items() if slot.group is None)
+
+    def _may_admit(self, group_id: int) -> bool:
+        p = self.policy
+        if p.order is Order.WINDOW:
+            return len(self._slots) < (p.max_off_policy + 1) * p.batch_groups
+        step = group_id // p.batch_groups + 1
+        return self.version >= step - 1 - p.max_off_policy and self._all_sampled((step - 1) * p.batch_groups)
+
+    def _all_sampled(self, end: int) -> bool:
+        """Whether every group below `end` has been sampled (or trained before)."""
+        if self._to_admit and self._to_admit[-1] < end:
+            return False
+        return all(slot.sampled for g, slot in self._slots.items() if g < end)
+
+    def _none_sampling(self) -> bool:
+        return all(slot.sampled for slot in self._slots.values())
+
+    def _closed_for(self, step: int) -> bool:
+        """Whether admission stopped before batch `step` could be complete."""
+        if not self._closed:
+            return False
+        size = self.policy.batch_groups
+        if self.policy.order is Order.WINDOW:
+            return len(self._slots) < size
+        return any(g not in self._slots for g in range((step - 1) * size, step * size))
+
+    def _choose(self, step: int) -> list[int] | None:
+        size = self.policy.batch_groups
+        if self.policy.order is Order.STRICT:
+            ids = list(range((step - 1) * size, step * size))
+            return ids if all(g in self._slots and self._slots[g].group is not None for g in ids) else None
+        due = {g: slot.version + self.policy.max_off_policy + 1 for g, slot in self._slots.items()}
+        order = sorted((slot.finished, g) for g, slot in self._slots.items() if slot.group is not None)
+        return choose_window(step, size, due, [g for _, g in order])
+
+    def _group(self, group_id: int) -> Group:
+        group = self._slots[group_id].group
+        assert group is not None
+        return group
+
+    def _wave(self, group_id: int) -> tuple[str, int, int]:
+        """All groups of a batch that are to be sampled form one wave; those from a checkpoint are not among them."""
+        size = self.policy.batch_groups
+        first = group_id // size * size
+        ids = [g for g in range(first, first + size) if g not in self._resumed]
+        return f"step-{group_id // size + 1}", ids.index(group_id), len(ids)
+
+    async def _until(self, ready: Callable[[], bool]) -> None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._failure is not None or ready())
+            if self._failure is not None:
+                raise self._failure
+
+
+class Stopped(Exception):
+    """What was waited for will not come, because admission was stopped."""
+
+
+def choose_window(step: int, size: int, due: Mapping[int, int], finished: Sequence[int]) -> list[int] | None:
+    """The batch of `step` in window order, or None while it must wait.
+
+    `due` maps each active group to the last step that may train it, `finished` are the done ones, first done first.
+    """
+    if len(finished) < size:
+        return None
+    chosen: list[int] = []
+    for deadline in sorted(set(due.values())):
+        active = sum(d <= deadline for d in due.values())
+        needed = active - size * (deadline - step) - sum(due[g] <= deadline for g in chosen)
+        ripe = [g for g in finished if due[g] <= deadline and g not in chosen]
+        if needed > len(ripe):
+            return None
+        chosen += ripe[: max(0, needed)]
+    chosen += [g for g in finished if g not in chosen][: size - len(chosen)]
+    return chosen
