@@ -47,9 +47,9 @@ class Run:
     async def rollout(self, admitted) -> None:
         await self.turns()
         self.sampled_with[admitted.group_id] = (admitted.version, self.buffer.version)
-        await self.buffer.sampled(admitted.group_id)
+        self.buffer.sampled(admitted.group_id)
         await self.turns()
-        await self.buffer.done(group(admitted.group_id, admitted.version))
+        self.buffer.done(group(admitted.group_id, admitted.version))
 
     async def admission(self, tasks: asyncio.TaskGroup) -> None:
         while (admitted := await self.buffer.admit()) is not None:
@@ -66,9 +66,9 @@ class Run:
                 self.trained += [g.group_id for g in groups]
                 await self.turns()
                 await self.buffer.may_push(step)
-                await self.buffer.release(groups, step)
+                self.buffer.release(groups, step)
                 if step == stop_after:
-                    await self.buffer.close()
+                    self.buffer.close()
                     await self.buffer.settled(step)
                     self.left = self.buffer.unfinished()
                     return
@@ -123,8 +123,8 @@ async def test_a_batch_that_cannot_complete_says_so_instead_of_waiting() -> None
     buffer = WorkBuffer(WorkPolicy(2, 0, Order.STRICT, 5), 0)
     first = await buffer.admit()
     assert first is not None
-    await buffer.close()
-    await buffer.done(group(first.group_id, 0))
+    buffer.close()
+    buffer.done(group(first.group_id, 0))
     with pytest.raises(Stopped):
         await buffer.batch(1)
 
@@ -135,7 +135,7 @@ async def test_a_failed_rollout_wakes_every_waiter_with_its_error() -> None:
     await buffer.admit()
     waiters.append(asyncio.create_task(buffer.admit()))
     await asyncio.sleep(0)
-    await buffer.fail(RuntimeError("sampler gone"))
+    buffer.fail(RuntimeError("sampler gone"))
     results = await asyncio.gather(*waiters, return_exceptions=True)
     assert [str(r) for r in results] == ["sampler gone"] * 3
 
@@ -143,9 +143,9 @@ async def test_a_failed_rollout_wakes_every_waiter_with_its_error() -> None:
 async def test_a_group_is_never_finished_twice() -> None:
     buffer = WorkBuffer(WorkPolicy(1, 0, Order.STRICT, 5), 0)
     await buffer.admit()
-    await buffer.done(group(0, 0))
+    buffer.done(group(0, 0))
     with pytest.raises(ValueError, match="twice"):
-        await buffer.done(group(0, 0))
+        buffer.done(group(0, 0))
 
 
 def test_window_takes_the_first_finished_but_never_leaves_a_due_group_behind() -> None:
@@ -162,7 +162,7 @@ async def test_a_group_that_was_cut_off_is_sampled_anew_by_the_resumed_run() -> 
     buffer = WorkBuffer(policy, 0)
     for _ in range(4):
         await buffer.admit()
-    await buffer.done(group(2, 0))
+    buffer.done(group(2, 0))
     resumed = WorkBuffer(policy, 0, buffer.unfinished())
     admitted = [await resumed.admit() for _ in range(3)]
     assert [a.group_id for a in admitted if a is not None] == [0, 1, 3]

@@ -16,7 +16,7 @@ first, but for those whose turn it is: a group admitted at version v is trained 
 most B·(d-T) of the remaining groups may be due by step d; whatever would break that goes into the batch, waited for
 if need be. So no long response is left behind for ever, and none exceeds the bound.
 
-Everything runs on one event loop; one condition guards all state. `fail` wakes every waiter with the error.
+Everything runs on one event loop, and every change is one uninterrupted call. `fail` wakes every waiter with the error.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class WorkBuffer:
         self._next = resumed.next_group_id
         self._to_admit = [*range(end - 1, self._next - 1, -1), *sorted(resumed.pending, reverse=True)]
         self._resumed = frozenset(self._slots)
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()
         self._closed = False
         self._failure: BaseException | None = None
         known = {*self._slots, *self._to_admit}
@@ -102,21 +102,19 @@ class WorkBuffer:
         self._slots[group_id] = _Slot(self.version)
         return Admitted(group_id, self.version, self._wave(group_id) if self.policy.deterministic else None)
 
-    async def sampled(self, group_id: int) -> None:
+    def sampled(self, group_id: int) -> None:
         """All responses of a group are sampled; judging may go on."""
-        async with self._changed:
-            self._slots[group_id].sampled = True
-            self._changed.notify_all()
+        self._slots[group_id].sampled = True
+        self._notify()
 
-    async def done(self, group: Group) -> None:
+    def done(self, group: Group) -> None:
         """A group is judged."""
-        async with self._changed:
-            slot = self._slots[group.group_id]
-            if slot.group is not None:
-                raise ValueError(f"group {group.group_id} was finished twice")
-            self._count += 1
-            slot.sampled, slot.group, slot.finished = True, group, self._count
-            self._changed.notify_all()
+        slot = self._slots[group.group_id]
+        if slot.group is not None:
+            raise ValueError(f"group {group.group_id} was finished twice")
+        self._count += 1
+        slot.sampled, slot.group, slot.finished = True, group, self._count
+        self._notify()
 
     async def batch(self, step: int) -> tuple[Group, ...]:
         """The groups of batch `step`, in group_id order, when they are all done. They keep their slots."""
@@ -133,29 +131,26 @@ class WorkBuffer:
         end = min(version + self.policy.max_off_policy, self.policy.last_step) * self.policy.batch_groups
         await self._until(lambda: self._all_sampled(end) or (self._closed and self._none_sampling()))
 
-    async def release(self, groups: Iterable[Group], version: int) -> None:
+    def release(self, groups: Iterable[Group], version: int) -> None:
         """Groups were trained and weights of `version` are out: their slots are free."""
-        async with self._changed:
-            for group in groups:
-                del self._slots[group.group_id]
-            self.version = version
-            self._changed.notify_all()
+        for group in groups:
+            del self._slots[group.group_id]
+        self.version = version
+        self._notify()
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Admit nothing more. What was admitted goes on."""
-        async with self._changed:
-            self._closed = True
-            self._changed.notify_all()
+        self._closed = True
+        self._notify()
 
     async def settled(self, version: int) -> None:
         """Wait until everything that was admitted with weights older than `version` is done."""
         await self._until(lambda: all(s.group is not None for s in self._slots.values() if s.version < version))
 
-    async def fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
         """A rollout failed for good: every waiter gets the error."""
-        async with self._changed:
-            self._failure = self._failure or error
-            self._changed.notify_all()
+        self._failure = self._failure or error
+        self._notify()
 
     def unfinished(self, *, without: frozenset[int] = frozenset()) -> Unfinished:
         """What a checkpoint of the weights that are out keeps; groups in `without` count as not sampled.
@@ -224,11 +219,15 @@ class WorkBuffer:
         ids = [g for g in range(first, first + size) if g not in self._resumed]
         return f"step-{group_id // size + 1}", ids.index(group_id), len(ids)
 
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
     async def _until(self, ready: Callable[[], bool]) -> None:
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._failure is not None or ready())
-            if self._failure is not None:
-                raise self._failure
+        while self._failure is None and not ready():
+            await self._changed.wait()
+        if self._failure is not None:
+            raise self._failure
 
 
 class Stopped(Exception):

@@ -1,0 +1,71 @@
+"""What the controller needs of the world, and what it says about itself.
+
+The loop is written against these, so that it is tested with scripted samplers and learners and driven by benchmarks,
+while vLLM, torch and storage stand behind the same protocols in a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from deepcoder_contracts.gate import GateRecord
+from deepcoder_contracts.progress import TrainerPhase
+from deepcoder_trainer.checkpoint.state import PipelineState
+from deepcoder_trainer.types import Group
+
+
+class SandboxUnavailable(RuntimeError):
+    """Judges failed on too much of a batch for its group statistics to mean anything."""
+
+
+class Checkpoints(Protocol):
+    """The part of `CheckpointWriter` that the loop needs."""
+
+    async def save(
+        self, state: PipelineState, *, metrics: Mapping[str, float], final: bool = False, gate: GateRecord | None = None
+    ) -> None:
+        """Copy the state aside and commit it in the background."""
+        ...
+
+    async def wait(self) -> object:
+        """Until the last save is committed."""
+        ...
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one step came to."""
+
+    step: int
+    metrics: Mapping[str, float]
+    verdicts: Mapping[str, int]
+    phase_seconds: Mapping[str, float]
+    groups: tuple[Group, ...]
+
+
+class Observer(Protocol):
+    """Who is told; must return at once and never raise."""
+
+    def on_phase(self, phase: TrainerPhase) -> None:
+        """The attempt does something else now."""
+        ...
+
+    def on_step(self, report: StepReport) -> None:
+        """A step is done."""
+        ...
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How the loop ended."""
+
+    step: int
+    drained: bool
+    """False: the stage is over (maxSteps, or its gate was met)."""
+    gate: GateRecord | None = None
+
+
+Evaluate = Callable[[int], Awaitable[Mapping[str, float]]]
+"""Evaluates the weights that are out after a step; returns `eval/<dataset>/pass_at_1` and the like."""
