@@ -258,10 +258,10 @@ def _base_template(pool: PoolIdentity, spec: SandboxPoolSpec, settings: PoolSett
 
 def _judge_container(spec: SandboxPoolSpec, image: str) -> dict[str, Any]:
     slots = spec.slots_per_pod
-    memory_mib = 512 + 1024 * slots
+    memory_mib = 1536 + 1024 * slots  # the server with its stored tests, and the default limit of a test for each slot
     command = ["deepcoder-sandbox", "serve", "--host", "0.0.0.0", "--port", str(JUDGE_PORT)]  # noqa: S104
     command += ["--token-file", f"{TOKEN_DIRECTORY}/{TOKEN_KEY}", "--slots", str(slots)]
-    command += ["--minimum-tier", spec.isolation.minimum_tier.value]
+    command += ["--minimum-tier", spec.isolation.minimum_tier.value, "--drain-seconds", str(DRAIN_SECONDS)]
     return {
         "name": CONTAINER,
         "image": image,
