@@ -173,6 +173,13 @@ def test_optional_objects_are_left_out_by_default(helm: str) -> None:
     assert {"ServiceMonitor", "PodDisruptionBudget"} <= {o["kind"] for o in render(helm, EVERYTHING)}
 
 
+def test_release_named_deepcoder_does_not_repeat_itself(helm: str) -> None:
+    done = subprocess.run([helm, "template", "deepcoder", str(CHART)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    names = {d["metadata"]["name"] for d in yaml.safe_load_all(done.stdout) if d and d["kind"] == "Deployment"}
+    assert names == {"deepcoder-operator"}
+
+
 def test_chosen_images_are_used_as_they_are(helm: str) -> None:
     objects = render(helm, {"images": {"operator": "r/op@sha256:1", "trainer": "r/t:2", "sandbox": "r/s:3"}})
     assert _container(objects)["image"] == "r/op@sha256:1"

@@ -12,6 +12,7 @@ from deepcoder_operator.api.run_spec import RunSpec
 from deepcoder_operator.api.sandboxpool import SandboxPoolSpec
 from deepcoder_operator.builders.pool import PoolIdentity, PoolSettings, build_pod_template
 from deepcoder_operator.domain.world import pod_gpus
+from deepcoder_operator.kube.client import Kube
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.yaml"))
 
@@ -53,3 +54,12 @@ def test_1_5b_fits_one_node_of_8_gpus() -> None:
     (run,) = documents(EXAMPLES[0].parent / "deepcoder-1.5b.yaml", "DeepCoderRun")
     for stage in run["spec"]["stages"]:
         assert gpus(stage, "samplers") + gpus(stage, "learners") == 8
+
+
+@pytest.mark.apiserver
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
+async def test_example_is_accepted_by_the_api_server(kube: Kube, namespace: str, path: Path) -> None:
+    for document in yaml.safe_load_all(path.read_text()):
+        if document and document["apiVersion"].startswith("deepcoder.dev/"):
+            document["metadata"]["namespace"] = namespace
+            assert (await kube.create(document))["metadata"]["uid"]

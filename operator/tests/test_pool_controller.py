@@ -213,7 +213,7 @@ async def test_pool_comes_up_with_all_that_surrounds_it(ground: Field) -> None:
     assert (await ground.condition("Accepted"))["status"] == "True"
     status = (await ground.pool())["status"]
     assert (status["desiredReplicas"], status["selector"]) == (2, f"{LABEL_POOL}={NAME}")
-    assert ("JudgesCreated", "created 2 judges, 2 are wanted") in ground.events
+    assert ("JudgesCreated", "judges created: 2, wanted: 2") in ground.events
 
 
 async def test_pool_grows_with_the_queue_and_idle_judges_go_first(ground: Field) -> None:

@@ -8,6 +8,8 @@
 {{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
 {{- else if contains (include "deepcoder.name" .) .Release.Name -}}
 {{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- else if hasPrefix (printf "%s-" .Release.Name) (include "deepcoder.name" .) -}}
+{{- include "deepcoder.name" . -}}
 {{- else -}}
 {{- printf "%s-%s" .Release.Name (include "deepcoder.name" .) | trunc 50 | trimSuffix "-" -}}
 {{- end -}}

@@ -223,7 +223,7 @@ class PoolReconciler:
         created = sum(r is None for r in refusals)
         if created:
             metrics.PODS_CREATED.labels(pool.namespace, pool.name).inc(created)
-            self._record(obj, "JudgesCreated", f"created {created} judges, {facts.desired} are wanted")
+            self._record(obj, "JudgesCreated", f"judges created: {created}, wanted: {facts.desired}")
         return next((r for r in refusals if r is not None), None)
 
     async def _create(self, pool: PoolIdentity, template: dict[str, Any], index: int) -> Refusal | None:
