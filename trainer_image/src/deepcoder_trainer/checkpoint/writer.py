@@ -13,7 +13,7 @@ import asyncio
 import logging
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -93,6 +93,8 @@ class CheckpointWriter:
         self.latest: CommittedCheckpoint | None = None
         self.times: SaveTimes | None = None
         self.failures = 0
+        self.on_commit: Callable[[CommittedCheckpoint], None] = lambda _committed: None
+        """Told of each checkpoint as soon as storage has its manifest; must not raise."""
 
     async def claim(self) -> None:
         """Take the run's prefix and this attempt's ordinal; before anything is read or written.
@@ -217,6 +219,7 @@ class CheckpointWriter:
             committed = await asyncio.to_thread(self._put_manifest, prefix, manifest)
         finally:
             await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+        self.on_commit(committed)
         self.times = SaveTimes(stall=stall, upload=time.monotonic() - started)
         try:
             await asyncio.to_thread(self._prune)

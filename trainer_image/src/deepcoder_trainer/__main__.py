@@ -1,0 +1,103 @@
+"""The command line: `run`, `drain`, `verify`, `evaluate`, `make-demo`.
+
+Exit status 0 done, 64 bad configuration or usage, 75 stopped on request or for want of judges (run again to go on),
+anything else a crash. Only what a command needs is imported, and nothing heavy before its input is known to be good.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from deepcoder_contracts.exit import ExitCode, ExitRecord
+from deepcoder_contracts.stage import JudgeBackend
+from deepcoder_trainer.errors import BadConfig
+
+if TYPE_CHECKING:
+    from deepcoder_contracts.stage import StageConfig
+    from deepcoder_trainer.judge.local import LocalJudge
+    from deepcoder_trainer.localrun import LocalRun
+
+_COMMANDS = {
+    "drain": ("deepcoder_trainer.drain", "ask a running trainer to save and leave"),
+    "verify": ("deepcoder_trainer.checkpoint.cli", "walk a checkpoint's lineage and check every link"),
+    "evaluate": ("deepcoder_trainer.evaluation.cli", "measure a model on problem sets"),
+    "make-demo": ("deepcoder_trainer.demo.make", "make the demo's problems, tokenizer and warm-started model"),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        self.print_usage(sys.stderr)
+        self.exit(ExitCode.BAD_CONFIG, f"{self.prog}: {message}\n")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command and return its exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = _Parser(prog="deepcoder-trainer", description="GRPO+ training of code models.")
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
+    run = commands.add_parser("run", help="run a stage or a whole local run")
+    run.add_argument("--config", type=Path, required=True, help="StageConfig or LocalRun, JSON or YAML")
+    run.add_argument("--verbose", action="store_true", help="log everything")
+    for name, (module, text) in _COMMANDS.items():
+        command = commands.add_parser(name, help=text)
+        if arguments and arguments[0] == name:
+            importlib.import_module(module).add_arguments(command)
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "run":
+            return _run(options)
+        return int(importlib.import_module(_COMMANDS[options.command][0]).main(options))
+    except BadConfig as error:
+        sys.stderr.write(f"deepcoder-trainer {options.command}: {error}\n")
+        return ExitCode.BAD_CONFIG
+
+
+def _run(options: argparse.Namespace) -> int:
+    from deepcoder_trainer.config import load_config
+
+    _log(verbose=options.verbose)
+    config = load_config(options.config)
+    judge = None
+    if config.judge.backend is JudgeBackend.LOCAL and config.recipe.reward is None:
+        from deepcoder_trainer.judge.local import LocalJudge
+
+        judge = LocalJudge(config.judge.workers)
+    try:
+        record = _run_to_its_end(config, judge)
+    finally:
+        if judge is not None:
+            judge.close()
+    sys.stderr.write(f"deepcoder-trainer run: {record.reason}{': ' if record.message else ''}{record.message}\n")
+    return record.code
+
+
+def _run_to_its_end(config: StageConfig | LocalRun, judge: LocalJudge | None) -> ExitRecord:
+    import asyncio
+
+    from deepcoder_trainer.runner import run
+
+    # Threads that spin at barriers starve each other where processes share cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    return asyncio.run(run(config, judge, lambda _config: ()))
+
+
+def _log(*, verbose: bool) -> None:
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(message)s",
+        datefmt="%H:%M:%S",
+    )
+    for noisy in ("httpx", "httpcore", "asyncio", "urllib3", "botocore", "filelock"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""What an evaluation is given: samplers, judges and problems as training has them, so that both measure alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deepcoder_contracts.stage import StageConfig
+from deepcoder_trainer.checkpoint.sources import Sources
+from deepcoder_trainer.checkpoint.storage import ObjectStore
+from deepcoder_trainer.ports import Observer
+from deepcoder_trainer.rollout.reward import Reward
+from deepcoder_trainer.rollout.rollout import Rollout, Sampling
+from deepcoder_trainer.sampler.pretrained import push_pretrained
+from deepcoder_trainer.stopping import Stop
+from deepcoder_trainer.types import Sampler
+
+
+@dataclass(frozen=True)
+class EvaluationContext:
+    """Everything but the plan."""
+
+    config: StageConfig
+    sampler: Sampler
+    reward: Reward
+    store: ObjectStore
+    """The run's own storage."""
+    sources: Sources
+    tokenizer: Any
+    """The model's Hugging Face tokenizer."""
+    workdir: Path
+    """Local scratch space."""
+    dtype: str
+    """The samplers' number format."""
+    stop: Stop
+    observer: Observer
+
+    def rollout(self, sampling: Sampling) -> Rollout:
+        """Makes groups with settings of its own."""
+        return Rollout(self.sampler, self.reward, sampling)
+
+    async def push(self, directory: Path, version: int) -> None:
+        """Put a model in Hugging Face layout into all samplers; `version` labels its tokens."""
+        await push_pretrained(self.sampler, directory, version, self.dtype)

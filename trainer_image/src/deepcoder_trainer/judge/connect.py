@@ -1,0 +1,38 @@
+"""A judge client as the stage config asks for it, with the background work that keeps it going."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from deepcoder_contracts.stage import JudgeBackend, StageConfig
+from deepcoder_trainer.judge.client import JudgeClient
+from deepcoder_trainer.judge.endpoints import Endpoints, PoolResolver
+from deepcoder_trainer.judge.local import BASE_URL, LocalJudge
+
+
+@asynccontextmanager
+async def connect_judge(
+    config: StageConfig, local: LocalJudge | None
+) -> AsyncIterator[tuple[JudgeClient, Coroutine[Any, Any, None]]]:
+    """The client, and a coroutine to run beside training: it resolves the pool, or watches the local judge."""
+    settings = config.judge
+    if settings.backend is JudgeBackend.LOCAL:
+        if local is None:
+            raise RuntimeError("the local judge is started before anything else, and was not")
+        await local.ready()
+        client = JudgeClient(Endpoints([BASE_URL]), config.run, transport=local.transport())
+        background = local.watch()
+    else:
+        assert settings.host is not None, "the contract sees to it"
+        assert settings.token_file is not None, "the contract sees to it"
+        endpoints = Endpoints()
+        client = JudgeClient(endpoints, config.run, token_file=Path(settings.token_file))
+        background = PoolResolver(endpoints, settings.host, settings.port).run()
+    try:
+        yield client, background
+    finally:
+        background.close()
+        await client.close()

@@ -1,0 +1,117 @@
+"""A researcher's whole run in one file: stages one after another on one machine, without Kubernetes.
+
+It is expanded into the same stage configs that the operator writes, so that a run by hand and one in a cluster take
+the same path. What the operator would decide is decided here, from storage alone: which stage is next, which attempt
+this is, what a stage starts from. Running the same file again goes on where it stopped; a changed recipe under the
+same storage is refused, as it is in a cluster.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Annotated, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from deepcoder_contracts.base import DNSLabel, VersionedContract, sha256_digest
+from deepcoder_contracts.gate import Otherwise, recheck_gate
+from deepcoder_contracts.manifest import Manifest, ParentRef, RunIdentity
+from deepcoder_contracts.recipe import Recipe
+from deepcoder_contracts.stage import (
+    DatasetSource,
+    JudgeEndpoint,
+    ModelSource,
+    Provenance,
+    StageConfig,
+    StageSettings,
+    StageType,
+    Storage,
+)
+
+
+class LocalStage(StageSettings):
+    """A stage as in a stage config; its position is its place in the list."""
+
+    index: int = Field(default=0, ge=0, le=63)
+    """Set from the list."""
+
+
+class LocalRun(VersionedContract):
+    """What `run --config` reads for a run by hand."""
+
+    kind: Annotated[str, StringConstraints(pattern="^LocalRun$")] = "LocalRun"
+    """Always LocalRun."""
+
+    name: DNSLabel
+    """Name of the run."""
+
+    model: ModelSource
+    """Starting weights."""
+
+    dataset: DatasetSource | None = None
+    """Training problems."""
+
+    recipe: Recipe = Recipe()
+    """GRPO+ settings."""
+
+    stages: Annotated[list[LocalStage], Field(min_length=1, max_length=64)]
+    """In order."""
+
+    storage: Storage
+    """The run's own folder: file:///path or s3://bucket/prefix."""
+
+    judge: JudgeEndpoint = JudgeEndpoint()
+    """Default: a judge of its own on this machine."""
+
+    parent: ParentRef | None = None
+    """Checkpoint of an earlier run to start from."""
+
+    @model_validator(mode="after")
+    def _stages_are_told_apart(self) -> Self:
+        names = [s.name for s in self.stages]
+        if len(set(names)) != len(names):
+            raise ValueError(f"stages have the same name: give each its own ({', '.join(names)})")
+        if any(s.type is StageType.TRAIN for s in self.stages) and self.dataset is None:
+            raise ValueError("dataset is needed by a Train stage: set dataset.uri")
+        return self
+
+    @property
+    def identity(self) -> RunIdentity:
+        """A run is what its storage says: the same folder is the same run."""
+        uid = uuid.uuid5(uuid.NAMESPACE_URL, f"{self.storage.uri}#{self.name}")
+        return RunIdentity(namespace="local", name=self.name, uid=str(uid))
+
+    @property
+    def config_digest(self) -> str:
+        """Digest of all that decides the result; where it is stored and judged does not."""
+        decides = self.model_copy(update={"judge": JudgeEndpoint(), "storage": Storage(uri="file:///")})
+        return sha256_digest(decides.to_json())
+
+    def stage_config(self, index: int, ordinal: int, parent: ParentRef | None) -> StageConfig:
+        """The stage config of one attempt of a stage."""
+        stage = self.stages[index]
+        evaluation = stage.evaluate.context_tokens if stage.evaluate else None
+        return StageConfig(
+            run=self.identity,
+            stage=StageSettings(**{**dict(stage), "index": index}),
+            earlier_stages=[s.name for s in self.stages[:index]],
+            longest_context_tokens=max(stage.context_tokens, evaluation or 0),
+            ordinal=ordinal,
+            model=self.model,
+            dataset=self.dataset,
+            recipe=self.recipe,
+            parent=parent,
+            storage=self.storage,
+            judge=self.judge,
+            provenance=Provenance(config_digest=self.config_digest),
+        )
+
+
+def held_by_gate(stage: StageSettings, manifest: Manifest) -> Otherwise | None:
+    """What stops the run after a stage: Hold or Fail, if its gate was not met; None goes on."""
+    gate = stage.promote_when
+    if gate is None or gate.otherwise is Otherwise.PROMOTE:
+        return None
+    if manifest.gate is not None and recheck_gate(gate, manifest.gate.values):
+        return None
+    return gate.otherwise

@@ -1,0 +1,118 @@
+"""From a config to an exit code: one attempt of one stage, or a whole local run, stage after stage."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+
+from deepcoder_contracts.exit import ExitCode, ExitRecord
+from deepcoder_contracts.layout import MANIFEST, exit_key, export_dir
+from deepcoder_contracts.manifest import Manifest, ParentRef
+from deepcoder_contracts.stage import StageConfig, StageType
+from deepcoder_trainer.attempt import Attempt
+from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ObjectMissing
+from deepcoder_trainer.checkpoint.listing import StageListing, read_listing
+from deepcoder_trainer.checkpoint.reader import read_manifest
+from deepcoder_trainer.checkpoint.storage import ObjectStore, open_run_storage
+from deepcoder_trainer.drain import Driver
+from deepcoder_trainer.judge.local import LocalJudge
+from deepcoder_trainer.localrun import LocalRun, held_by_gate
+from deepcoder_trainer.ports import Observer
+from deepcoder_trainer.stopping import Stop
+
+log = logging.getLogger(__name__)
+
+MakeObservers = Callable[[StageConfig], tuple[Observer, ...]]
+
+
+async def run(config: StageConfig | LocalRun, judge: LocalJudge | None, observers: MakeObservers) -> ExitRecord:
+    """Run it to its end, or until it is asked to stop."""
+    stop = Stop()
+    seconds = config.storage.drain_seconds
+    loop = asyncio.get_running_loop()
+
+    def on_signal(name: str) -> None:
+        if stop.requested:
+            log.warning("%s again: leaving now, the newest checkpoint stands", name)
+            stop.request(0, name)
+        else:
+            log.info("%s: saving and leaving within %d s", name, seconds)
+            stop.request(seconds, name)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number.name)
+    with Driver() as driver:
+        asking = asyncio.create_task(driver.watch(stop, seconds))
+        try:
+            if isinstance(config, StageConfig):
+                return await Attempt(config, stop, judge, observers(config)).run()
+            return await _run_stages(config, stop, judge, observers)
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+            await driver.done()
+
+
+async def _run_stages(
+    run_config: LocalRun, stop: Stop, judge: LocalJudge | None, observers: MakeObservers
+) -> ExitRecord:
+    store = open_run_storage(run_config.storage)
+    parent = run_config.parent
+    record = ExitRecord(code=ExitCode.DONE, reason="Completed", message="every stage was done before")
+    for index, stage in enumerate(run_config.stages):
+        listing = read_listing(await asyncio.to_thread(store.list, f"{stage.name}/"))
+        train = stage.type is StageType.TRAIN
+        ended = await asyncio.to_thread(_ended, store, listing) if train else None
+        if ended is None or not await asyncio.to_thread(_exported, store, ended[0]):
+            if not train and await asyncio.to_thread(_evaluated, store, stage.name, listing):
+                log.info("stage %s was done before", stage.name)
+                continue
+            ordinal = max(listing.claims, default=0) + 1
+            log.info("stage %s (%d of %d), attempt %d", stage.name, index + 1, len(run_config.stages), ordinal)
+            config = run_config.stage_config(index, ordinal, parent)
+            record = await Attempt(config, stop, judge, observers(config)).run()
+            if record.code != ExitCode.DONE:
+                return record
+            listing = read_listing(await asyncio.to_thread(store.list, f"{stage.name}/"))
+            ended = await asyncio.to_thread(_ended, store, listing) if train else None
+        else:
+            log.info("stage %s was done before, at step %d", stage.name, ended[0].step)
+        if ended is not None:
+            manifest, parent = ended
+            if (held := held_by_gate(stage, manifest)) is not None:
+                return ExitRecord(
+                    code=1,
+                    reason="GateUnmet",
+                    message=f"stage {stage.name} ended with its gate unmet and promoteWhen.otherwise {held.value}",
+                    step=manifest.step,
+                )
+    return record
+
+
+def _ended(store: ObjectStore, listing: StageListing) -> tuple[Manifest, ParentRef] | None:
+    """The checkpoint that ended a stage."""
+    for checkpoint in listing.candidates():
+        try:
+            manifest, digest = read_manifest(store, checkpoint.path)
+        except (CheckpointDamaged, ObjectMissing) as error:
+            log.warning("%s is not used: %s", checkpoint.path, error)
+            continue
+        if manifest.final:
+            return manifest, ParentRef(uri=f"{store.uri}/{checkpoint.path}", digest=digest)
+    return None
+
+
+def _exported(store: ObjectStore, manifest: Manifest) -> bool:
+    return store.head(f"{export_dir(manifest.stage, manifest.step)}/{MANIFEST}") is not None
+
+
+def _evaluated(store: ObjectStore, stage: str, listing: StageListing) -> bool:
+    for ordinal in listing.claims:
+        try:
+            if ExitRecord.from_json(store.get_bytes(exit_key(stage, ordinal))).code == ExitCode.DONE:
+                return True
+        except ObjectMissing:
+            continue
+    return False

@@ -1,0 +1,53 @@
+"""Weights from a Hugging Face folder into samplers: what evaluation measures, without a learner.
+
+Samplers start without weights, so that one engine serves several targets and none is loaded twice. Tensors are read
+one file at a time and sent in chunks through the object store, in the engine's number format.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.types import Sampler, WeightRefs
+
+CHUNK_BYTES = 256 << 20
+
+
+async def push_pretrained(sampler: Sampler, directory: Path, version: int, dtype: str) -> None:
+    """Load a model's weights into all engines. `dtype` is the engines' (`float32` or `bfloat16`)."""
+    refs = await asyncio.to_thread(_put_chunks, directory, dtype)
+    await sampler.update_weights(refs, version)
+
+
+def _put_chunks(directory: Path, dtype: str) -> WeightRefs:
+    import ray
+
+    return WeightRefs(tuple(ray.put(chunk) for chunk in pretrained_chunks(directory, dtype)), dtype)
+
+
+def pretrained_chunks(directory: Path, dtype: str, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Mapping[str, Any]]:
+    """All tensors of a folder as chunks of numpy arrays; bfloat16 as uint16. Raises BadConfig without any file."""
+    import torch
+    from safetensors import safe_open
+
+    target = getattr(torch, dtype)
+    files = sorted(directory.glob("*.safetensors"))
+    if not files:
+        raise BadConfig(f"{directory} holds no *.safetensors file: name a model in Hugging Face layout")
+    chunk: dict[str, Any] = {}
+    size = 0
+    for path in files:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118  a safetensors handle, not a mapping
+                tensor = file.get_tensor(name).to(target)
+                if chunk and size + tensor.nbytes > chunk_bytes:
+                    yield chunk
+                    chunk, size = {}, 0
+                array = tensor.view(torch.int16).numpy().view("uint16") if target is torch.bfloat16 else tensor.numpy()
+                chunk[name] = array
+                size += tensor.nbytes
+    yield chunk

@@ -1,0 +1,62 @@
+"""Several observers as one, each kept from harming training or the others."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from deepcoder_contracts.progress import TrainerPhase
+from deepcoder_trainer.ports import Observer, StepReport
+
+log = logging.getLogger(__name__)
+
+
+class Observers:
+    """Tells all; an observer that raises is logged."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._observers = observers
+
+    def on_phase(self, phase: TrainerPhase) -> None:
+        """Tell all."""
+        for observer in self._observers:
+            try:
+                observer.on_phase(phase)
+            except Exception:
+                log.exception("%s failed", type(observer).__name__)
+
+    def on_step(self, report: StepReport) -> None:
+        """Tell all."""
+        for observer in self._observers:
+            try:
+                observer.on_step(report)
+            except Exception:
+                log.exception("%s failed", type(observer).__name__)
+
+
+class Console:
+    """One log line a step."""
+
+    def __init__(self, stage: str, max_steps: int) -> None:
+        self._stage = stage
+        self._max_steps = max_steps
+
+    def on_phase(self, phase: TrainerPhase) -> None:
+        """Log it."""
+        log.debug("stage %s: %s", self._stage, phase.value)
+
+    def on_step(self, report: StepReport) -> None:
+        """Log the figures one looks at first."""
+        m = report.metrics
+        seconds = " ".join(f"{name} {value:.1f}" for name, value in report.phase_seconds.items())
+        log.info(
+            "%s %d/%d  reward %.3f  truncated %.2f  tokens %.0f  grad %.3f  | %s s",
+            self._stage,
+            report.step,
+            self._max_steps,
+            m.get("reward_mean", float("nan")),
+            m.get("truncated_ratio", float("nan")),
+            m.get("response_tokens_mean", float("nan")),
+            m.get("grad_norm", float("nan")),
+            seconds,
+        )
