@@ -1,0 +1,107 @@
+"""A pool's status: what people read off it, and when it is worth a write."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from deepcoder_operator.api.sandboxpool import SandboxPoolStatus
+from deepcoder_operator.domain.pool_names import LABEL_INDEX, LABEL_TEMPLATE_HASH
+from deepcoder_operator.domain.pool_plan import JudgeLoad, JudgePod
+from deepcoder_operator.domain.pool_status import PoolFacts, Refusal, pool_status, worth_writing
+from deepcoder_operator.sandbox.observe import judge_pods
+
+FACTS = PoolFacts("judges", generation=3, desired=2, wanted_without_bound=2, template_hash="h")
+
+
+def pod(index: int, **changes: Any) -> JudgePod:
+    values = {"ready": True, "load": JudgeLoad(4, 1, 2)} | changes
+    return JudgePod(f"p{index}", f"u{index}", index, "h", 0.0, **values)
+
+
+def conditions(status: SandboxPoolStatus) -> dict[str, tuple[str, str]]:
+    return {c.type: (c.status.value, c.reason) for c in status.conditions}
+
+
+def test_figures_are_those_of_the_ready_judges() -> None:
+    pods = [pod(0), pod(1), pod(2, ready=False, load=None), pod(3, deleting=True), pod(4, ended=True, ready=False)]
+    status = pool_status(SandboxPoolStatus(), FACTS, pods, 0.0)
+    assert (status.replicas, status.ready_replicas, status.desired_replicas) == (3, 2, 2)
+    assert (status.slots, status.busy_slots, status.queue_depth) == (8, 2, 4)
+    assert status.observed_generation == 3
+    assert {c.observed_generation for c in status.conditions} == {3}
+
+
+def test_commonest_trouble_is_named_while_no_judge_is_ready() -> None:
+    pods = [pod(i, ready=False, load=None, trouble="ImagePullBackOff") for i in range(2)]
+    status = pool_status(SandboxPoolStatus(), FACTS, pods, 0.0)
+    ready = next(c for c in status.conditions if c.type == "Ready")
+    assert ready.status.value == "False"
+    assert "2 of 2 pods: ImagePullBackOff" in ready.message
+
+
+def test_conditions_follow_the_pool() -> None:
+    def of(facts: PoolFacts, pods: list[JudgePod]) -> dict[str, tuple[str, str]]:
+        return conditions(pool_status(SandboxPoolStatus(), facts, pods, 0.0))
+
+    assert of(FACTS, [pod(0), pod(1)]) == {
+        "Accepted": ("True", "Valid"),
+        "Ready": ("True", "JudgesReady"),
+        "Scaling": ("False", "AsDesired"),
+        "UpToDate": ("True", "Current"),
+    }
+    assert of(FACTS, [pod(0)])["Scaling"] == ("True", "ScalingUp")
+    assert of(FACTS, [pod(0), pod(1), pod(2)])["Scaling"] == ("True", "ScalingDown")
+    assert of(replace(FACTS, wanted_without_bound=9), [pod(0), pod(1)])["Scaling"] == ("False", "AtMaximum")
+    assert of(replace(FACTS, desired=0), [])["Ready"] == ("True", "Idle")
+    assert of(replace(FACTS, template_hash="other"), [pod(0), pod(1)])["UpToDate"] == ("False", "RollingOut")
+    refused = of(replace(FACTS, template_hash="", refusal=Refusal("InvalidTemplate", "m")), [pod(0)])
+    assert refused["Accepted"] == ("False", "InvalidTemplate")
+    assert refused["Ready"] == ("True", "JudgesReady")
+
+
+def test_transition_time_moves_only_when_a_condition_flips() -> None:
+    first = pool_status(SandboxPoolStatus(), FACTS, [pod(0)], 0.0)
+    second = pool_status(first, FACTS, [pod(0), pod(1)], 100.0)
+    at = {c.type: c.last_transition_time.timestamp() for c in second.conditions}
+    assert (at["Ready"], at["Scaling"]) == (0.0, 100.0)
+
+
+def test_load_alone_is_written_now_and_then_and_all_else_at_once() -> None:
+    old = pool_status(SandboxPoolStatus(), FACTS, [pod(0), pod(1)], 0.0)
+    busier = pool_status(old, FACTS, [pod(0, load=JudgeLoad(4, 4, 9)), pod(1)], 1.0)
+    fewer = pool_status(old, FACTS, [pod(0)], 1.0)
+    assert not worth_writing(old, pool_status(old, FACTS, [pod(0), pod(1)], 1000.0), 1000.0)
+    assert not worth_writing(old, busier, 14.0)
+    assert worth_writing(old, busier, 15.0)
+    assert worth_writing(old, fewer, 0.0)
+
+
+def test_pod_of_an_earlier_pool_takes_a_name_and_nothing_else() -> None:
+    obj = {
+        "metadata": {
+            "name": "judges-0-h",
+            "uid": "u",
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+            "labels": {LABEL_INDEX: "0", LABEL_TEMPLATE_HASH: "h"},
+            "ownerReferences": [{"uid": "earlier", "controller": True}],
+        },
+        "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}], "podIP": "10.0.0.1"},
+    }
+    (ours,) = judge_pods([obj], "earlier")
+    (theirs,) = judge_pods([obj], "now")
+    assert (ours.deleting, ours.ready, ours.index) == (False, True, 0)
+    assert theirs.deleting
+
+
+def test_reasons_of_pods_that_do_not_start_are_read() -> None:
+    def read(status: dict[str, Any]) -> str | None:
+        metadata = {"name": "p", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z"}
+        return judge_pods([{"metadata": metadata, "status": status}], "")[0].trouble
+
+    unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+    assert read({"conditions": [unscheduled]}) == "Unschedulable"
+    assert read({"containerStatuses": [{"state": {"waiting": {"reason": "CrashLoopBackOff"}}}]}) == "CrashLoopBackOff"
+    assert read({"containerStatuses": [{"state": {"waiting": {"reason": "ContainerCreating"}}}]}) is None
+    assert read({"reason": "Evicted"}) == "Evicted"
+    assert read({}) is None
