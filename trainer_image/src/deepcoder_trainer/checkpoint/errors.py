@@ -14,7 +14,7 @@ class StorageUnavailable(StorageError):
 
 
 class StorageDenied(StorageError):
-    """Credentials are missing, wrong, or lack a permission: retrying does not help."""
+    """Credentials are missing or wrong, lack a permission, or there is no such bucket: retrying does not help."""
 
 
 class ObjectMissing(StorageError):

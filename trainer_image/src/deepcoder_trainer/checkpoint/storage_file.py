@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -95,6 +95,13 @@ class FileStore:
         doomed = [o.key for o in self.list(prefix.rstrip("/") + "/") if o.key not in keep]
         for key in doomed:
             self._path(key).unlink(missing_ok=True)
+        # S3 has no empty folders, so neither has this: deepest first, those that still hold something stay.
+        folder = self._root / prefix
+        for path in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
+            with suppress(OSError):
+                path.rmdir()
+        with suppress(OSError):
+            folder.rmdir()
         return len(doomed)
 
     def _path(self, key: str) -> Path:

@@ -39,8 +39,16 @@ _CONNECT_SECONDS = 5
 _READ_SECONDS = 60
 _PART_BYTES = 64 << 20
 
-_DENIED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "403"}
-_MISSING = {"NoSuchKey", "NoSuchBucket", "NotFound", "404"}
+_DENIED = {
+    "AccessDenied",
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "NoSuchBucket",
+    "SignatureDoesNotMatch",
+    "XAdminUserNotFound",  # versitygw's word for an unknown access key
+}
+_MISSING = {"NoSuchKey", "NotFound", "404"}
 _CONFLICT = {"PreconditionFailed", "412"}
 _CHECKSUM = {"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"}
 _RETRIED_CONFLICT = {"ConditionalRequestConflict", "409"}
@@ -223,10 +231,10 @@ def _translate(where: str, error: ClientError) -> StorageError:
     details = error.response.get("Error", {})
     code = str(details.get("Code", "Unknown"))
     message = f"{where}: {code}: {details.get('Message', '')}"
+    if code in _DENIED or error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in (401, 403):
+        return StorageDenied(message)
     if code in _MISSING:
         return ObjectMissing(message)
-    if code in _DENIED:
-        return StorageDenied(message)
     if code in _CONFLICT:
         return ObjectExists(message)
     if code in _CHECKSUM:

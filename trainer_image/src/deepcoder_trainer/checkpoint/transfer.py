@@ -28,6 +28,7 @@ PARALLEL = 4
 """Files on their way at once."""
 
 _ATTEMPTS = 3
+_BACKOFF_SECONDS = 1.0
 _LOCK = ".lock"
 _PARTIAL = ".partial"
 
@@ -87,7 +88,7 @@ def _retried(call: Callable[[], T], what: str) -> T:
             return call()
         except (StorageUnavailable, ChecksumMismatch) as e:
             log.warning("%s failed (try %d of %d): %s", what, attempt, _ATTEMPTS, e)
-            time.sleep(2.0**attempt)
+            time.sleep(_BACKOFF_SECONDS * 2**attempt)
     return call()
 
 

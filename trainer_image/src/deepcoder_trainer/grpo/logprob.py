@@ -45,9 +45,9 @@ class _LinearLogprob(torch.autograd.Function):
             rows = slice(start, min(start + chunk_tokens, count))
             logits = _matmul(hidden[rows], head.t(), wide).div_(temperature)
             log_sum[rows] = torch.logsumexp(logits, -1)
-            logprob[rows] = logits.gather(-1, targets[rows, None]).squeeze(-1) - log_sum[rows]
-            p = torch.exp(logits - log_sum[rows, None])
-            entropy[rows] = log_sum[rows] - (p.mul_(logits)).sum(-1)
+            log_p = logits.sub_(log_sum[rows, None])
+            logprob[rows] = log_p.gather(-1, targets[rows, None]).squeeze(-1)
+            entropy[rows] = -(log_p.exp().mul_(log_p)).sum(-1)
         ctx.save_for_backward(hidden, weight, targets, log_sum, entropy)
         ctx.temperature, ctx.chunk_tokens, ctx.wide = temperature, chunk_tokens, wide
         ctx.set_materialize_grads(False)

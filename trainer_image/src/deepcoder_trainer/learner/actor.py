@@ -40,7 +40,7 @@ class LearnerActor:
         self._pretrained: dict[str, list[Path]] = {}
 
     def rendezvous(self) -> Rendezvous:
-        """Where this rank could listen for the others: asked of rank 0 before `start`."""
+        """Where this rank could listen for the others; rank 0's answer is used, and any answer means: placed."""
         with socket.socket() as s:
             s.bind(("", 0))
             return Rendezvous(ray.util.get_node_ip_address(), s.getsockname()[1])

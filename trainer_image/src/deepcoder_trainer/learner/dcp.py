@@ -133,26 +133,21 @@ class SafetensorsReader(StorageReader):
     """Reads what `SafetensorsWriter` wrote; each rank opens only the files its plan needs."""
 
     def __init__(self, directory: Path) -> None:
+        """Read the metadata; raises `CheckpointDamaged` for a file that is not what the writer writes."""
         self._directory = directory
-        self._places: dict[MetadataIndex, Place] = {}
+        # Read here, not when DCP asks: DCP would take the failure for a sign of per-rank metadata and hide it.
+        self._metadata = _read_metadata(directory / METADATA)
+        self._places: dict[MetadataIndex, Place] = self._metadata.storage_data
 
     def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
         """One reader is made for each checkpoint; there is nothing to reset."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        """The metadata; raises `CheckpointDamaged` for a file that is not what the writer writes."""
-        path = self._directory / METADATA
-        try:
-            document = json.loads(path.read_text())
-            if document["schemaVersion"] != _SCHEMA_VERSION:
-                raise CheckpointDamaged(f"{path} has schemaVersion {document['schemaVersion']!r}, unknown here")
-            return _metadata(document["tensors"])
-        except (OSError, ValueError, KeyError, TypeError) as e:
-            raise CheckpointDamaged(f"{path} cannot be read: {type(e).__name__}: {e}") from e
+        """What was read when the reader was made."""
+        return self._metadata
 
     def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
-        """Remember where the chunks are."""
-        self._places = metadata.storage_data
+        """Nothing to set up."""
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
         """Nothing to add."""
@@ -199,6 +194,16 @@ def rank_file(rank: int, number: int) -> str:
 def rank_prefix(rank: int) -> str:
     """What the names of a rank's files begin with."""
     return f"rank-{rank:05d}-"
+
+
+def _read_metadata(path: Path) -> Metadata:
+    try:
+        document = json.loads(path.read_text())
+        if document["schemaVersion"] != _SCHEMA_VERSION:
+            raise CheckpointDamaged(f"{path} has schemaVersion {document['schemaVersion']!r}, unknown here")
+        return _metadata(document["tensors"])
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise CheckpointDamaged(f"{path} cannot be read: {type(e).__name__}: {e}") from e
 
 
 def _metadata(tensors: dict[str, Any]) -> Metadata:

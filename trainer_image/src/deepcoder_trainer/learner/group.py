@@ -107,13 +107,13 @@ async def start_learners(
         threads=threads,
         collective_timeout_s=deadlines.train,
     )
-    remote = ray.remote(LearnerActor).options(
+    remote = ray.remote(
         num_cpus=0,
         num_gpus=1 if settings.accelerators else 0,
         resources={RESOURCE: 1},
         concurrency_groups={"io": 1},
         max_restarts=0,
-    )
+    )(LearnerActor)
     actors = [remote.remote(settings, rank, world) for rank in range(world)]
     learner = RayLearner(actors, config.recipe, learner_tokens_per_device(config), deadlines)
     try:
@@ -142,7 +142,7 @@ class RayLearner:
         """Let the ranks find each other and load the model."""
         seconds = self._deadlines.start
         try:
-            [rendezvous] = await self._wait([self._actors[0].rendezvous.remote()], seconds, "placing the learners")
+            rendezvous = (await self._all("rendezvous", seconds=seconds))[0]
         except LearnerLost as e:
             offered = ray.cluster_resources().get(RESOURCE, 0)
             raise LearnerLost(

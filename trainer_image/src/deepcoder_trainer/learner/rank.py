@@ -12,6 +12,7 @@ import math
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,12 +24,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import HashStore, Store, TCPStore
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import async_save as dcp_async_save
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 
-from deepcoder_contracts.recipe import OldLogprobs, Precision, Recipe
+from deepcoder_contracts.recipe import Precision, Recipe
+from deepcoder_trainer.checkpoint.errors import CheckpointDamaged
 from deepcoder_trainer.grpo.attention import Segments
 from deepcoder_trainer.grpo.loss import LossSettings, policy_loss
 from deepcoder_trainer.grpo.pack import MicroBatch, OptimizerStep
@@ -43,6 +46,9 @@ LEARNER_DIR = "learner"
 _ADAM_EPSILON = 1e-8
 
 log = logging.getLogger(__name__)
+
+# One rank without a process group is meant, and DCP warns of it at every save and load.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
 
 Sums = dict[str, list[float]]
 """Sums over tokens, each a list (of one, or of histogram bins), that add up over ranks."""
@@ -74,8 +80,8 @@ class LearnerRank:
 
     def __init__(self, settings: RankSettings, rank: int, world: int, rendezvous: Rendezvous | None = None) -> None:
         """Collective. Joins the others (where there are any) and loads the model."""
-        self._settings = settings
-        self._recipe = settings.recipe
+        self.settings = settings
+        self.recipe = settings.recipe
         self._rank, self._world = rank, world
         self._device = torch.device("cuda", 0) if settings.accelerators else torch.device("cpu")
         torch.set_num_threads(settings.threads or cpu_limit())
@@ -85,14 +91,14 @@ class LearnerRank:
             torch.use_deterministic_algorithms(True)
         sharded = world > 1 or settings.recipe.precision is not Precision.FLOAT32
         mesh = self._join(rendezvous) if sharded else None
-        self._policy: PolicyModel = load_policy(
+        self.policy: PolicyModel = load_policy(
             Path(settings.model_dir),
             self._device,
             settings.recipe.precision,
             mesh=mesh,
             activation_checkpointing=settings.accelerators,
         )
-        self._optimizer = _adamw(self._policy, settings.recipe)
+        self._optimizer = _adamw(self.policy, settings.recipe)
         self._loss_settings = LossSettings.of(settings.recipe)
         self._saving: tuple[Any, SafetensorsWriter] | None = None
 
@@ -105,8 +111,7 @@ class LearnerRank:
         norms, skipped = [], 0
         for i, step in enumerate(steps):
             self._optimizer.zero_grad(set_to_none=True)
-            for j, micro_batch in enumerate(step.micro_batches):
-                self._backward(micro_batch, old[i][j] if old is not None else None, step.denominator, totals)
+            self.accumulate(step, totals, old[i] if old is not None else None)
             norm = self._clip()
             if not step.denominator:
                 continue
@@ -125,6 +130,15 @@ class LearnerRank:
         totals["update_seconds"] = [time.monotonic() - recomputed]
         return totals
 
+    def accumulate(self, step: OptimizerStep, totals: Sums, old: Sequence[Tensor] | None = None) -> None:
+        """Collective. Add the gradient of one optimizer step, and its sums to `totals`.
+
+        `old` holds the recomputed log-probabilities of each micro-batch; without it the ratio is taken against the
+        sampler's. A micro-batch without trainable tokens runs too, or other ranks would wait for it.
+        """
+        for i, micro_batch in enumerate(step.micro_batches):
+            self._backward(micro_batch, old[i] if old is not None else None, step.denominator, totals)
+
     def logprobs(self, micro_batch: MicroBatch) -> np.ndarray[Any, Any]:
         """Collective. [R] log-probabilities of the response tokens under the current weights."""
         with torch.no_grad():
@@ -133,10 +147,11 @@ class LearnerRank:
     def weights(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
         """Collective. Every parameter once, whole, on the CPU of rank 0, in `dtype` (default: compute precision).
 
-        Other ranks get empty tensors and must run through the iterator too.
+        Other ranks get empty tensors and must run through the iterator too. A value may share memory with the live
+        parameter: copy it before the next step.
         """
-        dtype = dtype or COMPUTE_DTYPES[self._recipe.precision]
-        for name, parameter in self._policy.named_parameters():
+        dtype = dtype or COMPUTE_DTYPES[self.recipe.precision]
+        for name, parameter in self.policy.named_parameters():
             value = parameter.detach()
             if isinstance(value, DTensor):
                 value = value.full_tensor()
@@ -166,12 +181,21 @@ class LearnerRank:
         return list(writer.files)
 
     def load(self, directory: Path, *, optimizer: bool) -> None:
-        """Collective. Load what `save` wrote at any world size; without `optimizer` that starts from zero."""
-        dcp_load(
-            self._state(optimizer=optimizer),
-            storage_reader=SafetensorsReader(directory / LEARNER_DIR),
-            no_dist=self._world == 1,
-        )
+        """Collective. Load what `save` wrote at any world size; without `optimizer` that starts from zero.
+
+        Raises `CheckpointDamaged` for files that cannot be read; the weights are then of no use.
+        """
+        try:
+            dcp_load(
+                self._state(optimizer=optimizer),
+                storage_reader=SafetensorsReader(directory / LEARNER_DIR),
+                no_dist=self._world == 1,
+            )
+        except CheckpointException as e:
+            for cause, _ in e.failures.values():
+                if isinstance(cause, CheckpointDamaged):
+                    raise cause from e
+            raise
         if not optimizer:
             _reset(self._optimizer)
 
@@ -183,8 +207,8 @@ class LearnerRank:
             dist.destroy_process_group()
 
     def _join(self, rendezvous: Rendezvous | None) -> DeviceMesh:
-        timeout = timedelta(seconds=self._settings.collective_timeout_s)
-        backend = "cpu:gloo,cuda:nccl" if self._settings.accelerators else "gloo"
+        timeout = timedelta(seconds=self.settings.collective_timeout_s)
+        backend = "cpu:gloo,cuda:nccl" if self.settings.accelerators else "gloo"
         if rendezvous is None:
             if self._world > 1:
                 raise ValueError(f"{self._world} ranks need a rendezvous")
@@ -202,17 +226,16 @@ class LearnerRank:
             return [[self._forward(m)[0] for m in step.micro_batches] for step in steps]
 
     def _forward(self, m: MicroBatch) -> tuple[Tensor, Tensor]:
-        return self._policy(
+        return self.policy(
             self._tensor(m.input_ids).long(),
             self._tensor(m.position_ids).long(),
             Segments.of(self._tensor(m.cu_seqlens)),
             self._tensor(m.response_index).long(),
             self._tensor(m.targets).long(),
-            self._recipe.temperature,
+            self.recipe.temperature,
         )
 
     def _backward(self, m: MicroBatch, old: Tensor | None, denominator: int, totals: Sums) -> None:
-        """Add this micro-batch's gradient and sums; without trainable tokens too, or other ranks would wait."""
         logprob, entropy = self._forward(m)
         behaviour = self._tensor(m.behaviour)
         loss, sums = policy_loss(
@@ -231,7 +254,7 @@ class LearnerRank:
             totals[name] = [a + b for a, b in zip(totals[name], flat, strict=True)] if name in totals else flat
 
     def _clip(self) -> float:
-        norm = torch.nn.utils.clip_grad_norm_(self._policy.parameters(), self._recipe.grad_clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.recipe.grad_clip)
         return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
     def _tensor(self, array: np.ndarray[Any, Any]) -> Tensor:
@@ -240,17 +263,12 @@ class LearnerRank:
     def _state(self, *, optimizer: bool) -> dict[str, Tensor]:
         """Tensors by name: nothing else is ever stored."""
         state: dict[str, Tensor] = {}
-        for name, parameter in self._policy.named_parameters():
+        for name, parameter in self.policy.named_parameters():
             state[f"model.{name}"] = parameter.detach()
             if optimizer:
                 for key, value in self._optimizer.state[parameter].items():
                     state[f"optimizer.{name}.{key}"] = value
         return state
-
-
-def uses_recompute(recipe: Recipe) -> bool:
-    """Whether a step begins with a forward pass for the old log-probabilities."""
-    return recipe.resolved_old_logprobs is OldLogprobs.RECOMPUTE
 
 
 def _adamw(policy: PolicyModel, recipe: Recipe) -> torch.optim.AdamW:

@@ -1,0 +1,317 @@
+"""What trainer tests share: tiny models, random batches, stage configs, and a real S3 server where one is built."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deepcoder_contracts.manifest import FileEntry, Manifest, RunIdentity
+from deepcoder_contracts.recipe import Recipe
+from deepcoder_contracts.stage import StageConfig, Storage
+from deepcoder_trainer.types import Batch, Finish, Generation, Group, Outcome, Sample, VersionSpan, WeightRefs
+
+VOCABULARY = 96
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """DCP warns whenever one rank saves without a process group, which is meant."""
+    config.addinivalue_line("filterwarnings", "ignore:torch.distributed is disabled:UserWarning")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes (once for each argument set) a tiny model in Hugging Face layout and returns its directory."""
+    made: dict[str, Path] = {}
+
+    def make(architecture: str = "Qwen2", **overrides: Any) -> Path:
+        import torch
+        import transformers
+
+        key = f"{architecture}-{sorted(overrides.items())}"
+        if key not in made:
+            settings: dict[str, Any] = {
+                "vocab_size": VOCABULARY,
+                "hidden_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "intermediate_size": 48,
+                "tie_word_embeddings": True,
+                "max_position_embeddings": 256,
+                "architectures": [f"{architecture}ForCausalLM"],
+                **overrides,
+            }
+            config = getattr(transformers, f"{architecture}Config")(**settings)
+            torch.manual_seed(0)
+            model = getattr(transformers, f"{architecture}ForCausalLM")(config)
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.mul_(4)  # the default initialization is nearly uniform, which hides mistakes
+            directory = tmp_path_factory.mktemp("model")
+            model.save_pretrained(directory)
+            made[key] = directory
+        return made[key]
+
+    return make
+
+
+@pytest.fixture
+def make_batch() -> Callable[..., Batch]:
+    """Makes a random batch: rewards of 0 and 1, some truncated, some quarantined on request."""
+
+    def make(
+        seed: int = 0,
+        groups: int = 4,
+        size: int = 4,
+        *,
+        step: int = 1,
+        longest: int = 12,
+        quarantined: float = 0.0,
+        behaviour: Callable[[Sample], Any] | None = None,
+    ) -> Batch:
+        rng = np.random.default_rng(seed)
+        made = []
+        for g in range(groups):
+            prompt = rng.integers(0, VOCABULARY, rng.integers(2, 9)).astype(np.int32)
+            samples = []
+            for i in range(size):
+                length = int(rng.integers(1, longest + 1))
+                sample = Sample(
+                    group_id=g,
+                    index=i,
+                    prompt_ids=prompt,
+                    generation=Generation(
+                        output_ids=rng.integers(0, VOCABULARY, length).astype(np.int32),
+                        logprobs=(-rng.gamma(2.0, 2.0, length)).astype(np.float32),
+                        finish=Finish.LENGTH if rng.random() < 0.3 else Finish.STOP,
+                        text=f"text {g}/{i} é",
+                        versions=(VersionSpan(3, 0, length),),
+                    ),
+                    outcome=Outcome(
+                        reward=None if rng.random() < quarantined else float(rng.random() < 0.5),
+                        verdict="passed",
+                        seconds=0.25,
+                    ),
+                    limit=longest,
+                )
+                if behaviour is not None:
+                    generation = sample.generation
+                    logprobs = np.asarray(behaviour(sample), np.float32)
+                    sample = Sample(
+                        **{**vars(sample), "generation": Generation(**{**vars(generation), "logprobs": logprobs})}
+                    )
+                samples.append(sample)
+            made.append(Group(g, f"problem-{g}", 3, tuple(samples)))
+        return Batch(step, tuple(made))
+
+    return make
+
+
+@pytest.fixture
+def make_recipe() -> Callable[..., Recipe]:
+    """A recipe in float32 with a learning rate that is visible after one step."""
+
+    def make(**overrides: Any) -> Recipe:
+        settings: dict[str, Any] = {
+            "prompts_per_step": 4,
+            "group_size": 4,
+            "learning_rate": 1e-3,
+            "temperature": 0.8,
+            "precision": "Float32",
+            "max_prompt_tokens": 16,
+            **overrides,
+        }
+        return Recipe(**settings)
+
+    return make
+
+
+RUN = RunIdentity(namespace="local", name="demo", uid="11111111-2222-3333-4444-555555555555")
+DIGEST = "sha256:" + "a" * 64
+
+
+@pytest.fixture
+def make_config(tmp_path: Path, make_recipe: Callable[..., Recipe]) -> Callable[..., StageConfig]:
+    """A Train stage's config whose storage is a folder of the test."""
+
+    def make(*, recipe: Recipe | None = None, learners: int = 1, **overrides: Any) -> StageConfig:
+        storage = overrides.pop("storage", None) or Storage(uri=f"file://{tmp_path}/store", keep_last=2)
+        settings: dict[str, Any] = {
+            "run": RUN,
+            "stage": {
+                "name": overrides.pop("stage", "short"),
+                "index": overrides.pop("index", 0),
+                "type": "Train",
+                "context_tokens": 16,
+                "max_steps": 10,
+                "resources": {"learners": learners},
+            },
+            "longest_context_tokens": 16,
+            "ordinal": 1,
+            "model": {"uri": "/model"},
+            "dataset": {"uri": "/problems.jsonl"},
+            "recipe": recipe or make_recipe(),
+            "storage": storage,
+            "provenance": {"config_digest": DIGEST},
+            **overrides,
+        }
+        return StageConfig(**settings)
+
+    return make
+
+
+class InProcessLearner:
+    """The Learner protocol over one real `LearnerRank` in this process: Ray and nothing else is left out."""
+
+    def __init__(self, rank: Any, capacity: int = 64) -> None:
+        self.rank = rank
+        self.capacity = capacity
+        self._pretrained: list[Path] | None = None
+
+    async def train(self, batch: Batch) -> dict[str, float]:
+        from deepcoder_trainer.learner.group import combine, plan_batch
+
+        [plan] = plan_batch(batch, self.rank.recipe, self.capacity, 1)
+        return combine([self.rank.train(plan)])
+
+    async def export_weights(self) -> WeightRefs:
+        return WeightRefs(({name: value.numpy() for name, value in self.rank.weights()},), "float32")
+
+    async def save(self, directory: str) -> None:
+        self.rank.save(Path(directory))
+
+    async def upload(self, directory: str, storage: Storage, prefix: str) -> list[FileEntry]:
+        from deepcoder_trainer.checkpoint.storage import open_run_storage
+        from deepcoder_trainer.checkpoint.transfer import upload_files
+
+        files, self._pretrained = self._pretrained or self.rank.saved(), None
+        return await asyncio.to_thread(upload_files, open_run_storage(storage), prefix, Path(directory), files)
+
+    async def download(self, directory: str, storage: Storage, prefix: str, manifest: Manifest) -> None:
+        from deepcoder_trainer.checkpoint.storage import open_run_storage
+        from deepcoder_trainer.checkpoint.transfer import download_files
+
+        files = [f for f in manifest.files if f.path.startswith("learner/")]
+        await asyncio.to_thread(download_files, open_run_storage(storage), prefix, Path(directory), files)
+
+    async def load(self, directory: str, *, optimizer: bool) -> None:
+        self.rank.load(Path(directory), optimizer=optimizer)
+
+    async def save_pretrained(self, directory: str) -> None:
+        from deepcoder_trainer.learner.pretrained import write_pretrained
+
+        settings = self.rank.settings
+        self._pretrained = write_pretrained(
+            self.rank.weights(), Path(settings.model_dir), Path(directory), settings.recipe.precision
+        )
+
+    async def close(self) -> None:
+        self.rank.close()
+
+
+@pytest.fixture
+def make_learner(
+    tiny_model: Callable[..., Path], make_recipe: Callable[..., Recipe]
+) -> Iterator[Callable[..., InProcessLearner]]:
+    """A single-rank learner in this process."""
+    made: list[InProcessLearner] = []
+
+    def make(recipe: Recipe | None = None, model: Path | None = None, capacity: int = 64) -> InProcessLearner:
+        from deepcoder_trainer.learner.rank import LearnerRank, RankSettings
+
+        settings = RankSettings(
+            model_dir=str(model or tiny_model()),
+            recipe=recipe or make_recipe(),
+            run_seed=0,
+            accelerators=False,
+            threads=1,
+            collective_timeout_s=60,
+        )
+        made.append(InProcessLearner(LearnerRank(settings, 0, 1), capacity))
+        return made[-1]
+
+    yield make
+    for learner in made:
+        learner.rank.close()
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running S3 server with a bucket of its own."""
+
+    endpoint: str
+    bucket: str
+    root: Path
+    """Where its posix back end keeps the bucket's objects."""
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """versitygw over a temporary folder; skips where it has not been built."""
+    binaries = sorted(Path("~/.cache/deepcoder/bin").expanduser().glob("versitygw-*/versitygw"))
+    if not binaries:
+        pytest.skip("versitygw is not built: run `make setup` (it builds it under ~/.cache/deepcoder)")
+    root = tmp_path_factory.mktemp("s3")
+    (root / "runs").mkdir()
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    credentials = {"ROOT_ACCESS_KEY": "test-access", "ROOT_SECRET_KEY": "test-secret"}
+    server = subprocess.Popen(
+        [binaries[-1], "--port", f"127.0.0.1:{port}", "posix", str(root)],
+        env={**os.environ, **credentials},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 30
+        while True:
+            assert server.poll() is None, "versitygw ended at once"
+            with socket.socket() as s:
+                if s.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert time.monotonic() < deadline, "versitygw does not listen"
+            time.sleep(0.05)
+        yield S3Server(f"http://127.0.0.1:{port}", "runs", root / "runs")
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """The server, with its credentials in this process's environment."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test-access")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test-secret")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
+    return s3_server
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A Ray cluster of this machine for tests of actors; nothing of it outlives the session."""
+    import ray
+
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    ray.init(
+        num_cpus=4,
+        num_gpus=0,
+        resources={"learner": 4, "sampler": 4},
+        include_dashboard=False,
+        object_store_memory=256 << 20,
+        log_to_driver=False,
+        configure_logging=False,
+    )
+    yield
+    ray.shutdown()

@@ -1,0 +1,200 @@
+"""One behaviour over two stores: a folder, and a real S3 server that checks signatures and checksums."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from deepcoder_trainer.checkpoint import storage_s3
+from deepcoder_trainer.checkpoint.errors import (
+    ChecksumMismatch,
+    ObjectExists,
+    ObjectMissing,
+    StorageDenied,
+    StorageUnavailable,
+)
+from deepcoder_trainer.checkpoint.storage import ObjectStore, join_key, open_storage, refuse_traversal
+
+
+@pytest.fixture(params=["file", pytest.param("s3", marks=pytest.mark.s3)])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    if request.param == "file":
+        return open_storage(f"file://{tmp_path}/store")
+    server = request.getfixturevalue("s3")
+    return open_storage(f"s3://{server.bucket}/{uuid4()}", server.endpoint)
+
+
+def test_what_is_put_is_got_listed_and_hashed(store: ObjectStore, tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"hello")
+    store.put_file("a/b/f", tmp_path / "f")
+    store.put_bytes("a/g", b"xyz")
+    store.put_bytes("ab", b"")
+    assert store.get_bytes("a/b/f") == b"hello"
+    assert store.get_file("a/b/f", tmp_path / "new/f") == hashlib.sha256(b"hello").hexdigest()
+    assert (tmp_path / "new/f").read_bytes() == b"hello"
+    assert store.sha256("a/g") == (3, hashlib.sha256(b"xyz").hexdigest())
+    assert [(o.key, o.size) for o in store.list("a/")] == [("a/b/f", 5), ("a/g", 3)]
+    assert [o.key for o in store.list("a")] == ["a/b/f", "a/g", "ab"]
+    assert store.list("none/") == []
+
+
+def test_a_put_replaces_and_a_conditional_put_does_not(store: ObjectStore) -> None:
+    store.put_bytes("k", b"1")
+    store.put_bytes("k", b"2")
+    with pytest.raises(ObjectExists):
+        store.put_bytes("k", b"3", if_absent=True)
+    assert store.get_bytes("k") == b"2"
+
+
+def test_a_conditional_put_repeated_with_the_same_content_has_succeeded(store: ObjectStore) -> None:
+    store.put_bytes("k", b"1", if_absent=True)
+    assert store.put_bytes("k", b"1", if_absent=True).size == 1
+
+
+def test_what_is_not_there_is_told_as_missing(store: ObjectStore, tmp_path: Path) -> None:
+    assert store.head("none") is None
+    for call in (store.get_bytes, store.sha256, lambda k: store.get_file(k, tmp_path / "x")):
+        with pytest.raises(ObjectMissing, match="none"):
+            call("none")
+
+
+def test_a_folder_is_deleted_but_for_what_is_kept_and_nothing_beside_it(store: ObjectStore) -> None:
+    for key in ("a/1", "a/b/2", "a/keep", "ab/3"):
+        store.put_bytes(key, b"x")
+    assert store.delete_prefix("a/", keep=frozenset({"a/keep"})) == 2
+    assert [o.key for o in store.list("")] == ["a/keep", "ab/3"]
+
+
+@pytest.mark.parametrize("key", ["../x", "a/../../x", "a//b", "", "/a", "./a"])
+def test_keys_cannot_leave_the_root(key: str, store: ObjectStore) -> None:
+    with pytest.raises(ValueError, match="segment"):
+        store.put_bytes(key, b"x")
+
+
+def test_a_file_store_hides_writes_that_never_ended(tmp_path: Path) -> None:
+    store = open_storage(f"file://{tmp_path}")
+    store.put_bytes("a/k", b"x")
+    (tmp_path / "a/dead.tmp").write_bytes(b"half")
+    assert [o.key for o in store.list("a/")] == ["a/k"]
+
+
+def test_keys_are_joined_without_empty_segments() -> None:
+    assert join_key("", "a/", "/b") == "a/b"
+    assert refuse_traversal("a/b/") == "a/b/"
+
+
+@pytest.mark.parametrize("uri", ["gs://b/x", "s3:///x", "/tmp/x", "file://host/x"])
+def test_other_uris_are_refused(uri: str) -> None:
+    with pytest.raises(ValueError, match="neither s3://"):
+        open_storage(uri)
+
+
+@pytest.mark.s3
+def test_s3_keeps_the_checksum_that_was_sent(s3: Any, tmp_path: Path) -> None:
+    store = open_storage(f"s3://{s3.bucket}/{uuid4()}", s3.endpoint)
+    expected = base64.b64encode(hashlib.sha256(b"hello").digest()).decode()
+    assert store.put_bytes("k", b"hello").checksum == expected
+    found = store.head("k")
+    assert found is not None
+    assert found.checksum == expected
+
+
+@pytest.mark.s3
+def test_s3_refuses_content_that_is_not_what_its_checksum_says(
+    s3: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = open_storage(f"s3://{s3.bucket}/{uuid4()}", s3.endpoint)
+
+    class Wrong:
+        def __init__(self, data: bytes) -> None: ...
+
+        def digest(self) -> bytes:
+            return bytes(32)
+
+    monkeypatch.setattr(storage_s3.hashlib, "sha256", Wrong)
+    with pytest.raises(ChecksumMismatch):
+        store.put_bytes("k", b"hello")
+    monkeypatch.undo()
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test-access")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test-secret")
+    assert store.head("k") is None
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"])
+def test_s3_refuses_wrong_credentials_and_the_message_does_not_repeat_them(
+    name: str, s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "not-the-right-one")
+    store = open_storage(f"s3://{s3.bucket}/x", s3.endpoint)
+    for call in (lambda: store.put_bytes("k", b"1"), lambda: store.get_bytes("k"), lambda: store.list("")):
+        with pytest.raises(StorageDenied) as e:
+            call()
+        assert "not-the-right-one" not in str(e.value)
+
+
+@pytest.mark.s3
+def test_a_bucket_that_does_not_exist_is_not_taken_for_an_empty_one(s3: Any) -> None:
+    with pytest.raises(StorageDenied, match="NoSuchBucket"):
+        open_storage("s3://no-such-bucket/x", s3.endpoint).list("")
+
+
+@pytest.mark.s3
+def test_s3_without_credentials_says_which_variables_to_set(
+    s3: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    with pytest.raises(StorageDenied, match="AWS_ACCESS_KEY_ID"):
+        open_storage(f"s3://{s3.bucket}/x", s3.endpoint).list("")
+
+
+def test_a_server_that_is_not_there_is_unavailable_within_bounded_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    monkeypatch.setattr(storage_s3, "_ATTEMPTS", 2)
+    with pytest.raises(StorageUnavailable, match=r"127\.0\.0\.1:9"):
+        open_storage("s3://bucket/x", "http://127.0.0.1:9").get_bytes("k")
+
+
+@pytest.mark.s3
+def test_s3_takes_large_files_in_parts_each_with_its_checksum(
+    s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage_s3, "_PART_BYTES", 5 << 20)
+    store = open_storage(f"s3://{s3.bucket}/{uuid4()}", s3.endpoint)
+    data = bytes(range(256)) * (11 << 12)
+    (tmp_path / "big").write_bytes(data)
+    stored = store.put_file("big", tmp_path / "big")
+    assert stored.size == len(data)
+    assert stored.checksum is not None
+    assert stored.checksum.endswith("-3")
+    assert store.get_file("big", tmp_path / "back") == hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.s3
+def test_an_upload_in_parts_that_fails_leaves_nothing(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage_s3, "_PART_BYTES", 5 << 20)
+    prefix = str(uuid4())
+    store: Any = open_storage(f"s3://{s3.bucket}/{prefix}", s3.endpoint)
+    (tmp_path / "big").write_bytes(bytes(11 << 20))
+    upload_part: Callable[..., Any] = store._client.upload_part
+
+    def fail_on_the_second(**kwargs: Any) -> Any:
+        if kwargs["PartNumber"] == 2:
+            kwargs["ChecksumSHA256"] = base64.b64encode(bytes(32)).decode()
+        return upload_part(**kwargs)
+
+    monkeypatch.setattr(store._client, "upload_part", fail_on_the_second)
+    with pytest.raises((ChecksumMismatch, StorageUnavailable)):
+        store.put_file("big", tmp_path / "big")
+    assert store.head("big") is None
+    answer = store._client.list_multipart_uploads(Bucket=s3.bucket, Prefix=prefix)
+    assert not answer.get("Uploads")

@@ -1,0 +1,125 @@
+"""The loss against the formula, written down a second time in float64 and token by token."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from deepcoder_contracts.recipe import Loss, Recipe
+from deepcoder_trainer.grpo.loss import GAP_BINS, LossSettings, policy_loss, summarize
+
+
+def token_loss(lp: torch.Tensor, h: torch.Tensor, old: float, behaviour: float, a: float, s: LossSettings) -> Any:
+    """One token's loss, from the formula."""
+    clamp = lambda x: torch.clamp(x, -10, 10)  # noqa: E731
+    rho = torch.exp(clamp(lp - old))
+    low, high = 1 - s.clip_low, 1 + s.clip_high
+    if s.kind is Loss.CLIP:
+        bound = low if float(rho.detach()) < low else high
+        clipped = rho if low <= float(rho.detach()) <= high else torch.tensor(bound, dtype=torch.float64)
+        term = max(-a * rho, -a * clipped, key=lambda x: float(x.detach()))
+    else:
+        term = -min(max(float(rho.detach()), low), high) * a * lp
+    if s.tis_cap is not None:
+        term = term * min(math.exp(max(-10.0, min(10.0, old - behaviour))), s.tis_cap)
+    return term - s.entropy_coefficient * h
+
+
+def random_tokens(seed: int, n: int = 200) -> dict[str, torch.Tensor]:
+    rng = np.random.default_rng(seed)
+    behaviour = -rng.gamma(2, 1, n)
+    old = behaviour + rng.normal(0, 0.4, n)
+    logprob = old + rng.normal(0, 0.4, n)
+    logprob[:3] += 30  # far outside: the clamp at 10 must hold on both sides
+    logprob[3:6] -= 30
+    return {
+        "logprob": torch.tensor(logprob),
+        "entropy": torch.tensor(rng.gamma(2, 1, n)),
+        "old_logprob": torch.tensor(old),
+        "behaviour": torch.tensor(behaviour),
+        "advantages": torch.tensor(rng.normal(0, 1, n)),
+        "mask": torch.tensor(rng.random(n) < 0.9),
+    }
+
+
+SETTINGS = {
+    "clip": LossSettings(),
+    "cispo": LossSettings(kind=Loss.CISPO),
+    "clip with TIS": LossSettings(tis_cap=2.0),
+    "cispo with TIS": LossSettings(kind=Loss.CISPO, tis_cap=1.3),
+    "entropy bonus": LossSettings(entropy_coefficient=0.01),
+    "symmetric clip": LossSettings(clip_low=0.2, clip_high=0.2),
+}
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
+@pytest.mark.parametrize("seed", range(3))
+def test_loss_and_gradients_are_those_of_the_formula(settings: LossSettings, seed: int) -> None:
+    t = random_tokens(seed)
+    logprob, entropy = t["logprob"].clone().requires_grad_(), t["entropy"].clone().requires_grad_()
+    loss, _ = policy_loss(logprob, entropy, t["old_logprob"], t["behaviour"], t["advantages"], t["mask"], settings)
+    loss.backward()
+    expected = torch.zeros((), dtype=torch.float64)
+    lp, h = t["logprob"].clone().requires_grad_(), t["entropy"].clone().requires_grad_()
+    for i in range(len(lp)):
+        if t["mask"][i]:
+            old, behaviour, a = (float(t[k][i]) for k in ("old_logprob", "behaviour", "advantages"))
+            expected = expected + token_loss(lp[i], h[i], old, behaviour, a, settings)
+    expected.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(logprob.grad, lp.grad, rtol=1e-10, atol=1e-12)
+    if settings.entropy_coefficient:
+        torch.testing.assert_close(entropy.grad, h.grad, rtol=1e-10, atol=1e-12)
+
+
+def test_a_token_beyond_the_clip_gets_no_gradient_under_clip_and_keeps_one_under_cispo() -> None:
+    one = lambda x: torch.tensor([x], dtype=torch.float64)  # noqa: E731
+    grads = {}
+    for kind in Loss:
+        logprob = one(-1.0).requires_grad_()
+        loss, _ = policy_loss(
+            logprob, one(0.0), one(-2.0), one(-2.0), one(1.0), torch.tensor([True]), LossSettings(kind=kind)
+        )
+        loss.backward()
+        grads[kind] = float(logprob.grad)
+    assert grads[Loss.CLIP] == 0
+    assert grads[Loss.CISPO] == pytest.approx(-1.28)
+
+
+def test_recompute_caps_the_importance_weight_and_behaviour_has_none() -> None:
+    assert LossSettings.of(Recipe(old_logprobs="Recompute")).tis_cap == 2.0
+    assert LossSettings.of(Recipe(old_logprobs="Behaviour")).tis_cap is None
+    assert LossSettings.of(Recipe(max_off_policy=0)).tis_cap == 2.0
+    assert LossSettings.of(Recipe(max_off_policy=1)).tis_cap is None
+
+
+def test_metrics_count_each_side_of_the_clip() -> None:
+    ratio = torch.tensor([0.5, 0.5, 1.0, 2.0, 2.0, 2.0], dtype=torch.float64)
+    zero = torch.zeros(6, dtype=torch.float64)
+    advantages = torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0, 1.0], dtype=torch.float64)
+    mask = torch.tensor([True] * 5 + [False])
+    _, sums = policy_loss(ratio.log(), zero + 0.7, zero, zero, advantages, mask, LossSettings())
+    metrics = summarize({k: v.reshape(-1).tolist() for k, v in sums.items()})
+    assert metrics["tokens_trained"] == 5
+    assert metrics["ratio_below_clip_ratio"] == pytest.approx(2 / 5)
+    assert metrics["ratio_above_clip_ratio"] == pytest.approx(2 / 5)
+    assert metrics["clipped_low_ratio"] == pytest.approx(1 / 5)
+    assert metrics["clipped_high_ratio"] == pytest.approx(1 / 5)
+    assert metrics["entropy"] == pytest.approx(0.7)
+    gaps = [math.log(2)] * 4 + [0.0]
+    assert metrics["logprob_gap_abs_mean"] == pytest.approx(sum(gaps) / 5)
+    assert math.log(2) <= metrics["logprob_gap_abs_p95"] <= math.log(2) * 10 ** (1 / 8)
+    kl = [(math.exp(d) - 1 - d) for d in (-math.log(2), -math.log(2), 0, math.log(2), math.log(2))]
+    assert metrics["mismatch_kl"] == pytest.approx(sum(kl) / 5)
+
+
+def test_metrics_of_no_token_at_all_are_finite() -> None:
+    none = torch.zeros(0, dtype=torch.float64)
+    loss, sums = policy_loss(none, none, none, none, none, none.bool(), LossSettings())
+    assert float(loss) == 0
+    assert len(sums["gap_histogram"]) == GAP_BINS
+    assert all(math.isfinite(v) for v in summarize({k: v.reshape(-1).tolist() for k, v in sums.items()}).values())

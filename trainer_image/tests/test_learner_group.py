@@ -1,0 +1,147 @@
+"""Learner ranks as real Ray actors: one and two ranks train alike, save and load across world sizes, and die loudly."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+
+from deepcoder_contracts.manifest import Manifest, ManifestKind
+from deepcoder_contracts.stage import StageConfig
+from deepcoder_trainer.checkpoint.errors import CheckpointDamaged
+from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.learner.group import Deadlines, LearnerLost, RayLearner, check_learner_config, start_learners
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+@pytest.fixture
+async def start(tiny_model: Callable[..., Path]) -> AsyncIterator[Callable[..., Awaitable[RayLearner]]]:
+    started: list[RayLearner] = []
+
+    async def make(config: StageConfig, **kwargs: Any) -> RayLearner:
+        deadlines = Deadlines(start=120, train=120, transfer=60, state=60, close=30)
+        started.append(await start_learners(config, tiny_model(), threads=1, deadlines=deadlines, **kwargs))
+        return started[-1]
+
+    yield make
+    for learner in started:
+        learner.kill()
+
+
+async def exported(learner: RayLearner) -> dict[str, np.ndarray]:
+    refs = await learner.export_weights()
+    return {name: array for ref in refs.chunks for name, array in (await ref).items()}
+
+
+def manifest_of(config: StageConfig, files: list, world_size: int) -> Manifest:
+    return Manifest(
+        kind=ManifestKind.CHECKPOINT,
+        run=config.run,
+        stage="short",
+        stage_index=0,
+        ordinal=1,
+        step=1,
+        config_digest=config.provenance.config_digest,
+        code_digest=config.provenance.config_digest,
+        seed=0,
+        world_size=world_size,
+        created_at="2026-01-01T00:00:00Z",
+        files=files,
+    )
+
+
+async def test_two_ranks_train_like_one_and_load_each_others_checkpoints(
+    start: Callable, make_config: Callable, make_batch: Callable, tmp_path: Path
+) -> None:
+    config = make_config()
+    one = await start(config)
+    two = await start(make_config(learners=2))
+    metrics = [[await learner.train(make_batch(seed)) for seed in range(2)] for learner in (one, two)]
+    for a, b in zip(*metrics, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
+        assert a["tokens_trained"] == b["tokens_trained"]
+    weights = [await exported(one), await exported(two)]
+    for name, value in weights[0].items():
+        np.testing.assert_allclose(value, weights[1][name], atol=2e-6, err_msg=name)
+
+    await two.save(str(tmp_path / "from-two"))
+    files = await two.upload(str(tmp_path / "from-two"), config.storage, "short/step-000002.a001")
+    names = [f.path for f in files]
+    assert names == ["learner/metadata.json", *(f"learner/rank-0000{r}-000.safetensors" for r in range(2))]
+    manifest = manifest_of(config, files, world_size=2)
+    for learner in (one, two):
+        local = str(tmp_path / f"to-{learner.world_size}")
+        await learner.download(local, config.storage, "short/step-000002.a001", manifest)
+        await learner.load(local, optimizer=True)
+        assert not Path(local).exists()
+        for name, value in (await exported(learner)).items():
+            np.testing.assert_array_equal(value, weights[1][name], err_msg=name)
+    # The optimizer came along: the next step takes both to the same place.
+    for learner in (one, two):
+        await learner.train(make_batch(9))
+    after = [await exported(one), await exported(two)]
+    for name, value in after[0].items():
+        np.testing.assert_allclose(value, after[1][name], atol=2e-6, err_msg=name)
+
+
+async def test_a_damaged_download_is_refused_before_anything_is_loaded(
+    start: Callable, make_config: Callable, make_batch: Callable, tmp_path: Path
+) -> None:
+    config = make_config()
+    learner = await start(config)
+    await learner.save(str(tmp_path / "s"))
+    files = await learner.upload(str(tmp_path / "s"), config.storage, "short/step-000001.a001")
+    stored = tmp_path / "store/short/step-000001.a001/learner/rank-00000-000.safetensors"
+    data = bytearray(stored.read_bytes())
+    data[-1] ^= 1
+    stored.write_bytes(data)
+    with pytest.raises(CheckpointDamaged, match=r"rank-00000-000.*sha256"):
+        await learner.download(
+            str(tmp_path / "d"), config.storage, "short/step-000001.a001", manifest_of(config, files, 1)
+        )
+
+
+async def test_a_rank_that_dies_fails_the_step_at_once(
+    start: Callable, make_config: Callable, make_batch: Callable
+) -> None:
+    learner = await start(make_config(learners=2))
+    ray.kill(learner._actors[1])
+    with pytest.raises(LearnerLost, match="died during training step 1"):
+        await learner.train(make_batch())
+
+
+async def test_ranks_that_cannot_be_placed_are_named_with_what_the_cluster_offers(
+    make_config: Callable, tiny_model: Callable
+) -> None:
+    with pytest.raises(LearnerLost, match=r"no answer from learner ranks.*'learner' resources.*offers 4"):
+        await start_learners(make_config(learners=5), tiny_model(), deadlines=Deadlines(start=5))
+
+
+async def test_a_model_that_is_refused_is_refused_across_the_process_boundary(
+    make_config: Callable, tmp_path: Path
+) -> None:
+    with pytest.raises(BadConfig, match=r"no config\.json") as e:
+        await start_learners(make_config(), tmp_path, deadlines=Deadlines(start=60))
+    assert e.value.field == "model.uri"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "field"),
+    [
+        ({"kl_coefficient": 0.1}, "recipe.klCoefficient"),
+        ({"sequence_parallel": 2}, "recipe.sequenceParallel"),
+        ({"tokens_per_device": 31}, "recipe.tokensPerDevice"),
+    ],
+)
+def test_settings_without_support_are_refused_by_field(
+    recipe: dict, field: str, make_config: Callable, make_recipe: Callable
+) -> None:
+    with pytest.raises(BadConfig, match=field.replace(".", r"\.")) as e:
+        check_learner_config(make_config(recipe=make_recipe(**recipe)))
+    assert e.value.field == field
