@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from devcluster import ociarchive
-from devcluster.images import stage, write_missing
+from devcluster.images import newest, stage
 from devcluster.ociarchive import StaticImage
+from devcluster.ocilayout import drop, write_missing
 
 REFERENCE = "localhost/devcluster/thing:1"
 
@@ -87,3 +88,21 @@ def test_a_build_context_holds_the_inputs_and_nothing_beside_them(tmp_path: Path
     context.mkdir()
     stage(["part/src"], context, repository)
     assert [str(path.relative_to(context)) for path in context.rglob("*") if path.is_file()] == ["part/src/a.py"]
+
+
+def test_a_dropped_image_takes_only_its_own_blobs_along(layout: Path) -> None:
+    index = json.loads((layout / "index.json").read_text())
+    index["manifests"].append({**index["manifests"][0], "annotations": {"org.opencontainers.image.ref.name": "old"}})
+    (layout / "index.json").write_text(json.dumps(index))
+    (layout / "blobs" / "sha256" / "0ld").write_text("of no image")
+    drop(layout, ["old"])
+    stream = io.BytesIO()
+    write_missing(layout, REFERENCE, set(), stream)
+    assert b"big" in _members(stream.getvalue()).values()
+    assert not (layout / "blobs" / "sha256" / "0ld").exists()
+
+
+def test_the_newest_versions_are_kept_and_one_used_again_counts_as_new() -> None:
+    assert newest(["a", "b", "c"], "d", 3) == (["b", "c", "d"], ["a"])
+    assert newest(["a", "b", "c"], "a", 3) == (["b", "c", "a"], [])
+    assert newest([], "a", 3) == (["a"], [])

@@ -1,8 +1,9 @@
-"""A recorded process is told apart from another that got its pid; cgroups and settings are read as the kernel shows them."""
+"""A recorded process is told apart from another that got its pid; cgroups and settings are read as they are."""
 
 import json
 import os
 import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,16 +15,18 @@ from devcluster.exclusive import LockTimeout, exclusive
 from devcluster.kubectl import wait_for
 from devcluster.procfs import ProcessId
 
+Sleeper = subprocess.Popen[bytes]
+
 
 @pytest.fixture
-def sleeper() -> "subprocess.Popen[bytes]":
+def sleeper() -> Iterator[Sleeper]:
     process = subprocess.Popen(["sleep", "600"])
     yield process
     process.kill()
     process.wait()
 
 
-def test_a_process_is_found_again_by_its_record(tmp_path: Path, sleeper: "subprocess.Popen[bytes]") -> None:
+def test_a_process_is_found_again_by_its_record(tmp_path: Path, sleeper: Sleeper) -> None:
     identity = ProcessId.of(sleeper.pid)
     assert identity is not None
     procfs.save(tmp_path / "record.json", identity)
@@ -32,7 +35,7 @@ def test_a_process_is_found_again_by_its_record(tmp_path: Path, sleeper: "subpro
 
 
 @pytest.mark.parametrize("change", [{"start_ticks": 1}, {"boot_id": "another boot"}])
-def test_a_reused_pid_is_neither_alive_nor_killed(sleeper: "subprocess.Popen[bytes]", change: dict[str, object]) -> None:
+def test_a_reused_pid_is_neither_alive_nor_killed(sleeper: Sleeper, change: dict[str, object]) -> None:
     identity = ProcessId.of(sleeper.pid)
     assert identity is not None
     stranger = replace(identity, **change)  # type: ignore[arg-type]
@@ -41,7 +44,7 @@ def test_a_reused_pid_is_neither_alive_nor_killed(sleeper: "subprocess.Popen[byt
     assert sleeper.poll() is None
 
 
-def test_a_zombie_is_not_alive(sleeper: "subprocess.Popen[bytes]") -> None:
+def test_a_zombie_is_not_alive(sleeper: Sleeper) -> None:
     identity = ProcessId.of(sleeper.pid)
     assert identity is not None
     identity.kill()  # returns once it is a zombie: this test is its parent and has not waited for it
@@ -107,9 +110,9 @@ def test_a_program_past_its_deadline_is_killed_with_its_children(tmp_path: Path)
 
 def test_a_lock_names_its_holder_and_is_free_again_after_it(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
-    with exclusive(lock, "building"):
-        with pytest.raises(LockTimeout, match=rf"process {os.getpid()} \(building\)"):
-            with exclusive(lock, "starting", wait_seconds=0):
-                pass
+    second = exclusive(lock, "starting", wait_seconds=0)
+    holder = rf"process {os.getpid()} \(building\)"
+    with exclusive(lock, "building"), pytest.raises(LockTimeout, match=holder), second:
+        pass
     with exclusive(lock, "starting", wait_seconds=0):
         pass

@@ -27,18 +27,22 @@ class Artifacts:
 
     @property
     def sysroot(self) -> Path:
+        """Debian programs and their libraries, unpacked."""
         return debian.sysroot_directory(self.cache)
 
     @property
     def base_archive(self) -> Path:
+        """Root file system of the base image."""
         return debian.base_archive(self.cache)
 
     @property
     def kubectl(self) -> Path:
+        """The kubectl that fits the cluster."""
         return tools.directory(self.cache) / "kubectl"
 
     @property
     def helm(self) -> Path:
+        """The helm that installs the charts."""
         return tools.directory(self.cache) / "helm"
 
     def directory(self, module: str) -> Path:
@@ -70,11 +74,13 @@ class Artifacts:
 
     def build(self) -> None:
         """Make what is missing. Safe against a second run at the same time, and resumed by the next after a crash."""
-        with exclusive(self.cache / "locks" / "build", "build"):
-            with concurrent.futures.ThreadPoolExecutor(2) as lanes:
-                work = [lanes.submit(self._build_go), lanes.submit(self._build_rest)]
-                for done in concurrent.futures.as_completed(work):
-                    done.result()
+        if not self.missing():
+            return
+        lock = exclusive(self.cache / "locks" / "build", "build")
+        with lock, concurrent.futures.ThreadPoolExecutor(2) as lanes:
+            work = [lanes.submit(self._build_go), lanes.submit(self._build_rest)]
+            for done in concurrent.futures.as_completed(work):
+                done.result()
 
     def _build_go(self) -> None:
         for program in gobuild.PROGRAMS:

@@ -1,7 +1,7 @@
-"""Buildah without a daemon: root file systems become images, Dockerfiles become images, images become OCI layouts.
+"""Images without a daemon: root file systems and Dockerfiles become images (buildah), images OCI layouts (skopeo).
 
-Builds run under chroot isolation with the machine's network. All of its storage lies in the cache. Fails with
-CommandFailed, which shows the last lines of the build.
+Builds run under chroot isolation with the machine's network. All storage lies in the cache. Fails with CommandFailed,
+which shows the last lines of the build.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from devcluster.command import CommandFailed, run
 from devcluster.debian import library_overlay, search_path
 
 _BUILD_SECONDS = 3600.0
-_PUSH_SECONDS = 900.0
+_EXPORT_SECONDS = 900.0
 _CERTIFICATES = Path("/etc/ssl/certs")
 
 
@@ -24,10 +24,8 @@ class Buildah:
     def __init__(self, home: Path, sysroot: Path, log: Path) -> None:
         self._home = home
         self._log = log
-        target, lower = library_overlay(sysroot)
-        # In a mount namespace of its own: it finds its libraries there, and no mount outlives it.
-        script = f"mount -t overlay -o ro,lowerdir={lower} overlay {target} && exec {sysroot}/usr/bin/buildah \"$@\""
-        self._program = ["unshare", "--mount", "--propagation=private", "sh", "-c", script, "buildah"]
+        self._buildah = _in_private_mounts(sysroot, "buildah")
+        self._skopeo = _in_private_mounts(sysroot, "skopeo")
         self._environment = {
             "PATH": search_path(sysroot),
             "CONTAINERS_STORAGE_CONF": str(home / "storage.conf"),
@@ -57,22 +55,48 @@ class Buildah:
     def build(
         self, dockerfile: Path, context: Path, reference: str, arguments: Mapping[str, str], mounts: Mapping[Path, str]
     ) -> None:
-        """Build `dockerfile`; `mounts` (directory here: path in the build) are there while it runs, not in the image."""
+        """Build `dockerfile`; `mounts` (directory here: path there) are seen by its steps and are not in the image."""
         options = [f"--build-arg={name}={value}" for name, value in arguments.items()]
         options += [f"--volume={here}:{there}:ro" for here, there in mounts.items()]
         options.append(f"--volume={_CERTIFICATES}:{_CERTIFICATES}:ro")
         run(
-            [*self._program, "build", "--isolation=chroot", "--network=host", "--layers", "--pull-never", *self._policy()]
-            + [*options, "--file", str(dockerfile), "--tag", reference, str(context)],
+            [
+                *self._buildah,
+                "build",
+                "--isolation=chroot",
+                "--network=host",
+                "--layers",
+                "--pull-never",
+                *self._policy(),
+                *options,
+                "--file",
+                str(dockerfile),
+                "--tag",
+                reference,
+                str(context),
+            ],
             deadline=_BUILD_SECONDS,
             env=self._environment,
             log=self._log,
         )
 
-    def push(self, reference: str, layout: Path) -> None:
-        """Add the image to an OCI layout; layers that it has are not written again, none is compressed."""
-        self._run(
-            "push", "--disable-compression", *self._policy(), reference, f"oci:{layout}:{reference}", deadline=_PUSH_SECONDS
+    def export(self, reference: str, layout: Path) -> None:
+        """Add the image to an OCI layout; layers that it has are not written again, none is compressed.
+
+        By skopeo, since buildah compresses for this kind of target: minutes, and again for every small change.
+        """
+        run(
+            [
+                *self._skopeo,
+                "copy",
+                "--quiet",
+                "--insecure-policy",
+                "--dest-oci-accept-uncompressed-layers",
+                f"containers-storage:{reference}",
+                f"oci:{layout}:{reference}",
+            ],
+            deadline=_EXPORT_SECONDS,
+            env=self._environment,
         )
 
     def references(self) -> list[str]:
@@ -88,7 +112,7 @@ class Buildah:
         return ["--signature-policy", str(self._home / "policy.json")]
 
     def _run(self, *arguments: str | Path, deadline: float = 120.0) -> str:
-        return run([*self._program, *arguments], deadline=deadline, env=self._environment)
+        return run([*self._buildah, *arguments], deadline=deadline, env=self._environment)
 
     def _write_configuration(self) -> None:
         (self._home / "tmp").mkdir(parents=True, exist_ok=True)
@@ -101,3 +125,10 @@ class Buildah:
         }
         for name, content in files.items():
             (self._home / name).write_text(content)
+
+
+def _in_private_mounts(sysroot: Path, program: str) -> list[str]:
+    """Start `program` in a mount namespace of its own: it finds its libraries there, and no mount outlives it."""
+    target, lower = library_overlay(sysroot)
+    script = f'mount -t overlay -o ro,lowerdir={lower} overlay {target} && exec {sysroot}/usr/bin/{program} "$@"'
+    return ["unshare", "--mount", "--propagation=private", "sh", "-c", script, program]

@@ -37,9 +37,7 @@ def parse_mounts(mountinfo: str) -> list[Hierarchy]:
             found[mount] = Hierarchy(mount, 2)
         elif kind == "cgroup":
             named = {word for word in options.split(",") if word.startswith("name=")}
-            found[mount] = Hierarchy(
-                mount, 1, frozenset() if named else frozenset(options.split(",")) - {"rw", "ro"}
-            )
+            found[mount] = Hierarchy(mount, 1, frozenset() if named else frozenset(options.split(",")) - {"rw", "ro"})
     return list(found.values())
 
 
@@ -62,14 +60,18 @@ def create(name: str) -> None:
         if hierarchy.version == 2 and unified(found):
             for place in (hierarchy.mount, group):
                 for controller in _V2_CONTROLLERS:
-                    with contextlib.suppress(OSError):  # a controller this kernel lacks; the kubelet names what it misses
+                    with contextlib.suppress(
+                        OSError
+                    ):  # a controller this kernel lacks; the kubelet names what it misses
                         (place / "cgroup.subtree_control").write_text(f"+{controller}")
-    (_tracking(found) / name / "node").mkdir(exist_ok=True)
+    for mount in _joined(found):
+        (mount / name / "node").mkdir(exist_ok=True)
 
 
 def join(name: str) -> None:
     """Move the calling process into the cgroup of the node's own processes."""
-    (_tracking(hierarchies()) / name / "node" / "cgroup.procs").write_text(str(os.getpid()))
+    for mount in _joined(hierarchies()):
+        (mount / name / "node" / "cgroup.procs").write_text(str(os.getpid()))
 
 
 def processes(name: str) -> set[int]:
@@ -87,7 +89,9 @@ def kill(name: str, wait_seconds: float = 30.0) -> None:
     deadline = time.monotonic() + wait_seconds
     while alive := processes(name):
         if time.monotonic() > deadline:
-            raise TimeoutError(f"cgroup {name}: processes {sorted(alive)} are still there {wait_seconds:.0f} s after SIGKILL")
+            raise TimeoutError(
+                f"cgroup {name}: processes {sorted(alive)} are still there {wait_seconds:.0f} s after SIGKILL"
+            )
         for pid in alive:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -114,8 +118,11 @@ def exists(name: str) -> bool:
     return any((hierarchy.mount / name).is_dir() for hierarchy in hierarchies())
 
 
-def _tracking(found: list[Hierarchy]) -> Path:
-    """The hierarchy in which processes are found again: v2 where it is alone, else v1's pids, which runc always joins."""
+def _joined(found: list[Hierarchy]) -> list[Path]:
+    """Where the node's own processes are kept: v2 where it is alone, else every v1 controller but cpuset.
+
+    A v1 cpuset takes no process before it has been given processors, which they need not be confined to.
+    """
     if unified(found):
-        return found[0].mount
-    return next(hierarchy.mount for hierarchy in found if "pids" in hierarchy.controllers)
+        return [found[0].mount]
+    return [entry.mount for entry in found if entry.controllers and "cpuset" not in entry.controllers]

@@ -97,7 +97,9 @@ def _up(options: argparse.Namespace) -> int:
     port = lifecycle.default_api_port(cluster) if options.api_port is None else options.api_port
     if not _machine_will_do((port,) if port and not _forward(cluster, lifecycle.API_FORWARD) else ()):
         return EXIT_USAGE
-    lifecycle.up(cluster, _artifacts(), port)
+    artifacts = _artifacts()
+    artifacts.build()
+    lifecycle.up(cluster, artifacts, port)
     print(f"export KUBECONFIG={cluster.kubeconfig}")
     return 0
 

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from devcluster import render
 from devcluster.config import (
     API_PORT_INSIDE,
     NODE_IP,
@@ -190,7 +189,11 @@ def network_policy_rights() -> list[dict[str, Any]]:
     """What the identity of kube-router may read, to be applied before it can do its work."""
     name = "devcluster:kube-router"
     rules = [
-        {"apiGroups": [""], "resources": ["endpoints", "namespaces", "nodes", "pods", "services"], "verbs": ["get", "list", "watch"]},
+        {
+            "apiGroups": [""],
+            "resources": ["endpoints", "namespaces", "nodes", "pods", "services"],
+            "verbs": ["get", "list", "watch"],
+        },
         {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": ["get", "list", "watch"]},
         {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]},
     ]

@@ -52,9 +52,7 @@ class Cluster:
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
-            raise ConfigError(
-                f"--name {self.name!r}: use 1 to 16 of a-z, 0-9 and '-', neither first nor last a '-'"
-            )
+            raise ConfigError(f"--name {self.name!r}: use 1 to 16 of a-z, 0-9 and '-', neither first nor last a '-'")
 
     @classmethod
     def named(cls, name: str = DEFAULT_NAME) -> Cluster:
@@ -63,6 +61,7 @@ class Cluster:
 
     @property
     def state(self) -> Path:
+        """Everything of one life of the cluster."""
         return self.cache / "devcluster" / self.name
 
     @property
@@ -72,6 +71,7 @@ class Cluster:
 
     @property
     def node_name(self) -> str:
+        """Name of the node and its host name."""
         return "devcluster" if self.name == DEFAULT_NAME else f"devcluster-{self.name}"
 
     @property
@@ -81,10 +81,12 @@ class Cluster:
 
     @property
     def kubeconfig(self) -> Path:
+        """The administrator's kubeconfig, for use on this machine."""
         return self.state / "kubeconfig"
 
     @property
     def pki(self) -> Path:
+        """Certificates, keys and the components' kubeconfigs."""
         return self.state / "pki"
 
     @property
@@ -99,28 +101,35 @@ class Cluster:
 
     @property
     def logs(self) -> Path:
+        """Logs of process 1 of the node and of each component."""
         return self.var / "log"
 
     @property
     def node_record(self) -> Path:
+        """Which process is the first of the node."""
         return self.state / "node.json"
 
     @property
     def node_status(self) -> Path:
+        """What that process says of the components."""
         return self.state / "status.json"
 
     @property
     def node_spec(self) -> Path:
+        """What that process is told to do."""
         return self.state / "spec.json"
 
     @property
     def saved_sysctls(self) -> Path:
+        """Settings of the machine as they were before."""
         return self.state / "sysctls.json"
 
     @property
     def forwards(self) -> Path:
+        """Records of the loopback forwards."""
         return self.state / "forwards"
 
     @property
     def lock(self) -> Path:
+        """Held by `up` and `down`."""
         return self.cache / "locks" / f"cluster-{self.name}"

@@ -24,6 +24,7 @@ SYSROOT_PACKAGES = (
     "runc",
     "containernetworking-plugins",
     "buildah",
+    "skopeo",
     "libgpgme11",
     "libassuan0",
     "libdevmapper1.02.1",
@@ -61,7 +62,9 @@ def base_archive(cache: Path) -> Path:
 
 def search_path(sysroot: Path) -> str:
     """PATH on which the programs of the sysroot come first."""
-    return ":".join([*(str(sysroot / place) for place in ("usr/sbin", "usr/bin", "sbin")), "/usr/sbin:/usr/bin:/sbin:/bin"])
+    return ":".join(
+        [*(str(sysroot / place) for place in ("usr/sbin", "usr/bin", "sbin")), "/usr/sbin:/usr/bin:/sbin:/bin"]
+    )
 
 
 def library_overlay(sysroot: Path) -> tuple[str, str]:
@@ -108,11 +111,26 @@ def make_base(cache: Path, sysroot: Path) -> Path:
     with step(f"make the base image's root file system (Debian {SUITE}, Python 3.11)"):
         making = cache / f".{final.name}.{os.getpid()}"
         try:
+            options = [
+                "--mode=root",
+                "--variant=minbase",
+                f"--include={','.join(BASE_PACKAGES)}",
+                *(f"--dpkgopt=path-exclude=/usr/share/{unused}/*" for unused in ("doc", "man", "locale")),
+                '--aptopt=APT::Sandbox::User "root"',
+                "--format=tar",
+            ]
+            sources = [str(path) for path in _sources()]
             run(
-                ["nice", "-n", "5", sysroot / "usr" / "bin" / "mmdebstrap", "--mode=root", "--variant=minbase"]
-                + [f"--include={','.join(BASE_PACKAGES)}", "--dpkgopt=path-exclude=/usr/share/doc/*"]
-                + ["--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*"]
-                + ["--aptopt=APT::Sandbox::User \"root\"", "--format=tar", SUITE, making, *_sources()],
+                [
+                    "nice",
+                    "-n",
+                    "5",
+                    str(sysroot / "usr" / "bin" / "mmdebstrap"),
+                    *options,
+                    SUITE,
+                    str(making),
+                    *sources,
+                ],
                 deadline=1200,
                 env={"PATH": search_path(sysroot)},
                 log=cache / "logs" / "mmdebstrap.log",

@@ -58,11 +58,13 @@ def problems(facts: Facts) -> list[str]:
     if not facts.root:
         found.append("not root: namespaces, mounts and cgroups of the node need it. Run with sudo, or as root")
     if facts.machine != "x86_64":
-        found.append(f"machine is {facts.machine}: the packaged kubectl and helm are x86_64 programs. Use such a machine")
+        found.append(
+            f"machine is {facts.machine}: the packaged kubectl and helm are x86_64 programs. Use such a machine"
+        )
     if not facts.debian_version.startswith("12"):
         found.append(
-            f"system is not Debian 12 (VERSION_ID is {facts.debian_version or 'unknown'}): runc, buildah and the CNI plugins"
-            " are unpacked from its packages and use its libraries. Use a Debian 12 machine or container"
+            f"system is not Debian 12 (VERSION_ID is {facts.debian_version or 'unknown'}): runc, buildah and the CNI"
+            " plugins are unpacked from its packages and use its libraries. Use a Debian 12 machine or container"
         )
     if facts.kernel < _KERNEL_NEEDED:
         found.append(f"kernel {facts.kernel[0]}.{facts.kernel[1]} is older than 5.10. Use a newer kernel")
@@ -73,7 +75,9 @@ def problems(facts: Facts) -> list[str]:
             " Free some, or set DEEPCODER_CACHE to a directory on another disk"
         )
     if facts.memory < _MEMORY_NEEDED:
-        found.append(f"{facts.memory / _GIB:.1f} GiB of memory, {_MEMORY_NEEDED / _GIB:.0f} GiB needed. Use a bigger machine")
+        found.append(
+            f"{facts.memory / _GIB:.1f} GiB of memory, {_MEMORY_NEEDED / _GIB:.0f} GiB needed. Use a bigger machine"
+        )
     if {"var", "run", "proc", "sys"} & set(facts.cache.parts[1:2]):
         found.append(
             f"the cache {facts.cache} lies under a directory that the node replaces by its own."
@@ -88,7 +92,7 @@ def problems(facts: Facts) -> list[str]:
     if not facts.cgroups:
         found.append("no cgroup hierarchy with a pids controller is mounted under /sys/fs/cgroup. Mount cgroups")
     found += [
-        f"port {port} on 127.0.0.1 is taken by another program. Choose another with --api-port or --s3-port, or stop that program"
+        f"port {port} on 127.0.0.1 is taken by another program. Stop it, or choose a port with --api-port or --s3-port"
         for port in facts.taken_ports
     ]
     return found

@@ -59,8 +59,17 @@ def start(cluster: Cluster, node_pid: int, name: str, host: str, target_port: in
     log_file = cluster.logs / f"forward-{name}.log"
     with log_file.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "devcluster.forwarder", str(record), cluster.cgroup, str(port), str(node_pid)]
-            + [host, str(target_port)],
+            [
+                sys.executable,
+                "-m",
+                "devcluster.forwarder",
+                str(record),
+                cluster.cgroup,
+                str(port),
+                str(node_pid),
+                host,
+                str(target_port),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

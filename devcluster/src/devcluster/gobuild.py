@@ -91,8 +91,21 @@ def build(program: GoProgram, cache: Path, go_version: str) -> Path:
         try:
             output = f"{making}{os.sep}" if len(program.packages) > 1 else str(making / program.module)
             run(
-                ["nice", "-n", "10", "go", "build", "-trimpath", "-tags", program.tags]
-                + ["-ldflags", f"-s -w {program.ldflags}".strip(), "-o", output, *program.packages],
+                [
+                    "nice",
+                    "-n",
+                    "10",
+                    "go",
+                    "build",
+                    "-trimpath",
+                    "-tags",
+                    program.tags,
+                    "-ldflags",
+                    f"-s -w {program.ldflags}".strip(),
+                    "-o",
+                    output,
+                    *program.packages,
+                ],
                 deadline=_BUILD_SECONDS,
                 env=environment,
                 cwd=source,

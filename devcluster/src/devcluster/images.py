@@ -10,14 +10,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tarfile
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from devcluster import dockerfile, keys, ociarchive, systemimages
+from devcluster import dockerfile, keys, ocilayout, systemimages
 from devcluster.artifacts import Artifacts
 from devcluster.buildah import Buildah
 from devcluster.config import REPOSITORY, Cluster, ConfigError
@@ -84,7 +83,7 @@ def load(cluster: Cluster, artifacts: Artifacts, names: Iterable[str]) -> dict[s
             references[name] = described.reference
             if described.reference not in present:
                 builder.load(described, store)
-        builder.prune(references.values(), store)
+            builder.forget_old(described, store)
     found = {name: _for_charts(reference, store) for name, reference in references.items()}
     record = cluster.state / "images.json"
     record.write_text(json.dumps({**_recorded(record), **found}, indent=1))
@@ -106,11 +105,24 @@ class _Builder:
         if not self._buildah.has(image.reference):
             self._build(image)
         with step(f"load image {image.name}"):
-            self._buildah.push(image.reference, self._layout)
-            store.import_stream(lambda stream: write_missing(self._layout, image.reference, store.blobs(), stream))
+            self._buildah.export(image.reference, self._layout)
+            store.import_stream(
+                lambda stream: ocilayout.write_missing(self._layout, image.reference, store.blobs(), stream)
+            )
 
-    def prune(self, current: Iterable[str], store: ImageStore) -> None:
-        """Forget all but the newest few versions of each image, so that the caches stay bounded."""
+    def forget_old(self, image: ProjectImage, store: ImageStore) -> None:
+        """Drop all but the newest few versions of an image, everywhere, so that the caches stay bounded."""
+        ledger = self._artifacts.cache / "images" / f"{image.name}.json"
+        known: list[str] = json.loads(ledger.read_text()) if ledger.exists() else []
+        kept, dropped = newest(known, image.reference, _KEPT_VERSIONS)
+        for reference in dropped:
+            if self._buildah.has(reference):
+                self._buildah.remove(reference)
+            if reference in store.references():
+                store.remove(reference)
+        if dropped:
+            ocilayout.drop(self._layout, dropped)
+        ledger.write_text(json.dumps(kept))
 
     def _build(self, image: ProjectImage) -> None:
         if not self._buildah.has(self.base):
@@ -141,29 +153,10 @@ def stage(inputs: Iterable[str], context: Path, repository: Path = REPOSITORY) -
         os.utime(path, (_STAGED_TIME, _STAGED_TIME))
 
 
-def write_missing(layout: Path, reference: str, present: set[str], stream: IO[bytes]) -> None:
-    """Write to `stream` an OCI archive of `reference` that holds only the blobs not `present` (digests)."""
-    manifest = _manifest(layout, reference)
-    content = json.loads(_blob(layout, manifest["digest"]).read_bytes())
-    named = {**manifest, "annotations": {"io.containerd.image.name": reference}}
-    index = json.dumps({"schemaVersion": 2, "manifests": [named]}).encode()
-    with tarfile.open(fileobj=stream, mode="w|") as archive:
-        ociarchive.add(archive, "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
-        ociarchive.add(archive, "index.json", index)
-        for digest in [*(layer["digest"] for layer in content["layers"]), content["config"]["digest"], manifest["digest"]]:
-            if digest not in present:
-                archive.add(_blob(layout, digest), f"blobs/{digest.replace(':', '/')}")
-
-
-def _manifest(layout: Path, reference: str) -> dict[str, Any]:
-    for entry in json.loads((layout / "index.json").read_text())["manifests"]:
-        if entry.get("annotations", {}).get("org.opencontainers.image.ref.name") == reference:
-            return {name: entry[name] for name in ("mediaType", "digest", "size")}
-    raise LookupError(f"{reference} is not in {layout}")
-
-
-def _blob(layout: Path, digest: str) -> Path:
-    return layout / "blobs" / digest.replace(":", "/")
+def newest(known: list[str], current: str, limit: int) -> tuple[list[str], list[str]]:
+    """(kept, dropped) of the versions `known`, oldest first, when `current` has just been used."""
+    ordered = [*(reference for reference in known if reference != current), current]
+    return ordered[-limit:], ordered[:-limit]
 
 
 def _for_charts(reference: str, store: ImageStore) -> dict[str, str]:

@@ -62,7 +62,14 @@ def install(cluster: Cluster, artifacts: Artifacts, images: dict[str, str], s3_p
     process = running_or_fail(cluster)
     kube = Kube(cluster, artifacts)
     with step("install cluster DNS"):
-        _chart(kube, "coredns", "kube-system", image=images["coredns"], clusterIP=DNS_SERVICE_IP, clusterDomain=CLUSTER_DOMAIN)
+        _chart(
+            kube,
+            "coredns",
+            "kube-system",
+            image=images["coredns"],
+            clusterIP=DNS_SERVICE_IP,
+            clusterDomain=CLUSTER_DOMAIN,
+        )
     with step("install KubeRay"):
         _namespace(kube, "kuberay-system")
         manifests = artifacts.directory("kuberay") / "manifests"
@@ -118,7 +125,12 @@ def _credentials(kube: Kube) -> tuple[str, str]:
             "AWS_ACCESS_KEY_ID": _encode(f"admin-{secrets.token_hex(6)}"),
             "AWS_SECRET_ACCESS_KEY": _encode(secrets.token_urlsafe(30)),
         }
-        content = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3-admin", "namespace": "s3"}, "data": data}
+        content = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "s3-admin", "namespace": "s3"},
+            "data": data,
+        }
         kube.kubectl("create", "-f", "-", stdin=json.dumps(content).encode())
     return _decode(data["AWS_ACCESS_KEY_ID"]), _decode(data["AWS_SECRET_ACCESS_KEY"])
 

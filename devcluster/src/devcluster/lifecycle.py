@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from devcluster import cgroups, forwards, node, pki, render, sysctls, systemimages
 from devcluster.artifacts import Artifacts
+from devcluster.command import CommandFailed
 from devcluster.components import components, network_policy_rights, specification
 from devcluster.config import (
     API_PORT_INSIDE,
@@ -24,7 +25,7 @@ from devcluster.config import (
 from devcluster.containerd import ImageStore
 from devcluster.debian import library_overlay, search_path
 from devcluster.exclusive import exclusive
-from devcluster.kubectl import CommandFailed, Kube, wait_for
+from devcluster.kubectl import Kube, wait_for
 from devcluster.procfs import ProcessId
 from devcluster.progress import say, step
 
@@ -138,7 +139,8 @@ def _down(cluster: Cluster) -> None:
         cgroups.kill(cluster.cgroup)
         cgroups.remove(cluster.cgroup)
         sysctls.restore(cluster.saved_sysctls)
-        shutil.rmtree(cluster.state, ignore_errors=False) if cluster.state.exists() else None
+        if cluster.state.exists():
+            shutil.rmtree(cluster.state)
 
 
 def _answers(cluster: Cluster, store: ImageStore) -> bool:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from devcluster import procfs
 from devcluster.config import Cluster
@@ -49,8 +49,14 @@ def start(cluster: Cluster) -> procfs.ProcessId:
     log_file = cluster.logs / "node.log"
     with log_file.open("ab") as log:
         launched = subprocess.run(
-            [sys.executable, "-m", "devcluster.nodeinit"]
-            + [str(cluster.node_record), cluster.cgroup, str(cluster.node_spec)],
+            [
+                sys.executable,
+                "-m",
+                "devcluster.nodeinit",
+                str(cluster.node_record),
+                cluster.cgroup,
+                str(cluster.node_spec),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -107,7 +113,17 @@ def require_alive(cluster: Cluster) -> procfs.ProcessId:
 
 def inside(process: procfs.ProcessId, command: Sequence[str | Path]) -> list[str]:
     """`command` as it is run inside the node's namespaces."""
-    return ["nsenter", f"--target={process.pid}", "--mount", "--pid", "--net", "--uts", "--ipc", "--", *map(str, command)]
+    return [
+        "nsenter",
+        f"--target={process.pid}",
+        "--mount",
+        "--pid",
+        "--net",
+        "--uts",
+        "--ipc",
+        "--",
+        *map(str, command),
+    ]
 
 
 def run_inside(
@@ -150,9 +166,9 @@ def tail(path: Path, lines: int) -> str:
     return "\n".join(content[-lines:]) if content else f"{path} is empty"
 
 
-def _status(cluster: Cluster) -> dict[str, object] | None:
+def _status(cluster: Cluster) -> dict[str, Any] | None:
     try:
-        status: dict[str, object] = json.loads(cluster.node_status.read_text())
+        status: dict[str, Any] = json.loads(cluster.node_status.read_text())
     except FileNotFoundError:
         return None
     return status

@@ -81,6 +81,7 @@ class _Node:
         self._running = [Running(component["name"]) for component in spec["components"]]
         self._commands = {component["name"]: component for component in spec["components"]}
         self._waiting_for_api = True
+        self._written = ""
 
     def run(self) -> int:
         try:
@@ -178,7 +179,7 @@ class _Node:
                 "components": [asdict(state) for state in self._running],
             }
         )
-        if getattr(self, "_written", "") == content:
+        if self._written == content:
             return
         making = self._status_file.with_suffix(".new")
         making.write_text(content)

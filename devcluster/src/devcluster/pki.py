@@ -34,8 +34,14 @@ class Authority:
             .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
             .add_extension(
                 x509.KeyUsage(
-                    digital_signature=True, key_cert_sign=True, crl_sign=True, content_commitment=False,
-                    key_encipherment=False, data_encipherment=False, key_agreement=False, encipher_only=False,
+                    digital_signature=True,
+                    key_cert_sign=True,
+                    crl_sign=True,
+                    content_commitment=False,
+                    key_encipherment=False,
+                    data_encipherment=False,
+                    key_agreement=False,
+                    encipher_only=False,
                     decipher_only=False,
                 ),
                 critical=True,
@@ -58,12 +64,14 @@ class Authority:
             .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         )
         if serves:
-            builder = builder.add_extension(x509.SubjectAlternativeName([_alternative(s) for s in serves]), critical=False)
+            builder = builder.add_extension(
+                x509.SubjectAlternativeName([_alternative(s) for s in serves]), critical=False
+            )
         _write_pair(self._directory, file_name, key, builder.sign(self._key, hashes.SHA256()))
 
 
 def create(directory: Path, node_name: str, node_ip: str, service_ip: str, inside: str) -> None:
-    """Write the cluster's certificates and the kubeconfigs of its components, which reach the API server at `inside`."""
+    """Write the cluster's certificates and its components' kubeconfigs, which reach the API server at `inside`."""
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
     ca = Authority(directory, "kubernetes-ca", "ca")
@@ -123,9 +131,7 @@ def _subject(common_name: str, organization: str | None) -> x509.Name:
     return x509.Name(attributes)
 
 
-def _certificate(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey
-) -> x509.CertificateBuilder:
+def _certificate(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
     began = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
     return (
         x509.CertificateBuilder()

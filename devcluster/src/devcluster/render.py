@@ -77,7 +77,7 @@ def kubelet(cluster: Cluster) -> str:
         {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
-            "address": "0.0.0.0",  # noqa: S104 - the network namespace has no way in
+            "address": "0.0.0.0",
             "authentication": {
                 "anonymous": {"enabled": False},
                 "webhook": {"enabled": True},
@@ -119,7 +119,7 @@ def kube_proxy(cluster: Cluster) -> str:
             "clientConnection": {"kubeconfig": f"{cluster.pki}/kube-proxy.kubeconfig"},
             "clusterCIDR": POD_CIDR,
             "hostnameOverride": cluster.node_name,
-            "bindAddress": "0.0.0.0",  # noqa: S104
+            "bindAddress": "0.0.0.0",
             "healthzBindAddress": "127.0.0.1:10256",
             "metricsBindAddress": "127.0.0.1:10249",
             "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},

@@ -1,0 +1,61 @@
+"""An OCI image layout on disk that several images share: what of it a store lacks, and forgetting old images.
+
+Fails with LookupError on an image that the layout does not hold.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import IO, Any
+
+from devcluster import ociarchive
+
+_NAME = "org.opencontainers.image.ref.name"
+
+
+def write_missing(layout: Path, reference: str, present: Collection[str], stream: IO[bytes]) -> None:
+    """Write to `stream` an OCI archive of `reference` that holds only the blobs not `present` (digests)."""
+    manifest = _manifest(layout, reference)
+    named = {**manifest, "annotations": {"io.containerd.image.name": reference}}
+    index = json.dumps({"schemaVersion": 2, "manifests": [named]}).encode()
+    with tarfile.open(fileobj=stream, mode="w|") as archive:
+        ociarchive.add(archive, "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
+        ociarchive.add(archive, "index.json", index)
+        for digest in _blobs(layout, manifest):
+            if digest not in present:
+                archive.add(_blob(layout, digest), f"blobs/{digest.replace(':', '/')}")
+
+
+def drop(layout: Path, references: Collection[str]) -> None:
+    """Forget images and remove the blobs that no other image of the layout uses."""
+    index_file = layout / "index.json"
+    index = json.loads(index_file.read_text())
+    index["manifests"] = [entry for entry in index["manifests"] if entry["annotations"][_NAME] not in references]
+    making = layout / f".index.{os.getpid()}"
+    making.write_text(json.dumps(index))
+    making.rename(index_file)
+    used = {digest for entry in index["manifests"] for digest in _blobs(layout, entry)}
+    for blob in (layout / "blobs" / "sha256").iterdir():
+        if f"sha256:{blob.name}" not in used:
+            blob.unlink()
+
+
+def _manifest(layout: Path, reference: str) -> dict[str, Any]:
+    for entry in json.loads((layout / "index.json").read_text())["manifests"]:
+        if entry.get("annotations", {}).get(_NAME) == reference:
+            return {name: entry[name] for name in ("mediaType", "digest", "size")}
+    raise LookupError(f"{reference} is not in {layout}")
+
+
+def _blobs(layout: Path, manifest: dict[str, Any]) -> list[str]:
+    """Digests of the layers, the configuration and the manifest itself, in the order of their use."""
+    content = json.loads(_blob(layout, manifest["digest"]).read_bytes())
+    return [*(layer["digest"] for layer in content["layers"]), content["config"]["digest"], manifest["digest"]]
+
+
+def _blob(layout: Path, digest: str) -> Path:
+    return layout / "blobs" / digest.replace(":", "/")
