@@ -1,0 +1,191 @@
+"""Plays KubeRay, the kubelet and the trainer for one namespace of a real API server.
+
+A RayJob gets a RayCluster and a head pod (an object that nobody runs), then RUNNING; the trainer's part is done by
+the test: checkpoints and exit records in the bucket, reports to the operator's real HTTPS endpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import ssl
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import aiohttp
+from s3_server import BUCKET, S3Server
+
+from deepcoder_contracts.base import sha256_digest
+from deepcoder_contracts.exit import ExitRecord
+from deepcoder_contracts.layout import checkpoint_dir, claim_key, evaluation_dir, exit_key
+from deepcoder_contracts.manifest import Claim, FileEntry, Manifest, ManifestKind
+from deepcoder_contracts.progress import ProgressReply, ProgressReport, TrainerPhase
+from deepcoder_contracts.stage import StageConfig, StageType
+from deepcoder_operator.kube import errors
+from deepcoder_operator.kube.client import Kube, Object
+from deepcoder_operator.kube.resources import CONFIGMAPS, PODS, RAYCLUSTERS, RAYJOBS
+
+POLL_SECONDS = 0.1
+
+
+class Standin:
+    """KubeRay and kubelet of a namespace, polling; stop by cancelling `run`."""
+
+    def __init__(self, kube: Kube, namespace: str, s3: S3Server) -> None:
+        self.kube, self.namespace, self.s3 = kube, namespace, s3
+        self.starts = True
+        self.seen: list[str] = []
+
+    async def run(self) -> None:
+        """Start every RayJob that appears."""
+        while True:
+            jobs, _ = await self.kube.list(RAYJOBS, self.namespace)
+            for job in jobs:
+                name = job["metadata"]["name"]
+                if name not in self.seen:
+                    self.seen.append(name)
+                if self.starts and not job.get("status") and not job["metadata"].get("deletionTimestamp"):
+                    with suppress(errors.NotFound, errors.Conflict):
+                        await self._start(job)
+            await self._end_deleted_pods()
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _start(self, job: Object) -> None:
+        meta = job["metadata"]
+        cluster = await self._create(
+            {
+                "apiVersion": "ray.io/v1",
+                "kind": "RayCluster",
+                "metadata": _child(job, f"{meta['name']}-c"),
+                "spec": job["spec"]["rayClusterSpec"],
+            }
+        )
+        template = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]
+        pod_meta = _child(cluster, f"{meta['name']}-head") | {"labels": template["metadata"]["labels"]}
+        await self._create({"apiVersion": "v1", "kind": "Pod", "metadata": pod_meta, "spec": template["spec"]})
+        await self.kube.patch(
+            PODS, self.namespace, pod_meta["name"],
+            {"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}}, "status",
+        )  # fmt: skip
+        await self.kube.patch(
+            RAYCLUSTERS, self.namespace, cluster["metadata"]["name"], {"status": {"state": "ready"}}, "status"
+        )
+        await self.set_job(meta["name"], rayClusterName=cluster["metadata"]["name"], jobStatus="RUNNING",
+                           jobDeploymentStatus="Running")  # fmt: skip
+
+    async def _create(self, obj: Object) -> Object:
+        try:
+            return await self.kube.create(obj)
+        except errors.AlreadyExists:
+            resource = {"RayCluster": RAYCLUSTERS, "Pod": PODS}[obj["kind"]]
+            return await self.kube.get(resource, self.namespace, obj["metadata"]["name"])
+
+    async def _end_deleted_pods(self) -> None:
+        pods, _ = await self.kube.list(PODS, self.namespace, "deepcoder.dev/run-uid")
+        for pod in pods:
+            if pod["metadata"].get("deletionTimestamp"):
+                await self.kube.delete(PODS, self.namespace, pod["metadata"]["name"], grace_seconds=0)
+
+    async def set_job(self, name: str, **status: str) -> None:
+        """KubeRay writes a RayJob's status."""
+        await self.kube.patch(RAYJOBS, self.namespace, name, {"status": status}, "status")
+
+    async def config(self, name: str) -> StageConfig:
+        """The stage config as the head mounts it."""
+        found = await self.kube.get(CONFIGMAPS, self.namespace, name)
+        return StageConfig.from_json(found["data"]["stage.json"])
+
+    async def save(self, name: str, step: int, *, final: bool = False, **metrics: float) -> str:
+        """The trainer claims and commits; returns the key of the manifest's folder."""
+        config = await self.config(name)
+        root = config.storage.uri.removeprefix(f"s3://{BUCKET}/")
+        client: Any = self.s3.client()
+        run, stage, ordinal = config.run, config.stage, config.ordinal
+        key = f"{root}/{claim_key(stage.name, ordinal)}"
+        claim = Claim(run=run, stage=stage.name, ordinal=ordinal, claimed_at=datetime.now(UTC))
+        if not client.list_objects_v2(Bucket=BUCKET, Prefix=key).get("Contents"):
+            client.put_object(Bucket=BUCKET, Key=key, Body=claim.to_json())
+        evaluation = stage.type is StageType.EVALUATE
+        evaluation_key = hashlib.sha256(f"{stage.name}".encode()).hexdigest()
+        below = evaluation_dir(evaluation_key) if evaluation else checkpoint_dir(stage.name, step, ordinal)
+        folder = f"{root}/{below}"
+        payload = f"weights of {stage.name} at {step}".encode()
+        put = client.put_object(Bucket=BUCKET, Key=f"{folder}/weights.bin", Body=payload, ChecksumAlgorithm="SHA256")
+        entry = FileEntry(
+            path="weights.bin", size=len(payload), sha256=hashlib.sha256(payload).hexdigest(),
+            s3_checksum=put["ChecksumSHA256"],
+        )  # fmt: skip
+        manifest = Manifest(
+            kind=ManifestKind.EVALUATION if evaluation else ManifestKind.CHECKPOINT,
+            run=run, stage=stage.name, stage_index=stage.index, ordinal=ordinal, step=step, final=final,
+            parent=config.parent, config_digest=config.provenance.config_digest, code_digest=sha256_digest(b"code"),
+            seed=0, world_size=1, metrics=metrics, evaluation_key=evaluation_key if evaluation else None,
+            created_at=datetime.now(UTC), files=[entry],
+        )  # fmt: skip
+        client.put_object(Bucket=BUCKET, Key=f"{folder}/MANIFEST.json", Body=manifest.to_json(), IfNoneMatch="*")
+        return folder
+
+    async def leave(self, name: str, code: int, reason: str) -> None:
+        """The trainer writes exit.json and ends; KubeRay sees it."""
+        config = await self.config(name)
+        root = config.storage.uri.removeprefix(f"s3://{BUCKET}/")
+        client: Any = self.s3.client()
+        record = ExitRecord(code=code, reason=reason)
+        client.put_object(
+            Bucket=BUCKET, Key=f"{root}/{exit_key(config.stage.name, config.ordinal)}", Body=record.to_json()
+        )
+        ended = ("FAILED", "Failed") if code else ("SUCCEEDED", "Complete")
+        await self.set_job(name, jobStatus=ended[0], jobDeploymentStatus=ended[1])
+
+    async def report(self, name: str, port: int, step: int, **metrics: float) -> ProgressReply:
+        """The trainer's heartbeat, over real TLS with a real token of the head's pod."""
+        config = await self.config(name)
+        found = await self.kube.get(CONFIGMAPS, self.namespace, name)
+        report = ProgressReport(
+            ordinal=config.ordinal, stage=config.stage.name, phase=TrainerPhase.TRAINING, step=step,
+            max_steps=config.stage.max_steps, metrics=metrics, sent_at=datetime.now(UTC),
+        )  # fmt: skip
+        context = ssl.create_default_context(cadata=found["data"]["ca.crt"])
+        token = await self._token(name)
+        assert config.progress is not None
+        path = config.progress.url.partition("//")[2].partition("/")[2]
+        async with aiohttp.ClientSession() as session:
+            answer = await session.post(
+                f"https://localhost:{port}/{path}", data=report.to_json(), ssl=context,
+                headers={"Authorization": f"Bearer {token}"}, timeout=aiohttp.ClientTimeout(total=10),
+            )  # fmt: skip
+            body = await answer.read()
+            assert answer.status == 200, (answer.status, body)
+            return ProgressReply.from_json(body)
+
+    async def _token(self, name: str) -> str:
+        pod = await self.kube.get(PODS, self.namespace, f"{name}-head")
+        account = pod["spec"]["serviceAccountName"]
+        bound = {"kind": "Pod", "apiVersion": "v1", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]}
+        request = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {"audiences": ["deepcoder-operator"], "expirationSeconds": 600, "boundObjectRef": bound},
+        }
+        path = f"/api/v1/namespaces/{self.namespace}/serviceaccounts/{account}/token"
+        answer = await self.kube._request("POST", path, body=request)
+        return str(answer["status"]["token"])
+
+
+def _child(owner: Object, name: str) -> Object:
+    meta = owner["metadata"]
+    reference = {"apiVersion": owner["apiVersion"], "kind": owner["kind"], "name": meta["name"], "uid": meta["uid"],
+                 "controller": True}  # fmt: skip
+    return {
+        "name": name,
+        "namespace": meta["namespace"],
+        "labels": meta.get("labels", {}),
+        "ownerReferences": [reference],
+    }
+
+
+def dump(obj: Object) -> str:
+    """An object for a failure's message."""
+    return json.dumps(obj, indent=1, default=str)[:6000]
