@@ -78,17 +78,22 @@ async def start_engine(model: str, settings: EngineSettings) -> Engine:
     """Start an engine on a folder with config and tokenizer. It has no weights until the first update."""
     os.environ.update(environment(settings))
     if settings.accelerators:
-        from vllm.engine.arg_utils import AsyncEngineArgs
-        from vllm.v1.engine.async_llm import AsyncLLM
-
-        engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(model, settings)))
-        await engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
-        return AsyncEngine(engine)
+        return await start_async_engine(engine_arguments(model, settings))
     from deepcoder_trainer.sampler.stepped import SteppedEngine
 
     stepped = SteppedEngine(model, settings)
     await stepped.started()
     return stepped
+
+
+async def start_async_engine(arguments: dict[str, Any]) -> AsyncEngine:
+    """Start the asynchronous engine, on whatever device vLLM finds."""
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    engine = await asyncio.to_thread(AsyncLLM.from_engine_args, AsyncEngineArgs(**arguments))
+    await engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
+    return AsyncEngine(engine)
 
 
 def engine_arguments(model: str, settings: EngineSettings) -> dict[str, Any]:

@@ -1,0 +1,163 @@
+"""Bad configuration is refused at once, with the field, its value and the mend; a local run expands."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deepcoder_contracts.gate import GateRecord, Otherwise
+from deepcoder_contracts.manifest import Manifest
+from deepcoder_contracts.stage import StageConfig, StageSettings
+from deepcoder_trainer.config import load_config
+from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.localrun import LocalRun, held_by_gate
+from deepcoder_trainer.sampler.settings import engine_settings, kv_bytes_per_token
+
+LOCAL: dict[str, Any] = {
+    "kind": "LocalRun",
+    "name": "mine",
+    "model": {"uri": "/m"},
+    "dataset": {"uri": "/d.jsonl"},
+    "recipe": {"promptsPerStep": 4, "optimizerSteps": 2},
+    "stages": [
+        {"name": "short", "type": "Train", "contextTokens": 16, "maxSteps": 4},
+        {
+            "name": "test",
+            "type": "Evaluate",
+            "contextTokens": 64,
+            "evaluate": {"datasets": [{"name": "held", "uri": "/h"}], "contextTokens": 128},
+        },
+    ],
+    "storage": {"uri": "file:///tmp/somewhere"},
+}
+
+
+def write(tmp_path: Path, document: Any) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(document if isinstance(document, str) else yaml.safe_dump(document))
+    return path
+
+
+def changed(**fields: Any) -> dict[str, Any]:
+    return {**LOCAL, **fields}
+
+
+@pytest.mark.parametrize(
+    ("document", "field", "message"),
+    [
+        ("[1, 2]", None, "holds no object"),
+        ("{", "--config", "neither JSON nor YAML"),
+        ({"kind": "Deployment"}, "kind", "use one of StageConfig, LocalRun"),
+        (changed(recipe={"groupSize": 1}), "recipe.groupSize", "recipe.groupSize is 1: .*greater than or equal to 2"),
+        (changed(recipe={"groupsize": 8}), "recipe.groupsize", "there is no such field"),
+        (changed(recipe={"promptsPerStep": 3}), "recipe", "make promptsPerStep a multiple"),
+        (changed(recipe={"refill": True}), "recipe.refill", "leave it out"),
+        (changed(recipe={"order": "Window", "maxOffPolicy": 0}), "recipe", "set maxOffPolicy: 1"),
+        (changed(dataset=None), None, "set dataset.uri"),
+        (changed(stages=[LOCAL["stages"][0]] * 2), None, "same name"),
+        (changed(storage={"uri": "ftp://x"}), "storage.uri", "storage.uri is 'ftp://x'"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_field_value_and_mend(
+    tmp_path: Path, document: Any, field: str | None, message: str
+) -> None:
+    with pytest.raises(BadConfig, match=message) as caught:
+        load_config(write(tmp_path, document))
+    assert caught.value.field == field
+
+
+def test_a_colocated_train_stage_is_refused_by_name(tmp_path: Path) -> None:
+    stage = {**LOCAL["stages"][0], "placement": "Colocated"}
+    with pytest.raises(BadConfig, match="Colocated, which is not supported yet: use Separate"):
+        load_config(write(tmp_path, changed(stages=[stage])))
+
+
+def test_every_fault_is_named_at_once(tmp_path: Path) -> None:
+    with pytest.raises(BadConfig) as caught:
+        load_config(write(tmp_path, changed(recipe={"groupSize": 1, "temperature": 9}, name="Bad Name")))
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_the_command_exits_64_before_anything_heavy_is_imported(tmp_path: Path) -> None:
+    path = write(tmp_path, changed(recipe={"groupSize": 1}))
+    code = (
+        "import sys; from deepcoder_trainer.__main__ import main; code = main(['run', '--config', sys.argv[1]]); "
+        "heavy = {'torch', 'ray', 'vllm', 'transformers', 'boto3'} & set(sys.modules); "
+        "print(code, sorted(heavy))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "64 []"
+    assert "recipe.groupSize is 1" in done.stderr
+
+
+def test_wrong_usage_exits_64() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "deepcoder_trainer", "run"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 64
+    assert "--config" in done.stderr
+
+
+def test_a_stage_config_as_the_operator_writes_it_is_read(tmp_path: Path) -> None:
+    config = LocalRun.model_validate(LOCAL).stage_config(0, 3, None)
+    path = tmp_path / "stage.json"
+    path.write_bytes(config.to_json())
+    assert load_config(path) == config
+
+
+def test_a_local_run_expands_to_stage_configs() -> None:
+    run = LocalRun.model_validate(LOCAL)
+    first, second = run.stage_config(0, 1, None), run.stage_config(1, 2, None)
+    assert isinstance(first, StageConfig)
+    assert (first.stage.index, second.stage.index) == (0, 1)
+    assert second.earlier_stages == ["short"]
+    assert second.longest_context_tokens == 128
+    assert second.ordinal == 2
+    assert first.run == second.run
+
+
+def test_where_a_run_is_stored_and_judged_does_not_change_its_digest_but_its_recipe_does() -> None:
+    run = LocalRun.model_validate(LOCAL)
+    moved = LocalRun.model_validate(changed(storage={"uri": "file:///elsewhere"}, judge={"workers": 7}))
+    other = LocalRun.model_validate(changed(recipe={"promptsPerStep": 4, "seed": 1}))
+    assert run.config_digest == moved.config_digest
+    assert run.identity != moved.identity
+    assert run.config_digest != other.config_digest
+
+
+@pytest.mark.parametrize(
+    ("value", "otherwise", "held"),
+    [
+        (0.6, Otherwise.HOLD, None),
+        (0.4, Otherwise.HOLD, Otherwise.HOLD),
+        (0.4, Otherwise.FAIL, Otherwise.FAIL),
+        (0.4, Otherwise.PROMOTE, None),
+    ],
+)
+def test_a_gate_holds_a_local_run_as_it_holds_one_in_a_cluster(
+    value: float, otherwise: Otherwise, held: Otherwise | None
+) -> None:
+    gate = {"all": [{"metric": "reward_mean", "op": "Ge", "value": 0.5}], "otherwise": otherwise.value}
+    stage = StageSettings.model_validate({**LOCAL["stages"][0], "index": 0, "promoteWhen": gate})
+    record = GateRecord(met=value >= 0.5, values={"reward_mean": value}, window={"reward_mean": 1})
+    manifest = Manifest.model_construct(gate=record)
+    assert held_by_gate(stage, manifest) == held
+
+
+def test_an_engine_on_cpus_takes_whole_prefills_and_memory_for_what_runs_at_once() -> None:
+    config = LocalRun.model_validate(changed(recipe={"precision": "Float32", "maxPromptTokens": 100})).stage_config(
+        0, 1, None
+    )
+    model = {"num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 128, "num_hidden_layers": 4}
+    settings = engine_settings(config, model)
+    assert settings.max_model_len == 116
+    assert settings.max_num_batched_tokens >= settings.max_model_len
+    assert settings.kv_cache_bytes is not None
+    per_token = kv_bytes_per_token(model, "float32")
+    assert per_token == 2 * 4 * 2 * 32 * 4
+    assert settings.kv_cache_bytes >= settings.max_num_seqs * settings.max_model_len * per_token

@@ -1,0 +1,279 @@
+"""The judge client against a real HTTP server that misbehaves as judges do."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from deepcoder_contracts.judge import RUN_HEADER, JudgeRequest, TestCase
+from deepcoder_contracts.manifest import RunIdentity
+from deepcoder_trainer.judge import client as client_module
+from deepcoder_trainer.judge.client import JudgeClient, JudgeRefused
+from deepcoder_trainer.judge.endpoints import Endpoints
+
+RUN = RunIdentity(namespace="ns", name="run", uid="01234567-89ab-cdef-0123-456789abcdef")
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Server:
+    """One judge on loopback; `behave` answers POST /v1/judge, tests are stored."""
+
+    def __init__(self, behave: Handler) -> None:
+        self.behave = behave
+        self.tests: dict[str, bytes] = {}
+        self.asked: list[str] = []
+        self.headers: list[str | None] = []
+
+    async def judge(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append((await request.json())["id"])
+        self.headers.append(request.headers.get(RUN_HEADER))
+        return await self.behave(request)
+
+    async def put(self, request: web.Request) -> web.Response:
+        self.tests[request.match_info["sha256"]] = await request.read()
+        return web.json_response({})
+
+
+@asynccontextmanager
+async def serving(*behaviours: Handler) -> AsyncIterator[tuple[list[Server], list[str]]]:
+    servers, urls, runners = [], [], []
+    for behave in behaviours:
+        server = Server(behave)
+        app = web.Application()
+        app.router.add_post("/v1/judge", server.judge)
+        app.router.add_put("/v1/tests/{sha256}", server.put)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        servers.append(server)
+        urls.append(f"http://127.0.0.1:{runner.addresses[0][1]}")
+        runners.append(runner)
+    try:
+        yield servers, urls
+    finally:
+        for runner in runners:
+            await runner.cleanup()
+
+
+def asking(**fields: object) -> JudgeRequest:
+    return JudgeRequest(**{"id": "g/0/abc", "code": "print(1)", "tests": [TestCase(input="", output="1\n")], **fields})
+
+
+def verdict(passed: bool | None, request_id: str = "g/0/abc") -> dict[str, object]:
+    name = {True: "passed", False: "wrong_answer", None: "error"}[passed]
+    return {
+        "id": request_id,
+        "passed": passed,
+        "verdicts": [{"verdict": name, "seconds": 0.1}],
+        "seconds": 0.1,
+        "worker": "w",
+    }
+
+
+async def passes(_: web.Request) -> web.Response:
+    return web.json_response(verdict(True))
+
+
+async def errs(_: web.Request) -> web.Response:
+    return web.json_response(verdict(None))
+
+
+async def fails(_: web.Request) -> web.Response:
+    return web.json_response(verdict(False))
+
+
+async def drops(request: web.Request) -> web.Response:
+    assert request.transport is not None
+    request.transport.abort()
+    return web.Response()
+
+
+async def test_a_wrong_program_is_judged_once_and_is_no_error() -> None:
+    async with serving(fails) as ([server], urls):
+        client = JudgeClient(Endpoints(urls), RUN)
+        judgement = await client.judge(asking())
+        await client.close()
+    assert judgement.response is not None
+    assert judgement.response.passed is False
+    assert judgement.attempts == 1
+    assert server.asked == ["g/0/abc"]
+    assert server.headers == ["ns/run/01234567"]
+
+
+@pytest.mark.parametrize("failing", [errs, drops], ids=["error verdict", "lost connection"])
+async def test_a_judge_that_fails_is_not_asked_again_while_there_is_another(failing: Handler) -> None:
+    async with serving(failing, passes) as (servers, urls):
+        # The failing judge is the less busy one, so it is asked first.
+        endpoints = Endpoints(urls)
+        endpoints._all[urls[1]].in_flight = 1
+        client = JudgeClient(endpoints, RUN)
+        judgement = await client.judge(asking())
+        await client.close()
+    assert judgement.response is not None
+    assert judgement.response.passed is True
+    assert judgement.attempts == 2
+    assert [len(s.asked) for s in servers] == [1, 1]
+
+
+async def test_three_failures_on_different_judges_leave_the_sample_unjudged_and_never_wrong() -> None:
+    async with serving(errs, errs, errs, passes) as (servers, urls):
+        endpoints = Endpoints(urls)
+        endpoints._all[urls[3]].in_flight = 9
+        client = JudgeClient(endpoints, RUN)
+        judgement = await client.judge(asking())
+        await client.close()
+    assert judgement.response is None
+    assert judgement.attempts == 3
+    assert [len(s.asked) for s in servers] == [1, 1, 1, 0]
+
+
+async def test_a_lone_judge_is_asked_again_and_still_only_three_times() -> None:
+    async with serving(errs) as ([server], urls):
+        client = JudgeClient(Endpoints(urls), RUN)
+        judgement = await client.judge(asking())
+        await client.close()
+    assert judgement.response is None
+    assert len(server.asked) == 3
+
+
+async def test_a_full_judge_rests_as_long_as_it_says_and_costs_no_attempt() -> None:
+    full = True
+
+    async def full_once(_: web.Request) -> web.Response:
+        nonlocal full
+        if full:
+            full = False
+            return web.json_response({"error": "full"}, status=429, headers={"Retry-After": "0.2"})
+        return web.json_response(verdict(True))
+
+    async with serving(full_once) as ([server], urls):
+        client = JudgeClient(Endpoints(urls), RUN)
+        judgement = await client.judge(asking())
+        await client.close()
+    assert judgement.response is not None
+    assert judgement.attempts == 1
+    assert len(server.asked) == 2
+
+
+async def test_large_test_sets_are_stored_once_and_named_by_digest() -> None:
+    seen: list[dict[str, object]] = []
+    server: Server
+
+    async def by_digest(request: web.Request) -> web.Response:
+        body = await request.json()
+        seen.append(body)
+        if body["tests_sha256"] not in server.tests:
+            return web.json_response({"error": "unknown"}, status=404)
+        return web.json_response(verdict(True))
+
+    async with serving(by_digest) as ([server], urls):
+        client = JudgeClient(Endpoints(urls), RUN)
+        tests = [TestCase(input="x" * 20_000, output="1\n")]
+        for _ in range(2):
+            judgement = await client.judge(asking(tests=tests))
+            assert judgement.response is not None
+        await client.close()
+    [(digest, body)] = server.tests.items()
+    assert hashlib.sha256(body).hexdigest() == digest
+    assert len(seen) == 3, "refused once, then judged twice"
+    assert all("tests" not in s for s in seen)
+
+
+async def test_a_judge_that_says_it_is_our_fault_ends_the_attempt_with_its_words() -> None:
+    async def refuses(_: web.Request) -> web.Response:
+        return web.json_response({"error": "memory_limit_mb: too much"}, status=400)
+
+    async with serving(refuses) as (_servers, urls):
+        client = JudgeClient(Endpoints(urls), RUN)
+        with pytest.raises(JudgeRefused, match="memory_limit_mb: too much"):
+            await client.judge(asking())
+        await client.close()
+
+
+async def test_a_judgement_of_another_submission_is_a_failure_of_the_judge() -> None:
+    async def confused(_: web.Request) -> web.Response:
+        return web.json_response(verdict(True, "someone/else"))
+
+    async with serving(confused) as (_servers, urls):
+        client = JudgeClient(Endpoints(urls), RUN)
+        judgement = await client.judge(asking())
+        await client.close()
+    assert judgement.response is None
+
+
+async def test_submissions_wait_for_a_pool_that_has_no_pod_yet() -> None:
+    async with serving(passes) as (_servers, urls):
+        endpoints = Endpoints()
+        client = JudgeClient(endpoints, RUN)
+        waiting = asyncio.create_task(client.judge(asking()))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        await endpoints.replace(urls)
+        assert (await waiting).response is not None
+        await client.close()
+
+
+async def test_a_pool_that_never_answers_is_given_up_in_the_end() -> None:
+    client = JudgeClient(Endpoints(["http://127.0.0.1:9"]), RUN, patience=0.3)
+    judgement = await client.judge(asking())
+    await client.close()
+    assert judgement.response is None
+    assert judgement.attempts == 0, "nobody was there to judge it"
+
+
+async def test_a_slow_judge_is_given_up_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = asyncio.Event()
+
+    async def hangs(_: web.Request) -> web.Response:
+        await released.wait()
+        return web.json_response(verdict(True))
+
+    monkeypatch.setattr(client_module, "ERRORS", 1)
+    async with serving(hangs) as (_servers, urls):
+        client = JudgeClient(Endpoints(urls), RUN)
+        judgement = await client.judge(asking(deadline_s=0.2))
+        released.set()
+        await client.close()
+    assert judgement.response is None
+    assert judgement.attempts == 1
+
+
+async def test_the_token_is_read_again_for_each_submission(tmp_path: Path) -> None:
+    tokens: list[str | None] = []
+
+    async def notes(request: web.Request) -> web.Response:
+        tokens.append(request.headers.get("Authorization"))
+        return web.json_response(verdict(True))
+
+    token = tmp_path / "token"
+    async with serving(notes) as (_servers, urls):
+        client = JudgeClient(Endpoints(urls), RUN, token_file=token)
+        for text in ("old\n", "new\n"):
+            token.write_text(text)
+            await client.judge(asking())
+        await client.close()
+    assert tokens == ["Bearer old", "Bearer new"]
+
+
+async def test_load_is_spread_over_judges() -> None:
+    gate = asyncio.Event()
+
+    async def slow(_: web.Request) -> web.Response:
+        await gate.wait()
+        return web.json_response(verdict(True))
+
+    async with serving(slow, slow) as (servers, urls):
+        client = JudgeClient(Endpoints(urls), RUN)
+        tasks = [asyncio.create_task(client.judge(asking())) for _ in range(10)]
+        while sum(len(s.asked) for s in servers) < 10:
+            await asyncio.sleep(0)
+        gate.set()
+        await asyncio.gather(*tasks)
+        await client.close()
+    assert [len(s.asked) for s in servers] == [5, 5]

@@ -1,0 +1,178 @@
+"""Several samplers behind one face: load, deaths, replacements, waves. Engines are scripted, the group is real."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+
+from deepcoder_trainer.sampler.group import MOVES, SamplerGroup, share_of
+from deepcoder_trainer.sampler.waves import Waves
+from deepcoder_trainer.types import Finish, Generation, GenerationRequest, SamplerLost, Wave, WeightRefs
+
+REFS = WeightRefs((), "float32")
+
+
+@dataclass
+class Scripted:
+    number: int
+    dead: bool = False
+    refuses_weights: bool = False
+    refuses_start: bool = False
+    version: int | None = None
+    asked: list[str] = field(default_factory=list)
+    gate: asyncio.Event | None = None
+    closed: bool = False
+
+    async def start(self) -> None:
+        if self.refuses_start:
+            raise RuntimeError("no node has room")
+
+    async def generate(self, request: GenerationRequest) -> Generation:
+        assert self.version is not None, "asked before it had weights"
+        self.asked.append(request.request_id)
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.dead:
+            raise SamplerLost(f"engine {self.number} died")
+        return Generation(np.zeros(1, np.int32), np.zeros(1, np.float32), Finish.STOP, str(self.number), ())
+
+    async def update_weights(self, refs: WeightRefs, version: int, clear_cache: bool) -> None:
+        if self.refuses_weights:
+            raise SamplerLost("update failed")
+        self.version = version
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class Factory:
+    def __init__(self) -> None:
+        self.made: list[Scripted] = []
+        self.next: list[Scripted] = []
+
+    def __call__(self) -> Scripted:
+        engine = self.next.pop(0) if self.next else Scripted(0)
+        engine.number = len(self.made)
+        self.made.append(engine)
+        return engine
+
+
+def request(name: str, tokens: int = 10, wave: Wave | None = None) -> GenerationRequest:
+    return GenerationRequest(name, np.zeros(1, np.int32), tokens, 1.0, seed=1, wave=wave)
+
+
+async def started(factory: Factory, size: int) -> SamplerGroup:
+    group = SamplerGroup(factory, size)
+    await group.start()
+    await group.update_weights(REFS, 0)
+    return group
+
+
+async def test_the_least_loaded_engine_gets_the_next_request() -> None:
+    factory = Factory()
+    factory.next = [Scripted(0, gate=asyncio.Event()) for _ in range(2)]
+    group = await started(factory, 2)
+    tasks = [asyncio.create_task(group.generate(request(f"r{i}"))) for i in range(4)]
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert [len(e.asked) for e in factory.made] == [2, 2]
+    for engine in factory.made:
+        assert engine.gate is not None
+        engine.gate.set()
+    await asyncio.gather(*tasks)
+    await group.close()
+
+
+async def test_requests_of_a_dead_engine_go_to_others_and_it_is_replaced_with_the_newest_weights() -> None:
+    factory = Factory()
+    group = await started(factory, 2)
+    await group.update_weights(REFS, 7)
+    factory.made[0].dead = True
+    answers = await asyncio.gather(*(group.generate(request(f"r{i}")) for i in range(6)))
+    assert len(answers) == 6
+    assert group.restarts == 1
+    while len(group._members) < 2:
+        await asyncio.sleep(0)
+    assert factory.made[0].closed
+    assert factory.made[2].version == 7
+    await group.close()
+
+
+async def test_a_request_that_kills_every_engine_it_meets_stops_moving() -> None:
+    factory = Factory()
+    factory.next = [Scripted(0, dead=True) for _ in range(MOVES + 5)]
+    group = await started(factory, 1)
+    with pytest.raises(SamplerLost):
+        await group.generate(request("poison"))
+    assert sum(e.asked.count("poison") for e in factory.made) == MOVES + 1
+    await group.close()
+
+
+async def test_without_any_engine_left_the_loss_reaches_the_caller_and_nobody_waits_for_ever() -> None:
+    factory = Factory()
+    factory.next = [Scripted(0, dead=True), Scripted(0, refuses_start=True)]
+    group = await started(factory, 1)
+    with pytest.raises(SamplerLost, match="no node has room"):
+        await group.generate(request("r"))
+    await group.close()
+
+
+async def test_an_engine_that_fails_an_update_never_answers_from_old_weights() -> None:
+    factory = Factory()
+    group = await started(factory, 2)
+    factory.made[1].refuses_weights = True
+    await group.update_weights(REFS, 1)
+    await asyncio.gather(*(group.generate(request(f"r{i}")) for i in range(4)))
+    assert factory.made[1].asked == []
+    assert factory.made[1].closed or group.restarts == 1
+    await group.close()
+
+
+async def test_a_wave_is_shared_out_by_position_so_that_each_engine_gets_the_same_requests() -> None:
+    factory = Factory()
+    group = await started(factory, 2)
+    wave = [request(f"r{i}", wave=Wave("w", i, 5)) for i in range(5)]
+    for order in ([0, 1, 2, 3, 4], [4, 1, 0, 3, 2]):
+        for engine in factory.made:
+            engine.asked.clear()
+        await asyncio.gather(*(group.generate(wave[i]) for i in order))
+        assert sorted(factory.made[0].asked) == ["r0", "r2", "r4"]
+        assert sorted(factory.made[1].asked) == ["r1", "r3"]
+    await group.close()
+
+
+def test_the_shares_of_a_wave_are_whole_waves() -> None:
+    for size in range(1, 9):
+        for engines in range(1, 5):
+            shares: dict[int, list[Wave]] = {}
+            for position in range(size):
+                asked = request("r", wave=Wave("w", position, size))
+                assert asked.wave is not None
+                number, moved = share_of(asked, asked.wave, engines)
+                assert moved.wave is not None
+                shares.setdefault(number, []).append(moved.wave)
+            for waves in shares.values():
+                assert sorted(w.position for w in waves) == list(range(len(waves)))
+                assert {w.size for w in waves} == {len(waves)}
+
+
+async def test_a_wave_waits_for_its_last_request_and_begins_in_order() -> None:
+    begun: list[list[str]] = []
+
+    class Engine:
+        async def begin(self, requests):
+            begun.append([r.request_id for r in requests])
+            return [asyncio.sleep(0, r.request_id) for r in requests]
+
+    waves = Waves()
+    wave = [request(f"r{i}", wave=Wave("w", i, 3)) for i in range(3)]
+    first = [asyncio.create_task(waves.generate(Engine(), wave[i])) for i in (2, 0)]
+    alone = asyncio.create_task(waves.generate(Engine(), replace(wave[0], request_id="alone", wave=None)))
+    await alone
+    assert begun == [["alone"]]
+    await waves.generate(Engine(), wave[1])
+    await asyncio.gather(*first)
+    assert begun == [["alone"], ["r0", "r1", "r2"]]
