@@ -18,6 +18,7 @@ from deepcoder_contracts.gate import GateRecord
 from deepcoder_contracts.layout import MANIFEST
 from deepcoder_contracts.manifest import Claim, Manifest, ManifestKind, ParentRef, RunIdentity
 from deepcoder_contracts.stage import ModelSource, StageConfig, Storage
+from deepcoder_trainer.__main__ import main
 from deepcoder_trainer.checkpoint import transfer
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, CheckpointFailed, ConfigMismatch, StorageUnavailable
 from deepcoder_trainer.checkpoint.reader import find_resume_point, read_manifest
@@ -395,3 +396,23 @@ async def test_the_digest_of_a_manifest_is_that_of_its_stored_bytes(
     data = (tmp_path / "store/short/step-000001.a001" / MANIFEST).read_bytes()
     assert writer.latest.ref.digest == sha256_digest(data)
     assert Manifest.from_json(data) == writer.latest.manifest
+
+
+async def test_the_command_line_prints_a_chain_and_fails_on_a_broken_one(
+    make_config: Callable,
+    make_learner: Callable,
+    make_batch: Callable,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    writer = await run_to(make_config(), make_learner(), make_batch, tmp_path / "w", last=2)
+    assert writer.latest is not None
+    assert main(["verify", writer.latest.ref.uri, "--deep"]) == 0
+    out = capsys.readouterr().out
+    assert "short step 2 (attempt 1)" in out
+    assert "short step 1 (attempt 1)" in out
+    assert "the chain is whole" in out
+    (tmp_path / "store/short/step-000001.a001/state.json").unlink()
+    assert main(["verify", writer.latest.ref.uri]) == 1
+    assert "state.json is missing" in capsys.readouterr().out
+    assert main(["verify", "ftp://x"]) == 64

@@ -12,7 +12,6 @@ import ray
 
 from deepcoder_contracts.manifest import Manifest, ManifestKind
 from deepcoder_contracts.stage import StageConfig
-from deepcoder_trainer.checkpoint.errors import CheckpointDamaged
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.learner.group import Deadlines, LearnerLost, RayLearner, check_learner_config, start_learners
 
@@ -88,23 +87,6 @@ async def test_two_ranks_train_like_one_and_load_each_others_checkpoints(
     after = [await exported(one), await exported(two)]
     for name, value in after[0].items():
         np.testing.assert_allclose(value, after[1][name], atol=2e-6, err_msg=name)
-
-
-async def test_a_damaged_download_is_refused_before_anything_is_loaded(
-    start: Callable, make_config: Callable, make_batch: Callable, tmp_path: Path
-) -> None:
-    config = make_config()
-    learner = await start(config)
-    await learner.save(str(tmp_path / "s"))
-    files = await learner.upload(str(tmp_path / "s"), config.storage, "short/step-000001.a001")
-    stored = tmp_path / "store/short/step-000001.a001/learner/rank-00000-000.safetensors"
-    data = bytearray(stored.read_bytes())
-    data[-1] ^= 1
-    stored.write_bytes(data)
-    with pytest.raises(CheckpointDamaged, match=r"rank-00000-000.*sha256"):
-        await learner.download(
-            str(tmp_path / "d"), config.storage, "short/step-000001.a001", manifest_of(config, files, 1)
-        )
 
 
 async def test_a_rank_that_dies_fails_the_step_at_once(

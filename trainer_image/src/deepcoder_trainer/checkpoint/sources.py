@@ -21,7 +21,7 @@ from deepcoder_contracts.stage import ModelSource
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, StorageUnavailable
 from deepcoder_trainer.checkpoint.reader import read_manifest
 from deepcoder_trainer.checkpoint.storage import ObjectStore, StoredObject, open_storage
-from deepcoder_trainer.checkpoint.transfer import download_files
+from deepcoder_trainer.checkpoint.transfer import download_files, locked
 from deepcoder_trainer.checkpoint.verify import check_file
 from deepcoder_trainer.errors import BadConfig
 
@@ -99,10 +99,11 @@ def _from_s3(uri: str, cache: Path, endpoint: str | None, region: str | None, fi
         raise BadConfig(f"{field} {uri}: there is nothing", field=field)
     listing = repr([(o.key, o.size, o.modified_at.isoformat()) for o in objects])
     target = cache / "s3" / hashlib.sha256(f"{endpoint} {uri} {listing}".encode()).hexdigest()[:32] / name
-    if not target.exists():
-        partial = target.parent / f".{name}.{threading.get_ident()}"
-        _copy_objects(parent, name, objects, partial)
-        partial.rename(target)
+    with locked(target.parent):  # ranks of one machine ask for the same model at the same time
+        if not target.exists():
+            partial = target.with_name(f".{name}.partial")
+            _copy_objects(parent, name, objects, partial)
+            partial.rename(target)
     return target
 
 

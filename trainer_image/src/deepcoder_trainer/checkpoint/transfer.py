@@ -76,7 +76,7 @@ def download_files(store: ObjectStore, prefix: str, directory: Path, entries: Se
             raise CheckpointDamaged(f"{entry.path} has sha256 {sha256[:12]}…, its manifest says {entry.sha256[:12]}…")
         partial.rename(target)
 
-    with _locked(directory), ThreadPoolExecutor(PARALLEL) as pool:
+    with locked(directory), ThreadPoolExecutor(PARALLEL) as pool:
         for _ in pool.map(get, entries):
             pass
 
@@ -93,7 +93,8 @@ def _retried(call: Callable[[], T], what: str) -> T:
 
 
 @contextmanager
-def _locked(directory: Path) -> Iterator[None]:
+def locked(directory: Path) -> Iterator[None]:
+    """One process at a time in a folder, which is made; the lock goes with its holder."""
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / _LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -88,7 +88,7 @@ class CheckpointWriter:
         self._workdir = workdir
         self._store = store or open_run_storage(config.storage)
         self._dataset_digest = dataset_digest
-        self._background: asyncio.Task[CommittedCheckpoint] | None = None
+        self._background: asyncio.Task[None] | None = None
         self.parent = parent
         self.latest: CommittedCheckpoint | None = None
         self.times: SaveTimes | None = None
@@ -198,9 +198,7 @@ class CheckpointWriter:
             return
         task, self._background = self._background, None
         try:
-            self.latest = await task
-            self.parent = self.latest.ref
-            self.failures = 0
+            await task
         except (StorageError, CheckpointFailed, OSError) as e:
             self.failures += 1
             if raise_always or self.failures >= MAX_FAILURES or isinstance(e, StorageDenied):
@@ -209,7 +207,7 @@ class CheckpointWriter:
 
     async def _commit(
         self, state: PipelineState, directory: Path, prefix: str, manifest: Manifest, stall: float
-    ) -> CommittedCheckpoint:
+    ) -> None:
         assert self._learner is not None
         started = time.monotonic()
         try:
@@ -219,13 +217,13 @@ class CheckpointWriter:
             committed = await asyncio.to_thread(self._put_manifest, prefix, manifest)
         finally:
             await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
-        self.on_commit(committed)
+        self.latest, self.parent, self.failures = committed, committed.ref, 0
         self.times = SaveTimes(stall=stall, upload=time.monotonic() - started)
+        self.on_commit(committed)
         try:
             await asyncio.to_thread(self._prune)
         except StorageError as e:
             log.warning("old checkpoints could not be pruned, the next save tries again: %s", e)
-        return committed
 
     def _upload_state(self, state: PipelineState, directory: Path, prefix: str) -> list[FileEntry]:
         return upload_files(self._store, prefix, directory, save_state(state, directory))

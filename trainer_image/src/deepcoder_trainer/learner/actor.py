@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import ray
 import torch
 
 from deepcoder_contracts.manifest import FileEntry, Manifest
-from deepcoder_contracts.stage import Storage
+from deepcoder_contracts.stage import ModelSource, Storage
+from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.checkpoint.storage import open_run_storage
 from deepcoder_trainer.checkpoint.transfer import download_files, upload_files
 from deepcoder_trainer.grpo.pack import OptimizerStep
@@ -32,9 +34,10 @@ CHUNK_BYTES = 256 << 20
 class LearnerActor:
     """Rank `rank` of `world`; `ray.remote` is applied where it is started."""
 
-    def __init__(self, settings: RankSettings, rank: int, world: int) -> None:
+    def __init__(self, settings: RankSettings, rank: int, world: int, model: ModelSource, sources: Sources) -> None:
         logging.basicConfig(level=logging.INFO)
         self._settings = settings
+        self._model, self._sources = model, sources
         self._rank, self._world = rank, world
         self._learner: LearnerRank | None = None
         self._pretrained: dict[str, list[Path]] = {}
@@ -46,7 +49,9 @@ class LearnerActor:
             return Rendezvous(ray.util.get_node_ip_address(), s.getsockname()[1])
 
     def start(self, rendezvous: Rendezvous | None) -> None:
-        """Join the other ranks and load the model."""
+        """Join the other ranks and load the model, fetched first where this machine does not have it."""
+        if not Path(self._settings.model_dir).is_dir():
+            self._settings = replace(self._settings, model_dir=str(self._sources.model(self._model)))
         self._learner = LearnerRank(self._settings, self._rank, self._world, rendezvous)
 
     def train(self, steps: Sequence[OptimizerStep]) -> Sums:

@@ -20,6 +20,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from deepcoder_contracts.manifest import FileEntry, Manifest
 from deepcoder_contracts.recipe import Precision, Recipe
 from deepcoder_contracts.stage import StageConfig, Storage
+from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.grpo.loss import summarize
 from deepcoder_trainer.grpo.pack import OptimizerStep, plan_step, split_groups, training_sequences
@@ -91,8 +92,9 @@ def check_learner_config(config: StageConfig) -> None:
 async def start_learners(
     config: StageConfig, model_dir: Path, *, threads: int | None = None, deadlines: Deadlines | None = None
 ) -> RayLearner:
-    """Start `stage.resources.learners` ranks and load the model; Ray must be up, `model_dir` readable on each machine.
+    """Start `stage.resources.learners` ranks and load the model; Ray must be up.
 
+    A machine that does not have `model_dir` fetches `config.model` itself.
     `threads` is a rank's number of CPU threads; the default is what its container allows. Raises `BadConfig`, or
     `LearnerLost` when Ray cannot place the ranks in time.
     """
@@ -114,7 +116,8 @@ async def start_learners(
         concurrency_groups={"io": 1},
         max_restarts=0,
     )(LearnerActor)
-    actors = [remote.remote(settings, rank, world) for rank in range(world)]
+    sources = Sources(endpoint=config.storage.endpoint, region=config.storage.region, deadline_s=deadlines.start)
+    actors = [remote.remote(settings, rank, world, config.model, sources) for rank in range(world)]
     learner = RayLearner(actors, config.recipe, learner_tokens_per_device(config), deadlines)
     try:
         await learner.start()

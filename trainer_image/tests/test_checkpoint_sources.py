@@ -1,0 +1,83 @@
+"""Sources to local paths: copies whole or not at all, changed sources fetched anew, and errors by name of the field."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from deepcoder_contracts.stage import ModelSource
+from deepcoder_trainer.checkpoint import sources
+from deepcoder_trainer.checkpoint.errors import StorageUnavailable
+from deepcoder_trainer.checkpoint.sources import Sources
+from deepcoder_trainer.checkpoint.storage import open_storage
+from deepcoder_trainer.errors import BadConfig
+
+
+def test_a_local_path_is_itself(tmp_path: Path) -> None:
+    assert Sources().model(ModelSource(uri=str(tmp_path))) == tmp_path
+    assert Sources().model(ModelSource(uri=f"file://{tmp_path}")) == tmp_path
+
+
+@pytest.mark.parametrize("uri", ["/no/such/folder", "file:///no/such/folder"])
+def test_what_does_not_exist_is_bad_configuration(uri: str) -> None:
+    with pytest.raises(BadConfig, match=r"model\.uri .* does not exist") as e:
+        Sources().model(ModelSource(uri=uri))
+    assert e.value.field == "model.uri"
+    with pytest.raises(BadConfig) as e:
+        Sources().dataset(uri, field="stage.evaluate.datasets")
+    assert e.value.field == "stage.evaluate.datasets"
+
+
+def test_a_model_must_be_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("x")
+    with pytest.raises(BadConfig, match="name the folder"):
+        Sources().model(ModelSource(uri=f"{tmp_path}/f"))
+
+
+def test_a_hub_name_needs_an_organization() -> None:
+    with pytest.raises(BadConfig, match="hf://organization/name"):
+        Sources().model(ModelSource(uri="hf://gpt2"))
+
+
+@pytest.mark.s3
+def test_s3_sources_are_fetched_once_and_again_when_they_change(s3: Any, tmp_path: Path) -> None:
+    prefix = str(uuid4())
+    store = open_storage(f"s3://{s3.bucket}/{prefix}", s3.endpoint)
+    store.put_bytes("model/config.json", b"{}")
+    store.put_bytes("model/sub/w", b"1")
+    store.put_bytes("model-other/config.json", b"{}")
+    store.put_bytes("data.jsonl", b"a\n")
+    local = Sources(cache=tmp_path, endpoint=s3.endpoint)
+    source = ModelSource(uri=f"s3://{s3.bucket}/{prefix}/model")
+    first = local.model(source)
+    assert sorted(p.relative_to(first).as_posix() for p in first.rglob("*") if p.is_file()) == ["config.json", "sub/w"]
+    assert local.model(source) == first
+    assert local.dataset(f"s3://{s3.bucket}/{prefix}/data.jsonl").read_bytes() == b"a\n"
+    store.put_bytes("model/sub/w", b"22")
+    second = local.model(source)
+    assert second != first
+    assert (second / "sub/w").read_bytes() == b"22"
+
+
+@pytest.mark.s3
+def test_an_empty_place_on_s3_is_bad_configuration(s3: Any, tmp_path: Path) -> None:
+    with pytest.raises(BadConfig, match="there is nothing") as e:
+        Sources(cache=tmp_path, endpoint=s3.endpoint).dataset(f"s3://{s3.bucket}/{uuid4()}/x")
+    assert e.value.field == "dataset.uri"
+
+
+def test_a_source_that_does_not_arrive_in_time_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    never = threading.Event()
+
+    def hang(*_: Any) -> Path:
+        never.wait()
+        return tmp_path
+
+    monkeypatch.setattr(sources, "_from_hub", hang)
+    with pytest.raises(StorageUnavailable, match=r"did not arrive within 0\.05 s"):
+        Sources(cache=tmp_path, deadline_s=0.05).model(ModelSource(uri="hf://a/b"))
+    never.set()
