@@ -1,0 +1,99 @@
+"""Which models an Evaluate stage measures: the starting model, and what earlier stages exported.
+
+A stage's model is its newest export that has a manifest; its files are checked against the manifest when they are
+fetched. The starting model has no manifest, so its files are hashed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deepcoder_contracts.layout import MANIFEST, export_dir
+from deepcoder_contracts.manifest import Manifest, ManifestKind, ParentRef
+from deepcoder_contracts.stage import ModelSource, StageConfig
+from deepcoder_trainer.checkpoint.errors import ConfigMismatch, ObjectMissing
+from deepcoder_trainer.checkpoint.reader import read_manifest
+from deepcoder_trainer.checkpoint.sources import Sources
+from deepcoder_trainer.checkpoint.storage import ObjectStore, file_sha256, open_storage
+from deepcoder_trainer.errors import BadConfig
+
+BASE = "Base"
+_EXPORT = re.compile(r"^[^/]+/export/step-(\d{6,})/" + re.escape(MANIFEST) + "$")
+_WEIGHTS_AND_WORDS = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model to measure."""
+
+    name: str
+    digest: str
+    directory: Path
+    ref: ParentRef | None = None
+    """Its export; None for the starting model."""
+    manifest: Manifest | None = None
+
+
+def resolve_targets(config: StageConfig, store: ObjectStore, sources: Sources) -> list[Target]:
+    """The stage's targets, files fetched and checked. Raises BadConfig for one that does not exist."""
+    assert config.stage.evaluate is not None, "the contract sees to it"
+    names = config.stage.evaluate.targets or [_newest(config, store)]
+    return [_base(config, sources) if name == BASE else _exported(name, config, store, sources) for name in names]
+
+
+def model_digest(directory: Path) -> str:
+    """Digest of a model folder: names and contents of its weights, configuration and tokenizer."""
+    files = sorted({f for pattern in _WEIGHTS_AND_WORDS for f in directory.glob(pattern)})
+    lines = "".join(f"{f.name} {file_sha256(f)}\n" for f in files)
+    return "sha256:" + hashlib.sha256(lines.encode()).hexdigest()
+
+
+def newest_export(stage: str, keys: Sequence[str]) -> str | None:
+    """Folder of a stage's export with the highest step that has a manifest, among storage keys."""
+    steps = [int(match[1]) for key in keys if (match := _EXPORT.match(key)) and key.startswith(f"{stage}/")]
+    return export_dir(stage, max(steps)) if steps else None
+
+
+def _newest(config: StageConfig, store: ObjectStore) -> str:
+    """The newest earlier stage that exported a model; without one, the model the run was started from."""
+    for stage in reversed(config.earlier_stages):
+        if newest_export(stage, [o.key for o in store.list(f"{stage}/export/")]) is not None:
+            return stage
+    if config.parent is not None:
+        raise BadConfig(
+            "stage.evaluate.targets is empty and no earlier stage of this run exported a model: name Base, and let "
+            f"model.uri be the export beside {config.parent.uri}",
+            field="stage.evaluate.targets",
+        )
+    return BASE
+
+
+def _base(config: StageConfig, sources: Sources) -> Target:
+    directory = sources.model(config.model)
+    return Target(BASE, model_digest(directory), directory)
+
+
+def _exported(name: str, config: StageConfig, store: ObjectStore, sources: Sources) -> Target:
+    folder = newest_export(name, [o.key for o in store.list(f"{name}/export/")])
+    if folder is None:
+        raise BadConfig(
+            f"stage.evaluate.targets names {name}, which has exported no model in {store.uri}: name a Train stage "
+            "that is done, or Base",
+            field="stage.evaluate.targets",
+        )
+    # Read from its own root: the digest is that of the manifest which fetching then checks the files against.
+    manifest, digest = read_manifest(open_storage(f"{store.uri}/{folder}", sources.endpoint, sources.region), "")
+    if manifest.kind is not ManifestKind.EXPORT or manifest.run.uid != config.run.uid:
+        raise ConfigMismatch(f"{store.uri}/{folder} is no export of this run: choose another storage.uri")
+    try:
+        directory = sources.model(ModelSource(uri=f"{store.uri}/{folder}"))
+    except ObjectMissing as error:
+        raise BadConfig(f"{store.uri}/{folder} has lost files: {error}", field="stage.evaluate.targets") from error
+    return Target(name, digest, directory, ParentRef(uri=f"{store.uri}/{folder}", digest=digest), manifest)
