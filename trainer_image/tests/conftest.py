@@ -65,6 +65,44 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return make
 
 
+@pytest.fixture(scope="session")
+def coder_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny tied Qwen2 with a byte-level tokenizer, in shapes that vLLM's CPU kernels know (heads of 32)."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+    directory = tmp_path_factory.mktemp("coder")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        [], trainers.BpeTrainer(vocab_size=258, special_tokens=["<pad>", "<eos>"], initial_alphabet=alphabet)
+    )
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>").save_pretrained(directory)
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=258,
+        hidden_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=192,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+        eos_token_id=1,
+        pad_token_id=0,
+        architectures=["Qwen2ForCausalLM"],
+    )
+    network = Qwen2ForCausalLM(config)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(2)
+    network.save_pretrained(directory)
+    return directory
+
+
 @pytest.fixture
 def make_batch() -> Callable[..., Batch]:
     """Makes a random batch: rewards of 0 and 1, some truncated, some quarantined on request."""

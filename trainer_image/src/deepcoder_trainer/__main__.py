@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from deepcoder_contracts.stage import StageConfig
     from deepcoder_trainer.judge.local import LocalJudge
     from deepcoder_trainer.localrun import LocalRun
+    from deepcoder_trainer.ports import Observer
 
 _COMMANDS = {
     "drain": ("deepcoder_trainer.drain", "ask a running trainer to save and leave"),
@@ -81,11 +82,23 @@ def _run(options: argparse.Namespace) -> int:
 def _run_to_its_end(config: StageConfig | LocalRun, judge: LocalJudge | None) -> ExitRecord:
     import asyncio
 
+    from deepcoder_trainer.cluster import in_cluster
     from deepcoder_trainer.runner import run
+    from deepcoder_trainer.telemetry.observers import Console
 
     # Threads that spin at barriers starve each other where processes share cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    return asyncio.run(run(config, judge, lambda _config: ()))
+    if not sys.stderr.isatty() or in_cluster():
+        return asyncio.run(run(config, judge, lambda stage: (Console(stage.stage.name, stage.stage.max_steps),)))
+    from deepcoder_trainer.telemetry.live import LiveView
+
+    with LiveView() as view:
+
+        def observe(stage: StageConfig) -> tuple[Observer, ...]:
+            view.begin(stage)
+            return (view,)
+
+        return asyncio.run(run(config, judge, observe))
 
 
 def _log(*, verbose: bool) -> None:

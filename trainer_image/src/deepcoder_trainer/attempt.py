@@ -41,7 +41,7 @@ from deepcoder_trainer.rollout.rollout import Rollout, Sampling
 from deepcoder_trainer.sampler.start import start_samplers
 from deepcoder_trainer.stopping import Stop
 from deepcoder_trainer.telemetry.metrics import JsonLines, Prometheus
-from deepcoder_trainer.telemetry.observers import Console, Observers
+from deepcoder_trainer.telemetry.observers import Observers
 from deepcoder_trainer.telemetry.progress import Progress
 from deepcoder_trainer.telemetry.samples import SampleSink
 from deepcoder_trainer.types import Learner
@@ -203,8 +203,7 @@ class Attempt:
         )
 
     def _observer(self, *more: Observer) -> Observers:
-        console = Console(self.config.stage.name, self.config.stage.max_steps)
-        return Observers([self._progress, self._metrics, self._prometheus, console, *more, *self._extra])
+        return Observers([self._progress, self._metrics, self._prometheus, *more, *self._extra])
 
     async def _reward(self, stack: AsyncExitStack) -> Reward:
         if self.config.recipe.reward is not None:

@@ -174,7 +174,7 @@ class AsyncEngine:
                 for request in requests
             ]
         except Exception as error:
-            raise _lost(error) from error
+            raise refusal(error) or SamplerLost(f"the engine failed: {error}") from error
         if len(requests) > 1:
             await self.resume(clear_cache=False)
         return [asyncio.ensure_future(self._response(queue)) for queue in queues]
@@ -186,7 +186,7 @@ class AsyncEngine:
                 if output.finished:
                     return generation_from(output)
         except Exception as error:
-            raise _lost(error) from error
+            raise refusal(error) or SamplerLost(f"the engine failed: {error}") from error
 
     async def pause(self) -> None:
         """Freeze requests in flight."""
@@ -211,9 +211,13 @@ class AsyncEngine:
         self._engine.shutdown()
 
 
-def _lost(error: Exception) -> Exception:
-    """SamplerLost for a dead engine; a request that was refused keeps its own error."""
-    return error if isinstance(error, ValueError) else SamplerLost(f"the engine failed: {error}")
+def refusal(error: BaseException) -> ValueError | None:
+    """The error as the request's own fault, None if it is the engine's. vLLM's own kind is no ValueError."""
+    from vllm.exceptions import VLLMValidationError
+
+    if isinstance(error, ValueError):
+        return error
+    return ValueError(str(error)) if isinstance(error, VLLMValidationError) else None
 
 
 async def update_weights(

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from deepcoder_trainer.sampler.engine import engine_arguments, generation_from, sampling_parameters
+from deepcoder_trainer.sampler.engine import engine_arguments, generation_from, refusal, sampling_parameters
 from deepcoder_trainer.sampler.settings import EngineSettings
 from deepcoder_trainer.types import Generation, GenerationRequest, SamplerLost
 
@@ -138,11 +138,11 @@ class SteppedEngine:
                 return False
             try:
                 call.done.set_result(call.function(engine))
-            except (ValueError, TypeError) as error:
-                call.done.set_exception(error)
             except BaseException as error:
-                call.done.set_exception(SamplerLost(f"the engine failed: {error}"))
-                raise
+                refused = refusal(error)
+                call.done.set_exception(refused or SamplerLost(f"the engine failed: {error}"))
+                if refused is None:
+                    raise
 
     def _fail_rest(self) -> None:
         lost = SamplerLost(f"the engine ended: {self._failure}")

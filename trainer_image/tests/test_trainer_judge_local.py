@@ -1,0 +1,128 @@
+"""The judge of the trainer's own: a real deepcoder-sandbox child on a Unix socket, and rewards through it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from deepcoder_contracts.judge import TestCase
+from deepcoder_contracts.manifest import RunIdentity
+from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.judge import local as local_module
+from deepcoder_trainer.judge.client import JudgeClient
+from deepcoder_trainer.judge.endpoints import Endpoints
+from deepcoder_trainer.judge.local import BASE_URL, LocalJudge
+from deepcoder_trainer.rollout.reward import JudgeReward, UserReward, judge_request, load_reward
+from deepcoder_trainer.types import Outcome, Problem
+
+RUN = RunIdentity(namespace="local", name="run", uid="01234567-89ab-cdef-0123-456789abcdef")
+DOUBLE = Problem(
+    "double",
+    "test",
+    "double the number",
+    (TestCase(input="3\n", output="6\n"), TestCase(input="10\n", output="20\n")),
+    time_limit_s=5.0,
+)
+
+
+@pytest_asyncio.fixture
+async def judge(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LocalJudge]:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden")
+    judge = LocalJudge(workers=1)
+    try:
+        await judge.ready()
+        yield judge
+    finally:
+        judge.close()
+
+
+def client_of(judge: LocalJudge) -> JudgeClient:
+    return JudgeClient(Endpoints([BASE_URL]), RUN, transport=judge.transport())
+
+
+def fenced(code: str) -> str:
+    return f"Let me think.\n```python\n{code}\n```\nDone."
+
+
+@pytest.mark.parametrize(
+    ("response", "reward", "verdict"),
+    [
+        (fenced("print(2*int(input()))"), 1.0, "passed"),
+        (fenced("print(3*int(input()))"), 0.0, "wrong_answer"),
+        (fenced("print(2*int(input())"), 0.0, "compile_error"),
+        (fenced("raise SystemExit(3)"), 0.0, "runtime_error"),
+        ("print(2*int(input()))", 0.0, "no_code"),
+        (fenced("print('\0')"), 0.0, "compile_error"),
+    ],
+)
+async def test_a_response_earns_what_its_program_does(
+    judge: LocalJudge, response: str, reward: float, verdict: str
+) -> None:
+    client = client_of(judge)
+    outcome = await JudgeReward(client)(DOUBLE, response, "sampling/0/0")
+    await client.close()
+    assert (outcome.reward, outcome.verdict) == (reward, verdict)
+
+
+async def test_programs_find_no_secret_of_the_trainers(judge: LocalJudge) -> None:
+    code = "import os\nx = int(input())\nprint(2 * x if 'AWS_SECRET_ACCESS_KEY' not in os.environ else 0)"
+    client = client_of(judge)
+    outcome = await JudgeReward(client)(DOUBLE, fenced(code), "sampling/0/1")
+    await client.close()
+    assert outcome.verdict == "passed"
+    environment = Path(f"/proc/{judge._child.pid}/environ").read_bytes()
+    assert b"hidden" not in environment
+
+
+async def test_a_judge_that_was_killed_is_started_again_and_the_submission_is_judged(judge: LocalJudge) -> None:
+    watching = asyncio.create_task(judge.watch())
+    client = client_of(judge)
+    first = judge._child.pid
+    os.kill(first, signal.SIGKILL)
+    outcome = await JudgeReward(client)(DOUBLE, fenced("print(2*int(input()))"), "sampling/0/2")
+    watching.cancel()
+    await client.close()
+    assert outcome.verdict == "passed"
+    assert judge._child.pid != first
+
+
+async def test_a_missing_sandbox_is_refused_with_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_module.sys, "executable", "/nowhere/python")
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(BadConfig, match="install deepcoder-sandbox"):
+        LocalJudge()
+
+
+def test_an_id_ends_in_the_codes_digest_so_that_it_never_has_two_contents() -> None:
+    one, other = (judge_request(DOUBLE, code, "sampling/7/1") for code in ("a", "b"))
+    assert one.id != other.id
+    assert one.id.startswith("sampling/7/1/")
+    assert len(one.id.rsplit("/", 1)[1]) == 64
+
+
+async def test_a_users_reward_may_be_plain_or_asynchronous_and_its_failure_is_no_zero() -> None:
+    def plain(problem: Problem, response: str) -> float:
+        return len(response) / 10
+
+    async def slow(problem: Problem, response: str) -> float:
+        return 0.0
+
+    def broken(problem: Problem, response: str) -> float:
+        raise KeyError("x")
+
+    assert (await UserReward(plain)(DOUBLE, "12345", "k")).reward == 0.5
+    assert (await UserReward(slow)(DOUBLE, "12345", "k")).verdict == "wrong_answer"
+    outcome: Outcome = await UserReward(broken)(DOUBLE, "12345", "k")
+    assert (outcome.reward, outcome.verdict) == (None, "error")
+
+
+@pytest.mark.parametrize("reference", ["no_such_module:f", "os:no_such_function", "os:sep"])
+def test_a_reward_that_cannot_be_loaded_is_bad_configuration(reference: str) -> None:
+    with pytest.raises(BadConfig, match=r"recipe\.reward"):
+        load_reward(reference)

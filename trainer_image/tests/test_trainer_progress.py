@@ -1,0 +1,170 @@
+"""Heartbeats to a real HTTPS server: what is sent, who is trusted, and a drain in the reply."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from deepcoder_contracts.progress import Desired, ProgressReply, ProgressReport, TrainerPhase
+from deepcoder_contracts.stage import ProgressEndpoint, StageConfig
+from deepcoder_trainer.ports import StepReport
+from deepcoder_trainer.stopping import Stop
+from deepcoder_trainer.telemetry.progress import Progress
+
+
+def certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    """A self-signed certificate for 127.0.0.1, which is its own authority."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.UTC)
+    import ipaddress
+
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(minutes=5))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    cert_file, key_file = folder / f"{name}.crt", folder / f"{name}.key"
+    cert_file.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    key_file.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return cert_file, key_file
+
+
+class Operator:
+    def __init__(self) -> None:
+        self.reports: list[ProgressReport] = []
+        self.tokens: list[str | None] = []
+        self.reply = ProgressReply()
+        self.status = 200
+        self.heard = asyncio.Event()
+
+    async def receive(self, request: web.Request) -> web.Response:
+        self.tokens.append(request.headers.get("Authorization"))
+        if self.status == 200:
+            self.reports.append(ProgressReport.from_json(await request.read()))
+        self.heard.set()
+        return web.Response(body=self.reply.to_json(), status=self.status)
+
+
+@asynccontextmanager
+async def operator(cert: Path, key: Path) -> AsyncIterator[tuple[Operator, str]]:
+    server = Operator()
+    app = web.Application()
+    app.router.add_post("/v1/runs/ns/run/progress", server.receive)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(cert, key)
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+    try:
+        yield server, f"https://127.0.0.1:{runner.addresses[0][1]}/v1/runs/ns/run/progress"
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def reporting(progress: Progress, endpoint: ProgressEndpoint) -> AsyncIterator[None]:
+    task = asyncio.create_task(progress.run(endpoint))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+def endpoint(url: str, ca: Path, tmp_path: Path) -> ProgressEndpoint:
+    token = tmp_path / "token"
+    token.write_text("first\n")
+    return ProgressEndpoint(url=url, ca_file=str(ca), token_file=str(token), interval_seconds=0.05)
+
+
+async def heard(server: Operator) -> None:
+    server.heard.clear()
+    async with asyncio.timeout(20):
+        await server.heard.wait()
+
+
+async def test_a_step_is_reported_with_what_the_operator_shows(
+    tmp_path: Path, make_config: Callable[..., StageConfig]
+) -> None:
+    cert, key = certificate(tmp_path, "op")
+    async with operator(cert, key) as (server, url):
+        progress = Progress(make_config(), Stop())
+        async with reporting(progress, endpoint(url, cert, tmp_path)):
+            progress.on_phase(TrainerPhase.TRAINING)
+            progress.on_step(StepReport(3, {"reward_mean": 0.5}, {"passed": 8}, {"train": 2.0}, ()))
+            while not server.reports or server.reports[-1].step != 3:
+                await heard(server)
+    report = server.reports[-1]
+    assert (report.phase, report.max_steps, report.metrics) == (TrainerPhase.TRAINING, 10, {"reward_mean": 0.5})
+    assert report.verdicts == {"passed": 8}
+    assert report.expected_submissions is not None
+    assert report.expected_submissions.count == 16
+    assert set(server.tokens) == {"Bearer first"}
+
+
+async def test_a_drain_in_the_reply_stops_the_run_within_its_deadline(
+    tmp_path: Path, make_config: Callable[..., StageConfig]
+) -> None:
+    cert, key = certificate(tmp_path, "op")
+    async with operator(cert, key) as (server, url):
+        server.reply = ProgressReply(desired=Desired.DRAIN, deadline_seconds=33)
+        stop = Stop()
+        progress = Progress(make_config(), stop)
+        async with reporting(progress, endpoint(url, cert, tmp_path)):
+            async with asyncio.timeout(20):
+                await stop.wait()
+            assert 0 < stop.seconds_left() <= 33
+            while server.reports[-1].phase is not TrainerPhase.DRAINING:
+                await heard(server)
+
+
+async def test_a_standby_costs_nothing_and_the_token_is_read_again(
+    tmp_path: Path, make_config: Callable[..., StageConfig]
+) -> None:
+    cert, key = certificate(tmp_path, "op")
+    async with operator(cert, key) as (server, url):
+        server.status = 503
+        settings = endpoint(url, cert, tmp_path)
+        async with reporting(Progress(make_config(), Stop()), settings):
+            await heard(server)
+            Path(settings.token_file).write_text("second\n")
+            server.status = 200
+            while not server.reports:
+                await heard(server)
+    assert server.tokens[-1] == "Bearer second"
+
+
+async def test_a_server_with_another_authority_is_not_told_the_token(
+    tmp_path: Path, make_config: Callable[..., StageConfig], caplog: pytest.LogCaptureFixture
+) -> None:
+    cert, key = certificate(tmp_path, "impostor")
+    trusted, _ = certificate(tmp_path, "op")
+    async with operator(cert, key) as (server, url):
+        stop = Stop()
+        async with reporting(Progress(make_config(), stop), endpoint(url, trusted, tmp_path)):
+            while "could not be sent" not in caplog.text:
+                await asyncio.sleep(0.01)
+    assert server.tokens == []
+    assert not stop.requested
