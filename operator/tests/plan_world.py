@@ -74,6 +74,7 @@ class Cluster:
     deleted_run: bool = False
     artifacts_deleted: bool = False
     heads: int = 0
+    ended: list[str] = field(default_factory=list)
 
     def world(self) -> World:
         """What a pass observes."""
@@ -136,6 +137,9 @@ class Cluster:
                 if name in self.jobs and self.jobs[name].uid == uid:
                     ordinal = self.jobs.pop(name).ordinal
                     self.pods = {n: p for n, p in self.pods.items() if p.ordinal != ordinal}
+            case d.EndPods(names):
+                self.ended = [*self.ended, *names]
+                self.pods = {n: p for n, p in self.pods.items() if n not in names}
             case d.DeleteArtifacts():
                 self.artifacts_deleted = True
             case d.DeleteRun():

@@ -82,7 +82,10 @@ def test_old_cluster_is_gone_before_the_next_is_asked_for() -> None:
     cluster.leave(0, "Completed")
     pods = dict(cluster.pods)
     cluster.step()
-    cluster.pods = pods  # deleted, but its pods still terminate
+    cluster.pods = {n: replace(p, deleting=True, grace=330) for n, p in pods.items()}
+    cluster.step()
+    assert cluster.ended == ["demo-s0-a1-head"], "nothing is left to drain"
+    cluster.pods = {n: replace(p, deleting=True, grace=10) for n, p in pods.items()}
     cluster.settle()
     assert cluster.name == "demo-s0-a1"
     assert cluster.run.status.phase is Phase.PROMOTING

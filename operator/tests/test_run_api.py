@@ -46,7 +46,7 @@ async def test_pod_templates_keep_fields_that_we_do_not_know(kube: Kube, namespa
         ({"stages": []}, "spec.stages"),
         ({"stages": [{"name": "s", "contextTokens": 64}]}, "a Train stage needs maxSteps"),
         ({"stages": [{"name": "s", "type": "Evaluate", "contextTokens": 64}]}, "an Evaluate stage needs evaluate"),
-        ({"stages": [TRAIN | {"name": "eval"}]}, "choose another name"),
+        ({"stages": [TRAIN | {"name": "Eval"}]}, "spec.stages[0].name"),
         ({"stages": [TRAIN | {"contextTokens": 0}]}, "contextTokens"),
         ({"stages": [TRAIN | {"type": "Distill"}]}, 'supported values: "Train", "Evaluate"'),
         ({"stages": [EVALUATE | {"resources": {"learners": {}}}]}, "remove resources.learners"),

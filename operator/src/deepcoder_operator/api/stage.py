@@ -77,11 +77,6 @@ class Stage(Spec):
                     field_path=".placement",
                 ),
                 Rule(
-                    "!(self.name in ['base', 'eval', 'curation'])",
-                    "stage names base, eval and curation are folders of the run's prefix: choose another name",
-                    field_path=".name",
-                ),
-                Rule(
                     "!has(self.promoteWhen) || self.promoteWhen.all.all(c, !c.metric.startsWith('eval/') || "
                     "(has(self.evaluate) && self.evaluate.datasets.exists(d, "
                     "c.metric == 'eval/' + d.name + '/pass_at_1')))",

@@ -20,6 +20,7 @@ from deepcoder_operator.builders.rayjob import build_rayjob
 from deepcoder_operator.builders.settings import TrainerSettings
 from deepcoder_operator.builders.stage_config import build_stage_config, build_stage_config_map
 from deepcoder_operator.controllers.observe import Observer, owned_by
+from deepcoder_operator.domain.attempt import END_SECONDS
 from deepcoder_operator.domain.draft import (
     Action,
     AddFinalizer,
@@ -27,6 +28,7 @@ from deepcoder_operator.domain.draft import (
     DeleteArtifacts,
     DeleteRayJob,
     DeleteRun,
+    EndPods,
     EnsureFoundation,
     RemoveFinalizer,
 )
@@ -35,7 +37,7 @@ from deepcoder_operator.domain.resolve import ResolvedConfig, resolve
 from deepcoder_operator.domain.world import Problem
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube, Object
-from deepcoder_operator.kube.resources import BY_KIND, CONFIGMAPS, RAYJOBS, RUNS
+from deepcoder_operator.kube.resources import BY_KIND, CONFIGMAPS, PODS, RAYJOBS, RUNS
 from deepcoder_operator.storage.service import StorageService
 
 log = logging.getLogger(__name__)
@@ -65,6 +67,9 @@ class Executor:
                 await self._attempt(run, attempt)
             case DeleteRayJob(name, uid):
                 await self._kube.delete(RAYJOBS, meta.namespace, name, uid=uid)
+            case EndPods(names):
+                for pod in names:
+                    await self._kube.delete(PODS, meta.namespace, pod, grace_seconds=END_SECONDS)
             case DeleteArtifacts():
                 count = await self._storage.delete_folder(run)
                 log.info("deleted %d objects of run %s/%s", count, meta.namespace, meta.name)

@@ -195,12 +195,16 @@ class RunController:
         )
 
     def _announce(self, worker: _Worker, decided: Plan) -> None:
+        name = worker.obj["metadata"]["name"]
         for event in decided.events:
+            level = logging.WARNING if event.warning else logging.INFO
+            log.log(level, "run %s: %s: %s", name, event.reason, event.message, extra={"run": name})
             self._record(worker.obj, event.reason, event.message, warning=event.warning)
             if event.reason == "AttemptFailed":
                 metrics.FAILURES.labels(reason=str(event.message.split(": ")[1])).inc()
-        worker.phase = decided.status.phase
-        self._count()
+        if worker.phase != decided.status.phase:
+            worker.phase = decided.status.phase
+            self._count()
 
     def _count(self) -> None:
         metrics.RUNS.clear()

@@ -17,7 +17,7 @@ from deepcoder_operator.api.run_status import StagePhase
 from deepcoder_operator.domain.admission import lay_out_stages
 from deepcoder_operator.domain.classify import Failure, head_failure, job_failure, pod_failure
 from deepcoder_operator.domain.conditions import find_condition
-from deepcoder_operator.domain.draft import CreateAttempt, DeleteRayJob, Draft, EnsureFoundation
+from deepcoder_operator.domain.draft import CreateAttempt, DeleteRayJob, Draft, EndPods, EnsureFoundation
 from deepcoder_operator.domain.lineage import parent_of
 from deepcoder_operator.domain.names import MAX_ORDINAL, attempt_name
 from deepcoder_operator.domain.world import RayJobView, World
@@ -26,6 +26,8 @@ CONFLICT_SECONDS = 30.0
 GRACE_SECONDS = 30
 """What pods get beyond drainSeconds before they are killed."""
 DRAIN_POLL_SECONDS = 5.0
+END_SECONDS = 10
+"""What pods of an attempt that is over get to end: nothing is left to save, and the next cluster waits for them."""
 
 
 def intend(draft: Draft) -> None:
@@ -121,7 +123,8 @@ def gone(draft: Draft, world: World) -> bool:
     """Whether a leaving attempt's RayJob and pods are gone, or have had all the time they may have."""
     attempt, job = draft.attempt, world.rayjob
     ours = job is not None and job.owner_uid == draft.run.metadata.uid
-    pods = [p.name for p in world.pods if p.ordinal == attempt.ordinal]
+    left = [p for p in world.pods if p.ordinal == attempt.ordinal]
+    pods = [p.name for p in left]
     if job is not None and ours:
         if not job.deleting:
             draft.do(DeleteRayJob(job.name, job.uid))
@@ -136,6 +139,9 @@ def gone(draft: Draft, world: World) -> bool:
             "PodsLeftBehind", f"pods that do not end are left to their node: {', '.join(pods[:5])}", warning=True
         )
         return True
+    slow = tuple(p.name for p in left if not p.deleting or (p.grace or 0) > END_SECONDS)
+    if slow:
+        draft.do(EndPods(slow))
     draft.look_again(DRAIN_POLL_SECONDS)
     return False
 

@@ -46,6 +46,13 @@ class DeleteRayJob:
 
 
 @dataclass(frozen=True)
+class EndPods:
+    """End pods of an attempt that is over without the grace that draining would have needed."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class DeleteArtifacts:
     """Delete the run's folder in the bucket."""
 
@@ -60,7 +67,16 @@ class DeleteRun:
     """Delete the run itself: its time after finishing has passed."""
 
 
-Action = AddFinalizer | EnsureFoundation | CreateAttempt | DeleteRayJob | DeleteArtifacts | RemoveFinalizer | DeleteRun
+Action = (
+    AddFinalizer
+    | EnsureFoundation
+    | CreateAttempt
+    | DeleteRayJob
+    | EndPods
+    | DeleteArtifacts
+    | RemoveFinalizer
+    | DeleteRun
+)
 
 
 @dataclass(frozen=True)

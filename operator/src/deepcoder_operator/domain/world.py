@@ -21,6 +21,9 @@ from deepcoder_operator.domain.names import LABEL_ORDINAL, LABEL_ROLE
 
 Object = Mapping[str, Any]
 
+MESSAGE_LENGTH = 800
+"""Characters kept of a job's message."""
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -70,6 +73,8 @@ class PodView:
     phase: str = ""
     ready: bool = False
     deleting: bool = False
+    grace: int | None = None
+    """Seconds it was given to end, once it is being deleted."""
     restarts: int = 0
     reason: str = ""
     """status.reason: Evicted, NodeLost, …"""
@@ -178,7 +183,7 @@ def rayjob_view(obj: Object) -> RayJobView:
         job_status=status.get("jobStatus") or "",
         deployment_status=status.get("jobDeploymentStatus") or "",
         reason=status.get("reason") or "",
-        message=(status.get("message") or "")[:1000],
+        message=_excerpt(status.get("message") or ""),
         cluster_name=status.get("rayClusterName") or "",
         ended=parse_time(status.get("endTime")),
     )
@@ -209,6 +214,7 @@ def pod_view(obj: Object) -> PodView:
         phase=status.get("phase") or "",
         ready=conditions.get("Ready", {}).get("status") == "True",
         deleting=bool(meta.get("deletionTimestamp")),
+        grace=meta.get("deletionGracePeriodSeconds"),
         restarts=sum(s.get("restartCount", 0) for s in containers),
         reason=status.get("reason") or "",
         disruption=disruption.get("reason", "") if disruption.get("status") == "True" else "",
@@ -251,6 +257,11 @@ def pod_gpus(pod_spec: Object) -> int:
 def parse_time(text: str | None) -> datetime | None:
     """An RFC 3339 time of the API."""
     return datetime.fromisoformat(text) if text else None
+
+
+def _excerpt(message: str) -> str:
+    """A job's message ends with the driver's last lines, and the last of them says most."""
+    return message if len(message) <= MESSAGE_LENGTH else f"{message[:100]} … {message[-(MESSAGE_LENGTH - 103) :]}"
 
 
 def _ordinal(meta: Object) -> int:

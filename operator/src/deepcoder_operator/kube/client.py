@@ -58,7 +58,7 @@ class Kube:
         else:
             # Named here, since the library looks at the variable only when it is imported.
             await config.load_kube_config(os.environ.get("KUBECONFIG"), client_configuration=configuration)
-        configuration.retries = False
+        configuration.retries = None
         configuration.connection_pool_maxsize = 64
         return cls(client.ApiClient(configuration))
 
