@@ -91,7 +91,7 @@ class World:
             f"{c['type']}={c['status']}({c['reason']}: {c.get('message', '')})" for c in status.get("conditions", [])
         ]
         pods = [f"{p.metadata.name}={p.status.phase}" for p in self.pods(name)]
-        return f"{status.get('phase')} {status.get('progress', {}).get('display')} {status.get('attempt')} {conditions} {pods}"
+        return f"{status.get('phase')} {status.get('progress')} {status.get('attempt')} {conditions} {pods}"
 
     def wait_for(self, name: str, what: str, check: Callable[[Object], T | None], seconds: float) -> T:
         """Wait until the run's status passes a check; a failed run ends the wait at once."""
