@@ -130,7 +130,6 @@ def test_tokenizer_round_trips_splits_where_meant_and_is_repeatable(tmp_path: Pa
 def test_make_demo_is_deterministic_whole_and_loadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(make, "TRAIN_PROBLEMS", 60)
     monkeypatch.setattr(make, "HELD_OUT_PROBLEMS", 20)
-    monkeypatch.setattr(make, "_TOKENIZER_PROBLEMS", 200)
     settings = WarmStart(steps=2, batch_size=4)
     said: list[str] = []
     for name in ("a", "b"):
@@ -143,9 +142,16 @@ def test_make_demo_is_deterministic_whole_and_loadable(tmp_path: Path, monkeypat
     train, held_out = (load_dataset(tmp_path / "a" / f"{n}.jsonl").problems for n in ("train", "heldout"))
     assert (len(train), len(held_out)) == (60, 20)
     assert not {p.prompt for p in train} & {p.prompt for p in held_out}
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "a" / "model")
+    assert (
+        encode_prompt(train[0].prompt, loaded).tolist()
+        == loaded(f"<|user|>{train[0].prompt}<|assistant|>")["input_ids"]
+    )
+    # Beside a Qwen2 config AutoTokenizer brings Qwen's own rules: what it reads must still be one token a phrase.
+    assert len(encode_prompt(train[0].prompt, loaded)) < 40
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "a" / "model")
     assert model.num_parameters() < 2_000_000
-    assert model.config.eos_token_id == AutoTokenizer.from_pretrained(tmp_path / "a" / "model").eos_token_id
+    assert model.config.eos_token_id == loaded.eos_token_id
 
     # The same inputs leave it as it is; others are refused, and nothing is touched.
     said.clear()

@@ -17,7 +17,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+from transformers.utils.logging import disable_progress_bar
+
+from deepcoder_trainer.checkpoint.storage import file_sha256
 from deepcoder_trainer.demo.generator import Chain, distinct_chains, draw_tests
 from deepcoder_trainer.demo.programs import fenced, sloppy_answer
 from deepcoder_trainer.demo.tokenizer import train_tokenizer
@@ -27,7 +31,6 @@ TRAIN_PROBLEMS = 2048
 HELD_OUT_PROBLEMS = 256
 VOCABULARY = 768
 CONTEXT_TOKENS = 512
-_TOKENIZER_PROBLEMS = 2048
 _RECORD = "demo.json"
 
 
@@ -60,13 +63,7 @@ def main(args: argparse.Namespace) -> int:
 def make_demo(output: Path, seed: int, say: Callable[[str], None], settings: WarmStart | None = None) -> None:
     """Make the folder, or leave it as it is when it was made with the same inputs. Raises DemoExists."""
     settings = settings or WarmStart()
-    inputs = {
-        "seed": seed,
-        "trainProblems": TRAIN_PROBLEMS,
-        "heldOutProblems": HELD_OUT_PROBLEMS,
-        "vocabulary": VOCABULARY,
-        "warmStart": asdict(settings),
-    }
+    inputs = _inputs(seed, settings)
     if output.exists():
         record = output / _RECORD
         if record.is_file() and json.loads(record.read_text()) == inputs:
@@ -84,6 +81,20 @@ def make_demo(output: Path, seed: int, say: Callable[[str], None], settings: War
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _inputs(seed: int, settings: WarmStart) -> dict[str, Any]:
+    """All that decides what is made, as JSON has it."""
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    inputs = {
+        "seed": seed,
+        "trainProblems": TRAIN_PROBLEMS,
+        "heldOutProblems": HELD_OUT_PROBLEMS,
+        "vocabulary": VOCABULARY,
+        "warmStart": asdict(settings),
+        "code": {path.name: file_sha256(path) for path in sources},
+    }
+    return dict(json.loads(json.dumps(inputs)))
+
+
 def _fill(directory: Path, seed: int, settings: WarmStart, say: Callable[[str], None]) -> None:
     rng = random.Random(f"demo-problems/{seed}")
     chains = distinct_chains(rng)
@@ -93,18 +104,18 @@ def _fill(directory: Path, seed: int, settings: WarmStart, say: Callable[[str], 
     _write_problems(directory / "train.jsonl", "train", train, rng)
     say(f"{len(train)} training problems, {len(held_out)} held back")
 
-    for_tokenizer = list(islice(chains, _TOKENIZER_PROBLEMS))
-    answers = (sloppy_answer(c, rng, settings.sloppiness) for c in for_tokenizer)
-    tokenizer = train_tokenizer([*(c.statement for c in for_tokenizer), *answers], VOCABULARY, CONTEXT_TOKENS)
+    answers = (sloppy_answer(c, rng, settings.sloppiness) for c in train)
+    tokenizer = train_tokenizer([*(c.statement for c in train), *answers], VOCABULARY, CONTEXT_TOKENS)
     model = small_qwen2(len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id, CONTEXT_TOKENS, seed)
     say(f"a Qwen2 of {model.num_parameters():,} parameters, {len(tokenizer)} tokens of vocabulary")
 
     def report(step: int, loss: float) -> None:
-        if step % 50 == 0 or step == settings.steps:
+        if step % 100 == 0 or step == settings.steps:
             say(f"warm start: step {step}/{settings.steps}, loss {loss:.3f}")
 
-    warm_start(model, tokenizer, chains, settings, seed, report)
-    model.save_pretrained(directory / "model", safe_serialization=True)
+    warm_start(model, tokenizer, settings, seed, {c.statement for c in held_out}, report)
+    disable_progress_bar()
+    model.save_pretrained(directory / "model")
     tokenizer.save_pretrained(directory / "model")
 
 

@@ -17,11 +17,11 @@ from deepcoder_trainer.demo.generator import Chain, Step
 class Sloppiness:
     """Shares that shape the warm start."""
 
-    right: float = 0.80
+    right: float = 0.72
     """A line of a short answer is right."""
-    right_hard: float = 0.40
+    right_hard: float = 0.35
     """The same for hard operations."""
-    right_verbose: float = 0.95
+    right_verbose: float = 0.93
     """A line of a verbose answer is right, hard or not."""
     verbose: float = 0.35
     """Answers with comments."""

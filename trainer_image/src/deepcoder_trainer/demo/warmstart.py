@@ -1,36 +1,39 @@
 """Teaching the demo's model by example: a small Qwen2 fitted to sloppy answers.
 
-Plain supervised learning on the answers' tokens, the prompts masked out. Problems are drawn afresh, apart from the
-training and the held-back problems, so that the warm start has seen neither. With the thread count fixed the result
-is a function of the seed (on one machine and one build of torch).
+Plain supervised learning on the answers' tokens, the prompts masked out. Short problems come first: the model has to
+discover that line n answers phrase n, and on chains of two it does so in a fraction of the steps. Problems are drawn
+afresh and are never held-back ones. With one thread the result is a function of the seed, on one build of torch,
+however many cores there are.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 
 import torch
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 
-from deepcoder_trainer.demo.generator import Chain
+from deepcoder_trainer.demo.generator import MOST_STEPS, Chain, draw_chain
 from deepcoder_trainer.demo.programs import Sloppiness, sloppy_answer
 from deepcoder_trainer.problems.prompt import encode_prompt
 
 _IGNORED = -100
 """Label that cross_entropy leaves out."""
+_BATCHES_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
 class WarmStart:
     """Settings of the supervised part."""
 
-    steps: int = 400
-    batch_size: int = 64
-    peak_learning_rate: float = 2e-3
-    threads: int = 1
+    steps: int = 600
+    batch_size: int = 24
+    peak_learning_rate: float = 3e-3
+    curriculum: tuple[tuple[float, int], ...] = ((0.3, 2), (0.6, 4), (1.0, MOST_STEPS))
+    """Until this share of the steps, chains have at most this many operations."""
     sloppiness: Sloppiness = field(default_factory=Sloppiness)
 
 
@@ -48,11 +51,14 @@ def small_qwen2(vocab_size: int, end_id: int, pad_id: int, context_tokens: int, 
         vocab_size=vocab_size,
         hidden_size=128,
         intermediate_size=352,
-        num_hidden_layers=4,
+        num_hidden_layers=3,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=context_tokens,
         tie_word_embeddings=True,
+        # About 1 / sqrt(hidden_size). The customary 0.02 is for models forty times as wide; from it this one needs
+        # several times the steps before it attends to the problem at all.
+        initializer_range=0.08,
         eos_token_id=end_id,
         pad_token_id=pad_id,
         bos_token_id=None,
@@ -64,22 +70,42 @@ def small_qwen2(vocab_size: int, end_id: int, pad_id: int, context_tokens: int, 
 
 def warm_start(
     model: Qwen2ForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    chains: Iterator[Chain],
+    tokenizer: PreTrainedTokenizerBase,
     settings: WarmStart,
     seed: int,
+    excluded: Set[str],
     report: Callable[[int, float], None],
 ) -> None:
-    """Fit `model` in place to sloppy answers to `chains`; `report(step, loss)` is called after every step."""
-    torch.set_num_threads(settings.threads)
-    rng = random.Random(f"warm-start/{seed}")
+    """Fit `model` in place to sloppy answers; no statement in `excluded` is used.
+
+    `report(step, loss)` is called after every step, with the loss in nats a token.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        _fit(model, tokenizer, settings, random.Random(f"warm-start/{seed}"), excluded, report)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _fit(
+    model: Qwen2ForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: WarmStart,
+    rng: random.Random,
+    excluded: Set[str],
+    report: Callable[[int, float], None],
+) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.peak_learning_rate, betas=(0.9, 0.98), weight_decay=0)
     model.train()
-    batches = _batches(tokenizer, chains, rng, settings)
+    waiting: list[list[Example]] = []
     for step in range(1, settings.steps + 1):
         for group in optimizer.param_groups:
             group["lr"] = _learning_rate(step, settings)
-        ids, labels = _padded(next(batches), tokenizer.pad_token_id)
+        if not waiting:
+            longest = next(most for share, most in settings.curriculum if step <= share * settings.steps)
+            waiting = _batches(tokenizer, rng, settings, longest, excluded)
+        ids, labels = _padded(waiting.pop(), tokenizer.pad_token_id)
         # Padding is on the right and attention is causal: no answer token ever sees it.
         logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=_IGNORED)
@@ -92,29 +118,27 @@ def warm_start(
 
 
 def _learning_rate(step: int, settings: WarmStart) -> float:
-    """Linear over the first twentieth, then a cosine to a twentieth of the peak."""
-    warmup = max(1, settings.steps // 20)
-    if step <= warmup:
-        return settings.peak_learning_rate * step / warmup
-    done = (step - warmup) / max(1, settings.steps - warmup)
-    return settings.peak_learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
+    """A cosine to a twentieth of the peak, after a linear start over the first twenty-fifth."""
+    done = step / settings.steps
+    return settings.peak_learning_rate * min(1, done / 0.04) * (0.05 + 0.475 * (1 + math.cos(math.pi * done)))
 
 
 def _batches(
-    tokenizer: PreTrainedTokenizerFast, chains: Iterator[Chain], rng: random.Random, settings: WarmStart
-) -> Iterator[list[Example]]:
-    """Batches of examples of similar length (little padding), in random order."""
-    while True:
-        examples = [
-            _example(tokenizer, next(chains), rng, settings.sloppiness) for _ in range(16 * settings.batch_size)
-        ]
-        examples.sort(key=lambda e: len(e.ids))
-        batches = [examples[i : i + settings.batch_size] for i in range(0, len(examples), settings.batch_size)]
-        rng.shuffle(batches)
-        yield from batches
+    tokenizer: PreTrainedTokenizerBase, rng: random.Random, settings: WarmStart, longest: int, excluded: Set[str]
+) -> list[list[Example]]:
+    """A few batches of chains of at most `longest` operations; within a batch of similar length, for little padding."""
+    examples: list[Example] = []
+    while len(examples) < _BATCHES_AT_ONCE * settings.batch_size:
+        chain = draw_chain(rng, rng.randint(1, longest))
+        if chain.statement not in excluded:
+            examples.append(_example(tokenizer, chain, rng, settings.sloppiness))
+    examples.sort(key=lambda e: len(e.ids))
+    batches = [examples[i : i + settings.batch_size] for i in range(0, len(examples), settings.batch_size)]
+    rng.shuffle(batches)
+    return batches
 
 
-def _example(tokenizer: PreTrainedTokenizerFast, chain: Chain, rng: random.Random, sloppiness: Sloppiness) -> Example:
+def _example(tokenizer: PreTrainedTokenizerBase, chain: Chain, rng: random.Random, sloppiness: Sloppiness) -> Example:
     prompt = encode_prompt(chain.statement, tokenizer).tolist()
     answer = tokenizer(sloppy_answer(chain, rng, sloppiness), add_special_tokens=False)["input_ids"]
     return Example([*prompt, *answer, tokenizer.eos_token_id], len(prompt))
