@@ -140,7 +140,8 @@ class Recipe(Contract):
     """Number format of forward and backward pass."""
 
     tokens_per_device: int | None = Field(default=None, ge=1)
-    """Token budget of one micro-batch on one learner device. Default: one sequence of the longest possible length."""
+    """Token budget of one micro-batch on one learner device. Default: one sequence of the longest possible length, and
+    at least 8192."""
 
     sequence_parallel: int = Field(default=1, ge=1, le=8)
     """Learner devices that share one sequence (Ulysses)."""

@@ -31,6 +31,9 @@ from deepcoder_trainer.types import Batch, WeightRefs
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+MINIMUM_TOKENS = 8192
+"""Least default token budget of a micro-batch."""
+
 RESOURCE = "learner"
 """Ray resource that a pod (or a machine) offers for each rank it can hold."""
 
@@ -60,9 +63,12 @@ class Deadlines:
 
 
 def learner_tokens_per_device(config: StageConfig) -> int:
-    """Token budget of a micro-batch on one device: as set, or one sequence of the longest possible length."""
+    """Token budget of a micro-batch on one device: as set, or one sequence of the longest possible length.
+
+    The floor is for small contexts, where a micro-batch a sequence would be all overhead.
+    """
     recipe = config.recipe
-    return recipe.tokens_per_device or recipe.max_prompt_tokens + config.stage.context_tokens
+    return recipe.tokens_per_device or max(MINIMUM_TOKENS, recipe.max_prompt_tokens + config.stage.context_tokens)
 
 
 def check_learner_config(config: StageConfig) -> None:
