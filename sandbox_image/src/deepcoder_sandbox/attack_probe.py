@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 bait = json.load(sys.stdin)
@@ -54,6 +55,13 @@ def fork() -> None:
     os.waitpid(pid, 0)
 
 
+def write(path: str) -> None:
+    """Make a file."""
+    name = f"{path}/deepcoder-probe-{os.getpid()}"
+    os.close(os.open(name, os.O_WRONLY | os.O_CREAT, 0o600))
+    Path(name).unlink()
+
+
 def descriptors() -> list[int]:
     """Return inherited descriptors beyond the runner's own."""
     return [fd for fd in range(5, 1024) if not refused(os.fstat, fd)]
@@ -66,8 +74,8 @@ calls: dict[str, tuple[Any, ...]] = {
     "ptrace": (101 if x86 else 117, 0x4206, bait["pids"][0], 0, 0),
     "process_memory": (310 if x86 else 270, bait["pids"][0], 0, 0, 0, 0, 0),
     "userfaultfd": (323 if x86 else 282, 0),
-    "shared_memory": (29 if x86 else 194, 0, 4096, 0o1600),
-    "message_queues": (68 if x86 else 186, 0, 0o1600),
+    "shared_memory": (29 if x86 else 194, 1, 4096, 0),
+    "message_queues": (68 if x86 else 186, 1, 0),
     "keyrings": (250 if x86 else 219, 0, -3, 1),
     "bpf": (321 if x86 else 280, 0, 0, 0),
     "perf_events": (298 if x86 else 241, 0, 0, -1, -1, 0),
@@ -88,8 +96,7 @@ held["other_processes"] = all(
     for name in ("environ", "mem", "maps", "cmdline")
 )
 held["host_writes"] = all(
-    refused(open, f"{path}/deepcoder-probe-{os.getpid()}", "w")
-    for path in ("/dev/" + "shm", "/var/" + "tmp", "/", "/run", *bait["directories"])
+    refused(write, path) for path in ("/dev/" + "shm", "/var/" + "tmp", "/", "/run", *bait["directories"])
 )
 held["descriptors"] = descriptors() == []
 held["environment"] = not set(os.environ) - {

@@ -40,6 +40,7 @@ def run(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     try:
+        listen = _listen(options) if options.command == "serve" else Listen()
         config, findings = attack.find_tier(_zygote_config(options), Tier(options.minimum_tier))
         if options.command == "capacity":
             print(findings.tier)
@@ -49,7 +50,7 @@ def run(arguments: list[str]) -> int:
         if options.command == "judge":
             scoring = Scoring(options.scoring) if options.scoring else None
             return batch.run(sys.stdin.buffer, sys.stdout.buffer, config, options.workers, scoring)
-        asyncio.run(serve(_judge(options, config, findings), _listen(options)))
+        asyncio.run(serve(_judge(options, config, findings), listen))
     except (attack.TierRefused, BadToken, _BadUsage, FileExistsError, OSError) as error:
         print(f"deepcoder-sandbox: {error}", file=sys.stderr)
         return EXIT_USAGE

@@ -22,6 +22,8 @@ class Program:
     source_bytes: int
     kind: Kind
     fn_name: str | None = None
+    preamble: bool = False
+    """Whether the released reward's imports stand before it (taco-compat)."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ def execute(
             "kind": program.kind,
             "fn_name": program.fn_name,
             "source_bytes": program.source_bytes,
+            "preamble": program.preamble,
         }
         zygote.start_run(job, limits, [file.fileno() for file in (stdin, stdout, stderr, report, program.code)])
         ended = zygote.finish_run(wait_deadline(limits, deadline))

@@ -7,12 +7,13 @@ through to the caller: they are the judge's failures.
 
 from __future__ import annotations
 
+import secrets
 import time
 from dataclasses import dataclass
 
 from deepcoder_contracts.judge import JudgeRequest, Kind, Scoring, TestCase, TestVerdict, Verdict
 from deepcoder_sandbox import outcome
-from deepcoder_sandbox.compare import strict, values
+from deepcoder_sandbox.compare import strict, taco, values
 from deepcoder_sandbox.execution import Program, execute
 from deepcoder_sandbox.memory_file import MemoryFile
 from deepcoder_sandbox.zygote_process import RunLimits, ZygoteProcess
@@ -57,13 +58,18 @@ def judge_each_test(zygote: ZygoteProcess, submission: Submission, deadline: flo
     source = submission.request.code.encode()
     request = submission.request
     with MemoryFile("code", source) as code:
-        program = Program(code, len(source), request.kind, request.fn_name)
+        program = Program(
+            code, len(source), request.kind, request.fn_name, preamble=request.scoring is Scoring.TACO_COMPAT
+        )
         for test in submission.tests:
-            verdicts.append(_run_test(zygote, submission, program, test, deadline))
-            if verdicts[-1].verdict is Verdict.COMPILE_ERROR:  # the same for every test
-                verdicts += [verdicts[-1]] * (len(submission.tests) - len(verdicts))
-            if verdicts[-1].verdict is not Verdict.PASSED and request.stop_on_first_failure:
+            verdict = _run_test(zygote, submission, program, test, deadline)
+            verdicts.append(verdict)
+            if verdict.verdict is Verdict.PASSED:
+                continue
+            if request.stop_on_first_failure:
                 break
+            if verdict.verdict is Verdict.COMPILE_ERROR:  # the same for every test
+                return verdicts + [verdict] * (len(submission.tests) - len(verdicts))
     return fill_skipped(verdicts, len(submission.tests))
 
 
@@ -78,34 +84,40 @@ def _run_test(
     request, limits = submission.request, submission.limits
     if time.monotonic() > deadline:
         raise DeadlinePassed("the deadline passed before every test was run")
-    run = execute(zygote, program, test.input.encode(), limits, deadline, values.MAX_BYTES)
+    word = secrets.token_hex(8)
+    given = f"{word}\n{test.input}" if request.kind is Kind.SCRIPT else test.input
+    run = execute(zygote, program, given.encode(), limits, deadline, values.MAX_BYTES)
     cpu_s = run.ended.cpu_s
-    failed = outcome.failed_run(run.ended, limits, run.claim, run.written_bytes, run.stderr)
+    compat = request.scoring is Scoring.TACO_COMPAT
+    crash_counts = not compat or request.kind is Kind.FUNCTION
+    failed = outcome.failed_run(run.ended, limits, run.claim, run.written_bytes, run.stderr, crash_counts)
     if failed is not None:
         return failed
-    if run.ended.exit_status != 0 and request.scoring is not Scoring.TACO_COMPAT:
-        detail = outcome.last_line(run.stderr) or f"exit status {run.ended.exit_status}"
-        return outcome.make(Verdict.RUNTIME_ERROR, cpu_s, detail)
     if request.kind is Kind.SCRIPT:
-        if run.claim.completed:
+        if run.claim.completed == word:
             return outcome.make(Verdict.PASSED, cpu_s)
         return outcome.make(Verdict.RUNTIME_ERROR, cpu_s, "the program left before the test had run")
     if request.kind is Kind.FUNCTION:
         if run.answer_bytes > values.MAX_BYTES:
             return outcome.make(Verdict.OUTPUT_LIMIT, cpu_s, f"returned more than {values.MAX_BYTES} bytes")
-        difference = _compare_value(run.answer, test, request.float_tolerance)
+        difference = _compare_value(run.answer, test, request)
+    elif compat:
+        difference = taco.compare_text(run.stdout.decode("utf-8", "replace"), test.output)
     else:
         difference = strict.compare_text(run.stdout, test.output, request.float_tolerance)
     return outcome.make(Verdict.PASSED if difference is None else Verdict.WRONG_ANSWER, cpu_s, difference)
 
 
-def _compare_value(encoded: bytes, test: TestCase, tolerance: float | None) -> str | None:
+def _compare_value(encoded: bytes, test: TestCase, request: JudgeRequest) -> str | None:
     if not encoded:
         return "the program left without returning"
     try:
         got = values.decode(encoded)
     except ValueError as error:
         return str(error)
-    if values.equal_as_json(got, values.parse_json(test.output), tolerance):
-        return None
-    return f"returned {strict.excerpt(repr(got)[:200].encode())}" if len(encoded) < 10_000 else "another value"
+    expected = values.parse_json(test.output)
+    if request.scoring is Scoring.TACO_COMPAT:
+        equal = taco.compare_value(got, expected)
+    else:
+        equal = values.equal_as_json(got, expected, request.float_tolerance)
+    return None if equal else f"returned {strict.excerpt(encoded)}"

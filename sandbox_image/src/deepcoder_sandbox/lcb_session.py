@@ -169,7 +169,7 @@ class _Session:
         poller.register(self.control, select.POLLIN)
         poller.register(self.zygote.fileno(), select.POLLIN)
         until = wait_deadline(self.limits, self.deadline)
-        ready = {fd for fd, _ in poller.poll(max(0.0, until - time.monotonic()) * 1000)}
+        ready = dict(poller.poll(max(0.0, until - time.monotonic()) * 1000))
         if not ready:
             raise DeadlinePassed("the deadline passed before every test was run")
         if self.control.fileno() not in ready:
@@ -181,7 +181,8 @@ class _Session:
             raise _Died(None) from None
         if packet and isinstance(answer, dict):
             return answer
-        raise _Died(None if packet else self._wait_for_end())
+        hung_up = ready[self.control.fileno()] & select.POLLHUP  # else the program sent an empty packet
+        raise _Died(self._wait_for_end() if hung_up else None)
 
     def _wait_for_end(self) -> RunEnded:
         self.running = False

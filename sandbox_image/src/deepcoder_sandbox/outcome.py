@@ -24,7 +24,8 @@ class Claim:
 
     failure: str | None = None
     detail: str | None = None
-    completed: bool = False
+    completed: str | None = None
+    """script: the word that its test was to end with."""
 
 
 class KilledFromOutside(Exception):
@@ -39,23 +40,25 @@ def read_claim(report: bytes) -> Claim:
         return Claim()
     if not isinstance(fields, dict):
         return Claim()
-    failure, detail = fields.get("failure"), fields.get("detail")
+    failure, detail, completed = fields.get("failure"), fields.get("detail"), fields.get("completed")
     return Claim(
         failure=failure if isinstance(failure, str) else None,
         detail=detail if isinstance(detail, str) else None,
-        completed=fields.get("completed") is True,
+        completed=completed if isinstance(completed, str) else None,
     )
 
 
 def failed_run(
-    ended: RunEnded, limits: RunLimits, claim: Claim, output_bytes: int, stderr: bytes
+    ended: RunEnded, limits: RunLimits, claim: Claim, output_bytes: int, stderr: bytes, crash_counts: bool = True
 ) -> TestVerdict | None:
     """Return the verdict of a run that did not end well, None where its output is to be compared.
 
-    The exit status is left to the caller, since scorings differ in it. Raises KilledFromOutside.
+    `crash_counts` False lets a crash or another exit status than 0 pass. Raises KilledFromOutside.
     """
     verdict, detail = _failure(ended, limits, claim, output_bytes)
-    return None if verdict is None else make(verdict, ended.cpu_s, detail or last_line(stderr))
+    if verdict is None or (verdict is Verdict.RUNTIME_ERROR and not crash_counts):
+        return None
+    return make(verdict, ended.cpu_s, detail or last_line(stderr) or f"exit status {ended.exit_status}")
 
 
 def _failure(ended: RunEnded, limits: RunLimits, claim: Claim, output_bytes: int) -> tuple[Verdict | None, str | None]:
@@ -77,6 +80,8 @@ def _failure(ended: RunEnded, limits: RunLimits, claim: Claim, output_bytes: int
         return Verdict.RUNTIME_ERROR, f"died of {_signal_name(ended.signal)}"
     if claim.failure is not None:
         return Verdict.RUNTIME_ERROR, claim.detail
+    if ended.exit_status != 0:
+        return Verdict.RUNTIME_ERROR, None
     return None, None
 
 

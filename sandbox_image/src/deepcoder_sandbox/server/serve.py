@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +40,10 @@ async def serve(judge: Judge, listen: Listen) -> None:
         loop.add_signal_handler(number, stop.set)
     runner = web.AppRunner(make_app(judge, listen.token), access_log=None, shutdown_timeout=listen.drain_s)
     await runner.setup()
+    made: Path | None = None
     try:
         where = await _start(runner, listen)
+        made = listen.socket
         _log.info("listening on %s, %d slots, tier %s", where, judge.pool.slots, judge.tier)
         await stop.wait()
         judge.pool.drain()
@@ -48,8 +51,8 @@ async def serve(judge: Judge, listen: Listen) -> None:
         _log.info("drained" if finished else "drain time is over, some submissions are unanswered")
     finally:
         await runner.cleanup()
-        if listen.socket is not None:
-            await asyncio.to_thread(listen.socket.unlink, missing_ok=True)
+        if made is not None:  # never a file that was there before
+            await asyncio.to_thread(made.unlink, missing_ok=True)
 
 
 async def _start(runner: web.AppRunner, listen: Listen) -> str:
@@ -66,10 +69,17 @@ async def _start(runner: web.AppRunner, listen: Listen) -> str:
 
 
 def _remove_stale_socket(path: Path) -> None:
+    """Remove a socket that nobody serves any more. Raises FileExistsError for anything else."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
         raise FileExistsError(f"--socket: {path} is there and is no socket: remove it, or name another path")
-    path.unlink()
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+        else:
+            raise FileExistsError(f"--socket: {path} is served already: stop that server, or name another path")

@@ -27,7 +27,7 @@ PREAMBLE = (
     *("abc", "array", "ast", "bisect", "builtins", "cmath", "collections", "contextlib", "copy", "dataclasses"),
     *("datetime", "decimal", "enum", "fractions", "functools", "heapq", "io", "itertools", "json", "linecache"),
     *("math", "numbers", "operator", "queue", "random", "re", "statistics", "string", "struct", "textwrap"),
-    *("threading", "time", "traceback", "types", "typing", "unittest.mock"),
+    *("threading", "time", "traceback", "types", "typing"),
 )
 """Modules that programs commonly import, loaded once a zygote."""
 
@@ -64,16 +64,15 @@ def _set_up(config: dict[str, Any], channel: socket.socket, root: str) -> tuple[
     proc = os.open(space.proc, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     confined = tier != "Unconfined"
     rules = readable.readable(config["packages"], space.scratch)
-    libc.prctl(libc.PR_SET_DUMPABLE, 0)
+    os.chdir(space.scratch or "/")
+    confine.prepare_zygote(space.max_threads, keep_capabilities=space.program_uid is not None)
     confinement = confine.Confinement(
         ruleset=landlock.build_ruleset(rules) if confined else None,
         filter=seccomp.Filter() if confined else None,
         uid=space.program_uid,
-        max_threads=space.max_threads,
         base_address_space=_address_space(proc),
-        directory=space.scratch or "/",
     )
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    confine.reserve_low_descriptors()
     served = zygote.Zygote(channel, confinement, proc)
     gc.collect()
     gc.freeze()

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from deepcoder_sandbox.worker import libc
 from deepcoder_sandbox.worker.seccomp import Filter
 
-_PARKING = 32  # above any descriptor of a zygote
 _MIB = 1 << 20
-_DEFAULT_HANDLERS = (signal.SIGXFSZ, signal.SIGTERM, signal.SIGINT)
+_RUNNERS_DESCRIPTORS = 16
+_FIXED_LIMITS = ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_MEMLOCK, 0), (resource.RLIMIT_MSGQUEUE, 0))
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,8 @@ class Confinement:
     uid: int | None
     """User and group to become, None to stay."""
 
-    max_threads: int
-    """RLIMIT_NPROC."""
-
     base_address_space: int
     """Bytes of address space of an idle runner, to which the memory limit is added."""
-
-    directory: str
-    """Where the program starts."""
 
 
 @dataclass(frozen=True)
@@ -54,56 +48,63 @@ class Limits:
     stack_bytes: int
 
 
+def prepare_zygote(max_threads: int, keep_capabilities: bool) -> None:
+    """Do once, in the zygote, what its runners inherit."""
+    for number in (signal.SIGXFSZ, signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    for which, limit in (*_FIXED_LIMITS, (resource.RLIMIT_NPROC, max_threads)):
+        _lower(which, limit, limit)
+    if not keep_capabilities:
+        libc.drop_capabilities()
+    libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
+    libc.prctl(libc.PR_SET_DUMPABLE, 0)
+
+
+def reserve_low_descriptors() -> None:
+    """Occupy the numbers that runners use, so that what a zygote is sent is never in the way of them."""
+    while (descriptor := os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)) < _RUNNERS_DESCRIPTORS:
+        continue
+    os.close(descriptor)
+
+
 def place_descriptors(descriptors: list[int]) -> None:
-    """Make the given descriptors 0, 1, 2, … and close every other."""
-    high = [os.dup2(fd, _PARKING + index, inheritable=False) for index, fd in enumerate(descriptors)]
-    for index, fd in enumerate(high):
-        os.dup2(fd, index, inheritable=True)
+    """Make the given descriptors 0, 1, 2, … and close every other. None may be given as one of these."""
+    for index, fd in enumerate(descriptors):
+        if fd < len(descriptors):
+            raise ValueError(f"descriptor {fd} is in the way")
+        os.dup2(fd, index)
     os.closerange(len(descriptors), 1 << 20)
 
 
 def apply(confinement: Confinement, limits: Limits, parent: int, descriptors: list[int]) -> None:
     """Confine this process for good and leave it with `descriptors` as 0, 1, 2, …."""
-    for number in _DEFAULT_HANDLERS:
-        signal.signal(number, signal.SIG_DFL)
-    if confinement.uid is not None:
+    if confinement.uid is not None:  # which empties its capabilities and marks it dumpable again or not
         os.setgroups([])
         os.setresgid(confinement.uid, confinement.uid, confinement.uid)
         os.setresuid(confinement.uid, confinement.uid, confinement.uid)
-    libc.drop_capabilities()
-    libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
-    libc.prctl(libc.PR_SET_DUMPABLE, 0)
+        libc.prctl(libc.PR_SET_DUMPABLE, 0)
     libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         raise ProcessLookupError("the zygote is gone")
-    os.chdir(confinement.directory)
     if confinement.ruleset is not None:
         libc.landlock_restrict_self(confinement.ruleset)
     place_descriptors(descriptors)
-    _set_rlimits(confinement, limits)
+    cpu = int(limits.cpu_s) + 2  # a backstop: the zygote ends the run to the millisecond
+    address_space = confinement.base_address_space + limits.memory_mb * _MIB
+    _lower(resource.RLIMIT_CPU, cpu, cpu + 1)
+    _lower(resource.RLIMIT_AS, address_space, address_space)
+    _lower(resource.RLIMIT_FSIZE, limits.file_bytes, limits.file_bytes)
+    _lower(resource.RLIMIT_NOFILE, limits.open_files, limits.open_files)
+    _lower(resource.RLIMIT_STACK, limits.stack_bytes, resource.RLIM_INFINITY)
     if confinement.filter is not None:
         confinement.filter.load(os.getpid())
     gc.enable()
 
 
-def _set_rlimits(confinement: Confinement, limits: Limits) -> None:
-    cpu = int(limits.cpu_s) + 2  # a backstop: the zygote ends the run to the millisecond
-    pairs = (
-        (resource.RLIMIT_CPU, (cpu, cpu + 1)),
-        (resource.RLIMIT_AS, 2 * (confinement.base_address_space + limits.memory_mb * _MIB,)),
-        (resource.RLIMIT_FSIZE, 2 * (limits.file_bytes,)),
-        (resource.RLIMIT_NOFILE, 2 * (limits.open_files,)),
-        (resource.RLIMIT_NPROC, 2 * (confinement.max_threads,)),
-        (resource.RLIMIT_CORE, (0, 0)),
-        (resource.RLIMIT_MEMLOCK, (0, 0)),
-        (resource.RLIMIT_MSGQUEUE, (0, 0)),
-    )
-    for which, pair in pairs:
-        soft, hard = pair
-        ceiling = resource.getrlimit(which)[1]
-        if ceiling != resource.RLIM_INFINITY:
-            soft, hard = min(soft, ceiling), min(hard, ceiling)
-        resource.setrlimit(which, (soft, hard))
-    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
-    soft = limits.stack_bytes if hard == resource.RLIM_INFINITY else min(limits.stack_bytes, hard)
-    resource.setrlimit(resource.RLIMIT_STACK, (soft, hard))
+def _lower(which: int, soft: int, hard: int) -> None:
+    """Set a limit, as far as the hard one in force allows."""
+    ceiling = resource.getrlimit(which)[1]
+    if ceiling != resource.RLIM_INFINITY:
+        soft = min(soft, ceiling)
+        hard = ceiling if hard == resource.RLIM_INFINITY else min(hard, ceiling)
+    resource.setrlimit(which, (soft, hard))

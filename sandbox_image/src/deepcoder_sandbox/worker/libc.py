@@ -55,9 +55,15 @@ def _check(result: int, what: str) -> int:
     return result
 
 
-def prctl(option: int, argument: int = 0, pointer: object = None) -> None:
-    """prctl(2) with one number and one pointer."""
-    _check(_libc.prctl(option, ctypes.c_ulong(argument), pointer, 0, 0), f"prctl({option})")
+_libc.prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong]
+_prctl = _libc.prctl
+
+
+def prctl(option: int, argument: int = 0, pointer: int = 0) -> None:
+    """prctl(2) with one number and one address."""
+    if _prctl(option, argument, pointer, 0, 0) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"prctl({option}): {os.strerror(number)}")
 
 
 def unshare(flags: int) -> None:
@@ -113,4 +119,4 @@ def landlock_add_path_rule(ruleset: int, attributes: bytes) -> None:
 
 def landlock_restrict_self(ruleset: int) -> None:
     """Confine this thread, and what it starts, to the ruleset."""
-    _check(int(_libc.syscall(_SYS_LANDLOCK_RESTRICT_SELF, ruleset, 0)), "landlock_restrict_self")
+    _check(_libc.syscall(_SYS_LANDLOCK_RESTRICT_SELF, ruleset, 0), "landlock_restrict_self")

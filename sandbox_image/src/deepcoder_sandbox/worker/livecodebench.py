@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import ast
 import builtins
+import importlib
 import io
 import json
 import os
-import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from types import FrameType, ModuleType
 from typing import Any
-from unittest import mock
 
 _STARRED = (
     *("string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics"),
@@ -59,14 +57,18 @@ def preamble() -> dict[str, Any]:
 PREAMBLE = preamble()
 
 
-def guard() -> None:
-    """Take away what the harness takes away. No protection, only the same failures."""
+def guard(source: str) -> None:
+    """Take away what the harness takes away. No protection, only the same failures.
+
+    shutil is loaded for it only where the program may use it; without subprocess.Popen starting one fails anyway.
+    """
     sys.set_int_max_str_digits(_INTEGER_DIGITS)
     for name in _GUARDED_OS:
         setattr(os, name, None)
-    for name in _GUARDED_SHUTIL:
-        setattr(shutil, name, None)
-    vars(subprocess)["Popen"] = None
+    if "shutil" in source:
+        shutil = importlib.import_module("shutil")
+        for name in _GUARDED_SHUTIL:
+            setattr(shutil, name, None)
     for name in ("quit", "help"):
         setattr(builtins, name, None)
     for name in _GUARDED_MODULES:
@@ -224,7 +226,9 @@ class StandInForStdio:
         return self._captured
 
     def _mocked_open(self, *given: Any, **named: Any) -> Any:
-        vars(builtins)["open"] = opener = mock.mock_open(read_data=self._text)
+        vars(builtins)["open"] = self._open
+        opener = importlib.import_module("unittest.mock").mock_open(read_data=self._text)
+        vars(builtins)["open"] = opener
         return opener(*given, **named)
 
     def __exit__(self, *_: object) -> None:

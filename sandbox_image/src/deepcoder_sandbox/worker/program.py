@@ -61,13 +61,13 @@ def report(descriptor: int, **fields: Any) -> None:
     write_all(descriptor, json.dumps(fields).encode())
 
 
-def run(kind: str, fn_name: str | None, source_bytes: int) -> NoReturn:
+def run(kind: str, fn_name: str | None, source_bytes: int, preamble: dict[str, Any]) -> NoReturn:
     """Compile or load the program, run it once and leave with the exit status Python would have had."""
     status = 1
     try:
         code = _code_object(source_bytes)
         if code is not None:
-            status = _execute(code, kind, fn_name)
+            status = _execute(code, kind, fn_name, preamble)
     except MemoryError:
         os.write(REPORT, _OUT_OF_MEMORY)
     finally:
@@ -110,8 +110,9 @@ def _main_module() -> ModuleType:
     return module
 
 
-def _execute(code: CodeType, kind: str, fn_name: str | None) -> int:
+def _execute(code: CodeType, kind: str, fn_name: str | None, preamble: dict[str, Any]) -> int:
     module = _main_module()
+    module.__dict__.update(preamble)
     if kind == "function":
         module.__name__ = "solution"  # a block for the command line is not for the caller of a function
         sys.modules["solution"] = module
@@ -143,7 +144,8 @@ def _finish(status: int) -> int:
     try:
         threading._shutdown()  # type: ignore[attr-defined]  # waits for threads that are not daemons
         atexit._run_exitfuncs()
-        sys.stdout.flush()
+        if not getattr(sys.stdout, "closed", True):
+            sys.stdout.flush()
     except MemoryError:
         os.write(REPORT, _OUT_OF_MEMORY)
         return 1
@@ -175,10 +177,10 @@ def _arguments() -> list[Any]:
 
 
 def _run_appended_test(module: ModuleType) -> None:
-    """Run the test's code in the program's namespace. Its text is read only now, after the program has run."""
-    test = compile(read_all(STDIN), "test.py", "exec", dont_inherit=True)
-    exec(test, module.__dict__)  # noqa: S102
-    report(REPORT, completed=True)
+    """Run the test's code in the program's namespace; its first line is the word that proves it came to its end."""
+    word, _, text = read_all(STDIN).decode().partition("\n")
+    exec(compile(text, "test.py", "exec", dont_inherit=True), module.__dict__)  # noqa: S102
+    report(REPORT, completed=word)
 
 
 def find_function(module: ModuleType, name: str) -> Any:

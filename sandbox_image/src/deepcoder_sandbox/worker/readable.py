@@ -43,13 +43,20 @@ def other_files() -> list[str]:
 
 def readable(packages: list[str], scratch: str | None) -> list[tuple[str, int]]:
     """Return (path, rights) of all that a program may open."""
-    library = stdlib_dir()
-    rules = [(library, landlock.LIST)]
-    with os.scandir(library) as entries:
-        rules += [(entry.path, landlock.READ) for entry in entries if entry.name not in OTHER_PACKAGES]
+    rules = _library_rules(stdlib_dir())
     for path in [*library_dirs(), *library_files(), *other_files(), *packages]:
         rules.append((path, landlock.READ))
     rules += [(device, landlock.READ_WRITE_FILE) for device in DEVICES]
     if scratch:
         rules.append((scratch, landlock.SCRATCH))
     return rules
+
+
+def _library_rules(library: str) -> list[tuple[str, int]]:
+    """The standard library as a whole (fewer rules are faster), or without the other packages that lie in it."""
+    with os.scandir(library) as entries:
+        found = {entry.name: entry.path for entry in entries}
+    if not any(name in found and any(os.scandir(found[name])) for name in OTHER_PACKAGES):
+        return [(library, landlock.READ)]
+    own = [(path, landlock.READ) for name, path in found.items() if name not in OTHER_PACKAGES]
+    return [(library, landlock.LIST), *own]

@@ -6,8 +6,8 @@ after which nothing of the host is reachable by any path. Everything is read-onl
 
 from __future__ import annotations
 
+import importlib
 import os
-import shutil
 from pathlib import Path
 
 from deepcoder_sandbox.worker import libc, readable
@@ -84,6 +84,6 @@ def empty_scratch() -> None:
     with os.scandir(SCRATCH) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path)
+                importlib.import_module("shutil").rmtree(entry.path)  # seldom needed, and a zygote is small
             else:
                 Path(entry.path).unlink()

@@ -100,25 +100,25 @@ _RULES: dict[str, list[Instruction]] = {
 
 
 class Filter:
-    """A filter program with the holes where a runner's pid belongs."""
+    """A filter program in memory, ready to load, with holes where a runner's pid belongs."""
 
     def __init__(self, machine: str | None = None) -> None:
         instructions = assemble(machine)
-        self._code = bytearray()
-        self._holes: list[int] = []
-        for operation, if_true, if_false, constant in instructions:
-            if isinstance(constant, _Pid):
-                self._holes.append(len(self._code) + 4)
-            self._code += struct.pack("<HBBI", operation, if_true, if_false, constant)
-        self._count = len(instructions)
+        packed = b"".join(struct.pack("<HBBI", *instruction) for instruction in instructions)
+        self._code = bytearray(packed)
+        self._holes = [
+            8 * index + 4 for index, instruction in enumerate(instructions) if isinstance(instruction[3], _Pid)
+        ]
+        self._pinned = (ctypes.c_char * len(packed)).from_buffer(self._code)
+        header = struct.pack("<HxxxxxxQ", len(instructions), ctypes.addressof(self._pinned))
+        self._header = ctypes.create_string_buffer(header)
+        self._address = ctypes.addressof(self._header)
 
     def load(self, pid: int) -> None:
         """Bind this thread, for good, to the filter made out for `pid`. Needs no_new_privs."""
         for hole in self._holes:
             struct.pack_into("<I", self._code, hole, pid)
-        code = (ctypes.c_char * len(self._code)).from_buffer(self._code)
-        program = ctypes.create_string_buffer(struct.pack("<HxxxxxxQ", self._count, ctypes.addressof(code)))
-        libc.prctl(libc.PR_SET_SECCOMP, libc.SECCOMP_MODE_FILTER, program)
+        libc.prctl(libc.PR_SET_SECCOMP, libc.SECCOMP_MODE_FILTER, self._address)
 
 
 def assemble(machine: str | None = None) -> list[Instruction]:

@@ -40,7 +40,7 @@ def _starved_seconds() -> float:
 
 def _serve(fn_name: str | None, time_limit_s: float) -> None:
     source = program.read_all(CODE).decode()
-    livecodebench.guard()
+    livecodebench.guard(source)
     alarm = livecodebench.Alarm(time_limit_s, _starved_seconds)
     alarm.set()
     try:

@@ -17,13 +17,15 @@ import socket
 import struct
 import time
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NoReturn
 
-from deepcoder_sandbox.worker import confine, program, session, supervise
+from deepcoder_sandbox.worker import confine, program, session, supervise, taco
 
 _MARK = struct.Struct("<Bd")
 _PACKET_BYTES = 1 << 16
 _MAX_DESCRIPTORS = 16
+_NOT_CONFINED = 99
 
 
 class Zygote:
@@ -92,9 +94,10 @@ class Zygote:
         ready, setup_s = _MARK.unpack(self._mark[: _MARK.size])
         return bool(ready), setup_s
 
-    def _become_runner(self, job: dict[str, Any], descriptors: list[int], zygote: int) -> None:
-        """Confine this copy, mark it ready and hand it to the program. Never returns."""
+    def _become_runner(self, job: dict[str, Any], descriptors: list[int], zygote: int) -> NoReturn:
+        """Confine this copy, mark it ready and hand it to the program. The copy never goes on as a zygote."""
         try:
+            start = _program_of(job)
             limits = confine.Limits(
                 cpu_s=job["cpu_limit_s"] + 1.0,
                 memory_mb=job["memory_limit_mb"],
@@ -109,7 +112,16 @@ class Zygote:
             self._mark.close()  # the program cannot take the mark back
         except BaseException as error:
             os.write(2, f"deepcoder-sandbox: cannot confine a runner: {error!r}\n".encode())
-            os._exit(99)
-        if job["mode"] == "session":
-            session.run(job["fn_name"], job["time_limit_s"])
-        program.run(job["kind"], job["fn_name"], job["source_bytes"])
+            os._exit(_NOT_CONFINED)
+        try:
+            start()
+        finally:
+            os._exit(_NOT_CONFINED)
+
+
+def _program_of(job: dict[str, Any]) -> Callable[[], NoReturn]:
+    """Return what runs the job's program once this copy is confined."""
+    if job["mode"] == "session":
+        return partial(session.run, job["fn_name"], job["time_limit_s"])
+    preamble = taco.PREAMBLE if job["preamble"] else {}
+    return partial(program.run, job["kind"], job["fn_name"], job["source_bytes"], preamble)

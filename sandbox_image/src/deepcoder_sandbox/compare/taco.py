@@ -1,0 +1,149 @@
+"""taco-compat: the comparator of DeepCoder's released reward, defects included, for comparing with published curves.
+
+From rllm's TACO grader of April 2025 (recipe: "stripped_string_compare" and what follows it). It is lenient in ways
+that nobody meant, and 97 % of the released training problems were judged by it:
+
+- Two tokens that differ and are not both numbers count as *equal*: "YES" passes for "NO", as long as the lines have
+  as many tokens each.
+- Numbers are equal within 1e-5 of relative difference: 1000000 passes for 1000009.
+- Tokens are taken apart into characters and compared as sets of sets: "12" passes for "1 2", lines pass in any order.
+- Digits of one long number pass for lines of single digits.
+- Exit status is ignored: right output and then a crash passes.
+
+Never a default. The work is bounded all the same: no list is made of a hostile output's tokens.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from deepcoder_sandbox.compare.values import OddDict, Opaque
+
+_TOKEN = re.compile(r"\S+")
+_LINE = re.compile(r"[^\n]+")
+_MAX_ODD_KEYS = 20_000
+
+
+def compare_text(got: str, expected: str) -> str | None:
+    """Return None if the released comparator would let `got` pass."""
+    got = got.rstrip("\n")
+    if _lines_match(got, expected) or _digits_match(got, expected) or _sets_match(got, expected):
+        return None
+    return "the output differs even by the released comparator"
+
+
+def is_close(got: float, expected: float) -> bool:
+    """numpy.isclose with its defaults."""
+    if got == expected:
+        return True
+    if not (math.isfinite(got) and math.isfinite(expected)):
+        return False
+    return abs(got - expected) <= 1e-8 + 1e-5 * abs(expected)
+
+
+def _lines_match(got: str, expected: str) -> bool:
+    got, expected = got.strip(), expected.strip()
+    if got == expected:
+        return True
+    try:
+        return is_close(float(got), float(expected))
+    except ValueError:
+        pass
+    wanted = [line.strip() for line in expected.split("\n") if line.strip()]
+    lines = 0
+    for match in _LINE.finditer(got):
+        if match.group().strip():
+            lines += 1
+            if lines > len(wanted):
+                return False
+    if lines != len(wanted):
+        return False
+    given = (match.group() for match in _LINE.finditer(got) if match.group().strip())
+    return all(_tokens_match(line, wanted_line) for line, wanted_line in zip(given, wanted, strict=True))
+
+
+def _tokens_match(line: str, wanted: str) -> bool:
+    wanted_tokens = wanted.split()
+    tokens = line.split(None, len(wanted_tokens))
+    if len(tokens) != len(wanted_tokens):
+        return False
+    for token, wanted_token in zip(tokens, wanted_tokens, strict=True):
+        try:
+            if token != wanted_token and not is_close(float(token), float(wanted_token)):
+                return False
+        except ValueError:
+            continue  # the defect: no numbers, so the difference is forgotten
+    return True
+
+
+def _wanted_lines(expected: str) -> list[str]:
+    return [line.strip() for line in expected.split("\n") if line]
+
+
+def _digits_match(got: str, expected: str) -> bool:
+    """Each *character* of the output against each line."""
+    wanted = _wanted_lines(expected)
+    if len(got) != len(wanted):
+        return False
+    try:
+        pairs = zip([float(character) for character in got], [float(line) for line in wanted], strict=True)
+        return all(is_close(character, line) for character, line in pairs)
+    except ValueError:
+        return False
+
+
+def _sets_match(got: str, expected: str) -> bool:
+    """The set of the output's tokens, each as the set of its characters, against lines as sets of their tokens."""
+    wanted = [line.split() for line in _wanted_lines(expected)]
+    return _same_sets(got, wanted, lambda part: part) or _same_sets(got, wanted, lambda part: round(float(part), 3))
+
+
+def _same_sets(got: str, wanted: list[list[str]], read: Callable[[str], Any]) -> bool:
+    try:
+        expected_sets = {frozenset(read(token) for token in line) for line in wanted}
+        seen: set[frozenset[Any]] = set()
+        for match in _TOKEN.finditer(got):
+            characters = frozenset(read(character) for character in set(match.group()))
+            if characters not in expected_sets:
+                return False
+            seen.add(characters)
+    except (ValueError, OverflowError):
+        return False
+    return seen == expected_sets
+
+
+def compare_value(got: Any, expected: Any) -> bool:
+    """Whether the released grader would take a returned value for the expected one, or for its first item."""
+    if isinstance(expected, dict):
+        expected = _with_integer_keys(expected)
+    elif isinstance(expected, list) and expected and isinstance(expected[0], dict):
+        expected = _with_integer_keys(expected[0])
+    got = _plain(got)
+    if isinstance(got, tuple):
+        got = list(got)
+    first = expected[0] if isinstance(expected, list) and expected else None
+    if got == expected or (first is not None and got == first):
+        return True
+    if isinstance(got, list) and got and isinstance(got[0], tuple) and isinstance(expected, list) and expected:
+        return all(isinstance(item, Iterable) for item in got) and [list(item) for item in got] == first
+    return False
+
+
+def _with_integer_keys(value: dict[str, Any]) -> list[dict[Any, Any]] | dict[str, Any]:
+    try:
+        return [{int(key): item for key, item in value.items()}]
+    except ValueError:
+        return value
+
+
+def _plain(value: Any) -> Any:
+    """A dictionary with other keys than strings, as such; what has no JSON counterpart stays equal to nothing."""
+    if isinstance(value, OddDict) and len(value.pairs) <= _MAX_ODD_KEYS:
+        try:
+            return dict(value.pairs)
+        except TypeError:
+            return Opaque("dict")
+    return value

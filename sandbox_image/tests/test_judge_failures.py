@@ -1,0 +1,170 @@
+"""The judge's own failures: `error` with passed null, or a retry that nobody notices, and never a verdict."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from deepcoder_contracts.judge import Tier, Verdict
+from deepcoder_sandbox.grade import Submission
+from deepcoder_sandbox.outcome import KilledFromOutside, read_claim
+from deepcoder_sandbox.pool import Draining, Pool, QueueFull
+from deepcoder_sandbox.slot import Slot
+from deepcoder_sandbox.zygote_process import RunLimits, ZygoteConfig, ZygoteFailed, ZygoteProcess
+
+SLOW = "import time\ntime.sleep(0.5)\nprint(input())"
+
+
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def runner_of(slot):
+    """The runner under way, waited for."""
+    zygote = slot.ensure_zygote()
+    inside = zygote.pid if zygote.config.tier is not Tier.NAMESPACES else children(zygote.pid)[0]
+    until = time.monotonic() + 30
+    while not (found := children(inside)):
+        assert time.monotonic() < until
+        time.sleep(0.002)
+    return found[0]
+
+
+def in_background(action):
+    thread = threading.Thread(target=action)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("scoring", ["strict", "livecodebench"])
+def test_killed_zygote_is_replaced_and_the_submission_answered_once(slot, judge, scoring):
+    slot.ensure_zygote()
+    first = slot.zygote_pid
+
+    def kill():
+        runner_of(slot)
+        os.kill(first, signal.SIGKILL)
+
+    killer = in_background(kill)
+    answer = judge(SLOW, ("1", "1"), ("2", "2"), scoring=scoring)
+    killer.join()
+    assert answer.passed is True
+    assert len(answer.verdicts) == 2
+    assert slot.zygote_pid != first
+
+
+def test_zygote_that_dies_every_time_gives_error_and_no_verdict(slot, judge):
+    killing = threading.Event()
+
+    def kill_all():
+        while not killing.is_set():
+            if slot.zygote_pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(slot.zygote_pid, signal.SIGKILL)
+            time.sleep(0.02)
+
+    killer = in_background(kill_all)
+    try:
+        answer = judge(SLOW, ("1", "1"), ("2", "2"))
+    finally:
+        killing.set()
+        killer.join()
+    assert answer.passed is None
+    assert [verdict.verdict for verdict in answer.verdicts] == [Verdict.ERROR, Verdict.ERROR]
+    assert judge("print(input())", ("1", "1")).passed is True  # the slot lives on
+
+
+def test_runner_killed_from_outside_is_tried_again(slot, judge):
+    killer = in_background(lambda: os.kill(runner_of(slot), signal.SIGKILL))
+    answer = judge(SLOW, ("1", "1"))
+    killer.join()
+    assert answer.passed is True
+
+
+def test_runner_that_cannot_be_confined_is_the_judges_failure(any_slot):
+    zygote = ZygoteProcess(any_slot.ensure_zygote().config)
+    limits = RunLimits(cpu_limit_s=1, wall_limit_s=3, memory_limit_mb="lots", file_bytes=1 << 20)
+    job = {"mode": "once", "kind": "stdin", "fn_name": None, "source_bytes": 0, "preamble": False}
+    try:
+        zygote.start_run(job, limits, [0, 1, 2])
+        with pytest.raises(ZygoteFailed, match="before it was confined"):
+            zygote.finish_run(time.monotonic() + 30)
+    finally:
+        zygote.kill()
+
+
+def test_deadline_that_passes_gives_error(judge_once, any_slot, make):
+    request = make(SLOW, ("1", "1"), ("2", "2"))
+    answer = any_slot.judge(Submission(request, tuple(request.tests)), time.monotonic() + 0.6)
+    assert answer.passed is None
+    assert {verdict.verdict for verdict in answer.verdicts} == {Verdict.ERROR}
+
+
+def test_want_of_descriptors_in_the_judge_is_error(any_slot, make, monkeypatch):
+    def refuse(*_):
+        raise OSError(24, "Too many open files")
+
+    request = make("print(1)", ("", "1"))
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    answer = any_slot.judge(Submission(request, tuple(request.tests)), time.monotonic() + 30)
+    assert answer.passed is None
+    assert "Too many open files" in answer.verdicts[0].detail
+    monkeypatch.undo()
+    assert any_slot.judge(Submission(request, tuple(request.tests)), time.monotonic() + 30).passed is True
+
+
+def test_sigkill_that_nobody_sent_is_not_the_programs_fault():
+    from deepcoder_sandbox import outcome
+    from deepcoder_sandbox.zygote_process import RunEnded
+
+    ended = RunEnded(wait_status=9, cpu_s=0.1, wall_s=0.1, max_rss_kb=1, killed_for=None, clean=True)
+    limits = RunLimits(cpu_limit_s=1, wall_limit_s=3, memory_limit_mb=64, file_bytes=1 << 20)
+    with pytest.raises(KilledFromOutside):
+        outcome.failed_run(ended, limits, outcome.Claim(), 0, b"")
+
+
+@pytest.mark.parametrize("report", [b"", b"{", b"[1]", b"7", b'{"failure": 3}', b"[" * 100_000, b"\xff\xfe"])
+def test_broken_claim_says_nothing(report):
+    claim = read_claim(report)
+    assert (claim.failure, claim.completed) == (None, None)
+
+
+def test_full_queue_refuses_with_a_hint_and_a_draining_pool_refuses_all(make):
+    pool = Pool(ZygoteConfig(), slots=1, worker="test", max_queued=2)
+    try:
+        request = make(SLOW, ("1", "1"))
+        submission = Submission(request, tuple(request.tests))
+        answers = [pool.submit(submission), pool.submit(submission)]
+        with pytest.raises(QueueFull) as full:
+            answers.extend(pool.submit(submission) for _ in range(10))
+        assert 1 <= full.value.retry_after_s <= 30
+        pool.drain()
+        with pytest.raises(Draining):
+            pool.submit(submission)
+        assert [answer.result(60).passed for answer in answers] == [True] * len(answers)
+    finally:
+        assert pool.close(30) is True
+
+
+def test_deadline_that_passes_in_the_queue_gives_error(make):
+    pool = Pool(ZygoteConfig(), slots=1, worker="test", max_queued=5)
+    try:
+        long = make(SLOW, ("1", "1"))
+        short = make(SLOW, ("1", "1"), deadline_s=0.01)
+        first = pool.submit(Submission(long, tuple(long.tests)))
+        second = pool.submit(Submission(short, tuple(short.tests)))
+        assert first.result(60).passed is True
+        assert second.result(60).passed is None
+    finally:
+        pool.close(30)
+
+
+def test_zygote_ends_when_its_judge_does(any_slot):
+    slot = Slot(ZygoteConfig(), "test")
+    pid = slot.ensure_zygote().pid
+    slot.close()
+    assert not Path(f"/proc/{pid}").exists()

@@ -1,0 +1,176 @@
+"""Every verdict of the contract, for every kind of program, in strict scoring."""
+
+import pytest
+
+from deepcoder_contracts.judge import Verdict
+
+SUM = "print(sum(map(int, input().split())))"
+
+
+def verdicts(answer):
+    return [verdict.verdict for verdict in answer.verdicts]
+
+
+def test_right_program_passes_every_test(judge):
+    answer = judge(SUM, ("1 2", "3"), ("4 5\n", "9\n"))
+    assert answer.passed is True
+    assert verdicts(answer) == [Verdict.PASSED, Verdict.PASSED]
+
+
+def test_first_failure_skips_the_rest(judge):
+    answer = judge(SUM, ("1 2", "3"), ("1 2", "4"), ("1 2", "3"))
+    assert answer.passed is False
+    assert verdicts(answer) == [Verdict.PASSED, Verdict.WRONG_ANSWER, Verdict.SKIPPED]
+
+
+def test_every_test_runs_when_asked_to_go_on(judge_once):
+    answer = judge_once(SUM, ("1 2", "4"), ("1 2", "3"), stop_on_first_failure=False)
+    assert verdicts(answer) == [Verdict.WRONG_ANSWER, Verdict.PASSED]
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("print(4)", Verdict.WRONG_ANSWER),
+        ("1 / 0", Verdict.RUNTIME_ERROR),
+        ("print(3); raise SystemExit(1)", Verdict.RUNTIME_ERROR),
+        ("import os; os.write(1, b'3'); os._exit(2)", Verdict.RUNTIME_ERROR),
+        ("import os; os.abort()", Verdict.RUNTIME_ERROR),
+        ("x = (", Verdict.COMPILE_ERROR),
+        ("x = " + "(" * 300 + ")" * 300, Verdict.COMPILE_ERROR),
+        ("while True: pass", Verdict.TIME_LIMIT),
+        ("import time; time.sleep(60)", Verdict.TIME_LIMIT),
+        ("import threading, time\nt = threading.Thread(target=time.sleep, args=(60,)); t.start()", Verdict.TIME_LIMIT),
+        ("x = bytearray(1 << 30)", Verdict.MEMORY_LIMIT),
+        ("x = []\nwhile True: x.append(bytearray(1 << 20))", Verdict.MEMORY_LIMIT),
+        ("while True: print('x' * 1000)", Verdict.OUTPUT_LIMIT),
+        ("import sys\nwhile True: sys.stderr.write('x' * 1000)", Verdict.OUTPUT_LIMIT),
+        ("print(3)", Verdict.PASSED),
+        ("print(3); exit()", Verdict.PASSED),
+        ("print(3); raise SystemExit(0)", Verdict.PASSED),
+        ("import atexit; atexit.register(print, 3)", Verdict.PASSED),
+        ("import threading; threading.Thread(target=print, args=(3,)).start()", Verdict.PASSED),
+        ("if __name__ == '__main__': print(3)", Verdict.PASSED),
+        ("import sys; print(3); sys.stdout.close()", Verdict.PASSED),
+        ("try: x = bytearray(1 << 30)\nexcept MemoryError: print(3)", Verdict.PASSED),
+        ("import resource as r; r.setrlimit(r.RLIMIT_STACK, r.getrlimit(r.RLIMIT_STACK)); print(3)", Verdict.PASSED),
+        (
+            "import sys; sys.setrecursionlimit(10**6)\ndef f(n): return n and f(n - 1)\nf(50000); print(3)",
+            Verdict.PASSED,
+        ),
+    ],
+)
+def test_stdin_program_gets_its_verdict(judge, code, expected):
+    answer = judge(code, ("", "3"), time_limit_s=0.4, memory_limit_mb=256)
+    assert verdicts(answer) == [expected], answer
+    assert answer.passed is (expected is Verdict.PASSED)
+
+
+def test_stdin_can_be_read_in_every_usual_way(judge):
+    readers = [
+        "import sys; print(sys.stdin.read())",
+        "print(open(0).read())",
+        "print(open('/dev/stdin').read())",
+        "import os; print(os.read(0, 100).decode())",
+        "import sys; print(sys.stdin.buffer.read().decode())",
+        "import sys\nfor line in sys.stdin: print(line, end='')",
+        "import mmap; print(mmap.mmap(0, 0, prot=mmap.PROT_READ)[:].decode())",
+        "print(input()); print(input())",
+    ]
+    for code in readers:
+        assert judge(code, ("one é\ntwo\n", "one é\ntwo")).passed is True, code
+
+
+def test_compile_error_names_the_line_and_is_the_same_for_every_test(judge_once):
+    answer = judge_once("x = 1\ny = (", ("", ""), ("", ""), stop_on_first_failure=False)
+    assert verdicts(answer) == [Verdict.COMPILE_ERROR, Verdict.COMPILE_ERROR]
+    assert "line 2" in (answer.verdicts[0].detail or "")
+
+
+def test_detail_is_escaped_bounded_and_holds_no_expected_output(judge_once):
+    answer = judge_once("print('\\x1b[31m' + 'y' * 5000)", ("", "the secret answer"))
+    detail = answer.verdicts[0].detail or ""
+    assert len(detail) < 200
+    assert detail.isprintable()
+    assert "secret" not in detail
+
+
+def test_runtime_error_shows_the_last_line_of_the_traceback(judge_once):
+    assert "ZeroDivisionError" in (judge_once("1 / 0", ("", "")).verdicts[0].detail or "")
+
+
+def test_each_strict_test_has_a_process_of_its_own(judge):
+    code = "import sys, math\nseen = getattr(math, 'seen', 0)\nmath.seen = seen + 1\nprint(seen)"
+    assert judge(code, ("", "0"), ("", "0"), ("", "0")).passed is True
+
+
+def test_cpu_seconds_are_reported(judge_once):
+    answer = judge_once("import time\nwhile time.process_time() < 0.2: pass", ("", ""))
+    assert 0.1 < answer.verdicts[0].seconds < 1.0
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("class Solution:\n    def add(self, a, b): return a + b", Verdict.PASSED),
+        ("def add(a, b): return a + b", Verdict.PASSED),
+        ("def add(a, b): return a - b", Verdict.WRONG_ANSWER),
+        ("def other(a, b): return a + b", Verdict.RUNTIME_ERROR),
+        ("def add(a): return a", Verdict.RUNTIME_ERROR),
+        ("def add(a, b): 1 / 0", Verdict.RUNTIME_ERROR),
+        ("def add(a, b): raise SystemExit(0)", Verdict.RUNTIME_ERROR),
+        ("import os\ndef add(a, b): os._exit(0)", Verdict.WRONG_ANSWER),
+        ("def add(a, b:", Verdict.COMPILE_ERROR),
+        ("def add(a, b):\n    while True: pass", Verdict.TIME_LIMIT),
+        ("def add(a, b): return bytearray(1 << 30)", Verdict.MEMORY_LIMIT),
+        ("def add(a, b): return 'x' * (1 << 24)", Verdict.OUTPUT_LIMIT),
+        ("def add(a, b):\n    print('talk'); return a + b", Verdict.PASSED),
+        ("def add(a, b): return True if a + b == 3 else 3", Verdict.WRONG_ANSWER),
+        ("def add(a, b): return 3.0", Verdict.PASSED),
+        ("def add(a, b): return '3'", Verdict.WRONG_ANSWER),
+    ],
+)
+def test_function_gets_its_verdict(judge, code, expected):
+    answer = judge(code, ("1\n2", "3"), kind="function", fn_name="add", time_limit_s=0.4, memory_limit_mb=256)
+    assert verdicts(answer) == [expected], answer
+
+
+def test_function_keeps_its_name_with_many_tests(judge_once):
+    tests = [(f"{number}", f"{number + 1}") for number in range(40)]
+    answer = judge_once("def inc(n): return n + 1", *tests, kind="function", fn_name="inc")
+    assert answer.passed is True
+    assert len(answer.verdicts) == 40
+
+
+def test_function_of_a_named_class_and_integers_of_any_length(judge_once):
+    code = "class A:\n    def f(self, n): return (n, {1: n})"
+    number = "9" * 6000
+    answer = judge_once(code, (number, f'[{number}, {{"1": {number}}}]'), kind="function", fn_name="A.f")
+    assert answer.passed is True, answer
+
+
+@pytest.mark.parametrize(
+    ("test", "expected"),
+    [
+        ("assert add(1, 2) == 3", Verdict.PASSED),
+        ("assert add(1, 2) == 4", Verdict.RUNTIME_ERROR),
+        ("raise SystemExit(0)", Verdict.RUNTIME_ERROR),
+        ("while True: pass", Verdict.TIME_LIMIT),
+    ],
+)
+def test_script_passes_when_its_appended_test_runs_to_the_end(judge, test, expected):
+    code = "def add(a, b): return a + b"
+    assert verdicts(judge(code, (test, ""), kind="script", time_limit_s=0.4)) == [expected]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import os; os._exit(0)",
+        "raise SystemExit(0)",
+        "import os; os.write(3, b'{\"completed\": true}'); os._exit(0)",
+        "import atexit, os; atexit.register(os._exit, 0); raise SystemExit",
+    ],
+)
+def test_script_that_leaves_before_its_test_does_not_pass(judge, code):
+    assert judge(code, ("assert False", ""), kind="script").passed is False
