@@ -1,0 +1,189 @@
+"""A run's story as values, read from storage: steps of all attempts, evaluations, and paired answers.
+
+An attempt that was killed leaves steps which the next one trains again from the checkpoint before; of such a step
+the later attempt's line counts, as its weights are the ones that went on. Nothing is written here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from deepcoder_contracts.layout import MANIFEST, evaluation_dir
+from deepcoder_contracts.manifest import Manifest, ManifestKind
+from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ObjectMissing
+from deepcoder_trainer.checkpoint.reader import read_manifest
+from deepcoder_trainer.checkpoint.storage import ObjectStore
+from deepcoder_trainer.evaluation.plan import samples_path
+from deepcoder_trainer.evaluation.results import EvaluationResults
+from deepcoder_trainer.samples import read_samples
+
+_METRICS = re.compile(r"^(?P<stage>[^/]+)/attempts/(?P<ordinal>\d{3,})/metrics\.jsonl$")
+_EVALUATION = re.compile(r"^eval/(?P<key>[0-9a-f]{64})/MANIFEST\.json$")
+_EXPORT = re.compile(r"^[^/]+/export/step-\d+/MANIFEST\.json$")
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One step of training."""
+
+    stage: str
+    step: int
+    time: float
+    """Seconds since the epoch."""
+    metrics: Mapping[str, float]
+    verdicts: Mapping[str, int]
+    phase_seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class StoredEvaluation:
+    """A committed evaluation."""
+
+    manifest: Manifest
+    results: EvaluationResults
+
+
+@dataclass(frozen=True)
+class BeforeAfter:
+    """One problem, answered by two targets under the same seed."""
+
+    prompt: str
+    before: str
+    before_response: str
+    before_verdict: str
+    after: str
+    after_response: str
+    after_verdict: str
+
+
+@dataclass(frozen=True)
+class RunHistory:
+    """All of it."""
+
+    steps: tuple[StepRecord, ...]
+    """In order of stages and steps."""
+    evaluations: tuple[StoredEvaluation, ...]
+    """Those of Evaluate stages, oldest first; evaluations within training are in the steps' metrics."""
+    newest: str | None
+    """Folder of the newest manifest that ends a chain: an evaluation's, else an export's."""
+
+    @property
+    def stages(self) -> list[str]:
+        """Names of the stages that trained, in order."""
+        return list(dict.fromkeys(s.stage for s in self.steps))
+
+
+def read_history(store: ObjectStore) -> RunHistory:
+    """Read a run. Raises ObjectMissing when there is no run below the store's root."""
+    keys = [o.key for o in store.list("")]
+    lines = [
+        (int(match["ordinal"]), store.get_bytes(key).decode().splitlines())
+        for key in keys
+        if (match := _METRICS.match(key))
+    ]
+    evaluations = sorted(
+        (_evaluation(store, match["key"]) for key in keys if (match := _EVALUATION.match(key))),
+        key=lambda e: e.manifest.created_at,
+    )
+    exports = [(read_manifest(store, folder)[0], folder) for folder in _folders(keys, _EXPORT)]
+    if not lines and not evaluations:
+        raise ObjectMissing(f"{store.uri} holds no run (no metrics, no evaluation): name the folder that has RUN.json")
+    with_chain = [e for e in evaluations if e.manifest.parent is not None]
+    newest = None
+    if with_chain:
+        newest = evaluation_dir(with_chain[-1].results.key)
+    elif exports:
+        newest = max(exports, key=lambda e: (e[0].stage_index, e[0].step))[1]
+    return RunHistory(tuple(merge_steps(lines)), tuple(e for e in evaluations if _of_a_stage(e)), newest)
+
+
+def merge_steps(attempts: Iterable[tuple[int, Sequence[str]]]) -> list[StepRecord]:
+    """Steps from (ordinal, lines of metrics.jsonl): the highest ordinal counts, a line that was cut is passed over."""
+    chosen: dict[tuple[str, int], tuple[int, StepRecord]] = {}
+    for ordinal, lines in attempts:
+        for line in lines:
+            try:
+                record = _step(json.loads(line))
+            except (ValueError, KeyError, TypeError):
+                continue
+            place = (record.stage, record.step)
+            if place not in chosen or chosen[place][0] <= ordinal:
+                chosen[place] = (ordinal, record)
+    records = [record for _, record in chosen.values()]
+    began: dict[str, float] = {}
+    for record in records:
+        began[record.stage] = min(began.get(record.stage, record.time), record.time)
+    return sorted(records, key=lambda r: (began[r.stage], r.stage, r.step))
+
+
+def before_and_after(store: ObjectStore, evaluation: StoredEvaluation) -> BeforeAfter | None:
+    """A problem that the first target of an evaluation failed and the last one solved, under the same seed.
+
+    Of all such, one of middling length; None when there is none.
+    """
+    targets = list(evaluation.results.targets)
+    if len(targets) < 2:
+        return None
+    first, last = targets[0], targets[-1]
+    for dataset in evaluation.results.targets[first]:
+        before, after = (_rows(store, evaluation.results.key, t, dataset) for t in (first, last))
+        pairs = [(b, a) for b, a in zip(before, after, strict=False) if not b["reward"] and a["reward"] == 1.0]
+        if pairs:
+            pairs.sort(key=lambda p: (len(p[0]["prompt"]), p[0]["group_id"]))
+            b, a = pairs[len(pairs) // 2]
+            return BeforeAfter(
+                prompt=b["prompt"],
+                before=first,
+                before_response=b["response"],
+                before_verdict=b["verdict"],
+                after=last,
+                after_response=a["response"],
+                after_verdict=a["verdict"],
+            )
+    return None
+
+
+def _of_a_stage(evaluation: StoredEvaluation) -> bool:
+    return evaluation.manifest.parent is not None or len(evaluation.results.targets) > 1
+
+
+def _step(document: Mapping[str, Any]) -> StepRecord:
+    return StepRecord(
+        stage=str(document["stage"]),
+        step=int(document["step"]),
+        time=float(document["time"]),
+        metrics={k: float(v) for k, v in document["metrics"].items() if v is not None},
+        verdicts={k: int(v) for k, v in document["verdicts"].items()},
+        phase_seconds={k: float(v) for k, v in document["phase_seconds"].items()},
+    )
+
+
+def _folders(keys: Iterable[str], pattern: re.Pattern[str]) -> list[str]:
+    return [key.removesuffix(f"/{MANIFEST}") for key in keys if pattern.match(key)]
+
+
+def _evaluation(store: ObjectStore, key: str) -> StoredEvaluation:
+    folder = evaluation_dir(key)
+    manifest, _ = read_manifest(store, folder)
+    if manifest.kind is not ManifestKind.EVALUATION:
+        raise CheckpointDamaged(f"{folder}/{MANIFEST} is of kind {manifest.kind.value}, not Evaluation")
+    try:
+        results = EvaluationResults.from_json(store.get_bytes(f"{folder}/results.json"))
+    except ValidationError as error:
+        raise CheckpointDamaged(f"{folder}/results.json cannot be read: {error}") from error
+    return StoredEvaluation(manifest, results)
+
+
+def _rows(store: ObjectStore, key: str, target: str, dataset: str) -> list[dict[str, Any]]:
+    with tempfile.TemporaryDirectory(prefix="deepcoder-report-") as folder:
+        path = Path(folder) / "samples.parquet"
+        store.get_file(f"{evaluation_dir(key)}/{samples_path(target, dataset)}", path)
+        return read_samples(path)

@@ -1,0 +1,122 @@
+"""The curves of a run as a picture: reward, truncation, response length over the steps of all stages, evaluations.
+
+matplotlib is imported here only and draws without a display; a trainer image without it trains all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from deepcoder_trainer.report.history import RunHistory, StepRecord
+
+_INK, _MUTED, _GRID = "#1f2937", "#6b7280", "#e5e7eb"
+_BLUE, _ORANGE, _GREEN = "#2563eb", "#d97706", "#059669"
+_SHADES = ("#f3f6fb", "#ffffff")
+_SMOOTH = 5
+_STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "text.color": _INK,
+    "axes.edgecolor": _GRID,
+    "axes.labelcolor": _MUTED,
+    "axes.titlecolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": _MUTED,
+    "ytick.color": _MUTED,
+    "xtick.labelcolor": _MUTED,
+    "ytick.labelcolor": _MUTED,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+}
+
+
+def draw(history: RunHistory, path: Path, title: str) -> None:
+    """Write the picture; format by the path's suffix. Raises ModuleNotFoundError without matplotlib."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    evaluated = next((e for e in reversed(history.evaluations) if e.results.targets), None)
+    panels = 3 + (evaluated is not None)
+    with mpl.rc_context(_STYLE):
+        figure, axes = plt.subplots(1, panels, figsize=(4.1 * panels, 3.5), layout="constrained")
+        steps = history.steps
+        _panel(axes[0], steps, "reward_mean", "Reward", _BLUE, share=True)
+        _panel(axes[1], steps, "truncated_ratio", "Truncated responses", _ORANGE, share=True)
+        _panel(axes[2], steps, "response_tokens_mean", "Response length (tokens)", _GREEN, share=False)
+        if evaluated is not None:
+            _bars(axes[3], evaluated.results)
+        figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+        figure.savefig(path, dpi=160)
+        plt.close(figure)
+
+
+def boundaries(steps: Sequence[StepRecord]) -> list[int]:
+    """Positions of the first step of each stage but the first."""
+    return [n for n in range(1, len(steps)) if steps[n].stage != steps[n - 1].stage]
+
+
+def smoothed(values: Sequence[float], breaks: Sequence[int], window: int = _SMOOTH) -> list[float]:
+    """Centred moving mean that does not look over a break."""
+    edges = [0, *breaks, len(values)]
+    result = []
+    for start, end in pairwise(edges):
+        for n in range(start, end):
+            near = values[max(start, n - window // 2) : min(end, n + window // 2 + 1)]
+            result.append(sum(near) / len(near))
+    return result
+
+
+def _panel(axis: Any, steps: Sequence[StepRecord], metric: str, title: str, colour: str, *, share: bool) -> None:
+    values = [s.metrics.get(metric, float("nan")) for s in steps]
+    at = range(1, len(values) + 1)
+    breaks = boundaries(steps)
+    edges = [0, *breaks, len(steps)]
+    for number, (start, end) in enumerate(pairwise(edges)):
+        axis.axvspan(start + 0.5, end + 0.5, color=_SHADES[number % 2], zorder=0, linewidth=0)
+        if steps:
+            axis.annotate(
+                steps[start].stage, ((start + end + 1) / 2, 1.0), xycoords=("data", "axes fraction"),
+                xytext=(0, -4), textcoords="offset points", ha="center", va="top", color=_MUTED, fontsize=9,
+            )  # fmt: skip
+    for start in breaks:
+        axis.axvline(start + 0.5, color=_MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
+    axis.plot(at, values, color=colour, alpha=0.25, linewidth=1)
+    axis.plot(at, smoothed(values, breaks), color=colour, linewidth=2)
+    axis.set_title(title, loc="left", fontsize=11)
+    axis.set_xlabel("step")
+    axis.margins(x=0)
+    high = axis.get_ylim()[1]
+    if share:
+        axis.set_ylim(0, 1)
+        axis.yaxis.set_major_formatter("{x:.0%}" if metric == "truncated_ratio" else "{x:.1f}")
+    else:
+        axis.set_ylim(0, max(high, 1) * 1.15)
+
+
+def _bars(axis: Any, results: Any) -> None:
+    dataset = next(iter(next(iter(results.targets.values()))))
+    names, means, errors = [], [], []
+    for target, by_set in results.targets.items():
+        estimate = by_set[dataset].pass_at_1 if dataset in by_set else None
+        if estimate is not None:
+            names.append(target)
+            means.append(estimate.mean)
+            errors.append((estimate.mean - estimate.low, estimate.high - estimate.mean))
+    axis.bar(names, means, color=_BLUE, width=0.55, alpha=0.85, zorder=2)
+    axis.errorbar(names, means, yerr=list(zip(*errors, strict=True)) if errors else None, fmt="none", ecolor=_INK,
+                  elinewidth=1.2, capsize=4, zorder=3)  # fmt: skip
+    for name, mean in zip(names, means, strict=True):
+        axis.annotate(f"{mean:.2f}", (name, 0), xytext=(0, 6), textcoords="offset points", ha="center", color="white",
+                      fontweight="bold")  # fmt: skip
+    axis.set_ylim(0, 1)
+    axis.grid(axis="x", visible=False)
+    axis.set_title(f"pass@1 on {dataset}, {results.inputs.get('context_tokens', '?')} tokens", loc="left", fontsize=11)
