@@ -1,0 +1,243 @@
+"""What is built for a run: RayJob, pod templates, stage config, and what a template may not ask for."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from plan_world import START, UID, make_run
+from run_manifests import EVALUATE, LONGER, TRAIN
+
+from deepcoder_contracts.stage import StageConfig
+from deepcoder_operator.api.attempt_status import AttemptStatus
+from deepcoder_operator.api.run import DeepCoderRun
+from deepcoder_operator.api.run_status import ProvenanceStatus
+from deepcoder_operator.builders.check import check_templates
+from deepcoder_operator.builders.foundation import build_network_policy, build_pool
+from deepcoder_operator.builders.rayjob import build_rayjob
+from deepcoder_operator.builders.settings import TrainerSettings
+from deepcoder_operator.builders.stage_config import build_stage_config
+from deepcoder_operator.domain.resolve import resolve
+
+SETTINGS = TrainerSettings("https://operator.deepcoder.svc:8443", "CA", monitoring_namespace="monitoring")
+
+
+def attempt(index: int = 0, ordinal: int = 1) -> AttemptStatus:
+    return AttemptStatus(ordinal=ordinal, stage_index=index, name=f"demo-s{index}-a{ordinal}", intended_time=START)
+
+
+def job(run: DeepCoderRun, index: int = 0, **options: Any) -> dict[str, Any]:
+    return build_rayjob(run, attempt(index), "trainer:1", **({"s3_ca": False} | options))
+
+
+def config(run: DeepCoderRun, index: int = 0) -> StageConfig:
+    resolved = resolve(run, None)
+    provenance = ProvenanceStatus(
+        config_digest=resolved.digest, image="trainer:1", model="m", storage="s", operator_version="v"
+    )
+    return build_stage_config(run, attempt(index), resolved, provenance, SETTINGS)
+
+
+def head(rayjob: dict[str, Any]) -> dict[str, Any]:
+    template: dict[str, Any] = rayjob["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]
+    return template
+
+
+def groups(rayjob: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {g["groupName"]: g for g in rayjob["spec"]["rayClusterSpec"]["workerGroupSpecs"]}
+
+
+def pods(rayjob: dict[str, Any]) -> list[dict[str, Any]]:
+    return [head(rayjob)["spec"], *(g["template"]["spec"] for g in groups(rayjob).values())]
+
+
+def resources_of(group: dict[str, Any]) -> dict[str, int]:
+    """As `ray start --resources=…` gets them, after the shell has taken the quotes off."""
+    parsed: dict[str, int] = json.loads(json.loads(group["rayStartParams"]["resources"]))
+    return parsed
+
+
+def with_gpus(count: int, replicas: int = 1) -> dict[str, Any]:
+    container = {"name": "ray-worker", "resources": {"limits": {"nvidia.com/gpu": count}}}
+    return {"replicas": replicas, "template": {"spec": {"containers": [container]}}}
+
+
+def test_kuberay_never_retries_by_itself() -> None:
+    rayjob = job(make_run())
+    assert rayjob["metadata"]["annotations"] == {"ray.io/disable-provisioned-head-restart": "true"}
+    spec = rayjob["spec"]
+    assert (spec["backoffLimit"], spec["shutdownAfterJobFinishes"], spec["submissionMode"]) == (0, True, "HTTPMode")
+    assert all(p["restartPolicy"] == "Never" for p in pods(rayjob))
+    assert spec["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+    assert spec["suspend"] is False
+
+
+def test_queue_owns_suspend_and_sees_its_label() -> None:
+    rayjob = job(make_run(scheduling={"queueName": "team"}))
+    assert rayjob["spec"]["suspend"] is True
+    assert rayjob["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
+
+
+def test_pods_meet_the_restricted_standard() -> None:
+    for pod in pods(job(make_run())):
+        context = pod["securityContext"]
+        assert context["runAsNonRoot"] is True
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+        (container,) = pod["containers"]
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        }
+
+
+def test_only_the_head_has_a_token_and_it_is_bound_to_our_audience() -> None:
+    rayjob = job(make_run())
+    assert all(p["automountServiceAccountToken"] is False for p in pods(rayjob))
+    tokens = [json.dumps(p["volumes"]).count("serviceAccountToken") for p in pods(rayjob)]
+    assert tokens == [1, 0, 0]
+    sources = next(v for v in head(rayjob)["spec"]["volumes"] if v["name"] == "config")["projected"]["sources"]
+    token = next(s for s in sources if "serviceAccountToken" in s)["serviceAccountToken"]
+    assert token["audience"] == "deepcoder-operator"
+    assert next(s for s in sources if "secret" in s)["secret"]["name"] == "demo-sandbox-token"
+
+
+def test_head_and_learners_drain_before_they_end_and_samplers_do_not() -> None:
+    rayjob = job(make_run())
+    head_pod, sampler, learner = pods(rayjob)
+    for pod in (head_pod, learner):
+        hook = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+        assert hook == ["deepcoder-trainer", "drain", "--wait"]
+        assert pod["terminationGracePeriodSeconds"] == 330
+    assert "lifecycle" not in sampler["containers"][0]
+
+
+def test_processes_follow_from_the_gpus_of_the_pods() -> None:
+    stage = TRAIN | {"resources": {"samplers": with_gpus(8, 2), "learners": with_gpus(8, 2)}}
+    run = make_run(stages=[stage], recipe={"tensorParallel": 2})
+    made = groups(job(run))
+    assert resources_of(made["samplers"]) == {"sampler": 4}
+    assert resources_of(made["learners"]) == {"learner": 8}
+    asked = config(run).stage.resources
+    assert (asked.samplers, asked.learners, asked.accelerators) == (8, 16, True)
+
+
+def test_without_gpus_a_pod_is_one_process() -> None:
+    run = make_run()
+    assert {name: resources_of(g) for name, g in groups(job(run)).items()} == {
+        "samplers": {"sampler": 1},
+        "learners": {"learner": 1},
+    }
+    asked = config(run).stage.resources
+    assert (asked.samplers, asked.learners, asked.accelerators) == (1, 1, False)
+
+
+def test_colocated_stage_has_one_group_with_both_roles() -> None:
+    stage = TRAIN | {"placement": "Colocated", "resources": {"learners": with_gpus(8)}}
+    made = groups(job(make_run(stages=[stage], recipe={"tensorParallel": 2})))
+    assert {name: resources_of(g) for name, g in made.items()} == {"learners": {"learner": 8, "sampler": 4}}
+
+
+def test_evaluate_stage_has_no_learners() -> None:
+    run = make_run(stages=[TRAIN, LONGER, EVALUATE])
+    assert list(groups(job(run, 2))) == ["samplers"]
+    assert config(run, 2).stage.resources.learners == 0
+
+
+def test_stage_config_says_where_everything_is() -> None:
+    made = config(make_run(), 1)
+    assert made.storage.uri == f"s3://deepcoder/ml/demo-{UID[:8]}"
+    assert made.judge.host == "demo-sandbox-judge.ml.svc"
+    assert made.judge.token_file == "/etc/deepcoder/judge/token"
+    assert made.progress is not None
+    assert made.progress.url == "https://operator.deepcoder.svc:8443/v1/runs/ml/demo/progress"
+    assert made.earlier_stages == ["short"]
+    assert StageConfig.from_json(made.to_json()) == made
+
+
+def test_longest_context_counts_evaluation_within_the_stage() -> None:
+    evaluate = {"datasets": [{"name": "d", "uri": "/d"}], "contextTokens": 4096}
+    assert config(make_run(stages=[TRAIN | {"evaluate": evaluate}])).longest_context_tokens == 4096
+
+
+def test_template_is_merged_and_keeps_what_it_does_not_name() -> None:
+    template = {
+        "metadata": {"labels": {"team": "a"}},
+        "spec": {
+            "nodeSelector": {"zone": "a"},
+            "tolerations": [{"operator": "Exists"}],
+            "containers": [{"name": "ray-worker", "env": [{"name": "NCCL_DEBUG", "value": "WARN"}]}],
+            "volumes": [{"name": "weights", "persistentVolumeClaim": {"claimName": "w"}}],
+        },
+    }
+    stage = TRAIN | {"resources": {"learners": {"template": template}}}
+    made = groups(job(make_run(stages=[stage])))["learners"]["template"]
+    assert made["metadata"]["labels"]["team"] == "a"
+    assert made["metadata"]["labels"]["deepcoder.dev/role"] == "learner"
+    names = [e["name"] for e in made["spec"]["containers"][0]["env"]]
+    assert {"NCCL_DEBUG", "AWS_ACCESS_KEY_ID", "POD_UID"} <= set(names)
+    assert {"shm", "weights"} <= {v["name"] for v in made["spec"]["volumes"]}
+
+
+@pytest.mark.parametrize(
+    ("group", "template", "field"),
+    [
+        ("learners", {"spec": {"restartPolicy": "Always"}}, "spec.restartPolicy"),
+        ("learners", {"spec": {"serviceAccountName": "admin"}}, "spec.serviceAccountName"),
+        ("learners", {"spec": {"automountServiceAccountToken": True}}, "spec.automountServiceAccountToken"),
+        ("head", {"metadata": {"labels": {"deepcoder.dev/run-uid": "x"}}}, "deepcoder.dev/run-uid"),
+        ("head", {"spec": {"containers": [{"name": "ray-head", "command": ["sh"]}]}}, "command"),
+        ("samplers", {"spec": {"containers": [{"name": "ray-worker", "image": "other"}]}}, "image"),
+    ],
+)
+def test_what_the_operator_owns_is_refused_by_name(group: str, template: dict[str, Any], field: str) -> None:
+    stage = TRAIN | {"resources": {group: {"template": template}}}
+    problem = check_templates(make_run(stages=[stage]))
+    assert problem is not None
+    assert field in problem.message
+    assert f"resources.{group}.template" in problem.message
+
+
+def test_certificate_of_the_s3_server_reaches_every_pod() -> None:
+    for pod in pods(job(make_run(), s3_ca=True)):
+        env = {e["name"]: e.get("value") for e in pod["containers"][0]["env"]}
+        assert env["AWS_CA_BUNDLE"] == "/etc/deepcoder-s3/ca.crt"
+        assert any(m["mountPath"] == "/etc/deepcoder-s3" for m in pod["containers"][0]["volumeMounts"])
+
+
+def test_hub_is_offline_unless_something_comes_from_it() -> None:
+    def names(run: DeepCoderRun) -> list[str]:
+        return [e["name"] for e in head(job(run))["spec"]["containers"][0]["env"]]
+
+    assert "HF_HUB_OFFLINE" in names(make_run())
+    assert "HF_HUB_OFFLINE" not in names(make_run(model={"uri": "hf://org/model"}))
+
+
+def test_no_secret_value_is_in_any_object() -> None:
+    env = head(job(make_run()))["spec"]["containers"][0]["env"]
+    for entry in env:
+        if "SECRET" in entry["name"] or "TOKEN" in entry["name"]:
+            assert "value" not in entry
+
+
+def test_dashboard_is_open_to_kuberay_alone() -> None:
+    rules = build_network_policy(make_run(), SETTINGS)["spec"]["ingress"]
+    (rule,) = [r for r in rules if {"port": 8265, "protocol": "TCP"} in r.get("ports", [])]
+    assert rule["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kuberay-system"}}}]
+
+
+def test_own_pool_is_what_the_user_wrote_and_a_shared_one_is_not_made() -> None:
+    made = build_pool(make_run(sandbox={"template": {"maxReplicas": 7}}))
+    assert made is not None
+    assert made["metadata"]["name"] == "demo-sandbox"
+    assert made["spec"]["maxReplicas"] == 7
+    assert build_pool(make_run(sandbox={"poolRef": {"name": "shared"}})) is None
+
+
+def test_longest_names_fit_kuberays_limit() -> None:
+    from deepcoder_operator.api.run import MAX_NAME_LENGTH
+    from deepcoder_operator.api.run_spec import MAX_STAGES
+    from deepcoder_operator.domain.names import MAX_ORDINAL, attempt_name
+
+    assert len(attempt_name("r" * MAX_NAME_LENGTH, MAX_STAGES - 1, MAX_ORDINAL)) <= 47

@@ -1,0 +1,239 @@
+"""What counts in a run's folder, against a real S3 server: verified, of this run, and not overtaken."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import s3_server
+from plan_world import UID
+
+from deepcoder_contracts.base import sha256_digest
+from deepcoder_contracts.exit import ExitRecord
+from deepcoder_contracts.layout import checkpoint_dir, claim_key, exit_key
+from deepcoder_contracts.manifest import Claim, FileEntry, Manifest, ManifestKind, ParentRef, RunIdentity
+from deepcoder_operator.api.run_spec import FromCheckpoint
+from deepcoder_operator.domain.world import StoredStage
+from deepcoder_operator.storage.reader import RunFolder, claim_folder, read_stage, resolve_origin
+from deepcoder_operator.storage.s3 import Bucket, Buckets, Credentials, StorageProblem, Target
+
+pytestmark = pytest.mark.s3
+
+RUN = RunIdentity(namespace="ml", name="demo", uid=UID)
+CONFIG = sha256_digest(b"config")
+
+
+class Folder:
+    """A run's folder, written to as a trainer would."""
+
+    def __init__(self, server: s3_server.S3Server) -> None:
+        self.server, self.key = server, f"t/{uuid.uuid4().hex}"
+        self.client: Any = server.client()
+        self.run = RunFolder(self.bucket(), self.key, RUN, CONFIG)
+
+    def bucket(self, secret: str = s3_server.SECRET, name: str = s3_server.BUCKET) -> Bucket:
+        credentials = Credentials(s3_server.ACCESS, secret, source="Secret s3")
+        return Buckets().open(Target(self.server.endpoint, None, credentials), name)
+
+    def put(self, key: str, data: bytes) -> dict[str, Any]:
+        made: dict[str, Any] = self.client.put_object(
+            Bucket=s3_server.BUCKET, Key=f"{self.key}/{key}", Body=data, ChecksumAlgorithm="SHA256"
+        )
+        return made
+
+    def claim(self, ordinal: int) -> None:
+        record = Claim(run=RUN, stage="short", ordinal=ordinal, claimed_at=datetime.now(UTC))
+        self.put(claim_key("short", ordinal), record.to_json())
+
+    def save(self, step: int, ordinal: int, /, **changes: Any) -> ParentRef:
+        folder = checkpoint_dir("short", step, ordinal)
+        payload = f"weights {step}".encode()
+        put = self.put(f"{folder}/w.bin", payload)
+        entry = FileEntry(
+            path="w.bin", size=len(payload), sha256=hashlib.sha256(payload).hexdigest(),
+            s3_checksum=put["ChecksumSHA256"],
+        )  # fmt: skip
+        fields: dict[str, Any] = {
+            "kind": ManifestKind.CHECKPOINT, "run": RUN, "stage": "short", "stage_index": 0, "ordinal": ordinal,
+            "step": step, "config_digest": CONFIG, "code_digest": CONFIG, "seed": 0, "world_size": 1,
+            "created_at": datetime.now(UTC), "files": [entry],
+        }  # fmt: skip
+        data = Manifest(**(fields | changes)).to_json()
+        self.put(f"{folder}/MANIFEST.json", data)
+        return ParentRef(uri=f"s3://{s3_server.BUCKET}/{self.key}/{folder}", digest=sha256_digest(data))
+
+    def read(self, ordinal: int | None = None) -> StoredStage:
+        return read_stage(self.run, "short", evaluate=False, ordinal=ordinal, known=frozenset())
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3_server.S3Server]:
+    program = s3_server.program()
+    if program is None:
+        pytest.skip("the S3 server has not been built: run `python -m devcluster build`")
+    with s3_server.running(tmp_path_factory.mktemp("s3"), program) as made:
+        yield made
+
+
+@pytest.fixture
+def folder(server: s3_server.S3Server) -> Folder:
+    return Folder(server)
+
+
+def newest(folder: Folder) -> tuple[int, int] | None:
+    found = folder.read().newest
+    return (found.step, found.ordinal) if found else None
+
+
+def test_newest_committed_checkpoint_counts_and_an_interrupted_one_does_not(folder: Folder) -> None:
+    folder.claim(1)
+    folder.save(10, 1)
+    folder.save(20, 1)
+    folder.put(checkpoint_dir("short", 30, 1) + "/w.bin", b"no manifest yet")
+    assert newest(folder) == (20, 1)
+
+
+def test_damaged_checkpoint_is_passed_over_and_named(folder: Folder) -> None:
+    folder.save(10, 1)
+    folder.save(20, 1)
+    folder.put(checkpoint_dir("short", 20, 1) + "/w.bin", b"weights 2x")
+    assert newest(folder) == (10, 1)
+    assert any("step-000020.a001/w.bin has checksum" in r for r in folder.read().rejected)
+
+
+def test_missing_and_truncated_files_are_found(folder: Folder) -> None:
+    folder.save(10, 1)
+    folder.put(checkpoint_dir("short", 10, 1) + "/w.bin", b"short")
+    assert any("has 5 bytes, not 10" in r for r in folder.read().rejected)
+    folder.client.delete_object(Bucket=s3_server.BUCKET, Key=f"{folder.key}/{checkpoint_dir('short', 10, 1)}/w.bin")
+    assert any("is missing" in r for r in folder.read().rejected)
+
+
+def test_commit_after_a_later_claim_is_ignored(folder: Folder) -> None:
+    folder.claim(1)
+    folder.save(10, 1)
+    folder.claim(2)
+    server_time_passes(folder)
+    folder.save(20, 1)
+    assert newest(folder) == (10, 1)
+    assert any("after a later attempt had begun" in r for r in folder.read().rejected)
+
+
+def server_time_passes(folder: Folder) -> None:
+    """LastModified has whole seconds: write until the server's clock has moved on."""
+    first = folder.put("clock", b"")  # the answer has no time
+    assert first
+    start = folder.client.head_object(Bucket=s3_server.BUCKET, Key=f"{folder.key}/clock")["LastModified"]
+    while True:
+        folder.put("clock", b"")
+        if folder.client.head_object(Bucket=s3_server.BUCKET, Key=f"{folder.key}/clock")["LastModified"] > start:
+            return
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"run": RunIdentity(namespace="ml", name="demo", uid=UID.replace("0", "9"))}, "another run"),
+        ({"config_digest": sha256_digest(b"other")}, "another config"),
+        ({"stage": "long"}, "says that it is"),
+        ({"step": 99}, "says step 99"),
+    ],
+)
+def test_manifest_of_something_else_does_not_count(folder: Folder, change: dict[str, Any], why: str) -> None:
+    folder.save(10, 1, **change)
+    stored = folder.read()
+    assert stored.newest is None
+    assert any(why in r for r in stored.rejected)
+
+
+def test_manifest_that_cannot_be_parsed_does_not_count(folder: Folder) -> None:
+    folder.put(checkpoint_dir("short", 10, 1) + "/MANIFEST.json", b"{}")
+    assert folder.read().newest is None
+
+
+def test_exit_record_is_read_by_ordinal(folder: Folder) -> None:
+    folder.put(exit_key("short", 2), ExitRecord(code=75, reason="Drained").to_json())
+    assert folder.read(1).exit is None
+    found = folder.read(2).exit
+    assert found is not None
+    assert found.code == 75
+
+
+def test_folder_is_claimed_once_and_another_run_is_told(folder: Folder) -> None:
+    claim_folder(folder.run)
+    claim_folder(folder.run)
+    other = RunIdentity(namespace="ml", name="demo", uid=UID.replace("0", "9"))
+    with pytest.raises(StorageProblem, match="belongs to another run") as refusal:
+        claim_folder(RunFolder(folder.bucket(), folder.key, other, CONFIG))
+    assert refusal.value.problem.reason == "PrefixTaken"
+
+
+def test_wrong_secret_missing_bucket_and_dead_server_are_told_apart(folder: Folder) -> None:
+    def reason(bucket: Bucket) -> str:
+        with pytest.raises(StorageProblem) as refusal:
+            claim_folder(RunFolder(bucket, folder.key, RUN, CONFIG))
+        return refusal.value.problem.reason
+
+    assert reason(folder.bucket(secret="wrong")) == "CredentialsRefused"
+    assert reason(folder.bucket(name="no-such-bucket")) == "BucketNotFound"
+    nowhere = Target("http://127.0.0.1:1", None, Credentials("a", "b"))
+    assert reason(Buckets().open(nowhere, s3_server.BUCKET)) == "StorageUnreachable"
+
+
+def test_origin_is_held_to_its_digest(folder: Folder) -> None:
+    made = folder.save(10, 1)
+    bucket = folder.bucket()
+    assert resolve_origin(bucket, FromCheckpoint(uri=made.uri)) == made
+    with pytest.raises(StorageProblem) as refusal:
+        resolve_origin(bucket, FromCheckpoint(uri=made.uri, digest=sha256_digest(b"x")))
+    assert refusal.value.problem.reason == "DigestMismatch"
+    with pytest.raises(StorageProblem) as refusal:
+        resolve_origin(bucket, FromCheckpoint(uri=made.uri + "x"))
+    assert refusal.value.problem.reason == "CheckpointNotFound"
+
+
+def test_delete_takes_the_folder_and_nothing_beside_it(folder: Folder) -> None:
+    folder.save(10, 1)
+    folder.client.put_object(Bucket=s3_server.BUCKET, Key=f"{folder.key}-beside/x", Body=b"x")
+    bucket = folder.bucket()
+    assert bucket.delete(f"{folder.key}/") == 2
+    assert bucket.objects(f"{folder.key}/") == []
+    assert len(bucket.objects(f"{folder.key}-beside/")) == 1
+    for dangerous in ("", "/", folder.key):
+        with pytest.raises(ValueError, match="no folder"):
+            bucket.delete(dangerous)
+
+
+def verify(folder: Folder, uri: str, *options: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"AWS_ACCESS_KEY_ID": s3_server.ACCESS, "AWS_SECRET_ACCESS_KEY": s3_server.SECRET}
+    command = [
+        sys.executable,
+        "-m",
+        "deepcoder_operator",
+        "verify",
+        "--endpoint",
+        folder.server.endpoint,
+        *options,
+        uri,
+    ]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_verify_walks_the_chain_and_finds_tampering(folder: Folder) -> None:
+    first = folder.save(10, 1)
+    second = folder.save(20, 1, parent=first)
+    third = folder.save(30, 2, parent=second)
+    answer = verify(folder, third.uri, "--deep")
+    assert answer.returncode == 0, answer.stderr
+    assert [line.split()[4] for line in answer.stdout.splitlines()] == ["30", "20", "10"]
+    folder.save(10, 1, seed=7)
+    answer = verify(folder, third.uri)
+    assert answer.returncode == 1
+    assert "as its child says" in answer.stderr
