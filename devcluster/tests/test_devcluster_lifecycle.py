@@ -99,14 +99,18 @@ def _run_pods(cluster: Cluster, artifacts: Artifacts) -> Kube:
     return kube
 
 
+def _namespace(pid: int | str, kind: str) -> str:
+    return str(Path(f"/proc/{pid}/ns/{kind}").readlink())
+
+
 def _namespaces(cluster: Cluster) -> set[str]:
     """Namespaces of all processes of the cluster that are not the machine's own."""
     found = set()
     for pid in cgroups.processes(cluster.cgroup):
         for kind in NAMESPACES:
             with contextlib.suppress(OSError):
-                found.add(os.readlink(f"/proc/{pid}/ns/{kind}"))
-    return found - {os.readlink(f"/proc/self/ns/{kind}") for kind in NAMESPACES}
+                found.add(_namespace(pid, kind))
+    return found - {_namespace("self", kind) for kind in NAMESPACES}
 
 
 def _holders(namespaces: set[str]) -> list[str]:
@@ -115,7 +119,7 @@ def _holders(namespaces: set[str]) -> list[str]:
     for process in Path("/proc").glob("[0-9]*"):
         for kind in NAMESPACES:
             with contextlib.suppress(OSError):
-                if os.readlink(process / "ns" / kind) in namespaces:
+                if _namespace(process.name, kind) in namespaces:
                     found.append(" ".join(procfs.command_line(int(process.name))))
     return found
 

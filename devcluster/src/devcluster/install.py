@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from devcluster import forwards
+from devcluster import forwards, keys
 from devcluster.artifacts import Artifacts
 from devcluster.command import CommandFailed, run
 from devcluster.config import (
@@ -24,6 +25,7 @@ from devcluster.config import (
     S3_SERVICE_IP,
     Cluster,
 )
+from devcluster.crds import without_descriptions
 from devcluster.kubectl import Kube, wait_for
 from devcluster.lifecycle import running_or_fail
 from devcluster.progress import step
@@ -34,6 +36,7 @@ REGION = "us-east-1"
 S3_PORT_INSIDE = 7070
 S3_FORWARD = "s3"
 _READY_SECONDS = 120
+_CRD_NAME = re.compile(r"^  name: (\S+\.ray\.io)$", re.MULTILINE)
 _RESTRICTED = {
     "pod-security.kubernetes.io/enforce": "restricted",
     "pod-security.kubernetes.io/enforce-version": "latest",
@@ -72,9 +75,7 @@ def install(cluster: Cluster, artifacts: Artifacts, images: dict[str, str], s3_p
         )
     with step("install KubeRay"):
         _namespace(kube, "kuberay-system")
-        manifests = artifacts.directory("kuberay") / "manifests"
-        # On the server's side: the definitions are larger than what a client may note in an annotation.
-        kube.kubectl("apply", "--server-side", "--force-conflicts", "-f", manifests, deadline=120)
+        _kuberay_definitions(kube, artifacts)
         _chart(kube, "kuberay-operator", "kuberay-system", image=images["kuberay-operator"])
     with step("install the S3 server"):
         (cluster.var / "lib" / "s3" / "buckets").mkdir(parents=True, exist_ok=True)
@@ -102,6 +103,19 @@ def install(cluster: Cluster, artifacts: Artifacts, images: dict[str, str], s3_p
         _make_bucket(artifacts, access)
     _write_access(cluster.state / "s3.json", access)
     return access
+
+
+def _kuberay_definitions(kube: Kube, artifacts: Artifacts) -> None:
+    """Apply KubeRay's definitions and ClusterRole, unless the cluster has these very ones: it costs seconds."""
+    files = sorted((artifacts.directory("kuberay") / "manifests").glob("*.yaml"))
+    text = "---\n".join(without_descriptions(path.read_text()) for path in files)
+    label = f"devcluster/manifests={keys.digest(text)}"
+    definitions = _CRD_NAME.findall(text)
+    if len(kube.kubectl("get", "crd", "--selector", label, "--output", "name").split()) == len(definitions):
+        return
+    # On the server's side: the definitions are larger than what a client may note in an annotation.
+    kube.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=text.encode(), deadline=180)
+    kube.kubectl("label", "crd", "--overwrite", *definitions, label)
 
 
 def _chart(kube: Kube, chart: str, namespace: str, **values: str) -> None:
