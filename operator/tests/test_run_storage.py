@@ -173,6 +173,9 @@ def test_folder_is_claimed_once_and_another_run_is_told(folder: Folder) -> None:
     with pytest.raises(StorageProblem, match="belongs to another run") as refusal:
         claim_folder(RunFolder(folder.bucket(), folder.key, other, CONFIG))
     assert refusal.value.problem.reason == "PrefixTaken"
+    with pytest.raises(StorageProblem) as refusal:
+        claim_folder(RunFolder(folder.bucket(), folder.key, RUN, sha256_digest(b"other")))
+    assert refusal.value.problem.reason == "ConfigMismatch"
 
 
 def test_wrong_secret_missing_bucket_and_dead_server_are_told_apart(folder: Folder) -> None:

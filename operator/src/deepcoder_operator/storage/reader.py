@@ -56,6 +56,12 @@ def claim_folder(folder: RunFolder) -> None:
         raise StorageProblem(
             "PrefixTaken", f"s3://{folder.bucket.name}/{key} is no RUN.json: choose another prefix"
         ) from e
+    if record.run.uid == folder.run.uid and record.config_digest != folder.config_digest:
+        raise StorageProblem(
+            "ConfigMismatch",
+            f"s3://{folder.bucket.name}/{key} was begun with config {record.config_digest}, but it is now "
+            f"{folder.config_digest}: make a new run",
+        )
     if record.run.uid != folder.run.uid:
         raise StorageProblem(
             "PrefixTaken",
