@@ -1,0 +1,230 @@
+"""Comparators as pure functions: what counts as right in each scoring, and that hostile text costs nothing extra."""
+
+import json
+import random
+import tracemalloc
+
+import pytest
+
+from deepcoder_sandbox.compare import livecodebench, strict, taco, values
+from deepcoder_sandbox.compare.livecodebench import Collapsed
+from deepcoder_sandbox.worker import values as encoding
+
+
+@pytest.mark.parametrize(
+    ("got", "expected", "right"),
+    [
+        (b"1 2\n", "1 2", True),
+        (b"1\n2", "1 2", True),
+        (b"  1   2  ", "1 2\n", True),
+        (b"12", "1 2", False),
+        (b"1 2 3", "1 2", False),
+        (b"1", "1 2", False),
+        (b"", "", True),
+        (b"", "1", False),
+        (b"1.0", "1", False),
+        (b"yes", "YES", False),
+        ("é".encode(), "é", True),
+        (b"\xff", "é", False),
+        (b"1\x002", "1 2", False),
+    ],
+)
+def test_strict_compares_tokens_as_written(got, expected, right):
+    assert (strict.compare_text(got, expected) is None) is right
+
+
+@pytest.mark.parametrize(
+    ("got", "expected", "right"),
+    [
+        (b"1.0000001", "1", True),
+        (b"1.1", "1", False),
+        (b"1000000.5", "1000000", True),
+        (b"0.0000005", "0", True),
+        (b"1e3", "1000", True),
+        (b"nan", "1", False),
+        (b"nan", "nan", True),
+        (b"inf", "1e999", False),
+        (b"1_0", "10", False),
+        (b"abc", "abd", False),
+        (b"x 1.0000001", "x 1", True),
+        (b"1" * 1000, "1", False),
+    ],
+)
+def test_strict_tolerance_is_for_numbers_alone(got, expected, right):
+    assert (strict.compare_text(got, expected, 1e-6) is None) is right
+
+
+@pytest.mark.parametrize("got", [b"a " * (8 << 20), b"\n" * (16 << 20), b"1" * (16 << 20)])
+@pytest.mark.parametrize("expected", ["1 2 3", "a " * 1000])
+def test_flood_of_output_does_not_become_a_flood_of_tokens(got, expected):
+    tracemalloc.start()
+    try:
+        assert strict.compare_text(got, expected) is not None
+        assert strict.compare_text(got, expected, 1e-6) is not None
+        assert livecodebench.compare_text(got.decode(), expected) is not None
+        assert tracemalloc.get_traced_memory()[1] < 5 * len(got)
+    finally:
+        tracemalloc.stop()
+
+
+PLAIN = [
+    None,
+    True,
+    0,
+    -1,
+    1.5,
+    float("inf"),
+    "é\ud800",
+    [],
+    [1, [2]],
+    {"a": [1]},
+    10**30,
+    -(10**5000),
+    (1, (2,)),
+    {1: 2},
+]
+
+
+@pytest.mark.parametrize("value", PLAIN, ids=range(len(PLAIN)))
+def test_value_survives_the_wall(value):
+    decoded = values.decode(encoding.encode(value))
+    if isinstance(decoded, values.OddDict):
+        decoded = dict(decoded.pairs)
+    assert decoded == value
+    assert type(decoded) is type(value)
+
+
+@pytest.mark.parametrize("value", [{1}, b"x", object(), type("L", (list,), {"__eq__": lambda a, b: True})(), range(3)])
+def test_value_without_a_json_counterpart_equals_nothing(value):
+    decoded = values.decode(encoding.encode(value))
+    assert decoded != decoded
+    assert not values.equal_as_json(decoded, [])
+    assert livecodebench.compare_value(decoded, []) is not None
+
+
+def test_circular_or_endless_value_is_opaque():
+    circle = []
+    circle.append(circle)
+    assert isinstance(values.decode(encoding.encode(circle)), values.Opaque)
+
+
+@pytest.mark.parametrize(
+    "broken", [b"", b"{", b"{}", b'{"t": 1}', b'{"i": "x"}', b'{"F": ["0x1", "0x0"]}', b"[" * 99999]
+)
+def test_broken_encoding_is_a_value_error(broken):
+    with pytest.raises(ValueError):
+        values.decode(broken)
+
+
+@pytest.mark.parametrize(
+    ("got", "expected", "right"),
+    [
+        ((1, 2), [1, 2], True),
+        ([(1, 2)], [[1, 2]], True),
+        (True, 1, False),
+        (1, True, False),
+        (2, 2.0, True),
+        ({"a": (1,)}, {"a": [1]}, True),
+        ({1: 2}, {"1": 2}, True),
+        ({True: 2}, {"true": 2}, True),
+        ({(1,): 2}, {"(1,)": 2}, False),
+        ("1", 1, False),
+        (None, None, True),
+        (float("nan"), float("nan"), True),
+        (10**400, 1.5, False),
+    ],
+)
+def test_strict_values_are_equal_as_json(got, expected, right):
+    decoded = values.decode(encoding.encode(got))
+    assert values.equal_as_json(decoded, expected) is right
+
+
+def test_strict_value_tolerance():
+    assert values.equal_as_json([1.0000001, 10**400], [1, 10**400], 1e-6)
+    assert not values.equal_as_json([1.1], [1], 1e-6)
+
+
+def test_json_integers_of_up_to_fifty_thousand_digits_are_read():
+    assert values.parse_json("9" * 50_000) == 10**50_000 - 1
+    assert values.parse_json("-" + "7" * 9001) == -7 * (10**9001 - 1) // 9
+    with pytest.raises(ValueError, match="50000"):
+        values.parse_json("9" * 50_001)
+
+
+def test_signaling_nan_collapses_the_whole_result():
+    with pytest.raises(Collapsed):
+        livecodebench.compare_text("sNaN", "1")
+    assert livecodebench.compare_text("x sNaN", "1 2") is not None
+
+
+@pytest.mark.parametrize(
+    ("got", "expected"),
+    [
+        ("YES", "NO"),
+        ("Alice 3", "Bob 3"),
+        ("1000000", "1000009"),
+        ("1\n2", "2\n1"),
+        ("12", "1 2"),
+        ("123", "1\n2\n3"),
+        ("1\n\n2", "1\n2"),
+    ],
+)
+def test_taco_compat_keeps_each_defect_of_the_released_comparator(got, expected):
+    assert taco.compare_text(got, expected) is None
+    assert strict.compare_text(got.encode(), expected) is not None or got.split() == expected.split()
+
+
+@pytest.mark.parametrize(
+    ("got", "expected"), [("Alice 3", "Bob 4"), ("1", "2"), ("", "1"), ("a b", "a"), ("1\n2\n3", "1\n2")]
+)
+def test_taco_compat_still_tells_some_things_apart(got, expected):
+    assert taco.compare_text(got, expected) is not None
+
+
+@pytest.mark.parametrize(
+    ("got", "expected", "right"),
+    [
+        ([1], [1], True),
+        (1, [1], True),
+        ((1, 2), [1, 2], True),
+        ([(1, 2)], [[[1, 2]]], True),
+        ([(1, 2)], [[1, 2]], False),
+        ({1: 2}, {"1": 2}, True),
+        ({1: 2}, [{"1": 2}], True),
+    ],
+)
+def test_taco_compat_values(got, expected, right):
+    assert taco.compare_value(values.decode(encoding.encode(got)), expected) is right
+
+
+def test_taco_flood_is_bounded():
+    flood = "ab " * (4 << 20)
+    tracemalloc.start()
+    try:
+        assert taco.compare_text(flood, "1 2 3") is not None
+        assert tracemalloc.get_traced_memory()[1] < 8 * len(flood)
+    finally:
+        tracemalloc.stop()
+
+
+def test_right_output_is_right_in_every_scoring():
+    chance = random.Random(7)
+    for _ in range(300):
+        words = [
+            [str(chance.randrange(100)) for _ in range(chance.randrange(1, 5))] for _ in range(chance.randrange(1, 5))
+        ]
+        text = "\n".join(" ".join(line) for line in words)
+        assert strict.compare_text(f"{text}\n".encode(), text) is None
+        assert livecodebench.compare_text(f"{text}\n", text) is None
+        assert taco.compare_text(f"{text}\n", text) is None
+
+
+def test_decoding_any_bytes_raises_nothing_but_value_error():
+    chance = random.Random(11)
+    shapes = [b'{"t":', b"[", b"]", b"}", b"1", b'"i"', b":", b'{"d":[[', b",", b'{"c":[1,2]}', b'{"D":"x"}', b"null"]
+    for _ in range(3000):
+        data = b"".join(chance.choice(shapes) for _ in range(chance.randrange(1, 9)))
+        try:
+            json.dumps(repr(values.decode(data)))
+        except ValueError:
+            continue

@@ -1,0 +1,107 @@
+"""The system call filter, run by a small BPF interpreter: every number, for both machines, without loading it."""
+
+import pytest
+
+from deepcoder_sandbox.worker import seccomp, syscalls
+
+ALLOW, KILL, EPERM, ENOSYS, ENOTTY = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026, 0x00050019
+PID = 4711
+MACHINES = sorted(syscalls.AUDIT_ARCH)
+
+
+def answer(program, arch, number, *arguments):
+    """What the filter returns for a call."""
+    words = [number, arch, 0, 0]
+    for argument in (*arguments, *[0] * (6 - len(arguments))):
+        argument &= (1 << 64) - 1
+        words += [argument & 0xFFFFFFFF, argument >> 32]
+    at, accumulator = 0, 0
+    while True:
+        operation, if_true, if_false, constant = program[at]
+        constant = PID if isinstance(constant, seccomp._Pid) else constant
+        at += 1
+        if operation == 0x20:
+            accumulator = words[constant // 4]
+        elif operation == 0x06:
+            return constant
+        else:
+            holds = {0x15: accumulator == constant, 0x35: accumulator >= constant, 0x45: bool(accumulator & constant)}
+            at += if_true if holds[operation] else if_false
+
+
+@pytest.fixture(params=MACHINES)
+def call(request):
+    machine = request.param
+    program, arch = seccomp.assemble(machine), syscalls.AUDIT_ARCH[machine]
+    numbers = syscalls.allowed_numbers(machine)
+    return lambda name, *arguments: answer(program, arch, numbers.get(name, name), *arguments)
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_every_number_is_decided_as_the_table_says(machine):
+    program, arch = seccomp.assemble(machine), syscalls.AUDIT_ARCH[machine]
+    allowed = set(syscalls.allowed_numbers(machine).values())
+    for number in range(syscalls.NEWEST_KNOWN + 1):
+        given = answer(program, arch, number)
+        assert given != KILL
+        if number not in allowed:
+            assert given == EPERM, number
+    assert answer(program, arch, syscalls.NEWEST_KNOWN + 1) == ENOSYS
+    assert answer(program, arch, 0x40000000) == EPERM
+    assert answer(program, arch, 0xFFFFFFFF) == EPERM
+    assert answer(program, 0x40000003, 1) == KILL
+
+
+def test_threads_are_allowed_processes_and_namespaces_are_not(call):
+    thread = 0x3D0F00
+    assert call("clone", thread) == ALLOW
+    assert call("clone", 17) == EPERM
+    assert call("clone", 0x4111) == EPERM
+    for namespace in (0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000, 0x80):
+        assert call("clone", thread | namespace) == EPERM
+    assert call("clone3") == ENOSYS
+
+
+@pytest.mark.parametrize(("name", "signal_at"), [("kill", 1), ("tgkill", 2)])
+def test_signals_go_to_the_own_process_alone_and_never_sigkill(call, name, signal_at):
+    def sent(pid, number):
+        arguments = [pid, 0, 0]
+        arguments[signal_at] = number
+        return call(name, *arguments)
+
+    assert sent(PID, 15) == ALLOW
+    assert sent(PID, 0) == ALLOW
+    assert sent(PID, 9) == EPERM
+    assert sent(PID, 19) == EPERM
+    for pid in (0, 1, -1, -PID, PID + 1):
+        assert sent(pid, 15) == EPERM
+
+
+def test_limits_may_be_read_and_lowered_but_for_cpu_time_and_others(call):
+    assert call("prlimit64", 0, 0, 0, 1) == ALLOW
+    assert call("prlimit64", PID, 3, 0x7F0000000000, 0) == ALLOW
+    assert call("prlimit64", 0, 0, 0x7F0000000000, 0) == EPERM
+    assert call("prlimit64", 0, 0, 0x100000000, 0) == EPERM
+    assert call("prlimit64", PID + 1, 3, 0, 0) == EPERM
+    assert call("setrlimit", 0) == EPERM
+    assert call("setrlimit", 3) == ALLOW
+
+
+def test_descriptors_cannot_be_made_to_send_signals(call):
+    for command in (8, 10, 15, 1024, 1026):
+        assert call("fcntl", 1, command) == EPERM
+    for command in (1, 2, 3, 4, 1030, 1033):
+        assert call("fcntl", 1, command) == ALLOW
+
+
+def test_terminals_and_process_options_are_out_of_reach(call):
+    assert call("ioctl", 0, 0x5401) == ALLOW
+    assert call("ioctl", 0, 0x5412) == ENOTTY
+    assert call("prctl", 15) == ALLOW
+    for option in (1, 4, 22, 36, 38):
+        assert call("prctl", option) == EPERM
+
+
+def test_unknown_machine_is_refused():
+    with pytest.raises(syscalls.UnsupportedMachine, match="riscv64"):
+        seccomp.assemble("riscv64")
