@@ -17,9 +17,9 @@ from deepcoder_trainer.demo.generator import Chain, Step
 class Sloppiness:
     """Shares that shape the warm start."""
 
-    right: float = 0.72
+    right: float = 0.75
     """A line of a short answer is right."""
-    right_hard: float = 0.35
+    right_hard: float = 0.4
     """The same for hard operations."""
     right_verbose: float = 0.93
     """A line of a verbose answer is right, hard or not."""

@@ -101,6 +101,11 @@ class EvaluationResults(VersionedContract):
     left_out: dict[str, int] = {}
     """Problem set to the number of problems whose prompt was too long."""
 
+    @property
+    def in_order(self) -> dict[str, dict[str, DatasetResult]]:
+        """`targets` in the order in which they were named; JSON objects have none."""
+        return {t["name"]: self.targets[t["name"]] for t in self.inputs["targets"]}
+
 
 @dataclass(frozen=True)
 class Scores:

@@ -141,7 +141,7 @@ def _evaluation(evaluation: StoredEvaluation) -> RenderableType:
     table = Table(box=None, header_style="bold")
     for name in ("problems", "model", "pass@1", "95 %", "truncated", "tokens"):
         table.add_column(name, justify="left" if name in ("problems", "model") else "right")
-    for target, by_set in results.targets.items():
+    for target, by_set in results.in_order.items():
         for dataset, r in by_set.items():
             p = r.pass_at_1
             table.add_row(

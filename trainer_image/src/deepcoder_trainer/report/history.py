@@ -129,7 +129,7 @@ def before_and_after(store: ObjectStore, evaluation: StoredEvaluation) -> Before
 
     Of all such, one of middling length; None when there is none.
     """
-    targets = list(evaluation.results.targets)
+    targets = list(evaluation.results.in_order)
     if len(targets) < 2:
         return None
     first, last = targets[0], targets[-1]

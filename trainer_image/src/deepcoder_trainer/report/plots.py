@@ -103,9 +103,9 @@ def _panel(axis: Any, steps: Sequence[StepRecord], metric: str, title: str, colo
 
 
 def _bars(axis: Any, results: Any) -> None:
-    dataset = next(iter(next(iter(results.targets.values()))))
+    dataset = next(iter(next(iter(results.in_order.values()))))
     names, means, errors = [], [], []
-    for target, by_set in results.targets.items():
+    for target, by_set in results.in_order.items():
         estimate = by_set[dataset].pass_at_1 if dataset in by_set else None
         if estimate is not None:
             names.append(target)
