@@ -39,7 +39,7 @@ from deepcoder_trainer.problems.prompt import EncodedProblems, encode_problems
 from deepcoder_trainer.rollout.reward import JudgeReward, Reward, load_reward
 from deepcoder_trainer.rollout.rollout import Rollout, Sampling
 from deepcoder_trainer.sampler.start import start_samplers
-from deepcoder_trainer.stopping import Stop
+from deepcoder_trainer.stopping import Stop, stop_on_signals
 from deepcoder_trainer.telemetry.metrics import JsonLines, Prometheus
 from deepcoder_trainer.telemetry.observers import Observers
 from deepcoder_trainer.telemetry.progress import Progress
@@ -115,6 +115,7 @@ class Attempt:
         model_dir = await asyncio.to_thread(self._sources.model, config.model)
         tokenizer = await asyncio.to_thread(load_tokenizer, model_dir)
         await asyncio.to_thread(connect_ray, config.stage.resources)
+        stop_on_signals(self.stop, config.storage.drain_seconds)
         if config.stage.type is StageType.EVALUATE:
             return await self._evaluate(stack, reward, model_dir, tokenizer)
         return await self._train(stack, reward, model_dir, tokenizer)

@@ -2,8 +2,8 @@
 
 A preStop hook runs it in head and learner pods, so that a pod that is evicted does not end before the checkpoint is
 written. On the driver's machine it is a signal to the process, found by a file that the driver keeps while it lives.
-On another one it is a key in the Ray cluster's own store, which the driver looks at every two seconds: an actor for
-one bit would cost every pod a process.
+On another one it is a key in the Ray cluster's own store, which the driver looks at every two seconds (an actor for
+one bit would cost a pod a process); the driver counts up another key there, so that nobody waits for one that is gone.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from types import TracebackType
@@ -23,8 +24,11 @@ from deepcoder_trainer.cluster import in_cluster
 from deepcoder_trainer.stopping import Stop
 
 POLL_SECONDS = 2.0
+GONE_SECONDS = 15.0
+"""A driver that has not counted for this long is no more."""
+CONNECT_SECONDS = 30.0
 _ASKED = b"deepcoder/drain"
-_DONE = b"deepcoder/done"
+_BEAT = b"deepcoder/beat"
 
 
 def _folder() -> Path:
@@ -46,33 +50,24 @@ class Driver:
         self._file.unlink(missing_ok=True)
 
     async def watch(self, stop: Stop, seconds: float) -> None:
-        """Pass a wish from another pod on to `stop`."""
-        if not in_cluster():
-            return
-        while not stop.requested:
+        """Pass a wish from another pod on to `stop`, and be seen to be alive, until cancelled."""
+        beat = 0
+        while in_cluster():
             await asyncio.sleep(POLL_SECONDS)
-            if await asyncio.to_thread(_asked_in_cluster):
+            beat += 1
+            if await asyncio.to_thread(_beat, beat) and not stop.requested:
                 stop.request(seconds, "drain")
 
-    async def done(self) -> None:
-        """Tell other pods that they may go."""
-        if in_cluster():
-            await asyncio.to_thread(_tell_done)
 
-
-def _asked_in_cluster() -> bool:
+def _beat(number: int) -> bool:
+    """Count up; whether somebody asked to drain."""
     import ray
-    from ray.experimental.internal_kv import _internal_kv_get
+    from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 
-    return ray.is_initialized() and _internal_kv_get(_ASKED) is not None
-
-
-def _tell_done() -> None:
-    import ray
-    from ray.experimental.internal_kv import _internal_kv_put
-
-    if ray.is_initialized():
-        _internal_kv_put(_DONE, b"1")
+    if not ray.is_initialized():
+        return False
+    _internal_kv_put(_BEAT, str(number).encode())
+    return _internal_kv_get(_ASKED) is not None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,15 +91,28 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _drain_in_cluster(deadline: float, *, wait: bool) -> int:
-    import ray
+    """From a pod without the driver. A cluster that cannot be reached has no driver left to wait for."""
+    connected = threading.Event()
+
+    def connect() -> None:
+        import ray
+
+        ray.init(address="auto", log_to_driver=False)
+        connected.set()
+
+    threading.Thread(target=connect, daemon=True).start()
+    if not connected.wait(CONNECT_SECONDS):
+        return 0
     from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 
-    ray.init(address="auto", log_to_driver=False)
     _internal_kv_put(_ASKED, b"1")
-    while wait and _internal_kv_get(_DONE) is None:
+    seen, since = _internal_kv_get(_BEAT), time.monotonic()
+    while wait and seen is not None and time.monotonic() - since < GONE_SECONDS:
         if time.monotonic() > deadline:
             return 1
         time.sleep(POLL_SECONDS)
+        if (beat := _internal_kv_get(_BEAT)) != seen:
+            seen, since = beat, time.monotonic()
     return 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from collections.abc import Callable
 
 from deepcoder_contracts.exit import ExitCode, ExitRecord
@@ -20,7 +19,7 @@ from deepcoder_trainer.drain import Driver
 from deepcoder_trainer.judge.local import LocalJudge
 from deepcoder_trainer.localrun import LocalRun, held_by_gate
 from deepcoder_trainer.ports import Observer
-from deepcoder_trainer.stopping import Stop
+from deepcoder_trainer.stopping import Stop, stop_on_signals
 
 log = logging.getLogger(__name__)
 
@@ -31,18 +30,7 @@ async def run(config: StageConfig | LocalRun, judge: LocalJudge | None, observer
     """Run it to its end, or until it is asked to stop."""
     stop = Stop()
     seconds = config.storage.drain_seconds
-    loop = asyncio.get_running_loop()
-
-    def on_signal(name: str) -> None:
-        if stop.requested:
-            log.warning("%s again: leaving now, the newest checkpoint stands", name)
-            stop.request(0, name)
-        else:
-            log.info("%s: saving and leaving within %d s", name, seconds)
-            stop.request(seconds, name)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number.name)
+    stop_on_signals(stop, seconds)
     with Driver() as driver:
         asking = asyncio.create_task(driver.watch(stop, seconds))
         try:
@@ -52,7 +40,6 @@ async def run(config: StageConfig | LocalRun, judge: LocalJudge | None, observer
         finally:
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
-            await driver.done()
 
 
 async def _run_stages(

@@ -52,6 +52,7 @@ class LocalJudge:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=(Path(self._folder.name) / "log").open("ab"),
+            start_new_session=True,  # Ctrl-C is the trainer's alone: it still needs verdicts to drain
         )
 
     def transport(self) -> httpx.AsyncHTTPTransport:

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from deepcoder_trainer.learner.cpus import cpu_limit
 from deepcoder_trainer.sampler.plugin import BACKEND
 from deepcoder_trainer.sampler.settings import EngineSettings
 from deepcoder_trainer.types import Finish, Generation, GenerationRequest, SamplerLost, VersionSpan
@@ -81,6 +82,8 @@ async def start_engine(model: str, settings: EngineSettings) -> Engine:
         return await start_async_engine(engine_arguments(model, settings))
     from deepcoder_trainer.sampler.stepped import SteppedEngine
 
+    # What this container may use, known only where the engine runs; read when torch is first imported.
+    os.environ.setdefault("OMP_NUM_THREADS", str(cpu_limit()))
     stepped = SteppedEngine(model, settings)
     await stepped.started()
     return stepped

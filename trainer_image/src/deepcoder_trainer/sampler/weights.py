@@ -12,6 +12,7 @@ engine without usable weights: the error is raised, the actor dies with it, and 
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -57,6 +58,8 @@ class SharedFileWeightTransfer(WeightTransferEngine[InitInfo, UpdateInfo]):
         """Put the model's layers back into the layout that loading expects."""
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
+        # It warns of every layer without a tensor of its own (rotary tables, tied heads), at each update.
+        logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
         initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: UpdateInfo) -> None:

@@ -1,0 +1,102 @@
+"""`drain --wait` from another process: the driver on this machine, and one seen only through Ray's own store."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from deepcoder_trainer import drain
+
+DRIVER = """
+import asyncio, sys
+from deepcoder_trainer.drain import Driver
+from deepcoder_trainer.stopping import Stop, stop_on_signals
+
+async def main():
+    stop = Stop()
+    stop_on_signals(stop, 10)
+    if len(sys.argv) > 1:
+        import ray
+        ray.init(address=sys.argv[1], log_to_driver=False)
+        stop_on_signals(stop, 10)
+    with Driver() as driver:
+        watching = asyncio.create_task(driver.watch(stop, 10))
+        print("up", flush=True)
+        await stop.wait()
+        print(stop.reason, flush=True)
+        watching.cancel()
+
+asyncio.run(main())  # deepcoder
+"""
+
+
+def start_driver(tmp_path: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, *arguments],
+        env={**os.environ, "TMPDIR": str(tmp_path), **environment},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    return process
+
+
+def run_drain(tmp_path: Path, **environment: str) -> int:
+    command = [sys.executable, "-m", "deepcoder_trainer", "drain", "--wait", "--timeout", "60"]
+    done = subprocess.run(command, env={**os.environ, "TMPDIR": str(tmp_path), **environment}, timeout=120)
+    return done.returncode
+
+
+def test_a_driver_on_this_machine_is_asked_and_waited_for(tmp_path: Path) -> None:
+    driver = start_driver(tmp_path)
+    assert run_drain(tmp_path) == 0
+    assert driver.wait(20) == 0, "it had left before drain returned"
+    assert driver.stdout is not None
+    assert driver.stdout.read() == "SIGTERM\n"
+
+
+def test_without_a_driver_there_is_nothing_to_wait_for(tmp_path: Path) -> None:
+    assert run_drain(tmp_path) == 0
+
+
+def test_a_file_of_a_driver_that_is_no_more_does_not_signal_whoever_has_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = subprocess.Popen(["sleep", "60"])
+    monkeypatch.setattr(drain.tempfile, "gettempdir", lambda: str(tmp_path))
+    folder = drain._folder()
+    folder.mkdir()
+    (folder / str(other.pid)).touch()
+    assert drain._local_drivers() == [other.pid]
+    assert not drain._signal(other.pid)
+    assert other.poll() is None
+    other.kill()
+    other.wait()
+
+
+def test_a_driver_in_another_pod_is_asked_through_ray_and_nobody_waits_for_a_dead_one(
+    tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    address = ray.get_runtime_context().gcs_address
+    (tmp_path / "head").mkdir()
+    (tmp_path / "learner").mkdir()
+    driver = start_driver(tmp_path / "head", address, RAY_ADDRESS=address)
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    deadline = time.monotonic() + 30
+    while _internal_kv_get(b"deepcoder/beat") is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    monkeypatch.setattr(drain, "GONE_SECONDS", 5.0)
+    assert run_drain(tmp_path / "learner", RAY_ADDRESS=address) == 0
+    assert driver.stdout is not None
+    assert driver.stdout.readline() == "drain\n"
+    driver.wait(20)
