@@ -330,6 +330,27 @@ async def test_a_stage_without_checkpoints_starts_from_its_parent(
     assert e.value.field == "parent.digest"
 
 
+async def test_what_another_run_started_from_keeps_its_payload(
+    make_config: Callable, make_learner: Callable, make_batch: Callable, tmp_path: Path
+) -> None:
+    config = make_config()
+    learner = make_learner()
+    writer = await run_to(config, learner, make_batch, tmp_path / "1", last=1)
+    assert writer.latest is not None
+    other = make_config(
+        run=RunIdentity(namespace="local", name="other", uid="99999999-2222-3333-4444-555555555555"),
+        storage=Storage(uri=f"file://{tmp_path}/other"),
+        parent=writer.latest.ref,
+    )
+    assert await find_resume_point(other, learner, workdir=tmp_path / "2") is not None
+    for step in (2, 3, 4, 5):
+        await writer.save(state(step), metrics={})
+    await writer.wait()
+    payloads = [p.parent.name for p in sorted((tmp_path / "store/short").glob("step-*/state.json"))]
+    assert payloads == ["step-000001.a001", "step-000004.a001", "step-000005.a001"]
+    assert await find_resume_point(other, learner, workdir=tmp_path / "3") is not None
+
+
 async def test_an_export_is_served_by_transformers_and_its_chain_leads_to_the_checkpoint(
     config: StageConfig, make_learner: Callable, make_batch: Callable, tmp_path: Path
 ) -> None:

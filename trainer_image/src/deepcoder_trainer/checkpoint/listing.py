@@ -11,6 +11,9 @@ from deepcoder_contracts.layout import MANIFEST, parse_checkpoint_dir
 from deepcoder_contracts.lineage import StoredCheckpoint, candidates
 from deepcoder_trainer.checkpoint.storage import StoredObject
 
+PIN = "pin-"
+"""Beginning of the name, below a checkpoint's folder, that a run leaves there when it starts from it."""
+
 _CLAIM = re.compile(r"/attempts/(\d{3,})/claim\.json$")
 
 
@@ -23,6 +26,9 @@ class StageListing:
 
     with_payload: frozenset[str]
     """Folders of checkpoints that hold something beside a manifest."""
+
+    pinned: frozenset[str]
+    """Folders of checkpoints that another run has started from."""
 
     uncommitted: Mapping[str, int]
     """Folders without a manifest, and the ordinal that wrote into them."""
@@ -40,6 +46,7 @@ def read_listing(objects: Iterable[StoredObject]) -> StageListing:
     committed: list[StoredCheckpoint] = []
     claims: dict[int, datetime] = {}
     payload: dict[str, int] = {}
+    pinned: set[str] = set()
     for o in objects:
         if match := _CLAIM.search(o.key):
             claims[int(match[1])] = o.modified_at
@@ -50,12 +57,15 @@ def read_listing(objects: Iterable[StoredObject]) -> StageListing:
             continue
         if o.key == f"{folder}/{MANIFEST}":
             committed.append(StoredCheckpoint(name.step, name.ordinal, o.modified_at, folder))
+        elif o.key.startswith(f"{folder}/{PIN}"):
+            pinned.add(folder)
         else:
             payload[folder] = name.ordinal
     done = {c.path for c in committed}
     return StageListing(
         committed=tuple(committed),
         with_payload=frozenset(payload),
+        pinned=frozenset(pinned),
         uncommitted={f: ordinal for f, ordinal in payload.items() if f not in done},
         claims=claims,
     )

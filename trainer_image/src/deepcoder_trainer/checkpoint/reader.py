@@ -17,10 +17,10 @@ from pydantic import ValidationError
 
 from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.layout import MANIFEST
-from deepcoder_contracts.manifest import Manifest, ManifestKind, ParentRef
+from deepcoder_contracts.manifest import Manifest, ManifestKind, ParentRef, RunIdentity
 from deepcoder_contracts.stage import StageConfig, Storage
-from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ConfigMismatch, ObjectMissing
-from deepcoder_trainer.checkpoint.listing import read_listing
+from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ConfigMismatch, ObjectMissing, StorageError
+from deepcoder_trainer.checkpoint.listing import PIN, read_listing
 from deepcoder_trainer.checkpoint.state import PipelineState, load_state
 from deepcoder_trainer.checkpoint.storage import ObjectStore, join_key, open_run_storage, open_storage
 from deepcoder_trainer.checkpoint.transfer import download_files
@@ -116,7 +116,17 @@ async def _fetch_parent(config: StageConfig, parent: ParentRef, learner: Learner
         )
     if manifest.kind is not ManifestKind.CHECKPOINT:
         raise ConfigMismatch(f"{parent.uri} is an {manifest.kind.value}, not a Checkpoint", field="parent.uri")
+    if manifest.run.uid != config.run.uid:
+        await asyncio.to_thread(_pin, store, config.run)
     return await _fetch(store, settings, "", manifest, parent, learner, workdir=workdir, own=False)
+
+
+def _pin(store: ObjectStore, run: RunIdentity) -> None:
+    """Ask the other run to keep this payload: attempts of ours may start from it until we have a checkpoint."""
+    try:
+        store.put_bytes(f"{PIN}{run.uid}.json", run.to_json())
+    except StorageError as e:
+        log.warning("%s could not be pinned, the run that wrote it may prune it: %s", store.uri, e)
 
 
 async def _fetch(

@@ -278,7 +278,11 @@ class CheckpointWriter:
         listing = read_listing(self._store.list(f"{stage}/"))
         valid = [c for c in listing.candidates() if c.path in listing.with_payload]
         doomed = payloads_to_prune(
-            valid, storage.keep_last, storage.keep_every, lambda c: read_manifest(self._store, c.path)[0].final
+            valid,
+            storage.keep_last,
+            storage.keep_every,
+            listing.pinned,
+            lambda c: read_manifest(self._store, c.path)[0].final,
         )
         for checkpoint in doomed:
             keep = frozenset({f"{checkpoint.path}/{MANIFEST}"})
