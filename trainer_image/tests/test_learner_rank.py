@@ -190,8 +190,9 @@ def test_recomputed_activations_give_the_same_gradient(
         learner.policy = load_policy(
             tiny_model(), torch.device("cpu"), Precision.FLOAT32, activation_checkpointing=recompute
         )
-        calls = []
-        learner.policy.model.layers[0].mlp.register_forward_hook(lambda *_: calls.append(1))  # noqa: B023
+        calls: list[int] = []
+        # Before, not after: recomputation stops as soon as the last tensor that backward needs is there.
+        learner.policy.model.layers[0].mlp.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
         learner.accumulate(step, {})
         assert len(calls) == len(step.micro_batches) * (2 if recompute else 1)
         gradients.append(torch.cat([p.grad.flatten() for p in learner.policy.parameters()]))
