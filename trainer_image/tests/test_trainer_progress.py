@@ -113,7 +113,7 @@ async def test_a_step_is_reported_with_what_the_operator_shows(
         progress = Progress(make_config(), Stop())
         async with reporting(progress, endpoint(url, cert, tmp_path)):
             progress.on_phase(TrainerPhase.TRAINING)
-            progress.on_step(StepReport(3, {"reward_mean": 0.5}, {"passed": 8}, {"train": 2.0}, ()))
+            progress.on_step(StepReport(3, 3, {"reward_mean": 0.5}, {"passed": 8}, {"train": 2.0}, ()))
             while not server.reports or server.reports[-1].step != 3:
                 await heard(server)
     report = server.reports[-1]

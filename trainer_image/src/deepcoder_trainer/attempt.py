@@ -44,6 +44,7 @@ from deepcoder_trainer.telemetry.metrics import JsonLines, Prometheus
 from deepcoder_trainer.telemetry.observers import Observers
 from deepcoder_trainer.telemetry.progress import Progress
 from deepcoder_trainer.telemetry.samples import SampleSink
+from deepcoder_trainer.telemetry.trackers import trackers
 from deepcoder_trainer.types import Learner
 
 log = logging.getLogger(__name__)
@@ -110,6 +111,7 @@ class Attempt:
         if config.progress is not None:
             self._beside(self._progress.run(config.progress))
         self._prometheus.serve()
+        self._extra += tuple(await asyncio.to_thread(trackers, config))
         await self._writer.claim()
         reward = await self._reward(stack)
         model_dir = await asyncio.to_thread(self._sources.model, config.model)

@@ -269,7 +269,14 @@ class Controller:
             )
         figures["collapsing"] = float(is_collapsing(figures))
         self.observer.on_step(
-            StepReport(batch.step, figures, verdict_counts(batch.samples), dict(self._seconds), batch.groups)
+            StepReport(
+                batch.step,
+                self._base + batch.step,
+                figures,
+                verdict_counts(batch.samples),
+                dict(self._seconds),
+                batch.groups,
+            )
         )
 
     @contextmanager

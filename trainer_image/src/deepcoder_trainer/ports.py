@@ -39,6 +39,9 @@ class StepReport:
     """What one step came to."""
 
     step: int
+    """Of the stage, from 1."""
+    total_steps: int
+    """Of all stages."""
     metrics: Mapping[str, float]
     verdicts: Mapping[str, int]
     phase_seconds: Mapping[str, float]

@@ -114,6 +114,7 @@ def engine_arguments(model: str, settings: EngineSettings) -> dict[str, Any]:
         "generation_config": "vllm",  # the model's own sampling defaults must not bias training
         "weight_transfer_config": {"backend": BACKEND},
         "disable_log_stats": True,
+        "enable_prefix_caching": settings.prefix_caching,
     }
     if settings.accelerators:
         common |= {"gpu_memory_utilization": 0.9}
@@ -123,10 +124,9 @@ def engine_arguments(model: str, settings: EngineSettings) -> dict[str, Any]:
             "enforce_eager": True,
             "kv_cache_memory_bytes": settings.kv_cache_bytes,
             "enable_chunked_prefill": False,
-            "enable_prefix_caching": False,
         }
     if settings.deterministic:
-        common |= {"enable_prefix_caching": False, "enable_chunked_prefill": False}
+        common |= {"enable_chunked_prefill": False}
     return common
 
 

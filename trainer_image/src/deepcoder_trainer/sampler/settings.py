@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from deepcoder_contracts.recipe import Precision
+from deepcoder_contracts.recipe import Order, Precision
 from deepcoder_contracts.stage import StageConfig
 
 GIB = 1 << 30
@@ -44,6 +44,8 @@ class EngineSettings:
     accelerators: bool = False
     seed: int = 0
     deterministic: bool = False
+    prefix_caching: bool = False
+    """Whether samples of one problem share their prompt's keys and values."""
 
 
 def kv_bytes_per_token(model_config: Mapping[str, Any], dtype: str) -> int:
@@ -77,4 +79,6 @@ def engine_settings(config: StageConfig, model_config: Mapping[str, Any]) -> Eng
         accelerators=accelerators,
         seed=recipe.seed,
         deterministic=recipe.deterministic,
+        # Updates in flight keep the cache of what is being sampled; a shared prompt would stay that of old weights.
+        prefix_caching=accelerators and recipe.order is Order.STRICT and not recipe.deterministic,
     )

@@ -1,0 +1,135 @@
+"""Metrics in every sink, from one report; an observer that fails harms nobody."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from prometheus_client import generate_latest
+from rich.console import Console
+
+from deepcoder_contracts.progress import TrainerPhase
+from deepcoder_contracts.stage import StageConfig
+from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.ports import StepReport
+from deepcoder_trainer.rollout.metrics import batch_metrics, is_collapsing, quarantined, verdict_counts
+from deepcoder_trainer.telemetry.live import LiveView, sparkline
+from deepcoder_trainer.telemetry.metrics import JsonLines, Prometheus
+from deepcoder_trainer.telemetry.observers import Observers
+from deepcoder_trainer.telemetry.trackers import trackers
+from deepcoder_trainer.types import Batch
+
+
+@pytest.fixture
+def report(make_batch: Callable[..., Batch]) -> StepReport:
+    batch = make_batch(seed=1, groups=4, size=4)
+    metrics = {**batch_metrics(batch.groups, 3), "loss": float("nan"), "eval/held/pass_at_1": 0.25}
+    return StepReport(2, 12, metrics, verdict_counts(batch.samples), {"train": 1.5}, batch.groups)
+
+
+def test_a_step_is_one_json_line_without_nan(tmp_path: Path, report: StepReport) -> None:
+    sink = JsonLines(tmp_path / "metrics.jsonl", "short")
+    sink.on_step(report)
+    sink.on_step(report)
+    first, second = [json.loads(line) for line in sink.path.read_text().splitlines()]
+    assert first["metrics"] == second["metrics"]
+    assert (first["stage"], first["step"]) == ("short", 2)
+    assert first["metrics"]["loss"] is None
+    assert first["metrics"]["eval/held/pass_at_1"] == 0.25
+
+
+def test_prometheus_shows_gauges_and_counts_each_sample_once(report: StepReport) -> None:
+    sink = Prometheus(stage_index=1)
+    sink.on_phase(TrainerPhase.TRAINING)
+    sink.on_step(report)
+    text = generate_latest(sink.registry).decode()
+    assert "deepcoder_trainer_stage_index 1.0" in text
+    assert "deepcoder_trainer_step 2.0" in text
+    assert 'deepcoder_trainer_phase{phase="Training"} 1.0' in text
+    counted = [
+        float(line.rsplit(" ", 1)[1])
+        for line in text.splitlines()
+        if line.startswith("deepcoder_trainer_samples_total{")
+    ]
+    assert sum(counted) == 16
+    assert "deepcoder_trainer_response_tokens_count 16.0" in text
+    assert 'deepcoder_trainer_phase_seconds_sum{phase="train"} 1.5' in text
+
+
+def test_quarantined_samples_are_counted_and_belong_to_no_other_figure(make_batch: Callable[..., Batch]) -> None:
+    batch = make_batch(seed=5, groups=6, size=4, quarantined=0.3)
+    lost = quarantined(batch.samples)
+    judged = [s.outcome.reward for s in batch.samples if s.outcome.reward is not None]
+    metrics = batch_metrics(batch.groups, 4)
+    assert metrics["quarantined_ratio"] == pytest.approx(len(lost) / 24)
+    assert metrics["reward_mean"] == pytest.approx(sum(judged) / len(judged))
+    assert metrics["staleness_max"] == 1
+
+
+def test_all_cut_off_and_nothing_rewarded_is_a_collapse_and_either_alone_is_not() -> None:
+    assert is_collapsing({"truncated_ratio": 0.95, "reward_mean": 0.01})
+    assert not is_collapsing({"truncated_ratio": 0.95, "reward_mean": 0.4})
+    assert not is_collapsing({"truncated_ratio": 0.2, "reward_mean": 0.0})
+
+
+def test_an_observer_that_fails_harms_neither_training_nor_the_others(report: StepReport) -> None:
+    heard: list[int] = []
+
+    class Broken:
+        def on_phase(self, phase: TrainerPhase) -> None:
+            raise OSError("disk full")
+
+        def on_step(self, report: StepReport) -> None:
+            raise OSError("disk full")
+
+    class Fine:
+        def on_phase(self, phase: TrainerPhase) -> None:
+            heard.append(0)
+
+        def on_step(self, report: StepReport) -> None:
+            heard.append(report.step)
+
+    observers = Observers([Broken(), Fine()])
+    observers.on_phase(TrainerPhase.TRAINING)
+    observers.on_step(report)
+    assert heard == [0, 2]
+
+
+def test_the_live_view_shows_stage_curves_and_verdicts(
+    report: StepReport, make_config: Callable[..., StageConfig]
+) -> None:
+    console = Console(record=True, width=120, force_terminal=True)
+    with LiveView(console) as view:
+        view.begin(make_config())
+        view.on_phase(TrainerPhase.TRAINING)
+        view.on_step(report)
+    text = console.export_text()
+    assert "short" in text
+    assert "step 2/10" in text
+    assert "passed 16" in text
+    assert sparkline([0.0, 0.5, 1.0], 1.0) == "▁▅█"
+
+
+def test_tensorboard_gets_every_finite_number_at_the_runs_step(
+    tmp_path: Path, report: StepReport, make_config: Callable[..., StageConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    monkeypatch.setenv("DEEPCODER_TENSORBOARD_DIR", str(tmp_path))
+    [tracker] = trackers(make_config())
+    tracker.on_step(report)
+    events = event_accumulator.EventAccumulator(str(tmp_path / "demo" / "short"))
+    events.Reload()
+    assert "train/loss" not in events.Tags()["scalars"]
+    [point] = events.Scalars("train/reward_mean")
+    assert (point.step, point.value) == (12, pytest.approx(report.metrics["reward_mean"]))
+
+
+def test_a_tracker_that_is_not_installed_is_refused_before_anything_starts(
+    make_config: Callable[..., StageConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    with pytest.raises(BadConfig, match="wandb is not installed"):
+        trackers(make_config())
