@@ -68,7 +68,8 @@ def _row(group: Group, sample: Sample, prompt: str, step: int) -> dict[str, Any]
         "index": sample.index,
         "problem_id": group.problem_id,
         "prompt": prompt,
-        "response": generation.text,
+        # Parquet holds UTF-8; a tokenizer's decoder can leave half of a surrogate pair.
+        "response": generation.text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"),
         "reward": outcome.reward,
         "verdict": outcome.verdict,
         "finish": generation.finish.value,

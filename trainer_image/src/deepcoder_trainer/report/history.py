@@ -22,7 +22,7 @@ from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ObjectMissing
 from deepcoder_trainer.checkpoint.reader import read_manifest
 from deepcoder_trainer.checkpoint.storage import ObjectStore
 from deepcoder_trainer.evaluation.plan import samples_path
-from deepcoder_trainer.evaluation.results import EvaluationResults
+from deepcoder_trainer.evaluation.results import EvaluationResults, Scores, scores
 from deepcoder_trainer.samples import read_samples
 
 _METRICS = re.compile(r"^(?P<stage>[^/]+)/attempts/(?P<ordinal>\d{3,})/metrics\.jsonl$")
@@ -149,6 +149,11 @@ def before_and_after(store: ObjectStore, evaluation: StoredEvaluation) -> Before
                 after_verdict=a["verdict"],
             )
     return None
+
+
+def target_scores(store: ObjectStore, evaluation: StoredEvaluation, target: str, dataset: str) -> Scores:
+    """What a target got on each problem, from its stored samples."""
+    return scores(_rows(store, evaluation.results.key, target, dataset))
 
 
 def _of_a_stage(evaluation: StoredEvaluation) -> bool:
