@@ -1,4 +1,4 @@
-"""Does the demo learn? Runs `examples/demo-local.yaml` for several seeds, from warm start to evaluation.
+"""Does the demo learn? Runs `examples/local-demo.yaml` for several seeds, from warm start to evaluation.
 
     make bench-demo                            three seeds, about ten minutes each on two idle cores
     .venv/bin/python benchmarks/demo.py --seeds 0 --keep /tmp/bench --page docs/results/demo-2025-11-25.md
@@ -39,7 +39,7 @@ from deepcoder_trainer.report.history import StoredEvaluation, read_history, tar
 from deepcoder_trainer.report.plots import draw
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIG = ROOT / "examples/demo-local.yaml"
+CONFIG = ROOT / "examples/local-demo.yaml"
 LEAST_GAIN = 0.15
 LEAST_TRUNCATED = 0.15
 MAKE_SECONDS, RUN_SECONDS = 1800, 7200

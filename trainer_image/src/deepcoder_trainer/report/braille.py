@@ -49,7 +49,7 @@ def curve(
         for column, row in _line(previous or point, point):
             dot(column, row)
         previous = point
-    ends = {0: f"{high:.6g}", height - 1: f"{low:.6g}"}
+    ends = {0: f"{high:.3g}", height - 1: f"{low:.3g}"}
     margin = max(len(text) for text in ends.values())
     return [
         f"{ends.get(number, ''):>{margin}} {''.join(chr(_BLANK + cell) for cell in row)}"

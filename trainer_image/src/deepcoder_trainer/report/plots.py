@@ -89,8 +89,10 @@ def _panel(axis: Any, steps: Sequence[StepRecord], metric: str, title: str, colo
             )  # fmt: skip
     for start in breaks:
         axis.axvline(start + 0.5, color=_MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
-    axis.plot(at, values, color=colour, alpha=0.25, linewidth=1)
-    axis.plot(at, smoothed(values, breaks), color=colour, linewidth=2)
+    smooth = smoothed(values, breaks)
+    for start, end in pairwise(edges):  # a stage's curve is not joined to the next one's
+        axis.plot(at[start:end], values[start:end], color=colour, alpha=0.25, linewidth=1)
+        axis.plot(at[start:end], smooth[start:end], color=colour, linewidth=2)
     axis.set_title(title, loc="left", fontsize=11)
     axis.set_xlabel("step")
     axis.margins(x=0)
