@@ -174,6 +174,8 @@ def _env(run: DeepCoderRun, *, s3_ca: bool) -> list[dict[str, Any]]:
         {"name": "XDG_CACHE_HOME", "value": f"{HOME}/.cache"},
         {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"},
         {"name": "VLLM_NO_USAGE_STATS", "value": "1"},
+        # Threads of torch that wait by spinning starve each other where pods share cores.
+        {"name": "OMP_WAIT_POLICY", "value": "PASSIVE"},
     ]
     if not _uses_hub(run):
         env.append({"name": "HF_HUB_OFFLINE", "value": "1"})
