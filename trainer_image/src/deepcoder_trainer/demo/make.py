@@ -23,7 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from deepcoder_trainer.checkpoint.storage import file_sha256
 from deepcoder_trainer.demo.generator import Chain, distinct_chains, draw_tests
-from deepcoder_trainer.demo.programs import fenced, sloppy_answer
+from deepcoder_trainer.demo.programs import sloppy_answer
 from deepcoder_trainer.demo.tokenizer import train_tokenizer
 from deepcoder_trainer.demo.warmstart import WarmStart, small_qwen2, warm_start
 
@@ -76,7 +76,10 @@ def make_demo(output: Path, seed: int, say: Callable[[str], None], settings: War
         _fill(partial, seed, settings, say)
         (partial / _RECORD).write_text(json.dumps(inputs, indent=2, sort_keys=True) + "\n")
         partial.chmod(0o755)
-        partial.rename(output)
+        try:
+            partial.rename(output)
+        except OSError as error:
+            raise DemoExists(f"--output {output} appeared meanwhile ({error.strerror}): is it made twice?") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -129,7 +132,7 @@ def _write_problems(path: Path, split: str, chains: Iterable[Chain], rng: random
                 "tests": [test.model_dump() for test in draw_tests(chain, rng)],
                 "time_limit_s": 2.0,
                 "memory_limit_mb": 256,
-                "solution": fenced(chain.program()),
+                "solution": chain.program(),
                 "metadata": {"family": chain.family.name, "steps": len(chain.steps)},
             }
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
