@@ -141,12 +141,13 @@ def sampling_parameters(request: GenerationRequest) -> Any:
         max_tokens=request.max_tokens,
         logprobs=0,
         flat_logprobs=True,
+        detokenize=False,  # vLLM would decode token by token, and each again for its log-probability
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
 
 
-def generation_from(output: Any) -> Generation:
-    """A finished vLLM output as our value."""
+def generation_from(output: Any, tokenizer: Any) -> Generation:
+    """A finished vLLM output as our value, its text decoded once."""
     completion = output.outputs[0]
     flat = completion.logprobs
     return Generation(
@@ -154,7 +155,7 @@ def generation_from(output: Any) -> Generation:
         # The sampled token comes first among a position's entries.
         logprobs=np.asarray([flat.logprobs[start] for start in flat.start_indices], np.float32),
         finish=Finish.LENGTH if completion.finish_reason == "length" else Finish.STOP,
-        text=completion.text,
+        text=tokenizer.decode(completion.token_ids, skip_special_tokens=True),
         versions=tuple(VersionSpan(int(v.version), v.start, v.end) for v in completion.weight_versions or ()),
     )
 
@@ -187,7 +188,7 @@ class AsyncEngine:
             while True:
                 output = await queue.get()
                 if output.finished:
-                    return generation_from(output)
+                    return generation_from(output, self._engine.get_tokenizer())
         except Exception as error:
             raise refusal(error) or SamplerLost(f"the engine failed: {error}") from error
 

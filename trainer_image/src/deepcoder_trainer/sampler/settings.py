@@ -16,8 +16,10 @@ from deepcoder_contracts.recipe import Order, Precision
 from deepcoder_contracts.stage import StageConfig
 
 GIB = 1 << 30
-CPU_SEQUENCES = 128
-"""Sequences one CPU engine runs at once: throughput still grows up to here for small models, memory linearly."""
+CPU_SEQUENCES = 512
+"""Sequences one CPU engine runs at once. A step of a small model costs mostly what it costs for any number: 384 at once
+take 30 % less CPU time a token than 128."""
+CPU_PREFILL_TOKENS = 4096
 GPU_SEQUENCES = 1024
 """Upper bound for a GPU engine, as in the published recipe; KV memory is what limits it."""
 CPU_KV_BYTES = 2 * GIB
@@ -68,7 +70,7 @@ def engine_settings(config: StageConfig, model_config: Mapping[str, Any]) -> Eng
         # vLLM rounds up to whole blocks; one block a sequence is added so that the last one fits.
         per_sequence = (longest + 128) * kv_bytes_per_token(model_config, dtype)
         sequences = max(1, min(CPU_SEQUENCES, CPU_KV_BYTES // per_sequence))
-        budget, kv = max(2048, longest), max(sequences * per_sequence, 64 << 20)
+        budget, kv = max(CPU_PREFILL_TOKENS, longest), max(sequences * per_sequence, 64 << 20)
     return EngineSettings(
         dtype=dtype,
         max_model_len=longest,

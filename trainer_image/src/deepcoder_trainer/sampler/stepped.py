@@ -111,7 +111,8 @@ class SteppedEngine:
                 if not self._paused and engine.has_unfinished_requests():
                     for output in engine.step():
                         if output.finished:
-                            self._waiting.pop(output.request_id).set_result(generation_from(output))
+                            generation = generation_from(output, engine.get_tokenizer())
+                            self._waiting.pop(output.request_id).set_result(generation)
             self._failure = SamplerLost("the engine was closed")
         except BaseException as error:
             self._failure = error
