@@ -34,14 +34,14 @@ lint: setup  ## ruff, mypy, import-linter, generated files
 	@.venv/bin/ruff format --check -q . && .venv/bin/ruff check -q .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports --config pyproject.toml > /dev/null || .venv/bin/lint-imports --config pyproject.toml
-	@$(PY) -m deepcoder_operator crds --check --output crds
+	@$(PY) -m deepcoder_operator crds --check --output crds --output helm/deepcoder-operator/files/crds
 	@$(PY) -m deepcoder_operator crds --check --output helm/deepcoder-operator/files/crds
 
 format: setup  ## rewrite what can be rewritten
 	@.venv/bin/ruff format -q . && .venv/bin/ruff check -q --fix .
 
 generate: setup  ## CRDs from the API types
-	@$(PY) -m deepcoder_operator crds --output crds
+	@$(PY) -m deepcoder_operator crds --output crds --output helm/deepcoder-operator/files/crds
 	@$(PY) -m deepcoder_operator crds --output helm/deepcoder-operator/files/crds
 
 bench-%: setup  ## a benchmark: demo judge pipeline checkpoint curate operator gpu ablations

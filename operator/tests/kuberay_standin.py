@@ -41,16 +41,20 @@ class Standin:
     async def run(self) -> None:
         """Start every RayJob that appears."""
         while True:
-            jobs, _ = await self.kube.list(RAYJOBS, self.namespace)
-            for job in jobs:
-                name = job["metadata"]["name"]
-                if name not in self.seen:
-                    self.seen.append(name)
-                if self.starts and not job.get("status") and not job["metadata"].get("deletionTimestamp"):
-                    with suppress(errors.NotFound, errors.Conflict):
-                        await self._start(job)
-            await self._end_deleted_pods()
+            with suppress(errors.Unavailable):  # a server that has just learnt of a kind says so for a while
+                await self._look()
             await asyncio.sleep(POLL_SECONDS)
+
+    async def _look(self) -> None:
+        jobs, _ = await self.kube.list(RAYJOBS, self.namespace)
+        for job in jobs:
+            name = job["metadata"]["name"]
+            if name not in self.seen:
+                self.seen.append(name)
+            if self.starts and not job.get("status") and not job["metadata"].get("deletionTimestamp"):
+                with suppress(errors.NotFound, errors.Conflict):
+                    await self._start(job)
+        await self._end_deleted_pods()
 
     async def _start(self, job: Object) -> None:
         meta = job["metadata"]

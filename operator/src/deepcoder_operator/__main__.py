@@ -1,7 +1,7 @@
 """`deepcoder-operator`: run the operator, write the CRDs, verify a chain of checkpoints.
 
     deepcoder-operator run [--config FILE] [--log-level LEVEL]
-    deepcoder-operator crds --output DIR [--check]
+    deepcoder-operator crds --output DIR [--output DIR] [--check]
     deepcoder-operator verify [--deep] [--endpoint URL] [--region NAME] s3://bucket/…/<stage>/step-000120.a003
 
 `verify` takes AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN from the environment. Exit codes: 0 done,
@@ -29,7 +29,7 @@ def main() -> None:
     run.add_argument("--config", type=Path, help="YAML file; default: built-in defaults")
     run.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     crds = commands.add_parser("crds", help="write the CustomResourceDefinitions")
-    crds.add_argument("--output", type=Path, required=True, help="folder")
+    crds.add_argument("--output", type=Path, required=True, action="append", help="folder; may be repeated")
     crds.add_argument("--check", action="store_true", help="write nothing, fail if the folder's files differ")
     verify = commands.add_parser("verify", help="verify a checkpoint or export and the chain it comes from")
     verify.add_argument("uri", help="s3://bucket/key of the folder with MANIFEST.json")
@@ -61,21 +61,18 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _crds(output: Path, *, check: bool) -> int:
+def _crds(folders: list[Path], *, check: bool) -> int:
     from deepcoder_operator.api.crds import crd_files
 
-    drifted = []
-    for name, text in crd_files().items():
-        path = output / name
-        if check:
-            if not path.exists() or path.read_text() != text:
-                drifted.append(str(path))
-            continue
-        output.mkdir(parents=True, exist_ok=True)
+    files = {folder / name: text for folder in folders for name, text in crd_files().items()}
+    if check:
+        drifted = [str(p) for p, text in files.items() if not p.exists() or p.read_text() != text]
+        if drifted:
+            print(f"{', '.join(drifted)}: out of date, run the same command without --check", file=sys.stderr)
+        return 1 if drifted else 0
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    if drifted:
-        print(f"{', '.join(drifted)}: out of date, run: deepcoder-operator crds --output {output}", file=sys.stderr)
-        return 1
     return 0
 
 

@@ -2,6 +2,9 @@
 
 What counts is decided by the contracts' `lineage.candidates` over commits and claims by the storage's own clock. A
 manifest of another run or config, or one whose files differ, is passed over and named, and the next older one tried.
+
+RUN.json is put here when a run is accepted, which also shows, before any GPU is asked for, that its credentials may
+write and that the server knows conditional writes. A trainer that is started by hand puts it itself.
 """
 
 from __future__ import annotations
