@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from devcluster import ociarchive
+from devcluster.containerd import removable
 from devcluster.images import newest, stage
 from devcluster.ociarchive import StaticImage
-from devcluster.ocilayout import drop, write_missing
+from devcluster.ocilayout import drop, references, write_missing
 
 REFERENCE = "localhost/devcluster/thing:1"
 
@@ -95,7 +96,9 @@ def test_a_dropped_image_takes_only_its_own_blobs_along(layout: Path) -> None:
     index["manifests"].append({**index["manifests"][0], "annotations": {"org.opencontainers.image.ref.name": "old"}})
     (layout / "index.json").write_text(json.dumps(index))
     (layout / "blobs" / "sha256" / "0ld").write_text("of no image")
+    assert references(layout) == [REFERENCE, "old"]
     drop(layout, ["old"])
+    assert references(layout) == [REFERENCE]
     stream = io.BytesIO()
     write_missing(layout, REFERENCE, set(), stream)
     assert b"big" in _members(stream.getvalue()).values()
@@ -103,6 +106,13 @@ def test_a_dropped_image_takes_only_its_own_blobs_along(layout: Path) -> None:
 
 
 def test_the_newest_versions_are_kept_and_one_used_again_counts_as_new() -> None:
-    assert newest(["a", "b", "c"], "d", 3) == (["b", "c", "d"], ["a"])
-    assert newest(["a", "b", "c"], "a", 3) == (["b", "c", "a"], [])
-    assert newest([], "a", 3) == (["a"], [])
+    assert newest(["a", "b", "c"], "d", 3) == ["b", "c", "d"]
+    assert newest(["a", "b", "c"], "a", 3) == ["b", "c", "a"]
+    assert newest([], "a", 3) == ["a"]
+
+
+def test_the_last_name_of_an_image_takes_the_kubelets_name_along() -> None:
+    targets = {"repo:1": "sha256:m1", "sha256:c1": "sha256:m1", "repo:2": "sha256:m2", "sha256:c2": "sha256:m2"}
+    assert removable(targets, {"repo:1"}) == ["repo:1", "sha256:c1"]
+    assert removable({**targets, "repo:again": "sha256:m1"}, {"repo:1"}) == ["repo:1"]
+    assert removable(targets, set()) == []

@@ -10,7 +10,7 @@ import contextlib
 import os
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -20,6 +20,7 @@ from devcluster.procfs import ProcessId
 ArchiveWriter = Callable[[IO[bytes]], None]
 
 _LIST_SECONDS = 30.0
+_REMOVE_SECONDS = 120.0
 _IMPORT_SECONDS = 900.0
 
 
@@ -40,9 +41,10 @@ class ImageStore:
 
     def digest(self, reference: str) -> str:
         """Digest of the manifest that `reference` names; raises NodeError when there is no such image."""
-        for line in self._run(["images", "ls", f"name=={reference}"]).splitlines()[1:]:
-            return line.split()[2]
-        raise node.NodeError(f"image {reference} is not in the cluster")
+        try:
+            return self._targets()[reference]
+        except KeyError:
+            raise node.NodeError(f"image {reference} is not in the cluster") from None
 
     def import_archive(self, archive: Path) -> None:
         """Import an OCI archive file."""
@@ -71,9 +73,16 @@ class ImageStore:
         if failure:
             raise failure[0]
 
-    def remove(self, reference: str) -> None:
-        """Forget an image; containerd collects what no other image uses."""
-        self._run(["images", "rm", reference])
+    def remove(self, references: Collection[str]) -> None:
+        """Forget images and collect what no other image uses."""
+        names = removable(self._targets(), references)
+        if names:
+            self._run(["images", "rm", "--sync", *names], deadline=_REMOVE_SECONDS)
+
+    def _targets(self) -> dict[str, str]:
+        """Digest of the manifest that each name stands for."""
+        lines = self._run(["images", "ls"]).splitlines()[1:]
+        return {line.split()[0]: line.split()[2] for line in lines}
 
     def _import_from(self, descriptor: int) -> None:
         command = node.inside(self._process, [*self._ctr, "images", "import", "-"])
@@ -81,5 +90,19 @@ class ImageStore:
         if done.returncode != 0:
             raise node.NodeError(f"import of an image failed: {done.stderr.decode(errors='replace').strip()}")
 
-    def _run(self, arguments: list[str]) -> str:
-        return node.run_inside(self._process, [*self._ctr, *arguments], _LIST_SECONDS)
+    def _run(self, arguments: list[str], deadline: float = _LIST_SECONDS) -> str:
+        return node.run_inside(self._process, [*self._ctr, *arguments], deadline)
+
+
+def removable(targets: Mapping[str, str], references: Collection[str]) -> list[str]:
+    """Names to remove, so that the content of `references` is let go, out of all `targets` (name: manifest's digest).
+
+    The kubelet's view of an image is one more name, the digest of its configuration, which would hold on to gigabytes:
+    it goes with the last name that people use for the same manifest. Such names left alone by others go too.
+    """
+    used = {digest for name, digest in targets.items() if name not in references and not name.startswith("sha256:")}
+    return sorted(
+        name
+        for name, digest in targets.items()
+        if name in references or (name.startswith("sha256:") and digest not in used)
+    )

@@ -1,7 +1,7 @@
 """Custom resource definitions without their prose.
 
-KubeRay's embed the whole pod template with its documentation: megabytes, which cost a small machine's API server seconds
-to take in and hundreds of megabytes to hold. What is validated stays; what only `kubectl explain` would print goes.
+KubeRay's embed the whole pod template with its documentation: megabytes, which cost the API server seconds to take in
+and hundreds of megabytes to hold. What is validated stays; what only `kubectl explain` would print goes.
 Pure; works on the text as controller-gen writes it, where a description is one scalar and its continuation lines.
 """
 

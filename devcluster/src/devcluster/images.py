@@ -32,7 +32,7 @@ DOCKERFILES = {
 }
 _WHEELS_INSIDE = "/wheels"
 _STAGED_TIME = 1577836800  # 2020: the same for every file, since times are no input, and not before 1980 for wheels
-_KEPT_VERSIONS = 3
+_KEPT_VERSIONS = 4
 
 
 @dataclass(frozen=True)
@@ -122,15 +122,18 @@ class _Builder:
         """Drop all but the newest few versions of an image, everywhere, so that the caches stay bounded."""
         ledger = self._artifacts.cache / "images" / f"{image.name}.json"
         known: list[str] = json.loads(ledger.read_text()) if ledger.exists() else []
-        kept, dropped = newest(known, image.reference, _KEPT_VERSIONS)
-        for reference in dropped:
-            if self._buildah.has(reference):
-                self._buildah.remove(reference)
-            if reference in store.references():
-                store.remove(reference)
-        if dropped:
-            ocilayout.drop(self._layout, dropped)
+        kept = newest(known, image.reference, _KEPT_VERSIONS)
         ledger.write_text(json.dumps(kept))
+        repository = image.reference.rpartition(":")[0]
+
+        def superseded(references: Iterable[str]) -> set[str]:
+            return {found for found in references if found.startswith(f"{repository}:") and found not in kept}
+
+        for reference in superseded(self._buildah.references()):
+            self._buildah.remove(reference)
+        store.remove(superseded(store.references()))
+        if exported := superseded(ocilayout.references(self._layout)):
+            ocilayout.drop(self._layout, exported)
 
     def _build(self, image: ProjectImage) -> None:
         if not self._buildah.has(self.base):
@@ -161,10 +164,9 @@ def stage(inputs: Iterable[str], context: Path, repository: Path = REPOSITORY) -
         os.utime(path, (_STAGED_TIME, _STAGED_TIME))
 
 
-def newest(known: list[str], current: str, limit: int) -> tuple[list[str], list[str]]:
-    """(kept, dropped) of the versions `known`, oldest first, when `current` has just been used."""
-    ordered = [*(reference for reference in known if reference != current), current]
-    return ordered[-limit:], ordered[:-limit]
+def newest(known: list[str], current: str, limit: int) -> list[str]:
+    """The last `limit` of the versions `known`, oldest first, when `current` has just been used."""
+    return [*(reference for reference in known if reference != current), current][-limit:]
 
 
 def _for_charts(reference: str, store: ImageStore) -> dict[str, str]:

@@ -30,6 +30,14 @@ def write_missing(layout: Path, reference: str, present: Collection[str], stream
                 archive.add(_blob(layout, digest), f"blobs/{digest.replace(':', '/')}")
 
 
+def references(layout: Path) -> list[str]:
+    """Names of the images in the layout; none when there is no layout yet."""
+    index = layout / "index.json"
+    if not index.exists():
+        return []
+    return [entry["annotations"][_NAME] for entry in json.loads(index.read_text())["manifests"]]
+
+
 def drop(layout: Path, references: Collection[str]) -> None:
     """Forget images and remove the blobs that no other image of the layout uses."""
     index_file = layout / "index.json"
