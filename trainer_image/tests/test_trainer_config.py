@@ -161,3 +161,15 @@ def test_an_engine_on_cpus_takes_whole_prefills_and_memory_for_what_runs_at_once
     per_token = kv_bytes_per_token(model, "float32")
     assert per_token == 2 * 4 * 2 * 32 * 4
     assert settings.kv_cache_bytes >= settings.max_num_seqs * settings.max_model_len * per_token
+
+
+@pytest.mark.parametrize(
+    ("recipe", "field"),
+    [({"klCoefficient": 0.1}, "recipe.klCoefficient"), ({"sequenceParallel": 2}, "recipe.sequenceParallel")],
+)
+def test_what_the_learner_does_not_do_is_refused_before_a_folder_is_claimed(
+    tmp_path: Path, recipe: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(BadConfig) as caught:
+        load_config(write(tmp_path, changed(recipe=recipe)))
+    assert caught.value.field == field

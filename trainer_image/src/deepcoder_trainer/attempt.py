@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import shutil
 import tempfile
 from collections.abc import Coroutine, Mapping
@@ -21,6 +22,7 @@ from deepcoder_contracts.gate import GateRecord
 from deepcoder_contracts.layout import metrics_key
 from deepcoder_contracts.progress import CheckpointSummary, TrainerPhase
 from deepcoder_contracts.stage import OptimizerState, StageConfig, StageType
+from deepcoder_trainer.background import Background
 from deepcoder_trainer.checkpoint.errors import StorageError
 from deepcoder_trainer.checkpoint.reader import ResumePoint, find_resume_point
 from deepcoder_trainer.checkpoint.sources import Sources
@@ -74,7 +76,7 @@ class Attempt:
         self._progress = Progress(config, stop)
         self._prometheus = Prometheus(config.stage.index)
         self._metrics = JsonLines(self._workdir / "metrics.jsonl", config.stage.name)
-        self._background: set[asyncio.Task[None]] = set()
+        self._background = Background()
 
     async def run(self) -> ExitRecord:
         """Run it; never raises but when cancelled."""
@@ -82,8 +84,8 @@ class Attempt:
             record = await self._run_beside_background()
         except Exception as error:
             record = exit_record(first_cause(error), self._progress.report().step)
-        latest = self._writer.latest
-        record = record.model_copy(update={"manifest_digest": latest.ref.digest if latest else None})
+        newest = self._progress.checkpoint
+        record = record.model_copy(update={"manifest_digest": newest.digest if newest else None})
         try:
             await self._keep_metrics()
             await self._writer.write_exit(record)
@@ -94,22 +96,13 @@ class Attempt:
 
     async def _run_beside_background(self) -> ExitRecord:
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._end_background)
-            main = asyncio.create_task(self._run(stack))
-            try:
-                while not main.done():
-                    await asyncio.wait({main, *self._background}, return_when=asyncio.FIRST_COMPLETED)
-                    for task in [t for t in self._background if t.done()]:
-                        task.result()  # background work never ends but by failing
-            finally:
-                main.cancel()
-                await asyncio.gather(main, return_exceptions=True)
-            return main.result()
+            stack.push_async_callback(self._background.close)
+            return await self._background.beside(self._run(stack))
 
     async def _run(self, stack: AsyncExitStack) -> ExitRecord:
         config = self.config
         if config.progress is not None:
-            self._beside(self._progress.run(config.progress))
+            self._background.loop(self._progress.run(config.progress))
         self._prometheus.serve()
         self._extra += tuple(await asyncio.to_thread(trackers, config))
         await self._writer.claim()
@@ -154,7 +147,7 @@ class Attempt:
             samples = SampleSink(
                 self._store, config.stage.name, {p.problem.id: p.problem.prompt for p in problems.kept}
             )
-            self._beside(samples.run())
+            self._background.loop(samples.run())
             observer = self._observer(samples)
             context = self._context(sampler, reward, tokenizer, observer)
             self._progress.resumed_at(state.step)
@@ -173,6 +166,9 @@ class Attempt:
             )
             try:
                 ending = await controller.run()
+            except Exception:
+                await self._let_commit(writer)
+                raise
             finally:
                 await samples.close()
         if ending.drained:
@@ -212,14 +208,17 @@ class Attempt:
         if self.config.recipe.reward is not None:
             return load_reward(self.config.recipe.reward)
         client, background = await stack.enter_async_context(connect_judge(self.config, self._judge))
-        self._beside(background)
+        self._background.loop(background)
         return JudgeReward(client)
 
     def _problems(self, tokenizer: Any) -> tuple[EncodedProblems, str]:
         source = self.config.dataset
         assert source is not None, "the contract sees to it"
         dataset = load_dataset(self._sources.dataset(source.uri), source.sha256)
-        problems = encode_problems(dataset.problems, tokenizer, self.config.recipe.max_prompt_tokens)
+        try:
+            problems = encode_problems(dataset.problems, tokenizer, self.config.recipe.max_prompt_tokens)
+        except ValueError as error:
+            raise BadConfig(str(error), field="recipe.maxPromptTokens") from error
         if problems.too_long:
             log.warning(
                 "%d of %d problems are left out: their prompts have more than recipe.maxPromptTokens %d tokens",
@@ -246,7 +245,15 @@ class Attempt:
         self._progress.checkpoint = CheckpointSummary(
             uri=committed.ref.uri, digest=committed.ref.digest, step=manifest.step
         )
-        self._beside_once(self._keep_metrics())
+        self._background.once(self._keep_metrics())
+
+    async def _let_commit(self, writer: CheckpointWriter) -> None:
+        """The attempt fails, but a checkpoint may be on its way: it is worth a moment."""
+        try:
+            async with asyncio.timeout(self.config.storage.drain_seconds):
+                await writer.wait()
+        except Exception as error:  # whatever it is, the attempt fails of something else
+            log.error("the last checkpoint was not committed: %s", error)
 
     async def _keep_metrics(self) -> None:
         if self._metrics.path.exists():
@@ -273,20 +280,6 @@ class Attempt:
             stopping.cancel()
             task.cancel()
             await asyncio.gather(task, stopping, return_exceptions=True)
-
-    def _beside(self, work: Coroutine[Any, Any, None]) -> None:
-        self._background.add(asyncio.create_task(work))
-
-    def _beside_once(self, work: Coroutine[Any, Any, None]) -> None:
-        """Work that ends: kept from being collected, its errors are its own."""
-        task = asyncio.create_task(work)
-        self._once = getattr(self, "_once", set()) | {task}
-        task.add_done_callback(lambda t: self._once.discard(t))
-
-    async def _end_background(self) -> None:
-        for task in self._background:
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
 
 
 def load_tokenizer(model_dir: Path) -> Any:
@@ -321,7 +314,9 @@ def exit_record(error: BaseException, step: int) -> ExitRecord:
     log.error("the attempt crashed", exc_info=error)
     if isinstance(error, MemoryError) or "out of memory" in message.lower():
         return ExitRecord(code=CRASHED, reason="OutOfMemory", message=message, step=step)
-    return ExitRecord(code=CRASHED, reason=type(error).__name__[:63], message=message, step=step)
+    name = type(error).__name__
+    reason = name if re.fullmatch(r"[A-Z][A-Za-z0-9]{0,62}", name) else "Crashed"
+    return ExitRecord(code=CRASHED, reason=reason, message=message, step=step)
 
 
 async def _both(first: Coroutine[Any, Any, Any], second: Coroutine[Any, Any, Any]) -> tuple[Any, Any]:

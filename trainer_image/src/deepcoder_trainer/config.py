@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from deepcoder_contracts.recipe import Recipe
 from deepcoder_contracts.stage import Placement, StageConfig, StageType
 from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.learner.limits import check_learner_config
 from deepcoder_trainer.localrun import LocalRun
 
 _KINDS: dict[str, type[StageConfig] | type[LocalRun]] = {"StageConfig": StageConfig, "LocalRun": LocalRun}
@@ -39,7 +40,9 @@ def load_config(path: Path) -> StageConfig | LocalRun:
         raise explain(error, document) from None
     stages = config.stages if isinstance(config, LocalRun) else [config.stage]
     check_recipe(config.recipe)
-    for stage in stages:
+    for number, stage in enumerate(stages):
+        if stage.type is StageType.TRAIN:
+            check_learner_config(config.stage_config(number, 1, None) if isinstance(config, LocalRun) else config)
         if stage.placement is Placement.COLOCATED and stage.type is StageType.TRAIN:
             raise BadConfig(
                 f"placement of stage {stage.name} is Colocated, which is not supported yet: use Separate",

@@ -21,18 +21,15 @@ from deepcoder_contracts.manifest import FileEntry, Manifest
 from deepcoder_contracts.recipe import Precision, Recipe
 from deepcoder_contracts.stage import StageConfig, Storage
 from deepcoder_trainer.checkpoint.sources import Sources
-from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.grpo.loss import summarize
 from deepcoder_trainer.grpo.pack import OptimizerStep, plan_step, split_groups, training_sequences
 from deepcoder_trainer.learner.actor import LearnerActor
+from deepcoder_trainer.learner.limits import check_learner_config, learner_tokens_per_device
 from deepcoder_trainer.learner.rank import RankSettings, Sums
 from deepcoder_trainer.types import Batch, WeightRefs
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-MINIMUM_TOKENS = 8192
-"""Least default token budget of a micro-batch."""
 
 RESOURCE = "learner"
 """Ray resource that a pod (or a machine) offers for each rank it can hold."""
@@ -60,39 +57,6 @@ class Deadlines:
 
     close: float = 30
     """Leaving."""
-
-
-def learner_tokens_per_device(config: StageConfig) -> int:
-    """Token budget of a micro-batch on one device: as set, or one sequence of the longest possible length.
-
-    The floor is for small contexts, where a micro-batch a sequence would be all overhead.
-    """
-    recipe = config.recipe
-    return recipe.tokens_per_device or max(MINIMUM_TOKENS, recipe.max_prompt_tokens + config.stage.context_tokens)
-
-
-def check_learner_config(config: StageConfig) -> None:
-    """Refuse settings that the learner does not support; raises `BadConfig` naming field and mend."""
-    recipe = config.recipe
-    if recipe.kl_coefficient > 0:
-        raise BadConfig(
-            f"recipe.klCoefficient is {recipe.kl_coefficient}, but no reference model is loaded to take a KL "
-            "divergence to: set it to 0 (the recipe's value)",
-            field="recipe.klCoefficient",
-        )
-    if recipe.sequence_parallel > 1:
-        raise BadConfig(
-            f"recipe.sequenceParallel is {recipe.sequence_parallel}, and only 1 is supported so far: set it to 1 and "
-            "give learners enough memory for one whole sequence",
-            field="recipe.sequenceParallel",
-        )
-    longest = recipe.max_prompt_tokens + config.stage.context_tokens
-    if learner_tokens_per_device(config) < longest:
-        raise BadConfig(
-            f"recipe.tokensPerDevice is {recipe.tokens_per_device}, but a sequence of stage {config.stage.name} may "
-            f"have maxPromptTokens + contextTokens = {longest} tokens: raise it to at least that",
-            field="recipe.tokensPerDevice",
-        )
 
 
 async def start_learners(

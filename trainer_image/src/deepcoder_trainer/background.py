@@ -1,0 +1,58 @@
+"""Work beside training: loops that never end but by failing, and small things that are started and forgotten.
+
+A loop that fails ends the attempt with its error (judges that cannot be kept alive are no detail); a small thing that
+fails is logged. All are cancelled at the end, and waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Background:
+    """Tasks of one attempt."""
+
+    def __init__(self) -> None:
+        self._loops: set[asyncio.Task[None]] = set()
+        self._once: set[asyncio.Task[None]] = set()
+
+    def loop(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run it until the attempt ends."""
+        self._loops.add(asyncio.create_task(work))
+
+    def once(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run it to its end; its errors are logged."""
+        task = asyncio.create_task(work)
+        self._once.add(task)
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._once.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("background work failed", exc_info=error)
+
+    async def beside(self, main: Coroutine[Any, Any, T]) -> T:
+        """The result of `main`, or the error of the first loop that fails meanwhile."""
+        task = asyncio.create_task(main)
+        try:
+            while not task.done():
+                await asyncio.wait({task, *self._loops}, return_when=asyncio.FIRST_COMPLETED)
+                for loop in [each for each in self._loops if each.done()]:
+                    loop.result()
+            return await task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Let small things finish, cancel loops."""
+        await asyncio.gather(*self._once, return_exceptions=True)
+        for task in self._loops:
+            task.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
