@@ -11,13 +11,15 @@ from run_manifests import EVALUATE, LONGER, TRAIN
 
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_operator.api.attempt_status import AttemptStatus
-from deepcoder_operator.api.run import DeepCoderRun
+from deepcoder_operator.api.run import MAX_NAME_LENGTH, DeepCoderRun
+from deepcoder_operator.api.run_spec import MAX_STAGES
 from deepcoder_operator.api.run_status import ProvenanceStatus
 from deepcoder_operator.builders.check import check_templates
 from deepcoder_operator.builders.foundation import build_network_policy, build_pool
 from deepcoder_operator.builders.rayjob import build_rayjob
 from deepcoder_operator.builders.settings import TrainerSettings
 from deepcoder_operator.builders.stage_config import build_stage_config
+from deepcoder_operator.domain.names import MAX_ORDINAL, attempt_name
 from deepcoder_operator.domain.resolve import resolve
 
 SETTINGS = TrainerSettings("https://operator.deepcoder.svc:8443", "CA", monitoring_namespace="monitoring")
@@ -236,8 +238,4 @@ def test_own_pool_is_what_the_user_wrote_and_a_shared_one_is_not_made() -> None:
 
 
 def test_longest_names_fit_kuberays_limit() -> None:
-    from deepcoder_operator.api.run import MAX_NAME_LENGTH
-    from deepcoder_operator.api.run_spec import MAX_STAGES
-    from deepcoder_operator.domain.names import MAX_ORDINAL, attempt_name
-
     assert len(attempt_name("r" * MAX_NAME_LENGTH, MAX_STAGES - 1, MAX_ORDINAL)) <= 47

@@ -20,6 +20,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from deepcoder_operator import metrics
+from deepcoder_operator.api.failure import FailureReason
 from deepcoder_operator.api.run import DeepCoderRun, Metadata
 from deepcoder_operator.api.run_status import RunStatus
 from deepcoder_operator.board import ProgressBoard, RunKey
@@ -28,7 +29,7 @@ from deepcoder_operator.controllers.carry_out import Executor
 from deepcoder_operator.controllers.observe import Observer
 from deepcoder_operator.domain.draft import Plan
 from deepcoder_operator.domain.heartbeat import reply
-from deepcoder_operator.domain.names import LABEL_RUN
+from deepcoder_operator.domain.names import LABEL_RUN, own_pool_name
 from deepcoder_operator.domain.plan import is_ours, plan, refuse_unreadable
 from deepcoder_operator.domain.policy import Policy
 from deepcoder_operator.kube import errors
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 
 LONGEST_PAUSE_SECONDS = 60.0
 _CONCURRENT_PASSES = 32
+_FAILURES = frozenset(str(reason) for reason in FailureReason)
 
 Recorder = Callable[..., None]
 
@@ -108,7 +110,7 @@ class RunController:
         """A pool has changed: its runs look."""
         for key, worker in self._workers.items():
             sandbox = (worker.obj.get("spec") or {}).get("sandbox") or {}
-            name = (sandbox.get("poolRef") or {}).get("name") or f"{key.name}-sandbox"
+            name = (sandbox.get("poolRef") or {}).get("name") or own_pool_name(key.name)
             if key.namespace == namespace and name == pool:
                 worker.wakeup.set()
 
@@ -200,8 +202,8 @@ class RunController:
             level = logging.WARNING if event.warning else logging.INFO
             log.log(level, "run %s: %s: %s", name, event.reason, event.message, extra={"run": name})
             self._record(worker.obj, event.reason, event.message, warning=event.warning)
-            if event.reason == "AttemptFailed":
-                metrics.FAILURES.labels(reason=str(event.message.split(": ")[1])).inc()
+            if event.reason in _FAILURES:
+                metrics.FAILURES.labels(reason=event.reason).inc()
         if worker.phase != decided.status.phase:
             worker.phase = decided.status.phase
             self._count()
