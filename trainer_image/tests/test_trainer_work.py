@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepcoder_contracts.recipe import Order
+from deepcoder_trainer import work
 from deepcoder_trainer.types import Group
 from deepcoder_trainer.work import Stopped, Unfinished, WorkBuffer, WorkPolicy, choose_window
 
@@ -171,3 +172,20 @@ async def test_a_group_that_was_cut_off_is_sampled_anew_by_the_resumed_run() -> 
 def test_a_state_that_would_lose_groups_is_refused() -> None:
     with pytest.raises(ValueError, match="do not add up"):
         WorkBuffer(WorkPolicy(2, 1, Order.STRICT, 4), 1, Unfinished(next_group_id=3))
+
+
+async def test_a_batch_that_waits_long_names_the_groups_it_waits_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(work, "QUIET_SECONDS", 0.01)
+    buffer = WorkBuffer(WorkPolicy(3, 0, Order.STRICT, 1), 0)
+    for _ in range(3):
+        await buffer.admit()
+    buffer.sampled(1)
+    buffer.done(group(2, 0))
+    waiting = asyncio.create_task(buffer.batch(1))
+    while "groups [0] are being sampled, [1] are being judged" not in caplog.text:
+        await asyncio.sleep(0.01)
+    buffer.done(group(0, 0))
+    buffer.done(group(1, 0))
+    assert len(await waiting) == 3

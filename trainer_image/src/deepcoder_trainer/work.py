@@ -22,12 +22,18 @@ Everything runs on one event loop, and every change is one uninterrupted call. `
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from deepcoder_contracts.recipe import Order
 from deepcoder_trainer.rollout.rollout import Admitted
 from deepcoder_trainer.types import Group
+
+log = logging.getLogger(__name__)
+
+QUIET_SECONDS = 300.0
+"""Time without any event after which the log names what a batch waits for."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +124,7 @@ class WorkBuffer:
 
     async def batch(self, step: int) -> tuple[Group, ...]:
         """The groups of batch `step`, in group_id order, when they are all done. They keep their slots."""
-        await self._until(lambda: self._closed_for(step) or self._choose(step) is not None)
+        await self._until(lambda: self._closed_for(step) or self._choose(step) is not None, f"batch {step}")
         chosen = self._choose(step)
         if chosen is None:
             raise Stopped(f"batch {step} will not be complete: admission was stopped")
@@ -223,9 +229,21 @@ class WorkBuffer:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def _until(self, ready: Callable[[], bool]) -> None:
+    async def _until(self, ready: Callable[[], bool], what: str | None = None) -> None:
         while self._failure is None and not ready():
-            await self._changed.wait()
+            try:
+                async with asyncio.timeout(QUIET_SECONDS if what else None):
+                    await self._changed.wait()
+            except TimeoutError:
+                waiting = [g for g, slot in sorted(self._slots.items()) if slot.group is None]
+                sampling = [g for g in waiting if not self._slots[g].sampled]
+                log.warning(
+                    "%s: nothing has happened for %.0f s; groups %s are being sampled, %s are being judged",
+                    what,
+                    QUIET_SECONDS,
+                    sampling,
+                    sorted(set(waiting) - set(sampling)),
+                )
         if self._failure is not None:
             raise self._failure
 
