@@ -14,8 +14,8 @@ import sys
 import uuid
 from pathlib import Path
 
-from deepcoder_contracts.judge import Scoring, Tier
-from deepcoder_sandbox import attack, batch
+from deepcoder_contracts.judge import JudgeRequest, Scoring, Tier
+from deepcoder_sandbox import attack, batch, pod_memory
 from deepcoder_sandbox.pool import Pool
 from deepcoder_sandbox.server.app import Judge
 from deepcoder_sandbox.server.auth import BadToken, read_token
@@ -27,6 +27,7 @@ from deepcoder_sandbox.zygote_process import ZygoteConfig
 
 EXIT_USAGE = 64
 _MIB = 1 << 20
+_DEFAULT_MEMORY_MB = JudgeRequest.model_fields["memory_limit_mb"].default
 
 
 class _Parser(argparse.ArgumentParser):
@@ -119,10 +120,15 @@ def _judge(options: argparse.Namespace, config: ZygoteConfig, findings: attack.F
     metrics = Metrics()
     worker = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
     pool = Pool(config, options.slots, worker, options.max_queued or 64 * options.slots, metrics.observer())
+    short = pod_memory.shortage(
+        options.slots, options.max_memory_mb or _DEFAULT_MEMORY_MB, pod_memory.container_limit_mb()
+    )
+    if short:
+        logging.getLogger("deepcoder_sandbox").warning("%s", short)
     judge = Judge(
         pool=pool,
         tier=findings.tier,
-        limits=findings.limits,
+        limits={**findings.limits, "pod_memory": short is None},
         metrics=metrics,
         tests=TestStore(options.tests_store_mb * _MIB),
         answers=Answers(max_answers=10_000),

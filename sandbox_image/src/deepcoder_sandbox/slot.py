@@ -52,7 +52,9 @@ class Slot:
 
     def close(self) -> None:
         """End the zygote."""
-        self._drop("closed")
+        if self._zygote is not None:
+            self._zygote.close()
+            self._zygote = None
 
     def judge(self, submission: Submission, deadline: float) -> JudgeResponse:
         """Return the answer to a submission; `deadline` (monotonic) bounds it."""

@@ -22,6 +22,7 @@ from deepcoder_contracts.judge import Tier
 from deepcoder_sandbox.worker.boot import package_root
 
 _START_DEADLINE_S = 60.0
+_END_DEADLINE_S = 5.0
 _PACKET_BYTES = 1 << 16
 _BOOT = (
     "import sys; sys.path.insert(0, sys.argv[2]);"
@@ -190,6 +191,14 @@ class ZygoteProcess:
         except (OSError, ValueError) as error:
             raise ZygoteFailed(f"the zygote's answer is broken: {error}") from error
         return dict(answer)
+
+    def close(self) -> None:
+        """Let it end by itself, which it does when its judge hangs up; end it if it does not."""
+        self._channel.close()
+        try:
+            self._process.wait(_END_DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
 
     def kill(self) -> None:
         """End it, and with it whatever it runs."""
