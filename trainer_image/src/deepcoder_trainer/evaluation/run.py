@@ -173,10 +173,16 @@ async def _ask(context: EvaluationContext, plan: EvaluationPlan, problem_set: Pr
         )
     )
     free = asyncio.Semaphore(GROUPS_AT_ONCE)
+    total, done = len(problem_set.problems), 0
 
     async def one(number: int, problem: EncodedProblem) -> Group:
+        nonlocal done
         async with free:
-            return await rollout.group(Admitted(number, version), problem)
+            group = await rollout.group(Admitted(number, version), problem)
+        done += 1
+        if done * 10 // total > (done - 1) * 10 // total:
+            log.info("%s: %d of %d problems are answered and judged", problem_set.name, done, total)
+        return group
 
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(one(n, p)) for n, p in enumerate(problem_set.problems)]
