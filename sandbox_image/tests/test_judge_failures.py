@@ -163,6 +163,17 @@ def test_deadline_that_passes_in_the_queue_gives_error(make):
         pool.close(30)
 
 
+def test_long_queue_is_no_failure_where_the_client_set_no_deadline(make, monkeypatch):
+    monkeypatch.setattr("deepcoder_sandbox.pool._JUDGING_MARGIN_S", 0.0)
+    pool = Pool(ZygoteConfig(), slots=1, worker="test", max_queued=12)
+    try:
+        request = make(SLOW, ("1", "1"), time_limit_s=1.0)  # 3 s of judging at most, twice that in the queue
+        answers = [pool.submit(Submission(request, tuple(request.tests))) for _ in range(12)]
+        assert [answer.result(60).passed for answer in answers] == [True] * 12
+    finally:
+        pool.close(30)
+
+
 def test_zygote_ends_when_its_judge_does(any_slot):
     slot = Slot(ZygoteConfig(), "test")
     pid = slot.ensure_zygote().pid

@@ -20,7 +20,7 @@ from deepcoder_sandbox.slot import Slot
 from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteFailed
 
 _MAX_RETRY_AFTER_S = 30
-_DEFAULT_DEADLINE_MARGIN_S = 30.0
+_JUDGING_MARGIN_S = 30.0
 _LONGEST_DEADLINE_S = 3600.0
 
 
@@ -48,14 +48,18 @@ class Observer:
 @dataclass(frozen=True)
 class _Work:
     submission: Submission
-    deadline: float
+    deadline: float | None
+    """The client's, counted from its arrival."""
     queued_at: float
     answer: Future[JudgeResponse]
 
 
-def default_deadline_s(submission: Submission) -> float:
-    """Return the seconds a submission may take when its client names none: every test at its backstop."""
-    needed = len(submission.tests) * submission.request.time_limit_s * WALL_PER_CPU + _DEFAULT_DEADLINE_MARGIN_S
+def judging_deadline_s(submission: Submission) -> float:
+    """Return the seconds that judging may take when the client names none: every test at its backstop.
+
+    Time in the queue is not part of it: a long queue is no failure.
+    """
+    needed = len(submission.tests) * submission.request.time_limit_s * WALL_PER_CPU + _JUDGING_MARGIN_S
     return min(_LONGEST_DEADLINE_S, needed)
 
 
@@ -105,8 +109,8 @@ class Pool:
     def submit(self, submission: Submission) -> Future[JudgeResponse]:
         """Queue a submission. Raises QueueFull or Draining; the future never fails for what a program did."""
         now = time.monotonic()
-        deadline_s = submission.request.deadline_s or default_deadline_s(submission)
-        work = _Work(submission, now + deadline_s, now, Future())
+        asked_s = submission.request.deadline_s
+        work = _Work(submission, None if asked_s is None else now + asked_s, now, Future())
         with self._lock:
             if self._draining:
                 raise Draining("the judge is draining: send this to another")
@@ -140,10 +144,11 @@ class Pool:
         started = time.monotonic()
         self._observer.queued_for(started - work.queued_at)
         try:
-            if started > work.deadline:
+            deadline = work.deadline or started + judging_deadline_s(work.submission)
+            if started > deadline:
                 answer = slot.error_answer(work.submission, "the deadline passed in the queue", started)
             else:
-                answer = slot.judge(work.submission, work.deadline)
+                answer = slot.judge(work.submission, deadline)
         except Exception as error:  # a defect of ours is the judge's failure too, and the slot lives on
             answer = slot.error_answer(work.submission, f"{type(error).__name__}: {error}", started)
         self._mean_s += 0.05 * (time.monotonic() - started - self._mean_s)
