@@ -15,7 +15,7 @@ from deepcoder_contracts.judge import RUN_HEADER, JudgeRequest, TestCase
 from deepcoder_contracts.manifest import RunIdentity
 from deepcoder_trainer.judge import client as client_module
 from deepcoder_trainer.judge.client import JudgeClient, JudgeRefused
-from deepcoder_trainer.judge.endpoints import Endpoints
+from deepcoder_trainer.judge.endpoints import MAX_IN_FLIGHT, Endpoints
 
 RUN = RunIdentity(namespace="ns", name="run", uid="01234567-89ab-cdef-0123-456789abcdef")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -214,7 +214,7 @@ async def test_submissions_wait_for_a_pool_that_has_no_pod_yet() -> None:
         waiting = asyncio.create_task(client.judge(asking()))
         await asyncio.sleep(0)
         assert not waiting.done()
-        await endpoints.replace(urls)
+        endpoints.replace(urls)
         assert (await waiting).response is not None
         await client.close()
 
@@ -277,3 +277,31 @@ async def test_load_is_spread_over_judges() -> None:
         await asyncio.gather(*tasks)
         await client.close()
     assert [len(s.asked) for s in servers] == [5, 5]
+
+
+async def test_who_waits_for_a_judge_is_served_in_order_and_a_cancelled_one_takes_none() -> None:
+    endpoints = Endpoints(["http://a"])
+    held = [await endpoints.acquire() for _ in range(MAX_IN_FLIGHT)]
+    waiting = [asyncio.create_task(endpoints.acquire()) for _ in range(3)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    endpoints.release(held.pop())
+    await asyncio.gather(waiting[0], return_exceptions=True)
+    await asyncio.sleep(0)
+    assert [w.done() for w in waiting] == [True, True, False]
+    endpoints.release(held.pop())
+    assert (await waiting[2]).url == "http://a"
+    assert endpoints._all["http://a"].in_flight == MAX_IN_FLIGHT
+
+
+async def test_a_submission_that_failed_at_one_judge_does_not_hold_up_those_behind_it() -> None:
+    endpoints = Endpoints(["http://a", "http://b"])
+    held = [await endpoints.acquire() for _ in range(2 * MAX_IN_FLIGHT)]
+    picky = asyncio.create_task(endpoints.acquire(frozenset({"http://a"})))
+    plain = asyncio.create_task(endpoints.acquire())
+    await asyncio.sleep(0)
+    endpoints.release(next(e for e in held if e.url == "http://a"))
+    assert (await plain).url == "http://a"
+    assert not picky.done()
+    endpoints.release(next(e for e in held if e.url == "http://b"))
+    assert (await picky).url == "http://b"

@@ -102,7 +102,7 @@ class JudgeClient:
                             avoid |= {endpoint.url}
                             log.warning("judge %s failed on %s: %s", endpoint.url, request.id, answer.problem)
                     finally:
-                        await self._endpoints.release(endpoint, rest_seconds=rest)
+                        self._endpoints.release(endpoint, rest_seconds=rest)
         except TimeoutError:
             log.warning("no judge for %s within %.0f s", request.id, self._patience)
         return Judgement(None, attempts)

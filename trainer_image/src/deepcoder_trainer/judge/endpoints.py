@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -31,48 +32,69 @@ class Endpoint:
     """Loop time before which it is not asked."""
 
 
+@dataclass
+class _Waiter:
+    avoid: frozenset[str]
+    granted: asyncio.Future[Endpoint]
+
+
 class Endpoints:
-    """The judges that can be asked; empty until the first resolution."""
+    """The judges that can be asked; empty until the first resolution.
+
+    A judge that becomes free is given to the first who waits for one, and nobody else is woken: with hundreds of
+    submissions waiting for a few judges, waking all for each would cost more than the judging.
+    """
 
     def __init__(self, urls: Iterable[str] = ()) -> None:
         self._all: dict[str, Endpoint] = {}
-        self._changed = asyncio.Condition()
-        self._replace(urls)
+        self._waiters: deque[_Waiter] = deque()
+        self.replace(urls)
 
     def __len__(self) -> int:
         return len(self._all)
 
-    async def replace(self, urls: Iterable[str]) -> None:
+    def replace(self, urls: Iterable[str]) -> None:
         """Judges by their base URLs; those that stay keep their load."""
-        async with self._changed:
-            self._replace(urls)
-            self._changed.notify_all()
-
-    def _replace(self, urls: Iterable[str]) -> None:
         self._all = {url: self._all.get(url, Endpoint(url)) for url in urls}
+        self._grant()
 
     async def acquire(self, avoid: frozenset[str] = frozenset()) -> Endpoint:
         """The least busy judge, preferably none of `avoid`; waits until one may be asked. Give it to `release`."""
-        while True:
-            now = asyncio.get_running_loop().time()
-            endpoint = self._choose(avoid, now)
-            if endpoint is not None:
-                endpoint.in_flight += 1
-                return endpoint
-            async with self._changed:
-                try:
-                    async with asyncio.timeout(self._until_next(now)):
-                        await self._changed.wait()
-                except TimeoutError:
-                    pass  # a rest is over, or it is time to look again
+        waiter = _Waiter(avoid, asyncio.get_running_loop().create_future())
+        self._waiters.append(waiter)
+        self._grant()
+        try:
+            return await waiter.granted
+        except asyncio.CancelledError:
+            if waiter.granted.done() and not waiter.granted.cancelled():
+                self.release(waiter.granted.result())
+            raise
 
-    async def release(self, endpoint: Endpoint, *, rest_seconds: float = 0.0) -> None:
+    def release(self, endpoint: Endpoint, *, rest_seconds: float = 0.0) -> None:
         """Give a judge back; it is not asked again for `rest_seconds`."""
         endpoint.in_flight -= 1
         if rest_seconds > 0:
-            endpoint.rests_until = asyncio.get_running_loop().time() + rest_seconds
-        async with self._changed:
-            self._changed.notify_all()
+            loop = asyncio.get_running_loop()
+            endpoint.rests_until = loop.time() + rest_seconds
+            loop.call_later(rest_seconds, self._grant)
+        self._grant()
+
+    def _grant(self) -> None:
+        """Give judges to those who wait, first come first served."""
+        still: list[_Waiter] = []
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if waiter.granted.done():  # cancelled
+                continue
+            endpoint = self._choose(waiter.avoid, waiter.granted.get_loop().time())
+            if endpoint is not None:
+                endpoint.in_flight += 1
+                waiter.granted.set_result(endpoint)
+                continue
+            still.append(waiter)
+            if not waiter.avoid:  # whoever comes later is no easier to serve
+                break
+        self._waiters.extendleft(reversed(still))
 
     def _choose(self, avoid: frozenset[str], now: float) -> Endpoint | None:
         awake = [e for e in self._all.values() if e.rests_until <= now and e.in_flight < MAX_IN_FLIGHT]
@@ -81,10 +103,6 @@ class Endpoints:
         if not others and any(url not in avoid for url in self._all):
             return None
         return min(others or awake, key=lambda e: (e.in_flight, e.url), default=None)
-
-    def _until_next(self, now: float) -> float:
-        rests = [e.rests_until - now for e in self._all.values() if e.rests_until > now]
-        return max(0.01, min([*rests, RESOLVE_SECONDS]))
 
 
 class PoolResolver:
@@ -104,7 +122,7 @@ class PoolResolver:
                 if urls != self._known:
                     log.info("judges: %s", ", ".join(sorted(urls)) or "none")
                 self._known = urls
-                await self._endpoints.replace(sorted(urls))
+                self._endpoints.replace(sorted(urls))
             await asyncio.sleep(RESOLVE_SECONDS)
 
     async def _resolve(self) -> set[str] | None:
