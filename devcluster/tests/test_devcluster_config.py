@@ -37,6 +37,10 @@ def test_clusters_of_different_names_share_no_directory_and_no_cgroup() -> None:
         assert getattr(one, attribute) != getattr(two, attribute)
 
 
+def test_clusters_of_one_name_in_two_caches_do_not_take_each_other_for_remains() -> None:
+    assert Cluster("main", Path("/one")).cgroup != Cluster("main", Path("/two")).cgroup
+
+
 def test_containerd_configuration_is_toml_that_pins_the_pause_image(cluster: Cluster) -> None:
     parsed = tomllib.loads(render.containerd(cluster, SYSROOT, "localhost/devcluster/pause:1"))
     images = parsed["plugins"]["io.containerd.cri.v1.images"]

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 
 from devcluster import doctor, forwards, images, install, lifecycle, node
 from devcluster.artifacts import Artifacts, NotBuilt
@@ -24,6 +26,7 @@ EXIT_USAGE = 64
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run, and turn known failures into a message and an exit code."""
     options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupted)  # so that whatever is half done is cleared away, as after Ctrl-C
     try:
         return int(options.action(options))
     except ConfigError as reason:
@@ -32,6 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (CommandFailed, NotBuilt, node.NodeError, LockTimeout, TimeoutError, RuntimeError) as reason:
         print(f"devcluster: {reason}", file=sys.stderr)
         return 1
+
+
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
 
 
 def _parser() -> argparse.ArgumentParser:

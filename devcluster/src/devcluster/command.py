@@ -5,6 +5,7 @@ Fails with `CommandFailed`, which carries the last lines of the output.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _SHOWN_LINES = 30
+_running: set[subprocess.Popen[bytes]] = set()
 
 
 class CommandFailed(RuntimeError):
@@ -45,6 +47,7 @@ def run(
             stderr=subprocess.STDOUT if log is not None else subprocess.PIPE,
             process_group=0,
         )
+        _running.add(process)
         try:
             output, errors = process.communicate(stdin, timeout=deadline)
         except BaseException as reason:
@@ -53,9 +56,18 @@ def run(
             if isinstance(reason, subprocess.TimeoutExpired):
                 raise CommandFailed(f"{words[0]}: not done after {deadline:.0f} s: {' '.join(words)}") from None
             raise
+        finally:
+            _running.discard(process)
     if process.returncode != 0:
         said = log.read_text(errors="replace") if log is not None else (errors + output).decode(errors="replace")
         shown = "\n".join(said.strip().splitlines()[-_SHOWN_LINES:])
         where = f" (all of it: {log})" if log is not None else ""
         raise CommandFailed(f"{' '.join(words)}: exit code {process.returncode}{where}\n{shown}")
     return output.decode(errors="replace") if output is not None else ""
+
+
+def kill_all() -> None:
+    """Kill every program that any thread is running now, so that an interrupted tool ends at once."""
+    for process in list(_running):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)

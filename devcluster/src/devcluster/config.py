@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from devcluster import keys
+
 REPOSITORY = Path(__file__).resolve().parents[3]
 """Root of the source tree: Dockerfiles, constraints, charts and Go modules are read from it."""
 
@@ -26,6 +28,8 @@ S3_SERVICE_IP = "10.79.0.70"
 API_PORT_INSIDE = 6443
 CLUSTER_DOMAIN = "cluster.local"
 
+_DEFAULT_CACHE = Path.home() / ".cache" / "deepcoder"
+
 DEFAULT_NAME = "main"
 DEFAULT_API_PORT = 16443
 DEFAULT_S3_PORT = 17070
@@ -40,7 +44,7 @@ class ConfigError(ValueError):
 def cache_root() -> Path:
     """Directory of everything that is expensive to make: $DEEPCODER_CACHE, or ~/.cache/deepcoder."""
     chosen = os.environ.get("DEEPCODER_CACHE")
-    return Path(chosen).resolve() if chosen else Path.home() / ".cache" / "deepcoder"
+    return Path(chosen).resolve() if chosen else _DEFAULT_CACHE
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,12 @@ class Cluster:
 
     @property
     def cgroup(self) -> str:
-        """Name of the cgroup, directly under the root of each hierarchy, that holds every process of the cluster."""
-        return f"devcluster-{self.name}"
+        """Name of the cgroup, directly under the root of each hierarchy, that holds every process of the cluster.
+
+        Cgroups are the machine's: clusters of one name in two caches must not take each other for remains.
+        """
+        elsewhere = "" if self.cache == _DEFAULT_CACHE else f"-{keys.digest(str(self.cache))[:8]}"
+        return f"devcluster-{self.name}{elsewhere}"
 
     @property
     def node_name(self) -> str:

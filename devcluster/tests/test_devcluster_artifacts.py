@@ -1,0 +1,67 @@
+"""A build that fails or is killed leaves nothing that the next takes for whole."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from devcluster import artifacts, debian, gobuild, tools
+from devcluster.artifacts import Artifacts, NotBuilt
+from devcluster.command import CommandFailed, run
+
+
+def test_what_is_missing_is_named_with_the_mend(tmp_path: Path) -> None:
+    with pytest.raises(NotBuilt, match=r"kubernetes.*Run: devcluster build"):
+        Artifacts(tmp_path, "go1.26.8").require()
+
+
+def test_another_version_of_go_builds_into_other_directories(tmp_path: Path) -> None:
+    one, two = Artifacts(tmp_path, "go1.26.8"), Artifacts(tmp_path, "go1.26.9")
+    assert one.directory("etcd") != two.directory("etcd")
+    assert one.sysroot == two.sysroot
+
+
+def test_every_name_of_a_program_lies_in_the_directory_of_its_module(tmp_path: Path) -> None:
+    found = Artifacts(tmp_path, "go1.26.8")
+    programs = found.programs()
+    assert programs["kubelet"].parent == found.directory("kubernetes")
+    assert {"containerd", "containerd-shim-runc-v2", "ctr"} <= set(programs)
+
+
+@pytest.fixture
+def lanes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the Go lane does something."""
+    monkeypatch.setattr(tools, "fetch", lambda cache: cache)
+    monkeypatch.setattr(debian, "make_sysroot", lambda cache: cache)
+    monkeypatch.setattr(debian, "make_base", lambda cache, sysroot: cache)
+
+
+@pytest.mark.usefixtures("lanes")
+def test_the_remains_of_a_killed_build_are_swept_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gobuild, "build", lambda program, cache, version: cache)
+    (tmp_path / "bin" / ".etcd-x1").mkdir(parents=True)
+    (tmp_path / "bin" / ".etcd-x1" / "etcd").write_text("half")
+    (tmp_path / ".base.tar.77").write_text("half")
+    (tmp_path / "bin" / "etcd-whole").mkdir()
+    Artifacts(tmp_path, "go1.26.8").build()
+    assert sorted(path.name for path in (tmp_path / "bin").iterdir()) == ["etcd-whole"]
+    assert not (tmp_path / ".base.tar.77").exists()
+
+
+def test_a_failure_in_one_lane_ends_what_runs_in_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = threading.Event()
+
+    def endless(program: object, cache: Path, version: str) -> None:
+        started.set()
+        run(["sleep", "600"], deadline=600)
+
+    def fails(cache: Path) -> Path:
+        started.wait(60)
+        while not artifacts.command._running:
+            pass
+        raise CommandFailed("the mirror is down")
+
+    monkeypatch.setattr(gobuild, "build", endless)
+    monkeypatch.setattr(tools, "fetch", fails)
+    with pytest.raises(CommandFailed, match="the mirror is down"):
+        Artifacts(tmp_path, "go1.26.8").build()
