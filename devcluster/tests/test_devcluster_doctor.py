@@ -15,6 +15,7 @@ GOOD = Facts(
     kernel=(6, 1),
     go_version="go1.26.8",
     free_disk=80 << 30,
+    disk_needed=25 << 30,
     memory=24 << 30,
     cache=Path("/root/.cache/deepcoder"),
     missing_programs=(),
@@ -58,6 +59,12 @@ def test_each_lack_is_named_with_its_mend(change: dict[str, object], said: str) 
 
 def test_all_problems_are_said_together() -> None:
     assert len(problems(replace(GOOD, root=False, memory=0, free_disk=0))) == 3
+
+
+def test_a_machine_that_has_built_everything_needs_less_disk(tmp_path: Path) -> None:
+    fresh = doctor.inspect(tmp_path).disk_needed
+    (tmp_path / "oci").mkdir()
+    assert doctor.inspect(tmp_path).disk_needed < fresh
 
 
 def test_a_port_in_use_is_found(tmp_path: Path) -> None:

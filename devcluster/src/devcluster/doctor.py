@@ -17,7 +17,8 @@ from devcluster.command import CommandFailed, run
 from devcluster.config import GO_MINOR
 
 _GIB = 1 << 30
-_DISK_NEEDED = 25 * _GIB
+_DISK_FOR_ALL = 25 * _GIB
+_DISK_TO_RUN = 5 * _GIB
 _MEMORY_NEEDED = 7 * _GIB
 _KERNEL_NEEDED = (5, 10)
 _PROGRAMS_NEEDED = {
@@ -43,6 +44,7 @@ class Facts:
     kernel: tuple[int, int]
     go_version: str
     free_disk: int
+    disk_needed: int
     memory: int
     cache: Path
     missing_programs: tuple[str, ...]
@@ -69,9 +71,9 @@ def problems(facts: Facts) -> list[str]:
     if facts.kernel < _KERNEL_NEEDED:
         found.append(f"kernel {facts.kernel[0]}.{facts.kernel[1]} is older than 5.10. Use a newer kernel")
     found += _go_problems(facts.go_version)
-    if facts.free_disk < _DISK_NEEDED:
+    if facts.free_disk < facts.disk_needed:
         found.append(
-            f"{facts.free_disk / _GIB:.0f} GiB free for {facts.cache}, {_DISK_NEEDED / _GIB:.0f} GiB needed."
+            f"{facts.free_disk / _GIB:.0f} GiB free for {facts.cache}, {facts.disk_needed / _GIB:.0f} GiB needed."
             " Free some, or set DEEPCODER_CACHE to a directory on another disk"
         )
     if facts.memory < _MEMORY_NEEDED:
@@ -126,6 +128,8 @@ def inspect(cache: Path, ports: tuple[int, ...] = ()) -> Facts:
         kernel=(int(kernel[1]), int(kernel[2])) if kernel else (0, 0),
         go_version=go_version(),
         free_disk=shutil.disk_usage(existing).free,
+        # The OCI layout is the last of the large things to be made: with it, little is left to be written.
+        disk_needed=_DISK_TO_RUN if (cache / "oci").exists() else _DISK_FOR_ALL,
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         cache=cache,
         missing_programs=tuple(name for name in _PROGRAMS_NEEDED if shutil.which(name) is None),
