@@ -19,21 +19,21 @@ demo: setup  ## the whole loop on a real cluster
 down:  ## remove every trace of the cluster
 	@if [ -x .venv/bin/python ]; then $(PY) -m devcluster down; else echo "nothing was set up"; fi
 
-test: setup lint  ## all that CI holds but the end-to-end tests
-	@$(PY) -m devcluster up
+test: setup lint  ## all that CI holds but the end-to-end tests; builds the real API, etcd and S3 servers they run
+	@$(PY) -m devcluster build
 	@$(PY) -m pytest -m "not e2e and not cluster and not long and not gpu"
 
 e2e: setup  ## end-to-end tests on the real cluster, minutes each
-	@$(PY) -m pytest tests -m "(e2e or cluster) and not long"
+	@$(PY) -m pytest -m "(e2e or cluster) and not long"
 
 test-long: setup  ## chaos, fuzzing, scale at full length
-	@$(PY) -m devcluster up
+	@$(PY) -m devcluster build
 	@$(PY) -m pytest -m "long"
 
 lint: setup  ## ruff, mypy, import-linter, generated files
 	@.venv/bin/ruff format --check -q . && .venv/bin/ruff check -q .
 	@.venv/bin/mypy
-	@.venv/bin/lint-imports --config pyproject.toml > /dev/null || .venv/bin/lint-imports --config pyproject.toml
+	@.venv/bin/lint-imports pyproject.toml > /dev/null || .venv/bin/lint-imports pyproject.toml
 	@$(PY) -m deepcoder_operator crds --check --output crds --output helm/deepcoder-operator/files/crds
 	@$(PY) -m deepcoder_operator crds --check --output helm/deepcoder-operator/files/crds
 
