@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import control_plane
 import pytest
+from crd_serving import established
 
 from deepcoder_operator.api import run, sandboxpool
 from deepcoder_operator.api.schema import custom_resource_definition
 from deepcoder_operator.kube.client import Kube
-from deepcoder_operator.kube.resources import CRDS, Resource
+from deepcoder_operator.kube.resources import Resource
 from devcluster import tools
 from devcluster.config import cache_root
 
 NAMESPACES = Resource("", "v1", "namespaces", "Namespace")
-CRD_SECONDS = 30.0
 
 _WITH_CRDS: set[Path] = set()
 """API servers that know our CRDs; a session's fixture cannot do this, since the client belongs to a test's loop."""
@@ -73,14 +71,3 @@ async def namespace(kube: Kube) -> AsyncIterator[str]:
     await kube._request("POST", NAMESPACES.path(None), body=body)
     yield name
     await kube.delete(NAMESPACES, None, name)
-
-
-async def established(client: Kube, crd: str) -> None:
-    """Wait until the API server serves a CRD."""
-    async with asyncio.timeout(CRD_SECONDS):
-        while True:
-            status = (await client.get(CRDS, None, crd)).get("status") or {}
-            conditions: dict[str, Any] = {c["type"]: c["status"] for c in status.get("conditions") or ()}
-            if conditions.get("Established") == "True":
-                return
-            await asyncio.sleep(0.1)

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import s3_server
 import yaml
-from conftest import established
+from crd_serving import established
 from kuberay_standin import Standin, dump
 from run_manifests import EVALUATE, LONGER, TRAIN, run_manifest
 
