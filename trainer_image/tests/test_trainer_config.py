@@ -173,3 +173,10 @@ def test_what_the_learner_does_not_do_is_refused_before_a_folder_is_claimed(
     with pytest.raises(BadConfig) as caught:
         load_config(write(tmp_path, changed(recipe=recipe)))
     assert caught.value.field == field
+
+
+def test_the_shipped_example_of_a_run_by_hand_is_read_as_one() -> None:
+    example = Path(__file__).resolve().parents[2] / "examples/local-demo.yaml"
+    run = load_config(example)
+    assert isinstance(run, LocalRun)
+    assert [stage.name for stage in run.stages] == ["short", "long", "eval"]
