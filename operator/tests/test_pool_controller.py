@@ -262,7 +262,8 @@ async def test_silent_judges_do_not_shrink_the_pool(ground: Field) -> None:
     ground.judges.silent = True
     async with ground.controller() as controller:
         for _ in range(3):
-            await controller._reconciler.reconcile(await ground.pool())
+            with suppress(errors.Conflict):  # the controller's own pass wrote first
+                await controller._reconciler.reconcile(await ground.pool())
         assert len(await ground.pods()) == 3
 
 
