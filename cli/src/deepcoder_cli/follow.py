@@ -49,7 +49,7 @@ def follow(reader: Reader, namespace: str, name: str, *, seconds: float, console
             if console.is_terminal:
                 live.update(render(snapshot, curve, datetime.now(UTC)))
             elif (line := one_line(snapshot)) != said:
-                console.print(f"{datetime.now(UTC):%H:%M:%S} {line}", highlight=False)
+                console.print(f"{datetime.now(UTC):%H:%M:%S} {line}", highlight=False, soft_wrap=True)
                 said = line
             if snapshot.run is not None and phase_of(snapshot.run) in TERMINAL:
                 return snapshot.run
