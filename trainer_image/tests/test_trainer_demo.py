@@ -81,6 +81,13 @@ def test_every_slip_is_told_from_the_right_line(family: Family) -> None:
         assert answer != [t.output for t in tests], f"{phrase}: {program}"
 
 
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+def test_a_line_tells_its_operation(family: Family) -> None:
+    lines = [line for o in family.operations for line in (o.line, *o.slips)]
+    assert len(set(lines)) == len(lines)
+    assert len(family.operations) >= MOST_STEPS
+
+
 def test_problems_are_distinct_repeatable_and_of_every_length() -> None:
     drawn = chains(1500)
     assert len({c.statement for c in drawn}) == 1500

@@ -66,14 +66,9 @@ class Chain:
 
 
 def draw_chain(rng: random.Random, length: int) -> Chain:
-    """A chain of `length` operations; no operation follows itself."""
+    """A chain of `length` different operations."""
     family = rng.choice(FAMILIES)
-    operations: list[Operation] = []
-    while len(operations) < length:
-        operation = rng.choice(family.operations)
-        if not operations or operations[-1] is not operation:
-            operations.append(operation)
-    steps = tuple(Step(o, rng.randint(2, 9)) for o in operations)
+    steps = tuple(Step(operation, rng.randint(2, 9)) for operation in rng.sample(family.operations, length))
     return Chain(family, steps, Step(rng.choice(family.outputs), 0))
 
 

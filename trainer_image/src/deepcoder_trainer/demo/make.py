@@ -29,7 +29,7 @@ from deepcoder_trainer.demo.warmstart import WarmStart, small_qwen2, warm_start
 
 TRAIN_PROBLEMS = 2048
 HELD_OUT_PROBLEMS = 256
-VOCABULARY = 768
+VOCABULARY = 1024
 CONTEXT_TOKENS = 512
 _RECORD = "demo.json"
 

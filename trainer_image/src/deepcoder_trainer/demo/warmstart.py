@@ -29,10 +29,10 @@ _BATCHES_AT_ONCE = 8
 class WarmStart:
     """Settings of the supervised part."""
 
-    steps: int = 600
+    steps: int = 900
     batch_size: int = 24
     peak_learning_rate: float = 3e-3
-    curriculum: tuple[tuple[float, int], ...] = ((0.3, 2), (0.6, 4), (1.0, MOST_STEPS))
+    curriculum: tuple[tuple[float, int], ...] = ((0.15, 2), (0.3, 4), (1.0, MOST_STEPS))
     """Until this share of the steps, chains have at most this many operations."""
     sloppiness: Sloppiness = field(default_factory=Sloppiness)
 
