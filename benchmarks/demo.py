@@ -1,6 +1,6 @@
 """Does the demo learn? Runs `examples/local-demo.yaml` for several seeds, from warm start to evaluation.
 
-    make bench-demo                            three seeds, about ten minutes each on two idle cores
+    make bench-demo                            three seeds, about eight minutes each on two idle cores
     .venv/bin/python benchmarks/demo.py --seeds 0 --keep /tmp/bench --page docs/results/demo-2025-11-25.md
 
 Nothing is written but what is asked for (`--keep`, `--page`). The last line of the output is one JSON object. Exit
@@ -93,13 +93,13 @@ def _run_seed(seed: int, work: Path) -> SeedResult:
     data, run = folder / "data", folder / "run"
     command = [sys.executable, "-m", "deepcoder_trainer"]
     _say(f"seed {seed}: making problems and model")
-    made = _timed(
-        [*command, "make-demo", "--output", str(data), "--seed", str(seed)], folder / "make.log", MAKE_SECONDS
-    )
+    seconds = _Seconds(folder / "seconds.json")
+    make = [*command, "make-demo", "--output", str(data), "--seed", str(seed)]
+    seconds.add("make", make, folder / "make.log", MAKE_SECONDS)
     config = folder / "run.yaml"
     config.write_text(yaml.safe_dump(_config(seed, data, run), sort_keys=False))
     _say(f"seed {seed}: training and evaluating, log in {folder / 'run.log'}")
-    ran = _timed([*command, "run", "--config", str(config)], folder / "run.log", RUN_SECONDS)
+    seconds.add("run", [*command, "run", "--config", str(config)], folder / "run.log", RUN_SECONDS)
     store = open_storage(f"file://{run}")
     history = read_history(store)
     figures, evaluation = run_figures(history.steps), history.evaluations[-1]
@@ -107,7 +107,7 @@ def _run_seed(seed: int, work: Path) -> SeedResult:
     targets = list(evaluation.results.in_order)
     dataset = next(iter(evaluation.results.targets[targets[0]]))
     by_problem = {t: problem_means(target_scores(store, evaluation, t, dataset).rewards) for t in targets}
-    return SeedResult(seed, figures, evaluation, dataset, by_problem, made, ran, run)
+    return SeedResult(seed, figures, evaluation, dataset, by_problem, seconds.spent["make"], seconds.spent["run"], run)
 
 
 def _config(seed: int, data: Path, run: Path) -> dict[str, Any]:
@@ -123,14 +123,23 @@ def _config(seed: int, data: Path, run: Path) -> dict[str, Any]:
     return config
 
 
-def _timed(command: list[str], log: Path, seconds: float) -> float:
-    began = time.monotonic()
-    with log.open("a") as file:
-        done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, timeout=seconds, check=False)
-    if done.returncode != 0:
-        tail = "\n".join(log.read_text().splitlines()[-20:])
-        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{tail}")
-    return time.monotonic() - began
+class _Seconds:
+    """What each part has taken, over all times that it was called: with `--keep` a seed may be done in pieces."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.spent: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
+
+    def add(self, part: str, command: list[str], log: Path, limit: float) -> None:
+        """Run a command; SystemExit with the end of its log if it fails."""
+        began = time.monotonic()
+        with log.open("a") as file:
+            done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, timeout=limit, check=False)
+        self.spent[part] = self.spent.get(part, 0.0) + time.monotonic() - began
+        self._path.write_text(json.dumps(self.spent))
+        if done.returncode != 0:
+            tail = "\n".join(log.read_text().splitlines()[-20:])
+            raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{tail}")
 
 
 def _summary(results: list[SeedResult]) -> dict[str, Any]:
