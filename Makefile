@@ -44,5 +44,6 @@ generate: setup  ## CRDs from the API types
 	@$(PY) -m deepcoder_operator crds --output crds --output helm/deepcoder-operator/files/crds
 	@$(PY) -m deepcoder_operator crds --output helm/deepcoder-operator/files/crds
 
-bench-%: setup  ## a benchmark: demo judge pipeline checkpoint curate operator gpu ablations
+bench-%: setup  ## a benchmark: demo judge
+	@[ -f benchmarks/$*.py ] || { echo "make: no benchmark '$*'; there are: $(basename $(notdir $(wildcard benchmarks/*.py)))" >&2; exit 64; }
 	@$(PY) benchmarks/$*.py
