@@ -15,6 +15,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from kubernetes import client
 
+from deepcoder_contracts.base import sha256_digest
 from deepcoder_demo.settings import NAMESPACE, REPOSITORY, Cluster
 
 GROUP, VERSION, RUNS = "deepcoder.dev", "v1alpha1", "deepcoderruns"
@@ -162,6 +163,18 @@ class World:
 
     def stored(self, name: str, key: str) -> Any | None:
         """A JSON document (or, for .jsonl, its lines) below the run's folder in the bucket."""
+        body = self.content(name, key)
+        if body is None:
+            return None
+        return [json.loads(line) for line in body.splitlines()] if key.endswith(".jsonl") else json.loads(body)
+
+    def digest(self, name: str, key: str) -> str | None:
+        """Digest of a file's bytes as they are stored."""
+        body = self.content(name, key)
+        return None if body is None else sha256_digest(body)
+
+    def content(self, name: str, key: str) -> bytes | None:
+        """A file below the run's folder in the bucket."""
         s3 = boto3.client(
             "s3",
             endpoint_url=self.cluster.s3.host_endpoint,
@@ -172,12 +185,12 @@ class World:
         )
         folder = self.status(name)["provenance"]["storage"].removeprefix(f"s3://{self.cluster.s3.bucket}/")
         try:
-            body = s3.get_object(Bucket=self.cluster.s3.bucket, Key=f"{folder}/{key}")["Body"].read()
+            body: bytes = s3.get_object(Bucket=self.cluster.s3.bucket, Key=f"{folder}/{key}")["Body"].read()
         except ClientError as error:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
                 return None
             raise
-        return [json.loads(line) for line in body.splitlines()] if key.endswith(".jsonl") else json.loads(body)
+        return body
 
 
 def small_run(name: str, steps: int = 6) -> dict[str, Any]:

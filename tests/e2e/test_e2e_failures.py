@@ -55,10 +55,12 @@ def test_head_deleted_in_mid_stage_attempt_two_resumes_from_the_newest_verified_
     first = steps[0]
     assert first > 5, "attempt 2 began from nothing"
     assert steps == list(range(first, 61))
-    manifests = {c["step"]: c for c in status["checkpoints"]}
-    resumed = manifests[min(step for step in manifests if step >= first)]
-    assert resumed["ordinal"] == 2
-    assert resumed["parentDigest"] == manifests[first - 1]["digest"], "the chain is broken"
+    # From storage, since the status holds only the checkpoints that were newest when the operator looked.
+    saved = next(step for step in steps if step % 5 == 0)
+    made = world.stored(name, f"{layout.checkpoint_dir(STAGE, saved, 2)}/{layout.MANIFEST}")
+    parent = layout.checkpoint_dir(STAGE, first - 1, 1)
+    assert made["parent"]["uri"].endswith(f"/{parent}"), "attempt 2 is not a child of what it resumed from"
+    assert made["parent"]["digest"] == world.digest(name, f"{parent}/{layout.MANIFEST}"), "the chain is broken"
 
 
 def test_suspend_drains_and_saves_and_frees_the_pods_and_resuming_goes_on(
