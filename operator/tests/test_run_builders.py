@@ -23,6 +23,7 @@ from deepcoder_operator.domain.names import MAX_ORDINAL, attempt_name
 from deepcoder_operator.domain.resolve import resolve
 
 SETTINGS = TrainerSettings("https://operator.deepcoder.svc:8443", "CA", monitoring_namespace="monitoring")
+MONITORING = {"kubernetes.io/metadata.name": "monitoring"}
 
 
 def attempt(index: int = 0, ordinal: int = 1) -> AttemptStatus:
@@ -227,6 +228,16 @@ def test_dashboard_is_open_to_kuberay_alone() -> None:
     rules = build_network_policy(make_run(), SETTINGS)["spec"]["ingress"]
     (rule,) = [r for r in rules if {"port": 8265, "protocol": "TCP"} in r.get("ports", [])]
     assert rule["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kuberay-system"}}}]
+
+
+def test_monitoring_reaches_the_port_on_which_the_head_serves_the_trainers_metrics() -> None:
+    served = [
+        int(e["value"]) for p in pods(job(make_run())) for e in p["containers"][0]["env"] if "METRICS_PORT" in e["name"]
+    ]
+    rules = build_network_policy(make_run(), SETTINGS)["spec"]["ingress"]
+    (rule,) = [r for r in rules if r["from"][0].get("namespaceSelector", {}).get("matchLabels", {}) == MONITORING]
+    assert len(served) == 1, "the head alone serves them"
+    assert served[0] in [p["port"] for p in rule["ports"]]
 
 
 def test_own_pool_is_what_the_user_wrote_and_a_shared_one_is_not_made() -> None:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from deepcoder_contracts.recipe import Loss, Recipe
-from deepcoder_trainer.grpo.loss import GAP_BINS, LossSettings, policy_loss, summarize
+from deepcoder_trainer.grpo.loss import LossSettings, policy_loss
+from deepcoder_trainer.grpo.summary import GAP_BINS, summarize
 
 
 def token_loss(lp: torch.Tensor, h: torch.Tensor, old: float, behaviour: float, a: float, s: LossSettings) -> Any:

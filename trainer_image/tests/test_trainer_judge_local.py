@@ -43,7 +43,7 @@ async def judge(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LocalJudge]:
 
 
 def client_of(judge: LocalJudge) -> JudgeClient:
-    return JudgeClient(Endpoints([BASE_URL]), RUN, transport=judge.transport())
+    return JudgeClient(Endpoints([BASE_URL]), RUN, connector=judge.connector())
 
 
 def fenced(code: str) -> str:

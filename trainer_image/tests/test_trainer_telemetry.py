@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,6 +57,15 @@ def test_prometheus_shows_gauges_and_counts_each_sample_once(report: StepReport)
     assert sum(counted) == 16
     assert "deepcoder_trainer_response_tokens_count 16.0" in text
     assert 'deepcoder_trainer_phase_seconds_sum{phase="train"} 1.5' in text
+
+
+def test_a_scrape_port_that_is_taken_does_not_stop_training(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("0.0.0.0", 0)) as taken:
+        monkeypatch.setenv("DEEPCODER_METRICS_PORT", str(taken.getsockname()[1]))
+        Prometheus(stage_index=0).serve()
+    assert "DEEPCODER_METRICS_PORT" in caplog.text
 
 
 def test_quarantined_samples_are_counted_and_belong_to_no_other_figure(make_batch: Callable[..., Batch]) -> None:

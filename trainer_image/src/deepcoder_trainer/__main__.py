@@ -109,7 +109,7 @@ def _log(*, verbose: bool) -> None:
         format="%(asctime)s %(levelname)s %(message)s",
         datefmt="%H:%M:%S",
     )
-    for noisy in ("httpx", "httpcore", "asyncio", "urllib3", "botocore", "filelock"):
+    for noisy in ("httpx", "httpcore", "aiohttp", "asyncio", "urllib3", "botocore", "filelock"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 

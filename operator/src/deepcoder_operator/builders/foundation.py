@@ -8,6 +8,7 @@ from deepcoder_operator.api.base import API_VERSION
 from deepcoder_operator.api.run import DeepCoderRun
 from deepcoder_operator.builders.meta import Object, metadata
 from deepcoder_operator.builders.settings import TrainerSettings
+from deepcoder_operator.builders.trainer_pod import METRICS_PORT
 from deepcoder_operator.domain.names import (
     LABEL_ROLE,
     LABEL_RUN_UID,
@@ -21,8 +22,8 @@ from deepcoder_operator.domain.resolve import ResolvedConfig
 CONFIG_FILE = "config.json"
 
 _DASHBOARD_PORT = 8265
-_METRICS_PORTS = (8080, 44217, 44227)
-"""Ray's metrics export and those of its autoscaler and dashboard."""
+_METRICS_PORTS = (8080, 44217, 44227, METRICS_PORT)
+"""Ray's metrics export, those of its autoscaler and dashboard, and the trainer's own."""
 
 
 def build_config_map(run: DeepCoderRun, config: ResolvedConfig) -> Object:

@@ -41,6 +41,9 @@ AUDIENCE = "deepcoder-operator"
 HOME = "/home/deepcoder"
 S3_CA_DIRECTORY = "/etc/deepcoder-s3"
 S3_CA_KEY = "ca.crt"
+METRICS_PORT_VARIABLE = "DEEPCODER_METRICS_PORT"
+METRICS_PORT = 9464
+"""Where the driver, on the head, serves the trainer's own metrics."""
 
 _USER = 1000
 _TOKEN_SECONDS = 3600
@@ -149,7 +152,7 @@ def _container(run: DeepCoderRun, name: str, role: str, image: str, *, s3_ca: bo
         "name": name,
         "image": image,
         "imagePullPolicy": "IfNotPresent",
-        "env": _env(run, s3_ca=s3_ca),
+        "env": _env(run, role, s3_ca=s3_ca),
         "resources": {"requests": {"cpu": "1", "memory": "4Gi"}},
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -163,7 +166,7 @@ def _container(run: DeepCoderRun, name: str, role: str, image: str, *, s3_ca: bo
     return container
 
 
-def _env(run: DeepCoderRun, *, s3_ca: bool) -> list[dict[str, Any]]:
+def _env(run: DeepCoderRun, role: str, *, s3_ca: bool) -> list[dict[str, Any]]:
     s3 = run.spec.checkpoint.s3
     env: list[dict[str, Any]] = [
         _field("POD_NAME", "metadata.name"),
@@ -177,6 +180,8 @@ def _env(run: DeepCoderRun, *, s3_ca: bool) -> list[dict[str, Any]]:
         # Threads of torch that wait by spinning starve each other where pods share cores.
         {"name": "OMP_WAIT_POLICY", "value": "PASSIVE"},
     ]
+    if role == HEAD:
+        env.append({"name": METRICS_PORT_VARIABLE, "value": str(METRICS_PORT)})
     if not _uses_hub(run):
         env.append({"name": "HF_HUB_OFFLINE", "value": "1"})
     if s3.region:

@@ -19,14 +19,10 @@ import torch
 from torch import Tensor
 
 from deepcoder_contracts.recipe import Loss, OldLogprobs, Recipe
+from deepcoder_trainer.grpo.summary import GAP_BINS, GAP_BINS_PER_DECADE, GAP_DECADES
 
 MAX_LOG_RATIO = 10.0
 """Where log ratios are clamped: exp(10) = 22,026 is far outside any clip range and still finite in float32."""
-
-GAP_BINS_PER_DECADE = 8
-_GAP_DECADES = (-8, 2)
-GAP_BINS = GAP_BINS_PER_DECADE * (_GAP_DECADES[1] - _GAP_DECADES[0])
-"""Bins of the histogram of |learner - sampler| log-probability, equal in log10 from 1e-8 to 1e2."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ def policy_loss(
     mask: Tensor,
     settings: LossSettings,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss summed over the tokens in `mask`, and sums for the metrics (see `summarize`). All inputs are [R]."""
+    """Loss summed over the tokens in `mask`, and sums for the metrics (see `summary.summarize`). All inputs are [R]."""
     weight = mask.to(logprob.dtype)
     log_ratio = (logprob - old_logprob).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     ratio = log_ratio.exp()
@@ -98,7 +94,7 @@ def _sums(
     ratio: Tensor, entropy: Tensor, learner: Tensor, behaviour: Tensor, advantages: Tensor, weight: Tensor
 ) -> dict[str, Tensor]:
     difference = (learner - behaviour).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-    first = _GAP_DECADES[0]
+    first = GAP_DECADES[0]
     exponent = (learner - behaviour).abs().clamp(min=10.0**first).log10()
     place = ((exponent - first) * GAP_BINS_PER_DECADE).long().clamp(0, GAP_BINS - 1)
     histogram = torch.zeros(GAP_BINS, dtype=weight.dtype, device=weight.device).index_add_(0, place, weight)
@@ -112,38 +108,3 @@ def _sums(
         "logprob_gap": ((learner - behaviour).abs() * weight).sum(),
         "gap_histogram": histogram,
     }
-
-
-def summarize(sums: dict[str, list[float]]) -> dict[str, float]:
-    """Token means from sums over all micro-batches and ranks; each sum is a list (of one, or of histogram bins)."""
-    tokens = max(sums["tokens"][0], 1.0)
-    mean = {name: values[0] / tokens for name, values in sums.items() if name not in ("tokens", "gap_histogram")}
-    metrics = {
-        "loss": mean["loss"],
-        "entropy": mean["entropy"],
-        "ratio_mean": mean["ratio"],
-        "advantage_mean": mean["advantage"],
-        "ratio_below_clip_ratio": mean["ratio_below_clip"],
-        "ratio_above_clip_ratio": mean["ratio_above_clip"],
-        "clipped_low_ratio": mean["clipped_low"],
-        "clipped_high_ratio": mean["clipped_high"],
-        "mismatch_kl": mean["mismatch_kl"],
-        "logprob_gap_abs_mean": mean["logprob_gap"],
-        "logprob_gap_abs_p95": _quantile(sums["gap_histogram"], 0.95),
-        "tokens_trained": sums["tokens"][0],
-    }
-    if "importance" in mean:
-        metrics["importance_weight_mean"] = mean["importance"]
-    return metrics
-
-
-def _quantile(histogram: list[float], q: float) -> float:
-    """Upper edge of the bin that holds the quantile; 0 of an empty histogram."""
-    total, seen = sum(histogram), 0.0
-    if not total:
-        return 0.0
-    for i, count in enumerate(histogram):
-        seen += count
-        if seen >= q * total:
-            return 0.0 if i == 0 else 10.0 ** (_GAP_DECADES[0] + (i + 1) / GAP_BINS_PER_DECADE)
-    return 10.0 ** _GAP_DECADES[1]

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+import aiohttp
 from pydantic import ValidationError
 
 from deepcoder_contracts.judge import RUN_HEADER, JudgeRequest, JudgeResponse, TestCase, TestSet
@@ -39,6 +39,7 @@ PATIENCE = 1800.0
 INLINE_BYTES = 16 * 1024
 """Larger test sets are stored at the judge once and named by their digest."""
 CONNECT_SECONDS = 5.0
+PUT_SECONDS = 60.0
 QUEUE_SECONDS = 300.0
 """Allowance for waiting in a judge's queue, on top of what the program may take."""
 MAX_REST_SECONDS = 60.0
@@ -67,18 +68,15 @@ class JudgeClient:
         run: RunIdentity,
         *,
         token_file: Path | None = None,
-        transport: httpx.AsyncBaseTransport | None = None,
+        connector: aiohttp.BaseConnector | None = None,
         patience: float = PATIENCE,
     ) -> None:
         self._endpoints = endpoints
         self._token_file = token_file
         self._patience = patience
         self._headers = {RUN_HEADER: f"{run.namespace}/{run.name}/{run.uid[:8]}"}
-        self._http = httpx.AsyncClient(
-            transport=transport,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=256),
-            trust_env=False,  # judges are neighbours: no proxy stands between
-        )
+        # No limit here: Endpoints bounds what is in flight at each judge. No proxy either: judges are neighbours.
+        self._http = aiohttp.ClientSession(connector=connector or aiohttp.TCPConnector(limit=0), trust_env=False)
         self.errors = 0
         """Failures of judges so far."""
 
@@ -109,7 +107,7 @@ class JudgeClient:
 
     async def close(self) -> None:
         """Close connections."""
-        await self._http.aclose()
+        await self._http.close()
 
     async def _ask(self, endpoint: Endpoint, request: JudgeRequest) -> _Answer:
         tests = request.tests or []
@@ -126,32 +124,29 @@ class JudgeClient:
         return answer
 
     async def _post(self, endpoint: Endpoint, request: JudgeRequest) -> _Answer:
-        body = request.model_dump_json(exclude_none=True)
+        body = request.model_dump_json(exclude_none=True).encode()
         try:
-            reply = await self._http.post(
-                f"{endpoint.url}/v1/judge",
-                content=body,
-                headers=self._all_headers(),
-                timeout=httpx.Timeout(request.deadline_s or QUEUE_SECONDS, connect=CONNECT_SECONDS),
-            )
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            reply = await self._send("POST", f"{endpoint.url}/v1/judge", body, request.deadline_s or QUEUE_SECONDS)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             # Not there (yet, or any more): nothing was asked of it, so nothing counts against the submission.
             return _Answer(rest_seconds=2.0, problem=f"cannot connect: {error}")
-        except httpx.HTTPError as error:
+        except (aiohttp.ClientError, TimeoutError) as error:
             return _Answer(judged=True, problem=f"{type(error).__name__}: {error}")
         return _read_answer(reply, request)
 
     async def _put_tests(self, endpoint: Endpoint, tests: _StoredTests) -> _Answer | None:
         try:
-            reply = await self._http.put(
-                f"{endpoint.url}/v1/tests/{tests.sha256}",
-                content=tests.body,
-                headers=self._all_headers(),
-                timeout=httpx.Timeout(60, connect=CONNECT_SECONDS),
-            )
-        except httpx.HTTPError as error:
+            reply = await self._send("PUT", f"{endpoint.url}/v1/tests/{tests.sha256}", tests.body, PUT_SECONDS)
+        except (aiohttp.ClientError, TimeoutError) as error:
             return _Answer(judged=True, problem=f"cannot store tests: {type(error).__name__}: {error}")
-        return None if reply.is_success else _problem_answer(reply)
+        return None if reply.ok else _problem_answer(reply)
+
+    async def _send(self, method: str, url: str, body: bytes, seconds: float) -> _Reply:
+        timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS)
+        async with self._http.request(
+            method, url, data=body, headers=self._all_headers(), timeout=timeout, allow_redirects=False
+        ) as reply:
+            return _Reply(url, reply.status, reply.headers.get("Retry-After", "1"), await reply.read())
 
     def _all_headers(self) -> dict[str, str]:
         headers = {**self._headers, "Content-Type": "application/json"}
@@ -159,6 +154,18 @@ class JudgeClient:
             # Read each time: a rotated Secret is in the file, not in our memory.
             headers["Authorization"] = f"Bearer {self._token_file.read_text().strip()}"
         return headers
+
+
+@dataclass(frozen=True)
+class _Reply:
+    url: str
+    status: int
+    retry_after: str
+    body: bytes
+
+    @property
+    def ok(self) -> bool:
+        return 200 <= self.status < 300
 
 
 @dataclass(frozen=True)
@@ -171,11 +178,11 @@ class _Answer:
     problem: str = ""
 
 
-def _read_answer(reply: httpx.Response, request: JudgeRequest) -> _Answer:
-    if not reply.is_success:
+def _read_answer(reply: _Reply, request: JudgeRequest) -> _Answer:
+    if not reply.ok:
         return _problem_answer(reply)
     try:
-        response = JudgeResponse.model_validate_json(reply.content)
+        response = JudgeResponse.model_validate_json(reply.body)
     except ValidationError as error:
         return _Answer(judged=True, problem=f"not a judgement: {error.errors(include_url=False)[0]['msg']}")
     if response.id != request.id:
@@ -186,20 +193,20 @@ def _read_answer(reply: httpx.Response, request: JudgeRequest) -> _Answer:
     return _Answer(response, judged=True)
 
 
-def _problem_answer(reply: httpx.Response) -> _Answer:
-    text = reply.text[:500]
-    if reply.status_code in (429, 503):
+def _problem_answer(reply: _Reply) -> _Answer:
+    text = reply.body[:500].decode(errors="replace")
+    if reply.status in (429, 503):
         return _Answer(rest_seconds=_retry_after(reply), problem=text)
-    if reply.status_code == 404:
+    if reply.status == 404:
         return _Answer(unknown_tests=True, problem=text)
-    if reply.status_code >= 500:
-        return _Answer(judged=True, problem=f"{reply.status_code}: {text}")
-    raise JudgeRefused(f"the judge at {reply.url} answered {reply.status_code}: {text}", field="judge")
+    if reply.status >= 500:
+        return _Answer(judged=True, problem=f"{reply.status}: {text}")
+    raise JudgeRefused(f"the judge at {reply.url} answered {reply.status}: {text}", field="judge")
 
 
-def _retry_after(reply: httpx.Response) -> float:
+def _retry_after(reply: _Reply) -> float:
     try:
-        seconds = float(reply.headers.get("Retry-After", "1"))
+        seconds = float(reply.retry_after)
     except ValueError:  # an HTTP date: rare, and a second is a fair reading
         seconds = 1.0
     return min(max(seconds, 0.1), MAX_REST_SECONDS)

@@ -23,7 +23,7 @@ async def connect_judge(
         if local is None:
             raise RuntimeError("the local judge is started before anything else, and was not")
         await local.ready()
-        client = JudgeClient(Endpoints([BASE_URL]), config.run, transport=local.transport())
+        client = JudgeClient(Endpoints([BASE_URL]), config.run, connector=local.connector())
         background = local.watch()
     else:
         assert settings.host is not None, "the contract sees to it"

@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import httpx
+import aiohttp
 
 from deepcoder_trainer.errors import BadConfig
 
@@ -55,14 +55,15 @@ class LocalJudge:
             start_new_session=True,  # Ctrl-C is the trainer's alone: it still needs verdicts to drain
         )
 
-    def transport(self) -> httpx.AsyncHTTPTransport:
-        """What an HTTP client needs to reach it."""
-        return httpx.AsyncHTTPTransport(uds=str(self.socket), limits=httpx.Limits(max_connections=None))
+    def connector(self) -> aiohttp.UnixConnector:
+        """What an HTTP client needs to reach it; made within a running event loop."""
+        return aiohttp.UnixConnector(str(self.socket), limit=0)
 
     async def ready(self) -> None:
         """Wait until it answers; raises BadConfig with its own words if it refuses to start on this machine."""
         deadline = time.monotonic() + START_SECONDS
-        async with httpx.AsyncClient(transport=self.transport(), trust_env=False) as http:
+        once = aiohttp.ClientTimeout(total=2)
+        async with aiohttp.ClientSession(connector=self.connector(), timeout=once, trust_env=False) as http:
             while time.monotonic() < deadline:
                 if self._child.poll() is not None:
                     raise BadConfig(
@@ -70,9 +71,10 @@ class LocalJudge:
                         field="judge.backend",
                     )
                 try:
-                    if (await http.get(f"{BASE_URL}/readyz", timeout=2)).is_success:
-                        return
-                except httpx.HTTPError:
+                    async with http.get(f"{BASE_URL}/readyz") as reply:
+                        if reply.ok:
+                            return
+                except (aiohttp.ClientError, TimeoutError):
                     pass
                 await asyncio.sleep(0.05)
         raise TimeoutError(f"the local judge did not answer within {START_SECONDS:.0f} s: {self._last_words()}")

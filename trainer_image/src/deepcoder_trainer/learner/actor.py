@@ -2,20 +2,21 @@
 
 Compute methods run one at a time, in call order, as collectives need. Uploads and downloads have a thread of their
 own (concurrency group `io`), so that a checkpoint is on its way to storage while the next step trains. Files are
-put from this machine: nothing of a checkpoint passes through the controller.
+put from this machine: nothing of a checkpoint passes through the controller. What needs torch is imported on the
+actor's side alone: the driver, which imports this module for the class, does without.
 """
 
 from __future__ import annotations
 
 import logging
+import shutil
 import socket
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
-import torch
 
 from deepcoder_contracts.manifest import FileEntry, Manifest
 from deepcoder_contracts.stage import ModelSource, Storage
@@ -23,9 +24,10 @@ from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.checkpoint.storage import open_run_storage
 from deepcoder_trainer.checkpoint.transfer import download_files, upload_files
 from deepcoder_trainer.grpo.pack import OptimizerStep
-from deepcoder_trainer.learner.dcp import METADATA, rank_prefix
-from deepcoder_trainer.learner.pretrained import write_pretrained
-from deepcoder_trainer.learner.rank import LEARNER_DIR, LearnerRank, RankSettings, Rendezvous, Sums, discard
+from deepcoder_trainer.learner.protocol import LEARNER_DIR, METADATA, RankSettings, Rendezvous, Sums, rank_prefix
+
+if TYPE_CHECKING:
+    from deepcoder_trainer.learner.rank import LearnerRank
 
 CHUNK_BYTES = 256 << 20
 """Bytes of weights in one object of the object store, about."""
@@ -50,6 +52,8 @@ class LearnerActor:
 
     def start(self, rendezvous: Rendezvous | None) -> None:
         """Join the other ranks and load the model, fetched first where this machine does not have it."""
+        from deepcoder_trainer.learner.rank import LearnerRank
+
         if not Path(self._settings.model_dir).is_dir():
             self._settings = replace(self._settings, model_dir=str(self._sources.model(self._model)))
         self._learner = LearnerRank(self._settings, self._rank, self._world, rendezvous)
@@ -60,6 +64,8 @@ class LearnerActor:
 
     def export_weights(self) -> list[Any]:
         """Rank 0: object references of chunks that cover all weights. Others take part and return none."""
+        import torch
+
         chunks: list[Any] = []
         chunk: dict[str, Any] = {}
         size = 0
@@ -83,6 +89,8 @@ class LearnerActor:
 
     def save_pretrained(self, directory: str) -> None:
         """Write the model in Hugging Face layout, on rank 0."""
+        from deepcoder_trainer.learner.pretrained import write_pretrained
+
         weights = self._rank_learner.weights()
         if self._rank:
             for _ in weights:
@@ -120,7 +128,7 @@ class LearnerActor:
 
     def discard(self, directory: str) -> None:
         """Remove a local folder."""
-        discard(Path(directory))
+        shutil.rmtree(directory, ignore_errors=True)
 
     def close(self) -> None:
         """Leave the process group."""

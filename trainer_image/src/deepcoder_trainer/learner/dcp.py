@@ -30,8 +30,7 @@ from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, W
 from torch.futures import Future
 
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged
-
-METADATA = "metadata.json"
+from deepcoder_trainer.learner.protocol import METADATA, rank_prefix
 
 _FILE_BYTES = 1 << 30
 _SCHEMA_VERSION = 1
@@ -189,11 +188,6 @@ class SafetensorsReader(StorageReader):
 def rank_file(rank: int, number: int) -> str:
     """Name of a rank's file."""
     return f"{rank_prefix(rank)}{number:03d}.safetensors"
-
-
-def rank_prefix(rank: int) -> str:
-    """What the names of a rank's files begin with."""
-    return f"rank-{rank:05d}-"
 
 
 def _read_metadata(path: Path) -> Metadata:

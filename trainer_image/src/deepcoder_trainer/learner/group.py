@@ -21,11 +21,11 @@ from deepcoder_contracts.manifest import FileEntry, Manifest
 from deepcoder_contracts.recipe import Precision, Recipe
 from deepcoder_contracts.stage import StageConfig, Storage
 from deepcoder_trainer.checkpoint.sources import Sources
-from deepcoder_trainer.grpo.loss import summarize
 from deepcoder_trainer.grpo.pack import OptimizerStep, plan_step, split_groups, training_sequences
+from deepcoder_trainer.grpo.summary import summarize
 from deepcoder_trainer.learner.actor import LearnerActor
 from deepcoder_trainer.learner.limits import check_learner_config, learner_tokens_per_device
-from deepcoder_trainer.learner.rank import RankSettings, Sums
+from deepcoder_trainer.learner.protocol import RankSettings, Sums
 from deepcoder_trainer.types import Batch, WeightRefs
 
 log = logging.getLogger(__name__)

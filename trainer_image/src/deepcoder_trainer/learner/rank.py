@@ -10,11 +10,9 @@ from __future__ import annotations
 import logging
 import math
 import os
-import shutil
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -38,10 +36,8 @@ from deepcoder_trainer.grpo.pack import MicroBatch, OptimizerStep
 from deepcoder_trainer.learner.cpus import cpu_limit
 from deepcoder_trainer.learner.dcp import SafetensorsReader, SafetensorsWriter
 from deepcoder_trainer.learner.model import COMPUTE_DTYPES, PolicyModel, load_policy
+from deepcoder_trainer.learner.protocol import LEARNER_DIR, RankSettings, Rendezvous, Sums
 from deepcoder_trainer.seeds import seed
-
-LEARNER_DIR = "learner"
-"""Folder of a checkpoint that holds the learner's files."""
 
 _ADAM_EPSILON = 1e-8
 
@@ -49,30 +45,6 @@ log = logging.getLogger(__name__)
 
 # One rank without a process group is meant, and DCP warns of it at every save and load.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
-
-Sums = dict[str, list[float]]
-"""Sums over tokens, each a list (of one, or of histogram bins), that add up over ranks."""
-
-
-@dataclass(frozen=True)
-class RankSettings:
-    """What a rank needs to know, the same on all ranks."""
-
-    model_dir: str
-    recipe: Recipe
-    run_seed: int
-    accelerators: bool
-    threads: int | None
-    """CPU threads; None: as many as the container allows."""
-    collective_timeout_s: float
-
-
-@dataclass(frozen=True)
-class Rendezvous:
-    """How ranks find each other: rank 0 listens there."""
-
-    host: str
-    port: int
 
 
 class LearnerRank:
@@ -296,8 +268,3 @@ def _reset(optimizer: torch.optim.AdamW) -> None:
         for state in optimizer.state.values():
             for value in state.values():
                 value.zero_()
-
-
-def discard(directory: Path) -> None:
-    """Remove a local folder that is no longer needed."""
-    shutil.rmtree(directory, ignore_errors=True)

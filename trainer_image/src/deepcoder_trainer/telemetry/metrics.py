@@ -81,10 +81,14 @@ class Prometheus:
         )
 
     def serve(self) -> None:
-        """Open the scrape port, where one is asked for."""
+        """Open the scrape port, where one is asked for; without it training goes on unwatched."""
         port = os.environ.get(PORT_VARIABLE)
-        if port:
+        if not port:
+            return
+        try:
             start_http_server(int(port), registry=self.registry)
+        except (OSError, ValueError) as error:
+            log.error("no metrics are served, %s=%s: %s", PORT_VARIABLE, port, error)
 
     def on_phase(self, phase: TrainerPhase) -> None:
         """Mark it."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-import httpx
+import aiohttp
 from pydantic import ValidationError
 
 from deepcoder_contracts.progress import (
@@ -111,11 +111,13 @@ class Progress:
         try:
             headers = {"Authorization": f"Bearer {_token(endpoint)}", "Content-Type": "application/json"}
             verify = ssl.create_default_context(cafile=endpoint.ca_file)
-            async with httpx.AsyncClient(verify=verify, timeout=POST_SECONDS, trust_env=False) as http:
-                answer = await http.post(endpoint.url, content=body, headers=headers)
-            answer.raise_for_status()
-            reply = ProgressReply.from_json(answer.content)
-        except (httpx.HTTPError, OSError, ssl.SSLError, ValidationError) as error:
+            async with (
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=POST_SECONDS), trust_env=False) as http,
+                http.post(endpoint.url, data=body, headers=headers, ssl=verify, allow_redirects=False) as answer,
+            ):
+                answer.raise_for_status()
+                reply = ProgressReply.from_json(await answer.read())
+        except (aiohttp.ClientError, TimeoutError, OSError, ValidationError) as error:
             if not self._failing:
                 log.warning("progress could not be sent, training goes on: %s", error)
             self._failing = True

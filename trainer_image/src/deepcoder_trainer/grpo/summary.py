@@ -1,0 +1,46 @@
+"""Metrics of a training step from the sums that every rank kept: plain numbers, for the driver, which has no torch.
+
+The 95th percentile of |learner - sampler| comes from a histogram, since sums over ranks cannot give one.
+"""
+
+from __future__ import annotations
+
+GAP_BINS_PER_DECADE = 8
+GAP_DECADES = (-8, 2)
+GAP_BINS = GAP_BINS_PER_DECADE * (GAP_DECADES[1] - GAP_DECADES[0])
+"""Bins of the histogram of |learner - sampler| log-probability, equal in log10 from 1e-8 to 1e2."""
+
+
+def summarize(sums: dict[str, list[float]]) -> dict[str, float]:
+    """Token means from sums over all micro-batches and ranks; each sum is a list (of one, or of histogram bins)."""
+    tokens = max(sums["tokens"][0], 1.0)
+    mean = {name: values[0] / tokens for name, values in sums.items() if name not in ("tokens", "gap_histogram")}
+    metrics = {
+        "loss": mean["loss"],
+        "entropy": mean["entropy"],
+        "ratio_mean": mean["ratio"],
+        "advantage_mean": mean["advantage"],
+        "ratio_below_clip_ratio": mean["ratio_below_clip"],
+        "ratio_above_clip_ratio": mean["ratio_above_clip"],
+        "clipped_low_ratio": mean["clipped_low"],
+        "clipped_high_ratio": mean["clipped_high"],
+        "mismatch_kl": mean["mismatch_kl"],
+        "logprob_gap_abs_mean": mean["logprob_gap"],
+        "logprob_gap_abs_p95": _quantile(sums["gap_histogram"], 0.95),
+        "tokens_trained": sums["tokens"][0],
+    }
+    if "importance" in mean:
+        metrics["importance_weight_mean"] = mean["importance"]
+    return metrics
+
+
+def _quantile(histogram: list[float], q: float) -> float:
+    """Upper edge of the bin that holds the quantile; 0 of an empty histogram."""
+    total, seen = sum(histogram), 0.0
+    if not total:
+        return 0.0
+    for i, count in enumerate(histogram):
+        seen += count
+        if seen >= q * total:
+            return 0.0 if i == 0 else 10.0 ** (GAP_DECADES[0] + (i + 1) / GAP_BINS_PER_DECADE)
+    return 10.0 ** GAP_DECADES[1]
