@@ -199,6 +199,49 @@ def test_attempt_without_a_step_is_stalled_and_one_with_steps_is_not() -> None:
     assert stalled.status == "True"
 
 
+def stall(cluster: Cluster, code: int) -> None:
+    """The operator gives the attempt up; the trainer hears Drain, saves what it can and leaves."""
+    cluster.advance(100)
+    cluster.step()
+    cluster.exits[cluster.run.status.ordinal] = ExitRecord(code=code, reason="Drained" if code == 75 else "Crashed")
+    cluster.settle()
+
+
+@pytest.mark.parametrize("code", [75, 1])
+def test_stall_burns_an_attempt_however_the_trainer_then_leaves(code: int) -> None:
+    cluster = running(stages=[TRAIN | {"stallSeconds": 100}], failurePolicy={"maxAttempts": 2})
+    stall(cluster, code)
+    assert failed_of(cluster) is FailureReason.STALLED
+    assert cluster.run.status.stages[0].failures == 1
+    cluster.advance(600)
+    cluster.settle()
+    cluster.start_job()
+    cluster.settle()
+    stall(cluster, code)
+    assert cluster.run.status.phase is Phase.FAILED
+
+
+@pytest.mark.parametrize("code", [75, 1])
+def test_active_deadline_fails_the_run_however_the_trainer_then_leaves(code: int) -> None:
+    cluster = running(stages=[TRAIN | {"activeDeadlineSeconds": 100}])
+    stall(cluster, code)
+    assert cluster.run.status.phase is Phase.FAILED
+
+
+def test_rule_by_exit_code_is_not_about_an_exit_that_the_operator_asked_for() -> None:
+    rules = [{"name": "drained", "onExitCodes": [75], "action": "RetryIgnoreLimit"}]
+    policy = {"maxAttempts": 1, "rules": rules}
+    cluster = running(stages=[TRAIN | {"stallSeconds": 100}], failurePolicy=policy)
+    stall(cluster, 75)
+    assert cluster.run.status.phase is Phase.FAILED
+
+
+def test_bad_configuration_is_told_though_the_attempt_was_given_up_first() -> None:
+    cluster = running(stages=[TRAIN | {"stallSeconds": 100}])
+    stall(cluster, 64)
+    assert cluster.run.status.phase is Phase.FAILED
+
+
 def test_new_checkpoint_is_a_sign_of_life_when_reports_do_not_arrive() -> None:
     cluster = running(stages=[TRAIN | {"stallSeconds": 100}])
     cluster.advance(90)

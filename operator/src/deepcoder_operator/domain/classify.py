@@ -1,8 +1,9 @@
 """Why an attempt failed, from evidence, and what follows.
 
-Evidence, in order: the trainer's exit.json, then the pods (preemption, lost nodes, memory), then the job's own
-message. A RayJob's status has no exit code and goes on saying RUNNING after its head is gone, so it alone is never
-believed. What was seen of a pod is kept in the attempt, because the pod itself is replaced or deleted soon after.
+Evidence, in order: the operator's own verdict (a stall, a deadline), the trainer's exit.json, then the pods
+(preemption, lost nodes, memory), then the job's own message. A RayJob's status has no exit code and goes on saying
+RUNNING after its head is gone, so it alone is never believed. What was seen of a pod is kept in the attempt, because
+the pod itself is replaced or deleted soon after.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from deepcoder_operator.domain.world import PodView, RayJobView
 
 _PREEMPTING = frozenset({"PreemptionByScheduler", "EvictionByEvictionAPI", "TerminationByKubelet"})
 _NODE_GONE = frozenset({"DeletionByTaintManager", "DeletionByPodGC"})
+_OWN_VERDICTS = frozenset(
+    {FailureReason.STALLED, FailureReason.DEADLINE_EXCEEDED, FailureReason.PRE_RUNNING_DEADLINE_EXCEEDED}
+)
+"""Reasons for which the operator itself gives an attempt up. How the trainer leaves is then its answer to that."""
 _EXIT_REASONS = {
     "OutOfMemory": FailureReason.OUT_OF_MEMORY,
     "SandboxUnavailable": FailureReason.SANDBOX_UNAVAILABLE,
@@ -93,7 +98,11 @@ def job_failure(job: RayJobView) -> Failure | None:
 
 
 def refine(attempt: AttemptStatus, exit_record: ExitRecord | None) -> Failure:
-    """The final word on a failed attempt: its exit.json over what was seen from outside."""
+    """The final word on a failed attempt: its exit.json over what was seen from outside.
+
+    But not over the operator's own verdict: an attempt that it gave up is told to leave and answers with 75, which
+    would otherwise pass for a preemption and be retried for ever. Nor do rules about exit codes mean that answer.
+    """
     seen = Failure(attempt.reason or FailureReason.UNKNOWN, attempt.evidence or "nothing was seen")
     if exit_record is None:
         return seen
@@ -101,6 +110,8 @@ def refine(attempt: AttemptStatus, exit_record: ExitRecord | None) -> Failure:
     text = f"exit.json: code {exit_record.code}, {exit_record.reason}: {exit_record.message}{field}".rstrip(": ")
     if exit_record.code == ExitCode.BAD_CONFIG:
         return Failure(FailureReason.BAD_CONFIG, text, exit_record.code)
+    if seen.reason in _OWN_VERDICTS:
+        return Failure(seen.reason, f"{seen.evidence}; {text}")
     if exit_record.reason in _EXIT_REASONS:
         return Failure(_EXIT_REASONS[exit_record.reason], text, exit_record.code)
     if exit_record.code == ExitCode.DRAINED:
