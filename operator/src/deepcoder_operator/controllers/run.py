@@ -56,6 +56,11 @@ class _Worker:
     failures: int = 0
     phase: str = ""
 
+    def adopt(self, obj: Object) -> None:
+        """Take a newer state of the run, or the run made again under its name, which is newer too."""
+        if _version(obj) > _version(self.obj):
+            self.obj = obj
+
 
 class RunController:
     """Keeps a worker for each run."""
@@ -87,8 +92,8 @@ class RunController:
         if worker is None:
             worker = self._workers[key] = _Worker(obj)
             worker.task = asyncio.get_running_loop().create_task(self._work(key, worker), name=f"run {key}")
-        elif _version(obj) > _version(worker.obj) or obj["metadata"]["uid"] != worker.obj["metadata"]["uid"]:
-            worker.obj = obj
+        else:
+            worker.adopt(obj)
         worker.wakeup.set()
 
     def gone(self, obj: Object) -> None:
@@ -165,21 +170,24 @@ class RunController:
             return LONGEST_PAUSE_SECONDS
         world = await self._observer.observe(run, now)
         decided = plan(run, world, now, self._policy)
-        run = await self._write(worker, run, decided.status)
+        run = await self._write(worker, obj, run, decided.status)
         self._answer(key, run, now)
         for action in decided.actions:
             await self._executor.carry_out(run, action)
         self._announce(worker, decided)
         return decided.requeue_after
 
-    async def _write(self, worker: _Worker, run: DeepCoderRun, status: RunStatus) -> DeepCoderRun:
-        """Put the status if it differs; the run with it, under its new version."""
+    async def _write(self, worker: _Worker, obj: Object, run: DeepCoderRun, status: RunStatus) -> DeepCoderRun:
+        """Put the status if it differs; the run with it, under its new version.
+
+        It goes onto the object that was planned from, never onto a newer one that has come meanwhile: of that the
+        plan knows nothing, so the put must be refused, and the run planned again.
+        """
         if status == run.status:
             return run
-        written = await self._kube.replace_status(worker.obj | {"status": status.to_wire()})
+        written = await self._kube.replace_status(obj | {"status": status.to_wire()})
         metrics.STATUS_WRITES.inc()
-        if _version(written) > _version(worker.obj):
-            worker.obj = written
+        worker.adopt(written)
         return run.model_copy(update={"status": status, "metadata": Metadata.model_validate(written["metadata"])})
 
     def _answer(self, key: RunKey, run: DeepCoderRun, now: datetime) -> None:
@@ -221,7 +229,7 @@ class RunController:
         status = RunStatus.model_validate(obj.get("status") or {})
         refused = refuse_unreadable(Metadata.model_validate(obj["metadata"]), status, message, now)
         if refused != status:
-            worker.obj = await self._kube.replace_status(obj | {"status": refused.to_wire()})
+            worker.adopt(await self._kube.replace_status(obj | {"status": refused.to_wire()}))
             self._record(obj, "SpecUnreadable", message, warning=True)
         return LONGEST_PAUSE_SECONDS
 
@@ -233,8 +241,8 @@ class RunController:
         except errors.KubeError as e:
             log.warning("run %s/%s cannot be read again: %s", meta["namespace"], meta["name"], e)
             return
-        if found is not None and found["metadata"]["uid"] == meta["uid"]:
-            worker.obj = found
+        if found is not None:
+            worker.adopt(found)
 
     async def _is_gone(self, worker: _Worker) -> bool:
         meta = worker.obj["metadata"]
