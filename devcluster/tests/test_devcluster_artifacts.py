@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from devcluster import artifacts, debian, gobuild, tools
+from devcluster import artifacts, debian, gobuild, tools, unfinished
 from devcluster.artifacts import Artifacts, NotBuilt
 from devcluster.command import CommandFailed, run
 
@@ -37,15 +37,36 @@ def lanes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("lanes")
-def test_the_remains_of_a_killed_build_are_swept_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_remains_of_a_killed_build_are_swept_away_and_nothing_else_of_a_shared_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(gobuild, "build", lambda program, cache, version: cache)
-    (tmp_path / "bin" / ".etcd-x1").mkdir(parents=True)
-    (tmp_path / "bin" / ".etcd-x1" / "etcd").write_text("half")
-    (tmp_path / ".base.tar.77").write_text("half")
-    (tmp_path / "bin" / "etcd-whole").mkdir()
+    with unfinished.making(tmp_path, "etcd-whole") as making:
+        making.mkdir()
+        remains, file_remains = making.with_name(f"{making.name}1"), making.with_name(f"{making.name}2")
+        remains.mkdir()
+        (remains / "etcd").write_text("half")
+        file_remains.write_text("half")
+    others = [tmp_path / place for place in (".ssh/id", ".profile", "bin/.theirs", "tmp/theirs")]
+    others.append(remains.with_name("theirs"))
+    for other in others:
+        other.parent.mkdir(exist_ok=True)
+        other.write_text("of somebody who keeps files here too")
     Artifacts(tmp_path, "go1.26.8").build()
-    assert sorted(path.name for path in (tmp_path / "bin").iterdir()) == ["etcd-whole"]
-    assert not (tmp_path / ".base.tar.77").exists()
+    assert not remains.exists()
+    assert not file_remains.exists()
+    assert [other for other in others if not other.exists()] == []
+
+
+def test_what_is_not_whole_when_its_making_ends_is_gone_and_what_was_renamed_stays(tmp_path: Path) -> None:
+    with unfinished.making(tmp_path, "thing") as making:
+        making.mkdir()
+        (making / "part").write_text("half")
+    assert not making.exists()
+    with unfinished.making(tmp_path, "thing") as making:
+        making.write_text("whole")
+        making.rename(tmp_path / "thing")
+    assert (tmp_path / "thing").read_text() == "whole"
 
 
 def test_a_failure_in_one_lane_ends_what_runs_in_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,11 +7,10 @@ another, since the one waits for the processor and the other for the network. Wh
 from __future__ import annotations
 
 import concurrent.futures
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from devcluster import command, debian, gobuild, tools
+from devcluster import command, debian, gobuild, tools, unfinished
 from devcluster.exclusive import exclusive
 
 
@@ -79,7 +78,7 @@ class Artifacts:
             return
         lock = exclusive(self.cache / "locks" / "build", "build")
         with lock, concurrent.futures.ThreadPoolExecutor(2) as lanes:
-            self._sweep()
+            unfinished.sweep(self.cache)
             work = [lanes.submit(self._build_go), lanes.submit(self._build_rest)]
             try:
                 for done in concurrent.futures.as_completed(work):
@@ -87,14 +86,6 @@ class Artifacts:
             except BaseException:
                 command.kill_all()
                 raise
-
-    def _sweep(self) -> None:
-        """Remove what a killed build left half made: names that begin with a dot, until they are renamed."""
-        for left in [*self.cache.glob(".*"), *(self.cache / "bin").glob(".*")]:
-            if left.is_dir():
-                shutil.rmtree(left)
-            else:
-                left.unlink()
 
     def _build_go(self) -> None:
         for program in gobuild.PROGRAMS:

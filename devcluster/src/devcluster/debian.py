@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
-from devcluster import keys
+from devcluster import keys, unfinished
 from devcluster.command import run
 from devcluster.progress import step
 
@@ -82,24 +81,20 @@ def make_sysroot(cache: Path) -> Path:
     final = sysroot_directory(cache)
     if final.is_dir():
         return final
-    cache.mkdir(parents=True, exist_ok=True)
-    with step("unpack Debian programs (runc, CNI plugins, buildah, nftables, …)"):
-        making = Path(tempfile.mkdtemp(prefix=".sysroot-", dir=cache))
-        try:
-            packages = making / "debs"
-            packages.mkdir()
-            apt = _private_apt(cache)
-            log = cache / "logs" / "apt.log"
-            run(["apt-get", *apt, "update"], deadline=_DOWNLOAD_SECONDS, log=log)
-            run(["apt-get", *apt, "download", *SYSROOT_PACKAGES], deadline=_DOWNLOAD_SECONDS, cwd=packages, log=log)
-            for package in sorted(packages.glob("*.deb")):
-                run(["dpkg-deb", "-x", package, making], deadline=120)
-            shutil.rmtree(packages)
-            _choose_nft_variants(making / "usr" / "sbin")
-            making.chmod(0o755)
-            making.rename(final)
-        finally:
-            shutil.rmtree(making, ignore_errors=True)
+    said = "unpack Debian programs (runc, CNI plugins, buildah, nftables, …)"
+    with step(said), unfinished.making(cache, final.name) as making:
+        packages = making / "debs"
+        packages.mkdir(parents=True)
+        apt = _private_apt(cache)
+        log = cache / "logs" / "apt.log"
+        run(["apt-get", *apt, "update"], deadline=_DOWNLOAD_SECONDS, log=log)
+        run(["apt-get", *apt, "download", *SYSROOT_PACKAGES], deadline=_DOWNLOAD_SECONDS, cwd=packages, log=log)
+        for package in sorted(packages.glob("*.deb")):
+            run(["dpkg-deb", "-x", package, making], deadline=120)
+        shutil.rmtree(packages)
+        _choose_nft_variants(making / "usr" / "sbin")
+        making.chmod(0o755)
+        making.rename(final)
     return final
 
 
@@ -108,36 +103,24 @@ def make_base(cache: Path, sysroot: Path) -> Path:
     final = base_archive(cache)
     if final.is_file():
         return final
-    with step(f"make the base image's root file system (Debian {SUITE}, Python 3.11)"):
-        making = cache / f".{final.name}.{os.getpid()}"
-        try:
-            options = [
-                "--mode=root",
-                "--variant=minbase",
-                f"--include={','.join(BASE_PACKAGES)}",
-                *(f"--dpkgopt=path-exclude=/usr/share/{unused}/*" for unused in ("doc", "man", "locale")),
-                '--aptopt=APT::Sandbox::User "root"',
-                "--format=tar",
-            ]
-            sources = [str(path) for path in _sources()]
-            run(
-                [
-                    "nice",
-                    "-n",
-                    "5",
-                    str(sysroot / "usr" / "bin" / "mmdebstrap"),
-                    *options,
-                    SUITE,
-                    str(making),
-                    *sources,
-                ],
-                deadline=1200,
-                env={"PATH": search_path(sysroot)},
-                log=cache / "logs" / "mmdebstrap.log",
-            )
-            making.rename(final)
-        finally:
-            making.unlink(missing_ok=True)
+    said = f"make the base image's root file system (Debian {SUITE}, Python 3.11)"
+    with step(said), unfinished.making(cache, final.name) as making:
+        options = [
+            "--mode=root",
+            "--variant=minbase",
+            f"--include={','.join(BASE_PACKAGES)}",
+            *(f"--dpkgopt=path-exclude=/usr/share/{unused}/*" for unused in ("doc", "man", "locale")),
+            '--aptopt=APT::Sandbox::User "root"',
+            "--format=tar",
+        ]
+        mmdebstrap = sysroot / "usr" / "bin" / "mmdebstrap"
+        run(
+            ["nice", "-n", "5", mmdebstrap, *options, SUITE, making, *_sources()],
+            deadline=1200,
+            env={"PATH": search_path(sysroot)},
+            log=cache / "logs" / "mmdebstrap.log",
+        )
+        making.rename(final)
     return final
 
 

