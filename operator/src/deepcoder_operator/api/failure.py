@@ -27,7 +27,6 @@ class FailureReason(StrEnum):
     SANDBOX_UNAVAILABLE = "SandboxUnavailable"
     MANIFEST_MISSING = "ManifestMissing"
     VALIDATION_FAILED = "ValidationFailed"
-    NAME_CONFLICT = "NameConflict"
     UNKNOWN = "Unknown"
 
 

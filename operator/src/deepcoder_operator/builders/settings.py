@@ -15,9 +15,6 @@ class TrainerSettings:
     ca_bundle: str
     """PEM bundle that its certificate is checked against."""
 
-    trainer_image: str = ""
-    """Image of runs that name none."""
-
     kuberay_namespace: str = "kuberay-system"
     """Namespace of KubeRay, which submits jobs to the heads."""
 

@@ -18,10 +18,10 @@ from deepcoder_operator.api.run_status import ProvenanceStatus
 from deepcoder_operator.api.stage import Stage
 from deepcoder_operator.builders.meta import Object, metadata
 from deepcoder_operator.builders.settings import TrainerSettings
-from deepcoder_operator.domain.admission import processes
-from deepcoder_operator.domain.names import LABEL_ORDINAL, LABEL_STAGE, own_pool_name
+from deepcoder_operator.domain.names import LABEL_ORDINAL, LABEL_STAGE, pool_name
 from deepcoder_operator.domain.pool_names import JUDGE_PORT, judge_host
 from deepcoder_operator.domain.resolve import ResolvedConfig, identity, storage_uri
+from deepcoder_operator.domain.sizing import processes
 from deepcoder_operator.domain.world import pod_gpus
 
 CONFIG_DIRECTORY = "/etc/deepcoder"
@@ -29,12 +29,6 @@ STAGE_FILE = "stage.json"
 CA_FILE = "ca.crt"
 JUDGE_TOKEN = "judge/token"  # noqa: S105  a path
 PROGRESS_TOKEN = "progress/token"  # noqa: S105  a path
-
-
-def pool_name(run: DeepCoderRun) -> str:
-    """The SandboxPool that judges for a run."""
-    reference = run.spec.sandbox.pool_ref
-    return reference.name if reference else own_pool_name(run.metadata.name)
 
 
 def build_stage_config(

@@ -19,9 +19,8 @@ from deepcoder_operator.builders.stage_config import (
     JUDGE_TOKEN,
     PROGRESS_TOKEN,
     STAGE_FILE,
-    pool_name,
 )
-from deepcoder_operator.domain.attempt import GRACE_SECONDS
+from deepcoder_operator.domain.bounds import GRACE_SECONDS, SAMPLER_GRACE_SECONDS
 from deepcoder_operator.domain.names import (
     HEAD,
     LABEL_ORDINAL,
@@ -32,6 +31,7 @@ from deepcoder_operator.domain.names import (
     SAMPLER,
     account_name,
     attempt_labels,
+    pool_name,
 )
 from deepcoder_operator.domain.pool_names import TOKEN_KEY, token_secret_name
 
@@ -106,7 +106,9 @@ def _pod_spec(run: DeepCoderRun, role: str, config_map: str, *, s3_ca: bool) -> 
         "serviceAccountName": account_name(run.metadata.name),
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": 30 if role == SAMPLER else checkpoint.drain_seconds + GRACE_SECONDS,
+        "terminationGracePeriodSeconds": (
+            SAMPLER_GRACE_SECONDS if role == SAMPLER else checkpoint.drain_seconds + GRACE_SECONDS
+        ),
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": _USER,

@@ -20,7 +20,7 @@ from deepcoder_operator.builders.rayjob import build_rayjob
 from deepcoder_operator.builders.settings import TrainerSettings
 from deepcoder_operator.builders.stage_config import build_stage_config, build_stage_config_map
 from deepcoder_operator.controllers.observe import Observer, owned_by
-from deepcoder_operator.domain.attempt import END_SECONDS
+from deepcoder_operator.domain.bounds import END_SECONDS
 from deepcoder_operator.domain.draft import (
     Action,
     AddFinalizer,

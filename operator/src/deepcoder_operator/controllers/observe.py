@@ -8,8 +8,7 @@ from datetime import UTC, datetime
 from deepcoder_operator.api.run import DeepCoderRun
 from deepcoder_operator.board import ProgressBoard, RunKey
 from deepcoder_operator.builders.check import check_templates
-from deepcoder_operator.builders.stage_config import pool_name
-from deepcoder_operator.domain.names import account_name, config_name, own_pool_name, policy_name
+from deepcoder_operator.domain.names import account_name, config_name, own_pool_name, policy_name, pool_name
 from deepcoder_operator.domain.query import storage_query
 from deepcoder_operator.domain.world import (
     Beat,

@@ -24,12 +24,11 @@ from deepcoder_operator.api.failure import FailureReason
 from deepcoder_operator.api.run import DeepCoderRun, Metadata
 from deepcoder_operator.api.run_status import RunStatus
 from deepcoder_operator.board import ProgressBoard, RunKey
-from deepcoder_operator.builders.stage_config import pool_name
 from deepcoder_operator.controllers.carry_out import Executor
 from deepcoder_operator.controllers.observe import Observer
 from deepcoder_operator.domain.draft import Plan
 from deepcoder_operator.domain.heartbeat import reply
-from deepcoder_operator.domain.names import LABEL_RUN, own_pool_name
+from deepcoder_operator.domain.names import LABEL_RUN, own_pool_name, pool_name
 from deepcoder_operator.domain.plan import is_ours, plan, refuse_unreadable
 from deepcoder_operator.domain.policy import Policy
 from deepcoder_operator.kube import errors

@@ -6,16 +6,15 @@ names the field and the mend.
 
 from __future__ import annotations
 
-from deepcoder_contracts.stage import Placement, StageType
+from deepcoder_contracts.stage import StageType
 from deepcoder_operator.api.run import MAX_NAME_LENGTH, DeepCoderRun
 from deepcoder_operator.api.run_status import CurrentStage, ProvenanceStatus, StageStatus
-from deepcoder_operator.api.stage import Stage, WorkerGroup
+from deepcoder_operator.api.stage import Stage
+from deepcoder_operator.domain.bounds import RECHECK_SECONDS
 from deepcoder_operator.domain.draft import Draft
 from deepcoder_operator.domain.policy import Policy
 from deepcoder_operator.domain.resolve import resolve, storage_uri
 from deepcoder_operator.domain.world import Problem, World, pod_gpus
-
-RECHECK_SECONDS = 15.0
 
 
 def admit(draft: Draft, world: World, policy: Policy) -> bool:
@@ -92,22 +91,6 @@ def _check_stage(run: DeepCoderRun, stage: Stage, earlier: list[str]) -> Problem
                 f"{where}.resources.{role} has {gpus} GPUs a pod, no multiple of {name} {share}: change either",
             )
     return None
-
-
-def processes(stage: Stage, tensor_parallel: int) -> tuple[int, int]:
-    """(vLLM engines, learner ranks) of an attempt at a stage, from its pods and their GPUs."""
-    colocated = stage.placement is Placement.COLOCATED
-    learners = stage.resources.learners or (WorkerGroup() if stage.type is StageType.TRAIN else None)
-    ranks = learners.replicas * per_pod(learners, 1) if learners else 0
-    if colocated and learners:
-        return learners.replicas * per_pod(learners, tensor_parallel), ranks
-    samplers = stage.resources.samplers or WorkerGroup()
-    return samplers.replicas * per_pod(samplers, tensor_parallel), ranks
-
-
-def per_pod(group: WorkerGroup, gpus_each: int) -> int:
-    """Engines or ranks in each pod of a group: its GPUs by what one takes, without GPUs one."""
-    return max(1, pod_gpus(group.template.get("spec") or {}) // gpus_each)
 
 
 def _storage_problem(world: World) -> Problem | None:

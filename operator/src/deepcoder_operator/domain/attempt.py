@@ -15,19 +15,13 @@ from deepcoder_operator.api.attempt_status import AttemptState, AttemptStatus, D
 from deepcoder_operator.api.failure import FailureReason
 from deepcoder_operator.api.run_status import StagePhase
 from deepcoder_operator.domain.admission import lay_out_stages
+from deepcoder_operator.domain.bounds import CONFLICT_SECONDS, END_SECONDS, LEAVE_SECONDS, POLL_SECONDS
 from deepcoder_operator.domain.classify import Failure, head_failure, job_failure, pod_failure
 from deepcoder_operator.domain.conditions import find_condition
 from deepcoder_operator.domain.draft import CreateAttempt, DeleteRayJob, Draft, EndPods, EnsureFoundation
 from deepcoder_operator.domain.lineage import parent_of
 from deepcoder_operator.domain.names import MAX_ORDINAL, attempt_name
 from deepcoder_operator.domain.world import RayJobView, World
-
-CONFLICT_SECONDS = 30.0
-GRACE_SECONDS = 30
-"""What pods get beyond drainSeconds before they are killed."""
-DRAIN_POLL_SECONDS = 5.0
-END_SECONDS = 10
-"""What pods of an attempt that is over get to end: nothing is left to save, and the next cluster waits for them."""
 
 
 def intend(draft: Draft) -> None:
@@ -104,7 +98,7 @@ def leave(draft: Draft, outcome: Outcome, failure: Failure | None = None) -> Non
         attempt.reason is None or failure.reason not in (FailureReason.HEAD_LOST, FailureReason.APPLICATION)
     )
     evidence = [e for e in (attempt.evidence, failure.evidence if failure else None) if e]
-    bound = timedelta(seconds=draft.run.spec.checkpoint.drain_seconds + 2 * GRACE_SECONDS)
+    bound = timedelta(seconds=draft.run.spec.checkpoint.drain_seconds + LEAVE_SECONDS)
     draft.update_attempt(
         state=AttemptState.LEAVING,
         outcome=outcome,
@@ -129,7 +123,7 @@ def gone(draft: Draft, world: World) -> bool:
         if not job.deleting:
             draft.do(DeleteRayJob(job.name, job.uid))
         draft.progressing(True, "Leaving", f"waiting for RayJob {job.name} to be deleted")
-        draft.look_again(DRAIN_POLL_SECONDS)
+        draft.look_again(POLL_SECONDS)
         return False
     if not pods:
         return True
@@ -142,7 +136,7 @@ def gone(draft: Draft, world: World) -> bool:
     slow = tuple(p.name for p in left if not p.deleting or (p.grace or 0) > END_SECONDS)
     if slow:
         draft.do(EndPods(slow))
-    draft.look_again(DRAIN_POLL_SECONDS)
+    draft.look_again(POLL_SECONDS)
     return False
 
 
@@ -171,7 +165,7 @@ def _make(draft: Draft, world: World, stop: DrainCause | None) -> None:
         draft.progressing(False, world.refusal.reason, world.refusal.message)
     else:
         draft.progressing(True, "Creating", f"RayJob {attempt.name} is being made")
-    draft.look_again(DRAIN_POLL_SECONDS)
+    draft.look_again(POLL_SECONDS)
 
 
 def _note_pods(draft: Draft, world: World) -> None:
@@ -272,7 +266,7 @@ def _drain(draft: Draft, world: World, cause: DrainCause) -> None:
         leave(draft, Outcome.DRAIN_TIMED_OUT)
         return
     draft.look_again(attempt.drain_deadline)
-    draft.look_again(DRAIN_POLL_SECONDS)
+    draft.look_again(POLL_SECONDS)
 
 
 def _check_deadlines(draft: Draft, world: World) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from deepcoder_operator.api.run import DeepCoderRun
+
 MANAGED_BY = "app.kubernetes.io/managed-by"
 OPERATOR = "deepcoder-operator"
 
@@ -41,6 +43,12 @@ def policy_name(run: str) -> str:
 def own_pool_name(run: str) -> str:
     """SandboxPool made for a run."""
     return f"{run}-sandbox"
+
+
+def pool_name(run: DeepCoderRun) -> str:
+    """The SandboxPool that judges for a run: the one it refers to, or its own."""
+    reference = run.spec.sandbox.pool_ref
+    return reference.name if reference else own_pool_name(run.metadata.name)
 
 
 def run_labels(run: str, uid: str) -> dict[str, str]:

@@ -13,6 +13,7 @@ from deepcoder_contracts.stage import StageType
 from deepcoder_operator.api.attempt_status import AttemptStatus, BackoffStatus, Outcome
 from deepcoder_operator.api.failure import FailureAction, FailureReason
 from deepcoder_operator.api.run_status import StagePhase
+from deepcoder_operator.domain.bounds import RECHECK_SECONDS
 from deepcoder_operator.domain.classify import Failure, backoff_seconds, decide, refine
 from deepcoder_operator.domain.draft import Draft
 from deepcoder_operator.domain.lineage import note_checkpoint
@@ -20,8 +21,6 @@ from deepcoder_operator.domain.promotion import promote
 from deepcoder_operator.domain.terminal import fail_run
 from deepcoder_operator.domain.usage import note_waste
 from deepcoder_operator.domain.world import StoredStage, World
-
-RECHECK_SECONDS = 15.0
 
 
 def settle(draft: Draft, world: World) -> None:

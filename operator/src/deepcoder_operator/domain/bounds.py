@@ -1,0 +1,28 @@
+"""Times of an attempt's end, in one place since each is chosen against the others.
+
+A pod is given drainSeconds and a grace beyond it; an attempt that leaves is waited for a little longer than that, and
+then let go, whoever has not acted: nothing is waited for for ever.
+"""
+
+from __future__ import annotations
+
+GRACE_SECONDS = 30
+"""What pods get beyond drainSeconds before they are killed."""
+
+SAMPLER_GRACE_SECONDS = 30
+"""What samplers get: they have nothing to save."""
+
+LEAVE_SECONDS = 2 * GRACE_SECONDS
+"""What a leaving attempt's RayJob and pods get beyond drainSeconds before the run goes on without them."""
+
+END_SECONDS = 10
+"""What pods of an attempt that is over get to end: nothing is left to save, and the next cluster waits for them."""
+
+POLL_SECONDS = 5.0
+"""Time to the next look while something else has to act."""
+
+CONFLICT_SECONDS = 30.0
+"""Time to the next look while a person has to act."""
+
+RECHECK_SECONDS = 15.0
+"""Time to the next look at a Secret, a bucket or a pool that was not as it should be."""
