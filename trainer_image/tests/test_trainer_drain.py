@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -81,7 +84,7 @@ def test_a_file_of_a_driver_that_is_no_more_does_not_signal_whoever_has_its_numb
 
 
 def test_a_driver_in_another_pod_is_asked_through_ray_and_nobody_waits_for_a_dead_one(
-    tmp_path: Path, ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, ray_cluster: None
 ) -> None:
     import ray
 
@@ -95,8 +98,36 @@ def test_a_driver_in_another_pod_is_asked_through_ray_and_nobody_waits_for_a_dea
     while _internal_kv_get(b"deepcoder/beat") is None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    monkeypatch.setattr(drain, "GONE_SECONDS", 5.0)
     assert run_drain(tmp_path / "learner", RAY_ADDRESS=address) == 0
     assert driver.stdout is not None
     assert driver.stdout.readline() == "drain\n"
-    driver.wait(20)
+    assert driver.wait(20) == 0
+    assert _internal_kv_get(b"deepcoder/beat") is None, "who asks from now on would wait for a driver that has left"
+
+
+def test_pods_of_a_cluster_whose_head_is_gone_do_not_even_look_for_ray(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(drain.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(drain, "_ask_and_wait", lambda wait: pytest.fail("asked a cluster that is no more"))
+    assert drain.main(argparse.Namespace(wait=True, timeout=60.0)) == 0
+
+
+def test_a_head_that_goes_while_one_waits_ends_the_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    head = socket.create_server(("127.0.0.1", 0))
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{head.getsockname()[1]}")
+    monkeypatch.setattr(drain.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(drain, "POLL_SECONDS", 0.05)
+    asked = threading.Event()
+
+    def never_answered(wait: bool) -> None:
+        asked.set()
+        head.close()
+        threading.Event().wait()
+
+    monkeypatch.setattr(drain, "_ask_and_wait", never_answered)
+    assert drain.main(argparse.Namespace(wait=True, timeout=60.0)) == 0
+    assert asked.is_set()

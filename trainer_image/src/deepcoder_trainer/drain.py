@@ -3,7 +3,9 @@
 A preStop hook runs it in head and learner pods, so that a pod that is evicted does not end before the checkpoint is
 written. On the driver's machine it is a signal to the process, found by a file that the driver keeps while it lives.
 On another one it is a key in the Ray cluster's own store, which the driver looks at every two seconds (an actor for
-one bit would cost a pod a process); the driver counts up another key there, so that nobody waits for one that is gone.
+one bit would cost a pod a process); the driver counts up another key there and takes it away when it leaves, so that
+nobody waits for one that is gone. When a cluster is deleted its pods end together: a store that does not answer has no
+driver left, and that is found out by a plain connection before Ray, which would try for a minute, is even imported.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import argparse
 import asyncio
 import os
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -26,7 +29,10 @@ from deepcoder_trainer.stopping import Stop
 POLL_SECONDS = 2.0
 GONE_SECONDS = 15.0
 """A driver that has not counted for this long is no more."""
-CONNECT_SECONDS = 30.0
+REACH_SECONDS = 3.0
+"""Longest time for the head to accept a connection."""
+LEAVE_SECONDS = 2.0
+"""Longest time for telling the cluster that the driver leaves."""
 _ASKED = b"deepcoder/drain"
 _BEAT = b"deepcoder/beat"
 
@@ -48,6 +54,10 @@ class Driver:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.unlink(missing_ok=True)
+        if in_cluster():
+            leaving = threading.Thread(target=_take_beat_away, daemon=True)
+            leaving.start()
+            leaving.join(LEAVE_SECONDS)
 
     async def watch(self, stop: Stop, seconds: float) -> None:
         """Pass a wish from another pod on to `stop`, and be seen to be alive, until cancelled."""
@@ -68,6 +78,14 @@ def _beat(number: int) -> bool:
         return False
     _internal_kv_put(_BEAT, str(number).encode())
     return _internal_kv_get(_ASKED) is not None
+
+
+def _take_beat_away() -> None:
+    import ray
+    from ray.experimental.internal_kv import _internal_kv_del
+
+    if ray.is_initialized():
+        _internal_kv_del(_BEAT)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,28 +110,44 @@ def main(args: argparse.Namespace) -> int:
 
 def _drain_in_cluster(deadline: float, *, wait: bool) -> int:
     """From a pod without the driver. A cluster that cannot be reached has no driver left to wait for."""
-    connected = threading.Event()
+    # In a thread of its own: once the store is gone, a call to it does not come back for a minute.
+    waiting = threading.Thread(target=_ask_and_wait, args=(wait,), daemon=True)
+    if _head_accepts():
+        waiting.start()
+    while waiting.is_alive():
+        if time.monotonic() > deadline:
+            sys.stderr.write("deepcoder-trainer drain: the driver has not left in time\n")
+            return 1
+        waiting.join(POLL_SECONDS)
+        if not _head_accepts():
+            break
+    return 0
 
-    def connect() -> None:
-        import ray
 
-        ray.init(address="auto", log_to_driver=False)
-        connected.set()
+def _ask_and_wait(wait: bool) -> None:
+    import ray
 
-    threading.Thread(target=connect, daemon=True).start()
-    if not connected.wait(CONNECT_SECONDS):
-        return 0
+    ray.init(address="auto", log_to_driver=False)
     from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 
     _internal_kv_put(_ASKED, b"1")
     seen, since = _internal_kv_get(_BEAT), time.monotonic()
     while wait and seen is not None and time.monotonic() - since < GONE_SECONDS:
-        if time.monotonic() > deadline:
-            return 1
         time.sleep(POLL_SECONDS)
         if (beat := _internal_kv_get(_BEAT)) != seen:
             seen, since = beat, time.monotonic()
-    return 0
+
+
+def _head_accepts() -> bool:
+    """Whether anything listens where RAY_ADDRESS points."""
+    host, _, port = os.environ["RAY_ADDRESS"].rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS):
+            return True
+    except ValueError:  # not an address: Ray will know what it means
+        return True
+    except OSError:
+        return False
 
 
 def _local_drivers() -> list[int]:
