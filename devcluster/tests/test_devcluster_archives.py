@@ -12,7 +12,7 @@ from devcluster import ociarchive
 from devcluster.containerd import removable
 from devcluster.images import newest, stage
 from devcluster.ociarchive import StaticImage
-from devcluster.ocilayout import drop, references, write_missing
+from devcluster.ocilayout import NotInLayout, drop, references, write_missing
 
 REFERENCE = "localhost/devcluster/thing:1"
 
@@ -76,7 +76,7 @@ def test_blobs_that_the_store_has_are_not_sent_again(layout: Path) -> None:
 
 
 def test_an_image_that_is_not_in_the_layout_is_named(layout: Path) -> None:
-    with pytest.raises(LookupError, match="localhost/other:2 is not in"):
+    with pytest.raises(NotInLayout, match="localhost/other:2 is not in"):
         write_missing(layout, "localhost/other:2", set(), io.BytesIO())
 
 

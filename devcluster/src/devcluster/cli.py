@@ -1,11 +1,14 @@
 """The command `devcluster`.
 
-Exit codes: 0 done, 64 the machine or an argument will not do (said with the mend), 1 anything else.
+Exit codes: 0 done, 64 the machine or an argument will not do (said with the mend), 130 and 143 interrupted, 1 anything
+else. `doctor`, `status` and `down` need nothing but the standard library, so that they run before a set-up and after it
+has gone.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import signal
@@ -19,7 +22,6 @@ from devcluster.command import CommandFailed
 from devcluster.config import DEFAULT_NAME, Cluster, ConfigError, cache_root
 from devcluster.exclusive import LockTimeout
 from devcluster.kubectl import Kube
-from devcluster.procfs import ProcessId
 
 EXIT_USAGE = 64
 
@@ -33,12 +35,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output has had enough, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except KeyboardInterrupt:
+        print("devcluster: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     except ConfigError as reason:
         print(f"devcluster: {reason}", file=sys.stderr)
         return EXIT_USAGE
     except (CommandFailed, NotBuilt, node.NodeError, LockTimeout, TimeoutError, RuntimeError) as reason:
         print(f"devcluster: {reason}", file=sys.stderr)
         return 1
+    except OSError as reason:
+        print(f"devcluster: {reason}{_mend(reason)}", file=sys.stderr)
+        return 1
+
+
+def _mend(reason: OSError) -> str:
+    """What to do about an error of the operating system that anybody may meet; empty for the others."""
+    if reason.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f". Free some of the disk that holds {cache_root()}, or set DEEPCODER_CACHE to a directory on another one"
+        )
+    if reason.errno in (errno.EACCES, errno.EPERM):
+        return ". Run with sudo, or as root"
+    return ""
 
 
 def _interrupted(number: int, frame: FrameType | None) -> None:
@@ -55,7 +74,9 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(action=function)
         return added
 
-    action("doctor", _doctor, "say what keeps this machine from running the cluster")
+    checking = action("doctor", _doctor, "say what keeps this machine from running the cluster")
+    checking.add_argument("--api-port", type=int, help="loopback port that the API server will have")
+    checking.add_argument("--s3-port", type=int, help="loopback port that the S3 server will have")
     action("build", _build, "build the programs and file systems that are missing")
     starting = action("up", _up, "start the cluster, or verify the one that runs")
     starting.add_argument("--api-port", type=int, help="loopback port of the API server")
@@ -68,7 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     forwarding.add_argument("target", help="NAMESPACE/SERVICE:PORT")
     forwarding.add_argument("--port", type=int, default=0, help="loopback port; a free one when left out")
     action("down", _down, "remove every trace of the cluster but its image store")
-    action("status", _status, "show the cluster's parts")
+    showing = action("status", _status, "show the cluster's parts; 0 when it is healthy, 1 when not")
+    showing.add_argument("--json", action="store_true", help="print its health and where things lie, for programs")
     return parser
 
 
@@ -89,8 +111,7 @@ def _machine_will_do(ports: tuple[int, ...] = ()) -> bool:
 
 def _doctor(options: argparse.Namespace) -> int:
     cluster = _cluster(options)
-    ports = () if node.running(cluster) else (lifecycle.default_api_port(cluster),)
-    if not _machine_will_do(tuple(port for port in ports if port)):
+    if not _machine_will_do((*_api_port(cluster, options.api_port), *_s3_port(cluster, options.s3_port))):
         return EXIT_USAGE
     print("devcluster: this machine will do.")
     return 0
@@ -105,12 +126,11 @@ def _build(options: argparse.Namespace) -> int:
 
 def _up(options: argparse.Namespace) -> int:
     cluster = _cluster(options)
-    port = lifecycle.default_api_port(cluster) if options.api_port is None else options.api_port
-    if not _machine_will_do((port,) if port and not _forward(cluster, lifecycle.API_FORWARD) else ()):
+    if not _machine_will_do(_api_port(cluster, options.api_port)):
         return EXIT_USAGE
     artifacts = _artifacts()
     artifacts.build()
-    lifecycle.up(cluster, artifacts, port)
+    lifecycle.up(cluster, artifacts, options.api_port)
     print(f"export KUBECONFIG={cluster.kubeconfig}")
     return 0
 
@@ -127,11 +147,13 @@ def _images(options: argparse.Namespace) -> int:
 
 def _install(options: argparse.Namespace) -> int:
     cluster = _cluster(options)
+    if not _machine_will_do(_s3_port(cluster, options.s3_port)):
+        return EXIT_USAGE
     port = install.default_s3_port(cluster) if options.s3_port is None else options.s3_port
     loaded = images.load(cluster, _artifacts(), ())
     access = install.install(cluster, _artifacts(), {name: found["reference"] for name, found in loaded.items()}, port)
     print(f"S3: {access.endpoint_in_cluster} in the cluster, {access.endpoint_on_host} here, bucket {access.bucket}")
-    print(f"its credentials: Secret s3-admin in namespace s3, and {cluster.state / 's3.json'}")
+    print(f"its credentials: Secret s3-admin in namespace s3, and {install.record(cluster)}")
     return 0
 
 
@@ -151,11 +173,17 @@ def _status(options: argparse.Namespace) -> int:
     cluster = _cluster(options)
     artifacts = _artifacts()
     found = lifecycle.health(cluster, artifacts)
+    places = {"kubeconfig": cluster.kubeconfig, "kubectl": artifacts.kubectl, "helm": artifacts.helm}
+    if options.json:
+        places |= {"cache": cluster.cache, "images": images.record(cluster), "s3": install.record(cluster)}
+        shown = {name: str(path) for name, path in places.items()}
+        print(json.dumps({"name": cluster.name, "exists": found.exists, "faults": found.faults, **shown}, indent=1))
+        return 1 if found.faults else 0
     if not found.exists:
         print(f"cluster {cluster.name}: down")
         return 1
     print(f"cluster {cluster.name}: {'up and healthy' if not found.faults else '; '.join(found.faults)}")
-    for name, path in (("kubeconfig", cluster.kubeconfig), ("kubectl", artifacts.kubectl), ("helm", artifacts.helm)):
+    for name, path in places.items():
         print(f"{name:26} {path}")
     for part in node.components(cluster):
         state = f"pid {part.pid}" if part.pid else f"down ({part.last_exit})"
@@ -165,5 +193,14 @@ def _status(options: argparse.Namespace) -> int:
     return 1 if found.faults else 0
 
 
-def _forward(cluster: Cluster, name: str) -> ProcessId | None:
-    return next((forward.process for forward in forwards.existing(cluster) if forward.name == name), None)
+def _api_port(cluster: Cluster, chosen: int | None) -> tuple[int, ...]:
+    """The port that the API server is yet to get, if it is to be a certain one."""
+    port = lifecycle.default_api_port(cluster) if chosen is None else chosen
+    return () if not port or forwards.find(cluster, lifecycle.API_FORWARD) else (port,)
+
+
+def _s3_port(cluster: Cluster, chosen: int | None) -> tuple[int, ...]:
+    """The same for the S3 server."""
+    running = forwards.find(cluster, install.S3_FORWARD)
+    port = install.default_s3_port(cluster) if chosen is None else chosen
+    return () if not port or (running is not None and running.port == port) else (port,)

@@ -86,7 +86,10 @@ class ImageStore:
 
     def _import_from(self, descriptor: int) -> None:
         command = node.inside(self._process, [*self._ctr, "images", "import", "-"])
-        done = subprocess.run(command, stdin=descriptor, capture_output=True, timeout=_IMPORT_SECONDS, check=False)
+        try:
+            done = subprocess.run(command, stdin=descriptor, capture_output=True, timeout=_IMPORT_SECONDS, check=False)
+        except subprocess.TimeoutExpired:
+            raise node.NodeError(f"import of an image was not done after {_IMPORT_SECONDS:.0f} s") from None
         if done.returncode != 0:
             raise node.NodeError(f"import of an image failed: {done.stderr.decode(errors='replace').strip()}")
 

@@ -94,7 +94,8 @@ def problems(facts: Facts) -> list[str]:
     if not facts.cgroups:
         found.append("no cgroup hierarchy with a pids controller is mounted under /sys/fs/cgroup. Mount cgroups")
     found += [
-        f"port {port} on 127.0.0.1 is taken by another program. Stop it, or choose a port with --api-port or --s3-port"
+        f"port {port} on 127.0.0.1 is taken by another program. Stop it, or choose another port:"
+        " devcluster up --api-port PORT, devcluster install --s3-port PORT"
         for port in facts.taken_ports
     ]
     return found

@@ -44,14 +44,17 @@ def existing(cluster: Cluster) -> list[Forward]:
     return found
 
 
+def find(cluster: Cluster, name: str) -> Forward | None:
+    """The forward of that name, if it runs."""
+    return next((forward for forward in existing(cluster) if forward.name == name), None)
+
+
 def start(cluster: Cluster, node_pid: int, name: str, host: str, target_port: int, port: int = 0) -> Forward:
     """Forward 127.0.0.1:`port` (0: any free one) to `host`:`target_port`; one forward for each `name`."""
-    for forward in existing(cluster):
-        if forward.name != name:
-            continue
-        if (forward.host, forward.target_port) == (host, target_port) and port in (0, forward.port):
-            return forward
-        forward.process.kill()
+    if (running := find(cluster, name)) is not None:
+        if (running.host, running.target_port) == (host, target_port) and port in (0, running.port):
+            return running
+        running.process.kill()
     record = cluster.forwards / f"{name}.json"
     record.parent.mkdir(parents=True, exist_ok=True)
     record.unlink(missing_ok=True)
@@ -83,7 +86,10 @@ def start(cluster: Cluster, node_pid: int, name: str, host: str, target_port: in
             raise RuntimeError(f"forward {name} to {host}:{target_port} did not start: {_last_line(log_file)}")
         time.sleep(0.02)
     process.returncode = 0  # it outlives this process on purpose
-    return next(forward for forward in existing(cluster) if forward.name == name)
+    started = find(cluster, name)
+    if started is None:
+        raise RuntimeError(f"forward {name} to {host}:{target_port} ended at once: {_last_line(log_file)}")
+    return started
 
 
 def to_service(cluster: Cluster, kube: Kube, target: str, port: int = 0) -> Forward:

@@ -93,9 +93,13 @@ def load(cluster: Cluster, artifacts: Artifacts, names: Iterable[str]) -> dict[s
                 builder.load(described, store)
             builder.forget_old(described, store)
     found = {name: _for_charts(reference, store) for name, reference in references.items()}
-    record = cluster.state / "images.json"
-    record.write_text(json.dumps({**_recorded(record), **found}, indent=1))
+    record(cluster).write_text(json.dumps({**_recorded(record(cluster)), **found}, indent=1))
     return found
+
+
+def record(cluster: Cluster) -> Path:
+    """File with what `load` returned for every image loaded in this life of the cluster."""
+    return cluster.state / "images.json"
 
 
 class _Builder:
@@ -174,6 +178,6 @@ def _for_charts(reference: str, store: ImageStore) -> dict[str, str]:
     return {"reference": reference, "repository": repository, "tag": tag, "digest": store.digest(reference)}
 
 
-def _recorded(record: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
+def _recorded(file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     return found

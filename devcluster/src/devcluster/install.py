@@ -56,7 +56,9 @@ class S3Access:
 
 
 def default_s3_port(cluster: Cluster) -> int:
-    """The main cluster has a port that others may rely on; any other takes a free one."""
+    """The port that is served already; else the main cluster has one that others may rely on, any other a free one."""
+    if (running := forwards.find(cluster, S3_FORWARD)) is not None:
+        return running.port
     return DEFAULT_S3_PORT if cluster.name == DEFAULT_NAME else 0
 
 
@@ -101,8 +103,13 @@ def install(cluster: Cluster, artifacts: Artifacts, images: dict[str, str], s3_p
     )
     with step(f"make bucket {BUCKET}"):
         _make_bucket(artifacts, access)
-    _write_access(cluster.state / "s3.json", access)
+    _write_access(record(cluster), access)
     return access
+
+
+def record(cluster: Cluster) -> Path:
+    """File with an S3Access as JSON, for root alone to read."""
+    return cluster.state / "s3.json"
 
 
 def _kuberay_definitions(kube: Kube, artifacts: Artifacts) -> None:

@@ -1,7 +1,8 @@
 """Up, down and the health of one cluster.
 
 `up` writes down what it changes before it changes it, so that `down` undoes a life of the cluster that ended anywhere:
-half-way through `up`, by SIGKILL of any part, with the machine. Both are idempotent and exclude each other.
+half-way through `up`, by SIGKILL of any part, with the machine. Both are idempotent and exclude each other. Only `up`
+needs a package beside the standard library: `down` must work where that has gone.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import shutil
 from dataclasses import dataclass
 
-from devcluster import cgroups, forwards, node, pki, render, sysctls, systemimages
+from devcluster import cgroups, forwards, node, render, sysctls, systemimages
 from devcluster.artifacts import Artifacts
 from devcluster.command import CommandFailed
 from devcluster.components import components, network_policy_rights, specification
@@ -57,7 +58,7 @@ def health(cluster: Cluster, artifacts: Artifacts) -> Health:
         faults = [f"{part.name} is down ({part.last_exit})" for part in node.components(cluster) if not part.pid]
     except node.NodeError as reason:
         return Health(exists, (str(reason),))
-    if not any(forward.name == API_FORWARD for forward in forwards.existing(cluster)):
+    if forwards.find(cluster, API_FORWARD) is None:
         faults.append("the forward to the API server is not running")
     elif not faults:
         kube = Kube(cluster, artifacts)
@@ -94,6 +95,8 @@ def down(cluster: Cluster) -> None:
 
 
 def _up(cluster: Cluster, artifacts: Artifacts, api_port: int) -> None:
+    from devcluster import pki  # the one module that needs more than the standard library
+
     images = systemimages.describe(artifacts)
     pause = images["pause"]
     with step("write certificates and configuration"):

@@ -47,24 +47,22 @@ def start(cluster: Cluster) -> procfs.ProcessId:
     cluster.logs.mkdir(parents=True, exist_ok=True)
     cluster.node_record.unlink(missing_ok=True)
     log_file = cluster.logs / "node.log"
-    with log_file.open("ab") as log:
-        launched = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "devcluster.nodeinit",
-                str(cluster.node_record),
-                cluster.cgroup,
-                str(cluster.node_spec),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            cwd="/",
-            timeout=_START_SECONDS,
-            check=False,
-        )
+    command = [sys.executable, "-m", "devcluster.nodeinit", str(cluster.node_record), cluster.cgroup]
+    command.append(str(cluster.node_spec))
+    try:
+        with log_file.open("ab") as log:
+            launched = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                cwd="/",
+                timeout=_START_SECONDS,
+                check=False,
+            )
+    except subprocess.TimeoutExpired:
+        raise NodeError(f"the node did not start within {_START_SECONDS:.0f} s: {tail(log_file, 5)}") from None
     process = procfs.load(cluster.node_record)
     if launched.returncode != 0 or process is None:
         raise NodeError(f"the node did not start: {tail(log_file, 5)}")

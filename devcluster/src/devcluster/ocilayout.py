@@ -1,6 +1,6 @@
 """An OCI image layout on disk that several images share: what of it a store lacks, and forgetting old images.
 
-Fails with LookupError on an image that the layout does not hold.
+Fails with NotInLayout on an image that the layout does not hold.
 """
 
 from __future__ import annotations
@@ -15,6 +15,10 @@ from typing import IO, Any
 from devcluster import ociarchive
 
 _NAME = "org.opencontainers.image.ref.name"
+
+
+class NotInLayout(RuntimeError):
+    """An image that the layout should hold is not there."""
 
 
 def write_missing(layout: Path, reference: str, present: Collection[str], stream: IO[bytes]) -> None:
@@ -56,7 +60,7 @@ def _manifest(layout: Path, reference: str) -> dict[str, Any]:
     for entry in json.loads((layout / "index.json").read_text())["manifests"]:
         if entry.get("annotations", {}).get(_NAME) == reference:
             return {name: entry[name] for name in ("mediaType", "digest", "size")}
-    raise LookupError(f"{reference} is not in {layout}")
+    raise NotInLayout(f"{reference} is not in {layout}. Remove that directory: the images are exported again")
 
 
 def _blobs(layout: Path, manifest: dict[str, Any]) -> list[str]:
