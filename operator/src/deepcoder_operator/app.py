@@ -40,7 +40,8 @@ from deepcoder_operator.storage.service import StorageService
 log = logging.getLogger(__name__)
 
 WATCH_AGE_SECONDS = 420.0
-"""A watch is ended by the server after 300 s; one not heard of for longer than this is dead."""
+"""A watch is ended by the server after 300 s, and one that is silent for 100 s is begun anew: one of which neither an
+event nor a failure was heard for longer than this stands still."""
 
 _ANY = "0.0.0.0"  # noqa: S104  pods are reached from outside
 
@@ -164,8 +165,8 @@ class Operator:
             self.pools.pods,
         )
         for informer in informers:
-            if informer.synced.is_set() and now - informer.seen_at > WATCH_AGE_SECONDS:
-                return f"nothing was heard of {informer.resource.plural} for {now - informer.seen_at:.0f} s"
+            if informer.alive_at and now - informer.alive_at > WATCH_AGE_SECONDS:
+                return f"the watch of {informer.resource.plural} has stood still for {now - informer.alive_at:.0f} s"
         return None
 
     def _caches(self) -> str | None:

@@ -14,6 +14,7 @@ import logging
 import os
 import random
 from collections.abc import AsyncIterator, Mapping
+from contextlib import closing
 from typing import Any, Self
 
 import aiohttp
@@ -181,18 +182,17 @@ class Kube:
             "timeoutSeconds": str(WATCH_SECONDS),
         } | ({"labelSelector": selector} if selector else {})
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=WATCH_SILENCE_SECONDS)
-        response = await self._send("GET", resource.path(namespace), query, None, "application/json", timeout)
         try:
-            async for line in response.content:
-                event = json.loads(line)
-                obj = event["object"]
-                if event["type"] == "ERROR":
-                    raise _error(obj.get("code", 0), obj)
-                yield event["type"], obj
-        except (aiohttp.ClientError, TimeoutError, ValueError) as e:
+            response = await self._send("GET", resource.path(namespace), query, None, "application/json", timeout)
+            with closing(response):
+                async for line in response.content:
+                    event = json.loads(line)
+                    obj = event["object"]
+                    if event["type"] == "ERROR":
+                        raise _error(obj.get("code", 0), obj)
+                    yield event["type"], obj
+        except (aiohttp.ClientError, OSError, ValueError) as e:
             raise errors.Unavailable(f"watch of {resource.plural}: {type(e).__name__}: {e}") from e
-        finally:
-            response.close()
 
     async def _request(
         self,
@@ -221,12 +221,13 @@ class Kube:
                 async with response:
                     data = await response.read()
                 if response.status < 300:
-                    out: Object = json.loads(data) if data else {}
-                    return out
+                    return _content(data, f"{method} {path}")
                 if response.status not in _RETRIED or attempt == attempts:
                     raise _error(response.status, _parse(data))
-                delay = max(delay, min(float(response.headers.get("Retry-After", 0)), 5.0))
-            except aiohttp.ClientError as e:
+                delay = max(delay, min(_retry_after(response.headers.get("Retry-After", "")), 5.0))
+            except TimeoutError:
+                raise
+            except (aiohttp.ClientError, OSError) as e:
                 if attempt == attempts:
                     raise errors.Unavailable(f"{method} {path}: {type(e).__name__}: {e}") from e
             log.debug("%s %s is tried again in %.1f s", method, path, delay)
@@ -265,6 +266,20 @@ def _path(obj: Object, subresource: str | None = None) -> str:
 
 def _collection(obj: Object) -> str:
     return BY_KIND[obj["kind"]].path(obj["metadata"].get("namespace"))
+
+
+def _content(data: bytes, what: str) -> Object:
+    """The object of an answer that says it went well; a proxy in between may say so with a page of its own."""
+    try:
+        out: Object = json.loads(data) if data else {}
+    except ValueError as e:
+        raise errors.KubeError(f"{what}: the answer is no JSON: is KUBECONFIG's server the API server?") from e
+    return out
+
+
+def _retry_after(value: str) -> float:
+    """Seconds that a server asks to wait; 0 if it names none, or a date, which clocks that differ make worthless."""
+    return float(value) if value.isdigit() else 0.0
 
 
 def _parse(data: bytes) -> Object:

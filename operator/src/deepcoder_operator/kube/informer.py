@@ -3,7 +3,9 @@
 kopf watches whole kinds; the pods of a cluster are too many for that, so children are watched here with the selector
 at the server. The store is a cache: what it holds was true, but what it lacks may exist. Whoever is about to
 conclude that something is gone reads it live first. A watch that ends is begun again, one that is too old or broken
-is replaced by a fresh list after a bounded, growing pause; `seen_at` tells liveness probes when the server last spoke.
+is replaced by a fresh list after a bounded, growing pause. A kind that is not served has no objects: that is an answer,
+and the kind is asked for again. `alive_at` tells liveness probes when the server last spoke or was last tried in vain:
+an outage of the API server is no reason to restart, a watch that stands still is.
 """
 
 from __future__ import annotations
@@ -19,7 +21,10 @@ from deepcoder_operator.kube.resources import Resource
 
 log = logging.getLogger(__name__)
 
+FIRST_PAUSE_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 30.0
+SHORTEST_WATCH_SECONDS = 1.0
+"""A watch that the server ends sooner is begun again after a pause, so that no server is asked in a hot loop."""
 
 
 class Informer:
@@ -38,7 +43,7 @@ class Informer:
         """`index` groups objects (by run, by pool) for `group`; `on_change` is called with each new or last state."""
         self.resource = resource
         self.synced = asyncio.Event()
-        self.seen_at = 0.0
+        self.alive_at = 0.0
         self._kube, self._selector, self._namespace = kube, selector, namespace
         self._listeners, self._index = [on_change], index
         self._store: dict[tuple[str, str], Object] = {}
@@ -64,23 +69,37 @@ class Informer:
 
     async def run(self) -> None:
         """List and watch until cancelled."""
-        pause = 1.0
+        self._touch()
+        pause = FIRST_PAUSE_SECONDS
         while True:
             try:
                 version = await self._list()
-                pause = 1.0
+                pause = FIRST_PAUSE_SECONDS
                 while True:
+                    began = self.alive_at
                     version = await self._watch(version)
+                    if self.alive_at < began + SHORTEST_WATCH_SECONDS:
+                        await asyncio.sleep(FIRST_PAUSE_SECONDS)
             except errors.Gone:
                 log.info("watch of %s is too old, listing again", self.resource.plural)
+                continue
+            except errors.NotFound as e:
+                log.warning("%s are not served, so there are none: %s", self.resource.plural, e)
+                self._replace([])
             except errors.KubeError as e:
                 log.warning("%s cannot be watched: %s; listing again in %.0f s", self.resource.plural, e, pause)
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, MAX_PAUSE_SECONDS)
+            self._touch()
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, MAX_PAUSE_SECONDS)
 
     async def _list(self) -> str:
         items, version = await self._kube.list(self.resource, self._namespace, self._selector)
         self._touch()
+        self._replace(items)
+        return version
+
+    def _replace(self, items: list[Object]) -> None:
+        """The store is what was listed."""
         current = {_key(obj): obj for obj in items}
         for key in [k for k in self._store if k not in current]:
             self._drop(key)
@@ -90,7 +109,6 @@ class Informer:
                 self._put(obj)
                 self._tell(obj)
         self.synced.set()
-        return version
 
     async def _watch(self, version: str) -> str:
         async for kind, obj in self._kube.watch(self.resource, self._namespace, self._selector, version):
@@ -105,7 +123,7 @@ class Informer:
         return version
 
     def _touch(self) -> None:
-        self.seen_at = asyncio.get_running_loop().time()
+        self.alive_at = asyncio.get_running_loop().time()
 
     def _put(self, obj: Object) -> None:
         key = _key(obj)

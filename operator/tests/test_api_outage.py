@@ -1,0 +1,175 @@
+"""An API server that is away for a while, or answers nonsense: every failure has a name of ours, and watches go on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+from aiohttp import web
+from kubernetes.aio import client
+
+from deepcoder_operator.kube import errors
+from deepcoder_operator.kube import informer as informers
+from deepcoder_operator.kube.client import Kube
+from deepcoder_operator.kube.informer import Informer
+from deepcoder_operator.kube.resources import PODS, RAYJOBS
+
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+@asynccontextmanager
+async def client_of(port: int) -> AsyncIterator[Kube]:
+    configuration = client.Configuration(host=f"http://127.0.0.1:{port}")
+    configuration.retries = None
+    kube = Kube(client.ApiClient(configuration))
+    try:
+        yield kube
+    finally:
+        await kube.close()
+
+
+@asynccontextmanager
+async def serving(answer: Answer, port: int = 0) -> AsyncIterator[int]:
+    """An API server of a few lines; its connections break when it ends."""
+    app = web.Application()
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return await answer(request)
+
+    app.router.add_route("*", "/{path:.*}", handle)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    try:
+        yield int(runner.addresses[0][1])
+    finally:
+        await runner.cleanup()
+
+
+async def until(holds: Callable[[], Any]) -> None:
+    async with asyncio.timeout(20):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def watching(kube: Kube, resource: Any = PODS) -> AsyncIterator[Informer]:
+    informer = Informer(kube, resource, "", lambda obj: None)
+    task = asyncio.create_task(informer.run())
+    try:
+        yield informer
+        assert not task.done(), task
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+class Pods:
+    """Lists the pods it has; a watch ends after a moment, as a server ends it that has heard of its own end."""
+
+    def __init__(self) -> None:
+        self.items: list[dict[str, Any]] = []
+        self.version = 10
+
+    def add(self, name: str) -> None:
+        self.version += 1
+        meta = {"name": name, "namespace": "ml", "resourceVersion": str(self.version)}
+        self.items.append({"metadata": meta})
+
+    async def __call__(self, request: web.Request) -> web.StreamResponse:
+        if "watch" not in request.query:
+            return web.json_response({"metadata": {"resourceVersion": str(self.version)}, "items": self.items})
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for pod in self.items:
+            if int(pod["metadata"]["resourceVersion"]) > int(request.query["resourceVersion"]):
+                await response.write(json.dumps({"type": "ADDED", "object": pod}).encode() + b"\n")
+        await asyncio.sleep(0.05)
+        return response
+
+
+async def test_watch_of_a_server_that_is_away_raises_unavailable() -> None:
+    async with client_of(free_port()) as kube:
+        with pytest.raises(errors.Unavailable, match="pods"):
+            async for _ in kube.watch(PODS, None, "", "1"):
+                pass
+
+
+async def test_informer_outlives_an_api_server_that_restarts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(informers, "FIRST_PAUSE_SECONDS", 0.05)
+    pods, port = Pods(), free_port()
+    async with client_of(port) as kube, watching(kube) as informer:
+        pods.add("before")
+        async with serving(pods, port):
+            await until(lambda: informer.get("ml", "before"))
+        pods.add("after")
+        async with serving(pods, port):
+            await until(lambda: informer.get("ml", "after"))
+
+
+async def test_answer_that_is_no_json_is_named_not_raised_as_it_is() -> None:
+    async def proxy_page(_: web.Request) -> web.StreamResponse:
+        return web.Response(text="<html>please log in</html>", content_type="text/html")
+
+    async with serving(proxy_page) as port, client_of(port) as kube:
+        with pytest.raises(errors.KubeError, match="no JSON"):
+            await kube.get(PODS, "ml", "demo")
+        with pytest.raises(errors.Unavailable):
+            async for _ in kube.watch(PODS, None, "", "1"):
+                pass
+
+
+async def test_retry_after_may_be_a_date() -> None:
+    asked: list[str] = []
+
+    async def overloaded(request: web.Request) -> web.StreamResponse:
+        asked.append(request.path)
+        if len(asked) > 1:
+            return web.json_response({"metadata": {"name": "demo"}})
+        return web.Response(status=429, headers={"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"})
+
+    async with serving(overloaded) as port, client_of(port) as kube:
+        assert (await kube.get(PODS, "ml", "demo"))["metadata"]["name"] == "demo"
+
+
+async def test_kind_that_is_not_served_has_no_objects_and_is_seen_once_it_is() -> None:
+    """KubeRay's CRDs may be removed and installed again while the operator runs."""
+    served = False
+    pods = Pods()
+    pods.add("demo")
+
+    async def crds(request: web.Request) -> web.StreamResponse:
+        if served:
+            return await pods(request)
+        return web.json_response({"message": "the server could not find the requested resource"}, status=404)
+
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr(informers, "FIRST_PAUSE_SECONDS", 0.05)
+    try:
+        async with serving(crds) as port, client_of(port) as kube, watching(kube, RAYJOBS) as informer:
+            await until(informer.synced.is_set)
+            assert informer.get("ml", "demo") is None
+            served = True
+            await until(lambda: informer.get("ml", "demo"))
+    finally:
+        monkey.undo()
+
+
+async def test_outage_is_no_reason_to_restart_but_a_watch_that_stands_still_is() -> None:
+    """`alive_at` moves with every try, also one that fails: only a watch that tries no more is dead."""
+    async with client_of(free_port()) as kube, watching(kube) as informer:
+        start = asyncio.get_running_loop().time()
+        await until(lambda: informer.alive_at > start)
+        assert not informer.synced.is_set()
