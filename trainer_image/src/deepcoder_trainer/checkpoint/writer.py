@@ -1,8 +1,11 @@
 """Commits checkpoints: state copied aside, uploaded while training goes on, manifest last.
 
-    save:  learner.save (copy, training stops) -> [background] learner.upload + pipeline files -> MANIFEST.json -> prune
+    copy:    learner.save (copy, training stops) -> [background] learner.upload
+    commit:  [background] the upload's end, pipeline files, `before_commit` -> MANIFEST.json -> prune
 
-One save is on its way at a time; the next waits for it. What has no manifest does not exist, so a crash anywhere
+The two are apart because a model takes minutes to upload and the rest of the state, which may not be complete yet,
+takes moments: what is still being sampled or evaluated is waited for while the weights are on their way. One save is
+on its way at a time; the next waits for it. What has no manifest does not exist, so a crash anywhere
 before the last put leaves the checkpoint before it in force. A background failure is not the end of training: it is
 logged, and the next save tries again; after `MAX_FAILURES` in a row, or when it is the last save, it is raised.
 """
@@ -13,7 +16,7 @@ import asyncio
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -69,6 +72,18 @@ class SaveTimes:
     """In the background."""
 
 
+@dataclass(frozen=True)
+class _Copied:
+    """Weights that were copied aside and are being uploaded."""
+
+    step: int
+    prefix: str
+    directory: Path
+    upload: asyncio.Task[list[FileEntry]]
+    stall: float
+    began: float
+
+
 class CheckpointWriter:
     """Writes what one attempt of one stage leaves behind."""
 
@@ -88,6 +103,7 @@ class CheckpointWriter:
         self._workdir = workdir
         self._store = store or open_run_storage(config.storage)
         self._dataset_digest = dataset_digest
+        self._copied: _Copied | None = None
         self._background: asyncio.Task[None] | None = None
         self.parent = parent
         self.latest: CommittedCheckpoint | None = None
@@ -95,6 +111,8 @@ class CheckpointWriter:
         self.failures = 0
         self.on_commit: Callable[[CommittedCheckpoint], None] = lambda _committed: None
         """Told of each checkpoint as soon as storage has its manifest; must not raise."""
+        self.before_commit: Callable[[], Awaitable[None]] = _nothing
+        """Awaited before each manifest is put, for what is to be stored by then; must not raise, and be bounded."""
 
     async def claim(self) -> None:
         """Take the run's prefix and this attempt's ordinal; before anything is read or written.
@@ -126,6 +144,33 @@ class CheckpointWriter:
         except ObjectExists:
             log.info("attempt %d of stage %s was claimed before: it goes on after a restart", ordinal, stage)
 
+    async def copy(self, step: int) -> None:
+        """Copy the learner's state aside and begin to upload it; returns when training may go on."""
+        assert self._learner is not None, "an Evaluate stage has no checkpoints"
+        await self._settle(raise_always=False)
+        prefix = checkpoint_dir(self._config.stage.name, step, self._config.ordinal)
+        directory = self._workdir / prefix.replace("/", "-")
+        began = time.monotonic()
+        await self._learner.save(str(directory))
+        stall = time.monotonic() - began
+        upload = asyncio.create_task(self._learner.upload(str(directory), self._config.storage, prefix))
+        self._copied = _Copied(step, prefix, directory, upload, stall, time.monotonic())
+
+    async def commit(
+        self,
+        state: PipelineState,
+        *,
+        metrics: Mapping[str, float],
+        final: bool = False,
+        gate: GateRecord | None = None,
+    ) -> None:
+        """Commit what was copied aside, together with `state`, in the background; returns at once."""
+        copied, self._copied = self._copied, None
+        assert copied is not None, "the weights are copied aside first"
+        assert copied.step == state.step, "weights and state are of the same step"
+        document = self._manifest(ManifestKind.CHECKPOINT, state, metrics, final=final, gate=gate)
+        self._background = asyncio.create_task(self._commit(copied, state, document))
+
     async def save(
         self,
         state: PipelineState,
@@ -134,16 +179,9 @@ class CheckpointWriter:
         final: bool = False,
         gate: GateRecord | None = None,
     ) -> None:
-        """Copy the state aside and commit it in the background; returns when training may go on."""
-        assert self._learner is not None, "an Evaluate stage has no checkpoints"
-        await self._settle(raise_always=False)
-        prefix = checkpoint_dir(self._config.stage.name, state.step, self._config.ordinal)
-        directory = self._workdir / prefix.replace("/", "-")
-        started = time.monotonic()
-        await self._learner.save(str(directory))
-        stall = time.monotonic() - started
-        document = self._manifest(ManifestKind.CHECKPOINT, state, metrics, final=final, gate=gate)
-        self._background = asyncio.create_task(self._commit(state, directory, prefix, document, stall))
+        """Copy and commit, for a state that is complete."""
+        await self.copy(state.step)
+        await self.commit(state, metrics=metrics, final=final, gate=gate)
 
     async def wait(self) -> CommittedCheckpoint | None:
         """Until the last save is committed; returns the newest checkpoint. Raises `CheckpointFailed`."""
@@ -205,20 +243,17 @@ class CheckpointWriter:
                 raise CheckpointFailed(f"checkpoint failed ({self.failures} in a row): {e}") from e
             log.error("checkpoint failed (%d in a row, training goes on): %s", self.failures, e)
 
-    async def _commit(
-        self, state: PipelineState, directory: Path, prefix: str, manifest: Manifest, stall: float
-    ) -> None:
-        assert self._learner is not None
-        started = time.monotonic()
+    async def _commit(self, copied: _Copied, state: PipelineState, manifest: Manifest) -> None:
         try:
-            learner_files = await self._learner.upload(str(directory), self._config.storage, prefix)
-            files = learner_files + await asyncio.to_thread(self._upload_state, state, directory, prefix)
+            learner_files = await copied.upload
+            files = learner_files + await asyncio.to_thread(self._upload_state, state, copied.directory, copied.prefix)
+            await self.before_commit()
             manifest = manifest.model_copy(update={"files": sorted(files, key=lambda f: f.path)})
-            committed = await asyncio.to_thread(self._put_manifest, prefix, manifest)
+            committed = await asyncio.to_thread(self._put_manifest, copied.prefix, manifest)
         finally:
-            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+            await asyncio.to_thread(shutil.rmtree, copied.directory, ignore_errors=True)
         self.latest, self.parent, self.failures = committed, committed.ref, 0
-        self.times = SaveTimes(stall=stall, upload=time.monotonic() - started)
+        self.times = SaveTimes(stall=copied.stall, upload=time.monotonic() - copied.began)
         self.on_commit(committed)
         try:
             await asyncio.to_thread(self._prune)
@@ -292,3 +327,7 @@ class CheckpointWriter:
             if ordinal < self._config.ordinal:
                 self._store.delete_prefix(f"{folder}/")
                 log.info("%s: unfinished upload of a dead attempt removed", folder)
+
+
+async def _nothing() -> None:
+    """What is done before a commit where nobody asked for anything."""

@@ -1,0 +1,82 @@
+"""Copying weights aside and committing them are apart: uploads start first, and what must be stored before is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from deepcoder_contracts.manifest import FileEntry
+from deepcoder_contracts.stage import StageConfig, Storage
+from deepcoder_trainer.checkpoint.errors import CheckpointFailed, StorageUnavailable
+from deepcoder_trainer.checkpoint.state import PipelineState
+from deepcoder_trainer.checkpoint.storage import open_run_storage
+from deepcoder_trainer.checkpoint.writer import CheckpointWriter
+
+MANIFEST = "short/step-000003.a001/MANIFEST.json"
+STATE = PipelineState(3, 3, 3, 12)
+
+
+class SlowLearner:
+    """Uploads nothing, when the test says so."""
+
+    def __init__(self) -> None:
+        self.may_upload = asyncio.Event()
+        self.uploads = 0
+        self.failing = False
+
+    async def save(self, directory: str) -> None:
+        Path(directory).mkdir(parents=True)
+
+    async def upload(self, directory: str, storage: Storage, prefix: str) -> list[FileEntry]:
+        self.uploads += 1
+        await self.may_upload.wait()
+        if self.failing:
+            raise StorageUnavailable("no route")
+        return []
+
+
+async def test_weights_are_on_their_way_before_the_rest_of_the_state_is_known(
+    make_config: Callable[..., StageConfig], tmp_path: Path
+) -> None:
+    config, learner = make_config(), SlowLearner()
+    writer = CheckpointWriter(config, learner, workdir=tmp_path / "w")  # type: ignore[arg-type]
+    store = open_run_storage(config.storage)
+    stored: list[bool] = []
+
+    async def look() -> None:
+        stored.append(store.head(MANIFEST) is not None)
+
+    writer.before_commit = look
+    await writer.copy(3)
+    await asyncio.sleep(0)
+    assert learner.uploads == 1
+    await writer.commit(STATE, metrics={}, final=True)
+    learner.may_upload.set()
+    committed = await writer.wait()
+    assert committed is not None
+    assert (committed.manifest.step, committed.manifest.final) == (3, True)
+    assert stored == [False], "what is to be stored before the commit is asked for once, and before"
+    assert store.head(MANIFEST) is not None
+    assert writer.times is not None
+
+
+async def test_an_upload_that_failed_before_the_commit_is_the_commits_failure_and_can_be_done_again(
+    make_config: Callable[..., StageConfig], tmp_path: Path
+) -> None:
+    learner = SlowLearner()
+    writer = CheckpointWriter(make_config(), learner, workdir=tmp_path / "w")  # type: ignore[arg-type]
+    learner.failing = True
+    learner.may_upload.set()
+    await writer.copy(3)
+    await asyncio.sleep(0.01)
+    await writer.commit(STATE, metrics={})
+    with pytest.raises(CheckpointFailed, match="no route"):
+        await writer.wait()
+    learner.failing = False
+    await writer.save(STATE, metrics={})
+    committed = await writer.wait()
+    assert committed is not None
+    assert committed.manifest.step == 3
