@@ -165,9 +165,14 @@ def test_an_engine_on_cpus_takes_whole_prefills_and_memory_for_what_runs_at_once
 
 @pytest.mark.parametrize(
     ("recipe", "field"),
-    [({"klCoefficient": 0.1}, "recipe.klCoefficient"), ({"sequenceParallel": 2}, "recipe.sequenceParallel")],
+    [
+        ({"klCoefficient": 0.1}, "recipe.klCoefficient"),
+        ({"sequenceParallel": 2}, "recipe.sequenceParallel"),
+        ({"refill": True}, "recipe.refill"),
+        ({"tokensPerDevice": 31}, "recipe.tokensPerDevice"),
+    ],
 )
-def test_what_the_learner_does_not_do_is_refused_before_a_folder_is_claimed(
+def test_what_is_not_supported_is_refused_before_a_folder_is_claimed(
     tmp_path: Path, recipe: dict[str, Any], field: str
 ) -> None:
     with pytest.raises(BadConfig) as caught:

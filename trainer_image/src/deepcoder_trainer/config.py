@@ -12,10 +12,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from deepcoder_contracts.recipe import Recipe
-from deepcoder_contracts.stage import Placement, StageConfig, StageType
+from deepcoder_contracts.stage import StageConfig
+from deepcoder_contracts.supported import recipe_refusals, stage_refusals
 from deepcoder_trainer.errors import BadConfig
-from deepcoder_trainer.learner.limits import check_learner_config
 from deepcoder_trainer.localrun import LocalRun
 
 _KINDS: dict[str, type[StageConfig] | type[LocalRun]] = {"StageConfig": StageConfig, "LocalRun": LocalRun}
@@ -38,27 +37,17 @@ def load_config(path: Path) -> StageConfig | LocalRun:
         config = _KINDS[kind].model_validate(document)
     except ValidationError as error:
         raise explain(error, document) from None
-    stages = config.stages if isinstance(config, LocalRun) else [config.stage]
-    check_recipe(config.recipe)
-    for number, stage in enumerate(stages):
-        if stage.type is StageType.TRAIN:
-            check_learner_config(config.stage_config(number, 1, None) if isinstance(config, LocalRun) else config)
-        if stage.placement is Placement.COLOCATED and stage.type is StageType.TRAIN:
-            raise BadConfig(
-                f"placement of stage {stage.name} is Colocated, which is not supported yet: use Separate",
-                field="stage.placement",
-            )
+    check_supported(config)
     return config
 
 
-def check_recipe(recipe: Recipe) -> None:
-    """Refuse what the controller does not do yet."""
-    if recipe.refill:
-        raise BadConfig(
-            "recipe.refill is true, which is not supported yet: leave it out (the recipe keeps groups whose rewards "
-            "are all equal)",
-            field="recipe.refill",
-        )
+def check_supported(config: StageConfig | LocalRun) -> None:
+    """Refuse what is not supported yet, all of it at once."""
+    found = list(recipe_refusals(config.recipe))
+    for stage in config.stages if isinstance(config, LocalRun) else [config.stage]:
+        found += stage_refusals(config.recipe, stage, f"stages[{stage.name}]")
+    if found:
+        raise BadConfig("\n".join(r.message for r in found), field=found[0].field)
 
 
 def explain(error: ValidationError, document: Any) -> BadConfig:

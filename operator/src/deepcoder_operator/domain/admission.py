@@ -7,6 +7,7 @@ names the field and the mend.
 from __future__ import annotations
 
 from deepcoder_contracts.stage import StageType
+from deepcoder_contracts.supported import recipe_refusals, stage_refusals
 from deepcoder_operator.api.run import MAX_NAME_LENGTH, DeepCoderRun
 from deepcoder_operator.api.run_status import CurrentStage, ProvenanceStatus, StageStatus
 from deepcoder_operator.api.stage import Stage
@@ -51,6 +52,11 @@ def check_spec(run: DeepCoderRun, policy: Policy) -> Problem | None:
             "dataset.curate is not supported yet: run `deepcoder-trainer curate` ahead, give its output as "
             "dataset.uri and remove curate",
         )
+    refusals = list(recipe_refusals(spec.recipe))
+    for stage in spec.stages:
+        refusals += stage_refusals(spec.recipe, stage, f"stages[{stage.name}]")
+    if refusals:
+        return Problem("NotSupported", "; ".join(r.message for r in refusals))
     if not (spec.image or policy.trainer_image):
         return Problem("ImageMissing", "spec.image is not set and the operator has no default: set spec.image")
     if spec.checkpoint.s3.credentials_secret_ref is None:

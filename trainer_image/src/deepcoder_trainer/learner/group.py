@@ -24,7 +24,6 @@ from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.grpo.pack import OptimizerStep, plan_step, split_groups, training_sequences
 from deepcoder_trainer.grpo.summary import summarize
 from deepcoder_trainer.learner.actor import LearnerActor
-from deepcoder_trainer.learner.limits import check_learner_config, learner_tokens_per_device
 from deepcoder_trainer.learner.protocol import RankSettings, Sums
 from deepcoder_trainer.types import Batch, WeightRefs
 
@@ -33,6 +32,10 @@ T = TypeVar("T")
 
 RESOURCE = "learner"
 """Ray resource that a pod (or a machine) offers for each rank it can hold."""
+
+
+MINIMUM_TOKENS = 8192
+"""Least default token budget of a micro-batch: with small contexts, a micro-batch a sequence would be all overhead."""
 
 
 class LearnerLost(RuntimeError):
@@ -68,7 +71,6 @@ async def start_learners(
     `threads` is a rank's number of CPU threads; the default is what its container allows. Raises `BadConfig`, or
     `LearnerLost` when Ray cannot place the ranks in time.
     """
-    check_learner_config(config)
     world = config.stage.resources.learners
     deadlines = deadlines or Deadlines(train=float(config.stage.stall_seconds))
     settings = RankSettings(
@@ -91,7 +93,7 @@ async def start_learners(
     )(LearnerActor)
     sources = Sources(endpoint=config.storage.endpoint, region=config.storage.region, deadline_s=deadlines.start)
     actors = [remote.remote(settings, rank, world, config.model, sources) for rank in range(world)]
-    learner = RayLearner(actors, config.recipe, learner_tokens_per_device(config), deadlines)
+    learner = RayLearner(actors, config.recipe, tokens_per_device(config), deadlines)
     try:
         await learner.start()
     except BaseException:
@@ -198,6 +200,12 @@ class RayLearner:
 
 async def _answer(call: Any) -> Any:
     return await call
+
+
+def tokens_per_device(config: StageConfig) -> int:
+    """Token budget of a micro-batch on one device: as set, or one sequence of the longest possible length."""
+    recipe = config.recipe
+    return recipe.tokens_per_device or max(MINIMUM_TOKENS, recipe.max_prompt_tokens + config.stage.context_tokens)
 
 
 def plan_batch(batch: Batch, recipe: Recipe, capacity: int, ranks: int) -> list[list[OptimizerStep]]:

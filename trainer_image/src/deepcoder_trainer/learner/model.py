@@ -1,7 +1,7 @@
 """The policy: a Hugging Face model of a known architecture, with a head that never makes all logits.
 
-Supported are Qwen2, Qwen3 and Llama, dense. What would need other arithmetic (mixture of experts, LoRA adapters,
-sliding windows) is refused by name before anything is loaded. Parameters keep their Hugging Face names, so that
+What would need other arithmetic (mixture of experts, LoRA adapters, sliding windows) is refused by name before
+anything is loaded. Parameters keep their Hugging Face names, so that
 checkpoints, exports and samplers agree; a tied head is the embedding itself and has no name of its own. Weights are
 float32; with more than one rank, or in bfloat16, FSDP2 shards them and casts what it gathers.
 """
@@ -25,9 +25,7 @@ from deepcoder_contracts.recipe import Precision
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.grpo.attention import NAME, Segments
 from deepcoder_trainer.grpo.logprob import linear_logprob
-
-ARCHITECTURES = ("Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM")
-"""Dense decoders whose checkpoints load here."""
+from deepcoder_trainer.modelconfig import read_model_config
 
 COMPUTE_DTYPES = {Precision.BFLOAT16: torch.bfloat16, Precision.FLOAT32: torch.float32}
 """Number format of forward and backward pass."""
@@ -65,27 +63,8 @@ class PolicyModel(nn.Module):
 
 def read_config(directory: Path) -> Any:
     """The model's config; raises `BadConfig` for an architecture that is not trained here."""
-    path = directory / "config.json"
-    if (directory / "adapter_config.json").exists():
-        raise BadConfig(
-            f"{directory} holds a LoRA adapter: merge it into its base model first (LoRA is not trained here)",
-            field="model.uri",
-        )
-    if not path.is_file():
-        raise BadConfig(f"{directory} has no config.json: a model in Hugging Face layout is needed", field="model.uri")
+    read_model_config(directory)
     config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    names = list(config.architectures or [])
-    experts = [k for k in ("num_experts", "num_local_experts", "n_routed_experts") if getattr(config, k, None)]
-    if experts or any("Moe" in n or "Mixtral" in n for n in names):
-        raise BadConfig(
-            f"{names} is a mixture of experts ({', '.join(experts) or 'by name'}), which is not trained here: use a "
-            f"dense model of {', '.join(ARCHITECTURES)}",
-            field="model.uri",
-        )
-    if not names or names[0] not in ARCHITECTURES:
-        raise BadConfig(
-            f"architecture {names} is not supported: use one of {', '.join(ARCHITECTURES)}", field="model.uri"
-        )
     if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
         raise BadConfig(
             "the model attends within a sliding window, which packed attention does not: set use_sliding_window to "

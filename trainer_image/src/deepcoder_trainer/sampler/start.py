@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from deepcoder_contracts.recipe import Order
 from deepcoder_contracts.stage import StageConfig
-from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.modelconfig import read_model_config
 from deepcoder_trainer.sampler.group import ActorEngine, SamplerGroup
 from deepcoder_trainer.sampler.settings import engine_settings
 
-SUPPORTED = ("Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM")
 _FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 _WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
 
@@ -31,18 +29,8 @@ async def start_samplers(config: StageConfig, model_dir: Path) -> SamplerGroup:
     """Start `stage.resources.samplers` engines; raises BadConfig for a model that is not supported."""
     from deepcoder_trainer.sampler.actor import create_actor
 
+    settings = engine_settings(config, read_model_config(model_dir))
     files = model_files(model_dir)
-    if "config.json" not in files:
-        raise BadConfig(f"model.uri {config.model.uri} has no config.json", field="model.uri")
-    model_config = json.loads(files["config.json"])
-    architectures = model_config.get("architectures") or []
-    if not set(architectures) & set(SUPPORTED):
-        raise BadConfig(
-            f"model.uri {config.model.uri} is a {', '.join(architectures) or 'model without architectures'}: "
-            f"supported are {', '.join(SUPPORTED)}",
-            field="model.uri",
-        )
-    settings = engine_settings(config, model_config)
     group = SamplerGroup(
         make=lambda: ActorEngine(create_actor(files, settings)),
         size=config.stage.resources.samplers,

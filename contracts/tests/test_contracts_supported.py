@@ -1,0 +1,69 @@
+"""One list of what is not supported yet, with the field and the mend."""
+
+from typing import Any
+
+import pytest
+
+from deepcoder_contracts.recipe import Recipe
+from deepcoder_contracts.stage import StageSettings
+from deepcoder_contracts.supported import model_refusals, recipe_refusals, stage_refusals
+
+
+def stage(**changes: Any) -> StageSettings:
+    settings = {"name": "16k", "index": 0, "type": "Train", "contextTokens": 16384, "maxSteps": 1, **changes}
+    return StageSettings.model_validate(settings)
+
+
+def test_the_published_recipe_is_supported() -> None:
+    assert not list(recipe_refusals(Recipe()))
+    assert not list(stage_refusals(Recipe(), stage(), "stages[16k]"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "field", "mend"),
+    [
+        ({"refill": True}, "recipe.refill", "leave it out"),
+        ({"kl_coefficient": 0.001}, "recipe.klCoefficient", "set it to 0"),
+        ({"sequence_parallel": 2}, "recipe.sequenceParallel", "set it to 1"),
+    ],
+)
+def test_a_recipe_is_refused_with_field_and_mend(settings: dict[str, Any], field: str, mend: str) -> None:
+    [refusal] = recipe_refusals(Recipe(**settings))
+    assert refusal.field == field
+    assert refusal.message.startswith(field)
+    assert mend in refusal.message
+
+
+def test_a_stage_is_refused_by_its_own_path_and_an_evaluation_is_not() -> None:
+    [refusal] = stage_refusals(Recipe(), stage(placement="Colocated"), "stages[16k]")
+    assert refusal.field == "stages[16k].placement"
+    evaluate = {"datasets": [{"name": "held-back", "uri": "/data.jsonl"}]}
+    colocated = stage(type="Evaluate", maxSteps=0, placement="Colocated", evaluate=evaluate)
+    assert not list(stage_refusals(Recipe(), colocated, "stages[16k]"))
+
+
+def test_a_micro_batch_must_hold_the_longest_sequence() -> None:
+    longest = 2048 + 16384
+    [refusal] = stage_refusals(Recipe(tokens_per_device=longest - 1), stage(), "stages[16k]")
+    assert (refusal.field, str(longest) in refusal.message) == ("recipe.tokensPerDevice", True)
+    assert not list(stage_refusals(Recipe(tokens_per_device=longest), stage(), "stages[16k]"))
+
+
+@pytest.mark.parametrize("architecture", ["Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM"])
+def test_dense_decoders_are_supported(architecture: str) -> None:
+    assert not list(model_refusals({"architectures": [architecture]}))
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel, which is not supported"),
+        ({}, "not named"),
+        ({"architectures": ["Qwen2ForCausalLM"], "num_experts": 8}, "mixture of experts (num_experts)"),
+        ({"architectures": ["MixtralForCausalLM"]}, "mixture of experts (MixtralForCausalLM)"),
+    ],
+)
+def test_other_models_are_refused_by_name(config: dict[str, Any], words: str) -> None:
+    [refusal] = model_refusals(config)
+    assert refusal.field == "model.uri"
+    assert words in refusal.message

@@ -1,0 +1,60 @@
+"""What the trainer does not do yet is refused before a GPU is asked for; the examples ask for none of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from plan_world import UID, Cluster, make_run
+from run_manifests import LONGER, TRAIN
+
+from deepcoder_operator.api.run import DeepCoderRun
+from deepcoder_operator.domain.admission import check_spec
+from deepcoder_operator.domain.conditions import find_condition
+from deepcoder_operator.domain.policy import Policy
+
+RECIPE = {"promptsPerStep": 8, "groupSize": 4}
+EXAMPLES = [
+    path
+    for path in sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.yaml"))
+    if "apiVersion:" in path.read_text()
+]
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"recipe": RECIPE | {"sequenceParallel": 2}}, "recipe.sequenceParallel"),
+        ({"recipe": RECIPE | {"klCoefficient": 0.1}}, "recipe.klCoefficient"),
+        ({"recipe": RECIPE | {"refill": True}}, "recipe.refill"),
+        ({"stages": [TRAIN, LONGER | {"placement": "Colocated"}]}, "stages[long].placement"),
+        ({"recipe": RECIPE | {"maxPromptTokens": 64, "tokensPerDevice": 128}}, "recipe.tokensPerDevice"),
+    ],
+)
+def test_a_setting_without_support_waits_unaccepted_and_makes_nothing(spec: dict[str, Any], field: str) -> None:
+    cluster = Cluster(make_run(**spec))
+    cluster.settle()
+    accepted = find_condition(cluster.run.status.conditions, "Accepted")
+    assert accepted is not None
+    assert (accepted.status, accepted.reason) == ("False", "NotSupported")
+    assert field in accepted.message
+    assert cluster.made == []
+
+
+def test_all_of_them_are_named_at_once() -> None:
+    run = make_run(recipe=RECIPE | {"refill": True, "sequenceParallel": 2})
+    problem = check_spec(run, Policy(operator_version="test"))
+    assert problem is not None
+    assert "recipe.refill" in problem.message
+    assert "recipe.sequenceParallel" in problem.message
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
+def test_an_example_asks_for_nothing_that_is_refused(path: Path) -> None:
+    for document in yaml.safe_load_all(path.read_text()):
+        if document and document["kind"] == "DeepCoderRun":
+            document["metadata"] |= {"uid": UID, "generation": 1, "resourceVersion": "1"}
+            run = DeepCoderRun.model_validate(document)
+            assert check_spec(run, Policy(operator_version="test", trainer_image="trainer:1")) is None

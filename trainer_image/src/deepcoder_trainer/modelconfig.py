@@ -1,0 +1,35 @@
+"""Reading a model's config.json, for sampler and learner alike; raises `BadConfig` for a model that cannot be used.
+
+Imports neither torch nor transformers: the driver reads it before anything heavy is started.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from deepcoder_contracts.supported import model_refusals
+from deepcoder_trainer.errors import BadConfig
+
+
+def read_model_config(directory: Path) -> dict[str, Any]:
+    """config.json of a folder in Hugging Face layout."""
+    if (directory / "adapter_config.json").exists():
+        raise BadConfig(
+            f"{directory} holds a LoRA adapter: merge it into its base model first (LoRA is not trained here)",
+            field="model.uri",
+        )
+    try:
+        config = json.loads((directory / "config.json").read_bytes())
+    except FileNotFoundError:
+        raise BadConfig(
+            f"{directory} has no config.json: a model in Hugging Face layout is needed", field="model.uri"
+        ) from None
+    except ValueError as error:
+        raise BadConfig(
+            f"{directory}/config.json is not JSON ({error}): fetch the model again", field="model.uri"
+        ) from error
+    for refusal in model_refusals(config):
+        raise BadConfig(f"{directory}: {refusal.message}", field=refusal.field)
+    return dict(config)
