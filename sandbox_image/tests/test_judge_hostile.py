@@ -134,10 +134,37 @@ def test_expected_output_is_nowhere_in_the_programs_memory(judge, scoring):
     assert [verdict.verdict for verdict in answer.verdicts] == [Verdict.WRONG_ANSWER], answer
 
 
+TIMER_OF_DEATH = """
+import ctypes, os, time
+libc, x86 = ctypes.CDLL(None), os.uname().machine == "x86_64"
+event, timer = (ctypes.c_int * 16)(0, 0, 9, 0), ctypes.c_int()
+libc.syscall(222 if x86 else 107, 1, event, ctypes.byref(timer))
+libc.syscall(223 if x86 else 110, timer, 0, (ctypes.c_long * 4)(0, 0, 0, 1000), 0)
+time.sleep(0.2)
+"""
+
+LIMIT_OF_DEATH = """
+import ctypes, os, threading, time
+libc, x86 = ctypes.CDLL(None), os.uname().machine == "x86_64"
+libc.syscall(302 if x86 else 261, 0, 15, (ctypes.c_long * 2)(0, 0), 0)  # RLIMIT_RTTIME
+threads = []
+def burn():
+    threads.append(threading.get_native_id())
+    until = time.monotonic() + 0.2
+    while time.monotonic() < until: pass
+threading.Thread(target=burn, daemon=True).start()
+while not threads: time.sleep(0.001)
+its_clock, a_moment = (~threads[0] << 3) | 6, (ctypes.c_long * 2)(0, 5_000_000)
+libc.syscall(230 if x86 else 115, its_clock, 0, a_moment, 0)  # has the kernel look at that thread's limits
+time.sleep(0.2)
+"""
+
 FORGERIES = {
     "writes an answer to the report": "import os; os.write(3, b'{\"completed\": true}'); os.write(3, b'3')",
     "claims that the judge failed": 'import os; os.write(3, b\'{"failure": "error"}\'); os._exit(99)',
     "kills itself to look like an accident": "import os; os.kill(os.getpid(), 9)",
+    "has a timer kill it": TIMER_OF_DEATH,
+    "has a resource limit kill it": LIMIT_OF_DEATH,
     "leaves early with status 0": "import os; os._exit(0)",
     "patches the builtins that the runner uses": (
         "import builtins, os, json, sys\n"
@@ -154,8 +181,10 @@ FORGERIES = {
 @pytest.mark.parametrize("name", FORGERIES)
 def test_forgery_does_not_pass_and_is_not_the_judges_error(judge, name):
     for kind, fn_name in (("stdin", None), ("function", "f")):
-        answer = judge(FORGERIES[name], ("", f'"{SECRET}"'), kind=kind, fn_name=fn_name)
-        assert answer.passed is False, answer
+        for scoring in ("strict", "livecodebench"):
+            given = "" if scoring == "strict" else "0"
+            answer = judge(FORGERIES[name], (given, f'"{SECRET}"'), kind=kind, fn_name=fn_name, scoring=scoring)
+            assert answer.passed is False, answer
 
 
 ALWAYS_EQUAL = """

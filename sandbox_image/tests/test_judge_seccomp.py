@@ -77,14 +77,27 @@ def test_signals_go_to_the_own_process_alone_and_never_sigkill(call, name, signa
         assert sent(pid, 15) == EPERM
 
 
-def test_limits_may_be_read_and_lowered_but_for_cpu_time_and_others(call):
+RLIMIT_CPU, RLIMIT_STACK, RLIMIT_SIGPENDING, RLIMIT_RTTIME = 0, 3, 11, 15
+
+
+def test_limits_may_be_read_and_some_lowered_but_none_that_kills_and_none_of_others(call):
     assert call("prlimit64", 0, 0, 0, 1) == ALLOW
     assert call("prlimit64", PID, 3, 0x7F0000000000, 0) == ALLOW
     assert call("prlimit64", 0, 0, 0x7F0000000000, 0) == EPERM
     assert call("prlimit64", 0, 0, 0x100000000, 0) == EPERM
     assert call("prlimit64", PID + 1, 3, 0, 0) == EPERM
-    assert call("setrlimit", 0) == EPERM
-    assert call("setrlimit", 3) == ALLOW
+    assert call("setrlimit", RLIMIT_STACK) == ALLOW
+    for limit in (RLIMIT_CPU, RLIMIT_SIGPENDING, RLIMIT_RTTIME):
+        assert call("setrlimit", limit) == EPERM
+        assert call("prlimit64", 0, limit, 0x7F0000000000, 0) == EPERM
+        assert call("prlimit64", PID, limit, 0, 1) == ALLOW
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_posix_timers_which_can_deliver_any_signal_are_refused(machine):
+    program, arch = seccomp.assemble(machine), syscalls.AUDIT_ARCH[machine]
+    for number in {"x86_64": range(222, 227), "aarch64": range(107, 112)}[machine]:
+        assert answer(program, arch, number) == EPERM
 
 
 def test_descriptors_cannot_be_made_to_send_signals(call):

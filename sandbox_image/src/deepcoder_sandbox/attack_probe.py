@@ -82,6 +82,8 @@ calls: dict[str, tuple[Any, ...]] = {
     "new_namespaces": (272 if x86 else 97, 0x10000000),
     "mounts": (165 if x86 else 40, 0, 0, 0, 0, 0),
     "memory_files": (319 if x86 else 279, b"x", 0),
+    "signal_timers": (222 if x86 else 107, 1, 0, 0),
+    "deadly_limits": (302 if x86 else 261, 0, 15, (ctypes.c_uint64 * 2)(1 << 40, 1 << 40), 0),  # RLIMIT_RTTIME
     "pidfd": (434, bait["pids"][0], 0),
 }
 held = {name: call_refused(*arguments) for name, arguments in calls.items()}

@@ -4,9 +4,10 @@ The program may compute, use threads and touch the files that Landlock leaves it
 socket, signal anyone but itself, or raise a limit. A refused call fails with EPERM, so an honest program that tries
 one gets an exception and not a dead process.
 
-Two rules look odd and matter. A program may not send *itself* SIGKILL, nor shorten its own CPU limit: whatever dies of
-SIGKILL without the zygote having sent it was killed from outside, which is the judge's failure and is retried, and no
-program may buy itself that. And clone3 answers ENOSYS, because its flags lie in memory where a filter cannot look:
+Two rules look odd and matter. A program may not get *itself* a SIGKILL: not by kill, not by a timer that delivers one,
+not by a limit that the kernel enforces with one (RLIMIT_CPU, RLIMIT_RTTIME). Whatever dies of SIGKILL without the
+zygote having sent it was killed from outside, which is the judge's failure and is retried, and no program may buy
+itself that. And clone3 answers ENOSYS, because its flags lie in memory where a filter cannot look:
 libraries then fall back to clone, whose flags it can see.
 """
 
@@ -29,7 +30,14 @@ _ENOTTY = 0x0005_0000 | 25
 _CLONE_THREAD = 0x0001_0000
 _NEW_NAMESPACES = 0x7E02_0080
 _SIGKILL, _SIGSTOP = 9, 19
-_RLIMIT_CPU = 0
+_RLIMITS_SETTABLE = (
+    1,
+    2,
+    3,
+    4,
+    7,
+    9,
+)  # FSIZE, DATA, STACK, CORE, NOFILE, AS: passing them is never answered by SIGKILL
 _PRCTL_OPTIONS = (15, 16, 0x5356_4D41)  # PR_SET_NAME, PR_GET_NAME, PR_SET_VMA (the allocator names its memory)
 _IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
 _FCNTL_REFUSED = (8, 10, 15, 1024, 1026)  # F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY: each ends in a signal
@@ -68,6 +76,22 @@ def _signal_rule(signal_argument: int) -> list[Instruction]:
     ]
 
 
+def _prlimit_rule() -> list[Instruction]:
+    """Allow to read any own limit, and to set those that are safe to."""
+    to_set = _in_set(1, _RLIMITS_SETTABLE, _ALLOW, _EPERM)
+    to_refusal, to_leave = len(to_set) - 2, len(to_set) - 1
+    return [
+        _argument(0),
+        (_JEQ, 1, 0, 0),
+        (_JEQ, 0, 4 + to_refusal, _OWN_PID),
+        _argument(2),
+        (_JEQ, 0, 2, 0),
+        _argument(2, high=True),
+        (_JEQ, to_leave, 0, 0),
+        *to_set,
+    ]
+
+
 _RULES: dict[str, list[Instruction]] = {
     "clone": [
         _argument(0),
@@ -82,20 +106,8 @@ _RULES: dict[str, list[Instruction]] = {
     "ioctl": _in_set(1, _IOCTLS, _ALLOW, _ENOTTY),
     "fcntl": _in_set(1, _FCNTL_REFUSED, _EPERM, _ALLOW),
     "prctl": _in_set(0, _PRCTL_OPTIONS, _ALLOW, _EPERM),
-    "setrlimit": _in_set(0, (_RLIMIT_CPU,), _EPERM, _ALLOW),
-    "prlimit64": [
-        _argument(0),
-        (_JEQ, 1, 0, 0),
-        (_JEQ, 0, 6, _OWN_PID),
-        _argument(2),
-        (_JEQ, 0, 2, 0),
-        _argument(2, high=True),
-        (_JEQ, 3, 0, 0),
-        _argument(1),
-        (_JEQ, 0, 1, _RLIMIT_CPU),
-        (_RET, 0, 0, _EPERM),
-        (_RET, 0, 0, _ALLOW),
-    ],
+    "setrlimit": _in_set(0, _RLIMITS_SETTABLE, _ALLOW, _EPERM),
+    "prlimit64": _prlimit_rule(),
 }
 
 

@@ -1,7 +1,8 @@
 """Numbers of the system calls that a program may make, for x86_64 and aarch64.
 
 An allowlist: what a computing Python needs, threads and (where there is one) a scratch directory included. Whatever is
-not here (sockets, io_uring, ptrace, mounts, keys, System V and POSIX IPC, executing another program…) is refused.
+not here (sockets, io_uring, ptrace, mounts, keys, System V and POSIX IPC, POSIX timers, executing another program…) is
+refused.
 Fails with `UnsupportedMachine` elsewhere, so that no filter is ever built from the wrong table.
 """
 
@@ -115,11 +116,6 @@ ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "getitimer": (36, 102),
     "setitimer": (38, 103),
     "alarm": (37, None),
-    "timer_create": (222, 107),
-    "timer_settime": (223, 110),
-    "timer_gettime": (224, 108),
-    "timer_delete": (226, 111),
-    "timer_getoverrun": (225, 109),
     "getpid": (39, 172),
     "getppid": (110, 173),
     "gettid": (186, 178),
