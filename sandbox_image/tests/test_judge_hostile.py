@@ -187,6 +187,32 @@ def test_forgery_does_not_pass_and_is_not_the_judges_error(judge, name):
             assert answer.passed is False, answer
 
 
+SEALS = """
+import fcntl
+F_ADD_SEALS, EVERY_SEAL = 1033, 31
+for descriptor in range(8):
+    if descriptor != {spared}:
+        try: fcntl.fcntl(descriptor, F_ADD_SEALS, EVERY_SEAL)
+        except OSError: pass
+print(input())
+"""
+
+
+@pytest.mark.parametrize("scoring", ["strict", "livecodebench"])
+@pytest.mark.parametrize("spared", [-1, 6])
+def test_program_cannot_seal_the_files_that_the_judge_writes(judge, scoring, spared):
+    answer = judge(SEALS.format(spared=spared), ("1", "1"), ("2", "2"), scoring=scoring)
+    assert answer.passed is True, answer
+
+
+def test_answers_ahead_of_the_questions_do_not_block_the_judge(judge):
+    code = "import os, time\nfor _ in range(2000): os.write(3, b'{\"bytes\": 0}')\ntime.sleep(60)"
+    started = time.monotonic()
+    answer = judge(code, *[("", "")] * 2000, scoring="livecodebench", time_limit_s=2)
+    assert answer.passed is False
+    assert time.monotonic() - started < 20
+
+
 ALWAYS_EQUAL = """
 class Yes(int):
     def __eq__(self, other): return True

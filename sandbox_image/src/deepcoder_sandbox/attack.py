@@ -49,7 +49,7 @@ def attack(zygote: ZygoteProcess) -> Findings:
 
 
 def _run(zygote: ZygoteProcess, source: str, stdin: bytes, limits: RunLimits) -> Execution:
-    with MemoryFile("code", source.encode()) as code:
+    with MemoryFile("code", source.encode(), sealable=True) as code:
         program = Program(code, len(source.encode()), Kind.STDIN)
         return execute(zygote, program, stdin, limits, time.monotonic() + _DEADLINE_S, 4096)
 

@@ -57,7 +57,7 @@ def judge_each_test(zygote: ZygoteProcess, submission: Submission, deadline: flo
     verdicts: list[TestVerdict] = []
     source = submission.request.code.encode()
     request = submission.request
-    with MemoryFile("code", source) as code:
+    with MemoryFile("code", source, sealable=True) as code:
         program = Program(
             code, len(source), request.kind, request.fn_name, preamble=request.scoring is Scoring.TACO_COMPAT
         )

@@ -6,6 +6,7 @@ global limit, is [-2] with code -5; an exception outside a test is [-4] alone.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -27,6 +28,8 @@ from deepcoder_sandbox.outcome import Claim
 from deepcoder_sandbox.zygote_process import RunEnded, RunLimits, ZygoteProcess
 
 _PACKET_BYTES = 1 << 12
+_JUDGES_OWN = (errno.ENOMEM, errno.ENOSPC)
+"""What writing to a program's file may fail of without the program's doing."""
 _DIED = LiveCodeBenchResult(results=[-2], error_code=-5)
 _COLLAPSED = LiveCodeBenchResult(results=[-4], error_code=-4)
 
@@ -95,10 +98,11 @@ def _null() -> Iterator[int]:
 
 
 class _Died(Exception):
-    """The process ended, or talks nonsense, which only a program can make it do."""
+    """The process ended, or is to be ended for what only a program can make it do."""
 
-    def __init__(self, ended: RunEnded | None) -> None:
+    def __init__(self, ended: RunEnded | None, why: str = "the program answered in the harness's place") -> None:
         self.ended = ended
+        self.why = why
 
 
 @dataclass
@@ -132,8 +136,7 @@ class _Session:
         return Graded(self.verdicts, LiveCodeBenchResult(results=[True] * len(self.verdicts)))
 
     def _run_test(self, given: str, expected: str) -> Graded | None:
-        self.given.replace(given.encode())
-        answer = self._ask()
+        answer = self._ask(given)
         seconds = _seconds(answer)
         if answer.get("collapsed") is True:
             return self._collapse(_exception_verdict(answer, seconds))
@@ -156,9 +159,17 @@ class _Session:
         self.verdicts.append(outcome.make(Verdict.PASSED, seconds))
         return None
 
-    def _ask(self) -> dict[str, Any]:
+    def _ask(self, given: str) -> dict[str, Any]:
         try:
-            self.control.send(b"next")
+            self.given.replace(given.encode())
+        except OSError as error:
+            if error.errno in _JUDGES_OWN:
+                raise
+            raise _Died(None, "the program tampered with its input") from error
+        try:
+            self.control.send(b"next", socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            raise _Died(None) from None  # it leaves the judge's packets unread, and goes on answering
         except OSError:
             raise _Died(self._wait_for_end()) from None
         return self._receive()
@@ -196,7 +207,7 @@ class _Session:
 
     def _death_verdict(self, died: _Died) -> TestVerdict:
         if died.ended is None:
-            return outcome.make(Verdict.RUNTIME_ERROR, 0.0, "the program answered in the harness's place")
+            return outcome.make(Verdict.RUNTIME_ERROR, 0.0, died.why)
         failed = outcome.failed_run(died.ended, self.limits, Claim(), self.output.size(), b"")
         if failed is not None:
             return failed

@@ -1,6 +1,8 @@
 """Anonymous files in memory: how texts cross to a program and back without passing through the zygote.
 
-Their size is limited by the runner's file size limit, and their memory is gone with the last descriptor.
+Their size is limited by the runner's file size limit, and their memory is gone with the last descriptor. A program that
+holds one could seal it, after which the judge's own writes would fail: only a file made `sealable` can be sealed, and
+such a one is out of reach before the program starts. Fails with OSError, as the system calls beneath do.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ from typing import Self
 class MemoryFile:
     """A memory file that closes itself at the end of a with block."""
 
-    def __init__(self, name: str, content: bytes = b"") -> None:
-        self._fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    def __init__(self, name: str, content: bytes = b"", sealable: bool = False) -> None:
+        self._fd = os.memfd_create(name, os.MFD_CLOEXEC | (os.MFD_ALLOW_SEALING if sealable else 0))
         try:
             self._write(content)
         except BaseException:
