@@ -128,6 +128,32 @@ def test_attack_gets_nothing(judge, name):
     assert answer.passed is True, answer
 
 
+SPOIL = """
+import os
+path, done = input(), []
+attempts = {"chmod": lambda: os.chmod(path, 0o777), "truncate": lambda: os.truncate(path, 0),
+            "utime": lambda: os.utime(path, (1, 1)), "chown": lambda: os.chown(path, os.getuid(), os.getgid()),
+            "xattr": lambda: os.setxattr(path, "user.x", b"x"), "link": lambda: os.link(path, path + "2"),
+            "rename": lambda: os.rename(path, path + "3"), "unlink": lambda: os.unlink(path),
+            "open": lambda: os.open(path, os.O_WRONLY | os.O_TRUNC), "fchmod": lambda: os.fchmod(0, 0o777)}
+for name, attempt in attempts.items():
+    try: attempt(); done.append(name)
+    except OSError: pass
+print(done or "nothing")
+"""
+
+
+def test_file_of_the_judges_user_stays_as_it_is(judge, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    before = victim.stat()
+    assert judge(SPOIL, (f"{victim}\n", "nothing")).passed is True
+    assert victim.read_text() == "precious"
+    after = victim.stat()
+    assert (after.st_mode, after.st_mtime_ns, after.st_nlink) == (before.st_mode, before.st_mtime_ns, 1)
+    assert list(tmp_path.iterdir()) == [victim]
+
+
 @pytest.mark.parametrize("scoring", ["strict", "livecodebench", "taco-compat"])
 def test_expected_output_is_nowhere_in_the_programs_memory(judge, scoring):
     answer = judge(READ_MEMORY, ("", SECRET), scoring=scoring)
@@ -360,6 +386,9 @@ def test_attacks_are_real_and_succeed_without_confinement():
         "secret_files",
         "own_sigkill",
         "shared_memory",
+        "file_changes",
+        "signal_timers",
+        "deadly_limits",
     }
 
 

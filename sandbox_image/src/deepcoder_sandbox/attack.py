@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 import socket
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,14 +92,31 @@ _LIMIT_ATTACKS: dict[str, tuple[str, RunLimits, Callable[[Execution], bool]]] = 
 }
 
 
+@contextmanager
+def _victim() -> Iterator[str]:
+    """A file of the judge's user to strike at; where none can be written, there is none to be spoiled either."""
+    with ExitStack() as stack:
+        try:
+            victim = Path(stack.enter_context(tempfile.TemporaryDirectory()), "victim")
+            victim.write_text("not to be touched")
+        except OSError:
+            victim = Path("/nonexistent")
+        yield str(victim)
+
+
 def _probe(zygote: ZygoteProcess) -> dict[str, bool]:
     """Run the probe program against real bait: the server's own files, a listening socket, its processes."""
     abstract = f"\0deepcoder-sandbox-{os.getpid()}-{time.monotonic_ns()}"
-    with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as unix:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as tcp,
+        socket.socket(socket.AF_UNIX) as unix,
+        _victim() as victim,
+    ):
         unix.bind(abstract)
         unix.listen()
         bait = {
             "secret": __file__,
+            "victim": victim,
             "directories": [str(Path.home()), str(Path.cwd())],
             "port": tcp.getsockname()[1],
             "abstract": abstract,

@@ -1,6 +1,6 @@
 """What a hostile program would try. Runs inside a runner, from its text; prints property to whether it held.
 
-Reads its bait as JSON from stdin: a secret file, a listening port, pids to strike at.
+Reads its bait as JSON from stdin: a secret file, a file to spoil, a listening port, pids to strike at.
 """
 
 import contextlib
@@ -67,6 +67,32 @@ def descriptors() -> list[int]:
     return [fd for fd in range(5, 1024) if not refused(os.fstat, fd)]
 
 
+def spoiled() -> list[str]:
+    """Return what could be done to a file that belongs to the judge's user, by path or through a descriptor."""
+    path = Path(bait["victim"])
+    attempts: dict[str, Callable[[], Any]] = {
+        "chmod": lambda: path.chmod(0o600),
+        "truncate": lambda: os.truncate(path, 0),
+        "utime": lambda: os.utime(path, (1, 1)),
+        "chown": lambda: os.chown(path, os.getuid(), os.getgid()),
+        "setxattr": lambda: os.setxattr(path, "user.deepcoder", b"x"),
+        "link": lambda: path.with_suffix(".link").hardlink_to(path),
+        "symlink": lambda: path.with_suffix(".symlink").symlink_to(path),
+        "rename": lambda: path.rename(path.with_suffix(".moved")),
+        "unlink": lambda: path.unlink(),
+        "write": lambda: os.open(path, os.O_WRONLY),
+        "fchmod": lambda: os.fchmod(0, 0o600),
+        "futimes": lambda: os.utime(0, (1, 1)),
+    }
+    return [name for name, attempt in attempts.items() if not refused(attempt)]
+
+
+FILE_CHANGES = {
+    True: (90, 91, 268, 452, 92, 93, 94, 260, 132, 235, 261, 280, 76, 188, 189, 190, 197, 198, 199, 133, 259, 88, 266),
+    False: (52, 53, 452, 54, 55, 88, 45, 5, 6, 7, 14, 15, 16, 33, 36),
+}
+"""By whether this is x86_64: chmod, chown, utime, truncate, setxattr, removexattr, mknod and symlink, in every form."""
+
 x86 = os.uname().machine == "x86_64"
 calls: dict[str, tuple[Any, ...]] = {
     "io_uring": (425, 8, ctypes.create_string_buffer(120)),
@@ -100,6 +126,7 @@ held["other_processes"] = all(
 held["host_writes"] = all(
     refused(write, path) for path in ("/dev/" + "shm", "/var/" + "tmp", "/", "/run", *bait["directories"])
 )
+held["file_changes"] = all(call_refused(number, 0, 0, 0, 0) for number in FILE_CHANGES[x86]) and spoiled() == []
 held["descriptors"] = descriptors() == []
 held["environment"] = not set(os.environ) - {
     "PATH",
