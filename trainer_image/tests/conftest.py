@@ -212,9 +212,11 @@ class InProcessLearner:
     """The Learner protocol over one real `LearnerRank` in this process: Ray and nothing else is left out."""
 
     def __init__(self, rank: Any, capacity: int = 64) -> None:
+        from deepcoder_trainer.learner.files import RankFiles
+
         self.rank = rank
         self.capacity = capacity
-        self._pretrained: list[Path] | None = None
+        self.files = RankFiles(rank)
 
     async def train(self, batch: Batch) -> dict[str, float]:
         from deepcoder_trainer.learner.group import combine, plan_batch
@@ -229,29 +231,16 @@ class InProcessLearner:
         self.rank.save(Path(directory))
 
     async def upload(self, directory: str, storage: Storage, prefix: str) -> list[FileEntry]:
-        from deepcoder_trainer.checkpoint.storage import open_run_storage
-        from deepcoder_trainer.checkpoint.transfer import upload_files
-
-        files, self._pretrained = self._pretrained or self.rank.saved(), None
-        return await asyncio.to_thread(upload_files, open_run_storage(storage), prefix, Path(directory), files)
+        return await asyncio.to_thread(self.files.upload, directory, storage, prefix)
 
     async def download(self, directory: str, storage: Storage, prefix: str, manifest: Manifest) -> None:
-        from deepcoder_trainer.checkpoint.storage import open_run_storage
-        from deepcoder_trainer.checkpoint.transfer import download_files
-
-        files = [f for f in manifest.files if f.path.startswith("learner/")]
-        await asyncio.to_thread(download_files, open_run_storage(storage), prefix, Path(directory), files)
+        await asyncio.to_thread(self.files.download, directory, storage, prefix, manifest)
 
     async def load(self, directory: str, *, optimizer: bool) -> None:
         self.rank.load(Path(directory), optimizer=optimizer)
 
     async def save_pretrained(self, directory: str) -> None:
-        from deepcoder_trainer.learner.pretrained import write_pretrained
-
-        settings = self.rank.settings
-        self._pretrained = write_pretrained(
-            self.rank.weights(), Path(settings.model_dir), Path(directory), settings.recipe.precision
-        )
+        self.files.save_pretrained(directory)
 
     async def close(self) -> None:
         self.rank.close()

@@ -50,8 +50,8 @@ def test_a_save_holds_the_state_of_its_moment_though_training_goes_on(
     expected = state(learner)
     learner.rank.save(tmp_path)
     learner.rank.train(plan)
-    [tensors, metadata] = learner.rank.saved()
-    stored = load_file(tensors)
+    [tensors, scalars, metadata] = learner.rank.saved()
+    stored = load_file(tensors) | load_file(scalars)
     places = json.loads(metadata.read_text())["tensors"]
     assert set(places) == set(expected)
     for name, entry in places.items():
@@ -101,7 +101,7 @@ def test_large_states_are_split_over_files(tmp_path: Path, monkeypatch: pytest.M
     tensors = {f"t{i}": torch.full((10,), float(i)) for i in range(5)} | {"scalar": torch.tensor(3.0)}
     writer = SafetensorsWriter(tmp_path, 0)
     dcp.save(dict(tensors), storage_writer=writer, no_dist=True)
-    assert len([p for p in writer.files if p.suffix == ".safetensors"]) == 3
+    assert len([p for p in writer.files if p.suffix == ".safetensors"]) == 4
     target = {k: torch.zeros_like(v) for k, v in tensors.items()}
     dcp.load(target, storage_reader=SafetensorsReader(tmp_path), no_dist=True)
     assert all(torch.equal(target[k], tensors[k]) for k in tensors)
@@ -113,7 +113,7 @@ def test_large_states_are_split_over_files(tmp_path: Path, monkeypatch: pytest.M
 def test_damaged_files_are_told_as_damage(damage: str, make_learner: Callable, tmp_path: Path) -> None:
     learner = make_learner()
     learner.rank.save(tmp_path)
-    [tensors, metadata] = learner.rank.saved()
+    [tensors, _, metadata] = learner.rank.saved()
     if damage == "missing metadata":
         metadata.unlink()
     elif damage == "metadata is no JSON":

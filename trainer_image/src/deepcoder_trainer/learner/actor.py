@@ -21,12 +21,11 @@ import ray
 from deepcoder_contracts.manifest import FileEntry, Manifest
 from deepcoder_contracts.stage import ModelSource, Storage
 from deepcoder_trainer.checkpoint.sources import Sources
-from deepcoder_trainer.checkpoint.storage import open_run_storage
-from deepcoder_trainer.checkpoint.transfer import download_files, upload_files
 from deepcoder_trainer.grpo.pack import OptimizerStep
-from deepcoder_trainer.learner.protocol import LEARNER_DIR, METADATA, RankSettings, Rendezvous, Sums, rank_prefix
+from deepcoder_trainer.learner.protocol import RankSettings, Rendezvous, Sums
 
 if TYPE_CHECKING:
+    from deepcoder_trainer.learner.files import RankFiles
     from deepcoder_trainer.learner.rank import LearnerRank
 
 CHUNK_BYTES = 256 << 20
@@ -42,7 +41,7 @@ class LearnerActor:
         self._model, self._sources = model, sources
         self._rank, self._world = rank, world
         self._learner: LearnerRank | None = None
-        self._pretrained: dict[str, list[Path]] = {}
+        self._files: RankFiles | None = None
 
     def rendezvous(self) -> Rendezvous:
         """Where this rank could listen for the others; rank 0's answer is used, and any answer means: placed."""
@@ -52,11 +51,13 @@ class LearnerActor:
 
     def start(self, rendezvous: Rendezvous | None) -> None:
         """Join the other ranks and load the model, fetched first where this machine does not have it."""
+        from deepcoder_trainer.learner.files import RankFiles
         from deepcoder_trainer.learner.rank import LearnerRank
 
         if not Path(self._settings.model_dir).is_dir():
             self._settings = replace(self._settings, model_dir=str(self._sources.model(self._model)))
         self._learner = LearnerRank(self._settings, self._rank, self._world, rendezvous)
+        self._files = RankFiles(self._learner)
 
     def train(self, steps: Sequence[OptimizerStep]) -> Sums:
         """See `LearnerRank.train`."""
@@ -88,39 +89,18 @@ class LearnerActor:
         self._rank_learner.save(Path(directory))
 
     def save_pretrained(self, directory: str) -> None:
-        """Write the model in Hugging Face layout, on rank 0."""
-        from deepcoder_trainer.learner.pretrained import write_pretrained
-
-        weights = self._rank_learner.weights()
-        if self._rank:
-            for _ in weights:
-                pass
-            return
-        source = Path(self._settings.model_dir)
-        self._pretrained[directory] = write_pretrained(
-            weights, source, Path(directory), self._settings.recipe.precision
-        )
+        """See `RankFiles.save_pretrained`."""
+        self._rank_files.save_pretrained(directory)
 
     @ray.method(concurrency_group="io")
     def upload(self, directory: str, storage: Storage, prefix: str) -> list[FileEntry]:
-        """Put the files that this rank wrote below `directory`, then remove them here."""
-        root = Path(directory)
-        files = self._pretrained.pop(directory, None)
-        if files is None:
-            files = self._rank_learner.saved()
-        entries = upload_files(open_run_storage(storage), prefix, root, files)
-        for path in files:
-            path.unlink(missing_ok=True)
-        return entries
+        """See `RankFiles.upload`."""
+        return self._rank_files.upload(directory, storage, prefix)
 
     @ray.method(concurrency_group="io")
     def download(self, directory: str, storage: Storage, prefix: str, manifest: Manifest) -> None:
-        """Bring the files that this rank will read: its own at equal world size, else all of the learner's."""
-        wanted = [f for f in manifest.files if f.path.startswith(f"{LEARNER_DIR}/")]
-        if manifest.world_size == self._world:
-            own = rank_prefix(self._rank)
-            wanted = [f for f in wanted if Path(f.path).name.startswith(own) or Path(f.path).name == METADATA]
-        download_files(open_run_storage(storage), prefix, Path(directory), wanted)
+        """See `RankFiles.download`."""
+        self._rank_files.download(directory, storage, prefix, manifest)
 
     def load(self, directory: str, optimizer: bool) -> None:
         """See `LearnerRank.load`."""
@@ -140,3 +120,9 @@ class LearnerActor:
         if self._learner is None:
             raise RuntimeError(f"learner rank {self._rank} was not started")
         return self._learner
+
+    @property
+    def _rank_files(self) -> RankFiles:
+        if self._files is None:
+            raise RuntimeError(f"learner rank {self._rank} was not started")
+        return self._files

@@ -3,7 +3,9 @@
 DCP's own writer pickles its metadata and its tensors. This one puts each rank's shards into files
 `rank-00000-000.safetensors` of at most about 1 GiB and, on the coordinator, `metadata.json`: for each tensor its type
 and size, and for each chunk its offset and where it is. DCP's planners do the rest, so that a checkpoint loads at any
-world size. A state dict with anything but tensors is refused when it is written.
+world size. What every rank holds whole (AdamW's step counts) DCP keeps once, on whichever rank has least to write, and
+every rank reads it from there: such scalars have a file of their own, a few kilobytes, so that no rank has to fetch
+another's gigabytes for them. A state dict with anything but tensors is refused when it is written.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.checkpoint.default_planner import create_default_local_load_plan
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
@@ -25,7 +28,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorProperties,
     TensorStorageMetadata,
 )
-from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan, SavePlanner, WriteItemType
+from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan, SavePlanner, WriteItem, WriteItemType
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
@@ -72,11 +75,18 @@ class SafetensorsWriter(StorageWriter):
         return plans
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        """Write this rank's chunks, a file at a time."""
+        """Write this rank's chunks, a file at a time; scalars apart."""
+        scalars = [item for item in plan.items if _is_scalar(item)]
+        others = [item for item in plan.items if not _is_scalar(item)]
+        future: Future[list[WriteResult]] = Future()
+        future.set_result(self._write(others, planner) + self._write(scalars, planner))
+        return future
+
+    def _write(self, items: list[WriteItem], planner: SavePlanner) -> list[WriteResult]:
         results: list[WriteResult] = []
         pending: dict[str, Tensor] = {}
         size = 0
-        for item in plan.items:
+        for item in items:
             tensor = planner.resolve_data(item)
             assert isinstance(tensor, Tensor)
             if pending and size + tensor.nbytes > _FILE_BYTES:
@@ -88,9 +98,7 @@ class SafetensorsWriter(StorageWriter):
             results.append(WriteResult(item.index, tensor.nbytes, Place(self._next_name(), key)))
         if pending:
             self._flush(pending)
-        future: Future[list[WriteResult]] = Future()
-        future.set_result(results)
-        return future
+        return results
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """Write the metadata, on the coordinator."""
@@ -124,8 +132,8 @@ class SafetensorsWriter(StorageWriter):
 
     def _flush(self, tensors: dict[str, Tensor]) -> None:
         path = self._directory / self._next_name()
+        self.files.append(path)  # first: a file that is cut short by a full disk is one to remove, too
         save_file(tensors, path)
-        self.files.append(path)
 
 
 class SafetensorsReader(StorageReader):
@@ -145,6 +153,10 @@ class SafetensorsReader(StorageReader):
         """What was read when the reader was made."""
         return self._metadata
 
+    def file(self, index: MetadataIndex) -> str:
+        """Name of the file that holds a chunk."""
+        return self._places[index].file
+
     def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
         """Nothing to set up."""
 
@@ -160,7 +172,7 @@ class SafetensorsReader(StorageReader):
         """Copy the wanted part of each chunk into its target."""
         by_file: dict[str, list[Any]] = {}
         for item in plan.items:
-            by_file.setdefault(self._places[item.storage_index].file, []).append(item)
+            by_file.setdefault(self.file(item.storage_index), []).append(item)
         for file, items in by_file.items():
             path = self._directory / file
             try:
@@ -183,6 +195,23 @@ class SafetensorsReader(StorageReader):
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
         """A local directory."""
         return "://" not in str(checkpoint_id)
+
+
+def files_of(directory: Path, state: dict[str, Tensor]) -> list[str]:
+    """Names of the files below `directory` that a load into `state` reads; only its metadata need be there.
+
+    Raises `CheckpointDamaged` for metadata that cannot be read, or that lacks a tensor of `state`.
+    """
+    reader = SafetensorsReader(directory)
+    try:
+        plan = create_default_local_load_plan(state, reader.read_metadata())
+    except (RuntimeError, ValueError) as e:
+        raise CheckpointDamaged(f"{METADATA} does not hold this model: {e}") from e
+    return sorted({reader.file(item.storage_index) for item in plan.items})
+
+
+def _is_scalar(item: WriteItem) -> bool:
+    return item.tensor_data is not None and not item.tensor_data.size
 
 
 def rank_file(rank: int, number: int) -> str:

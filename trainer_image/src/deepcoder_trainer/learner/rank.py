@@ -29,12 +29,12 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from deepcoder_contracts.recipe import Precision, Recipe
-from deepcoder_trainer.checkpoint.errors import CheckpointDamaged
+from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, CheckpointFailed
 from deepcoder_trainer.grpo.attention import Segments
 from deepcoder_trainer.grpo.loss import LossSettings, policy_loss
 from deepcoder_trainer.grpo.pack import MicroBatch, OptimizerStep
 from deepcoder_trainer.learner.cpus import cpu_limit
-from deepcoder_trainer.learner.dcp import SafetensorsReader, SafetensorsWriter
+from deepcoder_trainer.learner.dcp import SafetensorsReader, SafetensorsWriter, files_of
 from deepcoder_trainer.learner.model import COMPUTE_DTYPES, PolicyModel, load_policy
 from deepcoder_trainer.learner.protocol import LEARNER_DIR, RankSettings, Rendezvous, Sums
 from deepcoder_trainer.seeds import seed
@@ -134,7 +134,8 @@ class LearnerRank:
 
         Waits for the save before it, if that is still being written.
         """
-        self.saved()
+        if self._saving is not None:
+            self._saving[0].exception()  # a failure was told by `saved`
         writer = SafetensorsWriter(directory / LEARNER_DIR, self._rank)
         future = dcp_async_save(
             self._state(optimizer=True),
@@ -145,12 +146,33 @@ class LearnerRank:
         self._saving = (future, writer)
 
     def saved(self) -> list[Path]:
-        """Wait for the last save and return the files that this rank wrote; raises what went wrong."""
+        """Wait for the last save and return the files that this rank wrote; raises `CheckpointFailed`."""
         if self._saving is None:
             return []
         future, writer = self._saving
-        future.result()
+        try:
+            future.result()
+        except CheckpointException as e:  # no Exception: it would end the process
+            causes = "; ".join(f"rank {rank}: {cause}" for rank, (cause, _) in e.failures.items())
+            raise CheckpointFailed(f"the learner's state could not be written: {causes}") from None
         return list(writer.files)
+
+    @property
+    def written(self) -> list[Path]:
+        """Files of the last save that this rank has written so far, also of one that failed."""
+        return list(self._saving[1].files) if self._saving is not None else []
+
+    @property
+    def first(self) -> bool:
+        """Whether this is rank 0, which holds what is written once."""
+        return self._rank == 0
+
+    def files_to_load(self, directory: Path) -> list[str]:
+        """Names of the files below `directory`/learner that hold this rank's part; their metadata must be there.
+
+        Raises `CheckpointDamaged` for metadata that cannot be read or is of another model.
+        """
+        return files_of(directory / LEARNER_DIR, self._state(optimizer=True))
 
     def load(self, directory: Path, *, optimizer: bool) -> None:
         """Collective. Load what `save` wrote at any world size; without `optimizer` that starts from zero.

@@ -1,0 +1,65 @@
+"""A rank's files between its machine and storage: put from where they were written, brought to where they are read.
+
+Ranks share no disk. Each puts what it wrote itself, and brings the files that its own part of the state is in: the
+checkpoint's metadata is fetched first and says which. A checkpoint that does not fit this model is told here, before
+anything is loaded, so that the reader can fall back to another. Local files go whether an upload succeeds or not: a
+14B model leaves 12 GB on each of 16 ranks, and storage may fail more than once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from deepcoder_contracts.manifest import FileEntry, Manifest
+from deepcoder_contracts.stage import Storage
+from deepcoder_trainer.checkpoint.errors import CheckpointDamaged
+from deepcoder_trainer.checkpoint.storage import open_run_storage
+from deepcoder_trainer.checkpoint.transfer import download_files, upload_files
+from deepcoder_trainer.learner.pretrained import write_pretrained
+from deepcoder_trainer.learner.protocol import LEARNER_DIR, METADATA
+from deepcoder_trainer.learner.rank import LearnerRank
+
+
+class RankFiles:
+    """What one rank writes and reads; `upload` and `download` may run in a thread beside training."""
+
+    def __init__(self, learner: LearnerRank) -> None:
+        self._learner = learner
+        self._pretrained: dict[str, list[Path]] = {}
+
+    def save_pretrained(self, directory: str) -> None:
+        """Collective. Write the model in Hugging Face layout, on rank 0."""
+        weights = self._learner.weights()
+        if not self._learner.first:
+            for _ in weights:  # the others take part in gathering
+                pass
+            return
+        settings = self._learner.settings
+        self._pretrained[directory] = write_pretrained(
+            weights, Path(settings.model_dir), Path(directory), settings.recipe.precision
+        )
+
+    def upload(self, directory: str, storage: Storage, prefix: str) -> list[FileEntry]:
+        """Put the files that this rank wrote below `directory`; they are removed here, stored or not."""
+        root = Path(directory)
+        files: Sequence[Path] = self._pretrained.pop(directory, ())
+        try:
+            files = files or self._learner.saved()
+            return upload_files(open_run_storage(storage), prefix, root, files)
+        finally:
+            for path in files or self._learner.written:
+                path.unlink(missing_ok=True)
+
+    def download(self, directory: str, storage: Storage, prefix: str, manifest: Manifest) -> None:
+        """Bring the files that this rank will read, at any world size; raises `CheckpointDamaged`."""
+        store, root = open_run_storage(storage), Path(directory)
+        stored = {f.path: f for f in manifest.files}
+        metadata = f"{LEARNER_DIR}/{METADATA}"
+        if metadata not in stored:
+            raise CheckpointDamaged(f"its manifest names no {metadata}")
+        download_files(store, prefix, root, [stored[metadata]])
+        needed = [f"{LEARNER_DIR}/{name}" for name in self._learner.files_to_load(root)]
+        if missing := [path for path in needed if path not in stored]:
+            raise CheckpointDamaged(f"its manifest does not name {', '.join(missing[:3])}, which {metadata} does")
+        download_files(store, prefix, root, [stored[path] for path in needed])

@@ -1,0 +1,105 @@
+"""A rank's files on their way: nothing stays behind, and what does not fit is told before it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from deepcoder_contracts.manifest import Manifest, ManifestKind
+from deepcoder_contracts.stage import StageConfig
+from deepcoder_trainer.checkpoint import transfer
+from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, CheckpointFailed, StorageUnavailable
+from deepcoder_trainer.checkpoint.storage_file import FileStore
+from deepcoder_trainer.learner import dcp
+
+PREFIX = "short/step-000001.a001"
+
+
+def files_below(directory: Path) -> list[Path]:
+    return [p for p in directory.rglob("*") if p.is_file()]
+
+
+def manifest_of(config: StageConfig, files: list[Any]) -> Manifest:
+    return Manifest(
+        kind=ManifestKind.CHECKPOINT,
+        run=config.run,
+        stage="short",
+        stage_index=0,
+        ordinal=1,
+        step=1,
+        config_digest=config.provenance.config_digest,
+        code_digest=config.provenance.config_digest,
+        seed=0,
+        world_size=1,
+        created_at="2026-01-01T00:00:00Z",
+        files=files,
+    )
+
+
+@pytest.mark.parametrize("what", ["checkpoint", "export"])
+async def test_a_failed_upload_leaves_no_file_on_the_machine(
+    what: str, make_learner: Callable, make_config: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner, folder = make_learner(), tmp_path / "saved"
+    await (learner.save if what == "checkpoint" else learner.save_pretrained)(str(folder))
+
+    def dead(*_: Any) -> Any:
+        raise StorageUnavailable("the line is dead")
+
+    monkeypatch.setattr(FileStore, "put_file", dead)
+    monkeypatch.setattr(transfer, "_BACKOFF_SECONDS", 0.0)
+    with pytest.raises(StorageUnavailable):
+        await learner.upload(str(folder), make_config().storage, PREFIX)
+    assert files_below(folder) == []
+
+
+async def test_a_state_that_does_not_fit_the_disk_is_removed_and_the_next_save_stands(
+    make_learner: Callable, make_config: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner, config = make_learner(), make_config()
+
+    def full(_tensors: Any, path: Path) -> None:
+        path.write_bytes(b"cut short")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as m:
+        m.setattr(dcp, "save_file", full)
+        await learner.save(str(tmp_path / "1"))
+        with pytest.raises(CheckpointFailed, match="No space left"):
+            await learner.upload(str(tmp_path / "1"), config.storage, PREFIX)
+    assert files_below(tmp_path / "1") == []
+    await learner.save(str(tmp_path / "2"))
+    assert await learner.upload(str(tmp_path / "2"), config.storage, PREFIX)
+
+
+async def test_scalars_lie_apart_from_what_is_large(make_learner: Callable, tmp_path: Path) -> None:
+    learner = make_learner()
+    await learner.save(str(tmp_path))
+    scalars = [load_file(p) for p in learner.rank.saved() if p.name.endswith("-001.safetensors")]
+    assert [{v.dim() for v in tensors.values()} for tensors in scalars] == [{0}]
+
+
+async def test_a_checkpoint_of_another_model_is_refused_before_it_is_loaded(
+    make_learner: Callable, make_config: Callable, tiny_model: Callable, tmp_path: Path
+) -> None:
+    other, config = make_learner(model=tiny_model(num_hidden_layers=1)), make_config()
+    await other.save(str(tmp_path / "saved"))
+    files = await other.upload(str(tmp_path / "saved"), config.storage, PREFIX)
+    with pytest.raises(CheckpointDamaged, match="does not hold this model"):
+        await make_learner().download(str(tmp_path / "r"), config.storage, PREFIX, manifest_of(config, files))
+
+
+async def test_a_file_that_metadata_names_and_the_manifest_does_not_is_damage(
+    make_learner: Callable, make_config: Callable, tmp_path: Path
+) -> None:
+    learner, config = make_learner(), make_config()
+    await learner.save(str(tmp_path / "saved"))
+    files = await learner.upload(str(tmp_path / "saved"), config.storage, PREFIX)
+    for lost, words in (("learner/rank-00000-000.safetensors", "does not name"), ("learner/metadata.json", "names no")):
+        manifest = manifest_of(config, [f for f in files if f.path != lost])
+        with pytest.raises(CheckpointDamaged, match=words):
+            await learner.download(str(tmp_path / "r"), config.storage, PREFIX, manifest)
