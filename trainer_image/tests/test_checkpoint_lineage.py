@@ -27,6 +27,7 @@ from deepcoder_trainer.checkpoint.state import PipelineState
 from deepcoder_trainer.checkpoint.storage import ObjectStore, open_run_storage
 from deepcoder_trainer.checkpoint.verify import walk_chain
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
+from deepcoder_trainer.evaluation.targets import newest_export
 
 OTHER_DIGEST = "sha256:" + "b" * 64
 
@@ -115,6 +116,7 @@ async def test_a_checkpoint_says_what_made_it_and_the_finished_batch_is_in_it(
     assert [f.path for f in stored.files] == [
         "learner/metadata.json",
         "learner/rank-00000-000.safetensors",
+        "learner/rank-00000-001.safetensors",
         "pipeline.safetensors",
         "state.json",
     ]
@@ -363,7 +365,7 @@ async def test_an_export_is_served_by_transformers_and_its_chain_leads_to_the_ch
     export = await writer.export({"eval/x/pass_at_1": 0.5})
     assert (await writer.export({})).ref == export.ref, "a second export finds the first"
     assert export.manifest.parent == writer.latest.ref
-    assert export.ref.uri.endswith("short/export/step-000002")
+    assert export.ref.uri.endswith("short/export/step-000002.a001")
     endpoint = config.storage.endpoint
     links = list(walk_chain(export.ref.uri, deep=True, endpoint=endpoint))
     assert [link.manifest.kind.value for link in links if link.manifest] == ["Export", "Checkpoint", "Checkpoint"]
@@ -376,12 +378,33 @@ async def test_an_export_is_served_by_transformers_and_its_chain_leads_to_the_ch
         assert torch.equal(model.get_parameter(name), value)
 
 
+async def test_a_presumed_dead_attempt_that_reaches_its_end_does_not_keep_the_next_from_exporting(
+    make_config: Callable, make_learner: Callable, make_batch: Callable, tmp_path: Path
+) -> None:
+    old, new = make_config(), make_config(ordinal=2)
+    store = store_of(new)
+    zombie = await run_to(old, make_learner(), make_batch, tmp_path / "1", last=1)
+    successor = CheckpointWriter(new, make_learner(), workdir=tmp_path / "2", parent=zombie.parent)
+    await successor.claim()
+    await zombie.save(state(2), metrics={}, final=True)
+    late = await zombie.export({})
+    assert newest_export("short", store) is None, "it was committed after a later attempt had begun"
+    await successor.save(state(2), metrics={}, final=True)
+    export = await successor.export({})
+    assert export.ref != late.ref
+    assert newest_export("short", store) == "short/export/step-000002.a002"
+    third = CheckpointWriter(make_config(ordinal=3), make_learner(), workdir=tmp_path / "3")
+    await third.claim()
+    third.latest = successor.latest
+    assert (await third.export({})).ref == export.ref, "an export of the same checkpoint is taken as it is"
+
+
 async def test_an_altered_export_is_not_evaluated(
     make_config: Callable, make_learner: Callable, make_batch: Callable, tmp_path: Path
 ) -> None:
     writer = await run_to(make_config(), make_learner(), make_batch, tmp_path / "w", last=1)
     export = await writer.export({})
-    flip(tmp_path / "store/short/export/step-000001/model.safetensors")
+    flip(tmp_path / "store/short/export/step-000001.a001/model.safetensors")
     with pytest.raises(CheckpointDamaged, match=r"model\.safetensors has sha256"):
         Sources(cache=tmp_path / "cache").model(ModelSource(uri=export.ref.uri))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -145,15 +146,21 @@ def test_every_input_is_in_the_key() -> None:
 # --- targets
 
 
-def test_newest_export_is_the_highest_step_with_a_manifest() -> None:
-    keys = [
-        "short/export/step-000010/MANIFEST.json",
-        "short/export/step-000020/MANIFEST.json",
-        "short/export/step-000030/model.safetensors",
-        "shorter/export/step-000040/MANIFEST.json",
-    ]
-    assert newest_export("short", keys) == "short/export/step-000020"
-    assert newest_export("long", keys) is None
+def test_the_newest_export_is_the_highest_step_with_a_manifest_that_no_later_claim_overtook(tmp_path: Path) -> None:
+    store = open_storage(f"file://{tmp_path}")
+    for key in (
+        "short/attempts/001/claim.json",
+        "short/export/step-000010.a001/MANIFEST.json",
+        "short/attempts/002/claim.json",
+        "short/export/step-000020.a002/MANIFEST.json",
+        "short/export/step-000040.a001/MANIFEST.json",
+        "short/export/step-000030.a002/model.safetensors",
+        "shorter/export/step-000050.a001/MANIFEST.json",
+    ):
+        store.put_bytes(key, b"{}")
+        time.sleep(0.002)  # the file system's clock ticks
+    assert newest_export("short", store) == "short/export/step-000020.a002"
+    assert newest_export("long", store) is None
 
 
 def test_model_digest_sees_weights_and_words(tmp_path: Path) -> None:
@@ -229,7 +236,7 @@ def model_folder(path: Path, skill: float) -> Path:
 
 
 def export(store: ObjectStore, folder: Path, stage: str, step: int) -> None:
-    prefix = export_dir(stage, step)
+    prefix = export_dir(stage, step, 1)
     manifest = Manifest(
         kind=ManifestKind.EXPORT,
         run=RUN,

@@ -56,9 +56,15 @@ def exit_key(stage: str, ordinal: int) -> str:
     return f"{attempt_dir(stage, ordinal)}/exit.json"
 
 
-def export_dir(stage: str, step: int) -> str:
-    """`<stage>/export/step-000180`: Hugging Face layout."""
-    return f"{stage}/export/step-{step:06d}"
+def export_dir(stage: str, step: int, ordinal: int) -> str:
+    """`<stage>/export/step-000180.a003`: Hugging Face layout. Which of several counts is `lineage`'s to say."""
+    return checkpoint_dir(f"{stage}/export", step, ordinal)
+
+
+def parse_export_dir(key: str) -> CheckpointName | None:
+    """Step and ordinal of a folder `<stage>/export/step-….a…`, None if it is no such folder."""
+    parts = key.rstrip("/").split("/")
+    return parse_checkpoint_dir(parts[2]) if len(parts) == 3 and parts[1] == "export" else None
 
 
 def evaluation_dir(key: str) -> str:

@@ -1,8 +1,8 @@
 """Which checkpoint counts: the rules that operator and trainer must not disagree on.
 
-A checkpoint exists only through its manifest. An attempt that was declared dead may be alive behind a partition and
-commit late; its manifest is ignored when it is newer than the claim of a higher ordinal. Times are the storage
-server's (`LastModified`), never a pod's clock.
+A checkpoint exists only through its manifest, and so does an export. An attempt that was declared dead may be alive
+behind a partition and commit late; its manifest is ignored when it is newer than the claim of a higher ordinal. Times
+are the storage server's (`LastModified`), never a pod's clock.
 """
 
 from __future__ import annotations

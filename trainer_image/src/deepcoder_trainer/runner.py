@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 
 from deepcoder_contracts.exit import ExitCode, ExitRecord
-from deepcoder_contracts.layout import MANIFEST, exit_key, export_dir
+from deepcoder_contracts.layout import exit_key
 from deepcoder_contracts.manifest import Manifest, ParentRef
 from deepcoder_contracts.stage import StageConfig, StageType
 from deepcoder_trainer.attempt import Attempt
@@ -52,7 +52,7 @@ async def _run_stages(
         listing = read_listing(await asyncio.to_thread(store.list, f"{stage.name}/"))
         train = stage.type is StageType.TRAIN
         ended = await asyncio.to_thread(_ended, store, listing) if train else None
-        if ended is None or not await asyncio.to_thread(_exported, store, ended[0]):
+        if ended is None or not _exported(listing, ended[0]):
             if not train and await asyncio.to_thread(_evaluated, store, stage.name, listing):
                 log.info("stage %s was done before", stage.name)
                 continue
@@ -91,8 +91,8 @@ def _ended(store: ObjectStore, listing: StageListing) -> tuple[Manifest, ParentR
     return None
 
 
-def _exported(store: ObjectStore, manifest: Manifest) -> bool:
-    return store.head(f"{export_dir(manifest.stage, manifest.step)}/{MANIFEST}") is not None
+def _exported(listing: StageListing, manifest: Manifest) -> bool:
+    return any(export.step == manifest.step for export in listing.exports())
 
 
 def _evaluated(store: ObjectStore, stage: str, listing: StageListing) -> bool:

@@ -1,4 +1,4 @@
-"""One listing of a stage's folder, taken apart: checkpoints with and without manifest, payloads, claims."""
+"""One listing of a stage's folder, taken apart: checkpoints and exports with and without manifest, payloads, claims."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from deepcoder_contracts.layout import MANIFEST, parse_checkpoint_dir
+from deepcoder_contracts.layout import MANIFEST, CheckpointName, parse_checkpoint_dir, parse_export_dir
 from deepcoder_contracts.lineage import StoredCheckpoint, candidates
 from deepcoder_trainer.checkpoint.storage import StoredObject
 
@@ -24,8 +24,11 @@ class StageListing:
     committed: tuple[StoredCheckpoint, ...]
     """Checkpoints with a manifest."""
 
+    exported: tuple[StoredCheckpoint, ...]
+    """Exports with a manifest."""
+
     with_payload: frozenset[str]
-    """Folders of checkpoints that hold something beside a manifest."""
+    """Folders of checkpoints and exports that hold something beside a manifest."""
 
     pinned: frozenset[str]
     """Folders of checkpoints that another run has started from."""
@@ -40,32 +43,47 @@ class StageListing:
         """Checkpoints that count, best first."""
         return candidates(self.committed, self.claims)
 
+    def exports(self) -> list[StoredCheckpoint]:
+        """Exports that count, best first."""
+        return candidates(self.exported, self.claims)
+
 
 def read_listing(objects: Iterable[StoredObject]) -> StageListing:
     """From all objects below `<stage>/`."""
     committed: list[StoredCheckpoint] = []
+    exported: list[StoredCheckpoint] = []
     claims: dict[int, datetime] = {}
     payload: dict[str, int] = {}
     pinned: set[str] = set()
     for o in objects:
         if match := _CLAIM.search(o.key):
             claims[int(match[1])] = o.modified_at
-            continue
-        folder = "/".join(o.key.split("/")[:2])
-        name = parse_checkpoint_dir(folder)
-        if name is None:
-            continue
-        if o.key == f"{folder}/{MANIFEST}":
-            committed.append(StoredCheckpoint(name.step, name.ordinal, o.modified_at, folder))
-        elif o.key.startswith(f"{folder}/{PIN}"):
-            pinned.add(folder)
-        else:
-            payload[folder] = name.ordinal
-    done = {c.path for c in committed}
+        elif place := _place(o.key):
+            folder, name, made = place[0], place[1], exported if place[2] else committed
+            if o.key == f"{folder}/{MANIFEST}":
+                made.append(StoredCheckpoint(name.step, name.ordinal, o.modified_at, folder))
+            elif o.key.startswith(f"{folder}/{PIN}"):
+                pinned.add(folder)
+            else:
+                payload[folder] = name.ordinal
+    done = {c.path for c in (*committed, *exported)}
     return StageListing(
         committed=tuple(committed),
+        exported=tuple(exported),
         with_payload=frozenset(payload),
         pinned=frozenset(pinned),
         uncommitted={f: ordinal for f, ordinal in payload.items() if f not in done},
         claims=claims,
     )
+
+
+def _place(key: str) -> tuple[str, CheckpointName, bool] | None:
+    """Folder of a checkpoint or an export that an object lies in, its name, and whether it is an export."""
+    segments = key.split("/")
+    folder = "/".join(segments[:2])
+    if name := parse_checkpoint_dir(folder):
+        return folder, name, False
+    folder = "/".join(segments[:3])
+    if name := parse_export_dir(folder):
+        return folder, name, True
+    return None

@@ -29,6 +29,7 @@ from deepcoder_contracts.manifest import Claim, FileEntry, Manifest, ManifestKin
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.checkpoint.code import code_digest
 from deepcoder_trainer.checkpoint.errors import (
+    CheckpointDamaged,
     CheckpointFailed,
     ConfigMismatch,
     ObjectExists,
@@ -198,14 +199,10 @@ class CheckpointWriter:
         if checkpoint is None:
             raise CheckpointFailed("there is no checkpoint to export: save first")
         source = checkpoint.manifest
-        prefix = export_dir(source.stage, source.step)
-        try:
-            found, digest = await asyncio.to_thread(read_manifest, self._store, prefix)
-            if found.parent == checkpoint.ref:
-                return CommittedCheckpoint(self._ref(prefix, digest), found)
-            raise CheckpointFailed(f"{prefix} is an export of another checkpoint ({found.parent}): move it away")
-        except ObjectMissing:
-            pass
+        found = await asyncio.to_thread(self._exported, checkpoint)
+        if found is not None:
+            return found
+        prefix = export_dir(source.stage, source.step, self._config.ordinal)
         directory = self._workdir / prefix.replace("/", "-")
         try:
             await self._learner.save_pretrained(str(directory))
@@ -224,6 +221,21 @@ class CheckpointWriter:
             }
         )
         return await asyncio.to_thread(self._put_manifest, prefix, manifest)
+
+    def _exported(self, checkpoint: CommittedCheckpoint) -> CommittedCheckpoint | None:
+        """An export of this checkpoint, whoever made it; one that was committed after a later claim does not count."""
+        stage = checkpoint.manifest.stage
+        for export in read_listing(self._store.list(f"{stage}/")).exports():
+            try:
+                manifest, digest = read_manifest(self._store, export.path)
+            except (CheckpointDamaged, ObjectMissing) as e:
+                log.warning("%s is not used: %s", export.path, e)
+                continue
+            if manifest.parent == checkpoint.ref:
+                return CommittedCheckpoint(self._ref(export.path, digest), manifest)
+            if export.ordinal == self._config.ordinal and export.step == checkpoint.manifest.step:
+                raise CheckpointFailed(f"{export.path} is an export of another checkpoint ({manifest.parent})")
+        return None
 
     async def write_exit(self, record: ExitRecord) -> None:
         """Say how this attempt ended; the last thing it does."""

@@ -1,29 +1,27 @@
 """Which models an Evaluate stage measures: the starting model, and what earlier stages exported.
 
-A stage's model is its newest export that has a manifest; its files are checked against the manifest when they are
-fetched. The starting model has no manifest, so its files are hashed.
+A stage's model is its newest export that counts (`lineage.candidates`: it has a manifest, and no later attempt had
+begun by then); its files are checked against the manifest when they are fetched. The starting model has no manifest,
+so its files are hashed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepcoder_contracts.layout import MANIFEST, export_dir
 from deepcoder_contracts.manifest import Manifest, ManifestKind, ParentRef
 from deepcoder_contracts.stage import ModelSource, StageConfig
 from deepcoder_trainer.checkpoint.errors import ConfigMismatch, ObjectMissing
+from deepcoder_trainer.checkpoint.listing import read_listing
 from deepcoder_trainer.checkpoint.reader import read_manifest
 from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.checkpoint.storage import ObjectStore, file_sha256, open_storage
 from deepcoder_trainer.errors import BadConfig
 
 BASE = "Base"
-_EXPORT = re.compile(r"^[^/]+/export/step-(\d{6,})/" + re.escape(MANIFEST) + "$")
 _WEIGHTS_AND_WORDS = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 
 log = logging.getLogger(__name__)
@@ -55,16 +53,16 @@ def model_digest(directory: Path) -> str:
     return "sha256:" + hashlib.sha256(lines.encode()).hexdigest()
 
 
-def newest_export(stage: str, keys: Sequence[str]) -> str | None:
-    """Folder of a stage's export with the highest step that has a manifest, among storage keys."""
-    steps = [int(match[1]) for key in keys if (match := _EXPORT.match(key)) and key.startswith(f"{stage}/")]
-    return export_dir(stage, max(steps)) if steps else None
+def newest_export(stage: str, store: ObjectStore) -> str | None:
+    """Folder of a stage's newest export that counts, if there is one."""
+    exports = read_listing(store.list(f"{stage}/")).exports()
+    return exports[0].path if exports else None
 
 
 def _newest(config: StageConfig, store: ObjectStore) -> str:
     """The newest earlier stage that exported a model; without one, the model the run was started from."""
     for stage in reversed(config.earlier_stages):
-        if newest_export(stage, [o.key for o in store.list(f"{stage}/export/")]) is not None:
+        if newest_export(stage, store) is not None:
             return stage
     if config.parent is not None:
         raise BadConfig(
@@ -81,7 +79,7 @@ def _base(config: StageConfig, sources: Sources) -> Target:
 
 
 def _exported(name: str, config: StageConfig, store: ObjectStore, sources: Sources) -> Target:
-    folder = newest_export(name, [o.key for o in store.list(f"{name}/export/")])
+    folder = newest_export(name, store)
     if folder is None:
         raise BadConfig(
             f"stage.evaluate.targets names {name}, which has exported no model in {store.uri}: name a Train stage "

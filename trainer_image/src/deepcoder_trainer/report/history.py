@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from deepcoder_contracts.layout import MANIFEST, evaluation_dir
 from deepcoder_contracts.manifest import Manifest, ManifestKind
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ObjectMissing
+from deepcoder_trainer.checkpoint.listing import read_listing
 from deepcoder_trainer.checkpoint.reader import read_manifest
 from deepcoder_trainer.checkpoint.storage import ObjectStore
 from deepcoder_trainer.evaluation.plan import samples_path
@@ -27,7 +28,6 @@ from deepcoder_trainer.samples import read_samples
 
 _METRICS = re.compile(r"^(?P<stage>[^/]+)/attempts/(?P<ordinal>\d{3,})/metrics\.jsonl$")
 _EVALUATION = re.compile(r"^eval/(?P<key>[0-9a-f]{64})/MANIFEST\.json$")
-_EXPORT = re.compile(r"^[^/]+/export/step-\d+/MANIFEST\.json$")
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ class RunHistory:
 
 def read_history(store: ObjectStore) -> RunHistory:
     """Read a run. Raises ObjectMissing when there is no run below the store's root."""
-    keys = [o.key for o in store.list("")]
+    objects = store.list("")
+    keys = [o.key for o in objects]
     lines = [
         (int(match["ordinal"]), store.get_bytes(key).decode().splitlines())
         for key in keys
@@ -93,7 +94,9 @@ def read_history(store: ObjectStore) -> RunHistory:
         (_evaluation(store, match["key"]) for key in keys if (match := _EVALUATION.match(key))),
         key=lambda e: e.manifest.created_at,
     )
-    exports = [(read_manifest(store, folder)[0], folder) for folder in _folders(keys, _EXPORT)]
+    stages = sorted({key.split("/")[0] for key in keys})
+    listings = [read_listing(o for o in objects if o.key.startswith(f"{stage}/")) for stage in stages]
+    exports = [(read_manifest(store, e.path)[0], e.path) for listing in listings for e in listing.exports()[:1]]
     if not lines and not evaluations:
         raise ObjectMissing(f"{store.uri} holds no run (no metrics, no evaluation): name the folder that has RUN.json")
     with_chain = [e for e in evaluations if e.manifest.parent is not None]
@@ -169,10 +172,6 @@ def _step(document: Mapping[str, Any]) -> StepRecord:
         verdicts={k: int(v) for k, v in document["verdicts"].items()},
         phase_seconds={k: float(v) for k, v in document["phase_seconds"].items()},
     )
-
-
-def _folders(keys: Iterable[str], pattern: re.Pattern[str]) -> list[str]:
-    return [key.removesuffix(f"/{MANIFEST}") for key in keys if pattern.match(key)]
 
 
 def _evaluation(store: ObjectStore, key: str) -> StoredEvaluation:
