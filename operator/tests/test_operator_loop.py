@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import aiohttp
 import pytest
 import s3_server
 import yaml
@@ -48,6 +52,7 @@ class Cluster:
     directory: Path
     kubeconfig: Path
     port: int
+    health_port: int
     process: asyncio.subprocess.Process | None = None
     tasks: list[asyncio.Task[Any]] = field(default_factory=list)
 
@@ -55,7 +60,7 @@ class Cluster:
         """Start the operator's process."""
         config = {
             "namespace": self.namespace,
-            "healthPort": 0,
+            "healthPort": self.health_port,
             "progress": {"url": f"https://localhost:{self.port}", "port": self.port},
             "images": {"trainer": "trainer:1"},
         }
@@ -68,6 +73,20 @@ class Cluster:
             env=environment, stdout=log, stderr=log,
         )  # fmt: skip
         log.close()
+
+    async def probe(self, path: str) -> tuple[int, str]:
+        """What the kubelet is answered; 0 while nobody listens."""
+        try:
+            async with (
+                aiohttp.ClientSession() as session,
+                session.get(f"http://127.0.0.1:{self.health_port}/{path}") as answer,
+            ):
+                return answer.status, await answer.text()
+        except aiohttp.ClientError as e:
+            return 0, str(e)
+
+    async def ready(self) -> bool:
+        return (await self.probe("readyz"))[0] == 200
 
     async def kill_operator(self) -> None:
         """kill -9."""
@@ -144,7 +163,12 @@ def kuberay_crds() -> list[Object]:
 
 @pytest.fixture
 async def cluster(
-    kube: Kube, namespace: str, kubeconfig: Path, s3: s3_server.S3Server, tmp_path: Path, unused_tcp_port: int
+    kube: Kube,
+    namespace: str,
+    kubeconfig: Path,
+    s3: s3_server.S3Server,
+    tmp_path: Path,
+    unused_tcp_port_factory: Callable[[], int],
 ) -> AsyncIterator[Cluster]:
     for crd in kuberay_crds():
         if await kube.find(CRD_RESOURCE, None, crd["metadata"]["name"]) is None:
@@ -152,7 +176,8 @@ async def cluster(
             await established(kube, crd["metadata"]["name"])
     await secret(kube, namespace, s3_server.SECRET)
     standin = Standin(kube, namespace, s3)
-    made = Cluster(kube, namespace, s3, standin, tmp_path, kubeconfig, unused_tcp_port)
+    ports = unused_tcp_port_factory(), unused_tcp_port_factory()
+    made = Cluster(kube, namespace, s3, standin, tmp_path, kubeconfig, *ports)
     made.tasks.append(asyncio.create_task(standin.run()))
     await made.start_operator()
     try:
@@ -171,6 +196,98 @@ async def secret(kube: Kube, namespace: str, password: str) -> None:
     encoded = {k: base64.b64encode(v.encode()).decode() for k, v in data.items()}
     meta = {"name": "s3", "namespace": namespace}
     await kube.apply({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "data": encoded})
+
+
+async def test_sigterm_ends_the_operator_at_once_and_well(cluster: Cluster) -> None:
+    await wait_for("the operator is ready", cluster.ready)
+    assert cluster.process is not None
+    cluster.process.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(5):
+        assert await cluster.process.wait() == 0
+    assert "Traceback" not in (cluster.directory / "operator.log").read_text()
+
+
+async def test_operator_is_ready_once_runs_can_be_listed_and_sees_those_of_a_crd_that_came_later(
+    cluster: Cluster,
+) -> None:
+    await cluster.kill_operator()
+    crd = f"{RUNS.plural}.{RUNS.group}"
+    definition = await cluster.kube.get(CRD_RESOURCE, None, crd)
+    await cluster.kube.delete(CRD_RESOURCE, None, crd)
+
+    async def removed() -> bool:
+        return await cluster.kube.find(CRD_RESOURCE, None, crd) is None
+
+    await wait_for("the CRD is gone", removed)
+    try:
+        await cluster.start_operator()
+
+        async def lacks_runs_only() -> bool:
+            return (await cluster.probe("readyz")) == (503, "caches: not listed yet: deepcoderruns\n")
+
+        await wait_for("runs cannot be listed", lacks_runs_only)
+    finally:
+        kept = {"name": crd, "annotations": definition["metadata"].get("annotations", {})}
+        await cluster.kube.apply({**definition, "metadata": kept, "status": {}} | {"kind": "CustomResourceDefinition"})
+        await established(cluster.kube, crd)
+    await wait_for("the operator is ready", cluster.ready)
+    await cluster.create_run(stages=[TRAIN])
+    await cluster.until_running("demo-s0-a1")
+
+
+async def test_outage_of_the_api_server_is_outlived_by_the_same_process(cluster: Cluster) -> None:
+    await cluster.kill_operator()
+    config = json.loads(cluster.kubeconfig.read_text())
+    server = config["clusters"][0]["cluster"]
+    wire = Wire(urlsplit(server["server"]).port or 0)
+    cluster.kubeconfig = cluster.directory / "kubeconfig"
+    await wire.connect()
+    server["server"] = f"https://127.0.0.1:{wire.port}"
+    cluster.kubeconfig.write_text(json.dumps(config))
+    await cluster.start_operator()
+    await wait_for("the operator is ready", cluster.ready)
+    await wire.cut()
+    await cluster.create_run(stages=[TRAIN])
+    await asyncio.sleep(5)
+    assert (await cluster.probe("healthz"))[0] == 200
+    await wire.connect()
+    await cluster.until_running("demo-s0-a1")
+    assert cluster.process is not None
+    assert cluster.process.returncode is None
+    await wire.cut()
+
+
+@dataclass
+class Wire:
+    """A TCP connection to the API server that can be cut, with all that runs over it, and mended."""
+
+    target: int
+    port: int = 0
+    server: asyncio.Server | None = None
+    writers: set[asyncio.StreamWriter] = field(default_factory=set)
+
+    async def connect(self) -> None:
+        self.server = await asyncio.start_server(self._carry, "127.0.0.1", self.port)
+        self.port = self.server.sockets[0].getsockname()[1]
+
+    async def cut(self) -> None:
+        assert self.server is not None
+        self.server.close()
+        for writer in self.writers:
+            writer.transport.abort()
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self.target)
+        self.writers |= {writer, back}
+        await asyncio.gather(self._copy(reader, back), self._copy(there, writer))
+        self.writers -= {writer, back}
+
+    async def _copy(self, source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await source.read(65536):
+                to.write(data)
+                await to.drain()
+        to.close()
 
 
 async def test_run_goes_from_pending_to_complete(cluster: Cluster) -> None:

@@ -7,7 +7,6 @@ starts it again, since a half-alive operator is worse than none. Passes begin wh
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import signal
 import time
@@ -22,13 +21,14 @@ from deepcoder_operator.controllers.carry_out import Executor
 from deepcoder_operator.controllers.observe import Children, Observer
 from deepcoder_operator.controllers.pool import PoolController
 from deepcoder_operator.controllers.run import RunController, run_of
-from deepcoder_operator.controllers.watch import watch_runs
+from deepcoder_operator.controllers.watch import RunWatch
 from deepcoder_operator.domain.names import LABEL_RUN, LABEL_RUN_UID
 from deepcoder_operator.domain.policy import Policy, Price
+from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.events import EventRecorder
 from deepcoder_operator.kube.informer import Informer
-from deepcoder_operator.kube.resources import PODS, RAYCLUSTERS, RAYJOBS
+from deepcoder_operator.kube.resources import PODS, RAYCLUSTERS, RAYJOBS, RUNS
 from deepcoder_operator.progress.authentication import TokenReviewAuthenticator
 from deepcoder_operator.progress.health import HealthServer
 from deepcoder_operator.progress.keeper import CertificateKeeper
@@ -43,6 +43,7 @@ WATCH_AGE_SECONDS = 420.0
 """A watch is ended by the server after 300 s, and one that is silent for 100 s is begun anew: one of which neither an
 event nor a failure was heard for longer than this stands still."""
 
+_LONGEST_PAUSE_SECONDS = 30.0
 _ANY = "0.0.0.0"  # noqa: S104  pods are reached from outside
 
 
@@ -68,39 +69,57 @@ class Operator:
         )
         self.executor = Executor(kube, self.observer, self.storage, self._trainer_settings(""))
         self.runs = RunController(kube, self.observer, self.executor, self.board, self._policy(), self.record)
+        self.watch = RunWatch(kube, self.runs)
         self.pools.pools.listen(self._pool_changed)
         self.board.on_report = self._reported
         self.progress = ProgressServer(self.board, TokenReviewAuthenticator(kube, time.monotonic), self._find_pod)
-        self.health = HealthServer(live={"watches": self._watches}, ready={"caches": self._caches})
+        self.health = HealthServer(
+            live={"watches": self._watches}, ready={"caches": self._caches, "progress": self._serving}
+        )
+        self._served = False
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until told to stop. Raises whatever ended a part."""
         await self.health.start(_ANY, self.config.health_port)
-        await self.keeper.refresh()
-        self.executor.settings = self._trainer_settings(self.keeper.bundle)
-        port = await self.progress.start(_ANY, self.config.progress.port, self.keeper.context)
-        log.info("operator %s: progress on port %d, under %s", VERSION, port, self.config.progress.url)
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self.children.rayjobs.run(), name="watch RayJobs"),
-                    group.create_task(self.children.clusters.run(), name="watch RayClusters"),
-                    group.create_task(self.children.pods.run(), name="watch pods of runs"),
-                    group.create_task(self.pools.run(), name="pools"),
-                    group.create_task(self._keep_certificates(), name="certificates"),
-                    group.create_task(self._begin(), name="begin"),
-                ]
-                await watch_runs(self.runs, stop)
-                if not stop.is_set():
-                    raise RuntimeError("the watch of DeepCoderRuns has ended by itself")
-                for task in tasks:
-                    task.cancel()
+                work = group.create_task(self._work(), name="work")
+                await stop.wait()
+                log.info("told to stop")
+                work.cancel()
         finally:
             await self.runs.stop()
             await self.progress.stop()
             await self.record.flush()
             await self.health.stop()
             self.storage.close()
+
+    async def _work(self) -> None:
+        """Serve progress, then watch and act until cancelled."""
+        await self._first_certificates()
+        self.executor.settings = self._trainer_settings(self.keeper.bundle)
+        port = await self.progress.start(_ANY, self.config.progress.port, self.keeper.context)
+        self._served = True
+        log.info("operator %s: progress on port %d, under %s", VERSION, port, self.config.progress.url)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.children.rayjobs.run(), name="watch RayJobs")
+            group.create_task(self.children.clusters.run(), name="watch RayClusters")
+            group.create_task(self.children.pods.run(), name="watch pods of runs")
+            group.create_task(self.pools.run(), name="pools")
+            group.create_task(self.watch.run(), name="watch DeepCoderRuns")
+            group.create_task(self._keep_certificates(), name="certificates")
+            group.create_task(self._begin(), name="begin")
+
+    async def _first_certificates(self) -> None:
+        """Wait for an API server that cannot be reached yet: beginning anew would not make it come sooner."""
+        pause = 1.0
+        while True:
+            try:
+                return await self.keeper.refresh()
+            except errors.KubeError as e:
+                log.warning("the certificates cannot be read or made yet: %s; again in %.0f s", e, pause)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
     async def _begin(self) -> None:
         await self.children.synced()
@@ -155,24 +174,26 @@ class Operator:
         return self.children.pods.get(namespace, name) or await self.kube.find(PODS, namespace, name)
 
     def _watches(self) -> str | None:
-        """A watch that is silent for too long, if there is one."""
+        """A watch that tries no more, if there is one."""
         now = asyncio.get_running_loop().time()
-        informers = (
-            self.children.rayjobs,
-            self.children.clusters,
-            self.children.pods,
-            self.pools.pools,
-            self.pools.pods,
-        )
-        for informer in informers:
-            if informer.alive_at and now - informer.alive_at > WATCH_AGE_SECONDS:
-                return f"the watch of {informer.resource.plural} has stood still for {now - informer.alive_at:.0f} s"
+        alive = [(i.resource.plural, i.alive_at) for i in self._informers] + [(RUNS.plural, self.watch.alive_at)]
+        for plural, at in alive:
+            if at and now - at > WATCH_AGE_SECONDS:
+                return f"the watch of {plural} has stood still for {now - at:.0f} s"
         return None
 
     def _caches(self) -> str | None:
-        children = (self.children.rayjobs, self.children.clusters, self.children.pods, self.pools.pools)
-        missing = [i.resource.plural for i in children if not i.synced.is_set()]
+        filled = [(i.resource.plural, i.synced) for i in self._informers] + [(RUNS.plural, self.watch.listed)]
+        missing = [plural for plural, event in filled if not event.is_set()]
         return f"not listed yet: {', '.join(missing)}" if missing else None
+
+    def _serving(self) -> str | None:
+        return None if self._served else "not served yet: the certificates are not there"
+
+    @property
+    def _informers(self) -> tuple[Informer, ...]:
+        children = self.children
+        return children.rayjobs, children.clusters, children.pods, self.pools.pods, self.pools.pools
 
 
 def _run_uid(obj: Object) -> str | None:
@@ -188,7 +209,6 @@ async def run_operator(config: OperatorConfig) -> None:
         loop.add_signal_handler(signum, stop.set)
     kube = await Kube.connect()
     try:
-        with contextlib.suppress(asyncio.CancelledError):
-            await Operator(config, kube).run(stop)
+        await Operator(config, kube).run(stop)
     finally:
         await kube.close()

@@ -37,3 +37,5 @@ def configure(level: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for name in ("kopf", "botocore", "aiohttp.access", "urllib3"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It warns at each start that it leaves signals alone, which is why it has a thread of its own.
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)

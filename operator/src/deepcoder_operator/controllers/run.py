@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -94,6 +94,17 @@ class RunController:
         else:
             worker.adopt(obj)
         worker.wakeup.set()
+
+    def listed(self, runs: Sequence[Object], version: int) -> None:
+        """All runs that there were at a version: what events have not told yet is caught up with."""
+        for obj in runs:
+            worker = self._workers.get(_key(obj))
+            if worker is None or _version(obj) > _version(worker.obj):
+                self.seen(obj)
+        there = {_key(obj) for obj in runs}
+        for key, worker in list(self._workers.items()):
+            if key not in there and _version(worker.obj) <= version:
+                self.gone(worker.obj)
 
     def gone(self, obj: Object) -> None:
         """A run was deleted."""

@@ -1,54 +1,146 @@
-"""kopf's part: it watches DeepCoderRuns and hands each event to the run controller.
+"""Runs as they come, change and go: kopf tells at once, a listing tells for certain.
 
 Only a low-level handler is used: it patches nothing, so kopf adds neither annotations nor finalizers of its own, and
 a lost or repeated event changes nothing, since the controller is level-triggered.
+
+kopf works in a thread with an event loop of its own. When it ends it cancels every task of its loop, and in the main
+thread it takes SIGTERM for itself: neither may happen to the parts beside it. It ends for good on what it takes for
+final (a kind that is not served, a server that answers 5xx for a minute). So it is begun again after a bounded,
+growing pause, each time after a listing, which also shows readiness probes that the kind is served; and a listing at
+times finds what an event should have told.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import threading
+from contextlib import suppress
 from typing import Any
 
 import kopf
 
 from deepcoder_operator.controllers.run import RunController
+from deepcoder_operator.kube import errors
+from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.kube.resources import RUNS
 
+log = logging.getLogger(__name__)
 
-def registry_for(controller: RunController) -> kopf.OperatorRegistry:
-    """kopf's handlers, bound to this controller."""
-    registry = kopf.OperatorRegistry()
-
-    @kopf.on.login(registry=registry)
-    async def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
-        return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
-
-    @kopf.on.event(RUNS.group, RUNS.version, RUNS.plural, registry=registry)
-    async def changed(*, event: Any, **_: Any) -> None:
-        obj = {"apiVersion": RUNS.api_version, "kind": RUNS.kind, **event["object"]}
-        if event["type"] == "DELETED":
-            controller.gone(obj)
-        else:
-            controller.seen(obj)
-
-    return registry
+RELIST_SECONDS = 300.0
+FIRST_PAUSE_SECONDS = 1.0
+MAX_PAUSE_SECONDS = 30.0
+_END_SECONDS = 5.0
 
 
-def settings() -> kopf.OperatorSettings:
+class RunWatch:
+    """Feeds the run controller."""
+
+    def __init__(self, kube: Kube, controller: RunController) -> None:
+        self._kube, self._controller = kube, controller
+        self.listed = asyncio.Event()
+        self.alive_at = 0.0
+
+    async def run(self) -> None:
+        """List and watch all namespaces until cancelled."""
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            if await self._list():
+                pause = FIRST_PAUSE_SECONDS
+                await self._follow()
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, MAX_PAUSE_SECONDS)
+
+    async def _list(self) -> bool:
+        """Tell the controller of all runs; False if they cannot be listed now."""
+        try:
+            runs, version = await self._kube.list(RUNS)
+        except errors.KubeError as e:
+            log.warning("DeepCoderRuns cannot be listed: %s", e)
+            return False
+        finally:
+            self.alive_at = asyncio.get_running_loop().time()
+        self._controller.listed(runs, int(version))
+        self.listed.set()
+        return True
+
+    async def _follow(self) -> None:
+        """Have kopf watch until it ends, and list now and then."""
+        thread = _KopfThread(self._controller, asyncio.get_running_loop())
+        thread.start()
+        try:
+            while not thread.ended.is_set():
+                try:
+                    async with asyncio.timeout(RELIST_SECONDS):
+                        await thread.ended.wait()
+                except TimeoutError:
+                    await self._list()
+        finally:
+            thread.stop()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_END_SECONDS):
+                    await thread.ended.wait()
+
+
+class _KopfThread(threading.Thread):
+    """One life of kopf. It hands events over to the loop that made it."""
+
+    def __init__(self, controller: RunController, home: asyncio.AbstractEventLoop) -> None:
+        super().__init__(name="kopf", daemon=True)
+        self.ended = asyncio.Event()
+        self._controller, self._home = controller, home
+        self._loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
+
+    def stop(self) -> None:
+        """Have it end soon; harmless when it has ended."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._stop.set)
+
+    def run(self) -> None:
+        """The thread's part."""
+        try:
+            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+                runner.run(self._watch())
+        except Exception as e:
+            log.warning("the watch of DeepCoderRuns has ended and is begun again: %s: %s", type(e).__name__, e)
+        self._tell(self.ended.set)
+
+    async def _watch(self) -> None:
+        await kopf.operator(
+            registry=self._registry(), settings=_settings(), clusterwide=True, standalone=True, stop_flag=self._stop
+        )
+
+    def _registry(self) -> kopf.OperatorRegistry:
+        registry = kopf.OperatorRegistry()
+
+        @kopf.on.login(registry=registry)
+        async def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
+            return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+
+        @kopf.on.event(RUNS.group, RUNS.version, RUNS.plural, registry=registry)
+        async def changed(*, event: Any, **_: Any) -> None:
+            obj = {"apiVersion": RUNS.api_version, "kind": RUNS.kind, **event["object"]}
+            told = self._controller.gone if event["type"] == "DELETED" else self._controller.seen
+            self._tell(told, obj)
+
+        return registry
+
+    def _tell(self, function: Any, *arguments: Any) -> None:
+        """Call a function in the home loop, unless that has ended before us."""
+        if not self._home.is_closed():
+            self._home.call_soon_threadsafe(function, *arguments)
+
+
+def _settings() -> kopf.OperatorSettings:
     """No posting, no scanning for new kinds, no peering; every request and watch bounded."""
     made = kopf.OperatorSettings()
     made.posting.enabled = False
     made.scanning.disabled = True
     made.peering.standalone = True
+    made.process.ultimate_exiting_timeout = None
     made.watching.server_timeout = 300
     made.watching.connect_timeout = 10
     made.networking.request_timeout = 30
     made.networking.connect_timeout = 10
     return made
-
-
-async def watch_runs(controller: RunController, stop: asyncio.Event) -> None:
-    """Watch all namespaces until told to stop."""
-    await kopf.operator(
-        registry=registry_for(controller), settings=settings(), clusterwide=True, standalone=True, stop_flag=stop
-    )
