@@ -2,13 +2,21 @@
 
 import json
 import random
+import time
 import tracemalloc
+from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 
 from deepcoder_sandbox.compare import livecodebench, strict, taco, values
 from deepcoder_sandbox.compare.livecodebench import Collapsed
 from deepcoder_sandbox.worker import values as encoding
+
+
+def decode(encoded, **options):
+    """Decode as if something of the same size were expected."""
+    return values.decode(encoded, "x" * len(encoded), **options)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +95,7 @@ PLAIN = [
 
 @pytest.mark.parametrize("value", PLAIN, ids=range(len(PLAIN)))
 def test_value_survives_the_wall(value):
-    decoded = values.decode(encoding.encode(value))
+    decoded = decode(encoding.encode(value))
     if isinstance(decoded, values.OddDict):
         decoded = dict(decoded.pairs)
     assert decoded == value
@@ -96,7 +104,7 @@ def test_value_survives_the_wall(value):
 
 @pytest.mark.parametrize("value", [{1}, b"x", object(), type("L", (list,), {"__eq__": lambda a, b: True})(), range(3)])
 def test_value_without_a_json_counterpart_equals_nothing(value):
-    decoded = values.decode(encoding.encode(value))
+    decoded = decode(encoding.encode(value))
     assert decoded != decoded
     assert not values.equal_as_json(decoded, [])
     assert livecodebench.compare_value(decoded, []) is not None
@@ -105,7 +113,7 @@ def test_value_without_a_json_counterpart_equals_nothing(value):
 def test_circular_or_endless_value_is_opaque():
     circle = []
     circle.append(circle)
-    assert isinstance(values.decode(encoding.encode(circle)), values.Opaque)
+    assert isinstance(decode(encoding.encode(circle)), values.Opaque)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +121,7 @@ def test_circular_or_endless_value_is_opaque():
 )
 def test_broken_encoding_is_a_value_error(broken):
     with pytest.raises(ValueError):
-        values.decode(broken)
+        decode(broken)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +143,7 @@ def test_broken_encoding_is_a_value_error(broken):
     ],
 )
 def test_strict_values_are_equal_as_json(got, expected, right):
-    decoded = values.decode(encoding.encode(got))
+    decoded = decode(encoding.encode(got))
     assert values.equal_as_json(decoded, expected) is right
 
 
@@ -194,7 +202,7 @@ def test_taco_compat_still_tells_some_things_apart(got, expected):
     ],
 )
 def test_taco_compat_values(got, expected, right):
-    assert taco.compare_value(values.decode(encoding.encode(got)), expected) is right
+    assert taco.compare_value(decode(encoding.encode(got)), expected) is right
 
 
 def test_taco_flood_is_bounded():
@@ -225,6 +233,80 @@ def test_decoding_any_bytes_raises_nothing_but_value_error():
     for _ in range(3000):
         data = b"".join(chance.choice(shapes) for _ in range(chance.randrange(1, 9)))
         try:
-            json.dumps(repr(values.decode(data)))
+            json.dumps(repr(decode(data)))
         except ValueError:
             continue
+
+
+HUGE = "0x" + "7" * (4 << 20)
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        f'{{"F":["{HUGE}","{HUGE[:-1]}1"]}}',
+        f'[{{"F":["{HUGE}","0x3"]}}]',
+        f'{{"i":"{HUGE}"}}',
+        f'{{"D":"{HUGE[2:]}"}}',
+    ],
+    ids=["fraction", "fraction in a list", "integer", "decimal"],
+)
+@pytest.mark.parametrize("expected_bytes", [1, 1 << 20])
+def test_huge_number_costs_no_more_than_its_length(encoded, expected_bytes):
+    started = time.process_time()
+    try:
+        got = values.decode(encoded.encode(), "1" * expected_bytes)
+    except ValueError:
+        got = None
+    assert not values.equal_as_json(got, 1)
+    assert livecodebench.compare_value(got, 1) is not None
+    assert not taco.compare_value(got, 1)
+    assert time.process_time() - started < 3
+
+
+@pytest.mark.parametrize(
+    ("got", "expected"),
+    [
+        (Fraction(6, 2), 3),
+        (Fraction(1, 4), 0.25),
+        (Fraction(0.1), 0.1),
+        (Fraction(5e-324), 5e-324),
+        ([Fraction(-7, 1)], [-7]),
+        (Decimal("3.00"), 3),
+        (complex(3, 0), 3),
+    ],
+)
+def test_number_that_json_does_not_know_equals_its_value_in_published_scorings_and_nothing_in_strict(got, expected):
+    text = json.dumps(expected)
+    encoded = encoding.encode(got)
+    assert livecodebench.compare_value(values.decode(encoded, text), expected) is None
+    assert taco.compare_value(values.decode(encoded, text), expected)
+    assert not values.equal_as_json(values.decode(encoded, text, json_only=True), expected)
+
+
+@pytest.mark.parametrize("pair", [(1, 3), (1, 10), (1, 2**1075), (2**60 + 1, 2**60), (6, 2)])
+def test_fraction_that_no_json_number_equals_is_opaque(pair):
+    encoded = json.dumps({"F": [hex(part) for part in pair]}).encode()
+    assert isinstance(decode(encoded), values.Opaque)
+
+
+def test_equal_value_is_never_too_long_for_what_is_expected():
+    for value, text in [
+        (Fraction(5e-324), "5e-324"),
+        (10**308, "1e308"),
+        ("\U0001f600" * 9999, json.dumps("\U0001f600" * 9999, ensure_ascii=False)),
+        ([1.0000000000000002] * 9999, json.dumps([1] * 9999)),
+        ([Fraction(5e-324)] * 9999, "[" + ",".join(["5e-324"] * 9999) + "]"),
+        ([()] * 9999, "[" + ",".join(["[]"] * 9999) + "]"),
+    ]:
+        values.decode(encoding.encode(value), text)
+
+
+def test_depth_of_brackets_counts_and_brackets_in_texts_do_not():
+    values.check_depth("[" * 200 + "]" * 200)
+    values.check_depth(json.dumps(["[{" * 500, '"[' * 500]))
+    values.check_depth("[[1],[2]]" * 500)
+    with pytest.raises(ValueError, match="200"):
+        values.check_depth("[" * 201 + "]" * 201)
+    with pytest.raises(ValueError, match="200"):
+        values.check_depth('{"a":' * 201 + "1" + "}" * 201)

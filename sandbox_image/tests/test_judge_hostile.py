@@ -405,3 +405,21 @@ def test_colliding_integer_keys_do_not_stall_the_comparison(judge_once):
     answer = judge_once(code, ("", json.dumps({"a": 1})), kind="function", fn_name="f", time_limit_s=10)
     assert answer.passed is False
     assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize("scoring", ["strict", "livecodebench", "taco-compat"])
+@pytest.mark.parametrize("returned", ["Decimal('sNaN')", "[Decimal('sNaN')]", "Decimal('1e999999999999999999')"])
+def test_number_that_cannot_be_compared_is_wrong_and_not_the_judges_error(judge_once, scoring, returned):
+    code = f"from decimal import Decimal\ndef f(n): return {returned}"
+    for expected in ("1", "[1]"):
+        answer = judge_once(code, ("1", expected), kind="function", fn_name="f", scoring=scoring)
+        assert answer.passed is False, answer
+
+
+@pytest.mark.parametrize("scoring", ["strict", "livecodebench", "taco-compat"])
+def test_value_nested_as_deep_as_admission_lets_through_is_compared(judge_once, scoring):
+    for deep in ("[" * 200 + "]" * 200, '{"a":' * 200 + "1" + "}" * 200):
+        answer = judge_once("def f(x): return x", (deep, deep), kind="function", fn_name="f", scoring=scoring)
+        assert answer.passed is True, answer
+    shallow = judge_once("def f(x): return x", ("1", "1"), kind="function", fn_name="f", scoring=scoring)
+    assert shallow.passed is True

@@ -115,6 +115,12 @@ async def test_capacity_has_the_contracts_fields(client):
             json.dumps({**BODY, "kind": "function", "fn_name": "f", "tests": [{"input": "1", "output": ""}]}),
             "tests.0.output",
         ),
+        (
+            json.dumps(
+                {**BODY, "kind": "function", "fn_name": "f", "tests": [{"input": "1", "output": "[" * 330 + "]" * 330}]}
+            ),
+            "tests.0.output",
+        ),
         (json.dumps({**BODY, "time_limit_s": -1}), "time_limit_s"),
         (json.dumps({**BODY, "memory_limit_mb": 4096}), "memory_limit_mb"),
         (json.dumps({**BODY, "float_tolerance": 0.1, "scoring": "livecodebench"}), "float_tolerance"),

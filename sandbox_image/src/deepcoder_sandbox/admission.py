@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from deepcoder_contracts.judge import JudgeRequest, Kind, Problem, Scoring, TestCase
-from deepcoder_sandbox.compare.values import parse_json
+from deepcoder_sandbox.compare.values import check_depth, parse_json
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,20 @@ def check(request: JudgeRequest, tests: tuple[TestCase, ...], max_memory_mb: int
             "stop_on_first_failure: scoring livecodebench always stops there: leave it out, or use strict",
             "stop_on_first_failure",
         )
-    if request.kind is Kind.FUNCTION and request.scoring is not Scoring.LIVECODEBENCH:
-        _check_json(tests)
+    if request.kind is Kind.FUNCTION:
+        _check_depth(tests)
+        if request.scoring is not Scoring.LIVECODEBENCH:  # which has its own answer for tests that are no JSON
+            _check_json(tests)
+
+
+def _check_depth(tests: tuple[TestCase, ...]) -> None:
+    for index, test in enumerate(tests):
+        for field, text in (("input", test.input), ("output", test.output)):
+            try:
+                check_depth(text)
+            except ValueError as error:
+                name = f"tests.{index}.{field}"
+                raise Refused(f"{name}: {error}: flatten it, or leave the test out", name) from None
 
 
 def _check_json(tests: tuple[TestCase, ...]) -> None:

@@ -111,13 +111,17 @@ def _run_test(
 def _compare_value(encoded: bytes, test: TestCase, request: JudgeRequest) -> str | None:
     if not encoded:
         return "the program left without returning"
+    compat = request.scoring is Scoring.TACO_COMPAT
     try:
-        got = values.decode(encoded)
+        got = values.decode(encoded, test.output, json_only=not compat)
     except ValueError as error:
         return str(error)
     expected = values.parse_json(test.output)
-    if request.scoring is Scoring.TACO_COMPAT:
-        equal = taco.compare_value(got, expected)
-    else:
-        equal = values.equal_as_json(got, expected, request.float_tolerance)
+    try:
+        if compat:
+            equal = taco.compare_value(got, expected)
+        else:
+            equal = values.equal_as_json(got, expected, request.float_tolerance)
+    except (ArithmeticError, RecursionError) as error:
+        return f"returned what cannot be compared: {type(error).__name__}"
     return None if equal else f"returned {strict.excerpt(encoded)}"

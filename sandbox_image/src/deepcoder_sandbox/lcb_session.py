@@ -255,10 +255,14 @@ def _compare_value(encoded: bytes, expected: str) -> tuple[str | None, list[bool
     if len(encoded) > values.MAX_BYTES:
         return f"returned more than {values.MAX_BYTES} bytes", [False]
     try:
-        got = values.decode(encoded)
+        got = values.decode(encoded, expected)
     except ValueError as error:
         return str(error), [False]
-    difference = livecodebench.compare_value(got, values.parse_json(expected))
+    wanted = values.parse_json(expected)
+    try:
+        difference = livecodebench.compare_value(got, wanted)
+    except (ArithmeticError, RecursionError) as error:
+        return f"returned what cannot be compared: {type(error).__name__}", [-4]
     if difference is not None and livecodebench.cannot_be_shown(got):
         return difference, [False, -4]
     return difference, [False]

@@ -1,14 +1,17 @@
 """Return values of functions: decoding what a runner encoded, and comparing it with the expected JSON.
 
-Opaque values equal nothing, so an object with its own `__eq__` never gets a say.
+Opaque values equal nothing, so an object with its own `__eq__` never gets a say. The encoding comes from a hostile
+process, so the work is bounded by the size of what is expected: an encoding that is too long to equal it is not read,
+and nothing that takes more than linear time is made of one that is (fractions are never reduced). What cannot be read,
+or not be compared, raises ValueError or ArithmeticError: a wrong answer, never a failure of the judge.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from decimal import Decimal
-from fractions import Fraction
 from typing import Any, Final
 
 from deepcoder_sandbox.compare.strict import numbers_close
@@ -16,7 +19,14 @@ from deepcoder_sandbox.compare.strict import numbers_close
 MAX_BYTES: Final = 8 << 20
 """Longest accepted encoding."""
 
+MAX_DEPTH: Final = 200
+"""Deepest nesting of a test's JSON: decoding and comparing take up to three frames a level of the stack's thousand."""
 
+_TIMES_EXPECTED, _BYTES_MORE = 64, 1 << 16
+"""An equal value's encoding is longer than the expected text by a factor of at most 50 (a float as a fraction)."""
+
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{\]}]')
+_FLOAT_BITS = 1100
 _DIGITS_AT_ONCE, _MAX_DIGITS = 4000, 50_000
 
 
@@ -49,12 +59,32 @@ class OddDict:
         return {str(key): item for key, (_, item) in zip(keys, self.pairs, strict=True)}
 
 
-def decode(encoded: bytes) -> Any:
-    """Return the value, tuples as such. Raises ValueError where the program broke the encoding."""
+def decode(encoded: bytes, expected: str, json_only: bool = False) -> Any:
+    """Return the value, tuples as such; with `json_only`, numbers that JSON does not know are opaque.
+
+    Raises ValueError where the program broke the encoding, or where it is too long for the expected text.
+    """
+    if len(encoded) > _TIMES_EXPECTED * len(expected) + _BYTES_MORE:
+        raise ValueError(f"returned {len(encoded)} bytes, which is far more than expected")
     try:
-        return _untag(json.loads(encoded))
+        return _untag(json.loads(encoded), json_only)
     except (RecursionError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
         raise ValueError("the returned value cannot be read") from error
+
+
+def check_depth(text: str) -> None:
+    """Raise ValueError where a test's JSON is nested deeper than a comparison could follow."""
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return
+    depth = 0
+    for match in _BRACKETS.finditer(text):
+        bracket = match.group()
+        if bracket in "[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+        elif bracket in "]}":
+            depth -= 1
 
 
 def parse_json(text: str) -> Any:
@@ -76,25 +106,41 @@ def _parse_int(digits: str) -> int:
     return sign * value
 
 
-def _untag(value: Any) -> Any:
+def _untag(value: Any, json_only: bool) -> Any:
     if isinstance(value, list):
-        return [_untag(item) for item in value]
+        return [_untag(item, json_only) for item in value]
     if not isinstance(value, dict):
         return value
     ((tag, content),) = value.items()
     if tag == "i":
         return int(content, 16)
     if tag == "t":
-        return tuple(_untag(item) for item in content)
+        return tuple(_untag(item, json_only) for item in content)
     if tag == "d":
-        return _pairs([(_untag(key), _untag(item)) for key, item in content])
-    if tag == "F":
-        return Fraction(int(content[0], 16), int(content[1], 16))
-    if tag == "D":
-        return Decimal(content)
-    if tag == "c":
-        return complex(*content)
+        return _pairs([(_untag(key, json_only), _untag(item, json_only)) for key, item in content])
+    if tag in "FDc" and not json_only:
+        return _number(tag, content)
     return Opaque(str(content)[:200])
+
+
+def _number(tag: str, content: Any) -> Any:
+    if tag == "F":
+        return _fraction(int(content[0], 16), int(content[1], 16))
+    return Decimal(content) if tag == "D" else complex(*content)
+
+
+def _fraction(numerator: int, denominator: int) -> Any:
+    """The integer or float that a fraction in lowest terms equals; opaque where it equals no JSON number."""
+    if denominator < 1:
+        raise ValueError("a fraction of another sort")
+    if denominator == 1:
+        return numerator
+    power_of_two = denominator & (denominator - 1) == 0
+    if power_of_two and max(numerator.bit_length(), denominator.bit_length()) <= _FLOAT_BITS:
+        value = numerator / denominator
+        if value.as_integer_ratio() == (numerator, denominator):
+            return value
+    return Opaque("Fraction")
 
 
 def _pairs(pairs: list[tuple[Any, Any]]) -> Any:
