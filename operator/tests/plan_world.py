@@ -1,7 +1,9 @@
 """A small simulated cluster and bucket for the planner: values only, no client, no clock.
 
 `Cluster.step` does what the glue does: plan, write the status, carry out each action. It may be stopped after any
-number of actions, as a killed process is.
+number of actions, as a killed process is. What is deleted goes in steps, as in a cluster: a RayJob stays until KubeRay
+has let it go, its pods are then deleted, and each stays until its kubelet has ended it (`Cluster.others_act`). Either
+may be away.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from deepcoder_contracts.stage import StageType
 from deepcoder_operator.api.run import FINALIZER, DeepCoderRun
 from deepcoder_operator.api.run_status import CheckpointStatus, RunStatus
 from deepcoder_operator.domain import draft as d
+from deepcoder_operator.domain.bounds import END_SECONDS
 from deepcoder_operator.domain.plan import plan
 from deepcoder_operator.domain.policy import Policy
 from deepcoder_operator.domain.query import storage_query
@@ -37,6 +40,8 @@ from deepcoder_operator.domain.world import (
 )
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
+POD_SECONDS = 330
+"""Grace of a head's pod."""
 UID = "01234567-89ab-4cde-8f01-23456789abcd"
 
 
@@ -75,6 +80,10 @@ class Cluster:
     artifacts_deleted: bool = False
     heads: int = 0
     ended: list[str] = field(default_factory=list)
+    kuberay: bool = True
+    """Whether KubeRay acts."""
+    kubelet: bool = True
+    """Whether the nodes' kubelets act."""
 
     def world(self) -> World:
         """What a pass observes."""
@@ -82,7 +91,7 @@ class Cluster:
         name = attempt.name if attempt else None
         world = World(
             rayjob=self.jobs.get(name or ""),
-            strays=tuple(j for n, j in self.jobs.items() if n != name and j.owner_uid == UID),
+            strays=tuple(j for n, j in self.jobs.items() if n != name and j.owner_uid == self.run.metadata.uid),
             cluster=ClusterView("c", True) if name in self.jobs and not self.jobs[name].suspended else None,
             pods=tuple(self.pods.values()),
             pool=self.pool,
@@ -122,6 +131,7 @@ class Cluster:
                 self.run = self.run.model_copy(update={"metadata": meta.model_copy(update={"finalizers": [FINALIZER]})})
             case d.RemoveFinalizer():
                 self.run = self.run.model_copy(update={"metadata": meta.model_copy(update={"finalizers": []})})
+                assert all(j.deleting for j in self.jobs.values() if j.owner_uid == meta.uid), "let go while it works"
             case d.EnsureFoundation():
                 self.foundation += 1
                 if self.run.spec.sandbox.template is not None:
@@ -131,26 +141,52 @@ class Cluster:
                 if attempt.name not in self.jobs:
                     self.made.append(attempt.name)
                     self.jobs[attempt.name] = RayJobView(
-                        attempt.name, f"job-{len(self.made)}", UID, attempt.ordinal, deployment_status="Initializing"
-                    )
+                        attempt.name, f"{meta.uid}-{len(self.made)}", meta.uid, attempt.ordinal,
+                        deployment_status="Initializing",
+                    )  # fmt: skip
             case d.DeleteRayJob(name, uid):
                 if name in self.jobs and self.jobs[name].uid == uid:
-                    ordinal = self.jobs.pop(name).ordinal
-                    self.pods = {n: p for n, p in self.pods.items() if p.ordinal != ordinal}
+                    self.jobs[name] = replace(self.jobs[name], deleting=True)
             case d.EndPods(names):
                 self.ended = [*self.ended, *names]
-                self.pods = {n: p for n, p in self.pods.items() if n not in names}
+                for name in names:
+                    self.end_pod(name, END_SECONDS)
             case d.DeleteArtifacts():
                 self.artifacts_deleted = True
             case d.DeleteRun():
                 self.deleted_run = True
+
+    def end_pod(self, name: str, grace: int = POD_SECONDS) -> None:
+        """Somebody deletes a pod; grace only ever shrinks."""
+        pod = self.pods.get(name)
+        if pod is not None:
+            known = pod.grace if pod.deleting and pod.grace is not None else grace
+            self.pods[name] = replace(pod, deleting=True, grace=min(grace, known))
+
+    def others_act(self) -> bool:
+        """KubeRay and the kubelets do one thing each, if there is one; whether there was."""
+        ending = [n for n, p in self.pods.items() if p.deleting] if self.kubelet else []
+        for name in ending:
+            del self.pods[name]
+        going = [n for n, j in self.jobs.items() if j.deleting or j.suspended] if self.kuberay else []
+        acted = bool(ending)
+        for name in going:
+            job = self.jobs[name]
+            for pod in [n for n, p in self.pods.items() if p.ordinal == job.ordinal and not p.deleting]:
+                self.end_pod(pod)
+                acted = True
+            if job.deleting:
+                del self.jobs[name]
+                acted = True
+        return acted
 
     def settle(self, limit: int = 30) -> None:
         """Passes until nothing changes at this moment."""
         for _ in range(limit):
             before = self.run
             decided = self.step()
-            if self.run == before and not decided.actions:
+            acted = self.others_act()
+            if self.run == before and not decided.actions and not acted:
                 return
         raise AssertionError(f"no rest after {limit} passes: {self.run.status}")
 
@@ -227,6 +263,15 @@ class Cluster:
         self.run = self.run.model_copy(
             update={"metadata": self.run.metadata.model_copy(update={"deletion_timestamp": stamp})}
         )
+
+    def create_again(self, uid: str) -> None:
+        """A user makes a run of the same name; what is left of the old one is not seen but in its way."""
+        meta = {"uid": uid, "generation": 1, "finalizers": [], "deletion_timestamp": None}
+        self.run = self.run.model_copy(
+            update={"metadata": self.run.metadata.model_copy(update=meta), "status": RunStatus()}
+        )
+        self.pods, self.stored, self.exits, self.beat, self.pool = {}, {}, {}, None, None
+        self.made = []
 
 
 def roundtrip(status: RunStatus) -> RunStatus:

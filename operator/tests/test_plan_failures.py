@@ -10,9 +10,11 @@ from run_manifests import TRAIN
 from test_plan_lifecycle import running
 
 from deepcoder_contracts.exit import ExitRecord
+from deepcoder_contracts.progress import Desired
 from deepcoder_operator.api.failure import FailureReason
 from deepcoder_operator.api.run_status import Phase
 from deepcoder_operator.domain.conditions import find_condition
+from deepcoder_operator.domain.heartbeat import reply
 from deepcoder_operator.domain.world import RayJobView
 
 
@@ -73,8 +75,7 @@ def test_bad_configuration_is_never_retried() -> None:
 def test_preemption_never_burns_an_attempt(disruption: str) -> None:
     cluster = running(failurePolicy={"maxAttempts": 1})
     for _ in range(3):
-        name = f"{cluster.name}-head"
-        cluster.pods[name] = replace(cluster.pods[name], disruption=disruption, deleting=True)
+        evict(cluster, disruption)
         cluster.settle()
         assert failed_of(cluster) is FailureReason.PREEMPTED
         cluster.advance(600)
@@ -83,6 +84,90 @@ def test_preemption_never_burns_an_attempt(disruption: str) -> None:
         cluster.settle()
     assert cluster.run.status.stages[0].failures == 0
     assert cluster.run.status.stages[0].preemptions == 3
+
+
+def evict(cluster: Cluster, disruption: str = "EvictionByEvictionAPI") -> None:
+    """The head's pod is deleted with its whole grace, in which its preStop hook has the trainer save."""
+    name = f"{cluster.name}-head"
+    cluster.pods[name] = replace(cluster.pods[name], disruption=disruption)
+    cluster.end_pod(name)
+
+
+def test_evicted_head_has_time_to_save_before_anything_is_deleted() -> None:
+    cluster = running()
+    cluster.kubelet = False
+    evict(cluster)
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.DRAINING
+    assert not cluster.jobs[cluster.name].deleting
+    assert cluster.ended == [], "the pod keeps its grace"
+    answer = reply(cluster.run.status, cluster.now)
+    assert (answer.desired, answer.deadline_seconds) == (Desired.DRAIN, 300)
+    cluster.advance(120)
+    cluster.save(7)
+    cluster.exits[1] = ExitRecord(code=75, reason="Drained")
+    cluster.step()
+    assert cluster.jobs[cluster.name].deleting
+    cluster.kubelet = True
+    cluster.settle()
+    assert failed_of(cluster) is FailureReason.PREEMPTED
+    assert cluster.run.status.latest_checkpoint is not None
+    assert cluster.run.status.latest_checkpoint.step == 7
+
+
+def test_evicted_head_that_does_not_save_is_not_waited_for_for_ever() -> None:
+    cluster = running()
+    cluster.kubelet = False
+    evict(cluster)
+    cluster.settle()
+    cluster.advance(300)
+    cluster.settle()
+    assert not cluster.jobs
+    cluster.kubelet = True
+    cluster.settle()
+    assert failed_of(cluster) is FailureReason.PREEMPTED
+
+
+def test_head_that_somebody_deletes_while_it_starts_is_a_lost_head() -> None:
+    cluster = Cluster(make_run())
+    cluster.settle()
+    cluster.start_job()
+    cluster.change_job(job_status="", deployment_status="Initializing")
+    cluster.settle()
+    cluster.end_pod(f"{cluster.name}-head")
+    cluster.settle()
+    assert failed_of(cluster) is FailureReason.HEAD_LOST
+
+
+def test_stage_that_ends_while_its_head_is_evicted_is_passed() -> None:
+    cluster = running()
+    cluster.kubelet = False
+    evict(cluster)
+    cluster.settle()
+    cluster.save(20, final=True)
+    cluster.exits[1] = ExitRecord(code=0, reason="Completed")
+    cluster.kubelet = True
+    cluster.settle()
+    assert cluster.name == "demo-s1-a2"
+
+
+def test_queue_that_evicts_takes_over_from_the_drain_of_its_heads_eviction() -> None:
+    """KubeRay deletes the pods of a suspended job; their deletion may be seen before the suspension."""
+    cluster = running(scheduling={"queueName": "team"})
+    cluster.kubelet = False
+    evict(cluster)
+    cluster.settle()
+    cluster.change_job(suspended=True, job_status="", deployment_status="Suspended")
+    cluster.kubelet = True
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.QUEUED
+    cluster.change_job(suspended=False)
+    cluster.start_job()
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.RUNNING
+    cluster.leave(1)
+    cluster.settle()
+    assert failed_of(cluster) is FailureReason.APPLICATION
 
 
 def test_exit_75_that_nobody_asked_for_is_a_preemption() -> None:
@@ -285,6 +370,7 @@ def test_stray_job_of_ours_is_deleted_and_one_from_the_future_is_not() -> None:
     cluster.jobs["demo-s0-a0"] = RayJobView("demo-s0-a0", "old", live.owner_uid, 0)
     cluster.jobs["demo-s0-a9"] = RayJobView("demo-s0-a9", "new", live.owner_uid, 9)
     cluster.step()
+    cluster.others_act()
     assert set(cluster.jobs) == {"demo-s0-a1", "demo-s0-a9"}
 
 

@@ -9,8 +9,10 @@ import pytest
 from plan_world import UID, Cluster, make_run
 from run_manifests import LONGER, TRAIN
 
+from deepcoder_contracts.exit import ExitRecord
 from deepcoder_contracts.gate import GateRecord
 from deepcoder_contracts.progress import Desired
+from deepcoder_operator.api.failure import FailureReason
 from deepcoder_operator.api.run_status import Phase, StagePhase
 from deepcoder_operator.domain.conditions import find_condition
 from deepcoder_operator.domain.heartbeat import reply
@@ -80,18 +82,62 @@ def test_old_cluster_is_gone_before_the_next_is_asked_for() -> None:
     cluster = running()
     cluster.save(20, final=True)
     cluster.leave(0, "Completed")
-    pods = dict(cluster.pods)
-    cluster.step()
-    cluster.pods = {n: replace(p, deleting=True, grace=330) for n, p in pods.items()}
-    cluster.step()
-    assert cluster.ended == ["demo-s0-a1-head"], "nothing is left to drain"
-    cluster.pods = {n: replace(p, deleting=True, grace=10) for n, p in pods.items()}
+    cluster.kuberay = cluster.kubelet = False
     cluster.settle()
-    assert cluster.name == "demo-s0-a1"
+    assert cluster.jobs["demo-s0-a1"].deleting
     assert cluster.run.status.phase is Phase.PROMOTING
-    cluster.pods = {}
+    cluster.kuberay = True
+    cluster.settle()
+    assert not cluster.jobs
+    assert cluster.ended == ["demo-s0-a1-head"], "nothing is left to drain"
+    assert cluster.run.status.phase is Phase.PROMOTING
+    cluster.kubelet = True
     cluster.settle()
     assert cluster.name == "demo-s1-a2"
+
+
+def test_exit_that_comes_after_the_job_was_deleted_still_counts() -> None:
+    cluster = running()
+    cluster.change_job(job_status="FAILED", deployment_status="Failed", message="head is unreachable")
+    cluster.kubelet = False
+    cluster.settle()
+    cluster.save(7)
+    cluster.exits[1] = ExitRecord(code=75, reason="Drained")
+    cluster.kubelet = True
+    cluster.settle()
+    assert cluster.run.status.backoff is not None
+    assert cluster.run.status.backoff.reason is FailureReason.PREEMPTED
+    assert cluster.run.status.latest_checkpoint is not None
+    assert cluster.run.status.latest_checkpoint.step == 7
+
+
+@pytest.mark.parametrize("away", ["kuberay", "kubelet"])
+def test_deletion_waits_for_no_one_for_ever(away: str) -> None:
+    cluster = running()
+    setattr(cluster, away, False)
+    cluster.delete()
+    cluster.settle()
+    cluster.advance(301)
+    cluster.settle()
+    assert cluster.run.metadata.finalizers, "what is left of the attempt has its time"
+    cluster.advance(361)
+    decided = cluster.step()
+    assert "LeftBehind" in [e.reason for e in decided.events]
+    assert cluster.run.metadata.finalizers == []
+
+
+def test_run_goes_on_when_an_old_job_is_never_let_go() -> None:
+    cluster = running()
+    cluster.kuberay = False
+    cluster.leave(1)
+    cluster.settle()
+    assert cluster.run.status.attempt is not None
+    cluster.advance(361)
+    cluster.settle()
+    assert cluster.ended == ["demo-s0-a1-head"], "its pods hold no GPU"
+    cluster.advance(10)
+    cluster.settle()
+    assert cluster.name == "demo-s0-a2"
 
 
 @pytest.mark.parametrize("word", ["CredentialsRefused", "SecretNotFound", "BucketNotFound", "StorageUnreachable"])

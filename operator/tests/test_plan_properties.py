@@ -1,27 +1,34 @@
 """Whatever happens, in whatever order, and wherever the operator is killed: the planner's invariants hold.
 
-Hypothesis drives a run through crashes between any two writes, lost and repeated passes, evictions, deletions, broken
-storage and clock jumps.
+Hypothesis drives a run through crashes between any two writes, lost and repeated passes, evictions, edits of stages,
+deletions and being made again, broken storage, a KubeRay and kubelets that do not act, and clock jumps.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
-from plan_world import Cluster, make_run
+from plan_world import UID, Cluster, make_run
 from run_manifests import EVALUATE, LONGER, TRAIN
 
 from deepcoder_contracts.exit import ExitRecord
 from deepcoder_operator.api.run_status import RunStatus
+from deepcoder_operator.api.stage import Stage
 from deepcoder_operator.domain.terminal import is_terminal
 from deepcoder_operator.domain.world import Problem
 
+DATASETS = {"datasets": EVALUATE["evaluate"]["datasets"]}
 STAGES = [TRAIN | {"hold": True}, LONGER, EVALUATE]
-POLICY = {"maxAttempts": 4, "rules": [{"name": "memory", "onReasons": ["OutOfMemory"], "action": "RetryIgnoreLimit"}]}
+LATER = [Stage.model_validate(s) for s in (LONGER, LONGER | {"name": "longest"}, EVALUATE | {"evaluate": DATASETS})]
+POLICY: dict[str, Any] = {
+    "maxAttempts": 4,
+    "rules": [{"name": "memory", "onReasons": ["OutOfMemory"], "action": "RetryIgnoreLimit"}],
+}
 
 
 class Chaos(RuleBasedStateMachine):
@@ -32,8 +39,8 @@ class Chaos(RuleBasedStateMachine):
         self.cluster = Cluster(make_run(stages=STAGES, failurePolicy=POLICY, cleanup={"artifacts": "Delete"}))
         self.ordinal = 0
         self.made_at_end: int | None = None
-        self.gone = False
         self.recorded: dict[str, str] = {}
+        self.runs = 1
 
     @property
     def status(self) -> RunStatus:
@@ -67,6 +74,15 @@ class Chaos(RuleBasedStateMachine):
         for action in decided.actions:
             if not is_terminal(self.status):
                 self.cluster.carry_out(action)
+
+    @rule(count=st.integers(1, 4))
+    def others_act(self, count: int) -> None:
+        for _ in range(count):
+            self.cluster.others_act()
+
+    @rule(kuberay=st.sampled_from([True, True, False]), kubelet=st.sampled_from([True, True, False]))
+    def others_go_away_or_come_back(self, kuberay: bool, kubelet: bool) -> None:
+        self.cluster.kuberay, self.cluster.kubelet = kuberay, kubelet
 
     @rule(seconds=st.sampled_from([1, 20, 400, 4000]))
     def time_passes(self, seconds: int) -> None:
@@ -113,6 +129,11 @@ class Chaos(RuleBasedStateMachine):
     def queue_evicts_or_admits(self, suspended: bool) -> None:
         self.cluster.change_job(suspended=suspended)
 
+    @precondition(has_job)
+    @rule()
+    def deletion_of_a_job_begins(self) -> None:
+        self.cluster.change_job(deleting=True)
+
     @rule()
     def pods_vanish(self) -> None:
         self.cluster.pods = {}
@@ -126,7 +147,7 @@ class Chaos(RuleBasedStateMachine):
         changes = {
             "restart": {"restarts": 1},
             "replace": {"uid": pod.uid + "x"},
-            "preempt": {"disruption": "PreemptionByScheduler", "deleting": True},
+            "preempt": {"disruption": "PreemptionByScheduler", "deleting": True, "grace": 330},
             "oom": {"terminated": "OOMKilled", "phase": "Failed"},
         }
         self.cluster.pods[name] = replace(pod, **changes[how])
@@ -143,14 +164,37 @@ class Chaos(RuleBasedStateMachine):
     def user_approves(self) -> None:
         self.cluster.edit(approved_stages=["short"])
 
-    @rule(dice=st.integers(0, 99))
+    def started(self) -> int:
+        """Stages that the API server holds fixed."""
+        return sum(s.start_time is not None for s in self.status.stages)
+
+    @precondition(lambda self: self.cluster.run.metadata.deletion_timestamp is None)
+    @rule(later=st.lists(st.sampled_from(LATER), unique_by=lambda s: s.name, max_size=3))
+    def user_edits_stages_that_have_not_started(self, later: list[Stage]) -> None:
+        fixed = self.cluster.run.spec.stages[: max(self.started(), 1)]
+        names = {s.name for s in fixed}
+        self.cluster.edit(stages=[*fixed, *(s for s in later if s.name not in names)])
+
+    @rule(dice=st.integers(0, 19))
     def user_deletes(self, dice: int) -> None:
-        if dice == 50 and self.cluster.run.metadata.deletion_timestamp is None:
+        if dice == 10 and self.cluster.run.metadata.deletion_timestamp is None:
             self.cluster.delete()
+
+    def is_gone(self) -> bool:
+        meta = self.cluster.run.metadata
+        return meta.deletion_timestamp is not None and not meta.finalizers
+
+    @precondition(is_gone)
+    @rule()
+    def user_makes_the_run_again(self) -> None:
+        self.runs += 1
+        self.cluster.create_again(f"{UID[:-1]}{self.runs % 10}")
+        self.ordinal, self.made_at_end, self.recorded = 0, None, {}
 
     @invariant()
     def at_most_one_attempt_is_alive(self) -> None:
-        assert len(self.cluster.jobs) <= 1, self.cluster.jobs
+        alive = [j for j in self.cluster.jobs.values() if not j.deleting]
+        assert len(alive) <= 1, alive
 
     @invariant()
     def ordinals_never_fall_and_names_are_never_made_twice(self) -> None:
@@ -176,7 +220,7 @@ class Chaos(RuleBasedStateMachine):
     @invariant()
     def every_child_was_intended_first(self) -> None:
         for job in self.cluster.jobs.values():
-            assert job.ordinal <= self.status.ordinal
+            assert job.ordinal <= self.status.ordinal or job.owner_uid != self.cluster.run.metadata.uid
 
     @invariant()
     def failures_are_bounded(self) -> None:
@@ -187,22 +231,15 @@ class Chaos(RuleBasedStateMachine):
         first, second = self.cluster.decide(), self.cluster.decide()
         assert first == second
 
-    @invariant()
-    def deletion_waits_for_no_attempt(self) -> None:
-        meta = self.cluster.run.metadata
-        if meta.deletion_timestamp and not meta.finalizers and self.ordinal:
-            assert not self.cluster.jobs
-
     def teardown(self) -> None:
         """From wherever it is, the run converges once things hold still and time passes."""
         cluster = self.cluster
         cluster.storage_problem = None
+        cluster.kuberay = cluster.kubelet = True
         cluster.edit(suspend=False, approved_stages=["short"])
         for _ in range(60):
             cluster.settle()
-            if is_terminal(self.status) or (
-                cluster.run.metadata.deletion_timestamp and not cluster.run.metadata.finalizers
-            ):
+            if is_terminal(self.status) or self.is_gone():
                 break
             if self.has_job() and self.status.attempt is not None and self.status.attempt.state != "Leaving":
                 cluster.change_job(suspended=False)
@@ -220,6 +257,8 @@ class Chaos(RuleBasedStateMachine):
         assert is_terminal(self.status) or cluster.run.metadata.deletion_timestamp, self.status
         cluster.settle()
         assert not cluster.jobs
+        if not self.is_gone():
+            assert [s.name for s in self.status.stages] == [s.name for s in cluster.run.spec.stages]
 
 
 def test_invariants_hold_and_runs_converge_through_any_chaos() -> None:

@@ -23,10 +23,11 @@ class AttemptState(StrEnum):
 
 
 class DrainCause(StrEnum):
-    """Why an attempt is asked to stop."""
+    """Why an attempt stops: the run is suspended or deleted, or its head pod is (Eviction, which nobody asked for)."""
 
     SUSPEND = "Suspend"
     DELETION = "Deletion"
+    EVICTION = "Eviction"
 
 
 class Outcome(StrEnum):
@@ -84,10 +85,10 @@ class AttemptStatus(Status):
     """When it last reported."""
 
     drain_cause: DrainCause | None = None
-    """Why it is asked to stop."""
+    """Why it stops before its end."""
 
     drain_deadline: datetime | None = None
-    """When its pods go, saved or not."""
+    """When it is waited for no longer: while it drains for its trainer, once it leaves for its RayJob and pods."""
 
     outcome: Outcome | None = None
     """How it ended, once that is known."""

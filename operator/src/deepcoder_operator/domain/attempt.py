@@ -1,24 +1,26 @@
 """The live attempt, from intent to its RayJob's end.
 
-The head is the attempt: another head, a restarted one or none means that it failed, whatever the RayJob says. An
-attempt that ended, well or not, is first marked Leaving with what was seen from outside; its RayJob is deleted, and
-only when no pod is left is the end settled with what storage says (`settle`). So no GPU is held while S3 is away.
+The head is the attempt: another head, a restarted one or none means that it failed, whatever the RayJob says. A head
+that is being deleted has not failed yet: its preStop hook has the trainer save, which is waited for as for a drain
+that was asked for. An attempt that ended, well or not, is first marked Leaving with what was seen from outside; its
+RayJob is deleted, and only when no pod is left is the end settled with what storage says (`settle`). So no GPU is
+held while S3 is away.
 """
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 
-from deepcoder_contracts.progress import TrainerPhase
-from deepcoder_contracts.stage import StageType
 from deepcoder_operator.api.attempt_status import AttemptState, AttemptStatus, DrainCause, Outcome
 from deepcoder_operator.api.failure import FailureReason
 from deepcoder_operator.api.run_status import StagePhase
 from deepcoder_operator.domain.admission import lay_out_stages
-from deepcoder_operator.domain.bounds import CONFLICT_SECONDS, END_SECONDS, LEAVE_SECONDS, POLL_SECONDS
-from deepcoder_operator.domain.classify import Failure, head_failure, job_failure, pod_failure
+from deepcoder_operator.domain.bounds import CONFLICT_SECONDS, POLL_SECONDS
+from deepcoder_operator.domain.classify import Failure, head_failure, head_leaves, job_failure, pod_failure
 from deepcoder_operator.domain.conditions import find_condition
-from deepcoder_operator.domain.draft import CreateAttempt, DeleteRayJob, Draft, EndPods, EnsureFoundation
+from deepcoder_operator.domain.deadlines import check_deadlines
+from deepcoder_operator.domain.draft import CreateAttempt, Draft, EnsureFoundation
+from deepcoder_operator.domain.leaving import leave
 from deepcoder_operator.domain.lineage import parent_of
 from deepcoder_operator.domain.names import MAX_ORDINAL, attempt_name
 from deepcoder_operator.domain.world import RayJobView, World
@@ -82,62 +84,11 @@ def follow(draft: Draft, world: World, *, stop: DrainCause | None) -> None:
     _admitted(draft, world, job)
     if _ended(draft, world, job):
         return
-    if stop is not None:
-        _drain(draft, world, stop)
-    elif draft.attempt.state is AttemptState.DRAINING:
-        draft.progressing(True, "Draining", "the attempt was asked to stop and cannot be called back; it resumes after")
-        _drain(draft, world, draft.attempt.drain_cause or DrainCause.SUSPEND)
+    cause = _why_stop(draft.attempt, world, stop)
+    if cause is not None:
+        _drain(draft, cause)
     else:
-        _check_deadlines(draft, world)
-
-
-def leave(draft: Draft, outcome: Outcome, failure: Failure | None = None) -> None:
-    """The attempt is over as seen from outside: note how, and delete its RayJob."""
-    attempt = draft.attempt
-    worse = failure and (
-        attempt.reason is None or failure.reason not in (FailureReason.HEAD_LOST, FailureReason.APPLICATION)
-    )
-    evidence = [e for e in (attempt.evidence, failure.evidence if failure else None) if e]
-    bound = timedelta(seconds=draft.run.spec.checkpoint.drain_seconds + LEAVE_SECONDS)
-    draft.update_attempt(
-        state=AttemptState.LEAVING,
-        outcome=outcome,
-        reason=failure.reason if failure and worse else attempt.reason,
-        evidence="; ".join(dict.fromkeys(evidence))[:1000] or None,
-        drain_deadline=draft.now + bound,
-    )
-    if outcome is Outcome.FAILED and failure:
-        draft.event("AttemptFailed", f"attempt {attempt.ordinal}: {failure.reason}: {failure.evidence}", warning=True)
-    if attempt.uid:
-        draft.do(DeleteRayJob(attempt.name, attempt.uid))
-    draft.look_again(0)
-
-
-def gone(draft: Draft, world: World) -> bool:
-    """Whether a leaving attempt's RayJob and pods are gone, or have had all the time they may have."""
-    attempt, job = draft.attempt, world.rayjob
-    ours = job is not None and job.owner_uid == draft.run.metadata.uid
-    left = [p for p in world.pods if p.ordinal == attempt.ordinal]
-    pods = [p.name for p in left]
-    if job is not None and ours:
-        if not job.deleting:
-            draft.do(DeleteRayJob(job.name, job.uid))
-        draft.progressing(True, "Leaving", f"waiting for RayJob {job.name} to be deleted")
-        draft.look_again(POLL_SECONDS)
-        return False
-    if not pods:
-        return True
-    draft.progressing(True, "Leaving", f"waiting for {len(pods)} pods of attempt {attempt.ordinal} to end")
-    if attempt.drain_deadline and draft.now >= attempt.drain_deadline:
-        draft.event(
-            "PodsLeftBehind", f"pods that do not end are left to their node: {', '.join(pods[:5])}", warning=True
-        )
-        return True
-    slow = tuple(p.name for p in left if not p.deleting or (p.grace or 0) > END_SECONDS)
-    if slow:
-        draft.do(EndPods(slow))
-    draft.look_again(POLL_SECONDS)
-    return False
+        check_deadlines(draft, world)
 
 
 def _name_conflict(draft: Draft, job: RayJobView) -> None:
@@ -194,7 +145,7 @@ def _queued(draft: Draft, world: World, stop: DrainCause | None) -> None:
         draft.event("Evicted", f"attempt {attempt.ordinal} lost its quota; it goes on when it is admitted again")
         draft.update_attempt(
             state=AttemptState.STARTING, admitted_time=None, running_time=None, cluster_uid=None,
-            head_pod=None, head_uid=None, reason=None, evidence=None,
+            head_pod=None, head_uid=None, reason=None, evidence=None, drain_cause=None, drain_deadline=None,
         )  # fmt: skip
     if stop is not None:
         draft.update_attempt(drain_cause=stop)
@@ -230,80 +181,63 @@ def _admitted(draft: Draft, world: World, job: RayJobView) -> None:
 def _ended(draft: Draft, world: World, job: RayJobView) -> bool:
     """Whether the attempt is over; then it leaves."""
     attempt = draft.attempt
-    draining = attempt.drain_cause is not None
     if job.job_status == "SUCCEEDED":
         leave(draft, Outcome.SUCCEEDED)
         return True
     failure = job_failure(job) or head_failure(attempt, world.head(attempt.ordinal))
-    if failure is not None:
-        leave(draft, Outcome.DRAINED if draining else Outcome.FAILED, failure)
-        return True
     exited = world.storage and world.storage.stage and world.storage.stage.exit
-    if draining and exited:
-        leave(draft, Outcome.DRAINED)
-        return True
-    return False
+    if failure is None and not (attempt.drain_cause and exited):
+        return False
+    if attempt.drain_cause is DrainCause.EVICTION:
+        leave(draft, Outcome.FAILED, failure or _evicted(attempt, "is being deleted"))
+    else:
+        leave(draft, Outcome.DRAINED if attempt.drain_cause else Outcome.FAILED, failure)
+    return True
 
 
-def _drain(draft: Draft, world: World, cause: DrainCause) -> None:
-    """Ask the trainer to save and stop, through the reply to its next report, and bound the wait."""
+def _why_stop(attempt: AttemptStatus, world: World, stop: DrainCause | None) -> DrainCause | None:
+    """Why the attempt should save and stop. One that drains cannot be called back, and does so for its first cause."""
+    if attempt.state is AttemptState.DRAINING:
+        return attempt.drain_cause
+    if stop is None and head_leaves(attempt, world.head(attempt.ordinal)):
+        return DrainCause.EVICTION
+    return stop
+
+
+def _drain(draft: Draft, cause: DrainCause) -> None:
+    """Have the trainer save and stop, and bound the wait.
+
+    It hears of it through the reply to its next report; where its head is evicted the pod's preStop hook has told it.
+    """
     attempt = draft.attempt
+    evicted = cause is DrainCause.EVICTION
     if attempt.state is AttemptState.STARTING:
-        draft.update_attempt(drain_cause=cause)
-        leave(draft, Outcome.DRAINED)
+        attempt = draft.update_attempt(drain_cause=cause)
+        if evicted:
+            leave(draft, Outcome.FAILED, _evicted(attempt, "was deleted before its program ran"))
+        else:
+            leave(draft, Outcome.DRAINED)
         return
     if attempt.state is not AttemptState.DRAINING:
         seconds = draft.run.spec.checkpoint.drain_seconds
         attempt = draft.update_attempt(
             state=AttemptState.DRAINING, drain_cause=cause, drain_deadline=draft.now + timedelta(seconds=seconds)
         )
-        draft.event("Draining", f"attempt {attempt.ordinal} is asked to save and stop within {seconds} s ({cause})")
+        why = f"its head pod {attempt.head_pod} is being deleted" if evicted else str(cause)
+        draft.event("Draining", f"attempt {attempt.ordinal} has {seconds} s to save and stop: {why}", warning=evicted)
     draft.progressing(
         True, "Draining", f"attempt {attempt.ordinal} saves and stops, by {attempt.drain_deadline:%H:%M:%S}"
     )
     if attempt.drain_deadline is None or draft.now >= attempt.drain_deadline:
         draft.event("DrainTimedOut", f"attempt {attempt.ordinal} did not stop in time; its pods go", warning=True)
-        leave(draft, Outcome.DRAIN_TIMED_OUT)
+        if evicted:
+            leave(draft, Outcome.FAILED, _evicted(attempt, "was deleted, and it did not stop in time"))
+        else:
+            leave(draft, Outcome.DRAIN_TIMED_OUT)
         return
     draft.look_again(attempt.drain_deadline)
     draft.look_again(POLL_SECONDS)
 
 
-def _check_deadlines(draft: Draft, world: World) -> None:
-    attempt = draft.attempt
-    stage = draft.stage(attempt.stage_index)
-    entry = draft.status.stages[attempt.stage_index]
-    if entry.running_time and stage.active_deadline_seconds:
-        bound = stage.active_deadline_seconds
-        if draft.due(entry.running_time, bound):
-            text = f"stage {stage.name} has run for its activeDeadlineSeconds of {bound}"
-            leave(draft, Outcome.FAILED, Failure(FailureReason.DEADLINE_EXCEEDED, text))
-            return
-    if attempt.state is AttemptState.STARTING and attempt.admitted_time:
-        bound = stage.pre_running_deadline_seconds
-        if draft.due(attempt.admitted_time, bound):
-            waiting = "; ".join(f"{p.name}: {p.waiting}" for p in world.pods if p.waiting)
-            text = f"not running {bound} s after its quota was granted (preRunningDeadlineSeconds). {waiting}".rstrip(
-                ". "
-            )
-            leave(draft, Outcome.FAILED, Failure(FailureReason.PRE_RUNNING_DEADLINE_EXCEEDED, text))
-        return
-    if attempt.state is AttemptState.RUNNING:
-        since = last_sign_of_life(attempt, world)
-        if since is not None and draft.due(since, stage.stall_seconds):
-            what = "step" if stage.type is StageType.TRAIN else "sign of life"
-            text = f"no {what} for {stage.stall_seconds} s (stallSeconds), the last at {since:%Y-%m-%d %H:%M:%S} UTC"
-            leave(draft, Outcome.FAILED, Failure(FailureReason.STALLED, text))
-
-
-def last_sign_of_life(attempt: AttemptStatus, world: World) -> datetime | None:
-    """When the attempt last got on: a finished step or a new checkpoint; outside of training a heartbeat is enough.
-
-    Never before this process could watch: what happened while the operator was down is not known.
-    """
-    storage = world.storage.stage if world.storage else None
-    committed = storage.newest.committed_time if storage and storage.newest else None
-    beat = world.beat
-    alive = beat.received if beat and beat.report.phase is not TrainerPhase.TRAINING else None
-    signs = [alive, attempt.running_time, attempt.step_time, world.watching_since, committed]
-    return max((s for s in signs if s is not None), default=None)
+def _evicted(attempt: AttemptStatus, what: str) -> Failure:
+    return Failure(FailureReason.HEAD_LOST, f"head pod {attempt.head_pod} {what}")

@@ -78,9 +78,12 @@ def head_failure(attempt: AttemptStatus, head: PodView | None) -> Failure | None
     if head.phase in ("Failed", "Succeeded"):
         code = f" with exit code {head.exit_code}" if head.exit_code is not None else ""
         return Failure(FailureReason.HEAD_LOST, f"head pod {head.name} ended{code} {head.terminated}".rstrip())
-    if head.deleting:
-        return Failure(FailureReason.HEAD_LOST, f"head pod {head.name} is being deleted")
     return None
+
+
+def head_leaves(attempt: AttemptStatus, head: PodView | None) -> bool:
+    """Whether the head that is the attempt is being deleted, by whomever: until it is gone its trainer saves."""
+    return head is not None and head.uid == attempt.head_uid and head.deleting
 
 
 def job_failure(job: RayJobView) -> Failure | None:

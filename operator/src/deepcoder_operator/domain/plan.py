@@ -19,11 +19,12 @@ from deepcoder_operator.api.attempt_status import AttemptState, DrainCause
 from deepcoder_operator.api.run import FINALIZER, MANAGER, DeepCoderRun, Metadata
 from deepcoder_operator.api.run_status import RunStatus
 from deepcoder_operator.domain.admission import admit, lay_out_stages
-from deepcoder_operator.domain.attempt import follow, gone, intend
+from deepcoder_operator.domain.attempt import follow, intend
 from deepcoder_operator.domain.conditions import set_condition
 from deepcoder_operator.domain.deletion import let_go
 from deepcoder_operator.domain.draft import AddFinalizer, DeleteRayJob, Draft, Plan
 from deepcoder_operator.domain.heartbeat import note_progress
+from deepcoder_operator.domain.leaving import gone
 from deepcoder_operator.domain.lineage import note_checkpoint
 from deepcoder_operator.domain.names import MAX_ORDINAL
 from deepcoder_operator.domain.policy import Policy

@@ -9,7 +9,7 @@ from deepcoder_contracts.stage import StageType
 from deepcoder_operator.api.attempt_status import AttemptState
 from deepcoder_operator.api.run import DeepCoderRun
 from deepcoder_operator.api.run_status import StagePhase
-from deepcoder_operator.domain.attempt import last_sign_of_life
+from deepcoder_operator.domain.deadlines import last_sign_of_life
 from deepcoder_operator.domain.heartbeat import WRITE_SECONDS
 from deepcoder_operator.domain.terminal import is_terminal
 from deepcoder_operator.domain.world import World

@@ -1,0 +1,55 @@
+"""What bounds a live attempt that nothing else ends: its stage's deadline, its time to start, its time for a step."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from deepcoder_contracts.progress import TrainerPhase
+from deepcoder_contracts.stage import StageType
+from deepcoder_operator.api.attempt_status import AttemptState, AttemptStatus, Outcome
+from deepcoder_operator.api.failure import FailureReason
+from deepcoder_operator.domain.classify import Failure
+from deepcoder_operator.domain.draft import Draft
+from deepcoder_operator.domain.leaving import leave
+from deepcoder_operator.domain.world import World
+
+
+def check_deadlines(draft: Draft, world: World) -> None:
+    """Give the attempt up if one of its bounds has passed; if none has, look again when one does."""
+    attempt = draft.attempt
+    stage = draft.stage(attempt.stage_index)
+    entry = draft.status.stages[attempt.stage_index]
+    if entry.running_time and stage.active_deadline_seconds:
+        bound = stage.active_deadline_seconds
+        if draft.due(entry.running_time, bound):
+            text = f"stage {stage.name} has run for its activeDeadlineSeconds of {bound}"
+            leave(draft, Outcome.FAILED, Failure(FailureReason.DEADLINE_EXCEEDED, text))
+            return
+    if attempt.state is AttemptState.STARTING and attempt.admitted_time:
+        bound = stage.pre_running_deadline_seconds
+        if draft.due(attempt.admitted_time, bound):
+            waiting = "; ".join(f"{p.name}: {p.waiting}" for p in world.pods if p.waiting)
+            text = f"not running {bound} s after its quota was granted (preRunningDeadlineSeconds). {waiting}".rstrip(
+                ". "
+            )
+            leave(draft, Outcome.FAILED, Failure(FailureReason.PRE_RUNNING_DEADLINE_EXCEEDED, text))
+        return
+    if attempt.state is AttemptState.RUNNING:
+        since = last_sign_of_life(attempt, world)
+        if since is not None and draft.due(since, stage.stall_seconds):
+            what = "step" if stage.type is StageType.TRAIN else "sign of life"
+            text = f"no {what} for {stage.stall_seconds} s (stallSeconds), the last at {since:%Y-%m-%d %H:%M:%S} UTC"
+            leave(draft, Outcome.FAILED, Failure(FailureReason.STALLED, text))
+
+
+def last_sign_of_life(attempt: AttemptStatus, world: World) -> datetime | None:
+    """When the attempt last got on: a finished step or a new checkpoint; outside of training a heartbeat is enough.
+
+    Never before this process could watch: what happened while the operator was down is not known.
+    """
+    storage = world.storage.stage if world.storage else None
+    committed = storage.newest.committed_time if storage and storage.newest else None
+    beat = world.beat
+    alive = beat.received if beat and beat.report.phase is not TrainerPhase.TRAINING else None
+    signs = [alive, attempt.running_time, attempt.step_time, world.watching_since, committed]
+    return max((s for s in signs if s is not None), default=None)

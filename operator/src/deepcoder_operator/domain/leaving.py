@@ -1,0 +1,65 @@
+"""The end of an attempt as seen from outside: how it is noted, and when its RayJob and pods are waited for no longer.
+
+Whoever should act and does not (KubeRay, a node's kubelet) holds up nothing for ever: at the deadline what is left is
+told in an event and left to garbage collection, so that a run can go on, or be deleted, without them.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from deepcoder_operator.api.attempt_status import AttemptState, Outcome
+from deepcoder_operator.api.failure import FailureReason
+from deepcoder_operator.domain.bounds import END_SECONDS, LEAVE_SECONDS, POLL_SECONDS
+from deepcoder_operator.domain.classify import Failure
+from deepcoder_operator.domain.draft import DeleteRayJob, Draft, EndPods
+from deepcoder_operator.domain.world import World
+
+
+def leave(draft: Draft, outcome: Outcome, failure: Failure | None = None) -> None:
+    """The attempt is over as seen from outside: note how, and delete its RayJob."""
+    attempt = draft.attempt
+    worse = failure and (
+        attempt.reason is None or failure.reason not in (FailureReason.HEAD_LOST, FailureReason.APPLICATION)
+    )
+    evidence = [e for e in (attempt.evidence, failure.evidence if failure else None) if e]
+    bound = timedelta(seconds=draft.run.spec.checkpoint.drain_seconds + LEAVE_SECONDS)
+    draft.update_attempt(
+        state=AttemptState.LEAVING,
+        outcome=outcome,
+        reason=failure.reason if failure and worse else attempt.reason,
+        evidence="; ".join(dict.fromkeys(evidence))[:1000] or None,
+        drain_deadline=draft.now + bound,
+    )
+    if outcome is Outcome.FAILED and failure:
+        draft.event("AttemptFailed", f"attempt {attempt.ordinal}: {failure.reason}: {failure.evidence}", warning=True)
+    if attempt.uid:
+        draft.do(DeleteRayJob(attempt.name, attempt.uid))
+    draft.look_again(0)
+
+
+def gone(draft: Draft, world: World) -> bool:
+    """Whether a leaving attempt's RayJob and pods are gone, or have had all the time they may have."""
+    attempt = draft.attempt
+    job = world.rayjob if world.rayjob and world.rayjob.owner_uid == draft.run.metadata.uid else None
+    pods = [p for p in world.pods if p.ordinal == attempt.ordinal]
+    if job is None and not pods:
+        return True
+    late = attempt.drain_deadline is not None and draft.due(attempt.drain_deadline, 0)
+    if job is not None and not job.deleting:
+        draft.do(DeleteRayJob(job.name, job.uid))
+    slow = tuple(p.name for p in pods if not p.deleting or (p.grace or 0) > END_SECONDS)
+    if slow and (job is None or late):
+        draft.do(EndPods(slow))
+    left = [f"RayJob {job.name}"] if job is not None else []
+    left += [f"pod {p.name}" for p in pods[:5]]
+    if late:
+        draft.event(
+            "LeftBehind",
+            f"the run goes on without what does not end (see to KubeRay and the nodes): {', '.join(left)}",
+            warning=True,
+        )
+        return True
+    draft.progressing(True, "Leaving", f"attempt {attempt.ordinal} has ended; what is left of it: {', '.join(left)}")
+    draft.look_again(POLL_SECONDS)
+    return False
