@@ -238,13 +238,13 @@ def test_decoding_any_bytes_raises_nothing_but_value_error():
             continue
 
 
-HUGE = "0x" + "7" * (4 << 20)
+HUGE, OTHER = "0x" + "7" * (4 << 20), "0x" + "123456789abcdef" * ((4 << 20) // 15)
 
 
 @pytest.mark.parametrize(
     "encoded",
     [
-        f'{{"F":["{HUGE}","{HUGE[:-1]}1"]}}',
+        f'{{"F":["{HUGE}","{OTHER}"]}}',
         f'[{{"F":["{HUGE}","0x3"]}}]',
         f'{{"i":"{HUGE}"}}',
         f'{{"D":"{HUGE[2:]}"}}',
