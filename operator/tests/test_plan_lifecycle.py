@@ -111,6 +111,31 @@ def test_exit_that_comes_after_the_job_was_deleted_still_counts() -> None:
     assert cluster.run.status.latest_checkpoint.step == 7
 
 
+@pytest.mark.parametrize("suspend", [False, True])
+def test_run_is_complete_when_the_stages_it_had_not_begun_are_removed(suspend: bool) -> None:
+    cluster = running(stages=[TRAIN, LONGER])
+    cluster.save(20, final=True)
+    cluster.leave(0, "Completed")
+    while cluster.run.status.stages[0].phase is not StagePhase.COMPLETE:
+        cluster.step()
+        cluster.others_act()
+    cluster.edit(stages=cluster.run.spec.stages[:1], suspend=suspend)
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.COMPLETE
+    assert [s.name for s in cluster.run.status.stages] == ["short"]
+
+
+def test_stage_that_was_not_begun_may_be_exchanged() -> None:
+    cluster = running(stages=[TRAIN, LONGER])
+    cluster.edit(stages=make_run(stages=[TRAIN, LONGER | {"name": "other"}]).spec.stages)
+    cluster.save(20, final=True)
+    cluster.leave(0, "Completed")
+    cluster.settle()
+    assert [s.name for s in cluster.run.status.stages] == ["short", "other"]
+    assert cluster.run.status.current_stage is not None
+    assert cluster.run.status.current_stage.name == "other"
+
+
 @pytest.mark.parametrize("away", ["kuberay", "kubelet"])
 def test_deletion_waits_for_no_one_for_ever(away: str) -> None:
     cluster = running()

@@ -142,13 +142,16 @@ def _accept(draft: Draft, world: World, policy: Policy) -> None:
 
 
 def lay_out_stages(draft: Draft) -> None:
-    """One status entry a stage of the spec, in its order; entries of stages that were removed go."""
+    """One status entry a stage of the spec, in its order; entries of stages that were removed go.
+
+    Where the run had come to a stage that was removed, the last one that is left is shown: see `is_past_the_end`.
+    """
     entries = {s.name: s for s in draft.status.stages}
     stages = [
         entries.get(s.name, StageStatus(name=s.name, index=i)).model_copy(update={"index": i})
         for i, s in enumerate(draft.run.spec.stages)
     ]
-    index = draft.status.current_stage.index if draft.status.current_stage else 0
+    index = min(draft.status.current_stage.index if draft.status.current_stage else 0, len(stages) - 1)
     stage = draft.run.spec.stages[index]
     draft.update(
         stages=stages,
@@ -156,3 +159,9 @@ def lay_out_stages(draft: Draft) -> None:
             name=stage.name, index=index, context_tokens=stage.context_tokens, ordinal=draft.status.ordinal
         ),
     )
+
+
+def is_past_the_end(draft: Draft) -> bool:
+    """Whether the stages that were left to do have been removed; those that have started cannot be."""
+    current = draft.status.current_stage
+    return current is not None and current.index >= len(draft.run.spec.stages)

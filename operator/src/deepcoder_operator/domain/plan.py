@@ -18,7 +18,7 @@ from datetime import datetime
 from deepcoder_operator.api.attempt_status import AttemptState, DrainCause
 from deepcoder_operator.api.run import FINALIZER, MANAGER, DeepCoderRun, Metadata
 from deepcoder_operator.api.run_status import RunStatus
-from deepcoder_operator.domain.admission import admit, lay_out_stages
+from deepcoder_operator.domain.admission import admit, is_past_the_end, lay_out_stages
 from deepcoder_operator.domain.attempt import follow, intend
 from deepcoder_operator.domain.conditions import set_condition
 from deepcoder_operator.domain.deletion import let_go
@@ -31,7 +31,7 @@ from deepcoder_operator.domain.policy import Policy
 from deepcoder_operator.domain.promotion import check_hold
 from deepcoder_operator.domain.settle import settle
 from deepcoder_operator.domain.summary import initialise, summarise
-from deepcoder_operator.domain.terminal import expire, fail_run, is_terminal
+from deepcoder_operator.domain.terminal import complete_run, expire, fail_run, is_terminal
 from deepcoder_operator.domain.usage import account
 from deepcoder_operator.domain.world import World
 
@@ -79,7 +79,11 @@ def _live(draft: Draft, world: World) -> None:
 def _idle(draft: Draft, world: World, policy: Policy) -> None:
     """There is no attempt: wait, or intend the next."""
     if draft.status.stages:
+        over = is_past_the_end(draft)
         lay_out_stages(draft)
+        if over:
+            complete_run(draft)
+            return
         if check_hold(draft):
             return
     if draft.run.spec.suspend:
