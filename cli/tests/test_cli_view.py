@@ -38,7 +38,7 @@ RUNNING: dict[str, Any] = {
 
 def drawn(snapshot: Snapshot) -> str:
     console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
-    console.print(render(snapshot, [p] if snapshot.run and (p := curve_point(snapshot.run)) else [], NOW))
+    console.print(render(snapshot, [p] if (p := curve_point(snapshot.run)) else [], NOW))
     return console.export_text()
 
 
@@ -51,10 +51,6 @@ def test_a_running_run_shows_step_reward_truncation_verdicts_and_judges() -> Non
 
 def test_a_run_that_the_operator_has_not_seen_is_pending() -> None:
     assert "Pending" in drawn(Snapshot({**a_run(), "status": {}}, None, ()))
-
-
-def test_no_run_is_said() -> None:
-    assert "no such run" in drawn(Snapshot(None, None, ()))
 
 
 def test_a_refused_run_shows_why() -> None:

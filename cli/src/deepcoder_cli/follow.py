@@ -1,8 +1,9 @@
 """Following a run live until it ends, or showing it once.
 
-Reading may fail while an API server restarts: the last picture stays with a note, and after `PATIENCE_SECONDS`
-without an answer the follower gives up with the last error. Without a terminal a line is printed whenever something
-changed, so that a log of continuous integration reads well.
+Reading may fail while an API server restarts: the last picture stays, and after `PATIENCE_SECONDS` without an answer
+the follower gives up with the last error. One that has never answered is no restart: its error ends the following at
+once, as does a run that is not there. Without a terminal a line is printed whenever something changed, so that a log of
+continuous integration reads well.
 """
 
 from __future__ import annotations
@@ -26,41 +27,50 @@ class NotFinished(Exception):
     """The run did not end within the time given."""
 
 
+class NoSuchRun(Exception):
+    """There is no run of that name, or there is none any more."""
+
+
 def follow(reader: Reader, namespace: str, name: str, *, seconds: float, console: Console) -> Object:
     """Show the run until it is Complete or Failed; returns it as it was then.
 
-    Raises NotFinished after `seconds`, or the API's error after PATIENCE_SECONDS without an answer.
+    Raises NotFinished after `seconds`, NoSuchRun when there is none, or the API's error (see above).
     """
     deadline = time.monotonic() + seconds
-    answered = time.monotonic()
+    answered: float | None = None
     curve: list[CurvePoint] = []
     said = ""
     with Live(console=console, refresh_per_second=4, transient=False) as live:
         while time.monotonic() < deadline:
             try:
                 snapshot = reader.snapshot(namespace, name)
-                answered = time.monotonic()
             except (ApiException, HTTPError):
-                if time.monotonic() - answered > PATIENCE_SECONDS:
+                if answered is None or time.monotonic() - answered > PATIENCE_SECONDS:
                     raise
                 time.sleep(INTERVAL_SECONDS)
                 continue
+            if snapshot is None:
+                raise NoSuchRun(absent(namespace, name) if answered is None else f"{namespace}/{name} was deleted")
+            answered = time.monotonic()
             _extend(curve, snapshot.run)
             if console.is_terminal:
                 live.update(render(snapshot, curve, datetime.now(UTC)))
             elif (line := one_line(snapshot)) != said:
                 console.print(f"{datetime.now(UTC):%H:%M:%S} {line}", highlight=False, soft_wrap=True)
                 said = line
-            if snapshot.run is not None and phase_of(snapshot.run) in TERMINAL:
+            if phase_of(snapshot.run) in TERMINAL:
                 return snapshot.run
             time.sleep(INTERVAL_SECONDS)
     raise NotFinished(f"{namespace}/{name} did not end within {seconds:.0f} s")
 
 
+def absent(namespace: str, name: str) -> str:
+    """What is said of a run that is not there, with what may be the reason."""
+    return f"no DeepCoderRun {name} in namespace {namespace}; another namespace is chosen with -n"
+
+
 def one_line(snapshot: Snapshot) -> str:
     """The state in one line, for logs."""
-    if snapshot.run is None:
-        return "no such run (yet)"
     status = snapshot.run.get("status", {})
     stage, progress = status.get("currentStage", {}), status.get("progress", {})
     pool = (snapshot.pool or {}).get("status", {})
@@ -80,7 +90,7 @@ def one_line(snapshot: Snapshot) -> str:
     return ", ".join(words)
 
 
-def _extend(curve: list[CurvePoint], run: Object | None) -> None:
-    point = curve_point(run) if run else None
+def _extend(curve: list[CurvePoint], run: Object) -> None:
+    point = curve_point(run)
     if point and (not curve or (curve[-1].stage, curve[-1].step) != (point.stage, point.step)):
         curve.append(point)

@@ -1,8 +1,9 @@
 """What a run looks like right now: the run, its pool and its pods, read in one go with the user's own kubeconfig.
 
-Every call has a deadline. A resource that is not there (yet) is None or empty, since a view must not fall over while
+Every call has a deadline. What is not there (yet) is None or empty, since a view must not fall over while
 things come and go; a refused permission is raised as `Forbidden`, which names the verb and resource that the user
-lacks.
+lacks, and a kubeconfig that leads nowhere as `NoCluster`. What else the API server says, or that it says nothing, is
+raised as the client does.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from kubernetes import client, config
 
 GROUP, VERSION = "deepcoder.dev", "v1alpha1"
 RUN_LABEL = "deepcoder.dev/run"
 TIMEOUT_SECONDS = 10
+POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 Object = dict[str, Any]
 
@@ -24,11 +27,15 @@ class Forbidden(Exception):
     """The user may not do what the view needs."""
 
 
+class NoCluster(Exception):
+    """Neither a kubeconfig nor a pod's own account says which cluster is meant."""
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """A run and what belongs to it at one moment."""
 
-    run: Object | None
+    run: Object
     pool: Object | None
     pods: tuple[Object, ...]
 
@@ -36,23 +43,17 @@ class Snapshot:
 class Reader:
     """Reads runs through the API server named by the kubeconfig (or from within a pod)."""
 
-    def __init__(self, kubeconfig: Path | None = None, context: str | None = None) -> None:
-        try:
-            config.load_kube_config(str(kubeconfig) if kubeconfig else None, context=context)
-        except config.ConfigException:
-            config.load_incluster_config()
+    def __init__(self, context: str | None = None) -> None:
+        self.namespace = _connect(context)
+        """Namespace that is meant where none is named."""
         self._objects = client.CustomObjectsApi()
         self._core = client.CoreV1Api()
 
-    def run(self, namespace: str, name: str) -> Object | None:
-        """The DeepCoderRun, None if there is none of that name."""
-        return self._custom(namespace, "deepcoderruns", name)
-
-    def snapshot(self, namespace: str, name: str) -> Snapshot:
-        """The run with its pool and pods."""
-        run = self.run(namespace, name)
+    def snapshot(self, namespace: str, name: str) -> Snapshot | None:
+        """The run with its pool and pods; None if there is none of that name."""
+        run = self._custom(namespace, "deepcoderruns", name)
         if run is None:
-            return Snapshot(None, None, ())
+            return None
         return Snapshot(run, self._custom(namespace, "sandboxpools", pool_name(run)), self._pods(namespace, run))
 
     def _custom(self, namespace: str, plural: str, name: str) -> Object | None:
@@ -81,6 +82,23 @@ def pool_name(run: Object) -> str:
     """Name of the SandboxPool that a run uses."""
     reference = run["spec"]["sandbox"].get("poolRef")
     return str(reference["name"]) if reference else f"{run['metadata']['name']}-sandbox"
+
+
+def _connect(context: str | None) -> str:
+    """Load the kubeconfig, or from within a pod its account; returns the namespace that goes with it."""
+    try:
+        config.load_kube_config(context=context)
+        contexts, active = config.list_kube_config_contexts()
+    except (config.ConfigException, yaml.YAMLError) as error:
+        try:
+            config.load_incluster_config()
+        except config.ConfigException:
+            raise NoCluster(
+                f"no usable kubeconfig: {error}. Set KUBECONFIG to one, or choose one of its contexts with --context"
+            ) from error
+        return POD_NAMESPACE.read_text().strip()
+    chosen = active if context is None else next(entry for entry in contexts if entry["name"] == context)
+    return str(chosen["context"].get("namespace") or "default")
 
 
 def _raise_unless_absent(error: client.ApiException, what: str) -> None:

@@ -58,8 +58,6 @@ def sparkline(values: Sequence[float], width: int) -> str:
 def render(snapshot: Snapshot, curve: Sequence[CurvePoint], now: datetime) -> RenderableType:
     """The live view."""
     run = snapshot.run
-    if run is None:
-        return Text("no such run (yet)", style="yellow")
     status = run.get("status", {})
     parts: list[RenderableType] = [_headline(run, status), _stages(run, status)]
     if curve:

@@ -1,0 +1,179 @@
+"""The command against an HTTP server that answers as an API server does: exit codes, and errors in words."""
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deepcoder_cli.__main__ import main
+
+Answer = Callable[[str], tuple[int, dict[str, Any]]]
+NOT_FOUND = (404, {"kind": "Status", "reason": "NotFound", "code": 404})
+RUN = {
+    "metadata": {"namespace": "team", "name": "run"},
+    "spec": {"stages": [{"name": "short", "contextTokens": 28, "maxSteps": 40}], "sandbox": {"template": {}}},
+    "status": {"phase": "Complete"},
+}
+
+
+def kubeconfig(path: Path, server: str, namespace: str = "") -> None:
+    context = {"cluster": "c", "user": "u", **({"namespace": namespace} if namespace else {})}
+    other = {"cluster": "c", "user": "u", "namespace": "others"}
+    content = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "c", "cluster": {"server": server}}],
+        "users": [{"name": "u", "user": {}}],
+        "contexts": [{"name": "chosen", "context": context}, {"name": "other", "context": other}],
+        "current-context": "chosen",
+    }
+    path.write_text(yaml.safe_dump(content))
+
+
+@pytest.fixture
+def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Answer, str], list[str]]]:
+    """Start a server with an answer for each path, and name it in KUBECONFIG; returns the paths that were asked for."""
+    servers: list[ThreadingHTTPServer] = []
+
+    def start(answer: Answer, namespace: str = "") -> list[str]:
+        asked: list[str] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                asked.append(self.path)
+                status, body = answer(self.path)
+                content = json.dumps(body).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}).start()
+        servers.append(server)
+        kubeconfig(tmp_path / "kubeconfig", f"http://127.0.0.1:{server.server_port}", namespace)
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+        return asked
+
+    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig"))
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def a_run(path: str) -> tuple[int, dict[str, Any]]:
+    if "/deepcoderruns/" in path:
+        return 200, RUN
+    return (200, {"items": []}) if path.split("?")[0].endswith("/pods") else NOT_FOUND
+
+
+@pytest.mark.parametrize("more", [[], ["--watch"]])
+def test_a_run_that_is_not_there_is_said_at_once_with_its_own_code(
+    more: list[str], serve: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    serve(lambda path: NOT_FOUND)
+    assert main(["status", "run", "-n", "team", *more, "--timeout", "20"]) == 3
+    assert "no DeepCoderRun run in namespace team" in capsys.readouterr().err
+
+
+def test_a_run_that_is_deleted_ends_the_watch(
+    serve: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[str] = []
+
+    def once(path: str) -> tuple[int, dict[str, Any]]:
+        seen.append(path)
+        status, body = a_run(path) if len(seen) <= 3 else NOT_FOUND
+        return status, {**body, "status": {"phase": "Running"}} if body is RUN else body
+
+    serve(once)
+    assert main(["status", "run", "-n", "team", "--watch", "--timeout", "20"]) == 3
+    assert "team/run was deleted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "namespace"),
+    [([], "of-the-context"), (["--context", "other"], "others"), (["-n", "named"], "named")],
+)
+def test_the_namespace_is_the_contexts_unless_one_is_named(
+    arguments: list[str], namespace: str, serve: Callable[..., list[str]]
+) -> None:
+    asked = serve(a_run, "of-the-context")
+    assert main(["status", "run", *arguments]) == 0
+    assert {path.split("/namespaces/")[1].split("/")[0] for path in asked} == {namespace}
+
+
+def test_a_watch_ends_with_the_run(serve: Callable[..., list[str]]) -> None:
+    serve(a_run)
+    assert main(["status", "run", "--watch", "--timeout", "20"]) == 0
+
+
+def test_a_run_that_does_not_end_in_time_is_said(
+    serve: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    serve(lambda path: (200, {**RUN, "status": {}}) if "/deepcoderruns/" in path else a_run(path))
+    assert main(["status", "run", "--watch", "--timeout", "0.5"]) == 1
+    assert "did not end within" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "said"),
+    [(403, 4, "you lack the permission to get deepcoderruns"), (401, 1, "log in"), (500, 1, "answers 500")],
+)
+@pytest.mark.parametrize("more", [[], ["--watch"]])
+def test_what_the_api_server_refuses_is_a_line(
+    status: int,
+    code: int,
+    said: str,
+    more: list[str],
+    serve: Callable[..., list[str]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    serve(lambda path: (status, {"kind": "Status", "code": status}))
+    assert main(["status", "run", *more]) == code
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [[], ["--watch"]])
+def test_an_api_server_that_does_not_answer_is_said_at_once(
+    more: list[str], serve: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    serve(a_run)
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        kubeconfig(tmp_path / "kubeconfig", f"http://127.0.0.1:{unused.getsockname()[1]}")
+        assert main(["status", "run", *more]) == 1
+    assert "does not answer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["", "clusters: [", "apiVersion: v1\nkind: Config\n"])
+def test_a_kubeconfig_that_leads_nowhere_is_said_with_the_mend(
+    content: str, serve: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    serve(a_run)
+    (tmp_path / "kubeconfig").write_text(content)
+    assert main(["status", "run"]) == 1
+    assert "Set KUBECONFIG" in capsys.readouterr().err
+
+
+def test_an_interrupted_watch_is_silent(
+    serve: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    serve(a_run)
+    monkeypatch.setattr("deepcoder_cli.__main__.follow", interrupted)
+    assert main(["status", "run", "--watch"]) == 130
+    assert capsys.readouterr().err == ""
