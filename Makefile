@@ -5,7 +5,7 @@ SHELL := bash
 PY := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo down test e2e test-long lint format generate images
+.PHONY: help setup demo down test e2e test-long lint format generate
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -13,17 +13,21 @@ help:  ## list the targets
 setup:  ## .venv with the packages and all tools
 	@scripts/setup.sh
 
-demo: setup  ## the whole loop on a real cluster
+demo:  ## the whole loop on a real cluster; what is missing is said before anything is installed
+	@scripts/plain-python.sh -m deepcoder_demo.preflight
+	@scripts/setup.sh
 	@$(PY) -m deepcoder_demo
 
 down:  ## remove every trace of the cluster
-	@if [ -x .venv/bin/python ]; then $(PY) -m devcluster down; else echo "nothing was set up"; fi
+	@scripts/plain-python.sh -m devcluster down
 
 test: setup lint  ## all that CI holds but the end-to-end tests; builds the real API, etcd and S3 servers they run
 	@$(PY) -m devcluster build
 	@$(PY) -m pytest -m "not e2e and not cluster and not long and not gpu"
 
-e2e: setup  ## end-to-end tests on the real cluster, minutes each
+e2e:  ## end-to-end tests on the real cluster, minutes each
+	@scripts/plain-python.sh -m deepcoder_demo.preflight
+	@scripts/setup.sh
 	@$(PY) -m pytest -m "(e2e or cluster) and not long"
 
 test-long: setup  ## chaos, fuzzing, scale at full length

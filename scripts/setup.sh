@@ -8,11 +8,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-cache="${DEEPCODER_CACHE:-$HOME/.cache/deepcoder}"
-python="${PYTHON:-$(command -v python3.11 || command -v python3 || true)}"
-[ -n "$python" ] || { echo "setup: no python3 found. Install Python 3.11 (Debian: apt-get install python3 python3-venv)." >&2; exit 64; }
-"$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || {
-  echo "setup: $python is $("$python" -V 2>&1), Python 3.11 is needed: install it, or set PYTHON to it." >&2; exit 64; }
+found="$(scripts/plain-python.sh -c 'import sys; from devcluster.config import cache_root; print(sys.executable, cache_root(), sep="\n")')"
+{ read -r python; read -r cache; } <<< "$found"
 
 packages=(contracts operator sandbox_image trainer_image devcluster cli demo)
 inputs=(constraints/trainer-cpu.txt constraints/dev.txt scripts/setup.sh)

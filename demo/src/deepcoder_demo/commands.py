@@ -1,19 +1,29 @@
 """Running other programs: output shown or kept, a deadline always, and a failure that shows what was said.
 
-The demo talks to devcluster, helm, kubectl and the trainer only through their command lines, as a user would; what
-works here works by hand.
+The demo talks to devcluster, helm, kubectl, the trainer and the command line only as a user would; what works here
+works by hand. A program past its deadline, or of a demo that is interrupted, is asked to end before it is killed, since
+devcluster and the trainer then end what they started.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+
+GRACE_SECONDS = 30.0
+_running: set[subprocess.Popen[str]] = set()
 
 
 class CommandFailed(Exception):
-    """A command ended with an error or ran past its deadline."""
+    """A command ended with an error or ran past its deadline; `status` is its exit status if it had one."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def run(
@@ -23,25 +33,52 @@ def run(
     show: bool = False,
     env: Mapping[str, str] | None = None,
     stdin: str | None = None,
+    accepted: Collection[int] = (0,),
 ) -> str:
     """Run a command and return its standard output ('' when shown); raises CommandFailed with the last lines."""
     words = [str(word) for word in command]
     try:
-        done = subprocess.run(
+        process = subprocess.Popen(
             words,
             env={**os.environ, **(env or {})},
-            input=stdin,
+            stdin=None if stdin is None else subprocess.PIPE,
             stdout=None if show else subprocess.PIPE,
-            stderr=None if show else subprocess.STDOUT,
+            stderr=None if show else subprocess.PIPE,
             text=True,
-            timeout=seconds,
-            check=False,
         )
     except FileNotFoundError as error:
         raise CommandFailed(f"{words[0]} is not installed, or not on PATH") from error
+    _running.add(process)
+    try:
+        output, errors = process.communicate(stdin, timeout=seconds)
     except subprocess.TimeoutExpired as error:
+        _end(process)
         raise CommandFailed(f"`{' '.join(words)}` did not end within {seconds:.0f} s") from error
-    if done.returncode != 0:
-        said = "" if show else ":\n" + "\n".join(done.stdout.splitlines()[-30:])
-        raise CommandFailed(f"`{' '.join(words)}` ended with status {done.returncode}{said}")
-    return done.stdout or ""
+    except BaseException:
+        _end(process)
+        raise
+    finally:
+        _running.discard(process)
+    if process.returncode not in accepted:
+        said = "" if show else ":\n" + "\n".join((output + errors).splitlines()[-30:])
+        raise CommandFailed(
+            f"`{' '.join(words)}` ended with status {process.returncode}{said}", status=process.returncode
+        )
+    return output or ""
+
+
+def end_all() -> None:
+    """Ask every program that any thread is running to end, so that nothing is waited for in vain."""
+    for process in list(_running):
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """SIGTERM, a while to end what it started, then SIGKILL."""
+    process.terminate()
+    try:
+        process.wait(GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,7 +1,8 @@
 """The demo's model and problems: made once, cached by what made them, and put into the run's bucket.
 
 `deepcoder-trainer make-demo` is deterministic, so its output is cached under a digest of the code that makes it. Files
-go up with their SHA-256, which the server checks; a file that is there already with the same digest is left alone.
+go up with their SHA-256, which the server checks; a file that is there already with the same digest is left alone. A
+server that refuses or does not answer is an UploadFailed, which says what to look at.
 """
 
 from __future__ import annotations
@@ -15,16 +16,20 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from deepcoder_demo.commands import run
-from deepcoder_demo.settings import REPOSITORY, S3Access, cache_dir, tool
+from deepcoder_demo.settings import REPOSITORY, S3Access, tool
 
 PREFIX = "demo"
 """Where examples/demo.yaml expects model and problems in the bucket."""
 
 MAKE_SECONDS = 900
 """Deadline of make-demo: two minutes on two idle cores, more beside the builds."""
+
+
+class UploadFailed(Exception):
+    """The bucket did not take the demo's files; the message says what to look at."""
 
 
 def made_by() -> str:
@@ -36,9 +41,9 @@ def made_by() -> str:
     return digest.hexdigest()[:16]
 
 
-def make() -> Path:
+def make(cache: Path) -> Path:
     """Folder with `model/`, `train.jsonl` and `heldout.jsonl`; made if it is not cached."""
-    folder = cache_dir() / "demo" / made_by()
+    folder = cache / "demo" / made_by()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -61,7 +66,25 @@ def upload(folder: Path, access: S3Access) -> int:
         config=Config(connect_timeout=5, read_timeout=60, retries={"max_attempts": 5}, s3={"addressing_style": "path"}),
     )
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return sum(_put(s3, access.bucket, f"{PREFIX}/{path.relative_to(folder).as_posix()}", path) for path in files)
+    try:
+        return sum(_put(s3, access.bucket, f"{PREFIX}/{path.relative_to(folder).as_posix()}", path) for path in files)
+    except (ClientError, BotoCoreError) as error:
+        raise UploadFailed(
+            f"bucket {access.bucket} at {access.host_endpoint} does not take the demo's files: {error}. {mend(error)}"
+        ) from error
+
+
+def mend(error: ClientError | BotoCoreError) -> str:
+    """What to look at after an error of the S3 client; where devcluster runs the server, `make down` renews it."""
+    status = error.response["ResponseMetadata"]["HTTPStatusCode"] if isinstance(error, ClientError) else None
+    if status in (401, 403):
+        return "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION, and what they may do there"
+    if status in (301, 404):
+        return "Check DEEPCODER_S3_BUCKET: the demo makes no bucket"
+    return (
+        "Check that this machine reaches it: DEEPCODER_S3_HOST_ENDPOINT is its URL from here. "
+        "If it is devcluster's: make down, then make demo"
+    )
 
 
 def _put(s3: Any, bucket: str, key: str, path: Path) -> bool:

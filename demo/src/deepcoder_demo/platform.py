@@ -10,7 +10,7 @@ import json
 from typing import Any
 
 from deepcoder_demo.commands import CommandFailed, run
-from deepcoder_demo.settings import CREDENTIALS_SECRET, OPERATOR_NAMESPACE, REPOSITORY, Cluster, S3Access
+from deepcoder_demo.settings import CREDENTIALS_SECRET, OPERATOR_NAMESPACE, REPOSITORY, Cluster, S3Access, tool
 
 RELEASE = "deepcoder"
 CHART = REPOSITORY / "helm/deepcoder-operator"
@@ -63,12 +63,31 @@ def apply(cluster: Cluster, *objects: dict[str, Any]) -> None:
 
 def kubectl(cluster: Cluster, *arguments: str, seconds: float = 60, stdin: str | None = None) -> str:
     """kubectl on this cluster."""
-    return run([cluster.kubectl, "--kubeconfig", cluster.kubeconfig, *arguments], seconds=seconds, stdin=stdin)
+    return run([cluster.kubectl, *arguments], seconds=seconds, stdin=stdin, env={"KUBECONFIG": cluster.kubeconfig})
 
 
 def helm(cluster: Cluster, *arguments: str, seconds: float) -> str:
     """Helm on this cluster."""
-    return run([cluster.helm, "--kubeconfig", cluster.kubeconfig, *arguments], seconds=seconds)
+    return run([cluster.helm, *arguments], seconds=seconds, env={"KUBECONFIG": cluster.kubeconfig})
+
+
+def follow(cluster: Cluster, name: str, namespace_: str, *, seconds: float) -> dict[str, Any]:
+    """Show a run with `kubectl deepcoder` until it has ended; returns it as it is then, Complete or Failed."""
+    command = [tool("kubectl-deepcoder"), "status", name, "-n", namespace_, "--watch", f"--timeout={seconds:.0f}"]
+    try:
+        run(command, seconds=seconds + 60, show=True, env={"KUBECONFIG": cluster.kubeconfig})
+    except CommandFailed:
+        found = get(cluster, "deepcoderrun", name, namespace_)
+        if found.get("status", {}).get("phase") != "Failed":
+            raise  # it did not end, or is not seen: the command has said which
+        return found
+    return get(cluster, "deepcoderrun", name, namespace_)
+
+
+def get(cluster: Cluster, kind: str, name: str, namespace_: str) -> dict[str, Any]:
+    """One object."""
+    found: dict[str, Any] = json.loads(kubectl(cluster, "get", kind, name, "-n", namespace_, "-o", "json"))
+    return found
 
 
 def delete_and_wait(cluster: Cluster, kind: str, name: str, namespace_: str, *, seconds: float) -> None:

@@ -1,13 +1,10 @@
-"""Where the demo finds things: the checkout, the cache, the tools, the cluster and its S3 server.
+"""What the demo is told once and every part of it knows: names, places in the checkout, the cluster it runs on.
 
-The demo runs from a checkout (it builds images from it). Where KUBECONFIG names a reachable cluster, that one is used
-and none is built; its images and its S3 server then come from variables, and what is missing is said by name.
+The demo runs from a checkout (it builds images from it). Everything here is a value; nothing fails.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,16 +17,8 @@ OPERATOR_NAMESPACE = "deepcoder"
 CREDENTIALS_SECRET = "deepcoder-s3"  # noqa: S105 - the Secret's name
 
 
-CREDENTIAL_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-
-
 class SettingsError(Exception):
     """Something the demo needs is missing; the message says what to set."""
-
-
-def cache_dir() -> Path:
-    """Where expensive things are kept between runs."""
-    return Path(os.environ.get("DEEPCODER_CACHE") or Path.home() / ".cache" / "deepcoder")
 
 
 def tool(name: str) -> Path:
@@ -64,45 +53,11 @@ class Images:
 class Cluster:
     """A cluster to run the demo on."""
 
-    kubeconfig: Path
+    kubeconfig: str
+    """Value for KUBECONFIG: one file, or several joined by ':'."""
     ours: bool
     """Whether devcluster made it."""
     images: Images
     s3: S3Access
     kubectl: str = "kubectl"
     helm: str = "helm"
-
-
-def foreign_cluster(kubeconfig: Path) -> Cluster:
-    """A cluster of the user's: images and S3 server come from variables."""
-    names = ("DEEPCODER_IMAGES", "DEEPCODER_S3_ENDPOINT", "DEEPCODER_S3_BUCKET", *CREDENTIAL_VARIABLES)
-    missing = [name for name in names if not os.environ.get(name)]
-    if missing:
-        raise SettingsError(
-            f"KUBECONFIG names a reachable cluster ({kubeconfig}), so none is built. The demo then also needs "
-            f"{', '.join(missing)}: DEEPCODER_IMAGES is a JSON file with the keys operator, trainer and sandbox, whose "
-            "images the cluster can pull. Or unset KUBECONFIG to have a cluster made on this machine."
-        )
-    endpoint = os.environ["DEEPCODER_S3_ENDPOINT"]
-    return Cluster(
-        kubeconfig,
-        ours=False,
-        images=read_images(Path(os.environ["DEEPCODER_IMAGES"])),
-        s3=S3Access(
-            endpoint=endpoint,
-            host_endpoint=os.environ.get("DEEPCODER_S3_HOST_ENDPOINT", endpoint),
-            bucket=os.environ["DEEPCODER_S3_BUCKET"],
-            region=os.environ.get("AWS_REGION", "us-east-1"),
-            access_key=os.environ["AWS_ACCESS_KEY_ID"],
-            secret_key=os.environ["AWS_SECRET_ACCESS_KEY"],
-        ),
-    )
-
-
-def read_images(path: Path) -> Images:
-    """Image references from a JSON file with the keys operator, trainer and sandbox."""
-    try:
-        values = json.loads(path.read_text())
-        return Images(operator=values["operator"], trainer=values["trainer"], sandbox=values["sandbox"])
-    except (OSError, ValueError, KeyError) as error:
-        raise SettingsError(f"{path} must be JSON with the keys operator, trainer and sandbox: {error!r}") from error

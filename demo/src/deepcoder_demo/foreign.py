@@ -1,0 +1,81 @@
+"""A cluster of the user's own: whether KUBECONFIG means one, whether it answers, and what variables must say of it.
+
+A KUBECONFIG that names no reachable cluster is an error and not a reason to build one: the user meant something by it.
+Images and the S3 server come from variables; what is missing is said by name. Standard library alone, since the checks
+before the set-up use it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from deepcoder_demo.commands import CommandFailed, run
+from deepcoder_demo.settings import Cluster, Images, S3Access, SettingsError
+
+VARIABLES = (
+    "DEEPCODER_IMAGES", "DEEPCODER_S3_ENDPOINT", "DEEPCODER_S3_BUCKET", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY",
+)  # fmt: skip
+PROGRAMS = ("kubectl", "helm")
+UNSET = "Or unset KUBECONFIG to have a cluster made on this machine"
+
+
+def named(environment: Mapping[str, str], ours: Path) -> str | None:
+    """The value of KUBECONFIG, a file or several joined by ':', unless there is none or it is devcluster's own file."""
+    value = environment.get("KUBECONFIG", "")
+    files = [Path(file) for file in value.split(":") if file]
+    return None if all(file == ours for file in files) else value
+
+
+def check(kubeconfig: str, environment: Mapping[str, str]) -> Cluster:
+    """The cluster, when it answers and all that the demo needs of it is said; raises SettingsError otherwise."""
+    if missing := [program for program in PROGRAMS if shutil.which(program, path=environment.get("PATH")) is None]:
+        raise SettingsError(
+            f"KUBECONFIG names a cluster ({kubeconfig}), which needs {' and '.join(missing)} on PATH. {UNSET}."
+        )
+    ready = ["kubectl", "get", "--raw=/readyz", "--request-timeout=10s"]
+    try:
+        run(ready, seconds=20, env={"KUBECONFIG": kubeconfig})
+    except CommandFailed as error:
+        raise SettingsError(
+            f"KUBECONFIG={kubeconfig} names a cluster that does not answer: {error}\nStart it, or log in. {UNSET}."
+        ) from error
+    return cluster(kubeconfig, environment)
+
+
+def cluster(kubeconfig: str, environment: Mapping[str, str]) -> Cluster:
+    """What the variables say of the cluster."""
+    if missing := [name for name in VARIABLES if not environment.get(name)]:
+        raise SettingsError(
+            f"KUBECONFIG names a reachable cluster ({kubeconfig}), so none is built. The demo then also needs "
+            f"{', '.join(missing)}: DEEPCODER_IMAGES is a JSON file with the keys operator, trainer and sandbox, whose "
+            f"images the cluster can pull; DEEPCODER_S3_ENDPOINT is the URL of an S3 server as pods reach it "
+            f"(DEEPCODER_S3_HOST_ENDPOINT as this machine does, if another); AWS_REGION is us-east-1 if unset. {UNSET}."
+        )
+    endpoint = environment["DEEPCODER_S3_ENDPOINT"]
+    return Cluster(
+        kubeconfig,
+        ours=False,
+        images=read_images(Path(environment["DEEPCODER_IMAGES"])),
+        s3=S3Access(
+            endpoint=endpoint,
+            host_endpoint=environment.get("DEEPCODER_S3_HOST_ENDPOINT") or endpoint,
+            bucket=environment["DEEPCODER_S3_BUCKET"],
+            region=environment.get("AWS_REGION") or "us-east-1",
+            access_key=environment["AWS_ACCESS_KEY_ID"],
+            secret_key=environment["AWS_SECRET_ACCESS_KEY"],
+        ),
+    )
+
+
+def read_images(path: Path) -> Images:
+    """Image references from a JSON file with the keys operator, trainer and sandbox."""
+    try:
+        values = json.loads(path.read_text())
+        return Images(operator=values["operator"], trainer=values["trainer"], sandbox=values["sandbox"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SettingsError(
+            f"DEEPCODER_IMAGES={path} must be a JSON file with the keys operator, trainer and sandbox: {error!r}"
+        ) from error
