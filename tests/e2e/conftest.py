@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from e2e_world import World, small_run
+from e2e_world import World
 from kubernetes import config
 from rich.console import Console
 
@@ -20,7 +20,7 @@ GONE_SECONDS = 240
 @pytest.fixture(scope="session")
 def world() -> World:
     cluster = make_ready(Stopwatch(Console()))
-    config.load_kube_config(str(cluster.kubeconfig))
+    config.load_kube_config(cluster.kubeconfig)
     return World(cluster, NAMESPACE)
 
 
@@ -32,7 +32,7 @@ def start_run(world: World) -> Iterator[Callable[..., str]]:
     def start(name: str, steps: int = 6, change: Callable[[dict[str, Any]], None] = lambda manifest: None) -> str:
         world.delete(name)
         world.wait_gone(name, GONE_SECONDS)
-        manifest = small_run(name, steps)
+        manifest = world.small_run(name, steps)
         change(manifest)
         world.create(manifest)
         started.append(name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import time
 from collections.abc import Callable
@@ -10,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import boto3
-import yaml
 from botocore.config import Config
 from botocore.exceptions import ClientError
 from kubernetes import client
 
 from deepcoder_contracts.base import sha256_digest
-from deepcoder_demo.settings import NAMESPACE, REPOSITORY, Cluster
+from deepcoder_demo import manifest
+from deepcoder_demo.settings import Cluster
 
 GROUP, VERSION, RUNS = "deepcoder.dev", "v1alpha1", "deepcoderruns"
 RUN_LABEL = "deepcoder.dev/run"
@@ -53,9 +52,23 @@ class World:
     def core(self) -> client.CoreV1Api:
         return client.CoreV1Api()
 
-    def create(self, manifest: Object) -> Object:
+    def small_run(self, name: str, steps: int = 6) -> Object:
+        """The demo's run with its first stage alone, few steps, small batches, and a checkpoint each second step."""
+        run = manifest.rendered(manifest.load(), self.cluster.s3)
+        run["metadata"] = {"name": name, "namespace": self.namespace}
+        spec = run["spec"]
+        spec["recipe"] |= {"promptsPerStep": 16, "groupSize": 4}
+        stage = spec["stages"][0]
+        stage["maxSteps"] = steps
+        stage.pop("evaluate", None)
+        spec["stages"] = [stage]
+        spec["checkpoint"]["everySteps"] = 2
+        spec.setdefault("failurePolicy", {})["backoff"] = {"initialSeconds": 1, "maxSeconds": 5}
+        return run
+
+    def create(self, run: Object) -> Object:
         return self.objects.create_namespaced_custom_object(
-            GROUP, VERSION, self.namespace, RUNS, manifest, _request_timeout=TIMEOUT
+            GROUP, VERSION, self.namespace, RUNS, run, _request_timeout=TIMEOUT
         )
 
     def run(self, name: str) -> Object | None:
@@ -191,18 +204,3 @@ class World:
                 return None
             raise
         return body
-
-
-def small_run(name: str, steps: int = 6) -> dict[str, Any]:
-    """The demo's run with its first stage alone, few steps, small batches, and a checkpoint each second step."""
-    manifest: dict[str, Any] = copy.deepcopy(yaml.safe_load((REPOSITORY / "examples/demo.yaml").read_text()))
-    manifest["metadata"] = {"name": name, "namespace": NAMESPACE}
-    spec = manifest["spec"]
-    spec["recipe"] |= {"promptsPerStep": 16, "groupSize": 4}
-    stage = spec["stages"][0]
-    stage["maxSteps"] = steps
-    stage.pop("evaluate", None)
-    spec["stages"] = [stage]
-    spec["checkpoint"]["everySteps"] = 2
-    spec.setdefault("failurePolicy", {})["backoff"] = {"initialSeconds": 1, "maxSeconds": 5}
-    return manifest

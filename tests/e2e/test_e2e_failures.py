@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
-from e2e_world import World, wait_until
+from e2e_world import TIMEOUT, World, wait_until
 
 from deepcoder_contracts import layout
 from deepcoder_demo.settings import OPERATOR_NAMESPACE
@@ -22,21 +23,42 @@ def step_at_least(step: int) -> Callable[[dict], bool]:
     return lambda status: status.get("phase") == "Running" and status.get("progress", {}).get("step", 0) >= step
 
 
+def operators(world: World) -> dict[str, Any]:
+    """The operator's pods by uid."""
+    found = world.core.list_namespaced_pod(OPERATOR_NAMESPACE, label_selector=OPERATOR, _request_timeout=TIMEOUT)
+    return {pod.metadata.uid: pod for pod in found.items}
+
+
+def is_ready(pod: Any) -> bool:
+    return any(c.type == "Ready" and c.status == "True" for c in pod.status.conditions or [])
+
+
 def test_operator_killed_in_mid_run_the_run_completes_without_a_duplicate_child(
     world: World, start_run: Callable[..., str]
 ) -> None:
-    name = start_run("e2e-operator-killed")
-    world.wait_for(name, "an attempt runs", lambda s: s.get("phase") == "Running", START_SECONDS)
-    before = world.core.list_namespaced_pod(
-        OPERATOR_NAMESPACE, label_selector="app.kubernetes.io/name=deepcoder-operator"
-    ).items
-    for pod in before:
+    name = start_run("e2e-operator-killed", steps=60, change=lambda m: m["spec"]["checkpoint"].update(everySteps=10))
+    world.wait_for(name, "a step", step_at_least(1), START_SECONDS)
+    jobs = world.rayjobs(name)
+    assert jobs == [f"{name}-s0-a1"]
+    killed = operators(world)
+    assert killed, "there is no operator to kill"
+    for pod in killed.values():
         world.kill_pod(pod.metadata.name, OPERATOR_NAMESPACE)
+    wait_until(
+        "another operator is ready",
+        lambda: any(uid not in killed and is_ready(pod) for uid, pod in operators(world).items()),
+        120,
+        lambda: {pod.metadata.name: pod.status.phase for pod in operators(world).values()},
+    )
+    assert not set(killed) & set(operators(world)), "an operator outlived its killing"
+    seen = world.status(name)["progress"]["step"]
+    world.wait_for(name, "a step that the new operator was told of", step_at_least(seen + 1), 60)
+    assert world.rayjobs(name) == jobs
 
     status = world.wait_for_phase(name, "Complete", RUN_SECONDS)
 
     assert status["ordinal"] == 1, "a second attempt was made"
-    assert world.rayjobs(name) in ([], [f"{name}-s0-a1"])
+    assert world.rayjobs(name) in ([], jobs)
     assert status["latestCheckpoint"]["final"]
 
 

@@ -10,7 +10,7 @@ import pytest
 from e2e_world import GROUP, TIMEOUT, VERSION, World, wait_until
 from kubernetes import client
 
-from deepcoder_demo.platform import kubectl
+from deepcoder_demo.platform import delete_and_wait, kubectl
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -57,14 +57,21 @@ def pool(world: World) -> Iterator[str]:
             "template": {"spec": {"containers": [judge]}},
         },
     }
-    arguments = (GROUP, VERSION, world.namespace, "sandboxpools")
-    world.objects.create_namespaced_custom_object(*arguments, body, _request_timeout=TIMEOUT)
+    remove_pool(world)
     try:
+        world.objects.create_namespaced_custom_object(
+            GROUP, VERSION, world.namespace, "sandboxpools", body, _request_timeout=TIMEOUT
+        )
         wait_until("one judge is ready", lambda: status(world).get("readyReplicas") == 1, READY_SECONDS)
         yield POOL
     finally:
-        world.objects.delete_namespaced_custom_object(*arguments, POOL, _request_timeout=TIMEOUT)
-        wait_until("the judges are gone", lambda: not judges(world), READY_SECONDS, lambda: judges(world))
+        remove_pool(world)
+
+
+def remove_pool(world: World) -> None:
+    """Also before a test: one that was killed leaves its pool."""
+    delete_and_wait(world.cluster, "sandboxpool", POOL, world.namespace, seconds=READY_SECONDS)
+    wait_until("the judges are gone", lambda: not judges(world), READY_SECONDS, lambda: judges(world))
 
 
 def status(world: World) -> dict[str, Any]:
@@ -79,7 +86,7 @@ def judges(world: World) -> list[str]:
     return [p.metadata.name for p in found.items]
 
 
-def call(world: World, name: str, labels: dict[str, str], programs: int) -> Any:
+def call(world: World, name: str, labels: dict[str, str], programs: int) -> None:
     """A pod that sends programs to the pool's first judge."""
     security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     host = f"{POOL}-judge.{world.namespace}.svc"
@@ -107,8 +114,8 @@ def call(world: World, name: str, labels: dict[str, str], programs: int) -> Any:
             "volumes": [{"name": "token", "secret": {"secretName": f"{POOL}-token"}}],
         },
     }
+    delete_and_wait(world.cluster, "pod", name, world.namespace, seconds=READY_SECONDS)  # of a test that was killed
     world.core.create_namespaced_pod(world.namespace, body, _request_timeout=TIMEOUT)
-    return body
 
 
 def finished(world: World, name: str) -> str | None:

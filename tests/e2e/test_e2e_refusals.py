@@ -6,14 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from e2e_world import World, small_run
+from e2e_world import TIMEOUT, World
 from kubernetes import client
+
+from deepcoder_demo.platform import delete_and_wait
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
 def test_an_invalid_manifest_is_refused_by_the_api_server_with_field_and_mend(world: World) -> None:
-    manifest = small_run("e2e-invalid")
+    manifest = world.small_run("e2e-invalid")
     manifest["spec"]["sandbox"]["poolRef"] = {"name": "shared"}
     manifest["spec"]["sandbox"]["template"] = {}
     with pytest.raises(client.ApiException, match=r"spec\.sandbox.*exactly one of sandbox\.poolRef"):
@@ -27,7 +29,8 @@ def test_wrong_credentials_are_said_in_a_condition_and_no_trainer_is_made(
         metadata=client.V1ObjectMeta(name="e2e-wrong"),
         string_data={"AWS_ACCESS_KEY_ID": world.cluster.s3.access_key, "AWS_SECRET_ACCESS_KEY": "not-the-secret"},
     )
-    world.core.create_namespaced_secret(world.namespace, secret)
+    delete_and_wait(world.cluster, "secret", "e2e-wrong", world.namespace, seconds=60)  # of a test that was killed
+    world.core.create_namespaced_secret(world.namespace, secret, _request_timeout=TIMEOUT)
     try:
 
         def use_it(manifest: dict[str, Any]) -> None:
@@ -47,4 +50,4 @@ def test_wrong_credentials_are_said_in_a_condition_and_no_trainer_is_made(
         assert "not-the-secret" not in str(world.run(name))
         assert world.rayjobs(name) == []
     finally:
-        world.core.delete_namespaced_secret("e2e-wrong", world.namespace)
+        delete_and_wait(world.cluster, "secret", "e2e-wrong", world.namespace, seconds=60)
