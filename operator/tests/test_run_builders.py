@@ -19,7 +19,9 @@ from deepcoder_operator.builders.foundation import build_network_policy, build_p
 from deepcoder_operator.builders.rayjob import build_rayjob
 from deepcoder_operator.builders.settings import TrainerSettings
 from deepcoder_operator.builders.stage_config import build_stage_config
+from deepcoder_operator.domain.admission import check_spec
 from deepcoder_operator.domain.names import MAX_ORDINAL, attempt_name
+from deepcoder_operator.domain.policy import Policy
 from deepcoder_operator.domain.resolve import resolve
 
 SETTINGS = TrainerSettings("https://operator.deepcoder.svc:8443", "CA", monitoring_namespace="monitoring")
@@ -61,7 +63,7 @@ def resources_of(group: dict[str, Any]) -> dict[str, int]:
     return parsed
 
 
-def with_gpus(count: int, replicas: int = 1) -> dict[str, Any]:
+def with_gpus(count: object, replicas: int = 1) -> dict[str, Any]:
     container = {"name": "ray-worker", "resources": {"limits": {"nvidia.com/gpu": count}}}
     return {"replicas": replicas, "template": {"spec": {"containers": [container]}}}
 
@@ -200,6 +202,51 @@ def test_what_the_operator_owns_is_refused_by_name(group: str, template: dict[st
     assert problem is not None
     assert field in problem.message
     assert f"resources.{group}.template" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("template", "field"),
+    [
+        ({"spec": "x"}, "learners.template.spec must be a map"),
+        ({"metadata": ["x"]}, "learners.template.metadata must be a map"),
+        ({"metadata": {"labels": {"team": 1}}}, "metadata.labels[team] must be text"),
+        ({"spec": {"containers": ["x"]}}, "spec.containers[0] must be a map"),
+        ({"spec": {"containers": {"name": "ray-worker"}}}, "spec.containers must be a list"),
+        ({"spec": {"containers": [{"image": "x"}]}}, "spec.containers[0] has no name"),
+        ({"spec": {"containers": [{"name": "ray-worker", "env": ["A=1"]}]}}, "containers[ray-worker].env[0] must be"),
+        ({"spec": {"containers": [{"name": "a", "resources": "8"}]}}, "containers[a].resources must be a map"),
+        ({"spec": {"volumes": "w"}}, "spec.volumes must be a list"),
+        (with_gpus("eight")["template"], "resources.limits[nvidia.com/gpu] must be a quantity"),
+        (with_gpus("1500m")["template"], "resources.limits[nvidia.com/gpu] must be a whole number"),
+        (with_gpus(True)["template"], "resources.limits[nvidia.com/gpu] must be a quantity"),
+    ],
+)
+def test_malformed_template_is_refused_by_its_path_and_ends_no_pass(template: dict[str, Any], field: str) -> None:
+    run = make_run(stages=[TRAIN | {"resources": {"learners": {"template": template}}}])
+    for problem in (check_templates(run), check_spec(run, Policy())):
+        assert problem is not None
+        assert problem.reason == "TemplateMalformed"
+        assert field in problem.message
+
+
+def test_malformed_template_of_the_runs_own_pool_is_refused_with_the_run() -> None:
+    run = make_run(sandbox={"template": {"template": {"spec": {"containers": "judge"}}}})
+    problem = check_spec(run, Policy())
+    assert problem is not None
+    assert "spec.sandbox.template.template.spec.containers must be a list" in problem.message
+
+
+def test_what_a_judges_template_may_not_set_is_refused_with_the_run() -> None:
+    run = make_run(sandbox={"template": {"template": {"spec": {"hostNetwork": True}}}})
+    problem = check_templates(run)
+    assert problem is not None
+    assert "spec.sandbox.template.template.spec.hostNetwork" in problem.message
+
+
+def test_null_in_a_template_removes_a_field_and_is_no_mistake() -> None:
+    template = {"metadata": None, "spec": {"nodeSelector": None, "volumes": None, "containers": None}}
+    run = make_run(stages=[TRAIN | {"resources": {"learners": {"template": template}}}])
+    assert check_spec(run, Policy()) is None
 
 
 def test_certificate_of_the_s3_server_reaches_every_pod() -> None:

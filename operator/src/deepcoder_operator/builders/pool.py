@@ -27,6 +27,7 @@ from deepcoder_operator.domain.pool_names import (
     service_name,
     token_secret_name,
 )
+from deepcoder_operator.domain.templates import malformed
 
 CONTAINER = "judge"
 """Name of the judge's container, which a template's container of that name is merged over."""
@@ -112,7 +113,7 @@ class PoolSettings:
 
 def build_pod_template(pool: PoolIdentity, spec: SandboxPoolSpec, settings: PoolSettings) -> dict[str, Any]:
     """PodTemplateSpec of a judge; raises `TemplateError` when the user's template sets what the operator owns."""
-    _refuse(spec.template)
+    refuse_judge_template(spec.template, "spec.template")
     return merge(_base_template(pool, spec, settings), spec.template)
 
 
@@ -297,9 +298,11 @@ def _probe(path: str, *, period: int, failures: int) -> dict[str, Any]:
     }
 
 
-def _refuse(template: Mapping[str, Any]) -> None:
+def refuse_judge_template(template: Mapping[str, Any], where: str) -> None:
     """What a template may not ask for: what the operator owns, and what the restricted standard forbids."""
-    refuse_owned(template, _OWNED, "spec.template")
+    if problem := malformed(template, where):
+        raise TemplateError(problem)
+    refuse_owned(template, _OWNED, where)
     pod = template.get("spec") or {}
     for kind in ("containers", "initContainers", "ephemeralContainers"):
         for container in pod.get(kind) or ():
@@ -307,12 +310,12 @@ def _refuse(template: Mapping[str, Any]) -> None:
             for field in ("privileged", "allowPrivilegeEscalation"):
                 if context.get(field):
                     raise TemplateError(
-                        f"spec.template.spec.{kind}[{container.get('name')}].securityContext.{field} would let "
+                        f"{where}.spec.{kind}[{container.get('name')}].securityContext.{field} would let "
                         "programs out of the sandbox: remove it"
                     )
     for volume in pod.get("volumes") or ():
         if "hostPath" in volume:
             raise TemplateError(
-                f"spec.template.spec.volumes[{volume.get('name')}].hostPath is not allowed beside programs of unknown "
+                f"{where}.spec.volumes[{volume.get('name')}].hostPath is not allowed beside programs of unknown "
                 "intent: use a volume of another kind"
             )

@@ -15,6 +15,7 @@ from deepcoder_operator.domain.bounds import RECHECK_SECONDS
 from deepcoder_operator.domain.draft import Draft
 from deepcoder_operator.domain.policy import Policy
 from deepcoder_operator.domain.resolve import resolve, storage_uri
+from deepcoder_operator.domain.templates import template_problem
 from deepcoder_operator.domain.world import Problem, World, pod_gpus
 
 
@@ -61,6 +62,8 @@ def check_spec(run: DeepCoderRun, policy: Policy) -> Problem | None:
         return Problem("ImageMissing", "spec.image is not set and the operator has no default: set spec.image")
     if spec.checkpoint.s3.credentials_secret_ref is None:
         return Problem("CredentialsMissing", "checkpoint.s3.credentialsSecretRef is not set: name a Secret")
+    if problem := template_problem(run):
+        return problem
     earlier: list[str] = []
     for stage in spec.stages:
         problem = _check_stage(run, stage, earlier)

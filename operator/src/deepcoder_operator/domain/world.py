@@ -245,12 +245,12 @@ def pool_view(obj: Object) -> PoolView:
 
 
 def pod_gpus(pod_spec: Object) -> int:
-    """GPUs that a pod asks for: extended resources named `<vendor>/gpu`."""
+    """GPUs that a pod asks for: extended resources named `<vendor>/gpu`, whole numbers."""
     total = 0
     for container in pod_spec.get("containers") or ():
         resources = container.get("resources") or {}
         asked = (resources.get("requests") or {}) | (resources.get("limits") or {})
-        total += sum(int(v) for k, v in asked.items() if k.endswith("/gpu"))
+        total += sum(int(v) for k, v in asked.items() if k.endswith("/gpu") and str(v).isdecimal())
     return total
 
 

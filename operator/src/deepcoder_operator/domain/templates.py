@@ -1,0 +1,122 @@
+"""Whether a user's PodTemplateSpec has the form of one, as far as the operator itself reads it.
+
+A template is kept as it was written (the CRD preserves unknown fields), so nothing before here has looked at it: a
+string where a list belongs would end a pass instead of being told. What only the API server or KubeRay reads is left
+to them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from deepcoder_operator.api.run import DeepCoderRun
+from deepcoder_operator.domain.world import Problem
+
+_TEXT = "text"
+_TEXTS = "a map of text to text"
+_QUANTITIES = "a map of resource to quantity"
+_ANY: dict[str, Any] = {}
+
+_CONTAINER: dict[str, Any] = {
+    "name": _TEXT,
+    "env": [{"name": _TEXT, "valueFrom": _ANY}],
+    "envFrom": [_ANY],
+    "ports": [_ANY],
+    "volumeMounts": [{"mountPath": _TEXT}],
+    "volumeDevices": [{"devicePath": _TEXT}],
+    "resources": {"requests": _QUANTITIES, "limits": _QUANTITIES, "claims": [_ANY]},
+    "securityContext": {"capabilities": _ANY, "seccompProfile": _ANY, "appArmorProfile": _ANY, "seLinuxOptions": _ANY},
+    "lifecycle": _ANY,
+}
+_TEMPLATE: dict[str, Any] = {
+    "metadata": {"labels": _TEXTS, "annotations": _TEXTS},
+    "spec": {
+        "containers": [_CONTAINER],
+        "initContainers": [_CONTAINER],
+        "ephemeralContainers": [_CONTAINER],
+        "volumes": [{"name": _TEXT}],
+        "imagePullSecrets": [_ANY],
+        "hostAliases": [_ANY],
+        "tolerations": [_ANY],
+        "topologySpreadConstraints": [_ANY],
+        "resourceClaims": [_ANY],
+        "nodeSelector": _TEXTS,
+        "affinity": _ANY,
+        "securityContext": {"seccompProfile": _ANY, "appArmorProfile": _ANY, "seLinuxOptions": _ANY, "sysctls": [_ANY]},
+    },
+}
+"""What is read, by its form: a map with known keys, a list of such maps, or one of the words above."""
+
+_REQUIRED = frozenset({"name", "mountPath", "devicePath"})
+"""Keys that tell elements of a list apart; an element without could not be merged."""
+
+_QUANTITY = re.compile(r"^[+-]?(\d+(\.\d*)?|\.\d+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?\d+)?$")
+
+
+def template_problem(run: DeepCoderRun) -> Problem | None:
+    """What is wrong with the form of a run's templates."""
+    found = [
+        (f"spec.stages[{stage.name}].resources.{role}.template", group.template)
+        for stage in run.spec.stages
+        for role in ("head", "samplers", "learners")
+        if (group := getattr(stage.resources, role)) is not None
+    ]
+    if run.spec.sandbox.template is not None:
+        found.append(("spec.sandbox.template.template", run.spec.sandbox.template.template))
+    messages = (malformed(template, where) for where, template in found)
+    return next((Problem("TemplateMalformed", m) for m in messages if m), None)
+
+
+def malformed(template: Mapping[str, Any], where: str) -> str | None:
+    """The first thing in a template that has not the form it must have, named by its path; None if all is well."""
+    return _check(template, _TEMPLATE, where)
+
+
+def _check(value: Any, form: Any, where: str) -> str | None:
+    if value is None:  # null removes a field
+        return None
+    if isinstance(form, list):
+        return _check_list(value, form[0], where)
+    if form == _TEXT:
+        return None if isinstance(value, str) else _wrong(where, "text", value)
+    if not isinstance(value, Mapping):
+        return _wrong(where, "a map", value)
+    if form in (_TEXTS, _QUANTITIES):
+        check = _check_text if form == _TEXTS else _check_quantity
+        return next((p for k, v in value.items() if (p := check(k, v, f"{where}[{k}]"))), None)
+    return next((p for k, f in form.items() if (p := _check(value.get(k), f, f"{where}.{k}"))), None)
+
+
+def _check_list(value: Any, form: Mapping[str, Any], where: str) -> str | None:
+    if not isinstance(value, list):
+        return _wrong(where, "a list", value)
+    for i, element in enumerate(value):
+        if not isinstance(element, Mapping):
+            return _wrong(f"{where}[{i}]", "a map", element)
+        missing = next((k for k in form if k in _REQUIRED and element.get(k) is None), None)
+        if missing:
+            return f"{where}[{i}] has no {missing}: add one"
+        if problem := _check(element, form, f"{where}[{element.get('name', i)}]"):
+            return problem
+    return None
+
+
+def _check_text(_key: str, value: Any, where: str) -> str | None:
+    return None if value is None or isinstance(value, str) else _wrong(where, "text (in quotes)", value)
+
+
+def _check_quantity(key: str, value: Any, where: str) -> str | None:
+    if value is None:
+        return None
+    text = str(value)
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or not _QUANTITY.match(text):
+        return _wrong(where, 'a quantity such as 8, "500m" or 64Gi', value)
+    if key.endswith("/gpu") and not text.isdecimal():
+        return _wrong(where, "a whole number of GPUs such as 8", value)
+    return None
+
+
+def _wrong(where: str, wanted: str, got: Any) -> str:
+    return f"{where} must be {wanted}, not {str(got)[:80]!r}: mend the template"
