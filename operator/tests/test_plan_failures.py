@@ -54,6 +54,26 @@ def test_pause_doubles_and_attempts_are_bounded() -> None:
     assert cluster.made == ["demo-s0-a1", "demo-s0-a2", "demo-s0-a3"]
 
 
+def test_attempt_that_made_a_checkpoint_is_followed_by_the_first_pause_again() -> None:
+    cluster = running(failurePolicy={"maxAttempts": 9})
+    pauses = []
+    for step in (0, 0, 5, 10, 0):
+        if step:
+            cluster.save(step)
+            cluster.report(step)
+            cluster.advance(20)
+            cluster.settle()
+        cluster.leave(1)
+        cluster.settle()
+        assert cluster.run.status.backoff is not None
+        pauses.append((cluster.run.status.backoff.until - cluster.now).total_seconds())
+        cluster.advance(pauses[-1])
+        cluster.settle()
+        cluster.start_job()
+        cluster.settle()
+    assert pauses == [10, 20, 10, 10, 20]
+
+
 def test_failed_run_prints_the_way_forward() -> None:
     cluster = running(failurePolicy={"maxAttempts": 1})
     cluster.save(10)

@@ -35,7 +35,8 @@ def settle(draft: Draft, world: World) -> None:
         draft.look_again(RECHECK_SECONDS if problem else 0)
         return
     stored = view.stage
-    fresh = stored.newest is not None and note_checkpoint(draft, attempt.stage_index, stored.newest)
+    if stored.newest is not None:
+        note_checkpoint(draft, attempt.stage_index, stored.newest)
     if stored.code_digest and draft.status.provenance:
         draft.update(provenance=draft.status.provenance.model_copy(update={"code_digest": stored.code_digest}))
     if _finished(draft, attempt, stored):
@@ -56,7 +57,7 @@ def settle(draft: Draft, world: World) -> None:
             failure = refine(attempt, stored.exit)
     else:
         failure = refine(attempt, stored.exit)
-    _failed(draft, attempt, failure, progressed=fresh)
+    _failed(draft, attempt, failure)
 
 
 def _finished(draft: Draft, attempt: AttemptStatus, stored: StoredStage) -> bool:
@@ -83,14 +84,16 @@ def _drained(draft: Draft, attempt: AttemptStatus, *, saved: bool) -> None:
     draft.look_again(0)
 
 
-def _failed(draft: Draft, attempt: AttemptStatus, failure: Failure, *, progressed: bool) -> None:
+def _failed(draft: Draft, attempt: AttemptStatus, failure: Failure) -> None:
     index = attempt.stage_index
     entry = draft.status.stages[index]
     policy = draft.run.spec.failure_policy
     action, rule = decide(policy, failure)
     note_waste(draft, attempt)
     counted = action is FailureAction.RETRY
-    row = 1 if progressed or draft.status.backoff is None else draft.status.backoff.failures_in_row + 1
+    latest, backoff = draft.status.latest_checkpoint, draft.status.backoff
+    progressed = latest is not None and latest.ordinal == attempt.ordinal
+    row = 1 if progressed or backoff is None else backoff.failures_in_row + 1
     entry = draft.update_stage(
         index,
         failures=entry.failures + counted,
