@@ -391,3 +391,21 @@ def test_gpu_seconds_count_from_scheduled_to_gone() -> None:
     cluster.settle()
     assert cluster.run.status.usage.gpu_seconds == "720"
     assert cluster.run.status.usage.wasted_gpu_seconds == "0"
+
+
+@pytest.mark.parametrize("node_lost", [False, True])
+def test_wasted_gpu_seconds_end_with_the_attempt_and_not_with_an_outage_of_storage(node_lost: bool) -> None:
+    cluster = running()
+    head = cluster.pods["demo-s0-a1-head"]
+    cluster.pods["w"] = replace(head, name="w", uid="w", role="learner", gpus=8, scheduled=cluster.now)
+    cluster.settle()
+    cluster.advance(100)
+    if node_lost:
+        cluster.pods = {}
+    cluster.leave(1)
+    cluster.storage_problem = Problem("StorageUnreachable", "no route")
+    cluster.settle()
+    cluster.advance(3600)
+    cluster.storage_problem = None
+    cluster.settle()
+    assert cluster.run.status.usage.wasted_gpu_seconds == "800"

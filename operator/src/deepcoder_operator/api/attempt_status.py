@@ -90,6 +90,9 @@ class AttemptStatus(Status):
     drain_deadline: datetime | None = None
     """When it is waited for no longer: while it drains for its trainer, once it leaves for its RayJob and pods."""
 
+    ended_time: datetime | None = None
+    """When its end was seen."""
+
     outcome: Outcome | None = None
     """How it ended, once that is known."""
 
@@ -100,7 +103,7 @@ class AttemptStatus(Status):
     """What the classification rests on."""
 
     gpus: int = 0
-    """GPUs its pods ask for."""
+    """Most GPUs that its pods have asked for at once."""
 
 
 class BackoffStatus(Status):

@@ -123,8 +123,8 @@ def _note_pods(draft: Draft, world: World) -> None:
     """Keep what only pods tell, since they go: GPUs asked for, the image's digest, and how they failed."""
     attempt = draft.attempt
     mine = [p for p in world.pods if p.ordinal == attempt.ordinal]
-    gpus = sum(p.gpus for p in mine if not p.finished)
-    if gpus != attempt.gpus:
+    gpus = sum(p.gpus for p in mine if not p.finished and not p.deleting)
+    if gpus > attempt.gpus:
         draft.update_attempt(gpus=gpus)
     failure = pod_failure(mine, attempt.ordinal)
     if failure and failure.evidence != attempt.evidence:
@@ -145,7 +145,7 @@ def _queued(draft: Draft, world: World, stop: DrainCause | None) -> None:
         draft.event("Evicted", f"attempt {attempt.ordinal} lost its quota; it goes on when it is admitted again")
         draft.update_attempt(
             state=AttemptState.STARTING, admitted_time=None, running_time=None, cluster_uid=None,
-            head_pod=None, head_uid=None, reason=None, evidence=None, drain_cause=None, drain_deadline=None,
+            head_pod=None, head_uid=None, reason=None, evidence=None, drain_cause=None, drain_deadline=None, gpus=0,
         )  # fmt: skip
     if stop is not None:
         draft.update_attempt(drain_cause=stop)

@@ -26,6 +26,7 @@ def leave(draft: Draft, outcome: Outcome, failure: Failure | None = None) -> Non
     bound = timedelta(seconds=draft.run.spec.checkpoint.drain_seconds + LEAVE_SECONDS)
     draft.update_attempt(
         state=AttemptState.LEAVING,
+        ended_time=draft.now,
         outcome=outcome,
         reason=failure.reason if failure and worse else attempt.reason,
         evidence="; ".join(dict.fromkeys(evidence))[:1000] or None,

@@ -45,14 +45,15 @@ def account(draft: Draft, world: World, policy: Policy) -> None:
 
 
 def note_waste(draft: Draft, attempt: AttemptStatus) -> None:
-    """An attempt failed: its time since its last checkpoint was for nothing."""
+    """An attempt failed: its time from its last checkpoint to its end was for nothing."""
     if attempt.running_time is None or not attempt.gpus:
         return
     latest = draft.status.latest_checkpoint
     since = attempt.running_time
     if latest and latest.ordinal == attempt.ordinal:
         since = max(since, latest.committed_time)
-    seconds = max((draft.now - since).total_seconds(), 0.0) * attempt.gpus
+    end = attempt.ended_time or draft.now
+    seconds = max((end - since).total_seconds(), 0.0) * attempt.gpus
     usage = draft.status.usage
     total = float(usage.wasted_gpu_seconds) + seconds
     draft.update(usage=usage.model_copy(update={"wasted_gpu_seconds": decimal(total, 0)}))
