@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import uuid
@@ -21,8 +22,10 @@ from deepcoder_contracts.layout import checkpoint_dir, claim_key, exit_key
 from deepcoder_contracts.manifest import Claim, FileEntry, Manifest, ManifestKind, ParentRef, RunIdentity
 from deepcoder_operator.api.run_spec import FromCheckpoint
 from deepcoder_operator.domain.world import StoredStage
-from deepcoder_operator.storage.reader import RunFolder, claim_folder, read_stage, resolve_origin
+from deepcoder_operator.storage import s3
+from deepcoder_operator.storage.reader import RunFolder, check_folder, claim_folder, read_stage, resolve_origin
 from deepcoder_operator.storage.s3 import Bucket, Buckets, Credentials, StorageProblem, Target
+from deepcoder_operator.storage.verify import Damaged, read_manifest, verify_files
 
 pytestmark = pytest.mark.s3
 
@@ -188,6 +191,55 @@ def test_wrong_secret_missing_bucket_and_dead_server_are_told_apart(folder: Fold
     assert reason(folder.bucket(name="no-such-bucket")) == "BucketNotFound"
     nowhere = Target("http://127.0.0.1:1", None, Credentials("a", "b"))
     assert reason(Buckets().open(nowhere, s3_server.BUCKET)) == "StorageUnreachable"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "region", "bucket", "reason", "field"),
+    [
+        ("http://minio_svc:9000", None, "b", "EndpointInvalid", "checkpoint.s3.endpoint http://minio_svc:9000"),
+        ("http://[::1", None, "b", "EndpointInvalid", "checkpoint.s3.endpoint"),
+        ("http://127.0.0.1:99999", None, "b", "EndpointInvalid", "checkpoint.s3.endpoint"),
+        ("http://127.0.0.1:1", "-", "b", "RegionInvalid", "checkpoint.s3.region -"),
+        ("http://127.0.0.1:1", None, "a b", "BucketInvalid", "checkpoint.s3.bucket a b"),
+    ],
+)
+def test_target_that_no_client_can_be_made_for_is_refused_by_field(
+    endpoint: str, region: str | None, bucket: str, reason: str, field: str
+) -> None:
+    with pytest.raises(StorageProblem, match=re.escape(field)) as refusal:
+        Buckets().open(Target(endpoint, region, Credentials("a", "b")), bucket).head("key")
+    assert refusal.value.problem.reason == reason
+
+
+def test_object_that_is_too_large_for_a_document_is_not_read(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.put("attempts/1", b"x" * 100)
+    monkeypatch.setattr(s3, "MAX_DOCUMENT_BYTES", 99)
+    with pytest.raises(StorageProblem, match="has 100 bytes") as refusal:
+        folder.bucket().get(f"{folder.key}/attempts/1")
+    assert refusal.value.problem.reason == "DocumentTooLarge"
+
+
+def test_payload_of_any_size_is_hashed_in_pieces(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = folder.save(10, 1)
+    path = f"{folder.key}/{checkpoint_dir('short', 10, 1)}"
+    manifest = read_manifest(folder.bucket().get(f"{path}/MANIFEST.json")[0], made.uri)
+    monkeypatch.setattr(s3, "MAX_DOCUMENT_BYTES", 1)
+    monkeypatch.setattr(s3, "_PIECE_BYTES", 4)
+    verify_files(folder.bucket(), path, manifest, deep=True)
+    wrong = [e.model_copy(update={"sha256": "0" * 64}) for e in manifest.files]
+    with pytest.raises(Damaged, match="SHA-256"):
+        verify_files(folder.bucket(), path, manifest.model_copy(update={"files": wrong}), deep=True)
+
+
+def test_folder_of_a_run_that_is_not_settled_is_looked_at_and_left_alone(folder: Folder) -> None:
+    """Until the config is settled in the status, a later release may resolve another: RUN.json must not name one."""
+    assert not check_folder(folder.bucket(), folder.key, RUN, None)
+    assert folder.bucket().objects(f"{folder.key}/") == []
+    claim_folder(folder.run)
+    assert check_folder(folder.bucket(), folder.key, RUN, None)
+    with pytest.raises(StorageProblem) as refusal:
+        check_folder(folder.bucket(), folder.key, RUN, sha256_digest(b"other"))
+    assert refusal.value.problem.reason == "ConfigMismatch"
 
 
 def test_origin_is_held_to_its_digest(folder: Folder) -> None:

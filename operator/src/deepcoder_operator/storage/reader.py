@@ -3,8 +3,9 @@
 What counts is decided by the contracts' `lineage.candidates` over commits and claims by the storage's own clock. A
 manifest of another run or config, or one whose files differ, is passed over and named, and the next older one tried.
 
-RUN.json is put here when a run is accepted, which also shows, before any GPU is asked for, that its credentials may
-write and that the server knows conditional writes. A trainer that is started by hand puts it itself.
+RUN.json is put here before a run's first RayJob is made, which shows, before any GPU is asked for, that its credentials
+may write and that the server knows conditional writes. By then the run's config is settled in its status, so that no
+later release can find it begun with another. A trainer that is started by hand puts it itself.
 """
 
 from __future__ import annotations
@@ -41,35 +42,37 @@ class RunFolder:
     config_digest: Digest
 
 
-def claim_folder(folder: RunFolder) -> None:
-    """Put RUN.json if there is none; raises `StorageProblem` if the folder is another run's or not writable."""
-    key = f"{folder.key}/{RUN}"
+def check_folder(bucket: Bucket, key: str, run: RunIdentity, config_digest: Digest | None) -> bool:
+    """Whether RUN.json is there; raises `StorageProblem` if it is another run's, or of another config (None: any)."""
+    key = f"{key}/{RUN}"
+    where = f"s3://{bucket.name}/{key}"
     try:
-        data, _ = folder.bucket.get(key)
+        data, _ = bucket.get(key)
     except Missing:
-        record = RunRecord(run=folder.run, config_digest=folder.config_digest, created_at=datetime.now(UTC))
-        try:
-            folder.bucket.put_once(key, record.to_json())
-            return
-        except Exists:
-            data, _ = folder.bucket.get(key)
+        return False
     try:
         record = RunRecord.from_json(data)
     except ValidationError as e:
-        raise StorageProblem(
-            "PrefixTaken", f"s3://{folder.bucket.name}/{key} is no RUN.json: choose another prefix"
-        ) from e
-    if record.run.uid == folder.run.uid and record.config_digest != folder.config_digest:
+        raise StorageProblem("PrefixTaken", f"{where} is no RUN.json: choose another prefix") from e
+    if record.run.uid != run.uid:
+        raise StorageProblem("PrefixTaken", f"{where} belongs to another run ({record.run.uid}): choose another prefix")
+    if config_digest not in (None, record.config_digest):
         raise StorageProblem(
             "ConfigMismatch",
-            f"s3://{folder.bucket.name}/{key} was begun with config {record.config_digest}, but it is now "
-            f"{folder.config_digest}: make a new run",
+            f"{where} was begun with config {record.config_digest}, but it is now {config_digest}: make a new run",
         )
-    if record.run.uid != folder.run.uid:
-        raise StorageProblem(
-            "PrefixTaken",
-            f"s3://{folder.bucket.name}/{key} belongs to another run ({record.run.uid}): choose another prefix",
-        )
+    return True
+
+
+def claim_folder(folder: RunFolder) -> None:
+    """Put RUN.json if there is none; raises `StorageProblem` if the folder is another run's or not writable."""
+    if check_folder(folder.bucket, folder.key, folder.run, folder.config_digest):
+        return
+    record = RunRecord(run=folder.run, config_digest=folder.config_digest, created_at=datetime.now(UTC))
+    try:
+        folder.bucket.put_once(f"{folder.key}/{RUN}", record.to_json())
+    except Exists:
+        check_folder(folder.bucket, folder.key, folder.run, folder.config_digest)
 
 
 def resolve_origin(bucket: Bucket, origin: FromCheckpoint) -> ParentRef:

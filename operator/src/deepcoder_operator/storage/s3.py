@@ -12,7 +12,7 @@ import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, SSLError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    EndpointProviderError,
+    InvalidRegionError,
+    ParamValidationError,
+    SSLError,
+)
 
 from deepcoder_operator.domain.world import Problem
 
@@ -31,6 +38,10 @@ _CONNECT_SECONDS = 5
 _READ_SECONDS = 15
 _ATTEMPTS = 3
 _CLIENTS = 64
+_PIECE_BYTES = 1024 * 1024
+
+MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
+"""Largest manifest, claim or record that is read; a manifest of ten thousand files has 2 MB."""
 
 _REFUSED = {
     *("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"),
@@ -93,10 +104,26 @@ class Bucket:
         self._client, self._target, self.name = client, target, name
 
     def get(self, key: str) -> tuple[bytes, datetime]:
-        """Content and time of commit; raises `Missing`."""
+        """Content of a document and time of commit; raises `Missing`, and `StorageProblem` for what is no document."""
         with self._translated(key):
             answer = self._client.get_object(Bucket=self.name, Key=key)
-            return answer["Body"].read(), answer["LastModified"]
+            with closing(answer["Body"]) as body:
+                size = answer["ContentLength"]
+                if size > MAX_DOCUMENT_BYTES:
+                    raise StorageProblem(
+                        "DocumentTooLarge",
+                        f"s3://{self.name}/{key} has {size} bytes, a document of a run at most {MAX_DOCUMENT_BYTES}: "
+                        "something else was put there, remove it",
+                    )
+                return body.read(), answer["LastModified"]
+
+    def sha256(self, key: str) -> str:
+        """Hash of an object of any size, read in pieces; raises `Missing`."""
+        found = hashlib.sha256()
+        with self._translated(key), closing(self._client.get_object(Bucket=self.name, Key=key)["Body"]) as body:
+            for piece in body.iter_chunks(_PIECE_BYTES):
+                found.update(piece)
+        return found.hexdigest()
 
     def head(self, key: str) -> Stored:
         """Size and checksum; raises `Missing`."""
@@ -171,6 +198,10 @@ class Bucket:
                 "StorageUntrusted",
                 f"the certificate of {server} is not trusted: put its authority into ca.crt of {source}",
             ) from e
+        except ParamValidationError as e:
+            raise StorageProblem("BucketInvalid", f"checkpoint.s3.bucket {self.name} cannot be asked for: {e}") from e
+        except EndpointProviderError as e:
+            raise _endpoint_invalid(self._target) from e
         except BotoCoreError as e:
             raise StorageProblem("StorageUnreachable", f"{server} cannot be reached: {type(e).__name__}: {e}") from e
 
@@ -208,18 +239,33 @@ class Buckets:
             except ssl.SSLError as e:
                 raise StorageProblem("CredentialsInvalid", f"ca.crt of {credentials.source} is no PEM: {e}") from e
             verify = str(path)
-        return boto3.session.Session().client(
-            "s3",
-            endpoint_url=target.endpoint,
-            region_name=target.region or "us-east-1",
-            aws_access_key_id=credentials.access_key,
-            aws_secret_access_key=credentials.secret_key,
-            aws_session_token=credentials.session_token,
-            verify=verify,
-            config=Config(
-                connect_timeout=_CONNECT_SECONDS,
-                read_timeout=_READ_SECONDS,
-                retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
-                s3={"addressing_style": "path" if target.endpoint else "auto"},
-            ),
-        )
+        try:
+            return boto3.session.Session().client(
+                "s3",
+                endpoint_url=target.endpoint,
+                region_name=target.region or "us-east-1",
+                aws_access_key_id=credentials.access_key,
+                aws_secret_access_key=credentials.secret_key,
+                aws_session_token=credentials.session_token,
+                verify=verify,
+                config=Config(
+                    connect_timeout=_CONNECT_SECONDS,
+                    read_timeout=_READ_SECONDS,
+                    retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
+                    s3={"addressing_style": "path" if target.endpoint else "auto"},
+                ),
+            )
+        except InvalidRegionError as e:
+            raise StorageProblem(
+                "RegionInvalid", f"checkpoint.s3.region {target.region} is no region: use one such as us-east-1"
+            ) from e
+        except (ValueError, BotoCoreError) as e:
+            raise _endpoint_invalid(target) from e
+
+
+def _endpoint_invalid(target: Target) -> StorageProblem:
+    return StorageProblem(
+        "EndpointInvalid",
+        f"checkpoint.s3.endpoint {target.endpoint} is no URL that S3 can be asked at: use http(s)://host[:port], the "
+        "host of letters, digits, '-' and '.' alone",
+    )
