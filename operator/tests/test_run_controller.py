@@ -16,7 +16,7 @@ from deepcoder_operator.api.run import FINALIZER
 from deepcoder_operator.board import ProgressBoard, RunKey
 from deepcoder_operator.controllers.run import RunController
 from deepcoder_operator.domain.policy import Policy
-from deepcoder_operator.domain.world import StorageView, World
+from deepcoder_operator.domain.world import Problem, StorageView, World
 from deepcoder_operator.kube import errors
 
 KEY = RunKey("ml", "demo")
@@ -63,23 +63,31 @@ class Observer:
     """Sees an accepted run without children; `meanwhile` happens while it looks."""
 
     meanwhile: list[Callable[[], None]] = field(default_factory=list)
-    refusals: dict[str, Any] = field(default_factory=dict)
 
-    async def observe(self, run: Any, now: Any) -> World:
+    async def observe(self, run: Any, now: Any, obstacle: Any) -> World:
         await asyncio.sleep(0)
         if self.meanwhile:
             self.meanwhile.pop(0)()
-        return World(storage=StorageView())
+        return World(storage=StorageView(), obstacle=obstacle)
 
 
 @dataclass
 class Executor:
-    """Notes what it was asked to do."""
+    """Notes what it was asked to do; it cannot while there is an obstacle, and breaks on a failure."""
 
-    done: list[tuple[str, Any]] = field(default_factory=list)
+    done: list[Any] = field(default_factory=list)
+    obstacle: Problem | None = None
+    failure: Exception | None = None
+    released: list[str] = field(default_factory=list)
 
-    async def carry_out(self, run: Any, action: Any) -> None:
-        self.done.append((run.metadata.uid, action))
+    async def carry_out(self, run: Any, actions: Any) -> Problem | None:
+        self.done += actions
+        if actions and self.failure:
+            raise self.failure
+        return self.obstacle if actions else None
+
+    async def release(self, metadata: Any) -> None:
+        self.released.append(metadata.uid)
 
 
 @dataclass
@@ -156,3 +164,67 @@ async def test_conflict_is_planned_again_from_the_newest_object(ground: Ground) 
     ground.controller.seen(manifest())
     await ground.until(lambda: ground.api.writes)
     assert ground.api.writes[0]["metadata"]["labels"] == {"by": "hand"}
+
+
+def progressing(api: API) -> tuple[str, str]:
+    conditions = (api.stored or {}).get("status", {}).get("conditions", [])
+    found = next((c for c in conditions if c["type"] == "Progressing"), {})
+    return found.get("status", ""), found.get("reason", "")
+
+
+async def test_what_cannot_be_carried_out_is_said_in_the_status_until_it_can_be(ground: Ground) -> None:
+    ground.executor.obstacle = Problem("RayJobForbidden", "exceeded quota: rayjobs")
+    ground.controller.seen(manifest())
+    await ground.until(lambda: progressing(ground.api) == ("False", "RayJobForbidden"))
+    writes = len(ground.api.writes)
+    await asyncio.sleep(0.3)
+    assert len(ground.api.writes) == writes, "said once, not with every try"
+    assert ground.events.count("RayJobForbidden") == 1
+    ground.executor.obstacle = None
+    ground.controller.wake(KEY)
+    await ground.until(lambda: progressing(ground.api) == ("True", "Creating"))
+
+
+async def test_obstacle_of_a_deleted_run_is_not_its_namesakes(ground: Ground) -> None:
+    ground.executor.obstacle = Problem("NameConflict", "RayJob demo-s0-a1 exists")
+    ground.controller.seen(manifest())
+    await ground.until(lambda: progressing(ground.api) == ("False", "NameConflict"))
+    ground.executor.obstacle = None
+    ground.controller.seen(ground.api.change(manifest(99, OTHER_UID)))
+    await ground.until(lambda: progressing(ground.api) == ("True", "Creating"))
+    later = [w for w in ground.api.writes if w["metadata"]["uid"] == OTHER_UID]
+    reasons = {c["reason"] for w in later for c in w["status"]["conditions"] if c["type"] == "Progressing"}
+    assert "NameConflict" not in reasons
+
+
+async def test_events_of_a_written_status_are_posted_though_an_action_fails(ground: Ground) -> None:
+    made = manifest() | {"status": {"ordinal": 0}}
+    made["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    made["spec"]["cleanup"] = {"artifacts": "Delete"}
+    made["status"]["provenance"] = {
+        "configDigest": "sha256:" + "0" * 64, "image": "i", "model": "m", "seed": 0, "storage": "s3://b/k",
+        "operatorVersion": "1",
+    }  # fmt: skip
+    ground.executor.failure = errors.Unavailable("the API server is away")
+    ground.controller.seen(ground.api.change(made))
+    await ground.until(lambda: ground.executor.done)
+    assert ground.events == ["ArtifactsLeft"]
+
+
+async def test_deleted_run_whose_spec_cannot_be_read_is_let_go(ground: Ground) -> None:
+    made = manifest(deletionTimestamp="2026-01-01T00:00:00Z")
+    made["spec"]["newerField"] = 1
+    ground.controller.seen(ground.api.change(made))
+    await ground.until(lambda: ground.executor.released)
+    assert ground.executor.released == [UID]
+    assert ground.events == ["ReleasedUnread"]
+
+
+async def test_listing_finds_runs_that_no_event_told_of_and_forgets_those_that_are_gone(ground: Ground) -> None:
+    ground.controller.listed([ground.api.change(manifest())], 1)
+    await ground.until(lambda: ground.api.writes)
+    version = int(ground.api.writes[-1]["metadata"]["resourceVersion"])
+    ground.controller.listed([], version - 1)
+    assert KEY in ground.controller._workers, "it was made after that listing"
+    ground.controller.listed([], version + 10)
+    assert KEY not in ground.controller._workers

@@ -67,7 +67,7 @@ class Operator:
         self.observer = Observer(
             kube, self.children, self.board, self.storage, datetime.now(UTC).replace(microsecond=0)
         )
-        self.executor = Executor(kube, self.observer, self.storage, self._trainer_settings(""))
+        self.executor = Executor(kube, self.children.rayjobs, self.storage, self._trainer_settings(""))
         self.runs = RunController(kube, self.observer, self.executor, self.board, self._policy(), self.record)
         self.watch = RunWatch(kube, self.runs)
         self.pools.pools.listen(self._pool_changed)

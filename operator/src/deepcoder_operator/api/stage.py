@@ -133,7 +133,8 @@ class Stage(Spec):
     """Longest time from the stage's first running attempt to its end, in seconds; then the run fails."""
 
     pre_running_deadline_seconds: int = Field(default=3600, ge=10, le=31_536_000)
-    """Longest time from the grant of quota to a running attempt, in seconds; then the attempt fails."""
+    """Longest time for an attempt's RayJob to be made, and from the grant of quota until it runs, in seconds; then the
+    attempt fails."""
 
     stall_seconds: int = Field(default=1800, ge=10, le=31_536_000)
     """Longest time without a finished step or a heartbeat, in seconds; then the attempt counts as stalled."""

@@ -1,14 +1,20 @@
-"""Carries out a plan's actions, in order, each safe to repeat. What fails raises and is planned again."""
+"""Carries out a plan's actions, in order, each safe to repeat, up to the first that cannot be done.
+
+What a person has to know or to mend (an object of somebody else's, a right or a quota that is missing, a bucket that
+refuses) is returned as a `Problem`, which the next plan sees and says in the status. What passes by itself raises: a
+conflict, an API server that is away.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.manifest import ParentRef
 from deepcoder_operator import metrics
 from deepcoder_operator.api.attempt_status import AttemptStatus
-from deepcoder_operator.api.run import FINALIZER, DeepCoderRun
+from deepcoder_operator.api.run import FINALIZER, DeepCoderRun, Metadata
 from deepcoder_operator.builders.foundation import (
     CONFIG_FILE,
     build_config_map,
@@ -19,7 +25,7 @@ from deepcoder_operator.builders.foundation import (
 from deepcoder_operator.builders.rayjob import build_rayjob
 from deepcoder_operator.builders.settings import TrainerSettings
 from deepcoder_operator.builders.stage_config import build_stage_config, build_stage_config_map
-from deepcoder_operator.controllers.observe import Observer, owned_by
+from deepcoder_operator.controllers.observe import owned_by
 from deepcoder_operator.domain.bounds import END_SECONDS
 from deepcoder_operator.domain.draft import (
     Action,
@@ -34,33 +40,53 @@ from deepcoder_operator.domain.draft import (
 )
 from deepcoder_operator.domain.names import config_name
 from deepcoder_operator.domain.resolve import ResolvedConfig, resolve
-from deepcoder_operator.domain.world import Problem
+from deepcoder_operator.domain.world import RAYJOB_INVALID, Problem
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube, Object
+from deepcoder_operator.kube.informer import Informer
 from deepcoder_operator.kube.resources import BY_KIND, CONFIGMAPS, PODS, RAYJOBS, RUNS
+from deepcoder_operator.storage.s3 import StorageProblem
 from deepcoder_operator.storage.service import StorageService
 
 log = logging.getLogger(__name__)
 
 
-class Foreign(errors.KubeError):
-    """An object under our name is not the run's: it is left alone."""
+class Obstacle(Exception):
+    """An action cannot be done until somebody mends something; carries the `Problem`."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.problem = Problem(reason, message)
 
 
 class Executor:
     """Does what plans say."""
 
-    def __init__(self, kube: Kube, observer: Observer, storage: StorageService, settings: TrainerSettings) -> None:
-        self._kube, self._observer, self._storage, self.settings = kube, observer, storage, settings
+    def __init__(self, kube: Kube, rayjobs: Informer, storage: StorageService, settings: TrainerSettings) -> None:
+        self._kube, self._rayjobs, self._storage, self.settings = kube, rayjobs, storage, settings
 
-    async def carry_out(self, run: DeepCoderRun, action: Action) -> None:
-        """Do one action. Raises `KubeError` or `StorageProblem`."""
+    async def carry_out(self, run: DeepCoderRun, actions: Iterable[Action]) -> Problem | None:
+        """Do the actions; why one could not be done, None if all were. Raises `Conflict` and `Unavailable`."""
+        for action in actions:
+            name = type(action).__name__
+            try:
+                await self._do(run, action)
+            except (Obstacle, StorageProblem) as e:
+                return e.problem
+            except errors.Forbidden as e:
+                return Problem("Forbidden", f"the API server forbids the operator what it has to do ({name}): {e}")
+            except errors.Invalid as e:
+                return Problem("Invalid", f"the API server refuses what the operator makes ({name}): {e}")
+            metrics.ACTIONS.labels(action=name).inc()
+        return None
+
+    async def _do(self, run: DeepCoderRun, action: Action) -> None:
         meta = run.metadata
         match action:
             case AddFinalizer():
-                await self._finalizers(run, [*meta.finalizers, FINALIZER])
+                await self._finalizers(meta, [*meta.finalizers, FINALIZER])
             case RemoveFinalizer():
-                await self._finalizers(run, [f for f in meta.finalizers if f != FINALIZER])
+                await self.release(meta)
             case EnsureFoundation():
                 await self._foundation(run)
             case CreateAttempt(attempt):
@@ -75,10 +101,12 @@ class Executor:
                 log.info("deleted %d objects of run %s/%s", count, meta.namespace, meta.name)
             case DeleteRun():
                 await self._kube.delete(RUNS, meta.namespace, meta.name, uid=meta.uid)
-        metrics.ACTIONS.labels(action=type(action).__name__).inc()
 
-    async def _finalizers(self, run: DeepCoderRun, finalizers: list[str]) -> None:
-        meta = run.metadata
+    async def release(self, meta: Metadata) -> None:
+        """Let a run go: what it owns follows by garbage collection."""
+        await self._finalizers(meta, [f for f in meta.finalizers if f != FINALIZER])
+
+    async def _finalizers(self, meta: Metadata, finalizers: list[str]) -> None:
         patch = {"metadata": {"resourceVersion": meta.resource_version, "finalizers": finalizers}}
         try:
             await self._kube.patch(RUNS, meta.namespace, meta.name, patch)
@@ -86,7 +114,7 @@ class Executor:
             return
 
     async def _foundation(self, run: DeepCoderRun) -> None:
-        await self._create(run, build_config_map(run, resolve(run, _origin(run))))
+        await self._storage.claim(run)
         await self._create(run, build_service_account(run))
         policy = build_network_policy(run, self.settings)
         if not await self._create(run, policy):
@@ -108,30 +136,37 @@ class Executor:
             created = await self._kube.create(job)
         except errors.AlreadyExists:
             return
-        except (errors.Invalid, errors.Forbidden) as e:
-            reason = "RayJobInvalid" if isinstance(e, errors.Invalid) else "RayJobForbidden"
-            self._observer.refusals[run.metadata.uid] = Problem(reason, f"the API server refuses {attempt.name}: {e}")
-            raise
-        self._observer.refusals.pop(run.metadata.uid, None)
-        self._observer.children.rayjobs.observe(created)
+        except errors.NotFound as e:
+            text = f"RayJob {attempt.name} cannot be made: {e}: install KubeRay 1.6 or newer"
+            raise Obstacle("KubeRayNotFound", text) from e
+        except errors.Invalid as e:
+            raise Obstacle(RAYJOB_INVALID, f"the API server refuses {attempt.name}: {e}") from e
+        except errors.Forbidden as e:
+            raise Obstacle("RayJobForbidden", f"the API server refuses {attempt.name}: {e}") from e
+        self._rayjobs.observe(created)
 
     async def _resolved(self, run: DeepCoderRun) -> ResolvedConfig:
         """The config as it was resolved when the run was accepted, never as this release would resolve it."""
-        name, origin = config_name(run.metadata.name), _origin(run)
-        stored = await self._kube.find(CONFIGMAPS, run.metadata.namespace, name)
+        meta, name = run.metadata, config_name(run.metadata.name)
+        stored = await self._kube.find(CONFIGMAPS, meta.namespace, name)
         if stored is None:
-            fresh = build_config_map(run, resolve(run, origin))
+            fresh = build_config_map(run, resolve(run, _origin(run)))
             text = fresh["data"][CONFIG_FILE]
         else:
-            fresh, text = None, stored["data"].get(CONFIG_FILE, "")
+            fresh, text = None, (stored.get("data") or {}).get(CONFIG_FILE, "")
         if run.status.provenance and sha256_digest(text.encode()) != run.status.provenance.config_digest:
-            raise Foreign(f"ConfigMap {name} is not the one the run was accepted with: restore it, or make a new run")
+            raise Obstacle(
+                "ConfigLost",
+                f"ConfigMap {name}, with the config that the run was accepted with, "
+                + ("is gone, and this release would resolve another" if stored is None else "was replaced by another")
+                + ": restore it, or make a new run that continues with spec.from",
+            )
         if fresh is not None:
             await self._create(run, fresh)
         return ResolvedConfig.from_json(text)
 
     async def _create(self, run: DeepCoderRun, obj: Object) -> bool:
-        """Create unless it is there already; False if it was, raises `Foreign` if it is not the run's."""
+        """Create unless it is there already; False if it was, raises `Obstacle` if it is not the run's."""
         try:
             await self._kube.create(obj)
             return True
@@ -139,7 +174,8 @@ class Executor:
             meta = obj["metadata"]
             found = await self._kube.get(BY_KIND[obj["kind"]], meta["namespace"], meta["name"])
             if not owned_by(found, run.metadata.uid):
-                raise Foreign(f"{obj['kind']} {meta['name']} exists and is not this run's") from None
+                text = f"{obj['kind']} {meta['name']} exists and is not this run's: delete it, it is never adopted"
+                raise Obstacle("NameConflict", text) from None
             return False
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from deepcoder_operator.api.run import DeepCoderRun
@@ -51,11 +51,9 @@ class Observer:
     board: ProgressBoard
     storage: StorageService
     watching_since: datetime
-    refusals: dict[str, Problem] = field(default_factory=dict)
-    """UID of a run to why the API server refused its RayJob."""
 
-    async def observe(self, run: DeepCoderRun, now: datetime) -> World:
-        """The world of one pass. Raises `KubeError`."""
+    async def observe(self, run: DeepCoderRun, now: datetime, obstacle: Problem | None) -> World:
+        """The world of one pass; `obstacle` is what the pass before could not do. Raises `KubeError`."""
         meta, attempt = run.metadata, run.status.attempt
         jobs = {j["metadata"]["name"]: j for j in self.children.rayjobs.group(meta.uid)}
         pods = {p["metadata"]["name"]: p for p in self.children.pods.group(meta.uid)}
@@ -77,13 +75,13 @@ class Observer:
             pods=tuple(pod_view(p) for _, p in sorted(pods.items())),
             pool=await self._pool(run),
             beat=self._beat(run),
-            refusal=self.refusals.get(meta.uid),
+            obstacle=obstacle,
             watching_since=self.watching_since,
         )
         query = storage_query(run, world, now)
         if query is not None:
             world = replace(world, storage=await self.storage.answer(run, query))
-            if query.claim:
+            if query.admission:
                 world = replace(world, refusal=check_templates(run) or await self._foreign(run))
         return world
 

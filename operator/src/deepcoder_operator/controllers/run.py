@@ -3,7 +3,8 @@
 A pass looks (`observe`), plans (`domain.plan`), writes the status once if it differs, and only then carries the plan
 out (`carry_out`): the intent is durable before anything is made. The status is put under the resourceVersion that
 was planned from, so a pass over an old view changes nothing. A pass that fails is tried again after a growing, bounded
-pause, and the runs beside it go on. Nothing is kept in memory that a restart would miss.
+pause, and the runs beside it go on. Nothing is kept in memory that a restart would miss: what a plan could not do is
+remembered for the next one to say, and found out anew after a restart.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pydantic import ValidationError
 
 from deepcoder_operator import metrics
 from deepcoder_operator.api.failure import FailureReason
-from deepcoder_operator.api.run import DeepCoderRun, Metadata
+from deepcoder_operator.api.run import FINALIZER, DeepCoderRun, Metadata
 from deepcoder_operator.api.run_status import RunStatus
 from deepcoder_operator.board import ProgressBoard, RunKey
 from deepcoder_operator.controllers.carry_out import Executor
@@ -31,10 +32,10 @@ from deepcoder_operator.domain.heartbeat import reply
 from deepcoder_operator.domain.names import LABEL_RUN, own_pool_name, pool_name
 from deepcoder_operator.domain.plan import is_ours, plan, refuse_unreadable
 from deepcoder_operator.domain.policy import Policy
+from deepcoder_operator.domain.world import Problem
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.resources import RUNS
-from deepcoder_operator.storage.s3 import StorageProblem
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,20 @@ _CONCURRENT_PASSES = 32
 _FAILURES = frozenset(str(reason) for reason in FailureReason)
 
 Recorder = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class _Obstacle:
+    """What a plan for a run could not do, and how often it was tried in vain."""
+
+    uid: str
+    problem: Problem
+    tries: int = 1
+
+    @property
+    def pause(self) -> float:
+        """Seconds until it is tried again: soon after the first time, since the status is to say it."""
+        return min(float(2 ** min(self.tries - 1, 6)), LONGEST_PAUSE_SECONDS)
 
 
 @dataclass
@@ -54,6 +69,7 @@ class _Worker:
     task: asyncio.Task[None] | None = None
     failures: int = 0
     phase: str = ""
+    obstacle: _Obstacle | None = None
 
     def adopt(self, obj: Object) -> None:
         """Take a newer state of the run, or the run made again under its name, which is newer too."""
@@ -156,7 +172,7 @@ class RunController:
             metrics.PASSES.labels(result="conflict").inc()
             await self._refresh(worker)
             return 0.2
-        except (errors.KubeError, StorageProblem) as e:
+        except errors.KubeError as e:
             if isinstance(e, errors.NotFound) and await self._is_gone(worker):
                 return None
             log.warning("run %s: %s: %s", key, type(e).__name__, e, extra={"run": str(key)})
@@ -174,18 +190,26 @@ class RunController:
         try:
             run = DeepCoderRun.model_validate(obj)
         except ValidationError as e:
+            if obj["metadata"].get("deletionTimestamp"):
+                return await self._release(key, obj)
             return await self._unreadable(worker, e, now)
         if not is_ours(run):
             self._board.withdraw(key)
             return LONGEST_PAUSE_SECONDS
-        world = await self._observer.observe(run, now)
+        met = worker.obstacle if worker.obstacle and worker.obstacle.uid == run.metadata.uid else None
+        world = await self._observer.observe(run, now, met.problem if met else None)
         decided = plan(run, world, now, self._policy)
         run = await self._write(worker, obj, run, decided.status)
+        self._announce(worker, obj, decided)
         self._answer(key, run, now)
-        for action in decided.actions:
-            await self._executor.carry_out(run, action)
-        self._announce(worker, decided)
-        return decided.requeue_after
+        problem = await self._executor.carry_out(run, decided.actions)
+        if problem is None:
+            worker.obstacle = None
+            return decided.requeue_after
+        log.warning("run %s: %s: %s", key, problem.reason, problem.message, extra={"run": str(key)})
+        same = met is not None and met.problem.reason == problem.reason
+        worker.obstacle = _Obstacle(run.metadata.uid, problem, met.tries + 1 if met and same else 1)
+        return worker.obstacle.pause
 
     async def _write(self, worker: _Worker, obj: Object, run: DeepCoderRun, status: RunStatus) -> DeepCoderRun:
         """Put the status if it differs; the run with it, under its new version.
@@ -214,12 +238,13 @@ class RunController:
             pool=pool_name(run),
         )
 
-    def _announce(self, worker: _Worker, decided: Plan) -> None:
-        name = worker.obj["metadata"]["name"]
+    def _announce(self, worker: _Worker, obj: Object, decided: Plan) -> None:
+        """Tell what the status now says; before anything is carried out, which may fail and be planned again."""
+        name = obj["metadata"]["name"]
         for event in decided.events:
             level = logging.WARNING if event.warning else logging.INFO
             log.log(level, "run %s: %s: %s", name, event.reason, event.message, extra={"run": name})
-            self._record(worker.obj, event.reason, event.message, warning=event.warning)
+            self._record(obj, event.reason, event.message, warning=event.warning)
             if event.reason in _FAILURES:
                 metrics.FAILURES.labels(reason=event.reason).inc()
         if worker.phase != decided.status.phase:
@@ -241,6 +266,18 @@ class RunController:
         if refused != status:
             worker.adopt(await self._kube.replace_status(obj | {"status": refused.to_wire()}))
             self._record(obj, "SpecUnreadable", message, warning=True)
+        return LONGEST_PAUSE_SECONDS
+
+    async def _release(self, key: RunKey, obj: Object) -> float:
+        """A deleted run that cannot be read cannot be drained as it asks: let it go, its children follow it."""
+        metadata = Metadata.model_validate(obj["metadata"])
+        self._board.withdraw(key)
+        if FINALIZER in metadata.finalizers:
+            text = (
+                "the spec cannot be read: pods save and stop as their hooks say, the run's folder stays in its bucket"
+            )
+            self._record(obj, "ReleasedUnread", text, warning=True)
+            await self._executor.release(metadata)
         return LONGEST_PAUSE_SECONDS
 
     async def _refresh(self, worker: _Worker) -> None:
@@ -266,7 +303,6 @@ class RunController:
         if self._workers.get(key) is worker:
             del self._workers[key]
             self._board.withdraw(key)
-            self._observer.refusals.pop(worker.obj["metadata"]["uid"], None)
             self._count()
 
 

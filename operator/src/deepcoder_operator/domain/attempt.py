@@ -20,10 +20,11 @@ from deepcoder_operator.domain.classify import Failure, head_failure, head_leave
 from deepcoder_operator.domain.conditions import find_condition
 from deepcoder_operator.domain.deadlines import check_deadlines
 from deepcoder_operator.domain.draft import CreateAttempt, Draft, EnsureFoundation
+from deepcoder_operator.domain.evidence import beat_of, exit_of, past_heads
 from deepcoder_operator.domain.leaving import leave
 from deepcoder_operator.domain.lineage import parent_of
 from deepcoder_operator.domain.names import MAX_ORDINAL, attempt_name
-from deepcoder_operator.domain.world import RayJobView, World
+from deepcoder_operator.domain.world import RAYJOB_INVALID, RayJobView, World
 
 
 def intend(draft: Draft) -> None:
@@ -107,15 +108,17 @@ def _make(draft: Draft, world: World, stop: DrainCause | None) -> None:
         draft.update_attempt(drain_cause=stop)
         leave(draft, Outcome.DRAINED)
         return
-    if world.refusal is not None and world.refusal.reason == "RayJobInvalid":
-        leave(draft, Outcome.FAILED, Failure(FailureReason.VALIDATION_FAILED, world.refusal.message))
+    if world.obstacle is not None and world.obstacle.reason == RAYJOB_INVALID:
+        leave(draft, Outcome.FAILED, Failure(FailureReason.VALIDATION_FAILED, world.obstacle.message))
+        return
+    bound = draft.stage(attempt.stage_index).pre_running_deadline_seconds
+    if world.obstacle is not None and draft.due(attempt.intended_time, bound):
+        text = f"could not be made for {bound} s (preRunningDeadlineSeconds): {world.obstacle.message}"
+        leave(draft, Outcome.FAILED, Failure(FailureReason.PRE_RUNNING_DEADLINE_EXCEEDED, text))
         return
     draft.do(EnsureFoundation())
     draft.do(CreateAttempt(attempt))
-    if world.refusal is not None:
-        draft.progressing(False, world.refusal.reason, world.refusal.message)
-    else:
-        draft.progressing(True, "Creating", f"RayJob {attempt.name} is being made")
+    draft.progressing(True, "Creating", f"RayJob {attempt.name} is being made")
     draft.look_again(POLL_SECONDS)
 
 
@@ -146,6 +149,7 @@ def _queued(draft: Draft, world: World, stop: DrainCause | None) -> None:
         draft.update_attempt(
             state=AttemptState.STARTING, admitted_time=None, running_time=None, cluster_uid=None,
             head_pod=None, head_uid=None, reason=None, evidence=None, drain_cause=None, drain_deadline=None, gpus=0,
+            past_heads=past_heads(attempt),
         )  # fmt: skip
     if stop is not None:
         draft.update_attempt(drain_cause=stop)
@@ -163,7 +167,7 @@ def _admitted(draft: Draft, world: World, job: RayJobView) -> None:
         attempt = draft.update_attempt(head_pod=head.name, head_uid=head.uid)
     if world.cluster is not None and attempt.cluster_uid != world.cluster.uid:
         attempt = draft.update_attempt(cluster_uid=world.cluster.uid)
-    reported = world.beat is not None and world.beat.report.ordinal == attempt.ordinal
+    reported = beat_of(attempt, world) is not None
     if attempt.state is AttemptState.STARTING and (job.job_status == "RUNNING" or reported):
         draft.update_attempt(state=AttemptState.RUNNING, running_time=draft.now)
         entry = draft.status.stages[attempt.stage_index]
@@ -185,7 +189,8 @@ def _ended(draft: Draft, world: World, job: RayJobView) -> bool:
         leave(draft, Outcome.SUCCEEDED)
         return True
     failure = job_failure(job) or head_failure(attempt, world.head(attempt.ordinal))
-    exited = world.storage and world.storage.stage and world.storage.stage.exit
+    stored = world.storage.stage if world.storage else None
+    exited = stored is not None and exit_of(attempt, stored) is not None
     if failure is None and not (attempt.drain_cause and exited):
         return False
     if attempt.drain_cause is DrainCause.EVICTION:

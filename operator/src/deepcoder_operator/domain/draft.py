@@ -27,12 +27,12 @@ class AddFinalizer:
 
 @dataclass(frozen=True)
 class EnsureFoundation:
-    """Make what all attempts share: resolved config, service account, network policy, the run's own pool."""
+    """Make what all attempts share: the claim of its folder, service account, network policy, the run's own pool."""
 
 
 @dataclass(frozen=True)
 class CreateAttempt:
-    """Make the live attempt's ConfigMap and RayJob."""
+    """Make the resolved config if it is not there, and the live attempt's ConfigMap and RayJob."""
 
     attempt: AttemptStatus
 
@@ -95,9 +95,9 @@ class Plan:
     status: RunStatus
     """Written first, if it differs."""
     actions: tuple[Action, ...] = ()
-    """Carried out after, in order."""
+    """Carried out after, in order, up to the first that cannot be; the next plan sees why."""
     events: tuple[EventRecord, ...] = ()
-    """Posted last."""
+    """Posted once the status is written, so that an action that fails loses none."""
     requeue_after: float = RESYNC_SECONDS
     """Seconds until the next look, if nothing happens before."""
 

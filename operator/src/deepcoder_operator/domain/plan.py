@@ -20,7 +20,7 @@ from deepcoder_operator.api.run import FINALIZER, MANAGER, DeepCoderRun, Metadat
 from deepcoder_operator.api.run_status import RunStatus
 from deepcoder_operator.domain.admission import admit, is_past_the_end, lay_out_stages
 from deepcoder_operator.domain.attempt import follow, intend
-from deepcoder_operator.domain.conditions import set_condition
+from deepcoder_operator.domain.conditions import find_condition, set_condition
 from deepcoder_operator.domain.deletion import let_go
 from deepcoder_operator.domain.draft import AddFinalizer, DeleteRayJob, Draft, Plan
 from deepcoder_operator.domain.heartbeat import note_progress
@@ -60,6 +60,7 @@ def plan(run: DeepCoderRun, world: World, now: datetime, policy: Policy) -> Plan
         _live(draft, world)
     else:
         _idle(draft, world, policy)
+    _say_obstacle(draft, world)
     summarise(draft, world)
     return draft.plan()
 
@@ -121,6 +122,17 @@ def _delete_strays(draft: Draft, world: World) -> None:
         if job.ordinal <= draft.status.ordinal and not job.deleting:
             draft.do(DeleteRayJob(job.name, job.uid))
             draft.event("StrayDeleted", f"RayJob {job.name} belongs to no live attempt", warning=True)
+
+
+def _say_obstacle(draft: Draft, world: World) -> None:
+    """What the last plan could not do is said for as long as it is tried again, whatever else the run does."""
+    obstacle = world.obstacle
+    if obstacle is None or not draft.actions:
+        return
+    told = find_condition(draft.run.status.conditions, "Progressing")
+    if told is None or told.reason != obstacle.reason:
+        draft.event(obstacle.reason, obstacle.message, warning=True)
+    draft.progressing(False, obstacle.reason, obstacle.message)
 
 
 def refuse_unreadable(metadata: Metadata, status: RunStatus, message: str, now: datetime) -> RunStatus:

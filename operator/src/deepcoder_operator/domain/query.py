@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from deepcoder_contracts.stage import StageType
-from deepcoder_operator.api.attempt_status import AttemptState
+from deepcoder_operator.api.attempt_status import AttemptState, AttemptStatus
 from deepcoder_operator.api.run import DeepCoderRun
 from deepcoder_operator.api.run_status import StagePhase
 from deepcoder_operator.domain.deadlines import last_sign_of_life
+from deepcoder_operator.domain.evidence import beat_of
 from deepcoder_operator.domain.heartbeat import WRITE_SECONDS
 from deepcoder_operator.domain.terminal import is_terminal
 from deepcoder_operator.domain.world import World
@@ -19,8 +20,8 @@ from deepcoder_operator.domain.world import World
 class StorageQuery:
     """A question to storage."""
 
-    claim: bool = False
-    """Check credentials and bucket, put RUN.json, resolve spec.from."""
+    admission: bool = False
+    """Check credentials, bucket and whose the run's folder is; resolve spec.from."""
 
     stage_index: int | None = None
     """Look for this stage's newest verified checkpoint, or its evaluation."""
@@ -38,7 +39,7 @@ def storage_query(run: DeepCoderRun, world: World, now: datetime) -> StorageQuer
         waiting = status.backoff is not None and now < status.backoff.until
         index = status.current_stage.index if status.current_stage else 0
         held = bool(status.stages) and status.stages[index].phase is StagePhase.HELD
-        return None if waiting or held or run.spec.suspend else StorageQuery(claim=True)
+        return None if waiting or held or run.spec.suspend else StorageQuery(admission=True)
     question = StorageQuery(stage_index=attempt.stage_index, ordinal=attempt.ordinal)
     if attempt.state is AttemptState.LEAVING:
         job = world.rayjob
@@ -49,7 +50,7 @@ def storage_query(run: DeepCoderRun, world: World, now: datetime) -> StorageQuer
         return question if gone or late else None
     if attempt.state is AttemptState.DRAINING:
         return question
-    if run.spec.stages[attempt.stage_index].type is StageType.TRAIN and _new_checkpoint(run, world, now):
+    if run.spec.stages[attempt.stage_index].type is StageType.TRAIN and _new_checkpoint(run, attempt, world, now):
         return question
     if attempt.state is AttemptState.RUNNING:
         since = last_sign_of_life(attempt, world)
@@ -59,9 +60,10 @@ def storage_query(run: DeepCoderRun, world: World, now: datetime) -> StorageQuer
     return None
 
 
-def _new_checkpoint(run: DeepCoderRun, world: World, now: datetime) -> bool:
+def _new_checkpoint(run: DeepCoderRun, attempt: AttemptStatus, world: World, now: datetime) -> bool:
     """Whether a report names a checkpoint that the status does not know, and it is time for a write."""
-    beat, progress, latest = world.beat, run.status.progress, run.status.latest_checkpoint
+    progress, latest = run.status.progress, run.status.latest_checkpoint
+    beat = beat_of(attempt, world)
     if beat is None or beat.report.latest_checkpoint is None:
         return False
     if progress is not None and now < progress.time + timedelta(seconds=WRITE_SECONDS):

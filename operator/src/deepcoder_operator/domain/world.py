@@ -21,6 +21,9 @@ from deepcoder_operator.domain.names import LABEL_ORDINAL, LABEL_ROLE
 
 Object = Mapping[str, Any]
 
+RAYJOB_INVALID = "RayJobInvalid"
+"""Reason of an obstacle that no waiting mends: the API server refuses what the attempt is made of."""
+
 MESSAGE_LENGTH = 800
 """Characters kept of a job's message."""
 
@@ -160,6 +163,8 @@ class World:
     beat: Beat | None = None
     refusal: Problem | None = None
     """What builders refuse of the spec."""
+    obstacle: Problem | None = None
+    """What kept the plan before this one from being carried out; None if nothing did, or after a restart."""
     watching_since: datetime | None = None
     """When this process began to watch; before it, ends of pods and heartbeats may have been missed."""
 

@@ -17,10 +17,10 @@ from deepcoder_contracts.stage import StageType
 from deepcoder_operator import metrics
 from deepcoder_operator.api.run import DeepCoderRun
 from deepcoder_operator.domain.query import StorageQuery
-from deepcoder_operator.domain.resolve import identity, resolve, storage_key
+from deepcoder_operator.domain.resolve import identity, storage_key
 from deepcoder_operator.domain.world import Problem, StorageView, StoredStage
 from deepcoder_operator.storage.credentials import CredentialReader
-from deepcoder_operator.storage.reader import RunFolder, claim_folder, read_stage, resolve_origin
+from deepcoder_operator.storage.reader import RunFolder, check_folder, claim_folder, read_stage, resolve_origin
 from deepcoder_operator.storage.s3 import Bucket, Buckets, Credentials, StorageProblem, Target
 
 DEADLINE_SECONDS = 60.0
@@ -53,6 +53,16 @@ class StorageService:
             return StorageView(problem=e.problem)
         finally:
             metrics.STORAGE_SECONDS.observe(time.monotonic() - started)
+
+    async def claim(self, run: DeepCoderRun) -> None:
+        """Put RUN.json, with the config that the run was accepted with, if there is none; raises `StorageProblem`."""
+        provenance = run.status.provenance
+        if provenance is None:
+            raise AssertionError("a folder is claimed only after acceptance")
+        digest = provenance.config_digest
+        await self._in_thread(
+            run, DEADLINE_SECONDS, lambda b: claim_folder(RunFolder(b, storage_key(run), identity(run), digest))
+        )
 
     async def delete_folder(self, run: DeepCoderRun) -> int:
         """Delete everything below the run's folder; raises `StorageProblem`."""
@@ -94,12 +104,11 @@ def _answer(bucket: Bucket, run: DeepCoderRun, query: StorageQuery) -> StorageVi
     status = run.status
     provenance = status.provenance
     origin: ParentRef | None = provenance.from_ if provenance else None
-    if query.claim:
+    if query.admission:
         if run.spec.from_ is not None and origin is None:
             origin = resolve_origin(bucket, run.spec.from_)
-        settled = provenance is not None and status.ordinal > 0
-        digest = provenance.config_digest if provenance and settled else resolve(run, origin).digest
-        claim_folder(RunFolder(bucket, storage_key(run), identity(run), digest))
+        settled = provenance if status.ordinal > 0 else None
+        check_folder(bucket, storage_key(run), identity(run), settled.config_digest if settled else None)
     stage: StoredStage | None = None
     if query.stage_index is not None:
         if provenance is None:

@@ -1,0 +1,176 @@
+"""What an action that cannot be done becomes: a problem with a reason and a mend, never an endless retry in silence."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from plan_world import Cluster, make_run
+
+from deepcoder_operator.builders.settings import TrainerSettings
+from deepcoder_operator.controllers.carry_out import Executor
+from deepcoder_operator.domain import draft as d
+from deepcoder_operator.domain.names import config_name
+from deepcoder_operator.domain.world import Problem
+from deepcoder_operator.kube import errors
+from deepcoder_operator.storage.s3 import Credentials, StorageProblem
+
+SETTINGS = TrainerSettings("https://operator:8443", "ca", "kuberay-system", None)
+
+
+@dataclass
+class API:
+    """Objects by kind and name; `refuses` says what is raised for a kind."""
+
+    objects: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    refuses: dict[str, Exception] = field(default_factory=dict)
+
+    async def create(self, obj: dict[str, Any]) -> dict[str, Any]:
+        if obj["kind"] in self.refuses:
+            raise self.refuses[obj["kind"]]
+        key = (obj["kind"], obj["metadata"]["name"])
+        if key in self.objects:
+            raise errors.AlreadyExists("already exists", 409)
+        self.objects[key] = deepcopy(obj)
+        return obj
+
+    async def apply(self, obj: dict[str, Any]) -> dict[str, Any]:
+        return obj
+
+    async def find(self, resource: Any, namespace: str, name: str) -> dict[str, Any] | None:
+        return self.objects.get((resource.kind, name))
+
+    async def get(self, resource: Any, namespace: str, name: str) -> dict[str, Any]:
+        return self.objects[(resource.kind, name)]
+
+    async def patch(self, *_: Any) -> None:
+        if "DeepCoderRun" in self.refuses:
+            raise self.refuses["DeepCoderRun"]
+
+
+@dataclass
+class Storage:
+    """A bucket that may refuse."""
+
+    problem: StorageProblem | None = None
+    claims: int = 0
+
+    async def claim(self, run: Any) -> None:
+        if self.problem:
+            raise self.problem
+        self.claims += 1
+
+    async def credentials(self, run: Any) -> Credentials:
+        return Credentials("a", "b")
+
+    async def delete_folder(self, run: Any) -> int:
+        if self.problem:
+            raise self.problem
+        return 0
+
+
+class Jobs:
+    """The cache of RayJobs, told of what was made."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def observe(self, obj: dict[str, Any]) -> None:
+        self.seen.append(obj["metadata"]["name"])
+
+
+class Ground:
+    """A run whose first attempt is to be made."""
+
+    def __init__(self) -> None:
+        cluster = Cluster(make_run())
+        while cluster.run.status.attempt is None:
+            cluster.step()
+        self.run = cluster.run
+        assert self.run.status.attempt is not None
+        self.make = [d.EnsureFoundation(), d.CreateAttempt(self.run.status.attempt)]
+        self.api, self.storage, self.jobs = API(), Storage(), Jobs()
+        api: Any = self.api
+        storage: Any = self.storage
+        jobs: Any = self.jobs
+        self.executor = Executor(api, jobs, storage, SETTINGS)
+
+    async def problem(self, *actions: Any) -> Problem:
+        found = await self.executor.carry_out(self.run, actions or self.make)
+        assert found is not None
+        return found
+
+
+@pytest.fixture
+def ground() -> Ground:
+    return Ground()
+
+
+async def test_attempt_is_made_with_all_that_surrounds_it_once(ground: Ground) -> None:
+    assert await ground.executor.carry_out(ground.run, ground.make) is None
+    assert await ground.executor.carry_out(ground.run, ground.make) is None
+    assert ground.jobs.seen == ["demo-s0-a1"]
+    assert {kind for kind, _ in ground.api.objects} == {
+        "ConfigMap", "ServiceAccount", "NetworkPolicy", "SandboxPool", "RayJob"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "reason", "told"),
+    [
+        ("RayJob", errors.Forbidden("exceeded quota", 403), "RayJobForbidden", "exceeded quota"),
+        ("RayJob", errors.Invalid("spec.x", 422), "RayJobInvalid", "spec.x"),
+        ("RayJob", errors.NotFound("no matches", 404), "KubeRayNotFound", "install KubeRay"),
+        ("SandboxPool", errors.Forbidden("exceeded quota", 403), "Forbidden", "EnsureFoundation"),
+        ("ServiceAccount", errors.Invalid("metadata.name", 422), "Invalid", "metadata.name"),
+    ],
+)
+async def test_refusal_of_the_api_server_is_a_problem(
+    ground: Ground, kind: str, error: Exception, reason: str, told: str
+) -> None:
+    ground.api.refuses[kind] = error
+    problem = await ground.problem()
+    assert problem.reason == reason
+    assert told in problem.message
+
+
+async def test_object_of_somebody_else_is_left_alone_and_named(ground: Ground) -> None:
+    theirs = {"kind": "ServiceAccount", "metadata": {"name": "demo-trainer", "ownerReferences": []}}
+    ground.api.objects["ServiceAccount", "demo-trainer"] = theirs
+    problem = await ground.problem()
+    assert problem.reason == "NameConflict"
+    assert "ServiceAccount demo-trainer" in problem.message
+    assert ground.jobs.seen == []
+
+
+async def test_folder_is_claimed_before_anything_is_made(ground: Ground) -> None:
+    ground.storage.problem = StorageProblem("CredentialsRefused", "may not write")
+    assert (await ground.problem()).reason == "CredentialsRefused"
+    assert ground.api.objects == {}
+    assert (await ground.problem(d.DeleteArtifacts())).reason == "CredentialsRefused"
+
+
+async def test_lost_config_is_made_again_by_the_release_that_resolved_it_and_by_no_other(ground: Ground) -> None:
+    assert await ground.executor.carry_out(ground.run, ground.make) is None
+    key = ("ConfigMap", config_name("demo"))
+    kept = ground.api.objects.pop(key)
+    assert await ground.executor.carry_out(ground.run, ground.make) is None
+    assert ground.api.objects.pop(key) == kept
+    provenance = ground.run.status.provenance
+    assert provenance is not None
+    older = provenance.model_copy(update={"config_digest": "sha256:" + "0" * 64})
+    status = ground.run.status.model_copy(update={"provenance": older})
+    ground.run = ground.run.model_copy(update={"status": status})
+    problem = await ground.problem()
+    assert problem.reason == "ConfigLost"
+    assert "is gone" in problem.message
+    assert key not in ground.api.objects, "another config under the name would hide that the old one is lost"
+
+
+async def test_what_passes_by_itself_is_raised_and_what_follows_is_not_tried(ground: Ground) -> None:
+    ground.api.refuses["DeepCoderRun"] = errors.Conflict("changed", 409)
+    with pytest.raises(errors.Conflict):
+        await ground.executor.carry_out(ground.run, [d.AddFinalizer(), *ground.make])
+    assert ground.api.objects == {}
