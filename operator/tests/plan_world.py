@@ -239,10 +239,17 @@ class Cluster:
         """The trainer writes exit.json and ends; KubeRay sees it."""
         attempt = self.run.status.attempt
         assert attempt is not None
-        self.exits[attempt.ordinal] = ExitRecord(code=code, reason=reason)
+        self.write_exit(code, reason)
         self.change_job(
             job_status="FAILED" if code else "SUCCEEDED", deployment_status="Failed" if code else "Complete"
         )
+
+    def write_exit(self, code: int, reason: str = "Crashed") -> None:
+        """The trainer writes exit.json from the head that it runs on; the RayJob's status says nothing yet."""
+        attempt = self.run.status.attempt
+        assert attempt is not None
+        head = self.pods.get(f"{attempt.name}-head")
+        self.exits[attempt.ordinal] = ExitRecord(code=code, reason=reason, pod_uid=head.uid if head else None)
 
     def finish_stage(self, **metrics: float) -> None:
         """Run the live attempt to its stage's end, and settle."""

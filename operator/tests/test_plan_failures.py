@@ -125,7 +125,7 @@ def test_evicted_head_has_time_to_save_before_anything_is_deleted() -> None:
     assert (answer.desired, answer.deadline_seconds) == (Desired.DRAIN, 300)
     cluster.advance(120)
     cluster.save(7)
-    cluster.exits[1] = ExitRecord(code=75, reason="Drained")
+    cluster.write_exit(75, "Drained")
     cluster.step()
     assert cluster.jobs[cluster.name].deleting
     cluster.kubelet = True
@@ -165,7 +165,7 @@ def test_stage_that_ends_while_its_head_is_evicted_is_passed() -> None:
     evict(cluster)
     cluster.settle()
     cluster.save(20, final=True)
-    cluster.exits[1] = ExitRecord(code=0, reason="Completed")
+    cluster.write_exit(0, "Completed")
     cluster.kubelet = True
     cluster.settle()
     assert cluster.name == "demo-s1-a2"
@@ -188,6 +188,56 @@ def test_queue_that_evicts_takes_over_from_the_drain_of_its_heads_eviction() -> 
     cluster.leave(1)
     cluster.settle()
     assert failed_of(cluster) is FailureReason.APPLICATION
+
+
+def readmitted() -> Cluster:
+    """A run that reported, saved and left when its queue took its quota back, and was admitted again."""
+    cluster = running(scheduling={"queueName": "team"}, stages=[TRAIN | {"stallSeconds": 100}])
+    cluster.advance(20)
+    cluster.report(5)
+    cluster.settle()
+    cluster.kubelet = False
+    cluster.change_job(suspended=True, job_status="", deployment_status="Suspended")
+    cluster.settle()
+    cluster.save(5)
+    cluster.write_exit(75, "Drained")
+    cluster.kubelet = True
+    cluster.settle()
+    cluster.advance(3600)
+    cluster.change_job(suspended=False, deployment_status="Initializing")
+    cluster.settle()
+    return cluster
+
+
+def test_readmitted_attempt_runs_when_its_own_head_says_so() -> None:
+    cluster = readmitted()
+    assert cluster.run.status.phase is Phase.STARTING
+    cluster.start_job()
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.RUNNING
+    assert cluster.run.status.attempt is not None
+    assert cluster.run.status.attempt.running_time == cluster.now
+
+
+def test_crash_of_a_readmitted_attempt_is_no_preemption_though_the_first_head_left_with_75() -> None:
+    cluster = readmitted()
+    cluster.start_job()
+    cluster.settle()
+    cluster.change_job(job_status="FAILED", deployment_status="Failed", message="killed")
+    cluster.settle()
+    assert failed_of(cluster) is FailureReason.APPLICATION
+
+
+def test_readmitted_attempt_is_drained_until_its_own_head_has_left() -> None:
+    cluster = readmitted()
+    cluster.start_job()
+    cluster.settle()
+    cluster.edit(suspend=True)
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.DRAINING
+    cluster.write_exit(75, "Drained")
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.SUSPENDED
 
 
 def test_exit_75_that_nobody_asked_for_is_a_preemption() -> None:

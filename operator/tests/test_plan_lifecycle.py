@@ -9,7 +9,6 @@ import pytest
 from plan_world import UID, Cluster, make_run
 from run_manifests import LONGER, TRAIN
 
-from deepcoder_contracts.exit import ExitRecord
 from deepcoder_contracts.gate import GateRecord
 from deepcoder_contracts.progress import Desired
 from deepcoder_operator.api.failure import FailureReason
@@ -102,7 +101,7 @@ def test_exit_that_comes_after_the_job_was_deleted_still_counts() -> None:
     cluster.kubelet = False
     cluster.settle()
     cluster.save(7)
-    cluster.exits[1] = ExitRecord(code=75, reason="Drained")
+    cluster.write_exit(75, "Drained")
     cluster.kubelet = True
     cluster.settle()
     assert cluster.run.status.backoff is not None

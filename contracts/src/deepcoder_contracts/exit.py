@@ -40,5 +40,8 @@ class ExitRecord(VersionedContract):
     step: int = Field(default=0, ge=0)
     """Step of the stage that was reached."""
 
+    pod_uid: Annotated[str, StringConstraints(max_length=64)] | None = None
+    """Pod of the process, where it ran in one: an attempt that its queue stopped and admitted again has several."""
+
     manifest_digest: Digest | None = None
     """Newest checkpoint that was committed."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 import shutil
 import tempfile
@@ -85,7 +86,8 @@ class Attempt:
         except Exception as error:
             record = exit_record(first_cause(error), self._progress.report().step)
         newest = self._progress.checkpoint
-        record = record.model_copy(update={"manifest_digest": newest.digest if newest else None})
+        digest = newest.digest if newest else None
+        record = record.model_copy(update={"manifest_digest": digest, "pod_uid": os.environ.get("POD_UID")})
         try:
             await self._keep_metrics()
             await self._writer.write_exit(record)

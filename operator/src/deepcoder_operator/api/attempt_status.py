@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Annotated
 
 from pydantic import Field
 
 from deepcoder_contracts.manifest import ParentRef
 from deepcoder_operator.api.base import Status
 from deepcoder_operator.api.failure import FailureReason
+
+
+MAX_PAST_HEADS = 20
 
 
 class AttemptState(StrEnum):
@@ -65,6 +69,9 @@ class AttemptStatus(Status):
 
     head_uid: str | None = None
     """UID of its Ray head's pod: the head is the attempt, another head is another attempt."""
+
+    past_heads: Annotated[list[str], Field(max_length=MAX_PAST_HEADS)] = []
+    """UIDs of its heads before its queue took its quota back: what they said is not this one's word."""
 
     parent: ParentRef | None = None
     """Checkpoint of another stage or run that it starts from."""

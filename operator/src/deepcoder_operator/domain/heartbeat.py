@@ -8,6 +8,7 @@ from deepcoder_contracts.progress import Desired, ProgressReply, ProgressReport
 from deepcoder_operator.api.attempt_status import AttemptState
 from deepcoder_operator.api.run_status import ProgressStatus, RunStatus
 from deepcoder_operator.domain.draft import Draft
+from deepcoder_operator.domain.evidence import beat_of
 from deepcoder_operator.domain.numbers import decimal
 from deepcoder_operator.domain.world import World
 
@@ -17,8 +18,9 @@ MAX_METRICS = 64
 
 def note_progress(draft: Draft, world: World) -> None:
     """Take the newest report of the live attempt into the status, if it is time."""
-    beat, attempt, old = world.beat, draft.status.attempt, draft.status.progress
-    if beat is None or attempt is None or beat.report.ordinal != attempt.ordinal:
+    attempt, old = draft.status.attempt, draft.status.progress
+    beat = beat_of(attempt, world) if attempt is not None else None
+    if beat is None or attempt is None:
         return
     if old is not None and old.time >= beat.received:
         return

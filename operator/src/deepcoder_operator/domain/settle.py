@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from deepcoder_contracts.exit import ExitCode
+from deepcoder_contracts.exit import ExitCode, ExitRecord
 from deepcoder_contracts.stage import StageType
 from deepcoder_operator.api.attempt_status import AttemptStatus, BackoffStatus, Outcome
 from deepcoder_operator.api.failure import FailureAction, FailureReason
@@ -16,6 +16,7 @@ from deepcoder_operator.api.run_status import StagePhase
 from deepcoder_operator.domain.bounds import RECHECK_SECONDS
 from deepcoder_operator.domain.classify import Failure, backoff_seconds, decide, refine
 from deepcoder_operator.domain.draft import Draft
+from deepcoder_operator.domain.evidence import exit_of
 from deepcoder_operator.domain.lineage import note_checkpoint
 from deepcoder_operator.domain.promotion import promote
 from deepcoder_operator.domain.terminal import fail_run
@@ -39,31 +40,31 @@ def settle(draft: Draft, world: World) -> None:
         note_checkpoint(draft, attempt.stage_index, stored.newest)
     if stored.code_digest and draft.status.provenance:
         draft.update(provenance=draft.status.provenance.model_copy(update={"code_digest": stored.code_digest}))
-    if _finished(draft, attempt, stored):
+    record = exit_of(attempt, stored)
+    if _finished(draft, attempt, stored, record):
         draft.update(attempt=None, backoff=None)
         draft.event(
             "AttemptSucceeded", f"attempt {attempt.ordinal} finished stage {draft.stage(attempt.stage_index).name}"
         )
         promote(draft, attempt.stage_index, stored)
         return
-    exited_on_request = stored.exit is not None and stored.exit.code == ExitCode.DRAINED
+    exited_on_request = record is not None and record.code == ExitCode.DRAINED
     if attempt.outcome in (Outcome.DRAINED, Outcome.DRAIN_TIMED_OUT):
         _drained(draft, attempt, saved=exited_on_request)
         return
     if attempt.outcome is Outcome.SUCCEEDED:
         why = "; ".join(stored.rejected) or "no final manifest"
         failure = Failure(FailureReason.MANIFEST_MISSING, f"the job succeeded, but {why}")
-        if stored.exit is not None and stored.exit.code != ExitCode.DONE:
-            failure = refine(attempt, stored.exit)
+        if record is not None and record.code != ExitCode.DONE:
+            failure = refine(attempt, record)
     else:
-        failure = refine(attempt, stored.exit)
+        failure = refine(attempt, record)
     _failed(draft, attempt, failure)
 
 
-def _finished(draft: Draft, attempt: AttemptStatus, stored: StoredStage) -> bool:
-    if attempt.outcome is not Outcome.SUCCEEDED and not (
-        attempt.drain_cause and stored.exit is not None and stored.exit.code == ExitCode.DONE
-    ):
+def _finished(draft: Draft, attempt: AttemptStatus, stored: StoredStage, record: ExitRecord | None) -> bool:
+    done = record is not None and record.code == ExitCode.DONE
+    if attempt.outcome is not Outcome.SUCCEEDED and not (attempt.drain_cause and done):
         return False
     if draft.stage(attempt.stage_index).type is StageType.EVALUATE:
         return stored.evaluated
