@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from deepcoder_contracts import layout
-from deepcoder_contracts.base import sha256_digest
+from deepcoder_contracts.base import VersionedContract, sha256_digest
 from deepcoder_contracts.exit import ExitRecord
 from deepcoder_contracts.judge import JudgeRequest, JudgeResponse
 from deepcoder_contracts.lineage import StoredCheckpoint, candidates, newest_checkpoint
 from deepcoder_contracts.manifest import Claim, FileEntry, RunIdentity
+from deepcoder_contracts.progress import Desired, ProgressReply
 from deepcoder_contracts.recipe import OldLogprobs, Recipe
 from deepcoder_contracts.stage import StageConfig
 
@@ -44,6 +45,24 @@ def test_an_unknown_field_is_refused_by_name() -> None:
 def test_a_document_of_a_newer_layout_is_refused_with_the_mend() -> None:
     with pytest.raises(ValidationError, match="use the release that wrote it"):
         ExitRecord.model_validate({"schemaVersion": 2, "code": 0, "reason": "Completed"})
+
+
+class Later(VersionedContract):
+    """A document whose layout has changed once."""
+
+    CURRENT_VERSION = 2
+
+
+def test_a_document_is_of_the_current_version_unless_it_says_otherwise() -> None:
+    assert Later().schema_version == 2
+    assert Later.from_json(b"{}").schema_version == 2
+    assert Later.from_json(b'{"schemaVersion":1}').to_json() == b'{"schemaVersion":1}'
+    assert b'"schemaVersion":1' in ExitRecord(code=0, reason="Completed").to_json()
+
+
+def test_a_reply_with_fields_of_a_later_release_is_still_obeyed() -> None:
+    reply = ProgressReply.from_json(b'{"schemaVersion":1,"desired":"Drain","deadlineSeconds":60,"why":"eviction"}')
+    assert (reply.desired, reply.deadline_seconds) == (Desired.DRAIN, 60)
 
 
 def test_canonical_bytes_survive_a_round_trip() -> None:

@@ -51,14 +51,16 @@ class VersionedContract(Contract):
     CURRENT_VERSION: ClassVar[int] = 1
     OLDEST_VERSION: ClassVar[int] = 1
 
-    schema_version: int = Field(default=1)
-    """Version of this document's layout."""
+    schema_version: int = Field(default=0)
+    """Version of this document's layout; unless given, the one that is current here."""
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown_version(cls, data: Any) -> Any:
         if isinstance(data, dict):
-            version = data.get("schemaVersion", data.get("schema_version", cls.CURRENT_VERSION))
+            if "schemaVersion" not in data and "schema_version" not in data:
+                data = {**data, "schema_version": cls.CURRENT_VERSION}
+            version = data.get("schemaVersion", data.get("schema_version"))
             if not isinstance(version, int) or not cls.OLDEST_VERSION <= version <= cls.CURRENT_VERSION:
                 raise ValueError(
                     f"schemaVersion {version!r} of {cls.__name__} cannot be read here (versions "

@@ -9,9 +9,12 @@ from __future__ import annotations
 from datetime import datetime
 from enum import StrEnum
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from deepcoder_contracts.base import Contract, Digest, DNSLabel, VersionedContract
+
+AUDIENCE = "deepcoder-operator"
+"""Audience of the token that shows which pod reports: one for the API server is of no use here, nor the reverse."""
 
 MAX_BODY_BYTES = 64 * 1024
 """Largest accepted report."""
@@ -95,7 +98,12 @@ class Desired(StrEnum):
 
 
 class ProgressReply(VersionedContract):
-    """The operator's answer to a heartbeat."""
+    """The operator's answer to a heartbeat, in the report's own version: the operator is the first to be upgraded.
+
+    A reader drops fields it does not know: a wish that it can obey must not be lost for one that it cannot.
+    """
+
+    model_config = ConfigDict(extra="ignore")
 
     desired: Desired = Desired.RUN
     """Run, or Drain: stop admitting, save, exit 75."""
