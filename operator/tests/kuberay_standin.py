@@ -21,7 +21,7 @@ from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.exit import ExitRecord
 from deepcoder_contracts.layout import checkpoint_dir, claim_key, evaluation_dir, exit_key
 from deepcoder_contracts.manifest import Claim, FileEntry, Manifest, ManifestKind
-from deepcoder_contracts.progress import ProgressReply, ProgressReport, TrainerPhase
+from deepcoder_contracts.progress import AUDIENCE, ProgressReply, ProgressReport, TrainerPhase
 from deepcoder_contracts.stage import StageConfig, StageType
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube, Object
@@ -171,7 +171,7 @@ class Standin:
         request = {
             "apiVersion": "authentication.k8s.io/v1",
             "kind": "TokenRequest",
-            "spec": {"audiences": ["deepcoder-operator"], "expirationSeconds": 600, "boundObjectRef": bound},
+            "spec": {"audiences": [AUDIENCE], "expirationSeconds": 600, "boundObjectRef": bound},
         }
         path = f"/api/v1/namespaces/{self.namespace}/serviceaccounts/{account}/token"
         answer = await self.kube._request("POST", path, body=request)

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from deepcoder_operator.board import RunKey
-from deepcoder_operator.domain.names import LABEL_ORDINAL, LABEL_RUN
+from deepcoder_contracts.progress import AUDIENCE, ProgressReply
+from deepcoder_operator.board import RunEntry, RunKey
+from deepcoder_operator.domain.names import HEAD, LABEL_ORDINAL, LABEL_ROLE, LABEL_RUN, LABEL_RUN_UID, LEARNER
 from deepcoder_operator.progress.admission import NotAdmitted, admit
-from deepcoder_operator.progress.authentication import AUDIENCE, Subject, Unauthenticated, subject_of_review
+from deepcoder_operator.progress.authentication import Subject, Unauthenticated, subject_of_review
 from deepcoder_operator.progress.ratelimit import RateLimiter
 
 RUN = RunKey("ml", "demo")
@@ -35,7 +36,7 @@ def pod(**labels: str) -> dict[str, Any]:
         "metadata": {
             "name": "demo-head",
             "uid": "uid-1",
-            "labels": {LABEL_RUN: "demo", LABEL_ORDINAL: "3"} | labels,
+            "labels": {LABEL_RUN: "demo", LABEL_RUN_UID: "run-1", LABEL_ORDINAL: "3", LABEL_ROLE: HEAD} | labels,
         }
     }
 
@@ -72,12 +73,31 @@ def test_head_of_the_attempt_is_admitted() -> None:
         (SUBJECT, None, 3),
         (SUBJECT, pod(**{LABEL_RUN: "another"}), 3),
         (SUBJECT, pod(), 4),
+        (SUBJECT, pod(**{LABEL_ROLE: LEARNER}), 3),
     ],
-    ids=["other namespace", "pod made again", "unknown pod", "other run", "other attempt"],
+    ids=["other namespace", "pod made again", "unknown pod", "other run", "other attempt", "no head"],
 )
 def test_everyone_else_is_refused(subject: Subject, seen: dict[str, Any] | None, ordinal: int) -> None:
     with pytest.raises(NotAdmitted):
-        admit(subject, seen, RUN, ordinal)
+        admit(subject, seen, RUN, ordinal, entry())
+
+
+def entry(ordinal: int = 3, run_uid: str = "run-1", head_uid: str | None = None) -> RunEntry:
+    return RunEntry(ProgressReply(), ordinal, run_uid, None, head_uid)
+
+
+def test_head_that_was_seen_is_the_only_one_that_speaks_for_the_live_attempt() -> None:
+    """Labels are written by whoever makes a pod; the uid of the head is not."""
+    admit(SUBJECT, pod(), RUN, 3, entry())
+    admit(SUBJECT, pod(), RUN, 3, entry(head_uid="uid-1"))
+    admit(SUBJECT, pod(), RUN, 3, entry(ordinal=4, head_uid="uid-2"))
+    with pytest.raises(NotAdmitted, match="not the head"):
+        admit(SUBJECT, pod(), RUN, 3, entry(head_uid="uid-2"))
+
+
+def test_pod_of_an_earlier_run_of_the_name_is_refused() -> None:
+    with pytest.raises(NotAdmitted, match="earlier run"):
+        admit(SUBJECT, pod(), RUN, 3, entry(run_uid="run-2"))
 
 
 def test_rate_limit_allows_a_burst_then_the_rate_and_keeps_callers_apart() -> None:

@@ -23,7 +23,7 @@ from deepcoder_contracts.progress import (
     TrainerPhase,
 )
 from deepcoder_operator.board import ProgressBoard, RunKey
-from deepcoder_operator.domain.names import LABEL_ORDINAL, LABEL_RUN
+from deepcoder_operator.domain.names import HEAD, LABEL_ORDINAL, LABEL_ROLE, LABEL_RUN, LABEL_RUN_UID
 from deepcoder_operator.progress import certificates, keeper
 from deepcoder_operator.progress.authentication import AuthenticationUnavailable, Subject, Unauthenticated
 from deepcoder_operator.progress.health import HealthServer
@@ -49,7 +49,6 @@ class Operator:
     """A running server and a client that trusts it."""
 
     board: ProgressBoard = field(default_factory=ProgressBoard)
-    active: bool = True
     now: float = 0.0
     url: str = ""
     session: aiohttp.ClientSession | None = None
@@ -77,12 +76,10 @@ async def running() -> AsyncIterator[Operator]:
     keeper._load(context, material)
 
     async def find_pod(namespace: str, name: str) -> dict[str, Any] | None:
-        labels = {LABEL_RUN: "demo", LABEL_ORDINAL: "3"}
+        labels = {LABEL_RUN: "demo", LABEL_RUN_UID: "run-uid", LABEL_ORDINAL: "3", LABEL_ROLE: HEAD}
         return {"metadata": {"name": name, "namespace": namespace, "uid": "uid-1", "labels": labels}}
 
-    server = ProgressServer(
-        operator.board, Tokens(), find_pod, active=lambda: operator.active, clock=lambda: operator.now
-    )
+    server = ProgressServer(operator.board, Tokens(), find_pod, clock=lambda: operator.now)
     port = await server.start("127.0.0.1", 0, context)
     operator.url = f"https://localhost:{port}"
     trust = ssl.create_default_context(cadata=material.bundle.decode())
@@ -185,11 +182,20 @@ async def test_report_of_a_run_that_was_not_planned_yet_is_to_come_again(operato
     assert int(response.headers["Retry-After"]) >= 1
 
 
-async def test_standby_sends_everyone_away(operator: Operator) -> None:
-    operator.active = False
-    status, answer, response = await operator.post(report())
-    assert (status, "standby" in answer["error"]) == (503, True)
-    assert int(response.headers["Retry-After"]) >= 1
+async def test_answer_is_in_the_version_of_the_report(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operator is upgraded first: trainers that run refuse what they do not know."""
+    old = report()
+    monkeypatch.setattr(ProgressReply, "CURRENT_VERSION", 2)
+    operator.board.post(RUN, run_uid="run-uid", ordinal=3, reply=ProgressReply(), pool=None)
+    status, answer, _ = await operator.post(old)
+    assert (status, answer["schemaVersion"]) == (200, 1)
+
+
+async def test_another_pod_than_the_head_is_refused_and_the_head_is_heard(operator: Operator) -> None:
+    operator.board.post(RUN, run_uid="run-uid", ordinal=3, reply=ProgressReply(), pool=None, head_uid="uid-2")
+    assert (await operator.post(report()))[0] == 403
+    operator.board.post(RUN, run_uid="run-uid", ordinal=3, reply=ProgressReply(), pool=None, head_uid="uid-1")
+    assert (await operator.post(report()))[0] == 200
 
 
 async def test_unreachable_api_server_is_not_taken_for_a_bad_token(operator: Operator) -> None:

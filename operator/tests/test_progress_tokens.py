@@ -14,14 +14,13 @@ from typing import Any
 import aiohttp
 import pytest
 
-from deepcoder_contracts.progress import ProgressReply, ProgressReport, TrainerPhase
+from deepcoder_contracts.progress import AUDIENCE, ProgressReply, ProgressReport, TrainerPhase
 from deepcoder_operator.board import ProgressBoard, RunKey
-from deepcoder_operator.domain.names import LABEL_ORDINAL, LABEL_RUN
+from deepcoder_operator.domain.names import HEAD, LABEL_ORDINAL, LABEL_ROLE, LABEL_RUN, LABEL_RUN_UID
 from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.kube.resources import PODS, SECRETS, SERVICE_ACCOUNTS
 from deepcoder_operator.progress.authentication import (
     ACCEPTED_SECONDS,
-    AUDIENCE,
     Subject,
     TokenReviewAuthenticator,
     Unauthenticated,
@@ -43,7 +42,7 @@ async def make_pod(kube: Kube, namespace: str, name: str, run: str, ordinal: int
             "metadata": {
                 "name": name,
                 "namespace": namespace,
-                "labels": {LABEL_RUN: run, LABEL_ORDINAL: str(ordinal)},
+                "labels": {LABEL_RUN: run, LABEL_RUN_UID: "u", LABEL_ORDINAL: str(ordinal), LABEL_ROLE: HEAD},
             },
             "spec": {
                 "serviceAccountName": "trainer",

@@ -51,6 +51,9 @@ class RunEntry:
     pool: str | None
     """SandboxPool in the run's namespace that judges for it."""
 
+    head_uid: str | None = None
+    """UID of the pod that the live attempt runs on, once it was seen: nobody else speaks for it."""
+
     heartbeat: Heartbeat | None = None
     """Newest report of the live attempt."""
 
@@ -65,11 +68,20 @@ class ProgressBoard:
     on_report: Callable[[RunKey], None] | None = None
     """Called after each report; the run controller wakes its run."""
 
-    def post(self, key: RunKey, *, run_uid: str, ordinal: int, reply: ProgressReply, pool: str | None) -> None:
+    def post(
+        self,
+        key: RunKey,
+        *,
+        run_uid: str,
+        ordinal: int,
+        reply: ProgressReply,
+        pool: str | None,
+        head_uid: str | None = None,
+    ) -> None:
         """Set what the live attempt of a run is answered. A new ordinal drops the old attempt's report."""
         old = self.entries.get(key)
         keep = old.heartbeat if old and (old.run_uid, old.ordinal) == (run_uid, ordinal) else None
-        self.entries[key] = RunEntry(reply=reply, ordinal=ordinal, run_uid=run_uid, pool=pool, heartbeat=keep)
+        self.entries[key] = RunEntry(reply, ordinal, run_uid, pool, head_uid, keep)
 
     def withdraw(self, key: RunKey) -> None:
         """The run has no live attempt (any more)."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from deepcoder_contracts.progress import AUDIENCE
 from deepcoder_operator.api.run import DeepCoderRun
 from deepcoder_operator.api.stage import Stage
 from deepcoder_operator.builders.podtemplate import merge, refuse_owned
@@ -37,7 +38,6 @@ from deepcoder_operator.domain.pool_names import TOKEN_KEY, token_secret_name
 
 HEAD_CONTAINER = "ray-head"
 WORKER_CONTAINER = "ray-worker"
-AUDIENCE = "deepcoder-operator"
 HOME = "/home/deepcoder"
 S3_CA_DIRECTORY = "/etc/deepcoder-s3"
 S3_CA_KEY = "ca.crt"

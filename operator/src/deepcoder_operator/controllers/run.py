@@ -236,6 +236,7 @@ class RunController:
             ordinal=attempt.ordinal,
             reply=reply(run.status, now),
             pool=pool_name(run),
+            head_uid=attempt.head_uid,
         )
 
     def _announce(self, worker: _Worker, obj: Object, decided: Plan) -> None:

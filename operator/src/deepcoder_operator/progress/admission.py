@@ -1,4 +1,4 @@
-"""Whether a pod may speak for a run: decided from the pod's own labels, as a pure function.
+"""Whether a pod may speak for a run: decided from the pod and from what is known of the run, as a pure function.
 
 A token shows which pod speaks; the labels that the operator gave the pod show for which run and attempt. Only the
 head of the run's own attempt passes, so that a run can neither report for another nor order another to drain.
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from deepcoder_operator.board import RunKey
-from deepcoder_operator.domain.names import LABEL_ORDINAL, LABEL_RUN
+from deepcoder_operator.board import RunEntry, RunKey
+from deepcoder_operator.domain.names import HEAD, LABEL_ORDINAL, LABEL_ROLE, LABEL_RUN, LABEL_RUN_UID
 from deepcoder_operator.progress.authentication import Subject
 
 
@@ -18,8 +18,14 @@ class NotAdmitted(Exception):
     """The pod does not belong to the run or the attempt it speaks for; the message says how."""
 
 
-def admit(subject: Subject, pod: Mapping[str, Any] | None, key: RunKey, ordinal: int) -> None:
-    """Raise `NotAdmitted` unless `pod` is the subject and belongs to this attempt of the run."""
+def admit(
+    subject: Subject, pod: Mapping[str, Any] | None, key: RunKey, ordinal: int, entry: RunEntry | None = None
+) -> None:
+    """Raise `NotAdmitted` unless `pod` is the subject and the head of this attempt of the run.
+
+    `entry` is what is known of the run, None before it was planned. Labels are the word of whoever made the pod; the
+    uid of the head that was seen to run the live attempt is not.
+    """
     if subject.namespace != key.namespace:
         raise NotAdmitted(f"the token is of namespace {subject.namespace}, the run is of {key.namespace}")
     metadata = (pod or {}).get("metadata") or {}
@@ -28,5 +34,13 @@ def admit(subject: Subject, pod: Mapping[str, Any] | None, key: RunKey, ordinal:
     labels = metadata.get("labels") or {}
     if labels.get(LABEL_RUN) != key.name:
         raise NotAdmitted(f"pod {subject.pod_name} does not belong to run {key}")
+    if labels.get(LABEL_ROLE) != HEAD:
+        raise NotAdmitted(f"pod {subject.pod_name} is no head: only the head of an attempt reports")
     if labels.get(LABEL_ORDINAL) != str(ordinal):
         raise NotAdmitted(f"pod {subject.pod_name} is not of attempt {ordinal}: report the ordinal of its stage config")
+    if entry is None:
+        return
+    if labels.get(LABEL_RUN_UID) != entry.run_uid:
+        raise NotAdmitted(f"pod {subject.pod_name} belongs to an earlier run of the name {key}")
+    if ordinal == entry.ordinal and entry.head_uid not in (None, subject.pod_uid):
+        raise NotAdmitted(f"pod {subject.pod_name} is not the head that attempt {ordinal} runs on")

@@ -13,11 +13,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
+from deepcoder_contracts.progress import AUDIENCE
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube
-
-AUDIENCE = "deepcoder-operator"
-"""Audience that a token must be bound to: one made for the API server is of no use here, and the reverse."""
 
 ACCEPTED_SECONDS = 60.0
 """Time for which an accepted token is not reviewed again."""

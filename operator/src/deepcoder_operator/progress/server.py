@@ -1,7 +1,7 @@
 """`POST /v1/runs/{namespace}/{name}/progress`: checks in the order of their cost, then the board.
 
 Every refusal is a JSON object {error, field?} with a status that says whether to come again: 429 and 503 carry
-Retry-After, all others do not get better by repetition. A standby answers 503 to everything.
+Retry-After, all others do not get better by repetition. An answer is in the version of the report.
 """
 
 from __future__ import annotations
@@ -53,13 +53,11 @@ class ProgressServer:
         authenticator: Authenticator,
         find_pod: FindPod,
         *,
-        active: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """`active` is False on a standby; `clock` only goes forward, `wall` is seconds since the epoch."""
-        self._board, self._authenticator, self._find_pod = board, authenticator, find_pod
-        self._active, self._wall = active, wall
+        """`clock` only goes forward, `wall` is seconds since the epoch."""
+        self._board, self._authenticator, self._find_pod, self._wall = board, authenticator, find_pod, wall
         self._by_peer = RateLimiter(_CALLS_A_SECOND, _CALL_BURST, clock)
         self._by_subject = RateLimiter(_REPORTS_A_SECOND, _REPORT_BURST, clock)
         self._runner: web.AppRunner | None = None
@@ -90,8 +88,6 @@ class ProgressServer:
         return response
 
     async def _answer(self, request: web.Request) -> web.Response:
-        if not self._active():
-            return _refusal(503, "this replica is a standby", retry_after=RETRY_SECONDS)
         wait = self._by_peer.wait_seconds(request.remote)
         if wait > 0:
             return _refusal(429, "too many requests from this address", retry_after=wait)
@@ -126,10 +122,11 @@ class ProgressServer:
 
     async def _take(self, key: RunKey, subject: Subject, report: ProgressReport) -> web.Response:
         pod = await self._find_pod(subject.namespace, subject.pod_name) if subject.namespace == key.namespace else None
-        admit(subject, pod, key, report.ordinal)
+        admit(subject, pod, key, report.ordinal, self._board.entries.get(key))
         reply = self._board.receive(key, Heartbeat(report, self._wall()))
         if reply is None:
             return _refusal(503, f"run {key} has no live attempt yet", retry_after=RETRY_SECONDS)
+        reply = reply.model_copy(update={"schema_version": report.schema_version})
         return web.Response(body=reply.to_json(), content_type="application/json")
 
 
