@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,11 +12,13 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from deepcoder_contracts.judge import RUN_HEADER, JudgeRequest, TestCase
+from deepcoder_contracts.judge import RUN_HEADER, JudgeRequest, Scoring, TestCase
 from deepcoder_contracts.manifest import RunIdentity
 from deepcoder_trainer.judge import client as client_module
 from deepcoder_trainer.judge.client import JudgeClient, JudgeRefused
-from deepcoder_trainer.judge.endpoints import MAX_IN_FLIGHT, Endpoints
+from deepcoder_trainer.judge.endpoints import PER_SLOT, UNKNOWN_IN_FLIGHT, Endpoints, NoJudge
+from deepcoder_trainer.judge.submission import JudgedProblem, Submission
+from deepcoder_trainer.types import Problem
 
 RUN = RunIdentity(namespace="ns", name="run", uid="01234567-89ab-cdef-0123-456789abcdef")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -29,6 +32,14 @@ class Server:
         self.tests: dict[str, bytes] = {}
         self.asked: list[str] = []
         self.headers: list[str | None] = []
+        self.slots: int | None = None
+        self.capacity_asked = 0
+
+    async def capacity(self, _: web.Request) -> web.Response:
+        self.capacity_asked += 1
+        if self.slots is None:
+            return web.json_response({"error": "no such route"}, status=404)
+        return web.json_response({"slots": self.slots, "busy": 0, "queued": 0, "tier": "Landlock", "limits": {}})
 
     async def judge(self, request: web.Request) -> web.StreamResponse:
         self.asked.append((await request.json())["id"])
@@ -47,6 +58,7 @@ async def serving(*behaviours: Handler) -> AsyncIterator[tuple[list[Server], lis
         server = Server(behave)
         app = web.Application()
         app.router.add_post("/v1/judge", server.judge)
+        app.router.add_get("/v1/capacity", server.capacity)
         app.router.add_put("/v1/tests/{sha256}", server.put)
         runner = web.AppRunner(app)
         await runner.setup()
@@ -61,8 +73,9 @@ async def serving(*behaviours: Handler) -> AsyncIterator[tuple[list[Server], lis
             await runner.cleanup()
 
 
-def asking(**fields: object) -> JudgeRequest:
-    return JudgeRequest(**{"id": "g/0/abc", "code": "print(1)", "tests": [TestCase(input="", output="1\n")], **fields})
+def asking(**fields: object) -> Submission:
+    settings = {"id": "g/0/abc", "code": "print(1)", "tests": [TestCase(input="", output="1\n")], **fields}
+    return Submission(JudgeRequest(**settings))
 
 
 def verdict(passed: bool | None, request_id: str = "g/0/abc") -> dict[str, object]:
@@ -106,8 +119,9 @@ async def test_a_wrong_program_is_judged_once_and_is_no_error() -> None:
     assert server.headers == ["ns/run/01234567"]
 
 
-@pytest.mark.parametrize("failing", [errs, drops], ids=["error verdict", "lost connection"])
-async def test_a_judge_that_fails_is_not_asked_again_while_there_is_another(failing: Handler) -> None:
+@pytest.mark.parametrize(("failing", "requests"), [(errs, 1), (drops, 2)], ids=["error verdict", "lost connection"])
+async def test_a_judge_that_fails_is_not_asked_again_while_there_is_another(failing: Handler, requests: int) -> None:
+    """Over a kept connection a lost one is tried once more, as one that was closed meanwhile looks the same."""
     async with serving(failing, passes) as (servers, urls):
         # The failing judge is the less busy one, so it is asked first.
         endpoints = Endpoints(urls)
@@ -118,7 +132,7 @@ async def test_a_judge_that_fails_is_not_asked_again_while_there_is_another(fail
     assert judgement.response is not None
     assert judgement.response.passed is True
     assert judgement.attempts == 2
-    assert [len(s.asked) for s in servers] == [1, 1]
+    assert [len(s.asked) for s in servers] == [requests, 1]
 
 
 async def test_three_failures_on_different_judges_leave_the_sample_unjudged_and_never_wrong() -> None:
@@ -170,13 +184,15 @@ async def test_large_test_sets_are_stored_once_and_named_by_digest() -> None:
         seen.append(body)
         if body["tests_sha256"] not in server.tests:
             return web.json_response({"error": "unknown"}, status=404)
-        return web.json_response(verdict(True))
+        return web.json_response(verdict(True, body["id"]))
 
     async with serving(by_digest) as ([server], urls):
         client = JudgeClient(Endpoints(urls), RUN)
-        tests = [TestCase(input="x" * 20_000, output="1\n")]
+        problem = JudgedProblem(
+            Problem("p", "test", "large", (TestCase(input="x" * 20_000, output="1\n"),), scoring=Scoring.LIVECODEBENCH)
+        )
         for _ in range(2):
-            judgement = await client.judge(asking(tests=tests))
+            judgement = await client.judge(problem.submission("print(1)", "g/0"))
             assert judgement.response is not None
         await client.close()
     [(digest, body)] = server.tests.items()
@@ -244,7 +260,9 @@ async def test_a_slow_judge_is_given_up_at_the_deadline(monkeypatch: pytest.Monk
     assert judgement.attempts == 1
 
 
-async def test_the_token_is_read_again_for_each_submission(tmp_path: Path) -> None:
+async def test_a_rotated_token_is_picked_up_and_its_file_is_not_read_for_each_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tokens: list[str | None] = []
 
     async def notes(request: web.Request) -> web.Response:
@@ -252,13 +270,139 @@ async def test_the_token_is_read_again_for_each_submission(tmp_path: Path) -> No
         return web.json_response(verdict(True))
 
     token = tmp_path / "token"
+    token.write_text("old\n")
     async with serving(notes) as (_servers, urls):
         client = JudgeClient(Endpoints(urls), RUN, token_file=token)
-        for text in ("old\n", "new\n"):
-            token.write_text(text)
-            await client.judge(asking())
+        await client.judge(asking())
+        token.write_text("new\n")
+        await client.judge(asking())
+        monkeypatch.setattr(client_module, "TOKEN_SECONDS", 0.0)
+        await client.judge(asking())
         await client.close()
-    assert tokens == ["Bearer old", "Bearer new"]
+    assert tokens == ["Bearer old", "Bearer old", "Bearer new"]
+
+
+@pytest.mark.parametrize("status", [401, 403, 408])
+async def test_a_judge_that_turns_us_away_for_now_is_asked_again_and_costs_no_attempt(status: int) -> None:
+    answers = [status]
+
+    async def rotated(_: web.Request) -> web.Response:
+        return web.json_response({"error": "not now"}, status=answers.pop()) if answers else await passes(_)
+
+    async with serving(rotated) as ([server], urls):
+        client = JudgeClient(Endpoints(urls), RUN)
+        judgement = await client.judge(asking())
+        await client.close()
+    assert judgement.response is not None
+    assert (judgement.attempts, len(server.asked)) == (1, 2)
+
+
+async def test_a_token_that_stays_wrong_leaves_the_sample_unjudged_and_does_not_end_the_run() -> None:
+    async def stranger(_: web.Request) -> web.Response:
+        return web.json_response({"error": "token"}, status=401)
+
+    async with serving(stranger) as ([server], urls):
+        client = JudgeClient(Endpoints(urls), RUN, patience=1.5)
+        judgement = await client.judge(asking())
+        await client.close()
+    assert (judgement.response, judgement.attempts) == (None, 0)
+    assert len(server.asked) == 2, "asked again after a second, then less often"
+
+
+@pytest.mark.parametrize("closes", [1, 2], ids=["once", "whenever the connection is used again"])
+async def test_a_kept_connection_that_the_judge_has_closed_is_no_failure_of_the_judge(closes: int) -> None:
+    connections = requests = 0
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections, requests
+        connections += 1
+        for number in range(2):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+            await reader.readexactly(
+                int(head.split("content-length:")[1].split()[0]) if "content-length:" in head else 0
+            )
+            capacity = head.startswith("get ")
+            requests += not capacity
+            if number and connections <= closes:
+                writer.close()  # the second request on this connection gets no answer
+                return
+            body = json.dumps({"slots": 1} if capacity else verdict(True)).encode()
+            status = b"404 Not Found" if capacity else b"200 OK"
+            writer.write(
+                b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % (status, len(body))
+            )
+            writer.write(body)
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    client = JudgeClient(Endpoints([url]), RUN)
+    judgements = [await client.judge(asking()) for _ in range(2)]
+    await client.close()
+    server.close()
+    assert [j.attempts for j in judgements] == [1, 1]
+    assert all(j.response is not None for j in judgements)
+    assert client.errors == 0
+
+
+async def test_a_judge_is_given_what_its_slots_can_do_and_the_rest_waits() -> None:
+    gate = asyncio.Event()
+
+    async def slow(request: web.Request) -> web.Response:
+        await gate.wait()
+        return web.json_response(verdict(True, (await request.json())["id"]))
+
+    async with serving(slow) as ([server], urls):
+        server.slots = 3
+        client = JudgeClient(Endpoints(urls), RUN)
+        tasks = [asyncio.create_task(client.judge(asking(id=f"g/{n}/abc"))) for n in range(40)]
+        async with asyncio.timeout(10):
+            while len(server.asked) < 3 * PER_SLOT:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        assert len(server.asked) == 3 * PER_SLOT
+        gate.set()
+        assert all(j.response is not None for j in await asyncio.gather(*tasks))
+        await client.close()
+    assert server.capacity_asked == 1
+
+
+async def test_waiting_for_our_own_other_submissions_does_not_count_against_patience() -> None:
+    async def takes_its_time(request: web.Request) -> web.Response:
+        await asyncio.sleep(0.15)
+        return web.json_response(verdict(True, (await request.json())["id"]))
+
+    async with serving(takes_its_time) as (_servers, urls):
+        client = JudgeClient(Endpoints(urls), RUN, patience=0.4)
+        tasks = [asyncio.create_task(client.judge(asking(id=f"g/{n}/abc"))) for n in range(5 * UNKNOWN_IN_FLIGHT)]
+        judgements = await asyncio.gather(*tasks)
+        await client.close()
+    assert all(j.response is not None for j in judgements), "the last waited longer than its patience"
+
+
+async def test_who_waits_is_told_when_no_judge_answers_anything_for_too_long() -> None:
+    endpoints = Endpoints(["http://a"])
+    held = [await endpoints.acquire() for _ in range(UNKNOWN_IN_FLIGHT)]
+    waiting = [asyncio.create_task(endpoints.acquire(patience=0.3)) for _ in range(2)]
+    await asyncio.sleep(0.2)
+    endpoints.release(held.pop(), answered=True)
+    assert (await waiting[0]).url == "http://a"
+    await asyncio.sleep(0.2)
+    assert not waiting[1].done(), "a judge answered meanwhile"
+    with pytest.raises(NoJudge):
+        await waiting[1]
+
+
+async def test_a_submission_that_was_asked_before_goes_before_those_that_were_not() -> None:
+    endpoints = Endpoints(["http://a"])
+    held = [await endpoints.acquire() for _ in range(UNKNOWN_IN_FLIGHT)]
+    new = asyncio.create_task(endpoints.acquire())
+    await asyncio.sleep(0)
+    again = asyncio.create_task(endpoints.acquire(first=True))
+    await asyncio.sleep(0)
+    endpoints.release(held.pop())
+    await again
+    assert not new.done()
+    new.cancel()
 
 
 async def test_load_is_spread_over_judges() -> None:
@@ -281,7 +425,7 @@ async def test_load_is_spread_over_judges() -> None:
 
 async def test_who_waits_for_a_judge_is_served_in_order_and_a_cancelled_one_takes_none() -> None:
     endpoints = Endpoints(["http://a"])
-    held = [await endpoints.acquire() for _ in range(MAX_IN_FLIGHT)]
+    held = [await endpoints.acquire() for _ in range(UNKNOWN_IN_FLIGHT)]
     waiting = [asyncio.create_task(endpoints.acquire()) for _ in range(3)]
     await asyncio.sleep(0)
     waiting[0].cancel()
@@ -291,12 +435,12 @@ async def test_who_waits_for_a_judge_is_served_in_order_and_a_cancelled_one_take
     assert [w.done() for w in waiting] == [True, True, False]
     endpoints.release(held.pop())
     assert (await waiting[2]).url == "http://a"
-    assert endpoints._all["http://a"].in_flight == MAX_IN_FLIGHT
+    assert endpoints._all["http://a"].in_flight == UNKNOWN_IN_FLIGHT
 
 
 async def test_a_submission_that_failed_at_one_judge_does_not_hold_up_those_behind_it() -> None:
     endpoints = Endpoints(["http://a", "http://b"])
-    held = [await endpoints.acquire() for _ in range(2 * MAX_IN_FLIGHT)]
+    held = [await endpoints.acquire() for _ in range(2 * UNKNOWN_IN_FLIGHT)]
     picky = asyncio.create_task(endpoints.acquire(frozenset({"http://a"})))
     plain = asyncio.create_task(endpoints.acquire())
     await asyncio.sleep(0)

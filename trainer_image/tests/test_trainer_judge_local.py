@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from deepcoder_contracts.judge import TestCase
+from deepcoder_contracts.judge import Kind, Scoring, TestCase
 from deepcoder_contracts.manifest import RunIdentity
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.judge import local as local_module
 from deepcoder_trainer.judge.client import JudgeClient
 from deepcoder_trainer.judge.endpoints import Endpoints
 from deepcoder_trainer.judge.local import BASE_URL, LocalJudge
-from deepcoder_trainer.rollout.reward import JudgeReward, UserReward, judge_request, load_reward
+from deepcoder_trainer.judge.submission import JudgedProblem
+from deepcoder_trainer.rollout import reward as reward_module
+from deepcoder_trainer.rollout.reward import JudgeReward, UserReward, load_reward
 from deepcoder_trainer.types import Outcome, Problem
 
 RUN = RunIdentity(namespace="local", name="run", uid="01234567-89ab-cdef-0123-456789abcdef")
@@ -100,10 +105,53 @@ async def test_a_missing_sandbox_is_refused_with_the_mend(monkeypatch: pytest.Mo
 
 
 def test_an_id_ends_in_the_codes_digest_so_that_it_never_has_two_contents() -> None:
-    one, other = (judge_request(DOUBLE, code, "sampling/7/1") for code in ("a", "b"))
+    one, other = (JudgedProblem(DOUBLE).submission(code, "sampling/7/1").request for code in ("a", "b"))
     assert one.id != other.id
     assert one.id.startswith("sampling/7/1/")
     assert len(one.id.rsplit("/", 1)[1]) == 64
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tests": (TestCase(input="3\n", output="7\n"),)},
+        {"tests": (TestCase(input="x" * 20_000, output="7\n"),)},
+        {"time_limit_s": 6.0},
+        {"memory_limit_mb": 64},
+        {"scoring": Scoring.LIVECODEBENCH},
+        {"kind": Kind.FUNCTION, "fn_name": "double"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_the_same_program_against_other_tests_or_limits_has_another_id(change: dict[str, Any]) -> None:
+    one, other = (
+        JudgedProblem(p).submission("a", "evaluation/set/7/1").request for p in (DOUBLE, replace(DOUBLE, **change))
+    )
+    again = JudgedProblem(replace(DOUBLE)).submission("a", "evaluation/set/7/1").request
+    assert one.id != other.id
+    assert one.id == again.id
+
+
+async def test_a_problem_s_tests_are_worked_out_once_and_forgotten_with_it(
+    judge: LocalJudge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    class Counted(JudgedProblem):
+        def __init__(self, problem: Problem) -> None:
+            made.append(problem.id)
+            super().__init__(problem)
+
+    monkeypatch.setattr(reward_module, "JudgedProblem", Counted)
+    client = client_of(judge)
+    reward, problem = JudgeReward(client), replace(DOUBLE)
+    for index in range(3):
+        await reward(problem, fenced("print(2*int(input()))"), f"sampling/0/{index}")
+    await client.close()
+    assert made == ["double"]
+    del problem
+    gc.collect()
+    assert reward._judged == {}
 
 
 async def test_a_users_reward_may_be_plain_or_asynchronous_and_its_failure_is_no_zero() -> None:

@@ -2,7 +2,10 @@
 
 A pool's headless Service resolves to one address a ready pod; it is resolved again every two seconds, so that pods
 that come with the queue are used and pods that left are not asked. A judge that is full or cannot be reached rests
-for a while. Pure bookkeeping but for `PoolResolver`, which asks the name service.
+for a while. A judge is given `PER_SLOT` submissions for each program that it runs at once: enough that no slot waits
+for the network and that the pool sees a queue to grow by, few enough that the last of them is judged within its
+deadline. The rest wait here, where they cost nothing and go to whichever judge is free first. Pure bookkeeping but for
+`PoolResolver`, which asks the name service.
 """
 
 from __future__ import annotations
@@ -17,8 +20,14 @@ from dataclasses import dataclass
 log = logging.getLogger(__name__)
 
 RESOLVE_SECONDS = 2.0
-MAX_IN_FLIGHT = 64
-"""Submissions we keep at one judge; it queues as many a slot before it says 429."""
+PER_SLOT = 8
+"""Submissions we keep at a judge for each of its slots, the one being judged included."""
+UNKNOWN_IN_FLIGHT = PER_SLOT
+"""Submissions we keep at a judge that has not said how many slots it has."""
+
+
+class NoJudge(Exception):
+    """No judge answered anything for too long."""
 
 
 @dataclass
@@ -28,14 +37,25 @@ class Endpoint:
     url: str
     """Base URL; also its name in logs."""
     in_flight: int = 0
+    limit: int = UNKNOWN_IN_FLIGHT
+    """Most submissions to keep there."""
+    asked_capacity: bool = False
+    """Whether it has been asked for its number of slots."""
     rests_until: float = 0.0
     """Loop time before which it is not asked."""
+
+    @property
+    def resting(self) -> bool:
+        """Whether it is not to be asked now."""
+        return self.rests_until > asyncio.get_running_loop().time()
 
 
 @dataclass
 class _Waiter:
     avoid: frozenset[str]
     granted: asyncio.Future[Endpoint]
+    since: float
+    patience: float | None
 
 
 class Endpoints:
@@ -48,6 +68,8 @@ class Endpoints:
     def __init__(self, urls: Iterable[str] = ()) -> None:
         self._all: dict[str, Endpoint] = {}
         self._waiters: deque[_Waiter] = deque()
+        self._answered_at = 0.0
+        self._expiry: asyncio.TimerHandle | None = None
         self.replace(urls)
 
     def __len__(self) -> int:
@@ -58,23 +80,41 @@ class Endpoints:
         self._all = {url: self._all.get(url, Endpoint(url)) for url in urls}
         self._grant()
 
-    async def acquire(self, avoid: frozenset[str] = frozenset()) -> Endpoint:
-        """The least busy judge, preferably none of `avoid`; waits until one may be asked. Give it to `release`."""
-        waiter = _Waiter(avoid, asyncio.get_running_loop().create_future())
-        self._waiters.append(waiter)
+    def learnt(self, endpoint: Endpoint, slots: int) -> None:
+        """A judge has said how many programs it runs at once."""
+        endpoint.limit = PER_SLOT * max(1, slots)
         self._grant()
+
+    async def acquire(
+        self, avoid: frozenset[str] = frozenset(), *, first: bool = False, patience: float | None = None
+    ) -> Endpoint:
+        """The least busy judge, preferably none of `avoid`; waits until one may be asked. Give it to `release`.
+
+        `first` goes before all who wait. Raises `NoJudge` when no judge has answered anything for `patience` seconds.
+        """
+        loop = asyncio.get_running_loop()
+        waiter = _Waiter(avoid, loop.create_future(), loop.time(), patience)
+        if first:
+            self._waiters.appendleft(waiter)
+        else:
+            self._waiters.append(waiter)
+        self._grant()
+        if patience is not None and not waiter.granted.done() and self._expiry is None:
+            self._expiry = loop.call_later(patience, self._expire)
         try:
             return await waiter.granted
         except asyncio.CancelledError:
-            if waiter.granted.done() and not waiter.granted.cancelled():
+            if waiter.granted.done() and not waiter.granted.cancelled() and waiter.granted.exception() is None:
                 self.release(waiter.granted.result())
             raise
 
-    def release(self, endpoint: Endpoint, *, rest_seconds: float = 0.0) -> None:
-        """Give a judge back; it is not asked again for `rest_seconds`."""
+    def release(self, endpoint: Endpoint, *, rest_seconds: float = 0.0, answered: bool = False) -> None:
+        """Give a judge back; it is not asked again for `rest_seconds`. `answered`: it has judged."""
         endpoint.in_flight -= 1
+        loop = asyncio.get_running_loop()
+        if answered:
+            self._answered_at = loop.time()
         if rest_seconds > 0:
-            loop = asyncio.get_running_loop()
             endpoint.rests_until = loop.time() + rest_seconds
             loop.call_later(rest_seconds, self._grant)
         self._grant()
@@ -96,8 +136,22 @@ class Endpoints:
                 break
         self._waiters.extendleft(reversed(still))
 
+    def _expire(self) -> None:
+        """Tell those whose patience has ended; look again when the next one's may have."""
+        loop = asyncio.get_running_loop()
+        ends: list[float] = []
+        for waiter in self._waiters:
+            if waiter.patience is None or waiter.granted.done():
+                continue
+            end = max(waiter.since, self._answered_at) + waiter.patience
+            if end <= loop.time():
+                waiter.granted.set_exception(NoJudge())
+            else:
+                ends.append(end)
+        self._expiry = loop.call_at(min(ends), self._expire) if ends else None
+
     def _choose(self, avoid: frozenset[str], now: float) -> Endpoint | None:
-        awake = [e for e in self._all.values() if e.rests_until <= now and e.in_flight < MAX_IN_FLIGHT]
+        awake = [e for e in self._all.values() if e.rests_until <= now and e.in_flight < e.limit]
         others = [e for e in awake if e.url not in avoid]
         # Judges that erred are asked again only when there is no other at all, not when the others are busy.
         if not others and any(url not in avoid for url in self._all):

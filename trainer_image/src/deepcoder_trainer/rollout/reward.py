@@ -7,17 +7,18 @@ the problem was read. A judge that failed is no outcome: the reward is None and 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import importlib
 import inspect
 import logging
 import time
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from deepcoder_contracts.judge import MAX_CODE_BYTES, JudgeRequest, Verdict
+from deepcoder_contracts.judge import MAX_CODE_BYTES, Verdict
 from deepcoder_trainer.errors import BadConfig
-from deepcoder_trainer.judge.client import QUEUE_SECONDS, JudgeClient
+from deepcoder_trainer.judge.client import JudgeClient
+from deepcoder_trainer.judge.submission import JudgedProblem
 from deepcoder_trainer.problems.extract import last_fenced_block
 from deepcoder_trainer.types import Outcome, Problem
 
@@ -40,6 +41,7 @@ class JudgeReward:
 
     def __init__(self, client: JudgeClient) -> None:
         self._client = client
+        self._judged: dict[int, JudgedProblem] = {}
 
     async def __call__(self, problem: Problem, response: str, key: str) -> Outcome:
         """Extract the program and have it judged."""
@@ -48,7 +50,7 @@ class JudgeReward:
             return Outcome(0.0, NO_CODE, 0.0, attempts=0)
         if "\0" in code or len(code.encode(errors="replace")) > MAX_CODE_BYTES:
             return Outcome(0.0, Verdict.COMPILE_ERROR.value, 0.0, attempts=0)
-        judgement = await self._client.judge(judge_request(problem, code, key))
+        judgement = await self._client.judge(self._problem(problem).submission(code, key))
         if judgement.response is None:
             return Outcome(None, ERROR, 0.0, judgement.attempts)
         passed = bool(judgement.response.passed)
@@ -57,22 +59,14 @@ class JudgeReward:
         )
         return Outcome(float(passed), decided.value, judgement.response.seconds, judgement.attempts)
 
-
-def judge_request(problem: Problem, code: str, key: str) -> JudgeRequest:
-    """A submission; its id ends in the code's sha256, so that one id never has two contents."""
-    longest = (problem.time_limit_s + 1) * len(problem.tests)
-    return JudgeRequest(
-        id=f"{key}/{hashlib.sha256(code.encode(errors='replace')).hexdigest()}",
-        code=code,
-        kind=problem.kind,
-        tests=list(problem.tests),
-        fn_name=problem.fn_name,
-        time_limit_s=problem.time_limit_s,
-        memory_limit_mb=problem.memory_limit_mb,
-        deadline_s=min(3600.0, QUEUE_SECONDS + 2 * longest),
-        stop_on_first_failure=True,
-        scoring=problem.scoring,
-    )
+    def _problem(self, problem: Problem) -> JudgedProblem:
+        # By identity, as a problem's hash would run over megabytes of tests; forgotten together with the problem, since
+        # each evaluation reads its problems anew.
+        known = self._judged.get(id(problem))
+        if known is None:
+            known = self._judged[id(problem)] = JudgedProblem(problem)
+            weakref.finalize(problem, self._judged.pop, id(problem), None).atexit = False
+        return known
 
 
 UserFunction = Callable[[Problem, str], float | Awaitable[float]]

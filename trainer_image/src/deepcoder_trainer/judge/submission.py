@@ -1,0 +1,83 @@
+"""A problem as the judge sees it: what every submission to it shares, worked out once.
+
+A problem's tests may take megabytes, and thousands of programs are submitted to it: they are serialised and hashed
+once, not for each. Small test sets go with each submission; large ones are stored at a judge once and named by their
+digest. The digest of all that is judged against is part of a submission's id, so that two problem sets which share a
+name, a problem's place and a program never share an id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from deepcoder_contracts.judge import JudgeRequest, TestCase, TestSet
+from deepcoder_trainer.types import Problem
+
+INLINE_BYTES = 16 * 1024
+"""Larger test sets are stored at the judge once and named by their digest."""
+QUEUE_SECONDS = 300.0
+"""Allowance for waiting in a judge's queue, on top of what the program may take."""
+_LONGEST_DEADLINE_S = 3600.0
+_ID_DIGITS = 16
+
+
+@dataclass(frozen=True)
+class StoredTests:
+    """A test set that judges are given once. Its bytes are made when one of them lacks it: they are not kept."""
+
+    tests: Sequence[TestCase]
+    sha256: str
+
+    @classmethod
+    def of(cls, tests: Sequence[TestCase]) -> StoredTests:
+        """Named by the digest of its bytes."""
+        return cls(tests, hashlib.sha256(_body(tests)).hexdigest())
+
+    def body(self) -> bytes:
+        """What is put at a judge."""
+        return _body(self.tests)
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A program with what it is judged by."""
+
+    request: JudgeRequest
+    stored: StoredTests | None = None
+    """The tests, where `request` names them only by digest."""
+
+
+class JudgedProblem:
+    """Makes the submissions to one problem."""
+
+    def __init__(self, problem: Problem) -> None:
+        large = sum(len(t.input) + len(t.output) for t in problem.tests) > INLINE_BYTES
+        self._stored = StoredTests.of(problem.tests) if large else None
+        longest = (problem.time_limit_s + 1) * len(problem.tests)
+        self._common = JudgeRequest(
+            id="-",
+            code="",
+            kind=problem.kind,
+            tests=None if self._stored else list(problem.tests),
+            tests_sha256=self._stored.sha256 if self._stored else None,
+            fn_name=problem.fn_name,
+            time_limit_s=problem.time_limit_s,
+            memory_limit_mb=problem.memory_limit_mb,
+            deadline_s=min(_LONGEST_DEADLINE_S, QUEUE_SECONDS + 2 * longest),
+            stop_on_first_failure=True,
+            scoring=problem.scoring,
+        )
+        self._digest = hashlib.sha256(self._common.model_dump_json().encode()).hexdigest()[:_ID_DIGITS]
+
+    def submission(self, code: str, key: str) -> Submission:
+        """`key` names the sample within the run; the id goes on with what it is judged by and ends in the code's
+        sha256, so that one id never has two contents."""
+        sha256 = hashlib.sha256(code.encode(errors="replace")).hexdigest()
+        request = self._common.model_copy(update={"id": f"{key}/{self._digest}/{sha256}", "code": code})
+        return Submission(request, self._stored)
+
+
+def _body(tests: Sequence[TestCase]) -> bytes:
+    return TestSet(tests=list(tests)).model_dump_json().encode()
