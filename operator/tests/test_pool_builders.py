@@ -178,3 +178,24 @@ def test_merge_is_strategic() -> None:
         "tolerations": [],
     }
     assert base["a"] == {"b": 1, "c": 2}
+
+
+def test_another_source_replaces_a_volumes_and_the_same_one_is_merged() -> None:
+    base = {"volumes": [{"name": "home", "emptyDir": {}}, {"name": "shm", "emptyDir": {"medium": "Memory"}}]}
+    claim = {"name": "home", "persistentVolumeClaim": {"claimName": "cache"}}
+    over = {"volumes": [claim, {"name": "shm", "emptyDir": {"sizeLimit": "8Gi"}}]}
+    shm = {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "8Gi"}}
+    assert merge(base, over) == {"volumes": [claim, shm]}
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        {"name": "TOKEN", "value": "t"},
+        {"name": "TOKEN", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+    ],
+)
+def test_another_form_of_a_variable_replaces_the_operators(variable: dict[str, Any]) -> None:
+    base = {"env": [{"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}
+    assert merge(base, {"env": [variable]}) == {"env": [variable]}
+    assert merge({"env": [{"name": "TOKEN", "value": "x"}]}, {"env": [variable]}) == {"env": [variable]}

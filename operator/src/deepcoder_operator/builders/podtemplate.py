@@ -1,8 +1,10 @@
 """A user's PodTemplateSpec merged over the operator's: strategic merge of plain dictionaries.
 
 Maps are merged, lists with a merge key (containers by name, mounts by path) element by element, other lists are
-replaced, and null removes a key, as `kubectl patch` does. What the operator owns cannot be overridden: a field that
-would weaken isolation or break the contract with the process inside is refused with `TemplateError`, by name.
+replaced, and null removes a key, as `kubectl patch` does. Where a field has one of several forms (a volume's source,
+where a variable's value is from) another form replaces the operator's instead of joining it. What the operator owns
+cannot be overridden: a field that would weaken isolation or break the contract with the process inside is refused
+with `TemplateError`, by name.
 """
 
 from __future__ import annotations
@@ -26,6 +28,12 @@ _MERGE_KEYS = {
 }
 """List field to the key that identifies its elements, as in the Kubernetes API's patchMergeKey."""
 
+_ONE_FORM = frozenset({"volumes", "env"})
+"""Lists whose elements have, beside the merge key, one of several forms, as in patchStrategy retainKeys."""
+
+_REPLACED = frozenset({"valueFrom"})
+"""Maps with one of several forms."""
+
 
 class TemplateError(ValueError):
     """A template asks for what it may not; the message names the field and the mend."""
@@ -38,16 +46,16 @@ def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any
         mine = out.get(key)
         if value is None:
             out.pop(key, None)
-        elif isinstance(value, Mapping) and isinstance(mine, Mapping):
+        elif isinstance(value, Mapping) and isinstance(mine, Mapping) and key not in _REPLACED:
             out[key] = merge(mine, value)
         elif key in _MERGE_KEYS and isinstance(value, list) and isinstance(mine, list):
-            out[key] = _merge_list(mine, value, _MERGE_KEYS[key])
+            out[key] = _merge_list(mine, value, _MERGE_KEYS[key], one_form=key in _ONE_FORM)
         else:
             out[key] = deepcopy(value)
     return out
 
 
-def _merge_list(base: Sequence[Any], override: Sequence[Any], key: str) -> list[Any]:
+def _merge_list(base: Sequence[Any], override: Sequence[Any], key: str, *, one_form: bool) -> list[Any]:
     out = list(base)
     for item in override:
         name = item.get(key) if isinstance(item, Mapping) else None
@@ -57,7 +65,10 @@ def _merge_list(base: Sequence[Any], override: Sequence[Any], key: str) -> list[
         if at is None:
             out.append(deepcopy(item))
         else:
-            out[at] = merge(out[at], item)
+            old = out[at]
+            if one_form and len(item) > 1:
+                old = {k: v for k, v in old.items() if k == key or k in item}
+            out[at] = merge(old, item)
     return out
 
 
