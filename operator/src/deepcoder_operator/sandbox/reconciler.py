@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 from pydantic import ValidationError
@@ -60,6 +61,9 @@ class _Memory:
 
     history: tuple[Recommendation, ...] = ()
     failures: list[float] = field(default_factory=list)
+    """When judges ended by themselves or could not be made; none is made for a while after."""
+    refusal: Refusal | None = None
+    """Why the last judges could not be made."""
     written_at: float = float("-inf")
     known: set[str] = field(default_factory=set)
 
@@ -127,13 +131,14 @@ class PoolReconciler:
         expected = self._board.expected_submissions(pool.namespace, pool.name, self._wall())
         facts = self._scale(spec, previous, facts, pods, expected, memory)
         facts = replace(facts, template_hash=template_hash(template))
-        plan = self._plan(spec, facts, pods, memory)
+        plan, held = self._plan(spec, facts, pods, memory)
         if not plan.empty:
             pods = await self._observe(pool, memory, live=True)
-            plan = self._plan(spec, facts, pods, memory)
-            refusal = await self._carry_out(obj, pool, template, facts, plan, memory)
-            facts = replace(facts, refusal=refusal)
+            plan, held = self._plan(spec, facts, pods, memory)
+            await self._carry_out(obj, pool, template, facts, plan, memory)
             pods = await self._observe(pool, memory)
+        if plan.create or held:
+            facts = replace(facts, refusal=memory.refusal)
         await self._write_status(obj, previous, facts, pods, memory)
         load = sum(p.load.busy + p.load.queued for p in pods if p.load)
         unsettled = not plan.empty or sum(p.ready and not p.deleting for p in pods) != facts.desired
@@ -187,16 +192,22 @@ class PoolReconciler:
         unbounded = recommend(load, replace(limits, max_replicas=_UNBOUNDED))
         return replace(facts, desired=decision.replicas, wanted_without_bound=unbounded)
 
-    def _plan(self, spec: SandboxPoolSpec, facts: PoolFacts, pods: Sequence[JudgePod], memory: _Memory) -> PodPlan:
+    def _plan(
+        self, spec: SandboxPoolSpec, facts: PoolFacts, pods: Sequence[JudgePod], memory: _Memory
+    ) -> tuple[PodPlan, bool]:
+        """What to do now, and whether judges are missing that are not made yet since the last ones failed."""
         now = self._clock()
-        return plan_pods(
+        steps = partial(
+            plan_pods,
             pods,
             desired=facts.desired,
             template_hash=facts.template_hash,
             now=self._wall(),
             max_age=spec.recycle.max_age_seconds,
-            may_create=now >= backoff_until(memory.failures, now),
         )
+        if now >= backoff_until(memory.failures, now):
+            return steps(may_create=True), False
+        return steps(may_create=False), bool(steps(may_create=True).create)
 
     async def _carry_out(
         self,
@@ -206,25 +217,31 @@ class PoolReconciler:
         facts: PoolFacts,
         plan: PodPlan,
         memory: _Memory,
-    ) -> Refusal | None:
-        """Delete and create; a pod that the API server refuses is told in the pool's status."""
+    ) -> None:
+        """Delete and create. After the first pod that the API server refuses no other is tried for a while."""
         limit = asyncio.Semaphore(_CONCURRENT_WRITES)
+        refusals: list[Refusal] = []
 
-        async def create(index: int) -> Refusal | None:
+        async def create(index: int) -> bool:
             async with limit:
-                return await self._create(pool, template, index)
+                refusal = refusals[0] if refusals else await self._create(pool, template, index)
+            if refusal is not None:
+                refusals.append(refusal)
+            return refusal is None
 
         async def delete(deletion: Deletion) -> None:
             async with limit:
                 await self._delete(obj, pool, deletion, memory)
 
         await asyncio.gather(*(delete(d) for d in plan.delete))
-        refusals = await asyncio.gather(*(create(i) for i in plan.create[:_CREATIONS_A_PASS]))
-        created = sum(r is None for r in refusals)
+        created = sum(await asyncio.gather(*(create(i) for i in plan.create[:_CREATIONS_A_PASS])))
         if created:
             metrics.PODS_CREATED.labels(pool.namespace, pool.name).inc(created)
             self._record(obj, "JudgesCreated", f"judges created: {created}, wanted: {facts.desired}")
-        return next((r for r in refusals if r is not None), None)
+        if plan.create:
+            memory.refusal = refusals[0] if refusals else None
+        if refusals:
+            self._note_failure(memory)
 
     async def _create(self, pool: PoolIdentity, template: dict[str, Any], index: int) -> Refusal | None:
         name = pod_name(pool.name, index, template_hash(template))
@@ -235,13 +252,17 @@ class PoolReconciler:
             if existing is not None and controller_uid(existing) != pool.uid:
                 return Refusal("NameConflict", f"Pod {name} exists and does not belong to this pool: delete it")
         except (errors.Forbidden, errors.Invalid) as e:
-            return Refusal("PodRefused", f"the API server refuses the judges' pods: {e}")
+            text = f"the API server refuses the judges' pods, which is tried again at least each minute: {e}"
+            return Refusal("PodRefused", text)
         return None
+
+    def _note_failure(self, memory: _Memory) -> None:
+        memory.failures = [*memory.failures[-31:], self._clock()]
 
     async def _delete(self, obj: Object, pool: PoolIdentity, deletion: Deletion, memory: _Memory) -> None:
         gone = await self._kube.delete(PODS, pool.namespace, deletion.name, uid=deletion.uid)
         if deletion.cause is Cause.ENDED:
-            memory.failures = [*memory.failures[-31:], self._clock()]
+            self._note_failure(memory)
         if gone:
             metrics.PODS_DELETED.labels(pool.namespace, pool.name, deletion.cause).inc()
             self._record(obj, deletion.cause, f"deleted judge {deletion.name}", warning=deletion.cause is Cause.ENDED)
