@@ -52,7 +52,7 @@ class SeedResult:
     evaluation: StoredEvaluation
     dataset: str
     by_problem: dict[str, np.ndarray[Any, Any]]
-    """Target to [problems] mean reward."""
+    """Target to [problems] share of right answers."""
     make_seconds: float
     run_seconds: float
     run: Path
@@ -106,7 +106,7 @@ def _run_seed(seed: int, work: Path) -> SeedResult:
     assert figures is not None, "the run trained"
     targets = list(evaluation.results.in_order)
     dataset = next(iter(evaluation.results.targets[targets[0]]))
-    by_problem = {t: problem_means(target_scores(store, evaluation, t, dataset).rewards) for t in targets}
+    by_problem = {t: problem_means(target_scores(store, evaluation, t, dataset).solved) for t in targets}
     return SeedResult(seed, figures, evaluation, dataset, by_problem, seconds.spent["make"], seconds.spent["run"], run)
 
 

@@ -1,7 +1,8 @@
 """From judged samples to figures: pure functions over the rows of samples files.
 
 Figures are always computed from what was stored, so that a resumed evaluation, one that ran through and one that is
-recomputed later from its files come to the same. A sample that no judge could judge is in no figure but `unjudged`.
+recomputed later from its files come to the same. A response is right if its reward is above 0: pass@k counts right
+ones, whatever numbers a reward of the user's own gives. A sample that no judge could judge is in no figure but `unjudged`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pydantic import Field
 
 from deepcoder_contracts.base import Contract, VersionedContract
 from deepcoder_trainer.evaluation.stats import (
-    Rewards,
+    Solved,
     bootstrap,
     mean_pass_at_k,
     paired_difference,
@@ -112,17 +113,17 @@ class Scores:
     """What one target got on one problem set."""
 
     problem_ids: tuple[str, ...]
-    rewards: Rewards
-    """[problems, samples]; nan where unjudged."""
+    solved: Solved
+    """[problems, samples]: 1 where the reward is above 0, else 0; nan where unjudged."""
 
 
 def scores(rows: Sequence[Row]) -> Scores:
-    """Rewards by problem, in the order of the rows' groups. Raises ValueError for a hole in the table."""
+    """What was solved by problem, in the order of the rows' groups. Raises ValueError for a hole in the table."""
     by_group: dict[int, dict[int, float]] = {}
     names: dict[int, str] = {}
     for row in rows:
         reward = row["reward"]
-        by_group.setdefault(row["group_id"], {})[row["index"]] = math.nan if reward is None else float(reward)
+        by_group.setdefault(row["group_id"], {})[row["index"]] = math.nan if reward is None else float(reward > 0)
         names[row["group_id"]] = row["problem_id"]
     groups = sorted(by_group)
     width = max((len(s) for s in by_group.values()), default=0)
@@ -135,14 +136,14 @@ def scores(rows: Sequence[Row]) -> Scores:
 def dataset_result(rows: Sequence[Row]) -> DatasetResult:
     """Figures of one target on one problem set."""
     scored = scores(rows)
-    means = problem_means(scored.rewards)
+    means = problem_means(scored.solved)
     judged = not np.isnan(means).all() if len(means) else False
     verdicts: dict[str, int] = {}
     for row in rows:
         verdicts[row["verdict"]] = verdicts.get(row["verdict"], 0) + 1
-    samples = scored.rewards.shape[1]
+    samples = scored.solved.shape[1]
     powers = [2**e for e in range(samples.bit_length()) if 2**e <= samples]
-    at_k = {str(k): value for k in powers if not math.isnan(value := mean_pass_at_k(scored.rewards, k))}
+    at_k = {str(k): value for k in powers if not math.isnan(value := mean_pass_at_k(scored.solved, k))}
     interval = bootstrap(means) if judged else None
     return DatasetResult(
         problems=len(scored.problem_ids),
@@ -160,7 +161,7 @@ def compare(dataset: str, before: tuple[str, Scores], after: tuple[str, Scores])
     """The paired difference of two targets; None if no problem was judged for both."""
     if before[1].problem_ids != after[1].problem_ids:
         raise ValueError(f"{before[0]} and {after[0]} were measured on different problems")
-    pair = problem_means(before[1].rewards), problem_means(after[1].rewards)
+    pair = problem_means(before[1].solved), problem_means(after[1].solved)
     if np.isnan(pair[1] - pair[0]).all():
         return None
     interval = paired_difference(*pair)

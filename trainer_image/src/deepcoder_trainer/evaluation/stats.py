@@ -13,7 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Rewards = npt.NDArray[np.float64]
+Values = npt.NDArray[np.float64]
+"""[problems] of numbers; nan where nothing could be judged."""
+
+Solved = npt.NDArray[np.float64]
 """[problems, samples] of 0 or 1; nan where a sample could not be judged."""
 
 
@@ -26,12 +29,12 @@ class Interval:
     high: float
 
 
-def problem_means(rewards: Rewards) -> Rewards:
+def problem_means(solved: Solved) -> Values:
     """[problems] mean over each problem's judged samples; nan for a problem with none."""
-    judged = ~np.isnan(rewards)
+    judged = ~np.isnan(solved)
     counts = judged.sum(axis=1)
-    sums = np.where(judged, rewards, 0.0).sum(axis=1)
-    return np.divide(sums, counts, out=np.full(len(rewards), np.nan), where=counts > 0)
+    sums = np.where(judged, solved, 0.0).sum(axis=1)
+    return np.divide(sums, counts, out=np.full(len(solved), np.nan), where=counts > 0)
 
 
 def pass_at_k(successes: int, samples: int, k: int) -> float:
@@ -46,17 +49,17 @@ def pass_at_k(successes: int, samples: int, k: int) -> float:
     return 1.0 - math.comb(samples - successes, k) / math.comb(samples, k)
 
 
-def mean_pass_at_k(rewards: Rewards, k: int) -> float:
+def mean_pass_at_k(solved: Solved, k: int) -> float:
     """Mean of `pass_at_k` over the problems that have at least k judged samples; nan if none has."""
     estimates = []
-    for row in rewards:
+    for row in solved:
         judged = row[~np.isnan(row)]
         if len(judged) >= k:
             estimates.append(pass_at_k(int(judged.sum()), len(judged), k))
     return float(np.mean(estimates)) if estimates else math.nan
 
 
-def bootstrap(values: Sequence[float] | Rewards, seed: int = 0, resamples: int = 10_000) -> Interval:
+def bootstrap(values: Sequence[float] | Values, seed: int = 0, resamples: int = 10_000) -> Interval:
     """Mean with the 95 % percentile bootstrap over values (one a problem); nan values are left out.
 
     Raises ValueError without a value.
@@ -75,7 +78,7 @@ def bootstrap(values: Sequence[float] | Rewards, seed: int = 0, resamples: int =
     return Interval(float(data.mean()), float(low), float(high))
 
 
-def paired_difference(before: Rewards, after: Rewards, seed: int = 0) -> Interval:
+def paired_difference(before: Values, after: Values, seed: int = 0) -> Interval:
     """Mean difference after - before over problems, with its bootstrap interval.
 
     Both are [problems] in the same order; problems that one of them could not judge are left out.
