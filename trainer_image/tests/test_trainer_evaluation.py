@@ -92,6 +92,19 @@ def test_a_hole_in_the_samples_is_refused() -> None:
         scores([row(0, 0, 1), row(2, 0, 1)])
 
 
+@pytest.mark.parametrize(
+    ("rewards", "pass_at_1", "pass_at_2"),
+    [((2.0, -0.5), 0.5, 1.0), ((0.5, 0.5), 1.0, 1.0), ((-1.0, -0.5), 0.0, 0.0), ((3.0, 2.0), 1.0, 1.0)],
+)
+def test_a_response_is_right_if_its_reward_is_above_0_whatever_number_a_users_reward_gives(
+    rewards: tuple[float, float], pass_at_1: float, pass_at_2: float
+) -> None:
+    result = dataset_result([row(0, index, reward) for index, reward in enumerate(rewards)])
+    assert result.pass_at_1 is not None
+    assert result.pass_at_1.mean == result.pass_at_k["1"] == pass_at_1
+    assert result.pass_at_k["2"] == pass_at_2
+
+
 def test_comparison_pairs_problems_and_refuses_other_ones() -> None:
     before = scores([row(g, 0, 0) for g in range(8)])
     after = scores([row(g, 0, g % 2) for g in range(8)])
@@ -124,6 +137,7 @@ def test_every_input_is_in_the_key() -> None:
         precision="Float32",
         reward=None,
         code_digest="c",
+        sampler="vllm 1",
     )
     others: list[dict[str, Any]] = [
         {"targets": (TargetInput("Base", "x"),)},
@@ -137,6 +151,7 @@ def test_every_input_is_in_the_key() -> None:
         {"precision": "BFloat16"},
         {"reward": "m:f"},
         {"code_digest": "x"},
+        {"sampler": "vllm 2"},
     ]
     keys = {replace(plan, **change).key for change in others} | {plan.key}
     assert len(keys) == len(others) + 1

@@ -96,7 +96,9 @@ class Manifest(VersionedContract):
     """Whether the stage ended here (maxSteps, or its gate was met)."""
 
     parent: ParentRef | None = None
-    """What it was made from: the checkpoint before it. None only for the first of a run that starts from a model."""
+    """What it was made from: the checkpoint before it, the checkpoint that was exported, the export that was evaluated.
+    None for the first of a run that starts from a model, for an evaluation of that model, and for one within training,
+    whose weights are told by stage, step and ordinal alone: they may never be stored."""
 
     model: str | None = None
     """URI (with revision) of the model at the chain's root."""

