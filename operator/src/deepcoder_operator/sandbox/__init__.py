@@ -1,1 +1,4 @@
-"""SandboxPool: pure decisions (`scaler`, `plan`), pure builders, and the poller that asks judges for their load."""
+"""SandboxPools: the pass over a pool, the objects around its pods, and the poller that asks judges for their load.
+
+What a pass decides is in `domain.pool_*`, what it makes in `builders.pool`.
+"""
