@@ -118,7 +118,8 @@ def test_pod_meets_the_restricted_standard(helm: str) -> None:
     assert not any("hostPath" in v for v in pod["volumes"])
 
 
-def test_two_operators_never_run_side_by_side(helm: str) -> None:
+def test_upgrade_ends_the_old_operator_before_it_starts_the_new(helm: str) -> None:
+    """What protects when two run side by side all the same is in the tests of the operator's loop."""
     spec = only(render(helm), "Deployment")["spec"]
     assert (spec["replicas"], spec["strategy"]["type"]) == (1, "Recreate")
 
@@ -196,6 +197,21 @@ def test_crds_are_those_of_the_repository_and_stay_when_the_chart_goes(helm: str
         ours = rendered[crd["metadata"]["name"]]
         assert ours["spec"] == crd["spec"]
         assert ours["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+
+
+@pytest.mark.parametrize(
+    ("crds", "fate"),
+    [({}, "The CRDs stay"), ({"keep": False}, "The CRDs go"), ({"install": False, "keep": False}, "The CRDs stay")],
+    ids=["kept", "let go", "not ours"],
+)
+def test_notes_say_what_uninstalling_does_to_runs_and_what_to_do_before(
+    helm: str, crds: dict[str, Any], fate: str
+) -> None:
+    done = run_helm(helm, "install", "demo", "--dry-run=client", values={"crds": crds})
+    assert done.returncode == 0, done.stderr
+    notes = done.stdout.partition("NOTES:")[2]
+    assert fate in notes
+    assert "kubectl delete dcr --all" in notes
 
 
 def test_crds_can_be_left_out_or_let_go(helm: str) -> None:

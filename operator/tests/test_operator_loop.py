@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -324,6 +324,33 @@ async def test_operator_killed_in_mid_run_goes_on_without_a_duplicate(cluster: C
     await cluster.finish("demo-s1-a2")
     await cluster.until_phase("Complete")
     assert cluster.standin.seen == ["demo-s0-a1", "demo-s1-a2"]
+
+
+async def test_two_operators_side_by_side_take_no_decision_twice(
+    cluster: Cluster, unused_tcp_port_factory: Callable[[], int]
+) -> None:
+    """Nothing but the API server's versions and names stands between them."""
+    directory = cluster.directory / "second"
+    directory.mkdir()
+    ports = {"port": unused_tcp_port_factory(), "health_port": unused_tcp_port_factory()}
+    second = replace(cluster, directory=directory, process=None, tasks=[], **ports)
+    await second.start_operator()
+    try:
+        await wait_for("both are ready", lambda: both_ready(cluster, second))
+        await cluster.create_run(stages=[TRAIN, LONGER])
+        await cluster.until_running("demo-s0-a1")
+        await cluster.kube.delete(PODS, cluster.namespace, "demo-s0-a1-head", grace_seconds=0)
+        await cluster.finish("demo-s0-a2")
+        await cluster.finish("demo-s1-a3")
+        run = await cluster.until_phase("Complete")
+    finally:
+        await second.kill_operator()
+    assert cluster.standin.seen == ["demo-s0-a1", "demo-s0-a2", "demo-s1-a3"]
+    assert [(s["attempts"], s.get("failures", 0)) for s in run["status"]["stages"]] == [(2, 1), (1, 0)]
+
+
+async def both_ready(first: Cluster, second: Cluster) -> bool:
+    return await first.ready() and await second.ready()
 
 
 async def test_head_deleted_in_mid_stage_is_followed_by_attempt_2(cluster: Cluster) -> None:

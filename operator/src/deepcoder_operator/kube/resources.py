@@ -40,7 +40,6 @@ SERVICE_ACCOUNTS = Resource("", "v1", "serviceaccounts", "ServiceAccount")
 EVENTS = Resource("events.k8s.io", "v1", "events", "Event")
 NETWORK_POLICIES = Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
 DISRUPTION_BUDGETS = Resource("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
-LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 TOKEN_REVIEWS = Resource("authentication.k8s.io", "v1", "tokenreviews", "TokenReview")
 CRDS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition")
 
@@ -48,7 +47,7 @@ BY_KIND = {
     r.kind: r
     for r in (
         RUNS, POOLS, RAYJOBS, RAYCLUSTERS, PODS, SECRETS, SERVICES, CONFIGMAPS, SERVICE_ACCOUNTS, EVENTS,
-        NETWORK_POLICIES, DISRUPTION_BUDGETS, LEASES, TOKEN_REVIEWS, CRDS,
+        NETWORK_POLICIES, DISRUPTION_BUDGETS, TOKEN_REVIEWS, CRDS,
     )
 }  # fmt: skip
 """Kind to resource."""

@@ -1,4 +1,4 @@
-"""Keeps the certificates in a Secret of the operator's own, so that restarts and standbys serve under the same CA.
+"""Keeps the certificates in a Secret of the operator's own, so that restarts serve under the same CA.
 
 Made if absent, renewed before expiry, re-read on a timer. Every write carries the resourceVersion that was read: of
 two replicas one wins and the other takes what it wrote. A Secret whose content does not fit together is made anew.
