@@ -155,12 +155,20 @@ def test_service_is_headless_and_shows_ready_judges_only() -> None:
     assert body["spec"]["publishNotReadyAddresses"] is False
 
 
+@pytest.mark.parametrize(("judges", "kept"), [(0, 0), (1, 0), (2, 1), (4, 3), (16, 12), (17, 12)])
+def test_drained_nodes_take_a_quarter_of_the_judges_at_a_time_and_one_at_least(judges: int, kept: int) -> None:
+    budget = build_disruption_budget(POOL, judges)["spec"]
+    assert budget["minAvailable"] == kept
+    assert "maxUnavailable" not in budget
+    assert budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
 def test_everything_goes_with_the_pool() -> None:
     objects = [
         build_service(POOL),
         build_token_secret(POOL, "t"),
         build_network_policy(POOL, spec(), SETTINGS),
-        build_disruption_budget(POOL),
+        build_disruption_budget(POOL, 4),
         pod(),
     ]
     for obj in objects:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -192,13 +193,21 @@ def build_network_policy(pool: PoolIdentity, spec: SandboxPoolSpec, settings: Po
     }
 
 
-def build_disruption_budget(pool: PoolIdentity) -> dict[str, Any]:
-    """Draining nodes may take a quarter of the judges at a time (at least one: a pool of one must not block it)."""
+def build_disruption_budget(pool: PoolIdentity, judges: int) -> dict[str, Any]:
+    """Draining nodes may take a quarter of the judges at a time (at least one: a pool of one must not block it).
+
+    A number and no percentage, which would be one of the pool's spec.replicas: where the operator scales by load that
+    field is not used. Judges that do not work are in nobody's way.
+    """
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
         "metadata": _metadata(pool, f"{pool.name}-judge"),
-        "spec": {"maxUnavailable": "25%", "selector": {"matchLabels": {LABEL_POOL: pool.name}}},
+        "spec": {
+            "minAvailable": judges - math.ceil(judges / 4),
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+            "selector": {"matchLabels": {LABEL_POOL: pool.name}},
+        },
     }
 
 

@@ -113,7 +113,7 @@ class PoolReconciler:
         try:
             spec = SandboxPoolSpec.model_validate(obj.get("spec") or {})
             template = build_pod_template(pool, spec, self._settings)
-            await self._support.ensure(pool, spec)
+            await self._support.ensure(pool, spec, previous.desired_replicas)
         except ValidationError as e:
             first = e.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(p) for p in first["loc"])

@@ -1,7 +1,8 @@
 """The objects around a pool's pods: token, Service, NetworkPolicy, disruption budget.
 
-Applied when the spec has changed and again after a while, which heals what was deleted or edited by hand. An object of
-our name that is not the pool's is never taken over: it raises `NameConflict`, which the pool's status then shows.
+Applied when the spec or the pool's size has changed and again after a while, which heals what was deleted or edited
+by hand. An object of our name that is not the pool's is never taken over: it raises `NameConflict`, which the pool's
+status then shows.
 """
 
 from __future__ import annotations
@@ -37,12 +38,15 @@ class PoolSupport:
         self._kube, self._settings, self._clock = kube, settings, clock
         self._applied: dict[str, tuple[list[Object], float]] = {}
 
-    async def ensure(self, pool: PoolIdentity, spec: SandboxPoolSpec) -> None:
-        """Bring the objects to what the spec says; raises `NameConflict` or `KubeError`."""
+    async def ensure(self, pool: PoolIdentity, spec: SandboxPoolSpec, judges: int) -> None:
+        """Bring the objects to what the spec says and a pool of so many judges needs.
+
+        Raises `NameConflict` or `KubeError`.
+        """
         wanted = [
             builders.build_service(pool),
             builders.build_network_policy(pool, spec, self._settings),
-            builders.build_disruption_budget(pool),
+            builders.build_disruption_budget(pool, judges),
         ]
         before, at = self._applied.get(pool.uid, ([], 0.0))
         if before == wanted and self._clock() - at < REAPPLY_SECONDS:
