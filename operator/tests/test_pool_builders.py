@@ -96,6 +96,29 @@ def test_template_adds_scheduling_and_resources_and_keeps_the_rest() -> None:
     assert {v["name"] for v in body["spec"]["volumes"]} == {"scratch", "token", "cache"}
 
 
+def side(context: dict[str, Any]) -> dict[str, Any]:
+    return {"spec": {"initContainers": [{"name": "side", "image": "s", "securityContext": context}]}}
+
+
+def test_containers_that_a_template_adds_meet_the_restricted_standard_too() -> None:
+    allowed = {"capabilities": {"add": ["NET_BIND_SERVICE"], "drop": ["ALL"]}, "runAsUser": 2000}
+    body = pod(template={"spec": {"containers": [{"name": "side", "image": "s"}], **side(allowed)["spec"]}})["spec"]
+    contexts = {c["name"]: c["securityContext"] for c in body["containers"]}
+    assert contexts["side"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    assert contexts["judge"]["readOnlyRootFilesystem"] is True
+    assert body["initContainers"][0]["securityContext"] == allowed | {"allowPrivilegeEscalation": False}
+
+
+@pytest.mark.parametrize("context", [None, {"allowPrivilegeEscalation": None, "capabilities": {"drop": None}}])
+def test_null_does_not_take_the_standard_away(context: dict[str, Any] | None) -> None:
+    container = {"name": "side", "image": "s", "securityContext": context}
+    body = pod(template={"spec": {"initContainers": [container]}})["spec"]
+    assert body["initContainers"][0]["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
 @pytest.mark.parametrize(
     ("template", "field"),
     [
@@ -107,6 +130,26 @@ def test_template_adds_scheduling_and_resources_and_keeps_the_rest() -> None:
         ({"spec": {"containers": [{"name": "judge", "securityContext": {}}]}}, "securityContext"),
         ({"spec": {"containers": [{"name": "side", "securityContext": {"privileged": True}}]}}, "privileged"),
         ({"spec": {"volumes": [{"name": "v", "hostPath": {"path": "/"}}]}}, r"volumes\[v\].hostPath"),
+        ({"spec": {"volumes": [{"name": "v", "nfs": {"server": "s", "path": "/"}}]}}, r"volumes\[v\].nfs"),
+        ({"spec": {"shareProcessNamespace": True}}, "shareProcessNamespace"),
+        (
+            {"metadata": {"annotations": {"container.apparmor.security.beta.kubernetes.io/judge": "unconfined"}}},
+            "apparm",
+        ),
+        ({"spec": {"containers": [{"name": "side", "ports": [{"containerPort": 80, "hostPort": 80}]}]}}, "hostPort"),
+        (side({"runAsUser": 0}), r"initContainers\[side\].securityContext.runAsUser"),
+        (side({"runAsNonRoot": False}), "securityContext.runAsNonRoot"),
+        (side({"allowPrivilegeEscalation": True}), "securityContext.allowPrivilegeEscalation"),
+        (side({"capabilities": {"add": ["SYS_ADMIN"]}}), "securityContext.capabilities"),
+        (side({"capabilities": {"drop": ["NET_RAW"]}}), "securityContext.capabilities"),
+        (side({"capabilities": {"drop": []}}), "securityContext.capabilities"),
+        (side({"seccompProfile": {"type": "Unconfined"}}), "securityContext.seccompProfile"),
+        (side({"appArmorProfile": {"type": "Unconfined"}}), "securityContext.appArmorProfile"),
+        (side({"procMount": "Unmasked"}), "securityContext.procMount"),
+        (side({"seLinuxOptions": {"type": "spc_t"}}), "securityContext.seLinuxOptions"),
+        (side({"windowsOptions": {"hostProcess": True}}), "securityContext.windowsOptions"),
+        (side({"capabilities": "SYS_ADMIN"}), "capabilities must be a map"),
+        ({"spec": "x"}, "spec.template.spec must be a map"),
         ({"spec": {"securityContext": {"runAsUser": 0}}}, "securityContext"),
         ({"metadata": {"labels": {LABEL_POOL: "other"}}}, "metadata.labels"),
     ],

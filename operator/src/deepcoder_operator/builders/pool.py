@@ -18,6 +18,7 @@ from typing import Any
 from deepcoder_operator.api.base import API_VERSION
 from deepcoder_operator.api.sandboxpool import RESOURCE, Egress, SandboxPoolSpec
 from deepcoder_operator.builders.podtemplate import TemplateError, merge, refuse_owned
+from deepcoder_operator.builders.restricted import CONTAINER_CONTEXT, refuse_unrestricted, restrict_added
 from deepcoder_operator.domain.pool_names import (
     JUDGE_PORT,
     LABEL_INDEX,
@@ -115,7 +116,7 @@ class PoolSettings:
 def build_pod_template(pool: PoolIdentity, spec: SandboxPoolSpec, settings: PoolSettings) -> dict[str, Any]:
     """PodTemplateSpec of a judge; raises `TemplateError` when the user's template sets what the operator owns."""
     refuse_judge_template(spec.template, "spec.template")
-    return merge(_base_template(pool, spec, settings), spec.template)
+    return restrict_added(merge(_base_template(pool, spec, settings), spec.template), CONTAINER)
 
 
 def template_hash(template: Mapping[str, Any]) -> str:
@@ -278,11 +279,7 @@ def _judge_container(spec: SandboxPoolSpec, image: str) -> dict[str, Any]:
         "imagePullPolicy": "IfNotPresent",
         "command": command,
         "ports": [{"name": "http", "containerPort": JUDGE_PORT, "protocol": "TCP"}],
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-        },
+        "securityContext": CONTAINER_CONTEXT | {"readOnlyRootFilesystem": True},
         "resources": {
             "requests": {"cpu": str(slots), "memory": f"{memory_mib}Mi", "ephemeral-storage": "1Gi"},
             "limits": {"memory": f"{memory_mib}Mi", "ephemeral-storage": "5Gi"},
@@ -312,19 +309,4 @@ def refuse_judge_template(template: Mapping[str, Any], where: str) -> None:
     if problem := malformed(template, where):
         raise TemplateError(problem)
     refuse_owned(template, _OWNED, where)
-    pod = template.get("spec") or {}
-    for kind in ("containers", "initContainers", "ephemeralContainers"):
-        for container in pod.get(kind) or ():
-            context = container.get("securityContext") or {}
-            for field in ("privileged", "allowPrivilegeEscalation"):
-                if context.get(field):
-                    raise TemplateError(
-                        f"{where}.spec.{kind}[{container.get('name')}].securityContext.{field} would let "
-                        "programs out of the sandbox: remove it"
-                    )
-    for volume in pod.get("volumes") or ():
-        if "hostPath" in volume:
-            raise TemplateError(
-                f"{where}.spec.volumes[{volume.get('name')}].hostPath is not allowed beside programs of unknown "
-                "intent: use a volume of another kind"
-            )
+    refuse_unrestricted(template, where)

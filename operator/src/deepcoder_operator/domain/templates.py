@@ -27,7 +27,12 @@ _CONTAINER: dict[str, Any] = {
     "volumeMounts": [{"mountPath": _TEXT}],
     "volumeDevices": [{"devicePath": _TEXT}],
     "resources": {"requests": _QUANTITIES, "limits": _QUANTITIES, "claims": [_ANY]},
-    "securityContext": {"capabilities": _ANY, "seccompProfile": _ANY, "appArmorProfile": _ANY, "seLinuxOptions": _ANY},
+    "securityContext": {
+        "capabilities": {"add": [_TEXT], "drop": [_TEXT]},
+        "seccompProfile": _ANY,
+        "appArmorProfile": _ANY,
+        "seLinuxOptions": _ANY,
+    },
     "lifecycle": _ANY,
 }
 _TEMPLATE: dict[str, Any] = {
@@ -47,7 +52,7 @@ _TEMPLATE: dict[str, Any] = {
         "securityContext": {"seccompProfile": _ANY, "appArmorProfile": _ANY, "seLinuxOptions": _ANY, "sysctls": [_ANY]},
     },
 }
-"""What is read, by its form: a map with known keys, a list of such maps, or one of the words above."""
+"""What is read, by its form: a map with known keys, a list of such, or one of the words above."""
 
 _REQUIRED = frozenset({"name", "mountPath", "devicePath"})
 """Keys that tell elements of a list apart; an element without could not be merged."""
@@ -89,10 +94,14 @@ def _check(value: Any, form: Any, where: str) -> str | None:
     return next((p for k, f in form.items() if (p := _check(value.get(k), f, f"{where}.{k}"))), None)
 
 
-def _check_list(value: Any, form: Mapping[str, Any], where: str) -> str | None:
+def _check_list(value: Any, form: Any, where: str) -> str | None:
     if not isinstance(value, list):
         return _wrong(where, "a list", value)
     for i, element in enumerate(value):
+        if form == _TEXT:
+            if not isinstance(element, str):
+                return _wrong(f"{where}[{i}]", "text", element)
+            continue
         if not isinstance(element, Mapping):
             return _wrong(f"{where}[{i}]", "a map", element)
         missing = next((k for k in form if k in _REQUIRED and element.get(k) is None), None)
