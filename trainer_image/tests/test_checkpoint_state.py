@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deepcoder_trainer.checkpoint.errors import CheckpointDamaged
+from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, NewerSchema
 from deepcoder_trainer.checkpoint.state import ARRAYS, STATE, PipelineState, load_state, save_state
 
 
@@ -55,7 +55,7 @@ def test_a_state_without_samples_comes_back(tmp_path: Path) -> None:
     assert_same(load_state(tmp_path), state)
 
 
-@pytest.mark.parametrize("damage", ["no arrays", "no state", "cut arrays", "other state", "newer schema"])
+@pytest.mark.parametrize("damage", ["no arrays", "no state", "cut arrays", "other state", "no such schema"])
 def test_files_that_do_not_fit_together_are_damage(damage: str, make_batch: Callable, tmp_path: Path) -> None:
     save_state(PipelineState(1, 1, 1, 4, make_batch().groups), tmp_path)
     if damage == "no arrays":
@@ -69,7 +69,15 @@ def test_files_that_do_not_fit_together_are_damage(damage: str, make_batch: Call
         if damage == "other state":
             document["groups"].pop()
         else:
-            document["schemaVersion"] = 2
+            document["schemaVersion"] = 0
         (tmp_path / STATE).write_text(json.dumps(document))
     with pytest.raises(CheckpointDamaged):
+        load_state(tmp_path)
+
+
+def test_a_state_of_a_newer_release_is_no_damage_but_refused_by_name(tmp_path: Path) -> None:
+    save_state(PipelineState(step=0, total_steps=0, version=0, next_group_id=0), tmp_path)
+    document = json.loads((tmp_path / STATE).read_text())
+    (tmp_path / STATE).write_text(json.dumps(document | {"schemaVersion": 2}))
+    with pytest.raises(NewerSchema, match="use the trainer image that wrote it"):
         load_state(tmp_path)

@@ -39,3 +39,21 @@ class CheckpointFailed(Exception):
 
 class ConfigMismatch(BadConfig):
     """What is stored belongs to another run or another configuration: it is never resumed from."""
+
+
+class NewerSchema(BadConfig):
+    """A document of a checkpoint has a layout that only a newer release knows: an older checkpoint must not serve."""
+
+
+class NothingWhole(BadConfig):
+    """The stage has checkpoints and none of them can be used: starting over unasked would throw its steps away."""
+
+
+def refuse_newer(what: str, version: object, known: int) -> None:
+    """Raise `NewerSchema` for a schemaVersion above the known one."""
+    if isinstance(version, int) and version > known:
+        raise NewerSchema(
+            f"{what} has schemaVersion {version}, this release reads {known} at most: use the trainer image that wrote "
+            "it, or a newer one",
+            field="provenance.image",
+        )

@@ -2,13 +2,15 @@
 
 In order: the stage's newest checkpoint that counts (`lineage.candidates`) and is whole; then the parent named in the
 config; then nothing, which means the starting model. A damaged checkpoint is passed over with a line in the log that
-says why, and the one before it is used. One of another run or configuration stops the attempt (`ConfigMismatch`,
-exit 64): going on from it would make a chain that lies.
+says why, and the one before it is used. What a person must decide stops the attempt (exit 64): a checkpoint of another
+run or configuration (`ConfigMismatch`), from which a chain would lie; one that only a newer release can read
+(`NewerSchema`), for which an older one must not stand in; and a stage of which no checkpoint is whole (`NothingWhole`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,14 @@ from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.layout import MANIFEST
 from deepcoder_contracts.manifest import Manifest, ManifestKind, ParentRef, RunIdentity
 from deepcoder_contracts.stage import StageConfig, Storage
-from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ConfigMismatch, ObjectMissing, StorageError
+from deepcoder_trainer.checkpoint.errors import (
+    CheckpointDamaged,
+    ConfigMismatch,
+    NothingWhole,
+    ObjectMissing,
+    StorageError,
+    refuse_newer,
+)
 from deepcoder_trainer.checkpoint.listing import PIN, read_listing
 from deepcoder_trainer.checkpoint.state import PipelineState, load_state
 from deepcoder_trainer.checkpoint.storage import ObjectStore, join_key, open_run_storage, open_storage
@@ -52,11 +61,15 @@ class ResumePoint:
 
 
 def read_manifest(store: ObjectStore, prefix: str) -> tuple[Manifest, str]:
-    """A manifest and the digest of its bytes. Raises `ObjectMissing`, or `CheckpointDamaged` for an unreadable one."""
+    """A manifest and the digest of its bytes.
+
+    Raises `ObjectMissing`, `CheckpointDamaged` for one that cannot be read, and `NewerSchema`.
+    """
     data = store.get_bytes(join_key(prefix, MANIFEST))
     try:
         return Manifest.from_json(data), sha256_digest(data)
     except ValidationError as e:
+        refuse_newer(join_key(store.uri, prefix, MANIFEST), _schema_version(data), Manifest.CURRENT_VERSION)
         raise CheckpointDamaged(f"{join_key(store.uri, prefix, MANIFEST)} is no manifest: {e}") from e
 
 
@@ -69,8 +82,10 @@ async def find_resume_point(
     """
     store = store or open_run_storage(config.storage)
     listing = read_listing(await asyncio.to_thread(store.list, f"{config.stage.name}/"))
+    damaged: list[str] = []
     for checkpoint in listing.candidates():
         if checkpoint.path not in listing.with_payload:
+            damaged.append(f"{checkpoint.path}: its files were removed")
             continue
         try:
             manifest, digest = await asyncio.to_thread(read_manifest, store, checkpoint.path)
@@ -81,9 +96,26 @@ async def find_resume_point(
             )
         except (CheckpointDamaged, ObjectMissing) as e:
             log.error("checkpoint %s is not used: %s; trying the one before it", checkpoint.path, e)
+            damaged.append(f"{checkpoint.path}: {e}")
+    if damaged:
+        named = "; ".join([*damaged[:5], *(["…"] if len(damaged) > 5 else [])])
+        raise NothingWhole(
+            f"no checkpoint of stage {config.stage.name} below {store.uri} can be used ({named}): restore their files "
+            "and run again; or give up the stage's steps, by removing these folders, or by a new run that starts from "
+            "an earlier checkpoint (spec.from)",
+            field="storage.uri",
+        )
     if config.parent is None:
         return None
     return await _fetch_parent(config, config.parent, learner, workdir)
+
+
+def _schema_version(data: bytes) -> object:
+    try:
+        document = json.loads(data)
+    except ValueError:
+        return None
+    return document.get("schemaVersion") if isinstance(document, dict) else None
 
 
 def _check_ours(manifest: Manifest, config: StageConfig, path: str) -> None:

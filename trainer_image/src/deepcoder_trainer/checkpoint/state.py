@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from deepcoder_trainer.checkpoint.errors import CheckpointDamaged
+from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, NewerSchema, refuse_newer
 from deepcoder_trainer.types import Finish, Generation, Group, Outcome, Sample, VersionSpan
 
 ARRAYS = "pipeline.safetensors"
@@ -98,11 +98,9 @@ def load_state(directory: Path) -> PipelineState:
     try:
         arrays = load_file(directory / ARRAYS)
         document = json.loads((directory / STATE).read_text())
+        refuse_newer(STATE, document["schemaVersion"], _SCHEMA_VERSION)
         if document["schemaVersion"] != _SCHEMA_VERSION:
-            raise CheckpointDamaged(
-                f"{STATE} has schemaVersion {document['schemaVersion']!r}, this release reads {_SCHEMA_VERSION}: "
-                "use the release that wrote it"
-            )
+            raise CheckpointDamaged(f"{STATE} has schemaVersion {document['schemaVersion']!r}, which there never was")
         return PipelineState(
             step=document["step"],
             total_steps=document["totalSteps"],
@@ -113,6 +111,8 @@ def load_state(directory: Path) -> PipelineState:
             history={k: tuple(v) for k, v in document["history"].items()},
             counters=document["counters"],
         )
+    except NewerSchema:
+        raise
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as e:
         raise CheckpointDamaged(f"the pipeline state in {directory} cannot be read: {type(e).__name__}: {e}") from e
 

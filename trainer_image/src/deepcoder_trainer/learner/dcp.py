@@ -32,7 +32,7 @@ from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
-from deepcoder_trainer.checkpoint.errors import CheckpointDamaged
+from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, NewerSchema, refuse_newer
 from deepcoder_trainer.learner.protocol import METADATA, rank_prefix
 
 _FILE_BYTES = 1 << 30
@@ -222,9 +222,12 @@ def rank_file(rank: int, number: int) -> str:
 def _read_metadata(path: Path) -> Metadata:
     try:
         document = json.loads(path.read_text())
+        refuse_newer(METADATA, document["schemaVersion"], _SCHEMA_VERSION)
         if document["schemaVersion"] != _SCHEMA_VERSION:
-            raise CheckpointDamaged(f"{path} has schemaVersion {document['schemaVersion']!r}, unknown here")
+            raise CheckpointDamaged(f"{path} has schemaVersion {document['schemaVersion']!r}, which there never was")
         return _metadata(document["tensors"])
+    except NewerSchema:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise CheckpointDamaged(f"{path} cannot be read: {type(e).__name__}: {e}") from e
 

@@ -1,0 +1,94 @@
+"""What an attempt must not decide by itself: no checkpoint is whole, or only a newer release can read the newest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deepcoder_contracts.layout import MANIFEST
+from deepcoder_contracts.manifest import FileEntry
+from deepcoder_contracts.stage import StageConfig
+from deepcoder_trainer.attempt import exit_record
+from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, NewerSchema, NothingWhole
+from deepcoder_trainer.checkpoint.reader import find_resume_point, read_manifest
+from deepcoder_trainer.checkpoint.state import PipelineState
+from deepcoder_trainer.checkpoint.storage import file_sha256, open_run_storage
+from deepcoder_trainer.checkpoint.writer import CheckpointWriter
+from deepcoder_trainer.learner.dcp import SafetensorsReader
+
+
+class NoLearner:
+    """Writes one small file where a learner writes its state."""
+
+    async def save(self, directory: str) -> None:
+        folder = Path(directory) / "learner"
+        folder.mkdir(parents=True)
+        (folder / "weights").write_bytes(b"weights")
+
+    async def upload(self, directory: str, storage: Any, prefix: str) -> list[FileEntry]:
+        path = Path(directory) / "learner/weights"
+        stored = open_run_storage(storage).put_file(f"{prefix}/learner/weights", path)
+        return [FileEntry(path="learner/weights", size=stored.size, sha256=file_sha256(path))]
+
+
+async def saved(config: StageConfig, tmp_path: Path, *steps: int) -> list[Path]:
+    """Folders of checkpoints of these steps."""
+    writer = CheckpointWriter(config, NoLearner(), workdir=tmp_path / "w")  # type: ignore[arg-type]
+    await writer.claim()
+    for step in steps:
+        await writer.save(PipelineState(step=step, total_steps=step, version=step, next_group_id=step), metrics={})
+        await writer.wait()
+    return [tmp_path / f"store/short/step-{step:06d}.a001" for step in steps]
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+async def test_a_stage_without_a_whole_checkpoint_stops_instead_of_starting_over(
+    make_config: Callable, tmp_path: Path
+) -> None:
+    config = make_config()
+    folders = await saved(config, tmp_path, 1, 2)
+    (folders[0] / "state.json").write_text("{}")
+    (folders[1] / MANIFEST).write_text("{")
+    with pytest.raises(NothingWhole) as e:
+        await find_resume_point(config, None, workdir=tmp_path / "r")
+    for words in ("short/step-000001.a001: ", "short/step-000002.a001: ", "restore their files", "spec.from"):
+        assert words in str(e.value)
+    assert exit_record(e.value, 0).code == 64
+
+
+async def test_a_stage_that_has_not_saved_yet_starts_from_its_model(make_config: Callable, tmp_path: Path) -> None:
+    config = make_config()
+    await saved(config, tmp_path)
+    assert await find_resume_point(config, None, workdir=tmp_path / "r") is None
+
+
+async def test_a_checkpoint_of_a_newer_release_is_refused_by_name_and_no_older_one_stands_in(
+    make_config: Callable, tmp_path: Path
+) -> None:
+    config = make_config()
+    folders = await saved(config, tmp_path, 1, 2)
+    edit(folders[1] / MANIFEST, schemaVersion=2)
+    with pytest.raises(NewerSchema, match=r"step-000002\.a001/MANIFEST\.json has schemaVersion 2.*or a newer one") as e:
+        await find_resume_point(config, None, workdir=tmp_path / "r")
+    assert exit_record(e.value, 0).code == 64
+
+
+@pytest.mark.parametrize("version", [0, "2", None])
+def test_a_manifest_of_no_version_that_ever_was_is_damage(version: Any, make_config: Callable, tmp_path: Path) -> None:
+    store = open_run_storage(make_config().storage)
+    store.put_bytes(f"short/{MANIFEST}", json.dumps({"schemaVersion": version}).encode())
+    with pytest.raises(CheckpointDamaged):
+        read_manifest(store, "short")
+
+
+def test_learner_files_of_a_newer_release_are_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "metadata.json").write_text(json.dumps({"schemaVersion": 2, "tensors": {}}))
+    with pytest.raises(NewerSchema, match=r"metadata\.json has schemaVersion 2"):
+        SafetensorsReader(tmp_path)
