@@ -2,7 +2,8 @@
 
 Figures are always computed from what was stored, so that a resumed evaluation, one that ran through and one that is
 recomputed later from its files come to the same. A response is right if its reward is above 0: pass@k counts right
-ones, whatever numbers a reward of the user's own gives. A sample that no judge could judge is in no figure but `unjudged`.
+ones, whatever numbers a reward of the user's own gives. A sample that no judge could judge is in no figure but
+`unjudged`.
 """
 
 from __future__ import annotations
