@@ -121,7 +121,7 @@ def test_sigkill_that_nobody_sent_is_not_the_programs_fault():
     from deepcoder_sandbox import outcome
     from deepcoder_sandbox.zygote_process import RunEnded
 
-    ended = RunEnded(wait_status=9, cpu_s=0.1, wall_s=0.1, max_rss_kb=1, killed_for=None, clean=True)
+    ended = RunEnded(wait_status=9, cpu_s=0.1, wall_s=0.1, starved_s=0.0, max_rss_kb=1, killed_for=None, clean=True)
     limits = RunLimits(cpu_limit_s=1, wall_limit_s=3, memory_limit_mb=64, file_bytes=1 << 20)
     with pytest.raises(KilledFromOutside):
         outcome.failed_run(ended, limits, outcome.Claim(), 0, b"")

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -320,13 +321,35 @@ def test_failures_are_told_apart_beside_the_harness_result(judge, code, expected
     assert verdicts(answer) == [expected, rest]
 
 
-@pytest.mark.long
-def test_alarm_swallowed_by_the_program_ends_at_the_global_limit(judge_once):
-    code = "try:\n    while True: pass\nexcept Exception: pass\nwhile True: pass"
-    answer = judge_once(code, ("", "3"), scoring="livecodebench", time_limit_s=0.1)
-    assert answer.lcb.results == [-2]
-    assert answer.lcb.error_code == -5
-    assert verdicts(answer) == [Verdict.TIME_LIMIT]
+DEAF = {
+    "swallows it": "try:\n    while True: pass\nexcept Exception: pass\nwhile True: pass",
+    "ignores it": "import signal\nsignal.signal(signal.SIGALRM, signal.SIG_IGN)\nwhile True: pass",
+    "computes too long": (
+        "import signal, time\nsignal.signal(signal.SIGALRM, signal.SIG_IGN)\nbusy = time.process_time\n"
+        "time.process_time = lambda: 0.0\nuntil = busy() + 2\nwhile busy() < until: pass\nprint(3)"
+    ),
+    "sleeps": "import signal, time\nsignal.signal(signal.SIGALRM, signal.SIG_IGN)\ntime.sleep(4)\nprint(3)",
+    "puts the alarm off": "import signal, time\nsignal.setitimer(signal.ITIMER_REAL, 0)\ntime.sleep(4)\nprint(3)",
+}
+
+
+@pytest.mark.parametrize("how", DEAF)
+def test_program_that_does_not_hear_its_alarm_is_ended_soon_after_the_limit_of_that_test(judge, how):
+    started = time.monotonic()
+    answer = judge(DEAF[how], *[("", "3")] * 20, scoring="livecodebench", time_limit_s=0.3)
+    assert verdicts(answer)[0] is Verdict.TIME_LIMIT, answer
+    assert answer.lcb.error_code == (-3 if how == "puts the alarm off" else -5)
+    assert time.monotonic() - started < 20  # the limit on all tests is 31 s
+
+
+def test_seconds_of_a_test_are_not_the_programs_to_tell(judge):
+    code = (
+        "import time\ntime.process_time = lambda: 0.0\n"
+        "until = time.thread_time() + 0.3\nwhile time.thread_time() < until: pass\nprint(3)"
+    )
+    answer = judge(code, ("", "3"), ("", "3"), scoring="livecodebench")
+    assert answer.passed is True
+    assert all(0.29 < verdict.seconds < 0.6 for verdict in answer.verdicts)
 
 
 def test_value_with_its_own_equality_is_wrong_unlike_in_the_harness(judge_once):

@@ -1,7 +1,12 @@
 """scoring livecodebench: one process a submission, asked for one test after another, and the harness's own result.
 
 The harness's list and error code are rebuilt from what happened, its accidents included: a process that dies, or the
-global limit, is [-2] with code -5; an exception outside a test is [-4] alone.
+global limit, is [-2] with code -5; an exception outside a test is [-4] alone. The program's half is
+`deepcoder_sandbox.worker.livecodebench`, the comparison `deepcoder_sandbox.compare.livecodebench`.
+
+Time is kept here, not by the program: at a test's limit its alarm is rung, as the harness does, and what does not hear
+it is ended a second of CPU time later. Fails with ZygoteFailed, KilledFromOutside or DeadlinePassed: the judge's
+failures.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,12 +27,17 @@ from deepcoder_sandbox import outcome
 from deepcoder_sandbox.compare import livecodebench, values
 from deepcoder_sandbox.compare.livecodebench import Collapsed
 from deepcoder_sandbox.execution import wait_deadline
-from deepcoder_sandbox.grade import DeadlinePassed, Submission, fill_skipped
+from deepcoder_sandbox.grade import WALL_PER_CPU, DeadlinePassed, Submission, fill_skipped
 from deepcoder_sandbox.memory_file import MemoryFile
 from deepcoder_sandbox.outcome import Claim
+from deepcoder_sandbox.step_clock import StepClock, receive_with_pid
 from deepcoder_sandbox.zygote_process import RunEnded, RunLimits, ZygoteProcess
 
+ALARM_GRACE_S = 1.0
+"""CPU seconds that a test may use past its limit while its alarm unwinds it: the harness's own allowance a test."""
+
 _PACKET_BYTES = 1 << 12
+_SHORTEST_SLEEP_S, _LONGEST_SLEEP_S = 0.01, 1.0
 _JUDGES_OWN = (errno.ENOMEM, errno.ENOSPC)
 """What writing to a program's file may fail of without the program's doing."""
 _DIED = LiveCodeBenchResult(results=[-2], error_code=-5)
@@ -57,7 +67,6 @@ def judge_in_one_process(zygote: ZygoteProcess, submission: Submission, deadline
             "mode": "session",
             "kind": submission.request.kind,
             "fn_name": submission.request.fn_name,
-            "time_limit_s": submission.request.time_limit_s,
         }
         files = [null, null, null, theirs.fileno(), code.fileno(), given.fileno(), output.fileno()]
         zygote.start_run(job, limits, files)
@@ -85,6 +94,7 @@ def _limits(submission: Submission) -> RunLimits:
 def _control() -> Iterator[tuple[socket.socket, socket.socket]]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         yield ours, theirs
 
 
@@ -105,6 +115,14 @@ class _Died(Exception):
         self.why = why
 
 
+class _Overdue(Exception):
+    """A step went on past its limits, deaf to its alarm."""
+
+    def __init__(self, cpu_s: float, reason: str) -> None:
+        self.cpu_s = cpu_s
+        self.reason = reason
+
+
 @dataclass
 class _Session:
     zygote: ZygoteProcess
@@ -116,10 +134,12 @@ class _Session:
     deadline: float
     verdicts: list[TestVerdict] = field(default_factory=list)
     running: bool = True
+    clock: StepClock = field(init=False)
 
     def grade(self) -> Graded:
         """Prepare, then test by test until one fails."""
         try:
+            self._meet()
             prepared = self._receive()
             if prepared.get("prepared") is not True:
                 return self._collapse(_exception_verdict(prepared, 0.0))
@@ -131,13 +151,15 @@ class _Session:
                     return finished
         except _Died as died:
             return self._done(self._death_verdict(died), _DIED)
+        except _Overdue as overdue:
+            return self._done(outcome.make(Verdict.TIME_LIMIT, overdue.cpu_s, overdue.reason), _DIED)
         except Collapsed as collapsed:
             return self._collapse(outcome.make(Verdict.RUNTIME_ERROR, 0.0, str(collapsed)))
         return Graded(self.verdicts, LiveCodeBenchResult(results=[True] * len(self.verdicts)))
 
     def _run_test(self, given: str, expected: str) -> Graded | None:
         answer = self._ask(given)
-        seconds = _seconds(answer)
+        seconds = self.clock.cpu_s()
         if answer.get("collapsed") is True:
             return self._collapse(_exception_verdict(answer, seconds))
         if "bytes" not in answer:
@@ -166,6 +188,7 @@ class _Session:
             if error.errno in _JUDGES_OWN:
                 raise
             raise _Died(None, "the program tampered with its input") from error
+        self.clock.start()
         try:
             self.control.send(b"next", socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -174,17 +197,32 @@ class _Session:
             raise _Died(self._wait_for_end()) from None
         return self._receive()
 
-    def _receive(self) -> dict[str, Any]:
-        """Wait for the runner's packet, or the end of its process."""
-        poller = select.poll()
-        poller.register(self.control, select.POLLIN)
-        poller.register(self.zygote.fileno(), select.POLLIN)
-        until = wait_deadline(self.limits, self.deadline)
-        ready = dict(poller.poll(max(0.0, until - time.monotonic()) * 1000))
-        if not ready:
-            raise DeadlinePassed("the deadline passed before every test was run")
-        if self.control.fileno() not in ready:
+    def _meet(self) -> None:
+        """Wait for the runner's first packet, which is sent before the program is loaded, and start its clock."""
+        self._await(_LONGEST_SLEEP_S, lambda: _LONGEST_SLEEP_S)
+        packet, pid = receive_with_pid(self.control, _PACKET_BYTES)
+        if not packet:
             raise _Died(self._wait_for_end())
+        self.clock = StepClock(pid)
+
+    def _receive(self) -> dict[str, Any]:
+        """Wait for the answer to a step, ringing the alarm at its limit, or for the end of the process."""
+        rung = False
+        limit_s = self.submission.request.time_limit_s
+
+        def look() -> float:
+            nonlocal rung
+            cpu_s, wall_s = self.clock.cpu_s(), self.clock.wall_s()
+            if cpu_s > limit_s + ALARM_GRACE_S:
+                raise _Overdue(cpu_s, f"used more than {limit_s:g} s of CPU time and did not hear the alarm")
+            if wall_s > WALL_PER_CPU * limit_s + ALARM_GRACE_S:
+                raise _Overdue(cpu_s, f"still there after {WALL_PER_CPU * limit_s:g} s and did not hear the alarm")
+            if not rung and wall_s >= limit_s:
+                self.zygote.ring_alarm()
+                rung = True
+            return limit_s + ALARM_GRACE_S - cpu_s if rung else limit_s - wall_s
+
+        hung_up = self._await(limit_s, look)
         try:
             packet = self.control.recv(_PACKET_BYTES)
             answer = json.loads(packet) if packet else None
@@ -192,8 +230,27 @@ class _Session:
             raise _Died(None) from None
         if packet and isinstance(answer, dict):
             return answer
-        hung_up = ready[self.control.fileno()] & select.POLLHUP  # else the program sent an empty packet
-        raise _Died(self._wait_for_end() if hung_up else None)
+        raise _Died(self._wait_for_end() if hung_up else None)  # not hung up: the program sent an empty packet
+
+    def _await(self, quiet_s: float, look: Callable[[], float]) -> bool:
+        """Wait until there is something to receive; return whether the program hung up.
+
+        `quiet_s` and then `look` tell how long nothing can be due.
+        """
+        poller = select.poll()
+        poller.register(self.control, select.POLLIN)
+        poller.register(self.zygote.fileno(), select.POLLIN)
+        until = wait_deadline(self.limits, self.deadline)
+        while True:
+            left_s = until - time.monotonic()
+            if left_s <= 0:
+                raise DeadlinePassed("the deadline passed before every test was run")
+            ready = dict(poller.poll(min(max(quiet_s, _SHORTEST_SLEEP_S), _LONGEST_SLEEP_S, left_s) * 1000))
+            if self.control.fileno() in ready:
+                return bool(ready[self.control.fileno()] & select.POLLHUP)
+            if ready:
+                raise _Died(self._wait_for_end())
+            quiet_s = look()
 
     def _wait_for_end(self) -> RunEnded:
         self.running = False
@@ -232,11 +289,6 @@ def _exception_verdict(answer: dict[str, Any], seconds: float) -> TestVerdict:
         verdict = Verdict.COMPILE_ERROR if answer.get("compile") is True else Verdict.RUNTIME_ERROR
     detail = answer.get("detail")
     return outcome.make(verdict, seconds, detail if isinstance(detail, str) else None)
-
-
-def _seconds(answer: dict[str, Any]) -> float:
-    seconds = answer.get("seconds")
-    return float(seconds) if isinstance(seconds, int | float) and 0 <= seconds < 1e6 else 0.0
 
 
 def _check_all_json(submission: Submission) -> None:

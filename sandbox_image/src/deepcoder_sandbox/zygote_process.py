@@ -78,6 +78,9 @@ class RunEnded:
     wait_status: int
     cpu_s: float
     wall_s: float
+    starved_s: float
+    """Seconds of those that it waited for a processor; not told of short runs."""
+
     max_rss_kb: int
     killed_for: str | None
     """cpu, wall or cancelled, where the zygote ended it."""
@@ -162,10 +165,17 @@ class ZygoteProcess:
         self.spent = self.spent or not ended.clean
         return ended
 
+    def ring_alarm(self) -> None:
+        """Have SIGALRM sent to the run that is under way."""
+        self._tell("ring")
+
     def cancel_run(self) -> None:
         """Have the run that is under way ended; `finish_run` still tells how."""
+        self._tell("cancel")
+
+    def _tell(self, mode: str) -> None:
         try:
-            self._channel.send(json.dumps({"mode": "cancel"}).encode())
+            self._channel.send(json.dumps({"mode": mode}).encode())
         except OSError as error:
             raise ZygoteFailed(f"the zygote is gone: {error}") from error
 

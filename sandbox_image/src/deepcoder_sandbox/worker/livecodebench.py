@@ -3,7 +3,7 @@
 Its harness (github.com/LiveCodeBench/LiveCodeBench, commit 28fef95, lcb_runner/evaluation/testing_util.py) turns the
 program into one function that it calls once a test, in one process, on a stand-in for stdin. Every oddity below is
 there on purpose; `docs/judge.md` lists them. What differs: expected outputs are elsewhere, memory is limited, and the
-alarm does not count time spent waiting for a processor.
+judge keeps the time. Compared by `deepcoder_sandbox.compare.livecodebench`, asked by `deepcoder_sandbox.lcb_session`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import json
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 from types import FrameType, ModuleType
 from typing import Any
@@ -76,32 +75,25 @@ def guard(source: str) -> None:
 
 
 class Alarm:
-    """The time limit of one step: wall-clock time, less the time spent waiting for a processor."""
+    """What the judge's alarm does during a step: it raises, once, and out of a step it does nothing."""
 
-    def __init__(self, seconds: float, starved_s: Callable[[], float]) -> None:
-        self._seconds = seconds
-        self._starved_s = starved_s
-        self._due = 0.0
-        self._starved_at_start = 0.0
+    def __init__(self) -> None:
+        self._heeded = False
         signal.signal(signal.SIGALRM, self._ring)
 
     def set(self) -> None:
-        """Start the step's time."""
-        self._due = time.monotonic() + self._seconds
-        self._starved_at_start = self._starved_s()
-        signal.setitimer(signal.ITIMER_REAL, self._seconds)
+        """A step begins."""
+        self._heeded = True
 
     def clear(self) -> None:
         """The step is over."""
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        self._heeded = False
 
     def _ring(self, number: int, frame: FrameType | None) -> None:
-        left = self._due + self._starved_s() - self._starved_at_start - time.monotonic()
-        if left > 0.001:
-            signal.setitimer(signal.ITIMER_REAL, left)
-            return
-        print("timeout occured: alarm went off")  # noqa: T201  # may well become part of the output
-        raise TimeoutException
+        if self._heeded:
+            self._heeded = False
+            print("timeout occured: alarm went off")  # noqa: T201  # may well become part of the output
+            raise TimeoutException
 
 
 def wrap(source: str) -> str:

@@ -44,7 +44,7 @@ class Zygote:
             if not packet:
                 return
             job = json.loads(packet)
-            if job["mode"] == "cancel":  # the run was over already, or has just been ended for it
+            if job["mode"] in ("cancel", "ring"):  # the run was over already
                 continue
             try:
                 answer = self._run(job, descriptors)
@@ -73,7 +73,7 @@ class Zygote:
         ended = supervise.supervise(
             pid,
             self._proc,
-            self._channel.fileno(),
+            self._channel,
             cpu_limit_s=job["cpu_limit_s"],
             wall_limit_s=job["wall_limit_s"],
             setup_cpu_s=lambda: self._ready()[1],
@@ -85,6 +85,7 @@ class Zygote:
             "wait_status": ended.wait_status,
             "cpu_s": max(0.0, ended.cpu_s - setup_s),
             "wall_s": ended.wall_s,
+            "starved_s": ended.starved_s,
             "max_rss_kb": ended.max_rss_kb,
             "killed_for": ended.killed_for,
         }
@@ -105,8 +106,6 @@ class Zygote:
                 open_files=job["open_files"],
                 stack_bytes=job["stack_bytes"],
             )
-            if job["mode"] == "session":
-                descriptors = [*descriptors, os.open("self/schedstat", os.O_RDONLY, dir_fd=self._proc)]
             confine.apply(self._confinement, limits, zygote, descriptors)
             self._mark[: _MARK.size] = _MARK.pack(1, time.process_time())
             self._mark.close()  # the program cannot take the mark back
@@ -122,6 +121,6 @@ class Zygote:
 def _program_of(job: dict[str, Any]) -> Callable[[], NoReturn]:
     """Return what runs the job's program once this copy is confined."""
     if job["mode"] == "session":
-        return partial(session.run, job["fn_name"], job["time_limit_s"])
+        return partial(session.run, job["fn_name"])
     preamble = taco.PREAMBLE if job["preamble"] else {}
     return partial(program.run, job["kind"], job["fn_name"], job["source_bytes"], preamble)

@@ -1,0 +1,60 @@
+"""The time that one step of a session takes, measured on the judge's side, where no program can forge or forget it.
+
+The kernel names the runner: its first packet, sent before the program is loaded, carries its pid. CPU time is read from
+the process's own clock, wall-clock time leaves out what it spent waiting for a processor. Where a process is gone, the
+time that was last read stands.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+
+from deepcoder_sandbox.worker.starvation import Starvation
+from deepcoder_sandbox.worker.supervise import cpu_seconds
+from deepcoder_sandbox.zygote_process import ZygoteFailed
+
+_CREDENTIALS = struct.Struct("iII")
+
+
+def receive_with_pid(control: socket.socket, size: int) -> tuple[bytes, int]:
+    """Return a packet and the sender's pid, as the kernel tells it. Raises ZygoteFailed where it does not."""
+    packet, ancillary, _, _ = control.recvmsg(size, socket.CMSG_SPACE(_CREDENTIALS.size))
+    control.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+            pid: int = _CREDENTIALS.unpack(data[: _CREDENTIALS.size])[0]
+            if pid > 0:
+                return packet, pid
+    raise ZygoteFailed("the kernel did not say which process is the runner")
+
+
+class StepClock:
+    """Times the steps of one process."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._starvation = Starvation(pid)
+        self._cpu_s = 0.0
+        self.start()
+
+    def start(self) -> None:
+        """Begin a step."""
+        self._started_cpu_s = self._cpu_s = self._read_cpu()
+        self._started = time.monotonic()
+        self._starvation.mark()
+
+    def _read_cpu(self) -> float:
+        now = cpu_seconds(self._pid)
+        return self._cpu_s if now is None else now
+
+    def cpu_s(self) -> float:
+        """CPU seconds of the step so far, all threads."""
+        self._cpu_s = self._read_cpu()
+        return self._cpu_s - self._started_cpu_s
+
+    def wall_s(self) -> float:
+        """Seconds of the step so far, less those spent waiting for a processor."""
+        elapsed = time.monotonic() - self._started
+        return elapsed - self._starvation.seconds(self.cpu_s())
