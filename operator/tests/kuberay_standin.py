@@ -41,7 +41,7 @@ class Standin:
     async def run(self) -> None:
         """Start every RayJob that appears."""
         while True:
-            with suppress(errors.Unavailable):  # a server that has just learnt of a kind says so for a while
+            with suppress(errors.Unavailable, errors.NotFound):  # while a kind comes or goes the server says so
                 await self._look()
             await asyncio.sleep(POLL_SECONDS)
 

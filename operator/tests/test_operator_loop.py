@@ -161,6 +161,13 @@ def kuberay_crds() -> list[Object]:
     return [yaml.load(next(built.rglob(n)).read_text(), yaml.CSafeLoader) for n in names]
 
 
+async def install_kuberay_crds(kube: Kube) -> None:
+    for crd in kuberay_crds():
+        if await kube.find(CRD_RESOURCE, None, crd["metadata"]["name"]) is None:
+            await kube.create(crd)
+            await established(kube, crd["metadata"]["name"])
+
+
 @pytest.fixture
 async def cluster(
     kube: Kube,
@@ -170,10 +177,7 @@ async def cluster(
     tmp_path: Path,
     unused_tcp_port_factory: Callable[[], int],
 ) -> AsyncIterator[Cluster]:
-    for crd in kuberay_crds():
-        if await kube.find(CRD_RESOURCE, None, crd["metadata"]["name"]) is None:
-            await kube.create(crd)
-            await established(kube, crd["metadata"]["name"])
+    await install_kuberay_crds(kube)
     await secret(kube, namespace, s3_server.SECRET)
     standin = Standin(kube, namespace, s3)
     ports = unused_tcp_port_factory(), unused_tcp_port_factory()
@@ -443,6 +447,32 @@ async def test_missing_secret_and_missing_bucket_are_told_apart(cluster: Cluster
 
 async def _gone(cluster: Cluster) -> bool:
     return await cluster.kube.find(RUNS, cluster.namespace, "demo") is None
+
+
+async def test_without_kuberay_a_run_says_so_and_can_still_be_deleted(cluster: Cluster) -> None:
+    """Nothing of the operator waits for a kind that is not served; it starts without it, too."""
+    await cluster.kill_operator()
+    for crd in kuberay_crds():
+        await cluster.kube.delete(CRD_RESOURCE, None, crd["metadata"]["name"])
+
+    async def removed() -> bool:
+        names = [crd["metadata"]["name"] for crd in kuberay_crds()]
+        return not any([await cluster.kube.find(CRD_RESOURCE, None, name) for name in names])
+
+    await wait_for("KubeRay's CRDs are gone", removed)
+    try:
+        await cluster.start_operator()
+        await cluster.create_run(stages=[TRAIN])
+
+        def told(run: Object) -> bool:
+            conditions = run.get("status", {}).get("conditions", [])
+            return any(c["type"] == "Progressing" and c["reason"] == "KubeRayNotFound" for c in conditions)
+
+        await cluster.until("KubeRayNotFound", told)
+        await cluster.kube.delete(RUNS, cluster.namespace, "demo")
+        await wait_for("the run is gone", lambda: _gone(cluster))
+    finally:
+        await install_kuberay_crds(cluster.kube)
 
 
 async def test_operator_template_fields_are_refused_by_name(cluster: Cluster) -> None:

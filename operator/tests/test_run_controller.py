@@ -221,10 +221,11 @@ async def test_deleted_run_whose_spec_cannot_be_read_is_let_go(ground: Ground) -
 
 
 async def test_listing_finds_runs_that_no_event_told_of_and_forgets_those_that_are_gone(ground: Ground) -> None:
-    ground.controller.listed([ground.api.change(manifest())], 1)
+    assert ground.controller.listed([ground.api.change(manifest())], 1) == 1
     await ground.until(lambda: ground.api.writes)
     version = int(ground.api.writes[-1]["metadata"]["resourceVersion"])
-    ground.controller.listed([], version - 1)
+    assert ground.controller.listed([ground.api.stored], version) == 0
+    assert ground.controller.listed([], version - 1) == 0
     assert KEY in ground.controller._workers, "it was made after that listing"
-    ground.controller.listed([], version + 10)
+    assert ground.controller.listed([], version + 10) == 1
     assert KEY not in ground.controller._workers

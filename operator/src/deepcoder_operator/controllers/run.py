@@ -111,16 +111,17 @@ class RunController:
             worker.adopt(obj)
         worker.wakeup.set()
 
-    def listed(self, runs: Sequence[Object], version: int) -> None:
-        """All runs that there were at a version: what events have not told yet is caught up with."""
-        for obj in runs:
-            worker = self._workers.get(_key(obj))
-            if worker is None or _version(obj) > _version(worker.obj):
-                self.seen(obj)
+    def listed(self, runs: Sequence[Object], version: int) -> int:
+        """All runs that there were at a version: what events have not told is caught up with; the number of runs."""
+        known = {key: worker.obj for key, worker in self._workers.items()}
+        news = [o for o in runs if _key(o) not in known or _version(o) > _version(known[_key(o)])]
         there = {_key(obj) for obj in runs}
-        for key, worker in list(self._workers.items()):
-            if key not in there and _version(worker.obj) <= version:
-                self.gone(worker.obj)
+        lost = [o for key, o in known.items() if key not in there and _version(o) <= version]
+        for obj in news:
+            self.seen(obj)
+        for obj in lost:
+            self.gone(obj)
+        return len(news) + len(lost)
 
     def gone(self, obj: Object) -> None:
         """A run was deleted."""

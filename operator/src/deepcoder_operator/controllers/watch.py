@@ -6,8 +6,8 @@ a lost or repeated event changes nothing, since the controller is level-triggere
 kopf works in a thread with an event loop of its own. When it ends it cancels every task of its loop, and in the main
 thread it takes SIGTERM for itself: neither may happen to the parts beside it. It ends for good on what it takes for
 final (a kind that is not served, a server that answers 5xx for a minute). So it is begun again after a bounded,
-growing pause, each time after a listing, which also shows readiness probes that the kind is served; and a listing at
-times finds what an event should have told.
+growing pause, each time after a listing, which also shows readiness probes that the kind is served. A listing now and
+then finds what an event should have told; then kopf has gone deaf, and is begun again as well.
 """
 
 from __future__ import annotations
@@ -45,24 +45,23 @@ class RunWatch:
         """List and watch all namespaces until cancelled."""
         pause = FIRST_PAUSE_SECONDS
         while True:
-            if await self._list():
+            if await self._list() is not None:
                 pause = FIRST_PAUSE_SECONDS
                 await self._follow()
             await asyncio.sleep(pause)
             pause = min(pause * 2, MAX_PAUSE_SECONDS)
 
-    async def _list(self) -> bool:
-        """Tell the controller of all runs; False if they cannot be listed now."""
+    async def _list(self) -> int | None:
+        """Tell the controller of all runs; how many it had no news of, None if they cannot be listed now."""
         try:
             runs, version = await self._kube.list(RUNS)
         except errors.KubeError as e:
             log.warning("DeepCoderRuns cannot be listed: %s", e)
-            return False
+            return None
         finally:
             self.alive_at = asyncio.get_running_loop().time()
-        self._controller.listed(runs, int(version))
         self.listed.set()
-        return True
+        return self._controller.listed(runs, int(version))
 
     async def _follow(self) -> None:
         """Have kopf watch until it ends, and list now and then."""
@@ -74,7 +73,10 @@ class RunWatch:
                     async with asyncio.timeout(RELIST_SECONDS):
                         await thread.ended.wait()
                 except TimeoutError:
-                    await self._list()
+                    unheard = await self._list()
+                    if unheard:
+                        log.warning("kopf has not told of %d DeepCoderRuns, its watch is begun again", unheard)
+                        break
         finally:
             thread.stop()
             with suppress(TimeoutError):
@@ -104,7 +106,8 @@ class _KopfThread(threading.Thread):
                 runner.run(self._watch())
         except Exception as e:
             log.warning("the watch of DeepCoderRuns has ended and is begun again: %s: %s", type(e).__name__, e)
-        self._tell(self.ended.set)
+        finally:
+            self._tell(self.ended.set)
 
     async def _watch(self) -> None:
         await kopf.operator(

@@ -1,0 +1,111 @@
+"""The watch of runs around kopf: what it does when kopf ends, goes deaf, or cannot begin."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from deepcoder_operator.controllers import watch
+from deepcoder_operator.controllers.watch import RunWatch
+from deepcoder_operator.kube import errors
+
+
+class Kopf:
+    """Stands where a life of kopf does."""
+
+    lives: list[Kopf]
+
+    def __init__(self, *_: Any) -> None:
+        self.ended = asyncio.Event()
+        Kopf.lives.append(self)
+
+    def start(self) -> None:
+        """Nothing: events are of no interest here."""
+
+    def stop(self) -> None:
+        self.ended.set()
+
+
+class Ground:
+    """An API server that may not serve runs, and a controller that may be told of news by a listing."""
+
+    def __init__(self) -> None:
+        self.served, self.news, self.lists = True, 0, 0
+        self.watch: RunWatch | None = None
+
+    async def list(self, *_: Any) -> tuple[list[dict[str, Any]], str]:
+        self.lists += 1
+        if not self.served:
+            raise errors.NotFound("no matches for kind", 404)
+        return [], "7"
+
+    def listed(self, runs: Any, version: int) -> int:
+        assert version == 7
+        news, self.news = self.news, 0
+        return news
+
+    async def until(self, holds: Callable[[], Any]) -> None:
+        async with asyncio.timeout(10):
+            while not holds():
+                await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+async def ground(monkeypatch: pytest.MonkeyPatch) -> Any:
+    Kopf.lives = []
+    monkeypatch.setattr(watch, "_KopfThread", Kopf)
+    monkeypatch.setattr(watch, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(watch, "RELIST_SECONDS", 0.02)
+    made: Any = Ground()
+    made.watch = RunWatch(made, made)
+    return made
+
+
+async def running(ground: Ground) -> asyncio.Task[None]:
+    assert ground.watch is not None
+    return asyncio.create_task(ground.watch.run())
+
+
+async def end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+async def test_nothing_is_listed_until_the_kind_is_served_and_each_try_shows_life(ground: Ground) -> None:
+    ground.served = False
+    task = await running(ground)
+    await ground.until(lambda: ground.lists > 2)
+    assert ground.watch is not None
+    assert not ground.watch.listed.is_set()
+    assert ground.watch.alive_at > 0
+    assert Kopf.lives == []
+    ground.served = True
+    await ground.until(lambda: Kopf.lives)
+    assert ground.watch.listed.is_set()
+    await end(task)
+    assert Kopf.lives[0].ended.is_set(), "told to stop with the rest"
+
+
+async def test_kopf_is_begun_again_after_a_listing_when_it_has_ended(ground: Ground) -> None:
+    task = await running(ground)
+    await ground.until(lambda: Kopf.lives)
+    before = ground.lists
+    Kopf.lives[0].ended.set()
+    await ground.until(lambda: len(Kopf.lives) == 2)
+    assert ground.lists > before
+    await end(task)
+
+
+async def test_kopf_that_has_gone_deaf_is_begun_again(ground: Ground) -> None:
+    task = await running(ground)
+    await ground.until(lambda: ground.lists > 3)
+    assert len(Kopf.lives) == 1, "listings without news leave it alone"
+    ground.news = 1
+    await ground.until(lambda: len(Kopf.lives) == 2)
+    assert Kopf.lives[0].ended.is_set()
+    await end(task)
