@@ -14,17 +14,19 @@ from typing import Any
 
 import pytest
 import s3_server
-from plan_world import UID
+from plan_world import UID, make_run
 
 from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.exit import ExitRecord
 from deepcoder_contracts.layout import checkpoint_dir, claim_key, exit_key
 from deepcoder_contracts.manifest import Claim, FileEntry, Manifest, ManifestKind, ParentRef, RunIdentity
 from deepcoder_operator.api.run_spec import FromCheckpoint
-from deepcoder_operator.domain.world import StoredStage
+from deepcoder_operator.domain.query import StorageQuery
+from deepcoder_operator.domain.world import StorageView, StoredStage
 from deepcoder_operator.storage import s3
 from deepcoder_operator.storage.reader import RunFolder, check_folder, claim_folder, read_stage, resolve_origin
 from deepcoder_operator.storage.s3 import Bucket, Buckets, Credentials, StorageProblem, Target
+from deepcoder_operator.storage.service import _answer
 from deepcoder_operator.storage.verify import Damaged, read_manifest, verify_files
 
 pytestmark = pytest.mark.s3
@@ -240,6 +242,12 @@ def test_folder_of_a_run_that_is_not_settled_is_looked_at_and_left_alone(folder:
     with pytest.raises(StorageProblem) as refusal:
         check_folder(folder.bucket(), folder.key, RUN, sha256_digest(b"other"))
     assert refusal.value.problem.reason == "ConfigMismatch"
+
+
+def test_admission_looks_and_leaves_no_trace(folder: Folder) -> None:
+    run = make_run(checkpoint={"s3": {"bucket": s3_server.BUCKET, "prefix": folder.key}})
+    assert _answer(folder.bucket(), run, StorageQuery(admission=True)) == StorageView()
+    assert folder.bucket().objects(f"{folder.key}/") == []
 
 
 def test_origin_is_held_to_its_digest(folder: Folder) -> None:
