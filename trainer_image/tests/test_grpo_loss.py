@@ -19,13 +19,15 @@ def token_loss(lp: torch.Tensor, h: torch.Tensor, old: float, behaviour: float, 
     clamp = lambda x: torch.clamp(x, -10, 10)  # noqa: E731
     rho = torch.exp(clamp(lp - old))
     low, high = 1 - s.clip_low, 1 + s.clip_high
+    if not s.recompute and float(rho.detach()) > s.tis_cap:
+        rho = rho * (s.tis_cap / float(rho.detach()))
     if s.kind is Loss.CLIP:
         bound = low if float(rho.detach()) < low else high
         clipped = rho if low <= float(rho.detach()) <= high else torch.tensor(bound, dtype=torch.float64)
         term = max(-a * rho, -a * clipped, key=lambda x: float(x.detach()))
     else:
         term = -min(max(float(rho.detach()), low), high) * a * lp
-    if s.tis_cap is not None:
+    if s.recompute:
         term = term * min(math.exp(max(-10.0, min(10.0, old - behaviour))), s.tis_cap)
     return term - s.entropy_coefficient * h
 
@@ -50,8 +52,11 @@ def random_tokens(seed: int, n: int = 200) -> dict[str, torch.Tensor]:
 SETTINGS = {
     "clip": LossSettings(),
     "cispo": LossSettings(kind=Loss.CISPO),
-    "clip with TIS": LossSettings(tis_cap=2.0),
-    "cispo with TIS": LossSettings(kind=Loss.CISPO, tis_cap=1.3),
+    "clip with TIS": LossSettings(recompute=True, tis_cap=2.0),
+    "cispo with TIS": LossSettings(kind=Loss.CISPO, recompute=True, tis_cap=1.3),
+    "clip against the sampler, capped": LossSettings(tis_cap=2.0),
+    "clip against the sampler, cap within the clip range": LossSettings(tis_cap=1.1),
+    "cispo against the sampler, cap within the clip range": LossSettings(kind=Loss.CISPO, tis_cap=1.1),
     "entropy bonus": LossSettings(entropy_coefficient=0.01),
     "symmetric clip": LossSettings(clip_low=0.2, clip_high=0.2),
 }
@@ -91,11 +96,34 @@ def test_a_token_beyond_the_clip_gets_no_gradient_under_clip_and_keeps_one_under
     assert grads[Loss.CISPO] == pytest.approx(-1.28)
 
 
-def test_recompute_caps_the_importance_weight_and_behaviour_has_none() -> None:
-    assert LossSettings.of(Recipe(old_logprobs="Recompute")).tis_cap == 2.0
-    assert LossSettings.of(Recipe(old_logprobs="Behaviour")).tis_cap is None
-    assert LossSettings.of(Recipe(max_off_policy=0)).tis_cap == 2.0
-    assert LossSettings.of(Recipe(max_off_policy=1)).tis_cap is None
+@pytest.mark.parametrize(("cap", "gradient"), [(math.inf, math.exp(5)), (2.0, 2.0)])
+def test_a_stale_token_of_negative_advantage_pushes_no_harder_than_the_cap(cap: float, gradient: float) -> None:
+    one = lambda x: torch.tensor([x], dtype=torch.float64)  # noqa: E731
+    logprob = one(-1.0).requires_grad_()
+    settings = LossSettings(tis_cap=cap)
+    policy_loss(logprob, one(0.0), one(-6.0), one(-6.0), one(-1.0), torch.tensor([True]), settings)[0].backward()
+    assert float(logprob.grad) == pytest.approx(gradient)
+
+
+def test_the_published_synchronous_recipe_is_untouched_by_the_cap_where_sampler_and_learner_agree() -> None:
+    t = random_tokens(0)
+    t["behaviour"] = t["old_logprob"]
+    losses = [
+        policy_loss(*(t[k] for k in ("logprob", "entropy", "old_logprob", "behaviour", "advantages", "mask")), s)[0]
+        for s in (LossSettings(), LossSettings.of(Recipe(max_off_policy=0)))
+    ]
+    assert float(losses[0]) == float(losses[1])
+
+
+def test_the_cap_is_of_the_recompute_or_of_the_ratio_itself() -> None:
+    for recipe, recompute in (
+        (Recipe(old_logprobs="Recompute"), True),
+        (Recipe(old_logprobs="Behaviour"), False),
+        (Recipe(max_off_policy=0), True),
+        (Recipe(max_off_policy=1), False),
+    ):
+        settings = LossSettings.of(recipe)
+        assert (settings.recompute, settings.tis_cap) == (recompute, 2.0)
 
 
 def test_metrics_count_each_side_of_the_clip() -> None:

@@ -70,6 +70,8 @@ class Reference:
                 behaviour = torch.from_numpy(sample.generation.logprobs).double()
                 reference = behaviour if old is None else old[sample.group_id, sample.index]
                 rho = (lp - reference).clamp(-10, 10).exp()
+                if old is None:
+                    rho = torch.where(rho > r.tis_cap, r.tis_cap * rho / rho.detach(), rho)
                 clipped = rho.clamp(1 - r.clip_low, 1 + r.clip_high)
                 term = torch.maximum(-a * rho, -a * clipped) if r.loss.value == "Clip" else -a * clipped.detach() * lp
                 if old is not None:
@@ -98,6 +100,8 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "overlong off": {"overlong": "Off"},
     "cispo": {"loss": "Cispo"},
     "recompute": {"old_logprobs": "Recompute"},
+    "behaviour, low cap": {"tis_cap": 1.1},
+    "behaviour, cap within the clip range, cispo": {"loss": "Cispo", "tis_cap": 1.1},
     "cispo recompute": {"loss": "Cispo", "old_logprobs": "Recompute", "tis_cap": 1.5},
     "entropy": {"entropy_coefficient": 0.05},
     "synchronous": {"max_off_policy": 0},

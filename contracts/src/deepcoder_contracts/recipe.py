@@ -63,7 +63,8 @@ class Recipe(Contract):
     """GRPO+ hyper-parameters."""
 
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
-    """Every random choice of the run is a function of this seed, a purpose and ids."""
+    """Every random choice of the trainer is a function of this seed, a purpose and ids. Sampled tokens are so in
+    evaluations and with deterministic; otherwise each vLLM engine draws them in the order in which requests come."""
 
     prompts_per_step: int = Field(default=128, ge=1, le=65536)
     """Problems in one training step (one iteration)."""
@@ -112,7 +113,8 @@ class Recipe(Contract):
     is 0, else Behaviour."""
 
     tis_cap: float = Field(default=2.0, gt=0)
-    """Cap of the truncated importance weight between the sampler's and the recomputed log-probabilities."""
+    """Cap of the truncated importance weight: with oldLogprobs Recompute, of the recomputed log-probabilities against
+    the sampler's; with Behaviour, of the ratio itself, which the clip leaves unbounded for negative advantages."""
 
     entropy_coefficient: float = Field(default=0.0, ge=0)
     """Weight of an entropy bonus; 0 in the recipe."""

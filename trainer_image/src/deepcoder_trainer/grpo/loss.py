@@ -5,13 +5,21 @@ With rho = exp(logp - old_logp), per token:
     Clip:   max(-A rho, -A clip(rho, 1 - low, 1 + high))           PPO's surrogate with bounds of its own on each side
     Cispo:  -A stopgrad(clip(rho, 1 - low, 1 + high)) logp         no token loses its gradient (MiniMax-M1)
 
-minus `entropy_coefficient` times the entropy. With recomputed old log-probabilities the policy term is weighted by
-the truncated importance weight min(exp(old_logp - behaviour), cap), a constant. The sum is returned: the caller
-divides by one token count for the whole optimizer step. |log ratio| is clamped at 10 before any exponential.
+minus `entropy_coefficient` times the entropy. The importance of a token, how much likelier it was to be sampled under
+the policy that the ratio is about, is truncated at `tis_cap`, by a constant factor in either case:
+
+    recomputed old log-probabilities   the term is weighted by min(exp(old_logp - behaviour), cap)
+    the sampler's own                  rho is the importance itself: rho * min(1, cap / rho) stands for it above
+
+Without the second, a token of negative advantage has no bound at all: the clip leaves max(-A rho, …) growing with rho,
+up to e^10, and one stale token moves the model as thousands of others do. (Dual-clip PPO, Ye et al. 2020, bounds it
+too, but with no gradient beyond the bound; a truncated weight keeps the push, at the cap's size.) The sum is returned:
+the caller divides by one token count for the whole optimizer step. |log ratio| is clamped at 10 before any exponential.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Self
 
@@ -33,19 +41,21 @@ class LossSettings:
     clip_low: float = 0.2
     clip_high: float = 0.28
     entropy_coefficient: float = 0.0
-    tis_cap: float | None = None
-    """Cap of the importance weight; None where the ratio is taken against the sampler itself."""
+    recompute: bool = False
+    """Whether the ratio is taken against recomputed log-probabilities, not against the sampler's own."""
+    tis_cap: float = math.inf
+    """Cap of the importance weight."""
 
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
         """The recipe's switches."""
-        recompute = recipe.resolved_old_logprobs is OldLogprobs.RECOMPUTE
         return cls(
             kind=recipe.loss,
             clip_low=recipe.clip_low,
             clip_high=recipe.clip_high,
             entropy_coefficient=recipe.entropy_coefficient,
-            tis_cap=recipe.tis_cap if recompute else None,
+            recompute=recipe.resolved_old_logprobs is OldLogprobs.RECOMPUTE,
+            tis_cap=recipe.tis_cap,
         )
 
 
@@ -62,15 +72,18 @@ def policy_loss(
     weight = mask.to(logprob.dtype)
     log_ratio = (logprob - old_logprob).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     ratio = log_ratio.exp()
-    clipped = ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high)
-    if settings.kind is Loss.CLIP:
-        surrogate = torch.maximum(-advantages * ratio, -advantages * clipped)
-    else:
-        surrogate = -advantages * clipped.detach() * logprob
-    importance = None
-    if settings.tis_cap is not None:
+    rho, importance = ratio, None
+    if settings.recompute:
         gap = (old_logprob - behaviour).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
         importance = gap.exp().clamp(max=settings.tis_cap)
+    else:
+        rho = ratio * (settings.tis_cap / ratio.detach()).clamp(max=1.0)
+    clipped = rho.clamp(1 - settings.clip_low, 1 + settings.clip_high)
+    if settings.kind is Loss.CLIP:
+        surrogate = torch.maximum(-advantages * rho, -advantages * clipped)
+    else:
+        surrogate = -advantages * clipped.detach() * logprob
+    if importance is not None:
         surrogate = surrogate * importance
     loss = (surrogate * weight).sum()
     if settings.entropy_coefficient:

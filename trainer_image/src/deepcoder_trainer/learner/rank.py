@@ -78,7 +78,7 @@ class LearnerRank:
         """Collective. One training step: this rank's share of each optimizer step, in order."""
         started = time.monotonic()
         totals: Sums = {}
-        old = self._recompute(steps) if self._loss_settings.tis_cap is not None else None
+        old = self._recompute(steps) if self._loss_settings.recompute else None
         recomputed = time.monotonic()
         norms, skipped = [], 0
         for i, step in enumerate(steps):
