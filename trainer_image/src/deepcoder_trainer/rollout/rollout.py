@@ -2,14 +2,15 @@
 
 Judging starts the moment a response is complete, while its siblings are still being sampled, so that the judges work
 along the long tail of generation instead of after it. Generation is never retried here (a lost sampler's requests
-move within the sampler group); only judging is, within the judge client.
+move within the sampler group); only judging is, within the judge client, and once more by a run that goes on after
+its judges had failed.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from deepcoder_trainer.problems.prompt import EncodedProblem
 from deepcoder_trainer.rollout.reward import Reward
@@ -29,6 +30,9 @@ class Sampling:
     top_p: float = 1.0
     purpose: str = "sampling"
     """Keeps the seeds of training and of each evaluation apart."""
+    seeded: bool = False
+    """Whether each response has a seed of its own, so that the same problem gets the same answer again. It costs: vLLM
+    draws seeded requests one by one, and with its plainest sampler. Requests of a wave are always seeded."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +78,26 @@ class Rollout:
             samples=tuple(task.result() for task in samples),
         )
 
+    async def judge_again(self, group: Group, problem: EncodedProblem) -> Group:
+        """The group with those of its samples judged that no judge could judge before."""
+
+        async def judged(sample: Sample) -> Sample:
+            if sample.outcome.reward is not None:
+                return sample
+            key = self._key(sample.group_id, sample.index)
+            return replace(sample, outcome=await self._reward(problem.problem, sample.generation.text, key))
+
+        async with asyncio.TaskGroup() as tasks:
+            samples = [tasks.create_task(judged(sample)) for sample in group.samples]
+        return replace(group, samples=tuple(task.result() for task in samples))
+
+    def _key(self, group_id: int, index: int) -> str:
+        return f"{self._sampling.purpose}/{group_id}/{index}"
+
     async def _sample(
         self, admitted: Admitted, index: int, problem: EncodedProblem, sampled: Callable[[], None]
     ) -> Sample:
-        key = f"{self._sampling.purpose}/{admitted.group_id}/{index}"
+        key = self._key(admitted.group_id, index)
         generation: Generation = await self._sampler.generate(self._request(admitted, index, key, problem))
         sampled()
         outcome = await self._reward(problem.problem, generation.text, key)
@@ -102,6 +122,6 @@ class Rollout:
             max_tokens=s.max_tokens,
             temperature=s.temperature,
             top_p=s.top_p,
-            seed=seed(s.run_seed, s.purpose, admitted.group_id, index),
+            seed=seed(s.run_seed, s.purpose, admitted.group_id, index) if s.seeded or wave is not None else None,
             wave=wave,
         )
