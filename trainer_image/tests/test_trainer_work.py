@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from deepcoder_contracts.recipe import Order
 from deepcoder_trainer import work
 from deepcoder_trainer.types import Group
-from deepcoder_trainer.work import Stopped, Unfinished, WorkBuffer, WorkPolicy, choose_window
+from deepcoder_trainer.work import Unfinished, WorkBuffer, WorkPolicy, choose_window
 
 runs = st.fixed_dictionaries(
     {
@@ -118,16 +118,6 @@ def test_a_drained_run_goes_on_with_what_was_finished_and_loses_nothing(order: O
     asyncio.run(second())
     size, start = run["size"], run["start"]
     assert sorted(first.trained + second.trained) == list(range(start * size, (start + run["steps"]) * size))
-
-
-async def test_a_batch_that_cannot_complete_says_so_instead_of_waiting() -> None:
-    buffer = WorkBuffer(WorkPolicy(2, 0, Order.STRICT, 5), 0)
-    first = await buffer.admit()
-    assert first is not None
-    buffer.close()
-    buffer.done(group(first.group_id, 0))
-    with pytest.raises(Stopped):
-        await buffer.batch(1)
 
 
 async def test_a_failed_rollout_wakes_every_waiter_with_its_error() -> None:

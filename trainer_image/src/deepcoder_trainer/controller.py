@@ -13,15 +13,21 @@
 - The learner waits for batch T to be whole. While it trains, batch T+1 is being sampled (maxOffPolicy ≥ 1).
 - New weights wait, in strict order, for what is sampled with the old ones; in window order they go out at once.
 - A checkpoint is copied aside between two steps and uploaded behind the next. It holds the weights and the finished
-  batch that they have not seen, which the resumed run trains first. It waits for that batch's verdicts, as the next
-  step would.
+  batch that they have not seen, which the resumed run trains first. In strict order it waits for that batch's
+  verdicts, as the next step would; in window order what is not finished is sampled anew.
 - Weights are pushed before the first admission, at a start as at a resume: samplers never answer from weights that
   the learner does not have.
 
-A stop (SIGTERM, the operator, `drain`) ends admission; the step under way is finished, what is in flight is let
-finish while time allows, all is saved. When time runs out the newest checkpoint stands. A rollout's failure ends the
-loop with that failure. Judges that cannot judge more than 1 % of a batch end it with `SandboxUnavailable`, after the
-weights so far are saved.
+`_one_step` is the order of a step. At each of its lines but the training itself a stop (SIGTERM, the operator,
+`drain`) ends it, and there is one way out, `_leave`: no more admission, weights copied aside and on their way, what is
+in flight let finish meanwhile, all committed. So a stop costs no step that was trained. An evaluation that was cut
+off is owed: the resumed run begins with it, and a stage never ends without the evaluation at its end. When time runs
+out the newest committed checkpoint stands.
+
+Judges that cannot judge more than 1 % of a batch, or of an evaluation, end the loop with `SandboxUnavailable` by the
+same way out. Such a batch is stored as it was sampled, and the resumed run has judged again what no judge could judge:
+only judging is repeated, never generation, so it trains on what it would have trained on. A rollout's failure ends
+the loop with that failure.
 """
 
 from __future__ import annotations
@@ -29,28 +35,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
-from deepcoder_contracts.gate import GateRecord, evaluate_gate
 from deepcoder_contracts.progress import TrainerPhase
+from deepcoder_contracts.recipe import Order
 from deepcoder_contracts.stage import StageConfig
+from deepcoder_trainer.checkpoint.errors import CheckpointFailed
 from deepcoder_trainer.checkpoint.state import PipelineState
+from deepcoder_trainer.course import Course
 from deepcoder_trainer.ports import Checkpoints, Ending, Evaluate, Observer, SandboxUnavailable, StepReport
 from deepcoder_trainer.problems.order import problem_index
 from deepcoder_trainer.problems.prompt import EncodedProblem
 from deepcoder_trainer.rollout.metrics import batch_metrics, is_collapsing, quarantined, verdict_counts
 from deepcoder_trainer.rollout.rollout import Admitted, Rollout
-from deepcoder_trainer.stopping import Stop
-from deepcoder_trainer.types import Batch, Learner, Sampler
-from deepcoder_trainer.work import Stopped, Unfinished, WorkBuffer, WorkPolicy
+from deepcoder_trainer.stopping import Moment, Stop, StopReached
+from deepcoder_trainer.types import Batch, Group, Learner, Sampler
+from deepcoder_trainer.work import Unfinished, WorkBuffer, WorkPolicy
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 QUARANTINE_RATIO = 0.01
-SAVE_RESERVE_SECONDS = 30.0
-"""Part of a drain's time that is kept for saving."""
 
 
 @dataclass
@@ -66,17 +75,30 @@ class Controller:
     observer: Observer
     stop: Stop
     state: PipelineState
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Those of the step that it goes on from."""
     evaluate: Evaluate | None = None
-    _history: dict[str, list[float]] = field(default_factory=dict)
+    health: Callable[[], Mapping[str, float]] = dict
+    """Figures of other parts, for each step's report."""
+    on_unjudged: Callable[[Batch], None] = lambda _batch: None
+    """Told of a batch that is not trained for want of verdicts."""
     _seconds: dict[str, float] = field(default_factory=dict)
-    _saved_step: int = 0
+    _trained: Batch | None = None
+    """Trained, its slots not free yet and nobody told."""
+    _copied: int | None = None
+    """The step whose weights are copied aside and not committed."""
+    _saved_final: bool = False
+    _admitting: asyncio.Task[None] | None = None
+    _unavailable: SandboxUnavailable | None = None
 
-    async def run(self) -> Ending:
-        """Train until the stage is over or a stop is asked for. Raises what ended it otherwise."""
+    def __post_init__(self) -> None:
         state, recipe = self.state, self.config.recipe
-        self._history = {name: list(values) for name, values in state.history.items()}
+        self._course = Course(self.config, state.step, state.history)
         self._saved_step = state.step
         self._base = state.total_steps - state.step
+        self._metrics = dict(self.metrics)
+        self._counters = dict(state.counters)
+        self._restored = {group.group_id for group in state.groups}
         policy = WorkPolicy(
             recipe.prompts_per_step,
             recipe.max_off_policy,
@@ -84,163 +106,215 @@ class Controller:
             last_step=self._base + self.config.stage.max_steps,
             deterministic=recipe.deterministic,
         )
-        resumed = Unfinished(state.groups, state.pending, state.next_group_id)
-        self._work = WorkBuffer(policy, state.total_steps, resumed)
-        await self._push(state.total_steps)
-        admission = asyncio.create_task(self._admission())
-        steps = asyncio.create_task(self._steps())
-        stopping = asyncio.create_task(self.stop.wait())
+        self._work = WorkBuffer(policy, state.total_steps, Unfinished(state.groups, state.pending, state.next_group_id))
+
+    async def run(self) -> Ending:
+        """Train until the stage is over or a stop is asked for. Raises what ended it otherwise."""
+        closing = asyncio.create_task(self._close_when_asked())
         try:
-            await asyncio.wait({steps, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if not steps.done():
-                self.observer.on_phase(TrainerPhase.DRAINING)
-                self._work.close()
-                await asyncio.wait({steps}, timeout=self.stop.seconds_left())
-            if steps.done():
-                return await steps
-            log.error("the drain's time is over: leaving with the checkpoint of step %d", self._saved_step)
-            return Ending(self._saved_step, drained=True)
+            return await self.stop.before(Moment.SAVED, self._run())
+        except StopReached:
+            log.error("the time for saving is over: the newest committed checkpoint stands")
+            if self._unavailable is not None:
+                raise self._unavailable from None
+            return Ending(self._course.step, drained=True)
         finally:
-            for task in (admission, steps, stopping):
+            tasks = [task for task in (closing, self._admitting) if task is not None]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(admission, steps, stopping, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _steps(self) -> Ending:
-        step = self.state.step
-        gate: GateRecord | None = None
-        metrics: Mapping[str, float] = {}
-        while step < self.config.stage.max_steps and not (gate and gate.met):
-            self._seconds = {}
-            batch = await self._next_batch(step + 1)
-            if batch is None:
-                return await self._drain(step, metrics, gate)
-            step, version = step + 1, self._base + step + 1
-            figures = batch_metrics(batch.groups, version - 1)
-            with self._timed("train"):
-                figures |= await self.learner.train(batch)
-            figures |= await self._new_weights(step, version, batch)
-            gate = self._remember(step, figures)
-            metrics = figures
-            if not self.stop.requested:
-                await self._save_if_due(step, metrics, gate)
-            self._report(batch, figures)
-        if self._saved_step < step:  # a stop came during the last step
-            await self._save(step, metrics, gate, final=True)
-        await self.checkpoints.wait()
-        return Ending(step, drained=False, gate=gate)
+    async def _run(self) -> Ending:
+        try:
+            await self._unless_stopped(self._push())
+            await self._evaluate_if_owed()
+            if not self._course.over:
+                self._admitting = asyncio.create_task(self._admission())
+            while not self._course.over:
+                await self._one_step(self._course.step + 1)
+        except StopReached:
+            pass
+        except Exception as error:
+            cause = first_cause(error)
+            if not isinstance(cause, SandboxUnavailable):
+                raise
+            self._unavailable = cause
+            self.stop.request(self.config.storage.drain_seconds, str(cause))
+            await self._leave()
+            raise cause from None
+        return await self._leave()
 
-    async def _next_batch(self, step: int) -> Batch | None:
-        """Batch `step`, whole and judged; None when a stop came first."""
-        total = self._base + step
+    async def _one_step(self, step: int) -> None:
+        """The order of a step; see the module's text for what a stop does to it."""
         with self._timed("wait_batch"):
-            waiting = asyncio.create_task(self._work.batch(total))
-            stopping = asyncio.create_task(self.stop.wait())
-            try:
-                await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                if self.stop.requested:
-                    return None
-                groups = await waiting
-            except Stopped:
-                return None
-            finally:
-                waiting.cancel()
-                stopping.cancel()
-                await asyncio.gather(waiting, stopping, return_exceptions=True)
-        samples = [s for g in groups for s in g.samples]
-        failed = quarantined(samples)
-        if len(failed) > QUARANTINE_RATIO * len(samples):
-            await self._save_before_leaving(step - 1, frozenset(s.group_id for s in failed))
+            batch = await self._unless_stopped(self._batch(step))
+        self.stop.check()
+        with self._timed("train"):
+            await self._train(batch)  # never cut off: half a step is no step
+        with self._timed("wait_sampled"):
+            await self._unless_stopped(self._work.may_push(self._version))
+        with self._timed("sync"):
+            await self._unless_stopped(self._push())
+        await self._evaluate_if_owed()
+        self._end_step()
+        await self._save_if_due()
+
+    async def _leave(self) -> Ending:
+        """Save what is not saved, weights first, and tell how it ended. The one way out of the loop."""
+        self._work.close()
+        self._end_step()  # nobody samples any more, with weights that went out or not
+        final = self._course.over
+        if self._saved_step < self._course.step or (final and not self._saved_final):
+            if not self.stop.requested:
+                self.observer.on_phase(TrainerPhase.CHECKPOINTING)
+            await self._copy()
+            if not final:  # the next stage draws problems of its own
+                await self._settle()
+            await self._commit(final=final)
+        await self._until_committed(final=final)
+        return Ending(self._course.step, drained=not final, gate=self._course.gate)
+
+    async def _batch(self, step: int) -> Batch:
+        """Batch `step`, whole and judged. Raises SandboxUnavailable when too much of it is not."""
+        groups = await self._work.batch(self._base + step)
+        if _unjudged(groups) > QUARANTINE_RATIO:
+            groups = await self._judge_again(groups)
+        if _unjudged(groups) > QUARANTINE_RATIO:
+            batch = Batch(step, groups)
+            self.on_unjudged(batch)
             raise SandboxUnavailable(
-                f"judges failed on {len(failed)} of {len(samples)} programs of step {step}, more than "
-                f"{QUARANTINE_RATIO:.0%}: see the pool's pods and their logs"
+                f"judges failed on {len(quarantined(batch.samples))} of {len(batch.samples)} programs of step {step}, "
+                f"more than {QUARANTINE_RATIO:.0%}: see the pool's pods and their logs"
             )
         return Batch(step, groups)
 
-    async def _new_weights(self, step: int, version: int, batch: Batch) -> dict[str, float]:
-        """Weights out, evaluation where it is due, slots free. Returns the evaluation's figures."""
-        with self._timed("wait_sampled"):
-            await self._work.may_push(version)
-        if self.stop.requested:
-            self._work.close()  # nobody samples with weights that did not go out
-            self._work.release(batch.groups, version)
-            return {}
-        with self._timed("sync"):
-            await self._push(version)
-        figures: dict[str, float] = {}
-        if self._evaluation_due(step) and self.evaluate is not None:
-            self.observer.on_phase(TrainerPhase.EVALUATING)
-            with self._timed("evaluate"):
-                figures = dict(await self.evaluate(step))
-            self.observer.on_phase(TrainerPhase.TRAINING)
-        self._work.release(batch.groups, version)
-        return figures
+    async def _judge_again(self, groups: Sequence[Group]) -> tuple[Group, ...]:
+        """The groups, after another judging of those that an attempt before left unjudged."""
+        async with asyncio.TaskGroup() as tasks:
+            again = [
+                tasks.create_task(self.rollout.judge_again(group, self._problem(group.group_id)))
+                for group in groups
+                if group.group_id in self._restored and quarantined(group.samples)
+            ]
+        judged = {task.result().group_id: task.result() for task in again}
+        for group in judged.values():
+            self._work.judged_again(group)
+        self._restored -= judged.keys()
+        return tuple(judged.get(group.group_id, group) for group in groups)
 
-    async def _push(self, version: int) -> None:
-        await self.sampler.update_weights(await self.learner.export_weights(), version)
+    async def _train(self, batch: Batch) -> None:
+        metrics = batch_metrics(batch.groups, self._version)
+        metrics |= await self.learner.train(batch)
+        metrics["collapsing"] = float(is_collapsing(metrics))
+        self._trained, self._metrics = batch, metrics
+        self._course.trained(batch.step, metrics)
+        for name, value in (
+            ("samples", len(batch.samples)),
+            ("quarantined", len(quarantined(batch.samples))),
+            ("tokens", metrics["tokens_sampled"]),
+        ):
+            self._counters[name] = self._counters.get(name, 0.0) + value
 
-    def _evaluation_due(self, step: int) -> bool:
-        settings = self.config.stage.evaluate
-        if settings is None:
-            return False
-        last = step == self.config.stage.max_steps
-        return last or (settings.every_steps is not None and step % settings.every_steps == 0)
+    async def _push(self) -> None:
+        await self.sampler.update_weights(await self.learner.export_weights(), self._version)
 
-    def _remember(self, step: int, figures: Mapping[str, float]) -> GateRecord | None:
-        """Add the step to the metric history and evaluate the gate on it."""
-        for name, value in (("step", float(step)), *figures.items()):
-            if name in ("step", "reward_mean", "truncated_ratio") or name.startswith("eval/"):
-                self._history.setdefault(name, []).append(value)
-        gate = self.config.stage.promote_when
-        return evaluate_gate(gate, self._history) if gate is not None else None
+    async def _evaluate_if_owed(self) -> None:
+        """Evaluate the weights that are out, where that is due and not done. A save that is due uploads meanwhile."""
+        if not self._course.evaluation_owed:
+            return
+        assert self.evaluate is not None, "the stage evaluates"
+        if self._course.save_due and self._trained is not None:
+            await self._copy()
+        self.observer.on_phase(TrainerPhase.EVALUATING)
+        with self._timed("evaluate"):
+            figures = await self._unless_stopped(self.evaluate(self._course.step))
+        self.observer.on_phase(TrainerPhase.TRAINING)
+        self._metrics |= figures
+        self._course.evaluated(figures)
+        if self._trained is None:
+            self._report(())
 
-    async def _save_if_due(self, step: int, metrics: Mapping[str, float], gate: GateRecord | None) -> None:
-        over = step == self.config.stage.max_steps or (gate is not None and gate.met)
-        if over or step % self.config.storage.every_steps == 0:
-            self.observer.on_phase(TrainerPhase.CHECKPOINTING)
-            with self._timed("checkpoint"):
-                await self._work.settled(self._base + step)
-                await self._save(step, metrics, gate, final=over)
-            self.observer.on_phase(TrainerPhase.TRAINING)
+    def _end_step(self) -> None:
+        """The step's slots are free, and observers are told: before it is saved, so that no crash loses its report."""
+        batch, self._trained = self._trained, None
+        if batch is None:
+            return
+        self._work.release(batch.groups, self._version)
+        if self._metrics["collapsing"]:
+            log.warning(
+                "step %d: %.0f %% of responses are cut off and reward is %.3f. The overlong rule does not punish "
+                "truncation, so this does not mend itself: raise contextTokens or lower the learning rate",
+                batch.step,
+                100 * self._metrics["truncated_ratio"],
+                self._metrics["reward_mean"],
+            )
+        self._report(batch.groups)
 
-    async def _drain(self, step: int, metrics: Mapping[str, float], gate: GateRecord | None) -> Ending:
-        """Let finish what is in flight while time allows, and save."""
+    async def _save_if_due(self) -> None:
+        """Also what was copied aside for the end of the stage, when the evaluation there found that it is not."""
+        if self._course.over or not (self._course.save_due or self._copied == self._course.step):
+            return
+        self.observer.on_phase(TrainerPhase.CHECKPOINTING)
+        with self._timed("checkpoint"):
+            await self._copy()
+            if self.config.recipe.order is Order.STRICT:
+                await self._unless_stopped(self._work.settled(self._version))
+            await self._commit(final=False)
+        self.observer.on_phase(TrainerPhase.TRAINING)
+
+    async def _copy(self) -> None:
+        """Copy the weights aside, once a step; from here they are on their way to storage."""
+        if self._copied != self._course.step:
+            await self.checkpoints.copy(self._course.step)
+            self._copied = self._course.step
+
+    async def _settle(self) -> None:
+        """Let finish what is in flight, while there is time. What does not is sampled anew by the resumed run."""
         try:
-            async with asyncio.timeout(max(0.0, self.stop.seconds_left() - SAVE_RESERVE_SECONDS)):
-                await self._work.settled(self._base + step)
-        except TimeoutError:
-            log.warning("groups %s are cut off by the drain and will be sampled anew", self._work.waiting_for())
-        if self._saved_step < step:
-            await self._save(step, metrics, gate, final=False)
-        await self.checkpoints.wait()
-        return Ending(step, drained=True, gate=gate)
+            await self.stop.before(Moment.SETTLED, self._work.settled(self._version))
+        except StopReached:
+            log.warning("groups %s are cut off by the stop and will be sampled anew", self._work.waiting_for())
+        except Exception as error:  # the run is leaving: it saves what is left
+            log.error("groups %s are lost and will be sampled anew: %s", self._work.waiting_for(), error)
 
-    async def _save_before_leaving(self, step: int, without: frozenset[int]) -> None:
-        if self._saved_step < step:
-            await self._save(step, {}, None, final=False, without=without)
-        await self.checkpoints.wait()
-
-    async def _save(
-        self,
-        step: int,
-        metrics: Mapping[str, float],
-        gate: GateRecord | None,
-        *,
-        final: bool,
-        without: frozenset[int] = frozenset(),
-    ) -> None:
-        left = self._work.unfinished(without=without)
+    async def _commit(self, *, final: bool) -> None:
+        """Commit the weights that were copied aside, with all else that a resumed run needs."""
+        left = self._work.unfinished()
         state = PipelineState(
-            step=step,
-            total_steps=self._base + step,
-            version=self._base + step,
+            step=self._course.step,
+            total_steps=self._version,
+            version=self._version,
             next_group_id=left.next_group_id,
             groups=left.finished,
             pending=left.pending,
-            history={name: tuple(values) for name, values in self._history.items()},
-            counters=self.state.counters,
+            history=self._course.history,
+            counters=dict(self._counters),
         )
-        await self.checkpoints.save(state, metrics=dict(metrics), final=final, gate=gate)
-        self._saved_step = step
+        await self.checkpoints.commit(state, metrics=dict(self._metrics), final=final, gate=self._course.gate)
+        self._copied, self._saved_step, self._saved_final = None, self._course.step, final
+
+    async def _until_committed(self, *, final: bool) -> None:
+        """Until storage has this step's checkpoint: nothing else stands behind it, so it is tried twice."""
+        try:
+            await self.checkpoints.wait()
+        except CheckpointFailed as error:
+            log.warning("saving step %d once more: %s", self._course.step, error)
+            await self._copy()
+            await self._commit(final=final)
+            await self.checkpoints.wait()
+
+    @property
+    def _version(self) -> int:
+        """Version of the learner's weights: the steps that they have seen, of all stages."""
+        return self._base + self._course.step
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
+        return await self.stop.before(Moment.ASKED, work)
+
+    async def _close_when_asked(self) -> None:
+        await self.stop.reached(Moment.ASKED)
+        self.observer.on_phase(TrainerPhase.DRAINING)
+        self._work.close()
 
     async def _admission(self) -> None:
         """Start a rollout for each group that the buffer admits; the first failure wakes everybody."""
@@ -252,30 +326,28 @@ class Controller:
             self._work.fail(first_cause(group))
 
     async def _one_rollout(self, admitted: Admitted) -> None:
-        index = problem_index(self.config.recipe.seed, admitted.group_id, len(self.problems))
         group = await self.rollout.group(
-            admitted, self.problems[index], on_sampled=lambda: self._work.sampled(admitted.group_id)
+            admitted,
+            self._problem(admitted.group_id),
+            on_sampled=lambda: self._work.sampled(admitted.group_id),
         )
         self._work.done(group)
 
-    def _report(self, batch: Batch, figures: dict[str, float]) -> None:
-        if is_collapsing(figures):
-            log.warning(
-                "step %d: %.0f %% of responses are cut off and reward is %.3f. The overlong rule does not punish "
-                "truncation, so this does not mend itself: raise contextTokens or lower the learning rate",
-                batch.step,
-                100 * figures["truncated_ratio"],
-                figures["reward_mean"],
-            )
-        figures["collapsing"] = float(is_collapsing(figures))
+    def _problem(self, group_id: int) -> EncodedProblem:
+        return self.problems[problem_index(self.config.recipe.seed, group_id, len(self.problems))]
+
+    def _report(self, groups: tuple[Group, ...]) -> None:
+        """Tell observers of the step; without groups when they were told of these before. Times since the last one."""
+        seconds, self._seconds = self._seconds, {}
+        totals = {f"run_{name}": value for name, value in self._counters.items()}
         self.observer.on_step(
             StepReport(
-                batch.step,
-                self._base + batch.step,
-                figures,
-                verdict_counts(batch.samples),
-                dict(self._seconds),
-                batch.groups,
+                self._course.step,
+                self._version,
+                {**self._metrics, **totals, **self.health()},
+                verdict_counts([sample for group in groups for sample in group.samples]),
+                seconds,
+                groups,
             )
         )
 
@@ -293,3 +365,9 @@ def first_cause(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+def _unjudged(groups: Sequence[Group]) -> float:
+    """Share of the samples that no judge could judge."""
+    samples = [sample for group in groups for sample in group.samples]
+    return len(quarantined(samples)) / max(1, len(samples))

@@ -6,9 +6,9 @@ while vLLM, torch and storage stand behind the same protocols in a run.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from deepcoder_contracts.gate import GateRecord
 from deepcoder_contracts.progress import TrainerPhase
@@ -23,14 +23,18 @@ class SandboxUnavailable(RuntimeError):
 class Checkpoints(Protocol):
     """The part of `CheckpointWriter` that the loop needs."""
 
-    async def save(
+    async def copy(self, step: int) -> None:
+        """Copy the weights aside and begin to upload them; training may go on afterwards."""
+        ...
+
+    async def commit(
         self, state: PipelineState, *, metrics: Mapping[str, float], final: bool = False, gate: GateRecord | None = None
     ) -> None:
-        """Copy the state aside and commit it in the background."""
+        """Commit what was copied aside, with the rest of its state, in the background."""
         ...
 
     async def wait(self) -> object:
-        """Until the last save is committed."""
+        """Until the last save is committed. Raises `CheckpointFailed` if it is not."""
         ...
 
 
@@ -45,7 +49,9 @@ class StepReport:
     metrics: Mapping[str, float]
     verdicts: Mapping[str, int]
     phase_seconds: Mapping[str, float]
+    """Where the time since the report before went: wait_batch, train, wait_sampled, sync, evaluate, checkpoint."""
     groups: tuple[Group, ...]
+    """What was trained. Empty in a second report on a step, after an evaluation that an earlier attempt owed."""
 
 
 class Observer(Protocol):
@@ -70,5 +76,5 @@ class Ending:
     gate: GateRecord | None = None
 
 
-Evaluate = Callable[[int], Awaitable[Mapping[str, float]]]
+Evaluate = Callable[[int], Coroutine[Any, Any, Mapping[str, float]]]
 """Evaluates the weights that are out after a step; returns `eval/<dataset>/pass_at_1` and the like."""

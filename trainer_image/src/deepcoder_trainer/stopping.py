@@ -1,61 +1,147 @@
-"""The wish to stop: from SIGTERM, from the operator's reply, from `drain`, all one.
+"""The wish to stop, from SIGTERM, from the operator's reply or from `drain`, all one; and how its time is spent.
 
-Whoever asks first sets the deadline; a later wish can only shorten it. The controller looks at it between two things
-it does and bounds what it is doing by it.
+    ASKED ──────────────────► SETTLED ────────► SAVED ──────────────► LEFT
+    weights aside, uploaded;  the rest of the   exit record, metrics, samples,
+    rollouts in flight let    checkpoint        actors closed
+    finish meanwhile          committed
+
+Whoever asks first sets the moments, a later wish can only make them come sooner, and everything that waits is woken
+by that. Nobody else computes a deadline: what may not outlast a moment runs as `stop.before(moment, work)`, which
+ends it when the moment comes. Work that does not let itself be ended is left behind after a few seconds.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import signal
+from collections.abc import Coroutine
+from enum import Enum
+from typing import Any, TypeVar
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+COMMIT_SECONDS = 30.0
+"""Most of a stop's time that is kept for what a checkpoint needs beside weights: groups in flight, the manifest."""
+COMMIT_SHARE = 0.25
+"""The same, as a share of a short stop."""
+LEAVE_SECONDS = 25.0
+"""Time after the checkpoint for all else; pods are given 30 s more than the trainer is."""
+CANCEL_SECONDS = 3.0
+"""How long work that was ended is waited for."""
+
+
+class Moment(Enum):
+    """What comes when a stop was asked for, in this order."""
+
+    ASKED = "asked"
+    """Nothing new is begun."""
+    SETTLED = "settled"
+    """What is in flight has had its time."""
+    SAVED = "saved"
+    """The checkpoint is committed, or will not be."""
+    LEFT = "left"
+    """The process ends."""
+
+
+class StopReached(Exception):
+    """A moment of the stop came before the work was done."""
+
+    def __init__(self, moment: Moment, reason: str) -> None:
+        super().__init__(reason)
+        self.moment = moment
 
 
 class Stop:
     """Set once, never taken back."""
 
     def __init__(self) -> None:
-        self._requested = asyncio.Event()
-        self._deadline = float("inf")
+        self._at = dict.fromkeys(Moment, math.inf)
+        self._changed = asyncio.Event()
         self.reason = ""
+        self.signalled = False
+        """Whether a signal has asked; set by whoever handles signals."""
 
     @property
     def requested(self) -> bool:
         """Whether stopping was asked for."""
-        return self._requested.is_set()
+        return self._at[Moment.ASKED] < math.inf
 
     def request(self, seconds: float, reason: str) -> None:
-        """Stop within `seconds`."""
-        self._deadline = min(self._deadline, asyncio.get_running_loop().time() + seconds)
+        """Stop, with `seconds` for saving."""
+        now = asyncio.get_running_loop().time()
+        saved = now + seconds
+        if saved >= self._at[Moment.SAVED]:
+            return
         self.reason = self.reason or reason
-        self._requested.set()
+        self._at = {
+            Moment.ASKED: min(now, self._at[Moment.ASKED]),
+            Moment.SETTLED: min(self._at[Moment.SETTLED], saved - min(COMMIT_SECONDS, COMMIT_SHARE * seconds)),
+            Moment.SAVED: saved,
+            Moment.LEFT: saved + LEAVE_SECONDS,
+        }
+        self._changed.set()
+        self._changed = asyncio.Event()
 
-    async def wait(self) -> None:
-        """Until it is asked for."""
-        await self._requested.wait()
+    def seconds_left(self, moment: Moment = Moment.SAVED) -> float:
+        """Time until a moment, never negative; infinite while nothing was asked."""
+        return max(0.0, self._at[moment] - asyncio.get_running_loop().time())
 
-    def seconds_left(self) -> float:
-        """Time until the deadline, never negative; infinite while nothing was asked."""
-        return max(0.0, self._deadline - asyncio.get_running_loop().time())
+    def check(self) -> None:
+        """Raise StopReached when stopping was asked for."""
+        if self.requested:
+            raise StopReached(Moment.ASKED, self.reason)
+
+    async def reached(self, moment: Moment) -> None:
+        """Until a moment has come, however often it is moved nearer meanwhile."""
+        while (left := self.seconds_left(moment)) > 0:
+            try:
+                async with asyncio.timeout(left if left < math.inf else None):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+
+    async def before(self, moment: Moment, work: Coroutine[Any, Any, T]) -> T:
+        """The result of `work`; raises StopReached, and ends it, when `moment` comes first."""
+        if self.seconds_left(moment) <= 0:
+            work.close()
+            raise StopReached(moment, self.reason)
+        task = asyncio.create_task(work)
+        coming = asyncio.create_task(self.reached(moment))
+        try:
+            await asyncio.wait({task, coming}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            raise StopReached(moment, self.reason)
+        finally:
+            coming.cancel()
+            if task.cancel():
+                await asyncio.wait({task}, timeout=CANCEL_SECONDS)
+                if not task.done():
+                    log.warning("work that was ended is still under way and is left behind: %s", task.get_coro())
+                elif not task.cancelled() and (error := task.exception()) is not None:
+                    log.warning("work that was ended failed: %r", error)
 
 
 def stop_on_signals(stop: Stop, seconds: float) -> None:
-    """SIGTERM and SIGINT ask `stop` to stop within `seconds`; a second one at once.
+    """SIGTERM and SIGINT ask `stop` to stop within `seconds`; a second signal at once.
 
-    To be called again after anything that installs handlers of its own. Ray's start does, and its handler for
-    SIGTERM sets an alarm that aborts the process after three seconds, in the middle of a checkpoint.
+    A signal after another's wish (the operator's, a pod's hook) is the first signal: it must not cut short what that
+    wish gave time for. To be called again after anything that installs handlers of its own. Ray's start does, and its
+    handler for SIGTERM sets an alarm that aborts the process after three seconds, in the middle of a checkpoint.
     """
-
-    def on_signal(name: str) -> None:
-        if stop.requested:
-            log.warning("%s again: leaving now, the newest checkpoint stands", name)
-            stop.request(0, name)
-        else:
-            log.info("%s: saving and leaving within %.0f s", name, seconds)
-            stop.request(seconds, name)
-
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number.name)
+        loop.add_signal_handler(number, _on_signal, stop, seconds, number.name)
+
+
+def _on_signal(stop: Stop, seconds: float, name: str) -> None:
+    if stop.signalled:
+        log.warning("%s again: leaving now, the newest checkpoint stands", name)
+        stop.request(0, name)
+    else:
+        log.info("%s: saving and leaving within %.0f s", name, seconds)
+        stop.request(seconds, name)
+    stop.signalled = True

@@ -124,18 +124,19 @@ class WorkBuffer:
 
     async def batch(self, step: int) -> tuple[Group, ...]:
         """The groups of batch `step`, in group_id order, when they are all done. They keep their slots."""
-        await self._until(lambda: self._closed_for(step) or self._choose(step) is not None, f"batch {step}")
-        chosen = self._choose(step)
-        if chosen is None:
-            raise Stopped(f"batch {step} will not be complete: admission was stopped")
-        return tuple(self._group(g) for g in sorted(chosen))
+        await self._until(lambda: self._choose(step) is not None, f"batch {step}")
+        return tuple(self._group(g) for g in sorted(self._choose(step) or ()))
+
+    def judged_again(self, group: Group) -> None:
+        """A group that was done is so with other outcomes."""
+        self._slots[group.group_id].group = group
 
     async def may_push(self, version: int) -> None:
         """Wait until weights of `version` may go out. Strict: all that wants older weights has been sampled."""
         if self.policy.order is Order.WINDOW:
             return
         end = min(version + self.policy.max_off_policy, self.policy.last_step) * self.policy.batch_groups
-        await self._until(lambda: self._all_sampled(end) or (self._closed and self._none_sampling()))
+        await self._until(lambda: self._all_sampled(end))
 
     def release(self, groups: Iterable[Group], version: int) -> None:
         """Groups were trained and weights of `version` are out: their slots are free."""
@@ -158,8 +159,8 @@ class WorkBuffer:
         self._failure = self._failure or error
         self._notify()
 
-    def unfinished(self, *, without: frozenset[int] = frozenset()) -> Unfinished:
-        """What a checkpoint of the weights that are out keeps; groups in `without` count as not sampled.
+    def unfinished(self) -> Unfinished:
+        """What a checkpoint of the weights that are out keeps.
 
         Strict: what was admitted with these very weights is left out, since it will be the same when sampled again.
         """
@@ -167,7 +168,7 @@ class WorkBuffer:
         if self.policy.order is Order.STRICT:
             end = min(end, (self.version + self.policy.max_off_policy) * self.policy.batch_groups)
         slots = {g: slot for g, slot in self._slots.items() if g < end}
-        kept = {g for g, slot in slots.items() if slot.group is not None} - without
+        kept = {g for g, slot in slots.items() if slot.group is not None}
         again = {g for g in self._to_admit if g < end}
         return Unfinished(
             finished=tuple(self._group(g) for g in sorted(kept)),
@@ -191,18 +192,6 @@ class WorkBuffer:
         if self._to_admit and self._to_admit[-1] < end:
             return False
         return all(slot.sampled for g, slot in self._slots.items() if g < end)
-
-    def _none_sampling(self) -> bool:
-        return all(slot.sampled for slot in self._slots.values())
-
-    def _closed_for(self, step: int) -> bool:
-        """Whether admission stopped before batch `step` could be complete."""
-        if not self._closed:
-            return False
-        size = self.policy.batch_groups
-        if self.policy.order is Order.WINDOW:
-            return len(self._slots) < size
-        return any(g not in self._slots for g in range((step - 1) * size, step * size))
 
     def _choose(self, step: int) -> list[int] | None:
         size = self.policy.batch_groups
@@ -246,10 +235,6 @@ class WorkBuffer:
                 )
         if self._failure is not None:
             raise self._failure
-
-
-class Stopped(Exception):
-    """What was waited for will not come, because admission was stopped."""
 
 
 def choose_window(step: int, size: int, due: Mapping[int, int], finished: Sequence[int]) -> list[int] | None:

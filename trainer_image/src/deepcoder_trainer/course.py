@@ -1,0 +1,78 @@
+"""Where a stage stands: what follows from its steps and their figures alone, so that a resumed run decides alike.
+
+Evaluation is due each `everySteps` and at the end; a due one that was not done is owed, and a stage is over only when
+none is. The end is the last step, or a met gate. A gate is judged anew with the figures of the evaluation at the end:
+one that they undo lets the stage go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from deepcoder_contracts.gate import GateRecord, evaluate_gate
+from deepcoder_contracts.stage import StageConfig
+
+EVALUATED = "evaluated"
+"""History of the steps after which there was an evaluation."""
+
+
+class Course:
+    """The stage's steps so far."""
+
+    def __init__(self, config: StageConfig, step: int, history: Mapping[str, tuple[float, ...]]) -> None:
+        self._stage = config.stage
+        self._save_each = config.storage.every_steps
+        self._history = {name: list(values) for name, values in history.items()}
+        self.step = step
+        """Finished steps of the stage."""
+
+    def trained(self, step: int, metrics: Mapping[str, float]) -> None:
+        """A step is done."""
+        self.step = step
+        self._remember({"step": float(step), **metrics})
+
+    def evaluated(self, figures: Mapping[str, float]) -> None:
+        """The weights after the newest step were evaluated."""
+        self._remember({**figures, EVALUATED: float(self.step)})
+
+    @property
+    def history(self) -> dict[str, tuple[float, ...]]:
+        """For a checkpoint."""
+        return {name: tuple(values) for name, values in self._history.items()}
+
+    @property
+    def gate(self) -> GateRecord | None:
+        """The gate's verdict; None without one, or while an evaluation is owed."""
+        return None if self.evaluation_owed else self._verdict()
+
+    @property
+    def over(self) -> bool:
+        """Whether the stage has come to its end, and was evaluated there if it evaluates."""
+        return self._at_end and not self.evaluation_owed
+
+    @property
+    def save_due(self) -> bool:
+        """Whether there is to be a checkpoint of the newest step."""
+        return self._at_end or self.step % self._save_each == 0
+
+    @property
+    def evaluation_owed(self) -> bool:
+        """Whether an evaluation is due after the newest step and was not done."""
+        settings = self._stage.evaluate
+        if settings is None or self.step == 0 or self._history.get(EVALUATED, [])[-1:] == [self.step]:
+            return False
+        return self._at_end or (settings.every_steps is not None and self.step % settings.every_steps == 0)
+
+    @property
+    def _at_end(self) -> bool:
+        gate = self._verdict()
+        return self.step >= self._stage.max_steps or (gate is not None and gate.met)
+
+    def _verdict(self) -> GateRecord | None:
+        gate = self._stage.promote_when
+        return evaluate_gate(gate, self._history) if gate is not None and self.step > 0 else None
+
+    def _remember(self, figures: Mapping[str, float]) -> None:
+        for name, value in figures.items():
+            if name in ("step", "reward_mean", "truncated_ratio", EVALUATED) or name.startswith("eval/"):
+                self._history.setdefault(name, []).append(value)

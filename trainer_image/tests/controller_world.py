@@ -1,0 +1,247 @@
+"""A training loop with a scripted sampler and learner at its edges, for tests of the controller.
+
+The scripted learner's weights are a digest of everything it was trained on, and the scripted sampler answers from a
+digest of its weights and the request's seed. So two runs end with the same weights only if every batch was the same,
+sampled with the same weights, in the same order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from deepcoder_contracts.gate import GateRecord
+from deepcoder_contracts.judge import TestCase
+from deepcoder_contracts.progress import TrainerPhase
+from deepcoder_contracts.stage import StageConfig
+from deepcoder_trainer.checkpoint.errors import CheckpointFailed
+from deepcoder_trainer.checkpoint.state import PipelineState
+from deepcoder_trainer.controller import Controller
+from deepcoder_trainer.ports import Ending, StepReport
+from deepcoder_trainer.problems.prompt import EncodedProblem
+from deepcoder_trainer.rollout.rollout import Rollout, Sampling
+from deepcoder_trainer.stopping import Stop
+from deepcoder_trainer.types import (
+    Batch,
+    Finish,
+    Generation,
+    GenerationRequest,
+    Outcome,
+    Problem,
+    SamplerLost,
+    VersionSpan,
+    WeightRefs,
+)
+
+GROUP = 2
+PROMPTS = 3
+PROBLEMS = [
+    EncodedProblem(
+        Problem(f"p{i}", "test", f"problem {i}", (TestCase(input="", output=str(i)),)), np.array([i, 7], np.int32)
+    )
+    for i in range(5)
+]
+
+
+def digest(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+@dataclass
+class ScriptedSampler:
+    turns: random.Random
+    weights: str = "none"
+    version: int = -1
+    pushed: list[int] = field(default_factory=list)
+    fail_after: int | None = None
+    hold: asyncio.Event = field(default_factory=asyncio.Event)
+    holds: Callable[[int], bool] = lambda _group: False
+    """Groups whose requests wait for `hold`."""
+    held: int = 0
+    """Requests that wait or have waited for it."""
+    lost: bool = False
+    """Whether they are lost then."""
+    hold_push: asyncio.Event | None = None
+
+    async def generate(self, request: GenerationRequest) -> Generation:
+        assert self.version >= 0, "asked before weights were pushed"
+        weights, version = self.weights, self.version
+        if self.fail_after is not None:
+            self.fail_after -= 1
+            if self.fail_after < 0:
+                raise SamplerLost("gone")
+        for _ in range(self.turns.randrange(12)):
+            await asyncio.sleep(0)
+        if self.holds(int(request.request_id.split("/")[1])):
+            self.held += 1
+            await self.hold.wait()
+            if self.lost:
+                raise SamplerLost("gone")
+        value = digest(weights, request.seed, request.prompt_ids.tolist())
+        ids = np.frombuffer(bytes.fromhex(value)[:8], np.uint8).astype(np.int32)
+        return Generation(ids, np.zeros(8, np.float32), Finish.STOP, value, (VersionSpan(version, 0, 8),))
+
+    async def update_weights(self, refs: WeightRefs, version: int) -> None:
+        if self.hold_push is not None:
+            await self.hold_push.wait()
+        self.weights, self.version = refs.dtype, version
+        self.pushed.append(version)
+
+    async def close(self) -> None: ...
+
+
+@dataclass
+class ScriptedLearner:
+    weights: str = "start"
+    trained: list[Batch] = field(default_factory=list)
+    on_train: object = None
+
+    async def train(self, batch: Batch) -> Mapping[str, float]:
+        if callable(self.on_train):
+            self.on_train(batch.step)
+        await asyncio.sleep(0)
+        self.trained.append(batch)
+        content = [(s.group_id, s.index, s.generation.text, s.outcome.reward) for s in batch.samples]
+        self.weights = digest(self.weights, batch.step, content)
+        return {"loss": 0.5}
+
+    async def export_weights(self) -> WeightRefs:
+        return WeightRefs((), self.weights)
+
+
+@dataclass
+class Saved:
+    state: PipelineState
+    weights: str
+    final: bool
+    gate: GateRecord | None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class MemoryCheckpoints:
+    """Keeps what was committed. `failing` commits fail, as `wait` says; uploads take until `uploaded` is set."""
+
+    learner: ScriptedLearner
+    saved: list[Saved] = field(default_factory=list)
+    copied: list[int] = field(default_factory=list)
+    failing: int = 0
+    failed: bool = False
+    uploaded: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.uploaded.set()
+
+    async def copy(self, step: int) -> None:
+        await asyncio.sleep(0)
+        self.copied.append(step)
+        self.weights = self.learner.weights
+
+    async def commit(self, state, *, metrics, final=False, gate=None) -> None:
+        assert self.copied[-1] == state.step, "weights are copied aside first"
+        self.failed = self.failing > 0
+        self.failing -= 1
+        if not self.failed:
+            self.saved.append(Saved(state, self.weights, final, gate, dict(metrics)))
+
+    async def wait(self) -> None:
+        await self.uploaded.wait()
+        if self.failed:
+            raise CheckpointFailed("no route to storage")
+
+
+@dataclass
+class Notes:
+    steps: list[StepReport] = field(default_factory=list)
+    phases: list[TrainerPhase] = field(default_factory=list)
+
+    def on_phase(self, phase: TrainerPhase) -> None:
+        self.phases.append(phase)
+
+    def on_step(self, report: StepReport) -> None:
+        self.steps.append(report)
+
+
+async def scripted_reward(problem: Problem, response: str, key: str) -> Outcome:
+    await asyncio.sleep(0)
+    passed = int(response[:2], 16) % 2 == 0
+    return Outcome(float(passed), "passed" if passed else "wrong_answer", 0.01)
+
+
+def stage_config(steps: int, *, every: int = 2, eta: int = 1, order: str = "Strict", **stage: object) -> StageConfig:
+    return StageConfig.model_validate(
+        {
+            "run": {"namespace": "ns", "name": "run", "uid": "01234567-89ab-cdef-0123-456789abcdef"},
+            "stage": {
+                "name": "s",
+                "index": 0,
+                "type": "Train",
+                "contextTokens": 8,
+                "maxSteps": steps,
+                **stage,
+            },
+            "longestContextTokens": 8,
+            "ordinal": 1,
+            "model": {"uri": "/m"},
+            "dataset": {"uri": "/d"},
+            "recipe": {
+                "promptsPerStep": PROMPTS,
+                "groupSize": GROUP,
+                "optimizerSteps": 1,
+                "maxOffPolicy": eta,
+                "order": order,
+                "seed": 3,
+            },
+            "storage": {"uri": "file:///nowhere", "everySteps": every, "drainSeconds": 60},
+            "provenance": {"configDigest": "sha256:" + "0" * 64},
+        }
+    )
+
+
+class World:
+    """One attempt's parts, kept for looking at afterwards."""
+
+    def __init__(self, config: StageConfig, *, resume: Saved | None = None, turns: int = 0, reward=scripted_reward):
+        self.config = config
+        self.sampler = ScriptedSampler(random.Random(turns))
+        self.learner = ScriptedLearner(resume.weights if resume else "start")
+        self.checkpoints = MemoryCheckpoints(self.learner)
+        self.notes = Notes()
+        self.stop = Stop()
+        self.reward = reward
+        self.state = resume.state if resume else PipelineState(0, 0, 0, 0)
+        self.metrics = resume.metrics if resume else {}
+        self.evaluated: list[tuple[int, int]] = []
+        self.unjudged: list[Batch] = []
+        self.score: Callable[[int], float] = lambda step: step / 10
+        self.on_evaluate: Callable[[int], Awaitable[None]] | None = None
+
+    async def evaluate(self, step: int) -> Mapping[str, float]:
+        self.evaluated.append((step, self.sampler.version))
+        if self.on_evaluate is not None:
+            await self.on_evaluate(step)
+        return {"eval/held/pass_at_1": self.score(step)}
+
+    async def run(self) -> Ending:
+        controller = Controller(
+            config=self.config,
+            problems=PROBLEMS,
+            sampler=self.sampler,
+            learner=self.learner,
+            rollout=Rollout(self.sampler, self.reward, Sampling(3, GROUP, 8, 1.0)),
+            checkpoints=self.checkpoints,
+            observer=self.notes,
+            stop=self.stop,
+            state=self.state,
+            metrics=self.metrics,
+            on_unjudged=self.unjudged.append,
+            evaluate=self.evaluate if self.config.stage.evaluate else None,
+        )
+        async with asyncio.timeout(20):
+            return await controller.run()
