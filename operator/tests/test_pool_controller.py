@@ -30,6 +30,7 @@ from deepcoder_operator.kube.resources import (
     POOLS,
     SECRETS,
     SERVICES,
+    Resource,
 )
 from deepcoder_operator.sandbox.capacity import CapacityPoller
 from deepcoder_operator.sandbox.reconciler import PoolReconciler
@@ -384,15 +385,20 @@ async def test_forbidden_template_is_refused_in_the_status(ground: Field) -> Non
 
 
 async def test_pods_that_admission_refuses_are_told_in_the_status(ground: Field) -> None:
-    """The namespace enforces the restricted standard; the side container breaks it."""
-    await ground.create(template={"spec": {"containers": [{"name": "side", "image": "x"}]}})
+    """What the operator cannot know: here the namespace allows no container as much memory as a judge asks for."""
+    limit = {"type": "Container", "max": {"memory": "1Mi"}, "default": {"memory": "1Mi"}}
+    meta = {"name": "small", "namespace": ground.namespace}
+    limits = {"apiVersion": "v1", "kind": "LimitRange", "metadata": meta, "spec": {"limits": [limit]}}
+    path = Resource("", "v1", "limitranges", "LimitRange").path(ground.namespace)
+    await ground.kube._request("POST", path, body=limits)
+    await ground.create()
     async with ground.controller():
 
         async def refused() -> bool:
             return (await ground.condition("Accepted")).get("reason") == "PodRefused"
 
         await eventually("the refusal in the status", refused)
-    assert "PodSecurity" in (await ground.condition("Accepted"))["message"]
+    assert "maximum memory usage per Container" in (await ground.condition("Accepted"))["message"]
 
 
 async def test_nothing_is_written_when_nothing_has_changed(ground: Field) -> None:
