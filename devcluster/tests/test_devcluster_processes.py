@@ -2,7 +2,9 @@
 
 import json
 import os
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -106,6 +108,37 @@ def test_a_program_past_its_deadline_is_killed_with_its_children(tmp_path: Path)
         run(["sh", "-c", f"sleep 600 & echo $! > {tmp_path}/child; wait"], deadline=0.5)
     child = ProcessId.of(int((tmp_path / "child").read_text()))
     wait_for("the child to die of its SIGKILL", lambda: child is None or not child.alive(), 30)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a process namespace")
+def test_what_a_contained_program_started_ends_with_us_even_by_sigkill(tmp_path: Path) -> None:
+    """Also what has left the process group and lost its parent, as the steps of an image's build have."""
+    marker = f"600.{os.getpid()}"
+    inner = f"setsid sh -c 'sleep {marker} & sleep {marker}' & wait"
+    code = f"from devcluster.command import run; run(['sh', '-c', {inner!r}], deadline=600, contained=True)"
+    tool = subprocess.Popen([sys.executable, "-c", code])
+
+    def sleepers() -> list[int]:
+        processes = (int(path.name) for path in procfs.PROC.glob("[0-9]*"))
+        return [pid for pid in processes if procfs.command_line(pid) == ["sleep", marker]]
+
+    try:
+        wait_for("both to sleep", lambda: len(sleepers()) == 2, 30)
+        tool.kill()
+        tool.wait()
+        wait_for("both to be gone", lambda: sleepers() == [], 30)
+    finally:
+        for pid in sleepers():
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a process namespace")
+def test_a_contained_program_says_and_ends_as_any_other() -> None:
+    assert run(["sh", "-c", "cat; echo $$"], deadline=30, stdin=b"said ", contained=True) == "said 1\n"
+    with pytest.raises(CommandFailed, match=r"^sh -c .*: exit code 3\nno such thing"):
+        run(["sh", "-c", "echo no such thing >&2; exit 3"], deadline=30, contained=True)
 
 
 def test_a_lock_names_its_holder_and_is_free_again_after_it(tmp_path: Path) -> None:

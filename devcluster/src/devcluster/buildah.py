@@ -78,6 +78,7 @@ class Buildah:
             deadline=_BUILD_SECONDS,
             env=self._environment,
             log=self._log,
+            contained=True,
         )
 
     def export(self, reference: str, layout: Path) -> None:
@@ -97,6 +98,7 @@ class Buildah:
             ],
             deadline=_EXPORT_SECONDS,
             env=self._environment,
+            contained=True,
         )
 
     def references(self) -> list[str]:
@@ -112,7 +114,7 @@ class Buildah:
         return ["--signature-policy", str(self._home / "policy.json")]
 
     def _run(self, *arguments: str | Path, deadline: float = 120.0) -> str:
-        return run([*self._buildah, *arguments], deadline=deadline, env=self._environment)
+        return run([*self._buildah, *arguments], deadline=deadline, env=self._environment, contained=True)
 
     def _write_configuration(self) -> None:
         (self._home / "tmp").mkdir(parents=True, exist_ok=True)

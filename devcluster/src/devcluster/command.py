@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _SHOWN_LINES = 30
+# The kernel kills the first process of a process namespace when its parent dies, and everything else there with it.
+_CONTAINED = ("setpriv", "--pdeathsig=KILL", "unshare", "--pid", "--mount-proc", "--fork", "--kill-child", "--")
 _running: set[subprocess.Popen[bytes]] = set()
 
 
@@ -28,18 +30,20 @@ def run(
     cwd: Path | None = None,
     stdin: bytes | None = None,
     log: Path | None = None,
+    contained: bool = False,
 ) -> str:
     """Run and return stdout; `env` is added to the environment, `log` receives all output as it comes.
 
     The program leads a process group of its own, and the whole group is killed at the deadline (seconds) or when this
-    process is interrupted: a build leaves no compiler behind.
+    process is interrupted. `contained` is for what runs long and starts others, and needs root: the kernel ends all of
+    it with this process, however that ends, so that a build that was killed leaves no compiler behind.
     """
     words = [str(argument) for argument in arguments]
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") if log is not None else open(os.devnull, "wb") as sink:  # noqa: PTH123
         process = subprocess.Popen(
-            words,
+            [*(_CONTAINED if contained else ()), *words],
             env={**os.environ, **(env or {})},
             cwd=cwd,
             stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,

@@ -104,7 +104,8 @@ def make_base(cache: Path, sysroot: Path) -> Path:
     if final.is_file():
         return final
     said = f"make the base image's root file system (Debian {SUITE}, Python 3.11)"
-    with step(said), unfinished.making(cache, final.name) as making:
+    with step(said), unfinished.making(cache, final.name) as making, unfinished.making(cache, "root") as scratch:
+        scratch.mkdir()
         options = [
             "--mode=root",
             "--variant=minbase",
@@ -117,8 +118,9 @@ def make_base(cache: Path, sysroot: Path) -> Path:
         run(
             ["nice", "-n", "5", mmdebstrap, *options, SUITE, making, *_sources()],
             deadline=1200,
-            env={"PATH": search_path(sysroot)},
+            env={"PATH": search_path(sysroot), "TMPDIR": str(scratch)},
             log=cache / "logs" / "mmdebstrap.log",
+            contained=True,
         )
         making.rename(final)
     return final

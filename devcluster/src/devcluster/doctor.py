@@ -24,6 +24,8 @@ _KERNEL_NEEDED = (5, 10)
 _PROGRAMS_NEEDED = {
     "ip": "iproute2",
     "nsenter": "util-linux",
+    "unshare": "util-linux",
+    "setpriv": "util-linux",
     "mount": "mount",
     "apt-get": "apt",
     "dpkg-deb": "dpkg",

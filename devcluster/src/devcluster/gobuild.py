@@ -85,17 +85,20 @@ def build(program: GoProgram, cache: Path, go_version: str) -> Path:
     final.parent.mkdir(parents=True, exist_ok=True)
     source = GO_MODULES / program.module
     environment = {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly -buildvcs=false"}
-    with step(f"build {program.module}"), unfinished.making(cache, final.name) as making:
+    scratching = unfinished.making(cache, f"scratch-{final.name}")
+    with step(f"build {program.module}"), unfinished.making(cache, final.name) as making, scratching as scratch:
         making.mkdir()
+        scratch.mkdir()
         output = f"{making}{os.sep}" if len(program.packages) > 1 else str(making / program.module)
         ldflags = f"-s -w {program.ldflags}".strip()
         options = ["-trimpath", "-tags", program.tags, "-ldflags", ldflags, "-o", output]
         run(
             ["nice", "-n", "10", "go", "build", *options, *program.packages],
             deadline=_BUILD_SECONDS,
-            env=environment,
+            env={**environment, "GOTMPDIR": str(scratch)},
             cwd=source,
             log=cache / "logs" / f"go-{program.module}.log",
+            contained=True,
         )
         for name in program.also_called:
             (making / name).symlink_to(program.module)
