@@ -1,7 +1,9 @@
 """The one source of randomness: a seed is a function of (run seed, purpose, ids), never of what ran before.
 
 A resumed, retried or rescheduled piece of work draws the same numbers as the first time, whatever else happened in
-between. No generator is kept across steps, so a checkpoint needs no generator state.
+between. No generator of ours is kept across steps, so a checkpoint needs no generator state. The one exception: unless
+the run is deterministic, training responses are drawn by each vLLM engine's own generator, seeded from here anew with
+every attempt.
 """
 
 from __future__ import annotations

@@ -183,6 +183,7 @@ async def _ask(context: EvaluationContext, plan: EvaluationPlan, problem_set: Pr
             temperature=plan.temperature,
             top_p=plan.top_p,
             purpose=f"evaluation/{problem_set.name}",
+            seeded=True,  # targets are compared in pairs, and an evaluation done again comes to the same
         )
     )
     free = asyncio.Semaphore(GROUPS_AT_ONCE)

@@ -31,8 +31,8 @@ class Sampling:
     purpose: str = "sampling"
     """Keeps the seeds of training and of each evaluation apart."""
     seeded: bool = False
-    """Whether each response has a seed of its own, so that the same problem gets the same answer again. It costs: vLLM
-    draws seeded requests one by one, and with its plainest sampler. Requests of a wave are always seeded."""
+    """Whether each response has a seed of its own, so that the same problem gets the same answer again. It costs: at
+    every step vLLM draws for seeded requests one by one. Requests of a wave are always seeded."""
 
 
 @dataclass(frozen=True)

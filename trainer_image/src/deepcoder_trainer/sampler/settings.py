@@ -45,6 +45,7 @@ class EngineSettings:
     tensor_parallel: int = 1
     accelerators: bool = False
     seed: int = 0
+    """Of the engine's own generator."""
     deterministic: bool = False
     prefix_caching: bool = False
     """Whether samples of one problem share their prompt's keys and values."""
@@ -79,7 +80,6 @@ def engine_settings(config: StageConfig, model_config: Mapping[str, Any]) -> Eng
         kv_cache_bytes=kv,
         tensor_parallel=recipe.tensor_parallel,
         accelerators=accelerators,
-        seed=recipe.seed,
         deterministic=recipe.deterministic,
         # Updates in flight keep the cache of what is being sampled; a shared prompt would stay that of old weights.
         prefix_caching=accelerators and recipe.order is Order.STRICT and not recipe.deterministic,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
 from pathlib import Path
 
 from deepcoder_contracts.recipe import Order
@@ -9,6 +11,7 @@ from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.modelconfig import read_model_config
 from deepcoder_trainer.sampler.group import ActorEngine, SamplerGroup
 from deepcoder_trainer.sampler.settings import engine_settings
+from deepcoder_trainer.seeds import seed
 
 _FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 _WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
@@ -25,14 +28,28 @@ def model_files(directory: Path) -> dict[str, bytes]:
     }
 
 
+def engine_seed(config: StageConfig, number: int) -> int:
+    """Seed of an engine's own generator, which unseeded requests draw from.
+
+    Each engine of each attempt has another: with one for all, samples of a group that land on two engines at the same
+    step would be the same text.
+    """
+    return seed(config.recipe.seed, "engine", config.stage.name, config.ordinal, number) % 2**31
+
+
 async def start_samplers(config: StageConfig, model_dir: Path) -> SamplerGroup:
     """Start `stage.resources.samplers` engines; raises BadConfig for a model that is not supported."""
     from deepcoder_trainer.sampler.actor import create_actor
 
     settings = engine_settings(config, read_model_config(model_dir))
     files = model_files(model_dir)
+    numbers = itertools.count()
+
+    def make() -> ActorEngine:
+        return ActorEngine(create_actor(files, replace(settings, seed=engine_seed(config, next(numbers)))))
+
     group = SamplerGroup(
-        make=lambda: ActorEngine(create_actor(files, settings)),
+        make=make,
         size=config.stage.resources.samplers,
         clear_cache=config.recipe.order is Order.STRICT,
     )
