@@ -23,8 +23,8 @@ from deepcoder_trainer.judge.endpoints import Endpoints
 from deepcoder_trainer.judge.local import BASE_URL, LocalJudge
 from deepcoder_trainer.judge.submission import JudgedProblem
 from deepcoder_trainer.rollout import reward as reward_module
-from deepcoder_trainer.rollout.reward import JudgeReward, UserReward, load_reward
-from deepcoder_trainer.types import Outcome, Problem
+from deepcoder_trainer.rollout.reward import JudgeReward
+from deepcoder_trainer.types import Problem
 
 RUN = RunIdentity(namespace="local", name="run", uid="01234567-89ab-cdef-0123-456789abcdef")
 DOUBLE = Problem(
@@ -152,25 +152,3 @@ async def test_a_problem_s_tests_are_worked_out_once_and_forgotten_with_it(
     del problem
     gc.collect()
     assert reward._judged == {}
-
-
-async def test_a_users_reward_may_be_plain_or_asynchronous_and_its_failure_is_no_zero() -> None:
-    def plain(problem: Problem, response: str) -> float:
-        return len(response) / 10
-
-    async def slow(problem: Problem, response: str) -> float:
-        return 0.0
-
-    def broken(problem: Problem, response: str) -> float:
-        raise KeyError("x")
-
-    assert (await UserReward(plain)(DOUBLE, "12345", "k")).reward == 0.5
-    assert (await UserReward(slow)(DOUBLE, "12345", "k")).verdict == "wrong_answer"
-    outcome: Outcome = await UserReward(broken)(DOUBLE, "12345", "k")
-    assert (outcome.reward, outcome.verdict) == (None, "error")
-
-
-@pytest.mark.parametrize("reference", ["no_such_module:f", "os:no_such_function", "os:sep"])
-def test_a_reward_that_cannot_be_loaded_is_bad_configuration(reference: str) -> None:
-    with pytest.raises(BadConfig, match=r"recipe\.reward"):
-        load_reward(reference)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
+from deepcoder_trainer.sampler import group as group_module
 from deepcoder_trainer.sampler.group import MOVES, SamplerGroup, share_of
 from deepcoder_trainer.sampler.waves import Waves
 from deepcoder_trainer.types import Finish, Generation, GenerationRequest, SamplerLost, Wave, WeightRefs
@@ -69,6 +70,47 @@ async def started(factory: Factory, size: int) -> SamplerGroup:
     await group.start()
     await group.update_weights(REFS, 0)
     return group
+
+
+async def test_a_sampler_that_answers_nothing_is_replaced_and_its_requests_move(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(group_module, "SILENT_SECONDS", 0.2)
+    monkeypatch.setattr(group_module, "TOKEN_SECONDS", 0.0)
+    factory = Factory()
+    factory.next = [Scripted(0, gate=asyncio.Event())]
+    group = await started(factory, 1)
+    update = asyncio.create_task(_update_when(factory, group))
+    generation = await group.generate(request("r"))
+    await update
+    assert generation.text == "1"
+    assert factory.made[0].closed
+    assert group.restarts == 1
+    await group.close()
+
+
+async def _update_when(factory: Factory, group: SamplerGroup) -> None:
+    while len(factory.made) < 2 or factory.made[1].version is None:
+        await asyncio.sleep(0.01)
+
+
+async def test_a_request_may_wait_in_a_sampler_as_long_as_others_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_module, "SILENT_SECONDS", 0.25)
+    monkeypatch.setattr(group_module, "TOKEN_SECONDS", 0.0)
+    factory = Factory()
+    group = await started(factory, 1)
+    factory.made[0].gate = asyncio.Event()
+    waiting = asyncio.create_task(group.generate(request("last")))
+    while not factory.made[0].asked:
+        await asyncio.sleep(0)
+    gate, factory.made[0].gate = factory.made[0].gate, None
+    for number in range(5):
+        await asyncio.sleep(0.1)
+        await group.generate(request(f"r{number}"))
+    assert not waiting.done()
+    gate.set()
+    assert (await waiting).text == "0"
+    assert group.restarts == 0
 
 
 async def test_the_least_loaded_engine_gets_the_next_request() -> None:

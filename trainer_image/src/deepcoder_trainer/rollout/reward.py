@@ -7,9 +7,12 @@ the problem was read. A judge that failed is no outcome: the reward is None and 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import inspect
 import logging
+import math
+import threading
 import time
 import weakref
 from collections.abc import Awaitable, Callable
@@ -26,6 +29,11 @@ log = logging.getLogger(__name__)
 
 NO_CODE = "no_code"
 ERROR = Verdict.ERROR.value
+
+USER_PARALLEL = 32
+"""Calls of a user's own reward function at once."""
+USER_SECONDS = 600.0
+"""Longest time that one call may take."""
 
 
 class Reward(Protocol):
@@ -75,26 +83,65 @@ UserFunction = Callable[[Problem, str], float | Awaitable[float]]
 class UserReward:
     """`recipe.reward`: a function (problem, response) -> number, plain (run in a thread) or asynchronous.
 
-    An exception is its own failure, not a bad response: the sample is quarantined, as when a judge fails.
+    An exception, a value that is no finite number, or no value within `USER_SECONDS` is its own failure, not a bad
+    response: the sample is quarantined, as when a judge fails. A plain function that hangs cannot be ended: its thread
+    is left behind, and keeps neither others from running nor the process from ending.
     """
 
     def __init__(self, function: UserFunction) -> None:
         self._function = function
+        self._free = asyncio.Semaphore(USER_PARALLEL)
 
     async def __call__(self, problem: Problem, response: str, key: str) -> Outcome:
         """Call the function."""
-        began = time.monotonic()
-        try:
-            if inspect.iscoroutinefunction(self._function):
-                value = await self._function(problem, response)
-            else:
-                value = await asyncio.to_thread(self._function, problem, response)
-            reward = float(value)
-        except Exception:
-            log.exception("the reward function failed on sample %s", key)
-            return Outcome(None, ERROR, time.monotonic() - began)
+        async with self._free:
+            began = time.monotonic()
+            try:
+                async with asyncio.timeout(USER_SECONDS):
+                    reward = await self._value(problem, response)
+                if not math.isfinite(reward):
+                    raise ValueError(f"a reward is a finite number, not {reward}")
+            except TimeoutError:
+                log.error("the reward function gave nothing for sample %s within %.0f s", key, USER_SECONDS)
+                return Outcome(None, ERROR, time.monotonic() - began)
+            except Exception:
+                log.exception("the reward function failed on sample %s", key)
+                return Outcome(None, ERROR, time.monotonic() - began)
         verdict = Verdict.PASSED if reward > 0 else Verdict.WRONG_ANSWER
         return Outcome(reward, verdict.value, time.monotonic() - began)
+
+    async def _value(self, problem: Problem, response: str) -> float:
+        if inspect.iscoroutinefunction(self._function):
+            return float(await self._function(problem, response))
+        return float(await _in_thread(self._function, problem, response))
+
+
+async def _in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The function's result, from a thread of its own that is forgotten when nobody waits any more."""
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[Any] = loop.create_future()
+
+    def tell(value: Any, error: BaseException | None) -> None:
+        if result.done():
+            return
+        if error is None:
+            result.set_result(value)
+        else:
+            result.set_exception(error)
+
+    def run() -> None:
+        value, error = None, None
+        try:
+            value = function(*arguments)
+        except BaseException as raised:
+            # An exit of the function's own is a failure, too; StopIteration cannot be a future's exception.
+            error = raised if isinstance(raised, Exception) else RuntimeError(repr(raised))
+            error = RuntimeError(repr(error)) if isinstance(error, StopIteration) else error
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(tell, value, error)
+
+    threading.Thread(target=run, name="reward", daemon=True).start()
+    return await result
 
 
 def load_reward(reference: str) -> UserReward:

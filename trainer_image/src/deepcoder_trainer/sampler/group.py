@@ -3,7 +3,8 @@
 The group knows the newest weights, so a replacement sampler gets them before its first request. A request moves at
 most `MOVES` times; when no sampler is left and no replacement starts in time, the error reaches the controller and
 ends the attempt, to be resumed elsewhere. Responses are never stitched together from two samplers: what moves is
-sampled anew, with the same seed.
+sampled anew. A sampler that hangs is one that answers nothing, whoever asked, for longer than its longest response can
+take: the queue within it moves as long as any response comes back.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ START_SECONDS = 900.0
 """Longest time a sampler may take to start, its node's arrival included."""
 UPDATE_SECONDS = 600.0
 """Longest time one weight update may take; a sampler that takes longer is given up."""
+SILENT_SECONDS = 600.0
+"""Longest time in which no response comes back from a sampler that has requests, besides `TOKEN_SECONDS` a token."""
+TOKEN_SECONDS = 0.25
+"""Longest time one token of a response may take on average."""
 
 
 class Engine(Protocol):
@@ -54,6 +59,27 @@ class _Member:
     load: int = 0
     """Tokens that were asked of it and have not come back."""
     version: int | None = None
+    answered_at: float = 0.0
+    """Loop time of its last response."""
+
+    async def generate(self, request: GenerationRequest) -> Generation:
+        """Its response; raises `SamplerLost` when the engine died, or has answered nothing for too long."""
+        loop = asyncio.get_running_loop()
+        began, silence = loop.time(), SILENT_SECONDS + TOKEN_SECONDS * request.max_tokens
+        response = asyncio.ensure_future(self.engine.generate(request))
+        self.load += request.max_tokens
+        try:
+            while not response.done():
+                left = max(began, self.answered_at) + silence - loop.time()
+                if left <= 0:
+                    raise SamplerLost(f"no response of sampler {self.number} within {silence:.0f} s")
+                await asyncio.wait({response}, timeout=left)
+            generation = response.result()
+            self.answered_at = loop.time()
+            return generation
+        finally:
+            self.load -= request.max_tokens
+            response.cancel()
 
 
 @dataclass
@@ -89,18 +115,15 @@ class SamplerGroup:
             if len(members) != self.size:
                 raise SamplerLost(f"a sampler was lost in deterministic mode: {self._failure}")
             number, request = share_of(request, request.wave, self.size)
-            return await members[number].engine.generate(request)
+            return await members[number].generate(request)
         for move in range(MOVES + 1):
             member = await self._pick()
-            member.load += request.max_tokens
             try:
-                return await member.engine.generate(request)
+                return await member.generate(request)
             except SamplerLost as error:
                 self._lost(member, error)
                 if move == MOVES:
                     raise
-            finally:
-                member.load -= request.max_tokens
         raise AssertionError("unreachable")
 
     async def update_weights(self, refs: WeightRefs, version: int) -> None:

@@ -1,0 +1,81 @@
+"""A reward of the user's own: plain or asynchronous, and never a hang or a zero when it fails itself."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from deepcoder_contracts.judge import TestCase
+from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.rollout import reward as reward_module
+from deepcoder_trainer.rollout.reward import UserReward, load_reward
+from deepcoder_trainer.types import Outcome, Problem
+
+DOUBLE = Problem("double", "test", "double the number", (TestCase(input="3\n", output="6\n"),))
+
+
+async def test_a_users_reward_may_be_plain_or_asynchronous_and_its_failure_is_no_zero() -> None:
+    def plain(problem: Problem, response: str) -> float:
+        return len(response) / 10
+
+    async def slow(problem: Problem, response: str) -> float:
+        return 0.0
+
+    def broken(problem: Problem, response: str) -> float:
+        raise KeyError("x")
+
+    assert (await UserReward(plain)(DOUBLE, "12345", "k")).reward == 0.5
+    assert (await UserReward(slow)(DOUBLE, "12345", "k")).verdict == "wrong_answer"
+    outcome: Outcome = await UserReward(broken)(DOUBLE, "12345", "k")
+    assert (outcome.reward, outcome.verdict) == (None, "error")
+
+
+def leaves(_problem: Problem, _response: str) -> float:
+    raise SystemExit(1)
+
+
+def stops(_problem: Problem, _response: str) -> float:
+    raise StopIteration
+
+
+@pytest.mark.parametrize("function", [lambda *_: math.nan, lambda *_: math.inf, lambda *_: "x", leaves, stops])
+async def test_what_is_no_finite_number_is_the_functions_failure(function: Callable[..., Any]) -> None:
+    outcome = await UserReward(function)(DOUBLE, "12345", "k")
+    assert (outcome.reward, outcome.verdict) == (None, "error")
+
+
+async def test_a_function_that_hangs_is_given_up_and_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reward_module, "USER_SECONDS", 0.2)
+    monkeypatch.setattr(reward_module, "USER_PARALLEL", 2)
+    released = threading.Event()
+
+    def hangs(problem: Problem, response: str) -> float:
+        if response == "hang":
+            released.wait(30)
+        return 1.0
+
+    reward = UserReward(hangs)
+    outcomes = await asyncio.gather(*(reward(DOUBLE, r, "k") for r in ["hang"] * 4 + ["fine"] * 4))
+    released.set()
+    assert [o.reward for o in outcomes] == [None] * 4 + [1.0] * 4
+
+
+async def test_an_asynchronous_function_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reward_module, "USER_SECONDS", 0.1)
+
+    async def hangs(problem: Problem, response: str) -> float:
+        await asyncio.sleep(30)
+        return 1.0
+
+    assert (await UserReward(hangs)(DOUBLE, "x", "k")).reward is None
+
+
+@pytest.mark.parametrize("reference", ["no_such_module:f", "os:no_such_function", "os:sep"])
+def test_a_reward_that_cannot_be_loaded_is_bad_configuration(reference: str) -> None:
+    with pytest.raises(BadConfig, match=r"recipe\.reward"):
+        load_reward(reference)
