@@ -11,10 +11,11 @@ import pytest
 
 from deepcoder_contracts.judge import Tier, Verdict
 from deepcoder_sandbox.grade import Submission
+from deepcoder_sandbox.limits import RunLimits
 from deepcoder_sandbox.outcome import KilledFromOutside, read_claim
 from deepcoder_sandbox.pool import Draining, Pool, QueueFull
 from deepcoder_sandbox.slot import Slot
-from deepcoder_sandbox.zygote_process import RunLimits, ZygoteConfig, ZygoteFailed, ZygoteProcess
+from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteFailed, ZygoteProcess
 
 SLOW = "import time\ntime.sleep(0.5)\nprint(input())"
 
@@ -164,10 +165,10 @@ def test_deadline_that_passes_in_the_queue_gives_error(make):
 
 
 def test_long_queue_is_no_failure_where_the_client_set_no_deadline(make, monkeypatch):
-    monkeypatch.setattr("deepcoder_sandbox.pool._JUDGING_MARGIN_S", 0.0)
+    monkeypatch.setattr("deepcoder_sandbox.limits.judging_deadline_s", lambda time_limit_s, tests: 3.0)
     pool = Pool(ZygoteConfig(), slots=1, worker="test", max_queued=12)
     try:
-        request = make(SLOW, ("1", "1"), time_limit_s=1.0)  # 3 s of judging at most, twice that in the queue
+        request = make(SLOW, ("1", "1"), time_limit_s=1.0)  # and twice the deadline in the queue
         answers = [pool.submit(Submission(request, tuple(request.tests))) for _ in range(12)]
         assert [answer.result(60).passed for answer in answers] == [True] * 12
     finally:

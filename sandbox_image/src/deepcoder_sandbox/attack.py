@@ -18,8 +18,9 @@ from pathlib import Path
 
 from deepcoder_contracts.judge import Kind, Tier
 from deepcoder_sandbox.execution import Execution, Program, execute
+from deepcoder_sandbox.limits import CLAIM_BYTES, RunLimits
 from deepcoder_sandbox.memory_file import MemoryFile
-from deepcoder_sandbox.zygote_process import RunLimits, ZygoteConfig, ZygoteFailed, ZygoteProcess
+from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteFailed, ZygoteProcess
 
 _MIB = 1 << 20
 _DEADLINE_S = 60.0
@@ -53,7 +54,7 @@ def attack(zygote: ZygoteProcess) -> Findings:
 def _run(zygote: ZygoteProcess, source: str, stdin: bytes, limits: RunLimits) -> Execution:
     with MemoryFile("code", source.encode(), sealable=True) as code:
         program = Program(code, len(source.encode()), Kind.STDIN)
-        return execute(zygote, program, stdin, limits, time.monotonic() + _DEADLINE_S, 4096)
+        return execute(zygote, program, stdin, limits, time.monotonic() + _DEADLINE_S, CLAIM_BYTES)
 
 
 def _limits(cpu: float = 10.0, wall: float = 30.0, memory_mb: int = 256, file_bytes: int = _MIB) -> RunLimits:
@@ -152,7 +153,7 @@ def find_tier(config: ZygoteConfig, minimum: Tier) -> tuple[ZygoteConfig, Findin
     """Return the strongest tier that holds against the attacks. Raises TierRefused below the minimum."""
     reasons: dict[str, str] = {}
     for tier in STRONGEST_FIRST[: STRONGEST_FIRST.index(minimum) + 1]:
-        candidate = ZygoteConfig(tier, config.packages, config.preload, config.scratch_mb)
+        candidate = ZygoteConfig(tier, config.packages, config.preload)
         try:
             zygote = ZygoteProcess(candidate)
             try:

@@ -15,7 +15,7 @@ import uuid
 from pathlib import Path
 
 from deepcoder_contracts.judge import JudgeRequest, Scoring, Tier
-from deepcoder_sandbox import attack, batch, pod_memory
+from deepcoder_sandbox import attack, batch, limits, pod_memory
 from deepcoder_sandbox.pool import Pool
 from deepcoder_sandbox.server.app import Judge
 from deepcoder_sandbox.server.auth import BadToken, read_token
@@ -26,7 +26,6 @@ from deepcoder_sandbox.tests_store import TestStore
 from deepcoder_sandbox.zygote_process import ZygoteConfig
 
 EXIT_USAGE = 64
-_MIB = 1 << 20
 _DEFAULT_MEMORY_MB = JudgeRequest.model_fields["memory_limit_mb"].default
 
 
@@ -71,10 +70,18 @@ def _parser() -> argparse.ArgumentParser:
     server.add_argument("--socket", type=Path, help="Unix socket (mode 0600) instead of TCP; needs no token")
     server.add_argument("--token-file", type=Path, help="file with the bearer token; required with TCP")
     server.add_argument("--slots", type=_positive, default=os.cpu_count() or 1, help="programs judged at once")
-    server.add_argument("--max-queued", type=_positive, help="submissions waiting before 429 (default 64 a slot)")
-    server.add_argument("--max-memory-mb", type=_positive, help="largest memory_limit_mb accepted")
-    server.add_argument("--max-body-mb", type=_positive, default=64, help="largest request body, MiB")
-    server.add_argument("--tests-store-mb", type=_positive, default=1024, help="memory for stored test sets, MiB")
+    server.add_argument(
+        "--max-queued",
+        type=_positive,
+        help=f"submissions waiting before 429 (default {limits.MAX_QUEUED_A_SLOT} a slot)",
+    )
+    server.add_argument(
+        "--max-memory-mb", type=_positive, help="largest memory_limit_mb accepted (default: what fits the container)"
+    )
+    server.add_argument("--max-body-mb", type=_positive, default=limits.BODY_MB, help="largest request body, MiB")
+    server.add_argument(
+        "--tests-store-mb", type=_positive, default=limits.TESTS_STORE_MB, help="memory for stored test sets, MiB"
+    )
     server.add_argument("--drain-seconds", type=_positive, default=30, help="time to finish what was accepted")
     batch_parser = commands.add_parser("judge", help="judge JSON Lines from stdin to stdout")
     batch_parser.add_argument("--workers", type=_positive, default=os.cpu_count() or 1, help="programs judged at once")
@@ -119,10 +126,18 @@ def _listen(options: argparse.Namespace) -> Listen:
 def _judge(options: argparse.Namespace, config: ZygoteConfig, findings: attack.Findings) -> Judge:
     metrics = Metrics()
     worker = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
-    pool = Pool(config, options.slots, worker, options.max_queued or 64 * options.slots, metrics.observer())
-    short = pod_memory.shortage(
-        options.slots, options.max_memory_mb or _DEFAULT_MEMORY_MB, pod_memory.container_limit_mb()
+    pool = Pool(
+        config,
+        options.slots,
+        worker,
+        options.max_queued or limits.MAX_QUEUED_A_SLOT * options.slots,
+        metrics.observer(),
     )
+    container_mb, store_mb = pod_memory.container_limit_mb(), options.tests_store_mb
+    max_memory_mb = options.max_memory_mb or pod_memory.largest_program_mb(
+        options.slots, store_mb, _DEFAULT_MEMORY_MB, container_mb
+    )
+    short = pod_memory.shortage(options.slots, max_memory_mb or _DEFAULT_MEMORY_MB, store_mb, container_mb)
     if short:
         logging.getLogger("deepcoder_sandbox").warning("%s", short)
     judge = Judge(
@@ -130,10 +145,10 @@ def _judge(options: argparse.Namespace, config: ZygoteConfig, findings: attack.F
         tier=findings.tier,
         limits={**findings.limits, "pod_memory": short is None},
         metrics=metrics,
-        tests=TestStore(options.tests_store_mb * _MIB),
+        tests=TestStore(options.tests_store_mb * limits.MIB),
         answers=Answers(max_answers=10_000),
-        max_body_bytes=options.max_body_mb * _MIB,
-        max_memory_mb=options.max_memory_mb,
+        max_body_bytes=options.max_body_mb * limits.MIB,
+        max_memory_mb=max_memory_mb,
     )
     metrics.watch(judge.capacity)
     return judge

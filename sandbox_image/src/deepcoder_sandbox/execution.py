@@ -1,4 +1,8 @@
-"""One run of a program in a process of its own: texts in, how it ended and what it left out."""
+"""One run of a program in a process of its own: texts in, how it ended and what it left out.
+
+Fails with ZygoteFailed where no run was completed, and with OSError where the judge has no descriptor or memory left
+for the files: the judge's failures both. Whatever the program does is part of the result.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,11 @@ import time
 from dataclasses import dataclass
 
 from deepcoder_contracts.judge import Kind
+from deepcoder_sandbox.limits import CLAIM_BYTES, RunLimits
 from deepcoder_sandbox.memory_file import MemoryFile
 from deepcoder_sandbox.outcome import Claim, read_claim
-from deepcoder_sandbox.zygote_process import RunEnded, RunLimits, ZygoteProcess
+from deepcoder_sandbox.zygote_process import RunEnded, ZygoteProcess
 
-_TAIL_BYTES = 4096
 _ANSWER_GRACE_S = 20.0
 
 
@@ -34,18 +38,16 @@ class Execution:
     stdout: bytes
     """At most the limit on its size."""
     answer: bytes
-    """What the program's process reported, at most `answer_bytes` asked for."""
+    """What the program's process reported."""
     written_bytes: int
-    """Size of the largest of stdout, stderr and the report."""
-    answer_bytes: int
-    """Size of the report."""
+    """Size of the larger of stdout and stderr."""
     stderr: bytes
     """The end of it."""
 
     @property
     def claim(self) -> Claim:
         """What it said of itself, if the report is short enough to be a claim."""
-        return read_claim(self.answer) if self.answer_bytes <= _TAIL_BYTES else Claim()
+        return read_claim(self.answer) if len(self.answer) <= CLAIM_BYTES else Claim()
 
 
 def wait_deadline(limits: RunLimits, deadline: float) -> float:
@@ -54,14 +56,14 @@ def wait_deadline(limits: RunLimits, deadline: float) -> float:
 
 
 def execute(
-    zygote: ZygoteProcess, program: Program, stdin_text: bytes, limits: RunLimits, deadline: float, max_answer: int
+    zygote: ZygoteProcess, program: Program, stdin_text: bytes, limits: RunLimits, deadline: float, answer_bytes: int
 ) -> Execution:
-    """Run the program once. Raises ZygoteFailed."""
+    """Run the program once, with room for `answer_bytes` of answer. Raises ZygoteFailed."""
     with (
-        MemoryFile("stdin", stdin_text) as stdin,
+        MemoryFile("stdin", stdin_text, capacity=len(stdin_text)) as stdin,
         MemoryFile("stdout") as stdout,
         MemoryFile("stderr") as stderr,
-        MemoryFile("report") as report,
+        MemoryFile("report", capacity=answer_bytes) as report,
     ):
         job = {
             "mode": "once",
@@ -72,12 +74,11 @@ def execute(
         }
         zygote.start_run(job, limits, [file.fileno() for file in (stdin, stdout, stderr, report, program.code)])
         ended = zygote.finish_run(wait_deadline(limits, deadline))
-        sizes = (stdout.size(), stderr.size(), report.size())
+        sizes = (stdout.size(), stderr.size())
         return Execution(
             ended=ended,
             stdout=stdout.read(limits.file_bytes),
-            answer=report.read(max_answer),
+            answer=report.read(report.written()),
             written_bytes=max(sizes),
-            answer_bytes=sizes[2],
-            stderr=stderr.read(_TAIL_BYTES, max(0, sizes[1] - _TAIL_BYTES)),
+            stderr=stderr.read(CLAIM_BYTES, max(0, sizes[1] - CLAIM_BYTES)),
         )

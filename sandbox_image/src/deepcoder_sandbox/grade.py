@@ -9,20 +9,15 @@ from __future__ import annotations
 
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from deepcoder_contracts.judge import JudgeRequest, Kind, Scoring, TestCase, TestVerdict, Verdict
-from deepcoder_sandbox import outcome
+from deepcoder_sandbox import limits, outcome
 from deepcoder_sandbox.compare import strict, taco, values
-from deepcoder_sandbox.execution import Program, execute
+from deepcoder_sandbox.execution import Execution, Program, execute
+from deepcoder_sandbox.limits import RunLimits
 from deepcoder_sandbox.memory_file import MemoryFile
-from deepcoder_sandbox.zygote_process import RunLimits, ZygoteProcess
-
-WALL_PER_CPU = 3.0
-"""Wall-clock backstop, as a multiple of the CPU limit."""
-
-OUTPUT_BYTES = 64 << 20
-"""Most that a program may write to stdout, or to any file."""
+from deepcoder_sandbox.zygote_process import ZygoteProcess
 
 
 @dataclass(frozen=True)
@@ -31,18 +26,7 @@ class Submission:
 
     request: JudgeRequest
     tests: tuple[TestCase, ...]
-    output_bytes: int = OUTPUT_BYTES
-
-    @property
-    def limits(self) -> RunLimits:
-        """Limits of one test."""
-        cpu = self.request.time_limit_s
-        return RunLimits(
-            cpu_limit_s=cpu,
-            wall_limit_s=cpu * WALL_PER_CPU,
-            memory_limit_mb=self.request.memory_limit_mb,
-            file_bytes=self.output_bytes,
-        )
+    output_bytes: int = limits.OUTPUT_BYTES
 
 
 class DeadlinePassed(Exception):
@@ -55,6 +39,7 @@ def judge_each_test(zygote: ZygoteProcess, submission: Submission, deadline: flo
     Raises ZygoteFailed, KilledFromOutside or DeadlinePassed: the judge's failures.
     """
     verdicts: list[TestVerdict] = []
+    allowed_s = limits.submission_limit_s(submission.request.time_limit_s, len(submission.tests))
     source = submission.request.code.encode()
     request = submission.request
     with MemoryFile("code", source, sealable=True) as code:
@@ -62,7 +47,8 @@ def judge_each_test(zygote: ZygoteProcess, submission: Submission, deadline: flo
             code, len(source), request.kind, request.fn_name, preamble=request.scoring is Scoring.TACO_COMPAT
         )
         for test in submission.tests:
-            verdict = _run_test(zygote, submission, program, test, deadline)
+            verdict, took_s = _run_test(zygote, submission, program, test, deadline, allowed_s)
+            allowed_s -= max(0.0, took_s)
             verdicts.append(verdict)
             if verdict.verdict is Verdict.PASSED:
                 continue
@@ -79,18 +65,37 @@ def fill_skipped(verdicts: list[TestVerdict], count: int) -> list[TestVerdict]:
 
 
 def _run_test(
-    zygote: ZygoteProcess, submission: Submission, program: Program, test: TestCase, deadline: float
-) -> TestVerdict:
-    request, limits = submission.request, submission.limits
+    zygote: ZygoteProcess,
+    submission: Submission,
+    program: Program,
+    test: TestCase,
+    deadline: float,
+    allowed_s: float,
+) -> tuple[TestVerdict, float]:
+    """Return a test's verdict and the seconds it took, those spent waiting for a processor left out.
+
+    `allowed_s` is what is left of the seconds that all tests may take together.
+    """
+    request = submission.request
     if time.monotonic() > deadline:
         raise DeadlinePassed("the deadline passed before every test was run")
+    if allowed_s <= 0:
+        return outcome.make(Verdict.TIME_LIMIT, 0.0, "the tests before took the time of all, mostly waiting"), 0.0
+    bounds = limits.of_one_test(request.time_limit_s, request.memory_limit_mb, submission.output_bytes)
+    bounds = replace(bounds, wall_limit_s=min(bounds.wall_limit_s, allowed_s))
     word = secrets.token_hex(8)
     given = f"{word}\n{test.input}" if request.kind is Kind.SCRIPT else test.input
-    run = execute(zygote, program, given.encode(), limits, deadline, values.MAX_BYTES)
+    answer_bytes = limits.VALUE_BYTES if request.kind is Kind.FUNCTION else limits.CLAIM_BYTES
+    run = execute(zygote, program, given.encode(), bounds, deadline, answer_bytes)
+    return _verdict(submission, test, bounds, run, word), run.ended.wall_s - run.ended.starved_s
+
+
+def _verdict(submission: Submission, test: TestCase, bounds: RunLimits, run: Execution, word: str) -> TestVerdict:
+    request = submission.request
     cpu_s = run.ended.cpu_s
     compat = request.scoring is Scoring.TACO_COMPAT
     crash_counts = not compat or request.kind is Kind.FUNCTION
-    failed = outcome.failed_run(run.ended, limits, run.claim, run.written_bytes, run.stderr, crash_counts)
+    failed = outcome.failed_run(run.ended, bounds, run.claim, run.written_bytes, run.stderr, crash_counts)
     if failed is not None:
         return failed
     if request.kind is Kind.SCRIPT:
@@ -98,8 +103,6 @@ def _run_test(
             return outcome.make(Verdict.PASSED, cpu_s)
         return outcome.make(Verdict.RUNTIME_ERROR, cpu_s, "the program left before the test had run")
     if request.kind is Kind.FUNCTION:
-        if run.answer_bytes > values.MAX_BYTES:
-            return outcome.make(Verdict.OUTPUT_LIMIT, cpu_s, f"returned more than {values.MAX_BYTES} bytes")
         difference = _compare_value(run.answer, test, request)
     elif compat:
         difference = taco.compare_text(run.stdout.decode("utf-8", "replace"), test.output)

@@ -23,18 +23,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deepcoder_contracts.judge import Kind, LiveCodeBenchResult, TestVerdict, Verdict
-from deepcoder_sandbox import outcome
+from deepcoder_sandbox import limits, outcome
 from deepcoder_sandbox.compare import livecodebench, values
 from deepcoder_sandbox.compare.livecodebench import Collapsed
 from deepcoder_sandbox.execution import wait_deadline
-from deepcoder_sandbox.grade import WALL_PER_CPU, DeadlinePassed, Submission, fill_skipped
+from deepcoder_sandbox.grade import DeadlinePassed, Submission, fill_skipped
+from deepcoder_sandbox.limits import ALARM_GRACE_S, WALL_PER_CPU, RunLimits
 from deepcoder_sandbox.memory_file import MemoryFile
 from deepcoder_sandbox.outcome import Claim
 from deepcoder_sandbox.step_clock import StepClock, receive_with_pid
-from deepcoder_sandbox.zygote_process import RunEnded, RunLimits, ZygoteProcess
-
-ALARM_GRACE_S = 1.0
-"""CPU seconds that a test may use past its limit while its alarm unwinds it: the harness's own allowance a test."""
+from deepcoder_sandbox.zygote_process import RunEnded, ZygoteProcess
 
 _PACKET_BYTES = 1 << 12
 _SHORTEST_SLEEP_S, _LONGEST_SLEEP_S = 0.01, 1.0
@@ -54,40 +52,32 @@ class Graded:
 
 def judge_in_one_process(zygote: ZygoteProcess, submission: Submission, deadline: float) -> Graded:
     """Grade a submission. Raises ZygoteFailed, KilledFromOutside or DeadlinePassed: the judge's failures."""
-    source = submission.request.code.encode()
+    request = submission.request
+    source = request.code.encode()
+    longest = max(len(test.input.encode()) for test in submission.tests)
     with (
-        MemoryFile("code", source) as code,
-        MemoryFile("input") as given,
+        MemoryFile("code", source, capacity=len(source)) as code,
+        MemoryFile("input", capacity=longest) as given,
         MemoryFile("output") as output,
         _control() as (ours, theirs),
         _null() as null,
     ):
-        limits = _limits(submission)
+        bounds = limits.of_all_tests(
+            request.time_limit_s, len(submission.tests), request.memory_limit_mb, submission.output_bytes
+        )
         job = {
             "mode": "session",
-            "kind": submission.request.kind,
-            "fn_name": submission.request.fn_name,
+            "kind": request.kind,
+            "fn_name": request.fn_name,
         }
         files = [null, null, null, theirs.fileno(), code.fileno(), given.fileno(), output.fileno()]
-        zygote.start_run(job, limits, files)
+        zygote.start_run(job, bounds, files)
         theirs.close()
-        session = _Session(zygote, submission, limits, ours, given, output, deadline)
+        session = _Session(zygote, submission, bounds, ours, given, output, deadline)
         try:
             return session.grade()
         finally:
             session.end()
-
-
-def _limits(submission: Submission) -> RunLimits:
-    """The harness's global limit, (t + 1) n + 5 seconds, on the whole process."""
-    seconds = (submission.request.time_limit_s + 1) * len(submission.tests) + 5
-    return RunLimits(
-        cpu_limit_s=seconds,
-        wall_limit_s=seconds,
-        memory_limit_mb=submission.request.memory_limit_mb,
-        file_bytes=submission.output_bytes,
-        stack_bytes=8 << 20,
-    )
 
 
 @contextmanager
@@ -127,7 +117,7 @@ class _Overdue(Exception):
 class _Session:
     zygote: ZygoteProcess
     submission: Submission
-    limits: RunLimits
+    bounds: RunLimits
     control: socket.socket
     given: MemoryFile
     output: MemoryFile
@@ -168,8 +158,8 @@ class _Session:
             if timed_out:
                 verdict = outcome.make(Verdict.TIME_LIMIT, seconds, "the alarm went off")
             return self._fail(verdict, [-3 if timed_out else -4], -3 if timed_out else -4)
-        text = self.output.read(self.limits.file_bytes)
-        if len(text) >= self.limits.file_bytes:
+        text = self.output.read(self.bounds.file_bytes)
+        if len(text) >= self.bounds.file_bytes:
             return self._fail(outcome.make(Verdict.OUTPUT_LIMIT, seconds, "too much output"), [-2], -2)
         if self.submission.request.kind is not Kind.FUNCTION:
             difference = livecodebench.compare_text(text.decode("utf-8", "replace"), expected)
@@ -182,15 +172,16 @@ class _Session:
         return None
 
     def _ask(self, given: str) -> dict[str, Any]:
+        encoded = given.encode()
         try:
-            self.given.replace(given.encode())
+            self.given.overwrite(encoded)
         except OSError as error:
             if error.errno in _JUDGES_OWN:
                 raise
             raise _Died(None, "the program tampered with its input") from error
         self.clock.start()
         try:
-            self.control.send(b"next", socket.MSG_DONTWAIT)
+            self.control.send(str(len(encoded)).encode(), socket.MSG_DONTWAIT)
         except BlockingIOError:
             raise _Died(None) from None  # it leaves the judge's packets unread, and goes on answering
         except OSError:
@@ -240,7 +231,7 @@ class _Session:
         poller = select.poll()
         poller.register(self.control, select.POLLIN)
         poller.register(self.zygote.fileno(), select.POLLIN)
-        until = wait_deadline(self.limits, self.deadline)
+        until = wait_deadline(self.bounds, self.deadline)
         while True:
             left_s = until - time.monotonic()
             if left_s <= 0:
@@ -254,7 +245,7 @@ class _Session:
 
     def _wait_for_end(self) -> RunEnded:
         self.running = False
-        return self.zygote.finish_run(wait_deadline(self.limits, self.deadline))
+        return self.zygote.finish_run(wait_deadline(self.bounds, self.deadline))
 
     def end(self) -> None:
         """Have the zygote end the process, if it has not ended."""
@@ -265,7 +256,7 @@ class _Session:
     def _death_verdict(self, died: _Died) -> TestVerdict:
         if died.ended is None:
             return outcome.make(Verdict.RUNTIME_ERROR, 0.0, died.why)
-        failed = outcome.failed_run(died.ended, self.limits, Claim(), self.output.size(), b"")
+        failed = outcome.failed_run(died.ended, self.bounds, Claim(), self.output.size(), b"")
         if failed is not None:
             return failed
         how = f"ended its process with status {died.ended.exit_status}"
@@ -304,8 +295,8 @@ def _check_all_json(submission: Submission) -> None:
 
 def _compare_value(encoded: bytes, expected: str) -> tuple[str | None, list[bool | int]]:
     """Return (difference, what the harness appends to its results)."""
-    if len(encoded) > values.MAX_BYTES:
-        return f"returned more than {values.MAX_BYTES} bytes", [False]
+    if len(encoded) > limits.VALUE_BYTES:
+        return f"returned more than {limits.VALUE_BYTES} bytes", [False]
     try:
         got = values.decode(encoded, expected)
     except ValueError as error:

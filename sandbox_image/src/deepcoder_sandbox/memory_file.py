@@ -1,23 +1,34 @@
 """Anonymous files in memory: how texts cross to a program and back without passing through the zygote.
 
-Their size is limited by the runner's file size limit, and their memory is gone with the last descriptor. A program that
-holds one could seal it, after which the judge's own writes would fail: only a file made `sealable` can be sealed, and
-such a one is out of reach before the program starts. Fails with OSError, as the system calls beneath do.
+Their memory is outside a program's memory limit, so each has a bound of its own: a `capacity` that seals enforce, or
+the runner's file size limit. It is gone with the last descriptor. A program that holds a file could seal it, after
+which the judge's own writes would fail: only one made `sealable` can be sealed by others, and such a one is out of
+reach before the program starts. Fails with OSError, as the system calls beneath do.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 from types import TracebackType
 from typing import Self
 
+_FIXED_SIZE = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+
 
 class MemoryFile:
-    """A memory file that closes itself at the end of a with block."""
+    """A memory file that closes itself at the end of a with block.
 
-    def __init__(self, name: str, content: bytes = b"", sealable: bool = False) -> None:
-        self._fd = os.memfd_create(name, os.MFD_CLOEXEC | (os.MFD_ALLOW_SEALING if sealable else 0))
+    With a `capacity` its size is that for good, whoever holds it; what was written is told by its offset.
+    """
+
+    def __init__(self, name: str, content: bytes = b"", *, sealable: bool = False, capacity: int | None = None) -> None:
+        flags = os.MFD_CLOEXEC | (os.MFD_ALLOW_SEALING if sealable or capacity is not None else 0)
+        self._fd = os.memfd_create(name, flags)
         try:
+            if capacity is not None:
+                os.ftruncate(self._fd, capacity)
+                fcntl.fcntl(self._fd, fcntl.F_ADD_SEALS, _FIXED_SIZE)
             self._write(content)
         except BaseException:
             os.close(self._fd)
@@ -37,6 +48,10 @@ class MemoryFile:
         """Bytes in it now."""
         return os.fstat(self._fd).st_size
 
+    def written(self) -> int:
+        """Bytes before the offset, which is shared with the program: where it last wrote, if it is honest."""
+        return min(os.lseek(self._fd, 0, os.SEEK_CUR), self.size())
+
     def read(self, limit: int, offset: int = 0) -> bytes:
         """Return at most `limit` bytes from `offset`."""
         parts: list[bytes] = []
@@ -49,9 +64,8 @@ class MemoryFile:
             limit -= len(part)
         return b"".join(parts)
 
-    def replace(self, content: bytes) -> None:
-        """Make it hold `content` and nothing else."""
-        os.ftruncate(self._fd, 0)
+    def overwrite(self, content: bytes) -> None:
+        """Write `content` at the start; what is beyond it stays."""
         self._write(content)
 
     def __enter__(self) -> Self:

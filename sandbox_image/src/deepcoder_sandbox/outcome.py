@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from deepcoder_contracts.judge import TestVerdict, Verdict
 from deepcoder_sandbox.compare.strict import excerpt
-from deepcoder_sandbox.zygote_process import RunEnded, RunLimits
+from deepcoder_sandbox.limits import RunLimits
+from deepcoder_sandbox.zygote_process import RunEnded
 
 _DETAIL_CHARS = 1000
 _MEMORY_SHARE = 0.9
@@ -72,6 +73,8 @@ def _failure(ended: RunEnded, limits: RunLimits, claim: Claim, output_bytes: int
         return Verdict.OUTPUT_LIMIT, f"wrote more than {limits.file_bytes} bytes"
     if claim.failure == "memory":
         return Verdict.MEMORY_LIMIT, f"wanted more than {limits.memory_limit_mb} MiB"
+    if claim.failure == "output":
+        return Verdict.OUTPUT_LIMIT, claim.detail
     if claim.failure == "compile":
         return Verdict.COMPILE_ERROR, claim.detail
     if ended.signal is not None:

@@ -1,17 +1,17 @@
 """Whether the programs' memory limits fit into the container's: if not, the kernel may kill the whole judge.
 
 Such a kill is answered with `error` and retried, so no verdict is wrong, but work is lost: it is said at start and at
-`/v1/capacity`, with the mend.
+`/v1/capacity`, with the mend. A limit that cannot be read counts as none.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from deepcoder_sandbox import limits
+
 _LIMIT_FILES = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _NO_LIMIT = 1 << 60
-_JUDGE_MB = 256
-_MIB = 1 << 20
 
 
 def container_limit_mb(files: tuple[str, ...] = _LIMIT_FILES) -> int | None:
@@ -22,16 +22,22 @@ def container_limit_mb(files: tuple[str, ...] = _LIMIT_FILES) -> int | None:
         except OSError:
             continue
         if text.isdigit() and int(text) < _NO_LIMIT:
-            return int(text) // _MIB
+            return int(text) // limits.MIB
     return None
 
 
-def shortage(slots: int, memory_mb: int, limit_mb: int | None) -> str | None:
+def largest_program_mb(slots: int, store_mb: int, default_mb: int, limit_mb: int | None) -> int | None:
+    """Return the largest memory limit to accept where none was set: what fits, but never less than the default."""
+    return None if limit_mb is None else max(default_mb, limits.fitting_mb(slots, store_mb, limit_mb))
+
+
+def shortage(slots: int, memory_mb: int, store_mb: int, limit_mb: int | None) -> str | None:
     """Return what is wrong, with the mend, where `slots` programs of `memory_mb` each do not fit; else None."""
-    needed = slots * memory_mb + _JUDGE_MB
+    needed = limits.needed_mb(slots, memory_mb, store_mb)
     if limit_mb is None or needed <= limit_mb:
         return None
     return (
-        f"{slots} slots of {memory_mb} MiB and the judge itself need {needed} MiB, the container has {limit_mb} MiB:"
-        " the kernel may kill the judge. Mend: raise the container's memory limit, or lower --slots or --max-memory-mb"
+        f"{slots} slots of {memory_mb} MiB with their files, {store_mb} MiB of stored tests and the judge itself need"
+        f" {needed} MiB, the container has {limit_mb} MiB: the kernel may kill the judge. Mend: raise the container's"
+        " memory limit, or lower --slots, --max-memory-mb or --tests-store-mb"
     )

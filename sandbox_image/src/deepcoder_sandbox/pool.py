@@ -15,13 +15,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from deepcoder_contracts.judge import JudgeResponse
-from deepcoder_sandbox.grade import WALL_PER_CPU, Submission
+from deepcoder_sandbox import limits
+from deepcoder_sandbox.grade import Submission
 from deepcoder_sandbox.slot import Slot
 from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteFailed
 
 _MAX_RETRY_AFTER_S = 30
-_JUDGING_MARGIN_S = 30.0
-_LONGEST_DEADLINE_S = 3600.0
 
 
 class QueueFull(Exception):
@@ -52,15 +51,6 @@ class _Work:
     """The client's, counted from its arrival."""
     queued_at: float
     answer: Future[JudgeResponse]
-
-
-def judging_deadline_s(submission: Submission) -> float:
-    """Return the seconds that judging may take when the client names none: every test at its backstop.
-
-    Time in the queue is not part of it: a long queue is no failure.
-    """
-    needed = len(submission.tests) * submission.request.time_limit_s * WALL_PER_CPU + _JUDGING_MARGIN_S
-    return min(_LONGEST_DEADLINE_S, needed)
 
 
 class Pool:
@@ -101,11 +91,6 @@ class Pool:
         """Whether new work is refused."""
         return self._draining
 
-    @property
-    def zygote_pids(self) -> list[int]:
-        """Processes of the running zygotes."""
-        return [pid for slot in self._slots if (pid := slot.zygote_pid) is not None]
-
     def submit(self, submission: Submission) -> Future[JudgeResponse]:
         """Queue a submission. Raises QueueFull or Draining; the future never fails for what a program did."""
         now = time.monotonic()
@@ -144,7 +129,9 @@ class Pool:
         started = time.monotonic()
         self._observer.queued_for(started - work.queued_at)
         try:
-            deadline = work.deadline or started + judging_deadline_s(work.submission)
+            submission = work.submission
+            allowed_s = limits.judging_deadline_s(submission.request.time_limit_s, len(submission.tests))
+            deadline = work.deadline or started + allowed_s
             if started > deadline:
                 answer = slot.error_answer(work.submission, "the deadline passed in the queue", started)
             else:

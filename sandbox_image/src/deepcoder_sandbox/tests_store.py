@@ -24,11 +24,6 @@ class TestStore:
         self._bytes = 0
         self._sets: OrderedDict[str, tuple[int, tuple[TestCase, ...]]] = OrderedDict()
 
-    @property
-    def size_bytes(self) -> int:
-        """Bytes held."""
-        return self._bytes
-
     def put(self, sha256: str, body: bytes) -> int:
         """Store a set and return its number of tests. Raises Refused."""
         if hashlib.sha256(body).hexdigest() != sha256:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deepcoder_contracts.judge import Tier
+from deepcoder_sandbox.limits import RunLimits
 from deepcoder_sandbox.worker.boot import package_root
 
 _START_DEADLINE_S = 60.0
@@ -54,21 +55,6 @@ class ZygoteConfig:
 
     preload: tuple[str, ...] = ()
     """Modules of those packages to load once a zygote."""
-
-    scratch_mb: int = 64
-    """Size of a program's scratch file system, MiB (namespaces only)."""
-
-
-@dataclass(frozen=True)
-class RunLimits:
-    """Limits of one run, in the units of its fields' names."""
-
-    cpu_limit_s: float
-    wall_limit_s: float
-    memory_limit_mb: int
-    file_bytes: int
-    open_files: int = 64
-    stack_bytes: int = 128 << 20
 
 
 @dataclass(frozen=True)
@@ -130,7 +116,6 @@ class ZygoteProcess:
                     "tier": config.tier,
                     "packages": list(config.packages),
                     "preload": list(config.preload),
-                    "scratch_mb": config.scratch_mb,
                 },
                 [],
                 time.monotonic() + _START_DEADLINE_S,

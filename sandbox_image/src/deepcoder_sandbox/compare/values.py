@@ -16,9 +16,6 @@ from typing import Any, Final
 
 from deepcoder_sandbox.compare.strict import numbers_close
 
-MAX_BYTES: Final = 8 << 20
-"""Longest accepted encoding."""
-
 MAX_DEPTH: Final = 200
 """Deepest nesting of a test's JSON: decoding and comparing take up to three frames a level of the stack's thousand."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -40,7 +40,6 @@ class Judge:
     answers: Answers
     max_body_bytes: int
     max_memory_mb: int | None = None
-    output_bytes: int = field(default=64 << 20)
 
     def capacity(self) -> Capacity:
         """Return the judge's load and confinement."""
@@ -112,7 +111,7 @@ async def _judge(request: web.Request) -> web.Response:
     def start() -> asyncio.Future[JudgeResponse]:
         tests = _tests_of(judge, asked)
         admission.check(asked, tests, judge.max_memory_mb)
-        submission = Submission(asked, tests, judge.output_bytes)
+        submission = Submission(asked, tests)
         return asyncio.wrap_future(judge.pool.submit(submission), loop=loop)
 
     answer = await asyncio.shield(judge.answers.find_or_start((run, asked.id), content_digest(asked), start))

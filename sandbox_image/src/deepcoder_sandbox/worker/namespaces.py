@@ -69,7 +69,7 @@ def enter(config: dict[str, Any], channel: socket.socket) -> Space:
     telling.close()
     libc.unshare(libc.CLONE_NEWNS)
     socket.sethostname("sandbox")
-    rootfs.enter(list(config["packages"]), int(config["scratch_mb"]))
+    rootfs.enter(list(config["packages"]))
     if many_users:
         libc.unshare(libc.CLONE_NEWUSER)
         asking.send(b"map me")

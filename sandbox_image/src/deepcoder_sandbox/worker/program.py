@@ -5,7 +5,8 @@ about itself (an output, a return value, a failure), and every claim that earns 
 what this process never held.
 
 The first runner of a submission compiles, leaves the code object in the code descriptor and seals it; the later ones
-load it, so that a submission is compiled once, inside the limits, and no test can alter what the next one runs.
+load it, so that a submission is compiled once, inside the limits, and no test can alter what the next one runs. A code
+object too large to be kept is made anew each time.
 """
 
 from __future__ import annotations
@@ -31,13 +32,17 @@ STDIN, STDOUT, STDERR, REPORT, CODE = range(5)
 FILENAME = "main.py"
 """The program's name in tracebacks."""
 
+STORED_CODE_BYTES = 8 << 20
+"""Largest code object that is kept for later runners: it is held in memory outside the program's limit."""
+
 _SEALED = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _OUT_OF_MEMORY = b'{"failure":"memory"}'
 
 
-def read_all(descriptor: int) -> bytes:
-    """Return a memory file's whole content, whatever its offset."""
-    size = os.fstat(descriptor).st_size
+def read_all(descriptor: int, size: int | None = None) -> bytes:
+    """Return a memory file's whole content, or its first `size` bytes, whatever its offset."""
+    if size is None:
+        size = os.fstat(descriptor).st_size
     parts: list[bytes] = []
     offset = 0
     while offset < size:
@@ -89,8 +94,11 @@ def _code_object(source_bytes: int) -> CodeType | None:
         where = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
         report(REPORT, failure="compile", detail=line[:500] + where)
         return None
-    os.lseek(CODE, 0, os.SEEK_END)
-    write_all(CODE, marshal.dumps(code))
+    stored = marshal.dumps(code)
+    if len(stored) <= STORED_CODE_BYTES:
+        os.lseek(CODE, 0, os.SEEK_END)
+        write_all(CODE, stored)
+    del stored
     fcntl.fcntl(CODE, fcntl.F_ADD_SEALS, _SEALED)
     os.close(CODE)
     _remember_source(source)
@@ -123,8 +131,11 @@ def _execute(code: CodeType, kind: str, fn_name: str | None, preamble: dict[str,
         if kind == "script":
             _run_appended_test(module)
         elif fn_name:
-            answer = find_function(module, fn_name)(*arguments)
-            write_all(REPORT, values.encode(answer))
+            answer = values.encode(find_function(module, fn_name)(*arguments))
+            if len(answer) > values.MAX_BYTES:
+                report(REPORT, failure="output", detail=f"returned more than {values.MAX_BYTES} bytes")
+            else:
+                write_all(REPORT, answer)
     except SystemExit as leaving:
         status = _exit_status(leaving)
         if kind != "stdin":

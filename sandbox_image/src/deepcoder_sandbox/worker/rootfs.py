@@ -15,12 +15,15 @@ from deepcoder_sandbox.worker import libc, readable
 SCRATCH = "/tmp"  # noqa: S108  # the one writable directory, of the new root
 """Where programs may write."""
 
+SCRATCH_MB = 64
+"""Size of it."""
+
 _BUILD_AT = "/sys"  # hidden by the mount in our own namespace only; no source lies beneath
 _MAX_FILES = 4096
 _LOCKED = libc.MS_NOSUID | libc.MS_NODEV
 
 
-def enter(packages: list[str], scratch_mb: int) -> None:
+def enter(packages: list[str]) -> None:
     """Build the root and make it this process's. Needs a mount namespace of its own and the right to mount."""
     libc.mount("none", "/", None, libc.MS_REC | libc.MS_PRIVATE)
     libc.mount("tmpfs", _BUILD_AT, "tmpfs", _LOCKED, "size=1m,mode=755")
@@ -38,7 +41,7 @@ def enter(packages: list[str], scratch_mb: int) -> None:
     for name, target in (("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
         Path(_BUILD_AT, "dev", name).symlink_to(f"/proc/self/{target}")
     _mount_new("/proc", "proc", "subset=pid")
-    _mount_new(SCRATCH, "tmpfs", f"size={scratch_mb}m,nr_inodes={_MAX_FILES},mode=1777")
+    _mount_new(SCRATCH, "tmpfs", f"size={SCRATCH_MB}m,nr_inodes={_MAX_FILES},mode=1777")
     os.chdir(_BUILD_AT)
     libc.pivot_root(".", ".")
     libc.umount(".", libc.MNT_DETACH)

@@ -45,14 +45,16 @@ def _serve(fn_name: str | None) -> None:
         _send(prepared=False, compile=isinstance(error, SyntaxError), **_describe(error))
         return
     _send(prepared=True)
-    while _next_test():
-        text = program.read_all(INPUT).decode()
+    while (size := _next_test()) is not None:
+        text = program.read_all(INPUT, size).decode()
         answer = _call(called, text, alarm) if fn_name else _run_once(called, text, alarm)
         _send(**answer)
 
 
-def _next_test() -> bool:
-    return bool(os.read(CONTROL, _PACKET_BYTES))
+def _next_test() -> int | None:
+    """Return how long the next test's input is, None at the end."""
+    packet = os.read(CONTROL, _PACKET_BYTES)
+    return int(packet) if packet else None
 
 
 def _send(**fields: Any) -> None:

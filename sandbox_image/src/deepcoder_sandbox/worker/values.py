@@ -13,6 +13,9 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
+MAX_BYTES = 8 << 20
+"""Longest encoding that the judge reads."""
+
 _JSON_INTEGERS = 1 << 63
 _PLAIN_DICTS = (dict, OrderedDict, defaultdict, Counter)
 

@@ -1,0 +1,89 @@
+"""Every limit in one place: its value, what it means for each scoring, and what follows for deadlines and memory.
+
+Pure; nothing here fails. What does not fit into a container is told by `deepcoder_sandbox.pod_memory`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from deepcoder_sandbox.worker.program import STORED_CODE_BYTES
+from deepcoder_sandbox.worker.rootfs import SCRATCH_MB
+from deepcoder_sandbox.worker.values import MAX_BYTES as VALUE_BYTES
+
+MIB: Final = 1 << 20
+
+OUTPUT_BYTES: Final = 64 * MIB
+"""Most that a program may write to stdout, to stderr, or to any file of its own."""
+
+CLAIM_BYTES: Final = 4096
+"""Room for what a program's process says of itself, and the tail of stderr that is looked at."""
+
+WALL_PER_CPU: Final = 3.0
+"""Wall-clock limit of a test, as a multiple of its CPU limit."""
+
+ALARM_GRACE_S: Final = 1.0
+"""livecodebench: seconds past the limit in which the alarm may unwind a test: the harness's own allowance a test."""
+
+MAX_QUEUED_A_SLOT: Final = 64
+TESTS_STORE_MB: Final = 1024
+BODY_MB: Final = 64
+
+_STARTING_S = 5.0
+_JUDGING_MARGIN_S = 30.0
+_BUSY_MACHINE = 2.0
+_LONGEST_DEADLINE_S = 3600.0
+_JUDGE_MB = 256
+_FILES_MB = (2 * OUTPUT_BYTES + VALUE_BYTES + STORED_CODE_BYTES) // MIB + 1 + SCRATCH_MB
+
+
+@dataclass(frozen=True)
+class RunLimits:
+    """Limits of one run, in the units of its fields' names."""
+
+    cpu_limit_s: float
+    wall_limit_s: float
+    memory_limit_mb: int
+    file_bytes: int
+    open_files: int = 64
+    stack_bytes: int = 128 << 20
+
+
+def of_one_test(time_limit_s: float, memory_limit_mb: int, file_bytes: int) -> RunLimits:
+    """Return the limits of a process that runs one test."""
+    return RunLimits(time_limit_s, time_limit_s * WALL_PER_CPU, memory_limit_mb, file_bytes)
+
+
+def of_all_tests(time_limit_s: float, tests: int, memory_limit_mb: int, file_bytes: int) -> RunLimits:
+    """Return the limits of a process that runs all tests (livecodebench)."""
+    seconds = harness_limit_s(time_limit_s, tests)
+    return RunLimits(seconds, seconds, memory_limit_mb, file_bytes, stack_bytes=8 << 20)
+
+
+def harness_limit_s(time_limit_s: float, tests: int) -> float:
+    """Return LiveCodeBench's limit on all tests together."""
+    return (time_limit_s + 1) * tests + _STARTING_S
+
+
+def submission_limit_s(time_limit_s: float, tests: int) -> float:
+    """Return the wall-clock limit of all tests together, in every scoring, time spent waiting for a processor left out.
+
+    Without it a program that sleeps up to each test's limit would reach the client's deadline, which is no verdict.
+    """
+    return max(WALL_PER_CPU * time_limit_s, harness_limit_s(time_limit_s, tests))
+
+
+def judging_deadline_s(time_limit_s: float, tests: int) -> float:
+    """Return the seconds that judging may take when the client names none. Time in the queue is not part of it."""
+    return min(_LONGEST_DEADLINE_S, _BUSY_MACHINE * submission_limit_s(time_limit_s, tests) + _JUDGING_MARGIN_S)
+
+
+def needed_mb(slots: int, memory_mb: int, store_mb: int) -> int:
+    """Return the memory of a judge whose every slot runs a program that takes all it may, files in memory included."""
+    return _JUDGE_MB + store_mb + slots * (memory_mb + _FILES_MB)
+
+
+def fitting_mb(slots: int, store_mb: int, limit_mb: int) -> int:
+    """Return the largest memory limit of a program that fits into `limit_mb`."""
+    return (limit_mb - _JUDGE_MB - store_mb) // slots - _FILES_MB
