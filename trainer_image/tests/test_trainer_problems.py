@@ -103,6 +103,46 @@ def test_functional_problem_keeps_its_name_when_tests_are_left_out() -> None:
     assert problem.tests[0] == TestCase(input=f"{json.dumps([17] * 17)}\n17", output="17")
 
 
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "arguments", "returned"),
+    [
+        ([[1], [2]], [[3], [5]], ["1", "2"], ["3", "5"]),
+        ([[1], [2]], [[[3]], [[5, 6]]], ["1", "2"], ["[3]", "[5, 6]"]),
+        ([[1], [2]], [[3], [5, 6]], ["1", "2"], ["[3]", "[5, 6]"]),
+        ([[1], [2]], [[3], []], ["1", "2"], ["[3]", "[]"]),
+        ([[1], [2]], [3, [5]], ["1", "2"], ["3", "[5]"]),
+        (["[[1, 2]]", "[[]]"], ["[3]", "[0]"], ["[1, 2]", "[]"], ["3", "0"]),
+        (["[[1, 2]]", "[[]]"], ["[3, 3]", "[0]"], ["[1, 2]", "[]"], ["[3, 3]", "[0]"]),
+        (["[1]", "[2]"], ["3", "null"], ["1", "2"], ["3", "null"]),
+        (["abc", "12"], ["abc", "3"], ['"abc"', '"12"'], ['"abc"', '"3"']),
+        ([["a"], ["b"]], [["x"], ["1"]], ['"a"', '"b"'], ['"x"', '"1"']),
+        ([["a"], ["b"]], ["2", "[1]"], ['"a"', '"b"'], ['"2"', '"[1]"']),
+    ],
+    ids=[
+        "wrapped numbers",
+        "wrapped lists",
+        "lists, one of them of one",
+        "lists, one of them empty",
+        "a number and a list",
+        "JSON texts, wrapped",
+        "JSON texts of lists",
+        "JSON texts, not wrapped",
+        "texts, one of which looks like a number",
+        "wrapped texts",
+        "texts, not wrapped",
+    ],
+)
+def test_a_functions_released_tests_are_read_by_what_all_of_them_have_in_common(
+    inputs: list[Any], outputs: list[Any], arguments: list[str], returned: list[str]
+) -> None:
+    expected = [{"input": i, "output": o} for i, o in zip(arguments, returned, strict=True)]
+    taco = {"inputs": inputs, "outputs": outputs, "fn_name": "f"}
+    synthetic = [{"input": i, "output": o, "fn_name": "f"} for i, o in zip(inputs, outputs, strict=True)]
+    for source, truth in (("taco", taco), ("primeintellect", synthetic)):
+        problem = problem_from_row(released_row(source, truth))
+        assert [t.model_dump() for t in problem.tests] == expected
+
+
 def test_released_layouts_of_every_source() -> None:
     taco = problem_from_row(released_row("taco", {"inputs": ["1\n", ["1", "2"]], "outputs": ["2\n", ["3"]]}))
     assert [t.model_dump() for t in taco.tests] == [{"input": "1\n", "output": "2\n"}, {"input": "1\n2", "output": "3"}]
@@ -112,7 +152,7 @@ def test_released_layouts_of_every_source() -> None:
         released_row("primeintellect", [{"input": "[[1, 2], 3]", "output": "[6]", "fn_name": "f"}])
     )
     assert synthetic.kind is Kind.FUNCTION
-    assert synthetic.tests[0].input == "[1, 2]\n3"
+    assert synthetic.tests[0] == TestCase(input="[1, 2]\n3", output="6")
 
     lcb = [{"input": '"ab"\n2', "output": '"abab"', "testtype": "functional", "metadata": {"func_name": "rep"}}]
     problem = problem_from_row(released_row("livecodebench", lcb))

@@ -168,7 +168,17 @@ def _released_tests(truth: Any) -> tuple[list[dict[str, str]], str | None]:
         return [{"input": _text(i), "output": _text(o)} for i, o in cases], None
     if one_argument_a_line:
         return [{"input": _text(i), "output": _text(o)} for i, o in cases], fn_name
-    return [{"input": _arguments(i), "output": _returned(o)} for i, o in cases], fn_name
+    inputs, outputs = [i for i, _ in cases], [o for _, o in cases]
+    arguments = _decoded(inputs)
+    # Where arguments are given as values, a text is a return value as it stands.
+    returned = _unwrapped(_decoded(outputs) if any(isinstance(i, str) for i in inputs) else outputs)
+    return [
+        {
+            "input": "\n".join(json.dumps(a) for a in (given if isinstance(given, list) else [given])),
+            "output": json.dumps(r),
+        }
+        for given, r in zip(arguments, returned, strict=True)
+    ], fn_name
 
 
 def _function_of(test: Mapping[str, Any]) -> str | None:
@@ -192,19 +202,20 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _arguments(value: Any) -> str:
-    """A call's arguments, one JSON value a line."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
-            value = [value]
-    arguments = value if isinstance(value, list) else [value]
-    return "\n".join(json.dumps(a) for a in arguments)
+def _decoded(values: list[Any]) -> list[Any]:
+    """Values of a function's tests: some sources give them as JSON text. All of a problem's are, or none is: a text
+    that is no JSON says that the others, which look like numbers, are texts too."""
+    try:
+        return [json.loads(v) if isinstance(v, str) else v for v in values]
+    except (json.JSONDecodeError, RecursionError):
+        return values
 
 
-def _returned(value: Any) -> str:
-    """An expected return value as JSON; these sources wrap it in a list of one."""
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    return json.dumps(value)
+def _unwrapped(values: list[Any]) -> list[Any]:
+    """Expected return values. Some sources wrap each in a list of one; the released check takes either form for each.
+
+    Which it is, is seen from all of a problem's tests: if every value is a list of one, they are wrapped. If any is
+    not, the function returns lists, of one element now and then, and the value is compared as it stands.
+    """
+    wrapped = all(isinstance(v, list) and len(v) == 1 for v in values)
+    return [v[0] for v in values] if wrapped else values
