@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import os
+import time
 
 import aiohttp
 import pytest
@@ -16,7 +17,7 @@ from deepcoder_sandbox.server.auth import BadToken, read_token
 from deepcoder_sandbox.server.idempotency import Answers
 from deepcoder_sandbox.server.metrics import Metrics
 from deepcoder_sandbox.tests_store import TestStore
-from deepcoder_sandbox.zygote_process import ZygoteConfig
+from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteFailed, ZygoteProcess
 
 TOKEN = "a-token-for-these-tests-only"
 SLOW = "import time\ntime.sleep(0.3)\nprint(input())"
@@ -272,6 +273,61 @@ async def test_draining_server_is_not_ready_and_refuses_with_503(make):
         assert JudgeResponse.model_validate_json(text).passed is True
     await runner.cleanup()
     assert pool.close(30) is True
+
+
+async def test_judge_that_cannot_start_zygotes_is_not_ready_then_not_healthy_and_recovers(monkeypatch):
+    def fail(config):
+        raise ZygoteFailed("no more processes")
+
+    monkeypatch.setattr("deepcoder_sandbox.pool._START_AGAIN_S", 0.05)
+    monkeypatch.setattr("deepcoder_sandbox.slot.ZygoteProcess", fail)
+    pool = Pool(ZygoteConfig(), slots=1, worker="here", max_queued=3)
+    judge = Judge(pool, Tier.LANDLOCK, {}, Metrics(), TestStore(1 << 20), Answers(10), 1 << 20)
+    runner = web.AppRunner(make_app(judge, None), access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{runner.addresses[0][1]}") as session:
+
+        async def becomes(path, status):
+            async with asyncio.timeout(20):
+                while True:
+                    async with session.get(path) as response:
+                        if response.status == status:
+                            return
+                    await asyncio.sleep(0.02)
+
+        await becomes("/readyz", 503)
+        await becomes("/healthz", 200)
+        _, text = await post(session, unique())
+        assert JudgeResponse.model_validate_json(text).passed is None
+        monkeypatch.setattr("deepcoder_sandbox.server.app.UNHEALTHY_AFTER_S", 0.2)
+        await becomes("/healthz", 503)
+        monkeypatch.setattr("deepcoder_sandbox.slot.ZygoteProcess", ZygoteProcess)
+        await becomes("/readyz", 200)
+        await becomes("/healthz", 200)
+        _, text = await post(session, unique())
+        assert JudgeResponse.model_validate_json(text).passed is True
+    await runner.cleanup()
+    assert pool.close(30) is True
+
+
+def test_one_zygote_that_fails_to_start_is_no_failing_judge(monkeypatch):
+    failures = [ZygoteFailed("a bad moment")] * 2
+
+    def fail_at_first(config):
+        if failures:
+            raise failures.pop()
+        return ZygoteProcess(config)
+
+    monkeypatch.setattr("deepcoder_sandbox.pool._START_AGAIN_S", 0.05)
+    monkeypatch.setattr("deepcoder_sandbox.slot.ZygoteProcess", fail_at_first)
+    pool = Pool(ZygoteConfig(), slots=1, worker="here", max_queued=3)
+    until = time.monotonic() + 20
+    while failures and time.monotonic() < until:
+        assert pool.failing_s == 0
+        time.sleep(0.01)
+    assert pool.close(30) is True
+    assert pool.failing_s == 0
 
 
 @pytest.mark.parametrize("text", ["", "short", "two tokens in here", "non-ascii-tokén-000"])

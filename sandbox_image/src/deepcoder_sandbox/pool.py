@@ -2,6 +2,9 @@
 
 Full means full: `submit` refuses at once with a hint when to come back, instead of letting the queue grow. Draining
 refuses new work, finishes what was accepted and then ends every zygote.
+
+A slot that cannot start its zygote answers `error` at once, and would attract work by being so quick: `failing_s`
+tells of it, so that the server can ask for no more. Such a slot tries again by itself, work or no work.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from deepcoder_sandbox.slot import Slot
 from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteFailed
 
 _MAX_RETRY_AFTER_S = 30
+_FAILED_STARTS = 3
+_START_AGAIN_S = 5.0
 
 
 class QueueFull(Exception):
@@ -91,6 +96,12 @@ class Pool:
         """Whether new work is refused."""
         return self._draining
 
+    @property
+    def failing_s(self) -> float:
+        """Seconds for which a slot has had no zygote although it tried three times or more; 0 where there is none."""
+        since = [slot.failing_since for slot in self._slots if slot.failed_starts >= _FAILED_STARTS]
+        return max((time.monotonic() - moment for moment in since if moment is not None), default=0.0)
+
     def submit(self, submission: Submission) -> Future[JudgeResponse]:
         """Queue a submission. Raises QueueFull or Draining; the future never fails for what a program did."""
         now = time.monotonic()
@@ -113,7 +124,7 @@ class Pool:
         try:
             with contextlib.suppress(ZygoteFailed):  # then the first submission tries again
                 slot.ensure_zygote()
-            while (work := self._queue.get()) is not None:
+            while (work := self._next(slot)) is not None:
                 with self._lock:
                     self._waiting -= 1
                     self._busy += 1
@@ -124,6 +135,15 @@ class Pool:
                         self._busy -= 1
         finally:
             slot.close()
+
+    def _next(self, slot: Slot) -> _Work | None:
+        """Wait for work; a slot without a zygote tries to start one meanwhile."""
+        while True:
+            try:
+                return self._queue.get(timeout=_START_AGAIN_S if slot.failed_starts else None)
+            except queue.Empty:
+                with contextlib.suppress(ZygoteFailed):
+                    slot.ensure_zygote()
 
     def _judge(self, slot: Slot, work: _Work) -> None:
         started = time.monotonic()

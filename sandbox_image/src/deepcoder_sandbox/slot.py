@@ -6,6 +6,7 @@ judge's own into an `error` answer after one more attempt on a fresh zygote. It 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 
@@ -15,13 +16,15 @@ from deepcoder_sandbox.grade import DeadlinePassed, Submission
 from deepcoder_sandbox.outcome import KilledFromOutside
 from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteFailed, ZygoteProcess
 
+_log = logging.getLogger("deepcoder_sandbox")
+
 _ATTEMPTS = 2
 RECYCLE_AFTER_RUNS = 5000
 """Runs after which a zygote is replaced."""
 
 
 class Slot:
-    """Judges one submission at a time. Not thread-safe: one thread owns it, except for `interrupt`."""
+    """Judges one submission at a time. Not thread-safe: one thread owns it; others only read its failures."""
 
     def __init__(
         self, config: ZygoteConfig, worker: str, on_recycle: Callable[[str], None] = lambda reason: None
@@ -30,14 +33,29 @@ class Slot:
         self._worker = worker
         self._on_recycle = on_recycle
         self._zygote: ZygoteProcess | None = None
+        self.failed_starts = 0
+        """Zygotes in a row, up to now, that could not be started."""
+        self.failing_since: float | None = None
+        """When the first of them was (monotonic)."""
 
     def ensure_zygote(self) -> ZygoteProcess:
         """Return the running zygote, started if need be. Raises ZygoteFailed."""
         if self._zygote is not None and (self._zygote.spent or self._zygote.runs >= RECYCLE_AFTER_RUNS):
             self._drop("unclean" if self._zygote.spent else "runs")
         if self._zygote is None:
-            self._zygote = ZygoteProcess(self._config)
+            self._zygote = self._start()
         return self._zygote
+
+    def _start(self) -> ZygoteProcess:
+        try:
+            zygote = ZygoteProcess(self._config)
+        except ZygoteFailed as error:
+            self.failed_starts += 1
+            self.failing_since = self.failing_since or time.monotonic()
+            _log.warning("cannot start a zygote, for the %d. time in a row: %s", self.failed_starts, error)
+            raise
+        self.failed_starts, self.failing_since = 0, None
+        return zygote
 
     @property
     def zygote_pid(self) -> int | None:

@@ -1,7 +1,8 @@
 """Routes of the judge.
 
 Every refusal is a `Problem` with the field at fault. A client that hangs up does not stop its submission: the answer is
-kept for when it asks again.
+kept for when it asks again. A judge that cannot start zygotes is not ready, and after a while not healthy: it would
+answer `error` faster than others judge.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from deepcoder_sandbox.tests_store import TestStore
 _RUN = re.compile(r"[^/\s]{1,63}/[^/\s]{1,253}/[^/\s]{1,64}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _DRAIN_RETRY_AFTER_S = "5"
+
+UNHEALTHY_AFTER_S = 120.0
+"""Seconds without a zygote after which the container is better restarted."""
 
 
 @dataclass(frozen=True)
@@ -139,13 +143,19 @@ async def _capacity(request: web.Request) -> web.Response:
     return web.json_response(text=request.app[_JUDGE].capacity().model_dump_json())
 
 
-async def _healthz(_: web.Request) -> web.Response:
+async def _healthz(request: web.Request) -> web.Response:
+    """False where starting zygotes has failed for long: another container may have better luck."""
+    failing_s = request.app[_JUDGE].pool.failing_s
+    if failing_s > UNHEALTHY_AFTER_S:
+        return web.Response(text=f"no zygote could be started for {failing_s:.0f} s\n", status=503)
     return web.Response(text="ok\n")
 
 
 async def _readyz(request: web.Request) -> web.Response:
-    draining = request.app[_JUDGE].pool.draining
-    return web.Response(text="draining\n" if draining else "ok\n", status=503 if draining else 200)
+    pool = request.app[_JUDGE].pool
+    if pool.draining or pool.failing_s:
+        return web.Response(text="draining\n" if pool.draining else "no zygote can be started\n", status=503)
+    return web.Response(text="ok\n")
 
 
 async def _metrics(request: web.Request) -> web.Response:
