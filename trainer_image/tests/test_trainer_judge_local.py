@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import signal
+import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -95,6 +96,26 @@ async def test_a_judge_that_was_killed_is_started_again_and_the_submission_is_ju
     await client.close()
     assert outcome.verdict == "passed"
     assert judge._child.pid != first
+
+
+async def watch_one_that_ends_at_once(judge: LocalJudge, monkeypatch: pytest.MonkeyPatch, window: float) -> None:
+    monkeypatch.setattr(local_module, "WATCH_SECONDS", 0.02)
+    monkeypatch.setattr(local_module, "RESTART_SECONDS", window)
+    monkeypatch.setattr(LocalJudge, "_spawn", lambda _: subprocess.Popen(["/bin/false"]))
+    judge._child.kill()
+    judge._child.wait(10)
+    async with asyncio.timeout(3):
+        await judge.watch()
+
+
+async def test_a_judge_that_ends_over_and_over_is_told(judge: LocalJudge, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeError, match="ended 4 times within"):
+        await watch_one_that_ends_at_once(judge, monkeypatch, window=600.0)
+
+
+async def test_a_judge_may_end_now_and_then_for_ever(judge: LocalJudge, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(TimeoutError):
+        await watch_one_that_ends_at_once(judge, monkeypatch, window=0.05)
 
 
 async def test_a_missing_sandbox_is_refused_with_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,8 @@
 
 It is started before torch is loaded or a secret is read, with an environment of its own: what runs untrusted
 programs must not have anything to leak. It is a fresh program, never a fork of the trainer, and it dies with the
-trainer even when that is killed. A judge that ends by itself is started again, `RESTARTS` times.
+trainer even when that is killed. A judge that ends by itself is started again, `RESTARTS` times in `RESTART_SECONDS`:
+a run of days may lose one now and then, and one that cannot live is told soon.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from pathlib import Path
 
 import aiohttp
@@ -25,7 +27,9 @@ log = logging.getLogger(__name__)
 
 START_SECONDS = 60.0
 STOP_SECONDS = 10.0
+WATCH_SECONDS = 1.0
 RESTARTS = 3
+RESTART_SECONDS = 600.0
 BASE_URL = "http://judge"
 """Any name will do over a Unix socket."""
 
@@ -42,7 +46,7 @@ class LocalJudge:
         self.socket = Path(self._folder.name) / "judge.sock"
         self._workers = workers or os.cpu_count() or 1
         self._child = self._spawn()
-        self._restarts = 0
+        self._ended: deque[float] = deque(maxlen=RESTARTS + 1)
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         command = [_program(), "serve", "--socket", str(self.socket), "--slots", str(self._workers)]
@@ -82,13 +86,17 @@ class LocalJudge:
     async def watch(self) -> None:
         """Start it again when it ends, until cancelled; raises when it keeps ending."""
         while True:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(WATCH_SECONDS)
             if self._child.poll() is None:
                 continue
-            self._restarts += 1
+            now = time.monotonic()
+            self._ended.append(now)
             log.warning("the local judge ended with status %s: %s", self._child.returncode, self._last_words())
-            if self._restarts > RESTARTS:
-                raise RuntimeError(f"the local judge ended {self._restarts} times: {self._last_words()}")
+            if len(self._ended) > RESTARTS and now - self._ended[0] < RESTART_SECONDS:
+                raise RuntimeError(
+                    f"the local judge ended {len(self._ended)} times within {now - self._ended[0]:.0f} s: "
+                    f"{self._last_words()}"
+                )
             self._child = self._spawn()
 
     def close(self) -> None:
