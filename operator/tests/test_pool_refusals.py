@@ -24,6 +24,7 @@ class API:
     def __init__(self) -> None:
         self.quota = 0
         self.tries = self.lists = 0
+        self.forbidden = ""
         self.pods: list[dict[str, Any]] = []
 
     async def find(self, *_: Any) -> None:
@@ -37,6 +38,8 @@ class API:
         return list(self.pods), "1"
 
     async def create(self, obj: dict[str, Any]) -> dict[str, Any]:
+        if obj["kind"] == self.forbidden:
+            raise errors.Forbidden(f"may not create {obj['kind']}", 403)
         if obj["kind"] != "Pod":
             return obj
         self.tries += 1
@@ -105,4 +108,14 @@ async def test_refusal_is_forgotten_when_no_judge_is_missing_any_more(ground: Gr
     assert ground.accepted() == ("False", "PodRefused")
     ground.pool["spec"] = {"minReplicas": 3, "maxReplicas": 3, "scaling": {"stabilizationSeconds": 0}}
     await ground.passes(5)
+    assert ground.accepted() == ("True", "Valid")
+
+
+async def test_what_surrounds_judges_and_may_not_be_made_is_said_too(ground: Ground) -> None:
+    ground.api.forbidden = "Secret"
+    with pytest.raises(errors.Forbidden):
+        await ground.passes(1)
+    assert ground.accepted() == ("False", "Forbidden")
+    ground.api.forbidden, ground.api.quota = "", 40
+    await ground.passes(2)
     assert ground.accepted() == ("True", "Valid")

@@ -110,6 +110,7 @@ class PoolReconciler:
         memory = self._memory.setdefault(pool.uid, _Memory())
         previous = SandboxPoolStatus.model_validate(obj.get("status") or {})
         facts = PoolFacts(pool.name, metadata["generation"], previous.desired_replicas, 0, "")
+        refused: errors.KubeError | None = None
         try:
             spec = SandboxPoolSpec.model_validate(obj.get("spec") or {})
             template = build_pod_template(pool, spec, self._settings)
@@ -122,9 +123,14 @@ class PoolReconciler:
             facts = replace(facts, refusal=Refusal("InvalidTemplate", str(e)))
         except NameConflict as e:
             facts = replace(facts, refusal=Refusal("NameConflict", str(e)))
+        except (errors.Forbidden, errors.Invalid) as e:
+            text = f"the API server refuses what surrounds the judges, which is tried again at least each minute: {e}"
+            facts, refused = replace(facts, refusal=Refusal(type(e).__name__, text)), e
         if facts.refusal is not None:
             pods = judge_pods(self._pods.group(f"{pool.namespace}/{pool.name}"), pool.uid)
             await self._write_status(obj, previous, facts, pods, memory)
+            if refused is not None:
+                raise refused
             return IDLE_SECONDS
 
         pods = await self._observe(pool, memory)
