@@ -254,8 +254,8 @@ def make_learner(
     made: list[InProcessLearner] = []
 
     def make(recipe: Recipe | None = None, model: Path | None = None, capacity: int = 64) -> InProcessLearner:
-        from deepcoder_trainer.learner.protocol import RankSettings
         from deepcoder_trainer.learner.rank import LearnerRank
+        from deepcoder_trainer.learner.wire import RankSettings
 
         settings = RankSettings(
             model_dir=str(model or tiny_model()),

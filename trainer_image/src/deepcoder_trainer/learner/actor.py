@@ -22,7 +22,7 @@ from deepcoder_contracts.manifest import FileEntry, Manifest
 from deepcoder_contracts.stage import ModelSource, Storage
 from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.grpo.pack import OptimizerStep
-from deepcoder_trainer.learner.protocol import RankSettings, Rendezvous, Sums
+from deepcoder_trainer.learner.wire import RankSettings, Rendezvous, Sums
 
 if TYPE_CHECKING:
     from deepcoder_trainer.learner.files import RankFiles

@@ -17,8 +17,8 @@ from deepcoder_trainer.checkpoint.errors import CheckpointDamaged
 from deepcoder_trainer.checkpoint.storage import open_run_storage
 from deepcoder_trainer.checkpoint.transfer import download_files, upload_files
 from deepcoder_trainer.learner.pretrained import write_pretrained
-from deepcoder_trainer.learner.protocol import LEARNER_DIR, METADATA
 from deepcoder_trainer.learner.rank import LearnerRank
+from deepcoder_trainer.learner.wire import LEARNER_DIR, METADATA
 
 
 class RankFiles:

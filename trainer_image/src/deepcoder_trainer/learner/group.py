@@ -24,7 +24,7 @@ from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.grpo.pack import OptimizerStep, plan_step, split_groups, training_sequences
 from deepcoder_trainer.grpo.summary import summarize
 from deepcoder_trainer.learner.actor import LearnerActor
-from deepcoder_trainer.learner.protocol import RankSettings, Sums
+from deepcoder_trainer.learner.wire import RankSettings, Sums
 from deepcoder_trainer.types import Batch, WeightRefs
 
 log = logging.getLogger(__name__)

@@ -30,13 +30,13 @@ from torch.distributed.tensor import DTensor
 
 from deepcoder_contracts.recipe import Precision, Recipe
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, CheckpointFailed
+from deepcoder_trainer.cpus import cpu_limit
 from deepcoder_trainer.grpo.attention import Segments
 from deepcoder_trainer.grpo.loss import LossSettings, policy_loss
 from deepcoder_trainer.grpo.pack import MicroBatch, OptimizerStep
-from deepcoder_trainer.learner.cpus import cpu_limit
 from deepcoder_trainer.learner.dcp import SafetensorsReader, SafetensorsWriter, files_of
 from deepcoder_trainer.learner.model import COMPUTE_DTYPES, PolicyModel, load_policy
-from deepcoder_trainer.learner.protocol import LEARNER_DIR, RankSettings, Rendezvous, Sums
+from deepcoder_trainer.learner.wire import LEARNER_DIR, RankSettings, Rendezvous, Sums
 from deepcoder_trainer.seeds import seed
 
 _ADAM_EPSILON = 1e-8

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from deepcoder_trainer.learner.cpus import cpu_limit
+from deepcoder_trainer.cpus import cpu_limit
 from deepcoder_trainer.sampler.plugin import BACKEND
 from deepcoder_trainer.sampler.settings import EngineSettings
 from deepcoder_trainer.types import Finish, Generation, GenerationRequest, SamplerLost, VersionSpan

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deepcoder_trainer.learner.cpus import cpu_limit
+from deepcoder_trainer.cpus import cpu_limit
 
 ALL = len(os.sched_getaffinity(0))
 
