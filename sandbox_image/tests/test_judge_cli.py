@@ -1,12 +1,15 @@
 """The command line, as processes: batches in order, refusals with status 64, a server that drains on SIGTERM."""
 
 import asyncio
+import contextlib
 import json
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -47,6 +50,37 @@ def test_batch_scoring_overrides_the_lines():
     done = run("judge", "--scoring", "livecodebench", text=line(1) + "\n")
     assert done.returncode == 0
     assert json.loads(done.stdout)["lcb"] == {"results": [True], "error_code": None}
+
+
+def test_reader_that_leaves_ends_a_batch_quietly():
+    lines = "".join(line(n) + "\n" for n in range(400))
+    judge = subprocess.Popen(
+        [*COMMAND, "judge", "--workers", "1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    with judge:
+        feeder = threading.Thread(target=feed, args=(judge.stdin, lines.encode()))
+        feeder.start()
+        assert json.loads(judge.stdout.readline())["id"] == "0"
+        judge.stdout.close()
+        assert judge.wait(60) == 141
+        feeder.join()
+        assert b"Broken pipe" not in judge.stderr.read()
+
+
+def feed(sink, data):
+    with contextlib.suppress(BrokenPipeError):
+        sink.write(data)
+    with contextlib.suppress(BrokenPipeError):
+        sink.close()
+
+
+def test_output_that_cannot_be_written_is_no_bad_usage():
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [*COMMAND, "judge"], input=line(1).encode(), stdout=full, stderr=subprocess.PIPE, timeout=60, check=False
+        )
+    assert done.returncode == 74
+    assert b"unfinished" in done.stderr
 
 
 def test_batch_of_nothing_is_nothing():

@@ -1,6 +1,8 @@
 """The command line: `serve`, `judge` and `capacity`.
 
-Exit status 0 done, 64 bad usage or a machine that cannot confine as asked (the message says how to mend it).
+Exit status 0 done; 1 some line of a batch was no request (the others were judged); 64 bad usage, or a machine that
+cannot confine or listen as asked (the message says how to mend it); 74 reading or writing a batch failed; 141 whoever
+read the output has left.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from deepcoder_sandbox.server.serve import Listen, serve
 from deepcoder_sandbox.tests_store import TestStore
 from deepcoder_sandbox.zygote_process import ZygoteConfig
 
-EXIT_USAGE = 64
+EXIT_USAGE, EXIT_IO, EXIT_READER_LEFT = 64, 74, 141
 _DEFAULT_MEMORY_MB = JudgeRequest.model_fields["memory_limit_mb"].default
 
 
@@ -49,12 +51,32 @@ def run(arguments: list[str]) -> int:
             return 0
         if options.command == "judge":
             scoring = Scoring(options.scoring) if options.scoring else None
-            return batch.run(sys.stdin.buffer, sys.stdout.buffer, config, options.workers, scoring)
+            return _batch(config, options.workers, scoring)
         asyncio.run(serve(_judge(options, config, findings), listen))
+    except BrokenPipeError:
+        return _reader_left()
     except (attack.TierRefused, BadToken, _BadUsage, FileExistsError, OSError) as error:
         print(f"deepcoder-sandbox: {error}", file=sys.stderr)
         return EXIT_USAGE
     return 0
+
+
+def _batch(config: ZygoteConfig, workers: int, scoring: Scoring | None) -> int:
+    try:
+        return batch.run(sys.stdin.buffer, sys.stdout.buffer, config, workers, scoring)
+    except BrokenPipeError:
+        return _reader_left()
+    except OSError as error:
+        print(f"deepcoder-sandbox: the batch was left unfinished: {error}", file=sys.stderr)
+        return EXIT_IO
+
+
+def _reader_left() -> int:
+    """`… | head` is no mistake: end as a program does that its reader has left, quietly."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())  # what is still buffered must not fail once more at exit
+    os.close(nowhere)
+    return EXIT_READER_LEFT
 
 
 class _BadUsage(Exception):
