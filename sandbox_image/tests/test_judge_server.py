@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import os
+import threading
 import time
 
 import aiohttp
@@ -11,10 +12,11 @@ import pytest
 from aiohttp import web
 
 from deepcoder_contracts.judge import RUN_HEADER, JudgeResponse, Problem, Tier
+from deepcoder_sandbox import admission
 from deepcoder_sandbox.pool import Pool
 from deepcoder_sandbox.server.app import Judge, make_app
 from deepcoder_sandbox.server.auth import BadToken, read_token
-from deepcoder_sandbox.server.idempotency import Answers
+from deepcoder_sandbox.server.idempotency import Answers, ContentConflict
 from deepcoder_sandbox.server.metrics import Metrics
 from deepcoder_sandbox.tests_store import TestStore
 from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteFailed, ZygoteProcess
@@ -204,6 +206,50 @@ async def test_answer_of_error_is_judged_again_when_asked_again(client):
     assert JudgeResponse.model_validate_json(text).passed is None
     _, text = await post(client, body)
     assert JudgeResponse.model_validate_json(text).passed is True
+
+
+async def test_long_body_is_read_without_holding_up_others(client, monkeypatch):
+    reading = threading.Event()
+    parse = admission.parse_request
+
+    def parse_slowly(body):
+        if len(body) > 100_000:
+            reading.set()
+            time.sleep(0.5)
+        return parse(body)
+
+    monkeypatch.setattr("deepcoder_sandbox.admission.parse_request", parse_slowly)
+    long = asyncio.ensure_future(post(client, unique(code="#" * 200_000 + "\nprint(input())")))
+    while not reading.is_set():
+        await asyncio.sleep(0.01)
+    started = time.monotonic()
+    async with client.get("/healthz") as response:
+        assert response.status == 200
+    assert time.monotonic() - started < 0.3
+    _, text = await long
+    assert JudgeResponse.model_validate_json(text).passed is True
+
+
+async def test_answers_are_forgotten_oldest_first_and_none_in_flight():
+    answers = Answers(max_answers=2)
+    loop = asyncio.get_running_loop()
+    in_flight = loop.create_future()
+    answers.find_or_start(("run", "slow"), "d", lambda: in_flight)
+    for number in range(5):
+        answer = loop.create_future()
+        answers.find_or_start(("run", str(number)), "d", lambda answer=answer: answer)
+        answer.set_result(JudgeResponse(id=str(number), passed=True, verdicts=[], seconds=0, worker="w"))
+        await asyncio.sleep(0)
+        if number == 3:
+            assert answers.find(("run", "2"), "d") is not None  # asked for again: newer than 3
+    known = [number for number in range(5) if answers.find(("run", str(number)), "d")]
+    assert known == [2, 4]
+    assert answers.find(("run", "slow"), "d") is in_flight
+    with pytest.raises(ContentConflict):
+        answers.find(("run", "4"), "another")
+    in_flight.cancel()
+    await asyncio.sleep(0)
+    assert answers.find(("run", "slow"), "d") is None
 
 
 async def put_tests(client, tests, digest=None):

@@ -14,6 +14,16 @@ from deepcoder_contracts.judge import TestCase, TestSet
 from deepcoder_sandbox.admission import Refused, explain
 
 
+def read_set(sha256: str, body: bytes) -> tuple[TestCase, ...]:
+    """Return the tests in a body that is named by its digest. Raises Refused. Takes long for a long body."""
+    if hashlib.sha256(body).hexdigest() != sha256:
+        raise Refused("sha256: the body has another digest: send the bytes that were hashed", "sha256")
+    try:
+        return tuple(TestSet.model_validate_json(body).tests)
+    except ValidationError as error:
+        raise Refused(*explain(error)) from None
+
+
 class TestStore:
     """Test sets by sha256, at most `max_bytes` of them. Used by one thread."""
 
@@ -24,20 +34,13 @@ class TestStore:
         self._bytes = 0
         self._sets: OrderedDict[str, tuple[int, tuple[TestCase, ...]]] = OrderedDict()
 
-    def put(self, sha256: str, body: bytes) -> int:
-        """Store a set and return its number of tests. Raises Refused."""
-        if hashlib.sha256(body).hexdigest() != sha256:
-            raise Refused("sha256: the body has another digest: send the bytes that were hashed", "sha256")
+    def put(self, sha256: str, size: int, tests: tuple[TestCase, ...]) -> None:
+        """Store a set whose body had `size` bytes."""
         if sha256 not in self._sets:
-            try:
-                tests = tuple(TestSet.model_validate_json(body).tests)
-            except ValidationError as error:
-                raise Refused(*explain(error)) from None
-            while self._sets and self._bytes + len(body) > self._max_bytes:
+            while self._sets and self._bytes + size > self._max_bytes:
                 self._bytes -= self._sets.popitem(last=False)[1][0]
-            self._sets[sha256] = (len(body), tests)
-            self._bytes += len(body)
-        return len(self._sets[sha256][1])
+            self._sets[sha256] = (size, tests)
+            self._bytes += size
 
     def get(self, sha256: str) -> tuple[TestCase, ...] | None:
         """Return a set's tests, None if it is unknown (or was dropped)."""

@@ -1,20 +1,23 @@
 """Routes of the judge.
 
 Every refusal is a `Problem` with the field at fault. A client that hangs up does not stop its submission: the answer is
-kept for when it asks again. A judge that cannot start zygotes is not ready, and after a while not healthy: it would
-answer `error` faster than others judge.
+kept for when it asks again. Long bodies are read in a thread, so that health, capacity and the answers of others do not
+wait for them. A judge that cannot start zygotes is not ready, and after a while not healthy: it would answer `error`
+faster than others judge.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from deepcoder_contracts.judge import RUN_HEADER, Capacity, JudgeRequest, JudgeResponse, Problem, TestCase, Tier
+from deepcoder_contracts.judge import RUN_HEADER, Capacity, JudgeRequest, Kind, Problem, TestCase, Tier
 from deepcoder_sandbox import admission
 from deepcoder_sandbox.admission import Refused
 from deepcoder_sandbox.grade import Submission
@@ -22,11 +25,14 @@ from deepcoder_sandbox.pool import Draining, Pool, QueueFull
 from deepcoder_sandbox.server import auth
 from deepcoder_sandbox.server.idempotency import Answers, ContentConflict, content_digest
 from deepcoder_sandbox.server.metrics import Metrics
-from deepcoder_sandbox.tests_store import TestStore
+from deepcoder_sandbox.tests_store import TestStore, read_set
 
 _RUN = re.compile(r"[^/\s]{1,63}/[^/\s]{1,253}/[^/\s]{1,64}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _DRAIN_RETRY_AFTER_S = "5"
+_AT_ONCE_BYTES = 1 << 16
+
+T = TypeVar("T")
 
 UNHEALTHY_AFTER_S = 120.0
 """Seconds without a zygote after which the container is better restarted."""
@@ -109,17 +115,29 @@ async def _judge(request: web.Request) -> web.Response:
     run = request.headers.get(RUN_HEADER, "")
     if run and not _RUN.fullmatch(run):
         raise Refused(f"{RUN_HEADER}: needs <namespace>/<name>/<uid8>", RUN_HEADER)
-    asked = admission.parse_request(await request.read())
-    loop = asyncio.get_running_loop()
-
-    def start() -> asyncio.Future[JudgeResponse]:
+    body = await request.read()
+    asked, digest = await _in_thread_if_long(len(body), lambda: _read_request(body))
+    key = (run, asked.id)
+    answer = judge.answers.find(key, digest)
+    if answer is None:
         tests = _tests_of(judge, asked)
-        admission.check(asked, tests, judge.max_memory_mb)
-        submission = Submission(asked, tests)
-        return asyncio.wrap_future(judge.pool.submit(submission), loop=loop)
+        size = sum(len(test.input) + len(test.output) for test in tests) if asked.kind is Kind.FUNCTION else 0
+        await _in_thread_if_long(size, lambda: admission.check(asked, tests, judge.max_memory_mb))
+        submission, loop = Submission(asked, tests), asyncio.get_running_loop()
+        answer = judge.answers.find_or_start(
+            key, digest, lambda: asyncio.wrap_future(judge.pool.submit(submission), loop=loop)
+        )
+    return web.json_response(text=(await asyncio.shield(answer)).model_dump_json())
 
-    answer = await asyncio.shield(judge.answers.find_or_start((run, asked.id), content_digest(asked), start))
-    return web.json_response(text=answer.model_dump_json())
+
+def _read_request(body: bytes) -> tuple[JudgeRequest, str]:
+    asked = admission.parse_request(body)
+    return asked, content_digest(asked)
+
+
+async def _in_thread_if_long(size: int, work: Callable[[], T]) -> T:
+    """Do work that takes time in proportion to `size` without keeping the loop from others."""
+    return work() if size <= _AT_ONCE_BYTES else await asyncio.to_thread(work)
 
 
 def _tests_of(judge: Judge, asked: JudgeRequest) -> tuple[TestCase, ...]:
@@ -135,8 +153,10 @@ async def _put_tests(request: web.Request) -> web.Response:
     sha256 = request.match_info["sha256"]
     if not _DIGEST.fullmatch(sha256):
         raise Refused("sha256: needs 64 lower-case hexadecimal digits", "sha256")
-    count = request.app[_JUDGE].tests.put(sha256, await request.read())
-    return web.json_response({"sha256": sha256, "tests": count})
+    body = await request.read()
+    tests = await _in_thread_if_long(len(body), lambda: read_set(sha256, body))
+    request.app[_JUDGE].tests.put(sha256, len(body), tests)
+    return web.json_response({"sha256": sha256, "tests": len(tests)})
 
 
 async def _capacity(request: web.Request) -> web.Response:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from deepcoder_contracts.judge import JudgeRequest, JudgeResponse
 
 Key = tuple[str, str]
+_Known = tuple[str, "asyncio.Future[JudgeResponse]"]
 
 
 class ContentConflict(Exception):
@@ -26,31 +27,39 @@ def content_digest(request: JudgeRequest) -> str:
 
 
 class Answers:
-    """In flight and recently answered submissions, at most `max_answers` of the latter."""
+    """Submissions in flight, and at most `max_answers` of those answered lately."""
 
     def __init__(self, max_answers: int) -> None:
         self._max_answers = max_answers
-        self._known: OrderedDict[Key, tuple[str, asyncio.Future[JudgeResponse]]] = OrderedDict()
+        self._in_flight: dict[Key, _Known] = {}
+        self._answered: OrderedDict[Key, _Known] = OrderedDict()
+
+    def find(self, key: Key, digest: str) -> asyncio.Future[JudgeResponse] | None:
+        """Return the answer to `key`, under way or given, None if there is none. Raises ContentConflict."""
+        known = self._in_flight.get(key) or self._answered.get(key)
+        if known is None:
+            return None
+        if known[0] != digest:
+            raise ContentConflict
+        if key in self._answered:
+            self._answered.move_to_end(key)
+        return known[1]
 
     def find_or_start(
         self, key: Key, digest: str, start: Callable[[], asyncio.Future[JudgeResponse]]
     ) -> asyncio.Future[JudgeResponse]:
-        """Return the answer under way for `key`, started if there is none. Raises ContentConflict, and as `start`."""
-        known = self._known.get(key)
-        if known is not None:
-            if known[0] != digest:
-                raise ContentConflict
-            self._known.move_to_end(key)
-            return known[1]
-        answer = start()
-        self._known[key] = (digest, answer)
-        answer.add_done_callback(lambda done: self._settle(key, done))
+        """Return the answer to `key`, started if there is none. Raises ContentConflict, and as `start`."""
+        answer = self.find(key, digest)
+        if answer is None:
+            answer = start()
+            self._in_flight[key] = (digest, answer)
+            answer.add_done_callback(lambda done: self._settle(key, done))
         return answer
 
     def _settle(self, key: Key, answer: asyncio.Future[JudgeResponse]) -> None:
+        known = self._in_flight.pop(key)
         if answer.cancelled() or answer.exception() is not None or answer.result().passed is None:
-            self._known.pop(key, None)
             return
-        excess = len(self._known) - self._max_answers
-        for old in [known for known, (_, future) in self._known.items() if future.done()][: max(0, excess)]:
-            del self._known[old]
+        self._answered[key] = known
+        while len(self._answered) > self._max_answers:
+            self._answered.popitem(last=False)

@@ -1,4 +1,8 @@
-"""Prometheus metrics of one judge."""
+"""Prometheus metrics of one judge.
+
+Counted where things happen, and read from `capacity` when asked. Fails where a name is given twice, which is when the
+judge starts; counting itself does not fail.
+"""
 
 from __future__ import annotations
 
