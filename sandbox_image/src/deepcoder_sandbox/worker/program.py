@@ -188,7 +188,11 @@ def _arguments() -> list[Any]:
 
 
 def _run_appended_test(module: ModuleType) -> None:
-    """Run the test's code in the program's namespace; its first line is the word that proves it came to its end."""
+    """Run the test's code in the program's namespace; its first line is a word that tells that it came to its end.
+
+    It tells an early exit from the end, no more: program and test share a process, so a program that sets out to can
+    read the word from its input (`os.pread`) and write the claim itself.
+    """
     word, _, text = read_all(STDIN).decode().partition("\n")
     exec(compile(text, "test.py", "exec", dont_inherit=True), module.__dict__)  # noqa: S102
     report(REPORT, completed=word)
