@@ -3,20 +3,24 @@
     make bench-demo                            three seeds, about eight minutes each on two idle cores
     .venv/bin/python benchmarks/demo.py --seeds 0 --keep /tmp/bench --page docs/results/demo-2025-11-25.md
 
-Nothing is written but what is asked for (`--keep`, `--page`). The last line of the output is one JSON object. Exit
-status 1 says that a criterion was not met:
+Nothing is written but what is asked for (`--keep`, `--page`), and a run that takes too long is ended with all that it
+started. What `--keep` kept is used again only where the same code made it, and keeps the date it was measured. The
+last line of the output is one JSON object. Exit status 1 says that a criterion was not met:
 
 - reward in the last fifth of the steps at least 0.15 above the first fifth,
 - the short stage truncates, and the long one lifts what it truncated,
 - held-back problems: from the start to the long stage the paired 95 % interval is above 0, for each seed,
 - and from the short to the long stage, over all seeds together.
+
+Intervals are over problems: they say how far the same trained models would differ on other problems of this kind, not
+how far another seed's training would. For that, look at the seeds side by side.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
+import ctypes
 import json
 import os
 import platform
@@ -30,8 +34,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import yaml
 
+from deepcoder_trainer.checkpoint.code import code_digest
 from deepcoder_trainer.checkpoint.storage import open_storage
 from deepcoder_trainer.evaluation.stats import Interval, bootstrap, problem_means
 from deepcoder_trainer.report.figures import RunFigures, run_figures
@@ -43,6 +49,9 @@ CONFIG = ROOT / "examples/local-demo.yaml"
 LEAST_GAIN = 0.15
 LEAST_TRUNCATED = 0.15
 MAKE_SECONDS, RUN_SECONDS = 1800, 7200
+STOP_SECONDS = 90.0
+"""Time that a run which took too long has to save and end; the local run's drainSeconds are not waited for in full."""
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 @dataclass(frozen=True)
@@ -104,6 +113,11 @@ def _run_seed(seed: int, work: Path) -> SeedResult:
     history = read_history(store)
     figures, evaluation = run_figures(history.steps), history.evaluations[-1]
     assert figures is not None, "the run trained"
+    if evaluation.manifest.code_digest != code_digest():
+        raise SystemExit(
+            f"{run} was evaluated on {evaluation.manifest.created_at:%Y-%m-%d} by other code of the trainer: its "
+            f"figures are not today's; remove {folder}, or keep runs somewhere else"
+        )
     targets = list(evaluation.results.in_order)
     dataset = next(iter(evaluation.results.targets[targets[0]]))
     by_problem = {t: problem_means(target_scores(store, evaluation, t, dataset).solved) for t in targets}
@@ -133,13 +147,37 @@ class _Seconds:
     def add(self, part: str, command: list[str], log: Path, limit: float) -> None:
         """Run a command; SystemExit with the end of its log if it fails."""
         began = time.monotonic()
-        with log.open("a") as file:
-            done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, timeout=limit, check=False)
+        status = _run_whole(command, log, limit)
         self.spent[part] = self.spent.get(part, 0.0) + time.monotonic() - began
         self._path.write_text(json.dumps(self.spent))
-        if done.returncode != 0:
+        if status != 0:
             tail = "\n".join(log.read_text().splitlines()[-20:])
-            raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{tail}")
+            said = f"did not end within {limit:.0f} s" if status is None else f"ended with {status}"
+            raise SystemExit(f"{' '.join(command)} {said}:\n{tail}")
+
+
+def _run_whole(command: list[str], log: Path, limit: float) -> int | None:
+    """Exit status of a command, None if it took too long; nothing that it started outlives it.
+
+    Ray's daemons leave the process that started them. As a subreaper this process becomes their parent then, and finds
+    them among its own descendants.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    with log.open("a") as file:
+        child = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+    try:
+        return child.wait(limit)
+    except subprocess.TimeoutExpired:
+        child.terminate()  # it saves, and ends what it started
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(STOP_SECONDS)
+        return None
+    finally:
+        left = psutil.Process().children(recursive=True)
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(left, STOP_SECONDS)
 
 
 def _summary(results: list[SeedResult]) -> dict[str, Any]:
@@ -172,7 +210,14 @@ def _summary(results: list[SeedResult]) -> dict[str, Any]:
         }
     if pooled.low <= 0:
         unmet.append("over all seeds, the long stage did not improve on the short one")
-    return {"benchmark": "demo", "seeds": seeds, "short_to_long_pooled": _rounded(pooled), "unmet": unmet}
+    measured = max(r.evaluation.manifest.created_at for r in results).isoformat(timespec="seconds")
+    return {
+        "benchmark": "demo",
+        "measured": measured,
+        "seeds": seeds,
+        "short_to_long_pooled": _rounded(pooled),
+        "unmet": unmet,
+    }
 
 
 def _rounded(interval: Interval) -> list[float]:
@@ -199,7 +244,11 @@ def _table(results: list[SeedResult], summary: dict[str, Any]) -> str:
             f"| {s['make_seconds']:.0f} + {s['run_seconds']:.0f} |"
         )
     mean, low, high = summary["short_to_long_pooled"]
-    lines += ["", f"Short → long over all seeds: {mean:+.3f} ({low:+.3f} to {high:+.3f}), paired by problem."]
+    lines += [
+        "",
+        f"Short → long over all seeds: {mean:+.3f} ({low:+.3f} to {high:+.3f}), paired by problem. All intervals are "
+        "over problems, not over training runs.",
+    ]
     lines += [f"NOT MET: {text}" for text in summary["unmet"]] or ["All criteria are met."]
     return "\n".join(lines)
 
@@ -212,8 +261,15 @@ def _write_page(page: Path, results: list[SeedResult], summary: dict[str, Any]) 
         draw(read_history(open_storage(f"file://{r.run}")), picture, f"demo, seed {r.seed}")
         pictures.append(f"![Curves of seed {r.seed}]({picture.name})")
     machine = f"{platform.machine()}, {len(os.sched_getaffinity(0))} CPU cores, Python {platform.python_version()}"
-    today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
-    text = [f"# The demo's learning, {today}", "", f"`make bench-demo` on {machine}.", "", _table(results, summary), ""]
+    measured = max(r.evaluation.manifest.created_at for r in results).date().isoformat()
+    text = [
+        f"# The demo's learning, {measured}",
+        "",
+        f"`make bench-demo` on {machine}.",
+        "",
+        _table(results, summary),
+        "",
+    ]
     page.write_text("\n".join([*text, *pictures]) + "\n")
 
 

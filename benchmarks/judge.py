@@ -185,7 +185,7 @@ def main() -> int:
     first = figures["5x1ms"]
     summary: dict[str, object] = {
         "lcb_ratio": _ratio(first.get("harness"), first["livecodebench"]),
-        "strict_ratio": _ratio(first.get("harness") or first["python file"], first["strict"]),
+        "strict_ratio": _ratio(first.get("harness"), first["strict"]),
         "isolation_cost": _ratio(first["strict"], first["strict, unconfined"]),
         "tier": findings.tier.value,
         "cpu_ms_per_test": figures,
