@@ -25,9 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepcoder_contracts.judge import JudgeRequest, Scoring, TestCase, Tier
-from deepcoder_sandbox.attack import find_tier
-from deepcoder_sandbox.grade import Submission
 from deepcoder_sandbox.pool import Pool
+from deepcoder_sandbox.submission import Submission
+from deepcoder_sandbox.tiers import find_tier
 from deepcoder_sandbox.zygote_process import ZygoteConfig
 
 PROGRAM = "n, k = map(int, input().split())\ns = k\nfor i in range(n):\n    s += i * i % 7\nprint(s)\n"

@@ -11,8 +11,8 @@ import pytest
 
 from deepcoder_contracts.judge import JudgeRequest, JudgeResponse, TestCase, Tier
 from deepcoder_sandbox import admission
-from deepcoder_sandbox.grade import Submission
 from deepcoder_sandbox.slot import Slot
+from deepcoder_sandbox.submission import Submission
 from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteFailed
 
 JudgeIt = Callable[..., JudgeResponse]

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from deepcoder_contracts.judge import Tier, Verdict
-from deepcoder_sandbox.grade import Submission
 from deepcoder_sandbox.limits import RunLimits
 from deepcoder_sandbox.outcome import KilledFromOutside, read_claim
 from deepcoder_sandbox.pool import Draining, Pool, QueueFull
 from deepcoder_sandbox.slot import Slot
+from deepcoder_sandbox.submission import Submission
 from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteFailed, ZygoteProcess
 
 SLOW = "import time\ntime.sleep(0.5)\nprint(input())"

@@ -16,10 +16,10 @@ from types import TracebackType
 from typing import Self
 
 from deepcoder_contracts.judge import JudgeRequest, JudgeResponse, Tier
-from deepcoder_sandbox import admission, attack
+from deepcoder_sandbox import admission, tiers
 from deepcoder_sandbox.admission import Refused
-from deepcoder_sandbox.grade import Submission
 from deepcoder_sandbox.pool import Pool
+from deepcoder_sandbox.submission import Submission
 from deepcoder_sandbox.zygote_process import ZygoteConfig
 
 __all__ = ["Judge", "JudgeRequest", "JudgeResponse", "Refused", "Tier"]
@@ -32,7 +32,7 @@ _CLOSE_S = 10.0
 class Judge:
     """A judge of `slots` programs at once, confined at least as `minimum_tier` says.
 
-    Raises `deepcoder_sandbox.attack.TierRefused` where that cannot be had. Thread-safe.
+    Raises `deepcoder_sandbox.tiers.TierRefused` where that cannot be had. Thread-safe.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Judge:
         preload: Iterable[str] = (),
     ) -> None:
         config = ZygoteConfig(packages=tuple(packages), preload=tuple(preload))
-        config, self.findings = attack.find_tier(config, minimum_tier)
+        config, self.findings = tiers.find_tier(config, minimum_tier)
         self._pool = Pool(config, slots or os.cpu_count() or 1, f"local-{os.getpid()}", _MAX_QUEUED)
 
     @property

@@ -1,7 +1,7 @@
 """The judge attacks itself before it serves: each property is tried by a hostile program in a real runner.
 
-Only what a program could *not* do counts as enforced. The result is what `/v1/capacity` reports, and a tier whose
-properties do not all hold is not that tier.
+Only what a program could *not* do counts as enforced. The result is what `/v1/capacity` reports, and what
+`deepcoder_sandbox.tiers` chooses by. Fails with ZygoteFailed where the attack itself could not be made.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from pathlib import Path
 
 from deepcoder_contracts.judge import Kind, Tier
 from deepcoder_sandbox.execution import Execution, Program, execute
-from deepcoder_sandbox.limits import CLAIM_BYTES, RunLimits
+from deepcoder_sandbox.limits import CLAIM_BYTES, MIB, RunLimits
 from deepcoder_sandbox.memory_file import MemoryFile
-from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteFailed, ZygoteProcess
+from deepcoder_sandbox.zygote_process import ZygoteFailed, ZygoteProcess
 
-_MIB = 1 << 20
 _DEADLINE_S = 60.0
 _PROBE = (Path(__file__).parent / "attack_probe.py").read_text()
 _NEEDED_BY_ALL = ("cpu_time", "wall_time", "memory", "output", "open_files")
@@ -57,7 +56,7 @@ def _run(zygote: ZygoteProcess, source: str, stdin: bytes, limits: RunLimits) ->
         return execute(zygote, program, stdin, limits, time.monotonic() + _DEADLINE_S, CLAIM_BYTES)
 
 
-def _limits(cpu: float = 10.0, wall: float = 30.0, memory_mb: int = 256, file_bytes: int = _MIB) -> RunLimits:
+def _limits(cpu: float = 10.0, wall: float = 30.0, memory_mb: int = 256, file_bytes: int = MIB) -> RunLimits:
     return RunLimits(
         cpu_limit_s=cpu, wall_limit_s=wall, memory_limit_mb=memory_mb, file_bytes=file_bytes, open_files=32
     )
@@ -77,8 +76,8 @@ _LIMIT_ATTACKS: dict[str, tuple[str, RunLimits, Callable[[Execution], bool]]] = 
     ),
     "output": (
         "import os\nfor _ in range(64): os.write(1, b'x' * (1 << 16))\nprint('all written')",
-        _limits(file_bytes=_MIB),
-        lambda run: run.written_bytes <= _MIB and run.ended.exit_status != 0,
+        _limits(file_bytes=MIB),
+        lambda run: run.written_bytes <= MIB and run.ended.exit_status != 0,
     ),
     "own_sigkill": (
         "import os\nos.kill(os.getpid(), 9)",
@@ -128,42 +127,3 @@ def _probe(zygote: ZygoteProcess) -> dict[str, bool]:
         tail = run.stderr.decode("utf-8", "replace").strip().rsplit("\n", 1)[-1][:300]
         raise ZygoteFailed(f"the probe did not run to its end: {tail}")
     return {str(name): held is True for name, held in json.loads(run.stdout).items()}
-
-
-@dataclass(frozen=True)
-class TierRefused(Exception):
-    """No tier at or above the minimum can be had here."""
-
-    minimum: Tier
-    reasons: dict[str, str]
-
-    def __str__(self) -> str:
-        tried = "; ".join(f"{tier}: {reason}" for tier, reason in self.reasons.items())
-        return (
-            f"--minimum-tier {self.minimum} cannot be had here ({tried}). Mend: Namespaces needs root or unprivileged"
-            " user namespaces; Landlock needs Linux 5.13 or newer with landlock in its lsm list and a seccomp profile"
-            " that lets it through. Unconfined is for programs that you trust."
-        )
-
-
-STRONGEST_FIRST = (Tier.NAMESPACES, Tier.LANDLOCK, Tier.UNCONFINED)
-
-
-def find_tier(config: ZygoteConfig, minimum: Tier) -> tuple[ZygoteConfig, Findings]:
-    """Return the strongest tier that holds against the attacks. Raises TierRefused below the minimum."""
-    reasons: dict[str, str] = {}
-    for tier in STRONGEST_FIRST[: STRONGEST_FIRST.index(minimum) + 1]:
-        candidate = ZygoteConfig(tier, config.packages, config.preload)
-        try:
-            zygote = ZygoteProcess(candidate)
-            try:
-                findings = attack(zygote)
-            finally:
-                zygote.kill()
-        except ZygoteFailed as error:
-            reasons[tier] = str(error)
-            continue
-        if not findings.broken:
-            return candidate, findings
-        reasons[tier] = f"not enforced: {', '.join(findings.broken)}"
-    raise TierRefused(minimum, reasons)

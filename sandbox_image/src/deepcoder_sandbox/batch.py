@@ -16,8 +16,8 @@ from typing import IO
 from deepcoder_contracts.judge import JudgeRequest, JudgeResponse, Problem, Scoring, TestCase
 from deepcoder_sandbox import admission
 from deepcoder_sandbox.admission import Refused
-from deepcoder_sandbox.grade import Submission
 from deepcoder_sandbox.pool import Pool
+from deepcoder_sandbox.submission import Submission
 from deepcoder_sandbox.zygote_process import ZygoteConfig
 
 _AHEAD_PER_WORKER = 8

@@ -17,7 +17,7 @@ import uuid
 from pathlib import Path
 
 from deepcoder_contracts.judge import JudgeRequest, Scoring, Tier
-from deepcoder_sandbox import attack, batch, limits, pod_memory
+from deepcoder_sandbox import attack, batch, limits, pod_memory, tiers
 from deepcoder_sandbox.pool import Pool
 from deepcoder_sandbox.server.app import Judge
 from deepcoder_sandbox.server.auth import BadToken, read_token
@@ -43,7 +43,7 @@ def run(arguments: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     try:
         listen = _listen(options) if options.command == "serve" else Listen()
-        config, findings = attack.find_tier(_zygote_config(options), Tier(options.minimum_tier))
+        config, findings = tiers.find_tier(_zygote_config(options), Tier(options.minimum_tier))
         if options.command == "capacity":
             print(findings.tier)
             for limit, held in sorted(findings.limits.items()):
@@ -55,7 +55,7 @@ def run(arguments: list[str]) -> int:
         asyncio.run(serve(_judge(options, config, findings), listen))
     except BrokenPipeError:
         return _reader_left()
-    except (attack.TierRefused, BadToken, _BadUsage, FileExistsError, OSError) as error:
+    except (tiers.TierRefused, BadToken, _BadUsage, FileExistsError, OSError) as error:
         print(f"deepcoder-sandbox: {error}", file=sys.stderr)
         return EXIT_USAGE
     return 0

@@ -27,11 +27,11 @@ from deepcoder_sandbox import limits, outcome
 from deepcoder_sandbox.compare import livecodebench, values
 from deepcoder_sandbox.compare.livecodebench import Collapsed
 from deepcoder_sandbox.execution import wait_deadline
-from deepcoder_sandbox.grade import DeadlinePassed, Submission, fill_skipped
 from deepcoder_sandbox.limits import ALARM_GRACE_S, WALL_PER_CPU, RunLimits
 from deepcoder_sandbox.memory_file import MemoryFile
 from deepcoder_sandbox.outcome import Claim
 from deepcoder_sandbox.step_clock import StepClock, receive_with_pid
+from deepcoder_sandbox.submission import DeadlinePassed, Submission
 from deepcoder_sandbox.zygote_process import RunEnded, ZygoteProcess
 
 _PACKET_BYTES = 1 << 12
@@ -270,7 +270,7 @@ class _Session:
         return self._done(verdict, _COLLAPSED)
 
     def _done(self, verdict: TestVerdict, lcb: LiveCodeBenchResult) -> Graded:
-        return Graded(fill_skipped([*self.verdicts, verdict], len(self.submission.tests)), lcb)
+        return Graded(outcome.fill_skipped([*self.verdicts, verdict], len(self.submission.tests)), lcb)
 
 
 def _exception_verdict(answer: dict[str, Any], seconds: float) -> TestVerdict:

@@ -94,6 +94,11 @@ def make(verdict: Verdict, seconds: float, detail: str | None = None) -> TestVer
     return TestVerdict(verdict=verdict, seconds=max(0.0, seconds), detail=shown)
 
 
+def fill_skipped(verdicts: list[TestVerdict], count: int) -> list[TestVerdict]:
+    """Return the verdicts with `skipped` for every test that was not run."""
+    return verdicts + [make(Verdict.SKIPPED, 0.0)] * (count - len(verdicts))
+
+
 def last_line(stderr: bytes) -> str | None:
     """Return the last line of a traceback, escaped."""
     lines = stderr.strip().rsplit(b"\n", 1)

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 from deepcoder_contracts.judge import JudgeResponse
 from deepcoder_sandbox import limits
-from deepcoder_sandbox.grade import Submission
 from deepcoder_sandbox.slot import Slot
+from deepcoder_sandbox.submission import Submission
 from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteFailed
 
 _MAX_RETRY_AFTER_S = 30

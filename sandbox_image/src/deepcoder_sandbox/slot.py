@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 
 from deepcoder_contracts.judge import JudgeResponse, LiveCodeBenchResult, Scoring, TestVerdict, Verdict
-from deepcoder_sandbox import grade, lcb_session, outcome
-from deepcoder_sandbox.grade import DeadlinePassed, Submission
+from deepcoder_sandbox import lcb_session, outcome, process_per_test
 from deepcoder_sandbox.outcome import KilledFromOutside
+from deepcoder_sandbox.submission import DeadlinePassed, Submission
 from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteFailed, ZygoteProcess
 
 _log = logging.getLogger("deepcoder_sandbox")
@@ -98,7 +98,7 @@ class Slot:
         if submission.request.scoring is Scoring.LIVECODEBENCH:
             graded = lcb_session.judge_in_one_process(self.ensure_zygote(), submission, deadline)
             return graded.verdicts, graded.lcb
-        return grade.judge_each_test(self.ensure_zygote(), submission, deadline), None
+        return process_per_test.judge_each_test(self.ensure_zygote(), submission, deadline), None
 
     def _answer(
         self,

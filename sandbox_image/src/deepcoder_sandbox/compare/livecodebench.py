@@ -1,7 +1,8 @@
 """LiveCodeBench's comparison, exactly (testing_util.py at commit 28fef95), on this side of the wall.
 
 Lines after stripping, in equal number; each equal as text, or as lists of decimals. No tolerance. `sNaN` cannot be
-compared, which takes the whole result down: `Collapsed`.
+compared, which takes the whole result down: `Collapsed`. Asked by `deepcoder_sandbox.lcb_session`; the program's half
+is `deepcoder_sandbox.worker.livecodebench`.
 """
 
 from __future__ import annotations

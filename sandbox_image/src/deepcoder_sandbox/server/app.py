@@ -20,11 +20,11 @@ from aiohttp.typedefs import Handler
 from deepcoder_contracts.judge import RUN_HEADER, Capacity, JudgeRequest, Kind, Problem, TestCase, Tier
 from deepcoder_sandbox import admission
 from deepcoder_sandbox.admission import Refused
-from deepcoder_sandbox.grade import Submission
 from deepcoder_sandbox.pool import Draining, Pool, QueueFull
 from deepcoder_sandbox.server import auth
 from deepcoder_sandbox.server.idempotency import Answers, ContentConflict, content_digest
 from deepcoder_sandbox.server.metrics import Metrics
+from deepcoder_sandbox.submission import Submission
 from deepcoder_sandbox.tests_store import TestStore, read_set
 
 _RUN = re.compile(r"[^/\s]{1,63}/[^/\s]{1,253}/[^/\s]{1,64}")

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from deepcoder_contracts.judge import Capacity, JudgeResponse, Tier
-from deepcoder_sandbox.grade import Submission
 from deepcoder_sandbox.pool import Observer
+from deepcoder_sandbox.submission import Submission
 
 _PREFIX = "deepcoder_sandbox_"
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)

@@ -1,15 +1,14 @@
-"""Judging one submission on one zygote: the loop over its tests.
+"""Judging one submission in one process a test (strict, taco-compat): the loop over its tests.
 
-One process a test (strict, taco-compat) lives here; one process a submission (livecodebench) in
-`deepcoder_sandbox.lcb_session`. Expected outputs never leave this side. `ZygoteFailed` and `KilledFromOutside` pass
-through to the caller: they are the judge's failures.
+One process a submission is `deepcoder_sandbox.lcb_session`. Expected outputs never leave this side. Fails with
+ZygoteFailed, KilledFromOutside or DeadlinePassed: the judge's failures, which pass through to the caller.
 """
 
 from __future__ import annotations
 
 import secrets
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from deepcoder_contracts.judge import JudgeRequest, Kind, Scoring, TestCase, TestVerdict, Verdict
 from deepcoder_sandbox import limits, outcome
@@ -17,20 +16,8 @@ from deepcoder_sandbox.compare import strict, taco, values
 from deepcoder_sandbox.execution import Execution, Program, execute
 from deepcoder_sandbox.limits import RunLimits
 from deepcoder_sandbox.memory_file import MemoryFile
+from deepcoder_sandbox.submission import DeadlinePassed, Submission
 from deepcoder_sandbox.zygote_process import ZygoteProcess
-
-
-@dataclass(frozen=True)
-class Submission:
-    """A request whose tests are at hand."""
-
-    request: JudgeRequest
-    tests: tuple[TestCase, ...]
-    output_bytes: int = limits.OUTPUT_BYTES
-
-
-class DeadlinePassed(Exception):
-    """The client no longer waits, or the judge could not finish in time."""
 
 
 def judge_each_test(zygote: ZygoteProcess, submission: Submission, deadline: float) -> list[TestVerdict]:
@@ -56,12 +43,7 @@ def judge_each_test(zygote: ZygoteProcess, submission: Submission, deadline: flo
                 break
             if verdict.verdict is Verdict.COMPILE_ERROR:  # the same for every test
                 return verdicts + [verdict] * (len(submission.tests) - len(verdicts))
-    return fill_skipped(verdicts, len(submission.tests))
-
-
-def fill_skipped(verdicts: list[TestVerdict], count: int) -> list[TestVerdict]:
-    """Return the verdicts with `skipped` for every test that was not run."""
-    return verdicts + [outcome.make(Verdict.SKIPPED, 0.0)] * (count - len(verdicts))
+    return outcome.fill_skipped(verdicts, len(submission.tests))
 
 
 def _run_test(
