@@ -144,7 +144,9 @@ class JudgeClient:
                 self._endpoints.learnt(endpoint, Capacity.model_validate_json(reply.body).slots)
             else:
                 endpoint.asked_capacity = reply.status == 404
-        except (aiohttp.ClientError, TimeoutError, ValidationError) as error:
+        except ValidationError as error:  # of another release: it will not say anything else the next time
+            log.warning("judge %s tells its capacity in words unknown here: %s", endpoint.url, error)
+        except (aiohttp.ClientError, TimeoutError) as error:
             endpoint.asked_capacity = False
             log.debug("judge %s does not tell its capacity: %s", endpoint.url, error)
 
