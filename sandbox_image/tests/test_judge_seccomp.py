@@ -52,6 +52,12 @@ def test_every_number_is_decided_as_the_table_says(machine):
     assert answer(program, 0x40000003, 1) == KILL
 
 
+def test_no_call_is_allowed_twice_and_every_rule_is_for_a_call_that_is():
+    names = [name for group in syscalls.GROUPS.values() for name in group.calls]
+    assert len(names) == len(set(names))
+    assert set(seccomp._RULES) <= set(names)
+
+
 def test_threads_are_allowed_processes_and_namespaces_are_not(call):
     thread = 0x3D0F00
     assert call("clone", thread) == ALLOW

@@ -20,6 +20,7 @@ from deepcoder_contracts.judge import Kind, Tier
 from deepcoder_sandbox.execution import Execution, Program, execute
 from deepcoder_sandbox.limits import CLAIM_BYTES, MIB, RunLimits
 from deepcoder_sandbox.memory_file import MemoryFile
+from deepcoder_sandbox.worker import syscalls
 from deepcoder_sandbox.zygote_process import ZygoteFailed, ZygoteProcess
 
 _DEADLINE_S = 60.0
@@ -115,6 +116,7 @@ def _probe(zygote: ZygoteProcess) -> dict[str, bool]:
         unix.bind(abstract)
         unix.listen()
         bait = {
+            "refused": syscalls.refused_numbers() if zygote.config.tier is not Tier.UNCONFINED else [],
             "secret": __file__,
             "victim": victim,
             "directories": [str(Path.home()), str(Path.cwd())],

@@ -1,6 +1,7 @@
 """What a hostile program would try. Runs inside a runner, from its text; prints property to whether it held.
 
-Reads its bait as JSON from stdin: a secret file, a file to spoil, a listening port, pids to strike at.
+Reads its bait as JSON from stdin: a secret file, a file to spoil, a listening port, pids to strike at, numbers of
+system calls that are to be refused.
 """
 
 import contextlib
@@ -112,7 +113,20 @@ calls: dict[str, tuple[Any, ...]] = {
     "deadly_limits": (302 if x86 else 261, 0, 15, (ctypes.c_uint64 * 2)(1 << 40, 1 << 40), 0),  # RLIMIT_RTTIME
     "pidfd": (434, bait["pids"][0], 0),
 }
+FCNTL, IOCTL, PRCTL = (72, 16, 157) if x86 else (25, 29, 167)
+F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY = 8, 10, 15, 1024, 1026
+FIGETBSZ, PR_SET_DUMPABLE = 2, 4
+FORK_AND_VFORK = (57, 58) if x86 else ()  # tried as "processes": they take no argument that would make them harmless
+
 held = {name: call_refused(*arguments) for name, arguments in calls.items()}
+held["other_calls"] = bool(bait["refused"]) and all(
+    call_refused(number, -1, -1, -1, -1, -1, -1) for number in bait["refused"] if number not in FORK_AND_VFORK
+)
+held["descriptor_signals"] = all(
+    call_refused(FCNTL, 0, command, 0) for command in (F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY)
+)
+held["device_controls"] = libc.syscall(IOCTL, 0, FIGETBSZ, ctypes.byref(ctypes.c_int())) < 0
+held["process_options"] = call_refused(PRCTL, PR_SET_DUMPABLE, 1, 0, 0, 0)
 held["network"] = refused(connect) and refused(connect_abstract) and refused(socket.socketpair)
 held["processes"] = refused(fork)
 held["signals"] = all(refused(os.kill, pid, 0) for pid in [*bait["pids"], os.getppid(), -1, 0])
