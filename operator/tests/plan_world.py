@@ -135,7 +135,9 @@ class Cluster:
             case d.EnsureFoundation():
                 self.foundation += 1
                 if self.run.spec.sandbox.template is not None:
-                    self.pool = self.pool or PoolView("demo-sandbox", True)
+                    self.pool = self.pool or PoolView(
+                        "demo-sandbox", True, uid=f"pool-{self.foundation}", owner_uid=meta.uid
+                    )
             case d.CreateAttempt(attempt):
                 assert not is_terminal(self.run.status), "a child after the end"
                 if attempt.name not in self.jobs:
@@ -151,6 +153,9 @@ class Cluster:
                 self.ended = [*self.ended, *names]
                 for name in names:
                     self.end_pod(name, END_SECONDS)
+            case d.DeletePool(name, uid):
+                if self.pool is not None and (self.pool.name, self.pool.uid) == (name, uid):
+                    self.pool = replace(self.pool, deleting=True)
             case d.DeleteArtifacts():
                 self.artifacts_deleted = True
             case d.DeleteRun():
@@ -170,6 +175,8 @@ class Cluster:
             del self.pods[name]
         going = [n for n, j in self.jobs.items() if j.deleting or j.suspended] if self.kuberay else []
         acted = bool(ending)
+        if self.pool is not None and self.pool.deleting:
+            self.pool, acted = None, True
         for name in going:
             job = self.jobs[name]
             for pod in [n for n, p in self.pods.items() if p.ordinal == job.ordinal and not p.deleting]:

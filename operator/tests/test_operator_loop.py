@@ -310,6 +310,11 @@ async def test_run_goes_from_pending_to_complete(cluster: Cluster) -> None:
     assert cluster.standin.seen == ["demo-s0-a1", "demo-s1-a2", "demo-s2-a3"]
     jobs, _ = await cluster.kube.list(RAYJOBS, cluster.namespace)
     assert jobs == []
+
+    async def no_pool() -> bool:
+        return not (await cluster.kube.list(POOLS, cluster.namespace))[0]
+
+    await wait_for("its own pool is gone", no_pool)
     events, _ = await cluster.kube.list(EVENTS, cluster.namespace)
     reasons = {e["reason"] for e in events if e["regarding"]["name"] == "demo"}
     assert {"AttemptIntended", "AttemptRunning", "CheckpointVerified", "StagePassed", "Completed"} <= reasons

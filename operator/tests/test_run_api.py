@@ -103,6 +103,12 @@ async def test_names_that_would_overflow_children_are_refused(
         ({"from": {"uri": "s3://deepcoder/x/step-000001.a001"}}, "dataset, from and managedBy are immutable"),
         ({"managedBy": "kueue.x-k8s.io/multikueue"}, "dataset, from and managedBy are immutable"),
         ({"checkpoint": {"s3": {"bucket": "another"}}}, "checkpoint.s3 is immutable"),
+        ({"sandbox": {"template": {"maxReplicas": 3}}}, "sandbox.template is immutable"),
+        (
+            {"sandbox": {"template": {"template": {"spec": {"nodeSelector": {"a": "b"}}}}}},
+            "sandbox.template is immutable",
+        ),
+        ({"sandbox": {"poolRef": {"name": "shared"}, "template": None}}, "sandbox.template is immutable"),
     ],
 )
 async def test_what_decides_the_result_cannot_be_edited(

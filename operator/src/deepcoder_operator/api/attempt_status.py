@@ -12,7 +12,6 @@ from deepcoder_contracts.manifest import ParentRef
 from deepcoder_operator.api.base import Status
 from deepcoder_operator.api.failure import FailureReason
 
-
 MAX_PAST_HEADS = 20
 
 

@@ -70,7 +70,14 @@ class Sandbox(Spec):
                     "has(self.poolRef) != has(self.template)",
                     "give exactly one of sandbox.poolRef (a SandboxPool of this namespace) and sandbox.template "
                     "(a pool made for this run)",
-                )
+                ),
+                Rule(
+                    "has(self.template) == has(oldSelf.template) && "
+                    "(!has(self.template) || self.template == oldSelf.template)",
+                    "sandbox.template is immutable, since the operator writes no pool's spec: edit the SandboxPool "
+                    "<run>-sandbox while the run goes on, or " + _NEW_RUN,
+                    field_path=".template",
+                ),
             )
         }
     )
@@ -79,7 +86,7 @@ class Sandbox(Spec):
     """A SandboxPool of the same namespace, possibly shared with other runs."""
 
     template: SandboxPoolSpec | None = None
-    """A pool made for this run and deleted with it."""
+    """A pool made for this run. It goes at the run's end, and while the run is suspended or held."""
 
 
 class S3(Spec):

@@ -32,6 +32,7 @@ from deepcoder_operator.domain.draft import (
     AddFinalizer,
     CreateAttempt,
     DeleteArtifacts,
+    DeletePool,
     DeleteRayJob,
     DeleteRun,
     EndPods,
@@ -44,7 +45,7 @@ from deepcoder_operator.domain.world import RAYJOB_INVALID, Problem
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.informer import Informer
-from deepcoder_operator.kube.resources import BY_KIND, CONFIGMAPS, PODS, RAYJOBS, RUNS
+from deepcoder_operator.kube.resources import BY_KIND, CONFIGMAPS, PODS, POOLS, RAYJOBS, RUNS
 from deepcoder_operator.storage.s3 import StorageProblem
 from deepcoder_operator.storage.service import StorageService
 
@@ -96,6 +97,8 @@ class Executor:
             case EndPods(names):
                 for pod in names:
                     await self._kube.delete(PODS, meta.namespace, pod, grace_seconds=END_SECONDS)
+            case DeletePool(name, uid):
+                await self._kube.delete(POOLS, meta.namespace, name, uid=uid)
             case DeleteArtifacts():
                 count = await self._storage.delete_folder(run)
                 log.info("deleted %d objects of run %s/%s", count, meta.namespace, meta.name)

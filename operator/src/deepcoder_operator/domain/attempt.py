@@ -24,6 +24,7 @@ from deepcoder_operator.domain.evidence import beat_of, exit_of, past_heads
 from deepcoder_operator.domain.leaving import leave
 from deepcoder_operator.domain.lineage import parent_of
 from deepcoder_operator.domain.names import MAX_ORDINAL, attempt_name
+from deepcoder_operator.domain.own_pool import pool_is_ending
 from deepcoder_operator.domain.world import RAYJOB_INVALID, RayJobView, World
 
 
@@ -115,6 +116,10 @@ def _make(draft: Draft, world: World, stop: DrainCause | None) -> None:
     if world.obstacle is not None and draft.due(attempt.intended_time, bound):
         text = f"could not be made for {bound} s (preRunningDeadlineSeconds): {world.obstacle.message}"
         leave(draft, Outcome.FAILED, Failure(FailureReason.PRE_RUNNING_DEADLINE_EXCEEDED, text))
+        return
+    if pool_is_ending(draft, world):
+        draft.progressing(True, "PoolEnding", "waiting for the SandboxPool from before to be gone")
+        draft.look_again(POLL_SECONDS)
         return
     draft.do(EnsureFoundation())
     draft.do(CreateAttempt(attempt))

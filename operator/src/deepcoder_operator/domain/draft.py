@@ -53,6 +53,14 @@ class EndPods:
 
 
 @dataclass(frozen=True)
+class DeletePool:
+    """Delete the run's own SandboxPool, and with it its judges."""
+
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
 class DeleteArtifacts:
     """Delete the run's folder in the bucket."""
 
@@ -73,6 +81,7 @@ Action = (
     | CreateAttempt
     | DeleteRayJob
     | EndPods
+    | DeletePool
     | DeleteArtifacts
     | RemoveFinalizer
     | DeleteRun

@@ -27,6 +27,7 @@ from deepcoder_operator.domain.heartbeat import note_progress
 from deepcoder_operator.domain.leaving import gone
 from deepcoder_operator.domain.lineage import note_checkpoint
 from deepcoder_operator.domain.names import MAX_ORDINAL
+from deepcoder_operator.domain.own_pool import release_pool
 from deepcoder_operator.domain.policy import Policy
 from deepcoder_operator.domain.promotion import check_hold
 from deepcoder_operator.domain.settle import settle
@@ -60,6 +61,7 @@ def plan(run: DeepCoderRun, world: World, now: datetime, policy: Policy) -> Plan
         _live(draft, world)
     else:
         _idle(draft, world, policy)
+    release_pool(draft, world)
     _say_obstacle(draft, world)
     summarise(draft, world)
     return draft.plan()

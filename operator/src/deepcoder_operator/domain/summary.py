@@ -103,7 +103,8 @@ def _children(draft: Draft, world: World) -> None:
         name = draft.run.spec.sandbox.pool_ref.name
         draft.condition("SandboxReady", False, "PoolNotFound", f"there is no SandboxPool {name} in this namespace")
     else:
-        draft.condition("SandboxReady", False, "PoolNotMade", "the run's own SandboxPool does not exist yet")
+        text = "the run's own SandboxPool is made with an attempt, and goes at the end, while suspended and while held"
+        draft.condition("SandboxReady", False, "PoolNotMade", text)
 
 
 def _checkpoint(draft: Draft) -> None:

@@ -60,8 +60,10 @@ def note_waste(draft: Draft, attempt: AttemptStatus) -> None:
 
 
 def _sandbox(draft: Draft, world: World, usage: UsageStatus) -> UsageStatus:
-    if draft.run.spec.sandbox.template is None or world.pool is None:
+    if draft.run.spec.sandbox.template is None:
         return usage
+    if world.pool is None:  # it may be made anew: the time between is nobody's
+        return usage.model_copy(update={"sandbox_time": None}) if usage.sandbox_time else usage
     if usage.sandbox_time is None:
         return usage.model_copy(update={"sandbox_time": draft.now})
     elapsed = (draft.now - usage.sandbox_time).total_seconds()

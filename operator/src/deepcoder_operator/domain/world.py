@@ -104,6 +104,10 @@ class PoolView:
     ready: bool
     message: str = ""
     replicas: int = 0
+    uid: str = ""
+    owner_uid: str | None = None
+    """The run whose own it is, if it is one's."""
+    deleting: bool = False
 
 
 @dataclass(frozen=True)
@@ -177,11 +181,10 @@ class World:
 def rayjob_view(obj: Object) -> RayJobView:
     """A RayJob."""
     meta, spec, status = obj["metadata"], obj.get("spec") or {}, obj.get("status") or {}
-    owner = next((o["uid"] for o in meta.get("ownerReferences") or () if o.get("controller")), None)
     return RayJobView(
         name=meta["name"],
         uid=meta["uid"],
-        owner_uid=owner,
+        owner_uid=_owner(meta),
         ordinal=_ordinal(meta),
         deleting=bool(meta.get("deletionTimestamp")),
         suspended=bool(spec.get("suspend")),
@@ -239,13 +242,16 @@ def pod_view(obj: Object) -> PodView:
 
 def pool_view(obj: Object) -> PoolView:
     """A SandboxPool."""
-    status = obj.get("status") or {}
+    meta, status = obj["metadata"], obj.get("status") or {}
     ready: Object = next((c for c in status.get("conditions") or () if c["type"] == "Ready"), {})
     return PoolView(
-        name=obj["metadata"]["name"],
+        name=meta["name"],
         ready=ready.get("status") == "True",
         message=ready.get("message") or "",
         replicas=status.get("replicas") or 0,
+        uid=meta["uid"],
+        owner_uid=_owner(meta),
+        deleting=bool(meta.get("deletionTimestamp")),
     )
 
 
@@ -267,6 +273,10 @@ def parse_time(text: str | None) -> datetime | None:
 def _excerpt(message: str) -> str:
     """A job's message ends with the driver's last lines, and the last of them says most."""
     return message if len(message) <= MESSAGE_LENGTH else f"{message[:100]} … {message[-(MESSAGE_LENGTH - 103) :]}"
+
+
+def _owner(meta: Object) -> str | None:
+    return next((o["uid"] for o in meta.get("ownerReferences") or () if o.get("controller")), None)
 
 
 def _ordinal(meta: Object) -> int:
