@@ -9,7 +9,7 @@ from deepcoder_operator.api.attempt_status import AttemptState
 from deepcoder_operator.api.run_status import ProgressStatus, RunStatus
 from deepcoder_operator.domain.draft import Draft
 from deepcoder_operator.domain.evidence import beat_of
-from deepcoder_operator.domain.numbers import decimal
+from deepcoder_operator.domain.numbers import measured, measurements
 from deepcoder_operator.domain.world import World
 
 WRITE_SECONDS = 15.0
@@ -37,12 +37,12 @@ def note_progress(draft: Draft, world: World) -> None:
     draft.update_stage(
         attempt.stage_index,
         step=max(entry.step, report.step),
-        reward=decimal(reward) if reward is not None else entry.reward,
+        reward=(measured(reward) if reward is not None else None) or entry.reward,
     )
 
 
 def _progress(report: ProgressReport, now: datetime) -> ProgressStatus:
-    metrics = {k[:128]: decimal(v) for k, v in sorted(report.metrics.items())[:MAX_METRICS]}
+    metrics = measurements((k[:128], v) for k, v in sorted(report.metrics.items())[:MAX_METRICS])
     return ProgressStatus(
         step=report.step,
         max_steps=report.max_steps,

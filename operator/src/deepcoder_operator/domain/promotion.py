@@ -9,7 +9,7 @@ from deepcoder_contracts.gate import Otherwise, recheck_gate
 from deepcoder_contracts.stage import StageType
 from deepcoder_operator.api.run_status import CurrentStage, StagePhase
 from deepcoder_operator.domain.draft import Draft
-from deepcoder_operator.domain.numbers import decimal
+from deepcoder_operator.domain.numbers import measurements
 from deepcoder_operator.domain.terminal import complete_run, fail_run
 from deepcoder_operator.domain.world import StoredStage
 
@@ -24,9 +24,9 @@ def promote(draft: Draft, index: int, stored: StoredStage) -> None:
         values = dict(stored.gate.values) if stored.gate else {}
     shown = values if stage.type is StageType.EVALUATE else values | dict(stored.metrics or {})
     met = recheck_gate(gate, values) if gate else None
-    draft.update_stage(index, gate_met=met, results={k: decimal(v) for k, v in sorted(shown.items())[:64]})
+    draft.update_stage(index, gate_met=met, results=measurements(sorted(shown.items())[:64]))
     if gate is not None and not met:
-        got = {c.metric: decimal(values[c.metric]) if c.metric in values else "no value" for c in gate.all}
+        got = {c.metric: f"{values[c.metric]:g}" if c.metric in values else "no value" for c in gate.all}
         bounds = ", ".join(f"{c.metric} {c.op} {c.value:g}: {got[c.metric]}" for c in gate.all)
         if gate.otherwise is Otherwise.FAIL:
             draft.update_stage(

@@ -97,5 +97,5 @@ def _close(usage: UsageStatus, entry: PodUsage, end: datetime, estimated: bool) 
 def _rate(prices: tuple[Price, ...], node_selector: Mapping[str, str]) -> str | None:
     for price in prices:
         if all(node_selector.get(k) == v for k, v in price.node_selector.items()):
-            return decimal(price.per_gpu_hour)
+            return decimal(price.per_gpu_hour, 4)
     return None
