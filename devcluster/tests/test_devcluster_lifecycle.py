@@ -211,6 +211,24 @@ def test_up_on_a_healthy_cluster_changes_nothing_and_on_a_dead_one_starts_anew(
     assert node.running(cluster) != first
 
 
+def test_two_clusters_side_by_side_leave_the_machine_as_it_was_before_the_first(
+    cluster: Cluster, artifacts: Artifacts
+) -> None:
+    other = Cluster.named(f"{NAME}-2")
+    lifecycle.down(other)
+    before = Machine.now()
+    lifecycle.up(cluster, artifacts)
+    try:
+        lifecycle.up(other, artifacts)
+        namespaces = _namespaces(cluster) | _namespaces(other)
+        lifecycle.down(cluster)
+        assert lifecycle.health(other, artifacts).faults == ()
+    finally:
+        lifecycle.down(other)
+    _assert_nothing_is_left(cluster, before, namespaces)
+    _assert_nothing_is_left(other, before, namespaces)
+
+
 def test_down_of_what_is_not_there_is_no_error(cluster: Cluster) -> None:
     lifecycle.down(cluster)
     assert not cluster.state.exists()

@@ -1,17 +1,18 @@
-"""A recorded process is told apart from another that got its pid; cgroups and settings are read as they are."""
+"""A recorded process is told apart from another that got its pid; cgroups are read as they are."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from devcluster import cgroups, procfs, sysctls
+from devcluster import cgroups, procfs
 from devcluster.command import CommandFailed, run
 from devcluster.exclusive import LockTimeout, exclusive
 from devcluster.kubectl import wait_for
@@ -80,24 +81,6 @@ def test_cgroup_hierarchies_of_both_versions_are_told_apart() -> None:
     assert cgroups.unified(cgroups.parse_mounts("31 24 0:27 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"))
 
 
-def test_settings_saved_before_a_crash_are_not_overwritten_by_the_changed_ones(tmp_path: Path) -> None:
-    (tmp_path / "sys/vm").mkdir(parents=True)
-    setting = tmp_path / "sys/vm/overcommit_memory"
-    setting.write_text("0\n")
-    saved = tmp_path / "saved.json"
-    sysctls.save(saved, tmp_path / "sys")
-    setting.write_text("1\n")
-    sysctls.save(saved, tmp_path / "sys")
-    sysctls.restore(saved, tmp_path / "sys")
-    assert setting.read_text() == "0"
-    assert not saved.exists()
-
-
-def test_settings_that_the_kernel_lacks_are_left_out(tmp_path: Path) -> None:
-    sysctls.save(tmp_path / "saved.json", tmp_path)
-    assert json.loads((tmp_path / "saved.json").read_text()) == {}
-
-
 def test_a_failed_program_shows_its_last_words() -> None:
     with pytest.raises(CommandFailed, match="exit code 3\nno such thing"):
         run(["sh", "-c", "echo no such thing >&2; exit 3"], deadline=30)
@@ -149,3 +132,28 @@ def test_a_lock_names_its_holder_and_is_free_again_after_it(tmp_path: Path) -> N
         pass
     with exclusive(lock, "starting", wait_seconds=0):
         pass
+
+
+def test_who_waited_for_a_lock_that_its_holder_removed_holds_the_one_that_is_there_now(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    waits, holds = threading.Event(), threading.Event()
+
+    def second() -> None:
+        waits.set()
+        with exclusive(lock, "second", wait_seconds=30):
+            holds.set()
+            over.wait(30)
+
+    over = threading.Event()
+    thread = threading.Thread(target=second)
+    with exclusive(lock, "first"):
+        thread.start()
+        waits.wait(30)
+        time.sleep(0.3)  # it has the file open, and waits
+        lock.unlink()
+    assert holds.wait(30)
+    third = exclusive(lock, "third", wait_seconds=0)
+    with pytest.raises(LockTimeout, match="second"), third:
+        pass
+    over.set()
+    thread.join()

@@ -11,8 +11,11 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+
+from devcluster.config import CGROUP_PREFIX
 
 _V2_CONTROLLERS = ("cpu", "cpuset", "memory", "pids", "hugetlb")
 
@@ -60,10 +63,30 @@ def create(name: str) -> None:
         if hierarchy.version == 2 and unified(found):
             for place in (hierarchy.mount, group):
                 for controller in _V2_CONTROLLERS:
-                    with contextlib.suppress(
-                        OSError
-                    ):  # a controller this kernel lacks; the kubelet names what it misses
-                        (place / "cgroup.subtree_control").write_text(f"+{controller}")
+                    _switch(place, f"+{controller}")
+
+
+def controllers_to_enable() -> set[str]:
+    """Controllers that `create` hands down from the machine's root cgroup and that are not yet; v1 has none such."""
+    found = hierarchies()
+    if not unified(found):
+        return set()
+    offered, enabled = (
+        set((found[0].mount / file).read_text().split()) for file in ("cgroup.controllers", "cgroup.subtree_control")
+    )
+    return (offered & set(_V2_CONTROLLERS)) - enabled
+
+
+def disable_controllers(controllers: Collection[str]) -> None:
+    """Take controllers back that were handed down from the root; one that a child hands on by now stays."""
+    for controller in controllers:
+        _switch(hierarchies()[0].mount, f"-{controller}")
+
+
+def of_clusters() -> set[str]:
+    """Names of the cgroups of all clusters of this machine, of whatever cache."""
+    groups = (group for hierarchy in hierarchies() for group in hierarchy.mount.glob(f"{CGROUP_PREFIX}*"))
+    return {group.name for group in groups if group.is_dir()}
 
 
 def join(name: str) -> None:
@@ -116,6 +139,12 @@ def remove(name: str, wait_seconds: float = 10.0) -> None:
 def exists(name: str) -> bool:
     """Whether any hierarchy has cgroup `name`."""
     return any((hierarchy.mount / name).is_dir() for hierarchy in hierarchies())
+
+
+def _switch(place: Path, word: str) -> None:
+    """Hand a controller down to the children of a cgroup, or take it back."""
+    with contextlib.suppress(OSError):  # this kernel lacks it, and the kubelet names what it misses; or it is in use
+        (place / "cgroup.subtree_control").write_text(word)
 
 
 def _joined(found: list[Hierarchy]) -> list[Path]:

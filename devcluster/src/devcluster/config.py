@@ -30,6 +30,7 @@ CLUSTER_DOMAIN = "cluster.local"
 
 _DEFAULT_CACHE = Path.home() / ".cache" / "deepcoder"
 
+CGROUP_PREFIX = "devcluster-"
 DEFAULT_NAME = "main"
 DEFAULT_API_PORT = 16443
 DEFAULT_S3_PORT = 17070
@@ -75,7 +76,7 @@ class Cluster:
         Cgroups are the machine's: clusters of one name in two caches must not take each other for remains.
         """
         elsewhere = "" if self.cache == _DEFAULT_CACHE else f"-{keys.digest(str(self.cache))[:8]}"
-        return f"devcluster-{self.name}{elsewhere}"
+        return f"{CGROUP_PREFIX}{self.name}{elsewhere}"
 
     @property
     def node_name(self) -> str:
@@ -126,11 +127,6 @@ class Cluster:
     def node_spec(self) -> Path:
         """What that process is told to do."""
         return self.state / "spec.json"
-
-    @property
-    def saved_sysctls(self) -> Path:
-        """Settings of the machine as they were before."""
-        return self.state / "sysctls.json"
 
     @property
     def forwards(self) -> Path:

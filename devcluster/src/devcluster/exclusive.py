@@ -1,7 +1,8 @@
 """One at a time: a lock that two runs of the tool share, whichever way the other one ends.
 
-The kernel drops a `flock` with its holder, so that a killed run never locks out the next. Fails with `LockTimeout`
-after a stated wait, naming the holder.
+The kernel drops a `flock` with its holder, so that a killed run never locks out the next. The file may be removed by
+its holder: who waited for it then waits for the one that is there now. Fails with `LockTimeout` after a stated wait,
+naming the holder.
 """
 
 from __future__ import annotations
@@ -23,13 +24,16 @@ class LockTimeout(RuntimeError):
 def exclusive(path: Path, what: str, wait_seconds: float = 3600) -> Iterator[None]:
     """Hold the lock file `path` while `what` is done; wait for another holder up to `wait_seconds`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as handle:
+    with contextlib.ExitStack() as opened:
+        handle = opened.enter_context(path.open("a+"))
         deadline = time.monotonic() + wait_seconds
         told = False
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
+                if _lies_at(path, handle.fileno()):
+                    break
+                handle = opened.enter_context(path.open("a+"))
             except BlockingIOError:
                 handle.seek(0)
                 holder = handle.read().strip() or "another process"
@@ -44,3 +48,10 @@ def exclusive(path: Path, what: str, wait_seconds: float = 3600) -> Iterator[Non
         handle.write(f"process {os.getpid()} ({what})")
         handle.flush()
         yield
+
+
+def _lies_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

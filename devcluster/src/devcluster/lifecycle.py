@@ -11,7 +11,7 @@ import json
 import shutil
 from dataclasses import dataclass
 
-from devcluster import cgroups, forwards, node, render, sysctls, systemimages
+from devcluster import cgroups, forwards, machine, node, render, systemimages
 from devcluster.artifacts import Artifacts
 from devcluster.command import CommandFailed
 from devcluster.components import components, network_policy_rights, specification
@@ -102,7 +102,7 @@ def _up(cluster: Cluster, artifacts: Artifacts, api_port: int) -> None:
     with step("write certificates and configuration"):
         cluster.image_store.mkdir(parents=True, exist_ok=True)
         cluster.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        sysctls.save(cluster.saved_sysctls)
+        machine.enter(cluster.cgroup)
         pki.create(
             cluster.pki, cluster.node_name, NODE_IP, KUBERNETES_SERVICE_IP, f"https://127.0.0.1:{API_PORT_INSIDE}"
         )
@@ -116,7 +116,6 @@ def _up(cluster: Cluster, artifacts: Artifacts, api_port: int) -> None:
         for directory in ("lib/containerd", "lib/etcd", "tmp"):
             (cluster.var / directory).mkdir(parents=True, exist_ok=True)
     with step("start the node"):
-        cgroups.create(cluster.cgroup)
         process = node.start(cluster)
         forward = forwards.start(cluster, process.pid, API_FORWARD, "127.0.0.1", API_PORT_INSIDE, api_port)
         pki.write_kubeconfig(cluster.pki, "admin", f"https://127.0.0.1:{forward.port}", cluster.kubeconfig)
@@ -140,8 +139,7 @@ def _down(cluster: Cluster) -> None:
         if process is not None:
             process.kill()  # the kernel ends every process of its namespaces, and with them mounts and links
         cgroups.kill(cluster.cgroup)
-        cgroups.remove(cluster.cgroup)
-        sysctls.restore(cluster.saved_sysctls)
+        machine.leave(cluster.cgroup)
         if cluster.state.exists():
             shutil.rmtree(cluster.state)
 

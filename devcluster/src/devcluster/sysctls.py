@@ -1,13 +1,11 @@
-"""Kernel settings of the whole machine that the kubelet changes: saved before, put back by `down`.
+"""Kernel settings of the whole machine that the kubelet changes: how they are, and how to put them back.
 
-The file is written once for a life of the cluster: an `up` after a crash must not take the changed values for the
-machine's own. A setting that this kernel lacks is left out.
+A setting that this kernel lacks is left out. Fails with PermissionError without root.
 """
 
 from __future__ import annotations
 
-import json
-import os
+from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path("/proc/sys")
@@ -21,24 +19,13 @@ CHANGED_BY_KUBELET = (
 )
 
 
-def save(path: Path, root: Path = ROOT) -> None:
-    """Write the present values to `path` unless a life of the cluster has already done so."""
-    if path.exists():
-        return
-    values = {name: (root / name).read_text().strip() for name in CHANGED_BY_KUBELET if (root / name).exists()}
-    making = path.with_name(f".{path.name}.{os.getpid()}")
-    with making.open("w") as handle:
-        json.dump(values, handle)
-        handle.flush()
-        os.fsync(handle.fileno())
-    making.rename(path)
+def present(root: Path) -> dict[str, str]:
+    """The present values by name."""
+    return {name: (root / name).read_text().strip() for name in CHANGED_BY_KUBELET if (root / name).exists()}
 
 
-def restore(path: Path, root: Path = ROOT) -> None:
-    """Put the saved values back, those that differ, and forget them."""
-    if not path.exists():
-        return
-    for name, value in json.loads(path.read_text()).items():
+def restore(values: Mapping[str, str], root: Path) -> None:
+    """Put values back, those that differ."""
+    for name, value in values.items():
         if (root / name).read_text().strip() != value:
             (root / name).write_text(value)
-    path.unlink()

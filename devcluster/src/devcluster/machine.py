@@ -1,0 +1,68 @@
+"""What all clusters change of the machine together: noted by the first of them, put back by the last.
+
+The kernel's settings and the cgroup controllers handed down from the root are one for the machine, and a second
+cluster finds what the first one changed: so they are noted once, beside no single cluster, under /run, which ends with
+the boot as they do. A cluster is there as long as its cgroup is. Fails with LockTimeout, or without root with
+PermissionError.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from devcluster import cgroups, procfs, sysctls
+from devcluster.exclusive import exclusive
+
+NOTE = Path("/run/devcluster.json")
+LOCK = Path("/run/devcluster.lock")
+_LOCK_SECONDS = 60.0
+
+
+def enter(cgroup: str) -> None:
+    """Make the cgroup of a cluster; what this will change of the machine is on disk before."""
+    with _alone(f"making cgroup {cgroup}"):
+        note = _read() or {"boot_id": procfs.boot_id(), "settings": sysctls.present(sysctls.ROOT), "controllers": []}
+        note["controllers"] = sorted({*note["controllers"], *cgroups.controllers_to_enable()})
+        _write(note)
+        cgroups.create(cgroup)
+
+
+def leave(cgroup: str) -> None:
+    """Remove the emptied cgroup of a cluster; after the last one the machine is as it was before the first."""
+    if not cgroups.exists(cgroup) and (cgroups.of_clusters() or not NOTE.exists()):
+        return  # nothing is left to do, and it takes no rights to see that
+    with _alone(f"removing cgroup {cgroup}"):
+        cgroups.remove(cgroup)
+        if cgroups.of_clusters():
+            return
+        if (note := _read()) is not None:
+            sysctls.restore(note["settings"], sysctls.ROOT)
+            cgroups.disable_controllers(note["controllers"])
+        NOTE.unlink(missing_ok=True)
+        LOCK.unlink()
+
+
+def _alone(what: str) -> AbstractContextManager[None]:
+    return exclusive(LOCK, what, _LOCK_SECONDS)
+
+
+def _read() -> dict[str, Any] | None:
+    """The note of this boot, if there is one: an older one tells of settings that have gone."""
+    try:
+        note: dict[str, Any] = json.loads(NOTE.read_text())
+    except FileNotFoundError:
+        return None
+    return note if note["boot_id"] == procfs.boot_id() else None
+
+
+def _write(note: dict[str, Any]) -> None:
+    making = NOTE.with_name(f".{NOTE.name}.{os.getpid()}")
+    with making.open("w") as handle:
+        json.dump(note, handle)
+        handle.flush()
+        os.fsync(handle.fileno())
+    making.rename(NOTE)

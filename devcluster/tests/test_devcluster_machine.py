@@ -1,0 +1,115 @@
+"""What clusters change of the machine together is put back by the last of them, as it was before the first."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from devcluster import cgroups, machine, procfs, sysctls
+from devcluster.cgroups import Hierarchy
+
+SETTING = "vm/overcommit_memory"
+
+
+@pytest.fixture
+def changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """A machine of files: one setting, a cgroup v2 hierarchy, and the controllers switched, in order."""
+    settings, root = tmp_path / "sys", tmp_path / "cgroup"
+    (settings / SETTING).parent.mkdir(parents=True)
+    (settings / SETTING).write_text("0\n")
+    root.mkdir()
+    (root / "cgroup.controllers").write_text("cpuset cpu io memory pids rdma")
+    (root / "cgroup.subtree_control").write_text("memory")
+    switched: list[str] = []
+
+    def switch(place: Path, word: str) -> None:
+        if place != root:
+            return
+        switched.append(word)
+        file = place / "cgroup.subtree_control"
+        enabled = set(file.read_text().split())
+        file.write_text(" ".join(enabled | {word[1:]} if word[0] == "+" else enabled - {word[1:]}))
+
+    monkeypatch.setattr(sysctls, "ROOT", settings)
+    monkeypatch.setattr(cgroups, "hierarchies", lambda: [Hierarchy(root, 2)])
+    monkeypatch.setattr(cgroups, "_switch", switch)
+    monkeypatch.setattr(machine, "NOTE", tmp_path / "note.json")
+    monkeypatch.setattr(machine, "LOCK", tmp_path / "note.lock")
+    return switched
+
+
+@pytest.fixture
+def setting(tmp_path: Path) -> Path:
+    return tmp_path / "sys" / SETTING
+
+
+def enabled(tmp_path: Path) -> set[str]:
+    return set((tmp_path / "cgroup" / "cgroup.subtree_control").read_text().split())
+
+
+def test_the_last_cluster_and_no_other_puts_the_settings_back(
+    changed: list[str], setting: Path, tmp_path: Path
+) -> None:
+    machine.enter("devcluster-main")
+    setting.write_text("1\n")
+    machine.enter("devcluster-trial")
+    machine.leave("devcluster-main")
+    assert setting.read_text() == "1\n"
+    machine.leave("devcluster-trial")
+    assert setting.read_text() == "0"
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("note")] == []
+
+
+def test_an_up_after_a_crash_does_not_take_the_changed_settings_for_the_machines_own(
+    changed: list[str], setting: Path
+) -> None:
+    machine.enter("devcluster-main")
+    setting.write_text("1\n")
+    machine.enter("devcluster-main")
+    machine.leave("devcluster-main")
+    assert setting.read_text() == "0"
+
+
+def test_controllers_that_were_handed_down_for_clusters_are_taken_back_and_only_they(
+    changed: list[str], tmp_path: Path
+) -> None:
+    machine.enter("devcluster-main")
+    assert enabled(tmp_path) >= {"cpu", "cpuset", "memory", "pids"}
+    machine.enter("devcluster-trial")
+    machine.leave("devcluster-main")
+    assert enabled(tmp_path) >= {"cpu", "cpuset", "memory", "pids"}
+    changed.clear()
+    machine.leave("devcluster-trial")
+    assert changed == ["-cpu", "-cpuset", "-pids"]
+    assert "memory" in enabled(tmp_path)
+
+
+def test_a_note_of_an_earlier_boot_counts_for_nothing(changed: list[str], setting: Path) -> None:
+    machine.NOTE.write_text(json.dumps({"boot_id": "earlier", "settings": {SETTING: "2"}, "controllers": ["io"]}))
+    machine.enter("devcluster-main")
+    note = json.loads(machine.NOTE.read_text())
+    assert note["boot_id"] == procfs.boot_id()
+    assert note["settings"] == {SETTING: "0"}
+    assert "io" not in note["controllers"]
+
+
+def test_what_will_be_changed_is_noted_before(changed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cgroups, "create", killed)
+    with pytest.raises(KeyboardInterrupt):
+        machine.enter("devcluster-main")
+    assert json.loads(machine.NOTE.read_text())["controllers"] == ["cpu", "cpuset", "pids"]
+
+
+def test_leaving_where_nothing_is_needs_no_rights_and_leaves_nothing(changed: list[str], tmp_path: Path) -> None:
+    before = sorted(tmp_path.iterdir())
+    machine.leave("devcluster-main")
+    assert sorted(tmp_path.iterdir()) == before
+    assert changed == []
+
+
+def test_a_setting_that_the_kernel_lacks_is_left_out(tmp_path: Path) -> None:
+    assert sysctls.present(tmp_path) == {}
