@@ -65,11 +65,7 @@ def judge_in_one_process(zygote: ZygoteProcess, submission: Submission, deadline
         bounds = limits.of_all_tests(
             request.time_limit_s, len(submission.tests), request.memory_limit_mb, submission.output_bytes
         )
-        job = {
-            "mode": "session",
-            "kind": request.kind,
-            "fn_name": request.fn_name,
-        }
+        job = {"mode": "session", "kind": request.kind, "fn_name": request.fn_name}
         files = [null, null, null, theirs.fileno(), code.fileno(), given.fileno(), output.fileno()]
         zygote.start_run(job, bounds, files)
         theirs.close()

@@ -10,12 +10,15 @@ from typing import Final
 
 from deepcoder_sandbox.worker.program import STORED_CODE_BYTES
 from deepcoder_sandbox.worker.rootfs import SCRATCH_MB
-from deepcoder_sandbox.worker.values import MAX_BYTES as VALUE_BYTES
+from deepcoder_sandbox.worker.values import MAX_BYTES
 
 MIB: Final = 1 << 20
 
 OUTPUT_BYTES: Final = 64 * MIB
 """Most that a program may write to stdout, to stderr, or to any file of its own."""
+
+VALUE_BYTES: Final = MAX_BYTES
+"""Longest encoding of a returned value."""
 
 CLAIM_BYTES: Final = 4096
 """Room for what a program's process says of itself, and the tail of stderr that is looked at."""
@@ -27,8 +30,13 @@ ALARM_GRACE_S: Final = 1.0
 """livecodebench: seconds past the limit in which the alarm may unwind a test: the harness's own allowance a test."""
 
 MAX_QUEUED_A_SLOT: Final = 64
+"""Submissions waiting before more are refused."""
+
 TESTS_STORE_MB: Final = 1024
+"""Memory for stored test sets."""
+
 BODY_MB: Final = 64
+"""Largest request body."""
 
 _STARTING_S = 5.0
 _JUDGING_MARGIN_S = 30.0
