@@ -8,7 +8,6 @@ anything is loaded, so that the reader can fall back to another. Local files go 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from deepcoder_contracts.manifest import FileEntry, Manifest
@@ -27,6 +26,7 @@ class RankFiles:
     def __init__(self, learner: LearnerRank) -> None:
         self._learner = learner
         self._pretrained: dict[str, list[Path]] = {}
+        """Folder of an export to what this rank wrote into it; other folders hold checkpoints."""
 
     def save_pretrained(self, directory: str) -> None:
         """Collective. Write the model in Hugging Face layout, on rank 0."""
@@ -34,6 +34,7 @@ class RankFiles:
         if not self._learner.first:
             for _ in weights:  # the others take part in gathering
                 pass
+            self._pretrained[directory] = []
             return
         settings = self._learner.settings
         self._pretrained[directory] = write_pretrained(
@@ -42,13 +43,12 @@ class RankFiles:
 
     def upload(self, directory: str, storage: Storage, prefix: str) -> list[FileEntry]:
         """Put the files that this rank wrote below `directory`; they are removed here, stored or not."""
-        root = Path(directory)
-        files: Sequence[Path] = self._pretrained.pop(directory, ())
+        pretrained = self._pretrained.pop(directory, None)
         try:
-            files = files or self._learner.saved()
-            return upload_files(open_run_storage(storage), prefix, root, files)
+            files = self._learner.saved() if pretrained is None else pretrained
+            return upload_files(open_run_storage(storage), prefix, Path(directory), files)
         finally:
-            for path in files or self._learner.written:
+            for path in self._learner.written if pretrained is None else pretrained:
                 path.unlink(missing_ok=True)
 
     def download(self, directory: str, storage: Storage, prefix: str, manifest: Manifest) -> None:
