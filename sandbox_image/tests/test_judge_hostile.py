@@ -373,6 +373,13 @@ def test_every_property_holds_in_every_tier(slot):
         assert set(group.attacked_as) <= set(findings.limits), name
 
 
+@pytest.mark.parametrize("directory", ["/tmp", "/"])  # the image's home is /tmp
+def test_tier_holds_wherever_the_judge_is_at_home(slot, monkeypatch, directory):
+    monkeypatch.chdir(directory)
+    monkeypatch.setenv("HOME", directory)
+    assert attack.attack(slot.ensure_zygote()).broken == []
+
+
 def test_attacks_are_real_and_succeed_without_confinement():
     zygote = ZygoteProcess(ZygoteConfig(tier=Tier.UNCONFINED))
     try:

@@ -20,7 +20,7 @@ from deepcoder_contracts.judge import Kind, Tier
 from deepcoder_sandbox.execution import Execution, Program, execute
 from deepcoder_sandbox.limits import CLAIM_BYTES, MIB, RunLimits
 from deepcoder_sandbox.memory_file import MemoryFile
-from deepcoder_sandbox.worker import syscalls
+from deepcoder_sandbox.worker import rootfs, syscalls
 from deepcoder_sandbox.zygote_process import ZygoteFailed, ZygoteProcess
 
 _DEADLINE_S = 60.0
@@ -105,6 +105,12 @@ def _victim() -> Iterator[str]:
         yield str(victim)
 
 
+def _directories(victim: str, tier: Tier) -> list[str]:
+    """Directories of the host that a program should not reach, by names that do not mean one of its own to it."""
+    found = {str(Path.home()), str(Path.cwd()), str(Path(victim).parent)}
+    return sorted(found - ({rootfs.SCRATCH} if tier is Tier.NAMESPACES else set()))
+
+
 def _probe(zygote: ZygoteProcess) -> dict[str, bool]:
     """Run the probe program against real bait: the server's own files, a listening socket, its processes."""
     abstract = f"\0deepcoder-sandbox-{os.getpid()}-{time.monotonic_ns()}"
@@ -119,7 +125,7 @@ def _probe(zygote: ZygoteProcess) -> dict[str, bool]:
             "refused": syscalls.refused_numbers() if zygote.config.tier is not Tier.UNCONFINED else [],
             "secret": __file__,
             "victim": victim,
-            "directories": [str(Path.home()), str(Path.cwd())],
+            "directories": _directories(victim, zygote.config.tier),
             "port": tcp.getsockname()[1],
             "abstract": abstract,
             "pids": [os.getpid(), zygote.pid, 1],
