@@ -3,9 +3,10 @@
 A pool's headless Service resolves to one address a ready pod; it is resolved again every two seconds, so that pods
 that come with the queue are used and pods that left are not asked. A judge that is full or cannot be reached rests
 for a while. A judge is given `PER_SLOT` submissions for each program that it runs at once: enough that no slot waits
-for the network and that the pool sees a queue to grow by, few enough that the last of them is judged within its
-deadline. The rest wait here, where they cost nothing and go to whichever judge is free first. Pure bookkeeping but for
-`PoolResolver`, which asks the name service.
+for the network and that the pool sees a queue to grow by (one whose targetQueuePerSlot is above 7 grows by what the
+trainer announces alone), few enough that the last of them is judged within its deadline. The rest wait here, where they
+cost nothing and go to whichever judge is free first. Pure bookkeeping but for `PoolResolver`, which asks the name
+service.
 """
 
 from __future__ import annotations
