@@ -136,6 +136,24 @@ def test_keys_of_a_run() -> None:
     assert layout.claim_key("16k", 3) == "16k/attempts/003/claim.json"
 
 
+@pytest.mark.parametrize("stage", ["eval", "attempts", "export", "samples", "curation", "run"])
+def test_no_name_of_a_stage_makes_its_keys_anothers(stage: str) -> None:
+    below = [
+        layout.checkpoint_dir(stage, 1, 1),
+        layout.claim_key(stage, 1),
+        layout.exit_key(stage, 1),
+        layout.metrics_key(stage, 1),
+        layout.export_dir(stage, 1, 1),
+        layout.samples_key(stage, 1),
+    ]
+    assert len(set(below)) == len(below)
+    for key in below:
+        folder = "/".join(key.split("/")[:2])
+        assert layout.parse_evaluation_dir(folder) is None
+        assert key != layout.RUN
+    assert layout.parse_evaluation_dir(layout.evaluation_dir("0" * 64) + "/") == "0" * 64
+
+
 @given(st.integers(0, 10**7), st.integers(1, 999))
 def test_a_checkpoint_folder_names_step_and_ordinal(step: int, ordinal: int) -> None:
     assert layout.parse_checkpoint_dir("a/" + layout.checkpoint_dir("16k", step, ordinal) + "/") == (step, ordinal)

@@ -1,7 +1,8 @@
 """Where things are below a run's prefix. The only place that knows the keys.
 
 `<prefix>/<namespace>/<run>-<uid8>/` holds RUN.json, a folder a stage with a folder a checkpoint
-(`step-000120.a003`: step and ordinal), the attempts' claims, exits and logs, exports, evaluations and samples.
+(`step-000120.a003`: step and ordinal), the attempts' claims, exits and logs, exports and samples, and the evaluations.
+A stage may have any name: what is not a stage's has a form that nothing of a stage's has.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from deepcoder_contracts.manifest import RunIdentity
 RUN = "RUN.json"
 MANIFEST = "MANIFEST.json"
 
+_EVALUATION = re.compile(r"^eval/([0-9a-f]{64})$")
 _CHECKPOINT = re.compile(r"^step-(\d{6,})\.a(\d{3,})$")
 
 
@@ -68,8 +70,14 @@ def parse_export_dir(key: str) -> CheckpointName | None:
 
 
 def evaluation_dir(key: str) -> str:
-    """`eval/<key>`."""
+    """`eval/<key>`, where the key is a sha256: no folder of a stage that is named `eval` looks like one."""
     return f"eval/{key}"
+
+
+def parse_evaluation_dir(name: str) -> str | None:
+    """The key of an evaluation's folder `eval/<key>`, None if it is no such folder."""
+    match = _EVALUATION.match(name.rstrip("/"))
+    return match[1] if match else None
 
 
 def samples_key(stage: str, step: int) -> str:

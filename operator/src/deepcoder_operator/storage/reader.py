@@ -18,7 +18,14 @@ from pydantic import ValidationError
 
 from deepcoder_contracts.base import Digest, sha256_digest
 from deepcoder_contracts.exit import ExitRecord
-from deepcoder_contracts.layout import MANIFEST, RUN, checkpoint_dir, exit_key, parse_checkpoint_dir
+from deepcoder_contracts.layout import (
+    MANIFEST,
+    RUN,
+    checkpoint_dir,
+    exit_key,
+    parse_checkpoint_dir,
+    parse_evaluation_dir,
+)
 from deepcoder_contracts.lineage import StoredCheckpoint, candidates
 from deepcoder_contracts.manifest import Manifest, ManifestKind, ParentRef, RunIdentity, RunRecord
 from deepcoder_operator.api.run_spec import FromCheckpoint
@@ -144,8 +151,10 @@ def read_stage(folder: RunFolder, stage: str, *, evaluate: bool, ordinal: int | 
 def _evaluation(folder: RunFolder, stage: str, exit_record: ExitRecord | None) -> StoredStage:
     found: list[Manifest] = []
     rejected: list[str] = []
-    for key in folder.bucket.folders(f"{folder.key}/eval/"):
-        path = f"eval/{key}"
+    for name in folder.bucket.folders(f"{folder.key}/eval/"):
+        path = f"eval/{name}"
+        if parse_evaluation_dir(path) is None:
+            continue
         try:
             data, _ = folder.bucket.get(f"{folder.key}/{path}/{MANIFEST}")
             manifest = read_manifest(data, path)
