@@ -1,5 +1,6 @@
 """What the machine lacks is said at once, each with its mend."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,9 +62,17 @@ def test_all_problems_are_said_together() -> None:
     assert len(problems(replace(GOOD, root=False, memory=0, free_disk=0))) == 3
 
 
-def test_a_machine_that_has_built_everything_needs_less_disk(tmp_path: Path) -> None:
+def test_a_machine_needs_less_disk_once_every_image_is_exported_and_not_before(tmp_path: Path) -> None:
     fresh = doctor.inspect(tmp_path).disk_needed
-    (tmp_path / "oci").mkdir()
+    index = tmp_path / "oci" / "index.json"
+    index.parent.mkdir()
+    assert doctor.inspect(tmp_path).disk_needed == fresh
+    names = [f"localhost/deepcoder/{name}:1" for name in ("operator", "sandbox", "trainer")]
+    entries = [{"annotations": {"org.opencontainers.image.ref.name": name}} for name in names]
+    for killed in ('{"manif', json.dumps({"manifests": entries[:2]})):
+        index.write_text(killed)
+        assert doctor.inspect(tmp_path).disk_needed == fresh
+    index.write_text(json.dumps({"manifests": entries}))
     assert doctor.inspect(tmp_path).disk_needed < fresh
 
 

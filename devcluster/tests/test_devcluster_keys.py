@@ -66,8 +66,7 @@ def test_a_copy_whose_files_cannot_be_told_is_refused(source: str) -> None:
 
 
 def test_every_dockerfile_of_the_project_names_inputs_that_exist() -> None:
-    from devcluster.config import REPOSITORY
-    from devcluster.images import DOCKERFILES
+    from devcluster.config import DOCKERFILES, REPOSITORY
 
     for path in DOCKERFILES.values():
         inputs = copied_paths((REPOSITORY / path).read_text())

@@ -11,11 +11,11 @@ from devcluster import doctor, forwards, lifecycle
 from devcluster.artifacts import Artifacts
 from devcluster.command import CommandFailed
 from devcluster.config import Cluster, ConfigError, cache_root
+from devcluster.install import RESTRICTED
 from devcluster.kubectl import Kube, wait_for
 
 pytestmark = [pytest.mark.cluster, pytest.mark.root]
 
-RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 FETCH = "import urllib.request as r; print(r.urlopen('http://s3.s3.svc.cluster.local:7070/healthz', timeout=5).status)"
 
 

@@ -19,7 +19,7 @@ from types import FrameType
 from devcluster import doctor, forwards, images, install, lifecycle, node
 from devcluster.artifacts import Artifacts, NotBuilt
 from devcluster.command import CommandFailed
-from devcluster.config import DEFAULT_NAME, Cluster, ConfigError, cache_root
+from devcluster.config import DEFAULT_NAME, DOCKERFILES, Cluster, ConfigError, cache_root
 from devcluster.exclusive import LockTimeout
 from devcluster.kubectl import Kube
 
@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     starting = action("up", _up, "start the cluster, or verify the one that runs")
     starting.add_argument("--api-port", type=int, help="loopback port of the API server")
     loading = action("images", _images, "build the images and load them into the cluster")
-    loading.add_argument("image", nargs="*", help=f"which of {', '.join(images.DOCKERFILES)}; all when none is named")
+    loading.add_argument("image", nargs="*", help=f"which of {', '.join(DOCKERFILES)}; all when none is named")
     loading.add_argument("--json", action="store_true", help="print references, tags and digests for charts")
     installing = action("install", _install, "install cluster DNS, KubeRay and the S3 server")
     installing.add_argument("--s3-port", type=int, help="loopback port of the S3 server")
@@ -136,7 +136,7 @@ def _up(options: argparse.Namespace) -> int:
 
 
 def _images(options: argparse.Namespace) -> int:
-    found = images.load(_cluster(options), _artifacts(), options.image or images.DOCKERFILES)
+    found = images.load(_cluster(options), _artifacts(), options.image or DOCKERFILES)
     if options.json:
         print(json.dumps(found, indent=1))
     else:

@@ -16,6 +16,14 @@ from devcluster import keys
 REPOSITORY = Path(__file__).resolve().parents[3]
 """Root of the source tree: Dockerfiles, constraints, charts and Go modules are read from it."""
 
+DOCKERFILES = {
+    "operator": "operator/Dockerfile",
+    "sandbox": "sandbox_image/Dockerfile",
+    "trainer": "trainer_image/Dockerfile",
+}
+"""The project's images by name, and where each is described."""
+IMAGE_PREFIX = "localhost/deepcoder/"
+
 KUBERNETES_VERSION = "v1.36.3"
 GO_MINOR = "1.26"
 

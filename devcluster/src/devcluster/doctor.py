@@ -13,8 +13,9 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from devcluster import ocilayout
 from devcluster.command import CommandFailed, run
-from devcluster.config import GO_MINOR
+from devcluster.config import DOCKERFILES, GO_MINOR, IMAGE_PREFIX
 
 _GIB = 1 << 30
 _DISK_FOR_ALL = 25 * _GIB
@@ -131,8 +132,7 @@ def inspect(cache: Path, ports: tuple[int, ...] = ()) -> Facts:
         kernel=(int(kernel[1]), int(kernel[2])) if kernel else (0, 0),
         go_version=go_version(),
         free_disk=shutil.disk_usage(existing).free,
-        # The OCI layout is the last of the large things to be made: with it, little is left to be written.
-        disk_needed=_DISK_TO_RUN if (cache / "oci").exists() else _DISK_FOR_ALL,
+        disk_needed=_DISK_TO_RUN if _all_exported(cache) else _DISK_FOR_ALL,
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         cache=cache,
         missing_programs=tuple(name for name in _PROGRAMS_NEEDED if shutil.which(name) is None),
@@ -141,6 +141,15 @@ def inspect(cache: Path, ports: tuple[int, ...] = ()) -> Facts:
         cgroups=Path("/sys/fs/cgroup/cgroup.controllers").exists() or Path("/sys/fs/cgroup/pids").is_dir(),
         taken_ports=tuple(port for port in ports if _taken(port)),
     )
+
+
+def _all_exported(cache: Path) -> bool:
+    """Whether every image of the project is whole in the OCI layout, the last of the large things to be made."""
+    try:
+        exported = {reference.rpartition(":")[0] for reference in ocilayout.references(cache / "oci")}
+    except ValueError:  # an export was killed while it wrote the index
+        return False
+    return exported >= {f"{IMAGE_PREFIX}{name}" for name in DOCKERFILES}
 
 
 def go_version() -> str:

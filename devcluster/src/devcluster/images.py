@@ -19,17 +19,12 @@ from typing import Any
 from devcluster import dockerfile, keys, ocilayout, systemimages
 from devcluster.artifacts import Artifacts
 from devcluster.buildah import Buildah
-from devcluster.config import REPOSITORY, Cluster, ConfigError
+from devcluster.config import DOCKERFILES, IMAGE_PREFIX, REPOSITORY, Cluster, ConfigError
 from devcluster.containerd import ImageStore
 from devcluster.exclusive import exclusive
 from devcluster.lifecycle import running_or_fail
 from devcluster.progress import step
 
-DOCKERFILES = {
-    "operator": "operator/Dockerfile",
-    "sandbox": "sandbox_image/Dockerfile",
-    "trainer": "trainer_image/Dockerfile",
-}
 _WHEELS_INSIDE = "/wheels"
 _STAGED_TIME = 1577836800  # 2020: the same for every file, since times are no input, and not before 1980 for wheels
 _KEPT_VERSIONS = 4
@@ -53,7 +48,7 @@ def describe(name: str, base: str, wheels: Path | None) -> ProjectImage:
     inputs = dockerfile.copied_paths(path.read_text())
     offered = sorted(entry.name for entry in wheels.glob("*.whl")) if wheels else []
     tag = keys.tree_digest(REPOSITORY, inputs, path.read_text(), base, *offered)
-    return ProjectImage(name, path, tuple(inputs), f"localhost/deepcoder/{name}:{tag}")
+    return ProjectImage(name, path, tuple(inputs), f"{IMAGE_PREFIX}{name}:{tag}")
 
 
 def wheels_folder(cache: Path) -> Path | None:

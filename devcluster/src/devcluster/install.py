@@ -37,7 +37,7 @@ S3_PORT_INSIDE = 7070
 S3_FORWARD = "s3"
 _READY_SECONDS = 120
 _CRD_NAME = re.compile(r"^  name: (\S+\.ray\.io)$", re.MULTILINE)
-_RESTRICTED = {
+RESTRICTED = {
     "pod-security.kubernetes.io/enforce": "restricted",
     "pod-security.kubernetes.io/enforce-version": "latest",
 }
@@ -131,7 +131,7 @@ def _chart(kube: Kube, chart: str, namespace: str, **values: str) -> None:
 
 
 def _namespace(kube: Kube, name: str) -> None:
-    content = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": _RESTRICTED}}
+    content = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": RESTRICTED}}
     kube.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(content).encode())
 
 
