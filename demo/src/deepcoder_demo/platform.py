@@ -73,9 +73,11 @@ def helm(cluster: Cluster, *arguments: str, seconds: float) -> str:
 
 def follow(cluster: Cluster, name: str, namespace_: str, *, seconds: float) -> dict[str, Any]:
     """Show a run with `kubectl deepcoder` until it has ended; returns it as it is then, Complete or Failed."""
-    command = [tool("kubectl-deepcoder"), "status", name, "-n", namespace_, "--watch", f"--timeout={seconds:.0f}"]
+    watch = ["status", name, "-n", namespace_, "--watch", f"--timeout={seconds:.0f}"]
     try:
-        run(command, seconds=seconds + 60, show=True, env={"KUBECONFIG": cluster.kubeconfig})
+        run(
+            [tool("kubectl-deepcoder"), *watch], seconds=seconds + 60, show=True, env={"KUBECONFIG": cluster.kubeconfig}
+        )
     except CommandFailed:
         found = get(cluster, "deepcoderrun", name, namespace_)
         if found.get("status", {}).get("phase") != "Failed":
