@@ -220,8 +220,8 @@ class Cluster:
         self.pods[name] = PodView(name, f"head-{self.heads}", "head", attempt.ordinal, phase="Running", ready=True)
         self.change_job(job_status="RUNNING", deployment_status="Running")
 
-    def report(self, step: int, **metrics: float) -> None:
-        """The trainer sends a heartbeat."""
+    def report(self, step: int, *, pod: PodView | None = None, **metrics: float) -> None:
+        """The trainer sends a heartbeat, from the head that it runs on."""
         attempt = self.run.status.attempt
         assert attempt is not None
         stage = self.run.spec.stages[attempt.stage_index]
@@ -229,7 +229,8 @@ class Cluster:
             ordinal=attempt.ordinal, stage=stage.name, phase=TrainerPhase.TRAINING, step=step,
             max_steps=stage.max_steps or 0, metrics=metrics, sent_at=self.now,
         )  # fmt: skip
-        self.beat = Beat(report, self.now)
+        head = pod or self.pods.get(f"{attempt.name}-head")
+        self.beat = Beat(report, self.now, head.uid if head else None)
 
     def save(self, step: int, *, final: bool = False, gate: GateRecord | None = None, **metrics: float) -> None:
         """The trainer commits a checkpoint (or the results of an evaluation)."""

@@ -15,7 +15,7 @@ from deepcoder_operator.api.failure import FailureReason
 from deepcoder_operator.api.run_status import Phase
 from deepcoder_operator.domain.conditions import find_condition
 from deepcoder_operator.domain.heartbeat import reply
-from deepcoder_operator.domain.world import RayJobView
+from deepcoder_operator.domain.world import PodView, RayJobView
 
 
 def failed_of(cluster: Cluster) -> FailureReason:
@@ -211,6 +211,10 @@ def readmitted() -> Cluster:
 
 def test_readmitted_attempt_runs_when_its_own_head_says_so() -> None:
     cluster = readmitted()
+    assert cluster.run.status.phase is Phase.STARTING
+    old = PodView("demo-s0-a1-old-head", "head-1", "head", 1)
+    cluster.report(6, pod=old)
+    cluster.settle()
     assert cluster.run.status.phase is Phase.STARTING
     cluster.start_job()
     cluster.settle()

@@ -34,6 +34,9 @@ class Heartbeat:
     received_at: float
     """Operator's clock, seconds since the epoch."""
 
+    pod_uid: str | None = None
+    """UID of the pod that spoke."""
+
 
 @dataclass
 class RunEntry:

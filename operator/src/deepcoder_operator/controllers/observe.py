@@ -102,7 +102,7 @@ class Observer:
         heartbeat = self.board.heartbeat(RunKey(run.metadata.namespace, run.metadata.name), attempt.ordinal)
         if heartbeat is None:
             return None
-        return Beat(heartbeat.report, datetime.fromtimestamp(int(heartbeat.received_at), UTC))
+        return Beat(heartbeat.report, datetime.fromtimestamp(int(heartbeat.received_at), UTC), heartbeat.pod_uid)
 
     async def _foreign(self, run: DeepCoderRun) -> Problem | None:
         """Objects under the names we will use that are not this run's: never adopted."""

@@ -13,11 +13,14 @@ from deepcoder_operator.domain.world import Beat, StoredStage, World
 
 
 def beat_of(attempt: AttemptStatus, world: World) -> Beat | None:
-    """The newest report, if it came from this incarnation: it is of this ordinal and came after the quota did."""
+    """The newest report, if it is of this ordinal, came after the quota did, and from no head of before.
+
+    Those may go on reporting for as long as their grace lasts.
+    """
     beat = world.beat
     if beat is None or beat.report.ordinal != attempt.ordinal:
         return None
-    if attempt.admitted_time is None or beat.received < attempt.admitted_time:
+    if attempt.admitted_time is None or beat.received < attempt.admitted_time or beat.pod_uid in attempt.past_heads:
         return None
     return beat
 

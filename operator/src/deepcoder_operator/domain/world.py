@@ -148,6 +148,8 @@ class Beat:
 
     report: ProgressReport
     received: datetime
+    pod_uid: str | None = None
+    """UID of the pod that sent it."""
 
 
 @dataclass(frozen=True)

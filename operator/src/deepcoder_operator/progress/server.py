@@ -123,7 +123,7 @@ class ProgressServer:
     async def _take(self, key: RunKey, subject: Subject, report: ProgressReport) -> web.Response:
         pod = await self._find_pod(subject.namespace, subject.pod_name) if subject.namespace == key.namespace else None
         admit(subject, pod, key, report.ordinal, self._board.entries.get(key))
-        reply = self._board.receive(key, Heartbeat(report, self._wall()))
+        reply = self._board.receive(key, Heartbeat(report, self._wall(), subject.pod_uid))
         if reply is None:
             return _refusal(503, f"run {key} has no live attempt yet", retry_after=RETRY_SECONDS)
         reply = reply.model_copy(update={"schema_version": report.schema_version})
