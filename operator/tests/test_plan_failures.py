@@ -318,6 +318,40 @@ def test_job_deleted_by_someone_is_a_lost_head() -> None:
     assert failed_of(cluster) is FailureReason.HEAD_LOST
 
 
+@pytest.mark.parametrize("kuberay", [True, False])
+def test_job_deleted_by_someone_has_time_to_save_as_long_as_its_head_lives(kuberay: bool) -> None:
+    cluster = running()
+    cluster.kubelet = False
+    cluster.kuberay = kuberay
+    cluster.change_job(deleting=True)
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.DRAINING
+    assert reply(cluster.run.status, cluster.now).desired is Desired.DRAIN
+    assert cluster.ended == [], "the pod keeps its grace"
+    cluster.save(7)
+    cluster.write_exit(75, "Drained")
+    cluster.settle()
+    cluster.kubelet = cluster.kuberay = True
+    cluster.settle()
+    assert failed_of(cluster) is FailureReason.PREEMPTED
+    assert cluster.run.status.latest_checkpoint is not None
+    assert cluster.run.status.latest_checkpoint.step == 7
+
+
+def test_job_deleted_by_someone_is_not_waited_for_for_ever() -> None:
+    cluster = running()
+    cluster.kubelet = cluster.kuberay = False
+    cluster.change_job(deleting=True)
+    cluster.settle()
+    cluster.advance(300)
+    cluster.settle()
+    assert cluster.run.status.attempt is not None
+    assert cluster.run.status.attempt.state == "Leaving"
+    cluster.advance(360)
+    cluster.settle()
+    assert failed_of(cluster) is FailureReason.HEAD_LOST
+
+
 def test_job_that_never_starts_is_bounded_from_the_grant_of_quota() -> None:
     cluster = Cluster(make_run(stages=[TRAIN | {"preRunningDeadlineSeconds": 60}]))
     cluster.settle()

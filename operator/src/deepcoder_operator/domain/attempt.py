@@ -75,9 +75,7 @@ def follow(draft: Draft, world: World, *, stop: DrainCause | None) -> None:
             return
         attempt = draft.update_attempt(uid=job.uid, state=AttemptState.STARTING)
     if job is None or job.uid != attempt.uid or job.deleting:
-        what = "is being deleted" if job is not None and job.deleting else "was deleted"
-        leave(draft, Outcome.DRAINED if attempt.drain_cause else Outcome.FAILED,
-              Failure(FailureReason.HEAD_LOST, f"RayJob {attempt.name} {what} by someone else"))  # fmt: skip
+        _deleted(draft, world, stop)
         return
     _note_pods(draft, world)
     if job.suspended:
@@ -88,7 +86,7 @@ def follow(draft: Draft, world: World, *, stop: DrainCause | None) -> None:
         return
     cause = _why_stop(draft.attempt, world, stop)
     if cause is not None:
-        _drain(draft, cause)
+        _drain(draft, cause, f"head pod {draft.attempt.head_pod} is being deleted")
     else:
         check_deadlines(draft, world)
 
@@ -194,15 +192,32 @@ def _ended(draft: Draft, world: World, job: RayJobView) -> bool:
         leave(draft, Outcome.SUCCEEDED)
         return True
     failure = job_failure(job) or head_failure(attempt, world.head(attempt.ordinal))
-    stored = world.storage.stage if world.storage else None
-    exited = stored is not None and exit_of(attempt, stored) is not None
-    if failure is None and not (attempt.drain_cause and exited):
+    if failure is None and not (attempt.drain_cause and _has_exited(attempt, world)):
         return False
     if attempt.drain_cause is DrainCause.EVICTION:
-        leave(draft, Outcome.FAILED, failure or _evicted(attempt, "is being deleted"))
+        lost = Failure(FailureReason.HEAD_LOST, f"head pod {attempt.head_pod} is being deleted")
+        leave(draft, Outcome.FAILED, failure or lost)
     else:
         leave(draft, Outcome.DRAINED if attempt.drain_cause else Outcome.FAILED, failure)
     return True
+
+
+def _deleted(draft: Draft, world: World, stop: DrainCause | None) -> None:
+    """Somebody has deleted the RayJob. As long as its head lives the trainer saves, as where the head is evicted."""
+    _note_pods(draft, world)
+    attempt = draft.attempt
+    lost = f"RayJob {attempt.name} was deleted by someone else"
+    lives = attempt.head_uid is not None and head_failure(attempt, world.head(attempt.ordinal)) is None
+    if lives and attempt.running_time is not None and not _has_exited(attempt, world):
+        _drain(draft, _why_stop(attempt, world, stop) or DrainCause.EVICTION, lost)
+        return
+    asked = attempt.drain_cause not in (None, DrainCause.EVICTION)
+    leave(draft, Outcome.DRAINED if asked else Outcome.FAILED, Failure(FailureReason.HEAD_LOST, lost))
+
+
+def _has_exited(attempt: AttemptStatus, world: World) -> bool:
+    stored = world.storage.stage if world.storage else None
+    return stored is not None and exit_of(attempt, stored) is not None
 
 
 def _why_stop(attempt: AttemptStatus, world: World, stop: DrainCause | None) -> DrainCause | None:
@@ -214,8 +229,8 @@ def _why_stop(attempt: AttemptStatus, world: World, stop: DrainCause | None) -> 
     return stop
 
 
-def _drain(draft: Draft, cause: DrainCause) -> None:
-    """Have the trainer save and stop, and bound the wait.
+def _drain(draft: Draft, cause: DrainCause, lost: str) -> None:
+    """Have the trainer save and stop, and bound the wait. `lost` says what is being deleted, if nobody asked for it.
 
     It hears of it through the reply to its next report; where its head is evicted the pod's preStop hook has told it.
     """
@@ -224,7 +239,7 @@ def _drain(draft: Draft, cause: DrainCause) -> None:
     if attempt.state is AttemptState.STARTING:
         attempt = draft.update_attempt(drain_cause=cause)
         if evicted:
-            leave(draft, Outcome.FAILED, _evicted(attempt, "was deleted before its program ran"))
+            leave(draft, Outcome.FAILED, Failure(FailureReason.HEAD_LOST, f"{lost}, before its program ran"))
         else:
             leave(draft, Outcome.DRAINED)
         return
@@ -233,7 +248,7 @@ def _drain(draft: Draft, cause: DrainCause) -> None:
         attempt = draft.update_attempt(
             state=AttemptState.DRAINING, drain_cause=cause, drain_deadline=draft.now + timedelta(seconds=seconds)
         )
-        why = f"its head pod {attempt.head_pod} is being deleted" if evicted else str(cause)
+        why = lost if evicted else str(cause)
         draft.event("Draining", f"attempt {attempt.ordinal} has {seconds} s to save and stop: {why}", warning=evicted)
     draft.progressing(
         True, "Draining", f"attempt {attempt.ordinal} saves and stops, by {attempt.drain_deadline:%H:%M:%S}"
@@ -241,13 +256,9 @@ def _drain(draft: Draft, cause: DrainCause) -> None:
     if attempt.drain_deadline is None or draft.now >= attempt.drain_deadline:
         draft.event("DrainTimedOut", f"attempt {attempt.ordinal} did not stop in time; its pods go", warning=True)
         if evicted:
-            leave(draft, Outcome.FAILED, _evicted(attempt, "was deleted, and it did not stop in time"))
+            leave(draft, Outcome.FAILED, Failure(FailureReason.HEAD_LOST, f"{lost}, and it did not stop in time"))
         else:
             leave(draft, Outcome.DRAIN_TIMED_OUT)
         return
     draft.look_again(attempt.drain_deadline)
     draft.look_again(POLL_SECONDS)
-
-
-def _evicted(attempt: AttemptStatus, what: str) -> Failure:
-    return Failure(FailureReason.HEAD_LOST, f"head pod {attempt.head_pod} {what}")
