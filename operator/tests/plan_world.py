@@ -19,10 +19,12 @@ from deepcoder_contracts.exit import ExitRecord
 from deepcoder_contracts.gate import GateRecord
 from deepcoder_contracts.progress import ProgressReport, TrainerPhase
 from deepcoder_contracts.stage import StageType
+from deepcoder_operator.api.failure import FailureReason
 from deepcoder_operator.api.run import FINALIZER, DeepCoderRun
-from deepcoder_operator.api.run_status import CheckpointStatus, RunStatus
+from deepcoder_operator.api.run_status import CheckpointStatus, Phase, RunStatus
 from deepcoder_operator.domain import draft as d
 from deepcoder_operator.domain.bounds import END_SECONDS
+from deepcoder_operator.domain.conditions import find_condition
 from deepcoder_operator.domain.plan import plan
 from deepcoder_operator.domain.policy import Policy
 from deepcoder_operator.domain.query import storage_query
@@ -292,3 +294,26 @@ class Cluster:
 def roundtrip(status: RunStatus) -> RunStatus:
     """A status as it comes back from the API server."""
     return RunStatus.model_validate(status.to_wire())
+
+
+def running(**spec: object) -> Cluster:
+    """A run whose first attempt runs."""
+    cluster = Cluster(make_run(**spec))
+    cluster.settle()
+    cluster.start_job()
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.RUNNING
+    return cluster
+
+
+def reason(cluster: Cluster, condition: str = "Progressing") -> str:
+    """Why a condition is as it is."""
+    found = find_condition(cluster.run.status.conditions, condition)
+    assert found is not None
+    return found.reason
+
+
+def failed_of(cluster: Cluster) -> FailureReason:
+    """What the last attempt failed of."""
+    assert cluster.run.status.backoff is not None, cluster.run.status.phase
+    return cluster.run.status.backoff.reason

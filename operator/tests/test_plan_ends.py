@@ -1,0 +1,93 @@
+"""Ends of attempts and runs: what is waited for, and how long."""
+
+from __future__ import annotations
+
+import pytest
+from plan_world import running
+
+from deepcoder_operator.api.failure import FailureReason
+from deepcoder_operator.api.run_status import Phase
+
+
+def test_old_cluster_is_gone_before_the_next_is_asked_for() -> None:
+    cluster = running()
+    cluster.save(20, final=True)
+    cluster.leave(0, "Completed")
+    cluster.kuberay = cluster.kubelet = False
+    cluster.settle()
+    assert cluster.jobs["demo-s0-a1"].deleting
+    assert cluster.run.status.phase is Phase.PROMOTING
+    cluster.kuberay = True
+    cluster.settle()
+    assert not cluster.jobs
+    assert cluster.ended == ["demo-s0-a1-head"], "nothing is left to drain"
+    assert cluster.run.status.phase is Phase.PROMOTING
+    cluster.kubelet = True
+    cluster.settle()
+    assert cluster.name == "demo-s1-a2"
+
+
+def test_exit_that_comes_after_the_job_was_deleted_still_counts() -> None:
+    cluster = running()
+    cluster.change_job(job_status="FAILED", deployment_status="Failed", message="head is unreachable")
+    cluster.kubelet = False
+    cluster.settle()
+    cluster.save(7)
+    cluster.write_exit(75, "Drained")
+    cluster.kubelet = True
+    cluster.settle()
+    assert cluster.run.status.backoff is not None
+    assert cluster.run.status.backoff.reason is FailureReason.PREEMPTED
+    assert cluster.run.status.latest_checkpoint is not None
+    assert cluster.run.status.latest_checkpoint.step == 7
+
+
+def test_run_goes_on_when_an_old_job_is_never_let_go() -> None:
+    cluster = running()
+    cluster.kuberay = False
+    cluster.leave(1)
+    cluster.settle()
+    assert cluster.run.status.attempt is not None
+    cluster.advance(361)
+    cluster.settle()
+    assert cluster.ended == ["demo-s0-a1-head"], "its pods hold no GPU"
+    cluster.advance(10)
+    cluster.settle()
+    assert cluster.name == "demo-s0-a2"
+
+
+@pytest.mark.parametrize("away", ["kuberay", "kubelet"])
+def test_deletion_waits_for_no_one_for_ever(away: str) -> None:
+    cluster = running()
+    setattr(cluster, away, False)
+    cluster.delete()
+    cluster.settle()
+    cluster.advance(301)
+    cluster.settle()
+    assert cluster.run.metadata.finalizers, "what is left of the attempt has its time"
+    cluster.advance(361)
+    decided = cluster.step()
+    assert "LeftBehind" in [e.reason for e in decided.events]
+    assert cluster.run.metadata.finalizers == []
+
+
+def test_deletion_drains_then_lets_go() -> None:
+    cluster = running(cleanup={"artifacts": "Delete"})
+    cluster.delete()
+    cluster.settle()
+    assert cluster.run.metadata.finalizers, "held while it drains"
+    cluster.save(5)
+    cluster.leave(75, "Drained")
+    cluster.settle()
+    assert cluster.run.metadata.finalizers == []
+    assert cluster.artifacts_deleted
+    assert not cluster.jobs
+
+
+def test_deletion_is_bounded() -> None:
+    cluster = running()
+    cluster.delete()
+    cluster.settle()
+    cluster.advance(301)
+    cluster.settle()
+    assert cluster.run.metadata.finalizers == []

@@ -1,0 +1,95 @@
+"""Figures in the status: progress, results, and what a run has cost."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from plan_world import running
+from run_manifests import LONGER, TRAIN
+
+from deepcoder_contracts.gate import GateRecord
+from deepcoder_operator.api.run_status import Phase
+from deepcoder_operator.domain.world import Problem
+
+GATE = {"all": [{"metric": "reward_mean", "op": "Ge", "value": 0.5}]}
+
+
+def test_progress_is_written_at_most_each_15_seconds() -> None:
+    cluster = running()
+    cluster.report(1, reward_mean=0.5)
+    cluster.settle()
+    assert cluster.run.status.progress is not None
+    assert cluster.run.status.progress.display == "1/20"
+    for step in range(2, 5):
+        cluster.advance(4)
+        cluster.report(step)
+        cluster.settle()
+        assert cluster.run.status.progress.step == 1
+    cluster.advance(4)
+    cluster.settle()
+    assert cluster.run.status.progress.step == 4
+
+
+def test_metrics_that_no_number_shows_are_left_out_and_small_ones_keep_their_digits() -> None:
+    cluster = running()
+    cluster.report(1, reward_mean=0.64)
+    cluster.settle()
+    cluster.advance(20)
+    cluster.report(
+        2, reward_mean=math.nan, loss=math.inf, lr=1e-6, kl=0.000123456, tokens=1.5e9, huge=1e300, tiny=1e-300
+    )
+    cluster.settle()
+    progress = cluster.run.status.progress
+    assert progress is not None
+    assert progress.metrics == {"lr": "0.000001", "kl": "0.0001235", "tokens": "1500000000", "tiny": "0"}
+    assert progress.reward is None
+    assert cluster.run.status.stages[0].reward == "0.64", "the last that was one"
+
+
+def test_unmet_gate_shows_the_value_as_it_was() -> None:
+    stages = [TRAIN | {"promoteWhen": GATE | {"otherwise": "Hold"}}, LONGER]
+    cluster = running(stages=stages)
+    values = {"reward_mean": math.nan}
+    cluster.save(20, final=True, gate=GateRecord(met=False, values=values, window={"reward_mean": 1}))
+    cluster.leave(0, "Completed")
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.HELD
+    assert "reward_mean" not in cluster.run.status.stages[0].results
+    assert "reward_mean Ge 0.5: nan" in (cluster.run.status.stages[0].message or "")
+
+
+def test_gpu_seconds_count_from_scheduled_to_gone() -> None:
+    cluster = running()
+    head = cluster.pods["demo-s0-a1-head"]
+    worker = replace(head, name="w", uid="w", role="learner", gpus=8, scheduled=cluster.now)
+    cluster.pods["w"] = worker
+    cluster.settle()
+    assert cluster.run.status.gpus == 8
+    cluster.advance(100)
+    cluster.save(20, final=True)
+    cluster.pods["w"] = replace(worker, finished=worker.scheduled + timedelta(seconds=90))  # type: ignore[operator]
+    cluster.leave(0, "Completed")
+    cluster.settle()
+    assert cluster.run.status.usage.gpu_seconds == "720"
+    assert cluster.run.status.usage.wasted_gpu_seconds == "0"
+
+
+@pytest.mark.parametrize("node_lost", [False, True])
+def test_wasted_gpu_seconds_end_with_the_attempt_and_not_with_an_outage_of_storage(node_lost: bool) -> None:
+    cluster = running()
+    head = cluster.pods["demo-s0-a1-head"]
+    cluster.pods["w"] = replace(head, name="w", uid="w", role="learner", gpus=8, scheduled=cluster.now)
+    cluster.settle()
+    cluster.advance(100)
+    if node_lost:
+        cluster.pods = {}
+    cluster.leave(1)
+    cluster.storage_problem = Problem("StorageUnreachable", "no route")
+    cluster.settle()
+    cluster.advance(3600)
+    cluster.storage_problem = None
+    cluster.settle()
+    assert cluster.run.status.usage.wasted_gpu_seconds == "800"

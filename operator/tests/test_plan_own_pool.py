@@ -1,0 +1,105 @@
+"""The SandboxPool of a run: waited for, made with an attempt, gone when there is no work for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from plan_world import Cluster, make_run, reason, running
+from run_manifests import LONGER, TRAIN
+
+from deepcoder_operator.api.run_status import Phase
+from deepcoder_operator.domain.world import PoolView
+
+
+def test_missing_pool_is_waited_for() -> None:
+    cluster = Cluster(make_run(sandbox={"poolRef": {"name": "shared"}}))
+    cluster.settle()
+    assert reason(cluster, "Accepted") == "PoolNotFound"
+    cluster.pool = PoolView("shared", True)
+    cluster.settle()
+    assert cluster.made == ["demo-s0-a1"]
+
+
+def test_own_pool_goes_with_the_run_and_while_it_is_suspended() -> None:
+    cluster = running(stages=[TRAIN])
+    first = cluster.pool
+    assert first is not None
+    cluster.edit(suspend=True)
+    cluster.settle()
+    cluster.write_exit(75, "Drained")
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.SUSPENDED
+    assert cluster.pool is None
+    assert reason(cluster, "SandboxReady") == "PoolNotMade"
+    cluster.edit(suspend=False)
+    cluster.settle()
+    assert cluster.pool is not None
+    assert cluster.pool.uid != first.uid
+    cluster.finish_stage()
+    assert cluster.run.status.phase is Phase.COMPLETE
+    assert cluster.pool is None
+
+
+def test_own_pool_goes_when_the_run_fails_and_while_it_is_held() -> None:
+    cluster = running(stages=[TRAIN | {"hold": True}, LONGER], failurePolicy={"maxAttempts": 1})
+    cluster.save(20, final=True)
+    cluster.leave(0, "Completed")
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.HELD
+    assert cluster.pool is None
+    cluster.edit(approved_stages=["short"])
+    cluster.settle()
+    assert cluster.pool is not None
+    cluster.leave(1)
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.FAILED
+    assert cluster.pool is None
+
+
+@pytest.mark.parametrize("owner", [None, "another-run"])
+def test_pool_that_is_not_the_runs_own_is_never_deleted(owner: str | None) -> None:
+    run = make_run(sandbox={"poolRef": {"name": "shared"}}, stages=[TRAIN])
+    cluster = Cluster(run, pool=PoolView("shared", True, owner_uid=owner))
+    cluster.settle()
+    cluster.finish_stage()
+    assert cluster.run.status.phase is Phase.COMPLETE
+    assert cluster.pool is not None
+    assert not cluster.pool.deleting
+
+
+def test_next_attempt_waits_for_the_pool_from_before_to_be_gone() -> None:
+    cluster = running(stages=[TRAIN])
+    cluster.leave(1)
+    cluster.settle()
+    assert cluster.pool is not None
+    cluster.pool = replace(cluster.pool, deleting=True)
+    cluster.advance(10)
+    for _ in range(4):
+        cluster.step()
+    assert cluster.made == ["demo-s0-a1"]
+    assert reason(cluster) == "PoolEnding"
+    cluster.settle()
+    assert cluster.made == ["demo-s0-a1", "demo-s0-a2"]
+    assert not cluster.pool.deleting
+
+
+def test_sandbox_seconds_leave_out_the_time_without_a_pool() -> None:
+    cluster = running(stages=[TRAIN])
+    assert cluster.pool is not None
+    cluster.pool = replace(cluster.pool, replicas=2)
+    cluster.advance(60)
+    cluster.settle()
+    assert cluster.run.status.usage.sandbox_seconds == "120"
+    cluster.edit(suspend=True)
+    cluster.settle()
+    cluster.write_exit(75, "Drained")
+    cluster.settle()
+    cluster.advance(3600)
+    cluster.settle()
+    cluster.edit(suspend=False)
+    cluster.settle()
+    cluster.pool = replace(cluster.pool, replicas=2)
+    cluster.advance(60)
+    cluster.settle()
+    assert cluster.run.status.usage.sandbox_seconds == "240"
