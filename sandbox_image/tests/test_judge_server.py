@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import json
 import os
-import threading
 import time
 
 import aiohttp
@@ -209,25 +208,20 @@ async def test_answer_of_error_is_judged_again_when_asked_again(client):
 
 
 async def test_long_body_is_read_without_holding_up_others(client, monkeypatch):
-    reading = threading.Event()
     parse = admission.parse_request
 
     def parse_slowly(body):
-        if len(body) > 100_000:
-            reading.set()
-            time.sleep(0.5)
+        time.sleep(0.5)
         return parse(body)
 
     monkeypatch.setattr("deepcoder_sandbox.admission.parse_request", parse_slowly)
     long = asyncio.ensure_future(post(client, unique(code="#" * 200_000 + "\nprint(input())")))
-    while not reading.is_set():
+    longest, before = 0.0, time.monotonic()
+    while not long.done():
         await asyncio.sleep(0.01)
-    started = time.monotonic()
-    async with client.get("/healthz") as response:
-        assert response.status == 200
-    assert time.monotonic() - started < 0.3
-    _, text = await long
-    assert JudgeResponse.model_validate_json(text).passed is True
+        longest, before = max(longest, time.monotonic() - before), time.monotonic()
+    assert longest < 0.4
+    assert JudgeResponse.model_validate_json((await long)[1]).passed is True
 
 
 async def test_answers_are_forgotten_oldest_first_and_none_in_flight():
