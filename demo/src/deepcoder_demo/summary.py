@@ -37,9 +37,9 @@ def show(cluster: Cluster, run_object: dict[str, Any], console: Console) -> Path
 def farewell(cluster: Cluster, namespace: str, name: str, console: Console) -> None:
     """What to look at next."""
     console.rule("[bold]The cluster stays", align="left")
-    plugin = tool("kubectl-deepcoder")
+    added = [tool("kubectl-deepcoder").parent, *([Path(cluster.kubectl).parent] if cluster.ours else [])]
     lines = (
-        f"export KUBECONFIG={cluster.kubeconfig} PATH=$PATH:{plugin.parent}:{Path(cluster.kubectl).parent}",
+        f"export KUBECONFIG={cluster.kubeconfig} PATH=$PATH:{':'.join(map(str, added))}",
         f"kubectl -n {namespace} get dcr,sbp,rayjobs,pods",
         f"kubectl -n {namespace} describe dcr {name}",
         f"kubectl deepcoder status {name} -n {namespace}",
