@@ -78,7 +78,9 @@ def follow(cluster: Cluster, name: str, namespace_: str, *, seconds: float) -> d
         run(
             [tool("kubectl-deepcoder"), *watch], seconds=seconds + 60, show=True, env={"KUBECONFIG": cluster.kubeconfig}
         )
-    except CommandFailed:
+    except CommandFailed as error:
+        if error.status != 1:
+            raise
         found = get(cluster, "deepcoderrun", name, namespace_)
         if found.get("status", {}).get("phase") != "Failed":
             raise  # it did not end, or is not seen: the command has said which
