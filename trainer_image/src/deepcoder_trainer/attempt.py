@@ -1,8 +1,11 @@
 """One attempt of one stage, from a valid config to its exit record.
 
 Storage is claimed first; then samplers and learners start side by side, since both import for seconds; then the
-attempt goes on from the newest whole checkpoint, its parent, or the model. The order in which things are closed is
-the reverse, by one exit stack, whatever happened. Every end is told in exit.json where storage can still be reached.
+attempt goes on from the newest whole checkpoint, its parent, or the model. A stop ends whatever of that is under way.
+
+The end has one order, whatever happened, and one bound, the stop's own: the loop saves (see controller.py); exit.json
+is put, since whoever decides what comes next reads it; metrics and samples follow; then all is closed in the reverse
+order of its start. What cannot be closed in time ends with the process.
 """
 
 from __future__ import annotations
@@ -10,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Coroutine, Mapping
@@ -18,12 +20,12 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
-from deepcoder_contracts.exit import ExitCode, ExitRecord
-from deepcoder_contracts.gate import GateRecord
+from deepcoder_contracts.exit import ExitRecord
 from deepcoder_contracts.layout import metrics_key
 from deepcoder_contracts.progress import CheckpointSummary, TrainerPhase
-from deepcoder_contracts.stage import OptimizerState, StageConfig, StageType
-from deepcoder_trainer.background import Background
+from deepcoder_contracts.stage import OptimizerState, StageConfig, StageResources, StageType
+from deepcoder_trainer import exits
+from deepcoder_trainer.background import Background, abandonable
 from deepcoder_trainer.checkpoint.errors import StorageError
 from deepcoder_trainer.checkpoint.reader import ResumePoint, find_resume_point
 from deepcoder_trainer.checkpoint.sources import Sources
@@ -34,15 +36,17 @@ from deepcoder_trainer.cluster import connect_ray
 from deepcoder_trainer.controller import Controller, first_cause
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.evaluation_context import EvaluationContext
+from deepcoder_trainer.judge.client import JudgeClient
 from deepcoder_trainer.judge.connect import connect_judge
 from deepcoder_trainer.judge.local import LocalJudge
-from deepcoder_trainer.ports import Ending, Observer, SandboxUnavailable
-from deepcoder_trainer.problems.dataset import DatasetError, load_dataset
+from deepcoder_trainer.ports import Ending, Evaluate, Observer
+from deepcoder_trainer.problems.dataset import load_dataset
 from deepcoder_trainer.problems.prompt import EncodedProblems, encode_problems
 from deepcoder_trainer.rollout.reward import JudgeReward, Reward, load_reward
 from deepcoder_trainer.rollout.rollout import Rollout, Sampling
+from deepcoder_trainer.sampler.group import SamplerGroup
 from deepcoder_trainer.sampler.start import start_samplers
-from deepcoder_trainer.stopping import Stop, stop_on_signals
+from deepcoder_trainer.stopping import Moment, Stop, StopReached, stop_on_signals
 from deepcoder_trainer.telemetry.metrics import JsonLines, Prometheus
 from deepcoder_trainer.telemetry.observers import Observers
 from deepcoder_trainer.telemetry.progress import Progress
@@ -53,22 +57,23 @@ from deepcoder_trainer.types import Learner
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-CRASHED = 1
-
-
-class StoppedEarly(Exception):
-    """A stop came before training had begun: there is nothing to save."""
-
 
 class Attempt:
     """What one attempt holds while it runs."""
 
     def __init__(
-        self, config: StageConfig, stop: Stop, judge: LocalJudge | None, observers: tuple[Observer, ...] = ()
+        self,
+        config: StageConfig,
+        stop: Stop,
+        judge: LocalJudge | None,
+        observers: tuple[Observer, ...] = (),
+        machine: StageResources | None = None,
     ) -> None:
+        """`machine` is what a Ray cluster of our own offers, where later stages need more than this one."""
         self.config = config
         self.stop = stop
         self._judge = judge
+        self._machine = machine or config.stage.resources
         self._extra = observers
         self._workdir = Path(tempfile.mkdtemp(prefix="deepcoder-trainer-"))
         self._store = open_run_storage(config.storage)
@@ -77,54 +82,69 @@ class Attempt:
         self._progress = Progress(config, stop)
         self._prometheus = Prometheus(config.stage.index)
         self._metrics = JsonLines(self._workdir / "metrics.jsonl", config.stage.name)
+        self._samples: SampleSink | None = None
+        self._client: JudgeClient | None = None
         self._background = Background()
 
     async def run(self) -> ExitRecord:
         """Run it; never raises but when cancelled."""
+        stack = AsyncExitStack()
+        stack.push_async_callback(self._background.close)
         try:
-            record = await self._run_beside_background()
-        except Exception as error:
-            record = exit_record(first_cause(error), self._progress.report().step)
+            try:
+                record = await self._background.beside(self._run(stack))
+            except Exception as error:
+                record = exits.failed(first_cause(error), self._progress.report().step)
+            record = await self._tell(record)
+        finally:
+            await self._in_time("closing", stack.aclose())
+            shutil.rmtree(self._workdir, ignore_errors=True)
+        return record
+
+    async def _tell(self, record: ExitRecord) -> ExitRecord:
+        """Put exit.json, then all that is not stored yet."""
         newest = self._progress.checkpoint
         digest = newest.digest if newest else None
         record = record.model_copy(update={"manifest_digest": digest, "pod_uid": os.environ.get("POD_UID")})
-        try:
-            await self._keep_metrics()
-            await self._writer.write_exit(record)
-        except StorageError as error:
-            log.error("exit.json could not be written: %s", error)
-        shutil.rmtree(self._workdir, ignore_errors=True)
+        await self._in_time("exit.json", self._writer.write_exit(record))
+        await self._in_time("metrics and samples", self._keep_reports())
         return record
 
-    async def _run_beside_background(self) -> ExitRecord:
-        async with AsyncExitStack() as stack:
-            stack.push_async_callback(self._background.close)
-            return await self._background.beside(self._run(stack))
+    async def _in_time(self, what: str, work: Coroutine[Any, Any, None]) -> None:
+        """Do one of the last things; whatever becomes of it, the next follows."""
+        try:
+            await self.stop.before(Moment.LEFT, work)
+        except StopReached:
+            log.warning("%s: no time is left for it", what)
+        except Exception as error:  # the record of how the attempt ended is made already
+            log.error("%s: %s", what, error)
 
     async def _run(self, stack: AsyncExitStack) -> ExitRecord:
         config = self.config
         if config.progress is not None:
             self._background.loop(self._progress.run(config.progress))
         self._prometheus.serve()
-        self._extra += tuple(await asyncio.to_thread(trackers, config))
-        await self._writer.claim()
-        reward = await self._reward(stack)
-        model_dir = await asyncio.to_thread(self._sources.model, config.model)
-        tokenizer = await asyncio.to_thread(load_tokenizer, model_dir)
-        await asyncio.to_thread(connect_ray, config.stage.resources)
-        stop_on_signals(self.stop, config.storage.drain_seconds)
+        reward, model_dir, tokenizer = await self._unless_stopped(self._prepare(stack))
         if config.stage.type is StageType.EVALUATE:
             return await self._evaluate(stack, reward, model_dir, tokenizer)
         return await self._train(stack, reward, model_dir, tokenizer)
 
-    async def _train(self, stack: AsyncExitStack, reward: Reward, model_dir: Path, tokenizer: Any) -> ExitRecord:
-        from deepcoder_trainer.learner.group import start_learners
+    async def _prepare(self, stack: AsyncExitStack) -> tuple[Reward, Path, Any]:
+        """What samplers and learners need before they are asked for."""
+        config = self.config
+        self._extra += tuple(await abandonable(trackers, config))
+        await self._writer.claim()
+        reward = await self._reward(stack)
+        model_dir = await abandonable(self._sources.model, config.model)
+        tokenizer = await abandonable(load_tokenizer, model_dir)
+        await abandonable(connect_ray, self._machine)
+        stop_on_signals(self.stop, config.storage.drain_seconds)
+        return reward, model_dir, tokenizer
 
-        config, recipe = self.config, self.config.recipe
-        problems, digest = await asyncio.to_thread(self._problems, tokenizer)
-        sampler, learner = await self._unless_stopped(
-            _both(start_samplers(config, model_dir), start_learners(config, model_dir))
-        )
+    async def _train(self, stack: AsyncExitStack, reward: Reward, model_dir: Path, tokenizer: Any) -> ExitRecord:
+        config = self.config
+        problems, digest = await self._unless_stopped(abandonable(self._problems, tokenizer))
+        sampler, learner = await self._unless_stopped(_start_both(config, model_dir))
         stack.push_async_callback(sampler.close)
         stack.push_async_callback(learner.close)
         point = await self._unless_stopped(find_resume_point(config, learner, workdir=self._workdir, store=self._store))
@@ -137,7 +157,8 @@ class Attempt:
             store=self._store,
         )
         writer.on_commit = self._committed
-        state = await self._load(point, learner)
+        writer.before_commit = self._keep_reports_in_time
+        state = await self._unless_stopped(self._load(point, learner))
         if point is not None and point.own:
             writer.latest = CommittedCheckpoint(point.ref, point.manifest)
             self._committed(writer.latest)
@@ -145,39 +166,67 @@ class Attempt:
             log.info("stage %s had ended at step %d: exporting it", config.stage.name, state.step)
             ending = Ending(state.step, drained=False, gate=point.manifest.gate)
         else:
-            sampling = Sampling(recipe.seed, recipe.group_size, config.stage.context_tokens, recipe.temperature)
-            samples = SampleSink(
-                self._store, config.stage.name, {p.problem.id: p.problem.prompt for p in problems.kept}
-            )
-            self._background.loop(samples.run())
-            observer = self._observer(samples)
-            context = self._context(sampler, reward, tokenizer, observer)
-            self._progress.resumed_at(state.step)
-            observer.on_phase(TrainerPhase.TRAINING)
-            controller = Controller(
-                config=config,
-                problems=problems.kept,
-                sampler=sampler,
-                learner=learner,
-                rollout=Rollout(sampler, reward, sampling),
-                checkpoints=writer,
-                observer=observer,
-                stop=self.stop,
-                state=state,
-                evaluate=_evaluator(context) if config.stage.evaluate else None,
-            )
-            try:
-                ending = await controller.run()
-            except Exception:
-                await self._let_commit(writer)
-                raise
-            finally:
-                await samples.close()
+            ending = await self._loop(sampler, learner, writer, reward, tokenizer, problems, state, point)
         if ending.drained:
-            return ExitRecord(code=ExitCode.DRAINED, reason="Drained", message=self.stop.reason, step=ending.step)
-        export = await writer.export(self._last_metrics())
+            return exits.drained(self.stop.reason, ending.step)
+        try:
+            export = await self.stop.before(Moment.SAVED, writer.export(self._last_metrics()))
+        except StopReached:
+            log.warning("the stage is over and saved; the next attempt exports it")
+            return exits.drained(self.stop.reason, ending.step)
         log.info("stage %s is done: %s", config.stage.name, export.ref.uri)
-        return ExitRecord(code=ExitCode.DONE, reason="Completed", message=_gate_text(ending.gate), step=ending.step)
+        return exits.completed(ending.step, ending.gate)
+
+    async def _loop(
+        self,
+        sampler: SamplerGroup,
+        learner: Learner,
+        writer: CheckpointWriter,
+        reward: Reward,
+        tokenizer: Any,
+        problems: EncodedProblems,
+        state: PipelineState,
+        point: ResumePoint | None,
+    ) -> Ending:
+        """Train from `state` until the stage is over or a stop is asked for."""
+        config, recipe = self.config, self.config.recipe
+        prompts = {p.problem.id: p.problem.prompt for p in problems.kept}
+        self._samples = SampleSink(self._store, config.stage.name, prompts)
+        self._background.loop(self._samples.run())
+        observer = self._observer(self._samples)
+        context = self._context(sampler, reward, tokenizer, observer)
+        sampling = Sampling(recipe.seed, recipe.group_size, config.stage.context_tokens, recipe.temperature)
+        self._progress.resumed_at(state.step)
+        observer.on_phase(TrainerPhase.TRAINING)
+        controller = Controller(
+            config=config,
+            problems=problems.kept,
+            sampler=sampler,
+            learner=learner,
+            rollout=Rollout(sampler, reward, sampling),
+            checkpoints=writer,
+            observer=observer,
+            stop=self.stop,
+            state=state,
+            metrics=point.manifest.metrics if point is not None and point.own else {},
+            evaluate=_evaluator(context) if config.stage.evaluate else None,
+            health=lambda: self._health(sampler, writer),
+            on_unjudged=self._samples.keep,
+        )
+        try:
+            return await controller.run()
+        except Exception:
+            await self._let_commit(writer)
+            raise
+
+    def _health(self, sampler: SamplerGroup, writer: CheckpointWriter) -> dict[str, float]:
+        """Figures of the parts beside the loop, since the attempt's start and of its newest checkpoint."""
+        figures = {"sampler_restarts": float(sampler.restarts)}
+        if self._client is not None:
+            figures["judge_errors"] = float(self._client.errors)
+        if (times := writer.times) is not None:
+            figures |= {"checkpoint_stall_seconds": times.stall, "checkpoint_upload_seconds": times.upload}
+        return figures
 
     async def _evaluate(self, stack: AsyncExitStack, reward: Reward, model_dir: Path, tokenizer: Any) -> ExitRecord:
         from deepcoder_trainer.evaluation.run import run_evaluate_stage
@@ -187,7 +236,7 @@ class Attempt:
         observer = self._observer()
         observer.on_phase(TrainerPhase.EVALUATING)
         await self._unless_stopped(run_evaluate_stage(self._context(sampler, reward, tokenizer, observer)))
-        return ExitRecord(code=ExitCode.DONE, reason="Completed")
+        return exits.completed()
 
     def _context(self, sampler: Any, reward: Reward, tokenizer: Any, observer: Observer) -> EvaluationContext:
         return EvaluationContext(
@@ -209,8 +258,9 @@ class Attempt:
     async def _reward(self, stack: AsyncExitStack) -> Reward:
         if self.config.recipe.reward is not None:
             return load_reward(self.config.recipe.reward)
-        client, background = await stack.enter_async_context(connect_judge(self.config, self._judge))
-        self._background.loop(background)
+        client, keep_going = await stack.enter_async_context(connect_judge(self.config, self._judge))
+        self._background.loop(keep_going())
+        self._client = client
         return JudgeReward(client)
 
     def _problems(self, tokenizer: Any) -> tuple[EncodedProblems, str]:
@@ -247,41 +297,38 @@ class Attempt:
         self._progress.checkpoint = CheckpointSummary(
             uri=committed.ref.uri, digest=committed.ref.digest, step=manifest.step
         )
-        self._background.once(self._keep_metrics())
 
     async def _let_commit(self, writer: CheckpointWriter) -> None:
         """The attempt fails, but a checkpoint may be on its way: it is worth a moment."""
         try:
             async with asyncio.timeout(self.config.storage.drain_seconds):
-                await writer.wait()
+                await self.stop.before(Moment.SAVED, writer.wait())
         except Exception as error:  # whatever it is, the attempt fails of something else
             log.error("the last checkpoint was not committed: %s", error)
 
-    async def _keep_metrics(self) -> None:
+    async def _keep_reports_in_time(self) -> None:
+        """Before each commit: what was told of its steps is stored, since no later attempt makes them again."""
+        try:
+            await self.stop.before(Moment.SETTLED, self._keep_reports())
+        except StopReached:
+            log.warning("the checkpoint goes before metrics and samples: the stop leaves no time for both")
+
+    async def _keep_reports(self) -> None:
         if self._metrics.path.exists():
             key = metrics_key(self.config.stage.name, self.config.ordinal)
             try:
                 await asyncio.to_thread(self._store.put_file, key, self._metrics.path)
-            except StorageError as error:
+            except (StorageError, OSError) as error:
                 log.error("metrics.jsonl could not be stored, the next checkpoint tries again: %s", error)
+        if self._samples is not None:
+            await self._samples.flush()
 
     def _last_metrics(self) -> Mapping[str, float]:
         latest = self._writer.latest
         return latest.manifest.metrics if latest else {}
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
-        """Its result; raises StoppedEarly when a stop comes first."""
-        task = asyncio.ensure_future(work)
-        stopping = asyncio.create_task(self.stop.wait())
-        try:
-            await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                raise StoppedEarly(self.stop.reason)
-            return task.result()
-        finally:
-            stopping.cancel()
-            task.cancel()
-            await asyncio.gather(task, stopping, return_exceptions=True)
+        return await self.stop.before(Moment.ASKED, work)
 
 
 def load_tokenizer(model_dir: Path) -> Any:
@@ -302,50 +349,28 @@ def load_tokenizer(model_dir: Path) -> Any:
         raise BadConfig(f"model.uri {model_dir} has no usable tokenizer: {error}", field="model.uri") from error
 
 
-def exit_record(error: BaseException, step: int) -> ExitRecord:
-    """What an error means for the attempt's end."""
-    message = str(error)[:4000] or type(error).__name__
-    if isinstance(error, BadConfig):
-        return ExitRecord(code=ExitCode.BAD_CONFIG, reason="BadConfig", message=message, field=error.field, step=step)
-    if isinstance(error, DatasetError):
-        return ExitRecord(code=ExitCode.BAD_CONFIG, reason="BadConfig", message=message, field="dataset", step=step)
-    if isinstance(error, SandboxUnavailable):
-        return ExitRecord(code=ExitCode.DRAINED, reason="SandboxUnavailable", message=message, step=step)
-    if isinstance(error, StoppedEarly):
-        return ExitRecord(code=ExitCode.DRAINED, reason="Drained", message=message, step=step)
-    log.error("the attempt crashed", exc_info=error)
-    if isinstance(error, MemoryError) or "out of memory" in message.lower():
-        return ExitRecord(code=CRASHED, reason="OutOfMemory", message=message, step=step)
-    name = type(error).__name__
-    reason = name if re.fullmatch(r"[A-Z][A-Za-z0-9]{0,62}", name) else "Crashed"
-    return ExitRecord(code=CRASHED, reason=reason, message=message, step=step)
+async def _start_both(config: StageConfig, model_dir: Path) -> tuple[SamplerGroup, Learner]:
+    """Samplers and learners, started side by side; if one fails the other is ended before the error is raised."""
+    from deepcoder_trainer.learner.group import start_learners
 
-
-async def _both(first: Coroutine[Any, Any, Any], second: Coroutine[Any, Any, Any]) -> tuple[Any, Any]:
-    """Both at once; if one fails the other is ended before the error is raised."""
-    tasks = [asyncio.ensure_future(first), asyncio.ensure_future(second)]
+    samplers = asyncio.create_task(start_samplers(config, model_dir))
+    learners = asyncio.create_task(start_learners(config, model_dir))
     try:
-        a, b = await asyncio.gather(*tasks)
-        return a, b
+        await asyncio.gather(samplers, learners)
+        return samplers.result(), learners.result()
     except BaseException:
-        for task in tasks:
+        for task in (samplers, learners):
             task.cancel()
-        for result in await asyncio.gather(*tasks, return_exceptions=True):
-            if hasattr(result, "close"):
+        for result in await asyncio.gather(samplers, learners, return_exceptions=True):
+            if not isinstance(result, BaseException):
                 await result.close()
         raise
 
 
-def _evaluator(context: EvaluationContext) -> Any:
+def _evaluator(context: EvaluationContext) -> Evaluate:
     async def evaluate(step: int) -> Mapping[str, float]:
         from deepcoder_trainer.evaluation.run import evaluate_weights
 
         return await evaluate_weights(context, step)
 
     return evaluate
-
-
-def _gate_text(gate: GateRecord | None) -> str:
-    if gate is None:
-        return ""
-    return f"gate {'met' if gate.met else 'unmet'}: {gate.values}"

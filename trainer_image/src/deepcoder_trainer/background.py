@@ -1,14 +1,17 @@
 """Work beside training: loops that never end but by failing, and small things that are started and forgotten.
 
 A loop that fails ends the attempt with its error (judges that cannot be kept alive are no detail); a small thing that
-fails is logged. All are cancelled at the end, and waited for.
+fails is logged. All are cancelled at the end, and waited for. What blocks a thread for minutes and cannot be ended
+(a download) has a thread that nobody waits for.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Coroutine
+import threading
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 log = logging.getLogger(__name__)
@@ -56,3 +59,30 @@ class Background:
         for task in self._loops:
             task.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
+
+
+async def abandonable(function: Callable[..., T], *args: Any) -> T:
+    """What `function` returns, from a thread of its own that does not keep the process when the caller is cancelled."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]
+
+    def work() -> None:
+        result: T | None = None
+        error: BaseException | None = None
+        try:
+            result = function(*args)
+        except BaseException as raised:  # whatever it is, it is the caller's
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=work, name=getattr(function, "__name__", "work"), daemon=True).start()
+    return await future

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable
 
 from deepcoder_contracts.stage import StageResources
 
@@ -22,8 +23,18 @@ def in_cluster() -> bool:
     return "RAY_ADDRESS" in os.environ
 
 
+def most_of(stages: Iterable[StageResources]) -> StageResources:
+    """What a cluster for all of these stages, one after another, offers."""
+    resources = list(stages)
+    return StageResources(
+        samplers=max(r.samplers for r in resources),
+        learners=max(r.learners for r in resources),
+        accelerators=any(r.accelerators for r in resources),
+    )
+
+
 def connect_ray(resources: StageResources) -> None:
-    """Connect to Ray, once a process."""
+    """Connect to Ray, once a process; a cluster of our own offers `resources`."""
     import ray
 
     if ray.is_initialized():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import threading
 from collections.abc import Callable
 
 from deepcoder_contracts.exit import ExitCode, ExitRecord
@@ -15,13 +17,17 @@ from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ObjectMissing
 from deepcoder_trainer.checkpoint.listing import StageListing, read_listing
 from deepcoder_trainer.checkpoint.reader import read_manifest
 from deepcoder_trainer.checkpoint.storage import ObjectStore, open_run_storage
+from deepcoder_trainer.cluster import most_of
 from deepcoder_trainer.drain import Driver
 from deepcoder_trainer.judge.local import LocalJudge
 from deepcoder_trainer.localrun import LocalRun, held_by_gate
 from deepcoder_trainer.ports import Observer
-from deepcoder_trainer.stopping import Stop, stop_on_signals
+from deepcoder_trainer.stopping import Moment, Stop, stop_on_signals
 
 log = logging.getLogger(__name__)
+
+OVERTIME_SECONDS = 3.0
+"""Time after a stop's last moment for the interpreter to end; a pod has 5 s."""
 
 MakeObservers = Callable[[StageConfig], tuple[Observer, ...]]
 
@@ -35,11 +41,22 @@ async def run(config: StageConfig | LocalRun, judge: LocalJudge | None, observer
         asking = asyncio.create_task(driver.watch(stop, seconds))
         try:
             if isinstance(config, StageConfig):
-                return await Attempt(config, stop, judge, observers(config)).run()
-            return await _run_stages(config, stop, judge, observers)
+                record = await Attempt(config, stop, judge, observers(config)).run()
+            else:
+                record = await _run_stages(config, stop, judge, observers)
         finally:
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
+    if stop.requested:
+        _leave_in_time(stop, record.code)
+    return record
+
+
+def _leave_in_time(stop: Stop, code: int) -> None:
+    """Threads that hang in a put or a download would keep the process beyond its pod's time; nothing else is left."""
+    timer = threading.Timer(stop.seconds_left(Moment.LEFT) + OVERTIME_SECONDS, os._exit, (code,))
+    timer.daemon = True
+    timer.start()
 
 
 async def _run_stages(
@@ -47,6 +64,7 @@ async def _run_stages(
 ) -> ExitRecord:
     store = open_run_storage(run_config.storage)
     parent = run_config.parent
+    machine = most_of(each.resources for each in run_config.stages)
     record = ExitRecord(code=ExitCode.DONE, reason="Completed", message="every stage was done before")
     for index, stage in enumerate(run_config.stages):
         listing = read_listing(await asyncio.to_thread(store.list, f"{stage.name}/"))
@@ -59,7 +77,7 @@ async def _run_stages(
             ordinal = max(listing.claims, default=0) + 1
             log.info("stage %s (%d of %d), attempt %d", stage.name, index + 1, len(run_config.stages), ordinal)
             config = run_config.stage_config(index, ordinal, parent)
-            record = await Attempt(config, stop, judge, observers(config)).run()
+            record = await Attempt(config, stop, judge, observers(config), machine).run()
             if record.code != ExitCode.DONE:
                 return record
             listing = read_listing(await asyncio.to_thread(store.list, f"{stage.name}/"))

@@ -1,8 +1,8 @@
 """Every rollout to storage, behind training: one Parquet file a step.
 
-Writing takes a thread for a moment and an upload for longer, so a queue stands between; it is bounded, and a full
-queue drops nothing but waits in `close`. A file that cannot be put is logged and lost: samples explain a run, they do
-not carry it.
+Writing takes a thread for a moment and an upload for longer, so a queue stands between. It holds `MAX_STEPS` at most,
+since groups are large: when storage is slower than training for so long, the newest step's are logged and lost, as
+those of a file that cannot be put. Samples explain a run, they do not carry it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ from deepcoder_trainer.checkpoint.errors import StorageError
 from deepcoder_trainer.checkpoint.storage import ObjectStore
 from deepcoder_trainer.ports import StepReport
 from deepcoder_trainer.samples import write_samples
-from deepcoder_trainer.types import Group
+from deepcoder_trainer.types import Batch
 
 log = logging.getLogger(__name__)
 
-CLOSE_SECONDS = 60.0
+MAX_STEPS = 8
+"""Steps that wait to be written."""
+FLUSH_SECONDS = 60.0
+"""Longest wait for them."""
 
 
 class SampleSink:
@@ -33,36 +36,44 @@ class SampleSink:
         self._store = store
         self._stage = stage
         self._prompts = prompts
-        self._queue: asyncio.Queue[tuple[int, tuple[Group, ...]]] = asyncio.Queue()
+        self._queue: asyncio.Queue[Batch] = asyncio.Queue(MAX_STEPS)
 
     def on_phase(self, phase: TrainerPhase) -> None:
         """Not of interest."""
 
     def on_step(self, report: StepReport) -> None:
         """Queue the step's groups."""
-        self._queue.put_nowait((report.step, report.groups))
+        if report.groups:
+            self.keep(Batch(report.step, report.groups))
+
+    def keep(self, batch: Batch) -> None:
+        """Queue a batch, one that is not trained for want of verdicts as well; when it is, that takes its place."""
+        try:
+            self._queue.put_nowait(batch)
+        except asyncio.QueueFull:
+            log.error("samples of step %d are lost: storage is slower than training", batch.step)
 
     async def run(self) -> None:
         """Write and put until cancelled."""
         while True:
-            step, groups = await self._queue.get()
+            batch = await self._queue.get()
             try:
-                await asyncio.to_thread(self._put, step, groups)
+                await asyncio.to_thread(self._put, batch)
             except (StorageError, OSError) as error:
-                log.error("samples of step %d are lost: %s", step, error)
+                log.error("samples of step %d are lost: %s", batch.step, error)
             finally:
                 self._queue.task_done()
 
-    async def close(self) -> None:
+    async def flush(self) -> None:
         """Wait until all is put, within a bound."""
         try:
-            async with asyncio.timeout(CLOSE_SECONDS):
+            async with asyncio.timeout(FLUSH_SECONDS):
                 await self._queue.join()
         except TimeoutError:
-            log.error("samples of %d steps are lost: storage is too slow", self._queue.qsize())
+            log.error("samples of %d steps are not stored yet: storage is too slow", self._queue.qsize())
 
-    def _put(self, step: int, groups: tuple[Group, ...]) -> None:
+    def _put(self, batch: Batch) -> None:
         with tempfile.TemporaryDirectory(prefix="deepcoder-samples-") as folder:
             path = Path(folder) / "samples.parquet"
-            write_samples(path, groups, self._prompts, step)
-            self._store.put_file(samples_key(self._stage, step), path)
+            write_samples(path, batch.groups, self._prompts, batch.step)
+            self._store.put_file(samples_key(self._stage, batch.step), path)

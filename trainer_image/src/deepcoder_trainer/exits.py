@@ -1,0 +1,47 @@
+"""What an attempt's end means, as its exit record says it: a pure function of the error or the ending."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+from deepcoder_contracts.exit import ExitCode, ExitRecord
+from deepcoder_contracts.gate import GateRecord
+from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.ports import SandboxUnavailable
+from deepcoder_trainer.problems.dataset import DatasetError
+from deepcoder_trainer.stopping import StopReached
+
+log = logging.getLogger(__name__)
+
+CRASHED = 1
+
+
+def failed(error: BaseException, step: int) -> ExitRecord:
+    """What an error means for the attempt's end."""
+    message = str(error)[:4000] or type(error).__name__
+    if isinstance(error, BadConfig):
+        return ExitRecord(code=ExitCode.BAD_CONFIG, reason="BadConfig", message=message, field=error.field, step=step)
+    if isinstance(error, DatasetError):
+        return ExitRecord(code=ExitCode.BAD_CONFIG, reason="BadConfig", message=message, field="dataset", step=step)
+    if isinstance(error, SandboxUnavailable):
+        return ExitRecord(code=ExitCode.DRAINED, reason="SandboxUnavailable", message=message, step=step)
+    if isinstance(error, StopReached):
+        return drained(message, step)
+    log.error("the attempt crashed", exc_info=error)
+    if isinstance(error, MemoryError) or "out of memory" in message.lower():
+        return ExitRecord(code=CRASHED, reason="OutOfMemory", message=message, step=step)
+    name = type(error).__name__
+    reason = name if re.fullmatch(r"[A-Z][A-Za-z0-9]{0,62}", name) else "Crashed"
+    return ExitRecord(code=CRASHED, reason=reason, message=message, step=step)
+
+
+def drained(reason: str, step: int) -> ExitRecord:
+    """Somebody asked to stop; run again to go on."""
+    return ExitRecord(code=ExitCode.DRAINED, reason="Drained", message=reason, step=step)
+
+
+def completed(step: int = 0, gate: GateRecord | None = None) -> ExitRecord:
+    """The stage is over, and what it came to is stored."""
+    message = f"gate {'met' if gate.met else 'unmet'}: {gate.values}" if gate is not None else ""
+    return ExitRecord(code=ExitCode.DONE, reason="Completed", message=message, step=step)

@@ -1,0 +1,227 @@
+"""One attempt around the training loop: what is stored when, and that its end is told and bounded whatever hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from controller_world import PROMPTS, ScriptedLearner, ScriptedSampler, scripted_reward, stage_config
+
+from deepcoder_contracts.exit import ExitRecord
+from deepcoder_contracts.manifest import FileEntry
+from deepcoder_contracts.stage import DatasetSource, ModelSource, StageConfig, Storage
+from deepcoder_trainer import attempt, stopping
+from deepcoder_trainer.attempt import Attempt
+from deepcoder_trainer.checkpoint.writer import CheckpointWriter
+from deepcoder_trainer.samples import read_samples
+from deepcoder_trainer.stopping import Stop
+from deepcoder_trainer.types import Outcome, Problem
+
+
+class StoringLearner(ScriptedLearner):
+    """Has files enough for a checkpoint writer: none."""
+
+    async def save(self, directory: str) -> None:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+
+    async def save_pretrained(self, directory: str) -> None:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+
+    async def upload(self, directory: str, storage: Storage, prefix: str) -> list[FileEntry]:
+        return []
+
+    async def close(self) -> None: ...
+
+
+class World:
+    """The parts that an attempt starts, scripted."""
+
+    def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, every: int) -> None:
+        (tmp_path / "model").mkdir()
+        problems = tmp_path / "problems.jsonl"
+        problems.write_text(
+            "".join(
+                json.dumps({"id": f"p{i}", "prompt": f"say {i}", "tests": [{"input": "", "output": f"{i}"}]}) + "\n"
+                for i in range(5)
+            )
+        )
+        config = stage_config(steps, every=every)
+        self.store = tmp_path / "store"
+        self.config: StageConfig = config.model_copy(
+            update={
+                "model": ModelSource(uri=f"{tmp_path}/model"),
+                "dataset": DatasetSource(uri=str(problems)),
+                "recipe": config.recipe.model_copy(update={"reward": "tests:reward"}),
+                "storage": config.storage.model_copy(update={"uri": f"file://{self.store}"}),
+            }
+        )
+        self.sampler = ScriptedSampler(random.Random(1))
+        self.sampler.restarts = 2  # type: ignore[attr-defined]
+        self.learner = StoringLearner()
+        self.stop = Stop()
+        self.reward: Any = scripted_reward
+
+        async def samplers(config: StageConfig, model_dir: Path) -> ScriptedSampler:
+            return self.sampler
+
+        async def learners(config: StageConfig, model_dir: Path) -> StoringLearner:
+            return self.learner
+
+        monkeypatch.setattr(attempt, "start_samplers", samplers)
+        monkeypatch.setattr("deepcoder_trainer.learner.group.start_learners", learners)
+        monkeypatch.setattr(attempt, "connect_ray", lambda resources: None)
+        monkeypatch.setattr(attempt, "stop_on_signals", lambda stop, seconds: None)
+        monkeypatch.setattr(attempt, "load_tokenizer", lambda folder: lambda prompt: {"input_ids": [1, 2]})
+        monkeypatch.setattr(attempt, "load_reward", lambda name: self.reward)
+
+    async def run(self) -> ExitRecord:
+        async with asyncio.timeout(30):
+            return await Attempt(self.config, self.stop, None).run()
+
+    def exit_record(self) -> ExitRecord:
+        return ExitRecord.from_json((self.store / "s/attempts/001/exit.json").read_bytes())
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., World]:
+    return lambda steps=3, every=1: World(tmp_path, monkeypatch, steps, every)
+
+
+async def test_an_attempt_that_ends_by_itself_leaves_all_it_promises(world: Callable[..., World]) -> None:
+    w = world()
+    record = await w.run()
+    assert (record.code, record.reason, record.step) == (0, "Completed", 3)
+    assert w.exit_record() == record
+    assert len(list(w.store.glob("s/samples/*.parquet"))) == 3
+    lines = (w.store / "s/attempts/001/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3]
+    metrics = json.loads(lines[-1])["metrics"]
+    assert metrics["sampler_restarts"] == 2
+    assert metrics["checkpoint_upload_seconds"] > 0
+    assert metrics["checkpoint_stall_seconds"] >= 0
+
+
+async def test_samples_and_metrics_of_a_step_are_stored_before_its_checkpoint_is_committed(
+    world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    w = world()
+    seen: list[tuple[int, int]] = []
+    original = CheckpointWriter._put_manifest
+
+    def put(self: CheckpointWriter, prefix: str, manifest: Any) -> Any:
+        metrics = w.store / "s/attempts/001/metrics.jsonl"
+        lines = metrics.read_text().splitlines() if metrics.exists() else []
+        seen.append((len(list(w.store.glob("s/samples/*.parquet"))), len(lines)))
+        return original(self, prefix, manifest)
+
+    monkeypatch.setattr(CheckpointWriter, "_put_manifest", put)
+    await w.run()
+    assert all(samples >= step <= lines for step, (samples, lines) in enumerate(seen[:3], start=1))
+
+
+async def test_the_exit_record_is_put_before_anything_is_closed(world: Callable[..., World]) -> None:
+    w = world()
+    told: list[bool] = []
+
+    async def close() -> None:
+        told.append((w.store / "s/attempts/001/exit.json").exists())
+
+    w.sampler.close = close  # type: ignore[method-assign]
+    w.learner.close = close  # type: ignore[method-assign]
+    await w.run()
+    assert told == [True, True]
+
+
+async def test_closing_that_hangs_does_not_outlast_the_stop(
+    world: Callable[..., World], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(stopping, "LEAVE_SECONDS", 0.3)
+    w = world(steps=6, every=100)
+    w.learner.on_train = lambda step: w.stop.request(1, "SIGTERM") if step == 2 else None
+
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    w.sampler.close = hang  # type: ignore[method-assign]
+    began = time.monotonic()
+    record = await w.run()
+    assert time.monotonic() - began < 5
+    assert (record.code, record.reason, record.step) == (75, "Drained", 2)
+    assert w.exit_record() == record
+    assert record.manifest_digest is not None
+    assert "closing: no time is left" in caplog.text
+
+
+async def test_a_stop_while_the_model_is_fetched_ends_the_attempt_at_once(
+    world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    w = world()
+    begun, over = threading.Event(), threading.Event()
+
+    def slow(sources: Any, source: Any) -> Path:
+        begun.set()
+        over.wait(20)
+        raise OSError("nobody waits for this")
+
+    monkeypatch.setattr("deepcoder_trainer.checkpoint.sources.Sources.model", slow)
+    task = asyncio.create_task(w.run())
+    while not begun.is_set():
+        await asyncio.sleep(0.01)
+    w.stop.request(60, "SIGTERM")
+    began = time.monotonic()
+    record = await task
+    over.set()
+    assert time.monotonic() - began < 5
+    assert (record.code, record.reason, record.message) == (75, "Drained", "SIGTERM")
+    assert w.exit_record() == record
+
+
+async def test_an_export_that_outlasts_the_stop_is_left_to_the_next_attempt(world: Callable[..., World]) -> None:
+    w = world(steps=2)
+
+    async def stop(directory: str) -> None:
+        w.stop.request(0.2, "SIGTERM")
+        await asyncio.Event().wait()
+
+    w.learner.save_pretrained = stop  # type: ignore[method-assign]
+    record = await w.run()
+    assert (record.code, record.reason, record.step) == (75, "Drained", 2)
+    assert (w.store / "s/step-000002.a001/MANIFEST.json").exists()
+
+
+async def test_a_batch_that_no_judge_could_judge_is_stored_and_the_record_says_why(
+    world: Callable[..., World],
+) -> None:
+    async def down(problem: Problem, response: str, key: str) -> Outcome:
+        if int(key.split("/")[1]) >= PROMPTS:
+            return Outcome(None, "error", 0.0, 3)
+        return await scripted_reward(problem, response, key)
+
+    w = world()
+    w.reward = down
+    record = await w.run()
+    assert (record.code, record.reason, record.step) == (75, "SandboxUnavailable", 1)
+    rows = read_samples(w.store / "s/samples/step-000002.parquet")
+    assert [row["reward"] for row in rows] == [None] * 6
+
+
+async def test_a_cluster_of_our_own_is_large_enough_for_every_stage_of_a_run(
+    world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deepcoder_contracts.stage import StageResources
+    from deepcoder_trainer.cluster import most_of
+
+    w = world()
+    offered: list[StageResources] = []
+    monkeypatch.setattr(attempt, "connect_ray", offered.append)
+    machine = most_of([StageResources(samplers=1, learners=2), StageResources(samplers=3, learners=0)])
+    async with asyncio.timeout(30):
+        await Attempt(w.config, w.stop, None, (), machine).run()
+    assert offered == [StageResources(samplers=3, learners=2)]
