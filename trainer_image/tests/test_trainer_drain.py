@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import socket
 import subprocess
@@ -14,11 +15,12 @@ from pathlib import Path
 import pytest
 
 from deepcoder_trainer import drain
+from deepcoder_trainer.stopping import Moment, Stop
 
 DRIVER = """
 import asyncio, sys
 from deepcoder_trainer.drain import Driver
-from deepcoder_trainer.stopping import Stop, stop_on_signals
+from deepcoder_trainer.stopping import Moment, Stop, stop_on_signals
 
 async def main():
     stop = Stop()
@@ -30,7 +32,7 @@ async def main():
     with Driver() as driver:
         watching = asyncio.create_task(driver.watch(stop, 10))
         print("up", flush=True)
-        await stop.wait()
+        await stop.reached(Moment.ASKED)
         print(stop.reason, flush=True)
         watching.cancel()
 
@@ -131,3 +133,25 @@ def test_a_head_that_goes_while_one_waits_ends_the_wait(tmp_path: Path, monkeypa
     monkeypatch.setattr(drain, "_ask_and_wait", never_answered)
     assert drain.main(argparse.Namespace(wait=True, timeout=60.0)) == 0
     assert asked.is_set()
+
+
+async def test_a_store_that_fails_for_a_while_does_not_make_the_driver_deaf(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = iter([RuntimeError("no GCS"), RuntimeError("no GCS"), False, True])
+
+    def beat(number: int) -> bool:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setenv("RAY_ADDRESS", "anywhere")
+    monkeypatch.setattr(drain, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(drain, "_beat", beat)
+    stop = Stop()
+    watching = asyncio.create_task(drain.Driver().watch(stop, 60))
+    async with asyncio.timeout(5):
+        await stop.reached(Moment.ASKED)
+    watching.cancel()
+    assert caplog.text.count("cannot be heard") == 1

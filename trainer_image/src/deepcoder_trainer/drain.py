@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -25,6 +26,8 @@ from typing import Self
 
 from deepcoder_trainer.cluster import in_cluster
 from deepcoder_trainer.stopping import Stop
+
+log = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
 GONE_SECONDS = 15.0
@@ -61,11 +64,19 @@ class Driver:
 
     async def watch(self, stop: Stop, seconds: float) -> None:
         """Pass a wish from another pod on to `stop`, and be seen to be alive, until cancelled."""
-        beat = 0
+        beat, failing = 0, False
         while in_cluster():
             await asyncio.sleep(POLL_SECONDS)
             beat += 1
-            if await asyncio.to_thread(_beat, beat) and not stop.requested:
+            try:
+                asked = await asyncio.to_thread(_beat, beat)
+            except Exception as error:  # Ray's own store, by Ray's own errors: the next look may be answered
+                if not failing:
+                    log.warning("a wish to drain from another pod cannot be heard just now: %s", error)
+                failing = True
+                continue
+            failing = False
+            if asked and not stop.requested:
                 stop.request(seconds, "drain")
 
 
