@@ -19,7 +19,7 @@ from cryptography.x509.oid import NameOID
 from deepcoder_contracts.progress import Desired, ProgressReply, ProgressReport, TrainerPhase
 from deepcoder_contracts.stage import ProgressEndpoint, StageConfig
 from deepcoder_trainer.ports import StepReport
-from deepcoder_trainer.stopping import Stop
+from deepcoder_trainer.stopping import Moment, Stop
 from deepcoder_trainer.telemetry.progress import Progress
 
 
@@ -134,10 +134,24 @@ async def test_a_drain_in_the_reply_stops_the_run_within_its_deadline(
         progress = Progress(make_config(), stop)
         async with reporting(progress, endpoint(url, cert, tmp_path)):
             async with asyncio.timeout(20):
-                await stop.wait()
+                await stop.reached(Moment.ASKED)
             assert 0 < stop.seconds_left() <= 33
             while server.reports[-1].phase is not TrainerPhase.DRAINING:
                 await heard(server)
+
+
+async def test_a_later_reply_with_less_time_takes_it(tmp_path: Path, make_config: Callable[..., StageConfig]) -> None:
+    cert, key = certificate(tmp_path, "op")
+    async with operator(cert, key) as (server, url):
+        server.reply = ProgressReply(desired=Desired.DRAIN, deadline_seconds=300)
+        stop = Stop()
+        async with reporting(Progress(make_config(), stop), endpoint(url, cert, tmp_path)):
+            async with asyncio.timeout(20):
+                while not stop.requested:
+                    await heard(server)
+                server.reply = ProgressReply(desired=Desired.DRAIN, deadline_seconds=0)
+                while stop.seconds_left() > 0:
+                    await heard(server)
 
 
 async def test_a_standby_costs_nothing_and_the_token_is_read_again(

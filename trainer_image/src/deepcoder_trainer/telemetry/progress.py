@@ -125,9 +125,10 @@ class Progress:
         if self._failing:
             log.info("progress is sent again")
         self._failing = False
-        if reply.desired is Desired.DRAIN and not self.stop.requested:
-            log.info("the operator asks to drain")
-            limit = reply.deadline_seconds
+        if reply.desired is Desired.DRAIN:
+            if not self.stop.requested:
+                log.info("the operator asks to drain")
+            limit = reply.deadline_seconds  # it may have become less since the last reply
             self.stop.request(limit if limit is not None else self.config.storage.drain_seconds, "Drained")
             self.on_phase(TrainerPhase.DRAINING)
 
