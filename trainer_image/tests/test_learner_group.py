@@ -68,7 +68,7 @@ async def test_two_ranks_train_like_one_and_load_each_others_checkpoints(
         assert a["tokens_trained"] == b["tokens_trained"]
     weights = [await exported(one), await exported(two)]
     for name, value in weights[0].items():
-        np.testing.assert_allclose(value, weights[1][name], atol=2e-6, err_msg=name)
+        np.testing.assert_allclose(value, weights[1][name], atol=5e-6, err_msg=name)
 
     await two.save(str(tmp_path / "from-two"))
     files = await two.upload(str(tmp_path / "from-two"), config.storage, "short/step-000002.a001")
@@ -87,7 +87,7 @@ async def test_two_ranks_train_like_one_and_load_each_others_checkpoints(
         await learner.train(make_batch(9))
     after = [await exported(one), await exported(two)]
     for name, value in after[0].items():
-        np.testing.assert_allclose(value, after[1][name], atol=2e-6, err_msg=name)
+        np.testing.assert_allclose(value, after[1][name], atol=5e-6, err_msg=name)
 
 
 async def test_ranks_that_share_no_disk_each_bring_all_that_they_read_and_no_more(
