@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
@@ -13,12 +14,18 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from devcluster import ocilayout
+from devcluster import ocilayout, wheels
+from devcluster.artifacts import Artifacts
 from devcluster.command import CommandFailed, run
 from devcluster.config import DOCKERFILES, GO_MINOR, IMAGE_PREFIX
 
 _GIB = 1 << 30
-_DISK_FOR_ALL = 25 * _GIB
+# The trainer image lies in the cache four times: built, exported, imported, unpacked. The registry's build of torch and
+# its CUDA libraries make it 7 GB, a CPU wheel 2.8 GB. Beside the cache: what Go and uv keep.
+_DISK_FOR_CACHE = 32 * _GIB
+_DISK_FOR_CACHE_WITH_CPU_WHEEL = 15 * _GIB
+_DISK_FOR_GO_AND_UV = 16 * _GIB
+_DISK_FOR_GO_AND_UV_WITH_CPU_WHEEL = 10 * _GIB
 _DISK_TO_RUN = 5 * _GIB
 _MEMORY_NEEDED = 7 * _GIB
 _KERNEL_NEEDED = (5, 10)
@@ -125,14 +132,15 @@ def inspect(cache: Path, ports: tuple[int, ...] = ()) -> Facts:
         existing = existing.parent
     kernel = re.match(r"(\d+)\.(\d+)", platform.release())
     known = Path("/proc/filesystems").read_text().split()
+    installed_go = go_version()
     return Facts(
         root=os.geteuid() == 0,
         machine=platform.machine(),
         debian_version=_debian_version(),
         kernel=(int(kernel[1]), int(kernel[2])) if kernel else (0, 0),
-        go_version=go_version(),
+        go_version=installed_go,
         free_disk=shutil.disk_usage(existing).free,
-        disk_needed=_DISK_TO_RUN if _all_exported(cache) else _DISK_FOR_ALL,
+        disk_needed=_disk_needed(cache, installed_go),
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         cache=cache,
         missing_programs=tuple(name for name in _PROGRAMS_NEEDED if shutil.which(name) is None),
@@ -141,6 +149,28 @@ def inspect(cache: Path, ports: tuple[int, ...] = ()) -> Facts:
         cgroups=Path("/sys/fs/cgroup/cgroup.controllers").exists() or Path("/sys/fs/cgroup/pids").is_dir(),
         taken_ports=tuple(port for port in ports if _taken(port)),
     )
+
+
+def _disk_needed(cache: Path, installed_go: str) -> int:
+    """What is yet to be written, less what an earlier run has left in the cache."""
+    if _all_exported(cache):
+        return _DISK_TO_RUN
+    cpu = any("+cpu" in wheel.name for wheel in wheels.found(cache))
+    whole = _DISK_FOR_CACHE_WITH_CPU_WHEEL if cpu else _DISK_FOR_CACHE
+    if Artifacts(cache, installed_go).missing():
+        whole += _DISK_FOR_GO_AND_UV_WITH_CPU_WHEEL if cpu else _DISK_FOR_GO_AND_UV
+    return max(_DISK_TO_RUN, whole - _size(cache))
+
+
+def _size(cache: Path) -> int:
+    """Bytes that the large folders of the cache take; files that go meanwhile count for nothing."""
+    total = 0
+    for place in ("buildah", "oci", "containerd", "bin"):
+        for folder, _, files in os.walk(cache / place):
+            for name in files:
+                with contextlib.suppress(OSError):
+                    total += os.lstat(os.path.join(folder, name)).st_blocks * 512  # noqa: PTH118 - hundreds of thousands
+    return total
 
 
 def _all_exported(cache: Path) -> bool:

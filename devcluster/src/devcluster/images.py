@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from devcluster import dockerfile, keys, ocilayout, systemimages
+from devcluster import dockerfile, keys, ocilayout, systemimages, wheels
 from devcluster.artifacts import Artifacts
 from devcluster.buildah import Buildah
 from devcluster.config import DOCKERFILES, IMAGE_PREFIX, REPOSITORY, Cluster, ConfigError
@@ -40,32 +40,15 @@ class ProjectImage:
     reference: str
 
 
-def describe(name: str, base: str, wheels: Path | None) -> ProjectImage:
+def describe(name: str, base: str, local: Path | None) -> ProjectImage:
     """The image `name` as the present sources decide it."""
     if name not in DOCKERFILES:
         raise ConfigError(f"image {name!r} is unknown. Choose from: {', '.join(DOCKERFILES)}")
     path = REPOSITORY / DOCKERFILES[name]
     inputs = dockerfile.copied_paths(path.read_text())
-    offered = sorted(entry.name for entry in wheels.glob("*.whl")) if wheels else []
+    offered = sorted(entry.name for entry in local.glob("*.whl")) if local else []
     tag = keys.tree_digest(REPOSITORY, inputs, path.read_text(), base, *offered)
     return ProjectImage(name, path, tuple(inputs), f"{IMAGE_PREFIX}{name}:{tag}")
-
-
-def wheels_folder(cache: Path) -> Path | None:
-    """Folder of local wheels, if there ever were any: those that pip or uv are told of now are kept in the cache.
-
-    They are an input of the trainer image. Kept, they decide the same image in a shell that knows nothing of them.
-    """
-    kept = cache / "wheels"
-    for variable in ("UV_FIND_LINKS", "PIP_FIND_LINKS"):
-        for word in os.environ.get(variable, "").replace(",", " ").split():
-            for wheel in sorted(Path(word).glob("*.whl")) if Path(word).is_dir() else []:
-                if not (kept / wheel.name).exists():
-                    kept.mkdir(parents=True, exist_ok=True)
-                    making = kept / f".{wheel.name}.{os.getpid()}"
-                    shutil.copyfile(wheel, making)
-                    making.rename(kept / wheel.name)
-    return kept if kept.is_dir() else None
 
 
 def load(cluster: Cluster, artifacts: Artifacts, names: Iterable[str]) -> dict[str, dict[str, str]]:
@@ -106,7 +89,7 @@ class _Builder:
         self._home = artifacts.cache / "buildah"
         self._buildah = Buildah(self._home, artifacts.sysroot, artifacts.cache / "logs" / "buildah.log")
         self.base = f"localhost/devcluster/base:{artifacts.base_archive.stem.partition('-')[2]}"
-        self.wheels = wheels_folder(artifacts.cache)
+        self.wheels = wheels.folder(artifacts.cache)
 
     def load(self, image: ProjectImage, store: ImageStore) -> None:
         if not self._buildah.has(image.reference):
