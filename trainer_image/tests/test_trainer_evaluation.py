@@ -35,14 +35,13 @@ from deepcoder_trainer.checkpoint.verify import walk_chain
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.evaluation import run as evaluation_run
 from deepcoder_trainer.evaluation.cli import local_run
+from deepcoder_trainer.evaluation.context import EvaluationContext
 from deepcoder_trainer.evaluation.plan import DatasetInput, EvaluationPlan, TargetInput
 from deepcoder_trainer.evaluation.results import EvaluationResults, compare, dataset_result, metrics, scores
 from deepcoder_trainer.evaluation.run import evaluate_weights, run_evaluate_stage
 from deepcoder_trainer.evaluation.targets import model_digest, newest_export
-from deepcoder_trainer.evaluation_context import EvaluationContext
 from deepcoder_trainer.ports import SandboxUnavailable
 from deepcoder_trainer.report.history import before_and_after, read_history
-from deepcoder_trainer.stopping import Stop
 from deepcoder_trainer.telemetry.observers import Observers
 from deepcoder_trainer.types import Finish, Generation, GenerationRequest, Outcome, Problem, VersionSpan, WeightRefs
 
@@ -321,7 +320,6 @@ def make_context(
         tokenizer=Tokenizer(),
         workdir=workdir,
         dtype="float32",
-        stop=Stop(),
         observer=Observers([]),
     )
 

@@ -35,7 +35,7 @@ from deepcoder_trainer.checkpoint.writer import CheckpointWriter, CommittedCheck
 from deepcoder_trainer.cluster import connect_ray
 from deepcoder_trainer.controller import Controller, first_cause
 from deepcoder_trainer.errors import BadConfig
-from deepcoder_trainer.evaluation_context import EvaluationContext
+from deepcoder_trainer.evaluation.context import EvaluationContext
 from deepcoder_trainer.judge.client import JudgeClient
 from deepcoder_trainer.judge.connect import connect_judge
 from deepcoder_trainer.judge.local import LocalJudge
@@ -248,7 +248,6 @@ class Attempt:
             tokenizer=tokenizer,
             workdir=self._workdir,
             dtype="float32" if self.config.recipe.precision == "Float32" else "bfloat16",
-            stop=self.stop,
             observer=observer,
         )
 

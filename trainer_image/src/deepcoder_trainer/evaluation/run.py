@@ -27,6 +27,7 @@ from deepcoder_trainer.checkpoint.code import code_digest
 from deepcoder_trainer.checkpoint.errors import ObjectExists, ObjectMissing, StorageError
 from deepcoder_trainer.checkpoint.reader import read_manifest
 from deepcoder_trainer.checkpoint.transfer import upload_files
+from deepcoder_trainer.evaluation.context import EvaluationContext
 from deepcoder_trainer.evaluation.plan import DatasetInput, EvaluationPlan, TargetInput, samples_path
 from deepcoder_trainer.evaluation.results import (
     DatasetResult,
@@ -37,7 +38,6 @@ from deepcoder_trainer.evaluation.results import (
     scores,
 )
 from deepcoder_trainer.evaluation.targets import Target, resolve_targets
-from deepcoder_trainer.evaluation_context import EvaluationContext
 from deepcoder_trainer.ports import SandboxUnavailable
 from deepcoder_trainer.problems.dataset import load_dataset
 from deepcoder_trainer.problems.prompt import EncodedProblem, encode_problems

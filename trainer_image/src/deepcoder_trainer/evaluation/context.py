@@ -13,7 +13,6 @@ from deepcoder_trainer.ports import Observer
 from deepcoder_trainer.rollout.reward import Reward
 from deepcoder_trainer.rollout.rollout import Rollout, Sampling
 from deepcoder_trainer.sampler.pretrained import push_pretrained
-from deepcoder_trainer.stopping import Stop
 from deepcoder_trainer.types import Sampler
 
 
@@ -33,7 +32,6 @@ class EvaluationContext:
     """Local scratch space."""
     dtype: str
     """The samplers' number format."""
-    stop: Stop
     observer: Observer
 
     def rollout(self, sampling: Sampling) -> Rollout:
