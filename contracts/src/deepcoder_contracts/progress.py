@@ -78,7 +78,7 @@ class ProgressReport(VersionedContract):
     """Programs of the last step by verdict."""
 
     phase_seconds: dict[str, float] = {}
-    """Seconds of the last step by phase (wait_batch, forward_backward, sync, checkpoint, …)."""
+    """Seconds since the report before, by phase: wait_batch, train, wait_sampled, sync, evaluate, checkpoint."""
 
     latest_checkpoint: CheckpointSummary | None = None
     """Newest committed checkpoint."""

@@ -289,7 +289,8 @@ class Attempt:
         if point.own:
             return point.state
         total = point.state.total_steps
-        return PipelineState(step=0, total_steps=total, version=total, next_group_id=total * groups)
+        counters = point.state.counters
+        return PipelineState(0, total_steps=total, version=total, next_group_id=total * groups, counters=counters)
 
     def _committed(self, committed: CommittedCheckpoint) -> None:
         manifest = committed.manifest

@@ -2,8 +2,8 @@
 
 Strict one-off pipelining has, at every step boundary, a finished batch that the next step trains on. It was sampled
 with weights that are about to be replaced, so it cannot be made again: it is stored with rewards and verdicts, and
-trained first after a resume. Nothing is ever judged twice. Stored as two files: arrays in `pipeline.safetensors`,
-everything else in `state.json`; neither can run code when read.
+trained first after a resume. Only what no judge could judge is judged again then. Stored as two files: arrays in
+`pipeline.safetensors`, everything else in `state.json`; neither can run code when read.
 """
 
 from __future__ import annotations
@@ -48,13 +48,14 @@ class PipelineState:
 
     pending: tuple[int, ...] = ()
     """Groups that had been admitted and were not finished; they are sampled anew. Strict order has some only after a
-    drain that ran out of time."""
+    stop that ran out of time, or that met a sampler's loss."""
 
     history: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    """Metric to its values in this stage, oldest first: what gates look at."""
+    """Metric to its values in this stage, oldest first: what gates look at. `evaluated` has the
+    steps after which there was an evaluation."""
 
     counters: Mapping[str, float] = field(default_factory=dict)
-    """Running totals of the controller's own (samples, quarantined, tokens, …)."""
+    """Totals over all stages: samples, quarantined, tokens."""
 
 
 def save_state(state: PipelineState, directory: Path) -> list[Path]:
