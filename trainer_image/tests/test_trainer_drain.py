@@ -63,7 +63,7 @@ def test_a_driver_on_this_machine_is_asked_and_waited_for(tmp_path: Path) -> Non
     assert run_drain(tmp_path) == 0
     assert driver.wait(20) == 0, "it had left before drain returned"
     assert driver.stdout is not None
-    assert driver.stdout.read() == "SIGTERM\n"
+    assert driver.stdout.read() == "drain\n"
 
 
 def test_without_a_driver_there_is_nothing_to_wait_for(tmp_path: Path) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
+import signal
 
 import pytest
 
 from deepcoder_trainer import stopping
-from deepcoder_trainer.stopping import Moment, Stop, StopReached
+from deepcoder_trainer.stopping import Moment, Stop, StopReached, stop_on_signals
 
 
 async def forever() -> None:
@@ -114,3 +116,23 @@ async def test_the_first_signal_after_another_wish_does_not_cut_it_short_and_the
     stopping._on_signal(stop, 300, "SIGTERM")
     assert stop.seconds_left() == 0
     assert stop.seconds_left(Moment.LEFT) == pytest.approx(stopping.LEAVE_SECONDS, abs=1), "the end is still told"
+
+
+async def test_asking_to_drain_twice_is_asking_once() -> None:
+    stop = Stop()
+    loop = asyncio.get_running_loop()
+    stop_on_signals(stop, 300)
+    try:
+        for _ in range(2):
+            os.kill(os.getpid(), stopping.DRAIN_SIGNAL)
+            await asyncio.sleep(0.02)
+        assert stop.seconds_left() == pytest.approx(300, abs=1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(0.02)
+        assert stop.seconds_left() == pytest.approx(300, abs=1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(0.02)
+        assert stop.seconds_left() == 0
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT, stopping.DRAIN_SIGNAL):
+            loop.remove_signal_handler(number)

@@ -1,11 +1,12 @@
 """`deepcoder-trainer drain --wait`: ask the driver to stop, and wait until it has.
 
 A preStop hook runs it in head and learner pods, so that a pod that is evicted does not end before the checkpoint is
-written. On the driver's machine it is a signal to the process, found by a file that the driver keeps while it lives.
-On another one it is a key in the Ray cluster's own store, which the driver looks at every two seconds (an actor for
-one bit would cost a pod a process); the driver counts up another key there and takes it away when it leaves, so that
-nobody waits for one that is gone. When a cluster is deleted its pods end together: a store that does not answer has no
-driver left, and that is found out by a plain connection before Ray, which would try for a minute, is even imported.
+written. On the driver's machine it is a signal to the process, found by a file that the driver keeps while it lives;
+not SIGTERM, of which a second one means "at once", while two hooks that ask mean no more than one. On another machine
+it is a key in the Ray cluster's own store, which the driver looks at every two seconds (an actor for one bit would cost
+a pod a process); the driver counts up another key there and takes it away when it leaves, so that nobody waits for one
+that is gone. When a cluster is deleted its pods end together: a store that does not answer has no driver left, and that
+is found out by a plain connection before Ray, which would try for a minute, is even imported.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import argparse
 import asyncio
 import logging
 import os
-import signal
 import socket
 import sys
 import tempfile
@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Self
 
 from deepcoder_trainer.cluster import in_cluster
-from deepcoder_trainer.stopping import Stop
+from deepcoder_trainer.stopping import DRAIN_SIGNAL, Stop
 
 log = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ def _local_drivers() -> list[int]:
 def _signal(pid: int) -> bool:
     if not _alive(pid):
         return False
-    os.kill(pid, signal.SIGTERM)
+    os.kill(pid, DRAIN_SIGNAL)
     return True
 
 

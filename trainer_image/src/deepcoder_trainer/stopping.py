@@ -31,6 +31,8 @@ LEAVE_SECONDS = 25.0
 """Time after the checkpoint for all else; pods are given 30 s more than the trainer is."""
 CANCEL_SECONDS = 3.0
 """How long work that was ended is waited for."""
+DRAIN_SIGNAL = signal.SIGUSR1
+"""What `drain` sends: any number of them is one wish."""
 
 
 class Moment(Enum):
@@ -135,6 +137,7 @@ def stop_on_signals(stop: Stop, seconds: float) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _on_signal, stop, seconds, number.name)
+    loop.add_signal_handler(DRAIN_SIGNAL, stop.request, seconds, "drain")
 
 
 def _on_signal(stop: Stop, seconds: float, name: str) -> None:
