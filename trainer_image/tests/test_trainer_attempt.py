@@ -126,6 +126,16 @@ async def test_samples_and_metrics_of_a_step_are_stored_before_its_checkpoint_is
     assert all(samples >= step <= lines for step, (samples, lines) in enumerate(seen[:3], start=1))
 
 
+async def test_the_exit_record_names_the_pod_that_wrote_it(
+    world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A queue may stop an attempt and admit it again: each time its head is another pod."""
+    monkeypatch.setenv("POD_UID", "0f0e0d0c-0b0a-4908-8706-050403020100")
+    w = world()
+    await w.run()
+    assert w.exit_record().pod_uid == "0f0e0d0c-0b0a-4908-8706-050403020100"
+
+
 async def test_the_exit_record_is_put_before_anything_is_closed(world: Callable[..., World]) -> None:
     w = world()
     told: list[bool] = []
