@@ -62,6 +62,7 @@ class LearnerRank:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
         sharded = world > 1 or settings.recipe.precision is not Precision.FLOAT32
+        self._save_group: dist.ProcessGroup | None = None
         mesh = self._join(rendezvous) if sharded else None
         self.policy: PolicyModel = load_policy(
             Path(settings.model_dir),
@@ -140,7 +141,7 @@ class LearnerRank:
         future = dcp_async_save(
             self._state(optimizer=True),
             storage_writer=writer,
-            process_group=self._save_group if dist.is_initialized() else None,
+            process_group=self._save_group,
             no_dist=self._world == 1,
         )
         self._saving = (future, writer)
@@ -197,7 +198,7 @@ class LearnerRank:
         """Leave the process group."""
         if self._saving is not None:
             self._saving[0].exception()
-        if dist.is_initialized():
+        if self._save_group is not None:
             dist.destroy_process_group()
 
     def _join(self, rendezvous: Rendezvous | None) -> DeviceMesh:
