@@ -8,6 +8,7 @@ import pytest
 from devcluster import artifacts, debian, gobuild, tools, unfinished
 from devcluster.artifacts import Artifacts, NotBuilt
 from devcluster.command import CommandFailed, run
+from devcluster.gobuild import GoProgram
 
 
 def test_what_is_missing_is_named_with_the_mend(tmp_path: Path) -> None:
@@ -56,6 +57,26 @@ def test_the_remains_of_a_killed_build_are_swept_away_and_nothing_else_of_a_shar
     assert not remains.exists()
     assert not file_remains.exists()
     assert [other for other in others if not other.exists()] == []
+
+
+def test_images_are_made_while_go_still_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    images_made = threading.Event()
+
+    def go(program: GoProgram, cache: Path, version: str) -> Path:
+        assert images_made.wait(30)
+        return cache
+
+    def images() -> None:
+        made.append("images")
+        images_made.set()
+
+    monkeypatch.setattr(gobuild, "build", go)
+    monkeypatch.setattr(tools, "fetch", lambda cache: made.append("tools"))
+    monkeypatch.setattr(debian, "make_sysroot", lambda cache: cache)
+    monkeypatch.setattr(debian, "make_base", lambda cache, sysroot: made.append("base"))
+    Artifacts(tmp_path, "go1.26.8").build(images)
+    assert made == ["tools", "base", "images"]
 
 
 def test_what_is_not_whole_when_its_making_ends_is_gone_and_what_was_renamed_stays(tmp_path: Path) -> None:

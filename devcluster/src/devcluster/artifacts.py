@@ -1,12 +1,14 @@
 """Everything `build` makes and where it lies: programs, host packages, tools and the base image's file system.
 
 Locating is pure but for reading the Go modules that are hashed; making runs Go in one lane and Debian and Python in
-another, since the one waits for the processor and the other for the network. What exists is never made again.
+another, since the one waits for the processor and the other for the network and the disk; images, which need nothing of
+Go, follow in the second. What exists is never made again.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,14 +74,18 @@ class Artifacts:
         if missing := self.missing():
             raise NotBuilt(f"not built yet: {', '.join(missing)}. Run: devcluster build")
 
-    def build(self) -> None:
-        """Make what is missing. Safe against a second run at the same time, and resumed by the next after a crash."""
+    def build(self, images: Callable[[], None] = lambda: None) -> None:
+        """Make what is missing, and `images` as soon as there is a file system to start from.
+
+        Safe against a second run at the same time, and resumed by the next after a crash.
+        """
         if not self.missing():
+            images()
             return
         lock = exclusive(self.cache / "locks" / "build", "build")
         with lock, concurrent.futures.ThreadPoolExecutor(2) as lanes:
             unfinished.sweep(self.cache)
-            work = [lanes.submit(self._build_go), lanes.submit(self._build_rest)]
+            work = [lanes.submit(self._build_go), lanes.submit(self._build_rest, images)]
             try:
                 for done in concurrent.futures.as_completed(work):
                     done.result()
@@ -91,6 +97,7 @@ class Artifacts:
         for program in gobuild.PROGRAMS:
             gobuild.build(program, self.cache, self.go_version)
 
-    def _build_rest(self) -> None:
+    def _build_rest(self, images: Callable[[], None]) -> None:
         tools.fetch(self.cache)
         debian.make_base(self.cache, debian.make_sysroot(self.cache))
+        images()

@@ -77,7 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     checking = action("doctor", _doctor, "say what keeps this machine from running the cluster")
     checking.add_argument("--api-port", type=int, help="loopback port that the API server will have")
     checking.add_argument("--s3-port", type=int, help="loopback port that the S3 server will have")
-    action("build", _build, "build the programs and file systems that are missing")
+    building = action("build", _build, "build the programs and file systems that are missing")
+    building.add_argument("--images", action="store_true", help="and beside them the images, for `images` to load")
     starting = action("up", _up, "start the cluster, or verify the one that runs")
     starting.add_argument("--api-port", type=int, help="loopback port of the API server")
     loading = action("images", _images, "build the images and load them into the cluster")
@@ -120,7 +121,11 @@ def _doctor(options: argparse.Namespace) -> int:
 def _build(options: argparse.Namespace) -> int:
     if not _machine_will_do():
         return EXIT_USAGE
-    _artifacts().build()
+    artifacts = _artifacts()
+    if options.images:
+        artifacts.build(lambda: images.prepare(artifacts))
+    else:
+        artifacts.build()
     return 0
 
 

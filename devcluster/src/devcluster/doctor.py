@@ -177,7 +177,7 @@ def _all_exported(cache: Path) -> bool:
     """Whether every image of the project is whole in the OCI layout, the last of the large things to be made."""
     try:
         exported = {reference.rpartition(":")[0] for reference in ocilayout.references(cache / "oci")}
-    except ValueError:  # an export was killed while it wrote the index
+    except ocilayout.NotInLayout:
         return False
     return exported >= {f"{IMAGE_PREFIX}{name}" for name in DOCKERFILES}
 

@@ -51,6 +51,14 @@ def describe(name: str, base: str, local: Path | None) -> ProjectImage:
     return ProjectImage(name, path, tuple(inputs), f"{IMAGE_PREFIX}{name}:{tag}")
 
 
+def prepare(artifacts: Artifacts, names: Iterable[str] = DOCKERFILES) -> None:
+    """Build and export images of the project for a cluster that is yet to come up."""
+    with exclusive(artifacts.cache / "locks" / "images", "images"):
+        builder = _Builder(artifacts)
+        for name in names:
+            builder.prepare(describe(name, builder.base, builder.wheels))
+
+
 def load(cluster: Cluster, artifacts: Artifacts, names: Iterable[str]) -> dict[str, dict[str, str]]:
     """Bring all system images and the named images of the project into the cluster; return what charts need of them."""
     artifacts.require()
@@ -91,11 +99,16 @@ class _Builder:
         self.base = f"localhost/devcluster/base:{artifacts.base_archive.stem.partition('-')[2]}"
         self.wheels = wheels.folder(artifacts.cache)
 
-    def load(self, image: ProjectImage, store: ImageStore) -> None:
+    def prepare(self, image: ProjectImage) -> None:
         if not self._buildah.has(image.reference):
             self._build(image)
+        if image.reference not in ocilayout.references(self._layout):
+            with step(f"export image {image.name}"):
+                self._buildah.export(image.reference, self._layout)
+
+    def load(self, image: ProjectImage, store: ImageStore) -> None:
+        self.prepare(image)
         with step(f"load image {image.name}"):
-            self._buildah.export(image.reference, self._layout)
             store.import_stream(
                 lambda stream: ocilayout.write_missing(self._layout, image.reference, store.blobs(), stream)
             )

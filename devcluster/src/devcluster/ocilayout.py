@@ -35,11 +35,15 @@ def write_missing(layout: Path, reference: str, present: Collection[str], stream
 
 
 def references(layout: Path) -> list[str]:
-    """Names of the images in the layout; none when there is no layout yet."""
+    """Names of the images that are whole in the layout; none when there is no layout yet."""
     index = layout / "index.json"
     if not index.exists():
         return []
-    return [entry["annotations"][_NAME] for entry in json.loads(index.read_text())["manifests"]]
+    try:
+        manifests = json.loads(index.read_text())["manifests"]
+    except ValueError:
+        raise NotInLayout(f"{index} was cut off half-way. Remove {layout}: the images are exported again") from None
+    return [entry["annotations"][_NAME] for entry in manifests]
 
 
 def drop(layout: Path, references: Collection[str]) -> None:
