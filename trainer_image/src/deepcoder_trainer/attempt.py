@@ -137,7 +137,8 @@ class Attempt:
         reward = await self._reward(stack)
         model_dir = await abandonable(self._sources.model, config.model)
         tokenizer = await abandonable(load_tokenizer, model_dir)
-        await abandonable(connect_ray, self._machine)
+        # Not in a thread that ends: the processes of a cluster of our own end with the thread that started them.
+        await asyncio.to_thread(connect_ray, self._machine)
         stop_on_signals(self.stop, config.storage.drain_seconds)
         return reward, model_dir, tokenizer
 
