@@ -100,11 +100,12 @@ class _Builder:
         self.wheels = wheels.folder(artifacts.cache)
 
     def prepare(self, image: ProjectImage) -> None:
+        if image.reference in ocilayout.references(self._layout):
+            return
         if not self._buildah.has(image.reference):
             self._build(image)
-        if image.reference not in ocilayout.references(self._layout):
-            with step(f"export image {image.name}"):
-                self._buildah.export(image.reference, self._layout)
+        with step(f"export image {image.name}"):
+            self._buildah.export(image.reference, self._layout)
 
     def load(self, image: ProjectImage, store: ImageStore) -> None:
         self.prepare(image)
