@@ -193,6 +193,18 @@ async def test_a_stop_while_the_model_is_fetched_ends_the_attempt_at_once(
     assert w.exit_record() == record
 
 
+async def test_the_thread_that_starts_a_cluster_outlives_the_start(
+    world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    w = world()
+    threads: list[threading.Thread] = []
+    alive: list[bool] = []
+    monkeypatch.setattr(attempt, "connect_ray", lambda resources: threads.append(threading.current_thread()))
+    w.learner.on_train = lambda step: alive.append(threads[0].is_alive())
+    await w.run()
+    assert alive == [True, True, True], "a cluster of our own ends with the thread that started it"
+
+
 async def test_an_export_that_outlasts_the_stop_is_left_to_the_next_attempt(world: Callable[..., World]) -> None:
     w = world(steps=2)
 

@@ -1,20 +1,17 @@
-"""Work beside training: loops that never end but by failing, and small things that are started and forgotten.
+"""Work beside training: loops that never end but by failing, and what blocks a thread for minutes.
 
-A loop that fails ends the attempt with its error (judges that cannot be kept alive are no detail); a small thing that
-fails is logged. All are cancelled at the end, and waited for. What blocks a thread for minutes and cannot be ended
-(a download) has a thread that nobody waits for.
+A loop that fails ends the attempt with its error (judges that cannot be kept alive are no detail). All are cancelled at
+the end, and waited for. What cannot be ended (a download) has a thread that nobody waits for.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -23,22 +20,10 @@ class Background:
 
     def __init__(self) -> None:
         self._loops: set[asyncio.Task[None]] = set()
-        self._once: set[asyncio.Task[None]] = set()
 
     def loop(self, work: Coroutine[Any, Any, None]) -> None:
         """Run it until the attempt ends."""
         self._loops.add(asyncio.create_task(work))
-
-    def once(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run it to its end; its errors are logged."""
-        task = asyncio.create_task(work)
-        self._once.add(task)
-        task.add_done_callback(self._forget)
-
-    def _forget(self, task: asyncio.Task[None]) -> None:
-        self._once.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("background work failed", exc_info=error)
 
     async def beside(self, main: Coroutine[Any, Any, T]) -> T:
         """The result of `main`, or the error of the first loop that fails meanwhile."""
@@ -54,8 +39,7 @@ class Background:
             await asyncio.gather(task, return_exceptions=True)
 
     async def close(self) -> None:
-        """Let small things finish, cancel loops."""
-        await asyncio.gather(*self._once, return_exceptions=True)
+        """Cancel loops."""
         for task in self._loops:
             task.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
