@@ -17,7 +17,7 @@ from deepcoder_trainer.checkpoint.reader import find_resume_point, read_manifest
 from deepcoder_trainer.checkpoint.state import PipelineState
 from deepcoder_trainer.checkpoint.storage import file_sha256, open_run_storage
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
-from deepcoder_trainer.exits import exit_record
+from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.learner.dcp import SafetensorsReader
 
 
@@ -60,7 +60,7 @@ async def test_a_stage_without_a_whole_checkpoint_stops_instead_of_starting_over
         await find_resume_point(config, None, workdir=tmp_path / "r")
     for words in ("short/step-000001.a001: ", "short/step-000002.a001: ", "restore their files", "spec.from"):
         assert words in str(e.value)
-    assert exit_record(e.value, 0).code == 64
+    assert isinstance(e.value, BadConfig), "exit status 64"
 
 
 async def test_a_stage_that_has_not_saved_yet_starts_from_its_model(make_config: Callable, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ async def test_a_checkpoint_of_a_newer_release_is_refused_by_name_and_no_older_o
     edit(folders[1] / MANIFEST, schemaVersion=2)
     with pytest.raises(NewerSchema, match=r"step-000002\.a001/MANIFEST\.json has schemaVersion 2.*or a newer one") as e:
         await find_resume_point(config, None, workdir=tmp_path / "r")
-    assert exit_record(e.value, 0).code == 64
+    assert isinstance(e.value, BadConfig), "exit status 64"
 
 
 @pytest.mark.parametrize("version", [0, "2", None])
