@@ -132,6 +132,35 @@ async def test_a_stop_while_weights_go_out_saves_them_and_waits_for_no_sampler()
     await finished_as_one(config, world.checkpoints.saved[-1], world)
 
 
+@pytest.mark.parametrize("seconds", [60, 0.4])
+async def test_a_stop_while_a_checkpoint_waits_for_verdicts_commits_what_was_copied_aside(seconds: float) -> None:
+    config = stage_config(6, every=1)
+    verdicts = asyncio.Event()
+    waiting: list[str] = []
+
+    async def slow(problem: Problem, response: str, key: str) -> Outcome:
+        if int(key.split("/")[1]) >= PROMPTS:
+            waiting.append(key)
+            await verdicts.wait()
+        return await scripted_reward(problem, response, key)
+
+    world = World(config, reward=slow)
+    task = asyncio.create_task(world.run())
+    await until(lambda: world.checkpoints.copied == [1] and len(waiting) == 2 * PROMPTS)
+    world.stop.request(seconds, "test")
+    if seconds == 60:
+        for _ in range(20):
+            await asyncio.sleep(0)
+        verdicts.set()
+    assert (await task).step == 1
+    assert world.checkpoints.copied == [1]
+    [saved] = world.checkpoints.saved
+    if seconds == 60:
+        await finished_as_one(config, saved, world)
+    else:
+        assert saved.state.pending == (3, 4, 5), "cut off, and sampled anew"
+
+
 async def test_a_second_wish_with_less_time_ends_the_wait_of_the_first() -> None:
     world = World(stage_config(6, every=100))
     world.sampler.holds = lambda group: group >= 2 * PROMPTS
