@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
+from checkpoint_saving import save
 
 from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.exit import ExitRecord
@@ -55,7 +56,7 @@ async def run_to(
         writer.parent = point.ref
     for step in range(first, last + 1):
         await learner.train(make_batch(step))
-        await writer.save(state(step, make_batch(step + 1).groups), metrics={"reward_mean": 0.5})
+        await save(writer, state(step, make_batch(step + 1).groups), metrics={"reward_mean": 0.5})
     await writer.wait()
     return writer
 
@@ -104,7 +105,7 @@ async def test_a_checkpoint_says_what_made_it_and_the_finished_batch_is_in_it(
     writer = CheckpointWriter(config, learner, workdir=tmp_path / "w", dataset_digest=OTHER_DIGEST)
     await writer.claim()
     gate = GateRecord(met=True, values={"step": 7}, window={"step": 1})
-    await writer.save(state(7, make_batch(8).groups), metrics={"loss": 0.25}, final=True, gate=gate)
+    await save(writer, state(7, make_batch(8).groups), metrics={"loss": 0.25}, final=True, gate=gate)
     committed = await writer.wait()
     assert committed is not None
     stored, digest = read_manifest(store_of(config), "short/step-000007.a001")
@@ -190,7 +191,7 @@ async def test_an_upload_that_breaks_half_way_leaves_the_checkpoint_before_it_in
         return put_file(key, path)
 
     writer._store.put_file = break_on_state  # type: ignore[method-assign]
-    await writer.save(state(2), metrics={})
+    await save(writer, state(2), metrics={})
     with pytest.raises(CheckpointFailed, match="the line is dead"):
         await writer.wait()
     keys = [o.key for o in store_of(config).list("short/step-000002.a001/")]
@@ -213,12 +214,12 @@ async def test_a_failed_save_does_not_stop_training_until_it_is_the_third_in_a_r
 
     with monkeypatch.context() as m:
         m.setattr(writer._learner, "upload", dead)
-        await writer.save(state(1), metrics={})
-        await writer.save(state(2), metrics={})
+        await save(writer, state(1), metrics={})
+        await save(writer, state(2), metrics={})
         assert writer.failures == 1
         with pytest.raises(CheckpointFailed, match="2 in a row"):
             await writer.wait()
-    await writer.save(state(3), metrics={})
+    await save(writer, state(3), metrics={})
     assert writer.failures == 2
     await writer.wait()
     assert writer.failures == 0
@@ -226,9 +227,9 @@ async def test_a_failed_save_does_not_stop_training_until_it_is_the_third_in_a_r
     assert writer.latest.manifest.step == 3
     monkeypatch.setattr(writer._learner, "upload", dead)
     for step in (4, 5, 6):
-        await writer.save(state(step), metrics={})
+        await save(writer, state(step), metrics={})
     with pytest.raises(CheckpointFailed, match="3 in a row"):
-        await writer.save(state(7), metrics={})
+        await save(writer, state(7), metrics={})
 
 
 async def test_a_prefix_of_another_run_or_configuration_is_refused(make_config: Callable, tmp_path: Path) -> None:
@@ -259,7 +260,7 @@ async def test_a_manifest_committed_after_a_higher_claim_is_ignored(
     await run_to(old, make_learner(), make_batch, tmp_path / "1", last=1)
     await CheckpointWriter(new, None, workdir=tmp_path / "x").claim()
     zombie = CheckpointWriter(old, make_learner(), workdir=tmp_path / "z")
-    await zombie.save(state(2), metrics={})
+    await save(zombie, state(2), metrics={})
     await zombie.wait()
     point = await find_resume_point(new, make_learner(), workdir=tmp_path / "r")
     assert point is not None
@@ -278,7 +279,7 @@ async def test_an_attempt_may_claim_again_after_a_restart(make_config: Callable,
 async def test_a_step_is_committed_once(make_config: Callable, make_learner: Callable, tmp_path: Path) -> None:
     for expectation in (None, pytest.raises(CheckpointFailed, match="running twice")):
         writer = CheckpointWriter(make_config(), make_learner(), workdir=tmp_path / "w")
-        await writer.save(state(1), metrics={})
+        await save(writer, state(1), metrics={})
         if expectation is None:
             await writer.wait()
         else:
@@ -297,7 +298,7 @@ async def test_payloads_are_pruned_and_manifests_and_stage_ends_stay(
     writer = CheckpointWriter(config, make_learner(), workdir=tmp_path / "w")
     await writer.claim()
     for step in range(1, 9):
-        await writer.save(state(step), metrics={}, final=step == 3)
+        await save(writer, state(step), metrics={}, final=step == 3)
     await writer.wait()
     folders = {p.name: len(list(p.rglob("*.*"))) for p in (tmp_path / "store/short").glob("step-*")}
     assert "step-000003.a001" not in folders, "an unfinished upload of a dead attempt is removed"
@@ -347,7 +348,7 @@ async def test_what_another_run_started_from_keeps_its_payload(
     )
     assert await find_resume_point(other, learner, workdir=tmp_path / "2") is not None
     for step in (2, 3, 4, 5):
-        await writer.save(state(step), metrics={})
+        await save(writer, state(step), metrics={})
     await writer.wait()
     payloads = [p.parent.name for p in sorted((tmp_path / "store/short").glob("step-*/state.json"))]
     assert payloads == ["step-000001.a001", "step-000004.a001", "step-000005.a001"]
@@ -386,10 +387,10 @@ async def test_a_presumed_dead_attempt_that_reaches_its_end_does_not_keep_the_ne
     zombie = await run_to(old, make_learner(), make_batch, tmp_path / "1", last=1)
     successor = CheckpointWriter(new, make_learner(), workdir=tmp_path / "2", parent=zombie.parent)
     await successor.claim()
-    await zombie.save(state(2), metrics={}, final=True)
+    await save(zombie, state(2), metrics={}, final=True)
     late = await zombie.export({})
     assert newest_export("short", store) is None, "it was committed after a later attempt had begun"
-    await successor.save(state(2), metrics={}, final=True)
+    await save(successor, state(2), metrics={}, final=True)
     export = await successor.export({})
     assert export.ref != late.ref
     assert newest_export("short", store) == "short/export/step-000002.a002"

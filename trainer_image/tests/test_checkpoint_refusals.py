@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoint_saving import save
 
 from deepcoder_contracts.layout import MANIFEST
 from deepcoder_contracts.manifest import FileEntry
@@ -40,7 +41,7 @@ async def saved(config: StageConfig, tmp_path: Path, *steps: int) -> list[Path]:
     writer = CheckpointWriter(config, NoLearner(), workdir=tmp_path / "w")  # type: ignore[arg-type]
     await writer.claim()
     for step in steps:
-        await writer.save(PipelineState(step=step, total_steps=step, version=step, next_group_id=step), metrics={})
+        await save(writer, PipelineState(step=step, total_steps=step, version=step, next_group_id=step), metrics={})
         await writer.wait()
     return [tmp_path / f"store/short/step-{step:06d}.a001" for step in steps]
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from checkpoint_saving import save
 
 from deepcoder_contracts.manifest import FileEntry
 from deepcoder_contracts.stage import StageConfig, Storage
@@ -76,7 +77,7 @@ async def test_an_upload_that_failed_before_the_commit_is_the_commits_failure_an
     with pytest.raises(CheckpointFailed, match="no route"):
         await writer.wait()
     learner.failing = False
-    await writer.save(STATE, metrics={})
+    await save(writer, STATE, metrics={})
     committed = await writer.wait()
     assert committed is not None
     assert committed.manifest.step == 3

@@ -172,18 +172,6 @@ class CheckpointWriter:
         document = self._manifest(ManifestKind.CHECKPOINT, state, metrics, final=final, gate=gate)
         self._background = asyncio.create_task(self._commit(copied, state, document))
 
-    async def save(
-        self,
-        state: PipelineState,
-        *,
-        metrics: Mapping[str, float],
-        final: bool = False,
-        gate: GateRecord | None = None,
-    ) -> None:
-        """Copy and commit, for a state that is complete."""
-        await self.copy(state.step)
-        await self.commit(state, metrics=metrics, final=final, gate=gate)
-
     async def wait(self) -> CommittedCheckpoint | None:
         """Until the last save is committed; returns the newest checkpoint. Raises `CheckpointFailed`."""
         await self._settle(raise_always=True)
