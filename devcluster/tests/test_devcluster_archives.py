@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from devcluster import ociarchive
-from devcluster.containerd import removable
-from devcluster.images import newest, stage
+from devcluster.containerd import ArchiveWriter, removable
+from devcluster.images import newest, stage, transfer
+from devcluster.node import NodeError
 from devcluster.ociarchive import StaticImage
 from devcluster.ocilayout import NotInLayout, drop, references, write_missing
 
@@ -73,6 +74,33 @@ def test_blobs_that_the_store_has_are_not_sent_again(layout: Path) -> None:
     members = _members(stream.getvalue())
     assert b"small" in members.values()
     assert b"big" not in members.values()
+
+
+def test_what_was_collected_before_its_image_named_it_is_sent_after_all(layout: Path) -> None:
+    class Store:
+        """One that loses what it adopted, once."""
+
+        def __init__(self) -> None:
+            self.sent: list[dict[str, bytes]] = []
+            self.adopted: set[str] = set()
+
+        def adopt(self, blobs: dict[str, Path]) -> None:
+            self.adopted = set(blobs)
+
+        def blobs(self) -> set[str]:
+            return self.adopted
+
+        def import_stream(self, write_to: ArchiveWriter) -> None:
+            stream = io.BytesIO()
+            write_to(stream)
+            self.sent.append(_members(stream.getvalue()))
+            if len(self.sent) == 1:
+                self.adopted = set()
+                raise NodeError("content digest sha256:…: not found")
+
+    store = Store()
+    transfer(layout, REFERENCE, store)  # type: ignore[arg-type]
+    assert [b"big" in members.values() for members in store.sent] == [False, True]
 
 
 def test_an_image_that_is_not_in_the_layout_is_named(layout: Path) -> None:

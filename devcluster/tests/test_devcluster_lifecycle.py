@@ -1,21 +1,26 @@
 """A second cluster beside the first: it works, heals, and leaves nothing behind, whatever was killed before."""
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from devcluster import cgroups, doctor, lifecycle, node, procfs, systemimages
+from devcluster import cgroups, doctor, images, lifecycle, node, ociarchive, ocilayout, procfs, systemimages
 from devcluster.artifacts import Artifacts
 from devcluster.config import Cluster, cache_root
+from devcluster.containerd import ImageStore
 from devcluster.kubectl import Kube, wait_for
+from devcluster.ociarchive import StaticImage
 
 pytestmark = [pytest.mark.cluster, pytest.mark.root]
 
@@ -227,6 +232,42 @@ def test_two_clusters_side_by_side_leave_the_machine_as_it_was_before_the_first(
         lifecycle.down(other)
     _assert_nothing_is_left(cluster, before, namespaces)
     _assert_nothing_is_left(other, before, namespaces)
+
+
+def _layout(directory: Path, content: bytes) -> str:
+    """An OCI layout of one image that holds `content`; returns its name."""
+    (directory / "program").write_bytes(content)
+    image = StaticImage(f"localhost/devcluster/adopted:{hashlib.sha256(content).hexdigest()[:8]}",
+                        {"/program": directory / "program"}, ["/program"])  # fmt: skip
+    ociarchive.write(image, directory / "image.tar")
+    with tarfile.open(directory / "image.tar") as archive:
+        archive.extractall(directory, filter="data")
+    index = json.loads((directory / "index.json").read_text())
+    index["manifests"][0]["annotations"] = {"org.opencontainers.image.ref.name": image.reference}
+    (directory / "index.json").write_text(json.dumps(index))
+    return image.reference
+
+
+def test_a_large_layer_is_taken_into_the_cluster_without_a_copy_and_outlives_its_removal(
+    cluster: Cluster, artifacts: Artifacts
+) -> None:
+    lifecycle.up(cluster, artifacts)
+    process = node.running(cluster)
+    assert process is not None
+    store = ImageStore(process, artifacts.programs()["ctr"], cluster.image_store)
+    with tempfile.TemporaryDirectory(dir=cluster.state) as directory:  # of the same disk as the store
+        reference = _layout(Path(directory), os.urandom(3 << 20))
+        blobs = ocilayout.blobs(Path(directory), reference)
+        layer = max(blobs.values(), key=lambda path: path.stat().st_size)
+        images.transfer(Path(directory), reference, store)
+        assert reference in store.references()
+        assert set(blobs) <= store.blobs()
+        assert layer.stat().st_nlink == 2
+        content = layer.read_bytes()
+        store.remove([reference])
+        assert not set(blobs) & store.blobs()
+        assert layer.stat().st_nlink == 1
+        assert layer.read_bytes() == content
 
 
 def test_down_of_what_is_not_there_is_no_error(cluster: Cluster) -> None:

@@ -1,6 +1,7 @@
 """The node's image store: which images it holds, and import of archives.
 
-Import sends only the blobs that the store lacks, so that a small new layer on top of gigabytes takes seconds.
+Import sends only the blobs that the store lacks, so that a small new layer on top of gigabytes takes seconds. Large
+ones of the same disk are not even sent: the file gets a second name in the store, and containerd is told to look.
 Fails with NodeError, which shows what ctr said.
 """
 
@@ -22,13 +23,17 @@ ArchiveWriter = Callable[[IO[bytes]], None]
 _LIST_SECONDS = 30.0
 _REMOVE_SECONDS = 120.0
 _IMPORT_SECONDS = 900.0
+_ADOPT_SECONDS = 30.0
+_WORTH_ADOPTING = 1 << 20
+_BLOBS = "io.containerd.content.v1.content/blobs/sha256"
 
 
 class ImageStore:
     """containerd of one running node, through its client program `ctr`."""
 
-    def __init__(self, process: ProcessId, ctr: Path) -> None:
+    def __init__(self, process: ProcessId, ctr: Path, root: Path) -> None:
         self._process = process
+        self._blobs = root / _BLOBS
         self._ctr = [str(ctr), "--namespace", "k8s.io"]
 
     def references(self) -> set[str]:
@@ -45,6 +50,28 @@ class ImageStore:
             return self._targets()[reference]
         except KeyError:
             raise node.NodeError(f"image {reference} is not in the cluster") from None
+
+    def adopt(self, blobs: Mapping[str, Path]) -> None:
+        """Take those of `blobs` (digest: file) that are large and lacking as they lie there, where that can be done.
+
+        What was not taken, or was collected before its image named it, is sent by the import that must follow.
+        """
+        present = self.blobs()
+        for digest, blob in blobs.items():
+            size = blob.stat().st_size
+            if digest in present or size < _WORTH_ADOPTING:
+                continue
+            place = self._blobs / digest.partition(":")[2]
+            expected = [f"--expected-digest={digest}", f"--expected-size={size}"]
+            try:
+                place.hardlink_to(blob)
+                with blob.open("rb") as content:
+                    command = [*self._ctr, "content", "ingest", *expected, digest]
+                    node.run_inside(self._process, command, _ADOPT_SECONDS, content)
+            except node.NodeError:
+                place.unlink(missing_ok=True)
+            except OSError:  # another disk, or a file of that name is there
+                continue
 
     def import_archive(self, archive: Path) -> None:
         """Import an OCI archive file."""

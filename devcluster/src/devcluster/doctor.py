@@ -20,10 +20,10 @@ from devcluster.command import CommandFailed, run
 from devcluster.config import DOCKERFILES, GO_MINOR, IMAGE_PREFIX
 
 _GIB = 1 << 30
-# The trainer image lies in the cache four times: built, exported, imported, unpacked. The registry's build of torch and
-# its CUDA libraries make it 7 GB, a CPU wheel 2.8 GB. Beside the cache: what Go and uv keep.
-_DISK_FOR_CACHE = 32 * _GIB
-_DISK_FOR_CACHE_WITH_CPU_WHEEL = 15 * _GIB
+# The trainer image lies in the cache three times: built, exported, unpacked. The registry's build of torch and its CUDA
+# libraries make it 7 GB, a CPU wheel 2.8 GB. Beside the cache: what Go and uv keep.
+_DISK_FOR_CACHE = 26 * _GIB
+_DISK_FOR_CACHE_WITH_CPU_WHEEL = 14 * _GIB
 _DISK_FOR_GO_AND_UV = 16 * _GIB
 _DISK_FOR_GO_AND_UV_WITH_CPU_WHEEL = 10 * _GIB
 _DISK_TO_RUN = 5 * _GIB
@@ -163,13 +163,14 @@ def _disk_needed(cache: Path, installed_go: str) -> int:
 
 
 def _size(cache: Path) -> int:
-    """Bytes that the large folders of the cache take; files that go meanwhile count for nothing."""
+    """Bytes that the large folders of the cache take, each file once; those that go meanwhile count for nothing."""
     total = 0
     for place in ("buildah", "oci", "containerd", "bin"):
         for folder, _, files in os.walk(cache / place):
             for name in files:
                 with contextlib.suppress(OSError):
-                    total += os.lstat(os.path.join(folder, name)).st_blocks * 512  # noqa: PTH118 - hundreds of thousands
+                    found = os.lstat(os.path.join(folder, name))  # noqa: PTH118 - of hundreds of thousands
+                    total += found.st_blocks * 512 // found.st_nlink
     return total
 
 

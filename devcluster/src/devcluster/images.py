@@ -23,6 +23,7 @@ from devcluster.config import DOCKERFILES, IMAGE_PREFIX, REPOSITORY, Cluster, Co
 from devcluster.containerd import ImageStore
 from devcluster.exclusive import exclusive
 from devcluster.lifecycle import running_or_fail
+from devcluster.node import NodeError
 from devcluster.progress import step
 
 _WHEELS_INSIDE = "/wheels"
@@ -62,7 +63,7 @@ def prepare(artifacts: Artifacts, names: Iterable[str] = DOCKERFILES) -> None:
 def load(cluster: Cluster, artifacts: Artifacts, names: Iterable[str]) -> dict[str, dict[str, str]]:
     """Bring all system images and the named images of the project into the cluster; return what charts need of them."""
     artifacts.require()
-    store = ImageStore(running_or_fail(cluster), artifacts.programs()["ctr"])
+    store = ImageStore(running_or_fail(cluster), artifacts.programs()["ctr"], cluster.image_store)
     present = store.references()
     references: dict[str, str] = {}
     with exclusive(artifacts.cache / "locks" / "images", "images"):
@@ -110,9 +111,7 @@ class _Builder:
     def load(self, image: ProjectImage, store: ImageStore) -> None:
         self.prepare(image)
         with step(f"load image {image.name}"):
-            store.import_stream(
-                lambda stream: ocilayout.write_missing(self._layout, image.reference, store.blobs(), stream)
-            )
+            transfer(self._layout, image.reference, store)
 
     def forget_old(self, image: ProjectImage, store: ImageStore) -> None:
         """Drop all but the newest few versions of an image, everywhere, so that the caches stay bounded."""
@@ -146,6 +145,19 @@ class _Builder:
                 self._buildah.build(image.dockerfile, context, image.reference, arguments, mounts)
             finally:
                 shutil.rmtree(context)
+
+
+def transfer(layout: Path, reference: str, store: ImageStore) -> None:
+    """Bring an image from an OCI layout into the store."""
+
+    def send() -> None:
+        store.import_stream(lambda stream: ocilayout.write_missing(layout, reference, store.blobs(), stream))
+
+    store.adopt(ocilayout.blobs(layout, reference))
+    try:
+        send()
+    except NodeError:  # something adopted may have been collected meanwhile: it is lacking again, and is sent
+        send()
 
 
 def stage(inputs: Iterable[str], context: Path, repository: Path = REPOSITORY) -> None:

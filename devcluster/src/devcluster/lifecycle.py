@@ -120,7 +120,7 @@ def _up(cluster: Cluster, artifacts: Artifacts, api_port: int) -> None:
         forward = forwards.start(cluster, process.pid, API_FORWARD, "127.0.0.1", API_PORT_INSIDE, api_port)
         pki.write_kubeconfig(cluster.pki, "admin", f"https://127.0.0.1:{forward.port}", cluster.kubeconfig)
     with step("load the pause image"):
-        store = ImageStore(process, artifacts.programs()["ctr"])
+        store = ImageStore(process, artifacts.programs()["ctr"], cluster.image_store)
         wait_for("containerd to answer", lambda: _answers(cluster, store), _CONTAINERD_SECONDS)
         if pause.reference not in store.references():
             store.import_archive(systemimages.archive(pause, cluster.cache))

@@ -34,6 +34,11 @@ def write_missing(layout: Path, reference: str, present: Collection[str], stream
                 archive.add(_blob(layout, digest), f"blobs/{digest.replace(':', '/')}")
 
 
+def blobs(layout: Path, reference: str) -> dict[str, Path]:
+    """Files of the image by digest."""
+    return {digest: _blob(layout, digest) for digest in _blobs(layout, _manifest(layout, reference))}
+
+
 def references(layout: Path) -> list[str]:
     """Names of the images that are whole in the layout; none when there is no layout yet."""
     index = layout / "index.json"
