@@ -22,6 +22,7 @@ from deepcoder_trainer.attempt import Attempt
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
 from deepcoder_trainer.samples import read_samples
 from deepcoder_trainer.stopping import Stop
+from deepcoder_trainer.telemetry.samples import SampleSink
 from deepcoder_trainer.types import Outcome, Problem
 
 
@@ -191,6 +192,28 @@ async def test_a_stop_while_the_model_is_fetched_ends_the_attempt_at_once(
     assert time.monotonic() - began < 5
     assert (record.code, record.reason, record.message) == (75, "Drained", "SIGTERM")
     assert w.exit_record() == record
+
+
+async def test_work_beside_training_that_fails_ends_the_attempt_and_costs_no_step(
+    world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    w = world(steps=6, every=100)
+    failing = asyncio.Event()
+    w.learner.on_train = lambda step: failing.set() if step == 2 else None
+    w.sampler.holds = lambda group: group >= 3 * PROMPTS
+
+    async def run(sink: SampleSink) -> None:
+        await failing.wait()
+        raise RuntimeError("the judge ended 4 times")
+
+    monkeypatch.setattr(SampleSink, "run", run)
+    monkeypatch.setattr("deepcoder_trainer.telemetry.samples.FLUSH_SECONDS", 0.1)
+    w.config = w.config.model_copy(update={"storage": w.config.storage.model_copy(update={"drain_seconds": 1})})
+    record = await w.run()
+    assert (record.code, record.reason, record.message) == (1, "RuntimeError", "the judge ended 4 times")
+    assert record.manifest_digest is not None
+    assert [p.parent.name for p in w.store.glob("s/step-*/MANIFEST.json")] == [f"step-{record.step:06d}.a001"]
+    assert record.step >= 2
 
 
 async def test_the_thread_that_starts_a_cluster_outlives_the_start(

@@ -92,7 +92,7 @@ class Attempt:
         stack.push_async_callback(self._background.close)
         try:
             try:
-                record = await self._background.beside(self._run(stack))
+                record = await self._background.beside(self._run(stack), self._stop_for)
             except Exception as error:
                 record = exits.failed(first_cause(error), self._progress.report().step)
             record = await self._tell(record)
@@ -100,6 +100,11 @@ class Attempt:
             await self._in_time("closing", stack.aclose())
             shutil.rmtree(self._workdir, ignore_errors=True)
         return record
+
+    def _stop_for(self, error: BaseException) -> None:
+        """Work that training needs beside it has failed: save what is trained."""
+        log.error("saving and leaving, since work beside training failed: %s", error)
+        self.stop.request(self.config.storage.drain_seconds, str(error))
 
     async def _tell(self, record: ExitRecord) -> ExitRecord:
         """Put exit.json, then all that is not stored yet."""

@@ -20,23 +20,38 @@ class Background:
 
     def __init__(self) -> None:
         self._loops: set[asyncio.Task[None]] = set()
+        self._failed = asyncio.Event()
+        self._failure: BaseException | None = None
 
     def loop(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run it until the attempt ends."""
-        self._loops.add(asyncio.create_task(work))
+        """Run it until the attempt ends; it may be added at any time."""
+        task = asyncio.create_task(work)
+        self._loops.add(task)
+        task.add_done_callback(self._ended)
 
-    async def beside(self, main: Coroutine[Any, Any, T]) -> T:
-        """The result of `main`, or the error of the first loop that fails meanwhile."""
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failure = self._failure or error
+            self._failed.set()
+
+    async def beside(self, main: Coroutine[Any, Any, T], on_failure: Callable[[BaseException], None]) -> T:
+        """The result of `main`, or the error of the first loop that fails meanwhile.
+
+        `on_failure` is told of it and makes `main` end: what that has done is saved, and it knows how.
+        """
         task = asyncio.create_task(main)
+        failing = asyncio.create_task(self._failed.wait())
         try:
-            while not task.done():
-                await asyncio.wait({task, *self._loops}, return_when=asyncio.FIRST_COMPLETED)
-                for loop in [each for each in self._loops if each.done()]:
-                    loop.result()
+            await asyncio.wait({task, failing}, return_when=asyncio.FIRST_COMPLETED)
+            if self._failure is not None:
+                on_failure(self._failure)
+                await asyncio.wait({task})
+                raise self._failure
             return await task
         finally:
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            failing.cancel()
+            await asyncio.gather(task, failing, return_exceptions=True)
 
     async def close(self) -> None:
         """Cancel loops."""
