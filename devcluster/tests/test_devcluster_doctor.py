@@ -63,12 +63,17 @@ def test_all_problems_are_said_together() -> None:
 
 
 @pytest.fixture
-def no_wheels(monkeypatch: pytest.MonkeyPatch) -> None:
+def empty_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No wheels, and folders of this machine's Go and uv in which nothing is yet."""
     for variable in ("UV_FIND_LINKS", "PIP_FIND_LINKS"):
         monkeypatch.delenv(variable, raising=False)
+    place = tmp_path_factory.mktemp("tools")
+    for variable in ("UV_CACHE_DIR", "GOCACHE", "GOMODCACHE"):
+        monkeypatch.setenv(variable, str(place / variable))
+    return place
 
 
-@pytest.mark.usefixtures("no_wheels")
+@pytest.mark.usefixtures("empty_caches")
 def test_a_cpu_wheel_of_torch_spares_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without = doctor.inspect(tmp_path / "cache").disk_needed
     (tmp_path / "torch-2.13.0+cpu-cp311-cp311-linux_x86_64.whl").write_text("")
@@ -76,14 +81,16 @@ def test_a_cpu_wheel_of_torch_spares_disk(tmp_path: Path, monkeypatch: pytest.Mo
     assert doctor.inspect(tmp_path / "cache").disk_needed < without
 
 
-@pytest.mark.usefixtures("no_wheels")
-def test_what_an_interrupted_run_has_written_is_not_needed_again(tmp_path: Path) -> None:
-    fresh = doctor.inspect(tmp_path).disk_needed
-    (tmp_path / "oci").mkdir()
-    (tmp_path / "oci" / "blob").write_bytes(b"x" * (8 << 20))
-    assert doctor.inspect(tmp_path).disk_needed == pytest.approx(fresh - (8 << 20), abs=1 << 20)
+@pytest.mark.parametrize("place", ["cache/oci", "UV_CACHE_DIR", "GOCACHE", "GOMODCACHE"])
+def test_what_an_earlier_run_has_written_is_not_needed_again(empty_caches: Path, place: str) -> None:
+    cache = empty_caches / "cache"
+    fresh = doctor.inspect(cache).disk_needed
+    (empty_caches / place).mkdir(parents=True)
+    (empty_caches / place / "blob").write_bytes(b"x" * (8 << 20))
+    assert doctor.inspect(cache).disk_needed == pytest.approx(fresh - (8 << 20), abs=1 << 20)
 
 
+@pytest.mark.usefixtures("empty_caches")
 def test_a_machine_needs_less_disk_once_every_image_is_exported_and_not_before(tmp_path: Path) -> None:
     fresh = pytest.approx(doctor.inspect(tmp_path).disk_needed, abs=1 << 20)
     index = tmp_path / "oci" / "index.json"

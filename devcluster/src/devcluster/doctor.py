@@ -152,26 +152,41 @@ def inspect(cache: Path, ports: tuple[int, ...] = ()) -> Facts:
 
 
 def _disk_needed(cache: Path, installed_go: str) -> int:
-    """What is yet to be written, less what an earlier run has left in the cache."""
+    """What is yet to be written, less what earlier runs have left here and in the caches of Go and uv."""
     if _all_exported(cache):
         return _DISK_TO_RUN
     cpu = any("+cpu" in wheel.name for wheel in wheels.found(cache))
-    whole = _DISK_FOR_CACHE_WITH_CPU_WHEEL if cpu else _DISK_FOR_CACHE
+    ours = [cache / place for place in ("buildah", "oci", "containerd", "bin")]
+    needed = _lacking(ours, _DISK_FOR_CACHE_WITH_CPU_WHEEL if cpu else _DISK_FOR_CACHE)
     if Artifacts(cache, installed_go).missing():
-        whole += _DISK_FOR_GO_AND_UV_WITH_CPU_WHEEL if cpu else _DISK_FOR_GO_AND_UV
-    return max(_DISK_TO_RUN, whole - _size(cache))
+        needed += _lacking(_tool_caches(), _DISK_FOR_GO_AND_UV_WITH_CPU_WHEEL if cpu else _DISK_FOR_GO_AND_UV)
+    return max(_DISK_TO_RUN, needed)
 
 
-def _size(cache: Path) -> int:
-    """Bytes that the large folders of the cache take, each file once; those that go meanwhile count for nothing."""
-    total = 0
-    for place in ("buildah", "oci", "containerd", "bin"):
-        for folder, _, files in os.walk(cache / place):
+def _tool_caches() -> list[Path]:
+    """Where Go and uv keep what they have fetched and built."""
+    found = [os.environ.get("UV_CACHE_DIR") or f"{os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'}/uv"]
+    with contextlib.suppress(FileNotFoundError, CommandFailed):
+        found += run(["go", "env", "GOCACHE", "GOMODCACHE"], deadline=30, cwd=Path("/")).split("\n")
+    return [Path(place) for place in found if place]
+
+
+def _lacking(places: list[Path], whole: int) -> int:
+    """Bytes of `whole` that are not in `places` yet; each file counts once, and those that go meanwhile for nothing."""
+    present = 0
+    linked: set[tuple[int, int]] = set()
+    for place in places:
+        for folder, _, files in os.walk(place):
             for name in files:
                 with contextlib.suppress(OSError):
                     found = os.lstat(os.path.join(folder, name))  # noqa: PTH118 - of hundreds of thousands
-                    total += found.st_blocks * 512 // found.st_nlink
-    return total
+                    if (found.st_dev, found.st_ino) in linked:
+                        continue
+                    linked.add((found.st_dev, found.st_ino))
+                    present += found.st_blocks * 512
+            if present >= whole:
+                return 0
+    return whole - present
 
 
 def _all_exported(cache: Path) -> bool:
