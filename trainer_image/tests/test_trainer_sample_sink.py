@@ -64,3 +64,19 @@ async def test_a_second_report_on_a_step_leaves_its_samples_as_they_are(
     running.cancel()
     [path] = tmp_path.glob("short/samples/*.parquet")
     assert len(read_samples(path)) == 16
+
+
+async def test_a_step_that_cannot_be_written_costs_its_samples_and_nothing_else(
+    tmp_path: Path, make_batch: Callable[..., Batch], caplog: pytest.LogCaptureFixture
+) -> None:
+    sink = SampleSink(FileStore(tmp_path), "short", {})  # knows no prompt: writing raises what nobody thought of
+    running = asyncio.create_task(sink.run())
+    sink.on_step(report(1, make_batch(1)))
+    await sink.flush()
+    sink._prompts = PROMPTS
+    sink.on_step(report(2, make_batch(1)))
+    await sink.flush()
+    assert not running.done()
+    running.cancel()
+    assert [p.name for p in tmp_path.glob("short/samples/*.parquet")] == ["step-000002.parquet"]
+    assert "samples of step 1 are lost" in caplog.text

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from deepcoder_contracts.layout import samples_key
 from deepcoder_contracts.progress import TrainerPhase
-from deepcoder_trainer.checkpoint.errors import StorageError
 from deepcoder_trainer.checkpoint.storage import ObjectStore
 from deepcoder_trainer.ports import StepReport
 from deepcoder_trainer.samples import write_samples
@@ -59,7 +58,7 @@ class SampleSink:
             batch = await self._queue.get()
             try:
                 await asyncio.to_thread(self._put, batch)
-            except (StorageError, OSError) as error:
+            except Exception as error:  # whatever it is, it is not worth the run
                 log.error("samples of step %d are lost: %s", batch.step, error)
             finally:
                 self._queue.task_done()
