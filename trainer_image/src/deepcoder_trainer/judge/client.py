@@ -12,7 +12,7 @@ What becomes of a submission:
 - any other status, 401 and 403 above all: nothing was judged and nobody failed. While a token is rotated, kubelets
   refresh its copies a minute or two apart; a proxy may say 408. It is asked again, less and less often.
 
-Ids are idempotency keys, so a repeated submission is at worst judged twice and never counted twice. `PATIENCE` bounds
+Ids are idempotency keys, so a repeated submission is at worst judged twice and never counted twice. `patience` bounds
 the whole, from the moment a judge is first asked; waiting for our own other submissions does not count, unless no
 judge answers anything for that long: a pool that cannot is no pool.
 """
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 ERRORS = 3
 """Failures of judges after which a submission is given up."""
 PATIENCE = 1800.0
-"""Seconds after which a submission is given up whatever the reason."""
+"""Most of that, where a stage may stand still for longer."""
 CONNECT_SECONDS = 5.0
 PUT_SECONDS = 60.0
 CAPACITY_SECONDS = 5.0
@@ -80,7 +80,8 @@ class JudgeClient:
     ) -> None:
         self._endpoints = endpoints
         self._token = _Token(token_file) if token_file is not None else None
-        self._patience = patience
+        self.patience = patience
+        """Seconds after which a submission is given up whatever the reason."""
         self._headers = {RUN_HEADER: f"{run.namespace}/{run.name}/{run.uid[:8]}", "Content-Type": "application/json"}
         # No limit here: Endpoints bounds what is in flight at each judge. No proxy either: judges are neighbours.
         self._http = aiohttp.ClientSession(
@@ -94,15 +95,15 @@ class JudgeClient:
         asked = _Asked()
         name = submission.request.id
         try:
-            endpoint = await self._endpoints.acquire(patience=self._patience)
-            async with asyncio.timeout(self._patience):
+            endpoint = await self._endpoints.acquire(patience=self.patience)
+            async with asyncio.timeout(self.patience):
                 while True:
                     judgement = await self._ask_one(endpoint, submission, asked)
                     if judgement is not None:
                         return judgement
                     endpoint = await self._endpoints.acquire(asked.erred, first=True)
         except (TimeoutError, NoJudge):
-            log.warning("no judge for %s within %.0f s", name, self._patience)
+            log.warning("no judge for %s within %.0f s", name, self.patience)
         return Judgement(None, asked.attempts)
 
     async def close(self) -> None:
