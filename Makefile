@@ -48,6 +48,9 @@ generate: setup  ## CRDs from the API types
 	@$(PY) -m deepcoder_operator crds --output crds --output helm/deepcoder-operator/files/crds
 	@$(PY) -m deepcoder_operator crds --output helm/deepcoder-operator/files/crds
 
-bench-%: setup  ## a benchmark: demo judge
+# The page that a benchmark writes beside its table.
+PAGE ?= docs/results/$*-$(shell date +%F).md
+
+bench-%: setup  ## a benchmark: demo judge; PAGE=FILE for another page than the dated one
 	@[ -f benchmarks/$*.py ] || { echo "make: no benchmark '$*'; there are: $(basename $(notdir $(wildcard benchmarks/*.py)))" >&2; exit 64; }
-	@$(PY) benchmarks/$*.py
+	@$(PY) benchmarks/$*.py --page $(PAGE)
