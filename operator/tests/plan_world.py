@@ -22,6 +22,7 @@ from deepcoder_contracts.stage import StageType
 from deepcoder_operator.api.failure import FailureReason
 from deepcoder_operator.api.run import FINALIZER, DeepCoderRun
 from deepcoder_operator.api.run_status import CheckpointStatus, Phase, RunStatus
+from deepcoder_operator.board import shows_life
 from deepcoder_operator.domain import draft as d
 from deepcoder_operator.domain.bounds import END_SECONDS
 from deepcoder_operator.domain.conditions import find_condition
@@ -222,17 +223,27 @@ class Cluster:
         self.pods[name] = PodView(name, f"head-{self.heads}", "head", attempt.ordinal, phase="Running", ready=True)
         self.change_job(job_status="RUNNING", deployment_status="Running")
 
-    def report(self, step: int, *, pod: PodView | None = None, **metrics: float) -> None:
+    def report(
+        self,
+        step: int,
+        *,
+        pod: PodView | None = None,
+        phase: TrainerPhase = TrainerPhase.TRAINING,
+        **metrics: float,
+    ) -> None:
         """The trainer sends a heartbeat, from the head that it runs on."""
         attempt = self.run.status.attempt
         assert attempt is not None
         stage = self.run.spec.stages[attempt.stage_index]
         report = ProgressReport(
-            ordinal=attempt.ordinal, stage=stage.name, phase=TrainerPhase.TRAINING, step=step,
+            ordinal=attempt.ordinal, stage=stage.name, phase=phase, step=step,
             max_steps=stage.max_steps or 0, metrics=metrics, sent_at=self.now,
         )  # fmt: skip
         head = pod or self.pods.get(f"{attempt.name}-head")
-        self.beat = Beat(report, self.now, head.uid if head else None)
+        uid = head.uid if head else None
+        before = self.beat if self.beat and self.beat.pod_uid == uid else None
+        alive = self.now if before is None or shows_life(before.report, report) else before.alive
+        self.beat = Beat(report, self.now, uid, alive)
 
     def save(self, step: int, *, final: bool = False, gate: GateRecord | None = None, **metrics: float) -> None:
         """The trainer commits a checkpoint (or the results of an evaluation)."""

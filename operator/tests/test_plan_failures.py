@@ -9,6 +9,7 @@ from plan_world import Cluster, failed_of, make_run, running
 from run_manifests import TRAIN
 
 from deepcoder_contracts.exit import ExitRecord
+from deepcoder_contracts.progress import TrainerPhase
 from deepcoder_operator.api.failure import FailureReason
 from deepcoder_operator.api.run_status import Phase
 from deepcoder_operator.domain.conditions import find_condition
@@ -195,6 +196,46 @@ def test_attempt_without_a_step_is_stalled_and_one_with_steps_is_not() -> None:
     stalled = find_condition(cluster.run.status.conditions, "Stalled")
     assert stalled is not None
     assert stalled.status == "True"
+
+
+def evaluate(cluster: Cluster, step: int, seconds: int) -> None:
+    """The trainer evaluates for so long, reporting every five seconds, and each report is seen by a pass."""
+    for _ in range(0, seconds, 5):
+        cluster.advance(5)
+        cluster.report(step, phase=TrainerPhase.EVALUATING)
+        cluster.settle()
+
+
+@pytest.mark.parametrize("step", [4, 5], ids=["evaluation owed by an earlier attempt", "evaluation within a step"])
+def test_training_after_an_evaluation_longer_than_stall_seconds_is_not_stalled(step: int) -> None:
+    cluster = running(stages=[TRAIN | {"stallSeconds": 100}])
+    cluster.report(4)
+    cluster.settle()
+    evaluate(cluster, 4, 150)
+    for _ in range(19):
+        cluster.advance(5)
+        cluster.report(step)
+        cluster.settle()
+        assert cluster.run.status.phase is Phase.RUNNING
+    cluster.advance(100)
+    cluster.report(step)
+    cluster.settle()
+    assert failed_of(cluster) is FailureReason.STALLED
+
+
+def test_a_step_counts_at_once_however_recent_the_last_write_of_progress_is() -> None:
+    cluster = running(stages=[TRAIN | {"stallSeconds": 100}])
+    cluster.report(4)
+    cluster.settle()
+    cluster.advance(95)
+    cluster.report(4)
+    cluster.settle()
+    cluster.advance(4)
+    cluster.report(5)
+    cluster.settle()
+    cluster.advance(5)
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.RUNNING
 
 
 def stall(cluster: Cluster, code: int) -> None:

@@ -22,7 +22,7 @@ from deepcoder_contracts.progress import (
     ProgressReport,
     TrainerPhase,
 )
-from deepcoder_operator.board import ProgressBoard, RunKey
+from deepcoder_operator.board import Heartbeat, ProgressBoard, RunKey
 from deepcoder_operator.domain.names import HEAD, LABEL_ORDINAL, LABEL_ROLE, LABEL_RUN, LABEL_RUN_UID
 from deepcoder_operator.progress import certificates, keeper
 from deepcoder_operator.progress.authentication import AuthenticationUnavailable, Subject, Unauthenticated
@@ -109,6 +109,20 @@ async def test_report_reaches_the_board_and_wakes_the_run(operator: Operator) ->
     assert heartbeat.report.step == 7
     assert woken == [RUN]
     assert operator.board.expected_submissions("ml", "judges", heartbeat.received_at) == 64
+
+
+async def test_board_keeps_when_a_report_last_showed_that_work_goes_on(operator: Operator) -> None:
+    phases = [TrainerPhase.TRAINING, TrainerPhase.EVALUATING, TrainerPhase.TRAINING, TrainerPhase.TRAINING]
+    for at, (phase, step) in enumerate(zip(phases, (7, 7, 7, 8), strict=True)):
+        told = ProgressReport.model_validate_json(report(phase=phase, step=step))
+        operator.board.receive(RUN, Heartbeat(told, received_at=at, pod_uid="uid-1"))
+        heartbeat = operator.board.heartbeat(RUN, 3)
+        assert heartbeat is not None
+        assert heartbeat.alive_at == (0, 1, 1, 3)[at]
+    operator.board.receive(RUN, Heartbeat(told, received_at=9, pod_uid="uid-2"))
+    heartbeat = operator.board.heartbeat(RUN, 3)
+    assert heartbeat is not None
+    assert heartbeat.alive_at == 9, "another pod's first report"
 
 
 async def test_wish_to_drain_is_carried_by_the_reply(operator: Operator) -> None:

@@ -8,10 +8,10 @@ empty until the run has been planned once, and the server says 503 for it until 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from deepcoder_contracts.progress import Desired, ProgressReply, ProgressReport
+from deepcoder_contracts.progress import Desired, ProgressReply, ProgressReport, TrainerPhase
 
 
 class RunKey(NamedTuple):
@@ -36,6 +36,18 @@ class Heartbeat:
 
     pod_uid: str | None = None
     """UID of the pod that spoke."""
+
+    alive_at: float | None = None
+    """When this pod's last report that `shows_life` arrived; the board sets it."""
+
+
+def shows_life(before: ProgressReport, report: ProgressReport) -> bool:
+    """Whether a report shows that work goes on: another step than `before`, the same pod's last one, or another phase.
+
+    Outside of training a report is enough: an evaluation may take longer than any step. Told from every report when it
+    arrives, since what comes between two passes of the run, or two writes of its status, is seen nowhere else.
+    """
+    return report.step != before.step or report.phase is not TrainerPhase.TRAINING
 
 
 @dataclass
@@ -97,7 +109,11 @@ class ProgressBoard:
             return None
         if heartbeat.report.ordinal != entry.ordinal:
             return ProgressReply(desired=Desired.DRAIN, deadline_seconds=0)
-        entry.heartbeat = heartbeat
+        before = entry.heartbeat
+        if before and before.pod_uid == heartbeat.pod_uid and not shows_life(before.report, heartbeat.report):
+            entry.heartbeat = replace(heartbeat, alive_at=before.alive_at)
+        else:
+            entry.heartbeat = replace(heartbeat, alive_at=heartbeat.received_at)
         if self.on_report is not None:
             self.on_report(key)
         return entry.reply

@@ -102,7 +102,8 @@ class Observer:
         heartbeat = self.board.heartbeat(RunKey(run.metadata.namespace, run.metadata.name), attempt.ordinal)
         if heartbeat is None:
             return None
-        return Beat(heartbeat.report, datetime.fromtimestamp(int(heartbeat.received_at), UTC), heartbeat.pod_uid)
+        alive = None if heartbeat.alive_at is None else _whole(heartbeat.alive_at)
+        return Beat(heartbeat.report, _whole(heartbeat.received_at), heartbeat.pod_uid, alive)
 
     async def _foreign(self, run: DeepCoderRun) -> Problem | None:
         """Objects under the names we will use that are not this run's: never adopted."""
@@ -122,6 +123,11 @@ class Observer:
                     f"{resource.kind} {child} exists and is not this run's: delete it, or name the run otherwise",
                 )
         return None
+
+
+def _whole(seconds: float) -> datetime:
+    """A time as statuses hold it, in whole seconds."""
+    return datetime.fromtimestamp(int(seconds), UTC)
 
 
 def owned_by(obj: Object, uid: str) -> bool:

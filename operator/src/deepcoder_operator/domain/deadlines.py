@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from deepcoder_contracts.progress import TrainerPhase
 from deepcoder_contracts.stage import StageType
 from deepcoder_operator.api.attempt_status import AttemptState, AttemptStatus, Outcome
 from deepcoder_operator.api.failure import FailureReason
@@ -51,6 +50,5 @@ def last_sign_of_life(attempt: AttemptStatus, world: World) -> datetime | None:
     storage = world.storage.stage if world.storage else None
     committed = storage.newest.committed_time if storage and storage.newest else None
     beat = beat_of(attempt, world)
-    alive = beat.received if beat and beat.report.phase is not TrainerPhase.TRAINING else None
-    signs = [alive, attempt.running_time, attempt.step_time, world.watching_since, committed]
+    signs = [beat.alive if beat else None, attempt.running_time, attempt.step_time, world.watching_since, committed]
     return max((s for s in signs if s is not None), default=None)

@@ -150,6 +150,8 @@ class Beat:
     received: datetime
     pod_uid: str | None = None
     """UID of the pod that sent it."""
+    alive: datetime | None = None
+    """When the last report came that showed a new step, or another phase than training."""
 
 
 @dataclass(frozen=True)
