@@ -27,6 +27,21 @@ def test_old_cluster_is_gone_before_the_next_is_asked_for() -> None:
     assert cluster.name == "demo-s1-a2"
 
 
+def test_trainer_that_has_written_its_exit_has_the_time_it_takes_to_close_its_metrics_and_samples() -> None:
+    closing = 25  # seconds that a trainer gives itself after drainSeconds
+    cluster = running()
+    cluster.kubelet = False
+    cluster.edit(suspend=True)
+    cluster.settle()
+    cluster.save(7)
+    cluster.write_exit(75, "Drained")
+    cluster.settle()
+    assert cluster.ended == ["demo-s0-a1-head"]
+    grace = cluster.pods["demo-s0-a1-head"].grace
+    assert grace is not None
+    assert closing < grace < 60, "and not the whole grace of its pod, should it hang"
+
+
 def test_exit_that_comes_after_the_job_was_deleted_still_counts() -> None:
     cluster = running()
     cluster.change_job(job_status="FAILED", deployment_status="Failed", message="head is unreachable")

@@ -15,8 +15,9 @@ SAMPLER_GRACE_SECONDS = 30
 LEAVE_SECONDS = 2 * GRACE_SECONDS
 """What a leaving attempt's RayJob and pods get beyond drainSeconds before the run goes on without them."""
 
-END_SECONDS = 10
-"""What pods of an attempt that is over get to end: nothing is left to save, and the next cluster waits for them."""
+END_SECONDS = GRACE_SECONDS
+"""What pods of an attempt that is over get to end, as after drainSeconds: a trainer writes its exit record first, and
+then metrics and samples. One that has left holds up nobody: its pods end by themselves in seconds."""
 
 POLL_SECONDS = 5.0
 """Time to the next look while something else has to act."""
