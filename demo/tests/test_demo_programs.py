@@ -28,7 +28,6 @@ def test_a_failure_carries_the_status_and_the_last_words() -> None:
     with pytest.raises(CommandFailed, match=r"(?s)ended with status 3:.*no such thing") as failure:
         run(["sh", "-c", "echo no such thing >&2; exit 3"], seconds=30)
     assert failure.value.status == 3
-    assert run(["sh", "-c", "echo down; exit 1"], seconds=30, accepted=(0, 1)) == "down\n"
 
 
 def test_a_program_that_is_not_there_is_named() -> None:
@@ -56,6 +55,15 @@ def test_what_devcluster_will_not_do_is_a_setting_and_its_other_failures_are_not
     monkeypatch.setattr(devcluster, "_command", lambda *arguments: ["sh", "-c", f"exit {code}"])
     with pytest.raises(SettingsError if code == 64 else CommandFailed):
         devcluster.do("up", seconds=30)
+
+
+def test_where_things_lie_cannot_be_told_is_a_failure_with_what_devcluster_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said = "devcluster: [Errno 28] No space left on device"
+    monkeypatch.setattr(devcluster, "_command", lambda *arguments: ["sh", "-c", f"echo '{said}' >&2; exit 1"])
+    with pytest.raises(CommandFailed, match="No space left"):
+        devcluster.places()
 
 
 @pytest.fixture

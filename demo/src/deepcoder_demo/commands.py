@@ -11,7 +11,7 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 GRACE_SECONDS = 30.0
@@ -33,7 +33,6 @@ def run(
     show: bool = False,
     env: Mapping[str, str] | None = None,
     stdin: str | None = None,
-    accepted: Collection[int] = (0,),
 ) -> str:
     """Run a command and return its standard output ('' when shown); raises CommandFailed with the last lines."""
     words = [str(word) for word in command]
@@ -59,7 +58,7 @@ def run(
         raise
     finally:
         _running.discard(process)
-    if process.returncode not in accepted:
+    if process.returncode != 0:
         said = "" if show else ":\n" + "\n".join((output + errors).splitlines()[-30:])
         raise CommandFailed(
             f"`{' '.join(words)}` ended with status {process.returncode}{said}", status=process.returncode

@@ -31,8 +31,8 @@ class Places:
 
 
 def places() -> Places:
-    """Ask `devcluster status --json`, which answers for a cluster that is down (status 1) too."""
-    found = json.loads(run(_command("status", "--json"), seconds=LOOK_SECONDS, accepted=(0, 1)))
+    """Ask `devcluster status --json`, which answers for a cluster that is down too."""
+    found = json.loads(run(_command("status", "--json"), seconds=LOOK_SECONDS))
     return Places(**{name: Path(found[name]) for name in Places.__dataclass_fields__})
 
 
