@@ -39,6 +39,25 @@ def test_run_is_read_and_its_templates_are_accepted(path: Path) -> None:
         SandboxPoolSpec.model_validate(pool["spec"])
 
 
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
+def test_judges_have_the_memory_that_their_slots_may_take(path: Path) -> None:
+    for run in documents(path, "DeepCoderRun"):
+        pool = RunSpec.model_validate(run["spec"]).sandbox.template
+        if pool is not None:
+            needed = judge_limit_mib(pool.model_copy(update={"template": {}}))
+            assert judge_limit_mib(pool) >= needed, (
+                "the kernel may kill the judge: raise limits.memory, or leave it out"
+            )
+
+
+def judge_limit_mib(pool: SandboxPoolSpec) -> int:
+    """Limit of the judge's container in MiB."""
+    settings = PoolSettings("sandbox", "deepcoder", {}, "deepcoder.dev/run")
+    built = build_pod_template(PoolIdentity("ml", "judges", "uid"), pool, settings)
+    (limit,) = (c["resources"]["limits"]["memory"] for c in built["spec"]["containers"] if c["name"] == "judge")
+    return int(limit[:-2]) * {"Mi": 1, "Gi": 1024}[limit[-2:]]
+
+
 def test_14b_is_the_published_recipe_on_32_gpus() -> None:
     (run,) = documents(DIRECTORY / "deepcoder-14b.yaml", "DeepCoderRun")
     stages = run["spec"]["stages"]

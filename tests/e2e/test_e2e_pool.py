@@ -54,10 +54,7 @@ with concurrent.futures.ThreadPoolExecutor(count) as threads:
 @pytest.fixture
 def pool(world: World) -> Iterator[str]:
     """A pool of small judges, ready, of one slot each."""
-    judge = {
-        "name": "judge",
-        "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}},
-    }
+    judge = {"name": "judge", "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}}}
     body = {
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": "SandboxPool",
