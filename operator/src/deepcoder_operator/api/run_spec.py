@@ -46,8 +46,7 @@ class Dataset(DatasetSource):
     """Training problems: JSON Lines (gzip allowed) or Parquet, in the schema of the released data."""
 
     curate: bool = False
-    """Filter and deduplicate before training. Not supported yet: run `deepcoder-trainer curate` ahead and give its
-    output as uri."""
+    """Filter and deduplicate before training. Not supported yet: name problems that are curated in uri."""
 
 
 class FromCheckpoint(Spec):

@@ -137,4 +137,5 @@ class Stage(Spec):
     attempt fails."""
 
     stall_seconds: int = Field(default=1800, ge=10, le=31_536_000)
-    """Longest time without a finished step or a heartbeat, in seconds; then the attempt counts as stalled."""
+    """Longest time without a finished step, or outside of training without a heartbeat, in seconds; then the attempt
+    counts as stalled."""

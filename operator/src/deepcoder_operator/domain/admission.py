@@ -50,8 +50,7 @@ def check_spec(run: DeepCoderRun, policy: Policy) -> Problem | None:
     if spec.dataset and spec.dataset.curate:
         return Problem(
             "CurateNotSupported",
-            "dataset.curate is not supported yet: run `deepcoder-trainer curate` ahead, give its output as "
-            "dataset.uri and remove curate",
+            "dataset.curate is not supported yet: remove it, and name problems that are curated in dataset.uri",
         )
     refusals = list(recipe_refusals(spec.recipe))
     for stage in spec.stages:
