@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.sampler import group as group_module
+from deepcoder_trainer.sampler import start as start_module
 from deepcoder_trainer.sampler.group import MOVES, SamplerGroup, share_of
 from deepcoder_trainer.sampler.waves import Waves
 from deepcoder_trainer.types import Finish, Generation, GenerationRequest, SamplerLost, Wave, WeightRefs
@@ -87,6 +91,32 @@ async def test_a_sampler_that_answers_nothing_is_replaced_and_its_requests_move(
     assert factory.made[0].closed
     assert group.restarts == 1
     await group.close()
+
+
+async def test_a_sampler_is_silent_no_longer_than_the_stage_may_stall() -> None:
+    factory = Factory()
+    factory.next = [Scripted(0, gate=asyncio.Event())]
+    group = SamplerGroup(factory, 1, longest_silence=0.2)
+    await group.start()
+    await group.update_weights(REFS, 0)
+    update = asyncio.create_task(_update_when(factory, group))
+    async with asyncio.timeout(10):
+        generation = await group.generate(request("r", tokens=32768))
+    await update
+    assert generation.text == "1"
+    await group.close()
+
+
+async def test_silence_is_told_before_the_operator_counts_the_stage_as_stalled(
+    make_config: Callable[..., StageConfig], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    async def up(group: SamplerGroup) -> None: ...
+
+    monkeypatch.setattr(start_module, "read_model_config", lambda folder: None)
+    monkeypatch.setattr(start_module, "engine_settings", lambda config, model: None)
+    monkeypatch.setattr(SamplerGroup, "start", up)
+    group = await start_module.start_samplers(make_config(), tmp_path)
+    assert group.longest_silence == 0.8 * 1800
 
 
 async def _update_when(factory: Factory, group: SamplerGroup) -> None:

@@ -4,7 +4,8 @@ The group knows the newest weights, so a replacement sampler gets them before it
 most `MOVES` times; when no sampler is left and no replacement starts in time, the error reaches the controller and
 ends the attempt, to be resumed elsewhere. Responses are never stitched together from two samplers: what moves is
 sampled anew. A sampler that hangs is one that answers nothing, whoever asked, for longer than its longest response can
-take: the queue within it moves as long as any response comes back.
+take, or for most of the time after which the stage counts as stalled: the queue within it moves as long as any response
+comes back.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -56,6 +58,7 @@ class Engine(Protocol):
 class _Member:
     engine: Engine
     number: int
+    longest_silence: float
     load: int = 0
     """Tokens that were asked of it and have not come back."""
     version: int | None = None
@@ -65,7 +68,8 @@ class _Member:
     async def generate(self, request: GenerationRequest) -> Generation:
         """Its response; raises `SamplerLost` when the engine died, or has answered nothing for too long."""
         loop = asyncio.get_running_loop()
-        began, silence = loop.time(), SILENT_SECONDS + TOKEN_SECONDS * request.max_tokens
+        began = loop.time()
+        silence = min(SILENT_SECONDS + TOKEN_SECONDS * request.max_tokens, self.longest_silence)
         response = asyncio.ensure_future(self.engine.generate(request))
         self.load += request.max_tokens
         try:
@@ -91,6 +95,8 @@ class SamplerGroup:
     size: int
     clear_cache: bool = False
     """Whether an update in flight recomputes keys and values of what was sampled before it."""
+    longest_silence: float = math.inf
+    """Seconds without a response after which a sampler is given up, however long one may take."""
     _members: list[_Member] = field(default_factory=list)
     _replacing: set[asyncio.Task[None]] = field(default_factory=set)
     _weights: tuple[WeightRefs, int] | None = None
@@ -154,7 +160,7 @@ class SamplerGroup:
 
     async def _add(self) -> None:
         self._made += 1
-        member = _Member(self.make(), self._made)
+        member = _Member(self.make(), self._made, self.longest_silence)
         try:
             async with asyncio.timeout(START_SECONDS):
                 await member.engine.start()

@@ -13,6 +13,9 @@ from deepcoder_trainer.sampler.group import ActorEngine, SamplerGroup
 from deepcoder_trainer.sampler.settings import engine_settings
 from deepcoder_trainer.seeds import seed
 
+STALL_SHARE = 0.8
+"""Share of the stage's stallSeconds that a silent sampler may take: it is replaced before all counts as stalled."""
+
 _FILES = ("*.json", "*.txt", "*.model", "*.jinja")
 _WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
 
@@ -52,6 +55,7 @@ async def start_samplers(config: StageConfig, model_dir: Path) -> SamplerGroup:
         make=make,
         size=config.stage.resources.samplers,
         clear_cache=config.recipe.order is Order.STRICT,
+        longest_silence=STALL_SHARE * config.stage.stall_seconds,
     )
     try:
         await group.start()
