@@ -208,8 +208,8 @@ async def test_a_failed_save_does_not_stop_training_until_it_is_the_third_in_a_r
     writer = CheckpointWriter(make_config(), make_learner(), workdir=tmp_path / "w")
     await writer.claim()
 
-    async def dead(*_: Any) -> Any:
-        writer._learner.rank.saved()  # as a real upload does, which begins when all is written
+    async def dead(directory: str, *_: Any) -> Any:
+        writer._learner.rank.saved(Path(directory)).files()  # as a real upload does, which begins when all is written
         raise StorageUnavailable("storage is away")
 
     with monkeypatch.context() as m:

@@ -31,7 +31,7 @@ def test_four_steps_equal_two_steps_saved_and_loaded_and_two_more(
     for plan in plans[:2]:
         first.rank.train(plan)
     first.rank.save(tmp_path)
-    first.rank.saved()
+    first.rank.saved(tmp_path).files()
     second = make_learner()
     second.rank.load(tmp_path, optimizer=True)
     for plan in plans[2:]:
@@ -50,7 +50,7 @@ def test_a_save_holds_the_state_of_its_moment_though_training_goes_on(
     expected = state(learner)
     learner.rank.save(tmp_path)
     learner.rank.train(plan)
-    [tensors, scalars, metadata] = learner.rank.saved()
+    [tensors, scalars, metadata] = learner.rank.saved(tmp_path).files()
     stored = load_file(tensors) | load_file(scalars)
     places = json.loads(metadata.read_text())["tensors"]
     assert set(places) == set(expected)
@@ -65,7 +65,7 @@ def test_without_optimizer_a_load_starts_it_from_zero(
     plan = plan_batch(make_batch(), learner.rank.recipe, 64, 1)[0]
     learner.rank.train(plan)
     learner.rank.save(tmp_path)
-    learner.rank.saved()
+    learner.rank.saved(tmp_path).files()
     learner.rank.load(tmp_path, optimizer=False)
     assert all(not v.any() for k, v in state(learner).items() if k.startswith("optimizer."))
 
@@ -73,7 +73,7 @@ def test_without_optimizer_a_load_starts_it_from_zero(
 def test_only_safetensors_and_json_are_written(make_learner: Callable, tmp_path: Path) -> None:
     learner = make_learner()
     learner.rank.save(tmp_path)
-    files = learner.rank.saved()
+    files = learner.rank.saved(tmp_path).files()
     assert sorted(files) == sorted(p for p in tmp_path.rglob("*") if p.is_file())
     for path in files:
         if path.suffix == ".json":
@@ -113,7 +113,7 @@ def test_large_states_are_split_over_files(tmp_path: Path, monkeypatch: pytest.M
 def test_damaged_files_are_told_as_damage(damage: str, make_learner: Callable, tmp_path: Path) -> None:
     learner = make_learner()
     learner.rank.save(tmp_path)
-    [tensors, _, metadata] = learner.rank.saved()
+    [tensors, _, metadata] = learner.rank.saved(tmp_path).files()
     if damage == "missing metadata":
         metadata.unlink()
     elif damage == "metadata is no JSON":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from deepcoder_trainer.checkpoint import transfer
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, CheckpointFailed, StorageUnavailable
 from deepcoder_trainer.checkpoint.storage_file import FileStore
 from deepcoder_trainer.learner import dcp
+from deepcoder_trainer.learner.group import Deadlines, RayLearner
 
 PREFIX = "short/step-000001.a001"
 
@@ -76,10 +79,48 @@ async def test_a_state_that_does_not_fit_the_disk_is_removed_and_the_next_save_s
     assert await learner.upload(str(tmp_path / "2"), config.storage, PREFIX)
 
 
+async def test_an_upload_puts_and_removes_the_files_of_its_own_save_though_a_newer_one_is_written(
+    make_learner: Callable, make_config: Callable, tmp_path: Path
+) -> None:
+    learner, config = make_learner(), make_config()
+    for name in ("1", "2"):
+        await learner.save(str(tmp_path / name))
+    first = await learner.upload(str(tmp_path / "1"), config.storage, "short/step-000001.a001")
+    assert files_below(tmp_path / "1") == []
+    second = await learner.upload(str(tmp_path / "2"), config.storage, "short/step-000002.a001")
+    assert [f.path for f in first] == [f.path for f in second] != []
+    assert files_below(tmp_path / "2") == []
+
+
+async def test_an_upload_that_fails_on_one_rank_is_told_when_no_rank_uploads_any_more(make_config: Callable) -> None:
+    may_end, ended = asyncio.Event(), False
+
+    async def fail(*_: Any) -> Any:
+        raise StorageUnavailable("the line is dead")
+
+    async def slow(*_: Any) -> Any:
+        nonlocal ended
+        await may_end.wait()
+        ended = True
+        return []
+
+    config = make_config(learners=2)
+    ranks = [SimpleNamespace(upload=SimpleNamespace(remote=upload)) for upload in (fail, slow)]
+    learner = RayLearner(ranks, config.recipe, 64, Deadlines())
+    upload = asyncio.create_task(learner.upload("/saved", config.storage, PREFIX))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not upload.done(), "the next save would find the slow rank at work on this one"
+    may_end.set()
+    with pytest.raises(StorageUnavailable):
+        await upload
+    assert ended
+
+
 async def test_scalars_lie_apart_from_what_is_large(make_learner: Callable, tmp_path: Path) -> None:
     learner = make_learner()
     await learner.save(str(tmp_path))
-    scalars = [load_file(p) for p in learner.rank.saved() if p.name.endswith("-001.safetensors")]
+    scalars = [load_file(p) for p in learner.rank.saved(tmp_path).files() if p.name.endswith("-001.safetensors")]
     assert [{v.dim() for v in tensors.values()} for tensors in scalars] == [{0}]
 
 

@@ -182,6 +182,10 @@ class WeightRefs:
     dtype: str
 
 
+class LearnerLost(RuntimeError):
+    """A rank died or did not answer in time; the attempt cannot go on."""
+
+
 class Learner(Protocol):
     """All learner ranks behind one face (see learner/)."""
 

@@ -43,12 +43,13 @@ class RankFiles:
 
     def upload(self, directory: str, storage: Storage, prefix: str) -> list[FileEntry]:
         """Put the files that this rank wrote below `directory`; they are removed here, stored or not."""
-        pretrained = self._pretrained.pop(directory, None)
+        root, pretrained = Path(directory), self._pretrained.pop(directory, None)
+        # The save of this directory, not the newest: training may have saved again since.
+        save = self._learner.saved(root) if pretrained is None else None
         try:
-            files = self._learner.saved() if pretrained is None else pretrained
-            return upload_files(open_run_storage(storage), prefix, Path(directory), files)
+            return upload_files(open_run_storage(storage), prefix, root, save.files() if save else pretrained or [])
         finally:
-            for path in self._learner.written if pretrained is None else pretrained:
+            for path in save.written if save else pretrained or []:
                 path.unlink(missing_ok=True)
 
     def download(self, directory: str, storage: Storage, prefix: str, manifest: Manifest) -> None:

@@ -25,7 +25,7 @@ from deepcoder_trainer.grpo.pack import OptimizerStep, plan_step, split_groups, 
 from deepcoder_trainer.grpo.summary import summarize
 from deepcoder_trainer.learner.actor import LearnerActor
 from deepcoder_trainer.learner.wire import RankSettings, Sums
-from deepcoder_trainer.types import Batch, WeightRefs
+from deepcoder_trainer.types import Batch, LearnerLost, WeightRefs
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -36,10 +36,6 @@ RESOURCE = "learner"
 
 MINIMUM_TOKENS = 8192
 """Least default token budget of a micro-batch: with small contexts, a micro-batch a sequence would be all overhead."""
-
-
-class LearnerLost(RuntimeError):
-    """A rank died or did not answer in time; the attempt cannot go on."""
 
 
 @dataclass(frozen=True)
@@ -145,8 +141,9 @@ class RayLearner:
         await self._all("save", directory, seconds=self._deadlines.state)
 
     async def upload(self, directory: str, storage: Storage, prefix: str) -> list[FileEntry]:
-        """See `Learner`."""
-        parts = await self._all("upload", directory, storage, prefix, seconds=self._deadlines.transfer)
+        """See `Learner`. A failure is told when no rank is at work on `directory` any more, which may be saved anew."""
+        calls = [actor.upload.remote(directory, storage, prefix) for actor in self._actors]
+        parts: list[list[FileEntry]] = await self._wait(calls, self._deadlines.transfer, "upload", all_end=True)
         return sorted((entry for part in parts for entry in part), key=lambda e: e.path)
 
     async def download(self, directory: str, storage: Storage, prefix: str, manifest: Manifest) -> None:
@@ -179,23 +176,36 @@ class RayLearner:
         calls = [getattr(actor, method).remote(*args) for actor in self._actors]
         return await self._wait(calls, seconds, method)
 
-    async def _wait(self, calls: Sequence[Any], seconds: float, what: str) -> list[Any]:
-        """All answers in rank order. Raises the cause of a rank's error, or `LearnerLost` for silence."""
+    async def _wait(self, calls: Sequence[Any], seconds: float, what: str, *, all_end: bool = False) -> list[Any]:
+        """All answers in rank order. Raises the cause of a rank's error, or `LearnerLost` for silence.
+
+        An error is raised at once; with `all_end`, when the other ranks have ended too, unless a rank died.
+        """
         tasks = [asyncio.ensure_future(_answer(call)) for call in calls]
-        done, pending = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
-        failed = next((t.exception() for t in tasks if t in done and t.exception()), None)
-        for task in pending:
-            task.cancel()
-        if isinstance(failed, RayTaskError):
-            raise failed.cause if isinstance(failed.cause, Exception) else failed
-        if isinstance(failed, RayActorError):
-            raise LearnerLost(f"a learner rank died during {what}: {failed}") from failed
-        if failed is not None:
-            raise failed
-        if pending:
+        deadline = asyncio.get_running_loop().time() + seconds
+        try:
+            _, pending = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
+            if all_end and pending and not any(isinstance(e, RayActorError) for e in _errors(tasks)):
+                left = max(0.0, deadline - asyncio.get_running_loop().time())
+                _, pending = await asyncio.wait(pending, timeout=left)
+        finally:
+            for task in tasks:
+                task.cancel()
+        errors = _errors(tasks)
+        if (died := next((e for e in errors if isinstance(e, RayActorError)), None)) is not None:
+            raise LearnerLost(f"a learner rank died during {what}: {died}") from died
+        if pending and (all_end or not errors):
             silent = [rank for rank, task in enumerate(tasks) if task in pending]
             raise LearnerLost(f"no answer from learner ranks {silent} within {seconds:g} s ({what})")
+        for error in errors:
+            raise error.cause if isinstance(error, RayTaskError) and isinstance(error.cause, Exception) else error
         return [task.result() for task in tasks]
+
+
+def _errors(tasks: Sequence[asyncio.Future[Any]]) -> list[BaseException]:
+    """Of those that have ended, in rank order."""
+    ended = [task for task in tasks if task.done() and not task.cancelled()]
+    return [error for task in ended if (error := task.exception()) is not None]
 
 
 async def _answer(call: Any) -> Any:

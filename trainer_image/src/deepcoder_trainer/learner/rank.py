@@ -13,6 +13,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,28 @@ log = logging.getLogger(__name__)
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
 
 
+@dataclass(frozen=True)
+class Save:
+    """A rank's part of one save, that is being written or has been."""
+
+    future: Any
+    writer: SafetensorsWriter
+
+    def files(self) -> list[Path]:
+        """Wait until all is written and return the files that this rank wrote; raises `CheckpointFailed`."""
+        try:
+            self.future.result()
+        except CheckpointException as e:  # no Exception: it would end the process
+            causes = "; ".join(f"rank {rank}: {cause}" for rank, (cause, _) in e.failures.items())
+            raise CheckpointFailed(f"the learner's state could not be written: {causes}") from None
+        return self.written
+
+    @property
+    def written(self) -> list[Path]:
+        """Files that this rank has written so far, also of a save that failed."""
+        return list(self.writer.files)
+
+
 class LearnerRank:
     """Rank `rank` of `world` learner ranks."""
 
@@ -73,7 +96,9 @@ class LearnerRank:
         )
         self._optimizer = _adamw(self.policy, settings.recipe)
         self._loss_settings = LossSettings.of(settings.recipe)
-        self._saving: tuple[Any, SafetensorsWriter] | None = None
+        self._newest: Save | None = None
+        self._saves: dict[Path, Save] = {}
+        """Directory to its save, until somebody takes it over."""
 
     def train(self, steps: Sequence[OptimizerStep]) -> Sums:
         """Collective. One training step: this rank's share of each optimizer step, in order."""
@@ -135,8 +160,8 @@ class LearnerRank:
 
         Waits for the save before it, if that is still being written.
         """
-        if self._saving is not None:
-            self._saving[0].exception()  # a failure was told by `saved`
+        if self._newest is not None:
+            self._newest.future.exception()  # a failure is told by `Save.files`
         writer = SafetensorsWriter(directory / LEARNER_DIR, self._rank)
         future = dcp_async_save(
             self._state(optimizer=True),
@@ -144,24 +169,11 @@ class LearnerRank:
             process_group=self._save_group,
             no_dist=self._world == 1,
         )
-        self._saving = (future, writer)
+        self._newest = self._saves[directory] = Save(future, writer)
 
-    def saved(self) -> list[Path]:
-        """Wait for the last save and return the files that this rank wrote; raises `CheckpointFailed`."""
-        if self._saving is None:
-            return []
-        future, writer = self._saving
-        try:
-            future.result()
-        except CheckpointException as e:  # no Exception: it would end the process
-            causes = "; ".join(f"rank {rank}: {cause}" for rank, (cause, _) in e.failures.items())
-            raise CheckpointFailed(f"the learner's state could not be written: {causes}") from None
-        return list(writer.files)
-
-    @property
-    def written(self) -> list[Path]:
-        """Files of the last save that this rank has written so far, also of one that failed."""
-        return list(self._saving[1].files) if self._saving is not None else []
+    def saved(self, directory: Path) -> Save:
+        """The save into `directory`: whoever asks takes it over, with its files."""
+        return self._saves.pop(directory)
 
     @property
     def first(self) -> bool:
@@ -196,8 +208,8 @@ class LearnerRank:
 
     def close(self) -> None:
         """Leave the process group."""
-        if self._saving is not None:
-            self._saving[0].exception()
+        if self._newest is not None:
+            self._newest.future.exception()
         if self._save_group is not None:
             dist.destroy_process_group()
 
