@@ -81,3 +81,39 @@ async def test_an_upload_that_failed_before_the_commit_is_the_commits_failure_an
     committed = await writer.wait()
     assert committed is not None
     assert committed.manifest.step == 3
+
+
+async def test_closing_ends_an_upload_that_nobody_committed(
+    make_config: Callable[..., StageConfig], tmp_path: Path
+) -> None:
+    learner = SlowLearner()
+    ended: list[bool] = []
+    original = learner.upload
+
+    async def upload(directory: str, storage: Storage, prefix: str) -> list[FileEntry]:
+        try:
+            return await original(directory, storage, prefix)
+        finally:
+            ended.append(True)
+
+    learner.upload = upload  # type: ignore[method-assign]
+    writer = CheckpointWriter(make_config(), learner, workdir=tmp_path / "w")  # type: ignore[arg-type]
+    await writer.close()
+    await writer.copy(3)
+    await asyncio.sleep(0)
+    await writer.close()
+    assert ended == [True]
+    assert list((tmp_path / "w").iterdir()) == []
+
+
+async def test_closing_hears_of_an_upload_that_failed_before_anybody_committed_it(
+    make_config: Callable[..., StageConfig], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    learner = SlowLearner()
+    learner.failing = True
+    learner.may_upload.set()
+    writer = CheckpointWriter(make_config(), learner, workdir=tmp_path / "w")  # type: ignore[arg-type]
+    await writer.copy(3)
+    await asyncio.sleep(0.01)
+    await writer.close()
+    assert "no route" in caplog.text

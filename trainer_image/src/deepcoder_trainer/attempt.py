@@ -162,6 +162,7 @@ class Attempt:
             dataset_digest=digest,
             store=self._store,
         )
+        stack.push_async_callback(writer.close)
         writer.on_commit = self._committed
         writer.before_commit = self._keep_reports_in_time
         state = await self._unless_stopped(self._load(point, learner))

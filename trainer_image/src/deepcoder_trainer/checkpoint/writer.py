@@ -230,6 +230,17 @@ class CheckpointWriter:
         key = exit_key(self._config.stage.name, self._config.ordinal)
         await asyncio.to_thread(self._store.put_bytes, key, record.to_json())
 
+    async def close(self) -> None:
+        """End the upload of weights that were copied aside and are not going to be committed."""
+        copied, self._copied = self._copied, None
+        if copied is None:
+            return
+        copied.upload.cancel()
+        [result] = await asyncio.gather(copied.upload, return_exceptions=True)
+        if isinstance(result, Exception):
+            log.error("the upload of step %d, which nobody has committed, failed: %s", copied.step, result)
+        await asyncio.to_thread(shutil.rmtree, copied.directory, ignore_errors=True)
+
     async def _settle(self, *, raise_always: bool) -> None:
         """Wait for the save that is on its way, if there is one."""
         if self._background is None:
