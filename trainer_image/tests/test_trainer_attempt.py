@@ -127,6 +127,26 @@ async def test_samples_and_metrics_of_a_step_are_stored_before_its_checkpoint_is
     assert all(samples >= step <= lines for step, (samples, lines) in enumerate(seen[:3], start=1))
 
 
+async def test_a_drain_with_rollouts_that_do_not_end_stores_samples_and_metrics_before_its_checkpoint(
+    world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    w = world(steps=6, every=100)
+    seen: list[tuple[int, bool]] = []
+    original = CheckpointWriter._put_manifest
+
+    def put(self: CheckpointWriter, prefix: str, manifest: Any) -> Any:
+        metrics = w.store / "s/attempts/001/metrics.jsonl"
+        seen.append((len(list(w.store.glob("s/samples/*.parquet"))), metrics.exists()))
+        return original(self, prefix, manifest)
+
+    monkeypatch.setattr(CheckpointWriter, "_put_manifest", put)
+    w.sampler.holds = lambda group: group >= 2 * PROMPTS
+    w.learner.on_train = lambda step: w.stop.request(4, "SIGTERM") if step == 2 else None
+    record = await w.run()
+    assert (record.reason, record.step) == ("Drained", 2)
+    assert seen == [(2, True)]
+
+
 async def test_the_exit_record_names_the_pod_that_wrote_it(
     world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -316,7 +316,7 @@ class Attempt:
     async def _keep_reports_in_time(self) -> None:
         """Before each commit: what was told of its steps is stored, since no later attempt makes them again."""
         try:
-            await self.stop.before(Moment.SETTLED, self._keep_reports())
+            await self.stop.before(Moment.REPORTED, self._keep_reports())
         except StopReached:
             log.warning("the checkpoint goes before metrics and samples: the stop leaves no time for both")
 

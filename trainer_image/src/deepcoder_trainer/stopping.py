@@ -1,9 +1,9 @@
 """The wish to stop, from SIGTERM, from the operator's reply or from `drain`, all one; and how its time is spent.
 
-    ASKED ──────────────────► SETTLED ────────► SAVED ──────────────► LEFT
-    weights aside, uploaded;  the rest of the   exit record, metrics, samples,
-    rollouts in flight let    checkpoint        actors closed
-    finish meanwhile          committed
+    ASKED ──────────────────► SETTLED ──────────────► REPORTED ─────► SAVED ─────────────────► LEFT
+    weights aside, uploaded;  the rest of the         the manifest,   exit record, metrics and
+    rollouts in flight let    checkpoint; metrics     the commit      samples again, actors
+    finish meanwhile          and samples before it                   closed
 
 Whoever asks first sets the moments, a later wish can only make them come sooner, and everything that waits is woken
 by that. Nobody else computes a deadline: what may not outlast a moment runs as `stop.before(moment, work)`, which
@@ -27,6 +27,8 @@ COMMIT_SECONDS = 30.0
 """Most of a stop's time that is kept for what a checkpoint needs beside weights: groups in flight, the manifest."""
 COMMIT_SHARE = 0.25
 """The same, as a share of a short stop."""
+MANIFEST_SECONDS = 5.0
+"""Most of that time which metrics and samples must leave to the manifest; half of it in a short stop."""
 LEAVE_SECONDS = 25.0
 """Time after the checkpoint for all else; pods are given 30 s more than the trainer is."""
 CANCEL_SECONDS = 3.0
@@ -42,6 +44,8 @@ class Moment(Enum):
     """Nothing new is begun."""
     SETTLED = "settled"
     """What is in flight has had its time."""
+    REPORTED = "reported"
+    """Metrics and samples are stored, or go after the checkpoint."""
     SAVED = "saved"
     """The checkpoint is committed, or will not be."""
     LEFT = "left"
@@ -78,9 +82,11 @@ class Stop:
         if saved >= self._at[Moment.SAVED]:
             return
         self.reason = self.reason or reason
+        commit = min(COMMIT_SECONDS, COMMIT_SHARE * seconds)
         self._at = {
             Moment.ASKED: min(now, self._at[Moment.ASKED]),
-            Moment.SETTLED: min(self._at[Moment.SETTLED], saved - min(COMMIT_SECONDS, COMMIT_SHARE * seconds)),
+            Moment.SETTLED: min(self._at[Moment.SETTLED], saved - commit),
+            Moment.REPORTED: min(self._at[Moment.REPORTED], saved - min(MANIFEST_SECONDS, commit / 2)),
             Moment.SAVED: saved,
             Moment.LEFT: saved + LEAVE_SECONDS,
         }
