@@ -236,6 +236,44 @@ async def test_work_beside_training_that_fails_ends_the_attempt_and_costs_no_ste
     assert record.step >= 2
 
 
+async def test_work_beside_training_that_fails_in_a_drain_does_not_hide_the_drain(
+    world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    w = world(steps=6, every=100)
+    w.learner.on_train = lambda step: w.stop.request(60, "SIGTERM") if step == 2 else None
+
+    async def run(sink: SampleSink) -> None:
+        await w.stop.reached(stopping.Moment.ASKED)
+        raise RuntimeError("the judge left first")
+
+    monkeypatch.setattr(SampleSink, "run", run)
+    monkeypatch.setattr("deepcoder_trainer.telemetry.samples.FLUSH_SECONDS", 0.1)
+    record = await w.run()
+    assert (record.code, record.reason, record.message, record.step) == (75, "Drained", "SIGTERM", 2)
+
+
+async def test_work_beside_training_that_fails_when_the_stage_is_over_does_not_undo_it(
+    world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    w = world(steps=2)
+    exporting = asyncio.Event()
+
+    async def export(directory: str) -> None:
+        exporting.set()
+        await asyncio.sleep(0.1)
+        Path(directory).mkdir(parents=True, exist_ok=True)
+
+    async def run(sink: SampleSink) -> None:
+        await exporting.wait()
+        raise RuntimeError("the judge ended 4 times")
+
+    w.learner.save_pretrained = export  # type: ignore[method-assign]
+    monkeypatch.setattr(SampleSink, "run", run)
+    monkeypatch.setattr("deepcoder_trainer.telemetry.samples.FLUSH_SECONDS", 0.1)
+    record = await w.run()
+    assert (record.code, record.reason, record.step) == (0, "Completed", 2)
+
+
 async def test_the_thread_that_starts_a_cluster_outlives_the_start(
     world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
-from deepcoder_contracts.exit import ExitRecord
+from deepcoder_contracts.exit import ExitCode, ExitRecord
 from deepcoder_contracts.layout import metrics_key
 from deepcoder_contracts.progress import CheckpointSummary, TrainerPhase
 from deepcoder_contracts.stage import OptimizerState, StageConfig, StageResources, StageType
@@ -85,6 +85,8 @@ class Attempt:
         self._samples: SampleSink | None = None
         self._client: JudgeClient | None = None
         self._background = Background()
+        self._failure: BaseException | None = None
+        """Of work beside training, that the attempt ends for."""
 
     async def run(self) -> ExitRecord:
         """Run it; never raises but when cancelled."""
@@ -95,6 +97,8 @@ class Attempt:
                 record = await self._background.beside(self._run(stack), self._stop_for)
             except Exception as error:
                 record = exits.failed(first_cause(error), self._progress.report().step)
+            if self._failure is not None and record.code != ExitCode.DONE:
+                record = exits.failed(first_cause(self._failure), record.step)
             record = await self._tell(record)
         finally:
             await self._in_time("closing", stack.aclose())
@@ -102,7 +106,11 @@ class Attempt:
         return record
 
     def _stop_for(self, error: BaseException) -> None:
-        """Work that training needs beside it has failed: save what is trained."""
+        """Work that training needs beside it has failed: save what is trained, unless that is being done already."""
+        if self.stop.requested:
+            log.error("work beside training failed while the attempt was leaving: %s", error)
+            return
+        self._failure = error
         log.error("saving and leaving, since work beside training failed: %s", error)
         self.stop.request(self.config.storage.drain_seconds, str(error))
 

@@ -1,7 +1,7 @@
 """Work beside training: loops that never end but by failing, and what blocks a thread for minutes.
 
-A loop that fails ends the attempt with its error (judges that cannot be kept alive are no detail). All are cancelled at
-the end, and waited for. What cannot be ended (a download) has a thread that nobody waits for.
+A loop that fails is told to the attempt, which ends for it: judges that cannot be kept alive are no detail. All are
+cancelled at the end, and waited for. What cannot be ended (a download) has a thread that nobody waits for.
 """
 
 from __future__ import annotations
@@ -35,18 +35,17 @@ class Background:
             self._failed.set()
 
     async def beside(self, main: Coroutine[Any, Any, T], on_failure: Callable[[BaseException], None]) -> T:
-        """The result of `main`, or the error of the first loop that fails meanwhile.
+        """The result of `main`.
 
-        `on_failure` is told of it and makes `main` end: what that has done is saved, and it knows how.
+        `on_failure` is told of the first loop that fails meanwhile and makes `main` end: what that has done is saved,
+        and it knows how.
         """
         task = asyncio.create_task(main)
         failing = asyncio.create_task(self._failed.wait())
         try:
             await asyncio.wait({task, failing}, return_when=asyncio.FIRST_COMPLETED)
-            if self._failure is not None:
+            if self._failure is not None and not task.done():
                 on_failure(self._failure)
-                await asyncio.wait({task})
-                raise self._failure
             return await task
         finally:
             task.cancel()
