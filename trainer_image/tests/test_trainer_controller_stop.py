@@ -9,9 +9,9 @@ import pytest
 from controller_world import PROMPTS, Saved, World, scripted_reward, stage_config
 
 from deepcoder_trainer import controller
-from deepcoder_trainer.checkpoint.errors import CheckpointFailed
+from deepcoder_trainer.checkpoint.errors import CheckpointFailed, StorageUnavailable
 from deepcoder_trainer.ports import SandboxUnavailable
-from deepcoder_trainer.types import Outcome, Problem
+from deepcoder_trainer.types import LearnerLost, Outcome, Problem, SamplerLost
 
 EVALUATE = {"datasets": [{"name": "held", "uri": "/h"}], "everySteps": 2}
 
@@ -208,16 +208,19 @@ async def test_a_stop_during_an_evaluation_saves_the_step_and_the_resumed_run_ev
     assert again.evaluated[0] == (4, 4), "with the weights of its step"
 
 
-async def test_judges_that_fail_in_an_evaluation_cost_no_step() -> None:
+@pytest.mark.parametrize(
+    "error", [SandboxUnavailable("no judges"), StorageUnavailable("no route"), SamplerLost("no sampler is left")]
+)
+async def test_an_evaluation_that_fails_costs_no_step(error: Exception) -> None:
     config = stage_config(6, every=100, evaluate=EVALUATE)
     first = World(config)
 
     async def fail(step: int) -> None:
         if step == 4:
-            raise SandboxUnavailable("no judges")
+            raise error
 
     first.on_evaluate = fail
-    with pytest.raises(SandboxUnavailable, match="no judges"):
+    with pytest.raises(type(error), match=str(error)):
         await first.run()
     [saved] = first.checkpoints.saved
     assert saved.state.step == 4
@@ -238,6 +241,62 @@ async def test_a_rollout_whose_judges_are_refused_to_it_costs_no_step() -> None:
     second = World(stage_config(6, every=100), resume=saved)
     await second.run()
     assert trained(first, second) == list(range(6 * PROMPTS))
+
+
+async def test_a_failed_rollout_costs_no_step() -> None:
+    config = stage_config(6, every=100)
+    first = World(config)
+    first.sampler.holds = lambda group: group >= 3 * PROMPTS
+    first.sampler.lost = True
+    first.sampler.hold.set()
+    with pytest.raises(SamplerLost):
+        await first.run()
+    [saved] = first.checkpoints.saved
+    assert saved.state.step >= 2
+    second = World(config, resume=saved)
+    await second.run()
+    assert trained(first, second) == list(range(6 * PROMPTS))
+
+
+@pytest.mark.parametrize("error", [LearnerLost("a rank died"), RuntimeError("out of memory in the second half")])
+async def test_weights_that_a_failed_step_has_left_half_trained_are_not_saved(error: Exception) -> None:
+    world = World(stage_config(6, every=100))
+
+    def fail(step: int) -> None:
+        if step == 3:
+            raise error
+
+    world.learner.on_train = fail
+    with pytest.raises(type(error), match=str(error)):
+        await world.run()
+    assert world.checkpoints.copied == []
+
+
+async def test_learners_that_are_lost_are_asked_for_nothing_more() -> None:
+    world = World(stage_config(6, every=100))
+
+    async def export() -> None:
+        raise LearnerLost("a rank died")
+
+    world.learner.on_train = lambda step: setattr(world.learner, "export_weights", export)
+    with pytest.raises(LearnerLost):
+        await world.run()
+    assert world.checkpoints.copied == []
+
+
+async def test_a_save_that_fails_while_a_failed_run_leaves_does_not_hide_why_it_left(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = World(stage_config(6, every=100, evaluate=EVALUATE))
+    world.checkpoints.failing = 2
+
+    async def fail(step: int) -> None:
+        raise SamplerLost("no sampler is left")
+
+    world.on_evaluate = fail
+    with pytest.raises(SamplerLost, match="no sampler is left"):
+        await world.run()
+    assert "no route to storage" in caplog.text
 
 
 async def test_a_stop_in_the_last_step_leaves_its_evaluation_to_the_resumed_run_which_ends_the_stage() -> None:

@@ -27,6 +27,7 @@ from deepcoder_contracts.stage import (
     StageType,
     Storage,
 )
+from deepcoder_trainer.checkpoint.errors import StorageUnavailable
 from deepcoder_trainer.checkpoint.reader import read_manifest
 from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.checkpoint.storage import ObjectStore, open_storage
@@ -426,6 +427,21 @@ async def test_evaluation_within_training_measures_the_weights_that_are_out(tmp_
     ]
     assert sorted(m.step for m in manifests) == [3, 4]
     assert {m.stage for m in manifests} == {"short"}
+
+
+async def test_storage_that_does_not_answer_costs_no_evaluation_within_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    context = make_context(tmp_path, [], train=True)
+    context.sampler.skill = 0.5  # type: ignore[attr-defined]
+
+    def dead(*_: Any, **__: Any) -> Any:
+        raise StorageUnavailable("the line is dead")
+
+    for method in ("get_file", "put_file", "put_bytes"):
+        monkeypatch.setattr(context.store, method, dead)
+    assert 0.3 < (await evaluate_weights(context, 3))["eval/held/pass_at_1"] < 0.7
+    assert "the line is dead" in caplog.text
 
 
 # --- by hand

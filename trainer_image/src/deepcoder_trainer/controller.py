@@ -24,10 +24,14 @@ in flight let finish meanwhile, all committed. So a stop costs no step that was 
 off is owed: the resumed run begins with it, and a stage never ends without the evaluation at its end. When time runs
 out the newest committed checkpoint stands.
 
-Judges that cannot judge more than 1 % of a batch, or of an evaluation, end the loop with `SandboxUnavailable` by the
-same way out. Such a batch is stored as it was sampled, and the resumed run has judged again what no judge could judge:
-only judging is repeated, never generation, so it trains on what it would have trained on. A rollout's failure ends
-the loop with that failure.
+A failure that leaves the learner whole (a rollout's, an evaluation's) takes the same way out and is raised then: it
+costs no trained step either. After one of training itself, of a learner rank or of checkpoints the newest committed
+checkpoint stands.
+
+Judges that cannot judge more than 1 % of a batch, or of an evaluation, are such a failure, `SandboxUnavailable`. The
+batch goes as it was sampled into the checkpoint of the step before it, and the resumed run has judged again what no
+judge could judge. It is sampled anew where no checkpoint can hold it: a stage's first batch, one that was not whole
+when the checkpoint of the step before it was committed, and in strict order with maxOffPolicy 0 any.
 """
 
 from __future__ import annotations
@@ -52,7 +56,7 @@ from deepcoder_trainer.problems.prompt import EncodedProblem
 from deepcoder_trainer.rollout.metrics import batch_metrics, is_collapsing, quarantined, verdict_counts
 from deepcoder_trainer.rollout.rollout import Admitted, Rollout
 from deepcoder_trainer.stopping import Moment, Stop, StopReached
-from deepcoder_trainer.types import Batch, Group, Learner, Sampler
+from deepcoder_trainer.types import Batch, Group, Learner, LearnerLost, Sampler
 from deepcoder_trainer.work import Unfinished, WorkBuffer, WorkPolicy
 
 log = logging.getLogger(__name__)
@@ -89,7 +93,10 @@ class Controller:
     """The step whose weights are copied aside and not committed."""
     _saved_final: bool = False
     _admitting: asyncio.Task[None] | None = None
-    _unavailable: SandboxUnavailable | None = None
+    _half_trained: bool = False
+    """Whether the weights are of no step: training has begun, and has not ended or has failed."""
+    _failure: BaseException | None = None
+    """What the loop leaves for."""
 
     def __post_init__(self) -> None:
         state, recipe = self.state, self.config.recipe
@@ -115,8 +122,8 @@ class Controller:
             return await self.stop.before(Moment.SAVED, self._run())
         except StopReached:
             log.error("the time for saving is over: the newest committed checkpoint stands")
-            if self._unavailable is not None:
-                raise self._unavailable from None
+            if self._failure is not None:
+                raise self._failure from None
             return Ending(self._course.step, drained=True)
         finally:
             tasks = [task for task in (closing, self._admitting) if task is not None]
@@ -136,13 +143,21 @@ class Controller:
             pass
         except Exception as error:
             cause = first_cause(error)
-            if not isinstance(cause, SandboxUnavailable):
+            if self._half_trained or isinstance(cause, LearnerLost | CheckpointFailed):
                 raise
-            self._unavailable = cause
-            self.stop.request(self.config.storage.drain_seconds, str(cause))
-            await self._leave()
+            await self._leave_for(cause)
             raise cause from None
         return await self._leave()
+
+    async def _leave_for(self, failure: BaseException) -> None:
+        """Leave within a stop's time. Whatever becomes of that, `failure` is what ended the loop."""
+        self._failure = failure
+        log.error("saving and leaving, since training cannot go on: %s", failure)
+        self.stop.request(self.config.storage.drain_seconds, str(failure))
+        try:
+            await self._leave()
+        except Exception as error:
+            log.error("what is not saved is lost, the newest committed checkpoint stands: %s", error)
 
     async def _one_step(self, step: int) -> None:
         """The order of a step; see the module's text for what a stop does to it."""
@@ -204,10 +219,12 @@ class Controller:
 
     async def _train(self, batch: Batch) -> None:
         metrics = batch_metrics(batch.groups, self._version)
+        self._half_trained = True
         metrics |= await self.learner.train(batch)
         metrics["collapsing"] = float(is_collapsing(metrics))
         self._trained, self._metrics = batch, metrics
         self._course.trained(batch.step, metrics)
+        self._half_trained = False
         for name, value in (
             ("samples", len(batch.samples)),
             ("quarantined", len(quarantined(batch.samples))),

@@ -220,6 +220,9 @@ def _stored_rows(
         context.store.get_file(f"{evaluation_dir(plan.key)}/{path}", local)
     except ObjectMissing:
         return None
+    except StorageError as error:
+        log.error("samples of %s on %s are made anew, if they are stored: %s", target.name, problem_set.name, error)
+        return None
     return read_samples(local)
 
 
