@@ -110,3 +110,10 @@ def test_a_file_of_images_that_is_none_is_named_with_the_keys_it_needs(
         file.write_text(content)
     with pytest.raises(SettingsError, match=r"DEEPCODER_IMAGES=.*other.json must be a JSON file with the keys"):
         foreign.cluster("/a", {**variables, "DEEPCODER_IMAGES": str(file)})
+
+
+def test_images_that_are_no_references_are_told_by_name(variables: dict[str, str], tmp_path: Path) -> None:
+    file = tmp_path / "objects.json"
+    file.write_text(json.dumps({"operator": "o:1", "trainer": {"reference": "t:1"}, "sandbox": "s:1"}))
+    with pytest.raises(SettingsError, match=r"must hold a string for trainer"):
+        foreign.cluster("/a", {**variables, "DEEPCODER_IMAGES": str(file)})

@@ -74,8 +74,14 @@ def read_images(path: Path) -> Images:
     """Image references from a JSON file with the keys operator, trainer and sandbox."""
     try:
         values = json.loads(path.read_text())
-        return Images(operator=values["operator"], trainer=values["trainer"], sandbox=values["sandbox"])
+        images = Images(operator=values["operator"], trainer=values["trainer"], sandbox=values["sandbox"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SettingsError(
             f"DEEPCODER_IMAGES={path} must be a JSON file with the keys operator, trainer and sandbox: {error!r}"
         ) from error
+    if wrong := [name for name, reference in vars(images).items() if not isinstance(reference, str)]:
+        raise SettingsError(
+            f"DEEPCODER_IMAGES={path} must hold a string for {', '.join(wrong)}: an image's reference, as "
+            '{"trainer": "registry.example/deepcoder/trainer:1"}'
+        )
+    return images
