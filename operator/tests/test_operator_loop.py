@@ -202,11 +202,11 @@ async def secret(kube: Kube, namespace: str, password: str) -> None:
     await kube.apply({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "data": encoded})
 
 
-async def test_sigterm_ends_the_operator_at_once_and_well(cluster: Cluster) -> None:
+async def test_sigterm_ends_the_operator_in_time_and_well(cluster: Cluster) -> None:
     await wait_for("the operator is ready", cluster.ready)
     assert cluster.process is not None
     cluster.process.send_signal(signal.SIGTERM)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):  # well within a pod's grace
         assert await cluster.process.wait() == 0
     assert "Traceback" not in (cluster.directory / "operator.log").read_text()
 
