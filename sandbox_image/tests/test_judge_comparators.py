@@ -9,7 +9,8 @@ from fractions import Fraction
 
 import pytest
 
-from deepcoder_sandbox.compare import livecodebench, strict, taco, values
+from deepcoder_contracts import strict
+from deepcoder_sandbox.compare import livecodebench, taco, values
 from deepcoder_sandbox.compare.livecodebench import Collapsed
 from deepcoder_sandbox.worker import values as encoding
 
@@ -96,7 +97,7 @@ PLAIN = [
 @pytest.mark.parametrize("value", PLAIN, ids=range(len(PLAIN)))
 def test_value_survives_the_wall(value):
     decoded = decode(encoding.encode(value))
-    if isinstance(decoded, values.OddDict):
+    if isinstance(decoded, strict.OddDict):
         decoded = dict(decoded.pairs)
     assert decoded == value
     assert type(decoded) is type(value)
@@ -106,7 +107,7 @@ def test_value_survives_the_wall(value):
 def test_value_without_a_json_counterpart_equals_nothing(value):
     decoded = decode(encoding.encode(value))
     assert decoded != decoded
-    assert not values.equal_as_json(decoded, [])
+    assert not strict.equal_as_json(decoded, [])
     assert livecodebench.compare_value(decoded, []) is not None
 
 
@@ -144,19 +145,19 @@ def test_broken_encoding_is_a_value_error(broken):
 )
 def test_strict_values_are_equal_as_json(got, expected, right):
     decoded = decode(encoding.encode(got))
-    assert values.equal_as_json(decoded, expected) is right
+    assert strict.equal_as_json(decoded, expected) is right
 
 
 def test_strict_value_tolerance():
-    assert values.equal_as_json([1.0000001, 10**400], [1, 10**400], 1e-6)
-    assert not values.equal_as_json([1.1], [1], 1e-6)
+    assert strict.equal_as_json([1.0000001, 10**400], [1, 10**400], 1e-6)
+    assert not strict.equal_as_json([1.1], [1], 1e-6)
 
 
 def test_json_integers_of_up_to_fifty_thousand_digits_are_read():
-    assert values.parse_json("9" * 50_000) == 10**50_000 - 1
-    assert values.parse_json("-" + "7" * 9001) == -7 * (10**9001 - 1) // 9
+    assert strict.parse_json("9" * 50_000) == 10**50_000 - 1
+    assert strict.parse_json("-" + "7" * 9001) == -7 * (10**9001 - 1) // 9
     with pytest.raises(ValueError, match="50000"):
-        values.parse_json("9" * 50_001)
+        strict.parse_json("9" * 50_001)
 
 
 def test_signaling_nan_collapses_the_whole_result():
@@ -258,7 +259,7 @@ def test_huge_number_costs_no_more_than_its_length(encoded, expected_bytes):
         got = values.decode(encoded.encode(), "1" * expected_bytes)
     except ValueError:
         got = None
-    assert not values.equal_as_json(got, 1)
+    assert not strict.equal_as_json(got, 1)
     assert livecodebench.compare_value(got, 1) is not None
     assert not taco.compare_value(got, 1)
     assert time.process_time() - started < 3
@@ -281,7 +282,7 @@ def test_number_that_json_does_not_know_equals_its_value_in_published_scorings_a
     encoded = encoding.encode(got)
     assert livecodebench.compare_value(values.decode(encoded, text), expected) is None
     assert taco.compare_value(values.decode(encoded, text), expected)
-    assert not values.equal_as_json(values.decode(encoded, text, json_only=True), expected)
+    assert not strict.equal_as_json(values.decode(encoded, text, json_only=True), expected)
 
 
 @pytest.mark.parametrize("pair", [(1, 3), (1, 10), (1, 2**1075), (2**60 + 1, 2**60), (6, 2)])

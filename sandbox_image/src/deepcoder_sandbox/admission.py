@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from deepcoder_contracts.judge import JudgeRequest, Kind, Problem, Scoring, TestCase
-from deepcoder_sandbox.compare.values import check_depth, parse_json
+from deepcoder_contracts.strict import parse_json
+from deepcoder_sandbox.compare.values import check_depth
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from deepcoder_contracts import strict
 from deepcoder_contracts.judge import Kind, LiveCodeBenchResult, TestVerdict, Verdict
 from deepcoder_sandbox import limits, outcome
 from deepcoder_sandbox.compare import livecodebench, values
@@ -282,9 +283,9 @@ def _check_all_json(submission: Submission) -> None:
     """The harness reads every test before it runs the first: one that is no JSON spoils all."""
     try:
         for test in submission.tests:
-            values.parse_json(test.output)
+            strict.parse_json(test.output)
             for line in test.input.split("\n"):
-                values.parse_json(line)
+                strict.parse_json(line)
     except (ValueError, RecursionError) as error:
         raise Collapsed(f"a test is not JSON: {error}"[:200]) from error
 
@@ -297,7 +298,7 @@ def _compare_value(encoded: bytes, expected: str) -> tuple[str | None, list[bool
         got = values.decode(encoded, expected)
     except ValueError as error:
         return str(error), [False]
-    wanted = values.parse_json(expected)
+    wanted = strict.parse_json(expected)
     try:
         difference = livecodebench.compare_value(got, wanted)
     except (ArithmeticError, RecursionError) as error:

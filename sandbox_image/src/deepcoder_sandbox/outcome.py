@@ -11,7 +11,7 @@ import signal
 from dataclasses import dataclass
 
 from deepcoder_contracts.judge import TestVerdict, Verdict
-from deepcoder_sandbox.compare.strict import excerpt
+from deepcoder_contracts.strict import excerpt
 from deepcoder_sandbox.limits import RunLimits
 from deepcoder_sandbox.zygote_process import RunEnded
 

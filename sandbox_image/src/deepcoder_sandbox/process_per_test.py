@@ -10,9 +10,10 @@ import secrets
 import time
 from dataclasses import replace
 
+from deepcoder_contracts import strict
 from deepcoder_contracts.judge import JudgeRequest, Kind, Scoring, TestCase, TestVerdict, Verdict
 from deepcoder_sandbox import limits, outcome
-from deepcoder_sandbox.compare import strict, taco, values
+from deepcoder_sandbox.compare import taco, values
 from deepcoder_sandbox.execution import Execution, Program, execute
 from deepcoder_sandbox.limits import RunLimits
 from deepcoder_sandbox.memory_file import MemoryFile
@@ -101,12 +102,12 @@ def _compare_value(encoded: bytes, test: TestCase, request: JudgeRequest) -> str
         got = values.decode(encoded, test.output, json_only=not compat)
     except ValueError as error:
         return str(error)
-    expected = values.parse_json(test.output)
+    expected = strict.parse_json(test.output)
     try:
         if compat:
             equal = taco.compare_value(got, expected)
         else:
-            equal = values.equal_as_json(got, expected, request.float_tolerance)
+            equal = strict.equal_as_json(got, expected, request.float_tolerance)
     except (ArithmeticError, RecursionError) as error:
         return f"returned what cannot be compared: {type(error).__name__}"
     return None if equal else f"returned {strict.excerpt(encoded)}"

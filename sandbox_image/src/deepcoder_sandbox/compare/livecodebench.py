@@ -10,8 +10,8 @@ from __future__ import annotations
 from decimal import Decimal, DecimalException, InvalidOperation
 from typing import Any
 
-from deepcoder_sandbox.compare.strict import excerpt
-from deepcoder_sandbox.compare.values import OddDict, Opaque
+from deepcoder_contracts.strict import OddDict, excerpt
+from deepcoder_sandbox.compare.values import Opaque
 
 _INTEGER_BITS = 166_096  # 10 ** 50_000 has one bit more
 _SHOWN_CHARS = 80

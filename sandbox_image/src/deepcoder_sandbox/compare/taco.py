@@ -20,7 +20,8 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from deepcoder_sandbox.compare.values import OddDict, Opaque
+from deepcoder_contracts.strict import OddDict
+from deepcoder_sandbox.compare.values import Opaque
 
 _TOKEN = re.compile(r"\S+")
 _LINE = re.compile(r"[^\n]+")

@@ -1,4 +1,4 @@
-"""Return values of functions: decoding what a runner encoded, and comparing it with the expected JSON.
+"""Return values of functions: decoding what a runner encoded, to be compared with the expected JSON.
 
 Opaque values equal nothing, so an object with its own `__eq__` never gets a say. The encoding comes from a hostile
 process, so the work is bounded by the size of what is expected: an encoding that is too long to equal it is not read,
@@ -9,12 +9,11 @@ or not be compared, raises ValueError or ArithmeticError: a wrong answer, never 
 from __future__ import annotations
 
 import json
-import math
 import re
 from decimal import Decimal
 from typing import Any, Final
 
-from deepcoder_sandbox.compare.strict import numbers_close
+from deepcoder_contracts.strict import OddDict
 
 MAX_DEPTH: Final = 200
 """Deepest nesting of a test's JSON: decoding and comparing take up to three frames a level of the stack's thousand."""
@@ -24,7 +23,6 @@ _TIMES_EXPECTED, _BYTES_MORE = 64, 1 << 16
 
 _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{\]}]')
 _FLOAT_BITS = 1100
-_DIGITS_AT_ONCE, _MAX_DIGITS = 4000, 50_000
 
 
 class Opaque:
@@ -40,20 +38,6 @@ class Opaque:
 
     def __repr__(self) -> str:
         return f"<{self.name}>"
-
-
-class OddDict:
-    """A dictionary with keys that are no strings: no JSON object, but one that JSON would write."""
-
-    def __init__(self, pairs: list[tuple[Any, Any]]) -> None:
-        self.pairs = pairs
-
-    def as_json(self) -> dict[str, Any] | None:
-        """Return it with keys as JSON writes them, None where a key has no such form."""
-        keys = [_json_key(key) for key, _ in self.pairs]
-        if any(key is None for key in keys):
-            return None
-        return {str(key): item for key, (_, item) in zip(keys, self.pairs, strict=True)}
 
 
 def decode(encoded: bytes, expected: str, json_only: bool = False) -> Any:
@@ -82,25 +66,6 @@ def check_depth(text: str) -> None:
                 raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
         elif bracket in "]}":
             depth -= 1
-
-
-def parse_json(text: str) -> Any:
-    """Return the JSON value of a text, integers of up to 50,000 digits included. Raises ValueError, RecursionError."""
-    return json.loads(text, parse_int=_parse_int)
-
-
-def _parse_int(digits: str) -> int:
-    """int(), in pieces that the interpreter's own limit on integer strings lets through."""
-    if len(digits) <= _DIGITS_AT_ONCE:
-        return int(digits)
-    sign, digits = (-1, digits[1:]) if digits.startswith("-") else (1, digits)
-    if len(digits) > _MAX_DIGITS:
-        raise ValueError(f"an integer of more than {_MAX_DIGITS} digits")
-    value = 0
-    for start in range(0, len(digits), _DIGITS_AT_ONCE):
-        piece = digits[start : start + _DIGITS_AT_ONCE]
-        value = value * 10 ** len(piece) + int(piece)
-    return sign * value
 
 
 def _untag(value: Any, json_only: bool) -> Any:
@@ -145,48 +110,3 @@ def _pairs(pairs: list[tuple[Any, Any]]) -> Any:
     if all(isinstance(key, str) for key, _ in pairs):
         return dict(pairs)
     return OddDict(pairs)
-
-
-def equal_as_json(got: Any, expected: Any, tolerance: float | None = None) -> bool:
-    """strict: equal as JSON values; tuples count as arrays, dictionary keys as strings, true is not 1."""
-    if isinstance(expected, bool) or expected is None:
-        return got is expected
-    if isinstance(expected, int | float):
-        return _numbers_equal(got, expected, tolerance)
-    if isinstance(expected, str):
-        return isinstance(got, str) and got == expected
-    if isinstance(expected, list):
-        return (
-            isinstance(got, list | tuple)
-            and len(got) == len(expected)
-            and all(equal_as_json(g, e, tolerance) for g, e in zip(got, expected, strict=True))
-        )
-    if isinstance(got, OddDict) and len(got.pairs) == len(expected):
-        got = got.as_json()
-    if not isinstance(got, dict) or got.keys() != expected.keys():
-        return False
-    return all(equal_as_json(got[key], item, tolerance) for key, item in expected.items())
-
-
-def _json_key(key: Any) -> str | None:
-    """How JSON writes a dictionary's key; None for a key that it cannot write."""
-    if isinstance(key, str):
-        return key
-    if key is None or isinstance(key, bool | float) or (isinstance(key, int) and abs(key) < 1 << 63):
-        return json.dumps(key)
-    return None
-
-
-def _numbers_equal(got: Any, expected: float, tolerance: float | None) -> bool:
-    if isinstance(got, bool) or not isinstance(got, int | float):
-        return False
-    if tolerance is None:
-        return got == expected or (_is_nan(got) and _is_nan(expected))
-    try:
-        return numbers_close(float(got), float(expected), tolerance)
-    except OverflowError:
-        return got == expected
-
-
-def _is_nan(value: float) -> bool:
-    return isinstance(value, float) and math.isnan(value)
