@@ -1,24 +1,32 @@
-"""Fixtures: a running slot for each tier that this machine allows, and a short way to judge with it."""
+"""Fixtures: a judge to attack for each tier that this machine allows, and a short way to judge with it.
+
+Where DEEPCODER_JUDGE_URL names a server (its token in the file DEEPCODER_JUDGE_TOKEN_FILE), the same tests attack that
+server instead, from beside it: that is how they run inside a real pod. Tests that need a slot of their own still get one
+there.
+"""
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from judges_at_hand import Judging, OwnSlot, Served
 
 from deepcoder_contracts.judge import JudgeRequest, JudgeResponse, TestCase, Tier
 from deepcoder_sandbox import admission
 from deepcoder_sandbox.slot import Slot
-from deepcoder_sandbox.submission import Submission
 from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteFailed
 
 JudgeIt = Callable[..., JudgeResponse]
 
+SERVED = os.environ.get("DEEPCODER_JUDGE_URL")
+TIERS = [Tier.LANDLOCK] if SERVED else [Tier.LANDLOCK, pytest.param(Tier.NAMESPACES, marks=pytest.mark.root)]
 
-@pytest.fixture(scope="session", params=[Tier.LANDLOCK, pytest.param(Tier.NAMESPACES, marks=pytest.mark.root)])
+
+@pytest.fixture(scope="session", params=TIERS)
 def slot(request: pytest.FixtureRequest) -> Iterator[Slot]:
     """A slot in each tier; without root the namespaces tier is skipped where it is not allowed."""
     slot = Slot(ZygoteConfig(tier=request.param), worker="test")
@@ -40,31 +48,38 @@ def any_slot() -> Iterator[Slot]:
     slot.close()
 
 
+@pytest.fixture
+def judging(slot: Slot) -> Judging:
+    """Who judges, and what can be seen of it from outside."""
+    if SERVED is None:
+        return OwnSlot(slot)
+    return Served(SERVED, Path(os.environ["DEEPCODER_JUDGE_TOKEN_FILE"]).read_text().strip())
+
+
 def make_request(code: str, *tests: tuple[str, str], **fields: Any) -> JudgeRequest:
     cases = [TestCase(input=given, output=expected) for given, expected in tests or [("", "")]]
-    return JudgeRequest(**{"id": "test", "code": code, "tests": cases, **fields})
+    return JudgeRequest(**{"id": os.urandom(8).hex(), "code": code, "tests": cases, **fields})
 
 
-def judge_with(slot: Slot) -> JudgeIt:
+def judge_with(judging: Judging) -> JudgeIt:
     def judge(code: str, *tests: tuple[str, str], output_bytes: int = 1 << 20, **fields: Any) -> JudgeResponse:
         request = make_request(code, *tests, **fields)
-        cases = tuple(request.tests or ())
-        admission.check(request, cases)
-        return slot.judge(Submission(request, cases, output_bytes), time.monotonic() + 120)
+        admission.check(request, tuple(request.tests or ()))
+        return judging.judge(request, output_bytes)
 
     return judge
 
 
 @pytest.fixture
-def judge(slot: Slot) -> JudgeIt:
+def judge(judging: Judging) -> JudgeIt:
     """Judge in each tier: `judge(code, (input, output), …, **request_fields)`."""
-    return judge_with(slot)
+    return judge_with(judging)
 
 
 @pytest.fixture
 def judge_once(any_slot: Slot) -> JudgeIt:
     """Judge in one tier."""
-    return judge_with(any_slot)
+    return judge_with(OwnSlot(any_slot))
 
 
 @pytest.fixture

@@ -1,0 +1,153 @@
+"""A judge's pod as the operator makes it, and what tests do in it: run programs beside the server, look from within.
+
+Commands run through `kubectl exec`, so under the container's own user, seccomp profile and limits. What a test brings
+along (pytest, the suite) goes to the pod's volume at /tmp; the image stays as it was shipped.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import tarfile
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from e2e_world import GROUP, TIMEOUT, VERSION, World, wait_until
+
+from deepcoder_demo.commands import CommandFailed
+from deepcoder_demo.platform import delete_and_wait, kubectl
+from deepcoder_demo.settings import REPOSITORY
+
+READY_SECONDS = 120
+TOKEN_FILE = "/etc/deepcoder/token/token"
+SUITE = "/tmp/suite"
+TESTS = REPOSITORY / "sandbox_image" / "tests"
+BROUGHT = ("_pytest", "pytest", "iniconfig", "packaging", "pluggy", "pygments", "py")
+
+ASK = """
+import sys, urllib.request
+token = open(sys.argv[2]).read().strip()
+asked = urllib.request.Request("http://127.0.0.1:8080" + sys.argv[1], headers={"Authorization": "Bearer " + token})
+print(urllib.request.urlopen(asked, timeout=30).read().decode())
+"""
+UNPACK = """
+import base64, io, sys, tarfile
+tarfile.open(fileobj=io.BytesIO(base64.b64decode(sys.stdin.read()))).extractall(sys.argv[1])
+"""
+
+
+@dataclass(frozen=True)
+class JudgePod:
+    """One running judge."""
+
+    world: World
+    name: str
+
+    @property
+    def pod(self) -> Any:
+        """The pod as the API server has it."""
+        return self.world.core.read_namespaced_pod(self.name, self.world.namespace, _request_timeout=TIMEOUT)
+
+    @property
+    def restarts(self) -> int:
+        return sum(status.restart_count for status in self.pod.status.container_statuses)
+
+    def do(self, *command: str, seconds: float = 60, stdin: str | None = None) -> str:
+        """Run a command in the judge's container; raises CommandFailed with its exit status."""
+        interactive = ["-i"] if stdin is not None else []
+        words = ["-n", self.world.namespace, "exec", *interactive, self.name, "-c", "judge", "--", *command]
+        return kubectl(self.world.cluster, *words, seconds=seconds, stdin=stdin)
+
+    def refusal(self, *command: str) -> CommandFailed:
+        """Run a command that has to fail."""
+        try:
+            said = self.do(*command, seconds=120)
+        except CommandFailed as failed:
+            return failed
+        raise AssertionError(f"{command} did not fail: {said}")
+
+    def python(self, program: str, *arguments: str, seconds: float = 60) -> str:
+        return self.do("python3", "-c", program, *arguments, seconds=seconds)
+
+    def ask(self, path: str) -> str:
+        """GET a path of the server that runs in the pod."""
+        return self.python(ASK, path, TOKEN_FILE)
+
+    def capacity(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.ask("/v1/capacity"))
+        return found
+
+    def bring_suite(self) -> None:
+        """Put pytest and the judge's tests on the pod's own volume."""
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=3) as archive:
+            for package in BROUGHT:
+                origin = Path(getattr(find_spec(package), "origin", None) or "")
+                whole = origin.parent if origin.stem == "__init__" else origin
+                archive.add(whole, f"site/{whole.name}", filter=_without_caches)
+            archive.add(TESTS, "tests", filter=_without_caches)
+        self.do(
+            "python3", "-c", UNPACK, SUITE, stdin=base64.b64encode(packed.getvalue()).decode(), seconds=120
+        )  # fmt: skip
+
+    def run_suite(self, *files: str, seconds: float) -> str:
+        """Run test files beside the server, against the server; return what pytest said, failed or not."""
+        environment = [
+            f"PYTHONPATH={SUITE}/site",
+            "DEEPCODER_JUDGE_URL=http://127.0.0.1:8080",
+            f"DEEPCODER_JUDGE_TOKEN_FILE={TOKEN_FILE}",
+        ]
+        pytest = ["python3", "-m", "pytest", "-q", "-rfEs", "--tb=short", "--durations=10", "-p", "no:cacheprovider"]
+        options = ["-c", "/dev/null", "--rootdir", SUITE, "-W", "ignore::pytest.PytestUnknownMarkWarning"]
+        try:
+            return self.do("env", *environment, *pytest, *options, *(f"{SUITE}/tests/{name}" for name in files),
+                           seconds=seconds)  # fmt: skip
+        except CommandFailed as failed:
+            return str(failed)
+
+
+def _without_caches(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    return None if "__pycache__" in entry.name else entry
+
+
+def start(world: World, name: str, slots: int) -> JudgePod:
+    """Create a pool of one judge and wait until it is ready."""
+    requests = {"requests": {"cpu": "100m", "memory": "256Mi"}}
+    body = {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": "SandboxPool",
+        "metadata": {"name": name, "namespace": world.namespace},
+        "spec": {
+            "slotsPerPod": slots,
+            "minReplicas": 1,
+            "maxReplicas": 1,
+            "template": {"spec": {"containers": [{"name": "judge", "resources": requests}]}},
+        },
+    }
+    stop(world, name)
+    world.objects.create_namespaced_custom_object(
+        GROUP, VERSION, world.namespace, "sandboxpools", body, _request_timeout=TIMEOUT
+    )
+
+    def ready() -> str | None:
+        found = world.core.list_namespaced_pod(
+            world.namespace, label_selector=f"deepcoder.dev/pool={name}", _request_timeout=TIMEOUT
+        ).items
+        states = [s for pod in found for s in pod.status.container_statuses or []]
+        return found[0].metadata.name if states and all(s.ready for s in states) else None
+
+    return JudgePod(world, wait_until("the judge is ready", ready, READY_SECONDS))
+
+
+def stop(world: World, name: str) -> None:
+    """Also before a test: one that was killed leaves its pool."""
+    delete_and_wait(world.cluster, "sandboxpool", name, world.namespace, seconds=READY_SECONDS)
+    selector = f"deepcoder.dev/pool={name}"
+    for kind in ("pods", "secrets"):
+        words = ["-n", world.namespace, "get", kind, "-l", selector, "-o", "name"]
+        wait_until(
+            f"{kind} of the pool are gone", lambda words=words: not kubectl(world.cluster, *words), READY_SECONDS
+        )

@@ -1,0 +1,93 @@
+"""The weaker tier where it counts: hostile tests inside a judge's real pod, against the server that serves there."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+from e2e_world import World
+from judge_pod import JudgePod, start, stop
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+POOL = "e2e-hostile"
+HOSTILE = ("test_judge_hostile.py", "test_judge_limits.py")
+FEWEST_TESTS = 90
+
+
+@pytest.fixture(scope="module")
+def judge(world: World) -> Iterator[JudgePod]:
+    """A judge of two slots."""
+    try:
+        yield start(world, POOL, slots=2)
+    finally:
+        stop(world, POOL)
+
+
+STATUS = """
+import json, os
+fields = dict(line.split(":", 1) for line in open("/proc/self/status"))
+held = {name: fields[name].strip() for name in ("Seccomp", "NoNewPrivs", "CapPrm", "CapEff", "CapBnd")}
+held["users"] = sorted({os.getuid(), os.geteuid(), os.getgid()})
+held["account"] = os.path.exists("/var/run/secrets/kubernetes.io")
+try:
+    open("/opt/written", "w")
+    held["root"] = "writable"
+except OSError as error:
+    held["root"] = error.strerror
+print(json.dumps(held))
+"""
+
+
+def test_pod_is_restricted_and_runs_the_image_as_it_was_shipped(world: World, judge: JudgePod) -> None:
+    labels = world.core.read_namespace(world.namespace).metadata.labels
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+    spec = judge.pod.spec
+    (container,) = spec.containers
+    assert container.image == world.cluster.images.sandbox
+    assert spec.automount_service_account_token is False
+    assert spec.security_context.run_as_non_root is True
+    assert spec.security_context.seccomp_profile.type == "RuntimeDefault"
+    assert container.security_context.read_only_root_filesystem is True
+    assert container.security_context.capabilities.drop == ["ALL"]
+    none = "0000000000000000"
+    assert json.loads(judge.python(STATUS)) == {
+        "Seccomp": "2",
+        "NoNewPrivs": "1",
+        "CapPrm": none,
+        "CapEff": none,
+        "CapBnd": none,
+        "users": [1000],
+        "account": False,
+        "root": "Read-only file system",
+    }
+
+
+def test_server_reports_the_landlock_tier_with_every_limit_in_force(judge: JudgePod) -> None:
+    capacity = judge.capacity()
+    assert capacity["tier"] == "Landlock"
+    assert [name for name, held in capacity["limits"].items() if not held] == []
+    metrics = judge.ask("/metrics")
+    assert 'deepcoder_sandbox_isolation_tier{tier="Landlock"} 1.0' in metrics
+    told = dict(re.findall(r'deepcoder_sandbox_limit_enforced\{limit="(\w+)"\} (\S+)', metrics))
+    assert told == dict.fromkeys(capacity["limits"], "1.0")
+
+
+def test_no_hostile_program_gets_anywhere_in_the_pod(judge: JudgePod) -> None:
+    judge.bring_suite()
+    said = judge.run_suite(*HOSTILE, seconds=840)
+    print(said)
+    counts = {what: int(count) for count, what in re.findall(r"(\d+) (\w+)", said.rstrip().splitlines()[-1])}
+    assert counts.keys() <= {"passed", "skipped"}, said
+    assert counts["passed"] >= FEWEST_TESTS, said
+    assert judge.restarts == 0
+
+
+def test_stronger_tier_than_the_pod_allows_is_refused_with_the_mend(judge: JudgePod) -> None:
+    command = ["deepcoder-sandbox", "serve", "--socket", "/tmp/other.sock", "--minimum-tier", "Namespaces"]
+    refused = judge.refusal(*command)
+    assert refused.status == 64
+    assert "--minimum-tier Namespaces cannot be had here" in str(refused)
+    assert "Mend: Namespaces needs root or unprivileged user namespaces" in str(refused)
