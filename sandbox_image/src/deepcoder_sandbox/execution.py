@@ -10,10 +10,11 @@ import time
 from dataclasses import dataclass
 
 from deepcoder_contracts.judge import Kind
-from deepcoder_sandbox.limits import CLAIM_BYTES, RunLimits
+from deepcoder_sandbox.limits import CLAIM_BYTES
 from deepcoder_sandbox.memory_file import MemoryFile
 from deepcoder_sandbox.outcome import Claim, read_claim
-from deepcoder_sandbox.zygote_process import RunEnded, ZygoteProcess
+from deepcoder_sandbox.worker.packets import Job, RunEnded, RunLimits
+from deepcoder_sandbox.zygote_process import ZygoteProcess
 
 _ANSWER_GRACE_S = 20.0
 
@@ -65,14 +66,8 @@ def execute(
         MemoryFile("stderr") as stderr,
         MemoryFile("report", capacity=answer_bytes) as report,
     ):
-        job = {
-            "mode": "once",
-            "kind": program.kind,
-            "fn_name": program.fn_name,
-            "source_bytes": program.source_bytes,
-            "preamble": program.preamble,
-        }
-        zygote.start_run(job, limits, [file.fileno() for file in (stdin, stdout, stderr, report, program.code)])
+        job = Job(False, program.kind, program.fn_name, limits, program.source_bytes, program.preamble)
+        zygote.start_run(job, [file.fileno() for file in (stdin, stdout, stderr, report, program.code)])
         ended = zygote.finish_run(wait_deadline(limits, deadline))
         sizes = (stdout.size(), stderr.size())
         return Execution(

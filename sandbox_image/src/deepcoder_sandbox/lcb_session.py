@@ -28,12 +28,13 @@ from deepcoder_sandbox import limits, outcome
 from deepcoder_sandbox.compare import livecodebench, values
 from deepcoder_sandbox.compare.livecodebench import Collapsed
 from deepcoder_sandbox.execution import wait_deadline
-from deepcoder_sandbox.limits import ALARM_GRACE_S, WALL_PER_CPU, RunLimits
+from deepcoder_sandbox.limits import ALARM_GRACE_S, WALL_PER_CPU
 from deepcoder_sandbox.memory_file import MemoryFile
 from deepcoder_sandbox.outcome import Claim
 from deepcoder_sandbox.step_clock import StepClock, receive_with_pid
 from deepcoder_sandbox.submission import DeadlinePassed, Submission
-from deepcoder_sandbox.zygote_process import RunEnded, ZygoteProcess
+from deepcoder_sandbox.worker.packets import Job, RunEnded, RunLimits
+from deepcoder_sandbox.zygote_process import ZygoteProcess
 
 _PACKET_BYTES = 1 << 12
 _SHORTEST_SLEEP_S, _LONGEST_SLEEP_S = 0.01, 1.0
@@ -66,9 +67,8 @@ def judge_in_one_process(zygote: ZygoteProcess, submission: Submission, deadline
         bounds = limits.of_all_tests(
             request.time_limit_s, len(submission.tests), request.memory_limit_mb, submission.output_bytes
         )
-        job = {"mode": "session", "kind": request.kind, "fn_name": request.fn_name}
         files = [null, null, null, theirs.fileno(), code.fileno(), given.fileno(), output.fileno()]
-        zygote.start_run(job, bounds, files)
+        zygote.start_run(Job(True, request.kind, request.fn_name, bounds), files)
         theirs.close()
         session = _Session(zygote, submission, bounds, ours, given, output, deadline)
         try:
@@ -159,7 +159,7 @@ class _Session:
         if len(text) >= self.bounds.file_bytes:
             return self._fail(outcome.make(Verdict.OUTPUT_LIMIT, seconds, "too much output"), [-2], -2)
         if self.submission.request.kind is not Kind.FUNCTION:
-            difference = livecodebench.compare_text(text.decode("utf-8", "replace"), expected)
+            difference = livecodebench.compare_output(text, expected)
             wrong: list[bool | int] = [-2]
         else:
             difference, wrong = _compare_value(text, expected)

@@ -5,9 +5,9 @@ Pure; nothing here fails. What does not fit into a container is told by `deepcod
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
+from deepcoder_sandbox.worker.packets import RunLimits
 from deepcoder_sandbox.worker.program import STORED_CODE_BYTES
 from deepcoder_sandbox.worker.rootfs import SCRATCH_MB
 from deepcoder_sandbox.worker.values import MAX_BYTES
@@ -44,18 +44,6 @@ _BUSY_MACHINE = 2.0
 _LONGEST_DEADLINE_S = 3600.0
 _JUDGE_MB = 256
 _FILES_MB = (2 * OUTPUT_BYTES + VALUE_BYTES + STORED_CODE_BYTES) // MIB + 1 + SCRATCH_MB
-
-
-@dataclass(frozen=True)
-class RunLimits:
-    """Limits of one run, in the units of its fields' names."""
-
-    cpu_limit_s: float
-    wall_limit_s: float
-    memory_limit_mb: int
-    file_bytes: int
-    open_files: int = 64
-    stack_bytes: int = 128 << 20
 
 
 def of_one_test(time_limit_s: float, memory_limit_mb: int, file_bytes: int) -> RunLimits:

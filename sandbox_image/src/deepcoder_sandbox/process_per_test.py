@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import secrets
 import time
-from dataclasses import replace
+from collections.abc import Callable
 
 from deepcoder_contracts import strict
 from deepcoder_contracts.judge import JudgeRequest, Kind, Scoring, TestCase, TestVerdict, Verdict
 from deepcoder_sandbox import limits, outcome
 from deepcoder_sandbox.compare import taco, values
 from deepcoder_sandbox.execution import Execution, Program, execute
-from deepcoder_sandbox.limits import RunLimits
 from deepcoder_sandbox.memory_file import MemoryFile
 from deepcoder_sandbox.submission import DeadlinePassed, Submission
+from deepcoder_sandbox.worker.packets import RunLimits
 from deepcoder_sandbox.zygote_process import ZygoteProcess
 
 
-def judge_each_test(zygote: ZygoteProcess, submission: Submission, deadline: float) -> list[TestVerdict]:
+def judge_each_test(
+    zygote_for_run: Callable[[], ZygoteProcess], submission: Submission, deadline: float
+) -> list[TestVerdict]:
     """Return one verdict a test, each from a process of its own; `deadline` is monotonic.
+
+    `zygote_for_run` is asked before each test: one that could not be cleaned after the last is not used again.
 
     Raises ZygoteFailed, KilledFromOutside or DeadlinePassed: the judge's failures.
     """
@@ -35,7 +39,7 @@ def judge_each_test(zygote: ZygoteProcess, submission: Submission, deadline: flo
             code, len(source), request.kind, request.fn_name, preamble=request.scoring is Scoring.TACO_COMPAT
         )
         for test in submission.tests:
-            verdict, took_s = _run_test(zygote, submission, program, test, deadline, allowed_s)
+            verdict, took_s = _run_test(zygote_for_run(), submission, program, test, deadline, allowed_s)
             allowed_s -= max(0.0, took_s)
             verdicts.append(verdict)
             if verdict.verdict is Verdict.PASSED:
@@ -65,7 +69,7 @@ def _run_test(
     if allowed_s <= 0:
         return outcome.make(Verdict.TIME_LIMIT, 0.0, "the tests before took the time of all, mostly waiting"), 0.0
     bounds = limits.of_one_test(request.time_limit_s, request.memory_limit_mb, submission.output_bytes)
-    bounds = replace(bounds, wall_limit_s=min(bounds.wall_limit_s, allowed_s))
+    bounds = bounds._replace(wall_limit_s=min(bounds.wall_limit_s, allowed_s))
     word = secrets.token_hex(8)
     given = f"{word}\n{test.input}" if request.kind is Kind.SCRIPT else test.input
     answer_bytes = limits.VALUE_BYTES if request.kind is Kind.FUNCTION else limits.CLAIM_BYTES
@@ -88,7 +92,7 @@ def _verdict(submission: Submission, test: TestCase, bounds: RunLimits, run: Exe
     if request.kind is Kind.FUNCTION:
         difference = _compare_value(run.answer, test, request)
     elif compat:
-        difference = taco.compare_text(run.stdout.decode("utf-8", "replace"), test.output)
+        difference = taco.compare_output(run.stdout, test.output)
     else:
         difference = strict.compare_text(run.stdout, test.output, request.float_tolerance)
     return outcome.make(Verdict.PASSED if difference is None else Verdict.WRONG_ANSWER, cpu_s, difference)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import select
 import signal
 import socket
@@ -16,27 +15,32 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from deepcoder_contracts.judge import Tier
-from deepcoder_sandbox.limits import RunLimits
+from deepcoder_sandbox.worker import packets
 from deepcoder_sandbox.worker.boot import package_root
 
 _START_DEADLINE_S = 60.0
 _END_DEADLINE_S = 5.0
 _PACKET_BYTES = 1 << 16
 _BOOT = (
-    "import sys; sys.path.insert(0, sys.argv[2]);"
+    "import os, sys; os.register_at_fork = lambda **hooks: None; sys.path.insert(0, sys.argv[2]);"
     " from deepcoder_sandbox.worker.boot import main; main(int(sys.argv[1]), sys.argv[2])"
 )
-_ENVIRONMENT = {
+ENVIRONMENT: Final = {
     "PATH": "/usr/bin:/bin",
     "HOME": "/",
     "LANG": "C.UTF-8",
     "PYTHONHASHSEED": "0",
+    "LD_BIND_NOW": "1",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
 }
+"""All that a zygote, and with it every program, has for an environment.
+
+LD_BIND_NOW: what the linker resolves at its start no fork has to resolve, and dirty its tables for, again.
+"""
 
 
 class ZygoteFailed(Exception):
@@ -56,33 +60,8 @@ class ZygoteConfig:
     preload: tuple[str, ...] = ()
     """Modules of those packages to load once a zygote."""
 
-
-@dataclass(frozen=True)
-class RunEnded:
-    """How a run ended, as the zygote, which the program cannot reach, saw it."""
-
-    wait_status: int
-    cpu_s: float
-    wall_s: float
-    starved_s: float
-    """Seconds of those that it waited for a processor; not told of short runs."""
-
-    max_rss_kb: int
-    killed_for: str | None
-    """cpu, wall or cancelled, where the zygote ended it."""
-
-    clean: bool
-    """Whether nothing was left behind; if not, the zygote is to be replaced."""
-
-    @property
-    def signal(self) -> int | None:
-        """The signal it died of."""
-        return os.WTERMSIG(self.wait_status) if os.WIFSIGNALED(self.wait_status) else None
-
-    @property
-    def exit_status(self) -> int | None:
-        """Its exit status, if it left by itself."""
-        return os.WEXITSTATUS(self.wait_status) if os.WIFEXITED(self.wait_status) else None
+    harness: bool = False
+    """Whether it runs programs as LiveCodeBench's harness does, for which it is prepared once, and no others."""
 
 
 class ZygoteProcess:
@@ -92,14 +71,20 @@ class ZygoteProcess:
         """Start it and wait until it is confined. Raises ZygoteFailed with its reason."""
         self.config = config
         self.runs = 0
+        self.run_wall_s = 0.0
+        """Seconds from fork to end of all runs."""
         self.spent = False
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        """Whether something was left behind that cannot be removed: not to be asked for another run."""
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            raise ZygoteFailed(f"cannot start a zygote: {error}") from error
         try:
             self._process = subprocess.Popen(
                 [_interpreter(), "-s", "-S", "-P", "-B", "-c", _BOOT, str(theirs.fileno()), package_root()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                env=_ENVIRONMENT,
+                env=ENVIRONMENT,
                 cwd="/",
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
@@ -111,56 +96,48 @@ class ZygoteProcess:
             theirs.close()
         self._channel = ours
         try:
-            answer = self._exchange(
-                {
-                    "tier": config.tier,
-                    "packages": list(config.packages),
-                    "preload": list(config.preload),
-                },
-                [],
-                time.monotonic() + _START_DEADLINE_S,
-            )
-            if "error" in answer:
-                raise ZygoteFailed(str(answer["error"]))
+            self.landlock_abi = self._configure(time.monotonic() + _START_DEADLINE_S)
         except BaseException:
             self.kill()
             raise
-        self.landlock_abi = int(answer["landlock_abi"])
 
     @property
     def pid(self) -> int:
         """The process that was started (inside namespaces the zygote itself is its child)."""
         return self._process.pid
 
-    def start_run(self, job: dict[str, Any], limits: RunLimits, descriptors: list[int]) -> None:
+    def start_run(self, job: packets.Job, descriptors: list[int]) -> None:
         """Ask for a run; `descriptors` become the runner's 0, 1, 2, …."""
         self.runs += 1
         try:
-            packet = json.dumps({**job, **vars(limits)}).encode()
-            socket.send_fds(self._channel, [packet], descriptors)
+            socket.send_fds(self._channel, [packets.encode_job(job)], descriptors)
         except OSError as error:
             raise ZygoteFailed(f"the zygote is gone: {error}") from error
 
-    def finish_run(self, deadline: float) -> RunEnded:
+    def finish_run(self, deadline: float) -> packets.RunEnded:
         """Wait until `deadline` (monotonic) for the run to end."""
-        answer = self._receive(deadline)
-        if "error" in answer:
-            raise ZygoteFailed(str(answer["error"]))
-        ended = RunEnded(**answer)
+        packet = self._receive(deadline)
+        if packet.startswith(packets.ERROR):
+            raise ZygoteFailed(packet[len(packets.ERROR) :].decode(errors="replace"))
+        try:
+            ended = packets.decode_ended(packet)
+        except ValueError as error:
+            raise ZygoteFailed(f"the zygote's answer is broken: {error}") from error
+        self.run_wall_s += ended.wall_s
         self.spent = self.spent or not ended.clean
         return ended
 
     def ring_alarm(self) -> None:
         """Have SIGALRM sent to the run that is under way."""
-        self._tell("ring")
+        self._tell(packets.RING)
 
     def cancel_run(self) -> None:
         """Have the run that is under way ended; `finish_run` still tells how."""
-        self._tell("cancel")
+        self._tell(packets.CANCEL)
 
-    def _tell(self, mode: str) -> None:
+    def _tell(self, packet: bytes) -> None:
         try:
-            self._channel.send(json.dumps({"mode": mode}).encode())
+            self._channel.send(packet)
         except OSError as error:
             raise ZygoteFailed(f"the zygote is gone: {error}") from error
 
@@ -168,24 +145,38 @@ class ZygoteProcess:
         """Readable when a run has ended, or the zygote has."""
         return self._channel.fileno()
 
-    def _exchange(self, message: dict[str, Any], descriptors: list[int], deadline: float) -> dict[str, Any]:
+    def _configure(self, deadline: float) -> int:
+        """Exchange the first packets, both JSON; return the Landlock ABI version that the zygote found."""
+        config = self.config
+        packet = {
+            "tier": config.tier,
+            "packages": list(config.packages),
+            "preload": list(config.preload),
+            "harness": config.harness,
+        }
         try:
-            socket.send_fds(self._channel, [json.dumps(message).encode()], descriptors)
+            self._channel.send(json.dumps(packet).encode())
+            answer: dict[str, Any] = dict(json.loads(self._receive(deadline)))
+            if "error" in answer:
+                raise ZygoteFailed(str(answer["error"]))
+            return int(answer["landlock_abi"])
         except OSError as error:
             raise ZygoteFailed(f"the zygote is gone: {error}") from error
-        return self._receive(deadline)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ZygoteFailed(f"the zygote's answer is broken: {error}") from error
 
-    def _receive(self, deadline: float) -> dict[str, Any]:
+    def _receive(self, deadline: float) -> bytes:
         poller = select.poll()
         poller.register(self._channel, select.POLLIN)
         if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
             raise ZygoteFailed("the zygote did not answer before the deadline")
         try:
             packet = self._channel.recv(_PACKET_BYTES)
-            answer = json.loads(packet) if packet else {"error": "the zygote is gone"}
-        except (OSError, ValueError) as error:
-            raise ZygoteFailed(f"the zygote's answer is broken: {error}") from error
-        return dict(answer)
+        except OSError as error:
+            raise ZygoteFailed(f"the zygote is gone: {error}") from error
+        if not packet:
+            raise ZygoteFailed("the zygote is gone")
+        return packet
 
     def close(self) -> None:
         """Let it end by itself, which it does when its judge hangs up; end it if it does not."""
@@ -200,7 +191,8 @@ class ZygoteProcess:
         self._channel.close()
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGKILL)
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # in the kernel, uninterruptible: reaped when it can be
+            self._process.wait(_END_DEADLINE_S)
 
 
 def _interpreter() -> str:

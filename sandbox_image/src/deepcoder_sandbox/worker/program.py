@@ -12,6 +12,7 @@ object too large to be kept is made anew each time.
 from __future__ import annotations
 
 import atexit
+import builtins
 import contextlib
 import fcntl
 import json
@@ -36,6 +37,8 @@ STORED_CODE_BYTES = 8 << 20
 """Largest code object that is kept for later runners: it is held in memory outside the program's limit."""
 
 _SEALED = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_main = ModuleType("__main__")
+_source = b""
 _OUT_OF_MEMORY = b'{"failure":"memory"}'
 
 
@@ -66,7 +69,16 @@ def report(descriptor: int, **fields: Any) -> None:
     write_all(descriptor, json.dumps(fields).encode())
 
 
-def run(kind: str, fn_name: str | None, source_bytes: int, preamble: dict[str, Any]) -> NoReturn:
+def prepare_zygote() -> None:
+    """Do once, in the zygote, what is the same for every program: its module, its arguments, where its source is."""
+    sys.modules["__main__"] = _main
+    vars(_main).update(__builtins__=builtins, __file__=FILENAME)
+    sys.argv = [FILENAME]
+    cache: dict[str, Any] = linecache.cache  # an entry of one item is asked for the text when a traceback needs it
+    cache[FILENAME] = (lambda: _source.decode("utf-8", "replace"),)
+
+
+def run(kind: str, fn_name: str | None, source_bytes: int, preamble: dict[str, Any] | None) -> NoReturn:
     """Compile or load the program, run it once and leave with the exit status Python would have had."""
     status = 1
     try:
@@ -80,15 +92,15 @@ def run(kind: str, fn_name: str | None, source_bytes: int, preamble: dict[str, A
 
 
 def _code_object(source_bytes: int) -> CodeType | None:
+    global _source
     content = read_all(CODE)
-    source = content[:source_bytes]
+    _source = content[:source_bytes]
     if len(content) > source_bytes:
-        loaded: CodeType = marshal.loads(content[source_bytes:])  # made by our own compile, and sealed  # noqa: S302
-        _remember_source(source)
+        loaded: CodeType = marshal.loads(memoryview(content)[source_bytes:])  # our own compile's, sealed  # noqa: S302
         os.close(CODE)
         return loaded
     try:
-        code = compile(source, FILENAME, "exec", dont_inherit=True)
+        code = compile(_source, FILENAME, "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, OverflowError) as error:
         line = traceback.format_exception_only(error)[-1].strip()
         where = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
@@ -101,26 +113,13 @@ def _code_object(source_bytes: int) -> CodeType | None:
     del stored
     fcntl.fcntl(CODE, fcntl.F_ADD_SEALS, _SEALED)
     os.close(CODE)
-    _remember_source(source)
     return code
 
 
-def _remember_source(source: bytes) -> None:
-    text = source.decode("utf-8", "replace")
-    linecache.cache[FILENAME] = (len(text), None, text.splitlines(keepends=True), FILENAME)
-
-
-def _main_module() -> ModuleType:
-    module = ModuleType("__main__")
-    module.__dict__.update(__builtins__=sys.modules["builtins"], __file__=FILENAME)
-    sys.modules["__main__"] = module
-    sys.argv = [FILENAME]
-    return module
-
-
-def _execute(code: CodeType, kind: str, fn_name: str | None, preamble: dict[str, Any]) -> int:
-    module = _main_module()
-    module.__dict__.update(preamble)
+def _execute(code: CodeType, kind: str, fn_name: str | None, preamble: dict[str, Any] | None) -> int:
+    module = _main
+    if preamble is not None:
+        module.__dict__.update(preamble)
     if kind == "function":
         module.__name__ = "solution"  # a block for the command line is not for the caller of a function
         sys.modules["solution"] = module
@@ -153,8 +152,10 @@ def _execute(code: CodeType, kind: str, fn_name: str | None, preamble: dict[str,
 def _finish(status: int) -> int:
     """What an interpreter does at its end, short of tearing itself down."""
     try:
-        threading._shutdown()  # type: ignore[attr-defined]  # waits for threads that are not daemons
-        atexit._run_exitfuncs()
+        if len(threading._active) > 1 or threading._limbo:  # type: ignore[attr-defined]
+            threading._shutdown()  # type: ignore[attr-defined]  # waits for threads that are not daemons
+        if atexit._ncallbacks():
+            atexit._run_exitfuncs()
         if not getattr(sys.stdout, "closed", True):
             sys.stdout.flush()
     except MemoryError:

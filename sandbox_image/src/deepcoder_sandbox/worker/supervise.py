@@ -4,48 +4,27 @@ The CPU clock of the runner is read directly (its clock id is derived from its p
 polling is needed: sleep for as long as the limit cannot possibly be reached, look, sleep again. The wall clock counts
 only time in which the runner was not kept waiting for a processor: a busy machine gives no false verdict.
 
-Meanwhile the judge may have the runner's alarm rung (`ring`), or the run ended (anything else, and hanging up).
+Meanwhile the judge may have the runner's alarm rung, or the run ended (which hanging up does too).
+
+A short run is the usual one: until the first look there is little more here than one poll, because what the zygote
+touches while its copy lives has to be copied.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from deepcoder_sandbox.worker import packets
 from deepcoder_sandbox.worker.libc import process_cpu_clock
 from deepcoder_sandbox.worker.starvation import Starvation
 
 _LONGEST_SLEEP_S = 1.0
 _PACKET_BYTES = 1 << 16
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a runner ended."""
-
-    wait_status: int
-    """As wait(2) tells it."""
-
-    cpu_s: float
-    """User and system time of the whole process, setting up included."""
-
-    wall_s: float
-    """From fork to end."""
-
-    starved_s: float
-    """How much of that it waited for a processor; not told of runs shorter than a second."""
-
-    max_rss_kb: int
-    """Peak resident set, in KiB."""
-
-    killed_for: str | None
-    """cpu, wall or cancelled, where the zygote ended it."""
 
 
 def cpu_seconds(pid: int) -> float | None:
@@ -56,66 +35,53 @@ def cpu_seconds(pid: int) -> float | None:
         return None
 
 
-def _wants_alarm(channel: socket.socket) -> bool:
-    """Read what the judge sent during a run: whether it asks for the alarm, else for the end."""
-    packet = channel.recv(_PACKET_BYTES)
-    return bool(packet) and json.loads(packet)["mode"] == "ring"
-
-
 def supervise(
     pid: int,
     proc: int,
     channel: socket.socket,
-    cpu_limit_s: float,
-    wall_limit_s: float,
+    limits: packets.RunLimits,
     setup_cpu_s: Callable[[], float],
-) -> Ended:
+) -> tuple[int, float, float, float, int, str | None]:
     """Wait for `pid`, ending it at its limits or when the judge says so on `channel`, or hangs up; reap it.
 
-    `setup_cpu_s` tells what confining has cost: that belongs to the judge, not to the program.
+    `setup_cpu_s` tells what confining has cost: that belongs to the judge, not to the program. Returns the fields of
+    `packets.RunEnded` up to `killed_for`, the CPU time that confining took still in it.
     """
+    cpu_limit_s, wall_limit_s = limits.cpu_limit_s, limits.wall_limit_s
     started = time.monotonic()
-    starvation = Starvation(pid, proc)
     starved_s = 0.0
     killed_for: str | None = None
+    starvation: Starvation | None = None
     descriptor = os.pidfd_open(pid)
     try:
         poller = select.poll()
         poller.register(descriptor, select.POLLIN)
         poller.register(channel, select.POLLIN)
+        left_s = min(cpu_limit_s, wall_limit_s)
         while True:
-            used = (cpu_seconds(pid) or 0.0) - setup_cpu_s()
-            left = min(cpu_limit_s - used, wall_limit_s + starved_s - (time.monotonic() - started))
-            ready = poller.poll(max(1.0, min(left, _LONGEST_SLEEP_S) * 1000 + 1.0))
-            if any(fd == descriptor for fd, _ in ready):
+            ready = poller.poll(max(1.0, min(left_s, _LONGEST_SLEEP_S) * 1000 + 1.0))
+            if ready and (len(ready) > 1 or ready[0][0] == descriptor):
                 break
-            if ready:
-                if _wants_alarm(channel):
-                    os.kill(pid, signal.SIGALRM)
-                    continue
+            if ready and channel.recv(_PACKET_BYTES) == packets.RING:
+                os.kill(pid, signal.SIGALRM)
+            elif ready:
                 killed_for = "cancelled"
-            else:
-                used = (cpu_seconds(pid) or 0.0) - setup_cpu_s()
-                starved_s = starvation.seconds(used)
-                if used > cpu_limit_s:
-                    killed_for = "cpu"
-                elif time.monotonic() - started - starved_s > wall_limit_s:
-                    killed_for = "wall"
-                else:
-                    continue
-            os.kill(pid, signal.SIGKILL)
-            break
+            used_s = (cpu_seconds(pid) or 0.0) - setup_cpu_s()
+            starvation = starvation or Starvation(pid, proc)
+            starved_s = starvation.seconds(used_s)
+            waited_s = time.monotonic() - started - starved_s
+            left_s = min(cpu_limit_s - used_s, wall_limit_s - waited_s)
+            if used_s > cpu_limit_s:
+                killed_for = killed_for or "cpu"
+            elif waited_s > wall_limit_s:
+                killed_for = killed_for or "wall"
+            if killed_for is not None:
+                os.kill(pid, signal.SIGKILL)
+                break
     finally:
         os.close(descriptor)
     wall_s = time.monotonic() - started
     if wall_s > _LONGEST_SLEEP_S:
-        starved_s = starvation.seconds(cpu_seconds(pid) or 0.0)
+        starved_s = (starvation or Starvation(pid, proc)).seconds(cpu_seconds(pid) or 0.0)
     _, status, usage = os.wait4(pid, 0)
-    return Ended(
-        wait_status=status,
-        cpu_s=usage.ru_utime + usage.ru_stime,
-        wall_s=wall_s,
-        starved_s=starved_s,
-        max_rss_kb=usage.ru_maxrss,
-        killed_for=killed_for,
-    )
+    return status, usage.ru_utime + usage.ru_stime, wall_s, starved_s, usage.ru_maxrss, killed_for

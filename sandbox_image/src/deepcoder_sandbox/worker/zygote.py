@@ -1,8 +1,11 @@
 """The zygote: a small warm Python that forks one confined runner for each run it is asked for.
 
-It speaks JSON packets over a socket pair with the judge, descriptors beside them, and never reads what those hold: the
+It exchanges packets with the judge over a socket pair, descriptors beside them, and never reads what those hold: the
 next submission's runner is a copy of this process, and must find nothing of the one before. It ends when the judge
 hangs up.
+
+What it does between two forks is paid for by every test, page by page (`packets`), so there is little of it, and what
+can be done once is done in `boot`.
 
 A run that could not be started, or a runner that ended before it was confined, is answered with `error`: the judge's
 failure, never the program's.
@@ -10,117 +13,97 @@ failure, never the program's.
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
 import socket
-import struct
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NoReturn
 
-from deepcoder_sandbox.worker import confine, program, session, supervise, taco
+from deepcoder_sandbox.worker import confine, packets, program, session, supervise
 
-_MARK = struct.Struct("<Bd")
 _PACKET_BYTES = 1 << 16
-_MAX_DESCRIPTORS = 16
+_DESCRIPTOR_BYTES = 4
+_ANCILLARY_BYTES = socket.CMSG_SPACE(confine.RUNNERS_DESCRIPTORS * _DESCRIPTOR_BYTES)
 _NOT_CONFINED = 99
+_REASON_AT, _REASON_BYTES = 8, 500
+
+
+class NotConfined(OSError):
+    """A runner ended before it was confined."""
 
 
 class Zygote:
     """Serves runs on one socket, one at a time."""
 
-    def __init__(self, channel: socket.socket, confinement: confine.Confinement, proc: int) -> None:
+    def __init__(
+        self, channel: socket.socket, confinement: confine.Confinement, proc: int, preamble: dict[str, Any]
+    ) -> None:
+        """`proc` is a descriptor of /proc, `preamble` the names that taco-compat puts before a program."""
         self._channel = channel
         self._confinement = confinement
         self._proc = proc
-        self._mark = mmap.mmap(-1, mmap.PAGESIZE)
+        self._preamble = preamble
+        self._page = mmap.mmap(-1, mmap.PAGESIZE)
+        """Shared with the runner, until its program starts: why it could not be confined, from the second number on."""
+        self._setup_s = memoryview(self._page).cast("d")
+        """Its first number: CPU seconds that confining it took, 0 while it is not confined."""
 
     def serve(self, after_run: Callable[[], None]) -> None:
         """Answer requests until the judge hangs up. `after_run` cleans up what a program may have left."""
+        os.closerange(0, confine.RUNNERS_DESCRIPTORS)  # what is received gets these numbers, in order, at once
         while True:
-            packet, descriptors, _, _ = socket.recv_fds(self._channel, _PACKET_BYTES, _MAX_DESCRIPTORS)
+            packet, ancillary, flags, _ = self._channel.recvmsg(_PACKET_BYTES, _ANCILLARY_BYTES)
             if not packet:
                 return
-            job = json.loads(packet)
-            if job["mode"] in ("cancel", "ring"):  # the run was over already
+            if packet == packets.CANCEL or packet == packets.RING:  # the run was over already
                 continue
+            received = sum(len(data) for _, _, data in ancillary) // _DESCRIPTOR_BYTES
             try:
-                answer = self._run(job, descriptors)
-                answer["clean"] = self._clean(after_run)
-            except OSError as error:
-                answer = {"error": f"{type(error).__name__}: {error}"}
-            finally:
-                for descriptor in descriptors:
-                    os.close(descriptor)
-            self._channel.send(json.dumps(answer).encode())
+                if flags & socket.MSG_CTRUNC:
+                    raise OSError("descriptors were lost on the way")
+                answer = self._run(packets.decode_job(packet), received, after_run)
+            except (OSError, ValueError) as error:
+                answer = packets.ERROR + f"{type(error).__name__}: {error}".encode()
+            os.closerange(0, received)
+            self._channel.send(answer)
 
-    def _clean(self, after_run: Callable[[], None]) -> bool:
-        """Whether nothing is left of the program; if not, the judge replaces this zygote."""
-        try:
-            after_run()
-        except (OSError, RecursionError):
-            return False
-        return True
-
-    def _run(self, job: dict[str, Any], descriptors: list[int]) -> dict[str, Any]:
-        self._mark[: _MARK.size] = _MARK.pack(0, 0.0)
+    def _run(self, job: packets.Job, descriptors: int, after_run: Callable[[], None]) -> bytes:
+        self._setup_s[0] = 0.0
         zygote = os.getpid()
         pid = os.fork()
         if pid == 0:
             self._become_runner(job, descriptors, zygote)
-        ended = supervise.supervise(
-            pid,
-            self._proc,
-            self._channel,
-            cpu_limit_s=job["cpu_limit_s"],
-            wall_limit_s=job["wall_limit_s"],
-            setup_cpu_s=lambda: self._ready()[1],
+        status, cpu_s, wall_s, starved_s, max_rss_kb, killed_for = supervise.supervise(
+            pid, self._proc, self._channel, job.limits, lambda: self._setup_s[0]
         )
-        ready, setup_s = self._ready()
-        if not ready:
-            return {"error": f"the runner ended before it was confined (wait status {ended.wait_status})"}
-        return {
-            "wait_status": ended.wait_status,
-            "cpu_s": max(0.0, ended.cpu_s - setup_s),
-            "wall_s": ended.wall_s,
-            "starved_s": ended.starved_s,
-            "max_rss_kb": ended.max_rss_kb,
-            "killed_for": ended.killed_for,
-        }
+        setup_s = self._setup_s[0]
+        if not setup_s:
+            reason = self._page[_REASON_AT:].rstrip(b"\0").decode(errors="replace")
+            raise NotConfined(f"the runner ended before it was confined (wait status {status}): {reason}")
+        clean = True
+        try:
+            after_run()
+        except (OSError, RecursionError):
+            clean = False
+        cpu_s = max(0.0, cpu_s - setup_s)
+        return packets.encode_ended(packets.RunEnded(status, cpu_s, wall_s, starved_s, max_rss_kb, killed_for, clean))
 
-    def _ready(self) -> tuple[bool, float]:
-        """Whether the runner was confined, and the CPU seconds that took."""
-        ready, setup_s = _MARK.unpack(self._mark[: _MARK.size])
-        return bool(ready), setup_s
-
-    def _become_runner(self, job: dict[str, Any], descriptors: list[int], zygote: int) -> NoReturn:
+    def _become_runner(self, job: packets.Job, descriptors: int, zygote: int) -> NoReturn:
         """Confine this copy, mark it ready and hand it to the program. The copy never goes on as a zygote."""
         try:
-            start = _program_of(job)
-            limits = confine.Limits(
-                cpu_s=job["cpu_limit_s"] + 1.0,
-                memory_mb=job["memory_limit_mb"],
-                file_bytes=job["file_bytes"],
-                open_files=job["open_files"],
-                stack_bytes=job["stack_bytes"],
-            )
-            confine.apply(self._confinement, limits, zygote, descriptors)
-            self._mark[: _MARK.size] = _MARK.pack(1, time.process_time())
-            self._mark.close()  # the program cannot take the mark back
+            self._confinement.apply(job.limits, zygote, descriptors)
+            self._setup_s[0] = time.process_time()
+            self._setup_s.release()
+            self._page.close()  # the program cannot take the mark back
         except BaseException as error:
-            os.write(2, f"deepcoder-sandbox: cannot confine a runner: {error!r}\n".encode())
+            reason = repr(error).encode()[:_REASON_BYTES]
+            self._page[_REASON_AT : _REASON_AT + len(reason)] = reason
             os._exit(_NOT_CONFINED)
         try:
-            start()
+            if job.session:
+                session.run(job.fn_name)
+            else:
+                program.run(job.kind, job.fn_name, job.source_bytes, self._preamble if job.preamble else None)
         finally:
             os._exit(_NOT_CONFINED)
-
-
-def _program_of(job: dict[str, Any]) -> Callable[[], NoReturn]:
-    """Return what runs the job's program once this copy is confined."""
-    if job["mode"] == "session":
-        return partial(session.run, job["fn_name"])
-    preamble = taco.PREAMBLE if job["preamble"] else {}
-    return partial(program.run, job["kind"], job["fn_name"], job["source_bytes"], preamble)

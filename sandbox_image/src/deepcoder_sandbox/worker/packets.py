@@ -1,0 +1,101 @@
+"""The packets between the judge and a zygote: lines of fields, for a run and for how it ended.
+
+Read and written without `json`: whatever Python code a zygote runs between two forks dirties pages that the kernel then
+copies, for every test of every program. The first packet, which configures a zygote, is JSON all the same. A packet
+that is no such line raises ValueError, which is the judge's failure.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+ERROR = b"error "
+"""What the packet begins with that a zygote sends for a run which failed by no doing of the program's."""
+
+RING, CANCEL = b"ring", b"cancel"
+"""What the judge may send during a run: have its alarm rung, have it ended."""
+
+_NONE = "-"
+
+
+class RunLimits(NamedTuple):
+    """Limits of one run, in the units of its fields' names."""
+
+    cpu_limit_s: float
+    wall_limit_s: float
+    """Time spent waiting for a processor left out."""
+    memory_limit_mb: int
+    file_bytes: int
+    open_files: int = 64
+    stack_bytes: int = 128 << 20
+
+
+class Job(NamedTuple):
+    """A run that the judge asks for."""
+
+    session: bool
+    """One process for all tests (livecodebench), or for this one alone."""
+    kind: str
+    fn_name: str | None
+    limits: RunLimits
+    source_bytes: int = 0
+    """Where in the code descriptor the source ends; a code object may follow."""
+    preamble: bool = False
+    """Whether the released reward's imports stand before the program (taco-compat)."""
+
+
+class RunEnded(NamedTuple):
+    """How a run ended, as the zygote, which the program cannot reach, saw it."""
+
+    wait_status: int
+    """As wait(2) tells it."""
+    cpu_s: float
+    """User and system time of the whole process, what confining it took left out."""
+    wall_s: float
+    """From fork to end."""
+    starved_s: float
+    """How much of that it waited for a processor; not told of runs shorter than a second."""
+    max_rss_kb: int
+    """Peak resident set, in KiB."""
+    killed_for: str | None
+    """cpu, wall or cancelled, where the zygote ended it."""
+    clean: bool
+    """Whether nothing was left behind; if not, the zygote is to be replaced."""
+
+    @property
+    def signal(self) -> int | None:
+        """The signal it died of."""
+        return os.WTERMSIG(self.wait_status) if os.WIFSIGNALED(self.wait_status) else None
+
+    @property
+    def exit_status(self) -> int | None:
+        """Its exit status, if it left by itself."""
+        return os.WEXITSTATUS(self.wait_status) if os.WIFEXITED(self.wait_status) else None
+
+
+def encode_job(job: Job) -> bytes:
+    """Return the packet; `fn_name` has no white space, as the protocol's pattern sees to."""
+    session, kind, fn_name, limits, source_bytes, preamble = job
+    fields = (int(session), kind, fn_name or _NONE, *limits, source_bytes, int(preamble))
+    return " ".join(map(str, fields)).encode()
+
+
+def decode_job(packet: bytes) -> Job:
+    """Return what `encode_job` was given."""
+    session, kind, fn_name, cpu, wall, memory, file, files, stack, source, preamble = packet.decode().split(" ")
+    limits = RunLimits(float(cpu), float(wall), int(memory), int(file), int(files), int(stack))
+    return Job(session == "1", kind, None if fn_name == _NONE else fn_name, limits, int(source), preamble == "1")
+
+
+def encode_ended(ended: RunEnded) -> bytes:
+    """Return the packet."""
+    status, cpu_s, wall_s, starved_s, max_rss_kb, killed_for, clean = ended
+    return f"{status} {cpu_s} {wall_s} {starved_s} {max_rss_kb} {killed_for or _NONE} {int(clean)}".encode()
+
+
+def decode_ended(packet: bytes) -> RunEnded:
+    """Return what `encode_ended` was given."""
+    status, cpu, wall, starved, rss, killed_for, clean = packet.decode().split(" ")
+    killed = None if killed_for == _NONE else killed_for
+    return RunEnded(int(status), float(cpu), float(wall), float(starved), int(rss), killed, clean == "1")
