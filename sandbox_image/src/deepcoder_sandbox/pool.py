@@ -1,31 +1,38 @@
 """A pool of slots behind one bounded queue: a thread a slot, first come, first served.
 
 Full means full: `submit` refuses at once with a hint when to come back, instead of letting the queue grow. Draining
-refuses new work, finishes what was accepted and then ends every zygote.
+refuses new work, finishes what was accepted and then ends every zygote; what is not finished in time is given back
+unjudged, so that nobody waits for an answer that never comes.
 
-A slot that cannot start its zygote answers `error` at once, and would attract work by being so quick: `failing_s`
-tells of it, so that the server can ask for no more. Such a slot tries again by itself, work or no work.
+A slot that cannot start its zygote leaves the work to the others and tries again by itself; what failed on one slot is
+tried once more on another. Where no slot can, `error` is the answer, and since a judge that is so quick would attract
+work, `failing_s` tells of it: the server then asks for no more.
 """
 
 from __future__ import annotations
 
 import contextlib
-import queue
+import logging
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from deepcoder_contracts.judge import JudgeResponse
 from deepcoder_sandbox import limits
-from deepcoder_sandbox.slot import Slot
+from deepcoder_sandbox.observer import Observer, Phase
+from deepcoder_sandbox.slot import RECYCLE_AFTER_RUNS, Slot
 from deepcoder_sandbox.submission import Submission
 from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteFailed
+
+_log = logging.getLogger("deepcoder_sandbox")
 
 _MAX_RETRY_AFTER_S = 30
 _FAILED_STARTS = 3
 _START_AGAIN_S = 5.0
+_SLOTS_TRIED = 2
+_NEWEST_COUNTS = 0.05
 
 
 class QueueFull(Exception):
@@ -37,43 +44,44 @@ class QueueFull(Exception):
 
 
 class Draining(Exception):
-    """The judge is about to stop and takes no more work."""
+    """The judge is about to stop: it takes no more work, or has had no time to judge this."""
 
 
-@dataclass(frozen=True)
-class Observer:
-    """What the pool tells about its work, for metrics."""
-
-    queued_for: Callable[[float], None] = lambda seconds: None
-    judged: Callable[[Submission, JudgeResponse], None] = lambda submission, answer: None
-    recycled: Callable[[str], None] = lambda reason: None
-
-
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _Work:
     submission: Submission
     deadline: float | None
     """The client's, counted from its arrival."""
     queued_at: float
-    answer: Future[JudgeResponse]
+    answer: Future[JudgeResponse] = field(default_factory=Future)
+    tried: int = 0
+    """Slots that have failed on it."""
 
 
 class Pool:
     """Judges submissions on `slots` zygotes at once."""
 
     def __init__(
-        self, config: ZygoteConfig, slots: int, worker: str, max_queued: int, observer: Observer | None = None
+        self,
+        config: ZygoteConfig,
+        slots: int,
+        worker: str,
+        max_queued: int,
+        observer: Observer | None = None,
+        recycle_after_runs: int = RECYCLE_AFTER_RUNS,
     ) -> None:
         self.slots = slots
         self._observer = observer or Observer()
         self._max_queued = max_queued
-        self._queue: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._busy = 0
-        self._waiting = 0
+        self._changed = threading.Condition()
+        """Guards all that follows; told when there is work, or somebody leaves."""
+        self._waiting: deque[_Work] = deque()
+        self._under_way: set[_Work] = set()
         self._draining = False
-        self._mean_s = 1.0
-        self._slots = [Slot(config, worker, self._observer.recycled) for _ in range(slots)]
+        self._mean_s = 0.0
+        self._judged = 0
+        self._slots = [Slot(config, worker, self._observer, recycle_after_runs) for _ in range(slots)]
+        self._present = set(self._slots)
         self._threads = [
             threading.Thread(target=self._work_through, args=(slot,), name=f"slot-{index}", daemon=True)
             for index, slot in enumerate(self._slots)
@@ -84,12 +92,12 @@ class Pool:
     @property
     def busy(self) -> int:
         """Slots in use."""
-        return self._busy
+        return len(self._under_way)
 
     @property
     def queued(self) -> int:
         """Submissions waiting for a slot."""
-        return self._waiting
+        return len(self._waiting)
 
     @property
     def draining(self) -> bool:
@@ -103,78 +111,135 @@ class Pool:
         return max((time.monotonic() - moment for moment in since if moment is not None), default=0.0)
 
     def submit(self, submission: Submission) -> Future[JudgeResponse]:
-        """Queue a submission. Raises QueueFull or Draining; the future never fails for what a program did."""
+        """Queue a submission. Raises QueueFull or Draining.
+
+        The future fails with Draining alone, where the pool is closed before it was judged; whatever a program or the
+        judge does is an answer. Cancelling it takes it out of the queue; once it is judged it cannot be cancelled.
+        """
         now = time.monotonic()
         asked_s = submission.request.deadline_s
-        work = _Work(submission, None if asked_s is None else now + asked_s, now, Future())
-        with self._lock:
+        work = _Work(submission, None if asked_s is None else now + asked_s, now)
+        with self._changed:
             if self._draining:
                 raise Draining("the judge is draining: send this to another")
-            if self._waiting >= self._max_queued:
-                raise QueueFull(self._retry_after_s())
-            self._waiting += 1
-        self._queue.put(work)
+            if len(self._waiting) >= self._max_queued:
+                raise QueueFull(self.retry_after_s())
+            self._waiting.append(work)
+            self._changed.notify_all()  # one alone might wake a slot that leaves the work to others
         return work.answer
 
-    def _retry_after_s(self) -> int:
-        """When about half of the queue will have been judged."""
-        return max(1, min(_MAX_RETRY_AFTER_S, round(self._waiting * self._mean_s / self.slots / 2)))
+    def retry_after_s(self) -> int:
+        """Seconds after which about half of the queue will have been judged."""
+        return max(1, min(_MAX_RETRY_AFTER_S, round(len(self._waiting) * self._mean_s / self.slots / 2)))
 
     def _work_through(self, slot: Slot) -> None:
         try:
-            with contextlib.suppress(ZygoteFailed):  # then the first submission tries again
+            with contextlib.suppress(ZygoteFailed):  # then it tries again before it takes any work
                 slot.ensure_zygote()
             while (work := self._next(slot)) is not None:
-                with self._lock:
-                    self._waiting -= 1
-                    self._busy += 1
-                try:
-                    self._judge(slot, work)
-                finally:
-                    with self._lock:
-                        self._busy -= 1
+                self._judge(slot, work)
         finally:
+            with self._changed:
+                self._present.discard(slot)
+                self._changed.notify_all()
             slot.close()
 
     def _next(self, slot: Slot) -> _Work | None:
-        """Wait for work; a slot without a zygote tries to start one meanwhile."""
+        """Wait for work; a slot without a zygote tries to start one meanwhile. None: nothing is left to do."""
+        start_again = time.monotonic() + _START_AGAIN_S
         while True:
-            try:
-                return self._queue.get(timeout=_START_AGAIN_S if slot.failed_starts else None)
-            except queue.Empty:
+            with self._changed:
+                may_take = not slot.failed_starts or not self._others_work(slot)
+                while may_take and self._waiting:
+                    work = self._waiting.popleft()
+                    if work.tried or work.answer.set_running_or_notify_cancel():
+                        self._under_way.add(work)
+                        return work
+                if self._draining:
+                    return None
+                self._changed.wait(max(0.0, start_again - time.monotonic()) if slot.failed_starts else None)
+            if slot.failed_starts and time.monotonic() >= start_again:
                 with contextlib.suppress(ZygoteFailed):
                     slot.ensure_zygote()
+                start_again = time.monotonic() + _START_AGAIN_S
+
+    def _others_work(self, slot: Slot) -> bool:
+        return any(other is not slot and not other.failed_starts for other in self._present)
 
     def _judge(self, slot: Slot, work: _Work) -> None:
         started = time.monotonic()
-        self._observer.queued_for(started - work.queued_at)
+        if not work.tried:
+            self._observer.spent(Phase.QUEUE, started - work.queued_at)
+        submission = work.submission
+        allowed_s = limits.judging_deadline_s(submission.request.time_limit_s, len(submission.tests))
+        deadline = work.deadline or started + allowed_s
         try:
-            submission = work.submission
-            allowed_s = limits.judging_deadline_s(submission.request.time_limit_s, len(submission.tests))
-            deadline = work.deadline or started + allowed_s
             if started > deadline:
-                answer = slot.error_answer(work.submission, "the deadline passed in the queue", started)
+                answer = slot.error_answer(submission, "the deadline passed in the queue", started)
             else:
-                answer = slot.judge(work.submission, deadline)
+                answer = slot.judge(submission, deadline)
         except Exception as error:  # a defect of ours is the judge's failure too, and the slot lives on
-            answer = slot.error_answer(work.submission, f"{type(error).__name__}: {error}", started)
-        self._mean_s += 0.05 * (time.monotonic() - started - self._mean_s)
-        self._observer.judged(work.submission, answer)
-        work.answer.set_result(answer)
+            answer = slot.error_answer(submission, f"{type(error).__name__}: {error}", started)
+        if answer.passed is None and time.monotonic() < deadline and self._hand_on(slot, work):
+            return
+        self._learn(time.monotonic() - started)
+        self._settle(work, answer)
+
+    def _learn(self, seconds: float) -> None:
+        """Follow the mean of what judging takes, from the first submission on."""
+        with self._changed:
+            self._judged += 1
+            self._mean_s += max(_NEWEST_COUNTS, 1 / self._judged) * (seconds - self._mean_s)
+
+    def _hand_on(self, slot: Slot, work: _Work) -> bool:
+        """Give what failed here to the other slots, once; False where there is none."""
+        with self._changed:
+            work.tried += 1
+            if work not in self._under_way or work.tried >= _SLOTS_TRIED or not self._others_work(slot):
+                return False
+            self._under_way.discard(work)
+            self._waiting.appendleft(work)
+            self._changed.notify_all()
+        return True
+
+    def _settle(self, work: _Work, answer: JudgeResponse) -> None:
+        with self._changed:
+            if work not in self._under_way:  # given back meanwhile
+                return
+            self._under_way.discard(work)
+        try:
+            if answer.passed is None:
+                _log.warning(
+                    "the judge failed on a submission: %s",
+                    answer.verdicts[0].detail,
+                    extra={"submission": answer.id, "scoring": work.submission.request.scoring.value},
+                )
+            self._observer.judged(work.submission, answer)
+        except Exception:
+            _log.exception("counting an answer failed")
+        finally:
+            work.answer.set_result(answer)
 
     def drain(self) -> None:
         """Refuse new work from now on; the slots end when the queue is empty."""
-        with self._lock:
-            if self._draining:
-                return
+        with self._changed:
             self._draining = True
-        for _ in self._threads:
-            self._queue.put(None)
+            self._changed.notify_all()
 
     def close(self, timeout_s: float) -> bool:
-        """Drain and wait at most `timeout_s`; return whether all accepted work was finished."""
+        """Drain and wait at most `timeout_s`; return whether all accepted work was finished.
+
+        What was not is given back: its futures fail with Draining.
+        """
         self.drain()
         until = time.monotonic() + timeout_s
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+        with self._changed:
+            left = [*self._under_way, *self._waiting]
+            self._under_way.clear()
+            self._waiting.clear()
+        for work in left:
+            if work.answer.running() or work.answer.set_running_or_notify_cancel():
+                work.answer.set_exception(Draining("the judge stopped before this was judged: send it to another"))
+        return not left

@@ -1,17 +1,20 @@
 """A slot: one zygote and the thread's worth of work that goes through it.
 
-It starts a zygote when it has none, ends it after a number of runs or after any failure, and turns every failure of the
-judge's own into an `error` answer after one more attempt on a fresh zygote. It never raises for what a program did.
+It starts a zygote when it has none, and ends it after a number of runs or after any failure: one that failed may still
+have an answer under way, and that must not be taken for the next submission's. Every failure of the judge's own, one
+that nobody foresaw included, is an `error` answer after one more attempt on a fresh zygote. It never raises for what a
+program did.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from typing import Final
 
 from deepcoder_contracts.judge import JudgeResponse, LiveCodeBenchResult, Scoring, TestVerdict, Verdict
 from deepcoder_sandbox import lcb_session, outcome, process_per_test
+from deepcoder_sandbox.observer import Observer, Phase, Recycled
 from deepcoder_sandbox.outcome import KilledFromOutside
 from deepcoder_sandbox.submission import DeadlinePassed, Submission
 from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteFailed, ZygoteProcess
@@ -19,20 +22,27 @@ from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteFailed, ZygoteP
 _log = logging.getLogger("deepcoder_sandbox")
 
 _ATTEMPTS = 2
-RECYCLE_AFTER_RUNS = 5000
-"""Runs after which a zygote is replaced."""
+RECYCLE_AFTER_RUNS: Final = 5000
+"""Runs after which a zygote is replaced, where nothing else is said."""
 
 
 class Slot:
     """Judges one submission at a time. Not thread-safe: one thread owns it; others only read its failures."""
 
     def __init__(
-        self, config: ZygoteConfig, worker: str, on_recycle: Callable[[str], None] = lambda reason: None
+        self,
+        config: ZygoteConfig,
+        worker: str,
+        observer: Observer | None = None,
+        recycle_after_runs: int = RECYCLE_AFTER_RUNS,
     ) -> None:
         self._config = config
         self._worker = worker
-        self._on_recycle = on_recycle
+        self._observer = observer or Observer()
+        self._recycle_after_runs = recycle_after_runs
         self._zygote: ZygoteProcess | None = None
+        self._starting_s = 0.0
+        self._run_by_others_s = 0.0
         self.failed_starts = 0
         """Zygotes in a row, up to now, that could not be started."""
         self.failing_since: float | None = None
@@ -40,20 +50,23 @@ class Slot:
 
     def ensure_zygote(self) -> ZygoteProcess:
         """Return the running zygote, started if need be. Raises ZygoteFailed."""
-        if self._zygote is not None and (self._zygote.spent or self._zygote.runs >= RECYCLE_AFTER_RUNS):
-            self._drop("unclean" if self._zygote.spent else "runs")
+        if self._zygote is not None and (self._zygote.spent or self._zygote.runs >= self._recycle_after_runs):
+            self._drop(Recycled.UNCLEAN if self._zygote.spent else Recycled.RUNS)
         if self._zygote is None:
             self._zygote = self._start()
         return self._zygote
 
     def _start(self) -> ZygoteProcess:
+        started = time.monotonic()
         try:
             zygote = ZygoteProcess(self._config)
-        except ZygoteFailed as error:
+        except (ZygoteFailed, OSError, MemoryError) as error:
             self.failed_starts += 1
             self.failing_since = self.failing_since or time.monotonic()
             _log.warning("cannot start a zygote, for the %d. time in a row: %s", self.failed_starts, error)
-            raise
+            raise ZygoteFailed(str(error)) from error
+        finally:
+            self._starting_s += time.monotonic() - started
         self.failed_starts, self.failing_since = 0, None
         return zygote
 
@@ -62,11 +75,16 @@ class Slot:
         """The zygote's process, for tests that kill it."""
         return self._zygote.pid if self._zygote else None
 
-    def _drop(self, reason: str) -> None:
+    def _running_s(self) -> float:
+        """Seconds of all runs so far, by this zygote and those before it."""
+        return self._run_by_others_s + (self._zygote.run_wall_s if self._zygote is not None else 0.0)
+
+    def _drop(self, reason: Recycled) -> None:
         if self._zygote is not None:
+            self._run_by_others_s += self._zygote.run_wall_s
             self._zygote.kill()
             self._zygote = None
-            self._on_recycle(reason)
+            self._observer.recycled(reason)
 
     def close(self) -> None:
         """End the zygote."""
@@ -76,20 +94,31 @@ class Slot:
 
     def judge(self, submission: Submission, deadline: float) -> JudgeResponse:
         """Return the answer to a submission; `deadline` (monotonic) bounds it."""
-        started = time.monotonic()
+        started, starting_s, running_s = time.monotonic(), self._starting_s, self._running_s()
+        try:
+            return self._try(submission, deadline, started)
+        finally:
+            starting_s, running_s = self._starting_s - starting_s, self._running_s() - running_s
+            self._observer.spent(Phase.ZYGOTE, starting_s)
+            self._observer.spent(Phase.RUN, running_s)
+            self._observer.spent(Phase.COMPARE, max(0.0, time.monotonic() - started - starting_s - running_s))
+
+    def _try(self, submission: Submission, deadline: float, started: float) -> JudgeResponse:
         failure = "not tried"
         for _ in range(_ATTEMPTS):
             try:
                 return self._answer(submission, started, self._grade(submission, deadline))
-            except (ZygoteFailed, KilledFromOutside) as error:
-                failure = str(error)
-                self._drop("failed")
             except DeadlinePassed as error:
                 failure = str(error)
                 break
-            except (OSError, MemoryError) as error:
-                failure = f"{type(error).__name__}: {error}"
-                self._drop("failed")
+            except Exception as error:
+                reason = _reason(error)
+                failure = (
+                    f"{type(error).__name__}: {error}"
+                    if reason in (Recycled.RESOURCES, Recycled.DEFECT)
+                    else str(error)
+                )
+                self._drop(reason)
             if time.monotonic() > deadline:
                 break
         return self.error_answer(submission, failure, started)
@@ -98,7 +127,7 @@ class Slot:
         if submission.request.scoring is Scoring.LIVECODEBENCH:
             graded = lcb_session.judge_in_one_process(self.ensure_zygote(), submission, deadline)
             return graded.verdicts, graded.lcb
-        return process_per_test.judge_each_test(self.ensure_zygote(), submission, deadline), None
+        return process_per_test.judge_each_test(self.ensure_zygote, submission, deadline), None
 
     def _answer(
         self,
@@ -126,3 +155,11 @@ class Slot:
             seconds=time.monotonic() - started,
             worker=self._worker,
         )
+
+
+def _reason(error: Exception) -> Recycled:
+    if isinstance(error, ZygoteFailed):
+        return Recycled.ZYGOTE_FAILED
+    if isinstance(error, KilledFromOutside):
+        return Recycled.RUNNER_KILLED
+    return Recycled.RESOURCES if isinstance(error, OSError | MemoryError) else Recycled.DEFECT

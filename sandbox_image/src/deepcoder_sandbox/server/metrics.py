@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from deepcoder_contracts.judge import Capacity, JudgeResponse, Tier
-from deepcoder_sandbox.pool import Observer
+from deepcoder_sandbox.observer import Observer, Phase, Recycled
 from deepcoder_sandbox.submission import Submission
 
 _PREFIX = "deepcoder_sandbox_"
@@ -24,39 +24,45 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         registry = self.registry
+        ProcessCollector(registry=registry)  # descriptors and memory, left behind or not
         self._verdicts = Counter(f"{_PREFIX}verdicts", "Verdicts given, one a test.", ["verdict"], registry=registry)
         self._submissions = Counter(
             f"{_PREFIX}submissions", "Submissions answered.", ["outcome", "scoring"], registry=registry
         )
-        self._judging = Histogram(
-            f"{_PREFIX}judging_seconds",
-            "Wall-clock seconds judging a submission.",
+        self._phases = Histogram(
+            f"{_PREFIX}phase_seconds",
+            "Wall-clock seconds of a submission by phase: queue, zygote (starting one), run, compare.",
+            ["phase"],
             buckets=_SECONDS,
             registry=registry,
         )
-        self._queueing = Histogram(
-            f"{_PREFIX}queueing_seconds", "Seconds a submission waited for a slot.", buckets=_SECONDS, registry=registry
-        )
+        for phase in Phase:
+            self._phases.labels(phase.value)
         self._program = Counter(f"{_PREFIX}program_cpu_seconds", "CPU seconds used by programs.", registry=registry)
         self._recycled = Counter(
             f"{_PREFIX}recycled_zygotes", "Zygotes ended, by reason.", ["reason"], registry=registry
         )
+        for reason in Recycled:
+            self._recycled.labels(reason.value)
         self._refused = Counter(
             f"{_PREFIX}refused_requests", "Requests refused, by status.", ["status"], registry=registry
+        )
+
+        self._repeated = Counter(
+            f"{_PREFIX}repeated_answers", "Requests answered by a judgement under way or given.", registry=registry
         )
 
     def observer(self) -> Observer:
         """Return what the pool tells its work to."""
         return Observer(
-            queued_for=self._queueing.observe,
+            spent=lambda phase, seconds: self._phases.labels(phase.value).observe(seconds),
             judged=self._judged,
-            recycled=lambda reason: self._recycled.labels(reason).inc(),
+            recycled=lambda reason: self._recycled.labels(reason.value).inc(),
         )
 
     def _judged(self, submission: Submission, answer: JudgeResponse) -> None:
         outcome = {True: "passed", False: "failed", None: "error"}[answer.passed]
         self._submissions.labels(outcome, submission.request.scoring.value).inc()
-        self._judging.observe(answer.seconds)
         for verdict in answer.verdicts:
             self._verdicts.labels(verdict.verdict.value).inc()
             self._program.inc(verdict.seconds)
@@ -64,6 +70,10 @@ class Metrics:
     def refused(self, status: int) -> None:
         """Count a refused request."""
         self._refused.labels(str(status)).inc()
+
+    def repeated(self) -> None:
+        """Count a request that costs no judging, since its answer is known or under way."""
+        self._repeated.inc()
 
     def watch(self, capacity: Callable[[], Capacity]) -> None:
         """Export what `capacity` says whenever metrics are read."""
@@ -82,6 +92,18 @@ class Metrics:
         )
         for limit, enforced in first.limits.items():
             limits.labels(limit).set(enforced)
+
+    def watch_memory(self, held: Callable[[], dict[str, int]]) -> None:
+        """Export what `held` says whenever metrics are read."""
+        gauge = Gauge(
+            f"{_PREFIX}held_bytes", "Memory that requests take, by what it holds.", ["what"], registry=self.registry
+        )
+
+        def read(what: str) -> Callable[[], float]:
+            return lambda: held()[what]
+
+        for what in held():
+            gauge.labels(what).set_function(read(what))
 
     def exposition(self) -> bytes:
         """Return the text that Prometheus reads."""

@@ -1,0 +1,206 @@
+"""Zygotes that are broken from within: by a module that they load before they serve, as no program can.
+
+Whatever they do, no program is blamed: the slot starts another zygote, and where that is broken too, says `error`.
+"""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from deepcoder_contracts.judge import Verdict
+from deepcoder_sandbox.observer import Observer, Recycled
+from deepcoder_sandbox.slot import Slot
+from deepcoder_sandbox.submission import Submission
+from deepcoder_sandbox.zygote_process import ZygoteConfig
+
+BREAKAGES = {
+    "fork that is refused": """
+import errno, os
+def refuse():
+    raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+os.fork = refuse
+""",
+    "descriptors that have run out": """
+import errno, os
+def refuse(*_):
+    raise OSError(errno.EMFILE, "Too many open files")
+os.pidfd_open = refuse
+""",
+    "memory that has run out": """
+import os
+def refuse():
+    raise MemoryError
+os.fork = refuse
+""",
+    "answer that is cut": """
+import socket
+class Cut(socket.socket):
+    served = 0
+    def send(self, data, *rest):
+        Cut.served += 1
+        return super().send(data if Cut.served == 1 else data[:-2], *rest)
+socket.socket = Cut
+""",
+    "answer that is none": """
+import socket
+class Odd(socket.socket):
+    served = 0
+    def send(self, data, *rest):
+        Odd.served += 1
+        return super().send(data if Odd.served == 1 else b'[1, 2]', *rest)
+socket.socket = Odd
+""",
+    "answer to another question": """
+import socket
+class Odd(socket.socket):
+    served = 0
+    def send(self, data, *rest):
+        Odd.served += 1
+        return super().send(data if Odd.served == 1 else b'{"colour": "blue"}', *rest)
+socket.socket = Odd
+""",
+    "leaving in the middle": """
+import os
+def leave():
+    os._exit(0)
+os.fork = leave
+""",
+}
+HANGS = """
+import os, time
+def hang():
+    time.sleep(3600)
+os.fork = hang
+"""
+ONCE = """
+import pathlib
+mark = pathlib.Path({mark!r})
+if not mark.exists():
+    mark.touch()
+    exec({breakage!r})
+"""
+
+
+@pytest.fixture
+def broken_slot(tmp_path):
+    """Make a slot whose zygotes are broken as the code says, `once` only the first of them."""
+    slots, reasons = [], []
+
+    def make(breakage, once=False):
+        code = ONCE.format(mark=str(tmp_path / "mark"), breakage=breakage) if once else breakage
+        (tmp_path / "breaks_a_zygote.py").write_text(code)
+        config = ZygoteConfig(packages=(str(tmp_path),), preload=("breaks_a_zygote",))
+        slots.append(Slot(config, "test", Observer(recycled=reasons.append)))
+        return slots[-1], reasons
+
+    yield make
+    for slot in slots:
+        slot.close()
+
+
+@pytest.fixture
+def submission(make):
+    request = make("print(input())", ("1", "1"), ("2", "2"))
+    return Submission(request, tuple(request.tests))
+
+
+@pytest.mark.parametrize("breakage", BREAKAGES.values(), ids=BREAKAGES)
+def test_zygotes_that_are_all_broken_give_error(broken_slot, submission, breakage):
+    slot, reasons = broken_slot(breakage)
+    answer = slot.judge(submission, time.monotonic() + 60)
+    assert answer.passed is None
+    assert [verdict.verdict for verdict in answer.verdicts] == [Verdict.ERROR] * 2
+    assert len(reasons) == 2  # each was ended, and what it still may say with it
+
+
+@pytest.mark.parametrize("breakage", BREAKAGES.values(), ids=BREAKAGES)
+def test_one_broken_zygote_is_replaced_and_nobody_notices(broken_slot, submission, breakage):
+    slot, reasons = broken_slot(breakage, once=True)
+    assert slot.judge(submission, time.monotonic() + 60).passed is True
+    assert len(reasons) == 1
+    assert slot.judge(submission, time.monotonic() + 60).passed is True
+
+
+def test_zygote_that_hangs_is_given_up_at_the_deadline_and_gone(broken_slot, submission):
+    slot, reasons = broken_slot(HANGS)
+    pid = slot.ensure_zygote().pid
+    started = time.monotonic()
+    answer = slot.judge(submission, started + 0.5)
+    assert answer.passed is None
+    assert "deadline" in answer.verdicts[0].detail
+    assert time.monotonic() - started < 10
+    assert reasons == [Recycled.ZYGOTE_FAILED]
+    assert not Path(f"/proc/{pid}").exists()
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), OSError(12, "Cannot allocate memory")])
+@pytest.mark.parametrize("call", ["memfd_create", "pwrite", "ftruncate"])
+def test_no_memory_for_a_programs_files_is_error_and_passes(any_slot, submission, monkeypatch, call, error):
+    def refuse(*_):
+        raise error
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, call, refuse)
+        answer = any_slot.judge(submission, time.monotonic() + 30)
+        assert answer.passed is None
+        assert error.strerror in answer.verdicts[0].detail
+    assert any_slot.judge(submission, time.monotonic() + 30).passed is True
+
+
+def test_no_memory_in_the_middle_of_a_submission_is_tried_again(any_slot, submission, monkeypatch):
+    create, calls = os.memfd_create, []
+
+    def refuse_once(*arguments):
+        calls.append(arguments)
+        if len(calls) == 7:
+            raise OSError(28, "No space left on device")
+        return create(*arguments)
+
+    monkeypatch.setattr(os, "memfd_create", refuse_once)
+    assert any_slot.judge(submission, time.monotonic() + 30).passed is True
+    assert len(calls) > 7
+
+
+def test_defect_in_comparing_is_error_and_the_zygote_is_ended(any_slot, submission, monkeypatch):
+    def fail(*_):
+        raise KeyError("a defect")
+
+    pid = any_slot.ensure_zygote().pid
+    with monkeypatch.context() as broken:
+        broken.setattr("deepcoder_sandbox.process_per_test.strict.compare_text", fail)
+        answer = any_slot.judge(submission, time.monotonic() + 30)
+    assert answer.passed is None
+    assert "KeyError" in answer.verdicts[0].detail
+    assert any_slot.zygote_pid != pid
+
+
+def test_zygote_is_replaced_after_so_many_runs(make):
+    reasons = []
+    slot = Slot(ZygoteConfig(), "test", Observer(recycled=reasons.append), recycle_after_runs=2)
+    request = make("print(1)", ("", "1"))
+    try:
+        pids = []
+        for _ in range(5):
+            assert slot.judge(Submission(request, tuple(request.tests)), time.monotonic() + 30).passed is True
+            pids.append(slot.zygote_pid)
+    finally:
+        slot.close()
+    assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [2, 2, 1]
+    assert reasons == [Recycled.RUNS] * 2
+
+
+def test_descriptors_that_run_out_as_a_zygote_starts_are_a_failed_start(make, monkeypatch):
+    def refuse(*_):
+        raise OSError(24, "Too many open files")
+
+    slot = Slot(ZygoteConfig(), "test")
+    request = make("print(1)", ("", "1"))
+    with monkeypatch.context() as broken:
+        broken.setattr("socket.socketpair", refuse)
+        assert slot.judge(Submission(request, tuple(request.tests)), time.monotonic() + 30).passed is None
+        assert slot.failed_starts == 2
+    assert slot.judge(Submission(request, tuple(request.tests)), time.monotonic() + 30).passed is True
+    assert slot.failed_starts == 0
+    slot.close()

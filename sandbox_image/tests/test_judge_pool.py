@@ -1,0 +1,212 @@
+"""The pool's promises, with slots that do as they are told: what is accepted is answered once, by whoever can."""
+
+import threading
+import time
+
+import pytest
+
+from deepcoder_contracts.judge import JudgeResponse, TestVerdict, Verdict
+from deepcoder_sandbox import pool as pools
+from deepcoder_sandbox.observer import Observer, Phase
+from deepcoder_sandbox.pool import Draining, Pool
+from deepcoder_sandbox.submission import Submission
+from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteFailed
+
+
+class ToldSlot:
+    """A slot whose programs are names of what is to happen."""
+
+    made: list["ToldSlot"] = []
+
+    def __init__(self, config, worker, observer, recycle_after_runs):
+        self.number = len(self.made)
+        self.made.append(self)
+        self.failed_starts = 0
+        self.failing_since = None
+        self.judged: list[str] = []
+        self.may_go_on = threading.Event()
+        self.broken = False
+
+    def ensure_zygote(self):
+        if self.broken:
+            self.failed_starts += 1
+            self.failing_since = self.failing_since or time.monotonic()
+            raise ZygoteFailed("broken")
+        self.failed_starts, self.failing_since = 0, None
+
+    def judge(self, submission, deadline):
+        self.judged.append(submission.request.id)
+        if submission.request.code == "wait":
+            self.may_go_on.wait(30)
+        if submission.request.code == "defect":
+            raise RuntimeError("a defect")
+        try:
+            self.ensure_zygote()
+        except ZygoteFailed as failed:
+            return self.error_answer(submission, str(failed), 0.0)
+        return self._answer(submission, Verdict.PASSED, "")
+
+    def error_answer(self, submission, failure, started):
+        return self._answer(submission, Verdict.ERROR, failure)
+
+    def _answer(self, submission, verdict, detail):
+        return JudgeResponse(
+            id=submission.request.id,
+            passed=None if verdict is Verdict.ERROR else True,
+            verdicts=[TestVerdict(verdict=verdict, seconds=0.0, detail=detail)],
+            seconds=0.0,
+            worker=str(self.number),
+        )
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def slots(monkeypatch):
+    monkeypatch.setattr(ToldSlot, "made", [])
+    monkeypatch.setattr(pools, "Slot", ToldSlot)
+    return ToldSlot.made
+
+
+@pytest.fixture
+def asked(make):
+    def ask(name, code="pass", **fields):
+        request = make(code, id=name, **fields)
+        return Submission(request, tuple(request.tests))
+
+    return ask
+
+
+def wait_until(condition):
+    until = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.002)
+
+
+def test_whatever_was_accepted_while_draining_began_is_answered(slots, asked):
+    for _ in range(30):
+        pool = Pool(ZygoteConfig(), 2, "w", max_queued=10_000)
+        accepted = []
+
+        def submit(pool=pool, accepted=accepted):
+            try:
+                while True:
+                    accepted.append(pool.submit(asked("a")))
+            except Draining:
+                pass
+
+        clients = [threading.Thread(target=submit) for _ in range(4)]
+        for client in clients:
+            client.start()
+        time.sleep(0.002)
+        pool.drain()
+        for client in clients:
+            client.join()
+        assert pool.close(30) is True
+        assert all(answer.result(0).passed for answer in accepted)
+
+
+def test_submission_that_is_cancelled_in_the_queue_is_not_judged_and_costs_no_slot(slots, asked):
+    pool = Pool(ZygoteConfig(), 1, "w", max_queued=10)
+    first = pool.submit(asked("first", "wait"))
+    wait_until(lambda: pool.busy)
+    second, third = pool.submit(asked("second")), pool.submit(asked("third"))
+    assert second.cancel()
+    assert not first.cancel()
+    slots[0].may_go_on.set()
+    assert third.result(20).passed is True
+    assert first.result(0).passed is True
+    assert slots[0].judged == ["first", "third"]
+    assert pool.close(10) is True
+
+
+def test_what_is_not_judged_when_the_time_is_over_is_given_back(slots, asked):
+    pool = Pool(ZygoteConfig(), 1, "w", max_queued=10)
+    under_way, waiting, cancelled = (pool.submit(asked(name, "wait")) for name in ("a", "b", "c"))
+    cancelled.cancel()
+    wait_until(lambda: pool.busy)
+    assert pool.close(0.05) is False
+    for answer in (under_way, waiting):
+        with pytest.raises(Draining, match="another"):
+            answer.result(0)
+    slots[0].may_go_on.set()  # and the slot, done at last, has nobody to tell
+    wait_until(lambda: not any(thread.is_alive() for thread in pool._threads))
+    assert slots[0].judged == ["a"]
+
+
+def test_what_failed_on_one_slot_is_judged_on_another(slots, asked):
+    pool = Pool(ZygoteConfig(), 2, "w", max_queued=10)
+    wait_until(lambda: len(slots) == 2)
+    slots[0].broken = True
+    answers = []
+    for number in range(20):  # idle slots take turns as they please: sooner or later the broken one has had one
+        answers.append(pool.submit(asked(str(number))).result(20))
+        if slots[0].judged:
+            break
+    pool.close(10)
+    assert slots[0].judged
+    assert all(answer.passed and answer.worker == "1" for answer in answers[-1:])
+    assert all(answer.passed for answer in answers)
+
+
+def test_slot_without_a_zygote_leaves_the_work_to_the_others_and_comes_back(slots, asked, monkeypatch):
+    monkeypatch.setattr(pools, "_START_AGAIN_S", 0.05)
+    pool = Pool(ZygoteConfig(), 2, "w", max_queued=100)
+    slots[0].broken = True
+    slots[0].failed_starts = 1
+    answers = [pool.submit(asked(str(number))) for number in range(50)]
+    assert all(answer.result(20).passed for answer in answers)
+    before = len(slots[0].judged)  # at most what it had taken before it broke
+    assert before <= 1
+    slots[0].broken = False
+    wait_until(lambda: not slots[0].failed_starts)
+    held = [pool.submit(asked(str(number), "wait")) for number in range(2)]
+    wait_until(lambda: pool.busy == 2)
+    for slot in slots:
+        slot.may_go_on.set()
+    assert all(answer.result(20).passed for answer in held)
+    assert pool.close(10) is True
+
+
+def test_error_is_the_answer_where_no_slot_can_judge(slots, asked):
+    pool = Pool(ZygoteConfig(), 3, "w", max_queued=10)
+    for slot in slots:
+        slot.broken = True
+    answers = [pool.submit(asked(str(number))).result(20) for number in range(6)]
+    assert [answer.passed for answer in answers] == [None] * 6
+    assert pool.close(10) is True
+
+
+def test_defect_of_the_judge_is_tried_on_two_slots_and_is_no_verdict(slots, asked):
+    pool = Pool(ZygoteConfig(), 2, "w", max_queued=10)
+    answer = pool.submit(asked("a", "defect")).result(20)
+    assert (answer.passed, answer.verdicts[0].verdict) == (None, Verdict.ERROR)
+    assert [slot.judged for slot in slots].count([]) <= 1
+    assert sum(len(slot.judged) for slot in slots) == 2
+    assert pool.submit(asked("b")).result(20).passed is True
+    assert pool.close(10) is True
+
+
+def test_listener_that_fails_costs_no_answer(slots, asked):
+    def fail(submission, answer):
+        raise RuntimeError("a full registry")
+
+    spent = []
+    observer = Observer(spent=lambda phase, seconds: spent.append(phase), judged=fail)
+    pool = Pool(ZygoteConfig(), 1, "w", max_queued=10, observer=observer)
+    assert [pool.submit(asked(str(number))).result(20).passed for number in range(3)] == [True] * 3
+    assert spent == [Phase.QUEUE] * 3
+    assert pool.close(10) is True
+
+
+def test_hint_when_to_come_back_follows_what_judging_takes_from_the_first_submission_on(slots, asked):
+    pool = Pool(ZygoteConfig(), 1, "w", max_queued=100)
+    assert pool.submit(asked("a")).result(20).passed is True
+    held = [pool.submit(asked(str(number), "wait")) for number in range(90)]
+    wait_until(lambda: pool.busy)
+    assert pool.retry_after_s() == 1
+    slots[0].may_go_on.set()
+    assert all(answer.result(20).passed for answer in held)
+    assert pool.close(10) is True
