@@ -10,15 +10,16 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from deepcoder_contracts.judge import RUN_HEADER, JudgeResponse, Problem, Tier
+from deepcoder_contracts.judge import RUN_HEADER, JudgeResponse, Problem, TestVerdict, Tier
 from deepcoder_sandbox import admission
 from deepcoder_sandbox.pool import Pool
 from deepcoder_sandbox.server.app import Judge, make_app
 from deepcoder_sandbox.server.auth import BadToken, read_token
 from deepcoder_sandbox.server.idempotency import Answers, ContentConflict
 from deepcoder_sandbox.server.metrics import Metrics
+from deepcoder_sandbox.server.room import Room
 from deepcoder_sandbox.tests_store import TestStore
-from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteFailed, ZygoteProcess
+from deepcoder_sandbox.zygote_process import ZygoteConfig
 
 TOKEN = "a-token-for-these-tests-only"
 SLOW = "import time\ntime.sleep(0.3)\nprint(input())"
@@ -29,7 +30,8 @@ BODY = {"id": "a", "code": "print(input())", "tests": [{"input": "1", "output": 
 def judge():
     metrics = Metrics()
     pool = Pool(ZygoteConfig(), slots=1, worker="here", max_queued=3, observer=metrics.observer())
-    judge = Judge(pool, Tier.LANDLOCK, {"memory": True}, metrics, TestStore(1 << 20), Answers(100), 1 << 20, 2048)
+    store, answers, room = TestStore(1 << 20), Answers(100, 1 << 20), Room(4 << 20)
+    judge = Judge(pool, Tier.LANDLOCK, {"memory": True}, metrics, store, answers, room, 1 << 20, 2048)
     metrics.watch(judge.capacity)
     yield judge
     pool.close(30)
@@ -224,26 +226,44 @@ async def test_long_body_is_read_without_holding_up_others(client, monkeypatch):
     assert JudgeResponse.model_validate_json((await long)[1]).passed is True
 
 
+def answer_of(number, detail=None):
+    verdict = TestVerdict(verdict="passed", seconds=0, detail=detail)
+    return JudgeResponse(id=str(number), passed=True, verdicts=[verdict], seconds=0, worker="w")
+
+
 async def test_answers_are_forgotten_oldest_first_and_none_in_flight():
-    answers = Answers(max_answers=2)
+    answers = Answers(max_answers=2, max_bytes=1 << 20)
     loop = asyncio.get_running_loop()
     in_flight = loop.create_future()
-    answers.find_or_start(("run", "slow"), "d", lambda: in_flight)
+    slow = answers.start(("run", "slow"), "d", in_flight)
     for number in range(5):
-        answer = loop.create_future()
-        answers.find_or_start(("run", str(number)), "d", lambda answer=answer: answer)
-        answer.set_result(JudgeResponse(id=str(number), passed=True, verdicts=[], seconds=0, worker="w"))
+        judged = loop.create_future()
+        answers.start(("run", str(number)), "d", judged)
+        judged.set_result(answer_of(number))
         await asyncio.sleep(0)
         if number == 3:
             assert answers.find(("run", "2"), "d") is not None  # asked for again: newer than 3
     known = [number for number in range(5) if answers.find(("run", str(number)), "d")]
     assert known == [2, 4]
-    assert answers.find(("run", "slow"), "d") is in_flight
+    assert answers.find(("run", "slow"), "d") is slow
     with pytest.raises(ContentConflict):
         answers.find(("run", "4"), "another")
     in_flight.cancel()
     await asyncio.sleep(0)
     assert answers.find(("run", "slow"), "d") is None
+
+
+async def test_long_answers_are_bounded_in_bytes():
+    answers = Answers(max_answers=1000, max_bytes=20_000)
+    for number in range(100):
+        judged = asyncio.get_running_loop().create_future()
+        answers.start(("run", str(number)), "d", judged)
+        judged.set_result(answer_of(number, "x" * 1000))
+        await asyncio.sleep(0)
+        assert answers.kept_bytes <= 20_000
+    known = [number for number in range(100) if answers.find(("run", str(number)), "d")]
+    assert 5 <= len(known) <= 10
+    assert known[-1] == 99
 
 
 async def put_tests(client, tests, digest=None):
@@ -292,82 +312,6 @@ async def test_other_paths_and_methods_are_problems_too(client):
         assert Problem.model_validate_json(await response.text()).error
     async with client.get("/v1/nothing") as response:
         assert response.status == 404
-
-
-async def test_draining_server_is_not_ready_and_refuses_with_503(make):
-    pool = Pool(ZygoteConfig(), slots=1, worker="here", max_queued=3)
-    judge = Judge(pool, Tier.LANDLOCK, {}, Metrics(), TestStore(1 << 20), Answers(10), 1 << 20)
-    runner = web.AppRunner(make_app(judge, None), access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    async with aiohttp.ClientSession(f"http://127.0.0.1:{runner.addresses[0][1]}") as session:
-        last = asyncio.ensure_future(post(session, unique(code=SLOW)))
-        while not (judge.pool.busy or judge.pool.queued):
-            await asyncio.sleep(0.005)
-        pool.drain()
-        async with session.get("/readyz") as response:
-            assert response.status == 503
-        problem = await refusal(session, 503, json=unique())
-        assert "draining" in problem.error
-        response, text = await last
-        assert JudgeResponse.model_validate_json(text).passed is True
-    await runner.cleanup()
-    assert pool.close(30) is True
-
-
-async def test_judge_that_cannot_start_zygotes_is_not_ready_then_not_healthy_and_recovers(monkeypatch):
-    def fail(config):
-        raise ZygoteFailed("no more processes")
-
-    monkeypatch.setattr("deepcoder_sandbox.pool._START_AGAIN_S", 0.05)
-    monkeypatch.setattr("deepcoder_sandbox.slot.ZygoteProcess", fail)
-    pool = Pool(ZygoteConfig(), slots=1, worker="here", max_queued=3)
-    judge = Judge(pool, Tier.LANDLOCK, {}, Metrics(), TestStore(1 << 20), Answers(10), 1 << 20)
-    runner = web.AppRunner(make_app(judge, None), access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    async with aiohttp.ClientSession(f"http://127.0.0.1:{runner.addresses[0][1]}") as session:
-
-        async def becomes(path, status):
-            async with asyncio.timeout(20):
-                while True:
-                    async with session.get(path) as response:
-                        if response.status == status:
-                            return
-                    await asyncio.sleep(0.02)
-
-        await becomes("/readyz", 503)
-        await becomes("/healthz", 200)
-        _, text = await post(session, unique())
-        assert JudgeResponse.model_validate_json(text).passed is None
-        monkeypatch.setattr("deepcoder_sandbox.server.app.UNHEALTHY_AFTER_S", 0.2)
-        await becomes("/healthz", 503)
-        monkeypatch.setattr("deepcoder_sandbox.slot.ZygoteProcess", ZygoteProcess)
-        await becomes("/readyz", 200)
-        await becomes("/healthz", 200)
-        _, text = await post(session, unique())
-        assert JudgeResponse.model_validate_json(text).passed is True
-    await runner.cleanup()
-    assert pool.close(30) is True
-
-
-def test_one_zygote_that_fails_to_start_is_no_failing_judge(monkeypatch):
-    failures = [ZygoteFailed("a bad moment")] * 2
-
-    def fail_at_first(config):
-        if failures:
-            raise failures.pop()
-        return ZygoteProcess(config)
-
-    monkeypatch.setattr("deepcoder_sandbox.pool._START_AGAIN_S", 0.05)
-    monkeypatch.setattr("deepcoder_sandbox.slot.ZygoteProcess", fail_at_first)
-    pool = Pool(ZygoteConfig(), slots=1, worker="here", max_queued=3)
-    until = time.monotonic() + 20
-    while failures and time.monotonic() < until:
-        assert pool.failing_s == 0
-        time.sleep(0.01)
-    assert pool.close(30) is True
-    assert pool.failing_s == 0
 
 
 @pytest.mark.parametrize("text", ["", "short", "two tokens in here", "non-ascii-tokén-000"])

@@ -6,7 +6,9 @@ gets a verdict.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import Final
 
 from pydantic import ValidationError
 
@@ -27,8 +29,36 @@ class Refused(Exception):
         return Problem(error=self.error, field=self.field)
 
 
-def parse_request(body: bytes) -> JudgeRequest:
+MAX_STRUCTURE_BYTES: Final = 1 << 20
+"""Most JSON outside of its texts: enough for ten thousand tests, generously laid out."""
+
+_TEXT = re.compile(rb'"[^"\\]*+(?:\\.?+[^"\\]*+)*+"?+', re.DOTALL)
+"""A JSON text. It matches at every quote, one without an end too: looking for such again and again would be slow."""
+
+
+def check_structure(body: bytes | bytearray) -> None:
+    """Raise Refused where a body is no texts but a flood of values: reading it takes a hundred times its memory."""
+    if len(body) <= MAX_STRUCTURE_BYTES:
+        return
+    outside = end = 0
+    for text in _TEXT.finditer(body):
+        outside += text.start() - end
+        end = text.end()
+        if outside > MAX_STRUCTURE_BYTES:
+            break
+    else:
+        outside += len(body) - end
+    if outside > MAX_STRUCTURE_BYTES:
+        raise Refused(
+            f"body: more than {MAX_STRUCTURE_BYTES} bytes of JSON outside of its texts, which no request has: send"
+            " code and tests as JSON strings",
+            "body",
+        )
+
+
+def parse_request(body: bytes | bytearray) -> JudgeRequest:
     """Return the request in `body`. Raises Refused naming the field."""
+    check_structure(body)
     try:
         return JudgeRequest.model_validate_json(body)
     except ValidationError as error:
@@ -43,7 +73,7 @@ def explain(error: ValidationError) -> tuple[str, str | None]:
     if first["type"] == "json_invalid":
         field = "body"
     elif field is None:
-        field = next((name for name in ("tests", "fn_name") if name in message), None)
+        field = next((name for name in ("tests", "fn_name") if name in message), "body")
     return (f"{field}: {message}" if field else message), field
 
 

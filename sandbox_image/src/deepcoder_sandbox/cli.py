@@ -23,7 +23,9 @@ from deepcoder_sandbox.server.app import Judge
 from deepcoder_sandbox.server.auth import BadToken, read_token
 from deepcoder_sandbox.server.idempotency import Answers
 from deepcoder_sandbox.server.metrics import Metrics
+from deepcoder_sandbox.server.room import ANSWERS_MB, QUEUED_MB, Room
 from deepcoder_sandbox.server.serve import Listen, serve
+from deepcoder_sandbox.slot import RECYCLE_AFTER_RUNS
 from deepcoder_sandbox.tests_store import TestStore
 from deepcoder_sandbox.zygote_process import ZygoteConfig
 
@@ -40,7 +42,6 @@ class _Parser(argparse.ArgumentParser):
 def run(arguments: list[str]) -> int:
     """Run a command and return its exit status."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     try:
         listen = _listen(options) if options.command == "serve" else Listen()
         config, findings = tiers.find_tier(_zygote_config(options), Tier(options.minimum_tier))
@@ -91,11 +92,20 @@ def _parser() -> argparse.ArgumentParser:
     server.add_argument("--port", type=int, default=8080, help="TCP port (0: any free one)")
     server.add_argument("--socket", type=Path, help="Unix socket (mode 0600) instead of TCP; needs no token")
     server.add_argument("--token-file", type=Path, help="file with the bearer token; required with TCP")
-    server.add_argument("--slots", type=_positive, default=os.cpu_count() or 1, help="programs judged at once")
+    server.add_argument("--slots", type=_positive, default=_processors(), help="programs judged at once")
     server.add_argument(
         "--max-queued",
         type=_positive,
         help=f"submissions waiting before 429 (default {limits.MAX_QUEUED_A_SLOT} a slot)",
+    )
+    server.add_argument(
+        "--max-queued-mb",
+        type=_positive,
+        default=QUEUED_MB,
+        help="memory for request bodies and submissions before 429, MiB",
+    )
+    server.add_argument(
+        "--recycle-after", type=_positive, default=RECYCLE_AFTER_RUNS, help="runs after which a zygote is replaced"
     )
     server.add_argument(
         "--max-memory-mb", type=_positive, help="largest memory_limit_mb accepted (default: what fits the container)"
@@ -106,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     server.add_argument("--drain-seconds", type=_positive, default=30, help="time to finish what was accepted")
     batch_parser = commands.add_parser("judge", help="judge JSON Lines from stdin to stdout")
-    batch_parser.add_argument("--workers", type=_positive, default=os.cpu_count() or 1, help="programs judged at once")
+    batch_parser.add_argument("--workers", type=_positive, default=_processors(), help="programs judged at once")
     batch_parser.add_argument(
         "--scoring", choices=[each.value for each in Scoring], help="overrides every line's scoring"
     )
@@ -121,6 +131,11 @@ def _parser() -> argparse.ArgumentParser:
         each.add_argument("--packages", action="append", default=[], metavar="DIR", help="packages programs may import")
         each.add_argument("--preload", action="append", default=[], metavar="MODULE", help="load once, for speed")
     return parser
+
+
+def _processors() -> int:
+    """Processors that this process may use, which may be fewer than the machine has."""
+    return len(os.sched_getaffinity(0))
 
 
 def _positive(text: str) -> int:
@@ -154,6 +169,7 @@ def _judge(options: argparse.Namespace, config: ZygoteConfig, findings: attack.F
         worker,
         options.max_queued or limits.MAX_QUEUED_A_SLOT * options.slots,
         metrics.observer(),
+        options.recycle_after,
     )
     container_mb, store_mb = pod_memory.container_limit_mb(), options.tests_store_mb
     max_memory_mb = options.max_memory_mb or pod_memory.largest_program_mb(
@@ -168,9 +184,11 @@ def _judge(options: argparse.Namespace, config: ZygoteConfig, findings: attack.F
         limits={**findings.limits, "pod_memory": short is None},
         metrics=metrics,
         tests=TestStore(options.tests_store_mb * limits.MIB),
-        answers=Answers(max_answers=10_000),
+        answers=Answers(max_answers=10_000, max_bytes=ANSWERS_MB * limits.MIB),
+        room=Room(options.max_queued_mb * limits.MIB),
         max_body_bytes=options.max_body_mb * limits.MIB,
         max_memory_mb=max_memory_mb,
     )
     metrics.watch(judge.capacity)
+    metrics.watch_memory(judge.held_bytes)
     return judge

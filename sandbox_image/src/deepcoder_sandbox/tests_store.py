@@ -1,27 +1,41 @@
 """Test sets stored once and named by their digest, for problems whose tests are megabytes.
 
-Bounded by bytes: the least recently used set goes first, and a client that meets 404 uploads it again.
+Bounded by the memory they take: the least recently used set goes first, and a client that meets 404 uploads it again.
+A set that a submission still needs does not go, since its memory would not: where nothing else can, there is no room.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from dataclasses import dataclass
 
 from pydantic import ValidationError
 
 from deepcoder_contracts.judge import TestCase, TestSet
-from deepcoder_sandbox.admission import Refused, explain
+from deepcoder_sandbox.admission import Refused, check_structure, explain
 
 
-def read_set(sha256: str, body: bytes) -> tuple[TestCase, ...]:
+class StoreFull(Exception):
+    """Every set that is stored is in use."""
+
+
+def read_set(sha256: str, body: bytes | bytearray) -> tuple[TestCase, ...]:
     """Return the tests in a body that is named by its digest. Raises Refused. Takes long for a long body."""
     if hashlib.sha256(body).hexdigest() != sha256:
         raise Refused("sha256: the body has another digest: send the bytes that were hashed", "sha256")
+    check_structure(body)
     try:
         return tuple(TestSet.model_validate_json(body).tests)
     except ValidationError as error:
         raise Refused(*explain(error)) from None
+
+
+@dataclass
+class _Stored:
+    size: int
+    tests: tuple[TestCase, ...]
+    users: int = 0
 
 
 class TestStore:
@@ -31,21 +45,37 @@ class TestStore:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._bytes = 0
-        self._sets: OrderedDict[str, tuple[int, tuple[TestCase, ...]]] = OrderedDict()
+        self._sets: OrderedDict[str, _Stored] = OrderedDict()
+        self.bytes = 0
+        """Memory of the sets that are stored."""
 
     def put(self, sha256: str, size: int, tests: tuple[TestCase, ...]) -> None:
-        """Store a set whose body had `size` bytes."""
-        if sha256 not in self._sets:
-            while self._sets and self._bytes + size > self._max_bytes:
-                self._bytes -= self._sets.popitem(last=False)[1][0]
-            self._sets[sha256] = (size, tests)
-            self._bytes += size
+        """Store a set that takes `size` bytes of memory. Raises Refused if it can never be, StoreFull if not now."""
+        if sha256 in self._sets:
+            return
+        if size > self._max_bytes:
+            raise Refused(
+                f"tests: {size} bytes in memory are more than the store's {self._max_bytes}: store fewer, or raise"
+                " --tests-store-mb",
+                "tests",
+            )
+        idle = [name for name, stored in self._sets.items() if not stored.users]
+        while self.bytes + size > self._max_bytes:
+            if not idle:
+                raise StoreFull
+            self.bytes -= self._sets.pop(idle.pop(0)).size
+        self._sets[sha256] = _Stored(size, tests)
+        self.bytes += size
 
-    def get(self, sha256: str) -> tuple[TestCase, ...] | None:
-        """Return a set's tests, None if it is unknown (or was dropped)."""
+    def borrow(self, sha256: str) -> tuple[TestCase, ...] | None:
+        """Return a set's tests, None if it is unknown (or was dropped). What is borrowed stays until given back."""
         found = self._sets.get(sha256)
         if found is None:
             return None
         self._sets.move_to_end(sha256)
-        return found[1]
+        found.users += 1
+        return found.tests
+
+    def give_back(self, sha256: str) -> None:
+        """End a loan."""
+        self._sets[sha256].users -= 1

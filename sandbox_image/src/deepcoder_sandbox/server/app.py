@@ -1,31 +1,37 @@
 """Routes of the judge.
 
-Every refusal is a `Problem` with the field at fault. A client that hangs up does not stop its submission: the answer is
-kept for when it asks again. Long bodies are read in a thread, so that health, capacity and the answers of others do not
-wait for them. A judge that cannot start zygotes is not ready, and after a while not healthy: it would answer `error`
-faster than others judge.
+Every refusal is a `Problem` with the field at fault, a defect of ours included. A client that hangs up does not stop
+its submission: the answer is kept for when it asks again. Long bodies are read in a thread, one after the other:
+health, capacity and the answers of others wait for a part of one at most, and its copies exist once. A judge that
+cannot start zygotes is not ready, and after a while not healthy: it would answer `error` faster than others judge.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from deepcoder_contracts.judge import RUN_HEADER, Capacity, JudgeRequest, Kind, Problem, TestCase, Tier
+from deepcoder_contracts.judge import RUN_HEADER, Capacity, JudgeRequest, JudgeResponse, Kind, Problem, TestCase, Tier
 from deepcoder_sandbox import admission
 from deepcoder_sandbox.admission import Refused
 from deepcoder_sandbox.pool import Draining, Pool, QueueFull
 from deepcoder_sandbox.server import auth
+from deepcoder_sandbox.server.bodies import READ_S, TooLarge, TooSlow, read_body
 from deepcoder_sandbox.server.idempotency import Answers, ContentConflict, content_digest
 from deepcoder_sandbox.server.metrics import Metrics
+from deepcoder_sandbox.server.room import NoRoom, Room, Share, request_bytes, tests_bytes
 from deepcoder_sandbox.submission import Submission
-from deepcoder_sandbox.tests_store import TestStore, read_set
+from deepcoder_sandbox.tests_store import StoreFull, TestStore, read_set
+
+_log = logging.getLogger("deepcoder_sandbox")
 
 _RUN = re.compile(r"[^/\s]{1,63}/[^/\s]{1,253}/[^/\s]{1,64}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -48,8 +54,11 @@ class Judge:
     metrics: Metrics
     tests: TestStore
     answers: Answers
+    room: Room
     max_body_bytes: int
     max_memory_mb: int | None = None
+    reader: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "reader"))
+    """Reads long bodies."""
 
     def capacity(self) -> Capacity:
         """Return the judge's load and confinement."""
@@ -57,13 +66,17 @@ class Judge:
             slots=self.pool.slots, busy=self.pool.busy, queued=self.pool.queued, tier=self.tier, limits=self.limits
         )
 
+    def held_bytes(self) -> dict[str, int]:
+        """Return the memory that requests take now, by what it holds."""
+        return {"submissions": self.room.held, "answers": self.answers.kept_bytes, "stored_tests": self.tests.bytes}
+
 
 _JUDGE = web.AppKey("judge", Judge)
 
 
 def make_app(judge: Judge, token: str | None) -> web.Application:
     """Return the application; `token` None only behind a Unix socket."""
-    app = web.Application(client_max_size=judge.max_body_bytes, middlewares=[_problems, auth.bearer(token)])
+    app = web.Application(middlewares=[_problems, auth.bearer(token)])
     app[_JUDGE] = judge
     app.router.add_post("/v1/judge", _judge)
     app.router.add_put("/v1/tests/{sha256}", _put_tests)
@@ -77,33 +90,53 @@ def make_app(judge: Judge, token: str | None) -> web.Application:
 @web.middleware
 async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn every refusal into its status and a Problem."""
-    headers: dict[str, str] = {}
+    judge = request.app[_JUDGE]
     try:
-        response = await handler(request)
-    except Refused as refused:
-        status, problem = 400, refused.problem()
-    except _UnknownTests as unknown:
-        status, problem = 404, Problem(error=f"tests_sha256: {unknown}", field="tests_sha256")
-    except ContentConflict:
-        status = 409
-        problem = Problem(error="id: already used in this run with another content: use another id", field="id")
-    except web.HTTPRequestEntityTooLarge:
-        limit = request.app[_JUDGE].max_body_bytes
-        problem = Problem(error=f"body: larger than {limit} bytes: store tests with PUT /v1/tests, or send fewer")
-        status, problem = 413, problem.model_copy(update={"field": "body"})
-    except QueueFull as full:
-        status, problem = 429, Problem(error=str(full))
-        headers["Retry-After"] = str(full.retry_after_s)
-    except Draining as draining:
-        status, problem = 503, Problem(error=str(draining))
-        headers["Retry-After"] = _DRAIN_RETRY_AFTER_S
-    except web.HTTPException as error:
-        status, problem = error.status, Problem(error=error.reason)
-        headers.update({name: error.headers[name] for name in ("Allow",) if name in error.headers})
-    else:
-        return response
-    request.app[_JUDGE].metrics.refused(status)
+        return await handler(request)
+    except asyncio.CancelledError:
+        raise
+    except Exception as error:
+        status, problem, headers = _refusal(error, judge)
+    judge.metrics.refused(status)
     return web.json_response(text=problem.model_dump_json(), status=status, headers=headers)
+
+
+def _refusal(error: Exception, judge: Judge) -> tuple[int, Problem, dict[str, str]]:
+    """Return status, body and headers of the answer to a request that is not carried out."""
+    match error:
+        case Refused():
+            return 400, error.problem(), {}
+        case auth.Unauthorized():
+            return 401, Problem(error=str(error)), {"WWW-Authenticate": "Bearer"}
+        case _UnknownTests():
+            return 404, Problem(error=f"tests_sha256: {error}", field="tests_sha256"), {}
+        case TooSlow():
+            mend = f"body: not received within {READ_S:g} s: send it faster, or store tests with PUT /v1/tests"
+            return 408, Problem(error=mend, field="body"), {"Connection": "close"}
+        case ContentConflict():
+            mend = "id: already used in this run with another content: use another id"
+            return 409, Problem(error=mend, field="id"), {}
+        case TooLarge():
+            mend = (
+                f"body: larger than {judge.max_body_bytes} bytes: store tests with PUT /v1/tests, send fewer, or raise"
+                " --max-body-mb"
+            )
+            return 413, Problem(error=mend, field="body"), {}
+        case QueueFull():
+            return 429, Problem(error=str(error)), {"Retry-After": str(error.retry_after_s)}
+        case NoRoom() | StoreFull():
+            what = "the memory for submissions" if isinstance(error, NoRoom) else "the store of tests"
+            retry_after_s = judge.pool.retry_after_s()
+            mend = f"{what} is full: try again in {retry_after_s} s, or at another judge"
+            return 429, Problem(error=mend), {"Retry-After": str(retry_after_s)}
+        case Draining():
+            return 503, Problem(error=str(error)), {"Retry-After": _DRAIN_RETRY_AFTER_S}
+        case web.HTTPException():
+            kept = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
+            return error.status, Problem(error=error.reason), kept
+        case _:
+            _log.exception("a request failed", exc_info=error)
+            return 500, Problem(error=f"the judge has a defect, told in its log: {type(error).__name__}"), {}
 
 
 class _UnknownTests(Exception):
@@ -115,47 +148,87 @@ async def _judge(request: web.Request) -> web.Response:
     run = request.headers.get(RUN_HEADER, "")
     if run and not _RUN.fullmatch(run):
         raise Refused(f"{RUN_HEADER}: needs <namespace>/<name>/<uid8>", RUN_HEADER)
-    body = await request.read()
-    asked, digest = await _in_thread_if_long(len(body), lambda: _read_request(body))
-    key = (run, asked.id)
-    answer = judge.answers.find(key, digest)
-    if answer is None:
-        tests = _tests_of(judge, asked)
-        size = sum(len(test.input) + len(test.output) for test in tests) if asked.kind is Kind.FUNCTION else 0
-        await _in_thread_if_long(size, lambda: admission.check(asked, tests, judge.max_memory_mb))
-        submission, loop = Submission(asked, tests), asyncio.get_running_loop()
-        answer = judge.answers.find_or_start(
-            key, digest, lambda: asyncio.wrap_future(judge.pool.submit(submission), loop=loop)
-        )
-    return web.json_response(text=(await asyncio.shield(answer)).model_dump_json())
+    share = Share(judge.room)
+    try:
+        asked, digest = await _read_request(judge, request, share)
+        answer = judge.answers.find((run, asked.id), digest)
+        if answer is None:
+            tests = _borrow_tests(judge, asked)
+            share, kept = Share(judge.room), share  # from here on the submission holds it
+            answer = await _start(judge, (run, asked.id), digest, asked, tests, kept)
+        else:
+            judge.metrics.repeated()
+        del asked  # its texts are not needed while the answer is waited for
+    finally:
+        share.release()
+    return web.Response(body=await asyncio.shield(answer), content_type="application/json", charset="utf-8")
 
 
-def _read_request(body: bytes) -> tuple[JudgeRequest, str]:
+async def _read_request(judge: Judge, request: web.Request, share: Share) -> tuple[JudgeRequest, str]:
+    """Return what is asked and its digest; `share` then holds what it takes, and no more the body."""
+    body = await read_body(request, share, judge.max_body_bytes)
+    asked, digest, size = await _apart_if_long(judge, len(body), lambda: _parse(body))
+    share.resize(size)
+    return asked, digest
+
+
+def _parse(body: bytearray) -> tuple[JudgeRequest, str, int]:
     asked = admission.parse_request(body)
-    return asked, content_digest(asked)
+    return asked, content_digest(asked), request_bytes(asked)
 
 
-async def _in_thread_if_long(size: int, work: Callable[[], T]) -> T:
-    """Do work that takes time in proportion to `size` without keeping the loop from others."""
-    return work() if size <= _AT_ONCE_BYTES else await asyncio.to_thread(work)
+async def _start(
+    judge: Judge, key: tuple[str, str], digest: str, asked: JudgeRequest, tests: tuple[TestCase, ...], share: Share
+) -> asyncio.Future[bytes]:
+    """Have a submission judged, which holds its share of the room and its stored tests until it is answered."""
+
+    def forget(_: asyncio.Future[JudgeResponse] | None = None) -> None:
+        share.release()
+        if asked.tests_sha256 is not None:
+            judge.tests.give_back(asked.tests_sha256)
+
+    try:
+        size = tests_bytes(tests) if asked.kind is Kind.FUNCTION else 0
+        await _apart_if_long(judge, size, lambda: admission.check(asked, tests, judge.max_memory_mb))
+        answer = judge.answers.find(key, digest)  # somebody may have asked meanwhile
+        if answer is not None:
+            forget()
+            return answer
+        judged = asyncio.wrap_future(judge.pool.submit(Submission(asked, tests)))
+    except BaseException:
+        forget()
+        raise
+    judged.add_done_callback(forget)
+    return judge.answers.start(key, digest, judged)
 
 
-def _tests_of(judge: Judge, asked: JudgeRequest) -> tuple[TestCase, ...]:
+async def _apart_if_long(judge: Judge, size: int, work: Callable[[], T]) -> T:
+    """Do work that takes time and memory in proportion to `size`: if long, in a thread, and one at a time."""
+    if size <= _AT_ONCE_BYTES:
+        return work()
+    return await asyncio.get_running_loop().run_in_executor(judge.reader, work)
+
+
+def _borrow_tests(judge: Judge, asked: JudgeRequest) -> tuple[TestCase, ...]:
     if asked.tests is not None:
         return tuple(asked.tests)
-    tests = judge.tests.get(asked.tests_sha256 or "")
+    tests = judge.tests.borrow(asked.tests_sha256 or "")
     if tests is None:
         raise _UnknownTests("no such test set here: PUT /v1/tests/<sha256> first, then send this again")
     return tests
 
 
 async def _put_tests(request: web.Request) -> web.Response:
-    sha256 = request.match_info["sha256"]
+    judge, sha256 = request.app[_JUDGE], request.match_info["sha256"]
     if not _DIGEST.fullmatch(sha256):
         raise Refused("sha256: needs 64 lower-case hexadecimal digits", "sha256")
-    body = await request.read()
-    tests = await _in_thread_if_long(len(body), lambda: read_set(sha256, body))
-    request.app[_JUDGE].tests.put(sha256, len(body), tests)
+    share = Share(judge.room)
+    try:
+        body = await read_body(request, share, judge.max_body_bytes)
+        tests = await _apart_if_long(judge, len(body), lambda: read_set(sha256, body))
+        judge.tests.put(sha256, tests_bytes(tests), tests)
+    finally:
+        share.release()
     return web.json_response({"sha256": sha256, "tests": len(tests)})
 
 

@@ -1,6 +1,6 @@
 """The bearer token on /v1: compared in constant time, read from a file, never logged.
 
-A server on a Unix socket of mode 0600 needs none: the file's mode is the lock.
+Whatever is not named open is locked. A server on a Unix socket of mode 0600 needs no token: its mode is the lock.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ from pathlib import Path
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from deepcoder_contracts.judge import Problem
-
 _MIN_TOKEN_CHARS = 16
+_OPEN = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
 class BadToken(Exception):
     """The token file is of no use."""
+
+
+class Unauthorized(Exception):
+    """The request does not show the token."""
 
 
 def read_token(path: Path) -> str:
@@ -32,18 +35,15 @@ def read_token(path: Path) -> str:
 
 
 def bearer(token: str | None) -> Middleware:
-    """Return a middleware that asks for `token` on /v1; None asks for nothing."""
+    """Return a middleware that asks for `token` before anything of the body is read; None asks for nothing."""
 
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if token is not None and request.path.startswith("/v1/"):
+        if token is not None and request.path not in _OPEN:
             scheme, _, given = request.headers.get("Authorization", "").partition(" ")
             matches = hmac.compare_digest(given.strip().encode("utf-8", "replace"), token.encode())
             if scheme.lower() != "bearer" or not matches:
-                problem = Problem(error="Authorization: needs 'Bearer <token>' with the pool's token", field=None)
-                return web.json_response(
-                    text=problem.model_dump_json(), status=401, headers={"WWW-Authenticate": "Bearer"}
-                )
+                raise Unauthorized("Authorization: needs 'Bearer <token>' with the pool's token")
         return await handler(request)
 
     return check

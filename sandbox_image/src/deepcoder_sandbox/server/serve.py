@@ -1,24 +1,32 @@
 """Running the server: listen, say so, and on SIGTERM drain before leaving.
 
-Draining: readiness turns false, new work is refused with 503, what was accepted is finished for at most `drain_s`.
+Draining: readiness turns false, new work is refused with 503, what was accepted is finished for at most `drain_s`. What
+is not finished then is answered with 503 too, for another judge to do, and the process leaves within seconds: whoever
+sent the signal follows it with SIGKILL.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
+import resource
 import signal
-import socket
-import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from aiohttp import web
 
 from deepcoder_sandbox.server.app import Judge, make_app
+from deepcoder_sandbox.server.doors import KEEP_ALIVE_S, READ_BYTES, open_doors
+from deepcoder_sandbox.server.room import MAX_CONNECTIONS
 
 _log = logging.getLogger("deepcoder_sandbox")
+
+_LAST_ANSWERS_S: Final = 0.5
+"""Time for the last answers to reach their clients, twice: to be given, and to be cut off."""
+
+_DESCRIPTORS_A_SLOT = 32
 
 
 @dataclass(frozen=True)
@@ -38,48 +46,38 @@ async def serve(judge: Judge, listen: Listen) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    runner = web.AppRunner(make_app(judge, listen.token), access_log=None, shutdown_timeout=listen.drain_s)
+    runner = web.AppRunner(
+        make_app(judge, listen.token),
+        access_log=None,
+        shutdown_timeout=_LAST_ANSWERS_S,
+        keepalive_timeout=KEEP_ALIVE_S,
+        read_bufsize=READ_BYTES,
+    )
     await runner.setup()
-    made: Path | None = None
+    listening: asyncio.Server | None = None
     try:
-        where = await _start(runner, listen)
-        made = listen.socket
+        most = _connections(judge.pool.slots)
+        listening, where = await open_doors(runner, listen.host, listen.port, listen.socket, most)
         _log.info("listening on %s, %d slots, tier %s", where, judge.pool.slots, judge.tier)
         await stop.wait()
+        _log.info("draining: %d being judged, %d waiting", judge.pool.busy, judge.pool.queued)
         judge.pool.drain()
         finished = await asyncio.to_thread(judge.pool.close, listen.drain_s)
-        _log.info("drained" if finished else "drain time is over, some submissions are unanswered")
+        _log.info("drained" if finished else "drain time is over, some submissions are given back unjudged")
     finally:
+        if listening is not None:
+            listening.close()
         await runner.cleanup()
-        if made is not None:  # never a file that was there before
-            await asyncio.to_thread(made.unlink, missing_ok=True)
+        if listening is not None and listen.socket is not None:  # never a file that was there before
+            await asyncio.to_thread(listen.socket.unlink, missing_ok=True)
 
 
-async def _start(runner: web.AppRunner, listen: Listen) -> str:
-    if listen.socket is None:
-        await web.TCPSite(runner, listen.host, listen.port).start()
-        return f"{listen.host}:{runner.addresses[0][1]}"
-    _remove_stale_socket(listen.socket)
-    before = os.umask(0o177)  # the socket is born with mode 0600
-    try:
-        await web.UnixSite(runner, str(listen.socket)).start()
-    finally:
-        os.umask(before)
-    return str(listen.socket)
-
-
-def _remove_stale_socket(path: Path) -> None:
-    """Remove a socket that nobody serves any more. Raises FileExistsError for anything else."""
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise FileExistsError(f"--socket: {path} is there and is no socket: remove it, or name another path")
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink()
-        else:
-            raise FileExistsError(f"--socket: {path} is served already: stop that server, or name another path")
+def _connections(slots: int) -> int:
+    """Return how many connections to let in: never so many that no descriptor is left for judging."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_CONNECTIONS + _DESCRIPTORS_A_SLOT * (slots + 8)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        return max(1, MAX_CONNECTIONS - (wanted - soft))
+    return MAX_CONNECTIONS

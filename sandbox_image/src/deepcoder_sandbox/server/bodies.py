@@ -1,0 +1,46 @@
+"""Reading a request's body: bounded in size, in time and, over all requests together, in memory.
+
+Refused with 413, 408 and 429. A body whose length is told is refused before a byte of it is read; one whose length is
+not, or that is compressed, as soon as it is too long. Whoever is slow is not waited for: its share of the room is
+wanted by others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from aiohttp import web
+
+from deepcoder_sandbox.server.room import Share
+
+READ_S: Final = 60.0
+"""Seconds that a client may take to send a body."""
+
+
+class TooLarge(Exception):
+    """The body is longer than is accepted."""
+
+
+class TooSlow(Exception):
+    """The body did not arrive in time."""
+
+
+async def read_body(request: web.Request, share: Share, max_bytes: int) -> bytearray:
+    """Return the body, its size held by `share`. Raises TooLarge, TooSlow or NoRoom."""
+    told = request.content_length
+    if told is not None and told > max_bytes:
+        raise TooLarge
+    share.resize(told or 0)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(READ_S):
+            async for chunk in request.content.iter_any():
+                if len(body) + len(chunk) > max_bytes:
+                    raise TooLarge
+                body += chunk
+                if len(body) > (told or 0):
+                    share.resize(len(body))
+    except TimeoutError:
+        raise TooSlow from None
+    return body

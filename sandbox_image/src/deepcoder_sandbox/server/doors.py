@@ -1,0 +1,96 @@
+"""Listening, and how many connections are let in: each costs memory and a descriptor before it has said a word.
+
+Who comes on top is told to come back, and hung up on. A connection that says nothing for a while, or never finishes the
+head of its request, is closed by the HTTP server's keep-alive timer. Fails with OSError where the address is taken, and
+FileExistsError where a socket's path is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from aiohttp import web
+
+from deepcoder_contracts.judge import Problem
+
+KEEP_ALIVE_S: Final = 75.0
+"""Seconds that a connection may be silent between two requests, or before the first."""
+
+BACKLOG: Final = 4096
+"""Connections that wait to be accepted: a thousand clients may come in one moment."""
+
+
+READ_BYTES: Final = 1 << 14
+"""Bytes taken from a connection at a time, and half of those kept of a body that nobody reads yet."""
+
+
+class Door(asyncio.Protocol):
+    """Stands before a connection's handler until it is made: lets in while `inside` tells fewer than `most`."""
+
+    def __init__(self, handler: Callable[[], asyncio.Protocol], inside: Callable[[], int], most: int) -> None:
+        self._handler = handler
+        self._inside = inside
+        self._most = most
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Hand the connection on, or hang up."""
+        assert isinstance(transport, asyncio.Transport)
+        if self._inside() >= self._most:
+            transport.write(_turned_away())
+            transport.close()
+            return
+        vars(transport)["max_size"] = READ_BYTES  # asyncio would take a quarter of a megabyte from each at once
+        handler = self._handler()
+        transport.set_protocol(handler)
+        handler.connection_made(transport)
+
+
+def _turned_away() -> bytes:
+    body = Problem(error="too many connections: try again in 1 s, or at another judge").model_dump_json()
+    return (
+        "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\nConnection: close\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+    ).encode()
+
+
+async def open_doors(
+    runner: web.AppRunner, host: str, port: int, path: Path | None, most: int
+) -> tuple[asyncio.Server, str]:
+    """Listen at `path`, or else at host and port; return the server and where it listens, in words."""
+    loop = asyncio.get_running_loop()
+    server = runner.server
+    assert server is not None, "the runner is set up"
+    factory = partial(Door, server, lambda: len(server.connections), most)
+    if path is None:
+        listening = await loop.create_server(factory, host, port, backlog=BACKLOG)
+        return listening, f"{host}:{listening.sockets[0].getsockname()[1]}"
+    _remove_stale_socket(path)
+    before = os.umask(0o177)  # the socket is born with mode 0600
+    try:
+        return await loop.create_unix_server(factory, str(path), backlog=BACKLOG), str(path)
+    finally:
+        os.umask(before)
+
+
+def _remove_stale_socket(path: Path) -> None:
+    """Remove a socket that nobody serves any more. Raises FileExistsError for anything else."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise FileExistsError(f"--socket: {path} is there and is no socket: remove it, or name another path")
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+        else:
+            raise FileExistsError(f"--socket: {path} is served already: stop that server, or name another path")

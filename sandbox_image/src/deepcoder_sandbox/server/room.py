@@ -1,0 +1,86 @@
+"""Room for what requests hold in memory: bodies that are read, submissions that wait or are judged.
+
+A number of submissions is no bound on memory where each may be as long as a body. What does not fit is refused with a
+hint when to come back. One request alone always fits: otherwise it could never be judged. Used on the event loop only.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from deepcoder_contracts.judge import JudgeRequest, TestCase
+from deepcoder_sandbox.limits import MIB
+
+QUEUED_MB: Final = 128
+"""Memory for bodies and submissions, where nothing else is said."""
+
+ANSWERS_MB: Final = 16
+"""Memory for answers that are kept for clients that ask again."""
+
+MAX_CONNECTIONS: Final = 2048
+"""Connections at once; who comes on top is told to come back."""
+
+CONNECTION_BYTES: Final = 1 << 16
+"""What a connection may hold beside its body: headers, and what was received and not yet read."""
+
+_WIDEST_CHARACTER = 4
+_OBJECT_BYTES = 600
+"""A test's objects beside its texts, generously."""
+
+
+def held_mb(queued_mb: int, body_mb: int) -> int:
+    """Return the most that requests hold in memory, in MiB: for the sum that has to fit into a container.
+
+    One long body is read at a time. While it is, its text exists once more, and with one character from beyond the
+    Basic Multilingual Plane every character of a text takes four bytes.
+    """
+    reading_mb = (_WIDEST_CHARACTER + 1) * body_mb
+    return queued_mb + ANSWERS_MB + MAX_CONNECTIONS * CONNECTION_BYTES // MIB + reading_mb
+
+
+def text_bytes(text: str) -> int:
+    """Return the memory that a text takes."""
+    return text.__sizeof__()
+
+
+def tests_bytes(tests: tuple[TestCase, ...] | list[TestCase]) -> int:
+    """Return the memory that tests take."""
+    return sum(_OBJECT_BYTES + text_bytes(test.input) + text_bytes(test.output) for test in tests)
+
+
+def request_bytes(request: JudgeRequest) -> int:
+    """Return the memory that a request takes, stored tests left out."""
+    return _OBJECT_BYTES + text_bytes(request.code) + tests_bytes(request.tests or [])
+
+
+class NoRoom(Exception):
+    """What a request would hold does not fit beside what others hold."""
+
+
+class Room:
+    """A number of bytes, lent in shares."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.held = 0
+        """Bytes lent now."""
+
+
+class Share:
+    """What one request holds; to be released in every case."""
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self._size = 0
+
+    def resize(self, size: int) -> None:
+        """Hold `size` bytes from now on. Raises NoRoom, and then holds what it held."""
+        others = self._room.held - self._size
+        if size > self._size and others and others + size > self._room.max_bytes:
+            raise NoRoom
+        self._room.held = others + size
+        self._size = size
+
+    def release(self) -> None:
+        """Hold nothing."""
+        self.resize(0)

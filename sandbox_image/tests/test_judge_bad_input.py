@@ -1,0 +1,342 @@
+"""Whatever a client sends: a clear refusal with the field named, in bounded time and memory, and others are served."""
+
+import asyncio
+import gzip
+import hashlib
+import json
+import time
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from deepcoder_contracts.judge import JudgeRequest, JudgeResponse, Problem, TestCase, Tier
+from deepcoder_sandbox import admission
+from deepcoder_sandbox.admission import MAX_STRUCTURE_BYTES, Refused
+from deepcoder_sandbox.pool import Pool
+from deepcoder_sandbox.server import bodies
+from deepcoder_sandbox.server.app import Judge, make_app
+from deepcoder_sandbox.server.idempotency import Answers, content_digest
+from deepcoder_sandbox.server.metrics import Metrics
+from deepcoder_sandbox.server.room import NoRoom, Room, Share, request_bytes
+from deepcoder_sandbox.tests_store import StoreFull, TestStore
+from deepcoder_sandbox.zygote_process import ZygoteConfig
+
+MIB = 1 << 20
+BODY = {"id": "a", "code": "print(input())", "tests": [{"input": "1", "output": "1"}]}
+FUNCTION = {**BODY, "kind": "function", "fn_name": "f"}
+SLOW = "import time\ntime.sleep(0.5)\nprint(len(input()))"
+
+
+@pytest.fixture(scope="module")
+def pool():
+    pool = Pool(ZygoteConfig(), slots=1, worker="here", max_queued=20)
+    yield pool
+    pool.close(30)
+
+
+@pytest.fixture
+async def served(pool):
+    judge = Judge(pool, Tier.LANDLOCK, {}, Metrics(), TestStore(2 * MIB), Answers(10, MIB), Room(8 * MIB), 64 * MIB)
+    runner = web.AppRunner(make_app(judge, None), access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0]
+    async with aiohttp.ClientSession(f"http://{host}:{port}") as session:
+        yield judge, session, port
+    assert judge.room.held == 0  # whatever came
+    await runner.cleanup()
+
+
+@pytest.fixture
+def judge(served):
+    return served[0]
+
+
+@pytest.fixture
+def session(served):
+    return served[1]
+
+
+async def post(session, body, **options):
+    async with session.post("/v1/judge", data=body, **options) as response:
+        return response, await response.text()
+
+
+async def problem(session, status, body, **options):
+    response, text = await post(session, body, **options)
+    assert response.status == status, text
+    assert len(text) < 1000
+    return Problem.model_validate_json(text)
+
+
+async def test_request_without_a_header_of_its_run_is_judged(session):
+    _, text = await post(session, json.dumps(BODY))
+    assert JudgeResponse.model_validate_json(text).passed is True
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (b"null", "body"),
+        (b"[]", "body"),
+        (b'"text"', "body"),
+        (b"\x00", "body"),
+        (b"[" * 100_000, "body"),
+        (b'{"a":' * 100_000, "body"),
+        (json.dumps(BODY).encode()[:-1], "body"),
+        (json.dumps(BODY).encode() + b"{}", "body"),
+        (json.dumps(BODY).encode("utf-16"), "body"),
+        (b"\xef\xbb\xbf" + json.dumps(BODY).encode(), "body"),
+        (json.dumps(BODY).replace("input()", "\\ud800").encode(), "body"),
+        (json.dumps(BODY).encode().replace(b"input()", b"\xed\xa0\x80"), "body"),
+        (json.dumps({**BODY, "id": None}), "id"),
+        (json.dumps({key: value for key, value in BODY.items() if key != "id"}), "id"),
+        (json.dumps({key: value for key, value in BODY.items() if key != "code"}), "code"),
+        (json.dumps({**BODY, "id": "x" * 257}), "id"),
+        (json.dumps({**BODY, "id": 7}), "id"),
+        (json.dumps({**BODY, "code": ["print(1)"]}), "code"),
+        (json.dumps({**BODY, "tests": {}}), "tests"),
+        (json.dumps({**BODY, "tests": [{"input": "1"}]}), "tests.0.output"),
+        (json.dumps({**BODY, "tests": [{"input": 1, "output": "1"}]}), "tests.0.input"),
+        (json.dumps({**BODY, "tests": [*BODY["tests"], {"input": "1", "output": "1", "x": 1}]}), "tests.1.x"),
+        (json.dumps({**BODY, "tests": BODY["tests"] * 10_001}), "tests"),
+        (json.dumps({**BODY, "tests_sha256": "0" * 63, "tests": None}), "tests_sha256"),
+        (json.dumps({**BODY, "kind": "interactive"}), "kind"),
+        (json.dumps({**BODY, "scoring": "lenient"}), "scoring"),
+        (json.dumps({**BODY, "language": "cpp"}), "language"),
+        (json.dumps({**BODY, "fn_name": "f"}), "fn_name"),
+        (json.dumps(BODY).replace('"code"', '"time_limit_s": NaN, "code"'), "time_limit_s"),
+        (json.dumps(BODY).replace('"code"', '"time_limit_s": 1e999, "code"'), "time_limit_s"),
+        (json.dumps(BODY).replace('"code"', '"deadline_s": Infinity, "code"'), "deadline_s"),
+        (json.dumps(BODY).replace('"code"', f'"memory_limit_mb": {"9" * 4000}, "code"'), "memory_limit_mb"),
+        (json.dumps(BODY).replace('"code"', f'"memory_limit_mb": {"9" * 1_000_000}, "code"'), "body"),
+        (json.dumps({**BODY, "memory_limit_mb": 1.5}), "memory_limit_mb"),
+        (json.dumps({**FUNCTION, "tests": [{"input": "9" * 100_000, "output": "1"}]}), "tests.0.input"),
+        (json.dumps({**FUNCTION, "tests": [{"input": "1", "output": "[" * 100_000}]}), "tests.0.output"),
+        (json.dumps({**BODY, "code": "x" * (50 * MIB)}), "code"),
+        (json.dumps({**BODY, "code": "\0"}), "code"),
+    ],
+)
+async def test_nonsense_is_refused_with_its_field(session, body, field):
+    refused = await problem(session, 400, body)
+    assert refused.field == field, refused
+    assert refused.error.startswith((f"{field}:", "give ", "fn_name ")), refused
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\U0001f600", "\u2028", "\x85\x1c", "\ufeff1", "1\r\n2\r"])
+async def test_odd_text_that_is_no_nonsense_reaches_the_program_as_it_is(session, text):
+    code = "import sys\nprint(ascii(sys.stdin.buffer.read().decode()))"
+    body = {**BODY, "id": ascii(text), "code": code, "tests": [{"input": text, "output": ascii(text)}]}
+    _, answer = await post(session, json.dumps(body))
+    assert JudgeResponse.model_validate_json(answer).passed is True, answer
+
+
+@pytest.mark.parametrize("flood", [b"[],", b'"",', b"1,", b'{"":1},', b" ", b'"\\"",'])
+def test_flood_of_values_is_refused_before_it_is_read(flood):
+    body = b'{"id": [' + flood * (8 * MIB // len(flood)) + b"1]}"
+    started = time.process_time()
+    with pytest.raises(Refused) as refused:
+        admission.parse_request(body)
+    assert refused.value.field == "body"
+    assert time.process_time() - started < 0.5  # ten times that, and a hundred times the memory, to read it
+
+
+@pytest.mark.parametrize("end", [b"", b'"', b"\\"])
+def test_text_without_an_end_is_looked_through_once(end):
+    body = b'{"id": "' + b'\\"' * (4 * MIB) + end
+    started = time.process_time()
+    with pytest.raises(Refused):
+        admission.parse_request(body)
+    assert time.process_time() - started < 1
+
+
+def test_as_many_tests_as_there_may_be_generously_laid_out_are_no_flood():
+    tests = [{"input": "[1, 2]" * 50, "output": '"'}] * 10_000
+    body = json.dumps({**BODY, "tests": tests}, indent=8).encode()
+    assert len(body) > MAX_STRUCTURE_BYTES
+    assert len(admission.parse_request(body).tests) == 10_000
+
+
+async def test_body_that_says_it_is_too_long_is_refused_unread(served):
+    _, _, port = served
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"POST /v1/judge HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000000\r\n\r\n")
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n"), 10)
+    assert b" 413 " in head
+    writer.close()
+
+
+async def chunks(count):
+    for _ in range(count):
+        yield b" " * MIB
+
+
+async def test_body_in_chunks_is_refused_when_it_is_too_long(session):
+    refused = await problem(session, 413, chunks(66))
+    assert refused.field == "body"
+    assert "--max-body-mb" in refused.error
+
+
+async def test_compressed_body_counts_with_its_own_length(session):
+    headers = {"Content-Encoding": "gzip"}
+    bomb = gzip.compress(b" " * (66 * MIB))
+    assert (await problem(session, 413, bomb, headers=headers)).field == "body"
+    _, text = await post(session, gzip.compress(json.dumps({**BODY, "id": "zip"}).encode()), headers=headers)
+    assert JudgeResponse.model_validate_json(text).passed is True
+
+
+async def test_client_that_dawdles_is_not_waited_for(served, monkeypatch):
+    judge, _, port = served
+    monkeypatch.setattr(bodies, "READ_S", 0.2)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"POST /v1/judge HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+    answer = await asyncio.wait_for(reader.read(1000), 10)
+    assert b" 408 " in answer
+    assert b"not received within" in answer
+    assert judge.room.held == 0
+    writer.close()
+
+
+async def test_client_that_leaves_in_the_middle_leaves_nothing_behind(served):
+    judge, _, port = served
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"POST /v1/judge HTTP/1.1\r\nHost: x\r\nContent-Length: 5000000\r\n\r\n" + b" " * 1000)
+    async with asyncio.timeout(10):
+        while judge.room.held != 5_000_000:
+            await asyncio.sleep(0.01)
+        writer.close()
+        while judge.room.held:
+            await asyncio.sleep(0.01)
+
+
+async def test_submissions_that_take_too_much_memory_together_wait_outside(served):
+    judge, session, _ = served
+    text = "x" * (3 * MIB)
+    bodies = [
+        json.dumps({**BODY, "id": f"big-{n}", "code": SLOW, "tests": [{"input": text, "output": str(3 * MIB)}]})
+        for n in range(4)
+    ]
+    answers = await asyncio.gather(*(post(session, body) for body in bodies))
+    assert sorted({response.status for response, _ in answers}) == [200, 429]
+    for response, text in answers:
+        if response.status == 429:
+            assert int(response.headers["Retry-After"]) >= 1
+            assert "memory" in Problem.model_validate_json(text).error
+    assert judge.room.held == 0
+    _, text = await post(session, bodies[3])
+    assert JudgeResponse.model_validate_json(text).passed is True
+
+
+async def test_single_submission_larger_than_the_room_is_judged_alone(session):
+    text = "\U0001f600" * (3 * MIB)  # 12 MiB sent, and so in memory
+    body = {**BODY, "id": "huge", "code": "print(len(input()))", "tests": [{"input": text, "output": str(3 * MIB)}]}
+    _, answer = await post(session, json.dumps(body, ensure_ascii=False).encode())
+    assert JudgeResponse.model_validate_json(answer).passed is True
+
+
+async def test_same_id_twice_at_once_is_held_once(served):
+    judge, session, _ = served
+    text = "x" * (3 * MIB)
+    body = json.dumps({**BODY, "id": "same", "code": SLOW, "tests": [{"input": text, "output": str(3 * MIB)}]})
+    first = asyncio.ensure_future(post(session, body))
+    async with asyncio.timeout(20):
+        while not judge.pool.busy:
+            await asyncio.sleep(0.01)
+    again = asyncio.ensure_future(post(session, body))
+    await asyncio.sleep(0.2)
+    assert judge.room.held < 4 * MIB
+    assert (await again)[1] == (await first)[1]
+
+
+async def test_tests_in_use_are_not_dropped_for_others(served):
+    judge, session, _ = served
+
+    async def put(character):
+        tests = json.dumps({"tests": [{"input": character * (MIB + MIB // 2), "output": str(MIB + MIB // 2)}]}).encode()
+        digest = hashlib.sha256(tests).hexdigest()
+        async with session.put(f"/v1/tests/{digest}", data=tests) as response:
+            return digest, response.status
+
+    digest, status = await put("x")
+    assert status == 200
+    body = json.dumps({"id": "stored", "code": SLOW, "tests_sha256": digest})
+    judging = asyncio.ensure_future(post(session, body))
+    async with asyncio.timeout(20):
+        while not judge.pool.busy:
+            await asyncio.sleep(0.01)
+    assert (await put("y"))[1] == 429
+    assert JudgeResponse.model_validate_json((await judging)[1]).passed is True
+    assert (await put("y"))[1] == 200
+    assert await problem(session, 404, body.replace("stored", "again"))
+
+
+def test_store_counts_memory_and_refuses_what_never_fits():
+    store = TestStore(1000)
+    store.put("a", 600, ())
+    assert store.borrow("a") == ()
+    with pytest.raises(StoreFull):
+        store.put("b", 600, ())
+    store.give_back("a")
+    store.put("b", 600, ())
+    assert store.borrow("a") is None
+    assert store.bytes == 600
+    with pytest.raises(Refused, match="--tests-store-mb"):
+        store.put("c", 1001, ())
+    assert store.borrow("b") == ()
+
+
+def test_room_lends_no_more_than_it_has_but_to_one_alone():
+    room = Room(100)
+    first, second = Share(room), Share(room)
+    first.resize(90)
+    with pytest.raises(NoRoom):
+        second.resize(11)
+    second.resize(10)
+    first.resize(50)
+    second.resize(50)
+    with pytest.raises(NoRoom):
+        second.resize(51)
+    assert room.held == 100
+    first.release()
+    second.resize(500)  # alone, and in memory already
+    with pytest.raises(NoRoom):
+        first.resize(1)
+    second.release()
+    assert room.held == 0
+
+
+def test_text_of_wide_characters_counts_as_much_memory_as_it_takes():
+    narrow = JudgeRequest(id="a", code="x" * 1000, tests=[TestCase(input="y" * 1000, output="")])
+    wide = JudgeRequest(id="a", code="x" * 1000, tests=[TestCase(input="y" * 999 + "\U0001f600", output="")])
+    assert request_bytes(wide) - request_bytes(narrow) >= 3000
+
+
+def test_digest_is_of_all_that_is_judged_and_of_where_each_text_ends():
+    def digest(*tests, **fields):
+        cases = [TestCase(input=given, output=expected) for given, expected in tests]
+        return content_digest(JudgeRequest(**{"id": "a", "code": "c", "tests": cases, **fields}))
+
+    digests = [
+        digest(("1", "2")),
+        digest(("12", "")),
+        digest(("", "12")),
+        digest(("1", "2"), ("", "")),
+        digest(("1", "2"), code="d"),
+        digest(("1", "2"), id="b"),
+        digest(("1", "2"), time_limit_s=1),
+        digest(("1", "2"), scoring="taco-compat"),
+        content_digest(JudgeRequest(id="a", code="c", tests_sha256="0" * 64)),
+    ]
+    assert len(set(digests)) == len(digests)
+    assert digest(("1", "2"), deadline_s=5) == digests[0]
+
+
+async def test_defect_of_ours_is_a_problem_too_and_is_logged(session, monkeypatch, caplog):
+    def fail(*_):
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr("deepcoder_sandbox.admission.check", fail)
+    refused = await problem(session, 500, json.dumps({**BODY, "id": "defect"}))
+    assert "RuntimeError" in refused.error
+    assert "a request failed" in caplog.text

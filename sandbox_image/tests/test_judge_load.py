@@ -1,0 +1,104 @@
+"""Under load, over HTTP, against a server of its own: nothing is lost, nothing is done twice, memory is bounded, and a
+machine that is too busy gives no false verdict. The long forms are the full length."""
+
+import asyncio
+import os
+
+import pytest
+from judge_servers import PatientClients, Server, metric, submission
+
+from deepcoder_sandbox.server.doors import Door
+from deepcoder_sandbox.server.room import CONNECTION_BYTES
+
+MIB = 1 << 20
+FULL = pytest.mark.long
+
+KEPT_BY_ALLOCATOR = 1.5
+"""What is freed in pieces is not all given back to the kernel."""
+
+HONEST = """
+import time
+while time.process_time() < {cpu_s}:
+    pass
+print(input())
+"""
+
+
+@pytest.mark.parametrize("count", [200, pytest.param(1000, marks=FULL)])
+async def test_submissions_at_once_are_answered_once_each_by_a_server_that_is_full_most_of_the_time(tmp_path, count):
+    bodies = [
+        submission(str(n), f"print(int(input()) + {n % 2})", (str(n), str(n))) for n in range(count)
+    ]  # every other one is wrong
+    twice = bodies[::10]
+    with Server(tmp_path, "--slots", "2", "--max-queued", "64") as server:
+        clients = PatientClients(server, deadline_s=120)
+        answers = await clients.judge_all(bodies + twice)
+        assert [answer["id"] for answer in answers] == [body["id"] for body in bodies + twice]
+        assert [answer["passed"] for answer in answers[:count]] == [n % 2 == 0 for n in range(count)]
+        assert answers[count:] == answers[:count:10]  # to the last digit of the seconds: the same answer
+        assert clients.met["429"] > 0
+        assert clients.met["lost"] == clients.met["error"] == 0
+        async with server.session() as session:
+            assert await metric(session, "deepcoder_sandbox_submissions_total") == count
+            assert await metric(session, "deepcoder_sandbox_held_bytes") < 2 * MIB  # answers, no more submissions
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(1000, marks=FULL)])
+async def test_memory_is_bounded_by_the_limits_and_not_by_what_is_sent(tmp_path, count):
+    text = "x" * MIB
+    bodies = [submission(str(n), "print(len(input()))", (text, str(MIB))) for n in range(count)]
+    with Server(tmp_path, "--slots", "2", "--max-queued", str(count), "--max-queued-mb", "8") as server:
+        clients = PatientClients(server, deadline_s=280)
+        await clients.judge_all([submission("first", "print(len(input()))", (text, str(MIB)))])
+        before_mb = server.memory_mb()
+        answers = await clients.judge_all(bodies, at_once=200)
+        assert all(answer["passed"] for answer in answers)
+        assert clients.met["429"] > 0
+        # the room; each connection's buffers; copies of one body while it is read, and of one text in each slot
+        held_mb = 8 + min(count, 200) * CONNECTION_BYTES / MIB + 5 + 2 * 3
+        assert server.memory_mb("VmHWM") < before_mb + KEPT_BY_ALLOCATOR * held_mb
+
+
+@pytest.mark.parametrize("count", [80, pytest.param(1000, marks=FULL)])
+async def test_four_times_more_slots_than_cores_give_honest_programs_no_time_limit(tmp_path, count):
+    slots = 4 * len(os.sched_getaffinity(0))
+    bodies = [
+        submission(
+            str(n),
+            HONEST.format(cpu_s=0.12),
+            (str(n), str(n)),
+            time_limit_s=0.2,
+            scoring=("strict", "livecodebench")[n % 2],
+        )
+        for n in range(count)
+    ]
+    with Server(tmp_path, "--slots", str(slots), "--max-queued", str(count)) as server:
+        answers = await PatientClients(server, deadline_s=280).judge_all(bodies)
+    verdicts = [verdict["verdict"] for answer in answers for verdict in answer["verdicts"]]
+    assert verdicts == ["passed"] * count
+
+
+async def test_more_connections_than_are_let_in_are_told_to_come_back(tmp_path):
+    inside: list[asyncio.Protocol] = []
+
+    class Handler(asyncio.Protocol):
+        def connection_made(self, transport):
+            inside.append(self)
+            self.transport = transport
+
+        def data_received(self, data):
+            self.transport.write(data)
+
+    path = str(tmp_path / "socket")
+    listening = await asyncio.get_running_loop().create_unix_server(lambda: Door(Handler, lambda: len(inside), 2), path)
+    streams = [await asyncio.open_unix_connection(path) for _ in range(3)]
+    answer = (await asyncio.wait_for(streams[2][0].read(), 10)).decode()
+    assert answer.startswith("HTTP/1.1 429 ")
+    assert "Retry-After: 1" in answer
+    assert len(inside) == 2
+    streams[1][1].write(b"heard")
+    assert await asyncio.wait_for(streams[1][0].readexactly(5), 10) == b"heard"
+    for _, writer in streams:
+        writer.close()
+    listening.close()
