@@ -1,0 +1,132 @@
+"""kill -9 in the middle of a batch, over HTTP: of zygotes, of runners, of the server itself, which is started again at
+its address. Clients that ask again end with exactly one verdict a submission, each of them right, and nothing is left.
+"""
+
+import asyncio
+import os
+import random
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from judge_servers import PatientClients, Server, descendants, kill, submission
+
+FULL = pytest.mark.long
+
+
+def batch(count):
+    """Submissions and whether each passes: three tests each, every third one wrong from its second test on."""
+    bodies = []
+    for number in range(count):
+        scoring = ("strict", "livecodebench", "taco-compat")[number % 5 % 3]
+        wrong = number % 3 == 2
+        code = "import time\nwhile time.process_time() < 0.02: pass\nn = int(input())\n"
+        code += "print(n + 1 if n > 1 else n)" if wrong else "print(n)"
+        tests = [(str(n), str(n)) for n in (1, 2, 3)]
+        bodies.append((submission(str(number), code, *tests, scoring=scoring), not wrong))
+    return bodies
+
+
+async def is_gone(pids):
+    async with asyncio.timeout(20):
+        while any(Path(f"/proc/{pid}").exists() for pid in pids):
+            await asyncio.sleep(0.05)
+
+
+async def judged_under_fire(server, bodies, strike, every_s):
+    """Have all judged while `strike` hits again and again; return answers, clients and how many blows there were."""
+    clients = PatientClients(server, deadline_s=280)
+    async with asyncio.TaskGroup() as group:
+        judging = group.create_task(clients.judge_all([body for body, _ in bodies]))
+        blows = 0
+        while not judging.done():
+            await asyncio.sleep(every_s)
+            blows += await asyncio.to_thread(strike)
+    return judging.result(), clients, blows
+
+
+def check(bodies, answers, clients):
+    assert [answer["id"] for answer in answers] == [body["id"] for body, _ in bodies]
+    assert [answer["passed"] for answer in answers] == [passes for _, passes in bodies]
+    assert clients.met["verdicts"] == len(bodies)
+    for (_, passes), answer in zip(bodies, answers, strict=True):
+        expected = ["passed"] * 3 if passes else ["passed", "wrong_answer", "skipped"]
+        assert [verdict["verdict"] for verdict in answer["verdicts"]] == expected
+
+
+@pytest.mark.parametrize("count", [40, pytest.param(1000, marks=FULL)])
+@pytest.mark.parametrize("victims", ["zygotes", "runners"])
+async def test_killed_zygotes_and_runners_cost_no_submission_and_no_verdict(tmp_path, victims, count):
+    chance = random.Random(20261128)
+    with Server(tmp_path, "--slots", "3", "--max-queued", str(count)) as server:
+        top = server.process.pid
+
+        def strike():
+            zygotes = server.zygotes()
+            found = zygotes if victims == "zygotes" else [pid for pid in descendants(top) if pid not in zygotes]
+            for pid in chance.sample(found, min(1, len(found))):
+                kill(pid)
+            return bool(found)
+
+        answers, clients, blows = await judged_under_fire(server, batch(count), strike, every_s=0.15)
+        check(batch(count), answers, clients)
+        assert blows >= 3
+        assert server.process.pid == top
+        assert server.process.poll() is None
+
+
+@pytest.mark.parametrize("where", ["socket", pytest.param("port", marks=FULL)])
+@pytest.mark.parametrize("count", [60, pytest.param(1000, marks=FULL)])
+async def test_killed_server_that_comes_back_costs_no_submission_and_leaves_nothing(tmp_path, count, where):
+    port = free_port() if where == "port" else None
+    seen: set[int] = set()
+    with Server(tmp_path, "--slots", "2", "--max-queued", str(count), port=port) as server:
+
+        def strike():
+            seen.update(descendants(server.process.pid))
+            server.kill_and_restart()
+            return True
+
+        answers, clients, blows = await judged_under_fire(server, batch(count), strike, every_s=1.0)
+        check(batch(count), answers, clients)
+        assert blows >= 1
+        assert clients.met["lost"] > 0
+        assert server.stop() == 0
+    await is_gone(seen)
+
+
+@pytest.mark.parametrize("count", [pytest.param(1000, marks=FULL)])
+async def test_everything_at_once_is_killed_again_and_again(tmp_path, count):
+    chance = random.Random(20261129)
+    started = time.monotonic()
+    with Server(tmp_path, "--slots", "4", "--max-queued", "100") as server:
+
+        def strike():
+            below = descendants(server.process.pid)
+            if chance.random() < 0.02 and time.monotonic() - started > 2:
+                server.kill_and_restart()
+            elif below:
+                kill(chance.choice(below))
+            return True
+
+        answers, clients, _ = await judged_under_fire(server, batch(count), strike, every_s=0.05)
+        check(batch(count), answers, clients)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_descendants_of_this_process_are_seen():
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(20)
+        os._exit(0)
+    try:
+        assert pid in descendants(os.getpid())
+    finally:
+        kill(pid)
+        os.waitpid(pid, 0)
