@@ -14,13 +14,22 @@ from aiohttp import web
 
 from deepcoder_contracts.judge import RUN_HEADER, JudgeRequest, Scoring, TestCase
 from deepcoder_contracts.manifest import RunIdentity
+from deepcoder_trainer.judge import bearer as bearer_module
 from deepcoder_trainer.judge import client as client_module
-from deepcoder_trainer.judge.client import JudgeClient, JudgeRefused
+from deepcoder_trainer.judge.backend import JudgeRefused
+from deepcoder_trainer.judge.client import JudgeClient
 from deepcoder_trainer.judge.endpoints import PER_SLOT, UNKNOWN_IN_FLIGHT, Endpoints, NoJudge
+from deepcoder_trainer.judge.servers import JudgeServers
 from deepcoder_trainer.judge.submission import JudgedProblem, Submission
 from deepcoder_trainer.types import Problem
 
 RUN = RunIdentity(namespace="ns", name="run", uid="01234567-89ab-cdef-0123-456789abcdef")
+
+
+def client_of(endpoints: Endpoints, *, patience: float = 60.0, token_file: Path | None = None) -> JudgeClient:
+    return JudgeClient(endpoints, JudgeServers(RUN, token_file=token_file), patience=patience)
+
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -109,7 +118,7 @@ async def drops(request: web.Request) -> web.Response:
 
 async def test_a_wrong_program_is_judged_once_and_is_no_error() -> None:
     async with serving(fails) as ([server], urls):
-        client = JudgeClient(Endpoints(urls), RUN)
+        client = client_of(Endpoints(urls))
         judgement = await client.judge(asking())
         await client.close()
     assert judgement.response is not None
@@ -126,7 +135,7 @@ async def test_a_judge_that_fails_is_not_asked_again_while_there_is_another(fail
         # The failing judge is the less busy one, so it is asked first.
         endpoints = Endpoints(urls)
         endpoints._all[urls[1]].in_flight = 1
-        client = JudgeClient(endpoints, RUN)
+        client = client_of(endpoints)
         judgement = await client.judge(asking())
         await client.close()
     assert judgement.response is not None
@@ -139,7 +148,7 @@ async def test_three_failures_on_different_judges_leave_the_sample_unjudged_and_
     async with serving(errs, errs, errs, passes) as (servers, urls):
         endpoints = Endpoints(urls)
         endpoints._all[urls[3]].in_flight = 9
-        client = JudgeClient(endpoints, RUN)
+        client = client_of(endpoints)
         judgement = await client.judge(asking())
         await client.close()
     assert judgement.response is None
@@ -149,7 +158,7 @@ async def test_three_failures_on_different_judges_leave_the_sample_unjudged_and_
 
 async def test_a_lone_judge_is_asked_again_and_still_only_three_times() -> None:
     async with serving(errs) as ([server], urls):
-        client = JudgeClient(Endpoints(urls), RUN)
+        client = client_of(Endpoints(urls))
         judgement = await client.judge(asking())
         await client.close()
     assert judgement.response is None
@@ -167,7 +176,7 @@ async def test_a_full_judge_rests_as_long_as_it_says_and_costs_no_attempt() -> N
         return web.json_response(verdict(True))
 
     async with serving(full_once) as ([server], urls):
-        client = JudgeClient(Endpoints(urls), RUN)
+        client = client_of(Endpoints(urls))
         judgement = await client.judge(asking())
         await client.close()
     assert judgement.response is not None
@@ -187,7 +196,7 @@ async def test_large_test_sets_are_stored_once_and_named_by_digest() -> None:
         return web.json_response(verdict(True, body["id"]))
 
     async with serving(by_digest) as ([server], urls):
-        client = JudgeClient(Endpoints(urls), RUN)
+        client = client_of(Endpoints(urls))
         problem = JudgedProblem(
             Problem("p", "test", "large", (TestCase(input="x" * 20_000, output="1\n"),), scoring=Scoring.LIVECODEBENCH)
         )
@@ -206,7 +215,7 @@ async def test_a_judge_that_says_it_is_our_fault_ends_the_attempt_with_its_words
         return web.json_response({"error": "memory_limit_mb: too much"}, status=400)
 
     async with serving(refuses) as (_servers, urls):
-        client = JudgeClient(Endpoints(urls), RUN)
+        client = client_of(Endpoints(urls))
         with pytest.raises(JudgeRefused, match="memory_limit_mb: too much"):
             await client.judge(asking())
         await client.close()
@@ -217,7 +226,7 @@ async def test_a_judgement_of_another_submission_is_a_failure_of_the_judge() -> 
         return web.json_response(verdict(True, "someone/else"))
 
     async with serving(confused) as (_servers, urls):
-        client = JudgeClient(Endpoints(urls), RUN)
+        client = client_of(Endpoints(urls))
         judgement = await client.judge(asking())
         await client.close()
     assert judgement.response is None
@@ -226,7 +235,7 @@ async def test_a_judgement_of_another_submission_is_a_failure_of_the_judge() -> 
 async def test_submissions_wait_for_a_pool_that_has_no_pod_yet() -> None:
     async with serving(passes) as (_servers, urls):
         endpoints = Endpoints()
-        client = JudgeClient(endpoints, RUN)
+        client = client_of(endpoints)
         waiting = asyncio.create_task(client.judge(asking()))
         await asyncio.sleep(0)
         assert not waiting.done()
@@ -236,7 +245,7 @@ async def test_submissions_wait_for_a_pool_that_has_no_pod_yet() -> None:
 
 
 async def test_a_pool_that_never_answers_is_given_up_in_the_end() -> None:
-    client = JudgeClient(Endpoints(["http://127.0.0.1:9"]), RUN, patience=0.3)
+    client = client_of(Endpoints(["http://127.0.0.1:9"]), patience=0.3)
     judgement = await client.judge(asking())
     await client.close()
     assert judgement.response is None
@@ -252,7 +261,7 @@ async def test_a_slow_judge_is_given_up_at_the_deadline(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(client_module, "ERRORS", 1)
     async with serving(hangs) as (_servers, urls):
-        client = JudgeClient(Endpoints(urls), RUN)
+        client = client_of(Endpoints(urls))
         judgement = await client.judge(asking(deadline_s=0.2))
         released.set()
         await client.close()
@@ -272,11 +281,11 @@ async def test_a_rotated_token_is_picked_up_and_its_file_is_not_read_for_each_re
     token = tmp_path / "token"
     token.write_text("old\n")
     async with serving(notes) as (_servers, urls):
-        client = JudgeClient(Endpoints(urls), RUN, token_file=token)
+        client = client_of(Endpoints(urls), token_file=token)
         await client.judge(asking())
         token.write_text("new\n")
         await client.judge(asking())
-        monkeypatch.setattr(client_module, "TOKEN_SECONDS", 0.0)
+        monkeypatch.setattr(bearer_module, "SECONDS", 0.0)
         await client.judge(asking())
         await client.close()
     assert tokens == ["Bearer old", "Bearer old", "Bearer new"]
@@ -290,7 +299,7 @@ async def test_a_judge_that_turns_us_away_for_now_is_asked_again_and_costs_no_at
         return web.json_response({"error": "not now"}, status=answers.pop()) if answers else await passes(_)
 
     async with serving(rotated) as ([server], urls):
-        client = JudgeClient(Endpoints(urls), RUN)
+        client = client_of(Endpoints(urls))
         judgement = await client.judge(asking())
         await client.close()
     assert judgement.response is not None
@@ -302,7 +311,7 @@ async def test_a_token_that_stays_wrong_leaves_the_sample_unjudged_and_does_not_
         return web.json_response({"error": "token"}, status=401)
 
     async with serving(stranger) as ([server], urls):
-        client = JudgeClient(Endpoints(urls), RUN, patience=1.5)
+        client = client_of(Endpoints(urls), patience=1.5)
         judgement = await client.judge(asking())
         await client.close()
     assert (judgement.response, judgement.attempts) == (None, 0)
@@ -335,7 +344,7 @@ async def test_a_kept_connection_that_the_judge_has_closed_is_no_failure_of_the_
 
     server = await asyncio.start_server(talk, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    client = JudgeClient(Endpoints([url]), RUN)
+    client = client_of(Endpoints([url]))
     judgements = [await client.judge(asking()) for _ in range(2)]
     await client.close()
     server.close()
@@ -353,7 +362,7 @@ async def test_a_judge_is_given_what_its_slots_can_do_and_the_rest_waits() -> No
 
     async with serving(slow) as ([server], urls):
         server.slots = 3
-        client = JudgeClient(Endpoints(urls), RUN)
+        client = client_of(Endpoints(urls))
         tasks = [asyncio.create_task(client.judge(asking(id=f"g/{n}/abc"))) for n in range(40)]
         async with asyncio.timeout(10):
             while len(server.asked) < 3 * PER_SLOT:
@@ -372,7 +381,7 @@ async def test_waiting_for_our_own_other_submissions_does_not_count_against_pati
         return web.json_response(verdict(True, (await request.json())["id"]))
 
     async with serving(takes_its_time) as (_servers, urls):
-        client = JudgeClient(Endpoints(urls), RUN, patience=0.4)
+        client = client_of(Endpoints(urls), patience=0.4)
         tasks = [asyncio.create_task(client.judge(asking(id=f"g/{n}/abc"))) for n in range(5 * UNKNOWN_IN_FLIGHT)]
         judgements = await asyncio.gather(*tasks)
         await client.close()
@@ -413,7 +422,7 @@ async def test_load_is_spread_over_judges() -> None:
         return web.json_response(verdict(True))
 
     async with serving(slow, slow) as (servers, urls):
-        client = JudgeClient(Endpoints(urls), RUN)
+        client = client_of(Endpoints(urls))
         tasks = [asyncio.create_task(client.judge(asking())) for _ in range(10)]
         while sum(len(s.asked) for s in servers) < 10:
             await asyncio.sleep(0)

@@ -25,15 +25,15 @@ async def test_a_submission_is_given_up_before_the_stage_counts_as_stalled(
 ) -> None:
     config = make_config(judge=pool)
     config = config.model_copy(update={"stage": config.stage.model_copy(update={"stall_seconds": stall_seconds})})
-    async with connect_judge(config, None) as (client, _keep_going):
+    async with connect_judge(config, None) as client:
         assert client.patience == patience
 
 
 async def test_closing_the_client_leaves_the_work_beside_it_to_its_task(
     make_config: Callable[..., StageConfig], pool: JudgeEndpoint
 ) -> None:
-    async with connect_judge(make_config(judge=pool), None) as (_client, keep_going):
-        task = asyncio.create_task(keep_going())
+    async with connect_judge(make_config(judge=pool), None) as client:
+        task = asyncio.create_task(client.run())
         await asyncio.sleep(0.05)
     await asyncio.sleep(0)
     assert not task.done()

@@ -20,8 +20,8 @@ from deepcoder_contracts.manifest import RunIdentity
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.judge import local as local_module
 from deepcoder_trainer.judge.client import JudgeClient
-from deepcoder_trainer.judge.endpoints import Endpoints
-from deepcoder_trainer.judge.local import BASE_URL, LocalJudge
+from deepcoder_trainer.judge.connect import local_judge
+from deepcoder_trainer.judge.local import LocalJudge
 from deepcoder_trainer.judge.submission import JudgedProblem
 from deepcoder_trainer.rollout import reward as reward_module
 from deepcoder_trainer.rollout.reward import JudgeReward
@@ -49,7 +49,7 @@ async def judge(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LocalJudge]:
 
 
 def client_of(judge: LocalJudge) -> JudgeClient:
-    return JudgeClient(Endpoints([BASE_URL]), RUN, connector=judge.connector())
+    return local_judge(judge, RUN)
 
 
 def fenced(code: str) -> str:

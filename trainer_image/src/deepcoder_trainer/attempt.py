@@ -36,7 +36,7 @@ from deepcoder_trainer.cluster import connect_ray
 from deepcoder_trainer.controller import Controller, first_cause
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.evaluation.context import EvaluationContext
-from deepcoder_trainer.judge.client import JudgeClient
+from deepcoder_trainer.judge.backend import Judge, refuse_unjudgeable
 from deepcoder_trainer.judge.connect import connect_judge
 from deepcoder_trainer.judge.local import LocalJudge
 from deepcoder_trainer.ports import Ending, Evaluate, Observer
@@ -83,7 +83,7 @@ class Attempt:
         self._prometheus = Prometheus(config.stage.index)
         self._metrics = JsonLines(self._workdir / "metrics.jsonl", config.stage.name)
         self._samples: SampleSink | None = None
-        self._client: JudgeClient | None = None
+        self._client: Judge | None = None
         self._background = Background()
         self._failure: BaseException | None = None
         """Of work beside training, that the attempt ends for."""
@@ -238,7 +238,7 @@ class Attempt:
         """Figures of the parts beside the loop, since the attempt's start and of its newest checkpoint."""
         figures = {"sampler_restarts": float(sampler.restarts)}
         if self._client is not None:
-            figures["judge_errors"] = float(self._client.errors)
+            figures |= {"judge_errors": float(self._client.errors), "judge_capacity": float(self._client.capacity)}
         if (times := writer.times) is not None:
             figures |= {"checkpoint_stall_seconds": times.stall, "checkpoint_upload_seconds": times.upload}
         return figures
@@ -272,10 +272,9 @@ class Attempt:
     async def _reward(self, stack: AsyncExitStack) -> Reward:
         if self.config.recipe.reward is not None:
             return load_reward(self.config.recipe.reward)
-        client, keep_going = await stack.enter_async_context(connect_judge(self.config, self._judge))
-        self._background.loop(keep_going())
-        self._client = client
-        return JudgeReward(client)
+        self._client = await stack.enter_async_context(connect_judge(self.config, self._judge))
+        self._background.loop(self._client.run())
+        return JudgeReward(self._client)
 
     def _problems(self, tokenizer: Any) -> tuple[EncodedProblems, str]:
         source = self.config.dataset
@@ -285,6 +284,8 @@ class Attempt:
             problems = encode_problems(dataset.problems, tokenizer, self.config.recipe.max_prompt_tokens)
         except ValueError as error:
             raise BadConfig(str(error), field="recipe.maxPromptTokens") from error
+        if self._client is not None:
+            refuse_unjudgeable(self._client, (encoded.problem for encoded in problems.kept))
         if problems.too_long:
             log.warning(
                 "%d of %d problems are left out: their prompts have more than recipe.maxPromptTokens %d tokens",

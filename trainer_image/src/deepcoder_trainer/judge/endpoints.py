@@ -1,7 +1,8 @@
 """Which judges there are right now, how busy we keep each, and which to ask next.
 
 A pool's headless Service resolves to one address a ready pod; it is resolved again every two seconds, so that pods
-that come with the queue are used and pods that left are not asked. A judge that is full or cannot be reached rests
+that come with the queue are used and pods that left are not asked; a pool that the name service knows no pod of has
+none, while a name service that is away leaves what was known. A judge that is full or cannot be reached rests
 for a while. A judge is given `PER_SLOT` submissions for each program that it runs at once: enough that no slot waits
 for the network and that the pool sees a queue to grow by (one whose targetQueuePerSlot is above 7 grows by what the
 trainer announces alone), few enough that the last of them is judged within its deadline. The rest wait here, where they
@@ -26,6 +27,8 @@ PER_SLOT = 8
 UNKNOWN_IN_FLIGHT = PER_SLOT
 """Submissions we keep at a judge that has not said how many slots it has."""
 
+_NO_SUCH_NAME = frozenset({socket.EAI_NONAME, socket.EAI_NODATA})
+
 
 class NoJudge(Exception):
     """No judge answered anything for too long."""
@@ -37,9 +40,9 @@ class Endpoint:
 
     url: str
     """Base URL; also its name in logs."""
-    in_flight: int = 0
-    limit: int = UNKNOWN_IN_FLIGHT
+    limit: int
     """Most submissions to keep there."""
+    in_flight: int = 0
     asked_capacity: bool = False
     """Whether it has been asked for its number of slots."""
     rests_until: float = 0.0
@@ -66,7 +69,9 @@ class Endpoints:
     submissions waiting for a few judges, waking all for each would cost more than the judging.
     """
 
-    def __init__(self, urls: Iterable[str] = ()) -> None:
+    def __init__(self, urls: Iterable[str] = (), *, limit: int = UNKNOWN_IN_FLIGHT) -> None:
+        """`limit` is what a judge is given before it has said more."""
+        self._limit = limit
         self._all: dict[str, Endpoint] = {}
         self._waiters: deque[_Waiter] = deque()
         self._answered_at = 0.0
@@ -76,9 +81,14 @@ class Endpoints:
     def __len__(self) -> int:
         return len(self._all)
 
+    @property
+    def capacity(self) -> int:
+        """Submissions that all judges are given at once."""
+        return sum(e.limit for e in self._all.values())
+
     def replace(self, urls: Iterable[str]) -> None:
         """Judges by their base URLs; those that stay keep their load."""
-        self._all = {url: self._all.get(url, Endpoint(url)) for url in urls}
+        self._all = {url: self._all.get(url, Endpoint(url, limit=self._limit)) for url in urls}
         self._grant()
 
     def learnt(self, endpoint: Endpoint, slots: int) -> None:
@@ -170,7 +180,7 @@ class PoolResolver:
         self._known: set[str] = set()
 
     async def run(self) -> None:
-        """Resolve until cancelled. While the name does not resolve, what was known stays."""
+        """Resolve until cancelled."""
         while True:
             urls = await self._resolve()
             if urls is not None:
@@ -181,14 +191,19 @@ class PoolResolver:
             await asyncio.sleep(RESOLVE_SECONDS)
 
     async def _resolve(self) -> set[str] | None:
+        """The judges' URLs; None if the name service could not say."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(5):
                 infos = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
         except (OSError, TimeoutError) as error:
             log.debug("cannot resolve %s: %s", self._host, error)
-            return None
-        return {f"http://{_bracketed(str(info[4][0]))}:{self._port}" for info in infos}
+            # An address that the Service gave up may be another pod's by now: it is to see neither program nor token.
+            return set() if isinstance(error, socket.gaierror) and error.errno in _NO_SUCH_NAME else None
+        addresses = {(info[0], str(info[4][0])) for info in infos}
+        if any(family is socket.AF_INET for family, _ in addresses):  # a pod with two addresses is one judge
+            addresses = {(family, address) for family, address in addresses if family is socket.AF_INET}
+        return {f"http://{_bracketed(address)}:{self._port}" for _, address in addresses}
 
 
 def _bracketed(address: str) -> str:

@@ -48,6 +48,11 @@ class Submission:
     stored: StoredTests | None = None
     """The tests, where `request` names them only by digest."""
 
+    @property
+    def tests(self) -> Sequence[TestCase]:
+        """What it is judged by, wherever that is."""
+        return self.stored.tests if self.stored is not None else self.request.tests or ()
+
 
 class JudgedProblem:
     """Makes the submissions to one problem."""

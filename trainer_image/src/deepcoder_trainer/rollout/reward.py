@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from deepcoder_contracts.judge import MAX_CODE_BYTES, Verdict
 from deepcoder_trainer.errors import BadConfig
-from deepcoder_trainer.judge.client import JudgeClient
+from deepcoder_trainer.judge.backend import Judge, JudgeRefused
 from deepcoder_trainer.judge.submission import JudgedProblem
 from deepcoder_trainer.problems.extract import last_fenced_block
 from deepcoder_trainer.types import Outcome, Problem
@@ -47,8 +47,8 @@ class Reward(Protocol):
 class JudgeReward:
     """The recipe's reward: all tests must pass."""
 
-    def __init__(self, client: JudgeClient) -> None:
-        self._client = client
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
         self._judged: dict[int, JudgedProblem] = {}
 
     async def __call__(self, problem: Problem, response: str, key: str) -> Outcome:
@@ -58,7 +58,7 @@ class JudgeReward:
             return Outcome(0.0, NO_CODE, 0.0, attempts=0)
         if "\0" in code or len(code.encode(errors="replace")) > MAX_CODE_BYTES:
             return Outcome(0.0, Verdict.COMPILE_ERROR.value, 0.0, attempts=0)
-        judgement = await self._client.judge(self._problem(problem).submission(code, key))
+        judgement = await self._judge.judge(self._problem(problem).submission(code, key))
         if judgement.response is None:
             return Outcome(None, ERROR, 0.0, judgement.attempts)
         passed = bool(judgement.response.passed)
@@ -72,6 +72,8 @@ class JudgeReward:
         # each evaluation reads its problems anew.
         known = self._judged.get(id(problem))
         if known is None:
+            if (reason := self._judge.refusal(problem)) is not None:
+                raise JudgeRefused(f"problem {problem.id} cannot be judged: {reason}", field="judge.backend")
             known = self._judged[id(problem)] = JudgedProblem(problem)
             weakref.finalize(problem, self._judged.pop, id(problem), None).atexit = False
         return known

@@ -1,0 +1,64 @@
+"""What the trainer knows of whoever judges: a submission in, a judgement or none out.
+
+The rule behind it: a judge that failed is never a wrong answer. Whatever the back end, such a submission is tried again
+for a bounded number of times and seconds, and then comes back unjudged, for quarantine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from deepcoder_contracts.judge import JudgeResponse
+from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.judge.submission import Submission
+from deepcoder_trainer.types import Problem
+
+
+class JudgeRefused(BadConfig):
+    """The judge will never accept this submission; the message is the judge's."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What asking came to."""
+
+    response: JudgeResponse | None
+    """None if no judge could say: the sample is to be quarantined."""
+    attempts: int
+    """Judges that were really asked to judge it."""
+
+
+class Judge(Protocol):
+    """A back end; safe to use from many coroutines of one event loop."""
+
+    @property
+    def errors(self) -> int:
+        """Failures of judges so far."""
+
+    @property
+    def capacity(self) -> int:
+        """Submissions that can be under way at once, as far as is known now; the others wait in the trainer."""
+
+    async def judge(self, submission: Submission) -> Judgement:
+        """Have one program judged. Raises JudgeRefused where that can never be."""
+
+    def refusal(self, problem: Problem) -> str | None:
+        """Why programs for this problem can never be judged here, with the mend; None if they can."""
+
+    async def run(self) -> None:
+        """What has to go on beside training, until cancelled; it raises when no judge can be kept alive."""
+
+    async def close(self) -> None:
+        """Let go of connections. Whoever called `run` ends that."""
+
+
+def refuse_unjudgeable(judge: Judge, problems: Iterable[Problem]) -> None:
+    """Tell before anything is sampled what would else end the attempt at the first such problem. Raises BadConfig."""
+    refused = [(p.id, reason) for p in problems if (reason := judge.refusal(p)) is not None]
+    if refused:
+        name, reason = refused[0]
+        raise JudgeRefused(
+            f"{len(refused)} problems cannot be judged, the first of them {name}: {reason}", field="judge.backend"
+        )

@@ -1,0 +1,78 @@
+"""The secret that a judge is shown: in a file that a rotated Secret replaces, and nowhere else in words.
+
+It is read again once it is a second old, so that neither a rotation needs a restart nor each request a read. A file
+that is away or empty for a moment, as while a mounted Secret is swapped, leaves the value before in use. The value is
+in no message, log line or `repr`; `redact` takes it out of what others said, since some APIs quote the key they refuse.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+from deepcoder_trainer.errors import BadConfig
+
+SECONDS = 1.0
+"""Longest time a value is used without a look at its file."""
+
+_VALUE = re.compile(r"[\x21-\x7e]+")
+_QUOTED = 8
+"""Characters of a long secret's end or beginning that APIs may quote, and that are taken out as well."""
+_SHORTEST = 4
+"""A shorter token is not taken out of messages: it would be found in any."""
+
+
+class Bearer:
+    """A bearer token in a file."""
+
+    def __init__(self, path: Path, field: str) -> None:
+        """`field` names the setting, for messages. Raises BadConfig where the file holds no token."""
+        self._path = path
+        self._field = field
+        self._seen: list[str] = []
+        self._read_at = time.monotonic()
+        try:
+            self._seen = [self._read()]
+        except (OSError, ValueError) as error:
+            raise BadConfig(
+                f"{field} {path} cannot be used: {_why(error)}: mount the Secret that holds the token there",
+                field=field,
+            ) from None
+
+    def __repr__(self) -> str:
+        return f"<Bearer in {self._path}>"
+
+    def header(self) -> str:
+        """Value of the Authorization header."""
+        now = time.monotonic()
+        if now - self._read_at >= SECONDS:
+            self._read_at = now
+            self._refresh()
+        return f"Bearer {self._seen[0]}"
+
+    def redact(self, text: str) -> str:
+        """The text without the token, the one before it, or a part that an API quoted of either."""
+        for secret in self._seen:
+            parts = (secret, secret[:_QUOTED], secret[-_QUOTED:]) if len(secret) > 2 * _QUOTED else (secret,)
+            for part in parts:
+                text = text.replace(part, "[redacted]") if len(part) >= _SHORTEST else text
+        return text
+
+    def _refresh(self) -> None:
+        try:
+            value = self._read()
+        except (OSError, ValueError):
+            return
+        if value != self._seen[0]:
+            self._seen = [value, *self._seen][:2]
+
+    def _read(self) -> str:
+        value = self._path.read_text(errors="replace").strip()
+        if not _VALUE.fullmatch(value):
+            raise ValueError("it holds no token: one line of printable characters without spaces")
+        return value
+
+
+def _why(error: Exception) -> str:
+    return (error.strerror or type(error).__name__) if isinstance(error, OSError) else str(error)

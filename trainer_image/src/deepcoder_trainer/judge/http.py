@@ -1,0 +1,40 @@
+"""What HTTP says to every client of judges alike: how long to wait, and when a silent peer is gone."""
+
+from __future__ import annotations
+
+import socket
+import time
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+MAX_REST_SECONDS = 60.0
+"""Longest time a judge is left alone, whatever it asks for."""
+CONNECT_SECONDS = 5.0
+
+_UNSAID = 1.0
+_KEEPALIVE = {socket.TCP_KEEPIDLE: 15, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
+"""A peer that has answered no probe for 30 s is gone, and so is one that leaves data unacknowledged that long."""
+_UNACKNOWLEDGED_MS = 30_000
+
+
+def rest_seconds(retry_after: str | None) -> float:
+    """How long a Retry-After header asks to wait: a number of seconds or a date; a second where it says nothing."""
+    try:
+        seconds = float(retry_after or _UNSAID)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(retry_after or "").timestamp() - time.time()
+        except ValueError:
+            seconds = _UNSAID
+    return min(max(seconds, 0.1), MAX_REST_SECONDS)
+
+
+def watched_socket(address: Any) -> socket.socket:
+    """A TCP socket that notices a lost node: no answer may take minutes by rights, but silence on the wire may not."""
+    family, kind, protocol = address[:3]
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEPALIVE.items():
+        made.setsockopt(socket.IPPROTO_TCP, option, value)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED_MS)
+    return made

@@ -1,0 +1,184 @@
+"""Asking servers of `deepcoder-sandbox`, pods of a pool and one of the trainer's own alike, in the judge's protocol.
+
+- 429 or 503: the judge is full or leaving, and says for how long;
+- 404 for a test set: it is put there and the submission is sent again;
+- 400, 409, 413, 422: the judge has read the submission and will never accept it;
+- any other status, 401 and 403 above all: while a token is rotated, kubelets refresh their copies a minute or two
+  apart; a proxy may say 408.
+
+Ids are idempotency keys, so that a submission which is sent again while a judge still has it is judged once there.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+from pydantic import ValidationError
+
+from deepcoder_contracts.judge import RUN_HEADER, Capacity, JudgeRequest, JudgeResponse
+from deepcoder_contracts.manifest import RunIdentity
+from deepcoder_trainer.judge.backend import JudgeRefused
+from deepcoder_trainer.judge.bearer import Bearer
+from deepcoder_trainer.judge.client import Answer, answer_with
+from deepcoder_trainer.judge.endpoints import Endpoint
+from deepcoder_trainer.judge.http import CONNECT_SECONDS, rest_seconds, watched_socket
+from deepcoder_trainer.judge.submission import QUEUE_SECONDS, StoredTests, Submission
+from deepcoder_trainer.types import Problem
+
+log = logging.getLogger(__name__)
+
+PUT_SECONDS = 60.0
+CAPACITY_SECONDS = 5.0
+
+_ABSENT_SECONDS = 2.0
+_REFUSALS = frozenset({400, 409, 413, 422})
+
+
+class JudgeServers:
+    """The `Transport` to judges that speak the judge's protocol."""
+
+    def __init__(
+        self, run: RunIdentity, *, token_file: Path | None = None, connector: aiohttp.BaseConnector | None = None
+    ) -> None:
+        self._token = Bearer(token_file, "judge.tokenFile") if token_file is not None else None
+        self._headers = {RUN_HEADER: f"{run.namespace}/{run.name}/{run.uid[:8]}", "Content-Type": "application/json"}
+        # No limit here: Endpoints bounds what is in flight at each judge. No proxy either: judges are neighbours.
+        self._http = aiohttp.ClientSession(
+            connector=connector or aiohttp.TCPConnector(limit=0, socket_factory=watched_socket),
+            trust_env=False,
+            trace_configs=[_notes_reuse()],
+        )
+
+    def refusal(self, problem: Problem) -> str | None:
+        """None: such a judge says itself what it does not accept."""
+        return None
+
+    async def close(self) -> None:
+        """Close connections."""
+        await self._http.close()
+
+    async def slots(self, judge: Endpoint) -> int | None:
+        """Ask a judge once; one that does not say keeps what it is given unasked."""
+        if judge.asked_capacity:
+            return None
+        judge.asked_capacity = True
+        try:
+            reply = await self._send("GET", f"{judge.url}/v1/capacity", None, CAPACITY_SECONDS)
+            if reply.ok:
+                return Capacity.model_validate_json(reply.body).slots
+            judge.asked_capacity = reply.status == 404
+        except ValidationError as error:  # of another release: it will not say anything else the next time
+            log.warning("judge %s tells its capacity in words unknown here: %s", judge.url, error)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            judge.asked_capacity = False
+            log.debug("judge %s does not tell its capacity: %s", judge.url, error)
+        return None
+
+    async def ask(self, judge: Endpoint, submission: Submission) -> Answer:
+        """Submit it, with its tests where the judge lacks them."""
+        told = await self._post(judge, submission.request)
+        if told.unknown_tests and submission.stored is not None:
+            problem = await self._put_tests(judge, submission.stored)
+            told = await self._post(judge, submission.request) if problem is None else problem
+        if told.unknown_tests:
+            return Answer(judged=True, problem=f"it does not find what it was given: {told.answer.problem}")
+        return told.answer
+
+    async def _post(self, judge: Endpoint, request: JudgeRequest) -> _Told:
+        body = request.model_dump_json(exclude_none=True).encode()
+        url, seconds = f"{judge.url}/v1/judge", request.deadline_s or QUEUE_SECONDS
+        try:
+            try:
+                reply = await self._send("POST", url, body, seconds)
+            except _StaleConnection:
+                reply = await self._send("POST", url, body, seconds)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            # Not there (yet, or any more): nothing was asked of it, so nothing counts against the submission.
+            return _Told(Answer(rest_seconds=_ABSENT_SECONDS, problem=f"cannot connect: {error}"))
+        except (aiohttp.ClientError, TimeoutError, _StaleConnection) as error:
+            return _Told(Answer(judged=True, problem=f"{type(error).__name__}: {error}"))
+        return self._read(reply, request)
+
+    async def _put_tests(self, judge: Endpoint, tests: StoredTests) -> _Told | None:
+        try:
+            reply = await self._send("PUT", f"{judge.url}/v1/tests/{tests.sha256}", tests.body(), PUT_SECONDS)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            return _Told(Answer(judged=True, problem=f"cannot store tests: {type(error).__name__}: {error}"))
+        return None if reply.ok else self._read_problem(reply)
+
+    async def _send(self, method: str, url: str, body: bytes | None, seconds: float) -> _Reply:
+        timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=CONNECT_SECONDS)
+        headers = self._headers if self._token is None else {**self._headers, "Authorization": self._token.header()}
+        seen = SimpleNamespace(reused=False)
+        try:
+            async with self._http.request(
+                method, url, data=body, headers=headers, timeout=timeout, allow_redirects=False, trace_request_ctx=seen
+            ) as reply:
+                return _Reply(url, reply.status, reply.headers.get("Retry-After"), await reply.read())
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            if seen.reused and method == "POST" and not isinstance(error, aiohttp.ClientConnectorError):
+                raise _StaleConnection(str(error)) from error
+            raise
+
+    def _read(self, reply: _Reply, request: JudgeRequest) -> _Told:
+        if not reply.ok:
+            return self._read_problem(reply)
+        try:
+            response = JudgeResponse.model_validate_json(reply.body)
+        except ValidationError as error:
+            message = error.errors(include_url=False)[0]["msg"]
+            return _Told(Answer(judged=True, problem=f"not a judgement: {message}"))
+        return _Told(answer_with(response, request))
+
+    def _read_problem(self, reply: _Reply) -> _Told:
+        text = f"{reply.status}: {reply.body[:500].decode(errors='replace')}"
+        text = text if self._token is None else self._token.redact(text)
+        if reply.status in (429, 503):
+            return _Told(Answer(rest_seconds=rest_seconds(reply.retry_after), problem=text))
+        if reply.status == 404:
+            return _Told(Answer(problem=text), unknown_tests=True)
+        if reply.status in _REFUSALS:
+            raise JudgeRefused(f"the judge at {reply.url} answered {text}", field="judge")
+        if reply.status >= 500:
+            return _Told(Answer(judged=True, problem=text))
+        return _Told(Answer(turned_away=True, problem=text))
+
+
+class _StaleConnection(Exception):
+    """A kept connection was closed by the far side as it was used again: nothing says that the judge failed."""
+
+
+def _notes_reuse() -> aiohttp.TraceConfig:
+    """Notes in a request's trace context that it went over a kept connection."""
+
+    async def reused(_session: Any, context: SimpleNamespace, _params: Any) -> None:
+        context.trace_request_ctx.reused = True
+
+    config = aiohttp.TraceConfig()
+    config.on_connection_reuseconn.append(reused)
+    return config
+
+
+@dataclass(frozen=True)
+class _Reply:
+    url: str
+    status: int
+    retry_after: str | None
+    body: bytes = field(repr=False)
+
+    @property
+    def ok(self) -> bool:
+        return 200 <= self.status < 300
+
+
+@dataclass(frozen=True)
+class _Told:
+    """An answer, or that the judge lacks the tests."""
+
+    answer: Answer
+    unknown_tests: bool = False
