@@ -185,17 +185,42 @@ class Storage(Contract):
 
 
 class JudgeBackend(StrEnum):
-    """Pool: the HTTP servers behind a Service. Local: a server of the trainer's own on a Unix socket."""
+    """Pool: the HTTP servers behind a Service. Local: a server of the trainer's own on a Unix socket. Together:
+    Together Code Interpreter, a hosted API."""
 
     POOL = "Pool"
     LOCAL = "Local"
+    TOGETHER = "Together"
+
+
+class HostedInterpreter(Contract):
+    """Together Code Interpreter's API."""
+
+    endpoint: Annotated[
+        str,
+        StringConstraints(
+            pattern=r"^(https://[^\s/?#@]+|http://(127\.0\.0\.1|localhost)(:[0-9]+)?)(/[^\s?#]*)?$", max_length=512
+        ),
+    ] = "https://api.together.ai/v1"
+    """Base URL of the API; another one is a proxy's, or a test's on this machine. The key is never sent in the clear:
+    https, except to this machine."""
+
+    concurrency: int = Field(default=64, ge=1, le=4096)
+    """Programs that are run there at once, each in a session of its own."""
+
+
+class TogetherEndpoint(HostedInterpreter):
+    """How the trainer reaches Together Code Interpreter."""
+
+    key_file: str
+    """File with the API key; it is read again when it changes."""
 
 
 class JudgeEndpoint(Contract):
     """How the trainer reaches judges."""
 
     backend: JudgeBackend = JudgeBackend.LOCAL
-    """Pool or Local."""
+    """Pool, Local or Together."""
 
     host: str | None = None
     """Pool: name of the headless Service; every address behind it is a judge."""
@@ -209,10 +234,18 @@ class JudgeEndpoint(Contract):
     workers: int | None = Field(default=None, ge=1)
     """Local: programs judged at once. Default: the number of CPUs."""
 
+    together: TogetherEndpoint | None = None
+    """Together: the API and its key."""
+
     @model_validator(mode="after")
-    def _pool_has_host(self) -> Self:
+    def _has_what_its_back_end_needs(self) -> Self:
         if self.backend is JudgeBackend.POOL and not (self.host and self.token_file):
             raise ValueError("judge.backend Pool needs judge.host and judge.tokenFile")
+        if (self.backend is JudgeBackend.TOGETHER) != (self.together is not None):
+            raise ValueError(
+                "judge.together is needed by judge.backend Together, and by no other: give judge.together.keyFile, or "
+                "another backend"
+            )
         return self
 
 

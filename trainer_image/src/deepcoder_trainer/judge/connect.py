@@ -15,6 +15,7 @@ from deepcoder_trainer.judge.client import PATIENCE, JudgeClient
 from deepcoder_trainer.judge.endpoints import Endpoints, PoolResolver
 from deepcoder_trainer.judge.local import BASE_URL, LocalJudge
 from deepcoder_trainer.judge.servers import JudgeServers
+from deepcoder_trainer.judge.together.transport import TogetherTransport
 
 
 @asynccontextmanager
@@ -30,6 +31,8 @@ async def connect_judge(config: StageConfig, local: LocalJudge | None) -> AsyncI
                 raise RuntimeError("the local judge is started before anything else, and was not")
             await local.ready()
             client = local_judge(local, config.run, patience)
+        case JudgeBackend.TOGETHER:
+            client = _together(config.judge, patience)
     try:
         yield client
     finally:
@@ -49,3 +52,10 @@ def _pool(settings: JudgeEndpoint, run: RunIdentity, patience: float) -> JudgeCl
     resolver = PoolResolver(endpoints, settings.host, settings.port)
     transport = JudgeServers(run, token_file=Path(settings.token_file))
     return JudgeClient(endpoints, transport, patience=patience, beside=resolver.run)
+
+
+def _together(settings: JudgeEndpoint, patience: float) -> JudgeClient:
+    assert settings.together is not None, "the contract sees to it"
+    together = settings.together
+    endpoints = Endpoints([together.endpoint], limit=together.concurrency)
+    return JudgeClient(endpoints, TogetherTransport(Path(together.key_file)), patience=patience)

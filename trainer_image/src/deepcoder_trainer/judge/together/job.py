@@ -1,0 +1,115 @@
+"""What is sent to the hosted interpreter for a submission: the harness as text and the inputs, no expected output.
+
+What cannot be judged there is refused here, with the mend: other scorings than `strict` run a program in ways that only
+our own judge knows, and an output of many megabytes does not come back from an API that is made for text.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+
+from deepcoder_contracts import strict
+from deepcoder_contracts.judge import JudgeRequest, Kind, Scoring, TestCase
+from deepcoder_trainer.judge.together.harness import packed
+from deepcoder_trainer.judge.together.runner import SETTINGS
+from deepcoder_trainer.types import Problem
+
+OUTPUT_BYTES = 4 << 20
+"""Most that a program may write to stdout, to stderr, or to any file there."""
+REPORT_BYTES = 8 << 20
+"""Most that all tests of a submission may send back, before it is packed."""
+
+_WALL_PER_CPU = 3.0
+_STARTING_SECONDS = 5.0
+_HERE = __package__ or "deepcoder_trainer.judge.together"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One execution that judges one submission."""
+
+    request: JudgeRequest
+    tests: Sequence[TestCase]
+    nonce: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
+    """Marks the report of this execution and no other; also the word that a script's end is claimed with."""
+
+    @property
+    def total_seconds(self) -> float:
+        """Wall clock of all tests together, as the judge's own."""
+        return max(_WALL_PER_CPU * self.request.time_limit_s, (self.request.time_limit_s + 1) * len(self.tests) + 5)
+
+    @property
+    def deadline_seconds(self) -> float:
+        """Time after which no answer is waited for: the place may be slower than what is measured there."""
+        own = 2 * self.total_seconds + _STARTING_SECONDS * len(self.tests) + 60.0
+        return min(own, self.request.deadline_s or own)
+
+    def code(self) -> str:
+        """The Python text to execute."""
+        request = self.request
+        job: dict[str, Any] = {
+            "nonce": self.nonce,
+            "source": request.code,
+            "runner": _text("runner.py"),
+            "settings_variable": SETTINGS,
+            "kind": request.kind.value,
+            "fn_name": request.fn_name,
+            "time_limit_s": request.time_limit_s,
+            "memory_limit_mb": request.memory_limit_mb,
+            "total_seconds": self.total_seconds,
+            "output_bytes": OUTPUT_BYTES,
+            "report_bytes": REPORT_BYTES,
+            "stop": request.stop_on_first_failure,
+            "inputs": [self._input(test) for test in self.tests],
+        }
+        return f"{_text('harness.py')}\n\nprint(run(json.loads(zlib.decompress(base64.b64decode({packed(job)!r})))))\n"
+
+    def _input(self, test: TestCase) -> str:
+        return f"{self.nonce}\n{test.input}" if self.request.kind is Kind.SCRIPT else test.input
+
+
+def refusal(problem: Problem) -> str | None:
+    """Why a problem cannot be judged there, and the mend; None if it can."""
+    if (reason := scoring_refusal(problem.scoring)) is not None:
+        return reason
+    expected = [len(test.output.encode(errors="replace")) for test in problem.tests]
+    if max(expected) > OUTPUT_BYTES // 2 or sum(expected) > REPORT_BYTES // 2:
+        return (
+            f"a test expects more than {OUTPUT_BYTES // 2} bytes, or all together more than {REPORT_BYTES // 2}, and "
+            "judge.backend Together sends no more back: leave tests out, or use a SandboxPool or judge.backend Local"
+        )
+    if problem.kind is Kind.FUNCTION:
+        return _function_refusal(problem.tests)
+    return None
+
+
+def scoring_refusal(scoring: Scoring) -> str | None:
+    """Why a scoring cannot be had there."""
+    if scoring is Scoring.STRICT:
+        return None
+    return (
+        f"judge.backend Together knows scoring strict only, not {scoring.value}: use a SandboxPool or judge.backend "
+        "Local, or give the problem scoring: strict"
+    )
+
+
+def _function_refusal(tests: Sequence[TestCase]) -> str | None:
+    for index, test in enumerate(tests):
+        try:
+            for line in test.input.split("\n"):
+                if line.strip():
+                    strict.parse_json(line)
+            strict.parse_json(test.output)
+        except (ValueError, RecursionError):
+            return (
+                f"tests[{index}] of a function needs one JSON value a line of input, and one as output: mend the test"
+            )
+    return None
+
+
+def _text(name: str) -> str:
+    return resources.files(_HERE).joinpath(name).read_text()

@@ -1,0 +1,186 @@
+"""Reading what came back from the hosted interpreter, and comparing it here: from a report to a response.
+
+Pure. Everything in a report may be forged by the program, so nothing of it is trusted: an output earns what it is equal
+to, a claim of failure costs what it says, and whatever does not hold together (no report, two of them, runs that are
+missing, numbers that are none) is `BadReport`: the judge failed. The work is bounded by sizes that are checked before
+anything is unpacked.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+import signal
+import zlib
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from deepcoder_contracts import strict
+from deepcoder_contracts.judge import JudgeResponse, Kind, TestCase, TestVerdict, Verdict
+from deepcoder_trainer.judge.together.job import OUTPUT_BYTES, REPORT_BYTES, Job
+
+UNPACKED_BYTES = 2 * (REPORT_BYTES + 2 * OUTPUT_BYTES) + (1 << 20)
+"""Longest report that is unpacked: the run that passes the limit is in it, and JSON may double what it holds."""
+
+_STARTING_CPU_SECONDS = 0.1
+"""What an interpreter takes to start: measured with the program there, and not its own."""
+
+_DETAIL_CHARS = 1000
+_Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Output = Annotated[str, StringConstraints(max_length=OUTPUT_BYTES)]
+
+
+class BadReport(Exception):
+    """No report, or none that can be judged by."""
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+
+class _Run(_Message):
+    """One test, as the harness saw it."""
+
+    killed: Literal["wall", "cpu", "total"] | None
+    status: int | None = None
+    signal: int | None = None
+    cpu: _Seconds = 0.0
+    stdout: _Output = ""
+    """Bytes as characters, one each."""
+    stderr: _Output = ""
+    report: str = ""
+    written: int = 0
+    """How many of stdout and stderr have reached their limit."""
+
+
+class _Report(_Message):
+    runs: list[_Run]
+    seconds: _Seconds
+
+
+class _Claim(_Message):
+    """What the program's process said of itself."""
+
+    failure: str | None = None
+    detail: str | None = None
+    completed: str | None = None
+    value: str | None = None
+    opaque: str | None = None
+
+
+def judge(job: Job, printed: str, worker: str) -> JudgeResponse:
+    """The response that a job's printed report comes to. Raises BadReport."""
+    report = _unpack(job, printed)
+    verdicts = [_verdict(job, test, run) for test, run in zip(job.tests, report.runs, strict=False)]
+    failed = next((i for i, v in enumerate(verdicts) if v.verdict is not Verdict.PASSED), None)
+    if failed is not None and job.request.stop_on_first_failure:
+        verdicts = verdicts[: failed + 1] + [_skipped()] * (len(job.tests) - failed - 1)
+    if report.runs and report.runs[-1].killed == "total":
+        verdicts += [verdicts[-1]] * (len(job.tests) - len(verdicts))
+    if len(verdicts) != len(job.tests) or len(report.runs) > len(job.tests):
+        raise BadReport(f"the report has {len(report.runs)} runs for {len(job.tests)} tests")
+    return JudgeResponse(
+        id=job.request.id,
+        passed=failed is None,
+        verdicts=verdicts,
+        seconds=report.seconds,
+        worker=worker,
+    )
+
+
+def _unpack(job: Job, printed: str) -> _Report:
+    mark = re.escape(f"deepcoder:{job.nonce}")
+    found = re.findall(rf"{mark}:begin(.*?){mark}:end", printed, re.DOTALL)
+    if len(found) != 1:
+        raise BadReport("there is no report in the output" if not found else "there is more than one report")
+    unpacker = zlib.decompressobj()
+    try:
+        packed = base64.b64decode("".join(found[0].split()), validate=True)
+        text = unpacker.decompress(packed, UNPACKED_BYTES)
+    except (binascii.Error, ValueError, zlib.error) as error:
+        raise BadReport(f"the report is damaged: {error}") from None
+    if not unpacker.eof:
+        raise BadReport("the report is too long, or ends before its end")
+    try:
+        return _Report.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise BadReport(f"the report says nothing sensible at {where or 'its beginning'}: {first['msg']}") from None
+
+
+def _verdict(job: Job, test: TestCase, run: _Run) -> TestVerdict:
+    limit = job.request.time_limit_s
+    if run.killed == "total":
+        return _made(Verdict.TIME_LIMIT, run, "the tests before took the time of all, mostly waiting")
+    if run.killed == "cpu" or run.signal == signal.SIGXCPU or run.cpu > limit + _STARTING_CPU_SECONDS:
+        return _made(Verdict.TIME_LIMIT, run, f"used more than {limit:g} s of CPU time")
+    if run.killed == "wall":
+        return _made(Verdict.TIME_LIMIT, run, "still there after its wall-clock limit, mostly waiting")
+    if run.signal == signal.SIGKILL:
+        raise BadReport("a program was killed there, perhaps for want of memory: who did it cannot be known")
+    if run.signal == signal.SIGXFSZ or run.written:
+        return _made(Verdict.OUTPUT_LIMIT, run, f"wrote more than {OUTPUT_BYTES} bytes")
+    claim = _claim(run.report)
+    if claim.failure is not None:
+        return _made(_CLAIMED.get(claim.failure, Verdict.RUNTIME_ERROR), run, claim.detail)
+    if run.signal is not None:
+        return _made(Verdict.RUNTIME_ERROR, run, f"died of signal {run.signal}")
+    if run.status is None:
+        raise BadReport("a run has neither an exit status nor a signal")
+    if run.status != 0:
+        last = run.stderr.strip().rsplit("\n", 1)[-1][:300]
+        return _made(Verdict.RUNTIME_ERROR, run, last or f"exit status {run.status}")
+    return _compared(job, test, run, claim)
+
+
+_CLAIMED = {
+    "compile": Verdict.COMPILE_ERROR,
+    "memory": Verdict.MEMORY_LIMIT,
+    "output": Verdict.OUTPUT_LIMIT,
+}
+
+
+def _compared(job: Job, test: TestCase, run: _Run, claim: _Claim) -> TestVerdict:
+    if job.request.kind is Kind.SCRIPT:
+        if claim.completed == job.nonce:
+            return _made(Verdict.PASSED, run)
+        return _made(Verdict.RUNTIME_ERROR, run, "the program left before the test had run")
+    if job.request.kind is Kind.FUNCTION:
+        difference = _value_difference(claim, test, job.request.float_tolerance)
+    else:
+        stdout = run.stdout.encode("latin-1", "replace")
+        difference = strict.compare_text(stdout, test.output, job.request.float_tolerance)
+    return _made(Verdict.PASSED if difference is None else Verdict.WRONG_ANSWER, run, difference)
+
+
+def _value_difference(claim: _Claim, test: TestCase, tolerance: float | None) -> str | None:
+    if claim.opaque is not None:
+        return f"returned a value of type {claim.opaque[:100]}, which is none of JSON's"
+    if claim.value is None:
+        return "the program left without returning"
+    try:
+        equal = strict.equal_as_json(strict.parse_json(claim.value), strict.parse_json(test.output), tolerance)
+    except (ValueError, ArithmeticError, RecursionError) as error:
+        return f"returned what cannot be compared: {type(error).__name__}"
+    return None if equal else f"returned {strict.excerpt(claim.value.encode('utf-8', 'replace'))}"
+
+
+def _claim(text: str) -> _Claim:
+    """What a program's process said; what is no claim says nothing."""
+    try:
+        return _Claim.model_validate(json.loads(text)) if text else _Claim()
+    except (ValueError, RecursionError):
+        return _Claim()
+
+
+def _made(verdict: Verdict, run: _Run, detail: str | None = None) -> TestVerdict:
+    shown = None if not detail else detail.encode("ascii", "backslashreplace").decode()[:_DETAIL_CHARS]
+    return TestVerdict(verdict=verdict, seconds=run.cpu, detail=shown)
+
+
+def _skipped() -> TestVerdict:
+    return TestVerdict(verdict=Verdict.SKIPPED, seconds=0.0)

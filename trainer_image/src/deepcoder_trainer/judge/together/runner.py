@@ -1,0 +1,138 @@
+"""The process of one test, on the far side: it takes limits upon itself, then becomes the program.
+
+Sent as text and run by `harness`, so it stands alone and keeps to old Python. What it leaves in its report descriptor
+is a claim about itself: why it failed, what a function returned, that a script came to its end. The word for a script's
+end is in memory that the program shares, so it tells an early exit from the end and no more.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import resource
+import sys
+import threading
+import traceback
+import types
+from typing import Any
+
+SETTINGS = "DEEPCODER_SETTINGS"
+
+
+def main(settings: dict[str, Any]) -> int:
+    """Run the program as the settings say; its exit status."""
+    report = settings["report"]
+    try:
+        _take_limits(settings)
+        with open(settings["source"], "rb") as file:
+            source = file.read()
+        try:
+            code = compile(source, "main.py", "exec", dont_inherit=True)
+        except (SyntaxError, ValueError, RecursionError, OverflowError) as error:
+            _claim(report, failure="compile", detail=traceback.format_exception_only(type(error), error)[-1].strip())
+            return 1
+        return _run(code, settings)
+    except MemoryError:
+        os.write(report, b'{"failure":"memory"}')
+        return 1
+
+
+def _take_limits(settings: dict[str, Any]) -> None:
+    with open("/proc/self/statm") as file:
+        idle = int(file.read().split()[0]) * resource.getpagesize()
+    memory = idle + (settings["memory_limit_mb"] << 20)
+    seconds = int(settings["time_limit_s"]) + 2
+    for limit, most in (
+        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_CPU, seconds),
+        (resource.RLIMIT_FSIZE, settings["output_bytes"]),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        _, hard = resource.getrlimit(limit)
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(limit, (most, most))
+
+
+def _run(code: types.CodeType, settings: dict[str, Any]) -> int:
+    kind, report = settings["kind"], settings["report"]
+    module = types.ModuleType("__main__")
+    module.__dict__.update(__builtins__=sys.modules["builtins"], __file__="main.py")
+    if kind == "function":
+        module.__name__ = "solution"  # a block for the command line is not for the caller of a function
+    sys.modules[module.__name__] = module
+    sys.argv = ["main.py"]
+    status = 0
+    try:
+        given = sys.stdin.read() if kind != "stdin" else ""
+        exec(code, module.__dict__)
+        if kind == "script":
+            word, _, text = given.partition("\n")
+            exec(compile(text, "test.py", "exec", dont_inherit=True), module.__dict__)
+            _claim(report, completed=word)
+        elif kind == "function":
+            _call(module, settings["fn_name"], given, report, settings["output_bytes"] // 2)
+    except SystemExit as leaving:
+        status = _exit_status(leaving)
+        if kind != "stdin":
+            _claim(report, failure="exit", detail="the program left before its end")
+    except MemoryError:
+        raise
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    return _finish(status)
+
+
+def _call(module: types.ModuleType, name: str, given: str, report: int, most: int) -> None:
+    digits = getattr(sys, "set_int_max_str_digits", lambda _: None)
+    digits(0)
+    arguments = [json.loads(line) for line in given.split("\n") if line.strip()]
+    owner, _, attribute = name.rpartition(".")
+    if not owner and hasattr(getattr(module, "Solution", None), attribute):
+        owner = "Solution"
+    holder = module if not owner else getattr(module, owner)()
+    value = getattr(holder, attribute)(*arguments)
+    try:
+        answer = json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        _claim(report, opaque=type(value).__name__[:200])
+        return
+    if len(answer) > most:
+        _claim(report, failure="output", detail="returned more than %d bytes" % most)
+    else:
+        _claim(report, value=answer)
+
+
+def _exit_status(leaving: SystemExit) -> int:
+    if leaving.code is None:
+        return 0
+    if isinstance(leaving.code, int):
+        return leaving.code & 0xFF
+    sys.stderr.write(str(leaving.code) + "\n")
+    return 1
+
+
+def _finish(status: int) -> int:
+    """What an interpreter does at its end, short of tearing itself down."""
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        if not getattr(sys.stdout, "closed", True):
+            sys.stdout.flush()
+    except MemoryError:
+        raise
+    except BaseException:
+        return status or 120
+    return status
+
+
+def _claim(report: int, **fields: str) -> None:
+    data = json.dumps(fields).encode()
+    while data:
+        data = data[os.write(report, data) :]
+
+
+if __name__ == "__main__":
+    code = main(json.loads(os.environ.pop(SETTINGS)))
+    os._exit(code)
