@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
+import re
 import signal
 import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -82,8 +86,86 @@ async def test_programs_find_no_secret_of_the_trainers(judge: LocalJudge) -> Non
     outcome = await JudgeReward(client)(DOUBLE, fenced(code), "sampling/0/1")
     await client.close()
     assert outcome.verdict == "passed"
-    environment = Path(f"/proc/{judge._child.pid}/environ").read_bytes()
-    assert b"hidden" not in environment
+    processes = [judge._child.pid, *descendants(judge._child.pid)]
+    assert len(processes) > 1
+    for process in processes:
+        environment = Path(f"/proc/{process}/environ").read_bytes()
+        assert b"hidden" not in environment
+        names = {name.split(b"=")[0].decode() for name in environment.split(b"\0") if name}
+        assert not {name for name in names if re.search("AWS|SECRET|TOKEN|KEY|HF_", name)}
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes that a process has started, and theirs."""
+    parents: dict[int, int] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(stat.parent.name)] = int(stat.read_text().rsplit(")", 1)[1].split()[1])
+    found = [pid]
+    for process in found:
+        found += [child for child, parent in parents.items() if parent == process]
+    return found[1:]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+TRAINER = """
+import asyncio, sys, time
+from deepcoder_trainer.judge.local import LocalJudge
+judge = LocalJudge(workers=1)
+asyncio.run(judge.ready())
+print(judge._child.pid, flush=True)
+time.sleep(300)
+"""
+
+
+def test_a_judge_and_all_that_it_started_end_with_a_trainer_that_is_killed() -> None:
+    trainer = subprocess.Popen([sys.executable, "-c", TRAINER], stdout=subprocess.PIPE)
+    assert trainer.stdout is not None
+    judge = int(trainer.stdout.readline())
+    processes = [judge, *descendants(judge)]
+    assert len(processes) > 1
+    trainer.kill()
+    trainer.wait(10)
+    deadline = time.monotonic() + 20
+    while any(alive(process) for process in processes):
+        assert time.monotonic() < deadline, [process for process in processes if alive(process)]
+        time.sleep(0.05)
+
+
+def test_a_judge_whose_trainer_has_ended_before_it_began_does_not_begin() -> None:
+    orphan = [sys.executable, "-c", local_module._DIE_WITH_PARENT, str(os.getpid() + 1), "/bin/echo", "begun"]
+    ended = subprocess.run(orphan, capture_output=True, timeout=30)
+    assert (ended.returncode, ended.stdout) == (1, b"")
+
+
+SPY = """
+import sys
+from deepcoder_trainer.judge import local
+HEAVY = {"torch", "ray", "vllm", "transformers", "boto3", "botocore", "numpy", "pyarrow"}
+def began(self, workers=None):
+    print(sorted(HEAVY & set(sys.modules)))
+    sys.exit(7)
+local.LocalJudge.__init__ = began
+from deepcoder_trainer.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("command", ["run", "evaluate"])
+def test_it_is_started_before_torch_or_anything_that_reads_secrets_is_loaded(tmp_path: Path, command: str) -> None:
+    if command == "run":
+        example = Path(__file__).parents[2] / "examples" / "local-demo.yaml"
+        arguments = ["run", "--config", str(example)]
+    else:
+        arguments = ["evaluate", "--model", "/m", "--datasets", "a=/d", "--output-dir", str(tmp_path)]
+    ended = subprocess.run([sys.executable, "-c", SPY, *arguments], capture_output=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (7, b"[]\n"), ended.stderr
 
 
 async def test_a_judge_that_was_killed_is_started_again_and_the_submission_is_judged(judge: LocalJudge) -> None:

@@ -57,13 +57,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Evaluate and print; the exit code of the run."""
     from deepcoder_trainer.judge.local import LocalJudge
-    from deepcoder_trainer.report.cli import render
-    from deepcoder_trainer.report.history import read_history
-    from deepcoder_trainer.runner import run
 
     config = local_run(options)
-    judge = LocalJudge(options.judge_workers)
+    judge = LocalJudge(options.judge_workers)  # before anything heavy is imported, as `run` does
     try:
+        from deepcoder_trainer.report.cli import render
+        from deepcoder_trainer.report.history import read_history
+        from deepcoder_trainer.runner import run
+
         record = asyncio.run(run(config, judge, lambda _config: ()))
     finally:
         judge.close()

@@ -34,8 +34,14 @@ BASE_URL = "http://judge"
 """Any name will do over a Unix socket."""
 
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV")
-# PR_SET_PDEATHSIG: the kernel sends SIGTERM when the trainer's main thread ends, however it ends.
-_DIE_WITH_PARENT = "import ctypes,os,sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])"
+# PR_SET_PDEATHSIG: the kernel sends SIGTERM when the trainer's main thread ends, however it ends; one that has ended
+# before this is asked for is told by the child's having another parent.
+_DIE_WITH_PARENT = (
+    "import ctypes,os,sys; ctypes.CDLL(None).prctl(1, 15); os.getppid() == int(sys.argv[1]) or sys.exit(1); "
+    "os.execv(sys.argv[2], sys.argv[2:])"
+)
+_WORDS = 500
+"""Bytes at the end of its log that a judge's end is told with."""
 
 
 class LocalJudge:
@@ -51,7 +57,7 @@ class LocalJudge:
     def _spawn(self) -> subprocess.Popen[bytes]:
         command = [_program(), "serve", "--socket", str(self.socket), "--slots", str(self._workers)]
         return subprocess.Popen(
-            [sys.executable, "-c", _DIE_WITH_PARENT, *command],
+            [sys.executable, "-c", _DIE_WITH_PARENT, str(os.getpid()), *command],
             env={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -111,7 +117,9 @@ class LocalJudge:
 
     def _last_words(self) -> str:
         try:
-            return (Path(self._folder.name) / "log").read_text(errors="replace")[-500:].strip()
+            with (Path(self._folder.name) / "log").open("rb") as log_file:
+                log_file.seek(max(0, os.fstat(log_file.fileno()).st_size - _WORDS))
+                return log_file.read().decode(errors="replace").strip()
         except OSError:
             return ""
 
