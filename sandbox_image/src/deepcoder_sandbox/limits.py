@@ -43,7 +43,8 @@ _JUDGING_MARGIN_S = 30.0
 _BUSY_MACHINE = 2.0
 _LONGEST_DEADLINE_S = 3600.0
 _JUDGE_MB = 256
-_FILES_MB = (2 * OUTPUT_BYTES + VALUE_BYTES + STORED_CODE_BYTES) // MIB + 1 + SCRATCH_MB
+_ZYGOTES_MB = 32  # one of each kind
+_SLOT_MB = (2 * OUTPUT_BYTES + VALUE_BYTES + STORED_CODE_BYTES) // MIB + 1 + SCRATCH_MB + _ZYGOTES_MB
 
 
 def of_one_test(time_limit_s: float, memory_limit_mb: int, file_bytes: int) -> RunLimits:
@@ -75,11 +76,14 @@ def judging_deadline_s(time_limit_s: float, tests: int) -> float:
     return min(_LONGEST_DEADLINE_S, _BUSY_MACHINE * submission_limit_s(time_limit_s, tests) + _JUDGING_MARGIN_S)
 
 
-def needed_mb(slots: int, memory_mb: int, store_mb: int) -> int:
-    """Return the memory of a judge whose every slot runs a program that takes all it may, files in memory included."""
-    return _JUDGE_MB + store_mb + slots * (memory_mb + _FILES_MB)
+def needed_mb(slots: int, memory_mb: int, store_mb: int, requests_mb: int) -> int:
+    """Return the memory of a judge whose every slot runs a program that takes all it may, files in memory included.
+
+    `requests_mb` is what requests hold (`deepcoder_sandbox.server.room`).
+    """
+    return _JUDGE_MB + store_mb + requests_mb + slots * (memory_mb + _SLOT_MB)
 
 
-def fitting_mb(slots: int, store_mb: int, limit_mb: int) -> int:
+def fitting_mb(slots: int, store_mb: int, requests_mb: int, limit_mb: int) -> int:
     """Return the largest memory limit of a program that fits into `limit_mb`."""
-    return (limit_mb - _JUDGE_MB - store_mb) // slots - _FILES_MB
+    return (limit_mb - needed_mb(slots, 0, store_mb, requests_mb)) // slots

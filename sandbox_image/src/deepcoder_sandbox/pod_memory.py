@@ -26,18 +26,20 @@ def container_limit_mb(files: tuple[str, ...] = _LIMIT_FILES) -> int | None:
     return None
 
 
-def largest_program_mb(slots: int, store_mb: int, default_mb: int, limit_mb: int | None) -> int | None:
+def largest_program_mb(
+    slots: int, store_mb: int, requests_mb: int, default_mb: int, limit_mb: int | None
+) -> int | None:
     """Return the largest memory limit to accept where none was set: what fits, but never less than the default."""
-    return None if limit_mb is None else max(default_mb, limits.fitting_mb(slots, store_mb, limit_mb))
+    return None if limit_mb is None else max(default_mb, limits.fitting_mb(slots, store_mb, requests_mb, limit_mb))
 
 
-def shortage(slots: int, memory_mb: int, store_mb: int, limit_mb: int | None) -> str | None:
+def shortage(slots: int, memory_mb: int, store_mb: int, requests_mb: int, limit_mb: int | None) -> str | None:
     """Return what is wrong, with the mend, where `slots` programs of `memory_mb` each do not fit; else None."""
-    needed = limits.needed_mb(slots, memory_mb, store_mb)
+    needed = limits.needed_mb(slots, memory_mb, store_mb, requests_mb)
     if limit_mb is None or needed <= limit_mb:
         return None
     return (
-        f"{slots} slots of {memory_mb} MiB with their files, {store_mb} MiB of stored tests and the judge itself need"
-        f" {needed} MiB, the container has {limit_mb} MiB: the kernel may kill the judge. Mend: raise the container's"
-        " memory limit, or lower --slots, --max-memory-mb or --tests-store-mb"
+        f"{slots} slots of {memory_mb} MiB with their files, {store_mb} MiB of stored tests, {requests_mb} MiB of"
+        f" requests and the judge itself need {needed} MiB, the container has {limit_mb} MiB: the kernel may kill the judge. Mend: raise"
+        " the container's memory limit, or lower --slots, --max-memory-mb, --tests-store-mb or --max-queued-mb"
     )

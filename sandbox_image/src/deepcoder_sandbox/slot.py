@@ -1,6 +1,6 @@
-"""A slot: one zygote and the thread's worth of work that goes through it.
+"""A slot: a zygote, or one of each kind, and the thread's worth of work that goes through them.
 
-It starts a zygote when it has none, and ends it after a number of runs or after any failure: one that failed may still
+It starts a zygote when it needs one, and ends it after a number of runs or after any failure: one that failed may still
 have an answer under way, and that must not be taken for the next submission's. Every failure of the judge's own, one
 that nobody foresaw included, is an `error` answer after one more attempt on a fresh zygote. It never raises for what a
 program did.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from typing import Final
 
 from deepcoder_contracts.judge import JudgeResponse, LiveCodeBenchResult, Scoring, TestVerdict, Verdict
@@ -40,7 +41,8 @@ class Slot:
         self._worker = worker
         self._observer = observer or Observer()
         self._recycle_after_runs = recycle_after_runs
-        self._zygote: ZygoteProcess | None = None
+        self._zygotes: dict[bool, ZygoteProcess] = {}
+        self._harness = False
         self._starting_s = 0.0
         self._run_by_others_s = 0.0
         self.failed_starts = 0
@@ -48,18 +50,23 @@ class Slot:
         self.failing_since: float | None = None
         """When the first of them was (monotonic)."""
 
-    def ensure_zygote(self) -> ZygoteProcess:
-        """Return the running zygote, started if need be. Raises ZygoteFailed."""
-        if self._zygote is not None and (self._zygote.spent or self._zygote.runs >= self._recycle_after_runs):
-            self._drop(Recycled.UNCLEAN if self._zygote.spent else Recycled.RUNS)
-        if self._zygote is None:
-            self._zygote = self._start()
-        return self._zygote
+    def ensure_zygote(self, harness: bool = False) -> ZygoteProcess:
+        """Return the running zygote, started if need be: the one of scoring livecodebench, or that of all others.
 
-    def _start(self) -> ZygoteProcess:
+        Each is started when it is first needed and goes on beside the other. Raises ZygoteFailed.
+        """
+        self._harness = harness
+        zygote = self._zygotes.get(harness)
+        if zygote is not None and (zygote.spent or zygote.runs >= self._recycle_after_runs):
+            self._drop(Recycled.UNCLEAN if zygote.spent else Recycled.RUNS)
+        if harness not in self._zygotes:
+            self._zygotes[harness] = self._start(replace(self._config, harness=harness))
+        return self._zygotes[harness]
+
+    def _start(self, config: ZygoteConfig) -> ZygoteProcess:
         started = time.monotonic()
         try:
-            zygote = ZygoteProcess(self._config)
+            zygote = ZygoteProcess(config)
         except (ZygoteFailed, OSError, MemoryError) as error:
             self.failed_starts += 1
             self.failing_since = self.failing_since or time.monotonic()
@@ -72,25 +79,26 @@ class Slot:
 
     @property
     def zygote_pid(self) -> int | None:
-        """The zygote's process, for tests that kill it."""
-        return self._zygote.pid if self._zygote else None
+        """The process of the zygote that was used last, for tests that kill it."""
+        zygote = self._zygotes.get(self._harness)
+        return zygote.pid if zygote else None
 
     def _running_s(self) -> float:
-        """Seconds of all runs so far, by this zygote and those before it."""
-        return self._run_by_others_s + (self._zygote.run_wall_s if self._zygote is not None else 0.0)
+        """Seconds of all runs so far, by these zygotes and those before them."""
+        return self._run_by_others_s + sum(zygote.run_wall_s for zygote in self._zygotes.values())
 
     def _drop(self, reason: Recycled) -> None:
-        if self._zygote is not None:
-            self._run_by_others_s += self._zygote.run_wall_s
-            self._zygote.kill()
-            self._zygote = None
+        """End the zygote that was used last."""
+        zygote = self._zygotes.pop(self._harness, None)
+        if zygote is not None:
+            self._run_by_others_s += zygote.run_wall_s
+            zygote.kill()
             self._observer.recycled(reason)
 
     def close(self) -> None:
-        """End the zygote."""
-        if self._zygote is not None:
-            self._zygote.close()
-            self._zygote = None
+        """End the zygotes."""
+        while self._zygotes:
+            self._zygotes.popitem()[1].close()
 
     def judge(self, submission: Submission, deadline: float) -> JudgeResponse:
         """Return the answer to a submission; `deadline` (monotonic) bounds it."""
@@ -125,7 +133,7 @@ class Slot:
 
     def _grade(self, submission: Submission, deadline: float) -> tuple[list[TestVerdict], LiveCodeBenchResult | None]:
         if submission.request.scoring is Scoring.LIVECODEBENCH:
-            graded = lcb_session.judge_in_one_process(self.ensure_zygote(), submission, deadline)
+            graded = lcb_session.judge_in_one_process(self.ensure_zygote(harness=True), submission, deadline)
             return graded.verdicts, graded.lcb
         return process_per_test.judge_each_test(self.ensure_zygote, submission, deadline), None
 

@@ -269,8 +269,8 @@ def _base_template(pool: PoolIdentity, spec: SandboxPoolSpec, settings: PoolSett
 
 def _judge_container(spec: SandboxPoolSpec, image: str) -> dict[str, Any]:
     slots = spec.slots_per_pod
-    # the server with its stored tests; for each slot a test's default limit and its files, which are in memory too
-    memory_mib = 1536 + 1240 * slots
+    # the server with its stored tests and requests; for each slot a test's default limit and its files, which are in memory too
+    memory_mib = 1900 + 1272 * slots
     command = ["deepcoder-sandbox", "serve", "--host", "0.0.0.0", "--port", str(JUDGE_PORT)]  # noqa: S104
     command += ["--token-file", f"{TOKEN_DIRECTORY}/{TOKEN_KEY}", "--slots", str(slots)]
     command += ["--minimum-tier", spec.isolation.minimum_tier.value, "--drain-seconds", str(DRAIN_SECONDS)]
