@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
+import io
 import json
+import os
+import pty
 import signal
 import socket
 import stat
@@ -14,9 +17,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from deepcoder_contracts.judge import JudgeRequest, TestCase
-from deepcoder_sandbox import cli
-from deepcoder_sandbox.api import Judge, Refused
+from deepcoder_sandbox import batch, cli
 
 COMMAND = [sys.executable, "-m", "deepcoder_sandbox"]
 
@@ -81,6 +82,93 @@ def test_output_that_cannot_be_written_is_no_bad_usage():
         )
     assert done.returncode == 74
     assert b"unfinished" in done.stderr
+
+
+def test_line_that_makes_no_sense_is_named_and_costs_only_itself():
+    lines = [
+        line(1),
+        "",
+        json.dumps({key: value for key, value in json.loads(line(1)).items() if key != "id"}),
+        line(1, tests=[]),
+        line(1, code="\0"),
+        line(1, code="x" * (50 << 20)),
+        "\udcff",
+        line(1, code="\ud800"),
+        "[" * 100_000,
+        line(1, tests=None, tests_sha256="0" * 64),
+        line(1, tests=[{"input": "x" * 10_000_000, "output": 3}]),
+        "   ",
+        line(3),
+    ]
+    text = "\n".join(lines).encode("utf-8", "surrogateescape")
+    done = subprocess.run([*COMMAND, "judge"], input=text, capture_output=True, timeout=120)
+    answers = [json.loads(each) for each in done.stdout.splitlines()]
+    assert done.returncode == 1
+    assert answers[0]["passed"] is answers[-1]["passed"] is True
+    problems = [(answer["error"].split(":")[0], answer["field"]) for answer in answers[1:-1]]
+    fields = ["id", "tests", "code", "code", "body", "body", "body", "tests_sha256", "tests.0.output"]
+    assert problems == list(zip([f"line {n}" for n in range(3, 12)], fields, strict=True))
+    assert all(len(each) < 1000 for each in done.stdout.splitlines())
+
+
+def test_line_that_is_too_long_is_not_kept(monkeypatch):
+    monkeypatch.setattr(batch, "LINE_BYTES", 1000)
+    source = io.BytesIO(b"\n".join([b"a" * 999, b"b" * 1000, b"c" * 5000, b"", b"d" * 1999, b"e"]))
+    kept = list(batch._lines(source))
+    assert [(number, content and content[:1]) for number, content in kept] == [
+        (1, b"a"),
+        (2, None),
+        (3, None),
+        (5, None),
+        (6, b"e"),
+    ]
+
+
+def test_answer_does_not_wait_for_the_next_line():
+    with subprocess.Popen(
+        [*COMMAND, "judge", "--workers", "1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as judge:
+        for number in (1, 2, 3):
+            judge.stdin.write(line(number).encode() + b"\n")
+            judge.stdin.flush()
+            assert json.loads(judge.stdout.readline())["id"] == str(number)
+        judge.stdin.close()
+        assert judge.wait(30) == 0
+
+
+def test_interrupted_batch_leaves_at_once_with_what_was_answered():
+    with subprocess.Popen(
+        [*COMMAND, "judge", "--workers", "1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as judge:
+        judge.stdin.write(
+            line(1).encode() + b"\n" + line(2, code="import time\ntime.sleep(50)", time_limit_s=60).encode() + b"\n"
+        )
+        judge.stdin.flush()
+        assert json.loads(judge.stdout.readline())["passed"] is True
+        judge.send_signal(signal.SIGINT)
+        assert judge.wait(5) == 130
+        assert b"Traceback" not in judge.stderr.read()
+
+
+def test_line_that_the_judge_failed_on_is_told_by_the_exit_status():
+    sleeps = line(1, code="import time\ntime.sleep(20)", deadline_s=0.2)
+    done = run("judge", text=sleeps + "\n" + line(1) + "\n")
+    assert [json.loads(each)["passed"] for each in done.stdout.splitlines()] == [None, True]
+    assert done.returncode == 1
+
+
+def test_progress_is_shown_to_a_terminal_and_to_nothing_else():
+    ours, theirs = pty.openpty()
+    done = subprocess.run(
+        [*COMMAND, "judge"], input=(line(1) + "\n" + "{\n").encode(), stdout=subprocess.PIPE, stderr=theirs, timeout=60
+    )
+    os.close(theirs)
+    shown = os.read(ours, 10_000).decode()
+    os.close(ours)
+    assert len(done.stdout.splitlines()) == 2
+    assert "2 answered, 1 passed" in shown
+    assert "1 no requests" in shown
+    assert run("judge", text=line(1)).stderr == ""
 
 
 def test_batch_of_nothing_is_nothing():
@@ -157,16 +245,3 @@ async def test_server_on_a_socket_judges_and_drains_on_sigterm(tmp_path):
         server.kill()
         server.wait()
         server.stderr.close()
-
-
-def test_python_api_judges_many_in_order_and_refuses_nonsense():
-    tests = [TestCase(input="1", output="1")]
-    with Judge(slots=2) as judge:
-        requests = [JudgeRequest(id=str(n), code=f"print({n % 2})", tests=tests) for n in range(20)]
-        answers = list(judge.judge_many(requests))
-        assert [answer.id for answer in answers] == [str(n) for n in range(20)]
-        assert [answer.passed for answer in answers] == [bool(n % 2) for n in range(20)]
-        with pytest.raises(Refused, match="NUL"):
-            judge.judge(JudgeRequest(id="x", code="\0", tests=tests))
-        with pytest.raises(Refused, match="no store"):
-            judge.judge(JudgeRequest(id="x", code="1", tests_sha256="0" * 64))

@@ -1,57 +1,101 @@
-"""`deepcoder-sandbox judge`: JSON Lines in, JSON Lines out, in input order, streaming.
+"""`deepcoder-sandbox judge`: JSON Lines in, JSON Lines out, in input order, each as soon as all before it are judged.
 
-A line that is no request is answered by a line with `error` and `field`; the rest of the batch goes on. Memory is
-bounded by how far reading may run ahead of writing, not by the batch.
+A thread reads, so that an answer is not held back until the next line comes. A line that is no request is answered by
+a line with `error`, which names the line, and `field`; the rest of the batch goes on. Memory is bounded by how far
+reading may run ahead of writing and by the longest line, not by the batch. Fails with OSError where reading or writing
+does.
 """
 
 from __future__ import annotations
 
-import os
+import queue
 import sys
+import threading
 import time
-from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import IO
 
 from deepcoder_contracts.judge import JudgeRequest, JudgeResponse, Problem, Scoring, TestCase
-from deepcoder_sandbox import admission
+from deepcoder_sandbox import admission, limits
 from deepcoder_sandbox.admission import Refused
-from deepcoder_sandbox.pool import Pool
+from deepcoder_sandbox.pool import Draining, Pool
 from deepcoder_sandbox.submission import Submission
-from deepcoder_sandbox.zygote_process import ZygoteConfig
 
-_AHEAD_PER_WORKER = 8
+AHEAD_PER_WORKER = 8
+"""Lines read ahead of the answers that are written, for each worker."""
+
+LINE_BYTES = limits.BODY_MB * limits.MIB
+"""Longest line: as long as a body may be."""
+
+QUEUED_MORE = 2
+"""Lines beyond those: one that is being read, one that is being written."""
+
 _PROGRESS_EVERY_S = 0.5
+_CLOSE_S = 5.0
+
+_Item = Future[JudgeResponse] | Problem
 
 
-def run(source: IO[bytes], sink: IO[bytes], config: ZygoteConfig, workers: int, scoring: Scoring | None) -> int:
-    """Judge every line of `source` into `sink`; return the exit status (1 if some line was no request)."""
-    ahead = _AHEAD_PER_WORKER * workers
-    pool = Pool(config, workers, f"local-{os.getpid()}", max_queued=ahead + 1)
-    pending: deque[Future[JudgeResponse] | Problem] = deque()
+def run(source: IO[bytes], sink: IO[bytes], pool: Pool, scoring: Scoring | None) -> int:
+    """Judge every line of `source` into `sink`, and close the pool; return the exit status.
+
+    0, or 1 where some line has no verdict: it was no request, or the judge itself failed on it.
+    """
+    pending: queue.Queue[_Item | Exception | None] = queue.Queue(AHEAD_PER_WORKER * pool.slots)
+    threading.Thread(target=_read, args=(source, pool, scoring, pending), name="reader", daemon=True).start()
     progress = _Progress()
     try:
-        for line in source:
-            if line.strip():
-                pending.append(_submit(pool, line, scoring))
-            while pending and (len(pending) > ahead or _is_ready(pending[0])):
-                _write(sink, pending.popleft(), progress)
-        while pending:
-            _write(sink, pending.popleft(), progress)
+        while (item := pending.get()) is not None:
+            if isinstance(item, Exception):
+                raise item
+            _write(sink, item, progress)
+    except BaseException:  # nobody waits for what is still judged
+        pool.close(0.0)
+        raise
     finally:
-        pool.close(timeout_s=5.0)
         progress.finish()
-    return 1 if progress.refused else 0
+    pool.close(_CLOSE_S)
+    return 1 if progress.refused or progress.failed else 0
 
 
-def _submit(pool: Pool, line: bytes, scoring: Scoring | None) -> Future[JudgeResponse] | Problem:
+def _read(
+    source: IO[bytes], pool: Pool, scoring: Scoring | None, pending: queue.Queue[_Item | Exception | None]
+) -> None:
     try:
+        for number, line in _lines(source):
+            pending.put(_submit(pool, number, line, scoring))
+        pending.put(None)
+    except Draining:  # the writer has left, and nobody reads what is pending
+        return
+    except Exception as error:  # the writer is to end too, whatever it is
+        pending.put(error)
+
+
+def _lines(source: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
+    """Number and content of every line that is not blank; None for one that is too long, without keeping it."""
+    number = 0
+    while line := source.readline(LINE_BYTES + 1):
+        number += 1
+        if len(line) <= LINE_BYTES:
+            if line.strip():
+                yield number, line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = source.readline(LINE_BYTES)
+        yield number, None
+
+
+def _submit(pool: Pool, number: int, line: bytes | None, scoring: Scoring | None) -> _Item:
+    try:
+        if line is None:
+            raise Refused(f"body: longer than {LINE_BYTES} bytes: send fewer or shorter tests", "body")
         request = admission.parse_request(line)
         if scoring is not None:
             request = request.model_copy(update={"scoring": scoring})
         return pool.submit(Submission(request, _tests_of(request)))
     except Refused as refused:
-        return refused.problem()
+        return Problem(error=f"line {number}: {refused.error}", field=refused.field)
 
 
 def _tests_of(request: JudgeRequest) -> tuple[TestCase, ...]:
@@ -62,11 +106,7 @@ def _tests_of(request: JudgeRequest) -> tuple[TestCase, ...]:
     return tests
 
 
-def _is_ready(item: Future[JudgeResponse] | Problem) -> bool:
-    return isinstance(item, Problem) or item.done()
-
-
-def _write(sink: IO[bytes], item: Future[JudgeResponse] | Problem, progress: _Progress) -> None:
+def _write(sink: IO[bytes], item: _Item, progress: _Progress) -> None:
     answer = item if isinstance(item, Problem) else item.result()
     sink.write(answer.model_dump_json().encode() + b"\n")
     sink.flush()
@@ -77,26 +117,33 @@ class _Progress:
     """A line on stderr while it is a terminal."""
 
     def __init__(self) -> None:
-        self.judged = self.passed = self.refused = 0
+        self.answered = self.passed = self.refused = self.failed = 0
+        self._started = time.monotonic()
         self._shown = 0.0
         self._tty = sys.stderr.isatty()
 
     def count(self, answer: JudgeResponse | Problem) -> None:
         """Count an answer, and show the state now and then."""
-        self.judged += 1
+        self.answered += 1
         if isinstance(answer, Problem):
             self.refused += 1
-        elif answer.passed:
-            self.passed += 1
+        elif answer.passed is None:
+            self.failed += 1
+        else:
+            self.passed += answer.passed
         if self._tty and time.monotonic() - self._shown > _PROGRESS_EVERY_S:
             self._shown = time.monotonic()
-            self._show("\r")
+            self._show("")
 
     def finish(self) -> None:
         """Leave the last state on the terminal."""
-        if self._tty and self.judged:
+        if self._tty and self.answered:
             self._show("\n")
 
     def _show(self, end: str) -> None:
-        sys.stderr.write(f"\r{self.judged} judged, {self.passed} passed, {self.refused} refused{end}")
+        rate = self.answered / max(0.001, time.monotonic() - self._started)
+        state = f"{self.answered} answered, {self.passed} passed, {rate:.1f}/s"
+        state += f", {self.refused} no requests" if self.refused else ""
+        state += f", {self.failed} not judged" if self.failed else ""
+        sys.stderr.write(f"\r{state}\x1b[K{end}")
         sys.stderr.flush()

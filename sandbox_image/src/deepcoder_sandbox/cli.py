@@ -1,8 +1,8 @@
 """The command line: `serve`, `judge` and `capacity`.
 
-Exit status 0 done; 1 some line of a batch was no request (the others were judged); 64 bad usage, or a machine that
-cannot confine or listen as asked (the message says how to mend it); 74 reading or writing a batch failed; 141 whoever
-read the output has left.
+Exit status 0 done; 1 some line of a batch has no verdict, since it was no request or the judge itself failed (the
+others have theirs); 64 bad usage, or a machine that cannot confine or listen as asked (the message says how to mend
+it); 74 reading or writing a batch failed; 130 interrupted; 141 whoever read the output has left.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from deepcoder_sandbox.server.app import Judge
 from deepcoder_sandbox.server.auth import BadToken, read_token
 from deepcoder_sandbox.server.idempotency import Answers
 from deepcoder_sandbox.server.metrics import Metrics
-from deepcoder_sandbox.server.room import ANSWERS_MB, QUEUED_MB, Room
+from deepcoder_sandbox.server.room import ANSWERS_MB, QUEUED_MB, Room, held_mb
 from deepcoder_sandbox.server.serve import Listen, serve
 from deepcoder_sandbox.slot import RECYCLE_AFTER_RUNS
 from deepcoder_sandbox.tests_store import TestStore
@@ -63,8 +63,11 @@ def run(arguments: list[str]) -> int:
 
 
 def _batch(config: ZygoteConfig, workers: int, scoring: Scoring | None) -> int:
+    pool = Pool(config, workers, f"local-{os.getpid()}", batch.AHEAD_PER_WORKER * workers + batch.QUEUED_MORE)
+    # A buffer of the reader's own: the interpreter cannot close one at its end that a thread still waits on.
+    source = open(sys.stdin.fileno(), "rb", closefd=False)  # noqa: SIM115  # a descriptor is no path
     try:
-        return batch.run(sys.stdin.buffer, sys.stdout.buffer, config, workers, scoring)
+        return batch.run(source, sys.stdout.buffer, pool, scoring)
     except BrokenPipeError:
         return _reader_left()
     except OSError as error:
@@ -172,10 +175,12 @@ def _judge(options: argparse.Namespace, config: ZygoteConfig, findings: attack.F
         options.recycle_after,
     )
     container_mb, store_mb = pod_memory.container_limit_mb(), options.tests_store_mb
+    requests_mb = held_mb(options.max_queued_mb, options.max_body_mb)
     max_memory_mb = options.max_memory_mb or pod_memory.largest_program_mb(
-        options.slots, store_mb, _DEFAULT_MEMORY_MB, container_mb
+        options.slots, store_mb, requests_mb, _DEFAULT_MEMORY_MB, container_mb
     )
-    short = pod_memory.shortage(options.slots, max_memory_mb or _DEFAULT_MEMORY_MB, store_mb, container_mb)
+    program_mb = max_memory_mb or _DEFAULT_MEMORY_MB
+    short = pod_memory.shortage(options.slots, program_mb, store_mb, requests_mb, container_mb)
     if short:
         logging.getLogger("deepcoder_sandbox").warning("%s", short)
     judge = Judge(
