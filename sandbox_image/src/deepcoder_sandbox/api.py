@@ -1,28 +1,55 @@
 """The Python API: judge programs from Python, without a server.
 
+    from deepcoder_sandbox.api import Judge, JudgeRequest, TestCase
+
     with Judge(slots=2) as judge:
-        answer = judge.judge(JudgeRequest(id="a", code="print(input())", tests=[TestCase(input="1", output="1")]))
+        request = JudgeRequest(id="sum", code="print(int(input()) + 1)", tests=[TestCase(input="1", output="2")])
+        answer = judge.judge(request)             # waits; answer.passed is True
+        future = judge.submit(request)            # a concurrent.futures.Future
+        for answer in judge.judge_many(requests): # in order, reading ahead of the answers
+            ...
+        answer = await judge.judge_async(request) # on an event loop; cancelling takes it out of the queue
+
+`passed` is None where the judge itself failed (after attempts on fresh processes): ask again, and never take it for
+False. Requests that make no sense raise `Refused`, which names the `field`; a machine that cannot confine programs
+raises `TierRefused` as a Judge is made. What is not judged when a Judge is closed raises `Draining`.
 
 Programs run in zygotes that are started as processes of their own, never by forking the caller: what the caller holds
-in memory does not reach them.
+in memory does not reach them. Expected outputs stay in this process.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Self
 
-from deepcoder_contracts.judge import JudgeRequest, JudgeResponse, Tier
+from deepcoder_contracts.judge import JudgeRequest, JudgeResponse, Kind, Scoring, TestCase, TestVerdict, Tier, Verdict
 from deepcoder_sandbox import admission, tiers
 from deepcoder_sandbox.admission import Refused
-from deepcoder_sandbox.pool import Pool
+from deepcoder_sandbox.pool import Draining, Pool
 from deepcoder_sandbox.submission import Submission
+from deepcoder_sandbox.tiers import TierRefused
 from deepcoder_sandbox.zygote_process import ZygoteConfig
 
-__all__ = ["Judge", "JudgeRequest", "JudgeResponse", "Refused", "Tier"]
+__all__ = [
+    "Draining",
+    "Judge",
+    "JudgeRequest",
+    "JudgeResponse",
+    "Kind",
+    "Refused",
+    "Scoring",
+    "TestCase",
+    "TestVerdict",
+    "Tier",
+    "TierRefused",
+    "Verdict",
+]
 
 _AHEAD_PER_SLOT = 8
 _MAX_QUEUED = 100_000
@@ -30,9 +57,10 @@ _CLOSE_S = 10.0
 
 
 class Judge:
-    """A judge of `slots` programs at once, confined at least as `minimum_tier` says.
+    """A judge of `slots` programs at once (default: one a processor), confined at least as `minimum_tier` says.
 
-    Raises `deepcoder_sandbox.tiers.TierRefused` where that cannot be had. Thread-safe.
+    `packages` are directories that programs may import from, `preload` modules of those to load once, for speed.
+    Thread-safe. Raises TierRefused where the tier cannot be had here.
     """
 
     def __init__(
@@ -42,9 +70,12 @@ class Judge:
         packages: Iterable[str] = (),
         preload: Iterable[str] = (),
     ) -> None:
+        if slots is not None and slots < 1:
+            raise ValueError(f"slots: needs to be at least 1, not {slots}")
         config = ZygoteConfig(packages=tuple(packages), preload=tuple(preload))
         config, self.findings = tiers.find_tier(config, minimum_tier)
-        self._pool = Pool(config, slots or os.cpu_count() or 1, f"local-{os.getpid()}", _MAX_QUEUED)
+        slots = slots or len(os.sched_getaffinity(0))
+        self._pool = Pool(config, slots, f"local-{os.getpid()}", _MAX_QUEUED)
 
     @property
     def tier(self) -> Tier:
@@ -52,7 +83,10 @@ class Judge:
         return self.findings.tier
 
     def submit(self, request: JudgeRequest) -> Future[JudgeResponse]:
-        """Queue a request; raises Refused where it makes no sense. Its tests have to be in it."""
+        """Queue a request, its tests in it. Raises Refused where it makes no sense, Draining on a closed Judge.
+
+        Cancelling the future takes the request out of the queue, unless it is being judged.
+        """
         if request.tests is None:
             raise Refused("tests_sha256: there is no store without a server: give the tests themselves", "tests_sha256")
         tests = tuple(request.tests)
@@ -63,15 +97,29 @@ class Judge:
         """Judge one request and wait for the answer. Raises Refused."""
         return self.submit(request).result()
 
+    async def judge_async(self, request: JudgeRequest) -> JudgeResponse:
+        """Judge one request while the event loop goes on. Raises Refused."""
+        return await asyncio.wrap_future(self.submit(request))
+
     def judge_many(self, requests: Iterable[JudgeRequest]) -> Iterator[JudgeResponse]:
-        """Judge many, in order, reading ahead of the answers by a bounded number. Raises Refused."""
-        pending: list[Future[JudgeResponse]] = []
+        """Judge many, in order, reading ahead of the answers by a bounded number.
+
+        Raises Refused for the first request that makes no sense, after the answers to all before it.
+        """
+        pending: deque[Future[JudgeResponse]] = deque()
+        refused: Refused | None = None
         for request in requests:
-            pending.append(self.submit(request))
-            if len(pending) > _AHEAD_PER_SLOT * self._pool.slots:
-                yield pending.pop(0).result()
-        for future in pending:
-            yield future.result()
+            try:
+                pending.append(self.submit(request))
+            except Refused as error:
+                refused = error
+                break
+            while pending and (pending[0].done() or len(pending) > _AHEAD_PER_SLOT * self._pool.slots):
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+        if refused is not None:
+            raise refused
 
     def close(self) -> None:
         """Finish what was accepted, for a bounded time, and end all zygotes."""

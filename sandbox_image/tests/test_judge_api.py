@@ -1,0 +1,133 @@
+"""The Python API as a user meets it: one import, one request or many, waiting or not."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from deepcoder_sandbox.api import (
+    Draining,
+    Judge,
+    JudgeRequest,
+    Refused,
+    Scoring,
+    TestCase,
+    Tier,
+    TierRefused,
+    Verdict,
+)
+
+TESTS = [TestCase(input="1", output="1")]
+
+
+@pytest.fixture(scope="module")
+def local():
+    with Judge(slots=2) as judge:
+        yield judge
+
+
+def ask(name, code="print(input())", **fields):
+    return JudgeRequest(id=str(name), code=code, tests=TESTS, **fields)
+
+
+def test_one_request_is_judged(local):
+    answer = local.judge(ask("a", scoring=Scoring.LIVECODEBENCH))
+    assert (answer.id, answer.passed, answer.verdicts[0].verdict) == ("a", True, Verdict.PASSED)
+    assert local.tier in (Tier.NAMESPACES, Tier.LANDLOCK)
+
+
+def test_many_are_judged_in_order(local):
+    answers = list(local.judge_many(ask(n, f"print({n % 2})") for n in range(40)))
+    assert [answer.id for answer in answers] == [str(n) for n in range(40)]
+    assert [answer.passed for answer in answers] == [bool(n % 2) for n in range(40)]
+
+
+def test_answers_come_while_requests_are_still_made(local):
+    seen = []
+
+    def requests():
+        for n in range(3):
+            yield ask(n)
+            until = time.monotonic() + 20
+            while len(seen) < n and time.monotonic() < until:
+                time.sleep(0.01)
+            time.sleep(0.2)
+
+    seen.extend(answer.id for answer in local.judge_many(requests()))
+    assert seen == ["0", "1", "2"]
+
+
+def test_request_that_makes_no_sense_is_refused_after_the_answers_before_it(local):
+    answers = local.judge_many([ask("a"), ask("b"), ask("c", "\0"), ask("d")])
+    assert [next(answers).id, next(answers).id] == ["a", "b"]
+    with pytest.raises(Refused, match="NUL") as refused:
+        next(answers)
+    assert refused.value.field == "code"
+
+
+def test_tests_have_to_be_in_the_request(local):
+    with pytest.raises(Refused, match="no store") as refused:
+        local.submit(JudgeRequest(id="x", code="1", tests_sha256="0" * 64))
+    assert refused.value.field == "tests_sha256"
+
+
+async def test_event_loop_goes_on_while_programs_are_judged(local):
+    ticks = 0
+
+    async def tick():
+        nonlocal ticks
+        while True:
+            ticks += 1
+            await asyncio.sleep(0.01)
+
+    ticking = asyncio.create_task(tick())
+    slow = "import time\ntime.sleep(0.3)\nprint(input())"
+    answers = await asyncio.gather(*(local.judge_async(ask(n, slow)) for n in range(4)))
+    ticking.cancel()
+    assert [answer.passed for answer in answers] == [True] * 4
+    assert ticks > 10
+
+
+async def test_cancelled_request_leaves_the_queue_and_the_judge_goes_on(local):
+    slow = "import time\ntime.sleep(0.5)\nprint(input())"
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await asyncio.gather(*(local.judge_async(ask(n, slow)) for n in range(20)))
+    started = time.monotonic()
+    assert (await local.judge_async(ask("after"))).passed is True
+    assert time.monotonic() - started < 4  # and not the ten seconds of all twenty
+
+
+def test_threads_may_share_a_judge(local):
+    answers = []
+    threads = [threading.Thread(target=lambda n=n: answers.append(local.judge(ask(n)))) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(answer.id for answer in answers) == [str(n) for n in range(8)]
+
+
+def test_closed_judge_tells_whoever_waits_or_asks(monkeypatch):
+    monkeypatch.setattr("deepcoder_sandbox.api._CLOSE_S", 0.2)
+    judge = Judge(slots=1)
+    waiting = judge.submit(ask("a", "import time\ntime.sleep(50)", time_limit_s=60))
+    judge.close()
+    with pytest.raises(Draining):
+        waiting.result(5)
+    with pytest.raises(Draining):
+        judge.judge(ask("b"))
+
+
+def test_machine_that_cannot_confine_is_refused_with_the_mend(monkeypatch):
+    monkeypatch.setattr("deepcoder_sandbox.tiers.STRONGEST_FIRST", (Tier.NAMESPACES, Tier.LANDLOCK, Tier.UNCONFINED))
+    monkeypatch.setattr("deepcoder_sandbox.zygote_process._interpreter", lambda: "/bin/false")
+    with pytest.raises(TierRefused, match="Mend"):
+        Judge()
+
+
+@pytest.mark.parametrize("slots", [0, -1])
+def test_number_of_slots_is_one_or_more(slots):
+    with pytest.raises(ValueError, match="slots"):
+        Judge(slots=slots)
