@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from deepcoder_contracts.judge import Tier, Verdict
-from deepcoder_sandbox.limits import RunLimits
 from deepcoder_sandbox.outcome import KilledFromOutside, read_claim
 from deepcoder_sandbox.pool import Draining, Pool, QueueFull
 from deepcoder_sandbox.slot import Slot
 from deepcoder_sandbox.submission import Submission
+from deepcoder_sandbox.worker.packets import Job, RunEnded, RunLimits
 from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteFailed, ZygoteProcess
 
 SLOW = "import time\ntime.sleep(0.5)\nprint(input())"
@@ -88,10 +88,9 @@ def test_runner_killed_from_outside_is_tried_again(slot, judge):
 
 def test_runner_that_cannot_be_confined_is_the_judges_failure(any_slot):
     zygote = ZygoteProcess(any_slot.ensure_zygote().config)
-    limits = RunLimits(cpu_limit_s=1, wall_limit_s=3, memory_limit_mb="lots", file_bytes=1 << 20)
-    job = {"mode": "once", "kind": "stdin", "fn_name": None, "source_bytes": 0, "preamble": False}
+    job = Job(False, "stdin", None, RunLimits(1.0, 3.0, memory_limit_mb=1 << 60, file_bytes=1 << 20))
     try:
-        zygote.start_run(job, limits, [0, 1, 2])
+        zygote.start_run(job, [0, 1, 2])
         with pytest.raises(ZygoteFailed, match="before it was confined"):
             zygote.finish_run(time.monotonic() + 30)
     finally:
@@ -120,7 +119,6 @@ def test_want_of_descriptors_in_the_judge_is_error(any_slot, make, monkeypatch):
 
 def test_sigkill_that_nobody_sent_is_not_the_programs_fault():
     from deepcoder_sandbox import outcome
-    from deepcoder_sandbox.zygote_process import RunEnded
 
     ended = RunEnded(wait_status=9, cpu_s=0.1, wall_s=0.1, starved_s=0.0, max_rss_kb=1, killed_for=None, clean=True)
     limits = RunLimits(cpu_limit_s=1, wall_limit_s=3, memory_limit_mb=64, file_bytes=1 << 20)
