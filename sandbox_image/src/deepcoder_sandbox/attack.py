@@ -18,10 +18,11 @@ from pathlib import Path
 
 from deepcoder_contracts.judge import Kind, Tier
 from deepcoder_sandbox.execution import Execution, Program, execute
-from deepcoder_sandbox.limits import CLAIM_BYTES, MIB, RunLimits
+from deepcoder_sandbox.limits import CLAIM_BYTES, MIB
 from deepcoder_sandbox.memory_file import MemoryFile
 from deepcoder_sandbox.worker import rootfs, syscalls
-from deepcoder_sandbox.zygote_process import ZygoteFailed, ZygoteProcess
+from deepcoder_sandbox.worker.packets import RunLimits
+from deepcoder_sandbox.zygote_process import ENVIRONMENT, ZygoteFailed, ZygoteProcess
 
 _DEADLINE_S = 60.0
 _PROBE = (Path(__file__).parent / "attack_probe.py").read_text()
@@ -123,6 +124,7 @@ def _probe(zygote: ZygoteProcess) -> dict[str, bool]:
         unix.listen()
         bait = {
             "refused": syscalls.refused_numbers() if zygote.config.tier is not Tier.UNCONFINED else [],
+            "environment": sorted(ENVIRONMENT),
             "secret": __file__,
             "victim": victim,
             "directories": _directories(victim, zygote.config.tier),

@@ -142,14 +142,6 @@ held["host_writes"] = all(
 )
 held["file_changes"] = all(call_refused(number, 0, 0, 0, 0) for number in FILE_CHANGES[x86]) and spoiled() == []
 held["descriptors"] = descriptors() == []
-held["environment"] = not set(os.environ) - {
-    "PATH",
-    "HOME",
-    "LANG",
-    "LC_CTYPE",
-    "PYTHONHASHSEED",
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-}
+held["environment"] = set(os.environ) <= {*bait["environment"], "LC_CTYPE"}  # which the interpreter sets itself
 held["privileges"] = refused(os.chroot, "/") and refused(os.setuid, 0 if os.getuid() else 1)
 sys.stdout.write(json.dumps(held))
