@@ -40,6 +40,7 @@ def shortage(slots: int, memory_mb: int, store_mb: int, requests_mb: int, limit_
         return None
     return (
         f"{slots} slots of {memory_mb} MiB with their files, {store_mb} MiB of stored tests, {requests_mb} MiB of"
-        f" requests and the judge itself need {needed} MiB, the container has {limit_mb} MiB: the kernel may kill the judge. Mend: raise"
-        " the container's memory limit, or lower --slots, --max-memory-mb, --tests-store-mb or --max-queued-mb"
+        f" requests and the judge itself need {needed} MiB, the container has {limit_mb} MiB: the kernel may kill the"
+        " judge. Mend: raise the container's memory limit, or lower --slots, --max-memory-mb, --tests-store-mb or"
+        " --max-queued-mb"
     )

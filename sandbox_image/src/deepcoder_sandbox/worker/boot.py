@@ -28,6 +28,7 @@ from deepcoder_sandbox.worker import (
     confine,
     landlock,
     libc,
+    livecodebench,
     namespaces,
     program,
     readable,
@@ -98,7 +99,10 @@ def _set_up(config: dict[str, Any], space: namespaces.Space, channel: socket.soc
         uid=space.program_uid,
         base_address_space=_address_space(proc),
     )
-    program.prepare_zygote()
+    if config["harness"]:
+        livecodebench.prepare_zygote()
+    else:
+        program.prepare_zygote()
     served = zygote.Zygote(
         socket.socket(fileno=confine.out_of_the_way(channel.fileno())),
         confinement,
