@@ -1,8 +1,8 @@
 """Fixtures: a judge to attack for each tier that this machine allows, and a short way to judge with it.
 
 Where DEEPCODER_JUDGE_URL names a server (its token in the file DEEPCODER_JUDGE_TOKEN_FILE), the same tests attack that
-server instead, from beside it: that is how they run inside a real pod. Tests that need a slot of their own still get one
-there.
+server instead, from beside it: that is how they run inside a real pod. Tests that need a slot of their own get one
+there too.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
 """The system call filter, run by a small BPF interpreter: every number, for both machines, without loading it."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from deepcoder_sandbox.worker import seccomp, syscalls
@@ -106,10 +109,11 @@ def test_posix_timers_which_can_deliver_any_signal_are_refused(machine):
         assert answer(program, arch, number) == EPERM
 
 
-def test_descriptors_cannot_be_made_to_send_signals(call):
-    for command in (8, 10, 15, 1024, 1026):
+def test_descriptors_can_be_copied_and_marked_but_send_no_signals_and_take_no_kernel_memory(call):
+    signals, locks, pipe_size, hints = (8, 10, 15, 1024, 1026), (5, 6, 7, 36, 37, 38), 1031, (1035, 1036, 1037, 1038)
+    for command in (*signals, *locks, pipe_size, *hints, 1 << 31):
         assert call("fcntl", 1, command) == EPERM
-    for command in (1, 2, 3, 4, 1030, 1033):
+    for command in (0, 1, 2, 3, 4, 1030, 1032, 1033, 1034):
         assert call("fcntl", 1, command) == ALLOW
 
 
@@ -117,6 +121,8 @@ def test_terminals_and_process_options_are_out_of_reach(call):
     assert call("ioctl", 0, 0x5401) == ALLOW
     assert call("ioctl", 0, 0x5412) == ENOTTY
     assert call("prctl", 15) == ALLOW
+    for option in (3, 21, 39):  # which only tell
+        assert call("prctl", option) == ALLOW
     for option in (1, 4, 22, 36, 38):
         assert call("prctl", option) == EPERM
 
@@ -124,3 +130,31 @@ def test_terminals_and_process_options_are_out_of_reach(call):
 def test_unknown_machine_is_refused():
     with pytest.raises(syscalls.UnsupportedMachine, match="riscv64"):
         seccomp.assemble("riscv64")
+
+
+HEADERS = {
+    "x86_64": Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"),
+    "aarch64": Path("/usr/include/asm-generic/unistd.h"),  # which arm64 takes as it is
+}
+NUMBERED = re.compile(r"^#define __NR(?:3264)?_(\w+)\s+(\d+)$", re.MULTILINE)
+RENAMED = re.compile(r"^#define __NR_(\w+)\s+__NR3264_(\w+)$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_numbers_are_those_of_the_kernels_own_headers(machine):
+    if not HEADERS[machine].exists():
+        pytest.skip(f"{HEADERS[machine]} is not installed (Debian: linux-libc-dev)")
+    text = HEADERS[machine].read_text()
+    known = {name: int(number) for name, number in NUMBERED.findall(text)}
+    for name, old in RENAMED.findall(text):
+        if old in known:
+            known.setdefault(name, known[old])
+    ours = syscalls.allowed_numbers(machine)
+    newer_than_the_header = {name for name in ours if name not in known}
+    assert newer_than_the_header <= {"futex_waitv"}
+    assert {name: known[name] for name in ours if name in known} == {
+        name: number for name, number in ours.items() if name in known
+    }
+    column = syscalls.machine_column(machine)
+    missing = {name for group in syscalls.GROUPS.values() for name, row in group.calls.items() if row[column] is None}
+    assert missing & known.keys() == set()

@@ -38,9 +38,17 @@ _RLIMITS_SETTABLE = (
     7,
     9,
 )  # FSIZE, DATA, STACK, CORE, NOFILE, AS: passing them is never answered by SIGKILL
-_PRCTL_OPTIONS = (15, 16, 0x5356_4D41)  # PR_SET_NAME, PR_GET_NAME, PR_SET_VMA (the allocator names its memory)
+_PRCTL_OPTIONS = (
+    *(15, 16, 0x5356_4D41),  # PR_SET_NAME, PR_GET_NAME, PR_SET_VMA (the allocator names its memory)
+    *(3, 21, 39),  # PR_GET_DUMPABLE, PR_GET_SECCOMP, PR_GET_NO_NEW_PRIVS: the judge has its own program ask
+)
 _IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
-_FCNTL_REFUSED = (8, 10, 15, 1024, 1026)  # F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY: each ends in a signal
+_FCNTLS = (
+    *(0, 1, 2, 3, 4, 1030),  # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC
+    *(1032, 1033, 1034),  # F_GETPIPE_SZ, F_ADD_SEALS, F_GET_SEALS
+)
+"""Not F_SETOWN, F_SETSIG, F_SETLEASE, F_NOTIFY, which end in a signal; not F_SETPIPE_SZ and locks of ranges, which take
+kernel memory outside every limit of the program."""
 
 
 class _Pid(int):
@@ -104,7 +112,7 @@ _RULES: dict[str, list[Instruction]] = {
     "kill": _signal_rule(1),
     "tgkill": _signal_rule(2),
     "ioctl": _in_set(1, _IOCTLS, _ALLOW, _ENOTTY),
-    "fcntl": _in_set(1, _FCNTL_REFUSED, _EPERM, _ALLOW),
+    "fcntl": _in_set(1, _FCNTLS, _ALLOW, _EPERM),
     "prctl": _in_set(0, _PRCTL_OPTIONS, _ALLOW, _EPERM),
     "setrlimit": _in_set(0, _RLIMITS_SETTABLE, _ALLOW, _EPERM),
     "prlimit64": _prlimit_rule(),

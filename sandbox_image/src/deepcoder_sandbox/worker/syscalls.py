@@ -36,7 +36,6 @@ GROUPS: dict[str, Group] = {
             "madvise": (28, 233),
             "mincore": (27, 232),
             "msync": (26, 227),
-            "membarrier": (324, 283),
         },
     ),
     "input and output": Group(
@@ -168,7 +167,6 @@ GROUPS: dict[str, Group] = {
             "set_tid_address": (218, 96),
             "exit": (60, 93),
             "exit_group": (231, 94),
-            "arch_prctl": (158, None),
         },
     ),
     "limits": Group(
@@ -198,6 +196,7 @@ GROUPS: dict[str, Group] = {
             "getpgrp": (111, None),
             "getsid": (124, 156),
             "getpriority": (140, 141),
+            "capget": (125, 90),
             "sysinfo": (99, 179),
             "uname": (63, 160),
             "getrandom": (318, 278),
