@@ -166,6 +166,7 @@ class PatientClients:
                 self.met["verdicts"] += 1
                 return answer
             self.met["error"] += 1
+            await asyncio.sleep(0.05)
         raise AssertionError(f"{body['id']} has no verdict at the deadline; met so far: {dict(self.met)}")
 
 

@@ -15,24 +15,32 @@ from deepcoder_sandbox.slot import Slot
 from deepcoder_sandbox.submission import Submission
 from deepcoder_sandbox.zygote_process import ZygoteConfig
 
+HELPER = """
+import os, sys
+def replace(name, new):  # wherever it is bound already
+    old = getattr(os, name)
+    for module in list(sys.modules.values()):
+        if getattr(module, name, None) is old:
+            setattr(module, name, new)
+"""
 BREAKAGES = {
     "fork that is refused": """
 import errno, os
 def refuse():
     raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
-os.fork = refuse
+replace("fork", refuse)
 """,
     "descriptors that have run out": """
 import errno, os
 def refuse(*_):
     raise OSError(errno.EMFILE, "Too many open files")
-os.pidfd_open = refuse
+replace("pidfd_open", refuse)
 """,
     "memory that has run out": """
 import os
 def refuse():
     raise MemoryError
-os.fork = refuse
+replace("fork", refuse)
 """,
     "answer that is cut": """
 import socket
@@ -65,14 +73,14 @@ socket.socket = Odd
 import os
 def leave():
     os._exit(0)
-os.fork = leave
+replace("fork", leave)
 """,
 }
 HANGS = """
 import os, time
 def hang():
     time.sleep(3600)
-os.fork = hang
+replace("fork", hang)
 """
 ONCE = """
 import pathlib
@@ -89,6 +97,7 @@ def broken_slot(tmp_path):
     slots, reasons = [], []
 
     def make(breakage, once=False):
+        breakage = HELPER + breakage
         code = ONCE.format(mark=str(tmp_path / "mark"), breakage=breakage) if once else breakage
         (tmp_path / "breaks_a_zygote.py").write_text(code)
         config = ZygoteConfig(packages=(str(tmp_path),), preload=("breaks_a_zygote",))
@@ -133,6 +142,26 @@ def test_zygote_that_hangs_is_given_up_at_the_deadline_and_gone(broken_slot, sub
     assert time.monotonic() - started < 10
     assert reasons == [Recycled.ZYGOTE_FAILED]
     assert not Path(f"/proc/{pid}").exists()
+
+
+UNCLEAN = """
+import errno
+from deepcoder_sandbox.worker import zygote
+serve = zygote.Zygote.serve
+def fail():
+    raise OSError(errno.ENOSPC, "No space left on device")
+zygote.Zygote.serve = lambda served, after_run: serve(served, fail)
+"""
+
+
+def test_zygote_that_cannot_clean_up_runs_no_other_test(broken_slot, submission):
+    slot, reasons = broken_slot(UNCLEAN)
+    first = slot.ensure_zygote().pid
+    assert slot.judge(submission, time.monotonic() + 60).passed is True  # nobody is blamed
+    assert slot.zygote_pid != first
+    assert reasons == [Recycled.UNCLEAN]
+    assert slot.judge(submission, time.monotonic() + 60).passed is True
+    assert reasons == [Recycled.UNCLEAN] * 3
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), OSError(12, "Cannot allocate memory")])

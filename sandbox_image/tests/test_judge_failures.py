@@ -24,9 +24,8 @@ def children(pid):
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def runner_of(slot):
+def runner_of(zygote):
     """The runner under way, waited for."""
-    zygote = slot.ensure_zygote()
     inside = zygote.pid if zygote.config.tier is not Tier.NAMESPACES else children(zygote.pid)[0]
     until = time.monotonic() + 30
     while not (found := children(inside)):
@@ -43,11 +42,11 @@ def in_background(action):
 
 @pytest.mark.parametrize("scoring", ["strict", "livecodebench"])
 def test_killed_zygote_is_replaced_and_the_submission_answered_once(slot, judge, scoring):
-    slot.ensure_zygote()
-    first = slot.zygote_pid
+    zygote = slot.ensure_zygote(harness=scoring == "livecodebench")
+    first = zygote.pid
 
     def kill():
-        runner_of(slot)
+        runner_of(zygote)
         os.kill(first, signal.SIGKILL)
 
     killer = in_background(kill)
@@ -80,7 +79,7 @@ def test_zygote_that_dies_every_time_gives_error_and_no_verdict(slot, judge):
 
 
 def test_runner_killed_from_outside_is_tried_again(slot, judge):
-    killer = in_background(lambda: os.kill(runner_of(slot), signal.SIGKILL))
+    killer = in_background(lambda: os.kill(runner_of(slot.ensure_zygote()), signal.SIGKILL))
     answer = judge(SLOW, ("1", "1"))
     killer.join()
     assert answer.passed is True
