@@ -7,6 +7,7 @@ System V and POSIX objects, shared memory. Where the kernel does not show someth
 from __future__ import annotations
 
 import os
+import re
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -49,6 +50,9 @@ class Judging(Protocol):
     def judge(self, request: JudgeRequest, output_bytes: int) -> JudgeResponse:
         """Judge a request; `output_bytes` bounds the output where that can be chosen."""
 
+    def open_descriptors(self) -> int:
+        """How many descriptors the judge holds."""
+
 
 class OwnSlot:
     """A slot in this process."""
@@ -69,6 +73,12 @@ class OwnSlot:
     def judge(self, request: JudgeRequest, output_bytes: int) -> JudgeResponse:
         submission = Submission(request, tuple(request.tests or ()), output_bytes)
         return self._slot.judge(submission, time.monotonic() + 120)
+
+    def open_descriptors(self) -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    def close(self) -> None:
+        self._slot.close()
 
 
 class Served:
@@ -100,6 +110,10 @@ class Served:
 
     def judge(self, request: JudgeRequest, output_bytes: int) -> JudgeResponse:
         return JudgeResponse.model_validate_json(self._ask("/v1/judge", request.model_dump_json().encode()))
+
+    def open_descriptors(self) -> int:
+        metrics = self._ask("/metrics").decode()
+        return round(float(re.search(r"^process_open_fds (\S+)$", metrics, re.MULTILINE)[1]))
 
     def _ask(self, path: str, body: bytes | None = None) -> bytes:
         request = urllib.request.Request(self._url + path, body, self._headers)
