@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -18,6 +19,8 @@ PR_SET_SECCOMP = 22
 PR_SET_NO_NEW_PRIVS = 38
 
 SECCOMP_MODE_FILTER = 2
+_SECCOMP_SET_MODE_FILTER = 1
+_SECCOMP_FILTER_FLAG_NEW_LISTENER = 8
 
 CLONE_NEWNS = 0x0002_0000
 CLONE_NEWUTS = 0x0400_0000
@@ -41,6 +44,7 @@ _SYS_LANDLOCK_ADD_RULE = 445
 _SYS_LANDLOCK_RESTRICT_SELF = 446
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _SYS_CAPSET = {"x86_64": 126, "aarch64": 91}
+_SYS_SECCOMP = {"x86_64": 317, "aarch64": 277}
 
 
 def process_cpu_clock(pid: int) -> int:
@@ -120,3 +124,12 @@ def landlock_add_path_rule(ruleset: int, attributes: bytes) -> None:
 def landlock_restrict_self(ruleset: int) -> None:
     """Confine this thread, and what it starts, to the ruleset."""
     _check(_libc.syscall(_SYS_LANDLOCK_RESTRICT_SELF, ruleset, 0), "landlock_restrict_self")
+
+
+def seccomp_listener(instructions: bytes) -> int:
+    """Bind this thread, and what it forks, to a filter; return the descriptor on which the filter asks."""
+    code = ctypes.create_string_buffer(instructions, len(instructions))
+    header = struct.pack("<HxxxxxxQ", len(instructions) // 8, ctypes.addressof(code))
+    number = _SYS_SECCOMP[os.uname().machine]
+    result = _libc.syscall(number, _SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_NEW_LISTENER, header)
+    return _check(int(result), "seccomp")

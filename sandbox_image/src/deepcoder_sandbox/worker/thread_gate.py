@@ -1,0 +1,84 @@
+"""A bound on the threads of a program where no user of its own can be counted: the zygote is asked for each one.
+
+The kernel's own limit (RLIMIT_NPROC) counts all that a user runs on the node. In a pod that is every judge and every
+trainer of the same numeric user: a thread bomb in one slot would keep honest programs in others from starting a thread,
+and zygotes from starting a program. So a filter that the zygote lays on itself, once, before it serves, has the kernel
+hold every new thread of its copies until the zygote has looked at how many the program has. Processes are not held: a
+zygote forks unasked, and what a program may not do its own filter refuses before this one is heard.
+
+It costs nothing where no thread is made. Raises OSError where the kernel has no such notification (before 5.5), or
+somebody else has taken it (a container runtime that asks for notifications of its own): then RLIMIT_NPROC has to do.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+
+from deepcoder_sandbox.worker import libc, syscalls
+
+MAX_THREADS = 128
+"""Threads of a program at once. Those that ask at the same moment may each be let through: at most twice as many."""
+
+_LD_W_ABS, _JEQ, _JSET, _RET = 0x20, 0x15, 0x45, 0x06
+_NR, _ARCH, _FIRST_ARGUMENT = 0, 4, 16
+_CLONE_THREAD = 0x0001_0000
+_ALLOW, _ASK = 0x7FFF_0000, 0x7FC0_0000
+
+_RECEIVE, _SEND = 0xC050_2100, 0xC018_2101
+_QUESTION = struct.Struct("<QII64x")
+_ANSWER = struct.Struct("<QqiI")
+_GO_ON = 1
+
+
+def assemble(machine: str | None = None) -> list[tuple[int, int, int, int]]:
+    """Return the filter: ask about every clone that makes a thread, allow all else."""
+    arch = list(syscalls.AUDIT_ARCH.values())[syscalls.machine_column(machine)]
+    return [
+        (_LD_W_ABS, 0, 0, _ARCH),
+        (_JEQ, 0, 5, arch),
+        (_LD_W_ABS, 0, 0, _NR),
+        (_JEQ, 0, 3, syscalls.allowed_numbers(machine)["clone"]),
+        (_LD_W_ABS, 0, 0, _FIRST_ARGUMENT),
+        (_JSET, 0, 1, _CLONE_THREAD),
+        (_RET, 0, 0, _ASK),
+        (_RET, 0, 0, _ALLOW),
+    ]
+
+
+class ThreadGate:
+    """The zygote's end: readable when a program wants a thread."""
+
+    def __init__(self, proc: int) -> None:
+        """Lay the filter on this process and all it will fork. Needs no_new_privs; `proc` is a descriptor of /proc."""
+        self._proc = proc
+        self._listener = libc.seccomp_listener(b"".join(struct.pack("<HBBI", *each) for each in assemble()))
+
+    def fileno(self) -> int:
+        """Readable when `answer` has something to do."""
+        return self._listener
+
+    def answer(self, pid: int) -> None:
+        """Let the thread that the program `pid` asks for come to be, or fail as a user's limit would have it fail."""
+        try:
+            asked = fcntl.ioctl(self._listener, _RECEIVE, bytes(_QUESTION.size))
+            number = _QUESTION.unpack(asked)[0]
+            refusal = -errno.EAGAIN if self._threads(pid) >= MAX_THREADS else 0
+            fcntl.ioctl(self._listener, _SEND, _ANSWER.pack(number, 0, refusal, 0 if refusal else _GO_ON))
+        except (FileNotFoundError, InterruptedError):  # whoever asked has ended meanwhile
+            return
+
+    def _threads(self, pid: int) -> int:
+        """How many threads the process has; as if too many where that cannot be told."""
+        try:
+            descriptor = os.open(f"{pid}/stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
+        except OSError:
+            return MAX_THREADS
+        try:
+            return int(os.read(descriptor, 4096).rpartition(b")")[2].split()[17])
+        except (OSError, ValueError, IndexError):
+            return MAX_THREADS
+        finally:
+            os.close(descriptor)
