@@ -8,17 +8,19 @@ judge keeps the time. Compared by `deepcoder_sandbox.compare.livecodebench`, ask
 
 from __future__ import annotations
 
-import ast
+import _signal
+import _sitebuiltins
 import builtins
 import importlib
 import io
 import json
 import os
-import signal
 import sys
 from collections.abc import Callable
 from types import FrameType, ModuleType
 from typing import Any
+
+from deepcoder_sandbox.worker import lcb_source, values
 
 _STARRED = (
     *("string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics"),
@@ -26,123 +28,114 @@ _STARRED = (
 )
 _RECURSION_LIMIT = 50_000
 _INTEGER_DIGITS = 50_000
-_GUARDED_OS = (
-    *("kill", "system", "putenv", "remove", "removedirs", "rmdir", "fchdir", "setuid", "fork", "forkpty", "killpg"),
-    *("rename", "renames", "truncate", "replace", "unlink", "fchmod", "fchown", "chmod", "chown", "chroot"),
-    *("lchflags", "lchmod", "lchown", "getcwd", "chdir"),
+_GUARDED_OS = dict.fromkeys(
+    (
+        *("kill", "system", "putenv", "remove", "removedirs", "rmdir", "fchdir", "setuid", "fork", "forkpty", "killpg"),
+        *("rename", "renames", "truncate", "replace", "unlink", "fchmod", "fchown", "chmod", "chown", "chroot"),
+        *("lchflags", "lchmod", "lchown", "getcwd", "chdir"),
+    )
 )
-_GUARDED_SHUTIL = ("rmtree", "move", "chown")
-_GUARDED_MODULES = ("ipdb", "joblib", "resource", "psutil", "tkinter")
-_FUNCTION = "wrapped_function"
+_GUARDED_MODULES = dict.fromkeys(("ipdb", "joblib", "resource", "psutil", "tkinter"))
+_GUARDED_BUILTINS = dict.fromkeys(("quit", "help"))
+_GUARDED_WHERE_USED = {"shutil": dict.fromkeys(("rmtree", "move", "chown")), "subprocess": {"Popen": None}}
+_SIGALRM = int(_signal.SIGALRM)  # as an enum it would touch pages of the enum's
+_CLOSED = io.TextIOWrapper(io.BytesIO())
+_CLOSED.close()
+_BEFORE_STDIN, _BEFORE_FUNCTION = "pass" + "\n" * 36, "pass" + "\n" * 37
+"""Stand for the preamble's lines before the program: lines have the harness's numbers, and imports from __future__ come
+too late."""
+_MAX_DETAIL = 300
 
 
 class TimeoutException(Exception):  # programs and the grading know it by this name
     """What the alarm raises in the program."""
 
 
-def preamble() -> dict[str, Any]:
-    """Return the names that star imports put before every program; made once a zygote."""
-    names: dict[str, Any] = {}
-    for module in _STARRED:
-        exec(f"from {module} import *", names)  # noqa: S102
-    for module in _STARRED:
-        if module not in ("builtins", "typing"):
-            exec(f"import {module}", names)  # noqa: S102
-    for own in ("__builtins__", "__annotations__"):
-        names.pop(own, None)
-    return names
+def _program_module() -> ModuleType:
+    """Return a module with the names that star imports put before every program.
 
-
-PREAMBLE = preamble()
-
-
-def guard(source: str) -> None:
-    """Take away what the harness takes away. No protection, only the same failures.
-
-    shutil is loaded for it only where the program may use it; without subprocess.Popen starting one fails anyway.
+    Made once a zygote: its names are hundreds of objects, each of which a copy would have to touch in every process.
     """
-    sys.set_int_max_str_digits(_INTEGER_DIGITS)
-    for name in _GUARDED_OS:
-        setattr(os, name, None)
-    if "shutil" in source:
-        shutil = importlib.import_module("shutil")
-        for name in _GUARDED_SHUTIL:
-            setattr(shutil, name, None)
-    for name in ("quit", "help"):
-        setattr(builtins, name, None)
-    for name in _GUARDED_MODULES:
-        vars(sys)["modules"][name] = None
+    module = ModuleType("tmp_sol", "")
+    names = module.__dict__
+    for starred in _STARRED:
+        exec(f"from {starred} import *", names)  # noqa: S102
+    for imported in _STARRED:
+        if imported not in ("builtins", "typing"):
+            exec(f"import {imported}", names)  # noqa: S102
+    names.update(_GUARDED_BUILTINS, exit=_sitebuiltins.Quitter("exit", "Ctrl-D (i.e. EOF)"))
+    return module
 
 
-class Alarm:
+_MODULE = _program_module()
+
+
+class _Alarm:
     """What the judge's alarm does during a step: it raises, once, and out of a step it does nothing."""
 
     def __init__(self) -> None:
-        self._heeded = False
-        signal.signal(signal.SIGALRM, self._ring)
+        self.heeded = False
 
-    def set(self) -> None:
-        """A step begins."""
-        self._heeded = True
-
-    def clear(self) -> None:
-        """The step is over."""
-        self._heeded = False
-
-    def _ring(self, number: int, frame: FrameType | None) -> None:
-        if self._heeded:
-            self._heeded = False
+    def ring(self, number: int, frame: FrameType | None) -> None:
+        """Handle the signal."""
+        if self.heeded:
+            self.heeded = False
             print("timeout occured: alarm went off")  # noqa: T201  # may well become part of the output
             raise TimeoutException
 
 
-def wrap(source: str) -> str:
-    """Return the program as the harness rewrites it: imports first, the rest one function."""
-    try:
-        tree = ast.parse(_without_main_guard(source))
-        imports = [statement for statement in tree.body if isinstance(statement, ast.Import | ast.ImportFrom)]
-        others = [statement for statement in tree.body if not isinstance(statement, ast.Import | ast.ImportFrom)]
-        no_arguments = ast.arguments(
-            posonlyargs=[], args=[], kwonlyargs=[], kw_defaults=[], defaults=[], vararg=None, kwarg=None
-        )
-        function = ast.FunctionDef(name=_FUNCTION, args=no_arguments, body=others, decorator_list=[], lineno=-1)
-        lines = [ast.unparse(statement) for statement in imports]
-        return "\n".join([*lines, ast.unparse(function)])
-    except Exception:
-        return source
+_alarm = _Alarm()
+_prepared = False
 
 
-def _without_main_guard(source: str) -> str:
-    """Inline a final `if __name__ == '__main__'` block; anything else is left as it is."""
-    try:
-        tree = ast.parse(source)
-        last = tree.body[-1]
-        if isinstance(last, ast.If) and ast.unparse(last.test).strip() == "__name__ == '__main__'":
-            kept = ast.Module(body=tree.body[:-1], type_ignores=[])
-            return ast.unparse(kept) + "\n" + "\n".join(ast.unparse(statement) for statement in last.body)
-    except BaseException:  # noqa: S110  # the harness swallows all of it too
-        pass
-    return source
+def prepare_zygote() -> None:
+    """Do what the harness does before every program, once in a zygote that serves no other, or in a runner.
+
+    Among it, take away what the harness takes away. No protection, only the same failures.
+    """
+    global _prepared
+    if _prepared:
+        return
+    _prepared = True
+    sys.set_int_max_str_digits(_INTEGER_DIGITS)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    vars(os).update(_GUARDED_OS)
+    vars(builtins).update(_GUARDED_BUILTINS)
+    vars(sys)["__stdin__"] = _CLOSED
+    _signal.signal(_SIGALRM, _alarm.ring)
 
 
-def load(source: str, alarm: Alarm, fn_name: str | None) -> Callable[..., Any]:
-    """Execute the program's module and return what is called for each test.
+def _guard_where_used(source: str) -> None:
+    """Modules that the zygote has not loaded are loaded for this only where the program may use them."""
+    for name, taken in _GUARDED_WHERE_USED.items():
+        if name in source:
+            vars(importlib.import_module(name)).update(taken)
+
+
+def load(source: str, fn_name: str | None) -> Callable[..., Any]:
+    """Execute the program's module, once a process, and return what is called for each test.
 
     Raises whatever the module does; AttributeError and TypeError where there is nothing to call.
     """
-    text = source if fn_name else wrap(source)
-    alarm.set()
+    prepare_zygote()
+    sys.modules.update(_GUARDED_MODULES)  # type: ignore[arg-type]  # not in the zygote, whose wait4 needs `resource`
+    _guard_where_used(source)
+    _alarm.heeded = True
     try:
-        module = ModuleType("tmp_sol", "")
-        names = module.__dict__
-        names.update(PREAMBLE, quit=None, help=None)
-        sys.setrecursionlimit(_RECURSION_LIMIT)
-        # the preamble's lines stand before the program: imports from __future__ come too late
-        exec(compile("pass\n" + text, "<string>", "exec", dont_inherit=True), names)  # noqa: S102
+        text = source if fn_name else lcb_source.wrap(source)
+        if text is None:  # then the harness puts nothing before it either
+            module, text = ModuleType("tmp_sol", ""), source
+            exec(compile(text, "<string>", "exec", dont_inherit=True), module.__dict__)  # noqa: S102
+        else:
+            module = _MODULE
+            before = _BEFORE_FUNCTION if fn_name else _BEFORE_STDIN
+            code = compile(before + text, "<string>", "exec", dont_inherit=True)
+            sys.setrecursionlimit(_RECURSION_LIMIT)
+            exec(code, module.__dict__)  # noqa: S102
         owner = _owner(module, text)
     finally:
-        alarm.clear()
-    name = fn_name or _FUNCTION
+        _alarm.heeded = False
+    name = fn_name or lcb_source.FUNCTION
     if owner is None or not hasattr(owner, name):
         raise TypeError("cannot unpack non-iterable NoneType object")
     method: Callable[..., Any] = getattr(owner, name)
@@ -154,39 +147,106 @@ def _owner(module: ModuleType, text: str) -> Any:
     return getattr(module, "Solution")() if "class Solution" in text else module  # noqa: B009
 
 
+def run_once(called: Callable[..., Any], text: str) -> bytes | dict[str, Any]:
+    """Call the wrapped program on `text`; return its output, or how it failed.
+
+    Leaving with SystemExit is as good as returning. Any other exception that is no Exception ends the process.
+    """
+    try:
+        _start_fault_handler()
+        failure = None
+        with StandInForStdio(text) as captured:
+            _alarm.heeded = True
+            try:
+                called()
+            except SystemExit:
+                pass
+            except Exception as error:
+                _alarm.heeded = False
+                failure = _failure(error)
+            finally:
+                _alarm.heeded = False
+        output = captured.getvalue()
+    except Exception as error:
+        return {"collapsed": True, **describe(error)}
+    return output.encode("utf-8", "surrogatepass") if failure is None else failure
+
+
+def call_once(called: Callable[..., Any], text: str) -> bytes | dict[str, Any]:
+    """Call the function on the arguments in `text`; return the encoded value, or how it failed."""
+    try:
+        given = arguments(text)
+        _start_fault_handler()
+        _alarm.heeded = True
+        try:
+            returned = called(*given)
+        except Exception as error:
+            _alarm.heeded = False
+            return _failure(error)
+        finally:
+            _alarm.heeded = False
+    except Exception as error:
+        return {"collapsed": True, **describe(error)}
+    return values.encode(returned)
+
+
 def arguments(text: str) -> list[Any]:
     """Return one JSON value a line; an empty last line is an error."""
     return [json.loads(line) for line in text.split("\n")]
 
 
-class _Buffer:
+def _start_fault_handler() -> None:
+    """Fail as faulthandler.enable() does before each test, where a test took away the file that it writes to."""
+    if sys.stderr is None:
+        raise RuntimeError("sys.stderr is None")
+    sys.stderr.fileno()
+
+
+def _failure(error: Exception) -> dict[str, Any]:
+    """How an exception counts. One whose own repr fails takes the whole result down with it: it raises that."""
+    shown = repr(error)
+    timed_out = "timeoutexception" in shown.lower()
+    return {"timed_out": timed_out, "memory": isinstance(error, MemoryError), "detail": shown[:_MAX_DETAIL]}
+
+
+def describe(error: Exception) -> dict[str, Any]:
+    """What is told of an exception outside a test. One that cannot be shown ends the process, as in the harness."""
+    return {"detail": f"{type(error).__name__}: {error}"[:_MAX_DETAIL], "memory": isinstance(error, MemoryError)}
+
+
+class MockBuffer:  # programs can see the name
     """stdin.buffer: read is everything, readline always the first line, and there is nothing else."""
 
     def __init__(self, text: str) -> None:
         self.inputs = text.encode("utf-8")
 
     def read(self, *_: object) -> bytes:
+        """Everything, each time."""
         return self.inputs
 
     def readline(self, *_: object) -> bytes:
+        """The first line, each time."""
         return self.inputs.split(b"\n")[0] + b"\n"
 
 
-class _Stdin:
+class MockStdinWithBuffer:
     """sys.stdin: readline moves on, read and readlines do not; not iterable."""
 
     def __init__(self, text: str) -> None:
         self.inputs = text
         self._stringio = io.StringIO(text)
-        self.buffer = _Buffer(text)
+        self.buffer = MockBuffer(text)
 
     def read(self, *_: object) -> str:
+        """Everything, each time."""
         return self.inputs
 
     def readline(self, *limits: int) -> str:
+        """The next line, or a part of it."""
         return self._stringio.readline(*limits)
 
     def readlines(self, *_: object) -> list[str]:
+        """All lines without their ends, and an empty one after the last end."""
         return self.inputs.split("\n")
 
     def __getattr__(self, name: str) -> Any:
@@ -211,7 +271,7 @@ class StandInForStdio:
         real.read = lambda *_: self._text
         real.readlines = lambda *_: self._text.split("\n")
         real.readline = lambda *_: next(self._lines)
-        vars(sys)["stdin"] = _Stdin(self._text)
+        vars(sys)["stdin"] = MockStdinWithBuffer(self._text)
         vars(sys)["stdout"] = self._captured
         vars(self._captured)["close"] = lambda _: 1
         vars(builtins)["open"] = self._mocked_open
