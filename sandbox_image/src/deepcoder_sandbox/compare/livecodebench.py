@@ -3,6 +3,9 @@
 Lines after stripping, in equal number; each equal as text, or as lists of decimals. No tolerance. `sNaN` cannot be
 compared, which takes the whole result down: `Collapsed`. Asked by `deepcoder_sandbox.lcb_session`; the program's half
 is `deepcoder_sandbox.worker.livecodebench`.
+
+The output is looked at line by line, and never as a whole text: one character outside of ASCII would make that four
+times as large. A line far longer than the one expected is wrong unread, unlike in the harness.
 """
 
 from __future__ import annotations
@@ -15,24 +18,76 @@ from deepcoder_sandbox.compare.values import Opaque
 
 _INTEGER_BITS = 166_096  # 10 ** 50_000 has one bit more
 _SHOWN_CHARS = 80
+_SHOWN_BYTES = 4 * _SHOWN_CHARS
+_TIMES_EXPECTED, _BYTES_MORE = 16, 1 << 20
+_PIECE = 1 << 12
 
 
 class Collapsed(Exception):
     """The harness's own comparison failed: its whole result is [-4]."""
 
 
-def compare_text(got: str, expected: str) -> str | None:
-    """Return None if `got` is right, else where it differs. Raises Collapsed."""
-    got, expected = got.strip(), expected.strip()
-    lines = got.count("\n") + 1
-    expected_lines = expected.split("\n")
-    if lines != len(expected_lines):
-        return f"{lines} lines instead of {len(expected_lines)}"
-    for index, (line, wanted) in enumerate(zip(got.split("\n"), expected_lines, strict=True)):
-        line, wanted = line.strip(), wanted.strip()
-        if line != wanted and not _equal_as_decimals(line, wanted):
-            return f"line {index + 1} differs: got {excerpt(line[:_SHOWN_CHARS].encode('utf-8', 'replace'))}"
+def compare_output(got: bytes, expected: str) -> str | None:
+    """Return None if `got`, UTF-8 or not, is right, else where it differs. Raises Collapsed."""
+    expected = expected.strip()
+    if got.strip() == expected.encode():
+        return None
+    start, end = _strip(got, 0, len(got))
+    wanted_lines = expected.split("\n")
+    lines = got.count(b"\n", start, end) + 1
+    if lines != len(wanted_lines):
+        return f"{lines} lines instead of {len(wanted_lines)}"
+    for index, wanted in enumerate(wanted_lines):
+        line_end = got.find(b"\n", start, end)
+        if line_end < 0:
+            line_end = end
+        if not _lines_equal(got, start, line_end, wanted.strip()):
+            return f"line {index + 1} differs: got {excerpt(got[slice(*_strip(got, start, line_end))][:_SHOWN_BYTES])}"
+        start = line_end + 1
     return None
+
+
+def compare_text(got: str, expected: str) -> str | None:
+    """`compare_output` of a text."""
+    return compare_output(got.encode("utf-8", "surrogatepass"), expected)
+
+
+def _lines_equal(got: bytes, start: int, end: int, wanted: str) -> bool:
+    encoded = wanted.encode()
+    if end - start < _PIECE and got[start:end].strip() == encoded:
+        return True
+    start, end = _strip(got, start, end)
+    if end - start == len(encoded) and got.startswith(encoded, start):
+        return True
+    if end - start > _TIMES_EXPECTED * len(encoded) + _BYTES_MORE:
+        return False
+    # what is no UTF-8 becomes what no expected text can hold
+    return _equal_as_decimals(got[start:end].decode("utf-8", "surrogateescape"), wanted)
+
+
+def _strip(data: bytes, start: int, end: int) -> tuple[int, int]:
+    """Return the bounds of data[start:end] without the white space around it, as str.strip sees it, piece by piece."""
+    while start < end:
+        cut = _character_start(data, min(start + _PIECE, end), end)
+        text = data[start:cut].decode("utf-8", "surrogateescape").lstrip()
+        start = cut - len(text.encode("utf-8", "surrogateescape"))
+        if text:
+            break
+    while start < end:
+        cut = _character_start(data, max(start, end - _PIECE), end)
+        text = data[cut:end].decode("utf-8", "surrogateescape").rstrip()
+        end = cut + len(text.encode("utf-8", "surrogateescape"))
+        if text:
+            break
+    return start, end
+
+
+def _character_start(data: bytes, index: int, end: int) -> int:
+    """Return where the next character starts, at most three bytes on."""
+    for beyond in range(3):
+        if index + beyond >= end or data[index + beyond] & 0xC0 != 0x80:
+            return index + beyond
+    return index + 3
 
 
 def _equal_as_decimals(line: str, wanted: str) -> bool:

@@ -76,10 +76,14 @@ def _untag(value: Any, json_only: bool) -> Any:
     ((tag, content),) = value.items()
     if tag == "i":
         return int(content, 16)
+    if tag == "n":
+        return float("nan")  # another than JSON's
     if tag == "t":
         return tuple(_untag(item, json_only) for item in content)
     if tag == "d":
         return _pairs([(_untag(key, json_only), _untag(item, json_only)) for key, item in content])
+    if tag == "w" and not json_only:
+        return _untag(content, json_only)
     if tag in "FDc" and not json_only:
         return _number(tag, content)
     return Opaque(str(content)[:200])

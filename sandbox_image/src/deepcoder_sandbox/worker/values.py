@@ -8,16 +8,28 @@ nothing. Read by `deepcoder_sandbox.compare.values` on the other side of the wal
 from __future__ import annotations
 
 import json
-from collections import Counter, OrderedDict, defaultdict
+import sys
+from collections import ChainMap, Counter, OrderedDict, UserDict, UserList, UserString, defaultdict
+from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Any
 
 MAX_BYTES = 8 << 20
 """Longest encoding that the judge reads."""
 
+_JSON_NAN = json.loads("NaN")
+"""The one object that every NaN in JSON is: in a list it equals itself, as an item is equal to itself."""
 _JSON_INTEGERS = 1 << 63
 _PLAIN_DICTS = (dict, OrderedDict, defaultdict, Counter)
+_WRAPPERS: dict[type, Callable[[Any], Any]] = {
+    ChainMap: dict,
+    MappingProxyType: dict,
+    UserDict: lambda value: value.data,
+    UserList: lambda value: value.data,
+    UserString: lambda value: value.data,
+}
 
 
 def encode(value: Any) -> bytes:
@@ -30,8 +42,10 @@ def encode(value: Any) -> bytes:
 
 def _tagged(value: Any) -> Any:
     kind = type(value)
-    if value is None or kind is bool or kind is str or kind is float:
+    if value is None or kind is bool or kind is str:
         return value
+    if kind is float:
+        return value if value == value or value is _JSON_NAN else {"n": 0}
     if kind is int:
         return value if -_JSON_INTEGERS < value < _JSON_INTEGERS else {"i": hex(value)}
     if kind is list:
@@ -46,16 +60,27 @@ def _tagged(value: Any) -> Any:
         return {"D": str(value)}
     if kind is complex:
         return {"c": [value.real, value.imag]}
-    return _subclass(value, kind)
+    return _other(value, kind)
 
 
-def _subclass(value: Any, kind: type) -> Any:
-    """A subclass that compares as its base does is its base (named tuples, int enums); any other is opaque."""
-    for base in (bool, int, float, str, list, tuple):
+def _other(value: Any, kind: type) -> Any:
+    """A subclass that compares as its base does is its base (named tuples, int enums); wrappers are what they wrap.
+
+    Wrappers of the standard library, and numpy's numbers, are equal to plain values, but JSON would not write them.
+    Anything else is opaque.
+    """
+    for base in (bool, int, float, str, list, tuple, dict):
         if issubclass(kind, base):
             if kind.__eq__ is base.__eq__:
                 return _tagged(_as_base(value, base))
             break
+    if kind in _WRAPPERS:
+        return {"w": _tagged(_WRAPPERS[kind](value))}
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and kind.__module__ == "numpy" and isinstance(value, numpy.bool_ | numpy.number):
+        plain = value.item()
+        if type(plain) is not kind:
+            return {"w": _tagged(plain)}
     return {"o": f"{kind.__module__}.{kind.__qualname__}"[:200]}
 
 
@@ -64,6 +89,8 @@ def _as_base(value: Any, base: type) -> Any:
         return tuple(tuple.__iter__(value))
     if base is list:
         return list(list.__iter__(value))
+    if base is dict:
+        return dict(dict.items(value))
     if base is str:
         return str.__str__(value)
     return int.__int__(value) if base is int else float.__float__(value)
