@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 from deepcoder_contracts.judge import TestVerdict, Verdict
 from deepcoder_contracts.strict import excerpt
-from deepcoder_sandbox.limits import RunLimits
-from deepcoder_sandbox.zygote_process import RunEnded
+from deepcoder_sandbox.worker.packets import RunEnded, RunLimits
 
 _DETAIL_CHARS = 1000
 _MEMORY_SHARE = 0.9
