@@ -92,6 +92,7 @@ def test_old_logprobs_default_follows_staleness(staleness: int, expected: OldLog
     [
         ({"order": "Window", "maxOffPolicy": 0}, "set maxOffPolicy: 1, or order: Strict"),
         ({"order": "Window", "deterministic": True}, "deterministic needs order: Strict"),
+        ({"refill": True, "deterministic": True}, "set refill: false"),
         ({"promptsPerStep": 33}, "make promptsPerStep a multiple"),
     ],
 )

@@ -24,6 +24,8 @@ def test_the_published_recipe_is_supported() -> None:
     [
         ({"refill": True}, "recipe.refill", "leave it out"),
         ({"kl_coefficient": 0.001}, "recipe.klCoefficient", "set it to 0"),
+        ({"importance": "Off"}, "recipe.importance", "leave it out"),
+        ({"activation_offload": True}, "recipe.activationOffload", "leave it out"),
         ({"sequence_parallel": 2}, "recipe.sequenceParallel", "set it to 1"),
     ],
 )
@@ -40,6 +42,17 @@ def test_a_stage_is_refused_by_its_own_path_and_an_evaluation_is_not() -> None:
     evaluate = {"datasets": [{"name": "held-back", "uri": "/data.jsonl"}]}
     colocated = stage(type="Evaluate", maxSteps=0, placement="Colocated", evaluate=evaluate)
     assert not list(stage_refusals(Recipe(), colocated, "stages[16k]"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"type": "Evaluate", "maxSteps": 0, "evaluate": {"datasets": [{"name": "held-back", "uri": "/data.jsonl"}]}}],
+)
+def test_scaled_positions_are_refused_in_any_stage(changes: dict[str, Any]) -> None:
+    scaled = stage(rope={"type": "Yarn", "factor": 4}, **changes)
+    [refusal] = stage_refusals(Recipe(), scaled, "stages[16k]")
+    assert refusal.field == "stages[16k].rope"
+    assert "leave stages[16k].rope out" in refusal.message
 
 
 def test_a_micro_batch_must_hold_the_longest_sequence() -> None:

@@ -9,7 +9,7 @@ import pytest
 from plan_world import START, UID, make_run
 from run_manifests import EVALUATE, LONGER, TRAIN
 
-from deepcoder_contracts.stage import StageConfig
+from deepcoder_contracts.stage import RopeScaling, RopeType, StageConfig
 from deepcoder_operator.api.attempt_status import AttemptStatus
 from deepcoder_operator.api.run import MAX_NAME_LENGTH, DeepCoderRun
 from deepcoder_operator.api.run_spec import MAX_STAGES
@@ -148,6 +148,12 @@ def test_evaluate_stage_has_no_learners() -> None:
     run = make_run(stages=[TRAIN, LONGER, EVALUATE])
     assert list(groups(job(run, 2))) == ["samplers"]
     assert config(run, 2).stage.resources.learners == 0
+
+
+def test_scaled_positions_reach_the_trainer() -> None:
+    rope = {"type": "Yarn", "factor": 4, "originalPositions": 32768}
+    made = config(make_run(stages=[TRAIN | {"rope": rope}]))
+    assert made.stage.rope == RopeScaling(type=RopeType.YARN, factor=4, original_positions=32768)
 
 
 def test_stage_config_says_where_everything_is() -> None:

@@ -45,6 +45,13 @@ class OldLogprobs(StrEnum):
     RECOMPUTE = "Recompute"
 
 
+class Importance(StrEnum):
+    """Whether a token's term is weighted by how much likelier the policy of the ratio is to produce it."""
+
+    TRUNCATED = "Truncated"
+    OFF = "Off"
+
+
 class Order(StrEnum):
     """Strict: batch k is a fixed set of groups. Window: batches form as groups finish, within the staleness bound."""
 
@@ -116,6 +123,10 @@ class Recipe(Contract):
     """Cap of the truncated importance weight: with oldLogprobs Recompute, of the recomputed log-probabilities against
     the sampler's; with Behaviour, of the ratio itself, which the clip leaves unbounded for negative advantages."""
 
+    importance: Importance = Importance.TRUNCATED
+    """Truncated: by the weight that tisCap truncates. Off (quoted in YAML): not at all, as published; the ratio alone
+    is clipped."""
+
     entropy_coefficient: float = Field(default=0.0, ge=0)
     """Weight of an entropy bonus; 0 in the recipe."""
 
@@ -132,6 +143,9 @@ class Recipe(Contract):
     refill: bool = False
     """Replace groups whose rewards are all equal by further groups. The recipe keeps them."""
 
+    refill_limit: int = Field(default=3, ge=1, le=64)
+    """How often one group is replaced before it is kept whatever its rewards; matters with refill alone."""
+
     deterministic: bool = False
     """Repeatable to the bit at equal world size; slower; needs Strict."""
 
@@ -144,6 +158,10 @@ class Recipe(Contract):
     tokens_per_device: int | None = Field(default=None, ge=1)
     """Token budget of one micro-batch on one learner device. Default: one sequence of the longest possible length, and
     at least 8192."""
+
+    activation_offload: bool = False
+    """Keep what each decoder layer starts from in host memory between forward and backward pass: longer sequences a
+    device, for some time on the bus. The result is the same to the bit."""
 
     sequence_parallel: int = Field(default=1, ge=1, le=8)
     """Learner devices that share one sequence (Ulysses)."""
@@ -173,6 +191,11 @@ class Recipe(Contract):
             raise ValueError("order Window needs maxOffPolicy of at least 1: set maxOffPolicy: 1, or order: Strict")
         if self.deterministic and self.order is not Order.STRICT:
             raise ValueError("deterministic needs order: Strict, since a window depends on completion order")
+        if self.deterministic and self.refill:
+            raise ValueError(
+                "deterministic samples whole waves of groups, which refill would break up: set refill: false, or "
+                "deterministic: false"
+            )
         if self.prompts_per_step % self.optimizer_steps:
             raise ValueError(
                 f"promptsPerStep {self.prompts_per_step} cannot be split into optimizerSteps {self.optimizer_steps} "

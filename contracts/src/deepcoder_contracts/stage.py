@@ -99,6 +99,27 @@ class Evaluation(Contract):
     problems and seeds so that they can be compared in pairs. Default: the newest Train stage."""
 
 
+class RopeType(StrEnum):
+    """How rotary positions are stretched. Yarn: by a fixed interpolation of the low frequencies. Dynamic: NTK-aware,
+    by a base that grows with the length."""
+
+    YARN = "Yarn"
+    DYNAMIC = "Dynamic"
+
+
+class RopeScaling(Contract):
+    """Rotary positions past the length that a model was trained for."""
+
+    type: RopeType
+    """Yarn or Dynamic."""
+
+    factor: float = Field(gt=1, le=64, allow_inf_nan=False)
+    """How many times the original positions the model then reaches."""
+
+    original_positions: int | None = Field(default=None, ge=1, le=1_048_576)
+    """Positions that the model was trained for. Default: max_position_embeddings of its config.json."""
+
+
 class StageResources(Contract):
     """How many processes an attempt has; their devices come with the pods."""
 
@@ -126,6 +147,9 @@ class StageSettings(Contract):
 
     context_tokens: int = Field(ge=1, le=1_048_576)
     """Longest response in tokens; the prompt comes on top (recipe.maxPromptTokens)."""
+
+    rope: RopeScaling | None = None
+    """Scaled rotary positions, in all that this stage samples and trains. Default: the model's own."""
 
     max_steps: int = Field(default=0, ge=0)
     """Steps of this stage; 0 only in Evaluate stages."""

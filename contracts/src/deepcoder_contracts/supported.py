@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from deepcoder_contracts.recipe import Recipe
-from deepcoder_contracts.stage import Placement, StageType
+from deepcoder_contracts.recipe import Importance, Recipe
+from deepcoder_contracts.stage import Placement, RopeScaling, StageType
 
 ARCHITECTURES = ("Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM")
 """Dense decoders that are trained and sampled from, by their names in config.json."""
@@ -45,6 +45,10 @@ class StageLike(Protocol):
     def context_tokens(self) -> int:
         """Longest response in tokens."""
 
+    @property
+    def rope(self) -> RopeScaling | None:
+        """Scaled rotary positions."""
+
 
 def recipe_refusals(recipe: Recipe) -> Iterator[Refusal]:
     """What of a recipe is not supported, in any stage."""
@@ -60,6 +64,16 @@ def recipe_refusals(recipe: Recipe) -> Iterator[Refusal]:
             f"recipe.klCoefficient is {recipe.kl_coefficient}, but no reference model is loaded to take a KL "
             "divergence to: set it to 0 (the recipe's value)",
         )
+    if recipe.importance is not Importance.TRUNCATED:
+        yield Refusal(
+            "recipe.importance",
+            f"recipe.importance is {recipe.importance}, which is not supported yet: leave it out (Truncated)",
+        )
+    if recipe.activation_offload:
+        yield Refusal(
+            "recipe.activationOffload",
+            "recipe.activationOffload is true, which is not supported yet: leave it out",
+        )
     if recipe.sequence_parallel > 1:
         yield Refusal(
             "recipe.sequenceParallel",
@@ -70,6 +84,10 @@ def recipe_refusals(recipe: Recipe) -> Iterator[Refusal]:
 
 def stage_refusals(recipe: Recipe, stage: StageLike, where: str) -> Iterator[Refusal]:
     """What of a stage is not supported, or does not fit the recipe; `where` is the stage's own path."""
+    if stage.rope is not None:
+        yield Refusal(
+            f"{where}.rope", f"{where}.rope is {stage.rope.type}, which is not supported yet: leave {where}.rope out"
+        )
     if stage.type is not StageType.TRAIN:
         return
     if stage.placement is Placement.COLOCATED:

@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field
 
 from deepcoder_contracts.base import DNSLabel
 from deepcoder_contracts.gate import PromoteWhen
-from deepcoder_contracts.stage import Evaluation, OptimizerState, Placement, StageType
+from deepcoder_contracts.stage import Evaluation, OptimizerState, Placement, RopeScaling, StageType
 from deepcoder_operator.api.base import VALIDATIONS, PodTemplate, Rule, Spec, validations
 
 
@@ -107,6 +107,9 @@ class Stage(Spec):
 
     context_tokens: int = Field(ge=1, le=1_048_576)
     """Longest response in tokens; the prompt comes on top. May not fall from one Train stage to the next."""
+
+    rope: RopeScaling | None = None
+    """Rotary positions past the length that the model was trained for, in all that this stage samples and trains."""
 
     max_steps: int | None = Field(default=None, ge=1, le=10_000_000)
     """Train: steps of this stage."""

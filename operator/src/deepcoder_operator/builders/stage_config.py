@@ -84,6 +84,7 @@ def _stage_settings(stage: Stage, index: int, config: ResolvedConfig) -> StageSe
         index=index,
         type=stage.type,
         context_tokens=stage.context_tokens,
+        rope=stage.rope,
         max_steps=stage.max_steps or 0,
         optimizer=stage.optimizer,
         placement=stage.placement,
