@@ -1,0 +1,45 @@
+"""The cost formula against the models' own parameters and against figures computed elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from deepcoder_trainer.grpo.flops import ModelShape, sequence_flops
+from deepcoder_trainer.modelconfig import read_model_config
+
+QWEN_14B = ModelShape(48, 5120, 13824, 40, 8, 128, 152064, tied=False)
+QWEN_1_5B = ModelShape(28, 1536, 8960, 12, 2, 128, 151936, tied=True)
+
+
+@pytest.mark.parametrize(
+    ("shape", "tokens", "expected"),
+    [(QWEN_14B, 34816, 4.71e15), (QWEN_1_5B, 18432, 2.58e14), (QWEN_1_5B, 34816, 6.35e14)],
+)
+def test_cost_of_the_models_that_are_shipped_for(shape: ModelShape, tokens: int, expected: float) -> None:
+    assert sequence_flops(shape, tokens) == pytest.approx(expected, rel=0.005)
+
+
+def test_the_head_costs_only_where_a_token_is_predicted() -> None:
+    difference = sequence_flops(QWEN_14B, 1000) - sequence_flops(QWEN_14B, 1000, 600)
+    assert difference == 6 * 400 * QWEN_14B.head_matrix
+
+
+@pytest.mark.parametrize(
+    ("architecture", "overrides"),
+    [("Qwen2", {}), ("Qwen3", {"head_dim": 16}), ("Llama", {"tie_word_embeddings": False, "num_key_value_heads": 1})],
+)
+def test_a_shape_counts_the_matrices_of_the_real_model(
+    architecture: str, overrides: dict, tiny_model: Callable
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    directory = tiny_model(architecture, **overrides)
+    shape = ModelShape.of(read_model_config(directory))
+    model = AutoModelForCausalLM.from_pretrained(directory)
+    layer = sum(p.numel() for p in model.model.layers[0].parameters() if p.ndim == 2)
+    assert shape.layer_matrices == layer
+    assert shape.head_matrix == model.lm_head.weight.numel()
+    assert shape.tied == (model.lm_head.weight is model.model.embed_tokens.weight)
+    assert shape.layers == len(model.model.layers)
