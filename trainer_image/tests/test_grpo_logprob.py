@@ -70,7 +70,7 @@ def test_packed_attention_equals_attention_over_each_sequence_alone() -> None:
     k, v = (torch.randn(1, 2, sum(lengths), 8, dtype=torch.float64, requires_grad=True) for _ in range(2))
     offsets = torch.tensor([0, *lengths]).cumsum(0)
     up = torch.randn(1, sum(lengths), 4, 8, dtype=torch.float64)
-    packed, _ = packed_attention(torch.nn.Identity(), q, k, v, None, scaling=0.3, segments=Segments.of(offsets))
+    packed, _ = packed_attention(torch.nn.Identity(), q, k, v, None, scaling=0.3, segments=Segments.of(offsets.numpy()))
     grads = torch.autograd.grad((packed * up).sum(), (q, k, v))
     alone = []
     for a, b in pairwise(offsets):

@@ -11,11 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface
+
+from deepcoder_trainer.types import IntArray
 
 NAME = "deepcoder_packed"
 """Value of `attn_implementation` for our models."""
@@ -38,14 +41,19 @@ class Segments:
     """[N] int64, place of each token in the padded batch."""
 
     @classmethod
-    def of(cls, cu_seqlens: Tensor) -> Segments:
-        """From [S + 1] offsets, on their device."""
-        lengths = cu_seqlens.diff()
+    def of(cls, cu_seqlens: IntArray, device: torch.device | str = "cpu") -> Segments:
+        """From [S + 1] offsets. All is computed on the host: a length read back from a device would wait for it."""
+        lengths = np.diff(cu_seqlens)
         longest = int(lengths.max())
-        place = torch.arange(longest, device=cu_seqlens.device)
+        place = np.arange(longest)
         real = place[None, :] < lengths[:, None]
-        to_padded = torch.where(real, cu_seqlens[:-1, None] + place[None, :], 0).flatten().long()
-        return cls(cu_seqlens.int(), longest, to_padded, real.flatten().nonzero().squeeze(-1))
+        to_padded = np.where(real, cu_seqlens[:-1, None] + place[None, :], 0).ravel()
+        return cls(
+            torch.from_numpy(cu_seqlens.astype(np.int32)).to(device),
+            longest,
+            torch.from_numpy(to_padded.astype(np.int64)).to(device),
+            torch.from_numpy(np.flatnonzero(real)).to(device),
+        )
 
 
 def packed_attention(

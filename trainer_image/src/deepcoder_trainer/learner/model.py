@@ -25,6 +25,7 @@ from deepcoder_contracts.recipe import Precision
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.grpo.attention import NAME, Segments
 from deepcoder_trainer.grpo.logprob import linear_logprob
+from deepcoder_trainer.learner.mesh import Meshes
 from deepcoder_trainer.modelconfig import read_model_config
 
 COMPUTE_DTYPES = {Precision.BFLOAT16: torch.bfloat16, Precision.FLOAT32: torch.float32}
@@ -80,10 +81,10 @@ def load_policy(
     device: torch.device,
     precision: Precision,
     *,
-    mesh: DeviceMesh | None = None,
+    meshes: Meshes | None = None,
     activation_checkpointing: bool = False,
 ) -> PolicyModel:
-    """The model with its weights on `device` in float32, sharded over `mesh` where one is given.
+    """The model with its weights on `device` in float32, sharded where `meshes` has other ranks.
 
     Nothing is held twice: parameters are made without storage, sharded, and each rank copies its own part out of the
     memory-mapped files.
@@ -93,8 +94,8 @@ def load_policy(
         policy = PolicyModel(config)
     if activation_checkpointing:
         policy.model.gradient_checkpointing_enable({"use_reentrant": False})
-    if mesh is not None:
-        shard(policy, mesh, precision)
+    if meshes is not None and meshes.fsdp is not None:
+        shard(policy, meshes.fsdp, precision)
     policy.to_empty(device=device)
     # Rotary frequencies are not in checkpoints; they were computed on the meta device and are lost with it.
     policy.model.rotary_emb = type(policy.model.rotary_emb)(config=config).to(device)

@@ -26,7 +26,6 @@ from torch._C._distributed_c10d import HashStore, Store, TCPStore
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import async_save as dcp_async_save
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from deepcoder_contracts.recipe import Precision, Recipe
@@ -36,6 +35,7 @@ from deepcoder_trainer.grpo.attention import Segments
 from deepcoder_trainer.grpo.loss import LossSettings, policy_loss
 from deepcoder_trainer.grpo.pack import MicroBatch, OptimizerStep
 from deepcoder_trainer.learner.dcp import SafetensorsReader, SafetensorsWriter, files_of
+from deepcoder_trainer.learner.mesh import build_meshes
 from deepcoder_trainer.learner.model import COMPUTE_DTYPES, PolicyModel, load_policy
 from deepcoder_trainer.learner.wire import LEARNER_DIR, RankSettings, Rendezvous, Sums
 from deepcoder_trainer.seeds import seed
@@ -86,12 +86,15 @@ class LearnerRank:
             torch.use_deterministic_algorithms(True)
         sharded = world > 1 or settings.recipe.precision is not Precision.FLOAT32
         self._save_group: dist.ProcessGroup | None = None
-        mesh = self._join(rendezvous) if sharded else None
+        if sharded:
+            self._join(rendezvous)
+        timeout = timedelta(seconds=settings.collective_timeout_s)
+        meshes = build_meshes(self._device.type, world, rank, settings.recipe.sequence_parallel, timeout)
         self.policy: PolicyModel = load_policy(
             Path(settings.model_dir),
             self._device,
             settings.recipe.precision,
-            mesh=mesh,
+            meshes=meshes,
             activation_checkpointing=settings.accelerators,
         )
         self._optimizer = _adamw(self.policy, settings.recipe)
@@ -213,7 +216,7 @@ class LearnerRank:
         if self._save_group is not None:
             dist.destroy_process_group()
 
-    def _join(self, rendezvous: Rendezvous | None) -> DeviceMesh:
+    def _join(self, rendezvous: Rendezvous | None) -> None:
         timeout = timedelta(seconds=self.settings.collective_timeout_s)
         backend = "cpu:gloo,cuda:nccl" if self.settings.accelerators else "gloo"
         if rendezvous is None:
@@ -225,7 +228,6 @@ class LearnerRank:
         dist.init_process_group(backend, store=store, rank=self._rank, world_size=self._world, timeout=timeout)
         # Saving talks between ranks while training does: it needs a group of its own.
         self._save_group = dist.new_group(backend="gloo", timeout=timeout)
-        return init_device_mesh(self._device.type, (self._world,))
 
     def _recompute(self, steps: Sequence[OptimizerStep]) -> list[list[Tensor]]:
         """Log-probabilities under the weights before this step's first update: the old policy."""
@@ -236,7 +238,7 @@ class LearnerRank:
         return self.policy(
             self._tensor(m.input_ids).long(),
             self._tensor(m.position_ids).long(),
-            Segments.of(self._tensor(m.cu_seqlens)),
+            Segments.of(m.cu_seqlens, self._device),
             self._tensor(m.response_index).long(),
             self._tensor(m.targets).long(),
             self.recipe.temperature,
