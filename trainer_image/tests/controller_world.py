@@ -221,6 +221,7 @@ class World:
         self.unjudged: list[Batch] = []
         self.score: Callable[[int], float] = lambda step: step / 10
         self.on_evaluate: Callable[[int], Awaitable[None]] | None = None
+        self.gate: Callable[[], Awaitable[None]] | None = None
 
     async def evaluate(self, step: int) -> Mapping[str, float]:
         self.evaluated.append((step, self.sampler.version))
@@ -242,6 +243,7 @@ class World:
             metrics=self.metrics,
             on_unjudged=self.unjudged.append,
             evaluate=self.evaluate if self.config.stage.evaluate else None,
+            admission_gate=self.gate,
         )
         async with asyncio.timeout(20):
             return await controller.run()

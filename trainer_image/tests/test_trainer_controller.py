@@ -177,3 +177,22 @@ async def test_totals_go_on_over_a_resume() -> None:
     await second.run()
     assert second.notes.steps[-1].metrics["run_samples"] == 2 * PROMPTS * 2
     assert second.notes.steps[-1].metrics == first.notes.steps[-1].metrics
+
+
+async def test_nothing_is_admitted_while_the_gate_is_shut() -> None:
+    world = World(stage_config(3))
+    opened, asked = asyncio.Event(), 0
+
+    async def gate() -> None:
+        nonlocal asked
+        asked += 1
+        if asked == PROMPTS + 2:
+            await opened.wait()
+
+    world.gate = gate
+    task = asyncio.create_task(world.run())
+    for _ in range(200):
+        await asyncio.sleep(0)
+    assert (len(world.learner.trained), asked) == (1, PROMPTS + 2), "one of the second batch is in, the rest waits"
+    opened.set()
+    assert (await task).step == 3

@@ -39,7 +39,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -62,6 +62,7 @@ from deepcoder_trainer.work import Unfinished, WorkBuffer, WorkPolicy
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
 
 QUARANTINE_RATIO = 0.01
 
@@ -86,6 +87,9 @@ class Controller:
     """Figures of other parts, for each step's report."""
     on_unjudged: Callable[[Batch], None] = lambda _batch: None
     """Told of a batch that is not trained for want of verdicts."""
+    admission_gate: Callable[[], Awaitable[None]] | None = None
+    """Awaited before a group is admitted, once a wave in deterministic mode: an engine starts a wave when all of it is
+    there, so one that is admitted by halves would wait for ever."""
     _seconds: dict[str, float] = field(default_factory=dict)
     _trained: Batch | None = None
     """Trained, its slots not free yet and nobody told."""
@@ -337,10 +341,17 @@ class Controller:
         """Start a rollout for each group that the buffer admits; the first failure wakes everybody."""
         try:
             async with asyncio.TaskGroup() as rollouts:
+                await self._pass_gate()
                 while (admitted := await self._work.admit()) is not None:
                     rollouts.create_task(self._one_rollout(admitted), name=f"group-{admitted.group_id}")
+                    if admitted.ends_wave:
+                        await self._pass_gate()
         except BaseExceptionGroup as group:
             self._work.fail(first_cause(group))
+
+    async def _pass_gate(self) -> None:
+        if self.admission_gate is not None:
+            await self.admission_gate()
 
     async def _one_rollout(self, admitted: Admitted) -> None:
         group = await self.rollout.group(

@@ -7,7 +7,7 @@ while vLLM, torch and storage stand behind the same protocols in a run.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from deepcoder_contracts.gate import GateRecord
@@ -52,6 +52,9 @@ class StepReport:
     """Where the time since the report before went: wait_batch, train, wait_sampled, sync, evaluate, checkpoint."""
     groups: tuple[Group, ...]
     """What was trained. Empty in a second report on a step, after an evaluation that an earlier attempt owed."""
+    gauges: Mapping[str, float] = field(default_factory=dict)
+    """What the machines did meanwhile, by the clock, and so no part of what a resumed run repeats: names of metrics,
+    a label as in `idle_ratio{role=learner}`."""
 
 
 class Observer(Protocol):

@@ -45,6 +45,11 @@ class Admitted:
     wave: tuple[str, int, int] | None = None
     """Deterministic mode: name of the wave, position of the group in it, groups in it."""
 
+    @property
+    def ends_wave(self) -> bool:
+        """Whether no other group of its wave is to come."""
+        return self.wave is None or self.wave[1] == self.wave[2] - 1
+
 
 class Rollout:
     """Makes groups; holds no state of its own."""
