@@ -1,6 +1,7 @@
 """The Python API as a user meets it: one import, one request or many, waiting or not."""
 
 import asyncio
+import contextlib
 import threading
 import time
 
@@ -64,6 +65,17 @@ def test_request_that_makes_no_sense_is_refused_after_the_answers_before_it(loca
     with pytest.raises(Refused, match="NUL") as refused:
         next(answers)
     assert refused.value.field == "code"
+
+
+def test_refusal_reads_as_a_sentence_and_passes_through_context_managers(local):
+    @contextlib.contextmanager
+    def somebodys():
+        yield
+
+    with pytest.raises(Refused) as refused, somebodys():
+        local.judge(ask("a", "\0"))
+    assert str(refused.value) == refused.value.error == refused.value.problem().error
+    assert str(refused.value).startswith("code: ")
 
 
 def test_tests_have_to_be_in_the_request(local):

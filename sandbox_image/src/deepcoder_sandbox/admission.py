@@ -17,12 +17,15 @@ from deepcoder_contracts.strict import parse_json
 from deepcoder_sandbox.compare.values import check_depth
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # not frozen: whoever passes an exception on sets its traceback
 class Refused(Exception):
     """A request that is not judged."""
 
     error: str
     field: str | None = None
+
+    def __str__(self) -> str:
+        return self.error
 
     def problem(self) -> Problem:
         """Return the body of the answer."""
