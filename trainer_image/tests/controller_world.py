@@ -1,8 +1,8 @@
 """A training loop with a scripted sampler and learner at its edges, for tests of the controller.
 
 The scripted learner's weights are a digest of everything it was trained on, and the scripted sampler answers from a
-digest of its weights and the request's seed. So two runs end with the same weights only if every batch was the same,
-sampled with the same weights, in the same order.
+digest of its weights, the request, and the wave that it was begun in. So two runs end with the same weights only if
+every batch was the same, sample by sample, sampled with the same weights, in the same order.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import json
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,6 +26,7 @@ from deepcoder_trainer.controller import Controller
 from deepcoder_trainer.ports import Ending, StepReport
 from deepcoder_trainer.problems.prompt import EncodedProblem
 from deepcoder_trainer.rollout.rollout import Rollout, Sampling
+from deepcoder_trainer.sampler.waves import Waves
 from deepcoder_trainer.stopping import Stop
 from deepcoder_trainer.types import (
     Batch,
@@ -68,8 +69,17 @@ class ScriptedSampler:
     lost: bool = False
     """Whether they are lost then."""
     hold_push: asyncio.Event | None = None
+    waves: Waves = field(default_factory=Waves)
 
     async def generate(self, request: GenerationRequest) -> Generation:
+        """As an engine's actor does: a request of a wave waits until all of the wave are here."""
+        return await self.waves.generate(self, request)
+
+    async def begin(self, requests: Sequence[GenerationRequest]) -> list[Awaitable[Generation]]:
+        together = [r.request_id for r in requests] if requests[0].wave is not None else []
+        return [self._respond(request, together) for request in requests]
+
+    async def _respond(self, request: GenerationRequest, together: list[str]) -> Generation:
         assert self.version >= 0, "asked before weights were pushed"
         weights, version = self.weights, self.version
         if self.fail_after is not None:
@@ -83,9 +93,12 @@ class ScriptedSampler:
             await self.hold.wait()
             if self.lost:
                 raise SamplerLost("gone")
-        value = digest(weights, request.seed, request.prompt_ids.tolist())
+        value = digest(weights, together, request.request_id, request.seed, request.prompt_ids.tolist())
         ids = np.frombuffer(bytes.fromhex(value)[:8], np.uint8).astype(np.int32)
-        return Generation(ids, np.zeros(8, np.float32), Finish.STOP, value, (VersionSpan(version, 0, 8),))
+        spans = (VersionSpan(version, 0, 8),)
+        if self.version != version:  # updated in flight
+            spans = (VersionSpan(version, 0, 4), VersionSpan(self.version, 4, 8))
+        return Generation(ids, np.zeros(8, np.float32), Finish.STOP, value, spans)
 
     async def update_weights(self, refs: WeightRefs, version: int) -> None:
         if self.hold_push is not None:
@@ -174,7 +187,15 @@ async def scripted_reward(problem: Problem, response: str, key: str) -> Outcome:
     return Outcome(float(passed), "passed" if passed else "wrong_answer", 0.01)
 
 
-def stage_config(steps: int, *, every: int = 2, eta: int = 1, order: str = "Strict", **stage: object) -> StageConfig:
+def stage_config(
+    steps: int,
+    *,
+    every: int = 2,
+    eta: int = 1,
+    order: str = "Strict",
+    recipe: Mapping[str, object] | None = None,
+    **stage: object,
+) -> StageConfig:
     return StageConfig.model_validate(
         {
             "run": {"namespace": "ns", "name": "run", "uid": "01234567-89ab-cdef-0123-456789abcdef"},
@@ -197,6 +218,7 @@ def stage_config(steps: int, *, every: int = 2, eta: int = 1, order: str = "Stri
                 "maxOffPolicy": eta,
                 "order": order,
                 "seed": 3,
+                **(recipe or {}),
             },
             "storage": {"uri": "file:///nowhere", "everySteps": every, "drainSeconds": 60},
             "provenance": {"configDigest": "sha256:" + "0" * 64},

@@ -23,20 +23,31 @@ async def test_strict_batches_are_sampled_with_the_weights_their_step_says(eta: 
     assert world.sampler.pushed == list(range(7))
 
 
+async def test_no_two_samples_of_a_run_are_the_same() -> None:
+    world = World(stage_config(6))
+    await world.run()
+    texts = [s.generation.text for b in world.learner.trained for s in b.samples]
+    assert len(set(texts)) == len(texts), "an exchange of two samples would not be seen"
+
+
 @pytest.mark.parametrize("eta", [0, 1, 2])
 @pytest.mark.parametrize("killed_after", [1, 3, 4])
-async def test_a_killed_strict_run_resumes_to_the_same_weights(eta: int, killed_after: int) -> None:
-    whole = World(stage_config(6, every=1, eta=eta), turns=1)
+@pytest.mark.parametrize("deterministic", [False, True])
+async def test_a_killed_strict_run_resumes_to_the_same_weights(
+    eta: int, killed_after: int, deterministic: bool
+) -> None:
+    config = stage_config(6, every=1, eta=eta, recipe={"deterministic": deterministic})
+    whole = World(config, turns=1)
     await whole.run()
 
-    killed = World(stage_config(6, every=1, eta=eta), turns=2)
+    killed = World(config, turns=2)
     task = asyncio.create_task(killed.run())
     while len(killed.checkpoints.saved) < killed_after:
         await asyncio.sleep(0)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
-    again = World(stage_config(6, every=1, eta=eta), resume=killed.checkpoints.saved[-1], turns=3)
+    again = World(config, resume=killed.checkpoints.saved[-1], turns=3)
     await again.run()
     assert again.sampler.pushed[0] == killed.checkpoints.saved[-1].state.version, "weights before the first admission"
     assert again.learner.weights == whole.learner.weights
@@ -196,3 +207,17 @@ async def test_nothing_is_admitted_while_the_gate_is_shut() -> None:
     assert (len(world.learner.trained), asked) == (1, PROMPTS + 2), "one of the second batch is in, the rest waits"
     opened.set()
     assert (await task).step == 3
+
+
+async def test_a_wave_is_admitted_whole_and_the_gate_asked_between_waves_alone() -> None:
+    world = World(stage_config(3, recipe={"deterministic": True}))
+    asked: list[int] = []
+
+    async def gate() -> None:
+        asked.append(sum(len(held) for held in world.sampler.waves._held.values()))
+        await asyncio.sleep(0)
+
+    world.gate = gate
+    assert (await world.run()).step == 3
+    assert len(asked) == 1 + 3
+    assert set(asked) == {0}, "no engine holds half a wave while the gate is asked"
