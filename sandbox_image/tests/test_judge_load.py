@@ -93,6 +93,7 @@ async def test_more_connections_than_are_let_in_are_told_to_come_back(tmp_path):
     path = str(tmp_path / "socket")
     listening = await asyncio.get_running_loop().create_unix_server(lambda: Door(Handler, lambda: len(inside), 2), path)
     streams = [await asyncio.open_unix_connection(path) for _ in range(3)]
+    streams[2][1].write(b"POST /v1/judge HTTP/1.1\r\n")
     answer = (await asyncio.wait_for(streams[2][0].read(), 10)).decode()
     assert answer.startswith("HTTP/1.1 429 ")
     assert "Retry-After: 1" in answer

@@ -179,6 +179,25 @@ def test_error_is_the_answer_where_no_slot_can_judge(slots, asked):
     assert pool.close(10) is True
 
 
+def test_judge_fails_only_when_no_slot_works_and_tells_how_many_do(slots, asked, monkeypatch):
+    monkeypatch.setattr(pools, "_START_AGAIN_S", 0.01)
+    pool = Pool(ZygoteConfig(), 2, "w", max_queued=10)
+    slots[0].broken = True
+    slots[0].failed_starts = 1
+    assert pool.submit(asked("a")).result(20).passed is True  # and wakes whoever is to find itself broken
+    wait_until(lambda: pool.working_slots == 1)
+    assert pool.failing_s == 0
+    slots[1].broken = True
+    for name in ("b", "c"):
+        assert pool.submit(asked(name)).result(20).passed is None
+    wait_until(lambda: pool.working_slots == 0)
+    assert pool.failing_s > 0
+    slots[0].broken = slots[1].broken = False
+    wait_until(lambda: pool.working_slots == 2)
+    assert pool.failing_s == 0
+    assert pool.close(10) is True
+
+
 def test_defect_of_the_judge_is_tried_on_two_slots_and_is_no_verdict(slots, asked):
     pool = Pool(ZygoteConfig(), 2, "w", max_queued=10)
     answer = pool.submit(asked("a", "defect")).result(20)

@@ -106,9 +106,16 @@ class Pool:
 
     @property
     def failing_s(self) -> float:
-        """Seconds for which a slot has had no zygote although it tried three times or more; 0 where there is none."""
+        """Seconds for which no slot has had a zygote, although each tried three times or more; 0 where one works."""
         since = [slot.failing_since for slot in self._slots if slot.failed_starts >= _FAILED_STARTS]
-        return max((time.monotonic() - moment for moment in since if moment is not None), default=0.0)
+        if len(since) < self.slots:
+            return 0.0
+        return min(time.monotonic() - moment for moment in since if moment is not None)
+
+    @property
+    def working_slots(self) -> int:
+        """Slots that can judge, as far as is known."""
+        return sum(slot.failed_starts < _FAILED_STARTS for slot in self._slots)
 
     def submit(self, submission: Submission) -> Future[JudgeResponse]:
         """Queue a submission. Raises QueueFull or Draining.

@@ -63,7 +63,11 @@ class Judge:
     def capacity(self) -> Capacity:
         """Return the judge's load and confinement."""
         return Capacity(
-            slots=self.pool.slots, busy=self.pool.busy, queued=self.pool.queued, tier=self.tier, limits=self.limits
+            slots=self.pool.working_slots,
+            busy=self.pool.busy,
+            queued=self.pool.queued,
+            tier=self.tier,
+            limits=self.limits,
         )
 
     def held_bytes(self) -> dict[str, int]:

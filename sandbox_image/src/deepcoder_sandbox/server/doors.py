@@ -27,6 +27,9 @@ BACKLOG: Final = 4096
 """Connections that wait to be accepted: a thousand clients may come in one moment."""
 
 
+_LINGER_S = 1.0
+"""Seconds in which a client that is turned away may still finish what it was saying."""
+
 READ_BYTES: Final = 1 << 14
 """Bytes taken from a connection at a time, and half of those kept of a body that nobody reads yet."""
 
@@ -44,7 +47,9 @@ class Door(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         if self._inside() >= self._most:
             transport.write(_turned_away())
-            transport.close()
+            transport.write_eof()
+            # Closing with something unread would have the kernel take back what the client is to read.
+            asyncio.get_running_loop().call_later(_LINGER_S, transport.close)
             return
         vars(transport)["max_size"] = READ_BYTES  # asyncio would take a quarter of a megabyte from each at once
         handler = self._handler()
