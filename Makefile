@@ -51,6 +51,6 @@ generate: setup  ## CRDs from the API types
 # The page that a benchmark writes beside its table.
 PAGE ?= docs/results/$*-$(shell date +%F).md
 
-bench-%: setup  ## a benchmark: demo judge; PAGE=FILE for another page than the dated one
+bench-%: setup  ## a benchmark: demo judge judge_load; PAGE=FILE for another page than the dated one
 	@[ -f benchmarks/$*.py ] || { echo "make: no benchmark '$*'; there are: $(basename $(notdir $(wildcard benchmarks/*.py)))" >&2; exit 64; }
 	@$(PY) benchmarks/$*.py --page $(PAGE)
