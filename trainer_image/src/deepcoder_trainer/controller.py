@@ -50,6 +50,7 @@ from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.checkpoint.errors import CheckpointFailed
 from deepcoder_trainer.checkpoint.state import PipelineState
 from deepcoder_trainer.course import Course
+from deepcoder_trainer.leaving import Saving
 from deepcoder_trainer.ports import Checkpoints, Ending, Evaluate, Observer, SandboxUnavailable, StepReport
 from deepcoder_trainer.problems.order import problem_index
 from deepcoder_trainer.problems.prompt import EncodedProblem
@@ -93,9 +94,6 @@ class Controller:
     _seconds: dict[str, float] = field(default_factory=dict)
     _trained: Batch | None = None
     """Trained, its slots not free yet and nobody told."""
-    _copied: int | None = None
-    """The step whose weights are copied aside and not committed."""
-    _saved_final: bool = False
     _admitting: asyncio.Task[None] | None = None
     _half_trained: bool = False
     """Whether the weights are of no step: training has begun, and has not ended or has failed."""
@@ -104,20 +102,17 @@ class Controller:
 
     def __post_init__(self) -> None:
         state, recipe = self.state, self.config.recipe
-        self._course = Course(self.config, state.step, state.history)
-        self._saved_step = state.step
-        self._base = state.total_steps - state.step
-        self._metrics = dict(self.metrics)
-        self._counters = dict(state.counters)
+        self._course = Course(self.config, state, self.metrics)
         self._restored = {group.group_id for group in state.groups}
         policy = WorkPolicy(
             recipe.prompts_per_step,
             recipe.max_off_policy,
             recipe.order,
-            last_step=self._base + self.config.stage.max_steps,
+            last_step=self._course.base + self.config.stage.max_steps,
             deterministic=recipe.deterministic,
         )
         self._work = WorkBuffer(policy, state.total_steps, Unfinished(state.groups, state.pending, state.next_group_id))
+        self._saving = Saving(self.checkpoints, self._work, self._course, self.stop)
 
     async def run(self) -> Ending:
         """Train until the stage is over or a stop is asked for. Raises what ended it otherwise."""
@@ -171,7 +166,7 @@ class Controller:
         with self._timed("train"):
             await self._train(batch)  # never cut off: half a step is no step
         with self._timed("wait_sampled"):
-            await self._unless_stopped(self._work.may_push(self._version))
+            await self._unless_stopped(self._work.may_push(self._course.version))
         with self._timed("sync"):
             await self._unless_stopped(self._push())
         await self._evaluate_if_owed()
@@ -179,23 +174,16 @@ class Controller:
         await self._save_if_due()
 
     async def _leave(self) -> Ending:
-        """Save what is not saved, weights first, and tell how it ended. The one way out of the loop."""
+        """The one way out of the loop."""
         self._work.close()
         self._end_step()  # nobody samples any more, with weights that went out or not
-        final = self._course.over
-        if self._saved_step < self._course.step or (final and not self._saved_final):
-            if not self.stop.requested:
-                self.observer.on_phase(TrainerPhase.CHECKPOINTING)
-            await self._copy()
-            if not final:  # the next stage draws problems of its own
-                await self._settle()
-            await self._commit(final=final)
-        await self._until_committed(final=final)
-        return Ending(self._course.step, drained=not final, gate=self._course.gate)
+        if self._saving.owed and not self.stop.requested:
+            self.observer.on_phase(TrainerPhase.CHECKPOINTING)
+        return await self._saving.leave()
 
     async def _batch(self, step: int) -> Batch:
         """Batch `step`, whole and judged. Raises SandboxUnavailable when too much of it is not."""
-        groups = await self._work.batch(self._base + step)
+        groups = await self._work.batch(self._course.base + step)
         if _unjudged(groups) > QUARANTINE_RATIO:
             groups = await self._judge_again(groups)
         if _unjudged(groups) > QUARANTINE_RATIO:
@@ -222,22 +210,21 @@ class Controller:
         return tuple(judged.get(group.group_id, group) for group in groups)
 
     async def _train(self, batch: Batch) -> None:
-        metrics = batch_metrics(batch.groups, self._version)
+        metrics = batch_metrics(batch.groups, self._course.version)
         self._half_trained = True
         metrics |= await self.learner.train(batch)
         metrics["collapsing"] = float(is_collapsing(metrics))
-        self._trained, self._metrics = batch, metrics
-        self._course.trained(batch.step, metrics)
+        counted = {
+            "samples": len(batch.samples),
+            "quarantined": len(quarantined(batch.samples)),
+            "tokens": metrics["tokens_sampled"],
+        }
+        self._trained = batch
+        self._course.trained(batch.step, metrics, counted)
         self._half_trained = False
-        for name, value in (
-            ("samples", len(batch.samples)),
-            ("quarantined", len(quarantined(batch.samples))),
-            ("tokens", metrics["tokens_sampled"]),
-        ):
-            self._counters[name] = self._counters.get(name, 0.0) + value
 
     async def _push(self) -> None:
-        await self.sampler.update_weights(await self.learner.export_weights(), self._version)
+        await self.sampler.update_weights(await self.learner.export_weights(), self._course.version)
 
     async def _evaluate_if_owed(self) -> None:
         """Evaluate the weights that are out, where that is due and not done. A save that is due uploads meanwhile."""
@@ -245,12 +232,11 @@ class Controller:
             return
         assert self.evaluate is not None, "the stage evaluates"
         if self._course.save_due and self._trained is not None:
-            await self._copy()
+            await self._saving.copy()
         self.observer.on_phase(TrainerPhase.EVALUATING)
         with self._timed("evaluate"):
             figures = await self._unless_stopped(self.evaluate(self._course.step))
         self.observer.on_phase(TrainerPhase.TRAINING)
-        self._metrics |= figures
         self._course.evaluated(figures)
         if self._trained is None:
             self._report(())
@@ -260,74 +246,28 @@ class Controller:
         batch, self._trained = self._trained, None
         if batch is None:
             return
-        self._work.release(batch.groups, self._version)
-        if self._metrics["collapsing"]:
+        self._work.release(batch.groups, self._course.version)
+        if self._course.metrics["collapsing"]:
             log.warning(
                 "step %d: %.0f %% of responses are cut off and reward is %.3f. The overlong rule does not punish "
                 "truncation, so this does not mend itself: raise contextTokens or lower the learning rate",
                 batch.step,
-                100 * self._metrics["truncated_ratio"],
-                self._metrics["reward_mean"],
+                100 * self._course.metrics["truncated_ratio"],
+                self._course.metrics["reward_mean"],
             )
         self._report(batch.groups)
 
     async def _save_if_due(self) -> None:
         """Also what was copied aside for the end of the stage, when the evaluation there found that it is not."""
-        if self._course.over or not (self._course.save_due or self._copied == self._course.step):
+        if self._course.over or not (self._course.save_due or self._saving.copied):
             return
         self.observer.on_phase(TrainerPhase.CHECKPOINTING)
         with self._timed("checkpoint"):
-            await self._copy()
+            await self._saving.copy()
             if self.config.recipe.order is Order.STRICT:
-                await self._unless_stopped(self._work.settled(self._version))
-            await self._commit(final=False)
+                await self._unless_stopped(self._work.settled(self._course.version))
+            await self._saving.commit()
         self.observer.on_phase(TrainerPhase.TRAINING)
-
-    async def _copy(self) -> None:
-        """Copy the weights aside, once a step; from here they are on their way to storage."""
-        if self._copied != self._course.step:
-            await self.checkpoints.copy(self._course.step)
-            self._copied = self._course.step
-
-    async def _settle(self) -> None:
-        """Let finish what is in flight, while there is time. What does not is sampled anew by the resumed run."""
-        try:
-            await self.stop.before(Moment.SETTLED, self._work.settled(self._version))
-        except StopReached:
-            log.warning("groups %s are cut off by the stop and will be sampled anew", self._work.waiting_for())
-        except Exception as error:  # the run is leaving: it saves what is left
-            log.error("groups %s are lost and will be sampled anew: %s", self._work.waiting_for(), error)
-
-    async def _commit(self, *, final: bool) -> None:
-        """Commit the weights that were copied aside, with all else that a resumed run needs."""
-        left = self._work.unfinished()
-        state = PipelineState(
-            step=self._course.step,
-            total_steps=self._version,
-            version=self._version,
-            next_group_id=left.next_group_id,
-            groups=left.finished,
-            pending=left.pending,
-            history=self._course.history,
-            counters=dict(self._counters),
-        )
-        await self.checkpoints.commit(state, metrics=dict(self._metrics), final=final, gate=self._course.gate)
-        self._copied, self._saved_step, self._saved_final = None, self._course.step, final
-
-    async def _until_committed(self, *, final: bool) -> None:
-        """Until storage has this step's checkpoint: nothing else stands behind it, so it is tried twice."""
-        try:
-            await self.checkpoints.wait()
-        except CheckpointFailed as error:
-            log.warning("saving step %d once more: %s", self._course.step, error)
-            await self._copy()
-            await self._commit(final=final)
-            await self.checkpoints.wait()
-
-    @property
-    def _version(self) -> int:
-        """Version of the learner's weights: the steps that they have seen, of all stages."""
-        return self._base + self._course.step
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
         return await self.stop.before(Moment.ASKED, work)
@@ -367,12 +307,11 @@ class Controller:
     def _report(self, groups: tuple[Group, ...]) -> None:
         """Tell observers of the step; without groups when they were told of these before. Times since the last one."""
         seconds, self._seconds = self._seconds, {}
-        totals = {f"run_{name}": value for name, value in self._counters.items()}
         self.observer.on_step(
             StepReport(
                 self._course.step,
-                self._version,
-                {**self._metrics, **totals, **self.health()},
+                self._course.version,
+                {**self._course.metrics, **self._course.totals, **self.health()},
                 verdict_counts([sample for group in groups for sample in group.samples]),
                 seconds,
                 groups,

@@ -11,29 +11,66 @@ from collections.abc import Mapping
 
 from deepcoder_contracts.gate import GateRecord, evaluate_gate
 from deepcoder_contracts.stage import StageConfig
+from deepcoder_trainer.checkpoint.state import PipelineState
+from deepcoder_trainer.work import Unfinished
 
 EVALUATED = "evaluated"
 """History of the steps after which there was an evaluation."""
 
 
 class Course:
-    """The stage's steps so far."""
+    """The stage's steps so far. Without a state it is a run's first stage, at its beginning."""
 
-    def __init__(self, config: StageConfig, step: int, history: Mapping[str, tuple[float, ...]]) -> None:
+    def __init__(
+        self, config: StageConfig, state: PipelineState | None = None, metrics: Mapping[str, float] | None = None
+    ) -> None:
+        """`metrics` are those of the step that `state` is of."""
+        state = state or PipelineState(0, 0, 0, 0)
         self._stage = config.stage
         self._save_each = config.storage.every_steps
-        self._history = {name: list(values) for name, values in history.items()}
-        self.step = step
+        self._history = {name: list(values) for name, values in state.history.items()}
+        self._counters = dict(state.counters)
+        self.base = state.total_steps - state.step
+        """Steps of the stages before."""
+        self.step = state.step
         """Finished steps of the stage."""
+        self.metrics = dict(metrics or {})
+        """Figures of the newest step, its evaluation's included."""
 
-    def trained(self, step: int, metrics: Mapping[str, float]) -> None:
-        """A step is done."""
-        self.step = step
+    def trained(self, step: int, metrics: Mapping[str, float], counted: Mapping[str, float]) -> None:
+        """A step is done; `counted` adds to the totals."""
+        self.step, self.metrics = step, dict(metrics)
+        for name, value in counted.items():
+            self._counters[name] = self._counters.get(name, 0.0) + value
         self._remember({"step": float(step), **metrics})
 
     def evaluated(self, figures: Mapping[str, float]) -> None:
         """The weights after the newest step were evaluated."""
+        self.metrics |= figures
         self._remember({**figures, EVALUATED: float(self.step)})
+
+    def state(self, left: Unfinished) -> PipelineState:
+        """For a checkpoint of the newest step, with the work that its weights have not seen."""
+        return PipelineState(
+            step=self.step,
+            total_steps=self.version,
+            version=self.version,
+            next_group_id=left.next_group_id,
+            groups=left.finished,
+            pending=left.pending,
+            history=self.history,
+            counters=dict(self._counters),
+        )
+
+    @property
+    def version(self) -> int:
+        """Version of the learner's weights: the steps that they have seen, of all stages."""
+        return self.base + self.step
+
+    @property
+    def totals(self) -> dict[str, float]:
+        """Counts over all stages, as figures."""
+        return {f"run_{name}": value for name, value in self._counters.items()}
 
     @property
     def history(self) -> dict[str, tuple[float, ...]]:
