@@ -91,3 +91,5 @@ def test_a_run_without_a_shared_pool_has_one_of_its_own() -> None:
     shared = a_run()
     shared["spec"]["sandbox"] = {"poolRef": {"name": "team"}}
     assert pool_name(shared) == "team"
+    shared["spec"]["sandbox"] = {"together": {"credentialsSecretRef": {"name": "together"}}}
+    assert pool_name(shared) is None

@@ -450,6 +450,38 @@ async def test_missing_secret_and_missing_bucket_are_told_apart(cluster: Cluster
     await cluster.until("BucketNotFound", lambda run: reason(run, "BucketNotFound"))
 
 
+async def test_run_with_a_hosted_judge_waits_for_its_key_and_goes_to_its_end_without_a_pool(cluster: Cluster) -> None:
+    def accepted(word: str, field: str) -> Callable[[Object], bool]:
+        def holds(run: Object) -> bool:
+            conditions = run.get("status", {}).get("conditions", [])
+            return any(c["type"] == "Accepted" and c["reason"] == word and field in c["message"] for c in conditions)
+
+        return holds
+
+    async def key(**data: str) -> None:
+        encoded = {k: base64.b64encode(v.encode()).decode() for k, v in data.items()}
+        meta = {"name": "together", "namespace": cluster.namespace}
+        await cluster.kube.apply({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "data": encoded})
+
+    await cluster.create_run(stages=[TRAIN], sandbox={"together": {"credentialsSecretRef": {"name": "together"}}})
+    field = "sandbox.together.credentialsSecretRef: Secret together"
+    await cluster.until("SecretNotFound", accepted("SecretNotFound", field))
+    await key(OTHER="x")
+    await cluster.until("CredentialsInvalid", accepted("CredentialsInvalid", f"{field} has no TOGETHER_API_KEY"))
+    assert cluster.standin.seen == []
+    await key(TOGETHER_API_KEY="tgp_v1_the-key-of-the-team")
+    await cluster.until_running("demo-s0-a1")
+    assert (await cluster.standin.config("demo-s0-a1")).judge.together is not None
+    job = await cluster.kube.get(RAYJOBS, cluster.namespace, "demo-s0-a1")
+    maps, _ = await cluster.kube.list(CONFIGMAPS, cluster.namespace)
+    log = (cluster.directory / "operator.log").read_text()
+    assert "tgp_v1" not in json.dumps([job, maps, await cluster.run()]) + log
+    assert (await cluster.kube.list(POOLS, cluster.namespace))[0] == []
+    await cluster.finish("demo-s0-a1")
+    run = await cluster.until_phase("Complete")
+    assert {c["type"]: c["reason"] for c in run["status"]["conditions"]}["SandboxReady"] == "Hosted"
+
+
 async def _gone(cluster: Cluster) -> bool:
     return await cluster.kube.find(RUNS, cluster.namespace, "demo") is None
 

@@ -21,6 +21,19 @@ def test_missing_pool_is_waited_for() -> None:
     assert cluster.made == ["demo-s0-a1"]
 
 
+def test_a_run_with_a_hosted_judge_needs_no_pool_and_says_that_nobody_watches_the_judge() -> None:
+    cluster = running(stages=[TRAIN], sandbox={"together": {"credentialsSecretRef": {"name": "together"}}})
+    assert cluster.pool is None
+    assert reason(cluster, "SandboxReady") == "Hosted"
+    condition = next(c for c in cluster.run.status.conditions if c.type == "SandboxReady")
+    assert condition.status == "Unknown"
+    cluster.save(20, final=True)
+    cluster.leave(0, "Completed")
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.COMPLETE
+    assert cluster.run.status.usage.sandbox_seconds == "0"
+
+
 def test_own_pool_goes_with_the_run_and_while_it_is_suspended() -> None:
     cluster = running(stages=[TRAIN])
     first = cluster.pool

@@ -14,6 +14,7 @@ from deepcoder_operator.kube.resources import RUNS
 
 pytestmark = pytest.mark.apiserver
 
+TOGETHER: dict[str, Any] = {"credentialsSecretRef": {"name": "together"}}
 S3 = {"bucket": "deepcoder", "credentialsSecretRef": {"name": "s3"}}
 
 
@@ -41,6 +42,12 @@ async def test_pod_templates_keep_fields_that_we_do_not_know(kube: Kube, namespa
     [
         ({"sandbox": {}}, "give exactly one of sandbox.poolRef"),
         ({"sandbox": {"poolRef": {"name": "p"}, "template": {}}}, "give exactly one of sandbox.poolRef"),
+        ({"sandbox": {"poolRef": {"name": "p"}, "together": TOGETHER}}, "and sandbox.together"),
+        ({"sandbox": {"template": {}, "together": TOGETHER}}, "and sandbox.together"),
+        ({"sandbox": {"together": {}}}, "sandbox.together.credentialsSecretRef"),
+        ({"sandbox": {"together": TOGETHER | {"endpoint": "http://api.together.ai/v1"}}}, "sandbox.together.endpoint"),
+        ({"sandbox": {"together": TOGETHER | {"endpoint": "https://key@host/v1"}}}, "sandbox.together.endpoint"),
+        ({"sandbox": {"together": TOGETHER | {"concurrency": 0}}}, "sandbox.together.concurrency"),
         ({"stages": [LONGER, TRAIN]}, "order the stages by context length"),
         ({"stages": [TRAIN, TRAIN]}, "Duplicate value"),
         ({"stages": []}, "spec.stages"),
@@ -109,6 +116,7 @@ async def test_names_that_would_overflow_children_are_refused(
             "sandbox.template is immutable",
         ),
         ({"sandbox": {"poolRef": {"name": "shared"}, "template": None}}, "sandbox.template is immutable"),
+        ({"sandbox": {"together": TOGETHER, "template": None}}, "sandbox.template is immutable"),
     ],
 )
 async def test_what_decides_the_result_cannot_be_edited(
@@ -118,6 +126,17 @@ async def test_what_decides_the_result_cannot_be_edited(
     with pytest.raises(errors.Invalid) as refusal:
         await kube.patch(RUNS, namespace, "demo", {"spec": change})
     assert message in str(refusal.value)
+
+
+async def test_a_hosted_judge_may_take_the_place_of_a_shared_pool_from_the_next_attempt_on(
+    kube: Kube, namespace: str
+) -> None:
+    await kube.create(run_manifest(namespace, sandbox={"poolRef": {"name": "shared"}}))
+    changed = await kube.patch(RUNS, namespace, "demo", {"spec": {"sandbox": {"poolRef": None, "together": TOGETHER}}})
+    assert changed["spec"]["sandbox"] == {
+        "together": TOGETHER | {"endpoint": "https://api.together.ai/v1", "concurrency": 64}
+    }
+    assert DeepCoderRun.model_validate(changed).spec.sandbox.together is not None
 
 
 async def test_started_stages_are_fixed_and_later_ones_are_not(kube: Kube, namespace: str) -> None:

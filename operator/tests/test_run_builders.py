@@ -167,6 +167,24 @@ def test_stage_config_says_where_everything_is() -> None:
     assert StageConfig.from_json(made.to_json()) == made
 
 
+def test_the_key_of_a_hosted_judge_goes_to_the_head_alone_as_a_file_and_no_pool_is_named() -> None:
+    together = {"credentialsSecretRef": {"name": "team"}, "endpoint": "https://proxy/v1", "concurrency": 7}
+    run = make_run(sandbox={"together": together})
+    made = config(run)
+    assert (made.judge.backend, made.judge.host, made.judge.token_file) == ("Together", None, None)
+    assert made.judge.together is not None
+    assert (made.judge.together.endpoint, made.judge.together.concurrency) == ("https://proxy/v1", 7)
+    assert made.judge.together.key_file == "/etc/deepcoder/judge/token"
+    rayjob = job(run)
+    assert [json.dumps(p).count('"team"') for p in pods(rayjob)] == [1, 0, 0]
+    assert "TOGETHER" not in json.dumps([c["env"] for p in pods(rayjob) for c in p["containers"]])
+    sources = next(v for v in head(rayjob)["spec"]["volumes"] if v["name"] == "config")["projected"]["sources"]
+    secret = next(s for s in sources if "secret" in s)["secret"]
+    assert secret == {"name": "team", "items": [{"key": "TOGETHER_API_KEY", "path": "judge/token"}]}
+    assert "demo-sandbox" not in json.dumps(rayjob) + made.to_json().decode()
+    assert build_pool(run) is None
+
+
 def test_longest_context_counts_evaluation_within_the_stage() -> None:
     evaluate = {"datasets": [{"name": "d", "uri": "/d"}], "contextTokens": 4096}
     assert config(make_run(stages=[TRAIN | {"evaluate": evaluate}])).longest_context_tokens == 4096

@@ -54,7 +54,9 @@ class Reader:
         run = self._custom(namespace, "deepcoderruns", name)
         if run is None:
             return None
-        return Snapshot(run, self._custom(namespace, "sandboxpools", pool_name(run)), self._pods(namespace, run))
+        name_of_pool = pool_name(run)
+        pool = self._custom(namespace, "sandboxpools", name_of_pool) if name_of_pool else None
+        return Snapshot(run, pool, self._pods(namespace, run))
 
     def _custom(self, namespace: str, plural: str, name: str) -> Object | None:
         try:
@@ -78,8 +80,10 @@ class Reader:
         return tuple(client.ApiClient().sanitize_for_serialization(pod) for pod in listing.items)
 
 
-def pool_name(run: Object) -> str:
-    """Name of the SandboxPool that a run uses."""
+def pool_name(run: Object) -> str | None:
+    """Name of the SandboxPool that a run uses; None where a hosted API judges."""
+    if "together" in run["spec"]["sandbox"]:
+        return None
     reference = run["spec"]["sandbox"].get("poolRef")
     return str(reference["name"]) if reference else f"{run['metadata']['name']}-sandbox"
 

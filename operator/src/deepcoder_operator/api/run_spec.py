@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, StringConstraints
 
 from deepcoder_contracts.base import Digest, DNSLabel
 from deepcoder_contracts.recipe import Recipe
-from deepcoder_contracts.stage import DatasetSource, ModelSource
+from deepcoder_contracts.stage import DatasetSource, HostedInterpreter, ModelSource
 from deepcoder_operator.api.base import (
     LIST_TYPE,
     NAMED_MAP,
@@ -59,16 +59,24 @@ class FromCheckpoint(Spec):
     """Digest of its MANIFEST.json; a difference stops the run before any GPU is asked for."""
 
 
+class Together(HostedInterpreter):
+    """Together Code Interpreter, a hosted API: programs and tests' inputs leave the cluster, expected outputs do not.
+    Its limits are not the judge's own (docs/judge.md), and it is billed for each program."""
+
+    credentials_secret_ref: LocalRef
+    """Secret with TOGETHER_API_KEY. The head pod alone gets it, as a file."""
+
+
 class Sandbox(Spec):
-    """Judges of this run: a pool that exists, or one of its own."""
+    """Judges of this run: a pool that exists, one of its own, or a hosted API."""
 
     model_config = ConfigDict(
         json_schema_extra={
             VALIDATIONS: validations(
                 Rule(
-                    "has(self.poolRef) != has(self.template)",
-                    "give exactly one of sandbox.poolRef (a SandboxPool of this namespace) and sandbox.template "
-                    "(a pool made for this run)",
+                    "[has(self.poolRef), has(self.template), has(self.together)].exists_one(given, given)",
+                    "give exactly one of sandbox.poolRef (a SandboxPool of this namespace), sandbox.template (a pool "
+                    "made for this run) and sandbox.together (Together Code Interpreter)",
                 ),
                 Rule(
                     "has(self.template) == has(oldSelf.template) && "
@@ -86,6 +94,9 @@ class Sandbox(Spec):
 
     template: SandboxPoolSpec | None = None
     """A pool made for this run. It goes at the run's end, and while the run is suspended or held."""
+
+    together: Together | None = None
+    """A hosted API in place of a pool. It knows scoring strict only."""
 
 
 class S3(Spec):

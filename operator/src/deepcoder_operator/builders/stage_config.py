@@ -11,6 +11,7 @@ from deepcoder_contracts.stage import (
     StageResources,
     StageSettings,
     Storage,
+    TogetherEndpoint,
 )
 from deepcoder_operator.api.attempt_status import AttemptStatus
 from deepcoder_operator.api.run import DeepCoderRun
@@ -61,12 +62,7 @@ def build_stage_config(
             keep_every=checkpoint.keep_every,
             drain_seconds=checkpoint.drain_seconds,
         ),
-        judge=JudgeEndpoint(
-            backend=JudgeBackend.POOL,
-            host=judge_host(pool_name(run), meta.namespace),
-            port=JUDGE_PORT,
-            token_file=f"{CONFIG_DIRECTORY}/{JUDGE_TOKEN}",
-        ),
+        judge=_judge(run),
         progress=ProgressEndpoint(
             url=f"{settings.progress_url}/v1/runs/{meta.namespace}/{meta.name}/progress",
             ca_file=f"{CONFIG_DIRECTORY}/{CA_FILE}",
@@ -74,6 +70,18 @@ def build_stage_config(
         ),
         provenance=Provenance(config_digest=provenance.config_digest, image=provenance.image),
     )
+
+
+def _judge(run: DeepCoderRun) -> JudgeEndpoint:
+    token_file = f"{CONFIG_DIRECTORY}/{JUDGE_TOKEN}"
+    hosted = run.spec.sandbox.together
+    if hosted is not None:
+        together = TogetherEndpoint(endpoint=hosted.endpoint, concurrency=hosted.concurrency, key_file=token_file)
+        return JudgeEndpoint(backend=JudgeBackend.TOGETHER, together=together)
+    pool = pool_name(run)
+    assert pool is not None, "the API sees to it"
+    host = judge_host(pool, run.metadata.namespace)
+    return JudgeEndpoint(backend=JudgeBackend.POOL, host=host, port=JUDGE_PORT, token_file=token_file)
 
 
 def _stage_settings(stage: Stage, index: int, config: ResolvedConfig) -> StageSettings:

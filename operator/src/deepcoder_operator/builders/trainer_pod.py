@@ -30,6 +30,7 @@ from deepcoder_operator.domain.names import (
     LABEL_RUN_UID,
     LABEL_STAGE,
     SAMPLER,
+    TOGETHER_KEY,
     account_name,
     attempt_labels,
     pool_name,
@@ -129,14 +130,22 @@ def _pod_spec(run: DeepCoderRun, role: str, config_map: str, *, s3_ca: bool) -> 
 
 
 def _sources(run: DeepCoderRun, config_map: str) -> list[dict[str, Any]]:
-    """What the head finds below /etc/deepcoder: the stage, the operator's CA, its token for it, and the judges'."""
+    """What the head finds below /etc/deepcoder: the stage, the operator's CA, its token for it, and the judges'.
+
+    Only one key of the judges' Secret: what else a Secret of the user's holds is none of the run's.
+    """
     files = [{"key": name, "path": name} for name in (STAGE_FILE, CA_FILE)]
     token = {"path": PROGRESS_TOKEN, "audience": AUDIENCE, "expirationSeconds": _TOKEN_SECONDS}
-    judge = [{"key": TOKEN_KEY, "path": JUDGE_TOKEN}]
+    hosted, pool = run.spec.sandbox.together, pool_name(run)
+    if hosted is not None:
+        secret, key = hosted.credentials_secret_ref.name, TOGETHER_KEY
+    else:
+        assert pool is not None, "the API sees to it"
+        secret, key = token_secret_name(pool), TOKEN_KEY
     return [
         {"configMap": {"name": config_map, "items": files}},
         {"serviceAccountToken": token},
-        {"secret": {"name": token_secret_name(pool_name(run)), "items": judge}},
+        {"secret": {"name": secret, "items": [{"key": key, "path": JUDGE_TOKEN}]}},
     ]
 
 

@@ -8,7 +8,14 @@ from datetime import UTC, datetime
 from deepcoder_operator.api.run import DeepCoderRun
 from deepcoder_operator.board import ProgressBoard, RunKey
 from deepcoder_operator.builders.check import check_templates
-from deepcoder_operator.domain.names import account_name, config_name, own_pool_name, policy_name, pool_name
+from deepcoder_operator.domain.names import (
+    TOGETHER_KEY,
+    account_name,
+    config_name,
+    own_pool_name,
+    policy_name,
+    pool_name,
+)
 from deepcoder_operator.domain.query import storage_query
 from deepcoder_operator.domain.world import (
     Beat,
@@ -21,9 +28,18 @@ from deepcoder_operator.domain.world import (
     pool_view,
     rayjob_view,
 )
+from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.informer import Informer
-from deepcoder_operator.kube.resources import CONFIGMAPS, NETWORK_POLICIES, PODS, POOLS, RAYJOBS, SERVICE_ACCOUNTS
+from deepcoder_operator.kube.resources import (
+    CONFIGMAPS,
+    NETWORK_POLICIES,
+    PODS,
+    POOLS,
+    RAYJOBS,
+    SECRETS,
+    SERVICE_ACCOUNTS,
+)
 from deepcoder_operator.storage.service import StorageService
 
 
@@ -82,7 +98,8 @@ class Observer:
         if query is not None:
             world = replace(world, storage=await self.storage.answer(run, query))
             if query.admission:
-                world = replace(world, refusal=check_templates(run) or await self._foreign(run))
+                refusal = check_templates(run) or await self._hosted_judge(run) or await self._foreign(run)
+                world = replace(world, refusal=refusal)
         return world
 
     def _cluster(self, run: DeepCoderRun, job: Object | None) -> ClusterView | None:
@@ -92,6 +109,8 @@ class Observer:
 
     async def _pool(self, run: DeepCoderRun) -> PoolView | None:
         namespace, name = run.metadata.namespace, pool_name(run)
+        if name is None:
+            return None
         found = self.children.pools.get(namespace, name) or await self.kube.find(POOLS, namespace, name)
         return pool_view(found) if found else None
 
@@ -104,6 +123,24 @@ class Observer:
             return None
         alive = None if heartbeat.alive_at is None else _whole(heartbeat.alive_at)
         return Beat(heartbeat.report, _whole(heartbeat.received_at), heartbeat.pod_uid, alive)
+
+    async def _hosted_judge(self, run: DeepCoderRun) -> Problem | None:
+        """Whether the key of a hosted judge is there: a pod that waits for it would hold its GPUs meanwhile."""
+        hosted = run.spec.sandbox.together
+        if hosted is None:
+            return None
+        name, namespace = hosted.credentials_secret_ref.name, run.metadata.namespace
+        where = f"sandbox.together.credentialsSecretRef: Secret {name}"
+        try:
+            secret = await self.kube.find(SECRETS, namespace, name)
+        except errors.Forbidden as e:
+            return Problem("SecretForbidden", f"{where} may not be read by the operator: {e}")
+        if secret is None:
+            return Problem("SecretNotFound", f"{where} does not exist in namespace {namespace}: create it with "
+                           f"{TOGETHER_KEY}")  # fmt: skip
+        if not (secret.get("data") or {}).get(TOGETHER_KEY):
+            return Problem("CredentialsInvalid", f"{where} has no {TOGETHER_KEY}: add it")
+        return None
 
     async def _foreign(self, run: DeepCoderRun) -> Problem | None:
         """Objects under the names we will use that are not this run's: never adopted."""

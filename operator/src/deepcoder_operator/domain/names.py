@@ -17,6 +17,9 @@ HEAD = "head"
 SAMPLER = "sampler"
 LEARNER = "learner"
 
+TOGETHER_KEY = "TOGETHER_API_KEY"
+"""Key of the Secret that sandbox.together refers to."""
+
 MAX_ORDINAL = 999
 
 
@@ -45,8 +48,10 @@ def own_pool_name(run: str) -> str:
     return f"{run}-sandbox"
 
 
-def pool_name(run: DeepCoderRun) -> str:
-    """The SandboxPool that judges for a run: the one it refers to, or its own."""
+def pool_name(run: DeepCoderRun) -> str | None:
+    """The SandboxPool that judges for a run: the one it refers to, or its own; None where a hosted API judges."""
+    if run.spec.sandbox.together is not None:
+        return None
     reference = run.spec.sandbox.pool_ref
     return reference.name if reference else own_pool_name(run.metadata.name)
 

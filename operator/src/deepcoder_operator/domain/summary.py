@@ -99,6 +99,9 @@ def _children(draft: Draft, world: World) -> None:
     if world.pool is not None:
         draft.condition("SandboxReady", world.pool.ready, "PoolReady" if world.pool.ready else "PoolNotReady",
                         world.pool.message)  # fmt: skip
+    elif draft.run.spec.sandbox.together is not None:
+        text = "Together Code Interpreter judges: whether it can is seen by the trainer alone, in its judge_errors"
+        draft.condition("SandboxReady", ConditionStatus.UNKNOWN, "Hosted", text)
     elif draft.run.spec.sandbox.pool_ref is not None:
         name = draft.run.spec.sandbox.pool_ref.name
         draft.condition("SandboxReady", False, "PoolNotFound", f"there is no SandboxPool {name} in this namespace")
