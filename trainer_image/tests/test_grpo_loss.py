@@ -14,12 +14,14 @@ from deepcoder_trainer.grpo.loss import LossSettings, policy_loss
 from deepcoder_trainer.grpo.summary import GAP_BINS, summarize
 
 
-def token_loss(lp: torch.Tensor, h: torch.Tensor, old: float, behaviour: float, a: float, s: LossSettings) -> Any:
+def token_loss(
+    lp: torch.Tensor, h: torch.Tensor, old: float, behaviour: float, a: float, reference: float, s: LossSettings
+) -> Any:
     """One token's loss, from the formula."""
     clamp = lambda x: torch.clamp(x, -10, 10)  # noqa: E731
     rho = torch.exp(clamp(lp - old))
     low, high = 1 - s.clip_low, 1 + s.clip_high
-    if not s.recompute and float(rho.detach()) > s.tis_cap:
+    if s.importance and not s.recompute and float(rho.detach()) > s.tis_cap:
         rho = rho * (s.tis_cap / float(rho.detach()))
     if s.kind is Loss.CLIP:
         bound = low if float(rho.detach()) < low else high
@@ -27,9 +29,10 @@ def token_loss(lp: torch.Tensor, h: torch.Tensor, old: float, behaviour: float, 
         term = max(-a * rho, -a * clipped, key=lambda x: float(x.detach()))
     else:
         term = -min(max(float(rho.detach()), low), high) * a * lp
-    if s.recompute:
+    if s.importance and s.recompute:
         term = term * min(math.exp(max(-10.0, min(10.0, old - behaviour))), s.tis_cap)
-    return term - s.entropy_coefficient * h
+    d = clamp(reference - lp)
+    return term - s.entropy_coefficient * h + s.kl_coefficient * (torch.exp(d) - 1 - d)
 
 
 def random_tokens(seed: int, n: int = 200) -> dict[str, torch.Tensor]:
@@ -39,6 +42,8 @@ def random_tokens(seed: int, n: int = 200) -> dict[str, torch.Tensor]:
     logprob = old + rng.normal(0, 0.4, n)
     logprob[:3] += 30  # far outside: the clamp at 10 must hold on both sides
     logprob[3:6] -= 30
+    reference = logprob + rng.normal(0, 0.6, n)
+    reference[6:8] += 30
     return {
         "logprob": torch.tensor(logprob),
         "entropy": torch.tensor(rng.gamma(2, 1, n)),
@@ -46,6 +51,7 @@ def random_tokens(seed: int, n: int = 200) -> dict[str, torch.Tensor]:
         "behaviour": torch.tensor(behaviour),
         "advantages": torch.tensor(rng.normal(0, 1, n)),
         "mask": torch.tensor(rng.random(n) < 0.9),
+        "reference": torch.tensor(reference),
     }
 
 
@@ -58,6 +64,10 @@ SETTINGS = {
     "clip against the sampler, cap within the clip range": LossSettings(tis_cap=1.1),
     "cispo against the sampler, cap within the clip range": LossSettings(kind=Loss.CISPO, tis_cap=1.1),
     "entropy bonus": LossSettings(entropy_coefficient=0.01),
+    "divergence": LossSettings(kl_coefficient=0.05),
+    "divergence and entropy, recomputed": LossSettings(kl_coefficient=0.5, entropy_coefficient=0.01, recompute=True),
+    "as published": LossSettings(recompute=True, importance=False, tis_cap=2.0),
+    "against the sampler, not weighted": LossSettings(importance=False, tis_cap=1.1),
     "symmetric clip": LossSettings(clip_low=0.2, clip_high=0.2),
 }
 
@@ -67,14 +77,15 @@ SETTINGS = {
 def test_loss_and_gradients_are_those_of_the_formula(settings: LossSettings, seed: int) -> None:
     t = random_tokens(seed)
     logprob, entropy = t["logprob"].clone().requires_grad_(), t["entropy"].clone().requires_grad_()
-    loss, _ = policy_loss(logprob, entropy, t["old_logprob"], t["behaviour"], t["advantages"], t["mask"], settings)
+    rest = (t[name] for name in ("old_logprob", "behaviour", "advantages", "mask"))
+    loss, _ = policy_loss(logprob, entropy, *rest, settings, t["reference"])
     loss.backward()
     expected = torch.zeros((), dtype=torch.float64)
     lp, h = t["logprob"].clone().requires_grad_(), t["entropy"].clone().requires_grad_()
     for i in range(len(lp)):
         if t["mask"][i]:
-            old, behaviour, a = (float(t[k][i]) for k in ("old_logprob", "behaviour", "advantages"))
-            expected = expected + token_loss(lp[i], h[i], old, behaviour, a, settings)
+            rest = (float(t[k][i]) for k in ("old_logprob", "behaviour", "advantages", "reference"))
+            expected = expected + token_loss(lp[i], h[i], *rest, settings)
     expected.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(logprob.grad, lp.grad, rtol=1e-10, atol=1e-12)
@@ -124,6 +135,27 @@ def test_the_cap_is_of_the_recompute_or_of_the_ratio_itself() -> None:
     ):
         settings = LossSettings.of(recipe)
         assert (settings.recompute, settings.tis_cap) == (recompute, 2.0)
+
+
+def test_the_weight_can_be_left_out_as_published() -> None:
+    t = random_tokens(1)
+    inputs = [t[k] for k in ("logprob", "entropy", "old_logprob", "behaviour", "advantages", "mask")]
+    recipe = Recipe(max_off_policy=0, importance="Off")
+    loss, sums = policy_loss(*inputs, LossSettings.of(recipe))
+    ratio = (t["logprob"] - t["old_logprob"]).clamp(-10, 10).exp()
+    published = torch.maximum(-t["advantages"] * ratio, -t["advantages"] * ratio.clamp(0.8, 1.28))
+    assert float(loss) == pytest.approx(float(published[t["mask"]].sum()), rel=1e-12)
+    assert "importance" not in sums
+
+
+def test_the_divergence_is_reported_and_is_zero_from_itself() -> None:
+    t = random_tokens(2)
+    inputs = [t[k] for k in ("logprob", "entropy", "old_logprob", "behaviour", "advantages", "mask")]
+    for reference, expected in ((t["logprob"], 0.0), (t["logprob"] + 0.5, math.exp(0.5) - 1.5)):
+        _, sums = policy_loss(*inputs, LossSettings(kl_coefficient=0.1), reference)
+        metrics = summarize({k: v.reshape(-1).tolist() for k, v in sums.items()})
+        assert metrics["reference_kl"] == pytest.approx(expected)
+    assert "reference_kl" not in policy_loss(*inputs, LossSettings())[1]
 
 
 def test_metrics_count_each_side_of_the_clip() -> None:

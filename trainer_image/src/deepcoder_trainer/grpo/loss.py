@@ -5,8 +5,11 @@ With rho = exp(logp - old_logp), per token:
     Clip:   max(-A rho, -A clip(rho, 1 - low, 1 + high))           PPO's surrogate with bounds of its own on each side
     Cispo:  -A stopgrad(clip(rho, 1 - low, 1 + high)) logp         no token loses its gradient (MiniMax-M1)
 
-minus `entropy_coefficient` times the entropy. The importance of a token, how much likelier it was to be sampled under
-the policy that the ratio is about, is truncated at `tis_cap`, by a constant factor in either case:
+minus `entropy_coefficient` times the entropy, plus `kl_coefficient` times the estimate exp(d) - 1 - d of KL(policy ||
+reference), which is never negative (k3 of Schulman, "Approximating KL Divergence"), with d = reference - logp.
+
+The importance of a token, how much likelier it was to be sampled under the policy that the ratio is about, is
+truncated at `tis_cap`, by a constant factor in either case; with `importance` off it is left out of both:
 
     recomputed old log-probabilities   the term is weighted by min(exp(old_logp - behaviour), cap)
     the sampler's own                  rho is the importance itself: rho * min(1, cap / rho) stands for it above
@@ -26,7 +29,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from deepcoder_contracts.recipe import Loss, OldLogprobs, Recipe
+from deepcoder_contracts.recipe import Importance, Loss, OldLogprobs, Recipe
 from deepcoder_trainer.grpo.summary import GAP_BINS, GAP_BINS_PER_DECADE, GAP_DECADES
 
 MAX_LOG_RATIO = 10.0
@@ -43,8 +46,12 @@ class LossSettings:
     entropy_coefficient: float = 0.0
     recompute: bool = False
     """Whether the ratio is taken against recomputed log-probabilities, not against the sampler's own."""
+    importance: bool = True
+    """Whether the truncated importance weight is applied."""
     tis_cap: float = math.inf
     """Cap of the importance weight."""
+    kl_coefficient: float = 0.0
+    """Weight of the divergence from the reference."""
 
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
@@ -55,7 +62,9 @@ class LossSettings:
             clip_high=recipe.clip_high,
             entropy_coefficient=recipe.entropy_coefficient,
             recompute=recipe.resolved_old_logprobs is OldLogprobs.RECOMPUTE,
+            importance=recipe.importance is Importance.TRUNCATED,
             tis_cap=recipe.tis_cap,
+            kl_coefficient=recipe.kl_coefficient,
         )
 
 
@@ -67,16 +76,20 @@ def policy_loss(
     advantages: Tensor,
     mask: Tensor,
     settings: LossSettings,
+    reference: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss summed over the tokens in `mask`, and sums for the metrics (see `summary.summarize`). All inputs are [R]."""
+    """Loss summed over the tokens in `mask`, and sums for the metrics (see `summary.summarize`). All inputs are [R].
+
+    `reference` holds the reference model's log-probabilities; a KL coefficient needs them.
+    """
     weight = mask.to(logprob.dtype)
     log_ratio = (logprob - old_logprob).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     ratio = log_ratio.exp()
     rho, importance = ratio, None
-    if settings.recompute:
+    if settings.recompute and settings.importance:
         gap = (old_logprob - behaviour).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
         importance = gap.exp().clamp(max=settings.tis_cap)
-    else:
+    elif settings.importance:
         rho = ratio * (settings.tis_cap / ratio.detach()).clamp(max=1.0)
     clipped = rho.clamp(1 - settings.clip_low, 1 + settings.clip_high)
     if settings.kind is Loss.CLIP:
@@ -88,8 +101,14 @@ def policy_loss(
     loss = (surrogate * weight).sum()
     if settings.entropy_coefficient:
         loss = loss - settings.entropy_coefficient * (entropy * weight).sum()
+    divergence = None
+    if settings.kl_coefficient:
+        assert reference is not None, "a KL coefficient without a reference"
+        difference = (reference - logprob).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+        divergence = ((difference.exp() - 1 - difference) * weight).sum()
+        loss = loss + settings.kl_coefficient * divergence
     with torch.no_grad():
-        sums = _sums(ratio, entropy, old_logprob if importance is not None else logprob, behaviour, advantages, weight)
+        sums = _sums(ratio, entropy, old_logprob if settings.recompute else logprob, behaviour, advantages, weight)
         low, high = ratio < 1 - settings.clip_low, ratio > 1 + settings.clip_high
         sums |= {
             "loss": loss.detach(),
@@ -100,6 +119,8 @@ def policy_loss(
         }
         if importance is not None:
             sums["importance"] = (importance * weight).sum()
+        if divergence is not None:
+            sums["reference_kl"] = divergence.detach()
     return loss, sums
 
 

@@ -31,6 +31,8 @@ def summarize(sums: dict[str, list[float]]) -> dict[str, float]:
     }
     if "importance" in mean:
         metrics["importance_weight_mean"] = mean["importance"]
+    if "reference_kl" in mean:
+        metrics["reference_kl"] = mean["reference_kl"]
     return metrics
 
 
