@@ -171,6 +171,16 @@ def test_progress_is_shown_to_a_terminal_and_to_nothing_else():
     assert run("judge", text=line(1)).stderr == ""
 
 
+@pytest.mark.parametrize("closed", [0, 1])
+def test_closed_input_or_output_is_said_and_no_traceback(closed):
+    done = subprocess.run(
+        [*COMMAND, "judge"], stderr=subprocess.PIPE, timeout=60, preexec_fn=lambda: os.close(closed), check=False
+    )
+    assert done.returncode == 74
+    assert b"Bad file descriptor" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
 def test_batch_of_nothing_is_nothing():
     done = run("judge")
     assert (done.returncode, done.stdout) == (0, "")

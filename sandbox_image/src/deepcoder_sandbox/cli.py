@@ -63,11 +63,12 @@ def run(arguments: list[str]) -> int:
 
 
 def _batch(config: ZygoteConfig, workers: int, scoring: Scoring | None) -> int:
-    pool = Pool(config, workers, f"local-{os.getpid()}", batch.AHEAD_PER_WORKER * workers + batch.QUEUED_MORE)
-    # A buffer of the reader's own: the interpreter cannot close one at its end that a thread still waits on.
-    source = open(sys.stdin.fileno(), "rb", closefd=False)  # noqa: SIM115  # a descriptor is no path
     try:
-        return batch.run(source, sys.stdout.buffer, pool, scoring)
+        # Buffers of our own: the interpreter cannot close one at its end that the reading thread still waits on.
+        with open(1, "wb", closefd=False) as sink:  # a descriptor is no path
+            source = open(0, "rb", closefd=False)  # noqa: SIM115
+            pool = Pool(config, workers, f"local-{os.getpid()}", batch.AHEAD_PER_WORKER * workers + batch.QUEUED_MORE)
+            return batch.run(source, sink, pool, scoring)
     except BrokenPipeError:
         return _reader_left()
     except OSError as error:
