@@ -23,8 +23,8 @@ from typing import Any
 from deepcoder_contracts.strict import OddDict
 from deepcoder_sandbox.compare.values import Opaque
 
-_TOKEN = re.compile(r"\S+")
-_LINE = re.compile(r"[^\n]+")
+_LINE = re.compile(r"\S[^\n]*")
+_PIECE = re.compile(r"\S.{,65536}\S*", re.DOTALL)
 _TIMES_EXPECTED, _BYTES_MORE = 16, 1 << 20
 _MAX_ODD_KEYS = 5_000  # numbers chosen to collide take time that grows with the square of this
 
@@ -67,14 +67,13 @@ def _lines_match(got: str, expected: str) -> bool:
         pass
     wanted = [line.strip() for line in expected.split("\n") if line.strip()]
     lines = 0
-    for match in _LINE.finditer(got):
-        if match.group().strip():
-            lines += 1
-            if lines > len(wanted):
-                return False
+    for _ in _LINE.finditer(got):
+        lines += 1
+        if lines > len(wanted):
+            return False
     if lines != len(wanted):
         return False
-    given = (match.group() for match in _LINE.finditer(got) if match.group().strip())
+    given = (match.group() for match in _LINE.finditer(got))
     return all(_tokens_match(line, wanted_line) for line, wanted_line in zip(given, wanted, strict=True))
 
 
@@ -118,11 +117,12 @@ def _same_sets(got: str, wanted: list[list[str]], read: Callable[[str], Any]) ->
     try:
         expected_sets = {frozenset(read(token) for token in line) for line in wanted}
         seen: set[frozenset[Any]] = set()
-        for match in _TOKEN.finditer(got):
-            characters = frozenset(read(character) for character in set(match.group()))
-            if characters not in expected_sets:
-                return False
-            seen.add(characters)
+        for match in _PIECE.finditer(got):
+            for token in set(match.group().split()):
+                characters = frozenset(read(character) for character in set(token))
+                if characters not in expected_sets:
+                    return False
+                seen.add(characters)
     except (ValueError, OverflowError):
         return False
     return seen == expected_sets
