@@ -11,14 +11,15 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from deepcoder_contracts.judge import Kind, Tier
+from deepcoder_sandbox import attack_limits
 from deepcoder_sandbox.execution import Execution, Program, execute
-from deepcoder_sandbox.limits import CLAIM_BYTES, MIB
+from deepcoder_sandbox.limits import CLAIM_BYTES
 from deepcoder_sandbox.memory_file import MemoryFile
 from deepcoder_sandbox.worker import rootfs, syscalls
 from deepcoder_sandbox.worker.packets import RunLimits
@@ -47,8 +48,9 @@ class Findings:
 def attack(zygote: ZygoteProcess) -> Findings:
     """Try every property on a running zygote. Raises ZygoteFailed."""
     limits = _probe(zygote)
-    for name, (program, bounds, held) in _LIMIT_ATTACKS.items():
+    for name, (program, bounds, held) in attack_limits.ATTACKS.items():
         limits[name] = held(_run(zygote, program, b"", bounds))
+    limits["left_behind"] = _leaves_nothing(zygote)
     return Findings(zygote.config.tier, limits)
 
 
@@ -56,42 +58,6 @@ def _run(zygote: ZygoteProcess, source: str, stdin: bytes, limits: RunLimits) ->
     with MemoryFile("code", source.encode(), sealable=True) as code:
         program = Program(code, len(source.encode()), Kind.STDIN)
         return execute(zygote, program, stdin, limits, time.monotonic() + _DEADLINE_S, CLAIM_BYTES)
-
-
-def _limits(cpu: float = 10.0, wall: float = 30.0, memory_mb: int = 256, file_bytes: int = MIB) -> RunLimits:
-    return RunLimits(
-        cpu_limit_s=cpu, wall_limit_s=wall, memory_limit_mb=memory_mb, file_bytes=file_bytes, open_files=32
-    )
-
-
-_LIMIT_ATTACKS: dict[str, tuple[str, RunLimits, Callable[[Execution], bool]]] = {
-    "cpu_time": ("while True: pass", _limits(cpu=0.05), lambda run: run.ended.killed_for == "cpu"),
-    "wall_time": (
-        "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(3600)",
-        _limits(wall=0.15),
-        lambda run: run.ended.killed_for == "wall",
-    ),
-    "memory": (
-        "x = bytearray(512 << 20)\nx[::4096] = b'x' * len(x[::4096])\nprint('got it')",
-        _limits(memory_mb=128),
-        lambda run: b"got it" not in run.stdout,
-    ),
-    "output": (
-        "import os\nfor _ in range(64): os.write(1, b'x' * (1 << 16))\nprint('all written')",
-        _limits(file_bytes=MIB),
-        lambda run: run.written_bytes <= MIB and run.ended.exit_status != 0,
-    ),
-    "own_sigkill": (
-        "import os\nos.kill(os.getpid(), 9)",
-        _limits(),
-        lambda run: run.ended.signal is None,
-    ),
-    "open_files": (
-        "import os\nfor _ in range(1000): os.dup(0)\nprint('opened')",
-        _limits(),
-        lambda run: b"opened" not in run.stdout,
-    ),
-}
 
 
 @contextmanager
@@ -110,6 +76,23 @@ def _directories(victim: str, tier: Tier) -> list[str]:
     """Directories of the host that a program should not reach, by names that do not mean one of its own to it."""
     found = {str(Path.home()), str(Path.cwd()), str(Path(victim).parent)}
     return sorted(found - ({rootfs.SCRATCH} if tier is Tier.NAMESPACES else set()))
+
+
+def _namespaces() -> dict[str, str]:
+    """The judge's own namespaces: a program is to be in none of them."""
+    return {name: str(Path(f"/proc/self/ns/{name}").readlink()) for name in ("user", "pid", "mnt", "ipc", "uts", "net")}
+
+
+def _leaves_nothing(zygote: ZygoteProcess) -> bool:
+    """Whether a program finds no file of the one before; whatever it can write is removed again."""
+    with tempfile.TemporaryDirectory() as directory:
+        paths = [f"{place}/deepcoder-{os.getpid()}" for place in (".", "/tmp", "/dev/shm", directory)]  # noqa: S108
+        given = json.dumps(paths).encode()
+        left = _run(zygote, attack_limits.LEAVE, given, attack_limits.bounds())
+        found = _run(zygote, attack_limits.FIND, given, attack_limits.bounds())
+        for path in paths[1:]:
+            Path(path).unlink(missing_ok=True)
+    return left.ended.exit_status == 0 and found.ended.exit_status == 0 and json.loads(found.stdout) == []
 
 
 def _probe(zygote: ZygoteProcess) -> dict[str, bool]:
@@ -131,8 +114,9 @@ def _probe(zygote: ZygoteProcess) -> dict[str, bool]:
             "port": tcp.getsockname()[1],
             "abstract": abstract,
             "pids": [os.getpid(), zygote.pid, 1],
+            "namespaces": _namespaces() if zygote.config.tier is Tier.NAMESPACES else {},
         }
-        run = _run(zygote, _PROBE, json.dumps(bait).encode(), _limits())
+        run = _run(zygote, _PROBE, json.dumps(bait).encode(), attack_limits.bounds())
     if run.ended.exit_status != 0:
         tail = run.stderr.decode("utf-8", "replace").strip().rsplit("\n", 1)[-1][:300]
         raise ZygoteFailed(f"the probe did not run to its end: {tail}")

@@ -105,6 +105,7 @@ calls: dict[str, tuple[Any, ...]] = {
     "message_queues": (68 if x86 else 186, 1, 0),
     "keyrings": (250 if x86 else 219, 0, -3, 1),
     "bpf": (321 if x86 else 280, 0, 0, 0),
+    "scheduling": (144 if x86 else 119, 0, 0, ctypes.create_string_buffer(8)),
     "perf_events": (298 if x86 else 241, 0, 0, -1, -1, 0),
     "new_namespaces": (272 if x86 else 97, 0x10000000),
     "mounts": (165 if x86 else 40, 0, 0, 0, 0, 0),
@@ -115,7 +116,9 @@ calls: dict[str, tuple[Any, ...]] = {
 }
 FCNTL, IOCTL, PRCTL = (72, 16, 157) if x86 else (25, 29, 167)
 F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY = 8, 10, 15, 1024, 1026
-FIGETBSZ, PR_SET_DUMPABLE = 2, 4
+F_SETLK, F_OFD_SETLK, F_SETPIPE_SZ = 6, 37, 1031
+FIGETBSZ, PR_GET_DUMPABLE, PR_SET_DUMPABLE, PR_GET_SECCOMP, PR_GET_NO_NEW_PRIVS = 2, 3, 4, 21, 39
+CAPGET, CAPABILITY_VERSION_3 = 125 if x86 else 90, 0x20080522
 FORK_AND_VFORK = (57, 58) if x86 else ()  # tried as "processes": they take no argument that would make them harmless
 
 held = {name: call_refused(*arguments) for name, arguments in calls.items()}
@@ -125,8 +128,18 @@ held["other_calls"] = bool(bait["refused"]) and all(
 held["descriptor_signals"] = all(
     call_refused(FCNTL, 0, command, 0) for command in (F_SETOWN, F_SETSIG, F_SETOWN_EX, F_SETLEASE, F_NOTIFY)
 )
+held["descriptor_memory"] = all(call_refused(FCNTL, 1, command, 0) for command in (F_SETLK, F_OFD_SETLK, F_SETPIPE_SZ))
 held["device_controls"] = libc.syscall(IOCTL, 0, FIGETBSZ, ctypes.byref(ctypes.c_int())) < 0
 held["process_options"] = call_refused(PRCTL, PR_SET_DUMPABLE, 1, 0, 0, 0)
+held["not_dumpable"] = libc.syscall(PRCTL, PR_GET_DUMPABLE, 0, 0, 0, 0) == 0
+held["no_new_privileges"] = libc.syscall(PRCTL, PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1
+held["system_call_filter"] = libc.syscall(PRCTL, PR_GET_SECCOMP, 0, 0, 0, 0) == 2
+sets = (ctypes.c_uint32 * 6)()
+told = libc.syscall(CAPGET, (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0), sets)
+held["capabilities"] = told == 0 and not any(sets)
+if bait["namespaces"]:
+    own = {name: str(Path(f"/proc/self/ns/{name}").readlink()) for name in bait["namespaces"]}
+    held["namespaces"] = all(own[name] != link for name, link in bait["namespaces"].items())
 held["network"] = refused(connect) and refused(connect_abstract) and refused(socket.socketpair)
 held["processes"] = refused(fork)
 held["signals"] = all(refused(os.kill, pid, 0) for pid in [*bait["pids"], os.getppid(), -1, 0])

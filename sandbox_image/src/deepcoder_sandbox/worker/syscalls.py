@@ -104,7 +104,7 @@ GROUPS: dict[str, Group] = {
         },
     ),
     "descriptors": Group(
-        ("open_files", "descriptor_signals", "device_controls"),
+        ("open_files", "descriptor_signals", "descriptor_memory", "device_controls"),
         {
             "dup": (32, 23),
             "dup2": (33, None),
@@ -155,7 +155,7 @@ GROUPS: dict[str, Group] = {
         },
     ),
     "threads": Group(
-        ("processes", "new_namespaces"),
+        ("processes", "new_namespaces", "threads"),
         {
             "clone": (56, 220),
             "clone3": (435, 435),
@@ -170,7 +170,7 @@ GROUPS: dict[str, Group] = {
         },
     ),
     "limits": Group(
-        ("cpu_time", "deadly_limits", "process_options"),
+        ("cpu_time", "deadly_limits", "process_options", "not_dumpable"),
         {
             "getrlimit": (97, 163),
             "setrlimit": (160, 164),
@@ -180,7 +180,7 @@ GROUPS: dict[str, Group] = {
         },
     ),
     "what the process is told": Group(
-        ("privileges", "environment"),
+        ("privileges", "environment", "capabilities"),
         {
             "getpid": (39, 172),
             "getppid": (110, 173),

@@ -1,0 +1,87 @@
+"""Programs that overrun one limit each, for the judge's attack on itself, and how a limit that holds shows.
+
+Pure data; nothing here fails.
+"""
+
+from __future__ import annotations
+
+import platform
+import signal
+from collections.abc import Callable
+
+from deepcoder_sandbox.execution import Execution
+from deepcoder_sandbox.limits import MIB
+from deepcoder_sandbox.worker.packets import RunLimits
+
+
+def bounds(cpu: float = 10.0, wall: float = 30.0, memory_mb: int = 256, file_bytes: int = MIB) -> RunLimits:
+    """Return limits that leave room for all but what is attacked."""
+    return RunLimits(cpu_limit_s=cpu, wall_limit_s=wall, memory_limit_mb=memory_mb, file_bytes=file_bytes)
+
+
+ATTACKS: dict[str, tuple[str, RunLimits, Callable[[Execution], bool]]] = {
+    "cpu_time": ("while True: pass", bounds(cpu=0.05), lambda run: run.ended.killed_for == "cpu"),
+    "wall_time": (
+        "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(3600)",
+        bounds(wall=0.15),
+        lambda run: run.ended.killed_for == "wall",
+    ),
+    "memory": (
+        "x = bytearray(512 << 20)\nx[::4096] = b'x' * len(x[::4096])\nprint('got it')",
+        bounds(memory_mb=128),
+        lambda run: b"got it" not in run.stdout,
+    ),
+    "output": (
+        "import os\nfor _ in range(64): os.write(1, b'x' * (1 << 16))\nprint('all written')",
+        bounds(file_bytes=MIB),
+        lambda run: run.written_bytes <= MIB and run.ended.exit_status != 0,
+    ),
+    "own_sigkill": (
+        "import os\nos.kill(os.getpid(), 9)",
+        bounds(),
+        lambda run: run.ended.signal is None,
+    ),
+    "open_files": (
+        "import os\nfor _ in range(1000): os.dup(0)\nprint('opened')",
+        bounds(),
+        lambda run: b"opened" not in run.stdout,
+    ),
+    "threads": (
+        "import threading, time\nthreading.stack_size(65536)\n"
+        "for _ in range(600): threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\nprint('made')",
+        bounds(),
+        lambda run: b"made" not in run.stdout and run.ended.killed_for is None,
+    ),
+    "compile_time": (
+        "x = 1\n" * 100_000,
+        bounds(cpu=0.02),
+        lambda run: run.ended.killed_for == "cpu",
+    ),
+    "compile_memory": (
+        "x = 1\n" * 100_000 + "print('compiled')",
+        bounds(memory_mb=16),
+        lambda run: b"compiled" not in run.stdout and run.ended.signal != signal.SIGKILL,
+    ),
+}
+"""Property to the program that attacks it, the limits it runs under, and whether they held."""
+
+if platform.machine() == "x86_64":  # elsewhere a program has no way to make calls of another architecture
+    ATTACKS["foreign_calls"] = (
+        "import ctypes, mmap\npage = mmap.mmap(-1, 4096, prot=7)\npage.write(bytes.fromhex('b814000000cd80c3'))\n"
+        "ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))()",  # getpid, the 32-bit one
+        bounds(),
+        lambda run: run.ended.signal == signal.SIGSYS,
+    )
+
+LEAVE = """
+import json, sys
+for path in json.load(sys.stdin):
+    try:
+        with open(path, "w") as file: file.write("left behind")
+    except OSError: pass
+"""
+
+FIND = """
+import json, os, sys
+json.dump([path for path in json.load(sys.stdin) if os.path.lexists(path)], sys.stdout)
+"""
