@@ -55,7 +55,7 @@ def of_one_test(time_limit_s: float, memory_limit_mb: int, file_bytes: int) -> R
 def of_all_tests(time_limit_s: float, tests: int, memory_limit_mb: int, file_bytes: int) -> RunLimits:
     """Return the limits of a process that runs all tests (livecodebench)."""
     seconds = harness_limit_s(time_limit_s, tests)
-    return RunLimits(seconds, seconds, memory_limit_mb, file_bytes, stack_bytes=8 << 20)
+    return RunLimits(seconds, seconds, memory_limit_mb, file_bytes)
 
 
 def harness_limit_s(time_limit_s: float, tests: int) -> float:

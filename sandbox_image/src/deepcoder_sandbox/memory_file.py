@@ -54,15 +54,16 @@ class MemoryFile:
 
     def read(self, limit: int, offset: int = 0) -> bytes:
         """Return at most `limit` bytes from `offset`."""
+        left = min(limit, self.size() - offset)
         parts: list[bytes] = []
-        while limit > 0:
-            part = os.pread(self._fd, limit, offset)
+        while left > 0:
+            part = os.pread(self._fd, left, offset)
             if not part:
                 break
             parts.append(part)
             offset += len(part)
-            limit -= len(part)
-        return b"".join(parts)
+            left -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def overwrite(self, content: bytes) -> None:
         """Write `content` at the start; what is beyond it stays."""

@@ -7,6 +7,7 @@ time that was last read stands.
 
 from __future__ import annotations
 
+import math
 import socket
 import struct
 import time
@@ -15,6 +16,7 @@ from deepcoder_sandbox.worker.starvation import Starvation
 from deepcoder_sandbox.worker.supervise import cpu_seconds
 from deepcoder_sandbox.zygote_process import ZygoteFailed
 
+_MARK_EVERY_S = 0.1
 _CREDENTIALS = struct.Struct("iII")
 
 
@@ -37,13 +39,20 @@ class StepClock:
         self._pid = pid
         self._starvation = Starvation(pid)
         self._cpu_s = 0.0
+        self._marked = -math.inf
         self.start()
 
     def start(self) -> None:
-        """Begin a step."""
+        """Begin a step.
+
+        What the process has waited for a processor is read anew only where it may be more than `_MARK_EVERY_S`: up to
+        so much of an earlier step's wait may count for this one's.
+        """
         self._started_cpu_s = self._cpu_s = self._read_cpu()
         self._started = time.monotonic()
-        self._starvation.mark()
+        if self._started - self._marked > _MARK_EVERY_S:
+            self._starvation.mark()
+            self._marked = self._started
 
     def _read_cpu(self) -> float:
         now = cpu_seconds(self._pid)

@@ -34,6 +34,7 @@ from deepcoder_sandbox.worker import (
     readable,
     seccomp,
     taco,
+    thread_gate,
     zygote,
 )
 
@@ -45,6 +46,7 @@ PREAMBLE = (
 """Modules that programs commonly import, loaded once a zygote."""
 
 _SEED = 0
+_STACK_BYTES, _HARNESS_STACK_BYTES = 128 << 20, 8 << 20  # what the harness's own process usually has
 
 
 def main(descriptor: int, root: str) -> None:
@@ -91,7 +93,12 @@ def _set_up(config: dict[str, Any], space: namespaces.Space, channel: socket.soc
     confined = config["tier"] != "Unconfined"
     proc = os.open(space.proc, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     os.chdir(space.scratch or "/")
-    confine.prepare_zygote(space.max_threads, keep_capabilities=space.program_uid is not None)
+    stack_bytes = _HARNESS_STACK_BYTES if config["harness"] else _STACK_BYTES
+    confine.prepare_zygote(stack_bytes, keep_capabilities=space.program_uid is not None)
+    proc = confine.out_of_the_way(proc)
+    gate = _thread_gate(proc) if config["tier"] == "Landlock" else None
+    if gate is None:
+        confine.limit_threads(space.max_threads)
     ruleset = landlock.build_ruleset(readable.readable(config["packages"], space.scratch)) if confined else None
     confinement = confine.Confinement(
         ruleset=confine.out_of_the_way(ruleset) if ruleset is not None else None,
@@ -106,13 +113,22 @@ def _set_up(config: dict[str, Any], space: namespaces.Space, channel: socket.soc
     served = zygote.Zygote(
         socket.socket(fileno=confine.out_of_the_way(channel.fileno())),
         confinement,
-        confine.out_of_the_way(proc),
+        proc,
+        gate,
         taco.preamble(),
     )
     gc.collect()
     gc.freeze()
     gc.disable()
     return served
+
+
+def _thread_gate(proc: int) -> thread_gate.ThreadGate | None:
+    """Return the gate, None where the kernel has none to offer."""
+    try:
+        return thread_gate.ThreadGate(proc)
+    except OSError:
+        return None
 
 
 def _address_space(proc: int) -> int:

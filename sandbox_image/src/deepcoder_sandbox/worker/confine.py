@@ -19,18 +19,24 @@ from deepcoder_sandbox.worker.packets import RunLimits
 from deepcoder_sandbox.worker.seccomp import Filter
 
 _MIB = 1 << 20
+_CPU_BACKSTOP_S = 3  # the zygote ends a run to the millisecond
+
 RUNNERS_DESCRIPTORS = 16
 """Descriptors below this are for runners."""
 
-_CPU_BACKSTOP_S = 3  # the zygote ends a run to the millisecond
-_LIMITS = (
-    resource.RLIMIT_CPU,
-    resource.RLIMIT_AS,
-    resource.RLIMIT_FSIZE,
-    resource.RLIMIT_NOFILE,
-    resource.RLIMIT_STACK,
+OPEN_FILES = 64
+"""Most that a program may have open."""
+
+_FIXED_LIMITS = (
+    (resource.RLIMIT_CORE, 0),
+    (resource.RLIMIT_MEMLOCK, 0),
+    (resource.RLIMIT_MSGQUEUE, 0),
+    (resource.RLIMIT_NOFILE, OPEN_FILES),
 )
-_FIXED_LIMITS = ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_MEMLOCK, 0), (resource.RLIMIT_MSGQUEUE, 0))
+_CEILINGS = {
+    which: resource.getrlimit(which)[1] for which in (resource.RLIMIT_CPU, resource.RLIMIT_AS, resource.RLIMIT_FSIZE)
+}
+"""The hard limits in force of those that each runner sets, which then has not to ask for them."""
 
 
 class Confinement:
@@ -48,7 +54,6 @@ class Confinement:
         self._filter = system_calls
         self._uid = uid
         self._base_address_space = base_address_space
-        self._ceilings = {which: resource.getrlimit(which)[1] for which in _LIMITS}
 
     def apply(self, limits: RunLimits, parent: int, descriptors: int) -> None:
         """Confine this process for good and leave it with its first so many `descriptors` alone."""
@@ -64,40 +69,45 @@ class Confinement:
         os.closerange(descriptors, 1 << 20)
         cpu_s = int(limits.cpu_limit_s) + _CPU_BACKSTOP_S
         address_space = self._base_address_space + limits.memory_limit_mb * _MIB
-        self._lower(resource.RLIMIT_CPU, cpu_s, cpu_s + 1)
-        self._lower(resource.RLIMIT_AS, address_space, address_space)
-        self._lower(resource.RLIMIT_FSIZE, limits.file_bytes, limits.file_bytes)
-        self._lower(resource.RLIMIT_NOFILE, limits.open_files, limits.open_files)
-        self._lower(resource.RLIMIT_STACK, limits.stack_bytes, resource.RLIM_INFINITY)
+        _lower(resource.RLIMIT_CPU, cpu_s, cpu_s + 1)
+        _lower(resource.RLIMIT_AS, address_space, address_space)
+        _lower(resource.RLIMIT_FSIZE, limits.file_bytes, limits.file_bytes)
         if self._filter is not None:
             self._filter.load(os.getpid())
         gc.enable()
 
-    def _lower(self, which: int, soft: int, hard: int) -> None:
-        """Set a limit, as far as the zygote's own hard one allows."""
-        ceiling = self._ceilings[which]
-        if ceiling != resource.RLIM_INFINITY:
-            soft = min(soft, ceiling)
-            hard = ceiling if hard == resource.RLIM_INFINITY else min(hard, ceiling)
-        resource.setrlimit(which, (soft, hard))
 
-
-def prepare_zygote(max_threads: int, keep_capabilities: bool) -> None:
-    """Do once, in the zygote, what its runners inherit."""
+def prepare_zygote(stack_bytes: int, keep_capabilities: bool) -> None:
+    """Do once, in the zygote, what its runners inherit. `stack_bytes` is a limit that programs may raise."""
     with contextlib.suppress(OSError), Path("/proc/self/oom_score_adj").open("w") as score:
         score.write("1000")  # for want of memory the kernel ends a runner or a zygote, and not the server
     for number in (signal.SIGXFSZ, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
-    for which, limit in (*_FIXED_LIMITS, (resource.RLIMIT_NPROC, max_threads)):
-        ceiling = resource.getrlimit(which)[1]
-        lowered = limit if ceiling == resource.RLIM_INFINITY else min(limit, ceiling)
-        resource.setrlimit(which, (lowered, lowered))
+    for which, limit in _FIXED_LIMITS:
+        _lower(which, limit, limit)
+    _lower(resource.RLIMIT_STACK, stack_bytes, resource.RLIM_INFINITY)
     if not keep_capabilities:
         libc.drop_capabilities()
     libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
     libc.prctl(libc.PR_SET_DUMPABLE, 0)
 
 
+def limit_threads(most: int) -> None:
+    """Have the kernel count the threads, and processes, of the zygote's or the runners' user, wherever they are."""
+    _lower(resource.RLIMIT_NPROC, most, most)
+
+
 def out_of_the_way(descriptor: int) -> int:
     """Return a copy of a descriptor that a zygote goes on using, with a number that runners do not use."""
     return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, RUNNERS_DESCRIPTORS)
+
+
+def _lower(which: int, soft: int, hard: int) -> None:
+    """Set a limit, as far as the hard one in force allows."""
+    ceiling = _CEILINGS.get(which)
+    if ceiling is None:
+        ceiling = resource.getrlimit(which)[1]
+    if ceiling != resource.RLIM_INFINITY:
+        soft = min(soft, ceiling)
+        hard = ceiling if hard == resource.RLIM_INFINITY else min(hard, ceiling)
+    resource.setrlimit(which, (soft, hard))

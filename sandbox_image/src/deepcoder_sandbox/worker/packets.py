@@ -27,8 +27,6 @@ class RunLimits(NamedTuple):
     """Time spent waiting for a processor left out."""
     memory_limit_mb: int
     file_bytes: int
-    open_files: int = 64
-    stack_bytes: int = 128 << 20
 
 
 class Job(NamedTuple):
@@ -83,8 +81,8 @@ def encode_job(job: Job) -> bytes:
 
 def decode_job(packet: bytes) -> Job:
     """Return what `encode_job` was given."""
-    session, kind, fn_name, cpu, wall, memory, file, files, stack, source, preamble = packet.decode().split(" ")
-    limits = RunLimits(float(cpu), float(wall), int(memory), int(file), int(files), int(stack))
+    session, kind, fn_name, cpu, wall, memory, file, source, preamble = packet.decode().split(" ")
+    limits = RunLimits(float(cpu), float(wall), int(memory), int(file))
     return Job(session == "1", kind, None if fn_name == _NONE else fn_name, limits, int(source), preamble == "1")
 
 

@@ -17,7 +17,7 @@ import fcntl
 import os
 import struct
 
-from deepcoder_sandbox.worker import libc, syscalls
+from deepcoder_sandbox.worker import confine, libc, syscalls
 
 MAX_THREADS = 128
 """Threads of a program at once. Those that ask at the same moment may each be let through: at most twice as many."""
@@ -54,7 +54,8 @@ class ThreadGate:
     def __init__(self, proc: int) -> None:
         """Lay the filter on this process and all it will fork. Needs no_new_privs; `proc` is a descriptor of /proc."""
         self._proc = proc
-        self._listener = libc.seccomp_listener(b"".join(struct.pack("<HBBI", *each) for each in assemble()))
+        listener = libc.seccomp_listener(b"".join(struct.pack("<HBBI", *each) for each in assemble()))
+        self._listener = confine.out_of_the_way(listener)
 
     def fileno(self) -> int:
         """Readable when `answer` has something to do."""

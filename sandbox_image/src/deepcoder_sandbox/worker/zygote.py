@@ -22,6 +22,7 @@ from os import fork  # by name: LiveCodeBench's harness takes it out of the modu
 from typing import Any, NoReturn
 
 from deepcoder_sandbox.worker import confine, packets, program, session, supervise
+from deepcoder_sandbox.worker.thread_gate import ThreadGate
 
 _PACKET_BYTES = 1 << 16
 _DESCRIPTOR_BYTES = 4
@@ -38,12 +39,18 @@ class Zygote:
     """Serves runs on one socket, one at a time."""
 
     def __init__(
-        self, channel: socket.socket, confinement: confine.Confinement, proc: int, preamble: dict[str, Any]
+        self,
+        channel: socket.socket,
+        confinement: confine.Confinement,
+        proc: int,
+        gate: ThreadGate | None,
+        preamble: dict[str, Any],
     ) -> None:
         """`proc` is a descriptor of /proc, `preamble` the names that taco-compat puts before a program."""
         self._channel = channel
         self._confinement = confinement
         self._proc = proc
+        self._gate = gate
         self._preamble = preamble
         self._page = mmap.mmap(-1, mmap.PAGESIZE)
         """Shared with the runner, until its program starts: why it could not be confined, from the second number on."""
@@ -76,7 +83,7 @@ class Zygote:
         if pid == 0:
             self._become_runner(job, descriptors, zygote)
         status, cpu_s, wall_s, starved_s, max_rss_kb, killed_for = supervise.supervise(
-            pid, self._proc, self._channel, job.limits, lambda: self._setup_s[0]
+            pid, self._proc, self._channel, self._gate, job.limits, lambda: self._setup_s[0]
         )
         setup_s = self._setup_s[0]
         if not setup_s:
