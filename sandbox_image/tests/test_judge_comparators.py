@@ -311,3 +311,38 @@ def test_depth_of_brackets_counts_and_brackets_in_texts_do_not():
         values.check_depth("[" * 201 + "]" * 201)
     with pytest.raises(ValueError, match="200"):
         values.check_depth('{"a":' * 201 + "1" + "}" * 201)
+
+
+@pytest.mark.parametrize(
+    ("got", "expected", "right"),
+    [
+        (None, [None], True),
+        ([{2: "a"}], [{"2": "a"}], True),
+        ([{"a": 1}], [{"a": 1}], True),
+        ([{"a": 1}, 2], [{"a": 1}, 2], True),
+        ({"a": 1}, [{"a": 1}], True),
+        ([float("nan")], [json.loads("NaN")], False),
+        ((), [], True),
+        (0, [], False),
+    ],
+)
+def test_taco_compat_values_that_drawing_found(got, expected, right):
+    assert taco.compare_value(decode(encoding.encode(got)), expected) is right
+
+
+def test_numbers_of_numpy_are_numbers_in_published_scorings():
+    numpy = pytest.importorskip("numpy")
+    for value, plain in [
+        (numpy.int64(3), 3),
+        (numpy.float64(0.1), 0.1),
+        (numpy.bool_(True), True),
+        ([numpy.int32(1), numpy.float64(2.0)], [1, 2]),
+        ({"a": numpy.uint8(7)}, {"a": 7}),
+        (numpy.complex128(3), 3),
+    ]:
+        encoded = encoding.encode(value)
+        assert livecodebench.compare_value(decode(encoded), plain) is None
+        assert taco.compare_value(decode(encoded), plain)
+        assert not strict.equal_as_json(decode(encoded, json_only=True), plain)
+    for value in (numpy.array([1]), numpy.longdouble(1), numpy.datetime64("2020-01-01"), numpy.str_("a")):
+        assert livecodebench.compare_value(decode(encoding.encode(value)), [1]) is not None

@@ -174,3 +174,71 @@ def test_script_passes_when_its_appended_test_runs_to_the_end(judge, test, expec
 )
 def test_script_that_leaves_before_its_test_does_not_pass(judge, code):
     assert judge(code, ("assert False", ""), kind="script").passed is False
+
+
+@pytest.mark.parametrize(
+    ("code", "tolerance", "expected"),
+    [
+        ("print(0.3333334)", None, Verdict.WRONG_ANSWER),
+        ("print(0.3333334)", 1e-6, Verdict.PASSED),
+        ("print(0.34)", 1e-6, Verdict.WRONG_ANSWER),
+        ("print('0.3333333')", None, Verdict.PASSED),
+        ("print('3.333333e-1')", None, Verdict.WRONG_ANSWER),
+    ],
+)
+def test_numbers_differ_unless_the_job_allows_a_tolerance(judge_once, code, tolerance, expected):
+    assert verdicts(judge_once(code, ("", "0.3333333"), float_tolerance=tolerance)) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("print('YES')", Verdict.PASSED),  # the released comparator lets it pass for NO
+        ("print('NO'); 1 / 0", Verdict.PASSED),
+        ("print('NO'); raise SystemExit(3)", Verdict.PASSED),
+        ("print('NO'); import os, sys; sys.stdout.flush(); os.abort()", Verdict.PASSED),
+        ("print(deque(['NO'])[0])", Verdict.PASSED),  # its imports stand before every program
+        ("print('NO', 'NO')", Verdict.WRONG_ANSWER),
+        ("1 / 0", Verdict.WRONG_ANSWER),
+        ("import os; os.write(1, b'\\xff')", Verdict.WRONG_ANSWER),
+        ("x = (", Verdict.COMPILE_ERROR),
+        ("while True: pass", Verdict.TIME_LIMIT),
+        ("x = bytearray(1 << 30)", Verdict.MEMORY_LIMIT),
+        ("while True: print('NO' * 1000)", Verdict.OUTPUT_LIMIT),
+    ],
+)
+def test_taco_compat_passes_what_the_released_reward_passed(judge_once, code, expected):
+    answer = judge_once(code, ("", "NO"), scoring="taco-compat", time_limit_s=0.4, memory_limit_mb=256)
+    assert verdicts(answer) == [expected], answer
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("def inc(n): return n + 1", Verdict.PASSED),
+        ("def inc(n): return [[n + 1]]", Verdict.WRONG_ANSWER),
+        ("def inc(n): 1 / 0", Verdict.RUNTIME_ERROR),
+        ("def inc(n): return Counter([n])[n] + n", Verdict.PASSED),
+    ],
+)
+def test_taco_compat_keeps_the_function_with_more_tests_than_the_released_reward_could(judge_once, code, expected):
+    tests = [(f"{number}", f"[{number + 1}]") for number in range(40)]
+    answer = judge_once(code, *tests, scoring="taco-compat", kind="function", fn_name="inc")
+    assert verdicts(answer)[0] is expected
+    assert answer.passed is (expected is Verdict.PASSED)
+    assert len(answer.verdicts) == 40
+
+
+@pytest.mark.parametrize("scoring", ["strict", "livecodebench", "taco-compat"])
+def test_function_keeps_its_name_with_many_tests_in_every_scoring(judge_once, scoring):
+    tests = [(f"{number}", f"{number + 1}") for number in range(40)]
+    code = "def inc(n): return n + 1"
+    assert judge_once(code, *tests, scoring=scoring, kind="function", fn_name="inc").passed is True
+
+
+def test_the_harness_result_stands_beside_in_livecodebench_scoring_alone(judge_once):
+    for scoring in ("strict", "taco-compat"):
+        assert judge_once(SUM, ("1 2", "3"), scoring=scoring).lcb is None
+    lcb = judge_once(SUM, ("1 2", "3"), ("1 2", "4"), ("1 2", "3"), scoring="livecodebench").lcb
+    assert lcb is not None
+    assert (lcb.results, lcb.error_code) == ([True, -2], -2)
