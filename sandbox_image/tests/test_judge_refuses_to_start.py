@@ -1,0 +1,118 @@
+"""A judge that cannot keep what it promises does not start: exit status 64, what did not hold, and the mend.
+
+Kernels without Landlock are played by a filter that answers its first system call as they do. Defects of the judge's
+own are played by copies of it with one line changed, so each attack is seen to find what it is there to find.
+"""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import deepcoder_sandbox
+
+WITHOUT_LANDLOCK = """
+import ctypes, os, struct, sys
+error, machine = int(sys.argv[1]), os.uname().machine
+arch = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}[machine]
+code = b"".join(struct.pack("<HBBI", *each) for each in [
+    (0x20, 0, 0, 4), (0x15, 0, 3, arch), (0x20, 0, 0, 0), (0x15, 0, 1, 444), (0x06, 0, 0, 0x00050000 | error),
+    (0x06, 0, 0, 0x7FFF0000),
+])
+room = ctypes.create_string_buffer(code, len(code))
+header = ctypes.create_string_buffer(struct.pack("<HxxxxxxQ", len(code) // 8, ctypes.addressof(room)))
+libc = ctypes.CDLL(None)
+libc.prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
+assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, ctypes.addressof(header), 0, 0) == 0
+os.execv(sys.executable, [sys.executable, "-m", "deepcoder_sandbox", *sys.argv[2:]])
+"""
+ENOSYS, EOPNOTSUPP = 38, 95
+
+
+def run(*command, **environment):
+    return subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, timeout=50, env={**os.environ, **environment}
+    )
+
+
+@pytest.mark.parametrize("error", [ENOSYS, EOPNOTSUPP])  # older than 5.13; compiled in, but not in the lsm list
+def test_kernel_without_landlock_is_unconfined_and_refused_by_default(error):
+    refused = run("-c", WITHOUT_LANDLOCK, str(error), "capacity")
+    assert refused.returncode == 64, refused
+    assert "--minimum-tier Landlock cannot be had here" in refused.stderr
+    assert "Landlock needs Linux 5.13 or newer with landlock in its lsm list" in refused.stderr
+    accepted = run("-c", WITHOUT_LANDLOCK, str(error), "capacity", "--minimum-tier", "Unconfined")
+    assert accepted.returncode == 0, accepted
+    assert accepted.stdout.splitlines()[0] == "Unconfined"
+    assert "secret_files         NOT enforced" in accepted.stdout
+
+
+def test_same_kernel_with_landlock_is_accepted():
+    accepted = run("-m", "deepcoder_sandbox", "capacity")
+    assert accepted.returncode == 0, accepted
+    assert accepted.stdout.splitlines()[0] in ("Landlock", "Namespaces")
+    assert "NOT enforced" not in accepted.stdout
+
+
+AS = "resource.RLIMIT_AS, address_space, address_space"
+FSIZE = "resource.RLIMIT_FSIZE, limits.file_bytes, limits.file_bytes"
+NO_LIMIT = "1 << 40, 1 << 40"
+UID = '"getuid": (102, 174),'
+FCNTLS = "*(1032, 1033, 1034),"
+SCRATCH = "    if scratch:\n"
+
+DEFECTS = {
+    "network": ("worker/syscalls.py", UID, f'{UID} "socket": (41, 198), "socketpair": (53, 199),'),
+    "host_files": ("worker/readable.py", SCRATCH, f'    rules.append(("/etc", landlock.READ))\n{SCRATCH}'),
+    "processes": ("worker/seccomp.py", "(_JSET, 0, 2, _CLONE_THREAD),", "(_JSET, 0, 0, _CLONE_THREAD),"),
+    "own_sigkill": ("worker/seccomp.py", "(_JEQ, 2, 0, _SIGKILL),", "(_JEQ, 0, 0, _SIGKILL),"),
+    "descriptor_signals": ("worker/seccomp.py", FCNTLS, f"{FCNTLS} *(8, 10, 15, 1024, 1026),"),
+    "descriptor_memory": ("worker/seccomp.py", FCNTLS, f"{FCNTLS} 1031,"),
+    "file_changes": ("worker/syscalls.py", UID, f'{UID} "fchmod": (91, 52),'),
+    "not_dumpable": ("worker/libc.py", "PR_SET_DUMPABLE = 4", "PR_SET_DUMPABLE = 3"),
+    "memory": ("worker/confine.py", AS, f"resource.RLIMIT_AS, {NO_LIMIT}"),
+    "output": ("worker/confine.py", FSIZE, f"resource.RLIMIT_FSIZE, {NO_LIMIT}"),
+    "threads": ("worker/thread_gate.py", "MAX_THREADS = 128", "MAX_THREADS = 4096"),
+    "environment": ("zygote_process.py", "env=ENVIRONMENT,", 'env={**ENVIRONMENT, "TOKEN": "x"},'),
+}
+"""Property to the file, the line and what becomes of it."""
+
+ATTACK = """
+from deepcoder_contracts.judge import Tier
+from deepcoder_sandbox.attack import attack
+from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteProcess
+zygote = ZygoteProcess(ZygoteConfig(tier=Tier.LANDLOCK))
+print(attack(zygote).broken)
+zygote.kill()
+"""
+
+
+def with_defect(directory, broken):
+    """Put a copy of the judge with that defect into `directory`."""
+    name, line, changed = DEFECTS[broken]
+    copy = directory / "deepcoder_sandbox"
+    shutil.copytree(Path(deepcoder_sandbox.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    text = (copy / name).read_text()
+    assert text.count(line) == 1, f"{name} has changed: adapt this test"
+    (copy / name).write_text(text.replace(line, changed))
+
+
+@pytest.mark.parametrize("broken", DEFECTS)
+def test_defect_of_the_judge_is_found_by_its_own_attack(tmp_path, broken):
+    with_defect(tmp_path, broken)
+    found = run("-c", ATTACK, PYTHONPATH=str(tmp_path))
+    assert found.returncode == 0, found
+    assert broken in ast.literal_eval(found.stdout)
+
+
+def test_judge_whose_attack_finds_a_defect_does_not_serve(tmp_path):
+    with_defect(tmp_path, "network")
+    socket = tmp_path / "judge.sock"
+    refused = run("-m", "deepcoder_sandbox", "serve", "--socket", str(socket), PYTHONPATH=str(tmp_path))
+    assert refused.returncode == 64, refused
+    assert "Landlock: not enforced: network" in refused.stderr
+    assert not socket.exists()
