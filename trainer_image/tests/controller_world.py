@@ -13,6 +13,7 @@ import json
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -86,8 +87,7 @@ class ScriptedSampler:
             self.fail_after -= 1
             if self.fail_after < 0:
                 raise SamplerLost("gone")
-        for _ in range(self.turns.randrange(12)):
-            await asyncio.sleep(0)
+        await self.take_time()
         if self.holds(int(request.request_id.split("/")[1])):
             self.held += 1
             await self.hold.wait()
@@ -100,7 +100,13 @@ class ScriptedSampler:
             spans = (VersionSpan(version, 0, 4), VersionSpan(self.version, 4, 8))
         return Generation(ids, np.zeros(8, np.float32), Finish.STOP, value, spans)
 
-    async def update_weights(self, refs: WeightRefs, version: int) -> None:
+    async def take_time(self) -> None:
+        for _ in range(self.turns.randrange(12)):
+            await asyncio.sleep(0)
+
+    async def start(self) -> None: ...
+
+    async def update_weights(self, refs: WeightRefs, version: int, clear_cache: bool = False) -> None:
         if self.hold_push is not None:
             await self.hold_push.wait()
         self.weights, self.version = refs.dtype, version
@@ -231,9 +237,9 @@ class World:
 
     def __init__(self, config: StageConfig, *, resume: Saved | None = None, turns: int = 0, reward=scripted_reward):
         self.config = config
-        self.sampler = ScriptedSampler(random.Random(turns))
+        self.sampler: Any = ScriptedSampler(random.Random(turns))
         self.learner = ScriptedLearner(resume.weights if resume else "start")
-        self.checkpoints = MemoryCheckpoints(self.learner)
+        self.checkpoints: Any = MemoryCheckpoints(self.learner)
         self.notes = Notes()
         self.stop = Stop()
         self.reward = reward
@@ -251,7 +257,7 @@ class World:
             await self.on_evaluate(step)
         return {"eval/held/pass_at_1": self.score(step)}
 
-    async def run(self) -> Ending:
+    async def run(self, seconds: float = 20) -> Ending:
         controller = Controller(
             config=self.config,
             problems=PROBLEMS,
@@ -267,5 +273,5 @@ class World:
             evaluate=self.evaluate if self.config.stage.evaluate else None,
             admission_gate=self.gate,
         )
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(seconds):
             return await controller.run()
