@@ -47,11 +47,6 @@ def compare_output(got: bytes, expected: str) -> str | None:
     return None
 
 
-def compare_text(got: str, expected: str) -> str | None:
-    """`compare_output` of a text."""
-    return compare_output(got.encode("utf-8", "surrogatepass"), expected)
-
-
 def _lines_equal(got: bytes, start: int, end: int, wanted: str) -> bool:
     encoded = wanted.encode()
     if end - start < _PIECE and got[start:end].strip() == encoded:

@@ -98,7 +98,6 @@ def prepare_zygote() -> None:
         return
     _prepared = True
     sys.set_int_max_str_digits(_INTEGER_DIGITS)
-    os.environ["OMP_NUM_THREADS"] = "1"
     vars(os).update(_GUARDED_OS)
     vars(builtins).update(_GUARDED_BUILTINS)
     vars(sys)["__stdin__"] = _CLOSED
