@@ -86,7 +86,12 @@ class OddDict:
 
 def parse_json(text: str) -> Any:
     """Return the JSON value of a text, integers of up to 50,000 digits included. Raises ValueError, RecursionError."""
-    return json.loads(text, parse_int=_parse_int)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # an integer too long for the interpreter
+        return json.loads(text, parse_int=_parse_int)
 
 
 def _parse_int(digits: str) -> int:
@@ -112,11 +117,12 @@ def equal_as_json(got: Any, expected: Any, tolerance: float | None = None) -> bo
     if isinstance(expected, str):
         return isinstance(got, str) and got == expected
     if isinstance(expected, list):
-        return (
-            isinstance(got, list | tuple)
-            and len(got) == len(expected)
-            and all(equal_as_json(g, e, tolerance) for g, e in zip(got, expected, strict=True))
-        )
+        if not isinstance(got, list | tuple) or len(got) != len(expected):
+            return False
+        kinds = set(map(type, expected))
+        if (kinds == {str} or (kinds == {int} and tolerance is None)) and kinds == set(map(type, got)):
+            return list(got) == expected  # most long lists, without a loop
+        return all(equal_as_json(g, e, tolerance) for g, e in zip(got, expected, strict=True))
     if isinstance(got, OddDict) and len(got.pairs) == len(expected):
         got = got.as_json()
     if not isinstance(got, dict) or got.keys() != expected.keys():

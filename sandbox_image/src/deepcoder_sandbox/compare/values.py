@@ -21,6 +21,7 @@ MAX_DEPTH: Final = 200
 _TIMES_EXPECTED, _BYTES_MORE = 64, 1 << 16
 """An equal value's encoding is longer than the expected text by a factor of at most 50 (a float as a fraction)."""
 
+_NESTED = {list, dict}
 _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{\]}]')
 _FLOAT_BITS = 1100
 
@@ -70,6 +71,8 @@ def check_depth(text: str) -> None:
 
 def _untag(value: Any, json_only: bool) -> Any:
     if isinstance(value, list):
+        if _NESTED.isdisjoint(map(type, value)):
+            return value
         return [_untag(item, json_only) for item in value]
     if not isinstance(value, dict):
         return value

@@ -8,6 +8,7 @@ nothing. Read by `deepcoder_sandbox.compare.values` on the other side of the wal
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections import ChainMap, Counter, OrderedDict, UserDict, UserList, UserString, defaultdict
 from collections.abc import Callable
@@ -22,6 +23,7 @@ MAX_BYTES = 8 << 20
 _JSON_NAN = json.loads("NaN")
 """The one object that every NaN in JSON is: in a list it equals itself, as an item is equal to itself."""
 _JSON_INTEGERS = 1 << 63
+_ALWAYS_PLAIN = {bool, str, type(None)}
 _PLAIN_DICTS = (dict, OrderedDict, defaultdict, Counter)
 _WRAPPERS: dict[type, Callable[[Any], Any]] = {
     ChainMap: dict,
@@ -30,12 +32,13 @@ _WRAPPERS: dict[type, Callable[[Any], Any]] = {
     UserList: lambda value: value.data,
     UserString: lambda value: value.data,
 }
+_ENCODER = json.JSONEncoder(separators=(",", ":"), check_circular=False)  # what it is given has no circles
 
 
 def encode(value: Any) -> bytes:
     """Return the value's encoding. Too deep, or circular: opaque."""
     try:
-        return json.dumps(_tagged(value), separators=(",", ":")).encode()
+        return _ENCODER.encode(_tagged(value)).encode()
     except RecursionError:
         return json.dumps({"o": "a value nested too deeply"}).encode()
 
@@ -49,7 +52,7 @@ def _tagged(value: Any) -> Any:
     if kind is int:
         return value if -_JSON_INTEGERS < value < _JSON_INTEGERS else {"i": hex(value)}
     if kind is list:
-        return [_tagged(item) for item in value]
+        return value if _all_plain(value) else [_tagged(item) for item in value]
     if kind is tuple:
         return {"t": [_tagged(item) for item in value]}
     if kind in _PLAIN_DICTS:
@@ -61,6 +64,16 @@ def _tagged(value: Any) -> Any:
     if kind is complex:
         return {"c": [value.real, value.imag]}
     return _other(value, kind)
+
+
+def _all_plain(items: list[Any]) -> bool:
+    """Whether a list's items are written as they are, as those of most long lists are: found out without a loop."""
+    kinds = set(map(type, items))
+    if kinds == {int}:
+        return min(items) > -_JSON_INTEGERS and max(items) < _JSON_INTEGERS
+    if kinds == {float}:
+        return not any(map(math.isnan, items))
+    return kinds <= _ALWAYS_PLAIN
 
 
 def _other(value: Any, kind: type) -> Any:
