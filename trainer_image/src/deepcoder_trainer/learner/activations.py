@@ -1,0 +1,194 @@
+"""What a decoder layer keeps between forward and backward pass: its input and, on request, its attention's output.
+
+All else is computed again in the backward pass. Attention is the one part whose cost grows with the square of the
+length, so with `keep_attention` its outputs are kept and only the matrix products around it run twice; they take as
+much memory as the layers' inputs do. With `offload` both wait in host memory: a copy there starts as soon as a layer
+has run, on a stream of its own, and the copy back while the layer after it is at work in the backward pass. Either way
+the gradients are the same to the bit.
+
+A backward pass must follow its forward pass before the next one begins; what a failed pass has left is dropped then.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.attention import varlen  # noqa: F401  registers its operator
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+from torch.utils.checkpoint import checkpoint, noop_context_fn
+
+ATTENTION = frozenset(
+    {
+        torch.ops.torch_attn._varlen_attn.default,
+        torch.ops.aten._scaled_dot_product_flash_attention.default,
+        torch.ops.aten._scaled_dot_product_efficient_attention.default,
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+    }
+)
+"""Operators whose outputs are kept; with any other form of attention nothing is, and it runs twice."""
+
+SMALL = 1 << 20
+"""Bytes below which a tensor stays where it is."""
+
+
+def prepare(policy: nn.Module, *, keep_attention: bool, offload: bool, small: int = SMALL) -> None:
+    """Let each decoder layer of `policy.model` recompute, before it is sharded or run."""
+    host = HostMemory(small) if offload else None
+    if host is not None:
+        policy.register_forward_pre_hook(lambda *_: host.clear())
+
+    def run(function: Callable[..., Any], *args: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return function(*args)
+        if host is None:
+            return checkpoint(function, *args, use_reentrant=False, context_fn=_contexts(keep_attention, None))
+        host.begin_layer()
+        with saved_tensors_hooks(host.park, host.fetch):  # of the layer's input; within, the checkpoint has its own
+            return checkpoint(function, *args, use_reentrant=False, context_fn=_contexts(keep_attention, host))
+
+    for layer in policy.model.layers:  # type: ignore[union-attr]
+        layer.gradient_checkpointing = True
+        layer._gradient_checkpointing_func = run
+
+
+def _contexts(keep_attention: bool, host: HostMemory | None) -> Callable[[], Any]:
+    if not keep_attention:
+        return noop_context_fn
+    kept: deque[Any] = deque()
+    return lambda: (_Keeping(kept, host), _Reusing(kept, host))
+
+
+class _Keeping(TorchDispatchMode):
+    """The forward pass: notes what attention answers."""
+
+    def __init__(self, kept: deque[Any], host: HostMemory | None) -> None:
+        super().__init__()
+        self._kept, self._host = kept, host
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func in ATTENTION:
+            self._kept.append(tree_map_only(Tensor, self._keep, out))
+        return out
+
+    def _keep(self, tensor: Tensor) -> Any:
+        # Detached: `tensor` itself is about to become part of the graph, which would then hold on to itself.
+        tensor = tensor.detach()
+        return tensor if self._host is None else self._host.park(tensor)
+
+
+class _Reusing(TorchDispatchMode):
+    """The second run: answers what attention answered in the first."""
+
+    def __init__(self, kept: deque[Any], host: HostMemory | None) -> None:
+        super().__init__()
+        self._kept, self._host = kept, host
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in ATTENTION:
+            return func(*args, **(kwargs or {}))
+        out = self._kept.popleft()
+        return out if self._host is None else tree_map_only(Parked, self._host.fetch, out)
+
+
+@dataclass(eq=False)
+class Parked:
+    """A tensor in host memory."""
+
+    host: Tensor
+    device: torch.device
+    layer: int
+    loaded: Tensor | None = None
+    """On the device again, once that has been asked for."""
+    ready: Any = None
+    """CUDA event after which `loaded` holds the values."""
+
+
+@dataclass
+class _Layer:
+    """What one layer has parked."""
+
+    parked: list[Parked] = field(default_factory=list)
+    copied: Any = None
+    """CUDA event after which the newest of them is in host memory."""
+
+
+class HostMemory:
+    """Tensors that wait in host memory, by the layer they are of. Copies run on one stream beside the computation."""
+
+    def __init__(self, small: int = SMALL) -> None:
+        self._small = small
+        self._layers: list[_Layer] = []
+        self._stream: Any = None
+
+    @property
+    def parked_bytes(self) -> int:
+        """Bytes in host memory now."""
+        return sum(p.host.nbytes for layer in self._layers for p in layer.parked)
+
+    def clear(self) -> None:
+        """Begin a forward pass."""
+        self._layers = []
+
+    def begin_layer(self) -> None:
+        """What is parked from now on is of the next layer."""
+        if len(self._layers) >= 2 and self._layers[-2].copied is not None:
+            # Two layers may be on their way to the host, no more: else their memory is not free when it is needed.
+            torch.cuda.current_stream().wait_event(self._layers[-2].copied)
+        self._layers.append(_Layer())
+
+    def park(self, tensor: Tensor) -> Tensor | Parked:
+        """Copy to host memory; a small tensor stays where it is."""
+        if tensor.nbytes < self._small:
+            return tensor
+        layer = self._layers[-1]
+        if tensor.is_cuda:
+            host = torch.empty_like(tensor, device="cpu", pin_memory=True)
+            stream = self._side_stream(tensor)
+            with torch.cuda.stream(stream):
+                host.copy_(tensor, non_blocking=True)
+                layer.copied = stream.record_event()
+            tensor.record_stream(stream)
+        else:
+            host = tensor.detach().clone()
+        layer.parked.append(Parked(host, tensor.device, len(self._layers) - 1))
+        return layer.parked[-1]
+
+    def fetch(self, parked: Tensor | Parked) -> Tensor:
+        """The tensor on its device again; the layer before it, which is next, is on its way from now on."""
+        if isinstance(parked, Tensor):
+            return parked
+        for layer in self._layers[max(0, parked.layer - 1) : parked.layer + 1][::-1]:
+            for other in layer.parked:
+                self._load(other)
+        self._layers[parked.layer].parked.remove(parked)
+        assert parked.loaded is not None
+        if parked.ready is not None:
+            torch.cuda.current_stream().wait_event(parked.ready)
+        return parked.loaded
+
+    def _load(self, parked: Parked) -> None:
+        if parked.loaded is not None:
+            return
+        if parked.device.type != "cuda":
+            parked.loaded = parked.host
+            return
+        parked.loaded = torch.empty_like(parked.host, device=parked.device)
+        stream = self._side_stream(parked.loaded)
+        with torch.cuda.stream(stream):
+            parked.loaded.copy_(parked.host, non_blocking=True)
+            parked.ready = stream.record_event()
+
+    def _side_stream(self, tensor: Tensor) -> Any:
+        """The stream of copies, after all that the computation has been given so far."""
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(tensor.device)
+        self._stream.wait_stream(torch.cuda.current_stream(tensor.device))
+        return self._stream

@@ -1,0 +1,127 @@
+"""What a layer keeps for the backward pass changes memory and time, never the gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from deepcoder_trainer.learner.activations import ATTENTION, HostMemory, prepare
+from deepcoder_trainer.learner.group import plan_batch
+
+MODES = {
+    "recomputed": {"keep_attention": False, "offload": False},
+    "attention kept": {"keep_attention": True, "offload": False},
+    "offloaded": {"keep_attention": False, "offload": True},
+    "attention kept, offloaded": {"keep_attention": True, "offload": True},
+}
+
+
+class AttentionRuns(TorchDispatchMode):
+    """Counts forward passes of attention, in whatever graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func in ATTENTION
+        return func(*args, **(kwargs or {}))
+
+
+def gradient(learner: Any, step: Any) -> torch.Tensor:
+    learner.policy.zero_grad()
+    learner.accumulate(step, {})
+    values = [p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad for p in learner.policy.parameters()]
+    return torch.cat([v.flatten() for v in values])
+
+
+@pytest.mark.parametrize("precision", ["Float32", "BFloat16"])
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES.keys())
+def test_the_gradient_is_the_same_to_the_bit(
+    mode: dict[str, bool], precision: str, make_recipe: Callable, make_batch: Callable, make_learner: Callable
+) -> None:
+    recipe = make_recipe(optimizer_steps=1, precision=precision)
+    [[step]] = plan_batch(make_batch(), recipe, 64, 1)
+    learner = make_learner(recipe).rank
+    expected = gradient(learner, step)
+    prepare(learner.policy, **mode, small=0)
+    assert torch.equal(gradient(learner, step), expected)
+    assert torch.equal(gradient(learner, step), expected)
+    assert expected.norm() > 0
+
+
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES.keys())
+def test_attention_runs_once_a_layer_where_its_output_is_kept(
+    mode: dict[str, bool], make_recipe: Callable, make_batch: Callable, make_learner: Callable
+) -> None:
+    recipe = make_recipe(optimizer_steps=1)
+    [[step]] = plan_batch(make_batch(), recipe, 64, 1)
+    learner = make_learner(recipe).rank
+    prepare(learner.policy, **mode, small=0)
+    with AttentionRuns() as runs:
+        learner.accumulate(step, {})
+    layers = len(learner.policy.model.layers) * len(step.micro_batches)
+    assert runs.count == layers * (1 if mode["keep_attention"] else 2)
+
+
+def saved_bytes(learner: Any, step: Any) -> int:
+    """Bytes that the graph of the first micro-batch holds on the device between forward and backward pass."""
+    held: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in parameters:
+            held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    parameters = {p.untyped_storage().data_ptr() for p in learner.policy.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        kept_alive = learner._forward(step.micro_batches[0])
+    assert kept_alive[0].requires_grad
+    return sum(held.values())
+
+
+def test_a_layer_keeps_its_input_alone_and_nothing_when_that_is_offloaded(
+    make_recipe: Callable, make_batch: Callable, make_learner: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[HostMemory] = []
+    original = HostMemory.clear
+    monkeypatch.setattr(HostMemory, "clear", lambda self: (made.append(self), original(self))[1])
+    recipe = make_recipe(optimizer_steps=1)
+    [[step]] = plan_batch(make_batch(), recipe, 64, 1)
+    tokens = len(step.micro_batches[0].input_ids)
+    boundary = tokens * 32 * 4
+    plain, recomputed, offloaded = (make_learner(recipe).rank for _ in range(3))
+    prepare(recomputed.policy, keep_attention=False, offload=False)
+    prepare(offloaded.policy, keep_attention=False, offload=True, small=0)
+    layers = len(plain.policy.model.layers)
+    assert saved_bytes(recomputed, step) < saved_bytes(plain, step) / 3
+    assert saved_bytes(recomputed, step) - saved_bytes(offloaded, step) == layers * boundary
+    assert made[-1].parked_bytes == layers * boundary
+
+
+def test_what_a_failed_pass_has_parked_is_dropped_by_the_next(
+    make_recipe: Callable, make_batch: Callable, make_learner: Callable
+) -> None:
+    recipe = make_recipe(optimizer_steps=1)
+    [[step]] = plan_batch(make_batch(), recipe, 64, 1)
+    learner = make_learner(recipe).rank
+    expected = gradient(learner, step)
+    prepare(learner.policy, keep_attention=True, offload=True, small=0)
+    for _ in range(2):
+        learner._forward(step.micro_batches[0])  # its backward pass never comes
+    assert torch.equal(gradient(learner, step), expected)
+
+
+def test_no_gradient_no_copy(make_recipe: Callable, make_batch: Callable, make_learner: Callable) -> None:
+    recipe = make_recipe(optimizer_steps=1)
+    [[step]] = plan_batch(make_batch(), recipe, 64, 1)
+    learner = make_learner(recipe).rank
+    expected = learner.logprobs(step.micro_batches[0])
+    prepare(learner.policy, keep_attention=True, offload=True, small=0)
+    with AttentionRuns() as runs:
+        assert (learner.logprobs(step.micro_batches[0]) == expected).all()
+    assert runs.count == len(learner.policy.model.layers)
