@@ -346,3 +346,10 @@ def test_numbers_of_numpy_are_numbers_in_published_scorings():
         assert not strict.equal_as_json(decode(encoded, json_only=True), plain)
     for value in (numpy.array([1]), numpy.longdouble(1), numpy.datetime64("2020-01-01"), numpy.str_("a")):
         assert livecodebench.compare_value(decode(encoding.encode(value)), [1]) is not None
+
+
+def test_text_without_an_end_and_number_without_one_are_looked_at_once():
+    started = time.process_time()
+    values.check_depth("[]" * 201 + '"' + '\\"' * 200_000)
+    assert strict.compare_text(b"1", "1" * 200_000 + "x", 1e-6) is not None
+    assert time.process_time() - started < 1

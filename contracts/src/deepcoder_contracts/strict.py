@@ -17,7 +17,7 @@ import re
 from typing import Any
 
 _WHITE_SPACE = b" \t\n\r\x0b\x0c"
-_NUMBER = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
+_NUMBER = re.compile(rb"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,4})?", re.ASCII)
 _EXCESS_BYTES = 1 << 20
 _DIGITS_AT_ONCE, _MAX_DIGITS = 4000, 50_000
 

@@ -22,7 +22,7 @@ _TIMES_EXPECTED, _BYTES_MORE = 64, 1 << 16
 """An equal value's encoding is longer than the expected text by a factor of at most 50 (a float as a fraction)."""
 
 _NESTED = {list, dict}
-_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{\]}]')
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{\]}]', re.DOTALL)  # a text without an end is looked at once
 _FLOAT_BITS = 1100
 
 
