@@ -68,8 +68,14 @@ SCRATCH = "    if scratch:\n"
 DEFECTS = {
     "network": ("worker/syscalls.py", UID, f'{UID} "socket": (41, 198), "socketpair": (53, 199),'),
     "host_files": ("worker/readable.py", SCRATCH, f'    rules.append(("/etc", landlock.READ))\n{SCRATCH}'),
-    "processes": ("worker/seccomp.py", "(_JSET, 0, 2, _CLONE_THREAD),", "(_JSET, 0, 0, _CLONE_THREAD),"),
-    "own_sigkill": ("worker/seccomp.py", "(_JEQ, 2, 0, _SIGKILL),", "(_JEQ, 0, 0, _SIGKILL),"),
+    "processes": (
+        "worker/seccomp.py",
+        '(_JSET, "allow", "refuse", _CLONE_THREAD)',
+        '(_JSET, "allow", "allow", _CLONE_THREAD)',
+    ),
+    "own_sigkill": ("worker/seccomp.py", '(_JEQ, "refuse", "", _SIGKILL)', '(_JEQ, "", "", _SIGKILL)'),
+    "signals": ("worker/seccomp.py", '(_JEQ, "allow", "refuse", _OWN_PID)', '(_JEQ, "allow", "allow", _OWN_PID)'),
+    "other_calls": ("worker/seccomp.py", 'told = [(row[column], "refuse") for', 'told = [(row[column], "allow") for'),
     "descriptor_signals": ("worker/seccomp.py", FCNTLS, f"{FCNTLS} *(8, 10, 15, 1024, 1026),"),
     "descriptor_memory": ("worker/seccomp.py", FCNTLS, f"{FCNTLS} 1031,"),
     "file_changes": ("worker/syscalls.py", UID, f'{UID} "fchmod": (91, 52),'),

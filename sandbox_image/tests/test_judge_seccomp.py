@@ -12,8 +12,8 @@ PID = 4711
 MACHINES = sorted(syscalls.AUDIT_ARCH)
 
 
-def answer(program, arch, number, *arguments):
-    """What the filter returns for a call."""
+def one_answer(program, arch, number, *arguments):
+    """What one filter returns for a call."""
     words = [number, arch, 0, 0]
     for argument in (*arguments, *[0] * (6 - len(arguments))):
         argument &= (1 << 64) - 1
@@ -32,27 +32,37 @@ def answer(program, arch, number, *arguments):
             at += if_true if holds[operation] else if_false
 
 
+def of_runner(machine):
+    return seccomp.assemble_inherited(machine), seccomp.assemble_own(machine)
+
+
+def answer(programs, arch, number, *arguments):
+    """What the kernel makes of the answers of several filters: the strictest counts."""
+    answers = [one_answer(program, arch, number, *arguments) for program in programs]
+    return KILL if KILL in answers else min(answers)
+
+
 @pytest.fixture(params=MACHINES)
 def call(request):
     machine = request.param
-    program, arch = seccomp.assemble(machine), syscalls.AUDIT_ARCH[machine]
+    programs, arch = of_runner(machine), syscalls.AUDIT_ARCH[machine]
     numbers = syscalls.allowed_numbers(machine)
-    return lambda name, *arguments: answer(program, arch, numbers.get(name, name), *arguments)
+    return lambda name, *arguments: answer(programs, arch, numbers.get(name, name), *arguments)
 
 
 @pytest.mark.parametrize("machine", MACHINES)
 def test_every_number_is_decided_as_the_table_says(machine):
-    program, arch = seccomp.assemble(machine), syscalls.AUDIT_ARCH[machine]
+    programs, arch = of_runner(machine), syscalls.AUDIT_ARCH[machine]
     allowed = set(syscalls.allowed_numbers(machine).values())
     for number in range(syscalls.NEWEST_KNOWN + 1):
-        given = answer(program, arch, number)
+        given = answer(programs, arch, number)
         assert given != KILL
         if number not in allowed:
             assert given == EPERM, number
-    assert answer(program, arch, syscalls.NEWEST_KNOWN + 1) == ENOSYS
-    assert answer(program, arch, 0x40000000) == EPERM
-    assert answer(program, arch, 0xFFFFFFFF) == EPERM
-    assert answer(program, 0x40000003, 1) == KILL
+    assert answer(programs, arch, syscalls.NEWEST_KNOWN + 1) == ENOSYS
+    assert answer(programs, arch, 0x40000000) == EPERM
+    assert answer(programs, arch, 0xFFFFFFFF) == EPERM
+    assert answer(programs, 0x40000003, 1) == KILL
 
 
 def test_no_call_is_allowed_twice_and_every_rule_is_for_a_call_that_is():
@@ -86,27 +96,47 @@ def test_signals_go_to_the_own_process_alone_and_never_sigkill(call, name, signa
         assert sent(pid, 15) == EPERM
 
 
-RLIMIT_CPU, RLIMIT_STACK, RLIMIT_SIGPENDING, RLIMIT_RTTIME = 0, 3, 11, 15
+RLIMIT_CPU, RLIMIT_SIGPENDING, RLIMIT_RTTIME = 0, 11, 15
 
 
 def test_limits_may_be_read_and_some_lowered_but_none_that_kills_and_none_of_others(call):
     assert call("prlimit64", 0, 0, 0, 1) == ALLOW
-    assert call("prlimit64", PID, 3, 0x7F0000000000, 0) == ALLOW
+    assert call("prlimit64", 0, 3, 0x7F0000000000, 0) == ALLOW
     assert call("prlimit64", 0, 0, 0x7F0000000000, 0) == EPERM
     assert call("prlimit64", 0, 0, 0x100000000, 0) == EPERM
     assert call("prlimit64", PID + 1, 3, 0, 0) == EPERM
-    assert call("setrlimit", RLIMIT_STACK) == ALLOW
     for limit in (RLIMIT_CPU, RLIMIT_SIGPENDING, RLIMIT_RTTIME):
-        assert call("setrlimit", limit) == EPERM
         assert call("prlimit64", 0, limit, 0x7F0000000000, 0) == EPERM
-        assert call("prlimit64", PID, limit, 0, 1) == ALLOW
+        assert call("prlimit64", 0, limit, 0x100000000, 0) == EPERM
+        assert call("prlimit64", 0, limit, 0, 1) == ALLOW
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_zygote_may_serve_and_do_nothing_else_that_a_program_may_not(machine):
+    column, arch = syscalls.machine_column(machine), syscalls.AUDIT_ARCH[machine]
+    inherited, numbers = [seccomp.assemble_inherited(machine)], syscalls.allowed_numbers(machine)
+    to_serve = {row[column] for row in seccomp._TO_SERVE.values()}
+    assert to_serve.isdisjoint(numbers.values())
+    for number in range(syscalls.NEWEST_KNOWN + 1):
+        given = answer(inherited, arch, number)
+        assert (given == ALLOW) if number in to_serve else (number in numbers.values() or given == EPERM), number
+    assert answer(inherited, arch, numbers["clone"], 0x1200011) == ALLOW  # fork
+    assert answer(inherited, arch, numbers["clone"], 0x10000000 | 0x1200011) == EPERM
+    assert answer(inherited, arch, numbers["kill"], -1, 9) == ALLOW
+    assert answer(inherited, arch, numbers["prlimit64"], 0, RLIMIT_CPU, 1, 0) == ALLOW
+    assert answer(inherited, arch, numbers["prlimit64"], 0, RLIMIT_RTTIME, 1, 0) == EPERM
+
+
+def test_part_of_a_runner_alone_is_short_since_every_test_loads_it():
+    for machine in MACHINES:
+        assert len(seccomp.assemble_own(machine)) <= 40
 
 
 @pytest.mark.parametrize("machine", MACHINES)
 def test_posix_timers_which_can_deliver_any_signal_are_refused(machine):
-    program, arch = seccomp.assemble(machine), syscalls.AUDIT_ARCH[machine]
+    programs, arch = of_runner(machine), syscalls.AUDIT_ARCH[machine]
     for number in {"x86_64": range(222, 227), "aarch64": range(107, 112)}[machine]:
-        assert answer(program, arch, number) == EPERM
+        assert answer(programs, arch, number) == EPERM
 
 
 def test_descriptors_can_be_copied_and_marked_but_send_no_signals_and_take_no_kernel_memory(call):
@@ -129,7 +159,7 @@ def test_terminals_and_process_options_are_out_of_reach(call):
 
 def test_unknown_machine_is_refused():
     with pytest.raises(syscalls.UnsupportedMachine, match="riscv64"):
-        seccomp.assemble("riscv64")
+        seccomp.assemble_inherited("riscv64")
 
 
 HEADERS = {

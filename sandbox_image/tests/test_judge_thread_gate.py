@@ -49,7 +49,9 @@ libc.prctl(libc.PR_SET_NO_NEW_PRIVS, 1)
 gate = thread_gate.ThreadGate(os.open("/proc", os.O_PATH))
 pid = os.fork()
 if pid == 0:
-    seccomp.Filter().load(os.getpid())
+    system_calls = seccomp.Filter()
+    system_calls.load_base()
+    system_calls.load(os.getpid())
     made = 0
     try:
         for _ in range(1000): threading.Thread(target=time.sleep, args=(60,), daemon=True).start(); made += 1

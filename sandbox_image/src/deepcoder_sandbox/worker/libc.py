@@ -19,6 +19,8 @@ PR_SET_SECCOMP = 22
 PR_SET_NO_NEW_PRIVS = 38
 
 SECCOMP_MODE_FILTER = 2
+SECCOMP_IOCTL_NOTIF_RECV = 0xC050_2100
+SECCOMP_IOCTL_NOTIF_SEND = 0xC018_2101
 _SECCOMP_SET_MODE_FILTER = 1
 _SECCOMP_FILTER_FLAG_NEW_LISTENER = 8
 
@@ -133,3 +135,9 @@ def seccomp_listener(instructions: bytes) -> int:
     number = _SYS_SECCOMP[os.uname().machine]
     result = _libc.syscall(number, _SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_NEW_LISTENER, header)
     return _check(int(result), "seccomp")
+
+
+def trim_heap() -> None:
+    """Give back to the kernel what the allocator holds free, where it can: every fork would copy its page tables."""
+    if hasattr(_libc, "malloc_trim"):
+        _libc.malloc_trim(ctypes.c_size_t(0))

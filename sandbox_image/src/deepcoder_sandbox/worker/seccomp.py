@@ -1,4 +1,8 @@
-"""The runner's system call filter: BPF made here, handed to the kernel with prctl.
+"""The system call filter: BPF made here, handed to the kernel with prctl, in two parts.
+
+The first is laid on a zygote once and inherited by its runners for nothing: it leaves what a computing program may do
+and the few calls that serving needs. The second is small, since loading it is paid for by every test: it takes those
+few from the runner and holds its own pid. What both leave is what `deepcoder_sandbox.worker.syscalls` lists.
 
 The program may compute, use threads and touch the files that Landlock leaves it. It may not start a process, open a
 socket, signal anyone but itself, or raise a limit. A refused call fails with EPERM, so an honest program that tries
@@ -30,18 +34,14 @@ _ENOTTY = 0x0005_0000 | 25
 _CLONE_THREAD = 0x0001_0000
 _NEW_NAMESPACES = 0x7E02_0080
 _SIGKILL, _SIGSTOP = 9, 19
-_RLIMITS_SETTABLE = (
-    1,
-    2,
-    3,
-    4,
-    7,
-    9,
-)  # FSIZE, DATA, STACK, CORE, NOFILE, AS: passing them is never answered by SIGKILL
+_RLIMIT_CPU = 0
+_RLIMITS_SETTABLE = (1, 2, 3, 4, 7, 9)
+"""FSIZE, DATA, STACK, CORE, NOFILE, AS: passing them is never answered by SIGKILL."""
 _PRCTL_OPTIONS = (
     *(15, 16, 0x5356_4D41),  # PR_SET_NAME, PR_GET_NAME, PR_SET_VMA (the allocator names its memory)
     *(3, 21, 39),  # PR_GET_DUMPABLE, PR_GET_SECCOMP, PR_GET_NO_NEW_PRIVS: the judge has its own program ask
 )
+_PRCTLS_TO_CONFINE = (libc.PR_SET_PDEATHSIG, libc.PR_SET_DUMPABLE, libc.PR_SET_SECCOMP)
 _IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
 _FCNTLS = (
     *(0, 1, 2, 3, 4, 1030),  # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC
@@ -49,6 +49,18 @@ _FCNTLS = (
 )
 """Not F_SETOWN, F_SETSIG, F_SETLEASE, F_NOTIFY, which end in a signal; not F_SETPIPE_SZ and locks of ranges, which take
 kernel memory outside every limit of the program."""
+
+
+_TO_SERVE: dict[str, tuple[int, int]] = {
+    "recvmsg": (47, 212),
+    "recvfrom": (45, 207),
+    "sendto": (44, 206),
+    "pidfd_open": (434, 434),
+    "setresuid": (117, 147),
+    "setresgid": (119, 149),
+    "landlock_restrict_self": (446, 446),
+}
+"""What a zygote needs beyond what a program may do, up to where a runner loads its part: (x86_64, aarch64) numbers."""
 
 
 class _Pid(int):
@@ -71,27 +83,13 @@ def _in_set(index: int, values: tuple[int, ...], inside: int, outside: int) -> l
     return [*code, (_RET, 0, 0, outside), (_RET, 0, 0, inside)]
 
 
-def _signal_rule(signal_argument: int) -> list[Instruction]:
-    """Allow a signal to the own thread group, SIGKILL and SIGSTOP excepted."""
-    return [
-        _argument(0),
-        (_JEQ, 0, 4, _OWN_PID),
-        _argument(signal_argument),
-        (_JEQ, 2, 0, _SIGKILL),
-        (_JEQ, 1, 0, _SIGSTOP),
-        (_RET, 0, 0, _ALLOW),
-        (_RET, 0, 0, _EPERM),
-    ]
-
-
 def _prlimit_rule() -> list[Instruction]:
-    """Allow to read any own limit, and to set those that are safe to."""
-    to_set = _in_set(1, _RLIMITS_SETTABLE, _ALLOW, _EPERM)
+    """Allow to read any limit of the caller's own, and to set those that are safe to (and for now that of CPU time)."""
+    to_set = _in_set(1, (_RLIMIT_CPU, *_RLIMITS_SETTABLE), _ALLOW, _EPERM)
     to_refusal, to_leave = len(to_set) - 2, len(to_set) - 1
     return [
         _argument(0),
-        (_JEQ, 1, 0, 0),
-        (_JEQ, 0, 4 + to_refusal, _OWN_PID),
+        (_JEQ, 0, 4 + to_refusal, 0),
         _argument(2),
         (_JEQ, 0, 2, 0),
         _argument(2, high=True),
@@ -101,29 +99,20 @@ def _prlimit_rule() -> list[Instruction]:
 
 
 _RULES: dict[str, list[Instruction]] = {
-    "clone": [
-        _argument(0),
-        (_JSET, 0, 2, _CLONE_THREAD),
-        (_JSET, 1, 0, _NEW_NAMESPACES),
-        (_RET, 0, 0, _ALLOW),
-        (_RET, 0, 0, _EPERM),
-    ],
+    "clone": [_argument(0), (_JSET, 1, 0, _NEW_NAMESPACES), (_RET, 0, 0, _ALLOW), (_RET, 0, 0, _EPERM)],
     "clone3": [(_RET, 0, 0, _ENOSYS)],
-    "kill": _signal_rule(1),
-    "tgkill": _signal_rule(2),
-    "ioctl": _in_set(1, _IOCTLS, _ALLOW, _ENOTTY),
+    "tgkill": _in_set(2, (_SIGKILL, _SIGSTOP), _EPERM, _ALLOW),
+    "ioctl": _in_set(1, (*_IOCTLS, libc.SECCOMP_IOCTL_NOTIF_RECV, libc.SECCOMP_IOCTL_NOTIF_SEND), _ALLOW, _ENOTTY),
     "fcntl": _in_set(1, _FCNTLS, _ALLOW, _EPERM),
-    "prctl": _in_set(0, _PRCTL_OPTIONS, _ALLOW, _EPERM),
-    "setrlimit": _in_set(0, _RLIMITS_SETTABLE, _ALLOW, _EPERM),
+    "prctl": _in_set(0, (*_PRCTL_OPTIONS, *_PRCTLS_TO_CONFINE), _ALLOW, _EPERM),
     "prlimit64": _prlimit_rule(),
 }
 
 
-class Filter:
+class _Program:
     """A filter program in memory, ready to load, with holes where a runner's pid belongs."""
 
-    def __init__(self, machine: str | None = None) -> None:
-        instructions = assemble(machine)
+    def __init__(self, instructions: list[Instruction]) -> None:
         packed = b"".join(struct.pack("<HBBI", *instruction) for instruction in instructions)
         self._code = bytearray(packed)
         self._holes = [
@@ -135,23 +124,37 @@ class Filter:
         self._address = ctypes.addressof(self._header)
 
     def load(self, pid: int) -> None:
-        """Bind this thread, for good, to the filter made out for `pid`. Needs no_new_privs."""
         for hole in self._holes:
             struct.pack_into("<I", self._code, hole, pid)
         libc.prctl(libc.PR_SET_SECCOMP, libc.SECCOMP_MODE_FILTER, self._address)
 
 
-def assemble(machine: str | None = None) -> list[Instruction]:
-    """Return the filter for `machine`: check the machine, then find the call by bisection."""
+class Filter:
+    """Both parts, ready to load. Loading needs no_new_privs, and binds this thread and what it forks for good."""
+
+    def __init__(self) -> None:
+        self._inherited = _Program(assemble_inherited())
+        self._own = _Program(assemble_own())
+
+    def load_base(self) -> None:
+        """Bind a zygote, as the last step of its preparation."""
+        self._inherited.load(0)
+
+    def load(self, pid: int) -> None:
+        """Bind a runner, which `pid` is."""
+        self._own.load(pid)
+
+
+def assemble_inherited(machine: str | None = None) -> list[Instruction]:
+    """Return the part for zygote and runners: check the machine, then find the call by bisection."""
+    column = syscalls.machine_column(machine)
     numbers = syscalls.allowed_numbers(machine)
-    arch = list(syscalls.AUDIT_ARCH.values())[syscalls.machine_column(machine)]
     blocks: dict[str, list[Instruction]] = {"allow": [(_RET, 0, 0, _ALLOW)], "refuse": [(_RET, 0, 0, _EPERM)]}
     blocks["unknown"] = [(_RET, 0, 0, _ENOSYS)]
-    action = dict.fromkeys(numbers.values(), "allow")
+    action = dict.fromkeys([*numbers.values(), *(row[column] for row in _TO_SERVE.values())], "allow")
     for name, block in _RULES.items():
-        if name in numbers:
-            blocks[name] = block
-            action[numbers[name]] = name
+        blocks[name] = block
+        action[numbers[name]] = name
     bounds: list[tuple[int, str]] = []
     for number in range(syscalls.NEWEST_KNOWN + 1):
         target = action.get(number, "refuse")
@@ -161,7 +164,7 @@ def assemble(machine: str | None = None) -> list[Instruction]:
     bounds.append((0x4000_0000, "refuse"))  # the x32 variants of x86_64
     head: list[Instruction] = [
         (_LD_W_ABS, 0, 0, _ARCH),
-        (_JEQ, 1, 0, arch),
+        (_JEQ, 1, 0, list(syscalls.AUDIT_ARCH.values())[column]),
         (_RET, 0, 0, _KILL),
         (_LD_W_ABS, 0, 0, _NR),
     ]
@@ -176,3 +179,43 @@ def _bisect(bounds: list[tuple[int, str]], block: Callable[[str], list[Instructi
     if len(low) > 255:
         raise ValueError("filter too large for a BPF jump: split the system call table")
     return [(_JGE, len(low), 0, bounds[middle][0]), *low, *high]
+
+
+def assemble_own(machine: str | None = None) -> list[Instruction]:
+    """Return the part for a runner alone. The other part has checked the machine, and what calls both know of."""
+    column = syscalls.machine_column(machine)
+    numbers = syscalls.allowed_numbers(machine)
+    rules = [
+        ("clone", _argument(0)),
+        ("", (_JSET, "allow", "refuse", _CLONE_THREAD)),
+        ("kill", _argument(1)),
+        ("", (_JEQ, "refuse", "", _SIGKILL)),
+        ("", (_JEQ, "refuse", "", _SIGSTOP)),
+        ("tgkill", _argument(0)),
+        ("", (_JEQ, "allow", "refuse", _OWN_PID)),
+        ("prctl", _argument(0)),
+        *(("", (_JEQ, "refuse", "", option)) for option in _PRCTLS_TO_CONFINE[:-1]),
+        ("", (_JEQ, "refuse", "allow", _PRCTLS_TO_CONFINE[-1])),
+        ("prlimit64", _argument(1)),
+        ("", (_JEQ, "", "allow", _RLIMIT_CPU)),
+        ("", _argument(2)),
+        ("", (_JEQ, "", "refuse", 0)),
+        ("", _argument(2, high=True)),
+        ("", (_JEQ, "allow", "refuse", 0)),
+        ("refuse", (_RET, "", "", _EPERM)),
+        ("allow", (_RET, "", "", _ALLOW)),
+    ]
+    told = [(row[column], "refuse") for row in _TO_SERVE.values()]
+    told += [(numbers[name], name) for name, _ in rules if name in numbers]
+    chosen = [("", (_JEQ, target, "", number)) for number, target in told[:-1]]
+    chosen.append(("", (_JEQ, told[-1][1], "allow", told[-1][0])))
+    lines = [("", (_LD_W_ABS, "", "", _NR)), *chosen, *rules]
+    places = {label: place for place, (label, _) in enumerate(lines) if label}
+
+    def distance(target: str | int, place: int) -> int:
+        return places[target] - place - 1 if isinstance(target, str) and target else 0
+
+    return [
+        (operation, distance(if_true, place), distance(if_false, place), constant)
+        for place, (_, (operation, if_true, if_false, constant)) in enumerate(lines)
+    ]

@@ -9,12 +9,11 @@ Fails with `UnsupportedMachine` elsewhere, so that no filter is ever built from 
 
 from __future__ import annotations
 
-import platform
-from dataclasses import dataclass
+import os
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """Calls allowed for one purpose, and what keeps a program from misusing them."""
 
     attacked_as: tuple[str, ...]
@@ -55,6 +54,7 @@ GROUPS: dict[str, Group] = {
             "copy_file_range": (326, 285),
             "lseek": (8, 62),
             "close": (3, 57),
+            "close_range": (436, 436),
             "fsync": (74, 82),
             "fdatasync": (75, 83),
             "flock": (73, 32),
@@ -173,7 +173,6 @@ GROUPS: dict[str, Group] = {
         ("cpu_time", "deadly_limits", "process_options", "not_dumpable"),
         {
             "getrlimit": (97, 163),
-            "setrlimit": (160, 164),
             "prlimit64": (302, 261),
             "getrusage": (98, 165),
             "prctl": (157, 167),
@@ -233,7 +232,7 @@ class UnsupportedMachine(OSError):
 
 def machine_column(machine: str | None = None) -> int:
     """Return the table's column for `machine` (default: this one)."""
-    name = machine or platform.machine()
+    name = machine or os.uname().machine
     if name not in AUDIT_ARCH:
         raise UnsupportedMachine(f"no system call table for machine {name!r}: known are {', '.join(AUDIT_ARCH)}")
     return list(AUDIT_ARCH).index(name)

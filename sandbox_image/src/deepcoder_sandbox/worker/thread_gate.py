@@ -27,7 +27,6 @@ _NR, _ARCH, _FIRST_ARGUMENT = 0, 4, 16
 _CLONE_THREAD = 0x0001_0000
 _ALLOW, _ASK = 0x7FFF_0000, 0x7FC0_0000
 
-_RECEIVE, _SEND = 0xC050_2100, 0xC018_2101
 _QUESTION = struct.Struct("<QII64x")
 _ANSWER = struct.Struct("<QqiI")
 _GO_ON = 1
@@ -64,10 +63,14 @@ class ThreadGate:
     def answer(self, pid: int) -> None:
         """Let the thread that the program `pid` asks for come to be, or fail as a user's limit would have it fail."""
         try:
-            asked = fcntl.ioctl(self._listener, _RECEIVE, bytes(_QUESTION.size))
+            asked = fcntl.ioctl(self._listener, libc.SECCOMP_IOCTL_NOTIF_RECV, bytes(_QUESTION.size))
             number = _QUESTION.unpack(asked)[0]
             refusal = -errno.EAGAIN if self._threads(pid) >= MAX_THREADS else 0
-            fcntl.ioctl(self._listener, _SEND, _ANSWER.pack(number, 0, refusal, 0 if refusal else _GO_ON))
+            fcntl.ioctl(
+                self._listener,
+                libc.SECCOMP_IOCTL_NOTIF_SEND,
+                _ANSWER.pack(number, 0, refusal, 0 if refusal else _GO_ON),
+            )
         except (FileNotFoundError, InterruptedError):  # whoever asked has ended meanwhile
             return
 
