@@ -51,23 +51,19 @@ class TimeoutException(Exception):  # programs and the grading know it by this n
     """What the alarm raises in the program."""
 
 
-def _program_module() -> ModuleType:
-    """Return a module with the names that star imports put before every program.
+_module = ModuleType("tmp_sol", "")
+"""The program's, with the names that star imports put before every program. Those are hundreds of objects, each of
+which a copy would have to touch in every process."""
 
-    Made once a zygote: its names are hundreds of objects, each of which a copy would have to touch in every process.
-    """
-    module = ModuleType("tmp_sol", "")
-    names = module.__dict__
+
+def _star_imports() -> None:
+    names = _module.__dict__
     for starred in _STARRED:
         exec(f"from {starred} import *", names)  # noqa: S102
     for imported in _STARRED:
         if imported not in ("builtins", "typing"):
             exec(f"import {imported}", names)  # noqa: S102
     names.update(_GUARDED_BUILTINS, exit=_sitebuiltins.Quitter("exit", "Ctrl-D (i.e. EOF)"))
-    return module
-
-
-_MODULE = _program_module()
 
 
 class _Alarm:
@@ -100,7 +96,9 @@ def prepare_zygote() -> None:
     sys.set_int_max_str_digits(_INTEGER_DIGITS)
     vars(os).update(_GUARDED_OS)
     vars(builtins).update(_GUARDED_BUILTINS)
+    sys.argv = ["main.py"]
     vars(sys)["__stdin__"] = _CLOSED
+    _star_imports()
     _signal.signal(_SIGALRM, _alarm.ring)
 
 
@@ -126,7 +124,7 @@ def load(source: str, fn_name: str | None) -> Callable[..., Any]:
             module, text = ModuleType("tmp_sol", ""), source
             exec(compile(text, "<string>", "exec", dont_inherit=True), module.__dict__)  # noqa: S102
         else:
-            module = _MODULE
+            module = _module
             before = _BEFORE_FUNCTION if fn_name else _BEFORE_STDIN
             code = compile(before + text, "<string>", "exec", dont_inherit=True)
             sys.setrecursionlimit(_RECURSION_LIMIT)
