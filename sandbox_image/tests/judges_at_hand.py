@@ -44,8 +44,8 @@ class Judging(Protocol):
         """Confinement of the programs."""
 
     @property
-    def server_pid(self) -> int:
-        """The process that holds expected outputs."""
+    def top_pid(self) -> int:
+        """The process below which everything of the judge is."""
 
     def judge(self, request: JudgeRequest, output_bytes: int) -> JudgeResponse:
         """Judge a request; `output_bytes` bounds the output where that can be chosen."""
@@ -67,7 +67,7 @@ class OwnSlot:
         return self._slot.ensure_zygote().config.tier
 
     @property
-    def server_pid(self) -> int:
+    def top_pid(self) -> int:
         return os.getpid()
 
     def judge(self, request: JudgeRequest, output_bytes: int) -> JudgeResponse:
@@ -99,7 +99,7 @@ class Served:
         return self.capacity.tier
 
     @cached_property
-    def server_pid(self) -> int:
+    def top_pid(self) -> int:
         found = [
             pid
             for pid in all_pids()

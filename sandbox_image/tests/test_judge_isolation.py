@@ -5,12 +5,13 @@ and POSIX objects, keys.
 """
 
 import os
+import signal
 import threading
 import time
 from pathlib import Path
 
 import pytest
-from judges_at_hand import OwnSlot, descendants, in_every_slot
+from judges_at_hand import OwnSlot, Served, descendants, in_every_slot
 
 from deepcoder_contracts.judge import Verdict
 from deepcoder_sandbox.slot import Slot
@@ -281,7 +282,7 @@ def processes(judging, count=None):
     """Those below the server when nothing is judged; waits a moment for a zygote that is being replaced."""
     until = time.monotonic() + 20
     while True:
-        found = descendants(judging.server_pid)
+        found = descendants(judging.top_pid)
         quiet = all(process.state != "Z" for process in found) and count in (None, len(found))
         if quiet or time.monotonic() > until:
             return found
@@ -355,3 +356,39 @@ for at in range(10):
 print(bigger, locks, held <= 4 << 20)
 """
     assert judge(code, ("", "0 0 True")).passed is True
+
+
+def served_in_a_pod(judging):
+    if not isinstance(judging, Served):
+        pytest.skip("about a server beside the tests, in a pod: elsewhere orphans are init's, and root sees everything")
+
+
+def test_server_keeps_its_memory_and_descriptors_from_all_others_of_its_user(judging):
+    served_in_a_pod(judging)
+    processes = [process.pid for process in descendants(judging.top_pid)]
+    assert len(processes) > judging.slots
+    for pid in processes:
+        for name in ("mem", "environ", "maps"):
+            with pytest.raises(PermissionError):
+                Path(f"/proc/{pid}/{name}").read_bytes()
+        with pytest.raises(PermissionError):
+            list(Path(f"/proc/{pid}/fd").iterdir())
+
+
+def test_runner_whose_zygote_is_killed_is_not_left_behind(judging, make):
+    served_in_a_pod(judging)
+    before = len(processes(judging))
+    answers = []
+    sleeper = make("import time\ntime.sleep(1.5)\nprint(1)", ("", "1"))
+    thread = threading.Thread(target=lambda: answers.append(judging.judge(sleeper, 1 << 20)))
+    thread.start()
+    time.sleep(0.7)
+    found = {process.pid: process for process in descendants(judging.top_pid)}
+    ended = [process for process in found.values() if process.pid not in {each.parent for each in found.values()}]
+    runner = max(ended, key=lambda process: process.pid)
+    os.kill(runner.parent, signal.SIGKILL)
+    thread.join()
+    assert [answer.passed for answer in answers] == [True]
+    left = processes(judging, before)
+    assert [process for process in left if process.state == "Z" or process.pid == runner.pid] == []
+    assert len(left) == before, left

@@ -33,6 +33,23 @@ token = open(sys.argv[2]).read().strip()
 asked = urllib.request.Request("http://127.0.0.1:8080" + sys.argv[1], headers={"Authorization": "Bearer " + token})
 print(urllib.request.urlopen(asked, timeout=30).read().decode())
 """
+JUDGE = """
+import concurrent.futures, json, os, sys, urllib.request
+token = open(sys.argv[1]).read().strip()
+def judge(code):
+    body = {"id": os.urandom(8).hex(), "code": code, "tests": [{"input": "", "output": "right"}], "time_limit_s": 20}
+    headers = {"Authorization": "Bearer " + token, "Content-Type": "application/json"}
+    asked = urllib.request.Request("http://127.0.0.1:8080/v1/judge", json.dumps(body).encode(), headers)
+    return json.load(urllib.request.urlopen(asked, timeout=200))
+with concurrent.futures.ThreadPoolExecutor(8) as threads:
+    print(json.dumps(list(threads.map(judge, json.load(sys.stdin)))))
+"""
+MEMORY = """
+import os
+for folder, peak, limit in (("/sys/fs/cgroup", "memory.peak", "memory.max"),
+                            ("/sys/fs/cgroup/memory", "memory.max_usage_in_bytes", "memory.limit_in_bytes")):
+    if os.path.exists(f"{folder}/{peak}"): print(open(f"{folder}/{peak}").read(), open(f"{folder}/{limit}").read())
+"""
 UNPACK = """
 import base64, io, sys, tarfile
 tarfile.open(fileobj=io.BytesIO(base64.b64decode(sys.stdin.read()))).extractall(sys.argv[1])
@@ -79,6 +96,17 @@ class JudgePod:
     def capacity(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.ask("/v1/capacity"))
         return found
+
+    def judge(self, programs: list[str]) -> list[dict[str, Any]]:
+        """Have programs judged at once, each on one test whose output is `right`."""
+        said = self.do("python3", "-c", JUDGE, TOKEN_FILE, stdin=json.dumps(programs), seconds=240)
+        answers: list[dict[str, Any]] = json.loads(said)
+        return answers
+
+    def memory(self) -> tuple[int, int]:
+        """The most memory that the container has had, and its limit, in bytes."""
+        peak, limit = (int(number) for number in self.python(MEMORY).split())
+        return peak, limit
 
     def bring_suite(self) -> None:
         """Put pytest and the judge's tests on the pod's own volume."""
