@@ -42,7 +42,8 @@ def compare_output(got: bytes, expected: str) -> str | None:
         if line_end < 0:
             line_end = end
         if not _lines_equal(got, start, line_end, wanted.strip()):
-            return f"line {index + 1} differs: got {excerpt(got[slice(*_strip(got, start, line_end))][:_SHOWN_BYTES])}"
+            start, line_end = _strip(got, start, line_end)
+            return f"line {index + 1} differs: got {excerpt(got[start : min(line_end, start + _SHOWN_BYTES)])}"
         start = line_end + 1
     return None
 
