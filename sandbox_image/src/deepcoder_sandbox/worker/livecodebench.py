@@ -8,13 +8,13 @@ judge keeps the time. Compared by `deepcoder_sandbox.compare.livecodebench`, ask
 
 from __future__ import annotations
 
-import _signal
 import _sitebuiltins
 import builtins
 import importlib
 import io
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from types import FrameType, ModuleType
@@ -38,7 +38,6 @@ _GUARDED_OS = dict.fromkeys(
 _GUARDED_MODULES = dict.fromkeys(("ipdb", "joblib", "resource", "psutil", "tkinter"))
 _GUARDED_BUILTINS = dict.fromkeys(("quit", "help"))
 _GUARDED_WHERE_USED = {"shutil": dict.fromkeys(("rmtree", "move", "chown")), "subprocess": {"Popen": None}}
-_SIGALRM = int(_signal.SIGALRM)  # as an enum it would touch pages of the enum's
 _CLOSED = io.TextIOWrapper(io.BytesIO())
 _CLOSED.close()
 _BEFORE_STDIN, _BEFORE_FUNCTION = "pass" + "\n" * 36, "pass" + "\n" * 37
@@ -99,7 +98,7 @@ def prepare_zygote() -> None:
     sys.argv = ["main.py"]
     vars(sys)["__stdin__"] = _CLOSED
     _star_imports()
-    _signal.signal(_SIGALRM, _alarm.ring)
+    signal.signal(signal.SIGALRM, _alarm.ring)
 
 
 def _guard_where_used(source: str) -> None:

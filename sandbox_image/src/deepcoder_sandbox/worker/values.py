@@ -70,7 +70,7 @@ def _all_plain(items: list[Any]) -> bool:
     """Whether a list's items are written as they are, as those of most long lists are: found out without a loop."""
     kinds = set(map(type, items))
     if kinds == {int}:
-        return min(items) > -_JSON_INTEGERS and max(items) < _JSON_INTEGERS
+        return bool(min(items) > -_JSON_INTEGERS and max(items) < _JSON_INTEGERS)
     if kinds == {float}:
         return not any(map(math.isnan, items))
     return kinds <= _ALWAYS_PLAIN
