@@ -106,7 +106,9 @@ GREEDY = """
 import sys
 x = bytearray(900 << 20)
 x[::4096] = b"1" * len(x[::4096])
-sys.stdout.write("a" * (63 << 20)); sys.stderr.write("b" * (63 << 20))
+for _ in range(63):
+    sys.stdout.buffer.write(b"a" * (1 << 20)); sys.stderr.buffer.write(b"b" * (1 << 20))
+sys.stdout.flush()
 """
 BEYOND = "x = bytearray(2 << 30)"
 
