@@ -69,6 +69,8 @@ class _Pid(int):
 
 _OWN_PID = _Pid(0)
 Instruction = tuple[int, int, int, int]
+Line = tuple[str, tuple[int, str | int, str | int, int]]
+"""A label, or '', and an instruction that may jump to labels."""
 
 
 def _argument(index: int, high: bool = False) -> Instruction:
@@ -185,7 +187,7 @@ def assemble_own(machine: str | None = None) -> list[Instruction]:
     """Return the part for a runner alone. The other part has checked the machine, and what calls both know of."""
     column = syscalls.machine_column(machine)
     numbers = syscalls.allowed_numbers(machine)
-    rules = [
+    rules: list[Line] = [
         ("clone", _argument(0)),
         ("", (_JSET, "allow", "refuse", _CLONE_THREAD)),
         ("kill", _argument(1)),
@@ -207,9 +209,9 @@ def assemble_own(machine: str | None = None) -> list[Instruction]:
     ]
     told = [(row[column], "refuse") for row in _TO_SERVE.values()]
     told += [(numbers[name], name) for name, _ in rules if name in numbers]
-    chosen = [("", (_JEQ, target, "", number)) for number, target in told[:-1]]
+    chosen: list[Line] = [("", (_JEQ, target, "", number)) for number, target in told[:-1]]
     chosen.append(("", (_JEQ, told[-1][1], "allow", told[-1][0])))
-    lines = [("", (_LD_W_ABS, "", "", _NR)), *chosen, *rules]
+    lines: list[Line] = [("", (_LD_W_ABS, "", "", _NR)), *chosen, *rules]
     places = {label: place for place, (label, _) in enumerate(lines) if label}
 
     def distance(target: str | int, place: int) -> int:
