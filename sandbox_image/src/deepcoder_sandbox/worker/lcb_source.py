@@ -17,8 +17,18 @@ FUNCTION: Final = "wrapped_function"
 _PLAIN_CHARS = 16 << 10  # shorter than any literal or chain of elif that the long way could stumble over
 _PLAIN_LINE = 150  # as deep as a line nests, the unparser's recursion has room for
 
-_TOKEN = re.compile(r"#[^\n]*|'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\"")
-_ODD_TEXT = re.compile(r"'''|\"\"\"|\\[^nt\\'\"]|[\r\0]|class Solution")
+_TOKEN = re.compile(
+    r"#[^\n]*"
+    r"|\b[fF](?:'(?:[^'\"\\\n{}#]|\{[^'\"\\\n{}#]{1,40}\})*'|\"(?:[^'\"\\\n{}#]|\{[^'\"\\\n{}#]{1,40}\})*\")"
+    r"|'''[^'\\\n]+'''|\"\"\"[^\"\\\n]+\"\"\""
+    r"|'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\""
+)
+"""A comment, an f-string without quotes inside, a text in three quotes on one line, any other text."""
+
+_ODD_TEXT = re.compile(
+    r"\\[^nt\\'\"]|[\r\0]|class Solution"
+    r"|trace|inspect|frame|lineno|profile|warn|exc_info|__code__|co_|tb_"  # what could show line numbers
+)
 _ODD_BARE = re.compile(
     r"[^\n -~]"  # tabs, other white space, identifiers that are no ASCII
     r"|\w['\"]|['\"] *['\"]"  # literals with a prefix, or one after another
@@ -26,7 +36,6 @@ _ODD_BARE = re.compile(
     r"|^ *(?:while|for|try|else|finally|except|with|async|class|def)\b(?!.*: *#?$)"  # a body on the line of its head:
     r"|^ *(?:el)?if\b.*: *(?:pass|continue|break)\b"  # whether an alarm is caught there can depend on line numbers
     r"|\bclass +Solution|\byield\b|^ *match\b"
-    r"|trace|inspect|frame|lineno|profile|warn|exc_info|__code__|co_|tb_"  # what could show line numbers
     rf"|^.{{{_PLAIN_LINE}}}",
     re.MULTILINE,
 )
@@ -48,7 +57,7 @@ def _wrap_text(source: str) -> str | None:
     """Rewrite a program without parsing it; None where it is not plain enough."""
     if len(source) > _PLAIN_CHARS or _ODD_TEXT.search(source):
         return None
-    bare = _TOKEN.sub(lambda match: match[0][0], source)  # a comment as its #, a string as its quote
+    bare = _TOKEN.sub(lambda match: "#" if match[0][0] == "#" else "'", source)  # a string as one quote
     if _ODD_BARE.search(bare) or not _FIRST.match(bare) or not _OTHER.search(bare) or _brackets_span_lines(bare):
         return None
     body = source
