@@ -10,6 +10,7 @@ import pytest
 
 from deepcoder_contracts.recipe import Advantage, Overlong
 from deepcoder_trainer.grpo.advantage import group_advantages
+from deepcoder_trainer.grpo.flops import ModelShape, sequence_flops
 from deepcoder_trainer.grpo.pack import assemble, pack, plan_step, split_groups, training_sequences
 from deepcoder_trainer.types import Finish, Generation, Group, Outcome, Sample
 
@@ -100,30 +101,52 @@ def test_a_packed_row_says_where_each_target_is_predicted(make_recipe: Callable)
     assert m.targets.tolist() == [10, 11] * 2
 
 
+QWEN_14B = ModelShape(48, 5120, 13824, 40, 8, 128, 152064, tied=False)
+
+
+def flops(lengths: Sequence[int]) -> list[float]:
+    return [sequence_flops(QWEN_14B, n) for n in lengths]
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 3, 8])
 @pytest.mark.parametrize("seed", range(20))
 def test_packing_loses_nothing_and_keeps_the_budget_and_equal_counts(ranks: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, 33, rng.integers(0, 60)).tolist()
-    plan = pack(lengths, 32, ranks)
-    assert sorted(i for rank in plan for bin_ in rank for i in bin_) == list(range(len(lengths)))
+    plan = pack(lengths, flops(lengths), 32, ranks)
+    assert sorted(i for rank in plan for row in rank for i in row) == list(range(len(lengths)))
     assert len(plan) == ranks
     assert len({len(rank) for rank in plan}) == 1
-    assert all(sum(lengths[i] for i in bin_) <= 32 for rank in plan for bin_ in rank)
-    assert plan == pack(lengths, 32, ranks)
+    assert all(sum(lengths[i] for i in row) <= 32 for rank in plan for row in rank)
+    assert plan == pack(lengths, flops(lengths), 32, ranks)
 
 
 def test_packing_needs_about_as_few_rows_as_there_can_be_and_evens_ranks_out() -> None:
     lengths = np.random.default_rng(0).integers(1, 100, 512).tolist()
-    plan = pack(lengths, 256, 4)
+    plan = pack(lengths, lengths, 256, 4)
     assert len(plan[0]) * 4 <= -(-sum(lengths) // 256) + 4
-    loads = [sum(lengths[i] for b in rank for i in b) for rank in plan]
+    loads = [sum(lengths[i] for row in rank for i in row) for rank in plan]
     assert max(loads) - min(loads) <= 0.02 * sum(loads) / 4
+
+
+@pytest.mark.parametrize("ranks", [2, 8, 16])
+@pytest.mark.parametrize(("capacity", "mu", "sigma"), [(34816, 9.3, 0.8), (34816, 9.5, 0.6), (18432, 8.9, 0.7)])
+@pytest.mark.parametrize("seed", range(3))
+def test_ranks_wait_little_for_each_other_at_every_micro_batch(
+    ranks: int, capacity: int, mu: float, sigma: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    lengths = np.clip(rng.lognormal(mu, sigma, 512), 16, capacity).astype(int).tolist()
+    costs = flops(lengths)
+    plan = pack(lengths, costs, capacity, ranks)
+    spent = np.array([[sum(costs[i] for i in row) for row in rank] for rank in plan])
+    assert spent.max(0).sum() <= 1.03 * sum(costs) / ranks
+    assert len(plan[0]) <= 1.03 * sum(lengths) / (capacity * ranks) + 2
 
 
 def test_a_sequence_beyond_the_budget_is_refused_by_name_of_the_setting() -> None:
     with pytest.raises(ValueError, match=r"33 tokens exceeds .* 32 .* recipe\.tokensPerDevice"):
-        pack([3, 33], 32, 1)
+        pack([3, 33], [3, 33], 32, 1)
 
 
 def test_a_rank_without_work_gets_a_row_that_predicts_nothing(make_recipe: Callable) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -156,8 +157,18 @@ async def test_ranks_that_cannot_be_placed_are_named_with_what_the_cluster_offer
 
 
 async def test_a_model_that_is_refused_is_refused_across_the_process_boundary(
+    make_config: Callable, tiny_model: Callable, tmp_path: Path
+) -> None:
+    shutil.copy(tiny_model() / "config.json", tmp_path)
+    with pytest.raises(BadConfig, match=r"no model\.safetensors") as e:
+        await start_learners(make_config(), tmp_path, deadlines=Deadlines(start=60))
+    assert e.value.field == "model.uri"
+
+
+async def test_a_model_of_unknown_sizes_is_refused_before_any_rank_is_asked_for(
     make_config: Callable, tmp_path: Path
 ) -> None:
-    with pytest.raises(BadConfig, match=r"no config\.json") as e:
-        await start_learners(make_config(), tmp_path, deadlines=Deadlines(start=60))
+    (tmp_path / "config.json").write_text('{"architectures": ["Qwen2ForCausalLM"], "hidden_size": 32}')
+    with pytest.raises(BadConfig, match="does not say num_attention_heads, num_hidden_layers") as e:
+        await start_learners(make_config(), tmp_path)
     assert e.value.field == "model.uri"

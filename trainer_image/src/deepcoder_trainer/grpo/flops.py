@@ -29,7 +29,10 @@ class ModelShape:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Self:
-        """From config.json, or a model's `config.to_dict()`."""
+        """From config.json, or a model's `config.to_dict()`; raises ValueError for a size that is not there."""
+        needed = ("num_attention_heads", "num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size")
+        if missing := [name for name in needed if not config.get(name)]:
+            raise ValueError(f"config.json does not say {', '.join(missing)}")
         heads = int(config["num_attention_heads"])
         return cls(
             layers=int(config["num_hidden_layers"]),

@@ -1,14 +1,17 @@
 """Samples to packed micro-batches: many responses in one row of tokens, equally many rows on every rank.
 
-Sequences are put first-fit, longest first, into as few micro-batches of at most `capacity` tokens as that gives;
-their number is rounded up to a multiple of the ranks and the tokens evened out over them, since ranks wait for each
-other at every collective. A rank with nothing left gets micro-batches without trainable tokens, which still run
-forward and backward. Everything here is a function of lengths and order: the same batch is always packed alike.
+Ranks wait for each other at every collective, so what counts is not how much a rank has in all but how much longer
+than the others it takes for each row. Sequences go, longest first, to the cheapest row that has room, as few rows as
+first-fit needs (rounded up to a multiple of the ranks; one round more where they do not fit so); the rows are then
+sorted by cost and dealt out, so that those of one round cost about the same. Cost is the caller's: attention makes one
+long sequence dearer than many short ones of as many tokens. A rank with nothing left gets micro-batches without
+trainable tokens, which still run forward and backward. Everything here is a function of lengths, costs and order: the
+same batch is always packed alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -20,6 +23,14 @@ from deepcoder_trainer.grpo.advantage import group_advantages
 from deepcoder_trainer.types import FloatArray, Group, IntArray
 
 BoolArray = npt.NDArray[np.bool_]
+
+Cost = Callable[[int, int], float]
+"""What a sequence of so many tokens costs, of which so many are response tokens, in any unit."""
+
+
+def tokens_alone(tokens: int, predicted: int) -> float:
+    """The cost of short sequences, where attention weighs nothing yet."""
+    return float(tokens)
 
 
 @dataclass(frozen=True)
@@ -123,15 +134,18 @@ def split_groups(groups: Sequence[Group], parts: int) -> list[list[Group]]:
     return [ordered[a:b] for a, b in pairwise(bounds)]
 
 
-def plan_step(sequences: Sequence[TrainingSequence], capacity: int, ranks: int) -> list[OptimizerStep]:
+def plan_step(
+    sequences: Sequence[TrainingSequence], capacity: int, ranks: int, cost: Cost = tokens_alone
+) -> list[OptimizerStep]:
     """One entry a rank: its micro-batches, and the denominator that all share."""
-    plan = pack([len(s.input_ids) for s in sequences], capacity, ranks)
+    lengths = [len(s.input_ids) for s in sequences]
+    plan = pack(lengths, [cost(len(s.input_ids), len(s.targets)) for s in sequences], capacity, ranks)
     denominator = int(sum(int(s.mask.sum()) for s in sequences))
-    return [OptimizerStep(tuple(assemble([sequences[i] for i in bin_]) for bin_ in bins), denominator) for bins in plan]
+    return [OptimizerStep(tuple(assemble([sequences[i] for i in row]) for row in rows), denominator) for rows in plan]
 
 
-def pack(lengths: Sequence[int], capacity: int, ranks: int) -> list[list[list[int]]]:
-    """Rank to micro-batches to indices of sequences: at most `capacity` tokens each, equally many a rank.
+def pack(lengths: Sequence[int], costs: Sequence[float], capacity: int, ranks: int) -> list[list[list[int]]]:
+    """Rank to rows to indices of sequences: at most `capacity` tokens each, equally many a rank, dearest rows first.
 
     Raises ValueError for a sequence longer than `capacity`.
     """
@@ -141,48 +155,46 @@ def pack(lengths: Sequence[int], capacity: int, ranks: int) -> list[list[list[in
             f"a sequence of {lengths[order[0]]} tokens exceeds the budget of {capacity} tokens a device: "
             "raise recipe.tokensPerDevice"
         )
-    bins = _first_fit(order, lengths, capacity)
-    per_rank = max(1, -(-len(bins) // ranks))
-    bins += [[] for _ in range(per_rank * ranks - len(bins))]
-    evened = _longest_to_emptiest(order, lengths, len(bins), capacity)
-    bins = evened if evened is not None else bins
-
-    def load(indices: list[int]) -> int:
-        return sum(lengths[i] for i in indices)
-
-    plan: list[list[list[int]]] = [[] for _ in range(ranks)]
-    for indices in sorted(bins, key=lambda b: (-load(b), b)):
-        open_ranks = [r for r in range(ranks) if len(plan[r]) < per_rank]
-        rank = min(open_ranks, key=lambda r: (sum(load(b) for b in plan[r]), r))
-        plan[rank].append(sorted(indices))
-    return plan
+    tight = _first_fit(order, lengths, capacity)
+    count = max(1, -(-len(tight) // ranks)) * ranks
+    rows = (
+        _to_cheapest(order, lengths, costs, count, capacity)
+        or _to_cheapest(order, lengths, costs, count + ranks, capacity)
+        or tight + [[] for _ in range(count - len(tight))]
+    )
+    rows = sorted((sorted(row) for row in rows), key=lambda row: (-sum(costs[i] for i in row), row))
+    return [rows[rank::ranks] for rank in range(ranks)]
 
 
 def _first_fit(order: Sequence[int], lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    bins: list[list[int]] = []
+    rows: list[list[int]] = []
     room: list[int] = []
     for i in order:
-        place = next((b for b, free in enumerate(room) if lengths[i] <= free), None)
+        place = next((r for r, free in enumerate(room) if lengths[i] <= free), None)
         if place is None:
-            bins.append([])
+            rows.append([])
             room.append(capacity)
-            place = len(bins) - 1
-        bins[place].append(i)
+            place = len(rows) - 1
+        rows[place].append(i)
         room[place] -= lengths[i]
-    return bins
+    return rows
 
 
-def _longest_to_emptiest(
-    order: Sequence[int], lengths: Sequence[int], count: int, capacity: int
+def _to_cheapest(
+    order: Sequence[int], lengths: Sequence[int], costs: Sequence[float], count: int, capacity: int
 ) -> list[list[int]] | None:
-    """The same sequences over `count` bins of more equal load, or None where that overflows one."""
-    bins: list[list[int]] = [[] for _ in range(count)]
-    load = [0] * count
+    """The sequences over `count` rows of about equal cost, or None where one finds no room."""
+    rows: list[list[int]] = [[] for _ in range(count)]
+    room = [capacity] * count
+    spent = [0.0] * count
     for i in order:
-        place = min(range(count), key=lambda b: (load[b], b))
-        bins[place].append(i)
-        load[place] += lengths[i]
-    return bins if max(load) <= capacity else None
+        place = min((r for r in range(count) if room[r] >= lengths[i]), key=lambda r: (spent[r], r), default=None)
+        if place is None:
+            return None
+        rows[place].append(i)
+        room[place] -= lengths[i]
+        spent[place] += costs[i]
+    return rows
 
 
 def assemble(sequences: Sequence[TrainingSequence]) -> MicroBatch:

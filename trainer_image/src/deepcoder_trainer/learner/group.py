@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,10 +22,20 @@ from deepcoder_contracts.manifest import FileEntry, Manifest
 from deepcoder_contracts.recipe import Precision, Recipe
 from deepcoder_contracts.stage import StageConfig, Storage
 from deepcoder_trainer.checkpoint.sources import Sources
-from deepcoder_trainer.grpo.pack import OptimizerStep, plan_step, split_groups, training_sequences
+from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.grpo.flops import ModelShape, sequence_flops
+from deepcoder_trainer.grpo.pack import (
+    Cost,
+    OptimizerStep,
+    plan_step,
+    split_groups,
+    tokens_alone,
+    training_sequences,
+)
 from deepcoder_trainer.grpo.summary import summarize
 from deepcoder_trainer.learner.actor import LearnerActor
 from deepcoder_trainer.learner.wire import RankSettings, Sums
+from deepcoder_trainer.modelconfig import read_model_config
 from deepcoder_trainer.types import Batch, LearnerLost, WeightRefs
 
 log = logging.getLogger(__name__)
@@ -67,6 +78,7 @@ async def start_learners(
     `threads` is a rank's number of CPU threads; the default is what its container allows. Raises `BadConfig`, or
     `LearnerLost` when Ray cannot place the ranks in time.
     """
+    shape = _shape(model_dir)
     world = config.stage.resources.learners
     deadlines = deadlines or Deadlines(train=float(config.stage.stall_seconds))
     settings = RankSettings(
@@ -89,7 +101,7 @@ async def start_learners(
     )(LearnerActor)
     sources = Sources(endpoint=config.storage.endpoint, region=config.storage.region, deadline_s=deadlines.start)
     actors = [remote.remote(settings, rank, world, config.model, sources) for rank in range(world)]
-    learner = RayLearner(actors, config.recipe, tokens_per_device(config), deadlines)
+    learner = RayLearner(actors, config.recipe, tokens_per_device(config), deadlines, partial(sequence_flops, shape))
     try:
         await learner.start()
     except BaseException:
@@ -101,11 +113,19 @@ async def start_learners(
 class RayLearner:
     """The `Learner` protocol over one Ray actor a rank."""
 
-    def __init__(self, actors: Sequence[Any], recipe: Recipe, capacity: int, deadlines: Deadlines) -> None:
+    def __init__(
+        self,
+        actors: Sequence[Any],
+        recipe: Recipe,
+        capacity: int,
+        deadlines: Deadlines,
+        cost: Cost = tokens_alone,
+    ) -> None:
         self._actors = list(actors)
         self._recipe = recipe
         self._capacity = capacity
         self._deadlines = deadlines
+        self._cost = cost
 
     @property
     def world_size(self) -> int:
@@ -122,11 +142,11 @@ class RayLearner:
             raise LearnerLost(
                 f"{e}; {self.world_size} ranks need as many {RESOURCE!r} resources, the Ray cluster offers {offered:g}"
             ) from e
-        await self._all("start", rendezvous if self.world_size > 1 else None, seconds=seconds)
+        await self._all("start", rendezvous, seconds=seconds)
 
     async def train(self, batch: Batch) -> Mapping[str, float]:
         """See `Learner`."""
-        plans = await asyncio.to_thread(plan_batch, batch, self._recipe, self._capacity, self.world_size)
+        plans = await asyncio.to_thread(plan_batch, batch, self._recipe, self._capacity, self.world_size, self._cost)
         calls = [actor.train.remote(plan) for actor, plan in zip(self._actors, plans, strict=True)]
         answers: list[Sums] = await self._wait(calls, self._deadlines.train, f"training step {batch.step}")
         return combine(answers)
@@ -212,16 +232,25 @@ async def _answer(call: Any) -> Any:
     return await call
 
 
+def _shape(model_dir: Path) -> ModelShape:
+    try:
+        return ModelShape.of(read_model_config(model_dir))
+    except ValueError as error:
+        raise BadConfig(f"{model_dir}: {error}: fetch the model again", field="model.uri") from error
+
+
 def tokens_per_device(config: StageConfig) -> int:
     """Token budget of a micro-batch on one device: as set, or one sequence of the longest possible length."""
     recipe = config.recipe
     return recipe.tokens_per_device or max(MINIMUM_TOKENS, recipe.max_prompt_tokens + config.stage.context_tokens)
 
 
-def plan_batch(batch: Batch, recipe: Recipe, capacity: int, ranks: int) -> list[list[OptimizerStep]]:
+def plan_batch(
+    batch: Batch, recipe: Recipe, capacity: int, ranks: int, cost: Cost = tokens_alone
+) -> list[list[OptimizerStep]]:
     """Rank to its optimizer steps."""
     steps = [
-        plan_step(training_sequences(groups, recipe), capacity, ranks)
+        plan_step(training_sequences(groups, recipe), capacity, ranks, cost)
         for groups in split_groups(batch.groups, recipe.optimizer_steps)
     ]
     return [[step[rank] for step in steps] for rank in range(ranks)]
