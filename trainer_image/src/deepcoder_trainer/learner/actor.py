@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import logging
 import shutil
-import socket
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,8 @@ from deepcoder_trainer.grpo.pack import OptimizerStep
 from deepcoder_trainer.learner.wire import RankSettings, Rendezvous, Sums
 
 if TYPE_CHECKING:
+    from torch._C._distributed_c10d import TCPStore
+
     from deepcoder_trainer.learner.files import RankFiles
     from deepcoder_trainer.learner.rank import LearnerRank
 
@@ -40,14 +42,18 @@ class LearnerActor:
         self._settings = settings
         self._model, self._sources = model, sources
         self._rank, self._world = rank, world
+        self._store: TCPStore | None = None
         self._learner: LearnerRank | None = None
         self._files: RankFiles | None = None
 
-    def rendezvous(self) -> Rendezvous:
-        """Where this rank could listen for the others; rank 0's answer is used, and any answer means: placed."""
-        with socket.socket() as s:
-            s.bind(("", 0))
-            return Rendezvous(ray.util.get_node_ip_address(), s.getsockname()[1])
+    def rendezvous(self) -> Rendezvous | None:
+        """Rank 0 listens for the others and says where; any answer means: placed."""
+        if self._rank or self._world == 1:
+            return None
+        # The port is taken by the one who listens on it, from the start: nobody else can come in between.
+        host = ray.util.get_node_ip_address()
+        self._store = self._meet(host, 0)
+        return Rendezvous(host, self._store.port)
 
     def start(self, rendezvous: Rendezvous | None) -> None:
         """Join the other ranks and load the model, fetched first where this machine does not have it."""
@@ -56,8 +62,17 @@ class LearnerActor:
 
         if not Path(self._settings.model_dir).is_dir():
             self._settings = replace(self._settings, model_dir=str(self._sources.model(self._model)))
-        self._learner = LearnerRank(self._settings, self._rank, self._world, rendezvous)
+        if self._store is None and rendezvous is not None:
+            self._store = self._meet(rendezvous.host, rendezvous.port)
+        self._learner = LearnerRank(self._settings, self._rank, self._world, self._store)
         self._files = RankFiles(self._learner)
+
+    def _meet(self, host: str, port: int) -> TCPStore:
+        from torch._C._distributed_c10d import TCPStore
+
+        timeout = timedelta(seconds=self._settings.collective_timeout_s)
+        first = self._rank == 0
+        return TCPStore(host, port, self._world, is_master=first, timeout=timeout, wait_for_workers=False)
 
     def train(self, steps: Sequence[OptimizerStep]) -> Sums:
         """See `LearnerRank.train`."""

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import HashStore, Store, TCPStore
+from torch._C._distributed_c10d import HashStore, Store
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import async_save as dcp_async_save
@@ -37,7 +37,7 @@ from deepcoder_trainer.grpo.pack import MicroBatch, OptimizerStep
 from deepcoder_trainer.learner.dcp import SafetensorsReader, SafetensorsWriter, files_of
 from deepcoder_trainer.learner.mesh import build_meshes
 from deepcoder_trainer.learner.model import COMPUTE_DTYPES, PolicyModel, load_policy
-from deepcoder_trainer.learner.wire import LEARNER_DIR, RankSettings, Rendezvous, Sums
+from deepcoder_trainer.learner.wire import LEARNER_DIR, RankSettings, Sums
 from deepcoder_trainer.seeds import seed
 
 _ADAM_EPSILON = 1e-8
@@ -73,8 +73,8 @@ class Save:
 class LearnerRank:
     """Rank `rank` of `world` learner ranks."""
 
-    def __init__(self, settings: RankSettings, rank: int, world: int, rendezvous: Rendezvous | None = None) -> None:
-        """Collective. Joins the others (where there are any) and loads the model."""
+    def __init__(self, settings: RankSettings, rank: int, world: int, store: Store | None = None) -> None:
+        """Collective. Joins the others, who have the same `store`, where there are any, and loads the model."""
         self.settings = settings
         self.recipe = settings.recipe
         self._rank, self._world = rank, world
@@ -87,7 +87,7 @@ class LearnerRank:
         sharded = world > 1 or settings.recipe.precision is not Precision.FLOAT32
         self._save_group: dist.ProcessGroup | None = None
         if sharded:
-            self._join(rendezvous)
+            self._join(store)
         timeout = timedelta(seconds=settings.collective_timeout_s)
         meshes = build_meshes(self._device.type, world, rank, settings.recipe.sequence_parallel, timeout)
         self.policy: PolicyModel = load_policy(
@@ -216,15 +216,13 @@ class LearnerRank:
         if self._save_group is not None:
             dist.destroy_process_group()
 
-    def _join(self, rendezvous: Rendezvous | None) -> None:
+    def _join(self, store: Store | None) -> None:
         timeout = timedelta(seconds=self.settings.collective_timeout_s)
         backend = "cpu:gloo,cuda:nccl" if self.settings.accelerators else "gloo"
-        if rendezvous is None:
+        if store is None:
             if self._world > 1:
-                raise ValueError(f"{self._world} ranks need a rendezvous")
-            store: Store = HashStore()
-        else:
-            store = TCPStore(rendezvous.host, rendezvous.port, self._world, is_master=self._rank == 0, timeout=timeout)
+                raise ValueError(f"{self._world} ranks need a store to meet in")
+            store = HashStore()
         dist.init_process_group(backend, store=store, rank=self._rank, world_size=self._world, timeout=timeout)
         # Saving talks between ranks while training does: it needs a group of its own.
         self._save_group = dist.new_group(backend="gloo", timeout=timeout)

@@ -34,7 +34,7 @@ class RankSettings:
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """How ranks find each other: rank 0 listens there."""
+    """Where rank 0 listens for the others."""
 
     host: str
     port: int
