@@ -189,13 +189,26 @@ def test_programs_drawn_at_random_are_graded_as_by_the_harness(ask_harness, judg
         chance = random.Random(f"{seed}.{number}")
         code, fn_name, asked = drawn(chance, ask_harness)
         for tests in asked:
-            fields = {"kind": "function", "fn_name": fn_name} if fn_name else {}
-            answer = judge_once(code, *tests, scoring="livecodebench", time_limit_s=2, memory_limit_mb=4096, **fields)
-            wanted = ask_harness(code, tests, fn_name)[:2]
-            if known_to_differ(code, wanted):
-                continue
-            told = f"seed {seed}.{number}:\n{code}\n{tests}\n{answer.verdicts}"
-            assert [answer.lcb.results, answer.lcb.error_code] == wanted, told
+            said = []
+            for _ in range(ATTEMPTS):
+                answer = ask_judge(judge_once, code, tests, fn_name)
+                wanted = ask_harness(code, tests, fn_name)[:2]
+                said.append((answer, wanted))
+                if answer == wanted or known_to_differ(code, wanted):
+                    break
+            else:
+                pytest.fail(f"seed {seed}.{number}:\n{code}\n{tests}\n{said}")
+
+
+ATTEMPTS = 4
+"""Where an alarm hits an endless loop is chance, there as here: only what differs each time is a difference."""
+
+
+def ask_judge(judge_once, code, tests, fn_name):
+    """Ask ours what the harness is asked: [results, error code]."""
+    fields = {"kind": "function", "fn_name": fn_name} if fn_name else {}
+    answer = judge_once(code, *tests, scoring="livecodebench", time_limit_s=2, memory_limit_mb=4096, **fields)
+    return [answer.lcb.results, answer.lcb.error_code]
 
 
 def drawn(chance, ask_harness):
