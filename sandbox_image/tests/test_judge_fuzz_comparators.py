@@ -18,15 +18,13 @@ from fractions import Fraction
 from types import MappingProxyType
 
 import pytest
-from hypothesis import given, settings
+from fuzz_lengths import LONG, SHORT
+from hypothesis import given
 from hypothesis import strategies as st
 
 from deepcoder_contracts import strict
 from deepcoder_sandbox.compare import livecodebench, taco, values
 from deepcoder_sandbox.worker import values as encoding
-
-SHORT = settings(derandomize=True, deadline=None, max_examples=300, database=None)
-LONG = settings(deadline=None, max_examples=30_000, database=None, print_blob=True)
 
 
 def short_and_long(*examples, **strategies):

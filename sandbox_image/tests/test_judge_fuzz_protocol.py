@@ -10,6 +10,7 @@ import json
 import signal
 
 import pytest
+from fuzz_lengths import LONG, SHORT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,8 +18,6 @@ from deepcoder_contracts.judge import Verdict
 from deepcoder_sandbox import admission, outcome
 from deepcoder_sandbox.worker.packets import RunEnded, RunLimits
 
-SHORT = settings(derandomize=True, deadline=None, max_examples=300, database=None)
-LONG = settings(deadline=None, max_examples=20_000, database=None, print_blob=True)
 LENGTHS = [SHORT, pytest.param(LONG, marks=[pytest.mark.long, pytest.mark.timeout(1800)])]
 lengths = pytest.mark.parametrize("length", LENGTHS, ids=["short", "long"])
 

@@ -16,7 +16,8 @@ from types import CodeType
 
 import livecodebench_programs
 import pytest
-from hypothesis import given, settings
+from fuzz_lengths import LONG, SHORT
+from hypothesis import given
 from hypothesis import strategies as st
 
 from deepcoder_sandbox.worker import lcb_source
@@ -148,7 +149,7 @@ def test_all_library_code_is_wrapped_alike():
     check_library(LIBRARY)
 
 
-@settings(derandomize=True, deadline=None, max_examples=300, database=None)
+@SHORT
 @given(st.lists(st.sampled_from(LINES), max_size=12).map("\n".join))
 def test_drawn_lines_are_wrapped_alike(source):
     is_plain(source)
@@ -156,7 +157,7 @@ def test_drawn_lines_are_wrapped_alike(source):
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-@settings(deadline=None, max_examples=50_000, database=None, print_blob=True)
+@LONG
 @given(st.lists(st.sampled_from(LINES), max_size=20).map("\n".join) | st.text("if x:\n'\"#\\()= \t;p", max_size=30))
 def test_many_drawn_lines_are_wrapped_alike(source):
     is_plain(source)
