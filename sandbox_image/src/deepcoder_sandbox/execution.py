@@ -66,8 +66,10 @@ def execute(
         MemoryFile("stderr") as stderr,
         MemoryFile("report", capacity=answer_bytes) as report,
     ):
-        job = Job(False, program.kind, program.fn_name, limits, program.source_bytes, program.preamble)
-        zygote.start_run(job, [file.fileno() for file in (stdin, stdout, stderr, report, program.code)])
+        source_bytes, code = program.source_bytes, program.code
+        compiled_bytes = code.size() - source_bytes if code.sealed() else 0
+        job = Job(program.kind, program.fn_name, limits, source_bytes, compiled_bytes, program.preamble)
+        zygote.start_run(job, [file.fileno() for file in (stdin, stdout, stderr, report, code)])
         ended = zygote.finish_run(wait_deadline(limits, deadline))
         sizes = (stdout.size(), stderr.size())
         return Execution(

@@ -68,7 +68,7 @@ def judge_in_one_process(zygote: ZygoteProcess, submission: Submission, deadline
             request.time_limit_s, len(submission.tests), request.memory_limit_mb, submission.output_bytes
         )
         files = [null, null, null, theirs.fileno(), code.fileno(), given.fileno(), output.fileno()]
-        zygote.start_run(Job(True, request.kind, request.fn_name, bounds, len(source)), files)
+        zygote.start_run(Job(request.kind, request.fn_name, bounds, len(source)), files)
         theirs.close()
         session = _Session(zygote, submission, bounds, ours, given, output, deadline)
         try:

@@ -48,6 +48,10 @@ class MemoryFile:
         """Bytes in it now."""
         return os.fstat(self._fd).st_size
 
+    def sealed(self) -> bool:
+        """Whether nobody can write to it any more."""
+        return bool(fcntl.fcntl(self._fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_WRITE)
+
     def written(self) -> int:
         """Bytes before the offset, which is shared with the program: where it last wrote, if it is honest."""
         return min(os.lseek(self._fd, 0, os.SEEK_CUR), self.size())

@@ -21,25 +21,23 @@ import resource
 import signal
 import socket
 import sys
-from pathlib import Path
+from os.path import dirname, realpath
+from types import ModuleType
 from typing import Any
 
 from deepcoder_sandbox.worker import (
     confine,
     landlock,
     libc,
-    livecodebench,
     namespaces,
-    program,
     readable,
     seccomp,
-    taco,
     thread_gate,
     zygote,
 )
 
 PREAMBLE = (
-    *("abc", "bisect", "builtins", "collections", "contextlib", "copy", "dataclasses", "datetime", "decimal", "enum"),
+    *("abc", "bisect", "builtins", "collections", "contextlib", "copy", "datetime", "decimal", "enum"),
     *("fractions", "functools", "heapq", "io", "itertools", "json", "linecache", "math", "operator", "random", "re"),
     *("string", "struct", "threading", "time", "traceback", "types", "typing"),
 )
@@ -59,18 +57,21 @@ def main(descriptor: int, root: str) -> None:
         return
     try:
         config = json.loads(packet)
-        _load(config, root)
+        landlock_abi = libc.landlock_abi()
+        runner = _load(config, root)
         space = namespaces.enter(config, channel) if config["tier"] == "Namespaces" else namespaces.HOST
-        served = _set_up(config, space, channel)
+        served = _set_up(config, space, channel, runner)
     except Exception as error:
         channel.send(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
         return
-    channel.send(json.dumps({"landlock_abi": libc.landlock_abi()}).encode())
+    channel.send(json.dumps({"landlock_abi": landlock_abi}).encode())
     served.serve(space.clean)
 
 
-def _load(config: dict[str, Any], root: str) -> None:
+def _load(config: dict[str, Any], root: str) -> ModuleType:
     """Load what programs commonly import, and make of this interpreter one that could have been started for a program.
+
+    Returns the module with what a runner does once it is confined.
 
     Modules' fork hooks were kept out so far (see the command line in `deepcoder_sandbox.zygote_process`): none of them
     matters to a fork of a single thread but that of `random`, which would draw a new seed. Here every run begins with
@@ -78,6 +79,7 @@ def _load(config: dict[str, Any], root: str) -> None:
     """
     for name in PREAMBLE:
         importlib.import_module(name)
+    runner = importlib.import_module(f"{__package__}.{'session' if config['harness'] else 'program'}")
     random.seed(_SEED)
     os.register_at_fork = posix.register_at_fork
     sys.path[:0] = [path for path in config["packages"] if path not in sys.path]
@@ -87,9 +89,12 @@ def _load(config: dict[str, Any], root: str) -> None:
     builtins.quit = _sitebuiltins.Quitter("quit", "Ctrl-D (i.e. EOF)")
     vars(builtins)["help"] = _sitebuiltins._Helper()
     sys.path[:] = [path for path in sys.path if path != root]
+    return runner
 
 
-def _set_up(config: dict[str, Any], space: namespaces.Space, channel: socket.socket) -> zygote.Zygote:
+def _set_up(
+    config: dict[str, Any], space: namespaces.Space, channel: socket.socket, runner: ModuleType
+) -> zygote.Zygote:
     confined = config["tier"] != "Unconfined"
     proc = os.open(space.proc, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     os.chdir(space.scratch or "/")
@@ -99,27 +104,28 @@ def _set_up(config: dict[str, Any], space: namespaces.Space, channel: socket.soc
     gate = _thread_gate(proc) if config["tier"] == "Landlock" else None
     if gate is None:
         confine.limit_threads(space.max_threads)
+    system_calls = seccomp.Filter() if confined else None
     ruleset = landlock.build_ruleset(readable.readable(config["packages"], space.scratch)) if confined else None
     confinement = confine.Confinement(
         ruleset=confine.out_of_the_way(ruleset) if ruleset is not None else None,
-        system_calls=seccomp.Filter() if confined else None,
+        system_calls=system_calls,
         uid=space.program_uid,
         base_address_space=_address_space(proc),
     )
-    if config["harness"]:
-        livecodebench.prepare_zygote()
-    else:
-        program.prepare_zygote()
+    runner.prepare_zygote()
     served = zygote.Zygote(
         socket.socket(fileno=confine.out_of_the_way(channel.fileno())),
         confinement,
         proc,
         gate,
-        taco.preamble(),
+        runner.run,
     )
     gc.collect()
+    libc.trim_heap()
     gc.freeze()
     gc.disable()
+    if system_calls is not None:
+        system_calls.load_base()
     return served
 
 
@@ -141,4 +147,4 @@ def _address_space(proc: int) -> int:
 
 def package_root() -> str:
     """Return the directory that holds the package, for the command line of a zygote."""
-    return str(Path(__file__).resolve().parents[2])
+    return dirname(dirname(dirname(realpath(__file__))))

@@ -12,7 +12,6 @@ import gc
 import os
 import resource
 import signal
-from pathlib import Path
 
 from deepcoder_sandbox.worker import libc
 from deepcoder_sandbox.worker.packets import RunLimits
@@ -79,7 +78,7 @@ class Confinement:
 
 def prepare_zygote(stack_bytes: int, keep_capabilities: bool) -> None:
     """Do once, in the zygote, what its runners inherit. `stack_bytes` is a limit that programs may raise."""
-    with contextlib.suppress(OSError), Path("/proc/self/oom_score_adj").open("w") as score:
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
         score.write("1000")  # for want of memory the kernel ends a runner or a zygote, and not the server
     for number in (signal.SIGXFSZ, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)

@@ -15,10 +15,8 @@ import os
 import signal
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from os import kill  # by name: LiveCodeBench's harness takes it out of the module
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from deepcoder_sandbox.worker import libc, rootfs
 
@@ -27,8 +25,7 @@ _ZYGOTE_USER, _PROGRAM_USER = 0, 1
 _MAX_THREADS = 128
 
 
-@dataclass(frozen=True)
-class Space:
+class Space(NamedTuple):
     """Where runners live."""
 
     proc: str
@@ -92,19 +89,22 @@ def enter(config: dict[str, Any], channel: socket.socket) -> Space:
 
 def _has_full_range() -> bool:
     """Whether this user namespace knows the users that would be mapped."""
-    for line in Path("/proc/self/uid_map").read_text().splitlines():
-        first, _, count = (int(number) for number in line.split())
-        if first <= 0 and first + count > _HOST_USERS_FROM + 2 * (1 << 22):
-            return True
-    return False
+    with open("/proc/self/uid_map") as lines:
+        ranges = [[int(number) for number in line.split()] for line in lines]
+    return any(first <= 0 and first + count > _HOST_USERS_FROM + 2 * (1 << 22) for first, _, count in ranges)
 
 
 def _enter_user_namespace_alone() -> None:
     user, group = os.geteuid(), os.getegid()
     libc.unshare(libc.CLONE_NEWUSER)
-    Path("/proc/self/setgroups").write_text("deny")
-    Path("/proc/self/uid_map").write_text(f"{_ZYGOTE_USER} {user} 1")
-    Path("/proc/self/gid_map").write_text(f"{_ZYGOTE_USER} {group} 1")
+    _write("/proc/self/setgroups", "deny")
+    _write("/proc/self/uid_map", f"{_ZYGOTE_USER} {user} 1")
+    _write("/proc/self/gid_map", f"{_ZYGOTE_USER} {group} 1")
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w") as file:
+        file.write(text)
 
 
 def _wait_outside(zygote: int, telling: socket.socket, many_users: bool) -> NoReturn:
@@ -114,7 +114,7 @@ def _wait_outside(zygote: int, telling: socket.socket, many_users: bool) -> NoRe
         if many_users and telling.recv(16) == b"map me":
             first = _HOST_USERS_FROM + 2 * os.getpid()
             for kind in ("uid_map", "gid_map"):
-                Path(f"/proc/{zygote}/{kind}").write_text(f"0 {first} 2")
+                _write(f"/proc/{zygote}/{kind}", f"0 {first} 2")
             telling.send(b"done")
         telling.close()
         os.waitpid(zygote, 0)

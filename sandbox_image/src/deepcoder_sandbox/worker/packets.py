@@ -32,13 +32,13 @@ class RunLimits(NamedTuple):
 class Job(NamedTuple):
     """A run that the judge asks for."""
 
-    session: bool
-    """One process for all tests (livecodebench), or for this one alone."""
     kind: str
     fn_name: str | None
     limits: RunLimits
     source_bytes: int = 0
-    """Where in the code descriptor the source ends; a code object may follow."""
+    """Where in the code descriptor the source ends."""
+    compiled_bytes: int = 0
+    """Length of the code object behind it, which an earlier runner left and sealed; 0 where there is none."""
     preamble: bool = False
     """Whether the released reward's imports stand before the program (taco-compat)."""
 
@@ -74,16 +74,17 @@ class RunEnded(NamedTuple):
 
 def encode_job(job: Job) -> bytes:
     """Return the packet; `fn_name` has no white space, as the protocol's pattern sees to."""
-    session, kind, fn_name, limits, source_bytes, preamble = job
-    fields = (int(session), kind, fn_name or _NONE, *limits, source_bytes, int(preamble))
+    kind, fn_name, limits, source_bytes, compiled_bytes, preamble = job
+    fields = (kind, fn_name or _NONE, *limits, source_bytes, compiled_bytes, int(preamble))
     return " ".join(map(str, fields)).encode()
 
 
 def decode_job(packet: bytes) -> Job:
     """Return what `encode_job` was given."""
-    session, kind, fn_name, cpu, wall, memory, file, source, preamble = packet.decode().split(" ")
+    kind, fn_name, cpu, wall, memory, file, source, compiled, preamble = packet.decode().split(" ")
     limits = RunLimits(float(cpu), float(wall), int(memory), int(file))
-    return Job(session == "1", kind, None if fn_name == _NONE else fn_name, limits, int(source), preamble == "1")
+    called = None if fn_name == _NONE else fn_name
+    return Job(kind, called, limits, int(source), int(compiled), preamble == "1")
 
 
 def encode_ended(ended: RunEnded) -> bytes:

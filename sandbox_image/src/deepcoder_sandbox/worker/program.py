@@ -4,9 +4,9 @@ The program owns this process once it starts: nothing in it is trusted afterward
 about itself (an output, a return value, a failure), and every claim that earns anything is compared elsewhere against
 what this process never held.
 
-The first runner of a submission compiles, leaves the code object in the code descriptor and seals it; the later ones
-load it, so that a submission is compiled once, inside the limits, and no test can alter what the next one runs. A code
-object too large to be kept is made anew each time.
+The first runner of a submission compiles, leaves the code object in the code descriptor and seals it; the later ones,
+told by the judge that it is sealed, load it, so that a submission is compiled once, inside the limits, and no test can
+alter what the next one runs. A code object too large to be kept is made anew each time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ import traceback
 from types import CodeType, ModuleType
 from typing import Any, NoReturn
 
-from deepcoder_sandbox.worker import values
+from deepcoder_sandbox.worker import taco, values
+from deepcoder_sandbox.worker.packets import Job
 
 STDIN, STDOUT, STDERR, REPORT, CODE = range(5)
 """Descriptors of a runner."""
@@ -78,27 +79,28 @@ def prepare_zygote() -> None:
     cache[FILENAME] = (lambda: _source.decode("utf-8", "replace"),)
 
 
-def run(kind: str, fn_name: str | None, source_bytes: int, preamble: dict[str, Any] | None) -> NoReturn:
+def run(job: Job) -> NoReturn:
     """Compile or load the program, run it once and leave with the exit status Python would have had."""
     status = 1
     try:
-        code = _code_object(source_bytes)
+        code = _code_object(job.source_bytes, job.compiled_bytes)
         if code is not None:
-            status = _execute(code, kind, fn_name, preamble)
+            status = _execute(code, job.kind, job.fn_name, taco.PREAMBLE if job.preamble else {})
     except MemoryError:
         os.write(REPORT, _OUT_OF_MEMORY)
     finally:
         os._exit(status)
 
 
-def _code_object(source_bytes: int) -> CodeType | None:
+def _code_object(source_bytes: int, compiled_bytes: int) -> CodeType | None:
     global _source
-    content = read_all(CODE)
-    _source = content[:source_bytes]
-    if len(content) > source_bytes:
+    content = read_all(CODE, source_bytes + compiled_bytes)
+    if compiled_bytes:
+        _source = content[:source_bytes]
         loaded: CodeType = marshal.loads(memoryview(content)[source_bytes:])  # our own compile's, sealed  # noqa: S302
         os.close(CODE)
         return loaded
+    _source = content
     try:
         code = compile(_source, FILENAME, "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, OverflowError) as error:
@@ -108,7 +110,7 @@ def _code_object(source_bytes: int) -> CodeType | None:
         return None
     stored = marshal.dumps(code)
     if len(stored) <= STORED_CODE_BYTES:
-        os.lseek(CODE, 0, os.SEEK_END)
+        os.lseek(CODE, source_bytes, os.SEEK_SET)
         write_all(CODE, stored)
     del stored
     fcntl.fcntl(CODE, fcntl.F_ADD_SEALS, _SEALED)
@@ -116,10 +118,9 @@ def _code_object(source_bytes: int) -> CodeType | None:
     return code
 
 
-def _execute(code: CodeType, kind: str, fn_name: str | None, preamble: dict[str, Any] | None) -> int:
+def _execute(code: CodeType, kind: str, fn_name: str | None, preamble: dict[str, Any]) -> int:
     module = _main
-    if preamble is not None:
-        module.__dict__.update(preamble)
+    module.__dict__.update(preamble)
     if kind == "function":
         module.__name__ = "solution"  # a block for the command line is not for the caller of a function
         sys.modules["solution"] = module

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
+from os.path import dirname, exists, isdir, realpath
 
 from deepcoder_sandbox.worker import landlock
 
@@ -20,25 +20,26 @@ OTHER_PACKAGES = ("site-packages", "dist-packages")
 
 def stdlib_dir() -> str:
     """Return the directory of the standard library."""
-    return str(Path(os.__file__).resolve().parent)
+    return dirname(realpath(os.__file__))
 
 
 def library_dirs() -> list[str]:
     """Return the directories of the shared libraries, as the loader searches them."""
     machine = os.uname().machine
     candidates = ["/lib64", *(f"{root}/{machine}-linux-gnu" for root in ("/lib", "/usr/lib"))]
-    return [path for path in candidates if Path(path).is_dir()]
+    return [path for path in candidates if isdir(path)]
 
 
 def library_files() -> list[str]:
     """Return the shared libraries beside this Python (libpython of a Python that was built by hand)."""
-    return sorted(str(path) for path in (Path(sys.base_prefix) / "lib").glob("*.so*"))
+    with os.scandir(f"{sys.base_prefix}/lib") as entries:
+        return sorted(entry.path for entry in entries if ".so" in entry.name)
 
 
 def other_files() -> list[str]:
     """Return what is left: the loader's cache, the local time zone."""
     names = ("/etc/ld.so.cache", "/etc/localtime", "/usr/share/zoneinfo")
-    return [name for name in names if Path(name).exists()]
+    return [name for name in names if exists(name)]
 
 
 def readable(packages: list[str], scratch: str | None) -> list[tuple[str, int]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from os import rmdir, unlink  # by name: LiveCodeBench's harness takes them out of the module
-from pathlib import Path
+from os.path import dirname, isdir, islink
 
 from deepcoder_sandbox.worker import libc, readable
 
@@ -28,10 +28,10 @@ def enter(packages: list[str]) -> None:
     libc.mount("none", "/", None, libc.MS_REC | libc.MS_PRIVATE)
     libc.mount("tmpfs", _BUILD_AT, "tmpfs", _LOCKED, "size=1m,mode=755")
     for name in ("lib", "lib64", "bin"):
-        if Path("/", name).is_symlink():
-            linked = Path("/", name).readlink()
-            Path(_BUILD_AT, str(linked).lstrip("/")).mkdir(parents=True, exist_ok=True)
-            Path(_BUILD_AT, name).symlink_to(linked)
+        if islink(f"/{name}"):
+            linked = os.readlink(f"/{name}")
+            os.makedirs(f"{_BUILD_AT}/{linked.lstrip('/')}", exist_ok=True)
+            os.symlink(linked, f"{_BUILD_AT}/{name}")
     for source in _sources(packages):
         _bind(source)
     for package_dir in _hidden():
@@ -39,7 +39,7 @@ def enter(packages: list[str]) -> None:
     for device in readable.DEVICES:
         _bind(device, device=True)
     for name, target in (("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
-        Path(_BUILD_AT, "dev", name).symlink_to(f"/proc/self/{target}")
+        os.symlink(f"/proc/self/{target}", f"{_BUILD_AT}/dev/{name}")
     _mount_new("/proc", "proc", "subset=pid")
     _mount_new(SCRATCH, "tmpfs", f"size={SCRATCH_MB}m,nr_inodes={_MAX_FILES},mode=1777")
     os.chdir(_BUILD_AT)
@@ -51,34 +51,34 @@ def enter(packages: list[str]) -> None:
 
 def _sources(packages: list[str]) -> list[str]:
     """Directories and files to bind, outer before inner."""
-    library = {str(Path(os.__file__).parent), readable.stdlib_dir()}
+    library = {dirname(os.__file__), readable.stdlib_dir()}
     found = [*library, *readable.library_dirs(), *readable.library_files(), *readable.other_files(), *packages]
     return sorted(set(found))
 
 
 def _hidden() -> list[str]:
     """Directories of other packages inside the standard library's."""
-    candidates = [Path(readable.stdlib_dir(), name) for name in readable.OTHER_PACKAGES]
-    return [str(path) for path in candidates if path.is_dir()]
+    candidates = [f"{readable.stdlib_dir()}/{name}" for name in readable.OTHER_PACKAGES]
+    return [path for path in candidates if isdir(path)]
 
 
 def _bind(source: str, device: bool = False) -> None:
-    target = Path(_BUILD_AT + source)
-    if Path(source).is_dir():
-        target.mkdir(parents=True, exist_ok=True)
+    target = _BUILD_AT + source
+    if isdir(source):
+        os.makedirs(target, exist_ok=True)
     else:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.touch()
-    libc.mount(source, str(target), None, libc.MS_BIND)
+        os.makedirs(dirname(target), exist_ok=True)
+        os.close(os.open(target, os.O_WRONLY | os.O_CREAT, 0o644))
+    libc.mount(source, target, None, libc.MS_BIND)
     flags = libc.MS_REMOUNT | libc.MS_BIND | libc.MS_NOSUID
     flags |= libc.MS_NOEXEC if device else libc.MS_RDONLY | libc.MS_NODEV
     if os.statvfs(target).f_flag & os.ST_NOEXEC:
         flags |= libc.MS_NOEXEC
-    libc.mount("none", str(target), None, flags)
+    libc.mount("none", target, None, flags)
 
 
 def _mount_new(target: str, kind: str, data: str) -> None:
-    Path(_BUILD_AT + target).mkdir()
+    os.mkdir(_BUILD_AT + target)
     libc.mount(kind, _BUILD_AT + target, kind, _LOCKED | libc.MS_NOEXEC, data)
 
 
@@ -91,9 +91,9 @@ def empty_scratch() -> None:
 
 def _remove(entry: os.DirEntry[str]) -> None:
     if not entry.is_dir(follow_symlinks=False):
-        unlink(entry.path)  # noqa: PTH108
+        unlink(entry.path)
         return
     with os.scandir(entry.path) as entries:
         for beneath in entries:
             _remove(beneath)
-    rmdir(entry.path)  # noqa: PTH106
+    rmdir(entry.path)

@@ -14,6 +14,7 @@ import os
 from typing import NoReturn
 
 from deepcoder_sandbox.worker import livecodebench
+from deepcoder_sandbox.worker.packets import Job
 
 NULL_IN, NULL_OUT, NULL_ERROR, CONTROL, CODE, INPUT, OUTPUT = range(7)
 """Descriptors of a session's runner."""
@@ -21,18 +22,23 @@ NULL_IN, NULL_OUT, NULL_ERROR, CONTROL, CODE, INPUT, OUTPUT = range(7)
 _PACKET_BYTES = 1 << 12
 
 
-def run(fn_name: str | None, source_bytes: int = 0) -> NoReturn:
+def prepare_zygote() -> None:
+    """Do once, in the zygote, what is the same for every program."""
+    livecodebench.prepare_zygote()
+
+
+def run(job: Job) -> NoReturn:
     """Serve tests until the judge hangs up or the program ends the process."""
     status = 1
     try:
-        _serve(fn_name, source_bytes)
+        _serve(job.fn_name, job.source_bytes)
         status = 0
     finally:
         os._exit(status)
 
 
 def _serve(fn_name: str | None, source_bytes: int) -> None:
-    source = os.pread(CODE, source_bytes or os.fstat(CODE).st_size, 0).decode()
+    source = os.pread(CODE, source_bytes, 0).decode()
     os.write(CONTROL, b'{"started":true}')  # from here on the judge knows this process, and keeps its time
     try:
         called = livecodebench.load(source, fn_name)

@@ -44,7 +44,7 @@ class Starvation:
         except OSError:
             return []
         try:
-            return os.listdir(descriptor)[:_MOST_THREADS]  # noqa: PTH208  # a descriptor is no path
+            return os.listdir(descriptor)[:_MOST_THREADS]
         except OSError:
             return []
         finally:

@@ -19,9 +19,9 @@ import socket
 import time
 from collections.abc import Callable
 from os import fork  # by name: LiveCodeBench's harness takes it out of the module
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from deepcoder_sandbox.worker import confine, packets, program, session, supervise
+from deepcoder_sandbox.worker import confine, packets, supervise
 from deepcoder_sandbox.worker.thread_gate import ThreadGate
 
 _PACKET_BYTES = 1 << 16
@@ -44,14 +44,14 @@ class Zygote:
         confinement: confine.Confinement,
         proc: int,
         gate: ThreadGate | None,
-        preamble: dict[str, Any],
+        run: Callable[[packets.Job], NoReturn],
     ) -> None:
-        """`proc` is a descriptor of /proc, `preamble` the names that taco-compat puts before a program."""
+        """`proc` is a descriptor of /proc, `run` what a runner does once it is confined."""
         self._channel = channel
         self._confinement = confinement
         self._proc = proc
         self._gate = gate
-        self._preamble = preamble
+        self._run_program = run
         self._page = mmap.mmap(-1, mmap.PAGESIZE)
         """Shared with the runner, until its program starts: why it could not be confined, from the second number on."""
         self._setup_s = memoryview(self._page).cast("d")
@@ -109,9 +109,6 @@ class Zygote:
             self._page[_REASON_AT : _REASON_AT + len(reason)] = reason
             os._exit(_NOT_CONFINED)
         try:
-            if job.session:
-                session.run(job.fn_name, job.source_bytes)
-            else:
-                program.run(job.kind, job.fn_name, job.source_bytes, self._preamble if job.preamble else None)
+            self._run_program(job)
         finally:
             os._exit(_NOT_CONFINED)
