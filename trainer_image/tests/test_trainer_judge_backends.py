@@ -7,16 +7,20 @@ really runs what it is sent.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import pytest_asyncio
+from aiohttp import web
 from judge_pods import judge_server
-from together_api import KEY, together_api
+from together_api import KEY, executed, job_of, together_api
 
 from deepcoder_contracts.judge import Kind, TestCase
 from deepcoder_contracts.stage import JudgeBackend, JudgeEndpoint, StageConfig, TogetherEndpoint
@@ -24,6 +28,8 @@ from deepcoder_trainer.judge.backend import Judge, JudgeRefused
 from deepcoder_trainer.judge.connect import connect_judge
 from deepcoder_trainer.judge.local import LocalJudge
 from deepcoder_trainer.judge.submission import JudgedProblem
+from deepcoder_trainer.judge.together import transport as transport_module
+from deepcoder_trainer.judge.together.harness import packed
 from deepcoder_trainer.rollout.reward import JudgeReward
 from deepcoder_trainer.types import Problem
 
@@ -205,3 +211,159 @@ async def test_a_refusal_is_told_before_or_ends_the_attempt_and_is_no_verdict(ju
     broken = replace(ADD, tests=(TestCase(input="{", output="3"),))
     with pytest.raises(JudgeRefused, match=r"tests.{0,3}0.{0,9} .*JSON value"):
         await JudgeReward(judge)(broken, "```python\ndef add(a, b): return 3\n```", "g/0")
+
+
+class Misbehaving:
+    """A server that answers whatever a judge of any kind is asked in one bad way, and then, if it is told to, well."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.answers: list[Answering] = []
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        if request.method == "GET":
+            return web.json_response({"error": "no such route"}, status=404)
+        self.asked += 1
+        return await (self.answers.pop(0) if self.answers else right)(request, body)
+
+
+Answering = Callable[[web.Request, bytes], Awaitable[web.StreamResponse]]
+
+
+async def right(request: web.Request, body: bytes) -> web.StreamResponse:
+    asked = json.loads(body)
+    if "execute" in request.path:
+        job = job_of(asked)
+        run = {"killed": None, "status": 0, "cpu": 0.1, "stdout": "6\n20\n"}
+        report = packed({"runs": [run], "seconds": 0.1})
+        mark = f"deepcoder:{job['nonce']}"
+        return web.json_response(executed(f"{mark}:begin {report} {mark}:end"))
+    verdict = {"verdict": "passed", "seconds": 0.1}
+    return web.json_response({"id": asked["id"], "passed": True, "verdicts": [verdict], "seconds": 0.1, "worker": "w"})
+
+
+def status(code: int, **headers: str) -> Answering:
+    async def answer(_request: web.Request, _body: bytes) -> web.StreamResponse:
+        return web.json_response({"error": "as it says"}, status=code, headers=headers)
+
+    return answer
+
+
+async def nonsense(_request: web.Request, _body: bytes) -> web.StreamResponse:
+    return web.json_response({"passed": True, "verdicts": [], "data": {"outputs": []}})
+
+
+async def no_json(_request: web.Request, _body: bytes) -> web.StreamResponse:
+    return web.Response(text="passed")
+
+
+async def breaks_off(request: web.Request, _body: bytes) -> web.StreamResponse:
+    reply = web.StreamResponse(headers={"Content-Length": "5000"})
+    await reply.prepare(request)
+    await reply.write(b'{"passed": true')
+    assert request.transport is not None
+    request.transport.abort()
+    return reply
+
+
+class LocalStandIn:
+    """What the client needs of a judge of its own; the socket is a test's."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def connector(self) -> aiohttp.UnixConnector:
+        return aiohttp.UnixConnector(self.path)
+
+    async def ready(self) -> None:
+        """It is."""
+
+    async def watch(self) -> None:
+        """Nobody starts it again."""
+
+
+@pytest_asyncio.fixture(params=list(JudgeBackend))
+async def misbehaving(
+    request: pytest.FixtureRequest,
+    make_config: Callable[..., StageConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncIterator[tuple[Misbehaving, Judge]]:
+    monkeypatch.setattr(transport_module, "PAUSE_SECONDS", 0.01)
+    (secret := tmp_path / "secret").write_text(KEY)
+    server = Misbehaving()
+    app = web.Application()
+    app.router.add_route("*", "/{tail:.*}", server.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    local: Any = None
+    if request.param is JudgeBackend.LOCAL:
+        local = LocalStandIn(str(tmp_path / "socket"))
+        await web.UnixSite(runner, local.path).start()
+        settings = JudgeEndpoint(backend=JudgeBackend.LOCAL)
+    else:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        port = runner.addresses[0][1]
+        together = TogetherEndpoint(key_file=str(secret), endpoint=f"http://127.0.0.1:{port}/v1")
+        settings = (
+            JudgeEndpoint(backend=JudgeBackend.TOGETHER, together=together)
+            if request.param is JudgeBackend.TOGETHER
+            else JudgeEndpoint(backend=JudgeBackend.POOL, host="127.0.0.1", port=port, token_file=str(secret))
+        )
+    async with connect_judge(make_config(judge=settings), local) as judge:
+        beside = asyncio.create_task(judge.run())
+        yield server, judge
+        beside.cancel()
+        await asyncio.gather(beside, return_exceptions=True)
+    await runner.cleanup()
+
+
+def one_test() -> Any:
+    problem = replace(DOUBLE, tests=(TestCase(input="3\n10\n", output="6\n20\n"),))
+    return JudgedProblem(problem).submission("print('wrong')", "g/0")
+
+
+FAILURES = {"500": status(500), "nonsense": nonsense, "no JSON": no_json, "half an answer": breaks_off}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+async def test_a_judge_that_fails_three_times_leaves_the_sample_unjudged_and_never_wrong(
+    misbehaving: tuple[Misbehaving, Judge], failure: str
+) -> None:
+    server, judge = misbehaving
+    server.answers = [FAILURES[failure]] * 9
+    judgement = await judge.judge(one_test())
+    assert (judgement.response, judgement.attempts, judge.errors) == (None, 3, 3)
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+async def test_a_failure_that_passes_costs_an_attempt_and_nothing_else(
+    misbehaving: tuple[Misbehaving, Judge], failure: str
+) -> None:
+    server, judge = misbehaving
+    server.answers = [FAILURES[failure]]
+    judgement = await judge.judge(one_test())
+    assert judgement.response is not None
+    assert (judgement.response.passed, judgement.attempts, judge.errors) == (True, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "seconds"),
+    [
+        (status(429, **{"Retry-After": "1"}), 1.0),
+        (status(503, **{"Retry-After": "1"}), 1.0),
+        (status(401), 1.0),
+        (status(403), 1.0),
+    ],
+)
+async def test_a_judge_that_takes_nothing_now_is_waited_for_and_nothing_counts_against_the_submission(
+    misbehaving: tuple[Misbehaving, Judge], answer: Answering, seconds: float
+) -> None:
+    server, judge = misbehaving
+    server.answers = [answer]
+    began = time.monotonic()
+    judgement = await judge.judge(one_test())
+    assert time.monotonic() - began >= seconds
+    assert judgement.response is not None
+    assert (judgement.response.passed, judgement.attempts, judge.errors, server.asked) == (True, 1, 0, 2)

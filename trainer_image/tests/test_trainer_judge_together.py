@@ -19,9 +19,19 @@ from aiohttp import web
 from together_api import KEY, TogetherAPI, executed, job_of, together_api
 
 from deepcoder_contracts.judge import Kind, Scoring, TestCase
+from deepcoder_contracts.stage import (
+    Evaluation,
+    EvaluationDataset,
+    JudgeBackend,
+    JudgeEndpoint,
+    StageConfig,
+    TogetherEndpoint,
+)
+from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.judge import bearer as bearer_module
-from deepcoder_trainer.judge.backend import JudgeRefused, refuse_unjudgeable
+from deepcoder_trainer.judge.admission import refuse_unjudgeable
+from deepcoder_trainer.judge.backend import JudgeRefused
 from deepcoder_trainer.judge.client import JudgeClient
 from deepcoder_trainer.judge.endpoints import Endpoints
 from deepcoder_trainer.judge.submission import JudgedProblem, Submission
@@ -397,11 +407,30 @@ async def test_other_scorings_are_refused_by_name_before_anything_is_run(
     api: TogetherAPI, judge: JudgeClient, scoring: Scoring
 ) -> None:
     problem = replace(DOUBLE, scoring=scoring)
-    with pytest.raises(JudgeRefused, match=f"1 problems cannot .* first of them double: .*strict only, not {scoring}"):
-        refuse_unjudgeable(judge, [replace(DOUBLE), problem])
+    assert judge.refusal(DOUBLE) is None
+    assert f"strict only, not {scoring}" in str(judge.refusal(problem))
     with pytest.raises(JudgeRefused, match="strict only"):
         await judge.judge(submission(problem=problem))
     assert not api.asked
+
+
+@pytest.mark.parametrize("where", ["dataset", "evaluate.datasets[lcb]"])
+async def test_a_stage_whose_problems_cannot_all_be_judged_is_refused_before_anything_is_sampled(
+    api: TogetherAPI, judge: JudgeClient, tmp_path: Path, make_config: Callable[..., StageConfig], where: str
+) -> None:
+    row = {"id": "p7", "source": "livecodebench", "prompt": "?", "tests": [{"input": "1", "output": "1"}]}
+    (tmp_path / "lcb.jsonl").write_text(json.dumps(row) + "\n")
+    together = TogetherEndpoint(key_file=str(tmp_path / "key"))
+    config = make_config(judge=JudgeEndpoint(backend=JudgeBackend.TOGETHER, together=together))
+    training = [replace(DOUBLE), replace(DOUBLE, id="p7", scoring=Scoring.LIVECODEBENCH)]
+    if where != "dataset":
+        evaluate = Evaluation(datasets=[EvaluationDataset(name="lcb", uri=str(tmp_path / "lcb.jsonl"))])
+        config = config.model_copy(update={"stage": config.stage.model_copy(update={"evaluate": evaluate})})
+        training = training[:1]
+    with pytest.raises(JudgeRefused, match=rf"^{re.escape(where)}: 1 problems cannot be judged, .* p7: .*strict only"):
+        refuse_unjudgeable(config, judge, training, Sources())
+    own = config.model_copy(update={"judge": JudgeEndpoint()})
+    refuse_unjudgeable(own, judge, training, Sources())
 
 
 def test_outputs_that_would_not_come_back_are_refused(tmp_path: Path) -> None:

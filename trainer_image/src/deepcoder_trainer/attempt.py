@@ -36,7 +36,8 @@ from deepcoder_trainer.cluster import connect_ray
 from deepcoder_trainer.controller import Controller, first_cause
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.evaluation.context import EvaluationContext
-from deepcoder_trainer.judge.backend import Judge, refuse_unjudgeable
+from deepcoder_trainer.judge.admission import refuse_unjudgeable
+from deepcoder_trainer.judge.backend import Judge
 from deepcoder_trainer.judge.connect import connect_judge
 from deepcoder_trainer.judge.local import LocalJudge
 from deepcoder_trainer.ports import Ending, Evaluate, Observer
@@ -285,7 +286,8 @@ class Attempt:
         except ValueError as error:
             raise BadConfig(str(error), field="recipe.maxPromptTokens") from error
         if self._client is not None:
-            refuse_unjudgeable(self._client, (encoded.problem for encoded in problems.kept))
+            training = (encoded.problem for encoded in problems.kept)
+            refuse_unjudgeable(self.config, self._client, training, self._sources)
         if problems.too_long:
             log.warning(
                 "%d of %d problems are left out: their prompts have more than recipe.maxPromptTokens %d tokens",

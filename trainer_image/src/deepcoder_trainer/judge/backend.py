@@ -6,7 +6,6 @@ for a bounded number of times and seconds, and then comes back unjudged, for qua
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -52,13 +51,3 @@ class Judge(Protocol):
 
     async def close(self) -> None:
         """Let go of connections. Whoever called `run` ends that."""
-
-
-def refuse_unjudgeable(judge: Judge, problems: Iterable[Problem]) -> None:
-    """Tell before anything is sampled what would else end the attempt at the first such problem. Raises BadConfig."""
-    refused = [(p.id, reason) for p in problems if (reason := judge.refusal(p)) is not None]
-    if refused:
-        name, reason = refused[0]
-        raise JudgeRefused(
-            f"{len(refused)} problems cannot be judged, the first of them {name}: {reason}", field="judge.backend"
-        )

@@ -1,0 +1,35 @@
+"""Whether all that a stage will have judged can be judged at all, told before anything is sampled.
+
+Our own judges take every problem that can be read. A hosted one does not, and would else end the attempt at the first
+that it refuses: in an evaluation, hours after the start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from deepcoder_contracts.stage import JudgeBackend, StageConfig
+from deepcoder_trainer.checkpoint.sources import Sources
+from deepcoder_trainer.judge.backend import Judge, JudgeRefused
+from deepcoder_trainer.problems.dataset import load_dataset
+from deepcoder_trainer.types import Problem
+
+
+def refuse_unjudgeable(config: StageConfig, judge: Judge, training: Iterable[Problem], sources: Sources) -> None:
+    """Raise JudgeRefused naming the dataset, how many of its problems, the first of them, and the mend."""
+    if config.judge.backend is not JudgeBackend.TOGETHER:
+        return
+    _check(judge, training, "dataset")
+    for dataset in config.stage.evaluate.datasets if config.stage.evaluate else ():
+        problems = load_dataset(sources.dataset(dataset.uri)).problems
+        _check(judge, problems, f"evaluate.datasets[{dataset.name}]")
+
+
+def _check(judge: Judge, problems: Iterable[Problem], where: str) -> None:
+    refused = [(problem.id, reason) for problem in problems if (reason := judge.refusal(problem)) is not None]
+    if refused:
+        name, reason = refused[0]
+        raise JudgeRefused(
+            f"{where}: {len(refused)} problems cannot be judged, the first of them {name}: {reason}",
+            field="judge.backend",
+        )
