@@ -48,7 +48,7 @@ DEFAULTS = {
     "kept answers": room.ANSWERS_MB,
     "connections": room.MAX_CONNECTIONS,
     "a body's arrival": bodies.READ_S,
-    "request body, or a line of a batch": option("max_body_mb"),
+    "request body, or a line of a batch (always 64)": option("max_body_mb"),
     "JSON of a body outside of its texts": admission.MAX_STRUCTURE_BYTES / limits.MIB,
     "stored test sets, least recently used first out, none that is in use": option("tests_store_mb"),
     "runs of a zygote before it is replaced": option("recycle_after"),
