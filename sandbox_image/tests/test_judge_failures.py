@@ -87,7 +87,7 @@ def test_runner_killed_from_outside_is_tried_again(slot, judge):
 
 def test_runner_that_cannot_be_confined_is_the_judges_failure(any_slot):
     zygote = ZygoteProcess(any_slot.ensure_zygote().config)
-    job = Job("stdin", None, RunLimits(1.0, 3.0, memory_limit_mb=1 << 60, file_bytes=1 << 20))
+    job = Job("stdin", RunLimits(1.0, 3.0, memory_limit_mb=1 << 60, file_bytes=1 << 20))
     try:
         zygote.start_run(job, [0, 1, 2])
         with pytest.raises(ZygoteFailed, match="before it was confined"):

@@ -21,12 +21,12 @@ _ANSWER_GRACE_S = 20.0
 
 @dataclass(frozen=True)
 class Program:
-    """A program whose source, and after the first run its code object, lies in a memory file."""
+    """A program in a memory file: its source, its function's name, and after the first run its code object."""
 
     code: MemoryFile
     source_bytes: int
     kind: Kind
-    fn_name: str | None = None
+    name_bytes: int = 0
     preamble: bool = False
     """Whether the released reward's imports stand before it (taco-compat)."""
 
@@ -66,9 +66,9 @@ def execute(
         MemoryFile("stderr") as stderr,
         MemoryFile("report", capacity=answer_bytes) as report,
     ):
-        source_bytes, code = program.source_bytes, program.code
-        compiled_bytes = code.size() - source_bytes if code.sealed() else 0
-        job = Job(program.kind, program.fn_name, limits, source_bytes, compiled_bytes, program.preamble)
+        code, source_bytes, name_bytes = program.code, program.source_bytes, program.name_bytes
+        compiled_bytes = code.size() - source_bytes - name_bytes if code.sealed() else 0
+        job = Job(program.kind, limits, source_bytes, name_bytes, compiled_bytes, program.preamble)
         zygote.start_run(job, [file.fileno() for file in (stdin, stdout, stderr, report, code)])
         ended = zygote.finish_run(wait_deadline(limits, deadline))
         sizes = (stdout.size(), stderr.size())

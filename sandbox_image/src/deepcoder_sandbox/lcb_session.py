@@ -55,10 +55,10 @@ class Graded:
 def judge_in_one_process(zygote: ZygoteProcess, submission: Submission, deadline: float) -> Graded:
     """Grade a submission. Raises ZygoteFailed, KilledFromOutside or DeadlinePassed: the judge's failures."""
     request = submission.request
-    source = request.code.encode()
+    source, name = request.code.encode(), (request.fn_name or "").encode()
     longest = max(len(test.input.encode()) for test in submission.tests)
     with (
-        MemoryFile("code", source, capacity=len(source)) as code,
+        MemoryFile("code", source + name, capacity=len(source + name)) as code,
         MemoryFile("input", capacity=longest) as given,
         MemoryFile("output") as output,
         _control() as (ours, theirs),
@@ -68,7 +68,7 @@ def judge_in_one_process(zygote: ZygoteProcess, submission: Submission, deadline
             request.time_limit_s, len(submission.tests), request.memory_limit_mb, submission.output_bytes
         )
         files = [null, null, null, theirs.fileno(), code.fileno(), given.fileno(), output.fileno()]
-        zygote.start_run(Job(request.kind, request.fn_name, bounds, len(source)), files)
+        zygote.start_run(Job(request.kind, bounds, len(source), len(name)), files)
         theirs.close()
         session = _Session(zygote, submission, bounds, ours, given, output, deadline)
         try:
@@ -203,9 +203,9 @@ class _Session:
             cpu_s, wall_s = self.clock.cpu_s(), self.clock.wall_s()
             if cpu_s > limit_s + ALARM_GRACE_S:
                 raise _Overdue(cpu_s, f"used more than {limit_s:g} s of CPU time and did not hear the alarm")
-            if wall_s > WALL_PER_CPU * limit_s + ALARM_GRACE_S:
+            if wall_s > WALL_PER_CPU * limit_s + ALARM_GRACE_S and not self.clock.is_runnable():
                 raise _Overdue(cpu_s, f"still there after {WALL_PER_CPU * limit_s:g} s and did not hear the alarm")
-            if not rung and wall_s >= limit_s:
+            if not rung and wall_s >= limit_s and (cpu_s >= limit_s or not self.clock.is_runnable()):
                 self.zygote.ring_alarm()
                 rung = True
             return limit_s + ALARM_GRACE_S - cpu_s if rung else limit_s - wall_s

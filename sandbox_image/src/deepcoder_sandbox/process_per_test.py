@@ -32,12 +32,11 @@ def judge_each_test(
     """
     verdicts: list[TestVerdict] = []
     allowed_s = limits.submission_limit_s(submission.request.time_limit_s, len(submission.tests))
-    source = submission.request.code.encode()
     request = submission.request
-    with MemoryFile("code", source, sealable=True) as code:
-        program = Program(
-            code, len(source), request.kind, request.fn_name, preamble=request.scoring is Scoring.TACO_COMPAT
-        )
+    source, name = request.code.encode(), (request.fn_name or "").encode()
+    with MemoryFile("code", source + name, sealable=True) as code:
+        compat = request.scoring is Scoring.TACO_COMPAT
+        program = Program(code, len(source), request.kind, len(name), preamble=compat)
         for test in submission.tests:
             verdict, took_s = _run_test(zygote_for_run(), submission, program, test, deadline, allowed_s)
             allowed_s -= max(0.0, took_s)

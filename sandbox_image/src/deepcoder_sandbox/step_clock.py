@@ -67,3 +67,7 @@ class StepClock:
         """Seconds of the step so far, less those spent waiting for a processor."""
         elapsed = time.monotonic() - self._started
         return elapsed - self._starvation.seconds(self.cpu_s())
+
+    def is_runnable(self) -> bool:
+        """Whether it runs, or waits for a processor, now: then `wall_s` may count a wait that is still going on."""
+        return self._starvation.is_runnable()

@@ -3,6 +3,8 @@
 Read and written without `json`: whatever Python code a zygote runs between two forks dirties pages that the kernel then
 copies, for every test of every program. The first packet, which configures a zygote, is JSON all the same. A packet
 that is no such line raises ValueError, which is the judge's failure.
+
+Nothing of a submission is in a packet, its numbers aside: what the zygote has read, its next copy can find.
 """
 
 from __future__ import annotations
@@ -33,12 +35,13 @@ class Job(NamedTuple):
     """A run that the judge asks for."""
 
     kind: str
-    fn_name: str | None
     limits: RunLimits
     source_bytes: int = 0
-    """Where in the code descriptor the source ends."""
+    """Length of the source in the code descriptor."""
+    name_bytes: int = 0
+    """Length of the name behind it of the function that is called; 0 where none is."""
     compiled_bytes: int = 0
-    """Length of the code object behind it, which an earlier runner left and sealed; 0 where there is none."""
+    """Length of the code object behind that, which an earlier runner left and sealed; 0 where there is none."""
     preamble: bool = False
     """Whether the released reward's imports stand before the program (taco-compat)."""
 
@@ -73,18 +76,17 @@ class RunEnded(NamedTuple):
 
 
 def encode_job(job: Job) -> bytes:
-    """Return the packet; `fn_name` has no white space, as the protocol's pattern sees to."""
-    kind, fn_name, limits, source_bytes, compiled_bytes, preamble = job
-    fields = (kind, fn_name or _NONE, *limits, source_bytes, compiled_bytes, int(preamble))
+    """Return the packet."""
+    kind, limits, source_bytes, name_bytes, compiled_bytes, preamble = job
+    fields = (kind, *limits, source_bytes, name_bytes, compiled_bytes, int(preamble))
     return " ".join(map(str, fields)).encode()
 
 
 def decode_job(packet: bytes) -> Job:
     """Return what `encode_job` was given."""
-    kind, fn_name, cpu, wall, memory, file, source, compiled, preamble = packet.decode().split(" ")
+    kind, cpu, wall, memory, file, source, name, compiled, preamble = packet.decode().split(" ")
     limits = RunLimits(float(cpu), float(wall), int(memory), int(file))
-    called = None if fn_name == _NONE else fn_name
-    return Job(kind, called, limits, int(source), int(compiled), preamble == "1")
+    return Job(kind, limits, int(source), int(name), int(compiled), preamble == "1")
 
 
 def encode_ended(ended: RunEnded) -> bytes:

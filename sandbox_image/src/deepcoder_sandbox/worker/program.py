@@ -83,24 +83,26 @@ def run(job: Job) -> NoReturn:
     """Compile or load the program, run it once and leave with the exit status Python would have had."""
     status = 1
     try:
-        code = _code_object(job.source_bytes, job.compiled_bytes)
+        content = read_all(CODE, job.source_bytes + job.name_bytes + job.compiled_bytes)
+        code_at = job.source_bytes + job.name_bytes
+        code = _code_object(content[: job.source_bytes], memoryview(content)[code_at:], code_at)
         if code is not None:
-            status = _execute(code, job.kind, job.fn_name, taco.PREAMBLE if job.preamble else {})
+            fn_name = content[job.source_bytes : code_at].decode()
+            status = _execute(code, job.kind, fn_name, taco.PREAMBLE if job.preamble else {})
     except MemoryError:
         os.write(REPORT, _OUT_OF_MEMORY)
     finally:
         os._exit(status)
 
 
-def _code_object(source_bytes: int, compiled_bytes: int) -> CodeType | None:
+def _code_object(source: bytes, compiled: memoryview, code_at: int) -> CodeType | None:
+    """Return the code object that lies `code_at` of the code descriptor, or make it and leave it there."""
     global _source
-    content = read_all(CODE, source_bytes + compiled_bytes)
-    if compiled_bytes:
-        _source = content[:source_bytes]
-        loaded: CodeType = marshal.loads(memoryview(content)[source_bytes:])  # our own compile's, sealed  # noqa: S302
+    _source = source
+    if compiled:
+        loaded: CodeType = marshal.loads(compiled)  # our own compile's, and sealed since  # noqa: S302
         os.close(CODE)
         return loaded
-    _source = content
     try:
         code = compile(_source, FILENAME, "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, OverflowError) as error:
@@ -110,7 +112,7 @@ def _code_object(source_bytes: int, compiled_bytes: int) -> CodeType | None:
         return None
     stored = marshal.dumps(code)
     if len(stored) <= STORED_CODE_BYTES:
-        os.lseek(CODE, source_bytes, os.SEEK_SET)
+        os.lseek(CODE, code_at, os.SEEK_SET)
         write_all(CODE, stored)
     del stored
     fcntl.fcntl(CODE, fcntl.F_ADD_SEALS, _SEALED)
@@ -118,7 +120,7 @@ def _code_object(source_bytes: int, compiled_bytes: int) -> CodeType | None:
     return code
 
 
-def _execute(code: CodeType, kind: str, fn_name: str | None, preamble: dict[str, Any]) -> int:
+def _execute(code: CodeType, kind: str, fn_name: str, preamble: dict[str, Any]) -> int:
     module = _main
     module.__dict__.update(preamble)
     if kind == "function":

@@ -31,14 +31,15 @@ def run(job: Job) -> NoReturn:
     """Serve tests until the judge hangs up or the program ends the process."""
     status = 1
     try:
-        _serve(job.fn_name, job.source_bytes)
+        _serve(job.source_bytes, job.name_bytes)
         status = 0
     finally:
         os._exit(status)
 
 
-def _serve(fn_name: str | None, source_bytes: int) -> None:
-    source = os.pread(CODE, source_bytes, 0).decode()
+def _serve(source_bytes: int, name_bytes: int) -> None:
+    content = os.pread(CODE, source_bytes + name_bytes, 0)
+    source, fn_name = content[:source_bytes].decode(), content[source_bytes:].decode() or None
     os.write(CONTROL, b'{"started":true}')  # from here on the judge knows this process, and keeps its time
     try:
         called = livecodebench.load(source, fn_name)

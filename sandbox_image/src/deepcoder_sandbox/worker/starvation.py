@@ -4,11 +4,14 @@ The scheduler tells it of each living thread (`schedstat`); looks a second apart
 thread's wait is as it stands: it cannot wait unless the processors are busy. The sum over threads could be driven up by
 waking hundreds of them at once, so it counts for at most a multiple of the CPU time that the process got meanwhile.
 Where the kernel does not say, nothing counts.
+
+A wait that is still going on is in no sum of the scheduler's: who is about to end a process asks `is_runnable` first.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 _SHARE = 8
 """A process of many threads is believed to have waited at most this many times as long as it ran."""
@@ -38,6 +41,10 @@ class Starvation:
         waits = [waited - self._marked.get(thread, 0) for thread, waited in self._waited.items()]
         return max(max(waits, default=0) / 1e9, min(sum(waits) / 1e9, _SHARE * cpu_s))
 
+    def is_runnable(self) -> bool:
+        """Whether one of its threads runs or waits for a processor at this moment: a wait that is in no sum yet."""
+        return any(self._field(thread, "stat", _state) == b"R" for thread in self._threads())
+
     def _threads(self) -> list[str]:
         try:
             descriptor = os.open(self._tasks, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._proc)
@@ -51,14 +58,27 @@ class Starvation:
             os.close(descriptor)
 
     def _read(self, thread: str) -> int:
+        """Nanoseconds that the thread has waited, up to when it was last given a processor."""
+        return int(self._field(thread, "schedstat", _second) or 0)
+
+    def _field(self, thread: str, name: str, pick: Callable[[bytes], bytes]) -> bytes | None:
         try:
-            path = f"{self._tasks}/{thread}/schedstat"
+            path = f"{self._tasks}/{thread}/{name}"
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
         except OSError:
-            return 0
+            return None
         try:
-            return int(os.read(descriptor, 128).split()[1])
-        except (OSError, ValueError, IndexError):
-            return 0
+            return pick(os.read(descriptor, 4096))
+        except (OSError, IndexError):
+            return None
         finally:
             os.close(descriptor)
+
+
+def _second(schedstat: bytes) -> bytes:
+    return schedstat.split()[1]
+
+
+def _state(stat: bytes) -> bytes:
+    """The letter behind the command's name, which is in brackets and may hold any character."""
+    return stat.rpartition(b")")[2].split()[0]

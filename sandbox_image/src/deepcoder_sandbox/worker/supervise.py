@@ -25,7 +25,7 @@ from deepcoder_sandbox.worker.libc import process_cpu_clock
 from deepcoder_sandbox.worker.starvation import Starvation
 from deepcoder_sandbox.worker.thread_gate import ThreadGate
 
-_LONGEST_SLEEP_S = 1.0
+_OVERDUE_SLEEP_S, _LONGEST_SLEEP_S = 0.01, 1.0
 _PACKET_BYTES = 1 << 16
 
 
@@ -65,7 +65,7 @@ def supervise(
         left_s = min(cpu_limit_s, wall_limit_s)
         look_at = started + min(left_s, _LONGEST_SLEEP_S)
         while True:
-            ready = [fd for fd, _ in poller.poll(max(1.0, (look_at - time.monotonic()) * 1000 + 1.0))]
+            ready = [fd for fd, _ in poller.poll(max(0.0, look_at - time.monotonic()) * 1000 + 1.0)]
             if descriptor in ready:
                 break
             if gate is not None and gate.fileno() in ready:
@@ -82,10 +82,10 @@ def supervise(
             starved_s = starvation.seconds(used_s)
             waited_s = time.monotonic() - started - starved_s
             left_s = min(cpu_limit_s - used_s, wall_limit_s - waited_s)
-            look_at = time.monotonic() + min(left_s, _LONGEST_SLEEP_S)
+            look_at = time.monotonic() + min(left_s if left_s > 0 else _OVERDUE_SLEEP_S, _LONGEST_SLEEP_S)
             if used_s > cpu_limit_s:
                 killed_for = killed_for or "cpu"
-            elif waited_s > wall_limit_s:
+            elif waited_s > wall_limit_s and not starvation.is_runnable():
                 killed_for = killed_for or "wall"
             if killed_for is not None:
                 kill(pid, signal.SIGKILL)
