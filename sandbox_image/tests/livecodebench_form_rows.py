@@ -194,6 +194,23 @@ ROWS: dict[str, list[Row]] = {
         ("print(type(__builtins__).__name__)", [("", "dict")], [True], None),
         ("print(List[int], Optional[str])", [("", "typing.List[int] typing.Optional[str]")], [True], None),
         ("print(pow(2, 3), round(2.5), sum([1]), min(1, 2))", [("", "8 2 1 1")], [True], None),
+        (
+            (
+                "import sys\nsys.setrecursionlimit(10**7)\ndef f(n):\n"
+                "  return 0 if n == 0 else f(n-1) + 1\nprint(f(200000))"
+            ),
+            [("", "200000")],
+            [True],
+            None,
+        ),
+        ("class A: pass\nimport pickle\nprint(len(pickle.dumps(A())))", [("", "3")], [-4], -4),
+        (
+            ("from dataclasses import dataclass\n@dataclass(order=True)\nclass A:\n  x: int\nprint(A(1) < A(2))"),
+            [("", "True")],
+            [True],
+            None,
+        ),
+        ("import inspect\ndef f(): pass\nprint(inspect.getsource(f))", [("", "")], [-4], -4),
     ],
     "stdin is a stand-in: read is all, readlines has a tail, buffer.readline is always line 1, no iterating": [
         (

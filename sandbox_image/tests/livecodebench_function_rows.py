@@ -403,6 +403,12 @@ ROWS: dict[str, list[Row]] = {
         ),
         ("<imports>\nclass Solution:\n    def f(self,a,b):\n        return 10**49999", [("1\n2", "3")], [False], -2),
         ("<imports>\nclass Solution:\n    def f(self,a,b):\n        return 'x' * 1000", [("1\n2", '"y"')], [False], -2),
+        (
+            ("class Solution:\n    def f(self,a,b):\n        x = []\n        x.append(x)\n        return x"),
+            [("1\n2", "[]")],
+            [False],
+            -2,
+        ),
     ],
     "what a function prints is forgotten, and there is nothing to read": [
         ("class Solution:\n    def f(self,a,b):\n        1/0", [("1\n2", "3")], [-4], -4),

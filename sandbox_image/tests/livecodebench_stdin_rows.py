@@ -222,6 +222,26 @@ ROWS: dict[str, list[Row]] = {
             [-4],
             -4,
         ),
+        (
+            (
+                "import signal\nclass T(Exception): pass\ndef h(*a): raise T\n"
+                "signal.signal(signal.SIGALRM, h)\nsignal.setitimer(signal.ITIMER_REAL, 0.1)\ntry:\n"
+                "  while True: x = 1\nexcept T: print(3)"
+            ),
+            [("", "3"), ("", "3")],
+            [True, True],
+            None,
+        ),
+        ("import signal\nsignal.setitimer(signal.ITIMER_REAL, 0.1)\nwhile True: x = 1", [("", "3")], [-3], -3),
+        (
+            (
+                "import signal\nsignal.signal(signal.SIGALRM, signal.SIG_DFL)\n"
+                "signal.setitimer(signal.ITIMER_REAL, 0.1)\nwhile True: x = 1"
+            ),
+            [("", "3")],
+            [-2],
+            -5,
+        ),
     ],
     "the guard takes functions and modules away": [
         ("import resource", [("1 2\n", "3\n")], [-4], -4),
@@ -277,6 +297,16 @@ ROWS: dict[str, list[Row]] = {
                 "t = threading.Thread(target=lambda: print(3)); t.start(); t.join()"
             ),
             [("1 2\n", "3\n")],
+            [True],
+            None,
+        ),
+        (
+            (
+                "import threading, sys\nsys.setrecursionlimit(10**6)\nthreading.stack_size(2**27)\n"
+                "def main():\n  def f(n): return 0 if n == 0 else f(n-1) + 1\n  print(f(100000))\n"
+                "t=threading.Thread(target=main)\nt.start()\nt.join()"
+            ),
+            [("", "100000")],
             [True],
             None,
         ),
