@@ -2,6 +2,7 @@
 
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -217,6 +218,16 @@ def test_listener_that_fails_costs_no_answer(slots, asked):
     pool = Pool(ZygoteConfig(), 1, "w", max_queued=10, observer=observer)
     assert [pool.submit(asked(str(number))).result(20).passed for number in range(3)] == [True] * 3
     assert spent == [Phase.QUEUE] * 3
+    assert pool.close(10) is True
+
+
+def test_nothing_of_a_submission_stays_once_it_is_answered(slots, asked):
+    pool = Pool(ZygoteConfig(), 1, "w", max_queued=10)
+    submission = asked("a")
+    gone = weakref.ref(submission)
+    assert pool.submit(submission).result(20).passed is True
+    del submission
+    wait_until(lambda: gone() is None)
     assert pool.close(10) is True
 
 

@@ -145,6 +145,7 @@ class Pool:
                 slot.ensure_zygote()
             while (work := self._next(slot)) is not None:
                 self._judge(slot, work)
+                del work  # its texts are not to stay while the next one is waited for
         finally:
             with self._changed:
                 self._present.discard(slot)

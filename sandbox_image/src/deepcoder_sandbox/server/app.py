@@ -9,10 +9,12 @@ cannot start zygotes is not ready, and after a while not healthy: it would answe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -59,6 +61,8 @@ class Judge:
     max_memory_mb: int | None = None
     reader: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "reader"))
     """Reads long bodies."""
+    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while a long body is read, up to where it has found room."""
 
     def capacity(self) -> Capacity:
         """Return the judge's load and confinement."""
@@ -152,27 +156,32 @@ async def _judge(request: web.Request) -> web.Response:
     run = request.headers.get(RUN_HEADER, "")
     if run and not _RUN.fullmatch(run):
         raise Refused(f"{RUN_HEADER}: needs <namespace>/<name>/<uid8>", RUN_HEADER)
+    answer = await _find_or_start(judge, request, run)
+    return web.Response(body=await asyncio.shield(answer), content_type="application/json", charset="utf-8")
+
+
+async def _find_or_start(judge: Judge, request: web.Request, run: str) -> asyncio.Future[bytes]:
+    """Return the answer to a request, its judging begun if need be; nothing else of it is left to wait with."""
     share = Share(judge.room)
     try:
         asked, digest = await _read_request(judge, request, share)
         answer = judge.answers.find((run, asked.id), digest)
-        if answer is None:
-            tests = _borrow_tests(judge, asked)
-            share, kept = Share(judge.room), share  # from here on the submission holds it
-            answer = await _start(judge, (run, asked.id), digest, asked, tests, kept)
-        else:
+        if answer is not None:
             judge.metrics.repeated()
-        del asked  # its texts are not needed while the answer is waited for
+            return answer
+        tests = _borrow_tests(judge, asked)
+        share, kept = Share(judge.room), share  # from here on the submission holds it
+        return await _start(judge, (run, asked.id), digest, asked, tests, kept)
     finally:
         share.release()
-    return web.Response(body=await asyncio.shield(answer), content_type="application/json", charset="utf-8")
 
 
 async def _read_request(judge: Judge, request: web.Request, share: Share) -> tuple[JudgeRequest, str]:
     """Return what is asked and its digest; `share` then holds what it takes, and no more the body."""
     body = await read_body(request, share, judge.max_body_bytes)
-    asked, digest, size = await _apart_if_long(judge, len(body), lambda: _parse(body))
-    share.resize(size)
+    async with _turn(judge, len(body)):
+        asked, digest, size = await _apart_if_long(judge, len(body), lambda: _parse(body))
+        share.resize(size)
     return asked, digest
 
 
@@ -206,8 +215,13 @@ async def _start(
     return judge.answers.start(key, digest, judged)
 
 
+def _turn(judge: Judge, size: int) -> AbstractAsyncContextManager[None]:
+    """Return what a long body has to wait for: that the one before is read, and has found room or is forgotten."""
+    return judge.reading if size > _AT_ONCE_BYTES else contextlib.nullcontext()
+
+
 async def _apart_if_long(judge: Judge, size: int, work: Callable[[], T]) -> T:
-    """Do work that takes time and memory in proportion to `size`: if long, in a thread, and one at a time."""
+    """Do work that takes time in proportion to `size`: if long, in a thread."""
     if size <= _AT_ONCE_BYTES:
         return work()
     return await asyncio.get_running_loop().run_in_executor(judge.reader, work)
@@ -229,8 +243,9 @@ async def _put_tests(request: web.Request) -> web.Response:
     share = Share(judge.room)
     try:
         body = await read_body(request, share, judge.max_body_bytes)
-        tests = await _apart_if_long(judge, len(body), lambda: read_set(sha256, body))
-        judge.tests.put(sha256, tests_bytes(tests), tests)
+        async with _turn(judge, len(body)):
+            tests = await _apart_if_long(judge, len(body), lambda: read_set(sha256, body))
+            judge.tests.put(sha256, tests_bytes(tests), tests)
     finally:
         share.release()
     return web.json_response({"sha256": sha256, "tests": len(tests)})
