@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
 from deepcoder_contracts.judge import Verdict
+from deepcoder_sandbox.submission import Submission
 from deepcoder_sandbox.worker.starvation import Starvation
 
 IN_A_THREAD = """
@@ -22,6 +24,7 @@ thread.join()
 
 WAITING_THREADS = """
 import os, threading, time
+from deepcoder_sandbox.submission import Submission
 from deepcoder_sandbox.worker.starvation import Starvation
 starvation = Starvation(os.getpid())
 starvation.mark()
@@ -83,3 +86,13 @@ def test_thread_that_has_ended_and_what_was_before_the_mark_are_accounted_for(mo
     waits["1"] += 1_000_000_000
     assert starvation.seconds(cpu_s=9.0) == 4.0
     assert Starvation(1 << 30).seconds(cpu_s=9.0) == 0.0
+
+
+@pytest.mark.parametrize("scoring", ["strict", "livecodebench"])
+def test_program_that_gets_no_processor_before_its_clients_deadline_has_no_verdict(any_slot, make, load, scoring):
+    code = "import time\nwhile time.process_time() < 0.4: pass\nprint(3)"
+    request = make(code, ("", "3"), ("", "3"), scoring=scoring, time_limit_s=1.0)
+    any_slot.ensure_zygote(harness=scoring == "livecodebench")
+    answer = any_slot.judge(Submission(request, tuple(request.tests)), time.monotonic() + 0.6)  # and needs 0.8
+    assert answer.passed is None
+    assert {verdict.verdict for verdict in answer.verdicts} == {Verdict.ERROR}

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from deepcoder_sandbox.server.idempotency import Answers
 from deepcoder_sandbox.server.logs import MAX_CHARS, JsonFormatter, PlainFormatter
 from deepcoder_sandbox.server.metrics import Metrics
 from deepcoder_sandbox.server.room import Room
+from deepcoder_sandbox.server.serve import Listen, serve
 from deepcoder_sandbox.tests_store import TestStore
 from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteFailed, ZygoteProcess
 
@@ -128,6 +130,25 @@ async def test_work_that_outlasts_the_drain_is_given_back_and_the_server_leaves_
                 assert response.status == 503
                 assert float(response.headers["Retry-After"]) > 0
                 assert "another" in Problem.model_validate_json(text).error
+
+
+async def test_connection_that_never_finishes_the_head_of_a_request_is_closed(tmp_path, monkeypatch):
+    monkeypatch.setattr("deepcoder_sandbox.server.serve.KEEP_ALIVE_S", 0.3)
+    pool = Pool(ZygoteConfig(), slots=1, worker="here", max_queued=3)
+    judge = Judge(pool, Tier.LANDLOCK, {}, Metrics(), TestStore(1 << 20), Answers(10, 1 << 20), Room(1 << 20), 1 << 20)
+    serving = asyncio.create_task(serve(judge, Listen(socket=tmp_path / "judge.sock")))
+    async with asyncio.timeout(20):
+        while not (tmp_path / "judge.sock").exists():
+            await asyncio.sleep(0.01)
+        for said in (b"", b"POST /v1/judge HTTP/1.1\r\nHost: x\r\nX-Slow: "):
+            reader, writer = await asyncio.open_unix_connection(str(tmp_path / "judge.sock"))
+            writer.write(said)
+            assert await reader.read() == b""
+            writer.close()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await serving
+    assert pool.draining
+    assert not (tmp_path / "judge.sock").exists()
 
 
 async def test_metrics_tell_verdicts_phases_load_memory_and_confinement(tmp_path):
