@@ -3,6 +3,8 @@
 Overhead of a test: the time from sending a submission to having its answer, less the CPU seconds that the program
 itself used, divided by its tests; one client, one submission at a time, so that nothing waits. Throughput: a thousand
 submissions at once from clients that obey Retry-After. Each cell is void where a verdict is not the one that was meant.
+Other work on the machine would be counted as the judge's: each cell is measured several times over, its quietest round
+is shown, and where it may the benchmark raises its own priority.
 
     python benchmarks/judge_load.py [--quick] [--page docs/results/judge_load.md]
 """
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import datetime
 import json
 import os
@@ -32,6 +35,8 @@ CELLS = ((1, 0), (5, 0), (15, 0), (5, 20), (15, 20))
 """Tests a submission, and milliseconds of CPU a test (0: it just reads and prints)."""
 
 GIVE_UP_S = 280
+ROUNDS = 3
+PRIORITY = -10
 
 
 def make(name: str, tests: int, milliseconds: int, scoring: str) -> dict:
@@ -40,13 +45,15 @@ def make(name: str, tests: int, milliseconds: int, scoring: str) -> dict:
     return submission(name, code, *((str(n), str(n)) for n in range(tests)), scoring=scoring)
 
 
-async def overhead(server: Server, tests: int, milliseconds: int, scoring: str, count: int) -> list[float] | None:
+async def overhead(
+    server: Server, name: str, tests: int, milliseconds: int, scoring: str, count: int
+) -> list[float] | None:
     """Return milliseconds of overhead a test, one figure a submission; None where a verdict is wrong."""
     figures = []
     clients = PatientClients(server, GIVE_UP_S)
     async with server.session() as session:
         for number in range(count + 5):
-            body = make(f"{scoring}-{tests}-{milliseconds}-{number}", tests, milliseconds, scoring)
+            body = make(f"{name}-{number}", tests, milliseconds, scoring)
             started = time.perf_counter()
             answer = await clients.judge(session, body)
             took_s = time.perf_counter() - started
@@ -81,15 +88,23 @@ async def all_at_once(server: Server, count: int, tests: int) -> dict[str, float
 
 async def measure(quick: bool) -> tuple[list[str], dict[str, object]]:
     """Return the rows of the table, printed as they come, and the figures."""
-    rows, figures = [], {}
+    rows: list[str] = []
+    figures: dict[str, dict[str, float] | None] = {}
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder, Server(Path(folder), "--slots", "1") as server:
         for scoring in SCORINGS:
             for tests, milliseconds in CELLS[:2] if quick else CELLS:
-                count = 30 if quick else 200 if not milliseconds else 60
-                values = await overhead(server, tests, milliseconds, scoring, count)
+                count = 30 if quick else 150 if not milliseconds else 50
+                rounds = [
+                    _quantiles(
+                        await overhead(
+                            server, f"{scoring}-{tests}-{milliseconds}-{number}", tests, milliseconds, scoring, count
+                        )
+                    )
+                    for number in range(ROUNDS)
+                ]
                 name = f"{scoring} {tests}x{milliseconds}ms"
-                figures[name] = _quantiles(values)
+                figures[name] = None if None in rounds else min(rounds, key=lambda each: each["p95"])
                 rows.append(_row(scoring, tests, milliseconds, figures[name]))
                 print(rows[-1], flush=True)
     with tempfile.TemporaryDirectory() as folder, Server(Path(folder), "--slots", str(cores)) as server:
@@ -142,9 +157,8 @@ def _page(rows: list[str], summary: dict[str, object]) -> str:
         f" {platform.release()}, Python {platform.python_version()}, tier {summary['tier']}, load average {load}."
         " `make bench-judge_load` repeats it.\n\n"
         "Overhead of a test: the time from sending a submission to having its answer, over HTTP, less the CPU time that"
-        " the program itself used, divided by its tests; one submission at a time.\n\n"
-        + "\n".join([_HEADER, *rows])
-        + f"\n\n{_once_in_words(summary['all_at_once'])}\n"
+        " the program itself used, divided by its tests; one submission at a time, the quietest of"
+        f" {ROUNDS} rounds.\n\n" + "\n".join([_HEADER, *rows]) + f"\n\n{_once_in_words(summary['all_at_once'])}\n"
     )
 
 
@@ -154,6 +168,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="the smallest cells and a hundred at once only")
     parser.add_argument("--page", type=Path, help="write a dated page here")
     options = parser.parse_args()
+    with contextlib.suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
     print(_HEADER, flush=True)
     rows, summary = asyncio.run(measure(options.quick))
     print(_once_in_words(summary["all_at_once"]))
