@@ -77,7 +77,7 @@ async def test_killed_zygotes_and_runners_cost_no_submission_and_no_verdict(tmp_
 
 
 @pytest.mark.parametrize("where", ["socket", pytest.param("port", marks=FULL)])
-@pytest.mark.parametrize("count", [60, pytest.param(1000, marks=FULL)])
+@pytest.mark.parametrize("count", [40, pytest.param(1000, marks=FULL)])
 async def test_killed_server_that_comes_back_costs_no_submission_and_leaves_nothing(tmp_path, count, where):
     port = free_port() if where == "port" else None
     seen: set[int] = set()
@@ -88,10 +88,10 @@ async def test_killed_server_that_comes_back_costs_no_submission_and_leaves_noth
             server.kill_and_restart()
             return True
 
-        answers, clients, blows = await judged_under_fire(server, batch(count), strike, every_s=1.0)
+        answers, clients, blows = await judged_under_fire(server, batch(count), strike, every_s=1.5)
         check(batch(count), answers, clients)
         assert blows >= 1
-        assert clients.met["lost"] > 0
+        assert clients.met["lost"] > 0  # and asked again
         assert server.stop() == 0
     await is_gone(seen)
 
