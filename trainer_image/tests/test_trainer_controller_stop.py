@@ -132,6 +132,54 @@ async def test_a_stop_while_weights_go_out_saves_them_and_waits_for_no_sampler()
     await finished_as_one(config, world.checkpoints.saved[-1], world)
 
 
+async def test_no_step_waits_for_the_verdicts_that_a_checkpoint_holds() -> None:
+    config = stage_config(6, every=2, eta=2)
+    verdicts = asyncio.Event()
+    before = World(config)
+    await before.run()
+
+    async def slow(problem: Problem, response: str, key: str) -> Outcome:
+        if int(key.split("/")[1]) == 4 * PROMPTS - 1:  # of batch 4, which the checkpoint of step 2 holds
+            await verdicts.wait()
+        return await scripted_reward(problem, response, key)
+
+    world = World(config, reward=slow)
+    task = asyncio.create_task(world.run())
+    await until(lambda: len(world.learner.trained) == 3)
+    assert (world.checkpoints.copied, world.checkpoints.saved) == ([2], []), "step 3 is trained meanwhile"
+    verdicts.set()
+    await until(lambda: world.checkpoints.saved != [])
+    saved = world.checkpoints.saved[0]
+    task.cancel()
+    assert [g.group_id for g in saved.state.groups] == list(range(2 * PROMPTS, 4 * PROMPTS))
+    assert (saved.state.step, saved.state.pending) == (2, ())
+    assert saved.metrics == before.checkpoints.saved[0].metrics, "of its own step"
+    again = World(config, resume=saved, turns=4)
+    await again.run()
+    assert again.learner.weights == before.learner.weights
+
+
+@pytest.mark.parametrize("seconds", [60, 0.4])
+async def test_a_promised_commit_is_made_good_with_what_there_is_when_newer_weights_leave(seconds: float) -> None:
+    verdicts = asyncio.Event()
+
+    async def slow(problem: Problem, response: str, key: str) -> Outcome:
+        if int(key.split("/")[1]) == 4 * PROMPTS - 1:
+            await verdicts.wait()
+        return await scripted_reward(problem, response, key)
+
+    world = World(stage_config(6, every=2, eta=2), reward=slow)
+    task = asyncio.create_task(world.run())
+    await until(lambda: len(world.learner.trained) == 3)
+    world.stop.request(seconds, "test")
+    await until(lambda: world.checkpoints.copied == [2, 3])
+    if seconds == 60:
+        verdicts.set()
+    assert (await task).step == 3
+    assert [s.state.step for s in world.checkpoints.saved] == [2, 3]
+    assert [s.state.pending for s in world.checkpoints.saved] == [(11,), () if seconds == 60 else (11,)]
+
+
 @pytest.mark.parametrize("seconds", [60, 0.4])
 async def test_a_stop_while_a_checkpoint_waits_for_verdicts_commits_what_was_copied_aside(seconds: float) -> None:
     config = stage_config(6, every=1)
@@ -146,7 +194,7 @@ async def test_a_stop_while_a_checkpoint_waits_for_verdicts_commits_what_was_cop
 
     world = World(config, reward=slow)
     task = asyncio.create_task(world.run())
-    await until(lambda: world.checkpoints.copied == [1] and len(waiting) == 2 * PROMPTS)
+    await until(lambda: world.checkpoints.copied == [1] and len(waiting) >= 2 * PROMPTS)
     world.stop.request(seconds, "test")
     if seconds == 60:
         for _ in range(20):

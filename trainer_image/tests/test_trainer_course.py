@@ -7,7 +7,6 @@ from controller_world import stage_config
 
 from deepcoder_trainer.checkpoint.state import PipelineState
 from deepcoder_trainer.course import Course
-from deepcoder_trainer.work import Unfinished
 
 DATASETS = {"datasets": [{"name": "held", "uri": "/h"}]}
 
@@ -37,19 +36,19 @@ def test_an_evaluation_is_owed_until_it_was_done_after_a_resume_as_well() -> Non
     evaluate = {**DATASETS, "everySteps": 2}
     left = course(4, evaluate=evaluate)
     assert left.evaluation_owed
-    again = Course(stage_config(6, every=2, evaluate=evaluate), left.state(Unfinished()))
+    again = Course(stage_config(6, every=2, evaluate=evaluate), left.state())
     assert again.evaluation_owed
     again.evaluated({"eval/held/pass_at_1": 0.5})
-    assert not Course(stage_config(6, every=2, evaluate=evaluate), again.state(Unfinished())).evaluation_owed
+    assert not Course(stage_config(6, every=2, evaluate=evaluate), again.state()).evaluation_owed
 
 
 def test_a_state_holds_all_that_a_resumed_run_decides_by() -> None:
     before = PipelineState(0, 7, 7, 21, counters={"samples": 5.0})
     made = Course(stage_config(6, every=2), before)
     made.trained(1, {"reward_mean": 0.5, "loss": 1.0}, {"samples": 3.0})
-    state = made.state(Unfinished(next_group_id=24))
+    state = made.state()
     assert state == PipelineState(
-        1, 8, 8, 24, history={"step": (1.0,), "reward_mean": (0.5,)}, counters={"samples": 8.0}
+        1, 8, 8, 0, history={"step": (1.0,), "reward_mean": (0.5,)}, counters={"samples": 8.0}
     )
     again = Course(stage_config(6, every=2), state, made.metrics)
     assert (again.base, again.version, again.totals, again.metrics) == (7, 8, {"run_samples": 8.0}, made.metrics)

@@ -70,8 +70,9 @@ class Run:
                 self.buffer.release(groups, step)
                 if step == stop_after:
                     self.buffer.close()
-                    await self.buffer.settled(step)
-                    self.left = self.buffer.unfinished()
+                    left = self.buffer.left()
+                    await self.buffer.settled(left)
+                    self.left = left.unfinished()
                     return
 
 
@@ -122,8 +123,9 @@ def test_a_drained_run_goes_on_with_what_was_finished_and_loses_nothing(order: O
 
 async def test_a_failed_rollout_wakes_every_waiter_with_its_error() -> None:
     buffer = WorkBuffer(WorkPolicy(1, 0, Order.STRICT, 5), 0)
-    waiters = [asyncio.create_task(buffer.batch(1)), asyncio.create_task(buffer.settled(1))]
     await buffer.admit()
+    buffer.release((), 1)
+    waiters = [asyncio.create_task(buffer.batch(1)), asyncio.create_task(buffer.settled(buffer.left()))]
     waiters.append(asyncio.create_task(buffer.admit()))
     await asyncio.sleep(0)
     buffer.fail(RuntimeError("sampler gone"))
@@ -154,7 +156,7 @@ async def test_a_group_that_was_cut_off_is_sampled_anew_by_the_resumed_run() -> 
     for _ in range(4):
         await buffer.admit()
     buffer.done(group(2, 0))
-    resumed = WorkBuffer(policy, 0, buffer.unfinished())
+    resumed = WorkBuffer(policy, 0, buffer.left().unfinished())
     admitted = [await resumed.admit() for _ in range(3)]
     assert [a.group_id for a in admitted if a is not None] == [0, 1, 3]
 

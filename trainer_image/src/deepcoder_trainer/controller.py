@@ -13,8 +13,8 @@
 - The learner waits for batch T to be whole. While it trains, batch T+1 is being sampled (maxOffPolicy ≥ 1).
 - New weights wait, in strict order, for what is sampled with the old ones; in window order they go out at once.
 - A checkpoint is copied aside between two steps and uploaded behind the next. It holds the weights and the finished
-  batch that they have not seen, which the resumed run trains first. In strict order it waits for that batch's
-  verdicts, as the next step would; in window order what is not finished is sampled anew.
+  work that they have not seen, which the resumed run trains first. In strict order it is committed when that work is
+  judged, while training goes on; in window order what is not finished is sampled anew (see leaving.py).
 - Weights are pushed before the first admission, at a start as at a resume: samplers never answer from weights that
   the learner does not have.
 
@@ -45,7 +45,6 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from deepcoder_contracts.progress import TrainerPhase
-from deepcoder_contracts.recipe import Order
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.checkpoint.errors import CheckpointFailed
 from deepcoder_trainer.checkpoint.state import PipelineState
@@ -129,6 +128,7 @@ class Controller:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await self._saving.close()
 
     async def _run(self) -> Ending:
         try:
@@ -232,6 +232,7 @@ class Controller:
             return
         assert self.evaluate is not None, "the stage evaluates"
         if self._course.save_due and self._trained is not None:
+            await self._unless_stopped(self._saving.kept())
             await self._saving.copy()
         self.observer.on_phase(TrainerPhase.EVALUATING)
         with self._timed("evaluate"):
@@ -263,10 +264,8 @@ class Controller:
             return
         self.observer.on_phase(TrainerPhase.CHECKPOINTING)
         with self._timed("checkpoint"):
-            await self._saving.copy()
-            if self.config.recipe.order is Order.STRICT:
-                await self._unless_stopped(self._work.settled(self._course.version))
-            await self._saving.commit()
+            await self._unless_stopped(self._saving.kept())
+            await self._saving.save()
         self.observer.on_phase(TrainerPhase.TRAINING)
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:

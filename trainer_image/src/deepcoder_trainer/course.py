@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from deepcoder_contracts.gate import GateRecord, evaluate_gate
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.checkpoint.state import PipelineState
-from deepcoder_trainer.work import Unfinished
 
 EVALUATED = "evaluated"
 """History of the steps after which there was an evaluation."""
@@ -49,15 +48,13 @@ class Course:
         self.metrics |= figures
         self._remember({**figures, EVALUATED: float(self.step)})
 
-    def state(self, left: Unfinished) -> PipelineState:
-        """For a checkpoint of the newest step, with the work that its weights have not seen."""
+    def state(self) -> PipelineState:
+        """For a checkpoint of the newest step, without the work that its weights have not seen."""
         return PipelineState(
             step=self.step,
             total_steps=self.version,
             version=self.version,
-            next_group_id=left.next_group_id,
-            groups=left.finished,
-            pending=left.pending,
+            next_group_id=0,
             history=self.history,
             counters=dict(self._counters),
         )

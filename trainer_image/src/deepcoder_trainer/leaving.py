@@ -1,8 +1,14 @@
 """What of a run reaches storage, and how it leaves: weights first, then what goes with them, and no step lost.
 
-A save has two halves. `copy` puts the newest step's weights aside, and they are on their way; `commit` adds the rest of
-the state and makes it a checkpoint. `leave` is the end of every run, whatever it ends for: what is not saved is copied,
-what is in flight may finish until the stop's moment, all is committed, and storage has it before the run is over.
+A save has two halves. `copy` puts the newest step's weights aside, and they are on their way; the commit adds the rest
+of the state and makes it a checkpoint. What is left to train and was sampled with older weights belongs to that state.
+In strict order it has to be judged first, since it cannot be made again; nobody stands still for that: the commit is
+promised, training goes on, and it is made when the last verdict is in. In window order what is not done is sampled
+anew.
+
+`leave` is the end of every run, whatever it ends for: a promise is kept or, where the weights are not the newest any
+more, made good with what there is; what is not saved is copied, what is in flight may finish until the stop's moment,
+all is committed, and storage has it before the run is over.
 
 A save that fails in the background is the checkpoints' to retry with the next one; at the end there is no next one, so
 it is tried once more here, and then it is the run's failure.
@@ -10,15 +16,32 @@ it is tried once more here, and then it is the run's failure.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from dataclasses import dataclass, replace
 
+from deepcoder_contracts.gate import GateRecord
+from deepcoder_contracts.recipe import Order
 from deepcoder_trainer.checkpoint.errors import CheckpointFailed
+from deepcoder_trainer.checkpoint.state import PipelineState
 from deepcoder_trainer.course import Course
 from deepcoder_trainer.ports import Checkpoints, Ending
 from deepcoder_trainer.stopping import Moment, Stop, StopReached
-from deepcoder_trainer.work import WorkBuffer
+from deepcoder_trainer.work import Left, WorkBuffer
 
 log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Promise:
+    """A commit of weights that are aside: its figures are of their step, its work may not be done yet."""
+
+    left: Left
+    state: PipelineState
+    """Without the work."""
+    metrics: dict[str, float]
+    gate: GateRecord | None
+    keeping: asyncio.Task[None] | None = None
 
 
 class Saving:
@@ -30,12 +53,13 @@ class Saving:
         self._course = course
         self._stop = stop
         self._copied: int | None = None
+        self._promise: _Promise | None = None
         self._saved_step = course.step
         self._saved_final = False
 
     @property
     def copied(self) -> bool:
-        """Whether the newest step's weights are aside and not committed."""
+        """Whether the newest step's weights are aside and nothing is promised for them."""
         return self._copied == self._course.step
 
     @property
@@ -43,38 +67,75 @@ class Saving:
         """Whether there is anything that no checkpoint has."""
         return self._saved_step < self._course.step or (self._course.over and not self._saved_final)
 
+    async def kept(self) -> None:
+        """Until nothing is promised. Raises what a rollout failed with: the promise stands then."""
+        if self._promise is not None and (keeping := self._promise.keeping) is not None:
+            await asyncio.wait({keeping})
+            keeping.result()
+
     async def copy(self) -> None:
-        """Copy the weights aside, once a step; from here they are on their way to storage."""
+        """Copy the weights aside, once a step; from here they are on their way to storage. After `kept`."""
         if not self.copied:
             await self._checkpoints.copy(self._course.step)
             self._copied = self._course.step
 
-    async def commit(self, *, final: bool = False) -> None:
-        """Commit the weights that were copied aside, with all else that a resumed run needs."""
-        course = self._course
-        state, metrics = course.state(self._work.unfinished()), dict(course.metrics)
-        await self._checkpoints.commit(state, metrics=metrics, final=final, gate=course.gate)
-        self._copied, self._saved_step, self._saved_final = None, course.step, final
+    async def save(self) -> None:
+        """Copy the weights aside and commit them, or promise to; returns when training may go on. After `kept`."""
+        await self.copy()
+        promise = self._what_goes_with_them()
+        if self._work.policy.order is Order.WINDOW or promise.left.settled:
+            await self._commit(promise)
+        else:
+            self._promise, self._copied = promise, None
+            promise.keeping = asyncio.create_task(self._keep(promise))
 
     async def leave(self) -> Ending:
         """Save what is not saved, weights first, and tell how it ended."""
         final = self._course.over
+        if (promise := self._promise) is not None:
+            await self.close()
+            if promise.state.step == self._course.step:
+                await self._settle(promise.left)
+            await self._commit(promise)
         if self.owed:
             await self.copy()
+            promise = self._what_goes_with_them()
             if not final:  # the next stage draws problems of its own
-                await self._settle()
-            await self.commit(final=final)
+                await self._settle(promise.left)
+            await self._commit(promise, final=final)
         await self._until_committed(final=final)
         return Ending(self._course.step, drained=not final, gate=self._course.gate)
 
-    async def _settle(self) -> None:
+    async def close(self) -> None:
+        """End what goes on beside the loop."""
+        if self._promise is not None and (keeping := self._promise.keeping) is not None:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+
+    def _what_goes_with_them(self) -> _Promise:
+        course = self._course
+        return _Promise(self._work.left(), course.state(), dict(course.metrics), course.gate)
+
+    async def _keep(self, promise: _Promise) -> None:
+        await self._work.settled(promise.left)
+        await self._commit(promise)
+
+    async def _commit(self, promise: _Promise, *, final: bool = False) -> None:
+        """Commit the weights that were copied aside, with all else that a resumed run needs."""
+        left = promise.left.unfinished()
+        state = replace(promise.state, groups=left.finished, pending=left.pending, next_group_id=left.next_group_id)
+        await self._checkpoints.commit(state, metrics=promise.metrics, final=final, gate=promise.gate)
+        self._promise = self._copied = None
+        self._saved_step, self._saved_final = state.step, final
+
+    async def _settle(self, left: Left) -> None:
         """Let finish what is in flight, while there is time. What does not is sampled anew by the resumed run."""
         try:
-            await self._stop.before(Moment.SETTLED, self._work.settled(self._course.version))
+            await self._stop.before(Moment.SETTLED, self._work.settled(left))
         except StopReached:
-            log.warning("groups %s are cut off by the stop and will be sampled anew", self._work.waiting_for())
+            log.warning("groups %s are cut off by the stop and will be sampled anew", left.waiting_for)
         except Exception as error:  # the run is leaving: it saves what is left
-            log.error("groups %s are lost and will be sampled anew: %s", self._work.waiting_for(), error)
+            log.error("groups %s are lost and will be sampled anew: %s", left.waiting_for, error)
 
     async def _until_committed(self, *, final: bool) -> None:
         """Until storage has this step's checkpoint: nothing else stands behind it, so it is tried twice."""
@@ -83,5 +144,5 @@ class Saving:
         except CheckpointFailed as error:
             log.warning("saving step %d once more: %s", self._course.step, error)
             await self.copy()
-            await self.commit(final=final)
+            await self._commit(self._what_goes_with_them(), final=final)
             await self._checkpoints.wait()

@@ -71,6 +71,37 @@ class Unfinished:
     """First group that was never admitted."""
 
 
+@dataclass(frozen=True)
+class Left:
+    """What is left to train beside weights of `version`: which slots is fixed when it is taken, and their groups may be
+    judged, and even trained, afterwards."""
+
+    version: int
+    slots: Mapping[int, _Slot]
+    again: frozenset[int]
+    """Groups that were cut off before, and are not admitted yet."""
+    next_group_id: int
+
+    @property
+    def settled(self) -> bool:
+        """Whether all that was sampled with older weights is done: it cannot be made again."""
+        return not self.waiting_for
+
+    @property
+    def waiting_for(self) -> list[int]:
+        """Groups that it is not settled for."""
+        return sorted(g for g, slot in self.slots.items() if slot.group is None and slot.version < self.version)
+
+    def unfinished(self) -> Unfinished:
+        """As a checkpoint keeps it."""
+        finished = {g: slot.group for g, slot in self.slots.items() if slot.group is not None}
+        return Unfinished(
+            finished=tuple(finished[g] for g in sorted(finished)),
+            pending=tuple(sorted((self.slots.keys() - finished.keys()) | self.again)),
+            next_group_id=self.next_group_id,
+        )
+
+
 class WorkBuffer:
     """See the module's text."""
 
@@ -150,35 +181,29 @@ class WorkBuffer:
         self._closed = True
         self._notify()
 
-    async def settled(self, version: int) -> None:
-        """Wait until everything that was admitted with weights older than `version` is done."""
-        await self._until(lambda: all(s.group is not None for s in self._slots.values() if s.version < version))
+    async def settled(self, left: Left) -> None:
+        """Wait until everything of it that was admitted with older weights is done."""
+        await self._until(lambda: left.settled)
 
     def fail(self, error: BaseException) -> None:
         """A rollout failed for good: every waiter gets the error."""
         self._failure = self._failure or error
         self._notify()
 
-    def unfinished(self) -> Unfinished:
-        """What a checkpoint of the weights that are out keeps.
+    def left(self) -> Left:
+        """What a checkpoint of the weights that are out has to keep.
 
         Strict: what was admitted with these very weights is left out, since it will be the same when sampled again.
         """
         end = self._next
         if self.policy.order is Order.STRICT:
             end = min(end, (self.version + self.policy.max_off_policy) * self.policy.batch_groups)
-        slots = {g: slot for g, slot in self._slots.items() if g < end}
-        kept = {g for g, slot in slots.items() if slot.group is not None}
-        again = {g for g in self._to_admit if g < end}
-        return Unfinished(
-            finished=tuple(self._group(g) for g in sorted(kept)),
-            pending=tuple(sorted((slots.keys() - kept) | again)),
+        return Left(
+            version=self.version,
+            slots={g: slot for g, slot in self._slots.items() if g < end},
+            again=frozenset(g for g in self._to_admit if g < end),
             next_group_id=max(end, self.version * self.policy.batch_groups),
         )
-
-    def waiting_for(self) -> list[int]:
-        """Groups that were admitted and are not done, for the log line of a run that stalls."""
-        return sorted(g for g, slot in self._slots.items() if slot.group is None)
 
     def _may_admit(self, group_id: int) -> bool:
         p = self.policy
