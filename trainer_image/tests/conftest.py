@@ -343,3 +343,13 @@ def ray_cluster() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Two processes that run functions together over gloo."""
+    from gloo_ranks import GlooRanks
+
+    ranks = GlooRanks(2, tmp_path_factory.mktemp("ranks"))
+    yield ranks
+    ranks.close()

@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from deepcoder_trainer.grpo.ulysses import heads_to_tokens, tokens_to_heads
 from deepcoder_trainer.types import IntArray
 
 NAME = "deepcoder_packed"
@@ -65,9 +67,21 @@ def packed_attention(
     *,
     scaling: float,
     segments: Segments,
+    sequence_group: dist.ProcessGroup | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """query: [1, heads, N, D]; key, value: [1, KV heads, N, D]. Returns [1, N, heads, D]."""
+    """query: [1, heads, n, D]; key, value: [1, KV heads, n, D]. Returns [1, n, heads, D].
+
+    n is the N tokens of `segments`, or with a `sequence_group` this rank's equal part of them.
+    """
+    if sequence_group is None:
+        return _attend(query, key, value, scaling, segments), None
+    attended = _attend(*tokens_to_heads(query, key, value, sequence_group), scaling, segments)
+    return heads_to_tokens(attended, sequence_group), None
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float, segments: Segments) -> Tensor:
+    """The same over all N tokens."""
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
         q, k, v = (x[0].transpose(0, 1).contiguous() for x in (query, key, value))
         out = varlen_attn(
@@ -83,14 +97,14 @@ def packed_attention(
             enable_gqa=query.shape[1] != key.shape[1],
         )
         assert isinstance(out, Tensor)
-        return out.unsqueeze(0), None
+        return out.unsqueeze(0)
     rows = len(segments.cu_seqlens) - 1
     q, k, v = (_padded(x, segments, rows) for x in (query, key, value))
     out = functional.scaled_dot_product_attention(
         q, k, v, is_causal=True, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
     )
     flat = out.transpose(1, 2).reshape(rows * segments.longest, query.shape[1], query.shape[3])
-    return flat.index_select(0, segments.from_padded).unsqueeze(0), None
+    return flat.index_select(0, segments.from_padded).unsqueeze(0)
 
 
 def _padded(x: Tensor, segments: Segments, rows: int) -> Tensor:
