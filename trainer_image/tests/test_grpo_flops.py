@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from deepcoder_trainer.grpo.flops import ModelShape, sequence_flops
+from deepcoder_trainer.grpo.flops import ModelShape, sequence_flops, sp_refusals
 from deepcoder_trainer.modelconfig import read_model_config
 
 QWEN_14B = ModelShape(48, 5120, 13824, 40, 8, 128, 152064, tied=False)
@@ -43,3 +43,20 @@ def test_a_shape_counts_the_matrices_of_the_real_model(
     assert shape.head_matrix == model.lm_head.weight.numel()
     assert shape.tied == (model.lm_head.weight is model.model.embed_tokens.weight)
     assert shape.layers == len(model.model.layers)
+
+
+@pytest.mark.parametrize(
+    ("shape", "possible"),
+    [(QWEN_14B, [1, 2, 4, 8]), (QWEN_1_5B, [1, 2, 4, 6]), (ModelShape(2, 32, 48, 4, 1, 8, 96, tied=True), [1, 2, 4])],
+)
+def test_heads_that_do_not_divide_are_refused_with_the_degrees_that_do(shape: ModelShape, possible: list[int]) -> None:
+    refused = {sp: [*sp_refusals(shape, sp)] for sp in range(1, 9)}
+    assert [sp for sp, refusals in refused.items() if not refusals] == possible
+    [refusal] = refused[7]
+    assert refusal.field == "recipe.sequenceParallel"
+    assert f"over {', '.join(map(str, possible))} ranks" in refusal.message
+
+
+def test_a_config_that_leaves_a_size_out_is_named() -> None:
+    with pytest.raises(ValueError, match="does not say intermediate_size, vocab_size"):
+        ModelShape.of({"num_attention_heads": 4, "num_hidden_layers": 2, "hidden_size": 32})

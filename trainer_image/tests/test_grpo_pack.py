@@ -11,7 +11,7 @@ import pytest
 from deepcoder_contracts.recipe import Advantage, Overlong
 from deepcoder_trainer.grpo.advantage import group_advantages
 from deepcoder_trainer.grpo.flops import ModelShape, sequence_flops
-from deepcoder_trainer.grpo.pack import assemble, pack, plan_step, split_groups, training_sequences
+from deepcoder_trainer.grpo.pack import assemble, cut, pack, plan_step, split_groups, training_sequences
 from deepcoder_trainer.types import Finish, Generation, Group, Outcome, Sample
 
 INF = float("inf")
@@ -154,6 +154,39 @@ def test_a_rank_without_work_gets_a_row_that_predicts_nothing(make_recipe: Calla
     assert [len(s.micro_batches) for s in steps] == [1, 1]
     assert sorted(len(s.micro_batches[0].targets) for s in steps) == [0, 2]
     assert {s.denominator for s in steps} == {2}
+
+
+@pytest.mark.parametrize("parts", [2, 3, 4])
+@pytest.mark.parametrize("seed", range(5))
+def test_slices_of_a_row_hold_each_token_and_each_prediction_once(
+    parts: int, seed: int, make_batch: Callable, make_recipe: Callable
+) -> None:
+    row = assemble(training_sequences(make_batch(seed=seed, groups=2).groups, make_recipe()))
+    slices = [cut(row, part, parts) for part in range(parts)]
+    tokens, width = len(row.input_ids), len(slices[0].input_ids)
+    assert {len(s.input_ids) for s in slices} == {len(s.position_ids) for s in slices} == {width}
+    assert 0 <= width * parts - tokens < parts
+    assert np.concatenate([s.input_ids for s in slices])[:tokens].tolist() == row.input_ids.tolist()
+    assert np.concatenate([s.position_ids for s in slices])[:tokens].tolist() == row.position_ids.tolist()
+    index = np.concatenate([s.response_index + width * part for part, s in enumerate(slices)])
+    assert index.tolist() == row.response_index.tolist()
+    for name in ("targets", "behaviour", "advantages", "mask"):
+        assert np.concatenate([getattr(s, name) for s in slices]).tolist() == getattr(row, name).tolist(), name
+    for s in slices:
+        bounds = row.cu_seqlens.tolist() + ([width * parts] if width * parts > tokens else [])
+        assert s.cu_seqlens.tolist() == bounds
+
+
+def test_ranks_that_share_rows_have_the_budget_of_all_of_them(make_recipe: Callable) -> None:
+    sequences = training_sequences([group([(1, STOP), (0, STOP)], logprobs=[-1.0] * 6)], make_recipe())
+    assert [len(s.input_ids) for s in sequences] == [8, 8]
+    with pytest.raises(ValueError, match=r"8 tokens exceeds .* 5 tokens .* recipe\.sequenceParallel"):
+        plan_step(sequences, 5, 2, 1)
+    steps = plan_step(sequences, 5, 1, 2)
+    assert [[len(m.input_ids) for m in step.micro_batches] for step in steps] == [[4, 4], [4, 4]]
+    assert [[len(m.targets) for m in step.micro_batches] for step in steps] == [[2, 2], [4, 4]]
+    assert {step.denominator for step in steps} == {12}
+    assert [[len(m.input_ids) for m in step.micro_batches] for step in plan_step([], 5, 1, 2)] == [[1], [1]]
 
 
 def test_a_batch_is_split_into_whole_groups_in_order(make_batch: Callable) -> None:

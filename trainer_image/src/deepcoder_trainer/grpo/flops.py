@@ -8,9 +8,11 @@ they are a cost of the machine, not of the model. Imports no torch: the driver p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
+
+from deepcoder_contracts.supported import Refusal
 
 
 @dataclass(frozen=True)
@@ -62,3 +64,14 @@ def sequence_flops(shape: ModelShape, tokens: int, predicted: int | None = None)
     matrices = 6.0 * shape.layers * shape.layer_matrices * tokens
     attention = 6.0 * shape.layers * shape.heads * shape.head_dim * tokens**2
     return matrices + attention + 6.0 * shape.head_matrix * (tokens if predicted is None else predicted)
+
+
+def sp_refusals(shape: ModelShape, sp: int) -> Iterator[Refusal]:
+    """Why `sp` ranks cannot share the model's attention heads, if they cannot (see `ulysses`)."""
+    possible = [n for n in range(1, 9) if not shape.heads % n and not (shape.kv_heads % n and n % shape.kv_heads)]
+    if sp not in possible:
+        yield Refusal(
+            "recipe.sequenceParallel",
+            f"recipe.sequenceParallel is {sp}, but the model has {shape.heads} attention heads and {shape.kv_heads} "
+            f"key-value heads, which divide over {', '.join(map(str, possible))} ranks: set it to one of these",
+        )

@@ -5,8 +5,11 @@ than the others it takes for each row. Sequences go, longest first, to the cheap
 first-fit needs (rounded up to a multiple of the ranks; one round more where they do not fit so); the rows are then
 sorted by cost and dealt out, so that those of one round cost about the same. Cost is the caller's: attention makes one
 long sequence dearer than many short ones of as many tokens. A rank with nothing left gets micro-batches without
-trainable tokens, which still run forward and backward. Everything here is a function of lengths, costs and order: the
-same batch is always packed alike.
+trainable tokens, which still run forward and backward.
+
+Where `sp` ranks share each row, it is cut into equal slices of tokens. A token is predicted in exactly one of them, so
+that sums over ranks stay what they are. Everything here is a function of lengths, costs and order: the same batch is
+always packed alike.
 """
 
 from __future__ import annotations
@@ -58,19 +61,19 @@ class TrainingSequence:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """N tokens of S packed sequences, R of them predicting a response token."""
+    """A row of N tokens of S packed sequences, or one rank's n of them, R of these predicting a response token."""
 
     input_ids: IntArray
-    """[N]"""
+    """[n]"""
 
     position_ids: IntArray
-    """[N] positions, from 0 in each sequence."""
+    """[n] positions, from 0 in each sequence."""
 
     cu_seqlens: IntArray
-    """[S + 1] where each sequence begins, and N."""
+    """[S + 1] where each sequence begins in the whole row, and N."""
 
     response_index: IntArray
-    """[R] which of the N positions predict a response token."""
+    """[R] which of the n positions predict a response token."""
 
     targets: IntArray
     """[R]"""
@@ -135,13 +138,20 @@ def split_groups(groups: Sequence[Group], parts: int) -> list[list[Group]]:
 
 
 def plan_step(
-    sequences: Sequence[TrainingSequence], capacity: int, ranks: int, cost: Cost = tokens_alone
+    sequences: Sequence[TrainingSequence], capacity: int, dp: int, sp: int = 1, cost: Cost = tokens_alone
 ) -> list[OptimizerStep]:
-    """One entry a rank: its micro-batches, and the denominator that all share."""
+    """One entry a rank (rank = dp_rank * sp + sp_rank): its micro-batches, and the denominator that all share.
+
+    `sp` ranks share each row: it may have `capacity` tokens for each of them.
+    """
     lengths = [len(s.input_ids) for s in sequences]
-    plan = pack(lengths, [cost(len(s.input_ids), len(s.targets)) for s in sequences], capacity, ranks)
+    plan = pack(lengths, [cost(len(s.input_ids), len(s.targets)) for s in sequences], capacity * sp, dp)
     denominator = int(sum(int(s.mask.sum()) for s in sequences))
-    return [OptimizerStep(tuple(assemble([sequences[i] for i in row]) for row in rows), denominator) for rows in plan]
+    steps = []
+    for bins in plan:
+        rows = [assemble([sequences[i] for i in indices]) for indices in bins]
+        steps += [OptimizerStep(tuple(cut(row, part, sp) for row in rows), denominator) for part in range(sp)]
+    return steps
 
 
 def pack(lengths: Sequence[int], costs: Sequence[float], capacity: int, ranks: int) -> list[list[list[int]]]:
@@ -152,8 +162,8 @@ def pack(lengths: Sequence[int], costs: Sequence[float], capacity: int, ranks: i
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     if order and lengths[order[0]] > capacity:
         raise ValueError(
-            f"a sequence of {lengths[order[0]]} tokens exceeds the budget of {capacity} tokens a device: "
-            "raise recipe.tokensPerDevice"
+            f"a sequence of {lengths[order[0]]} tokens exceeds the budget of {capacity} tokens a micro-batch: "
+            "raise recipe.tokensPerDevice (or recipe.sequenceParallel, the devices that share one)"
         )
     tight = _first_fit(order, lengths, capacity)
     count = max(1, -(-len(tight) // ranks)) * ranks
@@ -219,4 +229,26 @@ def assemble(sequences: Sequence[TrainingSequence]) -> MicroBatch:
         behaviour=np.concatenate([s.behaviour for s in sequences]),
         advantages=np.concatenate([np.full(len(s.targets), s.advantage, np.float32) for s in sequences]),
         mask=np.concatenate([s.mask for s in sequences]),
+    )
+
+
+def cut(row: MicroBatch, part: int, parts: int) -> MicroBatch:
+    """The `part`-th of `parts` equal slices of a row, which is filled up by a sequence that predicts nothing."""
+    if parts == 1:
+        return row
+    filling = np.arange(-len(row.input_ids) % parts, dtype=np.int32)
+    total = len(row.input_ids) + len(filling)
+    width = total // parts
+    begin = part * width
+    tokens = slice(begin, begin + width)
+    mine = (row.response_index >= begin) & (row.response_index < begin + width)
+    return MicroBatch(
+        input_ids=np.concatenate([row.input_ids, np.zeros_like(filling)])[tokens],
+        position_ids=np.concatenate([row.position_ids, filling])[tokens],
+        cu_seqlens=np.append(row.cu_seqlens, np.int32(total)) if len(filling) else row.cu_seqlens,
+        response_index=row.response_index[mine] - np.int32(begin),
+        targets=row.targets[mine],
+        behaviour=row.behaviour[mine],
+        advantages=row.advantages[mine],
+        mask=row.mask[mine],
     )

@@ -240,17 +240,19 @@ def _shape(model_dir: Path) -> ModelShape:
 
 
 def tokens_per_device(config: StageConfig) -> int:
-    """Token budget of a micro-batch on one device: as set, or one sequence of the longest possible length."""
+    """Token budget of a micro-batch on one device: as set, or its share of one sequence of the longest length."""
     recipe = config.recipe
-    return recipe.tokens_per_device or max(MINIMUM_TOKENS, recipe.max_prompt_tokens + config.stage.context_tokens)
+    longest = recipe.max_prompt_tokens + config.stage.context_tokens
+    return recipe.tokens_per_device or max(MINIMUM_TOKENS, -(-longest // recipe.sequence_parallel))
 
 
 def plan_batch(
     batch: Batch, recipe: Recipe, capacity: int, ranks: int, cost: Cost = tokens_alone
 ) -> list[list[OptimizerStep]]:
     """Rank to its optimizer steps."""
+    sp = recipe.sequence_parallel
     steps = [
-        plan_step(training_sequences(groups, recipe), capacity, ranks, cost)
+        plan_step(training_sequences(groups, recipe), capacity, ranks // sp, sp, cost)
         for groups in split_groups(batch.groups, recipe.optimizer_steps)
     ]
     return [[step[rank] for step in steps] for rank in range(ranks)]
