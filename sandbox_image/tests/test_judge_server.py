@@ -9,6 +9,7 @@ import time
 import aiohttp
 import pytest
 from aiohttp import web
+from yarl import URL
 
 from deepcoder_contracts.judge import RUN_HEADER, JudgeResponse, Problem, TestVerdict, Tier
 from deepcoder_sandbox import admission
@@ -79,6 +80,24 @@ async def test_v1_needs_the_token(client, header):
         async with client.request(method, path, headers={"Authorization": header}, data=b"{}") as response:
             assert response.status == 401
             assert TOKEN not in await response.text()
+
+
+async def test_body_of_whoever_shows_no_token_is_not_waited_for(client, judge):
+    async with client.get("/healthz") as response:
+        port = response.url.port
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"POST /v1/judge HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n{")
+    assert b" 401 " in await asyncio.wait_for(reader.readuntil(b"\r\n"), 10)
+    assert judge.room.held == 0
+    writer.close()
+
+
+async def test_paths_that_are_not_named_open_are_locked(client):
+    for path in ("/", "/v2/judge", "//v1/judge", "/v1%2Fjudge", "/healthz/x", "/metrics/../v1/capacity"):
+        async with client.get(
+            URL(f"{client._base_url}{path}", encoded=True), headers={"Authorization": ""}
+        ) as response:
+            assert response.status == 401, path
 
 
 async def test_health_and_metrics_need_no_token(client):
