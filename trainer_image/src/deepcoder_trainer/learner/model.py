@@ -1,9 +1,9 @@
 """The policy: a Hugging Face model of a known architecture, with a head that never makes all logits.
 
 What would need other arithmetic (mixture of experts, LoRA adapters, sliding windows) is refused by name before
-anything is loaded. Parameters keep their Hugging Face names, so that
-checkpoints, exports and samplers agree; a tied head is the embedding itself and has no name of its own. Weights are
-float32; with more than one rank, or in bfloat16, FSDP2 shards them and casts what it gathers.
+anything is loaded. Parameters keep their Hugging Face names, so that checkpoints, exports and samplers agree; a tied
+head is the embedding itself and has no name of its own. Weights are float32; with more than one rank, or in bfloat16,
+FSDP2 shards them over all ranks and casts what it gathers, whether or not ranks share rows of tokens.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -38,6 +39,8 @@ class PolicyModel(nn.Module):
     def __init__(self, config: Any) -> None:
         super().__init__()
         self.config = config
+        self.sequence_group: ProcessGroup | None = None
+        """The ranks that hold a slice of each row of tokens; None where this one holds all of it."""
         self.model = AutoModel.from_config(config, attn_implementation=NAME)
         tied = config.tie_word_embeddings
         self.lm_head = None if tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -51,12 +54,16 @@ class PolicyModel(nn.Module):
         targets: Tensor,
         temperature: float,
     ) -> tuple[Tensor, Tensor]:
-        """input_ids, position_ids: [N] packed; response_index, targets: [R]. Returns log-probs, entropies: [R].
+        """input_ids, position_ids: [n] of a packed row; response_index, targets: [R]. Returns log-probs and entropies.
 
         The head is applied here, within the root's forward pass, because that is where FSDP has gathered it.
         """
         hidden = self.model(
-            input_ids=input_ids.unsqueeze(0), position_ids=position_ids.unsqueeze(0), use_cache=False, segments=segments
+            input_ids=input_ids.unsqueeze(0),
+            position_ids=position_ids.unsqueeze(0),
+            use_cache=False,
+            segments=segments,
+            sequence_group=self.sequence_group,
         ).last_hidden_state[0]
         head = self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
         return linear_logprob(hidden.index_select(0, response_index), head, targets, temperature)
@@ -94,8 +101,10 @@ def load_policy(
         policy = PolicyModel(config)
     if activation_checkpointing:
         policy.model.gradient_checkpointing_enable({"use_reentrant": False})
-    if meshes is not None and meshes.fsdp is not None:
-        shard(policy, meshes.fsdp, precision)
+    if meshes is not None:
+        policy.sequence_group = meshes.sp_group
+        if meshes.fsdp is not None:
+            shard(policy, meshes.fsdp, precision)
     policy.to_empty(device=device)
     # Rotary frequencies are not in checkpoints; they were computed on the meta device and are lost with it.
     policy.model.rotary_emb = type(policy.model.rotary_emb)(config=config).to(device)
