@@ -162,11 +162,11 @@ def test_program_reaches_no_other_process_not_even_its_neighbours(slot, judging,
         neighbour.close()
 
 
-WORD = "carried-over-"
+WORD = "carried_over_"
 SEARCH = f"""
 import ctypes, gc, os, time
 libc = ctypes.CDLL(None, use_errno=True)
-word = "{WORD}"[:-1].encode() + b"-"
+word = "{WORD}"[:-1].encode() + b"_"
 pages, found = set(), set()
 for thing in gc.get_objects():
     pages.add(id(thing) >> 20)
@@ -199,6 +199,16 @@ def test_memory_of_a_program_holds_nothing_of_the_one_before(judging, make, scor
     )
     assert [each.passed for each in in_every_slot(judging, before)] == [False] * 2 * judging.slots
     after = in_every_slot(judging, make(SEARCH, ("", "nothing"), scoring=scoring, time_limit_s=20))
+    assert [each.passed for each in after] == [True] * 2 * judging.slots, after
+
+
+def test_name_of_a_function_does_not_reach_the_next_program(judging, make):
+    name = f"{WORD}4005"
+    before = make(
+        f"import time\ndef {name}(x):\n    time.sleep(0.3)\n    return x", ("1", "1"), kind="function", fn_name=name
+    )
+    assert [each.passed for each in in_every_slot(judging, before)] == [True] * 2 * judging.slots
+    after = in_every_slot(judging, make(SEARCH, ("", "nothing"), time_limit_s=20))
     assert [each.passed for each in after] == [True] * 2 * judging.slots, after
 
 
