@@ -13,8 +13,8 @@ import pytest
 from gloo_ranks import GlooRanks, Place
 
 from deepcoder_contracts.recipe import Recipe
-from deepcoder_trainer.grpo.pack import OptimizerStep
-from deepcoder_trainer.learner.group import plan_batch
+from deepcoder_trainer.grpo.pack import OptimizerStep, assemble, cut
+from deepcoder_trainer.learner.group import combine, plan_batch
 from deepcoder_trainer.types import Batch
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -140,3 +140,111 @@ def test_two_ranks_have_the_gradients_of_one_in_float32_too(
     alone, _ = gradients(None, directory, recipes["dp"], [[same_rows]], False)
     for found, _ in two_ranks.run(gradients, directory, recipes[layout], plans, False):
         assert_equal(found, alone, 1e-6)
+
+
+def test_a_slice_without_a_response_token_and_a_row_without_any_take_part(
+    recipes: dict[str, Recipe], make_batch: Callable[..., Batch], tiny_model: Callable[..., Path], two_ranks: GlooRanks
+) -> None:
+    batch = make_batch(seed=6, longest=2)
+    plans = plan_batch(batch, recipes["sp"], 5, 2)
+    rows = [plans[rank][0].micro_batches for rank in range(2)]
+    assert any(not len(m.targets) for m in rows[0])
+    nothing = assemble([])
+    plans = [
+        [OptimizerStep((*step.micro_batches, cut(nothing, rank, 2)), step.denominator)]
+        for rank, [step] in enumerate(plans)
+    ]
+    alone, loss = gradients(None, tiny_model(), recipes["dp"], plan_batch(batch, recipes["dp"], 64, 1), True)
+    answers = two_ranks.run(gradients, tiny_model(), recipes["sp"], plans, True)
+    assert_equal(answers[0][0], alone, 1e-9)
+    assert sum(part for _, part in answers) == pytest.approx(loss, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "recompute",
+    [
+        {"keep_attention": False, "offload": False},
+        {"keep_attention": True, "offload": False},
+        {"keep_attention": True, "offload": True},
+    ],
+    ids=["recomputed", "attention kept", "offloaded"],
+)
+def test_layers_that_are_computed_twice_exchange_twice_and_give_the_same_bits(
+    recompute: dict[str, bool],
+    recipes: dict[str, Recipe],
+    make_batch: Callable[..., Batch],
+    tiny_model: Callable[..., Path],
+    two_ranks: GlooRanks,
+) -> None:
+    plans = plan_batch(make_batch(seed=7), recipes["sp"], 21, 2)
+    [once, _] = two_ranks.run(gradients, tiny_model(), recipes["sp"], plans, False)
+    [twice, _] = two_ranks.run(gradients, tiny_model(), recipes["sp"], plans, False, recompute)
+    for name, value in once[0].items():
+        np.testing.assert_array_equal(twice[0][name], value, err_msg=name)
+
+
+def trained(
+    place: Place | None, directory: Path, recipe: Recipe, load: Path | None, steps: Sequence[Any], save: Path | None
+) -> tuple[list[Any], Gradients]:
+    """Sums of each training step, and the whole weights after them (on rank 0)."""
+    learner = start(place, directory, recipe)
+    try:
+        if load is not None:
+            learner.load(load, optimizer=True)
+        sums = [learner.train(plans[place.rank if place else 0]) for plans in steps]
+        if save is not None:
+            learner.save(save)
+            learner.saved(save).files()
+        return sums, {name: value.float().numpy().copy() for name, value in learner.weights()}
+    finally:
+        learner.close()
+
+
+@pytest.mark.parametrize("switches", [{}, {"old_logprobs": "Recompute"}], ids=["behaviour", "recompute"])
+def test_ranks_that_share_rows_train_like_one_and_their_checkpoint_loads_in_one(
+    switches: dict[str, Any],
+    make_recipe: Callable[..., Recipe],
+    make_batch: Callable[..., Batch],
+    tiny_model: Callable[..., Path],
+    two_ranks: GlooRanks,
+    tmp_path: Path,
+) -> None:
+    one, two = make_recipe(**switches), make_recipe(sequence_parallel=2, **switches)
+    batches = [make_batch(seed) for seed in range(3)]
+    saved = tmp_path / "from-two"
+    steps = [plan_batch(batch, two, 32, 2) for batch in batches]
+    answers = two_ranks.run(trained, tiny_model(), two, None, steps[:2], saved)
+    alone = [plan_batch(batch, one, 64, 1) for batch in batches]
+    expected, weights = trained(None, tiny_model(), one, None, alone[:2], None)
+    for step in range(2):
+        found, wanted = combine([answers[rank][0][step] for rank in range(2)]), combine([expected[step]])
+        for name in ("loss", "grad_norm", "entropy", "mismatch_kl"):
+            assert found[name] == pytest.approx(wanted[name], rel=1e-3, abs=1e-6), name
+        assert found["tokens_trained"] == wanted["tokens_trained"]
+    for name, value in weights.items():
+        np.testing.assert_allclose(answers[0][1][name], value, atol=2e-5, err_msg=name)
+
+    _, loaded = trained(None, tiny_model(), one, saved, [], None)
+    for name, value in answers[0][1].items():
+        np.testing.assert_array_equal(loaded[name], value, err_msg=name)
+    # The optimizer came along: the next step takes both to the same place.
+    _, after = trained(None, tiny_model(), one, saved, alone[2:], None)
+    [(_, goes_on), _] = two_ranks.run(trained, tiny_model(), two, saved, steps[2:], None)
+    for name, value in after.items():
+        np.testing.assert_allclose(goes_on[name], value, atol=2e-5, err_msg=name)
+
+
+def test_in_bfloat16_ranks_that_share_rows_repeat_themselves_to_the_bit(
+    make_recipe: Callable[..., Recipe],
+    make_batch: Callable[..., Batch],
+    tiny_model: Callable[..., Path],
+    two_ranks: GlooRanks,
+) -> None:
+    recipe = make_recipe(sequence_parallel=2, precision="BFloat16")
+    steps = [plan_batch(make_batch(), recipe, 32, 2)]
+    [(first, before), _] = two_ranks.run(trained, tiny_model(), recipe, None, steps, None)
+    [(again, after), _] = two_ranks.run(trained, tiny_model(), recipe, None, steps, None)
+    assert first[0]["grad_norm"] == again[0]["grad_norm"]
+    assert first[0]["grad_norm"][0] > 0
+    for name, value in before.items():
+        np.testing.assert_array_equal(after[name], value, err_msg=name)
