@@ -29,6 +29,7 @@ from deepcoder_trainer.checkpoint.storage_file import FileStore
 from deepcoder_trainer.checkpoint.transfer import download_files, upload_files
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
 from deepcoder_trainer.ports import Ending
+from deepcoder_trainer.rollout.underway import UnderWay
 from deepcoder_trainer.sampler.group import SamplerGroup
 from deepcoder_trainer.types import Batch, Generation, GenerationRequest, Outcome, Problem, SamplerLost
 
@@ -140,10 +141,13 @@ class Course(World):
         learner = Slow(self.learner.weights)
         learner.chance = self.chance
         self.learner = self.checkpoints.learner = learner
-        judged = self.reward
+        judged, judging = self.reward, UnderWay()
+        room = self.chance.choice([0, 1, 4, 1000])
+        self.gate = lambda: judging.room(lambda: room)
 
         async def reward(problem: Problem, response: str, key: str) -> Outcome:
-            await asyncio.sleep(self.chance.choice([0, 0, 0.01, 0.5, 8]))
+            with judging.one():
+                await asyncio.sleep(self.chance.choice([0, 0, 0.01, 0.5, 8]))
             return await judged(problem, response, key)
 
         async def evaluate(step: int) -> None:

@@ -212,6 +212,7 @@ class Attempt:
         observer = self._observer(self._samples)
         context = self._context(sampler, reward, tokenizer, observer)
         sampling = Sampling(recipe.seed, recipe.group_size, config.stage.context_tokens, recipe.temperature)
+        rollout, client = Rollout(sampler, reward, sampling), self._client
         self._progress.resumed_at(state.step)
         observer.on_phase(TrainerPhase.TRAINING)
         controller = Controller(
@@ -219,7 +220,7 @@ class Attempt:
             problems=problems.kept,
             sampler=sampler,
             learner=learner,
-            rollout=Rollout(sampler, reward, sampling),
+            rollout=rollout,
             checkpoints=writer,
             observer=observer,
             stop=self.stop,
@@ -228,6 +229,7 @@ class Attempt:
             evaluate=_evaluator(context) if config.stage.evaluate else None,
             health=lambda: self._health(sampler, writer),
             on_unjudged=self._samples.keep,
+            admission_gate=(lambda: rollout.room(lambda: client.capacity)) if client is not None else None,
         )
         try:
             return await controller.run()

@@ -38,7 +38,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -55,8 +54,9 @@ from deepcoder_trainer.problems.order import problem_index
 from deepcoder_trainer.problems.prompt import EncodedProblem
 from deepcoder_trainer.rollout.metrics import batch_metrics, is_collapsing, quarantined, verdict_counts
 from deepcoder_trainer.rollout.rollout import Admitted, Rollout
+from deepcoder_trainer.rollout.underway import UnderWay
 from deepcoder_trainer.stopping import Moment, Stop, StopReached
-from deepcoder_trainer.types import Batch, Group, Learner, LearnerLost, Sampler
+from deepcoder_trainer.types import Batch, Group, Learner, LearnerLost, Sampler, SamplerLost
 from deepcoder_trainer.work import Unfinished, WorkBuffer, WorkPolicy
 
 log = logging.getLogger(__name__)
@@ -65,6 +65,8 @@ T = TypeVar("T")
 
 
 QUARANTINE_RATIO = 0.01
+PUSH_SHARE = 0.8
+"""Most of the time after which a stage counts as stalled that weights may take to the samplers."""
 
 
 @dataclass
@@ -88,14 +90,14 @@ class Controller:
     on_unjudged: Callable[[Batch], None] = lambda _batch: None
     """Told of a batch that is not trained for want of verdicts."""
     admission_gate: Callable[[], Awaitable[None]] | None = None
-    """Awaited before a group is admitted, once a wave in deterministic mode: an engine starts a wave when all of it is
-    there, so one that is admitted by halves would wait for ever."""
+    """Awaited before a group, or a wave, is admitted that may be."""
     _seconds: dict[str, float] = field(default_factory=dict)
     _trained: Batch | None = None
     """Trained, its slots not free yet and nobody told."""
     _admitting: asyncio.Task[None] | None = None
     _half_trained: bool = False
     """Whether the weights are of no step: training has begun, and has not ended or has failed."""
+    _learning: UnderWay = field(default_factory=UnderWay)
     _failure: BaseException | None = None
     """What the loop leaves for."""
 
@@ -212,7 +214,8 @@ class Controller:
     async def _train(self, batch: Batch) -> None:
         metrics = batch_metrics(batch.groups, self._course.version)
         self._half_trained = True
-        metrics |= await self.learner.train(batch)
+        with self._learning.one():
+            metrics |= await self.learner.train(batch)
         metrics["collapsing"] = float(is_collapsing(metrics))
         counted = {
             "samples": len(batch.samples),
@@ -224,7 +227,16 @@ class Controller:
         self._half_trained = False
 
     async def _push(self) -> None:
-        await self.sampler.update_weights(await self.learner.export_weights(), self._course.version)
+        """Weights to all samplers. One that fails or hangs is replaced within; this bounds the whole."""
+        seconds = PUSH_SHARE * self.config.stage.stall_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                await self.sampler.update_weights(await self.learner.export_weights(), self._course.version)
+        except TimeoutError:
+            raise SamplerLost(
+                f"weights of version {self._course.version} have reached no sampler within {seconds:.0f} s "
+                f"({PUSH_SHARE:.0%} of stallSeconds): see the samplers' logs"
+            ) from None
 
     async def _evaluate_if_owed(self) -> None:
         """Evaluate the weights that are out, where that is due and not done. A save that is due uploads meanwhile."""
@@ -280,17 +292,10 @@ class Controller:
         """Start a rollout for each group that the buffer admits; the first failure wakes everybody."""
         try:
             async with asyncio.TaskGroup() as rollouts:
-                await self._pass_gate()
-                while (admitted := await self._work.admit()) is not None:
+                while (admitted := await self._work.admit(self.admission_gate)) is not None:
                     rollouts.create_task(self._one_rollout(admitted), name=f"group-{admitted.group_id}")
-                    if admitted.ends_wave:
-                        await self._pass_gate()
         except BaseExceptionGroup as group:
             self._work.fail(first_cause(group))
-
-    async def _pass_gate(self) -> None:
-        if self.admission_gate is not None:
-            await self.admission_gate()
 
     async def _one_rollout(self, admitted: Admitted) -> None:
         group = await self.rollout.group(
@@ -314,16 +319,29 @@ class Controller:
                 verdict_counts([sample for group in groups for sample in group.samples]),
                 seconds,
                 groups,
+                self._gauges(),
             )
         )
 
+    def _gauges(self) -> dict[str, float]:
+        """What the loop's parts did since the step before, and do now."""
+        return {
+            "policy_version": float(self._work.version),
+            "samples_inflight": float(self.rollout.sampling.count),
+            "sandbox_inflight": float(self.rollout.judging.count),
+            "idle_ratio{role=learner}": self._learning.idle_ratio(),
+            "idle_ratio{role=sampler}": self.rollout.sampling.idle_ratio(),
+            **{f"groups_active{{state={state}}}": float(count) for state, count in self._work.active().items()},
+        }
+
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:
-        began = time.monotonic()
+        clock = asyncio.get_running_loop().time
+        began = clock()
         try:
             yield
         finally:
-            self._seconds[phase] = self._seconds.get(phase, 0.0) + time.monotonic() - began
+            self._seconds[phase] = self._seconds.get(phase, 0.0) + clock() - began
 
 
 def first_cause(error: BaseException) -> BaseException:

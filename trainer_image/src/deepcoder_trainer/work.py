@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from deepcoder_contracts.recipe import Order
@@ -129,9 +129,14 @@ class WorkBuffer:
                 f"{self._next}, do not add up to what steps {version + 1} to {policy.last_step} train"
             )
 
-    async def admit(self) -> Admitted | None:
-        """The next group to sample, as soon as it may be; None when no more will be admitted."""
+    async def admit(self, gate: Callable[[], Awaitable[None]] | None = None) -> Admitted | None:
+        """The next group to sample, as soon as it may be and `gate` lets it; None when no more will be admitted.
+
+        A wave passes the gate as one: an engine starts a wave when all of it is there, and half of one never.
+        """
         await self._until(lambda: self._closed or not self._to_admit or self._may_admit(self._to_admit[-1]))
+        if gate is not None and self._to_admit and not self._closed and self._begins(self._to_admit[-1]):
+            await gate()
         if self._closed or not self._to_admit:
             return None
         group_id = self._to_admit.pop()
@@ -205,6 +210,12 @@ class WorkBuffer:
             next_group_id=max(end, self.version * self.policy.batch_groups),
         )
 
+    def active(self) -> dict[str, int]:
+        """Groups that hold a slot, by what they wait for."""
+        done = sum(slot.group is not None for slot in self._slots.values())
+        sampled = sum(slot.sampled for slot in self._slots.values())
+        return {"sampling": len(self._slots) - sampled, "judging": sampled - done, "done": done}
+
     def _may_admit(self, group_id: int) -> bool:
         p = self.policy
         if p.order is Order.WINDOW:
@@ -231,6 +242,9 @@ class WorkBuffer:
         group = self._slots[group_id].group
         assert group is not None
         return group
+
+    def _begins(self, group_id: int) -> bool:
+        return not self.policy.deterministic or self._wave(group_id)[1] == 0
 
     def _wave(self, group_id: int) -> tuple[str, int, int]:
         """All groups of a batch that are to be sampled form one wave; those from a checkpoint are not among them."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from deepcoder_trainer.problems.prompt import EncodedProblem
 from deepcoder_trainer.rollout.reward import Reward
+from deepcoder_trainer.rollout.underway import UnderWay
 from deepcoder_trainer.seeds import seed
 from deepcoder_trainer.types import Generation, GenerationRequest, Group, Sample, Sampler, Wave
 
@@ -45,19 +46,25 @@ class Admitted:
     wave: tuple[str, int, int] | None = None
     """Deterministic mode: name of the wave, position of the group in it, groups in it."""
 
-    @property
-    def ends_wave(self) -> bool:
-        """Whether no other group of its wave is to come."""
-        return self.wave is None or self.wave[1] == self.wave[2] - 1
-
 
 class Rollout:
-    """Makes groups; holds no state of its own."""
+    """Makes groups; holds nothing of its own but the count of what is under way."""
 
     def __init__(self, sampler: Sampler, reward: Reward, sampling: Sampling) -> None:
         self._sampler = sampler
         self._reward = reward
         self._sampling = sampling
+        self.sampling = UnderWay()
+        """Samples that samplers have been asked for."""
+        self.judging = UnderWay()
+        """Samples that are sampled and not judged."""
+
+    async def room(self, capacity: Callable[[], int]) -> None:
+        """Wait until judges have no more waiting than they are given at once, or than a group, however few they are.
+
+        What is sampled beyond that would only wait, while it grows stale.
+        """
+        await self.judging.room(lambda: max(self._sampling.group_size, capacity()))
 
     async def group(
         self, admitted: Admitted, problem: EncodedProblem, on_sampled: Callable[[], None] = lambda: None
@@ -103,9 +110,11 @@ class Rollout:
         self, admitted: Admitted, index: int, problem: EncodedProblem, sampled: Callable[[], None]
     ) -> Sample:
         key = self._key(admitted.group_id, index)
-        generation: Generation = await self._sampler.generate(self._request(admitted, index, key, problem))
+        with self.sampling.one():
+            generation: Generation = await self._sampler.generate(self._request(admitted, index, key, problem))
         sampled()
-        outcome = await self._reward(problem.problem, generation.text, key)
+        with self.judging.one():
+            outcome = await self._reward(problem.problem, generation.text, key)
         return Sample(
             group_id=admitted.group_id,
             index=index,

@@ -1,0 +1,51 @@
+"""How much is under way: counted where it happens, so that admission can wait for it to become less, and that idle time
+is seen. On one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+class UnderWay:
+    """Counts what is under way of one kind: samples that are sampled, or judged, or a step that is trained."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._less = asyncio.Event()
+        self._changed_at: float | None = None
+        self._idle = 0.0
+        self._told_at: float | None = None
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Count one more for as long as it lasts."""
+        self._pass_time()
+        self.count += 1
+        try:
+            yield
+        finally:
+            self._pass_time()
+            self.count -= 1
+            self._less.set()
+            self._less = asyncio.Event()
+
+    async def room(self, limit: Callable[[], int]) -> None:
+        """Wait until no more than `limit()` are under way. It is asked again whenever one ends."""
+        while self.count > limit():
+            await self._less.wait()
+
+    def idle_ratio(self) -> float:
+        """Share of the time since it was last asked in which nothing was under way; 0 the first time."""
+        now = self._pass_time()
+        since, self._told_at = self._told_at, now
+        idle, self._idle = self._idle, 0.0
+        return idle / (now - since) if since is not None and now > since else 0.0
+
+    def _pass_time(self) -> float:
+        now = asyncio.get_running_loop().time()
+        if self.count == 0 and self._changed_at is not None:
+            self._idle += now - self._changed_at
+        self._changed_at = now
+        return now
