@@ -33,10 +33,18 @@ from deepcoder_sandbox.memory_file import MemoryFile
 from deepcoder_sandbox.outcome import Claim
 from deepcoder_sandbox.step_clock import StepClock, receive_with_pid
 from deepcoder_sandbox.submission import DeadlinePassed, Submission
-from deepcoder_sandbox.worker.packets import Job, RunEnded, RunLimits
+from deepcoder_sandbox.worker.packets import (
+    IN_FILE,
+    INLINE,
+    INLINE_BYTES,
+    PREPARED,
+    SESSION_BYTES,
+    Job,
+    RunEnded,
+    RunLimits,
+)
 from deepcoder_sandbox.zygote_process import ZygoteProcess
 
-_PACKET_BYTES = 1 << 12
 _SHORTEST_SLEEP_S, _LONGEST_SLEEP_S = 0.01, 1.0
 _JUDGES_OWN = (errno.ENOMEM, errno.ENOSPC)
 """What writing to a program's file may fail of without the program's doing."""
@@ -68,9 +76,10 @@ def judge_in_one_process(zygote: ZygoteProcess, submission: Submission, deadline
             request.time_limit_s, len(submission.tests), request.memory_limit_mb, submission.output_bytes
         )
         files = [null, null, null, theirs.fileno(), code.fileno(), given.fileno(), output.fileno()]
+        session = _Session(zygote, submission, bounds, ours, given, output, deadline)
+        session.ask(submission.tests[0].input)
         zygote.start_run(Job(request.kind, bounds, len(source), len(name)), files)
         theirs.close()
-        session = _Session(zygote, submission, bounds, ours, given, output, deadline)
         try:
             return session.grade()
         finally:
@@ -123,17 +132,25 @@ class _Session:
     running: bool = True
     clock: StepClock = field(init=False)
 
+    def __post_init__(self) -> None:
+        self._poller = select.poll()
+        self._poller.register(self.control, select.POLLIN)
+        self._poller.register(self.zygote.fileno(), select.POLLIN)
+
     def grade(self) -> Graded:
-        """Prepare, then test by test until one fails."""
+        """Prepare, then test by test until one fails. The first has been asked for."""
         try:
             self._meet()
             prepared = self._receive()
-            if prepared.get("prepared") is not True:
-                return self._collapse(_exception_verdict(prepared, 0.0))
+            if prepared != PREPARED:
+                return self._collapse(_exception_verdict(_failure(prepared), 0.0))
             if self.submission.request.kind is Kind.FUNCTION:
                 _check_all_json(self.submission)
-            for test in self.submission.tests:
-                finished = self._run_test(test.input, test.output)
+            for index, test in enumerate(self.submission.tests):
+                self.clock.start()
+                if index:
+                    self.ask(test.input)
+                finished = self._finish_test(test.output)
                 if finished is not None:
                     return finished
         except _Died as died:
@@ -144,18 +161,38 @@ class _Session:
             return self._collapse(outcome.make(Verdict.RUNTIME_ERROR, 0.0, str(collapsed)))
         return Graded(self.verdicts, LiveCodeBenchResult(results=[True] * len(self.verdicts)))
 
-    def _run_test(self, given: str, expected: str) -> Graded | None:
-        answer = self._ask(given)
+    def ask(self, given: str) -> None:
+        """Ask for a test."""
+        encoded = given.encode()
+        if len(encoded) <= INLINE_BYTES:
+            packet = INLINE + encoded
+        else:
+            self._put(encoded)
+            packet = b"%b%d" % (IN_FILE, len(encoded))
+        try:
+            self.control.send(packet, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            raise _Died(None) from None  # it leaves the judge's packets unread, and goes on answering
+        except OSError:
+            raise _Died(self._wait_for_end()) from None
+
+    def _put(self, given: bytes) -> None:
+        try:
+            self.given.overwrite(given)
+        except OSError as error:
+            if error.errno in _JUDGES_OWN:
+                raise
+            raise _Died(None, "the program tampered with its input") from error
+
+    def _finish_test(self, expected: str) -> Graded | None:
+        packet = self._receive()
         seconds = self.clock.cpu_s()
-        if answer.get("collapsed") is True:
-            return self._collapse(_exception_verdict(answer, seconds))
-        if "bytes" not in answer:
-            timed_out = answer.get("timed_out") is True
-            verdict = _exception_verdict(answer, seconds)
-            if timed_out:
-                verdict = outcome.make(Verdict.TIME_LIMIT, seconds, "the alarm went off")
-            return self._fail(verdict, [-3 if timed_out else -4], -3 if timed_out else -4)
-        text = self.output.read(self.bounds.file_bytes)
+        if packet[:1] == INLINE:
+            text = packet[1:]
+        elif packet[:1] == IN_FILE:
+            text = self.output.read(self.bounds.file_bytes)
+        else:
+            return self._exception(_failure(packet), seconds)
         if len(text) >= self.bounds.file_bytes:
             return self._fail(outcome.make(Verdict.OUTPUT_LIMIT, seconds, "too much output"), [-2], -2)
         if self.submission.request.kind is not Kind.FUNCTION:
@@ -168,32 +205,23 @@ class _Session:
         self.verdicts.append(outcome.make(Verdict.PASSED, seconds))
         return None
 
-    def _ask(self, given: str) -> dict[str, Any]:
-        encoded = given.encode()
-        try:
-            self.given.overwrite(encoded)
-        except OSError as error:
-            if error.errno in _JUDGES_OWN:
-                raise
-            raise _Died(None, "the program tampered with its input") from error
-        self.clock.start()
-        try:
-            self.control.send(str(len(encoded)).encode(), socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            raise _Died(None) from None  # it leaves the judge's packets unread, and goes on answering
-        except OSError:
-            raise _Died(self._wait_for_end()) from None
-        return self._receive()
+    def _exception(self, failed: dict[str, Any], seconds: float) -> Graded:
+        """What becomes of a test that did not come to its end."""
+        if failed.get("collapsed") is True:
+            return self._collapse(_exception_verdict(failed, seconds))
+        if failed.get("timed_out") is True:
+            return self._fail(outcome.make(Verdict.TIME_LIMIT, seconds, "the alarm went off"), [-3], -3)
+        return self._fail(_exception_verdict(failed, seconds), [-4], -4)
 
     def _meet(self) -> None:
         """Wait for the runner's first packet, which is sent before the program is loaded, and start its clock."""
         self._await(_LONGEST_SLEEP_S, lambda: _LONGEST_SLEEP_S)
-        packet, pid = receive_with_pid(self.control, _PACKET_BYTES)
+        packet, pid = receive_with_pid(self.control, SESSION_BYTES)
         if not packet:
             raise _Died(self._wait_for_end())
         self.clock = StepClock(pid)
 
-    def _receive(self) -> dict[str, Any]:
+    def _receive(self) -> bytes:
         """Wait for the answer to a step, ringing the alarm at its limit, or for the end of the process."""
         rung = False
         limit_s = self.submission.request.time_limit_s
@@ -212,28 +240,24 @@ class _Session:
 
         hung_up = self._await(limit_s, look)
         try:
-            packet = self.control.recv(_PACKET_BYTES)
-            answer = json.loads(packet) if packet else None
-        except (OSError, ValueError, RecursionError):
+            packet = self.control.recv(SESSION_BYTES)
+        except OSError:
             raise _Died(None) from None
-        if packet and isinstance(answer, dict):
-            return answer
-        raise _Died(self._wait_for_end() if hung_up else None)  # not hung up: the program sent an empty packet
+        if not packet:
+            raise _Died(self._wait_for_end() if hung_up else None)  # not hung up: the program sent an empty packet
+        return packet
 
     def _await(self, quiet_s: float, look: Callable[[], float]) -> bool:
         """Wait until there is something to receive; return whether the program hung up.
 
         `quiet_s` and then `look` tell how long nothing can be due.
         """
-        poller = select.poll()
-        poller.register(self.control, select.POLLIN)
-        poller.register(self.zygote.fileno(), select.POLLIN)
         until = wait_deadline(self.bounds, self.deadline)
         while True:
             left_s = until - time.monotonic()
             if left_s <= 0:
                 raise DeadlinePassed("the deadline passed before every test was run")
-            ready = dict(poller.poll(min(max(quiet_s, _SHORTEST_SLEEP_S), _LONGEST_SLEEP_S, left_s) * 1000))
+            ready = dict(self._poller.poll(min(max(quiet_s, _SHORTEST_SLEEP_S), _LONGEST_SLEEP_S, left_s) * 1000))
             if self.control.fileno() in ready:
                 return bool(ready[self.control.fileno()] & select.POLLHUP)
             if ready:
@@ -268,6 +292,17 @@ class _Session:
 
     def _done(self, verdict: TestVerdict, lcb: LiveCodeBenchResult) -> Graded:
         return Graded(outcome.fill_skipped([*self.verdicts, verdict], len(self.submission.tests)), lcb)
+
+
+def _failure(packet: bytes) -> dict[str, Any]:
+    """How the program failed, as its process tells. Raises _Died where that is no such packet."""
+    try:
+        failed = json.loads(packet)
+    except (ValueError, RecursionError):
+        raise _Died(None) from None
+    if not isinstance(failed, dict):
+        raise _Died(None)
+    return failed
 
 
 def _exception_verdict(answer: dict[str, Any], seconds: float) -> TestVerdict:

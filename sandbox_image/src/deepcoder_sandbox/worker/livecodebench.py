@@ -20,12 +20,8 @@ from collections.abc import Callable
 from types import FrameType, ModuleType
 from typing import Any
 
-from deepcoder_sandbox.worker import lcb_source, values
+from deepcoder_sandbox.worker import lcb_preamble, lcb_source, values
 
-_STARRED = (
-    *("string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics"),
-    *("itertools", "functools", "operator", "io", "sys", "json", "builtins", "typing"),
-)
 _RECURSION_LIMIT = 50_000
 _INTEGER_DIGITS = 50_000
 _GUARDED_OS = dict.fromkeys(
@@ -53,16 +49,6 @@ class TimeoutException(Exception):  # programs and the grading know it by this n
 _module = ModuleType("tmp_sol", "")
 """The program's, with the names that star imports put before every program. Those are hundreds of objects, each of
 which a copy would have to touch in every process."""
-
-
-def _star_imports() -> None:
-    names = _module.__dict__
-    for starred in _STARRED:
-        exec(f"from {starred} import *", names)  # noqa: S102
-    for imported in _STARRED:
-        if imported not in ("builtins", "typing"):
-            exec(f"import {imported}", names)  # noqa: S102
-    names.update(_GUARDED_BUILTINS, exit=_sitebuiltins.Quitter("exit", "Ctrl-D (i.e. EOF)"))
 
 
 class _Alarm:
@@ -97,7 +83,8 @@ def prepare_zygote() -> None:
     vars(builtins).update(_GUARDED_BUILTINS)
     sys.argv = ["main.py"]
     vars(sys)["__stdin__"] = _CLOSED
-    _star_imports()
+    lcb_preamble.put_usual(vars(_module))
+    vars(_module).update(_GUARDED_BUILTINS, exit=_sitebuiltins.Quitter("exit", "Ctrl-D (i.e. EOF)"))
     signal.signal(signal.SIGALRM, _alarm.ring)
 
 
@@ -126,6 +113,7 @@ def load(source: str, fn_name: str | None) -> Callable[..., Any]:
             module = _module
             before = _BEFORE_FUNCTION if fn_name else _BEFORE_STDIN
             code = compile(before + text, "<string>", "exec", dont_inherit=True)
+            lcb_preamble.put_seldom(source, vars(module))
             sys.setrecursionlimit(_RECURSION_LIMIT)
             exec(code, module.__dict__)  # noqa: S102
         owner = _owner(module, text)

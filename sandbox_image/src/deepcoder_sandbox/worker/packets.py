@@ -18,6 +18,16 @@ ERROR = b"error "
 RING, CANCEL = b"ring", b"cancel"
 """What the judge may send during a run: have its alarm rung, have it ended."""
 
+INLINE_BYTES = 1 << 13
+"""A session's (livecodebench): longest input or output that a packet holds."""
+
+SESSION_BYTES = INLINE_BYTES + 1
+"""Longest packet of a session."""
+
+STARTED, PREPARED, INLINE, IN_FILE = b"started", b"prepared", b"=", b"#"
+"""A session's packets, or what they begin with: a text, or the length of one in its file. Anything else is JSON that
+tells how the program failed."""
+
 _NONE = "-"
 
 

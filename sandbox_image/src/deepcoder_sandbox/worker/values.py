@@ -12,8 +12,6 @@ import math
 import sys
 from collections import ChainMap, Counter, OrderedDict, UserDict, UserList, UserString, defaultdict
 from collections.abc import Callable
-from decimal import Decimal
-from fractions import Fraction
 from types import MappingProxyType
 from typing import Any
 
@@ -57,10 +55,6 @@ def _tagged(value: Any) -> Any:
         return {"t": [_tagged(item) for item in value]}
     if kind in _PLAIN_DICTS:
         return {"d": [[_tagged(key), _tagged(item)] for key, item in dict.items(value)]}
-    if kind is Fraction:
-        return {"F": [hex(value.numerator), hex(value.denominator)]}
-    if kind is Decimal:
-        return {"D": str(value)}
     if kind is complex:
         return {"c": [value.real, value.imag]}
     return _other(value, kind)
@@ -89,12 +83,21 @@ def _other(value: Any, kind: type) -> Any:
             break
     if kind in _WRAPPERS:
         return {"w": _tagged(_WRAPPERS[kind](value))}
+    if kind is _loaded("fractions", "Fraction"):
+        return {"F": [hex(value.numerator), hex(value.denominator)]}
+    if kind is _loaded("decimal", "Decimal"):
+        return {"D": str(value)}
     numpy = sys.modules.get("numpy")
     if numpy is not None and kind.__module__ == "numpy" and isinstance(value, numpy.bool_ | numpy.number):
         plain = value.item()
         if type(plain) is not kind:
             return {"w": _tagged(plain)}
     return {"o": f"{kind.__module__}.{kind.__qualname__}"[:200]}
+
+
+def _loaded(module: str, name: str) -> type | None:
+    """A type of a module that only some programs load, None where this one did not."""
+    return getattr(sys.modules.get(module), name, None)
 
 
 def _as_base(value: Any, base: type) -> Any:

@@ -1,0 +1,49 @@
+"""The names that LiveCodeBench's harness star-imports before every program, in its order.
+
+Two of the modules are heavy and seldom used, and every process pays for what its zygote holds: those are loaded only
+for programs that could see a difference, which is told from words in their source. Fails as imports do.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+_STARRED = (
+    *("string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics"),
+    *("itertools", "functools", "operator", "io", "sys", "json", "builtins", "typing"),
+)
+_WITHOUT_NAME = ("builtins", "typing")
+
+SELDOM: Final = {
+    "datetime": "date datetime time timedelta timezone tzinfo MINYEAR MAXYEAR UTC",
+    "statistics": "NormalDist StatisticsError correlation covariance fmean geometric_mean harmonic_mean"
+    " linear_regression mean median median_grouped median_high median_low mode multimode pstdev pvariance quantiles"
+    " stdev variance",
+}
+"""What they export. None of it is exported by another of the modules, so when it is put in makes no difference."""
+
+_MAY_SEE = re.compile(
+    rf"\b(?:{'|'.join([*SELDOM, *' '.join(SELDOM.values()).split()])})\b"
+    r"|globals|locals|vars|\bdir\b|eval|exec|compile|getattr|inspect|modules|importlib|frame|trace|excepthook"
+    r"|__(?:dict|globals|import|builtins|subclasses)__|\bgc\b|[^\W\x00-\x7f]"  # a letter that may stand for another
+)
+
+
+def put_usual(names: dict[str, Any]) -> None:
+    """Put in the names of all modules but those."""
+    _put([name for name in _STARRED if name not in SELDOM], names)
+
+
+def put_seldom(source: str, names: dict[str, Any]) -> None:
+    """Put in the names of the others where the program may see them."""
+    if _MAY_SEE.search(source):
+        _put(list(SELDOM), names)
+
+
+def _put(modules: list[str], names: dict[str, Any]) -> None:
+    for name in modules:
+        exec(f"from {name} import *", names)  # noqa: S102
+    for name in modules:
+        if name not in _WITHOUT_NAME:
+            exec(f"import {name}", names)  # noqa: S102
