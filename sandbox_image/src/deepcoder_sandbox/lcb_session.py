@@ -31,7 +31,7 @@ from deepcoder_sandbox.execution import wait_deadline
 from deepcoder_sandbox.limits import ALARM_GRACE_S, WALL_PER_CPU
 from deepcoder_sandbox.memory_file import MemoryFile
 from deepcoder_sandbox.outcome import Claim
-from deepcoder_sandbox.step_clock import StepClock, receive_with_pid
+from deepcoder_sandbox.step_clock import StepClock, receive, receive_with_pid
 from deepcoder_sandbox.submission import DeadlinePassed, Submission
 from deepcoder_sandbox.worker.packets import (
     IN_FILE,
@@ -239,10 +239,7 @@ class _Session:
             return limit_s + ALARM_GRACE_S - cpu_s if rung else limit_s - wall_s
 
         hung_up = self._await(limit_s, look)
-        try:
-            packet = self.control.recv(SESSION_BYTES)
-        except OSError:
-            raise _Died(None) from None
+        packet = receive(self.control, SESSION_BYTES)[0]
         if not packet:
             raise _Died(self._wait_for_end() if hung_up else None)  # not hung up: the program sent an empty packet
         return packet

@@ -20,9 +20,20 @@ _MARK_EVERY_S = 0.1
 _CREDENTIALS = struct.Struct("iII")
 
 
+def receive(control: socket.socket, size: int, ancillary_bytes: int = 0) -> tuple[bytes, list[tuple[int, int, bytes]]]:
+    """Return a packet and what came beside it; an empty one at the end.
+
+    A process that left with a packet of ours unread resets the connection, once; what it sent before is still there.
+    """
+    try:
+        return control.recvmsg(size, ancillary_bytes)[:2]
+    except ConnectionResetError:
+        return control.recvmsg(size, ancillary_bytes)[:2]
+
+
 def receive_with_pid(control: socket.socket, size: int) -> tuple[bytes, int]:
     """Return a packet and the sender's pid, as the kernel tells it. Raises ZygoteFailed where it does not."""
-    packet, ancillary, _, _ = control.recvmsg(size, socket.CMSG_SPACE(_CREDENTIALS.size))
+    packet, ancillary = receive(control, size, socket.CMSG_SPACE(_CREDENTIALS.size))
     control.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
     for level, kind, data in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
