@@ -38,6 +38,7 @@ def run(job: Job) -> NoReturn:
 def _serve(source_bytes: int, name_bytes: int) -> None:
     content = os.pread(CODE, source_bytes + name_bytes, 0)
     source, fn_name = content[:source_bytes].decode(), content[source_bytes:].decode() or None
+    packet = os.read(CONTROL, SESSION_BYTES)  # left unread at our end, it would take our last packet with it
     os.write(CONTROL, STARTED)  # from here on the judge knows this process, and keeps its time
     try:
         called = livecodebench.load(source, fn_name)
@@ -47,10 +48,11 @@ def _serve(source_bytes: int, name_bytes: int) -> None:
         return
     os.write(CONTROL, PREPARED)
     run_one = livecodebench.call_once if fn_name else livecodebench.run_once
-    while packet := os.read(CONTROL, SESSION_BYTES):
+    while packet:
         given = packet[1:] if packet[:1] == INLINE else os.pread(INPUT, int(packet[1:]), 0)
         done = run_one(called, given.decode())
         os.write(CONTROL, _told(done) if isinstance(done, bytes) else json.dumps(done).encode())
+        packet = os.read(CONTROL, SESSION_BYTES)
 
 
 def _told(output: bytes) -> bytes:
