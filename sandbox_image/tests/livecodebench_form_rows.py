@@ -211,6 +211,25 @@ ROWS: dict[str, list[Row]] = {
             None,
         ),
         ("import inspect\ndef f(): pass\nprint(inspect.getsource(f))", [("", "")], [-4], -4),
+        ("print(mean([1, 3]), median([1]), mode('aab'))", [("", "2 1 a")], [True], None),
+        (
+            "print(timedelta(1), datetime.__name__, timezone.utc, MAXYEAR)",
+            [("", "1 day, 0:00:00 datetime UTC 9999")],
+            [True],
+            None,
+        ),
+        ("print(globals()['mean']([1]))", [("", "1")], [True], None),
+        ("print(eval('me' + 'an')([1]))", [("", "1")], [True], None),
+        ("print(ｍｅａｎ([1]))", [("", "1")], [True], None),
+        (
+            "import fractions, decimal\nprint(mean([fractions.Fraction(1, 2)]), decimal.Decimal(1))",
+            [("", "1/2 1")],
+            [True],
+            None,
+        ),
+        ("print(time(1, 2))", [("", "01:02:00")], [True], None),
+        ("import time\nprint(time.time() > 0)", [("", "True")], [True], None),
+        ("print(statistics.stdev([1, 3]) > 1)", [("", "True")], [True], None),
     ],
     "stdin is a stand-in: read is all, readlines has a tail, buffer.readline is always line 1, no iterating": [
         (

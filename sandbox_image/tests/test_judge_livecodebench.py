@@ -6,6 +6,7 @@ judge has to agree with it about programs drawn at random (`livecodebench_progra
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
@@ -21,6 +22,7 @@ import livecodebench_stdin_rows
 import pytest
 
 from deepcoder_contracts.judge import Verdict
+from deepcoder_sandbox.worker import lcb_preamble
 
 
 def verdicts(answer):
@@ -124,10 +126,38 @@ def test_seconds_of_a_test_are_not_the_programs_to_tell(judge):
     assert all(0.29 < verdict.seconds < 0.6 for verdict in answer.verdicts)
 
 
+def test_failure_of_the_module_is_told_before_the_process_ends_each_time(judge_once):
+    for _ in range(100):
+        answer = judge_once("1 / 0", ("1", "2"), scoring="livecodebench", kind="function", fn_name="f")
+        assert answer.lcb.results == [-4]
+
+
 def test_value_with_its_own_equality_is_wrong_unlike_in_the_harness(judge_once):
     code = "class Yes:\n    def __eq__(self, other): return True\ndef f(): return Yes()"
     answer = judge_once(code, ("0", "3"), scoring="livecodebench", kind="function", fn_name="f")
     assert answer.passed is False
+
+
+def test_modules_left_out_are_loaded_where_a_program_could_see_them():
+    exported = {name: importlib.import_module(name).__all__ for name in lcb_preamble.SELDOM}
+    assert {name: sorted(names.split()) for name, names in lcb_preamble.SELDOM.items()} == {
+        name: sorted(names) for name, names in exported.items()
+    }
+    usual: dict[str, object] = {}
+    lcb_preamble.put_usual(usual)
+    assert not usual.keys() & {name for names in exported.values() for name in names}
+    for source, seen in [
+        ("print(sum(map(int, input().split())))", False),
+        ("def solve(n): return n  # ≤ 10", False),
+        ("print(mean([1]))", True),
+        ("print(datetime.date)", True),
+        ("print(eval('me' + 'an')([1]))", True),
+        ("print(f.__globals__)", True),
+        ("print(ｍean([1]))", True),
+    ]:
+        names: dict[str, object] = {}
+        lcb_preamble.put_seldom(source, names)
+        assert bool(names) is seen, source
 
 
 HARNESS = """
