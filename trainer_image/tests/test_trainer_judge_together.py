@@ -274,6 +274,10 @@ def _error(make: Callable[[], object]) -> BadConfig:
     return caught.value
 
 
+def b64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
 def forged(change: Callable[[dict[str, Any]], Any]) -> Callable[[str], str]:
     """A program that owns the place changes the report, mark and all."""
 
@@ -304,6 +308,8 @@ BOMB = base64.b64encode(zlib.compress(b"\0" * (1 << 28))).decode()
         lambda report: report["runs"][0].update(status="0"),
         lambda report: report["runs"][0].update(status=None),
         lambda report: report["runs"][0].update(stdout=["6"]),
+        lambda report: report["runs"][0].update(stdout="6-expected"),
+        lambda report: report["runs"][0].update(stdout=b64("x" * ((4 << 20) + 1))),
         lambda report: report.update(seconds=float("inf")),
         lambda report: report.pop("runs"),
         lambda report: "MARK:begin AAAA MARK:end MARK:begin AAAA MARK:end",
@@ -325,11 +331,11 @@ async def test_a_report_that_does_not_hold_together_is_no_verdict(
 @pytest.mark.parametrize(
     "change",
     [
-        lambda run: run.update(status=0, report='{"completed": "passed"}'),
-        lambda run: run.update(status=0, stdout="6\n"),
+        lambda run: run.update(status=0, report=b64('{"completed": "passed"}')),
+        lambda run: run.update(status=0, stdout=b64("6\n")),
         lambda run: run.update(status=0, verdict="passed", passed=True),
-        lambda run: run.update(status=0, killed="cpu", stdout="6-expected"),
-        lambda run: run.update(status=0, report='{"failure": "memory"}', stdout="6-expected"),
+        lambda run: run.update(status=0, killed="cpu", stdout=b64("6-expected")),
+        lambda run: run.update(status=0, report=b64('{"failure": "memory"}'), stdout=b64("6-expected")),
     ],
 )
 async def test_a_forged_run_earns_nothing_without_the_right_output(
@@ -384,6 +390,17 @@ async def test_every_test_starts_in_an_empty_folder_and_from_the_program_as_it_w
     judgement = await judge.judge(submission(code))
     assert judgement.response is not None
     assert judgement.response.passed is True, judgement.response
+
+
+@pytest.mark.parametrize("byte", [0, 10, 255])
+async def test_a_flood_of_any_bytes_is_a_verdict_and_no_way_around_one(
+    api: TogetherAPI, judge: JudgeClient, byte: int
+) -> None:
+    problem = replace(DOUBLE, tests=DOUBLE.tests * 4)
+    code = f"import sys; sys.stdout.buffer.write(bytes([{byte}]) * ((4 << 20) - 1))"
+    judgement = await judge.judge(submission(code, problem))
+    assert judgement.response is not None
+    assert [v.verdict.value for v in judgement.response.verdicts] == ["wrong_answer", *["skipped"] * 7]
 
 
 async def test_tests_that_take_all_the_time_together_are_told_and_the_rest_not_run(

@@ -45,10 +45,11 @@ def run(job: dict[str, Any]) -> str:
         one = _run_one(job, given, left)
         left -= one.pop("took")
         sent += len(one["stdout"]) + len(one["report"])
+        done = bool(job["stop"] and (one["killed"] or one["signal"] or _failed(one)))
+        for name in ("stdout", "stderr", "report"):
+            one[name] = base64.b64encode(one[name]).decode()  # as JSON alone, a byte may take six
         runs.append(one)
-        if sent > job["report_bytes"]:
-            break
-        if job["stop"] and (one["killed"] or one["signal"] or _failed(one)):
+        if done or sent > job["report_bytes"]:
             break
     mark = "deepcoder:" + job["nonce"]
     report = {"runs": runs, "seconds": time.monotonic() - began, "python": sys.version.split()[0]}
@@ -56,7 +57,7 @@ def run(job: dict[str, Any]) -> str:
 
 
 def _failed(one: dict[str, Any]) -> bool:
-    return one["status"] != 0 or one["report"].startswith('{"failure"')
+    return one["status"] != 0 or one["report"].startswith(b'{"failure"')
 
 
 def _run_one(job: dict[str, Any], given: str, left: float) -> dict[str, Any]:
@@ -89,9 +90,9 @@ def _run_one(job: dict[str, Any], given: str, left: float) -> dict[str, Any]:
                 start_new_session=True,
             )
             one = _watch(child, job["time_limit_s"], min(_WALL_PER_CPU * job["time_limit_s"], left))
-        one["stdout"] = _text(paths["stdout"], job["output_bytes"])
-        one["stderr"] = _text(paths["stderr"], _STDERR_BYTES, tail=True)
-        one["report"] = _text(paths["report"], job["output_bytes"])
+        one["stdout"] = _bytes(paths["stdout"], job["output_bytes"])
+        one["stderr"] = _bytes(paths["stderr"], _STDERR_BYTES, tail=True)
+        one["report"] = _bytes(paths["report"], job["output_bytes"])
         one["written"] = sum(os.path.getsize(paths[name]) >= job["output_bytes"] for name in ("stdout", "stderr"))
         return one
     finally:
@@ -145,9 +146,9 @@ def _cpu(pid: int) -> float:
         return 0.0
 
 
-def _text(path: str, most: int, tail: bool = False) -> str:
-    """A file's bytes, as many characters."""
+def _bytes(path: str, most: int, tail: bool = False) -> bytes:
+    """A file's first or last bytes."""
     with open(path, "rb") as file:
         if tail:
             file.seek(max(0, os.path.getsize(path) - most))
-        return file.read(most).decode("latin-1")
+        return file.read(most)

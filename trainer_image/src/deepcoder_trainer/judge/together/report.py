@@ -16,21 +16,29 @@ import signal
 import zlib
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
 
 from deepcoder_contracts import strict
 from deepcoder_contracts.judge import JudgeResponse, Kind, TestCase, TestVerdict, Verdict
 from deepcoder_trainer.judge.together.job import OUTPUT_BYTES, REPORT_BYTES, Job
 
-UNPACKED_BYTES = 2 * (REPORT_BYTES + 2 * OUTPUT_BYTES) + (1 << 20)
-"""Longest report that is unpacked: the run that passes the limit is in it, and JSON may double what it holds."""
+UNPACKED_BYTES = (REPORT_BYTES + 2 * OUTPUT_BYTES) * 4 // 3 + (1 << 20)
+"""Longest report that is unpacked, in base64: the run that passes the limit is in it."""
 
 _STARTING_CPU_SECONDS = 0.1
 """What an interpreter takes to start: measured with the program there, and not its own."""
 
 _DETAIL_CHARS = 1000
 _Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-_Output = Annotated[str, StringConstraints(max_length=OUTPUT_BYTES)]
+
+
+def _bounded(output: bytes) -> bytes:
+    if len(output) > OUTPUT_BYTES:
+        raise ValueError(f"more than {OUTPUT_BYTES} bytes")
+    return output
+
+
+_Output = Annotated[Base64Bytes, AfterValidator(_bounded)]
 
 
 class BadReport(Exception):
@@ -48,10 +56,9 @@ class _Run(_Message):
     status: int | None = None
     signal: int | None = None
     cpu: _Seconds = 0.0
-    stdout: _Output = ""
-    """Bytes as characters, one each."""
-    stderr: _Output = ""
-    report: str = ""
+    stdout: _Output = b""
+    stderr: _Output = b""
+    report: _Output = b""
     written: int = 0
     """How many of stdout and stderr have reached their limit."""
 
@@ -132,7 +139,7 @@ def _verdict(job: Job, test: TestCase, run: _Run) -> TestVerdict:
     if run.status is None:
         raise BadReport("a run has neither an exit status nor a signal")
     if run.status != 0:
-        last = run.stderr.strip().rsplit("\n", 1)[-1][:300]
+        last = run.stderr.decode("utf-8", "replace").strip().rsplit("\n", 1)[-1][:300]
         return _made(Verdict.RUNTIME_ERROR, run, last or f"exit status {run.status}")
     return _compared(job, test, run, claim)
 
@@ -152,8 +159,7 @@ def _compared(job: Job, test: TestCase, run: _Run, claim: _Claim) -> TestVerdict
     if job.request.kind is Kind.FUNCTION:
         difference = _value_difference(claim, test, job.request.float_tolerance)
     else:
-        stdout = run.stdout.encode("latin-1", "replace")
-        difference = strict.compare_text(stdout, test.output, job.request.float_tolerance)
+        difference = strict.compare_text(run.stdout, test.output, job.request.float_tolerance)
     return _made(Verdict.PASSED if difference is None else Verdict.WRONG_ANSWER, run, difference)
 
 
@@ -169,7 +175,7 @@ def _value_difference(claim: _Claim, test: TestCase, tolerance: float | None) ->
     return None if equal else f"returned {strict.excerpt(claim.value.encode('utf-8', 'replace'))}"
 
 
-def _claim(text: str) -> _Claim:
+def _claim(text: bytes) -> _Claim:
     """What a program's process said; what is no claim says nothing."""
     try:
         return _Claim.model_validate(json.loads(text)) if text else _Claim()
