@@ -37,11 +37,14 @@ from deepcoder_sandbox.worker import (
 )
 
 PREAMBLE = (
-    *("abc", "bisect", "builtins", "collections", "contextlib", "copy", "datetime", "decimal", "enum"),
-    *("fractions", "functools", "heapq", "io", "itertools", "json", "linecache", "math", "operator", "random", "re"),
-    *("string", "struct", "threading", "time", "traceback", "types", "typing"),
+    *("abc", "bisect", "builtins", "collections", "contextlib", "copy", "enum", "functools", "heapq", "io"),
+    *("itertools", "json", "linecache", "math", "operator", "random", "re", "string", "struct", "threading", "time"),
+    *("traceback", "types", "typing"),
 )
 """Modules that programs commonly import, loaded once a zygote."""
+
+_PLAIN_PREAMBLE = ("datetime", "decimal", "fractions")
+"""More of them, where programs import for themselves what they use."""
 
 _SEED = 0
 _STACK_BYTES, _HARNESS_STACK_BYTES = 128 << 20, 8 << 20  # what the harness's own process usually has
@@ -77,7 +80,7 @@ def _load(config: dict[str, Any], root: str) -> ModuleType:
     matters to a fork of a single thread but that of `random`, which would draw a new seed. Here every run begins with
     the same one, as it does with the same hash seed: a program is judged alike each time.
     """
-    for name in PREAMBLE:
+    for name in PREAMBLE if config["harness"] else (*PREAMBLE, *_PLAIN_PREAMBLE):
         importlib.import_module(name)
     runner = importlib.import_module(f"{__package__}.{'session' if config['harness'] else 'program'}")
     random.seed(_SEED)

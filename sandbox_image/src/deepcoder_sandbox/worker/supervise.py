@@ -37,63 +37,77 @@ def cpu_seconds(pid: int) -> float | None:
         return None
 
 
-def supervise(
-    pid: int,
-    proc: int,
-    channel: socket.socket,
-    gate: ThreadGate | None,
-    limits: packets.RunLimits,
-    setup_cpu_s: Callable[[], float],
-) -> tuple[int, float, float, float, int, str | None]:
-    """Wait for `pid`, ending it at its limits or when the judge says so on `channel`, or hangs up; reap it.
+class Supervisor:
+    """Waits for one runner after another."""
 
-    `setup_cpu_s` tells what confining has cost: that belongs to the judge, not to the program. Returns the fields of
-    `packets.RunEnded` up to `killed_for`, the CPU time that confining took still in it.
-    """
-    cpu_limit_s, wall_limit_s = limits.cpu_limit_s, limits.wall_limit_s
-    started = time.monotonic()
-    starved_s = 0.0
-    killed_for: str | None = None
-    starvation: Starvation | None = None
-    descriptor = os.pidfd_open(pid)
-    try:
-        poller = select.poll()
-        poller.register(descriptor, select.POLLIN)
-        poller.register(channel, select.POLLIN)
+    def __init__(self, channel: socket.socket, proc: int, gate: ThreadGate | None) -> None:
+        """`channel` is the judge's, `proc` a descriptor of /proc, `gate` what counts threads, if anything does."""
+        self._channel = channel
+        self._proc = proc
+        self._gate = gate
+        self._poller = select.poll()
+        self._poller.register(channel, select.POLLIN)
         if gate is not None:
-            poller.register(gate.fileno(), select.POLLIN)
-        left_s = min(cpu_limit_s, wall_limit_s)
-        look_at = started + min(left_s, _LONGEST_SLEEP_S)
-        while True:
-            ready = [fd for fd, _ in poller.poll(max(0.0, look_at - time.monotonic()) * 1000 + 1.0)]
-            if descriptor in ready:
-                break
-            if gate is not None and gate.fileno() in ready:
-                gate.answer(pid)
-                if time.monotonic() < look_at:  # a look reads much of a program with many threads
-                    continue
-            if channel.fileno() in ready:
-                if channel.recv(_PACKET_BYTES) == packets.RING:
+            self._poller.register(gate.fileno(), select.POLLIN)
+
+    def wait(
+        self, pid: int, limits: packets.RunLimits, setup_cpu_s: Callable[[], float]
+    ) -> tuple[int, float, float, float, int, str | None]:
+        """Wait for `pid`, ending it at its limits or when the judge says so, or hangs up; reap it.
+
+        `setup_cpu_s` tells what confining has cost: that belongs to the judge, not to the program. Returns the fields
+        of `packets.RunEnded` up to `killed_for`, the CPU time that confining took still in it.
+        """
+        started = time.monotonic()
+        killed_for: str | None = None
+        starved_s = 0.0
+        descriptor = os.pidfd_open(pid)
+        self._poller.register(descriptor, select.POLLIN)
+        try:
+            first_look_s = min(limits.cpu_limit_s, limits.wall_limit_s, _LONGEST_SLEEP_S)
+            ready = self._poller.poll(first_look_s * 1000 + 1.0)
+            if len(ready) != 1 or ready[0][0] != descriptor:
+                killed_for, starved_s = self._watch(pid, descriptor, ready, started, limits, setup_cpu_s)
+        finally:
+            self._poller.unregister(descriptor)
+            os.close(descriptor)
+        wall_s = time.monotonic() - started
+        _, status, usage = os.wait4(pid, 0)
+        return status, usage.ru_utime + usage.ru_stime, wall_s, starved_s, usage.ru_maxrss, killed_for
+
+    def _watch(
+        self,
+        pid: int,
+        descriptor: int,
+        ready: list[tuple[int, int]],
+        started: float,
+        limits: packets.RunLimits,
+        setup_cpu_s: Callable[[], float],
+    ) -> tuple[str | None, float]:
+        """Look after a runner that is not over in a moment; return what it was ended for, and how long it starved."""
+        starvation = Starvation(pid, self._proc)
+        killed_for: str | None = None
+        look_at = time.monotonic()
+        while descriptor not in (events := [fd for fd, _ in ready]):
+            if self._channel.fileno() in events:
+                if self._channel.recv(_PACKET_BYTES) == packets.RING:
                     kill(pid, signal.SIGALRM)
                 else:
                     killed_for = "cancelled"
-            used_s = (cpu_seconds(pid) or 0.0) - setup_cpu_s()
-            starvation = starvation or Starvation(pid, proc)
-            starved_s = starvation.seconds(used_s)
-            waited_s = time.monotonic() - started - starved_s
-            left_s = min(cpu_limit_s - used_s, wall_limit_s - waited_s)
-            look_at = time.monotonic() + min(left_s if left_s > 0 else _OVERDUE_SLEEP_S, _LONGEST_SLEEP_S)
-            if used_s > cpu_limit_s:
-                killed_for = killed_for or "cpu"
-            elif waited_s > wall_limit_s and not starvation.is_runnable():
-                killed_for = killed_for or "wall"
-            if killed_for is not None:
+            if self._gate is not None and self._gate.fileno() in events:
+                self._gate.answer(pid)
+            now = time.monotonic()
+            if now >= look_at or killed_for:  # seldom: a look reads much of a program with many threads
+                used_s = (cpu_seconds(pid) or 0.0) - setup_cpu_s()
+                waited_s = now - started - starvation.seconds(used_s)
+                left_s = min(limits.cpu_limit_s - used_s, limits.wall_limit_s - waited_s)
+                look_at = now + min(left_s if left_s > 0 else _OVERDUE_SLEEP_S, _LONGEST_SLEEP_S)
+                if used_s > limits.cpu_limit_s:
+                    killed_for = killed_for or "cpu"
+                elif waited_s > limits.wall_limit_s and not starvation.is_runnable():
+                    killed_for = killed_for or "wall"
+            if killed_for:
                 kill(pid, signal.SIGKILL)
                 break
-    finally:
-        os.close(descriptor)
-    wall_s = time.monotonic() - started
-    if wall_s > _LONGEST_SLEEP_S:
-        starved_s = (starvation or Starvation(pid, proc)).seconds(cpu_seconds(pid) or 0.0)
-    _, status, usage = os.wait4(pid, 0)
-    return status, usage.ru_utime + usage.ru_stime, wall_s, starved_s, usage.ru_maxrss, killed_for
+            ready = self._poller.poll(max(0.0, look_at - time.monotonic()) * 1000 + 1.0)
+        return killed_for, starvation.seconds(cpu_seconds(pid) or 0.0)

@@ -49,8 +49,7 @@ class Zygote:
         """`proc` is a descriptor of /proc, `run` what a runner does once it is confined."""
         self._channel = channel
         self._confinement = confinement
-        self._proc = proc
-        self._gate = gate
+        self._supervisor = supervise.Supervisor(channel, proc, gate)
         self._run_program = run
         self._page = mmap.mmap(-1, mmap.PAGESIZE)
         """Shared with the runner, until its program starts: why it could not be confined, from the second number on."""
@@ -82,8 +81,8 @@ class Zygote:
         pid = fork()
         if pid == 0:
             self._become_runner(job, descriptors, zygote)
-        status, cpu_s, wall_s, starved_s, max_rss_kb, killed_for = supervise.supervise(
-            pid, self._proc, self._channel, self._gate, job.limits, lambda: self._setup_s[0]
+        status, cpu_s, wall_s, starved_s, max_rss_kb, killed_for = self._supervisor.wait(
+            pid, job.limits, lambda: self._setup_s[0]
         )
         setup_s = self._setup_s[0]
         if not setup_s:
