@@ -1,9 +1,9 @@
 """Causal attention within packed sequences, under the name that the models are configured with.
 
 transformers looks attention up by name, so one function serves every architecture. On CUDA in half precision it is
-`varlen_attn`, which takes the packed row as it is. Elsewhere each sequence becomes one row of a padded batch of
-scaled dot-product attention; padding follows the tokens, so that the causal rule alone keeps it out. Either way a
-token sees its own sequence's past and nothing else.
+`varlen_attn`, which takes the packed row as it is. Elsewhere it is scaled dot-product attention, one sequence at a
+time: a padded batch would cost the square of its longest sequence for each of them. Either way a token sees its own
+sequence's past and nothing else. With a group of ranks that share the row, it is gathered first (see `ulysses`).
 """
 
 from __future__ import annotations
@@ -33,29 +33,17 @@ class Segments:
     cu_seqlens: Tensor
     """[S + 1] int32, first token of each sequence, and N."""
 
+    lengths: tuple[int, ...]
+    """Tokens of each sequence, known to the host."""
+
     longest: int
     """Tokens of the longest sequence."""
 
-    to_padded: Tensor
-    """[S * longest] int64, token for each place of the padded batch (token 0 where it is padding)."""
-
-    from_padded: Tensor
-    """[N] int64, place of each token in the padded batch."""
-
     @classmethod
     def of(cls, cu_seqlens: IntArray, device: torch.device | str = "cpu") -> Segments:
-        """From [S + 1] offsets. All is computed on the host: a length read back from a device would wait for it."""
-        lengths = np.diff(cu_seqlens)
-        longest = int(lengths.max())
-        place = np.arange(longest)
-        real = place[None, :] < lengths[:, None]
-        to_padded = np.where(real, cu_seqlens[:-1, None] + place[None, :], 0).ravel()
-        return cls(
-            torch.from_numpy(cu_seqlens.astype(np.int32)).to(device),
-            longest,
-            torch.from_numpy(to_padded.astype(np.int64)).to(device),
-            torch.from_numpy(np.flatnonzero(real)).to(device),
-        )
+        """From [S + 1] offsets. The host knows the lengths: one read back from a device would wait for it."""
+        lengths = tuple(np.diff(cu_seqlens).tolist())
+        return cls(torch.from_numpy(cu_seqlens.astype(np.int32)).to(device), lengths, max(lengths))
 
 
 def packed_attention(
@@ -98,20 +86,13 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float, segments:
         )
         assert isinstance(out, Tensor)
         return out.unsqueeze(0)
-    rows = len(segments.cu_seqlens) - 1
-    q, k, v = (_padded(x, segments, rows) for x in (query, key, value))
-    out = functional.scaled_dot_product_attention(
-        q, k, v, is_causal=True, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
-    )
-    flat = out.transpose(1, 2).reshape(rows * segments.longest, query.shape[1], query.shape[3])
-    return flat.index_select(0, segments.from_padded).unsqueeze(0)
-
-
-def _padded(x: Tensor, segments: Segments, rows: int) -> Tensor:
-    """[1, heads, N, D] to [S, heads, longest, D]."""
-    heads, _, width = x.shape[1:]
-    taken = x[0].transpose(0, 1).index_select(0, segments.to_padded)
-    return taken.view(rows, segments.longest, heads, width).transpose(1, 2)
+    parts = [
+        functional.scaled_dot_product_attention(
+            q, k, v, is_causal=True, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
+        )
+        for q, k, v in zip(*(x.split(segments.lengths, dim=2) for x in (query, key, value)), strict=True)
+    ]
+    return torch.cat(parts, dim=2).transpose(1, 2)
 
 
 def _no_mask(*_: Any, **__: Any) -> None:
