@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from deepcoder_contracts.recipe import Precision
 from deepcoder_trainer.learner.activations import ATTENTION, HostMemory, prepare
 from deepcoder_trainer.learner.group import plan_batch
+from deepcoder_trainer.learner.model import load_policy
 
 MODES = {
     "recomputed": {"keep_attention": False, "offload": False},
@@ -30,6 +32,17 @@ class AttentionRuns(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.count += func in ATTENTION
         return func(*args, **(kwargs or {}))
+
+
+def attention_runs(work: Callable[[], Any]) -> int:
+    with AttentionRuns() as runs:
+        work()
+    return runs.count
+
+
+def once_each(learner: Any, step: Any) -> int:
+    """Attention's forward passes in one pass over the micro-batches; a layer may need several for one row."""
+    return attention_runs(lambda: [learner.logprobs(m) for m in step.micro_batches])
 
 
 def gradient(learner: Any, step: Any) -> torch.Tensor:
@@ -61,11 +74,10 @@ def test_attention_runs_once_a_layer_where_its_output_is_kept(
     recipe = make_recipe(optimizer_steps=1)
     [[step]] = plan_batch(make_batch(), recipe, 64, 1)
     learner = make_learner(recipe).rank
+    once = once_each(learner, step)
+    assert once >= len(learner.policy.model.layers) * len(step.micro_batches)
     prepare(learner.policy, **mode, small=0)
-    with AttentionRuns() as runs:
-        learner.accumulate(step, {})
-    layers = len(learner.policy.model.layers) * len(step.micro_batches)
-    assert runs.count == layers * (1 if mode["keep_attention"] else 2)
+    assert attention_runs(lambda: learner.accumulate(step, {})) == once * (1 if mode["keep_attention"] else 2)
 
 
 def saved_bytes(learner: Any, step: Any) -> int:
@@ -116,12 +128,44 @@ def test_what_a_failed_pass_has_parked_is_dropped_by_the_next(
     assert torch.equal(gradient(learner, step), expected)
 
 
-def test_no_gradient_no_copy(make_recipe: Callable, make_batch: Callable, make_learner: Callable) -> None:
+@pytest.mark.parametrize(
+    ("settings", "feed_forward"),
+    [({}, 1), ({"recompute": True}, 2), ({"offload": True}, 2)],
+    ids=str,
+)
+def test_a_policy_is_loaded_with_it(
+    settings: dict[str, bool],
+    feed_forward: int,
+    make_recipe: Callable,
+    make_batch: Callable,
+    make_learner: Callable,
+    tiny_model: Callable,
+) -> None:
+    recipe = make_recipe(optimizer_steps=1)
+    [[step]] = plan_batch(make_batch(), recipe, 64, 1)
+    learner = make_learner(recipe).rank
+    expected = gradient(learner, step)
+    learner.policy = load_policy(tiny_model(), torch.device("cpu"), Precision.FLOAT32, **settings)
+    layers, calls = len(learner.policy.model.layers), []
+    for layer in learner.policy.model.layers:
+        # Before, not after: recomputation stops as soon as the last tensor that backward needs is there.
+        layer.mlp.register_forward_pre_hook(lambda *_: calls.append(1))
+    gradients = []
+    runs = attention_runs(lambda: gradients.append(gradient(learner, step)))
+    assert torch.equal(gradients[0], expected)
+    assert len(calls) == feed_forward * layers * len(step.micro_batches)
+    assert runs == once_each(learner, step)
+
+
+def test_no_gradient_no_copy(
+    make_recipe: Callable, make_batch: Callable, make_learner: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = make_recipe(optimizer_steps=1)
     [[step]] = plan_batch(make_batch(), recipe, 64, 1)
     learner = make_learner(recipe).rank
     expected = learner.logprobs(step.micro_batches[0])
     prepare(learner.policy, keep_attention=True, offload=True, small=0)
-    with AttentionRuns() as runs:
-        assert (learner.logprobs(step.micro_batches[0]) == expected).all()
-    assert runs.count == len(learner.policy.model.layers)
+    parked = []
+    monkeypatch.setattr(HostMemory, "park", lambda self, tensor: parked.append(tensor))
+    assert (learner.logprobs(step.micro_batches[0]) == expected).all()
+    assert not parked

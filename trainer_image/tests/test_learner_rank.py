@@ -275,29 +275,6 @@ def test_gradients_do_not_depend_on_packing_or_micro_batching(
     assert float((gradients[0] - gradients[1]).norm()) <= 1e-9 * float(gradients[1].norm())
 
 
-def test_recomputed_activations_give_the_same_gradient(
-    make_recipe: Callable, make_batch: Callable, make_learner: Callable, tiny_model: Callable
-) -> None:
-    from deepcoder_contracts.recipe import Precision
-    from deepcoder_trainer.learner.model import load_policy
-
-    recipe = make_recipe(optimizer_steps=1)
-    [[step]] = plan_batch(make_batch(), recipe, 64, 1)
-    gradients = []
-    for recompute in (False, True):
-        learner = make_learner(recipe).rank
-        learner.policy = load_policy(
-            tiny_model(), torch.device("cpu"), Precision.FLOAT32, activation_checkpointing=recompute
-        )
-        calls: list[int] = []
-        # Before, not after: recomputation stops as soon as the last tensor that backward needs is there.
-        learner.policy.model.layers[0].mlp.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
-        learner.accumulate(step, {})
-        assert len(calls) == len(step.micro_batches) * (2 if recompute else 1)
-        gradients.append(torch.cat([p.grad.flatten() for p in learner.policy.parameters()]))
-    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-6, atol=1e-9)
-
-
 def test_a_step_reports_what_it_trained(make_recipe: Callable, make_batch: Callable, make_learner: Callable) -> None:
     recipe = make_recipe()
     batch = make_batch(seed=4)

@@ -1,31 +1,50 @@
 """Log-probability and entropy of chosen tokens from hidden states, without ever holding all logits.
 
 At 32,768 tokens and a vocabulary of 152,064 the logits alone are 19 GiB in float32, and softmax and gradient as much
-again each. Here the head is applied to a chunk of positions at a time, in float32, and the backward pass computes
-each chunk's logits once more from what the forward pass kept: hidden states and one log-sum-exp a position.
+again each. Here they exist a tile at a time, some positions by a part of the vocabulary, in float32. The forward pass
+keeps a running maximum and sum for each position; the backward pass computes each tile once more from hidden states
+and one log-sum-exp a position. It goes through the vocabulary on the outside, so that the float32 sum of the head's
+gradient is of one part of the vocabulary at a time and is rounded to the head's own format once.
+
+On CUDA, tensor cores multiply operands in half precision: a tile of the logits' gradient is rounded to it before it is
+multiplied, as in any backward pass there; every sum is in float32. On CPUs nothing is rounded.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-CHUNK_TOKENS = 1024
-"""Positions whose logits exist at once."""
+ROWS = 4096
+"""Positions of a tile."""
+
+BLOCK = 16_384
+"""Part of the vocabulary of a tile."""
+
+_LOWEST = -1e30
+"""Below any logit, and finite: minus infinity less itself is no number."""
 
 
 def linear_logprob(
-    hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, chunk_tokens: int = CHUNK_TOKENS
-) -> tuple[Tensor, Tensor]:
-    """log softmax(hidden @ weight.T / temperature)[targets], and the distribution's entropy in nats.
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    temperature: float,
+    *,
+    entropy: bool = True,
+    rows: int = ROWS,
+    block: int = BLOCK,
+) -> tuple[Tensor, Tensor | None]:
+    """log softmax(hidden @ weight.T / temperature)[targets], and with `entropy` the distribution's entropy in nats.
 
-    hidden: [R, H]; weight: [V, H]; targets: [R] integers. Returns ([R], [R]) in float32 (float64 for float64
-    inputs). Both are differentiable in hidden and weight.
+    hidden: [R, H]; weight: [V, H]; targets: [R] integers. Returns [R] each in float32 (float64 for float64 inputs),
+    differentiable in hidden and weight.
     """
-    logprob, entropy = _LinearLogprob.apply(hidden, weight, targets, temperature, chunk_tokens)
-    return logprob, entropy
+    logprob, nats = _LinearLogprob.apply(hidden, weight, targets, temperature, entropy, rows, block)
+    return logprob, nats
 
 
 class _LinearLogprob(torch.autograd.Function):
@@ -33,23 +52,44 @@ class _LinearLogprob(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, chunk_tokens: int
-    ) -> tuple[Tensor, Tensor]:
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        temperature: float,
+        with_entropy: bool,
+        rows: int,
+        block: int,
+    ) -> tuple[Tensor, Tensor | None]:
         wide = torch.float64 if hidden.dtype is torch.float64 else torch.float32
         count = hidden.shape[0]
-        logprob = torch.empty(count, dtype=wide, device=hidden.device)
-        entropy = torch.empty_like(logprob)
-        log_sum = torch.empty_like(logprob)
-        head = _head(weight, wide)
-        for start in range(0, count, chunk_tokens):
-            rows = slice(start, min(start + chunk_tokens, count))
-            logits = _matmul(hidden[rows], head.t(), wide).div_(temperature)
-            log_sum[rows] = torch.logsumexp(logits, -1)
-            log_p = logits.sub_(log_sum[rows, None])
-            logprob[rows] = log_p.gather(-1, targets[rows, None]).squeeze(-1)
-            entropy[rows] = -(log_p.exp().mul_(log_p)).sum(-1)
+        logprob, log_sum = (torch.empty(count, dtype=wide, device=hidden.device) for _ in range(2))
+        entropy = torch.empty_like(logprob) if with_entropy else None
+        for r in _slices(count, rows):
+            h = hidden[r]
+            top = torch.full_like(log_sum[r], _LOWEST)
+            total, moment, chosen = (torch.zeros_like(top) for _ in range(3))
+            for v in _slices(weight.shape[0], block):
+                z = _matmul(h, weight[v].t(), wide).div_(temperature)
+                place, inside = _within(targets[r], v)
+                chosen = torch.where(inside, z.gather(-1, place.unsqueeze(-1)).squeeze(-1), chosen)
+                higher = torch.maximum(top, z.amax(-1))
+                shrink = (top - higher).exp_()
+                z.sub_(higher.unsqueeze(-1))
+                if entropy is None:
+                    e = z.exp_()
+                else:
+                    # sum of e^(z - top) (z - top), moved to the new maximum
+                    e = z.exp()
+                    moment = (moment + total * (top - higher)) * shrink + z.mul_(e).sum(-1)
+                total = total * shrink + e.sum(-1)
+                top = higher
+            log_sum[r] = top + total.log()
+            logprob[r] = (chosen - top) - total.log()  # not chosen - log_sum, whose rounding grows with the logits
+            if entropy is not None:
+                entropy[r] = total.log() - moment / total
         ctx.save_for_backward(hidden, weight, targets, log_sum, entropy)
-        ctx.temperature, ctx.chunk_tokens, ctx.wide = temperature, chunk_tokens, wide
+        ctx.temperature, ctx.rows, ctx.block = temperature, rows, block
         ctx.set_materialize_grads(False)
         return logprob, entropy
 
@@ -57,49 +97,52 @@ class _LinearLogprob(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         grad_logprob, grad_entropy = grads
         hidden, weight, targets, log_sum, entropy = ctx.saved_tensors
-        wide = ctx.wide
-        grad_hidden = torch.zeros_like(hidden)
-        grad_weight = torch.zeros(weight.shape, dtype=wide, device=weight.device)
-        head = _head(weight, wide)
-        for start in range(0, hidden.shape[0], ctx.chunk_tokens):
-            rows = slice(start, min(start + ctx.chunk_tokens, hidden.shape[0]))
-            log_p = _matmul(hidden[rows], head.t(), wide).div_(ctx.temperature).sub_(log_sum[rows, None])
-            p = log_p.exp()
-            if grad_entropy is not None:
-                g = log_p.add_(entropy[rows, None]).mul_(p).mul_(-grad_entropy[rows, None])
-                if grad_logprob is not None:
-                    g.addcmul_(p, grad_logprob[rows, None], value=-1)
-            elif grad_logprob is not None:
-                g = p.mul_(-grad_logprob[rows, None])
-            else:
-                break
-            if grad_logprob is not None:
-                g.scatter_add_(-1, targets[rows, None], grad_logprob[rows, None])
-            g = g.div_(ctx.temperature).to(head.dtype)
-            grad_hidden[rows] = _matmul(g, head, wide).to(hidden.dtype)
-            _accumulate(grad_weight, g.t(), hidden[rows])
-        return grad_hidden, grad_weight.to(weight.dtype), None, None, None
+        wide = log_sum.dtype
+        grad_hidden = torch.zeros(hidden.shape, dtype=wide, device=hidden.device)
+        grad_weight = torch.empty_like(weight)
+        for v in _slices(weight.shape[0], ctx.block):
+            head = weight[v]
+            total = torch.zeros(head.shape, dtype=wide, device=head.device)
+            for r in _slices(hidden.shape[0], ctx.rows):
+                h, log_z = hidden[r], log_sum[r].unsqueeze(-1)
+                up = None if grad_logprob is None else grad_logprob[r].unsqueeze(-1)
+                g = _matmul(h, head.t(), wide).div_(ctx.temperature).sub_(log_z)
+                if grad_entropy is None:
+                    g.exp_().mul_(torch.zeros_like(log_z) if up is None else -up)
+                else:
+                    p = g.exp()
+                    g.add_(entropy[r].unsqueeze(-1)).mul_(-grad_entropy[r].unsqueeze(-1))
+                    if up is not None:
+                        g.sub_(up)
+                    g.mul_(p)
+                    del p
+                if up is not None:
+                    place, inside = _within(targets[r], v)
+                    g.scatter_add_(-1, place.unsqueeze(-1), torch.where(inside.unsqueeze(-1), up, 0))
+                g.div_(ctx.temperature)
+                if head.is_cuda:
+                    g = g.to(head.dtype)
+                grad_hidden[r] += _matmul(g, head, wide)
+                total += _matmul(g.t(), h, wide)
+            grad_weight[v] = total
+        return grad_hidden.to(hidden.dtype), grad_weight, None, None, None, None, None
 
 
-def _head(weight: Tensor, wide: torch.dtype) -> Tensor:
-    """CUDA multiplies bfloat16 with float32 results; elsewhere the head is widened, or logits would be rounded."""
-    return weight if weight.is_cuda else weight.to(wide)
+def _slices(count: int, size: int) -> Iterator[slice]:
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
+
+
+def _within(targets: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+    """Place of each target in a part of the vocabulary, and whether it is in it at all (else the place is 0)."""
+    inside = (targets >= part.start) & (targets < part.stop)
+    return torch.where(inside, targets - part.start, 0), inside
 
 
 def _matmul(a: Tensor, b: Tensor, wide: torch.dtype) -> Tensor:
-    """a @ b with a result in `wide`, whatever the operands' precision."""
+    """a @ b with a result in `wide`: CUDA sums half precision in float32, elsewhere the operands are widened."""
     if a.dtype is wide and b.dtype is wide:
         return a @ b
     if a.is_cuda:
         return torch.mm(a, b, out_dtype=wide)
     return a.to(wide) @ b.to(wide)
-
-
-def _accumulate(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a @ b in place, in total's precision."""
-    if a.dtype is total.dtype and b.dtype is total.dtype:
-        total.addmm_(a, b)
-    elif a.is_cuda:
-        torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
-    else:
-        total.addmm_(a.to(total.dtype), b.to(total.dtype))

@@ -26,6 +26,7 @@ from deepcoder_contracts.recipe import Precision
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.grpo.attention import NAME, Segments
 from deepcoder_trainer.grpo.logprob import linear_logprob
+from deepcoder_trainer.learner.activations import prepare
 from deepcoder_trainer.learner.mesh import Meshes
 from deepcoder_trainer.modelconfig import read_model_config
 
@@ -53,7 +54,9 @@ class PolicyModel(nn.Module):
         response_index: Tensor,
         targets: Tensor,
         temperature: float,
-    ) -> tuple[Tensor, Tensor]:
+        *,
+        entropy: bool = True,
+    ) -> tuple[Tensor, Tensor | None]:
         """input_ids, position_ids: [n] of a packed row; response_index, targets: [R]. Returns log-probs and entropies.
 
         The head is applied here, within the root's forward pass, because that is where FSDP has gathered it.
@@ -66,7 +69,7 @@ class PolicyModel(nn.Module):
             sequence_group=self.sequence_group,
         ).last_hidden_state[0]
         head = self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
-        return linear_logprob(hidden.index_select(0, response_index), head, targets, temperature)
+        return linear_logprob(hidden.index_select(0, response_index), head, targets, temperature, entropy=entropy)
 
 
 def read_config(directory: Path) -> Any:
@@ -89,18 +92,20 @@ def load_policy(
     precision: Precision,
     *,
     meshes: Meshes | None = None,
-    activation_checkpointing: bool = False,
+    recompute: bool = False,
+    offload: bool = False,
 ) -> PolicyModel:
     """The model with its weights on `device` in float32, sharded where `meshes` has other ranks.
 
-    Nothing is held twice: parameters are made without storage, sharded, and each rank copies its own part out of the
-    memory-mapped files.
+    With `recompute` a layer keeps its input and its attention's output for the backward pass, and nothing else; with
+    `offload` too, and these wait in host memory. Nothing is held twice: parameters are made without storage, sharded,
+    and each rank copies its own part out of the memory-mapped files.
     """
     config = read_config(directory)
     with torch.device("meta"):
         policy = PolicyModel(config)
-    if activation_checkpointing:
-        policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+    if recompute or offload:
+        prepare(policy, keep_attention=True, offload=offload)
     if meshes is not None:
         policy.sequence_group = meshes.sp_group
         if meshes.fsdp is not None:

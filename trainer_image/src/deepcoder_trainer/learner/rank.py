@@ -95,7 +95,8 @@ class LearnerRank:
             self._device,
             settings.recipe.precision,
             meshes=meshes,
-            activation_checkpointing=settings.accelerators,
+            recompute=settings.accelerators,
+            offload=settings.recipe.activation_offload,
         )
         self._optimizer = _adamw(self.policy, settings.recipe)
         self._loss_settings = LossSettings.of(settings.recipe)
