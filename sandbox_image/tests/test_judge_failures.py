@@ -18,6 +18,7 @@ from deepcoder_sandbox.worker.packets import Job, RunEnded, RunLimits
 from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteFailed, ZygoteProcess
 
 SLOW = "import time\ntime.sleep(0.5)\nprint(input())"
+SLOW_TO_LOAD = "import time\ntime.sleep(0.5)\ndef f(x):\n    return x"
 
 
 def children(pid):
@@ -78,9 +79,26 @@ def test_zygote_that_dies_every_time_gives_error_and_no_verdict(slot, judge):
     assert judge("print(input())", ("1", "1")).passed is True  # the slot lives on
 
 
-def test_runner_killed_from_outside_is_tried_again(slot, judge):
-    killer = in_background(lambda: os.kill(runner_of(slot.ensure_zygote()), signal.SIGKILL))
-    answer = judge(SLOW, ("1", "1"))
+@pytest.mark.parametrize(
+    ("code", "fields"),
+    [
+        (SLOW, {}),
+        (SLOW, {"scoring": "livecodebench"}),
+        # as it is loaded, with its first test before it and not yet read
+        (SLOW_TO_LOAD, {"scoring": "livecodebench", "kind": "function", "fn_name": "f"}),
+    ],
+    ids=["strict", "livecodebench", "livecodebench, loading"],
+)
+def test_runner_killed_from_outside_is_tried_again(slot, judge, code, fields):
+    zygote = slot.ensure_zygote(harness="scoring" in fields)
+
+    def kill():
+        pid = runner_of(zygote)
+        time.sleep(0.2)
+        os.kill(pid, signal.SIGKILL)
+
+    killer = in_background(kill)
+    answer = judge(code, ("1", "1"), **fields)
     killer.join()
     assert answer.passed is True
 
