@@ -94,7 +94,7 @@ async def measure(quick: bool) -> tuple[list[str], dict[str, object]]:
     with tempfile.TemporaryDirectory() as folder, Server(Path(folder), "--slots", "1") as server:
         for scoring in SCORINGS:
             for tests, milliseconds in CELLS[:2] if quick else CELLS:
-                count = 30 if quick else 150 if not milliseconds else 50
+                count = 30 if quick else 100 if not milliseconds else 30
                 rounds = [
                     _quantiles(
                         await overhead(
