@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from deepcoder_contracts.stage import JudgeBackend, JudgeEndpoint, StageConfig
+from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.judge.connect import connect_judge
 
 
@@ -40,3 +43,35 @@ async def test_closing_the_client_leaves_the_work_beside_it_to_its_task(
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"backend": "Together"}, "judge.together is needed by judge.backend Together"),
+        ({"backend": "Local", "together": {"keyFile": "/k"}}, "and by no other"),
+        ({"backend": "Together", "together": {}}, "keyFile"),
+        ({"backend": "Together", "together": {"keyFile": "/k", "endpoint": "http://api.together.ai/v1"}}, "endpoint"),
+        ({"backend": "Together", "together": {"keyFile": "/k", "endpoint": "https://u:p@host/v1"}}, "endpoint"),
+        ({"backend": "Together", "together": {"keyFile": "/k", "concurrency": 0}}, "concurrency"),
+    ],
+)
+def test_a_back_end_has_what_it_needs_and_sends_no_key_in_the_clear(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        JudgeEndpoint.model_validate(settings)
+
+
+@pytest.mark.parametrize("backend", ["Pool", "Together"])
+async def test_a_secret_that_is_not_there_is_a_bad_config_and_names_its_setting(
+    make_config: Callable[..., StageConfig], tmp_path: Path, backend: str
+) -> None:
+    missing = str(tmp_path / "missing")
+    settings = {
+        "Pool": {"backend": "Pool", "host": "localhost", "tokenFile": missing},
+        "Together": {"backend": "Together", "together": {"keyFile": missing}},
+    }[backend]
+    field = {"Pool": "judge.tokenFile", "Together": "judge.together.keyFile"}[backend]
+    with pytest.raises(BadConfig, match=rf"^{field} {missing} cannot be used: No such file") as refused:
+        async with connect_judge(make_config(judge=JudgeEndpoint.model_validate(settings)), None):
+            pass
+    assert refused.value.field == field
