@@ -133,6 +133,24 @@ async def test_a_failed_rollout_wakes_every_waiter_with_its_error() -> None:
     assert [str(r) for r in results] == ["sampler gone"] * 3
 
 
+async def test_groups_of_later_batches_wait_until_the_next_batch_leaves_samplers_free() -> None:
+    buffer = WorkBuffer(WorkPolicy(2, 1, Order.WINDOW, 4, group_size=4), 0)
+
+    async def admitted() -> bool:
+        admission = asyncio.create_task(buffer.admit())
+        await asyncio.sleep(0)
+        return not (admission.cancel() if not admission.done() else False)
+
+    assert [await admitted() for _ in range(3)] == [True, True, False], "the next batch is all that is sampled"
+    for group_id in (0, 0, 0, 0, 1, 1):
+        buffer.sampled(group_id)
+    assert not await admitted(), "a quarter of a batch, two responses, is under way"
+    buffer.sampled(1)
+    assert [await admitted() for _ in range(2)] == [True, False], "one is, and then five are"
+    buffer.sampled(1)
+    assert await admitted(), "the next batch is sampled"
+
+
 async def test_a_group_is_never_finished_twice() -> None:
     buffer = WorkBuffer(WorkPolicy(1, 0, Order.STRICT, 5), 0)
     await buffer.admit()
@@ -153,12 +171,16 @@ def test_window_takes_the_first_finished_but_never_leaves_a_due_group_behind() -
 async def test_a_group_that_was_cut_off_is_sampled_anew_by_the_resumed_run() -> None:
     policy = WorkPolicy(2, 1, Order.WINDOW, 2)
     buffer = WorkBuffer(policy, 0)
-    for _ in range(4):
+    for group_id in range(4):
         await buffer.admit()
+        buffer.sampled(group_id)
     buffer.done(group(2, 0))
     resumed = WorkBuffer(policy, 0, buffer.left().unfinished())
-    admitted = [await resumed.admit() for _ in range(3)]
-    assert [a.group_id for a in admitted if a is not None] == [0, 1, 3]
+    for group_id in (0, 1, 3):
+        again = await resumed.admit()
+        assert again is not None
+        assert again.group_id == group_id
+        resumed.sampled(group_id)
 
 
 def test_a_state_that_would_lose_groups_is_refused() -> None:

@@ -111,6 +111,7 @@ class Controller:
             recipe.order,
             last_step=self._course.base + self.config.stage.max_steps,
             deterministic=recipe.deterministic,
+            group_size=recipe.group_size,
         )
         self._work = WorkBuffer(policy, state.total_steps, Unfinished(state.groups, state.pending, state.next_group_id))
         self._saving = Saving(self.checkpoints, self._work, self._course, self.stop)

@@ -16,6 +16,11 @@ first, but for those whose turn it is: a group admitted at version v is trained 
 most B·(d-T) of the remaining groups may be due by step d; whatever would break that goes into the batch, waited for
 if need be. So no long response is left behind for ever, and none exceeds the bound.
 
+All responses under way share the samplers, and the learner waits for those of the next batch: with everything admitted
+as soon as a slot is free, they would be held up by those that are needed last. So while fewer than B of the groups that
+are not in training have been sampled, further ones are admitted only as far as η quarters of a batch's responses are
+under way. What the tail of a batch leaves free is used; what it needs is not taken away.
+
 Everything runs on one event loop, and every change is one uninterrupted call. `fail` wakes every waiter with the error.
 """
 
@@ -32,6 +37,9 @@ from deepcoder_trainer.types import Group
 
 log = logging.getLogger(__name__)
 
+RUN_AHEAD_SHARE = 0.25
+"""Responses under way beside which others than the next batch's are admitted, as a share of a batch's for each version
+of staleness. Measured (`make bench-pipeline`): without it one-off's strict order is the faster one."""
 QUIET_SECONDS = 300.0
 """Time without any event after which the log names what a batch waits for."""
 
@@ -48,15 +56,22 @@ class WorkPolicy:
     last_step: int
     """The stage's last step, counted over all stages."""
     deterministic: bool = False
+    group_size: int = 1
+    """Responses of a group."""
 
 
 @dataclass
 class _Slot:
     version: int
-    sampled: bool = False
+    left: int
+    """Responses that are not sampled yet."""
     group: Group | None = None
     finished: int = 0
     """Rank by which it was finished, from 1."""
+
+    @property
+    def sampled(self) -> bool:
+        return self.left == 0
 
 
 @dataclass(frozen=True)
@@ -114,11 +129,12 @@ class WorkBuffer:
         """Version of the weights that are out."""
         self._slots: dict[int, _Slot] = {}
         for group in resumed.finished:
-            self._slots[group.group_id] = _Slot(group.admitted_version, True, group, len(self._slots) + 1)
+            self._slots[group.group_id] = _Slot(group.admitted_version, 0, group, len(self._slots) + 1)
         self._count = len(self._slots)
         self._next = resumed.next_group_id
         self._to_admit = [*range(end - 1, self._next - 1, -1), *sorted(resumed.pending, reverse=True)]
         self._resumed = frozenset(self._slots)
+        self._in_training: frozenset[int] = frozenset()
         self._changed = asyncio.Event()
         self._closed = False
         self._failure: BaseException | None = None
@@ -141,12 +157,12 @@ class WorkBuffer:
             return None
         group_id = self._to_admit.pop()
         self._next = max(group_id + 1, self._next)
-        self._slots[group_id] = _Slot(self.version)
+        self._slots[group_id] = _Slot(self.version, self.policy.group_size)
         return Admitted(group_id, self.version, self._wave(group_id) if self.policy.deterministic else None)
 
     def sampled(self, group_id: int) -> None:
-        """All responses of a group are sampled; judging may go on."""
-        self._slots[group_id].sampled = True
+        """One more response of a group is sampled; judging may go on."""
+        self._slots[group_id].left -= 1
         self._notify()
 
     def done(self, group: Group) -> None:
@@ -155,13 +171,14 @@ class WorkBuffer:
         if slot.group is not None:
             raise ValueError(f"group {group.group_id} was finished twice")
         self._count += 1
-        slot.sampled, slot.group, slot.finished = True, group, self._count
+        slot.left, slot.group, slot.finished = 0, group, self._count
         self._notify()
 
     async def batch(self, step: int) -> tuple[Group, ...]:
         """The groups of batch `step`, in group_id order, when they are all done. They keep their slots."""
         await self._until(lambda: self._choose(step) is not None, f"batch {step}")
-        return tuple(self._group(g) for g in sorted(self._choose(step) or ()))
+        self._in_training = frozenset(self._choose(step) or ())
+        return tuple(self._group(g) for g in sorted(self._in_training))
 
     def judged_again(self, group: Group) -> None:
         """A group that was done is so with other outcomes."""
@@ -178,6 +195,7 @@ class WorkBuffer:
         """Groups were trained and weights of `version` are out: their slots are free."""
         for group in groups:
             del self._slots[group.group_id]
+        self._in_training = frozenset()
         self.version = version
         self._notify()
 
@@ -219,9 +237,18 @@ class WorkBuffer:
     def _may_admit(self, group_id: int) -> bool:
         p = self.policy
         if p.order is Order.WINDOW:
-            return len(self._slots) < (p.max_off_policy + 1) * p.batch_groups
+            return len(self._slots) < (p.max_off_policy + 1) * p.batch_groups and self._may_run_ahead()
         step = group_id // p.batch_groups + 1
         return self.version >= step - 1 - p.max_off_policy and self._all_sampled((step - 1) * p.batch_groups)
+
+    def _may_run_ahead(self) -> bool:
+        """Whether one more group keeps nothing from the next batch, which is the first that is to be trained."""
+        p = self.policy
+        ahead = [slot for g, slot in self._slots.items() if g not in self._in_training]
+        if len(ahead) < p.batch_groups or sum(slot.sampled for slot in ahead) >= p.batch_groups:
+            return True
+        under_way = sum(slot.left for slot in ahead)
+        return under_way < p.max_off_policy * RUN_AHEAD_SHARE * p.batch_groups * p.group_size
 
     def _all_sampled(self, end: int) -> bool:
         """Whether every group below `end` has been sampled (or trained before)."""

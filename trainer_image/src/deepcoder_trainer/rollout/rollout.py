@@ -69,18 +69,10 @@ class Rollout:
     async def group(
         self, admitted: Admitted, problem: EncodedProblem, on_sampled: Callable[[], None] = lambda: None
     ) -> Group:
-        """All samples of a problem, judged, in index order. `on_sampled` is called when the last one is sampled."""
-        left = self._sampling.group_size
-
-        def sampled() -> None:
-            nonlocal left
-            left -= 1
-            if left == 0:
-                on_sampled()
-
+        """All samples of a problem, judged, in index order. `on_sampled` is called as each of them is sampled."""
         async with asyncio.TaskGroup() as tasks:
             samples = [
-                tasks.create_task(self._sample(admitted, index, problem, sampled))
+                tasks.create_task(self._sample(admitted, index, problem, on_sampled))
                 for index in range(self._sampling.group_size)
             ]
         return Group(
