@@ -14,6 +14,10 @@ from pathlib import Path
 import pytest
 
 import deepcoder_sandbox
+from deepcoder_contracts.judge import Tier
+from deepcoder_sandbox import attack
+from deepcoder_sandbox.worker import syscalls
+from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteProcess
 
 WITHOUT_LANDLOCK = """
 import ctypes, os, struct, sys
@@ -37,6 +41,52 @@ def run(*command, **environment):
     return subprocess.run(
         [sys.executable, *command], capture_output=True, text=True, timeout=50, env={**os.environ, **environment}
     )
+
+
+def test_every_property_holds_in_every_tier(slot):
+    findings = attack.attack(slot.ensure_zygote())
+    assert findings.broken == []
+    for name, group in syscalls.GROUPS.items():
+        assert group.attacked_as, name
+        assert set(group.attacked_as) <= set(findings.limits), name
+
+
+@pytest.mark.parametrize("directory", ["/tmp", "/"])  # the image's home is /tmp
+def test_tier_holds_wherever_the_judge_is_at_home(slot, monkeypatch, directory):
+    monkeypatch.chdir(directory)
+    monkeypatch.setenv("HOME", directory)
+    assert attack.attack(slot.ensure_zygote()).broken == []
+
+
+def test_attacks_are_real_and_succeed_without_confinement():
+    zygote = ZygoteProcess(ZygoteConfig(tier=Tier.UNCONFINED))
+    try:
+        findings = attack.attack(zygote)
+    finally:
+        zygote.kill()
+    assert findings.broken == []  # the resource limits hold without any confinement
+    open_to_all = {name for name, held in findings.limits.items() if not held}
+    assert open_to_all >= {
+        *(
+            "network",
+            "processes",
+            "execution",
+            "signals",
+            "secret_files",
+            "own_sigkill",
+            "shared_memory",
+            "file_changes",
+        ),
+        *(
+            "signal_timers",
+            "deadly_limits",
+            "descriptor_signals",
+            "descriptor_memory",
+            "device_controls",
+            "other_calls",
+        ),
+        *("process_options", "scheduling", "memory_files", "left_behind", "foreign_calls"),
+    }
 
 
 @pytest.mark.parametrize("error", [ENOSYS, EOPNOTSUPP])  # older than 5.13; compiled in, but not in the lsm list

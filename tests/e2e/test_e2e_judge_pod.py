@@ -17,6 +17,7 @@ HOSTILE = (
     "test_judge_hostile.py",
     "test_judge_isolation.py",
     "test_judge_limits.py",
+    "test_judge_odd_programs.py",
     "test_judge_thread_gate.py",
     "test_judge_refuses_to_start.py",
 )

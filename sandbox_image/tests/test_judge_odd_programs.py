@@ -1,0 +1,101 @@
+"""Programs that take all they can get, or end as nobody foresaw: a verdict on them, in time, never `error`."""
+
+import os
+import time
+
+import pytest
+
+from deepcoder_contracts.judge import Verdict
+
+GREED = {
+    "private pages": "mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)",
+    "shared pages": "mmap.mmap(-1, size, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS)",
+    "unreserved pages": "mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)",
+    "a larger output": "mapped(1)",
+    "a larger report": "mapped(3)",
+    "objects": "bytearray(size)",
+}
+
+
+@pytest.mark.parametrize("name", GREED)
+def test_memory_beyond_the_limit_cannot_be_had_in_any_way(judge, name):
+    code = f"""
+import mmap, os, resource
+size = 256 << 20
+def mapped(fd):
+    os.ftruncate(fd, size)
+    return mmap.mmap(fd, size)
+try:
+    got = {GREED[name]}
+    for at in range(0, size, 4096): got[at] = 1
+    print("got", size)
+except (OSError, ValueError, MemoryError): print("refused")
+"""
+    answer = judge(code, ("", "refused"), memory_limit_mb=64, time_limit_s=5)
+    first = answer.verdicts[0].verdict
+    assert first in (Verdict.PASSED, Verdict.MEMORY_LIMIT, Verdict.OUTPUT_LIMIT), answer
+
+
+def test_kernel_memory_outside_the_limit_is_small(judge):
+    code = """
+import fcntl, os, struct
+held, bigger, locks = 0, 0, 0
+pipes = []
+try:
+    while True:
+        reading, writing = os.pipe()
+        pipes.append((reading, writing))
+        os.set_blocking(writing, False)
+        try: fcntl.fcntl(writing, 1031, 1 << 20); bigger += 1
+        except OSError: pass
+        try:
+            while True: held += os.write(writing, bytes(65536))
+        except BlockingIOError: pass
+except OSError: pass
+for at in range(10):
+    try: fcntl.fcntl(1, 6, struct.pack("hhqqi4x", 1, 0, 2 * at, 1, 0)); locks += 1
+    except OSError: pass
+print(bigger, locks, held <= 4 << 20)
+"""
+    assert judge(code, ("", "0 0 True")).passed is True
+
+
+EXIT_OF_A_THREAD = {"x86_64": 60, "aarch64": 93}[os.uname().machine]
+START = f"""
+import ctypes, os, threading, time
+def leave(): ctypes.CDLL(None).syscall({EXIT_OF_A_THREAD}, 0)
+"""
+
+ODD_ENDS = {
+    "first thread leaves, another spins": (
+        "def f():\n    while True: pass\nthreading.Thread(target=f, daemon=True).start()\nleave()",
+        {Verdict.TIME_LIMIT},
+    ),
+    "first thread leaves, another sleeps": (
+        "threading.Thread(target=time.sleep, args=(100,), daemon=True).start()\nleave()",
+        {Verdict.TIME_LIMIT},
+    ),
+    "first thread leaves, another goes on": (
+        "def f():\n    time.sleep(0.1); os.write(1, b'17'); os._exit(0)\nthreading.Thread(target=f).start()\nleave()",
+        {Verdict.PASSED, Verdict.RUNTIME_ERROR},
+    ),
+    "makes threads without end": (
+        "while True:\n    thread = threading.Thread(target=int)\n    thread.start(); thread.join()",
+        {Verdict.TIME_LIMIT},
+    ),
+    "closes all it has": ("os.closerange(0, 100)\nwhile True: pass", {Verdict.TIME_LIMIT, Verdict.RUNTIME_ERROR}),
+    "stops itself": (
+        "import ctypes\nfor number in (20, 21, 22): ctypes.CDLL(None).kill(os.getpid(), number)\nprint(17)",
+        {Verdict.PASSED, Verdict.TIME_LIMIT},
+    ),
+}
+
+
+@pytest.mark.parametrize("scoring", ["strict", "livecodebench"])
+@pytest.mark.parametrize("name", ODD_ENDS)
+def test_odd_end_is_the_programs_own_and_comes_in_time(judge, name, scoring):
+    code, expected = ODD_ENDS[name]
+    started = time.monotonic()
+    answer = judge(START + code, ("", "17"), scoring=scoring, time_limit_s=0.3)
+    assert answer.verdicts[0].verdict in expected, answer
+    assert time.monotonic() - started < 20
