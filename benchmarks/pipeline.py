@@ -259,8 +259,9 @@ Commit {git.stdout.strip() or "unknown"}, {os.cpu_count()} cores ({platform.mach
 judges are models that take the published times of a step: {s.sampling:.0f} s of sampling, {s.training:.0f} s of
 training and {s.reward:.0f} s of judging where all GPUs do them in turn, {s.split_sampling:.0f} s and
 {s.split_training:.0f} s on GPUs that are split, {s.sync:.0f} s for weights. {trace.steps} steps of
-{trace.prompts} × {trace.group} responses of log-normal length, which share the samplers evenly. What it says is how much of the possible overlap the scheduling
-reaches, and what the trainer's own code costs; what GPUs make of it has to be measured on GPUs.
+{trace.prompts} × {trace.group} responses of log-normal length, which share the samplers evenly. What it says is how
+much of the possible overlap the scheduling reaches, and what the trainer's own code costs; what GPUs make of it has to
+be measured on GPUs.
 
 {HEADER}
 {rows}
