@@ -59,6 +59,7 @@ def test_killed_zygote_is_replaced_and_the_submission_answered_once(slot, judge,
 
 
 def test_zygote_that_dies_every_time_gives_error_and_no_verdict(slot, judge):
+    slot.ensure_zygote()  # the kind that is killed, and not the one that was used before
     killing = threading.Event()
 
     def kill_all():
