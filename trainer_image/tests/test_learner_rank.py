@@ -1,12 +1,9 @@
-"""A training step against a reference of its own: transformers in float64, one sequence at a time, the formula.
-
-The trainer's side runs in float64 too, so that only mistakes are left: equal means to 1e-9 of the gradient's norm.
-"""
+"""One learner rank: what a step reports, skips and repeats, what it sends, and what it refuses."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,265 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from deepcoder_contracts.recipe import Recipe
 from deepcoder_trainer.errors import BadConfig
-from deepcoder_trainer.learner.group import combine, plan_batch
-from deepcoder_trainer.types import Batch, Group, Sample
+from deepcoder_trainer.grpo.summary import combine
+from deepcoder_trainer.learner.group import plan_batch
 
 
-class Reference:
-    """GRPO+ in float64 straight from its definition; shares no code with the trainer."""
-
-    def __init__(self, directory: Path, recipe: Recipe) -> None:
-        from transformers import AutoModelForCausalLM
-
-        self.recipe = recipe
-        # Not "eager", whose softmax is in float32.
-        self.model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float64, attn_implementation="sdpa")
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=recipe.learning_rate,
-            betas=(recipe.adam_beta1, recipe.adam_beta2),
-            weight_decay=recipe.weight_decay,
-            foreach=False,
-            fused=False,
-        )
-
-    def logprobs(self, sample: Sample) -> tuple[torch.Tensor, torch.Tensor]:
-        output = torch.from_numpy(sample.generation.output_ids.astype(np.int64))
-        ids = torch.cat([torch.from_numpy(sample.prompt_ids.astype(np.int64)), output])
-        logits = self.model(ids[None]).logits[0, len(sample.prompt_ids) - 1 : -1] / self.recipe.temperature
-        p = logits.softmax(-1)
-        return p.log().gather(-1, output[:, None])[:, 0], -(p * p.log()).sum(-1)
-
-    def advantage(self, group: Group, sample: Sample) -> float | None:
-        rewards = [s.outcome.reward for s in group.samples if s.outcome.reward is not None]
-        reward = sample.outcome.reward
-        if reward is None:
-            return None
-        if sample.generation.finish == "length" and reward == 0:
-            rule = self.recipe.overlong.value
-            if rule != "Off":
-                return 0.0 if rule == "ZeroAdvantage" else None
-        mean = sum(rewards) / len(rewards)
-        if self.recipe.advantage.value == "MeanOnly":
-            return reward - mean
-        if len(rewards) < 2:
-            return 0.0
-        std = math.sqrt(sum((r - mean) ** 2 for r in rewards) / (len(rewards) - 1))
-        return (reward - mean) / (std + 1e-6)
-
-    def loss(self, groups: Sequence[Group], old: dict[tuple[int, int], torch.Tensor] | None) -> torch.Tensor:
-        r = self.recipe
-        total, tokens = torch.zeros((), dtype=torch.float64), 0
-        for group in groups:
-            for sample in group.samples:
-                a = self.advantage(group, sample)
-                if a is None:
-                    continue
-                a = float(np.float32(a))  # as it travels to the ranks
-                lp, entropy = self.logprobs(sample)
-                behaviour = torch.from_numpy(sample.generation.logprobs).double()
-                reference = behaviour if old is None else old[sample.group_id, sample.index]
-                rho = (lp - reference).clamp(-10, 10).exp()
-                weighted = r.importance.value == "Truncated"
-                if old is None and weighted:
-                    rho = torch.where(rho > r.tis_cap, r.tis_cap * rho / rho.detach(), rho)
-                clipped = rho.clamp(1 - r.clip_low, 1 + r.clip_high)
-                term = torch.maximum(-a * rho, -a * clipped) if r.loss.value == "Clip" else -a * clipped.detach() * lp
-                if old is not None and weighted:
-                    term = term * (reference - behaviour).clamp(-10, 10).exp().clamp(max=r.tis_cap)
-                keep = torch.isfinite(behaviour)
-                total = total + (term - r.entropy_coefficient * entropy)[keep].sum()
-                tokens += int(keep.sum())
-        return total / tokens
-
-    def train(self, batch: Batch) -> None:
-        half = len(batch.groups) // 2
-        recompute = self.recipe.resolved_old_logprobs.value == "Recompute"
-        with torch.no_grad():
-            old = {(s.group_id, s.index): self.logprobs(s)[0] for s in batch.samples} if recompute else None
-        for groups in (batch.groups[:half], batch.groups[half:]):
-            self.optimizer.zero_grad()
-            self.loss(groups, old).backward()
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.grad_clip)
-            self.optimizer.step()
-
-
-SWITCHES: dict[str, dict[str, Any]] = {
-    "recipe": {},
-    "mean only": {"advantage": "MeanOnly"},
-    "drop from mask": {"overlong": "DropFromMask"},
-    "overlong off": {"overlong": "Off"},
-    "cispo": {"loss": "Cispo"},
-    "recompute": {"old_logprobs": "Recompute"},
-    "behaviour, low cap": {"tis_cap": 1.1},
-    "behaviour, cap within the clip range, cispo": {"loss": "Cispo", "tis_cap": 1.1},
-    "cispo recompute": {"loss": "Cispo", "old_logprobs": "Recompute", "tis_cap": 1.5},
-    "entropy": {"entropy_coefficient": 0.05},
-    "synchronous": {"max_off_policy": 0},
-    "tight clip": {"clip_low": 0.01, "clip_high": 0.02},
-    "published": {"max_off_policy": 0, "importance": "Off"},
-    "against the sampler, not weighted": {"importance": "Off"},
-    "everything at once": {
-        "advantage": "MeanOnly",
-        "overlong": "DropFromMask",
-        "loss": "Cispo",
-        "old_logprobs": "Recompute",
-        "tis_cap": 1.2,
-        "entropy_coefficient": 0.1,
-        "temperature": 1.3,
-    },
-}
-ARCHITECTURES = {
-    "Qwen2, tied": ("Qwen2", {}),
-    "Qwen2, untied": ("Qwen2", {"tie_word_embeddings": False}),
-    "Qwen3": ("Qwen3", {"head_dim": 8}),
-    "Llama": ("Llama", {"tie_word_embeddings": False}),
-}
-
-
-@pytest.fixture
-def exact(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Any]:
-    """Turns a rank into float64 throughout; norms, which transformers computes in float32, included."""
-    from transformers.models.llama.modeling_llama import LlamaRMSNorm
-    from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
-    from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
-
-    from deepcoder_trainer.learner.rank import _adamw
-
-    def forward(norm: Any, x: torch.Tensor) -> torch.Tensor:
-        return norm.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon))
-
-    for kind in (LlamaRMSNorm, Qwen2RMSNorm, Qwen3RMSNorm):
-        monkeypatch.setattr(kind, "forward", forward)
-
-    def make(rank: Any) -> Any:
-        rank.policy.double()
-        rank._optimizer = _adamw(rank.policy, rank.recipe)
-        return rank
-
-    return make
-
-
-def assert_same_gradients(policy: Any, expected: dict[str, Any], tolerance: float) -> None:
-    norm = math.sqrt(sum(float((g**2).sum()) for g in expected.values()))
-    assert norm > 1e-3
-    for name, parameter in policy.named_parameters():
-        assert float((parameter.grad.double() - expected[name]).norm()) <= tolerance * norm, name
-
-
-def near_policy(directory: Path, recipe: Recipe, seed: int = 0) -> Callable[[Sample], np.ndarray]:
-    """Behaviour log-probabilities near the model's own: some inside the clip range, some outside, one not finite."""
-    rng = np.random.default_rng(seed)
-    reference = Reference(directory, recipe)
-
-    def behaviour(sample: Sample) -> np.ndarray:
-        with torch.no_grad():
-            own = reference.logprobs(sample)[0].numpy()
-        noisy = own + rng.normal(0, 0.2, len(own))
-        return np.where(rng.random(len(own)) < 0.03, -np.inf, noisy)
-
-    return behaviour
-
-
-def both_gradients(
-    learner: Any, reference: Reference, batch: Batch, recipe: Recipe, capacity: int = 64
-) -> dict[str, Any]:
-    """Accumulates the learner's gradient of one optimizer step; returns the reference's."""
-    [[step]] = plan_batch(batch, recipe, capacity, 1)
-    old, old_reference = None, None
-    if recipe.resolved_old_logprobs.value == "Recompute":
-        old = [torch.from_numpy(learner.logprobs(m)) for m in step.micro_batches]
-        with torch.no_grad():
-            old_reference = {(s.group_id, s.index): reference.logprobs(s)[0] for s in batch.samples}
-    learner.accumulate(step, {}, old)
-    reference.loss(batch.groups, old_reference).backward()
-    return {n: p.grad for n, p in reference.model.named_parameters()}
-
-
-@pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("switches", SWITCHES.values(), ids=SWITCHES.keys())
-def test_gradients_equal_the_reference_for_every_switch(
-    switches: dict[str, Any],
-    seed: int,
-    make_recipe: Callable,
-    make_batch: Callable,
-    make_learner: Callable,
-    tiny_model: Callable,
-    exact: Callable,
-) -> None:
-    recipe = make_recipe(optimizer_steps=1, **switches)
-    behaviour = near_policy(tiny_model(), recipe, seed)
-    batch = make_batch(seed=seed + 1, groups=4, size=4, quarantined=0.1, behaviour=behaviour)
-    learner = exact(make_learner(recipe).rank)
-    expected = both_gradients(learner, Reference(tiny_model(), recipe), batch, recipe)
-    assert_same_gradients(learner.policy, expected, 1e-9)
-
-
-@pytest.mark.parametrize(("name", "overrides"), ARCHITECTURES.values(), ids=ARCHITECTURES.keys())
-def test_gradients_equal_the_reference_for_every_architecture(
-    name: str,
-    overrides: dict[str, Any],
-    make_recipe: Callable,
-    make_batch: Callable,
-    make_learner: Callable,
-    tiny_model: Callable,
-    exact: Callable,
-) -> None:
-    directory, recipe = tiny_model(name, **overrides), make_recipe(optimizer_steps=1)
-    batch = make_batch(seed=5, behaviour=near_policy(directory, recipe))
-    learner = exact(make_learner(recipe, model=directory).rank)
-    expected = both_gradients(learner, Reference(directory, recipe), batch, recipe)
-    assert_same_gradients(learner.policy, expected, 1e-9)
-
-
-def test_gradients_in_float32_equal_the_reference_too(
-    make_recipe: Callable, make_batch: Callable, make_learner: Callable, tiny_model: Callable
-) -> None:
-    recipe = make_recipe(optimizer_steps=1)
-    batch = make_batch(seed=1, behaviour=near_policy(tiny_model(), recipe))
-    learner = make_learner(recipe).rank
-    expected = both_gradients(learner, Reference(tiny_model(), recipe), batch, recipe)
-    assert_same_gradients(learner.policy, expected, 2e-6)
-
-
-@pytest.mark.parametrize("switches", [{}, {"old_logprobs": "Recompute"}], ids=["behaviour", "recompute"])
-def test_a_step_of_two_updates_moves_the_weights_like_the_reference(
-    switches: dict[str, Any],
-    make_recipe: Callable,
-    make_batch: Callable,
-    make_learner: Callable,
-    tiny_model: Callable,
-    exact: Callable,
-) -> None:
-    recipe = make_recipe(**switches)
-    batch = make_batch(seed=2, behaviour=near_policy(tiny_model(), recipe))
-    learner, reference = exact(make_learner(recipe).rank), Reference(tiny_model(), recipe)
-    [plan] = plan_batch(batch, recipe, 64, 1)
-    learner.train(plan)
-    reference.train(batch)
-    expected = dict(reference.model.named_parameters())
-    start = dict(Reference(tiny_model(), recipe).model.named_parameters())
-    for name, value in learner.weights(torch.float64):
-        moved = (expected[name] - start[name]).detach()
-        assert float((value - expected[name].detach()).norm()) <= 1e-7 * float(moved.norm()), name
-        assert float(moved.norm()) > 0
-
-
-@pytest.mark.parametrize("capacity", [21, 40, 1000])
-def test_gradients_do_not_depend_on_packing_or_micro_batching(
-    capacity: int, make_recipe: Callable, make_batch: Callable, make_learner: Callable, exact: Callable
-) -> None:
-    recipe = make_recipe(optimizer_steps=1)
-    batch = make_batch(seed=3)
-    gradients = []
-    for budget in (capacity, 64):
-        learner = exact(make_learner(recipe).rank)
-        [[step]] = plan_batch(batch, recipe, budget, 1)
-        learner.accumulate(step, {})
-        gradients.append(torch.cat([p.grad.flatten() for p in learner.policy.parameters()]))
-    assert float((gradients[0] - gradients[1]).norm()) <= 1e-9 * float(gradients[1].norm())
+@pytest.fixture(autouse=True)
+def nothing_stays_set() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
 
 
 def test_a_step_reports_what_it_trained(make_recipe: Callable, make_batch: Callable, make_learner: Callable) -> None:
@@ -283,6 +32,9 @@ def test_a_step_reports_what_it_trained(make_recipe: Callable, make_batch: Calla
     assert metrics["tokens_trained"] == sum(len(s.generation.output_ids) for s in batch.samples)
     assert metrics["grad_norm"] > 0
     assert metrics["skipped_optimizer_steps"] == 0
+    assert metrics["update_seconds"] >= metrics["forward_backward_seconds"] > 0
+    assert metrics["memory_peak_bytes"] > 1 << 20
+    assert "mfu_ratio" not in metrics  # what a CPU could do at most is not known
     assert all(math.isfinite(v) for v in metrics.values())
 
 
@@ -317,8 +69,61 @@ def test_the_same_training_twice_is_equal_to_the_bit(
         for seed in range(2):
             learner.train(plan_batch(make_batch(seed), learner.recipe, 64, 1)[0])
         results.append({n: v.clone() for n, v in learner.weights()})
-    torch.use_deterministic_algorithms(False)
     assert all(torch.equal(results[0][n], results[1][n]) for n in results[0])
+
+
+@pytest.mark.parametrize(("variable", "threads"), [(None, 1), ("2", 2), ("3,1", 3), ("many", 1)])
+def test_a_deterministic_rank_has_one_thread_unless_the_environment_says_otherwise(
+    variable: str | None, threads: int, make_recipe: Callable, tiny_model: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deepcoder_trainer.learner.rank import LearnerRank
+    from deepcoder_trainer.learner.wire import RankSettings
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    settings = RankSettings(str(tiny_model()), make_recipe(deterministic=True), 0, False, 2, 60)
+    LearnerRank(settings, 0, 1)
+    assert torch.get_num_threads() == threads
+
+
+def test_weights_are_gathered_in_the_format_they_are_sent_in(
+    make_recipe: Callable, make_learner: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.distributed.tensor import DTensor
+
+    learner = make_learner(make_recipe(precision="BFloat16")).rank
+    gathered: list[torch.dtype] = []
+    whole = DTensor.full_tensor
+    monkeypatch.setattr(DTensor, "full_tensor", lambda self: (gathered.append(self.dtype), whole(self))[1])
+    sent = dict(learner.weights())
+    assert set(gathered) == {torch.bfloat16}
+    exact = dict(learner.weights(torch.float32))
+    assert all(torch.equal(value, exact[name].bfloat16()) for name, value in sent.items())
+
+
+def test_no_reference_is_loaded_where_nothing_is_measured_against_it(
+    make_recipe: Callable, make_learner: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deepcoder_trainer.learner import rank
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr(rank, "load_reference", refuse)
+    make_learner(make_recipe())
+    with pytest.raises(AssertionError, match="loaded"):
+        make_learner(make_recipe(kl_coefficient=0.01))
+
+
+def test_the_divergence_from_the_start_grows_from_zero_and_is_reported(
+    make_recipe: Callable, make_batch: Callable, make_learner: Callable
+) -> None:
+    recipe = make_recipe(kl_coefficient=0.01, optimizer_steps=1, precision="BFloat16")
+    learner = make_learner(recipe).rank
+    seen = [combine([learner.train(plan_batch(make_batch(), recipe, 64, 1)[0])])["reference_kl"] for _ in range(3)]
+    assert seen[0] == 0
+    assert seen[2] > seen[1] > 0
 
 
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights(

@@ -16,6 +16,18 @@ def cpu_limit(cgroup: Path = _CGROUP) -> int:
     return max(1, available if quota is None else min(available, math.ceil(quota)))
 
 
+def compute_threads(deterministic: bool, given: int | None = None) -> int:
+    """Threads of a process that computes: as `given`, else as many as the container allows.
+
+    With `deterministic`, 1: how a sum is split over threads decides its last bits, and the next pod may be allowed
+    another number. Whoever needs more sets OMP_NUM_THREADS, to the same number for the whole of the run.
+    """
+    if not deterministic:
+        return given or cpu_limit()
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return max(1, int(asked)) if asked.isdecimal() else 1
+
+
 def _quota(cgroup: Path) -> float | None:
     """CPUs by the cgroup's quota (version 2, then 1); None without one."""
     try:

@@ -5,10 +5,33 @@ The 95th percentile of |learner - sampler| comes from a histogram, since sums ov
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+AGREED = ("grad_norm", "grad_norm_max", "skipped_optimizer_steps")
+"""The same on every rank."""
+
+LARGEST = ("recompute_seconds", "forward_backward_seconds", "optimizer_seconds", "update_seconds", "memory_peak_bytes")
+"""Of which the rank with most of it counts. All else adds up over ranks."""
+
 GAP_BINS_PER_DECADE = 8
 GAP_DECADES = (-8, 2)
 GAP_BINS = GAP_BINS_PER_DECADE * (GAP_DECADES[1] - GAP_DECADES[0])
 """Bins of the histogram of |learner - sampler| log-probability, equal in log10 from 1e-8 to 1e2."""
+
+
+def combine(answers: Sequence[dict[str, list[float]]]) -> dict[str, float]:
+    """Metrics of a step from what each rank kept, added in rank order."""
+    sums: dict[str, list[float]] = {}
+    for answer in answers:
+        for name, values in answer.items():
+            if name not in AGREED and name not in LARGEST:
+                sums[name] = [a + b for a, b in zip(sums[name], values, strict=True)] if name in sums else list(values)
+    metrics = summarize(sums)
+    metrics |= {name: answers[0][name][0] for name in AGREED}
+    metrics |= {name: max(a[name][0] for a in answers) for name in LARGEST}
+    if sums["peak_flops"][0]:
+        metrics["mfu_ratio"] = sums["model_flops"][0] / (sums["peak_flops"][0] * metrics["update_seconds"])
+    return metrics
 
 
 def summarize(sums: dict[str, list[float]]) -> dict[str, float]:

@@ -32,7 +32,7 @@ from deepcoder_trainer.grpo.pack import (
     tokens_alone,
     training_sequences,
 )
-from deepcoder_trainer.grpo.summary import summarize
+from deepcoder_trainer.grpo.summary import combine
 from deepcoder_trainer.learner.actor import LearnerActor
 from deepcoder_trainer.learner.wire import RankSettings, Sums
 from deepcoder_trainer.modelconfig import read_model_config
@@ -256,18 +256,3 @@ def plan_batch(
         for groups in split_groups(batch.groups, recipe.optimizer_steps)
     ]
     return [[step[rank] for step in steps] for rank in range(ranks)]
-
-
-def combine(answers: Sequence[Sums]) -> dict[str, float]:
-    """Metrics of a step from the ranks' sums, added in rank order."""
-    same = ("grad_norm", "grad_norm_max", "skipped_optimizer_steps")
-    slowest = ("recompute_seconds", "update_seconds")
-    sums: Sums = {}
-    for answer in answers:
-        for name, values in answer.items():
-            if name not in same and name not in slowest:
-                sums[name] = [a + b for a, b in zip(sums[name], values, strict=True)] if name in sums else list(values)
-    metrics = summarize(sums)
-    metrics |= {name: answers[0][name][0] for name in same}
-    metrics |= {name: max(a[name][0] for a in answers) for name in slowest}
-    return metrics

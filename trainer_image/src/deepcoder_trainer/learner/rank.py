@@ -10,13 +10,12 @@ from __future__ import annotations
 import logging
 import math
 import os
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -30,16 +29,20 @@ from torch.distributed.tensor import DTensor
 
 from deepcoder_contracts.recipe import Precision, Recipe
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, CheckpointFailed
-from deepcoder_trainer.cpus import cpu_limit
+from deepcoder_trainer.cpus import compute_threads
 from deepcoder_trainer.grpo.attention import Segments
+from deepcoder_trainer.grpo.flops import ModelShape
 from deepcoder_trainer.grpo.loss import LossSettings, policy_loss
 from deepcoder_trainer.grpo.pack import MicroBatch, OptimizerStep
 from deepcoder_trainer.learner.dcp import SafetensorsReader, SafetensorsWriter, files_of
 from deepcoder_trainer.learner.mesh import build_meshes
+from deepcoder_trainer.learner.meter import Meter
 from deepcoder_trainer.learner.model import COMPUTE_DTYPES, PolicyModel, load_policy
+from deepcoder_trainer.learner.reference import give_back_memory, load_reference
 from deepcoder_trainer.learner.wire import LEARNER_DIR, RankSettings, Sums
 from deepcoder_trainer.seeds import seed
 
+T = TypeVar("T")
 _ADAM_EPSILON = 1e-8
 
 log = logging.getLogger(__name__)
@@ -79,7 +82,7 @@ class LearnerRank:
         self.recipe = settings.recipe
         self._rank, self._world = rank, world
         self._device = torch.device("cuda", 0) if settings.accelerators else torch.device("cpu")
-        torch.set_num_threads(settings.threads or cpu_limit())
+        torch.set_num_threads(compute_threads(settings.recipe.deterministic, settings.threads))
         torch.manual_seed(seed(settings.run_seed, "learner", rank))
         if settings.recipe.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -98,6 +101,11 @@ class LearnerRank:
             recompute=settings.accelerators,
             offload=settings.recipe.activation_offload,
         )
+        self._reference: PolicyModel | None = None
+        if settings.recipe.kl_coefficient:
+            self._reference = load_reference(Path(settings.model_dir), self._device, settings.recipe.precision, meshes)
+        shape = ModelShape.of(self.policy.config.to_dict())
+        self._meter = Meter(self._device, shape, settings.recipe.sequence_parallel)
         self._optimizer = _adamw(self.policy, settings.recipe)
         self._loss_settings = LossSettings.of(settings.recipe)
         self._newest: Save | None = None
@@ -106,15 +114,17 @@ class LearnerRank:
 
     def train(self, steps: Sequence[OptimizerStep]) -> Sums:
         """Collective. One training step: this rank's share of each optimizer step, in order."""
-        started = time.monotonic()
-        totals: Sums = {}
-        old = self._recompute(steps) if self._loss_settings.recompute else None
-        recomputed = time.monotonic()
+        self._meter.begin()
+        totals: dict[str, Tensor] = {}
+        old = self._passes(self.policy, steps) if self._loss_settings.recompute else None
+        reference = self._reference_logprobs(steps)
+        self._meter.lap("recompute")
         norms, skipped = [], 0
         for i, step in enumerate(steps):
             self._optimizer.zero_grad(set_to_none=True)
-            self.accumulate(step, totals, old[i] if old is not None else None)
+            self.accumulate(step, totals, _nth(old, i), _nth(reference, i))
             norm = self._clip()
+            self._meter.lap("forward_backward")
             if not step.denominator:
                 continue
             if math.isfinite(norm):
@@ -123,28 +133,39 @@ class LearnerRank:
             else:
                 skipped += 1
                 log.warning("gradient norm is %s: optimizer step %d of %d skipped", norm, i + 1, len(steps))
+            self._meter.lap("optimizer")
         self._optimizer.zero_grad(set_to_none=True)
         # The same on every rank; averaged there, not added.
-        totals["grad_norm"] = [sum(norms) / len(norms) if norms else 0.0]
-        totals["grad_norm_max"] = [max(norms, default=0.0)]
-        totals["skipped_optimizer_steps"] = [float(skipped)]
-        totals["recompute_seconds"] = [recomputed - started]
-        totals["update_seconds"] = [time.monotonic() - recomputed]
-        return totals
+        agreed = {
+            "grad_norm": [sum(norms) / len(norms) if norms else 0.0],
+            "grad_norm_max": [max(norms, default=0.0)],
+            "skipped_optimizer_steps": [float(skipped)],
+        }
+        return _on_host(totals) | agreed | self._meter.read()
 
-    def accumulate(self, step: OptimizerStep, totals: Sums, old: Sequence[Tensor] | None = None) -> None:
-        """Collective. Add the gradient of one optimizer step, and its sums to `totals`.
+    def accumulate(
+        self,
+        step: OptimizerStep,
+        totals: dict[str, Tensor],
+        old: Sequence[Tensor] | None = None,
+        reference: Sequence[Tensor] | None = None,
+    ) -> None:
+        """Collective. Add the gradient of one optimizer step, and its sums to `totals`, which stay on the device.
 
-        `old` holds the recomputed log-probabilities of each micro-batch; without it the ratio is taken against the
-        sampler's. A micro-batch without trainable tokens runs too, or other ranks would wait for it.
+        `old` holds the recomputed log-probabilities of each micro-batch, without which the ratio is taken against the
+        sampler's, and `reference` the reference model's. A micro-batch without trainable tokens runs too, or other
+        ranks would wait for it.
         """
         for i, micro_batch in enumerate(step.micro_batches):
-            self._backward(micro_batch, old[i] if old is not None else None, step.denominator, totals)
+            sums = self._backward(micro_batch, _nth(old, i), _nth(reference, i), step.denominator)
+            for name, value in sums.items():
+                value = value.double()  # many micro-batches of float32 sums would lose the small ones
+                totals[name] = totals[name] + value if name in totals else value
 
     def logprobs(self, micro_batch: MicroBatch) -> np.ndarray[Any, Any]:
         """Collective. [R] log-probabilities of the response tokens under the current weights."""
         with torch.no_grad():
-            return self._forward(micro_batch)[0].cpu().numpy()
+            return self._forward(micro_batch, entropy=False)[0].cpu().numpy()
 
     def weights(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
         """Collective. Every parameter once, whole, on the CPU of rank 0, in `dtype` (default: compute precision).
@@ -154,10 +175,10 @@ class LearnerRank:
         """
         dtype = dtype or COMPUTE_DTYPES[self.recipe.precision]
         for name, parameter in self.policy.named_parameters():
-            value = parameter.detach()
+            value = parameter.detach().to(dtype)  # before it is gathered: half the bytes, the same bits
             if isinstance(value, DTensor):
                 value = value.full_tensor()
-            yield name, value.to(dtype).cpu() if self._rank == 0 else torch.empty(0)
+            yield name, value.cpu() if self._rank == 0 else torch.empty(0)
 
     def save(self, directory: Path) -> None:
         """Collective. Copy the state to the CPU and write it below `directory`/learner in the background.
@@ -228,23 +249,40 @@ class LearnerRank:
         # Saving talks between ranks while training does: it needs a group of its own.
         self._save_group = dist.new_group(backend="gloo", timeout=timeout)
 
-    def _recompute(self, steps: Sequence[OptimizerStep]) -> list[list[Tensor]]:
-        """Log-probabilities under the weights before this step's first update: the old policy."""
-        with torch.no_grad():
-            return [[self._forward(m)[0] for m in step.micro_batches] for step in steps]
+    def _reference_logprobs(self, steps: Sequence[OptimizerStep]) -> list[list[Tensor]] | None:
+        """Log-probabilities under the starting model, where the recipe holds the policy near it."""
+        if self._reference is None:
+            return None
+        logprobs = self._passes(self._reference, steps)
+        give_back_memory(self._reference)
+        return logprobs
 
-    def _forward(self, m: MicroBatch) -> tuple[Tensor, Tensor]:
-        return self.policy(
+    def _passes(self, policy: PolicyModel, steps: Sequence[OptimizerStep]) -> list[list[Tensor]]:
+        """Log-probabilities of each micro-batch under weights as they are before this step's first update."""
+        with torch.no_grad():
+            return [[self._forward(m, policy, entropy=False)[0] for m in step.micro_batches] for step in steps]
+
+    def _forward(
+        self, m: MicroBatch, policy: PolicyModel | None = None, *, entropy: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
+        policy = policy or self.policy
+        logprob, nats = policy(
             self._tensor(m.input_ids).long(),
             self._tensor(m.position_ids).long(),
             Segments.of(m.cu_seqlens, self._device),
             self._tensor(m.response_index).long(),
             self._tensor(m.targets).long(),
             self.recipe.temperature,
+            entropy=entropy,
         )
+        return logprob, nats
 
-    def _backward(self, m: MicroBatch, old: Tensor | None, denominator: int, totals: Sums) -> None:
+    def _backward(
+        self, m: MicroBatch, old: Tensor | None, reference: Tensor | None, denominator: int
+    ) -> dict[str, Tensor]:
+        self._meter.count(m)
         logprob, entropy = self._forward(m)
+        assert entropy is not None
         behaviour = self._tensor(m.behaviour)
         loss, sums = policy_loss(
             logprob,
@@ -254,12 +292,11 @@ class LearnerRank:
             self._tensor(m.advantages),
             self._tensor(m.mask),
             self._loss_settings,
+            reference,
         )
         # FSDP averages gradients over ranks, where the loss is a sum over all of them.
         (loss * (self._world / max(denominator, 1))).backward()
-        for name, value in sums.items():
-            flat = value.reshape(-1).tolist()
-            totals[name] = [a + b for a, b in zip(totals[name], flat, strict=True)] if name in totals else flat
+        return sums
 
     def _clip(self) -> float:
         norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.recipe.grad_clip)
@@ -277,6 +314,18 @@ class LearnerRank:
                 for key, value in self._optimizer.state[parameter].items():
                     state[f"optimizer.{name}.{key}"] = value
         return state
+
+
+def _nth(values: Sequence[T] | None, i: int) -> T | None:
+    return None if values is None else values[i]
+
+
+def _on_host(totals: dict[str, Tensor]) -> Sums:
+    """Sums as plain numbers: one copy from the device, which waits for all that is under way there."""
+    if not totals:
+        return {}
+    flat = iter(torch.cat([value.reshape(-1) for value in totals.values()]).tolist())
+    return {name: [next(flat) for _ in range(value.numel())] for name, value in totals.items()}
 
 
 def _adamw(policy: PolicyModel, recipe: Recipe) -> torch.optim.AdamW:

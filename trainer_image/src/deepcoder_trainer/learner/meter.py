@@ -1,0 +1,80 @@
+"""What a training step cost a rank: seconds by phase, the memory's peak, and work done for a share of the peak speed.
+
+Nothing here is part of the result: two runs with the same bits differ in all of it.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections import defaultdict
+
+import numpy as np
+import torch
+
+from deepcoder_trainer.grpo.flops import ModelShape, sequence_flops
+from deepcoder_trainer.grpo.pack import MicroBatch
+
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "H800": 989e12, "A100": 312e12, "A800": 312e12}
+"""Dense bfloat16 matrix products a second, by a part of the device's name; of any other no share is reported."""
+
+
+class Meter:
+    """Measures one training step after another."""
+
+    def __init__(self, device: torch.device, shape: ModelShape, sequence_parallel: int) -> None:
+        self._device = device
+        self._shape = shape
+        self._share = 1 / sequence_parallel
+        self._peak = peak_flops(device)
+        self.begin()
+
+    def begin(self) -> None:
+        """A step begins."""
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._flops = 0.0
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+        self._last = self._now()
+
+    def lap(self, phase: str) -> None:
+        """What has been done since the last call was `phase`: recompute, forward_backward or optimizer."""
+        now = self._now()
+        self._seconds[phase] += now - self._last
+        self._last = now
+
+    def count(self, micro_batch: MicroBatch) -> None:
+        """A micro-batch goes through forward and backward pass: rows are shared by sequence-parallel ranks."""
+        rows = sum(sequence_flops(self._shape, int(n), 0) for n in np.diff(micro_batch.cu_seqlens))
+        head = 6.0 * self._shape.head_matrix * len(micro_batch.response_index)
+        self._flops += rows * self._share + head
+
+    def read(self) -> dict[str, list[float]]:
+        """This step's figures, to go with the sums."""
+        figures = {
+            f"{phase}_seconds": [self._seconds[phase]] for phase in ("recompute", "forward_backward", "optimizer")
+        }
+        return figures | {
+            "update_seconds": [self._seconds["forward_backward"] + self._seconds["optimizer"]],
+            "memory_peak_bytes": [float(self._memory())],
+            "model_flops": [self._flops],
+            "peak_flops": [self._peak],
+        }
+
+    def _memory(self) -> int:
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # of the process, since it began
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.monotonic()
+
+
+def peak_flops(device: torch.device) -> float:
+    """Of `PEAK_FLOPS`, or 0."""
+    if device.type != "cuda":
+        return 0.0
+    name = torch.cuda.get_device_name(device)
+    return next((flops for part, flops in PEAK_FLOPS.items() if part in name), 0.0)
