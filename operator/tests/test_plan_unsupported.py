@@ -27,10 +27,7 @@ EXAMPLES = [
     ("spec", "field"),
     [
         ({"recipe": RECIPE | {"sequenceParallel": 2}}, "recipe.sequenceParallel"),
-        ({"recipe": RECIPE | {"klCoefficient": 0.1}}, "recipe.klCoefficient"),
         ({"recipe": RECIPE | {"refill": True}}, "recipe.refill"),
-        ({"recipe": RECIPE | {"importance": "Off"}}, "recipe.importance"),
-        ({"recipe": RECIPE | {"activationOffload": True}}, "recipe.activationOffload"),
         ({"stages": [TRAIN, LONGER | {"rope": {"type": "Yarn", "factor": 4}}]}, "stages[long].rope"),
         ({"stages": [TRAIN, LONGER | {"placement": "Colocated"}]}, "stages[long].placement"),
         ({"recipe": RECIPE | {"maxPromptTokens": 64, "tokensPerDevice": 128}}, "recipe.tokensPerDevice"),

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from deepcoder_contracts.recipe import Importance, Recipe
+from deepcoder_contracts.recipe import Recipe
 from deepcoder_contracts.stage import Placement, RopeScaling, StageType
 
 ARCHITECTURES = ("Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM")
@@ -57,22 +57,6 @@ def recipe_refusals(recipe: Recipe) -> Iterator[Refusal]:
             "recipe.refill",
             "recipe.refill is true, which is not supported yet: leave it out (the recipe keeps groups whose rewards "
             "are all equal)",
-        )
-    if recipe.kl_coefficient > 0:
-        yield Refusal(
-            "recipe.klCoefficient",
-            f"recipe.klCoefficient is {recipe.kl_coefficient}, but no reference model is loaded to take a KL "
-            "divergence to: set it to 0 (the recipe's value)",
-        )
-    if recipe.importance is not Importance.TRUNCATED:
-        yield Refusal(
-            "recipe.importance",
-            f"recipe.importance is {recipe.importance}, which is not supported yet: leave it out (Truncated)",
-        )
-    if recipe.activation_offload:
-        yield Refusal(
-            "recipe.activationOffload",
-            "recipe.activationOffload is true, which is not supported yet: leave it out",
         )
     if recipe.sequence_parallel > 1:
         yield Refusal(
