@@ -404,7 +404,9 @@ def test_flood_of_output_takes_no_longer_than_its_length(name):
     check_seconds(floods(1 << 20)[name])
 
 
-@pytest.mark.parametrize("name", ["white space", "tokens", "outside of ASCII", "ASCII and one other", "no UTF-8"])
+@pytest.mark.parametrize(
+    "name", ["white space", "tokens", "NUL", "outside of ASCII", "ASCII and one other", "no UTF-8"]
+)
 def test_flood_of_output_takes_no_more_memory_than_its_length(name):
     check_memory(floods(2 << 20)[name])
 
