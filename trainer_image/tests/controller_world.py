@@ -88,7 +88,7 @@ class ScriptedSampler:
             if self.fail_after < 0:
                 raise SamplerLost("gone")
         await self.take_time()
-        if self.holds(int(request.request_id.split("/")[1])):
+        if self.holds(int(request.request_id.split("/")[1].partition(".")[0])):
             self.held += 1
             await self.hold.wait()
             if self.lost:

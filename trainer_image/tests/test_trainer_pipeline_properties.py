@@ -54,6 +54,7 @@ class Case:
     evaluate: int
     """Evaluate each so many steps; 0: never."""
     deterministic: bool
+    refill: bool
     chance: int
     """Seed of every duration."""
     deaths: tuple[int, ...] = ()
@@ -61,13 +62,15 @@ class Case:
 
     @property
     def config(self) -> StageConfig:
-        return _config(self.eta, self.order, self.steps, self.every, self.evaluate, self.deterministic)
+        recipe = ("deterministic",) * self.deterministic + ("refill",) * self.refill
+        return _config(self.eta, self.order, self.steps, self.every, self.evaluate, recipe)
 
 
 @cache
-def _config(eta: int, order: str, steps: int, every: int, evaluate: int, deterministic: bool) -> StageConfig:
+def _config(eta: int, order: str, steps: int, every: int, evaluate: int, recipe: tuple[str, ...]) -> StageConfig:
     evaluation = {"evaluate": {"datasets": [{"name": "held", "uri": "/h"}], "everySteps": evaluate}} if evaluate else {}
-    return stage_config(steps, every=every, eta=eta, order=order, recipe={"deterministic": deterministic}, **evaluation)
+    switches = {"refillLimit": 2, **dict.fromkeys(recipe, True)}
+    return stage_config(steps, every=every, eta=eta, order=order, recipe=switches, **evaluation)
 
 
 @st.composite
@@ -82,6 +85,7 @@ def cases(draw: Any, *, least_steps: int = 1) -> Case:
         every=draw(st.integers(1, 4)),
         evaluate=draw(st.integers(0, 3)),
         deterministic=deterministic,
+        refill=not deterministic and draw(st.booleans()),
         chance=draw(st.integers(0, 2**16)),
         deaths=deaths,
     )
@@ -176,6 +180,7 @@ class Course(World):
             version = self.state.total_steps - self.state.step + batch.step - 1
             for group in batch.groups:
                 assert 0 <= version - group.admitted_version <= eta, f"group {group.group_id} of step {batch.step}"
+                assert group.draw <= (2 if self.case.refill else 0)
                 spans = {span.version for sample in group.samples for span in sample.generation.versions}
                 assert version - min(spans) <= eta, f"group {group.group_id} of step {batch.step} has versions {spans}"
             if self.case.order == "Strict":
@@ -219,7 +224,7 @@ class Broken(RuntimeError):
 @settings(max_examples=60, deadline=None)
 def test_a_rollout_that_fails_ends_the_run_with_its_error_and_the_next_goes_on(case: Case, group: int) -> None:
     async def reward(problem: Problem, response: str, key: str) -> Outcome:
-        if int(key.split("/")[1]) == group % (case.steps * PROMPTS):
+        if int(key.split("/")[1].partition(".")[0]) == group % (case.steps * PROMPTS):
             raise Broken(key)
         return await scripted_reward(problem, response, key)
 

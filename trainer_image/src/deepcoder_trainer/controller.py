@@ -40,7 +40,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from deepcoder_contracts.progress import TrainerPhase
@@ -50,8 +50,8 @@ from deepcoder_trainer.checkpoint.state import PipelineState
 from deepcoder_trainer.course import Course
 from deepcoder_trainer.leaving import Saving
 from deepcoder_trainer.ports import Checkpoints, Ending, Evaluate, Observer, SandboxUnavailable, StepReport
-from deepcoder_trainer.problems.order import problem_index
 from deepcoder_trainer.problems.prompt import EncodedProblem
+from deepcoder_trainer.refill import drawn_problem, teaches_nothing
 from deepcoder_trainer.rollout.metrics import batch_metrics, is_collapsing, quarantined, verdict_counts
 from deepcoder_trainer.rollout.rollout import Admitted, Rollout
 from deepcoder_trainer.rollout.underway import UnderWay
@@ -98,6 +98,8 @@ class Controller:
     _half_trained: bool = False
     """Whether the weights are of no step: training has begun, and has not ended or has failed."""
     _learning: UnderWay = field(default_factory=UnderWay)
+    _dropped: list[Group] = field(default_factory=list)
+    """Since the last report."""
     _failure: BaseException | None = None
     """What the loop leaves for."""
 
@@ -112,6 +114,7 @@ class Controller:
             last_step=self._course.base + self.config.stage.max_steps,
             deterministic=recipe.deterministic,
             group_size=recipe.group_size,
+            refill_limit=recipe.refill_limit if recipe.refill else 0,
         )
         self._work = WorkBuffer(policy, state.total_steps, Unfinished(state.groups, state.pending, state.next_group_id))
         self._saving = Saving(self.checkpoints, self._work, self._course, self.stop)
@@ -202,7 +205,7 @@ class Controller:
         """The groups, after another judging of those that an attempt before left unjudged."""
         async with asyncio.TaskGroup() as tasks:
             again = [
-                tasks.create_task(self.rollout.judge_again(group, self._problem(group.group_id)))
+                tasks.create_task(self.rollout.judge_again(group, self._problem(group.group_id, group.draw)))
                 for group in groups
                 if group.group_id in self._restored and quarantined(group.samples)
             ]
@@ -222,6 +225,7 @@ class Controller:
             "samples": len(batch.samples),
             "quarantined": len(quarantined(batch.samples)),
             "tokens": metrics["tokens_sampled"],
+            "groups_dropped": metrics["groups_dropped"],
         }
         self._trained = batch
         self._course.trained(batch.step, metrics, counted)
@@ -299,19 +303,28 @@ class Controller:
             self._work.fail(first_cause(group))
 
     async def _one_rollout(self, admitted: Admitted) -> None:
-        group = await self.rollout.group(
-            admitted,
-            self._problem(admitted.group_id),
-            on_sampled=lambda: self._work.sampled(admitted.group_id),
-        )
+        group_id = admitted.group_id
+        while True:
+            group = await self.rollout.group(
+                admitted,
+                self._problem(group_id, admitted.draw),
+                on_sampled=lambda: self._work.sampled(group_id),
+            )
+            if not (self._work.may_be_drawn_again(group_id) and teaches_nothing(group)):
+                break
+            self._dropped.append(group)
+            self._work.drawn_again(group_id)
+            admitted = replace(admitted, draw=admitted.draw + 1)
         self._work.done(group)
 
-    def _problem(self, group_id: int) -> EncodedProblem:
-        return self.problems[problem_index(self.config.recipe.seed, group_id, len(self.problems))]
+    def _problem(self, group_id: int, draw: int) -> EncodedProblem:
+        recipe = self.config.recipe
+        return self.problems[drawn_problem(recipe.seed, group_id, draw, recipe.refill_limit, len(self.problems))]
 
     def _report(self, groups: tuple[Group, ...]) -> None:
         """Tell observers of the step; without groups when they were told of these before. Times since the last one."""
         seconds, self._seconds = self._seconds, {}
+        dropped, self._dropped = self._dropped, []
         self.observer.on_step(
             StepReport(
                 self._course.step,
@@ -321,6 +334,7 @@ class Controller:
                 seconds,
                 groups,
                 self._gauges(),
+                tuple(dropped),
             )
         )
 

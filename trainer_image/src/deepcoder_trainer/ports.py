@@ -55,6 +55,8 @@ class StepReport:
     gauges: Mapping[str, float] = field(default_factory=dict)
     """What the machines did meanwhile, by the clock, and so no part of what a resumed run repeats: names of metrics,
     a label as in `idle_ratio{role=learner}`."""
+    dropped: tuple[Group, ...] = ()
+    """What was sampled since the last report and is not trained, since it would teach nothing (recipe.refill)."""
 
 
 class Observer(Protocol):

@@ -110,6 +110,8 @@ class Group:
     admitted_version: int
     """Version of the weights when it was admitted."""
     samples: tuple[Sample, ...]
+    draw: int = 0
+    """Groups that were dropped before it in its place (recipe.refill)."""
 
 
 @dataclass(frozen=True)

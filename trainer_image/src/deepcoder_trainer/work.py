@@ -58,6 +58,8 @@ class WorkPolicy:
     deterministic: bool = False
     group_size: int = 1
     """Responses of a group."""
+    refill_limit: int = 0
+    """How often a place may be drawn anew."""
 
 
 @dataclass
@@ -65,13 +67,15 @@ class _Slot:
     version: int
     left: int
     """Responses that are not sampled yet."""
+    draws_left: int = 0
+    """How often it may be drawn anew. Until it is known not to be, it counts as being sampled."""
     group: Group | None = None
     finished: int = 0
     """Rank by which it was finished, from 1."""
 
     @property
     def sampled(self) -> bool:
-        return self.left == 0
+        return self.left == 0 and self.draws_left == 0
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ class WorkBuffer:
         """Version of the weights that are out."""
         self._slots: dict[int, _Slot] = {}
         for group in resumed.finished:
-            self._slots[group.group_id] = _Slot(group.admitted_version, 0, group, len(self._slots) + 1)
+            self._slots[group.group_id] = _Slot(group.admitted_version, 0, 0, group, len(self._slots) + 1)
         self._count = len(self._slots)
         self._next = resumed.next_group_id
         self._to_admit = [*range(end - 1, self._next - 1, -1), *sorted(resumed.pending, reverse=True)]
@@ -157,12 +161,22 @@ class WorkBuffer:
             return None
         group_id = self._to_admit.pop()
         self._next = max(group_id + 1, self._next)
-        self._slots[group_id] = _Slot(self.version, self.policy.group_size)
+        self._slots[group_id] = _Slot(self.version, self.policy.group_size, self.policy.refill_limit)
         return Admitted(group_id, self.version, self._wave(group_id) if self.policy.deterministic else None)
 
     def sampled(self, group_id: int) -> None:
         """One more response of a group is sampled; judging may go on."""
         self._slots[group_id].left -= 1
+        self._notify()
+
+    def may_be_drawn_again(self, group_id: int) -> bool:
+        """Whether a group that is judged may still be dropped."""
+        return self._slots[group_id].draws_left > 0
+
+    def drawn_again(self, group_id: int) -> None:
+        """A group is dropped, and its place is sampled anew with another problem."""
+        slot = self._slots[group_id]
+        slot.left, slot.draws_left = self.policy.group_size, slot.draws_left - 1
         self._notify()
 
     def done(self, group: Group) -> None:
@@ -171,7 +185,7 @@ class WorkBuffer:
         if slot.group is not None:
             raise ValueError(f"group {group.group_id} was finished twice")
         self._count += 1
-        slot.left, slot.group, slot.finished = 0, group, self._count
+        slot.left, slot.draws_left, slot.group, slot.finished = 0, 0, group, self._count
         self._notify()
 
     async def batch(self, step: int) -> tuple[Group, ...]:
@@ -231,7 +245,7 @@ class WorkBuffer:
     def active(self) -> dict[str, int]:
         """Groups that hold a slot, by what they wait for."""
         done = sum(slot.group is not None for slot in self._slots.values())
-        sampled = sum(slot.sampled for slot in self._slots.values())
+        sampled = sum(slot.left == 0 for slot in self._slots.values())
         return {"sampling": len(self._slots) - sampled, "judging": sampled - done, "done": done}
 
     def _may_admit(self, group_id: int) -> bool:
@@ -291,7 +305,7 @@ class WorkBuffer:
                     await self._changed.wait()
             except TimeoutError:
                 waiting = [g for g, slot in sorted(self._slots.items()) if slot.group is None]
-                sampling = [g for g in waiting if not self._slots[g].sampled]
+                sampling = [g for g in waiting if self._slots[g].left > 0]
                 log.warning(
                     "%s: nothing has happened for %.0f s; groups %s are being sampled, %s are being judged",
                     what,

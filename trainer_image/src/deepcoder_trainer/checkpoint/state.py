@@ -83,6 +83,7 @@ def save_state(state: PipelineState, directory: Path) -> list[Path]:
                 "groupId": g.group_id,
                 "problemId": g.problem_id,
                 "admittedVersion": g.admitted_version,
+                "draw": g.draw,
                 "samples": [_sample_document(s) for s in g.samples],
             }
             for g in state.groups
@@ -148,6 +149,7 @@ def _groups(documents: list[dict[str, Any]], arrays: dict[str, np.ndarray[Any, A
             group_id=g["groupId"],
             problem_id=g["problemId"],
             admitted_version=g["admittedVersion"],
+            draw=g.get("draw", 0),
             samples=tuple(
                 Sample(
                     group_id=g["groupId"],

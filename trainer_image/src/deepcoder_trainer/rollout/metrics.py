@@ -40,6 +40,7 @@ def batch_metrics(groups: Sequence[Group], version: int) -> dict[str, float]:
         "no_code_ratio": _mean([s.outcome.verdict == "no_code" for s in judged]),
         "solved_all_ratio": _mean([bool(r) and min(r) > 0 for r in by_group]),
         "solved_none_ratio": _mean([not r or max(r) <= 0 for r in by_group]),
+        "groups_dropped": float(sum(g.draw for g in groups)),
         "quarantined_ratio": 1 - len(judged) / len(samples) if samples else 0.0,
         "response_tokens_mean": _mean(lengths),
         "response_tokens_p95": float(np.percentile(lengths, 95)) if len(lengths) else 0.0,

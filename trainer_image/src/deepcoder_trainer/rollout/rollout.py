@@ -45,6 +45,8 @@ class Admitted:
     """Version of the weights at admission."""
     wave: tuple[str, int, int] | None = None
     """Deterministic mode: name of the wave, position of the group in it, groups in it."""
+    draw: int = 0
+    """Problems that were drawn for it before (recipe.refill)."""
 
 
 class Rollout:
@@ -80,6 +82,7 @@ class Rollout:
             problem_id=problem.problem.id,
             admitted_version=admitted.version,
             samples=tuple(task.result() for task in samples),
+            draw=admitted.draw,
         )
 
     async def judge_again(self, group: Group, problem: EncodedProblem) -> Group:
@@ -88,20 +91,21 @@ class Rollout:
         async def judged(sample: Sample) -> Sample:
             if sample.outcome.reward is not None:
                 return sample
-            key = self._key(sample.group_id, sample.index)
+            key = self._key(sample.group_id, group.draw, sample.index)
             return replace(sample, outcome=await self._reward(problem.problem, sample.generation.text, key))
 
         async with asyncio.TaskGroup() as tasks:
             samples = [tasks.create_task(judged(sample)) for sample in group.samples]
         return replace(group, samples=tuple(task.result() for task in samples))
 
-    def _key(self, group_id: int, index: int) -> str:
-        return f"{self._sampling.purpose}/{group_id}/{index}"
+    def _key(self, group_id: int, draw: int, index: int) -> str:
+        place = f"{group_id}.{draw}" if draw else str(group_id)
+        return f"{self._sampling.purpose}/{place}/{index}"
 
     async def _sample(
         self, admitted: Admitted, index: int, problem: EncodedProblem, sampled: Callable[[], None]
     ) -> Sample:
-        key = self._key(admitted.group_id, index)
+        key = self._key(admitted.group_id, admitted.draw, index)
         with self.sampling.one():
             generation: Generation = await self._sampler.generate(self._request(admitted, index, key, problem))
         sampled()
@@ -118,6 +122,7 @@ class Rollout:
 
     def _request(self, admitted: Admitted, index: int, key: str, problem: EncodedProblem) -> GenerationRequest:
         s = self._sampling
+        place = (admitted.group_id, admitted.draw) if admitted.draw else (admitted.group_id,)
         wave = None
         if admitted.wave is not None:
             name, position, groups = admitted.wave
@@ -128,6 +133,6 @@ class Rollout:
             max_tokens=s.max_tokens,
             temperature=s.temperature,
             top_p=s.top_p,
-            seed=seed(s.run_seed, s.purpose, admitted.group_id, index) if s.seeded or wave is not None else None,
+            seed=seed(s.run_seed, s.purpose, *place, index) if s.seeded or wave is not None else None,
             wave=wave,
         )
