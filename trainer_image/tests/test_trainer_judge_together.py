@@ -383,6 +383,16 @@ async def test_processes_that_a_program_leaves_in_its_session_are_ended(
     assert not mark.exists()
 
 
+async def test_a_program_that_removes_what_it_finds_is_judged_by_what_it_wrote(
+    api: TogetherAPI, judge: JudgeClient
+) -> None:
+    code = "import os\nfor name in os.listdir(): os.remove(name)\nos.mkfifo('stdout')\n"
+    for body, passed in ((RIGHT, True), ("print('wrong')", False)):
+        judgement = await judge.judge(submission(code + body))
+        assert judgement.response is not None
+        assert judgement.response.passed is passed
+
+
 async def test_every_test_starts_in_an_empty_folder_and_from_the_program_as_it_was_submitted(
     api: TogetherAPI, judge: JudgeClient
 ) -> None:

@@ -25,6 +25,7 @@ from typing import Any
 _POLL_SECONDS = 0.005
 _STDERR_BYTES = 2048
 _WALL_PER_CPU = 3.0
+_SETTINGS = ("kind", "fn_name", "memory_limit_mb", "time_limit_s", "output_bytes")
 
 
 def packed(document: object) -> str:
@@ -62,22 +63,22 @@ def _failed(one: dict[str, Any]) -> bool:
 
 def _run_one(job: dict[str, Any], given: str, left: float) -> dict[str, Any]:
     folder = tempfile.mkdtemp(prefix="deepcoder-")
-    paths = {name: os.path.join(folder, name) for name in ("source", "stdin", "stdout", "stderr", "report")}
     try:
-        for name, text in (("source", job["source"]), ("stdin", given)):
-            with open(paths[name], "wb") as file:
-                file.write(text.encode("utf-8", "surrogatepass"))
-        with contextlib.ExitStack() as files:
-            report = os.open(paths["report"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            files.callback(os.close, report)
-            names = ("kind", "fn_name", "memory_limit_mb", "time_limit_s", "output_bytes")
-            settings = {name: job[name] for name in names}
-            settings.update(report=report, source=paths["source"])
+        with contextlib.ExitStack() as stack:
+            # Files without names: the program may remove or replace whatever it finds.
+            names = ("source", "stdin", "stdout", "stderr", "report")
+            files = {name: stack.enter_context(tempfile.TemporaryFile(buffering=0)) for name in names}
+            for name, text in (("source", job["source"]), ("stdin", given)):
+                files[name].write(text.encode("utf-8", "surrogatepass"))
+                files[name].seek(0)
+            source, report = files["source"].fileno(), files["report"].fileno()
+            settings = {name: job[name] for name in _SETTINGS}
+            settings.update(source=source, report=report)
             child = subprocess.Popen(
                 [sys.executable or "python3", "-I", "-B", "-c", job["runner"]],
-                stdin=files.enter_context(open(paths["stdin"], "rb")),
-                stdout=files.enter_context(open(paths["stdout"], "wb")),
-                stderr=files.enter_context(open(paths["stderr"], "wb")),
+                stdin=files["stdin"],
+                stdout=files["stdout"],
+                stderr=files["stderr"],
                 cwd=folder,
                 env={
                     "PATH": os.environ.get("PATH", os.defpath),
@@ -86,15 +87,16 @@ def _run_one(job: dict[str, Any], given: str, left: float) -> dict[str, Any]:
                     "PYTHONIOENCODING": "utf-8:surrogateescape",
                     job["settings_variable"]: json.dumps(settings),
                 },
-                pass_fds=(report,),
+                pass_fds=(source, report),
                 start_new_session=True,
             )
             one = _watch(child, job["time_limit_s"], min(_WALL_PER_CPU * job["time_limit_s"], left))
-        one["stdout"] = _bytes(paths["stdout"], job["output_bytes"])
-        one["stderr"] = _bytes(paths["stderr"], _STDERR_BYTES, tail=True)
-        one["report"] = _bytes(paths["report"], job["output_bytes"])
-        one["written"] = sum(os.path.getsize(paths[name]) >= job["output_bytes"] for name in ("stdout", "stderr"))
-        return one
+            sizes = {name: os.fstat(files[name].fileno()).st_size for name in names}
+            one["stdout"] = os.pread(files["stdout"].fileno(), job["output_bytes"], 0)
+            one["stderr"] = os.pread(files["stderr"].fileno(), _STDERR_BYTES, max(0, sizes["stderr"] - _STDERR_BYTES))
+            one["report"] = os.pread(report, job["output_bytes"], 0)
+            one["written"] = sum(sizes[name] >= job["output_bytes"] for name in ("stdout", "stderr"))
+            return one
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -144,11 +146,3 @@ def _cpu(pid: int) -> float:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError):
         return 0.0
-
-
-def _bytes(path: str, most: int, tail: bool = False) -> bytes:
-    """A file's first or last bytes."""
-    with open(path, "rb") as file:
-        if tail:
-            file.seek(max(0, os.path.getsize(path) - most))
-        return file.read(most)

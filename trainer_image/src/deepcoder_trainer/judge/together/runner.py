@@ -25,7 +25,7 @@ def main(settings: dict[str, Any]) -> int:
     report = settings["report"]
     try:
         _take_limits(settings)
-        with open(settings["source"], "rb") as file:
+        with os.fdopen(settings["source"], "rb") as file:
             source = file.read()
         try:
             code = compile(source, "main.py", "exec", dont_inherit=True)
