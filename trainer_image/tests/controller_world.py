@@ -275,3 +275,39 @@ class World:
         )
         async with asyncio.timeout(seconds):
             return await controller.run()
+
+
+EVALUATE = {"datasets": [{"name": "held", "uri": "/h"}], "everySteps": 2}
+
+
+def trained(*worlds: World) -> list[int]:
+    return sorted(g.group_id for w in worlds for b in w.learner.trained for g in b.groups)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+def failing(*group_ids: int):
+    """A reward whose judges fail on these groups."""
+
+    async def reward(problem: Problem, response: str, key: str) -> Outcome:
+        if int(key.split("/")[1]) in group_ids:
+            return Outcome(None, "error", 0.0, 3)
+        return await scripted_reward(problem, response, key)
+
+    return reward
+
+
+async def finished_as_one(config, saved: Saved, *firsts: World) -> None:
+    """The resumed run ends as one that was never stopped, bit for bit."""
+    second = World(config, resume=saved, turns=11)
+    ending = await second.run()
+    assert (ending.step, ending.drained) == (config.stage.max_steps, False)
+    assert trained(*firsts, second) == list(range(config.stage.max_steps * PROMPTS)), "nothing lost or trained twice"
+    whole = World(config, turns=12)
+    await whole.run()
+    assert second.learner.weights == whole.learner.weights
+    assert second.checkpoints.saved[-1].state.history == whole.checkpoints.saved[-1].state.history

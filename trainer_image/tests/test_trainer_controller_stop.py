@@ -3,50 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
-from controller_world import PROMPTS, Saved, World, scripted_reward, stage_config
+from controller_world import EVALUATE, PROMPTS, World, finished_as_one, scripted_reward, stage_config, trained, until
 
-from deepcoder_trainer import controller
-from deepcoder_trainer.checkpoint.errors import CheckpointFailed, StorageUnavailable
-from deepcoder_trainer.ports import SandboxUnavailable
-from deepcoder_trainer.types import LearnerLost, Outcome, Problem, SamplerLost
-
-EVALUATE = {"datasets": [{"name": "held", "uri": "/h"}], "everySteps": 2}
-
-
-def trained(*worlds: World) -> list[int]:
-    return sorted(g.group_id for w in worlds for b in w.learner.trained for g in b.groups)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0)
-
-
-def failing(*group_ids: int):
-    """A reward whose judges fail on these groups."""
-
-    async def reward(problem: Problem, response: str, key: str) -> Outcome:
-        if int(key.split("/")[1]) in group_ids:
-            return Outcome(None, "error", 0.0, 3)
-        return await scripted_reward(problem, response, key)
-
-    return reward
-
-
-async def finished_as_one(config, saved: Saved, *firsts: World) -> None:
-    """The resumed run ends as one that was never stopped, bit for bit."""
-    second = World(config, resume=saved, turns=11)
-    ending = await second.run()
-    assert (ending.step, ending.drained) == (config.stage.max_steps, False)
-    assert trained(*firsts, second) == list(range(config.stage.max_steps * PROMPTS)), "nothing lost or trained twice"
-    whole = World(config, turns=12)
-    await whole.run()
-    assert second.learner.weights == whole.learner.weights
-    assert second.checkpoints.saved[-1].state.history == whole.checkpoints.saved[-1].state.history
+from deepcoder_trainer.checkpoint.errors import CheckpointFailed
+from deepcoder_trainer.types import Outcome, Problem
 
 
 @pytest.mark.parametrize(("eta", "order"), [(0, "Strict"), (1, "Strict"), (2, "Strict"), (1, "Window"), (2, "Window")])
@@ -256,97 +218,6 @@ async def test_a_stop_during_an_evaluation_saves_the_step_and_the_resumed_run_ev
     assert again.evaluated[0] == (4, 4), "with the weights of its step"
 
 
-@pytest.mark.parametrize(
-    "error", [SandboxUnavailable("no judges"), StorageUnavailable("no route"), SamplerLost("no sampler is left")]
-)
-async def test_an_evaluation_that_fails_costs_no_step(error: Exception) -> None:
-    config = stage_config(6, every=100, evaluate=EVALUATE)
-    first = World(config)
-
-    async def fail(step: int) -> None:
-        if step == 4:
-            raise error
-
-    first.on_evaluate = fail
-    with pytest.raises(type(error), match=str(error)):
-        await first.run()
-    [saved] = first.checkpoints.saved
-    assert saved.state.step == 4
-    await finished_as_one(config, saved, first)
-
-
-async def test_a_rollout_whose_judges_are_refused_to_it_costs_no_step() -> None:
-    async def gone(problem: Problem, response: str, key: str) -> Outcome:
-        if int(key.split("/")[1]) >= 3 * PROMPTS:
-            raise SandboxUnavailable("no judges at all")
-        return await scripted_reward(problem, response, key)
-
-    first = World(stage_config(6, every=100), reward=gone)
-    with pytest.raises(SandboxUnavailable, match="no judges at all"):
-        await first.run()
-    [saved] = first.checkpoints.saved
-    assert saved.state.step >= 2
-    second = World(stage_config(6, every=100), resume=saved)
-    await second.run()
-    assert trained(first, second) == list(range(6 * PROMPTS))
-
-
-async def test_a_failed_rollout_costs_no_step() -> None:
-    config = stage_config(6, every=100)
-    first = World(config)
-    first.sampler.holds = lambda group: group >= 3 * PROMPTS
-    first.sampler.lost = True
-    first.sampler.hold.set()
-    with pytest.raises(SamplerLost):
-        await first.run()
-    [saved] = first.checkpoints.saved
-    assert saved.state.step >= 2
-    second = World(config, resume=saved)
-    await second.run()
-    assert trained(first, second) == list(range(6 * PROMPTS))
-
-
-@pytest.mark.parametrize("error", [LearnerLost("a rank died"), RuntimeError("out of memory in the second half")])
-async def test_weights_that_a_failed_step_has_left_half_trained_are_not_saved(error: Exception) -> None:
-    world = World(stage_config(6, every=100))
-
-    def fail(step: int) -> None:
-        if step == 3:
-            raise error
-
-    world.learner.on_train = fail
-    with pytest.raises(type(error), match=str(error)):
-        await world.run()
-    assert world.checkpoints.copied == []
-
-
-async def test_learners_that_are_lost_are_asked_for_nothing_more() -> None:
-    world = World(stage_config(6, every=100))
-
-    async def export() -> None:
-        raise LearnerLost("a rank died")
-
-    world.learner.on_train = lambda step: setattr(world.learner, "export_weights", export)
-    with pytest.raises(LearnerLost):
-        await world.run()
-    assert world.checkpoints.copied == []
-
-
-async def test_a_save_that_fails_while_a_failed_run_leaves_does_not_hide_why_it_left(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    world = World(stage_config(6, every=100, evaluate=EVALUATE))
-    world.checkpoints.failing = 2
-
-    async def fail(step: int) -> None:
-        raise SamplerLost("no sampler is left")
-
-    world.on_evaluate = fail
-    with pytest.raises(SamplerLost, match="no sampler is left"):
-        await world.run()
-    assert "no route to storage" in caplog.text
-
-
 async def test_a_stop_in_the_last_step_leaves_its_evaluation_to_the_resumed_run_which_ends_the_stage() -> None:
     gate = {"all": [{"metric": "eval/held/pass_at_1", "op": "Ge", "value": 0.4}], "otherwise": "Fail"}
     config = stage_config(4, every=100, evaluate={"datasets": EVALUATE["datasets"]}, promoteWhen=gate)
@@ -381,47 +252,6 @@ async def test_a_stop_in_the_last_step_of_a_stage_without_evaluation_ends_the_st
     assert [s.final for s in world.checkpoints.saved] == [True]
 
 
-@pytest.mark.parametrize("every", [1, 100])
-async def test_too_many_failed_judges_end_the_run_after_saving_and_only_judging_is_done_again(every: int) -> None:
-    config = stage_config(6, every=every)
-    first = World(config, reward=failing(2 * PROMPTS))
-    with pytest.raises(SandboxUnavailable, match="2 of 6 programs of step 3"):
-        await first.run()
-    saved = first.checkpoints.saved[-1]
-    assert saved.state.step == 2
-    assert saved.state.pending == ()
-    [batch] = first.unjudged
-    assert (batch.step, [g.group_id for g in batch.groups]) == (3, [6, 7, 8]), "it is stored all the same"
-    await finished_as_one(config, saved, first)
-
-
-async def test_a_batch_that_was_stored_unjudged_ends_the_run_again_while_judges_are_still_down() -> None:
-    config = stage_config(6, every=1)
-    down = failing(2 * PROMPTS)
-    first = World(config, reward=down)
-    with pytest.raises(SandboxUnavailable):
-        await first.run()
-    saved = first.checkpoints.saved[-1]
-    second = World(config, resume=saved, reward=down)
-    with pytest.raises(SandboxUnavailable):
-        await second.run()
-    assert second.checkpoints.saved == [], "there is nothing new to save"
-    await finished_as_one(config, saved, first)
-
-
-async def test_a_sample_that_is_quarantined_within_bounds_stays_so_after_a_resume(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(controller, "QUARANTINE_RATIO", 0.5)
-    config = stage_config(4, every=1)
-    whole = World(config, reward=failing(2 * PROMPTS))
-    await whole.run()
-    at_two = next(s for s in whole.checkpoints.saved if s.state.step == 2)
-    again = World(config, resume=at_two, turns=3)
-    await again.run()
-    assert again.learner.weights == whole.learner.weights
-
-
 async def test_a_drain_saves_again_what_a_save_in_the_background_failed_to() -> None:
     world = World(stage_config(6, every=2, eta=0))
     world.checkpoints.failing = 1
@@ -439,19 +269,6 @@ async def test_a_save_that_fails_twice_is_the_runs_failure() -> None:
     world.checkpoints.failing = 2
     with pytest.raises(CheckpointFailed):
         await world.run()
-
-
-async def test_a_sampler_that_is_lost_while_the_run_leaves_costs_no_step() -> None:
-    world = World(stage_config(6, every=100, order="Window"))
-    world.sampler.holds = lambda group: group == 2 * PROMPTS
-    world.sampler.lost = True
-    world.learner.on_train = lambda step: world.stop.request(60, "test") if step == 2 else None
-    task = asyncio.create_task(world.run())
-    await until(lambda: world.checkpoints.copied == [2])
-    world.sampler.hold.set()
-    ending = await task
-    assert (ending.step, ending.drained) == (2, True)
-    assert 2 * PROMPTS in world.checkpoints.saved[-1].state.pending
 
 
 async def test_a_stop_before_weights_are_out_leaves_at_once() -> None:

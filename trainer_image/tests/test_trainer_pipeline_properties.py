@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from controller_world import PROMPTS, ScriptedLearner, ScriptedSampler, World, scripted_reward, stage_config
+from controller_world import PROMPTS, ScriptedLearner, ScriptedSampler, World, scripted_reward, stage_config, trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -186,10 +186,6 @@ class Course(World):
             if self.case.order == "Strict":
                 first = (batch.step - 1) * PROMPTS
                 assert [g.group_id for g in batch.groups] == list(range(first, first + PROMPTS))
-
-
-def trained(*worlds: World) -> list[int]:
-    return sorted(g.group_id for w in worlds for b in w.learner.trained for g in b.groups)
 
 
 @cache

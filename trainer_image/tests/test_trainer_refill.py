@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from controller_world import GROUP, PROBLEMS, PROMPTS, World, scripted_reward, stage_config
+from controller_world import GROUP, PROBLEMS, PROMPTS, World, scripted_reward, stage_config, until
 
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.checkpoint.state import PipelineState, load_state, save_state
@@ -155,9 +154,3 @@ def test_the_draw_is_part_of_a_checkpoint_and_of_none_that_is_older(tmp_path: Pa
     path = tmp_path / "state.json"
     path.write_text(path.read_text().replace('"draw": 2, ', ""))
     assert load_state(tmp_path).groups[0].draw == 0
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0)

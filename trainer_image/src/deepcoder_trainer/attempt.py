@@ -25,7 +25,7 @@ from deepcoder_contracts.layout import metrics_key
 from deepcoder_contracts.progress import CheckpointSummary, TrainerPhase
 from deepcoder_contracts.stage import OptimizerState, StageConfig, StageResources, StageType
 from deepcoder_trainer import exits
-from deepcoder_trainer.background import Background, abandonable
+from deepcoder_trainer.background import Background, abandonable, first_cause
 from deepcoder_trainer.checkpoint.errors import StorageError
 from deepcoder_trainer.checkpoint.reader import ResumePoint, find_resume_point
 from deepcoder_trainer.checkpoint.sources import Sources
@@ -33,7 +33,7 @@ from deepcoder_trainer.checkpoint.state import PipelineState
 from deepcoder_trainer.checkpoint.storage import open_run_storage
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter, CommittedCheckpoint
 from deepcoder_trainer.cluster import connect_ray
-from deepcoder_trainer.controller import Controller, first_cause
+from deepcoder_trainer.controller import Controller
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.evaluation.context import EvaluationContext
 from deepcoder_trainer.judge.admission import refuse_unjudgeable

@@ -59,6 +59,13 @@ class Background:
         await asyncio.gather(*self._loops, return_exceptions=True)
 
 
+def first_cause(error: BaseException) -> BaseException:
+    """The first error inside nested groups of errors."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 async def abandonable(function: Callable[..., T], *args: Any) -> T:
     """What `function` returns, from a thread of its own that does not keep the process when the caller is cancelled."""
     loop = asyncio.get_running_loop()

@@ -8,7 +8,8 @@
                      │          samplers ◄────────────────────────┼────────────────────────┤
                      └─ version out, batch before it sampled      └─► checkpoint ◄── gate ──┘
 
-- Admission waits for the buffer: a slot, and in strict order the version that the batch is to be sampled with.
+- Admission waits for the buffer: a slot, and in strict order the version that the batch is to be sampled with, in
+  window order for what the next batch needs of the samplers; and then for judges that are behind.
 - A rollout waits for the samplers, then for the judges. Nothing else waits for a single rollout.
 - The learner waits for batch T to be whole. While it trains, batch T+1 is being sampled (maxOffPolicy ≥ 1).
 - New weights wait, in strict order, for what is sampled with the old ones; in window order they go out at once.
@@ -27,11 +28,6 @@ out the newest committed checkpoint stands.
 A failure that leaves the learner whole (a rollout's, an evaluation's) takes the same way out and is raised then: it
 costs no trained step either. After one of training itself, of a learner rank or of checkpoints the newest committed
 checkpoint stands.
-
-Judges that cannot judge more than 1 % of a batch, or of an evaluation, are such a failure, `SandboxUnavailable`. The
-batch goes as it was sampled into the checkpoint of the step before it, and the resumed run has judged again what no
-judge could judge. It is sampled anew where no checkpoint can hold it: a stage's first batch, one that was not whole
-when the checkpoint of the step before it was committed, and in strict order with maxOffPolicy 0 any.
 """
 
 from __future__ import annotations
@@ -40,20 +36,21 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from deepcoder_contracts.progress import TrainerPhase
 from deepcoder_contracts.stage import StageConfig
+from deepcoder_trainer.background import first_cause
 from deepcoder_trainer.checkpoint.errors import CheckpointFailed
 from deepcoder_trainer.checkpoint.state import PipelineState
 from deepcoder_trainer.course import Course
+from deepcoder_trainer.groups import Groups
 from deepcoder_trainer.leaving import Saving
-from deepcoder_trainer.ports import Checkpoints, Ending, Evaluate, Observer, SandboxUnavailable, StepReport
+from deepcoder_trainer.ports import Checkpoints, Ending, Evaluate, Observer, StepReport
 from deepcoder_trainer.problems.prompt import EncodedProblem
-from deepcoder_trainer.refill import drawn_problem, teaches_nothing
 from deepcoder_trainer.rollout.metrics import batch_metrics, is_collapsing, quarantined, verdict_counts
-from deepcoder_trainer.rollout.rollout import Admitted, Rollout
+from deepcoder_trainer.rollout.rollout import Rollout
 from deepcoder_trainer.rollout.underway import UnderWay
 from deepcoder_trainer.stopping import Moment, Stop, StopReached
 from deepcoder_trainer.types import Batch, Group, Learner, LearnerLost, Sampler, SamplerLost
@@ -63,8 +60,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-
-QUARANTINE_RATIO = 0.01
 PUSH_SHARE = 0.8
 """Most of the time after which a stage counts as stalled that weights may take to the samplers."""
 
@@ -98,15 +93,12 @@ class Controller:
     _half_trained: bool = False
     """Whether the weights are of no step: training has begun, and has not ended or has failed."""
     _learning: UnderWay = field(default_factory=UnderWay)
-    _dropped: list[Group] = field(default_factory=list)
-    """Since the last report."""
     _failure: BaseException | None = None
     """What the loop leaves for."""
 
     def __post_init__(self) -> None:
         state, recipe = self.state, self.config.recipe
         self._course = Course(self.config, state, self.metrics)
-        self._restored = {group.group_id for group in state.groups}
         policy = WorkPolicy(
             recipe.prompts_per_step,
             recipe.max_off_policy,
@@ -117,6 +109,15 @@ class Controller:
             refill_limit=recipe.refill_limit if recipe.refill else 0,
         )
         self._work = WorkBuffer(policy, state.total_steps, Unfinished(state.groups, state.pending, state.next_group_id))
+        self._groups = Groups(
+            recipe,
+            self.problems,
+            self.rollout,
+            self._work,
+            state.groups,
+            gate=self.admission_gate,
+            on_unjudged=self.on_unjudged,
+        )
         self._saving = Saving(self.checkpoints, self._work, self._course, self.stop)
 
     async def run(self) -> Ending:
@@ -141,7 +142,7 @@ class Controller:
             await self._unless_stopped(self._push())
             await self._evaluate_if_owed()
             if not self._course.over:
-                self._admitting = asyncio.create_task(self._admission())
+                self._admitting = asyncio.create_task(self._groups.admission())
             while not self._course.over:
                 await self._one_step(self._course.step + 1)
         except StopReached:
@@ -167,7 +168,7 @@ class Controller:
     async def _one_step(self, step: int) -> None:
         """The order of a step; see the module's text for what a stop does to it."""
         with self._timed("wait_batch"):
-            batch = await self._unless_stopped(self._batch(step))
+            batch = await self._unless_stopped(self._groups.batch(step, self._course.base + step))
         self.stop.check()
         with self._timed("train"):
             await self._train(batch)  # never cut off: half a step is no step
@@ -186,34 +187,6 @@ class Controller:
         if self._saving.owed and not self.stop.requested:
             self.observer.on_phase(TrainerPhase.CHECKPOINTING)
         return await self._saving.leave()
-
-    async def _batch(self, step: int) -> Batch:
-        """Batch `step`, whole and judged. Raises SandboxUnavailable when too much of it is not."""
-        groups = await self._work.batch(self._course.base + step)
-        if _unjudged(groups) > QUARANTINE_RATIO:
-            groups = await self._judge_again(groups)
-        if _unjudged(groups) > QUARANTINE_RATIO:
-            batch = Batch(step, groups)
-            self.on_unjudged(batch)
-            raise SandboxUnavailable(
-                f"judges failed on {len(quarantined(batch.samples))} of {len(batch.samples)} programs of step {step}, "
-                f"more than {QUARANTINE_RATIO:.0%}: see the pool's pods and their logs"
-            )
-        return Batch(step, groups)
-
-    async def _judge_again(self, groups: Sequence[Group]) -> tuple[Group, ...]:
-        """The groups, after another judging of those that an attempt before left unjudged."""
-        async with asyncio.TaskGroup() as tasks:
-            again = [
-                tasks.create_task(self.rollout.judge_again(group, self._problem(group.group_id, group.draw)))
-                for group in groups
-                if group.group_id in self._restored and quarantined(group.samples)
-            ]
-        judged = {task.result().group_id: task.result() for task in again}
-        for group in judged.values():
-            self._work.judged_again(group)
-        self._restored -= judged.keys()
-        return tuple(judged.get(group.group_id, group) for group in groups)
 
     async def _train(self, batch: Batch) -> None:
         metrics = batch_metrics(batch.groups, self._course.version)
@@ -293,38 +266,9 @@ class Controller:
         self.observer.on_phase(TrainerPhase.DRAINING)
         self._work.close()
 
-    async def _admission(self) -> None:
-        """Start a rollout for each group that the buffer admits; the first failure wakes everybody."""
-        try:
-            async with asyncio.TaskGroup() as rollouts:
-                while (admitted := await self._work.admit(self.admission_gate)) is not None:
-                    rollouts.create_task(self._one_rollout(admitted), name=f"group-{admitted.group_id}")
-        except BaseExceptionGroup as group:
-            self._work.fail(first_cause(group))
-
-    async def _one_rollout(self, admitted: Admitted) -> None:
-        group_id = admitted.group_id
-        while True:
-            group = await self.rollout.group(
-                admitted,
-                self._problem(group_id, admitted.draw),
-                on_sampled=lambda: self._work.sampled(group_id),
-            )
-            if not (self._work.may_be_drawn_again(group_id) and teaches_nothing(group)):
-                break
-            self._dropped.append(group)
-            self._work.drawn_again(group_id)
-            admitted = replace(admitted, draw=admitted.draw + 1)
-        self._work.done(group)
-
-    def _problem(self, group_id: int, draw: int) -> EncodedProblem:
-        recipe = self.config.recipe
-        return self.problems[drawn_problem(recipe.seed, group_id, draw, recipe.refill_limit, len(self.problems))]
-
     def _report(self, groups: tuple[Group, ...]) -> None:
         """Tell observers of the step; without groups when they were told of these before. Times since the last one."""
         seconds, self._seconds = self._seconds, {}
-        dropped, self._dropped = self._dropped, []
         self.observer.on_step(
             StepReport(
                 self._course.step,
@@ -334,7 +278,7 @@ class Controller:
                 seconds,
                 groups,
                 self._gauges(),
-                tuple(dropped),
+                self._groups.take_dropped(),
             )
         )
 
@@ -357,16 +301,3 @@ class Controller:
             yield
         finally:
             self._seconds[phase] = self._seconds.get(phase, 0.0) + clock() - began
-
-
-def first_cause(error: BaseException) -> BaseException:
-    """The first error inside nested groups of errors."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
-def _unjudged(groups: Sequence[Group]) -> float:
-    """Share of the samples that no judge could judge."""
-    samples = [sample for group in groups for sample in group.samples]
-    return len(quarantined(samples)) / max(1, len(samples))
