@@ -40,8 +40,9 @@ async def judged_under_fire(server, bodies, strike, every_s):
     async with asyncio.TaskGroup() as group:
         judging = group.create_task(clients.judge_all([body for body, _ in bodies]))
         blows = 0
+        await asyncio.sleep(0.3)  # under way, and not yet done
         while not judging.done():
-            await asyncio.sleep(every_s)
+            await asyncio.sleep(every_s if blows else 0)
             blows += await asyncio.to_thread(strike)
     return judging.result(), clients, blows
 
