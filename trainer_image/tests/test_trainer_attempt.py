@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -328,3 +329,35 @@ async def test_a_cluster_of_our_own_is_large_enough_for_every_stage_of_a_run(
     async with asyncio.timeout(30):
         await Attempt(w.config, w.stop, None, (), machine).run()
     assert offered == [StageResources(samplers=3, learners=2)]
+
+
+@pytest.mark.parametrize("judged", [True, False], ids=["by judges", "by a function of the user's own"])
+async def test_judges_hold_admission_back_and_a_users_own_function_does_not(
+    world: Callable[..., World], monkeypatch: pytest.MonkeyPatch, judged: bool
+) -> None:
+    gates: list[Any] = []
+
+    class Noted(attempt.Controller):
+        def __post_init__(self) -> None:
+            gates.append(self.admission_gate)
+            super().__post_init__()
+
+    class Judges:
+        capacity, errors = 8, 0
+
+        def refusal(self, problem: Problem) -> None: ...
+
+        async def run(self) -> None:
+            await asyncio.Event().wait()
+
+    @contextlib.asynccontextmanager
+    async def connect(config: StageConfig, local: Any) -> AsyncIterator[Judges]:
+        yield Judges()
+
+    monkeypatch.setattr(attempt, "Controller", Noted)
+    monkeypatch.setattr(attempt, "connect_judge", connect)
+    w = world()
+    if judged:
+        w.config = w.config.model_copy(update={"recipe": w.config.recipe.model_copy(update={"reward": None})})
+    assert (await w.run()).code == 0
+    assert [gate is not None for gate in gates] == [judged]
