@@ -35,27 +35,29 @@ CHUNK_BYTES = 256 << 20
 
 
 class LearnerActor:
-    """Rank `rank` of `world`; `ray.remote` is applied where it is started."""
+    """One rank of `world`, which it is told when it starts; `ray.remote` is applied where it is made."""
 
-    def __init__(self, settings: RankSettings, rank: int, world: int, model: ModelSource, sources: Sources) -> None:
+    def __init__(self, settings: RankSettings, world: int, model: ModelSource, sources: Sources) -> None:
         logging.basicConfig(level=logging.INFO)
         self._settings = settings
         self._model, self._sources = model, sources
-        self._rank, self._world = rank, world
+        self._world = world
         self._store: TCPStore | None = None
         self._learner: LearnerRank | None = None
         self._files: RankFiles | None = None
 
-    def rendezvous(self) -> Rendezvous | None:
-        """Rank 0 listens for the others and says where; any answer means: placed."""
-        if self._rank or self._world == 1:
-            return None
+    def machine(self) -> str:
+        """Where Ray has placed this rank."""
+        return str(ray.get_runtime_context().get_node_id())
+
+    def listen(self) -> Rendezvous:
+        """Rank 0 listens for the others, and says where."""
         # The port is taken by the one who listens on it, from the start: nobody else can come in between.
         host = ray.util.get_node_ip_address()
-        self._store = self._meet(host, 0)
+        self._store = self._meet(host, 0, first=True)
         return Rendezvous(host, self._store.port)
 
-    def start(self, rendezvous: Rendezvous | None) -> None:
+    def start(self, rank: int, rendezvous: Rendezvous | None) -> None:
         """Join the other ranks and load the model, fetched first where this machine does not have it."""
         from deepcoder_trainer.learner.files import RankFiles
         from deepcoder_trainer.learner.rank import LearnerRank
@@ -63,15 +65,14 @@ class LearnerActor:
         if not Path(self._settings.model_dir).is_dir():
             self._settings = replace(self._settings, model_dir=str(self._sources.model(self._model)))
         if self._store is None and rendezvous is not None:
-            self._store = self._meet(rendezvous.host, rendezvous.port)
-        self._learner = LearnerRank(self._settings, self._rank, self._world, self._store)
+            self._store = self._meet(rendezvous.host, rendezvous.port, first=False)
+        self._learner = LearnerRank(self._settings, rank, self._world, self._store)
         self._files = RankFiles(self._learner)
 
-    def _meet(self, host: str, port: int) -> TCPStore:
+    def _meet(self, host: str, port: int, *, first: bool) -> TCPStore:
         from torch._C._distributed_c10d import TCPStore
 
         timeout = timedelta(seconds=self._settings.collective_timeout_s)
-        first = self._rank == 0
         return TCPStore(host, port, self._world, is_master=first, timeout=timeout, wait_for_workers=False)
 
     def train(self, steps: Sequence[OptimizerStep]) -> Sums:
@@ -86,7 +87,7 @@ class LearnerActor:
         chunk: dict[str, Any] = {}
         size = 0
         for name, value in self._rank_learner.weights():
-            if self._rank:
+            if not self._rank_learner.first:
                 continue
             if chunk and size + value.nbytes > CHUNK_BYTES:
                 chunks.append(ray.put(chunk))
@@ -133,11 +134,11 @@ class LearnerActor:
     @property
     def _rank_learner(self) -> LearnerRank:
         if self._learner is None:
-            raise RuntimeError(f"learner rank {self._rank} was not started")
+            raise RuntimeError("the learner rank was not started")
         return self._learner
 
     @property
     def _rank_files(self) -> RankFiles:
         if self._files is None:
-            raise RuntimeError(f"learner rank {self._rank} was not started")
+            raise RuntimeError("the learner rank was not started")
         return self._files

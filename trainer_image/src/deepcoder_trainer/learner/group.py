@@ -23,7 +23,7 @@ from deepcoder_contracts.recipe import Precision, Recipe
 from deepcoder_contracts.stage import StageConfig, Storage
 from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.errors import BadConfig
-from deepcoder_trainer.grpo.flops import ModelShape, sequence_flops
+from deepcoder_trainer.grpo.flops import ModelShape, sequence_flops, sp_refusals
 from deepcoder_trainer.grpo.pack import (
     Cost,
     OptimizerStep,
@@ -78,8 +78,9 @@ async def start_learners(
     `threads` is a rank's number of CPU threads; the default is what its container allows. Raises `BadConfig`, or
     `LearnerLost` when Ray cannot place the ranks in time.
     """
-    shape = _shape(model_dir)
     world = config.stage.resources.learners
+    shape = _shape(model_dir)
+    check_ranks(shape, world, config.recipe.sequence_parallel)
     deadlines = deadlines or Deadlines(train=float(config.stage.stall_seconds))
     settings = RankSettings(
         model_dir=str(model_dir),
@@ -100,7 +101,7 @@ async def start_learners(
         runtime_env={"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}},
     )(LearnerActor)
     sources = Sources(endpoint=config.storage.endpoint, region=config.storage.region, deadline_s=deadlines.start)
-    actors = [remote.remote(settings, rank, world, config.model, sources) for rank in range(world)]
+    actors = [remote.remote(settings, world, config.model, sources) for _ in range(world)]
     learner = RayLearner(actors, config.recipe, tokens_per_device(config), deadlines, partial(sequence_flops, shape))
     try:
         await learner.start()
@@ -133,16 +134,22 @@ class RayLearner:
         return len(self._actors)
 
     async def start(self) -> None:
-        """Let the ranks find each other and load the model."""
+        """Number the ranks, let them find each other, and load the model."""
         seconds = self._deadlines.start
         try:
-            rendezvous = (await self._all("rendezvous", seconds=seconds))[0]
+            machines = await self._all("machine", seconds=seconds)
         except LearnerLost as e:
             offered = ray.cluster_resources().get(RESOURCE, 0)
             raise LearnerLost(
                 f"{e}; {self.world_size} ranks need as many {RESOURCE!r} resources, the Ray cluster offers {offered:g}"
             ) from e
-        await self._all("start", rendezvous, seconds=seconds)
+        # Ranks that share rows of tokens are neighbours by number: they should be so by machine.
+        self._actors = [self._actors[i] for i in sorted(range(self.world_size), key=machines.__getitem__)]
+        rendezvous = None
+        if self.world_size > 1:
+            [rendezvous] = await self._wait([self._actors[0].listen.remote()], seconds, "listen")
+        calls = [actor.start.remote(rank, rendezvous) for rank, actor in enumerate(self._actors)]
+        await self._wait(calls, seconds, "start")
 
     async def train(self, batch: Batch) -> Mapping[str, float]:
         """See `Learner`."""
@@ -201,7 +208,7 @@ class RayLearner:
 
         An error is raised at once; with `all_end`, when the other ranks have ended too, unless a rank died.
         """
-        tasks = [asyncio.ensure_future(_answer(call)) for call in calls]
+        tasks = [asyncio.ensure_future(call) for call in calls]
         deadline = asyncio.get_running_loop().time() + seconds
         try:
             _, pending = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
@@ -228,15 +235,23 @@ def _errors(tasks: Sequence[asyncio.Future[Any]]) -> list[BaseException]:
     return [error for task in ended if (error := task.exception()) is not None]
 
 
-async def _answer(call: Any) -> Any:
-    return await call
-
-
 def _shape(model_dir: Path) -> ModelShape:
     try:
         return ModelShape.of(read_model_config(model_dir))
     except ValueError as error:
         raise BadConfig(f"{model_dir}: {error}: fetch the model again", field="model.uri") from error
+
+
+def check_ranks(shape: ModelShape, world: int, sp: int) -> None:
+    """Raises `BadConfig` where ranks or attention heads do not divide into groups of `sp`."""
+    if world % sp:
+        raise BadConfig(
+            f"{world} learners do not divide into groups of recipe.sequenceParallel = {sp}: set it to a divisor of "
+            f"{world}, or give the stage another number of learners",
+            field="recipe.sequenceParallel",
+        )
+    for refusal in sp_refusals(shape, sp):
+        raise BadConfig(refusal.message, field=refusal.field)
 
 
 def tokens_per_device(config: StageConfig) -> int:
