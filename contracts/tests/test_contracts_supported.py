@@ -25,7 +25,6 @@ def test_the_published_recipe_and_its_ablations_are_supported() -> None:
     ("settings", "field", "mend"),
     [
         ({"refill": True}, "recipe.refill", "leave it out"),
-        ({"sequence_parallel": 2}, "recipe.sequenceParallel", "set it to 1"),
     ],
 )
 def test_a_recipe_is_refused_with_field_and_mend(settings: dict[str, Any], field: str, mend: str) -> None:
@@ -59,6 +58,12 @@ def test_a_micro_batch_must_hold_the_longest_sequence() -> None:
     [refusal] = stage_refusals(Recipe(tokens_per_device=longest - 1), stage(), "stages[16k]")
     assert (refusal.field, str(longest) in refusal.message) == ("recipe.tokensPerDevice", True)
     assert not list(stage_refusals(Recipe(tokens_per_device=longest), stage(), "stages[16k]"))
+
+
+def test_devices_that_share_a_sequence_each_hold_their_part_of_it() -> None:
+    assert not list(stage_refusals(Recipe(tokens_per_device=9216, sequence_parallel=2), stage(), "stages[16k]"))
+    [refusal] = stage_refusals(Recipe(tokens_per_device=9215, sequence_parallel=2), stage(), "stages[16k]")
+    assert "9216 on each of sequenceParallel = 2 devices: raise it to at least 9216" in refusal.message
 
 
 @pytest.mark.parametrize("architecture", ["Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM"])

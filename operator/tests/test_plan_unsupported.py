@@ -26,7 +26,6 @@ EXAMPLES = [
 @pytest.mark.parametrize(
     ("spec", "field"),
     [
-        ({"recipe": RECIPE | {"sequenceParallel": 2}}, "recipe.sequenceParallel"),
         ({"recipe": RECIPE | {"refill": True}}, "recipe.refill"),
         ({"stages": [TRAIN, LONGER | {"rope": {"type": "Yarn", "factor": 4}}]}, "stages[long].rope"),
         ({"stages": [TRAIN, LONGER | {"placement": "Colocated"}]}, "stages[long].placement"),
@@ -44,11 +43,31 @@ def test_a_setting_without_support_waits_unaccepted_and_makes_nothing(spec: dict
 
 
 def test_all_of_them_are_named_at_once() -> None:
-    run = make_run(recipe=RECIPE | {"refill": True, "sequenceParallel": 2})
+    run = make_run(recipe=RECIPE | {"refill": True, "maxPromptTokens": 64, "tokensPerDevice": 128})
     problem = check_spec(run, Policy(operator_version="test"))
     assert problem is not None
     assert "recipe.refill" in problem.message
-    assert "recipe.sequenceParallel" in problem.message
+    assert "recipe.tokensPerDevice" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("replicas", "gpus", "reason"),
+    [
+        (1, 0, "LearnersDoNotDivide"),
+        (3, 0, "LearnersDoNotDivide"),
+        (4, 0, None),
+        (2, 3, "GPUsDoNotDivide"),
+        (1, 4, None),
+    ],
+)
+def test_learners_divide_into_groups_that_share_a_sequence(replicas: int, gpus: int, reason: str | None) -> None:
+    container = {"name": "ray-worker", "resources": {"limits": {"nvidia.com/gpu": str(gpus)}} if gpus else {}}
+    learners = {"replicas": replicas, "template": {"spec": {"containers": [container]}}}
+    stage = TRAIN | {"resources": {"learners": learners}}
+    run = make_run(recipe=RECIPE | {"sequenceParallel": 2}, stages=[stage])
+    problem = check_spec(run, Policy(operator_version="test"))
+    assert (problem and problem.reason) == reason
+    assert problem is None or "recipe.sequenceParallel 2: change either" in problem.message
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)

@@ -167,7 +167,6 @@ def test_an_engine_on_cpus_takes_whole_prefills_and_memory_for_what_runs_at_once
     ("recipe", "field"),
     [
         ({"klCoefficient": 0.1}, "recipe.klCoefficient"),
-        ({"sequenceParallel": 2}, "recipe.sequenceParallel"),
         ({"refill": True}, "recipe.refill"),
         ({"tokensPerDevice": 31}, "recipe.tokensPerDevice"),
     ],

@@ -58,12 +58,6 @@ def recipe_refusals(recipe: Recipe) -> Iterator[Refusal]:
             "recipe.refill is true, which is not supported yet: leave it out (the recipe keeps groups whose rewards "
             "are all equal)",
         )
-    if recipe.sequence_parallel > 1:
-        yield Refusal(
-            "recipe.sequenceParallel",
-            f"recipe.sequenceParallel is {recipe.sequence_parallel}, and only 1 is supported so far: set it to 1 and "
-            "give learners enough memory for one whole sequence",
-        )
 
 
 def stage_refusals(recipe: Recipe, stage: StageLike, where: str) -> Iterator[Refusal]:
@@ -77,11 +71,15 @@ def stage_refusals(recipe: Recipe, stage: StageLike, where: str) -> Iterator[Ref
     if stage.placement is Placement.COLOCATED:
         yield Refusal(f"{where}.placement", f"{where}.placement is Colocated, which is not supported yet: use Separate")
     longest = recipe.max_prompt_tokens + stage.context_tokens
-    if recipe.tokens_per_device is not None and recipe.tokens_per_device < longest:
+    share = -(-longest // recipe.sequence_parallel)
+    if recipe.tokens_per_device is not None and recipe.tokens_per_device < share:
+        shared = (
+            f", {share} on each of sequenceParallel = {recipe.sequence_parallel} devices" if share < longest else ""
+        )
         yield Refusal(
             "recipe.tokensPerDevice",
             f"recipe.tokensPerDevice is {recipe.tokens_per_device}, but a sequence of {where} may have "
-            f"maxPromptTokens + contextTokens = {longest} tokens: raise it to at least that",
+            f"maxPromptTokens + contextTokens = {longest} tokens{shared}: raise it to at least {share}",
         )
 
 

@@ -10,7 +10,7 @@ from deepcoder_contracts.stage import StageType
 from deepcoder_contracts.supported import recipe_refusals, stage_refusals
 from deepcoder_operator.api.run import MAX_NAME_LENGTH, DeepCoderRun
 from deepcoder_operator.api.run_status import CurrentStage, ProvenanceStatus, StageStatus
-from deepcoder_operator.api.stage import Stage
+from deepcoder_operator.api.stage import Stage, WorkerGroup
 from deepcoder_operator.domain.bounds import RECHECK_SECONDS
 from deepcoder_operator.domain.draft import Draft
 from deepcoder_operator.domain.policy import Policy
@@ -98,6 +98,14 @@ def _check_stage(run: DeepCoderRun, stage: Stage, earlier: list[str]) -> Problem
                 "GPUsDoNotDivide",
                 f"{where}.resources.{role} has {gpus} GPUs a pod, no multiple of {name} {share}: change either",
             )
+    learners = stage.resources.learners or WorkerGroup()
+    ranks = learners.replicas * max(1, pod_gpus(learners.template.get("spec") or {}))
+    if stage.type is StageType.TRAIN and ranks % recipe.sequence_parallel:
+        return Problem(
+            "LearnersDoNotDivide",
+            f"{where}.resources.learners has {ranks} ranks in all, no multiple of recipe.sequenceParallel "
+            f"{recipe.sequence_parallel}: change either",
+        )
     return None
 
 
