@@ -166,7 +166,6 @@ def test_an_engine_on_cpus_takes_whole_prefills_and_memory_for_what_runs_at_once
 @pytest.mark.parametrize(
     ("recipe", "field"),
     [
-        ({"klCoefficient": 0.1}, "recipe.klCoefficient"),
         ({"refill": True}, "recipe.refill"),
         ({"tokensPerDevice": 31}, "recipe.tokensPerDevice"),
     ],
