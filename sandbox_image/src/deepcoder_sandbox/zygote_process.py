@@ -36,10 +36,12 @@ ENVIRONMENT: Final = {
     "LD_BIND_NOW": "1",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "1",
 }
 """All that a zygote, and with it every program, has for an environment.
 
 LD_BIND_NOW: what the linker resolves at its start no fork has to resolve, and dirty its tables for, again.
+MALLOC_ARENA_MAX: an arena a thread is 64 MiB of address space, which counts for the memory limit.
 """
 
 
