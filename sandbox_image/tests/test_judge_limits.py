@@ -67,3 +67,19 @@ def test_input_of_every_length_reaches_a_session_whole(judge_once):
 def test_code_too_large_to_be_kept_is_compiled_for_each_test(judge_once):
     code = "".join(f"x{n} = '{n}' * 4000\n" for n in range(3000)) + "print(input())"
     assert judge_once(code, ("1", "1"), ("2", "2"), ("3", "3")).passed is True
+
+
+MANY_THREADS = """
+import threading
+from concurrent.futures import ThreadPoolExecutor
+together = threading.Barrier(64)
+def work(number):
+    together.wait()
+    return len(str(number) * 1000)
+with ThreadPoolExecutor(64) as pool: print(len(list(pool.map(work, range(64)))))
+"""
+
+
+@pytest.mark.parametrize("scoring", ["strict", "livecodebench"])
+def test_program_of_many_threads_has_room_for_them(judge, scoring):
+    assert judge(MANY_THREADS, ("", "64"), scoring=scoring, time_limit_s=3).passed is True
