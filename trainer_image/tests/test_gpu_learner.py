@@ -29,6 +29,8 @@ def make_rank(make_recipe: Callable, make_learner: Callable) -> Callable[..., An
         settings = make_learner(make_recipe(optimizer_steps=1, precision="Float32")).rank.settings
         recipe = make_recipe(optimizer_steps=1, precision="BFloat16", deterministic=True, **recipe)
         made.append(LearnerRank(replace(settings, recipe=recipe, accelerators=True), 0, 1))
+        for layer in made[-1].policy.model.layers:
+            layer.gradient_checkpointing = False
         return made[-1]
 
     yield make

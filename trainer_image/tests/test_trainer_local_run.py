@@ -89,8 +89,8 @@ def metrics(store: Path) -> dict[int, dict[str, float]]:
     for path in sorted(store.glob("short/attempts/*/metrics.jsonl")):
         for line in path.read_text().splitlines():
             row = json.loads(line)
-            timed = ("_seconds", "seconds_mean")
-            values = {k: v for k, v in row["metrics"].items() if not k.endswith(timed)}
+            machine = ("_seconds", "seconds_mean", "memory_peak_bytes", "mfu_ratio")
+            values = {k: v for k, v in row["metrics"].items() if not k.endswith(machine)}
             assert found.setdefault(row["step"], values) == values
     return found
 
