@@ -21,7 +21,7 @@ HOSTILE = (
     "test_judge_thread_gate.py",
     "test_judge_refuses_to_start.py",
 )
-FEWEST_TESTS = 125
+FEWEST_TESTS = 140
 MOST_SKIPPED = 2
 """Tests of the scratch directory, which the Landlock tier does not have."""
 
