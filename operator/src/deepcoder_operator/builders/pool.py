@@ -269,7 +269,7 @@ def _base_template(pool: PoolIdentity, spec: SandboxPoolSpec, settings: PoolSett
 
 def _judge_container(spec: SandboxPoolSpec, image: str) -> dict[str, Any]:
     slots = spec.slots_per_pod
-    # the server with its stored tests and requests; for each slot a test's default limit and its files, which are in memory too
+    # the server, stored tests and requests; for each slot a test of the default limit, its files in memory, zygotes
     memory_mib = 1900 + 1272 * slots
     command = ["deepcoder-sandbox", "serve", "--host", "0.0.0.0", "--port", str(JUDGE_PORT)]  # noqa: S104
     command += ["--token-file", f"{TOKEN_DIRECTORY}/{TOKEN_KEY}", "--slots", str(slots)]
