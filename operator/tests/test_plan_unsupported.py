@@ -26,7 +26,6 @@ EXAMPLES = [
 @pytest.mark.parametrize(
     ("spec", "field"),
     [
-        ({"recipe": RECIPE | {"refill": True}}, "recipe.refill"),
         ({"stages": [TRAIN, LONGER | {"rope": {"type": "Yarn", "factor": 4}}]}, "stages[long].rope"),
         ({"stages": [TRAIN, LONGER | {"placement": "Colocated"}]}, "stages[long].placement"),
         ({"recipe": RECIPE | {"maxPromptTokens": 64, "tokensPerDevice": 128}}, "recipe.tokensPerDevice"),
@@ -43,10 +42,11 @@ def test_a_setting_without_support_waits_unaccepted_and_makes_nothing(spec: dict
 
 
 def test_all_of_them_are_named_at_once() -> None:
-    run = make_run(recipe=RECIPE | {"refill": True, "maxPromptTokens": 64, "tokensPerDevice": 128})
+    recipe = RECIPE | {"maxPromptTokens": 64, "tokensPerDevice": 128}
+    run = make_run(recipe=recipe, stages=[TRAIN, LONGER | {"placement": "Colocated"}])
     problem = check_spec(run, Policy(operator_version="test"))
     assert problem is not None
-    assert "recipe.refill" in problem.message
+    assert "stages[long].placement" in problem.message
     assert "recipe.tokensPerDevice" in problem.message
 
 

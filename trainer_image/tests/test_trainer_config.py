@@ -56,7 +56,7 @@ def changed(**fields: Any) -> dict[str, Any]:
         (changed(recipe={"groupSize": 1}), "recipe.groupSize", "recipe.groupSize is 1: .*greater than or equal to 2"),
         (changed(recipe={"groupsize": 8}), "recipe.groupsize", "there is no such field"),
         (changed(recipe={"promptsPerStep": 3}), "recipe", "make promptsPerStep a multiple"),
-        (changed(recipe={"refill": True}), "recipe.refill", "leave it out"),
+        (changed(recipe={"refill": True, "deterministic": True}), "recipe", "set refill: false"),
         (changed(recipe={"order": "Window", "maxOffPolicy": 0}), "recipe", "set maxOffPolicy: 1"),
         (changed(dataset=None), None, "set dataset.uri"),
         (changed(stages=[LOCAL["stages"][0]] * 2), None, "same name"),
@@ -166,7 +166,6 @@ def test_an_engine_on_cpus_takes_whole_prefills_and_memory_for_what_runs_at_once
 @pytest.mark.parametrize(
     ("recipe", "field"),
     [
-        ({"refill": True}, "recipe.refill"),
         ({"tokensPerDevice": 31}, "recipe.tokensPerDevice"),
     ],
 )

@@ -50,16 +50,6 @@ class StageLike(Protocol):
         """Scaled rotary positions."""
 
 
-def recipe_refusals(recipe: Recipe) -> Iterator[Refusal]:
-    """What of a recipe is not supported, in any stage."""
-    if recipe.refill:
-        yield Refusal(
-            "recipe.refill",
-            "recipe.refill is true, which is not supported yet: leave it out (the recipe keeps groups whose rewards "
-            "are all equal)",
-        )
-
-
 def stage_refusals(recipe: Recipe, stage: StageLike, where: str) -> Iterator[Refusal]:
     """What of a stage is not supported, or does not fit the recipe; `where` is the stage's own path."""
     if stage.rope is not None:

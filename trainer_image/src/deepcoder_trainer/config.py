@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from deepcoder_contracts.stage import StageConfig
-from deepcoder_contracts.supported import recipe_refusals, stage_refusals
+from deepcoder_contracts.supported import stage_refusals
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.localrun import LocalRun
 
@@ -43,9 +43,8 @@ def load_config(path: Path) -> StageConfig | LocalRun:
 
 def check_supported(config: StageConfig | LocalRun) -> None:
     """Refuse what is not supported yet, all of it at once."""
-    found = list(recipe_refusals(config.recipe))
-    for stage in config.stages if isinstance(config, LocalRun) else [config.stage]:
-        found += stage_refusals(config.recipe, stage, f"stages[{stage.name}]")
+    stages = config.stages if isinstance(config, LocalRun) else [config.stage]
+    found = [r for stage in stages for r in stage_refusals(config.recipe, stage, f"stages[{stage.name}]")]
     if found:
         raise BadConfig("\n".join(r.message for r in found), field=found[0].field)
 

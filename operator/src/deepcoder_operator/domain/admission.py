@@ -7,7 +7,7 @@ names the field and the mend.
 from __future__ import annotations
 
 from deepcoder_contracts.stage import StageType
-from deepcoder_contracts.supported import recipe_refusals, stage_refusals
+from deepcoder_contracts.supported import stage_refusals
 from deepcoder_operator.api.run import MAX_NAME_LENGTH, DeepCoderRun
 from deepcoder_operator.api.run_status import CurrentStage, ProvenanceStatus, StageStatus
 from deepcoder_operator.api.stage import Stage, WorkerGroup
@@ -52,9 +52,7 @@ def check_spec(run: DeepCoderRun, policy: Policy) -> Problem | None:
             "CurateNotSupported",
             "dataset.curate is not supported yet: remove it, and name problems that are curated in dataset.uri",
         )
-    refusals = list(recipe_refusals(spec.recipe))
-    for stage in spec.stages:
-        refusals += stage_refusals(spec.recipe, stage, f"stages[{stage.name}]")
+    refusals = [r for stage in spec.stages for r in stage_refusals(spec.recipe, stage, f"stages[{stage.name}]")]
     if refusals:
         return Problem("NotSupported", "; ".join(r.message for r in refusals))
     if not (spec.image or policy.trainer_image):
