@@ -9,15 +9,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 
 from deepcoder_contracts.stage import StageConfig
+from deepcoder_trainer.sampler import actor as actor_module
 from deepcoder_trainer.sampler import group as group_module
 from deepcoder_trainer.sampler import start as start_module
-from deepcoder_trainer.sampler.group import MOVES, SamplerGroup, share_of
+from deepcoder_trainer.sampler.errors import WeightsLost
+from deepcoder_trainer.sampler.group import MOVES, REPLACEMENTS, SamplerGroup, share_of
 from deepcoder_trainer.sampler.waves import Waves
 from deepcoder_trainer.types import Finish, Generation, GenerationRequest, SamplerLost, Wave, WeightRefs
 
 REFS = WeightRefs((), "float32")
+
+
+@pytest.fixture(autouse=True)
+def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_module, "PAUSE_SECONDS", 0.0)
 
 
 @dataclass
@@ -25,6 +33,7 @@ class Scripted:
     number: int
     dead: bool = False
     refuses_weights: bool = False
+    cannot_fetch: bool = False
     refuses_start: bool = False
     version: int | None = None
     asked: list[str] = field(default_factory=list)
@@ -45,6 +54,8 @@ class Scripted:
         return Generation(np.zeros(1, np.int32), np.zeros(1, np.float32), Finish.STOP, str(self.number), ())
 
     async def update_weights(self, refs: WeightRefs, version: int, clear_cache: bool) -> None:
+        if self.cannot_fetch:
+            raise WeightsLost("the learner's node died")
         if self.refuses_weights:
             raise SamplerLost("update failed")
         self.version = version
@@ -201,6 +212,78 @@ async def test_an_engine_that_fails_an_update_never_answers_from_old_weights() -
     assert factory.made[1].asked == []
     assert factory.made[1].closed or group.restarts == 1
     await group.close()
+
+
+async def test_weights_that_no_engine_can_load_end_the_push_after_a_bounded_number_of_engines() -> None:
+    factory = Factory()
+    group = await started(factory, 2)
+    for engine in factory.made:
+        engine.refuses_weights = True
+    factory.next = [Scripted(0, refuses_weights=True) for _ in range(200)]
+    async with asyncio.timeout(5):
+        with pytest.raises(SamplerLost, match="no sampler is left: update failed"):
+            await group.update_weights(REFS, 1)
+    assert len(factory.made) <= 2 * (1 + REPLACEMENTS)
+    assert all(engine.closed for engine in factory.made)
+    await group.close()
+
+
+async def test_replacements_in_a_row_come_after_longer_and_longer_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    factory = Factory()
+    group = await started(factory, 1)
+    monkeypatch.setattr(group_module, "PAUSE_SECONDS", 5.0)
+    monkeypatch.setattr("deepcoder_trainer.sampler.group.asyncio.sleep", sleep)
+    factory.made[0].refuses_weights = True
+    factory.next = [Scripted(0, refuses_weights=True) for _ in range(REPLACEMENTS)]
+    with pytest.raises(SamplerLost):
+        await group.update_weights(REFS, 1)
+    assert pauses == [5.0, 10.0, 20.0]
+    await group.close()
+
+
+async def test_an_engine_that_answered_may_be_replaced_as_often_as_before() -> None:
+    factory = Factory()
+    group = await started(factory, 1)
+    for _ in range(3 * REPLACEMENTS):
+        await group.generate(request("before"))
+        factory.made[-1].dead = True
+        await group.generate(request("after"))
+    assert group.restarts == 3 * REPLACEMENTS
+    await group.close()
+
+
+async def test_weights_that_are_gone_end_the_push_at_once_and_cost_no_engine() -> None:
+    factory = Factory()
+    group = await started(factory, 2)
+    for engine in factory.made:
+        engine.cannot_fetch = True
+    async with asyncio.timeout(5):
+        with pytest.raises(WeightsLost, match="node died"):
+            await group.update_weights(REFS, 1)
+    assert len(factory.made) == 2
+    await group.close()
+
+
+async def test_a_chunk_that_died_with_its_learner_is_told_apart_from_one_that_comes_too_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fails(error: Exception) -> None:
+        raise error
+
+    with pytest.raises(WeightsLost, match="lost with the learner"):
+        await actor_module.arrived(fails(ray.exceptions.OwnerDiedError("00" * 28, None, "learner")))
+    with pytest.raises(WeightsLost):
+        await actor_module.arrived(fails(ray.exceptions.ActorDiedError()))
+    with pytest.raises(ray.exceptions.ObjectFetchTimedOutError):
+        await actor_module.arrived(fails(ray.exceptions.ObjectFetchTimedOutError("00" * 28, None, "learner")))
+    monkeypatch.setattr(actor_module, "FETCH_SECONDS", 0.01)
+    with pytest.raises(TimeoutError):
+        await actor_module.arrived(asyncio.sleep(5))
 
 
 async def test_a_wave_is_shared_out_by_position_so_that_each_engine_gets_the_same_requests() -> None:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import ObjectFetchTimedOutError, ObjectLostError, RayActorError, RayTaskError
 
 from deepcoder_trainer.sampler import engine as engines
+from deepcoder_trainer.sampler.errors import WeightsLost
 from deepcoder_trainer.sampler.settings import EngineSettings
 from deepcoder_trainer.sampler.waves import Waves
 from deepcoder_trainer.types import Generation, GenerationRequest, WeightRefs
@@ -82,10 +84,23 @@ class SamplerActor:
 def _fetcher(chunk: Any) -> Any:
     async def fetch() -> Any:
         if isinstance(chunk, ray.ObjectRef):
-            return await asyncio.wait_for(asyncio.wrap_future(chunk.future()), FETCH_SECONDS)
+            return await arrived(asyncio.wrap_future(chunk.future()))
         return chunk
 
     return fetch
+
+
+async def arrived(chunk: Awaitable[Any]) -> Any:
+    """A chunk from the object store; raises `WeightsLost` if it is there for nobody any more.
+
+    That it does not come in time is this node's own trouble: another sampler may get it.
+    """
+    try:
+        return await asyncio.wait_for(chunk, FETCH_SECONDS)
+    except ObjectFetchTimedOutError:
+        raise
+    except (ObjectLostError, RayActorError, RayTaskError) as error:
+        raise WeightsLost(f"weights were lost with the learner that exported them: {error}") from None
 
 
 def create_actor(files: Mapping[str, bytes], settings: EngineSettings) -> Any:

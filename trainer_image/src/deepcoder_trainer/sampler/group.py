@@ -1,11 +1,12 @@
 """Several samplers behind one face: the least loaded gets the next request, a dead one's requests go to others.
 
 The group knows the newest weights, so a replacement sampler gets them before its first request. A request moves at
-most `MOVES` times; when no sampler is left and no replacement starts in time, the error reaches the controller and
-ends the attempt, to be resumed elsewhere. Responses are never stitched together from two samplers: what moves is
-sampled anew. A sampler that hangs is one that answers nothing, whoever asked, for longer than its longest response can
-take, or for most of the time after which the stage counts as stalled: the queue within it moves as long as any response
-comes back.
+most `MOVES` times, and a sampler is replaced at most `REPLACEMENTS` times in a row without a response between, after
+longer and longer pauses. When none is left, or the newest weights are gone for everybody, the error reaches the
+controller and ends the attempt, to be resumed elsewhere. Responses are never stitched together from two samplers: what
+moves is sampled anew. A sampler that hangs is one that answers nothing, whoever asked, for longer than its longest
+response can take, or for most of the time after which the stage counts as stalled: the queue within it moves as long
+as any response comes back.
 """
 
 from __future__ import annotations
@@ -18,12 +19,17 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from deepcoder_trainer.sampler.errors import WeightsLost
 from deepcoder_trainer.types import Generation, GenerationRequest, SamplerLost, Wave, WeightRefs
 
 log = logging.getLogger(__name__)
 
 MOVES = 3
 """Samplers one request may lose before the loss is the caller's."""
+REPLACEMENTS = 4
+"""Times in a row that a sampler is replaced before one of them has answered a request; then its place stays empty."""
+PAUSE_SECONDS = 5.0
+"""Pause before the second replacement in a row; it doubles with each further one."""
 START_SECONDS = 900.0
 """Longest time a sampler may take to start, its node's arrival included."""
 UPDATE_SECONDS = 600.0
@@ -35,7 +41,7 @@ TOKEN_SECONDS = 0.25
 
 
 class Engine(Protocol):
-    """One sampler as the group sees it; every call may raise SamplerLost."""
+    """One sampler as the group sees it; every call may raise SamplerLost, an update also WeightsLost."""
 
     async def start(self) -> None:
         """Start; called once."""
@@ -59,6 +65,8 @@ class _Member:
     engine: Engine
     number: int
     longest_silence: float
+    losses: int = 0
+    """Samplers in its place that were lost before it without having answered."""
     load: int = 0
     """Tokens that were asked of it and have not come back."""
     version: int | None = None
@@ -80,6 +88,7 @@ class _Member:
                 await asyncio.wait({response}, timeout=left)
             generation = response.result()
             self.answered_at = loop.time()
+            self.losses = 0
             return generation
         finally:
             self.load -= request.max_tokens
@@ -103,6 +112,8 @@ class SamplerGroup:
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     _made: int = 0
     _failure: BaseException | None = None
+    _unfetchable: WeightsLost | None = None
+    """Why nobody can get the newest weights any more."""
     _closed: bool = False
     restarts: int = 0
     """Samplers that were replaced."""
@@ -133,8 +144,11 @@ class SamplerGroup:
         raise AssertionError("unreachable")
 
     async def update_weights(self, refs: WeightRefs, version: int) -> None:
-        """Load new weights into every engine; those that fail are replaced, and get them when they are up."""
-        self._weights = (refs, version)
+        """Load new weights into every engine; those that fail are replaced, and get them when they are up.
+
+        Raises `WeightsLost` when the weights are gone with the learner, `SamplerLost` when no engine can load them.
+        """
+        self._weights, self._unfetchable = (refs, version), None
         await asyncio.gather(*(self._update(member) for member in list(self._members)))
         await self._pick()  # at least one has them
 
@@ -154,13 +168,15 @@ class SamplerGroup:
                 ready = [m for m in self._members if self._weights is None or m.version == self._weights[1]]
                 if ready:
                     return min(ready, key=lambda m: (m.load, m.number))
+                if self._unfetchable is not None:
+                    raise self._unfetchable
                 if not self._members and not self._replacing:
                     raise SamplerLost(f"no sampler is left: {self._failure}")
                 await self._changed.wait()
 
-    async def _add(self) -> None:
+    async def _add(self, losses: int = 0) -> None:
         self._made += 1
-        member = _Member(self.make(), self._made, self.longest_silence)
+        member = _Member(self.make(), self._made, self.longest_silence, losses)
         try:
             async with asyncio.timeout(START_SECONDS):
                 await member.engine.start()
@@ -177,6 +193,10 @@ class SamplerGroup:
             try:
                 async with asyncio.timeout(UPDATE_SECONDS):
                     await member.engine.update_weights(refs, version, self.clear_cache)
+            except WeightsLost as error:
+                self._unfetchable = error
+                await self._notify()
+                return
             except (SamplerLost, TimeoutError) as error:
                 self._lost(member, error)
                 return
@@ -189,8 +209,7 @@ class SamplerGroup:
             return
         self._members.remove(member)
         self._failure = error
-        self.restarts += 1
-        log.warning("sampler %d was lost (%s): starting another", member.number, error)
+        log.warning("sampler %d was lost: %s", member.number, error)
         task = asyncio.get_running_loop().create_task(self._replace(member))
         self._replacing.add(task)
         task.add_done_callback(self._replacing.discard)
@@ -199,7 +218,14 @@ class SamplerGroup:
         with contextlib.suppress(Exception):
             await member.engine.close()
         try:
-            await self._add()
+            if member.losses >= REPLACEMENTS:
+                log.error("giving up sampler %d's place: %d before it were lost too", member.number, member.losses)
+                return
+            if member.losses:
+                await asyncio.sleep(PAUSE_SECONDS * 2 ** (member.losses - 1))
+            self.restarts += 1
+            log.warning("starting another sampler in place of %d", member.number)
+            await self._add(member.losses + 1)
         except Exception as error:
             self._failure = error
             log.error("no replacement for sampler %d: %s", member.number, error)
@@ -254,7 +280,7 @@ async def _answer(reference: Awaitable[Any], *, refusable: bool = False) -> Any:
         return await reference
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
-        if refusable and isinstance(cause, ValueError):
+        if isinstance(cause, WeightsLost) or (refusable and isinstance(cause, ValueError)):
             raise cause from None
         raise SamplerLost(str(cause)) from error
     except (ray.exceptions.RayActorError, ray.exceptions.RaySystemError) as error:
