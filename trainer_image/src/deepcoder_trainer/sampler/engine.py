@@ -40,6 +40,8 @@ CPU_ENVIRONMENT = {
     # written it costs microseconds a step.
     "TORCHDYNAMO_DISABLE": "1",
 }
+FINISHES = {"stop": Finish.STOP, "length": Finish.LENGTH}
+"""vLLM's reasons for the end of a response; all others (abort, error, repetition) are no end of it."""
 
 
 class Engine(Protocol):
@@ -150,14 +152,19 @@ def sampling_parameters(request: GenerationRequest) -> Any:
 
 
 def generation_from(output: Any, tokenizer: Any) -> Generation:
-    """A finished vLLM output as our value, its text decoded once."""
+    """A finished vLLM output as our value, its text decoded once.
+
+    Raises `SamplerLost` for an output that ended for a reason of the engine's: half a response is none to learn from.
+    """
     completion = output.outputs[0]
+    if completion.finish_reason not in FINISHES:
+        raise SamplerLost(f"the engine ended request {output.request_id} itself: {completion.finish_reason}")
     flat = completion.logprobs
     return Generation(
         output_ids=np.asarray(completion.token_ids, np.int32),
         # The sampled token comes first among a position's entries.
         logprobs=np.asarray([flat.logprobs[start] for start in flat.start_indices], np.float32),
-        finish=Finish.LENGTH if completion.finish_reason == "length" else Finish.STOP,
+        finish=FINISHES[completion.finish_reason],
         text=tokenizer.decode(completion.token_ids, skip_special_tokens=True),
         versions=tuple(VersionSpan(int(v.version), v.start, v.end) for v in completion.weight_versions or ()),
     )

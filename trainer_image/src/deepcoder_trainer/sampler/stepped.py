@@ -111,12 +111,18 @@ class SteppedEngine:
                 if not self._paused and engine.has_unfinished_requests():
                     for output in engine.step():
                         if output.finished:
-                            generation = generation_from(output, engine.get_tokenizer())
-                            self._waiting.pop(output.request_id).set_result(generation)
+                            self._answer(output, engine.get_tokenizer())
             self._failure = SamplerLost("the engine was closed")
         except BaseException as error:
             self._failure = error
         self._fail_rest()
+
+    def _answer(self, output: Any, tokenizer: Any) -> None:
+        response = self._waiting.pop(output.request_id)
+        try:
+            response.set_result(generation_from(output, tokenizer))
+        except SamplerLost as error:
+            response.set_exception(error)
 
     def _start(self, model: str, settings: EngineSettings) -> Any:
         from vllm.engine.arg_utils import EngineArgs
