@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from deepcoder_trainer.sampler.engine import generation_from
-from deepcoder_trainer.types import Finish, SamplerLost
+from deepcoder_trainer.sampler import engine as engine_module
+from deepcoder_trainer.sampler.engine import AsyncEngine, generation_from
+from deepcoder_trainer.types import Finish, GenerationRequest, SamplerLost
 
 
 class Words:
@@ -37,3 +40,71 @@ def test_a_response_ends_by_itself_or_at_its_limit(reason: str, finish: Finish) 
 def test_a_response_that_the_engine_cut_off_is_lost_and_not_finished(reason: str | None) -> None:
     with pytest.raises(SamplerLost, match=f"request r itself: {reason}"):
         generation_from(output(reason), Words())
+
+
+class Core:
+    """vLLM's asynchronous engine, as far as pausing goes; it takes its time over each call."""
+
+    def __init__(self) -> None:
+        self.paused = False
+        self.calls: list[str] = []
+        self.refuses = False
+
+    async def pause_generation(self, *, mode: str, clear_cache: bool) -> None:
+        await asyncio.sleep(0)
+        self.paused = True
+        self.calls.append("pause")
+
+    async def resume_generation(self) -> None:
+        await asyncio.sleep(0)
+        self.paused = False
+        self.calls.append("resume")
+
+    async def reset_prefix_cache(self, *, reset_running_requests: bool) -> None:
+        assert self.paused, "requests that run cannot be reset"
+        self.calls.append("reset")
+
+    async def add_request(self, name: str, prompt: Any, parameters: Any) -> asyncio.Queue[Any]:
+        if self.refuses:
+            raise ValueError("too long")
+        self.calls.append(name if self.paused else f"{name} runs at once")
+        return asyncio.Queue()
+
+
+@pytest.fixture
+def core(monkeypatch: pytest.MonkeyPatch) -> Core:
+    monkeypatch.setattr(engine_module, "sampling_parameters", lambda request: None)
+    monkeypatch.setattr(engine_module, "refusal", lambda error: error if isinstance(error, ValueError) else None)
+    return Core()
+
+
+def wave(*names: str) -> list[GenerationRequest]:
+    return [GenerationRequest(name, np.zeros(1, np.int32), 1, 1.0, seed=1) for name in names]
+
+
+async def test_a_wave_that_starts_during_an_update_waits_for_its_end(core: Core) -> None:
+    engine = AsyncEngine(core)
+    await engine.pause()  # as an update does before it loads anything
+    for response in await engine.begin(wave("a", "b")):
+        asyncio.ensure_future(response).cancel()
+    assert core.paused, "the weights are half loaded"
+    await engine.resume(clear_cache=True)
+    assert core.calls == ["pause", "a", "b", "reset", "resume"]
+
+
+async def test_an_update_that_begins_while_a_wave_starts_has_the_engine_paused_until_its_own_end(core: Core) -> None:
+    engine = AsyncEngine(core)
+    responses, _ = await asyncio.gather(engine.begin(wave("a", "b")), engine.pause())
+    for response in responses:
+        asyncio.ensure_future(response).cancel()
+    assert core.paused
+    await engine.resume(clear_cache=False)
+    assert not core.paused
+
+
+async def test_a_wave_that_is_refused_leaves_the_engine_running(core: Core) -> None:
+    engine = AsyncEngine(core)
+    core.refuses = True
+    with pytest.raises(ValueError, match="too long"):
+        await engine.begin(wave("a", "b"))
+    assert not core.paused

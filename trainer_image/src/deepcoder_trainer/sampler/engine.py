@@ -52,7 +52,7 @@ class Engine(Protocol):
         ...
 
     async def pause(self) -> None:
-        """Stop stepping; requests in flight are kept, new ones are accepted and wait."""
+        """Stop stepping; requests in flight are kept, new ones, even several together, are accepted and wait."""
         ...
 
     async def resume(self, *, clear_cache: bool) -> None:
@@ -171,26 +171,35 @@ def generation_from(output: Any, tokenizer: Any) -> Generation:
 
 
 class AsyncEngine:
-    """vLLM's asynchronous engine: the core and its workers in processes of their own."""
+    """vLLM's asynchronous engine: the core and its workers in processes of their own.
+
+    A wave that starts pauses it, and so does an update: it goes on when nobody has it paused any more, since an engine
+    resumed in the middle of an update would sample from half-loaded weights.
+    """
 
     def __init__(self, engine: Any) -> None:
         self._engine = engine
+        self._pauses = 0
+        self._switching = asyncio.Lock()
 
     async def begin(self, requests: Sequence[GenerationRequest]) -> list[Awaitable[Generation]]:
         """Start requests; several only begin to run when all have been added."""
-        if len(requests) > 1:
-            await self.pause()
+        if len(requests) == 1:
+            return await self._add(requests)
+        await self.pause()
         try:
-            queues = [
-                await self._engine.add_request(
-                    request.request_id, {"prompt_token_ids": request.prompt_ids.tolist()}, sampling_parameters(request)
-                )
-                for request in requests
-            ]
+            return await self._add(requests)
+        finally:
+            await self.resume(clear_cache=False)
+
+    async def _add(self, requests: Sequence[GenerationRequest]) -> list[Awaitable[Generation]]:
+        queues = []
+        try:
+            for request in requests:
+                prompt = {"prompt_token_ids": request.prompt_ids.tolist()}
+                queues.append(await self._engine.add_request(request.request_id, prompt, sampling_parameters(request)))
         except Exception as error:
             raise refusal(error) or SamplerLost(f"the engine failed: {error}") from error
-        if len(requests) > 1:
-            await self.resume(clear_cache=False)
         return [asyncio.ensure_future(self._response(queue)) for queue in queues]
 
     async def _response(self, queue: Any) -> Generation:
@@ -203,14 +212,20 @@ class AsyncEngine:
             raise refusal(error) or SamplerLost(f"the engine failed: {error}") from error
 
     async def pause(self) -> None:
-        """Freeze requests in flight."""
-        await self._engine.pause_generation(mode="keep", clear_cache=False)
+        """Freeze requests in flight; each pause needs a resume of its own."""
+        async with self._switching:
+            if not self._pauses:
+                await self._engine.pause_generation(mode="keep", clear_cache=False)
+            self._pauses += 1
 
     async def resume(self, *, clear_cache: bool) -> None:
-        """Go on."""
-        if clear_cache:
-            await self._engine.reset_prefix_cache(reset_running_requests=True)
-        await self._engine.resume_generation()
+        """Go on, unless somebody else has it paused."""
+        async with self._switching:
+            if clear_cache:
+                await self._engine.reset_prefix_cache(reset_running_requests=True)
+            self._pauses -= 1
+            if not self._pauses:
+                await self._engine.resume_generation()
 
     async def weights_call(self, method: str, **kwargs: Any) -> None:
         """One call of the weight-transfer API."""
