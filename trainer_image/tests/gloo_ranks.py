@@ -15,8 +15,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-DEADLINE_S = 120.0
-"""For one call."""
+DEADLINE_S = 300.0
+"""For one call, and for starting: on a busy machine one rank may be far behind the other."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,23 @@ class GlooRanks:
         self._calls += 1
         for pipe in self._pipes:
             pipe.send((self._calls, function, args))
+        return self._answers(function.__name__)
+
+    def close(self) -> None:
+        """End the processes; the next call starts others."""
+        for process in self._processes:
+            process.kill()
+            process.join()
+        self._processes, self._pipes = [], []
+
+    def _answers(self, what: str) -> list[Any]:
         answers: dict[int, Any] = {}
         deadline = time.monotonic() + DEADLINE_S
         try:
             while len(answers) < self.world:
                 waiting = [pipe for rank, pipe in enumerate(self._pipes) if rank not in answers]
                 ready = wait(waiting, deadline - time.monotonic())
-                assert ready, f"{function.__name__}: ranks {sorted(set(range(self.world)) - set(answers))} are silent"
+                assert ready, f"{what}: ranks {sorted(set(range(self.world)) - set(answers))} are silent"
                 for pipe in ready:
                     assert isinstance(pipe, Connection)
                     ok, answer = pipe.recv()
@@ -66,13 +76,6 @@ class GlooRanks:
             self.close()
             raise
         return [answers[rank] for rank in range(self.world)]
-
-    def close(self) -> None:
-        """End the processes; the next call starts others."""
-        for process in self._processes:
-            process.kill()
-            process.join()
-        self._processes, self._pipes = [], []
 
     def _start(self) -> None:
         if self._processes:
@@ -85,12 +88,16 @@ class GlooRanks:
             theirs.close()
             self._pipes.append(ours)
             self._processes.append(process)
+        self._answers("start")
 
 
 def _serve(rank: int, world: int, folder: str, pipe: Any) -> None:
     import torch
 
+    import deepcoder_trainer.learner.rank  # noqa: F401  what takes longest to load, so that no rank waits in a collective
+
     torch.set_num_threads(1)
+    pipe.send((True, None))
     while True:
         try:
             number, function, args = pipe.recv()

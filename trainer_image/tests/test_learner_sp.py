@@ -47,7 +47,7 @@ def start(place: Place | None, directory: Path, recipe: Recipe) -> Any:
         run_seed=0,
         accelerators=False,
         threads=1,
-        collective_timeout_s=60,
+        collective_timeout_s=240,
     )
     return (
         LearnerRank(settings, 0, 1) if place is None else LearnerRank(settings, place.rank, place.world, place.store())
@@ -160,6 +160,30 @@ def test_a_slice_without_a_response_token_and_a_row_without_any_take_part(
     assert sum(part for _, part in answers) == pytest.approx(loss, rel=1e-9)
 
 
+@pytest.fixture
+def four_ranks(two_ranks: GlooRanks, tmp_path: Path) -> Iterator[GlooRanks]:
+    two_ranks.close()  # their memory
+    ranks = GlooRanks(4, tmp_path)
+    yield ranks
+    ranks.close()
+
+
+def test_two_groups_of_two_ranks_and_one_of_four_have_the_gradients_of_one(
+    make_recipe: Callable[..., Recipe],
+    make_batch: Callable[..., Batch],
+    tiny_model: Callable[..., Path],
+    four_ranks: GlooRanks,
+) -> None:
+    batch = make_batch(seed=8, quarantined=0.1)
+    one = make_recipe(optimizer_steps=1)
+    alone, loss = gradients(None, tiny_model(), one, plan_batch(batch, one, 64, 1), True)
+    for sp in (2, 4):
+        recipe = make_recipe(optimizer_steps=1, sequence_parallel=sp)
+        answers = four_ranks.run(gradients, tiny_model(), recipe, plan_batch(batch, recipe, 11, 4), True)
+        assert_equal(answers[0][0], alone, 1e-9)
+        assert sum(part for _, part in answers) == pytest.approx(loss, rel=1e-9)
+
+
 @pytest.mark.parametrize(
     "recompute",
     [
@@ -200,7 +224,11 @@ def trained(
         learner.close()
 
 
-@pytest.mark.parametrize("switches", [{}, {"old_logprobs": "Recompute"}], ids=["behaviour", "recompute"])
+@pytest.mark.parametrize(
+    "switches",
+    [{}, {"old_logprobs": "Recompute"}, {"kl_coefficient": 0.1, "activation_offload": True}],
+    ids=["behaviour", "recompute", "reference, offloaded"],
+)
 def test_ranks_that_share_rows_train_like_one_and_their_checkpoint_loads_in_one(
     switches: dict[str, Any],
     make_recipe: Callable[..., Recipe],
