@@ -1,6 +1,9 @@
 """Documents that are stored or sent: strict reading, versions, canonical bytes, storage keys."""
 
+import json
+import math
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,16 +13,18 @@ from pydantic import ValidationError
 from deepcoder_contracts import layout
 from deepcoder_contracts.base import VersionedContract, sha256_digest
 from deepcoder_contracts.exit import ExitRecord
+from deepcoder_contracts.gate import GateRecord
 from deepcoder_contracts.judge import JudgeRequest, JudgeResponse
 from deepcoder_contracts.lineage import StoredCheckpoint, candidates, newest_checkpoint
 from deepcoder_contracts.manifest import Claim, FileEntry, RunIdentity
-from deepcoder_contracts.progress import Desired, ProgressReply
+from deepcoder_contracts.progress import Desired, ProgressReply, ProgressReport
 from deepcoder_contracts.recipe import OldLogprobs, Recipe
 from deepcoder_contracts.stage import StageConfig
 
 UID = "0f0e0d0c-0000-4000-8000-000000000001"
 RUN = RunIdentity(namespace="team", name="run", uid=UID)
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
+PROGRESS = {"ordinal": 1, "stage": "16k", "phase": "Training", "step": 3, "maxSteps": 9, "sentAt": T0}
 
 
 def stage_config(**changes: object) -> dict[str, object]:
@@ -69,6 +74,37 @@ def test_canonical_bytes_survive_a_round_trip() -> None:
     claim = Claim(run=RUN, stage="16k", ordinal=3, claimed_at=T0)
     assert Claim.from_json(claim.to_json()) == claim
     assert Claim.from_json(claim.to_json()).to_json() == claim.to_json()
+
+
+def strictly(data: bytes) -> Any:
+    """As a reader that knows no NaN and no infinity."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(data, parse_constant=refuse)
+
+
+def test_what_is_written_is_json_whatever_a_step_came_to() -> None:
+    figures = {"loss": math.nan, "grad_norm": math.inf, "kl": -math.inf, "reward_mean": 0.5}
+    report = ProgressReport.model_validate(PROGRESS | {"metrics": figures, "phaseSeconds": {"train": math.nan}})
+    assert strictly(report.to_json())["metrics"] == {"reward_mean": 0.5}
+    assert strictly(report.to_json())["phaseSeconds"] == {}
+    gate = GateRecord(met=False, values=figures, window={})
+    assert strictly(gate.to_json())["values"] == {"reward_mean": 0.5}
+    assert ProgressReport.from_json(report.to_json()) == report
+
+
+def test_what_a_later_change_of_a_document_brings_in_is_never_written_as_no_json() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        ProgressReport.model_validate(PROGRESS).model_copy(update={"metrics": {"loss": math.nan}}).to_json()
+
+
+@pytest.mark.parametrize("name", ["tisCap", "gradClip", "clipHigh", "entropyCoefficient", "klCoefficient"])
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_a_setting_is_a_finite_number(name: str, value: float) -> None:
+    with pytest.raises(ValidationError, match="finite number"):
+        Recipe.model_validate({name: value})
 
 
 def test_digest_is_of_the_bytes() -> None:

@@ -1,5 +1,7 @@
 """Gates: what is met, what is not yet, and that the recheck of a record agrees with the evaluation."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,3 +61,10 @@ def test_recheck_of_the_record_agrees_with_the_evaluation(
     condition = gate("reward_mean", op, bound, window)
     record = evaluate_gate(condition, {"reward_mean": history})
     assert recheck_gate(condition, record.values) == record.met
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("op", ["Ge", "Le"])
+def test_a_metric_that_is_no_number_meets_no_gate_and_is_not_recorded(value: float, op: str) -> None:
+    record = evaluate_gate(gate("reward_mean", op, 0.5), {"reward_mean": [value]})
+    assert (record.met, record.values) == (False, {})

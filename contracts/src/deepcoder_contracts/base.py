@@ -2,17 +2,20 @@
 
 Operator, trainer and sandbox are released together but restarted apart, so each may meet what another version
 wrote. A document therefore carries `schemaVersion`; a reader accepts its own version and the one before, and
-refuses the rest by name instead of guessing. Digests are taken over bytes as stored, never over a re-encoding:
-a pydantic upgrade that prints a float differently must not break a lineage chain.
+refuses the rest by name instead of guessing. What is written is JSON as every reader knows it, without NaN or
+infinity: settings refuse them, and figures that are no numbers are left out of their mapping. Digests are taken over
+bytes as stored, never over a re-encoding: a pydantic upgrade that prints a float differently must not break a lineage
+chain.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from pydantic.alias_generators import to_camel
 
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
@@ -20,6 +23,16 @@ Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 
 DNSLabel = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
 """A name that Kubernetes accepts as a label of a host name (RFC 1123)."""
+
+
+def _finite(figures: Any) -> Any:
+    if not isinstance(figures, dict):
+        return figures
+    return {k: v for k, v in figures.items() if not isinstance(v, float) or math.isfinite(v)}
+
+
+Figures = Annotated[dict[str, float], BeforeValidator(_finite)]
+"""Name to measured value; what is not a finite number (the loss of a step that diverged) is left out."""
 
 
 class Contract(BaseModel):
@@ -31,13 +44,13 @@ class Contract(BaseModel):
         alias_generator=to_camel,
         populate_by_name=True,
         use_attribute_docstrings=True,
-        ser_json_inf_nan="strings",
+        allow_inf_nan=False,
     )
 
     def to_json(self) -> bytes:
         """Canonical bytes: camelCase keys in sorted order, no white space, unset options left out."""
         data = self.model_dump(mode="json", by_alias=True, exclude_none=True)
-        return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
     @classmethod
     def from_json(cls, data: bytes | str) -> Self:

@@ -8,6 +8,7 @@ error: a gate on an evaluation is simply not met before the first evaluation.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
@@ -15,7 +16,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from deepcoder_contracts.base import Contract
+from deepcoder_contracts.base import Contract, Figures
 
 
 class Comparison(StrEnum):
@@ -89,7 +90,7 @@ class GateRecord(Contract):
     met: bool
     """Whether every condition held at this step."""
 
-    values: dict[str, float]
+    values: Figures
     """Metric to its mean over the condition's window, for conditions that had enough values."""
 
     window: dict[str, int]
@@ -118,7 +119,7 @@ def evaluate_gate(gate: PromoteWhen, history: Mapping[str, Sequence[float]]) -> 
     values: dict[str, float] = {}
     for condition in gate.all:
         value = window_value(condition, history)
-        if value is not None:
+        if value is not None and math.isfinite(value):
             values[condition.metric] = value
     return GateRecord(
         met=recheck_gate(gate, values),

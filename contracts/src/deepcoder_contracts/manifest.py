@@ -14,7 +14,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from deepcoder_contracts.base import Contract, Digest, DNSLabel, VersionedContract
+from deepcoder_contracts.base import Contract, Digest, DNSLabel, Figures, VersionedContract
 from deepcoder_contracts.gate import GateRecord
 
 RelativePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./=-]*$", max_length=512)]
@@ -121,7 +121,7 @@ class Manifest(VersionedContract):
     world_size: int = Field(ge=0)
     """Learner ranks that wrote it; it loads at any."""
 
-    metrics: dict[str, float] = {}
+    metrics: Figures = {}
     """Metrics of this step, or results of this evaluation."""
 
     gate: GateRecord | None = None

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from pydantic import ConfigDict, Field
 
-from deepcoder_contracts.base import Contract, Digest, DNSLabel, VersionedContract
+from deepcoder_contracts.base import Contract, Digest, DNSLabel, Figures, VersionedContract
 
 AUDIENCE = "deepcoder-operator"
 """Audience of the token that shows which pod reports: one for the API server is of no use here, nor the reverse."""
@@ -71,13 +71,13 @@ class ProgressReport(VersionedContract):
     max_steps: int = Field(ge=0)
     """Steps the stage will take."""
 
-    metrics: dict[str, float] = {}
+    metrics: Figures = {}
     """Metrics of the last step (reward_mean, truncated_ratio, response_tokens_mean, …)."""
 
     verdicts: dict[str, int] = {}
     """Programs of the last step by verdict."""
 
-    phase_seconds: dict[str, float] = {}
+    phase_seconds: Figures = {}
     """Seconds since the report before, by phase: wait_batch, train, wait_sampled, sync, evaluate, checkpoint."""
 
     latest_checkpoint: CheckpointSummary | None = None

@@ -113,7 +113,7 @@ class RopeScaling(Contract):
     type: RopeType
     """Yarn or Dynamic."""
 
-    factor: float = Field(gt=1, le=64, allow_inf_nan=False)
+    factor: float = Field(gt=1, le=64)
     """How many times the original positions the model then reaches."""
 
     original_positions: int | None = Field(default=None, ge=1, le=1_048_576)
