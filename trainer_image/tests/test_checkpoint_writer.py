@@ -64,6 +64,21 @@ async def test_weights_are_on_their_way_before_the_rest_of_the_state_is_known(
     assert writer.times is not None
 
 
+async def test_training_that_waits_for_the_save_before_stands_still(
+    make_config: Callable[..., StageConfig], tmp_path: Path
+) -> None:
+    learner = SlowLearner()
+    writer = CheckpointWriter(make_config(), learner, workdir=tmp_path / "w")  # type: ignore[arg-type]
+    await save(writer, STATE, metrics={})
+    asyncio.get_running_loop().call_later(0.3, learner.may_upload.set)
+    await save(writer, PipelineState(4, 4, 4, 16), metrics={})
+    await writer.wait()
+    assert writer.times is not None
+    assert 0.25 < writer.times.waited < 5
+    assert writer.times.stall == writer.times.waited + writer.times.copy
+    assert writer.times.copy < 0.25
+
+
 async def test_an_upload_that_failed_before_the_commit_is_the_commits_failure_and_can_be_done_again(
     make_config: Callable[..., StageConfig], tmp_path: Path
 ) -> None:

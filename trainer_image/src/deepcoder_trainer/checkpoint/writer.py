@@ -66,11 +66,19 @@ class CommittedCheckpoint:
 class SaveTimes:
     """Seconds that the last committed save took."""
 
-    stall: float
-    """While training stood still."""
+    waited: float
+    """While training stood still for the save before it, which was still on its way."""
+
+    copy: float
+    """While training stood still for the copy."""
 
     upload: float
-    """In the background."""
+    """In the background, until storage had the manifest."""
+
+    @property
+    def stall(self) -> float:
+        """While training stood still."""
+        return self.waited + self.copy
 
 
 @dataclass(frozen=True)
@@ -81,8 +89,10 @@ class _Copied:
     prefix: str
     directory: Path
     upload: asyncio.Task[list[FileEntry]]
-    stall: float
+    waited: float
+    copy: float
     began: float
+    """Clock at the beginning of the upload."""
 
 
 class CheckpointWriter:
@@ -148,14 +158,16 @@ class CheckpointWriter:
     async def copy(self, step: int) -> None:
         """Copy the learner's state aside and begin to upload it; returns when training may go on."""
         assert self._learner is not None, "an Evaluate stage has no checkpoints"
+        asked = time.monotonic()
         await self._settle(raise_always=False)
+        waited = time.monotonic() - asked
         prefix = checkpoint_dir(self._config.stage.name, step, self._config.ordinal)
         directory = self._workdir / prefix.replace("/", "-")
         began = time.monotonic()
         await self._learner.save(str(directory))
-        stall = time.monotonic() - began
+        copy = time.monotonic() - began
         upload = asyncio.create_task(self._learner.upload(str(directory), self._config.storage, prefix))
-        self._copied = _Copied(step, prefix, directory, upload, stall, time.monotonic())
+        self._copied = _Copied(step, prefix, directory, upload, waited, copy, time.monotonic())
 
     async def commit(
         self,
@@ -264,7 +276,7 @@ class CheckpointWriter:
         finally:
             await asyncio.to_thread(shutil.rmtree, copied.directory, ignore_errors=True)
         self.latest, self.parent, self.failures = committed, committed.ref, 0
-        self.times = SaveTimes(stall=copied.stall, upload=time.monotonic() - copied.began)
+        self.times = SaveTimes(copied.waited, copied.copy, upload=time.monotonic() - copied.began)
         self.on_commit(committed)
         try:
             await asyncio.to_thread(self._prune)
