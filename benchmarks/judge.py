@@ -24,6 +24,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,8 @@ PROGRAM: Final = """def main():
     n, k = map(int, input().split())
     s = k
     for i in range(n):
-        s += i * i % 7
+        j = i & 1023
+        s += j * j % 7
     print(s)
 
 
@@ -88,15 +90,22 @@ class Cell:
         return sum(self.tests if right else 1 for right in self.expected)
 
 
+def add_up(n: int) -> int:
+    """What the program adds up."""
+    s = 0
+    for i in range(n):
+        j = i & 1023
+        s += j * j % 7
+    return s
+
+
 def iterations_per_ms() -> int:
     """Return how often the program's loop runs in a millisecond here: the best of several tries."""
-    count, best = 200_000, float("inf")
-    for _ in range(5):
-        used = _cpu_now()
-        total = 0
-        for i in range(count):
-            total += i * i % 7
-        best = min(best, _cpu_now() - used)
+    count, best = 10_000, float("inf")
+    for _ in range(100):
+        used = time.process_time()
+        add_up(count)
+        best = min(best, time.process_time() - used)
     return max(1, int(count / (best * 1000)))
 
 
@@ -109,7 +118,7 @@ def make_cell(tests: int, milliseconds: int, count: int, per_ms: int, chance: ra
         cases = []
         for _ in range(tests):
             n, k = base + chance.randrange(64), chance.randrange(1000)
-            answer = k + sum(i * i % 7 for i in range(7)) * (n // 7) + sum(i * i % 7 for i in range(n % 7))
+            answer = k + add_up(1024) * (n // 1024) + add_up(n % 1024)
             cases.append(TestCase(input=f"{n} {k}", output=str(answer)))
         code = PROGRAM if right else PROGRAM.replace("s = k", "s = k + 1")
         request = JudgeRequest(id=str(index), code=code, tests=cases, time_limit_s=20)
