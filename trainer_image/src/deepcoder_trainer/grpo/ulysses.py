@@ -17,14 +17,16 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-def tokens_to_heads(query: Tensor, key: Tensor, value: Tensor, group: dist.ProcessGroup) -> tuple[Tensor, ...]:
+def tokens_to_heads(
+    query: Tensor, key: Tensor, value: Tensor, group: dist.ProcessGroup
+) -> tuple[Tensor, Tensor, Tensor]:
     """[1, heads, N / ranks, D] each, of this rank's tokens, to [1, heads / ranks, N, D] of this rank's heads."""
     ranks = group.size()
     parts = [_by_rank(x[0], ranks) for x in (query, key, value)]
     # One exchange for all three: its latency is paid once.
     received = exchange(torch.cat(parts, dim=2), group).flatten(0, 1)
-    split = received.split([part.shape[2] for part in parts], dim=1)
-    return tuple(x.transpose(0, 1).unsqueeze(0) for x in split)
+    q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in received.split([part.shape[2] for part in parts], dim=1))
+    return q, k, v
 
 
 def heads_to_tokens(attended: Tensor, group: dist.ProcessGroup) -> Tensor:
