@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +13,6 @@ from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.plan.check import check
 from deepcoder_trainer.plan.shapes import KNOWN, positions
-from deepcoder_trainer.sampler.start import start_samplers
 
 QWEN_14B = {**KNOWN["hf://deepseek-ai/DeepSeek-R1-Distill-Qwen-14B"], "max_position_embeddings": 32768}
 
@@ -86,18 +83,6 @@ def test_ranks_and_heads_must_divide_and_all_faults_are_named_at_once(config: St
         "recipe.sequenceParallel is 4, but there are 6 learners: set it to one of 1, 2, or give the stage "
         "another number of learners",
     ]
-
-
-async def test_an_attempt_is_refused_before_any_engine_is_asked_for(
-    config: StageConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def create(*args: object) -> None:
-        raise AssertionError("an engine was asked for")
-
-    monkeypatch.setattr("deepcoder_trainer.sampler.actor.create_actor", create)
-    (tmp_path / "config.json").write_text(json.dumps(QWEN_14B))
-    with pytest.raises(BadConfig, match="set it to at most 30720"):
-        await start_samplers(stage(config, context_tokens=65536), tmp_path)
 
 
 def test_a_model_without_sizes_is_refused(config: StageConfig) -> None:

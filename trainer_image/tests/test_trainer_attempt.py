@@ -26,6 +26,18 @@ from deepcoder_trainer.stopping import Stop
 from deepcoder_trainer.telemetry.samples import SampleSink
 from deepcoder_trainer.types import Outcome, Problem
 
+TINY = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "max_position_embeddings": 4096,
+    "num_hidden_layers": 2,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 64,
+    "tie_word_embeddings": False,
+}
+
 
 class StoringLearner(ScriptedLearner):
     """Has files enough for a checkpoint writer: none."""
@@ -47,6 +59,7 @@ class World:
 
     def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, every: int) -> None:
         (tmp_path / "model").mkdir()
+        (tmp_path / "model/config.json").write_text(json.dumps(TINY))
         problems = tmp_path / "problems.jsonl"
         problems.write_text(
             "".join(
@@ -146,6 +159,22 @@ async def test_a_drain_with_rollouts_that_do_not_end_stores_samples_and_metrics_
     record = await w.run()
     assert (record.reason, record.step) == ("Drained", 2)
     assert seen == [(2, True)]
+
+
+async def test_what_the_model_cannot_do_is_refused_before_a_cluster_is_asked_for(
+    world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect(resources: Any) -> None:
+        raise AssertionError("a cluster was asked for")
+
+    monkeypatch.setattr(attempt, "connect_ray", connect)
+    w = world()
+    stage = w.config.stage.model_copy(update={"context_tokens": 65536})
+    w.config = w.config.model_copy(update={"stage": stage})
+    record = await w.run()
+    assert (record.code, record.field) == (64, "stages[s].contextTokens")
+    assert "set it to at most 2048" in record.message
+    assert w.exit_record() == record
 
 
 async def test_the_exit_record_names_the_pod_that_wrote_it(

@@ -40,6 +40,8 @@ from deepcoder_trainer.judge.admission import refuse_unjudgeable
 from deepcoder_trainer.judge.backend import Judge
 from deepcoder_trainer.judge.connect import connect_judge
 from deepcoder_trainer.judge.local import LocalJudge
+from deepcoder_trainer.modelconfig import read_model_config
+from deepcoder_trainer.plan.check import check
 from deepcoder_trainer.ports import Ending, Evaluate, Observer
 from deepcoder_trainer.problems.dataset import load_dataset
 from deepcoder_trainer.problems.prompt import EncodedProblems, encode_problems
@@ -150,6 +152,7 @@ class Attempt:
         await self._writer.claim()
         reward = await self._reward(stack)
         model_dir = await abandonable(self._sources.model, config.model)
+        check(config, read_model_config(model_dir))
         tokenizer = await abandonable(load_tokenizer, model_dir)
         # Not in a thread that ends: the processes of a cluster of our own end with the thread that started them.
         await asyncio.to_thread(connect_ray, self._machine)

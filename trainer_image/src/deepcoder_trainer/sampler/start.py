@@ -9,7 +9,6 @@ from pathlib import Path
 from deepcoder_contracts.recipe import Order
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.modelconfig import read_model_config
-from deepcoder_trainer.plan.check import check
 from deepcoder_trainer.sampler.group import ActorEngine, SamplerGroup
 from deepcoder_trainer.sampler.settings import engine_settings
 from deepcoder_trainer.seeds import seed
@@ -42,12 +41,10 @@ def engine_seed(config: StageConfig, number: int) -> int:
 
 
 async def start_samplers(config: StageConfig, model_dir: Path) -> SamplerGroup:
-    """Start `stage.resources.samplers` engines; raises BadConfig for a model that does not fit the stage."""
+    """Start `stage.resources.samplers` engines."""
     from deepcoder_trainer.sampler.actor import create_actor
 
-    model_config = read_model_config(model_dir)
-    check(config, model_config)
-    settings = engine_settings(config, model_config)
+    settings = engine_settings(config, read_model_config(model_dir))
     files = model_files(model_dir)
     numbers = itertools.count()
 
