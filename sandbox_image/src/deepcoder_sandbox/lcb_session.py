@@ -12,6 +12,7 @@ failures.
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
 import select
@@ -65,18 +66,17 @@ def judge_in_one_process(zygote: ZygoteProcess, submission: Submission, deadline
     request = submission.request
     source, name = request.code.encode(), (request.fn_name or "").encode()
     longest = max(len(test.input.encode()) for test in submission.tests)
+    room = longest if longest > INLINE_BYTES else 0
     with (
-        MemoryFile("code", source + name, capacity=len(source + name)) as code,
-        MemoryFile("input", capacity=longest) as given,
+        MemoryFile("given", source + name, capacity=len(source + name) + room) as given,
         MemoryFile("output") as output,
         _control() as (ours, theirs),
-        _null() as null,
     ):
         bounds = limits.of_all_tests(
             request.time_limit_s, len(submission.tests), request.memory_limit_mb, submission.output_bytes
         )
-        files = [null, null, null, theirs.fileno(), code.fileno(), given.fileno(), output.fileno()]
-        session = _Session(zygote, submission, bounds, ours, given, output, deadline)
+        files = [_null(), _null(), _null(), theirs.fileno(), given.fileno(), output.fileno()]
+        session = _Session(zygote, submission, bounds, ours, given, len(source + name), output, deadline)
         session.ask(submission.tests[0].input)
         zygote.start_run(Job(request.kind, bounds, len(source), len(name)), files)
         theirs.close()
@@ -94,13 +94,10 @@ def _control() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield ours, theirs
 
 
-@contextmanager
-def _null() -> Iterator[int]:
-    descriptor = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+@functools.cache
+def _null() -> int:
+    """A descriptor of /dev/null, this process's for good."""
+    return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
 
 
 class _Died(Exception):
@@ -126,6 +123,8 @@ class _Session:
     bounds: RunLimits
     control: socket.socket
     given: MemoryFile
+    given_at: int
+    """Where in that an input begins: behind the program."""
     output: MemoryFile
     deadline: float
     verdicts: list[TestVerdict] = field(default_factory=list)
@@ -178,7 +177,7 @@ class _Session:
 
     def _put(self, given: bytes) -> None:
         try:
-            self.given.overwrite(given)
+            self.given.overwrite(given, self.given_at)
         except OSError as error:
             if error.errno in _JUDGES_OWN:
                 raise

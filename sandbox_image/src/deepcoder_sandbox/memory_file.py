@@ -34,11 +34,11 @@ class MemoryFile:
             os.close(self._fd)
             raise
 
-    def _write(self, content: bytes) -> None:
-        """Write at the start, leaving the offset there."""
+    def _write(self, content: bytes, at: int = 0) -> None:
+        """Write, leaving the offset where it is."""
         view, offset = memoryview(content), 0
         while offset < len(content):
-            offset += os.pwrite(self._fd, view[offset:], offset)
+            offset += os.pwrite(self._fd, view[offset:], at + offset)
 
     def fileno(self) -> int:
         """Its descriptor."""
@@ -69,9 +69,9 @@ class MemoryFile:
             left -= len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def overwrite(self, content: bytes) -> None:
-        """Write `content` at the start; what is beyond it stays."""
-        self._write(content)
+    def overwrite(self, content: bytes, at: int) -> None:
+        """Write `content` at an offset; what is beyond it stays."""
+        self._write(content, at)
 
     def __enter__(self) -> Self:
         return self

@@ -16,8 +16,8 @@ from typing import NoReturn
 from deepcoder_sandbox.worker import livecodebench
 from deepcoder_sandbox.worker.packets import IN_FILE, INLINE, INLINE_BYTES, PREPARED, SESSION_BYTES, STARTED, Job
 
-NULL_IN, NULL_OUT, NULL_ERROR, CONTROL, CODE, INPUT, OUTPUT = range(7)
-"""Descriptors of a session's runner."""
+NULL_IN, NULL_OUT, NULL_ERROR, CONTROL, GIVEN, OUTPUT = range(6)
+"""Descriptors of a session's runner; what is given is the program, and behind it a long input."""
 
 
 def prepare_zygote() -> None:
@@ -36,7 +36,8 @@ def run(job: Job) -> NoReturn:
 
 
 def _serve(source_bytes: int, name_bytes: int) -> None:
-    content = os.pread(CODE, source_bytes + name_bytes, 0)
+    given_at = source_bytes + name_bytes
+    content = os.pread(GIVEN, given_at, 0)
     source, fn_name = content[:source_bytes].decode(), content[source_bytes:].decode() or None
     packet = os.read(CONTROL, SESSION_BYTES)  # left unread at our end, it would take our last packet with it
     os.write(CONTROL, STARTED)  # from here on the judge knows this process, and keeps its time
@@ -49,7 +50,7 @@ def _serve(source_bytes: int, name_bytes: int) -> None:
     os.write(CONTROL, PREPARED)
     run_one = livecodebench.call_once if fn_name else livecodebench.run_once
     while packet:
-        given = packet[1:] if packet[:1] == INLINE else os.pread(INPUT, int(packet[1:]), 0)
+        given = packet[1:] if packet[:1] == INLINE else os.pread(GIVEN, int(packet[1:]), given_at)
         done = run_one(called, given.decode())
         os.write(CONTROL, _told(done) if isinstance(done, bytes) else json.dumps(done).encode())
         packet = os.read(CONTROL, SESSION_BYTES)
