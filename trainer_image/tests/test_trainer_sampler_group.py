@@ -124,7 +124,6 @@ async def test_silence_is_told_before_the_operator_counts_the_stage_as_stalled(
     async def up(group: SamplerGroup) -> None: ...
 
     monkeypatch.setattr(start_module, "read_model_config", lambda folder: None)
-    monkeypatch.setattr(start_module, "check", lambda config, model: None)
     monkeypatch.setattr(start_module, "engine_settings", lambda config, model: None)
     monkeypatch.setattr(SamplerGroup, "start", up)
     group = await start_module.start_samplers(make_config(), tmp_path)
