@@ -251,9 +251,14 @@ def row(mode: Mode, m: Measured) -> str:
     )
 
 
-def page(trace: Trace, scale: float | None, measured: dict[str, Measured], summary: dict[str, Any]) -> str:
-    """The dated page."""
+def commit() -> str:
+    """What is checked out; to be asked at the start, since it may change within minutes."""
     git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return git.stdout.strip() or "unknown"
+
+
+def page(code: str, trace: Trace, scale: float | None, measured: dict[str, Measured], summary: dict[str, Any]) -> str:
+    """The dated page."""
     s = trace.seconds
     own = "" if scale is None else f": {scale:.0f} times its share beside GPUs of these speeds"
     clock = "on a virtual clock" if scale is None else f"time {scale:.0f} times faster than theirs"
@@ -268,7 +273,7 @@ def page(trace: Trace, scale: float | None, measured: dict[str, Measured], summa
     )
     return f"""# The pipeline, {datetime.date.today().isoformat()}
 
-Commit {git.stdout.strip() or "unknown"}, {os.cpu_count()} cores ({platform.machine()}), Python
+Commit {code}, {os.cpu_count()} cores ({platform.machine()}), Python
 {platform.python_version()}, load average at the end {os.getloadavg()[0]:.1f}; {clock}.
 `make bench-pipeline` repeats it, `benchmarks/pipeline.py` says what is measured, `benchmarks/pipeline.json` with what.
 
@@ -317,13 +322,13 @@ def main() -> int:
     parser.add_argument("--prompts", type=int, help="prompts of a step; default: as in pipeline.json")
     parser.add_argument("--page", type=Path, help="write a dated page here")
     options = parser.parse_args()
-    trace, scale = read_trace(options.steps, options.prompts)
+    code, (trace, scale) = commit(), read_trace(options.steps, options.prompts)
     print(HEADER, flush=True)
     measured = measure(trace, None if options.virtual else scale)
     summary = {**summarize(measured, options.virtual), "of_bound_at_other_speeds": elsewhere(trace)}
     if options.page:
         options.page.parent.mkdir(parents=True, exist_ok=True)
-        options.page.write_text(page(trace, None if options.virtual else scale, measured, summary))
+        options.page.write_text(page(code, trace, None if options.virtual else scale, measured, summary))
     print(json.dumps(summary))
     return 1 if summary["unmet"] else 0
 
