@@ -1,4 +1,4 @@
-"""The command line: `run`, `drain`, `verify`, `evaluate`, `report`, `make-demo`.
+"""The command line: `run`, `drain`, `verify`, `evaluate`, `report`, `plan`, `make-demo`.
 
 Exit status 0 done, 64 bad configuration or usage, 75 stopped on request or for want of judges (run again to go on),
 anything else a crash. Only what a command needs is imported, and nothing heavy before its input is known to be good.
@@ -29,6 +29,7 @@ _COMMANDS = {
     "verify": ("deepcoder_trainer.checkpoint.cli", "walk a checkpoint's lineage and check every link"),
     "evaluate": ("deepcoder_trainer.evaluation.cli", "measure a model on problem sets"),
     "report": ("deepcoder_trainer.report.cli", "show what a run came to: curves, evaluations, lineage"),
+    "plan": ("deepcoder_trainer.plan.cli", "say whether a run fits so many GPUs, and what to change"),
     "make-demo": ("deepcoder_trainer.demo.make", "make the demo's problems, tokenizer and warm-started model"),
 }
 

@@ -14,6 +14,7 @@ from deepcoder_contracts.stage import StageConfig, StageType
 from deepcoder_contracts.supported import Refusal
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.grpo.flops import ModelShape, sp_refusals
+from deepcoder_trainer.modelconfig import rope_entries
 from deepcoder_trainer.plan.shapes import model_shape, positions
 from deepcoder_trainer.sampler.settings import engine_settings
 
@@ -25,7 +26,8 @@ def check(config: StageConfig, model_config: Mapping[str, Any]) -> None:
     longest = engine_settings(config, model_config).max_model_len
     context = longest - config.recipe.max_prompt_tokens
     field = f"{where}.contextTokens" if context == stage.context_tokens else f"{where}.evaluate.contextTokens"
-    found = [*length_refusals(model_config, config.recipe, context, field), *tp_refusals(shape, config.recipe)]
+    scaled = {**model_config, **rope_entries(model_config, stage.rope)}
+    found = [*length_refusals(scaled, config.recipe, context, field), *tp_refusals(shape, config.recipe)]
     if stage.type is StageType.TRAIN:
         found += rank_refusals(shape, config.recipe, stage.resources.learners)
     if found:
@@ -43,7 +45,7 @@ def length_refusals(config: Mapping[str, Any], recipe: Recipe, context: int, fie
         field,
         f"{field} is {context}: with recipe.maxPromptTokens {recipe.max_prompt_tokens} a sequence has up to {longest} "
         f"tokens, but the model has {int(reach)} positions (max_position_embeddings of its config.json): {mend}, or "
-        "use a model that reaches further",
+        "give the stage a rope scaling, or use a model that reaches further",
     )
 
 

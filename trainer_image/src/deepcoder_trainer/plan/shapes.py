@@ -101,5 +101,6 @@ def positions(config: Mapping[str, Any]) -> float:
     reached = float(config.get("max_position_embeddings") or math.inf)
     scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if scaling.get("rope_type", scaling.get("type")) in _STRETCHED:
-        reached *= float(scaling.get("factor") or 1)
+        original = float(scaling.get("original_max_position_embeddings") or reached)
+        reached = original * float(scaling.get("factor") or 1)
     return max(reached, float(config.get("model_max_length") or 0))

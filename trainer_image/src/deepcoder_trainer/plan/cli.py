@@ -1,0 +1,96 @@
+"""`deepcoder-trainer plan FILE`: what a run would take on so many GPUs, before anybody asks for them.
+
+Exit status 0 when some split works as the file stands, else 64: the table says what to change. Nothing is started,
+fetched, or imported that is heavy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from deepcoder_contracts.exit import ExitCode
+from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.plan.document import read_planned
+from deepcoder_trainer.plan.memory import GB, checkpoint_bytes, element_bytes
+from deepcoder_trainer.plan.shapes import model_config, parameters
+from deepcoder_trainer.plan.splits import Question, Split, changes_for_any, gigabytes, sequences, splits
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument("file", type=Path, metavar="FILE", help="DeepCoderRun, LocalRun or StageConfig")
+    parser.add_argument("--gpus", type=int, nargs="+", default=[8, 16, 32], help="numbers of GPUs (default 8 16 32)")
+    parser.add_argument("--memory", type=float, default=80, help="GB (10^9 bytes) of one GPU (default 80)")
+    parser.add_argument("--model-config", type=Path, metavar="FILE", help="config.json of a model not known here")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Print the table; the exit status."""
+    if options.memory <= 0:
+        raise BadConfig(f"--memory {options.memory:g}: give the GB of one GPU")
+    if min(options.gpus) < 2:
+        raise BadConfig(f"--gpus {min(options.gpus)}: learners and samplers need one each, give 2 or more")
+    planned = read_planned(options.file)
+    question = Question(planned, model_config(planned.model.uri, options.model_config), options.memory * GB)
+    found = {gpus: splits(question, gpus) for gpus in options.gpus}
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140, highlight=False, markup=False)
+    common = changes_for_any(question)
+    for line in [*_heading(question), *(f"to change: {change}" for change in common)]:
+        console.print(line)
+    console.print(_table(question, found))
+    for line in _beside(question, found):
+        console.print(line)
+    works = not common and any(not way.changes for ways in found.values() for way in ways)
+    return ExitCode.DONE if works else ExitCode.BAD_CONFIG
+
+
+def _heading(question: Question) -> list[str]:
+    recipe, (context, field) = question.recipe, question.planned.sampled
+    lines = [f"{question.planned.model.uri}: {parameters(question.shape) / 1e9:.2f} B parameters"]
+    if (trained := question.planned.trained) is not None:
+        lines.append(
+            f"trained on up to {recipe.max_prompt_tokens + trained.context_tokens} tokens (stages[{trained.name}]), "
+            f"sequenceParallel {recipe.sequence_parallel}, activationOffload {str(recipe.activation_offload).lower()}"
+        )
+    sampled = f"sampled up to {recipe.max_prompt_tokens + context} tokens ({field})"
+    held = f"an engine holds {sequences(question)} such sequences at once"
+    return [*lines, f"{sampled}, tensorParallel {recipe.tensor_parallel}: {held}"]
+
+
+def _table(question: Question, found: dict[int, list[Split]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in ("GPUs", "learners", "sampler GPUs", f"GB a learner of {question.memory / GB:g}"):
+        table.add_column(name, justify="right")
+    table.add_column("what to change")
+    for gpus, ways in found.items():
+        for way in ways:
+            table.add_row(
+                str(gpus),
+                str(way.learners),
+                str(way.sampler_gpus),
+                gigabytes(way.memory.total) if way.memory else "-",
+                "; ".join(way.changes) or "nothing: it fits",
+            )
+    return table
+
+
+def _beside(question: Question, found: dict[int, list[Split]]) -> list[str]:
+    size = checkpoint_bytes(question.shape)
+    weights = element_bytes(question.recipe) * parameters(question.shape)
+    lines = [f"object store of each node, while weights go to the samplers: {gigabytes(weights)} GB"]
+    if question.planned.trained is not None:
+        parts = [size / way.learners for ways in found.values() for way in ways]
+        lines.append(
+            f"a checkpoint: {gigabytes(size)} GB, of which each learner writes {gigabytes(min(parts))} to "
+            f"{gigabytes(max(parts))} GB to its node's disk before it uploads them"
+        )
+        host = max((way.memory.host for ways in found.values() for way in ways if way.memory), default=0.0)
+        if host:
+            lines.append(f"pinned host memory of each learner, for offloaded activations: {gigabytes(host)} GB")
+    lines.append("Reckoned from sizes, not measured: memory_peak_bytes of the first step has the truth.")
+    return lines

@@ -1,0 +1,92 @@
+"""What a plan reads of a run's file: model, recipe and lengths, of a DeepCoderRun, a LocalRun or a StageConfig alike.
+
+Everything else is passed over, so that a manifest with pods and buckets can be planned for without a cluster.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+from deepcoder_contracts.recipe import Recipe
+from deepcoder_contracts.stage import StageType
+from deepcoder_trainer.config import explain
+from deepcoder_trainer.errors import BadConfig
+
+KINDS = ("DeepCoderRun", "LocalRun", "StageConfig")
+
+
+class _Read(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True, alias_generator=to_camel)
+
+
+class _Model(_Read):
+    uri: str
+
+
+class _Evaluation(_Read):
+    context_tokens: int | None = Field(default=None, ge=1)
+
+
+class PlannedStage(_Read):
+    """A stage's lengths."""
+
+    name: str
+    type: StageType = StageType.TRAIN
+    context_tokens: int = Field(ge=1)
+    evaluate: _Evaluation | None = None
+
+    @property
+    def longest(self) -> tuple[int, str]:
+        """Longest response that is sampled, and the field that says so."""
+        where = f"stages[{self.name}]"
+        evaluated = (self.evaluate.context_tokens if self.evaluate else None) or 0
+        if evaluated > self.context_tokens:
+            return evaluated, f"{where}.evaluate.contextTokens"
+        return self.context_tokens, f"{where}.contextTokens"
+
+
+class Planned(_Read):
+    """What decides how much memory a run takes."""
+
+    model: _Model
+    recipe: Recipe = Recipe()
+    stages: Annotated[list[PlannedStage], Field(min_length=1)]
+
+    @property
+    def trained(self) -> PlannedStage | None:
+        """The Train stage with the longest responses, if any."""
+        train = [stage for stage in self.stages if stage.type is StageType.TRAIN]
+        return max(train, key=lambda stage: stage.context_tokens, default=None)
+
+    @property
+    def sampled(self) -> tuple[int, str]:
+        """Longest response of all stages, and the field that says so."""
+        return max((stage.longest for stage in self.stages), key=lambda found: found[0])
+
+
+def read_planned(path: Path) -> Planned:
+    """The run in a file; raises `BadConfig` that names every field at fault."""
+    try:
+        document = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadConfig(f"{path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise BadConfig(f"{path} is neither JSON nor YAML: {error}") from error
+    if not isinstance(document, dict) or (kind := document.get("kind", "StageConfig")) not in KINDS:
+        raise BadConfig(f"{path} holds no run: give a file of kind {', '.join(KINDS)}", field="kind")
+    fields: Any = document
+    if kind == "DeepCoderRun":
+        fields = document.get("spec")
+    elif kind == "StageConfig":
+        fields = {**document, "stages": [document["stage"]] if "stage" in document else []}
+    if not isinstance(fields, dict):
+        raise BadConfig(f"{path}: spec is missing", field="spec")
+    try:
+        return Planned.model_validate(fields)
+    except ValidationError as error:
+        raise explain(error, fields) from None

@@ -1,0 +1,111 @@
+"""Bytes that a learner rank and a sampler need, from the model's shape and the recipe: a sum of named parts.
+
+Each part is what the code keeps at the worst moment, in the middle of a backward pass; `SLACK` stands for what no
+formula knows (context, communication buffers, fragmentation). No part was measured on a GPU here: a plan that leaves
+a few GB is a start, and the metric `memory_peak_bytes` of the first step has the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from deepcoder_contracts.recipe import Precision, Recipe
+from deepcoder_trainer.grpo.flops import ModelShape
+from deepcoder_trainer.plan.shapes import parameters, root_matrices
+from deepcoder_trainer.sampler.settings import kv_bytes_per_token
+
+GB = 1e9
+SLACK = 5 * GB
+"""A device's share that is left to what is not counted."""
+MINIMUM_TOKENS = 8192
+"""Least default token budget of a micro-batch."""
+HEAD_ROWS, HEAD_BLOCK = 4096, 16_384
+"""Tile of the fused head: positions by a part of the vocabulary."""
+ENGINE_SHARE = 0.9
+"""Share of a GPU that a vLLM engine takes."""
+
+
+@dataclass(frozen=True)
+class LearnerMemory:
+    """Bytes of one rank, by what they are for."""
+
+    state: float
+    """Weights, gradients and AdamW's moments in float32, and the reference model of a KL penalty: sharded."""
+
+    kept: float
+    """What each layer keeps for the backward pass: its input and its attention's output."""
+
+    layer: float
+    """One layer's activations, computed again."""
+
+    gathered: float
+    """Whole weights: two layers, embedding and head."""
+
+    gradients: float
+    """Whole gradients on their way to their shards: a layer's and the head's."""
+
+    head: float
+    """Tiles of the fused head."""
+
+    root: float
+    """At the end of the backward pass, instead of the last five: embedding and head, their gradients and the sum."""
+
+    host: float
+    """Pinned host memory of offloaded activations."""
+
+    @property
+    def total(self) -> float:
+        """Device memory at the worst moment."""
+        backward = self.kept + self.layer + self.gathered + self.gradients + self.head
+        return self.state + max(backward, self.root) + SLACK
+
+
+def tokens_on_device(recipe: Recipe, context_tokens: int) -> int:
+    """Token budget of a micro-batch on one device: as set, or its share of one sequence of the longest length."""
+    longest = recipe.max_prompt_tokens + context_tokens
+    return recipe.tokens_per_device or max(MINIMUM_TOKENS, -(-longest // recipe.sequence_parallel))
+
+
+def element_bytes(recipe: Recipe) -> int:
+    """Bytes of a number in the forward and backward pass."""
+    return 4 if recipe.precision is Precision.FLOAT32 else 2
+
+
+def learner_memory(shape: ModelShape, recipe: Recipe, ranks: int, context_tokens: int) -> LearnerMemory:
+    """What one of `ranks` learners needs for micro-batches of the longest sequence."""
+    tokens, width = tokens_on_device(recipe, context_tokens), element_bytes(recipe)
+    queries = shape.heads * shape.head_dim
+    projections = queries + 2 * shape.kv_heads * shape.head_dim
+    kept = float(tokens * width * (shape.hidden + queries))
+    # Gate, up and their products; projections before and after rotation; inputs of norms and blocks, norms in float32.
+    numbers = 4 * shape.intermediate + 2 * projections + 4 * shape.hidden
+    root = root_matrices(shape)
+    offload = recipe.activation_offload
+    return LearnerMemory(
+        state=(16 + (4 if recipe.kl_coefficient else 0)) * parameters(shape) / ranks,
+        kept=kept * (2 if offload else shape.layers),
+        layer=float(tokens * (width * numbers + 2 * 4 * shape.hidden)),
+        gathered=float(width * (2 * shape.layer_matrices + root)),
+        gradients=float((width + 4) * shape.layer_matrices + width * shape.head_matrix),
+        head=float(2 * 4 * HEAD_BLOCK * shape.hidden + 4 * tokens * shape.hidden + 6 * HEAD_ROWS * HEAD_BLOCK),
+        root=float((2 * width + 4) * root),
+        host=kept * shape.layers if offload else 0.0,
+    )
+
+
+def sequences_at_once(
+    shape: ModelShape, config: Mapping[str, Any], recipe: Recipe, context_tokens: int, memory: float
+) -> int:
+    """Sequences of the longest length that fit one engine's keys and values at once; `memory` is of one GPU."""
+    devices = recipe.tensor_parallel
+    free = devices * (ENGINE_SHARE * memory - SLACK) - element_bytes(recipe) * parameters(shape)
+    dtype = "float32" if recipe.precision is Precision.FLOAT32 else "bfloat16"
+    each = kv_bytes_per_token(config, dtype) * (recipe.max_prompt_tokens + context_tokens)
+    return max(0, int(free // each))
+
+
+def checkpoint_bytes(shape: ModelShape) -> float:
+    """One checkpoint: weights and AdamW's moments in float32."""
+    return 12.0 * parameters(shape)

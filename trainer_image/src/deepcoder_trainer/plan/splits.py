@@ -1,0 +1,148 @@
+"""Ways to split a number of GPUs between learners and samplers, whether each fits, and what to change where not.
+
+A change is searched for and not guessed: the least one that the same arithmetic finds to fit, in the order in which
+it costs speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from deepcoder_contracts.recipe import Recipe
+from deepcoder_trainer.grpo.flops import ModelShape, sp_refusals
+from deepcoder_trainer.plan.check import length_refusals, rank_refusals, tp_refusals
+from deepcoder_trainer.plan.document import Planned
+from deepcoder_trainer.plan.memory import GB, LearnerMemory, learner_memory, sequences_at_once
+from deepcoder_trainer.plan.shapes import model_shape
+
+LEARNER_SHARES = (1 / 4, 3 / 8, 1 / 2)
+"""Shares of the GPUs that learn: sampling takes longer than training, the more so the longer responses get."""
+
+MOST_LEARNERS = 4096
+"""Learners that a stage can have."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """One way to use the GPUs, and what came of the arithmetic."""
+
+    learners: int
+    sampler_gpus: int
+    memory: LearnerMemory | None
+    """Of one learner; None where nothing is trained."""
+
+    changes: tuple[str, ...]
+    """What to change before it can work; empty where it fits."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What all splits of a plan share."""
+
+    planned: Planned
+    model_config: Mapping[str, Any]
+    memory: float
+    """Bytes of one GPU."""
+
+    @property
+    def shape(self) -> ModelShape:
+        """The model's."""
+        return model_shape(self.model_config)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The run's."""
+        return self.planned.recipe
+
+
+def splits(question: Question, gpus: int) -> list[Split]:
+    """The ways to split `gpus`; where nothing is trained, all sample."""
+    if question.planned.trained is None:
+        return [split(question, 0, gpus)]
+    counts = sorted({max(1, round(gpus * share)) for share in LEARNER_SHARES})
+    return [split(question, learners, gpus - learners) for learners in counts]
+
+
+def split(question: Question, learners: int, sampler_gpus: int) -> Split:
+    """One split, reckoned."""
+    recipe, shape = question.recipe, question.shape
+    changes: list[str] = []
+    if sampler_gpus < recipe.tensor_parallel or sampler_gpus % recipe.tensor_parallel:
+        changes.append(
+            f"{sampler_gpus} sampler GPUs do not divide into engines of recipe.tensorParallel "
+            f"{recipe.tensor_parallel}: split them otherwise"
+        )
+    memory = None
+    if (trained := question.planned.trained) is not None:
+        memory = learner_memory(shape, recipe, learners, trained.context_tokens)
+        refused = [r.message for r in rank_refusals(shape, recipe, learners)]
+        changes += refused
+        if memory.total > question.memory and not refused:
+            changes.append(_learner_change(question, learners, trained.context_tokens))
+    return Split(learners, sampler_gpus, memory, tuple(changes))
+
+
+def changes_for_any(question: Question) -> list[str]:
+    """What to change however the GPUs are split."""
+    context, field = question.planned.sampled
+    changes = [r.message for r in length_refusals(question.model_config, question.recipe, context, field)]
+    changes += [r.message for r in tp_refusals(question.shape, question.recipe)]
+    if not sequences(question):
+        changes.append(_engine_change(question, context, field))
+    return changes
+
+
+def sequences(question: Question) -> int:
+    """Longest sequences that one engine holds at once."""
+    context, _ = question.planned.sampled
+    return sequences_at_once(question.shape, question.model_config, question.recipe, context, question.memory)
+
+
+def _learner_change(question: Question, learners: int, context: int) -> str:
+    """The least change with which a learner's memory is enough."""
+    shared = [n for n in (1, 2, 4, 8) if not any(sp_refusals(question.shape, n))]
+
+    def cheaper(ranks: int) -> Iterator[Recipe]:
+        """Recipes that take less memory, the fastest first: offloading costs less than sharing sequences does."""
+        least = question.recipe.model_copy(update={"tokens_per_device": None})  # one longest sequence
+        yield least
+        for sp in (n for n in shared if n >= least.sequence_parallel and not ranks % n):
+            for offload in sorted({least.activation_offload, True}):
+                yield least.model_copy(update={"sequence_parallel": sp, "activation_offload": offload})
+
+    for ranks in range(learners, MOST_LEARNERS):
+        for recipe in cheaper(ranks):
+            if learner_memory(question.shape, recipe, ranks, context).total <= question.memory:
+                settings = _written(question.recipe, recipe)
+                if ranks == learners:
+                    return f"set {settings}"
+                return f"give it {ranks} learners" + (f", and set {settings}" if settings else "")
+    return "no number of learners is enough: lower contextTokens, or use GPUs with more memory (--memory)"
+
+
+def _written(before: Recipe, after: Recipe) -> str:
+    """What differs, as it is written in a file."""
+    fields = {
+        "tokensPerDevice: null": before.tokens_per_device != after.tokens_per_device,
+        f"sequenceParallel: {after.sequence_parallel}": before.sequence_parallel != after.sequence_parallel,
+        "activationOffload: true": before.activation_offload != after.activation_offload,
+    }
+    return " and ".join(f"recipe.{field}" for field, differs in fields.items() if differs)
+
+
+def _engine_change(question: Question, context: int, field: str) -> str:
+    """The least tensorParallel with which the longest sequence fits an engine."""
+    for devices in (2, 4, 8):
+        recipe = question.recipe.model_copy(update={"tensor_parallel": devices})
+        if devices <= question.recipe.tensor_parallel or any(tp_refusals(question.shape, recipe)):
+            continue
+        if sequences_at_once(question.shape, question.model_config, recipe, context, question.memory):
+            return f"set recipe.tensorParallel: {devices}, so that an engine holds a sequence of the longest length"
+    return f"no engine holds a sequence of {field} {context}: lower it, or use GPUs with more memory (--memory)"
+
+
+def gigabytes(size: float) -> str:
+    """For people."""
+    return f"{size / GB:.1f}" if size < 10 * GB else f"{size / GB:.0f}"

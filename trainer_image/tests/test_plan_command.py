@@ -1,0 +1,103 @@
+"""`deepcoder-trainer plan`: reads any run's file, prints a table, and its exit status says whether something fits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deepcoder_trainer.__main__ import main
+from deepcoder_trainer.plan.shapes import KNOWN
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+RUN: dict[str, Any] = {
+    "kind": "LocalRun",
+    "name": "mine",
+    "model": {"uri": "/nowhere"},
+    "stages": [
+        {"name": "train", "contextTokens": 8192, "maxSteps": 3, "resources": {"accelerators": True}},
+        {"name": "test", "type": "Evaluate", "contextTokens": 4096, "evaluate": {"contextTokens": 65536}},
+    ],
+}
+
+
+@pytest.fixture
+def sizes(tmp_path: Path) -> str:
+    path = tmp_path / "sizes.json"
+    path.write_text(json.dumps(dict(KNOWN["hf://agentica-org/DeepScaleR-1.5B-Preview"])))
+    return str(path)
+
+
+def write(tmp_path: Path, document: Any) -> str:
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return str(path)
+
+
+def test_the_shipped_14b_is_planned_for_8_16_and_32_gpus(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(EXAMPLES / "deepcoder-14b.yaml")]) == 0
+    shown = capsys.readouterr().out
+    rows = [line.split() for line in shown.splitlines() if line.strip()[:1].isdigit()]
+    assert {row[0] for row in rows} == {"8", "16", "32"}
+    assert "14.77 B parameters" in shown
+    assert "stages[eval-64k].contextTokens" in shown
+    assert shown.count("nothing: it fits") >= 2
+    assert "set recipe.activationOffload: true" in shown
+
+
+def test_the_shipped_1_5b_fits_one_node(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(EXAMPLES / "deepcoder-1.5b.yaml"), "--gpus", "8"]) == 0
+    assert "what to change" in capsys.readouterr().out
+
+
+def test_where_nothing_fits_the_exit_status_is_64(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(EXAMPLES / "deepcoder-14b.yaml"), "--gpus", "8", "--memory", "40"]) == 64
+    assert "learners, and set recipe.sequenceParallel" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_run_by_hand_is_planned_for_by_its_longest_lengths(
+    tmp_path: Path, sizes: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", write(tmp_path, RUN), "--model-config", sizes]) == 0
+    shown = capsys.readouterr().out
+    assert "trained on up to 10240 tokens (stages[train])" in shown
+    assert "sampled up to 67584 tokens (stages[test].evaluate.contextTokens)" in shown
+
+
+def test_a_stage_config_is_planned_for_and_an_evaluation_has_no_learners(
+    tmp_path: Path, sizes: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage = {"model": {"uri": "/nowhere"}, "stage": RUN["stages"][1], "ordinal": 1}
+    assert main(["plan", write(tmp_path, stage), "--model-config", sizes, "--gpus", "8"]) == 0
+    shown = capsys.readouterr().out
+    assert "trained" not in shown
+    assert [line.split()[:4] for line in shown.splitlines() if line.startswith("   8")] == [["8", "0", "8", "-"]]
+
+
+def test_a_local_models_own_sizes_are_read(tmp_path: Path, sizes: str) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text(Path(sizes).read_text())
+    assert main(["plan", write(tmp_path, RUN | {"model": {"uri": str(tmp_path / "model")}})]) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "message"),
+    [
+        ({}, [], "give its config.json with --model-config FILE"),
+        ({"recipe": {"groupSize": 1}}, [], "recipe.groupSize is 1"),
+        ({"stages": []}, [], "stages"),
+        ({"kind": "Deployment"}, [], "give a file of kind DeepCoderRun, LocalRun, StageConfig"),
+        ({"kind": "DeepCoderRun"}, [], "spec is missing"),
+        ({}, ["--gpus", "1"], "give 2 or more"),
+        ({}, ["--memory", "0"], "give the GB of one GPU"),
+        ({}, ["--model-config", "/nowhere.json"], "--model-config /nowhere.json cannot be read"),
+    ],
+)
+def test_a_wrong_file_or_option_is_refused_with_the_mend(
+    tmp_path: Path, changes: dict[str, Any], options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", write(tmp_path, RUN | changes), *options]) == 64
+    assert message in capsys.readouterr().err
