@@ -99,15 +99,7 @@ class Controller:
     def __post_init__(self) -> None:
         state, recipe = self.state, self.config.recipe
         self._course = Course(self.config, state, self.metrics)
-        policy = WorkPolicy(
-            recipe.prompts_per_step,
-            recipe.max_off_policy,
-            recipe.order,
-            last_step=self._course.base + self.config.stage.max_steps,
-            deterministic=recipe.deterministic,
-            group_size=recipe.group_size,
-            refill_limit=recipe.refill_limit if recipe.refill else 0,
-        )
+        policy = WorkPolicy.of(recipe, self._course.base + self.config.stage.max_steps)
         self._work = WorkBuffer(policy, state.total_steps, Unfinished(state.groups, state.pending, state.next_group_id))
         self._groups = Groups(
             recipe,

@@ -31,7 +31,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from deepcoder_contracts.recipe import Order
+from deepcoder_contracts.recipe import Order, Recipe
 from deepcoder_trainer.rollout.rollout import Admitted
 from deepcoder_trainer.types import Group
 
@@ -60,6 +60,19 @@ class WorkPolicy:
     """Responses of a group."""
     refill_limit: int = 0
     """How often a place may be drawn anew."""
+
+    @classmethod
+    def of(cls, recipe: Recipe, last_step: int) -> WorkPolicy:
+        """A recipe's, in a stage that ends with `last_step`."""
+        return cls(
+            recipe.prompts_per_step,
+            recipe.max_off_policy,
+            recipe.order,
+            last_step,
+            deterministic=recipe.deterministic,
+            group_size=recipe.group_size,
+            refill_limit=recipe.refill_limit if recipe.refill else 0,
+        )
 
 
 @dataclass
