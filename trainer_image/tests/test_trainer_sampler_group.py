@@ -34,6 +34,7 @@ class Scripted:
     dead: bool = False
     refuses_weights: bool = False
     cannot_fetch: bool = False
+    slow_to_fetch: asyncio.Event | None = None
     refuses_start: bool = False
     version: int | None = None
     asked: list[str] = field(default_factory=list)
@@ -54,7 +55,9 @@ class Scripted:
         return Generation(np.zeros(1, np.int32), np.zeros(1, np.float32), Finish.STOP, str(self.number), ())
 
     async def update_weights(self, refs: WeightRefs, version: int, clear_cache: bool) -> None:
-        if self.cannot_fetch:
+        if self.slow_to_fetch is not None and version == 1:
+            await self.slow_to_fetch.wait()
+        if self.cannot_fetch and version == 1:
             raise WeightsLost("the learner's node died")
         if self.refuses_weights:
             raise SamplerLost("update failed")
@@ -266,6 +269,22 @@ async def test_weights_that_are_gone_end_the_push_at_once_and_cost_no_engine() -
         with pytest.raises(WeightsLost, match="node died"):
             await group.update_weights(REFS, 1)
     assert len(factory.made) == 2
+    await group.close()
+
+
+async def test_weights_that_are_gone_after_newer_ones_came_cost_the_engine_that_they_were_half_loaded_into() -> None:
+    factory = Factory()
+    group = await started(factory, 1)
+    [engine] = factory.made
+    engine.cannot_fetch, engine.slow_to_fetch = True, asyncio.Event()
+    old = asyncio.create_task(group.update_weights(REFS, 1))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    await group.update_weights(REFS, 2)
+    engine.slow_to_fetch.set()
+    await old
+    assert (await group.generate(request("r"))).text == "1"
+    assert engine.closed
     await group.close()
 
 

@@ -194,8 +194,11 @@ class SamplerGroup:
                 async with asyncio.timeout(UPDATE_SECONDS):
                     await member.engine.update_weights(refs, version, self.clear_cache)
             except WeightsLost as error:
-                self._unfetchable = error
-                await self._notify()
+                if self._weights == (refs, version):
+                    self._unfetchable = error
+                    await self._notify()
+                else:  # newer ones are on their way, but not into an engine that is half updated
+                    self._lost(member, error)
                 return
             except (SamplerLost, TimeoutError) as error:
                 self._lost(member, error)
