@@ -148,6 +148,7 @@ def test_every_input_is_in_the_key() -> None:
         {"top_p": 1.0},
         {"seed": 1},
         {"max_prompt_tokens": 17},
+        {"rope": "{}"},
         {"precision": "BFloat16"},
         {"reward": "m:f"},
         {"code_digest": "x"},

@@ -50,6 +50,8 @@ class EvaluationPlan:
     code_digest: str
     sampler: str
     """What sampled, with its version."""
+    rope: str | None = None
+    """Scaling of the rotary positions, as JSON."""
 
     @property
     def key(self) -> str:

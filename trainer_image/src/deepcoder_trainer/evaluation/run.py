@@ -131,6 +131,7 @@ def _plan(context: EvaluationContext, targets: Sequence[TargetInput], sets: Sequ
         reward=config.recipe.reward,
         code_digest=code_digest(),
         sampler=_sampler(),
+        rope=config.stage.rope.to_json().decode() if config.stage.rope else None,
     )
 
 

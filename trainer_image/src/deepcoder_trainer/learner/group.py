@@ -89,6 +89,7 @@ async def start_learners(
         accelerators=config.stage.resources.accelerators,
         threads=threads,
         collective_timeout_s=deadlines.train,
+        rope=config.stage.rope,
     )
     remote = ray.remote(
         num_cpus=0,
@@ -236,8 +237,9 @@ def _errors(tasks: Sequence[asyncio.Future[Any]]) -> list[BaseException]:
 
 
 def _shape(model_dir: Path) -> ModelShape:
+    config = read_model_config(model_dir)
     try:
-        return ModelShape.of(read_model_config(model_dir))
+        return ModelShape.of(config)
     except ValueError as error:
         raise BadConfig(f"{model_dir}: {error}: fetch the model again", field="model.uri") from error
 

@@ -23,12 +23,13 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import AutoConfig, AutoModel
 
 from deepcoder_contracts.recipe import Precision
+from deepcoder_contracts.stage import RopeScaling
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.grpo.attention import NAME, Segments
 from deepcoder_trainer.grpo.logprob import linear_logprob
 from deepcoder_trainer.learner.activations import prepare
 from deepcoder_trainer.learner.mesh import Meshes
-from deepcoder_trainer.modelconfig import read_model_config
+from deepcoder_trainer.modelconfig import read_model_config, rope_entries
 
 COMPUTE_DTYPES = {Precision.BFLOAT16: torch.bfloat16, Precision.FLOAT32: torch.float32}
 """Number format of forward and backward pass."""
@@ -72,9 +73,9 @@ class PolicyModel(nn.Module):
         return linear_logprob(hidden.index_select(0, response_index), head, targets, temperature, entropy=entropy)
 
 
-def read_config(directory: Path) -> Any:
-    """The model's config; raises `BadConfig` for an architecture that is not trained here."""
-    read_model_config(directory)
+def read_config(directory: Path, rope: RopeScaling | None = None) -> Any:
+    """The model's config, its positions scaled by `rope`; raises `BadConfig` for what is not trained here."""
+    entries = rope_entries(read_model_config(directory), rope)
     config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
         raise BadConfig(
@@ -82,6 +83,8 @@ def read_config(directory: Path) -> Any:
             "false in its config.json, or use another model",
             field="model.uri",
         )
+    for name, value in entries.items():
+        setattr(config, name, value)
     config.attention_dropout = 0.0  # a dropped attention would change the probability ratio, not regularize it
     return config
 
@@ -94,6 +97,7 @@ def load_policy(
     meshes: Meshes | None = None,
     recompute: bool = False,
     offload: bool = False,
+    rope: RopeScaling | None = None,
 ) -> PolicyModel:
     """The model with its weights on `device` in float32, sharded where `meshes` has other ranks.
 
@@ -101,7 +105,7 @@ def load_policy(
     `offload` too, and these wait in host memory. Nothing is held twice: parameters are made without storage, sharded,
     and each rank copies its own part out of the memory-mapped files.
     """
-    config = read_config(directory)
+    config = read_config(directory, rope)
     with torch.device("meta"):
         policy = PolicyModel(config)
     if recompute or offload:

@@ -100,10 +100,13 @@ class LearnerRank:
             meshes=meshes,
             recompute=settings.accelerators,
             offload=settings.recipe.activation_offload,
+            rope=settings.rope,
         )
         self._reference: PolicyModel | None = None
         if settings.recipe.kl_coefficient:
-            self._reference = load_reference(Path(settings.model_dir), self._device, settings.recipe.precision, meshes)
+            self._reference = load_reference(
+                Path(settings.model_dir), self._device, settings.recipe.precision, meshes, settings.rope
+            )
         shape = ModelShape.of(self.policy.config.to_dict())
         self._meter = Meter(self._device, shape, settings.recipe.sequence_parallel)
         self._optimizer = _adamw(self.policy, settings.recipe)

@@ -12,13 +12,16 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 
 from deepcoder_contracts.recipe import Precision
+from deepcoder_contracts.stage import RopeScaling
 from deepcoder_trainer.learner.mesh import Meshes
 from deepcoder_trainer.learner.model import PolicyModel, load_policy
 
 
-def load_reference(directory: Path, device: torch.device, precision: Precision, meshes: Meshes) -> PolicyModel:
+def load_reference(
+    directory: Path, device: torch.device, precision: Precision, meshes: Meshes, rope: RopeScaling | None = None
+) -> PolicyModel:
     """Collective. The starting model, frozen."""
-    reference = load_policy(directory, device, precision, meshes=meshes)
+    reference = load_policy(directory, device, precision, meshes=meshes, rope=rope)
     return reference.requires_grad_(False).eval()
 
 

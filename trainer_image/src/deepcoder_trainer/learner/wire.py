@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from deepcoder_contracts.recipe import Recipe
+from deepcoder_contracts.stage import RopeScaling
 
 LEARNER_DIR = "learner"
 """Folder of a checkpoint that holds the learner's files."""
@@ -30,6 +31,8 @@ class RankSettings:
     threads: int | None
     """CPU threads; None: as many as the container allows."""
     collective_timeout_s: float
+    rope: RopeScaling | None = None
+    """Rotary positions scaled past those that the model was trained for."""
 
 
 @dataclass(frozen=True)

@@ -120,6 +120,7 @@ def engine_arguments(model: str, settings: EngineSettings) -> dict[str, Any]:
         "weight_transfer_config": {"backend": BACKEND},
         "disable_log_stats": True,
         "enable_prefix_caching": settings.prefix_caching,
+        "hf_overrides": dict(settings.model_entries),
     }
     if settings.accelerators:
         common |= {"gpu_memory_utilization": 0.9}

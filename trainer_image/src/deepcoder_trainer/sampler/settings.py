@@ -9,11 +9,12 @@ learner on the same machine.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from deepcoder_contracts.recipe import Order, Precision
 from deepcoder_contracts.stage import StageConfig
+from deepcoder_trainer.modelconfig import rope_entries
 
 GIB = 1 << 30
 CPU_SEQUENCES = 512
@@ -49,6 +50,8 @@ class EngineSettings:
     deterministic: bool = False
     prefix_caching: bool = False
     """Whether samples of one problem share their prompt's keys and values."""
+    model_entries: Mapping[str, Any] = field(default_factory=dict)
+    """What stands in the place of the model's config.json: scaled rotary positions."""
 
 
 def kv_bytes_per_token(model_config: Mapping[str, Any], dtype: str) -> int:
@@ -81,6 +84,7 @@ def engine_settings(config: StageConfig, model_config: Mapping[str, Any]) -> Eng
         tensor_parallel=recipe.tensor_parallel,
         accelerators=accelerators,
         deterministic=recipe.deterministic,
+        model_entries=rope_entries(model_config, config.stage.rope),
         # Updates in flight keep the cache of what is being sampled; a shared prompt would stay that of old weights.
         prefix_caching=accelerators and recipe.order is Order.STRICT and not recipe.deterministic,
     )
