@@ -146,3 +146,15 @@ def test_ranks_that_cannot_share_sequences_are_named() -> None:
 )
 def test_what_no_split_can_mend_is_said_once(memory: float, context: int, message: str) -> None:
     assert any(message in change for change in changes_for_any(question(memory, context)))
+
+
+def test_each_stage_is_held_to_the_positions_that_it_has() -> None:
+    stages = [
+        {"name": "train", "contextTokens": 32768},
+        {"name": "far", "type": "Evaluate", "contextTokens": 200_000, "rope": {"type": "Yarn", "factor": 2}},
+        {"name": "farther", "type": "Evaluate", "contextTokens": 300_000, "rope": {"type": "Yarn", "factor": 2}},
+    ]
+    planned = Planned.model_validate({"model": {"uri": "/m"}, "stages": stages, "recipe": {"tensorParallel": 8}})
+    [change] = changes_for_any(Question(planned, CONFIG, 141 * GB))
+    assert change.startswith("stages[farther].contextTokens is 300000")
+    assert "262144 positions" in change

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from deepcoder_contracts.recipe import Recipe
-from deepcoder_contracts.stage import StageType
+from deepcoder_contracts.stage import RopeScaling, StageType
 from deepcoder_trainer.config import explain
 from deepcoder_trainer.errors import BadConfig
 
@@ -33,12 +33,13 @@ class _Evaluation(_Read):
 
 
 class PlannedStage(_Read):
-    """A stage's lengths."""
+    """A stage's lengths, and how far its positions are stretched."""
 
     name: str
     type: StageType = StageType.TRAIN
     context_tokens: int = Field(ge=1)
     evaluate: _Evaluation | None = None
+    rope: RopeScaling | None = None
 
     @property
     def longest(self) -> tuple[int, str]:

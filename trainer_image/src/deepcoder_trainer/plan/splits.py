@@ -12,6 +12,7 @@ from typing import Any
 
 from deepcoder_contracts.recipe import Recipe
 from deepcoder_trainer.grpo.flops import ModelShape, sp_refusals
+from deepcoder_trainer.modelconfig import rope_entries
 from deepcoder_trainer.plan.check import length_refusals, rank_refusals, tp_refusals
 from deepcoder_trainer.plan.document import Planned
 from deepcoder_trainer.plan.memory import GB, LearnerMemory, learner_memory, sequences_at_once
@@ -86,11 +87,13 @@ def split(question: Question, learners: int, sampler_gpus: int) -> Split:
 
 def changes_for_any(question: Question) -> list[str]:
     """What to change however the GPUs are split."""
-    context, field = question.planned.sampled
-    changes = [r.message for r in length_refusals(question.model_config, question.recipe, context, field)]
+    changes: list[str] = []
+    for stage in question.planned.stages:
+        scaled = {**question.model_config, **rope_entries(question.model_config, stage.rope)}
+        changes += [r.message for r in length_refusals(scaled, question.recipe, *stage.longest)]
     changes += [r.message for r in tp_refusals(question.shape, question.recipe)]
     if not sequences(question):
-        changes.append(_engine_change(question, context, field))
+        changes.append(_engine_change(question, *question.planned.sampled))
     return changes
 
 
