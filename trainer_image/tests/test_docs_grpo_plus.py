@@ -12,6 +12,8 @@ from deepcoder_contracts.recipe import Recipe
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs/grpo-plus.md"
 LINK = re.compile(r"\[`([^`]+)`\]\(\.\./([^)#]+)#L(\d+)\)")
+SCREEN = 20
+"""Lines that a link may be off: what it shows is in sight then, and not every change elsewhere must touch the page."""
 LINKS = sorted(set(LINK.findall(PAGE.read_text())))
 
 
@@ -30,7 +32,9 @@ def lines_with(text: str, path: str) -> list[int]:
 
 @pytest.mark.parametrize(("text", "path", "line"), LINKS, ids=[f"{text} {line}" for text, _, line in LINKS])
 def test_a_link_leads_to_what_it_shows(text: str, path: str, line: str) -> None:
-    assert int(line) in lines_with(text, path), f"it is on {lines_with(text, path)}: run {Path(__file__).name}"
+    found = lines_with(text, path)
+    assert found, "its text is gone: show what is there now"
+    assert min(abs(int(line) - n) for n in found) <= SCREEN, f"it is on {found}: run {Path(__file__).name} as a script"
 
 
 def test_every_metric_is_one_that_is_reported() -> None:
