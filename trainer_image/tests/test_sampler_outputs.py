@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from deepcoder_trainer.sampler import engine as engine_module
 from deepcoder_trainer.sampler.engine import AsyncEngine, generation_from
+from deepcoder_trainer.sampler.settings import EngineSettings
 from deepcoder_trainer.types import Finish, GenerationRequest, SamplerLost
 
 
@@ -108,3 +110,22 @@ async def test_a_wave_that_is_refused_leaves_the_engine_running(core: Core) -> N
     with pytest.raises(ValueError, match="too long"):
         await engine.begin(wave("a", "b"))
     assert not core.paused
+
+
+@pytest.mark.parametrize(
+    ("deterministic", "given", "threads"), [(True, None, "1"), (True, "3", "3"), (False, None, "5")]
+)
+async def test_threads_of_an_engine_are_those_of_the_container_or_one_where_bits_matter(
+    deterministic: bool, given: str | None, threads: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Started:
+        def __init__(self, model: str, settings: EngineSettings) -> None: ...
+
+        async def started(self) -> None: ...
+
+    variables = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    monkeypatch.setattr(os, "environ", variables | ({"OMP_NUM_THREADS": given} if given else {}))
+    monkeypatch.setattr("deepcoder_trainer.cpus.cpu_limit", lambda: 5)
+    monkeypatch.setattr("deepcoder_trainer.sampler.stepped.SteppedEngine", Started)
+    await engine_module.start_engine("/model", EngineSettings("float32", 8, 1, 8, None, deterministic=deterministic))
+    assert os.environ["OMP_NUM_THREADS"] == threads

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from deepcoder_trainer.cpus import cpu_limit
+from deepcoder_trainer.cpus import compute_threads
 from deepcoder_trainer.sampler.plugin import BACKEND
 from deepcoder_trainer.sampler.settings import EngineSettings
 from deepcoder_trainer.types import Finish, Generation, GenerationRequest, SamplerLost, VersionSpan
@@ -88,7 +88,7 @@ async def start_engine(model: str, settings: EngineSettings) -> Engine:
     from deepcoder_trainer.sampler.stepped import SteppedEngine
 
     # What this container may use, known only where the engine runs; read when torch is first imported.
-    os.environ.setdefault("OMP_NUM_THREADS", str(cpu_limit()))
+    os.environ.setdefault("OMP_NUM_THREADS", str(compute_threads(settings.deterministic)))
     stepped = SteppedEngine(model, settings)
     await stepped.started()
     return stepped
