@@ -30,15 +30,14 @@ def test_a_stage_is_refused_by_its_own_path_and_an_evaluation_is_not() -> None:
     assert not list(stage_refusals(Recipe(), colocated, "stages[16k]"))
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{}, {"type": "Evaluate", "maxSteps": 0, "evaluate": {"datasets": [{"name": "held-back", "uri": "/data.jsonl"}]}}],
-)
-def test_scaled_positions_are_refused_in_any_stage(changes: dict[str, Any]) -> None:
-    scaled = stage(rope={"type": "Yarn", "factor": 4}, **changes)
-    [refusal] = stage_refusals(Recipe(), scaled, "stages[16k]")
+def test_dynamic_positions_are_for_evaluations_alone() -> None:
+    evaluate = {"type": "Evaluate", "maxSteps": 0, "evaluate": {"datasets": [{"name": "held", "uri": "/data.jsonl"}]}}
+    dynamic = {"rope": {"type": "Dynamic", "factor": 4}}
+    [refusal] = stage_refusals(Recipe(), stage(**dynamic), "stages[16k]")
     assert refusal.field == "stages[16k].rope"
-    assert "leave stages[16k].rope out" in refusal.message
+    assert "use Yarn" in refusal.message
+    assert not list(stage_refusals(Recipe(), stage(**dynamic, **evaluate), "stages[16k]"))
+    assert not list(stage_refusals(Recipe(), stage(rope={"type": "Yarn", "factor": 4}), "stages[16k]"))
 
 
 def test_a_micro_batch_must_hold_the_longest_sequence() -> None:

@@ -26,7 +26,7 @@ EXAMPLES = [
 @pytest.mark.parametrize(
     ("spec", "field"),
     [
-        ({"stages": [TRAIN, LONGER | {"rope": {"type": "Yarn", "factor": 4}}]}, "stages[long].rope"),
+        ({"stages": [TRAIN, LONGER | {"rope": {"type": "Dynamic", "factor": 4}}]}, "stages[long].rope"),
         ({"stages": [TRAIN, LONGER | {"placement": "Colocated"}]}, "stages[long].placement"),
         ({"recipe": RECIPE | {"maxPromptTokens": 64, "tokensPerDevice": 128}}, "recipe.tokensPerDevice"),
     ],

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from deepcoder_contracts.recipe import Recipe
-from deepcoder_contracts.stage import Placement, RopeScaling, StageType
+from deepcoder_contracts.stage import Placement, RopeScaling, RopeType, StageType
 
 ARCHITECTURES = ("Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM")
 """Dense decoders that are trained and sampled from, by their names in config.json."""
@@ -52,12 +52,14 @@ class StageLike(Protocol):
 
 def stage_refusals(recipe: Recipe, stage: StageLike, where: str) -> Iterator[Refusal]:
     """What of a stage is not supported, or does not fit the recipe; `where` is the stage's own path."""
-    if stage.rope is not None:
-        yield Refusal(
-            f"{where}.rope", f"{where}.rope is {stage.rope.type}, which is not supported yet: leave {where}.rope out"
-        )
     if stage.type is not StageType.TRAIN:
         return
+    if stage.rope is not None and stage.rope.type is RopeType.DYNAMIC:
+        yield Refusal(
+            f"{where}.rope",
+            f"{where}.rope.type is Dynamic, whose frequencies follow the length of what is computed at once, which in "
+            "training is many sequences: use Yarn, or keep it to Evaluate stages",
+        )
     if stage.placement is Placement.COLOCATED:
         yield Refusal(f"{where}.placement", f"{where}.placement is Colocated, which is not supported yet: use Separate")
     longest = recipe.max_prompt_tokens + stage.context_tokens

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deepcoder_contracts.stage import RopeScaling
+from deepcoder_contracts.stage import RopeScaling, RopeType
 from deepcoder_contracts.supported import model_refusals
 from deepcoder_trainer.errors import BadConfig
 
@@ -42,7 +42,8 @@ def read_model_config(directory: Path) -> dict[str, Any]:
 def rope_entries(config: Mapping[str, Any], rope: RopeScaling | None) -> dict[str, Any]:
     """Entries that a stage's `rope` puts in the place of config.json's; none without it.
 
-    Both kinds reach the original positions times the factor. transformers and vLLM read the same names.
+    Both kinds reach the original positions times the factor. transformers and vLLM read the same names; of Dynamic vLLM
+    takes the base for the longest length, at every length.
     """
     if rope is None:
         return {}
@@ -59,6 +60,9 @@ def rope_entries(config: Mapping[str, Any], rope: RopeScaling | None) -> dict[st
         "factor": rope.factor,
         "original_max_position_embeddings": int(original),
     }
+    if rope.type is RopeType.DYNAMIC:
+        # vLLM's name for it; without, it takes the positions reached for those trained, and scales nothing.
+        parameters["max_trained_positions"] = int(original)
     if theta := own.get("rope_theta") or config.get("rope_theta"):
         parameters["rope_theta"] = theta
     return {"rope_parameters": parameters, "max_position_embeddings": int(original * rope.factor)}
