@@ -82,6 +82,7 @@ def explain(error: ValidationError) -> tuple[str, str | None]:
 
 def check(request: JudgeRequest, tests: tuple[TestCase, ...], max_memory_mb: int | None = None) -> None:
     """Raise Refused where a well-formed request cannot be judged as asked."""
+    _check_texts(request, tests)
     if "\0" in request.code:
         raise Refused("code: contains a NUL byte, which no Python source may: remove it", "code")
     if request.float_tolerance is not None and request.scoring is not Scoring.STRICT:
@@ -106,6 +107,26 @@ def check(request: JudgeRequest, tests: tuple[TestCase, ...], max_memory_mb: int
         _check_depth(tests)
         if request.scoring is not Scoring.LIVECODEBENCH:  # which has its own answer for tests that are no JSON
             _check_json(tests)
+
+
+def _check_texts(request: JudgeRequest, tests: tuple[TestCase, ...]) -> None:
+    """Refuse lone surrogates: a body of JSON cannot hold them, a text of Python can, and nothing could pass them on."""
+    _check_text("id", request.id)
+    _check_text("code", request.code)
+    for index, test in enumerate(tests):
+        _check_text(f"tests.{index}.input", test.input)
+        _check_text(f"tests.{index}.output", test.output)
+
+
+def _check_text(field: str, text: str) -> None:
+    try:
+        text.isascii() or text.encode()
+    except UnicodeEncodeError as error:
+        raise Refused(
+            f"{field}: holds a lone surrogate at character {error.start}, which is no text: replace it, or decode its"
+            " source as what it is",
+            field,
+        ) from None
 
 
 def _check_depth(tests: tuple[TestCase, ...]) -> None:
