@@ -105,22 +105,6 @@ async def test_two_ranks_that_share_rows_train_like_two_that_do_not(
         np.testing.assert_allclose(value, weights[1][name], atol=5e-6, err_msg=name)
 
 
-@pytest.mark.parametrize(
-    ("learners", "sp", "message"),
-    [
-        (3, 2, "3 learners do not divide into groups of recipe.sequenceParallel = 2"),
-        (8, 8, "4 attention heads and 2 key-value heads, which divide over 1, 2, 4 ranks"),
-    ],
-)
-async def test_groups_that_do_not_come_out_even_are_refused_before_any_rank_is_asked_for(
-    learners: int, sp: int, message: str, make_config: Callable, make_recipe: Callable, tiny_model: Callable
-) -> None:
-    config = make_config(learners=learners, recipe=make_recipe(sequence_parallel=sp))
-    with pytest.raises(BadConfig, match=message) as e:
-        await start_learners(config, tiny_model())
-    assert e.value.field == "recipe.sequenceParallel"
-
-
 async def test_ranks_that_share_no_disk_each_bring_all_that_they_read_and_no_more(
     start: Callable, make_config: Callable, make_batch: Callable, tmp_path: Path
 ) -> None:

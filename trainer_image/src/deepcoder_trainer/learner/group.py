@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
@@ -22,8 +22,7 @@ from deepcoder_contracts.manifest import FileEntry, Manifest
 from deepcoder_contracts.recipe import Precision, Recipe
 from deepcoder_contracts.stage import StageConfig, Storage
 from deepcoder_trainer.checkpoint.sources import Sources
-from deepcoder_trainer.errors import BadConfig
-from deepcoder_trainer.grpo.flops import ModelShape, sequence_flops, sp_refusals
+from deepcoder_trainer.grpo.flops import sequence_flops
 from deepcoder_trainer.grpo.pack import (
     Cost,
     OptimizerStep,
@@ -36,17 +35,14 @@ from deepcoder_trainer.grpo.summary import combine
 from deepcoder_trainer.learner.actor import LearnerActor
 from deepcoder_trainer.learner.wire import RankSettings, Sums
 from deepcoder_trainer.modelconfig import read_model_config
+from deepcoder_trainer.plan.memory import tokens_on_device
+from deepcoder_trainer.plan.shapes import model_shape
 from deepcoder_trainer.types import Batch, LearnerLost, WeightRefs
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 RESOURCE = "learner"
 """Ray resource that a pod (or a machine) offers for each rank it can hold."""
-
-
-MINIMUM_TOKENS = 8192
-"""Least default token budget of a micro-batch: with small contexts, a micro-batch a sequence would be all overhead."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +75,7 @@ async def start_learners(
     `LearnerLost` when Ray cannot place the ranks in time.
     """
     world = config.stage.resources.learners
-    shape = _shape(model_dir)
-    check_ranks(shape, world, config.recipe.sequence_parallel)
+    shape = model_shape(read_model_config(model_dir))
     deadlines = deadlines or Deadlines(train=float(config.stage.stall_seconds))
     settings = RankSettings(
         model_dir=str(model_dir),
@@ -103,7 +98,8 @@ async def start_learners(
     )(LearnerActor)
     sources = Sources(endpoint=config.storage.endpoint, region=config.storage.region, deadline_s=deadlines.start)
     actors = [remote.remote(settings, world, config.model, sources) for _ in range(world)]
-    learner = RayLearner(actors, config.recipe, tokens_per_device(config), deadlines, partial(sequence_flops, shape))
+    capacity = tokens_on_device(config.recipe, config.stage.context_tokens)
+    learner = RayLearner(actors, config.recipe, capacity, deadlines, partial(sequence_flops, shape))
     try:
         await learner.start()
     except BaseException:
@@ -234,33 +230,6 @@ def _errors(tasks: Sequence[asyncio.Future[Any]]) -> list[BaseException]:
     """Of those that have ended, in rank order."""
     ended = [task for task in tasks if task.done() and not task.cancelled()]
     return [error for task in ended if (error := task.exception()) is not None]
-
-
-def _shape(model_dir: Path) -> ModelShape:
-    config = read_model_config(model_dir)
-    try:
-        return ModelShape.of(config)
-    except ValueError as error:
-        raise BadConfig(f"{model_dir}: {error}: fetch the model again", field="model.uri") from error
-
-
-def check_ranks(shape: ModelShape, world: int, sp: int) -> None:
-    """Raises `BadConfig` where ranks or attention heads do not divide into groups of `sp`."""
-    if world % sp:
-        raise BadConfig(
-            f"{world} learners do not divide into groups of recipe.sequenceParallel = {sp}: set it to a divisor of "
-            f"{world}, or give the stage another number of learners",
-            field="recipe.sequenceParallel",
-        )
-    for refusal in sp_refusals(shape, sp):
-        raise BadConfig(refusal.message, field=refusal.field)
-
-
-def tokens_per_device(config: StageConfig) -> int:
-    """Token budget of a micro-batch on one device: as set, or its share of one sequence of the longest length."""
-    recipe = config.recipe
-    longest = recipe.max_prompt_tokens + config.stage.context_tokens
-    return recipe.tokens_per_device or max(MINIMUM_TOKENS, -(-longest // recipe.sequence_parallel))
 
 
 def plan_batch(
