@@ -27,6 +27,7 @@ class ToldSlot:
         self.judged: list[str] = []
         self.may_go_on = threading.Event()
         self.broken = False
+        self.ensured = False
 
     def ensure_zygote(self):
         if self.broken:
@@ -34,6 +35,7 @@ class ToldSlot:
             self.failing_since = self.failing_since or time.monotonic()
             raise ZygoteFailed("broken")
         self.failed_starts, self.failing_since = 0, None
+        self.ensured = True
 
     def judge(self, submission, deadline):
         self.judged.append(submission.request.id)
@@ -196,6 +198,17 @@ def test_judge_fails_only_when_no_slot_works_and_tells_how_many_do(slots, asked,
     slots[0].broken = slots[1].broken = False
     wait_until(lambda: pool.working_slots == 2)
     assert pool.failing_s == 0
+    assert pool.close(10) is True
+
+
+def test_slot_that_works_again_at_this_moment_is_no_failing_one(slots):
+    pool = Pool(ZygoteConfig(), 1, "w", max_queued=10)
+    wait_until(lambda: slots[0].ensured)
+    slots[0].failed_starts = pools._FAILED_STARTS  # its thread has cleared the time of its failure, not yet their number
+    assert pool.failing_s == 0
+    slots[0].failing_since = time.monotonic() - 1
+    assert pool.failing_s >= 1
+    slots[0].failed_starts, slots[0].failing_since = 0, None
     assert pool.close(10) is True
 
 

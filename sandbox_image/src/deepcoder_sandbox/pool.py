@@ -107,10 +107,11 @@ class Pool:
     @property
     def failing_s(self) -> float:
         """Seconds for which no slot has had a zygote, although each tried three times or more; 0 where one works."""
-        since = [slot.failing_since for slot in self._slots if slot.failed_starts >= _FAILED_STARTS]
+        known = [slot.failing_since for slot in self._slots if slot.failed_starts >= _FAILED_STARTS]
+        since = [moment for moment in known if moment is not None]  # None: its thread has just started one
         if len(since) < self.slots:
             return 0.0
-        return min(time.monotonic() - moment for moment in since if moment is not None)
+        return time.monotonic() - max(since)
 
     @property
     def working_slots(self) -> int:
