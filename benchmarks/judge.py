@@ -292,7 +292,8 @@ def _page(table: list[str], summary: dict[str, object], tier: Tier, turns: int, 
         f" {platform.python_version()}, tier {tier}, load average at the end {load}. CPU milliseconds a test that is"
         f" run, judge and programs together, the cheapest and the dearest of {turns} turns (of one, for 200 ms); in"
         " brackets how many times cheaper than LiveCodeBench's harness (or, without a checkout of it, than `python"
-        " file`). Void: its verdicts differ. `benchmarks/judge.py` says what is measured, `make bench-judge` repeats it.\n\n"
+        " file`). Void: its verdicts differ. `benchmarks/judge.py` says what is measured, `make bench-judge` repeats"
+        " it.\n\n"
         + "\n".join(table)
         + "\n\nOf 5 tests × 1 ms, of 15 × 1 ms (`strict_adds_ms`: what it costs beyond the program alone) and of"
         " 15 × 200 ms; ratios and shares are of CPU time:\n\n| | |\n|---|---|\n" + promised + "\n"
