@@ -1,9 +1,14 @@
-"""Memory limits that do not fit the container are said, with the mend."""
+"""A server whose programs' memory limits do not fit its container does not start: the sum, and the mend."""
 
 import pytest
 
-from deepcoder_sandbox import limits, pod_memory
+from deepcoder_sandbox import cli, limits, pod_memory
 from deepcoder_sandbox.server import room
+
+
+def requests_mb():
+    """What requests hold in a server with no options."""
+    return room.held_mb(room.QUEUED_MB, limits.BODY_MB)
 
 
 def test_container_limit_is_read_from_either_cgroup_version(tmp_path):
@@ -15,11 +20,62 @@ def test_container_limit_is_read_from_either_cgroup_version(tmp_path):
     assert pod_memory.container_limit_mb((str(limited),)) is None
 
 
-def test_shortage_names_the_numbers_and_the_mend():
-    assert pod_memory.shortage(2, 1024, 256, 100, None) is None
-    assert pod_memory.shortage(2, 1024, 256, 100, 4096) is None
-    for mend in ("--slots", "--max-memory-mb", "--tests-store-mb", "--max-queued-mb"):
-        assert mend in (pod_memory.shortage(2, 1024, 256, 100, 2816) or "")
+def test_judge_that_fits_accepts_what_fits_or_what_was_asked_for():
+    assert pod_memory.largest_program_mb(2, None, 256, 100, None) is None
+    assert pod_memory.largest_program_mb(2, 512, 256, 100, None) == 512
+    assert pod_memory.largest_program_mb(2, 512, 256, 100, 4096) == 512
+
+
+@pytest.mark.parametrize("limit_mb", [600, 2048, 4096, 8192, 100_000])
+@pytest.mark.parametrize("slots", [1, 3, 16])
+def test_default_limit_fits_or_the_judge_does_not_start(slots, limit_mb):
+    needed_mb = limits.needed_mb(slots, 1024, 256, 100)
+    if needed_mb > limit_mb:
+        with pytest.raises(pod_memory.DoesNotFit):
+            pod_memory.largest_program_mb(slots, None, 256, 100, limit_mb)
+        return
+    largest = pod_memory.largest_program_mb(slots, None, 256, 100, limit_mb)
+    assert largest >= 1024
+    assert limits.needed_mb(slots, largest, 256, 100) <= limit_mb < limits.needed_mb(slots, largest + 1, 256, 100)
+
+
+def test_smaller_limit_that_was_asked_for_is_enough_where_it_fits():
+    limit_mb = limits.needed_mb(3, 400, 256, 100)
+    assert pod_memory.largest_program_mb(3, 400, 256, 100, limit_mb) == 400
+    for asked_mb in (None, 401, 2000):
+        with pytest.raises(pod_memory.DoesNotFit, match="--max-memory-mb 400 if no program needs more"):
+            pod_memory.largest_program_mb(3, asked_mb, 256, 100, limit_mb)
+
+
+SERVE = ("serve", "--socket", "/nonexistent/judge.sock", "--slots", "2")
+
+
+@pytest.mark.parametrize("options", [(), ("--max-memory-mb", "2048")])
+def test_server_that_does_not_fit_its_container_refuses_to_start(monkeypatch, capsys, options):
+    monkeypatch.setattr(pod_memory, "container_limit_mb", lambda: 3000)
+    monkeypatch.setattr("deepcoder_sandbox.cli.serve", lambda *_: pytest.fail("it serves"))
+    assert cli.run([*SERVE, *options]) == 64
+    said = capsys.readouterr().err
+    needed_mb = limits.needed_mb(2, int((options or ("", "1024"))[1]), 1024, requests_mb())
+    assert f"the container's memory limit is 3000 MiB, and {needed_mb} MiB are needed" in said
+    for mend in ("raise the limit", "--slots", "slotsPerPod", "--tests-store-mb", "--max-queued-mb"):
+        assert mend in said
+    assert len(said) < 500  # all of it is told by whoever started the judge and shows its last words
+
+
+def test_same_server_starts_where_programs_may_take_less(monkeypatch):
+    class Served(Exception):
+        """It got as far as this."""
+
+    def serve(judge, listen):
+        assert judge.max_memory_mb == 256
+        judge.pool.close(10)
+        raise Served
+
+    monkeypatch.setattr(pod_memory, "container_limit_mb", lambda: 3000)
+    monkeypatch.setattr("deepcoder_sandbox.cli.serve", serve)
+    with pytest.raises(Served):
+        cli.run([*SERVE, "--max-memory-mb", "256"])
 
 
 def test_files_in_memory_stored_tests_and_requests_are_part_of_the_sum():
@@ -28,14 +84,5 @@ def test_files_in_memory_stored_tests_and_requests_are_part_of_the_sum():
     files = limits.needed_mb(2, 1024, 0, 0) - without - 1024
     assert files * limits.MIB >= 2 * limits.OUTPUT_BYTES + limits.VALUE_BYTES  # stdout, stderr and a returned value
     for slots in (1, 2, 8, 64):
-        requests_mb = room.held_mb(room.QUEUED_MB, limits.BODY_MB)
-        assert limits.needed_mb(slots, 1024, 1024, requests_mb) <= 1900 + slots * 1272  # what the operator gives a pod
-
-
-@pytest.mark.parametrize("slots", [1, 3, 16])
-@pytest.mark.parametrize("limit_mb", [2048, 8192, 100_000])
-def test_largest_program_fits_and_the_default_is_never_refused(slots, limit_mb):
-    largest = pod_memory.largest_program_mb(slots, 256, 100, 1024, limit_mb)
-    assert largest == 1024 or limits.needed_mb(slots, largest, 256, 100) <= limit_mb
-    assert largest >= 1024
-    assert pod_memory.largest_program_mb(slots, 256, 100, 1024, None) is None
+        given_mb = 1900 + slots * 1272  # what the operator gives a pod
+        assert 1024 <= pod_memory.largest_program_mb(slots, None, limits.TESTS_STORE_MB, requests_mb(), given_mb) < 1100

@@ -1,26 +1,25 @@
 """The command line: `serve`, `judge` and `capacity`.
 
 Exit status 0 done; 1 some line of a batch has no verdict, since it was no request or the judge itself failed (the
-others have theirs); 64 bad usage, or a machine that cannot confine or listen as asked (the message says how to mend
-it); 74 reading or writing a batch failed; 130 interrupted; 141 whoever read the output has left.
+others have theirs); 64 bad usage, or a machine that cannot confine or listen as asked or has too little memory (the
+message says how to mend it); 74 reading or writing a batch failed; 130 interrupted; 141 whoever read the output left.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import os
 import socket
 import sys
 import uuid
 from pathlib import Path
 
-from deepcoder_contracts.judge import JudgeRequest, Scoring, Tier
+from deepcoder_contracts.judge import Scoring, Tier
 from deepcoder_sandbox import attack, batch, limits, pod_memory, tiers
 from deepcoder_sandbox.pool import Pool
 from deepcoder_sandbox.server.app import Judge
-from deepcoder_sandbox.server.auth import BadToken, read_token
+from deepcoder_sandbox.server.auth import BadToken, Token
 from deepcoder_sandbox.server.idempotency import Answers
 from deepcoder_sandbox.server.metrics import Metrics
 from deepcoder_sandbox.server.room import ANSWERS_MB, QUEUED_MB, Room, held_mb
@@ -30,7 +29,6 @@ from deepcoder_sandbox.tests_store import TestStore
 from deepcoder_sandbox.zygote_process import ZygoteConfig
 
 EXIT_USAGE, EXIT_IO, EXIT_READER_LEFT = 64, 74, 141
-_DEFAULT_MEMORY_MB = JudgeRequest.model_fields["memory_limit_mb"].default
 
 
 class _Parser(argparse.ArgumentParser):
@@ -43,7 +41,9 @@ def run(arguments: list[str]) -> int:
     """Run a command and return its exit status."""
     options = _parser().parse_args(arguments)
     try:
-        listen = _listen(options) if options.command == "serve" else Listen()
+        serves = options.command == "serve"
+        listen = _listen(options) if serves else Listen()
+        max_memory_mb = _max_memory_mb(options) if serves else None
         config, findings = tiers.find_tier(_zygote_config(options), Tier(options.minimum_tier))
         if options.command == "capacity":
             print(findings.tier)
@@ -53,10 +53,10 @@ def run(arguments: list[str]) -> int:
         if options.command == "judge":
             scoring = Scoring(options.scoring) if options.scoring else None
             return _batch(config, options.workers, scoring)
-        asyncio.run(serve(_judge(options, config, findings), listen))
+        asyncio.run(serve(_judge(options, config, findings, max_memory_mb), listen))
     except BrokenPipeError:
         return _reader_left()
-    except (tiers.TierRefused, BadToken, _BadUsage, FileExistsError, OSError) as error:
+    except (tiers.TierRefused, pod_memory.DoesNotFit, BadToken, _BadUsage, FileExistsError, OSError) as error:
         print(f"deepcoder-sandbox: {error}", file=sys.stderr)
         return EXIT_USAGE
     return 0
@@ -155,16 +155,25 @@ def _zygote_config(options: argparse.Namespace) -> ZygoteConfig:
 
 def _listen(options: argparse.Namespace) -> Listen:
     if options.socket is not None:
-        token = read_token(options.token_file) if options.token_file else None
+        token = Token(options.token_file) if options.token_file else None
         return Listen(socket=options.socket, token=token, drain_s=options.drain_seconds)
     if options.token_file is None:
         raise _BadUsage("--token-file is needed with --host and --port: or serve a Unix socket with --socket PATH")
-    return Listen(
-        host=options.host, port=options.port, token=read_token(options.token_file), drain_s=options.drain_seconds
+    return Listen(host=options.host, port=options.port, token=Token(options.token_file), drain_s=options.drain_seconds)
+
+
+def _max_memory_mb(options: argparse.Namespace) -> int | None:
+    """Return the largest memory limit of a program to accept. Raises DoesNotFit."""
+    requests_mb = held_mb(options.max_queued_mb, options.max_body_mb)
+    container_mb = pod_memory.container_limit_mb()
+    return pod_memory.largest_program_mb(
+        options.slots, options.max_memory_mb, options.tests_store_mb, requests_mb, container_mb
     )
 
 
-def _judge(options: argparse.Namespace, config: ZygoteConfig, findings: attack.Findings) -> Judge:
+def _judge(
+    options: argparse.Namespace, config: ZygoteConfig, findings: attack.Findings, max_memory_mb: int | None
+) -> Judge:
     metrics = Metrics()
     worker = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
     pool = Pool(
@@ -175,19 +184,10 @@ def _judge(options: argparse.Namespace, config: ZygoteConfig, findings: attack.F
         metrics.observer(),
         options.recycle_after,
     )
-    container_mb, store_mb = pod_memory.container_limit_mb(), options.tests_store_mb
-    requests_mb = held_mb(options.max_queued_mb, options.max_body_mb)
-    max_memory_mb = options.max_memory_mb or pod_memory.largest_program_mb(
-        options.slots, store_mb, requests_mb, _DEFAULT_MEMORY_MB, container_mb
-    )
-    program_mb = max_memory_mb or _DEFAULT_MEMORY_MB
-    short = pod_memory.shortage(options.slots, program_mb, store_mb, requests_mb, container_mb)
-    if short:
-        logging.getLogger("deepcoder_sandbox").warning("%s", short)
     judge = Judge(
         pool=pool,
         tier=findings.tier,
-        limits={**findings.limits, "pod_memory": short is None},
+        limits=findings.limits,
         metrics=metrics,
         tests=TestStore(options.tests_store_mb * limits.MIB),
         answers=Answers(max_answers=10_000, max_bytes=ANSWERS_MB * limits.MIB),

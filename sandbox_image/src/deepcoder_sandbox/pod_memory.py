@@ -1,17 +1,45 @@
-"""Whether the programs' memory limits fit into the container's: if not, the kernel may kill the whole judge.
+"""Whether the programs' memory limits fit into the container's: if not, the kernel could kill the whole judge.
 
-Such a kill is answered with `error` and retried, so no verdict is wrong, but work is lost: it is said at start and at
-`/v1/capacity`, with the mend. A limit that cannot be read counts as none.
+No verdict would be wrong, since such a kill is answered with `error`, but all slots' work would be lost each time. So a
+server that does not fit does not start: `DoesNotFit` has the sum and the mend. A limit that cannot be read counts as
+none.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
+from deepcoder_contracts.judge import JudgeRequest
 from deepcoder_sandbox import limits
 
 _LIMIT_FILES = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _NO_LIMIT = 1 << 60
+_DEFAULT_MB: int = JudgeRequest.model_fields["memory_limit_mb"].default
+_SMALLEST_MB = 128
+"""Below this few programs would run: a judge of so little is not proposed."""
+
+
+@dataclass(eq=False)  # an exception: what passes it on writes its traceback into it
+class DoesNotFit(Exception):
+    """The container has less memory than the slots' programs may take."""
+
+    slots: int
+    memory_mb: int
+    store_mb: int
+    requests_mb: int
+    limit_mb: int
+
+    def __str__(self) -> str:
+        needed_mb = limits.needed_mb(self.slots, self.memory_mb, self.store_mb, self.requests_mb)
+        fitting_mb = limits.fitting_mb(self.slots, self.store_mb, self.requests_mb, self.limit_mb)
+        smaller = f", or --max-memory-mb {fitting_mb} if no program needs more" if fitting_mb >= _SMALLEST_MB else ""
+        return (
+            f"the container's memory limit is {self.limit_mb} MiB, and {needed_mb} MiB are needed: {self.slots} slots"
+            f" of {self.memory_mb} MiB and their files, {self.store_mb} MiB of stored tests, {self.requests_mb} MiB of"
+            f" requests, and the judge itself. Mend: raise the limit, or lower --slots (slotsPerPod of a pool),"
+            f" --tests-store-mb or --max-queued-mb{smaller}"
+        )
 
 
 def container_limit_mb(files: tuple[str, ...] = _LIMIT_FILES) -> int | None:
@@ -27,20 +55,17 @@ def container_limit_mb(files: tuple[str, ...] = _LIMIT_FILES) -> int | None:
 
 
 def largest_program_mb(
-    slots: int, store_mb: int, requests_mb: int, default_mb: int, limit_mb: int | None
+    slots: int, asked_mb: int | None, store_mb: int, requests_mb: int, limit_mb: int | None
 ) -> int | None:
-    """Return the largest memory limit to accept where none was set: what fits, but never less than the default."""
-    return None if limit_mb is None else max(default_mb, limits.fitting_mb(slots, store_mb, requests_mb, limit_mb))
+    """Return the largest memory limit of a program to accept: `asked_mb` where it was set, else what fits.
 
-
-def shortage(slots: int, memory_mb: int, store_mb: int, requests_mb: int, limit_mb: int | None) -> str | None:
-    """Return what is wrong, with the mend, where `slots` programs of `memory_mb` each do not fit; else None."""
-    needed = limits.needed_mb(slots, memory_mb, store_mb, requests_mb)
-    if limit_mb is None or needed <= limit_mb:
-        return None
-    return (
-        f"{slots} slots of {memory_mb} MiB with their files, {store_mb} MiB of stored tests, {requests_mb} MiB of"
-        f" requests and the judge itself need {needed} MiB, the container has {limit_mb} MiB: the kernel may kill the"
-        " judge. Mend: raise the container's memory limit, or lower --slots, --max-memory-mb, --tests-store-mb or"
-        " --max-queued-mb"
-    )
+    None is no bound, where there is no limit to fit into. What fits has to be the default limit at least, unless less
+    was asked for. Raises DoesNotFit.
+    """
+    if limit_mb is None:
+        return asked_mb
+    fitting_mb = limits.fitting_mb(slots, store_mb, requests_mb, limit_mb)
+    least_mb = asked_mb or _DEFAULT_MB
+    if fitting_mb < least_mb:
+        raise DoesNotFit(slots, least_mb, store_mb, requests_mb, limit_mb)
+    return asked_mb or fitting_mb
