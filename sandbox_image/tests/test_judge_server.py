@@ -14,8 +14,9 @@ from yarl import URL
 from deepcoder_contracts.judge import RUN_HEADER, JudgeResponse, Problem, TestVerdict, Tier
 from deepcoder_sandbox import admission
 from deepcoder_sandbox.pool import Pool
+from deepcoder_sandbox.server import auth
 from deepcoder_sandbox.server.app import Judge, make_app
-from deepcoder_sandbox.server.auth import BadToken, read_token
+from deepcoder_sandbox.server.auth import BadToken, Token
 from deepcoder_sandbox.server.idempotency import Answers, ContentConflict
 from deepcoder_sandbox.server.metrics import Metrics
 from deepcoder_sandbox.server.room import Room
@@ -39,8 +40,15 @@ def judge():
 
 
 @pytest.fixture
-async def client(judge):
-    runner = web.AppRunner(make_app(judge, TOKEN), access_log=None)
+def token_file(tmp_path):
+    path = tmp_path / "token"
+    path.write_text(TOKEN)
+    return path
+
+
+@pytest.fixture
+async def client(judge, token_file):
+    runner = web.AppRunner(make_app(judge, Token(token_file)), access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
@@ -338,5 +346,38 @@ def test_token_file_of_no_use_is_refused_without_showing_it(tmp_path, text):
     path = tmp_path / "token"
     path.write_text(text)
     with pytest.raises(BadToken, match="--token-file") as bad:
-        read_token(path)
+        Token(path)
     assert not text or text not in str(bad.value)
+
+
+NEW = "another-token-for-these-tests"
+
+
+async def statuses(client, *tokens):
+    given = []
+    for token in tokens:
+        async with client.get("/v1/capacity", headers={"Authorization": f"Bearer {token}"}) as response:
+            given.append(response.status)
+    return given
+
+
+async def test_replaced_token_is_accepted_and_the_one_before_for_a_while(client, token_file, monkeypatch):
+    token_file.write_text(NEW + "\n")
+    assert await statuses(client, NEW, TOKEN) == [401, 200]  # the file was looked at a moment ago
+    monkeypatch.setattr(auth, "READ_AGAIN_S", 0.0)
+    assert await statuses(client, NEW, TOKEN, "neither-of-the-two-tokens") == [200, 200, 401]
+    monkeypatch.setattr(auth, "OLD_ACCEPTED_S", 0.0)
+    token_file.write_text("a-third-token-for-these-tests")
+    assert await statuses(client, "a-third-token-for-these-tests", TOKEN, NEW) == [200, 200, 401]
+
+
+async def test_token_file_of_no_use_for_a_moment_leaves_the_token_in_force(client, token_file, monkeypatch, caplog):
+    monkeypatch.setattr(auth, "READ_AGAIN_S", 0.0)
+    for away in (lambda: token_file.write_text(""), lambda: token_file.write_text("short"), token_file.unlink):
+        away()
+        assert await statuses(client, TOKEN, "", "short") == [200, 401, 401]
+    assert len([record for record in caplog.records if "stays in force" in record.message]) == 1
+    token_file.write_text(NEW)
+    assert await statuses(client, NEW, TOKEN) == [200, 200]
+    assert NEW not in caplog.text
+    assert TOKEN not in caplog.text

@@ -82,7 +82,7 @@ class Judge:
 _JUDGE = web.AppKey("judge", Judge)
 
 
-def make_app(judge: Judge, token: str | None) -> web.Application:
+def make_app(judge: Judge, token: auth.Token | None) -> web.Application:
     """Return the application; `token` None only behind a Unix socket."""
     app = web.Application(middlewares=[_problems, auth.bearer(token)])
     app[_JUDGE] = judge

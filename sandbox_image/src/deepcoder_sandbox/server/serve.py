@@ -18,6 +18,7 @@ from typing import Final
 from aiohttp import web
 
 from deepcoder_sandbox.server.app import Judge, make_app
+from deepcoder_sandbox.server.auth import Token
 from deepcoder_sandbox.server.doors import KEEP_ALIVE_S, READ_BYTES, open_doors
 from deepcoder_sandbox.server.room import MAX_CONNECTIONS
 
@@ -36,7 +37,7 @@ class Listen:
     host: str = "127.0.0.1"
     port: int = 8080
     socket: Path | None = None
-    token: str | None = None
+    token: Token | None = None
     drain_s: float = 30.0
 
 
