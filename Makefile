@@ -48,9 +48,10 @@ generate: setup  ## CRDs from the API types
 	@$(PY) -m deepcoder_operator crds --output crds --output helm/deepcoder-operator/files/crds
 	@$(PY) -m deepcoder_operator crds --output helm/deepcoder-operator/files/crds
 
+BENCHMARKS := demo gpu judge judge_load pipeline
 # The page that a benchmark writes beside its table.
 PAGE ?= docs/results/$*-$(shell date +%F).md
 
-bench-%: setup  ## a benchmark: demo judge judge_load; PAGE=FILE for another page than the dated one
-	@[ -f benchmarks/$*.py ] || { echo "make: no benchmark '$*'; there are: $(basename $(notdir $(wildcard benchmarks/*.py)))" >&2; exit 64; }
+bench-%: setup  ## a benchmark: demo gpu judge judge_load pipeline; PAGE=FILE for another page than the dated one
+	@[[ " $(BENCHMARKS) " == *" $* "* ]] || { echo "make: no benchmark '$*'; there are: $(BENCHMARKS)" >&2; exit 64; }
 	@$(PY) benchmarks/$*.py --page $(PAGE)
