@@ -80,7 +80,7 @@ def test_ranks_and_heads_must_divide_and_all_faults_are_named_at_once(config: St
     assert str(caught.value).splitlines() == [
         "recipe.tensorParallel is 3, but the model has 40 attention heads and 8 key-value heads, which divide over "
         "1, 2, 4, 8 devices: set it to one of these",
-        "recipe.sequenceParallel is 4, but there are 6 learners: set it to one of 1, 2, or give the stage "
+        "recipe.sequenceParallel is 4, but there are 6 learners: set it to 1 or 2, or give the stage "
         "another number of learners",
     ]
 

@@ -133,7 +133,7 @@ def test_sampler_gpus_must_make_whole_engines() -> None:
 
 def test_ranks_that_cannot_share_sequences_are_named() -> None:
     [change] = split(question(80, 8192, sequenceParallel=4), 6, 8).changes
-    assert "recipe.sequenceParallel is 4, but there are 6 learners: set it to one of 1, 2," in change
+    assert "recipe.sequenceParallel is 4, but there are 6 learners: set it to 1 or 2, or give" in change
 
 
 @pytest.mark.parametrize(

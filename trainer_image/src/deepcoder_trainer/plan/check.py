@@ -65,10 +65,10 @@ def rank_refusals(shape: ModelShape, recipe: Recipe, ranks: int) -> Iterator[Ref
     """Ranks, or attention heads, that do not divide into groups that share a sequence."""
     sp = recipe.sequence_parallel
     if ranks % sp:
-        possible = ", ".join(str(n) for n in range(1, 9) if not ranks % n and not any(sp_refusals(shape, n)))
+        possible = " or ".join(str(n) for n in range(1, 9) if not ranks % n and not any(sp_refusals(shape, n)))
         yield Refusal(
             "recipe.sequenceParallel",
-            f"recipe.sequenceParallel is {sp}, but there are {ranks} learners: set it to one of {possible}, or give "
+            f"recipe.sequenceParallel is {sp}, but there are {ranks} learners: set it to {possible}, or give "
             "the stage another number of learners",
         )
     yield from sp_refusals(shape, sp)
