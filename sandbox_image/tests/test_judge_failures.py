@@ -11,7 +11,7 @@ import pytest
 
 from deepcoder_contracts.judge import Tier, Verdict
 from deepcoder_sandbox.outcome import KilledFromOutside, read_claim
-from deepcoder_sandbox.pool import Draining, Pool, QueueFull
+from deepcoder_sandbox.pool import Draining, Overdue, Pool, QueueFull
 from deepcoder_sandbox.slot import Slot
 from deepcoder_sandbox.submission import Submission
 from deepcoder_sandbox.worker.packets import Job, RunEnded, RunLimits
@@ -167,7 +167,7 @@ def test_full_queue_refuses_with_a_hint_and_a_draining_pool_refuses_all(make):
         assert pool.close(30) is True
 
 
-def test_deadline_that_passes_in_the_queue_gives_error(make):
+def test_deadline_that_passes_in_the_queue_gives_no_verdict(make):
     pool = Pool(ZygoteConfig(), slots=1, worker="test", max_queued=5)
     try:
         long = make(SLOW, ("1", "1"))
@@ -175,7 +175,8 @@ def test_deadline_that_passes_in_the_queue_gives_error(make):
         first = pool.submit(Submission(long, tuple(long.tests)))
         second = pool.submit(Submission(short, tuple(short.tests)))
         assert first.result(60).passed is True
-        assert second.result(60).passed is None
+        with pytest.raises(Overdue):
+            second.result(60)
     finally:
         pool.close(30)
 

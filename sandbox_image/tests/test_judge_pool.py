@@ -9,7 +9,7 @@ import pytest
 from deepcoder_contracts.judge import JudgeResponse, TestVerdict, Verdict
 from deepcoder_sandbox import pool as pools
 from deepcoder_sandbox.observer import Observer, Phase
-from deepcoder_sandbox.pool import Draining, Pool
+from deepcoder_sandbox.pool import Draining, Overdue, Pool
 from deepcoder_sandbox.submission import Submission
 from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteFailed
 
@@ -41,6 +41,10 @@ class ToldSlot:
         self.judged.append(submission.request.id)
         if submission.request.code == "wait":
             self.may_go_on.wait(30)
+        if submission.request.code == "slow":  # as long as it is given
+            while time.monotonic() < deadline:
+                time.sleep(0.005)
+            return self.error_answer(submission, "the deadline passed", 0.0)
         if submission.request.code == "defect":
             raise RuntimeError("a defect")
         try:
@@ -201,10 +205,85 @@ def test_judge_fails_only_when_no_slot_works_and_tells_how_many_do(slots, asked,
     assert pool.close(10) is True
 
 
+def held(pool, slots, asked):
+    """The answer of a neighbour that holds the only slot, until it may go on."""
+    wait_until(lambda: slots[0].ensured)
+    neighbour = pool.submit(asked("neighbour", "wait"))
+    wait_until(lambda: pool.busy)
+    return neighbour
+
+
+def test_deadline_that_passes_in_the_queue_is_no_answer_but_not_judged(slots, asked):
+    pool = Pool(ZygoteConfig(), 1, "w", max_queued=10)
+    neighbour = held(pool, slots, asked)
+    late = pool.submit(asked("late", deadline_s=0.001))
+    in_time = pool.submit(asked("in time", deadline_s=600))
+    time.sleep(0.01)
+    slots[0].may_go_on.set()
+    with pytest.raises(Overdue, match="again"):
+        late.result(20)
+    assert neighbour.result(20).passed is in_time.result(20).passed is True
+    assert slots[0].judged == ["neighbour", "in time"]
+    assert pool.close(10) is True
+
+
+def test_overdue_submission_is_given_back_before_a_slot_is_free(slots, asked):
+    pool = Pool(ZygoteConfig(), 1, "w", max_queued=10)
+    neighbour = held(pool, slots, asked)
+    late, waiting = pool.submit(asked("late", deadline_s=1)), pool.submit(asked("waiting", deadline_s=600))
+    cancelled = pool.submit(asked("cancelled", deadline_s=1))
+    cancelled.cancel()
+    for answer in (late, neighbour, cancelled):
+        pool.give_back_overdue(answer)
+    with pytest.raises(Overdue):
+        late.result(0)
+    assert not neighbour.done()
+    slots[0].may_go_on.set()
+    assert neighbour.result(20).passed is waiting.result(20).passed is True
+    pool.give_back_overdue(neighbour)  # answered: nothing is left to give back
+    assert pool.close(10) is True
+
+
+def test_judging_that_the_queue_left_too_little_time_is_not_judged_and_no_failure(slots, asked):
+    pool = Pool(ZygoteConfig(), 1, "w", max_queued=10)
+    held(pool, slots, asked)
+    behind = pool.submit(asked("behind", "slow", deadline_s=0.4))
+    slots[0].may_go_on.set()
+    with pytest.raises(Overdue):
+        behind.result(20)
+    assert pool.submit(asked("alone", "slow", deadline_s=0.1)).result(20).passed is None  # its client's own doing
+    assert slots[0].judged == ["neighbour", "behind", "alone"]
+    assert pool.close(10) is True
+
+
+def test_judging_that_takes_longer_than_it_may_is_the_judges_failure_though_it_had_waited(slots, asked, monkeypatch):
+    monkeypatch.setattr(pools.limits, "judging_deadline_s", lambda *_: 0.1)
+    pool = Pool(ZygoteConfig(), 1, "w", max_queued=10)
+    held(pool, slots, asked)
+    behind = pool.submit(asked("behind", "slow", deadline_s=1))
+    slots[0].may_go_on.set()
+    assert behind.result(20).passed is None
+    assert pool.close(10) is True
+
+
+def test_deadline_counts_from_when_judging_begins_for_whoever_reads_ahead(slots, asked):
+    pool = Pool(ZygoteConfig(), 1, "w", max_queued=10)
+    held(pool, slots, asked)
+    ahead = pool.submit(asked("ahead", deadline_s=0.2), queue_counts=False)
+    too_long = pool.submit(asked("too long", "slow", deadline_s=0.2), queue_counts=False)
+    time.sleep(0.3)
+    slots[0].may_go_on.set()
+    assert ahead.result(20).passed is True
+    assert too_long.result(20).passed is None
+    assert pool.close(10) is True
+
+
 def test_slot_that_works_again_at_this_moment_is_no_failing_one(slots):
     pool = Pool(ZygoteConfig(), 1, "w", max_queued=10)
     wait_until(lambda: slots[0].ensured)
-    slots[0].failed_starts = pools._FAILED_STARTS  # its thread has cleared the time of its failure, not yet their number
+    slots[
+        0
+    ].failed_starts = pools._FAILED_STARTS  # its thread has cleared the time of its failure, not yet their number
     assert pool.failing_s == 0
     slots[0].failing_since = time.monotonic() - 1
     assert pool.failing_s >= 1

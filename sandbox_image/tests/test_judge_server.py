@@ -236,6 +236,22 @@ async def test_answer_of_error_is_judged_again_when_asked_again(client):
     assert JudgeResponse.model_validate_json(text).passed is True
 
 
+async def test_submission_behind_slow_neighbours_is_not_judged_at_its_deadline_and_judged_when_asked_again(client):
+    slow = asyncio.ensure_future(post(client, unique(code="import time\ntime.sleep(2)\nprint(input())")))
+    async with asyncio.timeout(20):
+        while not (await (await client.get("/v1/capacity")).json())["busy"]:
+            await asyncio.sleep(0.01)
+    body = unique(code="print(input())")
+    response, text = await post(client, {**body, "deadline_s": 0.2})
+    assert not slow.done()
+    assert response.status == 503
+    assert int(response.headers["Retry-After"]) >= 1
+    assert "not judged" in Problem.model_validate_json(text).error
+    _, text = await post(client, body)
+    assert JudgeResponse.model_validate_json(text).passed is True
+    assert JudgeResponse.model_validate_json((await slow)[1]).passed is True
+
+
 async def test_long_body_is_read_without_holding_up_others(client, monkeypatch):
     parse = admission.parse_request
 

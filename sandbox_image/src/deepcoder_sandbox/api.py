@@ -12,7 +12,9 @@
 
 `passed` is None where the judge itself failed (after attempts on fresh processes): ask again, and never take it for
 False. Requests that make no sense raise `Refused`, which names the `field`; a machine that cannot confine programs
-raises `TierRefused` as a Judge is made. What is not judged when a Judge is closed raises `Draining`.
+raises `TierRefused` as a Judge is made. What is not judged when a Judge is closed raises `Draining`; a request with a
+`deadline_s` which passes for want of a free slot raises `Overdue`: ask again. With `judge_many`, which reads ahead, a
+deadline counts from when judging begins.
 
 Programs run in zygotes that are started as processes of their own, never by forking the caller: what the caller holds
 in memory does not reach them. Expected outputs stay in this process.
@@ -31,7 +33,7 @@ from typing import Self
 from deepcoder_contracts.judge import JudgeRequest, JudgeResponse, Kind, Scoring, TestCase, TestVerdict, Tier, Verdict
 from deepcoder_sandbox import admission, tiers
 from deepcoder_sandbox.admission import Refused
-from deepcoder_sandbox.pool import Draining, Pool
+from deepcoder_sandbox.pool import Draining, Overdue, Pool
 from deepcoder_sandbox.submission import Submission
 from deepcoder_sandbox.tiers import TierRefused
 from deepcoder_sandbox.zygote_process import ZygoteConfig
@@ -42,6 +44,7 @@ __all__ = [
     "JudgeRequest",
     "JudgeResponse",
     "Kind",
+    "Overdue",
     "Refused",
     "Scoring",
     "TestCase",
@@ -87,18 +90,21 @@ class Judge:
 
         Cancelling the future takes the request out of the queue, unless it is being judged.
         """
+        return self._submit(request, queue_counts=True)
+
+    def _submit(self, request: JudgeRequest, queue_counts: bool) -> Future[JudgeResponse]:
         if request.tests is None:
             raise Refused("tests_sha256: there is no store without a server: give the tests themselves", "tests_sha256")
         tests = tuple(request.tests)
         admission.check(request, tests)
-        return self._pool.submit(Submission(request, tests))
+        return self._pool.submit(Submission(request, tests), queue_counts)
 
     def judge(self, request: JudgeRequest) -> JudgeResponse:
-        """Judge one request and wait for the answer. Raises Refused."""
+        """Judge one request and wait for the answer. Raises Refused, Overdue."""
         return self.submit(request).result()
 
     async def judge_async(self, request: JudgeRequest) -> JudgeResponse:
-        """Judge one request while the event loop goes on. Raises Refused."""
+        """Judge one request while the event loop goes on. Raises Refused, Overdue."""
         return await asyncio.wrap_future(self.submit(request))
 
     def judge_many(self, requests: Iterable[JudgeRequest]) -> Iterator[JudgeResponse]:
@@ -110,7 +116,7 @@ class Judge:
         refused: Refused | None = None
         for request in requests:
             try:
-                pending.append(self.submit(request))
+                pending.append(self._submit(request, queue_counts=False))
             except Refused as error:
                 refused = error
                 break

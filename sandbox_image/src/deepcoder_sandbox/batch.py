@@ -93,7 +93,7 @@ def _submit(pool: Pool, number: int, line: bytes | None, scoring: Scoring | None
         request = admission.parse_request(line)
         if scoring is not None:
             request = request.model_copy(update={"scoring": scoring})
-        return pool.submit(Submission(request, _tests_of(request)))
+        return pool.submit(Submission(request, _tests_of(request)), queue_counts=False)
     except Refused as refused:
         return Problem(error=f"line {number}: {refused.error}", field=refused.field)
 

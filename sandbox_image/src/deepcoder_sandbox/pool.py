@@ -4,6 +4,10 @@ Full means full: `submit` refuses at once with a hint when to come back, instead
 refuses new work, finishes what was accepted and then ends every zygote; what is not finished in time is given back
 unjudged, so that nobody waits for an answer that never comes.
 
+A client's deadline that passes for want of a free slot is no failure of the judge, and says nothing about the program:
+such a submission is given back unjudged (`Overdue`), to be asked for again. Only judging that took longer than it may,
+or whose client left it too little time to begin with, ends as `error`.
+
 A slot that cannot start its zygote leaves the work to the others and tries again by itself; what failed on one slot is
 tried once more on another. Where no slot can, `error` is the answer, and since a judge that is so quick would attract
 work, `failing_s` tells of it: the server then asks for no more.
@@ -47,12 +51,21 @@ class Draining(Exception):
     """The judge is about to stop: it takes no more work, or has had no time to judge this."""
 
 
+class Overdue(Exception):
+    """The client's deadline has passed for want of a free slot: nothing is known about the program."""
+
+    def __init__(self) -> None:
+        super().__init__("not judged: its deadline passed while others were judged: send it again, here or elsewhere")
+
+
 @dataclass(eq=False)
 class _Work:
     submission: Submission
     deadline: float | None
-    """The client's, counted from its arrival."""
+    """The client's, counted from its arrival; None: it counts from when judging begins, or there is none."""
     queued_at: float
+    waits: bool
+    """Whether no slot was free when it came."""
     answer: Future[JudgeResponse] = field(default_factory=Future)
     tried: int = 0
     """Slots that have failed on it."""
@@ -118,16 +131,21 @@ class Pool:
         """Slots that can judge, as far as is known."""
         return sum(slot.failed_starts < _FAILED_STARTS for slot in self._slots)
 
-    def submit(self, submission: Submission) -> Future[JudgeResponse]:
+    def submit(self, submission: Submission, queue_counts: bool = True) -> Future[JudgeResponse]:
         """Queue a submission. Raises QueueFull or Draining.
 
-        The future fails with Draining alone, where the pool is closed before it was judged; whatever a program or the
-        judge does is an answer. Cancelling it takes it out of the queue; once it is judged it cannot be cancelled.
+        `queue_counts` False is for whoever reads ahead of the judging: a deadline counts from when judging begins.
+
+        The future fails with Draining where the pool is closed before it was judged, and with Overdue; whatever a
+        program or the judge does is an answer. Cancelling it takes it out of the queue; once it is judged it cannot be
+        cancelled.
         """
         now = time.monotonic()
         asked_s = submission.request.deadline_s
-        work = _Work(submission, None if asked_s is None else now + asked_s, now)
+        deadline = now + asked_s if asked_s is not None and queue_counts else None
         with self._changed:
+            waits = len(self._under_way) + len(self._waiting) >= self.working_slots
+            work = _Work(submission, deadline, now, waits)
             if self._draining:
                 raise Draining("the judge is draining: send this to another")
             if len(self._waiting) >= self._max_queued:
@@ -135,6 +153,15 @@ class Pool:
             self._waiting.append(work)
             self._changed.notify_all()  # one alone might wake a slot that leaves the work to others
         return work.answer
+
+    def give_back_overdue(self, answer: Future[JudgeResponse]) -> None:
+        """Give back the submission of this answer, whose deadline has passed, if it still waits in the queue."""
+        with self._changed:
+            work = next((work for work in self._waiting if work.answer is answer), None)
+            if work is None:
+                return
+            self._waiting.remove(work)
+        _fail(work, Overdue())
 
     def retry_after_s(self) -> int:
         """Seconds after which about half of the queue will have been judged."""
@@ -181,18 +208,30 @@ class Pool:
             self._observer.spent(Phase.QUEUE, started - work.queued_at)
         submission = work.submission
         allowed_s = limits.judging_deadline_s(submission.request.time_limit_s, len(submission.tests))
-        deadline = work.deadline or started + allowed_s
+        deadline = work.deadline or started + (submission.request.deadline_s or allowed_s)
+        if started > deadline:
+            self._give_back(work)
+            return
         try:
-            if started > deadline:
-                answer = slot.error_answer(submission, "the deadline passed in the queue", started)
-            else:
-                answer = slot.judge(submission, deadline)
+            answer = slot.judge(submission, deadline)
         except Exception as error:  # a defect of ours is the judge's failure too, and the slot lives on
             answer = slot.error_answer(submission, f"{type(error).__name__}: {error}", started)
-        if answer.passed is None and time.monotonic() < deadline and self._hand_on(slot, work):
+        now = time.monotonic()
+        if answer.passed is None and now < deadline and self._hand_on(slot, work):
             return
-        self._learn(time.monotonic() - started)
+        self._learn(now - started)
+        queue_counted = work.waits and work.deadline is not None
+        if answer.passed is None and now >= deadline and queue_counted and now - started < allowed_s:
+            self._give_back(work)  # the queue took the time that was wanting
+            return
         self._settle(work, answer)
+
+    def _give_back(self, work: _Work) -> None:
+        with self._changed:
+            if work not in self._under_way:  # given back meanwhile
+                return
+            self._under_way.discard(work)
+        _fail(work, Overdue())
 
     def _learn(self, seconds: float) -> None:
         """Follow the mean of what judging takes, from the first submission on."""
@@ -249,6 +288,11 @@ class Pool:
             self._under_way.clear()
             self._waiting.clear()
         for work in left:
-            if work.answer.running() or work.answer.set_running_or_notify_cancel():
-                work.answer.set_exception(Draining("the judge stopped before this was judged: send it to another"))
+            _fail(work, Draining("the judge stopped before this was judged: send it to another"))
         return not left
+
+
+def _fail(work: _Work, reason: Exception) -> None:
+    """Tell whoever waits for it that it is not judged, unless nobody does."""
+    if work.answer.running() or work.answer.set_running_or_notify_cancel():
+        work.answer.set_exception(reason)

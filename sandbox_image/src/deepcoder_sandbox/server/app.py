@@ -1,7 +1,8 @@
 """Routes of the judge.
 
 Every refusal is a `Problem` with the field at fault, a defect of ours included. A client that hangs up does not stop
-its submission: the answer is kept for when it asks again. Long bodies are read in a thread, one after the other:
+its submission: the answer is kept for when it asks again. A submission that is still in the queue at its deadline is
+given back then, with 503 and a time to come back after. Long bodies are read in a thread, one after the other:
 health, capacity and the answers of others wait for a part of one at most, and its copies exist once. A judge that
 cannot start zygotes is not ready, and after a while not healthy: it would answer `error` faster than others judge.
 """
@@ -24,7 +25,7 @@ from aiohttp.typedefs import Handler
 from deepcoder_contracts.judge import RUN_HEADER, Capacity, JudgeRequest, JudgeResponse, Kind, Problem, TestCase, Tier
 from deepcoder_sandbox import admission
 from deepcoder_sandbox.admission import Refused
-from deepcoder_sandbox.pool import Draining, Pool, QueueFull
+from deepcoder_sandbox.pool import Draining, Overdue, Pool, QueueFull
 from deepcoder_sandbox.server import auth
 from deepcoder_sandbox.server.bodies import READ_S, TooLarge, TooSlow, read_body
 from deepcoder_sandbox.server.idempotency import Answers, ContentConflict, content_digest
@@ -137,6 +138,8 @@ def _refusal(error: Exception, judge: Judge) -> tuple[int, Problem, dict[str, st
             retry_after_s = judge.pool.retry_after_s()
             mend = f"{what} is full: try again in {retry_after_s} s, or at another judge"
             return 429, Problem(error=mend), {"Retry-After": str(retry_after_s)}
+        case Overdue():
+            return 503, Problem(error=str(error)), {"Retry-After": str(judge.pool.retry_after_s())}
         case Draining():
             return 503, Problem(error=str(error)), {"Retry-After": _DRAIN_RETRY_AFTER_S}
         case web.HTTPException():
@@ -207,11 +210,15 @@ async def _start(
         if answer is not None:
             forget()
             return answer
-        judged = asyncio.wrap_future(judge.pool.submit(Submission(asked, tests)))
+        submitted = judge.pool.submit(Submission(asked, tests))
     except BaseException:
         forget()
         raise
+    judged = asyncio.wrap_future(submitted)
     judged.add_done_callback(forget)
+    if asked.deadline_s is not None:
+        over = judged.get_loop().call_later(asked.deadline_s, judge.pool.give_back_overdue, submitted)
+        judged.add_done_callback(lambda _: over.cancel())
     return judge.answers.start(key, digest, judged)
 
 
