@@ -6,6 +6,7 @@ own are played by copies of it with one line changed, so each attack is seen to 
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,9 +16,10 @@ import pytest
 
 import deepcoder_sandbox
 from deepcoder_contracts.judge import Tier
-from deepcoder_sandbox import attack
-from deepcoder_sandbox.worker import syscalls
-from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteProcess
+from deepcoder_sandbox import attack, tiers
+from deepcoder_sandbox.slot import Slot
+from deepcoder_sandbox.worker import libc, syscalls
+from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteFailed, ZygoteProcess
 
 WITHOUT_LANDLOCK = """
 import ctypes, os, struct, sys
@@ -43,8 +45,12 @@ def run(*command, **environment):
     )
 
 
-def test_every_property_holds_in_every_tier(slot):
-    findings = attack.attack(slot.ensure_zygote())
+KINDS = pytest.mark.parametrize("harness", [False, True], ids=["plain", "livecodebench"])
+
+
+@KINDS
+def test_every_property_holds_in_every_tier(slot, harness):
+    findings = attack.attack(slot.ensure_zygote(harness))
     assert findings.broken == []
     for name, group in syscalls.GROUPS.items():
         assert group.attacked_as, name
@@ -58,8 +64,9 @@ def test_tier_holds_wherever_the_judge_is_at_home(slot, monkeypatch, directory):
     assert attack.attack(slot.ensure_zygote()).broken == []
 
 
-def test_attacks_are_real_and_succeed_without_confinement():
-    zygote = ZygoteProcess(ZygoteConfig(tier=Tier.UNCONFINED))
+@KINDS
+def test_attacks_are_real_and_succeed_without_confinement(harness):
+    zygote = ZygoteProcess(ZygoteConfig(tier=Tier.UNCONFINED, harness=harness))
     try:
         findings = attack.attack(zygote)
     finally:
@@ -147,9 +154,8 @@ zygote.kill()
 """
 
 
-def with_defect(directory, broken):
-    """Put a copy of the judge with that defect into `directory`."""
-    name, line, changed = DEFECTS[broken]
+def with_defect(directory, name, line, changed):
+    """Put a copy of the judge with that line changed into `directory`."""
     copy = directory / "deepcoder_sandbox"
     shutil.copytree(Path(deepcoder_sandbox.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
     text = (copy / name).read_text()
@@ -159,16 +165,65 @@ def with_defect(directory, broken):
 
 @pytest.mark.parametrize("broken", DEFECTS)
 def test_defect_of_the_judge_is_found_by_its_own_attack(tmp_path, broken):
-    with_defect(tmp_path, broken)
+    with_defect(tmp_path, *DEFECTS[broken])
     found = run("-c", ATTACK, PYTHONPATH=str(tmp_path))
     assert found.returncode == 0, found
     assert broken in ast.literal_eval(found.stdout)
 
 
-def test_judge_whose_attack_finds_a_defect_does_not_serve(tmp_path):
-    with_defect(tmp_path, "network")
-    socket = tmp_path / "judge.sock"
-    refused = run("-m", "deepcoder_sandbox", "serve", "--socket", str(socket), PYTHONPATH=str(tmp_path))
+def refused_to_serve(directory):
+    """Have the judge in `directory` serve, which it has to refuse; return what it says."""
+    socket = directory / "judge.sock"
+    refused = run("-m", "deepcoder_sandbox", "serve", "--socket", str(socket), PYTHONPATH=str(directory))
     assert refused.returncode == 64, refused
-    assert "Landlock: not enforced: network" in refused.stderr
     assert not socket.exists()
+    return refused.stderr
+
+
+def test_judge_whose_attack_finds_a_defect_does_not_serve(tmp_path):
+    with_defect(tmp_path, *DEFECTS["network"])
+    assert "Landlock: not enforced: network" in refused_to_serve(tmp_path)
+
+
+def test_defect_of_one_kind_of_zygote_alone_is_found(tmp_path):
+    line = "system_calls=system_calls,"
+    with_defect(tmp_path, "worker/boot.py", line, "system_calls=None if config['harness'] else system_calls,")
+    assert re.search(r"Landlock: not enforced: [\w, ]*own_sigkill", refused_to_serve(tmp_path))
+
+
+def test_kinds_of_zygotes_that_are_not_confined_alike_are_refused(tmp_path):
+    with_defect(tmp_path, "worker/boot.py", '"thread_gate": gate is not None', '"thread_gate": not config["harness"]')
+    assert "zygotes are not alike" in refused_to_serve(tmp_path)
+
+
+FEWER_LATER = """
+import pathlib
+if pathlib.Path({mark!r}).exists():
+    from deepcoder_sandbox.worker import libc
+    def refuse(*_): raise OSError(16, "Device or resource busy")
+    {change}
+"""
+LATER = {
+    "thread_gate is False and not True": "libc.seccomp_listener = refuse",
+    "landlock_abi is 1 and not ": "libc.landlock_abi = lambda: 1",
+}
+
+
+@pytest.mark.parametrize("shortfall", LATER)
+def test_later_zygote_that_is_confined_by_less_does_not_start(tmp_path, monkeypatch, shortfall):
+    if "abi" in shortfall and libc.landlock_abi() < 2:
+        pytest.skip("the kernel has the least that there is")
+    mark = tmp_path / "mark"
+    (tmp_path / "fewer_later.py").write_text(FEWER_LATER.format(mark=str(mark), change=LATER[shortfall]))
+    monkeypatch.setattr(tiers, "STRONGEST_FIRST", (Tier.LANDLOCK,))
+    asked = ZygoteConfig(packages=(str(tmp_path),), preload=("fewer_later",))
+    config, findings = tiers.find_tier(asked, Tier.LANDLOCK)
+    assert findings.broken == []
+    slot = Slot(config, worker="test")
+    for harness in (False, True):
+        slot.ensure_zygote(harness)
+    slot.close()
+    mark.touch()
+    for harness in (False, True):
+        with pytest.raises(ZygoteFailed, match=f"confined by less than the zygotes that were attacked: {shortfall}"):
+            slot.ensure_zygote(harness)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepcoder_contracts.judge import Kind, Tier
-from deepcoder_sandbox import attack_limits
+from deepcoder_sandbox import attack_limits, attack_session
 from deepcoder_sandbox.execution import Execution, Program, execute
 from deepcoder_sandbox.limits import CLAIM_BYTES
 from deepcoder_sandbox.memory_file import MemoryFile
@@ -26,6 +26,7 @@ from deepcoder_sandbox.worker.packets import RunLimits
 from deepcoder_sandbox.zygote_process import ENVIRONMENT, ZygoteFailed, ZygoteProcess
 
 _DEADLINE_S = 60.0
+_DESCRIPTORS = 5
 _PROBE = (Path(__file__).parent / "attack_probe.py").read_text()
 _NEEDED_BY_ALL = ("cpu_time", "wall_time", "memory", "output", "open_files")
 
@@ -55,9 +56,11 @@ def attack(zygote: ZygoteProcess) -> Findings:
 
 
 def _run(zygote: ZygoteProcess, source: str, stdin: bytes, limits: RunLimits) -> Execution:
-    with MemoryFile("code", source.encode(), sealable=True) as code:
-        program = Program(code, len(source.encode()), Kind.STDIN)
-        return execute(zygote, program, stdin, limits, time.monotonic() + _DEADLINE_S, CLAIM_BYTES)
+    text, deadline = source.encode(), time.monotonic() + _DEADLINE_S
+    if zygote.config.harness:
+        return attack_session.run(zygote, text, stdin, limits, deadline)
+    with MemoryFile("code", text, sealable=True) as code:
+        return execute(zygote, Program(code, len(text), Kind.STDIN), stdin, limits, deadline, CLAIM_BYTES)
 
 
 @contextmanager
@@ -86,18 +89,18 @@ def _namespaces() -> dict[str, str]:
 def _leaves_nothing(zygote: ZygoteProcess) -> bool:
     """Whether a program finds no file of the one before; whatever it can write is removed again."""
     with tempfile.TemporaryDirectory() as directory:
-        paths = [f"{place}/deepcoder-{os.getpid()}" for place in (".", "/tmp", "/dev/shm", directory)]  # noqa: S108
+        paths = [f"{place}/deepcoder-{zygote.pid}" for place in (".", "/tmp", "/dev/shm", directory)]  # noqa: S108
         given = json.dumps(paths).encode()
         left = _run(zygote, attack_limits.LEAVE, given, attack_limits.bounds())
         found = _run(zygote, attack_limits.FIND, given, attack_limits.bounds())
         for path in paths[1:]:
             Path(path).unlink(missing_ok=True)
-    return left.ended.exit_status == 0 and found.ended.exit_status == 0 and json.loads(found.stdout) == []
+    return left.ended.exit_status == 0 and found.ended.exit_status == 0 and found.stdout == b"[]"
 
 
 def _probe(zygote: ZygoteProcess) -> dict[str, bool]:
     """Run the probe program against real bait: the server's own files, a listening socket, its processes."""
-    abstract = f"\0deepcoder-sandbox-{os.getpid()}-{time.monotonic_ns()}"
+    abstract = f"\0deepcoder-sandbox-{zygote.pid}-{time.monotonic_ns()}"
     with (
         socket.create_server(("127.0.0.1", 0)) as tcp,
         socket.socket(socket.AF_UNIX) as unix,
@@ -114,10 +117,11 @@ def _probe(zygote: ZygoteProcess) -> dict[str, bool]:
             "port": tcp.getsockname()[1],
             "abstract": abstract,
             "pids": [os.getpid(), zygote.pid, 1],
+            "descriptors": attack_session.DESCRIPTORS if zygote.config.harness else _DESCRIPTORS,
             "namespaces": _namespaces() if zygote.config.tier is Tier.NAMESPACES else {},
         }
         run = _run(zygote, _PROBE, json.dumps(bait).encode(), attack_limits.bounds())
-    if run.ended.exit_status != 0:
+    if run.ended.exit_status != 0 or not run.stdout:
         tail = run.stderr.decode("utf-8", "replace").strip().rsplit("\n", 1)[-1][:300]
         raise ZygoteFailed(f"the probe did not run to its end: {tail}")
     return {str(name): held is True for name, held in json.loads(run.stdout).items()}

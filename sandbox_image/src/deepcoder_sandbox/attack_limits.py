@@ -32,12 +32,12 @@ ATTACKS: dict[str, tuple[str, RunLimits, Callable[[Execution], bool]]] = {
         lambda run: b"got it" not in run.stdout,
     ),
     "output": (
-        "import os\nfor _ in range(64): os.write(1, b'x' * (1 << 16))\nprint('all written')",
+        "for _ in range(64): print('x' * (1 << 16))\nprint('all written')",
         bounds(file_bytes=MIB),
         lambda run: run.written_bytes <= MIB and run.ended.exit_status != 0,
     ),
     "own_sigkill": (
-        "import os\nos.kill(os.getpid(), 9)",
+        "import posix\nposix.kill(posix.getpid(), 9)",  # `os` has none in scoring livecodebench
         bounds(),
         lambda run: run.ended.signal is None,
     ),
@@ -74,10 +74,10 @@ if platform.machine() == "x86_64":  # elsewhere a program has no way to make cal
     )
 
 LEAVE = """
-import json, sys
+import io, json, sys
 for path in json.load(sys.stdin):
     try:
-        with open(path, "w") as file: file.write("left behind")
+        with io.open(path, "w") as file: file.write("left behind")
     except OSError: pass
 """
 

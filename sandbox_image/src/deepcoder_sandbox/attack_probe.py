@@ -2,18 +2,25 @@
 
 Reads its bait as JSON from stdin: a secret file, a file to spoil, a listening port, pids to strike at, numbers of
 system calls that are to be refused.
+
+What scoring livecodebench puts in the place of `open` and of parts of `os` is no protection: it is gone round first.
 """
 
 import contextlib
 import ctypes
 import json
 import os
+import posix
 import socket
 import sys
 from collections.abc import Callable
+from io import open as open_file
 from pathlib import Path
 from typing import Any
 
+for name, function in vars(posix).items():
+    if getattr(os, name, function) is None:
+        setattr(os, name, function)
 bait = json.load(sys.stdin)
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
@@ -65,7 +72,7 @@ def write(path: str) -> None:
 
 def descriptors() -> list[int]:
     """Return inherited descriptors beyond the runner's own."""
-    return [fd for fd in range(5, 1024) if not refused(os.fstat, fd)]
+    return [fd for fd in range(bait["descriptors"], 1024) if not refused(os.fstat, fd)]
 
 
 def spoiled() -> list[str]:
@@ -143,10 +150,12 @@ if bait["namespaces"]:
 held["network"] = refused(connect) and refused(connect_abstract) and refused(socket.socketpair)
 held["processes"] = refused(fork)
 held["signals"] = all(refused(os.kill, pid, 0) for pid in [*bait["pids"], os.getppid(), -1, 0])
-held["secret_files"] = refused(open, bait["secret"]) and refused(open, "/etc/passwd") and refused(open, "/etc/shadow")
+held["secret_files"] = (
+    refused(open_file, bait["secret"]) and refused(open_file, "/etc/passwd") and refused(open_file, "/etc/shadow")
+)
 held["host_files"] = all(refused(os.listdir, path) for path in ("/etc", "/root", "/home", "/var", *bait["directories"]))
 held["other_processes"] = all(
-    refused(open, f"/proc/{pid}/{name}", "rb")
+    refused(open_file, f"/proc/{pid}/{name}", "rb")
     for pid in [*bait["pids"], os.getppid()]
     for name in ("environ", "mem", "maps", "cmdline")
 )

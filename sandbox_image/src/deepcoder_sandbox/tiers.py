@@ -1,16 +1,19 @@
 """Choosing a tier: the strongest whose every property holds against the attacks.
 
 Fails with `TierRefused`, which says what was tried and the mend, where none holds at or above the minimum: programs are
-never run under less than was asked for.
+never run under less than was asked for, nor later under less than was attacked.
+
+A zygote of each kind is attacked, for each is confined on its own; both at once, which takes hardly longer than one.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 from deepcoder_contracts.judge import Tier
 from deepcoder_sandbox import attack
-from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteFailed, ZygoteProcess
+from deepcoder_sandbox.zygote_process import InForce, ZygoteConfig, ZygoteFailed, ZygoteProcess
 
 
 @dataclass(eq=False)  # an exception: what passes it on writes its traceback into it
@@ -33,20 +36,38 @@ STRONGEST_FIRST = (Tier.NAMESPACES, Tier.LANDLOCK, Tier.UNCONFINED)
 
 
 def find_tier(config: ZygoteConfig, minimum: Tier) -> tuple[ZygoteConfig, attack.Findings]:
-    """Return the strongest tier that holds against the attacks. Raises TierRefused below the minimum."""
+    """Return how to confine, in the strongest tier that holds against the attacks, and what was found.
+
+    Zygotes of that config start only with what the attacked ones had in force. Raises TierRefused below the minimum.
+    """
     reasons: dict[str, str] = {}
     for tier in STRONGEST_FIRST[: STRONGEST_FIRST.index(minimum) + 1]:
-        candidate = ZygoteConfig(tier, config.packages, config.preload)
+        candidate = replace(config, tier=tier)
         try:
-            zygote = ZygoteProcess(candidate)
-            try:
-                findings = attack.attack(zygote)
-            finally:
-                zygote.kill()
+            in_force, findings = _attack_each_kind(candidate)
         except ZygoteFailed as error:
             reasons[tier] = str(error)
             continue
         if not findings.broken:
-            return candidate, findings
+            return replace(candidate, at_least=in_force), findings
         reasons[tier] = f"not enforced: {', '.join(findings.broken)}"
     raise TierRefused(minimum, reasons)
+
+
+def _attack_each_kind(config: ZygoteConfig) -> tuple[InForce, attack.Findings]:
+    """Return what both kinds have in force, and the properties that hold in both. Raises ZygoteFailed."""
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(_attack, (config, replace(config, harness=True))))
+    (in_force, findings), (harness_in_force, harness_findings) = found
+    if harness_in_force != in_force:
+        raise ZygoteFailed(f"zygotes are not alike: {in_force} and, for livecodebench, {harness_in_force}")
+    held = {name: held and harness_findings.limits[name] for name, held in findings.limits.items()}
+    return in_force, attack.Findings(config.tier, held)
+
+
+def _attack(config: ZygoteConfig) -> tuple[InForce, attack.Findings]:
+    zygote = ZygoteProcess(config)
+    try:
+        return zygote.in_force, attack.attack(zygote)
+    finally:
+        zygote.kill()

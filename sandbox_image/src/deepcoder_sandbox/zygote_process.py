@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from deepcoder_contracts.judge import Tier
 from deepcoder_sandbox.worker import packets
@@ -49,6 +49,25 @@ class ZygoteFailed(Exception):
     """The judge's own failure: no run was completed."""
 
 
+class InForce(NamedTuple):
+    """What a zygote put in force where the kernel may have less to offer at another time."""
+
+    tier: str
+    landlock_abi: int
+    """0 in the unconfined tier."""
+    thread_gate: bool
+    """Whether it is asked for each thread of a program. Where it is not, the kernel counts its user's."""
+
+    def shortfall(self, wanted: InForce) -> str:
+        """Return what is less than in `wanted`; empty where nothing is."""
+        pairs = zip(self._fields, self, wanted, strict=True)
+        return ", ".join(
+            f"{name} is {has} and not {had}"
+            for name, has, had in pairs
+            if (has != had if name == "tier" else has < had)
+        )
+
+
 @dataclass(frozen=True)
 class ZygoteConfig:
     """How zygotes are confined."""
@@ -64,6 +83,9 @@ class ZygoteConfig:
 
     harness: bool = False
     """Whether it runs programs as LiveCodeBench's harness does, for which it is prepared once, and no others."""
+
+    at_least: InForce | None = None
+    """What has to be in force: what the attacked ones had. Starting fails with less."""
 
 
 class ZygoteProcess:
@@ -98,7 +120,7 @@ class ZygoteProcess:
             theirs.close()
         self._channel = ours
         try:
-            self.landlock_abi = self._configure(time.monotonic() + _START_DEADLINE_S)
+            self.in_force = self._configure(time.monotonic() + _START_DEADLINE_S)
         except BaseException:
             self.kill()
             raise
@@ -147,8 +169,8 @@ class ZygoteProcess:
         """Readable when a run has ended, or the zygote has."""
         return self._channel.fileno()
 
-    def _configure(self, deadline: float) -> int:
-        """Exchange the first packets, both JSON; return the Landlock ABI version that the zygote found."""
+    def _configure(self, deadline: float) -> InForce:
+        """Exchange the first packets, both JSON; return what the zygote put in force, which is as much as is wanted."""
         config = self.config
         packet = {
             "tier": config.tier,
@@ -161,11 +183,14 @@ class ZygoteProcess:
             answer: dict[str, Any] = dict(json.loads(self._receive(deadline)))
             if "error" in answer:
                 raise ZygoteFailed(str(answer["error"]))
-            return int(answer["landlock_abi"])
+            in_force = InForce(str(answer["tier"]), int(answer["landlock_abi"]), bool(answer["thread_gate"]))
         except OSError as error:
             raise ZygoteFailed(f"the zygote is gone: {error}") from error
         except (KeyError, TypeError, ValueError) as error:
             raise ZygoteFailed(f"the zygote's answer is broken: {error}") from error
+        if shortfall := in_force.shortfall(config.at_least or in_force):
+            raise ZygoteFailed(f"confined by less than the zygotes that were attacked: {shortfall}")
+        return in_force
 
     def _receive(self, deadline: float) -> bytes:
         poller = select.poll()

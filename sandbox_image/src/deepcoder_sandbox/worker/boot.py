@@ -1,8 +1,8 @@
 """Start of a zygote process: warm up, confine what is confined once, report, serve.
 
 Started by the judge as a plain interpreter with a clean environment; its first packet says how to confine. It answers
-`{"landlock_abi": …}` or `{"error": …}` and, in the latter case, ends: the judge then tries a weaker tier, or refuses to
-start.
+with what it put in force, or `{"error": …}` and, in the latter case, ends: the judge then tries a weaker tier, or
+refuses to start.
 
 What is loaded here is what every fork copies, whether a program needs it or not: about 0.01 ms a module and run.
 """
@@ -60,14 +60,13 @@ def main(descriptor: int, root: str) -> None:
         return
     try:
         config = json.loads(packet)
-        landlock_abi = libc.landlock_abi()
         runner = _load(config, root)
         space = namespaces.enter(config, channel) if config["tier"] == "Namespaces" else namespaces.HOST
-        served = _set_up(config, space, channel, runner)
+        served, in_force = _set_up(config, space, channel, runner)
     except Exception as error:
         channel.send(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
         return
-    channel.send(json.dumps({"landlock_abi": landlock_abi}).encode())
+    channel.send(json.dumps(in_force).encode())
     served.serve(space.clean)
 
 
@@ -97,7 +96,8 @@ def _load(config: dict[str, Any], root: str) -> ModuleType:
 
 def _set_up(
     config: dict[str, Any], space: namespaces.Space, channel: socket.socket, runner: ModuleType
-) -> zygote.Zygote:
+) -> tuple[zygote.Zygote, dict[str, Any]]:
+    """Return what serves, and what is in force for every program that it runs."""
     confined = config["tier"] != "Unconfined"
     proc = os.open(space.proc, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     os.chdir(space.scratch or "/")
@@ -123,13 +123,18 @@ def _set_up(
         gate,
         runner.run,
     )
+    in_force = {
+        "tier": config["tier"],
+        "landlock_abi": libc.landlock_abi() if confined else 0,
+        "thread_gate": gate is not None,
+    }
     gc.collect()
     libc.trim_heap()
     gc.freeze()
     gc.disable()
     if system_calls is not None:
         system_calls.load_base()
-    return served
+    return served, in_force
 
 
 def _thread_gate(proc: int) -> thread_gate.ThreadGate | None:
