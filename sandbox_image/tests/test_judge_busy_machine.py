@@ -1,13 +1,19 @@
 """Under a load that leaves a program a fraction of a processor, time spent waiting for one is nobody's time limit."""
 
+import itertools
 import os
+import random
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
-from deepcoder_contracts.judge import Verdict
+from deepcoder_contracts.judge import Kind, Verdict
+from deepcoder_sandbox import limits
+from deepcoder_sandbox.execution import Program, execute
+from deepcoder_sandbox.memory_file import MemoryFile
 from deepcoder_sandbox.submission import Submission
 from deepcoder_sandbox.worker.starvation import Starvation
 
@@ -22,21 +28,45 @@ thread.start()
 thread.join()
 """
 
+TAKING_TURNS = """
+import threading, time
+turn = threading.Lock()
+def main(number):
+    left = 25
+    while left:
+        with turn:
+            until = time.thread_time() + 0.002
+            while time.thread_time() < until: pass
+        left -= 1
+threads = [threading.Thread(target=main, args=(number,)) for number in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(3)
+"""
+
+HERD = """
+import threading, time
+threading.stack_size(65536)
+def gather():
+    while True: time.sleep(0.004 - time.monotonic() % 0.004)
+for _ in range(100): threading.Thread(target=gather, daemon=True).start()
+time.sleep(60)
+"""
+
 WAITING_THREADS = """
 import os, threading, time
 from deepcoder_sandbox.submission import Submission
 from deepcoder_sandbox.worker.starvation import Starvation
-starvation = Starvation(os.getpid())
+starvation = Starvation(os.getpid(), time.process_time, 10, time.monotonic())
 starvation.mark()
 lock = threading.Lock()
 lock.acquire()
 waiting = [threading.Thread(target=lock.acquire, args=(True, 0.3)) for _ in range(20)]
-before = time.process_time()
 for thread in waiting:
     thread.start()
 for thread in waiting:
     thread.join()
-print(starvation.seconds(time.process_time() - before))
+print(starvation.seconds())
 """
 
 
@@ -52,9 +82,12 @@ def load():
         process.wait()
 
 
+@pytest.mark.parametrize("program", [IN_A_THREAD, TAKING_TURNS], ids=["in one thread", "in turns"])
 @pytest.mark.parametrize(("scoring", "time_limit_s"), [("strict", 0.6), ("livecodebench", 1.0)])
-def test_program_that_works_in_a_thread_is_not_blamed_for_a_busy_machine(judge_once, load, scoring, time_limit_s):
-    answer = judge_once(IN_A_THREAD, ("", "3"), scoring=scoring, time_limit_s=time_limit_s)
+def test_program_that_works_in_threads_is_not_blamed_for_a_busy_machine(
+    judge_once, load, program, scoring, time_limit_s
+):
+    answer = judge_once(program, ("", "3"), scoring=scoring, time_limit_s=time_limit_s)
     assert [verdict.verdict for verdict in answer.verdicts] == [Verdict.PASSED], answer
 
 
@@ -66,26 +99,81 @@ def test_threads_that_wait_for_each_other_are_not_starved():
     assert float(told.stdout) < 0.3
 
 
-def test_sum_over_threads_counts_only_as_a_multiple_of_the_time_they_ran(monkeypatch):
-    starvation = Starvation(1)
-    monkeypatch.setattr(starvation, "_threads", lambda: [str(number) for number in range(1, 201)])
-    monkeypatch.setattr(starvation, "_read", lambda thread: 2_000_000_000)
-    assert starvation.seconds(cpu_s=0.0) == 2.0  # what one thread waited always counts
-    assert starvation.seconds(cpu_s=1.0) == 8.0
-    assert starvation.seconds(cpu_s=100.0) == 400.0
+def test_threads_that_wake_together_put_off_no_limit_of_a_program_that_sleeps(any_slot):
+    bounds = limits.of_one_test(1.0, 512, 1 << 20)
+    with MemoryFile("code", HERD.encode(), sealable=True) as code:
+        program = Program(code, len(HERD.encode()), Kind.STDIN)
+        ended = execute(any_slot.ensure_zygote(), program, b"", bounds, time.monotonic() + 60, 4096).ended
+    assert ended.killed_for == "wall", ended
+    # However busy the machine was: of the sum of the threads' waits nearly nothing is believed.
+    assert ended.starved_s < 0.5 * ended.wall_s, ended
 
 
-def test_thread_that_has_ended_and_what_was_before_the_mark_are_accounted_for(monkeypatch):
-    starvation = Starvation(1)
-    waits = {"1": 5_000_000_000, "2": 3_000_000_000}
-    monkeypatch.setattr(starvation, "_threads", lambda: list(waits))
-    monkeypatch.setattr(starvation, "_read", lambda thread: waits[thread])
-    starvation.mark()
-    assert starvation.seconds(cpu_s=9.0) == 3.0
-    del waits["2"]
-    waits["1"] += 1_000_000_000
-    assert starvation.seconds(cpu_s=9.0) == 4.0
-    assert Starvation(1 << 30).seconds(cpu_s=9.0) == 0.0
+@pytest.fixture
+def followed(monkeypatch):
+    """A process of two threads that never are asked, and what is to be seen of it."""
+    seen = SimpleNamespace(waits={"1": 0, "2": 0}, clock=itertools.cycle([0.0]), ready=True, now=100.0)
+    monkeypatch.setattr(time, "monotonic", lambda: seen.now)
+    starvation = Starvation(1, lambda: next(seen.clock), 60.0, seen.now)
+    monkeypatch.setattr(starvation, "_threads", lambda: list(seen.waits))
+    monkeypatch.setattr(starvation, "_read", lambda thread: seen.waits[thread])
+    monkeypatch.setattr(starvation, "is_runnable", lambda: seen.ready)
+    seen.starvation = starvation
+    return seen
+
+
+def sampled(seen, seconds):
+    seen.now += seconds
+    seen.starvation.sample_at = seen.now
+    seen.starvation.sample()
+
+
+def test_sum_over_threads_counts_only_as_far_as_the_process_was_stalled(followed):
+    followed.waits.update({"1": 2_000_000_000, "2": 1_500_000_000})
+    assert followed.starvation.seconds() == 2.0  # what one thread waited always counts
+    sampled(followed, 3.0)
+    assert followed.starvation.seconds() == 3.0
+    followed.ready = False
+    sampled(followed, 10.0)  # asleep
+    assert followed.starvation.seconds() == 3.0
+    followed.ready, followed.clock = True, itertools.count()
+    sampled(followed, 10.0)  # one waits, while another runs
+    assert followed.starvation.seconds() == 3.0
+    followed.clock = itertools.cycle([1.0])
+    sampled(followed, 10.0)
+    assert followed.starvation.seconds() == 3.5
+
+
+def test_sample_that_is_not_due_is_not_taken(followed):
+    followed.waits.update({"1": 2_000_000_000, "2": 1_500_000_000})
+    followed.now = followed.starvation.sample_at - 0.001
+    followed.starvation.sample()
+    assert followed.starvation.seconds() == 2.0
+
+
+def test_moments_of_the_samples_are_not_those_of_the_module_random():
+    drawn = set()
+    for _ in range(3):
+        random.seed(0)
+        starvation = Starvation(os.getpid(), time.process_time, 60.0, 0.0)
+        before = time.monotonic()
+        starvation.draw()
+        drawn.add(round(starvation.sample_at - before, 3))
+    assert len(drawn) > 1
+
+
+def test_thread_that_has_ended_and_what_was_before_the_mark_are_accounted_for(followed):
+    followed.waits.update({"1": 5_000_000_000, "2": 3_000_000_000})
+    followed.starvation.mark()
+    sampled(followed, 60.0)
+    assert followed.starvation.seconds() == 3.0
+    del followed.waits["2"]
+    followed.waits["1"] += 1_000_000_000
+    assert followed.starvation.seconds() == 4.0
+
+
+def test_process_that_is_gone_has_not_waited():
+    assert Starvation(1 << 30, lambda: None, 9.0, time.monotonic()).seconds() == 0.0
 
 
 @pytest.mark.parametrize("scoring", ["strict", "livecodebench"])

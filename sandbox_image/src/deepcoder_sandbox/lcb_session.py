@@ -218,7 +218,7 @@ class _Session:
         packet, pid = receive_with_pid(self.control, SESSION_BYTES)
         if not packet:
             raise _Died(self._wait_for_end())
-        self.clock = StepClock(pid)
+        self.clock = StepClock(pid, self.submission.request.time_limit_s)
 
     def _receive(self) -> bytes:
         """Wait for the answer to a step, ringing the alarm at its limit, or for the end of the process."""
@@ -227,6 +227,7 @@ class _Session:
 
         def look() -> float:
             nonlocal rung
+            sample_in_s = self.clock.sample_in_s()
             cpu_s, wall_s = self.clock.cpu_s(), self.clock.wall_s()
             if cpu_s > limit_s + ALARM_GRACE_S:
                 raise _Overdue(cpu_s, f"used more than {limit_s:g} s of CPU time and did not hear the alarm")
@@ -235,7 +236,7 @@ class _Session:
             if not rung and wall_s >= limit_s and (cpu_s >= limit_s or not self.clock.is_runnable()):
                 self.zygote.ring_alarm()
                 rung = True
-            return limit_s + ALARM_GRACE_S - cpu_s if rung else limit_s - wall_s
+            return min(sample_in_s, limit_s + ALARM_GRACE_S - cpu_s if rung else limit_s - wall_s)
 
         hung_up = self._await(limit_s, look)
         packet = receive(self.control, SESSION_BYTES)[0]

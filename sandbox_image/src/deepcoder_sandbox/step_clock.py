@@ -1,8 +1,8 @@
 """The time that one step of a session takes, measured on the judge's side, where no program can forge or forget it.
 
 The kernel names the runner: its first packet, sent before the program is loaded, carries its pid. CPU time is read from
-the process's own clock, wall-clock time leaves out what it spent waiting for a processor. Where a process is gone, the
-time that was last read stands.
+the process's own clock, wall-clock time leaves out what others kept it waiting for a processor. Where a process is
+gone, the time that was last read stands.
 """
 
 from __future__ import annotations
@@ -46,9 +46,10 @@ def receive_with_pid(control: socket.socket, size: int) -> tuple[bytes, int]:
 class StepClock:
     """Times the steps of one process."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, limit_s: float) -> None:
+        """`limit_s` is the shortest limit that its steps have."""
         self._pid = pid
-        self._starvation = Starvation(pid)
+        self._starvation = Starvation(pid, lambda: cpu_seconds(pid), limit_s, time.monotonic())
         self._cpu_s = 0.0
         self._marked = -math.inf
         self.start()
@@ -61,6 +62,7 @@ class StepClock:
         """
         self._started_cpu_s = self._cpu_s = self._read_cpu()
         self._started = time.monotonic()
+        self._sampling = False
         if self._started - self._marked > _MARK_EVERY_S:
             self._starvation.mark()
             self._marked = self._started
@@ -75,9 +77,21 @@ class StepClock:
         return self._cpu_s - self._started_cpu_s
 
     def wall_s(self) -> float:
-        """Seconds of the step so far, less those spent waiting for a processor."""
+        """Seconds of the step so far, less those that others kept it waiting for a processor."""
         elapsed = time.monotonic() - self._started
-        return elapsed - self._starvation.seconds(self.cpu_s())
+        return elapsed - self._starvation.seconds()
+
+    def sample_in_s(self) -> float:
+        """Take the sample that `wall_s` rests on, if one is due, and return in how many seconds the next one is.
+
+        The first call of a step takes none: it comes at a moment that the program can foresee.
+        """
+        if self._sampling:
+            self._starvation.sample()
+        else:
+            self._starvation.draw()
+            self._sampling = True
+        return max(0.0, self._starvation.sample_at - time.monotonic())
 
     def is_runnable(self) -> bool:
         """Whether it runs, or waits for a processor, now: then `wall_s` may count a wait that is still going on."""

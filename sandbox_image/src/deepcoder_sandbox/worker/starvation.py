@@ -1,45 +1,100 @@
-"""How long a process was kept waiting for a processor, its threads included: time that no wall-clock limit may count.
+"""How long a process was kept from the processors by others: time that no wall-clock limit may count.
 
-The scheduler tells it of each living thread (`schedstat`); looks a second apart catch all but the shortest lived. One
-thread's wait is as it stands: it cannot wait unless the processors are busy. The sum over threads could be driven up by
-waking hundreds of them at once, so it counts for at most a multiple of the CPU time that the process got meanwhile.
-Where the kernel does not say, nothing counts.
+The scheduler tells of each living thread how long it has waited (`schedstat`); looks a second apart catch all but the
+shortest lived. One thread's wait counts as it stands. The sum over threads, which is what a program waited whose
+threads take turns, counts only as far as the process was *stalled*: some thread was ready, and none ran. How long that
+was is drawn by samples at random moments, each standing for the time since the one before.
 
-A wait that is still going on is in no sum of the scheduler's: who is about to end a process asks `is_runnable` first.
+What a program can forge, and what it cannot:
+
+- Threads that wake at a common instant wait for each other: the sum of their waits grows without end on an idle
+  machine. But while one of them waits for another, that other runs: the process is not stalled.
+- A sample that takes a thread which runs for one that waits (the CPU clock of a process lags up to a tick) costs the
+  program the CPU time; so does a thread whose wait is another's run. On a machine with nothing else to do, all that
+  counts is therefore about the process's own CPU time at most.
+- It cannot be ready just when a sample is taken: the moments come from the kernel's random numbers.
+- It is believed where others do keep it waiting: on a machine whose processors are all taken, a program that has one
+  thread queue for them counts as starved while another sleeps, since a program whose work is in that thread looks the
+  same. That lasts as long as the others' load, which no program here brings about: each has limits of its own.
+
+Where the kernel does not say, nothing counts. A wait that is still going on is in no sum of the scheduler's: who is
+about to end a process asks `is_runnable` first.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 
-_SHARE = 8
-"""A process of many threads is believed to have waited at most this many times as long as it ran."""
+_SAMPLES_A_LIMIT = 50
+_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.1
+"""Mean distance of two samples; a short limit asks for more of them."""
+
+_SLOW_SAMPLE_S = 0.005
+"""A sample takes longer only where this process was kept waiting itself: that its subject ran meanwhile says nothing
+then."""
 
 _MOST_THREADS = 256
 
 
 class Starvation:
-    """Follows one process, by its pid in the /proc that is given (a descriptor, or the usual one)."""
+    """Follows one process, by its pid in the /proc that is given (a descriptor, or the usual one).
 
-    def __init__(self, pid: int, proc: int | None = None) -> None:
+    `cpu_s` tells the CPU time that the process has had, None once it is gone; `limit_s` is the shortest time that
+    matters to whoever asks.
+    """
+
+    def __init__(
+        self, pid: int, cpu_s: Callable[[], float | None], limit_s: float, since: float, proc: int | None = None
+    ) -> None:
+        """Count from `since` (monotonic), which is when the process began or later."""
         self._first = str(pid)
         self._tasks = f"{pid}/task" if proc is not None else f"/proc/{pid}/task"
         self._proc = proc
+        self._cpu_s = cpu_s
+        self._every_s = min(_LONGEST_PAUSE_S, max(_SHORTEST_PAUSE_S, limit_s / _SAMPLES_A_LIMIT))
         self._waited: dict[str, int] = {}
         self._marked: dict[str, int] = {}
+        self._stalled_s = 0.0
+        self._sampled = since
+        self.sample_at = 0.0
+        """When `sample` is due (monotonic)."""
+        self.draw()
 
     def mark(self) -> None:
         """Count from now on: exactly for the first thread, for every other from the last look."""
         self._waited[self._first] = self._read(self._first)
         self._marked = dict(self._waited)
+        self._stalled_s, self._sampled = 0.0, time.monotonic()
 
-    def seconds(self, cpu_s: float) -> float:
-        """Return how long it waited since the mark (or its start), in which it ran for `cpu_s`."""
+    def draw(self) -> None:
+        """Choose when the next sample is taken, from now on.
+
+        Nobody foresees it: the module `random` would begin with the same seed here and in every program.
+        """
+        share = int.from_bytes(os.urandom(2)) / 0xFFFF
+        self.sample_at = time.monotonic() + self._every_s * (0.5 + share)
+
+    def sample(self) -> None:
+        """Look whether the process is stalled, if it is time to; else do nothing."""
+        began = time.monotonic()
+        if began < self.sample_at:
+            return
+        used_s = self._cpu_s()
+        stalled = self.is_runnable()
+        now = time.monotonic()
+        if stalled and (self._cpu_s() == used_s or now - began > _SLOW_SAMPLE_S):
+            self._stalled_s += began - self._sampled
+        self._sampled = began
+        self.draw()
+
+    def seconds(self) -> float:
+        """Return how long others kept it waiting since the mark (or its start)."""
         for thread in self._threads():
             self._waited[thread] = max(self._waited.get(thread, 0), self._read(thread))
         waits = [waited - self._marked.get(thread, 0) for thread, waited in self._waited.items()]
-        return max(max(waits, default=0) / 1e9, min(sum(waits) / 1e9, _SHARE * cpu_s))
+        return max(max(waits, default=0) / 1e9, min(sum(waits) / 1e9, self._stalled_s))
 
     def is_runnable(self) -> bool:
         """Whether one of its threads runs or waits for a processor at this moment: a wait that is in no sum yet."""

@@ -2,7 +2,7 @@
 
 The CPU clock of the runner is read directly (its clock id is derived from its pid), so a time limit is exact and no
 polling is needed: sleep for as long as the limit cannot possibly be reached, look, sleep again. The wall clock counts
-only time in which the runner was not kept waiting for a processor: a busy machine gives no false verdict.
+only time in which others did not keep the runner waiting for a processor: a busy machine gives no false verdict.
 
 Meanwhile the judge may have the runner's alarm rung, or the run ended (which hanging up does too).
 
@@ -85,7 +85,7 @@ class Supervisor:
         setup_cpu_s: Callable[[], float],
     ) -> tuple[str | None, float]:
         """Look after a runner that is not over in a moment; return what it was ended for, and how long it starved."""
-        starvation = Starvation(pid, self._proc)
+        starvation = Starvation(pid, lambda: cpu_seconds(pid), limits.wall_limit_s, started, self._proc)
         killed_for: str | None = None
         look_at = time.monotonic()
         while descriptor not in (events := [fd for fd, _ in ready]):
@@ -96,10 +96,11 @@ class Supervisor:
                     killed_for = "cancelled"
             if self._gate is not None and self._gate.fileno() in events:
                 self._gate.answer(pid)
+            starvation.sample()
             now = time.monotonic()
             if now >= look_at or killed_for:  # seldom: a look reads much of a program with many threads
                 used_s = (cpu_seconds(pid) or 0.0) - setup_cpu_s()
-                waited_s = now - started - starvation.seconds(used_s)
+                waited_s = now - started - starvation.seconds()
                 left_s = min(limits.cpu_limit_s - used_s, limits.wall_limit_s - waited_s)
                 look_at = now + min(left_s if left_s > 0 else _OVERDUE_SLEEP_S, _LONGEST_SLEEP_S)
                 if used_s > limits.cpu_limit_s:
@@ -109,5 +110,6 @@ class Supervisor:
             if killed_for:
                 kill(pid, signal.SIGKILL)
                 break
-            ready = self._poller.poll(max(0.0, look_at - time.monotonic()) * 1000 + 1.0)
-        return killed_for, starvation.seconds(cpu_seconds(pid) or 0.0)
+            until = min(look_at, starvation.sample_at)
+            ready = self._poller.poll(max(0.0, until - time.monotonic()) * 1000 + 1.0)
+        return killed_for, starvation.seconds()
