@@ -16,9 +16,17 @@ from deepcoder_contracts.judge import RUN_HEADER, JudgeRequest, Scoring, TestCas
 from deepcoder_contracts.manifest import RunIdentity
 from deepcoder_trainer.judge import bearer as bearer_module
 from deepcoder_trainer.judge import client as client_module
+from deepcoder_trainer.judge import servers as servers_module
 from deepcoder_trainer.judge.backend import JudgeRefused
 from deepcoder_trainer.judge.client import JudgeClient
-from deepcoder_trainer.judge.endpoints import PER_SLOT, UNKNOWN_IN_FLIGHT, Endpoints, NoJudge
+from deepcoder_trainer.judge.endpoints import (
+    FEWEST_PER_SLOT,
+    LONGEST_WAIT,
+    PER_SLOT,
+    UNKNOWN_IN_FLIGHT,
+    Endpoints,
+    NoJudge,
+)
 from deepcoder_trainer.judge.servers import JudgeServers
 from deepcoder_trainer.judge.submission import JudgedProblem, Submission
 from deepcoder_trainer.types import Problem
@@ -252,7 +260,24 @@ async def test_a_pool_that_never_answers_is_given_up_in_the_end() -> None:
     assert judgement.attempts == 0, "nobody was there to judge it"
 
 
-async def test_a_slow_judge_is_given_up_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_judge_may_say_after_the_deadline_that_its_queue_took_the_time_and_has_not_failed() -> None:
+    answers = [503]
+
+    async def in_the_queue_at_first(_: web.Request) -> web.Response:
+        if not answers:
+            return web.json_response(verdict(True))
+        await asyncio.sleep(0.4)
+        return web.json_response({"error": "not judged"}, status=answers.pop(), headers={"Retry-After": "0"})
+
+    async with serving(in_the_queue_at_first) as ([server], urls):
+        client = client_of(Endpoints(urls))
+        judgement = await client.judge(asking(deadline_s=0.2))
+        await client.close()
+    assert judgement.response is not None
+    assert (judgement.attempts, client.errors, len(server.asked)) == (1, 0, 2)
+
+
+async def test_a_judge_that_stays_silent_after_the_deadline_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     released = asyncio.Event()
 
     async def hangs(_: web.Request) -> web.Response:
@@ -260,6 +285,7 @@ async def test_a_slow_judge_is_given_up_at_the_deadline(monkeypatch: pytest.Monk
         return web.json_response(verdict(True))
 
     monkeypatch.setattr(client_module, "ERRORS", 1)
+    monkeypatch.setattr(servers_module, "ANSWER_SECONDS", 0.1)
     async with serving(hangs) as (_servers, urls):
         client = client_of(Endpoints(urls))
         judgement = await client.judge(asking(deadline_s=0.2))
@@ -373,6 +399,56 @@ async def test_a_judge_is_given_what_its_slots_can_do_and_the_rest_waits() -> No
         assert all(j.response is not None for j in await asyncio.gather(*tasks))
         await client.close()
     assert server.capacity_asked == 1
+
+
+async def test_a_judge_is_given_few_submissions_that_may_take_long_and_many_that_do_not() -> None:
+    endpoints = Endpoints(["http://a"])
+    (judge,) = endpoints._all.values()
+    endpoints.learnt(judge, 2)
+
+    async def fill(seconds: float) -> int:
+        while judge.has_room:
+            await endpoints.acquire(seconds=seconds)
+        count = judge.in_flight
+        for _ in range(count):
+            endpoints.release(judge, seconds=seconds)
+        assert (judge.in_flight, judge.held_seconds) == (0, 0)
+        return count
+
+    assert await fill(1.0) == 2 * PER_SLOT
+    assert await fill(1000.0) == 2 * FEWEST_PER_SLOT
+    between = await fill(LONGEST_WAIT / 4)
+    assert 2 * FEWEST_PER_SLOT < between < 2 * PER_SLOT
+    assert (between - 1) * LONGEST_WAIT / 4 / 2 <= LONGEST_WAIT, "whoever came last waits no longer than it may"
+
+
+async def test_a_short_submission_behind_long_ones_waits_here_until_one_is_judged() -> None:
+    gates = {name: asyncio.Event() for name in ("g/0/abc", "g/1/abc", "g/2/abc")}
+
+    async def slow(request: web.Request) -> web.Response:
+        name = (await request.json())["id"]
+        await gates[name].wait()
+        return web.json_response(verdict(True, name))
+
+    async with serving(slow) as ([server], urls):
+        server.slots = 1
+        client = client_of(Endpoints(urls))
+        tests = [TestCase(input="", output="1\n")] * 100
+        await client._transport.slots(next(iter(client._endpoints._all.values())))
+        long = [asyncio.create_task(client.judge(asking(id=f"g/{n}/abc", tests=tests))) for n in range(2)]
+        async with asyncio.timeout(10):
+            while len(server.asked) < 2:
+                await asyncio.sleep(0.01)
+        short = asyncio.create_task(client.judge(asking(id="g/2/abc")))
+        await asyncio.sleep(0.1)
+        assert len(server.asked) == 2
+        gates["g/0/abc"].set()
+        gates["g/2/abc"].set()
+        assert (await short).response is not None
+        assert not long[1].done()
+        gates["g/1/abc"].set()
+        await asyncio.gather(*long)
+        await client.close()
 
 
 async def test_waiting_for_our_own_other_submissions_does_not_count_against_patience() -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
+from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,24 @@ async def test_pods_that_die_leave_and_come_in_mid_load_cost_no_submission(
     workers = {judgement.response.worker for _, judgement in answers}
     assert len(workers) == 4, workers
     assert all(judgement.attempts <= 2 for _, judgement in answers)
+
+
+async def test_slow_neighbours_in_a_judges_queue_cost_an_honest_program_no_attempt(token: Path) -> None:
+    slow = [JudgedProblem(DOUBLE).submission(f"import time; time.sleep(2.5)  # {n}", f"g/{n}") for n in range(2)]
+    honest = JudgedProblem(DOUBLE).submission("print(2 * int(input()))", "g/honest")
+    in_a_hurry = replace(honest, request=honest.request.model_copy(update={"deadline_s": 1.5}))
+    with judge_server(token, slots=1) as server:
+        urls = [f"http://{server.address}:{server.port}"]
+        ours, theirs = (JudgeClient(Endpoints(urls), JudgeServers(RUN, token_file=token)) for _ in range(2))
+        neighbours = [asyncio.create_task(theirs.judge(each)) for each in slow]
+        await asyncio.sleep(0.5)
+        judgement = await ours.judge(in_a_hurry)
+        assert all(each.response is not None for each in await asyncio.gather(*neighbours))
+        await ours.close()
+        await theirs.close()
+    assert judgement.response is not None
+    assert judgement.response.passed is True
+    assert (judgement.attempts, ours.errors) == (1, 0)
 
 
 @pytest.mark.parametrize(

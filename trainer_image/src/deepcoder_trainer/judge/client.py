@@ -6,7 +6,8 @@ What becomes of a submission:
 - a judge that failed (an `error` verdict, a 5xx, a lost connection, no answer in time, an answer that is none): another
   judge is asked, `ERRORS` times in all; then the submission comes back unjudged, for quarantine. It is never a wrong
   answer;
-- a judge that is full or leaving rests as long as it says, others are asked meanwhile;
+- a judge that is full or leaving, or in whose queue the submission's deadline passed, rests as long as it says, others
+  are asked meanwhile: nothing was judged and nobody failed;
 - a judge that will never accept the submission: `JudgeRefused`, which ends the attempt with the judge's own words;
 - a judge that lets nobody in (a token that is being rotated): nothing was judged and nobody failed. It is asked again,
   less and less often.
@@ -97,16 +98,16 @@ class JudgeClient:
     async def judge(self, submission: Submission) -> Judgement:
         """Have one program judged."""
         asked = _Asked()
-        name = submission.request.id
+        name, seconds = submission.request.id, submission.longest_seconds
         try:
-            endpoint = await self._endpoints.acquire(patience=self.patience)
+            endpoint = await self._endpoints.acquire(patience=self.patience, seconds=seconds)
             async with asyncio.timeout(self.patience):
                 while True:
                     judgement = await self._ask_one(endpoint, submission, asked)
                     if judgement is not None:
                         return judgement
                     await asyncio.sleep(asked.pause_seconds)
-                    endpoint = await self._endpoints.acquire(asked.erred, first=True)
+                    endpoint = await self._endpoints.acquire(asked.erred, first=True, seconds=seconds)
         except (TimeoutError, NoJudge):
             log.warning("no judge for %s within %.0f s", name, self.patience)
         return Judgement(None, asked.attempts)
@@ -149,7 +150,7 @@ class JudgeClient:
                 log.warning("judge %s failed on %s: %s", endpoint.url, submission.request.id, answer.problem)
             return Judgement(None, asked.attempts) if asked.attempts >= ERRORS else None
         finally:
-            self._endpoints.release(endpoint, rest_seconds=rest, answered=answered)
+            self._endpoints.release(endpoint, seconds=submission.longest_seconds, rest_seconds=rest, answered=answered)
 
 
 def answer_with(response: JudgeResponse, request: JudgeRequest) -> Answer:

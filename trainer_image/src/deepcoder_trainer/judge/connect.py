@@ -57,5 +57,5 @@ def _pool(settings: JudgeEndpoint, run: RunIdentity, patience: float) -> JudgeCl
 def _together(settings: JudgeEndpoint, patience: float) -> JudgeClient:
     assert settings.together is not None, "the contract sees to it"
     together = settings.together
-    endpoints = Endpoints([together.endpoint], limit=together.concurrency)
+    endpoints = Endpoints([together.endpoint], limit=together.concurrency, slots=together.concurrency)
     return JudgeClient(endpoints, TogetherTransport(Path(together.key_file)), patience=patience)

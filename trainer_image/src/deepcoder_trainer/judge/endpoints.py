@@ -3,10 +3,11 @@
 A pool's headless Service resolves to one address a ready pod; it is resolved again every two seconds, so that pods
 that come with the queue are used and pods that left are not asked; a pool that the name service knows no pod of has
 none, while a name service that is away leaves what was known. A judge that is full or cannot be reached rests
-for a while. A judge is given `PER_SLOT` submissions for each program that it runs at once: enough that no slot waits
-for the network and that the pool sees a queue to grow by (one whose targetQueuePerSlot is above 7 grows by what the
-trainer announces alone), few enough that the last of them is judged within its deadline. The rest wait here, where they
-cost nothing and go to whichever judge is free first. Pure bookkeeping but for `PoolResolver`, which asks the name
+for a while. A judge is given up to `PER_SLOT` submissions for each program that it runs at once: enough that no slot
+waits for the network and that the pool sees a queue to grow by (one whose targetQueuePerSlot is above 7 grows by what
+the trainer announces alone). Where those that it has could take long it is given fewer, down to two a slot, so that
+whoever comes last is judged well within its deadline. The rest wait here, where they cost nothing and go to whichever
+judge is free first. Pure bookkeeping but for `PoolResolver`, which asks the name
 service.
 """
 
@@ -19,11 +20,18 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from deepcoder_trainer.judge.submission import QUEUE_SECONDS
+
 log = logging.getLogger(__name__)
 
 RESOLVE_SECONDS = 2.0
 PER_SLOT = 8
-"""Submissions we keep at a judge for each of its slots, the one being judged included."""
+"""Most submissions we keep at a judge for each of its slots, the one being judged included."""
+FEWEST_PER_SLOT = 2
+"""Submissions that we keep there whatever they may take: one is judged, the next is at hand."""
+LONGEST_WAIT = QUEUE_SECONDS / 2
+"""Seconds that a submission may have to wait there, if all before it take as long as they may. A deadline has room for
+twice as much, since a busy machine takes longer."""
 UNKNOWN_IN_FLIGHT = PER_SLOT
 """Submissions we keep at a judge that has not said how many slots it has."""
 
@@ -42,7 +50,11 @@ class Endpoint:
     """Base URL; also its name in logs."""
     limit: int
     """Most submissions to keep there."""
+    slots: int = 1
+    """Programs that it runs at once, as far as is known."""
     in_flight: int = 0
+    held_seconds: float = 0.0
+    """What judging those in flight takes if each takes as long as it may."""
     asked_capacity: bool = False
     """Whether it has been asked for its number of slots."""
     rests_until: float = 0.0
@@ -53,6 +65,12 @@ class Endpoint:
         """Whether it is not to be asked now."""
         return self.rests_until > asyncio.get_running_loop().time()
 
+    @property
+    def has_room(self) -> bool:
+        """Whether another submission would be judged there soon enough."""
+        soon = self.in_flight < FEWEST_PER_SLOT * self.slots or self.held_seconds <= LONGEST_WAIT * self.slots
+        return soon and self.in_flight < self.limit
+
 
 @dataclass
 class _Waiter:
@@ -60,6 +78,7 @@ class _Waiter:
     granted: asyncio.Future[Endpoint]
     since: float
     patience: float | None
+    seconds: float
 
 
 class Endpoints:
@@ -69,9 +88,10 @@ class Endpoints:
     submissions waiting for a few judges, waking all for each would cost more than the judging.
     """
 
-    def __init__(self, urls: Iterable[str] = (), *, limit: int = UNKNOWN_IN_FLIGHT) -> None:
-        """`limit` is what a judge is given before it has said more."""
+    def __init__(self, urls: Iterable[str] = (), *, limit: int = UNKNOWN_IN_FLIGHT, slots: int = 1) -> None:
+        """`limit` is what a judge is given before it has said more, and `slots` how many of them it is taken to run."""
         self._limit = limit
+        self._slots = slots
         self._all: dict[str, Endpoint] = {}
         self._waiters: deque[_Waiter] = deque()
         self._answered_at = 0.0
@@ -88,23 +108,30 @@ class Endpoints:
 
     def replace(self, urls: Iterable[str]) -> None:
         """Judges by their base URLs; those that stay keep their load."""
-        self._all = {url: self._all.get(url, Endpoint(url, limit=self._limit)) for url in urls}
+        self._all = {url: self._all.get(url, Endpoint(url, self._limit, self._slots)) for url in urls}
         self._grant()
 
     def learnt(self, endpoint: Endpoint, slots: int) -> None:
         """A judge has said how many programs it runs at once."""
-        endpoint.limit = PER_SLOT * max(1, slots)
+        endpoint.slots = max(1, slots)
+        endpoint.limit = PER_SLOT * endpoint.slots
         self._grant()
 
     async def acquire(
-        self, avoid: frozenset[str] = frozenset(), *, first: bool = False, patience: float | None = None
+        self,
+        avoid: frozenset[str] = frozenset(),
+        *,
+        first: bool = False,
+        patience: float | None = None,
+        seconds: float = 0.0,
     ) -> Endpoint:
         """The least busy judge, preferably none of `avoid`; waits until one may be asked. Give it to `release`.
 
-        `first` goes before all who wait. Raises `NoJudge` when no judge has answered anything for `patience` seconds.
+        `seconds` is what the submission may take. `first` goes before all who wait. Raises `NoJudge` when no judge has
+        answered anything for `patience` seconds.
         """
         loop = asyncio.get_running_loop()
-        waiter = _Waiter(avoid, loop.create_future(), loop.time(), patience)
+        waiter = _Waiter(avoid, loop.create_future(), loop.time(), patience, seconds)
         if first:
             self._waiters.appendleft(waiter)
         else:
@@ -116,12 +143,18 @@ class Endpoints:
             return await waiter.granted
         except asyncio.CancelledError:
             if waiter.granted.done() and not waiter.granted.cancelled() and waiter.granted.exception() is None:
-                self.release(waiter.granted.result())
+                self.release(waiter.granted.result(), seconds=seconds)
             raise
 
-    def release(self, endpoint: Endpoint, *, rest_seconds: float = 0.0, answered: bool = False) -> None:
-        """Give a judge back; it is not asked again for `rest_seconds`. `answered`: it has judged."""
+    def release(
+        self, endpoint: Endpoint, *, seconds: float = 0.0, rest_seconds: float = 0.0, answered: bool = False
+    ) -> None:
+        """Give a judge back that was acquired with `seconds`; it is not asked again for `rest_seconds`.
+
+        `answered`: it has judged.
+        """
         endpoint.in_flight -= 1
+        endpoint.held_seconds -= seconds
         loop = asyncio.get_running_loop()
         if answered:
             self._answered_at = loop.time()
@@ -140,6 +173,7 @@ class Endpoints:
             endpoint = self._choose(waiter.avoid, waiter.granted.get_loop().time())
             if endpoint is not None:
                 endpoint.in_flight += 1
+                endpoint.held_seconds += waiter.seconds
                 waiter.granted.set_result(endpoint)
                 continue
             still.append(waiter)
@@ -162,7 +196,7 @@ class Endpoints:
         self._expiry = loop.call_at(min(ends), self._expire) if ends else None
 
     def _choose(self, avoid: frozenset[str], now: float) -> Endpoint | None:
-        awake = [e for e in self._all.values() if e.rests_until <= now and e.in_flight < e.limit]
+        awake = [e for e in self._all.values() if e.rests_until <= now and e.has_room]
         others = [e for e in awake if e.url not in avoid]
         # Judges that erred are asked again only when there is no other at all, not when the others are busy.
         if not others and any(url not in avoid for url in self._all):

@@ -1,6 +1,7 @@
 """Asking servers of `deepcoder-sandbox`, pods of a pool and one of the trainer's own alike, in the judge's protocol.
 
-- 429 or 503: the judge is full or leaving, and says for how long;
+- 429 or 503: the judge is full or leaving, or the submission's deadline passed in its queue; it says for how long to
+  leave it alone;
 - 404 for a test set: it is put there and the submission is sent again;
 - 400, 409, 413, 422: the judge has read the submission and will never accept it;
 - any other status, 401 and 403 above all: while a token is rotated, kubelets refresh their copies a minute or two
@@ -34,6 +35,9 @@ log = logging.getLogger(__name__)
 
 PUT_SECONDS = 60.0
 CAPACITY_SECONDS = 5.0
+ANSWER_SECONDS = 60.0
+"""What an answer may take beyond the deadline, which a judge counts from when it has the whole submission. Only one
+that is silent for longer has failed."""
 
 _ABSENT_SECONDS = 2.0
 _REFUSALS = frozenset({400, 409, 413, 422})
@@ -91,7 +95,7 @@ class JudgeServers:
 
     async def _post(self, judge: Endpoint, request: JudgeRequest) -> _Told:
         body = request.model_dump_json(exclude_none=True).encode()
-        url, seconds = f"{judge.url}/v1/judge", request.deadline_s or QUEUE_SECONDS
+        url, seconds = f"{judge.url}/v1/judge", (request.deadline_s or QUEUE_SECONDS) + ANSWER_SECONDS
         try:
             try:
                 reply = await self._send("POST", url, body, seconds)

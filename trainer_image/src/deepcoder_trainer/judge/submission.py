@@ -53,6 +53,11 @@ class Submission:
         """What it is judged by, wherever that is."""
         return self.stored.tests if self.stored is not None else self.request.tests or ()
 
+    @property
+    def longest_seconds(self) -> float:
+        """What judging takes if every test takes as long as it may."""
+        return (self.request.time_limit_s + 1) * len(self.tests)
+
 
 class JudgedProblem:
     """Makes the submissions to one problem."""
