@@ -12,12 +12,16 @@ import stat
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import aiohttp
 import pytest
 
+from deepcoder_contracts.judge import JudgeResponse
 from deepcoder_sandbox import batch, cli
+from deepcoder_sandbox.pool import Draining
 
 COMMAND = [sys.executable, "-m", "deepcoder_sandbox"]
 
@@ -122,6 +126,68 @@ def test_line_that_is_too_long_is_not_kept(monkeypatch):
         (5, None),
         (6, b"e"),
     ]
+
+
+class HoldingPool:
+    """Takes what it is given, and judges none of it before it is told to."""
+
+    slots = 4
+
+    def __init__(self):
+        self.taken: list[Future] = []
+
+    def submit(self, submission, queue_counts):
+        self.taken.append(Future())
+        return self.taken[-1]
+
+    def close(self, timeout_s):
+        for answer in self.taken:
+            if not answer.done():
+                answer.set_exception(Draining("closed"))
+
+    def judge(self, number):
+        verdict = {"verdict": "passed", "seconds": 0}
+        answer = {"id": str(number), "passed": True, "verdicts": [verdict], "seconds": 0, "worker": "w"}
+        self.taken[number].set_result(JudgeResponse.model_validate(answer))
+
+
+def test_batch_of_long_lines_is_read_ahead_by_bytes(monkeypatch):
+    monkeypatch.setattr(batch, "AHEAD_BYTES", 250_000)
+    tests = [{"input": "1" * 100_000, "output": ""}]
+    source = io.BytesIO(b"".join(line(n, tests=tests).encode() + b"\n{}\n" for n in range(12)))
+    pool, sink, ended = HoldingPool(), io.BytesIO(), []
+    batching = threading.Thread(target=lambda: ended.append(batch.run(source, sink, pool, None)))
+    batching.start()
+    until = time.monotonic() + 30
+    for number in range(12):
+        while len(pool.taken) <= min(number + 1, 11):
+            assert time.monotonic() < until
+            time.sleep(0.001)
+        time.sleep(0.02)  # in which it would read on
+        assert len(pool.taken) == min(number + 2, 12)  # two fit, and no third
+        pool.judge(number)
+    batching.join(30)
+    assert ended == [1]  # for the lines that are no requests
+    answers = [json.loads(text) for text in sink.getvalue().splitlines()]
+    assert [answer.get("id", answer.get("field")) for answer in answers] == [
+        name for n in range(12) for name in (str(n), "id")
+    ]
+
+
+def test_line_longer_than_all_that_may_be_read_ahead_is_judged(monkeypatch):
+    monkeypatch.setattr(batch, "AHEAD_BYTES", 10)
+    pool, sink, ended = HoldingPool(), io.BytesIO(), []
+    source = io.BytesIO((line(1) + "\n" + line(3) + "\n").encode())
+    batching = threading.Thread(target=lambda: ended.append(batch.run(source, sink, pool, None)))
+    batching.start()
+    until = time.monotonic() + 30
+    for number in range(2):
+        while len(pool.taken) <= number:
+            assert time.monotonic() < until
+            time.sleep(0.001)
+        pool.judge(number)
+    batching.join(30)
+    assert ended == [0]
 
 
 def test_answer_does_not_wait_for_the_next_line():

@@ -2,8 +2,8 @@
 
 A thread reads, so that an answer is not held back until the next line comes. A line that is no request is answered by
 a line with `error`, which names the line, and `field`; the rest of the batch goes on. Memory is bounded by how far
-reading may run ahead of writing and by the longest line, not by the batch. Fails with OSError where reading or writing
-does.
+reading may run ahead of writing, in lines and in bytes as a server's requests are, and by the longest line, not by the
+batch. Fails with OSError where reading or writing does.
 """
 
 from __future__ import annotations
@@ -20,10 +20,14 @@ from deepcoder_contracts.judge import JudgeRequest, JudgeResponse, Problem, Scor
 from deepcoder_sandbox import admission, limits
 from deepcoder_sandbox.admission import Refused
 from deepcoder_sandbox.pool import Draining, Pool
+from deepcoder_sandbox.server.room import QUEUED_MB, NoRoom, Room, Share, request_bytes
 from deepcoder_sandbox.submission import Submission
 
 AHEAD_PER_WORKER = 8
 """Lines read ahead of the answers that are written, for each worker."""
+
+AHEAD_BYTES = QUEUED_MB * limits.MIB
+"""Memory of the requests among them that are not judged yet: one alone always fits."""
 
 LINE_BYTES = limits.BODY_MB * limits.MIB
 """Longest line: as long as a body may be."""
@@ -62,9 +66,10 @@ def run(source: IO[bytes], sink: IO[bytes], pool: Pool, scoring: Scoring | None)
 def _read(
     source: IO[bytes], pool: Pool, scoring: Scoring | None, pending: queue.Queue[_Item | Exception | None]
 ) -> None:
+    ahead = _Ahead(AHEAD_BYTES)
     try:
         for number, line in _lines(source):
-            pending.put(_submit(pool, number, line, scoring))
+            pending.put(_submit(pool, number, line, scoring, ahead))
         pending.put(None)
     except Draining:  # the writer has left, and nobody reads what is pending
         return
@@ -86,16 +91,52 @@ def _lines(source: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
         yield number, None
 
 
-def _submit(pool: Pool, number: int, line: bytes | None, scoring: Scoring | None) -> _Item:
+class _Ahead:
+    """Room for what is read and not judged yet. The reader alone waits; it is told by whoever judges."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._room = Room(max_bytes)
+        self._changed = threading.Condition()
+
+    def share(self) -> Share:
+        """What a request will hold; to be released in every case."""
+        return Share(self._room)
+
+    def resize(self, share: Share, size: int) -> None:
+        """Hold `size` bytes from now on, once there is room."""
+        with self._changed:
+            while True:
+                try:
+                    share.resize(size)
+                except NoRoom:
+                    self._changed.wait()
+                else:
+                    return
+
+    def release(self, share: Share) -> None:
+        """Hold nothing."""
+        with self._changed:
+            share.release()
+            self._changed.notify_all()
+
+
+def _submit(pool: Pool, number: int, line: bytes | None, scoring: Scoring | None, ahead: _Ahead) -> _Item:
+    """Return the answer to a line, to come or given; a request holds its room until it is judged."""
+    share = ahead.share()
     try:
         if line is None:
             raise Refused(f"body: longer than {LINE_BYTES} bytes: send fewer or shorter tests", "body")
+        ahead.resize(share, len(line))
         request = admission.parse_request(line)
+        ahead.resize(share, request_bytes(request))
         if scoring is not None:
             request = request.model_copy(update={"scoring": scoring})
-        return pool.submit(Submission(request, _tests_of(request)), queue_counts=False)
+        answer = pool.submit(Submission(request, _tests_of(request)), queue_counts=False)
     except Refused as refused:
+        ahead.release(share)
         return Problem(error=f"line {number}: {refused.error}", field=refused.field)
+    answer.add_done_callback(lambda _: ahead.release(share))
+    return answer
 
 
 def _tests_of(request: JudgeRequest) -> tuple[TestCase, ...]:
