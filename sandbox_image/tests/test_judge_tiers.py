@@ -1,7 +1,9 @@
 """Who gets which tier: root has its namespaces from the machine, everybody else from a user namespace of their own."""
 
 import os
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pydantic
@@ -37,3 +39,31 @@ def test_user_without_rights_gets_the_namespaces_tier_where_user_namespaces_are_
     assert told.returncode == 0, told
     assert told.stdout.splitlines()[0] == "Namespaces"
     assert "NOT enforced" not in told.stdout
+
+
+HOST_USERS = """
+from pathlib import Path
+from deepcoder_contracts.judge import Tier
+from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteProcess
+for _ in range(2):
+    zygote = ZygoteProcess(ZygoteConfig(tier=Tier.NAMESPACES))
+    inside = Path(f"/proc/{zygote.pid}/task/{zygote.pid}/children").read_text().split()[0]
+    first, begin, count = map(int, Path(f"/proc/{inside}/uid_map").read_text().split())
+    print(zygote.pid, *range(begin, begin + count))
+"""
+
+
+@pytest.mark.root
+def test_judges_whose_pids_are_alike_share_no_user_of_the_host():
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("needs root and unshare, to give each judge pids of its own")
+    own_pids = ["unshare", "--pid", "--fork", "--mount-proc"]
+    judges = [
+        subprocess.run([*own_pids, sys.executable, "-c", HOST_USERS], capture_output=True, text=True, timeout=60)
+        for _ in range(2)
+    ]
+    assert [judge.returncode for judge in judges] == [0, 0], judges
+    zygotes = [list(map(int, line.split())) for judge in judges for line in judge.stdout.splitlines()]
+    users = [user for _, *users in zygotes for user in users]
+    assert [zygote[0] for zygote in zygotes[:2]] == [zygote[0] for zygote in zygotes[2:]], "their pids are alike"
+    assert len(set(users)) == len(users) == 2 * len(zygotes)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 import select
 import signal
 import socket
@@ -18,12 +19,15 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from deepcoder_contracts.judge import Tier
-from deepcoder_sandbox.worker import packets
+from deepcoder_sandbox.worker import namespaces, packets
 from deepcoder_sandbox.worker.boot import package_root
 
 _START_DEADLINE_S = 60.0
 _END_DEADLINE_S = 5.0
 _PACKET_BYTES = 1 << 16
+_HOST_USERS: Final = namespaces.HOST_USERS.start + secrets.randbelow(
+    len(namespaces.HOST_USERS) - namespaces.HOST_USERS_OF_A_JUDGE
+)
 _BOOT = (
     "import os, sys; os.register_at_fork = lambda **hooks: None; sys.path.insert(0, sys.argv[2]);"
     " from deepcoder_sandbox.worker.boot import main; main(int(sys.argv[1]), sys.argv[2])"
@@ -60,11 +64,13 @@ class InForce(NamedTuple):
 
     def shortfall(self, wanted: InForce) -> str:
         """Return what is less than in `wanted`; empty where nothing is."""
-        pairs = zip(self._fields, self, wanted, strict=True)
+        less = {
+            "tier": self.tier != wanted.tier,
+            "landlock_abi": self.landlock_abi < wanted.landlock_abi,
+            "thread_gate": self.thread_gate < wanted.thread_gate,
+        }
         return ", ".join(
-            f"{name} is {has} and not {had}"
-            for name, has, had in pairs
-            if (has != had if name == "tier" else has < had)
+            f"{name} is {getattr(self, name)} and not {getattr(wanted, name)}" for name in less if less[name]
         )
 
 
@@ -177,6 +183,7 @@ class ZygoteProcess:
             "packages": list(config.packages),
             "preload": list(config.preload),
             "harness": config.harness,
+            "host_users": _HOST_USERS,
         }
         try:
             self._channel.send(json.dumps(packet).encode())

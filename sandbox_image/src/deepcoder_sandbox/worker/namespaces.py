@@ -2,7 +2,9 @@
 
 Privileged (root with a full range of users), the mounts are made as real root *before* the user namespace is entered,
 so not even the zygote can change them afterwards; the zygote becomes an unprivileged user of the host and programs
-another. Unprivileged, one user namespace holds all, and programs have the zygote's user without its capabilities.
+another. The host's users are counted by pid from where the judge says: two judges on one node know nothing of each
+other, and their pids are alike, so each draws that number. Unprivileged, one user namespace holds all, and programs
+have the zygote's user without its capabilities.
 
 The zygote is the init of its pid namespace: when it dies, the kernel ends everything in it. What remains outside is a
 parent that waits, and takes the zygote with it when the judge ends it.
@@ -20,7 +22,12 @@ from typing import Any, NamedTuple, NoReturn
 
 from deepcoder_sandbox.worker import libc, rootfs
 
-_HOST_USERS_FROM = 0x7000_0000
+HOST_USERS = range(0x7000_0000, 0x7FFF_FFFF)
+"""Users of the host for zygotes and programs: two for each pid, from a number that each judge draws."""
+
+HOST_USERS_OF_A_JUDGE = 2 * (1 << 22)
+"""As many as there may be pids, twice."""
+
 _ZYGOTE_USER, _PROGRAM_USER = 0, 1
 _MAX_THREADS = 128
 
@@ -63,7 +70,7 @@ def enter(config: dict[str, Any], channel: socket.socket) -> Space:
     if pid:
         asking.close()
         channel.detach()
-        _wait_outside(pid, telling, many_users)
+        _wait_outside(pid, telling, config["host_users"] if many_users else None)
     telling.close()
     libc.unshare(libc.CLONE_NEWNS)
     socket.sethostname("sandbox")
@@ -91,7 +98,7 @@ def _has_full_range() -> bool:
     """Whether this user namespace knows the users that would be mapped."""
     with open("/proc/self/uid_map") as lines:
         ranges = [[int(number) for number in line.split()] for line in lines]
-    return any(first <= 0 and first + count > _HOST_USERS_FROM + 2 * (1 << 22) for first, _, count in ranges)
+    return any(first <= 0 and first + count >= HOST_USERS.stop for first, _, count in ranges)
 
 
 def _enter_user_namespace_alone() -> None:
@@ -107,12 +114,12 @@ def _write(path: str, text: str) -> None:
         file.write(text)
 
 
-def _wait_outside(zygote: int, telling: socket.socket, many_users: bool) -> NoReturn:
-    """The parent's half: map the zygote's users when it asks, then wait for its end."""
+def _wait_outside(zygote: int, telling: socket.socket, host_users: int | None) -> NoReturn:
+    """The parent's half: map the zygote's users when it asks (None: it has none), then wait for its end."""
     try:
         libc.prctl(libc.PR_SET_DUMPABLE, 0)
-        if many_users and telling.recv(16) == b"map me":
-            first = _HOST_USERS_FROM + 2 * os.getpid()
+        if host_users is not None and telling.recv(16) == b"map me":
+            first = host_users + 2 * os.getpid()
             for kind in ("uid_map", "gid_map"):
                 _write(f"/proc/{zygote}/{kind}", f"0 {first} 2")
             telling.send(b"done")
