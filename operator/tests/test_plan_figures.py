@@ -49,7 +49,7 @@ def test_metrics_that_no_number_shows_are_left_out_and_small_ones_keep_their_dig
     assert cluster.run.status.stages[0].reward == "0.64", "the last that was one"
 
 
-def test_unmet_gate_shows_the_value_as_it_was() -> None:
+def test_gate_on_a_metric_that_no_number_shows_is_unmet_and_says_so() -> None:
     stages = [TRAIN | {"promoteWhen": GATE | {"otherwise": "Hold"}}, LONGER]
     cluster = running(stages=stages)
     values = {"reward_mean": math.nan}
@@ -58,7 +58,7 @@ def test_unmet_gate_shows_the_value_as_it_was() -> None:
     cluster.settle()
     assert cluster.run.status.phase is Phase.HELD
     assert "reward_mean" not in cluster.run.status.stages[0].results
-    assert "reward_mean Ge 0.5: nan" in (cluster.run.status.stages[0].message or "")
+    assert "reward_mean Ge 0.5: no value" in (cluster.run.status.stages[0].message or "")
 
 
 def test_gpu_seconds_count_from_scheduled_to_gone() -> None:
