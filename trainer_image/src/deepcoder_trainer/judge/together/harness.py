@@ -2,9 +2,10 @@
 
 Sent as text to an interpreter that is not ours and run in its session, so it stands alone, keeps to old Python and
 leaves its caller's state alone. It compares nothing, since it is given inputs only. Limits of CPU time, memory, output
-and wall clock are taken as the judge's own are, as far as this place lets them; time spent waiting for a processor is
-left out of the wall clock where the kernel tells it. A report goes out between two marks that carry a number used once,
-packed, so that nothing that the place does to line ends or to several outputs can alter it unseen.
+and wall clock are taken as the judge's own are, as far as this place lets them. The time that others kept a program
+from the processors is left out of the wall clock where the kernel tells it, up to a ceiling past which nothing can be
+said of the program. A report goes out between two marks that carry a number used once, packed, so that nothing that the
+place does to line ends or to several outputs can alter it unseen.
 """
 
 from __future__ import annotations
@@ -25,6 +26,14 @@ from typing import Any
 _POLL_SECONDS = 0.005
 _STDERR_BYTES = 2048
 _WALL_PER_CPU = 3.0
+_CEILING = 2.0
+"""Times the wall-clock limit that a program may really take. What it ran is never taken for waiting, and neither are
+its threads' waits for each other: by itself it comes to the limit before."""
+_CEILING_MORE_SECONDS = 2.0
+_LOOK_SECONDS = 0.05
+_SLOW_LOOK_SECONDS = 0.005
+"""A look takes longer only where it was kept waiting itself: that its subject ran meanwhile says nothing then."""
+_MOST_THREADS = 256
 _SETTINGS = ("kind", "fn_name", "memory_limit_mb", "time_limit_s", "output_bytes")
 
 
@@ -102,16 +111,24 @@ def _run_one(job: dict[str, Any], given: str, left: float) -> dict[str, Any]:
 
 
 def _watch(child: subprocess.Popen[bytes], cpu: float, wall: float) -> dict[str, Any]:
-    began, waited, killed = time.monotonic(), 0.0, None
+    began, killed = time.monotonic(), None
+    waits = _Waits(child.pid)
     while True:
-        waited = max(waited, _waited(child.pid))
+        waits.look()
         pid, status, usage = os.wait4(child.pid, os.WNOHANG)
-        took = max(0.0, time.monotonic() - began - waited)
+        elapsed = time.monotonic() - began
+        took = elapsed - waits.seconds(elapsed)
         if pid:
             break
-        if killed is None and (took > wall or _cpu(child.pid) > cpu + 0.5):
-            killed = "wall" if took > wall else "cpu"
-            _end(child.pid)
+        if killed is None:
+            if _cpu(child.pid) > cpu + 0.5:
+                killed = "cpu"
+            elif took > wall and not waits.is_runnable():  # else it may be waiting at this moment
+                killed = "wall"
+            elif elapsed > _CEILING * wall + _CEILING_MORE_SECONDS:
+                killed = "starved"
+            if killed is not None:
+                _end(child.pid)
         time.sleep(_POLL_SECONDS)
     child.returncode = 0  # it is reaped: Popen is not to wait for it again
     _end(child.pid)  # whatever the program left in its session
@@ -129,17 +146,63 @@ def _end(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
 
 
-def _waited(pid: int) -> float:
-    """Seconds that a process was ready and had no processor, as far as its kernel tells."""
-    try:
-        with open("/proc/%d/schedstat" % pid) as file:
-            return int(file.read().split()[1]) / 1e9
-    except (OSError, ValueError, IndexError):
-        return 0.0
+class _Waits:
+    """How long others kept a process from the processors, by looks at its threads at moments that it cannot foresee.
+
+    One thread's wait counts as it stands; the sum of them only as far as the process was stalled: some thread was ready
+    and none ran. Threads that wait for each other are not, since one of them runs meanwhile.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._waited: dict[str, int] = {}
+        self._stalled = self._used = 0.0
+        self._looked = self._look_at = time.monotonic()
+
+    def look(self) -> None:
+        """Look if it is time to."""
+        began = time.monotonic()
+        if began < self._look_at:
+            return
+        used = _cpu(self._pid)
+        if self.is_runnable() and (_cpu(self._pid) == used or time.monotonic() - began > _SLOW_LOOK_SECONDS):
+            self._stalled += began - self._looked
+        for thread in self._threads():
+            waited = int(self._field(thread, "schedstat", 1) or 0)
+            self._waited[thread] = max(self._waited.get(thread, 0), waited)
+        self._used = max(self._used, used)
+        self._looked = began
+        self._look_at = began + _LOOK_SECONDS * (0.5 + os.urandom(1)[0] / 255.0)
+
+    def seconds(self, elapsed: float) -> float:
+        """What counts of them, `elapsed` seconds after its start."""
+        waits = [waited / 1e9 for waited in self._waited.values()]
+        kept = max(max(waits), min(sum(waits), self._stalled)) if waits else 0.0
+        return min(kept, max(0.0, elapsed - self._used))
+
+    def is_runnable(self) -> bool:
+        """Whether a thread runs or waits for a processor at this moment: a wait that is in no sum yet."""
+        return any(self._field(thread, "stat", 0) == "R" for thread in self._threads())
+
+    def _threads(self) -> list[str]:
+        try:
+            return os.listdir("/proc/%d/task" % self._pid)[:_MOST_THREADS]
+        except OSError:
+            return []
+
+    def _field(self, thread: str, name: str, index: int) -> str | None:
+        """A field of a thread's file, counted from behind its name, which is in brackets and may hold anything."""
+        try:
+            with open("/proc/%d/task/%s/%s" % (self._pid, thread, name), errors="replace") as file:
+                return file.read().rpartition(")")[2].split()[index]
+        except (OSError, IndexError):
+            return None
 
 
 def _cpu(pid: int) -> float:
     """Seconds of CPU time that all threads of a process have taken so far."""
+    with contextlib.suppress(OSError):
+        return time.clock_gettime((~pid << 3) | 2)  # the process's own clock; its stat counts in hundredths alone
     try:
         with open("/proc/%d/stat" % pid) as file:
             fields = file.read().rsplit(")", 1)[1].split()

@@ -52,7 +52,7 @@ class _Message(BaseModel):
 class _Run(_Message):
     """One test, as the harness saw it."""
 
-    killed: Literal["wall", "cpu", "total"] | None
+    killed: Literal["wall", "cpu", "total", "starved"] | None
     status: int | None = None
     signal: int | None = None
     cpu: _Seconds = 0.0
@@ -127,6 +127,8 @@ def _verdict(job: Job, test: TestCase, run: _Run) -> TestVerdict:
         return _made(Verdict.TIME_LIMIT, run, f"used more than {limit:g} s of CPU time")
     if run.killed == "wall":
         return _made(Verdict.TIME_LIMIT, run, "still there after its wall-clock limit, mostly waiting")
+    if run.killed == "starved":
+        raise BadReport("others kept a program from the processors there for longer than it may take itself")
     if run.signal == signal.SIGKILL:
         raise BadReport("a program was killed there, perhaps for want of memory: who did it cannot be known")
     if run.signal == signal.SIGXFSZ or run.written:
