@@ -3,6 +3,7 @@
 import pytest
 
 from deepcoder_contracts.judge import Verdict
+from deepcoder_sandbox.compare import values
 
 SUM = "print(sum(map(int, input().split())))"
 
@@ -242,3 +243,8 @@ def test_the_harness_result_stands_beside_in_livecodebench_scoring_alone(judge_o
     lcb = judge_once(SUM, ("1 2", "3"), ("1 2", "4"), ("1 2", "3"), scoring="livecodebench").lcb
     assert lcb is not None
     assert (lcb.results, lcb.error_code) == ([True, -2], -2)
+
+
+@pytest.mark.parametrize("tag", ["", "FD", "Dc", "FDc", "x"])
+def test_tag_that_is_none_is_a_value_that_equals_nothing(tag):
+    assert isinstance(values.decode(f'{{"{tag}": [3, 0]}}'.encode(), "3"), values.Opaque)

@@ -22,6 +22,7 @@ _TIMES_EXPECTED, _BYTES_MORE = 64, 1 << 16
 """An equal value's encoding is longer than the expected text by a factor of at most 50 (a float as a fraction)."""
 
 _NESTED = {list, dict}
+_NUMBERS = {"F", "D", "c"}
 _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{\]}]', re.DOTALL)  # a text without an end is looked at once
 _FLOAT_BITS = 1100
 
@@ -87,7 +88,7 @@ def _untag(value: Any, json_only: bool) -> Any:
         return _pairs([(_untag(key, json_only), _untag(item, json_only)) for key, item in content])
     if tag == "w" and not json_only:
         return _untag(content, json_only)
-    if tag in "FDc" and not json_only:
+    if tag in _NUMBERS and not json_only:
         return _number(tag, content)
     return Opaque(str(content)[:200])
 
