@@ -119,11 +119,12 @@ def test_program_that_does_not_hear_its_alarm_is_ended_soon_after_the_limit_of_t
 def test_seconds_of_a_test_are_not_the_programs_to_tell(judge):
     code = (
         "import time\ntime.process_time = lambda: 0.0\n"
-        "until = time.thread_time() + 0.3\nwhile time.thread_time() < until: pass\nprint(3)"
+        "until = time.thread_time() + float(input())\nwhile time.thread_time() < until: pass\nprint(3)"
     )
-    answer = judge(code, ("", "3"), ("", "3"), scoring="livecodebench")
+    answer = judge(code, ("0.3", "3"), ("0", "3"), scoring="livecodebench")
     assert answer.passed is True
-    assert all(0.29 < verdict.seconds < 0.6 for verdict in answer.verdicts)
+    long, short = (verdict.seconds for verdict in answer.verdicts)
+    assert long > 0.29 > short
 
 
 def test_failure_of_the_module_is_told_before_the_process_ends_each_time(judge_once):

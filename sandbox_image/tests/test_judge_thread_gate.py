@@ -88,18 +88,20 @@ os._exit(0)
 
 def test_thread_bomb_in_one_slot_takes_no_thread_from_another(slot, judging, make):
     neighbour = judging if judging.slots > 1 else OwnSlot(Slot(slot.ensure_zygote().config, "neighbour"))
-    bombs = []
     bomb = make(BOMB, ("", "True"), time_limit_s=4)
-    thread = threading.Thread(target=lambda: bombs.append(neighbour.judge(bomb, 1 << 20)))
-    thread.start()
-    time.sleep(1.5)
     honest = make("import threading\nt = threading.Thread(target=print, args=(1,))\nt.start(); t.join()", ("", "1"))
-    answers = []
-    while thread.is_alive() and len(answers) < 20:
-        answers.append(judging.judge(honest.model_copy(update={"id": os.urandom(8).hex()}), 1 << 20).passed)
-    thread.join()
+    bombs, answers, beside = [], [], 0
+    while beside < 3 and len(bombs) < 10:  # a busy machine may judge fewer beside one bomb
+        bomb = bomb.model_copy(update={"id": os.urandom(8).hex()})
+        thread = threading.Thread(target=lambda bomb=bomb: bombs.append(neighbour.judge(bomb, 1 << 20)))
+        thread.start()
+        time.sleep(1.5)
+        while thread.is_alive() and len(answers) < 20:
+            answers.append(judging.judge(honest.model_copy(update={"id": os.urandom(8).hex()}), 1 << 20).passed)
+            beside += thread.is_alive()
+        thread.join()
     if neighbour is not judging:
         neighbour.close()
     assert answers == [True] * len(answers)
-    assert len(answers) > 3
-    assert [bomb.passed for bomb in bombs] == [True], bombs
+    assert beside >= 3
+    assert [bomb.passed for bomb in bombs] == [True] * len(bombs), bombs
