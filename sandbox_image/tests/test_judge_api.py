@@ -11,6 +11,7 @@ from deepcoder_sandbox.api import (
     Draining,
     Judge,
     JudgeRequest,
+    Overdue,
     Refused,
     Scoring,
     TestCase,
@@ -124,6 +125,24 @@ async def test_cancelled_requests_leave_the_queue_and_the_judge_goes_on(local, m
         await waiting
     assert (await local.judge_async(ask("after"))).passed is True
     assert sum(future.cancelled() for future in futures) > 10  # what is cancelled was never begun
+
+
+def test_deadline_that_passes_while_others_are_judged_raises_that_nothing_was_judged(local):
+    slow = "import time\ntime.sleep(1)\nprint(input())"
+    held = [local.submit(ask(n, slow)) for n in range(2)]
+    until = time.monotonic() + 20
+    while not all(future.running() for future in held):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    with pytest.raises(Overdue, match="again"):
+        local.judge(ask("late", deadline_s=0.1))
+    assert [future.result().passed for future in held] == [True] * 2
+
+
+def test_deadlines_of_many_count_from_when_each_is_begun(local):
+    slow = "import time\ntime.sleep(0.6)\nprint(input())"
+    answers = local.judge_many(ask(n, slow, deadline_s=3.5) for n in range(16))
+    assert [answer.passed for answer in answers] == [True] * 16
 
 
 def test_threads_may_share_a_judge(local):
