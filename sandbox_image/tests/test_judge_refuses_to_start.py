@@ -136,6 +136,7 @@ DEFECTS = {
     "descriptor_signals": ("worker/seccomp.py", FCNTLS, f"{FCNTLS} *(8, 10, 15, 1024, 1026),"),
     "descriptor_memory": ("worker/seccomp.py", FCNTLS, f"{FCNTLS} 1031,"),
     "file_changes": ("worker/syscalls.py", UID, f'{UID} "fchmod": (91, 52),'),
+    "queued_signals": ("worker/confine.py", "RLIMIT_SIGPENDING, QUEUED_SIGNALS", "RLIMIT_SIGPENDING, 1 << 40"),
     "not_dumpable": ("worker/libc.py", "PR_SET_DUMPABLE = 4", "PR_SET_DUMPABLE = 3"),
     "memory": ("worker/confine.py", AS, f"resource.RLIMIT_AS, {NO_LIMIT}"),
     "output": ("worker/confine.py", FSIZE, f"resource.RLIMIT_FSIZE, {NO_LIMIT}"),

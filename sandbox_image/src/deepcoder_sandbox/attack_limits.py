@@ -46,6 +46,13 @@ ATTACKS: dict[str, tuple[str, RunLimits, Callable[[Execution], bool]]] = {
         bounds(),
         lambda run: b"opened" not in run.stdout,
     ),
+    "queued_signals": (
+        "import signal\nnumber, waited = signal.SIGRTMIN, 0\nsignal.pthread_sigmask(signal.SIG_BLOCK, [number])\n"
+        "try:\n    for _ in range(1000): signal.raise_signal(number)\nexcept OSError: pass\n"
+        "while signal.sigtimedwait([number], 0): waited += 1\nprint(waited)",
+        bounds(),
+        lambda run: run.stdout.strip().isdigit() and int(run.stdout) < 100,
+    ),
     "threads": (
         "import threading, time\nthreading.stack_size(65536)\n"
         "for _ in range(600): threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\nprint('made')",

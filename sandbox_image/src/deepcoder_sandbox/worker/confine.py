@@ -26,11 +26,15 @@ RUNNERS_DESCRIPTORS = 16
 OPEN_FILES = 64
 """Most that a program may have open."""
 
+QUEUED_SIGNALS = 64
+"""Most signals that wait for a program."""
+
 _FIXED_LIMITS = (
     (resource.RLIMIT_CORE, 0),
     (resource.RLIMIT_MEMLOCK, 0),
     (resource.RLIMIT_MSGQUEUE, 0),
     (resource.RLIMIT_NOFILE, OPEN_FILES),
+    (resource.RLIMIT_SIGPENDING, QUEUED_SIGNALS),  # counted, with the kernel's memory, for the user on the whole node
 )
 _CEILINGS = {
     which: resource.getrlimit(which)[1] for which in (resource.RLIMIT_CPU, resource.RLIMIT_AS, resource.RLIMIT_FSIZE)

@@ -118,7 +118,7 @@ GROUPS: dict[str, Group] = {
         },
     ),
     "signals": Group(
-        ("signals", "own_sigkill", "signal_timers"),
+        ("signals", "own_sigkill", "signal_timers", "queued_signals"),
         {
             "kill": (62, 129),
             "tgkill": (234, 131),
