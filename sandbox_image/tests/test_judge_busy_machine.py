@@ -130,8 +130,9 @@ def sampled(seen, seconds):
 
 def test_sum_over_threads_counts_only_as_far_as_the_process_was_stalled(followed):
     followed.waits.update({"1": 2_000_000_000, "2": 1_500_000_000})
+    followed.now += 3.0
     assert followed.starvation.seconds() == 2.0  # what one thread waited always counts
-    sampled(followed, 3.0)
+    sampled(followed, 0.0)
     assert followed.starvation.seconds() == 3.0
     followed.ready = False
     sampled(followed, 10.0)  # asleep
@@ -144,11 +145,22 @@ def test_sum_over_threads_counts_only_as_far_as_the_process_was_stalled(followed
     assert followed.starvation.seconds() == 3.5
 
 
+def test_what_a_process_ran_is_not_taken_for_waiting(followed):
+    followed.waits.update({"1": 9_000_000_000, "2": 9_000_000_000})
+    sampled(followed, 10.0)  # a thread ran up to the sample: the clock of its process lags
+    followed.clock = itertools.cycle([6.0])
+    assert followed.starvation.seconds() == 4.0
+    followed.starvation.mark()
+    followed.waits.update({"1": 18_000_000_000, "2": 18_000_000_000})
+    followed.now += 10.0
+    assert followed.starvation.seconds() == 9.0
+
+
 def test_sample_that_is_not_due_is_not_taken(followed):
-    followed.waits.update({"1": 2_000_000_000, "2": 1_500_000_000})
+    followed.waits.update({"1": 20_000_000, "2": 15_000_000})
     followed.now = followed.starvation.sample_at - 0.001
     followed.starvation.sample()
-    assert followed.starvation.seconds() == 2.0
+    assert followed.starvation.seconds() == 0.02
 
 
 def test_moments_of_the_samples_are_not_those_of_the_module_random():

@@ -10,7 +10,7 @@ import livecodebench_function_rows
 import livecodebench_stdin_rows
 import pytest
 
-from deepcoder_contracts import judge
+from deepcoder_contracts import judge, judge_time
 from deepcoder_contracts.judge import JudgeRequest, Verdict
 from deepcoder_sandbox import admission, cli, limits, pool, slot
 from deepcoder_sandbox.compare import values
@@ -32,13 +32,15 @@ def option(name):
 
 DEFAULTS = {
     "CPU time of a test, all threads": TIME_LIMIT_S,
-    "wall clock of a test, less the time spent waiting for a processor": limits.WALL_PER_CPU * TIME_LIMIT_S,
+    "wall clock of a test, less the time that others kept it waiting for a processor": limits.WALL_PER_CPU
+    * TIME_LIMIT_S,
     "the same in livecodebench, which rings an alarm at `time_limit_s`": TIME_LIMIT_S,
     "address space beyond an idle interpreter's": FIELDS["memory_limit_mb"].default,
     "stdout, stderr, or any file": limits.OUTPUT_BYTES / limits.MIB,
     "a function's encoded return value": limits.VALUE_BYTES / limits.MIB,
     "open files": confine.OPEN_FILES,
-    "threads of a program": thread_gate.MAX_THREADS,
+    "signals that wait for a program": confine.QUEUED_SIGNALS,
+    f"threads of a program (fewer than {2 * thread_gate.MAX_THREADS} where many ask at once)": thread_gate.MAX_THREADS,
     "scratch, Namespaces": rootfs.SCRATCH_MB,
     "files in scratch, Namespaces": rootfs._MAX_FILES,
     "a program": judge.MAX_CODE_BYTES / limits.MIB,
@@ -69,7 +71,10 @@ def test_limits_that_are_told_otherwise():
     assert limits.harness_limit_s(7, 10) == (7 + 1) * 10 + 5
     assert limits.submission_limit_s(60, 1) == 3 * 60
     assert limits.judging_deadline_s(1, 10) == 2 * limits.submission_limit_s(1, 10) + 30
-    assert limits.judging_deadline_s(600, 100) == 3600
+    longest_s = judge_time.LONGEST_SUBMISSION_S
+    assert limits.submission_limit_s(600, 100) == limits.harness_limit_s(600, 100) == longest_s
+    assert f"at most {longest_s:g} |" in DOCUMENT
+    assert f"at most {limits.judging_deadline_s(600, 100):g} |" in DOCUMENT
     assert limits.ALARM_GRACE_S == 1
     assert (values._TIMES_EXPECTED, values._BYTES_MORE) == (64, 64 << 10)
     assert app.UNHEALTHY_AFTER_S == 120

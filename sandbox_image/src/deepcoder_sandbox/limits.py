@@ -1,12 +1,18 @@
-"""Every limit in one place: its value, what it means for each scoring, and what follows for deadlines and memory.
+"""Every limit in one place: its value, what it means for each scoring, and what follows for memory.
 
-Pure; nothing here fails. What does not fit into a container is told by `deepcoder_sandbox.pod_memory`.
+How long tests may take together, and until when they are waited for, is part of the protocol
+(`deepcoder_contracts.judge_time`). Pure; nothing here fails. What does not fit into a container is told by
+`deepcoder_sandbox.pod_memory`.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from deepcoder_contracts.judge_time import WALL_PER_CPU as WALL_PER_CPU
+from deepcoder_contracts.judge_time import harness_limit_s as harness_limit_s
+from deepcoder_contracts.judge_time import judging_deadline_s as judging_deadline_s
+from deepcoder_contracts.judge_time import submission_limit_s as submission_limit_s
 from deepcoder_sandbox.worker.packets import RunLimits
 from deepcoder_sandbox.worker.program import STORED_CODE_BYTES
 from deepcoder_sandbox.worker.rootfs import SCRATCH_MB
@@ -23,9 +29,6 @@ VALUE_BYTES: Final = MAX_BYTES
 CLAIM_BYTES: Final = 4096
 """Room for what a program's process says of itself, and the tail of stderr that is looked at."""
 
-WALL_PER_CPU: Final = 3.0
-"""Wall-clock limit of a test, as a multiple of its CPU limit."""
-
 ALARM_GRACE_S: Final = 1.0
 """livecodebench: seconds past the limit in which the alarm may unwind a test: the harness's own allowance a test."""
 
@@ -38,10 +41,6 @@ TESTS_STORE_MB: Final = 1024
 BODY_MB: Final = 64
 """Largest request body."""
 
-_STARTING_S = 5.0
-_JUDGING_MARGIN_S = 30.0
-_BUSY_MACHINE = 2.0
-_LONGEST_DEADLINE_S = 3600.0
 _JUDGE_MB = 256
 _ZYGOTES_MB = 32  # one of each kind
 _SLOT_MB = (2 * OUTPUT_BYTES + VALUE_BYTES + STORED_CODE_BYTES) // MIB + 1 + SCRATCH_MB + _ZYGOTES_MB
@@ -56,24 +55,6 @@ def of_all_tests(time_limit_s: float, tests: int, memory_limit_mb: int, file_byt
     """Return the limits of a process that runs all tests (livecodebench)."""
     seconds = harness_limit_s(time_limit_s, tests)
     return RunLimits(seconds, seconds, memory_limit_mb, file_bytes)
-
-
-def harness_limit_s(time_limit_s: float, tests: int) -> float:
-    """Return LiveCodeBench's limit on all tests together."""
-    return (time_limit_s + 1) * tests + _STARTING_S
-
-
-def submission_limit_s(time_limit_s: float, tests: int) -> float:
-    """Return the wall-clock limit of all tests together, in every scoring, time spent waiting for a processor left out.
-
-    Without it a program that sleeps up to each test's limit would reach the client's deadline, which is no verdict.
-    """
-    return max(WALL_PER_CPU * time_limit_s, harness_limit_s(time_limit_s, tests))
-
-
-def judging_deadline_s(time_limit_s: float, tests: int) -> float:
-    """Return the seconds that judging may take when the client names none. Time in the queue is not part of it."""
-    return min(_LONGEST_DEADLINE_S, _BUSY_MACHINE * submission_limit_s(time_limit_s, tests) + _JUDGING_MARGIN_S)
 
 
 def needed_mb(slots: int, memory_mb: int, store_mb: int, requests_mb: int) -> int:

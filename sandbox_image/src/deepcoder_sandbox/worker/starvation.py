@@ -12,6 +12,8 @@ What a program can forge, and what it cannot:
 - A sample that takes a thread which runs for one that waits (the CPU clock of a process lags up to a tick) costs the
   program the CPU time; so does a thread whose wait is another's run. On a machine with nothing else to do, all that
   counts is therefore about the process's own CPU time at most.
+- What it ran is never taken for waiting. So on such a machine no program makes its time count less than half: deadlines
+  of twice the limits lie beyond it.
 - It cannot be ready just when a sample is taken: the moments come from the kernel's random numbers.
 - It is believed where others do keep it waiting: on a machine whose processors are all taken, a program that has one
   thread queue for them counts as starved while another sleeps, since a program whose work is in that thread looks the
@@ -48,7 +50,7 @@ class Starvation:
     def __init__(
         self, pid: int, cpu_s: Callable[[], float | None], limit_s: float, since: float, proc: int | None = None
     ) -> None:
-        """Count from `since` (monotonic), which is when the process began or later."""
+        """Count from the start of the process, which was at `since` (monotonic)."""
         self._first = str(pid)
         self._tasks = f"{pid}/task" if proc is not None else f"/proc/{pid}/task"
         self._proc = proc
@@ -56,8 +58,8 @@ class Starvation:
         self._every_s = min(_LONGEST_PAUSE_S, max(_SHORTEST_PAUSE_S, limit_s / _SAMPLES_A_LIMIT))
         self._waited: dict[str, int] = {}
         self._marked: dict[str, int] = {}
-        self._stalled_s = 0.0
-        self._sampled = since
+        self._stalled_s = self._used_s = self._marked_used_s = 0.0
+        self._since = self._sampled = since
         self.sample_at = 0.0
         """When `sample` is due (monotonic)."""
         self.draw()
@@ -66,7 +68,8 @@ class Starvation:
         """Count from now on: exactly for the first thread, for every other from the last look."""
         self._waited[self._first] = self._read(self._first)
         self._marked = dict(self._waited)
-        self._stalled_s, self._sampled = 0.0, time.monotonic()
+        self._stalled_s, self._marked_used_s = 0.0, self._read_cpu()
+        self._since = self._sampled = time.monotonic()
 
     def draw(self) -> None:
         """Choose when the next sample is taken, from now on.
@@ -81,10 +84,10 @@ class Starvation:
         began = time.monotonic()
         if began < self.sample_at:
             return
-        used_s = self._cpu_s()
+        used_s = self._read_cpu()
         stalled = self.is_runnable()
         now = time.monotonic()
-        if stalled and (self._cpu_s() == used_s or now - began > _SLOW_SAMPLE_S):
+        if stalled and (self._read_cpu() == used_s or now - began > _SLOW_SAMPLE_S):
             self._stalled_s += began - self._sampled
         self._sampled = began
         self.draw()
@@ -94,11 +97,18 @@ class Starvation:
         for thread in self._threads():
             self._waited[thread] = max(self._waited.get(thread, 0), self._read(thread))
         waits = [waited - self._marked.get(thread, 0) for thread, waited in self._waited.items()]
-        return max(max(waits, default=0) / 1e9, min(sum(waits) / 1e9, self._stalled_s))
+        kept_s = max(max(waits, default=0) / 1e9, min(sum(waits) / 1e9, self._stalled_s))
+        ran_s = self._read_cpu() - self._marked_used_s
+        return min(kept_s, max(0.0, time.monotonic() - self._since - ran_s))
 
     def is_runnable(self) -> bool:
         """Whether one of its threads runs or waits for a processor at this moment: a wait that is in no sum yet."""
         return any(self._field(thread, "stat", _state) == b"R" for thread in self._threads())
+
+    def _read_cpu(self) -> float:
+        now_s = self._cpu_s()
+        self._used_s = self._used_s if now_s is None else now_s
+        return self._used_s
 
     def _threads(self) -> list[str]:
         try:

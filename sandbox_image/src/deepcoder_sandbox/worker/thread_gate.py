@@ -20,7 +20,8 @@ import struct
 from deepcoder_sandbox.worker import confine, libc, syscalls
 
 MAX_THREADS = 128
-"""Threads of a program at once. Those that ask at the same moment may each be let through: at most twice as many."""
+"""Threads of a program at once. One that was let through counts once the kernel has made it: of 127 threads that ask at
+the same moment each gets its own, so that a program which sets out to has fewer than twice as many."""
 
 _LD_W_ABS, _JEQ, _JSET, _RET = 0x20, 0x15, 0x45, 0x06
 _NR, _ARCH, _FIRST_ARGUMENT = 0, 4, 16

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deepcoder_contracts.judge import JudgeRequest, TestCase, TestSet
+from deepcoder_contracts.judge_time import judging_deadline_s
 from deepcoder_trainer.types import Problem
 
 INLINE_BYTES = 16 * 1024
 """Larger test sets are stored at the judge once and named by their digest."""
 QUEUE_SECONDS = 300.0
-"""Allowance for waiting in a judge's queue, on top of what the program may take."""
-_LONGEST_DEADLINE_S = 3600.0
+"""Allowance for waiting in a judge's queue, on top of what judging may take."""
 _ID_DIGITS = 16
 
 
@@ -65,7 +65,6 @@ class JudgedProblem:
     def __init__(self, problem: Problem) -> None:
         large = sum(len(t.input) + len(t.output) for t in problem.tests) > INLINE_BYTES
         self._stored = StoredTests.of(problem.tests) if large else None
-        longest = (problem.time_limit_s + 1) * len(problem.tests)
         self._common = JudgeRequest(
             id="-",
             code="",
@@ -75,7 +74,7 @@ class JudgedProblem:
             fn_name=problem.fn_name,
             time_limit_s=problem.time_limit_s,
             memory_limit_mb=problem.memory_limit_mb,
-            deadline_s=min(_LONGEST_DEADLINE_S, QUEUE_SECONDS + 2 * longest),
+            deadline_s=QUEUE_SECONDS + judging_deadline_s(problem.time_limit_s, len(problem.tests)),
             stop_on_first_failure=True,
             scoring=problem.scoring,
         )

@@ -1,0 +1,20 @@
+"""Until when the trainer waits for a judge: past whatever the judge itself allows a submission of any accepted size."""
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from deepcoder_contracts.judge import TestCase
+from deepcoder_contracts.judge_time import LONGEST_DEADLINE_S, judging_deadline_s, submission_limit_s
+from deepcoder_trainer.judge.submission import QUEUE_SECONDS, JudgedProblem
+from deepcoder_trainer.types import Problem
+
+
+@given(time_limit_s=st.floats(0.01, 600.0), tests=st.integers(1, 300))
+@example(time_limit_s=600.0, tests=10)
+@example(time_limit_s=6.0, tests=520)
+@example(time_limit_s=60.0, tests=1)
+def test_deadline_is_the_judges_own_and_time_in_its_queue(time_limit_s, tests):
+    problem = Problem("p", "test", "text", (TestCase(input="", output=""),) * tests, time_limit_s=time_limit_s)
+    deadline_s = JudgedProblem(problem).submission("print(1)", "g/0").request.deadline_s
+    assert deadline_s == QUEUE_SECONDS + judging_deadline_s(time_limit_s, tests)
+    assert QUEUE_SECONDS + submission_limit_s(time_limit_s, tests) < deadline_s <= LONGEST_DEADLINE_S
