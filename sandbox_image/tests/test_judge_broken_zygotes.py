@@ -76,6 +76,43 @@ def leave():
 replace("fork", leave)
 """,
 }
+NOT_STARTED = {
+    "program that cannot be read": """
+import errno, os
+def refuse(*_):
+    raise OSError(errno.EIO, "Input/output error")
+replace("pread", refuse)
+""",
+    "code object that cannot be written": """
+import errno, os
+def refuse(*_):
+    raise OSError(errno.ENOMEM, "Cannot allocate memory")
+replace("lseek", refuse)
+""",
+    "code object that cannot be sealed": """
+import errno, fcntl
+def seal(descriptor, command, *rest, call=fcntl.fcntl):
+    if command == fcntl.F_ADD_SEALS:
+        raise OSError(errno.EBUSY, "Device or resource busy")
+    return call(descriptor, command, *rest)
+fcntl.fcntl = seal
+""",
+    "code object that is none": """
+import marshal
+def fail(*_):
+    raise KeyError("a defect")
+marshal.dumps = fail
+""",
+}
+NO_CLAIM = """
+import errno, os
+zygote = os.getpid()
+def refuse(descriptor, data, call=os.write):
+    if descriptor == 3 and os.getpid() != zygote:
+        raise OSError(errno.EIO, "Input/output error")
+    return call(descriptor, data)
+replace("write", refuse)
+"""
 HANGS = """
 import os, time
 def hang():
@@ -130,6 +167,45 @@ def test_one_broken_zygote_is_replaced_and_nobody_notices(broken_slot, submissio
     assert slot.judge(submission, time.monotonic() + 60).passed is True
     assert len(reasons) == 1
     assert slot.judge(submission, time.monotonic() + 60).passed is True
+
+
+@pytest.mark.parametrize("breakage", NOT_STARTED.values(), ids=NOT_STARTED)
+def test_what_fails_in_a_runner_before_its_program_is_the_judges_failure(broken_slot, submission, breakage):
+    slot, reasons = broken_slot(breakage)
+    answer = slot.judge(submission, time.monotonic() + 60)
+    assert answer.passed is None
+    assert "before its program started" in answer.verdicts[0].detail
+    assert reasons == [Recycled.ZYGOTE_FAILED] * 2
+
+
+@pytest.mark.parametrize("breakage", NOT_STARTED.values(), ids=NOT_STARTED)
+def test_what_fails_in_one_runner_before_its_program_is_tried_again(broken_slot, submission, breakage):
+    slot, _ = broken_slot(breakage, once=True)
+    assert slot.judge(submission, time.monotonic() + 60).passed is True
+
+
+@pytest.mark.parametrize("call", ["pread", "read", "write"])
+def test_what_fails_in_a_session_before_its_program_is_the_judges_failure(broken_slot, make, call):
+    breakage = f"""
+import errno, os
+def refuse(descriptor, *rest, call=os.{call}):
+    if descriptor in (3, 4):  # the control socket, the program
+        raise OSError(errno.EIO, "Input/output error")
+    return call(descriptor, *rest)
+os.{call} = refuse
+"""
+    slot, reasons = broken_slot(breakage)
+    request = make("print(input())", ("1", "1"), scoring="livecodebench")
+    answer = slot.judge(Submission(request, tuple(request.tests)), time.monotonic() + 60)
+    assert answer.passed is None
+    assert "before its program started" in answer.verdicts[0].detail
+    assert reasons == [Recycled.ZYGOTE_FAILED] * 2
+
+
+def test_compile_error_that_cannot_be_told_is_the_judges_failure(broken_slot, make):
+    slot, _ = broken_slot(NO_CLAIM)
+    request = make("x = (", ("", ""))
+    assert slot.judge(Submission(request, tuple(request.tests)), time.monotonic() + 60).passed is None
 
 
 def test_zygote_that_hangs_is_given_up_at_the_deadline_and_gone(broken_slot, submission):

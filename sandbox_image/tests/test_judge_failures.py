@@ -109,7 +109,7 @@ def test_runner_that_cannot_be_confined_is_the_judges_failure(any_slot):
     job = Job("stdin", RunLimits(1.0, 3.0, memory_limit_mb=1 << 60, file_bytes=1 << 20))
     try:
         zygote.start_run(job, [0, 1, 2])
-        with pytest.raises(ZygoteFailed, match="before it was confined"):
+        with pytest.raises(ZygoteFailed, match="before its program started"):
             zygote.finish_run(time.monotonic() + 30)
     finally:
         zygote.kill()

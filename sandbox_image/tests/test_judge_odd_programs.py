@@ -99,3 +99,50 @@ def test_odd_end_is_the_programs_own_and_comes_in_time(judge, name, scoring):
     answer = judge(START + code, ("", "17"), scoring=scoring, time_limit_s=0.3)
     assert answer.verdicts[0].verdict in expected, answer
     assert time.monotonic() - started < 20
+
+
+def test_program_cannot_claim_that_the_judge_failed(judge):
+    """What the runner says that with is in its frames, and closed."""
+    code = """
+import mmap, sys
+frame, found, written = sys._getframe(), set(), 0
+while frame:
+    for value in vars(frame.f_locals["self"]).values() if "self" in frame.f_locals else ():
+        if isinstance(value, (mmap.mmap, memoryview)):
+            found.add(type(value).__name__)
+            try: value[8:14] = b"failed"; written += 1
+            except ValueError: pass
+    frame = frame.f_back
+print(*sorted(found), written)
+raise SystemExit(1)
+"""
+    (verdict,) = judge(code, ("", "memoryview mmap 0"), scoring="taco-compat").verdicts
+    assert verdict.verdict is Verdict.PASSED, verdict
+
+
+ODD_TEXTS = {
+    "functions within functions": ("f = " + "lambda: " * 1200 + "3\nprint(3)", Verdict.PASSED),
+    "a sum of many terms": ("x = " + "+".join("1" * 5000) + "\nprint(3)", Verdict.COMPILE_ERROR),
+    "a name of a million letters": (f"def f({'x' * 300_000}):\n global {'x' * 300_000}", Verdict.COMPILE_ERROR),
+    "a lone surrogate in a text": ("x = '\\ud800'\nprint(3)", Verdict.PASSED),
+    "an encoding that is none": ("# coding: nonsense\nprint(3)", Verdict.COMPILE_ERROR),
+    "many warnings": ("1 is 1\n" * 1000 + "print(3)", Verdict.PASSED),
+    "brackets": ("x = " + "[" * 5000, Verdict.COMPILE_ERROR),
+}
+
+
+@pytest.mark.parametrize("name", ODD_TEXTS)
+def test_odd_text_gets_the_verdict_that_is_its_own(judge_once, name):
+    code, expected = ODD_TEXTS[name]
+    answer = judge_once(code, ("", "3"), ("", "3"))
+    assert answer.passed is (expected is Verdict.PASSED), answer
+    assert answer.verdicts[0].verdict is expected
+
+
+@pytest.mark.parametrize("kind", ["stdin", "function", "script"])
+@pytest.mark.parametrize("letter", ["x", chr(0x4E00), chr(0x20000)])
+def test_compile_error_is_one_however_long_its_message(judge_once, kind, letter):
+    code = f"def f({letter * 400}):\n global {letter * 400}"
+    answer = judge_once(code, ("1", "3"), kind=kind, fn_name="f" if kind == "function" else None)
+    assert answer.verdicts[0].verdict is Verdict.COMPILE_ERROR, answer
+    assert "SyntaxError: name" in answer.verdicts[0].detail

@@ -6,26 +6,26 @@ what this process never held.
 
 The first runner of a submission compiles, leaves the code object in the code descriptor and seals it; the later ones,
 told by the judge that it is sealed, load it, so that a submission is compiled once, inside the limits, and no test can
-alter what the next one runs. A code object too large to be kept is made anew each time.
+alter what the next one runs. A code object too large or too deep to be kept is made anew each time.
+
+Whatever fails before the program's first instruction is raised, and is the judge's failure. Only what the program's
+text alone can cause (it does not compile, it wants more memory than there is) is a claim instead.
 """
 
 from __future__ import annotations
 
-import atexit
 import builtins
-import contextlib
 import fcntl
 import json
 import linecache
 import marshal
 import os
 import sys
-import threading
-import traceback
+from collections.abc import Callable
 from types import CodeType, ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
-from deepcoder_sandbox.worker import taco, values
+from deepcoder_sandbox.worker import ending, taco, values
 from deepcoder_sandbox.worker.packets import Job
 
 STDIN, STDOUT, STDERR, REPORT, CODE = range(5)
@@ -38,7 +38,9 @@ STORED_CODE_BYTES = 8 << 20
 """Largest code object that is kept for later runners: it is held in memory outside the program's limit."""
 
 _SEALED = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-_main = ModuleType("__main__")
+_DETAIL_BYTES = 500
+"""Of ASCII, six times as many in JSON at most: whatever a claim tells, it fits the room for it."""
+
 _source = b""
 _OUT_OF_MEMORY = b'{"failure":"memory"}'
 
@@ -72,27 +74,35 @@ def report(descriptor: int, **fields: Any) -> None:
 
 def prepare_zygote() -> None:
     """Do once, in the zygote, what is the same for every program: its module, its arguments, where its source is."""
-    sys.modules["__main__"] = _main
-    vars(_main).update(__builtins__=builtins, __file__=FILENAME)
+    sys.modules["__main__"] = main = ModuleType("__main__")
+    vars(main).update(__builtins__=builtins, __file__=FILENAME)
     sys.argv = [FILENAME]
     cache: dict[str, Any] = linecache.cache  # an entry of one item is asked for the text when a traceback needs it
     cache[FILENAME] = (lambda: _source.decode("utf-8", "replace"),)
 
 
-def run(job: Job) -> NoReturn:
-    """Compile or load the program, run it once and leave with the exit status Python would have had."""
-    status = 1
+def run(job: Job, begin: Callable[[], None]) -> int:
+    """Compile or load the program, run it once and return the exit status Python would have had.
+
+    `begin` is called before its first instruction. Raises SystemExit where the interpreter itself has to come to its
+    end (`deepcoder_sandbox.worker.ending`).
+    """
+    loaded = _load(job)
+    begin()
+    return _execute(*loaded, job.kind, taco.PREAMBLE if job.preamble else {}) if loaded else 1
+
+
+def _load(job: Job) -> tuple[CodeType, str, list[Any]] | None:
+    """Return the program, the name of its function and the arguments; None where there is nothing to run."""
     try:
         content = read_all(CODE, job.source_bytes + job.name_bytes + job.compiled_bytes)
         code_at = job.source_bytes + job.name_bytes
         code = _code_object(content[: job.source_bytes], memoryview(content)[code_at:], code_at)
-        if code is not None:
-            fn_name = content[job.source_bytes : code_at].decode()
-            status = _execute(code, job.kind, fn_name, taco.PREAMBLE if job.preamble else {})
+        fn_name = content[job.source_bytes : code_at].decode()
+        return (code, fn_name, _arguments() if fn_name else []) if code is not None else None
     except MemoryError:
         os.write(REPORT, _OUT_OF_MEMORY)
-    finally:
-        os._exit(status)
+        return None
 
 
 def _code_object(source: bytes, compiled: memoryview, code_at: int) -> CodeType | None:
@@ -105,30 +115,43 @@ def _code_object(source: bytes, compiled: memoryview, code_at: int) -> CodeType 
         return loaded
     try:
         code = compile(_source, FILENAME, "exec", dont_inherit=True)
-    except (SyntaxError, ValueError, RecursionError, OverflowError) as error:
-        line = traceback.format_exception_only(error)[-1].strip()
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever it raises, it is the text that made it
         where = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
-        report(REPORT, failure="compile", detail=line[:500] + where)
+        message = _cut(f"{type(error).__name__}: {getattr(error, 'msg', error)}")
+        report(REPORT, failure="compile", detail=message + where)
         return None
-    stored = marshal.dumps(code)
-    if len(stored) <= STORED_CODE_BYTES:
-        os.lseek(CODE, code_at, os.SEEK_SET)
-        write_all(CODE, stored)
-    del stored
-    fcntl.fcntl(CODE, fcntl.F_ADD_SEALS, _SEALED)
+    _keep(code, code_at)
     os.close(CODE)
     return code
 
 
-def _execute(code: CodeType, kind: str, fn_name: str, preamble: dict[str, Any]) -> int:
-    module = _main
+def _keep(code: CodeType, code_at: int) -> None:
+    """Leave the code object for later runners, if it can be, and seal it, which tells them that it is there."""
+    try:
+        stored = marshal.dumps(code)
+    except ValueError:  # functions within functions, 1000 deep
+        return
+    if len(stored) <= STORED_CODE_BYTES:
+        os.lseek(CODE, code_at, os.SEEK_SET)
+        write_all(CODE, stored)
+        fcntl.fcntl(CODE, fcntl.F_ADD_SEALS, _SEALED)
+
+
+def _cut(detail: str) -> str:
+    """Cut what a claim tells to the room there is for it, however its characters are written."""
+    return detail.encode("ascii", "backslashreplace")[:_DETAIL_BYTES].decode()
+
+
+def _execute(code: CodeType, fn_name: str, arguments: list[Any], kind: str, preamble: dict[str, Any]) -> int:
+    module = sys.modules["__main__"]
     module.__dict__.update(preamble)
     if kind == "function":
         module.__name__ = "solution"  # a block for the command line is not for the caller of a function
         sys.modules["solution"] = module
     status = 0
     try:
-        arguments = _arguments() if fn_name else []
         exec(code, module.__dict__)  # noqa: S102
         if kind == "script":
             _run_appended_test(module)
@@ -139,7 +162,7 @@ def _execute(code: CodeType, kind: str, fn_name: str, preamble: dict[str, Any]) 
             else:
                 write_all(REPORT, answer)
     except SystemExit as leaving:
-        status = _exit_status(leaving)
+        status = ending.exit_status(leaving)
         if kind != "stdin":
             report(REPORT, failure="exit", detail="the program left before its end")
             status = status or 1
@@ -147,37 +170,12 @@ def _execute(code: CodeType, kind: str, fn_name: str, preamble: dict[str, Any]) 
         os.write(REPORT, _OUT_OF_MEMORY)
         status = 1
     except BaseException:
-        traceback.print_exc()
-        status = 1
-    return _finish(status)
-
-
-def _finish(status: int) -> int:
-    """What an interpreter does at its end, short of tearing itself down."""
+        status = ending.show_uncaught()
     try:
-        if len(threading._active) > 1 or threading._limbo:  # type: ignore[attr-defined]
-            threading._shutdown()  # type: ignore[attr-defined]  # waits for threads that are not daemons
-        if atexit._ncallbacks():
-            atexit._run_exitfuncs()
-        if not getattr(sys.stdout, "closed", True):
-            sys.stdout.flush()
+        return ending.finish(status, _source)
     except MemoryError:
         os.write(REPORT, _OUT_OF_MEMORY)
         return 1
-    except BaseException:
-        status = status or 120
-    with contextlib.suppress(BaseException):
-        sys.stderr.flush()
-    return status
-
-
-def _exit_status(leaving: SystemExit) -> int:
-    if leaving.code is None:
-        return 0
-    if isinstance(leaving.code, int):
-        return leaving.code & 0xFF
-    print(leaving.code, file=sys.stderr)  # noqa: T201
-    return 1
 
 
 def _arguments() -> list[Any]:

@@ -4,14 +4,14 @@ The judge sends one packet a test over the control socket, the answer is another
 packets, long ones in memory files. The first test is asked for at once, the others when the judge has compared the one
 before, so the first failure stops the rest. Whatever a hostile program sends instead is only another claim about its
 own output. The judge keeps the time: it has the alarm rung at the limit, and ends what does not hear it. Whatever this
-fails with ends the process, which the judge sees.
+fails with is raised and ends the process: as the judge's failure before `begin`, and the program's after it.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from typing import NoReturn
+from collections.abc import Callable
 
 from deepcoder_sandbox.worker import livecodebench
 from deepcoder_sandbox.worker.packets import IN_FILE, INLINE, INLINE_BYTES, PREPARED, SESSION_BYTES, STARTED, Job
@@ -25,22 +25,23 @@ def prepare_zygote() -> None:
     livecodebench.prepare_zygote()
 
 
-def run(job: Job) -> NoReturn:
-    """Serve tests until the judge hangs up or the program ends the process."""
-    status = 1
-    try:
-        _serve(job.source_bytes, job.name_bytes)
-        status = 0
-    finally:
-        os._exit(status)
+def run(job: Job, begin: Callable[[], None]) -> int:
+    """Serve tests until the judge hangs up or the program ends the process; return the exit status.
 
-
-def _serve(source_bytes: int, name_bytes: int) -> None:
-    given_at = source_bytes + name_bytes
+    `begin` is called before the program's first instruction.
+    """
+    given_at = job.source_bytes + job.name_bytes
     content = os.pread(GIVEN, given_at, 0)
-    source, fn_name = content[:source_bytes].decode(), content[source_bytes:].decode() or None
+    source, fn_name = content[: job.source_bytes].decode(), content[job.source_bytes :].decode() or None
     packet = os.read(CONTROL, SESSION_BYTES)  # left unread at our end, it would take our last packet with it
     os.write(CONTROL, STARTED)  # from here on the judge knows this process, and keeps its time
+    begin()
+    _serve(source, fn_name, packet, given_at)
+    return 0
+
+
+def _serve(source: str, fn_name: str | None, packet: bytes, given_at: int) -> None:
+    """Prepare the program and answer one packet after another, `packet` first."""
     try:
         called = livecodebench.load(source, fn_name)
     except Exception as error:

@@ -7,12 +7,14 @@ hangs up.
 What it does between two forks is paid for by every test, page by page (`packets`), so there is little of it, and what
 can be done once is done in `boot`.
 
-A run that could not be started, or a runner that ended before it was confined, is answered with `error`: the judge's
-failure, never the program's.
+A run that could not be started, or a runner in which something of ours failed before the program's first instruction,
+is answered with `error`: the judge's failure, never the program's. The runner tells of it on a page that it shares with
+the zygote up to that instruction, and that no program can find.
 """
 
 from __future__ import annotations
 
+import gc
 import mmap
 import os
 import socket
@@ -27,12 +29,12 @@ from deepcoder_sandbox.worker.thread_gate import ThreadGate
 _PACKET_BYTES = 1 << 16
 _DESCRIPTOR_BYTES = 4
 _ANCILLARY_BYTES = socket.CMSG_SPACE(confine.RUNNERS_DESCRIPTORS * _DESCRIPTOR_BYTES)
-_NOT_CONFINED = 99
+_FAILED = 1
 _REASON_AT, _REASON_BYTES = 8, 500
 
 
-class NotConfined(OSError):
-    """A runner ended before it was confined."""
+class NotStarted(OSError):
+    """A runner ended before its program started, by no doing of its text."""
 
 
 class Zygote:
@@ -44,15 +46,19 @@ class Zygote:
         confinement: confine.Confinement,
         proc: int,
         gate: ThreadGate | None,
-        run: Callable[[packets.Job], NoReturn],
+        run: Callable[[packets.Job, Callable[[], None]], int],
     ) -> None:
-        """`proc` is a descriptor of /proc, `run` what a runner does once it is confined."""
+        """`proc` is a descriptor of /proc.
+
+        `run` is what a runner does once it is confined: it calls what it is given right before the program's first
+        instruction, and returns the exit status, or raises SystemExit to have the interpreter end by itself.
+        """
         self._channel = channel
         self._confinement = confinement
         self._supervisor = supervise.Supervisor(channel, proc, gate)
         self._run_program = run
         self._page = mmap.mmap(-1, mmap.PAGESIZE)
-        """Shared with the runner, until its program starts: why it could not be confined, from the second number on."""
+        """Shared with the runner, until its program starts: why that failed, from the second number on."""
         self._setup_s = memoryview(self._page).cast("d")
         """Its first number: CPU seconds that confining it took, 0 while it is not confined."""
 
@@ -77,6 +83,7 @@ class Zygote:
 
     def _run(self, job: packets.Job, descriptors: int, after_run: Callable[[], None]) -> bytes:
         self._setup_s[0] = 0.0
+        self._page[_REASON_AT] = 0
         zygote = os.getpid()
         pid = fork()
         if pid == 0:
@@ -85,9 +92,9 @@ class Zygote:
             pid, job.limits, lambda: self._setup_s[0]
         )
         setup_s = self._setup_s[0]
-        if not setup_s:
-            reason = self._page[_REASON_AT:].rstrip(b"\0").decode(errors="replace")
-            raise NotConfined(f"the runner ended before it was confined (wait status {status}): {reason}")
+        if not setup_s or self._page[_REASON_AT]:
+            reason = self._page[_REASON_AT : _REASON_AT + _REASON_BYTES].partition(b"\0")[0].decode(errors="replace")
+            raise NotStarted(f"the runner ended before its program started (wait status {status}): {reason}")
         clean = True
         try:
             after_run()
@@ -98,16 +105,28 @@ class Zygote:
 
     def _become_runner(self, job: packets.Job, descriptors: int, zygote: int) -> NoReturn:
         """Confine this copy, mark it ready and hand it to the program. The copy never goes on as a zygote."""
+        status = _FAILED
         try:
             self._confinement.apply(job.limits, zygote, descriptors)
             self._setup_s[0] = time.process_time()
-            self._setup_s.release()
-            self._page.close()  # the program cannot take the mark back
+            status = self._run_program(job, self._begin)
+        except SystemExit:
+            _disown_sockets()
+            raise
         except BaseException as error:
-            reason = repr(error).encode()[:_REASON_BYTES]
-            self._page[_REASON_AT : _REASON_AT + len(reason)] = reason
-            os._exit(_NOT_CONFINED)
-        try:
-            self._run_program(job)
-        finally:
-            os._exit(_NOT_CONFINED)
+            if not self._page.closed:
+                reason = repr(error).encode(errors="replace")[: _REASON_BYTES - 1] + b"\0"
+                self._page[_REASON_AT : _REASON_AT + len(reason)] = reason
+        os._exit(status)
+
+    def _begin(self) -> None:
+        """Let go of the page: from here on nothing that this copy claims is the judge's failure."""
+        self._setup_s.release()
+        self._page.close()
+
+
+def _disown_sockets() -> None:
+    """Let no socket of the zygote's be closed as the interpreter ends: its number may be a file of the program's."""
+    for found in gc.get_objects():
+        if isinstance(found, socket.socket):
+            found.detach()

@@ -1,0 +1,135 @@
+"""A program's end: what `python file` would still print after the last line, at next to no cost where it is nothing.
+
+An interpreter that ends waits for threads, calls what `atexit` was given, flushes, and then tears itself down: every
+object is finalised, and what is open for writing is flushed by that alone. Tearing down touches all memory that the
+zygote shares with its copies, which costs more than a short test. So it is done only where something may be left that
+it would write: then this module raises SystemExit, the runner's frames are left, and the interpreter ends itself.
+
+Whether something is left is told by the program's text first, since looking through the objects of a program that has
+millions takes longer than the rest of its end. A program that hides from this what it does (a name that it puts
+together) loses its own output at most.
+"""
+
+from __future__ import annotations
+
+import _io
+import atexit
+import contextlib
+import gc
+import sys
+import threading
+import traceback
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
+from typing import Any
+
+_CERTAIN = b"__del__ weakref ctypes"
+"""What a program's text holds that has something run, or flushed, by the end and shows in no object."""
+
+_HINTS = _CERTAIN + b" open IO Buffered yield async"
+"""That, and what it holds that makes objects which do. One object: each is on a page that would be copied."""
+
+_ODD = (_io._IOBase, GeneratorType, CoroutineType, AsyncGeneratorType)
+_READERS = (_io.FileIO, _io.BufferedReader, _io.BytesIO, _io.StringIO)
+"""Files of which the end writes nothing. FileIO has no buffer."""
+
+
+def exit_status(leaving: SystemExit) -> int:
+    """Return the exit status that an interpreter makes of it, having shown what is no number."""
+    code = leaving.code
+    if code is None:
+        return 0
+    if isinstance(code, int):
+        return code & 0xFF if -(1 << 63) <= code < 1 << 63 else 0xFF
+    with contextlib.suppress(BaseException):
+        if sys.stderr is not None:  # else print would take stdout
+            print(code, file=sys.stderr)  # noqa: T201
+    return 1
+
+
+def show_uncaught() -> int:
+    """Show the exception that ended the program; return the exit status."""
+    kind, error, trace = sys.exc_info()
+    sys.last_type, sys.last_value, sys.last_traceback = kind, error, trace
+    _flush()
+    try:
+        if sys.excepthook is sys.__excepthook__:
+            traceback.print_exc()  # which knows the program's lines
+        else:
+            sys.excepthook(kind, error, trace)  # type: ignore[arg-type]
+    except SystemExit as leaving:
+        return exit_status(leaving)
+    except BaseException:  # a hook that fails is told of on stderr, no more
+        return 1
+    return 1
+
+
+def finish(status: int, source: bytes) -> int:
+    """Come to the end of a program that ended with `status`; return its exit status.
+
+    Raises SystemExit where the interpreter has to end by itself, with all frames above left; MemoryError.
+    """
+    if len(threading._active) > 1 or threading._limbo or atexit._ncallbacks():  # type: ignore[attr-defined]
+        _flush()
+        _await_threads_and_callbacks()
+    if not (_flushed() and _nothing_is_left(source)):
+        gc.unfreeze()  # the program's module is from the zygote
+        raise SystemExit(status)
+    return status
+
+
+def _await_threads_and_callbacks() -> None:
+    for step in (threading._shutdown, atexit._run_exitfuncs):  # type: ignore[attr-defined]
+        with contextlib.suppress(BaseException):  # told of on stderr, no more
+            step()
+
+
+def _flush() -> None:
+    """Flush as it is done when the program's last line has been run: failures are met again at the end."""
+    for name in ("stderr", "stdout"):
+        with contextlib.suppress(Exception):
+            getattr(sys, name).flush()
+
+
+def _flushed() -> bool:
+    """Flush stdout and stderr; whether that is all that an interpreter would do with them. Raises MemoryError."""
+    try:
+        out, error = sys.stdout, sys.stderr
+        out.flush()
+        error.flush()
+        return out is sys.__stdout__ and error is sys.__stderr__
+    except MemoryError:
+        raise
+    except Exception:  # closed, detached, deleted
+        return False
+
+
+def _nothing_is_left(source: bytes) -> bool:
+    for word in _HINTS.split():
+        if word in source:
+            break
+    else:
+        return True
+    if any(word in source for word in _CERTAIN.split()):
+        return False
+    try:
+        return not any(map(_is_unfinished, _odd_objects()))
+    except Exception:  # what only looks like a file
+        return False
+
+
+def _odd_objects() -> list[Any]:
+    """Files and generators among the program's objects."""
+    objects = gc.get_objects()  # the zygote's own are frozen, and not among them
+    odd = {kind for kind in set(map(type, objects)) if issubclass(kind, _ODD)}
+    return [found for found in objects if type(found) in odd] if odd else []
+
+
+def _is_unfinished(found: Any) -> bool:
+    """Whether finalising a file may write, or finalising a generator run some of it."""
+    if isinstance(found, GeneratorType):
+        return found.gi_suspended and bool(found.gi_code.co_exceptiontable)
+    if isinstance(found, CoroutineType):
+        return found.cr_suspended and bool(found.cr_code.co_exceptiontable)
+    if type(found) is _io.TextIOWrapper:
+        found = found.buffer
+    return type(found) not in _READERS
