@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deepcoder_contracts.judge import JudgeRequest, TestCase, TestSet
-from deepcoder_contracts.judge_time import judging_deadline_s
+from deepcoder_contracts.judge_time import judging_deadline_s, submission_limit_s
 from deepcoder_trainer.types import Problem
 
 INLINE_BYTES = 16 * 1024
@@ -56,7 +56,7 @@ class Submission:
     @property
     def longest_seconds(self) -> float:
         """What judging takes if every test takes as long as it may."""
-        return (self.request.time_limit_s + 1) * len(self.tests)
+        return submission_limit_s(self.request.time_limit_s, len(self.tests))
 
 
 class JudgedProblem:

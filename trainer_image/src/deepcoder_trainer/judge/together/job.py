@@ -14,6 +14,7 @@ from typing import Any
 
 from deepcoder_contracts import strict
 from deepcoder_contracts.judge import JudgeRequest, Kind, Scoring, TestCase
+from deepcoder_contracts.judge_time import submission_limit_s
 from deepcoder_trainer.judge.together.harness import packed
 from deepcoder_trainer.judge.together.runner import SETTINGS
 from deepcoder_trainer.types import Problem
@@ -23,7 +24,6 @@ OUTPUT_BYTES = 4 << 20
 REPORT_BYTES = 8 << 20
 """Most that all tests of a submission may send back, before it is packed."""
 
-_WALL_PER_CPU = 3.0
 _STARTING_SECONDS = 5.0
 _HERE = __package__ or "deepcoder_trainer.judge.together"
 
@@ -40,7 +40,7 @@ class Job:
     @property
     def total_seconds(self) -> float:
         """Wall clock of all tests together, as the judge's own."""
-        return max(_WALL_PER_CPU * self.request.time_limit_s, (self.request.time_limit_s + 1) * len(self.tests) + 5)
+        return submission_limit_s(self.request.time_limit_s, len(self.tests))
 
     @property
     def deadline_seconds(self) -> float:
