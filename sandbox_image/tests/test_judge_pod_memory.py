@@ -58,7 +58,7 @@ def test_server_that_does_not_fit_its_container_refuses_to_start(monkeypatch, ca
     said = capsys.readouterr().err
     needed_mb = limits.needed_mb(2, int((options or ("", "1024"))[1]), 1024, requests_mb())
     assert f"the container's memory limit is 3000 MiB, and {needed_mb} MiB are needed" in said
-    for mend in ("raise the limit", "--slots", "slotsPerPod", "--tests-store-mb", "--max-queued-mb"):
+    for mend in ("raise the limit", "--slots", "slotsPerPod", "judge.workers", "--tests-store-mb", "--max-queued-mb"):
         assert mend in said
     assert len(said) < 500  # all of it is told by whoever started the judge and shows its last words
 
