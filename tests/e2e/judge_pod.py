@@ -9,7 +9,12 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
+import re
+import subprocess
+import sys
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,10 +27,17 @@ from deepcoder_demo.platform import delete_and_wait, kubectl
 from deepcoder_demo.settings import REPOSITORY
 
 READY_SECONDS = 120
+HELD_SECONDS = 50.0
 TOKEN_FILE = "/etc/deepcoder/token/token"
 SUITE = "/tmp/suite"
 TESTS = REPOSITORY / "sandbox_image" / "tests"
-BROUGHT = ("_pytest", "pytest", "iniconfig", "packaging", "pluggy", "pygments", "py")
+BROUGHT = (
+    *("_pytest", "pytest", "iniconfig", "packaging", "pluggy", "pygments", "py"),
+    *("hypothesis", "_hypothesis_globals", "sortedcontainers"),
+)
+
+SERVED = {"DEEPCODER_JUDGE_URL": "http://127.0.0.1:8080", "DEEPCODER_JUDGE_TOKEN_FILE": TOKEN_FILE}
+"""Has the suite attack the server."""
 
 ASK = """
 import sys, urllib.request
@@ -49,6 +61,20 @@ import os
 for folder, peak, limit in (("/sys/fs/cgroup", "memory.peak", "memory.max"),
                             ("/sys/fs/cgroup/memory", "memory.max_usage_in_bytes", "memory.limit_in_bytes")):
     if os.path.exists(f"{folder}/{peak}"): print(open(f"{folder}/{peak}").read(), open(f"{folder}/{limit}").read())
+"""
+RELEASE = """
+import os, signal, sys, time
+wanted, resident, until = int(sys.argv[1]), int(sys.argv[2]), time.monotonic() + float(sys.argv[3])
+page = os.sysconf("SC_PAGE_SIZE")
+def holds(pid):
+    try: return int(open(f"/proc/{pid}/statm").read().split()[1]) * page >= resident
+    except OSError: return False
+held = []
+while len(held) < wanted and time.monotonic() < until:
+    time.sleep(0.05)
+    held = [int(name) for name in os.listdir("/proc") if name.isdigit() and holds(name)]
+for pid in held: os.kill(pid, signal.SIGUSR1)
+print(len(held))
 """
 UNPACK = """
 import base64, io, sys, tarfile
@@ -103,6 +129,15 @@ class JudgePod:
         answers: list[dict[str, Any]] = json.loads(said)
         return answers
 
+    def judge_held(self, programs: list[str], resident_bytes: int) -> list[dict[str, Any]]:
+        """Have programs judged that wait for SIGUSR1, which they get when all hold so much memory at once."""
+        with ThreadPoolExecutor(1) as thread:
+            judging = thread.submit(self.judge, programs)
+            held = int(self.python(RELEASE, str(len(programs)), str(resident_bytes), str(HELD_SECONDS)))
+            answers = judging.result()
+        assert held == len(programs), f"{held} held as much at once: {answers}"
+        return answers
+
     def memory(self) -> tuple[int, int]:
         """The most memory that the container has had, and its limit, in bytes."""
         peak, limit = (int(number) for number in self.python(MEMORY).split())
@@ -123,27 +158,51 @@ class JudgePod:
 
     def run_suite(self, *files: str, seconds: float) -> str:
         """Run test files beside the server, against the server; return what pytest said, failed or not."""
-        environment = [
-            f"PYTHONPATH={SUITE}/site",
-            "DEEPCODER_JUDGE_URL=http://127.0.0.1:8080",
-            f"DEEPCODER_JUDGE_TOKEN_FILE={TOKEN_FILE}",
-        ]
-        pytest = ["python3", "-m", "pytest", "-q", "-rfEs", "--tb=short", "--durations=10", "-p", "no:cacheprovider"]
-        options = ["-c", "/dev/null", "--rootdir", SUITE, "-W", "ignore::pytest.PytestUnknownMarkWarning"]
+        environment = [f"PYTHONPATH={SUITE}/site", *(f"{name}={value}" for name, value in SERVED.items())]
+        pytest = ["python3", "-m", "pytest", "-v", "--no-header", "-rfEs", "--tb=short", "--durations=10"]
         try:
-            return self.do("env", *environment, *pytest, *options, *(f"{SUITE}/tests/{name}" for name in files),
-                           seconds=seconds)  # fmt: skip
+            return self.do("env", *environment, *pytest, *_options(SUITE, files), seconds=seconds)
         except CommandFailed as failed:
             return str(failed)
+
+
+def collected(*files: str) -> set[str]:
+    """Names of the tests that the files have for a judge that is served."""
+    told = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", *_options(str(TESTS.parent), files)],
+        env={**os.environ, **SERVED},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    names = {line for line in told.stdout.splitlines() if "::" in line}
+    assert told.returncode == 0, told
+    assert names, told
+    return names
+
+
+def outcomes(said: str) -> dict[str, set[str]]:
+    """Names of the tests by what became of them, from what pytest said."""
+    found: dict[str, set[str]] = {}
+    for name, outcome in re.findall(r"^\S*?(tests/\w+\.py::.+?) ([A-Z]{4,})(?: \(.*\))?$", said, re.M):
+        found.setdefault(outcome, set()).add(name)
+    return found
+
+
+def _options(root: str, files: tuple[str, ...]) -> list[str]:
+    """How pytest runs, or collects, test files below `root` alike in the pod and here."""
+    plain = ["-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir", root, "-o", "console_output_style=classic"]
+    quiet = ["-W", "ignore::pytest.PytestUnknownMarkWarning"]
+    return [*plain, *quiet, *(f"{root}/tests/{name}" for name in files)]
 
 
 def _without_caches(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
     return None if "__pycache__" in entry.name else entry
 
 
-def start(world: World, name: str, slots: int) -> JudgePod:
-    """Create a pool of one judge and wait until it is ready."""
-    requests = {"requests": {"cpu": "100m", "memory": "256Mi"}}
+def create(world: World, name: str, slots: int, limits: dict[str, str]) -> None:
+    """Create a pool of one judge; limits that are not given are the operator's."""
+    resources = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": limits}
     body = {
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": "SandboxPool",
@@ -152,13 +211,18 @@ def start(world: World, name: str, slots: int) -> JudgePod:
             "slotsPerPod": slots,
             "minReplicas": 1,
             "maxReplicas": 1,
-            "template": {"spec": {"containers": [{"name": "judge", "resources": requests}]}},
+            "template": {"spec": {"containers": [{"name": "judge", "resources": resources}]}},
         },
     }
     stop(world, name)
     world.objects.create_namespaced_custom_object(
         GROUP, VERSION, world.namespace, "sandboxpools", body, _request_timeout=TIMEOUT
     )
+
+
+def start(world: World, name: str, slots: int) -> JudgePod:
+    """Create a pool of one judge and wait until it is ready."""
+    create(world, name, slots, limits={})
 
     def ready() -> str | None:
         found = world.core.list_namespaced_pod(
@@ -168,6 +232,16 @@ def start(world: World, name: str, slots: int) -> JudgePod:
         return found[0].metadata.name if states and all(s.ready for s in states) else None
 
     return JudgePod(world, wait_until("the judge is ready", ready, READY_SECONDS))
+
+
+def trouble(world: World, name: str) -> tuple[str, str]:
+    """What a pool says of its readiness, and the last log of its judge."""
+    pool: Any = world.objects.get_namespaced_custom_object(
+        GROUP, VERSION, world.namespace, "sandboxpools", name, _request_timeout=TIMEOUT
+    )
+    conditions = {each["type"]: each for each in pool.get("status", {}).get("conditions", ())}
+    words = ["-n", world.namespace, "logs", "-l", f"deepcoder.dev/pool={name}", "-c", "judge"]
+    return str(conditions.get("Ready", {}).get("message")), kubectl(world.cluster, *words)
 
 
 def stop(world: World, name: str) -> None:
