@@ -221,8 +221,9 @@ def test_log_line_is_json_with_what_it_is_about():
 async def test_logs_of_a_server_are_json_and_name_submissions_it_failed_on_without_their_output(tmp_path):
     with Server(tmp_path, "--slots", "1") as server:
         async with server.session() as session:
-            code = "print('what the program says')\nimport time\ntime.sleep(5)"
-            _, text = await post(session, submission("the\nid", code, ("", "1"), time_limit_s=30, deadline_s=0.3))
+            await post(session, submission("first", "print(1)", ("", "1")))  # the slot has its zygote from here on
+            code = "print('what the program says')\nimport time\ntime.sleep(60)"
+            _, text = await post(session, submission("the\nid", code, ("", "1"), time_limit_s=30, deadline_s=3))
             assert JudgeResponse.model_validate_json(text).passed is None
         server.stop()
         lines = [json.loads(line) for line in server.log]
