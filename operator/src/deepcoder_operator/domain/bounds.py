@@ -19,6 +19,9 @@ END_SECONDS = GRACE_SECONDS
 """What pods of an attempt that is over get to end, as after drainSeconds: a trainer writes its exit record first, and
 then metrics and samples. One that has left holds up nobody: its pods end by themselves in seconds."""
 
+POST_MORTEM_SECONDS = 30.0
+"""What saving a failed attempt's log, events and pods may take before its cluster goes all the same."""
+
 POLL_SECONDS = 5.0
 """Time to the next look while something else has to act."""
 

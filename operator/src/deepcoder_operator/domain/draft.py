@@ -46,6 +46,16 @@ class DeleteRayJob:
 
 
 @dataclass(frozen=True)
+class SavePostMortem:
+    """Save what is known of an attempt that failed (its driver's log, events, pods) before its cluster goes.
+
+    Best effort within `POST_MORTEM_SECONDS`: whatever of it cannot be had, the cluster goes.
+    """
+
+    attempt: AttemptStatus
+
+
+@dataclass(frozen=True)
 class EndPods:
     """End pods of an attempt that is over without the grace that draining would have needed."""
 
@@ -79,6 +89,7 @@ Action = (
     AddFinalizer
     | EnsureFoundation
     | CreateAttempt
+    | SavePostMortem
     | DeleteRayJob
     | EndPods
     | DeletePool

@@ -1,0 +1,67 @@
+"""Which changes of a status are written at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from plan_world import checkpoint, running
+
+from deepcoder_operator.api.run_status import RunStatus
+from deepcoder_operator.domain.conditions import set_condition
+from deepcoder_operator.domain.significance import FIGURES_SECONDS, worth_writing
+
+STATUS = running().run.status
+assert STATUS.attempt is not None
+
+
+def with_condition(reason: str, message: str, *, going: bool = True) -> RunStatus:
+    stamp = STATUS.conditions[0].last_transition_time
+    return STATUS.model_copy(
+        update={
+            "conditions": set_condition(
+                STATUS.conditions, "Progressing", going, reason, message, generation=1, now=stamp
+            )
+        }
+    )
+
+
+def with_stage(**changes: Any) -> RunStatus:
+    return STATUS.model_copy(update={"stages": [STATUS.stages[0].model_copy(update=changes), *STATUS.stages[1:]]})
+
+
+FIGURES = {
+    "message": with_condition("Running", "another wording"),
+    "step": with_stage(step=7, reward="0.5"),
+    "heartbeat": STATUS.model_copy(
+        update={"attempt": STATUS.attempt.model_copy(update={"heartbeat_time": STATUS.start_time})}
+    ),
+    "sandbox": STATUS.model_copy(update={"usage": STATUS.usage.model_copy(update={"sandbox_seconds": "60"})}),
+}
+DECISIONS = {
+    "reason": with_condition("Draining", ""),
+    "status": with_condition("Running", "", going=False),
+    "ordinal": STATUS.model_copy(update={"ordinal": STATUS.ordinal + 1}),
+    "attempt": STATUS.model_copy(update={"attempt": None}),
+    "failures": with_stage(failures=1),
+    "generation": STATUS.model_copy(update={"observed_generation": 2}),
+    "checkpoint": STATUS.model_copy(update={"latest_checkpoint": checkpoint("short", 5, 1)}),
+}
+
+
+@pytest.mark.parametrize("change", FIGURES)
+def test_figures_and_wording_wait_for_the_next_write(change: str) -> None:
+    new = FIGURES[change]
+    assert new != STATUS
+    assert not worth_writing(STATUS, new, FIGURES_SECONDS - 1)
+    assert worth_writing(STATUS, new, FIGURES_SECONDS)
+    assert worth_writing(STATUS, new, None)
+
+
+@pytest.mark.parametrize("change", DECISIONS)
+def test_what_decisions_rest_on_is_written_at_once(change: str) -> None:
+    assert worth_writing(STATUS, DECISIONS[change], 0.0)
+
+
+def test_equal_status_is_never_written() -> None:
+    assert not worth_writing(STATUS, RunStatus.model_validate(STATUS.to_wire()), None)
