@@ -173,3 +173,38 @@ async def test_outage_is_no_reason_to_restart_but_a_watch_that_stands_still_is()
         start = asyncio.get_running_loop().time()
         await until(lambda: informer.alive_at > start)
         assert not informer.synced.is_set()
+
+
+async def test_log_of_a_container_is_read_as_text_within_its_bound() -> None:
+    asked: list[tuple[str, dict[str, str]]] = []
+
+    async def logs(request: web.Request) -> web.StreamResponse:
+        asked.append((request.path, dict(request.query)))
+        return web.Response(body=b"step 1\nstep \xff 2\n" + b"x" * 100, content_type="text/plain")
+
+    async with serving(logs) as port, client_of(port) as kube:
+        assert await kube.read_log("ml", "demo-head", "ray-head", 50, 16) == "step 1\nstep \ufffd 2\n"
+    query = {"container": "ray-head", "tailLines": "50", "limitBytes": "16"}
+    assert asked == [("/api/v1/namespaces/ml/pods/demo-head/log", query)]
+
+
+async def test_log_of_a_container_that_has_not_begun_is_an_error_with_the_servers_words() -> None:
+    async def waiting(_: web.Request) -> web.StreamResponse:
+        return web.json_response({"message": "container ray-head is waiting to start"}, status=400)
+
+    async with serving(waiting) as port, client_of(port) as kube:
+        with pytest.raises(errors.KubeError, match="waiting to start"):
+            await kube.read_log("ml", "demo-head", "ray-head", 50, 1024)
+
+
+async def test_list_passes_both_selectors_on_to_every_page() -> None:
+    asked: list[dict[str, str]] = []
+
+    async def pages(request: web.Request) -> web.StreamResponse:
+        asked.append(dict(request.query))
+        more = {"continue": "next"} if len(asked) == 1 else {}
+        return web.json_response({"metadata": {"resourceVersion": "7"} | more, "items": []})
+
+    async with serving(pages) as port, client_of(port) as kube:
+        assert await kube.list(PODS, "ml", "a=b", field_selector="spec.nodeName=n1") == ([], "7")
+    assert [(q["labelSelector"], q["fieldSelector"]) for q in asked] == [("a=b", "spec.nodeName=n1")] * 2

@@ -22,11 +22,12 @@ from deepcoder_contracts.layout import checkpoint_dir, claim_key, exit_key
 from deepcoder_contracts.manifest import Claim, FileEntry, Manifest, ManifestKind, ParentRef, RunIdentity
 from deepcoder_operator.api.run_spec import FromCheckpoint
 from deepcoder_operator.domain.query import StorageQuery
+from deepcoder_operator.domain.resolve import storage_key
 from deepcoder_operator.domain.world import StorageView, StoredStage
 from deepcoder_operator.storage import s3
 from deepcoder_operator.storage.reader import RunFolder, check_folder, claim_folder, read_stage, resolve_origin
 from deepcoder_operator.storage.s3 import Bucket, Buckets, Credentials, StorageProblem, Target
-from deepcoder_operator.storage.service import _answer
+from deepcoder_operator.storage.service import StorageService, _answer
 from deepcoder_operator.storage.verify import Damaged, read_manifest, verify_files
 
 pytestmark = pytest.mark.s3
@@ -248,6 +249,24 @@ def test_admission_looks_and_leaves_no_trace(folder: Folder) -> None:
     run = make_run(checkpoint={"s3": {"bucket": s3_server.BUCKET, "prefix": folder.key}})
     assert _answer(folder.bucket(), run, StorageQuery(admission=True)) == StorageView()
     assert folder.bucket().objects(f"{folder.key}/") == []
+
+
+async def test_document_is_put_below_the_runs_folder_and_never_replaces_one(folder: Folder) -> None:
+    class Reader:
+        async def read(self, *_: str) -> Credentials:
+            return Credentials(s3_server.ACCESS, s3_server.SECRET, source="Secret s3")
+
+    reader: Any = Reader()
+    service = StorageService(reader, [])
+    where = {"bucket": s3_server.BUCKET, "prefix": folder.key, "endpoint": folder.server.endpoint}
+    run = make_run(checkpoint={"s3": where | {"credentialsSecretRef": {"name": "s3"}}})
+    try:
+        await service.put(run, "short/attempts/001/logs/driver.log", b"first")
+        await service.put(run, "short/attempts/001/logs/driver.log", b"second")
+    finally:
+        service.close()
+    key = f"{storage_key(run)}/short/attempts/001/logs/driver.log"
+    assert folder.bucket().get(key)[0] == b"first"
 
 
 def test_origin_is_held_to_its_digest(folder: Folder) -> None:

@@ -21,7 +21,7 @@ import aiohttp
 from kubernetes.aio import client, config
 
 from deepcoder_operator.kube import errors
-from deepcoder_operator.kube.resources import BY_KIND, TOKEN_REVIEWS, Resource
+from deepcoder_operator.kube.resources import BY_KIND, PODS, TOKEN_REVIEWS, Resource
 
 log = logging.getLogger(__name__)
 
@@ -79,11 +79,13 @@ class Kube:
             return None
 
     async def list(
-        self, resource: Resource, namespace: str | None = None, selector: str = ""
+        self, resource: Resource, namespace: str | None = None, selector: str = "", field_selector: str = ""
     ) -> tuple[list[Object], str]:
-        """All objects that a label selector picks, in pages, and the version to watch from."""
+        """All objects that a label and a field selector pick, in pages, and the version to watch from."""
         items: list[Object] = []
-        query = {"limit": "500"} | ({"labelSelector": selector} if selector else {})
+        query = {"limit": "500"}
+        query |= {"labelSelector": selector} if selector else {}
+        query |= {"fieldSelector": field_selector} if field_selector else {}
         while True:
             page = await self._request("GET", resource.path(namespace), query=query, retry=True)
             items += [{"apiVersion": resource.api_version, "kind": resource.kind, **i} for i in page.get("items") or ()]
@@ -157,6 +159,13 @@ class Kube:
             return False
         return True
 
+    async def read_log(self, namespace: str, pod: str, container: str, tail_lines: int, limit_bytes: int) -> str:
+        """The last lines of a container's log, never more than so many bytes; raises `NotFound`, and `KubeError` for
+        a container that has not begun."""
+        query = {"container": container, "tailLines": str(tail_lines), "limitBytes": str(limit_bytes)}
+        data = await self._request_data("GET", PODS.path(namespace, pod, "log"), query=query, retry=True)
+        return data[:limit_bytes].decode(errors="replace")
+
     async def review_token(self, token: str, audience: str) -> Object:
         """Status of a TokenReview for a service-account token bound to an audience."""
         obj = {
@@ -204,7 +213,21 @@ class Kube:
         content_type: str = "application/json",
         retry: bool = False,
     ) -> Object:
-        """Send, read and translate; the deadline covers all attempts."""
+        """Send, read and translate."""
+        data = await self._request_data(method, path, body=body, query=query, content_type=content_type, retry=retry)
+        return _content(data, f"{method} {path}")
+
+    async def _request_data(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Object | None = None,
+        query: Mapping[str, str] | None = None,
+        content_type: str = "application/json",
+        retry: bool = False,
+    ) -> bytes:
+        """The answer as it came; the deadline covers all attempts."""
         try:
             async with asyncio.timeout(DEADLINE_SECONDS):
                 return await self._attempt(method, path, body, query or {}, content_type, ATTEMPTS if retry else 1)
@@ -213,7 +236,7 @@ class Kube:
 
     async def _attempt(
         self, method: str, path: str, body: Object | None, query: Mapping[str, str], content_type: str, attempts: int
-    ) -> Object:
+    ) -> bytes:
         for attempt in range(1, attempts + 1):
             delay = 0.2 * 2**attempt * random.uniform(0.5, 1.0)
             try:
@@ -221,7 +244,7 @@ class Kube:
                 async with response:
                     data = await response.read()
                 if response.status < 300:
-                    return _content(data, f"{method} {path}")
+                    return data
                 if response.status not in _RETRIED or attempt == attempts:
                     raise _error(response.status, _parse(data))
                 delay = max(delay, min(_retry_after(response.headers.get("Retry-After", "")), 5.0))

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TypeVar
 
 from deepcoder_contracts.manifest import ParentRef
@@ -21,10 +22,11 @@ from deepcoder_operator.domain.resolve import identity, storage_key
 from deepcoder_operator.domain.world import Problem, StorageView, StoredStage
 from deepcoder_operator.storage.credentials import CredentialReader
 from deepcoder_operator.storage.reader import RunFolder, check_folder, claim_folder, read_stage, resolve_origin
-from deepcoder_operator.storage.s3 import Bucket, Buckets, Credentials, StorageProblem, Target
+from deepcoder_operator.storage.s3 import Bucket, Buckets, Credentials, Exists, StorageProblem, Target
 
 DEADLINE_SECONDS = 60.0
 DELETE_SECONDS = 300.0
+PUT_SECONDS = 20.0
 _THREADS = 16
 
 T = TypeVar("T")
@@ -67,6 +69,15 @@ class StorageService:
     async def delete_folder(self, run: DeepCoderRun) -> int:
         """Delete everything below the run's folder; raises `StorageProblem`."""
         return await self._in_thread(run, DELETE_SECONDS, lambda bucket: bucket.delete(storage_key(run) + "/"))
+
+    async def put(self, run: DeepCoderRun, key: str, data: bytes) -> None:
+        """Put a document below the run's folder, unless one is there; raises `StorageProblem`."""
+
+        def write(bucket: Bucket) -> None:
+            with suppress(Exists):
+                bucket.put_once(f"{storage_key(run)}/{key}", data)
+
+        await self._in_thread(run, PUT_SECONDS, write)
 
     async def credentials(self, run: DeepCoderRun) -> Credentials:
         """What the run's Secret holds; raises `StorageProblem`."""
