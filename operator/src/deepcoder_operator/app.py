@@ -10,7 +10,6 @@ import asyncio
 import logging
 import signal
 import time
-from datetime import UTC, datetime
 
 from deepcoder_operator import VERSION
 from deepcoder_operator.board import ProgressBoard, RunKey
@@ -64,9 +63,7 @@ class Operator:
             pods=Informer(kube, PODS, by_run, self._child_changed, index=_run_uid),
             pools=self.pools.pools,
         )
-        self.observer = Observer(
-            kube, self.children, self.board, self.storage, datetime.now(UTC).replace(microsecond=0)
-        )
+        self.observer = Observer(kube, self.children, self.board, self.storage)
         self.executor = Executor(kube, self.children.rayjobs, self.storage, self._trainer_settings(""))
         self.runs = RunController(kube, self.observer, self.executor, self.board, self._policy(), self.record)
         self.watch = RunWatch(kube, self.runs)
@@ -123,6 +120,7 @@ class Operator:
 
     async def _begin(self) -> None:
         await self.children.synced()
+        self.observer.begin(time.monotonic)
         self.runs.start()
         log.info("caches are filled, passes begin")
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from deepcoder_operator.api.run import DeepCoderRun
 from deepcoder_operator.board import ProgressBoard, RunKey
@@ -66,7 +68,12 @@ class Observer:
     children: Children
     board: ProgressBoard
     storage: StorageService
-    watching_since: datetime
+    _clock: Callable[[], float] = time.monotonic
+    _began: float | None = None
+
+    def begin(self, clock: Callable[[], float]) -> None:
+        """From now on this process sees what happens; `clock` only goes forward, whatever the time of day is set to."""
+        self._clock, self._began = clock, clock()
 
     async def observe(self, run: DeepCoderRun, now: datetime, obstacle: Problem | None) -> World:
         """The world of one pass; `obstacle` is what the pass before could not do. Raises `KubeError`."""
@@ -92,7 +99,7 @@ class Observer:
             pool=await self._pool(run),
             beat=self._beat(run),
             obstacle=obstacle,
-            watching_since=self.watching_since,
+            watching_since=None if self._began is None else self._ago(self._clock() - self._began, now),
         )
         query = storage_query(run, world, now)
         if query is not None:
@@ -101,6 +108,11 @@ class Observer:
                 refusal = check_templates(run) or await self._hosted_judge(run) or await self._foreign(run)
                 world = replace(world, refusal=refusal)
         return world
+
+    @staticmethod
+    def _ago(seconds: float, now: datetime) -> datetime:
+        """A time that many seconds before a pass, as statuses hold it."""
+        return now - timedelta(seconds=int(seconds))
 
     def _cluster(self, run: DeepCoderRun, job: Object | None) -> ClusterView | None:
         name = ((job or {}).get("status") or {}).get("rayClusterName")
