@@ -19,23 +19,17 @@ how far another seed's training would. For that, look at the seeds side by side.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import ctypes
 import json
 import os
 import platform
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import yaml
+from whole_runs import Seconds, work_folder
 
 from deepcoder_trainer.checkpoint.code import code_digest
 from deepcoder_trainer.checkpoint.storage import open_storage
@@ -49,9 +43,6 @@ CONFIG = ROOT / "examples/local-demo.yaml"
 LEAST_GAIN = 0.15
 LEAST_TRUNCATED = 0.15
 MAKE_SECONDS, RUN_SECONDS = 1800, 7200
-STOP_SECONDS = 90.0
-"""Time that a run which took too long has to save and end; the local run's drainSeconds are not waited for in full."""
-_PR_SET_CHILD_SUBREAPER = 36
 
 
 @dataclass(frozen=True)
@@ -76,7 +67,7 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="keep data, checkpoints and logs here; what is there is used again")
     parser.add_argument("--page", type=Path, help="write the figures as a page, and the curves beside it")
     options = parser.parse_args()
-    with _work(options.keep) as work:
+    with work_folder(options.keep, "deepcoder-bench-demo-") as work:
         results = [_run_seed(seed, work) for seed in options.seeds]
         summary = _summary(results)
         print(_table(results, summary))
@@ -86,23 +77,13 @@ def main() -> int:
     return 0 if not summary["unmet"] else 1
 
 
-@contextlib.contextmanager
-def _work(keep: Path | None) -> Iterator[Path]:
-    if keep is not None:
-        keep.mkdir(parents=True, exist_ok=True)
-        yield keep.resolve()
-        return
-    with tempfile.TemporaryDirectory(prefix="deepcoder-bench-demo-") as folder:
-        yield Path(folder)
-
-
 def _run_seed(seed: int, work: Path) -> SeedResult:
     folder = work / f"seed-{seed}"
     folder.mkdir(exist_ok=True)
     data, run = folder / "data", folder / "run"
     command = [sys.executable, "-m", "deepcoder_trainer"]
     _say(f"seed {seed}: making problems and model")
-    seconds = _Seconds(folder / "seconds.json")
+    seconds = Seconds(folder / "seconds.json")
     make = [*command, "make-demo", "--output", str(data), "--seed", str(seed)]
     seconds.add("make", make, folder / "make.log", MAKE_SECONDS)
     config = folder / "run.yaml"
@@ -135,49 +116,6 @@ def _config(seed: int, data: Path, run: Path) -> dict[str, Any]:
         for dataset in stage.get("evaluate", {}).get("datasets", []):
             dataset["uri"] = str(data / "heldout.jsonl")
     return config
-
-
-class _Seconds:
-    """What each part has taken, over all times that it was called: with `--keep` a seed may be done in pieces."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.spent: dict[str, float] = json.loads(path.read_text()) if path.exists() else {}
-
-    def add(self, part: str, command: list[str], log: Path, limit: float) -> None:
-        """Run a command; SystemExit with the end of its log if it fails."""
-        began = time.monotonic()
-        status = _run_whole(command, log, limit)
-        self.spent[part] = self.spent.get(part, 0.0) + time.monotonic() - began
-        self._path.write_text(json.dumps(self.spent))
-        if status != 0:
-            tail = "\n".join(log.read_text().splitlines()[-20:])
-            said = f"did not end within {limit:.0f} s" if status is None else f"ended with {status}"
-            raise SystemExit(f"{' '.join(command)} {said}:\n{tail}")
-
-
-def _run_whole(command: list[str], log: Path, limit: float) -> int | None:
-    """Exit status of a command, None if it took too long; nothing that it started outlives it.
-
-    Ray's daemons leave the process that started them. As a subreaper this process becomes their parent then, and finds
-    them among its own descendants.
-    """
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    with log.open("a") as file:
-        child = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
-    try:
-        return child.wait(limit)
-    except subprocess.TimeoutExpired:
-        child.terminate()  # it saves, and ends what it started
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(STOP_SECONDS)
-        return None
-    finally:
-        left = psutil.Process().children(recursive=True)
-        for process in left:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(left, STOP_SECONDS)
 
 
 def _summary(results: list[SeedResult]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The demo's benchmark ends all that it started, daemons included."""
+"""A benchmark that trains ends all that it started, daemons included."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-SOURCE = Path(__file__).resolve().parents[2] / "benchmarks/demo.py"
+SOURCE = Path(__file__).resolve().parents[2] / "benchmarks/whole_runs.py"
 # A daemon whose parent has ended, in a session of its own, as Ray's may be.
 STARTS_A_DAEMON = """
 import subprocess, sys, time
@@ -21,9 +21,9 @@ RUNS_IT = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import demo
-demo.STOP_SECONDS = 5.0
-print(demo._run_whole([sys.executable, "-c", sys.argv[2], sys.argv[3]], Path(sys.argv[4]), 3.0))
+import whole_runs
+whole_runs.STOP_SECONDS = 5.0
+print(whole_runs.run_whole([sys.executable, "-c", sys.argv[2], sys.argv[3]], Path(sys.argv[4]), 3.0))
 """
 
 
