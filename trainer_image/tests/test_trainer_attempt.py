@@ -18,7 +18,7 @@ from controller_world import PROMPTS, ScriptedLearner, ScriptedSampler, scripted
 from deepcoder_contracts.exit import ExitRecord
 from deepcoder_contracts.manifest import FileEntry
 from deepcoder_contracts.stage import DatasetSource, ModelSource, StageConfig, Storage
-from deepcoder_trainer import attempt, stopping
+from deepcoder_trainer import attempt, starting, stopping
 from deepcoder_trainer.attempt import Attempt
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
 from deepcoder_trainer.samples import read_samples
@@ -89,7 +89,7 @@ class World:
         async def learners(config: StageConfig, model_dir: Path) -> StoringLearner:
             return self.learner
 
-        monkeypatch.setattr(attempt, "start_samplers", samplers)
+        monkeypatch.setattr(starting, "start_samplers", samplers)
         monkeypatch.setattr("deepcoder_trainer.learner.group.start_learners", learners)
         monkeypatch.setattr(attempt, "connect_ray", lambda resources: None)
         monkeypatch.setattr(attempt, "stop_on_signals", lambda stop, seconds: None)

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from deepcoder_contracts.exit import ExitCode, ExitRecord
 from deepcoder_contracts.layout import metrics_key
 from deepcoder_contracts.progress import CheckpointSummary, TrainerPhase
-from deepcoder_contracts.stage import OptimizerState, StageConfig, StageResources, StageType
+from deepcoder_contracts.stage import StageConfig, StageResources, StageType
 from deepcoder_trainer import exits
 from deepcoder_trainer.background import Background, abandonable, first_cause
 from deepcoder_trainer.checkpoint.errors import StorageError
@@ -34,21 +34,19 @@ from deepcoder_trainer.checkpoint.storage import open_run_storage
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter, CommittedCheckpoint
 from deepcoder_trainer.cluster import connect_ray
 from deepcoder_trainer.controller import Controller
-from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.evaluation.context import EvaluationContext
-from deepcoder_trainer.judge.admission import refuse_unjudgeable
 from deepcoder_trainer.judge.backend import Judge
 from deepcoder_trainer.judge.connect import connect_judge
 from deepcoder_trainer.judge.local import LocalJudge
 from deepcoder_trainer.modelconfig import read_model_config
 from deepcoder_trainer.plan.check import check
 from deepcoder_trainer.ports import Ending, Evaluate, Observer
-from deepcoder_trainer.problems.dataset import load_dataset
-from deepcoder_trainer.problems.prompt import EncodedProblems, encode_problems
+from deepcoder_trainer.problems.prompt import EncodedProblems
 from deepcoder_trainer.rollout.reward import JudgeReward, Reward, load_reward
 from deepcoder_trainer.rollout.rollout import Rollout, Sampling
 from deepcoder_trainer.sampler.group import SamplerGroup
 from deepcoder_trainer.sampler.start import start_samplers
+from deepcoder_trainer.starting import bring_to, load_problems, load_tokenizer, start_both
 from deepcoder_trainer.stopping import Moment, Stop, StopReached, stop_on_signals
 from deepcoder_trainer.telemetry.metrics import JsonLines, Prometheus
 from deepcoder_trainer.telemetry.observers import Observers
@@ -161,8 +159,10 @@ class Attempt:
 
     async def _train(self, stack: AsyncExitStack, reward: Reward, model_dir: Path, tokenizer: Any) -> ExitRecord:
         config = self.config
-        problems, digest = await self._unless_stopped(abandonable(self._problems, tokenizer))
-        sampler, learner = await self._unless_stopped(_start_both(config, model_dir))
+        problems, digest = await self._unless_stopped(
+            abandonable(load_problems, config, self._sources, tokenizer, self._client)
+        )
+        sampler, learner = await self._unless_stopped(start_both(config, model_dir))
         stack.push_async_callback(sampler.close)
         stack.push_async_callback(learner.close)
         point = await self._unless_stopped(find_resume_point(config, learner, workdir=self._workdir, store=self._store))
@@ -177,7 +177,7 @@ class Attempt:
         stack.push_async_callback(writer.close)
         writer.on_commit = self._committed
         writer.before_commit = self._keep_reports_in_time
-        state = await self._unless_stopped(self._load(point, learner))
+        state = await self._unless_stopped(bring_to(point, learner, config))
         if point is not None and point.own:
             writer.latest = CommittedCheckpoint(point.ref, point.manifest)
             self._committed(writer.latest)
@@ -282,39 +282,6 @@ class Attempt:
         self._background.loop(self._client.run())
         return JudgeReward(self._client)
 
-    def _problems(self, tokenizer: Any) -> tuple[EncodedProblems, str]:
-        source = self.config.dataset
-        assert source is not None, "the contract sees to it"
-        dataset = load_dataset(self._sources.dataset(source.uri), source.sha256)
-        try:
-            problems = encode_problems(dataset.problems, tokenizer, self.config.recipe.max_prompt_tokens)
-        except ValueError as error:
-            raise BadConfig(str(error), field="recipe.maxPromptTokens") from error
-        if self._client is not None:
-            training = (encoded.problem for encoded in problems.kept)
-            refuse_unjudgeable(self.config, self._client, training, self._sources)
-        if problems.too_long:
-            log.warning(
-                "%d of %d problems are left out: their prompts have more than recipe.maxPromptTokens %d tokens",
-                len(problems.too_long),
-                len(dataset.problems),
-                self.config.recipe.max_prompt_tokens,
-            )
-        return problems, dataset.digest
-
-    async def _load(self, point: ResumePoint | None, learner: Learner) -> PipelineState:
-        """Bring the learner to where the attempt goes on from; the controller's state there."""
-        groups = self.config.recipe.prompts_per_step
-        if point is None:
-            return PipelineState(step=0, total_steps=0, version=0, next_group_id=0)
-        carry = self.config.stage.optimizer is OptimizerState.CARRY
-        await learner.load(point.directory, optimizer=point.own or carry)
-        if point.own:
-            return point.state
-        total = point.state.total_steps
-        counters = point.state.counters
-        return PipelineState(0, total_steps=total, version=total, next_group_id=total * groups, counters=counters)
-
     def _committed(self, committed: CommittedCheckpoint) -> None:
         manifest = committed.manifest
         self._progress.checkpoint = CheckpointSummary(
@@ -352,42 +319,6 @@ class Attempt:
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
         return await self.stop.before(Moment.ASKED, work)
-
-
-def load_tokenizer(model_dir: Path) -> Any:
-    """The model's tokenizer; raises BadConfig when there is none.
-
-    From tokenizer.json where there is one: the class that AutoTokenizer looks up imports torch, five seconds of CPU
-    time, to do the same.
-    """
-    try:
-        if (model_dir / "tokenizer.json").is_file():
-            from transformers import PreTrainedTokenizerFast
-
-            return PreTrainedTokenizerFast.from_pretrained(model_dir)
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(model_dir)
-    except (OSError, ValueError) as error:
-        raise BadConfig(f"model.uri {model_dir} has no usable tokenizer: {error}", field="model.uri") from error
-
-
-async def _start_both(config: StageConfig, model_dir: Path) -> tuple[SamplerGroup, Learner]:
-    """Samplers and learners, started side by side; if one fails the other is ended before the error is raised."""
-    from deepcoder_trainer.learner.group import start_learners
-
-    samplers = asyncio.create_task(start_samplers(config, model_dir))
-    learners = asyncio.create_task(start_learners(config, model_dir))
-    try:
-        await asyncio.gather(samplers, learners)
-        return samplers.result(), learners.result()
-    except BaseException:
-        for task in (samplers, learners):
-            task.cancel()
-        for result in await asyncio.gather(samplers, learners, return_exceptions=True):
-            if not isinstance(result, BaseException):
-                await result.close()
-        raise
 
 
 def _evaluator(context: EvaluationContext) -> Evaluate:

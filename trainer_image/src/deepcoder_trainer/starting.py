@@ -1,0 +1,99 @@
+"""What an attempt starts with: the model's tokenizer, its problems, samplers and learners, and where it goes on from.
+
+What is wrong with the files it is given is `BadConfig`, with the field and the mend. Samplers and learners start side
+by side; if one of them fails, the other is ended before the error is raised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+from deepcoder_contracts.stage import OptimizerState, StageConfig
+from deepcoder_trainer.checkpoint.reader import ResumePoint
+from deepcoder_trainer.checkpoint.sources import Sources
+from deepcoder_trainer.checkpoint.state import PipelineState
+from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.judge.admission import refuse_unjudgeable
+from deepcoder_trainer.judge.backend import Judge
+from deepcoder_trainer.problems.dataset import load_dataset
+from deepcoder_trainer.problems.prompt import EncodedProblems, encode_problems
+from deepcoder_trainer.sampler.group import SamplerGroup
+from deepcoder_trainer.sampler.start import start_samplers
+from deepcoder_trainer.types import Learner
+
+log = logging.getLogger(__name__)
+
+
+def load_tokenizer(model_dir: Path) -> Any:
+    """The model's tokenizer; raises BadConfig when there is none.
+
+    From tokenizer.json where there is one: the class that AutoTokenizer looks up imports torch, five seconds of CPU
+    time, to do the same.
+    """
+    try:
+        if (model_dir / "tokenizer.json").is_file():
+            from transformers import PreTrainedTokenizerFast
+
+            return PreTrainedTokenizerFast.from_pretrained(model_dir)
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(model_dir)
+    except (OSError, ValueError) as error:
+        raise BadConfig(f"model.uri {model_dir} has no usable tokenizer: {error}", field="model.uri") from error
+
+
+async def start_both(config: StageConfig, model_dir: Path) -> tuple[SamplerGroup, Learner]:
+    """Samplers and learners, started side by side; if one fails the other is ended before the error is raised."""
+    from deepcoder_trainer.learner.group import start_learners
+
+    samplers = asyncio.create_task(start_samplers(config, model_dir))
+    learners = asyncio.create_task(start_learners(config, model_dir))
+    try:
+        await asyncio.gather(samplers, learners)
+        return samplers.result(), learners.result()
+    except BaseException:
+        for task in (samplers, learners):
+            task.cancel()
+        for result in await asyncio.gather(samplers, learners, return_exceptions=True):
+            if not isinstance(result, BaseException):
+                await result.close()
+        raise
+
+
+def load_problems(
+    config: StageConfig, sources: Sources, tokenizer: Any, judge: Judge | None
+) -> tuple[EncodedProblems, str]:
+    """Training problems with their prompts as tokens, and the dataset's digest."""
+    source = config.dataset
+    assert source is not None, "the contract sees to it"
+    dataset = load_dataset(sources.dataset(source.uri), source.sha256)
+    try:
+        problems = encode_problems(dataset.problems, tokenizer, config.recipe.max_prompt_tokens)
+    except ValueError as error:
+        raise BadConfig(str(error), field="recipe.maxPromptTokens") from error
+    if judge is not None:
+        refuse_unjudgeable(config, judge, (encoded.problem for encoded in problems.kept), sources)
+    if problems.too_long:
+        log.warning(
+            "%d of %d problems are left out: their prompts have more than recipe.maxPromptTokens %d tokens",
+            len(problems.too_long),
+            len(dataset.problems),
+            config.recipe.max_prompt_tokens,
+        )
+    return problems, dataset.digest
+
+
+async def bring_to(point: ResumePoint | None, learner: Learner, config: StageConfig) -> PipelineState:
+    """Bring the learner to where the attempt goes on from; the controller's state there."""
+    if point is None:
+        return PipelineState(step=0, total_steps=0, version=0, next_group_id=0)
+    carry = config.stage.optimizer is OptimizerState.CARRY
+    await learner.load(point.directory, optimizer=point.own or carry)
+    if point.own:
+        return point.state
+    total, groups = point.state.total_steps, config.recipe.prompts_per_step
+    counters = point.state.counters
+    return PipelineState(0, total_steps=total, version=total, next_group_id=total * groups, counters=counters)
