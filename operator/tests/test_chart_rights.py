@@ -92,6 +92,7 @@ async def test_pools_can_be_run_with_the_granted_rights(kube: Kube, operator: Ku
         "spec": {"minReplicas": 2},
     }
     await kube.create(body)
+    controller.start()
     task = asyncio.create_task(controller.run())
     try:
         async with asyncio.timeout(WAIT_SECONDS):

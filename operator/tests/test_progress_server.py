@@ -50,6 +50,7 @@ class Operator:
 
     board: ProgressBoard = field(default_factory=ProgressBoard)
     now: float = 0.0
+    leads: bool = True
     url: str = ""
     session: aiohttp.ClientSession | None = None
 
@@ -79,7 +80,9 @@ async def running() -> AsyncIterator[Operator]:
         labels = {LABEL_RUN: "demo", LABEL_RUN_UID: "run-uid", LABEL_ORDINAL: "3", LABEL_ROLE: HEAD}
         return {"metadata": {"name": name, "namespace": namespace, "uid": "uid-1", "labels": labels}}
 
-    server = ProgressServer(operator.board, Tokens(), find_pod, clock=lambda: operator.now)
+    server = ProgressServer(
+        operator.board, Tokens(), find_pod, active=lambda: operator.leads, clock=lambda: operator.now
+    )
     port = await server.start("127.0.0.1", 0, context)
     operator.url = f"https://localhost:{port}"
     trust = ssl.create_default_context(cadata=material.bundle.decode())
@@ -194,6 +197,18 @@ async def test_report_of_a_run_that_was_not_planned_yet_is_to_come_again(operato
     status, _, response = await operator.post(report())
     assert status == 503
     assert int(response.headers["Retry-After"]) >= 1
+
+
+async def test_standby_sends_the_trainer_to_another_replica_and_asks_nobody(operator: Operator) -> None:
+    operator.leads = False
+    status, answer, response = await operator.post(report(), token="unavailable")
+    assert (status, answer["error"]) == (503, "this replica stands by, another one leads")
+    assert response.headers["Retry-After"] == "1"
+    assert response.headers["Connection"] == "close"
+    await operator.post(report())
+    assert operator.board.heartbeat(RUN, 3) is None
+    operator.leads = True
+    assert (await operator.post(report()))[0] == 200
 
 
 async def test_answer_is_in_the_version_of_the_report(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:

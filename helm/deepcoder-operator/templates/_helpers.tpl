@@ -50,6 +50,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 namespace: {{ .Release.Namespace }}
 podLabels:
   {{- include "deepcoder.selectorLabels" . | nindent 2 }}
+lease: {{ include "deepcoder.fullname" . }}
 watchNamespaces: {{ toJson .Values.watchNamespaces }}
 {{- with .Values.networkPolicy.monitoringNamespace }}
 monitoringNamespace: {{ . }}

@@ -1,15 +1,20 @@
 """The whole process: clients, caches, controllers, the progress server and probes, wired from one configuration.
 
 Everything runs in one event loop under one task group: whatever ends by itself ends the process, and Kubernetes
-starts it again, since a half-alive operator is worse than none. Passes begin when all caches are filled.
+starts it again, since a half-alive operator is worse than none. Of several replicas all keep their caches filled and
+serve probes; the one that leads watches runs, makes passes and takes reports. One that has led and may lead no more
+ends at once, with whatever its threads are doing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
+import socket
 import time
+import uuid
 
 from deepcoder_operator import VERSION
 from deepcoder_operator.board import ProgressBoard, RunKey
@@ -27,6 +32,7 @@ from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.events import EventRecorder
 from deepcoder_operator.kube.informer import Informer
+from deepcoder_operator.kube.lease import Election
 from deepcoder_operator.kube.resources import PODS, RAYCLUSTERS, RAYJOBS, RUNS
 from deepcoder_operator.progress.authentication import TokenReviewAuthenticator
 from deepcoder_operator.progress.health import HealthServer
@@ -51,6 +57,8 @@ class Operator:
 
     def __init__(self, config: OperatorConfig, kube: Kube) -> None:
         self.config, self.kube = config, kube
+        self.election = Election(kube, config.namespace, config.lease, _identity(), time.monotonic)
+        kube.fence = self.election.check
         self.board = ProgressBoard()
         self.record = EventRecorder(kube, time.monotonic)
         self.keeper = CertificateKeeper(kube, config.namespace, config.progress.tls_secret, [config.progress.host])
@@ -69,11 +77,17 @@ class Operator:
         self.watch = RunWatch(kube, self.runs)
         self.pools.pools.listen(self._pool_changed)
         self.board.on_report = self._reported
-        self.progress = ProgressServer(self.board, TokenReviewAuthenticator(kube, time.monotonic), self._find_pod)
+        tokens = TokenReviewAuthenticator(kube, time.monotonic)
+        self.progress = ProgressServer(self.board, tokens, self._find_pod, active=lambda: self.election.leads)
         self.health = HealthServer(
             live={"watches": self._watches}, ready={"caches": self._caches, "progress": self._serving}
         )
         self._served = False
+
+    @property
+    def leader(self) -> asyncio.Event:
+        """Set when this replica has begun to lead."""
+        return self.election.leader
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until told to stop. Raises whatever ended a part."""
@@ -86,6 +100,7 @@ class Operator:
                 work.cancel()
         finally:
             await self.runs.stop()
+            await self.election.release()
             await self.progress.stop()
             await self.record.flush()
             await self.health.stop()
@@ -103,9 +118,8 @@ class Operator:
             group.create_task(self.children.clusters.run(), name="watch RayClusters")
             group.create_task(self.children.pods.run(), name="watch pods of runs")
             group.create_task(self.pools.run(), name="pools")
-            group.create_task(self.watch.run(), name="watch DeepCoderRuns")
             group.create_task(self._keep_certificates(), name="certificates")
-            group.create_task(self._begin(), name="begin")
+            group.create_task(self._lead(), name="lead")
 
     async def _first_certificates(self) -> None:
         """Wait for an API server that cannot be reached yet: beginning anew would not make it come sooner."""
@@ -118,11 +132,17 @@ class Operator:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
-    async def _begin(self) -> None:
+    async def _lead(self) -> None:
+        """Be a candidate once all caches are filled, and work while this replica leads."""
         await self.children.synced()
-        self.observer.begin(time.monotonic)
-        self.runs.start()
-        log.info("caches are filled, passes begin")
+        log.info("caches are filled, %s is a candidate", self.election.identity)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.election.run(), name="lease")
+            await self.leader.wait()
+            self.observer.begin(time.monotonic)
+            self.runs.start()
+            self.pools.start()
+            group.create_task(self.watch.run(), name="watch DeepCoderRuns")
 
     async def _keep_certificates(self) -> None:
         """Serve and hand out the newest certificates."""
@@ -181,7 +201,9 @@ class Operator:
         return None
 
     def _caches(self) -> str | None:
-        filled = [(i.resource.plural, i.synced) for i in self._informers] + [(RUNS.plural, self.watch.listed)]
+        filled = [(i.resource.plural, i.synced) for i in self._informers]
+        if self.leader.is_set():
+            filled.append((RUNS.plural, self.watch.listed))
         missing = [plural for plural, event in filled if not event.is_set()]
         return f"not listed yet: {', '.join(missing)}" if missing else None
 
@@ -199,6 +221,11 @@ def _run_uid(obj: Object) -> str | None:
     return uid
 
 
+def _identity() -> str:
+    """A pod's name is its own, also when its container starts again, which then goes on where it was."""
+    return os.environ.get("POD_NAME") or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
+
+
 async def run_operator(config: OperatorConfig) -> None:
     """Run until SIGTERM or SIGINT."""
     stop = asyncio.Event()
@@ -208,5 +235,8 @@ async def run_operator(config: OperatorConfig) -> None:
     kube = await Kube.connect()
     try:
         await Operator(config, kube).run(stop)
+    except* errors.LeadershipLost:
+        logging.shutdown()
+        os._exit(1)  # without waiting for threads: another replica may work by now
     finally:
         await kube.close()

@@ -106,6 +106,11 @@ class OperatorConfig(Config):
     pod_labels: dict[str, str] = {"app.kubernetes.io/name": "deepcoder-operator"}
     """Labels of the operator's pods, for NetworkPolicies that let it in."""
 
+    lease: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)] = (
+        "deepcoder-operator"
+    )
+    """Lease of the operator's namespace that the replica at work holds; made if absent."""
+
     watch_namespaces: list[Namespace] = []
     """Namespaces to work in; empty: all. Naming some is not supported yet."""
 

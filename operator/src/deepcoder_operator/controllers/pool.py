@@ -54,9 +54,14 @@ class PoolController:
         self._wakeups: dict[_Key, asyncio.Event] = {}
         self._workers: dict[_Key, asyncio.Task[None]] = {}
         self._passes = asyncio.Semaphore(_CONCURRENT_PASSES)
+        self._ready = asyncio.Event()
+
+    def start(self) -> None:
+        """This replica leads: passes may begin."""
+        self._ready.set()
 
     async def run(self) -> None:
-        """Watch and reconcile until cancelled."""
+        """Watch until cancelled, and reconcile once started."""
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.pods.run(), name="watch pods of pools")
@@ -95,6 +100,7 @@ class PoolController:
     async def _work(self, key: _Key) -> None:
         """Passes over one pool until it is gone."""
         await self.pods.synced.wait()
+        await self._ready.wait()
         event, failures, uid = self._wakeups[key], 0, ""
         while (obj := self.pools.get(*key)) is not None:
             event.clear()

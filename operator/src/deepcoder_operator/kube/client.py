@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import closing
 from typing import Any, Self
 
@@ -49,6 +49,8 @@ class Kube:
 
     def __init__(self, api: client.ApiClient) -> None:
         self._api = api
+        self.fence: Callable[[], None] = lambda: None
+        """Called before every request that may change something; raises when this process may change nothing now."""
 
     @classmethod
     async def connect(cls) -> Self:
@@ -266,6 +268,8 @@ class Kube:
         content_type: str,
         timeout: float | aiohttp.ClientTimeout,
     ) -> aiohttp.ClientResponse:
+        if method != "GET":
+            self.fence()
         request = await self._api.param_serialize(
             method,
             path,

@@ -37,3 +37,7 @@ class Unavailable(KubeError):
 
 class Gone(KubeError):
     """A watch asked for a version that is no longer kept: list again."""
+
+
+class LeadershipLost(KubeError):
+    """This replica has led and may lead no more: nothing was sent, and nothing will be."""

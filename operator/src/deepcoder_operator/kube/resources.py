@@ -41,13 +41,14 @@ EVENTS = Resource("events.k8s.io", "v1", "events", "Event")
 NETWORK_POLICIES = Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
 DISRUPTION_BUDGETS = Resource("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
 TOKEN_REVIEWS = Resource("authentication.k8s.io", "v1", "tokenreviews", "TokenReview")
+LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 CRDS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition")
 
 BY_KIND = {
     r.kind: r
     for r in (
         RUNS, POOLS, RAYJOBS, RAYCLUSTERS, PODS, SECRETS, SERVICES, CONFIGMAPS, SERVICE_ACCOUNTS, EVENTS,
-        NETWORK_POLICIES, DISRUPTION_BUDGETS, TOKEN_REVIEWS, CRDS,
+        NETWORK_POLICIES, DISRUPTION_BUDGETS, TOKEN_REVIEWS, LEASES, CRDS,
     )
 }  # fmt: skip
 """Kind to resource."""

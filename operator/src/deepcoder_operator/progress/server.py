@@ -1,7 +1,8 @@
 """`POST /v1/runs/{namespace}/{name}/progress`: checks in the order of their cost, then the board.
 
 Every refusal is a JSON object {error, field?} with a status that says whether to come again: 429 and 503 carry
-Retry-After, all others do not get better by repetition. An answer is in the version of the report.
+Retry-After, all others do not get better by repetition. An answer is in the version of the report. A replica that
+does not lead asks nothing and nobody: it answers 503 and closes the connection.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ READ_SECONDS = 10.0
 RETRY_SECONDS = 5
 """Retry-After of a 503: one heartbeat."""
 
+STANDBY_RETRY_SECONDS = 1
+"""Retry-After of a standby: a new connection may reach the replica that leads."""
+
 _REPORTS_A_SECOND, _REPORT_BURST = 1.0, 10.0
 _CALLS_A_SECOND, _CALL_BURST = 20.0, 60.0
 
@@ -53,10 +57,12 @@ class ProgressServer:
         authenticator: Authenticator,
         find_pod: FindPod,
         *,
+        active: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """`clock` only goes forward, `wall` is seconds since the epoch."""
+        """`active` tells whether this process leads; `clock` only goes forward, `wall` is seconds since the epoch."""
+        self._active = active
         self._board, self._authenticator, self._find_pod, self._wall = board, authenticator, find_pod, wall
         self._by_peer = RateLimiter(_CALLS_A_SECOND, _CALL_BURST, clock)
         self._by_subject = RateLimiter(_REPORTS_A_SECOND, _REPORT_BURST, clock)
@@ -83,7 +89,7 @@ class ProgressServer:
             await self._runner.cleanup()
 
     async def _handle(self, request: web.Request) -> web.Response:
-        response = await self._answer(request)
+        response = await self._answer(request) if self._active() else _standby()
         REPORTS.labels(code=str(response.status)).inc()
         return response
 
@@ -128,6 +134,13 @@ class ProgressServer:
             return _refusal(503, f"run {key} has no live attempt yet", retry_after=RETRY_SECONDS)
         reply = reply.model_copy(update={"schema_version": report.schema_version})
         return web.Response(body=reply.to_json(), content_type="application/json")
+
+
+def _standby() -> web.Response:
+    """Not ours to take: only the leader's board is read by anybody. The connection goes, since it leads here only."""
+    response = _refusal(503, "this replica stands by, another one leads", retry_after=STANDBY_RETRY_SECONDS)
+    response.force_close()
+    return response
 
 
 def _refusal(status: int, error: str, *, field: str | None = None, retry_after: float | None = None) -> web.Response:

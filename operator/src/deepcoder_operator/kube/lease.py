@@ -1,0 +1,210 @@
+"""Which of several replicas works: the one that holds a Lease. Decisions as a pure function, and the loop around them.
+
+Clocks of machines differ, so no time written by another is compared with ours: a holder counts as alive for as long as
+its own lease says, after *we* last saw the Lease change. A leader that could not renew for `RENEW_SECONDS`, of which it
+takes its last try's beginning for the last moment known to be good, has lost: it raises, the process ends, and begins
+anew as a candidate. That is sooner than anybody else may take over, by `LEASE_SECONDS` - `RENEW_SECONDS`, in which
+requests that are under way come to their end. A process that was stopped and goes on finds by `check`, before it sends
+anything, that its time is over.
+
+Fails closed: while the API server cannot be reached nobody becomes leader, and who leads stops in time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum, auto
+
+from prometheus_client import Gauge
+
+from deepcoder_operator.kube import errors
+from deepcoder_operator.kube.client import Kube, Object
+from deepcoder_operator.kube.resources import LEASES
+
+log = logging.getLogger(__name__)
+
+LEASE_SECONDS = 12
+"""How long others wait after they last saw the holder renew."""
+
+RENEW_SECONDS = 8.0
+"""A leader that could not renew for this long ends."""
+
+RETRY_SECONDS = 2.0
+"""Between two looks at the Lease, and between two renewals."""
+
+LEADER = Gauge("deepcoder_operator_leader", "Whether this replica leads")
+TRANSITIONS = Gauge("deepcoder_operator_lease_transitions", "How often the Lease has gone to another replica, ever")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a Lease says."""
+
+    holder: str
+    """Identity of the replica that leads; empty once it has let go."""
+
+    seconds: float
+    """How long its holder is to be taken for alive."""
+
+    renewed: str
+    """When it was renewed, by the holder's clock: compared with itself alone."""
+
+    transitions: int
+    """How often it has changed hands."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A record, and when we first saw it, by our own clock."""
+
+    record: Record
+    at: float
+
+
+class Step(Enum):
+    """What a replica does about the Lease."""
+
+    CREATE = auto()
+    TAKE = auto()
+    RENEW = auto()
+    WAIT = auto()
+
+
+def look(before: Seen | None, record: Record | None, now: float) -> Seen | None:
+    """What is known after a look: a record that has not changed keeps the time at which it was first seen."""
+    if record is None:
+        return None
+    return before if before and before.record == record else Seen(record, now)
+
+
+def decide(seen: Seen | None, me: str, now: float) -> tuple[Step, float]:
+    """What to do, and the seconds after which to look again."""
+    if seen is None:
+        return Step.CREATE, RETRY_SECONDS
+    if seen.record.holder == me:
+        return Step.RENEW, RETRY_SECONDS
+    left = seen.at + seen.record.seconds - now
+    if not seen.record.holder or left <= 0:
+        return Step.TAKE, RETRY_SECONDS
+    return Step.WAIT, min(left, RETRY_SECONDS)
+
+
+def read(lease: Object | None) -> Record | None:
+    """The record in a Lease; what is missing in it, since somebody else wrote it, counts as let go."""
+    if lease is None:
+        return None
+    spec = lease.get("spec") or {}
+    return Record(
+        holder=spec.get("holderIdentity") or "",
+        seconds=float(spec.get("leaseDurationSeconds") or LEASE_SECONDS),
+        renewed=spec.get("renewTime") or "",
+        transitions=int(spec.get("leaseTransitions") or 0),
+    )
+
+
+class Election:
+    """This replica's part in it."""
+
+    def __init__(self, kube: Kube, namespace: str, name: str, identity: str, clock: Callable[[], float]) -> None:
+        """`identity` differs between replicas that may live at once; `clock` only goes forward."""
+        self.identity = identity
+        self.leader = asyncio.Event()
+        self._kube, self._namespace, self._name, self._clock = kube, namespace, name, clock
+        self._seen: Seen | None = None
+        self._written: Object | None = None
+        self._until: float | None = None
+
+    @property
+    def leads(self) -> bool:
+        """Whether this replica leads now."""
+        return self._until is not None and self._clock() < self._until
+
+    def check(self) -> None:
+        """Raise `LeadershipLost` if this replica has led and may lead no more."""
+        if self._until is not None and self._clock() >= self._until:
+            raise errors.LeadershipLost(f"the lease {self._name} could not be renewed for {RENEW_SECONDS:.0f} s")
+
+    async def run(self) -> None:
+        """Be a candidate, then leader, until cancelled. Raises `LeadershipLost`."""
+        try:
+            await self._compete()
+        except errors.LeadershipLost as e:
+            LEADER.set(0)
+            log.error("%s leads no more: %s", self.identity, e)
+            raise
+
+    async def _compete(self) -> None:
+        while True:
+            pause = RETRY_SECONDS
+            try:
+                async with asyncio.timeout(self._patience()):
+                    pause = await self.turn()
+            except (errors.Conflict, errors.AlreadyExists):
+                log.debug("another replica has written the lease %s meanwhile", self._name)
+            except TimeoutError:
+                log.warning("no answer about the lease %s in time", self._name)
+            except errors.LeadershipLost:
+                raise
+            except errors.KubeError as e:
+                log.warning("the lease %s cannot be read or written: %s", self._name, e)
+            self.check()
+            await asyncio.sleep(min(pause, self._patience()))
+            self.check()
+
+    async def release(self) -> None:
+        """Let another replica take over at once; what it does from now on is not to be worked against."""
+        if not self.leads:
+            return
+        try:
+            async with asyncio.timeout(RETRY_SECONDS):
+                await self._write(Step.RENEW, self._written, "")
+            log.info("the lease %s is let go", self._name)
+        except (errors.KubeError, TimeoutError) as e:
+            log.warning("the lease %s could not be let go, others wait for its end: %s", self._name, e)
+        self._until = None
+        self.leader.clear()
+        LEADER.set(0)
+
+    def _patience(self) -> float:
+        """Seconds in which an answer is of use."""
+        return RENEW_SECONDS if self._until is None else max(self._until - self._clock(), 0.0)
+
+    async def turn(self) -> float:
+        """Look and act once; seconds until the next look."""
+        began = self._clock()
+        lease = await self._kube.find(LEASES, self._namespace, self._name)
+        self._seen = look(self._seen, read(lease), self._clock())
+        if self._seen is not None:
+            TRANSITIONS.set(self._seen.record.transitions)
+            if self._until is not None and self._seen.record.holder != self.identity:
+                raise errors.LeadershipLost(f"the lease {self._name} is held by {self._seen.record.holder or 'nobody'}")
+        step, pause = decide(self._seen, self.identity, self._clock())
+        if step is Step.WAIT:
+            return pause
+        self._written = await self._write(step, lease, self.identity)
+        self._until = began + RENEW_SECONDS
+        if not self.leader.is_set():
+            log.info("%s leads", self.identity)
+            LEADER.set(1)
+            self.leader.set()
+        return pause
+
+    async def _write(self, step: Step, lease: Object | None, holder: str) -> Object:
+        """Put our name, or nobody's, into the Lease as it was read; raises `Conflict` if it has changed."""
+        now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        spec: Object = {"holderIdentity": holder, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": now}
+        if step is not Step.RENEW:
+            spec["acquireTime"] = now
+        meta: Object = {"namespace": self._namespace, "name": self._name}
+        if lease is None:
+            labels = {"app.kubernetes.io/managed-by": "deepcoder-operator"}
+            obj = {"apiVersion": LEASES.api_version, "kind": LEASES.kind, "metadata": meta | {"labels": labels}}
+            return await self._kube.create(obj | {"spec": spec})
+        if step is Step.TAKE:
+            spec["leaseTransitions"] = int((lease.get("spec") or {}).get("leaseTransitions") or 0) + 1
+        version = {"resourceVersion": lease["metadata"]["resourceVersion"]}
+        return await self._kube.patch(LEASES, self._namespace, self._name, {"metadata": version, "spec": spec})
