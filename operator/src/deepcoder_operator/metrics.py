@@ -1,4 +1,7 @@
-"""Prometheus metrics of the run controller. Labels are bounded: phases, reasons and results, never names of runs."""
+"""Prometheus metrics of the run controller and of what it uses.
+
+Labels are bounded: phases, reasons and results, never names of runs.
+"""
 
 from __future__ import annotations
 
@@ -20,3 +23,4 @@ STORAGE_SECONDS = Histogram(
     buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60),
 )
 STORAGE_PROBLEMS = Counter("deepcoder_operator_storage_problems_total", "Questions storage did not answer", ["reason"])
+EVENTS_LOST = Counter("deepcoder_operator_events_lost_total", "Events that were not posted, by cause", ["cause"])

@@ -1,6 +1,8 @@
 """Events on our objects: for people, never for programs, so losing one is no failure and recording never raises.
 
-The same event on the same object is posted once in ten minutes, which bounds what a stuck object can write.
+The same event on the same object is posted once in ten minutes, which bounds what a stuck object can write. Events wait
+in a bounded queue for a few posters, so that a thousand runs that change at once lose none and take no more than
+that many connections; what finds the queue full, or is refused, is counted as lost.
 """
 
 from __future__ import annotations
@@ -8,17 +10,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube, Object
+from deepcoder_operator.metrics import EVENTS_LOST
 
 log = logging.getLogger(__name__)
 
 CONTROLLER = "deepcoder.dev/operator"
 REPEAT_SECONDS = 600.0
-_IN_FLIGHT = 200
+FLUSH_SECONDS = 10.0
+QUEUE = 5000
+_POSTERS = 8
+_REMEMBERED = 20_000
 
 
 class EventRecorder:
@@ -26,20 +33,22 @@ class EventRecorder:
 
     def __init__(self, kube: Kube, clock: Callable[[], float]) -> None:
         self._kube, self._clock = kube, clock
-        self._recent: dict[tuple[str, str, str], float] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._recent: OrderedDict[tuple[str, str, str], float] = OrderedDict()
+        self._waiting: deque[Object] = deque()
+        self._posters: set[asyncio.Task[None]] = set()
         self._instance = os.environ.get("POD_NAME") or "deepcoder-operator"
         self._count = 0
 
     def __call__(self, obj: Object, reason: str, message: str, *, warning: bool = False) -> None:
         """Post an event on an object, if it is new and there is room."""
         meta = obj["metadata"]
-        now = self._clock()
-        self._recent = {k: at for k, at in self._recent.items() if now - at < REPEAT_SECONDS}
         key = (meta["uid"], reason, message)
-        if key in self._recent or len(self._tasks) >= _IN_FLIGHT:
+        if not self._is_new(key):
             return
-        self._recent[key] = now
+        if len(self._waiting) >= QUEUE:
+            EVENTS_LOST.labels(cause="QueueFull").inc()
+            return
+        self._recent[key] = self._clock()
         self._count += 1
         stamp = datetime.now(UTC)
         event = {
@@ -65,16 +74,40 @@ class EventRecorder:
                 "resourceVersion": meta.get("resourceVersion", ""),
             },
         }
-        task = asyncio.get_running_loop().create_task(self._post(event))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._waiting.append(event)
+        if len(self._posters) < _POSTERS:
+            task = asyncio.get_running_loop().create_task(self._post())
+            self._posters.add(task)
+            task.add_done_callback(self._posters.discard)
 
-    async def _post(self, event: Object) -> None:
-        try:
-            await self._kube.create(event)
-        except errors.KubeError as e:
-            log.debug("event %s is lost: %s", event["reason"], e)
+    def _is_new(self, key: tuple[str, str, str]) -> bool:
+        """Whether this was not recorded lately; what is older is forgotten, the oldest first."""
+        now = self._clock()
+        while self._recent:
+            oldest = next(iter(self._recent))
+            if now - self._recent[oldest] < REPEAT_SECONDS and len(self._recent) < _REMEMBERED:
+                break
+            del self._recent[oldest]
+        return key not in self._recent
+
+    async def _post(self) -> None:
+        """Post what waits until nothing does; each request has a deadline of its own."""
+        while self._waiting:
+            event = self._waiting.popleft()
+            try:
+                await self._kube.create(event)
+            except errors.KubeError as e:
+                EVENTS_LOST.labels(cause=type(e).__name__).inc()
+                log.debug("event %s is lost: %s", event["reason"], e)
 
     async def flush(self) -> None:
-        """Wait for what is being posted; each has its own deadline."""
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Wait for what is still to be posted, for a few seconds at most."""
+        if not self._posters:
+            return
+        _, late = await asyncio.wait(self._posters, timeout=FLUSH_SECONDS)
+        if late:
+            for task in late:
+                task.cancel()
+            count = len(self._waiting) + len(late)
+            log.warning("%d events are lost: the API server takes them too slowly", count)
+            EVENTS_LOST.labels(cause="Stopping").inc(count)
