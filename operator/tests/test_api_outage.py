@@ -144,6 +144,53 @@ async def test_retry_after_may_be_a_date() -> None:
         assert (await kube.get(PODS, "ml", "demo"))["metadata"]["name"] == "demo"
 
 
+EVENT = {"apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"name": "e", "namespace": "ml"}}
+
+
+async def test_creation_is_repeated_when_the_server_asks_to_come_later_and_no_sooner_than_it_says() -> None:
+    times: list[float] = []
+
+    async def overloaded(_: web.Request) -> web.StreamResponse:
+        times.append(asyncio.get_running_loop().time())
+        if len(times) == 1:
+            return web.json_response({"message": "too many requests"}, status=429, headers={"Retry-After": "1"})
+        return web.json_response(EVENT, status=201)
+
+    async with serving(overloaded) as port, client_of(port) as kube:
+        assert await kube.create(EVENT) == EVENT
+    assert len(times) == 2
+    assert times[1] - times[0] >= 1
+
+
+@pytest.mark.parametrize("answer", [500, 503, None])
+async def test_creation_whose_outcome_is_unknown_is_not_repeated(answer: int | None) -> None:
+    asked: list[str] = []
+
+    async def broken(request: web.Request) -> web.StreamResponse:
+        asked.append(request.path)
+        if answer is None:
+            assert request.transport is not None
+            request.transport.close()
+        return web.json_response({"message": "etcd is away"}, status=answer or 500)
+
+    async with serving(broken) as port, client_of(port) as kube:
+        with pytest.raises(errors.Unavailable):
+            await kube.create(EVENT)
+    assert len(asked) == 1
+
+
+async def test_creation_waits_for_a_server_that_cannot_be_connected_to() -> None:
+    async def created(_: web.Request) -> web.StreamResponse:
+        return web.json_response(EVENT, status=201)
+
+    port = free_port()
+    async with client_of(port) as kube:
+        creation = asyncio.create_task(kube.create(EVENT))
+        await asyncio.sleep(0.1)
+        async with serving(created, port):
+            assert await creation == EVENT
+
+
 async def test_kind_that_is_not_served_has_no_objects_and_is_seen_once_it_is() -> None:
     """KubeRay's CRDs may be removed and installed again while the operator runs."""
     served = False

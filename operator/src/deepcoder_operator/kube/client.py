@@ -3,7 +3,8 @@
 Typed models are not used: they would drop fields this client version does not know. A request is tried again only
 where repeating it is harmless (reads, server-side apply, deletion, a status put guarded by resourceVersion) and only
 on overload or a broken connection, at most `ATTEMPTS` times within its deadline; then it raises `Unavailable`.
-Creation is not repeated here: its outcome may be unknown, and the caller's deterministic name heals that.
+Creation is repeated only where it certainly was not carried out: the server asks to come later (429), or cannot be
+connected to. Otherwise its outcome may be unknown, and the caller's deterministic name heals that.
 """
 
 from __future__ import annotations
@@ -30,11 +31,14 @@ Object = dict[str, Any]
 FIELD_MANAGER = "deepcoder-operator"
 DEADLINE_SECONDS = 15.0
 ATTEMPTS = 4
+PAGE = 100
+"""Objects listed at once: some megabytes of pods."""
 WATCH_SECONDS = 300
 WATCH_SILENCE_SECONDS = 100.0
 """Bookmarks come about each minute: a watch silent for longer is dead."""
 
 _RETRIED = frozenset({429, 500, 502, 503, 504})
+_NOT_DONE = frozenset({429})
 _BY_STATUS: Mapping[int, type[errors.KubeError]] = {
     403: errors.Forbidden,
     404: errors.NotFound,
@@ -81,23 +85,32 @@ class Kube:
             return None
 
     async def list(
-        self, resource: Resource, namespace: str | None = None, selector: str = "", field_selector: str = ""
+        self,
+        resource: Resource,
+        namespace: str | None = None,
+        selector: str = "",
+        field_selector: str = "",
+        keep: Callable[[Object], Object] = lambda obj: obj,
     ) -> tuple[list[Object], str]:
-        """All objects that a label and a field selector pick, in pages, and the version to watch from."""
+        """All objects that a label and a field selector pick, and the version to watch from.
+
+        `keep` makes of each object what is returned of it, page by page: a whole list of pods would not fit.
+        """
         items: list[Object] = []
-        query = {"limit": "500"}
+        query = {"limit": str(PAGE)}
         query |= {"labelSelector": selector} if selector else {}
         query |= {"fieldSelector": field_selector} if field_selector else {}
         while True:
             page = await self._request("GET", resource.path(namespace), query=query, retry=True)
-            items += [{"apiVersion": resource.api_version, "kind": resource.kind, **i} for i in page.get("items") or ()]
+            whole = {"apiVersion": resource.api_version, "kind": resource.kind}
+            items += [keep(whole | item) for item in page.get("items") or ()]
             token = page["metadata"].get("continue")
             if not token:
                 return items, page["metadata"]["resourceVersion"]
             query["continue"] = token
 
     async def create(self, obj: Object) -> Object:
-        """Create; raises `AlreadyExists`. Not repeated: on `Unavailable` it may or may not have happened."""
+        """Create; raises `AlreadyExists`. On `Unavailable` it may or may not have happened."""
         try:
             return await self._request("POST", _collection(obj), body=obj, query={"fieldManager": FIELD_MANAGER})
         except errors.Conflict as e:
@@ -232,14 +245,17 @@ class Kube:
         """The answer as it came; the deadline covers all attempts."""
         try:
             async with asyncio.timeout(DEADLINE_SECONDS):
-                return await self._attempt(method, path, body, query or {}, content_type, ATTEMPTS if retry else 1)
+                return await self._attempt(method, path, body, query or {}, content_type, retry)
         except TimeoutError as e:
             raise errors.Unavailable(f"{method} {path}: no answer in {DEADLINE_SECONDS:.0f} s") from e
 
     async def _attempt(
-        self, method: str, path: str, body: Object | None, query: Mapping[str, str], content_type: str, attempts: int
+        self, method: str, path: str, body: Object | None, query: Mapping[str, str], content_type: str, harmless: bool
     ) -> bytes:
-        for attempt in range(1, attempts + 1):
+        """Try until it is done, refused, or tried enough; what is not harmless to repeat only while it is not done."""
+        statuses = _RETRIED if harmless else _NOT_DONE
+        broken = (aiohttp.ClientError, OSError) if harmless else (aiohttp.ClientConnectorError,)
+        for attempt in range(1, ATTEMPTS + 1):
             delay = 0.2 * 2**attempt * random.uniform(0.5, 1.0)
             try:
                 response = await self._send(method, path, query, body, content_type, DEADLINE_SECONDS)
@@ -247,13 +263,13 @@ class Kube:
                     data = await response.read()
                 if response.status < 300:
                     return data
-                if response.status not in _RETRIED or attempt == attempts:
+                if response.status not in statuses or attempt == ATTEMPTS:
                     raise _error(response.status, _parse(data))
                 delay = max(delay, min(_retry_after(response.headers.get("Retry-After", "")), 5.0))
             except TimeoutError:
                 raise
             except (aiohttp.ClientError, OSError) as e:
-                if attempt == attempts:
+                if attempt == ATTEMPTS or not isinstance(e, broken):
                     raise errors.Unavailable(f"{method} {path}: {type(e).__name__}: {e}") from e
             log.debug("%s %s is tried again in %.1f s", method, path, delay)
             await asyncio.sleep(delay)
