@@ -202,6 +202,24 @@ os.{call} = refuse
     assert reasons == [Recycled.ZYGOTE_FAILED] * 2
 
 
+@pytest.mark.parametrize("word", ["statistics", "shutil"])
+def test_a_module_that_cannot_be_loaded_for_a_program_is_the_judges_failure(broken_slot, make, word):
+    breakage = f"""
+import sys
+class Refuses:
+    def find_spec(self, name, path=None, target=None):
+        if name == {word!r}:
+            raise OSError(5, "Input/output error")
+sys.meta_path.insert(0, Refuses())
+"""
+    slot, reasons = broken_slot(breakage)
+    request = make(f"print(input())  # {word}", ("1", "1"), scoring="livecodebench")
+    answer = slot.judge(Submission(request, tuple(request.tests)), time.monotonic() + 60)
+    assert answer.passed is None
+    assert "before its program started" in answer.verdicts[0].detail
+    assert reasons == [Recycled.ZYGOTE_FAILED] * 2
+
+
 def test_compile_error_that_cannot_be_told_is_the_judges_failure(broken_slot, make):
     slot, _ = broken_slot(NO_CLAIM)
     request = make("x = (", ("", ""))

@@ -88,21 +88,24 @@ def prepare_zygote() -> None:
     signal.signal(signal.SIGALRM, _alarm.ring)
 
 
-def _guard_where_used(source: str) -> None:
-    """Modules that the zygote has not loaded are loaded for this only where the program may use them."""
-    for name, taken in _GUARDED_WHERE_USED.items():
-        if name in source:
-            vars(importlib.import_module(name)).update(taken)
+def prepare(source: str) -> None:
+    """Do what can be done before a program's text counts: whatever this raises is no doing of the program's.
 
-
-def load(source: str, fn_name: str | None) -> Callable[..., Any]:
-    """Execute the program's module, once a process, and return what is called for each test.
-
-    Raises whatever the module does; AttributeError and TypeError where there is nothing to call.
+    Modules that the zygote has not loaded are loaded only where the program may use them.
     """
     prepare_zygote()
     sys.modules.update(_GUARDED_MODULES)  # type: ignore[arg-type]  # not in the zygote, whose wait4 needs `resource`
-    _guard_where_used(source)
+    for name, taken in _GUARDED_WHERE_USED.items():
+        if name in source:
+            vars(importlib.import_module(name)).update(taken)
+    lcb_preamble.put_seldom(source, vars(_module))
+
+
+def load(source: str, fn_name: str | None) -> Callable[..., Any]:
+    """Execute the module of a program that was prepared for, once a process; return what is called for each test.
+
+    Raises whatever the module does; AttributeError and TypeError where there is nothing to call.
+    """
     _alarm.heeded = True
     try:
         text = source if fn_name else lcb_source.wrap(source)
@@ -113,7 +116,6 @@ def load(source: str, fn_name: str | None) -> Callable[..., Any]:
             module = _module
             before = _BEFORE_FUNCTION if fn_name else _BEFORE_STDIN
             code = compile(before + text, "<string>", "exec", dont_inherit=True)
-            lcb_preamble.put_seldom(source, vars(module))
             sys.setrecursionlimit(_RECURSION_LIMIT)
             exec(code, module.__dict__)  # noqa: S102
         owner = _owner(module, text)

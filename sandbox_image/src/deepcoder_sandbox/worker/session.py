@@ -35,6 +35,12 @@ def run(job: Job, begin: Callable[[], None]) -> int:
     source, fn_name = content[: job.source_bytes].decode(), content[job.source_bytes :].decode() or None
     packet = os.read(CONTROL, SESSION_BYTES)  # left unread at our end, it would take our last packet with it
     os.write(CONTROL, STARTED)  # from here on the judge knows this process, and keeps its time
+    try:
+        livecodebench.prepare(source)
+    except MemoryError as error:  # of a limit that the submission chose
+        begin()
+        _tell_failure(error)
+        return 0
     begin()
     _serve(source, fn_name, packet, given_at)
     return 0
@@ -45,8 +51,7 @@ def _serve(source: str, fn_name: str | None, packet: bytes, given_at: int) -> No
     try:
         called = livecodebench.load(source, fn_name)
     except Exception as error:
-        failed = {"compile": isinstance(error, SyntaxError), **livecodebench.describe(error)}
-        os.write(CONTROL, json.dumps(failed).encode())
+        _tell_failure(error)
         return
     os.write(CONTROL, PREPARED)
     run_one = livecodebench.call_once if fn_name else livecodebench.run_once
@@ -55,6 +60,12 @@ def _serve(source: str, fn_name: str | None, packet: bytes, given_at: int) -> No
         done = run_one(called, given.decode())
         os.write(CONTROL, _told(done) if isinstance(done, bytes) else json.dumps(done).encode())
         packet = os.read(CONTROL, SESSION_BYTES)
+
+
+def _tell_failure(error: Exception) -> None:
+    """Tell that there is nothing to call."""
+    failed = {"compile": isinstance(error, SyntaxError), **livecodebench.describe(error)}
+    os.write(CONTROL, json.dumps(failed).encode())
 
 
 def _told(output: bytes) -> bytes:
