@@ -2,12 +2,13 @@
 
 Uids, conflicts, CEL, pruning, garbage collection and token reviews are the real ones; pods are objects that nobody
 runs, so that tests play the kubelet. Apart from the development cluster, so that no operator installed there takes
-part. About five seconds to start, half a gigabyte.
+part. What service accounts ask for is in its audit log (`api_audit`). About five seconds to start, half a gigabyte.
 """
 
 from __future__ import annotations
 
 import ctypes
+import json
 import signal
 import socket
 import subprocess
@@ -15,6 +16,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+
+import api_audit
 
 from devcluster import doctor, pki
 from devcluster.artifacts import Artifacts
@@ -40,9 +43,10 @@ def running(directory: Path, paths: dict[str, Path]) -> Iterator[Path]:
     pki.create(keys, "node", "127.0.0.1", "10.96.0.1", server)
     kubeconfig = directory / "kubeconfig"
     pki.write_kubeconfig(keys, "admin", server, kubeconfig)
+    (directory / "audit-policy.json").write_text(json.dumps(api_audit.POLICY))
     with ExitStack() as stack:
         _start(stack, directory, _etcd(paths["etcd"], directory, client, peer))
-        api = _start(stack, directory, _apiserver(paths["kube-apiserver"], keys, client, secure))
+        api = _start(stack, directory, _apiserver(paths["kube-apiserver"], directory, client, secure))
         _wait_ready(api, directory, server, keys)
         _start(stack, directory, _controllers(paths["kube-controller-manager"], keys))
         yield kubeconfig
@@ -63,7 +67,8 @@ def _etcd(program: Path, directory: Path, client: int, peer: int) -> list[str]:
     ]
 
 
-def _apiserver(program: Path, keys: Path, etcd: int, port: int) -> list[str]:
+def _apiserver(program: Path, directory: Path, etcd: int, port: int) -> list[str]:
+    keys = directory / "pki"
     return [
         str(program),
         f"--etcd-servers=http://127.0.0.1:{etcd}",
@@ -79,6 +84,8 @@ def _apiserver(program: Path, keys: Path, etcd: int, port: int) -> list[str]:
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
         f"--service-account-key-file={keys}/service-accounts.pub",
         f"--service-account-signing-key-file={keys}/service-accounts.key",
+        f"--audit-policy-file={directory}/audit-policy.json",
+        f"--audit-log-path={api_audit.log_of(directory / 'kubeconfig')}",
     ]
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import subprocess
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import chart_account
 import pytest
-import yaml
 
 from deepcoder_operator.board import ProgressBoard
 from deepcoder_operator.builders.pool import PoolSettings
@@ -22,18 +20,12 @@ from deepcoder_operator.domain.pool_names import selector
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.kube.events import EventRecorder
-from deepcoder_operator.kube.resources import EVENTS, PODS, POOLS, SECRETS, SERVICE_ACCOUNTS, Resource
+from deepcoder_operator.kube.resources import EVENTS, PODS, POOLS, SECRETS
 from deepcoder_operator.progress.keeper import CertificateKeeper
 from deepcoder_operator.sandbox.reconciler import PoolReconciler
 
 pytestmark = pytest.mark.apiserver
 
-KINDS = {
-    "ClusterRole": "clusterroles",
-    "ClusterRoleBinding": "clusterrolebindings",
-    "Role": "roles",
-    "RoleBinding": "rolebindings",
-}
 WAIT_SECONDS = 60.0
 
 
@@ -48,30 +40,12 @@ async def operator(
     monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[Kube]:
     """A client with the ServiceAccount of a release in the test's namespace."""
-    command = [helm, "template", namespace, str(chart), "--namespace", namespace]
-    rendered = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-    granted = [d for d in yaml.safe_load_all(rendered) if d and d["kind"] in (*KINDS, "ServiceAccount")]
-    for obj in granted:
-        if obj["kind"] == "ServiceAccount":
-            path = SERVICE_ACCOUNTS.path(namespace)
-        else:
-            resource = Resource("rbac.authorization.k8s.io", "v1", KINDS[obj["kind"]], obj["kind"])
-            path = resource.path(obj["metadata"].get("namespace"))
-        await kube._request("POST", path, body=obj)
-    account = f"{namespace}-deepcoder-operator"
-    request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}}
-    answer = await kube._request("POST", SERVICE_ACCOUNTS.path(namespace, account, "token"), body=request)
-    config = json.loads(kubeconfig.read_text())
-    config["users"][0]["user"] = {"token": answer["status"]["token"]}
-    (tmp_path / "kubeconfig").write_text(json.dumps(config))
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
-    client = await Kube.connect()
-    yield client
-    await client.close()
-    for obj in granted:
-        if obj["kind"].startswith("Cluster"):
-            resource = Resource("rbac.authorization.k8s.io", "v1", KINDS[obj["kind"]], obj["kind"])
-            await kube.delete(resource, None, obj["metadata"]["name"])
+    objects = chart_account.render(helm, chart, namespace)
+    async with chart_account.account(kube, kubeconfig, objects, namespace, tmp_path) as account:
+        monkeypatch.setenv("KUBECONFIG", str(account.kubeconfig))
+        client = await Kube.connect()
+        yield client
+        await client.close()
 
 
 async def test_pools_can_be_run_with_the_granted_rights(kube: Kube, operator: Kube, namespace: str) -> None:

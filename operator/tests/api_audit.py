@@ -1,0 +1,85 @@
+"""What the API server's audit log tells of requests that service accounts made: the proof of which rights are used."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+POLICY = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [
+        {"level": "None", "userGroups": ["system:serviceaccounts:kube-system"]},
+        {"level": "Metadata", "userGroups": ["system:serviceaccounts"]},
+        {"level": "None"},
+    ],
+}
+"""Of service accounts, but those of Kubernetes' own controllers, everything; of others nothing."""
+
+
+class Right(NamedTuple):
+    """A verb on a kind, as a role grants it."""
+
+    group: str
+    resource: str
+    verb: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request of a service account."""
+
+    user: str
+    agent: str
+    right: Right
+    namespace: str | None
+    name: str | None
+    code: int
+    time: str
+
+
+def log_of(kubeconfig: Path) -> Path:
+    """The audit log of the API server that this administrator's kubeconfig belongs to."""
+    return kubeconfig.parent / "audit.log"
+
+
+def requests(kubeconfig: Path, user: str) -> list[Request]:
+    """What a service account, given as namespace:name, has asked for until now, in the order of the answers."""
+    return [r for r in _read(log_of(kubeconfig)) if r.user == f"system:serviceaccount:{user}"]
+
+
+def granted(roles: list[dict[str, Any]]) -> set[Right]:
+    """What Roles and ClusterRoles grant."""
+    return {
+        Right(group, resource, verb)
+        for role in roles
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def _read(path: Path) -> Iterator[Request]:
+    """Each request once: a watch is told of when it begins and when it ends."""
+    seen: set[str] = set()
+    for line in path.read_text().splitlines():
+        event = json.loads(line)
+        target = event.get("objectRef") or {}
+        if event["auditID"] in seen or "resource" not in target:
+            continue
+        seen.add(event["auditID"])
+        resource = "/".join(p for p in (target["resource"], target.get("subresource")) if p)
+        yield Request(
+            user=event["user"]["username"],
+            agent=event.get("userAgent", ""),
+            right=Right(target.get("apiGroup", ""), resource, event["verb"]),
+            namespace=target.get("namespace"),
+            name=target.get("name"),
+            code=(event.get("responseStatus") or {}).get("code", 0),
+            time=event["requestReceivedTimestamp"],
+        )

@@ -1,0 +1,108 @@
+"""The operator's ServiceAccount with the rights that the chart grants it, on the test's API server.
+
+The chart is rendered once for each set of values, with a stand-in for the namespace's name, which is also the
+release's: helm takes half a second each time.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deepcoder_operator.kube.client import Kube, Object
+from deepcoder_operator.kube.resources import SERVICE_ACCOUNTS, Resource
+
+_NAMESPACE = "the-namespace"
+_GROUP = "rbac.authorization.k8s.io"
+_RIGHTS = {
+    "ClusterRole": Resource(_GROUP, "v1", "clusterroles", "ClusterRole"),
+    "ClusterRoleBinding": Resource(_GROUP, "v1", "clusterrolebindings", "ClusterRoleBinding"),
+    "Role": Resource(_GROUP, "v1", "roles", "Role"),
+    "RoleBinding": Resource(_GROUP, "v1", "rolebindings", "RoleBinding"),
+    "ServiceAccount": SERVICE_ACCOUNTS,
+}
+_TOKEN_SECONDS = 3600
+
+
+@dataclass(frozen=True)
+class Account:
+    """A release's ServiceAccount."""
+
+    namespace: str
+    name: str
+    kubeconfig: Path
+    """With a token of the account's."""
+
+    objects: list[Object]
+    """All that the chart has rendered."""
+
+    @property
+    def user(self) -> str:
+        """As the audit log names it."""
+        return f"{self.namespace}:{self.name}"
+
+    @property
+    def roles(self) -> list[Object]:
+        """What is granted to the operator, without what is granted to people."""
+        bound = {o["roleRef"]["name"] for o in self.objects if o["kind"].endswith("Binding")}
+        return [o for o in self.objects if o["kind"] in ("Role", "ClusterRole") and o["metadata"]["name"] in bound]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The operator's configuration, as the chart writes it."""
+        (found,) = [o for o in self.objects if o["kind"] == "ConfigMap"]
+        config: dict[str, Any] = yaml.safe_load(found["data"]["config.yaml"])
+        return config
+
+
+@cache
+def _rendered(helm: str, chart: Path, values: str) -> str:
+    command = [helm, "template", _NAMESPACE, str(chart), "--namespace", _NAMESPACE, "--values", "-"]
+    return subprocess.run(command, input=values, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+def render(helm: str, chart: Path, namespace: str, values: dict[str, Any] | None = None) -> list[Object]:
+    """The chart's objects for a release in a namespace, both of one name; none of them is a CRD."""
+    text = _rendered(helm, chart, json.dumps((values or {}) | {"crds": {"install": False}}))
+    return [o for o in yaml.safe_load_all(text.replace(_NAMESPACE, namespace)) if o]
+
+
+@asynccontextmanager
+async def account(
+    kube: Kube, kubeconfig: Path, objects: list[Object], namespace: str, directory: Path
+) -> AsyncIterator[Account]:
+    """The account with its rights for as long as the context lasts."""
+    made = [o for o in objects if o["kind"] in _RIGHTS]
+    for obj in made:
+        place = obj["metadata"].get("namespace") or (namespace if obj["kind"] == "ServiceAccount" else None)
+        await kube._request("POST", _RIGHTS[obj["kind"]].path(place), body=obj)
+    try:
+        (name,) = [o["metadata"]["name"] for o in made if o["kind"] == "ServiceAccount"]
+        path = directory / "operator.kubeconfig"
+        path.write_text(json.dumps(_with_token(kubeconfig, await _token(kube, namespace, name))))
+        yield Account(namespace, name, path, objects)
+    finally:
+        for obj in made:
+            if obj["kind"].startswith("Cluster"):
+                await kube.delete(_RIGHTS[obj["kind"]], None, obj["metadata"]["name"])
+
+
+async def _token(kube: Kube, namespace: str, name: str) -> str:
+    spec = {"expirationSeconds": _TOKEN_SECONDS}
+    request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
+    answer = await kube._request("POST", SERVICE_ACCOUNTS.path(namespace, name, "token"), body=request)
+    return str(answer["status"]["token"])
+
+
+def _with_token(kubeconfig: Path, token: str) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads(kubeconfig.read_text())
+    config["users"][0]["user"] = {"token": token}
+    return config
