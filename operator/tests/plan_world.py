@@ -147,7 +147,7 @@ class Cluster:
                     self.made.append(attempt.name)
                     self.jobs[attempt.name] = RayJobView(
                         attempt.name, f"{meta.uid}-{len(self.made)}", meta.uid, attempt.ordinal,
-                        deployment_status="Initializing",
+                        deployment_status="Initializing", suspended=bool(self.run.spec.scheduling.queue_name),
                     )  # fmt: skip
             case d.DeleteRayJob(name, uid):
                 if name in self.jobs and self.jobs[name].uid == uid:
@@ -176,8 +176,12 @@ class Cluster:
         ending = [n for n, p in self.pods.items() if p.deleting] if self.kubelet else []
         for name in ending:
             del self.pods[name]
-        going = [n for n, j in self.jobs.items() if j.deleting or j.suspended] if self.kuberay else []
         acted = bool(ending)
+        known = {j.ordinal for j in self.jobs.values()}
+        for name in [n for n, p in self.pods.items() if p.ordinal not in known and not p.deleting]:
+            self.end_pod(name)  # what a job of before has left is garbage
+            acted = True
+        going = [n for n, j in self.jobs.items() if j.deleting or j.suspended] if self.kuberay else []
         if self.pool is not None and self.pool.deleting:
             self.pool, acted = None, True
         for name in going:
@@ -220,8 +224,10 @@ class Cluster:
         assert attempt is not None
         self.heads += 1
         name = f"{attempt.name}-head"
+        if name in self.pods:
+            name += f"-{self.heads}"
         self.pods[name] = PodView(name, f"head-{self.heads}", "head", attempt.ordinal, phase="Running", ready=True)
-        self.change_job(job_status="RUNNING", deployment_status="Running")
+        self.change_job(job_status="RUNNING", deployment_status="Running", suspended=False)
 
     def report(
         self,

@@ -6,13 +6,11 @@ from dataclasses import replace
 
 import pytest
 from plan_world import Cluster, failed_of, make_run, reason, running
-from run_manifests import TRAIN
 
 from deepcoder_contracts.progress import Desired
 from deepcoder_operator.api.failure import FailureReason
 from deepcoder_operator.api.run_status import Phase
 from deepcoder_operator.domain.heartbeat import reply
-from deepcoder_operator.domain.world import PodView
 
 
 def evict(cluster: Cluster, disruption: str = "EvictionByEvictionAPI") -> None:
@@ -22,23 +20,9 @@ def evict(cluster: Cluster, disruption: str = "EvictionByEvictionAPI") -> None:
     cluster.end_pod(name)
 
 
-def readmitted() -> Cluster:
-    """A run that reported, saved and left when its queue took its quota back, and was admitted again."""
-    cluster = running(scheduling={"queueName": "team"}, stages=[TRAIN | {"stallSeconds": 100}])
-    cluster.advance(20)
-    cluster.report(5)
-    cluster.settle()
-    cluster.kubelet = False
-    cluster.change_job(suspended=True, job_status="", deployment_status="Suspended")
-    cluster.settle()
-    cluster.save(5)
-    cluster.write_exit(75, "Drained")
-    cluster.kubelet = True
-    cluster.settle()
-    cluster.advance(3600)
-    cluster.change_job(suspended=False, deployment_status="Initializing")
-    cluster.settle()
-    return cluster
+def queue_takes_its_quota_back(cluster: Cluster) -> None:
+    """As Kueue does: it suspends the RayJob, whose cluster KubeRay then deletes."""
+    cluster.change_job(suspended=True, job_status="", deployment_status="Suspending")
 
 
 @pytest.mark.parametrize("disruption", ["PreemptionByScheduler", "EvictionByEvictionAPI", "TerminationByKubelet"])
@@ -148,29 +132,26 @@ def test_job_deleted_by_someone_is_not_waited_for_for_ever() -> None:
     assert failed_of(cluster) is FailureReason.HEAD_LOST
 
 
-def test_queue_that_evicts_takes_over_from_the_drain_of_its_heads_eviction() -> None:
+def test_queue_that_evicts_has_the_drain_of_its_heads_eviction_go_on() -> None:
     """KubeRay deletes the pods of a suspended job; their deletion may be seen before the suspension."""
     cluster = running(scheduling={"queueName": "team"})
     cluster.kubelet = False
-    evict(cluster)
+    evict(cluster, disruption="")
     cluster.settle()
-    cluster.change_job(suspended=True, job_status="", deployment_status="Suspended")
+    assert cluster.run.status.attempt is not None
+    deadline = cluster.run.status.attempt.drain_deadline
+    cluster.advance(30)
+    queue_takes_its_quota_back(cluster)
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.DRAINING
+    assert cluster.run.status.attempt.drain_deadline == deadline
     cluster.kubelet = True
     cluster.settle()
-    assert cluster.run.status.phase is Phase.QUEUED
-    cluster.change_job(suspended=False)
-    cluster.start_job()
-    cluster.settle()
-    assert cluster.run.status.phase is Phase.RUNNING
-    cluster.leave(1)
-    cluster.settle()
-    assert failed_of(cluster) is FailureReason.APPLICATION
+    assert failed_of(cluster) is FailureReason.PREEMPTED
 
 
-def test_queued_job_waits_for_quota_and_eviction_is_no_failure() -> None:
-    cluster = Cluster(make_run(scheduling={"queueName": "team"}))
-    cluster.settle()
-    cluster.change_job(suspended=True)
+def test_queued_job_waits_for_quota_and_asks_again_under_the_next_ordinal_when_it_is_taken_back() -> None:
+    cluster = Cluster(make_run(scheduling={"queueName": "team"}, failurePolicy={"maxAttempts": 1}))
     cluster.settle()
     assert cluster.run.status.phase is Phase.QUEUED
     assert reason(cluster, "QuotaReserved") == "Waiting"
@@ -178,48 +159,81 @@ def test_queued_job_waits_for_quota_and_eviction_is_no_failure() -> None:
     cluster.start_job()
     cluster.settle()
     assert cluster.run.status.phase is Phase.RUNNING
-    cluster.change_job(suspended=True, job_status="", deployment_status="Suspended")
-    cluster.pods = {}
+    queue_takes_its_quota_back(cluster)
     cluster.settle()
-    assert cluster.run.status.phase is Phase.QUEUED
-    assert cluster.run.status.stages[0].failures == 0
-    cluster.change_job(suspended=False)
-    cluster.start_job()
+    assert failed_of(cluster) is FailureReason.PREEMPTED
+    stage = cluster.run.status.stages[0]
+    assert (stage.failures, stage.preemptions) == (0, 1)
+    cluster.advance(600)
     cluster.settle()
-    assert cluster.run.status.phase is Phase.RUNNING
-    assert cluster.made == ["demo-s0-a1"]
+    assert cluster.made == ["demo-s0-a1", "demo-s0-a2"]
 
 
-def test_readmitted_attempt_runs_when_its_own_head_says_so() -> None:
-    cluster = readmitted()
-    assert cluster.run.status.phase is Phase.STARTING
-    old = PodView("demo-s0-a1-old-head", "head-1", "head", 1)
-    cluster.report(6, pod=old)
-    cluster.settle()
-    assert cluster.run.status.phase is Phase.STARTING
-    cluster.start_job()
-    cluster.settle()
-    assert cluster.run.status.phase is Phase.RUNNING
-    assert cluster.run.status.attempt is not None
-    assert cluster.run.status.attempt.running_time == cluster.now
-
-
-def test_crash_of_a_readmitted_attempt_is_no_preemption_though_the_first_head_left_with_75() -> None:
-    cluster = readmitted()
-    cluster.start_job()
-    cluster.settle()
-    cluster.change_job(job_status="FAILED", deployment_status="Failed", message="killed")
-    cluster.settle()
-    assert failed_of(cluster) is FailureReason.APPLICATION
-
-
-def test_readmitted_attempt_is_drained_until_its_own_head_has_left() -> None:
-    cluster = readmitted()
-    cluster.start_job()
-    cluster.settle()
-    cluster.edit(suspend=True)
+def test_job_whose_quota_is_taken_back_goes_at_once_while_its_head_still_saves() -> None:
+    """Its queue would admit the same RayJob again, and a second head would write under the first one's ordinal."""
+    cluster = running(scheduling={"queueName": "team"})
+    cluster.kubelet = False
+    queue_takes_its_quota_back(cluster)
+    decided = cluster.step()
+    assert [type(a).__name__ for a in decided.actions] == ["DeleteRayJob"]
+    assert cluster.jobs["demo-s0-a1"].deleting
     cluster.settle()
     assert cluster.run.status.phase is Phase.DRAINING
+    assert reply(cluster.run.status, cluster.now).desired is Desired.DRAIN
+    assert cluster.made == ["demo-s0-a1"], "the next attempt waits for what this one saves"
+    cluster.save(7)
     cluster.write_exit(75, "Drained")
     cluster.settle()
+    cluster.kubelet = True
+    cluster.settle()
+    assert failed_of(cluster) is FailureReason.PREEMPTED
+    assert cluster.run.status.latest_checkpoint is not None
+    assert cluster.run.status.latest_checkpoint.step == 7
+    told = cluster.run.status.stages[0].message
+    assert told is not None
+    assert "Preempted" in told
+
+
+def test_job_whose_deletion_was_lost_with_the_operator_goes_though_its_queue_has_admitted_it_again() -> None:
+    cluster = running(scheduling={"queueName": "team"})
+    cluster.kubelet = False
+    queue_takes_its_quota_back(cluster)
+    cluster.step(0)
+    cluster.change_job(suspended=False, deployment_status="Initializing")
+    decided = cluster.step()
+    assert [type(a).__name__ for a in decided.actions] == ["DeleteRayJob"]
+
+
+def test_head_that_does_not_save_when_its_quota_is_taken_back_has_only_its_time() -> None:
+    cluster = running(scheduling={"queueName": "team"}, failurePolicy={"maxAttempts": 1})
+    cluster.kubelet = False
+    queue_takes_its_quota_back(cluster)
+    cluster.settle()
+    cluster.advance(300)
+    cluster.settle()
+    assert cluster.run.status.attempt is not None
+    assert cluster.run.status.attempt.state == "Leaving"
+    cluster.kubelet = True
+    cluster.settle()
+    assert failed_of(cluster) is FailureReason.PREEMPTED
+
+
+def test_quota_that_is_taken_back_before_the_program_ran_costs_no_attempt() -> None:
+    cluster = Cluster(make_run(scheduling={"queueName": "team"}, failurePolicy={"maxAttempts": 1}))
+    cluster.settle()
+    cluster.change_job(suspended=False)
+    cluster.settle()
+    assert reason(cluster, "QuotaReserved") == "Admitted"
+    queue_takes_its_quota_back(cluster)
+    cluster.settle()
+    assert failed_of(cluster) is FailureReason.PREEMPTED
+    assert cluster.run.status.stages[0].failures == 0
+
+
+def test_run_that_is_suspended_while_its_quota_is_taken_back_is_suspended() -> None:
+    cluster = running(scheduling={"queueName": "team"})
+    cluster.edit(suspend=True)
+    queue_takes_its_quota_back(cluster)
+    cluster.settle()
     assert cluster.run.status.phase is Phase.SUSPENDED
+    assert cluster.run.status.backoff is None

@@ -159,9 +159,8 @@ def test_job_deleted_by_someone_is_a_lost_head() -> None:
 
 
 def test_job_that_never_starts_is_bounded_from_the_grant_of_quota() -> None:
-    cluster = Cluster(make_run(stages=[TRAIN | {"preRunningDeadlineSeconds": 60}]))
+    cluster = Cluster(make_run(stages=[TRAIN | {"preRunningDeadlineSeconds": 60}], scheduling={"queueName": "team"}))
     cluster.settle()
-    cluster.change_job(suspended=True)
     cluster.advance(3600)
     cluster.settle()
     cluster.change_job(suspended=False)

@@ -37,6 +37,7 @@ POLICY: dict[str, Any] = {
     "maxAttempts": 4,
     "rules": [{"name": "memory", "onReasons": ["OutOfMemory"], "action": "RetryIgnoreLimit"}],
 }
+SPEC: dict[str, Any] = {"stages": STAGES, "failurePolicy": POLICY, "cleanup": {"artifacts": "Delete"}}
 
 
 class Chaos(RuleBasedStateMachine):
@@ -44,11 +45,11 @@ class Chaos(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.cluster = Cluster(make_run(stages=STAGES, failurePolicy=POLICY, cleanup={"artifacts": "Delete"}))
-        self.cluster.settle()
+        self.cluster = Cluster(make_run(**SPEC))
         self.ordinal = 0
         self.made_at_end: int | None = None
         self.recorded: dict[str, str] = {}
+        self.with_head: set[str] = set()
         self.runs = 1
 
     @property
@@ -97,11 +98,19 @@ class Chaos(RuleBasedStateMachine):
     def time_passes(self, seconds: int) -> None:
         self.cluster.advance(seconds)
 
-    @precondition(has_job)
+    def may_start(self) -> bool:
+        """Whether KubeRay starts the job's head: one head for each time that its queue admits it."""
+        job = self.cluster.jobs[self.cluster.name] if self.has_job() else None
+        return job is not None and not job.deleting and not job.suspended and job.uid not in self.with_head
+
+    def start(self) -> None:
+        self.with_head.add(self.cluster.jobs[self.cluster.name].uid)
+        self.cluster.start_job()
+
+    @precondition(may_start)
     @rule()
     def job_starts(self) -> None:
-        if self.head() is None:
-            self.cluster.start_job()
+        self.start()
 
     @precondition(has_job)
     @rule(step=st.integers(1, 20), final=st.booleans())
@@ -116,8 +125,9 @@ class Chaos(RuleBasedStateMachine):
     @precondition(has_job)
     @rule(passes=st.sampled_from([0, 8]))
     def attempt_does_all_it_should(self, passes: int) -> None:
-        if self.head() is None:
-            self.cluster.start_job()
+        self.queue_admits()
+        if self.may_start():
+            self.start()
         self.cluster.step()
         if self.has_job():
             self.cluster.save(20, final=True)
@@ -137,9 +147,21 @@ class Chaos(RuleBasedStateMachine):
         del self.cluster.jobs[self.cluster.name]
 
     @precondition(has_job)
-    @rule(suspended=st.booleans())
-    def queue_evicts_or_admits(self, suspended: bool) -> None:
-        self.cluster.change_job(suspended=suspended)
+    @rule()
+    def queue_admits(self) -> None:
+        if not self.cluster.jobs[self.cluster.name].deleting:
+            self.cluster.change_job(suspended=False)
+
+    @precondition(has_job)
+    @rule()
+    def queue_evicts_and_admits_again(self) -> None:
+        """Seen by the operator in between: a queue needs longer for it than an event takes."""
+        job = self.cluster.jobs[self.cluster.name]
+        self.cluster.change_job(suspended=True)
+        self.cluster.step()
+        if self.has_job() and not self.cluster.jobs[self.cluster.name].deleting:
+            self.queue_admits()
+            self.with_head.discard(job.uid)
 
     @precondition(has_job)
     @rule()
@@ -172,8 +194,10 @@ class Chaos(RuleBasedStateMachine):
     def user_suspends_or_resumes(self, suspend: bool) -> None:
         self.cluster.edit(suspend=suspend)
 
-    @initialize(hold=st.booleans())
-    def first_stage_is_held_or_not(self, hold: bool) -> None:
+    @initialize(hold=st.booleans(), queue=st.booleans())
+    def run_is_made(self, hold: bool, queue: bool) -> None:
+        self.cluster = Cluster(make_run(**SPEC, scheduling={"queueName": "team"} if queue else {}))
+        self.cluster.settle()
         if not hold:
             self.user_approves()
 
@@ -212,6 +236,12 @@ class Chaos(RuleBasedStateMachine):
     def at_most_one_attempt_is_alive(self) -> None:
         alive = [j for j in self.cluster.jobs.values() if not j.deleting]
         assert len(alive) <= 1, alive
+
+    @invariant()
+    def at_most_one_head_works_and_none_under_the_ordinal_of_another(self) -> None:
+        heads = [p for p in self.cluster.pods.values() if p.role == "head"]
+        assert len([h for h in heads if not h.deleting]) <= 1, heads
+        assert len({h.ordinal for h in heads}) == len(heads), heads
 
     @invariant()
     def ordinals_never_fall_and_names_are_never_made_twice(self) -> None:
@@ -264,7 +294,7 @@ class Chaos(RuleBasedStateMachine):
             if is_terminal(self.status) or self.is_gone():
                 break
             if self.has_job() and self.status.attempt is not None and self.status.attempt.state != "Leaving":
-                cluster.change_job(suspended=False)
+                self.queue_admits()
                 if self.head() is None:
                     cluster.start_job()
                 cluster.settle()

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated
 
 from pydantic import Field
 
 from deepcoder_contracts.manifest import ParentRef
 from deepcoder_operator.api.base import Status
 from deepcoder_operator.api.failure import FailureReason
-
-MAX_PAST_HEADS = 20
 
 
 class AttemptState(StrEnum):
@@ -61,16 +58,13 @@ class AttemptStatus(Status):
     """UID of its RayJob."""
 
     cluster_uid: str | None = None
-    """UID of its RayCluster; Kueue may give the same RayJob another."""
+    """UID of its RayCluster."""
 
     head_pod: str | None = None
     """Name of its Ray head's pod."""
 
     head_uid: str | None = None
     """UID of its Ray head's pod: the head is the attempt, another head is another attempt."""
-
-    past_heads: Annotated[list[str], Field(max_length=MAX_PAST_HEADS)] = []
-    """UIDs of its heads before its queue took its quota back: what they said is not this one's word."""
 
     parent: ParentRef | None = None
     """Checkpoint of another stage or run that it starts from."""
@@ -80,6 +74,9 @@ class AttemptStatus(Status):
 
     admitted_time: datetime | None = None
     """When its quota was granted (without a queue: when its RayJob was made)."""
+
+    evicted_time: datetime | None = None
+    """When its queue took its quota back: its RayJob goes then, and the next attempt queues anew."""
 
     running_time: datetime | None = None
     """When its program began."""

@@ -2,9 +2,11 @@
 
 The head is the attempt: another head, a restarted one or none means that it failed, whatever the RayJob says. A head
 that is being deleted has not failed yet: its preStop hook has the trainer save, which is waited for as for a drain
-that was asked for. An attempt that ended, well or not, is first marked Leaving with what was seen from outside; its
-RayJob is deleted, and only when no pod is left is the end settled with what storage says (`settle`). So no GPU is
-held while S3 is away.
+that was asked for. A queue that takes its quota back ends the attempt too: the RayJob goes before the queue can admit
+it again, since a second head under one ordinal would write among what the first one still saves.
+
+An attempt that ended, well or not, is first marked Leaving with what was seen from outside; its RayJob is deleted, and
+only when no pod is left is the end settled with what storage says (`settle`). So no GPU is held while S3 is away.
 """
 
 from __future__ import annotations
@@ -19,8 +21,7 @@ from deepcoder_operator.domain.bounds import CONFLICT_SECONDS, POLL_SECONDS
 from deepcoder_operator.domain.classify import Failure, head_failure, head_leaves, job_failure, pod_failure
 from deepcoder_operator.domain.conditions import find_condition
 from deepcoder_operator.domain.deadlines import check_deadlines
-from deepcoder_operator.domain.draft import CreateAttempt, Draft, EnsureFoundation
-from deepcoder_operator.domain.evidence import beat_of, exit_of, past_heads
+from deepcoder_operator.domain.draft import CreateAttempt, DeleteRayJob, Draft, EnsureFoundation
 from deepcoder_operator.domain.leaving import leave
 from deepcoder_operator.domain.lineage import parent_of
 from deepcoder_operator.domain.names import MAX_ORDINAL, attempt_name
@@ -78,8 +79,11 @@ def follow(draft: Draft, world: World, *, stop: DrainCause | None) -> None:
         _deleted(draft, world, stop)
         return
     _note_pods(draft, world)
+    if attempt.evicted_time is not None or (job.suspended and attempt.admitted_time is not None):
+        _evicted(draft, world, job, stop)
+        return
     if job.suspended:
-        _queued(draft, world, stop)
+        _queued(draft, stop)
         return
     _admitted(draft, world, job)
     if _ended(draft, world, job):
@@ -133,7 +137,7 @@ def _note_pods(draft: Draft, world: World) -> None:
     if gpus > attempt.gpus:
         draft.update_attempt(gpus=gpus)
     failure = pod_failure(mine, attempt.ordinal)
-    if failure and failure.evidence != attempt.evidence:
+    if failure and failure.evidence != attempt.evidence and attempt.reason is not FailureReason.PREEMPTED:
         draft.update_attempt(reason=failure.reason, evidence=failure.evidence)
     head = world.head(attempt.ordinal)
     provenance = draft.status.provenance
@@ -141,24 +145,24 @@ def _note_pods(draft: Draft, world: World) -> None:
         draft.update(provenance=provenance.model_copy(update={"image_id": head.image_id}))
 
 
-def _queued(draft: Draft, world: World, stop: DrainCause | None) -> None:
-    """The RayJob is suspended: its queue has not admitted it, or has taken its quota back."""
-    attempt = draft.attempt
-    if attempt.admitted_time is not None:
-        if attempt.running_time is not None:
-            entry = draft.status.stages[attempt.stage_index]
-            draft.update_stage(attempt.stage_index, preemptions=entry.preemptions + 1)
-        draft.event("Evicted", f"attempt {attempt.ordinal} lost its quota; it goes on when it is admitted again")
-        draft.update_attempt(
-            state=AttemptState.STARTING, admitted_time=None, running_time=None, cluster_uid=None,
-            head_pod=None, head_uid=None, reason=None, evidence=None, drain_cause=None, drain_deadline=None, gpus=0,
-            past_heads=past_heads(attempt),
-        )  # fmt: skip
+def _queued(draft: Draft, stop: DrainCause | None) -> None:
+    """The RayJob is suspended: its queue has not admitted it yet."""
     if stop is not None:
         draft.update_attempt(drain_cause=stop)
         leave(draft, Outcome.DRAINED)
         return
-    draft.progressing(True, "WaitingForQuota", f"attempt {attempt.ordinal} waits in its queue")
+    draft.progressing(True, "WaitingForQuota", f"attempt {draft.attempt.ordinal} waits in its queue")
+
+
+def _evicted(draft: Draft, world: World, job: RayJobView, stop: DrainCause | None) -> None:
+    """Its queue has taken the quota back, and may grant it again to the same RayJob: that goes at once."""
+    attempt = draft.attempt
+    if attempt.evicted_time is None:
+        lost = f"the queue of RayJob {job.name} took its quota back"
+        draft.update_attempt(evicted_time=draft.now, reason=FailureReason.PREEMPTED, evidence=lost)
+        draft.event("Evicted", f"attempt {attempt.ordinal} ends: {lost}; the next one queues for it", warning=True)
+    draft.do(DeleteRayJob(job.name, job.uid))
+    _deleted(draft, world, stop)
 
 
 def _admitted(draft: Draft, world: World, job: RayJobView) -> None:
@@ -170,7 +174,7 @@ def _admitted(draft: Draft, world: World, job: RayJobView) -> None:
         attempt = draft.update_attempt(head_pod=head.name, head_uid=head.uid)
     if world.cluster is not None and attempt.cluster_uid != world.cluster.uid:
         attempt = draft.update_attempt(cluster_uid=world.cluster.uid)
-    reported = beat_of(attempt, world) is not None
+    reported = world.beat_of(attempt.ordinal) is not None
     if attempt.state is AttemptState.STARTING and (job.job_status == "RUNNING" or reported):
         draft.update_attempt(state=AttemptState.RUNNING, running_time=draft.now)
         entry = draft.status.stages[attempt.stage_index]
@@ -192,7 +196,7 @@ def _ended(draft: Draft, world: World, job: RayJobView) -> bool:
         leave(draft, Outcome.SUCCEEDED)
         return True
     failure = job_failure(job) or head_failure(attempt, world.head(attempt.ordinal))
-    if failure is None and not (attempt.drain_cause and _has_exited(attempt, world)):
+    if failure is None and not (attempt.drain_cause and _has_exited(world)):
         return False
     if attempt.drain_cause is DrainCause.EVICTION:
         lost = Failure(FailureReason.HEAD_LOST, f"head pod {attempt.head_pod} is being deleted")
@@ -203,21 +207,23 @@ def _ended(draft: Draft, world: World, job: RayJobView) -> bool:
 
 
 def _deleted(draft: Draft, world: World, stop: DrainCause | None) -> None:
-    """Somebody has deleted the RayJob. As long as its head lives the trainer saves, as where the head is evicted."""
+    """The RayJob is being deleted. As long as its head lives the trainer saves, as where the head is evicted."""
     _note_pods(draft, world)
     attempt = draft.attempt
-    lost = f"RayJob {attempt.name} was deleted by someone else"
+    preempted = attempt.evidence if attempt.reason is FailureReason.PREEMPTED else None
+    lost = preempted or f"RayJob {attempt.name} was deleted by someone else"
     lives = attempt.head_uid is not None and head_failure(attempt, world.head(attempt.ordinal)) is None
-    if lives and attempt.running_time is not None and not _has_exited(attempt, world):
+    if lives and attempt.running_time is not None and not _has_exited(world):
         _drain(draft, _why_stop(attempt, world, stop) or DrainCause.EVICTION, lost)
         return
-    asked = attempt.drain_cause not in (None, DrainCause.EVICTION)
-    leave(draft, Outcome.DRAINED if asked else Outcome.FAILED, Failure(FailureReason.HEAD_LOST, lost))
+    asked = (attempt.drain_cause or stop) not in (None, DrainCause.EVICTION)
+    reason = FailureReason.PREEMPTED if preempted else FailureReason.HEAD_LOST
+    leave(draft, Outcome.DRAINED if asked else Outcome.FAILED, Failure(reason, lost))
 
 
-def _has_exited(attempt: AttemptStatus, world: World) -> bool:
+def _has_exited(world: World) -> bool:
     stored = world.storage.stage if world.storage else None
-    return stored is not None and exit_of(attempt, stored) is not None
+    return stored is not None and stored.exit is not None
 
 
 def _why_stop(attempt: AttemptStatus, world: World, stop: DrainCause | None) -> DrainCause | None:

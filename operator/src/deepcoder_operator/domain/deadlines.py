@@ -9,7 +9,6 @@ from deepcoder_operator.api.attempt_status import AttemptState, AttemptStatus, O
 from deepcoder_operator.api.failure import FailureReason
 from deepcoder_operator.domain.classify import Failure
 from deepcoder_operator.domain.draft import Draft
-from deepcoder_operator.domain.evidence import beat_of
 from deepcoder_operator.domain.leaving import leave
 from deepcoder_operator.domain.world import World
 
@@ -49,6 +48,6 @@ def last_sign_of_life(attempt: AttemptStatus, world: World) -> datetime | None:
     """
     storage = world.storage.stage if world.storage else None
     committed = storage.newest.committed_time if storage and storage.newest else None
-    beat = beat_of(attempt, world)
+    beat = world.beat_of(attempt.ordinal)
     signs = [beat.alive if beat else None, attempt.running_time, attempt.step_time, world.watching_since, committed]
     return max((s for s in signs if s is not None), default=None)

@@ -8,7 +8,6 @@ from deepcoder_contracts.progress import Desired, ProgressReply, ProgressReport
 from deepcoder_operator.api.attempt_status import AttemptState
 from deepcoder_operator.api.run_status import ProgressStatus, RunStatus
 from deepcoder_operator.domain.draft import Draft
-from deepcoder_operator.domain.evidence import beat_of
 from deepcoder_operator.domain.numbers import measured, measurements
 from deepcoder_operator.domain.world import World
 
@@ -19,7 +18,7 @@ MAX_METRICS = 64
 def note_progress(draft: Draft, world: World) -> None:
     """Take the newest report of the live attempt into the status, if it is time."""
     attempt, old = draft.status.attempt, draft.status.progress
-    beat = beat_of(attempt, world) if attempt is not None else None
+    beat = world.beat_of(attempt.ordinal) if attempt is not None else None
     if beat is None or attempt is None:
         return
     if old is not None and old.time >= beat.received:

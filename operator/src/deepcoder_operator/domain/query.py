@@ -10,7 +10,6 @@ from deepcoder_operator.api.attempt_status import AttemptState, AttemptStatus
 from deepcoder_operator.api.run import DeepCoderRun
 from deepcoder_operator.api.run_status import StagePhase
 from deepcoder_operator.domain.deadlines import last_sign_of_life
-from deepcoder_operator.domain.evidence import beat_of
 from deepcoder_operator.domain.heartbeat import WRITE_SECONDS
 from deepcoder_operator.domain.terminal import is_terminal
 from deepcoder_operator.domain.world import World
@@ -63,7 +62,7 @@ def storage_query(run: DeepCoderRun, world: World, now: datetime) -> StorageQuer
 def _new_checkpoint(run: DeepCoderRun, attempt: AttemptStatus, world: World, now: datetime) -> bool:
     """Whether a report names a checkpoint that the status does not know, and it is time for a write."""
     progress, latest = run.status.progress, run.status.latest_checkpoint
-    beat = beat_of(attempt, world)
+    beat = world.beat_of(attempt.ordinal)
     if beat is None or beat.report.latest_checkpoint is None:
         return False
     if progress is not None and now < progress.time + timedelta(seconds=WRITE_SECONDS):

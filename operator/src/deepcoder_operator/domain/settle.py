@@ -16,7 +16,6 @@ from deepcoder_operator.api.run_status import StagePhase
 from deepcoder_operator.domain.bounds import RECHECK_SECONDS
 from deepcoder_operator.domain.classify import Failure, backoff_seconds, decide, refine
 from deepcoder_operator.domain.draft import Draft
-from deepcoder_operator.domain.evidence import exit_of
 from deepcoder_operator.domain.lineage import note_checkpoint
 from deepcoder_operator.domain.promotion import promote
 from deepcoder_operator.domain.terminal import fail_run
@@ -40,7 +39,7 @@ def settle(draft: Draft, world: World) -> None:
         note_checkpoint(draft, attempt.stage_index, stored.newest)
     if stored.code_digest and draft.status.provenance:
         draft.update(provenance=draft.status.provenance.model_copy(update={"code_digest": stored.code_digest}))
-    record = exit_of(attempt, stored)
+    record = stored.exit
     if _finished(draft, attempt, stored, record):
         draft.update(attempt=None, backoff=None)
         draft.event(

@@ -181,6 +181,10 @@ class World:
         heads = [p for p in self.pods if p.role == "head" and p.ordinal == ordinal]
         return min(heads, key=lambda p: (p.deleting, p.name), default=None)
 
+    def beat_of(self, ordinal: int) -> Beat | None:
+        """The newest report, if it is an attempt's own."""
+        return self.beat if self.beat is not None and self.beat.report.ordinal == ordinal else None
+
 
 def rayjob_view(obj: Object) -> RayJobView:
     """A RayJob."""
