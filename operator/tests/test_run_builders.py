@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from plan_world import START, UID, make_run
-from run_manifests import EVALUATE, LONGER, TRAIN
+from run_manifests import EVALUATE, LONGER, TRAIN, run_manifest
 
 from deepcoder_contracts.stage import RopeScaling, RopeType, StageConfig
 from deepcoder_operator.api.attempt_status import AttemptStatus
@@ -116,6 +116,13 @@ def test_head_and_learners_drain_before_they_end_and_samplers_do_not() -> None:
         assert hook == ["deepcoder-trainer", "drain", "--wait"]
         assert pod["terminationGracePeriodSeconds"] == 330
     assert "lifecycle" not in sampler["containers"][0]
+
+
+def test_ray_gives_a_driver_that_it_is_told_to_stop_the_time_to_save() -> None:
+    """KubeRay tells it so when a RayJob is deleted; unasked, Ray kills the driver after three seconds."""
+    rayjob = job(make_run(checkpoint=run_manifest("ml")["spec"]["checkpoint"] | {"drainSeconds": 120}))
+    told = [{e["name"]: e.get("value") for e in p["containers"][0]["env"]} for p in pods(rayjob)]
+    assert [env.get("RAY_JOB_STOP_WAIT_TIME_S") for env in told] == ["150", None, None]
 
 
 def test_processes_follow_from_the_gpus_of_the_pods() -> None:

@@ -193,6 +193,9 @@ def _env(run: DeepCoderRun, role: str, *, s3_ca: bool) -> list[dict[str, Any]]:
     ]
     if role == HEAD:
         env.append({"name": METRICS_PORT_VARIABLE, "value": str(METRICS_PORT)})
+        # KubeRay has Ray stop the driver of a RayJob that is deleted: by SIGTERM, and by SIGKILL after 3 s unless told.
+        stop = run.spec.checkpoint.drain_seconds + GRACE_SECONDS
+        env.append({"name": "RAY_JOB_STOP_WAIT_TIME_S", "value": str(stop)})
     if not _uses_hub(run):
         env.append({"name": "HF_HUB_OFFLINE", "value": "1"})
     if s3.region:
