@@ -53,7 +53,8 @@ EVERYTHING: dict[str, Any] = {
     "s3": {"allowedEndpoints": ["https://minio.storage.svc:9000"]},
     "metrics": {"serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
     "networkPolicy": {"monitoringNamespace": "monitoring"},
-    "podDisruptionBudget": {"enabled": True},
+    "replicas": 3,
+    "podDisruptionBudget": {"enabled": False},
     "nodeSelector": {"kubernetes.io/arch": "amd64"},
     "tolerations": [{"key": "control", "operator": "Exists"}],
     "affinity": {"nodeAffinity": {}},
@@ -118,10 +119,36 @@ def test_pod_meets_the_restricted_standard(helm: str) -> None:
     assert not any("hostPath" in v for v in pod["volumes"])
 
 
-def test_upgrade_ends_the_old_operator_before_it_starts_the_new(helm: str) -> None:
-    """What protects when two run side by side all the same is in the tests of the operator's loop."""
-    spec = only(render(helm), "Deployment")["spec"]
-    assert (spec["replicas"], spec["strategy"]["type"]) == (1, "Recreate")
+def test_replicas_are_kept_apart_and_never_all_taken_at_once(helm: str) -> None:
+    """That one of them works alone is in the tests of the lease."""
+    objects = render(helm)
+    spec = only(objects, "Deployment")["spec"]
+    assert spec["replicas"] == 2
+    assert spec["strategy"]["rollingUpdate"]["maxUnavailable"] == 1
+    labels = spec["template"]["metadata"]["labels"].items()
+    (term,) = spec["template"]["spec"]["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert term["podAffinityTerm"]["topologyKey"] == "kubernetes.io/hostname"
+    assert term["podAffinityTerm"]["labelSelector"]["matchLabels"].items() <= labels
+    budget = only(objects, "PodDisruptionBudget")["spec"]
+    assert budget["maxUnavailable"] == 1
+    assert budget["selector"]["matchLabels"].items() <= labels
+
+
+def test_single_replica_holds_up_no_eviction(helm: str) -> None:
+    assert "PodDisruptionBudget" not in {o["kind"] for o in render(helm, {"replicas": 1})}
+
+
+def test_affinity_of_ones_own_replaces_the_chart_s(helm: str) -> None:
+    spec = only(render(helm, {"affinity": {"nodeAffinity": {"x": 1}}}), "Deployment")["spec"]["template"]["spec"]
+    assert spec["affinity"] == {"nodeAffinity": {"x": 1}}
+
+
+def test_replicas_may_write_no_other_lease_than_their_own(helm: str) -> None:
+    granted = [(role["kind"], rule) for role, rule in rules(render(helm)) if "leases" in rule["resources"]]
+    assert {kind for kind, _ in granted} == {"Role"}
+    assert {v for _, rule in granted for v in rule["verbs"]} == {"get", "patch", "create"}
+    for _, rule in granted:
+        assert rule["verbs"] == ["create"] or rule["resourceNames"] == ["demo-deepcoder-operator"]
 
 
 def test_cluster_may_choose_the_user(helm: str) -> None:
@@ -136,6 +163,7 @@ def test_operator_accepts_the_configuration_that_the_chart_writes(helm: str, val
     service = only(objects, "Service", "-progress")
     assert config.progress.host == f"{service['metadata']['name']}.dc.svc"
     assert config.namespace == "dc"
+    assert config.lease == "demo-deepcoder-operator"
     labels = only(objects, "Deployment")["spec"]["template"]["metadata"]["labels"]
     assert config.pod_labels.items() <= labels.items()
     assert len(config.prices) == len(values.get("prices", []))
@@ -170,8 +198,8 @@ def test_only_pods_of_runs_reach_the_progress_port(helm: str) -> None:
 
 def test_optional_objects_are_left_out_by_default(helm: str) -> None:
     kinds = {o["kind"] for o in render(helm)}
-    assert not kinds & {"ServiceMonitor", "PodDisruptionBudget"}
-    assert {"ServiceMonitor", "PodDisruptionBudget"} <= {o["kind"] for o in render(helm, EVERYTHING)}
+    assert not kinds & {"ServiceMonitor"}
+    assert {"ServiceMonitor"} <= {o["kind"] for o in render(helm, EVERYTHING)}
 
 
 def test_release_named_deepcoder_does_not_repeat_itself(helm: str) -> None:
@@ -223,7 +251,7 @@ def test_crds_can_be_left_out_or_let_go(helm: str) -> None:
 @pytest.mark.parametrize(
     "values",
     [
-        {"replicas": 2},
+        {"replicas": 0},
         {"images": {"operater": "x"}},
         {"progress": {"port": "8443"}},
         {"prices": [{"nodeSelector": {"gpu": "h100"}}]},
