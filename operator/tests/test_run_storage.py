@@ -25,7 +25,14 @@ from deepcoder_operator.domain.query import StorageQuery
 from deepcoder_operator.domain.resolve import storage_key
 from deepcoder_operator.domain.world import StorageView, StoredStage
 from deepcoder_operator.storage import s3
-from deepcoder_operator.storage.reader import RunFolder, check_folder, claim_folder, read_stage, resolve_origin
+from deepcoder_operator.storage.reader import (
+    Rejections,
+    RunFolder,
+    check_folder,
+    claim_folder,
+    read_stage,
+    resolve_origin,
+)
 from deepcoder_operator.storage.s3 import Bucket, Buckets, Credentials, StorageProblem, Target
 from deepcoder_operator.storage.service import StorageService, _answer
 from deepcoder_operator.storage.verify import Damaged, read_manifest, verify_files
@@ -249,6 +256,50 @@ def test_admission_looks_and_leaves_no_trace(folder: Folder) -> None:
     run = make_run(checkpoint={"s3": {"bucket": s3_server.BUCKET, "prefix": folder.key}})
     assert _answer(folder.bucket(), run, StorageQuery(admission=True)) == StorageView()
     assert folder.bucket().objects(f"{folder.key}/") == []
+
+
+def asked(folder: Folder) -> list[tuple[str, str]]:
+    """Requests that the folder's client sends from now on, by method and key."""
+    sent: list[tuple[str, str]] = []
+    client: Any = folder.run.bucket._client
+    client.meta.events.register(
+        "before-send.s3", lambda request, **_: sent.append((request.method, request.url.partition("?")[0]))
+    )
+    return sent
+
+
+def test_claims_of_earlier_attempts_are_not_asked_for(folder: Folder) -> None:
+    """A run has had up to 999 attempts; only a later one can make a commit too late."""
+    for ordinal in range(1, 9):
+        folder.claim(ordinal)
+    folder.save(10, 7)
+    sent = asked(folder)
+    found = folder.read(ordinal=8).newest
+    assert found is not None
+    assert (found.step, found.ordinal) == (10, 7)
+    assert [url.rsplit("/", 2)[-2] for method, url in sent if method == "HEAD" and "claim" in url] == ["008"]
+
+
+def test_damaged_checkpoint_is_not_looked_at_again_for_a_while(folder: Folder) -> None:
+    now = [0.0]
+    rejections = Rejections(lambda: now[0])
+    folder.save(10, 1)
+    folder.save(20, 1)
+    folder.put(checkpoint_dir("short", 20, 1) + "/w.bin", b"weights 2x")
+
+    def look() -> tuple[list[str], StoredStage]:
+        sent = asked(folder)
+        found = read_stage(folder.run, "short", evaluate=False, ordinal=None, known=frozenset(), rejections=rejections)
+        return [url for method, url in sent if method == "HEAD" and "step-000020" in url], found
+
+    first, second = look(), look()
+    assert (len(first[0]), len(second[0])) == (1, 0)
+    assert first[1] == second[1]
+    folder.put(checkpoint_dir("short", 20, 1) + "/w.bin", b"weights 20")
+    now[0] = 300.0
+    found = look()[1].newest
+    assert found is not None
+    assert found.step == 20
 
 
 async def test_document_is_put_below_the_runs_folder_and_never_replaces_one(folder: Folder) -> None:

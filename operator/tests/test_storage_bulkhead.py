@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+import s3_server
+from plan_world import make_run
 
-from deepcoder_operator.storage.s3 import Buckets, Credentials, Target
+from deepcoder_operator.domain.query import StorageQuery
+from deepcoder_operator.storage import bulkhead as bulkheads
+from deepcoder_operator.storage.bulkhead import Bulkhead
+from deepcoder_operator.storage.s3 import Buckets, Credentials, StorageProblem, Target, Unheard
+from deepcoder_operator.storage.service import StorageService
+
+AWAY = StorageProblem("StorageUnreachable", "nobody is there")
 
 _SIXTY_FOUR = """
 from deepcoder_operator.storage.s3 import Buckets, Credentials, Target
@@ -51,3 +65,196 @@ def test_known_tenant_does_not_wait_while_a_client_is_made_for_another(monkeypat
     made.set()
     thread.join(10)
     assert not waited
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Question:
+    """Blocks until the test answers it; counts how many ask at once."""
+
+    def __init__(self) -> None:
+        self.asked = self.now = self.most = 0
+        self.unheard: list[threading.Event] = []
+        self._answer = threading.Event()
+        self._lock = threading.Lock()
+
+    def __call__(self, unheard: threading.Event) -> str:
+        with self._lock:
+            self.asked, self.now = self.asked + 1, self.now + 1
+            self.most = max(self.most, self.now)
+            self.unheard.append(unheard)
+        self._answer.wait(20)
+        with self._lock:
+            self.now -= 1
+        return "answer"
+
+    def answer(self) -> None:
+        self._answer.set()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def bulkhead(clock: Clock) -> Iterator[Bulkhead]:
+    made = Bulkhead(clock)
+    yield made
+    made.close()
+
+
+async def eventually(holds: Any) -> None:
+    async with asyncio.timeout(10):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
+async def test_bucket_has_one_thread_until_it_has_answered_and_a_few_then(bulkhead: Bulkhead) -> None:
+    first, later, other = Question(), Question(), Question()
+    asked = [asyncio.create_task(bulkhead.ask("b", "s3", 10, first)) for _ in range(3)]
+    await eventually(lambda: first.asked)
+    elsewhere = asyncio.create_task(bulkhead.ask("other", "s3", 10, other))
+    await eventually(lambda: other.asked)
+    assert first.now == 1
+    first.answer()
+    other.answer()
+    await asyncio.gather(*asked, elsewhere)
+    asked = [asyncio.create_task(bulkhead.ask("b", "s3", 10, later)) for _ in range(20)]
+    await eventually(lambda: later.now == bulkheads.AT_ONCE)
+    later.answer()
+    assert await asyncio.gather(*asked) == ["answer"] * 20
+    assert later.most == bulkheads.AT_ONCE
+
+
+async def test_after_a_question_found_nobody_the_others_are_told_so_without_asking(
+    bulkhead: Bulkhead, clock: Clock
+) -> None:
+    asked: list[float] = []
+
+    def away(_: threading.Event) -> str:
+        asked.append(clock.now)
+        raise AWAY
+
+    answers = await asyncio.gather(*(bulkhead.ask("b", "s3", 10, away) for _ in range(40)), return_exceptions=True)
+    assert all(isinstance(a, StorageProblem) and a.problem == AWAY.problem for a in answers)
+    assert len(asked) == 1
+    clock.now = bulkheads.OPEN_SECONDS
+    with pytest.raises(StorageProblem):
+        await bulkhead.ask("b", "s3", 10, away)
+    assert len(asked) == 2
+
+
+async def test_refusal_is_an_answer_and_shuts_nobody_out(bulkhead: Bulkhead) -> None:
+    refused = StorageProblem("CredentialsRefused", "mend its keys")
+
+    def refuse(_: threading.Event) -> str:
+        raise refused
+
+    with pytest.raises(StorageProblem, match="mend"):
+        await bulkhead.ask("b", "s3", 10, refuse)
+    assert await bulkhead.ask("b", "s3", 10, lambda _: "answer") == "answer"
+
+
+async def test_question_past_its_deadline_is_told_to_stop_and_keeps_its_place_until_it_has(
+    bulkhead: Bulkhead, clock: Clock
+) -> None:
+    slow, next_one = Question(), Question()
+    next_one.answer()
+    with pytest.raises(StorageProblem, match="no answer in"):
+        await bulkhead.ask("b", "s3", 0.05, slow)
+    assert slow.unheard[0].is_set()
+    clock.now = bulkheads.OPEN_SECONDS
+    waiting = asyncio.create_task(bulkhead.ask("b", "s3", 10, next_one))
+    await asyncio.sleep(0.1)
+    assert next_one.asked == 0, "the thread of the first is still at it"
+    slow.answer()
+    assert await waiting == "answer"
+
+
+async def test_waiting_for_a_place_is_bounded(bulkhead: Bulkhead, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulkheads, "WAIT_SECONDS", 0.05)
+    slow = Question()
+    first = asyncio.create_task(bulkhead.ask("b", "s3", 10, slow))
+    await eventually(lambda: slow.asked)
+    with pytest.raises(StorageProblem, match="earlier questions"):
+        await bulkhead.ask("b", "s3", 10, slow)
+    slow.answer()
+    assert await first == "answer"
+
+
+async def test_question_that_is_given_up_frees_its_place(bulkhead: Bulkhead) -> None:
+    slow = Question()
+    asked = asyncio.create_task(bulkhead.ask("b", "s3", 10, slow))
+    await eventually(lambda: slow.asked)
+    asked.cancel()
+    await eventually(slow.unheard[0].is_set)
+    slow.answer()
+    assert await bulkhead.ask("b", "s3", 10, lambda _: "answer") == "answer"
+
+
+def test_bucket_that_nobody_waits_for_sends_no_further_request() -> None:
+    unheard = threading.Event()
+    bucket = Buckets().open(Target("http://127.0.0.1:9", None, Credentials("a", "s")), "b", unheard)
+    unheard.set()
+    for ask in (bucket.get, bucket.head, bucket.folders, bucket.objects, bucket.sha256):
+        with pytest.raises(Unheard):
+            ask("key/")
+    with pytest.raises(Unheard):
+        bucket.delete("key/")
+    with pytest.raises(Unheard):
+        bucket.put_once("key", b"")
+
+
+@pytest.fixture
+def blackhole() -> Iterator[str]:
+    """A server that takes connections and never says a word; those that wait are let go at the end."""
+    server = socket.socket()
+    server.bind(("127.0.0.1", 0))
+    server.listen(256)
+    yield f"http://127.0.0.1:{server.getsockname()[1]}"
+    server.close()
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[StorageService]:
+    class Reader:
+        async def read(self, *_: str) -> Credentials:
+            return Credentials(s3_server.ACCESS, s3_server.SECRET, source="Secret s3")
+
+    reader: Any = Reader()
+    made = StorageService(reader, [])
+    yield made
+    made.close()
+
+
+def run_at(endpoint: str, bucket: str) -> Any:
+    return make_run(checkpoint={"s3": {"bucket": bucket, "endpoint": endpoint, "credentialsSecretRef": {"name": "s3"}}})
+
+
+@pytest.mark.s3
+async def test_forty_runs_at_servers_that_never_answer_do_not_delay_another(
+    service: StorageService, blackhole: str, tmp_path: Path
+) -> None:
+    program = s3_server.program()
+    if program is None:
+        pytest.skip("the S3 server has not been built: run `python -m devcluster build`")
+    look = StorageQuery(admission=True)
+    with s3_server.running(tmp_path, program) as server:
+        await service.answer(run_at(server.endpoint, s3_server.BUCKET), look)
+        dead = [asyncio.create_task(service.answer(run_at(blackhole, f"dead-{i % 20}"), look)) for i in range(40)]
+        await asyncio.sleep(1)
+        began = time.monotonic()
+        answer = await service.answer(run_at(server.endpoint, s3_server.BUCKET), look)
+        assert answer.problem is None
+        assert time.monotonic() - began < 3
+        assert not any(task.done() for task in dead)
+        for task in dead:
+            task.cancel()
+        await asyncio.gather(*dead, return_exceptions=True)

@@ -10,7 +10,9 @@ later release can find it begun with another. A trainer that is started by hand 
 
 from __future__ import annotations
 
-from collections.abc import Set
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -22,6 +24,7 @@ from deepcoder_contracts.layout import (
     MANIFEST,
     RUN,
     checkpoint_dir,
+    claim_key,
     exit_key,
     parse_checkpoint_dir,
     parse_evaluation_dir,
@@ -37,6 +40,11 @@ from deepcoder_operator.storage.verify import Damaged, read_manifest, verify_fil
 MAX_LOOKED_AT = 20
 """Checkpoints that are looked at before giving up; older ones are pruned anyway."""
 
+REJECTED_SECONDS = 300.0
+"""For so long a checkpoint that was found damaged is not looked at again."""
+
+_REMEMBERED = 1000
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -47,6 +55,29 @@ class RunFolder:
     """Key prefix, without slashes at the ends."""
     run: RunIdentity
     config_digest: Digest
+
+
+class Rejections:
+    """Checkpoints that were found damaged, so that not every look at their stage asks for all their files again."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._found: OrderedDict[tuple[str, Digest], tuple[float, str]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def find(self, uri: str, digest: Digest) -> str | None:
+        """What was found a short while ago."""
+        with self._lock:
+            at, text = self._found.get((uri, digest), (float("-inf"), ""))
+            return text if self._clock() - at < REJECTED_SECONDS else None
+
+    def add(self, uri: str, digest: Digest, text: str) -> None:
+        """It is damaged; the oldest finding goes when there are too many."""
+        with self._lock:
+            self._found[(uri, digest)] = (self._clock(), text)
+            self._found.move_to_end((uri, digest))
+            if len(self._found) > _REMEMBERED:
+                self._found.popitem(last=False)
 
 
 def check_folder(bucket: Bucket, key: str, run: RunIdentity, config_digest: Digest | None) -> bool:
@@ -104,13 +135,21 @@ def resolve_origin(bucket: Bucket, origin: FromCheckpoint) -> ParentRef:
     return ParentRef(uri=origin.uri.rstrip("/"), digest=digest)
 
 
-def read_stage(folder: RunFolder, stage: str, *, evaluate: bool, ordinal: int | None, known: Set[str]) -> StoredStage:
+def read_stage(
+    folder: RunFolder,
+    stage: str,
+    *,
+    evaluate: bool,
+    ordinal: int | None,
+    known: Set[str],
+    rejections: Rejections | None = None,
+) -> StoredStage:
     """A stage's newest verified checkpoint or results, and how an attempt ended. `known` digests are verified."""
     exit_record = _exit(folder, stage, ordinal) if ordinal else None
     if evaluate:
         return _evaluation(folder, stage, exit_record)
     root = f"{folder.key}/{stage}"
-    claims = _claims(folder, stage)
+    claims = _Claims(folder, stage)
     named = [n for n in map(parse_checkpoint_dir, folder.bucket.folders(f"{root}/")) if n]
     rejected: list[str] = []
     for name in sorted(named, reverse=True)[:MAX_LOOKED_AT]:
@@ -120,7 +159,7 @@ def read_stage(folder: RunFolder, stage: str, *, evaluate: bool, ordinal: int | 
         except Missing:
             continue
         uri = f"s3://{folder.bucket.name}/{folder.key}/{path}"
-        if not candidates([StoredCheckpoint(name.step, name.ordinal, committed, path)], claims):
+        if not candidates([StoredCheckpoint(name.step, name.ordinal, committed, path)], claims.above(name.ordinal)):
             rejected.append(f"{path} was committed after a later attempt had begun")
             continue
         digest = sha256_digest(data)
@@ -130,7 +169,7 @@ def read_stage(folder: RunFolder, stage: str, *, evaluate: bool, ordinal: int | 
             if (manifest.step, manifest.ordinal) != name:
                 raise Damaged(f"{uri} says step {manifest.step} of attempt {manifest.ordinal}")
             if digest not in known:
-                verify_files(folder.bucket, f"{folder.key}/{path}", manifest)
+                _verify(folder.bucket, f"{folder.key}/{path}", manifest, digest, rejections)
         except Damaged as e:
             rejected.append(str(e))
             continue
@@ -185,16 +224,43 @@ def _belongs(folder: RunFolder, manifest: Manifest, kind: ManifestKind, stage: s
         raise Damaged(f"a manifest of {stage} says that it is the {manifest.kind} of stage {manifest.stage}")
 
 
-def _claims(folder: RunFolder, stage: str) -> dict[int, datetime]:
-    prefix = f"{folder.key}/{stage}/attempts/"
-    found: dict[int, datetime] = {}
-    for ordinal in folder.bucket.folders(prefix):
-        if ordinal.isdigit():
+def _verify(bucket: Bucket, path: str, manifest: Manifest, digest: Digest, rejections: Rejections | None) -> None:
+    """Look at every file, unless that was done a short while ago and found damage."""
+    uri = f"s3://{bucket.name}/{path}"
+    if rejections is not None and (text := rejections.find(uri, digest)):
+        raise Damaged(text)
+    try:
+        verify_files(bucket, path, manifest)
+    except Damaged as e:
+        if rejections is not None:
+            rejections.add(uri, digest, str(e))
+        raise
+
+
+class _Claims:
+    """When storage received each attempt's claim; asked for only where it can make a difference."""
+
+    def __init__(self, folder: RunFolder, stage: str) -> None:
+        self._folder, self._stage = folder, stage
+        self._ordinals: list[int] | None = None
+        self._times: dict[int, datetime | None] = {}
+
+    def above(self, ordinal: int) -> dict[int, datetime]:
+        """The claims of later attempts: only they can make a commit of this one too late."""
+        if self._ordinals is None:
+            names = self._folder.bucket.folders(f"{self._folder.key}/{self._stage}/attempts/")
+            self._ordinals = [int(name) for name in names if name.isdigit()]
+        found = {o: self._time(o) for o in self._ordinals if o > ordinal}
+        return {o: at for o, at in found.items() if at is not None}
+
+    def _time(self, ordinal: int) -> datetime | None:
+        if ordinal not in self._times:
             try:
-                found[int(ordinal)] = folder.bucket.head(f"{prefix}{ordinal}/claim.json").modified
+                key = f"{self._folder.key}/{claim_key(self._stage, ordinal)}"
+                self._times[ordinal] = self._folder.bucket.head(key).modified
             except Missing:
-                continue
-    return found
+                self._times[ordinal] = None
+        return self._times[ordinal]
 
 
 def _exit(folder: RunFolder, stage: str, ordinal: int) -> ExitRecord | None:

@@ -40,6 +40,9 @@ _ATTEMPTS = 3
 _CLIENTS = 64
 _PIECE_BYTES = 1024 * 1024
 
+UNREACHABLE = "StorageUnreachable"
+"""Reason of a problem that says nothing of the run: nobody answered."""
+
 MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
 """Largest manifest, claim or record that is read; a manifest of ten thousand files has 2 MB."""
 
@@ -97,11 +100,16 @@ class Stored:
     checksum: str | None = None
 
 
+class Unheard(Exception):
+    """Nobody waits for the answer any more, so no further request is sent."""
+
+
 class Bucket:
     """A bucket at a target."""
 
-    def __init__(self, client: S3Client, target: Target, name: str) -> None:
-        self._client, self._target, self.name = client, target, name
+    def __init__(self, client: S3Client, target: Target, name: str, unheard: threading.Event | None = None) -> None:
+        """`unheard` is set when nobody waits for what is asked any more; then every method raises `Unheard`."""
+        self._client, self._target, self.name, self._unheard = client, target, name, unheard
 
     def get(self, key: str) -> tuple[bytes, datetime]:
         """Content of a document and time of commit; raises `Missing`, and `StorageProblem` for what is no document."""
@@ -122,6 +130,7 @@ class Bucket:
         found = hashlib.sha256()
         with self._translated(key), closing(self._client.get_object(Bucket=self.name, Key=key)["Body"]) as body:
             for piece in body.iter_chunks(_PIECE_BYTES):
+                self._check_heard()
                 found.update(piece)
         return found.hexdigest()
 
@@ -142,15 +151,21 @@ class Bucket:
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.name, Prefix=prefix, Delimiter="/"
             )
-            return [
-                p["Prefix"].rstrip("/").rsplit("/", 1)[-1] for page in pages for p in page.get("CommonPrefixes", [])
-            ]
+            found = []
+            for page in pages:
+                self._check_heard()
+                found += [p["Prefix"].rstrip("/").rsplit("/", 1)[-1] for p in page.get("CommonPrefixes", [])]
+            return found
 
     def objects(self, prefix: str) -> list[Stored]:
         """Everything below a prefix."""
         with self._translated(prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
-            return [Stored(o["Key"], o["Size"], o["LastModified"]) for page in pages for o in page.get("Contents", [])]
+            found = []
+            for page in pages:
+                self._check_heard()
+                found += [Stored(o["Key"], o["Size"], o["LastModified"]) for o in page.get("Contents", [])]
+            return found
 
     def delete(self, prefix: str) -> int:
         """Delete everything below a prefix that ends in a slash; the number of objects."""
@@ -159,6 +174,7 @@ class Bucket:
         count = 0
         with self._translated(prefix):
             for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix):
+                self._check_heard()
                 keys = [{"Key": o["Key"]} for o in page.get("Contents", [])]
                 if not keys:
                     continue
@@ -169,9 +185,14 @@ class Bucket:
                 count += len(keys)
         return count
 
+    def _check_heard(self) -> None:
+        if self._unheard is not None and self._unheard.is_set():
+            raise Unheard(self.name)
+
     @contextmanager
     def _translated(self, key: str) -> Iterator[None]:
         """Turn boto3's errors into ours."""
+        self._check_heard()
         where = f"s3://{self.name}/{key}"
         server = self._target.endpoint or "AWS"
         source = self._target.credentials.source
@@ -203,7 +224,7 @@ class Bucket:
         except EndpointProviderError as e:
             raise _endpoint_invalid(self._target) from e
         except BotoCoreError as e:
-            raise StorageProblem("StorageUnreachable", f"{server} cannot be reached: {type(e).__name__}: {e}") from e
+            raise StorageProblem(UNREACHABLE, f"{server} cannot be reached: {type(e).__name__}: {e}") from e
 
 
 class Buckets:
@@ -221,8 +242,8 @@ class Buckets:
         self._clients: OrderedDict[str, S3Client] = OrderedDict()
         self._files = tempfile.TemporaryDirectory(prefix="deepcoder-s3-")
 
-    def open(self, target: Target, bucket: str) -> Bucket:
-        """A bucket; nothing is asked of the server yet."""
+    def open(self, target: Target, bucket: str, unheard: threading.Event | None = None) -> Bucket:
+        """A bucket; nothing is asked of the server yet. See `Bucket` for `unheard`."""
         c = target.credentials
         parts = (target.endpoint, target.region, c.access_key, c.secret_key, c.session_token, c.ca)
         key = hashlib.sha256(repr(parts).encode()).hexdigest()
@@ -230,7 +251,7 @@ class Buckets:
         if client is None:
             with self._making:
                 client = self._known(key) or self._keep(key, self._make(target, key))
-        return Bucket(client, target, bucket)
+        return Bucket(client, target, bucket, unheard)
 
     def _known(self, key: str) -> S3Client | None:
         with self._lock:

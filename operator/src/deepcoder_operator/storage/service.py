@@ -1,16 +1,15 @@
-"""Storage for the controllers: credentials, threads and deadlines around the blocking reader.
+"""Storage for the controllers: credentials, a bulkhead and deadlines around the blocking reader.
 
-A problem is an answer, not an exception: it becomes a condition. A question that runs past its deadline is answered
-with `StorageUnreachable`; its thread ends by the client's own time-outs.
+A problem is an answer, not an exception: it becomes a condition. Questions are slow, and those to a server that is away
+slower still, so whoever asks gives up meanwhile what others need (`aside`: its place among the passes).
 """
 
 from __future__ import annotations
 
-import asyncio
+import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from typing import TypeVar
 
 from deepcoder_contracts.manifest import ParentRef
@@ -20,14 +19,21 @@ from deepcoder_operator.api.run import DeepCoderRun
 from deepcoder_operator.domain.query import StorageQuery
 from deepcoder_operator.domain.resolve import identity, storage_key
 from deepcoder_operator.domain.world import Problem, StorageView, StoredStage
+from deepcoder_operator.storage.bulkhead import Bulkhead
 from deepcoder_operator.storage.credentials import CredentialReader
-from deepcoder_operator.storage.reader import RunFolder, check_folder, claim_folder, read_stage, resolve_origin
+from deepcoder_operator.storage.reader import (
+    Rejections,
+    RunFolder,
+    check_folder,
+    claim_folder,
+    read_stage,
+    resolve_origin,
+)
 from deepcoder_operator.storage.s3 import Bucket, Buckets, Credentials, Exists, StorageProblem, Target
 
 DEADLINE_SECONDS = 60.0
 DELETE_SECONDS = 300.0
 PUT_SECONDS = 20.0
-_THREADS = 16
 
 T = TypeVar("T")
 
@@ -39,17 +45,22 @@ class StorageService:
         self._credentials = credentials
         self._allowed = [e.rstrip("/") for e in allowed_endpoints]
         self._buckets = Buckets()
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="s3")
+        self._bulkhead = Bulkhead()
+        self._rejections = Rejections(time.monotonic)
+        self.aside: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
+        """Entered while storage is waited for."""
 
     def close(self) -> None:
         """Take no more questions."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._bulkhead.close()
 
     async def answer(self, run: DeepCoderRun, query: StorageQuery) -> StorageView:
         """The answer, which may be a problem."""
         started = time.monotonic()
         try:
-            return await self._in_thread(run, DEADLINE_SECONDS, lambda bucket: _answer(bucket, run, query))
+            return await self._in_thread(
+                run, DEADLINE_SECONDS, lambda bucket: _answer(bucket, run, query, self._rejections)
+            )
         except StorageProblem as e:
             metrics.STORAGE_PROBLEMS.labels(reason=e.problem.reason).inc()
             return StorageView(problem=e.problem)
@@ -96,22 +107,22 @@ class StorageService:
             )
         target = Target(s3.endpoint, s3.region, await self.credentials(run))
 
-        def work() -> T:
-            return ask(self._buckets.open(target, s3.bucket))
+        def work(unheard: threading.Event) -> T:
+            return ask(self._buckets.open(target, s3.bucket, unheard))
 
         try:
-            async with asyncio.timeout(seconds):
-                return await asyncio.get_running_loop().run_in_executor(self._pool, work)
-        except TimeoutError:
-            server = s3.endpoint or "AWS"
-            raise StorageProblem("StorageUnreachable", f"{server} gave no answer in {seconds:.0f} s") from None
+            async with self.aside():
+                key = (s3.endpoint, s3.region, s3.bucket)
+                return await self._bulkhead.ask(key, s3.endpoint or "AWS", seconds, work)
         except StorageProblem as e:
             if e.problem.reason == "CredentialsRefused" and s3.credentials_secret_ref:
                 self._credentials.forget(run.metadata.namespace, s3.credentials_secret_ref.name)
             raise
 
 
-def _answer(bucket: Bucket, run: DeepCoderRun, query: StorageQuery) -> StorageView:
+def _answer(
+    bucket: Bucket, run: DeepCoderRun, query: StorageQuery, rejections: Rejections | None = None
+) -> StorageView:
     status = run.status
     provenance = status.provenance
     origin: ParentRef | None = provenance.from_ if provenance else None
@@ -128,5 +139,7 @@ def _answer(bucket: Bucket, run: DeepCoderRun, query: StorageQuery) -> StorageVi
         folder = RunFolder(bucket, storage_key(run), identity(run), provenance.config_digest)
         known = {c.digest for c in status.checkpoints}
         evaluate = spec.type is StageType.EVALUATE
-        stage = read_stage(folder, spec.name, evaluate=evaluate, ordinal=query.ordinal, known=known)
+        stage = read_stage(
+            folder, spec.name, evaluate=evaluate, ordinal=query.ordinal, known=known, rejections=rejections
+        )
     return StorageView(stage=stage, origin=origin)
