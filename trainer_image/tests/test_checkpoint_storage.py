@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -162,39 +161,3 @@ def test_a_server_that_is_not_there_is_unavailable_within_bounded_retries(monkey
     monkeypatch.setattr(storage_s3, "_ATTEMPTS", 2)
     with pytest.raises(StorageUnavailable, match=r"127\.0\.0\.1:9"):
         open_storage("s3://bucket/x", "http://127.0.0.1:9").get_bytes("k")
-
-
-@pytest.mark.s3
-def test_s3_takes_large_files_in_parts_each_with_its_checksum(
-    s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(storage_s3, "_PART_BYTES", 5 << 20)
-    store = open_storage(f"s3://{s3.bucket}/{uuid4()}", s3.endpoint)
-    data = bytes(range(256)) * (11 << 12)
-    (tmp_path / "big").write_bytes(data)
-    stored = store.put_file("big", tmp_path / "big")
-    assert stored.size == len(data)
-    assert stored.checksum is not None
-    assert stored.checksum.endswith("-3")
-    assert store.get_file("big", tmp_path / "back") == hashlib.sha256(data).hexdigest()
-
-
-@pytest.mark.s3
-def test_an_upload_in_parts_that_fails_leaves_nothing(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage_s3, "_PART_BYTES", 5 << 20)
-    prefix = str(uuid4())
-    store: Any = open_storage(f"s3://{s3.bucket}/{prefix}", s3.endpoint)
-    (tmp_path / "big").write_bytes(bytes(11 << 20))
-    upload_part: Callable[..., Any] = store._client.upload_part
-
-    def fail_on_the_second(**kwargs: Any) -> Any:
-        if kwargs["PartNumber"] == 2:
-            kwargs["ChecksumSHA256"] = base64.b64encode(bytes(32)).decode()
-        return upload_part(**kwargs)
-
-    monkeypatch.setattr(store._client, "upload_part", fail_on_the_second)
-    with pytest.raises((ChecksumMismatch, StorageUnavailable)):
-        store.put_file("big", tmp_path / "big")
-    assert store.head("big") is None
-    answer = store._client.list_multipart_uploads(Bucket=s3.bucket, Prefix=prefix)
-    assert not answer.get("Uploads")

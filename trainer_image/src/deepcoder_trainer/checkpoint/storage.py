@@ -37,6 +37,9 @@ class StoredObject:
     checksum: str | None = None
     """S3's ChecksumSHA256 (base64, `…-N` for N parts); None from a listing or on a file system."""
 
+    sha256: str | None = None
+    """Of the content that was put, hexadecimal; None where nothing was put."""
+
 
 class ObjectStore(Protocol):
     """A root under which objects are put, got and listed. Keys are relative to it, with `/` between segments."""
@@ -45,7 +48,7 @@ class ObjectStore(Protocol):
     """The root, `s3://bucket/prefix` or `file:///path`, without a trailing slash."""
 
     def put_file(self, key: str, path: Path) -> StoredObject:
-        """Upload a file, replacing what was there."""
+        """Upload a file, replacing what was there; the answer has its SHA-256."""
         ...
 
     def put_bytes(self, key: str, data: bytes, *, if_absent: bool = False) -> StoredObject:

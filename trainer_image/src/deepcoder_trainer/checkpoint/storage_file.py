@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -38,10 +39,10 @@ class FileStore:
         """See `ObjectStore`."""
         with self._writing(key) as temporary:
             shutil.copyfile(path, temporary)
-            if (expected := file_sha256(path)) != file_sha256(temporary):
-                raise ChecksumMismatch(f"{self.uri}/{key}: the copy differs from {path} (sha256 {expected})")
+            if (sha256 := file_sha256(path)) != file_sha256(temporary):
+                raise ChecksumMismatch(f"{self.uri}/{key}: the copy differs from {path} (sha256 {sha256})")
             temporary.replace(self._path(key))
-        return self._stat(key)
+        return replace(self._stat(key), sha256=sha256)
 
     def put_bytes(self, key: str, data: bytes, *, if_absent: bool = False) -> StoredObject:
         """See `ObjectStore`."""

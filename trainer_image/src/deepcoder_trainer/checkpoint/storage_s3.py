@@ -1,9 +1,10 @@
 """S3 as an object store: explicit time-outs, bounded retries, and SHA-256 on every byte that is put.
 
 boto3 retries connection errors, time-outs, throttling and server errors itself, up to `_ATTEMPTS` times; what is
-left after that is raised as one of our errors, told apart by what the caller must do. Files above `_PART_BYTES` go
-up in parts, each with its own checksum; an upload that fails is aborted, and one that was killed leaves parts which
-only a bucket's life-cycle rule removes. Addressing is by path wherever an endpoint is given, since servers other
+left after that is raised as one of our errors, told apart by what the caller must do. Files above `_PART_BYTES` are
+read once and go up in parts, a few at a time, each with its own checksum: a file holds no more memory than those few.
+An upload that fails is aborted, and one that was killed leaves parts which only a bucket's life-cycle rule removes.
+Addressing is by path wherever an endpoint is given, since servers other
 than AWS rarely have a wildcard host name.
 """
 
@@ -11,9 +12,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
+import logging
 import threading
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,11 +39,16 @@ from deepcoder_trainer.checkpoint.storage import CHUNK, StoredObject, refuse_tra
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
 _ATTEMPTS = 5
 _CONNECT_SECONDS = 5
 _READ_SECONDS = 60
-_PART_BYTES = 64 << 20
+_PART_BYTES = 16 << 20
+_PARALLEL_PARTS = 4
+"""Parts of one file that are in memory and on their way; `transfer` puts as many files at once."""
+_MOST_PARTS = 10_000
+"""Of one object, by S3's own limit."""
 
 _DENIED = {
     "AccessDenied",
@@ -52,6 +63,8 @@ _MISSING = {"NoSuchKey", "NotFound", "404"}
 _CONFLICT = {"PreconditionFailed", "412"}
 _CHECKSUM = {"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"}
 _RETRIED_CONFLICT = {"ConditionalRequestConflict", "409"}
+
+log = logging.getLogger(__name__)
 
 
 class S3Store:
@@ -69,8 +82,8 @@ class S3Store:
     def put_file(self, key: str, path: Path) -> StoredObject:
         """See `ObjectStore`."""
         if path.stat().st_size > _PART_BYTES:
-            self._put_parts(key, path)
-            return self._must_head(key)
+            sha256 = self._put_parts(key, path)
+            return replace(self._must_head(key), sha256=sha256)
         return self._put(key, path.read_bytes())
 
     def put_bytes(self, key: str, data: bytes, *, if_absent: bool = False) -> StoredObject:
@@ -171,7 +184,8 @@ class S3Store:
         return stored
 
     def _put(self, key: str, data: bytes, **conditions: Any) -> StoredObject:
-        checksum = base64.b64encode(hashlib.sha256(data).digest()).decode()
+        digest = hashlib.sha256(data)
+        checksum = base64.b64encode(digest.digest()).decode()
         for attempt in range(_ATTEMPTS):
             try:
                 with self._translated(key):
@@ -183,26 +197,44 @@ class S3Store:
                 # Another conditional put of the same key is in flight: S3 asks for the request to be repeated.
                 if attempt == _ATTEMPTS - 1:
                     raise
-        return self._must_head(key)
+        return replace(self._must_head(key), sha256=digest.hexdigest())
 
-    def _put_parts(self, key: str, path: Path) -> None:
+    def _put_parts(self, key: str, path: Path) -> str:
+        """Upload a file in parts; returns the whole's SHA-256, hexadecimal."""
+        part_bytes = max(_PART_BYTES, -(-path.stat().st_size // _MOST_PARTS))
+        whole = hashlib.sha256()
+        parts: list[CompletedPartTypeDef] = []
+        under_way: deque[Future[CompletedPartTypeDef]] = deque()
         with self._translated(key):
             where: dict[str, Any] = {"Bucket": self._bucket, "Key": self._key(key)}
-            upload = self._client.create_multipart_upload(**where, ChecksumAlgorithm="SHA256")["UploadId"]
+            where["UploadId"] = self._client.create_multipart_upload(**where, ChecksumAlgorithm="SHA256")["UploadId"]
             try:
-                parts: list[Any] = []
-                with path.open("rb") as f:
-                    while data := f.read(_PART_BYTES):
-                        checksum = base64.b64encode(hashlib.sha256(data).digest()).decode()
-                        number = len(parts) + 1
-                        answer = self._client.upload_part(
-                            **where, UploadId=upload, PartNumber=number, Body=data, ChecksumSHA256=checksum
-                        )
-                        parts.append({"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": checksum})
-                self._client.complete_multipart_upload(**where, UploadId=upload, MultipartUpload={"Parts": parts})
-            except BaseException:
-                self._client.abort_multipart_upload(**where, UploadId=upload)
+                with path.open("rb") as f, ThreadPoolExecutor(_PARALLEL_PARTS) as pool:
+                    for number in itertools.count(1):
+                        if len(under_way) == _PARALLEL_PARTS:
+                            parts.append(under_way.popleft().result())
+                        if not (data := f.read(part_bytes)):
+                            break
+                        under_way.append(pool.submit(self._put_part, where, number, data))
+                        whole.update(data)
+                    parts += [part.result() for part in under_way]
+                self._client.complete_multipart_upload(**where, MultipartUpload={"Parts": parts})
+            except BaseException:  # when none of its parts is on its way any more
+                self._abort(where)
                 raise
+        return whole.hexdigest()
+
+    def _put_part(self, where: dict[str, Any], number: int, data: bytes) -> CompletedPartTypeDef:
+        checksum = base64.b64encode(hashlib.sha256(data).digest()).decode()
+        answer = self._client.upload_part(**where, PartNumber=number, Body=data, ChecksumSHA256=checksum)
+        return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": checksum}
+
+    def _abort(self, where: dict[str, Any]) -> None:
+        """Give up an upload that has failed; what it failed of is what the caller has to be told."""
+        try:
+            self._client.abort_multipart_upload(**where)
+        except (ClientError, BotoCoreError) as e:
+            log.warning("%s: its parts stay until a life-cycle rule removes them: %s", where["Key"], e)
 
     def _chunks(self, key: str) -> Iterator[bytes]:
         with self._translated(key):

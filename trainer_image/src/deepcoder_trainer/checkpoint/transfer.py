@@ -22,7 +22,7 @@ from deepcoder_trainer.checkpoint.errors import (
     ObjectMissing,
     StorageUnavailable,
 )
-from deepcoder_trainer.checkpoint.storage import ObjectStore, file_sha256, join_key, refuse_traversal
+from deepcoder_trainer.checkpoint.storage import ObjectStore, join_key, refuse_traversal
 
 PARALLEL = 4
 """Files on their way at once."""
@@ -41,11 +41,11 @@ def upload_files(store: ObjectStore, prefix: str, root: Path, files: Sequence[Pa
 
     def put(path: Path) -> FileEntry:
         relative = path.relative_to(root).as_posix()
-        sha256 = file_sha256(path)
         stored = _retried(lambda: store.put_file(join_key(prefix, relative), path), f"upload of {relative}")
         if stored.size != path.stat().st_size:
             raise ChecksumMismatch(f"{store.uri}/{prefix}/{relative} has {stored.size} bytes after its upload")
-        return FileEntry(path=relative, size=stored.size, sha256=sha256, s3_checksum=stored.checksum)
+        assert stored.sha256 is not None, "what was put has one"
+        return FileEntry(path=relative, size=stored.size, sha256=stored.sha256, s3_checksum=stored.checksum)
 
     with ThreadPoolExecutor(PARALLEL) as pool:
         return list(pool.map(put, files))
