@@ -8,13 +8,14 @@ may be away.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from run_manifests import run_manifest
 
-from deepcoder_contracts.base import sha256_digest
+from deepcoder_contracts.base import Digest, sha256_digest
 from deepcoder_contracts.exit import ExitRecord
 from deepcoder_contracts.gate import GateRecord
 from deepcoder_contracts.progress import ProgressReport, TrainerPhase
@@ -55,13 +56,37 @@ def make_run(**spec: Any) -> DeepCoderRun:
     return DeepCoderRun.model_validate(manifest)
 
 
-def checkpoint(stage: str, step: int, ordinal: int, *, final: bool = False, at: datetime = START) -> CheckpointStatus:
+def checkpoint(
+    stage: str, step: int, ordinal: int, *, final: bool = False, at: datetime = START, parent: Digest | None = None
+) -> CheckpointStatus:
     """A verified checkpoint."""
     uri = f"s3://deepcoder/ml/demo-01234567/{stage}/step-{step:06d}.a{ordinal:03d}"
     return CheckpointStatus(
         uri=uri, digest=sha256_digest(uri.encode()), stage=stage, step=step, ordinal=ordinal, final=final,
-        committed_time=at,
+        parent_digest=parent, committed_time=at,
     )  # fmt: skip
+
+
+@dataclass
+class Meter:
+    """What the pods' GPUs were used for, told from the pods alone: the planner's ledger has to agree."""
+
+    running: dict[str, PodView] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def read(self, pods: Iterable[PodView], now: datetime) -> None:
+        """A look at the pods; what is no longer there has ended by now."""
+        seen = {p.name: p for p in pods if p.gpus and p.scheduled}
+        for name, pod in list(self.running.items()):
+            if name not in seen or seen[name].finished:
+                self.seconds += _used(pod, seen[name].finished or now if name in seen else now)
+                del self.running[name]
+        self.running |= {name: p for name, p in seen.items() if not p.finished}
+
+
+def _used(pod: PodView, until: datetime) -> float:
+    assert pod.scheduled is not None
+    return pod.gpus * max((until - pod.scheduled).total_seconds(), 0.0)
 
 
 @dataclass
@@ -87,6 +112,11 @@ class Cluster:
     """Whether KubeRay acts."""
     kubelet: bool = True
     """Whether the nodes' kubelets act."""
+    watching_since: datetime = START - timedelta(days=1)
+    """When the operator's process began."""
+    meter: Meter = field(default_factory=Meter)
+    gpus: int = 0
+    """GPUs of each attempt's learner; none: an attempt has no such pod."""
 
     def world(self) -> World:
         """What a pass observes."""
@@ -99,7 +129,7 @@ class Cluster:
             pods=tuple(self.pods.values()),
             pool=self.pool,
             beat=self.beat,
-            watching_since=START,
+            watching_since=self.watching_since,
         )
         query = storage_query(self.run, world, self.now)
         if query is None:
@@ -122,6 +152,7 @@ class Cluster:
         if lose_status:
             return decided
         self.run = self.run.model_copy(update={"status": roundtrip(decided.status)})
+        self.meter.read(self.pods.values(), self.now)
         for action in decided.actions[:actions]:
             self.carry_out(action)
         return decided
@@ -227,6 +258,12 @@ class Cluster:
         if name in self.pods:
             name += f"-{self.heads}"
         self.pods[name] = PodView(name, f"head-{self.heads}", "head", attempt.ordinal, phase="Running", ready=True)
+        if self.gpus:
+            worker = f"{attempt.name}-learner-{self.heads}"
+            self.pods[worker] = PodView(
+                worker, f"learner-{self.heads}", "learner", attempt.ordinal, phase="Running", ready=True,
+                gpus=self.gpus, scheduled=self.now,
+            )  # fmt: skip
         self.change_job(job_status="RUNNING", deployment_status="Running", suspended=False)
 
     def report(
@@ -259,7 +296,12 @@ class Cluster:
         if stage.type is StageType.EVALUATE:
             self.stored[stage.name] = StoredStage(evaluated=True, metrics=metrics)
             return
-        made = checkpoint(stage.name, step, attempt.ordinal, final=final, at=self.now)
+        before = self.stored[stage.name].newest if stage.name in self.stored else None
+        if before is not None:
+            parent = before.parent_digest if (before.step, before.ordinal) == (step, attempt.ordinal) else before.digest
+        else:
+            parent = attempt.parent.digest if attempt.parent else None
+        made = checkpoint(stage.name, step, attempt.ordinal, final=final, at=self.now, parent=parent)
         self.stored[stage.name] = StoredStage(newest=made, gate=gate, metrics=metrics)
 
     def leave(self, code: int, reason: str = "Crashed") -> None:
@@ -304,7 +346,7 @@ class Cluster:
         self.run = self.run.model_copy(
             update={"metadata": self.run.metadata.model_copy(update=meta), "status": RunStatus()}
         )
-        self.pods, self.stored, self.exits, self.beat, self.pool = {}, {}, {}, None, None
+        self.pods, self.stored, self.exits, self.beat, self.pool, self.meter = {}, {}, {}, None, None, Meter()
         self.made = []
 
 

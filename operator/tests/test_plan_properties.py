@@ -45,11 +45,13 @@ class Chaos(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.cluster = Cluster(make_run(**SPEC))
+        self.cluster = Cluster(make_run(**SPEC), gpus=8)
         self.ordinal = 0
         self.made_at_end: int | None = None
         self.recorded: dict[str, str] = {}
         self.with_head: set[str] = set()
+        self.used = 0.0
+        self.wasted = 0.0
         self.runs = 1
 
     @property
@@ -113,9 +115,25 @@ class Chaos(RuleBasedStateMachine):
         self.start()
 
     @precondition(has_job)
-    @rule(step=st.integers(1, 20), final=st.booleans())
-    def trainer_saves(self, step: int, final: bool) -> None:
-        self.cluster.save(step, final=final)
+    @rule(steps=st.integers(0, 5), final=st.booleans())
+    def trainer_saves(self, steps: int, final: bool) -> None:
+        attempt = self.status.attempt
+        assert attempt is not None
+        stored = self.cluster.stored.get(self.cluster.run.spec.stages[attempt.stage_index].name)
+        step = stored.newest.step if stored and stored.newest else 0
+        self.cluster.save(min(step + steps, 20), final=final)
+
+    @rule(stage=st.sampled_from(["short", "long"]))
+    def storage_loses_the_newest_checkpoint(self, stage: str) -> None:
+        known = [c for c in self.status.checkpoints if c.stage == stage]
+        if stage in self.cluster.stored and len(known) > 1:
+            self.cluster.stored[stage] = replace(self.cluster.stored[stage], newest=known[1])
+
+    @rule()
+    def a_pod_ends_by_itself(self) -> None:
+        for name in sorted(self.cluster.meter.running)[:1]:
+            if name in self.cluster.pods:
+                self.cluster.pods[name] = replace(self.cluster.pods[name], finished=self.cluster.now)
 
     @precondition(has_job)
     @rule(step=st.integers(0, 20))
@@ -196,7 +214,7 @@ class Chaos(RuleBasedStateMachine):
 
     @initialize(hold=st.booleans(), queue=st.booleans())
     def run_is_made(self, hold: bool, queue: bool) -> None:
-        self.cluster = Cluster(make_run(**SPEC, scheduling={"queueName": "team"} if queue else {}))
+        self.cluster = Cluster(make_run(**SPEC, scheduling={"queueName": "team"} if queue else {}), gpus=8)
         self.cluster.settle()
         if not hold:
             self.user_approves()
@@ -231,6 +249,7 @@ class Chaos(RuleBasedStateMachine):
         self.runs += 1
         self.cluster.create_again(f"{UID[:-1]}{self.runs % 10}")
         self.ordinal, self.made_at_end, self.recorded = 0, None, {}
+        self.used = self.wasted = 0.0
 
     @invariant()
     def at_most_one_attempt_is_alive(self) -> None:
@@ -268,6 +287,22 @@ class Chaos(RuleBasedStateMachine):
     def every_child_was_intended_first(self) -> None:
         for job in self.cluster.jobs.values():
             assert job.ordinal <= self.status.ordinal or job.owner_uid != self.cluster.run.metadata.uid
+
+    @invariant()
+    def each_gpu_second_is_counted_once(self) -> None:
+        usage = self.status.usage
+        ended = [(e, e.ended_time) for e in usage.pods if e.ended_time]
+        waiting = sum(e.gpus * max((end - e.scheduled_time).total_seconds(), 0.0) for e, end in ended)
+        assert float(usage.gpu_seconds) + waiting == self.cluster.meter.seconds
+        assert not usage.estimated
+
+    @invariant()
+    def wasted_gpu_seconds_are_some_of_those_used_and_neither_falls(self) -> None:
+        used, wasted = float(self.status.usage.gpu_seconds), float(self.status.usage.wasted_gpu_seconds)
+        assert 0 <= wasted <= used
+        assert used >= self.used
+        assert wasted >= self.wasted
+        self.used, self.wasted = used, wasted
 
     @invariant()
     def a_complete_run_has_passed_each_of_its_stages(self) -> None:

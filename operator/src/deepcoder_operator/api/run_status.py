@@ -19,6 +19,7 @@ from deepcoder_operator.api.base import NAMED_MAP, DecimalString, Status
 from deepcoder_operator.api.condition import Conditions
 
 MAX_CHECKPOINTS = 20
+MAX_POD_ENTRIES = 4096
 
 
 class Phase(StrEnum):
@@ -73,6 +74,9 @@ class CheckpointStatus(Status):
 
     committed_time: datetime
     """When storage received its manifest."""
+
+    gpu_seconds: DecimalString | None = None
+    """GPU-seconds that went into it, without those that were wasted."""
 
 
 class StageStatus(Status):
@@ -206,10 +210,13 @@ class ProvenanceStatus(Status):
 
 
 class PodUsage(Status):
-    """A pod whose GPU time is not in the totals yet."""
+    """A pod whose GPU time is not in the totals yet: it runs, or its attempt is not settled."""
 
     name: str
     """Its name."""
+
+    ordinal: int = 0
+    """The attempt it belongs to."""
 
     gpus: int
     """GPUs it asks for."""
@@ -217,18 +224,25 @@ class PodUsage(Status):
     scheduled_time: datetime
     """When it was scheduled."""
 
+    ended_time: datetime | None = None
+    """When it ended."""
+
+    wasted_since: datetime | None = None
+    """From when its time was for nothing."""
+
     per_gpu_hour: DecimalString | None = None
     """What its GPUs cost, by the operator's price list when it was scheduled."""
 
 
 class UsageStatus(Status):
-    """What the run has cost."""
+    """What the run has cost: attempts join the totals when they are settled."""
 
     gpu_seconds: DecimalString = "0"
     """GPUs times seconds from scheduled to gone, over all pods."""
 
     wasted_gpu_seconds: DecimalString = "0"
-    """Of these, an attempt's after its last checkpoint, where it failed."""
+    """Of these, those after an attempt's last checkpoint where it failed or was stopped without another, and those
+    that went into checkpoints that storage has lost."""
 
     sandbox_seconds: DecimalString = "0"
     """Pods times seconds of the run's own SandboxPool, by the minute; a shared pool's are not counted."""
@@ -240,10 +254,10 @@ class UsageStatus(Status):
     """By the operator's price list; absent without one."""
 
     estimated: bool = False
-    """Whether an end of a pod was not seen and taken from the attempt's end."""
+    """Whether an end of a pod was not seen, and was taken from what was last known."""
 
-    pods: Annotated[list[PodUsage], Field(max_length=4096, json_schema_extra=NAMED_MAP)] = []
-    """Pods with GPUs that run."""
+    pods: Annotated[list[PodUsage], Field(max_length=MAX_POD_ENTRIES, json_schema_extra=NAMED_MAP)] = []
+    """Pods with GPUs that run, and all of the live attempt."""
 
 
 class RunStatus(Status):

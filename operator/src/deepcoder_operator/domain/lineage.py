@@ -7,6 +7,8 @@ from deepcoder_contracts.stage import StageType
 from deepcoder_operator.api.run import DeepCoderRun
 from deepcoder_operator.api.run_status import MAX_CHECKPOINTS, CheckpointStatus, RunStatus
 from deepcoder_operator.domain.draft import Draft
+from deepcoder_operator.domain.numbers import decimal
+from deepcoder_operator.domain.usage import invested, write_off
 
 
 def parent_of(run: DeepCoderRun, status: RunStatus, index: int) -> ParentRef | None:
@@ -18,12 +20,26 @@ def parent_of(run: DeepCoderRun, status: RunStatus, index: int) -> ParentRef | N
 
 
 def note_checkpoint(draft: Draft, index: int, checkpoint: CheckpointStatus) -> bool:
-    """Record a verified checkpoint; whether it is new."""
-    status = draft.status
-    if any(c.digest == checkpoint.digest for c in status.checkpoints[:1]):
+    """Record the newest verified checkpoint of a stage; whether it is news.
+
+    Where it does not come after the newest one that was known, storage has lost that one.
+    """
+    status, latest = draft.status, draft.status.latest_checkpoint
+    if latest is not None and latest.digest == checkpoint.digest:
         return False
-    known = [c for c in status.checkpoints if c.digest != checkpoint.digest]
-    draft.update(latest_checkpoint=checkpoint, checkpoints=[checkpoint, *known][:MAX_CHECKPOINTS])
+    known = next((c for c in status.checkpoints if c.digest == checkpoint.digest), None)
+    parent, stage = checkpoint.parent_digest, checkpoint.stage
+    before = [c for c in status.checkpoints if c.stage != stage or c.step < checkpoint.step or c.digest == parent]
+    kept = known or next(iter(before), None)
+    if latest is not None and latest not in before:
+        write_off(draft, latest, kept)
+        draft.event(
+            "CheckpointLost", f"{latest.uri} is not there as it was verified; {checkpoint.uri} stands", warning=True
+        )
+    spent = invested(draft, checkpoint)
+    gpu_seconds = (kept.gpu_seconds if kept else None) if spent is None else decimal(spent, 0)
+    checkpoint = known or checkpoint.model_copy(update={"gpu_seconds": gpu_seconds})
+    draft.update(latest_checkpoint=checkpoint, checkpoints=[checkpoint, *before][:MAX_CHECKPOINTS])
     entry = draft.status.stages[index]
     draft.update_stage(index, checkpoint=checkpoint, step=max(entry.step, checkpoint.step))
     draft.event("CheckpointVerified", f"{checkpoint.uri} ({checkpoint.digest})")

@@ -30,10 +30,11 @@ from deepcoder_operator.domain.names import MAX_ORDINAL
 from deepcoder_operator.domain.own_pool import release_pool
 from deepcoder_operator.domain.policy import Policy
 from deepcoder_operator.domain.promotion import check_hold
+from deepcoder_operator.domain.sandbox_usage import account_sandbox
 from deepcoder_operator.domain.settle import settle
 from deepcoder_operator.domain.summary import initialise, summarise
 from deepcoder_operator.domain.terminal import complete_run, expire, fail_run, is_terminal
-from deepcoder_operator.domain.usage import account
+from deepcoder_operator.domain.usage import account, close_books
 from deepcoder_operator.domain.world import World
 
 
@@ -50,6 +51,7 @@ def plan(run: DeepCoderRun, world: World, now: datetime, policy: Policy) -> Plan
     initialise(draft)
     _delete_strays(draft, world)
     account(draft, world, policy)
+    account_sandbox(draft, world)
     if run.metadata.deletion_timestamp:
         _delete(draft, world)
     elif is_terminal(draft.status):
@@ -62,6 +64,7 @@ def plan(run: DeepCoderRun, world: World, now: datetime, policy: Policy) -> Plan
     else:
         _idle(draft, world, policy)
     release_pool(draft, world)
+    close_books(draft, world)
     _say_obstacle(draft, world)
     summarise(draft, world)
     return draft.plan()

@@ -78,6 +78,7 @@ def _drained(draft: Draft, attempt: AttemptStatus, *, saved: bool) -> None:
         text = f"attempt {attempt.ordinal} saved and stopped"
     else:
         text = f"attempt {attempt.ordinal} was stopped without a last checkpoint; the newest one stands"
+    if not saved or draft.stage(attempt.stage_index).type is StageType.EVALUATE:
         note_waste(draft, attempt)
     draft.event("Drained" if saved or attempt.running_time is None else "DrainTimedOut", text)
     draft.progressing(False, "Drained", text)

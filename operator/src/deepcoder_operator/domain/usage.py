@@ -1,7 +1,12 @@
-"""GPU-seconds: over all pods, GPUs asked for times the time from scheduled to gone.
+"""GPU-seconds: over all pods, GPUs asked for times the time from scheduled to gone; and which of them were for nothing.
 
-A pod counts while it is in `status.usage.pods`; when it ends its seconds join the totals. An end that nobody saw,
-because the operator was away, is taken from the attempt's last heartbeat, and the totals are marked estimated.
+A pod's entry in `status.usage.pods` is opened when the pod was scheduled and closed when it ends. The live attempt's
+entries stay until it is settled, since only its end and the checkpoints that it leaves say what was wasted; then they
+join the totals. An end that nobody saw, because the operator was away, is taken from what was last known, and the
+totals are marked estimated; of a pod that came and went meanwhile nothing is known, and nothing is counted.
+
+Each checkpoint has the GPU-seconds that went into it. Where storage has lost the newest one, what was spent since the
+one before it was for nothing too. So wasted seconds are never more than those used, and none is counted twice.
 """
 
 from __future__ import annotations
@@ -10,88 +15,141 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from deepcoder_operator.api.attempt_status import AttemptStatus
-from deepcoder_operator.api.run_status import PodUsage, UsageStatus
+from deepcoder_operator.api.run_status import MAX_POD_ENTRIES, CheckpointStatus, PodUsage
 from deepcoder_operator.domain.draft import Draft
 from deepcoder_operator.domain.numbers import decimal
 from deepcoder_operator.domain.policy import Policy, Price
-from deepcoder_operator.domain.terminal import is_terminal
-from deepcoder_operator.domain.world import World
+from deepcoder_operator.domain.world import PodView, World
 
 JUST_STARTED_SECONDS = 60.0
-SANDBOX_SECONDS = 60.0
 
 
 def account(draft: Draft, world: World, policy: Policy) -> None:
-    """Open an entry for each pod with GPUs that was scheduled, close those that ended."""
+    """Open an entry for each pod with GPUs that was scheduled, close those of pods that ended."""
     usage = draft.status.usage
-    running = {p.name: p for p in world.pods if p.gpus and p.scheduled and not p.finished}
-    ended = {p.name: p for p in world.pods if p.finished}
-    open_pods: list[PodUsage] = []
+    present = {p.name: p for p in world.pods}
+    estimated = usage.estimated
+    entries: list[PodUsage] = []
     for entry in usage.pods:
-        if entry.name in running:
-            open_pods.append(entry)
+        end = _end(draft, world, entry, present.get(entry.name)) if entry.ended_time is None else None
+        entries.append(entry if end is None else entry.model_copy(update={"ended_time": end[0]}))
+        estimated = estimated or (end is not None and end[1])
+    known = {e.name for e in entries}
+    live = draft.status.attempt.ordinal if draft.status.attempt else None
+    for pod in sorted(present.values(), key=lambda p: p.name):
+        if not pod.gpus or pod.scheduled is None or pod.name in known or (pod.finished and pod.ordinal != live):
             continue
-        seen = ended[entry.name].finished if entry.name in ended else None
-        end, estimated = (seen, False) if seen else _unseen_end(draft, world, entry)
-        usage = _close(usage, entry, end, estimated)
-    known = {e.name for e in usage.pods}
-    for name, pod in sorted(running.items()):
-        if name not in known and pod.scheduled:
-            rate = _rate(policy.prices, pod.node_selector or {})
-            open_pods.append(PodUsage(name=name, gpus=pod.gpus, scheduled_time=pod.scheduled, per_gpu_hour=rate))
-    usage = _sandbox(draft, world, usage.model_copy(update={"pods": open_pods}))
-    if usage != draft.status.usage:
-        draft.update(usage=usage)
+        if len(entries) >= MAX_POD_ENTRIES:
+            estimated = True
+            break
+        entries.append(
+            PodUsage(
+                name=pod.name,
+                ordinal=pod.ordinal,
+                gpus=pod.gpus,
+                scheduled_time=pod.scheduled,
+                ended_time=pod.finished,
+                wasted_since=None if pod.ordinal == live else pod.scheduled,
+                per_gpu_hour=_rate(policy.prices, pod.node_selector or {}),
+            )
+        )
+    if entries != usage.pods or estimated != usage.estimated:
+        draft.update(usage=usage.model_copy(update={"pods": entries, "estimated": estimated}))
+
+
+def close_books(draft: Draft, world: World) -> None:
+    """Let entries of attempts that are settled join the totals.
+
+    The live attempt's that have ended join early only where there are too many, and then count as not wasted; and never
+    while their pod is still to be seen, or it would be opened again.
+    """
+    usage, attempt = draft.status.usage, draft.status.attempt
+    present = {p.name for p in world.pods}
+    live = attempt.ordinal if attempt else None
+    crowded = len(usage.pods) > MAX_POD_ENTRIES // 2
+    kept: list[PodUsage] = []
+    used = wasted = cost = 0.0
+    for entry in usage.pods:
+        end = entry.ended_time
+        if end is None or (entry.ordinal == live and (not crowded or entry.name in present)):
+            kept.append(entry)
+            continue
+        seconds = _seconds(entry, entry.scheduled_time, end)
+        used += seconds
+        wasted += _seconds(entry, entry.wasted_since, end) if entry.wasted_since else 0.0
+        cost += seconds / 3600 * float(entry.per_gpu_hour or 0)
+    if len(kept) == len(usage.pods):
+        return
+    changes: dict[str, object] = {
+        "gpu_seconds": decimal(float(usage.gpu_seconds) + used, 0),
+        "wasted_gpu_seconds": decimal(float(usage.wasted_gpu_seconds) + wasted, 0),
+        "pods": kept,
+    }
+    if any(e.per_gpu_hour for e in usage.pods):
+        changes["estimated_cost"] = decimal(float(usage.estimated_cost or 0) + cost, 2)
+    draft.update(usage=usage.model_copy(update=changes))
 
 
 def note_waste(draft: Draft, attempt: AttemptStatus) -> None:
-    """An attempt failed: its time from its last checkpoint to its end was for nothing."""
-    if attempt.running_time is None or not attempt.gpus:
+    """An attempt ended without what it was for: what its pods spend after its last checkpoint is for nothing."""
+    latest, usage = draft.status.latest_checkpoint, draft.status.usage
+    saved = latest.committed_time if latest is not None and latest.ordinal == attempt.ordinal else None
+    entries = [
+        e.model_copy(update={"wasted_since": max(e.scheduled_time, saved or e.scheduled_time)})
+        if e.ordinal == attempt.ordinal
+        else e
+        for e in usage.pods
+    ]
+    if entries != usage.pods:
+        draft.update(usage=usage.model_copy(update={"pods": entries}))
+
+
+def invested(draft: Draft, checkpoint: CheckpointStatus) -> float | None:
+    """GPU-seconds that went into a checkpoint of the live attempt; None for another's: its entries are closed."""
+    usage, attempt = draft.status.usage, draft.status.attempt
+    if attempt is None or checkpoint.ordinal != attempt.ordinal:
+        return None
+    until = min(checkpoint.committed_time, draft.now)
+    total = float(usage.gpu_seconds) - float(usage.wasted_gpu_seconds)
+    for entry in usage.pods:
+        end = min(entry.ended_time or until, entry.wasted_since or until, until)
+        total += _seconds(entry, entry.scheduled_time, end)
+    return total
+
+
+def write_off(draft: Draft, lost: CheckpointStatus, kept: CheckpointStatus | None) -> None:
+    """Storage has lost a checkpoint: what was spent on it since the one that is kept was for nothing.
+
+    Where the live attempt made it this is left to the attempt's end, which counts from the checkpoint that is left.
+    """
+    usage, attempt = draft.status.usage, draft.status.attempt
+    if attempt is not None and attempt.ordinal == lost.ordinal:
         return
-    latest = draft.status.latest_checkpoint
-    since = attempt.running_time
-    if latest and latest.ordinal == attempt.ordinal:
-        since = max(since, latest.committed_time)
-    end = attempt.ended_time or draft.now
-    seconds = max((end - since).total_seconds(), 0.0) * attempt.gpus
-    usage = draft.status.usage
-    total = float(usage.wasted_gpu_seconds) + seconds
-    draft.update(usage=usage.model_copy(update={"wasted_gpu_seconds": decimal(total, 0)}))
+    wasted = float(usage.wasted_gpu_seconds)
+    spent = float(lost.gpu_seconds or 0) - float(kept.gpu_seconds or 0 if kept else 0)
+    bounded = min(max(spent, 0.0), float(usage.gpu_seconds) - wasted)
+    if bounded > 0:
+        draft.update(usage=usage.model_copy(update={"wasted_gpu_seconds": decimal(wasted + bounded, 0)}))
 
 
-def _sandbox(draft: Draft, world: World, usage: UsageStatus) -> UsageStatus:
-    if draft.run.spec.sandbox.template is None:
-        return usage
-    if world.pool is None:  # it may be made anew: the time between is nobody's
-        return usage.model_copy(update={"sandbox_time": None}) if usage.sandbox_time else usage
-    if usage.sandbox_time is None:
-        return usage.model_copy(update={"sandbox_time": draft.now})
-    elapsed = (draft.now - usage.sandbox_time).total_seconds()
-    if elapsed < SANDBOX_SECONDS or is_terminal(draft.status):
-        return usage
-    total = float(usage.sandbox_seconds) + elapsed * world.pool.replicas
-    return usage.model_copy(update={"sandbox_seconds": decimal(total, 0), "sandbox_time": draft.now})
+def _end(draft: Draft, world: World, entry: PodUsage, pod: PodView | None) -> tuple[datetime, bool] | None:
+    """When an entry's pod ended, and whether that is an estimate; None while it runs."""
+    if pod is not None:
+        return (pod.finished, False) if pod.finished else None
+    since, attempt = world.watching_since, draft.status.attempt
+    if since is None or draft.now - since >= timedelta(seconds=JUST_STARTED_SECONDS):
+        return draft.now, False
+    if attempt is None or attempt.ordinal != entry.ordinal:
+        return draft.now, True
+    if world.rayjob is not None and world.rayjob.ended is not None:
+        return max(world.rayjob.ended, entry.scheduled_time), True
+    known = (attempt.heartbeat_time, attempt.running_time, attempt.ended_time, entry.scheduled_time)
+    return max(t for t in known if t is not None), True
 
 
-def _unseen_end(draft: Draft, world: World, entry: PodUsage) -> tuple[datetime, bool]:
-    since = world.watching_since
-    just_started = since is not None and draft.now - since < timedelta(seconds=JUST_STARTED_SECONDS)
-    attempt = draft.status.attempt
-    if just_started and attempt and attempt.heartbeat_time:
-        return max(attempt.heartbeat_time, entry.scheduled_time), True
-    return draft.now, just_started
-
-
-def _close(usage: UsageStatus, entry: PodUsage, end: datetime, estimated: bool) -> UsageStatus:
-    seconds = max((end - entry.scheduled_time).total_seconds(), 0.0) * entry.gpus
-    changes: dict[str, object] = {
-        "gpu_seconds": decimal(float(usage.gpu_seconds) + seconds, 0),
-        "estimated": usage.estimated or estimated,
-    }
-    if entry.per_gpu_hour is not None:
-        cost = float(usage.estimated_cost or 0) + seconds / 3600 * float(entry.per_gpu_hour)
-        changes["estimated_cost"] = decimal(cost, 2)
-    return usage.model_copy(update=changes)
+def _seconds(entry: PodUsage, since: datetime, until: datetime) -> float:
+    """GPU-seconds of an entry between two times, none before it was scheduled."""
+    return max((until - max(since, entry.scheduled_time)).total_seconds(), 0.0) * entry.gpus
 
 
 def _rate(prices: tuple[Price, ...], node_selector: Mapping[str, str]) -> str | None:
