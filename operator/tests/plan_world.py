@@ -114,6 +114,8 @@ class Cluster:
     """Whether the nodes' kubelets act."""
     watching_since: datetime = START - timedelta(days=1)
     """When the operator's process began."""
+    heard: datetime | None = None
+    """When a report of any run last came, where there are others."""
     meter: Meter = field(default_factory=Meter)
     gpus: int = 0
     """GPUs of each attempt's learner; none: an attempt has no such pod."""
@@ -130,6 +132,7 @@ class Cluster:
             pool=self.pool,
             beat=self.beat,
             watching_since=self.watching_since,
+            heard=self.heard,
         )
         query = storage_query(self.run, world, self.now)
         if query is None:

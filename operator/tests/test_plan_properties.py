@@ -100,6 +100,11 @@ class Chaos(RuleBasedStateMachine):
     def time_passes(self, seconds: int) -> None:
         self.cluster.advance(seconds)
 
+    @rule(seconds=st.integers(-4000, 4000))
+    def clock_jumps(self, seconds: int) -> None:
+        """As it may between one process of the operator and the next; within one it does not, see `clock`."""
+        self.cluster.advance(seconds)
+
     def may_start(self) -> bool:
         """Whether KubeRay starts the job's head: one head for each time that its queue admits it."""
         job = self.cluster.jobs[self.cluster.name] if self.has_job() else None
@@ -308,6 +313,15 @@ class Chaos(RuleBasedStateMachine):
     def a_complete_run_has_passed_each_of_its_stages(self) -> None:
         if is_true(self.status.conditions, "Complete"):
             assert {s.phase for s in self.status.stages} == {StagePhase.COMPLETE}
+
+    @invariant()
+    def nothing_is_waited_for_longer_than_its_bound(self) -> None:
+        """Told by a plan at this moment, whatever the clock did before."""
+        status, now = self.cluster.decide().status, self.cluster.now
+        if status.attempt and status.attempt.drain_deadline:
+            assert status.attempt.drain_deadline - now <= timedelta(seconds=300 + 60)
+        if status.backoff:
+            assert status.backoff.until - now <= timedelta(seconds=600)
 
     @invariant()
     def failures_are_bounded(self) -> None:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from deepcoder_contracts.stage import StageType
 from deepcoder_operator.api.attempt_status import AttemptState, AttemptStatus, Outcome
 from deepcoder_operator.api.failure import FailureReason
+from deepcoder_operator.api.stage import Stage
 from deepcoder_operator.domain.classify import Failure
 from deepcoder_operator.domain.draft import Draft
 from deepcoder_operator.domain.leaving import leave
 from deepcoder_operator.domain.world import World
+
+DEAF_FACTOR = 3
+"""How many times longer a silent attempt is waited for while nobody is heard."""
+
+SKEW_SECONDS = 300.0
+"""How far ahead of ours storage's clock may be; what it dates later says nothing."""
 
 
 def check_deadlines(draft: Draft, world: World) -> None:
@@ -34,20 +41,31 @@ def check_deadlines(draft: Draft, world: World) -> None:
             leave(draft, Outcome.FAILED, Failure(FailureReason.PRE_RUNNING_DEADLINE_EXCEEDED, text))
         return
     if attempt.state is AttemptState.RUNNING:
-        since = last_sign_of_life(attempt, world)
-        if since is not None and draft.due(since, stage.stall_seconds):
+        since = last_sign_of_life(attempt, world, draft.now)
+        if since is not None and draft.due(since, stall_seconds(stage, world, draft.now)):
             what = "step" if stage.type is StageType.TRAIN else "sign of life"
             text = f"no {what} for {stage.stall_seconds} s (stallSeconds), the last at {since:%Y-%m-%d %H:%M:%S} UTC"
             leave(draft, Outcome.FAILED, Failure(FailureReason.STALLED, text))
 
 
-def last_sign_of_life(attempt: AttemptStatus, world: World) -> datetime | None:
+def stall_seconds(stage: Stage, world: World, now: datetime) -> float:
+    """How long an attempt may be without a sign of life: longer while no attempt at all is heard.
+
+    Then it is this operator that is deaf (its Service, a network policy, its certificate), and the runs may be well.
+    """
+    deaf = world.heard is not None and now - world.heard >= timedelta(seconds=stage.stall_seconds)
+    return stage.stall_seconds * (DEAF_FACTOR if deaf else 1)
+
+
+def last_sign_of_life(attempt: AttemptStatus, world: World, now: datetime) -> datetime | None:
     """When the attempt last got on: a finished step or a new checkpoint; outside of training a heartbeat is enough.
 
     Never before this process could watch: what happened while the operator was down is not known.
     """
     storage = world.storage.stage if world.storage else None
     committed = storage.newest.committed_time if storage and storage.newest else None
+    if committed is not None and committed > now + timedelta(seconds=SKEW_SECONDS):
+        committed = None
     beat = world.beat_of(attempt.ordinal)
     signs = [beat.alive if beat else None, attempt.running_time, attempt.step_time, world.watching_since, committed]
     return max((s for s in signs if s is not None), default=None)

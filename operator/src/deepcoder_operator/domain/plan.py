@@ -34,6 +34,7 @@ from deepcoder_operator.domain.sandbox_usage import account_sandbox
 from deepcoder_operator.domain.settle import settle
 from deepcoder_operator.domain.summary import initialise, summarise
 from deepcoder_operator.domain.terminal import complete_run, expire, fail_run, is_terminal
+from deepcoder_operator.domain.times import bring_back
 from deepcoder_operator.domain.usage import account, close_books
 from deepcoder_operator.domain.world import World
 
@@ -48,6 +49,7 @@ def plan(run: DeepCoderRun, world: World, now: datetime, policy: Policy) -> Plan
     if not is_ours(run):
         return Plan(run.status)
     draft = Draft(run=run, now=now, status=run.status)
+    bring_back(draft)
     initialise(draft)
     _delete_strays(draft, world)
     account(draft, world, policy)

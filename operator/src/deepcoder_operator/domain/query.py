@@ -9,7 +9,7 @@ from deepcoder_contracts.stage import StageType
 from deepcoder_operator.api.attempt_status import AttemptState, AttemptStatus
 from deepcoder_operator.api.run import DeepCoderRun
 from deepcoder_operator.api.run_status import StagePhase
-from deepcoder_operator.domain.deadlines import last_sign_of_life
+from deepcoder_operator.domain.deadlines import last_sign_of_life, stall_seconds
 from deepcoder_operator.domain.heartbeat import WRITE_SECONDS
 from deepcoder_operator.domain.terminal import is_terminal
 from deepcoder_operator.domain.world import World
@@ -52,8 +52,8 @@ def storage_query(run: DeepCoderRun, world: World, now: datetime) -> StorageQuer
     if run.spec.stages[attempt.stage_index].type is StageType.TRAIN and _new_checkpoint(run, attempt, world, now):
         return question
     if attempt.state is AttemptState.RUNNING:
-        since = last_sign_of_life(attempt, world)
-        bound = timedelta(seconds=run.spec.stages[attempt.stage_index].stall_seconds)
+        since = last_sign_of_life(attempt, world, now)
+        bound = timedelta(seconds=stall_seconds(run.spec.stages[attempt.stage_index], world, now))
         if since is not None and now >= since + bound:
             return question
     return None

@@ -175,6 +175,8 @@ class World:
     """What kept the plan before this one from being carried out; None if nothing did, or after a restart."""
     watching_since: datetime | None = None
     """When this process began to watch; before it, ends of pods and heartbeats may have been missed."""
+    heard: datetime | None = None
+    """When a report of any live attempt last came; None where there are fewer than two."""
 
     def head(self, ordinal: int) -> PodView | None:
         """The head pod of an attempt, the one that is not being deleted first."""

@@ -1,0 +1,51 @@
+"""Times in a status that lie in the future: another process wrote them, before its node's clock was set back.
+
+What waits for them would wait for as long as the clock went back: a drain or a pause beyond its bound, progress that is
+never written. They are brought back to now, or to as far ahead as they may be, once; from then on time goes on. Times
+that storage and the API server wrote are theirs, and are compared where they are read.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from deepcoder_operator.api.attempt_status import AttemptState
+from deepcoder_operator.domain.bounds import LEAVE_SECONDS
+from deepcoder_operator.domain.draft import Draft
+
+M = TypeVar("M", bound=BaseModel)
+
+_ATTEMPT = (
+    "intended_time",
+    "admitted_time",
+    "evicted_time",
+    "running_time",
+    "step_time",
+    "heartbeat_time",
+    "ended_time",
+)
+
+
+def bring_back(draft: Draft) -> None:
+    """Bring times that lie too far ahead back to where they can be."""
+    status, now = draft.status, draft.now
+    if status.attempt is not None:
+        leaving = status.attempt.state is AttemptState.LEAVING
+        bound = draft.run.spec.checkpoint.drain_seconds + (LEAVE_SECONDS if leaving else 0)
+        attempt = _held(_held(status.attempt, now, *_ATTEMPT), now + timedelta(seconds=bound), "drain_deadline")
+        draft.update(attempt=attempt)
+    if status.backoff is not None:
+        longest = timedelta(seconds=draft.run.spec.failure_policy.backoff.max_seconds)
+        draft.update(backoff=_held(status.backoff, now + longest, "until"))
+    if status.progress is not None:
+        draft.update(progress=_held(status.progress, now, "time"))
+    if status.completion_time is not None:
+        draft.update(completion_time=min(status.completion_time, now))
+
+
+def _held(model: M, latest: datetime, *fields: str) -> M:
+    ahead = {f: latest for f in fields if (time := getattr(model, f)) is not None and time > latest}
+    return model.model_copy(update=ahead) if ahead else model
