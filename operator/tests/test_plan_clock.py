@@ -1,4 +1,4 @@
-"""Clocks that are set ahead or back, ours before a restart or others: nothing is given up or waited for because of it."""
+"""Clocks that are set ahead or back, by a restart or on another node: for that nothing is given up or waited for."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from plan_world import Cluster, failed_of, make_run, running
+from plan_world import Cluster, failed_of, make_run, reason, running
 from run_manifests import TRAIN
 
 from deepcoder_contracts.exit import ExitRecord
@@ -176,6 +176,46 @@ def test_job_that_never_starts_is_bounded_from_the_grant_of_quota() -> None:
 def test_active_deadline_fails_the_run() -> None:
     cluster = running(stages=[TRAIN | {"activeDeadlineSeconds": 100}])
     cluster.advance(100)
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.FAILED
+
+
+def test_active_deadline_does_not_count_the_time_that_the_run_was_suspended() -> None:
+    cluster = running(stages=[TRAIN | {"activeDeadlineSeconds": 100}])
+    cluster.advance(60)
+    cluster.edit(suspend=True)
+    cluster.settle()
+    cluster.save(5)
+    cluster.leave(75, "Drained")
+    cluster.settle()
+    cluster.advance(7200)
+    cluster.edit(suspend=False)
+    cluster.settle()
+    cluster.start_job()
+    cluster.settle()
+    cluster.advance(39)
+    cluster.report(6)
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.RUNNING
+    cluster.advance(1)
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.FAILED
+    assert reason(cluster, "Failed") == "DeadlineExceeded"
+
+
+def test_active_deadline_counts_all_attempts_and_not_the_pauses_between_them() -> None:
+    cluster = running(stages=[TRAIN | {"activeDeadlineSeconds": 100}])
+    cluster.advance(60)
+    cluster.leave(1)
+    cluster.settle()
+    cluster.advance(600)
+    cluster.settle()
+    cluster.start_job()
+    cluster.settle()
+    cluster.advance(39)
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.RUNNING
+    cluster.advance(1)
     cluster.settle()
     assert cluster.run.status.phase is Phase.FAILED
 

@@ -97,6 +97,9 @@ class StageStatus(Status):
     running_time: datetime | None = None
     """When its first attempt began to run."""
 
+    active_seconds: int = 0
+    """Time that attempts which have ended ran, in seconds: what activeDeadlineSeconds bounds."""
+
     completion_time: datetime | None = None
     """When it was passed."""
 

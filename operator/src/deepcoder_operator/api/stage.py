@@ -133,7 +133,8 @@ class Stage(Spec):
     """Wait after this stage until its name is in approvedStages."""
 
     active_deadline_seconds: int | None = Field(default=None, ge=1, le=31_536_000)
-    """Longest time from the stage's first running attempt to its end, in seconds; then the run fails."""
+    """Longest time that attempts of the stage may run in all, in seconds; then the run fails. Time in a queue, between
+    attempts and while the run is suspended does not count."""
 
     pre_running_deadline_seconds: int = Field(default=3600, ge=10, le=31_536_000)
     """Longest time for an attempt's RayJob to be made, and from the grant of quota until it runs, in seconds; then the

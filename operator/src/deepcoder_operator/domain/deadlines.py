@@ -25,9 +25,9 @@ def check_deadlines(draft: Draft, world: World) -> None:
     attempt = draft.attempt
     stage = draft.stage(attempt.stage_index)
     entry = draft.status.stages[attempt.stage_index]
-    if entry.running_time and stage.active_deadline_seconds:
+    if attempt.running_time and stage.active_deadline_seconds:
         bound = stage.active_deadline_seconds
-        if draft.due(entry.running_time, bound):
+        if draft.due(attempt.running_time, bound - entry.active_seconds):
             text = f"stage {stage.name} has run for its activeDeadlineSeconds of {bound}"
             leave(draft, Outcome.FAILED, Failure(FailureReason.DEADLINE_EXCEEDED, text))
             return

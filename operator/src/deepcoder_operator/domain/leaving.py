@@ -32,6 +32,10 @@ def leave(draft: Draft, outcome: Outcome, failure: Failure | None = None) -> Non
         evidence="; ".join(dict.fromkeys(evidence))[:1000] or None,
         drain_deadline=draft.now + bound,
     )
+    if attempt.running_time is not None:
+        ran = int(max((draft.now - attempt.running_time).total_seconds(), 0))
+        entry = draft.status.stages[attempt.stage_index]
+        draft.update_stage(attempt.stage_index, active_seconds=entry.active_seconds + ran)
     if outcome is Outcome.FAILED and failure:
         draft.event("AttemptFailed", f"attempt {attempt.ordinal}: {failure.reason}: {failure.evidence}", warning=True)
     if attempt.uid:
