@@ -237,3 +237,56 @@ def test_run_that_is_suspended_while_its_quota_is_taken_back_is_suspended() -> N
     cluster.settle()
     assert cluster.run.status.phase is Phase.SUSPENDED
     assert cluster.run.status.backoff is None
+
+
+def lose_node(cluster: Cluster) -> None:
+    """The head's node is gone: its pod is deleted by the taint manager, and no kubelet ends it."""
+    cluster.kubelet = False
+    evict(cluster, "DeletionByTaintManager")
+
+
+def test_head_on_a_lost_node_is_not_given_the_time_to_save() -> None:
+    cluster = running(failurePolicy={"backoff": {"initialSeconds": 5}})
+    cluster.report(1)
+    cluster.settle()
+    cluster.advance(300)
+    lose_node(cluster)
+    cluster.settle()
+    assert cluster.run.status.attempt is not None
+    assert cluster.run.status.attempt.state == "Leaving"
+    cluster.advance(60)
+    cluster.settle()
+    assert failed_of(cluster) is FailureReason.NODE_LOST
+    cluster.advance(5)
+    cluster.settle()
+    assert cluster.made == ["demo-s0-a1", "demo-s0-a2"], "a minute and not the time of two drains"
+
+
+def test_head_on_a_node_that_was_tainted_and_lives_is_given_the_time_to_save() -> None:
+    cluster = running()
+    cluster.advance(300)
+    cluster.report(1)
+    lose_node(cluster)
+    for _ in range(10):
+        cluster.settle()
+        assert cluster.run.status.phase is Phase.DRAINING
+        cluster.advance(5)
+        cluster.report(1)
+    cluster.advance(15)
+    cluster.settle()
+    assert cluster.run.status.attempt is not None
+    assert cluster.run.status.attempt.state == "Leaving"
+
+
+def test_silent_head_on_a_tainted_node_is_listened_for_after_a_restart_of_the_operator() -> None:
+    cluster = running()
+    cluster.advance(300)
+    lose_node(cluster)
+    cluster.watching_since = cluster.now
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.DRAINING
+    assert cluster.decide().requeue_after <= 15
+    cluster.advance(15)
+    cluster.settle()
+    assert cluster.run.status.attempt is not None
+    assert cluster.run.status.attempt.state == "Leaving"

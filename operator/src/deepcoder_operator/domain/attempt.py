@@ -18,7 +18,15 @@ from deepcoder_operator.api.failure import FailureReason
 from deepcoder_operator.api.run_status import StagePhase
 from deepcoder_operator.domain.admission import lay_out_stages
 from deepcoder_operator.domain.bounds import CONFLICT_SECONDS, POLL_SECONDS
-from deepcoder_operator.domain.classify import Failure, head_failure, head_leaves, job_failure, pod_failure
+from deepcoder_operator.domain.classify import (
+    SILENT_SECONDS,
+    Failure,
+    head_failure,
+    head_leaves,
+    job_failure,
+    node_lost,
+    pod_failure,
+)
 from deepcoder_operator.domain.conditions import find_condition
 from deepcoder_operator.domain.deadlines import check_deadlines
 from deepcoder_operator.domain.draft import CreateAttempt, DeleteRayJob, Draft, EnsureFoundation
@@ -195,7 +203,7 @@ def _ended(draft: Draft, world: World, job: RayJobView) -> bool:
     if job.job_status == "SUCCEEDED":
         leave(draft, Outcome.SUCCEEDED)
         return True
-    failure = job_failure(job) or head_failure(attempt, world.head(attempt.ordinal))
+    failure = job_failure(job) or head_failure(attempt, world.head(attempt.ordinal)) or _node_lost(draft, world)
     if failure is None and not (attempt.drain_cause and _has_exited(world)):
         return False
     if attempt.drain_cause is DrainCause.EVICTION:
@@ -206,13 +214,26 @@ def _ended(draft: Draft, world: World, job: RayJobView) -> bool:
     return True
 
 
+def _node_lost(draft: Draft, world: World) -> Failure | None:
+    """Whether the head went with its node, so that there is nobody to wait for."""
+    head, beat = world.head(draft.attempt.ordinal), world.beat_of(draft.attempt.ordinal)
+    if head is None or not head_leaves(draft.attempt, head):
+        return None
+    signs = [beat.received if beat else None, draft.attempt.heartbeat_time, world.watching_since]
+    heard = max((s for s in signs if s is not None), default=None)
+    if heard is not None:
+        draft.due(heard, SILENT_SECONDS)
+    return node_lost(head, SILENT_SECONDS if heard is None else (draft.now - heard).total_seconds())
+
+
 def _deleted(draft: Draft, world: World, stop: DrainCause | None) -> None:
     """The RayJob is being deleted. As long as its head lives the trainer saves, as where the head is evicted."""
     _note_pods(draft, world)
     attempt = draft.attempt
     preempted = attempt.evidence if attempt.reason is FailureReason.PREEMPTED else None
     lost = preempted or f"RayJob {attempt.name} was deleted by someone else"
-    lives = attempt.head_uid is not None and head_failure(attempt, world.head(attempt.ordinal)) is None
+    lost_head = head_failure(attempt, world.head(attempt.ordinal)) or _node_lost(draft, world)
+    lives = attempt.head_uid is not None and lost_head is None
     if lives and attempt.running_time is not None and not _has_exited(world):
         _drain(draft, _why_stop(attempt, world, stop) or DrainCause.EVICTION, lost)
         return

@@ -19,6 +19,8 @@ from deepcoder_operator.domain.world import PodView, RayJobView
 
 _PREEMPTING = frozenset({"PreemptionByScheduler", "EvictionByEvictionAPI", "TerminationByKubelet"})
 _NODE_GONE = frozenset({"DeletionByTaintManager", "DeletionByPodGC"})
+SILENT_SECONDS = 15.0
+"""Three heartbeats: whoever is not heard for so long while its node is said to be lost is lost too."""
 _OWN_VERDICTS = frozenset(
     {FailureReason.STALLED, FailureReason.DEADLINE_EXCEEDED, FailureReason.PRE_RUNNING_DEADLINE_EXCEEDED}
 )
@@ -79,6 +81,17 @@ def head_failure(attempt: AttemptStatus, head: PodView | None) -> Failure | None
         code = f" with exit code {head.exit_code}" if head.exit_code is not None else ""
         return Failure(FailureReason.HEAD_LOST, f"head pod {head.name} ended{code} {head.terminated}".rstrip())
     return None
+
+
+def node_lost(head: PodView, silent_seconds: float) -> Failure | None:
+    """Whether the head is deleted since its node is lost, and is silent: then nothing saves, and nothing ends the pod.
+
+    The same is said of a pod on a node that lives and was tainted; but that one's trainer is heard until it has left.
+    """
+    said = head.disruption in _NODE_GONE or head.reason == "NodeLost"
+    if not head.deleting or not said or silent_seconds < SILENT_SECONDS:
+        return None
+    return Failure(FailureReason.NODE_LOST, f"head pod {head.name} lost its node: {head.disruption or head.reason}")
 
 
 def head_leaves(attempt: AttemptStatus, head: PodView | None) -> bool:

@@ -23,7 +23,8 @@ def leave(draft: Draft, outcome: Outcome, failure: Failure | None = None) -> Non
         attempt.reason is None or failure.reason not in (FailureReason.HEAD_LOST, FailureReason.APPLICATION)
     )
     evidence = [e for e in (attempt.evidence, failure.evidence if failure else None) if e]
-    bound = timedelta(seconds=draft.run.spec.checkpoint.drain_seconds + LEAVE_SECONDS)
+    saves = failure is None or failure.reason is not FailureReason.NODE_LOST
+    bound = timedelta(seconds=LEAVE_SECONDS + (draft.run.spec.checkpoint.drain_seconds if saves else 0))
     draft.update_attempt(
         state=AttemptState.LEAVING,
         ended_time=draft.now,
