@@ -19,8 +19,8 @@ class Kopf:
 
     lives: list[Kopf]
 
-    def __init__(self, *_: Any) -> None:
-        self.ended = asyncio.Event()
+    def __init__(self, heard: Any, _: Any) -> None:
+        self.heard, self.ended = heard, asyncio.Event()
         Kopf.lives.append(self)
 
     def start(self) -> None:
@@ -30,23 +30,33 @@ class Kopf:
         self.ended.set()
 
 
+def run(name: str, version: int) -> dict[str, Any]:
+    return {"metadata": {"namespace": "ml", "name": name, "resourceVersion": str(version)}}
+
+
 class Ground:
-    """An API server that may not serve runs, and a controller that may be told of news by a listing."""
+    """An API server that may not serve runs, and a controller that is told of them."""
 
     def __init__(self) -> None:
-        self.served, self.news, self.lists = True, 0, 0
+        self.served, self.lists = True, 0
+        self.runs: dict[str, int] = {}
+        self.told: list[str] = []
         self.watch: RunWatch | None = None
 
     async def list(self, *_: Any) -> tuple[list[dict[str, Any]], str]:
         self.lists += 1
         if not self.served:
             raise errors.NotFound("no matches for kind", 404)
-        return [], "7"
+        return [run(name, version) for name, version in self.runs.items()], "7"
 
-    def listed(self, runs: Any, version: int) -> int:
+    def listed(self, runs: Any, version: int) -> None:
         assert version == 7
-        news, self.news = self.news, 0
-        return news
+
+    def seen(self, obj: dict[str, Any]) -> None:
+        self.told.append(obj["metadata"]["name"])
+
+    def gone(self, obj: dict[str, Any]) -> None:
+        self.told.append("gone " + obj["metadata"]["name"])
 
     async def until(self, holds: Callable[[], Any]) -> None:
         async with asyncio.timeout(10):
@@ -60,6 +70,7 @@ async def ground(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(watch, "_KopfThread", Kopf)
     monkeypatch.setattr(watch, "FIRST_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(watch, "RELIST_SECONDS", 0.02)
+    monkeypatch.setattr(watch, "EVENT_SECONDS", 0.1)
     made: Any = Ground()
     made.watch = RunWatch(made, made)
     return made
@@ -101,11 +112,38 @@ async def test_kopf_is_begun_again_after_a_listing_when_it_has_ended(ground: Gro
     await end(task)
 
 
-async def test_kopf_that_has_gone_deaf_is_begun_again(ground: Ground) -> None:
+@pytest.mark.parametrize("change", ["a new run", "a newer version", "a deletion"])
+async def test_kopf_that_has_gone_deaf_is_begun_again(ground: Ground, change: str) -> None:
+    ground.runs = {"demo": 5}
     task = await running(ground)
-    await ground.until(lambda: ground.lists > 3)
-    assert len(Kopf.lives) == 1, "listings without news leave it alone"
-    ground.news = 1
+    await ground.until(lambda: Kopf.lives)
+    Kopf.lives[0].heard.seen(run("demo", 5))
+    await ground.until(lambda: ground.lists > 4)
+    assert len(Kopf.lives) == 1, "listings of what it told leave it alone"
+    ground.runs = {"a new run": {"demo": 5, "other": 6}, "a newer version": {"demo": 6}, "a deletion": {}}[change]
     await ground.until(lambda: len(Kopf.lives) == 2)
     assert Kopf.lives[0].ended.is_set()
+    assert ground.told == ["demo"]
+    await end(task)
+
+
+async def test_event_that_is_under_way_during_a_listing_is_no_deafness(ground: Ground) -> None:
+    ground.runs = {"demo": 5}
+    task = await running(ground)
+    await ground.until(lambda: Kopf.lives)
+    heard = Kopf.lives[0].heard
+    heard.seen(run("demo", 5))
+    for version in range(6, 12):
+        before = ground.lists
+        ground.runs = {"demo": version}
+        await ground.until(lambda before=before: ground.lists > before)
+        heard.seen(run("demo", version))
+    before = ground.lists
+    ground.runs = {"demo": 12}
+    await ground.until(lambda: ground.lists > before)
+    heard.gone(run("demo", 13))
+    ground.runs = {}
+    before = ground.lists
+    await ground.until(lambda: ground.lists > before + 2)
+    assert len(Kopf.lives) == 1
     await end(task)

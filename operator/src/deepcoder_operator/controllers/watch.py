@@ -7,7 +7,8 @@ kopf works in a thread with an event loop of its own. When it ends it cancels ev
 thread it takes SIGTERM for itself: neither may happen to the parts beside it. It ends for good on what it takes for
 final (a kind that is not served, a server that answers 5xx for a minute). So it is begun again after a bounded,
 growing pause, each time after a listing, which also shows readiness probes that the kind is served. A listing now and
-then finds what an event should have told; then kopf has gone deaf, and is begun again as well.
+then finds what an event should have told; the controller hears of it at once, and where kopf does not tell of it soon
+after, it has gone deaf and is begun again as well.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ import asyncio
 import logging
 import threading
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import kopf
 
 from deepcoder_operator.controllers.run import RunController
 from deepcoder_operator.kube import errors
-from deepcoder_operator.kube.client import Kube
+from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.resources import RUNS
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,12 @@ log = logging.getLogger(__name__)
 RELIST_SECONDS = 300.0
 FIRST_PAUSE_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 30.0
+EVENT_SECONDS = 2.0
+"""An event may take this long from the API server through kopf to us."""
+
 _END_SECONDS = 5.0
+
+_Key = tuple[str, str]
 
 
 class RunWatch:
@@ -51,8 +57,8 @@ class RunWatch:
             await asyncio.sleep(pause)
             pause = min(pause * 2, MAX_PAUSE_SECONDS)
 
-    async def _list(self) -> int | None:
-        """Tell the controller of all runs; how many it had no news of, None if they cannot be listed now."""
+    async def _list(self) -> _Listing | None:
+        """Tell the controller of all runs; None if they cannot be listed now."""
         try:
             runs, version = await self._kube.list(RUNS)
         except errors.KubeError as e:
@@ -61,36 +67,86 @@ class RunWatch:
         finally:
             self.alive_at = asyncio.get_running_loop().time()
         self.listed.set()
-        return self._controller.listed(runs, int(version))
+        self._controller.listed(runs, int(version))
+        return _Listing({_key(run): _version(run) for run in runs}, int(version))
 
     async def _follow(self) -> None:
         """Have kopf watch until it ends, and list now and then."""
-        thread = _KopfThread(self._controller, asyncio.get_running_loop())
+        heard = _Heard(self._controller)
+        thread = _KopfThread(heard, asyncio.get_running_loop())
         thread.start()
         try:
-            while not thread.ended.is_set():
-                try:
-                    async with asyncio.timeout(RELIST_SECONDS):
-                        await thread.ended.wait()
-                except TimeoutError:
-                    unheard = await self._list()
-                    if unheard:
-                        log.warning("kopf has not told of %d DeepCoderRuns, its watch is begun again", unheard)
-                        break
+            while not await _within(RELIST_SECONDS, thread.ended):
+                listing = await self._list()
+                if listing is None or not (lacking := heard.lacks(listing)):
+                    continue
+                if not await _within(EVENT_SECONDS, thread.ended) and (unheard := lacking - heard.since):
+                    log.warning("kopf has not told of %d DeepCoderRuns, its watch is begun again", len(unheard))
+                    break
         finally:
             thread.stop()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_END_SECONDS):
-                    await thread.ended.wait()
+            await _within(_END_SECONDS, thread.ended)
+
+
+async def _within(seconds: float, event: asyncio.Event) -> bool:
+    """Whether something happens in this time."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()
+
+
+class _Listing(NamedTuple):
+    """Versions of all runs at a version of the whole."""
+
+    runs: dict[_Key, int]
+    version: int
+
+
+class _Heard:
+    """What kopf tells goes through here to the controller; what it told of each run is kept."""
+
+    def __init__(self, controller: RunController) -> None:
+        self.since: set[_Key] = set()
+        """Runs told of since the last question."""
+        self._controller = controller
+        self._versions: dict[_Key, int] = {}
+
+    def seen(self, obj: Object) -> None:
+        """A run is there."""
+        self.since.add(_key(obj))
+        self._versions[_key(obj)] = _version(obj)
+        self._controller.seen(obj)
+
+    def gone(self, obj: Object) -> None:
+        """A run was deleted."""
+        self.since.add(_key(obj))
+        self._versions.pop(_key(obj), None)
+        self._controller.gone(obj)
+
+    def lacks(self, listing: _Listing) -> set[_Key]:
+        """Runs whose listed change or deletion kopf has not told of."""
+        self.since.clear()
+        changed = {key for key, version in listing.runs.items() if self._versions.get(key, -1) < version}
+        lost = {k for k, version in self._versions.items() if k not in listing.runs and version <= listing.version}
+        return changed | lost
+
+
+def _key(obj: Object) -> _Key:
+    return obj["metadata"]["namespace"], obj["metadata"]["name"]
+
+
+def _version(obj: Object) -> int:
+    return int(obj["metadata"]["resourceVersion"])
 
 
 class _KopfThread(threading.Thread):
     """One life of kopf. It hands events over to the loop that made it."""
 
-    def __init__(self, controller: RunController, home: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, heard: _Heard, home: asyncio.AbstractEventLoop) -> None:
         super().__init__(name="kopf", daemon=True)
         self.ended = asyncio.Event()
-        self._controller, self._home = controller, home
+        self._heard, self._home = heard, home
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
 
@@ -124,7 +180,7 @@ class _KopfThread(threading.Thread):
         @kopf.on.event(RUNS.group, RUNS.version, RUNS.plural, registry=registry)
         async def changed(*, event: Any, **_: Any) -> None:
             obj = {"apiVersion": RUNS.api_version, "kind": RUNS.kind, **event["object"]}
-            told = self._controller.gone if event["type"] == "DELETED" else self._controller.seen
+            told = self._heard.gone if event["type"] == "DELETED" else self._heard.seen
             self._tell(told, obj)
 
         return registry
@@ -143,6 +199,7 @@ def _settings() -> kopf.OperatorSettings:
     made.peering.standalone = True
     made.process.ultimate_exiting_timeout = None
     made.watching.server_timeout = 300
+    made.watching.client_timeout = 330
     made.watching.connect_timeout = 10
     made.networking.request_timeout = 30
     made.networking.connect_timeout = 10
