@@ -21,6 +21,7 @@ from typing import Any, Self
 import aiohttp
 from kubernetes.aio import client, config
 
+from deepcoder_operator import VERSION
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.resources import BY_KIND, PODS, TOKEN_REVIEWS, Resource
 
@@ -67,7 +68,9 @@ class Kube:
             await config.load_kube_config(os.environ.get("KUBECONFIG"), client_configuration=configuration)
         configuration.retries = None
         configuration.connection_pool_maxsize = 64
-        return cls(client.ApiClient(configuration))
+        api = client.ApiClient(configuration)
+        api.user_agent = f"{FIELD_MANAGER}/{VERSION} ({os.environ.get('POD_NAME') or 'no pod'})"
+        return cls(api)
 
     async def close(self) -> None:
         """Close all connections."""
