@@ -12,11 +12,24 @@ import pytest
 from plan_world import UID
 from run_manifests import run_manifest
 
+from deepcoder_contracts.progress import ProgressReport, TrainerPhase
 from deepcoder_operator.api.run import FINALIZER
 from deepcoder_operator.board import ProgressBoard, RunKey
+from deepcoder_operator.clock import SteadyClock
+from deepcoder_operator.controllers import reconcile
 from deepcoder_operator.controllers.run import RunController
+from deepcoder_operator.domain.draft import Plan
 from deepcoder_operator.domain.policy import Policy
-from deepcoder_operator.domain.world import Problem, StorageView, World
+from deepcoder_operator.domain.world import (
+    Beat,
+    ClusterView,
+    PodView,
+    PoolView,
+    Problem,
+    RayJobView,
+    StorageView,
+    World,
+)
 from deepcoder_operator.kube import errors
 
 KEY = RunKey("ml", "demo")
@@ -114,7 +127,7 @@ async def ground() -> AsyncIterator[Ground]:
     api: Any = made.api
     observer: Any = made.observer
     executor: Any = made.executor
-    made.controller = RunController(api, observer, executor, made.board, Policy(), made.record)
+    made.controller = RunController(api, observer, executor, made.board, Policy(), made.record, SteadyClock().now)
     made.controller.start()
     yield made
     await made.controller.stop()
@@ -229,3 +242,123 @@ async def test_listing_finds_runs_that_no_event_told_of_and_forgets_those_that_a
     assert KEY in ground.controller._workers, "it was made after that listing"
     assert ground.controller.listed([], version + 10) == 1
     assert KEY not in ground.controller._workers
+
+
+class Beats(Observer):
+    """An attempt that runs, and reports a step more at every look."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = 0
+        self.phase = TrainerPhase.TRAINING
+
+    async def observe(self, run: Any, now: Any, obstacle: Any) -> World:
+        self.step += 1
+        name = "demo-s0-a1"
+        job = RayJobView(name, "job", UID, 1, job_status="RUNNING", deployment_status="Running", cluster_name="c")
+        head = PodView(f"{name}-head", "head", "head", 1, phase="Running", ready=True)
+        report = ProgressReport(
+            ordinal=1, stage="short", phase=self.phase, step=self.step, max_steps=20, sent_at=now
+        )  # fmt: skip
+        pool = PoolView("demo-sandbox", True, f"{self.step} of 4 judges are ready")
+        return World(rayjob=job, cluster=ClusterView("c", True), pods=(head,), pool=pool, storage=StorageView(),
+                     beat=Beat(report, now, "head", now), watching_since=now)  # fmt: skip
+
+
+def intended() -> dict[str, Any]:
+    """A run whose first attempt was intended."""
+    made = manifest()
+    attempt = {"ordinal": 1, "stageIndex": 0, "name": "demo-s0-a1", "intendedTime": "2026-01-01T00:00:00Z"}
+    provenance = {"configDigest": "sha256:" + "0" * 64, "image": "i", "model": "m", "seed": 0, "storage": "s3://b/k",
+                  "operatorVersion": "1"}  # fmt: skip
+    return made | {"status": {"ordinal": 1, "attempt": attempt, "provenance": provenance}}
+
+
+async def test_figures_alone_are_not_written_with_every_look(ground: Ground) -> None:
+    """Of twenty looks at a run that reports a step each time, the statuses of the first few passes are written."""
+    ground.controller._reconciler._observer = Beats()
+    ground.controller.seen(ground.api.change(intended()))
+    await ground.until(lambda: "Running" in phases(ground.api))
+    await asyncio.sleep(0.1)
+    settled = len(ground.api.writes)
+    for _ in range(20):
+        ground.controller.wake(KEY)
+        await asyncio.sleep(0.01)
+    assert len(ground.api.writes) == settled
+    assert ground.controller._reconciler._observer.step > 15
+
+
+async def test_what_was_held_back_is_written_once_it_is_due(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    observer = Beats()
+    ground.controller._reconciler._observer = observer
+    monkeypatch.setattr(ground.controller._reconciler, "_clock", lambda: now[0])
+    ground.controller.seen(ground.api.change(intended()))
+    await ground.until(lambda: "Running" in phases(ground.api))
+    await asyncio.sleep(0.1)
+    settled = len(ground.api.writes)
+    now[0] = 16.0
+    ground.controller.wake(KEY)
+    await ground.until(lambda: len(ground.api.writes) > settled)
+    conditions = {c["type"]: c for c in ground.api.writes[-1]["status"]["conditions"]}
+    assert conditions["SandboxReady"]["status"] == "True"
+
+
+async def test_plan_that_asks_for_a_look_at_once_and_changes_nothing_does_not_spin(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+
+    def again(run: Any, *_: Any) -> Plan:
+        looks.append(1)
+        return Plan(run.status, requeue_after=0)
+
+    monkeypatch.setattr(reconcile, "plan", again)
+    ground.controller.seen(manifest())
+    await asyncio.sleep(0.3)
+    assert len(looks) == 1
+
+
+async def test_pool_that_changes_wakes_the_runs_that_it_judges_for_and_no_other(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pool_of(name: str, **sandbox: Any) -> dict[str, Any]:
+        made = manifest(uid=f"u-{name}", name=name)
+        made["spec"]["sandbox"] = sandbox
+        return made
+
+    class Still(Observer):
+        async def observe(self, run: Any, now: Any, obstacle: Any) -> World:
+            looked.append(run.metadata.name)
+            return World(storage=StorageView(problem=Problem("SecretNotFound", "no Secret")), obstacle=obstacle)
+
+    async def accept(obj: dict[str, Any]) -> dict[str, Any]:
+        return obj | {"metadata": obj["metadata"] | {"resourceVersion": "2"}}
+
+    looked: list[str] = []
+    ground.controller._reconciler._observer = Still()
+    monkeypatch.setattr(ground.api, "replace_status", accept)
+    for obj in (pool_of("a", poolRef={"name": "shared"}), pool_of("b", poolRef={"name": "other"}),
+                pool_of("c", template={"maxReplicas": 2})):  # fmt: skip
+        ground.controller.seen(obj)
+    await ground.until(lambda: {"a", "b", "c"} <= set(looked))
+    looked.clear()
+    ground.controller.wake_pool("ml", "shared")
+    ground.controller.wake_pool("ml", "c-sandbox")
+    ground.controller.wake_pool("elsewhere", "other")
+    await asyncio.sleep(0.1)
+    assert "b" not in looked
+    assert {"a", "c"} <= set(looked)
+
+
+async def test_worker_that_breaks_ends_the_process(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that nobody works for would look as if all were well."""
+
+    def broken(*_: Any) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(ground.controller, "_count", broken)
+    ground.controller.seen(manifest())
+    with pytest.raises(RuntimeError, match="a defect"):
+        async with asyncio.timeout(5):
+            await ground.controller.run()

@@ -17,9 +17,10 @@ import time
 import uuid
 
 from deepcoder_operator import VERSION
-from deepcoder_operator.board import ProgressBoard, RunKey
+from deepcoder_operator.board import ProgressBoard
 from deepcoder_operator.builders.pool import PoolSettings
 from deepcoder_operator.builders.settings import TrainerSettings
+from deepcoder_operator.clock import SteadyClock
 from deepcoder_operator.config import OperatorConfig
 from deepcoder_operator.controllers.carry_out import Executor
 from deepcoder_operator.controllers.observe import Children, Observer
@@ -59,6 +60,7 @@ class Operator:
         self.config, self.kube = config, kube
         self.election = Election(kube, config.namespace, config.lease, _identity(), time.monotonic)
         kube.fence = self.election.check
+        self.clock = SteadyClock()
         self.board = ProgressBoard()
         self.record = EventRecorder(kube, time.monotonic)
         self.keeper = CertificateKeeper(kube, config.namespace, config.progress.tls_secret, [config.progress.host])
@@ -73,12 +75,17 @@ class Operator:
         )
         self.observer = Observer(kube, self.children, self.board, self.storage)
         self.executor = Executor(kube, self.children.rayjobs, self.storage, self._trainer_settings(""))
-        self.runs = RunController(kube, self.observer, self.executor, self.board, self._policy(), self.record)
+        self.runs = RunController(
+            kube, self.observer, self.executor, self.board, self._policy(), self.record, self.clock.now
+        )
         self.watch = RunWatch(kube, self.runs)
         self.pools.pools.listen(self._pool_changed)
-        self.board.on_report = self._reported
+        self.storage.aside = self.runs.limit.aside
+        self.board.on_report, self.board.on_news = self.pools.report_received, self.runs.wake
         tokens = TokenReviewAuthenticator(kube, time.monotonic)
-        self.progress = ProgressServer(self.board, tokens, self._find_pod, active=lambda: self.election.leads)
+        self.progress = ProgressServer(
+            self.board, tokens, self._find_pod, active=lambda: self.election.leads, wall=self.clock.time
+        )
         self.health = HealthServer(
             live={"watches": self._watches}, ready={"caches": self._caches, "progress": self._serving}
         )
@@ -117,6 +124,7 @@ class Operator:
             group.create_task(self.children.rayjobs.run(), name="watch RayJobs")
             group.create_task(self.children.clusters.run(), name="watch RayClusters")
             group.create_task(self.children.pods.run(), name="watch pods of runs")
+            group.create_task(self.runs.run(), name="runs")
             group.create_task(self.pools.run(), name="pools")
             group.create_task(self._keep_certificates(), name="certificates")
             group.create_task(self._lead(), name="lead")
@@ -139,7 +147,7 @@ class Operator:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.election.run(), name="lease")
             await self.leader.wait()
-            self.observer.begin(time.monotonic)
+            self.observer.begin(self.clock.now)
             self.runs.start()
             self.pools.start()
             group.create_task(self.watch.run(), name="watch DeepCoderRuns")
@@ -161,7 +169,9 @@ class Operator:
             run_label=LABEL_RUN,
             monitoring_namespace=config.monitoring_namespace,
         )
-        return PoolReconciler(self.kube, pods, self.board, settings, self.record, clock=time.monotonic, wall=time.time)
+        return PoolReconciler(
+            self.kube, pods, self.board, settings, self.record, clock=time.monotonic, wall=self.clock.time
+        )
 
     def _trainer_settings(self, bundle: str) -> TrainerSettings:
         config = self.config
@@ -183,10 +193,6 @@ class Operator:
 
     def _pool_changed(self, obj: Object) -> None:
         self.runs.wake_pool(obj["metadata"]["namespace"], obj["metadata"]["name"])
-
-    def _reported(self, key: RunKey) -> None:
-        self.runs.wake(key)
-        self.pools.report_received(key)
 
     async def _find_pod(self, namespace: str, name: str) -> Object | None:
         return self.children.pods.get(namespace, name) or await self.kube.find(PODS, namespace, name)

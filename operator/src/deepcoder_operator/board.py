@@ -14,6 +14,10 @@ from typing import NamedTuple
 from deepcoder_contracts.progress import Desired, ProgressReply, ProgressReport, TrainerPhase
 
 
+FIGURES_SECONDS = 15.0
+"""Reports that are no news wake their run so often: no sooner would their figures be written."""
+
+
 class RunKey(NamedTuple):
     """A DeepCoderRun by name."""
 
@@ -32,7 +36,7 @@ class Heartbeat:
     """What the trainer said."""
 
     received_at: float
-    """Operator's clock, seconds since the epoch."""
+    """Operator's clock, seconds since the epoch, which only goes forward."""
 
     pod_uid: str | None = None
     """UID of the pod that spoke."""
@@ -48,6 +52,14 @@ def shows_life(before: ProgressReport, report: ProgressReport) -> bool:
     arrives, since what comes between two passes of the run, or two writes of its status, is seen nowhere else.
     """
     return report.step != before.step or report.phase is not TrainerPhase.TRAINING
+
+
+def is_news(before: Heartbeat | None, heartbeat: Heartbeat) -> bool:
+    """Whether a report says what its run should be planned for at once, not only figures that may wait."""
+    if before is None or before.pod_uid != heartbeat.pod_uid:
+        return True
+    old, new = before.report, heartbeat.report
+    return (old.phase, old.stage, old.latest_checkpoint) != (new.phase, new.stage, new.latest_checkpoint)
 
 
 @dataclass
@@ -72,6 +84,9 @@ class RunEntry:
     heartbeat: Heartbeat | None = None
     """Newest report of the live attempt."""
 
+    told_at: float = float("-inf")
+    """When the run was last told of a report."""
+
 
 @dataclass
 class ProgressBoard:
@@ -80,8 +95,14 @@ class ProgressBoard:
     entries: dict[RunKey, RunEntry] = field(default_factory=dict)
     """Run to entry."""
 
+    heard_at: float | None = None
+    """When the last report of any live attempt came."""
+
     on_report: Callable[[RunKey], None] | None = None
-    """Called after each report; the run controller wakes its run."""
+    """Called after each report; the pool controller looks for announced programs."""
+
+    on_news: Callable[[RunKey], None] | None = None
+    """Called after a report that is news, and after any when `FIGURES_SECONDS` have passed; wakes the run."""
 
     def post(
         self,
@@ -95,8 +116,9 @@ class ProgressBoard:
     ) -> None:
         """Set what the live attempt of a run is answered. A new ordinal drops the old attempt's report."""
         old = self.entries.get(key)
-        keep = old.heartbeat if old and (old.run_uid, old.ordinal) == (run_uid, ordinal) else None
-        self.entries[key] = RunEntry(reply, ordinal, run_uid, pool, head_uid, keep)
+        new = self.entries[key] = RunEntry(reply, ordinal, run_uid, pool, head_uid)
+        if old and (old.run_uid, old.ordinal) == (run_uid, ordinal):
+            new.heartbeat, new.told_at = old.heartbeat, old.told_at
 
     def withdraw(self, key: RunKey) -> None:
         """The run has no live attempt (any more)."""
@@ -109,6 +131,7 @@ class ProgressBoard:
             return None
         if heartbeat.report.ordinal != entry.ordinal:
             return ProgressReply(desired=Desired.DRAIN, deadline_seconds=0)
+        self.heard_at = heartbeat.received_at
         before = entry.heartbeat
         if before and before.pod_uid == heartbeat.pod_uid and not shows_life(before.report, heartbeat.report):
             entry.heartbeat = replace(heartbeat, alive_at=before.alive_at)
@@ -116,7 +139,15 @@ class ProgressBoard:
             entry.heartbeat = replace(heartbeat, alive_at=heartbeat.received_at)
         if self.on_report is not None:
             self.on_report(key)
+        if is_news(before, heartbeat) or heartbeat.received_at >= entry.told_at + FIGURES_SECONDS:
+            entry.told_at = heartbeat.received_at
+            if self.on_news is not None:
+                self.on_news(key)
         return entry.reply
+
+    def heard(self) -> float | None:
+        """When the last report of any live attempt came; None where silence of all would mean no more than of one."""
+        return self.heard_at if len(self.entries) > 1 else None
 
     def heartbeat(self, key: RunKey, ordinal: int) -> Heartbeat | None:
         """Newest report of this attempt."""

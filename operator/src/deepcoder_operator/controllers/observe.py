@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 
 from deepcoder_operator.api.run import DeepCoderRun
 from deepcoder_operator.board import ProgressBoard, RunKey
@@ -44,6 +43,9 @@ from deepcoder_operator.kube.resources import (
 )
 from deepcoder_operator.storage.service import StorageService
 
+_REMEMBERED = 4096
+"""Runs whose templates were checked, kept in memory."""
+
 
 @dataclass
 class Children:
@@ -68,12 +70,12 @@ class Observer:
     children: Children
     board: ProgressBoard
     storage: StorageService
-    _clock: Callable[[], float] = time.monotonic
-    _began: float | None = None
+    _watching_since: datetime | None = None
+    _checked: dict[str, tuple[int, Problem | None]] = field(default_factory=dict)
 
-    def begin(self, clock: Callable[[], float]) -> None:
-        """From now on this process sees what happens; `clock` only goes forward, whatever the time of day is set to."""
-        self._clock, self._began = clock, clock()
+    def begin(self, clock: Callable[[], datetime]) -> None:
+        """From now on this process sees what happens."""
+        self._watching_since = clock()
 
     async def observe(self, run: DeepCoderRun, now: datetime, obstacle: Problem | None) -> World:
         """The world of one pass; `obstacle` is what the pass before could not do. Raises `KubeError`."""
@@ -96,34 +98,48 @@ class Observer:
             strays=tuple(rayjob_view(j) for n, j in sorted(jobs.items()) if n != (attempt.name if attempt else None)),
             cluster=self._cluster(run, named),
             pods=tuple(pod_view(p) for _, p in sorted(pods.items())),
-            pool=await self._pool(run),
+            pool=await self._pool(run, live=attempt is not None),
             beat=self._beat(run),
+            heard=None if (heard := self.board.heard()) is None else _whole(heard),
             obstacle=obstacle,
-            watching_since=None if self._began is None else self._ago(self._clock() - self._began, now),
+            watching_since=self._watching_since,
         )
         query = storage_query(run, world, now)
-        if query is not None:
-            world = replace(world, storage=await self.storage.answer(run, query))
-            if query.admission:
-                refusal = check_templates(run) or await self._hosted_judge(run) or await self._foreign(run)
-                world = replace(world, refusal=refusal)
-        return world
+        if query is None:
+            return world
+        world = replace(world, storage=await self.storage.answer(run, query))
+        return await self._admission(run, world) if query.admission else world
 
-    @staticmethod
-    def _ago(seconds: float, now: datetime) -> datetime:
-        """A time that many seconds before a pass, as statuses hold it."""
-        return now - timedelta(seconds=int(seconds))
+    async def _admission(self, run: DeepCoderRun, world: World) -> World:
+        """What is looked at only before an attempt; live reads only when nothing else keeps it back."""
+        refusal = self._templates(run)
+        if refusal is None and world.storage is not None and world.storage.problem is None:
+            refusal = await self._hosted_judge(run) or await self._foreign(run)
+        return replace(world, refusal=refusal, pool=world.pool or await self._pool(run, live=True))
+
+    def _templates(self, run: DeepCoderRun) -> Problem | None:
+        """What builders refuse of the spec, found out once for each of its versions: it means to build every RayJob."""
+        uid, generation = run.metadata.uid, run.metadata.generation
+        known = self._checked.get(uid)
+        if known is None or known[0] != generation:
+            self._checked[uid] = known = (generation, check_templates(run))
+            if len(self._checked) > _REMEMBERED:
+                del self._checked[next(iter(self._checked))]
+        return known[1]
 
     def _cluster(self, run: DeepCoderRun, job: Object | None) -> ClusterView | None:
         name = ((job or {}).get("status") or {}).get("rayClusterName")
         found = self.children.clusters.get(run.metadata.namespace, name) if name else None
         return cluster_view(found) if found else None
 
-    async def _pool(self, run: DeepCoderRun) -> PoolView | None:
+    async def _pool(self, run: DeepCoderRun, *, live: bool) -> PoolView | None:
+        """The run's pool; one that the cache has not is looked for where that makes a difference."""
         namespace, name = run.metadata.namespace, pool_name(run)
         if name is None:
             return None
-        found = self.children.pools.get(namespace, name) or await self.kube.find(POOLS, namespace, name)
+        found = self.children.pools.get(namespace, name)
+        if found is None and live:
+            found = await self.kube.find(POOLS, namespace, name)
         return pool_view(found) if found else None
 
     def _beat(self, run: DeepCoderRun) -> Beat | None:

@@ -1,10 +1,8 @@
 """DeepCoderRuns: one worker a run, woken by events, reports and the clock; never two passes over one run at a time.
 
-A pass looks (`observe`), plans (`domain.plan`), writes the status once if it differs, and only then carries the plan
-out (`carry_out`): the intent is durable before anything is made. The status is put under the resourceVersion that
-was planned from, so a pass over an old view changes nothing. A pass that fails is tried again after a growing, bounded
-pause, and the runs beside it go on. Nothing is kept in memory that a restart would miss: what a plan could not do is
-remembered for the next one to say, and found out anew after a restart.
+Passes (`controllers.reconcile`) share a bounded number of places. One that fails is tried again after a growing,
+bounded pause, and the runs beside it go on. A worker that ends by an error of ours ends the process (`run`): a run that
+nobody works for would look as if all were well.
 """
 
 from __future__ import annotations
@@ -14,84 +12,77 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from pydantic import ValidationError
-
 from deepcoder_operator import metrics
-from deepcoder_operator.api.failure import FailureReason
-from deepcoder_operator.api.run import FINALIZER, DeepCoderRun, Metadata
-from deepcoder_operator.api.run_status import RunStatus
 from deepcoder_operator.board import ProgressBoard, RunKey
 from deepcoder_operator.controllers.carry_out import Executor
 from deepcoder_operator.controllers.observe import Observer
-from deepcoder_operator.domain.draft import Plan
-from deepcoder_operator.domain.heartbeat import reply
-from deepcoder_operator.domain.names import LABEL_RUN, own_pool_name, pool_name
-from deepcoder_operator.domain.plan import is_ours, plan, refuse_unreadable
+from deepcoder_operator.controllers.passes import PassLimit
+from deepcoder_operator.controllers.reconcile import (
+    LONGEST_PAUSE_SECONDS,
+    Memory,
+    Reconciler,
+    Recorder,
+    run_key,
+    version,
+)
+from deepcoder_operator.domain.names import LABEL_RUN, own_pool_name
 from deepcoder_operator.domain.policy import Policy
-from deepcoder_operator.domain.world import Problem
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.resources import RUNS
 
 log = logging.getLogger(__name__)
 
-LONGEST_PAUSE_SECONDS = 60.0
 _CONCURRENT_PASSES = 32
-_FAILURES = frozenset(str(reason) for reason in FailureReason)
-
-Recorder = Callable[..., None]
 
 
-@dataclass(frozen=True)
-class _Obstacle:
-    """What a plan for a run could not do, and how often it was tried in vain."""
-
-    uid: str
-    problem: Problem
-    tries: int = 1
-
-    @property
-    def pause(self) -> float:
-        """Seconds until it is tried again: soon after the first time, since the status is to say it."""
-        return min(float(2 ** min(self.tries - 1, 6)), LONGEST_PAUSE_SECONDS)
-
-
-@dataclass
-class _Worker:
+class _Worker(Memory):
     """One run's worker and what it works on."""
 
-    obj: Object
-    wakeup: asyncio.Event = field(default_factory=asyncio.Event)
-    task: asyncio.Task[None] | None = None
-    failures: int = 0
-    phase: str = ""
-    obstacle: _Obstacle | None = None
-
-    def adopt(self, obj: Object) -> None:
-        """Take a newer state of the run, or the run made again under its name, which is newer too."""
-        if _version(obj) > _version(self.obj):
-            self.obj = obj
+    def __init__(self, obj: Object) -> None:
+        super().__init__(obj)
+        self.wakeup = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+        self.failures = 0
+        self.counted = ""
+        """Phase that it is counted under."""
+        self.pool: RunKey | None = None
+        """Pool that wakes it."""
 
 
 class RunController:
     """Keeps a worker for each run."""
 
     def __init__(
-        self, kube: Kube, observer: Observer, executor: Executor, board: ProgressBoard, policy: Policy, record: Recorder
+        self,
+        kube: Kube,
+        observer: Observer,
+        executor: Executor,
+        board: ProgressBoard,
+        policy: Policy,
+        record: Recorder,
+        now: Callable[[], datetime],
     ) -> None:
-        self._kube, self._observer, self._executor, self._board = kube, observer, executor, board
-        self._policy, self._record = policy, record
+        """`now` is the time of day, in whole seconds, that all decisions are taken by."""
+        self._kube, self._board = kube, board
+        self._reconciler = Reconciler(kube, observer, executor, board, policy, record, now)
         self._workers: dict[RunKey, _Worker] = {}
-        self._passes = asyncio.Semaphore(_CONCURRENT_PASSES)
+        self._by_pool: dict[RunKey, set[RunKey]] = {}
+        self._phases: Counter[str] = Counter()
+        self.limit = PassLimit(_CONCURRENT_PASSES)
         self._ready = asyncio.Event()
+        self._broken: asyncio.Queue[BaseException] = asyncio.Queue()
 
     def start(self) -> None:
         """Children are listed: passes may begin."""
         self._ready.set()
+
+    async def run(self) -> None:
+        """Wait until a worker breaks, and raise what broke it."""
+        raise await self._broken.get()
 
     async def stop(self) -> None:
         """End all workers."""
@@ -102,21 +93,23 @@ class RunController:
 
     def seen(self, obj: Object) -> None:
         """A run as the API server has it, from an event or a write of ours; an older one than known is dropped."""
-        key = _key(obj)
+        key = run_key(obj)
         worker = self._workers.get(key)
         if worker is None:
             worker = self._workers[key] = _Worker(obj)
             worker.task = asyncio.get_running_loop().create_task(self._work(key, worker), name=f"run {key}")
+            worker.task.add_done_callback(self._ended)
         else:
             worker.adopt(obj)
+        self._follow_pool(key, worker)
         worker.wakeup.set()
 
-    def listed(self, runs: Sequence[Object], version: int) -> int:
+    def listed(self, runs: Sequence[Object], at: int) -> int:
         """All runs that there were at a version: what events have not told is caught up with; the number of runs."""
         known = {key: worker.obj for key, worker in self._workers.items()}
-        news = [o for o in runs if _key(o) not in known or _version(o) > _version(known[_key(o)])]
-        there = {_key(obj) for obj in runs}
-        lost = [o for key, o in known.items() if key not in there and _version(o) <= version]
+        news = [o for o in runs if run_key(o) not in known or version(o) > version(known[run_key(o)])]
+        there = {run_key(obj) for obj in runs}
+        lost = [o for key, o in known.items() if key not in there and version(o) <= at]
         for obj in news:
             self.seen(obj)
         for obj in lost:
@@ -125,7 +118,7 @@ class RunController:
 
     def gone(self, obj: Object) -> None:
         """A run was deleted."""
-        key = _key(obj)
+        key = run_key(obj)
         worker = self._workers.get(key)
         if worker is not None and worker.obj["metadata"]["uid"] == obj["metadata"]["uid"]:
             self._forget(key, worker)
@@ -140,32 +133,51 @@ class RunController:
 
     def wake_pool(self, namespace: str, pool: str) -> None:
         """A pool has changed: its runs look."""
-        for key, worker in self._workers.items():
-            sandbox = (worker.obj.get("spec") or {}).get("sandbox") or {}
-            name = (sandbox.get("poolRef") or {}).get("name") or own_pool_name(key.name)
-            if key.namespace == namespace and name == pool:
-                worker.wakeup.set()
+        for key in self._by_pool.get(RunKey(namespace, pool), ()):
+            self._workers[key].wakeup.set()
+
+    def _follow_pool(self, key: RunKey, worker: _Worker) -> None:
+        """Note which pool the run looks at."""
+        sandbox = (worker.obj.get("spec") or {}).get("sandbox") or {}
+        pool = RunKey(key.namespace, (sandbox.get("poolRef") or {}).get("name") or own_pool_name(key.name))
+        if pool != worker.pool:
+            self._leave_pool(key, worker)
+            worker.pool = pool
+            self._by_pool.setdefault(pool, set()).add(key)
+
+    def _leave_pool(self, key: RunKey, worker: _Worker) -> None:
+        if worker.pool is not None:
+            self._by_pool[worker.pool].discard(key)
+            if not self._by_pool[worker.pool]:
+                del self._by_pool[worker.pool]
 
     async def _work(self, key: RunKey, worker: _Worker) -> None:
         await self._ready.wait()
         while True:
             worker.wakeup.clear()
-            async with self._passes:
+            async with self.limit.place():
                 seconds = await self._pass(key, worker)
             if seconds is None:
                 self._forget(key, worker)
                 return
+            self._count(worker, worker.phase)
             try:
                 async with asyncio.timeout(seconds):
                     await worker.wakeup.wait()
             except TimeoutError:
                 pass
 
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.critical("the worker of %s has ended", task.get_name(), exc_info=error)
+            self._broken.put_nowait(error)
+
     async def _pass(self, key: RunKey, worker: _Worker) -> float | None:
         """One pass; seconds until the next at the latest, None when the run is gone."""
         started = time.monotonic()
         try:
-            seconds = await self._reconcile(key, worker)
+            seconds = await self._reconciler.reconcile(key, worker)
             worker.failures = 0
             metrics.PASSES.labels(result="ok").inc()
             return seconds
@@ -184,103 +196,6 @@ class RunController:
         metrics.PASSES.labels(result="error").inc()
         worker.failures += 1
         return min(float(2 ** min(worker.failures, 6)), LONGEST_PAUSE_SECONDS)
-
-    async def _reconcile(self, key: RunKey, worker: _Worker) -> float:
-        obj = worker.obj
-        now = datetime.now(UTC).replace(microsecond=0)
-        try:
-            run = DeepCoderRun.model_validate(obj)
-        except ValidationError as e:
-            if obj["metadata"].get("deletionTimestamp"):
-                return await self._release(key, obj)
-            return await self._unreadable(worker, e, now)
-        if not is_ours(run):
-            self._board.withdraw(key)
-            return LONGEST_PAUSE_SECONDS
-        met = worker.obstacle if worker.obstacle and worker.obstacle.uid == run.metadata.uid else None
-        world = await self._observer.observe(run, now, met.problem if met else None)
-        decided = plan(run, world, now, self._policy)
-        run = await self._write(worker, obj, run, decided.status)
-        self._announce(worker, obj, decided)
-        self._answer(key, run, now)
-        problem = await self._executor.carry_out(run, decided.actions)
-        if problem is None:
-            worker.obstacle = None
-            return decided.requeue_after
-        log.warning("run %s: %s: %s", key, problem.reason, problem.message, extra={"run": str(key)})
-        same = met is not None and met.problem.reason == problem.reason
-        worker.obstacle = _Obstacle(run.metadata.uid, problem, met.tries + 1 if met and same else 1)
-        return worker.obstacle.pause
-
-    async def _write(self, worker: _Worker, obj: Object, run: DeepCoderRun, status: RunStatus) -> DeepCoderRun:
-        """Put the status if it differs; the run with it, under its new version.
-
-        It goes onto the object that was planned from, never onto a newer one that has come meanwhile: of that the
-        plan knows nothing, so the put must be refused, and the run planned again.
-        """
-        if status == run.status:
-            return run
-        written = await self._kube.replace_status(obj | {"status": status.to_wire()})
-        metrics.STATUS_WRITES.inc()
-        worker.adopt(written)
-        return run.model_copy(update={"status": status, "metadata": Metadata.model_validate(written["metadata"])})
-
-    def _answer(self, key: RunKey, run: DeepCoderRun, now: datetime) -> None:
-        """Set what the live attempt is told when it next reports."""
-        attempt = run.status.attempt
-        if attempt is None:
-            self._board.withdraw(key)
-            return
-        self._board.post(
-            key,
-            run_uid=run.metadata.uid,
-            ordinal=attempt.ordinal,
-            reply=reply(run.status, now),
-            pool=pool_name(run),
-            head_uid=attempt.head_uid,
-        )
-
-    def _announce(self, worker: _Worker, obj: Object, decided: Plan) -> None:
-        """Tell what the status now says; before anything is carried out, which may fail and be planned again."""
-        name = obj["metadata"]["name"]
-        for event in decided.events:
-            level = logging.WARNING if event.warning else logging.INFO
-            log.log(level, "run %s: %s: %s", name, event.reason, event.message, extra={"run": name})
-            self._record(obj, event.reason, event.message, warning=event.warning)
-            if event.reason in _FAILURES:
-                metrics.FAILURES.labels(reason=event.reason).inc()
-        if worker.phase != decided.status.phase:
-            worker.phase = decided.status.phase
-            self._count()
-
-    def _count(self) -> None:
-        metrics.RUNS.clear()
-        for phase, number in Counter(w.phase for w in self._workers.values() if w.phase).items():
-            metrics.RUNS.labels(phase=phase).set(number)
-
-    async def _unreadable(self, worker: _Worker, error: ValidationError, now: datetime) -> float:
-        """The spec cannot be read: say where, if even the status can be."""
-        first = error.errors(include_url=False, include_input=False)[0]
-        message = f"{'.'.join(map(str, first['loc']))}: {first['msg']}: upgrade the operator, or mend the field"
-        obj = worker.obj
-        status = RunStatus.model_validate(obj.get("status") or {})
-        refused = refuse_unreadable(Metadata.model_validate(obj["metadata"]), status, message, now)
-        if refused != status:
-            worker.adopt(await self._kube.replace_status(obj | {"status": refused.to_wire()}))
-            self._record(obj, "SpecUnreadable", message, warning=True)
-        return LONGEST_PAUSE_SECONDS
-
-    async def _release(self, key: RunKey, obj: Object) -> float:
-        """A deleted run that cannot be read cannot be drained as it asks: let it go, its children follow it."""
-        metadata = Metadata.model_validate(obj["metadata"])
-        self._board.withdraw(key)
-        if FINALIZER in metadata.finalizers:
-            text = (
-                "the spec cannot be read: pods save and stop as their hooks say, the run's folder stays in its bucket"
-            )
-            self._record(obj, "ReleasedUnread", text, warning=True)
-            await self._executor.release(metadata)
-        return LONGEST_PAUSE_SECONDS
 
     async def _refresh(self, worker: _Worker) -> None:
         """Our view was old: read the run anew rather than wait for the event."""
@@ -304,8 +219,19 @@ class RunController:
     def _forget(self, key: RunKey, worker: _Worker) -> None:
         if self._workers.get(key) is worker:
             del self._workers[key]
+            self._leave_pool(key, worker)
             self._board.withdraw(key)
-            self._count()
+            self._count(worker, "")
+
+    def _count(self, worker: _Worker, phase: str) -> None:
+        """Count a worker under its phase, none if it is empty."""
+        if phase == worker.counted:
+            return
+        for changed, by in ((worker.counted, -1), (phase, 1)):
+            if changed:
+                self._phases[changed] += by
+                metrics.RUNS.labels(phase=changed).set(self._phases[changed])
+        worker.counted = phase
 
 
 def run_of(obj: dict[str, Any]) -> RunKey | None:
@@ -313,11 +239,3 @@ def run_of(obj: dict[str, Any]) -> RunKey | None:
     labels = obj["metadata"].get("labels") or {}
     name = labels.get(LABEL_RUN)
     return RunKey(obj["metadata"]["namespace"], name) if name else None
-
-
-def _key(obj: Object) -> RunKey:
-    return RunKey(obj["metadata"]["namespace"], obj["metadata"]["name"])
-
-
-def _version(obj: Object) -> int:
-    return int(obj["metadata"]["resourceVersion"])

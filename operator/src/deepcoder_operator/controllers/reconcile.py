@@ -1,0 +1,216 @@
+"""One pass over one run: look (`observe`), plan (`domain.plan`), write the status, then do what the plan says.
+
+The status is written once, if it differs in what matters or its figures are old enough, and always before anything is
+carried out: the intent is durable before anything is made. It is put under the resourceVersion that was planned from,
+so a pass over an old view changes nothing. What a plan could not do is remembered for the next one to say, and found
+out anew after a restart; nothing else is kept here that a restart would miss. What fails raises.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from pydantic import ValidationError
+
+from deepcoder_operator import metrics
+from deepcoder_operator.api.failure import FailureReason
+from deepcoder_operator.api.run import FINALIZER, DeepCoderRun, Metadata
+from deepcoder_operator.api.run_status import RunStatus
+from deepcoder_operator.board import ProgressBoard, RunKey
+from deepcoder_operator.controllers.carry_out import Executor
+from deepcoder_operator.controllers.observe import Observer
+from deepcoder_operator.domain.draft import Plan
+from deepcoder_operator.domain.heartbeat import reply
+from deepcoder_operator.domain.names import pool_name
+from deepcoder_operator.domain.plan import is_ours, plan, refuse_unreadable
+from deepcoder_operator.domain.policy import Policy
+from deepcoder_operator.domain.significance import FIGURES_SECONDS, worth_writing
+from deepcoder_operator.domain.world import Problem
+from deepcoder_operator.kube.client import Kube, Object
+from deepcoder_operator.kube.keep import kept
+from deepcoder_operator.kube.resources import RUNS
+
+log = logging.getLogger(__name__)
+
+LONGEST_PAUSE_SECONDS = 60.0
+SHORTEST_PAUSE_SECONDS = 1.0
+"""To the next look after a pass that changed nothing, whatever its plan asks for: no run is looked at in a hot loop."""
+
+_FAILURES = frozenset(str(reason) for reason in FailureReason)
+
+Recorder = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """What a plan for a run could not do, and how often it was tried in vain."""
+
+    uid: str
+    problem: Problem
+    tries: int = 1
+
+    @property
+    def pause(self) -> float:
+        """Seconds until it is tried again: soon after the first time, since the status is to say it."""
+        return min(float(2 ** min(self.tries - 1, 6)), LONGEST_PAUSE_SECONDS)
+
+
+class Memory:
+    """What is known of a run between its passes."""
+
+    def __init__(self, obj: Object) -> None:
+        self.obj = kept(RUNS, obj)
+        self.phase = ""
+        self.obstacle: Obstacle | None = None
+        self.written_at: float | None = None
+
+    def adopt(self, obj: Object) -> None:
+        """Take a newer state of the run, or the run made again under its name, which is newer too."""
+        if version(obj) > version(self.obj):
+            if obj["metadata"]["uid"] != self.obj["metadata"]["uid"]:
+                self.written_at = None
+            self.obj = kept(RUNS, obj)
+
+
+class Reconciler:
+    """Does passes."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        observer: Observer,
+        executor: Executor,
+        board: ProgressBoard,
+        policy: Policy,
+        record: Recorder,
+        now: Callable[[], datetime],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`now` is the time of day in whole seconds, `clock` only goes forward."""
+        self._kube, self._observer, self._executor, self._board = kube, observer, executor, board
+        self._policy, self._record, self._now, self._clock = policy, record, now, clock
+
+    async def reconcile(self, key: RunKey, memory: Memory) -> float:
+        """One pass; seconds until the next at the latest. Raises `KubeError`."""
+        obj = memory.obj
+        now = self._now()
+        try:
+            run = DeepCoderRun.model_validate(obj)
+        except ValidationError as e:
+            if obj["metadata"].get("deletionTimestamp"):
+                return await self._release(key, obj)
+            return await self._unreadable(memory, e, now)
+        if not is_ours(run):
+            self._board.withdraw(key)
+            return LONGEST_PAUSE_SECONDS
+        met = memory.obstacle if memory.obstacle and memory.obstacle.uid == run.metadata.uid else None
+        world = await self._observer.observe(run, now, met.problem if met else None)
+        decided = plan(run, world, now, self._policy)
+        if self._must_write(memory, run, decided):
+            run = await self._write(memory, obj, run, decided.status)
+            wait = decided.requeue_after
+        else:
+            wait = self._wait(memory, run, decided)
+        self._announce(memory, obj, decided)
+        self._answer(key, run, now)
+        problem = await self._executor.carry_out(run, decided.actions)
+        if problem is None:
+            memory.obstacle = None
+            return wait
+        log.warning("run %s: %s: %s", key, problem.reason, problem.message, extra={"run": str(key)})
+        same = met is not None and met.problem.reason == problem.reason
+        memory.obstacle = Obstacle(run.metadata.uid, problem, met.tries + 1 if met and same else 1)
+        return memory.obstacle.pause
+
+    def _must_write(self, memory: Memory, run: DeepCoderRun, decided: Plan) -> bool:
+        """Whether what differs cannot wait; whatever acts or is told rests on the status that is stored."""
+        if decided.status == run.status:
+            return False
+        return bool(decided.actions or decided.events) or worth_writing(run.status, decided.status, self._since(memory))
+
+    def _wait(self, memory: Memory, run: DeepCoderRun, decided: Plan) -> float:
+        """Seconds to the next look after a pass that wrote nothing: what it held back is due by then."""
+        wait = decided.requeue_after
+        since = self._since(memory)
+        if decided.status != run.status and since is not None:
+            wait = min(wait, FIGURES_SECONDS - since)
+        return wait if decided.actions else max(wait, SHORTEST_PAUSE_SECONDS)
+
+    def _since(self, memory: Memory) -> float | None:
+        return None if memory.written_at is None else self._clock() - memory.written_at
+
+    async def _write(self, memory: Memory, obj: Object, run: DeepCoderRun, status: RunStatus) -> DeepCoderRun:
+        """Put the status; the run with it, under its new version.
+
+        It goes onto the object that was planned from, never onto a newer one that has come meanwhile: of that the
+        plan knows nothing, so the put must be refused, and the run planned again.
+        """
+        written = await self._kube.replace_status(obj | {"status": status.to_wire()})
+        metrics.STATUS_WRITES.inc()
+        memory.written_at = self._clock()
+        memory.adopt(written)
+        return run.model_copy(update={"status": status, "metadata": Metadata.model_validate(written["metadata"])})
+
+    def _answer(self, key: RunKey, run: DeepCoderRun, now: datetime) -> None:
+        """Set what the live attempt is told when it next reports."""
+        attempt = run.status.attempt
+        if attempt is None:
+            self._board.withdraw(key)
+            return
+        self._board.post(
+            key,
+            run_uid=run.metadata.uid,
+            ordinal=attempt.ordinal,
+            reply=reply(run.status, now),
+            pool=pool_name(run),
+            head_uid=attempt.head_uid,
+        )
+
+    def _announce(self, memory: Memory, obj: Object, decided: Plan) -> None:
+        """Tell what the status now says; before anything is carried out, which may fail and be planned again."""
+        key = run_key(obj)
+        for event in decided.events:
+            level = logging.WARNING if event.warning else logging.INFO
+            log.log(level, "run %s: %s: %s", key, event.reason, event.message, extra={"run": str(key)})
+            self._record(obj, event.reason, event.message, warning=event.warning)
+            if event.reason in _FAILURES:
+                metrics.FAILURES.labels(reason=event.reason).inc()
+        memory.phase = decided.status.phase
+
+    async def _unreadable(self, memory: Memory, error: ValidationError, now: datetime) -> float:
+        """The spec cannot be read: say where, if even the status can be."""
+        first = error.errors(include_url=False, include_input=False)[0]
+        message = f"{'.'.join(map(str, first['loc']))}: {first['msg']}: upgrade the operator, or mend the field"
+        obj = memory.obj
+        status = RunStatus.model_validate(obj.get("status") or {})
+        refused = refuse_unreadable(Metadata.model_validate(obj["metadata"]), status, message, now)
+        if refused != status:
+            memory.adopt(await self._kube.replace_status(obj | {"status": refused.to_wire()}))
+            self._record(obj, "SpecUnreadable", message, warning=True)
+        return LONGEST_PAUSE_SECONDS
+
+    async def _release(self, key: RunKey, obj: Object) -> float:
+        """A deleted run that cannot be read cannot be drained as it asks: let it go, its children follow it."""
+        metadata = Metadata.model_validate(obj["metadata"])
+        self._board.withdraw(key)
+        if FINALIZER in metadata.finalizers:
+            text = (
+                "the spec cannot be read: pods save and stop as their hooks say, the run's folder stays in its bucket"
+            )
+            self._record(obj, "ReleasedUnread", text, warning=True)
+            await self._executor.release(metadata)
+        return LONGEST_PAUSE_SECONDS
+
+
+def run_key(obj: Object) -> RunKey:
+    """A run by name."""
+    return RunKey(obj["metadata"]["namespace"], obj["metadata"]["name"])
+
+
+def version(obj: Object) -> int:
+    """The version of an object, which grows."""
+    return int(obj["metadata"]["resourceVersion"])

@@ -1,0 +1,88 @@
+"""Which reports wake their run: a thousand runs that each report each five seconds are not planned for each report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from deepcoder_contracts.base import sha256_digest
+from deepcoder_contracts.progress import CheckpointSummary, ProgressReply, ProgressReport, TrainerPhase
+from deepcoder_operator import board as boards
+from deepcoder_operator.board import Heartbeat, ProgressBoard, RunKey
+from deepcoder_operator.domain import significance
+
+RUN = RunKey("ml", "demo")
+CHECKPOINT = CheckpointSummary(uri="s3://b/k", digest=sha256_digest(b"m"), step=10)
+
+
+class Board(ProgressBoard):
+    def __init__(self) -> None:
+        super().__init__()
+        self.woken: list[float] = []
+        self.reports = 0
+        self.now = 0.0
+        self.on_news = lambda key: self.woken.append(self.now)
+        self.on_report = self.count
+        self.plan()
+
+    def count(self, _: RunKey) -> None:
+        self.reports += 1
+
+    def plan(self, ordinal: int = 1) -> None:
+        """A pass posts its answer anew."""
+        self.post(RUN, run_uid="u", ordinal=ordinal, reply=ProgressReply(), pool="judges")
+
+    def hear(self, at: float, pod: str = "head", ordinal: int = 1, **fields: Any) -> None:
+        self.now = at
+        report = {"ordinal": ordinal, "stage": "s", "phase": TrainerPhase.TRAINING, "step": int(at), "max_steps": 99,
+                  "sent_at": "2026-01-01T00:00:00Z"} | fields  # fmt: skip
+        self.receive(RUN, Heartbeat(ProgressReport.model_validate(report), at, pod))
+
+
+@pytest.fixture
+def board() -> Board:
+    return Board()
+
+
+def test_steps_alone_wake_the_run_each_fifteen_seconds_and_the_pool_each_time(board: Board) -> None:
+    for at in range(0, 61, 5):
+        board.hear(float(at))
+        board.plan()
+    assert board.woken == [0.0, 15.0, 30.0, 45.0, 60.0]
+    assert boards.FIGURES_SECONDS == significance.FIGURES_SECONDS == 15.0
+    assert board.reports == 13
+
+
+@pytest.mark.parametrize(
+    "news",
+    [
+        {"phase": TrainerPhase.CHECKPOINTING},
+        {"latest_checkpoint": CHECKPOINT},
+        {"stage": "another"},
+        {"pod": "another"},
+    ],
+)
+def test_what_should_be_planned_for_wakes_the_run_at_once(board: Board, news: dict[str, Any]) -> None:
+    board.hear(0)
+    board.hear(1)
+    board.hear(2, **news)
+    board.hear(3, **news)
+    assert board.woken == [0.0, 2.0]
+
+
+def test_first_report_of_the_next_attempt_wakes_the_run(board: Board) -> None:
+    board.hear(0)
+    board.plan(ordinal=2)
+    board.hear(1, ordinal=2)
+    assert board.woken == [0.0, 1.0]
+
+
+def test_board_tells_when_anybody_was_last_heard_where_two_attempts_live(board: Board) -> None:
+    board.hear(7)
+    assert board.heard() is None
+    other = RunKey("ml", "other")
+    board.post(other, run_uid="v", ordinal=1, reply=ProgressReply(), pool=None)
+    assert board.heard() == 7
+    board.withdraw(other)
+    assert board.heard() is None
