@@ -116,6 +116,11 @@ class Cluster:
     """When the operator's process began."""
     heard: datetime | None = None
     """When a report of any run last came, where there are others."""
+    obstacle: Problem | None = None
+    """What the bucket refuses of what is carried out: the folder's deletion."""
+    refused: Problem | None = None
+    """What the pass before met of it."""
+    events: list[d.EventRecord] = field(default_factory=list)
     meter: Meter = field(default_factory=Meter)
     gpus: int = 0
     """GPUs of each attempt's learner; none: an attempt has no such pod."""
@@ -133,6 +138,7 @@ class Cluster:
             beat=self.beat,
             watching_since=self.watching_since,
             heard=self.heard,
+            obstacle=self.refused,
         )
         query = storage_query(self.run, world, self.now)
         if query is None:
@@ -156,7 +162,12 @@ class Cluster:
             return decided
         self.run = self.run.model_copy(update={"status": roundtrip(decided.status)})
         self.meter.read(self.pods.values(), self.now)
+        self.events.extend(decided.events)
+        self.refused = None
         for action in decided.actions[:actions]:
+            if isinstance(action, d.DeleteArtifacts) and self.obstacle is not None:
+                self.refused = self.obstacle
+                break
             self.carry_out(action)
         return decided
 

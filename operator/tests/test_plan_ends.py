@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 from plan_world import running
+from run_manifests import TRAIN
 
 from deepcoder_operator.api.failure import FailureReason
+from deepcoder_operator.api.run_spec import Artifacts, Cleanup
 from deepcoder_operator.api.run_status import Phase
+from deepcoder_operator.domain.world import Problem
 
 
 def test_old_cluster_is_gone_before_the_next_is_asked_for() -> None:
@@ -97,6 +100,66 @@ def test_deletion_drains_then_lets_go() -> None:
     assert cluster.run.metadata.finalizers == []
     assert cluster.artifacts_deleted
     assert not cluster.jobs
+
+
+def test_deletion_that_drains_ends_when_the_trainer_has_saved_whatever_its_job_says() -> None:
+    cluster = running()
+    cluster.delete()
+    cluster.settle()
+    cluster.save(5)
+    cluster.write_exit(75, "Drained")
+    cluster.step()
+    assert cluster.jobs["demo-s0-a1"].deleting
+    cluster.settle()
+    assert cluster.run.metadata.finalizers == []
+
+
+@pytest.mark.parametrize("reason", ["SecretNotFound", "SecretForbidden"])
+def test_deleted_run_whose_credentials_are_gone_leaves_its_folder_and_goes(reason: str) -> None:
+    cluster = running(cleanup={"artifacts": "Delete"})
+    cluster.kubelet = False
+    cluster.delete()
+    cluster.settle()
+    cluster.obstacle = Problem(reason, "Secret s3 does not exist in namespace ml: create it")
+    cluster.kubelet = True
+    cluster.advance(300)
+    cluster.settle()
+    decided = cluster.step()
+    told = {e.reason: e.message for e in [*cluster.events, *decided.events]}
+    assert "s3://deepcoder/ml/demo-01234567" in told["ArtifactsLeft"]
+    assert cluster.run.metadata.finalizers == []
+    assert not cluster.artifacts_deleted
+
+
+def test_deletion_of_artifacts_is_tried_again_while_storage_is_away_and_then_given_up() -> None:
+    cluster = running(cleanup={"artifacts": "Delete"})
+    cluster.delete()
+    cluster.settle()
+    cluster.obstacle = Problem("StorageUnreachable", "no route")
+    cluster.advance(300)
+    for _ in range(10):
+        cluster.step()
+        cluster.others_act()
+    assert cluster.run.metadata.finalizers
+    cluster.advance(900)
+    cluster.settle()
+    assert cluster.run.metadata.finalizers == []
+    assert "ArtifactsLeft" in [e.reason for e in cluster.events]
+
+
+def test_finished_run_is_held_for_its_artifacts_alone() -> None:
+    cluster = running(stages=[TRAIN])
+    cluster.save(20, final=True)
+    cluster.leave(0, "Completed")
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.COMPLETE
+    assert cluster.run.metadata.finalizers == [], "nothing is left to do at its deletion"
+    cluster.edit(cleanup=Cleanup(artifacts=Artifacts.DELETE))
+    cluster.settle()
+    assert cluster.run.metadata.finalizers
+    cluster.edit(cleanup=Cleanup(artifacts=Artifacts.RETAIN))
+    cluster.settle()
+    assert cluster.run.metadata.finalizers == []
 
 
 def test_deletion_is_bounded() -> None:

@@ -1,20 +1,24 @@
 """The end of a run that is deleted: artifacts as asked, then the finalizer; children go by garbage collection.
 
-Both are bounded: storage that cannot be reached must not keep an object undeletable for ever.
+Both are bounded: storage that cannot be reached must not keep an object undeletable for ever. Credentials that are gone
+do not come back while a namespace is being deleted, which removes Secrets and runs in no order: the folder is left.
 """
 
 from __future__ import annotations
 
 from deepcoder_operator.api.run import FINALIZER
 from deepcoder_operator.api.run_spec import Artifacts
-from deepcoder_operator.domain.draft import DeleteArtifacts, Draft, RemoveFinalizer
-from deepcoder_operator.domain.world import parse_time
+from deepcoder_operator.domain.draft import AddFinalizer, DeleteArtifacts, Draft, RemoveFinalizer
+from deepcoder_operator.domain.resolve import storage_uri
+from deepcoder_operator.domain.world import World, parse_time
 
 ARTIFACT_SECONDS = 600.0
 """Time that deleting artifacts may take, retries included, from the end of draining."""
 
+_CREDENTIALS_GONE = frozenset({"SecretNotFound", "SecretForbidden"})
 
-def let_go(draft: Draft) -> None:
+
+def let_go(draft: Draft, world: World) -> None:
     """Delete artifacts if that is asked for, then release the object."""
     if FINALIZER not in draft.run.metadata.finalizers:
         return
@@ -22,9 +26,24 @@ def let_go(draft: Draft) -> None:
     wanted = draft.run.spec.cleanup.artifacts is Artifacts.DELETE and draft.status.provenance is not None
     if wanted and asked is not None:
         bound = ARTIFACT_SECONDS + draft.run.spec.checkpoint.drain_seconds * 2
-        if not draft.due(asked, bound):
+        obstacle = world.obstacle
+        if obstacle is not None and obstacle.reason in _CREDENTIALS_GONE:
+            text = f"the run's folder {storage_uri(draft.run)} stays: {obstacle.message}"
+            draft.event("ArtifactsLeft", text, warning=True)
+        elif not draft.due(asked, bound):
             draft.do(DeleteArtifacts())
             draft.look_again(15)
         else:
-            draft.event("ArtifactsLeft", "the run's folder could not be deleted in time; it stays", warning=True)
+            text = f"the run's folder {storage_uri(draft.run)} could not be deleted in time; it stays"
+            draft.event("ArtifactsLeft", text, warning=True)
     draft.do(RemoveFinalizer())
+
+
+def hold_or_release(draft: Draft) -> None:
+    """A finished run is held only for its artifacts: without the operator, say uninstalled, it can then be deleted."""
+    held = FINALIZER in draft.run.metadata.finalizers
+    needed = draft.run.spec.cleanup.artifacts is Artifacts.DELETE and draft.status.provenance is not None
+    if needed and not held:
+        draft.do(AddFinalizer())
+    elif held and not needed:
+        draft.do(RemoveFinalizer())

@@ -21,7 +21,7 @@ from deepcoder_operator.api.run_status import RunStatus
 from deepcoder_operator.domain.admission import admit, is_past_the_end, lay_out_stages
 from deepcoder_operator.domain.attempt import follow, intend
 from deepcoder_operator.domain.conditions import find_condition, set_condition
-from deepcoder_operator.domain.deletion import let_go
+from deepcoder_operator.domain.deletion import hold_or_release, let_go
 from deepcoder_operator.domain.draft import AddFinalizer, DeleteRayJob, Draft, Plan
 from deepcoder_operator.domain.heartbeat import note_progress
 from deepcoder_operator.domain.leaving import gone
@@ -58,6 +58,7 @@ def plan(run: DeepCoderRun, world: World, now: datetime, policy: Policy) -> Plan
         _delete(draft, world)
     elif is_terminal(draft.status):
         expire(draft)
+        hold_or_release(draft)
     elif FINALIZER not in run.metadata.finalizers:
         draft.do(AddFinalizer())
         draft.look_again(1)
@@ -114,7 +115,7 @@ def _delete(draft: Draft, world: World) -> None:
         if not (_has_left(draft) and gone(draft, world)):
             return
         draft.update(attempt=None)
-    let_go(draft)
+    let_go(draft, world)
 
 
 def _has_left(draft: Draft) -> bool:

@@ -32,8 +32,11 @@ class StorageQuery:
 def storage_query(run: DeepCoderRun, world: World, now: datetime) -> StorageQuery | None:
     """What this pass needs, None if nothing."""
     status, attempt = run.status, run.status.attempt
-    if run.metadata.deletion_timestamp or is_terminal(status):
+    if is_terminal(status):
         return None
+    if run.metadata.deletion_timestamp:
+        saves = attempt is not None and attempt.state is AttemptState.DRAINING
+        return StorageQuery(stage_index=attempt.stage_index, ordinal=attempt.ordinal) if attempt and saves else None
     if attempt is None:
         waiting = status.backoff is not None and now < status.backoff.until
         index = status.current_stage.index if status.current_stage else 0
