@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from deepcoder_contracts.progress import Desired, ProgressReply, ProgressReport, TrainerPhase
 
-
 FIGURES_SECONDS = 15.0
 """Reports that are no news wake their run so often: no sooner would their figures be written."""
 

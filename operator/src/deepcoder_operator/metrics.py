@@ -15,6 +15,7 @@ PASS_SECONDS = Histogram(
     buckets=(0.002, 0.005, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30),
 )
 STATUS_WRITES = Counter("deepcoder_operator_status_writes_total", "Writes of a run's status")
+STATUS_REFUSED = Counter("deepcoder_operator_status_refused_total", "Statuses that the API server found invalid")
 ACTIONS = Counter("deepcoder_operator_actions_total", "Actions carried out by kind", ["action"])
 FAILURES = Counter("deepcoder_operator_attempt_failures_total", "Failed attempts by reason", ["reason"])
 STORAGE_SECONDS = Histogram(
@@ -24,3 +25,5 @@ STORAGE_SECONDS = Histogram(
 )
 STORAGE_PROBLEMS = Counter("deepcoder_operator_storage_problems_total", "Questions storage did not answer", ["reason"])
 EVENTS_LOST = Counter("deepcoder_operator_events_lost_total", "Events that were not posted, by cause", ["cause"])
+API_REQUESTS = Counter("deepcoder_operator_api_requests_total", "Requests sent to the API server", ["method"])
+STORAGE_REQUESTS = Counter("deepcoder_operator_storage_requests_total", "Requests sent to storage", ["method"])

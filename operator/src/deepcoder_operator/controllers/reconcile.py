@@ -30,6 +30,7 @@ from deepcoder_operator.domain.plan import is_ours, plan, refuse_unreadable
 from deepcoder_operator.domain.policy import Policy
 from deepcoder_operator.domain.significance import FIGURES_SECONDS, worth_writing
 from deepcoder_operator.domain.world import Problem
+from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.keep import kept
 from deepcoder_operator.kube.resources import RUNS
@@ -149,7 +150,13 @@ class Reconciler:
         It goes onto the object that was planned from, never onto a newer one that has come meanwhile: of that the
         plan knows nothing, so the put must be refused, and the run planned again.
         """
-        written = await self._kube.replace_status(obj | {"status": status.to_wire()})
+        try:
+            written = await self._kube.replace_status(obj | {"status": status.to_wire()})
+        except errors.Invalid as e:
+            metrics.STATUS_REFUSED.inc()
+            text = f"the API server refuses the status that the operator writes, so the run stands still: {e}"
+            self._record(obj, "StatusRefused", text, warning=True)
+            raise
         metrics.STATUS_WRITES.inc()
         memory.written_at = self._clock()
         memory.adopt(written)
@@ -182,14 +189,16 @@ class Reconciler:
         memory.phase = decided.status.phase
 
     async def _unreadable(self, memory: Memory, error: ValidationError, now: datetime) -> float:
-        """The spec cannot be read: say where, if even the status can be."""
+        """Say where the run cannot be read, in its conditions alone: the rest may be a newer release's."""
         first = error.errors(include_url=False, include_input=False)[0]
         message = f"{'.'.join(map(str, first['loc']))}: {first['msg']}: upgrade the operator, or mend the field"
         obj = memory.obj
-        status = RunStatus.model_validate(obj.get("status") or {})
-        refused = refuse_unreadable(Metadata.model_validate(obj["metadata"]), status, message, now)
-        if refused != status:
-            memory.adopt(await self._kube.replace_status(obj | {"status": refused.to_wire()}))
+        metadata, status = Metadata.model_validate(obj["metadata"]), _conditions_of(obj)
+        refused = refuse_unreadable(metadata, status, message, now)
+        if refused.conditions != status.conditions:
+            changes = {"conditions": refused.to_wire()["conditions"], "observedGeneration": metadata.generation}
+            patch = {"metadata": {"resourceVersion": metadata.resource_version}, "status": changes}
+            memory.adopt(await self._kube.patch(RUNS, metadata.namespace, metadata.name, patch, "status"))
             self._record(obj, "SpecUnreadable", message, warning=True)
         return LONGEST_PAUSE_SECONDS
 
@@ -204,6 +213,14 @@ class Reconciler:
             self._record(obj, "ReleasedUnread", text, warning=True)
             await self._executor.release(metadata)
         return LONGEST_PAUSE_SECONDS
+
+
+def _conditions_of(obj: Object) -> RunStatus:
+    """What can be read of a status that may be another release's: its conditions, none if not even they can be."""
+    try:
+        return RunStatus.model_validate({"conditions": (obj.get("status") or {}).get("conditions") or []})
+    except ValidationError:
+        return RunStatus()
 
 
 def run_key(obj: Object) -> RunKey:

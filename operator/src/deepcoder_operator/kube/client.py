@@ -24,6 +24,7 @@ from kubernetes.aio import client, config
 from deepcoder_operator import VERSION
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.resources import BY_KIND, PODS, TOKEN_REVIEWS, Resource
+from deepcoder_operator.metrics import API_REQUESTS
 
 log = logging.getLogger(__name__)
 
@@ -289,6 +290,7 @@ class Kube:
     ) -> aiohttp.ClientResponse:
         if method != "GET":
             self.fence()
+        API_REQUESTS.labels(method=method).inc()
         request = await self._api.param_serialize(
             method,
             path,

@@ -30,8 +30,10 @@ from botocore.exceptions import (
 )
 
 from deepcoder_operator.domain.world import Problem
+from deepcoder_operator.metrics import STORAGE_REQUESTS
 
 if TYPE_CHECKING:
+    from botocore.awsrequest import AWSPreparedRequest
     from mypy_boto3_s3.client import S3Client
 
 _CONNECT_SECONDS = 5
@@ -278,7 +280,7 @@ class Buckets:
                 raise StorageProblem("CredentialsInvalid", f"ca.crt of {credentials.source} is no PEM: {e}") from e
             verify = str(path)
         try:
-            return self._session.client(
+            client = self._session.client(
                 "s3",
                 endpoint_url=target.endpoint,
                 region_name=target.region or "us-east-1",
@@ -293,12 +295,18 @@ class Buckets:
                     s3={"addressing_style": "path" if target.endpoint else "auto"},
                 ),
             )
+            client.meta.events.register("before-send.s3", _count)
+            return client
         except InvalidRegionError as e:
             raise StorageProblem(
                 "RegionInvalid", f"checkpoint.s3.region {target.region} is no region: use one such as us-east-1"
             ) from e
         except (ValueError, BotoCoreError) as e:
             raise _endpoint_invalid(target) from e
+
+
+def _count(request: AWSPreparedRequest, **_: object) -> None:
+    STORAGE_REQUESTS.labels(method=request.method).inc()
 
 
 def _endpoint_invalid(target: Target) -> StorageProblem:

@@ -1,0 +1,125 @@
+"""When a run's status is written: what decides at once, figures now and then, and what of one that cannot be read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from plan_world import UID
+from run_ground import KEY, Ground, Observer, manifest, phases, progressing, standing
+
+from deepcoder_contracts.progress import ProgressReport, TrainerPhase
+from deepcoder_operator import metrics
+from deepcoder_operator.domain.world import (
+    Beat,
+    ClusterView,
+    PodView,
+    PoolView,
+    RayJobView,
+    StorageView,
+    World,
+)
+from deepcoder_operator.kube import errors
+
+
+@pytest.fixture
+async def ground() -> AsyncIterator[Ground]:
+    async with standing() as made:
+        yield made
+
+
+class Beats(Observer):
+    """An attempt that runs, and reports a step more at every look."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = 0
+        self.phase = TrainerPhase.TRAINING
+
+    async def observe(self, run: Any, now: Any, obstacle: Any) -> World:
+        self.step += 1
+        name = "demo-s0-a1"
+        job = RayJobView(name, "job", UID, 1, job_status="RUNNING", deployment_status="Running", cluster_name="c")
+        head = PodView(f"{name}-head", "head", "head", 1, phase="Running", ready=True)
+        report = ProgressReport(
+            ordinal=1, stage="short", phase=self.phase, step=self.step, max_steps=20, sent_at=now
+        )  # fmt: skip
+        pool = PoolView("demo-sandbox", True, f"{self.step} of 4 judges are ready")
+        return World(rayjob=job, cluster=ClusterView("c", True), pods=(head,), pool=pool, storage=StorageView(),
+                     beat=Beat(report, now, "head", now), watching_since=now)  # fmt: skip
+
+
+def intended() -> dict[str, Any]:
+    """A run whose first attempt was intended."""
+    made = manifest()
+    attempt = {"ordinal": 1, "stageIndex": 0, "name": "demo-s0-a1", "intendedTime": "2026-01-01T00:00:00Z"}
+    provenance = {"configDigest": "sha256:" + "0" * 64, "image": "i", "model": "m", "seed": 0, "storage": "s3://b/k",
+                  "operatorVersion": "1"}  # fmt: skip
+    return made | {"status": {"ordinal": 1, "attempt": attempt, "provenance": provenance}}
+
+
+async def test_figures_alone_are_not_written_with_every_look(ground: Ground) -> None:
+    """Of twenty looks at a run that reports a step each time, the statuses of the first few passes are written."""
+    ground.controller._reconciler._observer = Beats()
+    ground.controller.seen(ground.api.change(intended()))
+    await ground.until(lambda: "Running" in phases(ground.api))
+    await asyncio.sleep(0.1)
+    settled = len(ground.api.writes)
+    for _ in range(20):
+        ground.controller.wake(KEY)
+        await asyncio.sleep(0.01)
+    assert len(ground.api.writes) == settled
+    assert ground.controller._reconciler._observer.step > 15
+
+
+async def test_what_was_held_back_is_written_once_it_is_due(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    observer = Beats()
+    ground.controller._reconciler._observer = observer
+    monkeypatch.setattr(ground.controller._reconciler, "_clock", lambda: now[0])
+    ground.controller.seen(ground.api.change(intended()))
+    await ground.until(lambda: "Running" in phases(ground.api))
+    await asyncio.sleep(0.1)
+    settled = len(ground.api.writes)
+    now[0] = 16.0
+    ground.controller.wake(KEY)
+    await ground.until(lambda: len(ground.api.writes) > settled)
+    conditions = {c["type"]: c for c in ground.api.writes[-1]["status"]["conditions"]}
+    assert conditions["SandboxReady"]["status"] == "True"
+
+
+async def test_status_that_cannot_be_read_is_said_in_its_conditions_and_otherwise_left_as_it_is(ground: Ground) -> None:
+    """Another release wrote it: what this one does not know it must not lose."""
+    made = manifest()
+    made["status"] = {"ordinal": "many", "newerField": 7, "conditions": [
+        {"type": "Complete", "status": "False", "reason": "NotFinished", "message": "", "observedGeneration": 1,
+         "lastTransitionTime": "2026-01-01T00:00:00Z"},
+    ]}  # fmt: skip
+    ground.controller.seen(ground.api.change(made))
+    await ground.until(lambda: ground.api.writes)
+    written = ground.api.writes[0]["status"]
+    assert (written["ordinal"], written["newerField"]) == ("many", 7)
+    assert progressing(ground.api) == ("False", "SpecUnreadable")
+    said = {c["type"]: c for c in written["conditions"]}
+    assert said["Complete"]["reason"] == "NotFinished"
+    assert "status.ordinal" in said["Progressing"]["message"]
+    ground.controller.wake(KEY)
+    await asyncio.sleep(0.1)
+    assert len(ground.api.writes) == 1
+    assert ground.events == ["SpecUnreadable"]
+
+
+async def test_status_that_the_api_server_refuses_is_said_in_an_event(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(_: Any) -> None:
+        raise errors.Invalid("status.attempt.message: Too long: may not be more than 1024 bytes", 422)
+
+    monkeypatch.setattr(ground.api, "replace_status", refuse)
+    before = metrics.STATUS_REFUSED._value.get()
+    ground.controller.seen(ground.api.change(manifest()))
+    await ground.until(lambda: ground.events)
+    assert ground.events == ["StatusRefused"]
+    assert metrics.STATUS_REFUSED._value.get() == before + 1
