@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from deepcoder_contracts.recipe import Recipe
 from deepcoder_contracts.stage import StageSettings
@@ -22,12 +23,24 @@ def test_the_published_recipe_and_its_ablations_are_supported() -> None:
     assert not list(stage_refusals(ablations, stage(), "stages[16k]"))
 
 
-def test_a_stage_is_refused_by_its_own_path_and_an_evaluation_is_not() -> None:
-    [refusal] = stage_refusals(Recipe(), stage(placement="Colocated"), "stages[16k]")
-    assert refusal.field == "stages[16k].placement"
+def test_devices_that_are_shared_are_for_synchronous_training_with_one_device_an_engine() -> None:
+    colocated = stage(placement="Colocated")
+    assert not list(stage_refusals(Recipe(max_off_policy=0), colocated, "stages[16k]"))
+    [overlap] = stage_refusals(Recipe(), colocated, "stages[16k]")
+    assert overlap.field == "stages[16k].placement"
+    assert "set maxOffPolicy: 0" in overlap.message
+    [wide] = stage_refusals(Recipe(max_off_policy=0, tensor_parallel=2), colocated, "stages[16k]")
+    assert wide.field == "recipe.tensorParallel"
+    assert "set tensorParallel: 1" in wide.message
     evaluate = {"datasets": [{"name": "held-back", "uri": "/data.jsonl"}]}
-    colocated = stage(type="Evaluate", maxSteps=0, placement="Colocated", evaluate=evaluate)
-    assert not list(stage_refusals(Recipe(), colocated, "stages[16k]"))
+    evaluation = stage(type="Evaluate", maxSteps=0, placement="Colocated", evaluate=evaluate)
+    assert not list(stage_refusals(Recipe(), evaluation, "stages[16k]"))
+
+
+def test_each_learner_on_a_shared_device_has_a_sampler_of_its_own() -> None:
+    assert stage(placement="Colocated", resources={"learners": 4, "samplers": 4}).colocated
+    with pytest.raises(ValidationError, match=r"4 learners and 1 samplers: set resources\.samplers"):
+        stage(placement="Colocated", resources={"learners": 4})
 
 
 def test_dynamic_positions_are_for_evaluations_alone() -> None:

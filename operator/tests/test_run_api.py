@@ -58,6 +58,14 @@ async def test_pod_templates_keep_fields_that_we_do_not_know(kube: Kube, namespa
         ({"stages": [TRAIN | {"type": "Distill"}]}, 'supported values: "Train", "Evaluate"'),
         ({"stages": [EVALUATE | {"resources": {"learners": {}}}]}, "remove resources.learners"),
         ({"stages": [TRAIN | {"placement": "Colocated", "resources": {"samplers": {}}}]}, "remove resources.samplers"),
+        ({"stages": [TRAIN | {"placement": "Colocated"}]}, "set recipe.maxOffPolicy: 0, or placement: Separate"),
+        (
+            {
+                "stages": [TRAIN | {"placement": "Colocated"}],
+                "recipe": {"maxOffPolicy": 0, "tensorParallel": 2},
+            },
+            "set recipe.tensorParallel: 1, or placement: Separate",
+        ),
         ({"stages": [TRAIN | {"evaluate": EVALUATE["evaluate"]}]}, "evaluate.targets is for Evaluate stages"),
         (
             {"stages": [TRAIN | {"promoteWhen": {"all": [{"metric": "eval/x/pass_at_1", "op": "Ge", "value": 0.5}]}}]},

@@ -23,6 +23,7 @@ from deepcoder_operator.domain.admission import check_spec
 from deepcoder_operator.domain.names import MAX_ORDINAL, attempt_name
 from deepcoder_operator.domain.policy import Policy
 from deepcoder_operator.domain.resolve import resolve
+from deepcoder_operator.domain.world import pod_gpus
 
 SETTINGS = TrainerSettings("https://operator.deepcoder.svc:8443", "CA", monitoring_namespace="monitoring")
 MONITORING = {"kubernetes.io/metadata.name": "monitoring"}
@@ -145,10 +146,16 @@ def test_without_gpus_a_pod_is_one_process() -> None:
     assert (asked.samplers, asked.learners, asked.accelerators) == (1, 1, False)
 
 
-def test_colocated_stage_has_one_group_with_both_roles() -> None:
-    stage = TRAIN | {"placement": "Colocated", "resources": {"learners": with_gpus(8)}}
-    made = groups(job(make_run(stages=[stage], recipe={"tensorParallel": 2})))
-    assert {name: resources_of(g) for name, g in made.items()} == {"learners": {"learner": 8, "sampler": 4}}
+def test_colocated_stage_has_one_group_with_both_roles_on_each_gpu() -> None:
+    stage = TRAIN | {"placement": "Colocated", "resources": {"learners": with_gpus(8, 2)}}
+    run = make_run(stages=[stage], recipe={"maxOffPolicy": 0})
+    made = groups(job(run))
+    assert {name: resources_of(g) for name, g in made.items()} == {"learners": {"learner": 8, "sampler": 8}}
+    [pods] = made.values()
+    assert pods["replicas"] * pod_gpus(pods["template"]["spec"]) == 16, "each GPU is asked for once"
+    asked = config(run).stage
+    assert asked.colocated
+    assert (asked.resources.samplers, asked.resources.learners, asked.resources.accelerators) == (16, 16, True)
 
 
 def test_evaluate_stage_has_no_learners() -> None:

@@ -66,41 +66,54 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def coder_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny tied Qwen2 with a byte-level tokenizer, in shapes that vLLM's CPU kernels know (heads of 32)."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+def make_coder_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes a tiny model with a byte-level tokenizer, in shapes that vLLM's CPU kernels know (heads of 32)."""
 
-    directory = tmp_path_factory.mktemp("coder")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(
-        [], trainers.BpeTrainer(vocab_size=258, special_tokens=["<pad>", "<eos>"], initial_alphabet=alphabet)
-    )
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>").save_pretrained(directory)
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=258,
-        hidden_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=192,
-        max_position_embeddings=128,
-        tie_word_embeddings=True,
-        eos_token_id=1,
-        pad_token_id=0,
-        architectures=["Qwen2ForCausalLM"],
-    )
-    network = Qwen2ForCausalLM(config)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.mul_(2)
-    network.save_pretrained(directory)
-    return directory
+    def make(architecture: str = "Qwen2", *, tied: bool = True) -> Path:
+        import torch
+        import transformers
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+        directory = tmp_path_factory.mktemp("coder")
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        tokenizer.train_from_iterator(
+            [], trainers.BpeTrainer(vocab_size=258, special_tokens=["<pad>", "<eos>"], initial_alphabet=alphabet)
+        )
+        whole = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>")
+        whole.save_pretrained(directory)
+        torch.manual_seed(0)
+        config = getattr(transformers, f"{architecture}Config")(
+            vocab_size=258,
+            hidden_size=128,
+            head_dim=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            intermediate_size=192,
+            max_position_embeddings=128,
+            tie_word_embeddings=tied,
+            bos_token_id=None,
+            eos_token_id=1,
+            pad_token_id=0,
+            architectures=[f"{architecture}ForCausalLM"],
+        )
+        network = getattr(transformers, f"{architecture}ForCausalLM")(config)
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.mul_(2)
+        network.save_pretrained(directory)
+        return directory
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def coder_model(make_coder_model: Callable[..., Path]) -> Path:
+    """A tiny tied Qwen2 that vLLM samples from."""
+    return make_coder_model()
 
 
 @pytest.fixture
@@ -217,6 +230,7 @@ class InProcessLearner:
         self.rank = rank
         self.capacity = capacity
         self.files = RankFiles(rank)
+        self.threads = 1
 
     async def train(self, batch: Batch) -> dict[str, float]:
         from deepcoder_trainer.learner.group import combine, plan_batch
@@ -225,7 +239,26 @@ class InProcessLearner:
         return combine([self.rank.train(plan)])
 
     async def export_weights(self) -> WeightRefs:
-        return WeightRefs(({name: value.numpy() for name, value in self.rank.weights()},), "float32")
+        from deepcoder_trainer.learner.export import weight_chunks
+
+        # Small chunks, so that several make up the weights.
+        return WeightRefs(
+            tuple(weight_chunks(self.rank.weights(), 40_000)),
+            "float32" if self.rank.recipe.precision == "Float32" else "bfloat16",
+        )
+
+    async def largest_gap(self, batch: Batch) -> float:
+        from deepcoder_trainer.learner.group import plan_batch
+
+        whole = self.rank.recipe.model_copy(update={"optimizer_steps": 1})
+        [[step]] = plan_batch(batch, whole, self.capacity, 1)
+        return self.rank.largest_gap(step)
+
+    async def park(self) -> None:
+        self.rank.park()
+
+    async def unpark(self) -> None:
+        self.rank.unpark()
 
     async def save(self, directory: str) -> None:
         self.rank.save(Path(directory))

@@ -56,6 +56,52 @@ def digest(*parts: object) -> str:
 
 
 @dataclass
+class Device:
+    """What samplers and a learner share: whoever uses it out of its turn is found at once."""
+
+    pause: Callable[[], Awaitable[None]] = lambda: asyncio.sleep(0)
+    """How long a change takes."""
+    awake: set[int] = field(default_factory=set)
+    """Samplers that have all their memory."""
+    parked: bool = False
+    turns: list[str] = field(default_factory=list)
+
+    def is_the_samplers(self, sampler: object) -> None:
+        assert id(sampler) in self.awake, "asked of a sampler that sleeps"
+        assert self.parked, "asked of a sampler while the learner is there"
+
+    def is_the_learners(self) -> None:
+        assert not self.parked, "asked of a learner that is parked"
+        assert not self.awake, "asked of a learner while a sampler is awake"
+
+    def is_between_turns(self, sampler: object) -> None:
+        assert id(sampler) not in self.awake, "weights for a sampler that has taken all its memory"
+        assert not self.parked, "weights of a learner that is parked"
+
+    async def sleep(self, sampler: object) -> None:
+        self.turns.append("sleep")
+        await self.pause()
+        self.awake.discard(id(sampler))
+
+    async def wake(self, sampler: object) -> None:
+        assert self.parked, "a sampler takes memory that the learner has"
+        self.turns.append("wake")
+        self.awake.add(id(sampler))
+        await self.pause()
+
+    async def park(self) -> None:
+        self.turns.append("park")
+        await self.pause()
+        self.parked = True
+
+    async def unpark(self) -> None:
+        assert not self.awake, "a learner takes memory that a sampler has"
+        self.turns.append("unpark")
+        self.parked = False
+        await self.pause()
+
+
+@dataclass
 class ScriptedSampler:
     turns: random.Random
     weights: str = "none"
@@ -70,6 +116,8 @@ class ScriptedSampler:
     lost: bool = False
     """Whether they are lost then."""
     hold_push: asyncio.Event | None = None
+    device: Device | None = None
+    """That it shares with the learner."""
     waves: Waves = field(default_factory=Waves)
 
     async def generate(self, request: GenerationRequest) -> Generation:
@@ -82,7 +130,11 @@ class ScriptedSampler:
 
     async def _respond(self, request: GenerationRequest, together: list[str]) -> Generation:
         assert self.version >= 0, "asked before weights were pushed"
+        if self.device is not None:
+            self.device.is_the_samplers(self)
         weights, version = self.weights, self.version
+        if request.request_id.startswith("probe/"):  # no group's
+            return Generation(np.zeros(2, np.int32), np.zeros(2, np.float32), Finish.STOP, "", ())
         if self.fail_after is not None:
             self.fail_after -= 1
             if self.fail_after < 0:
@@ -106,9 +158,19 @@ class ScriptedSampler:
 
     async def start(self) -> None: ...
 
+    async def sleep(self) -> None:
+        assert self.device is not None, "it shares nothing"
+        await self.device.sleep(self)
+
+    async def wake(self) -> None:
+        assert self.device is not None, "it shares nothing"
+        await self.device.wake(self)
+
     async def update_weights(self, refs: WeightRefs, version: int, clear_cache: bool = False) -> None:
         if self.hold_push is not None:
             await self.hold_push.wait()
+        if self.device is not None:
+            self.device.is_between_turns(self)
         self.weights, self.version = refs.dtype, version
         self.pushed.append(version)
 
@@ -120,8 +182,21 @@ class ScriptedLearner:
     weights: str = "start"
     trained: list[Batch] = field(default_factory=list)
     on_train: object = None
+    device: Device | None = None
+    """That it shares with the samplers."""
+
+    async def park(self) -> None:
+        assert self.device is not None, "it shares nothing"
+        await self.device.park()
+
+    async def unpark(self) -> None:
+        assert self.device is not None, "it shares nothing"
+        await self.device.unpark()
 
     async def train(self, batch: Batch) -> Mapping[str, float]:
+        if self.device is not None:
+            self.device.is_the_learners()
+            self.device.turns.append("train")
         if callable(self.on_train):
             self.on_train(batch.step)
         await asyncio.sleep(0)
@@ -130,7 +205,14 @@ class ScriptedLearner:
         self.weights = digest(self.weights, batch.step, content)
         return {"loss": 0.5}
 
+    async def largest_gap(self, batch: Batch) -> float:
+        if self.device is not None:
+            self.device.is_the_learners()
+        return 0.25
+
     async def export_weights(self) -> WeightRefs:
+        if self.device is not None:
+            self.device.is_the_learners()
         return WeightRefs((), self.weights)
 
 
@@ -159,6 +241,8 @@ class MemoryCheckpoints:
 
     async def copy(self, step: int) -> None:
         await asyncio.sleep(0)
+        if self.learner.device is not None:
+            self.learner.device.is_the_learners()
         self.copied.append(step)
         self.weights = self.learner.weights
 
@@ -250,6 +334,9 @@ class World:
         self.score: Callable[[int], float] = lambda step: step / 10
         self.on_evaluate: Callable[[int], Awaitable[None]] | None = None
         self.gate: Callable[[], Awaitable[None]] | None = None
+        self.probe: Any = None
+        if config.stage.colocated:
+            self.sampler.device = self.learner.device = Device()
 
     async def evaluate(self, step: int) -> Mapping[str, float]:
         self.evaluated.append((step, self.sampler.version))
@@ -272,6 +359,7 @@ class World:
             on_unjudged=self.unjudged.append,
             evaluate=self.evaluate if self.config.stage.evaluate else None,
             admission_gate=self.gate,
+            probe=self.probe,
         )
         async with asyncio.timeout(seconds):
             return await controller.run()

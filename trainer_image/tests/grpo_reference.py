@@ -126,7 +126,7 @@ def exact_ranks(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Any]:
     from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
     from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
-    from deepcoder_trainer.learner.rank import _adamw
+    from deepcoder_trainer.learner.optimizer import adamw
 
     def forward(norm: Any, x: torch.Tensor) -> torch.Tensor:
         return norm.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon))
@@ -138,7 +138,7 @@ def exact_ranks(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Any]:
         rank.policy.double()
         if rank._reference is not None:
             rank._reference.double()
-        rank._optimizer = _adamw(rank.policy, rank.recipe)
+        rank._optimizer = adamw(rank.policy, rank.recipe)
         return rank
 
     return make

@@ -14,7 +14,7 @@ from deepcoder_trainer.plan import memory as memory_module
 from deepcoder_trainer.plan.document import Planned
 from deepcoder_trainer.plan.memory import GB, checkpoint_bytes, learner_memory, sequences_at_once
 from deepcoder_trainer.plan.shapes import KNOWN, model_shape, parameters
-from deepcoder_trainer.plan.splits import Question, changes_for_any, split
+from deepcoder_trainer.plan.splits import Question, changes_for_any, split, splits
 from deepcoder_trainer.sampler.settings import kv_bytes_per_token
 
 CONFIG = KNOWN["hf://deepseek-ai/DeepSeek-R1-Distill-Qwen-14B"]
@@ -158,3 +158,41 @@ def test_each_stage_is_held_to_the_positions_that_it_has() -> None:
     [change] = changes_for_any(Question(planned, CONFIG, 141 * GB))
     assert change.startswith("stages[farther].contextTokens is 300000")
     assert "262144 positions" in change
+
+
+def one_card(memory: float, context: int = 32768, **recipe: Any) -> Question:
+    """The 1.5B with sampler and learner in turns."""
+    config = KNOWN["hf://agentica-org/DeepScaleR-1.5B-Preview"]
+    stages = [{"name": "long", "contextTokens": context, "placement": "Colocated"}]
+    document = {"model": {"uri": "/m"}, "recipe": {"maxOffPolicy": 0, **recipe}, "stages": stages}
+    return Question(Planned.model_validate(document), config, memory * GB)
+
+
+def test_one_80_gb_card_is_enough_for_the_1_5b_in_turns() -> None:
+    asked = one_card(80)
+    assert changes_for_any(asked) == []
+    [way] = splits(asked, 1)
+    assert (way.learners, way.sampler_gpus, way.changes) == (1, 1, ())
+    assert way.memory is not None
+    # Alone: 46. A sleeping engine's context comes on top, and not its weights, keys and values.
+    alone = learner_memory(asked.shape, asked.recipe, 1, 32768)
+    assert way.memory.total == alone.total + memory_module.SLEEPING
+    assert way.memory.host == 12 * parameters(asked.shape)
+    assert [(w.learners, w.sampler_gpus) for w in splits(asked, 8)] == [(8, 8)]
+
+
+def test_the_worst_of_the_phases_counts() -> None:
+    asked = one_card(80, 64)
+    short = learner_memory(asked.shape, asked.recipe, 8, 64, colocated=True)
+    kept = short.state + max(short.kept + short.layer + short.gathered + short.gradients + short.head, short.root)
+    assert short.push == pytest.approx(12 * parameters(asked.shape) / 8 + 2 * (2 * parameters(asked.shape)), rel=0.1)
+    assert short.total == max(kept, short.push) + short.beside + memory_module.SLACK
+    huge = learner_memory(QWEN_14B, Recipe(), 64, 64, colocated=True)
+    assert huge.total == huge.push + huge.beside + memory_module.SLACK, "whole weights twice are more than a shard"
+
+
+def test_what_does_not_fit_beside_a_learner_is_said() -> None:
+    assert any("beside a learner" in change for change in changes_for_any(one_card(9.5)))
+    [change] = splits(one_card(24), 1)[0].changes
+    assert change.startswith(("set recipe.", "give it"))
+    assert any("set maxOffPolicy: 0" in change for change in changes_for_any(one_card(80, maxOffPolicy=1)))

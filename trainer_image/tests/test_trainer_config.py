@@ -71,10 +71,11 @@ def test_a_wrong_file_is_refused_with_field_value_and_mend(
     assert caught.value.field == field
 
 
-def test_a_colocated_train_stage_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_colocated_train_stage_is_synchronous(tmp_path: Path) -> None:
     stage = {**LOCAL["stages"][0], "placement": "Colocated"}
-    with pytest.raises(BadConfig, match="Colocated, which is not supported yet: use Separate"):
-        load_config(write(tmp_path, changed(stages=[stage])))
+    with pytest.raises(BadConfig, match="set maxOffPolicy: 0"):
+        load_config(write(tmp_path, changed(stages=[stage], recipe={"maxOffPolicy": 1})))
+    load_config(write(tmp_path, changed(stages=[stage], recipe={"maxOffPolicy": 0})))
 
 
 def test_every_fault_is_named_at_once(tmp_path: Path) -> None:

@@ -17,7 +17,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from controller_world import PROMPTS, ScriptedLearner, ScriptedSampler, World, scripted_reward, stage_config, trained
+from controller_world import (
+    PROMPTS,
+    Device,
+    ScriptedLearner,
+    ScriptedSampler,
+    World,
+    scripted_reward,
+    stage_config,
+    trained,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,7 +39,7 @@ from deepcoder_trainer.checkpoint.transfer import download_files, upload_files
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
 from deepcoder_trainer.ports import Ending
 from deepcoder_trainer.rollout.underway import UnderWay
-from deepcoder_trainer.sampler.group import SamplerGroup
+from deepcoder_trainer.sampler.group import REPLACEMENTS, SamplerGroup
 from deepcoder_trainer.types import Batch, Generation, GenerationRequest, Outcome, Problem, SamplerLost
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
@@ -59,16 +68,24 @@ class Case:
     """Seed of every duration."""
     deaths: tuple[int, ...] = ()
     """After how many requests the first engines die."""
+    colocated: bool = False
+    """Samplers and learner take turns."""
 
     @property
     def config(self) -> StageConfig:
         recipe = ("deterministic",) * self.deterministic + ("refill",) * self.refill
-        return _config(self.eta, self.order, self.steps, self.every, self.evaluate, recipe)
+        return _config(self.eta, self.order, self.steps, self.every, self.evaluate, recipe, self.colocated)
 
 
 @cache
-def _config(eta: int, order: str, steps: int, every: int, evaluate: int, recipe: tuple[str, ...]) -> StageConfig:
-    evaluation = {"evaluate": {"datasets": [{"name": "held", "uri": "/h"}], "everySteps": evaluate}} if evaluate else {}
+def _config(
+    eta: int, order: str, steps: int, every: int, evaluate: int, recipe: tuple[str, ...], colocated: bool
+) -> StageConfig:
+    evaluation: dict[str, Any] = {}
+    if evaluate:
+        evaluation = {"evaluate": {"datasets": [{"name": "held", "uri": "/h"}], "everySteps": evaluate}}
+    if colocated:
+        evaluation |= {"placement": "Colocated"}
     switches = {"refillLimit": 2, **dict.fromkeys(recipe, True)}
     return stage_config(steps, every=every, eta=eta, order=order, recipe=switches, **evaluation)
 
@@ -77,9 +94,12 @@ def _config(eta: int, order: str, steps: int, every: int, evaluate: int, recipe:
 def cases(draw: Any, *, least_steps: int = 1) -> Case:
     order = draw(st.sampled_from(["Strict", "Window"]))
     deterministic = order == "Strict" and draw(st.booleans())
-    deaths = () if deterministic else tuple(draw(st.lists(st.integers(0, 12), max_size=2)))
+    eta = draw(st.integers(1 if order == "Window" else 0, 3))
+    colocated = eta == 0 and draw(st.booleans())
+    # One of two engines may die where none is replaced.
+    deaths = () if deterministic else tuple(draw(st.lists(st.integers(0, 12), max_size=1 if colocated else 2)))
     return Case(
-        eta=draw(st.integers(1 if order == "Window" else 0, 3)),
+        eta=eta,
         order=order,
         steps=draw(st.integers(least_steps, 6)),
         every=draw(st.integers(1, 4)),
@@ -88,6 +108,7 @@ def cases(draw: Any, *, least_steps: int = 1) -> Case:
         refill=not deterministic and draw(st.booleans()),
         chance=draw(st.integers(0, 2**16)),
         deaths=deaths,
+        colocated=colocated,
     )
 
 
@@ -141,9 +162,19 @@ class Course(World):
         self.case = case
         self.chance = random.Random(f"{case.chance}/{chance}")
         deaths = iter(case.deaths if chance == 0 else ())
-        self.sampler = SamplerGroup(lambda: Engine(self.chance, next(deaths, None)), size=2)
+        self.device: Device | None = None
         learner = Slow(self.learner.weights)
         learner.chance = self.chance
+        if case.colocated:
+            self.device = Device(pause=lambda: asyncio.sleep(self.chance.choice([0, 0.1, 2])))
+            learner.device = self.device
+
+        def engine() -> Engine:
+            made = Engine(self.chance, next(deaths, None))
+            made.device = self.device
+            return made
+
+        self.sampler = SamplerGroup(engine, size=2, replacements=0 if case.colocated else REPLACEMENTS)
         self.learner = self.checkpoints.learner = learner
         judged, judging = self.reward, UnderWay()
         room = self.chance.choice([0, 1, 4, 1000])
@@ -286,6 +317,8 @@ class Stored(Slow):
     store: Any
 
     async def save(self, directory: str) -> None:
+        if self.device is not None:
+            self.device.is_the_learners()
         Path(directory, "learner").mkdir(parents=True, exist_ok=True)
         Path(directory, "learner/weights.json").write_text(json.dumps(self.weights))
 
@@ -321,7 +354,7 @@ class Attempts:
         world = Course(self.case, chance=self.count)
         world.config = self.config.model_copy(update={"ordinal": self.count})
         learner = Stored(world.learner.weights)
-        learner.chance, learner.store = world.chance, store
+        learner.chance, learner.store, learner.device = world.chance, store, world.device
         workdir = self.folder / f"attempt-{self.count}"
         point = await find_resume_point(world.config, learner, workdir=workdir, store=store)
         if point is not None:

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import pytest_asyncio
+from sampler_agreement import OneEngine, agree
 
+from deepcoder_contracts.recipe import Recipe
 from deepcoder_trainer.sampler import engine as engines
 from deepcoder_trainer.sampler.pretrained import pretrained_chunks
 from deepcoder_trainer.sampler.settings import EngineSettings
@@ -80,16 +82,15 @@ def reference_logprobs(model: Path, prompt: Sequence[int], output: Sequence[int]
         return logits.log_softmax(-1).gather(1, torch.tensor(output)[:, None])[:, 0].numpy()
 
 
-@pytest.mark.parametrize("shift", [0.0, 0.02])
 async def test_logprobs_equal_the_learners_after_every_update(
-    engine: engines.Engine, model: Path, shift: float
+    engine: engines.Engine,
+    model: Path,
+    make_learner: Callable[..., Any],
+    make_recipe: Callable[..., Recipe],
+    make_batch: Callable[..., Any],
 ) -> None:
-    await push(engine, model, 2, shift=shift)
-    asked = requests(8, 40, name=f"logprob{shift}-")
-    for request, generation in zip(asked, await generate(engine, asked), strict=True):
-        expected = reference_logprobs(model, request.prompt_ids.tolist(), generation.output_ids.tolist(), shift)
-        np.testing.assert_allclose(generation.logprobs, expected, atol=1e-5)
-        assert {v.version for v in generation.versions} == {2}
+    learner = make_learner(make_recipe(learning_rate=3e-3), model)
+    await agree(OneEngine(engine), learner, make_batch)
 
 
 async def test_a_response_ends_with_its_end_token_or_at_its_limit(engine: engines.Engine, model: Path) -> None:

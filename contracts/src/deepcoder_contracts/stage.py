@@ -172,6 +172,11 @@ class StageSettings(Contract):
     stall_seconds: int = Field(default=1800, ge=10)
     """Longest time without progress before the attempt counts as stalled."""
 
+    @property
+    def colocated(self) -> bool:
+        """Whether a sampler and a learner take turns on each device."""
+        return self.placement is Placement.COLOCATED and self.type is StageType.TRAIN
+
     @model_validator(mode="after")
     def _fits_its_type(self) -> Self:
         if self.type is StageType.TRAIN and self.max_steps < 1:
@@ -180,6 +185,12 @@ class StageSettings(Contract):
             raise ValueError(f"stage {self.name}: a Train stage needs at least one learner (resources.learners)")
         if self.type is StageType.EVALUATE and self.evaluate is None:
             raise ValueError(f"stage {self.name}: an Evaluate stage needs evaluate.datasets")
+        if self.colocated and self.resources.samplers != self.resources.learners:
+            raise ValueError(
+                f"stage {self.name}: placement Colocated gives each learner a sampler on its own device, but there are "
+                f"{self.resources.learners} learners and {self.resources.samplers} samplers: set resources.samplers "
+                "and resources.learners to the same number"
+            )
         return self
 
 

@@ -61,7 +61,7 @@ def stage_refusals(recipe: Recipe, stage: StageLike, where: str) -> Iterator[Ref
             "training is many sequences: use Yarn, or keep it to Evaluate stages",
         )
     if stage.placement is Placement.COLOCATED:
-        yield Refusal(f"{where}.placement", f"{where}.placement is Colocated, which is not supported yet: use Separate")
+        yield from _colocated_refusals(recipe, where)
     longest = recipe.max_prompt_tokens + stage.context_tokens
     share = -(-longest // recipe.sequence_parallel)
     if recipe.tokens_per_device is not None and recipe.tokens_per_device < share:
@@ -72,6 +72,22 @@ def stage_refusals(recipe: Recipe, stage: StageLike, where: str) -> Iterator[Ref
             "recipe.tokensPerDevice",
             f"recipe.tokensPerDevice is {recipe.tokens_per_device}, but a sequence of {where} may have "
             f"maxPromptTokens + contextTokens = {longest} tokens{shared}: raise it to at least {share}",
+        )
+
+
+def _colocated_refusals(recipe: Recipe, where: str) -> Iterator[Refusal]:
+    if recipe.max_off_policy:
+        yield Refusal(
+            f"{where}.placement",
+            f"{where}.placement is Colocated, where sampling and training take turns on the same devices, but "
+            f"recipe.maxOffPolicy {recipe.max_off_policy} has them overlap: set maxOffPolicy: 0 (and order: Strict), "
+            "or placement: Separate",
+        )
+    if recipe.tensor_parallel > 1:
+        yield Refusal(
+            "recipe.tensorParallel",
+            f"recipe.tensorParallel is {recipe.tensor_parallel}, but with {where}.placement Colocated each engine has "
+            "the one device of its learner: set tensorParallel: 1, or placement: Separate",
         )
 
 

@@ -41,6 +41,7 @@ from deepcoder_trainer.judge.local import LocalJudge
 from deepcoder_trainer.modelconfig import read_model_config
 from deepcoder_trainer.plan.check import check
 from deepcoder_trainer.ports import Ending, Evaluate, Observer
+from deepcoder_trainer.probe import Probe
 from deepcoder_trainer.problems.prompt import EncodedProblems
 from deepcoder_trainer.rollout.reward import JudgeReward, Reward, load_reward
 from deepcoder_trainer.rollout.rollout import Rollout, Sampling
@@ -162,9 +163,7 @@ class Attempt:
         problems, digest = await self._unless_stopped(
             abandonable(load_problems, config, self._sources, tokenizer, self._client)
         )
-        sampler, learner = await self._unless_stopped(start_both(config, model_dir))
-        stack.push_async_callback(sampler.close)
-        stack.push_async_callback(learner.close)
+        sampler, learner = await self._unless_stopped(start_both(config, model_dir, stack))
         point = await self._unless_stopped(find_resume_point(config, learner, workdir=self._workdir, store=self._store))
         writer = self._writer = CheckpointWriter(
             config,
@@ -232,6 +231,7 @@ class Attempt:
             evaluate=_evaluator(context) if config.stage.evaluate else None,
             health=lambda: self._health(sampler, writer),
             on_unjudged=self._samples.keep,
+            probe=Probe(recipe, problems.kept, sampler, config.stage.resources.samplers, config.stage.context_tokens),
             admission_gate=(lambda: rollout.room(lambda: client.capacity)) if client is not None else None,
         )
         try:

@@ -6,13 +6,21 @@ object store sized for a model of the kind one trains on such a machine; it ends
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Iterable
+from typing import Any
 
 from deepcoder_contracts.stage import StageResources
+from deepcoder_trainer.types import LearnerLost
 
 log = logging.getLogger(__name__)
+
+HALF = 0.5
+"""What of a GPU each of the two asks Ray for who share it."""
+PLACES_SECONDS = 1800.0
+"""Longest time for shared places to be there, pods that come late included."""
 
 OBJECT_STORE_BYTES = 512 << 20
 """Object store of a cluster of our own: several sets of weights of a small model, and all its batches."""
@@ -31,6 +39,49 @@ def most_of(stages: Iterable[StageResources]) -> StageResources:
         learners=max(r.learners for r in resources),
         accelerators=any(r.accelerators for r in resources),
     )
+
+
+class SharedPlaces:
+    """Places that a learner and a sampler share, one GPU each: where they take turns (`placement: Colocated`).
+
+    Ray reserves all of them at once; whoever is placed in one gets the same card as the other who is.
+    """
+
+    def __init__(self, group: Any, count: int) -> None:
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        self._group = group
+        self.each: tuple[Any, ...] = tuple(
+            PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=i) for i in range(count)
+        )
+        """How Ray is told, place by place."""
+
+    def give_back(self) -> None:
+        """Others may have them; whoever is still there is ended."""
+        from ray.util import remove_placement_group
+
+        remove_placement_group(self._group)
+
+
+async def shared_places(resources: StageResources) -> SharedPlaces:
+    """As many as there are learners; raises `LearnerLost` when Ray has no room for them in time."""
+    from ray.util import placement_group
+
+    bundle = {"learner": 1.0, "sampler": 1.0} | ({"GPU": 1.0} if resources.accelerators else {})
+    group = placement_group([bundle] * resources.learners, strategy="PACK")
+    places = SharedPlaces(group, resources.learners)
+    try:
+        async with asyncio.timeout(PLACES_SECONDS):
+            await asyncio.wrap_future(group.ready().future())
+    except BaseException as error:
+        places.give_back()
+        if isinstance(error, TimeoutError):
+            raise LearnerLost(
+                f"Ray has no room for {resources.learners} learners with a sampler beside each within "
+                f"{PLACES_SECONDS:.0f} s: each takes {bundle}"
+            ) from None
+        raise
+    return places
 
 
 def connect_ray(resources: StageResources) -> None:

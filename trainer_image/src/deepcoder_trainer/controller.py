@@ -18,6 +18,8 @@
   judged, while training goes on; in window order what is not finished is sampled anew (see leaving.py).
 - Weights are pushed before the first admission, at a start as at a resume: samplers never answer from weights that
   the learner does not have.
+- Where samplers and learner share devices, each waits for its turn (see turns.py); what is saved is copied aside while
+  the learner still has its own. What a push came to is probed now and then (see probe.py).
 
 `_one_step` is the order of a step. At each of its lines but the training itself a stop (SIGTERM, the operator,
 `drain`) ends it, and there is one way out, `_leave`: no more admission, weights copied aside and on their way, what is
@@ -48,11 +50,13 @@ from deepcoder_trainer.course import Course
 from deepcoder_trainer.groups import Groups
 from deepcoder_trainer.leaving import Saving
 from deepcoder_trainer.ports import Checkpoints, Ending, Evaluate, Observer, StepReport
+from deepcoder_trainer.probe import Probe
 from deepcoder_trainer.problems.prompt import EncodedProblem
 from deepcoder_trainer.rollout.metrics import batch_metrics, is_collapsing, quarantined, verdict_counts
 from deepcoder_trainer.rollout.rollout import Rollout
 from deepcoder_trainer.rollout.underway import UnderWay
 from deepcoder_trainer.stopping import Moment, Stop, StopReached
+from deepcoder_trainer.turns import Turns
 from deepcoder_trainer.types import Batch, Group, Learner, LearnerLost, Sampler, SamplerLost
 from deepcoder_trainer.work import Unfinished, WorkBuffer, WorkPolicy
 
@@ -86,6 +90,8 @@ class Controller:
     """Told of a batch that is not trained for want of verdicts."""
     admission_gate: Callable[[], Awaitable[None]] | None = None
     """Awaited before a group, or a wave, is admitted that may be."""
+    probe: Probe | None = None
+    """Whether samplers and learner agree, now and then."""
     _seconds: dict[str, float] = field(default_factory=dict)
     _trained: Batch | None = None
     """Trained, its slots not free yet and nobody told."""
@@ -93,6 +99,8 @@ class Controller:
     _half_trained: bool = False
     """Whether the weights are of no step: training has begun, and has not ended or has failed."""
     _learning: UnderWay = field(default_factory=UnderWay)
+    _probed: dict[str, float] = field(default_factory=dict)
+    """What the probe found since the last report."""
     _failure: BaseException | None = None
     """What the loop leaves for."""
 
@@ -111,6 +119,7 @@ class Controller:
             on_unjudged=self.on_unjudged,
         )
         self._saving = Saving(self.checkpoints, self._work, self._course, self.stop)
+        self._turns = Turns(self.sampler, self.learner, shared=self.config.stage.colocated)
 
     async def run(self) -> Ending:
         """Train until the stage is over or a stop is asked for. Raises what ended it otherwise."""
@@ -162,8 +171,13 @@ class Controller:
         with self._timed("wait_batch"):
             batch = await self._unless_stopped(self._groups.batch(step, self._course.base + step))
         self.stop.check()
+        if self._turns.shared:
+            with self._timed("turn"):
+                await self._unless_stopped(self._turns.learn())
         with self._timed("train"):
             await self._train(batch)  # never cut off: half a step is no step
+        if self._turns.shared and self._course.save_due:
+            await self._copy()
         with self._timed("wait_sampled"):
             await self._unless_stopped(self._work.may_push(self._course.version))
         with self._timed("sync"):
@@ -176,12 +190,15 @@ class Controller:
         """The one way out of the loop."""
         self._work.close()
         self._end_step()  # nobody samples any more, with weights that went out or not
+        await self._turns.learn()  # whatever a stop has left half-way
         if self._saving.owed and not self.stop.requested:
             self.observer.on_phase(TrainerPhase.CHECKPOINTING)
         return await self._saving.leave()
 
     async def _train(self, batch: Batch) -> None:
         metrics = batch_metrics(batch.groups, self._course.version)
+        if self.probe is not None:
+            self._probed |= await self.probe.gap(self.learner)
         self._half_trained = True
         with self._learning.one():
             metrics |= await self.learner.train(batch)
@@ -201,12 +218,19 @@ class Controller:
         seconds = PUSH_SHARE * self.config.stage.stall_seconds
         try:
             async with asyncio.timeout(seconds):
-                await self.sampler.update_weights(await self.learner.export_weights(), self._course.version)
+                await self._turns.push(self._course.version)
         except TimeoutError:
             raise SamplerLost(
                 f"weights of version {self._course.version} have reached no sampler within {seconds:.0f} s "
                 f"({PUSH_SHARE:.0%} of stallSeconds): see the samplers' logs"
             ) from None
+        if self.probe is not None:
+            await self.probe.sample(self._course.step, self._course.version)
+
+    async def _copy(self) -> None:
+        """Copy what is to be saved aside, and let its upload begin."""
+        await self._unless_stopped(self._saving.kept())
+        await self._saving.copy()
 
     async def _evaluate_if_owed(self) -> None:
         """Evaluate the weights that are out, where that is due and not done. A save that is due uploads meanwhile."""
@@ -214,8 +238,7 @@ class Controller:
             return
         assert self.evaluate is not None, "the stage evaluates"
         if self._course.save_due and self._trained is not None:
-            await self._unless_stopped(self._saving.kept())
-            await self._saving.copy()
+            await self._copy()
         self.observer.on_phase(TrainerPhase.EVALUATING)
         with self._timed("evaluate"):
             figures = await self._unless_stopped(self.evaluate(self._course.step))
@@ -261,6 +284,7 @@ class Controller:
     def _report(self, groups: tuple[Group, ...]) -> None:
         """Tell observers of the step; without groups when they were told of these before. Times since the last one."""
         seconds, self._seconds = self._seconds, {}
+        probed, self._probed = self._probed, {}
         self.observer.on_step(
             StepReport(
                 self._course.step,
@@ -269,7 +293,7 @@ class Controller:
                 verdict_counts([sample for group in groups for sample in group.samples]),
                 seconds,
                 groups,
-                self._gauges(),
+                self._gauges() | probed,
                 self._groups.take_dropped(),
             )
         )

@@ -49,7 +49,8 @@ class StepReport:
     metrics: Mapping[str, float]
     verdicts: Mapping[str, int]
     phase_seconds: Mapping[str, float]
-    """Where the time since the report before went: wait_batch, train, wait_sampled, sync, evaluate, checkpoint."""
+    """Where the time since the report before went: wait_batch, turn, train, wait_sampled, sync, evaluate,
+    checkpoint."""
     groups: tuple[Group, ...]
     """What was trained. Empty in a second report on a step, after an evaluation that an earlier attempt owed."""
     gauges: Mapping[str, float] = field(default_factory=dict)

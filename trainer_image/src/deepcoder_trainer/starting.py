@@ -1,13 +1,15 @@
 """What an attempt starts with: the model's tokenizer, its problems, samplers and learners, and where it goes on from.
 
 What is wrong with the files it is given is `BadConfig`, with the field and the mend. Samplers and learners start side
-by side; if one of them fails, the other is ended before the error is raised.
+by side; if one of them fails, the other is ended before the error is raised. Where they share devices they start one
+after the other.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from deepcoder_contracts.stage import OptimizerState, StageConfig
 from deepcoder_trainer.checkpoint.reader import ResumePoint
 from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.checkpoint.state import PipelineState
+from deepcoder_trainer.cluster import shared_places
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.judge.admission import refuse_unjudgeable
 from deepcoder_trainer.judge.backend import Judge
@@ -45,15 +48,16 @@ def load_tokenizer(model_dir: Path) -> Any:
         raise BadConfig(f"model.uri {model_dir} has no usable tokenizer: {error}", field="model.uri") from error
 
 
-async def start_both(config: StageConfig, model_dir: Path) -> tuple[SamplerGroup, Learner]:
-    """Samplers and learners, started side by side; if one fails the other is ended before the error is raised."""
+async def start_both(config: StageConfig, model_dir: Path, stack: AsyncExitStack) -> tuple[SamplerGroup, Learner]:
+    """Samplers and learners, which `stack` ends."""
+    if config.stage.colocated:
+        return await _start_in_turns(config, model_dir, stack)
     from deepcoder_trainer.learner.group import start_learners
 
     samplers = asyncio.create_task(start_samplers(config, model_dir))
     learners = asyncio.create_task(start_learners(config, model_dir))
     try:
         await asyncio.gather(samplers, learners)
-        return samplers.result(), learners.result()
     except BaseException:
         for task in (samplers, learners):
             task.cancel()
@@ -61,6 +65,26 @@ async def start_both(config: StageConfig, model_dir: Path) -> tuple[SamplerGroup
             if not isinstance(result, BaseException):
                 await result.close()
         raise
+    stack.push_async_callback(samplers.result().close)
+    stack.push_async_callback(learners.result().close)
+    return samplers.result(), learners.result()
+
+
+async def _start_in_turns(config: StageConfig, model_dir: Path, stack: AsyncExitStack) -> tuple[SamplerGroup, Learner]:
+    """On shared devices: an engine measures what memory is free, so it is the first there; the learner's turn follows.
+
+    What was started before a failure, or a stop, is the stack's to end.
+    """
+    from deepcoder_trainer.learner.group import start_learners
+
+    places = await shared_places(config.stage.resources)
+    stack.callback(places.give_back)
+    sampler = await start_samplers(config, model_dir, places.each)
+    stack.push_async_callback(sampler.close)
+    await sampler.sleep()
+    learner = await start_learners(config, model_dir, places.each)
+    stack.push_async_callback(learner.close)
+    return sampler, learner
 
 
 def load_problems(

@@ -164,12 +164,38 @@ class Sampler(Protocol):
         ...
 
     async def update_weights(self, refs: WeightRefs, version: int) -> None:
-        """Load new weights into the live engine: pause(keep), load, resume. Responses in flight go on."""
+        """Load new weights into the live engine: pause(keep), load, resume. Responses in flight go on.
+
+        An engine that sleeps takes memory for them and nothing else: it samples when it is woken.
+        """
+        ...
+
+    async def sleep(self) -> None:
+        """Give the device's memory to the learner; responses in flight are lost. Asleep already: nothing."""
+        ...
+
+    async def wake(self) -> None:
+        """Sample again, after `update_weights`. Awake already: nothing."""
         ...
 
     async def close(self) -> None:
         """End the engine."""
         ...
+
+
+PlacedTensor = tuple[str, str, tuple[int, ...], int]
+"""Name, number format, shape, and where it begins in a buffer of bytes."""
+
+
+@dataclass(frozen=True)
+class CardWeights:
+    """All weights in one buffer on a card, for another process on the same card; plain values alone."""
+
+    card: str
+    """UUID of the card."""
+    handle: tuple[object, ...]
+    """What torch opens the buffer with: CUDA IPC handles as bytes, sizes, offsets."""
+    tensors: tuple[PlacedTensor, ...]
 
 
 @dataclass(frozen=True)
@@ -182,6 +208,8 @@ class WeightRefs:
 
     chunks: tuple[object, ...]
     dtype: str
+    cards: tuple[CardWeights, ...] = ()
+    """Instead of chunks: where the weights lie on each card that learner and sampler share."""
 
 
 class LearnerLost(RuntimeError):
@@ -191,12 +219,32 @@ class LearnerLost(RuntimeError):
 class Learner(Protocol):
     """All learner ranks behind one face (see learner/)."""
 
+    @property
+    def threads(self) -> int:
+        """CPU threads that each rank computes with."""
+        ...
+
     async def train(self, batch: Batch) -> Mapping[str, float]:
         """One training step (`recipe.optimizerSteps` optimizer steps); returns its metrics."""
         ...
 
     async def export_weights(self) -> WeightRefs:
         """Current weights for the samplers, in the sampler's dtype."""
+        ...
+
+    async def largest_gap(self, batch: Batch) -> float:
+        """Largest difference between the sampler's log-probabilities of these samples and its own, now.
+
+        Infinite where the sampler gave none.
+        """
+        ...
+
+    async def park(self) -> None:
+        """Give the device's memory to the samplers; nothing but `unpark` and `close` may follow. Parked: nothing."""
+        ...
+
+    async def unpark(self) -> None:
+        """Take it back, to the bit as it was. Not parked: nothing."""
         ...
 
     async def save(self, directory: str) -> None:

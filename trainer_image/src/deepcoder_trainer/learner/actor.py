@@ -23,15 +23,13 @@ from deepcoder_contracts.stage import ModelSource, Storage
 from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.grpo.pack import OptimizerStep
 from deepcoder_trainer.learner.wire import RankSettings, Rendezvous, Sums
+from deepcoder_trainer.types import CardWeights
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import TCPStore
 
     from deepcoder_trainer.learner.files import RankFiles
     from deepcoder_trainer.learner.rank import LearnerRank
-
-CHUNK_BYTES = 256 << 20
-"""Bytes of weights in one object of the object store, about."""
 
 
 class LearnerActor:
@@ -57,8 +55,13 @@ class LearnerActor:
         self._store = self._meet(host, 0, first=True)
         return Rendezvous(host, self._store.port)
 
-    def start(self, rank: int, rendezvous: Rendezvous | None) -> None:
-        """Join the other ranks and load the model, fetched first where this machine does not have it."""
+    def start(self, rank: int, rendezvous: Rendezvous | None) -> int:
+        """Join the other ranks and load the model, fetched first where this machine does not have it.
+
+        Returns the number of threads that it computes with.
+        """
+        import torch
+
         from deepcoder_trainer.learner.files import RankFiles
         from deepcoder_trainer.learner.rank import LearnerRank
 
@@ -68,6 +71,7 @@ class LearnerActor:
             self._store = self._meet(rendezvous.host, rendezvous.port, first=False)
         self._learner = LearnerRank(self._settings, rank, self._world, self._store)
         self._files = RankFiles(self._learner)
+        return torch.get_num_threads()
 
     def _meet(self, host: str, port: int, *, first: bool) -> TCPStore:
         from torch._C._distributed_c10d import TCPStore
@@ -81,24 +85,30 @@ class LearnerActor:
 
     def export_weights(self) -> list[Any]:
         """Rank 0: object references of chunks that cover all weights. Others take part and return none."""
-        import torch
+        from deepcoder_trainer.learner.export import weight_chunks
 
-        chunks: list[Any] = []
-        chunk: dict[str, Any] = {}
-        size = 0
-        for name, value in self._rank_learner.weights():
-            if not self._rank_learner.first:
-                continue
-            if chunk and size + value.nbytes > CHUNK_BYTES:
-                chunks.append(ray.put(chunk))
-                chunk, size = {}, 0
-            array = value.view(torch.int16).numpy().view("uint16") if value.dtype is torch.bfloat16 else value.numpy()
-            # A float32 weight may share memory with the live parameter: ray.put copies before the next step.
-            chunk[name] = array
-            size += value.nbytes
-        if chunk:
-            chunks.append(ray.put(chunk))
-        return chunks
+        weights = self._rank_learner.weights()
+        if self._rank_learner.first:
+            return [ray.put(chunk) for chunk in weight_chunks(weights)]
+        for _ in weights:
+            pass
+        return []
+
+    def share_weights(self) -> CardWeights:
+        """See `LearnerRank.share_weights`."""
+        return self._rank_learner.share_weights()
+
+    def park(self) -> None:
+        """See `LearnerRank.park`."""
+        self._rank_learner.park()
+
+    def unpark(self) -> None:
+        """See `LearnerRank.unpark`."""
+        self._rank_learner.unpark()
+
+    def largest_gap(self, step: OptimizerStep) -> float:
+        """See `LearnerRank.largest_gap`."""
+        return self._rank_learner.largest_gap(step)
 
     def save(self, directory: str) -> None:
         """See `LearnerRank.save`."""

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
@@ -22,6 +24,7 @@ from deepcoder_contracts.manifest import FileEntry, Manifest
 from deepcoder_contracts.recipe import Precision, Recipe
 from deepcoder_contracts.stage import StageConfig, Storage
 from deepcoder_trainer.checkpoint.sources import Sources
+from deepcoder_trainer.cluster import HALF
 from deepcoder_trainer.grpo.flops import sequence_flops
 from deepcoder_trainer.grpo.pack import (
     Cost,
@@ -66,11 +69,17 @@ class Deadlines:
 
 
 async def start_learners(
-    config: StageConfig, model_dir: Path, *, threads: int | None = None, deadlines: Deadlines | None = None
+    config: StageConfig,
+    model_dir: Path,
+    places: Sequence[Any] = (),
+    *,
+    threads: int | None = None,
+    deadlines: Deadlines | None = None,
 ) -> RayLearner:
     """Start `stage.resources.learners` ranks and load the model; Ray must be up.
 
     A machine that does not have `model_dir` fetches `config.model` itself.
+    `places` are those that each rank shares with a sampler; else Ray chooses.
     `threads` is a rank's number of CPU threads; the default is what its container allows. Raises `BadConfig`, or
     `LearnerLost` when Ray cannot place the ranks in time.
     """
@@ -88,7 +97,7 @@ async def start_learners(
     )
     remote = ray.remote(
         num_cpus=0,
-        num_gpus=1 if settings.accelerators else 0,
+        num_gpus=(HALF if places else 1) if settings.accelerators else 0,
         resources={RESOURCE: 1},
         concurrency_groups={"io": 1},
         max_restarts=0,
@@ -97,9 +106,12 @@ async def start_learners(
         runtime_env={"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}},
     )(LearnerActor)
     sources = Sources(endpoint=config.storage.endpoint, region=config.storage.region, deadline_s=deadlines.start)
-    actors = [remote.remote(settings, world, config.model, sources) for _ in range(world)]
+    chosen = [remote.options(scheduling_strategy=place) for place in places] or [remote] * world
+    actors = [each.remote(settings, world, config.model, sources) for each in chosen]
     capacity = tokens_on_device(config.recipe, config.stage.context_tokens)
-    learner = RayLearner(actors, config.recipe, capacity, deadlines, partial(sequence_flops, shape))
+    shares_cards = bool(places) and settings.accelerators
+    cost = partial(sequence_flops, shape)
+    learner = RayLearner(actors, config.recipe, capacity, deadlines, cost, shares_cards=shares_cards)
     try:
         await learner.start()
     except BaseException:
@@ -118,12 +130,18 @@ class RayLearner:
         capacity: int,
         deadlines: Deadlines,
         cost: Cost = tokens_alone,
+        *,
+        shares_cards: bool = False,
     ) -> None:
+        """`shares_cards`: each rank has a sampler on its card, which loads weights from there."""
         self._actors = list(actors)
         self._recipe = recipe
         self._capacity = capacity
         self._deadlines = deadlines
         self._cost = cost
+        self._shares_cards = shares_cards
+        self.threads = 0
+        """CPU threads that each rank computes with, known once they are started."""
 
     @property
     def world_size(self) -> int:
@@ -146,19 +164,39 @@ class RayLearner:
         if self.world_size > 1:
             [rendezvous] = await self._wait([self._actors[0].listen.remote()], seconds, "listen")
         calls = [actor.start.remote(rank, rendezvous) for rank, actor in enumerate(self._actors)]
-        await self._wait(calls, seconds, "start")
+        self.threads = max(await self._wait(calls, seconds, "start"))
 
     async def train(self, batch: Batch) -> Mapping[str, float]:
         """See `Learner`."""
+        began = time.monotonic()
         plans = await asyncio.to_thread(plan_batch, batch, self._recipe, self._capacity, self.world_size, self._cost)
+        packed = time.monotonic()
         calls = [actor.train.remote(plan) for actor, plan in zip(self._actors, plans, strict=True)]
         answers: list[Sums] = await self._wait(calls, self._deadlines.train, f"training step {batch.step}")
-        return combine(answers)
+        return {**combine(answers), "pack_seconds": packed - began}
 
     async def export_weights(self) -> WeightRefs:
         """See `Learner`."""
+        dtype = "bfloat16" if self._recipe.precision is Precision.BFLOAT16 else "float32"
+        if self._shares_cards:
+            return WeightRefs((), dtype, tuple(await self._all("share_weights", seconds=self._deadlines.state)))
         chunks = (await self._all("export_weights", seconds=self._deadlines.state))[0]
-        return WeightRefs(tuple(chunks), "bfloat16" if self._recipe.precision is Precision.BFLOAT16 else "float32")
+        return WeightRefs(tuple(chunks), dtype)
+
+    async def largest_gap(self, batch: Batch) -> float:
+        """See `Learner`."""
+        whole = self._recipe.model_copy(update={"optimizer_steps": 1})
+        plans = plan_batch(batch, whole, self._capacity, self.world_size, self._cost)
+        calls = [actor.largest_gap.remote(plan[0]) for actor, plan in zip(self._actors, plans, strict=True)]
+        return float(np.max(await self._wait(calls, self._deadlines.train, "largest_gap")))
+
+    async def park(self) -> None:
+        """See `Learner`."""
+        await self._all("park", seconds=self._deadlines.state)
+
+    async def unpark(self) -> None:
+        """See `Learner`."""
+        await self._all("unpark", seconds=self._deadlines.state)
 
     async def save(self, directory: str) -> None:
         """See `Learner`."""

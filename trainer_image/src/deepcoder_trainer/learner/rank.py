@@ -27,7 +27,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import async_save as dcp_async_save
 from torch.distributed.tensor import DTensor
 
-from deepcoder_contracts.recipe import Precision, Recipe
+from deepcoder_contracts.recipe import Precision
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, CheckpointFailed
 from deepcoder_trainer.cpus import compute_threads
 from deepcoder_trainer.grpo.attention import Segments
@@ -35,15 +35,18 @@ from deepcoder_trainer.grpo.flops import ModelShape
 from deepcoder_trainer.grpo.loss import LossSettings, policy_loss
 from deepcoder_trainer.grpo.pack import MicroBatch, OptimizerStep
 from deepcoder_trainer.learner.dcp import SafetensorsReader, SafetensorsWriter, files_of
+from deepcoder_trainer.learner.export import in_one_buffer, padded, shared_on_card
 from deepcoder_trainer.learner.mesh import build_meshes
 from deepcoder_trainer.learner.meter import Meter
 from deepcoder_trainer.learner.model import COMPUTE_DTYPES, PolicyModel, load_policy
+from deepcoder_trainer.learner.optimizer import adamw, reset
+from deepcoder_trainer.learner.parking import Parking
 from deepcoder_trainer.learner.reference import give_back_memory, load_reference
 from deepcoder_trainer.learner.wire import LEARNER_DIR, RankSettings, Sums
 from deepcoder_trainer.seeds import seed
+from deepcoder_trainer.types import CardWeights
 
 T = TypeVar("T")
-_ADAM_EPSILON = 1e-8
 
 log = logging.getLogger(__name__)
 
@@ -109,14 +112,18 @@ class LearnerRank:
             )
         shape = ModelShape.of(self.policy.config.to_dict())
         self._meter = Meter(self._device, shape, settings.recipe.sequence_parallel)
-        self._optimizer = _adamw(self.policy, settings.recipe)
+        self._optimizer = adamw(self.policy, settings.recipe)
         self._loss_settings = LossSettings.of(settings.recipe)
+        self._parking = Parking(self._held)
+        self._shared: Tensor | None = None
+        """Weights that lie ready for a sampler on this card."""
         self._newest: Save | None = None
         self._saves: dict[Path, Save] = {}
         """Directory to its save, until somebody takes it over."""
 
     def train(self, steps: Sequence[OptimizerStep]) -> Sums:
         """Collective. One training step: this rank's share of each optimizer step, in order."""
+        self._refuse_parked()
         self._meter.begin()
         totals: dict[str, Tensor] = {}
         old = self._passes(self.policy, steps) if self._loss_settings.recompute else None
@@ -167,8 +174,18 @@ class LearnerRank:
 
     def logprobs(self, micro_batch: MicroBatch) -> np.ndarray[Any, Any]:
         """Collective. [R] log-probabilities of the response tokens under the current weights."""
+        self._refuse_parked()
         with torch.no_grad():
             return self._forward(micro_batch, entropy=False)[0].cpu().numpy()
+
+    def largest_gap(self, step: OptimizerStep) -> float:
+        """Collective. Largest difference of this rank's part from the sampler's log-probabilities."""
+        gaps = [0.0]
+        for m in step.micro_batches:
+            gap = np.where(m.mask, np.abs(self.logprobs(m) - m.behaviour), np.inf)
+            gaps += gap.tolist()
+        give_back_memory(self.policy)
+        return float(np.max(gaps))  # one that is no number is the largest
 
     def weights(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
         """Collective. Every parameter once, whole, on the CPU of rank 0, in `dtype` (default: compute precision).
@@ -176,18 +193,40 @@ class LearnerRank:
         Other ranks get empty tensors and must run through the iterator too. A value may share memory with the live
         parameter: copy it before the next step.
         """
-        dtype = dtype or COMPUTE_DTYPES[self.recipe.precision]
+        for name, value in self._whole(dtype or COMPUTE_DTYPES[self.recipe.precision]):
+            yield name, value.cpu() if self._rank == 0 else torch.empty(0)
+
+    def share_weights(self) -> CardWeights:
+        """Collective. All weights on this rank's card, for a sampler there; they lie ready until `park`."""
+        dtype = COMPUTE_DTYPES[self.recipe.precision]
+        total = padded(p.numel() * dtype.itemsize for p in self.policy.parameters())
+        self._shared, placed = in_one_buffer(self._whole(dtype), total, self._device)
+        return shared_on_card(self._shared, placed)
+
+    def park(self) -> None:
+        """Give the device's memory to a sampler; whatever needs the weights is refused until `unpark`."""
+        if self._shared is not None:
+            self._shared = None
+            torch.cuda.ipc_collect()
+        self._parking.park()
+
+    def unpark(self) -> None:
+        """Take the device's memory back, and what was parked, to the bit."""
+        self._parking.unpark()
+
+    def _whole(self, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+        """Collective. Every parameter, whole, on the device."""
+        self._refuse_parked()
         for name, parameter in self.policy.named_parameters():
             value = parameter.detach().to(dtype)  # before it is gathered: half the bytes, the same bits
-            if isinstance(value, DTensor):
-                value = value.full_tensor()
-            yield name, value.cpu() if self._rank == 0 else torch.empty(0)
+            yield name, value.full_tensor() if isinstance(value, DTensor) else value
 
     def save(self, directory: Path) -> None:
         """Collective. Copy the state to the CPU and write it below `directory`/learner in the background.
 
         Waits for the save before it, if that is still being written.
         """
+        self._refuse_parked()
         if self._newest is not None:
             self._newest.future.exception()  # a failure is told by `Save.files`
         writer = SafetensorsWriter(directory / LEARNER_DIR, self._rank)
@@ -220,6 +259,7 @@ class LearnerRank:
 
         Raises `CheckpointDamaged` for files that cannot be read; the weights are then of no use.
         """
+        self._refuse_parked()
         try:
             dcp_load(
                 self._state(optimizer=optimizer),
@@ -232,13 +272,14 @@ class LearnerRank:
                     raise cause from e
             raise
         if not optimizer:
-            _reset(self._optimizer)
+            reset(self._optimizer)
 
     def close(self) -> None:
         """Leave the process group."""
         if self._newest is not None:
             self._newest.future.exception()
         if self._save_group is not None:
+            self._save_group = None
             dist.destroy_process_group()
 
     def _join(self, store: Store | None) -> None:
@@ -308,6 +349,15 @@ class LearnerRank:
     def _tensor(self, array: np.ndarray[Any, Any]) -> Tensor:
         return torch.from_numpy(np.array(array)).to(self._device)
 
+    def _refuse_parked(self) -> None:
+        if self._parking.parked:
+            raise RuntimeError("the learner is parked: a sampler has its device's memory")
+
+    def _held(self) -> list[Tensor]:
+        """All that stays on the device between two steps."""
+        reference = [] if self._reference is None else [p.detach() for p in self._reference.parameters()]
+        return [*self._state(optimizer=True).values(), *reference]
+
     def _state(self, *, optimizer: bool) -> dict[str, Tensor]:
         """Tensors by name: nothing else is ever stored."""
         state: dict[str, Tensor] = {}
@@ -329,30 +379,3 @@ def _on_host(totals: dict[str, Tensor]) -> Sums:
         return {}
     flat = iter(torch.cat([value.reshape(-1) for value in totals.values()]).tolist())
     return {name: [next(flat) for _ in range(value.numel())] for name, value in totals.items()}
-
-
-def _adamw(policy: PolicyModel, recipe: Recipe) -> torch.optim.AdamW:
-    optimizer = torch.optim.AdamW(
-        policy.parameters(),
-        lr=recipe.learning_rate,
-        betas=(recipe.adam_beta1, recipe.adam_beta2),
-        eps=_ADAM_EPSILON,
-        weight_decay=recipe.weight_decay,
-        fused=True,
-    )
-    # State exists from the start, not from the first step, so that loading always has somewhere to load into.
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            optimizer.state[parameter] = {
-                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-                "exp_avg": torch.zeros_like(parameter),
-                "exp_avg_sq": torch.zeros_like(parameter),
-            }
-    return optimizer
-
-
-def _reset(optimizer: torch.optim.AdamW) -> None:
-    with torch.no_grad():
-        for state in optimizer.state.values():
-            for value in state.values():
-                value.zero_()

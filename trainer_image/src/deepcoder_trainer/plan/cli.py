@@ -19,6 +19,7 @@ from deepcoder_trainer.plan.document import read_planned
 from deepcoder_trainer.plan.memory import GB, checkpoint_bytes, element_bytes
 from deepcoder_trainer.plan.shapes import model_config, parameters
 from deepcoder_trainer.plan.splits import Question, Split, changes_for_any, gigabytes, sequences, splits
+from deepcoder_trainer.sampler.settings import COLOCATED_SHARE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,9 +34,11 @@ def main(options: argparse.Namespace) -> int:
     """Print the table; the exit status."""
     if options.memory <= 0:
         raise BadConfig(f"--memory {options.memory:g}: give the GB of one GPU")
-    if min(options.gpus) < 2:
-        raise BadConfig(f"--gpus {min(options.gpus)}: learners and samplers need one each, give 2 or more")
     planned = read_planned(options.file)
+    least = 2 if planned.trained is not None and not planned.trained.colocated else 1
+    if min(options.gpus) < least:
+        why = "" if least == 1 else "learners and samplers need one each (placement: Separate), "
+        raise BadConfig(f"--gpus {min(options.gpus)}: {why}give {least} or more")
     question = Question(planned, model_config(planned.model.uri, options.model_config), options.memory * GB)
     found = {gpus: splits(question, gpus) for gpus in options.gpus}
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140, highlight=False, markup=False)
@@ -58,8 +61,13 @@ def _heading(question: Question) -> list[str]:
             f"sequenceParallel {recipe.sequence_parallel}, activationOffload {str(recipe.activation_offload).lower()}"
         )
     sampled = f"sampled up to {recipe.max_prompt_tokens + context} tokens ({field})"
-    held = f"an engine holds {sequences(question)} such sequences at once"
-    return [*lines, f"{sampled}, tensorParallel {recipe.tensor_parallel}: {held}"]
+    held = f"an engine holds {sequences(question, context)} such sequences at once"
+    lines.append(f"{sampled}, tensorParallel {recipe.tensor_parallel}: {held}")
+    if trained is not None and trained.colocated:
+        context, field = trained.longest
+        held = f"holds {sequences(question, context, share=COLOCATED_SHARE)} sequences of {field} at once"
+        lines.append(f"Colocated: the GPUs sample and train in turns; an engine in its turn {held}")
+    return lines
 
 
 def _table(question: Question, found: dict[int, list[Split]]) -> Table:
@@ -82,7 +90,10 @@ def _table(question: Question, found: dict[int, list[Split]]) -> Table:
 def _beside(question: Question, found: dict[int, list[Split]]) -> list[str]:
     size = checkpoint_bytes(question.shape)
     weights = element_bytes(question.recipe) * parameters(question.shape)
-    lines = [f"object store of each node, while weights go to the samplers: {gigabytes(weights)} GB"]
+    if question.colocated:
+        lines = ["weights go to the sampler on the same GPU, and not through the object store"]
+    else:
+        lines = [f"object store of each node, while weights go to the samplers: {gigabytes(weights)} GB"]
     if question.planned.trained is not None:
         parts = [size / way.learners for ways in found.values() for way in ways]
         lines.append(
@@ -91,6 +102,6 @@ def _beside(question: Question, found: dict[int, list[Split]]) -> list[str]:
         )
         host = max((way.memory.host for ways in found.values() for way in ways if way.memory), default=0.0)
         if host:
-            lines.append(f"pinned host memory of each learner, for offloaded activations: {gigabytes(host)} GB")
+            lines.append(f"pinned host memory of each learner, for what is not on its GPU: {gigabytes(host)} GB")
     lines.append("Reckoned from sizes, not measured: memory_peak_bytes of the first step has the truth.")
     return lines

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from deepcoder_contracts.recipe import Recipe
-from deepcoder_contracts.stage import RopeScaling, StageType
+from deepcoder_contracts.stage import Placement, RopeScaling, StageType
 from deepcoder_trainer.config import explain
 from deepcoder_trainer.errors import BadConfig
 
@@ -40,6 +40,12 @@ class PlannedStage(_Read):
     context_tokens: int = Field(ge=1)
     evaluate: _Evaluation | None = None
     rope: RopeScaling | None = None
+    placement: Placement = Placement.SEPARATE
+
+    @property
+    def colocated(self) -> bool:
+        """Whether a sampler and a learner take turns on each GPU."""
+        return self.placement is Placement.COLOCATED and self.type is StageType.TRAIN
 
     @property
     def longest(self) -> tuple[int, str]:

@@ -14,7 +14,7 @@ from typing import Any
 from deepcoder_contracts.recipe import Precision, Recipe
 from deepcoder_trainer.grpo.flops import ModelShape
 from deepcoder_trainer.plan.shapes import parameters, root_matrices
-from deepcoder_trainer.sampler.settings import kv_bytes_per_token
+from deepcoder_trainer.sampler.settings import MEMORY_SHARE, kv_bytes_per_token
 
 GB = 1e9
 SLACK = 5 * GB
@@ -23,8 +23,8 @@ MINIMUM_TOKENS = 8192
 """Least default token budget of a micro-batch."""
 HEAD_ROWS, HEAD_BLOCK = 4096, 16_384
 """Tile of the fused head: positions by a part of the vocabulary."""
-ENGINE_SHARE = 0.9
-"""Share of a GPU that a vLLM engine takes."""
+SLEEPING = 3 * GB
+"""What an engine that sleeps keeps of a device: its context, and graphs that it captured."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,19 @@ class LearnerMemory:
     """At the end of the backward pass, instead of the last five: embedding and head, their gradients and the sum."""
 
     host: float
-    """Pinned host memory of offloaded activations."""
+    """Pinned host memory, of offloaded activations and of what is parked."""
+
+    push: float = 0.0
+    """Where a sampler shares the device: all that is there while weights go to it, instead of all of the above."""
+
+    beside: float = 0.0
+    """What that sampler keeps while it sleeps."""
 
     @property
     def total(self) -> float:
         """Device memory at the worst moment."""
         backward = self.kept + self.layer + self.gathered + self.gradients + self.head
-        return self.state + max(backward, self.root) + SLACK
+        return max(self.state + max(backward, self.root), self.push) + self.beside + SLACK
 
 
 def tokens_on_device(recipe: Recipe, context_tokens: int) -> int:
@@ -73,8 +79,10 @@ def element_bytes(recipe: Recipe) -> int:
     return 4 if recipe.precision is Precision.FLOAT32 else 2
 
 
-def learner_memory(shape: ModelShape, recipe: Recipe, ranks: int, context_tokens: int) -> LearnerMemory:
-    """What one of `ranks` learners needs for micro-batches of the longest sequence."""
+def learner_memory(
+    shape: ModelShape, recipe: Recipe, ranks: int, context_tokens: int, *, colocated: bool = False
+) -> LearnerMemory:
+    """What one of `ranks` learners needs for micro-batches of the longest sequence; `colocated`: beside a sampler."""
     tokens, width = tokens_on_device(recipe, context_tokens), element_bytes(recipe)
     queries = shape.heads * shape.head_dim
     projections = queries + 2 * shape.kv_heads * shape.head_dim
@@ -83,6 +91,9 @@ def learner_memory(shape: ModelShape, recipe: Recipe, ranks: int, context_tokens
     numbers = 4 * shape.intermediate + 2 * projections + 4 * shape.hidden
     root = root_matrices(shape)
     offload = recipe.activation_offload
+    # Weights and moments, without the gradients of a step; twice the whole weights: the learner's buffer, the engine's.
+    parked = (12 + (4 if recipe.kl_coefficient else 0)) * parameters(shape) / ranks
+    push = parked + width * (2 * parameters(shape) + shape.head_matrix)
     return LearnerMemory(
         state=(16 + (4 if recipe.kl_coefficient else 0)) * parameters(shape) / ranks,
         kept=kept * (2 if offload else shape.layers),
@@ -91,16 +102,27 @@ def learner_memory(shape: ModelShape, recipe: Recipe, ranks: int, context_tokens
         gradients=float((width + 4) * shape.layer_matrices + width * shape.head_matrix),
         head=float(2 * 4 * HEAD_BLOCK * shape.hidden + 4 * tokens * shape.hidden + 6 * HEAD_ROWS * HEAD_BLOCK),
         root=float((2 * width + 4) * root),
-        host=kept * shape.layers if offload else 0.0,
+        host=(kept * shape.layers if offload else 0.0) + (parked if colocated else 0.0),
+        push=push if colocated else 0.0,
+        beside=SLEEPING if colocated else 0.0,
     )
 
 
 def sequences_at_once(
-    shape: ModelShape, config: Mapping[str, Any], recipe: Recipe, context_tokens: int, memory: float
+    shape: ModelShape,
+    config: Mapping[str, Any],
+    recipe: Recipe,
+    context_tokens: int,
+    memory: float,
+    *,
+    share: float = MEMORY_SHARE,
 ) -> int:
-    """Sequences of the longest length that fit one engine's keys and values at once; `memory` is of one GPU."""
+    """Sequences of the longest length that fit one engine's keys and values at once.
+
+    `memory` is of one GPU, and `share` what an engine takes of it.
+    """
     devices = recipe.tensor_parallel
-    free = devices * (ENGINE_SHARE * memory - SLACK) - element_bytes(recipe) * parameters(shape)
+    free = devices * (share * memory - SLACK) - element_bytes(recipe) * parameters(shape)
     dtype = "float32" if recipe.precision is Precision.FLOAT32 else "bfloat16"
     each = kv_bytes_per_token(config, dtype) * (recipe.max_prompt_tokens + context_tokens)
     return max(0, int(free // each))

@@ -7,16 +7,18 @@ it costs speed.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from deepcoder_contracts.recipe import Recipe
+from deepcoder_contracts.supported import stage_refusals
 from deepcoder_trainer.grpo.flops import ModelShape, sp_refusals
 from deepcoder_trainer.modelconfig import rope_entries
 from deepcoder_trainer.plan.check import length_refusals, rank_refusals, tp_refusals
 from deepcoder_trainer.plan.document import Planned
 from deepcoder_trainer.plan.memory import GB, LearnerMemory, learner_memory, sequences_at_once
 from deepcoder_trainer.plan.shapes import model_shape
+from deepcoder_trainer.sampler.settings import COLOCATED_SHARE, MEMORY_SHARE
 
 LEARNER_SHARES = (1 / 4, 3 / 8, 1 / 2)
 """Shares of the GPUs that learn: sampling takes longer than training, the more so the longer responses get."""
@@ -53,15 +55,23 @@ class Question:
         return model_shape(self.model_config)
 
     @property
+    def colocated(self) -> bool:
+        """Whether the stage that is trained longest has samplers and learners on the same GPUs."""
+        trained = self.planned.trained
+        return trained is not None and trained.colocated
+
+    @property
     def recipe(self) -> Recipe:
         """The run's."""
         return self.planned.recipe
 
 
 def splits(question: Question, gpus: int) -> list[Split]:
-    """The ways to split `gpus`; where nothing is trained, all sample."""
+    """The ways to split `gpus`; where nothing is trained, all sample, and where they take turns, all do both."""
     if question.planned.trained is None:
         return [split(question, 0, gpus)]
+    if question.colocated:
+        return [split(question, gpus, gpus)]
     counts = sorted({max(1, round(gpus * share)) for share in LEARNER_SHARES})
     return [split(question, learners, gpus - learners) for learners in counts]
 
@@ -77,7 +87,7 @@ def split(question: Question, learners: int, sampler_gpus: int) -> Split:
         )
     memory = None
     if (trained := question.planned.trained) is not None:
-        memory = learner_memory(shape, recipe, learners, trained.context_tokens)
+        memory = learner_memory(shape, recipe, learners, trained.context_tokens, colocated=trained.colocated)
         refused = [r.message for r in rank_refusals(shape, recipe, learners)]
         changes += refused
         if memory.total > question.memory and not refused:
@@ -91,16 +101,25 @@ def changes_for_any(question: Question) -> list[str]:
     for stage in question.planned.stages:
         scaled = {**question.model_config, **rope_entries(question.model_config, stage.rope)}
         changes += [r.message for r in length_refusals(scaled, question.recipe, *stage.longest)]
+        changes += [r.message for r in stage_refusals(question.recipe, stage, f"stages[{stage.name}]")]
     changes += [r.message for r in tp_refusals(question.shape, question.recipe)]
-    if not sequences(question):
+    if not sequences(question, *question.planned.sampled):
         changes.append(_engine_change(question, *question.planned.sampled))
+    for stage in question.planned.stages:
+        if stage.colocated and not sequences(question, *stage.longest, share=COLOCATED_SHARE):
+            context, field = stage.longest
+            changes.append(
+                f"no engine beside a learner holds a sequence of {field} {context}: set "
+                f"stages[{stage.name}].placement: Separate, or use GPUs with more memory (--memory)"
+            )
     return changes
 
 
-def sequences(question: Question) -> int:
-    """Longest sequences that one engine holds at once."""
-    context, _ = question.planned.sampled
-    return sequences_at_once(question.shape, question.model_config, question.recipe, context, question.memory)
+def sequences(question: Question, context: int, _field: str = "", *, share: float = MEMORY_SHARE) -> int:
+    """Sequences with so long responses that one engine holds at once."""
+    return sequences_at_once(
+        question.shape, question.model_config, question.recipe, context, question.memory, share=share
+    )
 
 
 def _learner_change(question: Question, learners: int, context: int) -> str:
@@ -117,7 +136,8 @@ def _learner_change(question: Question, learners: int, context: int) -> str:
 
     for ranks in range(learners, MOST_LEARNERS):
         for recipe in cheaper(ranks):
-            if learner_memory(question.shape, recipe, ranks, context).total <= question.memory:
+            needed = learner_memory(question.shape, recipe, ranks, context, colocated=question.colocated)
+            if needed.total <= question.memory:
                 settings = _written(question.recipe, recipe)
                 if ranks == learners:
                     return f"set {settings}"
@@ -141,7 +161,7 @@ def _engine_change(question: Question, context: int, field: str) -> str:
         recipe = question.recipe.model_copy(update={"tensor_parallel": devices})
         if devices <= question.recipe.tensor_parallel or any(tp_refusals(question.shape, recipe)):
             continue
-        if sequences_at_once(question.shape, question.model_config, recipe, context, question.memory):
+        if sequences(replace(question, planned=question.planned.model_copy(update={"recipe": recipe})), context):
             return f"set recipe.tensorParallel: {devices}, so that an engine holds a sequence of the longest length"
     return f"no engine holds a sequence of {field} {context}: lower it, or use GPUs with more memory (--memory)"
 

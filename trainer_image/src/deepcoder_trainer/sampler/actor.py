@@ -17,6 +17,7 @@ from typing import Any
 import ray
 from ray.exceptions import ObjectFetchTimedOutError, ObjectLostError, RayActorError, RayTaskError
 
+from deepcoder_trainer.cluster import HALF
 from deepcoder_trainer.sampler import engine as engines
 from deepcoder_trainer.sampler.errors import WeightsLost
 from deepcoder_trainer.sampler.settings import EngineSettings
@@ -37,6 +38,7 @@ class SamplerActor:
         self._settings = settings
         self._engine: engines.Engine | None = None
         self._version: int | None = None
+        self._asleep = False
         self._waves = Waves()
         self._updating = asyncio.Lock()
 
@@ -50,19 +52,41 @@ class SamplerActor:
         """Sample one response; weights must have been pushed before."""
         if self._version is None:
             raise RuntimeError("generate before the first update_weights: the engine has no weights yet")
+        if self._asleep:
+            raise RuntimeError("generate while the engine sleeps: the learner has its device")
         return await self._waves.generate(self._live, request)
 
     async def update_weights(self, refs: WeightRefs, version: int, clear_cache: bool) -> None:
-        """Load new weights between two steps of the engine; a failure leaves it paused, to be replaced."""
+        """Load new weights between two steps of the engine; a failure leaves it paused, to be replaced.
+
+        One that sleeps takes memory for them first, and sleeps on.
+        """
         async with self._updating:
+            if self._asleep:
+                await self._live.wake("weights")
             await engines.update_weights(
                 self._live,
                 [_fetcher(chunk) for chunk in refs.chunks],
                 version,
                 dtype=refs.dtype,
                 clear_cache=clear_cache,
+                cards=refs.cards,
             )
             self._version = version
+
+    async def sleep(self) -> None:
+        """Give the device to the learner."""
+        async with self._updating:
+            if not self._asleep:
+                self._asleep = True
+                await self._live.sleep()
+
+    async def wake(self) -> None:
+        """Take it back; new weights have been loaded."""
+        async with self._updating:
+            if self._asleep:
+                await self._live.wake("kv_cache")
+                self._asleep = False
 
     async def version(self) -> int | None:
         """Version of the weights, None before the first update; also says that the actor is alive."""
@@ -103,14 +127,19 @@ async def arrived(chunk: Awaitable[Any]) -> Any:
         raise WeightsLost(f"weights were lost with the learner that exported them: {error}") from None
 
 
-def create_actor(files: Mapping[str, bytes], settings: EngineSettings) -> Any:
-    """Ask Ray for a sampler actor; the handle comes at once, the actor when a node has room."""
+def create_actor(files: Mapping[str, bytes], settings: EngineSettings, place: Any = None) -> Any:
+    """Ask Ray for a sampler actor; the handle comes at once, the actor when a node has room.
+
+    `place` is the one that it shares with a learner (see `cluster.SharedPlaces`).
+    """
     options: dict[str, Any] = {
         "resources": {"sampler": 1},
         "num_cpus": 0,
-        "num_gpus": settings.tensor_parallel if settings.accelerators else 0,
+        "num_gpus": (HALF if place is not None else settings.tensor_parallel) if settings.accelerators else 0,
         "max_restarts": 0,  # a restarted engine would have no weights: the group replaces it and pushes them
         "max_concurrency": 2 * settings.max_num_seqs + 64,
         "runtime_env": {"env_vars": engines.environment(settings)},
     }
+    if place is not None:
+        options["scheduling_strategy"] = place
     return ray.remote(SamplerActor).options(**options).remote(dict(files), settings)

@@ -14,14 +14,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from deepcoder_trainer.cpus import compute_threads
 from deepcoder_trainer.sampler.plugin import BACKEND
 from deepcoder_trainer.sampler.settings import EngineSettings
-from deepcoder_trainer.types import Finish, Generation, GenerationRequest, SamplerLost, VersionSpan
+from deepcoder_trainer.types import CardWeights, Finish, Generation, GenerationRequest, SamplerLost, VersionSpan
 
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -42,6 +42,10 @@ CPU_ENVIRONMENT = {
 }
 FINISHES = {"stop": Finish.STOP, "length": Finish.LENGTH}
 """vLLM's reasons for the end of a response; all others (abort, error, repetition) are no end of it."""
+
+
+Part = Literal["weights", "kv_cache"]
+"""What an engine that slept takes memory for, in this order; vLLM's own names."""
 
 
 class Engine(Protocol):
@@ -67,6 +71,14 @@ class Engine(Protocol):
         """Tokens from here on are labelled with this version."""
         ...
 
+    async def sleep(self) -> None:
+        """Pause, and give back the device's memory where it is shared; what is in flight is lost."""
+        ...
+
+    async def wake(self, part: Part) -> None:
+        """Take memory for weights, then, when these are loaded, for keys and values; then it goes on."""
+        ...
+
     async def close(self) -> None:
         """End the engine."""
         ...
@@ -84,7 +96,7 @@ async def start_engine(model: str, settings: EngineSettings) -> Engine:
     """Start an engine on a folder with config and tokenizer. It has no weights until the first update."""
     os.environ.update(environment(settings))
     if settings.accelerators:
-        return await start_async_engine(engine_arguments(model, settings))
+        return await start_async_engine(engine_arguments(model, settings), sleeps=settings.colocated)
     from deepcoder_trainer.sampler.stepped import SteppedEngine
 
     # What this container may use, known only where the engine runs; read when torch is first imported.
@@ -94,14 +106,14 @@ async def start_engine(model: str, settings: EngineSettings) -> Engine:
     return stepped
 
 
-async def start_async_engine(arguments: dict[str, Any]) -> AsyncEngine:
+async def start_async_engine(arguments: dict[str, Any], *, sleeps: bool = False) -> AsyncEngine:
     """Start the asynchronous engine, on whatever device vLLM finds."""
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
     engine = await asyncio.to_thread(AsyncLLM.from_engine_args, AsyncEngineArgs(**arguments))
     await engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
-    return AsyncEngine(engine)
+    return AsyncEngine(engine, sleeps=sleeps)
 
 
 def engine_arguments(model: str, settings: EngineSettings) -> dict[str, Any]:
@@ -123,7 +135,8 @@ def engine_arguments(model: str, settings: EngineSettings) -> dict[str, Any]:
         "hf_overrides": dict(settings.model_entries),
     }
     if settings.accelerators:
-        common |= {"gpu_memory_utilization": 0.9}
+        # Asleep, it leaves the learner on its card what it had taken for weights, keys and values.
+        common |= {"gpu_memory_utilization": settings.memory_share, "enable_sleep_mode": settings.colocated}
     else:
         # A seeded request whose prefill is split ends the engine on CPUs, hence no chunked prefill.
         common |= {
@@ -178,8 +191,10 @@ class AsyncEngine:
     resumed in the middle of an update would sample from half-loaded weights.
     """
 
-    def __init__(self, engine: Any) -> None:
+    def __init__(self, engine: Any, *, sleeps: bool = False) -> None:
+        """`sleeps`: vLLM was started with its sleep mode, which no CPU has."""
         self._engine = engine
+        self._sleeps = sleeps
         self._pauses = 0
         self._switching = asyncio.Lock()
 
@@ -236,6 +251,19 @@ class AsyncEngine:
         """Label tokens from here on."""
         await self._engine.update_weight_version(str(version))
 
+    async def sleep(self) -> None:
+        """Pause, and discard weights, keys and values: new weights come before it wakes."""
+        await self.pause()
+        if self._sleeps:
+            await self._engine.sleep(level=2)
+
+    async def wake(self, part: Part) -> None:
+        """Take memory for a part; with the last one it goes on."""
+        if self._sleeps:
+            await self._engine.wake_up(tags=[part])
+        if part == "kv_cache":
+            await self.resume(clear_cache=False)
+
     async def close(self) -> None:
         """End the processes."""
         self._engine.shutdown()
@@ -251,13 +279,25 @@ def refusal(error: BaseException) -> ValueError | None:
 
 
 async def update_weights(
-    engine: Engine, chunks: Sequence[Callable[[], Awaitable[Any]]], version: int, *, dtype: str, clear_cache: bool
+    engine: Engine,
+    chunks: Sequence[Callable[[], Awaitable[Any]]],
+    version: int,
+    *,
+    dtype: str,
+    clear_cache: bool,
+    cards: Sequence[CardWeights] = (),
 ) -> None:
-    """Pause, load all chunks (each fetched when its turn comes), label, resume. An error leaves the engine paused."""
+    """Pause, load all, label, resume. An error leaves the engine paused.
+
+    Each chunk is fetched when its turn comes; of `cards`, each worker takes the weights that lie on its own.
+    """
     from deepcoder_trainer.sampler.weights import shared_chunk
 
     await engine.pause()
     await engine.weights_call("start_weight_update")
+    if cards:
+        places = {each.card: [list(each.handle), [list(tensor) for tensor in each.tensors]] for each in cards}
+        await engine.weights_call("update_weights", update_info={"cards": places})
     for fetch in chunks:
         chunk = await fetch()
         with shared_chunk(chunk, dtype) as path:

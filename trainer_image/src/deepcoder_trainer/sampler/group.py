@@ -55,6 +55,14 @@ class Engine(Protocol):
         """Load new weights."""
         ...
 
+    async def sleep(self) -> None:
+        """Give the device to the learner."""
+        ...
+
+    async def wake(self) -> None:
+        """Take it back."""
+        ...
+
     async def close(self) -> None:
         """End it, dead or alive."""
         ...
@@ -104,6 +112,9 @@ class SamplerGroup:
     size: int
     clear_cache: bool = False
     """Whether an update in flight recomputes keys and values of what was sampled before it."""
+    replacements: int = REPLACEMENTS
+    """How often in a row a sampler is replaced. 0 where a learner has the device's memory in turns: a new engine would
+    take memory when it is not its turn."""
     longest_silence: float = math.inf
     """Seconds without a response after which a sampler is given up, however long one may take."""
     _members: list[_Member] = field(default_factory=list)
@@ -117,6 +128,8 @@ class SamplerGroup:
     _closed: bool = False
     restarts: int = 0
     """Samplers that were replaced."""
+    failed_updates: int = 0
+    """Updates of one sampler's weights that failed."""
 
     async def start(self) -> None:
         """Start all engines at once; raises the first failure."""
@@ -151,6 +164,26 @@ class SamplerGroup:
         self._weights, self._unfetchable = (refs, version), None
         await asyncio.gather(*(self._update(member) for member in list(self._members)))
         await self._pick()  # at least one has them
+
+    async def sleep(self) -> None:
+        """All engines sleep when it returns; one that does not has been ended, and holds no memory either."""
+        await self._in_turn(lambda engine: engine.sleep())
+        await asyncio.gather(*self._replacing)
+
+    async def wake(self) -> None:
+        """All engines sample again. Raises `SamplerLost` when none does."""
+        await self._in_turn(lambda engine: engine.wake())
+        await self._pick()
+
+    async def _in_turn(self, change: Callable[[Engine], Awaitable[None]]) -> None:
+        async def one(member: _Member) -> None:
+            try:
+                async with asyncio.timeout(UPDATE_SECONDS):
+                    await change(member.engine)
+            except (SamplerLost, TimeoutError) as error:
+                self._lost(member, error)
+
+        await asyncio.gather(*(one(member) for member in list(self._members)))
 
     async def close(self) -> None:
         """End all engines."""
@@ -194,6 +227,7 @@ class SamplerGroup:
                 async with asyncio.timeout(UPDATE_SECONDS):
                     await member.engine.update_weights(refs, version, self.clear_cache)
             except WeightsLost as error:
+                self.failed_updates += 1
                 if self._weights == (refs, version):
                     self._unfetchable = error
                     await self._notify()
@@ -201,6 +235,7 @@ class SamplerGroup:
                     self._lost(member, error)
                 return
             except (SamplerLost, TimeoutError) as error:
+                self.failed_updates += 1
                 self._lost(member, error)
                 return
             member.version = version
@@ -221,8 +256,8 @@ class SamplerGroup:
         with contextlib.suppress(Exception):
             await member.engine.close()
         try:
-            if member.losses >= REPLACEMENTS:
-                log.error("giving up sampler %d's place: %d before it were lost too", member.number, member.losses)
+            if member.losses >= self.replacements:
+                log.error("sampler %d is not replaced, after %d that were lost before it", member.number, member.losses)
                 return
             if member.losses:
                 await asyncio.sleep(PAUSE_SECONDS * 2 ** (member.losses - 1))
@@ -264,6 +299,14 @@ class ActorEngine:
     async def update_weights(self, refs: WeightRefs, version: int, clear_cache: bool) -> None:
         """Load new weights in the actor."""
         await _answer(self._actor.update_weights.remote(refs, version, clear_cache))
+
+    async def sleep(self) -> None:
+        """Send the engine in the actor to sleep."""
+        await _answer(self._actor.sleep.remote())
+
+    async def wake(self) -> None:
+        """Wake the engine in the actor."""
+        await _answer(self._actor.wake.remote())
 
     async def close(self) -> None:
         """Ask the engine to end, then end its process."""

@@ -27,6 +27,11 @@ CPU_KV_BYTES = 2 * GIB
 """Most KV memory a CPU engine takes."""
 PREFILL_TOKENS = 32_000
 """Token budget of a scheduler step on GPUs, as in the published recipe."""
+MEMORY_SHARE = 0.9
+"""Share of a GPU that an engine of its own takes."""
+COLOCATED_SHARE = 0.8
+"""Share that one takes in its turn where a learner waits on the same GPU: a parked learner keeps its context, and what
+NCCL and the allocator hold."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,15 @@ class EngineSettings:
     deterministic: bool = False
     prefix_caching: bool = False
     """Whether samples of one problem share their prompt's keys and values."""
+    colocated: bool = False
+    """Whether it takes turns with a learner on its device."""
     model_entries: Mapping[str, Any] = field(default_factory=dict)
     """What stands in the place of the model's config.json: scaled rotary positions."""
+
+    @property
+    def memory_share(self) -> float:
+        """Share of the GPU's memory that it takes while it is awake."""
+        return COLOCATED_SHARE if self.colocated else MEMORY_SHARE
 
 
 def kv_bytes_per_token(model_config: Mapping[str, Any], dtype: str) -> int:
@@ -84,6 +96,7 @@ def engine_settings(config: StageConfig, model_config: Mapping[str, Any]) -> Eng
         tensor_parallel=recipe.tensor_parallel,
         accelerators=accelerators,
         deterministic=recipe.deterministic,
+        colocated=config.stage.colocated,
         model_entries=rope_entries(model_config, config.stage.rope),
         # Updates in flight keep the cache of what is being sampled; a shared prompt would stay that of old weights.
         prefix_caching=accelerators and recipe.order is Order.STRICT and not recipe.deterministic,

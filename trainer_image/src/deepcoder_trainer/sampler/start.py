@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from deepcoder_contracts.recipe import Order
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.modelconfig import read_model_config
-from deepcoder_trainer.sampler.group import ActorEngine, SamplerGroup
+from deepcoder_trainer.sampler.group import REPLACEMENTS, ActorEngine, SamplerGroup
 from deepcoder_trainer.sampler.settings import engine_settings
 from deepcoder_trainer.seeds import seed
 
@@ -40,8 +42,8 @@ def engine_seed(config: StageConfig, number: int) -> int:
     return seed(config.recipe.seed, "engine", config.stage.name, config.ordinal, number) % 2**31
 
 
-async def start_samplers(config: StageConfig, model_dir: Path) -> SamplerGroup:
-    """Start `stage.resources.samplers` engines."""
+async def start_samplers(config: StageConfig, model_dir: Path, places: Sequence[Any] = ()) -> SamplerGroup:
+    """Start `stage.resources.samplers` engines; with `places`, those that each shares with a learner."""
     from deepcoder_trainer.sampler.actor import create_actor
 
     settings = engine_settings(config, read_model_config(model_dir))
@@ -49,12 +51,15 @@ async def start_samplers(config: StageConfig, model_dir: Path) -> SamplerGroup:
     numbers = itertools.count()
 
     def make() -> ActorEngine:
-        return ActorEngine(create_actor(files, replace(settings, seed=engine_seed(config, next(numbers)))))
+        number = next(numbers)
+        place = places[number] if places else None
+        return ActorEngine(create_actor(files, replace(settings, seed=engine_seed(config, number)), place))
 
     group = SamplerGroup(
         make=make,
         size=config.stage.resources.samplers,
         clear_cache=config.recipe.order is Order.STRICT,
+        replacements=0 if places else REPLACEMENTS,
         longest_silence=STALL_SHARE * config.stage.stall_seconds,
     )
     try:

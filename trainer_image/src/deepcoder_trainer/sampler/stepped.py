@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from deepcoder_trainer.sampler.engine import engine_arguments, generation_from, refusal, sampling_parameters
+from deepcoder_trainer.sampler.engine import Part, engine_arguments, generation_from, refusal, sampling_parameters
 from deepcoder_trainer.sampler.settings import EngineSettings
 from deepcoder_trainer.types import Generation, GenerationRequest, SamplerLost
 
@@ -35,7 +35,7 @@ class SteppedEngine:
     def __init__(self, model: str, settings: EngineSettings) -> None:
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._waiting: dict[str, Future[Generation]] = {}
-        self._paused = False
+        self._pauses = 0
         self._failure: BaseException | None = None
         self._ready: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, args=(model, settings), name="vllm-step", daemon=True)
@@ -61,20 +61,20 @@ class SteppedEngine:
         return [asyncio.wrap_future(result) for result in added]
 
     async def pause(self) -> None:
-        """Stop stepping."""
+        """Stop stepping; each pause needs a resume of its own."""
 
         def pause(_engine: Any) -> None:
-            self._paused = True
+            self._pauses += 1
 
         await asyncio.wrap_future(self._submit(pause))
 
     async def resume(self, *, clear_cache: bool) -> None:
-        """Step again."""
+        """Step again, unless somebody else has it paused."""
 
         def resume(engine: Any) -> None:
             if clear_cache:
                 engine.reset_prefix_cache(reset_running_requests=True)
-            self._paused = False
+            self._pauses -= 1
 
         await asyncio.wrap_future(self._submit(resume))
 
@@ -85,6 +85,15 @@ class SteppedEngine:
     async def set_version(self, version: int) -> None:
         """Label tokens from here on."""
         await asyncio.wrap_future(self._submit(lambda engine: engine.set_weight_version(str(version))))
+
+    async def sleep(self) -> None:
+        """Pause: vLLM gives no memory back on CPUs."""
+        await self.pause()
+
+    async def wake(self, part: Part) -> None:
+        """Go on when all is awake."""
+        if part == "kv_cache":
+            await self.resume(clear_cache=False)
 
     async def close(self) -> None:
         """End the thread; requests in flight raise SamplerLost."""
@@ -108,7 +117,7 @@ class SteppedEngine:
         self._ready.set_result(None)
         try:
             while self._serve_calls(engine):
-                if not self._paused and engine.has_unfinished_requests():
+                if not self._pauses and engine.has_unfinished_requests():
                     for output in engine.step():
                         if output.finished:
                             self._answer(output, engine.get_tokenizer())
@@ -136,7 +145,7 @@ class SteppedEngine:
     def _serve_calls(self, engine: Any) -> bool:
         """Do all waiting calls; wait for one while there is nothing to step. False ends the engine."""
         while True:
-            idle = self._paused or not engine.has_unfinished_requests()
+            idle = self._pauses > 0 or not engine.has_unfinished_requests()
             try:
                 call = self._calls.get(block=idle)
             except queue.Empty:

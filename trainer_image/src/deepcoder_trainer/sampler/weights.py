@@ -5,6 +5,10 @@ time, writes it as a safetensors file to shared memory, and tells the engine its
 process on CPUs, in processes of its own on GPUs) maps the file and loads it. So at most one chunk lies beside the
 model, and the same path serves one process and several.
 
+Where learner and sampler share a card, the learner gathers its weights there, and each worker opens the buffer on its
+own card by a CUDA IPC handle, without a copy through the host. vLLM has a backend for that which sends pickles to its
+workers; here the handle goes as the plain values it is made of.
+
 The worker side runs between vLLM's layer-wise reload hooks: on CPUs vLLM repacks weights after loading, and loading
 into a live model without those hooks fails or, worse, goes unnoticed. An update that fails half-way leaves the
 engine without usable weights: the error is raised, the actor dies with it, and its requests go elsewhere.
@@ -13,8 +17,9 @@ engine without usable weights: the error is raised, the actor dies with it, and 
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,10 +44,13 @@ class InitInfo(WeightTransferInitInfo):
 
 @dataclass
 class UpdateInfo(WeightTransferUpdateInfo):
-    """One chunk."""
+    """One chunk, or all weights at once."""
 
-    path: str
+    path: str = ""
     """A safetensors file that the worker can read."""
+
+    cards: dict[str, Any] | None = None
+    """In its place: UUID of a card to (handle, tensors) of the buffer there (see `CardWeights`)."""
 
 
 class SharedFileWeightTransfer(WeightTransferEngine[InitInfo, UpdateInfo]):
@@ -50,6 +58,8 @@ class SharedFileWeightTransfer(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     init_info_cls = InitInfo
     update_info_cls = UpdateInfo
+    _mapped: torch.Tensor | None = None
+    """The learner's buffer, until all that was loaded from it is in place."""
 
     def init_transfer_engine(self, init_info: InitInfo) -> None:
         """Nothing to connect."""
@@ -63,8 +73,16 @@ class SharedFileWeightTransfer(WeightTransferEngine[InitInfo, UpdateInfo]):
         initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: UpdateInfo) -> None:
-        """Load one chunk; vLLM shards, fuses and casts each tensor as it does at start."""
-        self.model.load_weights(list(_tensors(update_info.path)))
+        """Load what has come; vLLM shards, fuses and casts each tensor as it does at start."""
+        if update_info.cards is None:
+            self.model.load_weights(list(_tensors(update_info.path)))
+            return
+        card = card_of(self.device)
+        if card not in update_info.cards:
+            raise ValueError(f"no learner has its weights on this sampler's card {card}, but on {[*update_info.cards]}")
+        handle, tensors = update_info.cards[card]
+        self._mapped = open_buffer(self.device, handle)
+        self.model.load_weights([(tensor[0], _placed(self._mapped, *tensor[1:])) for tensor in tensors])
 
     def finish_weight_update(self) -> None:
         """Process what was loaded (repacking on CPUs) into the tensors the kernels use."""
@@ -72,6 +90,10 @@ class SharedFileWeightTransfer(WeightTransferEngine[InitInfo, UpdateInfo]):
 
         finalize_layerwise_reload(self.model, self.model_config)
         self._repack_tied_head()
+        if self._mapped is not None:  # the learner frees it next
+            if self._mapped.is_cuda:
+                torch.cuda.synchronize(self.device)
+            self._mapped = None
 
     def _repack_tied_head(self) -> None:
         """Pack a head that shares the embedding's weight anew.
@@ -85,6 +107,24 @@ class SharedFileWeightTransfer(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     def shutdown(self) -> None:
         """Nothing is held."""
+
+
+def card_of(device: torch.device) -> str:
+    """UUID of a worker's card, by whatever number this process knows it."""
+    return str(torch.cuda.get_device_properties(device).uuid)
+
+
+def open_buffer(device: torch.device, handle: Sequence[Any]) -> torch.Tensor:
+    """The [n] bytes that another process shares on this card."""
+    _, *rest = handle  # the other process's number of the card
+    storage = torch.UntypedStorage._new_shared_cuda(device.index or 0, *rest)
+    return torch.empty(0, dtype=torch.uint8, device=device).set_(storage)
+
+
+def _placed(buffer: torch.Tensor, dtype: str, shape: Sequence[int], begin: int) -> torch.Tensor:
+    number = getattr(torch, dtype)
+    end = begin + math.prod(shape) * number.itemsize
+    return buffer[begin:end].view(number).view(*shape)
 
 
 def _tensors(path: str) -> Iterator[tuple[str, torch.Tensor]]:

@@ -1,0 +1,64 @@
+"""The learner's weights on their way to samplers.
+
+Through the object store they go in chunks that rank 0 holds, wherever the samplers are. A sampler on the learner's own
+card needs no copy by way of the host: each rank gathers all weights into one buffer on its card, and tells where that
+is as plain values, a CUDA IPC handle among them. The buffer has to stay until the sampler has loaded from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deepcoder_trainer.types import CardWeights, PlacedTensor
+
+CHUNK_BYTES = 256 << 20
+"""Bytes of weights in one object of the object store, about."""
+_ALIGNMENT = 256
+
+
+def weight_chunks(weights: Iterable[tuple[str, Tensor]], chunk_bytes: int = CHUNK_BYTES) -> Iterator[dict[str, Any]]:
+    """Weights on the CPU as dictionaries of numpy arrays; bfloat16 as uint16.
+
+    A float32 weight may share memory with the live parameter: a chunk is to be copied before the next step.
+    """
+    chunk: dict[str, Any] = {}
+    size = 0
+    for name, value in weights:
+        if chunk and size + value.nbytes > chunk_bytes:
+            yield chunk
+            chunk, size = {}, 0
+        chunk[name] = value.view(torch.int16).numpy().view("uint16") if value.dtype is torch.bfloat16 else value.numpy()
+        size += value.nbytes
+    if chunk:
+        yield chunk
+
+
+def in_one_buffer(
+    weights: Iterable[tuple[str, Tensor]], total: int, device: torch.device
+) -> tuple[Tensor, list[PlacedTensor]]:
+    """All weights in one buffer of `total` bytes (see `padded`), and where each lies there."""
+    buffer = torch.empty(total, dtype=torch.uint8, device=device)
+    placed: list[PlacedTensor] = []
+    count = 0
+    for name, value in weights:
+        end = count + value.nbytes
+        buffer[count:end].copy_(value.contiguous().view(-1).view(torch.uint8))
+        placed.append((name, str(value.dtype).removeprefix("torch."), tuple(value.shape), count))
+        count = -(-end // _ALIGNMENT) * _ALIGNMENT
+    return buffer, placed
+
+
+def padded(sizes: Iterable[int]) -> int:
+    """Bytes of a buffer for tensors of these sizes."""
+    return sum(-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes)
+
+
+def shared_on_card(buffer: Tensor, placed: list[PlacedTensor]) -> CardWeights:
+    """The buffer as another process on its card finds it."""
+    torch.cuda.synchronize(buffer.device)
+    handle = buffer.untyped_storage()._share_cuda_()
+    return CardWeights(str(torch.cuda.get_device_properties(buffer.device).uuid), tuple(handle), tuple(placed))

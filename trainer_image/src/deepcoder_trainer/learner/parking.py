@@ -1,0 +1,72 @@
+"""Off the device and back: a learner that takes turns with a sampler leaves it the memory.
+
+What is parked keeps its tensors, and loses what they lie in: each storage is copied to host memory and emptied, and
+filled again by `unpark`, with the same bits. So whoever holds a tensor (the optimizer, FSDP's groups) need not know. A
+parked tensor that is used has no bytes: the callers refuse instead. Host memory is pinned for CUDA, and kept between
+turns, since pinning costs more than copying.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+
+class Parking:
+    """Where the tensors of one rank wait for their turn."""
+
+    def __init__(self, tensors: Callable[[], Iterable[Tensor]]) -> None:
+        """`tensors` gives the same ones, in the same order, each time."""
+        self._tensors = tensors
+        self._hosts: list[Tensor] = []
+        self.parked = False
+
+    def park(self) -> None:
+        """Copy all to the host and give back the device's memory. Nothing happens where that is done already."""
+        if self.parked:
+            return
+        storages = self._storages()
+        if not self._hosts:
+            self._hosts = [
+                torch.empty(s.nbytes(), dtype=torch.uint8, pin_memory=s.device.type == "cuda") for s in storages
+            ]
+        for storage, host in zip(storages, self._hosts, strict=True):
+            host.copy_(_bytes(storage), non_blocking=True)
+        _wait(storages)
+        for storage in storages:
+            storage.resize_(0)
+        self.parked = True
+        if any(storage.device.type == "cuda" for storage in storages):
+            torch.cuda.empty_cache()
+
+    def unpark(self) -> None:
+        """Bring all back."""
+        if not self.parked:
+            return
+        storages = self._storages()
+        for storage, host in zip(storages, self._hosts, strict=True):
+            storage.resize_(host.nbytes)
+            _bytes(storage).copy_(host, non_blocking=True)
+        _wait(storages)
+        self.parked = False
+
+    def _storages(self) -> list[torch.UntypedStorage]:
+        """What the tensors lie in, each once, however many share it."""
+        found: dict[int, torch.UntypedStorage] = {}
+        for tensor in self._tensors():
+            local = tensor.detach()
+            storage = (local.to_local() if isinstance(local, DTensor) else local).untyped_storage()
+            found.setdefault(storage._cdata, storage)
+        return list(found.values())
+
+
+def _bytes(storage: torch.UntypedStorage) -> Tensor:
+    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
+
+
+def _wait(storages: Iterable[torch.UntypedStorage]) -> None:
+    for device in {storage.device for storage in storages if storage.device.type == "cuda"}:
+        torch.cuda.synchronize(device)
