@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from deepcoder_contracts.manifest import ParentRef
-from deepcoder_operator.api.base import Status
+from deepcoder_operator.api.base import Status, lenient
 from deepcoder_operator.api.failure import FailureReason
 
 
@@ -87,7 +88,7 @@ class AttemptStatus(Status):
     heartbeat_time: datetime | None = None
     """When it last reported."""
 
-    drain_cause: DrainCause | None = None
+    drain_cause: Annotated[DrainCause, lenient(DrainCause.EVICTION)] | None = None
     """Why it stops before its end."""
 
     drain_deadline: datetime | None = None
@@ -96,10 +97,10 @@ class AttemptStatus(Status):
     ended_time: datetime | None = None
     """When its end was seen."""
 
-    outcome: Outcome | None = None
+    outcome: Annotated[Outcome, lenient(Outcome.FAILED)] | None = None
     """How it ended, once that is known."""
 
-    reason: FailureReason | None = None
+    reason: Annotated[FailureReason, lenient(FailureReason.UNKNOWN)] | None = None
     """What it failed of."""
 
     evidence: str | None = None
@@ -107,6 +108,22 @@ class AttemptStatus(Status):
 
     gpus: int = 0
     """Most GPUs that its pods have asked for at once."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_state(cls, data: Any) -> Any:
+        """A state of a newer release is read from what has happened, so that the attempt is followed from there."""
+        if not isinstance(data, dict) or data.get("state", "") in ("", *AttemptState):
+            return data
+        state = AttemptState.INTENDED
+        for field, reached in (
+            ("uid", AttemptState.STARTING),
+            ("runningTime", AttemptState.RUNNING),
+            ("drainDeadline", AttemptState.DRAINING),
+            ("endedTime", AttemptState.LEAVING),
+        ):
+            state = reached if data.get(field) else state
+        return data | {"state": state}
 
 
 class BackoffStatus(Status):
@@ -118,5 +135,5 @@ class BackoffStatus(Status):
     failures_in_row: int = Field(ge=0)
     """Failures since the last new checkpoint; each doubles the pause."""
 
-    reason: FailureReason
+    reason: Annotated[FailureReason, lenient(FailureReason.UNKNOWN)]
     """What the last attempt failed of."""

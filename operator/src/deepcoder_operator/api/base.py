@@ -2,14 +2,16 @@
 
 Readers of the spec refuse unknown fields: the API server has pruned them already, so one that arrives belongs to a
 CRD newer than this operator, and acting on half of a spec would be worse than saying so. Readers of the status drop
-them, since a downgraded operator must still be able to go on.
+them, and read a word that they do not know as the next safest one that they do (`lenient`), since a downgraded operator
+must still be able to go on.
 """
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, StringConstraints
 from pydantic.alias_generators import to_camel
 
 GROUP = "deepcoder.dev"
@@ -51,6 +53,16 @@ class Status(BaseModel):
     def to_wire(self) -> dict[str, Any]:
         """As stored: camelCase, times as RFC 3339 strings, unset options left out."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def lenient(fallback: StrEnum) -> BeforeValidator:
+    """For an enum in a status: a newer release's word is read as `fallback`. The schema still lists the words."""
+    known = frozenset(type(fallback))
+
+    def read(value: object) -> object:
+        return fallback if isinstance(value, str) and value not in known else value
+
+    return BeforeValidator(read)
 
 
 class Rule(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from deepcoder_operator.api.base import LIST_MAP_KEYS, LIST_TYPE, Status
+from deepcoder_operator.api.base import LIST_MAP_KEYS, LIST_TYPE, Status, lenient
 
 MAX_MESSAGE = 4096
 """Longest message of a condition, in characters."""
@@ -28,7 +28,7 @@ class Condition(Status):
     type: Annotated[str, StringConstraints(max_length=64)]
     """CamelCase name of the aspect."""
 
-    status: ConditionStatus
+    status: Annotated[ConditionStatus, lenient(ConditionStatus.UNKNOWN)]
     """True, False or Unknown."""
 
     reason: Annotated[str, StringConstraints(max_length=128)]

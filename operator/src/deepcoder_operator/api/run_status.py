@@ -15,7 +15,7 @@ from pydantic import Field
 from deepcoder_contracts.base import Digest
 from deepcoder_contracts.manifest import ParentRef
 from deepcoder_operator.api.attempt_status import AttemptStatus, BackoffStatus
-from deepcoder_operator.api.base import NAMED_MAP, DecimalString, Status
+from deepcoder_operator.api.base import NAMED_MAP, DecimalString, Status, lenient
 from deepcoder_operator.api.condition import Conditions
 
 MAX_CHECKPOINTS = 20
@@ -88,7 +88,7 @@ class StageStatus(Status):
     index: int = Field(ge=0)
     """Its position."""
 
-    phase: StagePhase = StagePhase.PENDING
+    phase: Annotated[StagePhase, lenient(StagePhase.ACTIVE)] = StagePhase.PENDING
     """Pending, Active, Held, Complete or Failed."""
 
     start_time: datetime | None = None
@@ -269,7 +269,7 @@ class RunStatus(Status):
     observed_generation: int = 0
     """Generation of the spec that this status answers."""
 
-    phase: Phase = Phase.PENDING
+    phase: Annotated[Phase, lenient(Phase.PENDING)] = Phase.PENDING
     """For display; derived from the conditions and the attempt."""
 
     conditions: Conditions = []
