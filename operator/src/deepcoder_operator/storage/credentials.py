@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 from collections.abc import Callable
@@ -20,14 +21,23 @@ class CredentialReader:
     def __init__(self, kube: Kube, clock: Callable[[], float]) -> None:
         self._kube, self._clock = kube, clock
         self._cache: dict[tuple[str, str], tuple[float, Credentials]] = {}
+        self._reading: dict[tuple[str, str], asyncio.Task[Credentials]] = {}
 
     async def read(self, namespace: str, name: str) -> Credentials:
         """The credentials; raises `StorageProblem` naming the Secret, its key, and the mend."""
+        key = (namespace, name)
+        at, kept = self._cache.get(key, (float("-inf"), None))
+        if kept is not None and self._clock() - at < CACHE_SECONDS:
+            return kept
+        reading = self._reading.get(key)
+        if reading is None:
+            reading = self._reading[key] = asyncio.create_task(self._read(namespace, name))
+            reading.add_done_callback(lambda _: self._reading.pop(key, None))
+        return await asyncio.shield(reading)
+
+    async def _read(self, namespace: str, name: str) -> Credentials:
+        """Once for all runs that wait for it: a thousand of one team wake at once."""
         now = self._clock()
-        self._cache = {k: v for k, v in self._cache.items() if now - v[0] < CACHE_SECONDS}
-        kept = self._cache.get((namespace, name))
-        if kept is not None:
-            return kept[1]
         try:
             secret = await self._kube.get(SECRETS, namespace, name)
         except errors.NotFound:
@@ -40,6 +50,7 @@ class CredentialReader:
         except errors.KubeError as e:
             raise StorageProblem("SecretUnreadable", f"Secret {name} cannot be read now: {e}") from e
         credentials = _decode(name, secret)
+        self._cache = {k: v for k, v in self._cache.items() if now - v[0] < CACHE_SECONDS}
         self._cache[(namespace, name)] = (now, credentials)
         return credentials
 
