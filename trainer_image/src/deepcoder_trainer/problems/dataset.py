@@ -1,33 +1,21 @@
 """Reading training and evaluation problems from local files.
 
-JSON Lines (`.jsonl`, `.jsonl.gz`) and Parquet, in our own layout or in the schema of the released DeepCoder data,
-told apart by their fields. Both are read strictly: a row that cannot be used is named with its file, its line, the
-field and the mend, because a dataset that silently shrinks is found only after the run.
+JSON Lines (`.jsonl`, `.jsonl.gz`), JSON arrays and Parquet, in our own layout or in the schema of the released
+DeepCoder data, told apart by their fields. Both are read strictly: a row that cannot be used is named with its file,
+its line, the field and the mend, because a dataset that silently shrinks is found only after the run.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
-import zlib
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from deepcoder_trainer.checkpoint.storage import file_sha256
+from deepcoder_trainer.problems.files import DatasetError as DatasetError
+from deepcoder_trainer.problems.files import data_files, read_rows
 from deepcoder_trainer.problems.rows import RowError, problem_from_row
 from deepcoder_trainer.types import Problem
-
-_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
-
-
-class DatasetError(ValueError):
-    """A dataset that cannot be used; the message names place, field and mend."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +33,8 @@ def load_dataset(path: str | Path, sha256: str | None = None) -> Dataset:
     `sha256`, where given, is checked before anything is parsed. Raises DatasetError.
     """
     path = Path(path)
-    files = _data_files(path)
-    digests = [(f, file_sha256(f)) for f in files]
-    digest = (
-        digests[0][1]
-        if path.is_file()
-        else hashlib.sha256("".join(f"{f.relative_to(path)} {d}\n" for f, d in digests).encode()).hexdigest()
-    )
+    files = data_files(path)
+    digest = dataset_digest(path, files)
     if sha256 is not None and digest != sha256.lower():
         raise DatasetError(
             f"dataset.sha256: {path} has sha256 {digest}, expected {sha256}: the file has changed or is cut; "
@@ -60,10 +43,10 @@ def load_dataset(path: str | Path, sha256: str | None = None) -> Dataset:
     problems: list[Problem] = []
     places: dict[str, str] = {}
     for file in files:
-        for number, row in _rows(file):
-            place = f"{file.name}:{number}"
+        for row in read_rows(file):
+            place = f"{file.name}:{row.number}"
             try:
-                problem = problem_from_row(row)
+                problem = problem_from_row(row.fields)
             except RowError as error:
                 raise DatasetError(f"{place}: {error}") from None
             if problem.id in places:
@@ -77,53 +60,9 @@ def load_dataset(path: str | Path, sha256: str | None = None) -> Dataset:
     return Dataset(tuple(problems), f"sha256:{digest}")
 
 
-def _data_files(path: Path) -> list[Path]:
+def dataset_digest(path: Path, files: list[Path]) -> str:
+    """SHA-256 (hexadecimal) of a file; of a folder, over the names and digests of its `files`."""
     if path.is_file():
-        if not path.name.endswith(_SUFFIXES):
-            raise DatasetError(f"{path}: cannot be read: use one of {', '.join(_SUFFIXES)}")
-        return [path]
-    if not path.is_dir():
-        raise DatasetError(f"{path}: no such file or folder: check dataset.uri")
-    files = sorted(f for f in path.rglob("*") if f.is_file() and f.name.endswith(_SUFFIXES))
-    if not files:
-        raise DatasetError(f"{path}: no data file in this folder: put {', '.join(_SUFFIXES)} files there")
-    return files
-
-
-def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Rows with their number from 1: the line of a JSON Lines file, the row of a Parquet file."""
-    try:
-        if path.name.endswith(".parquet"):
-            yield from _parquet_rows(path)
-        else:
-            yield from _json_rows(path)
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error, pa.ArrowException) as error:
-        raise DatasetError(f"{path.name}: cannot be read ({error}): fetch the file again") from error
-
-
-def _json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    opener = gzip.open if path.name.endswith(".gz") else open
-    with opener(path, "rt", encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DatasetError(
-                    f"{path.name}:{number}: not JSON ({error.msg} at column {error.colno}): "
-                    "write one JSON object a line"
-                ) from None
-            if not isinstance(row, dict):
-                raise DatasetError(f"{path.name}:{number}: a {type(row).__name__}: write one JSON object a line")
-            yield number, row
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    number = 0
-    with pq.ParquetFile(path) as file:
-        # Small batches: one row's tests may take megabytes.
-        for batch in file.iter_batches(batch_size=16):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, {key: value for key, value in row.items() if value is not None}
+        return file_sha256(path)
+    listing = "".join(f"{f.relative_to(path)} {file_sha256(f)}\n" for f in files)
+    return hashlib.sha256(listing.encode()).hexdigest()

@@ -39,13 +39,26 @@ class EncodedProblems:
 def encode_prompt(prompt: str, tokenizer: Any) -> IntArray:
     """[P] token ids of a prompt: through the tokenizer's chat template where it has one, plain otherwise."""
     if getattr(tokenizer, "chat_template", None):
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-        )
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = tokenizer(_as_turn(prompt, tokenizer), add_special_tokens=False)["input_ids"]
     else:
         ids = tokenizer(prompt)["input_ids"]
     return np.asarray(ids, dtype=np.int32)
+
+
+def prompt_lengths(prompts: Sequence[str], tokenizer: Any) -> list[int]:
+    """Number of tokens of each prompt as `encode_prompt` makes them, many prompts at once."""
+    if not prompts:
+        return []
+    if getattr(tokenizer, "chat_template", None):
+        encoded = tokenizer([_as_turn(p, tokenizer) for p in prompts], add_special_tokens=False)
+    else:
+        encoded = tokenizer(list(prompts))
+    return [len(ids) for ids in encoded["input_ids"]]
+
+
+def _as_turn(prompt: str, tokenizer: Any) -> str:
+    turn = [{"role": "user", "content": prompt}]
+    return str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
 
 
 def encode_problems(problems: Sequence[Problem], tokenizer: Any, max_prompt_tokens: int) -> EncodedProblems:

@@ -19,6 +19,8 @@ from deepcoder_contracts.judge import Kind, Scoring, TestCase
 from deepcoder_trainer.problems.tests import policy_for, select_tests
 from deepcoder_trainer.types import Problem
 
+_TRUTH = "reward_model.ground_truth"
+
 
 class RowError(ValueError):
     """A row that cannot be used; the message names the field and the mend."""
@@ -69,8 +71,8 @@ class ProblemRow(BaseModel):
         return self
 
 
-def problem_from_row(row: Mapping[str, Any]) -> Problem:
-    """Read a row in either layout. Raises RowError."""
+def parsed_row(row: Mapping[str, Any]) -> ProblemRow:
+    """Read a row in either layout, as it is written. Raises RowError."""
     if "reward_model" in row:
         row = _from_released(row)
     elif "prompt" not in row:
@@ -79,13 +81,18 @@ def problem_from_row(row: Mapping[str, Any]) -> Problem:
             "(the released layout)"
         )
     try:
-        parsed = ProblemRow.model_validate(row)
+        return ProblemRow.model_validate(row)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "row"
         message = first["msg"].removeprefix("Value error, ")
         mend = "remove it, or move it below metadata" if first["type"] == "extra_forbidden" else "mend this field"
         raise RowError(f"{field}: {message}: {mend}") from None
+
+
+def problem_from_row(row: Mapping[str, Any]) -> Problem:
+    """The problem of a row in either layout, with the tests and limits of its source. Raises RowError."""
+    parsed = parsed_row(row)
     policy = policy_for(parsed.source)
     return Problem(
         id=parsed.id,
@@ -105,15 +112,12 @@ def _from_released(row: Mapping[str, Any]) -> dict[str, Any]:
     source = row.get("data_source")
     if not isinstance(source, str) or not source:
         raise RowError("data_source: missing: name the source, as in taco, primeintellect, livecodebench, codeforces")
-    prompt = _prompt_text(row.get("prompt"))
+    prompt = prompt_text(row.get("prompt"))
     reward = row["reward_model"]
     truth = reward.get("ground_truth") if isinstance(reward, Mapping) else None
     if not isinstance(truth, str):
         raise RowError("reward_model.ground_truth: missing: give the tests as a JSON string")
-    try:
-        tests, fn_name = _released_tests(json.loads(truth))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise RowError(f"reward_model.ground_truth: not JSON ({error}): give the tests as a JSON string") from None
+    tests, fn_name = released_tests(json_value(truth, _TRUTH), _TRUTH)
     extra = row.get("extra_info")
     extra = extra if isinstance(extra, Mapping) else {}
     if extra.get("index") is not None:
@@ -130,7 +134,16 @@ def _from_released(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _prompt_text(prompt: Any) -> str:
+def json_value(text: str, field: str) -> Any:
+    """What a field holds as JSON text. Raises RowError."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: an integer of thousands of digits is one, too
+        raise RowError(f"{field}: not JSON ({error}): give it as a JSON string") from None
+
+
+def prompt_text(prompt: Any) -> str:
+    """The one user message of a chat, or the text itself. Raises RowError."""
     if isinstance(prompt, str) and prompt:
         return prompt
     if (
@@ -144,25 +157,23 @@ def _prompt_text(prompt: Any) -> str:
     raise RowError("prompt: not one user message: give [{role: user, content: …}], as the released data has it")
 
 
-def _released_tests(truth: Any) -> tuple[list[dict[str, str]], str | None]:
-    """Test cases and function name from a ground truth in the layout of any source."""
+def released_tests(truth: Any, field: str) -> tuple[list[dict[str, str]], str | None]:
+    """Test cases and function name from what `field` holds, in the layout of any source. Raises RowError."""
     if isinstance(truth, Mapping):  # TACO: {inputs, outputs, fn_name?}
         inputs, outputs = truth.get("inputs"), truth.get("outputs")
         if not isinstance(inputs, list) or not isinstance(outputs, list) or len(inputs) != len(outputs):
-            raise RowError("reward_model.ground_truth: inputs and outputs differ in length: give one output an input")
+            raise RowError(f"{field}: inputs and outputs differ in length: give one output an input")
         cases = list(zip(inputs, outputs, strict=True))
-        fn_names = {truth.get("fn_name")}
+        fn_names = {_name(truth.get("fn_name"))}
         one_argument_a_line = False
     elif isinstance(truth, list) and all(isinstance(t, Mapping) and {"input", "output"} <= t.keys() for t in truth):
         cases = [(t["input"], t["output"]) for t in truth]
         one_argument_a_line = any("testtype" in t for t in truth)  # LiveCodeBench's own form
-        fn_names = {_function_of(t) for t in truth}
+        fn_names = {_function_of(t, field) for t in truth}
     else:
-        raise RowError("reward_model.ground_truth: not a list of {input, output} nor {inputs, outputs}")
+        raise RowError(f"{field}: not a list of {{input, output}} nor {{inputs, outputs}}")
     if len(fn_names) > 1:
-        raise RowError(
-            f"reward_model.ground_truth: tests name several functions {sorted(map(str, fn_names))}: keep one"
-        )
+        raise RowError(f"{field}: tests name several functions {sorted(map(str, fn_names))}: keep one")
     fn_name = next(iter(fn_names), None) or None
     if fn_name is None:
         return [{"input": _text(i), "output": _text(o)} for i, o in cases], None
@@ -181,16 +192,20 @@ def _released_tests(truth: Any) -> tuple[list[dict[str, str]], str | None]:
     ], fn_name
 
 
-def _function_of(test: Mapping[str, Any]) -> str | None:
+def _function_of(test: Mapping[str, Any], field: str) -> str | None:
     if test.get("testtype") == "stdin":
         return None
     metadata = test.get("metadata")
     if isinstance(metadata, Mapping) and metadata.get("func_name"):
         return str(metadata["func_name"])
-    name = test.get("fn_name")
+    name = _name(test.get("fn_name"))
     if test.get("testtype") == "functional" and not name:
-        raise RowError("reward_model.ground_truth: a functional test without metadata.func_name: name the function")
-    return str(name) if name else None
+        raise RowError(f"{field}: a functional test without metadata.func_name: name the function")
+    return name
+
+
+def _name(value: Any) -> str | None:
+    return str(value) if value else None
 
 
 def _text(value: Any) -> str:
@@ -207,7 +222,7 @@ def _decoded(values: list[Any]) -> list[Any]:
     that is no JSON says that the others, which look like numbers, are texts too."""
     try:
         return [json.loads(v) if isinstance(v, str) else v for v in values]
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return values
 
 

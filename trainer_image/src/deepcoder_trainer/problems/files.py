@@ -1,0 +1,157 @@
+"""Rows of data files, one at a time: JSON Lines, JSON arrays and Parquet.
+
+What is read may be hostile or damaged, and may be far larger than memory. So nothing is held but one row (of Parquet,
+sixteen), a row has a largest size, and what a compressed file expands to is bounded. Every failure is a DatasetError
+that names the file, the row and the mend.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
+MAX_ROW_BYTES = 256 << 20
+"""Largest row of a JSON file, in bytes: LiveCodeBench's have tens of megabytes."""
+MAX_EXPANDED_BYTES = 64 << 30
+"""Most bytes that a compressed file may expand to."""
+_CHUNK = 1 << 20
+_PARQUET_ROWS = 16
+"""One row's tests may take megabytes."""
+
+
+class DatasetError(ValueError):
+    """A dataset that cannot be used; the message names place, field and mend."""
+
+
+@dataclass(frozen=True)
+class FileRow:
+    """One row of a file."""
+
+    number: int
+    """From 1: the line of a JSON Lines file, the row of another."""
+    fields: Mapping[str, Any]
+    """Columns that are null are left out."""
+    done: float
+    """Share of the file that was read with this row, from 0 to 1."""
+
+
+def data_files(path: Path) -> list[Path]:
+    """The file itself, or every data file of a folder in name order."""
+    if path.is_file():
+        if not path.name.endswith(SUFFIXES):
+            raise DatasetError(f"{path}: cannot be read: use one of {', '.join(SUFFIXES)}")
+        return [path]
+    if not path.is_dir():
+        raise DatasetError(f"{path}: no such file or folder: check dataset.uri")
+    files = sorted(f for f in path.rglob("*") if f.is_file() and f.name.endswith(SUFFIXES))
+    # A folder's .json beside data in another format describes that data.
+    files = [f for f in files if not f.name.endswith(".json")] or files
+    if not files:
+        raise DatasetError(f"{path}: no data file in this folder: put {', '.join(SUFFIXES)} files there")
+    return files
+
+
+def read_rows(path: Path) -> Iterator[FileRow]:
+    """Rows of a file, in order."""
+    try:
+        if path.name.endswith(".parquet"):
+            yield from _parquet(path)
+        elif path.name.endswith(".json"):
+            yield from _json_array(path)
+        else:
+            yield from _json_lines(path)
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error, pa.ArrowException) as error:
+        raise DatasetError(f"{path.name}: cannot be read ({error}): fetch the file again") from error
+
+
+def _json_lines(path: Path) -> Iterator[FileRow]:
+    size = max(path.stat().st_size, 1)
+    with path.open("rb") as raw:
+        compressed = path.name.endswith(".gz")
+        file: IO[bytes] = gzip.GzipFile(fileobj=raw) if compressed else raw  # type: ignore[assignment]
+        number = expanded = 0
+        while line := file.readline(MAX_ROW_BYTES + 1):
+            number += 1
+            expanded += len(line)
+            if len(line) > MAX_ROW_BYTES or expanded > MAX_EXPANDED_BYTES:
+                raise _too_large(path, number, row=len(line) > MAX_ROW_BYTES)
+            if line.strip():
+                done = raw.tell() if compressed else expanded
+                yield FileRow(number, _object(path, number, line.decode("utf-8")), min(1.0, done / size))
+
+
+def _json_array(path: Path) -> Iterator[FileRow]:
+    """Objects of one array, as some published files have them: decoded one by one, never the whole."""
+    size = max(path.stat().st_size, 1)
+    decoder = json.JSONDecoder()
+    with path.open(encoding="utf-8") as file:
+        buffer, position, number, read = file.read(_CHUNK), 0, 0, 0
+        read = len(buffer)
+        while True:
+            while position < len(buffer) and buffer[position] in " \t\r\n,[":
+                position += 1
+            if position < len(buffer) and buffer[position] == "]":
+                return
+            try:
+                if position >= len(buffer):
+                    raise IndexError
+                value, end = decoder.raw_decode(buffer, position)
+            except (ValueError, IndexError, RecursionError) as error:
+                more = file.read(max(_CHUNK, len(buffer) - position))  # twice as much, so that no row is tried often
+                if not more or isinstance(error, RecursionError):
+                    raise DatasetError(
+                        f"{path.name}:{number + 1}: not JSON ({_said(error)}): write an array of objects, or one JSON "
+                        "object a line in a .jsonl file"
+                    ) from None
+                read += len(more)
+                buffer, position = buffer[position:] + more, 0
+                if len(buffer) > 2 * MAX_ROW_BYTES:
+                    raise _too_large(path, number + 1, row=True) from None
+                continue
+            number, position = number + 1, end
+            yield FileRow(number, _as_object(path, number, value), min(1.0, (read - len(buffer) + position) / size))
+
+
+def _parquet(path: Path) -> Iterator[FileRow]:
+    number = 0
+    with pq.ParquetFile(path) as file:
+        total = max(file.metadata.num_rows, 1)
+        for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
+            for row in batch.to_pylist():
+                number += 1
+                yield FileRow(number, {k: v for k, v in row.items() if v is not None}, min(1.0, number / total))
+
+
+def _object(path: Path, number: int, line: str) -> Mapping[str, Any]:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{path.name}:{number}: not JSON ({_said(error)}): write one JSON object a line") from None
+    return _as_object(path, number, value)
+
+
+def _as_object(path: Path, number: int, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise DatasetError(f"{path.name}:{number}: a {type(value).__name__}: write one JSON object a line")
+    return value
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at column {error.colno}"
+    return "nested too deep" if isinstance(error, RecursionError) else str(error) or "the file is cut"
+
+
+def _too_large(path: Path, number: int, *, row: bool) -> DatasetError:
+    if row:
+        return DatasetError(f"{path.name}:{number}: a row of more than {MAX_ROW_BYTES >> 20} MiB: split its tests")
+    return DatasetError(f"{path.name}:{number}: the file expands to more than {MAX_EXPANDED_BYTES >> 30} GiB: split it")
