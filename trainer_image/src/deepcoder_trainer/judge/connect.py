@@ -23,16 +23,25 @@ async def connect_judge(config: StageConfig, local: LocalJudge | None) -> AsyncI
     """The back end of the stage config, ready to be asked."""
     # A batch that waits for judges is to come back unjudged before the stage counts as stalled.
     patience = min(PATIENCE, config.stage.stall_seconds / 2)
-    match config.judge.backend:
+    async with open_judge(config.judge, config.run, local, patience) as client:
+        yield client
+
+
+@asynccontextmanager
+async def open_judge(
+    settings: JudgeEndpoint, run: RunIdentity, local: LocalJudge | None, patience: float = PATIENCE
+) -> AsyncIterator[JudgeClient]:
+    """The back end of these settings, ready to be asked for `run`."""
+    match settings.backend:
         case JudgeBackend.POOL:
-            client = _pool(config.judge, config.run, patience)
+            client = _pool(settings, run, patience)
         case JudgeBackend.LOCAL:
             if local is None:
                 raise RuntimeError("the local judge is started before anything else, and was not")
             await local.ready()
-            client = local_judge(local, config.run, patience)
+            client = local_judge(local, run, patience)
         case JudgeBackend.TOGETHER:
-            client = _together(config.judge, patience)
+            client = _together(settings, patience)
     try:
         yield client
     finally:
