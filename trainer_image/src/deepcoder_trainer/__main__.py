@@ -1,4 +1,4 @@
-"""The command line: `run`, `drain`, `verify`, `evaluate`, `report`, `plan`, `make-demo`.
+"""The command line: `run`, `drain`, `verify`, `curate`, `evaluate`, `report`, `plan`, `make-demo`.
 
 Exit status 0 done, 64 bad configuration or usage, 75 stopped on request or for want of judges (run again to go on),
 anything else a crash. Only what a command needs is imported, and nothing heavy before its input is known to be good.
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _COMMANDS = {
     "drain": ("deepcoder_trainer.drain", "ask a running trainer to save and leave"),
     "verify": ("deepcoder_trainer.checkpoint.cli", "walk a checkpoint's lineage and check every link"),
+    "curate": ("deepcoder_trainer.curation.cli", "make a training set from published problem sets"),
     "evaluate": ("deepcoder_trainer.evaluation.cli", "measure a model on problem sets"),
     "report": ("deepcoder_trainer.report.cli", "show what a run came to: curves, evaluations, lineage"),
     "plan": ("deepcoder_trainer.plan.cli", "say whether a run fits so many GPUs, and what to change"),

@@ -16,7 +16,7 @@ _INK, _MUTED, _GRID = "#1f2937", "#6b7280", "#e5e7eb"
 _BLUE, _ORANGE, _GREEN = "#2563eb", "#d97706", "#059669"
 _SHADES = ("#f3f6fb", "#ffffff")
 _SMOOTH = 5
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "text.color": _INK,
@@ -46,7 +46,7 @@ def draw(history: RunHistory, path: Path, title: str) -> None:
 
     evaluated = next((e for e in reversed(history.evaluations) if e.results.targets), None)
     panels = 3 + (evaluated is not None)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, axes = plt.subplots(1, panels, figsize=(4.1 * panels, 3.5), layout="constrained")
         steps = history.steps
         _panel(axes[0], steps, "reward_mean", "Reward", _BLUE, share=True)

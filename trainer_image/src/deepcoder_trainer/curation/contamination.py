@@ -1,0 +1,106 @@
+"""Is a training problem in an evaluation set? By its statement, or by its tests.
+
+Evaluation sets are small, so this is counted exactly, with no hashing to chance. By statement: the share of the
+shorter one's five-word sequences that are in the other, so that a problem which is retold with a longer introduction is
+found; the overlap of two very short statements says little, and has to be nearly all of them. By tests: two tests with
+the same input and output, or the only one that the evaluation problem has. Tests of a few characters (`1` → `1`) are
+shared by chance and do not count.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from deepcoder_trainer.curation.record import Test
+from deepcoder_trainer.curation.shingles import Shingles, shingles, words
+
+_SHORT = 20
+"""Sequences below which a statement is short: then nearly all have to agree."""
+_NEARLY_ALL = 0.9
+_LEAST_TEST = 32
+"""Characters of a test's input and output together, white space apart, from which it counts."""
+_SHARED = 2
+
+
+class EvaluationIndex:
+    """Statements and tests of all evaluation sets. Fill it, then ask."""
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+        self._names: list[str] = []
+        self._sizes: list[int] = []
+        self._tests_of: list[int] = []
+        self._by_test: dict[int, list[int]] = {}
+        self._parts: list[Shingles] = []
+        self._numbers: npt.NDArray[np.uint64] = np.empty(0, np.uint64)
+        self._owners: npt.NDArray[np.int64] = np.empty(0, np.int64)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def add(self, name: str, statement: str, tests: Iterable[Test]) -> None:
+        """Add one evaluation problem; `name` is told to people."""
+        index = len(self._names)
+        known = _numbered(tests)
+        for number in known:
+            self._by_test.setdefault(number, []).append(index)
+        found = shingles(words(statement))
+        self._names.append(name)
+        self._sizes.append(len(found))
+        self._tests_of.append(len(known))
+        self._parts.append(found)
+
+    def freeze(self) -> None:
+        """Sort what was added; call it once, before asking."""
+        if not self._parts:
+            return
+        numbers = np.concatenate(self._parts)
+        owners = np.repeat(np.arange(len(self._parts)), [len(p) for p in self._parts])
+        order = np.argsort(numbers, kind="stable")
+        self._numbers, self._owners, self._parts = numbers[order], owners[order], []
+
+    def reason(self, statement: Shingles, tests: Sequence[Test]) -> str | None:
+        """Why a training problem is contaminated, None if it is not."""
+        return self._by_statement(statement) or self._by_tests(tests)
+
+    def _by_statement(self, statement: Shingles) -> str | None:
+        if not len(statement) or not len(self._numbers):
+            return None
+        first = np.searchsorted(self._numbers, statement, "left")
+        last = np.searchsorted(self._numbers, statement, "right")
+        hits = [self._owners[a:b] for a, b in zip(first, last, strict=True) if a < b]
+        if not hits:
+            return None
+        owners, counts = np.unique(np.concatenate(hits), return_counts=True)
+        sizes = np.minimum(np.asarray(self._sizes)[owners], len(statement))
+        larger = np.maximum(np.asarray(self._sizes)[owners], len(statement))
+        # Short ones are held against the longer of the two.
+        shares = np.where(sizes < _SHORT, counts / larger, counts / sizes)
+        passed = shares >= np.where(sizes < _SHORT, max(self._threshold, _NEARLY_ALL), self._threshold)
+        if not passed.any():
+            return None
+        worst = int(np.argmax(np.where(passed, shares, -1.0)))
+        return f"{shares[worst]:.0%} of its statement is in {self._names[owners[worst]]}"
+
+    def _by_tests(self, tests: Sequence[Test]) -> str | None:
+        if not self._by_test:
+            return None
+        shared = Counter(owner for number in _numbered(tests) for owner in self._by_test.get(number, ()))
+        for owner, count in shared.most_common():
+            if count >= min(_SHARED, self._tests_of[owner]):
+                return f"{count} of its tests are in {self._names[owner]}"
+        return None
+
+
+def _numbered(tests: Iterable[Test]) -> set[int]:
+    """The tests that count, each as a number of this process's own."""
+    numbers = set()
+    for given, expected in tests:
+        one, two = " ".join(given.split()), " ".join(expected.split())
+        if len(one) + len(two) >= _LEAST_TEST:
+            numbers.add(hash((one, two)))
+    return numbers

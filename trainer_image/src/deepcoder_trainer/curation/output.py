@@ -1,0 +1,179 @@
+"""The curated set on disk: JSON Lines in our layout, Parquet in the published schema.
+
+The Parquet file is what the published training scripts read, and what `deepcoder-trainer` reads too. It has no place
+for limits or a comparison of a problem's own, nor for an id that is not `<source>-<split>-<number>`: those are in the
+JSON Lines. Both are written as they are read from the spool, in one pass, beside their names, and renamed when whole.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from deepcoder_contracts.judge import Kind
+from deepcoder_trainer.checkpoint.storage import file_sha256
+from deepcoder_trainer.curation.record import Record
+
+JSONL, PARQUET, SUMS = "problems.jsonl", "problems.parquet", "SHA256SUMS"
+_GROUP_BYTES = 32 << 20
+"""Ground truth that is held before a row group is written."""
+
+PUBLISHED = pa.schema(
+    [
+        pa.field("data_source", pa.string()),
+        pa.field("prompt", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+        pa.field("ability", pa.string()),
+        pa.field("reward_model", pa.struct([("style", pa.string()), ("ground_truth", pa.string())])),
+        pa.field("extra_info", pa.struct([("split", pa.string()), ("index", pa.int64()), ("reference", pa.string())])),
+    ]
+)
+"""Columns of the published training files."""
+
+
+def own_row(record: Record, solution: str | None, noted: Mapping[str, Any]) -> dict[str, Any]:
+    """A record in our layout; `noted` is added to its metadata."""
+    row: dict[str, Any] = {
+        "id": record.id,
+        "source": record.source,
+        "prompt": record.prompt,
+        "tests": [{"input": i, "output": o} for i, o in record.tests],
+        "kind": record.kind.value,
+        "fn_name": record.fn_name,
+        "time_limit_s": record.time_limit_s,
+        "memory_limit_mb": record.memory_limit_mb,
+        "scoring": record.scoring.value if record.scoring else None,
+        "solution": solution,
+        "metadata": {**(record.metadata or {}), **noted, "place": record.place},
+    }
+    return {key: value for key, value in row.items() if value is not None}
+
+
+def published_row(record: Record, split: str, index: int, solution: str | None) -> dict[str, Any]:
+    """A record in the published schema."""
+    return {
+        "data_source": record.source,
+        "prompt": [{"role": "user", "content": record.prompt}],
+        "ability": "math" if record.answer is not None else "code",
+        "reward_model": {"style": "rule", "ground_truth": ground_truth(record)},
+        "extra_info": {"split": split, "index": index, "reference": solution},
+    }
+
+
+def ground_truth(record: Record) -> str:
+    """The tests as their source publishes them, so that both readers, the published and ours, take them."""
+    if record.answer is not None:
+        return record.answer
+    if record.fn_name is None and record.source == "taco":
+        return _text({"inputs": [i for i, _ in record.tests], "outputs": [o for _, o in record.tests]})
+    if record.fn_name is not None and record.source in ("taco", "primeintellect"):
+        with suppress(ValueError):  # tests that are no JSON are written as they are
+            return _called(record)
+    kind = {"testtype": "functional" if record.fn_name else "stdin", "metadata": {"func_name": record.fn_name}}
+    more = kind if record.fn_name or record.source == "livecodebench" else {}
+    return _text([{"input": i, "output": o, **more} for i, o in record.tests])
+
+
+def _called(record: Record) -> str:
+    """Arguments and return values as values. A return value stands in a list of one: both readers take it out."""
+    inputs = [[json.loads(line) for line in i.split("\n")] if i else [] for i, _ in record.tests]
+    outputs = [[json.loads(o)] for _, o in record.tests]
+    if record.source == "taco":
+        return _text({"inputs": inputs, "outputs": outputs, "fn_name": record.fn_name})
+    return _text([{"input": i, "output": o, "fn_name": record.fn_name} for i, o in zip(inputs, outputs, strict=True)])
+
+
+class Writer:
+    """Writes both files; the published one leaves out what it cannot hold (scripts), which is counted."""
+
+    def __init__(self, folder: Path, split: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._split = folder, split
+        self._jsonl = _partial(folder / JSONL).open("wb")
+        self._parquet = pq.ParquetWriter(_partial(folder / PARQUET), PUBLISHED, compression="zstd")
+        self._rows: list[dict[str, Any]] = []
+        self._bytes = 0
+        self._numbers: Counter[str] = Counter()
+        self._used: set[tuple[str, int]] = set()
+        self.written = 0
+        self.left_out = 0
+        """Problems that are in the JSON Lines alone."""
+
+    def add(self, record: Record, solution: str | None, noted: Mapping[str, Any]) -> None:
+        """Write one problem."""
+        line = json.dumps(own_row(record, solution, noted), ensure_ascii=False).encode()
+        self._jsonl.write(line + b"\n")
+        self.written += 1
+        if record.kind is Kind.SCRIPT:
+            self.left_out += 1
+            return
+        self._rows.append(published_row(record, self._split, self._index(record), solution))
+        self._bytes += len(line)
+        if self._bytes >= _GROUP_BYTES:
+            self._write_group()
+
+    def commit(self) -> dict[str, str]:
+        """Finish both files and put them in place; their SHA-256 by name."""
+        self._write_group()
+        self._jsonl.close()
+        self._parquet.close()
+        for name in (JSONL, PARQUET):
+            _partial(self._folder / name).replace(self._folder / name)
+        return {name: file_sha256(self._folder / name) for name in (JSONL, PARQUET)}
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        self._jsonl.close()
+        self._parquet.close()
+        for name in (JSONL, PARQUET):
+            _partial(self._folder / name).unlink(missing_ok=True)
+
+    def _index(self, record: Record) -> int:
+        """The number in the record's id, where that is of the published form, or the next one that is free."""
+        found = re.fullmatch(rf"{re.escape(record.source)}-{re.escape(self._split)}-(0|[1-9]\d{{0,17}})", record.id)
+        index = int(found[1]) if found else self._numbers[record.source]
+        while (record.source, index) in self._used:
+            index += 1
+        self._used.add((record.source, index))
+        if not found:
+            self._numbers[record.source] = index + 1
+        return index
+
+    def _write_group(self) -> None:
+        if self._rows:
+            self._parquet.write_table(pa.Table.from_pylist(self._rows, schema=PUBLISHED))
+        self._rows, self._bytes = [], 0
+
+
+@contextmanager
+def writing(folder: Path, split: str) -> Iterator[Writer]:
+    """A Writer whose files are gone unless they were committed."""
+    writer = Writer(folder, split)
+    try:
+        yield writer
+    except BaseException:
+        writer.discard()
+        raise
+
+
+def write_sums(folder: Path, sums: Mapping[str, str]) -> None:
+    """SHA256SUMS, as `sha256sum --check` reads it. It is written last: with it the set is whole."""
+    text = "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items()))
+    partial = _partial(folder / SUMS)
+    partial.write_text(text)
+    partial.replace(folder / SUMS)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

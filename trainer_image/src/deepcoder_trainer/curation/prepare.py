@@ -1,0 +1,216 @@
+"""Everything before the judge: read all inputs, drop what can be dropped without running a program, find duplicates.
+
+One pass, row by row. Of each record that is left only a Candidate stays in memory; the record itself goes to the
+spool. Evaluation sets are read first, so that contamination is known as each row goes by. Nothing here is kept between
+runs: it takes a minute for the published sets, and what took hours is in the journal of verdicts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deepcoder_contracts.judge import MAX_TESTS
+from deepcoder_trainer.curation import filters
+from deepcoder_trainer.curation.contamination import EvaluationIndex
+from deepcoder_trainer.curation.duplicates import Cluster, Clusters
+from deepcoder_trainer.curation.filters import Settings
+from deepcoder_trainer.curation.readers import Unwanted, reader_for
+from deepcoder_trainer.curation.record import Record
+from deepcoder_trainer.curation.shingles import shingles, words
+from deepcoder_trainer.curation.spool import Span, Spool
+from deepcoder_trainer.curation.tally import Dropped, Tally, excerpt
+from deepcoder_trainer.problems.files import DatasetError, data_files, read_rows
+from deepcoder_trainer.problems.prompt import prompt_lengths
+from deepcoder_trainer.problems.rows import RowError
+
+_CHUNK = 256
+"""Records whose prompts are encoded together."""
+
+Advance = Callable[[float], None]
+"""Told the share of all bytes that was read."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """A problem set on this machine."""
+
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A record that no filter has dropped yet."""
+
+    id: str
+    source: str
+    place: str
+    excerpt: str
+    span: Span
+    tests: int
+    tokens: int | None
+    """Of its prompt; None without a tokenizer."""
+    pass_rate: float | None
+
+
+@dataclass
+class Prepared:
+    """What is left to verify."""
+
+    candidates: list[Candidate] = field(default_factory=list)
+    clusters: list[Cluster] = field(default_factory=list)
+    """Indices of candidates; one of each cluster is kept."""
+    layouts: dict[str, list[str]] = field(default_factory=dict)
+    """Input to the layouts that were found in it."""
+    without_rate: int = 0
+    """Problems that no pass rate was given for, where rates were given."""
+
+
+def index_evaluations(sets: Sequence[Input], settings: Settings) -> EvaluationIndex:
+    """All problems of the evaluation sets. Every row has to be readable: what is not read is not protected."""
+    index = EvaluationIndex(settings.contamination)
+    for known in sets:
+        for file in data_files(known.path):
+            for row in read_rows(file):
+                place = f"{file.name}:{row.number}"
+                try:
+                    record = reader_for(row.fields)[1](row.fields, known.name)
+                except (RowError, Unwanted) as error:
+                    raise DatasetError(f"evaluation set {known.name}, {place}: {error}") from None
+                index.add(f"{known.name} ({record.id or place})", record.statement, record.tests)
+    index.freeze()
+    return index
+
+
+class Preparation:
+    """One pass over all inputs."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        tally: Tally,
+        spool: Spool,
+        *,
+        evaluations: EvaluationIndex,
+        tokenizer: Any = None,
+        pass_rates: Mapping[str, float] | None = None,
+        split: str = "train",
+    ) -> None:
+        self._settings, self._tally, self._spool = settings, tally, spool
+        self._evaluations, self._tokenizer, self._rates = evaluations, tokenizer, pass_rates
+        self._split = split
+        self._checks = filters.of_one(settings)
+        self._clusters = Clusters(settings.near_duplicate)
+        self._ids: dict[str, str] = {}
+        self._ordinals: Counter[str] = Counter()
+        self._prepared = Prepared()
+        self._first_refusal = ""
+        """Why the first row of a file could not be used."""
+
+    def run(self, inputs: Sequence[Input], advance: Advance = lambda share: None) -> Prepared:
+        """Read everything."""
+        chunk: list[Record] = []
+        for record in self._records(inputs, advance):
+            chunk.append(record)
+            if len(chunk) == _CHUNK:
+                self._decide(chunk)
+                chunk = []
+        self._decide(chunk)
+        self._prepared.clusters = self._clusters.all
+        return self._prepared
+
+    def _records(self, inputs: Sequence[Input], advance: Advance) -> Iterator[Record]:
+        files = [(i, file) for i in inputs for file in data_files(i.path)]
+        total, before = sum(f.stat().st_size for _, f in files) or 1, 0
+        for given, file in files:
+            size, usable, self._first_refusal = file.stat().st_size, 0, ""
+            for row in read_rows(file):
+                advance((before + size * row.done) / total)
+                record = self._read(given, f"{given.name}/{file.name}:{row.number}", row.fields)
+                if record is None:
+                    continue
+                usable += 1
+                if (dropped := filters.first_reason(record, self._checks)) is None:
+                    yield record
+                else:
+                    self._drop(record, *dropped)
+            before += size
+            if not usable and self._first_refusal:
+                raise DatasetError(f"no row of {given.name}={file} can be used; {self._first_refusal}")
+
+    def _read(self, given: Input, place: str, fields: Mapping[str, Any]) -> Record | None:
+        """The record of a row, or None where it is of no use, which is counted."""
+        source, counted = given.name, False
+        try:
+            layout, reader = reader_for(fields)
+            layouts = self._prepared.layouts.setdefault(given.name, [])
+            if layout not in layouts:
+                layouts.append(layout)
+            record = reader(fields, given.name)
+            source, counted = record.source, True
+            self._tally.read[source] += 1
+            return self._placed(record, place)
+        except (RowError, Unwanted) as error:
+            self._tally.read[source] += not counted
+            name = filters.UNWANTED if isinstance(error, Unwanted) else filters.UNREADABLE
+            if name == filters.UNREADABLE:
+                self._first_refusal = self._first_refusal or f"{place}: {error}"
+            self._tally.drop(Dropped("", source, place, name, str(error)))
+            return None
+
+    def _placed(self, record: Record, place: str) -> Record:
+        record = record.at(place, self._ordinals[record.source], self._split)
+        self._ordinals[record.source] += 1
+        if len(record.tests) > MAX_TESTS:
+            raise RowError(f"tests: {len(record.tests)}, more than the {MAX_TESTS} that are judged: leave some out")
+        if (other := self._ids.setdefault(record.id, place)) != place:
+            raise RowError(f"id: {record.id!r} was used at {other}: give each problem an id of its own")
+        return record
+
+    def _decide(self, chunk: list[Record]) -> None:
+        lengths: list[int | None] = [None] * len(chunk)
+        if self._tokenizer is not None:
+            lengths = list(prompt_lengths([r.prompt for r in chunk], self._tokenizer))
+        for record, tokens in zip(chunk, lengths, strict=True):
+            found = words(record.statement)
+            numbers = shingles(found)
+            rate = self._rates.get(record.id) if self._rates is not None else None
+            dropped = self._reason(record, tokens, rate, numbers)
+            if dropped is not None:
+                self._drop(record, *dropped)
+                continue
+            try:
+                span = self._spool.append(record)
+            except UnicodeEncodeError as error:
+                self._drop(record, filters.UNREADABLE, f"a text that is no Unicode ({error.reason}): mend it")
+                continue
+            self._prepared.without_rate += self._rates is not None and rate is None
+            self._clusters.add(len(self._prepared.candidates), found, numbers)
+            self._prepared.candidates.append(
+                Candidate(
+                    record.id,
+                    record.source,
+                    record.place,
+                    excerpt(record.statement),
+                    span,
+                    len(record.tests),
+                    tokens,
+                    rate,
+                )
+            )
+
+    def _reason(self, record: Record, tokens: int | None, rate: float | None, numbers: Any) -> tuple[str, str] | None:
+        if tokens is not None and (reason := filters.too_long(tokens, self._settings)) is not None:
+            return filters.LONG_PROMPT, reason
+        if (reason := self._evaluations.reason(numbers, record.tests)) is not None:
+            return filters.CONTAMINATED, reason
+        if rate is not None and (reason := filters.out_of_reach(rate, self._settings)) is not None:
+            return filters.PASS_RATE, reason
+        return None
+
+    def _drop(self, record: Record, name: str, reason: str) -> None:
+        self._tally.drop(Dropped(record.id, record.source, record.place, name, reason, excerpt(record.statement)))

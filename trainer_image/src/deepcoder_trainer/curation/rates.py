@@ -1,0 +1,37 @@
+"""How often a model solved each problem: from the samples that an evaluation or a run stored.
+
+`deepcoder-trainer evaluate --n 8 …` leaves one Parquet file of samples for each problem set. A sample that no judge
+could judge counts for nothing.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from deepcoder_trainer.problems.files import DatasetError
+
+
+def read_pass_rates(path: Path) -> dict[str, float]:
+    """Problem id to the share of right responses, over a samples file or all of a folder. Raises DatasetError."""
+    files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+    if not files:
+        raise DatasetError(
+            f"--pass-rates {path}: no samples there: name a .parquet file of samples, or a folder of them"
+        )
+    right: dict[str, int] = defaultdict(int)
+    judged: dict[str, int] = defaultdict(int)
+    for file in files:
+        try:
+            table = pq.read_table(file, columns=["problem_id", "reward"])
+        except (OSError, KeyError, pa.ArrowException) as error:
+            raise DatasetError(f"--pass-rates {file}: not a file of samples ({error})") from error
+        ids, rewards = table.column("problem_id").to_pylist(), table.column("reward").to_pylist()
+        for problem, reward in zip(ids, rewards, strict=True):
+            if reward is not None:
+                judged[problem] += 1
+                right[problem] += reward > 0
+    return {problem: right[problem] / count for problem, count in judged.items()}

@@ -1,0 +1,165 @@
+"""What curation did, for people and for programs: report.json, report.md, and pictures beside them.
+
+The page says what was read, what each filter took from each source, and shows examples with the reason, so that a
+filter that takes too much is seen without reading the data. Pictures need matplotlib; without it the page says so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from deepcoder_trainer.curation import filters
+from deepcoder_trainer.curation.prepare import Candidate
+from deepcoder_trainer.curation.tally import Tally
+
+REPORT, PAGE, DROPPED = "report.json", "report.md", "dropped.jsonl"
+_COUNTS, _SHAPES = "counts.png", "shapes.png"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the report says beside counts."""
+
+    settings: Mapping[str, Any]
+    inputs: Sequence[Mapping[str, Any]]
+    """name, uri, sha256, layouts of each input."""
+    evaluations: Sequence[Mapping[str, Any]]
+    """name, uri, sha256 of each set that was checked against."""
+    tokenizer: str | None
+    files: Mapping[str, str]
+    """Output to SHA-256."""
+    parquet_left_out: int
+    judging: Mapping[str, int]
+    seconds: Mapping[str, float]
+    without_pass_rate: int | None
+
+
+def write_report(folder: Path, tally: Tally, kept: Sequence[Candidate], facts: Facts) -> dict[str, Any]:
+    """Write all of it and return what report.json holds."""
+    values = report_values(tally, kept, facts)
+    (folder / REPORT).write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+    with (folder / DROPPED).open("w") as file:
+        file.writelines(json.dumps(asdict(d), ensure_ascii=False) + "\n" for d in tally.dropped)
+    pictures = _draw(folder, tally, kept)
+    (folder / PAGE).write_text(page(values, pictures))
+    return values
+
+
+def report_values(tally: Tally, kept: Sequence[Candidate], facts: Facts) -> dict[str, Any]:
+    """report.json."""
+    return {
+        "read": dict(tally.read),
+        "kept": dict(tally.kept),
+        "keptUnverified": dict(tally.unverified),
+        "dropped": {source: _in_order(tally.by_filter[source]) for source in tally.sources},
+        "examples": {name: [asdict(d) for d in tally.examples[name]] for name in filters.ALL if name in tally.examples},
+        "tests": _spread([c.tests for c in kept]),
+        "promptTokens": _spread([c.tokens for c in kept if c.tokens is not None]),
+        **asdict(facts),
+    }
+
+
+def page(values: Mapping[str, Any], pictures: Sequence[str]) -> str:
+    """report.md."""
+    sources = list(values["read"])
+    used = [name for name in filters.ALL if any(values["dropped"][s].get(name) for s in sources)]
+    total, kept = sum(values["read"].values()), sum(values["kept"].values())
+    lines = ["# Curation", "", f"{kept:,} of {total:,} problems are kept.", ""]
+    lines += _table(
+        ["source", "read", *used, "kept", "of these unverified"],
+        [
+            [
+                source,
+                values["read"][source],
+                *(values["dropped"][source].get(name, 0) for name in used),
+                values["kept"].get(source, 0),
+                values["keptUnverified"].get(source, 0),
+            ]
+            for source in sources
+        ],
+    )
+    lines += [
+        "A problem counts at the first filter that drops it. Unverified: kept, and no official solution was run.",
+        "",
+    ]
+    lines += [f"![{Path(p).stem}]({p})" for p in pictures] or ["No pictures: matplotlib is not installed."]
+    lines += ["", "## Filters", ""]
+    lines += [f"- `{name}`: {text}." for name, text in filters.ALL.items()]
+    lines += ["", *_notes(values), "", "## What was dropped, for example", ""]
+    for name, examples in values["examples"].items():
+        lines += [f"### {name}", ""]
+        for e in examples:
+            lines += [f"- `{_safe(e['id'] or e['place'])}` ({_safe(e['place'])}): {_safe(e['reason'])}"]
+            lines += [f"  > {_safe(e['excerpt'])}"] if e["excerpt"] else []
+        lines += [""]
+    lines += ["## From what", ""]
+    lines += _table(
+        ["input", "where", "layout", "sha256"],
+        [[i["name"], i["uri"], ", ".join(i["layouts"]), f"`{i['sha256'][:16]}…`"] for i in values["inputs"]],
+    )
+    if values["evaluations"]:
+        lines += ["Checked against:", ""]
+        lines += _table(
+            ["set", "where", "sha256"],
+            [[e["name"], e["uri"], f"`{e['sha256'][:16]}…`"] for e in values["evaluations"]],
+        )
+    lines += ["Settings:", "", "```json", json.dumps(values["settings"], indent=2), "```", ""]
+    return "\n".join(lines)
+
+
+def _notes(values: Mapping[str, Any]) -> list[str]:
+    notes = []
+    if values["tokenizer"] is None:
+        notes.append(f"`{filters.LONG_PROMPT}` was not applied: no --tokenizer was given.")
+    if not values["evaluations"]:
+        notes.append(f"`{filters.CONTAMINATED}` was not applied: no evaluation set was given with --against.")
+    if values["without_pass_rate"] is None:
+        notes.append(f"`{filters.PASS_RATE}` was not applied: no --pass-rates were given.")
+    elif values["without_pass_rate"]:
+        notes.append(f"{values['without_pass_rate']} problems have no pass rate and were not filtered by it.")
+    if values["parquet_left_out"]:
+        notes.append(
+            f"{values['parquet_left_out']} scripts are in the JSON Lines alone: the published schema has none."
+        )
+    judging = values["judging"]
+    notes.append(f"Programs judged: {judging['judged']:,} now, {judging['known']:,} known from the journal.")
+    return [f"- {note}" for note in notes]
+
+
+def _in_order(counts: Mapping[str, int]) -> dict[str, int]:
+    return {name: counts[name] for name in filters.ALL if counts.get(name)}
+
+
+def _spread(values: Sequence[int]) -> dict[str, float] | None:
+    if not values:
+        return None
+    ordered = sorted(values)
+    at = {f"p{p}": ordered[min(len(ordered) - 1, p * len(ordered) // 100)] for p in (10, 50, 90)}
+    return {"min": ordered[0], **at, "max": ordered[-1], "mean": round(sum(ordered) / len(ordered), 2)}
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    lines += [f"| {' | '.join(_safe(v) for v in row)} |" for row in rows]
+    return [*lines, ""]
+
+
+def _safe(value: Any) -> str:
+    """A value in a Markdown line: what is in a dataset must not shape the page."""
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "".join(f"\\{c}" if c in "|<>[]!*#" else c for c in str(value).replace("\n", " "))
+
+
+def _draw(folder: Path, tally: Tally, kept: Sequence[Candidate]) -> list[str]:
+    try:
+        from deepcoder_trainer.curation.pictures import draw_counts, draw_shapes
+    except ModuleNotFoundError:
+        return []
+    draw_counts(folder / _COUNTS, tally)
+    draw_shapes(folder / _SHAPES, kept)
+    return [_COUNTS, _SHAPES]

@@ -1,0 +1,55 @@
+"""A statement as a set of numbers: one for each sequence of five words.
+
+Words are runs of letters and digits, and operators: `x < y` and `x > y` are not the same task. Case, punctuation and
+white space do not count, since copies of one problem differ in just these. A word's number comes from BLAKE2, so that
+the same text is the same set on every machine.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from hashlib import blake2b
+
+import numpy as np
+import numpy.typing as npt
+
+Shingles = npt.NDArray[np.uint64]
+"""Sorted, each number once."""
+
+WIDTH = 5
+_WORD = re.compile(r"\w+|[-+*/%^<>=!&|~]")
+_ODD = np.array(
+    [0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 0xD6E8FEB86659FD93, 0xA0761D6478BD642F], np.uint64
+)
+_MIX = np.uint64(0xE7037ED1A0B428DB)
+_SHIFT = np.uint64(32)
+
+
+def words(statement: str) -> list[str]:
+    """Words and operators, in lower case."""
+    return _WORD.findall(statement.lower())
+
+
+def shingles(found: list[str]) -> Shingles:
+    """The five-word sequences of a list of words; all of them as one where there are fewer."""
+    if not found:
+        return np.empty(0, np.uint64)
+    numbers = np.fromiter((_number(word) for word in found), np.uint64, len(found))
+    width = min(WIDTH, len(found))
+    windows = np.lib.stride_tricks.sliding_window_view(numbers, width)
+    mixed = (windows * _ODD[:width]).sum(axis=1, dtype=np.uint64)
+    mixed ^= mixed >> _SHIFT
+    return np.unique(mixed * _MIX)
+
+
+def jaccard(a: Shingles, b: Shingles) -> float:
+    """Share of all sequences of two sets that both have."""
+    common = len(np.intersect1d(a, b, assume_unique=True))
+    total = len(a) + len(b) - common
+    return common / total if total else 0.0
+
+
+@lru_cache(maxsize=1 << 18)
+def _number(word: str) -> int:
+    return int.from_bytes(blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")

@@ -1,0 +1,43 @@
+"""Where records lie while it is decided about them: a file without a name, gone with the process however it ends."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from deepcoder_trainer.curation.record import Record
+
+Span = tuple[int, int]
+"""Offset and length."""
+
+
+class Spool:
+    """Append records, read any of them again."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = tempfile.TemporaryFile(dir=folder, buffering=1 << 20)  # noqa: SIM115  # closed by close()
+        self._end = 0
+        self._flushed = True
+
+    def append(self, record: Record) -> Span:
+        """Where it lies. Raises UnicodeEncodeError for text that is none."""
+        line = record.line()
+        span = (self._end, len(line))
+        self._file.write(line)
+        self._end += len(line)
+        self._flushed = False
+        return span
+
+    def read(self, span: Span) -> Record:
+        """The record at `span`."""
+        if not self._flushed:
+            self._file.flush()
+            self._flushed = True
+        offset, length = span
+        return Record.of_line(os.pread(self._file.fileno(), length, offset))
+
+    def close(self) -> None:
+        """Give the space back."""
+        self._file.close()

@@ -1,0 +1,60 @@
+"""What a problem says, apart from how it is asked: instructions off, instructions on.
+
+Sets are compared by their bare statements. Whether one copy of a problem came inside LiveCodeBench's instructions and
+another inside SYNTHETIC-1's must not decide whether they are found to be the same.
+"""
+
+from __future__ import annotations
+
+import re
+
+# LiveCodeBench's own sentences: a model's figures are comparable only if it is asked in these words.
+_ROLE = (
+    "You are an expert Python programmer. You will be given a question (problem specification) and will generate a "
+    "correct Python program that matches the specification and passes all tests."
+)
+_WITH_STARTER = (
+    "You will use the following starter code to write the solution to the problem and enclose your code within "
+    "delimiters."
+)
+_WITHOUT_STARTER = (
+    "Read the inputs from stdin solve the problem and write the answer to stdout (do not directly test on the sample "
+    "inputs). Enclose your code within delimiters as follows. Ensure that when the python program runs, it reads the "
+    "inputs, runs the algorithm and writes output to STDOUT."
+)
+_ANSWER = "### Answer: (use the provided format with backticks)"
+
+_BEFORE = re.compile(
+    r"\A\s*(?:You are an expert Python programmer\. You will be given a question[^\n]*\s*)?(?:### Question:?\s*)?"
+    r"(?:Solve the following coding problem using the programming language \w+:\s*)?"
+)
+_BEHIND = re.compile(
+    r"\s*(?:### Format: (?:You will use the following starter code|Read the inputs from stdin).*"
+    r"|### Answer: \(use the provided format.*"
+    r"|The input will be (?:given via )?stdin and you should print your solution to stdout\s*"
+    r"(?:Now solve the problem and return the code\.\s*)?"
+    r"|Now solve the problem and return the code\.\s*"
+    r"|Let's think step by step and output the final answer within \\boxed\{\}\.\s*)\Z",
+    re.DOTALL,
+)
+
+
+def bare(prompt: str) -> str:
+    """The statement within a prompt of any of the known forms."""
+    text = prompt[_BEFORE.match(prompt).end() :]  # type: ignore[union-attr]  # it matches nothing, too
+    found = _BEHIND.search(text)
+    return (text[: found.start()] if found else text).strip()
+
+
+def livecodebench_prompt(question: str, starter_code: str) -> str:
+    """A question as the published training and evaluation asked it, in one user message."""
+    if starter_code.strip():
+        wish, code = _WITH_STARTER, starter_code
+    else:
+        wish, code = _WITHOUT_STARTER, "# YOUR CODE HERE"
+    return f"{_ROLE}\n\n{question.strip()}\n\n### Format: {wish}\n```python\n{code}\n```\n\n{_ANSWER}\n\n"
+
+
+def mathematics_prompt(problem: str) -> str:
+    """A question whose final answer is looked for in a box, as DeepScaleR asked it."""
+    return f"{problem.strip()} Let's think step by step and output the final answer within \\boxed{{}}."

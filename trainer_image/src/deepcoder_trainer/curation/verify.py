@@ -1,0 +1,174 @@
+"""Official solutions against the judge: of each cluster the first problem that holds is kept.
+
+Programs of one cluster are judged one after the other, clusters beside each other: as many as the judges say they can
+have under way, so that no slot idles and no more than that many problems' tests are in memory. A verdict is asked for
+only if the journal has none. A judge that failed is no verdict: such problems are counted apart, nothing is written for
+them, and the command is run again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from deepcoder_contracts.judge import MAX_CODE_BYTES
+from deepcoder_trainer.curation import filters
+from deepcoder_trainer.curation.duplicates import Cluster
+from deepcoder_trainer.curation.filters import Settings
+from deepcoder_trainer.curation.journal import Journal, verdict_key
+from deepcoder_trainer.curation.prepare import Candidate
+from deepcoder_trainer.curation.record import Record
+from deepcoder_trainer.curation.spool import Spool
+from deepcoder_trainer.judge.backend import Judge
+from deepcoder_trainer.judge.submission import JudgedProblem
+
+_FEWEST = 4
+"""Clusters under way before a judge has said how much it can take."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A problem of the curated set."""
+
+    index: int
+    solution: int | None
+    """Which of its official solutions passed; None where it has none and is kept all the same."""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A problem that is not kept, at which filter and why."""
+
+    index: int
+    filter: str
+    reason: str
+
+
+@dataclass
+class Verified:
+    """What came of all clusters."""
+
+    kept: list[Kept] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
+    unjudged: list[int] = field(default_factory=list)
+    """Problems that no judge could judge, and those that wait for them."""
+    judged: int = 0
+    """Programs that were judged now."""
+    known: int = 0
+    """Programs that the journal had a verdict on."""
+
+
+class Verification:
+    """Asks about solutions; holds what is the same for all clusters."""
+
+    def __init__(self, judge: Judge, journal: Journal, spool: Spool, settings: Settings) -> None:
+        self._judge, self._journal, self._spool, self._settings = judge, journal, spool, settings
+        self._under_way: dict[str, asyncio.Task[bool | None]] = {}
+        self._result = Verified()
+
+    async def run(
+        self, candidates: Sequence[Candidate], clusters: Sequence[Cluster], done: Callable[[], None]
+    ) -> Verified:
+        """Verify every cluster; `done` is called after each."""
+        waiting = iter(clusters)
+        tasks: set[asyncio.Task[None]] = set()
+        try:
+            more = True
+            while more or tasks:
+                while more and len(tasks) < max(_FEWEST, self._judge.capacity):
+                    cluster = next(waiting, None)
+                    more = cluster is not None
+                    if cluster is not None:
+                        tasks.add(asyncio.create_task(self._cluster(candidates, cluster)))
+                if tasks:
+                    ended, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                    for task in ended:
+                        task.result()
+                        done()
+        finally:
+            for task in (*tasks, *self._under_way.values()):
+                task.cancel()
+            await asyncio.gather(*tasks, *self._under_way.values(), return_exceptions=True)
+        self._result.kept.sort(key=lambda k: k.index)
+        self._result.refused.sort(key=lambda r: r.index)
+        return self._result
+
+    async def _cluster(self, candidates: Sequence[Candidate], cluster: Cluster) -> None:
+        kept: Kept | None = None
+        for position, index in enumerate(cluster.members):
+            if kept is not None:
+                self._result.refused.append(_duplicate(candidates, cluster, index, kept))
+                continue
+            outcome = await self._one(index, candidates[index])
+            if outcome is None:
+                self._result.unjudged.extend(cluster.members[position:])
+                return
+            if isinstance(outcome, Kept):
+                kept = outcome
+                self._result.kept.append(outcome)
+            else:
+                self._result.refused.append(outcome)
+
+    async def _one(self, index: int, candidate: Candidate) -> Kept | Refused | None:
+        """What becomes of a problem; None: no judge could say."""
+        record = self._spool.read(candidate.span)
+        programs = [s for s in record.solutions if "\0" not in s and len(s.encode(errors="replace")) <= MAX_CODE_BYTES]
+        if not programs or not record.tests:
+            if self._settings.keep_unverified or not record.solutions_expected:
+                return Kept(index, None)
+            return Refused(index, filters.NO_SOLUTION, "there is no official solution to verify it by")
+        judged = _Judged(record)
+        for program in programs[: self._settings.max_solutions]:
+            passed = await self._verdict(judged, program)
+            if passed is None:
+                return None
+            if passed:
+                return Kept(index, record.solutions.index(program))
+        tried = min(len(programs), self._settings.max_solutions)
+        return Refused(
+            index, filters.FAILS, f"{tried} of {len(record.solutions)} official solutions tried, none passes"
+        )
+
+    async def _verdict(self, judged: _Judged, program: str) -> bool | None:
+        key = verdict_key(judged.problem, program)
+        if (known := self._journal.get(key)) is not None:
+            self._result.known += 1
+            return known
+        # The same program on the same tests may be asked for twice at once: two copies that no filter told apart.
+        task = self._under_way.get(key)
+        if task is None:
+            task = self._under_way[key] = asyncio.create_task(self._ask(judged, program, key))
+            task.add_done_callback(lambda _: self._under_way.pop(key, None))
+        return await asyncio.shield(task)
+
+    async def _ask(self, judged: _Judged, program: str, key: str) -> bool | None:
+        judgement = await self._judge.judge(judged.submissions.submission(program, f"curate/{key[:32]}"))
+        if judgement.response is None:
+            return None
+        passed = bool(judgement.response.passed)
+        await self._journal.put(key, passed, judgement.response.seconds)
+        self._result.judged += 1
+        return passed
+
+
+class _Judged:
+    """A record as the judge is asked about it."""
+
+    def __init__(self, record: Record) -> None:
+        self.problem = record.problem()
+        self.submissions = JudgedProblem(self.problem)
+
+
+def _duplicate(candidates: Sequence[Candidate], cluster: Cluster, index: int, kept: Kept) -> Refused:
+    of = candidates[kept.index]
+    first = cluster.members[0]
+    if cluster.similarity[index] == cluster.similarity[kept.index] == 1.0:
+        return Refused(index, filters.EXACT, f"the same statement as {of.id} ({of.place})")
+    if kept.index == first:
+        return Refused(index, filters.NEAR, f"{cluster.similarity[index]:.0%} the same as {of.id} ({of.place})")
+    return Refused(
+        index,
+        filters.NEAR,
+        f"near the same statement {candidates[first].id} as {of.id} ({of.place}), which is kept instead",
+    )

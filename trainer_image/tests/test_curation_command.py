@@ -1,0 +1,273 @@
+"""The whole command with a real judge: every layout in, one set and its report out, also after it was killed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from curation_world import (
+    ADD,
+    WRONG,
+    codeforces_row,
+    livecodebench_function_row,
+    livecodebench_row,
+    mathematics_row,
+    own_row,
+    synthetic_row,
+    taco_function_row,
+    taco_row,
+    write_jsonl,
+)
+
+from deepcoder_contracts.judge import Kind
+from deepcoder_trainer import samples
+from deepcoder_trainer.__main__ import main
+from deepcoder_trainer.problems.dataset import load_dataset
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "datasets"
+"""Real problems beside the repository; they are no part of it."""
+
+
+@pytest.fixture
+def sets(tmp_path: Path) -> Callable[..., list[str]]:
+    """Writes small sets and names them as the command takes them."""
+
+    def write(**rows: list[dict[str, Any]]) -> list[str]:
+        return [f"{name}={write_jsonl(tmp_path / 'sets' / f'{name}.jsonl', r)}" for name, r in rows.items()]
+
+    return write
+
+
+def report_of(output: Path) -> dict[str, Any]:
+    return json.loads((output / "report.json").read_text())
+
+
+def test_every_layout_comes_out_as_one_set(tmp_path: Path, sets: Callable[..., list[str]]) -> None:
+    inputs = sets(
+        taco=[
+            taco_row(),
+            taco_function_row(),
+            taco_row(question=f"Again: {ADD}"),
+            taco_row(question=" "),
+            taco_row(question="Too few.", input_output=json.dumps({"inputs": ["1"], "outputs": ["1"]})),
+            taco_row(question="No official program is right here.", solutions=[WRONG]),
+            taco_row(question=codeforces_row()["problem"]),
+        ],
+        synthetic=[synthetic_row(), synthetic_row(language="rust"), synthetic_row(verification_info="{")],
+        lcb=[livecodebench_row(), livecodebench_function_row(), livecodebench_row(date="2025-01-01")],
+        mine=[own_row()],
+    )
+    output = tmp_path / "out"
+    against = sets(codeforces=[codeforces_row()])
+    assert main(["curate", *inputs, "--against", *against, "--until", "2024-08-01", "--output-dir", str(output)]) == 0
+
+    report = report_of(output)
+    assert report["kept"] == {"taco": 2, "primeintellect": 1, "livecodebench": 2, "mine": 1}
+    assert report["keptUnverified"] == {"taco": 0, "primeintellect": 0, "livecodebench": 2, "mine": 0}
+    assert report["dropped"]["taco"] == {
+        "empty_statement": 1,
+        "few_tests": 1,
+        "contaminated": 1,
+        "near_duplicate": 1,
+        "solution_fails": 1,
+    }
+    assert report["dropped"]["synthetic"] == {"unreadable": 1, "unwanted": 1}
+    assert report["dropped"]["livecodebench"] == {"date_window": 1}
+    assert report["read"] == {"taco": 7, "primeintellect": 1, "synthetic": 2, "livecodebench": 3, "mine": 1}
+    assert sum(report["read"].values()) == sum(report["kept"].values()) + len(
+        (output / "dropped.jsonl").read_text().splitlines()
+    )
+
+    own, published = load_dataset(output / "problems.jsonl"), load_dataset(output / "problems.parquet")
+    assert [p.id for p in own.problems] == [
+        "taco-train-0",
+        "taco-train-1",
+        "primeintellect-train-0",
+        "livecodebench-train-0",
+        "livecodebench-train-1",
+        "mine-1",
+    ]
+    assert [p.tests for p in own.problems] == [p.tests for p in published.problems]
+    assert [p.kind for p in published.problems] == [p.kind for p in own.problems]
+    assert own.problems[1].kind is Kind.FUNCTION
+    for line in (output / "SHA256SUMS").read_text().splitlines():
+        digest, name = line.split("  ")
+        assert hashlib.sha256((output / name).read_bytes()).hexdigest() == digest
+    page = (output / "report.md").read_text()
+    assert "6 of 14 problems are kept" in page
+    assert "100% of its statement is in codeforces" in page
+    assert (output / "counts.png").read_bytes().startswith(b"\x89PNG")
+    assert (output / "shapes.png").read_bytes().startswith(b"\x89PNG")
+
+    verdicts = (output / "state" / "judged.jsonl").read_text()
+    assert main(["curate", *inputs, "--against", *against, "--until", "2024-08-01", "--output-dir", str(output)]) == 0
+    assert (output / "state" / "judged.jsonl").read_text() == verdicts
+    assert report_of(output)["judging"] == {"judged": 0, "known": 6}
+    assert report_of(output)["files"] == report["files"], "the same inputs give the same bytes"
+
+
+def test_a_curation_that_is_killed_judges_nothing_twice(tmp_path: Path, sets: Callable[..., list[str]]) -> None:
+    slow = "import time; time.sleep(0.02)\nprint(sum(map(int, input().split())))"
+    rows = [
+        taco_row(question=f"Problem number {n}: {ADD}" + f" word{n}" * 40, solutions=[f"{slow}  # {n}"])
+        for n in range(40)
+    ]
+    inputs, output = sets(taco=rows), tmp_path / "out"
+    command = [sys.executable, "-m", "deepcoder_trainer", "curate", *inputs, "--output-dir", str(output)]
+    journal = output / "state" / "judged.jsonl"
+    kills = 0
+    for least in (3, 12, 25):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and (not journal.exists() or len(journal.read_bytes().splitlines()) < least):
+            assert time.monotonic() < deadline, "waiting for verdicts in the journal"
+            time.sleep(0.01)
+        if process.poll() is None:
+            kills += 1
+            process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (output / "SHA256SUMS").exists()
+    assert kills == 3
+    before = journal.read_text().splitlines()
+    assert subprocess.run(command, check=False, stdout=subprocess.DEVNULL).returncode == 0
+    after = [json.loads(line)["key"] for line in journal.read_text().splitlines()]
+    assert [json.loads(line)["key"] for line in before if line.endswith("}")] == after[: len(before)]
+    assert max(Counter(after).values()) == 1
+    assert len(after) == 40
+    report = report_of(output)
+    assert report["kept"] == {"taco": 40}
+    assert report["judging"]["known"] >= 25
+    assert report["judging"]["judged"] == 40 - report["judging"]["known"]
+
+
+def test_prompts_are_measured_by_the_models_tokenizer(
+    tmp_path: Path, sets: Callable[..., list[str]], tiny_tokenizer: Path
+) -> None:
+    inputs = sets(mine=[own_row(id="short"), own_row(id="long", prompt="Unlike: " + "very " * 300 + "long.")])
+    output = tmp_path / "out"
+    options = ["--tokenizer", str(tiny_tokenizer), "--max-prompt-tokens", "100", "--output-dir", str(output)]
+    assert main(["curate", *inputs, *options]) == 0
+    report = report_of(output)
+    assert report["dropped"]["mine"] == {"long_prompt": 1}
+    assert report["examples"]["long_prompt"][0]["reason"] == "304 tokens, at most 100"
+    assert report["promptTokens"]["max"] < 100
+
+
+@pytest.fixture
+def tiny_tokenizer(tmp_path: Path) -> Path:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    made = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    folder = tmp_path / "model"
+    PreTrainedTokenizerFast(tokenizer_object=made, unk_token="[UNK]").save_pretrained(folder)
+    return folder
+
+
+def test_what_a_model_always_or_never_solves_is_dropped(tmp_path: Path, sets: Callable[..., list[str]]) -> None:
+    rows = [own_row(id=f"p{n}", prompt=f"Problem {n}: " + f"word{n} " * 30) for n in range(4)]
+    table = [
+        {"problem_id": f"p{n}", "reward": reward}
+        for n, rewards in enumerate([(0.0, 0.0), (1.0, 0.0, None), (1.0, 1.0)])
+        for reward in rewards
+    ]
+    rates = tmp_path / "samples.parquet"
+    pq.write_table(
+        pa.Table.from_pylist(table, schema=pa.schema([samples.SCHEMA.field(f) for f in ("problem_id", "reward")])),
+        rates,
+    )
+    output = tmp_path / "out"
+    assert main(["curate", *sets(mine=rows), "--pass-rates", str(rates), "--output-dir", str(output)]) == 0
+    report = report_of(output)
+    assert report["dropped"]["mine"] == {"pass_rate": 2}
+    assert report["without_pass_rate"] == 1
+    kept = [json.loads(line) for line in (output / "problems.jsonl").read_text().splitlines()]
+    assert {k["id"]: k["metadata"].get("pass_rate") for k in kept} == {"p1": 0.5, "p3": None}
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        ({"x": [{"text": "?"}]}, [], "no row of x="),
+        ({"x": [taco_row(question="")]}, [], "no problem is left: the filters dropped all 1"),
+        ({"x": [own_row()]}, ["--against", "nothing"], "--against 'nothing': write NAME=URI"),
+        ({"x": [own_row()]}, ["--against", "e=/nowhere"], "--against /nowhere does not exist"),
+        ({"x": [own_row()]}, ["--min-tests", "0"], "--min-tests 0"),
+        ({"x": [own_row()]}, ["--since", "2024-01-01", "--until", "2024-01-01"], "--since 2024-01-01 is not before"),
+        ({"x": [own_row()]}, ["--judge", "pool"], "--judge needs --judge-token-file"),
+        ({"x": [own_row()]}, ["--pass-rates", "/nowhere"], "--pass-rates /nowhere does not exist"),
+    ],
+)
+def test_what_cannot_work_is_told_with_the_mend(
+    tmp_path: Path,
+    sets: Callable[..., list[str]],
+    capsys: pytest.CaptureFixture[str],
+    rows: dict[str, Any],
+    options: list[str],
+    message: str,
+) -> None:
+    assert main(["curate", *sets(**rows), *options, "--output-dir", str(tmp_path / "out")]) == 64
+    assert message in capsys.readouterr().err
+
+
+def test_an_evaluation_set_has_to_be_readable_whole(
+    tmp_path: Path, sets: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    against = sets(codeforces=[codeforces_row(), {"problem": 7, "tests": "[]"}])
+    assert main(["curate", *sets(x=[own_row()]), "--against", *against, "--output-dir", str(tmp_path / "out")]) == 64
+    assert "evaluation set codeforces, codeforces.jsonl:2: problem: not a text" in capsys.readouterr().err
+
+
+def test_mathematics_is_curated_by_statement_alone(tmp_path: Path, sets: Callable[..., list[str]]) -> None:
+    rows = [mathematics_row(), mathematics_row(problem="What is the sum of the first ten odd numbers?", answer="100")]
+    against = sets(aime=[mathematics_row(problem=mathematics_row()["problem"] + " ")])
+    output = tmp_path / "out"
+    assert main(["curate", *sets(deepscaler=rows), "--against", *against, "--output-dir", str(output)]) == 0
+    assert report_of(output)["dropped"]["deepscaler"] == {"contaminated": 1}
+
+
+def shared_rows(name: str, count: int) -> list[dict[str, Any]]:
+    """The problems with the smallest tests of a set, in our layout."""
+    path = SHARED / f"{name}.jsonl"
+    if not path.is_file():
+        pytest.skip(f"there is no {path}: real problems are not part of the repository")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = sorted((r for r in rows if r["tests"]), key=lambda r: len(json.dumps(r["tests"])))[:count]
+    made = []
+    for row in rows:
+        script = row["kind"] == "function"
+        tests = [{"input": t["input"], "output": t["output"]} for t in row["tests"]]
+        if script:
+            tests = [{"input": f"{row['test_code']}\ncheck({row['fn_name']})\n", "output": ""}]
+        kind = {"kind": "script"} if script else {}
+        made.append({"id": row["id"], "source": name, "prompt": row["prompt"], "tests": tests, **kind})
+        made[-1] |= {"solution": row["solution"]} if not script else {"solution": row["prompt"] + row["solution"]}
+    return made
+
+
+def test_real_problems_are_verified_and_public_benchmarks_are_kept_out(
+    tmp_path: Path, sets: Callable[..., list[str]]
+) -> None:
+    codejam, benchmark = shared_rows("codejam", 12), shared_rows("mbpp", 10)
+    against = sets(mbpp=shared_rows("mbpp", 400), humaneval=shared_rows("humaneval", 164))
+    output = tmp_path / "out"
+    inputs = sets(codejam=codejam, crawled=benchmark)
+    options = ["--min-tests", "1", "--output-dir", str(output)]
+    assert main(["curate", *inputs, "--against", *against, *options]) == 0
+    report = report_of(output)
+    assert report["dropped"]["mbpp"] == {"contaminated": 10}
+    assert report["kept"]["codejam"] >= 10, "official solutions pass, but for answers that are compared as numbers"
+    assert report["keptUnverified"]["codejam"] == 0
+    assert len(load_dataset(output / "problems.jsonl").problems) == report["kept"]["codejam"]

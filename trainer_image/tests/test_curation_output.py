@@ -1,0 +1,196 @@
+"""Files in and out: rows are read within bounds, and what is written is read back as the same problems."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from curation_world import (
+    codeforces_row,
+    livecodebench_function_row,
+    livecodebench_row,
+    own_row,
+    synthetic_row,
+    taco_function_row,
+    taco_row,
+    write_jsonl,
+)
+
+from deepcoder_trainer.curation.output import JSONL, PARQUET, PUBLISHED, ground_truth, writing
+from deepcoder_trainer.curation.readers import reader_for
+from deepcoder_trainer.curation.record import Record
+from deepcoder_trainer.problems import files
+from deepcoder_trainer.problems.dataset import load_dataset
+from deepcoder_trainer.problems.files import DatasetError, read_rows
+
+
+def records() -> list[Record]:
+    synthetic_function = synthetic_row(
+        prompt="Write f.",
+        verification_info=json.dumps(
+            {
+                "language": "python",
+                "test_cases": [{"input": [[n], "a"], "output": [[n, n]], "fn_name": "f"} for n in range(6)],
+            }
+        ),
+    )
+    rows = [
+        ("t", taco_row()),
+        ("t", taco_function_row()),
+        ("p", synthetic_row()),
+        ("p", synthetic_function),
+        ("l", livecodebench_row()),
+        ("l", livecodebench_function_row()),
+        ("codeforces", codeforces_row()),
+        ("m", own_row()),
+        (
+            "m",
+            own_row(id="mine-train-0", kind="function", fn_name="f", tests=[{"input": '"a"\n[1]', "output": "[[2]]"}]),
+        ),
+    ]
+    counts: dict[str, int] = {}
+    made = []
+    for name, row in rows:
+        record = reader_for(row)[1](row, name)
+        made.append(record.at(f"{name}:1", counts.setdefault(record.source, 0), "train"))
+        counts[record.source] += 1
+    return made
+
+
+def test_both_files_hold_the_same_problems(tmp_path: Path) -> None:
+    with writing(tmp_path, "train") as writer:
+        for record in records():
+            writer.add(record, record.solutions[0] if record.solutions else None, {"verified": True})
+        sums = writer.commit()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [JSONL, PARQUET]
+    own, published = load_dataset(tmp_path / JSONL).problems, load_dataset(tmp_path / PARQUET).problems
+    assert load_dataset(tmp_path / JSONL).digest == f"sha256:{sums[JSONL]}"
+    assert load_dataset(tmp_path / PARQUET).digest == f"sha256:{sums[PARQUET]}"
+    assert len(own) == len(published) == 9
+    for one, two in zip(own, published, strict=True):
+        assert one.tests == two.tests
+        assert (one.source, one.prompt, one.kind, one.fn_name, one.scoring, one.time_limit_s) == (
+            two.source,
+            two.prompt,
+            two.kind,
+            two.fn_name,
+            two.scoring,
+            two.time_limit_s,
+        )
+    assert [p.id for p in own[:7]] == [p.id for p in published[:7]]
+    assert len({p.id for p in published}) == 9, "numbers of ids that are not of the published form are free ones"
+    assert pq.read_schema(tmp_path / PARQUET).equals(PUBLISHED)
+    row = json.loads((tmp_path / JSONL).read_text().splitlines()[0])
+    assert row["metadata"] == {
+        "difficulty": "EASY",
+        "url": "https://example.invalid/1/A",
+        "verified": True,
+        "place": "t:1",
+    }
+
+
+def test_tests_are_written_as_their_source_publishes_them() -> None:
+    truths = [json.loads(ground_truth(r)) for r in records()]
+    assert truths[0].keys() == {"inputs", "outputs"}
+    assert truths[1]["fn_name"] == "double"
+    assert (truths[1]["inputs"][3], truths[1]["outputs"][3]) == ([3], [6])
+    assert truths[2][0] == {"input": "1\n", "output": "1\n"}
+    assert truths[3][1] == {"input": [[1], "a"], "output": [[1, 1]], "fn_name": "f"}
+    assert truths[4][0] == {"input": "3\n", "output": "cba\n", "testtype": "stdin", "metadata": {"func_name": None}}
+    assert truths[5][0]["metadata"] == {"func_name": "repeat"}
+
+
+def test_a_script_is_in_our_file_alone(tmp_path: Path) -> None:
+    script = Record(source="s", id="s-1", prompt="p", statement="p", tests=(("assert True", ""),), kind="script")  # type: ignore[arg-type]
+    script = Record.of_line(script.line())
+    with writing(tmp_path, "train") as writer:
+        writer.add(script, None, {})
+        writer.commit()
+        assert (writer.written, writer.left_out) == (1, 1)
+    assert load_dataset(tmp_path / JSONL).problems[0].id == "s-1"
+    assert pq.read_metadata(tmp_path / PARQUET).num_rows == 0
+
+
+def test_what_is_not_finished_leaves_nothing_behind(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with writing(tmp_path, "train") as writer:
+            writer.add(records()[0], None, {})
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- reading
+
+
+def test_an_array_of_objects_is_read_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"id": n, "text": "é" * n} for n in range(40)]
+    for text in (json.dumps(rows), json.dumps(rows, indent=3, ensure_ascii=False)):
+        path = tmp_path / "a.json"
+        path.write_text(text)
+        for chunk in (1, 7, 1 << 20):
+            monkeypatch.setattr(files, "_CHUNK", chunk)
+            read = list(read_rows(path))
+            assert [r.fields for r in read] == rows
+            assert [r.number for r in read] == list(range(1, 41))
+            assert 0.0 <= read[0].done <= read[-1].done <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[{"a": 1}', r"a\.json:2: not JSON"),
+        ('[{"a": 1}, 7]', r"a\.json:2: a int"),
+        ('[{"a": ' + "[" * 100_000, r"a\.json:1: not JSON"),
+        ("", r"a\.json:1: not JSON"),
+        ("[" + '{"a": ' + "9" * 5000 + "}]", r"a\.json:1: not JSON"),
+    ],
+)
+def test_a_bad_array_is_named_by_row(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(DatasetError, match=message):
+        list(read_rows(tmp_path / "a.json"))
+
+
+def test_an_empty_array_has_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(" [ ]\n")
+    assert list(read_rows(tmp_path / "a.json")) == []
+
+
+def test_a_compressed_bomb_is_stopped_at_the_largest_row_and_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "MAX_ROW_BYTES", 1 << 20)
+    bomb = tmp_path / "bomb.jsonl.gz"
+    bomb.write_bytes(gzip.compress(b" " * (64 << 20)))
+    with pytest.raises(DatasetError, match=r"bomb\.jsonl\.gz:1: a row of more than 1 MiB"):
+        list(read_rows(bomb))
+    monkeypatch.setattr(files, "MAX_EXPANDED_BYTES", 1 << 30)
+    bomb.write_bytes(gzip.compress((b" " * 1023 + b"\n") * 4096))
+    assert list(read_rows(bomb)) == []
+    monkeypatch.setattr(files, "MAX_EXPANDED_BYTES", 1 << 20)
+    with pytest.raises(DatasetError, match="expands to more than"):
+        list(read_rows(bomb))
+
+
+def test_json_beside_data_describes_it(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "data" / "train.jsonl", [own_row()])
+    (tmp_path / "dataset_infos.json").write_text("{}")
+    assert [p.id for p in load_dataset(tmp_path).problems] == ["mine-1"]
+    (tmp_path / "data" / "train.jsonl").rename(tmp_path / "old")
+    (tmp_path / "dataset_infos.json").write_text(json.dumps([own_row(id="array")]))
+    assert [p.id for p in load_dataset(tmp_path).problems] == ["array"]
+
+
+def test_parquet_in_any_layout_is_read(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [taco_row(), taco_function_row(solutions=["x"])]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    read = [reader_for(r.fields)[1](r.fields, "t") for r in read_rows(tmp_path / "a.parquet")]
+    assert [r.fn_name for r in read] == [None, "double"]

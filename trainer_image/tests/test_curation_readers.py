@@ -1,0 +1,202 @@
+"""Rows of every published layout become records, and what is no such row is named by field."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from typing import Any
+
+import pytest
+from curation_world import (
+    ADD,
+    ADD_INPUTS,
+    ADD_OUTPUTS,
+    ADDS,
+    WRONG,
+    codeforces_row,
+    livecodebench_function_row,
+    livecodebench_row,
+    mathematics_row,
+    own_row,
+    packed,
+    synthetic_row,
+    taco_function_row,
+    taco_row,
+)
+
+from deepcoder_contracts.judge import Kind, Scoring
+from deepcoder_trainer.curation.readers import Unwanted, reader_for
+from deepcoder_trainer.curation.record import Record
+from deepcoder_trainer.curation.statement import bare, livecodebench_prompt, mathematics_prompt
+from deepcoder_trainer.problems.rows import RowError
+
+
+def read(row: dict[str, Any], name: str = "set") -> Record:
+    return reader_for(row)[1](row, name)
+
+
+def test_taco() -> None:
+    record = read(taco_row())
+    assert reader_for(taco_row())[0] == "taco"
+    assert (record.source, record.kind, record.prompt) == ("taco", Kind.STDIN, ADD)
+    assert record.tests == tuple(zip(ADD_INPUTS, ADD_OUTPUTS, strict=True))
+    assert record.solutions == (WRONG, ADDS)
+    assert record.solutions_expected
+    assert record.metadata == {"difficulty": "EASY", "url": "https://example.invalid/1/A"}
+
+
+def test_taco_function_with_its_solutions_as_json_text() -> None:
+    record = read(taco_function_row())
+    assert (record.kind, record.fn_name) == (Kind.FUNCTION, "double")
+    assert record.tests[3] == ("3", "6")
+    assert record.solutions == ("def double(n):\n    return 2 * n\n",)
+
+
+@pytest.mark.parametrize("as_python", [False, True], ids=["JSON", "Python literal"])
+def test_synthetic(as_python: bool) -> None:
+    record = read(synthetic_row(as_python=as_python))
+    assert record.source == "primeintellect"
+    assert record.tests[1] == ("2\n", "4\n")
+    assert record.solutions == ("n = int(input())\nprint(n * n)\n",)
+    assert record.prompt.startswith("Solve the following")
+    assert record.statement.startswith("A square garden")
+    assert record.statement.endswith("that is read.")
+
+
+def test_synthetic_problem_in_another_language_is_unwanted_not_broken() -> None:
+    with pytest.raises(Unwanted, match="javascript"):
+        read(synthetic_row(language="javascript"))
+
+
+def test_synthetic_solution_without_a_fence_is_none() -> None:
+    assert read(synthetic_row(gold_standard_solution="I do not know")).solutions == ()
+
+
+def test_livecodebench_has_public_and_hidden_tests_and_a_date() -> None:
+    record = read(livecodebench_row())
+    assert record.source == "livecodebench"
+    assert len(record.tests) == 6
+    assert record.tests[0] == ("3\n", "cba\n")
+    assert record.tests[5] == ("4\n", "xxxx\n")
+    assert record.date == datetime.date(2023, 8, 12)
+    assert not record.solutions_expected
+    assert record.metadata is not None
+    assert record.metadata["question_id"] == "abc300_a"
+
+
+def test_livecodebench_hidden_tests_as_plain_json() -> None:
+    hidden = [{"input": "1\n", "output": "1\n", "testtype": "stdin"}]
+    assert read(livecodebench_row(private_test_cases=json.dumps(hidden))).tests[1:] == (("1\n", "1\n"),)
+
+
+def test_livecodebench_function() -> None:
+    record = read(livecodebench_function_row())
+    assert (record.kind, record.fn_name) == (Kind.FUNCTION, "repeat")
+    assert record.tests[2] == ('"a"\n2', '"aa"')
+    assert "class Solution" in record.prompt
+    assert record.problem().scoring is Scoring.STRICT
+
+
+def test_livecodebench_prompt_has_the_benchmarks_own_form() -> None:
+    prompt = livecodebench_prompt("What?", "")
+    assert prompt.startswith("You are an expert Python programmer.")
+    assert "\n\nWhat?\n\n### Format: Read the inputs from stdin" in prompt
+    assert prompt.endswith(
+        "```python\n# YOUR CODE HERE\n```\n\n### Answer: (use the provided format with backticks)\n\n"
+    )
+    assert "def f" in livecodebench_prompt("What?", "def f(): ...")
+
+
+def test_released_sets_are_named_by_their_input() -> None:
+    record = read(codeforces_row(), "codeforces")
+    assert (record.source, len(record.tests), record.solutions_expected) == ("codeforces", 2, False)
+    released = {
+        "problem": ADD,
+        "tests": json.dumps({"inputs": ADD_INPUTS, "outputs": ADD_OUTPUTS}),
+        "solutions": [ADDS],
+    }
+    taco = read(released, "taco")
+    assert (taco.source, taco.solutions, taco.solutions_expected) == ("taco", (ADDS,), True)
+    cases = [{"input": "1", "output": "1", "testtype": "stdin", "metadata": {"func_name": None}}]
+    lcb = read({"problem": "What?", "tests": cases, "starter_code": ""}, "lcbv5")
+    assert lcb.source == "livecodebench"
+    assert "### Format" in lcb.prompt
+
+
+def test_mathematics_has_an_answer_and_no_tests() -> None:
+    record = read(mathematics_row(), "deepscaler")
+    assert (record.source, record.answer, record.tests) == ("deepscaler", "25", ())
+    assert record.prompt.endswith("\\boxed{}.")
+    assert read(mathematics_row(answer=204), "aime").answer == "204"
+
+
+def test_our_layout_keeps_its_names_and_limits() -> None:
+    record = read(own_row(time_limit_s=3, memory_limit_mb=64, scoring="livecodebench"))
+    assert (record.id, record.source, record.time_limit_s, record.memory_limit_mb) == ("mine-1", "mine", 3, 64)
+    assert record.scoring is Scoring.LIVECODEBENCH
+    assert record.problem().scoring is Scoring.STRICT
+    assert record.at("f:1", 0, "train").id == "mine-1"
+
+
+def test_a_record_survives_the_spool() -> None:
+    for row in (taco_row(), taco_function_row(), synthetic_row(), livecodebench_row(), mathematics_row(), own_row()):
+        record = read(row).at("file:3", 2, "train")
+        assert Record.of_line(record.line()) == record
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        livecodebench_prompt("Add  a and b.", ""),
+        livecodebench_prompt("Add  a and b.", "def add(a, b):"),
+        mathematics_prompt("Add  a and b."),
+        "Solve the following coding problem using the programming language python:\n\nAdd  a and b.\n\n"
+        "The input will be stdin and you should print your solution to stdout\n\n\n"
+        "Now solve the problem and return the code.",
+        "### Question:\nAdd  a and b.",
+        "  Add  a and b.\n",
+    ],
+)
+def test_instructions_are_no_part_of_a_statement(prompt: str) -> None:
+    assert bare(prompt) == "Add  a and b."
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"text": "?"}, r"columns \['text'\]: of no known layout"),
+        (taco_row(question=7), "question: not a text"),
+        (taco_row(input_output="{"), "input_output: not JSON"),
+        (taco_row(input_output="[" * 100_000), "input_output: not JSON"),
+        (
+            taco_row(input_output='{"inputs": ["1"], "outputs": []}'),
+            "input_output: inputs and outputs differ in length",
+        ),
+        (taco_row(input_output="9" * 5000), "input_output: not JSON"),
+        (
+            taco_row(input_output=json.dumps({"inputs": [[1]], "outputs": [[1]], "fn_name": "os.system;x"})),
+            "no function's name",
+        ),
+        (
+            taco_row(input_output=json.dumps({"inputs": [[1]], "outputs": [[1]], "fn_name": ["f"]})),
+            "no function's name",
+        ),
+        (synthetic_row(verification_info="{1: __import__('os')}"), "verification_info: neither JSON nor a Python"),
+        (synthetic_row(verification_info="[1]"), "verification_info: not an object"),
+        (synthetic_row(verification_info="(" * 10_000), "verification_info: neither JSON nor a Python"),
+        (livecodebench_row(contest_date="May"), "contest_date: 'May' is no date"),
+        (livecodebench_row(public_test_cases='{"a": 1}'), "public_test_cases: not a list"),
+        (livecodebench_row(private_test_cases="not base64!"), "private_test_cases: neither JSON nor base64"),
+        (livecodebench_row(private_test_cases=packed("text")), "private_test_cases: not a list"),
+        (
+            livecodebench_row(public_test_cases='[{"input": "1", "output": "1", "testtype": "functional"}]'),
+            "several functions|func_name",
+        ),
+        (mathematics_row(answer=""), "answer: missing"),
+        (mathematics_row(answer=True), "answer: missing"),
+        (own_row(tests=[]), "tests: "),
+    ],
+)
+def test_unusable_row_is_refused_by_field(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(RowError, match=message):
+        read(row)
