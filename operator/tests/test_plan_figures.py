@@ -93,3 +93,15 @@ def test_wasted_gpu_seconds_end_with_the_attempt_and_not_with_an_outage_of_stora
     cluster.storage_problem = None
     cluster.settle()
     assert cluster.run.status.usage.wasted_gpu_seconds == "800"
+
+
+def test_judges_and_pods_that_come_up_one_by_one_change_no_status() -> None:
+    cluster = running()
+    head = cluster.pods["demo-s0-a1-head"]
+    for count in range(4):
+        assert cluster.pool is not None
+        cluster.pool = replace(cluster.pool, message=f"{count} of 4 judges are ready", replicas=count)
+        cluster.pods[f"w{count}"] = replace(head, name=f"w{count}", uid=f"w{count}", role="sampler")
+        before = cluster.run.status
+        cluster.step()
+        assert cluster.run.status == before

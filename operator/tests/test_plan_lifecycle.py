@@ -94,6 +94,23 @@ def test_no_gpu_is_asked_for_while_storage_has_a_problem(word: str) -> None:
     assert cluster.made == ["demo-s0-a1"]
 
 
+def test_run_that_nobody_mends_asks_its_bucket_ever_more_rarely() -> None:
+    cluster = Cluster(make_run())
+    cluster.storage_problem = Problem("SecretNotFound", "there is no Secret s3: create it")
+    cluster.settle()
+    pauses = []
+    for _ in range(20):
+        pauses.append(cluster.step().requeue_after)
+        cluster.advance(pauses[-1])
+    assert pauses[:3] == [15, 15, 15]
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == 120
+    assert sum(pauses) > 1200
+    cluster.storage_problem = None
+    cluster.settle()
+    assert cluster.made == ["demo-s0-a1"]
+
+
 def test_another_manager_leaves_the_run_alone() -> None:
     cluster = Cluster(make_run(managedBy="kueue.x-k8s.io/multikueue"))
     decided = cluster.step()

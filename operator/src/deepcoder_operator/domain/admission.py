@@ -11,7 +11,8 @@ from deepcoder_contracts.supported import stage_refusals
 from deepcoder_operator.api.run import MAX_NAME_LENGTH, DeepCoderRun
 from deepcoder_operator.api.run_status import CurrentStage, ProvenanceStatus, StageStatus
 from deepcoder_operator.api.stage import Stage, WorkerGroup
-from deepcoder_operator.domain.bounds import RECHECK_SECONDS
+from deepcoder_operator.domain.bounds import LONGEST_RECHECK_SECONDS, RECHECK_SECONDS
+from deepcoder_operator.domain.conditions import find_condition
 from deepcoder_operator.domain.draft import Draft
 from deepcoder_operator.domain.policy import Policy
 from deepcoder_operator.domain.resolve import resolve, storage_uri
@@ -33,13 +34,15 @@ def admit(draft: Draft, world: World, policy: Policy) -> bool:
 
 
 def refused(draft: Draft, problem: Problem) -> None:
-    """Say why the run waits, and look again soon."""
-    old = next((c for c in draft.status.conditions if c.type == "Accepted"), None)
+    """Say why the run waits, and look again: soon at first, then ever later, as a quarter of the time it has waited."""
+    old = find_condition(draft.status.conditions, "Accepted")
     draft.condition("Accepted", False, problem.reason, problem.message)
     draft.progressing(False, problem.reason, problem.message)
     if old is None or (old.reason, old.status) != (problem.reason, "False"):
         draft.event(problem.reason, problem.message, warning=True)
-    draft.look_again(RECHECK_SECONDS)
+    since = find_condition(draft.status.conditions, "Accepted")
+    waited = (draft.now - since.last_transition_time).total_seconds() if since else 0.0
+    draft.look_again(min(max(RECHECK_SECONDS, waited / 4), LONGEST_RECHECK_SECONDS))
 
 
 def check_spec(run: DeepCoderRun, policy: Policy) -> Problem | None:

@@ -29,4 +29,7 @@ CONFLICT_SECONDS = 30.0
 """Time to the next look while a person has to act."""
 
 RECHECK_SECONDS = 15.0
-"""Time to the next look at a Secret, a bucket or a pool that was not as it should be."""
+"""Time to the next look at a Secret, a bucket or a pool that was not as it should be: at first."""
+
+LONGEST_RECHECK_SECONDS = 120.0
+"""And once it has not been for long: a thousand runs that nobody mends must not ask their buckets all the time."""

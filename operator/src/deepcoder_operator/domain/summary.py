@@ -94,11 +94,13 @@ def _children(draft: Draft, world: World) -> None:
         if world.cluster is not None and world.cluster.ready:
             draft.condition("ClusterReady", True, "Provisioned", "all pods of the Ray cluster are ready")
         elif conflict is None or conflict.reason != "NameConflict":
-            ready = sum(p.ready for p in world.pods if p.ordinal == attempt.ordinal)
-            draft.condition("ClusterReady", False, "NotReady", f"{ready} pods are ready")
-    if world.pool is not None:
-        draft.condition("SandboxReady", world.pool.ready, "PoolReady" if world.pool.ready else "PoolNotReady",
-                        world.pool.message)  # fmt: skip
+            draft.condition("ClusterReady", False, "NotReady", "not all pods of the Ray cluster are ready")
+    pool = world.pool
+    if pool is not None and pool.ready:
+        # No count of judges: each that comes or goes would be a write of the status of each of the pool's runs.
+        draft.condition("SandboxReady", True, "PoolReady", f"SandboxPool {pool.name} judges")
+    elif pool is not None:
+        draft.condition("SandboxReady", False, "PoolNotReady", f"SandboxPool {pool.name}: {pool.message}")
     elif draft.run.spec.sandbox.together is not None:
         text = "Together Code Interpreter judges: whether it can is seen by the trainer alone, in its judge_errors"
         draft.condition("SandboxReady", ConditionStatus.UNKNOWN, "Hosted", text)
