@@ -35,6 +35,7 @@ async def test_a_learner_that_was_parked_trains_on_to_the_bit(
         for seed in range(3):
             losses.append((await learner.train(make_batch(seed)))["loss"])
             if parks:
+                await learner.export_weights()
                 await learner.park()
                 await learner.park()
                 assert on_device(learner.rank) == 0

@@ -21,10 +21,7 @@ _ALIGNMENT = 256
 
 
 def weight_chunks(weights: Iterable[tuple[str, Tensor]], chunk_bytes: int = CHUNK_BYTES) -> Iterator[dict[str, Any]]:
-    """Weights on the CPU as dictionaries of numpy arrays; bfloat16 as uint16.
-
-    A float32 weight may share memory with the live parameter: a chunk is to be copied before the next step.
-    """
+    """Weights on the CPU as dictionaries of numpy arrays; bfloat16 as uint16."""
     chunk: dict[str, Any] = {}
     size = 0
     for name, value in weights:

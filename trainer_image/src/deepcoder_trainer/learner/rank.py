@@ -190,11 +190,11 @@ class LearnerRank:
     def weights(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
         """Collective. Every parameter once, whole, on the CPU of rank 0, in `dtype` (default: compute precision).
 
-        Other ranks get empty tensors and must run through the iterator too. A value may share memory with the live
-        parameter: copy it before the next step.
+        Other ranks get empty tensors and must run through the iterator too. A value is a copy: numpy would make a live
+        parameter's storage one that cannot be parked.
         """
         for name, value in self._whole(dtype or COMPUTE_DTYPES[self.recipe.precision]):
-            yield name, value.cpu() if self._rank == 0 else torch.empty(0)
+            yield name, value.to("cpu", copy=True) if self._rank == 0 else torch.empty(0)
 
     def share_weights(self) -> CardWeights:
         """Collective. All weights on this rank's card, for a sampler there; they lie ready until `park`."""
