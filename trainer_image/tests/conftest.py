@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -219,6 +220,15 @@ def make_config(tmp_path: Path, make_recipe: Callable[..., Recipe]) -> Callable[
         return StageConfig(**settings)
 
     return make
+
+
+@pytest.fixture(params=["file", pytest.param("s3", marks=pytest.mark.s3)])
+def stored_config(request: pytest.FixtureRequest, make_config: Callable[..., StageConfig]) -> StageConfig:
+    """A Train stage's config on each kind of storage."""
+    if request.param == "file":
+        return make_config()
+    server = request.getfixturevalue("s3")
+    return make_config(storage=Storage(uri=f"s3://{server.bucket}/{uuid4()}", endpoint=server.endpoint, keep_last=2))
 
 
 class InProcessLearner:

@@ -1,0 +1,71 @@
+"""Models that a stage leaves for others, in Hugging Face layout, with a chain back to their checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from checkpoint_saving import flip, run_to, save, state, store_of
+
+from deepcoder_contracts.stage import ModelSource, StageConfig
+from deepcoder_trainer.checkpoint.errors import CheckpointDamaged
+from deepcoder_trainer.checkpoint.sources import Sources
+from deepcoder_trainer.checkpoint.verify import walk_chain
+from deepcoder_trainer.checkpoint.writer import CheckpointWriter
+from deepcoder_trainer.evaluation.targets import newest_export
+
+
+async def test_an_export_is_served_by_transformers_and_its_chain_leads_to_the_checkpoint(
+    stored_config: StageConfig, make_learner: Callable, make_batch: Callable, tmp_path: Path
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    learner = make_learner()
+    writer = await run_to(stored_config, learner, make_batch, tmp_path / "w", last=2)
+    export = await writer.export({"eval/x/pass_at_1": 0.5})
+    assert (await writer.export({})).ref == export.ref, "a second export finds the first"
+    assert export.manifest.parent == writer.latest.ref
+    assert export.ref.uri.endswith("short/export/step-000002.a001")
+    endpoint = stored_config.storage.endpoint
+    links = list(walk_chain(export.ref.uri, deep=True, endpoint=endpoint))
+    assert [link.manifest.kind.value for link in links if link.manifest] == ["Export", "Checkpoint", "Checkpoint"]
+    assert not any(link.problems for link in links)
+    sources = Sources(cache=tmp_path / "cache", endpoint=endpoint)
+    directory = sources.model(ModelSource(uri=export.ref.uri))
+    assert sources.model(ModelSource(uri=export.ref.uri)) == directory
+    model = AutoModelForCausalLM.from_pretrained(directory)
+    for name, value in learner.rank.weights():
+        assert torch.equal(model.get_parameter(name), value)
+
+
+async def test_a_presumed_dead_attempt_that_reaches_its_end_does_not_keep_the_next_from_exporting(
+    make_config: Callable, make_learner: Callable, make_batch: Callable, tmp_path: Path
+) -> None:
+    old, new = make_config(), make_config(ordinal=2)
+    store = store_of(new)
+    zombie = await run_to(old, make_learner(), make_batch, tmp_path / "1", last=1)
+    successor = CheckpointWriter(new, make_learner(), workdir=tmp_path / "2", parent=zombie.parent)
+    await successor.claim()
+    await save(zombie, state(2), metrics={}, final=True)
+    late = await zombie.export({})
+    assert newest_export("short", store) is None, "it was committed after a later attempt had begun"
+    await save(successor, state(2), metrics={}, final=True)
+    export = await successor.export({})
+    assert export.ref != late.ref
+    assert newest_export("short", store) == "short/export/step-000002.a002"
+    third = CheckpointWriter(make_config(ordinal=3), make_learner(), workdir=tmp_path / "3")
+    await third.claim()
+    third.latest = successor.latest
+    assert (await third.export({})).ref == export.ref, "an export of the same checkpoint is taken as it is"
+
+
+async def test_an_altered_export_is_not_evaluated(
+    make_config: Callable, make_learner: Callable, make_batch: Callable, tmp_path: Path
+) -> None:
+    writer = await run_to(make_config(), make_learner(), make_batch, tmp_path / "w", last=1)
+    export = await writer.export({})
+    flip(tmp_path / "store/short/export/step-000001.a001/model.safetensors")
+    with pytest.raises(CheckpointDamaged, match=r"model\.safetensors has sha256"):
+        Sources(cache=tmp_path / "cache").model(ModelSource(uri=export.ref.uri))

@@ -1,0 +1,59 @@
+"""What is removed from storage, and what stays: payloads go, manifests and whatever is needed do not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from checkpoint_saving import run_to, save, state
+
+from deepcoder_contracts.layout import MANIFEST
+from deepcoder_contracts.manifest import RunIdentity
+from deepcoder_contracts.stage import Storage
+from deepcoder_trainer.checkpoint.reader import find_resume_point
+from deepcoder_trainer.checkpoint.writer import CheckpointWriter
+
+
+async def test_payloads_are_pruned_and_manifests_and_stage_ends_stay(
+    make_config: Callable, make_learner: Callable, tmp_path: Path
+) -> None:
+    config = make_config(storage=Storage(uri=f"file://{tmp_path}/store", keep_last=2, keep_every=4))
+    dead = tmp_path / "store/short/step-000003.a001/learner"
+    dead.mkdir(parents=True)
+    (dead / "rank-00000-000.safetensors").write_bytes(b"half")
+    config = config.model_copy(update={"ordinal": 2})
+    writer = CheckpointWriter(config, make_learner(), workdir=tmp_path / "w")
+    await writer.claim()
+    for step in range(1, 9):
+        await save(writer, state(step), metrics={}, final=step == 3)
+    await writer.wait()
+    folders = {p.name: len(list(p.rglob("*.*"))) for p in (tmp_path / "store/short").glob("step-*")}
+    assert "step-000003.a001" not in folders, "an unfinished upload of a dead attempt is removed"
+    whole = {name for name in folders if (tmp_path / "store/short" / name / "state.json").exists()}
+    assert whole == {f"step-{n:06d}.a002" for n in (3, 4, 7, 8)}
+    assert all((tmp_path / "store/short" / name / MANIFEST).exists() for name in folders)
+    assert len(folders) == 8
+    point = await find_resume_point(config, make_learner(), workdir=tmp_path / "r")
+    assert point is not None
+    assert point.manifest.step == 8
+
+
+async def test_what_another_run_started_from_keeps_its_payload(
+    make_config: Callable, make_learner: Callable, make_batch: Callable, tmp_path: Path
+) -> None:
+    config = make_config()
+    learner = make_learner()
+    writer = await run_to(config, learner, make_batch, tmp_path / "1", last=1)
+    assert writer.latest is not None
+    other = make_config(
+        run=RunIdentity(namespace="local", name="other", uid="99999999-2222-3333-4444-555555555555"),
+        storage=Storage(uri=f"file://{tmp_path}/other"),
+        parent=writer.latest.ref,
+    )
+    assert await find_resume_point(other, learner, workdir=tmp_path / "2") is not None
+    for step in (2, 3, 4, 5):
+        await save(writer, state(step), metrics={})
+    await writer.wait()
+    payloads = [p.parent.name for p in sorted((tmp_path / "store/short").glob("step-*/state.json"))]
+    assert payloads == ["step-000001.a001", "step-000004.a001", "step-000005.a001"]
+    assert await find_resume_point(other, learner, workdir=tmp_path / "3") is not None
