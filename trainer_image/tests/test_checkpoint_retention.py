@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
 from checkpoint_saving import run_to, save, state
 
 from deepcoder_contracts.layout import MANIFEST
 from deepcoder_contracts.manifest import RunIdentity
 from deepcoder_contracts.stage import Storage
+from deepcoder_trainer.checkpoint.errors import CheckpointFailed, StorageUnavailable
 from deepcoder_trainer.checkpoint.reader import find_resume_point
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
 
@@ -57,3 +60,26 @@ async def test_what_another_run_started_from_keeps_its_payload(
     payloads = [p.parent.name for p in sorted((tmp_path / "store/short").glob("step-*/state.json"))]
     assert payloads == ["step-000001.a001", "step-000004.a001", "step-000005.a001"]
     assert await find_resume_point(other, learner, workdir=tmp_path / "3") is not None
+
+
+async def test_what_a_failed_save_has_uploaded_goes_with_the_next_commit(
+    make_config: Callable, make_learner: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = CheckpointWriter(make_config(), make_learner(), workdir=tmp_path / "w")
+    await writer.claim()
+
+    def full(*_: Any) -> Any:
+        raise StorageUnavailable("the disk is full")
+
+    with monkeypatch.context() as m:
+        m.setattr(writer, "_upload_state", full)
+        await save(writer, state(1), metrics={})
+        await save(writer, state(2), metrics={})
+        with pytest.raises(CheckpointFailed):
+            await writer.wait()
+    stage = tmp_path / "store/short"
+    assert [p.name for p in sorted(stage.glob("step-*"))] == ["step-000001.a001", "step-000002.a001"]
+    await save(writer, state(2), metrics={})
+    await writer.wait()
+    assert [p.name for p in stage.glob("step-*")] == ["step-000002.a001"]
+    assert (stage / "step-000002.a001/MANIFEST.json").exists()

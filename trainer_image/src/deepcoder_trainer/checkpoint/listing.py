@@ -33,8 +33,8 @@ class StageListing:
     pinned: frozenset[str]
     """Folders of checkpoints that another run has started from."""
 
-    uncommitted: Mapping[str, int]
-    """Folders without a manifest, and the ordinal that wrote into them."""
+    uncommitted: Mapping[str, CheckpointName]
+    """Folders without a manifest, and whose they are."""
 
     claims: Mapping[int, datetime]
     """Ordinal to the time storage received its claim."""
@@ -53,7 +53,7 @@ def read_listing(objects: Iterable[StoredObject]) -> StageListing:
     committed: list[StoredCheckpoint] = []
     exported: list[StoredCheckpoint] = []
     claims: dict[int, datetime] = {}
-    payload: dict[str, int] = {}
+    payload: dict[str, CheckpointName] = {}
     pinned: set[str] = set()
     for o in objects:
         if match := _CLAIM.search(o.key):
@@ -65,14 +65,14 @@ def read_listing(objects: Iterable[StoredObject]) -> StageListing:
             elif o.key.startswith(f"{folder}/{PIN}"):
                 pinned.add(folder)
             else:
-                payload[folder] = name.ordinal
+                payload[folder] = name
     done = {c.path for c in (*committed, *exported)}
     return StageListing(
         committed=tuple(committed),
         exported=tuple(exported),
         with_payload=frozenset(payload),
         pinned=frozenset(pinned),
-        uncommitted={f: ordinal for f, ordinal in payload.items() if f not in done},
+        uncommitted={f: name for f, name in payload.items() if f not in done},
         claims=claims,
     )
 

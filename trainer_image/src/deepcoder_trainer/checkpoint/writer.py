@@ -279,7 +279,7 @@ class CheckpointWriter:
         self.times = SaveTimes(copied.waited, copied.copy, upload=time.monotonic() - copied.began)
         self.on_commit(committed)
         try:
-            await asyncio.to_thread(self._prune)
+            await asyncio.to_thread(self._prune, committed.manifest.step)
         except StorageError as e:
             log.warning("old checkpoints could not be pruned, the next save tries again: %s", e)
 
@@ -330,8 +330,8 @@ class CheckpointWriter:
             created_at=datetime.now(UTC),
         )
 
-    def _prune(self) -> None:
-        """Remove payloads that need not be kept, and what dead attempts uploaded without committing."""
+    def _prune(self, newest: int) -> None:
+        """Remove payloads that need not be kept, and uploads that come to nothing; `newest` is the committed step."""
         stage, storage = self._config.stage.name, self._config.storage
         listing = read_listing(self._store.list(f"{stage}/"))
         valid = [c for c in listing.candidates() if c.path in listing.with_payload]
@@ -346,10 +346,12 @@ class CheckpointWriter:
             keep = frozenset({f"{checkpoint.path}/{MANIFEST}"})
             count = self._store.delete_prefix(f"{checkpoint.path}/", keep=keep)
             log.info("%s: payload pruned (%d files)", checkpoint.path, count)
-        for folder, ordinal in listing.uncommitted.items():
-            if ordinal < self._config.ordinal:
+        for folder, name in listing.uncommitted.items():
+            # Of our own, saves that failed: one is on its way at a time, so what is older than this one is dead.
+            given_up = name.ordinal == self._config.ordinal and name.step < newest
+            if name.ordinal < self._config.ordinal or given_up:
                 self._store.delete_prefix(f"{folder}/")
-                log.info("%s: unfinished upload of a dead attempt removed", folder)
+                log.info("%s: unfinished upload removed", folder)
 
 
 async def _nothing() -> None:
