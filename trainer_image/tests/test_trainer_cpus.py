@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deepcoder_trainer.cpus import cpu_limit
+from deepcoder_trainer.cpus import compute_threads, cpu_limit
 
 ALL = len(os.sched_getaffinity(0))
 
@@ -29,3 +29,19 @@ def test_the_limit_is_the_smaller_of_quota_and_affinity(files: dict[str, str], e
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert cpu_limit(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("variable", "threads"), [(None, 1), ("3", 3), ("4,2", 4), ("0", 1), ("many", 1)], ids=lambda v: str(v)
+)
+def test_a_deterministic_process_has_one_thread_unless_it_is_told(
+    variable: str | None, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if variable is None:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    else:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    assert compute_threads(deterministic=True) == threads
+    assert compute_threads(deterministic=True, given=7) == threads, "what a container allows does not count"
+    assert compute_threads(deterministic=False, given=7) == 7
+    assert compute_threads(deterministic=False) == cpu_limit()

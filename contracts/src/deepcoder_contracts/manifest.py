@@ -119,7 +119,11 @@ class Manifest(VersionedContract):
     """The run's seed."""
 
     world_size: int = Field(ge=0)
-    """Learner ranks that wrote it; it loads at any."""
+    """Learner ranks that wrote it; it loads at any, but a deterministic run goes on at the same number alone."""
+
+    compute_threads: int | None = Field(default=None, ge=1)
+    """CPU threads of each learner rank in a deterministic run: how a sum is split over them decides its last bits.
+    None where that does not matter, and in older manifests."""
 
     metrics: Figures = {}
     """Metrics of this step, or results of this evaluation."""

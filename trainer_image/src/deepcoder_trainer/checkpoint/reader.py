@@ -3,7 +3,8 @@
 In order: the stage's newest checkpoint that counts (`lineage.candidates`) and is whole; then the parent named in the
 config; then nothing, which means the starting model. A damaged checkpoint is passed over with a line in the log that
 says why, and the one before it is used. What a person must decide stops the attempt (exit 64): a checkpoint of another
-run or configuration (`ConfigMismatch`), from which a chain would lie; one that only a newer release can read
+run or configuration (`ConfigMismatch`), from which a chain would lie, or, in a deterministic run, of another number of
+ranks or threads, from which the bits would differ; one that only a newer release can read
 (`NewerSchema`), for which an older one must not stand in; and a stage of which no checkpoint is whole (`NothingWhole`).
 """
 
@@ -90,6 +91,8 @@ async def find_resume_point(
         try:
             manifest, digest = await asyncio.to_thread(read_manifest, store, checkpoint.path)
             _check_ours(manifest, config, checkpoint.path)
+            if learner is not None and config.recipe.deterministic:
+                _check_the_same_bits(manifest, config, learner.threads, checkpoint.path)
             ref = ParentRef(uri=f"{store.uri}/{checkpoint.path}", digest=digest)
             return await _fetch(
                 store, config.storage, checkpoint.path, manifest, ref, learner, workdir=workdir, own=True
@@ -130,6 +133,26 @@ def _check_ours(manifest: Manifest, config: StageConfig, path: str) -> None:
             f"{path} was written with configuration {manifest.config_digest}, this one is "
             f"{config.provenance.config_digest}: start a new run with spec.from instead",
             field="provenance.configDigest",
+        )
+
+
+def _check_the_same_bits(manifest: Manifest, config: StageConfig, threads: int, path: str) -> None:
+    """A deterministic run goes on as it would have gone on: what decides the bits beside its recipe is unchanged."""
+    ranks = config.stage.resources.learners
+    if manifest.world_size != ranks:
+        raise ConfigMismatch(
+            f"{path} was written by {manifest.world_size} learner ranks, this attempt has {ranks}, and another number "
+            "of ranks adds up in another order, which recipe.deterministic rules out: give the stage "
+            f"{manifest.world_size} again, or start a new run from this checkpoint (spec.from)",
+            field="stage.resources.learners",
+        )
+    if manifest.compute_threads not in (None, threads):
+        raise ConfigMismatch(
+            f"{path} was written by learner ranks with {manifest.compute_threads} CPU threads each, here they have "
+            f"{threads}, and another number of threads adds up in another order, which recipe.deterministic rules out: "
+            f"set the environment variable OMP_NUM_THREADS to {manifest.compute_threads} for all pods (unset for 1), "
+            "or start a new run from this checkpoint (spec.from)",
+            field="OMP_NUM_THREADS",
         )
 
 

@@ -325,10 +325,14 @@ class CheckpointWriter:
             image=config.provenance.image,
             seed=config.recipe.seed,
             world_size=config.stage.resources.learners,
+            compute_threads=self._threads(),
             metrics=dict(metrics),
             gate=gate,
             created_at=datetime.now(UTC),
         )
+
+    def _threads(self) -> int | None:
+        return self._learner.threads if self._learner is not None and self._config.recipe.deterministic else None
 
     def _prune(self, newest: int) -> None:
         """Remove payloads that need not be kept, and uploads that come to nothing; `newest` is the committed step."""
