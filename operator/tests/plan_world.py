@@ -121,6 +121,7 @@ class Cluster:
     refused: Problem | None = None
     """What the pass before met of it."""
     events: list[d.EventRecord] = field(default_factory=list)
+    post_mortems: list[d.SavePostMortem] = field(default_factory=list)
     meter: Meter = field(default_factory=Meter)
     gpus: int = 0
     """GPUs of each attempt's learner; none: an attempt has no such pod."""
@@ -194,6 +195,8 @@ class Cluster:
                         attempt.name, f"{meta.uid}-{len(self.made)}", meta.uid, attempt.ordinal,
                         deployment_status="Initializing", suspended=bool(self.run.spec.scheduling.queue_name),
                     )  # fmt: skip
+            case d.SavePostMortem():
+                self.post_mortems.append(action)
             case d.DeleteRayJob(name, uid):
                 if name in self.jobs and self.jobs[name].uid == uid:
                     self.jobs[name] = replace(self.jobs[name], deleting=True)

@@ -58,6 +58,11 @@ def exit_key(stage: str, ordinal: int) -> str:
     return f"{attempt_dir(stage, ordinal)}/exit.json"
 
 
+def log_key(stage: str, ordinal: int, name: str) -> str:
+    """`<stage>/attempts/003/logs/driver.log`: what was saved of an attempt that failed, before its cluster went."""
+    return f"{attempt_dir(stage, ordinal)}/logs/{name}"
+
+
 def export_dir(stage: str, step: int, ordinal: int) -> str:
     """`<stage>/export/step-000180.a003`: Hugging Face layout. Which of several counts is `lineage`'s to say."""
     return checkpoint_dir(f"{stage}/export", step, ordinal)

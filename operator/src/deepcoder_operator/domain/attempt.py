@@ -201,6 +201,10 @@ def _ended(draft: Draft, world: World, job: RayJobView) -> bool:
     """Whether the attempt is over; then it leaves."""
     attempt = draft.attempt
     if job.job_status == "SUCCEEDED":
+        stored = world.storage.stage if world.storage else None
+        if stored is None or not stored.ends(draft.stage(attempt.stage_index).type):
+            told = "the job succeeded, and its final manifest was not seen when it did"
+            draft.update_attempt(reason=FailureReason.MANIFEST_MISSING, evidence=told)
         leave(draft, Outcome.SUCCEEDED)
         return True
     failure = job_failure(job) or head_failure(attempt, world.head(attempt.ordinal)) or _node_lost(draft, world)

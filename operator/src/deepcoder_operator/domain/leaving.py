@@ -10,14 +10,14 @@ from datetime import timedelta
 
 from deepcoder_operator.api.attempt_status import AttemptState, Outcome
 from deepcoder_operator.api.failure import FailureReason
-from deepcoder_operator.domain.bounds import END_SECONDS, LEAVE_SECONDS, POLL_SECONDS
+from deepcoder_operator.domain.bounds import END_SECONDS, LEAVE_SECONDS, POLL_SECONDS, POST_MORTEM_SECONDS
 from deepcoder_operator.domain.classify import Failure
-from deepcoder_operator.domain.draft import DeleteRayJob, Draft, EndPods
+from deepcoder_operator.domain.draft import DeleteRayJob, Draft, EndPods, SavePostMortem
 from deepcoder_operator.domain.world import World
 
 
 def leave(draft: Draft, outcome: Outcome, failure: Failure | None = None) -> None:
-    """The attempt is over as seen from outside: note how, and delete its RayJob."""
+    """The attempt is over as seen from outside: note how, save what tells why if it failed, and delete its RayJob."""
     attempt = draft.attempt
     worse = failure and (
         attempt.reason is None or failure.reason not in (FailureReason.HEAD_LOST, FailureReason.APPLICATION)
@@ -40,6 +40,7 @@ def leave(draft: Draft, outcome: Outcome, failure: Failure | None = None) -> Non
     if outcome is Outcome.FAILED and failure:
         draft.event("AttemptFailed", f"attempt {attempt.ordinal}: {failure.reason}: {failure.evidence}", warning=True)
     if attempt.uid:
+        _save_post_mortem(draft)
         draft.do(DeleteRayJob(attempt.name, attempt.uid))
     draft.look_again(0)
 
@@ -53,6 +54,8 @@ def gone(draft: Draft, world: World) -> bool:
         return True
     late = attempt.drain_deadline is not None and draft.due(attempt.drain_deadline, 0)
     if job is not None and not job.deleting:
+        if attempt.ended_time is not None and not draft.due(attempt.ended_time, POST_MORTEM_SECONDS):
+            _save_post_mortem(draft)
         draft.do(DeleteRayJob(job.name, job.uid))
     slow = tuple(p.name for p in pods if not p.deleting or (p.grace or 0) > END_SECONDS)
     if slow and (job is None or late):
@@ -69,3 +72,11 @@ def gone(draft: Draft, world: World) -> bool:
     draft.progressing(True, "Leaving", f"attempt {attempt.ordinal} has ended; what is left of it: {', '.join(left)}")
     draft.look_again(POLL_SECONDS)
     return False
+
+
+def _save_post_mortem(draft: Draft) -> None:
+    """Where the attempt's end has to be explained: not where it did, or saved, what it was asked for."""
+    attempt = draft.attempt
+    unproven = attempt.outcome is Outcome.SUCCEEDED and attempt.reason is not None
+    if unproven or attempt.outcome in (Outcome.FAILED, Outcome.DRAIN_TIMED_OUT):
+        draft.do(SavePostMortem(attempt))

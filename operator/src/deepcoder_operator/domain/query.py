@@ -50,7 +50,8 @@ def storage_query(run: DeepCoderRun, world: World, now: datetime) -> StorageQuer
         )
         late = attempt.drain_deadline is not None and now >= attempt.drain_deadline
         return question if gone or late else None
-    if attempt.state is AttemptState.DRAINING:
+    succeeded = world.rayjob is not None and world.rayjob.job_status == "SUCCEEDED"
+    if attempt.state is AttemptState.DRAINING or succeeded:
         return question
     if run.spec.stages[attempt.stage_index].type is StageType.TRAIN and _new_checkpoint(run, attempt, world, now):
         return question

@@ -65,9 +65,7 @@ def _finished(draft: Draft, attempt: AttemptStatus, stored: StoredStage, record:
     done = record is not None and record.code == ExitCode.DONE
     if attempt.outcome is not Outcome.SUCCEEDED and not (attempt.drain_cause and done):
         return False
-    if draft.stage(attempt.stage_index).type is StageType.EVALUATE:
-        return stored.evaluated
-    return stored.newest is not None and stored.newest.final
+    return stored.ends(draft.stage(attempt.stage_index).type)
 
 
 def _drained(draft: Draft, attempt: AttemptStatus, *, saved: bool) -> None:

@@ -16,6 +16,7 @@ from deepcoder_contracts.exit import ExitRecord
 from deepcoder_contracts.gate import GateRecord
 from deepcoder_contracts.manifest import ParentRef
 from deepcoder_contracts.progress import ProgressReport
+from deepcoder_contracts.stage import StageType
 from deepcoder_operator.api.run_status import CheckpointStatus
 from deepcoder_operator.domain.names import LABEL_ORDINAL, LABEL_ROLE
 
@@ -128,6 +129,10 @@ class StoredStage:
     """How the asked-for attempt ended, in its own words."""
     rejected: tuple[str, ...] = ()
     """Manifests that do not count, and why."""
+
+    def ends(self, stage: StageType) -> bool:
+        """Whether what ends a stage of this type is there."""
+        return self.evaluated if stage is StageType.EVALUATE else self.newest is not None and self.newest.final
 
 
 @dataclass(frozen=True)
