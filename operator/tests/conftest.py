@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import chart_account
 import control_plane
 import pytest
+import s3_server
 from crd_serving import established
+from loop_world import Cluster, cluster_in
 
 from deepcoder_operator.api import run, sandboxpool
 from deepcoder_operator.api.schema import custom_resource_definition
@@ -71,3 +74,43 @@ async def namespace(kube: Kube) -> AsyncIterator[str]:
     await kube._request("POST", NAMESPACES.path(None), body=body)
     yield name
     await kube.delete(NAMESPACES, None, name)
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3_server.S3Server]:
+    """An S3 server that lives as long as the test session."""
+    program = s3_server.program()
+    if program is None:
+        pytest.skip("the S3 server has not been built: run `python -m devcluster build`")
+    with s3_server.running(tmp_path_factory.mktemp("s3"), program) as server:
+        yield server
+
+
+@pytest.fixture
+async def account(
+    kube: Kube, kubeconfig: Path, helm: str, chart: Path, namespace: str, tmp_path: Path
+) -> AsyncIterator[chart_account.Account]:
+    """The operator's ServiceAccount with the rights of a release in the test's namespace."""
+    objects = chart_account.render(helm, chart, namespace)
+    async with chart_account.account(kube, kubeconfig, objects, namespace, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+async def site(
+    kube: Kube,
+    account: chart_account.Account,
+    s3: s3_server.S3Server,
+    tmp_path: Path,
+    unused_tcp_port_factory: Callable[[], int],
+) -> AsyncIterator[Cluster]:
+    """A namespace with all that runs need but an operator."""
+    async with cluster_in(kube, account, s3, tmp_path, unused_tcp_port_factory) as made:
+        yield made
+
+
+@pytest.fixture
+async def cluster(site: Cluster) -> Cluster:
+    """A namespace with all that runs need, and the operator as a process."""
+    await site.start_operator()
+    return site

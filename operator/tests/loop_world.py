@@ -1,0 +1,250 @@
+"""A namespace of the real API server with an S3 server, KubeRay's part played, and the operator as its own process.
+
+What every test of the operator's whole loop begins from. A wait that fails shows the run's status and the end of the
+operator's log; nothing here waits without a bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import s3_server
+import yaml
+from chart_account import Account
+from crd_serving import established
+from kuberay_standin import Standin, dump
+from run_manifests import run_manifest
+
+from deepcoder_operator.kube.client import Kube, Object
+from deepcoder_operator.kube.errors import NotFound
+from deepcoder_operator.kube.resources import CRDS, RUNS
+from devcluster import doctor
+from devcluster.artifacts import Artifacts
+from devcluster.config import cache_root
+
+WAIT_SECONDS = 60.0
+
+
+@dataclass
+class Cluster:
+    """A namespace with everything in it, and the operator's process under the rights that the chart grants.
+
+    One that is started anew has its identity, hence takes its Lease back at once, as a container that starts again.
+    """
+
+    kube: Kube
+    namespace: str
+    s3: s3_server.S3Server
+    standin: Standin
+    directory: Path
+    account: Account
+    kubeconfig: Path
+    port: int
+    health_port: int
+    identity: str = "operator-a"
+    process: asyncio.subprocess.Process | None = None
+    tasks: list[asyncio.Task[Any]] = field(default_factory=list)
+
+    async def start_operator(self) -> None:
+        """Start the operator's process."""
+        progress = {"url": f"https://localhost:{self.port}", "port": self.port}
+        config = self.account.config | {"healthPort": self.health_port, "images": {"trainer": "trainer:1"}}
+        config["progress"] |= progress
+        path = self.directory / "operator.yaml"
+        path.write_text(yaml.safe_dump(config))
+        environment = os.environ | {"KUBECONFIG": str(self.kubeconfig), "POD_NAME": self.identity}
+        log = (self.directory / "operator.log").open("ab")
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "deepcoder_operator", "run", "--config", str(path), "--log-level", "debug",
+            env=environment, stdout=log, stderr=log,
+        )  # fmt: skip
+        log.close()
+
+    async def probe(self, path: str) -> tuple[int, str]:
+        """What the kubelet is answered; 0 while nobody listens."""
+        try:
+            async with (
+                aiohttp.ClientSession() as session,
+                session.get(f"http://127.0.0.1:{self.health_port}/{path}") as answer,
+            ):
+                return answer.status, await answer.text()
+        except aiohttp.ClientError as e:
+            return 0, str(e)
+
+    async def ready(self) -> bool:
+        """Whether the operator says that it is."""
+        return (await self.probe("readyz"))[0] == 200
+
+    async def kill_operator(self) -> None:
+        """kill -9, if it runs."""
+        if self.process is None:
+            return
+        if self.process.returncode is None:
+            self.process.send_signal(signal.SIGKILL)
+        await self.process.wait()
+
+    async def create_run(self, **spec: Any) -> Object:
+        """Apply a run that uses the S3 server."""
+        s3 = {"bucket": s3_server.BUCKET, "endpoint": self.s3.endpoint, "credentialsSecretRef": {"name": "s3"}}
+        checkpoint = {"s3": s3} | spec.pop("checkpoint", {})
+        return await self.kube.create(run_manifest(self.namespace, checkpoint=checkpoint, **spec))
+
+    async def run(self) -> Object:
+        """The run as the API server has it."""
+        return await self.kube.get(RUNS, self.namespace, "demo")
+
+    async def until(self, what: str, holds: Callable[[Object], bool]) -> Object:
+        """Wait until the run is as described."""
+        run: Object = {}
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                while True:
+                    run = await self.run()
+                    if holds(run):
+                        return run
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            log = (self.directory / "operator.log").read_text(errors="replace")[-6000:]
+            raise AssertionError(f"never: {what}\n{dump(run.get('status', {}))}\n{log}") from None
+
+    async def gone(self) -> bool:
+        """Whether the run is deleted."""
+        return await self.kube.find(RUNS, self.namespace, "demo") is None
+
+    async def until_phase(self, phase: str) -> Object:
+        """Wait for a phase."""
+        return await self.until(phase, lambda run: run.get("status", {}).get("phase") == phase)
+
+    async def until_running(self, name: str) -> None:
+        """Wait until this attempt's program runs."""
+
+        def runs(run: Object) -> bool:
+            attempt = run.get("status", {}).get("attempt") or {}
+            return attempt.get("name") == name and attempt.get("state") == "Running"
+
+        await self.until(f"{name} runs", runs)
+
+    async def until_reason(self, condition: str, reason: str) -> Object:
+        """Wait until a condition of the run has this reason."""
+
+        def holds(run: Object) -> bool:
+            conditions = run.get("status", {}).get("conditions", [])
+            return any(c["type"] == condition and c["reason"] == reason for c in conditions)
+
+        return await self.until(f"{condition}: {reason}", holds)
+
+    async def finish(self, name: str, **metrics: float) -> None:
+        """The attempt runs to its stage's end."""
+        await self.until_running(name)
+        await self.standin.save(name, 20, final=True, **metrics)
+        await self.standin.leave(name, 0, "Completed")
+
+
+async def wait_for(what: str, holds: Callable[[], Awaitable[bool]]) -> None:
+    """Wait until something holds."""
+    try:
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not await holds():
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        raise AssertionError(f"never: {what}") from None
+
+
+@cache
+def kuberay_crds() -> list[Object]:
+    """KubeRay's own; a megabyte of YAML each."""
+    built = Artifacts(cache_root(), doctor.go_version()).directory("kuberay")
+    names = ("ray.io_rayjobs.yaml", "ray.io_rayclusters.yaml")
+    return [yaml.load(next(built.rglob(n)).read_text(), yaml.CSafeLoader) for n in names]
+
+
+async def install_kuberay_crds(kube: Kube) -> None:
+    """Unless they are there."""
+    for crd in kuberay_crds():
+        if await kube.find(CRDS, None, crd["metadata"]["name"]) is None:
+            await kube.create(crd)
+            await established(kube, crd["metadata"]["name"])
+
+
+async def put_secret(kube: Kube, namespace: str, password: str) -> None:
+    """The Secret that runs name: right with the S3 server's password, wrong with any other."""
+    data = {"AWS_ACCESS_KEY_ID": s3_server.ACCESS, "AWS_SECRET_ACCESS_KEY": password}
+    encoded = {k: base64.b64encode(v.encode()).decode() for k, v in data.items()}
+    meta = {"name": "s3", "namespace": namespace}
+    await kube.apply({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "data": encoded})
+
+
+@asynccontextmanager
+async def cluster_in(
+    kube: Kube, account: Account, s3: s3_server.S3Server, directory: Path, port: Callable[[], int]
+) -> AsyncIterator[Cluster]:
+    """The namespace made ready, KubeRay's part playing; the operator is not started, but ended."""
+    namespace = account.namespace
+    await install_kuberay_crds(kube)
+    await put_secret(kube, namespace, s3_server.SECRET)
+    standin = Standin(kube, namespace, s3)
+    made = Cluster(kube, namespace, s3, standin, directory, account, account.kubeconfig, port(), port())
+    made.tasks.append(asyncio.create_task(made.standin.run()))
+    try:
+        yield made
+    finally:
+        for task in made.tasks:
+            task.cancel()
+        results = await asyncio.gather(*made.tasks, return_exceptions=True)
+        await made.kill_operator()
+        await let_runs_go(kube, namespace)
+        errors = [r for r in results if isinstance(r, Exception)]
+        assert not errors, errors
+
+
+async def let_runs_go(kube: Kube, namespace: str | None) -> None:
+    """Delete runs that no operator is left to let go: they would hold up their namespace, and a CRD, for ever."""
+    for run in (await kube.list(RUNS, namespace))[0]:
+        meta = run["metadata"]
+        with suppress(NotFound):
+            await kube.delete(RUNS, meta["namespace"], meta["name"])
+            await kube.patch(RUNS, meta["namespace"], meta["name"], {"metadata": {"finalizers": []}})
+
+
+@dataclass
+class Wire:
+    """A TCP connection to the API server that can be cut, with all that runs over it, and mended."""
+
+    target: int
+    port: int = 0
+    server: asyncio.Server | None = None
+    writers: set[asyncio.StreamWriter] = field(default_factory=set)
+
+    async def connect(self) -> None:
+        self.server = await asyncio.start_server(self._carry, "127.0.0.1", self.port)
+        self.port = self.server.sockets[0].getsockname()[1]
+
+    async def cut(self) -> None:
+        assert self.server is not None
+        self.server.close()
+        for writer in self.writers:
+            writer.transport.abort()
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self.target)
+        self.writers |= {writer, back}
+        await asyncio.gather(self._copy(reader, back), self._copy(there, writer))
+        self.writers -= {writer, back}
+
+    async def _copy(self, source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await source.read(65536):
+                to.write(data)
+                await to.drain()
+        to.close()

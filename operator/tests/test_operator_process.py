@@ -1,0 +1,107 @@
+"""The operator's process and what it stands on: signals, an API server that is away, kinds that are not served."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from urllib.parse import urlsplit
+
+import pytest
+from crd_serving import established
+from loop_world import Cluster, Wire, install_kuberay_crds, kuberay_crds, let_runs_go, wait_for
+from run_manifests import TRAIN
+
+from deepcoder_operator.kube.client import Object
+from deepcoder_operator.kube.resources import (
+    CRDS,
+    RUNS,
+)
+
+pytestmark = [pytest.mark.apiserver, pytest.mark.s3]
+
+
+async def test_sigterm_ends_the_operator_in_time_and_well(cluster: Cluster) -> None:
+    await wait_for("the operator is ready", cluster.ready)
+    assert cluster.process is not None
+    cluster.process.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(20):  # well within a pod's grace
+        assert await cluster.process.wait() == 0
+    assert "Traceback" not in (cluster.directory / "operator.log").read_text()
+
+
+async def test_operator_is_ready_once_runs_can_be_listed_and_sees_those_of_a_crd_that_came_later(
+    cluster: Cluster,
+) -> None:
+    await cluster.kill_operator()
+    crd = f"{RUNS.plural}.{RUNS.group}"
+    definition = await cluster.kube.get(CRDS, None, crd)
+    await cluster.kube.delete(CRDS, None, crd)
+    await let_runs_go(cluster.kube, None)
+
+    async def removed() -> bool:
+        return await cluster.kube.find(CRDS, None, crd) is None
+
+    await wait_for("the CRD is gone", removed)
+    try:
+        await cluster.start_operator()
+
+        async def lacks_runs_only() -> bool:
+            return (await cluster.probe("readyz")) == (503, "caches: not listed yet: deepcoderruns\n")
+
+        await wait_for("runs cannot be listed", lacks_runs_only)
+    finally:
+        kept = {"name": crd, "annotations": definition["metadata"].get("annotations", {})}
+        await cluster.kube.apply({**definition, "metadata": kept, "status": {}} | {"kind": "CustomResourceDefinition"})
+        await established(cluster.kube, crd)
+    await wait_for("the operator is ready", cluster.ready)
+    await cluster.create_run(stages=[TRAIN])
+    await cluster.until_running("demo-s0-a1")
+
+
+async def test_outage_of_the_api_server_is_outlived_by_the_same_process(cluster: Cluster) -> None:
+    await cluster.kill_operator()
+    config = json.loads(cluster.kubeconfig.read_text())
+    server = config["clusters"][0]["cluster"]
+    wire = Wire(urlsplit(server["server"]).port or 0)
+    cluster.kubeconfig = cluster.directory / "kubeconfig"
+    await wire.connect()
+    server["server"] = f"https://127.0.0.1:{wire.port}"
+    cluster.kubeconfig.write_text(json.dumps(config))
+    await cluster.start_operator()
+    await wait_for("the operator is ready", cluster.ready)
+    await wire.cut()
+    await cluster.create_run(stages=[TRAIN])
+    await asyncio.sleep(5)
+    assert (await cluster.probe("healthz"))[0] == 200
+    await wire.connect()
+    await cluster.until_running("demo-s0-a1")
+    assert cluster.process is not None
+    assert cluster.process.returncode is None
+    await wire.cut()
+
+
+async def test_without_kuberay_a_run_says_so_and_can_still_be_deleted(cluster: Cluster) -> None:
+    """Nothing of the operator waits for a kind that is not served; it starts without it, too."""
+    await cluster.kill_operator()
+    for crd in kuberay_crds():
+        await cluster.kube.delete(CRDS, None, crd["metadata"]["name"])
+
+    async def removed() -> bool:
+        names = [crd["metadata"]["name"] for crd in kuberay_crds()]
+        return not any([await cluster.kube.find(CRDS, None, name) for name in names])
+
+    await wait_for("KubeRay's CRDs are gone", removed)
+    try:
+        await cluster.start_operator()
+        await cluster.create_run(stages=[TRAIN])
+
+        def told(run: Object) -> bool:
+            conditions = run.get("status", {}).get("conditions", [])
+            return any(c["type"] == "Progressing" and c["reason"] == "KubeRayNotFound" for c in conditions)
+
+        await cluster.until("KubeRayNotFound", told)
+        await cluster.kube.delete(RUNS, cluster.namespace, "demo")
+        await wait_for("the run is gone", cluster.gone)
+    finally:
+        await install_kuberay_crds(cluster.kube)
