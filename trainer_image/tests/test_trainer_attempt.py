@@ -91,7 +91,7 @@ class World:
 
         monkeypatch.setattr(starting, "start_samplers", samplers)
         monkeypatch.setattr("deepcoder_trainer.learner.group.start_learners", learners)
-        monkeypatch.setattr(attempt, "connect_ray", lambda resources: None)
+        monkeypatch.setattr(attempt, "connect_ray", lambda resources, weights: None)
         monkeypatch.setattr(attempt, "stop_on_signals", lambda stop, seconds: None)
         monkeypatch.setattr(attempt, "load_tokenizer", lambda folder: lambda prompt: {"input_ids": [1, 2]})
         monkeypatch.setattr(attempt, "load_reward", lambda name: self.reward)
@@ -164,7 +164,7 @@ async def test_a_drain_with_rollouts_that_do_not_end_stores_samples_and_metrics_
 async def test_what_the_model_cannot_do_is_refused_before_a_cluster_is_asked_for(
     world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def connect(resources: Any) -> None:
+    def connect(resources: Any, weights: float) -> None:
         raise AssertionError("a cluster was asked for")
 
     monkeypatch.setattr(attempt, "connect_ray", connect)
@@ -310,7 +310,7 @@ async def test_the_thread_that_starts_a_cluster_outlives_the_start(
     w = world()
     threads: list[threading.Thread] = []
     alive: list[bool] = []
-    monkeypatch.setattr(attempt, "connect_ray", lambda resources: threads.append(threading.current_thread()))
+    monkeypatch.setattr(attempt, "connect_ray", lambda resources, weights: threads.append(threading.current_thread()))
     w.learner.on_train = lambda step: alive.append(threads[0].is_alive())
     await w.run()
     assert alive == [True, True, True], "a cluster of our own ends with the thread that started it"
@@ -352,12 +352,15 @@ async def test_a_cluster_of_our_own_is_large_enough_for_every_stage_of_a_run(
     from deepcoder_trainer.cluster import most_of
 
     w = world()
-    offered: list[StageResources] = []
-    monkeypatch.setattr(attempt, "connect_ray", offered.append)
+    offered: list[tuple[StageResources, float]] = []
+    monkeypatch.setattr(attempt, "connect_ray", lambda *asked: offered.append(asked))
     machine = most_of([StageResources(samplers=1, learners=2), StageResources(samplers=3, learners=0)])
     async with asyncio.timeout(30):
         await Attempt(w.config, w.stop, None, (), machine).run()
-    assert offered == [StageResources(samplers=3, learners=2)]
+    [(resources, weights)] = offered
+    assert resources == StageResources(samplers=3, learners=2)
+    # bfloat16: an embedding, a head, and in each of two layers attention and MLP.
+    assert weights == 2 * (2 * 64 * 32 + 2 * (3 * 32 * 64 + 32 * 32 * 3))
 
 
 @pytest.mark.parametrize("judged", [True, False], ids=["by judges", "by a function of the user's own"])

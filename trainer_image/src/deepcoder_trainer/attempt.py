@@ -40,6 +40,8 @@ from deepcoder_trainer.judge.connect import connect_judge
 from deepcoder_trainer.judge.local import LocalJudge
 from deepcoder_trainer.modelconfig import read_model_config
 from deepcoder_trainer.plan.check import check
+from deepcoder_trainer.plan.memory import element_bytes
+from deepcoder_trainer.plan.shapes import model_shape, parameters
 from deepcoder_trainer.ports import Ending, Evaluate, Observer
 from deepcoder_trainer.probe import Probe
 from deepcoder_trainer.problems.prompt import EncodedProblems
@@ -151,10 +153,12 @@ class Attempt:
         await self._writer.claim()
         reward = await self._reward(stack)
         model_dir = await abandonable(self._sources.model, config.model)
-        check(config, read_model_config(model_dir))
+        model_config = read_model_config(model_dir)
+        check(config, model_config)
         tokenizer = await abandonable(load_tokenizer, model_dir)
         # Not in a thread that ends: the processes of a cluster of our own end with the thread that started them.
-        await asyncio.to_thread(connect_ray, self._machine)
+        weights = element_bytes(config.recipe) * parameters(model_shape(model_config))
+        await asyncio.to_thread(connect_ray, self._machine, weights)
         stop_on_signals(self.stop, config.storage.drain_seconds)
         return reward, model_dir, tokenizer
 

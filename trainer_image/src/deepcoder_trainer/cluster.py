@@ -1,18 +1,23 @@
 """Ray: the cluster we run in, or one of our own on this machine.
 
 In a RayJob the driver finds its cluster by RAY_ADDRESS. By hand a small one is started, without dashboard, with an
-object store sized for a model of the kind one trains on such a machine; it ends with the driver.
+object store for the model's weights; it ends with the driver. A machine whose shared memory does not hold them is
+refused: Ray would move them by way of the disk, at each step.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
+import shutil
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from deepcoder_contracts.stage import StageResources
+from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.types import LearnerLost
 
 log = logging.getLogger(__name__)
@@ -23,7 +28,14 @@ PLACES_SECONDS = 1800.0
 """Longest time for shared places to be there, pods that come late included."""
 
 OBJECT_STORE_BYTES = 512 << 20
-"""Object store of a cluster of our own: several sets of weights of a small model, and all its batches."""
+"""Object store of a cluster of our own for a small model: several sets of its weights, and all its batches."""
+WEIGHT_SETS = 2.5
+"""Sets of weights that it holds: those that samplers load, those that come next, and batches."""
+LEAST_SETS = 1.25
+"""Without the next ones."""
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  where Ray keeps it
+_SHARE = 0.9
+"""Of what is free there."""
 
 
 def in_cluster() -> bool:
@@ -84,8 +96,22 @@ async def shared_places(resources: StageResources) -> SharedPlaces:
     return places
 
 
-def connect_ray(resources: StageResources) -> None:
-    """Connect to Ray, once a process; a cluster of our own offers `resources`."""
+def object_store_bytes(weights: float) -> int:
+    """Object store of a cluster of our own for so many bytes of weights; raises `BadConfig` where there is no room."""
+    free = shutil.disk_usage(_SHARED_MEMORY).free if _SHARED_MEMORY.is_dir() else math.inf
+    size = min(max(OBJECT_STORE_BYTES, WEIGHT_SETS * weights), _SHARE * free)
+    if size < (least := LEAST_SETS * weights):
+        raise BadConfig(
+            f"weights of {weights / 1e9:.1f} GB go to the samplers through shared memory, but {_SHARED_MEMORY} has "
+            f"{free / 1e9:.1f} GB free: make it at least {least / _SHARE / 1e9:.1f} GB (mount -o remount,size=…; "
+            "docker run --shm-size)",
+            field="model.uri",
+        )
+    return int(size)
+
+
+def connect_ray(resources: StageResources, weights: float) -> None:
+    """Connect to Ray, once a process; a cluster of our own offers `resources`, and room for `weights` in bytes."""
     import ray
 
     if ray.is_initialized():
@@ -98,7 +124,7 @@ def connect_ray(resources: StageResources) -> None:
         address="local",
         num_cpus=os.cpu_count(),
         resources={"sampler": float(resources.samplers), "learner": float(max(1, resources.learners))},
-        object_store_memory=OBJECT_STORE_BYTES,
+        object_store_memory=object_store_bytes(weights),
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
