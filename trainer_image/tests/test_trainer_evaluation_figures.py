@@ -1,0 +1,117 @@
+"""Evaluations: figures from samples, and keys from all that decides them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from deepcoder_trainer.evaluation.plan import DatasetInput, EvaluationPlan, TargetInput
+from deepcoder_trainer.evaluation.results import compare, dataset_result, metrics, scores
+
+
+def row(group: int, index: int, reward: float | None, finish: str = "stop", tokens: int = 10) -> dict[str, Any]:
+    return {
+        "group_id": group,
+        "index": index,
+        "problem_id": f"p{group}",
+        "reward": reward,
+        "verdict": "error" if reward is None else "passed" if reward else "wrong_answer",
+        "finish": finish,
+        "response_tokens": tokens,
+    }
+
+
+def test_figures_of_a_table_computed_by_hand() -> None:
+    rows = [row(0, 0, 1), row(0, 1, 0, "length", 20), row(1, 0, 0), row(1, 1, None), row(2, 0, 1), row(2, 1, 1)]
+    result = dataset_result(rows)
+    assert (result.problems, result.samples, result.unjudged) == (3, 6, 1)
+    assert result.pass_at_1 is not None
+    assert result.pass_at_1.mean == pytest.approx((0.5 + 0 + 1) / 3)
+    assert result.pass_at_k["1"] == pytest.approx(0.5)
+    assert result.pass_at_k["2"] == 1.0  # the second problem has one judged sample and cannot tell
+    assert result.truncated_ratio == pytest.approx(1 / 6)
+    assert result.response_tokens_mean == pytest.approx(70 / 6)
+    assert result.verdicts == {"error": 1, "passed": 3, "wrong_answer": 2}
+
+
+def test_nothing_judged_is_no_number() -> None:
+    result = dataset_result([row(0, 0, None)])
+    assert result.pass_at_1 is None
+    assert result.pass_at_k == {}
+    assert metrics({"Base": {"d": result}}) == {}
+
+
+def test_a_hole_in_the_samples_is_refused() -> None:
+    with pytest.raises(ValueError, match="missing"):
+        scores([row(0, 0, 1), row(0, 1, 1), row(1, 1, 1)])
+    with pytest.raises(ValueError, match="missing"):
+        scores([row(0, 0, 1), row(2, 0, 1)])
+
+
+@pytest.mark.parametrize(
+    ("rewards", "pass_at_1", "pass_at_2"),
+    [((2.0, -0.5), 0.5, 1.0), ((0.5, 0.5), 1.0, 1.0), ((-1.0, -0.5), 0.0, 0.0), ((3.0, 2.0), 1.0, 1.0)],
+)
+def test_a_response_is_right_if_its_reward_is_above_0_whatever_number_a_users_reward_gives(
+    rewards: tuple[float, float], pass_at_1: float, pass_at_2: float
+) -> None:
+    result = dataset_result([row(0, index, reward) for index, reward in enumerate(rewards)])
+    assert result.pass_at_1 is not None
+    assert result.pass_at_1.mean == result.pass_at_k["1"] == pass_at_1
+    assert result.pass_at_k["2"] == pass_at_2
+
+
+def test_comparison_pairs_problems_and_refuses_other_ones() -> None:
+    before = scores([row(g, 0, 0) for g in range(8)])
+    after = scores([row(g, 0, g % 2) for g in range(8)])
+    comparison = compare("d", ("Base", before), ("short", after))
+    assert comparison is not None
+    assert comparison.difference.mean == 0.5
+    assert comparison.difference.low > 0
+    assert compare("d", ("a", before), ("b", scores([row(g, 0, None) for g in range(8)]))) is None
+    with pytest.raises(ValueError, match="different problems"):
+        compare("d", ("a", before), ("b", scores([row(0, 0, 1)])))
+
+
+def test_metrics_name_the_last_target_and_each_by_name() -> None:
+    low, high = dataset_result([row(0, 0, 0)]), dataset_result([row(0, 0, 1)])
+    figures = metrics({"Base": {"d": low}, "short": {"d": high}})
+    assert figures["eval/d/pass_at_1"] == figures["eval/d/short/pass_at_1"] == 1.0
+    assert figures["eval/d/Base/pass_at_1"] == 0.0
+
+
+def test_every_input_is_in_the_key() -> None:
+    plan = EvaluationPlan(
+        targets=(TargetInput("Base", "a"),),
+        datasets=(DatasetInput("d", "b"),),
+        context_tokens=8,
+        samples_per_problem=2,
+        temperature=0.6,
+        top_p=0.95,
+        seed=0,
+        max_prompt_tokens=16,
+        precision="Float32",
+        reward=None,
+        code_digest="c",
+        sampler="vllm 1",
+    )
+    others: list[dict[str, Any]] = [
+        {"targets": (TargetInput("Base", "x"),)},
+        {"datasets": (DatasetInput("d", "x"),)},
+        {"context_tokens": 9},
+        {"samples_per_problem": 3},
+        {"temperature": 0.7},
+        {"top_p": 1.0},
+        {"seed": 1},
+        {"max_prompt_tokens": 17},
+        {"rope": "{}"},
+        {"precision": "BFloat16"},
+        {"reward": "m:f"},
+        {"code_digest": "x"},
+        {"sampler": "vllm 2"},
+    ]
+    keys = {replace(plan, **change).key for change in others} | {plan.key}
+    assert len(keys) == len(others) + 1
+    assert {name for change in others for name in change} == set(plan.__dataclass_fields__)
