@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
 from deepcoder_operator.board import ProgressBoard
 from deepcoder_operator.builders.pool import PoolSettings
-from deepcoder_operator.controllers.pool import pool_group
+from deepcoder_operator.controllers.pool import PoolController, pool_group
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.informer import Informer
-from deepcoder_operator.kube.resources import PODS
+from deepcoder_operator.kube.resources import PODS, POOLS
+from deepcoder_operator.sandbox import reconciler as reconcilers
 from deepcoder_operator.sandbox.reconciler import PoolReconciler
 
 SETTINGS = PoolSettings("sandbox:1", "deepcoder", {}, "deepcoder.dev/run")
@@ -26,6 +28,7 @@ class API:
         self.tries = self.lists = 0
         self.forbidden = ""
         self.pods: list[dict[str, Any]] = []
+        self.pool: dict[str, Any] = {}
 
     async def find(self, *_: Any) -> None:
         return None
@@ -52,7 +55,7 @@ class API:
         return self.pods[-1]
 
     async def patch(self, _: Any, __: Any, ___: Any, patch: dict[str, Any], ____: Any) -> dict[str, Any]:
-        return {"status": patch["status"]}
+        return self.pool | {"status": patch["status"]}
 
 
 class Ground:
@@ -67,7 +70,14 @@ class Ground:
             api, pods, ProgressBoard(), SETTINGS, lambda *a, **k: None, clock=clock, wall=clock
         )
         meta = {"name": "judges", "namespace": "ml", "uid": "p", "generation": 1, "resourceVersion": "1"}
-        self.pool: dict[str, Any] = {"metadata": meta, "spec": {"minReplicas": 40, "maxReplicas": 40}}
+        self.pool: dict[str, Any] = {"metadata": meta}
+        self.edit(minReplicas=40, maxReplicas=40)
+
+    def edit(self, **spec: Any) -> None:
+        """Another spec is another generation."""
+        self.pool["spec"] = spec
+        self.pool["metadata"] = self.pool["metadata"] | {"generation": self.pool["metadata"]["generation"] + 1}
+        self.api.pool = {"metadata": self.pool["metadata"], "spec": spec}
 
     async def passes(self, seconds: int) -> None:
         """A pass each second."""
@@ -106,7 +116,7 @@ async def test_refusal_is_forgotten_when_no_judge_is_missing_any_more(ground: Gr
     ground.api.quota = 3
     await ground.passes(5)
     assert ground.accepted() == ("False", "PodRefused")
-    ground.pool["spec"] = {"minReplicas": 3, "maxReplicas": 3, "scaling": {"stabilizationSeconds": 0}}
+    ground.edit(minReplicas=3, maxReplicas=3, scaling={"stabilizationSeconds": 0})
     await ground.passes(5)
     assert ground.accepted() == ("True", "Valid")
 
@@ -119,3 +129,51 @@ async def test_what_surrounds_judges_and_may_not_be_made_is_said_too(ground: Gro
     ground.api.forbidden, ground.api.quota = "", 40
     await ground.passes(2)
     assert ground.accepted() == ("True", "Valid")
+
+
+async def test_idle_pool_is_built_once_and_anew_when_its_spec_changes(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand pools at rest are looked at two hundred times a second."""
+    built: list[int] = []
+    build = reconcilers.build_pod_template
+
+    def counting(*arguments: Any) -> dict[str, Any]:
+        built.append(1)
+        return build(*arguments)
+
+    monkeypatch.setattr(reconcilers, "build_pod_template", counting)
+    ground.api.quota = 40
+    await ground.passes(20)
+    assert len(built) == 1
+    ground.edit(minReplicas=40, maxReplicas=41)
+    await ground.passes(2)
+    assert len(built) == 2
+
+
+async def test_worker_of_a_pool_that_breaks_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Kube:
+        async def list(self, resource: Any, *_: Any, **__: Any) -> tuple[list[dict[str, Any]], str]:
+            meta = {"name": "judges", "namespace": "ml", "uid": "p", "generation": 1, "resourceVersion": "1"}
+            return [{"metadata": meta}] if resource is POOLS else [], "1"
+
+        async def watch(self, *_: Any) -> AsyncIterator[Any]:
+            await asyncio.Event().wait()
+            yield
+
+    class Reconciler:
+        async def close(self) -> None:
+            return None
+
+    async def broken(*_: Any) -> None:
+        raise RuntimeError("a defect")
+
+    kube: Any = Kube()
+    make: Any = lambda pods: Reconciler()  # noqa: E731
+    controller = PoolController(kube, ProgressBoard(), make)
+    monkeypatch.setattr(controller, "_pass", broken)
+    controller.start()
+    with pytest.raises(ExceptionGroup) as raised:
+        async with asyncio.timeout(5):
+            await controller.run()
+    assert raised.group_contains(RuntimeError, match="a defect")

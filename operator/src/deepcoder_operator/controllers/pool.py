@@ -1,7 +1,8 @@
 """SandboxPools: one worker a pool, woken by events and by the clock, never two passes over one pool at a time.
 
 A pass that fails is tried again after a growing, bounded pause; the pools beside it go on. Workers end when their
-pool is gone, and all of them when the operator stops.
+pool is gone, and all of them when the operator stops; one that ends by an error of ours ends the process, since a pool
+that nobody works for would look as if all were well.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class PoolController:
         self._workers: dict[_Key, asyncio.Task[None]] = {}
         self._passes = asyncio.Semaphore(_CONCURRENT_PASSES)
         self._ready = asyncio.Event()
+        self._group: asyncio.TaskGroup
 
     def start(self) -> None:
         """This replica leads: passes may begin."""
@@ -63,14 +65,10 @@ class PoolController:
     async def run(self) -> None:
         """Watch until cancelled, and reconcile once started."""
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self.pods.run(), name="watch pods of pools")
-                group.create_task(self.pools.run(), name="watch pools")
+            async with asyncio.TaskGroup() as self._group:
+                self._group.create_task(self.pods.run(), name="watch pods of pools")
+                self._group.create_task(self.pools.run(), name="watch pools")
         finally:
-            workers = list(self._workers.values())
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
             await self._reconciler.close()
 
     def report_received(self, run: RunKey) -> None:
@@ -83,7 +81,7 @@ class PoolController:
         key = (obj["metadata"]["namespace"], obj["metadata"]["name"])
         self._wakeups.setdefault(key, asyncio.Event())
         if key not in self._workers:
-            self._workers[key] = asyncio.create_task(self._work(key), name=f"pool {key[0]}/{key[1]}")
+            self._workers[key] = self._group.create_task(self._work(key), name=f"pool {key[0]}/{key[1]}")
         self._wake(key)
 
     def _pod_changed(self, obj: Object) -> None:

@@ -27,6 +27,7 @@ from deepcoder_operator.domain.pool_status import PoolFacts, Refusal, pool_statu
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.informer import Informer
+from deepcoder_operator.kube.keep import kept
 from deepcoder_operator.kube.resources import PODS, POOLS
 from deepcoder_operator.sandbox import metrics
 from deepcoder_operator.sandbox.capacity import CapacityPoller
@@ -55,6 +56,16 @@ class Recorder(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class _Built:
+    """What a version of a pool's spec makes of a judge; an idle pool is looked at each few seconds."""
+
+    generation: int
+    spec: SandboxPoolSpec
+    template: dict[str, Any]
+    hash: str
+
+
 @dataclass
 class _Memory:
     """What is remembered of a pool between passes; lost with the process, and then made up for by caution."""
@@ -66,6 +77,7 @@ class _Memory:
     """Why the last judges could not be made."""
     written_at: float = float("-inf")
     known: set[str] = field(default_factory=set)
+    built: _Built | None = None
 
 
 class PoolReconciler:
@@ -112,9 +124,8 @@ class PoolReconciler:
         facts = PoolFacts(pool.name, metadata["generation"], previous.desired_replicas, 0, "")
         refused: errors.KubeError | None = None
         try:
-            spec = SandboxPoolSpec.model_validate(obj.get("spec") or {})
-            template = build_pod_template(pool, spec, self._settings)
-            await self._support.ensure(pool, spec, previous.desired_replicas)
+            built = self._build(pool, obj, memory)
+            await self._support.ensure(pool, metadata["generation"], built.spec, previous.desired_replicas)
         except ValidationError as e:
             first = e.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(p) for p in first["loc"])
@@ -135,13 +146,13 @@ class PoolReconciler:
 
         pods = await self._observe(pool, memory)
         expected = self._board.expected_submissions(pool.namespace, pool.name, self._wall())
-        facts = self._scale(spec, previous, facts, pods, expected, memory)
-        facts = replace(facts, template_hash=template_hash(template))
-        plan, held = self._plan(spec, facts, pods, memory)
+        facts = self._scale(built.spec, previous, facts, pods, expected, memory)
+        facts = replace(facts, template_hash=built.hash)
+        plan, held = self._plan(built.spec, facts, pods, memory)
         if not plan.empty:
             pods = await self._observe(pool, memory, live=True)
-            plan, held = self._plan(spec, facts, pods, memory)
-            await self._carry_out(obj, pool, template, facts, plan, memory)
+            plan, held = self._plan(built.spec, facts, pods, memory)
+            await self._carry_out(obj, pool, built, facts, plan, memory)
             pods = await self._observe(pool, memory)
         if plan.create or held:
             facts = replace(facts, refusal=memory.refusal)
@@ -149,6 +160,15 @@ class PoolReconciler:
         load = sum(p.load.busy + p.load.queued for p in pods if p.load)
         unsettled = not plan.empty or sum(p.ready and not p.deleting for p in pods) != facts.desired
         return ACTIVE_SECONDS if load or expected or unsettled else IDLE_SECONDS
+
+    def _build(self, pool: PoolIdentity, obj: Object, memory: _Memory) -> _Built:
+        """The judge that the spec asks for, made once for each of its versions."""
+        generation = obj["metadata"]["generation"]
+        if memory.built is None or memory.built.generation != generation:
+            spec = SandboxPoolSpec.model_validate(obj.get("spec") or {})
+            template = build_pod_template(pool, spec, self._settings)
+            memory.built = _Built(generation, spec, template, template_hash(template))
+        return memory.built
 
     async def _observe(self, pool: PoolIdentity, memory: _Memory, *, live: bool = False) -> list[JudgePod]:
         """The pool's pods with the load of those that are ready, from the cache or from the API server itself."""
@@ -219,7 +239,7 @@ class PoolReconciler:
         self,
         obj: Object,
         pool: PoolIdentity,
-        template: dict[str, Any],
+        built: _Built,
         facts: PoolFacts,
         plan: PodPlan,
         memory: _Memory,
@@ -230,7 +250,7 @@ class PoolReconciler:
 
         async def create(index: int) -> bool:
             async with limit:
-                refusal = refusals[0] if refusals else await self._create(pool, template, index)
+                refusal = refusals[0] if refusals else await self._create(pool, built, index)
             if refusal is not None:
                 refusals.append(refusal)
             return refusal is None
@@ -249,10 +269,10 @@ class PoolReconciler:
         if refusals:
             self._note_failure(memory)
 
-    async def _create(self, pool: PoolIdentity, template: dict[str, Any], index: int) -> Refusal | None:
-        name = pod_name(pool.name, index, template_hash(template))
+    async def _create(self, pool: PoolIdentity, built: _Built, index: int) -> Refusal | None:
+        name = pod_name(pool.name, index, built.hash)
         try:
-            self._pods.observe(await self._kube.create(build_pod(pool, template, index)))
+            self._pods.observe(await self._kube.create(build_pod(pool, built.template, index)))
         except errors.AlreadyExists:
             existing = await self._kube.find(PODS, pool.namespace, name)
             if existing is not None and controller_uid(existing) != pool.uid:
@@ -284,4 +304,4 @@ class PoolReconciler:
         patch = {"metadata": {"resourceVersion": metadata["resourceVersion"]}, "status": status.to_wire()}
         written = await self._kube.patch(POOLS, metadata["namespace"], metadata["name"], patch, "status")
         memory.written_at = self._clock()
-        obj.update(written)
+        obj.update(kept(POOLS, written))

@@ -16,7 +16,7 @@ from deepcoder_operator.builders import pool as builders
 from deepcoder_operator.builders.pool import PoolIdentity, PoolSettings
 from deepcoder_operator.domain.pool_names import TOKEN_KEY, token_secret_name
 from deepcoder_operator.kube import errors
-from deepcoder_operator.kube.client import Kube, Object
+from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.kube.resources import BY_KIND, SECRETS
 from deepcoder_operator.sandbox.observe import controller_uid
 from deepcoder_operator.sandbox.tokens import decode_token
@@ -36,29 +36,28 @@ class PoolSupport:
 
     def __init__(self, kube: Kube, settings: PoolSettings, clock: Callable[[], float]) -> None:
         self._kube, self._settings, self._clock = kube, settings, clock
-        self._applied: dict[str, tuple[list[Object], float]] = {}
+        self._applied: dict[str, tuple[int, int, float]] = {}
 
-    async def ensure(self, pool: PoolIdentity, spec: SandboxPoolSpec, judges: int) -> None:
-        """Bring the objects to what the spec says and a pool of so many judges needs.
+    async def ensure(self, pool: PoolIdentity, generation: int, spec: SandboxPoolSpec, judges: int) -> None:
+        """Bring the objects to what this version of the spec says and a pool of so many judges needs.
 
         Raises `NameConflict` or `KubeError`.
         """
-        wanted = [
+        known, size, at = self._applied.get(pool.uid, (0, 0, 0.0))
+        if (known, size) == (generation, judges) and self._clock() - at < REAPPLY_SECONDS:
+            return
+        await self._ensure_token(pool)
+        for obj in (
             builders.build_service(pool),
             builders.build_network_policy(pool, spec, self._settings),
             builders.build_disruption_budget(pool, judges),
-        ]
-        before, at = self._applied.get(pool.uid, ([], 0.0))
-        if before == wanted and self._clock() - at < REAPPLY_SECONDS:
-            return
-        await self._ensure_token(pool)
-        for obj in wanted:
+        ):
             name = obj["metadata"]["name"]
             self._check_owner(
                 pool, await self._kube.find(BY_KIND[obj["kind"]], pool.namespace, name), obj["kind"], name
             )
             await self._kube.apply(obj)
-        self._applied[pool.uid] = (wanted, self._clock())
+        self._applied[pool.uid] = (generation, judges, self._clock())
 
     def forget(self, uid: str) -> None:
         """The pool is gone."""
