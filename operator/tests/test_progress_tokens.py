@@ -87,6 +87,7 @@ async def test_tokens_for_others_prove_nothing_to_us(kube: Kube, trainer: str) -
     for token in (api_token, unbound, "not.a.token"):
         with pytest.raises(Unauthenticated):
             await authenticator.authenticate(token)
+        assert not authenticator.knows(token)
 
 
 async def test_token_of_a_pod_that_is_gone_is_refused_once_the_verdict_is_old(kube: Kube, trainer: str) -> None:
@@ -94,7 +95,9 @@ async def test_token_of_a_pod_that_is_gone_is_refused_once_the_verdict_is_old(ku
     token = await make_token(kube, trainer, pod)
     now = [0.0]
     authenticator = TokenReviewAuthenticator(kube, lambda: now[0])
+    assert not authenticator.knows(token)
     await authenticator.authenticate(token)
+    assert authenticator.knows(token)
     await kube.delete(PODS, trainer, "demo-head", grace_seconds=0)
     assert (await authenticator.authenticate(token)).pod_name == "demo-head"
     # The API server, too, remembers a verdict on a token for ten seconds: wait until it has forgotten this one.
@@ -102,6 +105,7 @@ async def test_token_of_a_pod_that_is_gone_is_refused_once_the_verdict_is_old(ku
         while (await kube.review_token(token, AUDIENCE)).get("authenticated"):
             await asyncio.sleep(0.5)
     now[0] = ACCEPTED_SECONDS
+    assert not authenticator.knows(token)
     with pytest.raises(Unauthenticated):
         await authenticator.authenticate(token)
 

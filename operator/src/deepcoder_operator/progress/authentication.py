@@ -57,6 +57,10 @@ class Authenticator(Protocol):
         """The pod; raises `Unauthenticated` or `AuthenticationUnavailable`."""
         ...
 
+    def knows(self, token: str) -> bool:
+        """Whether the token was accepted a short while ago, so that nobody need be asked now."""
+        ...
+
 
 def subject_of_review(status: Mapping[str, Any], audience: str) -> Subject:
     """The pod that a TokenReview's status speaks of; raises `Unauthenticated`."""
@@ -84,7 +88,7 @@ class TokenReviewAuthenticator:
 
     async def authenticate(self, token: str) -> Subject:
         """See `Authenticator`."""
-        key = hashlib.sha256(token.encode()).digest()
+        key = _digest(token)
         until, verdict = self._cache.get(key, (0.0, Unauthenticated()))
         if self._clock() >= until:
             verdict = await self._review(token)
@@ -97,6 +101,11 @@ class TokenReviewAuthenticator:
             raise Unauthenticated(*verdict.args)
         return verdict
 
+    def knows(self, token: str) -> bool:
+        """See `Authenticator`."""
+        until, verdict = self._cache.get(_digest(token), (0.0, None))
+        return isinstance(verdict, Subject) and self._clock() < until
+
     async def _review(self, token: str) -> Subject | Unauthenticated:
         async with self._reviews:
             try:
@@ -105,3 +114,7 @@ class TokenReviewAuthenticator:
                 return e
             except errors.KubeError as e:
                 raise AuthenticationUnavailable(f"the token could not be reviewed: {e}") from e
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()

@@ -43,6 +43,7 @@ STANDBY_RETRY_SECONDS = 1
 
 _REPORTS_A_SECOND, _REPORT_BURST = 1.0, 10.0
 _CALLS_A_SECOND, _CALL_BURST = 20.0, 60.0
+"""Of an address, for calls that cost a review: many pods may share one, behind a node's or a gateway's."""
 
 FindPod = Callable[[str, str], Awaitable[Mapping[str, Any] | None]]
 """Namespace and name to the pod, None if no run has such a pod."""
@@ -94,17 +95,18 @@ class ProgressServer:
         return response
 
     async def _answer(self, request: web.Request) -> web.Response:
-        wait = self._by_peer.wait_seconds(request.remote)
-        if wait > 0:
-            return _refusal(429, "too many requests from this address", retry_after=wait)
+        token = _bearer(request)
+        if token is None or not self._authenticator.knows(token):
+            wait = self._by_peer.wait_seconds(request.remote)
+            if wait > 0:
+                return _refusal(429, "too many requests without a known token from this address", retry_after=wait)
         if (request.content_length or 0) > MAX_BODY_BYTES:
             return _refusal(413, f"a report has at most {MAX_BODY_BYTES} bytes")
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token.strip():
+        if token is None:
             return _refusal(401, "send Authorization: Bearer with the pod's projected token")
         key = RunKey(request.match_info["namespace"], request.match_info["name"])
         try:
-            subject = await self._authenticator.authenticate(token.strip())
+            subject = await self._authenticator.authenticate(token)
             wait = self._by_subject.wait_seconds(subject.pod_uid)
             if wait > 0:
                 return _refusal(429, "too many reports from this pod", retry_after=wait)
@@ -134,6 +136,11 @@ class ProgressServer:
             return _refusal(503, f"run {key} has no live attempt yet", retry_after=RETRY_SECONDS)
         reply = reply.model_copy(update={"schema_version": report.schema_version})
         return web.Response(body=reply.to_json(), content_type="application/json")
+
+
+def _bearer(request: web.Request) -> str | None:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() or None if scheme.lower() == "bearer" else None
 
 
 def _standby() -> web.Response:
