@@ -20,7 +20,7 @@ from deepcoder_operator import VERSION
 from deepcoder_operator.board import ProgressBoard
 from deepcoder_operator.builders.pool import PoolSettings
 from deepcoder_operator.builders.settings import TrainerSettings
-from deepcoder_operator.clock import SteadyClock
+from deepcoder_operator.clock import SteadyClock, since_boot
 from deepcoder_operator.config import OperatorConfig
 from deepcoder_operator.controllers.carry_out import Executor
 from deepcoder_operator.controllers.observe import Children, Observer
@@ -35,6 +35,7 @@ from deepcoder_operator.kube.events import EventRecorder
 from deepcoder_operator.kube.informer import Informer
 from deepcoder_operator.kube.lease import Election
 from deepcoder_operator.kube.resources import PODS, RAYCLUSTERS, RAYJOBS, RUNS
+from deepcoder_operator.lag import LoopLag
 from deepcoder_operator.progress.authentication import TokenReviewAuthenticator
 from deepcoder_operator.progress.health import HealthServer
 from deepcoder_operator.progress.keeper import CertificateKeeper
@@ -58,7 +59,7 @@ class Operator:
 
     def __init__(self, config: OperatorConfig, kube: Kube) -> None:
         self.config, self.kube = config, kube
-        self.election = Election(kube, config.namespace, config.lease, _identity(), time.monotonic)
+        self.election = Election(kube, config.namespace, config.lease, _identity(), since_boot)
         kube.fence = self.election.check
         self.clock = SteadyClock()
         self.board = ProgressBoard()
@@ -86,8 +87,10 @@ class Operator:
         self.progress = ProgressServer(
             self.board, tokens, self._find_pod, active=lambda: self.election.leads, wall=self.clock.time
         )
+        self.lag = LoopLag(since_boot)
         self.health = HealthServer(
-            live={"watches": self._watches}, ready={"caches": self._caches, "progress": self._serving}
+            live={"watches": self._watches, "loop": self.lag.check},
+            ready={"caches": self._caches, "progress": self._serving},
         )
         self._served = False
 
@@ -101,10 +104,14 @@ class Operator:
         await self.health.start(_ANY, self.config.health_port)
         try:
             async with asyncio.TaskGroup() as group:
-                work = group.create_task(self._work(), name="work")
+                tasks = [
+                    group.create_task(self._work(), name="work"),
+                    group.create_task(self.lag.run(), name="loop lag"),
+                ]
                 await stop.wait()
                 log.info("told to stop")
-                work.cancel()
+                for task in tasks:
+                    task.cancel()
         finally:
             await self.runs.stop()
             await self.election.release()

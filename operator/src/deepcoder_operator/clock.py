@@ -21,14 +21,15 @@ TOLD_SECONDS = 5.0
 """A difference from the wall clock that is worth a line in the log."""
 
 
-def _since_boot() -> float:
+def since_boot() -> float:
+    """Seconds that only go forward, those in which the machine was asleep among them."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class SteadyClock:
     """Seconds since the epoch that only go forward, at the pace of a second a second."""
 
-    def __init__(self, wall: Callable[[], float] = time.time, boot: Callable[[], float] = _since_boot) -> None:
+    def __init__(self, wall: Callable[[], float] = time.time, boot: Callable[[], float] = since_boot) -> None:
         self._wall, self._boot = wall, boot
         self._time, self._read = wall(), boot()
         self._told = False
