@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from plan_world import Cluster, make_run
 
+from deepcoder_operator.api.run import FINALIZER
 from deepcoder_operator.builders.settings import TrainerSettings
 from deepcoder_operator.controllers.carry_out import Executor
 from deepcoder_operator.domain import draft as d
@@ -45,9 +46,10 @@ class API:
     async def get(self, resource: Any, namespace: str, name: str) -> dict[str, Any]:
         return self.objects[(resource.kind, name)]
 
-    async def patch(self, *_: Any) -> None:
+    async def patch(self, resource: Any, namespace: str, name: str, patch: dict[str, Any]) -> dict[str, Any]:
         if "DeepCoderRun" in self.refuses:
             raise self.refuses["DeepCoderRun"]
+        return patch
 
 
 @dataclass
@@ -174,3 +176,15 @@ async def test_what_passes_by_itself_is_raised_and_what_follows_is_not_tried(gro
     with pytest.raises(errors.Conflict):
         await ground.executor.carry_out(ground.run, [d.AddFinalizer(), *ground.make])
     assert ground.api.objects == {}
+
+
+async def test_run_that_was_given_its_finalizer_is_handed_on_and_one_that_is_let_go_is_not(ground: Ground) -> None:
+    """Its next pass needs no event; what is let go may be gone, and must not be planned for as if it were there."""
+    told: list[dict[str, Any]] = []
+    ground.executor.adopt = told.append
+    await ground.executor.carry_out(ground.run, [d.AddFinalizer()])
+    assert [o["metadata"]["finalizers"][-1] for o in told] == [FINALIZER]
+    await ground.executor.carry_out(ground.run, [d.RemoveFinalizer()])
+    ground.api.refuses["DeepCoderRun"] = errors.NotFound("gone", 404)
+    await ground.executor.carry_out(ground.run, [d.AddFinalizer()])
+    assert len(told) == 1

@@ -8,7 +8,7 @@ conflict, an API server that is away.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.manifest import ParentRef
@@ -65,6 +65,8 @@ class Executor:
 
     def __init__(self, kube: Kube, rayjobs: Informer, storage: StorageService, settings: TrainerSettings) -> None:
         self._kube, self._rayjobs, self._storage, self.settings = kube, rayjobs, storage, settings
+        self.adopt: Callable[[Object], None] = lambda run: None
+        """Called with a run that was written here, which then need not wait for the event to be planned again."""
 
     async def carry_out(self, run: DeepCoderRun, actions: Iterable[Action]) -> Problem | None:
         """Do the actions; why one could not be done, None if all were. Raises `Conflict` and `Unavailable`."""
@@ -85,7 +87,9 @@ class Executor:
         meta = run.metadata
         match action:
             case AddFinalizer():
-                await self._finalizers(meta, [*meta.finalizers, FINALIZER])
+                written = await self._finalizers(meta, [*meta.finalizers, FINALIZER])
+                if written is not None:
+                    self.adopt(written)
             case RemoveFinalizer():
                 await self.release(meta)
             case EnsureFoundation():
@@ -109,12 +113,12 @@ class Executor:
         """Let a run go: what it owns follows by garbage collection."""
         await self._finalizers(meta, [f for f in meta.finalizers if f != FINALIZER])
 
-    async def _finalizers(self, meta: Metadata, finalizers: list[str]) -> None:
+    async def _finalizers(self, meta: Metadata, finalizers: list[str]) -> Object | None:
         patch = {"metadata": {"resourceVersion": meta.resource_version, "finalizers": finalizers}}
         try:
-            await self._kube.patch(RUNS, meta.namespace, meta.name, patch)
+            return await self._kube.patch(RUNS, meta.namespace, meta.name, patch)
         except errors.NotFound:
-            return
+            return None
 
     async def _foundation(self, run: DeepCoderRun) -> None:
         await self._storage.claim(run)

@@ -68,6 +68,7 @@ class RunController:
     ) -> None:
         """`now` is the time of day, in whole seconds, that all decisions are taken by."""
         self._kube, self._board = kube, board
+        executor.adopt = self.seen
         self._reconciler = Reconciler(kube, observer, executor, board, policy, record, now)
         self._workers: dict[RunKey, _Worker] = {}
         self._by_pool: dict[RunKey, set[RunKey]] = {}
