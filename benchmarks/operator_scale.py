@@ -1,0 +1,224 @@
+"""What the operator costs with up to a thousand runs, and how fast it is: `make bench-operator`.
+
+Real API, etcd and S3 servers; the operator as a process of its own under the chart's ServiceAccount; KubeRay, kubelets
+and trainers played by a third process (`operator_standin.py`), so pods are objects that nobody runs. Ten tenants with
+a namespace, a Secret and a pool each. In turn:
+
+1. Runs are applied at a fixed rate, whatever becomes of those before (open loop): the time from each POST to its RayJob
+   on a watch, S3's checks included, and the operator's CPU time up to 10, 100, 300 and 1,000 runs that are Running.
+2. Nothing happens: no run is written.
+3. Every run is labelled three times over: the CPU time of passes that find nothing to do.
+4. Every head reports each five seconds: CPU time and writes of statuses.
+5. kill -9 and a new start: the time until all runs are adopted; again no run is written, and no RayJob made.
+
+The last line is one JSON object with the figures; `unmet` names those beyond their bounds. A figure that was taken
+beside other work on the machine says more about that than about the operator: the page gives the load.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import math
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import operator_page
+from operator_world import World, beats, run_name, tenant, world
+
+from deepcoder_operator.kube.resources import RAYJOBS, RUNS
+
+STEPS = (10, 100, 300, 1000)
+WARM = 3
+"""Runs before the first that counts: what is imported and connected once is not a run's cost."""
+
+_LABELLING = 16
+
+
+@dataclass
+class Growth:
+    """From no run to all of them."""
+
+    seconds: list[float] = field(default_factory=list)
+    """From POST to RayJob, for each run."""
+
+    curve: list[tuple[int, float, float]] = field(default_factory=list)
+    """Runs that are Running; the operator's CPU seconds and the wall seconds until then."""
+
+
+async def grow(w: World, runs: int, rate: float) -> Growth:
+    """Apply all runs at a rate."""
+    made, sent = Growth(), {}
+    steps = [s for s in STEPS if s < runs] + [runs]
+    for index in range(WARM):
+        await w.apply_run(index)
+    await w.until("the first runs are Running", lambda: w.running(WARM))
+    cpu, began = w.process.cpu_seconds, time.monotonic()
+
+    async def apply(index: int) -> None:
+        sent[index] = await w.apply_run(index)
+
+    async with asyncio.TaskGroup() as group:
+        done = 0
+        for step in steps:
+            start = time.monotonic()
+            for n in range(step - done):
+                await asyncio.sleep(max(0.0, start + n / rate - time.monotonic()))
+                group.create_task(apply(WARM + done + n))
+            done = step
+            await w.until(f"{step} runs are Running", lambda: w.running(WARM + done))  # noqa: B023
+            made.curve.append((step, w.process.cpu_seconds - cpu, time.monotonic() - began))
+    made.seconds = [w.rayjobs[tenant(i), run_name(i)] - at for i, at in sorted(sent.items())]
+    return made
+
+
+async def rest(w: World, seconds: float) -> tuple[int, float]:
+    """Runs that are written while nothing happens, and the operator's CPU seconds in a second."""
+    before, cpu, began = await w.versions(), w.process.cpu_seconds, time.monotonic()
+    await asyncio.sleep(seconds)
+    used = (w.process.cpu_seconds - cpu) / (time.monotonic() - began)
+    after = await w.versions()
+    return sum(after[k] != v for k, v in before.items()), used
+
+
+async def label(w: World, runs: int, times: int, idle: float) -> tuple[float, int]:
+    """CPU milliseconds of a pass that finds nothing to do, and how many passes there were."""
+
+    async def passes() -> float:
+        return (await w.metrics()).get('deepcoder_operator_passes_total{result="ok"}', 0)
+
+    limit = asyncio.Semaphore(_LABELLING)
+
+    async def touch(index: int, turn: int) -> None:
+        async with limit:
+            await w.kube.patch(RUNS, tenant(index), run_name(index), {"metadata": {"labels": {"turn": str(turn)}}})
+
+    first, cpu, began = await passes(), w.process.cpu_seconds, time.monotonic()
+    for turn in range(times):
+        await asyncio.gather(*(touch(index, turn) for index in range(runs)))
+        await asyncio.sleep(2)
+    used = w.process.cpu_seconds - cpu - idle * (time.monotonic() - began)
+    count = int(await passes() - first)
+    return 1000 * used / max(count, 1), count
+
+
+async def adopt(w: World, runs: int) -> tuple[float, int]:
+    """Seconds from a start after kill -9 until all runs are counted and it is ready; runs written by then."""
+    await w.kill_operator()
+    before, began = await w.versions(), time.monotonic()
+    await w.start_operator()
+
+    async def adopted() -> bool:
+        counted = sum(v for k, v in (await w.metrics()).items() if k.startswith("deepcoder_operator_runs{"))
+        return counted == runs and await w.ready()
+
+    await w.until(f"{runs} runs are adopted", adopted, every=0.1)
+    seconds = time.monotonic() - began
+    await asyncio.sleep(5)
+    after = await w.versions()
+    return seconds, sum(after[k] != v for k, v in before.items())
+
+
+def exponent(curve: Sequence[tuple[int, float, float]]) -> float:
+    """Of CPU time ~ runs ^ exponent, by least squares of the logarithms: 1 is linear."""
+    points = [(math.log(n), math.log(cpu)) for n, cpu, _ in curve if cpu > 0]
+    mean_x, mean_y = (sum(c) / len(points) for c in zip(*points, strict=True))
+    over = sum((x - mean_x) * (y - mean_y) for x, y in points)
+    return over / sum((x - mean_x) ** 2 for x, _ in points)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that so large a share of them does not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+async def measure(runs: int, rate: float, rest_seconds: float, beat_seconds: float, directory: Path) -> dict[str, Any]:
+    """All of it."""
+    figures: dict[str, Any] = {"runs": runs, "rate": rate}
+
+    def say(text: str) -> None:
+        print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+    async with world(directory) as w:
+        await w.start_operator()
+        kuberay = await w.standin()
+        try:
+            await w.until("the operator is ready", w.ready)
+            grown, total = await grow(w, runs, rate), runs + WARM
+            figures["apply_to_rayjob_p50_s"] = percentile(grown.seconds, 0.5)
+            figures["apply_to_rayjob_p99_s"] = percentile(grown.seconds, 0.99)
+            figures["curve"] = grown.curve
+            figures["curve_exponent"] = exponent(grown.curve)
+            figures["cpu_ms_per_create"] = 1000 * grown.curve[-1][1] / runs
+            figures["rss_mb_grown"] = w.process.megabytes("VmHWM")
+            counted = await w.metrics()
+            for name, series in (("api_requests_per_run", "deepcoder_operator_api_requests_total"),
+                                 ("s3_requests_per_run", "deepcoder_operator_storage_requests_total"),
+                                 ("status_writes_per_run", "deepcoder_operator_status_writes_total")):  # fmt: skip
+                figures[name] = sum(v for k, v in counted.items() if k.split("{")[0] == series) / total
+            say(f"{runs} runs are Running: {json.dumps(figures)}")
+            await asyncio.sleep(5)
+            figures["written_at_rest"], idle = await rest(w, rest_seconds)
+            figures["idle_cpu_share"] = idle
+            figures["cpu_ms_per_reconcile"], figures["passes_labelled"] = await label(w, total, 3, idle)
+            say(f"labelled: {figures['cpu_ms_per_reconcile']:.2f} ms a pass")
+            if beat_seconds:
+                figures |= await _beats(w, total, beat_seconds)
+                say(f"heads have reported: {figures['beats']}")
+            figures["adopt_seconds"], figures["written_on_adoption"] = await adopt(w, total)
+            figures["rayjobs_too_many"] = len((await w.kube.list(RAYJOBS, keep=lambda o: {}))[0]) - total
+            figures["rss_mb_adopted"] = w.process.megabytes("VmHWM")
+            figures["rss_mb_adopted_now"] = w.process.megabytes("VmRSS")
+        finally:
+            kuberay.terminate()
+            await kuberay.wait()
+    figures["rss_mb"] = max(figures["rss_mb_grown"], figures["rss_mb_adopted"], figures.get("rss_mb_beats", 0.0))
+    return figures
+
+
+async def _beats(w: World, runs: int, seconds: float) -> dict[str, Any]:
+    async def writes() -> float:
+        return (await w.metrics()).get("deepcoder_operator_status_writes_total", 0)
+
+    first, cpu, began = await writes(), w.process.cpu_seconds, time.monotonic()
+    told = await beats(w, seconds)
+    spent = time.monotonic() - began
+    return {
+        "beats": told,
+        "beats_cpu_share": (w.process.cpu_seconds - cpu) / spent,
+        "beats_writes_per_run": (await writes() - first) / runs,
+        "rss_mb_beats": w.process.megabytes("VmHWM"),
+    }
+
+
+def main() -> int:
+    """Measure, print the table, write the page, end with one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=1000)
+    parser.add_argument("--rate", type=float, default=5.0, help="runs applied a second")
+    parser.add_argument("--rest", type=float, default=60.0, help="seconds in which nothing happens")
+    parser.add_argument("--beats", type=float, default=60.0, help="seconds in which heads report; 0: none")
+    parser.add_argument("--page", type=Path, help="write a dated page here")
+    options = parser.parse_args()
+    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    with tempfile.TemporaryDirectory(prefix="deepcoder-operator-") as directory:
+        figures = asyncio.run(measure(options.runs, options.rate, options.rest, options.beats, Path(directory)))
+    found = operator_page.judge(figures)
+    print(operator_page.table(found))
+    if options.page:
+        options.page.parent.mkdir(parents=True, exist_ok=True)
+        options.page.write_text(operator_page.page(found, git.stdout.strip() or "unknown"))
+    print(json.dumps(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""The short form of `make bench-operator`: some dozens of runs on real servers, and no assertion on times.
+
+What must hold at any size: a restart adopts every run, nothing is written while nothing happens, and no RayJob is made
+twice.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import control_plane
+import pytest
+import s3_server
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+import operator_page
+import operator_scale
+
+pytestmark = [pytest.mark.apiserver, pytest.mark.s3]
+
+RUNS = 40
+
+
+async def test_restart_adopts_every_run_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if control_plane.programs() is None or s3_server.program() is None:
+        pytest.skip("the API and S3 servers have not been built: run `python -m devcluster build`")
+    monkeypatch.setenv("KUBECONFIG", "set while the servers run")
+    found = operator_page.judge(await operator_scale.measure(RUNS, 10.0, 5.0, 5.0, tmp_path))
+    assert found[f"adopt_{RUNS}_seconds"] > 0
+    assert (found["written_at_rest"], found["written_on_adoption"], found["rayjobs_too_many"]) == (0, 0, 0)
+    assert found["passes_labelled"] >= 3 * RUNS, "labels were seen"
+    assert set(found["beats"]["answers"]) == {"200"}, found["beats"]
+
+
+def test_curve_of_twice_the_cost_for_twice_the_runs_is_linear() -> None:
+    assert operator_scale.exponent([(10, 1.0, 0), (100, 10.0, 0), (1000, 100.0, 0)]) == pytest.approx(1.0)
+    assert operator_scale.exponent([(10, 1.0, 0), (100, 100.0, 0), (1000, 10000.0, 0)]) == pytest.approx(2.0)
+
+
+def test_percentile_is_a_measured_value_that_so_many_do_not_exceed() -> None:
+    values = [float(n) for n in range(1, 101)]
+    assert operator_scale.percentile(values, 0.99) == 99.0
+    assert operator_scale.percentile([3.0], 0.99) == 3.0
+
+
+def test_figures_beyond_their_bounds_are_named_and_the_page_shows_them() -> None:
+    figures = {"runs": 1000, "adopt_seconds": 12.0, "cpu_ms_per_reconcile": 9.0, "rss_mb": 150.0,
+               "curve": [(1000, 30.0, 200.0)], "written_at_rest": 1}  # fmt: skip
+    found = operator_page.judge(figures)
+    assert found["unmet"] == ["cpu_ms_per_reconcile", "written_at_rest"]
+    page = operator_page.page(found, "abc")
+    assert "| 5 | 9.0 | 1.80 |" in page
+    assert "| 1000 | 30.00 | 30.0 | 200 |" in page
