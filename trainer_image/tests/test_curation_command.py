@@ -236,6 +236,9 @@ def test_mathematics_is_curated_by_statement_alone(tmp_path: Path, sets: Callabl
     output = tmp_path / "out"
     assert main(["curate", *sets(deepscaler=rows), "--against", *against, "--output-dir", str(output)]) == 0
     assert report_of(output)["dropped"]["deepscaler"] == {"contaminated": 1}
+    for name in ("problems.jsonl", "problems.parquet"):
+        [problem] = load_dataset(output / name).problems
+        assert (problem.answer, problem.tests, problem.source) == ("100", (), "deepscaler")
 
 
 def shared_rows(name: str, count: int) -> list[dict[str, Any]]:

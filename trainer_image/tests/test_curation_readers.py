@@ -194,6 +194,7 @@ def test_instructions_are_no_part_of_a_statement(prompt: str) -> None:
         ),
         (mathematics_row(answer=""), "answer: missing"),
         (mathematics_row(answer=True), "answer: missing"),
+        (mathematics_row(answer="1" * 501), "answer: 501 characters"),
         (own_row(tests=[]), "tests: "),
     ],
 )

@@ -45,6 +45,7 @@ from deepcoder_trainer.plan.shapes import model_shape, parameters
 from deepcoder_trainer.ports import Ending, Evaluate, Observer
 from deepcoder_trainer.probe import Probe
 from deepcoder_trainer.problems.prompt import EncodedProblems
+from deepcoder_trainer.rollout.answers import AnswerVerifier
 from deepcoder_trainer.rollout.reward import JudgeReward, Reward, load_reward
 from deepcoder_trainer.rollout.rollout import Rollout, Sampling
 from deepcoder_trainer.sampler.group import SamplerGroup
@@ -284,7 +285,9 @@ class Attempt:
             return load_reward(self.config.recipe.reward)
         self._client = await stack.enter_async_context(connect_judge(self.config, self._judge))
         self._background.loop(self._client.run())
-        return JudgeReward(self._client)
+        answers = AnswerVerifier()
+        stack.push_async_callback(answers.close)
+        return JudgeReward(self._client, answers)
 
     def _committed(self, committed: CommittedCheckpoint) -> None:
         manifest = committed.manifest

@@ -46,6 +46,8 @@ class Problem:
     time_limit_s: float = 12.0
     memory_limit_mb: int = 1024
     scoring: Scoring = Scoring.STRICT
+    answer: str | None = None
+    """Mathematics: the final answer, instead of tests."""
 
 
 @dataclass(frozen=True)

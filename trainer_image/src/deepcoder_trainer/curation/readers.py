@@ -29,6 +29,7 @@ from deepcoder_trainer.curation.record import Record, Test
 from deepcoder_trainer.curation.statement import bare, livecodebench_prompt, mathematics_prompt
 from deepcoder_trainer.problems.extract import last_fenced_block
 from deepcoder_trainer.problems.rows import (
+    LONGEST_ANSWER,
     RowError,
     json_value,
     parsed_row,
@@ -66,14 +67,17 @@ def own(row: Fields, name: str) -> Record:
         id=parsed.id,
         prompt=parsed.prompt,
         statement=bare(parsed.prompt),
-        tests=tuple((t.input, t.output) for t in parsed.tests),
+        tests=tuple((t.input, t.output) for t in parsed.tests or ()),
+        answer=parsed.answer,
         kind=parsed.kind,
         fn_name=parsed.fn_name,
         time_limit_s=parsed.time_limit_s,
         memory_limit_mb=parsed.memory_limit_mb,
         scoring=parsed.scoring,
         solutions=() if parsed.solution is None else (parsed.solution,),
-        solutions_expected="reward_model" not in row and not _without_solutions(parsed.source),
+        solutions_expected="reward_model" not in row
+        and parsed.answer is None
+        and not _without_solutions(parsed.source),
         metadata=parsed.metadata,
     )
 
@@ -166,6 +170,8 @@ def mathematics(row: Fields, name: str) -> Record:
     answer = row["answer"]
     if not isinstance(answer, str | int | float) or isinstance(answer, bool) or not str(answer).strip():
         raise RowError("answer: missing: give the final answer as text or a number")
+    if len(str(answer)) > LONGEST_ANSWER:
+        raise RowError(f"answer: {len(str(answer))} characters: a final answer has at most {LONGEST_ANSWER}")
     return Record(
         source=name,
         prompt=mathematics_prompt(problem),

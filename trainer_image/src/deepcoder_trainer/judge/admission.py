@@ -26,7 +26,8 @@ def refuse_unjudgeable(config: StageConfig, judge: Judge, training: Iterable[Pro
 
 
 def _check(judge: Judge, problems: Iterable[Problem], where: str) -> None:
-    refused = [(problem.id, reason) for problem in problems if (reason := judge.refusal(problem)) is not None]
+    coded = (problem for problem in problems if problem.answer is None)  # answers are compared without a judge
+    refused = [(problem.id, reason) for problem in coded if (reason := judge.refusal(problem)) is not None]
     if refused:
         name, reason = refused[0]
         raise JudgeRefused(

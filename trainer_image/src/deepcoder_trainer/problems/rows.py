@@ -19,6 +19,8 @@ from deepcoder_contracts.judge import Kind, Scoring, TestCase
 from deepcoder_trainer.problems.tests import policy_for, select_tests
 from deepcoder_trainer.types import Problem
 
+LONGEST_ANSWER = 500
+"""Characters of a final answer."""
 _TRUTH = "reward_model.ground_truth"
 
 
@@ -40,8 +42,11 @@ class ProblemRow(BaseModel):
     prompt: Annotated[str, StringConstraints(min_length=1)]
     """The statement, with all that the model is told."""
 
-    tests: Annotated[list[TestCase], Field(min_length=1)]
+    tests: Annotated[list[TestCase], Field(min_length=1)] | None = None
     """Inputs and expected outputs."""
+
+    answer: Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ANSWER)] | None = None
+    """Mathematics: the final answer as LaTeX, instead of tests."""
 
     kind: Kind = Kind.STDIN
     """stdin, function or script."""
@@ -65,7 +70,9 @@ class ProblemRow(BaseModel):
     """Difficulty, date and the like; not read by training."""
 
     @model_validator(mode="after")
-    def _kind_has_its_name(self) -> Self:
+    def _fits_together(self) -> Self:
+        if (self.tests is None) == (self.answer is None):
+            raise ValueError("give exactly one of tests and answer")
         if (self.kind is Kind.FUNCTION) != (self.fn_name is not None):
             raise ValueError("fn_name is needed by kind function, and by no other kind")
         return self
@@ -98,18 +105,22 @@ def problem_from_row(row: Mapping[str, Any]) -> Problem:
         id=parsed.id,
         source=parsed.source,
         prompt=parsed.prompt,
-        tests=select_tests(parsed.source, parsed.tests),
+        tests=select_tests(parsed.source, parsed.tests or []),
         kind=parsed.kind,
         fn_name=parsed.fn_name,
         time_limit_s=parsed.time_limit_s if parsed.time_limit_s is not None else policy.time_limit_s,
         memory_limit_mb=parsed.memory_limit_mb,
         scoring=parsed.scoring if parsed.scoring is not None else policy.scoring,
+        answer=parsed.answer,
     )
 
 
 def _from_released(row: Mapping[str, Any]) -> dict[str, Any]:
     """The released schema as our layout."""
     source = row.get("data_source")
+    mathematics = row.get("ability") == "math"
+    if mathematics and source == "":  # so DeepScaleR's rows are
+        source = "math"
     if not isinstance(source, str) or not source:
         raise RowError("data_source: missing: name the source, as in taco, primeintellect, livecodebench, codeforces")
     prompt = prompt_text(row.get("prompt"))
@@ -117,13 +128,15 @@ def _from_released(row: Mapping[str, Any]) -> dict[str, Any]:
     truth = reward.get("ground_truth") if isinstance(reward, Mapping) else None
     if not isinstance(truth, str):
         raise RowError("reward_model.ground_truth: missing: give the tests as a JSON string")
-    tests, fn_name = released_tests(json_value(truth, _TRUTH), _TRUTH)
     extra = row.get("extra_info")
     extra = extra if isinstance(extra, Mapping) else {}
     if extra.get("index") is not None:
         name = f"{source}-{extra.get('split') or 'train'}-{extra['index']}"
     else:
         name = f"{source}-{hashlib.sha256(prompt.encode()).hexdigest()[:16]}"
+    if mathematics:
+        return {"id": name, "source": source, "prompt": prompt, "answer": truth}
+    tests, fn_name = released_tests(json_value(truth, _TRUTH), _TRUTH)
     return {
         "id": name,
         "source": source,

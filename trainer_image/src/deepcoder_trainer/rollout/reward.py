@@ -1,5 +1,6 @@
 """What a response is worth: 1 if its program passes all tests of its problem, else 0, or a function of the user's own.
 
+A mathematics problem has a final answer instead of tests: 1 if the response's last box holds the same.
 The program is the last fenced block of the response. Its tests and limits were chosen by the problem's source when
 the problem was read. A judge that failed is no outcome: the reward is None and the sample is quarantined.
 """
@@ -22,12 +23,15 @@ from deepcoder_contracts.judge import MAX_CODE_BYTES, Verdict
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.judge.backend import Judge, JudgeRefused
 from deepcoder_trainer.judge.submission import JudgedProblem
+from deepcoder_trainer.problems.answers import last_boxed
 from deepcoder_trainer.problems.extract import last_fenced_block
+from deepcoder_trainer.rollout.answers import AnswerVerifier
 from deepcoder_trainer.types import Outcome, Problem
 
 log = logging.getLogger(__name__)
 
 NO_CODE = "no_code"
+NO_ANSWER = "no_answer"
 ERROR = Verdict.ERROR.value
 
 USER_PARALLEL = 32
@@ -45,14 +49,17 @@ class Reward(Protocol):
 
 
 class JudgeReward:
-    """The recipe's reward: all tests must pass."""
+    """The recipe's reward: all tests must pass, or the final answer must be right."""
 
-    def __init__(self, judge: Judge) -> None:
+    def __init__(self, judge: Judge, answers: AnswerVerifier | None = None) -> None:
         self._judge = judge
+        self._answers = answers or AnswerVerifier()
         self._judged: dict[int, JudgedProblem] = {}
 
     async def __call__(self, problem: Problem, response: str, key: str) -> Outcome:
-        """Extract the program and have it judged."""
+        """Extract the program and have it judged, or the final answer and have it compared."""
+        if problem.answer is not None:
+            return await self._compared(problem.answer, response)
         code = last_fenced_block(response)
         if code is None:
             return Outcome(0.0, NO_CODE, 0.0, attempts=0)
@@ -66,6 +73,15 @@ class JudgeReward:
             (v.verdict for v in judgement.response.verdicts if v.verdict is not Verdict.PASSED), Verdict.PASSED
         )
         return Outcome(float(passed), decided.value, judgement.response.seconds, judgement.attempts)
+
+    async def _compared(self, answer: str, response: str) -> Outcome:
+        given = last_boxed(response)
+        if given is None:
+            return Outcome(0.0, NO_ANSWER, 0.0, attempts=0)
+        began = time.monotonic()
+        verdict = await self._answers.compare(answer, given)
+        reward = None if verdict is Verdict.ERROR else float(verdict is Verdict.PASSED)
+        return Outcome(reward, verdict.value, time.monotonic() - began)
 
     def _problem(self, problem: Problem) -> JudgedProblem:
         # By identity, as a problem's hash would run over megabytes of tests; forgotten together with the problem, since

@@ -1,0 +1,160 @@
+"""Mathematics: the last box of a response is compared with the right answer, whatever is written there."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from deepcoder_contracts.judge import Verdict
+from deepcoder_trainer.problems.answers import last_boxed
+from deepcoder_trainer.problems.rows import RowError, problem_from_row
+from deepcoder_trainer.rollout import answers as answers_module
+from deepcoder_trainer.rollout.answers import AnswerVerifier
+from deepcoder_trainer.rollout.reward import JudgeReward
+from deepcoder_trainer.types import Problem
+
+PROBLEM = Problem("m-1", "deepscaler", "What is 5 times 5?", (), answer="25")
+
+
+@pytest_asyncio.fixture
+async def verifier() -> AsyncIterator[AnswerVerifier]:
+    made = AnswerVerifier()
+    yield made
+    await made.close()
+
+
+class NoJudge:
+    """A judge that must not be asked."""
+
+    errors = capacity = 0
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        (r"so \boxed{25}", "25"),
+        (r"\boxed{24} or rather \boxed{25}", "25"),
+        (r"\boxed{\frac{1}{2}}", r"\frac{1}{2}"),
+        (r"\boxed{ {a}{b} } and", "{a}{b}"),
+        (r"\boxed{24} \boxed{cut", "24"),
+        (r"<think>\boxed{24}</think> It is \boxed{25}.", "25"),
+        (r"<think>\boxed{24}</think> It is 24.", None),
+        (r"\fboxed{7}", "7"),
+        (r"25", None),
+        (r"\boxed{", None),
+        ("", None),
+    ],
+)
+def test_the_last_whole_box_is_the_answer(response: str, answer: str | None) -> None:
+    assert last_boxed(response) == answer
+
+
+def test_a_long_response_of_boxes_is_read_at_once() -> None:
+    began = time.process_time()
+    assert last_boxed(r"\boxed{1}" * 20_000) == "1"
+    assert time.process_time() - began < 1
+
+
+async def test_equal_numbers_are_right_however_they_are_written(verifier: AnswerVerifier) -> None:
+    right = [
+        ("25", "25"),
+        (r"\frac{1}{2}", "0.5"),
+        (r"\frac{1}{2}", r"\dfrac{2}{4}"),
+        ("(1,2)", r"(1,\, 2)"),
+        (r"x^2+1", r"1 + x^2"),
+        (r"$\sqrt{8}$", r"2\sqrt{2}"),
+        ("1000", "1{,}000"),
+        (r"\text{east}", r"\text{ east }"),
+    ]
+    wrong = [("25", "26"), (r"\frac{1}{2}", "0.51"), ("(1,2)", "(2,1)"), ("7", ""), ("7", r"\frac{"), ("7", "x" * 501)]
+    found = await asyncio.gather(*(verifier.compare(gold, given) for gold, given in right + wrong))
+    assert found == [Verdict.PASSED] * len(right) + [Verdict.WRONG_ANSWER] * len(wrong)
+
+
+async def test_what_takes_for_ever_is_ended_and_the_next_is_compared(
+    verifier: AnswerVerifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await verifier.compare("4", r"2+2") is Verdict.PASSED
+    monkeypatch.setattr(answers_module, "SECONDS", 1.0)
+    hostile = [r"9^{9^{9^{9}}}", r"\sum_{n=1}^{10^{12}} \frac{1}{n^n}", "(" * 400, r"99999!!^{99999!}"]
+    for given in hostile:
+        assert await verifier.compare("4", given) in (Verdict.TIME_LIMIT, Verdict.WRONG_ANSWER, Verdict.RUNTIME_ERROR)
+    monkeypatch.setattr(answers_module, "SECONDS", 30.0)
+    assert await verifier.compare("4", r"2+2") is Verdict.PASSED
+
+
+async def test_no_answer_runs_as_python(verifier: AnswerVerifier, tmp_path: Path) -> None:
+    sign = tmp_path / "ran"
+    for code in (f"__import__('os').mkdir('{sign}')", f"[].__class__.__base__, open('{sign}','w')"):
+        assert await verifier.compare("4", code) is not Verdict.PASSED
+    assert not sign.exists()
+
+
+async def test_a_verifier_that_hangs_or_dies_costs_its_answer_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = (
+        "import sys, json, time\n"
+        "print('ready', flush=True)\n"
+        "for line in sys.stdin:\n"
+        "    given = json.loads(line)['given']\n"
+        "    if given == 'hang': time.sleep(60)\n"
+        "    if given == 'die': sys.exit(3)\n"
+        "    if given == 'babble': print('?', flush=True)\n"
+        "    print(json.dumps({'right': given == 'yes'}), flush=True)\n"
+    )
+    monkeypatch.setattr(answers_module, "SECONDS", 0.5)
+    verifier = AnswerVerifier((sys.executable, "-c", program))
+    asked = ["yes", "no", "hang", "die", "babble", "yes"]
+    assert [await verifier.compare("gold", given) for given in asked] == [
+        Verdict.PASSED,
+        Verdict.WRONG_ANSWER,
+        Verdict.TIME_LIMIT,
+        Verdict.RUNTIME_ERROR,
+        Verdict.RUNTIME_ERROR,
+        Verdict.PASSED,
+    ]
+    await verifier.close()
+
+
+async def test_without_a_verifier_there_is_no_outcome() -> None:
+    for command in ((sys.executable, "-c", "import sys; sys.exit(1)"), ("/nowhere/verifier",)):
+        verifier = AnswerVerifier(command)
+        reward = JudgeReward(NoJudge(), verifier)  # type: ignore[arg-type]
+        assert (await reward(PROBLEM, r"\boxed{5 \cdot 5}", "k")).reward is None
+        assert (await reward(PROBLEM, r"\boxed{25}", "k")).reward == 1.0, "what is written alike needs none"
+        await verifier.close()
+
+
+async def test_mathematics_is_rewarded_like_code(verifier: AnswerVerifier) -> None:
+    reward = JudgeReward(NoJudge(), verifier)  # type: ignore[arg-type]
+    outcomes = [await reward(PROBLEM, text, "k") for text in (r"\boxed{5 \times 5}", r"\boxed{26}", "it is 25")]
+    assert [(o.reward, o.verdict) for o in outcomes] == [(1.0, "passed"), (0.0, "wrong_answer"), (0.0, "no_answer")]
+
+
+def test_a_row_has_tests_or_an_answer() -> None:
+    row: dict[str, Any] = {"id": "m-1", "source": "deepscaler", "prompt": "What is 5 times 5?", "answer": "25"}
+    assert problem_from_row(row) == replace(PROBLEM)
+    for bad in ({**row, "tests": [{"input": "", "output": ""}]}, {"id": "m", "prompt": "p"}):
+        with pytest.raises(RowError, match="exactly one of tests and answer"):
+            problem_from_row(bad)
+
+
+@pytest.mark.parametrize("source", ["", "aime"])
+def test_the_published_schema_has_mathematics(source: str) -> None:
+    problem = problem_from_row(
+        {
+            "data_source": source,
+            "prompt": [{"role": "user", "content": "What?"}],
+            "ability": "math",
+            "reward_model": {"style": "rule", "ground_truth": r"\frac{1}{2}"},
+            "extra_info": {"split": "train", "index": 3},
+        }
+    )
+    assert (problem.answer, problem.tests, problem.id) == (r"\frac{1}{2}", (), f"{source or 'math'}-train-3")
