@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -113,15 +115,23 @@ class Preparation:
 
     def run(self, inputs: Sequence[Input], advance: Advance = lambda share: None) -> Prepared:
         """Read everything."""
-        chunk: list[Record] = []
-        for record in self._records(inputs, advance):
-            chunk.append(record)
-            if len(chunk) == _CHUNK:
-                self._decide(chunk)
-                chunk = []
-        self._decide(chunk)
+        # Encoding prompts is half of the work and needs no interpreter: the next rows are read meanwhile.
+        with ThreadPoolExecutor(1, "encode") as encoder:
+            before: tuple[list[Record], Future[list[int | None]]] | None = None
+            for chunk in _chunks(self._records(inputs, advance)):
+                encoded = encoder.submit(self._lengths, chunk)
+                if before is not None:
+                    self._decide(before[0], before[1].result())
+                before = chunk, encoded
+            if before is not None:
+                self._decide(before[0], before[1].result())
         self._prepared.clusters = self._clusters.all
         return self._prepared
+
+    def _lengths(self, chunk: list[Record]) -> list[int | None]:
+        if self._tokenizer is None:
+            return [None] * len(chunk)
+        return list(prompt_lengths([r.prompt for r in chunk], self._tokenizer))
 
     def _records(self, inputs: Sequence[Input], advance: Advance) -> Iterator[Record]:
         files = [(i, file) for i in inputs for file in data_files(i.path)]
@@ -171,10 +181,7 @@ class Preparation:
             raise RowError(f"id: {record.id!r} was used at {other}: give each problem an id of its own")
         return record
 
-    def _decide(self, chunk: list[Record]) -> None:
-        lengths: list[int | None] = [None] * len(chunk)
-        if self._tokenizer is not None:
-            lengths = list(prompt_lengths([r.prompt for r in chunk], self._tokenizer))
+    def _decide(self, chunk: list[Record], lengths: list[int | None]) -> None:
         for record, tokens in zip(chunk, lengths, strict=True):
             found = words(record.statement)
             numbers = shingles(found)
@@ -214,3 +221,8 @@ class Preparation:
 
     def _drop(self, record: Record, name: str, reason: str) -> None:
         self._tally.drop(Dropped(record.id, record.source, record.place, name, reason, excerpt(record.statement)))
+
+
+def _chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
+    while chunk := list(islice(records, _CHUNK)):
+        yield chunk

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from deepcoder_contracts.judge import MAX_CODE_BYTES
 from deepcoder_trainer.curation import filters
@@ -87,9 +88,10 @@ class Verification:
                         task.result()
                         done()
         finally:
-            for task in (*tasks, *self._under_way.values()):
-                task.cancel()
-            await asyncio.gather(*tasks, *self._under_way.values(), return_exceptions=True)
+            left: list[asyncio.Task[Any]] = [*tasks, *self._under_way.values()]
+            for unfinished in left:
+                unfinished.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
         self._result.kept.sort(key=lambda k: k.index)
         self._result.refused.sort(key=lambda r: r.index)
         return self._result
