@@ -182,6 +182,7 @@ class ScriptedLearner:
     weights: str = "start"
     trained: list[Batch] = field(default_factory=list)
     on_train: object = None
+    threads: int = 1
     device: Device | None = None
     """That it shares with the samplers."""
 
