@@ -19,11 +19,11 @@ EMPTY = "empty_statement"
 FEW_TESTS = "few_tests"
 LONG_PROMPT = "long_prompt"
 CONTAMINATED = "contaminated"
-EXACT = "exact_duplicate"
-NEAR = "near_duplicate"
 PASS_RATE = "pass_rate"  # noqa: S105
 NO_SOLUTION = "no_solution"
 FAILS = "solution_fails"
+EXACT = "exact_duplicate"
+NEAR = "near_duplicate"
 
 ALL: Mapping[str, str] = {
     UNREADABLE: "a row that is not of its layout, or holds what is not read",
@@ -33,11 +33,11 @@ ALL: Mapping[str, str] = {
     FEW_TESTS: "fewer tests than asked for: few tests can be passed by printing their outputs",
     LONG_PROMPT: "more prompt tokens than training admits",
     CONTAMINATED: "shares its statement or its tests with an evaluation problem",
-    EXACT: "the same statement as a problem that is kept",
-    NEAR: "nearly the same statement as a problem that is kept",
     PASS_RATE: "solved too often or too seldom by the model that pass rates were given for",
     NO_SOLUTION: "no official solution, in a layout that has them",
     FAILS: "no official solution passes all tests, compared strictly",
+    EXACT: "the same statement as a problem that is kept",
+    NEAR: "nearly the same statement as a problem that is kept",
 }
 """Every filter in the order of application, with what it drops."""
 
