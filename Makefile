@@ -48,12 +48,12 @@ generate: setup  ## CRDs from the API types
 	@$(PY) -m deepcoder_operator crds --output crds --output helm/deepcoder-operator/files/crds
 	@$(PY) -m deepcoder_operator crds --output helm/deepcoder-operator/files/crds
 
-BENCHMARKS := ablations demo gpu judge judge_load operator pipeline
+BENCHMARKS := ablations curate demo gpu judge judge_load operator pipeline
 # `operator` is a module of the standard library, which no file beside a benchmark may take the place of.
 FILE_operator := operator_scale
 # The page that a benchmark writes beside its table.
 PAGE ?= docs/results/$*-$(shell date +%F).md
 
-bench-%: setup  ## a benchmark: ablations demo gpu judge judge_load operator pipeline; PAGE=FILE for another page than the dated one
+bench-%: setup  ## a benchmark: ablations curate demo gpu judge judge_load operator pipeline; PAGE=FILE for another page than the dated one
 	@[[ " $(BENCHMARKS) " == *" $* "* ]] || { echo "make: no benchmark '$*'; there are: $(BENCHMARKS)" >&2; exit 64; }
 	@$(PY) benchmarks/$(or $(FILE_$*),$*).py --page $(PAGE)

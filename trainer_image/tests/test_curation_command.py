@@ -29,10 +29,12 @@ from curation_world import (
     taco_row,
     write_jsonl,
 )
+from judge_pods import judge_server
 
 from deepcoder_contracts.judge import Kind
 from deepcoder_trainer import samples
 from deepcoder_trainer.__main__ import main
+from deepcoder_trainer.checkpoint.storage import open_storage
 from deepcoder_trainer.problems.dataset import load_dataset
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "datasets"
@@ -174,6 +176,25 @@ def tiny_tokenizer(tmp_path: Path) -> Path:
     folder = tmp_path / "model"
     PreTrainedTokenizerFast(tokenizer_object=made, unk_token="[UNK]").save_pretrained(folder)
     return folder
+
+
+@pytest.mark.s3
+def test_sets_are_read_from_s3_and_judged_by_a_pool(
+    tmp_path: Path, sets: Callable[..., list[str]], s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # downloads are kept below it
+    [local] = sets(taco=[taco_row()])
+    open_storage(f"s3://{s3.bucket}/sets", s3.endpoint).put_file("t.jsonl", Path(local.partition("=")[2]))
+    token, output = tmp_path / "token", tmp_path / "out"
+    token.write_text("secret" * 8)
+    with judge_server(token) as server:
+        options = ["--judge", f"{server.address}:{server.port}", "--judge-token-file", str(token)]
+        uri = f"taco=s3://{s3.bucket}/sets/t.jsonl"
+        assert main(["curate", uri, "--s3-endpoint", s3.endpoint, *options, "--output-dir", str(output)]) == 0
+    report = report_of(output)
+    assert report["kept"] == {"taco": 1}
+    assert report["judging"]["judged"] == 2
+    assert report["inputs"][0]["uri"] == uri.partition("=")[2]
 
 
 def test_what_a_model_always_or_never_solves_is_dropped(tmp_path: Path, sets: Callable[..., list[str]]) -> None:
