@@ -115,7 +115,8 @@ class Observer:
         refusal = self._templates(run)
         if refusal is None and world.storage is not None and world.storage.problem is None:
             refusal = await self._hosted_judge(run) or await self._foreign(run)
-        return replace(world, refusal=refusal, pool=world.pool or await self._pool(run, live=True))
+        shared = run.spec.sandbox.pool_ref is not None
+        return replace(world, refusal=refusal, pool=world.pool or await self._pool(run, live=shared))
 
     def _templates(self, run: DeepCoderRun) -> Problem | None:
         """What builders refuse of the spec, found out once for each of its versions: it means to build every RayJob."""
