@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,7 +40,7 @@ class Request:
     namespace: str | None
     name: str | None
     code: int
-    time: str
+    at: datetime
 
 
 def log_of(kubeconfig: Path) -> Path:
@@ -81,5 +82,5 @@ def _read(path: Path) -> Iterator[Request]:
             namespace=target.get("namespace"),
             name=target.get("name"),
             code=(event.get("responseStatus") or {}).get("code", 0),
-            time=event["requestReceivedTimestamp"],
+            at=datetime.fromisoformat(event["requestReceivedTimestamp"]),
         )

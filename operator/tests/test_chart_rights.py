@@ -6,11 +6,10 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-import chart_account
 import pytest
+from chart_account import Account
 
 from deepcoder_operator.board import ProgressBoard
 from deepcoder_operator.builders.pool import PoolSettings
@@ -30,22 +29,12 @@ WAIT_SECONDS = 60.0
 
 
 @pytest.fixture
-async def operator(
-    kube: Kube,
-    namespace: str,
-    kubeconfig: Path,
-    helm: str,
-    chart: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> AsyncIterator[Kube]:
-    """A client with the ServiceAccount of a release in the test's namespace."""
-    objects = chart_account.render(helm, chart, namespace)
-    async with chart_account.account(kube, kubeconfig, objects, namespace, tmp_path) as account:
-        monkeypatch.setenv("KUBECONFIG", str(account.kubeconfig))
-        client = await Kube.connect()
-        yield client
-        await client.close()
+async def operator(account: Account, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Kube]:
+    """A client with the operator's ServiceAccount."""
+    monkeypatch.setenv("KUBECONFIG", str(account.kubeconfig))
+    client = await Kube.connect()
+    yield client
+    await client.close()
 
 
 async def test_pools_can_be_run_with_the_granted_rights(kube: Kube, operator: Kube, namespace: str) -> None:

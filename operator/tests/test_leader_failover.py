@@ -1,0 +1,104 @@
+"""Two operators on a real API server under the rights of the chart: the leader fails, the other takes over in time.
+
+Nothing is shortened: the Lease is the deployed one's, and the audit log shows who sent what.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import api_audit
+import pytest
+from loop_world import Cluster, wait_for
+from run_manifests import TRAIN
+
+from deepcoder_operator.kube.lease import LEASE_SECONDS, RETRY_SECONDS
+from deepcoder_operator.kube.resources import LEASES, PODS
+
+pytestmark = [pytest.mark.apiserver, pytest.mark.s3]
+
+FAILOVER_SECONDS = 20
+
+
+async def holder(cluster: Cluster) -> str:
+    leases, _ = await cluster.kube.list(LEASES, cluster.namespace)
+    return str(leases[0]["spec"]["holderIdentity"]) if leases else ""
+
+
+async def until_led_by(cluster: Cluster, identity: str) -> None:
+    async def led() -> bool:
+        return await holder(cluster) == identity
+
+    await wait_for(f"{identity} leads", led)
+
+
+@pytest.fixture
+async def pair(cluster: Cluster, unused_tcp_port_factory: Callable[[], int]) -> tuple[Cluster, Cluster]:
+    """A leader and a standby, both ready."""
+    await until_led_by(cluster, cluster.identity)
+    directory = cluster.directory / "second"
+    directory.mkdir()
+    ports = {"port": unused_tcp_port_factory(), "health_port": unused_tcp_port_factory()}
+    second = replace(cluster, directory=directory, process=None, tasks=[], identity="operator-b", **ports)
+    await second.start_operator()
+    for each in (cluster, second):
+        await wait_for(f"{each.identity} is ready", each.ready)
+    return cluster, second
+
+
+async def test_killed_leader_is_followed_within_20_seconds(pair: tuple[Cluster, Cluster]) -> None:
+    first, second = pair
+    await first.kill_operator()
+    began = time.monotonic()
+    await first.create_run(stages=[TRAIN])
+    await second.until_running("demo-s0-a1")
+    assert time.monotonic() - began < FAILOVER_SECONDS
+    assert await holder(second) == second.identity
+    assert second.standin.seen == ["demo-s0-a1"]
+
+
+async def test_leader_that_is_frozen_and_wakes_sends_nothing_more_and_ends(
+    pair: tuple[Cluster, Cluster], kubeconfig: Path
+) -> None:
+    """When it wakes it finds news on its watches and passes that are due, all of them meant for another by now."""
+    first, second = pair
+    assert first.process is not None
+    assert second.process is not None
+    await first.create_run(stages=[TRAIN], failurePolicy={"backoff": {"initialSeconds": 0}})
+    await first.until_running("demo-s0-a1")
+    first.process.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    await first.kube.delete(PODS, first.namespace, "demo-s0-a1-head", grace_seconds=0)
+    await second.until_running("demo-s0-a2")
+    took = time.monotonic() - began
+    assert LEASE_SECONDS - RETRY_SECONDS < took < FAILOVER_SECONDS
+    woken = datetime.now(UTC)
+    first.process.send_signal(signal.SIGCONT)
+    async with asyncio.timeout(10):
+        assert await first.process.wait() == 1
+    sent = [r for r in api_audit.requests(kubeconfig, first.account.user) if f"({first.identity})" in r.agent]
+    assert {r.right.verb for r in sent} > {"get", "list", "watch", "patch", "update"}, (
+        "its requests are known by their agent"
+    )
+    assert [r for r in sent if r.at >= woken and r.right.verb not in ("get", "list", "watch")] == []
+
+    await first.start_operator()
+    await wait_for("it is back as a standby", first.ready)
+    await first.standin.report("demo-s0-a2", second.port, 5)
+    with pytest.raises(AssertionError, match="another one leads"):
+        await first.standin.report("demo-s0-a2", first.port, 6)
+    second.process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    await until_led_by(first, first.identity)
+    assert time.monotonic() - began < LEASE_SECONDS / 2, "it was let go"
+    await first.finish("demo-s0-a2")
+    run = await first.until_phase("Complete")
+    assert await second.process.wait() == 0
+    assert first.standin.seen == ["demo-s0-a1", "demo-s0-a2"]
+    assert run["status"]["stages"][0]["failures"] == 1
