@@ -48,7 +48,7 @@ generate: setup  ## CRDs from the API types
 	@$(PY) -m deepcoder_operator crds --output crds --output helm/deepcoder-operator/files/crds
 	@$(PY) -m deepcoder_operator crds --output helm/deepcoder-operator/files/crds
 
-BENCHMARKS := ablations curate demo gpu judge judge_load operator pipeline
+BENCHMARKS := ablations checkpoint curate demo gpu judge judge_load operator pipeline
 # `operator` is a module of the standard library, which no file beside a benchmark may take the place of.
 FILE_operator := operator_scale
 # The page that a benchmark writes beside its table.

@@ -1,0 +1,398 @@
+"""What does a checkpoint cost the training that goes on? A real learner rank, the real writer, a real S3 server.
+
+    make bench-checkpoint                       about six minutes, both cores busy
+    python benchmarks/checkpoint.py --tiny      seconds, to see that it works: its figures mean nothing
+
+One rank in this process trains a model of 28 million parameters on 16,384 tokens a step. Some steps are alone; after
+each of the others all of its state (weights and both moments of Adam, 12 bytes a parameter) is copied aside, uploaded
+to versitygw on this machine while the next step trains, and committed.
+
+    stall_ratio     training stood still for a save, over the time of a step: at most 1 %. The wait for the save
+                    before and the copy; both count, and nothing else stops training
+    slowdown_ratio  a step beside an upload, over a step alone. No target: on a machine whose cores are all busy with
+                    training, hashing and sending take theirs from it
+    upload_ratio    our MB/s over those of plain boto3 `upload_file` on the same files: at least 1, though ours are
+                    hashed with SHA-256 in parts and as a whole, and read back by their checksums
+
+A model that is larger by some factor, on a device that is faster by the same, stalls for the same share of a step; what
+is beyond that is what its copy to the host takes, which was not measured on a GPU. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import datetime
+import json
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import boto3
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, Qwen2Config
+
+from deepcoder_contracts.manifest import FileEntry
+from deepcoder_contracts.recipe import Recipe
+from deepcoder_contracts.stage import StageConfig, Storage
+from deepcoder_trainer.checkpoint.state import PipelineState
+from deepcoder_trainer.checkpoint.storage import open_run_storage
+from deepcoder_trainer.checkpoint.transfer import upload_files
+from deepcoder_trainer.checkpoint.writer import CheckpointWriter, SaveTimes
+from deepcoder_trainer.grpo.pack import OptimizerStep, TrainingSequence, plan_step
+from deepcoder_trainer.learner.files import RankFiles
+from deepcoder_trainer.learner.rank import LearnerRank
+from deepcoder_trainer.learner.wire import RankSettings
+
+MOST_STALL, LEAST_UPLOAD = 0.01, 1.0
+BUCKET = "runs"
+CREDENTIALS: Final = {"AWS_ACCESS_KEY_ID": "bench-access", "AWS_SECRET_ACCESS_KEY": "bench-secret"}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything."""
+
+    model: dict[str, int]
+    tokens: int
+    """In a step."""
+    length: int
+    """Of a sequence, of which an eighth is its prompt."""
+    capacity: int
+    """Tokens of a micro-batch."""
+    steps: int
+    """Alone, and as many with a save each."""
+    uploads: int
+    """Times that the files of one save are uploaded, ours and plainly in turns."""
+
+
+FULL: Final = Sizes(
+    model={
+        "hidden_size": 512,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "intermediate_size": 1408,
+        "vocab_size": 8192,
+    },
+    tokens=16_384,
+    length=512,
+    capacity=2048,
+    steps=4,
+    uploads=5,
+)
+TINY: Final = Sizes(
+    model={
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 96,
+        "vocab_size": 128,
+    },
+    tokens=512,
+    length=64,
+    capacity=256,
+    steps=2,
+    uploads=1,
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was seen, in seconds."""
+
+    parameters: int
+    alone: list[float]
+    """Each step without a save."""
+    beside: list[float]
+    """Each step beside the upload of the save before it."""
+    saves: list[SaveTimes]
+    size: int
+    """Bytes of one save's learner files."""
+    ours: list[float]
+    plain: list[float]
+
+    @property
+    def step(self) -> float:
+        """A step alone."""
+        return statistics.median(self.alone)
+
+
+class RankAlone:
+    """The part of the `Learner` protocol that saving needs, over one rank in this process, as its actor has it."""
+
+    def __init__(self, rank: LearnerRank) -> None:
+        self._rank = rank
+        self._files = RankFiles(rank)
+        self.threads = torch.get_num_threads()
+
+    async def save(self, directory: str) -> None:
+        """Copy aside."""
+        await asyncio.to_thread(self._rank.save, Path(directory))
+
+    async def upload(self, directory: str, storage: Storage, prefix: str) -> list[FileEntry]:
+        """Write and put, in a thread beside training."""
+        return await asyncio.to_thread(self._files.upload, directory, storage, prefix)
+
+
+@contextlib.contextmanager
+def s3_server(root: Path) -> Iterator[str]:
+    """versitygw over a folder of this machine; its endpoint."""
+    binaries = sorted(Path("~/.cache/deepcoder/bin").expanduser().glob("versitygw-*/versitygw"))
+    if not binaries:
+        print("versitygw is not built: run `python -m devcluster build`", file=sys.stderr)
+        raise SystemExit(64)
+    (root / BUCKET).mkdir(parents=True)
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    os.environ.update(CREDENTIALS)
+    os.environ.pop("AWS_SESSION_TOKEN", None)
+    keys = {
+        "ROOT_ACCESS_KEY": CREDENTIALS["AWS_ACCESS_KEY_ID"],
+        "ROOT_SECRET_KEY": CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
+    }
+    with subprocess.Popen(
+        [binaries[-1], "--port", f"127.0.0.1:{port}", "posix", str(root)],
+        env={**os.environ, **keys},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as server:
+        try:
+            deadline = time.monotonic() + 30
+            while not _listens(port):
+                if server.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError("versitygw does not listen")
+                time.sleep(0.05)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as s:
+        return s.connect_ex(("127.0.0.1", port)) == 0
+
+
+def write_model(directory: Path, sizes: Sizes) -> int:
+    """A model of random weights; its number of parameters."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(
+        Qwen2Config(**sizes.model, tie_word_embeddings=True, max_position_embeddings=sizes.length)
+    )
+    model.save_pretrained(directory)
+    return int(sum(p.numel() for p in model.parameters()))
+
+
+def make_step(sizes: Sizes) -> list[OptimizerStep]:
+    """One optimizer step on random sequences."""
+    rng, prompt = np.random.default_rng(0), sizes.length // 8
+    vocabulary = sizes.model["vocab_size"]
+    sequences = [
+        TrainingSequence(
+            input_ids=rng.integers(0, vocabulary, sizes.length - 1).astype(np.int32),
+            prompt_tokens=prompt,
+            targets=rng.integers(0, vocabulary, sizes.length - prompt).astype(np.int32),
+            behaviour=np.full(sizes.length - prompt, -9.0, np.float32),
+            advantage=float(rng.normal()),
+            mask=np.ones(sizes.length - prompt, bool),
+        )
+        for _ in range(sizes.tokens // sizes.length)
+    ]
+    [step] = plan_step(sequences, sizes.capacity, 1)
+    return [step]
+
+
+def stage_config(storage: Storage, recipe: Recipe, sizes: Sizes) -> StageConfig:
+    """What the writer needs to know."""
+    digest = "sha256:" + "0" * 64
+    return StageConfig(
+        run={"namespace": "local", "name": "bench", "uid": "00000000-0000-0000-0000-000000000000"},
+        stage={"name": "bench", "index": 0, "type": "Train", "context_tokens": sizes.length, "max_steps": sizes.steps},
+        longest_context_tokens=sizes.length,
+        ordinal=1,
+        model={"uri": "/model"},
+        dataset={"uri": "/problems.jsonl"},
+        recipe=recipe,
+        storage=storage,
+        provenance={"config_digest": digest},
+    )
+
+
+async def train_and_save(
+    rank: LearnerRank, step: list[OptimizerStep], config: StageConfig, folder: Path, steps: int
+) -> tuple[list[float], list[float], list[SaveTimes]]:
+    """Steps alone, steps beside uploads, and what each save took."""
+    saves: list[SaveTimes] = []
+
+    async def train() -> float:
+        began = time.monotonic()
+        await asyncio.to_thread(rank.train, step)
+        return time.monotonic() - began
+
+    writer = CheckpointWriter(config, RankAlone(rank), workdir=folder)  # type: ignore[arg-type]
+    writer.on_commit = lambda _: saves.append(writer.times) if writer.times else None
+    await writer.claim()
+    await train()
+    alone = [await train() for _ in range(steps)]
+    beside = []
+    for number in range(1, steps + 2):
+        if number > 1:
+            beside.append(await train())
+        await writer.copy(number)
+        state = PipelineState(step=number, total_steps=number, version=number, next_group_id=number)
+        await writer.commit(state, metrics={})
+    await writer.wait()
+    return alone, beside, saves
+
+
+def upload_in_turns(
+    rank: LearnerRank, storage: Storage, folder: Path, times: int
+) -> tuple[int, list[float], list[float]]:
+    """Bytes of a save's files; seconds that our upload took, and boto3's own."""
+    rank.save(folder)
+    files = rank.saved(folder).files()
+    store = open_run_storage(storage)
+    client = boto3.client("s3", endpoint_url=storage.endpoint, region_name="us-east-1")
+
+    def plainly(number: int) -> None:
+        for path in files:
+            client.upload_file(str(path), BUCKET, f"plain-{number}/{path.name}")
+
+    ours, plain = [], []
+    for number in range(times + 1):  # the first of each opens connections
+        ours.append(seconds(lambda n=number: upload_files(store, f"ours-{n}", folder, files)))
+        plain.append(seconds(lambda n=number: plainly(n)))
+        store.delete_prefix(f"ours-{number}/")
+    return sum(path.stat().st_size for path in files), ours[1:], plain[1:]
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long it takes."""
+    began = time.monotonic()
+    work()
+    return time.monotonic() - began
+
+
+def measure(sizes: Sizes) -> Measured:
+    """All of it, in a folder that goes."""
+    with tempfile.TemporaryDirectory(prefix="bench-checkpoint-") as name, s3_server(Path(name) / "s3") as endpoint:
+        folder = Path(name)
+        parameters = write_model(folder / "model", sizes)
+        recipe = Recipe(precision="Float32", learning_rate=1e-6, optimizer_steps=1)
+        settings = RankSettings(
+            str(folder / "model"), recipe, run_seed=0, accelerators=False, threads=None, collective_timeout_s=60
+        )
+        rank = LearnerRank(settings, 0, 1)
+        storage = Storage(uri=f"s3://{BUCKET}/run", endpoint=endpoint, keep_last=1)
+        config, step = stage_config(storage, recipe, sizes), make_step(sizes)
+        alone, beside, saves = asyncio.run(train_and_save(rank, step, config, folder / "work", sizes.steps))
+        size, ours, plain = upload_in_turns(rank, storage, folder / "again", sizes.uploads)
+        rank.close()
+    return Measured(parameters, alone, beside, saves, size, ours, plain)
+
+
+def summarize(m: Measured, *, tiny: bool) -> dict[str, Any]:
+    """The figures, and which targets were missed."""
+    speed, plain = (m.size / 1e6 / statistics.median(times) for times in (m.ours, m.plain))
+    figures = {
+        "stall_ratio": statistics.mean(save.stall for save in m.saves) / m.step,
+        "slowdown_ratio": statistics.median(m.beside) / m.step,
+        "upload_ratio": speed / plain,
+        "upload_mb_s": speed,
+        "plain_mb_s": plain,
+        "step_seconds": m.step,
+        "copy_seconds": statistics.median(save.copy for save in m.saves),
+        "waited_seconds": max(save.waited for save in m.saves),
+        "bytes": m.size,
+        "parameters": m.parameters,
+    }
+    missed = {
+        "stall_ratio": figures["stall_ratio"] > MOST_STALL,
+        "upload_ratio": figures["upload_ratio"] < LEAST_UPLOAD,
+    }
+    return {**figures, "tiny": tiny, "unmet": [] if tiny else [name for name, is_missed in missed.items() if is_missed]}
+
+
+def commit() -> str:
+    """The commit that is measured."""
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def table(m: Measured) -> str:
+    """Each save, and the step that trained beside it."""
+    rows = [
+        f"| {n} | {save.waited:.3f} | {save.copy:.3f} | {save.stall / m.step:.2%} | {save.upload:.1f} | {beside} |"
+        for n, (save, beside) in enumerate(zip(m.saves, [*(f"{s:.2f}" for s in m.beside), ""], strict=True), 1)
+    ]
+    head = "| save | waited (s) | copied (s) | of a step | upload and commit (s) | step beside it (s) |"
+    return "\n".join([head, "|---|---|---|---|---|---|", *rows])
+
+
+def listed(values: Sequence[float]) -> str:
+    """Figures beside each other."""
+    return ", ".join(f"{value:.2f}" for value in values)
+
+
+def page(code: str, m: Measured, figures: dict[str, Any]) -> str:
+    """The dated page."""
+    meaning = "**Toy sizes: these figures mean nothing.**\n\n" if figures["tiny"] else ""
+    return f"""# Checkpoints, {datetime.date.today().isoformat()}
+
+Commit {code}, {os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}, torch
+{torch.__version__}, load average at the end {os.getloadavg()[0]:.1f}.
+`make bench-checkpoint` repeats it, `benchmarks/checkpoint.py` says what is measured.
+
+{meaning}**No GPU was used**: one learner rank on CPUs trains {m.parameters / 1e6:.1f} million parameters; its state,
+{m.size / 1e6:.0f} MB a save, goes to versitygw on the same machine while the next step trains on the same cores.
+
+| figure | measured | target |
+|---|---|---|
+| training stands still, of a step (`stall_ratio`) | {figures["stall_ratio"]:.2%} | at most {MOST_STALL:.0%} |
+| a step beside an upload, of a step alone (`slowdown_ratio`) | {figures["slowdown_ratio"]:.2f} | none |
+| our upload, of boto3's `upload_file` (`upload_ratio`) | {figures["upload_ratio"]:.2f} | at least {LEAST_UPLOAD:.0f} |
+| our upload, MB/s | {figures["upload_mb_s"]:.0f} | |
+| boto3's, MB/s | {figures["plain_mb_s"]:.0f} | |
+
+{table(m)}
+
+Steps alone: {listed(m.alone)} s. Uploads of one save's files with nothing beside them: ours {listed(m.ours)} s, boto3's
+own {listed(m.plain)} s, in turns. "Waited" is the time that a save had to wait for the one before it, "copied" that of
+the copy aside; training stands still for both.
+
+Missed: {", ".join(figures["unmet"]) or "nothing"}.
+"""
+
+
+def main() -> int:
+    """Measure, print the table, write the page, end with one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tiny", action="store_true", help="toy sizes, to see that it works")
+    parser.add_argument("--page", type=Path, help="write a dated page here")
+    options = parser.parse_args()
+    code = commit()
+    measured = measure(TINY if options.tiny else FULL)
+    figures = summarize(measured, tiny=options.tiny)
+    print(table(measured))
+    if options.page:
+        options.page.parent.mkdir(parents=True, exist_ok=True)
+        options.page.write_text(page(code, measured, figures))
+    print(json.dumps(figures))
+    return 1 if figures["unmet"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""The checkpoint's benchmark runs end to end with toy sizes, and says of each target whether it was missed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+import checkpoint as benchmark
+
+from deepcoder_trainer.checkpoint.writer import SaveTimes
+
+
+@pytest.mark.s3
+def test_toy_sizes_run_end_to_end(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    command = [sys.executable, benchmark.__file__, "--tiny", "--page", str(page)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures["bytes"] > 12 * figures["parameters"], "weights, and both moments"
+    assert all(figures[name] > 0 for name in ("stall_ratio", "slowdown_ratio", "upload_ratio", "copy_seconds"))
+    assert figures["unmet"] == []
+    assert "these figures mean nothing" in page.read_text()
+
+
+def measured(**changes: Any) -> benchmark.Measured:
+    settings: dict[str, Any] = {
+        "parameters": 10,
+        "alone": [10.0, 10.0],
+        "beside": [12.0],
+        "saves": [SaveTimes(waited=0.0, copy=0.05, upload=1.0)] * 2,
+        "size": 120_000_000,
+        "ours": [1.0],
+        "plain": [1.5],
+    }
+    return benchmark.Measured(**{**settings, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "unmet"),
+    [
+        ({}, []),
+        ({"saves": [SaveTimes(waited=0.2, copy=0.05, upload=1.0)]}, ["stall_ratio"]),
+        ({"saves": [SaveTimes(waited=0.0, copy=0.2, upload=1.0)]}, ["stall_ratio"]),
+        ({"ours": [2.0]}, ["upload_ratio"]),
+        ({"beside": [30.0]}, []),
+    ],
+    ids=["all reached", "waited too long", "copied too long", "slower than boto3", "slower steps have no target"],
+)
+def test_a_target_that_is_missed_is_named(changes: dict[str, Any], unmet: list[str]) -> None:
+    figures = benchmark.summarize(measured(**changes), tiny=False)
+    assert figures["unmet"] == unmet
+
+
+def test_figures_are_shares_of_a_step_alone() -> None:
+    figures = benchmark.summarize(measured(), tiny=False)
+    assert figures["stall_ratio"] == pytest.approx(0.005)
+    assert figures["slowdown_ratio"] == pytest.approx(1.2)
+    assert (figures["upload_mb_s"], figures["plain_mb_s"]) == (120.0, 80.0)
