@@ -54,6 +54,6 @@ FILE_operator := operator_scale
 # The page that a benchmark writes beside its table.
 PAGE ?= docs/results/$*-$(shell date +%F).md
 
-bench-%: setup  ## a benchmark: ablations curate demo gpu judge judge_load operator pipeline; PAGE=FILE for another page than the dated one
+bench-%: setup  ## a benchmark: ablations checkpoint curate demo gpu judge judge_load operator pipeline; PAGE=FILE for another page than the dated one
 	@[[ " $(BENCHMARKS) " == *" $* "* ]] || { echo "make: no benchmark '$*'; there are: $(BENCHMARKS)" >&2; exit 64; }
 	@$(PY) benchmarks/$(or $(FILE_$*),$*).py --page $(PAGE)
