@@ -43,6 +43,23 @@ def test_a_hub_name_needs_an_organization() -> None:
         Sources().model(ModelSource(uri="hf://gpt2"))
 
 
+def test_of_a_hub_repository_one_folder_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def snapshot(repo: str, *, allow_patterns: list[str], **_: Any) -> str:
+        asked.append((repo, allow_patterns))
+        (tmp_path / "snapshot" / "taco").mkdir(parents=True, exist_ok=True)
+        return str(tmp_path / "snapshot")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    sources = Sources(cache=tmp_path)
+    assert sources.dataset("hf://org/sets/taco") == tmp_path / "snapshot" / "taco"
+    assert sources.dataset("hf://org/sets") == tmp_path / "snapshot"
+    assert asked == [("org/sets", ["taco/*"]), ("org/sets", ["*"])]
+    with pytest.raises(BadConfig, match="no folder apps in org/sets"):
+        sources.dataset("hf://org/sets/apps")
+
+
 @pytest.mark.s3
 def test_s3_sources_are_fetched_once_and_again_when_they_change(s3: Any, tmp_path: Path) -> None:
     prefix = str(uuid4())

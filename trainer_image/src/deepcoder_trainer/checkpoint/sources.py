@@ -130,16 +130,20 @@ def _from_hub(uri: str, kind: str, revision: str | None, cache: Path, field: str
     repo, inner = "/".join(parts[:2]), "/".join(parts[2:])
     common: dict[str, Any] = {"repo_type": kind, "revision": revision, "cache_dir": cache / "hf", "etag_timeout": 30}
     try:
-        if inner:
+        if Path(inner).suffix:
             return Path(hf_hub_download(repo, inner, **common))
-        patterns = list(_HUB_PATTERNS) if kind == "model" else None
-        return Path(snapshot_download(repo, allow_patterns=patterns, **common))
+        patterns = list(_HUB_PATTERNS) if kind == "model" else ["*"]
+        within = [f"{inner}/{pattern}" for pattern in patterns] if inner else patterns
+        path = Path(snapshot_download(repo, allow_patterns=within, **common)) / inner
     except RepositoryNotFoundError as e:
         raise BadConfig(
             f"{field} {uri}: the hub has no such {kind}, or it needs a token (HF_TOKEN)", field=field
         ) from e
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as e:
         raise StorageUnavailable(f"{uri} cannot be fetched from the hub: {type(e).__name__}") from e
+    if not path.is_dir():
+        raise BadConfig(f"{field} {uri}: there is no folder {inner} in {repo}", field=field)
+    return path
 
 
 def _within(deadline_s: float, uri: str, fetch: Callable[[], Path]) -> Path:
