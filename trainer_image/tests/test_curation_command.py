@@ -76,7 +76,7 @@ def test_every_layout_comes_out_as_one_set(tmp_path: Path, sets: Callable[..., l
 
     report = report_of(output)
     assert report["kept"] == {"taco": 2, "primeintellect": 1, "livecodebench": 2, "mine": 1}
-    assert report["keptUnverified"] == {"taco": 0, "primeintellect": 0, "livecodebench": 2, "mine": 0}
+    assert report["kept_unverified"] == {"taco": 0, "primeintellect": 0, "livecodebench": 2, "mine": 0}
     assert report["dropped"]["taco"] == {
         "empty_statement": 1,
         "few_tests": 1,
@@ -163,7 +163,7 @@ def test_prompts_are_measured_by_the_models_tokenizer(
     report = report_of(output)
     assert report["dropped"]["mine"] == {"long_prompt": 1}
     assert report["examples"]["long_prompt"][0]["reason"] == "304 tokens, at most 100"
-    assert report["promptTokens"]["max"] < 100
+    assert report["prompt_tokens"]["max"] < 100
 
 
 @pytest.fixture
@@ -293,5 +293,5 @@ def test_real_problems_are_verified_and_public_benchmarks_are_kept_out(
     report = report_of(output)
     assert report["dropped"]["mbpp"] == {"contaminated": 10}
     assert report["kept"]["codejam"] >= 10, "official solutions pass, but for answers that are compared as numbers"
-    assert report["keptUnverified"]["codejam"] == 0
+    assert report["kept_unverified"]["codejam"] == 0
     assert len(load_dataset(output / "problems.jsonl").problems) == report["kept"]["codejam"]

@@ -69,6 +69,7 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _curate(options: argparse.Namespace, endpoint: JudgeEndpoint, judge: object) -> int:
+    from deepcoder_trainer.checkpoint.errors import StorageUnavailable
     from deepcoder_trainer.curation.progress import Display
     from deepcoder_trainer.curation.run import curate
     from deepcoder_trainer.judge.local import LocalJudge
@@ -84,6 +85,9 @@ def _curate(options: argparse.Namespace, endpoint: JudgeEndpoint, judge: object)
     except KeyboardInterrupt:
         sys.stderr.write("deepcoder-trainer curate: stopped; run the same command again to go on\n")
         return ExitCode.DRAINED
+    except StorageUnavailable as error:
+        sys.stderr.write(f"deepcoder-trainer curate: {error}\n")
+        return 1
     except SandboxUnavailable as error:
         sys.stderr.write(f"deepcoder-trainer curate: {error}\n")
         return ExitCode.DRAINED
@@ -132,6 +136,7 @@ def _curation(options: argparse.Namespace) -> Curation:
         tokenizer=tokenizer,
         tokenizer_uri=options.tokenizer,
         pass_rates=rates,
+        pass_rates_uri=options.pass_rates,
         split=options.split,
         state=options.state_dir,
     )

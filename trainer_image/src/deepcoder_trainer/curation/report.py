@@ -30,6 +30,7 @@ class Facts:
     evaluations: Sequence[Mapping[str, Any]]
     """name, uri, sha256 of each set that was checked against."""
     tokenizer: str | None
+    pass_rates: str | None
     files: Mapping[str, str]
     """Output to SHA-256."""
     parquet_left_out: int
@@ -54,11 +55,11 @@ def report_values(tally: Tally, kept: Sequence[Candidate], facts: Facts) -> dict
     return {
         "read": dict(tally.read),
         "kept": dict(tally.kept),
-        "keptUnverified": dict(tally.unverified),
+        "kept_unverified": dict(tally.unverified),
         "dropped": {source: _in_order(tally.by_filter[source]) for source in tally.sources},
         "examples": {name: [asdict(d) for d in tally.examples[name]] for name in filters.ALL if name in tally.examples},
         "tests": _spread([c.tests for c in kept]),
-        "promptTokens": _spread([c.tokens for c in kept if c.tokens is not None]),
+        "prompt_tokens": _spread([c.tokens for c in kept if c.tokens is not None]),
         **asdict(facts),
     }
 
@@ -77,7 +78,7 @@ def page(values: Mapping[str, Any], pictures: Sequence[str]) -> str:
                 values["read"][source],
                 *(values["dropped"][source].get(name, 0) for name in used),
                 values["kept"].get(source, 0),
-                values["keptUnverified"].get(source, 0),
+                values["kept_unverified"].get(source, 0),
             ]
             for source in sources
         ],

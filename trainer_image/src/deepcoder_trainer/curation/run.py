@@ -63,6 +63,7 @@ class Curation:
     tokenizer: Any = None
     tokenizer_uri: str | None = None
     pass_rates: Mapping[str, float] | None = None
+    pass_rates_uri: str | None = None
     split: str = "train"
     state: Path | None = None
     """Where the journal and the spool lie. Default: `state` below the output."""
@@ -179,6 +180,7 @@ def _write(
         inputs=[_described(i) | {"layouts": prepared.layouts.get(i.name, [])} for i in curation.inputs],
         evaluations=[_described(e) for e in curation.evaluations],
         tokenizer=curation.tokenizer_uri,
+        pass_rates=curation.pass_rates_uri,
         files=sums,
         parquet_left_out=left_out,
         judging={"judged": verified.judged, "known": verified.known},
