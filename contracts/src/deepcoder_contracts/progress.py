@@ -78,7 +78,7 @@ class ProgressReport(VersionedContract):
     """Programs of the last step by verdict."""
 
     phase_seconds: Figures = {}
-    """Seconds since the report before, by phase: wait_batch, train, wait_sampled, sync, evaluate, checkpoint."""
+    """Seconds since the report before, by phase: wait_batch, turn, train, wait_sampled, sync, evaluate, checkpoint."""
 
     latest_checkpoint: CheckpointSummary | None = None
     """Newest committed checkpoint."""
