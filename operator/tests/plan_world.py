@@ -122,6 +122,10 @@ class Cluster:
     """What the pass before met of it."""
     events: list[d.EventRecord] = field(default_factory=list)
     post_mortems: list[d.SavePostMortem] = field(default_factory=list)
+    parents: dict[Digest, Digest | None] = field(default_factory=dict)
+    """Each checkpoint that was ever committed, and what it was made from."""
+    questions: int = 0
+    """Asked of storage."""
     meter: Meter = field(default_factory=Meter)
     gpus: int = 0
     """GPUs of each attempt's learner; none: an attempt has no such pod."""
@@ -144,6 +148,7 @@ class Cluster:
         query = storage_query(self.run, world, self.now)
         if query is None:
             return world
+        self.questions += 1
         if self.storage_problem:
             return replace(world, storage=StorageView(problem=self.storage_problem))
         stage = None
@@ -319,6 +324,7 @@ class Cluster:
         else:
             parent = attempt.parent.digest if attempt.parent else None
         made = checkpoint(stage.name, step, attempt.ordinal, final=final, at=self.now, parent=parent)
+        self.parents[made.digest] = parent
         self.stored[stage.name] = StoredStage(newest=made, gate=gate, metrics=metrics)
 
     def leave(self, code: int, reason: str = "Crashed") -> None:
@@ -336,6 +342,13 @@ class Cluster:
         assert attempt is not None
         head = self.pods.get(f"{attempt.name}-head")
         self.exits[attempt.ordinal] = ExitRecord(code=code, reason=reason, pod_uid=head.uid if head else None)
+
+    def ancestry(self, digest: Digest) -> list[Digest]:
+        """A checkpoint and what it comes from, to the run's first."""
+        chain = [digest]
+        while (parent := self.parents[chain[-1]]) is not None:
+            chain.append(parent)
+        return chain
 
     def finish_stage(self, **metrics: float) -> None:
         """Run the live attempt to its stage's end, and settle."""
@@ -364,6 +377,7 @@ class Cluster:
             update={"metadata": self.run.metadata.model_copy(update=meta), "status": RunStatus()}
         )
         self.pods, self.stored, self.exits, self.beat, self.pool, self.meter = {}, {}, {}, None, None, Meter()
+        self.parents = {}
         self.made = []
 
 

@@ -11,6 +11,7 @@ from plan_world import running
 from run_manifests import LONGER, TRAIN
 
 from deepcoder_contracts.gate import GateRecord
+from deepcoder_contracts.progress import CheckpointSummary
 from deepcoder_operator.api.run_status import Phase
 from deepcoder_operator.domain.world import Problem
 
@@ -105,3 +106,20 @@ def test_judges_and_pods_that_come_up_one_by_one_change_no_status() -> None:
         before = cluster.run.status
         cluster.step()
         assert cluster.run.status == before
+
+
+def test_storage_is_asked_once_for_a_checkpoint_and_not_for_each_report() -> None:
+    cluster = running()
+    cluster.questions = 0
+    cluster.save(1)
+    newest = cluster.stored["short"].newest
+    assert newest is not None
+    summary = CheckpointSummary(uri=newest.uri, digest=newest.digest, step=1)
+    for step in range(1, 60):
+        cluster.advance(20)
+        cluster.report(step)
+        assert cluster.beat is not None
+        report = cluster.beat.report.model_copy(update={"latest_checkpoint": summary})
+        cluster.beat = replace(cluster.beat, report=report)
+        cluster.settle()
+    assert cluster.questions == 1

@@ -310,6 +310,20 @@ class Chaos(RuleBasedStateMachine):
         self.used, self.wasted = used, wasted
 
     @invariant()
+    def lineage_is_unbroken(self) -> None:
+        """What the status shows is one chain, from the newest checkpoint to the run's first; and it is resumed from."""
+        status = self.status
+        shown = [c.digest for c in status.checkpoints]
+        if shown:
+            assert status.latest_checkpoint is not None
+            assert shown[0] == status.latest_checkpoint.digest
+            chain = self.cluster.ancestry(shown[0])
+            assert [d for d in chain if d in shown] == shown
+            assert all(s.checkpoint.digest in chain for s in status.stages if s.checkpoint)
+        if status.attempt and status.attempt.parent:
+            assert status.attempt.parent.digest in shown
+
+    @invariant()
     def a_complete_run_has_passed_each_of_its_stages(self) -> None:
         if is_true(self.status.conditions, "Complete"):
             assert {s.phase for s in self.status.stages} == {StagePhase.COMPLETE}
