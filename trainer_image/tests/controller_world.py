@@ -34,6 +34,7 @@ from deepcoder_trainer.types import (
     Finish,
     Generation,
     GenerationRequest,
+    Group,
     Outcome,
     Problem,
     SamplerLost,
@@ -332,6 +333,7 @@ class World:
         self.metrics = resume.metrics if resume else {}
         self.evaluated: list[tuple[int, int]] = []
         self.unjudged: list[Batch] = []
+        self.dropped: list[Group] = []
         self.score: Callable[[int], float] = lambda step: step / 10
         self.on_evaluate: Callable[[int], Awaitable[None]] | None = None
         self.gate: Callable[[], Awaitable[None]] | None = None
@@ -358,6 +360,7 @@ class World:
             state=self.state,
             metrics=self.metrics,
             on_unjudged=self.unjudged.append,
+            on_dropped=self.dropped.append,
             evaluate=self.evaluate if self.config.stage.evaluate else None,
             admission_gate=self.gate,
             probe=self.probe,

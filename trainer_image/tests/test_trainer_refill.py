@@ -58,6 +58,16 @@ async def test_what_teaches_nothing_is_drawn_anew_until_the_limit_and_no_two_dra
     assert len(asked) == GROUP * (len(groups) + len(dropped))
 
 
+async def test_each_dropped_draw_is_told_at_once_and_again_with_the_next_step() -> None:
+    world = World(config())
+    await world.run()
+    reported = [group for step in world.notes.steps for group in step.dropped]
+    assert reported
+    assert world.dropped[: len(reported)] == reported, "what is dropped after the last report is told all the same"
+    places = [(group.group_id, group.draw) for group in world.dropped]
+    assert len(set(places)) == len(places)
+
+
 async def test_without_refill_groups_with_equal_rewards_stay() -> None:
     groups = await trained_groups(World(stage_config(6)))
     assert any(teaches_nothing(g) for g in groups)

@@ -53,6 +53,8 @@ def test_rows_hold_everything_in_group_and_index_order(tmp_path: Path) -> None:
         "versions": [{"version": 6, "start": 0, "end": 1}, {"version": 7, "start": 1, "end": 2}],
         "judge_seconds": 0.25,
         "judge_attempts": 3,
+        "draw": 0,
+        "dropped": False,
     }
     assert rows[1]["reward"] is None
 

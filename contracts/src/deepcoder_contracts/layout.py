@@ -90,6 +90,11 @@ def samples_key(stage: str, step: int) -> str:
     return f"{stage}/samples/step-{step:06d}.parquet"
 
 
+def samples_ahead_key(stage: str, ordinal: int) -> str:
+    """`<stage>/samples/ahead-a003.parquet`: draws that attempt 3 dropped in places which it had not trained yet."""
+    return f"{stage}/samples/ahead-a{ordinal:03d}.parquet"
+
+
 def metrics_key(stage: str, ordinal: int) -> str:
     """`<stage>/attempts/003/metrics.jsonl`: one line a step."""
     return f"{attempt_dir(stage, ordinal)}/metrics.jsonl"

@@ -126,6 +126,8 @@ class Attempt:
         record = record.model_copy(update={"manifest_digest": digest, "pod_uid": os.environ.get("POD_UID")})
         await self._in_time("exit.json", self._writer.write_exit(record))
         await self._in_time("metrics and samples", self._keep_reports())
+        if self._samples is not None:
+            self._samples.give_up()
         return record
 
     async def _in_time(self, what: str, work: Coroutine[Any, Any, None]) -> None:
@@ -214,7 +216,7 @@ class Attempt:
         """Train from `state` until the stage is over or a stop is asked for."""
         config, recipe = self.config, self.config.recipe
         prompts = {p.problem.id: p.problem.prompt for p in problems.kept}
-        self._samples = SampleSink(self._store, config.stage.name, prompts)
+        self._samples = SampleSink(self._store, config.stage.name, config.ordinal, prompts, self._workdir / "samples")
         self._background.loop(self._samples.run())
         observer = self._observer(self._samples)
         context = self._context(sampler, reward, tokenizer, observer)
@@ -236,6 +238,7 @@ class Attempt:
             evaluate=_evaluator(context) if config.stage.evaluate else None,
             health=lambda: self._health(sampler, writer),
             on_unjudged=self._samples.keep,
+            on_dropped=self._samples.dropped,
             probe=Probe(recipe, problems.kept, sampler, config.stage.resources.samplers, config.stage.context_tokens),
             admission_gate=(lambda: rollout.room(lambda: client.capacity)) if client is not None else None,
         )

@@ -88,6 +88,8 @@ class Controller:
     """Figures of other parts, for each step's report."""
     on_unjudged: Callable[[Batch], None] = lambda _batch: None
     """Told of a batch that is not trained for want of verdicts."""
+    on_dropped: Callable[[Group], None] = lambda _group: None
+    """Told of a group that is not trained, since another was drawn in its place."""
     admission_gate: Callable[[], Awaitable[None]] | None = None
     """Awaited before a group, or a wave, is admitted that may be."""
     probe: Probe | None = None
@@ -117,6 +119,7 @@ class Controller:
             state.groups,
             gate=self.admission_gate,
             on_unjudged=self.on_unjudged,
+            on_dropped=self.on_dropped,
         )
         self._saving = Saving(self.checkpoints, self._work, self._course, self.stop)
         self._turns = Turns(self.sampler, self.learner, shared=self.config.stage.colocated)

@@ -44,6 +44,7 @@ class Groups:
         *,
         gate: Callable[[], Awaitable[None]] | None,
         on_unjudged: Callable[[Batch], None],
+        on_dropped: Callable[[Group], None],
     ) -> None:
         """`restored` are finished groups of an earlier attempt."""
         self._recipe = recipe
@@ -53,6 +54,7 @@ class Groups:
         self._restored = {group.group_id for group in restored}
         self._gate = gate
         self._on_unjudged = on_unjudged
+        self._on_dropped = on_dropped
         self._dropped: list[Group] = []
 
     async def admission(self) -> None:
@@ -94,6 +96,7 @@ class Groups:
             if not (self._work.may_be_drawn_again(group_id) and teaches_nothing(group)):
                 break
             self._dropped.append(group)
+            self._on_dropped(group)
             self._work.drawn_again(group_id)
             admitted = replace(admitted, draw=admitted.draw + 1)
         self._work.done(group)

@@ -38,21 +38,28 @@ SCHEMA = pa.schema(
         ),
         pa.field("judge_seconds", pa.float64(), nullable=False),
         pa.field("judge_attempts", pa.int32(), nullable=False),
+        pa.field("draw", pa.int32(), nullable=False),
+        pa.field("dropped", pa.bool_(), nullable=False),  # sampled and not trained: it would have taught nothing
     ]
 )
 """Columns of a samples file. Readers take columns by name; new ones are only ever added."""
 
 
-def samples_table(groups: Iterable[Group], prompts: Mapping[str, str], step: int) -> pa.Table:
-    """Rows in (group_id, index) order. `prompts` maps a problem's id to its text."""
-    rows = [_row(group, sample, prompts[group.problem_id], step) for group in groups for sample in group.samples]
-    rows.sort(key=lambda r: (r["group_id"], r["index"]))
+def samples_table(
+    groups: Iterable[Group], prompts: Mapping[str, str], step: int, dropped: Iterable[Group] = ()
+) -> pa.Table:
+    """Rows in (group_id, draw, index) order. `prompts` maps a problem's id to its text."""
+    both = [(group, False) for group in groups] + [(group, True) for group in dropped]
+    rows = [_row(g, sample, prompts[g.problem_id], step, is_dropped) for g, is_dropped in both for sample in g.samples]
+    rows.sort(key=lambda r: (r["group_id"], r["draw"], r["index"]))
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
-def write_samples(path: Path, groups: Iterable[Group], prompts: Mapping[str, str], step: int) -> None:
+def write_samples(
+    path: Path, groups: Iterable[Group], prompts: Mapping[str, str], step: int, dropped: Iterable[Group] = ()
+) -> None:
     """Write a samples file."""
-    pq.write_table(samples_table(groups, prompts, step), path, compression="zstd")
+    pq.write_table(samples_table(groups, prompts, step, dropped), path, compression="zstd")
 
 
 def read_samples(path: Path) -> list[dict[str, Any]]:
@@ -60,7 +67,7 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
     return pq.read_table(path).to_pylist()
 
 
-def _row(group: Group, sample: Sample, prompt: str, step: int) -> dict[str, Any]:
+def _row(group: Group, sample: Sample, prompt: str, step: int, dropped: bool) -> dict[str, Any]:
     generation, outcome = sample.generation, sample.outcome
     return {
         "step": step,
@@ -80,4 +87,6 @@ def _row(group: Group, sample: Sample, prompt: str, step: int) -> dict[str, Any]
         "versions": [{"version": v.version, "start": v.start, "end": v.end} for v in generation.versions],
         "judge_seconds": outcome.seconds,
         "judge_attempts": outcome.attempts,
+        "draw": group.draw,
+        "dropped": dropped,
     }

@@ -1,78 +1,213 @@
-"""Every rollout to storage, behind training: one Parquet file a step.
+"""Every rollout to storage, behind training: one Parquet file a step, with the draws that were dropped in its places.
 
-Writing takes a thread for a moment and an upload for longer, so a queue stands between. It holds `MAX_STEPS` at most,
-since groups are large: when storage is slower than training for so long, the newest step's are logged and lost, as
-those of a file that cannot be put. Samples explain a run, they do not carry it.
+    on_step ──► in memory ──► a file on this machine's disk ──► storage, in order; what cannot be put waits and is
+    dropped ──►                                                 tried again with whatever comes next
+
+So storage that is slow, or away for a while, costs disk and no samples. What is lost all the same is logged and counted
+(`samples_lost`): when the files that wait have more than their share of the disk, when the disk itself is slower than
+training for `MAX_STEPS`, and what storage has not taken by the attempt's end. Samples explain a run, they do not carry
+it: nothing here ends training.
+
+A dropped draw belongs to the step that trains its place. Of places that are not trained yet, dropped draws are in
+`ahead-a003.parquet` as they were at the last flush, which is before each checkpoint and at the end: the next attempt
+goes on from groups that are finished, and samples none of their draws again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import tempfile
+import shutil
+from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
-from deepcoder_contracts.layout import samples_key
+from deepcoder_contracts.layout import samples_ahead_key, samples_key
 from deepcoder_contracts.progress import TrainerPhase
+from deepcoder_trainer.checkpoint.errors import StorageError
 from deepcoder_trainer.checkpoint.storage import ObjectStore
 from deepcoder_trainer.ports import StepReport
 from deepcoder_trainer.samples import write_samples
-from deepcoder_trainer.types import Batch
+from deepcoder_trainer.types import Batch, Group
 
 log = logging.getLogger(__name__)
 
 MAX_STEPS = 8
-"""Steps that wait to be written."""
+"""Steps that wait in memory for the disk."""
+DISK_SHARE = 0.25
+"""Most of what is free on the disk at the start that files may have which wait for storage."""
 FLUSH_SECONDS = 60.0
-"""Longest wait for them."""
+"""Longest wait for storage at a checkpoint and at the end."""
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What becomes one file."""
+
+    key: str
+    step: int
+    groups: tuple[Group, ...]
+    dropped: tuple[Group, ...]
+
+    @property
+    def samples(self) -> int:
+        return sum(len(group.samples) for group in self.groups + self.dropped)
+
+
+@dataclass(frozen=True)
+class _File:
+    """What waits for storage."""
+
+    key: str
+    path: Path
+    samples: int
+    bytes: int
 
 
 class SampleSink:
     """Takes each step's groups; `run` is its background task."""
 
-    def __init__(self, store: ObjectStore, stage: str, prompts: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        store: ObjectStore,
+        stage: str,
+        ordinal: int,
+        prompts: Mapping[str, str],
+        folder: Path,
+        most_bytes: int | None = None,
+    ) -> None:
+        """`folder` is on this machine; files in it have at most `most_bytes`, by default a share of what is free."""
         self._store = store
         self._stage = stage
+        self._ahead_key = samples_ahead_key(stage, ordinal)
         self._prompts = prompts
-        self._queue: asyncio.Queue[Batch] = asyncio.Queue(MAX_STEPS)
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._most_bytes = int(shutil.disk_usage(folder).free * DISK_SHARE) if most_bytes is None else most_bytes
+        self._arrived: asyncio.Queue[_Rows] = asyncio.Queue(MAX_STEPS)
+        self._dropped: dict[int, list[Group]] = {}
+        """Group id of a place that is not trained yet to what was dropped in it."""
+        self._step = 0
+        self._ahead_written = False
+        self._files: deque[_File] = deque()
+        self._numbers = count(1)
+        self._written = asyncio.Event()
+        self._putting = asyncio.Lock()
+        self.lost = 0
+        """Samples that are in no file, and will not be."""
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Of files that storage has not taken yet."""
+        return sum(file.bytes for file in list(self._files))
 
     def on_phase(self, phase: TrainerPhase) -> None:
         """Not of interest."""
 
     def on_step(self, report: StepReport) -> None:
-        """Queue the step's groups."""
+        """Take the step's groups, and what was dropped in their places."""
         if report.groups:
-            self.keep(Batch(report.step, report.groups))
+            self._take(report.step, report.groups)
+            for group in report.groups:
+                self._dropped.pop(group.group_id, None)
+
+    def dropped(self, group: Group) -> None:
+        """Take a draw that is not going to be trained; another takes its place."""
+        self._dropped.setdefault(group.group_id, []).append(group)
 
     def keep(self, batch: Batch) -> None:
-        """Queue a batch, one that is not trained for want of verdicts as well; when it is, that takes its place."""
-        try:
-            self._queue.put_nowait(batch)
-        except asyncio.QueueFull:
-            log.error("samples of step %d are lost: storage is slower than training", batch.step)
+        """Take a batch that is not trained for want of verdicts as well; when it is, that takes its place."""
+        self._take(batch.step, batch.groups)
 
     async def run(self) -> None:
         """Write and put until cancelled."""
-        while True:
-            batch = await self._queue.get()
-            try:
-                await asyncio.to_thread(self._put, batch)
-            except Exception as error:  # whatever it is, it is not worth the run
-                log.error("samples of step %d are lost: %s", batch.step, error)
-            finally:
-                self._queue.task_done()
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._write_all())
+            both.create_task(self._put_all())
 
     async def flush(self) -> None:
-        """Wait until all is put, within a bound."""
+        """Put all there is, once, within a bound; what storage does not take waits for the next time."""
+        self._take_ahead()
         try:
             async with asyncio.timeout(FLUSH_SECONDS):
-                await self._queue.join()
+                await self._arrived.join()
+                await self._put_files()
         except TimeoutError:
-            log.error("samples of %d steps are not stored yet: storage is too slow", self._queue.qsize())
+            log.error(
+                "samples wait for storage, which is slow: %d files, %d bytes", len(self._files), self.waiting_bytes
+            )
 
-    def _put(self, batch: Batch) -> None:
-        with tempfile.TemporaryDirectory(prefix="deepcoder-samples-") as folder:
-            path = Path(folder) / "samples.parquet"
-            write_samples(path, batch.groups, self._prompts, batch.step)
-            self._store.put_file(samples_key(self._stage, batch.step), path)
+    def give_up(self) -> None:
+        """The attempt is over: what waits is lost."""
+        samples = sum(file.samples for file in self._files)
+        if samples:
+            self._lose(samples, f"storage has not taken {len(self._files)} files by the attempt's end")
+
+    def _take(self, step: int, groups: tuple[Group, ...]) -> None:
+        self._step = max(self._step, step)
+        dropped = [draw for group in groups for draw in self._dropped.get(group.group_id, ())]
+        self._queue(_Rows(samples_key(self._stage, step), step, groups, tuple(dropped)))
+
+    def _take_ahead(self) -> None:
+        """What was dropped in places that no step has trained yet; nothing any more takes the place of something."""
+        dropped = tuple(draw for draws in self._dropped.values() for draw in draws)
+        if dropped or self._ahead_written:
+            self._ahead_written = bool(dropped)
+            self._queue(_Rows(self._ahead_key, self._step + 1, (), dropped))
+
+    def _queue(self, rows: _Rows) -> None:
+        try:
+            self._arrived.put_nowait(rows)
+        except asyncio.QueueFull:
+            self._lose(rows.samples, f"the disk below {self._folder} is slower than training")
+
+    async def _write_all(self) -> None:
+        while True:
+            rows = await self._arrived.get()
+            try:
+                await self._write(rows)
+            finally:
+                self._arrived.task_done()
+            self._written.set()
+
+    async def _put_all(self) -> None:
+        """Not one after the other with writing: a put that hangs until its deadline would hold that back."""
+        while True:
+            await self._written.wait()
+            self._written.clear()
+            await self._put_files()
+
+    async def _write(self, rows: _Rows) -> None:
+        path = self._folder / f"{next(self._numbers):06d}.parquet"
+        try:
+            await asyncio.to_thread(write_samples, path, rows.groups, self._prompts, rows.step, dropped=rows.dropped)
+            size = path.stat().st_size
+            if self.waiting_bytes + size <= self._most_bytes:
+                self._files.append(_File(rows.key, path, rows.samples, size))
+                return
+            problem = f"files that wait for storage have {self.waiting_bytes} of {self._most_bytes} bytes on this disk"
+        except Exception as error:  # whatever it is, it is not worth the run
+            problem = f"{rows.key} cannot be written: {error}"
+        path.unlink(missing_ok=True)
+        self._lose(rows.samples, problem)
+
+    async def _put_files(self) -> None:
+        """Put what waits, oldest first, until storage refuses one."""
+        async with self._putting:
+            while self._files:
+                file = self._files[0]
+                try:
+                    await asyncio.to_thread(self._store.put_file, file.key, file.path)
+                except (StorageError, OSError) as error:
+                    if file.path.exists():
+                        log.warning("%s waits, the next step tries again: %s", file.key, error)
+                        return
+                    self._lose(file.samples, f"{file.path} is gone from this machine's disk")
+                self._files.popleft()
+                file.path.unlink(missing_ok=True)
+
+    def _lose(self, samples: int, problem: str) -> None:
+        self.lost += samples
+        log.error("%d samples are lost (%d so far): %s", samples, self.lost, problem)
