@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,19 @@ async def test_targets_answer_the_same_problems_and_are_paired(tmp_path: Path) -
         "long",
         "right",
     )
+
+
+async def test_each_target_is_told_under_its_own_name_as_soon_as_it_is_measured(tmp_path: Path) -> None:
+    told: list[Mapping[str, float]] = []
+    context = replace(make_context(tmp_path, ["Base", "short"]), told=told.append)
+    export(context.store, model_folder(tmp_path / "s", 0.9), "short", 5)
+    figures = await run_evaluate_stage(context)
+    assert [set(each) for each in told] == [
+        {f"eval/held/{target}/{figure}" for figure in ("pass_at_1", "truncated_ratio", "response_tokens_mean")}
+        for target in ("Base", "short")
+    ]
+    assert told[1]["eval/held/short/pass_at_1"] == figures["eval/held/pass_at_1"]
+    assert told[0]["eval/held/Base/pass_at_1"] == figures["eval/held/Base/pass_at_1"]
 
 
 async def test_committed_evaluation_is_not_done_again(tmp_path: Path) -> None:

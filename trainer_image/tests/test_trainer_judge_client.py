@@ -162,6 +162,7 @@ async def test_three_failures_on_different_judges_leave_the_sample_unjudged_and_
     assert judgement.response is None
     assert judgement.attempts == 3
     assert [len(s.asked) for s in servers] == [1, 1, 1, 0]
+    assert client.retries == {"failed": 3, "unavailable": 0, "turned_away": 0}
 
 
 async def test_a_lone_judge_is_asked_again_and_still_only_three_times() -> None:
@@ -190,6 +191,7 @@ async def test_a_full_judge_rests_as_long_as_it_says_and_costs_no_attempt() -> N
     assert judgement.response is not None
     assert judgement.attempts == 1
     assert len(server.asked) == 2
+    assert client.retries == {"failed": 0, "unavailable": 1, "turned_away": 0}
 
 
 async def test_large_test_sets_are_stored_once_and_named_by_digest() -> None:
@@ -342,6 +344,7 @@ async def test_a_token_that_stays_wrong_leaves_the_sample_unjudged_and_does_not_
         await client.close()
     assert (judgement.response, judgement.attempts) == (None, 0)
     assert len(server.asked) == 2, "asked again after a second, then less often"
+    assert client.retries == {"failed": 0, "unavailable": 0, "turned_away": 2}
 
 
 @pytest.mark.parametrize("closes", [1, 2], ids=["once", "whenever the connection is used again"])

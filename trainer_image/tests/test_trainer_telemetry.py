@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from prometheus_client import generate_latest
 from rich.console import Console
 
 from deepcoder_contracts.progress import TrainerPhase
@@ -17,7 +15,7 @@ from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.ports import StepReport
 from deepcoder_trainer.rollout.metrics import batch_metrics, is_collapsing, quarantined, verdict_counts
 from deepcoder_trainer.telemetry.live import LiveView, sparkline
-from deepcoder_trainer.telemetry.metrics import JsonLines, Prometheus
+from deepcoder_trainer.telemetry.metrics import JsonLines
 from deepcoder_trainer.telemetry.observers import Observers
 from deepcoder_trainer.telemetry.trackers import trackers
 from deepcoder_trainer.types import Batch
@@ -27,7 +25,8 @@ from deepcoder_trainer.types import Batch
 def report(make_batch: Callable[..., Batch]) -> StepReport:
     batch = make_batch(seed=1, groups=4, size=4)
     metrics = {**batch_metrics(batch.groups, 3), "loss": float("nan"), "eval/held/pass_at_1": 0.25}
-    return StepReport(2, 12, metrics, verdict_counts(batch.samples), {"train": 1.5}, batch.groups)
+    gauges = {"idle_ratio{role=learner}": 0.5}
+    return StepReport(2, 12, metrics, verdict_counts(batch.samples), {"train": 1.5}, batch.groups, gauges)
 
 
 def test_a_step_is_one_json_line_without_nan(tmp_path: Path, report: StepReport) -> None:
@@ -39,33 +38,7 @@ def test_a_step_is_one_json_line_without_nan(tmp_path: Path, report: StepReport)
     assert (first["stage"], first["step"]) == ("short", 2)
     assert first["metrics"]["loss"] is None
     assert first["metrics"]["eval/held/pass_at_1"] == 0.25
-
-
-def test_prometheus_shows_gauges_and_counts_each_sample_once(report: StepReport) -> None:
-    sink = Prometheus(stage_index=1)
-    sink.on_phase(TrainerPhase.TRAINING)
-    sink.on_step(report)
-    text = generate_latest(sink.registry).decode()
-    assert "deepcoder_trainer_stage_index 1.0" in text
-    assert "deepcoder_trainer_step 2.0" in text
-    assert 'deepcoder_trainer_phase{phase="Training"} 1.0' in text
-    counted = [
-        float(line.rsplit(" ", 1)[1])
-        for line in text.splitlines()
-        if line.startswith("deepcoder_trainer_samples_total{")
-    ]
-    assert sum(counted) == 16
-    assert "deepcoder_trainer_response_tokens_count 16.0" in text
-    assert 'deepcoder_trainer_phase_seconds_sum{phase="train"} 1.5' in text
-
-
-def test_a_scrape_port_that_is_taken_does_not_stop_training(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    with socket.create_server(("0.0.0.0", 0)) as taken:
-        monkeypatch.setenv("DEEPCODER_METRICS_PORT", str(taken.getsockname()[1]))
-        Prometheus(stage_index=0).serve()
-    assert "DEEPCODER_METRICS_PORT" in caplog.text
+    assert first["gauges"] == {"idle_ratio{role=learner}": 0.5}
 
 
 def test_quarantined_samples_are_counted_and_belong_to_no_other_figure(make_batch: Callable[..., Batch]) -> None:
@@ -132,6 +105,7 @@ def test_tensorboard_gets_every_finite_number_at_the_runs_step(
     events = event_accumulator.EventAccumulator(str(tmp_path / "demo" / "short"))
     events.Reload()
     assert "train/loss" not in events.Tags()["scalars"]
+    assert events.Scalars("machines/idle_ratio_learner")[0].value == 0.5
     [point] = events.Scalars("train/reward_mean")
     assert (point.step, point.value) == (12, pytest.approx(report.metrics["reward_mean"]))
 

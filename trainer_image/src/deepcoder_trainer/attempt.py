@@ -52,9 +52,10 @@ from deepcoder_trainer.sampler.group import SamplerGroup
 from deepcoder_trainer.sampler.start import start_samplers
 from deepcoder_trainer.starting import bring_to, load_problems, load_tokenizer, start_both
 from deepcoder_trainer.stopping import Moment, Stop, StopReached, stop_on_signals
-from deepcoder_trainer.telemetry.metrics import JsonLines, Prometheus
+from deepcoder_trainer.telemetry.metrics import JsonLines
 from deepcoder_trainer.telemetry.observers import Observers
 from deepcoder_trainer.telemetry.progress import Progress
+from deepcoder_trainer.telemetry.prometheus import Prometheus
 from deepcoder_trainer.telemetry.samples import SampleSink
 from deepcoder_trainer.telemetry.trackers import trackers
 from deepcoder_trainer.types import Learner
@@ -85,10 +86,12 @@ class Attempt:
         self._sources = Sources(endpoint=config.storage.endpoint, region=config.storage.region)
         self._writer = CheckpointWriter(config, None, workdir=self._workdir, store=self._store)
         self._progress = Progress(config, stop)
-        self._prometheus = Prometheus(config.stage.index)
+        self._prometheus = Prometheus(config)
+        self._prometheus.watch(self._totals)
         self._metrics = JsonLines(self._workdir / "metrics.jsonl", config.stage.name)
         self._samples: SampleSink | None = None
         self._client: Judge | None = None
+        self._sampler: SamplerGroup | None = None
         self._background = Background()
         self._failure: BaseException | None = None
         """Of work beside training, that the attempt ends for."""
@@ -171,6 +174,7 @@ class Attempt:
             abandonable(load_problems, config, self._sources, tokenizer, self._client)
         )
         sampler, learner = await self._unless_stopped(start_both(config, model_dir, stack))
+        self._sampler = sampler
         point = await self._unless_stopped(find_resume_point(config, learner, workdir=self._workdir, store=self._store))
         writer = self._writer = CheckpointWriter(
             config,
@@ -257,10 +261,20 @@ class Attempt:
             figures |= {"checkpoint_stall_seconds": times.stall, "checkpoint_upload_seconds": times.upload}
         return figures
 
+    def _totals(self) -> dict[str, float]:
+        """Counts of the parts beside the loop since the attempt's start, for whoever scrapes."""
+        totals = {"samples_lost": float(self._samples.lost) if self._samples is not None else 0.0}
+        if self._client is not None:
+            retries = self._client.retries.items()
+            totals |= {f"sandbox_retries{{reason={reason}}}": float(count) for reason, count in retries}
+        if self._sampler is not None:
+            totals["weight_sync_failures"] = float(self._sampler.failed_updates)
+        return totals
+
     async def _evaluate(self, stack: AsyncExitStack, reward: Reward, model_dir: Path, tokenizer: Any) -> ExitRecord:
         from deepcoder_trainer.evaluation.run import run_evaluate_stage
 
-        sampler = await self._unless_stopped(start_samplers(self.config, model_dir))
+        sampler = self._sampler = await self._unless_stopped(start_samplers(self.config, model_dir))
         stack.push_async_callback(sampler.close)
         observer = self._observer()
         observer.on_phase(TrainerPhase.EVALUATING)
@@ -278,6 +292,7 @@ class Attempt:
             workdir=self._workdir,
             dtype="float32" if self.config.recipe.precision == "Float32" else "bfloat16",
             observer=observer,
+            told=self._prometheus.evaluated,
         )
 
     def _observer(self, *more: Observer) -> Observers:
@@ -294,6 +309,7 @@ class Attempt:
 
     def _committed(self, committed: CommittedCheckpoint) -> None:
         manifest = committed.manifest
+        self._prometheus.committed(manifest)
         self._progress.checkpoint = CheckpointSummary(
             uri=committed.ref.uri, digest=committed.ref.digest, step=manifest.step
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ class EvaluationContext:
     dtype: str
     """The samplers' number format."""
     observer: Observer
+    told: Callable[[Mapping[str, float]], None] = lambda _figures: None
+    """Hears what each target of an Evaluate stage came to as soon as it is measured: `eval/<set>/<target>/<figure>`."""
 
     def rollout(self, sampling: Sampling) -> Rollout:
         """Makes groups with settings of its own."""

@@ -76,6 +76,7 @@ async def run_evaluate_stage(context: EvaluationContext) -> Mapping[str, float]:
     rows: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for version, target in enumerate(targets, start=1):
         rows[target.name] = await _measure(context, plan, target, version, sets)
+        context.told(await asyncio.to_thread(_figures, target.name, rows[target.name]))
     return await asyncio.to_thread(_commit, context, plan, sets, rows, targets[-1])
 
 
@@ -244,6 +245,15 @@ def _store_rows(
 
 def _results(rows: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> dict[str, dict[str, DatasetResult]]:
     return {target: {name: dataset_result(r) for name, r in sets.items()} for target, sets in rows.items()}
+
+
+def _figures(target: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, float]:
+    """A target's figures under its own name."""
+    return {
+        f"eval/{dataset}/{target}/{name.rpartition('/')[2]}": value
+        for dataset, by_set in rows.items()
+        for name, value in metrics({target: {dataset: dataset_result(by_set)}}).items()
+    }
 
 
 def _commit(

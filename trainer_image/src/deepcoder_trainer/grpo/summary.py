@@ -5,6 +5,7 @@ The 95th percentile of |learner - sampler| comes from a histogram, since sums ov
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 AGREED = ("grad_norm", "grad_norm_max", "skipped_optimizer_steps")
@@ -17,6 +18,11 @@ GAP_BINS_PER_DECADE = 8
 GAP_DECADES = (-8, 2)
 GAP_BINS = GAP_BINS_PER_DECADE * (GAP_DECADES[1] - GAP_DECADES[0])
 """Bins of the histogram of |learner - sampler| log-probability, equal in log10 from 1e-8 to 1e2."""
+
+GAP_EDGES = tuple(10.0**exponent for exponent in range(-6, 2))
+"""Where the share of tokens with a larger difference is told: the tails, which a mean and a quantile do not show."""
+GAP_ABOVE = "logprob_gap_above/"
+"""Begins the names of those shares."""
 
 
 def combine(answers: Sequence[dict[str, list[float]]]) -> dict[str, float]:
@@ -52,6 +58,7 @@ def summarize(sums: dict[str, list[float]]) -> dict[str, float]:
         "logprob_gap_abs_p95": _quantile(sums["gap_histogram"], 0.95),
         "tokens_trained": sums["tokens"][0],
     }
+    metrics |= {f"{GAP_ABOVE}{edge:g}": _share_above(sums["gap_histogram"], edge) for edge in GAP_EDGES}
     if "importance" in mean:
         metrics["importance_weight_mean"] = mean["importance"]
     if "reference_kl" in mean:
@@ -69,3 +76,10 @@ def _quantile(histogram: list[float], q: float) -> float:
         if seen >= q * total:
             return 0.0 if i == 0 else 10.0 ** (GAP_DECADES[0] + (i + 1) / GAP_BINS_PER_DECADE)
     return 10.0 ** GAP_DECADES[1]
+
+
+def _share_above(histogram: list[float], edge: float) -> float:
+    """Share of the bins' content that lies above one of `GAP_EDGES`, which bins begin at."""
+    total = sum(histogram)
+    first = (round(math.log10(edge)) - GAP_DECADES[0]) * GAP_BINS_PER_DECADE
+    return sum(histogram[first:]) / total if total else 0.0

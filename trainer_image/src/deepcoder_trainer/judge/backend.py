@@ -6,6 +6,7 @@ for a bounded number of times and seconds, and then comes back unjudged, for qua
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,6 +36,11 @@ class Judge(Protocol):
     @property
     def errors(self) -> int:
         """Failures of judges so far."""
+
+    @property
+    def retries(self) -> Mapping[str, int]:
+        """Times so far that a submission was not judged where it was asked, by reason: a judge `failed`, was
+        `unavailable` (full, leaving, not reached, too late), or `turned_away` whoever asked."""
 
     @property
     def capacity(self) -> int:

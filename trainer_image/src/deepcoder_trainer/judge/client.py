@@ -89,6 +89,8 @@ class JudgeClient:
         self.patience = patience
         """Seconds after which a submission is given up whatever the reason."""
         self.errors = 0
+        self.retries = dict.fromkeys(("failed", "unavailable", "turned_away"), 0)
+        """Why submissions were not judged where they were asked: each was asked elsewhere, or again, or given up."""
 
     @property
     def capacity(self) -> int:
@@ -141,11 +143,15 @@ class JudgeClient:
             rest = answer.rest_seconds
             if answer.turned_away:
                 asked.turned_away += 1
+                self.retries["turned_away"] += 1
                 rest = min(2.0 ** (asked.turned_away - 1), MAX_REST_SECONDS)
                 if not endpoint.resting:  # many may be turned away at once: one line is enough
                     log.warning("judge %s turns submissions away: %s", endpoint.url, answer.problem)
-            elif answer.judged:
+            elif not answer.judged:
+                self.retries["unavailable"] += 1
+            else:
                 self.errors += 1
+                self.retries["failed"] += 1
                 asked.erred |= {endpoint.url}
                 log.warning("judge %s failed on %s: %s", endpoint.url, submission.request.id, answer.problem)
             return Judgement(None, asked.attempts) if asked.attempts >= ERRORS else None

@@ -25,9 +25,16 @@ def figures(report: StepReport) -> dict[str, float]:
     """All numbers of a step under the names that both trackers group by."""
     return {
         **{name if "/" in name else f"train/{name}": v for name, v in report.metrics.items() if math.isfinite(v)},
+        **{f"machines/{_plain(name)}": v for name, v in report.gauges.items() if math.isfinite(v)},
         **{f"seconds/{name}": v for name, v in report.phase_seconds.items()},
         **{f"verdicts/{name}": float(v) for name, v in report.verdicts.items()},
     }
+
+
+def _plain(name: str) -> str:
+    """`idle_ratio{role=learner}` as `idle_ratio_learner`: neither tracker has labels."""
+    base, _, label = name.rstrip("}").partition("{")
+    return f"{base}_{label.partition('=')[2]}" if label else base
 
 
 class TensorBoard:
