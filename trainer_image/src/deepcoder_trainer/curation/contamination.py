@@ -10,7 +10,7 @@ shared by chance and do not count.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,9 @@ _SHORT = 20
 """Sequences below which a statement is short: then nearly all have to agree."""
 _NEARLY_ALL = 0.9
 _LEAST_TEST = 32
-"""Characters of a test's input and output together, white space apart, from which it counts."""
+"""Characters of a test's input and output together, white space counted once, from which it counts."""
 _SHARED = 2
+_MASK = np.uint64((1 << 22) - 1)
 
 
 class EvaluationIndex:
@@ -34,10 +35,14 @@ class EvaluationIndex:
         self._names: list[str] = []
         self._sizes: list[int] = []
         self._tests_of: list[int] = []
-        self._by_test: dict[int, list[int]] = {}
+        self._by_test: dict[tuple[str, int], list[int]] = {}
+        """Output and number of the input to the problems that have such a test."""
+        self._outputs: set[str] = set()
         self._parts: list[Shingles] = []
         self._numbers: npt.NDArray[np.uint64] = np.empty(0, np.uint64)
         self._owners: npt.NDArray[np.int64] = np.empty(0, np.int64)
+        self._seen = np.zeros(int(_MASK) + 1, np.bool_)
+        """Low bits of the numbers that there are: nearly all that are asked for are not, and this says so at once."""
 
     def __len__(self) -> int:
         return len(self._names)
@@ -45,9 +50,10 @@ class EvaluationIndex:
     def add(self, name: str, statement: str, tests: Iterable[Test]) -> None:
         """Add one evaluation problem; `name` is told to people."""
         index = len(self._names)
-        known = _numbered(tests)
-        for number in known:
-            self._by_test.setdefault(number, []).append(index)
+        known = set(_numbered(tests))
+        for test in known:
+            self._by_test.setdefault(test, []).append(index)
+            self._outputs.add(test[0])
         found = shingles(words(statement))
         self._names.append(name)
         self._sizes.append(len(found))
@@ -62,16 +68,18 @@ class EvaluationIndex:
         owners = np.repeat(np.arange(len(self._parts)), [len(p) for p in self._parts])
         order = np.argsort(numbers, kind="stable")
         self._numbers, self._owners, self._parts = numbers[order], owners[order], []
+        self._seen[self._numbers & _MASK] = True
 
     def reason(self, statement: Shingles, tests: Sequence[Test]) -> str | None:
         """Why a training problem is contaminated, None if it is not."""
         return self._by_statement(statement) or self._by_tests(tests)
 
     def _by_statement(self, statement: Shingles) -> str | None:
-        if not len(statement) or not len(self._numbers):
+        known = statement[self._seen[statement & _MASK]]
+        if not len(known):
             return None
-        first = np.searchsorted(self._numbers, statement, "left")
-        last = np.searchsorted(self._numbers, statement, "right")
+        first = np.searchsorted(self._numbers, known, "left")
+        last = np.searchsorted(self._numbers, known, "right")
         hits = [self._owners[a:b] for a, b in zip(first, last, strict=True) if a < b]
         if not hits:
             return None
@@ -89,18 +97,21 @@ class EvaluationIndex:
     def _by_tests(self, tests: Sequence[Test]) -> str | None:
         if not self._by_test:
             return None
-        shared = Counter(owner for number in _numbered(tests) for owner in self._by_test.get(number, ()))
+        numbered = set(_numbered(tests, self._outputs))
+        shared = Counter(owner for test in numbered for owner in self._by_test.get(test, ()))
         for owner, count in shared.most_common():
             if count >= min(_SHARED, self._tests_of[owner]):
                 return f"{count} of its tests are in {self._names[owner]}"
         return None
 
 
-def _numbered(tests: Iterable[Test]) -> set[int]:
-    """The tests that count, each as a number of this process's own."""
-    numbers = set()
+def _numbered(tests: Iterable[Test], outputs: Set[str] | None = None) -> Iterator[tuple[str, int]]:
+    """The tests that count: output, and a number of this process's own for the input. With `outputs`: those with one of
+    them, since inputs may be long and outputs are not."""
     for given, expected in tests:
-        one, two = " ".join(given.split()), " ".join(expected.split())
-        if len(one) + len(two) >= _LEAST_TEST:
-            numbers.add(hash((one, two)))
-    return numbers
+        output = " ".join(expected.split())
+        if outputs is not None and output not in outputs:
+            continue
+        read = " ".join(given.split())
+        if len(output) + len(read) >= _LEAST_TEST:
+            yield output, hash(read)

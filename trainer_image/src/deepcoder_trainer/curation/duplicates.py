@@ -84,5 +84,7 @@ class Clusters:
 def _signature(
     shingles: Shingles, factors: npt.NDArray[np.uint64], offsets: npt.NDArray[np.uint64]
 ) -> npt.NDArray[np.uint64]:
-    """[rows] least value of each hash over the set. Multiply-shift: the high half of a product is what is random."""
-    return ((shingles * factors + offsets) >> np.uint64(32)).min(axis=1)
+    """[rows] least value of each hash over the set. The high bits of a product are what is random; they decide."""
+    hashed = shingles * factors
+    hashed += offsets
+    return hashed.min(axis=1)

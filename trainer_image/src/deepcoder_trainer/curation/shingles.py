@@ -35,12 +35,16 @@ def shingles(found: list[str]) -> Shingles:
     """The five-word sequences of a list of words; all of them as one where there are fewer."""
     if not found:
         return np.empty(0, np.uint64)
-    numbers = np.fromiter((_number(word) for word in found), np.uint64, len(found))
+    numbers = np.fromiter(map(_number, found), np.uint64, len(found))
     width = min(WIDTH, len(found))
-    windows = np.lib.stride_tricks.sliding_window_view(numbers, width)
-    mixed = (windows * _ODD[:width]).sum(axis=1, dtype=np.uint64)
+    count = len(found) - width + 1
+    mixed = np.zeros(count, np.uint64)
+    for offset in range(width):
+        mixed += numbers[offset : offset + count] * _ODD[offset]
     mixed ^= mixed >> _SHIFT
-    return np.unique(mixed * _MIX)
+    mixed *= _MIX
+    mixed.sort()
+    return mixed[np.concatenate(([True], mixed[1:] != mixed[:-1]))]
 
 
 def jaccard(a: Shingles, b: Shingles) -> float:

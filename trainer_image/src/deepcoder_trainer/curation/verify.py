@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from deepcoder_contracts.judge import MAX_CODE_BYTES
@@ -155,11 +156,15 @@ class Verification:
 
 
 class _Judged:
-    """A record as the judge is asked about it."""
+    """A record as the judge is asked about it; what is sent is made when something is."""
 
     def __init__(self, record: Record) -> None:
         self.problem = record.problem()
-        self.submissions = JudgedProblem(self.problem)
+
+    @cached_property
+    def submissions(self) -> JudgedProblem:
+        """Makes what is sent."""
+        return JudgedProblem(self.problem)
 
 
 def _duplicate(candidates: Sequence[Candidate], cluster: Cluster, index: int, kept: Kept) -> Refused:

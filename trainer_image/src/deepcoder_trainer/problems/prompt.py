@@ -50,9 +50,11 @@ def prompt_lengths(prompts: Sequence[str], tokenizer: Any) -> list[int]:
     if not prompts:
         return []
     if getattr(tokenizer, "chat_template", None):
-        encoded = tokenizer([_as_turn(p, tokenizer) for p in prompts], add_special_tokens=False)
+        encoded = tokenizer(
+            [_as_turn(p, tokenizer) for p in prompts], add_special_tokens=False, return_attention_mask=False
+        )
     else:
-        encoded = tokenizer(list(prompts))
+        encoded = tokenizer(list(prompts), return_attention_mask=False)
     return [len(ids) for ids in encoded["input_ids"]]
 
 
