@@ -20,7 +20,7 @@ from deepcoder_contracts.progress import Desired, ProgressReply, ProgressReport,
 from deepcoder_contracts.stage import ProgressEndpoint, StageConfig
 from deepcoder_trainer.ports import StepReport
 from deepcoder_trainer.stopping import Moment, Stop
-from deepcoder_trainer.telemetry.progress import Progress
+from deepcoder_trainer.telemetry.progress import SENDS, Progress
 
 
 def certificate(folder: Path, name: str) -> tuple[Path, Path]:
@@ -57,9 +57,16 @@ class Operator:
         self.reply = ProgressReply()
         self.status = 200
         self.heard = asyncio.Event()
+        self.standby = 0
+        """Answers that come from a replica which stands by."""
+        self.connections: list[object] = []
 
     async def receive(self, request: web.Request) -> web.Response:
         self.tokens.append(request.headers.get("Authorization"))
+        self.connections.append(request.transport)
+        if self.standby:
+            self.standby -= 1
+            return web.Response(status=503)
         if self.status == 200:
             self.reports.append(ProgressReport.from_json(await request.read()))
         self.heard.set()
@@ -168,6 +175,50 @@ async def test_a_standby_costs_nothing_and_the_token_is_read_again(
             while not server.reports:
                 await heard(server)
     assert server.tokens[-1] == "Bearer second"
+
+
+async def test_a_replica_that_stands_by_is_left_for_another_at_once(
+    tmp_path: Path, make_config: Callable[..., StageConfig], caplog: pytest.LogCaptureFixture
+) -> None:
+    cert, key = certificate(tmp_path, "op")
+    async with operator(cert, key) as (server, url):
+        server.standby = 2
+        settings = endpoint(url, cert, tmp_path).model_copy(update={"interval_seconds": 60.0})
+        async with reporting(Progress(make_config(), Stop()), settings):
+            await heard(server)
+    assert len(server.reports) == 1
+    assert len(set(map(id, server.connections))) == 3, "a connection that is kept leads to the same replica"
+    assert "could not be sent" not in caplog.text
+
+
+async def test_replicas_that_all_stand_by_are_asked_a_bounded_number_of_times_a_beat(
+    tmp_path: Path, make_config: Callable[..., StageConfig], caplog: pytest.LogCaptureFixture
+) -> None:
+    cert, key = certificate(tmp_path, "op")
+    async with operator(cert, key) as (server, url):
+        server.standby = 1000
+        settings = endpoint(url, cert, tmp_path).model_copy(update={"interval_seconds": 60.0})
+        async with reporting(Progress(make_config(), Stop()), settings):
+            while "could not be sent" not in caplog.text:
+                await asyncio.sleep(0.01)
+    assert len(server.tokens) == SENDS
+
+
+async def test_beats_share_a_connection_until_the_authority_changes(
+    tmp_path: Path, make_config: Callable[..., StageConfig]
+) -> None:
+    cert, key = certificate(tmp_path, "op")
+    async with operator(cert, key) as (server, url):
+        settings = endpoint(url, cert, tmp_path)
+        async with reporting(Progress(make_config(), Stop()), settings):
+            while len(server.reports) < 3:
+                await heard(server)
+            assert len(set(map(id, server.connections))) == 1
+            cert.write_text(2 * cert.read_text())
+            before = len(server.reports)
+            while len(server.reports) < before + 2:
+                await heard(server)
+    assert len(set(map(id, server.connections))) == 2
 
 
 async def test_a_server_with_another_authority_is_not_told_the_token(

@@ -2,8 +2,10 @@
 
 A background task posts the newest state at least each `intervalSeconds` and at once when something changed; training
 never waits for it. The token file is read for every post, since the kubelet rotates it; the CA file likewise, since
-the operator's certificate authority does. A post that fails is tried again at the next beat: the durable truth is in
-storage, and an operator that is down, on standby (503) or not reachable costs the run nothing.
+the operator's certificate authority does. One connection is kept between beats. A replica of the operator that stands
+by answers 503: the post is sent again at once, over a new connection, which may reach the one that leads. Any other
+post that fails is tried again at the next beat: the durable truth is in storage, and an operator that is down or not
+reachable costs the run nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ import logging
 import ssl
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from http import HTTPStatus
 from pathlib import Path
+from typing import Self
 
 import aiohttp
 from pydantic import ValidationError
@@ -34,7 +38,9 @@ from deepcoder_trainer.stopping import Stop
 log = logging.getLogger(__name__)
 
 POST_SECONDS = 4.0
-"""Deadline of one post, below the beat."""
+"""Deadline of one post, below the beat, however often it is sent."""
+SENDS = 3
+"""Times that one post is sent while replicas answer that they stand by."""
 
 
 @dataclass
@@ -94,29 +100,23 @@ class Progress:
 
     async def run(self, endpoint: ProgressEndpoint) -> None:
         """Send until cancelled."""
-        while True:
-            self._changed.clear()
-            await self._post(endpoint)
-            try:
-                async with asyncio.timeout(endpoint.interval_seconds):
-                    await self._changed.wait()
-                    await asyncio.sleep(0.2)  # changes that come together go together
-            except TimeoutError:
-                pass
+        async with _Line(endpoint) as line:
+            while True:
+                self._changed.clear()
+                await self._post(line)
+                try:
+                    async with asyncio.timeout(endpoint.interval_seconds):
+                        await self._changed.wait()
+                        await asyncio.sleep(0.2)  # changes that come together go together
+                except TimeoutError:
+                    pass
 
-    async def _post(self, endpoint: ProgressEndpoint) -> None:
+    async def _post(self, line: _Line) -> None:
         body = self.report().to_json()
         if len(body) > MAX_BODY_BYTES:
             body = self.report().model_copy(update={"metrics": {}}).to_json()
         try:
-            headers = {"Authorization": f"Bearer {_token(endpoint)}", "Content-Type": "application/json"}
-            verify = ssl.create_default_context(cafile=endpoint.ca_file)
-            async with (
-                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=POST_SECONDS), trust_env=False) as http,
-                http.post(endpoint.url, data=body, headers=headers, ssl=verify, allow_redirects=False) as answer,
-            ):
-                answer.raise_for_status()
-                reply = ProgressReply.from_json(await answer.read())
+            reply = await line.post(body)
         except (aiohttp.ClientError, TimeoutError, OSError, ValidationError) as error:
             if not self._failing:
                 log.warning("progress could not be sent, training goes on: %s", error)
@@ -133,5 +133,58 @@ class Progress:
             self.on_phase(TrainerPhase.DRAINING)
 
 
-def _token(endpoint: ProgressEndpoint) -> str:
-    return Path(endpoint.token_file).read_text().strip()
+class _Line:
+    """The connection to the operator, with what it trusts; opened anew when that changes, and after any failure."""
+
+    def __init__(self, endpoint: ProgressEndpoint) -> None:
+        self._endpoint = endpoint
+        self._http: aiohttp.ClientSession | None = None
+        self._trusted = ""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._hang_up()
+
+    async def post(self, body: bytes) -> ProgressReply:
+        """Send a report; raises what kept it from being answered."""
+        try:
+            async with asyncio.timeout(POST_SECONDS):
+                for sends_left in reversed(range(SENDS)):
+                    reply = await self._send(body, standby_is_final=not sends_left)
+                    if reply is not None:
+                        return reply
+                    await self._hang_up()
+        except BaseException:
+            await self._hang_up()
+            raise
+        raise AssertionError("unreachable")
+
+    async def _send(self, body: bytes, *, standby_is_final: bool) -> ProgressReply | None:
+        """The reply; None from a replica that stands by, where another is to be asked."""
+        token = _read(self._endpoint.token_file)
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        http = await self._session()
+        async with http.post(self._endpoint.url, data=body, headers=headers, allow_redirects=False) as answer:
+            if answer.status == HTTPStatus.SERVICE_UNAVAILABLE and not standby_is_final:
+                return None
+            answer.raise_for_status()
+            return ProgressReply.from_json(await answer.read())
+
+    async def _session(self) -> aiohttp.ClientSession:
+        trusted = _read(self._endpoint.ca_file)
+        if self._http is None or trusted != self._trusted:
+            await self._hang_up()
+            connector = aiohttp.TCPConnector(ssl=ssl.create_default_context(cadata=trusted))
+            self._http, self._trusted = aiohttp.ClientSession(connector=connector, trust_env=False), trusted
+        return self._http
+
+    async def _hang_up(self) -> None:
+        if self._http is not None:
+            http, self._http = self._http, None
+            await http.close()
+
+
+def _read(file: str) -> str:
+    return Path(file).read_text().strip()
