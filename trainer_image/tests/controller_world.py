@@ -175,7 +175,9 @@ class ScriptedSampler:
         self.weights, self.version = refs.dtype, version
         self.pushed.append(version)
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        if self.device is not None:
+            self.device.awake.discard(id(self))
 
 
 @dataclass
