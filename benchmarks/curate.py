@@ -230,9 +230,8 @@ def everything_but_judging(folder: Path, problems: int) -> dict[str, Any]:
     report = done.report
     assert sum(report["read"].values()) == total
     assert report["judging"]["judged"] == 0
-    dropped = {
-        name: sum(d.get(name, 0) for d in report["dropped"].values()) for name in ("near_duplicate", "contaminated")
-    }
+    names = ("long_prompt", "contaminated", "near_duplicate")
+    dropped = {name: sum(d.get(name, 0) for d in report["dropped"].values()) for name in names}
     expected = total * COPIES
     assert 0.8 * expected < dropped["near_duplicate"] + dropped["contaminated"] < 1.2 * expected + EVALUATION, dropped
     size = sum(f.stat().st_size for f in folder.iterdir() if f.is_file())
@@ -266,23 +265,23 @@ def judging(folder: Path, programs: int, turn: int) -> tuple[float, float]:
     report = curate([f"bench={path}", *options]).report
     assert report["kept"] == {"bench": programs}
     assert report["judging"] == {"judged": programs, "known": 0}
-    return report["seconds"]["verify"], own_seconds(rows)
+    return report["seconds"]["verify"], own_seconds(rows, folder / f"jobs-{turn}.jsonl")
 
 
-def own_seconds(rows: list[dict[str, Any]]) -> float:
+def own_seconds(rows: list[dict[str, Any]], path: Path) -> float:
     """Seconds from the judge's first verdict to its last, and as much again as the first ones are of all."""
     lines = []
     for row in rows:
         problem = reader_for(row)[1](row, "bench").problem()
         request: JudgeRequest = JudgedProblem(problem).submission(row["solution"], "bench").request
+        request = request.model_copy(update={"id": f"{len(lines)}"})
         lines.append(request.model_dump_json(exclude_none=True) + "\n")
     program = str(Path(sys.executable).with_name("deepcoder-sandbox"))
     command = [program, "judge", "--workers", str(workers())]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdin is not None
+    path.write_text("".join(lines))  # a file: a pipe that is full would hold both sides
+    with path.open() as jobs:
+        process = subprocess.Popen(command, stdin=jobs, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    process.stdin.writelines(lines)
-    process.stdin.close()
     first, seen = 0.0, 0
     for line in process.stdout:
         assert json.loads(line)["passed"] is True
