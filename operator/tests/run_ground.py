@@ -118,13 +118,15 @@ class Ground:
 
 
 @asynccontextmanager
-async def standing() -> AsyncIterator[Ground]:
+async def standing(settle: float = 0.0) -> AsyncIterator[Ground]:
     """A controller that has begun, of a run that is not seen yet."""
     made = Ground(API(manifest()))
     api: Any = made.api
     observer: Any = made.observer
     executor: Any = made.executor
-    made.controller = RunController(api, observer, executor, made.board, Policy(), made.record, SteadyClock().now)
+    made.controller = RunController(
+        api, observer, executor, made.board, Policy(), made.record, SteadyClock().now, settle
+    )
     made.controller.start()
     yield made
     await made.controller.stop()

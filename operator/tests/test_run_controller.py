@@ -181,3 +181,22 @@ async def test_worker_that_breaks_ends_the_process(ground: Ground, monkeypatch: 
     with pytest.raises(RuntimeError, match="a defect"):
         async with asyncio.timeout(5):
             await ground.controller.run()
+
+
+async def test_events_that_come_together_share_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A RayJob's start is told by some ten events of its cluster and pods within a second."""
+    looks: list[int] = []
+
+    def look(run: Any, *_: Any) -> Plan:
+        looks.append(1)
+        return Plan(run.status)
+
+    monkeypatch.setattr(reconcile, "plan", look)
+    async with standing(settle=0.2) as ground:
+        ground.controller.seen(manifest())
+        await ground.until(lambda: looks)
+        for _ in range(8):
+            ground.controller.wake(KEY)
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.4)
+        assert len(looks) == 2

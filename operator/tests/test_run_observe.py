@@ -6,10 +6,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+import plan_world
 import pytest
-from plan_world import START, make_run
+from plan_world import START
 
-from deepcoder_operator.api.run import DeepCoderRun
+from deepcoder_operator.api.run import FINALIZER, DeepCoderRun
 from deepcoder_operator.board import ProgressBoard
 from deepcoder_operator.controllers import observe
 from deepcoder_operator.controllers.observe import Children, Observer
@@ -62,8 +63,17 @@ def ground() -> Ground:
     return Ground()
 
 
-def changed(run: DeepCoderRun, **status: Any) -> DeepCoderRun:
-    return run.model_copy(update={"status": run.status.model_copy(update=status)})
+def make_run(**spec: Any) -> DeepCoderRun:
+    """A run that has its finalizer."""
+    run = plan_world.make_run(**spec)
+    return run.model_copy(update={"metadata": run.metadata.model_copy(update={"finalizers": [FINALIZER]})})
+
+
+async def test_run_that_is_seen_for_the_first_time_asks_nothing(ground: Ground) -> None:
+    """Its first pass only sees to it that it cannot go unnoticed."""
+    world = await ground.look(plan_world.make_run())
+    assert world.storage is None
+    assert ground.api.asked == {}
 
 
 async def test_run_whose_bucket_is_not_as_it_should_be_is_looked_for_nowhere_else_but_at_its_pool(

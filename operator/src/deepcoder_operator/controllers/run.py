@@ -36,6 +36,9 @@ from deepcoder_operator.kube.resources import RUNS
 
 log = logging.getLogger(__name__)
 
+SETTLE_SECONDS = 0.1
+"""An event is seldom alone: those of a run that come so soon after the first, our own writes' too, share a pass."""
+
 _CONCURRENT_PASSES = 32
 
 
@@ -65,9 +68,10 @@ class RunController:
         policy: Policy,
         record: Recorder,
         now: Callable[[], datetime],
+        settle: float = SETTLE_SECONDS,
     ) -> None:
         """`now` is the time of day, in whole seconds, that all decisions are taken by."""
-        self._kube, self._board = kube, board
+        self._kube, self._board, self._settle = kube, board, settle
         executor.adopt = self.seen
         self._reconciler = Reconciler(kube, observer, executor, board, policy, record, now)
         self._workers: dict[RunKey, _Worker] = {}
@@ -166,7 +170,8 @@ class RunController:
                 async with asyncio.timeout(seconds):
                     await worker.wakeup.wait()
             except TimeoutError:
-                pass
+                continue
+            await asyncio.sleep(self._settle)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()

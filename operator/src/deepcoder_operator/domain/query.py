@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from deepcoder_contracts.stage import StageType
 from deepcoder_operator.api.attempt_status import AttemptState, AttemptStatus
-from deepcoder_operator.api.run import DeepCoderRun
+from deepcoder_operator.api.run import FINALIZER, DeepCoderRun
 from deepcoder_operator.api.run_status import StagePhase
 from deepcoder_operator.domain.deadlines import last_sign_of_life, stall_seconds
 from deepcoder_operator.domain.heartbeat import WRITE_SECONDS
@@ -37,6 +37,8 @@ def storage_query(run: DeepCoderRun, world: World, now: datetime) -> StorageQuer
     if run.metadata.deletion_timestamp:
         saves = attempt is not None and attempt.state is AttemptState.DRAINING
         return StorageQuery(stage_index=attempt.stage_index, ordinal=attempt.ordinal) if attempt and saves else None
+    if FINALIZER not in run.metadata.finalizers:
+        return None
     if attempt is None:
         waiting = status.backoff is not None and now < status.backoff.until
         index = status.current_stage.index if status.current_stage else 0
