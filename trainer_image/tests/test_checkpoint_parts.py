@@ -65,7 +65,7 @@ def test_parts_are_on_their_way_together_and_no_more_are_read_than_those(
     store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, sha256 = big_file(tmp_path, 9)
-    upload_part: Callable[..., Any] = store._client.upload_part
+    upload_part: Callable[..., Any] = store._sender.upload_part
     together = threading.Barrier(storage_s3._PARALLEL_PARTS, action=lambda: read.append(position(path)))
     read: list[int] = []
 
@@ -74,7 +74,7 @@ def test_parts_are_on_their_way_together_and_no_more_are_read_than_those(
             together.wait(30)
         return upload_part(**kwargs)
 
-    monkeypatch.setattr(store._client, "upload_part", wait_for_the_others)
+    monkeypatch.setattr(store._sender, "upload_part", wait_for_the_others)
     assert store.put_file("big", path).sha256 == sha256
     assert len(read) == 2
     assert read[0] <= storage_s3._PARALLEL_PARTS * PART
@@ -94,7 +94,7 @@ def test_a_failed_part_is_what_the_upload_fails_of_whatever_becomes_of_giving_it
     abort_fails: bool, store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     path, _ = big_file(tmp_path, 6)
-    upload_part: Callable[..., Any] = store._client.upload_part
+    upload_part: Callable[..., Any] = store._sender.upload_part
 
     def damaged_second(**kwargs: Any) -> Any:
         if kwargs["PartNumber"] == 2:
@@ -104,7 +104,7 @@ def test_a_failed_part_is_what_the_upload_fails_of_whatever_becomes_of_giving_it
     def unreachable(**_: Any) -> Any:
         raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "AbortMultipartUpload")
 
-    monkeypatch.setattr(store._client, "upload_part", damaged_second)
+    monkeypatch.setattr(store._sender, "upload_part", damaged_second)
     if abort_fails:
         monkeypatch.setattr(store._client, "abort_multipart_upload", unreachable)
     with caplog.at_level(logging.WARNING), pytest.raises((ChecksumMismatch, StorageUnavailable)):
@@ -121,3 +121,21 @@ def test_a_manifest_names_the_sha256_of_what_was_put(store: S3Store, tmp_path: P
     small.write_bytes(b"small")
     entries = upload_files(store, "p", tmp_path, [path, small])
     assert [(e.path, e.sha256) for e in entries] == [("big", sha256), ("small", hashlib.sha256(b"small").hexdigest())]
+
+
+def test_what_is_put_is_hashed_once_for_its_checksum_which_is_signed(store: Any, tmp_path: Path) -> None:
+    sent: dict[str, list[Any]] = {}
+    store._sender.meta.events.register(
+        "before-send.s3", lambda request, event_name, **_: sent.setdefault(event_name, []).append(request.headers)
+    )
+    path, _ = big_file(tmp_path, 2)
+    store.put_file("big", path)
+    store.put_bytes("small", b"small")
+    assert {name: len(headers) for name, headers in sent.items()} == {
+        "before-send.s3.UploadPart": 2,
+        "before-send.s3.PutObject": 1,
+    }
+    for headers in (each for many in sent.values() for each in many):
+        assert headers["X-Amz-Content-SHA256"] == b"UNSIGNED-PAYLOAD"
+        signed = headers["Authorization"].decode().partition("SignedHeaders=")[2].partition(",")[0]
+        assert "x-amz-checksum-sha256" in signed.split(";")

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 _ATTEMPTS = 5
 _CONNECT_SECONDS = 5
 _READ_SECONDS = 60
-_PART_BYTES = 16 << 20
+_PART_BYTES = 8 << 20
 _PARALLEL_PARTS = 4
 """Parts of one file that are in memory and on their way; `transfer` puts as many files at once."""
 _MOST_PARTS = 10_000
@@ -78,6 +78,7 @@ class S3Store:
         self.uri = f"s3://{bucket}" + (f"/{self._prefix}" if self._prefix else "")
         self._lock = threading.Lock()
         self._made: S3Client | None = None
+        self._made_sender: S3Client | None = None
 
     def put_file(self, key: str, path: Path) -> StoredObject:
         """See `ObjectStore`."""
@@ -158,20 +159,32 @@ class S3Store:
     @property
     def _client(self) -> S3Client:
         with self._lock:
-            if self._made is None:
-                self._made = boto3.session.Session().client(
-                    "s3",
-                    endpoint_url=self._endpoint,
-                    region_name=self._region or "us-east-1",
-                    config=Config(
-                        connect_timeout=_CONNECT_SECONDS,
-                        read_timeout=_READ_SECONDS,
-                        retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
-                        s3={"addressing_style": "path" if self._endpoint else "auto"},
-                        max_pool_connections=16,
-                    ),
-                )
+            self._made = self._made or self._connect(sign_payloads=None)
             return self._made
+
+    @property
+    def _sender(self) -> S3Client:
+        """For puts whose SHA-256 is a header that is signed: hashing the bytes once more would sign nothing more."""
+        with self._lock:
+            self._made_sender = self._made_sender or self._connect(sign_payloads=False)
+            return self._made_sender
+
+    def _connect(self, *, sign_payloads: bool | None) -> S3Client:
+        return boto3.session.Session().client(
+            "s3",
+            endpoint_url=self._endpoint,
+            region_name=self._region or "us-east-1",
+            config=Config(
+                connect_timeout=_CONNECT_SECONDS,
+                read_timeout=_READ_SECONDS,
+                retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
+                s3={
+                    "addressing_style": "path" if self._endpoint else "auto",
+                    **({} if sign_payloads is None else {"payload_signing_enabled": sign_payloads}),
+                },
+                max_pool_connections=16,
+            ),
+        )
 
     def _key(self, key: str) -> str:
         refuse_traversal(key)
@@ -189,7 +202,7 @@ class S3Store:
         for attempt in range(_ATTEMPTS):
             try:
                 with self._translated(key):
-                    self._client.put_object(
+                    self._sender.put_object(
                         Bucket=self._bucket, Key=self._key(key), Body=data, ChecksumSHA256=checksum, **conditions
                     )
                 break
@@ -226,7 +239,7 @@ class S3Store:
 
     def _put_part(self, where: dict[str, Any], number: int, data: bytes) -> CompletedPartTypeDef:
         checksum = base64.b64encode(hashlib.sha256(data).digest()).decode()
-        answer = self._client.upload_part(**where, PartNumber=number, Body=data, ChecksumSHA256=checksum)
+        answer = self._sender.upload_part(**where, PartNumber=number, Body=data, ChecksumSHA256=checksum)
         return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": checksum}
 
     def _abort(self, where: dict[str, Any]) -> None:
