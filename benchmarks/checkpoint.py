@@ -1,9 +1,9 @@
 """What does a checkpoint cost the training that goes on? A real learner rank, the real writer, a real S3 server.
 
-    make bench-checkpoint                       about six minutes, both cores busy
+    make bench-checkpoint                       about two minutes, both cores busy
     python benchmarks/checkpoint.py --tiny      seconds, to see that it works: its figures mean nothing
 
-One rank in this process trains a model of 28 million parameters on 16,384 tokens a step. Some steps are alone; after
+One rank in this process trains a model of 7 million parameters on 16,384 tokens a step. Some steps are alone; after
 each of the others all of its state (weights and both moments of Adam, 12 bytes a parameter) is copied aside, uploaded
 to versitygw on this machine while the next step trains, and committed.
 
@@ -79,18 +79,18 @@ class Sizes:
 
 FULL: Final = Sizes(
     model={
-        "hidden_size": 512,
+        "hidden_size": 256,
         "num_hidden_layers": 8,
         "num_attention_heads": 8,
         "num_key_value_heads": 4,
-        "intermediate_size": 1408,
-        "vocab_size": 8192,
+        "intermediate_size": 704,
+        "vocab_size": 4096,
     },
     tokens=16_384,
     length=512,
     capacity=2048,
-    steps=4,
-    uploads=5,
+    steps=5,
+    uploads=7,
 )
 TINY: Final = Sizes(
     model={
