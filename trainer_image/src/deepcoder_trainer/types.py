@@ -80,7 +80,8 @@ class Outcome:
     reward: float | None
     """1.0 or 0.0 (or a user's own number); None if the judge itself failed: such a sample is quarantined."""
     verdict: str
-    """The verdict that decided: `passed`, the first that was not, `no_code` without a fenced block, `error`."""
+    """The verdict that decided: `passed`, the first that was not, `no_code` without a fenced block, `no_answer`
+    without a box, `error`."""
     seconds: float
     attempts: int = 1
 

@@ -153,7 +153,7 @@ def _safe(value: Any) -> str:
     """A value in a Markdown line: what is in a dataset must not shape the page."""
     if isinstance(value, int):
         return f"{value:,}"
-    return "".join(f"\\{c}" if c in "|<>[]!*#" else c for c in str(value).replace("\n", " "))
+    return "".join(f"\\{c}" if c in "|<>[]!*#" else c for c in str(value).replace("\n", " ").replace("`", "'"))
 
 
 def _draw(folder: Path, tally: Tally, kept: Sequence[Candidate]) -> list[str]:

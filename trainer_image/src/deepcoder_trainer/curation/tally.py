@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 EXAMPLES = 5
 """Examples kept of each source and filter."""
+LONGEST_REASON = 500
 _EXCERPT = 240
 
 
@@ -19,6 +20,7 @@ class Dropped:
     place: str
     filter: str
     reason: str
+    """At most `LONGEST_REASON` characters of it: it may quote the row."""
     excerpt: str = ""
     """How its statement begins."""
 
@@ -45,6 +47,7 @@ class Tally:
 
     def drop(self, dropped: Dropped) -> None:
         """Count it."""
+        dropped = replace(dropped, reason=dropped.reason[:LONGEST_REASON])
         count = self.by_filter[dropped.source]
         count[dropped.filter] += 1
         if count[dropped.filter] <= EXAMPLES:
