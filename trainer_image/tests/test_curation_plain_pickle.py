@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import pickle
 import time
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from deepcoder_trainer.curation import plain_pickle
 from deepcoder_trainer.curation.plain_pickle import Damaged, UnsafePickle, decode, inflate, loads
@@ -184,3 +187,25 @@ def test_compressed_data_that_is_cut_or_no_such_data_is_told() -> None:
             inflate(bad)
     with pytest.raises(Damaged, match="base64"):
         decode("%%%")
+
+
+plain = st.recursive(
+    st.text(max_size=5) | st.integers() | st.floats(allow_nan=False) | st.none() | st.booleans(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(value=plain, protocol=st.integers(2, 5))
+def test_any_plain_value_is_read_back(value: Any, protocol: int) -> None:
+    assert loads(pickle.dumps(value, protocol)) == value
+
+
+@settings(max_examples=400, deadline=None)
+@given(value=plain, cut=st.integers(0, 60), junk=st.binary(max_size=40))
+def test_whatever_is_no_plain_pickle_is_damaged_and_nothing_else(value: Any, cut: int, junk: bytes) -> None:
+    data = pickle.dumps(value)
+    for hostile in (junk, data[:cut] + junk + data[cut:], b"\x80\x04" + junk + b"."):
+        with contextlib.suppress(Damaged):
+            loads(hostile)
