@@ -26,6 +26,7 @@ from deepcoder_operator.builders.rayjob import build_rayjob
 from deepcoder_operator.builders.settings import TrainerSettings
 from deepcoder_operator.builders.stage_config import build_stage_config, build_stage_config_map
 from deepcoder_operator.controllers.observe import owned_by
+from deepcoder_operator.controllers.postmortem import PostMortem
 from deepcoder_operator.domain.bounds import END_SECONDS
 from deepcoder_operator.domain.draft import (
     Action,
@@ -38,6 +39,7 @@ from deepcoder_operator.domain.draft import (
     EndPods,
     EnsureFoundation,
     RemoveFinalizer,
+    SavePostMortem,
 )
 from deepcoder_operator.domain.names import config_name
 from deepcoder_operator.domain.resolve import ResolvedConfig, resolve
@@ -67,6 +69,9 @@ class Executor:
         self._kube, self._rayjobs, self._storage, self.settings = kube, rayjobs, storage, settings
         self.adopt: Callable[[Object], None] = lambda run: None
         """Called with a run that was written here, which then need not wait for the event to be planned again."""
+        self.record: Callable[..., None] = lambda obj, reason, message, warning=False: None
+        """Posts an event on a run."""
+        self._post_mortem = PostMortem(kube, storage)
 
     async def carry_out(self, run: DeepCoderRun, actions: Iterable[Action]) -> Problem | None:
         """Do the actions; why one could not be done, None if all were. Raises `Conflict` and `Unavailable`."""
@@ -96,6 +101,12 @@ class Executor:
                 await self._foundation(run)
             case CreateAttempt(attempt):
                 await self._attempt(run, attempt)
+            case SavePostMortem(attempt):
+                told = await self._post_mortem.save(run, attempt)
+                if told is not None:
+                    reason, message, warning = told
+                    log.info("run %s/%s: %s: %s", meta.namespace, meta.name, reason, message)
+                    self.record(_reference(run), reason, message, warning=warning)
             case DeleteRayJob(name, uid):
                 await self._kube.delete(RAYJOBS, meta.namespace, name, uid=uid)
             case EndPods(names):
@@ -184,6 +195,13 @@ class Executor:
                 text = f"{obj['kind']} {meta['name']} exists and is not this run's: delete it, it is never adopted"
                 raise Obstacle("NameConflict", text) from None
             return False
+
+
+def _reference(run: DeepCoderRun) -> Object:
+    """The run, for an event on it."""
+    meta = run.metadata
+    told = {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid, "resourceVersion": meta.resource_version}
+    return {"apiVersion": RUNS.api_version, "kind": RUNS.kind, "metadata": told}
 
 
 def _origin(run: DeepCoderRun) -> ParentRef | None:

@@ -72,7 +72,7 @@ class RunController:
     ) -> None:
         """`now` is the time of day, in whole seconds, that all decisions are taken by."""
         self._kube, self._board, self._settle = kube, board, settle
-        executor.adopt = self.seen
+        executor.adopt, executor.record = self.seen, record
         self._reconciler = Reconciler(kube, observer, executor, board, policy, record, now)
         self._workers: dict[RunKey, _Worker] = {}
         self._by_pool: dict[RunKey, set[RunKey]] = {}
