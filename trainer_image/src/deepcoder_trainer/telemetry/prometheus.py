@@ -108,8 +108,8 @@ class Prometheus:
                 self._set(_LABELLED.get(name, name), value)
         for phase, seconds in report.phase_seconds.items():
             self._seconds.labels(phase).observe(seconds)
-        if (seconds := report.phase_seconds.get("sync")) is not None:
-            self._sync.observe(seconds)
+        if "sync" in report.phase_seconds:
+            self._sync.observe(report.phase_seconds["sync"])
         self._count(report)
 
     def evaluated(self, figures: Mapping[str, float]) -> None:
