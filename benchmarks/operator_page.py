@@ -17,6 +17,7 @@ BOUNDS: dict[str, tuple[float, str]] = {
     "written_at_rest": (0.0, "runs written while nothing happens"),
     "written_on_adoption": (0.0, "runs written on adoption"),
     "rayjobs_too_many": (0.0, "RayJobs beyond one a run"),
+    "operator_ended": (0.0, "times that the operator ended by itself, its Lease not renewed for 8 s"),
     "beats_writes_per_run": (4.0, "status writes a run in a minute of reports"),
 }
 """Figure to its bound, and what it is."""

@@ -60,7 +60,7 @@ async def grow(w: World, runs: int, rate: float) -> Growth:
     for index in range(WARM):
         await w.apply_run(index)
     await w.until("the first runs are Running", lambda: w.running(WARM))
-    cpu, began = w.process.cpu_seconds, time.monotonic()
+    cpu, began = w.cpu_seconds, time.monotonic()
 
     async def apply(index: int) -> None:
         sent[index] = await w.apply_run(index)
@@ -74,16 +74,16 @@ async def grow(w: World, runs: int, rate: float) -> Growth:
                 group.create_task(apply(WARM + done + n))
             done = step
             await w.until(f"{step} runs are Running", lambda: w.running(WARM + done))  # noqa: B023
-            made.curve.append((step, w.process.cpu_seconds - cpu, time.monotonic() - began))
+            made.curve.append((step, w.cpu_seconds - cpu, time.monotonic() - began))
     made.seconds = [w.rayjobs[tenant(i), run_name(i)] - at for i, at in sorted(sent.items())]
     return made
 
 
 async def rest(w: World, seconds: float) -> tuple[int, float]:
     """Runs that are written while nothing happens, and the operator's CPU seconds in a second."""
-    before, cpu, began = await w.versions(), w.process.cpu_seconds, time.monotonic()
+    before, cpu, began = await w.versions(), w.cpu_seconds, time.monotonic()
     await asyncio.sleep(seconds)
-    used = (w.process.cpu_seconds - cpu) / (time.monotonic() - began)
+    used = (w.cpu_seconds - cpu) / (time.monotonic() - began)
     after = await w.versions()
     return sum(after[k] != v for k, v in before.items()), used
 
@@ -100,11 +100,11 @@ async def label(w: World, runs: int, times: int, idle: float) -> tuple[float, in
         async with limit:
             await w.kube.patch(RUNS, tenant(index), run_name(index), {"metadata": {"labels": {"turn": str(turn)}}})
 
-    first, cpu, began = await passes(), w.process.cpu_seconds, time.monotonic()
+    first, cpu, began = await passes(), w.cpu_seconds, time.monotonic()
     for turn in range(times):
         await asyncio.gather(*(touch(index, turn) for index in range(runs)))
         await asyncio.sleep(2)
-    used = w.process.cpu_seconds - cpu - idle * (time.monotonic() - began)
+    used = w.cpu_seconds - cpu - idle * (time.monotonic() - began)
     count = int(await passes() - first)
     return 1000 * used / max(count, 1), count
 
@@ -119,7 +119,7 @@ async def adopt(w: World, runs: int) -> tuple[float, int]:
         counted = sum(v for k, v in (await w.metrics()).items() if k.startswith("deepcoder_operator_runs{"))
         return counted == runs and await w.ready()
 
-    await w.until(f"{runs} runs are adopted", adopted, every=0.1)
+    await w.until(f"{runs} runs are adopted", adopted, every=0.5)
     seconds = time.monotonic() - began
     await asyncio.sleep(5)
     after = await w.versions()
@@ -158,7 +158,7 @@ async def measure(runs: int, rate: float, rest_seconds: float, beat_seconds: flo
             figures["curve"] = grown.curve
             figures["curve_exponent"] = exponent(grown.curve)
             figures["cpu_ms_per_create"] = 1000 * grown.curve[-1][1] / runs
-            figures["rss_mb_grown"] = w.process.megabytes("VmHWM")
+            figures["rss_mb_grown"] = w.megabytes("VmHWM")
             counted = await w.metrics()
             for name, series in (("api_requests_per_run", "deepcoder_operator_api_requests_total"),
                                  ("s3_requests_per_run", "deepcoder_operator_storage_requests_total"),
@@ -175,11 +175,12 @@ async def measure(runs: int, rate: float, rest_seconds: float, beat_seconds: flo
                 say(f"heads have reported: {figures['beats']}")
             figures["adopt_seconds"], figures["written_on_adoption"] = await adopt(w, total)
             figures["rayjobs_too_many"] = len((await w.kube.list(RAYJOBS, keep=lambda o: {}))[0]) - total
-            figures["rss_mb_adopted"] = w.process.megabytes("VmHWM")
-            figures["rss_mb_adopted_now"] = w.process.megabytes("VmRSS")
+            figures["rss_mb_adopted"] = w.megabytes("VmHWM")
+            figures["rss_mb_adopted_now"] = w.megabytes("VmRSS")
         finally:
             kuberay.terminate()
             await kuberay.wait()
+        figures["operator_ended"] = w.ended
     figures["rss_mb"] = max(figures["rss_mb_grown"], figures["rss_mb_adopted"], figures.get("rss_mb_beats", 0.0))
     return figures
 
@@ -188,14 +189,14 @@ async def _beats(w: World, runs: int, seconds: float) -> dict[str, Any]:
     async def writes() -> float:
         return (await w.metrics()).get("deepcoder_operator_status_writes_total", 0)
 
-    first, cpu, began = await writes(), w.process.cpu_seconds, time.monotonic()
+    first, cpu, began = await writes(), w.cpu_seconds, time.monotonic()
     told = await beats(w, seconds)
     spent = time.monotonic() - began
     return {
         "beats": told,
-        "beats_cpu_share": (w.process.cpu_seconds - cpu) / spent,
+        "beats_cpu_share": (w.cpu_seconds - cpu) / spent,
         "beats_writes_per_run": (await writes() - first) / runs,
-        "rss_mb_beats": w.process.megabytes("VmHWM"),
+        "rss_mb_beats": w.megabytes("VmHWM"),
     }
 
 

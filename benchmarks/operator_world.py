@@ -12,6 +12,7 @@ import base64
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import sys
@@ -43,7 +44,6 @@ from devcluster.config import cache_root
 NAMESPACES = Resource("", "v1", "namespaces", "Namespace")
 HOME = "operator"
 TENANTS = 10
-SECRETS_EACH = 1
 POOL = "judges"
 WAIT_SECONDS = 120.0
 _CHART = Path(__file__).resolve().parents[1] / "helm" / "deepcoder-operator"
@@ -80,17 +80,43 @@ class World:
     port: int
     health_port: int
     operator: asyncio.subprocess.Process | None = None
+    ended: int = 0
+    """How often the operator has ended by itself: it does when it cannot renew its Lease for 8 s."""
     rayjobs: dict[tuple[str, str], float] = field(default_factory=dict)
     """When each RayJob was seen on a watch, by namespace and run."""
+    phases: dict[tuple[str, str], str] = field(default_factory=dict)
+    """Phase of each run, from a watch: whoever asked the operator all the time would measure its answers."""
+
+    _keeper: asyncio.Task[None] | None = None
+    _earlier_cpu: float = 0.0
 
     @property
-    def process(self) -> Process:
-        """The operator's."""
+    def cpu_seconds(self) -> float:
+        """The operator's, of all its lives since `start_operator`."""
         assert self.operator is not None
-        return Process(self.operator.pid)
+        return self._earlier_cpu + Process(self.operator.pid).cpu_seconds
+
+    def megabytes(self, what: str) -> float:
+        """VmRSS or VmHWM of the operator."""
+        assert self.operator is not None
+        return Process(self.operator.pid).megabytes(what)
 
     async def start_operator(self) -> None:
-        """Start it; it takes its Lease back at once if it had it."""
+        """Start it, and anew whenever it ends by itself, as a kubelet does."""
+        await self._launch()
+        self._earlier_cpu = 0.0
+        self._keeper = asyncio.create_task(self._keep())
+
+    async def _keep(self) -> None:
+        while True:
+            assert self.operator is not None
+            before = _reaped_cpu()
+            await self.operator.wait()
+            self.ended += 1
+            self._earlier_cpu += _reaped_cpu() - before
+            await self._launch()
+
+    async def _launch(self) -> None:
         config = self.account.config | {"healthPort": self.health_port, "images": {"trainer": "trainer:1"}}
         config["progress"] |= {"url": f"https://localhost:{self.port}", "port": self.port}
         path = self.directory / "operator.yaml"
@@ -103,7 +129,10 @@ class World:
     async def kill_operator(self) -> None:
         """kill -9."""
         assert self.operator is not None
-        self.operator.send_signal(signal.SIGKILL)
+        assert self._keeper is not None
+        self._keeper.cancel()
+        if self.operator.returncode is None:
+            self.operator.send_signal(signal.SIGKILL)
         await self.operator.wait()
 
     async def standin(self, *options: str) -> asyncio.subprocess.Process:
@@ -166,15 +195,27 @@ class World:
         await self.kube.create(run_manifest(namespace, run_name(index), checkpoint={"s3": s3}, sandbox=sandbox))
         return sent
 
-    async def watch_rayjobs(self) -> None:
-        """Note when each RayJob appears, until cancelled."""
-        _, version = await self.kube.list(RAYJOBS)
+    async def watch(self) -> None:
+        """Note when each RayJob appears and the phase that each run is in, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follow(RAYJOBS, self._job_seen))
+            group.create_task(self._follow(RUNS, self._run_seen))
+
+    async def _follow(self, kind: Resource, seen: Callable[[Object], None]) -> None:
+        _, version = await self.kube.list(kind)
         while True:
-            async for kind, job in self.kube.watch(RAYJOBS, None, "", version):
-                version = job["metadata"]["resourceVersion"]
-                if kind == "ADDED":
-                    key = (job["metadata"]["namespace"], job["metadata"]["labels"]["deepcoder.dev/run"])
-                    self.rayjobs.setdefault(key, time.monotonic())
+            async for what, obj in self.kube.watch(kind, None, "", version):
+                version = obj["metadata"]["resourceVersion"]
+                if what in ("ADDED", "MODIFIED"):
+                    seen(obj)
+
+    def _job_seen(self, job: Object) -> None:
+        key = (job["metadata"]["namespace"], job["metadata"]["labels"]["deepcoder.dev/run"])
+        self.rayjobs.setdefault(key, time.monotonic())
+
+    def _run_seen(self, obj: Object) -> None:
+        key = (obj["metadata"]["namespace"], obj["metadata"]["name"])
+        self.phases[key] = (obj.get("status") or {}).get("phase", "")
 
     async def versions(self) -> dict[tuple[str, str], str]:
         """The version of each run."""
@@ -182,8 +223,14 @@ class World:
         return {(m["namespace"], m["name"]): m["resourceVersion"] for m in found}
 
     async def running(self, count: int) -> bool:
-        """Whether so many runs are Running, as the operator counts them."""
-        return (await self.metrics()).get('deepcoder_operator_runs{phase="Running"}', 0) >= count
+        """Whether so many runs are Running."""
+        return sum(phase == "Running" for phase in self.phases.values()) >= count
+
+
+def _reaped_cpu() -> float:
+    """CPU seconds of processes of ours that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def tenant(index: int) -> str:
@@ -208,9 +255,9 @@ async def world(directory: Path) -> AsyncIterator[World]:
         os.environ["KUBECONFIG"] = str(kubeconfig)
         kube = await Kube.connect()
         stack.push_async_callback(kube.close)
-        for resource in (run.RESOURCE, sandboxpool.RESOURCE):
-            await kube.apply(custom_resource_definition(resource))
-            await established(kube, f"{resource.plural}.deepcoder.dev")
+        for kind in (run.RESOURCE, sandboxpool.RESOURCE):
+            await kube.apply(custom_resource_definition(kind))
+            await established(kube, f"{kind.plural}.deepcoder.dev")
         await install_kuberay_crds(kube)
         await _namespace(kube, HOME)
         helm = shutil.which("helm") or str(tools.fetch(cache_root()) / "helm")
@@ -220,13 +267,13 @@ async def world(directory: Path) -> AsyncIterator[World]:
             await _tenant(kube, index, (directory / "pki" / "ca.crt").read_text())
         port, health_port = control_plane._free_ports(2)
         made = World(kube, kubeconfig, directory, account, s3, port, health_port)
-        watch = asyncio.create_task(made.watch_rayjobs())
+        watch = asyncio.create_task(made.watch())
         try:
             yield made
         finally:
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
-            if made.operator is not None and made.operator.returncode is None:
+            if made.operator is not None:
                 await made.kill_operator()
 
 
