@@ -204,6 +204,17 @@ def test_job_whose_deletion_was_lost_with_the_operator_goes_though_its_queue_has
     assert [type(a).__name__ for a in decided.actions] == ["DeleteRayJob"]
 
 
+def test_quota_that_came_and_went_unseen_ends_the_attempt_too() -> None:
+    cluster = Cluster(make_run(scheduling={"queueName": "team"}))
+    cluster.settle()
+    cluster.start_job()
+    queue_takes_its_quota_back(cluster)
+    decided = cluster.step()
+    assert [type(a).__name__ for a in decided.actions] == ["SavePostMortem", "DeleteRayJob"]
+    cluster.settle()
+    assert failed_of(cluster) is FailureReason.PREEMPTED
+
+
 def test_head_that_does_not_save_when_its_quota_is_taken_back_has_only_its_time() -> None:
     cluster = running(scheduling={"queueName": "team"}, failurePolicy={"maxAttempts": 1})
     cluster.kubelet = False

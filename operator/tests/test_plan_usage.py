@@ -117,6 +117,29 @@ def test_what_went_into_a_checkpoint_that_storage_has_lost_is_wasted() -> None:
     assert [c.step for c in cluster.run.status.checkpoints] == [5]
 
 
+def test_checkpoint_that_its_successor_does_not_come_from_was_lost_though_nobody_saw_it() -> None:
+    cluster = with_gpus()
+    cluster.advance(100)
+    cluster.save(5)
+    kept = cluster.stored["short"]
+    fail(cluster)
+    cluster.advance(700)
+    cluster.settle()
+    start(cluster)
+    cluster.advance(100)
+    cluster.save(10)
+    fail(cluster)
+    cluster.stored["short"] = kept
+    cluster.advance(700)
+    cluster.settle()
+    start(cluster)
+    cluster.advance(100)
+    cluster.save(15)
+    fail(cluster)
+    assert figures(cluster) == ("2400", "800")
+    assert [c.step for c in cluster.run.status.checkpoints] == [15, 5]
+
+
 def test_lost_checkpoint_of_the_attempt_itself_is_wasted_once() -> None:
     cluster = with_gpus()
     cluster.advance(100)

@@ -87,7 +87,8 @@ def follow(draft: Draft, world: World, *, stop: DrainCause | None) -> None:
         _deleted(draft, world, stop)
         return
     _note_pods(draft, world)
-    if attempt.evicted_time is not None or (job.suspended and attempt.admitted_time is not None):
+    began = attempt.admitted_time is not None or any(p.ordinal == attempt.ordinal for p in world.pods)
+    if attempt.evicted_time is not None or (job.suspended and began):
         _evicted(draft, world, job, stop)
         return
     if job.suspended:
@@ -169,8 +170,8 @@ def _evicted(draft: Draft, world: World, job: RayJobView, stop: DrainCause | Non
         lost = f"the queue of RayJob {job.name} took its quota back"
         draft.update_attempt(evicted_time=draft.now, reason=FailureReason.PREEMPTED, evidence=lost)
         draft.event("Evicted", f"attempt {attempt.ordinal} ends: {lost}; the next one queues for it", warning=True)
-    draft.do(DeleteRayJob(job.name, job.uid))
     _deleted(draft, world, stop)
+    draft.do(DeleteRayJob(job.name, job.uid))
 
 
 def _admitted(draft: Draft, world: World, job: RayJobView) -> None:

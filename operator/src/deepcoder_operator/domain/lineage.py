@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from deepcoder_contracts.manifest import ParentRef
 from deepcoder_contracts.stage import StageType
 from deepcoder_operator.api.run import DeepCoderRun
@@ -28,8 +30,7 @@ def note_checkpoint(draft: Draft, index: int, checkpoint: CheckpointStatus) -> b
     if latest is not None and latest.digest == checkpoint.digest:
         return False
     known = next((c for c in status.checkpoints if c.digest == checkpoint.digest), None)
-    parent, stage = checkpoint.parent_digest, checkpoint.stage
-    before = [c for c in status.checkpoints if c.stage != stage or c.step < checkpoint.step or c.digest == parent]
+    before = _before(status.checkpoints, checkpoint)
     kept = known or next(iter(before), None)
     if latest is not None and latest not in before:
         write_off(draft, latest, kept)
@@ -44,3 +45,11 @@ def note_checkpoint(draft: Draft, index: int, checkpoint: CheckpointStatus) -> b
     draft.update_stage(index, checkpoint=checkpoint, step=max(entry.step, checkpoint.step))
     draft.event("CheckpointVerified", f"{checkpoint.uri} ({checkpoint.digest})")
     return True
+
+
+def _before(known: Sequence[CheckpointStatus], checkpoint: CheckpointStatus) -> list[CheckpointStatus]:
+    """Of the known checkpoints, newest first, those that one comes from: by stage and step if its parent is none."""
+    digests = [c.digest for c in known]
+    if checkpoint.parent_digest in digests:
+        return list(known[digests.index(checkpoint.parent_digest) :])
+    return [c for c in known if c.stage != checkpoint.stage or c.step < checkpoint.step]
