@@ -23,7 +23,7 @@ from deepcoder_operator.api.run_status import RunStatus
 from deepcoder_operator.board import ProgressBoard, RunKey
 from deepcoder_operator.controllers.carry_out import Executor
 from deepcoder_operator.controllers.observe import Observer
-from deepcoder_operator.domain.draft import AddFinalizer, Plan
+from deepcoder_operator.domain.draft import Plan
 from deepcoder_operator.domain.heartbeat import reply
 from deepcoder_operator.domain.names import pool_name
 from deepcoder_operator.domain.plan import is_ours, plan, refuse_unreadable
@@ -128,11 +128,8 @@ class Reconciler:
         return memory.obstacle.pause
 
     def _must_write(self, memory: Memory, run: DeepCoderRun, decided: Plan) -> bool:
-        """Whether what differs cannot wait; whatever acts or is told rests on the status that is stored.
-
-        A run's first pass only sees to its finalizer: the pass that follows at once has more to say.
-        """
-        if decided.status == run.status or decided.actions == (AddFinalizer(),):
+        """Whether what differs cannot wait; whatever acts or is told rests on the status that is stored."""
+        if decided.status == run.status:
             return False
         return bool(decided.actions or decided.events) or worth_writing(run.status, decided.status, self._since(memory))
 
