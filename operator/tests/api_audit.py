@@ -36,10 +36,13 @@ class Request:
 
     user: str
     agent: str
-    right: Right
+    verb: str
+    rights: tuple[Right, ...]
+    """What it needs: an apply that creates is authorized as a creation too, which the log does not tell by itself."""
     namespace: str | None
     name: str | None
-    code: int
+    allowed: bool
+    """Whether a role grants it; what is asked for may still be refused."""
     at: datetime
 
 
@@ -51,6 +54,11 @@ def log_of(kubeconfig: Path) -> Path:
 def requests(kubeconfig: Path, user: str) -> list[Request]:
     """What a service account, given as namespace:name, has asked for until now, in the order of the answers."""
     return [r for r in _read(log_of(kubeconfig)) if r.user == f"system:serviceaccount:{user}"]
+
+
+def forbidden(kubeconfig: Path) -> list[Request]:
+    """What no role granted to an operator that ran as a process, whose requests name its pod."""
+    return [r for r in _read(log_of(kubeconfig)) if not r.allowed and "(operator-" in r.agent]
 
 
 def granted(roles: list[dict[str, Any]]) -> set[Right]:
@@ -75,12 +83,15 @@ def _read(path: Path) -> Iterator[Request]:
             continue
         seen.add(event["auditID"])
         resource = "/".join(p for p in (target["resource"], target.get("subresource")) if p)
+        created = event["verb"] == "patch" and (event.get("responseStatus") or {}).get("code") == 201
+        verbs = [event["verb"], *(["create"] if created else [])]
         yield Request(
             user=event["user"]["username"],
             agent=event.get("userAgent", ""),
-            right=Right(target.get("apiGroup", ""), resource, event["verb"]),
+            verb=event["verb"],
+            rights=tuple(Right(target.get("apiGroup", ""), resource, verb) for verb in verbs),
             namespace=target.get("namespace"),
             name=target.get("name"),
-            code=(event.get("responseStatus") or {}).get("code", 0),
+            allowed=(event.get("annotations") or {}).get("authorization.k8s.io/decision") == "allow",
             at=datetime.fromisoformat(event["requestReceivedTimestamp"]),
         )

@@ -37,6 +37,7 @@ class Standin:
         self.kube, self.namespace, self.s3 = kube, namespace, s3
         self.starts = True
         self.seen: list[str] = []
+        self._mounted: dict[str, StageConfig] = {}
 
     async def run(self) -> None:
         """Start every RayJob that appears."""
@@ -97,9 +98,11 @@ class Standin:
         await self.kube.patch(RAYJOBS, self.namespace, name, {"status": status}, "status")
 
     async def config(self, name: str) -> StageConfig:
-        """The stage config as the head mounts it."""
-        found = await self.kube.get(CONFIGMAPS, self.namespace, name)
-        return StageConfig.from_json(found["data"]["stage.json"])
+        """The stage config as the head mounts it; once mounted it stays, whatever becomes of the ConfigMap."""
+        if name not in self._mounted:
+            found = await self.kube.get(CONFIGMAPS, self.namespace, name)
+            self._mounted[name] = StageConfig.from_json(found["data"]["stage.json"])
+        return self._mounted[name]
 
     async def save(self, name: str, step: int, *, final: bool = False, **metrics: float) -> str:
         """The trainer claims and commits; returns the key of the manifest's folder."""
@@ -143,8 +146,10 @@ class Standin:
         ended = ("FAILED", "Failed") if code else ("SUCCEEDED", "Complete")
         await self.set_job(name, jobStatus=ended[0], jobDeploymentStatus=ended[1])
 
-    async def report(self, name: str, port: int, step: int, **metrics: float) -> ProgressReply:
-        """The trainer's heartbeat, over real TLS with a real token of the head's pod."""
+    async def report(
+        self, name: str, port: int, step: int, *, token: str | None = None, **metrics: float
+    ) -> ProgressReply:
+        """The trainer's heartbeat, over real TLS with a real token of the head's pod, or with another."""
         config = await self.config(name)
         found = await self.kube.get(CONFIGMAPS, self.namespace, name)
         report = ProgressReport(
@@ -152,7 +157,7 @@ class Standin:
             max_steps=config.stage.max_steps, metrics=metrics, sent_at=datetime.now(UTC),
         )  # fmt: skip
         context = ssl.create_default_context(cadata=found["data"]["ca.crt"])
-        token = await self._token(name)
+        token = token or await self.token(name)
         assert config.progress is not None
         path = config.progress.url.partition("//")[2].partition("/")[2]
         async with aiohttp.ClientSession() as session:
@@ -164,7 +169,8 @@ class Standin:
             assert answer.status == 200, (answer.status, body)
             return ProgressReply.from_json(body)
 
-    async def _token(self, name: str) -> str:
+    async def token(self, name: str) -> str:
+        """As the kubelet projects it into the head's pod."""
         pod = await self.kube.get(PODS, self.namespace, f"{name}-head")
         account = pod["spec"]["serviceAccountName"]
         bound = {"kind": "Pod", "apiVersion": "v1", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]}

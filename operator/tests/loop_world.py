@@ -56,17 +56,18 @@ class Cluster:
     process: asyncio.subprocess.Process | None = None
     tasks: list[asyncio.Task[Any]] = field(default_factory=list)
 
-    async def start_operator(self) -> None:
-        """Start the operator's process."""
+    async def start_operator(self, *program: str, **changes: Any) -> None:
+        """Start the operator's process: another program than ours, and changes to its configuration, where given."""
         progress = {"url": f"https://localhost:{self.port}", "port": self.port}
         config = self.account.config | {"healthPort": self.health_port, "images": {"trainer": "trainer:1"}}
         config["progress"] |= progress
         path = self.directory / "operator.yaml"
-        path.write_text(yaml.safe_dump(config))
+        path.write_text(yaml.safe_dump(config | changes))
         environment = os.environ | {"KUBECONFIG": str(self.kubeconfig), "POD_NAME": self.identity}
         log = (self.directory / "operator.log").open("ab")
         self.process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "deepcoder_operator", "run", "--config", str(path), "--log-level", "debug",
+            sys.executable, *(program or ("-m", "deepcoder_operator")),
+            "run", "--config", str(path), "--log-level", "debug",
             env=environment, stdout=log, stderr=log,
         )  # fmt: skip
         log.close()
@@ -97,7 +98,7 @@ class Cluster:
     async def create_run(self, **spec: Any) -> Object:
         """Apply a run that uses the S3 server."""
         s3 = {"bucket": s3_server.BUCKET, "endpoint": self.s3.endpoint, "credentialsSecretRef": {"name": "s3"}}
-        checkpoint = {"s3": s3} | spec.pop("checkpoint", {})
+        checkpoint = {"s3": s3 | spec.pop("s3", {})} | spec.pop("checkpoint", {})
         return await self.kube.create(run_manifest(self.namespace, checkpoint=checkpoint, **spec))
 
     async def run(self) -> Object:
@@ -115,7 +116,8 @@ class Cluster:
                         return run
                     await asyncio.sleep(0.1)
         except TimeoutError:
-            log = (self.directory / "operator.log").read_text(errors="replace")[-6000:]
+            written = self.directory / "operator.log"
+            log = written.read_text(errors="replace")[-6000:] if written.exists() else ""
             raise AssertionError(f"never: {what}\n{dump(run.get('status', {}))}\n{log}") from None
 
     async def gone(self) -> bool:

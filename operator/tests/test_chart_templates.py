@@ -51,7 +51,10 @@ EVERYTHING: dict[str, Any] = {
     "imagePullSecrets": [{"name": "registry"}],
     "prices": [{"nodeSelector": {"gpu": "h100"}, "perGpuHour": 2.5}],
     "s3": {"allowedEndpoints": ["https://minio.storage.svc:9000"]},
-    "metrics": {"serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
+    "metrics": {
+        "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+        "alerts": {"enabled": True, "labels": {"release": "prometheus"}},
+    },
     "networkPolicy": {"monitoringNamespace": "monitoring"},
     "replicas": 3,
     "podDisruptionBudget": {"enabled": False},
@@ -86,8 +89,8 @@ def test_secrets_are_read_by_name_and_never_listed_or_deleted(helm: str) -> None
         if role["kind"] == "ClusterRole":
             assert set(rule["verbs"]) <= {"get", "create"}
         else:
-            assert rule["resourceNames"] == ["demo-deepcoder-operator-progress-tls"]
-            assert set(rule["verbs"]) <= {"get", "patch"}
+            assert rule["verbs"] == ["create"] or rule["resourceNames"] == ["demo-deepcoder-operator-progress-tls"]
+            assert set(rule["verbs"]) <= {"get", "patch", "create"}
 
 
 def test_operator_never_writes_specs_of_pods_or_of_rayjobs(helm: str) -> None:
@@ -104,6 +107,22 @@ def test_rights_on_our_kinds_are_added_to_the_roles_of_people(helm: str) -> None
     assert {k.removeprefix(prefix) for k in edit if k.startswith(prefix)} == {"edit", "admin"}
     none = render(helm, {"rbac": {"aggregate": False}})
     assert [o["metadata"]["name"] for o in none if o["kind"] == "ClusterRole"] == ["demo-deepcoder-operator"]
+
+
+def test_named_namespaces_need_no_right_beyond_them(helm: str) -> None:
+    objects = render(helm, EVERYTHING | {"watchNamespaces": ["ml", "rl"]})
+    assert not [o for o in objects if o["kind"].startswith("ClusterRole")]
+    everywhere = {r: set(rule["verbs"]) for o, rule in rules(render(helm)) if o["kind"] == "ClusterRole"
+                  and not o["metadata"]["name"].endswith(("-view", "-edit")) for r in rule["resources"]}  # fmt: skip
+    for namespace in ("ml", "rl"):
+        here = [o for o in objects if o["metadata"].get("namespace") == namespace]
+        assert [o["kind"] for o in here] == ["Role", "RoleBinding"]
+        granted = {r: set(rule["verbs"]) for _, rule in rules(here) for r in rule["resources"]}
+        assert granted == {r: verbs for r, verbs in everywhere.items() if r != "tokenreviews"}
+        assert here[1]["roleRef"]["name"] == here[0]["metadata"]["name"]
+        assert here[1]["subjects"][0]["namespace"] == "dc"
+    config = OperatorConfig.model_validate(yaml.safe_load(only(objects, "ConfigMap")["data"]["config.yaml"]))
+    assert (config.watch_namespaces, config.progress.authentication) == (["ml", "rl"], "JWKS")
 
 
 def test_pod_meets_the_restricted_standard(helm: str) -> None:
@@ -198,8 +217,8 @@ def test_only_pods_of_runs_reach_the_progress_port(helm: str) -> None:
 
 def test_optional_objects_are_left_out_by_default(helm: str) -> None:
     kinds = {o["kind"] for o in render(helm)}
-    assert not kinds & {"ServiceMonitor"}
-    assert {"ServiceMonitor"} <= {o["kind"] for o in render(helm, EVERYTHING)}
+    assert not kinds & {"ServiceMonitor", "PrometheusRule"}
+    assert {"ServiceMonitor", "PrometheusRule"} <= {o["kind"] for o in render(helm, EVERYTHING)}
 
 
 def test_release_named_deepcoder_does_not_repeat_itself(helm: str) -> None:
@@ -257,7 +276,8 @@ def test_crds_can_be_left_out_or_let_go(helm: str) -> None:
         {"prices": [{"nodeSelector": {"gpu": "h100"}}]},
         {"prices": [{"perGpuHour": -1}]},
         {"s3": {"allowedEndpoints": ["minio:9000"]}},
-        {"watchNamespaces": ["ml"]},
+        {"watchNamespaces": ["ml", "ml"]},
+        {"watchNamespaces": ["Ml"]},
         {"logLevel": "loud"},
         {"imagePullSecrets": ["registry"]},
         {"podLabels": {"x": 1}},

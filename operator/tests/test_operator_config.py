@@ -24,8 +24,9 @@ def test_empty_file_means_the_defaults(tmp_path: Path) -> None:
         ("images: {trianer: x}", r"images\.trianer"),
         ("prices: [{perGpuHour: -1}]", r"prices\.0\.perGpuHour"),
         ("progress: {url: http://plain}", r"progress\.url"),
-        ("progress: {authentication: JWKS}", "use authentication: TokenReview"),
-        ("watchNamespaces: [ml]", "leave it empty"),
+        ("progress: {authentication: Password}", r"progress\.authentication"),
+        ("watchNamespaces: [Ml]", r"watchNamespaces\.0"),
+        ("watchNamespaces: [ml, ml]", "name each once"),
         ("{", "no YAML"),
     ],
 )

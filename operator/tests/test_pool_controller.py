@@ -110,7 +110,7 @@ class Field:
 
     @asynccontextmanager
     async def controller(self) -> AsyncIterator[PoolController]:
-        controller = PoolController(self.kube, self.board, self.reconciler, namespace=self.namespace)
+        controller = PoolController(self.kube, self.board, self.reconciler, namespaces=[self.namespace])
         controller.start()
         task = asyncio.create_task(controller.run())
         try:

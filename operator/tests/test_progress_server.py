@@ -24,6 +24,7 @@ from deepcoder_contracts.progress import (
 )
 from deepcoder_operator.board import Heartbeat, ProgressBoard, RunKey
 from deepcoder_operator.domain.names import HEAD, LABEL_ORDINAL, LABEL_ROLE, LABEL_RUN, LABEL_RUN_UID
+from deepcoder_operator.kube import errors
 from deepcoder_operator.progress import certificates, keeper
 from deepcoder_operator.progress.authentication import AuthenticationUnavailable, Subject, Unauthenticated
 from deepcoder_operator.progress.health import HealthServer
@@ -58,6 +59,7 @@ class Operator:
     board: ProgressBoard = field(default_factory=ProgressBoard)
     now: float = 0.0
     leads: bool = True
+    api: bool = True
     url: str = ""
     session: aiohttp.ClientSession | None = None
 
@@ -84,6 +86,8 @@ async def running() -> AsyncIterator[Operator]:
     keeper._load(context, material)
 
     async def find_pod(namespace: str, name: str) -> dict[str, Any] | None:
+        if not operator.api:
+            raise errors.Unavailable("no answer in 15 s")
         labels = {LABEL_RUN: "demo", LABEL_RUN_UID: "run-uid", LABEL_ORDINAL: "3", LABEL_ROLE: HEAD}
         return {"metadata": {"name": name, "namespace": namespace, "uid": "uid-1", "labels": labels}}
 
@@ -237,6 +241,13 @@ async def test_another_pod_than_the_head_is_refused_and_the_head_is_heard(operat
 async def test_unreachable_api_server_is_not_taken_for_a_bad_token(operator: Operator) -> None:
     status, _, _ = await operator.post(report(), token="unavailable")
     assert status == 503
+
+
+async def test_report_whose_pod_cannot_be_looked_for_now_is_to_come_again(operator: Operator) -> None:
+    operator.api = False
+    status, answer, response = await operator.post(report())
+    assert (status, response.headers["Retry-After"]) == (503, "5")
+    assert "no answer" in answer["error"]
 
 
 async def test_pod_that_reports_too_often_is_slowed_down(operator: Operator) -> None:

@@ -21,8 +21,9 @@ from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.kube.resources import PODS, SECRETS, SERVICE_ACCOUNTS
 from deepcoder_operator.progress.authentication import (
     ACCEPTED_SECONDS,
+    Remembering,
     Subject,
-    TokenReviewAuthenticator,
+    TokenReviewer,
     Unauthenticated,
 )
 from deepcoder_operator.progress.keeper import CertificateKeeper
@@ -74,14 +75,14 @@ async def trainer(kube: Kube, namespace: str) -> str:
 
 async def test_token_tells_the_pod_that_it_is_bound_to(kube: Kube, trainer: str) -> None:
     pod = await make_pod(kube, trainer, "demo-head", "demo")
-    authenticator = TokenReviewAuthenticator(kube, time.monotonic)
+    authenticator = Remembering(TokenReviewer(kube), time.monotonic)
     subject = await authenticator.authenticate(await make_token(kube, trainer, pod))
     assert subject == Subject(trainer, "demo-head", pod["metadata"]["uid"])
 
 
 async def test_tokens_for_others_prove_nothing_to_us(kube: Kube, trainer: str) -> None:
     pod = await make_pod(kube, trainer, "demo-head", "demo")
-    authenticator = TokenReviewAuthenticator(kube, time.monotonic)
+    authenticator = Remembering(TokenReviewer(kube), time.monotonic)
     api_token = await make_token(kube, trainer, pod, "https://kubernetes.default.svc.cluster.local")
     unbound = await make_token(kube, trainer, None)
     for token in (api_token, unbound, "not.a.token"):
@@ -94,7 +95,7 @@ async def test_token_of_a_pod_that_is_gone_is_refused_once_the_verdict_is_old(ku
     pod = await make_pod(kube, trainer, "demo-head", "demo")
     token = await make_token(kube, trainer, pod)
     now = [0.0]
-    authenticator = TokenReviewAuthenticator(kube, lambda: now[0])
+    authenticator = Remembering(TokenReviewer(kube), lambda: now[0])
     assert not authenticator.knows(token)
     await authenticator.authenticate(token)
     assert authenticator.knows(token)
@@ -118,7 +119,7 @@ async def serving(kube: Kube, namespace: str, board: ProgressBoard) -> AsyncIter
     async def find_pod(ns: str, name: str) -> dict[str, Any] | None:
         return await kube.find(PODS, ns, name)
 
-    server = ProgressServer(board, TokenReviewAuthenticator(kube, time.monotonic), find_pod)
+    server = ProgressServer(board, Remembering(TokenReviewer(kube), time.monotonic), find_pod)
     port = await server.start("127.0.0.1", 0, keeper.context)
     try:
         yield f"https://localhost:{port}", ssl.create_default_context(cadata=keeper.bundle)

@@ -19,7 +19,7 @@ class Kopf:
 
     lives: list[Kopf]
 
-    def __init__(self, heard: Any, _: Any) -> None:
+    def __init__(self, heard: Any, *_: Any) -> None:
         self.heard, self.ended = heard, asyncio.Event()
         Kopf.lives.append(self)
 
@@ -43,7 +43,7 @@ class Ground:
         self.told: list[str] = []
         self.watch: RunWatch | None = None
 
-    async def list(self, *_: Any) -> tuple[list[dict[str, Any]], str]:
+    async def list(self, *_: Any, **__: Any) -> tuple[list[dict[str, Any]], str]:
         self.lists += 1
         if not self.served:
             raise errors.NotFound("no matches for kind", 404)

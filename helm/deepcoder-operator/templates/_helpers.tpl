@@ -64,6 +64,7 @@ progress:
   url: {{ printf "https://%s-progress.%s.svc:%v" (include "deepcoder.fullname" .) .Release.Namespace .Values.progress.port }}
   port: 8443
   tlsSecret: {{ include "deepcoder.tlsSecretName" . }}
+  authentication: {{ ternary "JWKS" "TokenReview" (not (empty .Values.watchNamespaces)) }}
 storage:
   allowedEndpoints: {{ toJson .Values.s3.allowedEndpoints }}
 prices: {{ toJson .Values.prices }}

@@ -17,11 +17,12 @@ import time
 import uuid
 
 from deepcoder_operator import VERSION
+from deepcoder_operator.api.failure import FailureReason
 from deepcoder_operator.board import ProgressBoard
 from deepcoder_operator.builders.pool import PoolSettings
 from deepcoder_operator.builders.settings import TrainerSettings
 from deepcoder_operator.clock import SteadyClock, since_boot
-from deepcoder_operator.config import OperatorConfig
+from deepcoder_operator.config import Authentication, OperatorConfig
 from deepcoder_operator.controllers.carry_out import Executor
 from deepcoder_operator.controllers.observe import Children, Observer
 from deepcoder_operator.controllers.pool import PoolController
@@ -34,10 +35,13 @@ from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.events import EventRecorder
 from deepcoder_operator.kube.informer import Informer
 from deepcoder_operator.kube.lease import Election
-from deepcoder_operator.kube.resources import PODS, RAYCLUSTERS, RAYJOBS, RUNS
+from deepcoder_operator.kube.resources import PODS, POOLS, RAYCLUSTERS, RAYJOBS, Resource
 from deepcoder_operator.lag import LoopLag
-from deepcoder_operator.progress.authentication import TokenReviewAuthenticator
+from deepcoder_operator.metrics import FAILURES
+from deepcoder_operator.probes import Probes
+from deepcoder_operator.progress.authentication import Remembering, TokenReviewer
 from deepcoder_operator.progress.health import HealthServer
+from deepcoder_operator.progress.jwks import KeyReviewer
 from deepcoder_operator.progress.keeper import CertificateKeeper
 from deepcoder_operator.progress.server import ProgressServer
 from deepcoder_operator.sandbox.reconciler import PoolReconciler
@@ -45,10 +49,6 @@ from deepcoder_operator.storage.credentials import CredentialReader
 from deepcoder_operator.storage.service import StorageService
 
 log = logging.getLogger(__name__)
-
-WATCH_AGE_SECONDS = 420.0
-"""A watch is ended by the server after 300 s, and one that is silent for 100 s is begun anew: one of which neither an
-event nor a failure was heard for longer than this stands still."""
 
 _LONGEST_PAUSE_SECONDS = 30.0
 _ANY = "0.0.0.0"  # noqa: S104  pods are reached from outside
@@ -66,12 +66,11 @@ class Operator:
         self.record = EventRecorder(kube, time.monotonic)
         self.keeper = CertificateKeeper(kube, config.namespace, config.progress.tls_secret, [config.progress.host])
         self.storage = StorageService(CredentialReader(kube, time.monotonic), config.storage.allowed_endpoints)
-        self.pools = PoolController(kube, self.board, self._pool_reconciler)
-        by_run = LABEL_RUN_UID
+        self.pools = PoolController(kube, self.board, self._pool_reconciler, namespaces=config.watch_namespaces)
         self.children = Children(
-            rayjobs=Informer(kube, RAYJOBS, by_run, self._child_changed, index=_run_uid),
-            clusters=Informer(kube, RAYCLUSTERS, by_run, self._child_changed, index=_run_uid),
-            pods=Informer(kube, PODS, by_run, self._child_changed, index=_run_uid),
+            rayjobs=self._of_runs(RAYJOBS),
+            clusters=self._of_runs(RAYCLUSTERS),
+            pods=self._of_runs(PODS),
             pools=self.pools.pools,
         )
         self.observer = Observer(kube, self.children, self.board, self.storage)
@@ -79,20 +78,24 @@ class Operator:
         self.runs = RunController(
             kube, self.observer, self.executor, self.board, self._policy(), self.record, self.clock.now
         )
-        self.watch = RunWatch(kube, self.runs)
+        self.watch = RunWatch(kube, self.runs, config.watch_namespaces)
         self.pools.pools.listen(self._pool_changed)
         self.storage.aside = self.runs.limit.aside
         self.board.on_report, self.board.on_news = self.pools.report_received, self.runs.wake
-        tokens = TokenReviewAuthenticator(kube, time.monotonic)
+        by_key = config.progress.authentication is Authentication.JWKS
+        reviewer = KeyReviewer(kube, time.monotonic) if by_key else TokenReviewer(kube)
+        tokens = Remembering(reviewer, time.monotonic)
         self.progress = ProgressServer(
             self.board, tokens, self._find_pod, active=lambda: self.election.leads, wall=self.clock.time
         )
         self.lag = LoopLag(since_boot)
+        probes = Probes(self._informers(), self.watch, self.leader)
         self.health = HealthServer(
-            live={"watches": self._watches, "loop": self.lag.check},
-            ready={"caches": self._caches, "progress": self._serving},
+            live={"watches": probes.watches, "loop": self.lag.check},
+            ready={"caches": probes.caches, "progress": self._serving},
         )
         self._served = False
+        show_all_reasons()
 
     @property
     def leader(self) -> asyncio.Event:
@@ -167,6 +170,21 @@ class Operator:
                 await asyncio.sleep(60)
                 self.executor.settings = self._trainer_settings(self.keeper.bundle)
 
+    def _of_runs(self, resource: Resource) -> Informer:
+        """What belongs to runs, by its run's uid."""
+        namespaces = self.config.watch_namespaces
+        return Informer(self.kube, resource, LABEL_RUN_UID, self._child_changed, namespaces=namespaces, index=_run_uid)
+
+    def _informers(self) -> dict[str, Informer]:
+        children = self.children
+        return {
+            RAYJOBS.plural: children.rayjobs,
+            RAYCLUSTERS.plural: children.clusters,
+            "pods of runs": children.pods,
+            "pods of pools": self.pools.pods,
+            POOLS.plural: self.pools.pools,
+        }
+
     def _pool_reconciler(self, pods: Informer) -> PoolReconciler:
         config = self.config
         settings = PoolSettings(
@@ -202,31 +220,19 @@ class Operator:
         self.runs.wake_pool(obj["metadata"]["namespace"], obj["metadata"]["name"])
 
     async def _find_pod(self, namespace: str, name: str) -> Object | None:
+        watched = self.config.watch_namespaces
+        if watched and namespace not in watched:
+            return None
         return self.children.pods.get(namespace, name) or await self.kube.find(PODS, namespace, name)
-
-    def _watches(self) -> str | None:
-        """A watch that tries no more, if there is one."""
-        now = asyncio.get_running_loop().time()
-        alive = [(i.resource.plural, i.alive_at) for i in self._informers] + [(RUNS.plural, self.watch.alive_at)]
-        for plural, at in alive:
-            if at and now - at > WATCH_AGE_SECONDS:
-                return f"the watch of {plural} has stood still for {now - at:.0f} s"
-        return None
-
-    def _caches(self) -> str | None:
-        filled = [(i.resource.plural, i.synced) for i in self._informers]
-        if self.leader.is_set():
-            filled.append((RUNS.plural, self.watch.listed))
-        missing = [plural for plural, event in filled if not event.is_set()]
-        return f"not listed yet: {', '.join(missing)}" if missing else None
 
     def _serving(self) -> str | None:
         return None if self._served else "not served yet: the certificates are not there"
 
-    @property
-    def _informers(self) -> tuple[Informer, ...]:
-        children = self.children
-        return children.rayjobs, children.clusters, children.pods, self.pools.pods, self.pools.pools
+
+def show_all_reasons() -> None:
+    """Count each reason of failures from 0: of a counter that appears with its first count no increase is seen."""
+    for reason in FailureReason:
+        FAILURES.labels(reason=str(reason))
 
 
 def _run_uid(obj: Object) -> str | None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 from pydantic.alias_generators import to_camel
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -66,18 +66,12 @@ class Progress(Config):
     """Secret of the operator's namespace that holds its certificate authority; made if absent."""
 
     authentication: Authentication = Authentication.TOKEN_REVIEW
-    """TokenReview. JWKS, for an operator without cluster-wide rights, is not supported yet."""
+    """TokenReview asks the API server, a cluster-wide right; JWKS checks signatures by keys that everybody may read."""
 
     @property
     def host(self) -> str:
         """Host of the URL, for the certificate."""
         return urlsplit(self.url).hostname or "localhost"
-
-    @model_validator(mode="after")
-    def _supported(self) -> Self:
-        if self.authentication is Authentication.JWKS:
-            raise ValueError("JWKS is not supported yet: use authentication: TokenReview")
-        return self
 
 
 class Price(Config):
@@ -112,7 +106,7 @@ class OperatorConfig(Config):
     """Lease of the operator's namespace that the replica at work holds; made if absent."""
 
     watch_namespaces: list[Namespace] = []
-    """Namespaces to work in; empty: all. Naming some is not supported yet."""
+    """Namespaces to work in; empty: all. The operator then needs no right beyond these and its own."""
 
     monitoring_namespace: Namespace | None = None
     """Namespace of Prometheus, which may scrape pods of runs and pools."""
@@ -135,11 +129,12 @@ class OperatorConfig(Config):
     prices: list[Price] = []
     """Prices of GPUs; the first that matches a pod holds. None: no cost is estimated."""
 
-    @model_validator(mode="after")
-    def _supported(self) -> Self:
-        if self.watch_namespaces:
-            raise ValueError("watchNamespaces is not supported yet: leave it empty to work in all namespaces")
-        return self
+    @field_validator("watch_namespaces")
+    @classmethod
+    def _each_once(cls, value: list[str]) -> list[str]:
+        if len(set(value)) != len(value):
+            raise ValueError("names a namespace twice: name each once")
+        return value
 
 
 def load_config(path: Path | None) -> OperatorConfig:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from deepcoder_operator.board import ProgressBoard, RunKey
 from deepcoder_operator.domain.pool_names import LABEL_POOL
@@ -45,11 +45,11 @@ class PoolController:
         board: ProgressBoard,
         make_reconciler: Callable[[Informer], PoolReconciler],
         *,
-        namespace: str | None = None,
+        namespaces: Sequence[str] = (),
     ) -> None:
-        """`namespace` limits the watch to one; None watches all."""
-        self.pools = Informer(kube, POOLS, "", self._pool_changed, namespace=namespace)
-        self.pods = Informer(kube, PODS, LABEL_POOL, self._pod_changed, namespace=namespace, index=pool_group)
+        """`namespaces` are those to work in, none means all."""
+        self.pools = Informer(kube, POOLS, "", self._pool_changed, namespaces=namespaces)
+        self.pods = Informer(kube, PODS, LABEL_POOL, self._pod_changed, namespaces=namespaces, index=pool_group)
         self._board = board
         self._reconciler = make_reconciler(self.pods)
         self._wakeups: dict[_Key, asyncio.Event] = {}

@@ -16,7 +16,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import kopf
@@ -24,6 +26,7 @@ import kopf
 from deepcoder_operator.controllers.run import RunController
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube, Object
+from deepcoder_operator.kube.keep import kept
 from deepcoder_operator.kube.resources import RUNS
 
 log = logging.getLogger(__name__)
@@ -42,13 +45,14 @@ _Key = tuple[str, str]
 class RunWatch:
     """Feeds the run controller."""
 
-    def __init__(self, kube: Kube, controller: RunController) -> None:
-        self._kube, self._controller = kube, controller
+    def __init__(self, kube: Kube, controller: RunController, namespaces: Sequence[str] = ()) -> None:
+        """`namespaces` are those to watch, none means all."""
+        self._kube, self._controller, self._namespaces = kube, controller, tuple(namespaces)
         self.listed = asyncio.Event()
         self.alive_at = 0.0
 
     async def run(self) -> None:
-        """List and watch all namespaces until cancelled."""
+        """List and watch until cancelled."""
         pause = FIRST_PAUSE_SECONDS
         while True:
             if await self._list() is not None:
@@ -60,20 +64,23 @@ class RunWatch:
     async def _list(self) -> _Listing | None:
         """Tell the controller of all runs; None if they cannot be listed now."""
         try:
-            runs, version = await self._kube.list(RUNS)
+            keep = partial(kept, RUNS)
+            lists = [await self._kube.list(RUNS, namespace, keep=keep) for namespace in self._namespaces or (None,)]
         except errors.KubeError as e:
             log.warning("DeepCoderRuns cannot be listed: %s", e)
             return None
         finally:
             self.alive_at = asyncio.get_running_loop().time()
         self.listed.set()
-        self._controller.listed(runs, int(version))
-        return _Listing({_key(run): _version(run) for run in runs}, int(version))
+        runs = [run for part, _ in lists for run in part]
+        version = min(int(version) for _, version in lists)
+        self._controller.listed(runs, version)
+        return _Listing({_key(run): _version(run) for run in runs}, version)
 
     async def _follow(self) -> None:
         """Have kopf watch until it ends, and list now and then."""
         heard = _Heard(self._controller)
-        thread = _KopfThread(heard, asyncio.get_running_loop())
+        thread = _KopfThread(heard, asyncio.get_running_loop(), self._namespaces)
         thread.start()
         try:
             while not await _within(RELIST_SECONDS, thread.ended):
@@ -143,10 +150,10 @@ def _version(obj: Object) -> int:
 class _KopfThread(threading.Thread):
     """One life of kopf. It hands events over to the loop that made it."""
 
-    def __init__(self, heard: _Heard, home: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, heard: _Heard, home: asyncio.AbstractEventLoop, namespaces: Sequence[str]) -> None:
         super().__init__(name="kopf", daemon=True)
         self.ended = asyncio.Event()
-        self._heard, self._home = heard, home
+        self._heard, self._home, self._namespaces = heard, home, namespaces
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
 
@@ -167,7 +174,12 @@ class _KopfThread(threading.Thread):
 
     async def _watch(self) -> None:
         await kopf.operator(
-            registry=self._registry(), settings=_settings(), clusterwide=True, standalone=True, stop_flag=self._stop
+            registry=self._registry(),
+            settings=_settings(),
+            clusterwide=not self._namespaces,
+            namespaces=self._namespaces,
+            standalone=True,
+            stop_flag=self._stop,
         )
 
     def _registry(self) -> kopf.OperatorRegistry:

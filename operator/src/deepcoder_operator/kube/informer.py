@@ -7,14 +7,15 @@ conclude that something is gone reads it live first. Of each object it keeps wha
 A watch that ends is begun again, one that is too old or broken is replaced by a fresh list after a bounded, growing
 pause. A kind that is not served has no objects: that is an answer, and the kind is asked for again. `alive_at` tells
 liveness probes when the server last spoke or was last tried in vain: an outage of the API server is no reason to
-restart, a watch that stands still is.
+restart, a watch that stands still is. Where only some namespaces may be seen there is one list and one watch for each.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -34,6 +35,17 @@ RELIST_SECONDS = 1800.0
 """A list now and then mends what a watch has told wrongly or not at all; none is known that does."""
 
 
+@dataclass
+class _Part:
+    """What one list and one watch tell of: a namespace, or all of them."""
+
+    namespace: str | None
+    version: int = 0
+    """What happened up to here has been heard of."""
+    alive_at: float = 0.0
+    listed: bool = False
+
+
 class Informer:
     """Objects of one kind, by (namespace, name)."""
 
@@ -44,19 +56,25 @@ class Informer:
         selector: str,
         on_change: Callable[[Object], Any],
         *,
-        namespace: str | None = None,
+        namespaces: Sequence[str] = (),
         index: Callable[[Object], str | None] = lambda obj: None,
     ) -> None:
-        """`index` groups objects (by run, by pool) for `group`; `on_change` is called with each new or last state."""
+        """`index` groups objects (by run, by pool) for `group`; `on_change` is called with each new or last state.
+
+        No `namespaces` are all of them.
+        """
         self.resource = resource
         self.synced = asyncio.Event()
-        self.alive_at = 0.0
-        self._kube, self._selector, self._namespace = kube, selector, namespace
+        self._kube, self._selector = kube, selector
+        self._parts = {namespace: _Part(namespace) for namespace in namespaces or (None,)}
         self._listeners, self._index = [on_change], index
         self._store: dict[tuple[str, str], Object] = {}
-        self._version = 0
-        """What happened up to here has been heard of."""
         self._groups: dict[str, dict[tuple[str, str], Object]] = {}
+
+    @property
+    def alive_at(self) -> float:
+        """When the watch that was silent for longest was last heard of; 0 before the first."""
+        return min(part.alive_at for part in self._parts.values())
 
     def listen(self, on_change: Callable[[Object], Any]) -> None:
         """Call another function, too, with each new or last state."""
@@ -77,76 +95,86 @@ class Informer:
         event would ever take it out again.
         """
         old, version = self._store.get(_key(obj)), _version(obj)
-        if version > (self._version if old is None else _version(old)):
+        part = self._parts[None if None in self._parts else _key(obj)[0]]
+        if version > (part.version if old is None else _version(old)):
             self._put(kept(self.resource, obj))
 
     async def run(self) -> None:
         """List and watch until cancelled."""
-        self._touch()
+        async with asyncio.TaskGroup() as group:
+            for part in self._parts.values():
+                group.create_task(self._keep(part))
+
+    async def _keep(self, part: _Part) -> None:
+        """List and watch one part until cancelled."""
+        self._touch(part)
         pause = FIRST_PAUSE_SECONDS
         while True:
             began = self._now()
             try:
-                await self._follow(await self._list())
+                await self._follow(part, await self._list(part))
                 continue
             except errors.Gone:
                 log.info("watch of %s is too old, listing again", self.resource.plural)
             except errors.NotFound as e:
                 log.warning("%s are not served, so there are none: %s", self.resource.plural, e)
-                self._replace([], self._version)
+                self._replace(part, [], part.version)
             except errors.KubeError as e:
                 log.warning("%s cannot be watched: %s; listing again in %.0f s", self.resource.plural, e, pause)
-            self._touch()
+            self._touch(part)
             if self._now() - began > pause:
                 pause = FIRST_PAUSE_SECONDS
             await asyncio.sleep(pause)
             pause = min(pause * 2, MAX_PAUSE_SECONDS)
 
-    async def _list(self) -> str:
+    async def _list(self, part: _Part) -> str:
         """Fill the store; the version to watch from."""
         keep = partial(kept, self.resource)
-        items, version = await self._kube.list(self.resource, self._namespace, self._selector, keep=keep)
-        self._touch()
-        self._replace(items, int(version))
+        items, version = await self._kube.list(self.resource, part.namespace, self._selector, keep=keep)
+        self._touch(part)
+        self._replace(part, items, int(version))
         return version
 
-    def _replace(self, items: list[Object], version: int) -> None:
+    def _replace(self, part: _Part, items: list[Object], version: int) -> None:
         """The store is what was listed at a version, and what was put in after it."""
         current = {_key(obj): obj for obj in items}
-        for key in [k for k, obj in self._store.items() if k not in current and _version(obj) <= version]:
+        known = [(k, obj) for k, obj in self._store.items() if part.namespace in (None, k[0])]
+        for key in [k for k, obj in known if k not in current and _version(obj) <= version]:
             self._drop(key)
-        self._version = max(self._version, version)
+        part.version = max(part.version, version)
         for key, obj in current.items():
             old = self._store.get(key)
             if old is None or _version(obj) > _version(old):
                 self._put(obj)
                 self._tell(obj)
-        self.synced.set()
+        part.listed = True
+        if all(p.listed for p in self._parts.values()):
+            self.synced.set()
 
-    async def _follow(self, version: str) -> None:
+    async def _follow(self, part: _Part, version: str) -> None:
         """Watch from a version on, until it is time to list again."""
         relist = self._now() + RELIST_SECONDS
         while self._now() < relist:
             began = self._now()
-            version = await self._watch(version)
+            version = await self._watch(part, version)
             if self._now() < began + SHORTEST_WATCH_SECONDS:
                 await asyncio.sleep(FIRST_PAUSE_SECONDS)
 
-    async def _watch(self, version: str) -> str:
-        async for kind, obj in self._kube.watch(self.resource, self._namespace, self._selector, version):
-            self._touch()
+    async def _watch(self, part: _Part, version: str) -> str:
+        async for kind, obj in self._kube.watch(self.resource, part.namespace, self._selector, version):
+            self._touch(part)
             version = obj["metadata"]["resourceVersion"]
             if kind == "DELETED":
                 self._drop(_key(obj))
             elif kind in ("ADDED", "MODIFIED"):
                 self.observe(obj)
                 self._tell(obj)
-            self._version = max(self._version, int(version))
-        self._touch()
+            part.version = max(part.version, int(version))
+        self._touch(part)
         return version
 
-    def _touch(self) -> None:
-        self.alive_at = self._now()
+    def _touch(self, part: _Part) -> None:
+        part.alive_at = self._now()
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

@@ -1,8 +1,8 @@
 """Who speaks: a projected service-account token, bound to our audience and to the pod that holds it.
 
-`Authenticator` is the seam: `TokenReviewAuthenticator` asks the API server, which also notices that the pod is gone.
-A verdict is kept for a short time, the refusals too, so that a flood of bad tokens does not become a flood of reviews.
-Tokens are kept as digests only and are never logged.
+`Authenticator` is the seam: `TokenReviewer` asks the API server, which also notices that the pod is gone;
+`progress.jwks` checks signatures, for an operator that may not ask. A verdict is kept for a short time, the refusals
+too, so that a flood of bad tokens does not become a flood of reviews. Tokens are kept as digests only, never logged.
 """
 
 from __future__ import annotations
@@ -78,11 +78,19 @@ def subject_of_review(status: Mapping[str, Any], audience: str) -> Subject:
     return Subject(namespace=username.removeprefix(_USER_PREFIX).split(":")[0], pod_name=names[0], pod_uid=uids[0])
 
 
-class TokenReviewAuthenticator:
-    """Asks the API server, and remembers its answer for a short time."""
+class Reviewer(Protocol):
+    """Finds out about a token that nothing is known of."""
 
-    def __init__(self, kube: Kube, clock: Callable[[], float], audience: str = AUDIENCE) -> None:
-        self._kube, self._clock, self._audience = kube, clock, audience
+    async def review(self, token: str) -> Subject:
+        """The pod; raises `Unauthenticated` or `AuthenticationUnavailable`."""
+        ...
+
+
+class Remembering:
+    """An authenticator that remembers for a short time what a reviewer has found."""
+
+    def __init__(self, reviewer: Reviewer, clock: Callable[[], float]) -> None:
+        self._reviewer, self._clock = reviewer, clock
         self._cache: OrderedDict[bytes, tuple[float, Subject | Unauthenticated]] = OrderedDict()
         self._reviews = asyncio.Semaphore(_CONCURRENT_REVIEWS)
 
@@ -109,11 +117,23 @@ class TokenReviewAuthenticator:
     async def _review(self, token: str) -> Subject | Unauthenticated:
         async with self._reviews:
             try:
-                return subject_of_review(await self._kube.review_token(token, self._audience), self._audience)
+                return await self._reviewer.review(token)
             except Unauthenticated as e:
                 return e
-            except errors.KubeError as e:
-                raise AuthenticationUnavailable(f"the token could not be reviewed: {e}") from e
+
+
+class TokenReviewer:
+    """Asks the API server."""
+
+    def __init__(self, kube: Kube, audience: str = AUDIENCE) -> None:
+        self._kube, self._audience = kube, audience
+
+    async def review(self, token: str) -> Subject:
+        """See `Reviewer`."""
+        try:
+            return subject_of_review(await self._kube.review_token(token, self._audience), self._audience)
+        except errors.KubeError as e:
+            raise AuthenticationUnavailable(f"the token could not be reviewed: {e}") from e
 
 
 def _digest(token: str) -> bytes:

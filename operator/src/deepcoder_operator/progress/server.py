@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from deepcoder_contracts.progress import MAX_BODY_BYTES, ProgressReport
 from deepcoder_operator.board import Heartbeat, ProgressBoard, RunKey
+from deepcoder_operator.kube import errors
 from deepcoder_operator.progress.admission import NotAdmitted, admit
 from deepcoder_operator.progress.authentication import (
     AuthenticationUnavailable,
@@ -120,6 +121,9 @@ class ProgressServer:
         except AuthenticationUnavailable as e:
             log.warning("progress of %s: %s", key, e)
             return _refusal(503, str(e), retry_after=RETRY_SECONDS)
+        except errors.KubeError as e:
+            log.warning("progress of %s: its pod could not be looked for: %s", key, e)
+            return _refusal(503, f"the pod could not be looked for: {e}", retry_after=RETRY_SECONDS)
         except ValidationError as e:
             first = e.errors(include_url=False, include_input=False)[0]
             return _refusal(400, first["msg"], field=".".join(str(part) for part in first["loc"]) or None)

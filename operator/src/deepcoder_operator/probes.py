@@ -1,0 +1,58 @@
+"""What probes ask of the operator's watches: whether each was heard of lately, and whether the caches are filled.
+
+An outage of the API server is no reason to restart, since each try in vain counts as heard of; a watch that tries no
+more is. A standby watches no runs, and is ready without them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from prometheus_client import Gauge
+
+from deepcoder_operator.controllers.watch import RunWatch
+from deepcoder_operator.kube.informer import Informer
+from deepcoder_operator.kube.resources import RUNS
+
+WATCH_AGE_SECONDS = 420.0
+"""A watch is ended by the server after 300 s, and one that is silent for 100 s is begun anew: one of which neither an
+event nor a failure was heard for longer than this stands still."""
+
+WATCH_AGE = Gauge("deepcoder_operator_watch_age_seconds", "Time since a watch was last heard of", ["watch"])
+
+
+class Probes:
+    """Checks for the health server, and the age of each watch as a metric."""
+
+    def __init__(self, informers: Mapping[str, Informer], runs: RunWatch, leader: asyncio.Event) -> None:
+        """What is watched to its informer; runs are watched while this replica leads."""
+        self._informers, self._runs, self._leader = informers, runs, leader
+        self._alive: dict[str, Callable[[], float]] = {
+            name: partial(getattr, informer, "alive_at") for name, informer in informers.items()
+        }
+        self._alive[RUNS.plural] = lambda: runs.alive_at
+        for name in self._alive:
+            WATCH_AGE.labels(watch=name).set_function(partial(self._age, name))
+
+    def watches(self) -> str | None:
+        """A watch that tries no more, if there is one."""
+        for name in self._alive:
+            age = self._age(name)
+            if age > WATCH_AGE_SECONDS:
+                return f"the watch of {name} has stood still for {age:.0f} s"
+        return None
+
+    def caches(self) -> str | None:
+        """What has not been listed yet, if anything."""
+        filled = {name: informer.synced for name, informer in self._informers.items()}
+        if self._leader.is_set():
+            filled[RUNS.plural] = self._runs.listed
+        missing = [name for name, event in filled.items() if not event.is_set()]
+        return f"not listed yet: {', '.join(missing)}" if missing else None
+
+    def _age(self, name: str) -> float:
+        """Seconds since a watch was heard of; 0 for one that has not begun."""
+        at = self._alive[name]()
+        return asyncio.get_running_loop().time() - at if at else 0.0

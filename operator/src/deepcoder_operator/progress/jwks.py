@@ -1,0 +1,112 @@
+"""Checks tokens by the keys of their issuer, for an operator without the cluster-wide right to ask for a TokenReview.
+
+Every service account may read the API server's keys. A signature says that the API server issued the token for a pod,
+and that it has not expired; it does not say that the pod is still there, as a review would: admission finds that out,
+which looks for the pod with this uid. Keys are read anew after ten minutes, and when a token names one that is not
+known, at most each 30 s, so that a flood of made-up names is none of requests. Keys that are too old and cannot be
+read anew prove nothing: the caller is to come again, and whoever comes within 5 s is told the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import jwt
+
+from deepcoder_contracts.progress import AUDIENCE
+from deepcoder_operator.kube import errors
+from deepcoder_operator.kube.client import Kube
+from deepcoder_operator.progress.authentication import AuthenticationUnavailable, Subject, Unauthenticated
+
+KEYS_SECONDS = 600.0
+"""How long keys are believed."""
+
+REREAD_SECONDS = 30.0
+"""Shortest time between two readings because of a key that is not known."""
+
+FAILED_SECONDS = 5.0
+"""Time after a reading in vain in which none is tried."""
+
+LEEWAY_SECONDS = 10.0
+"""By which the clocks of the API server and of this node may differ."""
+
+_ISSUER, _KEYS = "/.well-known/openid-configuration", "/openid/v1/jwks"
+_REQUIRED = ("aud", "exp", "iss", "nbf")
+
+
+class KeyReviewer:
+    """Verifies signatures with keys that it keeps current."""
+
+    def __init__(self, kube: Kube, clock: Callable[[], float], audience: str = AUDIENCE) -> None:
+        self._kube, self._clock, self._audience = kube, clock, audience
+        self._issuer = ""
+        self._keys: Mapping[str, jwt.PyJWK] = {}
+        self._read_at = self._failed_at = float("-inf")
+        self._reading = asyncio.Lock()
+
+    async def review(self, token: str) -> Subject:
+        """See `Reviewer`."""
+        try:
+            key = await self._key(str(jwt.get_unverified_header(token).get("kid", "")))
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                key,
+                algorithms=[key.algorithm_name],
+                audience=self._audience,
+                issuer=self._issuer,
+                leeway=LEEWAY_SECONDS,
+                options={"require": list(_REQUIRED)},
+            )
+        except jwt.ExpiredSignatureError as e:
+            raise Unauthenticated("the token has expired: read it anew from its file for each report") from e
+        except jwt.InvalidAudienceError as e:
+            raise Unauthenticated(
+                f"the token is not bound to the audience {self._audience}: project one that is"
+            ) from e
+        except jwt.InvalidTokenError as e:
+            raise Unauthenticated(f"the token is not valid: {e}") from e
+        return subject_of_claims(claims)
+
+    async def _key(self, kid: str) -> jwt.PyJWK:
+        """The issuer's key of this name."""
+        async with self._reading:
+            age = self._clock() - self._read_at
+            if age >= (KEYS_SECONDS if kid in self._keys else REREAD_SECONDS):
+                await self._read()
+        if kid not in self._keys:
+            raise Unauthenticated("the token is signed with a key that the API server does not publish")
+        return self._keys[kid]
+
+    async def _read(self) -> None:
+        if self._clock() - self._failed_at < FAILED_SECONDS:
+            raise AuthenticationUnavailable("the issuer's keys could not be read a moment ago")
+        try:
+            self._issuer = str((await self._kube.read(_ISSUER)).get("issuer"))
+            published = await self._kube.read(_KEYS)
+        except errors.KubeError as e:
+            self._failed_at = self._clock()
+            raise AuthenticationUnavailable(f"the issuer's keys could not be read: {e}") from e
+        self._keys = {key.key_id: key for key in _asymmetric(published) if key.key_id}
+        self._read_at = self._clock()
+
+
+def _asymmetric(published: Mapping[str, Any]) -> list[jwt.PyJWK]:
+    """Keys that only their owner can sign with; what is not understood is left out."""
+    out = []
+    for key in published.get("keys") or ():
+        if key.get("kty") in ("RSA", "EC"):
+            with suppress(jwt.PyJWKError, jwt.InvalidKeyError):
+                out.append(jwt.PyJWK(key))
+    return out
+
+
+def subject_of_claims(claims: Mapping[str, Any]) -> Subject:
+    """The pod that verified claims speak of; raises `Unauthenticated`."""
+    bound = claims.get("kubernetes.io") or {}
+    pod = bound.get("pod") or {}
+    if not bound.get("namespace") or not pod.get("name") or not pod.get("uid"):
+        raise Unauthenticated("the token is not bound to a pod: use a projected service-account token")
+    return Subject(str(bound["namespace"]), str(pod["name"]), str(pod["uid"]))

@@ -1,0 +1,173 @@
+"""The chart's alerts speak of metrics that the operator exports, with labels that these have; promtool tries each."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client import REGISTRY
+
+from deepcoder_operator import app
+from deepcoder_operator.api.failure import FailureReason
+from deepcoder_operator.api.run_status import Phase
+from deepcoder_operator.domain.pool_plan import Cause
+
+ROOT = Path(__file__).resolve().parents[2]
+RULES = ROOT / "helm" / "deepcoder-operator" / "files" / "alerts.yaml"
+KNOWN_VALUES = {
+    "phase": {str(p) for p in Phase},
+    "reason": {str(r) for r in FailureReason},
+    "cause": {str(c) for c in Cause},
+    "result": {"ok", "error", "conflict"},
+}
+PREFIX = "deepcoder_operator_"
+CASES: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
+    # alert: series that fire it, series that do not, when it is looked at; values as promtool writes them
+    "DeepCoderRunFailed": ({'runs{phase="Failed"}': "1x10"}, {'runs{phase="Running"}': "5x10"}, "5m"),
+    "DeepCoderRunStalled": (
+        {'attempt_failures_total{reason="Stalled"}': "0x30 1x60"},
+        {'attempt_failures_total{reason="Preempted"}': "0x30 9x60"},
+        "60m",
+    ),
+    "DeepCoderAttemptsFail": (
+        {'attempt_failures_total{reason="HeadLost"}': "0x10 6x80"},
+        {'attempt_failures_total{reason="Preempted"}': "0x10 60x80"},
+        "60m",
+    ),
+    "DeepCoderRunHeld": ({'runs{phase="Held"}': "2x90"}, {'runs{phase="Held"}': "2x30 0x60"}, "70m"),
+    "DeepCoderPoolNotReady": (
+        {'pool_ready_replicas{pool="p"}': "1x30", 'pool_desired_replicas{pool="p"}': "2x30"},
+        {'pool_ready_replicas{pool="p"}': "2x30", 'pool_desired_replicas{pool="p"}': "2x30"},
+        "20m",
+    ),
+    "DeepCoderPoolSaturated": (
+        {'pool_queue_depth{pool="p"}': "99x30", 'pool_slots{pool="p"}': "8x30"},
+        {'pool_queue_depth{pool="p"}': "20x30", 'pool_slots{pool="p"}': "8x30"},
+        "20m",
+    ),
+    "DeepCoderJudgesFail": (
+        {'pool_pods_deleted_total{pool="p",cause="JudgeFailed"}': "0x5 9x40"},
+        {'pool_pods_deleted_total{pool="p",cause="ScaledDown"}': "0x5 9x40"},
+        "30m",
+    ),
+    "DeepCoderOperatorDown": (
+        {'leader{pod="a"}': "0x10"},
+        {'leader{pod="a"}': "0x10", 'leader{pod="b"}': "1x10"},
+        "5m",
+    ),
+    "DeepCoderLeaseFlaps": (
+        {"lease_transitions": "1+1x70"},
+        {"lease_transitions": "7x30 8x40"},
+        "60m",
+    ),
+    "DeepCoderWatchStale": (
+        {'watch_age_seconds{watch="rayjobs"}': "400x5"},
+        {'watch_age_seconds{watch="rayjobs"}': "290x5"},
+        "3m",
+    ),
+    "DeepCoderLoopLag": ({"loop_lag_seconds": "3x20"}, {"loop_lag_seconds": "0x5 9x2 0x13"}, "15m"),
+    "DeepCoderPassesFail": (
+        {'passes_total{result="ok"}': "0+10x40", 'passes_total{result="error"}': "0+10x40"},
+        {'passes_total{result="ok"}': "0+100x40", 'passes_total{result="error"}': "0+1x40"},
+        "30m",
+    ),
+    "DeepCoderStorageProblems": (
+        {'storage_problems_total{reason="StorageUnreachable"}': "0+5x60"},
+        {'storage_problems_total{reason="StorageUnreachable"}': "0x10 3x50"},
+        "50m",
+    ),
+    "DeepCoderStatusRefused": ({"status_refused_total": "0x5 1x20"}, {"status_refused_total": "4x25"}, "10m"),
+    "DeepCoderEventsLost": (
+        {'events_lost_total{cause="QueueFull"}': "0x5 99x20"},
+        {'events_lost_total{cause="QueueFull"}': "0x5 2x20"},
+        "12m",
+    ),
+    "DeepCoderProgressRefused": (
+        {'progress_reports_total{code="403"}': "0+60x60"},
+        {'progress_reports_total{code="503"}': "0+60x60"},
+        "40m",
+    ),
+}
+
+
+def alerts() -> list[dict[str, Any]]:
+    return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+
+
+@pytest.fixture(scope="module")
+def exported() -> dict[str, set[str]]:
+    """Series of the operator's process to their labels."""
+    assert app.Operator, "whatever the process imports has registered its metrics"
+    found: dict[str, set[str]] = {}
+    for collector, names in REGISTRY._collector_to_names.items():
+        for name in names:
+            found[name] = set(getattr(collector, "_labelnames", ()))
+    return found
+
+
+def selectors(text: str) -> Iterator[tuple[str, str]]:
+    """Series and the text of its matchers."""
+    yield from re.findall(r"(deepcoder_[a-z_]+)(?:\{([^}]*)\})?", text)
+
+
+@pytest.mark.parametrize("rule", alerts(), ids=lambda rule: rule["alert"])
+def test_alert_names_only_what_the_operator_exports(rule: dict[str, Any], exported: dict[str, set[str]]) -> None:
+    named = list(selectors(rule["expr"]))
+    assert named
+    for series, matchers in named:
+        assert series in exported, f"{series} is not exported"
+        for label, values in re.findall(r'(\w+)[=!~]+"([^"]*)"', matchers):
+            assert label in exported[series], f"{series} has no label {label}"
+            assert label == "code" or set(values.split("|")) <= KNOWN_VALUES[label]
+    for label in re.findall(r"\$labels\.(\w+)", str(rule["annotations"])):
+        assert any(label in exported[series] for series, _ in named), f"no series has the label {label}"
+
+
+def test_each_alert_says_how_grave_it_is_and_what_to_do() -> None:
+    for rule in alerts():
+        assert rule["labels"]["severity"] in ("info", "warning", "critical")
+        assert rule["annotations"]["summary"]
+        assert rule["annotations"]["description"].endswith(".")
+    names = [rule["alert"] for rule in alerts()]
+    assert len(set(names)) == len(names)
+    assert set(names) == set(CASES), "each is tried"
+
+
+def test_first_failure_of_a_kind_is_seen_as_an_increase(exported: dict[str, set[str]]) -> None:
+    """A counter that appears with its first failure has not increased: the series are there from the start."""
+    app.show_all_reasons()
+    for reason in FailureReason:
+        assert REGISTRY.get_sample_value(f"{PREFIX}attempt_failures_total", {"reason": reason}) is not None
+
+
+def test_alerts_fire_and_are_silent_as_they_should(tmp_path: Path) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed: it comes with Prometheus")
+    shutil.copy(RULES, tmp_path / "alerts.yaml")
+    tests = [
+        {
+            "name": f"{name} {'fires' if fires else 'is silent'}",
+            "interval": "1m",
+            "input_series": [{"series": f"{PREFIX}{s}", "values": values} for s, values in series.items()],
+            "promql_expr_test": [
+                {
+                    "expr": f'count(ALERTS{{alertname="{name}",alertstate="firing"}})',
+                    "eval_time": at,
+                    "exp_samples": [{"labels": "{}", "value": 1}] if fires else [],
+                }
+            ],
+        }
+        for name, (firing, silent, at) in CASES.items()
+        for fires, series in ((True, firing), (False, silent))
+    ]
+    spec = {"rule_files": ["alerts.yaml"], "evaluation_interval": "1m", "tests": tests}
+    (tmp_path / "tests.yaml").write_text(yaml.safe_dump(spec))
+    done = subprocess.run([promtool, "test", "rules", "tests.yaml"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,77 @@
+"""An operator that works in named namespaces: a whole run with Roles alone, and nothing asked of the cluster."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import api_audit
+import chart_account
+import pytest
+import s3_server
+from loop_world import Cluster, cluster_in, wait_for
+from run_manifests import TRAIN, run_manifest
+
+from deepcoder_contracts.progress import Desired
+from deepcoder_operator.kube.client import Kube
+from deepcoder_operator.kube.resources import PODS, RUNS, Resource
+
+NAMESPACES = Resource("", "v1", "namespaces", "Namespace")
+pytestmark = [pytest.mark.apiserver, pytest.mark.s3]
+
+
+@pytest.fixture
+async def elsewhere(kube: Kube, namespace: str) -> AsyncIterator[str]:
+    """A namespace that the operator was not given."""
+    name = f"{namespace}-else"
+    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+    await kube._request("POST", NAMESPACES.path(None), body=body)
+    yield name
+    await kube.delete(NAMESPACES, None, name)
+
+
+@pytest.fixture
+async def cluster(
+    kube: Kube,
+    kubeconfig: Path,
+    helm: str,
+    chart: Path,
+    namespace: str,
+    s3: s3_server.S3Server,
+    tmp_path: Path,
+    unused_tcp_port_factory: Callable[[], int],
+) -> AsyncIterator[Cluster]:
+    """An operator under the Roles that the chart makes for one named namespace."""
+    objects = chart_account.render(helm, chart, namespace, {"watchNamespaces": [namespace]})
+    async with (
+        chart_account.account(kube, kubeconfig, objects, namespace, tmp_path) as account,
+        cluster_in(kube, account, s3, tmp_path, unused_tcp_port_factory) as made,
+    ):
+        await made.start_operator()
+        yield made
+
+
+async def test_whole_run_with_roles_alone(cluster: Cluster, elsewhere: str, kubeconfig: Path) -> None:
+    stranger = await cluster.kube.create(run_manifest(elsewhere))
+    await cluster.create_run(stages=[TRAIN], failurePolicy={"backoff": {"initialSeconds": 0}})
+    await wait_for("the operator is ready", cluster.ready)
+    await cluster.until_running("demo-s0-a1")
+    reply = await cluster.standin.report("demo-s0-a1", cluster.port, 5, reward_mean=0.25)
+    assert reply.desired is Desired.RUN
+    await cluster.until("progress", lambda run: run["status"].get("progress") is not None)
+
+    token = await cluster.standin.token("demo-s0-a1")
+    await cluster.kube.delete(PODS, cluster.namespace, "demo-s0-a1-head", grace_seconds=0)
+    await cluster.until_running("demo-s0-a2")
+    with pytest.raises(AssertionError, match="403"):
+        await cluster.standin.report("demo-s0-a1", cluster.port, 6, token=token)
+
+    await cluster.finish("demo-s0-a2")
+    await cluster.until_phase("Complete")
+    asked = api_audit.requests(kubeconfig, cluster.account.user)
+    assert len(asked) > 50
+    assert {r.verb for r in asked} >= {"create", "delete", "get", "list", "patch", "update", "watch"}
+    assert {r.namespace for r in asked} == {cluster.namespace}, "whatever it asked for, it asked for in its namespace"
+    assert [r for r in asked if not r.allowed] == []
+    found = await cluster.kube.get(RUNS, elsewhere, "demo")
+    assert found["metadata"]["resourceVersion"] == stranger["metadata"]["resourceVersion"]
