@@ -7,6 +7,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import api_audit
 import chart_account
 import control_plane
 import pytest
@@ -47,6 +48,7 @@ def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         pytest.skip("the API server has not been built: run `python -m devcluster build`")
     with control_plane.running(tmp_path_factory.mktemp("control-plane"), paths) as path:
         yield path
+        assert api_audit.forbidden(path) == [], "an operator asked for what the chart does not grant it"
 
 
 @pytest.fixture
