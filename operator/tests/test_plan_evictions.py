@@ -118,6 +118,17 @@ def test_job_deleted_by_someone_has_time_to_save_as_long_as_its_head_lives(kuber
     assert cluster.run.status.latest_checkpoint.step == 7
 
 
+def test_job_that_came_and_was_deleted_unseen_is_not_made_again_while_its_head_may_live() -> None:
+    cluster = Cluster(make_run())
+    while not cluster.jobs:
+        cluster.step()
+    cluster.start_job()
+    del cluster.jobs[cluster.name]
+    cluster.settle()
+    assert cluster.made == ["demo-s0-a1"]
+    assert failed_of(cluster) is FailureReason.HEAD_LOST
+
+
 def test_job_deleted_by_someone_is_not_waited_for_for_ever() -> None:
     cluster = running()
     cluster.kubelet = cluster.kuberay = False

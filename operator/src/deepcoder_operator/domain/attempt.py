@@ -78,17 +78,17 @@ def follow(draft: Draft, world: World, *, stop: DrainCause | None) -> None:
             draft.update_attempt(drain_cause=stop)
             leave(draft, Outcome.DRAINED)
         return
-    if attempt.uid is None:
-        if job is None:
-            _make(draft, world, stop)
-            return
+    has_pods = any(p.ordinal == attempt.ordinal for p in world.pods)
+    if attempt.uid is None and job is None and not has_pods:
+        _make(draft, world, stop)
+        return
+    if attempt.uid is None and job is not None:
         attempt = draft.update_attempt(uid=job.uid, state=AttemptState.STARTING)
     if job is None or job.uid != attempt.uid or job.deleting:
         _deleted(draft, world, stop)
         return
     _note_pods(draft, world)
-    began = attempt.admitted_time is not None or any(p.ordinal == attempt.ordinal for p in world.pods)
-    if attempt.evicted_time is not None or (job.suspended and began):
+    if attempt.evicted_time is not None or (job.suspended and (attempt.admitted_time is not None or has_pods)):
         _evicted(draft, world, job, stop)
         return
     if job.suspended:
