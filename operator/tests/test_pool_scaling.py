@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,7 +24,7 @@ def limits(draw: st.DrawFn) -> ScalingLimits:
     )
 
 
-loads = st.builds(Load, busy=counts, queued=counts, expected=counts, complete=st.booleans())
+loads = st.builds(Load, busy=counts, queued=counts, expected=counts, runs=counts, complete=st.booleans())
 
 FOUR = ScalingLimits(
     min_replicas=1, max_replicas=4, slots_per_pod=2, target_queue_per_slot=1.0, stabilization_seconds=60
@@ -107,3 +109,11 @@ def test_history_does_not_grow_without_bound() -> None:
         load = Load(queued=second % 17)
         decision = decide(load, FOUR, current=decision.replicas, history=decision.history, now=float(second))
         assert len(decision.history) <= FOUR.max_replicas + 1
+
+
+def test_pool_at_zero_wakes_for_an_attempt_that_has_announced_nothing() -> None:
+    limits = replace(FOUR, min_replicas=0)
+    assert recommend(Load(), limits) == 0
+    assert recommend(Load(runs=1), limits) == 1
+    assert recommend(Load(runs=30), limits) == 1, "an attempt that runs says nothing of how many programs it has"
+    assert recommend(Load(runs=1, busy=4, queued=4), limits) == recommend(Load(busy=4, queued=4), limits)

@@ -26,13 +26,20 @@ class Load:
     expected: int = 0
     """Programs that runs have announced."""
 
+    runs: int = 0
+    """Attempts that run and whose programs this pool judges."""
+
     complete: bool = True
     """Whether every ready judge was heard; if not, the true load may be higher."""
 
     @property
     def demand(self) -> int:
-        """Programs that want a slot now or soon."""
-        return self.busy + self.queued + self.expected
+        """Programs that want a slot now or soon: at least one while an attempt runs.
+
+        Without a judge there is no queue to be heard of, and an evaluation announces nothing: a pool at zero would
+        never wake for it.
+        """
+        return max(self.busy + self.queued + self.expected, 1 if self.runs else 0)
 
 
 @dataclass(frozen=True)
