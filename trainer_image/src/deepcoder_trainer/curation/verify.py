@@ -27,6 +27,8 @@ from deepcoder_trainer.judge.submission import JudgedProblem
 
 _FEWEST = 4
 """Clusters under way before a judge has said how much it can take."""
+_GIVE_UP = 8
+"""Clusters that no judge could judge after which no more are begun: each has waited for judges as long as it may."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Verification:
         self._judge, self._journal, self._spool, self._settings = judge, journal, spool, settings
         self._under_way: dict[str, asyncio.Task[bool | None]] = {}
         self._result = Verified()
+        self._failed = 0
 
     async def run(
         self, candidates: Sequence[Candidate], clusters: Sequence[Cluster], done: Callable[[], None]
@@ -79,7 +82,7 @@ class Verification:
             more = True
             while more or tasks:
                 while more and len(tasks) < max(_FEWEST, self._judge.capacity):
-                    cluster = next(waiting, None)
+                    cluster = next(waiting, None) if self._failed < _GIVE_UP else None
                     more = cluster is not None
                     if cluster is not None:
                         tasks.add(asyncio.create_task(self._cluster(candidates, cluster)))
@@ -88,6 +91,7 @@ class Verification:
                     for task in ended:
                         task.result()
                         done()
+            self._result.unjudged += [index for cluster in waiting for index in cluster.members]
         finally:
             left: list[asyncio.Task[Any]] = [*tasks, *self._under_way.values()]
             for unfinished in left:
@@ -105,6 +109,7 @@ class Verification:
                 continue
             outcome = await self._one(index, candidates[index])
             if outcome is None:
+                self._failed += 1
                 self._result.unjudged.extend(cluster.members[position:])
                 return
             if isinstance(outcome, Kept):
