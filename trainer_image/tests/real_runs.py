@@ -29,6 +29,8 @@ NUMBERS = 4
 """Problems ask for one of so many numbers."""
 BUSY = "The current node timed out during startup"
 """Ray's words when its daemons took more than the 30 s that it gives them."""
+MOST_TRIES = 5
+"""Starts in a row for which the machine may be too busy."""
 
 
 def make_model(directory: Path, *, hidden: int = 128, layers: int = 2) -> Path:
@@ -85,6 +87,7 @@ class RealRun:
         self.path = folder / f"{name}.yaml"
         self.too_busy = 0
         """Attempts that ended since Ray did not start in time."""
+        self._in_a_row = 0
         self._scratch = Path(tempfile.mkdtemp(prefix="run", dir="/tmp"))
         self._started: list[subprocess.Popen[bytes]] = []
         stage = {"name": "short", "type": "Train", "contextTokens": 8, "maxSteps": steps}
@@ -137,7 +140,8 @@ class RealRun:
         words = self.words()
         assert BUSY in words[-1000:], f"{self.name} ended with {process.returncode}: {words}"
         self.too_busy += 1
-        assert self.too_busy <= 5, words
+        self._in_a_row += 1
+        assert self._in_a_row <= MOST_TRIES, words
         return self.start()
 
     def words(self) -> str:
@@ -153,6 +157,7 @@ class RealRun:
 
     def kill(self, process: subprocess.Popen[bytes]) -> None:
         """SIGKILL for the process and all that descend from it, until none is left."""
+        self._in_a_row = 0
         if process.poll() is None:
             _kill(self.processes(process))
             process.wait(30)
