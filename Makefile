@@ -44,9 +44,9 @@ lint: setup  ## ruff, mypy, import-linter, generated files
 format: setup  ## rewrite what can be rewritten
 	@.venv/bin/ruff format -q . && .venv/bin/ruff check -q --fix .
 
-generate: setup  ## CRDs from the API types
+generate: setup  ## CRDs from the API types, the state machine's page from the planner
 	@$(PY) -m deepcoder_operator crds --output crds --output helm/deepcoder-operator/files/crds
-	@$(PY) -m deepcoder_operator crds --output helm/deepcoder-operator/files/crds
+	@$(PY) operator/tests/state_walk.py --write
 
 BENCHMARKS := ablations checkpoint curate demo gpu judge judge_load operator pipeline
 # `operator` is a module of the standard library, which no file beside a benchmark may take the place of.
