@@ -92,11 +92,12 @@ def export(stage: Path) -> Path:
 
 def assert_the_same(killed: RealRun, stage: Path, whole: RealRun, reference: Path) -> None:
     steps = list(range(1, whole.steps + 1))
-    assert (export(stage) / "model.safetensors").read_bytes() == (export(reference) / "model.safetensors").read_bytes()
-    assert metrics(stage) == metrics(reference)
-    assert sorted(metrics(stage)) == steps
-    assert samples(stage) == samples(reference)
+    ours, theirs = metrics(stage), metrics(reference)
+    assert sorted(ours) == sorted(theirs) == steps
+    assert [step for step in steps if ours[step] != theirs[step]] == []
     assert list(samples(stage)) == [f"step-{step:06d}.parquet" for step in steps]
+    assert samples(stage) == samples(reference)
+    assert (export(stage) / "model.safetensors").read_bytes() == (export(reference) / "model.safetensors").read_bytes()
     rewards = [row["reward"] for rows in samples(stage).values() for row in rows]
     assert 0.0 < sum(rewards) / len(rewards) < 1.0, "nothing was learned from rewards that are all the same"
 
@@ -156,11 +157,12 @@ def kill_again_and_again(
     return hit
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_a_run_killed_three_times_ends_with_the_same_bits(tmp_path: Path) -> None:
+    # With this seed the first kill comes when there is a checkpoint to go on from; the others cost little time.
     storage = {"uri": f"file://{tmp_path}", "everySteps": 2}
-    hit = kill_again_and_again(tmp_path, tmp_path, storage, [STARTING, TRAINING, UPLOADING], steps=12, seed=0)
-    assert len(hit) >= 2, hit
+    hit = kill_again_and_again(tmp_path, tmp_path, storage, [STARTING, LOADING, UPLOADING], steps=8, seed=30)
+    assert sum(hit.values()) == 3
 
 
 @pytest.mark.long
