@@ -6,19 +6,21 @@ Nothing is shortened: the Lease is the deployed one's, and the audit log shows w
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import api_audit
 import pytest
-from loop_world import Cluster, wait_for
+from loop_world import Cluster, Wire, wait_for
 from run_manifests import TRAIN
 
-from deepcoder_operator.kube.lease import LEASE_SECONDS, RETRY_SECONDS
+from deepcoder_operator.kube.lease import LEASE_SECONDS, RENEW_SECONDS, RETRY_SECONDS
 from deepcoder_operator.kube.resources import LEASES, PODS
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.s3]
@@ -100,3 +102,31 @@ async def test_leader_that_is_frozen_and_wakes_sends_nothing_more_and_ends(
     assert await second.process.wait() == 0
     assert first.standin.seen == ["demo-s0-a1", "demo-s0-a2"]
     assert run["status"]["stages"][0]["failures"] == 1
+
+
+@pytest.mark.long
+async def test_outage_that_outlasts_the_lease_ends_the_leader_which_comes_back_and_goes_on(site: Cluster) -> None:
+    config = json.loads(site.kubeconfig.read_text())
+    server = config["clusters"][0]["cluster"]
+    wire = Wire(urlsplit(server["server"]).port or 0)
+    await wire.connect()
+    server["server"] = f"https://127.0.0.1:{wire.port}"
+    site.kubeconfig = site.directory / "kubeconfig-through-a-wire"
+    site.kubeconfig.write_text(json.dumps(config))
+    await site.start_operator()
+    await site.create_run(stages=[TRAIN])
+    await site.until_running("demo-s0-a1")
+    assert site.process is not None
+    await wire.cut()
+    async with asyncio.timeout(RENEW_SECONDS + 10):
+        assert await site.process.wait() == 1
+    assert "leads no more" in (site.directory / "operator.log").read_text()
+    await site.start_operator()
+    await asyncio.sleep(2)
+    assert site.process.returncode is None, "a candidate waits for the API server"
+    await wire.connect()
+    await site.finish("demo-s0-a1")
+    run = await site.until_phase("Complete")
+    assert site.standin.seen == ["demo-s0-a1"]
+    assert run["status"]["stages"][0].get("failures", 0) == 0
+    await wire.cut()

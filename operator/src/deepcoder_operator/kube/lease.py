@@ -36,6 +36,9 @@ RENEW_SECONDS = 8.0
 RETRY_SECONDS = 2.0
 """Between two looks at the Lease, and between two renewals."""
 
+FAILED_SECONDS = 0.5
+"""A leader whose renewal failed tries again after this: its time runs on."""
+
 LEADER = Gauge("deepcoder_operator_leader", "Whether this replica leads")
 TRANSITIONS = Gauge("deepcoder_operator_lease_transitions", "How often the Lease has gone to another replica, ever")
 
@@ -139,7 +142,7 @@ class Election:
 
     async def _compete(self) -> None:
         while True:
-            pause = RETRY_SECONDS
+            pause = RETRY_SECONDS if self._until is None else FAILED_SECONDS
             try:
                 async with asyncio.timeout(self._patience()):
                     pause = await self.turn()
