@@ -29,6 +29,19 @@ def test_every_name_of_a_program_lies_in_the_directory_of_its_module(tmp_path: P
     assert {"containerd", "containerd-shim-runc-v2", "ctr"} <= set(programs)
 
 
+def test_an_optional_program_is_built_when_it_is_named_and_missed_by_no_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[str] = []
+    monkeypatch.setattr(gobuild, "build", lambda program, cache, version: built.append(program.module))
+    found = Artifacts(tmp_path, "go1.26.8")
+    assert "kueue" not in found.missing()
+    found.build_optional([])
+    assert built == []
+    found.build_optional(["kueue"])
+    assert built == ["kueue"]
+
+
 @pytest.fixture
 def lanes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the Go lane does something."""

@@ -8,7 +8,7 @@ Go, follow in the second. What exists is never made again.
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +49,7 @@ class Artifacts:
 
     def directory(self, module: str) -> Path:
         """Directory of the programs built from Go module `module`."""
-        program = next(program for program in gobuild.PROGRAMS if program.module == module)
+        program = next(p for p in (*gobuild.PROGRAMS, *gobuild.OPTIONAL) if p.module == module)
         return gobuild.directory(program, self.cache, self.go_version)
 
     def programs(self) -> dict[str, Path]:
@@ -73,6 +73,13 @@ class Artifacts:
         """Raise NotBuilt, with the mend, when anything is missing."""
         if missing := self.missing():
             raise NotBuilt(f"not built yet: {', '.join(missing)}. Run: devcluster build")
+
+    def build_optional(self, modules: Iterable[str]) -> None:
+        """Make programs that no cluster needs, by name; what exists is never made again."""
+        for program in gobuild.OPTIONAL:
+            if program.module in modules and not self.directory(program.module).exists():
+                with exclusive(self.cache / "locks" / "build", "build"):
+                    gobuild.build(program, self.cache, self.go_version)
 
     def build(self, images: Callable[[], None] = lambda: None) -> None:
         """Make what is missing, and `images` as soon as there is a file system to start from.

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from devcluster import doctor, forwards, images, install, lifecycle, node
+from devcluster import doctor, forwards, gobuild, images, install, lifecycle, node
 from devcluster.artifacts import Artifacts, NotBuilt
 from devcluster.command import CommandFailed
 from devcluster.config import DEFAULT_NAME, DOCKERFILES, Cluster, ConfigError, cache_root
@@ -79,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     checking.add_argument("--s3-port", type=int, help="loopback port that the S3 server will have")
     building = action("build", _build, "build the programs and file systems that are missing")
     building.add_argument("--images", action="store_true", help="and beside them the images, for `images` to load")
+    optional = [program.module for program in gobuild.OPTIONAL]
+    with_ = "and a program that no cluster needs but some tests do, minutes each"
+    building.add_argument("--with", dest="optional", action="append", default=[], choices=optional, help=with_)
     starting = action("up", _up, "start the cluster, or verify the one that runs")
     starting.add_argument("--api-port", type=int, help="loopback port of the API server")
     loading = action("images", _images, "build the images and load them into the cluster")
@@ -126,6 +129,7 @@ def _build(options: argparse.Namespace) -> int:
         artifacts.build(lambda: images.prepare(artifacts))
     else:
         artifacts.build()
+    artifacts.build_optional(options.optional)
     return 0
 
 

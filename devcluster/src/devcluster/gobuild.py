@@ -66,6 +66,17 @@ PROGRAMS = (
 )
 
 
+OPTIONAL = (
+    GoProgram(
+        "kueue",
+        packages=("sigs.k8s.io/kueue/cmd/kueue",),
+        manifests_of="sigs.k8s.io/kueue",
+        manifests=("config/components/crd/bases/*.yaml", "config/components/rbac/role.yaml"),
+    ),
+)
+"""Built only when named, since it takes minutes and only tests of queues need it."""
+
+
 def key(program: GoProgram, go_version: str, modules: Path = GO_MODULES) -> str:
     """Content hash of everything that decides what a build of `program` gives."""
     flags = (program.packages, program.tags, program.ldflags, program.also_called, program.manifests)
