@@ -6,6 +6,7 @@ import itertools
 import json
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,15 @@ def run_helm(helm: str, *arguments: str, values: dict[str, Any] | None = None) -
     )
 
 
-def render(helm: str, values: dict[str, Any] | None = None, *more: str) -> list[dict[str, Any]]:
-    done = run_helm(helm, "template", "demo", *more, values=values)
+@cache
+def _rendered(helm: str, values: str) -> str:
+    done = run_helm(helm, "template", "demo", values=json.loads(values))
     assert done.returncode == 0, done.stderr
-    return [doc for doc in yaml.safe_load_all(done.stdout) if doc]
+    return done.stdout
+
+
+def render(helm: str, values: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    return [doc for doc in yaml.load_all(_rendered(helm, json.dumps(values or {})), yaml.CSafeLoader) if doc]
 
 
 def only(objects: list[dict[str, Any]], kind: str, suffix: str = "") -> dict[str, Any]:
