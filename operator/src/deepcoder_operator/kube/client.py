@@ -17,6 +17,8 @@ import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import closing
 from typing import Any, Self
+from urllib.parse import urlsplit
+from urllib.request import getproxies_environment, proxy_bypass_environment
 
 import aiohttp
 from kubernetes.aio import client, config
@@ -70,6 +72,9 @@ class Kube:
             await config.load_kube_config(os.environ.get("KUBECONFIG"), client_configuration=configuration)
         configuration.retries = None
         configuration.connection_pool_maxsize = 64
+        # Left to aiohttp, a thread looks for a proxy in the environment, and another for ~/.netrc, at each request.
+        configuration.client_session_kwargs = {"trust_env": False}
+        configuration.proxy = configuration.proxy or _proxy_for(configuration.host)
         api = client.ApiClient(configuration)
         api.user_agent = f"{FIELD_MANAGER}/{VERSION} ({os.environ.get('POD_NAME') or 'no pod'})"
         return cls(api)
@@ -310,6 +315,14 @@ class Kube:
             async with response:
                 raise _error(response.status, _parse(await response.read()))
         return response
+
+
+def _proxy_for(server: str) -> str | None:
+    """The proxy that the environment names for a server, as HTTPS_PROXY and NO_PROXY are commonly read."""
+    url = urlsplit(server)
+    if proxy_bypass_environment(url.netloc):
+        return None
+    return getproxies_environment().get(url.scheme)
 
 
 def _path(obj: Object, subresource: str | None = None) -> str:
