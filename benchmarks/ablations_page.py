@@ -159,6 +159,8 @@ def draw(runs: Sequence[Run], arm: str, title: str, path: Path) -> None:
         "axes.grid": True,
         "grid.color": "#e5e7eb",
     }
+    seeds = {r.seed for r in runs if r.arm == arm}
+    runs = [r for r in runs if r.seed in seeds]
     with mpl.rc_context(style):
         sheet, axes = plt.subplots(2, 2, figsize=(9.5, 6.4), layout="constrained")
         for axis, (metric, label) in zip(axes.flat, PANELS, strict=True):
@@ -170,8 +172,7 @@ def draw(runs: Sequence[Run], arm: str, title: str, path: Path) -> None:
             axis.set_ylim(bottom=0)
         lines, names = axes.flat[0].get_legend_handles_labels()
         sheet.legend(lines, names, loc="upper right", ncols=2, frameon=False)
-        seeds = len({r.seed for r in runs if r.arm == arm})
-        sheet.suptitle(f"{title} against {ARMS[0].title} ({seeds} seeds)", x=0.01, ha="left", fontweight="bold")
+        sheet.suptitle(f"{title} against {ARMS[0].title} ({len(seeds)} seeds)", x=0.01, ha="left", fontweight="bold")
         sheet.savefig(path, dpi=100)
         plt.close(sheet)
 
