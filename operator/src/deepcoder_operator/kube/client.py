@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import closing
 from typing import Any, Self
 from urllib.parse import urlsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import getproxies_environment, proxy_bypass
 
 import aiohttp
 from kubernetes.aio import client, config
@@ -320,7 +320,7 @@ class Kube:
 def _proxy_for(server: str) -> str | None:
     """The proxy that the environment names for a server, as HTTPS_PROXY and NO_PROXY are commonly read."""
     url = urlsplit(server)
-    if proxy_bypass_environment(url.netloc):
+    if proxy_bypass(url.netloc):
         return None
     return getproxies_environment().get(url.scheme)
 
