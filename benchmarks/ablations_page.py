@@ -117,8 +117,8 @@ def write_page(page: Path, runs: Sequence[Run], summary: Mapping[str, Any], sett
         f"{platform.python_version()}. Trainer's code {settings['code'][:19]}. Real samplers, learners and judge; "
         "other work may have run on the machine, so seconds are upper bounds.",
         "",
-        f"The demo's task and model of 0.66M parameters, {settings['batch']} responses a step, {settings['steps']} steps, "
-        f"learning rate {settings['rate']:g}, responses cut at {settings['context']} tokens; pass@1 is of 256 "
+        f"The demo's task and model of 0.66M parameters, {settings['batch']} responses a step, {settings['steps']} "
+        f"steps, learning rate {settings['rate']:g}, responses cut at {settings['context']} tokens; pass@1 is of 256 "
         f"held-back problems × 2 after the last step, at {settings['room']} tokens. Each arm is the base with one "
         "recipe field changed. Each seed has a starting model and problems of its own, which all arms share: "
         f"{len(seeds)} seeds, {len(runs)} runs. Not run: {missing or 'nothing'}.",
