@@ -86,3 +86,12 @@ def test_board_tells_when_anybody_was_last_heard_where_two_attempts_live(board: 
     assert board.heard() == 7
     board.withdraw(other)
     assert board.heard() is None
+
+
+def test_pool_is_told_of_attempts_that_run_and_announce_nothing(board: Board) -> None:
+    """An evaluation announces no programs; its pool, at rest without a judge, must not wait for a queue to grow."""
+    assert board.running_attempts("ml", "judges") == 0
+    board.post(RUN, run_uid="u", ordinal=1, reply=ProgressReply(), pool="judges", head_uid="h")
+    board.post(RunKey("ml", "o"), run_uid="v", ordinal=1, reply=ProgressReply(), pool="others", head_uid="i")
+    board.post(RunKey("hr", "demo"), run_uid="w", ordinal=1, reply=ProgressReply(), pool="judges", head_uid="j")
+    assert board.running_attempts("ml", "judges") == 1

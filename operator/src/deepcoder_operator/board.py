@@ -163,3 +163,10 @@ class ProgressBoard:
             if expected and now <= entry.heartbeat.received_at + expected.within_seconds:
                 total += expected.count
         return total
+
+    def running_attempts(self, namespace: str, pool: str) -> int:
+        """Live attempts whose head was seen and that this pool judges for, whatever they have announced."""
+        return sum(
+            key.namespace == namespace and entry.pool == pool and entry.head_uid is not None
+            for key, entry in self.entries.items()
+        )

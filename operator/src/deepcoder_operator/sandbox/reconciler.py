@@ -146,7 +146,8 @@ class PoolReconciler:
 
         pods = await self._observe(pool, memory)
         expected = self._board.expected_submissions(pool.namespace, pool.name, self._wall())
-        facts = self._scale(built.spec, previous, facts, pods, expected, memory)
+        runs = self._board.running_attempts(pool.namespace, pool.name)
+        facts = self._scale(built.spec, previous, facts, pods, (expected, runs), memory)
         facts = replace(facts, template_hash=built.hash)
         plan, held = self._plan(built.spec, facts, pods, memory)
         if not plan.empty:
@@ -192,9 +193,10 @@ class PoolReconciler:
         previous: SandboxPoolStatus,
         facts: PoolFacts,
         pods: Sequence[JudgePod],
-        expected: int,
+        demand: tuple[int, int],
         memory: _Memory,
     ) -> PoolFacts:
+        """`demand` is what runs have announced, and how many of them run."""
         if spec.scaling.mode is ScalingMode.EXTERNAL:
             memory.history = ()
             return replace(facts, desired=spec.replicas, wanted_without_bound=spec.replicas)
@@ -210,7 +212,8 @@ class PoolReconciler:
         load = Load(
             busy=sum(x.busy for x in loads),
             queued=sum(x.queued for x in loads),
-            expected=expected,
+            expected=demand[0],
+            runs=demand[1],
             complete=all(p.load is not None for p in serving),
         )
         decision = decide(load, limits, current=previous.desired_replicas, history=memory.history, now=self._clock())
