@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
-import subprocess
-import sys
-import uuid
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 import s3_server
 from plan_world import UID, make_run
+from run_folder import CONFIG, RUN, Folder
 
 from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.exit import ExitRecord
-from deepcoder_contracts.layout import checkpoint_dir, claim_key, exit_key
-from deepcoder_contracts.manifest import Claim, FileEntry, Manifest, ManifestKind, ParentRef, RunIdentity
+from deepcoder_contracts.layout import checkpoint_dir, exit_key
+from deepcoder_contracts.manifest import RunIdentity
 from deepcoder_operator.api.run_spec import FromCheckpoint
 from deepcoder_operator.domain.query import StorageQuery
 from deepcoder_operator.domain.resolve import storage_key
@@ -38,52 +33,6 @@ from deepcoder_operator.storage.service import StorageService, _answer
 from deepcoder_operator.storage.verify import Damaged, read_manifest, verify_files
 
 pytestmark = pytest.mark.s3
-
-RUN = RunIdentity(namespace="ml", name="demo", uid=UID)
-CONFIG = sha256_digest(b"config")
-
-
-class Folder:
-    """A run's folder, written to as a trainer would."""
-
-    def __init__(self, server: s3_server.S3Server) -> None:
-        self.server, self.key = server, f"t/{uuid.uuid4().hex}"
-        self.client: Any = server.client()
-        self.run = RunFolder(self.bucket(), self.key, RUN, CONFIG)
-
-    def bucket(self, secret: str = s3_server.SECRET, name: str = s3_server.BUCKET) -> Bucket:
-        credentials = Credentials(s3_server.ACCESS, secret, source="Secret s3")
-        return Buckets().open(Target(self.server.endpoint, None, credentials), name)
-
-    def put(self, key: str, data: bytes) -> dict[str, Any]:
-        made: dict[str, Any] = self.client.put_object(
-            Bucket=s3_server.BUCKET, Key=f"{self.key}/{key}", Body=data, ChecksumAlgorithm="SHA256"
-        )
-        return made
-
-    def claim(self, ordinal: int) -> None:
-        record = Claim(run=RUN, stage="short", ordinal=ordinal, claimed_at=datetime.now(UTC))
-        self.put(claim_key("short", ordinal), record.to_json())
-
-    def save(self, step: int, ordinal: int, /, **changes: Any) -> ParentRef:
-        folder = checkpoint_dir("short", step, ordinal)
-        payload = f"weights {step}".encode()
-        put = self.put(f"{folder}/w.bin", payload)
-        entry = FileEntry(
-            path="w.bin", size=len(payload), sha256=hashlib.sha256(payload).hexdigest(),
-            s3_checksum=put["ChecksumSHA256"],
-        )  # fmt: skip
-        fields: dict[str, Any] = {
-            "kind": ManifestKind.CHECKPOINT, "run": RUN, "stage": "short", "stage_index": 0, "ordinal": ordinal,
-            "step": step, "config_digest": CONFIG, "code_digest": CONFIG, "seed": 0, "world_size": 1,
-            "created_at": datetime.now(UTC), "files": [entry],
-        }  # fmt: skip
-        data = Manifest(**(fields | changes)).to_json()
-        self.put(f"{folder}/MANIFEST.json", data)
-        return ParentRef(uri=f"s3://{s3_server.BUCKET}/{self.key}/{folder}", digest=sha256_digest(data))
-
-    def read(self, ordinal: int | None = None) -> StoredStage:
-        return read_stage(self.run, "short", evaluate=False, ordinal=ordinal, known=frozenset())
 
 
 @pytest.fixture(scope="module")
@@ -342,31 +291,3 @@ def test_delete_takes_the_folder_and_nothing_beside_it(folder: Folder) -> None:
     for dangerous in ("", "/", folder.key):
         with pytest.raises(ValueError, match="no folder"):
             bucket.delete(dangerous)
-
-
-def verify(folder: Folder, uri: str, *options: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"AWS_ACCESS_KEY_ID": s3_server.ACCESS, "AWS_SECRET_ACCESS_KEY": s3_server.SECRET}
-    command = [
-        sys.executable,
-        "-m",
-        "deepcoder_operator",
-        "verify",
-        "--endpoint",
-        folder.server.endpoint,
-        *options,
-        uri,
-    ]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
-
-
-def test_verify_walks_the_chain_and_finds_tampering(folder: Folder) -> None:
-    first = folder.save(10, 1)
-    second = folder.save(20, 1, parent=first)
-    third = folder.save(30, 2, parent=second)
-    answer = verify(folder, third.uri, "--deep")
-    assert answer.returncode == 0, answer.stderr
-    assert [line.split()[4] for line in answer.stdout.splitlines()] == ["30", "20", "10"]
-    folder.save(10, 1, seed=7)
-    answer = verify(folder, third.uri)
-    assert answer.returncode == 1
-    assert "as its child says" in answer.stderr

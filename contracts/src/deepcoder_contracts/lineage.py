@@ -3,6 +3,9 @@
 A checkpoint exists only through its manifest, and so does an export. An attempt that was declared dead may be alive
 behind a partition and commit late; its manifest is ignored when it is newer than the claim of a higher ordinal. Times
 are the storage server's (`LastModified`), never a pod's clock.
+
+Digests bind a chain from a manifest to what it comes from. What they do not say, since whoever writes a manifest writes
+its parent's digest too, is whether the two can belong together: that is `misplaced` and `broken_link`.
 """
 
 from __future__ import annotations
@@ -10,6 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+
+from deepcoder_contracts.layout import checkpoint_dir, evaluation_dir, export_dir
+from deepcoder_contracts.manifest import Manifest, ManifestKind
 
 
 @dataclass(frozen=True)
@@ -48,3 +54,41 @@ def candidates(checkpoints: Iterable[StoredCheckpoint], claims: Mapping[int, dat
 
     valid = [c for c in checkpoints if not too_late(c)]
     return sorted(valid, key=lambda c: (c.step, c.ordinal), reverse=True)
+
+
+def place_of(manifest: Manifest) -> str:
+    """The folder below its run's that a manifest is for."""
+    if manifest.kind is ManifestKind.EVALUATION:
+        return evaluation_dir(manifest.evaluation_key or "")
+    make = export_dir if manifest.kind is ManifestKind.EXPORT else checkpoint_dir
+    return make(manifest.stage, manifest.step, manifest.ordinal)
+
+
+def misplaced(folder: str, manifest: Manifest) -> str | None:
+    """Why a manifest is not the one of the folder it lies in; None if it is."""
+    place = place_of(manifest)
+    return None if f"/{folder.strip('/')}".endswith(f"/{place}") else f"is the manifest of {place}"
+
+
+def broken_link(child: Manifest, parent: Manifest) -> str | None:
+    """Why a manifest cannot come from the one that it names as its parent; None if it can."""
+    if parent.kind is ManifestKind.EVALUATION:
+        return "has an evaluation for its parent"
+    if parent.kind is ManifestKind.EXPORT and child.kind is not ManifestKind.EVALUATION:
+        return "has an export for its parent, which only an evaluation can"
+    if child.run.uid != parent.run.uid:
+        return None  # spec.from: another run's checkpoint, with a config of its own
+    if child.config_digest != parent.config_digest:
+        return f"has config digest {child.config_digest}, its parent of the same run {parent.config_digest}"
+    if child.kind is not ManifestKind.EVALUATION and child.seed != parent.seed:  # evaluations draw from their own
+        return f"has seed {child.seed}, its parent of the same run {parent.seed}"
+    if (child.stage_index == parent.stage_index) != (child.stage == parent.stage):
+        return f"calls stage {child.stage_index} {child.stage}, its parent {parent.stage_index} {parent.stage}"
+    if child.stage_index < parent.stage_index:
+        return f"is of stage {child.stage}, its parent of the later stage {parent.stage}"
+    if child.ordinal < parent.ordinal:
+        return f"is of attempt {child.ordinal}, its parent of the later attempt {parent.ordinal}"
+    goes_on = child.kind is ManifestKind.CHECKPOINT and child.stage == parent.stage
+    if goes_on and (child.step, child.ordinal) <= (parent.step, parent.ordinal):
+        return f"is of step {child.step}, its parent of step {parent.step} by no earlier attempt"
+    return None

@@ -2,7 +2,7 @@
 
     deepcoder-operator run [--config FILE] [--log-level LEVEL]
     deepcoder-operator crds --output DIR [--output DIR] [--check]
-    deepcoder-operator verify [--deep] [--endpoint URL] [--region NAME] s3://bucket/…/<stage>/step-000120.a003
+    deepcoder-operator verify [--deep] [--digest sha256:HEX] [--endpoint URL] [--region NAME] s3://bucket/…/<stage>/step-000120.a003
 
 `verify` takes AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN from the environment. Exit codes: 0 done,
 1 drift or damage found, 2 wrong usage, 64 bad configuration.
@@ -34,6 +34,7 @@ def main() -> None:
     verify = commands.add_parser("verify", help="verify a checkpoint or export and the chain it comes from")
     verify.add_argument("uri", help="s3://bucket/key of the folder with MANIFEST.json")
     verify.add_argument("--deep", action="store_true", help="read every byte and check SHA-256")
+    verify.add_argument("--digest", help="digest that its MANIFEST.json must have, from status.latestCheckpoint")
     verify.add_argument("--endpoint", help="S3 endpoint other than AWS")
     verify.add_argument("--region", help="S3 region")
     arguments = parser.parse_args()
@@ -97,7 +98,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     )
     try:
         opened = Buckets().open(Target(arguments.endpoint, arguments.region, credentials), bucket)
-        for link in walk_chain(opened, folder.rstrip("/"), None, deep=arguments.deep):
+        for link in walk_chain(opened, folder.rstrip("/"), arguments.digest, deep=arguments.deep):
             manifest = link.manifest
             pruned = " (payload pruned)" if link.pruned else ""
             print(f"ok  {manifest.kind:<10} {manifest.stage} step {manifest.step} attempt {manifest.ordinal}  "

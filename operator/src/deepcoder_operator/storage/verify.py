@@ -1,7 +1,8 @@
 """Whether a checkpoint is what its manifest says: size and checksum of every file by HEAD, no payload.
 
 `deep` reads every byte and checks SHA-256. A chain is walked from any manifest to the run's root through parents'
-digests, so a change anywhere below is found.
+digests, so a change anywhere below is found. The first manifest has nothing above it: only a digest that is known from
+elsewhere, the run's status or a child run's `spec.from`, shows that it is the one that was written.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from deepcoder_contracts.base import Digest, sha256_digest
-from deepcoder_contracts.layout import MANIFEST
-from deepcoder_contracts.manifest import Manifest
+from deepcoder_contracts.layout import MANIFEST, RUN
+from deepcoder_contracts.lineage import broken_link, misplaced, place_of
+from deepcoder_contracts.manifest import Manifest, RunRecord
 from deepcoder_operator.storage.s3 import Bucket, Missing
 
 
@@ -63,9 +65,11 @@ class Link:
 def walk_chain(bucket: Bucket, folder: str, digest: Digest | None, *, deep: bool = False) -> Iterator[Link]:
     """Each manifest from a folder up to the root, verified; raises `Damaged`, or `Missing` for the first.
 
-    Files of the first manifest must all be there; an ancestor's payload may have been pruned, but then as a whole.
+    Each has to be in its own place, in a folder that its run has claimed, and able to come from its parent. Files of
+    the first manifest must all be there; an ancestor's payload may have been pruned, but then as a whole.
     """
-    first = True
+    child: Manifest | None = None
+    seen: list[str] = []
     while True:
         uri = f"s3://{bucket.name}/{folder}"
         try:
@@ -74,9 +78,19 @@ def walk_chain(bucket: Bucket, folder: str, digest: Digest | None, *, deep: bool
             raise Damaged(f"{uri}/{MANIFEST} is missing") from None
         found = sha256_digest(data)
         if digest is not None and found != digest:
-            raise Damaged(f"{uri}/{MANIFEST} has digest {found}, not {digest} as its child says")
+            who = "as its child says" if child else "as was asked for"
+            raise Damaged(f"{uri}/{MANIFEST} has digest {found}, not {digest} {who}")
         manifest = read_manifest(data, uri)
-        pruned = not first and not bucket.objects(f"{folder}/")[1:]
+        if problem := misplaced(folder, manifest):
+            raise Damaged(f"{uri}/{MANIFEST} {problem}")
+        if child is not None and (problem := broken_link(child, manifest)):
+            raise Damaged(f"what comes from {uri} {problem}")
+        if child is None or child.run.uid != manifest.run.uid:
+            if manifest.run.uid in seen:
+                raise Damaged(f"{uri} is of run {manifest.run.uid}, which the chain has left before")
+            seen.append(manifest.run.uid)
+            _check_owner(bucket, folder, manifest)
+        pruned = child is not None and not bucket.objects(f"{folder}/")[1:]
         if not pruned:
             verify_files(bucket, folder, manifest, deep=deep)
         yield Link(uri, found, manifest, pruned)
@@ -85,4 +99,20 @@ def walk_chain(bucket: Bucket, folder: str, digest: Digest | None, *, deep: bool
         other, _, folder = manifest.parent.uri.removeprefix("s3://").partition("/")
         if other != bucket.name:
             raise Damaged(f"{uri} has its parent in another bucket, {other}: verify that one by itself")
-        folder, digest, first = folder.rstrip("/"), manifest.parent.digest, False
+        folder, digest, child = folder.rstrip("/"), manifest.parent.digest, manifest
+
+
+def _check_owner(bucket: Bucket, folder: str, manifest: Manifest) -> None:
+    """Whether the run's folder was claimed by the run that the manifest names, with its config."""
+    root = folder.removesuffix(place_of(manifest)).rstrip("/")
+    where = f"s3://{bucket.name}/{root}/{RUN}"
+    try:
+        record = RunRecord.from_json(bucket.get(f"{root}/{RUN}")[0])
+    except Missing:
+        raise Damaged(f"{where} is missing: nothing says whose folder this is") from None
+    except ValidationError as e:
+        raise Damaged(f"{where} cannot be read: {e.errors(include_url=False, include_input=False)[0]['msg']}") from e
+    if record.run.uid != manifest.run.uid:
+        raise Damaged(f"{where} is of run {record.run.uid}, the manifest in {folder} of {manifest.run.uid}")
+    if record.config_digest != manifest.config_digest:
+        raise Damaged(f"{where} has config digest {record.config_digest}, the manifest in {folder} another")
