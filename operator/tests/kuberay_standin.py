@@ -36,6 +36,8 @@ class Standin:
     def __init__(self, kube: Kube, namespace: str, s3: S3Server) -> None:
         self.kube, self.namespace, self.s3 = kube, namespace, s3
         self.starts = True
+        self.ends_pods = True
+        """Whether pods that are deleted end at once, as if nothing ran in them."""
         self.seen: list[str] = []
         self._mounted: dict[str, StageConfig] = {}
 
@@ -52,10 +54,16 @@ class Standin:
             name = job["metadata"]["name"]
             if name not in self.seen:
                 self.seen.append(name)
-            if self.starts and not job.get("status") and not job["metadata"].get("deletionTimestamp"):
-                with suppress(errors.NotFound, errors.Conflict):
+            if job["metadata"].get("deletionTimestamp"):
+                continue
+            status, suspended = job.get("status") or {}, job["spec"].get("suspend")
+            with suppress(errors.NotFound, errors.Conflict):
+                if suspended and status.get("rayClusterName"):
+                    await self._suspend(job)
+                elif self.starts and not suspended and not status.get("rayClusterName"):
                     await self._start(job)
-        await self._end_deleted_pods()
+        if self.ends_pods:
+            await self._end_deleted_pods()
 
     async def _start(self, job: Object) -> None:
         meta = job["metadata"]
@@ -79,6 +87,12 @@ class Standin:
         )
         await self.set_job(meta["name"], rayClusterName=cluster["metadata"]["name"], jobStatus="RUNNING",
                            jobDeploymentStatus="Running")  # fmt: skip
+
+    async def _suspend(self, job: Object) -> None:
+        """As KubeRay does: the cluster's object goes at once, its pods when they have ended."""
+        name = job["metadata"]["name"]
+        await self.kube.delete(RAYCLUSTERS, self.namespace, job["status"]["rayClusterName"])
+        await self.set_job(name, rayClusterName="", jobStatus="", jobDeploymentStatus="Suspended")
 
     async def _create(self, obj: Object) -> Object:
         try:

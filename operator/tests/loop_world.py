@@ -53,6 +53,8 @@ class Cluster:
     port: int
     health_port: int
     identity: str = "operator-a"
+    name: str = "demo"
+    """Of the run."""
     process: asyncio.subprocess.Process | None = None
     tasks: list[asyncio.Task[Any]] = field(default_factory=list)
 
@@ -99,11 +101,11 @@ class Cluster:
         """Apply a run that uses the S3 server."""
         s3 = {"bucket": s3_server.BUCKET, "endpoint": self.s3.endpoint, "credentialsSecretRef": {"name": "s3"}}
         checkpoint = {"s3": s3 | spec.pop("s3", {})} | spec.pop("checkpoint", {})
-        return await self.kube.create(run_manifest(self.namespace, checkpoint=checkpoint, **spec))
+        return await self.kube.create(run_manifest(self.namespace, self.name, checkpoint=checkpoint, **spec))
 
     async def run(self) -> Object:
         """The run as the API server has it."""
-        return await self.kube.get(RUNS, self.namespace, "demo")
+        return await self.kube.get(RUNS, self.namespace, self.name)
 
     async def until(self, what: str, holds: Callable[[Object], bool]) -> Object:
         """Wait until the run is as described."""
@@ -122,7 +124,7 @@ class Cluster:
 
     async def gone(self) -> bool:
         """Whether the run is deleted."""
-        return await self.kube.find(RUNS, self.namespace, "demo") is None
+        return await self.kube.find(RUNS, self.namespace, self.name) is None
 
     async def until_phase(self, phase: str) -> Object:
         """Wait for a phase."""

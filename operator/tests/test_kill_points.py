@@ -1,0 +1,138 @@
+"""The operator is killed between every two of its writes; another one begins, and all is as if nothing had been.
+
+In the short form one run outlives as many operators as there are writes: each is killed after the first write that none
+before it had made. In the long form each gap has a test of its own, killed before the write and after it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from faulty_api import Side, Write
+from kill_scenarios import CrashAndComplete, Scenario, SuspendAndDelete
+from loop_world import Cluster
+from operator_lives import Lives, lives_in
+
+from deepcoder_operator.kube.errors import Unavailable
+
+pytestmark = [pytest.mark.apiserver, pytest.mark.s3]
+
+SECONDS = 240.0
+"""For a run with a killed operator for each of its writes; each takes half a second on a quiet machine."""
+
+_POOL = (
+    "POST secrets demo-sandbox-token",
+    "PATCH services demo-sandbox-judge",
+    "PATCH networkpolicies demo-sandbox-judge",
+    "PATCH poddisruptionbudgets demo-sandbox-judge",
+    "POST pods judge",
+    "PATCH sandboxpools demo-sandbox/status",
+)
+
+
+def _attempt(name: str, first: bool) -> tuple[str, ...]:
+    """Writes from the intent to the running program."""
+    shared = ("PUT s3 RUN.json", "POST serviceaccounts demo-trainer", "POST networkpolicies demo-trainer",
+              "POST sandboxpools demo-sandbox", "POST configmaps demo-config", *_POOL)  # fmt: skip
+    return (
+        f"PUT deepcoderruns demo/status Queued:{name}:Intended",
+        *(shared if first else ("PATCH networkpolicies demo-trainer",)),
+        f"POST configmaps {name}",
+        f"POST rayjobs {name}",
+        f"PUT deepcoderruns demo/status Running:{name}:Running",
+    )
+
+
+def _left(name: str, phase: str) -> tuple[str, ...]:
+    return (f"PUT deepcoderruns demo/status {phase}:{name}:Leaving", f"DELETE rayjobs {name}")
+
+
+_BEGIN = ("POST secrets progress-tls", "PUT deepcoderruns demo/status Pending", "PATCH deepcoderruns demo held")
+_QUEUED = "PUT deepcoderruns demo/status Queued"
+
+GAPS: dict[type[Scenario], tuple[str, ...]] = {
+    CrashAndComplete: (
+        *_BEGIN,
+        *_attempt("demo-s0-a1", True),
+        *_left("demo-s0-a1", "Backoff"),
+        _QUEUED,
+        *_attempt("demo-s0-a2", False),
+        *_left("demo-s0-a2", "Promoting"),
+        *_attempt("demo-s1-a3", False),
+        *_left("demo-s1-a3", "Promoting"),
+        "PUT deepcoderruns demo/status Complete",
+        "DELETE sandboxpools demo-sandbox",
+    ),
+    SuspendAndDelete: (
+        *_BEGIN,
+        *_attempt("demo-s0-a1", True),
+        "PUT deepcoderruns demo/status Draining:demo-s0-a1:Draining",
+        *_left("demo-s0-a1", "Draining"),
+        "PUT deepcoderruns demo/status Suspended",
+        *_attempt("demo-s0-a2", False),
+        "PUT deepcoderruns demo/status Draining:demo-s0-a2:Draining",
+        *_left("demo-s0-a2", "Draining"),
+        "POST s3 deepcoder?delete",
+        "PATCH deepcoderruns demo let go",
+    ),
+}
+"""The operator's writes in each scenario, in about this order."""
+
+
+def cases() -> list[Any]:
+    found = [(kind, gap, side) for kind, gaps in GAPS.items() for gap in dict.fromkeys(gaps) for side in Side]
+    return [pytest.param(*case, id=f"{case[0].__name__}-{case[2]} {case[1]}") for case in found]
+
+
+async def outlive(scenario: Scenario, lives: Lives, dies_at: Callable[[Write], Side | None]) -> None:
+    """One operator after the other until the run is at its end."""
+    life = await lives.begin(dies_at)
+    await scenario.begin(lives.s3.url)
+    try:
+        async with asyncio.timeout(SECONDS):
+            ended = False
+            while not ended:
+                if life.over:
+                    life = await lives.begin(dies_at)
+                with suppress(Unavailable):  # a busy machine's API server is asked again
+                    ended = await scenario.ended()
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        raise AssertionError(f"the run does not end; written: {lives.labels}") from None
+    await scenario.check()
+
+
+@pytest.mark.parametrize("kind", list(GAPS))
+async def test_run_outlives_an_operator_killed_after_each_of_its_writes(site: Cluster, kind: type[Scenario]) -> None:
+    known: set[str] = set()
+
+    def new(write: Write) -> Side | None:
+        if write.label in known:
+            return None
+        known.add(write.label)
+        return Side.AFTER
+
+    async with lives_in(site) as lives:
+        await outlive(kind(site), lives, new)
+        assert sorted(set(GAPS[kind]) - set(lives.labels)) == [], "gaps that are named and were never reached"
+        assert len([life for life in lives.all if life.died]) >= len(set(GAPS[kind]))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("kind", "gap", "side"), cases())
+async def test_killed_process_is_followed_by_another(site: Cluster, kind: type[Scenario], gap: str, side: Side) -> None:
+    killed: list[Write] = []
+
+    def once(write: Write) -> Side | None:
+        if killed or write.label != gap:
+            return None
+        killed.append(write)
+        return side
+
+    async with lives_in(site, processes=True) as lives:
+        await outlive(kind(site), lives, once)
+        assert killed, "the gap was never reached"
