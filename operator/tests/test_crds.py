@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -58,6 +59,17 @@ def test_everything_a_rule_may_walk_is_bounded() -> None:
         free = node.get("type") == "string" and "enum" not in node and node.get("format") != "date-time"
         if free and path.count(".") > 1:
             assert "maxLength" in node, path
+
+
+MENDS = re.compile(
+    r"(^|[:,;] (or |and )?)(add|append|edit|gate|give|lower|make|name|order|raise|remove|set|shorten|use)\b"
+)
+
+
+def test_each_refusal_says_how_to_mend_it() -> None:
+    messages = {rule["message"] for _, node in schemas() for rule in node.get("x-kubernetes-validations", [])}
+    assert len(messages) > 30
+    assert sorted(m for m in messages if not MENDS.search(m)) == []
 
 
 def test_enums_are_camel_case() -> None:

@@ -80,7 +80,8 @@ _RECIPE_RULES = validations(
     ),
     Rule(
         "!(has(self.deterministic) && self.deterministic) || !has(self.order) || self.order == 'Strict'",
-        "deterministic needs order: Strict, since a window depends on completion order",
+        "deterministic needs order: Strict, since a window depends on completion order: set order: Strict, or "
+        "deterministic: false",
         field_path=".order",
     ),
     Rule(
@@ -123,7 +124,7 @@ RESOURCE = CustomResource(
         ),
         Rule(
             "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-            "metadata.name must be a DNS label that starts with a letter (a-z, 0-9, '-'): RayJobs are named after it",
+            "metadata.name has to name RayJobs: use a DNS label (a-z, 0-9, '-') that starts with a letter",
         ),
         Rule(
             _STARTED_STAGES,
