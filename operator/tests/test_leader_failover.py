@@ -9,7 +9,7 @@ import asyncio
 import json
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,7 +41,7 @@ async def until_led_by(cluster: Cluster, identity: str) -> None:
 
 
 @pytest.fixture
-async def pair(cluster: Cluster, unused_tcp_port_factory: Callable[[], int]) -> tuple[Cluster, Cluster]:
+async def pair(cluster: Cluster, unused_tcp_port_factory: Callable[[], int]) -> AsyncIterator[tuple[Cluster, Cluster]]:
     """A leader and a standby, both ready."""
     await until_led_by(cluster, cluster.identity)
     directory = cluster.directory / "second"
@@ -49,9 +49,12 @@ async def pair(cluster: Cluster, unused_tcp_port_factory: Callable[[], int]) -> 
     ports = {"port": unused_tcp_port_factory(), "health_port": unused_tcp_port_factory()}
     second = replace(cluster, directory=directory, process=None, tasks=[], identity="operator-b", **ports)
     await second.start_operator()
-    for each in (cluster, second):
-        await wait_for(f"{each.identity} is ready", each.ready)
-    return cluster, second
+    try:
+        for each in (cluster, second):
+            await wait_for(f"{each.identity} is ready", each.ready)
+        yield cluster, second
+    finally:
+        await second.kill_operator()
 
 
 async def test_killed_leader_is_followed_within_20_seconds(pair: tuple[Cluster, Cluster]) -> None:
