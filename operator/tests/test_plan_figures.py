@@ -10,6 +10,7 @@ import pytest
 from plan_world import running
 from run_manifests import LONGER, TRAIN
 
+from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.gate import GateRecord
 from deepcoder_contracts.progress import CheckpointSummary
 from deepcoder_operator.api.run_status import Phase
@@ -106,6 +107,23 @@ def test_judges_and_pods_that_come_up_one_by_one_change_no_status() -> None:
         before = cluster.run.status
         cluster.step()
         assert cluster.run.status == before
+
+
+def test_provenance_has_what_the_manifest_tells_and_keeps_it() -> None:
+    cluster = running()
+    cluster.save(20, final=True)
+    made = {"torch": "2.9.0", "vllm": "0.12.0"}
+    code, data = sha256_digest(b"code"), sha256_digest(b"data")
+    cluster.stored["short"] = replace(cluster.stored["short"], code_digest=code, dataset_digest=data, versions=made)
+    cluster.leave(0, "Completed")
+    cluster.settle()
+    provenance = cluster.run.status.provenance
+    assert provenance is not None
+    assert (provenance.code_digest, provenance.dataset_digest, provenance.versions) == (code, data, made)
+    cluster.start_job()
+    cluster.leave(1)
+    cluster.settle()
+    assert cluster.run.status.provenance == provenance
 
 
 def test_storage_is_asked_once_for_a_checkpoint_and_not_for_each_report() -> None:

@@ -54,6 +54,12 @@ def newest(folder: Folder) -> tuple[int, int] | None:
     return (found.step, found.ordinal) if found else None
 
 
+def test_what_a_manifest_tells_of_how_it_was_made_is_read(folder: Folder) -> None:
+    folder.save(10, 1, versions={"torch": "2.9.0"}, dataset_digest=CONFIG)
+    found = folder.read()
+    assert (found.versions, found.dataset_digest, found.code_digest) == ({"torch": "2.9.0"}, CONFIG, CONFIG)
+
+
 def test_newest_committed_checkpoint_counts_and_an_interrupted_one_does_not(folder: Folder) -> None:
     folder.claim(1)
     folder.save(10, 1)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from checkpoint_saving import save
 
 from deepcoder_contracts.manifest import FileEntry
@@ -59,6 +60,8 @@ async def test_weights_are_on_their_way_before_the_rest_of_the_state_is_known(
     committed = await writer.wait()
     assert committed is not None
     assert (committed.manifest.step, committed.manifest.final) == (3, True)
+    assert committed.manifest.versions["torch"] == torch.__version__, "what made the weights is told"
+    assert set(committed.manifest.versions) >= {"python", "deepcoder-trainer"}
     assert stored == [False], "what is to be stored before the commit is asked for once, and before"
     assert store.head(MANIFEST) is not None
     assert writer.times is not None

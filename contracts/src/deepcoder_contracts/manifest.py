@@ -112,6 +112,9 @@ class Manifest(VersionedContract):
     code_digest: Digest
     """Of the trainer's own source."""
 
+    versions: Annotated[dict[str, str], Field(max_length=32)] = {}
+    """Of Python and of the packages that decide a result, by name; empty in older manifests."""
+
     image: str | None = None
     """Trainer image reference."""
 

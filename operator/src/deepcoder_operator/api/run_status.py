@@ -196,8 +196,14 @@ class ProvenanceStatus(Status):
     dataset_sha256: str | None = None
     """Digest the dataset is held to."""
 
+    dataset_digest: Digest | None = None
+    """Of the problems that were trained on, from the newest manifest."""
+
     code_digest: Digest | None = None
     """Of the trainer's source, from its manifests."""
+
+    versions: Annotated[dict[str, str], Field(max_length=32)] = {}
+    """Of Python and of the packages that the newest manifest's trainer stands on."""
 
     seed: int = 0
     """The run's seed."""

@@ -22,6 +22,8 @@ from deepcoder_operator.domain.terminal import fail_run
 from deepcoder_operator.domain.usage import note_waste
 from deepcoder_operator.domain.world import StoredStage, World
 
+MAX_VERSIONS = 32
+
 
 def settle(draft: Draft, world: World) -> None:
     """Decide the end of an attempt whose RayJob and pods are gone."""
@@ -37,8 +39,7 @@ def settle(draft: Draft, world: World) -> None:
     stored = view.stage
     if stored.newest is not None:
         note_checkpoint(draft, attempt.stage_index, stored.newest)
-    if stored.code_digest and draft.status.provenance:
-        draft.update(provenance=draft.status.provenance.model_copy(update={"code_digest": stored.code_digest}))
+    _note_provenance(draft, stored)
     record = stored.exit
     if _finished(draft, attempt, stored, record):
         draft.update(attempt=None, backoff=None)
@@ -59,6 +60,18 @@ def settle(draft: Draft, world: World) -> None:
     else:
         failure = refine(attempt, record)
     _failed(draft, attempt, failure)
+
+
+def _note_provenance(draft: Draft, stored: StoredStage) -> None:
+    """What only manifests tell of how a run's weights were made."""
+    told = {
+        "code_digest": stored.code_digest,
+        "dataset_digest": stored.dataset_digest,
+        "versions": dict(sorted((stored.versions or {}).items())[:MAX_VERSIONS]),
+    }
+    if draft.status.provenance is not None:
+        known = {name: value for name, value in told.items() if value}
+        draft.update(provenance=draft.status.provenance.model_copy(update=known))
 
 
 def _finished(draft: Draft, attempt: AttemptStatus, stored: StoredStage, record: ExitRecord | None) -> bool:

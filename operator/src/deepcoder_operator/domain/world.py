@@ -125,6 +125,10 @@ class StoredStage:
     """Evaluate stage: a manifest of its results is there."""
     code_digest: Digest | None = None
     """Trainer source that wrote it."""
+    dataset_digest: Digest | None = None
+    """Problems that it was trained on."""
+    versions: Mapping[str, str] | None = None
+    """Of what the trainer that wrote it stands on."""
     exit: ExitRecord | None = None
     """How the asked-for attempt ended, in its own words."""
     rejected: tuple[str, ...] = ()

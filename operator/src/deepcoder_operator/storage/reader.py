@@ -181,6 +181,8 @@ def read_stage(
             gate=manifest.gate,
             metrics=manifest.metrics,
             code_digest=manifest.code_digest,
+            dataset_digest=manifest.dataset_digest,
+            versions=manifest.versions,
             exit=exit_record,
             rejected=tuple(rejected),
         )  # fmt: skip
@@ -209,9 +211,13 @@ def _evaluation(folder: RunFolder, stage: str, exit_record: ExitRecord | None) -
     metrics: dict[str, float] = {}
     for manifest in sorted(found, key=lambda m: (m.ordinal, m.created_at)):
         metrics |= manifest.metrics
-    code = found[-1].code_digest if found else None
     return StoredStage(
-        evaluated=bool(found), metrics=metrics, code_digest=code, exit=exit_record, rejected=tuple(rejected)
+        evaluated=bool(found),
+        metrics=metrics,
+        code_digest=found[-1].code_digest if found else None,
+        versions=found[-1].versions if found else None,
+        exit=exit_record,
+        rejected=tuple(rejected),
     )
 
 

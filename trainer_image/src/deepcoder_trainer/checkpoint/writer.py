@@ -27,7 +27,7 @@ from deepcoder_contracts.gate import GateRecord
 from deepcoder_contracts.layout import MANIFEST, RUN, checkpoint_dir, claim_key, exit_key, export_dir
 from deepcoder_contracts.manifest import Claim, FileEntry, Manifest, ManifestKind, ParentRef, RunRecord
 from deepcoder_contracts.stage import StageConfig
-from deepcoder_trainer.checkpoint.code import code_digest
+from deepcoder_trainer.checkpoint.code import code_digest, versions
 from deepcoder_trainer.checkpoint.errors import (
     CheckpointDamaged,
     CheckpointFailed,
@@ -322,6 +322,7 @@ class CheckpointWriter:
             config_digest=config.provenance.config_digest,
             dataset_digest=self._dataset_digest,
             code_digest=code_digest(),
+            versions=versions(),
             image=config.provenance.image,
             seed=config.recipe.seed,
             world_size=config.stage.resources.learners,

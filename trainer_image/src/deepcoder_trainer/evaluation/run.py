@@ -23,7 +23,7 @@ from typing import Any
 from deepcoder_contracts.layout import MANIFEST, evaluation_dir
 from deepcoder_contracts.manifest import Manifest, ManifestKind
 from deepcoder_contracts.stage import Evaluation
-from deepcoder_trainer.checkpoint.code import code_digest
+from deepcoder_trainer.checkpoint.code import code_digest, versions
 from deepcoder_trainer.checkpoint.errors import ObjectExists, ObjectMissing, StorageError
 from deepcoder_trainer.checkpoint.reader import read_manifest
 from deepcoder_trainer.checkpoint.transfer import upload_files
@@ -295,6 +295,7 @@ def _commit(
         model=config.model.uri,
         config_digest=config.provenance.config_digest,
         code_digest=plan.code_digest,
+        versions=versions(),
         image=config.provenance.image,
         seed=plan.seed,
         world_size=0,
