@@ -138,6 +138,16 @@ def test_suspend_drains_through_the_reply_and_resume_goes_on() -> None:
     assert cluster.name == "demo-s0-a2"
 
 
+def test_drain_that_takes_too_long_is_told_once() -> None:
+    cluster = running()
+    cluster.edit(suspend=True)
+    cluster.settle()
+    cluster.advance(300)
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.SUSPENDED
+    assert [e.reason for e in cluster.events if e.reason in ("Drained", "DrainTimedOut")] == ["DrainTimedOut"]
+
+
 def test_drain_that_takes_too_long_ends_in_suspended_all_the_same() -> None:
     cluster = running()
     cluster.edit(suspend=True)

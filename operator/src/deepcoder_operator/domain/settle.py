@@ -91,7 +91,8 @@ def _drained(draft: Draft, attempt: AttemptStatus, *, saved: bool) -> None:
         text = f"attempt {attempt.ordinal} was stopped without a last checkpoint; the newest one stands"
     if not saved or draft.stage(attempt.stage_index).type is StageType.EVALUATE:
         note_waste(draft, attempt)
-    draft.event("Drained" if saved or attempt.running_time is None else "DrainTimedOut", text)
+    if attempt.outcome is not Outcome.DRAIN_TIMED_OUT:  # of which an event has told when its time was up
+        draft.event("Drained", text, warning=not saved and attempt.running_time is not None)
     draft.progressing(False, "Drained", text)
     draft.look_again(0)
 
