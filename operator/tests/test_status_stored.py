@@ -1,0 +1,116 @@
+"""What the planner writes is what a real API server keeps: no field of a status is pruned or refused by the CRD."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import pytest
+from plan_world import Cluster, make_run, roundtrip
+from pydantic import BaseModel
+from run_manifests import LONGER, TRAIN, run_manifest
+
+from deepcoder_contracts.base import sha256_digest
+from deepcoder_contracts.gate import GateRecord
+from deepcoder_contracts.manifest import ParentRef
+from deepcoder_operator.api.run_status import RunStatus
+from deepcoder_operator.kube.client import Kube
+from deepcoder_operator.kube.resources import RUNS
+
+pytestmark = pytest.mark.apiserver
+
+GATE = {"all": [{"metric": "reward_mean", "op": "Ge", "value": 0.5}], "otherwise": "Hold"}
+PARENT = ParentRef(uri="s3://deepcoder/x/y/step-000001.a001", digest=sha256_digest(b"parent"))
+
+
+def statuses() -> list[RunStatus]:
+    """Statuses of one run that together have a value in every field."""
+    stages = [TRAIN | {"promoteWhen": GATE}, LONGER]
+    cluster = Cluster(make_run(stages=stages, scheduling={"queueName": "team"}), gpus=8)
+    cluster.settle()
+    cluster.start_job()
+    cluster.settle()
+    cluster.report(3, reward_mean=0.5, truncated_ratio=0.125)
+    cluster.settle()
+    cluster.advance(100)
+    cluster.save(5)
+    cluster.kubelet = False
+    cluster.change_job(suspended=True, job_status="")
+    cluster.settle()
+    seen = [cluster.run.status]
+    cluster.advance(301)
+    cluster.settle()
+    seen.append(cluster.run.status)
+    cluster.advance(100)
+    cluster.settle()
+    seen.append(cluster.run.status)
+    cluster.kubelet = True
+    cluster.settle()
+    seen.append(cluster.run.status)
+    cluster.advance(700)
+    cluster.settle()
+    cluster.start_job()
+    cluster.settle()
+    cluster.save(20, final=True, gate=GateRecord(met=False, values={"reward_mean": 0.25}, window={"reward_mean": 1}))
+    cluster.leave(0, "Completed")
+    cluster.settle()
+    seen.append(cluster.run.status)
+    return [*seen, told_by_others(cluster.run.status)]
+
+
+def told_by_others(status: RunStatus) -> RunStatus:
+    """And what a planner's world has no source for."""
+    assert status.provenance is not None
+    digest = sha256_digest(b"x")
+    provenance = status.provenance.model_copy(
+        update={
+            "image_id": "registry/trainer@sha256:1", "dataset_sha256": "0" * 64, "dataset_digest": digest,
+            "code_digest": digest, "versions": {"torch": "2.9.0"}, "from_": PARENT,
+        }
+    )  # fmt: skip
+    usage = status.usage.model_copy(
+        update={"estimated_cost": "1.5", "estimated": True, "sandbox_seconds": "60", "sandbox_time": status.start_time}
+    )
+    attempt = {"ordinal": 3, "stageIndex": 1, "name": "demo-s1-a3", "intendedTime": "2026-01-01T00:00:00Z"}
+    wire = status.model_copy(update={"provenance": provenance, "usage": usage}).to_wire()
+    at = "2026-01-01T00:00:00Z"
+    pod = {"name": "p", "ordinal": 3, "gpus": 8, "scheduledTime": at, "perGpuHour": "2.5"}
+    wire["usage"]["pods"] = [pod | {"endedTime": at, "wastedSince": at}]
+    wire["stages"][0]["completionTime"] = at
+    wire |= {"attempt": attempt | {"parent": PARENT.model_dump(mode="json"), "clusterUid": "c"}}
+    return RunStatus.model_validate(wire | {"completionTime": "2026-01-02T00:00:00Z"})
+
+
+def paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Each field below a model, as it is called on the wire."""
+    for name, field in model.model_fields.items():
+        path = f"{prefix}{field.alias or name}"
+        yield path
+        for part in (field.annotation, *get_args(field.annotation)):
+            for inner in (part, *get_args(part)):
+                if isinstance(inner, type) and issubclass(inner, BaseModel):
+                    yield from paths(inner, f"{path}.")
+
+
+def present(value: Any, prefix: str = "") -> Iterator[str]:
+    """Each field that has a value."""
+    for entry in value if isinstance(value, list) else [value]:
+        if isinstance(entry, dict):
+            for name, inner in entry.items():
+                yield f"{prefix}{name}"
+                yield from present(inner, f"{prefix}{name}.")
+
+
+def test_statuses_below_have_a_value_in_every_field() -> None:
+    seen = {path for status in statuses() for path in present(status.to_wire())}
+    assert sorted(set(paths(RunStatus)) - seen) == []
+
+
+async def test_each_field_of_a_status_is_kept(kube: Kube, namespace: str) -> None:
+    await kube.create(run_manifest(namespace))
+    for status in statuses():
+        stored = await kube.get(RUNS, namespace, "demo")
+        await kube.replace_status(stored | {"status": status.to_wire()})
+        stored = await kube.get(RUNS, namespace, "demo")
+        assert stored["status"] == status.to_wire()
+        assert RunStatus.model_validate(stored["status"]) == roundtrip(status)
