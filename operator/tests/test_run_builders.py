@@ -126,6 +126,15 @@ def test_ray_gives_a_driver_that_it_is_told_to_stop_the_time_to_save() -> None:
     assert [env.get("RAY_JOB_STOP_WAIT_TIME_S") for env in told] == ["150", None, None]
 
 
+def test_no_group_may_grow_or_shrink_by_itself() -> None:
+    """Ray's autoscaler would add pods that no quota was asked for."""
+    stage = TRAIN | {"resources": {"samplers": {"replicas": 3}, "learners": {"replicas": 2}}}
+    spec = job(make_run(stages=[stage]))["spec"]["rayClusterSpec"]
+    assert not spec.get("enableInTreeAutoscaling")
+    groups = {g["groupName"]: (g["minReplicas"], g["replicas"], g["maxReplicas"]) for g in spec["workerGroupSpecs"]}
+    assert groups == {"samplers": (3, 3, 3), "learners": (2, 2, 2)}
+
+
 def test_processes_follow_from_the_gpus_of_the_pods() -> None:
     stage = TRAIN | {"resources": {"samplers": with_gpus(8, 2), "learners": with_gpus(8, 2)}}
     run = make_run(stages=[stage], recipe={"tensorParallel": 2})
