@@ -205,10 +205,11 @@ class Cluster:
             case d.DeleteRayJob(name, uid):
                 if name in self.jobs and self.jobs[name].uid == uid:
                     self.jobs[name] = replace(self.jobs[name], deleting=True)
-            case d.EndPods(names):
-                self.ended = [*self.ended, *names]
-                for name in names:
-                    self.end_pod(name, END_SECONDS)
+            case d.EndPods(pods):
+                self.ended = [*self.ended, *(name for name, _ in pods)]
+                for name, uid in pods:
+                    if name in self.pods and self.pods[name].uid == uid:
+                        self.end_pod(name, END_SECONDS)
             case d.DeletePool(name, uid):
                 if self.pool is not None and (self.pool.name, self.pool.uid) == (name, uid):
                     self.pool = replace(self.pool, deleting=True)

@@ -46,6 +46,12 @@ class API:
     async def get(self, resource: Any, namespace: str, name: str) -> dict[str, Any]:
         return self.objects[(resource.kind, name)]
 
+    async def delete(self, resource: Any, namespace: str, name: str, *, uid: str, grace_seconds: int) -> bool:
+        key = (resource.kind, name)
+        if key in self.objects and self.objects[key]["metadata"]["uid"] == uid:
+            del self.objects[key]
+        return key not in self.objects
+
     async def patch(self, resource: Any, namespace: str, name: str, patch: dict[str, Any]) -> dict[str, Any]:
         if "DeepCoderRun" in self.refuses:
             raise self.refuses["DeepCoderRun"]
@@ -188,3 +194,10 @@ async def test_run_that_was_given_its_finalizer_is_handed_on_and_one_that_is_let
     ground.api.refuses["DeepCoderRun"] = errors.NotFound("gone", 404)
     await ground.executor.carry_out(ground.run, [d.AddFinalizer()])
     assert len(told) == 1
+
+
+async def test_pod_that_came_under_the_name_of_one_to_be_ended_is_left_alone(ground: Ground) -> None:
+    for name, uid in (("head", "old"), ("worker", "new")):
+        ground.api.objects["Pod", name] = {"kind": "Pod", "metadata": {"name": name, "uid": uid}}
+    assert await ground.executor.carry_out(ground.run, [d.EndPods((("head", "old"), ("worker", "old")))]) is None
+    assert list(ground.api.objects) == [("Pod", "worker")]

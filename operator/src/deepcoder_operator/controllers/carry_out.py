@@ -109,9 +109,9 @@ class Executor:
                     self.record(_reference(run), reason, message, warning=warning)
             case DeleteRayJob(name, uid):
                 await self._kube.delete(RAYJOBS, meta.namespace, name, uid=uid)
-            case EndPods(names):
-                for pod in names:
-                    await self._kube.delete(PODS, meta.namespace, pod, grace_seconds=END_SECONDS)
+            case EndPods(pods):
+                for name, uid in pods:
+                    await self._kube.delete(PODS, meta.namespace, name, uid=uid, grace_seconds=END_SECONDS)
             case DeletePool(name, uid):
                 await self._kube.delete(POOLS, meta.namespace, name, uid=uid)
             case DeleteArtifacts():

@@ -59,7 +59,8 @@ class SavePostMortem:
 class EndPods:
     """End pods of an attempt that is over without the grace that draining would have needed."""
 
-    names: tuple[str, ...]
+    pods: tuple[tuple[str, str], ...]
+    """Name and uid of each: whatever comes under a name later is left alone."""
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def gone(draft: Draft, world: World) -> bool:
         if attempt.ended_time is not None and not draft.due(attempt.ended_time, POST_MORTEM_SECONDS):
             _save_post_mortem(draft)
         draft.do(DeleteRayJob(job.name, job.uid))
-    slow = tuple(p.name for p in pods if not p.deleting or (p.grace or 0) > END_SECONDS)
+    slow = tuple((p.name, p.uid) for p in pods if not p.deleting or (p.grace or 0) > END_SECONDS)
     if slow and (job is None or late):
         draft.do(EndPods(slow))
     left = [f"RayJob {job.name}"] if job is not None else []
