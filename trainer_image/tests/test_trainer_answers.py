@@ -48,6 +48,12 @@ class NoJudge:
         (r"<think>\boxed{24}</think> It is \boxed{25}.", "25"),
         (r"<think>\boxed{24}</think> It is 24.", None),
         (r"\fboxed{7}", "7"),
+        (r"\boxed{1} {\boxed{2}", "2"),
+        (r"\boxed{1 \boxed{2}", "2"),
+        (r"\boxed{1 {\boxed{2}", "2"),
+        (r"} \boxed{3} }", "3"),
+        (r"\boxed{\boxed{4}}", "4"),
+        (r"\boxed {5}", "5"),
         (r"25", None),
         (r"\boxed{", None),
         ("", None),
@@ -57,9 +63,20 @@ def test_the_last_whole_box_is_the_answer(response: str, answer: str | None) -> 
     assert last_boxed(response) == answer
 
 
-def test_a_long_response_of_boxes_is_read_at_once() -> None:
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        (r"\boxed{1}" * 20_000, "1"),
+        (r"\boxed{" * 20_000, None),
+        (r"\boxed{1}" + r"\boxed{" * 20_000, "1"),
+        (r"\boxed{1}" + "{" * 200_000, "1"),
+        ("}" * 200_000 + r"\boxed{1}", "1"),
+        (r"\boxed{" * 20_000 + "1" + "}" * 20_000, "1"),
+    ],
+)
+def test_a_long_response_of_boxes_is_read_at_once(response: str, answer: str | None) -> None:
     began = time.process_time()
-    assert last_boxed(r"\boxed{1}" * 20_000) == "1"
+    assert last_boxed(response) == answer
     assert time.process_time() - began < 1
 
 
