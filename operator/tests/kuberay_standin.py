@@ -38,6 +38,8 @@ class Standin:
         self.starts = True
         self.ends_pods = True
         """Whether pods that are deleted end at once, as if nothing ran in them."""
+        self.node: str | None = None
+        """That pods are bound to: without one the API server itself lets a deleted pod go at once."""
         self.seen: list[str] = []
         self._mounted: dict[str, StageConfig] = {}
 
@@ -77,7 +79,8 @@ class Standin:
         )
         template = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]
         pod_meta = _child(cluster, f"{meta['name']}-head") | {"labels": template["metadata"]["labels"]}
-        await self._create({"apiVersion": "v1", "kind": "Pod", "metadata": pod_meta, "spec": template["spec"]})
+        spec = template["spec"] | ({"nodeName": self.node} if self.node else {})
+        await self._create({"apiVersion": "v1", "kind": "Pod", "metadata": pod_meta, "spec": spec})
         await self.kube.patch(
             PODS, self.namespace, pod_meta["name"],
             {"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}}, "status",
@@ -149,7 +152,7 @@ class Standin:
         return folder
 
     async def leave(self, name: str, code: int, reason: str) -> None:
-        """The trainer writes exit.json and ends; KubeRay sees it."""
+        """The trainer writes exit.json and ends; KubeRay sees it, if its job is still there."""
         config = await self.config(name)
         root = config.storage.uri.removeprefix(f"s3://{BUCKET}/")
         client: Any = self.s3.client()
@@ -158,7 +161,8 @@ class Standin:
             Bucket=BUCKET, Key=f"{root}/{exit_key(config.stage.name, config.ordinal)}", Body=record.to_json()
         )
         ended = ("FAILED", "Failed") if code else ("SUCCEEDED", "Complete")
-        await self.set_job(name, jobStatus=ended[0], jobDeploymentStatus=ended[1])
+        with suppress(errors.NotFound):  # the job of an attempt that was evicted goes before its pods
+            await self.set_job(name, jobStatus=ended[0], jobDeploymentStatus=ended[1])
 
     async def report(
         self, name: str, port: int, step: int, *, token: str | None = None, **metrics: float
