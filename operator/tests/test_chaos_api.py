@@ -76,6 +76,7 @@ async def test_watches_that_break_each_second_lose_nothing(site: Cluster) -> Non
     assert broken > 5
 
 
+@pytest.mark.long
 async def test_events_that_come_twice_do_nothing_twice(site: Cluster) -> None:
     async def fault(proxy: Faulty) -> None:
         proxy.repeats_events = True
@@ -98,6 +99,7 @@ async def test_watches_whose_version_is_too_old_are_begun_anew(site: Cluster) ->
     assert refused > 3
 
 
+@pytest.mark.long
 async def test_watches_that_fall_silent_are_found_out(site: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """The connection stands and tells nothing: only a listing can know."""
     monkeypatch.setattr(client, "WATCH_SILENCE_SECONDS", 2.0)

@@ -87,7 +87,12 @@ async def test_what_an_attempt_lives_in_is_deleted_and_the_next_attempt_goes_on(
 
 
 @pytest.mark.parametrize(
-    ("resource", "name"), [(CONFIGMAPS, FIRST), (CONFIGMAPS, "demo-config"), (POOLS, "demo-sandbox")]
+    ("resource", "name"),
+    [
+        (CONFIGMAPS, FIRST),
+        pytest.param(CONFIGMAPS, "demo-config", marks=pytest.mark.long),
+        pytest.param(POOLS, "demo-sandbox", marks=pytest.mark.long),
+    ],
 )
 async def test_what_an_attempt_has_read_is_deleted_and_it_goes_on(
     world: Cluster, resource: Resource, name: str
@@ -150,6 +155,7 @@ async def test_success_without_a_manifest_is_a_failure(world: Cluster) -> None:
     await until_told(world, "ManifestMissing")
 
 
+@pytest.mark.long
 async def test_manifest_without_success_is_kept_and_the_attempt_counts_as_failed(world: Cluster) -> None:
     await start(world)
     await world.standin.save(FIRST, 10)
@@ -194,7 +200,7 @@ def foreign(kind: str, namespace: str, name: str) -> Object:
     ("kind", "name"),
     [
         ("RayJob", FIRST),
-        ("SandboxPool", "demo-sandbox"),
+        pytest.param("SandboxPool", "demo-sandbox", marks=pytest.mark.long),
         pytest.param("ConfigMap", FIRST, marks=pytest.mark.long),
         pytest.param("ConfigMap", "demo-config", marks=pytest.mark.long),
         pytest.param("ServiceAccount", "demo-trainer", marks=pytest.mark.long),
