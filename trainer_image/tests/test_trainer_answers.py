@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -100,11 +102,11 @@ async def test_what_takes_for_ever_is_ended_and_the_next_is_compared(
     verifier: AnswerVerifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert await verifier.compare("4", r"2+2") is Verdict.PASSED
-    monkeypatch.setattr(answers_module, "SECONDS", 1.0)
+    monkeypatch.setattr(answers_module, "CPU_SECONDS", 1.0)
     hostile = [r"9^{9^{9^{9}}}", r"\sum_{n=1}^{10^{12}} \frac{1}{n^n}", "(" * 400, r"99999!!^{99999!}"]
     for given in hostile:
         assert await verifier.compare("4", given) in (Verdict.TIME_LIMIT, Verdict.WRONG_ANSWER, Verdict.RUNTIME_ERROR)
-    monkeypatch.setattr(answers_module, "SECONDS", 30.0)
+    monkeypatch.setattr(answers_module, "CPU_SECONDS", 30.0)
     assert await verifier.compare("4", r"2+2") is Verdict.PASSED
 
 
@@ -115,28 +117,95 @@ async def test_no_answer_runs_as_python(verifier: AnswerVerifier, tmp_path: Path
     assert not sign.exists()
 
 
-async def test_a_verifier_that_hangs_or_dies_costs_its_answer_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+FAKE = """
+import json, os, pathlib, signal, sys, time
+print('ready', flush=True)
+for line in sys.stdin:
+    given = json.loads(line)['given']
+    word, _, file = given.partition(':')
+    if word == 'hang': time.sleep(60)
+    if word == 'die': sys.exit(3)
+    if word == 'babble': print('?', flush=True)
+    if word == 'list': print('[]', flush=True)
+    if word == 'crash': os.kill(os.getpid(), signal.SIGSEGV)
+    if word == 'killed': os.kill(os.getpid(), signal.SIGKILL)
+    if word == 'once' and not pathlib.Path(file).exists():
+        pathlib.Path(file).touch()
+        sys.exit(3)
+    if word == 'late' and not pathlib.Path(file).exists():
+        pathlib.Path(file).touch()
+        time.sleep(60)
+    print(json.dumps({'right': word in ('yes', 'once', 'late')}), flush=True)
+"""
+
+
+async def test_only_what_an_answer_does_twice_is_its_own_doing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(answers_module, "WALL_SECONDS", 1.0)
+    verifier = AnswerVerifier((sys.executable, "-c", FAKE))
+    asked = {
+        "yes": Verdict.PASSED,
+        "no": Verdict.WRONG_ANSWER,
+        "hang": Verdict.ERROR,
+        "die": Verdict.RUNTIME_ERROR,
+        "crash": Verdict.RUNTIME_ERROR,
+        "babble": Verdict.RUNTIME_ERROR,
+        "list": Verdict.RUNTIME_ERROR,
+        "killed": Verdict.ERROR,
+        f"once:{tmp_path}/died": Verdict.PASSED,
+        f"late:{tmp_path}/late": Verdict.PASSED,
+        "no ": Verdict.WRONG_ANSWER,
+    }
+    assert {given: await verifier.compare("gold", given) for given in asked} == asked
+    await verifier.close()
+
+
+def processes(verifier: AnswerVerifier) -> list[int]:
+    return [process.pid for process in verifier._all]
+
+
+async def test_a_verifier_that_was_killed_while_it_waited_costs_no_answer(verifier: AnswerVerifier) -> None:
+    assert await verifier.compare("1", "2/2") is Verdict.PASSED
+    for pid in processes(verifier):
+        os.kill(pid, signal.SIGKILL)
+    assert await verifier.compare("1", "2/2") is Verdict.PASSED
+
+
+async def test_a_verifier_that_gets_no_cpu_costs_no_answer(
+    verifier: AnswerVerifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await verifier.compare("1", "2/2") is Verdict.PASSED
+    monkeypatch.setattr(answers_module, "CPU_SECONDS", 1.0)
+    (stopped,) = processes(verifier)
+    os.kill(stopped, signal.SIGSTOP)
+    late = asyncio.create_task(verifier.compare("1", "2/2"))
+    await asyncio.sleep(1.5)
+    assert not late.done(), "more than the limit has passed, but none of it was the comparison's"
+    os.kill(stopped, signal.SIGCONT)
+    assert await late is Verdict.PASSED
+
+
+@pytest.mark.parametrize(
+    ("comparison", "verdict"),
+    [
+        ("b'x' * (1 << 40)", Verdict.RUNTIME_ERROR),
+        ("[][0]", Verdict.RUNTIME_ERROR),
+        ("sum(iter(int, 1))", Verdict.TIME_LIMIT),
+        ("9**9**9**9", Verdict.TIME_LIMIT),
+        ("True", Verdict.PASSED),
+    ],
+)
+async def test_a_comparison_that_breaks_or_takes_too_long_is_the_answers_own(
+    comparison: str, verdict: Verdict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers_module, "CPU_SECONDS", 0.5)
+    monkeypatch.setattr(answers_module, "TRIES", 1)
     program = (
-        "import sys, json, time\n"
-        "print('ready', flush=True)\n"
-        "for line in sys.stdin:\n"
-        "    given = json.loads(line)['given']\n"
-        "    if given == 'hang': time.sleep(60)\n"
-        "    if given == 'die': sys.exit(3)\n"
-        "    if given == 'babble': print('?', flush=True)\n"
-        "    print(json.dumps({'right': given == 'yes'}), flush=True)\n"
+        "import sys; import deepcoder_trainer.rollout.answer_worker as worker\n"
+        f"worker._comparison = lambda: lambda gold, given: {comparison}\n"
+        "sys.exit(worker.main())\n"
     )
-    monkeypatch.setattr(answers_module, "SECONDS", 0.5)
     verifier = AnswerVerifier((sys.executable, "-c", program))
-    asked = ["yes", "no", "hang", "die", "babble", "yes"]
-    assert [await verifier.compare("gold", given) for given in asked] == [
-        Verdict.PASSED,
-        Verdict.WRONG_ANSWER,
-        Verdict.TIME_LIMIT,
-        Verdict.RUNTIME_ERROR,
-        Verdict.RUNTIME_ERROR,
-        Verdict.PASSED,
-    ]
+    assert await verifier.compare("gold", "given") is verdict
     await verifier.close()
 
 

@@ -1,7 +1,9 @@
-"""The process that compares mathematical answers: one JSON line in, `{gold, given}`, one out, `{right}`.
+"""The process that compares mathematical answers: one JSON line in, `{gold, given, cpu_seconds}`, one out, `{right}`.
 
 math-verify reads LaTeX through a grammar into sympy. What it is given was written by a model: it may take for ever
-(`9^{9^{9^9}}`) or all memory, so it is done here, within limits, and whoever asks ends this process when it is late.
+(`9^{9^{9^9}}`) or all memory, so it is done here, within limits. The kernel ends this process with SIGPROF when a
+comparison has used its CPU time, which another process's load does not shorten; a comparison that breaks, for want of
+memory or else, is told as `{broke}` before this process leaves, since what it then holds in memory is not known.
 Only the LaTeX reader is used: the one for plain expressions evaluates them as Python. It ends when its input does, and
 so with whoever started it.
 """
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import json
 import resource
+import signal
 import sys
 from typing import Any
 
@@ -24,7 +27,14 @@ def main() -> int:
     print(json.dumps({"ready": True}), file=answers, flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
-        print(json.dumps({"right": compare(asked["gold"], asked["given"])}), file=answers, flush=True)
+        signal.setitimer(signal.ITIMER_PROF, asked["cpu_seconds"])
+        try:
+            right = compare(asked["gold"], asked["given"])
+        except Exception as error:
+            print(json.dumps({"broke": type(error).__name__}), file=answers, flush=True)
+            return 1
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        print(json.dumps({"right": right}), file=answers, flush=True)
     return 0
 
 

@@ -1,9 +1,10 @@
 """Comparing a model's final answer with the right one, without trusting the model's mathematics.
 
-Answers that are written alike are the same; others go to a verifier process (`answer_worker`), a few of them at once.
-One that is not done within `SECONDS` is ended, and so is one that ends by itself: what cannot be compared is not right.
-Only a verifier that does not start at all is our own failure: then there is no outcome, and the sample is
-quarantined.
+Answers that are written alike are the same; others go to a verifier process (`answer_worker`), as many at once as there
+are CPUs. An answer is not right if its comparison takes more than `CPU_SECONDS`, breaks, or ends the process, which it
+has to do twice. What may be the machine's doing is not the answer's: a process that does not start, was killed from
+outside, or has not had its CPU time within `WALL_SECONDS` is tried again on another one, and after `TRIES` there is
+no outcome: the sample is quarantined.
 """
 
 from __future__ import annotations
@@ -12,24 +13,35 @@ import asyncio
 import json
 import logging
 import os
+import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 
 from deepcoder_contracts.judge import Verdict
+from deepcoder_trainer.cpus import cpu_limit
 from deepcoder_trainer.problems.answers import same_text
 from deepcoder_trainer.problems.rows import LONGEST_ANSWER
 
 log = logging.getLogger(__name__)
 
-PARALLEL = 2
-SECONDS = 10.0
+MOST_PARALLEL = 16
+"""Processes at once, however many CPUs there are: each holds 0.1 GiB, and may take 2."""
+CPU_SECONDS = 10.0
+WALL_SECONDS = 120.0
+TRIES = 3
 START_SECONDS = 120.0
 """Importing sympy takes two, on a machine with nothing else to do."""
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "PYTHONPATH", "VIRTUAL_ENV")
+_FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
+"""Ends that no comparison brings about: want of memory on the machine, or somebody's wish."""
 
 
 class NoVerifier(Exception):
-    """A verifier process did not start."""
+    """The verifier failed, not the answer."""
+
+
+class _Died(Exception):
+    """The process ended, or said something else than an answer: through what it was given, or by chance."""
 
 
 class AnswerVerifier:
@@ -39,40 +51,70 @@ class AnswerVerifier:
         self, command: tuple[str, ...] = (sys.executable, "-m", "deepcoder_trainer.rollout.answer_worker")
     ) -> None:
         self._command = command
-        self._free = asyncio.Semaphore(PARALLEL)
+        self._free = asyncio.Semaphore(min(MOST_PARALLEL, cpu_limit()))
         self._idle: list[Process] = []
         self._all: set[Process] = set()
 
     async def compare(self, gold: str, given: str) -> Verdict:
-        """passed, wrong_answer, time_limit, or runtime_error where the comparison itself broke; error: no verifier."""
+        """passed, wrong_answer, time_limit, or runtime_error where the comparison broke; error: the verifier failed."""
         if same_text(gold, given):
             return Verdict.PASSED
         if len(given) > LONGEST_ANSWER:
             return Verdict.WRONG_ANSWER
         async with self._free:
-            process = None
-            try:
-                process = self._idle.pop() if self._idle else await self._start()
-                async with asyncio.timeout(SECONDS):
-                    right = await _ask(process, {"gold": gold, "given": given})
-                self._idle.append(process)
-                return Verdict.PASSED if right else Verdict.WRONG_ANSWER
-            except NoVerifier as error:
-                log.error("answers cannot be compared: %s", error)
-                return Verdict.ERROR
-            except TimeoutError:
-                return Verdict.TIME_LIMIT
-            except (OSError, ValueError, KeyError):
-                return Verdict.RUNTIME_ERROR
-            finally:
-                if process is not None and process not in self._idle:
-                    await self._end(process)
+            died, reason = False, ""
+            for _ in range(TRIES):
+                try:
+                    return await self._once(gold, given)
+                except _Died as error:
+                    if died:
+                        return Verdict.RUNTIME_ERROR
+                    died, reason = True, str(error)
+                except NoVerifier as error:
+                    reason = str(error)
+                log.warning("an answer is compared once more: %s", reason)
+        log.error("an answer could not be compared in %d tries, the last one: %s", TRIES, reason)
+        return Verdict.ERROR
 
     async def close(self) -> None:
         """End all processes."""
         for process in list(self._all):
             await self._end(process)
         self._idle.clear()
+
+    async def _once(self, gold: str, given: str) -> Verdict:
+        """The verdict of one process. Raises NoVerifier or _Died."""
+        process = await self._process()
+        try:
+            async with asyncio.timeout(WALL_SECONDS):
+                answer = await _ask(process, {"gold": gold, "given": given, "cpu_seconds": CPU_SECONDS})
+                if answer is None:
+                    return _end_of(await process.wait())
+            if "broke" in answer:
+                return Verdict.RUNTIME_ERROR
+            verdict = Verdict.PASSED if answer["right"] else Verdict.WRONG_ANSWER
+            self._idle.append(process)
+            return verdict
+        except TimeoutError:
+            raise NoVerifier(
+                f"the verifier gave no answer within {WALL_SECONDS:.0f} s and used less than {CPU_SECONDS:.0f} s of "
+                "CPU time: the machine has too few CPUs for what runs on it"
+            ) from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise _Died(f"the verifier's reply cannot be read ({error!r})") from error
+        finally:
+            if process not in self._idle:
+                await self._end(process)
+
+    async def _process(self) -> Process:
+        """One that waits for a question; those that ended while they waited are forgotten."""
+        while self._idle:
+            process = self._idle.pop()
+            if process.returncode is None:
+                return process
+            log.warning("a verifier ended with status %s while it had nothing to do", process.returncode)
+            self._all.discard(process)
+        return await self._start()
 
     async def _start(self) -> Process:
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
@@ -104,9 +146,23 @@ class AnswerVerifier:
         await process.wait()
 
 
-async def _ask(process: Process, question: dict[str, str]) -> bool:
+def _end_of(status: int) -> Verdict:
+    """What it means that a process ended over a question."""
+    if status == -signal.SIGPROF:  # which its timer of CPU time sends
+        return Verdict.TIME_LIMIT
+    if status in _FROM_OUTSIDE:
+        raise NoVerifier(f"the verifier was ended by signal {-status}: has the machine no memory left?")
+    raise _Died(f"the verifier ended with status {status}")
+
+
+async def _ask(process: Process, question: dict[str, str | float]) -> dict[str, object] | None:
+    """The process's reply, None if it ended."""
     assert process.stdin is not None
     assert process.stdout is not None
-    process.stdin.write(json.dumps(question).encode() + b"\n")
-    await process.stdin.drain()
-    return bool(json.loads(await process.stdout.readline())["right"])
+    try:
+        process.stdin.write(json.dumps(question).encode() + b"\n")
+        await process.stdin.drain()
+        reply = await process.stdout.readline()
+    except ConnectionError:
+        return None
+    return dict(json.loads(reply)) if reply else None
