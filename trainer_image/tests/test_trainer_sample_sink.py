@@ -31,13 +31,14 @@ class Storage(FileStore):
         self.may_put = threading.Event()
         self.may_put.set()
         self.away = False
+        self.error: Exception = StorageUnavailable("no route")
         self.asked = 0
 
     def put_file(self, key: str, path: Path) -> Any:
         self.asked += 1
         assert self.may_put.wait(20)
         if self.away:
-            raise StorageUnavailable("no route")
+            raise self.error
         return super().put_file(key, path)
 
 
@@ -110,6 +111,29 @@ async def test_a_put_that_hangs_holds_back_neither_training_nor_what_is_written_
     assert len(stored(store)) == steps
 
 
+async def test_a_put_that_outlasts_the_flushes_that_wait_for_it_has_no_second_one_beside_it(
+    store: Storage, tmp_path: Path, make_batch: Callable[..., Batch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink, batch = sink_of(store, tmp_path), make_batch(1)
+    store.away = True
+    async with running(sink):
+        sink.on_step(report(1, batch))
+        await sink.flush()
+        await asyncio.sleep(0.1)  # the background task's own try is refused as well: the next put is a flush's
+        refused, store.away = store.asked, False
+        monkeypatch.setattr(samples, "FLUSH_SECONDS", 0.2)
+        store.may_put.clear()
+        for step in (2, 3, 4):
+            await sink.flush()
+            sink.on_step(report(step, batch))
+        await sink.flush()
+        assert store.asked == refused + 1
+        store.may_put.set()
+        monkeypatch.setattr(samples, "FLUSH_SECONDS", 20)
+        await sink.flush()
+    assert len(stored(store)) == 4
+
+
 async def test_files_that_wait_have_a_bound_on_disk_and_what_is_beyond_is_counted(
     store: Storage, tmp_path: Path, make_batch: Callable[..., Batch], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -149,6 +173,56 @@ async def test_what_storage_has_not_taken_by_the_end_is_counted(
     sink.give_up()
     assert sink.lost == len(batch.samples)
     assert "by the attempt's end" in caplog.text
+
+
+async def test_what_still_waits_in_memory_at_the_end_is_counted_too(
+    store: Storage, tmp_path: Path, make_batch: Callable[..., Batch]
+) -> None:
+    sink, batch = sink_of(store, tmp_path), make_batch(1)
+    for step in (1, 2):  # nobody writes
+        sink.on_step(report(step, batch))
+    sink.dropped(drawn(batch.groups[0], 1))
+    sink.give_up()
+    assert sink.lost == 2 * len(batch.samples) + len(batch.groups[0].samples)
+
+
+async def test_dropped_draws_that_the_last_flush_stored_are_not_lost(
+    store: Storage, tmp_path: Path, make_batch: Callable[..., Batch]
+) -> None:
+    sink = sink_of(store, tmp_path)
+    async with running(sink):
+        sink.dropped(make_batch(1).groups[0])
+        await sink.flush()
+    sink.give_up()
+    assert sink.lost == 0
+
+
+@pytest.mark.parametrize("error", [RuntimeError("nobody thought of it"), OSError(30, "read-only")])
+async def test_whatever_storage_or_the_disk_raises_ends_nothing_and_costs_nothing(
+    store: Storage, tmp_path: Path, make_batch: Callable[..., Batch], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    sink, batch = sink_of(store, tmp_path), make_batch(1)
+    store.away, store.error = True, error
+    async with running(sink):
+        sink.on_step(report(1, batch))
+        await sink.flush()
+        store.away = False
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", _refuse_to_remove_what_waited)
+            await sink.flush()
+        sink.on_step(report(2, batch))
+        await sink.flush()
+    assert stored(store) == ["step-000001.parquet", "step-000002.parquet"]
+    assert sink.lost == 0
+
+
+_unlink = Path.unlink
+
+
+def _refuse_to_remove_what_waited(path: Path, missing_ok: bool = False) -> None:
+    if path.parent.name == "waiting":
+        raise OSError(30, "Read-only file system")
+    _unlink(path, missing_ok)
 
 
 async def test_a_file_that_somebody_removed_does_not_hold_back_those_after_it(

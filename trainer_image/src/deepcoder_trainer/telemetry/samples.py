@@ -6,7 +6,8 @@
 So storage that is slow, or away for a while, costs disk and no samples. What is lost all the same is logged and counted
 (`samples_lost`): when the files that wait have more than their share of the disk, when the disk itself is slower than
 training for `MAX_STEPS`, and what storage has not taken by the attempt's end. Samples explain a run, they do not carry
-it: nothing here ends training.
+it: nothing here ends training, whatever storage or the disk raises. One put at a time: who waits for it may stop
+waiting, and it goes on, since an upload in a thread cannot be called back.
 
 A dropped draw belongs to the step that trains its place. Of places that are not trained yet, dropped draws are in
 `ahead-a003.parquet` as they were at the last flush, which is before each checkpoint and at the end: the next attempt
@@ -26,7 +27,6 @@ from pathlib import Path
 
 from deepcoder_contracts.layout import samples_ahead_key, samples_key
 from deepcoder_contracts.progress import TrainerPhase
-from deepcoder_trainer.checkpoint.errors import StorageError
 from deepcoder_trainer.checkpoint.storage import ObjectStore
 from deepcoder_trainer.ports import StepReport
 from deepcoder_trainer.samples import write_samples
@@ -87,14 +87,17 @@ class SampleSink:
         folder.mkdir(parents=True, exist_ok=True)
         self._most_bytes = int(shutil.disk_usage(folder).free * DISK_SHARE) if most_bytes is None else most_bytes
         self._arrived: asyncio.Queue[_Rows] = asyncio.Queue(MAX_STEPS)
+        self._in_memory: list[_Rows] = []
+        """What has arrived and is in no file yet."""
         self._dropped: dict[int, list[Group]] = {}
         """Group id of a place that is not trained yet to what was dropped in it."""
         self._step = 0
-        self._ahead_written = False
+        self._ahead: tuple[Group, ...] = ()
+        """Dropped draws that the newest rows of their own hold."""
         self._files: deque[_File] = deque()
         self._numbers = count(1)
         self._written = asyncio.Event()
-        self._putting = asyncio.Lock()
+        self._putting: asyncio.Task[None] | None = None
         self.lost = 0
         """Samples that are in no file, and will not be."""
 
@@ -123,9 +126,13 @@ class SampleSink:
 
     async def run(self) -> None:
         """Write and put until cancelled."""
-        async with asyncio.TaskGroup() as both:
-            both.create_task(self._write_all())
-            both.create_task(self._put_all())
+        try:
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._write_all())
+                both.create_task(self._put_all())
+        finally:
+            if self._putting is not None:
+                self._putting.cancel()
 
     async def flush(self) -> None:
         """Put all there is, once, within a bound; what storage does not take waits for the next time."""
@@ -141,9 +148,11 @@ class SampleSink:
 
     def give_up(self) -> None:
         """The attempt is over: what waits is lost."""
-        samples = sum(file.samples for file in self._files)
-        if samples:
-            self._lose(samples, f"storage has not taken {len(self._files)} files by the attempt's end")
+        waiting = {rows.key: rows.samples for rows in (*self._files, *self._in_memory)}  # a later one takes its place
+        ahead = {id(group) for group in self._ahead}
+        untold = sum(len(g.samples) for draws in self._dropped.values() for g in draws if id(g) not in ahead)
+        if samples := sum(waiting.values()) + untold:
+            self._lose(samples, f"storage has not taken {len(waiting)} files by the attempt's end")
 
     def _take(self, step: int, groups: tuple[Group, ...]) -> None:
         self._step = max(self._step, step)
@@ -153,23 +162,23 @@ class SampleSink:
     def _take_ahead(self) -> None:
         """What was dropped in places that no step has trained yet; nothing any more takes the place of something."""
         dropped = tuple(draw for draws in self._dropped.values() for draw in draws)
-        if dropped or self._ahead_written:
-            self._ahead_written = bool(dropped)
+        if dropped or self._ahead:
+            self._ahead = dropped
             self._queue(_Rows(self._ahead_key, self._step + 1, (), dropped))
 
     def _queue(self, rows: _Rows) -> None:
         try:
             self._arrived.put_nowait(rows)
+            self._in_memory.append(rows)
         except asyncio.QueueFull:
             self._lose(rows.samples, f"the disk below {self._folder} is slower than training")
 
     async def _write_all(self) -> None:
         while True:
             rows = await self._arrived.get()
-            try:
-                await self._write(rows)
-            finally:
-                self._arrived.task_done()
+            await self._write(rows)
+            self._in_memory.remove(rows)
+            self._arrived.task_done()
             self._written.set()
 
     async def _put_all(self) -> None:
@@ -190,24 +199,37 @@ class SampleSink:
             problem = f"files that wait for storage have {self.waiting_bytes} of {self._most_bytes} bytes on this disk"
         except Exception as error:  # whatever it is, it is not worth the run
             problem = f"{rows.key} cannot be written: {error}"
-        path.unlink(missing_ok=True)
+        _remove(path)
         self._lose(rows.samples, problem)
 
     async def _put_files(self) -> None:
-        """Put what waits, oldest first, until storage refuses one."""
-        async with self._putting:
-            while self._files:
-                file = self._files[0]
-                try:
-                    await asyncio.to_thread(self._store.put_file, file.key, file.path)
-                except (StorageError, OSError) as error:
-                    if file.path.exists():
-                        log.warning("%s waits, the next step tries again: %s", file.key, error)
-                        return
-                    self._lose(file.samples, f"{file.path} is gone from this machine's disk")
-                self._files.popleft()
-                file.path.unlink(missing_ok=True)
+        """Put what waits; whoever put before is waited for first."""
+        while self._putting is not None and not self._putting.done():
+            await asyncio.shield(self._putting)
+        self._putting = asyncio.create_task(self._put_in_order())
+        await asyncio.shield(self._putting)
+
+    async def _put_in_order(self) -> None:
+        """Oldest first, until storage refuses one."""
+        while self._files:
+            file = self._files[0]
+            try:
+                await asyncio.to_thread(self._store.put_file, file.key, file.path)
+            except Exception as error:  # whatever it is, it is not worth the run
+                if file.path.exists():
+                    log.warning("%s waits, the next step tries again: %s", file.key, error)
+                    return
+                self._lose(file.samples, f"{file.path} is gone from this machine's disk")
+            self._files.popleft()
+            _remove(file.path)
 
     def _lose(self, samples: int, problem: str) -> None:
         self.lost += samples
         log.error("%d samples are lost (%d so far): %s", samples, self.lost, problem)
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("%s cannot be removed: %s", path, error)
