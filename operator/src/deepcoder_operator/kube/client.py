@@ -35,8 +35,9 @@ Object = dict[str, Any]
 FIELD_MANAGER = "deepcoder-operator"
 DEADLINE_SECONDS = 15.0
 ATTEMPTS = 4
-PAGE = 100
-"""Objects listed at once: some megabytes of pods."""
+PAGE = 25
+"""Objects listed at once. A RayJob or a RayCluster has whole pod templates, a hundred kilobytes in memory, and several
+kinds are listed at a time: what pages take at once is never given back to the system as a whole."""
 WATCH_SECONDS = 300
 WATCH_SILENCE_SECONDS = 100.0
 """Bookmarks come about each minute: a watch silent for longer is dead."""
