@@ -88,7 +88,7 @@ async def rest(w: World, seconds: float) -> tuple[int, float]:
     return sum(after[k] != v for k, v in before.items()), used
 
 
-async def label(w: World, runs: int, times: int, idle: float) -> tuple[float, int]:
+async def label(w: World, runs: int, times: int, idle: float, pause: float) -> tuple[float, int]:
     """CPU milliseconds of a pass that finds nothing to do, and how many passes there were."""
 
     async def passes() -> float:
@@ -103,13 +103,13 @@ async def label(w: World, runs: int, times: int, idle: float) -> tuple[float, in
     first, cpu, began = await passes(), w.cpu_seconds, time.monotonic()
     for turn in range(times):
         await asyncio.gather(*(touch(index, turn) for index in range(runs)))
-        await asyncio.sleep(2)
+        await asyncio.sleep(pause)
     used = w.cpu_seconds - cpu - idle * (time.monotonic() - began)
     count = int(await passes() - first)
     return 1000 * used / max(count, 1), count
 
 
-async def adopt(w: World, runs: int) -> tuple[float, int]:
+async def adopt(w: World, runs: int, pause: float) -> tuple[float, int]:
     """Seconds from a start after kill -9 until all runs are counted and it is ready; runs written by then."""
     await w.kill_operator()
     before, began = await w.versions(), time.monotonic()
@@ -121,7 +121,7 @@ async def adopt(w: World, runs: int) -> tuple[float, int]:
 
     await w.until(f"{runs} runs are adopted", adopted, every=0.5)
     seconds = time.monotonic() - began
-    await asyncio.sleep(5)
+    await asyncio.sleep(pause)
     after = await w.versions()
     return seconds, sum(after[k] != v for k, v in before.items())
 
@@ -140,8 +140,10 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
-async def measure(runs: int, rate: float, rest_seconds: float, beat_seconds: float, directory: Path) -> dict[str, Any]:
-    """All of it."""
+async def measure(
+    runs: int, rate: float, rest_seconds: float, beat_seconds: float, directory: Path, pause: float = 5.0
+) -> dict[str, Any]:
+    """All of it; `pause` seconds after each part for what it has left to do."""
     figures: dict[str, Any] = {"runs": runs, "rate": rate}
 
     def say(text: str) -> None:
@@ -165,15 +167,15 @@ async def measure(runs: int, rate: float, rest_seconds: float, beat_seconds: flo
                                  ("status_writes_per_run", "deepcoder_operator_status_writes_total")):  # fmt: skip
                 figures[name] = sum(v for k, v in counted.items() if k.split("{")[0] == series) / total
             say(f"{runs} runs are Running: {json.dumps(figures)}")
-            await asyncio.sleep(5)
+            await asyncio.sleep(pause)
             figures["written_at_rest"], idle = await rest(w, rest_seconds)
             figures["idle_cpu_share"] = idle
-            figures["cpu_ms_per_reconcile"], figures["passes_labelled"] = await label(w, total, 3, idle)
+            figures["cpu_ms_per_reconcile"], figures["passes_labelled"] = await label(w, total, 3, idle, pause)
             say(f"labelled: {figures['cpu_ms_per_reconcile']:.2f} ms a pass")
             if beat_seconds:
                 figures |= await _beats(w, total, beat_seconds)
                 say(f"heads have reported: {figures['beats']}")
-            figures["adopt_seconds"], figures["written_on_adoption"] = await adopt(w, total)
+            figures["adopt_seconds"], figures["written_on_adoption"] = await adopt(w, total, pause)
             figures["rayjobs_too_many"] = len((await w.kube.list(RAYJOBS, keep=lambda o: {}))[0]) - total
             figures["rss_mb_adopted"] = w.megabytes("VmHWM")
             figures["rss_mb_adopted_now"] = w.megabytes("VmRSS")
@@ -189,15 +191,17 @@ async def _beats(w: World, runs: int, seconds: float) -> dict[str, Any]:
     async def writes() -> float:
         return (await w.metrics()).get("deepcoder_operator_status_writes_total", 0)
 
-    first, cpu, began = await writes(), w.cpu_seconds, time.monotonic()
+    first, cpu, lives, began = await writes(), w.cpu_seconds, w.ended, time.monotonic()
     told = await beats(w, seconds)
     spent = time.monotonic() - began
-    return {
+    figures = {
         "beats": told,
         "beats_cpu_share": (w.cpu_seconds - cpu) / spent,
-        "beats_writes_per_run": (await writes() - first) / runs,
         "rss_mb_beats": w.megabytes("VmHWM"),
     }
+    if w.ended == lives:  # a process that began anew counts from 0
+        figures["beats_writes_per_run"] = (await writes() - first) / runs
+    return figures
 
 
 def main() -> int:
