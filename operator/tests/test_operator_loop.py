@@ -51,9 +51,13 @@ async def test_run_goes_from_pending_to_complete(cluster: Cluster) -> None:
         return not (await cluster.kube.list(POOLS, cluster.namespace))[0]
 
     await wait_for("its own pool is gone", no_pool)
-    events, _ = await cluster.kube.list(EVENTS, cluster.namespace)
-    reasons = {e["reason"] for e in events if e["regarding"]["name"] == "demo"}
-    assert {"AttemptIntended", "AttemptRunning", "CheckpointVerified", "StagePassed", "Completed"} <= reasons
+
+    async def told() -> bool:
+        events, _ = await cluster.kube.list(EVENTS, cluster.namespace)
+        reasons = {e["reason"] for e in events if e["regarding"]["name"] == "demo"}
+        return {"AttemptIntended", "AttemptRunning", "CheckpointVerified", "StagePassed", "Completed"} <= reasons
+
+    await wait_for("each step is told in an event", told)
 
 
 async def test_operator_killed_in_mid_run_goes_on_without_a_duplicate(cluster: Cluster) -> None:
