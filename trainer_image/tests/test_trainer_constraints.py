@@ -14,7 +14,8 @@ def versions(device: str) -> dict[str, str]:
     """Package to version; a line that says anything else, an index for one, is an error."""
     found = {}
     for line in (CONSTRAINTS / f"trainer-{device}.txt").read_text().splitlines():
-        assert (pinned := re.fullmatch(r"([A-Za-z0-9._-]+)==(\S+)", line)), line
+        pinned = re.fullmatch(r"([A-Za-z0-9._-]+)==(\S+)", line)
+        assert pinned, line
         found[re.sub(r"[-_.]+", "-", pinned[1]).lower()] = pinned[2]
     return found
 

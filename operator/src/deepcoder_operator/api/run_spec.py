@@ -231,15 +231,15 @@ class RunSpec(Spec):
                 Rule(
                     "!self.stages.exists(s, s.type == 'Train' && s.placement == 'Colocated') || "
                     "(has(self.recipe) && has(self.recipe.maxOffPolicy) && self.recipe.maxOffPolicy == 0)",
-                    "placement Colocated samples and trains in turns, which cannot overlap: set recipe.maxOffPolicy: 0, or "
-                    "placement: Separate",
+                    "placement Colocated samples and trains in turns, which cannot overlap: "
+                    "set recipe.maxOffPolicy: 0, or placement: Separate",
                     field_path=".stages",
                 ),
                 Rule(
                     "!self.stages.exists(s, s.type == 'Train' && s.placement == 'Colocated') || !has(self.recipe) || "
                     "!has(self.recipe.tensorParallel) || self.recipe.tensorParallel == 1",
-                    "placement Colocated gives each engine the one GPU of its learner: set recipe.tensorParallel: 1, or "
-                    "placement: Separate",
+                    "placement Colocated gives each engine the one GPU of its learner: "
+                    "set recipe.tensorParallel: 1, or placement: Separate",
                     field_path=".stages",
                 ),
                 Rule(
