@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from deepcoder_trainer.rollout.metrics import batch_metrics, is_collapsing, quar
 from deepcoder_trainer.telemetry.live import LiveView, sparkline
 from deepcoder_trainer.telemetry.metrics import JsonLines
 from deepcoder_trainer.telemetry.observers import Observers
-from deepcoder_trainer.telemetry.trackers import trackers
+from deepcoder_trainer.telemetry.trackers import start_trackers
 from deepcoder_trainer.types import Batch
 
 
@@ -95,12 +96,12 @@ def test_the_live_view_shows_stage_curves_and_verdicts(
     assert sparkline([0.0, 0.5, 1.0], 1.0) == "▁▅█"
 
 
-def test_tensorboard_gets_every_finite_number_at_the_runs_step(
+async def test_tensorboard_gets_every_finite_number_at_the_runs_step(
     tmp_path: Path, report: StepReport, make_config: Callable[..., StageConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     monkeypatch.setenv("DEEPCODER_TENSORBOARD_DIR", str(tmp_path))
-    [tracker] = trackers(make_config())
+    [tracker] = await start_trackers(make_config())
     tracker.on_step(report)
     events = event_accumulator.EventAccumulator(str(tmp_path / "demo" / "short"))
     events.Reload()
@@ -110,10 +111,25 @@ def test_tensorboard_gets_every_finite_number_at_the_runs_step(
     assert (point.step, point.value) == (12, pytest.approx(report.metrics["reward_mean"]))
 
 
-def test_a_tracker_that_is_not_installed_is_refused_before_anything_starts(
+async def test_tensorboard_forgets_the_steps_that_are_trained_again_after_a_crash(
+    tmp_path: Path, report: StepReport, make_config: Callable[..., StageConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    monkeypatch.setenv("DEEPCODER_TENSORBOARD_DIR", str(tmp_path))
+    for attempt, steps in ((1, (1, 2, 3)), (2, (2, 3, 4))):
+        [tracker] = await start_trackers(make_config())
+        for step in steps:
+            tracker.on_step(replace(report, total_steps=step, metrics={"reward_mean": float(10 * attempt + step)}))
+    events = event_accumulator.EventAccumulator(str(tmp_path / "demo" / "short"))
+    events.Reload()
+    found = [(point.step, point.value) for point in events.Scalars("train/reward_mean")]
+    assert found == [(1, 11.0), (2, 22.0), (3, 23.0), (4, 24.0)]
+
+
+async def test_a_tracker_that_is_not_installed_is_refused_before_anything_starts(
     make_config: Callable[..., StageConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
     monkeypatch.setenv("WANDB_PROJECT", "mine")
     with pytest.raises(BadConfig, match="wandb is not installed"):
-        trackers(make_config())
+        await start_trackers(make_config())

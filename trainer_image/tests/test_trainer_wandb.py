@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,16 +17,17 @@ from typing import Any
 import pytest
 
 from deepcoder_contracts.stage import StageConfig
+from deepcoder_trainer.telemetry import trackers
 
 pytest.importorskip("wandb", reason="W&B is not installed: pip install -r constraints/dev.txt")
 
 ATTEMPT = """
-import sys
+import asyncio, sys
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.ports import StepReport
-from deepcoder_trainer.telemetry.trackers import trackers
+from deepcoder_trainer.telemetry.trackers import start_trackers
 
-[tracker] = trackers(StageConfig.from_json(sys.stdin.buffer.read()))
+[tracker] = asyncio.run(start_trackers(StageConfig.from_json(sys.stdin.buffer.read())))
 for step in map(int, sys.argv[1:]):
     metrics = {"reward_mean": step / 10, "loss": float("nan"), "eval/held/pass_at_1": 0.25}
     gauges = {"idle_ratio{role=learner}": 0.5}
@@ -60,7 +63,7 @@ def stored(path: Path) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
             config = {item.key: json.loads(item.value_json) for item in record.run.config.update}
         if record.HasField("history"):
             items = {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in record.history.item}
-            steps.append({"step": record.history.step.num, **items})
+            steps.append({"its own": record.history.step.num, **items})
     return name, config, steps
 
 
@@ -95,3 +98,31 @@ def test_what_a_run_logs_offline_is_in_the_files_that_are_synced_later(
     assert steps[12]["seconds/train"] == 1.5
     assert "train/loss" not in steps[12], "what is no number is left out"
     assert found[0][1]["promptsPerStep"] == config.recipe.prompts_per_step
+
+
+def test_steps_that_are_trained_again_after_a_crash_are_logged_again(
+    attempt: Callable[..., None], tmp_path: Path
+) -> None:
+    # One process, since W&B counts on over attempts only where it has a server.
+    attempt(1, 2, 3, 2, 3, 4)
+    [path] = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    _, _, steps = stored(path)
+    assert [step["step"] for step in steps] == [11, 12, 13, 12, 13, 14]
+    own = [step["its own"] for step in steps]
+    assert own == sorted(set(own)), "W&B takes no step of its own twice"
+
+
+async def test_a_server_that_does_not_answer_costs_the_start_some_time_and_not_the_attempt(
+    make_config: Callable[..., StageConfig], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import wandb
+
+    answered = threading.Event()
+    monkeypatch.setattr(wandb, "init", lambda **_: answered.wait(30))
+    monkeypatch.setattr(trackers, "WANDB_SECONDS", 0.2)
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    began = time.monotonic()
+    assert await trackers.start_trackers(make_config()) == []
+    assert time.monotonic() - began < 10
+    assert "goes on without it" in caplog.text
+    answered.set()

@@ -57,7 +57,7 @@ from deepcoder_trainer.telemetry.observers import Observers
 from deepcoder_trainer.telemetry.progress import Progress
 from deepcoder_trainer.telemetry.prometheus import Prometheus
 from deepcoder_trainer.telemetry.samples import SampleSink
-from deepcoder_trainer.telemetry.trackers import trackers
+from deepcoder_trainer.telemetry.trackers import start_trackers
 from deepcoder_trainer.types import Learner
 
 log = logging.getLogger(__name__)
@@ -155,7 +155,7 @@ class Attempt:
     async def _prepare(self, stack: AsyncExitStack) -> tuple[Reward, Path, Any]:
         """What samplers and learners need before they are asked for."""
         config = self.config
-        self._extra += tuple(await abandonable(trackers, config))
+        self._extra += tuple(await start_trackers(config))
         await self._writer.claim()
         reward = await self._reward(stack)
         model_dir = await abandonable(self._sources.model, config.model)

@@ -2,11 +2,18 @@
 
 A pod template or a shell sets `DEEPCODER_TENSORBOARD_DIR` to a folder for event files, or `WANDB_PROJECT` (with
 `WANDB_MODE=offline` where there is no network). Neither package is needed otherwise; asking for one that is not
-installed is refused before anything starts. Steps are numbered over all stages, so that curves join up.
+installed is refused before anything starts. A W&B server that does not answer holds up the start for `WANDB_SECONDS`
+at most; the attempt then goes on without it.
+
+Steps are numbered over all stages, so that curves join up. After a crash the steps since the newest checkpoint are
+trained again, and their figures need not be the same: TensorBoard drops what it has of them. W&B, which takes no step
+of its own numbers twice, shows both, over a step that is a figure like others.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import math
 import os
 from collections.abc import Mapping
@@ -14,11 +21,17 @@ from typing import Any
 
 from deepcoder_contracts.progress import TrainerPhase
 from deepcoder_contracts.stage import StageConfig
+from deepcoder_trainer.background import abandonable
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.ports import Observer, StepReport
 
+log = logging.getLogger(__name__)
+
 TENSORBOARD_VARIABLE = "DEEPCODER_TENSORBOARD_DIR"
 WANDB_VARIABLE = "WANDB_PROJECT"
+WANDB_STEP = "step"
+WANDB_SECONDS = 60.0
+"""Longest wait for W&B at the start."""
 
 
 def figures(report: StepReport) -> dict[str, float]:
@@ -48,13 +61,18 @@ class TensorBoard:
                 f"{TENSORBOARD_VARIABLE} is set, but tensorboard is not installed: install it, or unset the variable",
                 field=TENSORBOARD_VARIABLE,
             ) from error
-        self._writer = SummaryWriter(f"{folder}/{config.run.name}/{config.stage.name}")
+        self._open = SummaryWriter
+        self._folder = f"{folder}/{config.run.name}/{config.stage.name}"
+        self._writer: SummaryWriter | None = None
 
     def on_phase(self, phase: TrainerPhase) -> None:
         """Not of interest."""
 
     def on_step(self, report: StepReport) -> None:
-        """Write its numbers."""
+        """Write its numbers; those that an earlier attempt wrote from the first step on are hidden."""
+        if self._writer is None:
+            trained = report.total_steps if report.groups else report.total_steps + 1
+            self._writer = self._open(self._folder, purge_step=trained)
         for name, value in figures(report).items():
             self._writer.add_scalar(name, value, report.total_steps)
         self._writer.flush()
@@ -73,20 +91,30 @@ class Wandb:
             ) from error
         recipe: Mapping[str, Any] = config.recipe.model_dump(mode="json", by_alias=True)
         self._run = wandb.init(id=config.run.uid, name=config.run.name, resume="allow", config=dict(recipe))
+        self._run.define_metric(WANDB_STEP, hidden=True)
+        self._run.define_metric("*", step_metric=WANDB_STEP)
 
     def on_phase(self, phase: TrainerPhase) -> None:
         """Not of interest."""
 
     def on_step(self, report: StepReport) -> None:
         """Log its numbers."""
-        self._run.log(figures(report), step=report.total_steps)
+        self._run.log({**figures(report), WANDB_STEP: report.total_steps})
 
 
-def trackers(config: StageConfig) -> list[Observer]:
+async def start_trackers(config: StageConfig) -> list[Observer]:
     """Those that the environment asks for; raises BadConfig for one that is not installed."""
     found: list[Observer] = []
     if folder := os.environ.get(TENSORBOARD_VARIABLE):
-        found.append(TensorBoard(folder, config))
+        found.append(await abandonable(TensorBoard, folder, config))
     if os.environ.get(WANDB_VARIABLE):
-        found.append(Wandb(config))
+        try:
+            async with asyncio.timeout(WANDB_SECONDS):
+                found.append(await abandonable(Wandb, config))
+        except TimeoutError:
+            log.error(
+                "W&B did not answer within %.0f s, this attempt goes on without it: look at WANDB_BASE_URL and the "
+                "network, or set WANDB_MODE=offline and sync later",
+                WANDB_SECONDS,
+            )
     return found
