@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import ssl
+from asyncio.sslproto import SSLProtocol
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -288,3 +290,11 @@ async def test_probes_tell_what_is_wrong_and_metrics_are_served() -> None:
             assert "deepcoder_operator_progress_reports_total" in await (await session.get("/metrics")).text()
     finally:
         await server.stop()
+
+
+async def test_connection_that_is_kept_takes_little_memory(operator: Operator) -> None:
+    """A thousand heads keep one each; asyncio's own buffer would be 256 KiB."""
+    await operator.post(report())
+    buffers = [len(p._ssl_buffer) for p in gc.get_objects() if isinstance(p, SSLProtocol)]
+    assert buffers
+    assert max(buffers) <= 32 * 1024

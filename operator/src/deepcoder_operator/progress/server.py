@@ -12,6 +12,7 @@ import logging
 import math
 import ssl
 import time
+from asyncio.sslproto import SSLProtocol
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -35,6 +36,10 @@ log = logging.getLogger(__name__)
 
 READ_SECONDS = 10.0
 """Time a caller has to send its body."""
+
+TLS_BUFFER_BYTES = 32 * 1024
+"""asyncio gives each TLS connection a buffer of 256 KiB, and there is no option for it: of a thousand heads that keep
+theirs that would be a quarter of a gigabyte. A report has some kilobytes, a record of TLS at most 16."""
 
 RETRY_SECONDS = 5
 """Retry-After of a 503: one heartbeat."""
@@ -78,6 +83,7 @@ class ProgressServer:
 
     async def start(self, host: str, port: int, context: ssl.SSLContext) -> int:
         """Listen; returns the port."""
+        SSLProtocol.max_size = TLS_BUFFER_BYTES
         self._runner = web.AppRunner(self.application(), access_log=None, keepalive_timeout=30)
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port, ssl_context=context)
