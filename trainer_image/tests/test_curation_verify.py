@@ -25,6 +25,7 @@ from deepcoder_trainer.curation.verify import Verification, Verified
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.judge.backend import Judgement
 from deepcoder_trainer.judge.submission import Submission
+from deepcoder_trainer.rollout.answers import AnswerVerifier
 from deepcoder_trainer.types import Problem
 
 
@@ -34,6 +35,7 @@ class FakeJudge:
     def __init__(self, capacity: int = 3, down: tuple[str, ...] = ()) -> None:
         self.capacity = capacity
         self.errors = 0
+        self.retries: Counter[str] = Counter()
         self.asked: Counter[str] = Counter()
         self.down = down
         self.under_way = self.most_under_way = 0
@@ -67,6 +69,8 @@ class World:
         self.spool = Spool(folder)
         self.candidates: list[Candidate] = []
         self.clusters: list[Cluster] = []
+        self.verifier: tuple[tuple[str, ...], ...] = ()
+        """The command of mathematics' verifier, where it is another than the real one."""
 
     def add(self, *rows: dict[str, Any]) -> None:
         """One cluster."""
@@ -81,10 +85,12 @@ class World:
     async def verify(self) -> Verified:
         journal = Journal(self.folder / "judged.jsonl")
         done: list[int] = []
+        answers = AnswerVerifier(*self.verifier)
         try:
-            verification = Verification(self.judge, journal, self.spool, self.settings)
+            verification = Verification(self.judge, answers, journal, self.spool, self.settings)
             verified = await verification.run(self.candidates, self.clusters, lambda: done.append(1))
         finally:
+            await answers.close()
             journal.close()
         assert verified.unjudged or len(done) == len(self.clusters)
         return verified
@@ -134,6 +140,25 @@ async def test_without_a_solution_it_depends_on_the_layout(tmp_path: Path) -> No
     kept = World(tmp_path / "b", FakeJudge(), keep_unverified=True)
     kept.add(taco_row(solutions=[]))
     assert [(k.index, k.solution) for k in (await kept.verify()).kept] == [(0, None)]
+
+
+async def test_mathematics_whose_answer_nobody_can_read_is_dropped(tmp_path: Path) -> None:
+    world = World(tmp_path, FakeJudge())
+    world.add(mathematics_row())
+    world.add(mathematics_row(answer=r"\frac{1}"), mathematics_row(answer=r"\frac{1}{2}"))
+    world.add(mathematics_row(answer="?"))
+    verified = await world.verify()
+    assert [k.index for k in verified.kept] == [0, 2]
+    assert [(r.index, r.filter) for r in verified.refused] == [(1, "unreadable_answer"), (3, "unreadable_answer")]
+
+
+async def test_without_a_verifier_nothing_is_said_of_mathematics(tmp_path: Path) -> None:
+    world = World(tmp_path, FakeJudge())
+    world.verifier = (("/nowhere/verifier",),)
+    world.add(mathematics_row())
+    world.add(unlike(1))
+    verified = await world.verify()
+    assert (verified.unjudged, [k.index for k in verified.kept]) == ([0], [1])
 
 
 async def test_programs_that_cannot_be_sent_are_no_solutions(tmp_path: Path) -> None:

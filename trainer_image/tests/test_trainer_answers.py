@@ -98,6 +98,36 @@ async def test_equal_numbers_are_right_however_they_are_written(verifier: Answer
     assert found == [Verdict.PASSED] * len(right) + [Verdict.WRONG_ANSWER] * len(wrong)
 
 
+async def test_what_the_verifier_takes_for_the_same_is_known(verifier: AnswerVerifier) -> None:
+    known = {
+        ("12", "12_{3}"): "passed",
+        ("3", r"3\approx 4"): "passed",
+        ("3", "x=3"): "passed",
+        ("5", r"5\%"): "passed",
+        ("0.05", r"5\%"): "passed",
+        ("50", r"50^\circ"): "passed",
+        (r"\frac{\sqrt3}{2}", r"\sin(60^\circ)"): "wrong_answer",
+        ("2", "1,2,3"): "wrong_answer",
+        ("1", r"1 \text{ or } 2"): "wrong_answer",
+        ("2", "2=3"): "wrong_answer",
+        ("2", r"\{1,2\}"): "wrong_answer",
+    }
+    assert {(gold, given): (await verifier.compare(gold, given)).value for gold, given in known} == known
+
+
+async def test_a_right_answer_that_is_no_mathematics_is_told_once(
+    verifier: AnswerVerifier, caplog: pytest.LogCaptureFixture
+) -> None:
+    golds = {"12": True, r"\text{east}": True, r"(-\infty, 3]": True, r"\frac{1}": False, "?": False, "}": False}
+    assert {gold: await verifier.reads(gold) for gold in golds} == golds
+    assert not caplog.records
+    for gold in golds:
+        for given in ("17", "18", gold):
+            await verifier.compare(gold, given)
+    told = [record.args[0] for record in caplog.records if isinstance(record.args, tuple) and record.args]
+    assert told == [gold for gold, read in golds.items() if not read]
+
+
 async def test_what_takes_for_ever_is_ended_and_the_next_is_compared(
     verifier: AnswerVerifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,7 +165,7 @@ for line in sys.stdin:
     if word == 'late' and not pathlib.Path(file).exists():
         pathlib.Path(file).touch()
         time.sleep(60)
-    print(json.dumps({'right': word in ('yes', 'once', 'late')}), flush=True)
+    print(json.dumps({'right': word in ('yes', 'once', 'late'), 'gold_read': True}), flush=True)
 """
 
 
@@ -191,7 +221,7 @@ async def test_a_verifier_that_gets_no_cpu_costs_no_answer(
         ("[][0]", Verdict.RUNTIME_ERROR),
         ("sum(iter(int, 1))", Verdict.TIME_LIMIT),
         ("9**9**9**9", Verdict.TIME_LIMIT),
-        ("True", Verdict.PASSED),
+        ("(True, True)", Verdict.PASSED),
     ],
 )
 async def test_a_comparison_that_breaks_or_takes_too_long_is_the_answers_own(

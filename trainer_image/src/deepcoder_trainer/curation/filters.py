@@ -20,6 +20,7 @@ FEW_TESTS = "few_tests"
 LONG_PROMPT = "long_prompt"
 CONTAMINATED = "contaminated"
 PASS_RATE = "pass_rate"  # noqa: S105
+UNREADABLE_ANSWER = "unreadable_answer"
 NO_SOLUTION = "no_solution"
 FAILS = "solution_fails"
 EXACT = "exact_duplicate"
@@ -34,6 +35,7 @@ ALL: Mapping[str, str] = {
     LONG_PROMPT: "more prompt tokens than training admits",
     CONTAMINATED: "shares its statement or its tests with an evaluation problem",
     PASS_RATE: "solved too often or too seldom by the model that pass rates were given for",
+    UNREADABLE_ANSWER: "its right answer is no mathematics that the verifier reads: only the same text would be right",
     NO_SOLUTION: "no official solution, in a layout that has them",
     FAILS: "no official solution passes all tests, compared strictly",
     EXACT: "the same statement as a problem that is kept",

@@ -34,6 +34,7 @@ from deepcoder_trainer.judge.local import LocalJudge
 from deepcoder_trainer.ports import SandboxUnavailable
 from deepcoder_trainer.problems.dataset import dataset_digest
 from deepcoder_trainer.problems.files import DatasetError, data_files
+from deepcoder_trainer.rollout.answers import AnswerVerifier
 
 log = logging.getLogger(__name__)
 
@@ -124,9 +125,11 @@ async def _verify(
     phase = display.phase("verify", len(prepared.clusters))
     async with AsyncExitStack() as stack:
         judge = await stack.enter_async_context(open_judge(settings, RUN, local))
+        answers = AnswerVerifier()
+        stack.push_async_callback(answers.close)
         beside = asyncio.create_task(judge.run())
         work = asyncio.create_task(
-            Verification(judge, journal, spool, curation.settings).run(
+            Verification(judge, answers, journal, spool, curation.settings).run(
                 prepared.candidates, prepared.clusters, phase.step
             )
         )

@@ -1,4 +1,4 @@
-"""Official solutions against the judge: of each cluster the first problem that holds is kept.
+"""Official solutions against the judge, right answers against the verifier: the first of each cluster that holds stays.
 
 Programs of one cluster are judged one after the other, clusters beside each other: as many as the judges say they can
 have under way, so that no slot idles and no more than that many problems' tests are in memory. A verdict is asked for
@@ -24,6 +24,7 @@ from deepcoder_trainer.curation.record import Record
 from deepcoder_trainer.curation.spool import Spool
 from deepcoder_trainer.judge.backend import Judge
 from deepcoder_trainer.judge.submission import JudgedProblem
+from deepcoder_trainer.rollout.answers import AnswerVerifier
 
 _FEWEST = 4
 """Clusters under way before a judge has said how much it can take."""
@@ -66,8 +67,16 @@ class Verified:
 class Verification:
     """Asks about solutions; holds what is the same for all clusters."""
 
-    def __init__(self, judge: Judge, journal: Journal, spool: Spool, settings: Settings) -> None:
-        self._judge, self._journal, self._spool, self._settings = judge, journal, spool, settings
+    def __init__(
+        self, judge: Judge, answers: AnswerVerifier, journal: Journal, spool: Spool, settings: Settings
+    ) -> None:
+        self._judge, self._answers, self._journal, self._spool, self._settings = (
+            judge,
+            answers,
+            journal,
+            spool,
+            settings,
+        )
         self._under_way: dict[str, asyncio.Task[bool | None]] = {}
         self._result = Verified()
         self._failed = 0
@@ -121,6 +130,9 @@ class Verification:
     async def _one(self, index: int, candidate: Candidate) -> Kept | Refused | None:
         """What becomes of a problem; None: no judge could say."""
         record = self._spool.read(candidate.span)
+        if record.answer is not None and (read := await self._answers.reads(record.answer)) is not True:
+            reason = f"nothing but the same text as {record.answer!r} would be right"
+            return None if read is None else Refused(index, filters.UNREADABLE_ANSWER, reason)
         programs = [s for s in record.solutions if "\0" not in s and len(s.encode(errors="replace")) <= MAX_CODE_BYTES]
         if not programs or not record.tests:
             if self._settings.keep_unverified or not record.solutions_expected:

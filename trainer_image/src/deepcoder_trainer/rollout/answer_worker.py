@@ -1,4 +1,7 @@
-"""The process that compares mathematical answers: one JSON line in, `{gold, given, cpu_seconds}`, one out, `{right}`.
+"""The process that compares mathematical answers: one JSON line in, `{gold, given, cpu_seconds}`, one out.
+
+The reply is `{right, gold_read}`: whether they are the same, and whether the right one could be read as mathematics.
+What cannot is compared as text.
 
 math-verify reads LaTeX through a grammar into sympy. What it is given was written by a model: it may take for ever
 (`9^{9^{9^9}}`) or all memory, so it is done here, within limits. The kernel ends this process with SIGPROF when a
@@ -29,12 +32,12 @@ def main() -> int:
         asked = json.loads(line)
         signal.setitimer(signal.ITIMER_PROF, asked["cpu_seconds"])
         try:
-            right = compare(asked["gold"], asked["given"])
+            right, gold_read = compare(asked["gold"], asked["given"])
         except Exception as error:
             print(json.dumps({"broke": type(error).__name__}), file=answers, flush=True)
             return 1
         signal.setitimer(signal.ITIMER_PROF, 0)
-        print(json.dumps({"right": right}), file=answers, flush=True)
+        print(json.dumps({"right": right, "gold_read": gold_read}), file=answers, flush=True)
     return 0
 
 
@@ -46,11 +49,12 @@ def _comparison() -> Any:
     logging.disable(logging.CRITICAL)
     latex = [LatexExtractionConfig(boxed_match_priority=0)]
 
-    def compare(gold: str, given: str) -> bool:
+    def compare(gold: str, given: str) -> tuple[bool, bool]:
         wanted, found = (
             parse(f"\\boxed{{{text}}}", latex, parsing_timeout=None) for text in (gold.strip("$ "), given.strip("$ "))
         )
-        return bool(wanted and found and verify(wanted, found, timeout_seconds=None))
+        gold_read = any(not isinstance(reading, str) for reading in wanted)
+        return bool(wanted and found and verify(wanted, found, timeout_seconds=None)), gold_read
 
     return compare
 

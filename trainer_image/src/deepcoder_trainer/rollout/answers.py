@@ -54,6 +54,7 @@ class AnswerVerifier:
         self._free = asyncio.Semaphore(min(MOST_PARALLEL, cpu_limit()))
         self._idle: list[Process] = []
         self._all: set[Process] = set()
+        self._unread: set[str] = set()
 
     async def compare(self, gold: str, given: str) -> Verdict:
         """passed, wrong_answer, time_limit, or runtime_error where the comparison broke; error: the verifier failed."""
@@ -61,20 +62,21 @@ class AnswerVerifier:
             return Verdict.PASSED
         if len(given) > LONGEST_ANSWER:
             return Verdict.WRONG_ANSWER
-        async with self._free:
-            died, reason = False, ""
-            for _ in range(TRIES):
-                try:
-                    return await self._once(gold, given)
-                except _Died as error:
-                    if died:
-                        return Verdict.RUNTIME_ERROR
-                    died, reason = True, str(error)
-                except NoVerifier as error:
-                    reason = str(error)
-                log.warning("an answer is compared once more: %s", reason)
-        log.error("an answer could not be compared in %d tries, the last one: %s", TRIES, reason)
-        return Verdict.ERROR
+        verdict, gold_read = await self._tried(gold, given)
+        if not gold_read and gold not in self._unread:
+            self._unread.add(gold)
+            log.warning(
+                "the right answer %r is no mathematics that the verifier reads, nothing but the same text is right; "
+                "%d of the problems so far are such: drop them by `deepcoder-trainer curate`",
+                gold,
+                len(self._unread),
+            )
+        return verdict
+
+    async def reads(self, gold: str) -> bool | None:
+        """Whether a right answer can be read as mathematics, and compared within the limits; None: no verifier."""
+        verdict, gold_read = await self._tried(gold, gold)
+        return None if verdict is Verdict.ERROR else gold_read and verdict is Verdict.PASSED
 
     async def close(self) -> None:
         """End all processes."""
@@ -82,19 +84,36 @@ class AnswerVerifier:
             await self._end(process)
         self._idle.clear()
 
-    async def _once(self, gold: str, given: str) -> Verdict:
-        """The verdict of one process. Raises NoVerifier or _Died."""
+    async def _tried(self, gold: str, given: str) -> tuple[Verdict, bool]:
+        """The verdict, and whether `gold` was read; true where that is not known."""
+        async with self._free:
+            died, reason = False, ""
+            for _ in range(TRIES):
+                try:
+                    return await self._once(gold, given)
+                except _Died as error:
+                    if died:
+                        return Verdict.RUNTIME_ERROR, True
+                    died, reason = True, str(error)
+                except NoVerifier as error:
+                    reason = str(error)
+                log.warning("an answer is compared once more: %s", reason)
+        log.error("an answer could not be compared in %d tries, the last one: %s", TRIES, reason)
+        return Verdict.ERROR, True
+
+    async def _once(self, gold: str, given: str) -> tuple[Verdict, bool]:
+        """The same, of one process. Raises NoVerifier or _Died."""
         process = await self._process()
         try:
             async with asyncio.timeout(WALL_SECONDS):
                 answer = await _ask(process, {"gold": gold, "given": given, "cpu_seconds": CPU_SECONDS})
                 if answer is None:
-                    return _end_of(await process.wait())
+                    return _end_of(await process.wait()), True
             if "broke" in answer:
-                return Verdict.RUNTIME_ERROR
-            verdict = Verdict.PASSED if answer["right"] else Verdict.WRONG_ANSWER
+                return Verdict.RUNTIME_ERROR, True
+            verdict, gold_read = Verdict.PASSED if answer["right"] else Verdict.WRONG_ANSWER, bool(answer["gold_read"])
             self._idle.append(process)
-            return verdict
+            return verdict, gold_read
         except TimeoutError:
             raise NoVerifier(
                 f"the verifier gave no answer within {WALL_SECONDS:.0f} s and used less than {CPU_SECONDS:.0f} s of "
