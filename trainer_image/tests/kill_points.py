@@ -19,7 +19,7 @@ import psutil
 from real_runs import RealRun
 
 PATIENCE_STEPS = 8
-"""Checkpoints that an attempt may commit before it is killed anyway."""
+"""Checkpoints that an attempt may commit before it is killed anyway: whoever needs a kind to be hit asserts it."""
 
 STARTING, LOADING, RESUMING = "starting", "loading models", "resuming"
 SAMPLING, TRAINING, PUSHING = "sampling and judging", "training", "pushing weights"
@@ -59,7 +59,7 @@ def draw_points(seed: int, doing: Sequence[str]) -> list[Point]:
     points = []
     for each in rng.sample(doing, len(doing)):
         once = each in (STARTING, LOADING, RESUMING, EXPORTING)
-        longest = {STARTING: 4.0, LOADING: 8.0, EXPORTING: 0.0}.get(each, 0.05)
+        longest = {STARTING: 4.0, LOADING: 8.0, **dict.fromkeys((COPYING, COMMITTING, EXPORTING), 0.0)}.get(each, 0.05)
         points.append(Point(each, 1 if once else rng.randint(1, 4), rng.uniform(0, longest)))
     return points
 
