@@ -122,12 +122,16 @@ def test_a_local_run_expands_to_stage_configs() -> None:
     assert first.run == second.run
 
 
-def test_where_a_run_is_stored_and_judged_does_not_change_its_digest_but_its_recipe_does() -> None:
+def test_where_a_run_is_stored_and_judged_and_by_how_many_done_does_not_change_its_digest_but_its_recipe_does() -> None:
     run = LocalRun.model_validate(LOCAL)
     moved = LocalRun.model_validate(changed(storage={"uri": "file:///elsewhere"}, judge={"workers": 7}))
     other = LocalRun.model_validate(changed(recipe={"promptsPerStep": 4, "seed": 1}))
     assert run.config_digest == moved.config_digest
     assert run.identity != moved.identity
+    more = changed(stages=[{**stage, "resources": {"learners": 2, "samplers": 3}} for stage in LOCAL["stages"]])
+    assert run.config_digest == LocalRun.model_validate(more).config_digest
+    longer = changed(stages=[{**stage, "contextTokens": 999} for stage in LOCAL["stages"]])
+    assert run.config_digest != LocalRun.model_validate(longer).config_digest
     assert run.config_digest != other.config_digest
 
 

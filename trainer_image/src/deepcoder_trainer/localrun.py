@@ -23,6 +23,7 @@ from deepcoder_contracts.stage import (
     ModelSource,
     Provenance,
     StageConfig,
+    StageResources,
     StageSettings,
     StageType,
     Storage,
@@ -83,9 +84,14 @@ class LocalRun(VersionedContract):
 
     @property
     def config_digest(self) -> str:
-        """Digest of all that decides the result; where it is stored and judged does not."""
-        decides = self.model_copy(update={"judge": JudgeEndpoint(), "storage": Storage(uri="file:///")})
-        return sha256_digest(decides.to_json())
+        """Digest of all that decides the result.
+
+        Where it is stored and judged does not, nor how many processes work on it: a run may go on with others, but for
+        a deterministic one, which names what it needs (see checkpoint/reader.py).
+        """
+        stages = [stage.model_copy(update={"resources": StageResources()}) for stage in self.stages]
+        beside = {"judge": JudgeEndpoint(), "storage": Storage(uri="file:///"), "stages": stages}
+        return sha256_digest(self.model_copy(update=beside).to_json())
 
     def stage_config(self, index: int, ordinal: int, parent: ParentRef | None) -> StageConfig:
         """The stage config of one attempt of a stage."""
