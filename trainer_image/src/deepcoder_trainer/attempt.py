@@ -13,8 +13,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -59,6 +57,7 @@ from deepcoder_trainer.telemetry.prometheus import Prometheus
 from deepcoder_trainer.telemetry.samples import SampleSink
 from deepcoder_trainer.telemetry.trackers import start_trackers
 from deepcoder_trainer.types import Learner
+from deepcoder_trainer.workdir import Workdir
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -81,7 +80,8 @@ class Attempt:
         self._judge = judge
         self._machine = machine or config.stage.resources
         self._extra = observers
-        self._workdir = Path(tempfile.mkdtemp(prefix="deepcoder-trainer-"))
+        self._folder = Workdir()
+        self._workdir = self._folder.path
         self._store = open_run_storage(config.storage)
         self._sources = Sources(endpoint=config.storage.endpoint, region=config.storage.region)
         self._writer = CheckpointWriter(config, None, workdir=self._workdir, store=self._store)
@@ -110,7 +110,7 @@ class Attempt:
             record = await self._tell(record)
         finally:
             await self._in_time("closing", stack.aclose())
-            shutil.rmtree(self._workdir, ignore_errors=True)
+            self._folder.remove()
         return record
 
     def _stop_for(self, error: BaseException) -> None:

@@ -1,0 +1,55 @@
+"""An attempt's folder goes with it, and that of a killed one with the next attempt."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from deepcoder_trainer.workdir import LOCK, Workdir
+
+ATTEMPT = """
+import time
+from deepcoder_trainer.workdir import Workdir
+folder = Workdir()
+(folder.path / "copy").write_text("12 bytes a parameter")
+print(folder.path, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+
+
+def test_what_a_killed_attempt_leaves_is_removed_by_the_next_and_what_a_live_one_works_in_is_not(
+    tmp_path: Path,
+) -> None:
+    with subprocess.Popen([sys.executable, "-c", ATTEMPT], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            folder = Path(process.stdout.readline().strip())
+            assert folder.parent == tmp_path
+            beside = Workdir()
+            assert (folder / "copy").exists()
+        finally:
+            process.kill()
+    assert (folder / "copy").exists()
+    last = Workdir()
+    assert set(tmp_path.iterdir()) == {beside.path, last.path}
+    for each in (beside, last):
+        each.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_no_attempt_made_stays(tmp_path: Path) -> None:
+    (tmp_path / "deepcoder-trainer-0").mkdir()
+    (tmp_path / "deepcoder-trainer-link").mkdir()
+    (tmp_path / "deepcoder-trainer-link" / LOCK).symlink_to("/etc/hostname")
+    Workdir().remove()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["deepcoder-trainer-0", "deepcoder-trainer-link"]
