@@ -115,7 +115,7 @@ class Cluster:
     watching_since: datetime = START - timedelta(days=1)
     """When the operator's process began."""
     heard: datetime | None = None
-    """When a report of any run last came, where there are others."""
+    """When a report of another run last came, where there are others."""
     obstacle: Problem | None = None
     """What the bucket refuses of what is carried out: the folder's deletion."""
     refused: Problem | None = None

@@ -102,6 +102,21 @@ def test_silence_of_all_runs_is_taken_for_our_own_deafness_three_times_as_long()
     assert failed_of(cluster) is FailureReason.STALLED
 
 
+def test_operator_that_was_deaf_from_its_start_does_not_end_what_it_cannot_hear() -> None:
+    cluster = running(stages=[TRAIN | {"stallSeconds": 100}])
+    cluster.report(1)
+    cluster.settle()
+    cluster.advance(7200)
+    cluster.watching_since = cluster.heard = cluster.now
+    cluster.beat = None
+    cluster.advance(299)
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.RUNNING
+    cluster.advance(1)
+    cluster.settle()
+    assert failed_of(cluster) is FailureReason.STALLED
+
+
 def test_silence_of_one_run_among_others_that_are_heard_is_a_stall() -> None:
     cluster = running(stages=[TRAIN | {"stallSeconds": 100}])
     cluster.report(1)

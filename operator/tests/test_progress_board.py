@@ -78,14 +78,54 @@ def test_first_report_of_the_next_attempt_wakes_the_run(board: Board) -> None:
     assert board.woken == [0.0, 1.0]
 
 
-def test_board_tells_when_anybody_was_last_heard_where_two_attempts_live(board: Board) -> None:
-    board.hear(7)
-    assert board.heard() is None
-    other = RunKey("ml", "other")
-    board.post(other, run_uid="v", ordinal=1, reply=ProgressReply(), pool=None)
-    assert board.heard() == 7
-    board.withdraw(other)
-    assert board.heard() is None
+OTHER = RunKey("ml", "other")
+
+
+def lives(board: ProgressBoard, key: RunKey, head: str | None = "head") -> None:
+    board.post(key, run_uid=key.name, ordinal=1, reply=ProgressReply(), pool=None, head_uid=head)
+
+
+def reports(board: ProgressBoard, key: RunKey, at: float) -> None:
+    report = {"ordinal": 1, "stage": "s", "phase": TrainerPhase.TRAINING, "step": int(at), "max_steps": 99,
+              "sent_at": "2026-01-01T00:00:00Z"}  # fmt: skip
+    board.receive(key, Heartbeat(ProgressReport.model_validate(report), at, "head"))
+
+
+def test_nobody_was_heard_since_this_process_leads() -> None:
+    """An operator that its heads cannot reach from its start says so from its start, not once it was reached."""
+    board = ProgressBoard()
+    lives(board, RUN)
+    lives(board, OTHER)
+    assert board.heard(RUN, 100.0) == board.heard(OTHER, 100.0) == 100.0
+    reports(board, OTHER, 107.0)
+    assert (board.heard(RUN, 100.0), board.heard(OTHER, 100.0)) == (107.0, 100.0)
+
+
+def test_what_a_run_says_itself_tells_nothing_of_whether_others_can_be_heard() -> None:
+    board = ProgressBoard()
+    lives(board, RUN)
+    lives(board, OTHER)
+    for at in (5.0, 6.0, 7.0):
+        reports(board, OTHER, at)
+    for at in (8.0, 9.0):
+        reports(board, RUN, at)
+    assert (board.heard(RUN, 0.0), board.heard(OTHER, 0.0)) == (7.0, 9.0)
+    reports(board, OTHER, 10.0)
+    assert (board.heard(RUN, 0.0), board.heard(OTHER, 0.0)) == (10.0, 9.0)
+
+
+def test_silence_means_nothing_where_no_other_attempt_runs() -> None:
+    """One that waits in its queue has nobody to be heard."""
+    board = ProgressBoard()
+    lives(board, RUN)
+    assert board.heard(RUN, 0.0) is None
+    lives(board, OTHER, head=None)
+    reports(board, RUN, 7.0)
+    assert board.heard(RUN, 0.0) is None
+    assert board.heard(OTHER, 0.0) == 7.0
+    lives(board, OTHER)
+    board.withdraw(OTHER)
+    assert board.heard(RUN, 0.0) is None
 
 
 def test_pool_is_told_of_attempts_that_run_and_announce_nothing(board: Board) -> None:

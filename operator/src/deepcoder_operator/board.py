@@ -94,8 +94,11 @@ class ProgressBoard:
     entries: dict[RunKey, RunEntry] = field(default_factory=dict)
     """Run to entry."""
 
-    heard_at: float | None = None
-    """When the last report of any live attempt came."""
+    last_heard: tuple[RunKey, float] | None = None
+    """Whose the last report of a live attempt was, and when it came."""
+
+    other_heard: tuple[RunKey, float] | None = None
+    """The same of the last report that came of another run than that one."""
 
     on_report: Callable[[RunKey], None] | None = None
     """Called after each report; the pool controller looks for announced programs."""
@@ -130,7 +133,9 @@ class ProgressBoard:
             return None
         if heartbeat.report.ordinal != entry.ordinal:
             return ProgressReply(desired=Desired.DRAIN, deadline_seconds=0)
-        self.heard_at = heartbeat.received_at
+        if self.last_heard is not None and self.last_heard[0] != key:
+            self.other_heard = self.last_heard
+        self.last_heard = (key, heartbeat.received_at)
         before = entry.heartbeat
         if before and before.pod_uid == heartbeat.pod_uid and not shows_life(before.report, heartbeat.report):
             entry.heartbeat = replace(heartbeat, alive_at=before.alive_at)
@@ -144,9 +149,16 @@ class ProgressBoard:
                 self.on_news(key)
         return entry.reply
 
-    def heard(self) -> float | None:
-        """When the last report of any live attempt came; None where silence of all would mean no more than of one."""
-        return self.heard_at if len(self.entries) > 1 else None
+    def heard(self, key: RunKey, since: float) -> float | None:
+        """When a report of another run than this one last came, `since` (this process leads) if none did.
+
+        None where no other attempt runs, so that silence of all would mean no more than that of one. One that waits in
+        its queue says nothing by being silent.
+        """
+        if not any(entry.head_uid is not None and other != key for other, entry in self.entries.items()):
+            return None
+        last = self.last_heard if self.last_heard is None or self.last_heard[0] != key else self.other_heard
+        return since if last is None else max(last[1], since)
 
     def heartbeat(self, key: RunKey, ordinal: int) -> Heartbeat | None:
         """Newest report of this attempt."""

@@ -100,7 +100,7 @@ class Observer:
             pods=tuple(pod_view(p) for _, p in sorted(pods.items())),
             pool=await self._pool(run, live=attempt is not None),
             beat=self._beat(run),
-            heard=None if (heard := self.board.heard()) is None else _whole(heard),
+            heard=self._heard(run),
             obstacle=obstacle,
             watching_since=self._watching_since,
         )
@@ -152,6 +152,13 @@ class Observer:
             return None
         alive = None if heartbeat.alive_at is None else _whole(heartbeat.alive_at)
         return Beat(heartbeat.report, _whole(heartbeat.received_at), heartbeat.pod_uid, alive)
+
+    def _heard(self, run: DeepCoderRun) -> datetime | None:
+        if self._watching_since is None:
+            return None
+        key = RunKey(run.metadata.namespace, run.metadata.name)
+        heard = self.board.heard(key, self._watching_since.timestamp())
+        return None if heard is None else _whole(heard)
 
     async def _hosted_judge(self, run: DeepCoderRun) -> Problem | None:
         """Whether the key of a hosted judge is there: a pod that waits for it would hold its GPUs meanwhile."""

@@ -14,7 +14,7 @@ from deepcoder_operator.domain.leaving import leave
 from deepcoder_operator.domain.world import World
 
 DEAF_FACTOR = 3
-"""How many times longer a silent attempt is waited for while nobody is heard."""
+"""How many times longer a silent attempt is waited for while none of the others is heard."""
 
 SKEW_SECONDS = 300.0
 """How far ahead of ours storage's clock may be; what it dates later says nothing."""
@@ -49,7 +49,7 @@ def check_deadlines(draft: Draft, world: World) -> None:
 
 
 def stall_seconds(stage: Stage, world: World, now: datetime) -> float:
-    """How long an attempt may be without a sign of life: longer while no attempt at all is heard.
+    """How long an attempt may be without a sign of life: longer while no other attempt that runs is heard either.
 
     Then it is this operator that is deaf (its Service, a network policy, its certificate), and the runs may be well.
     """

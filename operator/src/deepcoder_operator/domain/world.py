@@ -185,7 +185,7 @@ class World:
     watching_since: datetime | None = None
     """When this process began to watch; before it, ends of pods and heartbeats may have been missed."""
     heard: datetime | None = None
-    """When a report of any live attempt last came; None where there are fewer than two."""
+    """When a report of another run's attempt last came, since this process watches; None where no other runs."""
 
     def head(self, ordinal: int) -> PodView | None:
         """The head pod of an attempt, the one that is not being deleted first."""
