@@ -257,12 +257,12 @@ class InProcessLearner:
             "float32" if self.rank.recipe.precision == "Float32" else "bfloat16",
         )
 
-    async def largest_gap(self, batch: Batch) -> float:
+    async def gaps(self, batch: Batch) -> list[float]:
         from deepcoder_trainer.learner.group import plan_batch
 
         whole = self.rank.recipe.model_copy(update={"optimizer_steps": 1})
         [[step]] = plan_batch(batch, whole, self.capacity, 1)
-        return self.rank.largest_gap(step)
+        return self.rank.gaps(step)
 
     async def park(self) -> None:
         self.rank.park()

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from shared_device import Device
 
 from deepcoder_contracts.gate import GateRecord
 from deepcoder_contracts.judge import TestCase
@@ -54,52 +55,6 @@ PROBLEMS = [
 
 def digest(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-@dataclass
-class Device:
-    """What samplers and a learner share: whoever uses it out of its turn is found at once."""
-
-    pause: Callable[[], Awaitable[None]] = lambda: asyncio.sleep(0)
-    """How long a change takes."""
-    awake: set[int] = field(default_factory=set)
-    """Samplers that have all their memory."""
-    parked: bool = False
-    turns: list[str] = field(default_factory=list)
-
-    def is_the_samplers(self, sampler: object) -> None:
-        assert id(sampler) in self.awake, "asked of a sampler that sleeps"
-        assert self.parked, "asked of a sampler while the learner is there"
-
-    def is_the_learners(self) -> None:
-        assert not self.parked, "asked of a learner that is parked"
-        assert not self.awake, "asked of a learner while a sampler is awake"
-
-    def is_between_turns(self, sampler: object) -> None:
-        assert id(sampler) not in self.awake, "weights for a sampler that has taken all its memory"
-        assert not self.parked, "weights of a learner that is parked"
-
-    async def sleep(self, sampler: object) -> None:
-        self.turns.append("sleep")
-        await self.pause()
-        self.awake.discard(id(sampler))
-
-    async def wake(self, sampler: object) -> None:
-        assert self.parked, "a sampler takes memory that the learner has"
-        self.turns.append("wake")
-        self.awake.add(id(sampler))
-        await self.pause()
-
-    async def park(self) -> None:
-        self.turns.append("park")
-        await self.pause()
-        self.parked = True
-
-    async def unpark(self) -> None:
-        assert not self.awake, "a learner takes memory that a sampler has"
-        self.turns.append("unpark")
-        self.parked = False
-        await self.pause()
 
 
 @dataclass
@@ -152,6 +107,9 @@ class ScriptedSampler:
         if self.version != version:  # updated in flight
             spans = (VersionSpan(version, 0, 4), VersionSpan(self.version, 4, 8))
         return Generation(ids, np.zeros(8, np.float32), Finish.STOP, value, spans)
+
+    def each(self) -> list[Callable[[GenerationRequest], Awaitable[Generation]]]:
+        return [self.generate]
 
     async def take_time(self) -> None:
         for _ in range(self.turns.randrange(12)):
@@ -209,10 +167,10 @@ class ScriptedLearner:
         self.weights = digest(self.weights, batch.step, content)
         return {"loss": 0.5}
 
-    async def largest_gap(self, batch: Batch) -> float:
+    async def gaps(self, batch: Batch) -> list[float]:
         if self.device is not None:
             self.device.is_the_learners()
-        return 0.25
+        return [0.25]
 
     async def export_weights(self) -> WeightRefs:
         if self.device is not None:

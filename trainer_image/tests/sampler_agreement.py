@@ -35,6 +35,9 @@ class OneEngine:
         [response] = await self.engine.begin([request])
         return await response
 
+    def each(self) -> list[Callable[[GenerationRequest], Any]]:
+        return [self.generate] * len(PROBLEMS)
+
     async def update_weights(self, refs: WeightRefs, version: int) -> None:
         def fetcher(chunk: Any) -> Callable[[], Any]:
             async def fetch() -> Any:
@@ -64,10 +67,13 @@ async def started(model: Path, *, stepped: bool, dtype: str = "float32") -> Asyn
 
 async def gap_after_a_sync(sampler: Any, learner: Any, version: int) -> float:
     await sampler.update_weights(await learner.export_weights(), version)
-    probe = Probe(learner.rank.recipe, PROBLEMS, sampler, len(PROBLEMS))
-    await probe.sample(version, version)
-    found = await probe.gap(learner)
-    return found["sync_logprob_gap_max"]
+    return (await probed(sampler, learner, version))["sync_logprob_gap_max"]
+
+
+async def probed(sampler: Any, learner: Any, version: int) -> dict[str, float]:
+    probe = Probe(learner.rank.recipe.model_copy(update={"deterministic": True}), PROBLEMS, sampler)
+    await probe.begin(version, version)  # it is waited for
+    return await probe.figures(learner)
 
 
 async def agree(sampler: Any, learner: Any, make_batch: Callable[..., Any]) -> None:
@@ -77,9 +83,8 @@ async def agree(sampler: Any, learner: Any, make_batch: Callable[..., Any]) -> N
         gaps.append(await gap_after_a_sync(sampler, learner, version))
     assert max(gaps) < 1e-5, gaps
     await learner.train(make_batch(4))
-    probe = Probe(learner.rank.recipe, PROBLEMS, sampler, len(PROBLEMS))
-    await probe.sample(3, 3)
-    assert (await probe.gap(learner))["sync_logprob_gap_max"] > 1e-3, "weights that were not pushed are seen"
+    found = await probed(sampler, learner, 3)
+    assert found["sync_logprob_gap_max"] > 1e-3, "weights that were not pushed are seen"
 
 
 async def agree_by_way_of_the_card(

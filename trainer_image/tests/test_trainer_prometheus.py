@@ -20,6 +20,7 @@ from deepcoder_contracts.progress import TrainerPhase
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.grpo.summary import combine
 from deepcoder_trainer.ports import StepReport
+from deepcoder_trainer.probe import summary
 from deepcoder_trainer.rollout.metrics import batch_metrics, verdict_counts
 from deepcoder_trainer.telemetry.observers import Observers
 from deepcoder_trainer.telemetry.prometheus import PREFIX, Prometheus
@@ -88,7 +89,8 @@ async def test_every_metric_of_the_page_is_served_and_nothing_that_it_does_not_h
     }
     sink.watch(lambda: {"samples_lost": 0, "weight_sync_failures": 1, "sandbox_retries{reason=failed}": 2})
     await world.run()
-    sink.on_step(replace(notes.steps[-1], metrics=health, gauges={"sync_logprob_gap_max": 1e-6}, groups=(), dropped=()))
+    probed = {"sync_samplers_probed": 1.0, **summary([1e-6], config.recipe)}
+    sink.on_step(replace(notes.steps[-1], metrics=health, gauges=probed, groups=(), dropped=()))
     sink.committed(SimpleNamespace(step=4, created_at=datetime(2026, 1, 2, tzinfo=UTC)))  # type: ignore[arg-type]
     sink.evaluated({"eval/held/truncated_ratio": 0.1, "eval/held/response_tokens_mean": 5.0})
     found = served(sink)

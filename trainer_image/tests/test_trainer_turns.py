@@ -9,10 +9,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from controller_world import EVALUATE, PROBLEMS, World, finished_as_one, stage_config, trained, until
-
-from deepcoder_trainer.probe import Probe
-from deepcoder_trainer.types import SamplerLost
+from controller_world import EVALUATE, World, finished_as_one, stage_config, trained, until
 
 COLOCATED: dict[str, Any] = {"eta": 0, "placement": "Colocated"}
 TURN = ["sleep", "unpark", "train", "park", "wake"]
@@ -110,38 +107,3 @@ async def test_a_stop_during_a_push_waits_for_nothing_and_nothing_is_lost() -> N
     assert (ending.step, ending.drained) == (2, True)
     assert world.checkpoints.saved[-1].state.step == 2
     assert trained(world) == list(range(6))
-
-
-async def test_what_was_pushed_is_probed_now_and_then_in_the_turn_of_each() -> None:
-    world = World(stage_config(21, every=100, **COLOCATED))
-    world.probe = Probe(world.config.recipe, PROBLEMS, world.sampler, 2)
-    await world.run()
-    told = [report.step for report in world.notes.steps if "sync_logprob_gap_max" in report.gauges]
-    assert told == [1, 11, 21], "weights of version 0, 10 and 20, scored before they change"
-    assert world.notes.steps[0].gauges["sync_logprob_gap_max"] == 0.25
-
-
-@pytest.mark.parametrize("failure", [SamplerLost("gone"), TimeoutError()], ids=repr)
-async def test_a_probe_that_fails_costs_nothing(failure: Exception) -> None:
-    world = World(stage_config(2, every=1, eta=1))
-
-    class Failing:
-        async def generate(self, request: Any) -> Any:
-            raise failure
-
-    world.probe = Probe(world.config.recipe, PROBLEMS, Failing(), 2)  # type: ignore[arg-type]
-    ending = await world.run()
-    assert ending.step == 2
-    assert not any("sync_logprob_gap_max" in report.gauges for report in world.notes.steps)
-
-
-async def test_a_fault_of_the_probe_itself_is_not_hidden() -> None:
-    world = World(stage_config(2, every=1, eta=1))
-
-    class Refusing:
-        async def generate(self, request: Any) -> Any:
-            raise ValueError("too long")
-
-    world.probe = Probe(world.config.recipe, PROBLEMS, Refusing(), 2)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="too long"):
-        await world.run()

@@ -243,7 +243,7 @@ class Attempt:
             health=lambda: self._health(sampler, writer),
             on_unjudged=self._samples.keep,
             on_dropped=self._samples.dropped,
-            probe=Probe(recipe, problems.kept, sampler, config.stage.resources.samplers, config.stage.context_tokens),
+            probe=Probe(recipe, problems.kept, sampler, config.stage.context_tokens),
             admission_gate=(lambda: rollout.room(lambda: client.capacity)) if client is not None else None,
         )
         try:

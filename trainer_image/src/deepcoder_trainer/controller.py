@@ -93,7 +93,7 @@ class Controller:
     admission_gate: Callable[[], Awaitable[None]] | None = None
     """Awaited before a group, or a wave, is admitted that may be."""
     probe: Probe | None = None
-    """Whether samplers and learner agree, now and then."""
+    """Asks now and then whether samplers and learner agree."""
     _seconds: dict[str, float] = field(default_factory=dict)
     _trained: Batch | None = None
     """Trained, its slots not free yet and nobody told."""
@@ -139,11 +139,13 @@ class Controller:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await self._end_probe()
             await self._saving.close()
 
     async def _run(self) -> Ending:
         try:
             await self._unless_stopped(self._push())
+            await self._begin_probe()
             await self._evaluate_if_owed()
             if not self._course.over:
                 self._admitting = asyncio.create_task(self._groups.admission())
@@ -174,9 +176,11 @@ class Controller:
         with self._timed("wait_batch"):
             batch = await self._unless_stopped(self._groups.batch(step, self._course.base + step))
         self.stop.check()
+        await self._end_probe()
         if self._turns.shared:
             with self._timed("turn"):
                 await self._unless_stopped(self._turns.learn())
+        await self._score_probe()
         with self._timed("train"):
             await self._train(batch)  # never cut off: half a step is no step
         if self._turns.shared and self._course.save_due:
@@ -185,6 +189,7 @@ class Controller:
             await self._unless_stopped(self._work.may_push(self._course.version))
         with self._timed("sync"):
             await self._unless_stopped(self._push())
+        await self._begin_probe()
         await self._evaluate_if_owed()
         self._end_step()
         await self._save_if_due()
@@ -193,6 +198,7 @@ class Controller:
         """The one way out of the loop."""
         self._work.close()
         self._end_step()  # nobody samples any more, with weights that went out or not
+        await self._end_probe()
         await self._turns.learn()  # whatever a stop has left half-way
         if self._saving.owed and not self.stop.requested:
             self.observer.on_phase(TrainerPhase.CHECKPOINTING)
@@ -200,8 +206,6 @@ class Controller:
 
     async def _train(self, batch: Batch) -> None:
         metrics = batch_metrics(batch.groups, self._course.version)
-        if self.probe is not None:
-            self._probed |= await self.probe.gap(self.learner)
         self._half_trained = True
         with self._learning.one():
             metrics |= await self.learner.train(batch)
@@ -227,8 +231,20 @@ class Controller:
                 f"weights of version {self._course.version} have reached no sampler within {seconds:.0f} s "
                 f"({PUSH_SHARE:.0%} of stallSeconds): see the samplers' logs"
             ) from None
+
+    async def _begin_probe(self) -> None:
+        if self.probe is not None and self.probe.due(self._course.step):
+            with self._timed("probe"):
+                await self._unless_stopped(self.probe.begin(self._course.step, self._course.version))
+
+    async def _end_probe(self) -> None:
         if self.probe is not None:
-            await self.probe.sample(self._course.step, self._course.version)
+            await self.probe.end()
+
+    async def _score_probe(self) -> None:
+        if self.probe is not None and self.probe.open:
+            with self._timed("probe"):
+                self._probed |= await self.probe.figures(self.learner)
 
     async def _copy(self) -> None:
         """Copy what is to be saved aside, and let its upload begin."""

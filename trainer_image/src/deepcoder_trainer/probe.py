@@ -1,87 +1,168 @@
 """Do samplers give tokens the probabilities that the learner does? Asked of a run while it goes on.
 
-After an attempt's first push and each tenth step a few short responses to the first problems are sampled with the new
-weights, before anything else is admitted; the learner scores them with the same weights, before it trains again. The
-largest difference is the metric `sync_logprob_gap_max`: about 1e-6 in float32, some tenths in bfloat16, and far more
-when an update went wrong. It is part of no checkpoint and changes nothing: probes have seeds of their own.
+After an attempt's first push and each tenth step every sampler that has the new weights, whatever it has to do, is
+asked for a few short responses; before it trains again the learner scores with the same weights what came in. A
+difference of log-probabilities is about 1e-6 in float32, some tenths in bfloat16, and far more when an update went
+wrong. It is part of no checkpoint: probes have seeds of their own.
 
-A probe that fails, or that is not there in time, is no failure of the run: nothing is reported then.
+Nobody waits for answers: what is not in when the learner's turn comes is missed, as where samplers are full and a
+request waits behind long ones, or where one was lost. That is no failure of the run. A round that missed a sampler
+tells of the others, and the next one comes after twice the steps. What a sampler was asked and nobody waits for it
+answers later, to nobody. In deterministic mode that would share its steps with what is sampled next, so there each
+round is waited for, while nothing else is being sampled.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
 
 from deepcoder_contracts.recipe import Recipe
 from deepcoder_trainer.problems.prompt import EncodedProblem
 from deepcoder_trainer.seeds import seed
-from deepcoder_trainer.types import Batch, GenerationRequest, Group, Learner, Outcome, Sample, Sampler, SamplerLost
+from deepcoder_trainer.types import Batch, Generation, GenerationRequest, Group, Learner, Outcome, Sample, SamplerLost
 
 log = logging.getLogger(__name__)
 
 EVERY_STEPS = 10
 """Steps from one probe to the next."""
+RAREST_STEPS = 160
+"""Most of them, after rounds that missed a sampler."""
 LEAST = 4
-"""Responses of one probe, where there are no more samplers."""
+"""Responses of one probe, where there are fewer samplers; else one of each."""
 TOKENS = 16
 """Most of each, where the stage allows so many."""
-SECONDS = 60.0
-"""Longest time that samplers may take."""
+
+Ask = Callable[[GenerationRequest], Awaitable[Generation]]
+
+
+class Samplers(Protocol):
+    """Those of an attempt, one by one (see `SamplerGroup`)."""
+
+    def each(self) -> Sequence[Ask]:
+        """A way to ask each sampler that has the newest weights, and no other; raises `SamplerLost`."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Round:
+    """What was asked after `step`: one task a sampler."""
+
+    step: int
+    version: int
+    asked: Sequence[asyncio.Task[list[Sample]]]
 
 
 class Probe:
     """The probes of one stage's loop."""
 
     def __init__(
-        self, recipe: Recipe, problems: Sequence[EncodedProblem], sampler: Sampler, samplers: int, limit: int = TOKENS
+        self, recipe: Recipe, problems: Sequence[EncodedProblem], samplers: Samplers, limit: int = TOKENS
     ) -> None:
-        """`samplers` is their number: each is to be asked. `limit` is that of the stage's responses."""
+        """`limit` is that of the stage's responses."""
         self._recipe = recipe
+        self._problems = problems
+        self._samplers = samplers
         self._tokens = min(TOKENS, limit)
-        self._prompts = [problems[i % len(problems)].prompt_ids for i in range(max(LEAST, samplers))]
-        self._sampler = sampler
-        self._sampled: Batch | None = None
-        self._begun = False
+        self._round: _Round | None = None
+        self._due = 0
+        self._interval = EVERY_STEPS
 
-    async def sample(self, step: int, version: int) -> None:
-        """Sample with the weights of `version`, which are those after the stage's `step`, where that is due."""
-        if self._begun and step % EVERY_STEPS:
-            return
-        self._begun = True
-        try:
-            async with asyncio.timeout(SECONDS), asyncio.TaskGroup() as tasks:
-                responses = [
-                    tasks.create_task(self._sampler.generate(self._request(version, i)))
-                    for i in range(len(self._prompts))
-                ]
-        except (TimeoutError, ExceptionGroup) as error:
-            causes = error.exceptions if isinstance(error, ExceptionGroup) else [error]
-            if not all(isinstance(cause, SamplerLost | TimeoutError) for cause in causes):
-                raise
-            log.warning("version %d is not probed: %s", version, causes[0] or "no answer in time")
-            return
+    def due(self, step: int) -> bool:
+        """Whether samplers are to be asked after the stage's `step`."""
+        return step >= self._due
+
+    async def begin(self, step: int, version: int) -> None:
+        """Ask after the stage's `step`; the weights that are out are those of `version`."""
+        each = self._samplers.each()
+        responses = math.ceil(LEAST / max(1, len(each)))
+        asked = [
+            asyncio.create_task(self._ask(ask, version, range(i * responses, (i + 1) * responses)))
+            for i, ask in enumerate(each)
+        ]
+        self._round, self._due = _Round(step, version, asked), self._next(step)
+        if self._recipe.deterministic and asked:
+            await asyncio.wait(asked)
+
+    async def end(self) -> None:
+        """Nothing more is asked: the learner's turn comes, or the loop ends. What is in can be scored."""
+        if self._round is not None:
+            for task in self._round.asked:
+                task.cancel()
+            await asyncio.gather(*self._round.asked, return_exceptions=True)
+
+    @property
+    def open(self) -> bool:
+        """Whether there is a round that was not scored."""
+        return self._round is not None
+
+    async def figures(self, learner: Learner) -> dict[str, float]:
+        """Metrics of the round since the last call, after `end`, scored with weights that are still the same.
+
+        Raises what the probe itself was at fault for, such as a request that a sampler refuses.
+        """
+        ended, self._round = self._round, None
+        if ended is None:
+            return {}
+        answered = []
+        for task in ended.asked:
+            if task.cancelled() or isinstance(task.exception(), SamplerLost):
+                continue
+            answered.append(task.result())
+        missed = len(ended.asked) - len(answered)
+        self._interval = min(RAREST_STEPS, 2 * self._interval) if missed or not answered else EVERY_STEPS
+        self._due = self._next(ended.step)
+        if missed or not answered:
+            log.info("version %d: %d of %d samplers were probed", ended.version, len(answered), len(ended.asked))
+        samples = tuple(sample for of_one in answered for sample in of_one)
+        told = {"sync_samplers_probed": float(len(answered))}
+        if not samples:
+            return told
+        batch = Batch(ended.step, (Group(0, "probe", ended.version, samples),))
+        return told | summary(await learner.gaps(batch), self._recipe)
+
+    def _next(self, step: int) -> int:
+        return (step // self._interval + 1) * self._interval
+
+    async def _ask(self, ask: Ask, version: int, indices: Sequence[int]) -> list[Sample]:
+        """One sampler's responses, those with `indices` of the round. They are asked for together."""
+        answers = await asyncio.gather(*(ask(self._request(version, i)) for i in indices))
         # A reward keeps all of them in: what is cut off and has none may be left out of a batch.
         outcome = Outcome(1.0, "probe", 0.0)
-        samples = [
-            Sample(0, i, prompt, response.result(), outcome, self._tokens)
-            for i, (prompt, response) in enumerate(zip(self._prompts, responses, strict=True))
+        return [
+            Sample(0, i, self._problem(i).prompt_ids, answer, outcome, self._tokens)
+            for i, answer in zip(indices, answers, strict=True)
         ]
-        self._sampled = Batch(step, (Group(0, "probe", version, tuple(samples)),))
-
-    async def gap(self, learner: Learner) -> dict[str, float]:
-        """The metric of what was sampled since the last call, scored with weights that are still the same."""
-        sampled, self._sampled = self._sampled, None
-        if sampled is None:
-            return {}
-        return {"sync_logprob_gap_max": await learner.largest_gap(sampled)}
 
     def _request(self, version: int, index: int) -> GenerationRequest:
         return GenerationRequest(
             request_id=f"probe/{version}/{index}",
-            prompt_ids=self._prompts[index],
+            prompt_ids=self._problem(index).prompt_ids,
             max_tokens=self._tokens,
             temperature=self._recipe.temperature,
             seed=seed(self._recipe.seed, "probe", index),
         )
+
+    def _problem(self, index: int) -> EncodedProblem:
+        return self._problems[index % len(self._problems)]
+
+
+def summary(gaps: Sequence[float], recipe: Recipe) -> dict[str, float]:
+    """Metrics of differences of log-probabilities, learner less sampler. One that is no number is the largest."""
+    found = np.nan_to_num(np.asarray(gaps, np.float64), nan=np.inf, posinf=np.inf, neginf=-np.inf)
+    sizes = np.sort(np.abs(found))
+    with np.errstate(over="ignore"):
+        ratios = np.exp(found)
+    outside = (ratios < 1 - recipe.clip_low) | (ratios > 1 + recipe.clip_high)
+    return {
+        "sync_logprob_gap_max": float(sizes[-1]),
+        # The value itself and none between two: of an infinite one there is none.
+        "sync_logprob_gap_p95": float(sizes[math.ceil(0.95 * len(sizes)) - 1]),
+        "sync_outside_clip_ratio": float(np.mean(outside)),
+    }

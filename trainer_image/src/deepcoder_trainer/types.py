@@ -235,8 +235,8 @@ class Learner(Protocol):
         """Current weights for the samplers, in the sampler's dtype."""
         ...
 
-    async def largest_gap(self, batch: Batch) -> float:
-        """Largest difference between the sampler's log-probabilities of these samples and its own, now.
+    async def gaps(self, batch: Batch) -> list[float]:
+        """Its own log-probabilities now of these samples' tokens less the sampler's, in any order.
 
         Infinite where the sampler gave none.
         """

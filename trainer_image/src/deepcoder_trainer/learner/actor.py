@@ -106,9 +106,9 @@ class LearnerActor:
         """See `LearnerRank.unpark`."""
         self._rank_learner.unpark()
 
-    def largest_gap(self, step: OptimizerStep) -> float:
-        """See `LearnerRank.largest_gap`."""
-        return self._rank_learner.largest_gap(step)
+    def gaps(self, step: OptimizerStep) -> list[float]:
+        """See `LearnerRank.gaps`."""
+        return self._rank_learner.gaps(step)
 
     def save(self, directory: str) -> None:
         """See `LearnerRank.save`."""

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
@@ -183,12 +182,13 @@ class RayLearner:
         chunks = (await self._all("export_weights", seconds=self._deadlines.state))[0]
         return WeightRefs(tuple(chunks), dtype)
 
-    async def largest_gap(self, batch: Batch) -> float:
+    async def gaps(self, batch: Batch) -> list[float]:
         """See `Learner`."""
         whole = self._recipe.model_copy(update={"optimizer_steps": 1})
         plans = plan_batch(batch, whole, self._capacity, self.world_size, self._cost)
-        calls = [actor.largest_gap.remote(plan[0]) for actor, plan in zip(self._actors, plans, strict=True)]
-        return float(np.max(await self._wait(calls, self._deadlines.train, "largest_gap")))
+        calls = [actor.gaps.remote(plan[0]) for actor, plan in zip(self._actors, plans, strict=True)]
+        ranks: list[list[float]] = await self._wait(calls, self._deadlines.train, "gaps")
+        return [gap for rank in ranks for gap in rank]
 
     async def park(self) -> None:
         """See `Learner`."""

@@ -178,14 +178,13 @@ class LearnerRank:
         with torch.no_grad():
             return self._forward(micro_batch, entropy=False)[0].cpu().numpy()
 
-    def largest_gap(self, step: OptimizerStep) -> float:
-        """Collective. Largest difference of this rank's part from the sampler's log-probabilities."""
-        gaps = [0.0]
+    def gaps(self, step: OptimizerStep) -> list[float]:
+        """Collective. Of each response token of this rank's part, its log-probability less the sampler's."""
+        gaps: list[float] = []
         for m in step.micro_batches:
-            gap = np.where(m.mask, np.abs(self.logprobs(m) - m.behaviour), np.inf)
-            gaps += gap.tolist()
+            gaps += np.where(m.mask, self.logprobs(m) - m.behaviour, np.inf).tolist()
         give_back_memory(self.policy)
-        return float(np.max(gaps))  # one that is no number is the largest
+        return gaps
 
     def weights(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
         """Collective. Every parameter once, whole, on the CPU of rank 0, in `dtype` (default: compute precision).

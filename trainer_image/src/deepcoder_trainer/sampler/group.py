@@ -156,6 +156,21 @@ class SamplerGroup:
                     raise
         raise AssertionError("unreachable")
 
+    def each(self) -> list[Callable[[GenerationRequest], Awaitable[Generation]]]:
+        """A way to ask each engine that has the newest weights, however loaded it is. What it is asked never moves."""
+
+        def asking(member: _Member) -> Callable[[GenerationRequest], Awaitable[Generation]]:
+            async def ask(request: GenerationRequest) -> Generation:
+                try:
+                    return await member.generate(request)
+                except SamplerLost as error:
+                    self._lost(member, error)
+                    raise
+
+            return ask
+
+        return [asking(member) for member in self._ready()]
+
     async def update_weights(self, refs: WeightRefs, version: int) -> None:
         """Load new weights into every engine; those that fail are replaced, and get them when they are up.
 
@@ -198,14 +213,16 @@ class SamplerGroup:
         """The least loaded engine that has the newest weights (lowest number on a tie); waits for one to be up."""
         async with self._changed:
             while True:
-                ready = [m for m in self._members if self._weights is None or m.version == self._weights[1]]
-                if ready:
+                if ready := self._ready():
                     return min(ready, key=lambda m: (m.load, m.number))
                 if self._unfetchable is not None:
                     raise self._unfetchable
                 if not self._members and not self._replacing:
                     raise SamplerLost(f"no sampler is left: {self._failure}")
                 await self._changed.wait()
+
+    def _ready(self) -> list[_Member]:
+        return [m for m in self._members if self._weights is None or m.version == self._weights[1]]
 
     async def _add(self, losses: int = 0) -> None:
         self._made += 1
