@@ -80,3 +80,29 @@ async def test_pass_that_is_cancelled_while_it_waits_costs_no_place() -> None:
     async with asyncio.timeout(1), limit.place():
         assert limit._places.locked()
     assert not limit._places.locked()
+
+
+async def test_pass_that_is_cancelled_again_while_it_waits_to_come_back_gives_no_place_too_many() -> None:
+    limit, held = PassLimit(1), asyncio.Event()
+
+    async def dead() -> None:
+        async with limit.place(), limit.aside():
+            await asyncio.Event().wait()
+
+    async def holder() -> None:
+        async with limit.place():
+            await held.wait()
+
+    task = asyncio.create_task(dead())
+    await asyncio.sleep(0)
+    holding = asyncio.create_task(holder())
+    await asyncio.sleep(0)
+    for _ in range(2):
+        task.cancel()
+        await asyncio.sleep(0)
+    await asyncio.gather(task, return_exceptions=True)
+    assert limit._places.locked(), "the only place is still held"
+    held.set()
+    await holding
+    async with asyncio.timeout(1), limit.place():
+        assert limit._places.locked(), "and there is only one"

@@ -20,14 +20,15 @@ class PassLimit:
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
-        """Wait for a place and hold it."""
-        async with self._places:
-            me = asyncio.current_task()
-            self._holders.add(me)
-            try:
-                yield
-            finally:
-                self._holders.discard(me)
+        """Wait for a place and hold it; whoever is cancelled while it waits to come back from aside holds none."""
+        await self._places.acquire()
+        me = asyncio.current_task()
+        self._holders.add(me)
+        try:
+            yield
+        finally:
+            if me in self._holders:
+                self._leave(me)
 
     @asynccontextmanager
     async def aside(self) -> AsyncIterator[None]:
@@ -36,10 +37,13 @@ class PassLimit:
         if me not in self._holders:
             yield
             return
-        self._holders.discard(me)
-        self._places.release()
+        self._leave(me)
         try:
             yield
         finally:
             await self._places.acquire()
             self._holders.add(me)
+
+    def _leave(self, task: asyncio.Task[object] | None) -> None:
+        self._holders.discard(task)
+        self._places.release()
