@@ -6,6 +6,7 @@ last test.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from typing import Any
@@ -34,6 +35,7 @@ class Issuer:
 
     def __init__(self) -> None:
         self.now, self.reads, self.reachable = 1000.0, 0, True
+        self.name: str | None = ISSUER
         self.keys: dict[str, Any] = {}
         self.rotate("first")
 
@@ -45,7 +47,7 @@ class Issuer:
         if not self.reachable:
             raise errors.Unavailable("no answer in 15 s")
         if path == "/.well-known/openid-configuration":
-            return {"issuer": ISSUER}
+            return {"issuer": self.name} if self.name else {}
         assert path == "/openid/v1/jwks"
         self.reads += 1
         return {"keys": [self._published(kid, key) for kid, key in self.keys.items()]}
@@ -169,6 +171,58 @@ async def test_keys_out_of_reach_prove_nothing_and_are_not_asked_for_at_each_cal
     issuer.reachable = True
     issuer.now += jwks.FAILED_SECONDS
     assert await reviewer.review(issuer.token()) == POD
+
+
+async def test_known_key_waits_for_nobody_who_asks_for_a_made_up_one(issuer: Issuer, reviewer: KeyReviewer) -> None:
+    await reviewer.review(issuer.token())
+    issuer.now += jwks.REREAD_SECONDS
+    silence = asyncio.Event()
+
+    async def hangs(path: str) -> dict[str, Any]:
+        await silence.wait()
+        raise errors.Unavailable("no answer in 15 s")
+
+    issuer.read = hangs  # type: ignore[method-assign]
+    stranger = asyncio.create_task(reviewer.review(issuer.token("made-up", OTHERS)))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(1):
+        assert await reviewer.review(issuer.token()) == POD
+    silence.set()
+    with pytest.raises(AuthenticationUnavailable):
+        await stranger
+
+
+async def test_tokens_of_the_issuer_before_the_last_are_believed_after_a_rotation(
+    issuer: Issuer, reviewer: KeyReviewer
+) -> None:
+    old = issuer.token()
+    await reviewer.review(old)
+    issuer.name = "https://renamed"
+    issuer.now += jwks.KEYS_SECONDS
+    assert await reviewer.review(issuer.token(iss="https://renamed")) == POD
+    assert await reviewer.review(old) == POD
+    issuer.name = "https://renamed-again"
+    issuer.now += jwks.KEYS_SECONDS
+    await reviewer.review(issuer.token(iss="https://renamed"))
+    with pytest.raises(Unauthenticated, match="not valid"):
+        await reviewer.review(old)
+
+
+async def test_api_server_that_names_no_issuer_proves_nothing(issuer: Issuer, reviewer: KeyReviewer) -> None:
+    issuer.name = None
+    with pytest.raises(AuthenticationUnavailable, match="names no issuer"):
+        await reviewer.review(issuer.token(iss="None"))
+
+
+async def test_keys_that_may_not_be_read_are_told_with_the_right_that_is_missing(
+    issuer: Issuer, reviewer: KeyReviewer
+) -> None:
+    async def refused(path: str) -> dict[str, Any]:
+        raise errors.Forbidden(f"GET {path}: 403")
+
+    issuer.read = refused  # type: ignore[method-assign]
+    with pytest.raises(AuthenticationUnavailable, match="service-account-issuer-discovery"):
+        await reviewer.review(issuer.token())
 
 
 async def test_keys_that_are_not_understood_are_left_out(issuer: Issuer, reviewer: KeyReviewer) -> None:

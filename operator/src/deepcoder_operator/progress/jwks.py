@@ -4,7 +4,9 @@ Every service account may read the API server's keys. A signature says that the 
 and that it has not expired; it does not say that the pod is still there, as a review would: admission finds that out,
 which looks for the pod with this uid. Keys are read anew after ten minutes, and when a token names one that is not
 known, at most each 30 s, so that a flood of made-up names is none of requests. Keys that are too old and cannot be
-read anew prove nothing: the caller is to come again, and whoever comes within 5 s is told the same.
+read anew prove nothing: the caller is to come again, and whoever comes within 5 s is told the same. An API server
+may have several issuers and publishes the newest alone: the one before it is believed too, whose tokens are still in
+pods' files after a rotation; their keys are read with the same answer.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ class KeyReviewer:
 
     def __init__(self, kube: Kube, clock: Callable[[], float], audience: str = AUDIENCE) -> None:
         self._kube, self._clock, self._audience = kube, clock, audience
-        self._issuer = ""
+        self._issuers: list[str] = []
         self._keys: Mapping[str, jwt.PyJWK] = {}
         self._read_at = self._failed_at = float("-inf")
         self._reading = asyncio.Lock()
@@ -56,7 +58,7 @@ class KeyReviewer:
                 key,
                 algorithms=[key.algorithm_name],
                 audience=self._audience,
-                issuer=self._issuer,
+                issuer=self._issuers,
                 leeway=LEEWAY_SECONDS,
                 options={"require": list(_REQUIRED)},
             )
@@ -71,7 +73,9 @@ class KeyReviewer:
         return subject_of_claims(claims)
 
     async def _key(self, kid: str) -> jwt.PyJWK:
-        """The issuer's key of this name."""
+        """The issuer's key of this name; one at hand waits for nobody who has keys read because of another."""
+        if kid in self._keys and self._clock() - self._read_at < KEYS_SECONDS:
+            return self._keys[kid]
         async with self._reading:
             age = self._clock() - self._read_at
             if age >= (KEYS_SECONDS if kid in self._keys else REREAD_SECONDS):
@@ -84,13 +88,24 @@ class KeyReviewer:
         if self._clock() - self._failed_at < FAILED_SECONDS:
             raise AuthenticationUnavailable("the issuer's keys could not be read a moment ago")
         try:
-            self._issuer = str((await self._kube.read(_ISSUER)).get("issuer"))
+            issuer = (await self._kube.read(_ISSUER)).get("issuer")
             published = await self._kube.read(_KEYS)
         except errors.KubeError as e:
             self._failed_at = self._clock()
-            raise AuthenticationUnavailable(f"the issuer's keys could not be read: {e}") from e
+            raise AuthenticationUnavailable(f"the issuer's keys could not be read: {_mend(e)}") from e
+        if not issuer or not isinstance(issuer, str):
+            self._failed_at = self._clock()
+            raise AuthenticationUnavailable(f"{_ISSUER} of the API server names no issuer")
+        if self._issuers[-1:] != [issuer]:
+            self._issuers = [*self._issuers[-1:], issuer]
         self._keys = {key.key_id: key for key in _asymmetric(published) if key.key_id}
         self._read_at = self._clock()
+
+
+def _mend(error: errors.KubeError) -> str:
+    if isinstance(error, errors.Forbidden):
+        return f"{error}: bind the ClusterRole system:service-account-issuer-discovery to system:serviceaccounts"
+    return str(error)
 
 
 def _asymmetric(published: Mapping[str, Any]) -> list[jwt.PyJWK]:
