@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
 import sys
@@ -31,6 +32,10 @@ async def verifier() -> AsyncIterator[AnswerVerifier]:
     made = AnswerVerifier()
     yield made
     await made.close()
+
+
+def landlock_version() -> int:
+    return max(0, int(ctypes.CDLL(None).syscall(444, None, ctypes.c_size_t(0), 1)))
 
 
 class NoJudge:
@@ -237,6 +242,52 @@ async def test_a_comparison_that_breaks_or_takes_too_long_is_the_answers_own(
     verifier = AnswerVerifier((sys.executable, "-c", program))
     assert await verifier.compare("gold", "given") is verdict
     await verifier.close()
+
+
+ATTEMPTS = {
+    "environment": "open(f'/proc/{os.getppid()}/environ').read()",
+    "memory": "open(f'/proc/{os.getppid()}/mem', 'rb').close()",
+    "TCP": "socket.create_connection(given.split(':'), 5)",
+    "writing": "open('/tmp/deepcoder-answer-wrote', 'w')",
+    "a program": "subprocess.run(['/bin/true'])",
+    "a signal": "os.kill(os.getppid(), 0)",
+}
+
+
+@pytest.mark.skipif(not landlock_version(), reason="this kernel has no Landlock")
+@pytest.mark.parametrize("attempt", ATTEMPTS)
+async def test_the_process_that_reads_answers_reaches_nothing_else(attempt: str) -> None:
+    if landlock_version() < {"TCP": 4, "a signal": 6}.get(attempt, 1):
+        pytest.skip("this kernel's Landlock has no such rule")
+    program = (
+        "import os, socket, subprocess, sys; import deepcoder_trainer.rollout.answer_worker as worker\n"
+        "def compare(gold, given):\n"
+        f"    try: {ATTEMPTS[attempt]}\n"
+        "    except PermissionError: return False, True\n"
+        "    return True, True\n"
+        "worker._comparison = lambda: compare\n"
+        "sys.exit(worker.main())\n"
+    )
+    verifier = AnswerVerifier((sys.executable, "-c", program))
+    async with await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        assert await verifier.compare("gold", f"{host}:{port}") is Verdict.WRONG_ANSWER
+    await verifier.close()
+
+
+async def test_a_kernel_that_confines_nothing_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    program = (
+        "import sys; import deepcoder_trainer.rollout.answer_worker as worker\n"
+        "worker._comparison = lambda: lambda gold, given: (True, True)\n"
+        "worker.confine = lambda: False\n"
+        "sys.exit(worker.main())\n"
+    )
+    verifier = AnswerVerifier((sys.executable, "-c", program))
+    await verifier.compare("gold", "given")
+    await verifier.close()
+    await verifier.compare("gold", "given")
+    await verifier.close()
+    assert [r.message for r in caplog.records if "not confined" in r.message] == [caplog.records[0].message]
 
 
 async def test_without_a_verifier_there_is_no_outcome() -> None:

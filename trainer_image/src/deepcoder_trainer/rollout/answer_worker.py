@@ -7,6 +7,7 @@ math-verify reads LaTeX through a grammar into sympy. What it is given was writt
 (`9^{9^{9^9}}`) or all memory, so it is done here, within limits. The kernel ends this process with SIGPROF when a
 comparison has used its CPU time, which another process's load does not shorten; a comparison that breaks, for want of
 memory or else, is told as `{broke}` before this process leaves, since what it then holds in memory is not known.
+What else it may do is in `confinement`.
 Only the LaTeX reader is used: the one for plain expressions evaluates them as Python. It ends when its input does, and
 so with whoever started it.
 """
@@ -19,6 +20,8 @@ import signal
 import sys
 from typing import Any
 
+from deepcoder_trainer.rollout.confinement import confine
+
 MEMORY_BYTES = 2 << 30
 
 
@@ -27,7 +30,7 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     answers, sys.stdout = sys.stdout, sys.stderr  # a library that prints does not spoil the answers
     compare = _comparison()
-    print(json.dumps({"ready": True}), file=answers, flush=True)
+    print(json.dumps({"ready": True, "confined": confine()}), file=answers, flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
         signal.setitimer(signal.ITIMER_PROF, asked["cpu_seconds"])

@@ -55,6 +55,7 @@ class AnswerVerifier:
         self._idle: list[Process] = []
         self._all: set[Process] = set()
         self._unread: set[str] = set()
+        self._told = False
 
     async def compare(self, gold: str, given: str) -> Verdict:
         """passed, wrong_answer, time_limit, or runtime_error where the comparison broke; error: the verifier failed."""
@@ -147,7 +148,8 @@ class AnswerVerifier:
         assert process.stdout is not None
         try:
             async with asyncio.timeout(START_SECONDS):
-                if await process.stdout.readline():
+                if ready := await process.stdout.readline():
+                    self._tell_of(b'"confined": false' not in ready)
                     return process
             reason = f"the verifier ended with status {await process.wait()}: is math-verify installed?"
         except TimeoutError:
@@ -157,6 +159,11 @@ class AnswerVerifier:
             raise
         await self._end(process)
         raise NoVerifier(reason)
+
+    def _tell_of(self, confined: bool) -> None:
+        if not confined and not self._told:
+            self._told = True
+            log.warning("the verifier of mathematics is not confined: this kernel has no Landlock, or it is refused")
 
     async def _end(self, process: Process) -> None:
         self._all.discard(process)
