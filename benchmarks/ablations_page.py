@@ -191,7 +191,9 @@ def _sentence(runs: Sequence[Run], claim: Claim) -> str:
     verdict, parts = judged(runs, claim)
     told = "; ".join(_part(each.name, each.sign, d, word) for each, d, word in parts)
     beside = "".join(f" {_aside(runs, claim.arm, metric, name)}" for metric, name in claim.beside)
-    return f"**{verdict.capitalize()}**: {claim.text} With {_title(claim.arm)}: {told or 'no run'}.{beside}".rstrip()
+    beyond = f" {claim.beyond.format(steps=max(len(r.steps) for r in runs))}" if claim.beyond and runs else ""
+    text = f"**{verdict.capitalize()}**: {claim.text} With {_title(claim.arm)}: {told or 'no run'}.{beside}"
+    return text.rstrip() + beyond
 
 
 def _part(name: str, sign: int, d: Difference, verdict: str) -> str:

@@ -61,6 +61,8 @@ class Claim:
     expectations: tuple[Expectation, ...]
     beside: tuple[tuple[str, str], ...] = ()
     """Metrics, and what they are called, that say how much the switch had to do at all."""
+    beyond: str = ""
+    """What of it a run of `{steps}` steps cannot show, whatever comes out."""
 
 
 _REWARD = Expectation("reward_mean", "reward", -1)
@@ -69,6 +71,7 @@ CLAIMS = (
         "entropy",
         "An entropy bonus makes entropy grow until training collapses; without it training is stable.",
         (Expectation("entropy", "entropy", 1), _REWARD),
+        beyond="A collapse comes late, if it comes: runs of {steps} steps cannot show that there is none.",
     ),
     Claim(
         "kl",

@@ -105,6 +105,7 @@ def test_the_page_says_what_was_seen_and_what_was_not_run(tmp_path: Path) -> Non
     assert "**Seen**: Without a KL penalty" in text
     assert "**Not run**: An entropy bonus" in text
     assert "Not run: clipHigh 0.2, seed 0." in text
+    assert f"runs of {len(runs[0].steps)} steps cannot show that there is none" in text
     assert "2026-01-02" in text.splitlines()[0]
     assert {p.name for p in tmp_path.glob("*.png")} == {"page-kl.png"}, "a picture for each arm that was run"
     assert "](page-kl.png)" in text
