@@ -296,6 +296,15 @@ def test_schema_refuses_what_the_chart_does_not_know(helm: str, values: dict[str
     assert next(iter(values)) in done.stderr
 
 
+def test_values_of_an_older_release_that_are_used_again_render(helm: str) -> None:
+    """`helm upgrade --reuse-values` takes the old release's values whole: what has come since is not there at all."""
+    missing = {"replicas": None, "watchNamespaces": None, "metrics": {"alerts": None}, "podDisruptionBudget": None}
+    objects = render(helm, missing)
+    config = OperatorConfig.model_validate(yaml.safe_load(only(objects, "ConfigMap")["data"]["config.yaml"]))
+    assert config.watch_namespaces == []
+    assert not {"PrometheusRule", "PodDisruptionBudget"} & {o["kind"] for o in objects}
+
+
 def test_every_value_is_in_the_schema_and_explained(helm: str) -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     text = (CHART / "values.yaml").read_text()

@@ -51,7 +51,7 @@ namespace: {{ .Release.Namespace }}
 podLabels:
   {{- include "deepcoder.selectorLabels" . | nindent 2 }}
 lease: {{ include "deepcoder.fullname" . }}
-watchNamespaces: {{ toJson .Values.watchNamespaces }}
+watchNamespaces: {{ toJson (default list .Values.watchNamespaces) }}
 {{- with .Values.networkPolicy.monitoringNamespace }}
 monitoringNamespace: {{ . }}
 {{- end }}
