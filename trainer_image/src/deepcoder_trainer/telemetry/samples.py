@@ -148,7 +148,8 @@ class SampleSink:
 
     def give_up(self) -> None:
         """The attempt is over: what waits is lost."""
-        waiting = {rows.key: rows.samples for rows in (*self._files, *self._in_memory)}  # a later one takes its place
+        waiting = {file.key: file.samples for file in self._files}
+        waiting |= {rows.key: rows.samples for rows in self._in_memory}  # what comes later takes the place
         ahead = {id(group) for group in self._ahead}
         untold = sum(len(g.samples) for draws in self._dropped.values() for g in draws if id(g) not in ahead)
         if samples := sum(waiting.values()) + untold:
