@@ -2,7 +2,8 @@
 
 The thread owns the engine; everything else reaches it as calls that it serves between two steps. Pausing is not
 stepping, which makes updates in flight and deterministic waves exact: what happens between two steps is seen by all
-requests at once.
+requests at once. Whoever asked may go away: a call that was taken back before its turn is not made, and a response
+that nobody waits for is dropped.
 """
 
 from __future__ import annotations
@@ -128,6 +129,8 @@ class SteppedEngine:
 
     def _answer(self, output: Any, tokenizer: Any) -> None:
         response = self._waiting.pop(output.request_id)
+        if not response.set_running_or_notify_cancel():
+            return
         try:
             response.set_result(generation_from(output, tokenizer))
         except SamplerLost as error:
@@ -152,6 +155,8 @@ class SteppedEngine:
                 return True
             if call is None:
                 return False
+            if not call.done.set_running_or_notify_cancel():
+                continue
             try:
                 call.done.set_result(call.function(engine))
             except BaseException as error:
@@ -164,11 +169,16 @@ class SteppedEngine:
         lost = SamplerLost(f"the engine ended: {self._failure}")
         while self._waiting:
             with suppress(KeyError):
-                self._waiting.popitem()[1].set_exception(lost)
+                _fail(self._waiting.popitem()[1], lost)
         with suppress(queue.Empty):
             while True:
                 if (call := self._calls.get_nowait()) is not None:
-                    call.done.set_exception(lost)
+                    _fail(call.done, lost)
+
+
+def _fail(future: Future[Any], error: Exception) -> None:
+    if future.set_running_or_notify_cancel():
+        future.set_exception(error)
 
 
 def register_architecture(model: str) -> None:
