@@ -75,8 +75,8 @@ class Groups:
         if _unjudged(groups) > QUARANTINE_RATIO:
             self._on_unjudged(batch)
             raise SandboxUnavailable(
-                f"judges failed on {len(quarantined(batch.samples))} of {len(batch.samples)} programs of step {step}, "
-                f"more than {QUARANTINE_RATIO:.0%}: see the pool's pods and their logs"
+                f"judges failed on {len(quarantined(batch.samples))} of {len(batch.samples)} responses of step {step}, "
+                f"more than {QUARANTINE_RATIO:.0%}: {SandboxUnavailable.WHERE_TO_LOOK}"
             )
         return batch
 

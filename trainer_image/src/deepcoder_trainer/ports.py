@@ -17,7 +17,9 @@ from deepcoder_trainer.types import Group
 
 
 class SandboxUnavailable(RuntimeError):
-    """Judges failed on too much of a batch for its group statistics to mean anything."""
+    """Judges, or mathematics' verifier, failed on too much of a batch for its group statistics to mean anything."""
+
+    WHERE_TO_LOOK = "see the judges' logs; of mathematics this log, which says why answers could not be compared"
 
 
 class Checkpoints(Protocol):

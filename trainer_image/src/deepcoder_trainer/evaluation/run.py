@@ -207,8 +207,8 @@ async def _ask(context: EvaluationContext, plan: EvaluationPlan, problem_set: Pr
     failed = sum(reward is None for reward in outcomes)
     if failed > UNJUDGED_RATIO * len(outcomes):
         raise SandboxUnavailable(
-            f"judges failed on {failed} of {len(outcomes)} programs of {problem_set.name}, more than "
-            f"{UNJUDGED_RATIO:.0%}: see the pool's pods and their logs"
+            f"judges failed on {failed} of {len(outcomes)} responses of {problem_set.name}, more than "
+            f"{UNJUDGED_RATIO:.0%}: {SandboxUnavailable.WHERE_TO_LOOK}"
         )
     return groups
 
