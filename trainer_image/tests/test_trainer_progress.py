@@ -16,11 +16,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from deepcoder_contracts.judge import TestCase
 from deepcoder_contracts.progress import Desired, ProgressReply, ProgressReport, TrainerPhase
 from deepcoder_contracts.stage import ProgressEndpoint, StageConfig
 from deepcoder_trainer.ports import StepReport
 from deepcoder_trainer.stopping import Moment, Stop
 from deepcoder_trainer.telemetry.progress import SENDS, Progress
+from deepcoder_trainer.types import Problem
 
 
 def certificate(folder: Path, name: str) -> tuple[Path, Path]:
@@ -129,6 +131,25 @@ async def test_a_step_is_reported_with_what_the_operator_shows(
     assert report.expected_submissions is not None
     assert report.expected_submissions.count == 16
     assert set(server.tokens) == {"Bearer first"}
+
+
+@pytest.mark.parametrize(
+    ("with_tests", "with_answers", "reward", "programs"),
+    [(4, 0, None, 16), (3, 1, None, 12), (1, 3, None, 4), (1, 999, None, 1), (0, 4, None, 0), (4, 0, "own:reward", 0)],
+)
+def test_only_programs_that_judges_will_get_are_expected(
+    make_config: Callable[..., StageConfig], with_tests: int, with_answers: int, reward: str | None, programs: int
+) -> None:
+    config = make_config()
+    config = config.model_copy(update={"recipe": config.recipe.model_copy(update={"reward": reward})})
+    progress = Progress(config, Stop())
+    progress.on_phase(TrainerPhase.TRAINING)
+    code = Problem("c", "taco", "Print 1.", (TestCase(input="", output="1"),))
+    mathematics = Problem("m", "aime", "What is 1?", (), answer="1")
+    progress.trains_on([code] * with_tests + [mathematics] * with_answers)
+    expected = progress.report().expected_submissions
+    assert expected is not None
+    assert expected.count == programs
 
 
 async def test_a_drain_in_the_reply_stops_the_run_within_its_deadline(

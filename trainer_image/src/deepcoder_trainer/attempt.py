@@ -173,6 +173,7 @@ class Attempt:
         problems, digest = await self._unless_stopped(
             abandonable(load_problems, config, self._sources, tokenizer, self._client)
         )
+        self._progress.trains_on([encoded.problem for encoded in problems.kept])
         sampler, learner = await self._unless_stopped(start_both(config, model_dir, stack))
         self._sampler = sampler
         point = await self._unless_stopped(find_resume_point(config, learner, workdir=self._workdir, store=self._store))

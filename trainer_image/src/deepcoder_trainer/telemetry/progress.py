@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -34,6 +36,7 @@ from deepcoder_contracts.progress import (
 from deepcoder_contracts.stage import ProgressEndpoint, StageConfig
 from deepcoder_trainer.ports import StepReport
 from deepcoder_trainer.stopping import Stop
+from deepcoder_trainer.types import Problem
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +55,8 @@ class Progress:
     phase: TrainerPhase = TrainerPhase.STARTING
     checkpoint: CheckpointSummary | None = None
     _step: int = 0
+    _with_tests: float = 1.0
+    """Share of the problems whose responses go to the judges."""
     _metrics: dict[str, float] = field(default_factory=dict)
     _verdicts: dict[str, int] = field(default_factory=dict)
     _phase_seconds: dict[str, float] = field(default_factory=dict)
@@ -76,14 +81,18 @@ class Progress:
         """The stage goes on from here."""
         self._step = step
 
+    def trains_on(self, problems: Sequence[Problem]) -> None:
+        """These problems: mathematics needs no judge."""
+        self._with_tests = sum(problem.answer is None for problem in problems) / max(1, len(problems))
+
     def report(self) -> ProgressReport:
         """The heartbeat as it would be sent now."""
         recipe, stage = self.config.recipe, self.config.stage
         seconds = sum(self._phase_seconds.values())
         training = self.phase in (TrainerPhase.TRAINING, TrainerPhase.CHECKPOINTING) and stage.max_steps > self._step
-        expected = ExpectedSubmissions(
-            count=recipe.prompts_per_step * recipe.group_size if training else 0, within_seconds=max(seconds, 1.0)
-        )
+        judged = training and recipe.reward is None
+        programs = math.ceil(recipe.prompts_per_step * recipe.group_size * self._with_tests) if judged else 0
+        expected = ExpectedSubmissions(count=programs, within_seconds=max(seconds, 1.0))
         return ProgressReport(
             ordinal=self.config.ordinal,
             stage=stage.name,
