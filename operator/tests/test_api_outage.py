@@ -222,17 +222,32 @@ async def test_outage_is_no_reason_to_restart_but_a_watch_that_stands_still_is()
         assert not informer.synced.is_set()
 
 
-async def test_log_of_a_container_is_read_as_text_within_its_bound() -> None:
-    asked: list[tuple[str, dict[str, str]]] = []
+def kubelet(lines: list[bytes]) -> Answer:
+    """Answers as a kubelet does: tailLines says where to begin, limitBytes ends the answer so many bytes later."""
 
-    async def logs(request: web.Request) -> web.StreamResponse:
-        asked.append((request.path, dict(request.query)))
-        return web.Response(body=b"step 1\nstep \xff 2\n" + b"x" * 100, content_type="text/plain")
+    async def log(request: web.Request) -> web.StreamResponse:
+        assert request.path == "/api/v1/namespaces/ml/pods/demo-head/log"
+        assert request.query["container"] == "ray-head"
+        text = b"".join(lines[-int(request.query.get("tailLines", len(lines))) :])
+        return web.Response(body=text[: int(request.query.get("limitBytes", len(text)))], content_type="text/plain")
 
-    async with serving(logs) as port, client_of(port) as kube:
-        assert await kube.read_log("ml", "demo-head", "ray-head", 50, 16) == "step 1\nstep \ufffd 2\n"
-    query = {"container": "ray-head", "tailLines": "50", "limitBytes": "16"}
-    assert asked == [("/api/v1/namespaces/ml/pods/demo-head/log", query)]
+    return log
+
+
+async def test_of_a_long_log_the_end_is_read_and_what_is_too_much_of_its_beginning_is_dropped() -> None:
+    lines = [b"step %06d " % i + b"x" * 387 + b"\n" for i in range(30_000)] + [b"last words \xff\n"]
+    async with serving(kubelet(lines)) as port, client_of(port) as kube:
+        text = await kube.read_log("ml", "demo-head", "ray-head", 20_000, 4 << 20)
+    assert text.endswith("last words \ufffd\n")
+    assert (4 << 20) - 400 < len(text.encode()) <= (4 << 20) + 2
+    assert text.startswith("step "), "it begins where a line does"
+
+
+async def test_short_log_is_read_whole() -> None:
+    async with serving(kubelet([b"one\n", b"two\n", b"three"])) as port, client_of(port) as kube:
+        assert await kube.read_log("ml", "demo-head", "ray-head", 50, 1024) == "one\ntwo\nthree"
+        assert await kube.read_log("ml", "demo-head", "ray-head", 2, 1024) == "two\nthree"
+        assert await kube.read_log("ml", "demo-head", "ray-head", 50, 7) == "three"
 
 
 async def test_log_of_a_container_that_has_not_begun_is_an_error_with_the_servers_words() -> None:

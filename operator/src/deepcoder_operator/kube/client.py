@@ -26,6 +26,7 @@ from kubernetes.aio import client, config
 from deepcoder_operator import VERSION
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.resources import BY_KIND, PODS, TOKEN_REVIEWS, Resource
+from deepcoder_operator.kube.tail import tail
 from deepcoder_operator.metrics import API_REQUESTS
 
 log = logging.getLogger(__name__)
@@ -186,11 +187,20 @@ class Kube:
         return True
 
     async def read_log(self, namespace: str, pod: str, container: str, tail_lines: int, limit_bytes: int) -> str:
-        """The last lines of a container's log, never more than so many bytes; raises `NotFound`, and `KubeError` for
-        a container that has not begun."""
-        query = {"container": container, "tailLines": str(tail_lines), "limitBytes": str(limit_bytes)}
-        data = await self._request_data("GET", PODS.path(namespace, pod, "log"), query=query, retry=True)
-        return data[:limit_bytes].decode(errors="replace")
+        """The last lines of a container's log, of these the last so many bytes; raises `NotFound`, and `KubeError` for
+        a container that has not begun. One try, since it may be long.
+
+        The server's limitBytes would keep the first bytes of those lines: what is too much is dropped here.
+        """
+        query = {"container": container, "tailLines": str(tail_lines)}
+        timeout = aiohttp.ClientTimeout(total=DEADLINE_SECONDS)
+        try:
+            path = PODS.path(namespace, pod, "log")
+            response = await self._send("GET", path, query, None, "application/json", timeout)
+            with closing(response):
+                return (await tail(response.content.iter_any(), limit_bytes)).decode(errors="replace")
+        except (aiohttp.ClientError, OSError) as e:
+            raise errors.Unavailable(f"log of {pod}: {type(e).__name__}: {e}") from e
 
     async def read(self, path: str) -> Object:
         """What the API server tells of itself at a path that is no object's."""
