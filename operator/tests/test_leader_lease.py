@@ -25,7 +25,7 @@ def record(holder: str = "other", renewed: str = "2026-01-01T00:00:00Z", seconds
         (Seen(record(), 100), 100, (Step.WAIT, 2)),
         (Seen(record(), 100), 111, (Step.WAIT, 1)),
         (Seen(record(), 100), 112, (Step.TAKE, 2)),
-        (Seen(record(seconds=60), 100), 112, (Step.WAIT, 2)),
+        (Seen(record(seconds=60), 100), 115, (Step.WAIT, 2)),
     ],
     ids=["absent", "let go", "mine", "fresh", "nearly over", "over", "as long as its holder says"],
 )
@@ -198,7 +198,8 @@ async def test_lease_that_is_let_go_is_taken_at_the_next_look(world: World) -> N
     await second.turn()
     await first.release()
     assert not first.leads
-    first.check()
+    with pytest.raises(errors.LeadershipLost, match="was let go"):
+        first.check()
     await second.turn()
     assert second.leads
 

@@ -30,7 +30,7 @@ from deepcoder_operator.controllers.run import RunController, run_of
 from deepcoder_operator.controllers.watch import RunWatch
 from deepcoder_operator.domain.names import LABEL_RUN, LABEL_RUN_UID
 from deepcoder_operator.domain.policy import Policy, Price
-from deepcoder_operator.kube import errors
+from deepcoder_operator.kube import errors, lease
 from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.events import EventRecorder
 from deepcoder_operator.kube.informer import Informer
@@ -59,8 +59,9 @@ class Operator:
 
     def __init__(self, config: OperatorConfig, kube: Kube) -> None:
         self.config, self.kube = config, kube
-        self.election = Election(kube, config.namespace, config.lease, _identity(), since_boot)
-        kube.fence = self.election.check
+        leases = kube.apart(lease.CONNECTIONS, deadline=lease.ANSWER_SECONDS, attempts=1)
+        self.election = Election(leases, config.namespace, config.lease, _identity(), since_boot)
+        kube.fence = leases.fence = self.election.check
         self.clock = SteadyClock()
         self.board = ProgressBoard()
         self.record = EventRecorder(kube, time.monotonic)
@@ -117,9 +118,9 @@ class Operator:
                     task.cancel()
         finally:
             await self.runs.stop()
+            await self.record.flush()  # before the Lease is let go: nothing is sent after that
             await self.election.release()
             await self.progress.stop()
-            await self.record.flush()
             await self.health.stop()
             self.storage.close()
 

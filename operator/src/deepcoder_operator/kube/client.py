@@ -5,6 +5,9 @@ where repeating it is harmless (reads, server-side apply, deletion, a status put
 on overload or a broken connection, at most `ATTEMPTS` times within its deadline; then it raises `Unavailable`.
 Creation is repeated only where it certainly was not carried out: the server asks to come later (429), or cannot be
 connected to. Otherwise its outcome may be unknown, and the caller's deterministic name heals that.
+
+Requests share `CONNECTIONS`, and queue for them. Watches, each of which holds a connection for minutes, have theirs
+without a bound, and who cannot queue gets some of its own (`apart`).
 """
 
 from __future__ import annotations
@@ -34,6 +37,10 @@ log = logging.getLogger(__name__)
 Object = dict[str, Any]
 
 FIELD_MANAGER = "deepcoder-operator"
+CONNECTIONS = 64
+"""Requests that are under way at once, watches not counted."""
+_UNBOUNDED = 0
+
 DEADLINE_SECONDS = 15.0
 ATTEMPTS = 4
 PAGE = 25
@@ -58,8 +65,18 @@ _BY_STATUS: Mapping[int, type[errors.KubeError]] = {
 class Kube:
     """Access to one API server. Create with `Kube.connect()`; close when done."""
 
-    def __init__(self, api: client.ApiClient) -> None:
-        self._api = api
+    def __init__(
+        self,
+        api: client.ApiClient,
+        watches: client.ApiClient | None = None,
+        *,
+        deadline: float = DEADLINE_SECONDS,
+        attempts: int = ATTEMPTS,
+    ) -> None:
+        """`watches` has the connections of watches; a request has `deadline` seconds and at most so many attempts."""
+        self._api, self._watches = api, watches or api
+        self._deadline, self._attempts = deadline, attempts
+        self._apart: list[Kube] = []
         self.fence: Callable[[], None] = lambda: None
         """Called before every request that may change something; raises when this process may change nothing now."""
 
@@ -73,16 +90,22 @@ class Kube:
             # Named here, since the library looks at the variable only when it is imported.
             await config.load_kube_config(os.environ.get("KUBECONFIG"), client_configuration=configuration)
         configuration.retries = None
-        configuration.connection_pool_maxsize = 64
         # Left to aiohttp, a thread looks for a proxy in the environment, and another for ~/.netrc, at each request.
         configuration.client_session_kwargs = {"trust_env": False}
         configuration.proxy = configuration.proxy or _proxy_for(configuration.host)
-        api = client.ApiClient(configuration)
-        api.user_agent = f"{FIELD_MANAGER}/{VERSION} ({os.environ.get('POD_NAME') or 'no pod'})"
-        return cls(api)
+        return cls(_with_connections(configuration, CONNECTIONS), _with_connections(configuration, _UNBOUNDED))
+
+    def apart(self, connections: int, *, deadline: float, attempts: int) -> Kube:
+        """The same server over connections that nothing else waits for; closed with this one."""
+        own = Kube(_with_connections(self._api.configuration, connections), deadline=deadline, attempts=attempts)
+        self._apart.append(own)
+        return own
 
     async def close(self) -> None:
         """Close all connections."""
+        for own in self._apart:
+            await own.close()
+        await self._watches.close()
         await self._api.close()
 
     async def get(self, resource: Resource, namespace: str | None, name: str) -> Object:
@@ -269,10 +292,10 @@ class Kube:
     ) -> bytes:
         """The answer as it came; the deadline covers all attempts."""
         try:
-            async with asyncio.timeout(DEADLINE_SECONDS):
+            async with asyncio.timeout(self._deadline):
                 return await self._attempt(method, path, body, query or {}, content_type, retry)
         except TimeoutError as e:
-            raise errors.Unavailable(f"{method} {path}: no answer in {DEADLINE_SECONDS:.0f} s") from e
+            raise errors.Unavailable(f"{method} {path}: no answer in {self._deadline:.0f} s") from e
 
     async def _attempt(
         self, method: str, path: str, body: Object | None, query: Mapping[str, str], content_type: str, harmless: bool
@@ -280,21 +303,21 @@ class Kube:
         """Try until it is done, refused, or tried enough; what is not harmless to repeat only while it is not done."""
         statuses = _RETRIED if harmless else _NOT_DONE
         broken = (aiohttp.ClientError, OSError) if harmless else (aiohttp.ClientConnectorError,)
-        for attempt in range(1, ATTEMPTS + 1):
+        for attempt in range(1, self._attempts + 1):
             delay = 0.2 * 2**attempt * random.uniform(0.5, 1.0)
             try:
-                response = await self._send(method, path, query, body, content_type, DEADLINE_SECONDS)
+                response = await self._send(method, path, query, body, content_type, self._deadline)
                 async with response:
                     data = await response.read()
                 if response.status < 300:
                     return data
-                if response.status not in statuses or attempt == ATTEMPTS:
+                if response.status not in statuses or attempt == self._attempts:
                     raise _error(response.status, _parse(data))
                 delay = max(delay, min(_retry_after(response.headers.get("Retry-After", "")), 5.0))
             except TimeoutError:
                 raise
             except (aiohttp.ClientError, OSError) as e:
-                if attempt == ATTEMPTS or not isinstance(e, broken):
+                if attempt == self._attempts or not isinstance(e, broken):
                     raise errors.Unavailable(f"{method} {path}: {type(e).__name__}: {e}") from e
             log.debug("%s %s is tried again in %.1f s", method, path, delay)
             await asyncio.sleep(delay)
@@ -312,7 +335,8 @@ class Kube:
         if method != "GET":
             self.fence()
         API_REQUESTS.labels(method=method).inc()
-        verb, url, headers, _, form = await self._api.param_serialize(
+        api = self._watches if "watch" in query else self._api
+        verb, url, headers, _, form = await api.param_serialize(
             method,
             path,
             query_params=list(query.items()),
@@ -320,12 +344,19 @@ class Kube:
             auth_settings=["BearerToken"],
         )
         # The body is given here, not above: it is plain JSON already, and to look for models in it takes half the time.
-        answer = await self._api.call_api(verb, url, headers, body, form, _request_timeout=timeout)
+        answer = await api.call_api(verb, url, headers, body, form, _request_timeout=timeout)
         response: aiohttp.ClientResponse = answer.response
         if isinstance(timeout, aiohttp.ClientTimeout) and response.status >= 300:
             async with response:
                 raise _error(response.status, _parse(await response.read()))
         return response
+
+
+def _with_connections(configuration: client.Configuration, most: int) -> client.ApiClient:
+    configuration.connection_pool_maxsize = most
+    api = client.ApiClient(configuration)
+    api.user_agent = f"{FIELD_MANAGER}/{VERSION} ({os.environ.get('POD_NAME') or 'no pod'})"
+    return api
 
 
 def _proxy_for(server: str) -> str | None:

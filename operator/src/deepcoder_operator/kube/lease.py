@@ -27,10 +27,10 @@ from deepcoder_operator.kube.resources import LEASES
 
 log = logging.getLogger(__name__)
 
-LEASE_SECONDS = 12
+LEASE_SECONDS = 15
 """How long others wait after they last saw the holder renew."""
 
-RENEW_SECONDS = 8.0
+RENEW_SECONDS = 10.0
 """A leader that could not renew for this long ends."""
 
 RETRY_SECONDS = 2.0
@@ -38,6 +38,10 @@ RETRY_SECONDS = 2.0
 
 FAILED_SECONDS = 0.5
 """A leader whose renewal failed tries again after this: its time runs on."""
+
+CONNECTIONS = 2
+ANSWER_SECONDS = 4.0
+"""For one answer about the Lease: so a leader asks twice at least before its time is over."""
 
 LEADER = Gauge("deepcoder_operator_leader", "Whether this replica leads")
 TRANSITIONS = Gauge("deepcoder_operator_lease_transitions", "How often the Lease has gone to another replica, ever")
@@ -113,13 +117,17 @@ class Election:
     """This replica's part in it."""
 
     def __init__(self, kube: Kube, namespace: str, name: str, identity: str, clock: Callable[[], float]) -> None:
-        """`identity` differs between replicas that may live at once; `clock` only goes forward."""
+        """`identity` differs between replicas that may live at once; `clock` only goes forward.
+
+        `kube` should have connections of its own: a renewal that queues behind many passes comes too late.
+        """
         self.identity = identity
         self.leader = asyncio.Event()
         self._kube, self._namespace, self._name, self._clock = kube, namespace, name, clock
         self._seen: Seen | None = None
         self._written: Object | None = None
         self._until: float | None = None
+        self._let_go = False
 
     @property
     def leads(self) -> bool:
@@ -128,6 +136,8 @@ class Election:
 
     def check(self) -> None:
         """Raise `LeadershipLost` if this replica has led and may lead no more."""
+        if self._let_go:
+            raise errors.LeadershipLost(f"the lease {self._name} was let go")
         if self._until is not None and self._clock() >= self._until:
             raise errors.LeadershipLost(f"the lease {self._name} could not be renewed for {RENEW_SECONDS:.0f} s")
 
@@ -159,7 +169,7 @@ class Election:
             self.check()
 
     async def release(self) -> None:
-        """Let another replica take over at once; what it does from now on is not to be worked against."""
+        """Let another replica take over at once; from now on this one sends nothing that could work against it."""
         if not self.leads:
             return
         try:
@@ -168,7 +178,7 @@ class Election:
             log.info("the lease %s is let go", self._name)
         except (errors.KubeError, TimeoutError) as e:
             log.warning("the lease %s could not be let go, others wait for its end: %s", self._name, e)
-        self._until = None
+        self._until, self._let_go = None, True
         self.leader.clear()
         LEADER.set(0)
 

@@ -1,0 +1,129 @@
+"""Neither watches nor passes keep requests of the Lease, or each other, from the API server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from deepcoder_operator import app
+from deepcoder_operator.config import OperatorConfig
+from deepcoder_operator.kube.client import CONNECTIONS, Kube
+from deepcoder_operator.kube.informer import Informer
+from deepcoder_operator.kube.resources import PODS
+
+SLOW_SECONDS = 4.0
+
+
+class Server:
+    """Answers about Leases at once, holds watches for good, and takes its time over all else once it is slow."""
+
+    def __init__(self) -> None:
+        self.watches, self.pause, self.url = 0, 0.0, ""
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        if "watch" in request.query:
+            self.watches += 1
+            response = web.StreamResponse()
+            await response.prepare(request)
+            await asyncio.sleep(60)
+            return response
+        if "/leases" not in request.path:
+            await asyncio.sleep(self.pause)
+        metadata = {"name": "lease", "resourceVersion": "1"}
+        return web.json_response({"metadata": metadata, "spec": {"holderIdentity": "", "leaseDurationSeconds": 15}})
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    made = Server()
+    runner = web.ServerRunner(web.Server(made.answer), shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    made.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield made
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def client(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Kube]:
+    named = {"name": "a"}
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "a",
+        "clusters": [named | {"cluster": {"server": server.url}}],
+        "users": [named | {"user": {"token": "t"}}],
+        "contexts": [named | {"context": {"cluster": "a", "user": "a"}}],
+    }
+    path = tmp_path / "kubeconfig"
+    path.write_text(json.dumps(config))
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    made = await Kube.connect()
+    yield made
+    await made.close()
+
+
+async def watch(kube: Kube, namespace: str) -> None:
+    async for _ in kube.watch(PODS, namespace, "", "1"):
+        raise AssertionError("the server tells nothing")
+
+
+async def ended(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    for task in tasks:
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def test_watches_of_twenty_namespaces_leave_all_connections_to_requests(server: Server, client: Kube) -> None:
+    held = [asyncio.create_task(watch(client, f"team-{n % 20}")) for n in range(CONNECTIONS + 36)]
+    async with asyncio.timeout(10):
+        while server.watches < len(held):
+            await asyncio.sleep(0.01)
+        assert (await client.get(PODS, "ml", "demo"))["metadata"]["name"] == "lease"
+    await ended(held)
+
+
+async def test_lease_is_read_and_renewed_at_once_behind_two_hundred_slow_requests(server: Server, client: Kube) -> None:
+    operator = app.Operator(OperatorConfig(), client)
+    server.pause = SLOW_SECONDS
+
+    async def ask() -> None:
+        await client.get(PODS, "ml", "demo")
+
+    under_way = [asyncio.create_task(ask()) for _ in range(200)]
+    await asyncio.sleep(0.5)
+    began = time.monotonic()
+    await operator.election.turn()
+    assert time.monotonic() - began < 1
+    assert operator.election.leads
+    await ended(under_way)
+    operator.storage.close()
+
+
+@pytest.mark.apiserver
+async def test_operator_of_twenty_namespaces_fills_its_caches_and_leads(kube: Kube, namespace: str) -> None:
+    """Five kinds in twenty namespaces are more watches than requests have connections."""
+    watched = [namespace, *(f"team-{n}" for n in range(19))]
+    operator = app.Operator(OperatorConfig.model_validate({"namespace": namespace, "watchNamespaces": watched}), kube)
+    informers: list[Informer] = list(operator._informers().values())
+    tasks = [asyncio.create_task(informer.run()) for informer in informers]
+    async with asyncio.timeout(20):
+        for informer in informers:
+            await informer.synced.wait()
+        await asyncio.sleep(1)  # the watches are open by now
+        await operator.election.turn()
+        assert await kube.find(PODS, namespace, "nobody") is None
+    assert operator.election.leads
+    kube.fence = lambda: None
+    await ended(tasks)
+    operator.storage.close()
