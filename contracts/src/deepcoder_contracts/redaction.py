@@ -1,0 +1,102 @@
+"""Takes secrets out of text that is kept: values that are known, in the forms they are printed in, and known shapes.
+
+A value is looked for whole, line by line (a log prefixes each line of a PEM key), escaped as JSON and Python print it,
+percent-encoded, and within base64, at whatever place it begins there. What else a program makes of a secret, a part
+of a line or a hash, is not found; neither is a value shorter than `SHORTEST`, a word that stands everywhere in a log.
+Certificates are public: one that lies in a Secret is no value.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import quote
+
+SHORTEST = 6
+MOST_FORMS = 2000
+"""A text of megabytes is gone through once for each form."""
+
+REDACTED = "[redacted]"
+
+_SHAPES = re.compile(
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.{1,8192}?-----END [A-Z ]*PRIVATE KEY-----"
+    r"|(?<=://)[^\s/:@]*:[^\s/@]+(?=@)"
+    r"|(?i:(?<=bearer ))[\w.~+/=-]{16,}"
+    r"|\b(?:hf_[A-Za-z0-9]{16,}"
+    r"|A(?:KI|SI)A[A-Z0-9]{16}"
+    r"|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*"
+    r"|gh[pousr]_[A-Za-z0-9]{20,}"
+    r"|github_pat_\w{20,}"
+    r"|glpat-[\w-]{16,}"
+    r"|xox[abprs]-[\w-]{10,}"
+    r"|tgp_v\d_[\w-]{20,}"
+    r"|sk-[\w-]{20,})",
+    re.DOTALL,
+)
+"""Private keys, credentials in URLs and headers, and tokens of Hugging Face, AWS, service accounts, GitHub, GitLab,
+Slack, Together, and of those who write `sk-`."""
+
+
+_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+
+
+class TooManyForms(ValueError):
+    """There is more secret text than a document can be searched for."""
+
+
+class Redactor:
+    """Takes the same secrets out of several texts."""
+
+    def __init__(self, values: Iterable[bytes]) -> None:
+        """Raises `TooManyForms`."""
+        forms = {form for value in values for form in _forms(value) if len(form) >= SHORTEST}
+        if len(forms) > MOST_FORMS:
+            raise TooManyForms(
+                f"the Secrets have {len(forms)} lines and forms of lines, at most {MOST_FORMS} are sought"
+            )
+        self._forms = sorted(forms, key=len, reverse=True)
+
+    def text(self, text: str) -> str:
+        """The text without them."""
+        for form in self._forms:
+            text = text.replace(form, REDACTED)
+        return _SHAPES.sub(REDACTED, text)
+
+    def document(self, value: Any) -> Any:
+        """A JSON document without them: before it is encoded, since what is escaped looks different."""
+        match value:
+            case str():
+                return self.text(value)
+            case dict():
+                return {self.text(str(key)): self.document(each) for key, each in value.items()}
+            case list() | tuple():
+                return [self.document(each) for each in value]
+            case _:
+                return value
+
+
+def _forms(value: bytes) -> Iterable[str]:
+    whole = _CERTIFICATE.sub(b"", value).strip()
+    lines = {whole, *(line.strip() for line in whole.splitlines())}
+    for line in lines:
+        if len(line) < SHORTEST:
+            continue
+        yield from _within_base64(line)
+        try:
+            text = line.decode()
+        except UnicodeDecodeError:
+            continue
+        yield text
+        yield quote(text, safe="")
+        for printed in (json.dumps(text), json.dumps(text, ensure_ascii=False), repr(text), repr(line)):
+            yield printed.removeprefix("b")[1:-1]
+
+
+def _within_base64(value: bytes) -> Iterable[str]:
+    """The letters that the value alone decides, where it begins at a multiple of three, one after, and two after."""
+    for before in range(3):
+        bits = 8 * (before + len(value))
+        yield base64.b64encode(b"\0" * before + value).decode()[-(-8 * before // 6) : bits // 6]
