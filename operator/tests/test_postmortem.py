@@ -1,107 +1,17 @@
-"""What is saved of an attempt that failed, before its cluster goes: logs without secrets, events, states of pods."""
+"""What is saved of an attempt that failed, before its cluster goes: logs, events, states of pods."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from plan_world import running
+from post_mortem_world import HEAD, Ground, event, pod
 
-from deepcoder_operator.api.attempt_status import AttemptStatus
 from deepcoder_operator.controllers import postmortem
-from deepcoder_operator.controllers.postmortem import PostMortem
 from deepcoder_operator.kube import errors
-from deepcoder_operator.storage.s3 import Credentials, StorageProblem
-
-HEAD = "demo-s0-a1-head"
-TOKEN = "wandb-key-of-the-team"
-
-
-def pod(name: str, role: str, phase: str = "Running", code: int | None = None) -> dict[str, Any]:
-    state = {"terminated": {"exitCode": code, "reason": "Error"}} if code is not None else {"running": {}}
-    secret = {"name": "WANDB_API_KEY", "valueFrom": {"secretKeyRef": {"name": "wandb", "key": "key"}}}
-    return {
-        "metadata": {"name": name, "uid": name, "labels": {"deepcoder.dev/role": role, "ray.io/cluster": "demo-c"}},
-        "spec": {"nodeName": "gpu-7", "containers": [{"name": "ray", "env": [secret]}]},
-        "status": {"phase": phase, "containerStatuses": [{"name": "ray", "state": state}]},
-    }
-
-
-def event(name: str, reason: str, note: str, at: str) -> dict[str, Any]:
-    meta = {"name": reason, "namespace": "ml", "creationTimestamp": at}
-    return {
-        "metadata": meta,
-        "regarding": {"kind": "Pod", "name": name},
-        "reason": reason,
-        "note": note,
-        "eventTime": at,
-    }
-
-
-@dataclass
-class API:
-    """Pods, their logs and events; `slow` is how long a log takes, `refuses` what is raised instead of logs."""
-
-    pods: list[dict[str, Any]] = field(default_factory=list)
-    logs: dict[str, str] = field(default_factory=dict)
-    events: list[dict[str, Any]] = field(default_factory=list)
-    secrets: dict[str, dict[str, str]] = field(default_factory=dict)
-    slow: float = 0.0
-    refuses: Exception | None = None
-    asked: list[tuple[int, int]] = field(default_factory=list)
-
-    async def list(self, resource: Any, namespace: str, selector: str = "", field_selector: str = "") -> Any:
-        if resource.kind == "Pod":
-            return self.pods, "1"
-        name = field_selector.removeprefix("regarding.name=")
-        return [e for e in self.events if e["regarding"]["name"] == name], "1"
-
-    async def read_log(self, namespace: str, name: str, container: str, tail_lines: int, limit_bytes: int) -> str:
-        self.asked.append((tail_lines, limit_bytes))
-        await asyncio.sleep(self.slow)
-        if self.refuses:
-            raise self.refuses
-        return self.logs[name]
-
-    async def find(self, resource: Any, namespace: str, name: str) -> dict[str, Any] | None:
-        return {"data": self.secrets[name]} if name in self.secrets else None
-
-
-@dataclass
-class Storage:
-    """The run's folder."""
-
-    documents: dict[str, str] = field(default_factory=dict)
-    problem: StorageProblem | None = None
-
-    async def credentials(self, run: Any) -> Credentials:
-        return Credentials("AKIDEXAMPLE", "the-secret-of-s3")
-
-    async def put(self, run: Any, key: str, data: bytes) -> None:
-        if self.problem:
-            raise self.problem
-        self.documents.setdefault(key, data.decode())
-
-
-class Ground:
-    """A run whose first attempt has crashed."""
-
-    def __init__(self) -> None:
-        self.run = running().run
-        assert self.run.status.attempt is not None
-        self.attempt: AttemptStatus = self.run.status.attempt
-        self.api, self.storage = API([pod(HEAD, "head")], {HEAD: "Traceback"}), Storage()
-
-    async def save(self) -> tuple[str, str, bool] | None:
-        api: Any = self.api
-        storage: Any = self.storage
-        return await PostMortem(api, storage).save(self.run, self.attempt)
-
-    def document(self, name: str) -> str:
-        return self.storage.documents[f"short/attempts/001/logs/{name}"]
+from deepcoder_operator.storage.s3 import StorageProblem
 
 
 @pytest.fixture
@@ -136,19 +46,6 @@ async def test_of_a_thousand_workers_three_that_failed_are_read(crashed: Ground)
     await crashed.save()
     logs = [k.rpartition("/")[2] for k in crashed.storage.documents if k.endswith(".log")]
     assert logs == ["driver.log", *(f"demo-s0-a1-learner-{i}.log" for i in (901, 902, 903))]
-
-
-async def test_no_document_holds_a_secret(crashed: Ground) -> None:
-    crashed.api.secrets = {"wandb": {"key": "d2FuZGIta2V5LW9mLXRoZS10ZWFt"}}
-    secrets = [TOKEN, "the-secret-of-s3", "AKIDEXAMPLE", "hf_AbCdEfGhIjKlMnOpQrSt", "AKIAIOSFODNN7EXAMPLE"]
-    crashed.api.logs[HEAD] = "\n".join(f"env: {s}" for s in secrets)
-    crashed.api.events = [event(HEAD, "Failed", f"bad key {TOKEN}", "2026-11-28T10:00:01Z")]
-    crashed.api.pods[0]["status"]["message"] = f"exited with {TOKEN}"
-    await crashed.save()
-    assert len(crashed.storage.documents) == 3
-    for name, text in crashed.storage.documents.items():
-        assert not [s for s in secrets if s in text], name
-        assert "[redacted]" in text
 
 
 async def test_what_cannot_be_had_is_named_and_the_rest_is_saved(crashed: Ground) -> None:
@@ -189,9 +86,66 @@ async def test_log_that_does_not_come_holds_up_nothing(crashed: Ground, monkeypa
 
 
 async def test_it_is_done_once_for_an_attempt(crashed: Ground) -> None:
-    api: Any = crashed.api
-    storage: Any = crashed.storage
-    saver = PostMortem(api, storage)
+    saver = crashed.saver()
     assert await saver.save(crashed.run, crashed.attempt) is not None
     assert await saver.save(crashed.run, crashed.attempt) is None
     assert len(crashed.api.asked) == 1
+
+
+async def test_it_is_tried_again_until_it_is_stored(crashed: Ground) -> None:
+    saver, crashed.storage.problem = crashed.saver(), StorageProblem("StorageUnreachable", "no answer")
+    assert await saver.save(crashed.run, crashed.attempt) is not None
+    crashed.storage.problem, crashed.api.slow = None, 60
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await saver.save(crashed.run, crashed.attempt)
+    crashed.api.slow = 0
+    told = await saver.save(crashed.run, crashed.attempt)
+    assert told is not None
+    assert told[0] == "PostMortemSaved"
+    assert crashed.document("driver.log") == "Traceback"
+
+
+async def test_forty_logs_that_never_come_take_no_place_from_other_passes(crashed: Ground) -> None:
+    saver, limit, crashed.api.slow = crashed.saver(), crashed.storage.limit, 60
+
+    async def lost(ordinal: int) -> None:
+        async with limit.place():
+            attempt = crashed.attempt.model_copy(update={"ordinal": ordinal})
+            await saver.save(crashed.run, attempt)
+
+    tasks = [asyncio.create_task(lost(ordinal)) for ordinal in range(40)]
+    try:
+        await asyncio.sleep(0.1)
+        async with asyncio.timeout(2), limit.place():
+            assert 0 < len(crashed.api.asked) <= 4, "logs are held in memory: few at a time"
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_who_waits_for_its_turn_in_vain_says_so(crashed: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postmortem, "GATHER_SECONDS", 0.05)
+    monkeypatch.setattr(postmortem, "PUT_SECONDS", 0.05)
+    saver, crashed.api.slow = crashed.saver(), 60
+    attempts = [crashed.attempt.model_copy(update={"ordinal": ordinal}) for ordinal in range(12)]
+    told = await asyncio.gather(*(saver.save(crashed.run, attempt) for attempt in attempts))
+    assert {t[0] for t in told if t} == {"PostMortemPartly"}
+    assert len([t for t in told if t and "other attempts' logs" in t[1]]) == 8
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        {"conditions": [{"type": "Ready", "status": "Unknown"}]},
+        {"conditions": [{"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}]},
+        {"reason": "NodeLost"},
+    ],
+)
+async def test_node_that_is_lost_is_not_asked_for_logs(crashed: Ground, status: dict[str, Any]) -> None:
+    crashed.api.pods[0]["status"] |= status
+    told = await crashed.save()
+    assert told is not None
+    assert f"the log of {HEAD}: its node is lost" in told[1]
+    assert not crashed.api.asked

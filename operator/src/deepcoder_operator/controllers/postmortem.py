@@ -1,23 +1,25 @@
 """What tells why an attempt failed, saved in the run's folder before its cluster goes: logs, events, states of pods.
 
-Once the RayJob is deleted all of this is gone with its pods. It is for people, so nothing here may fail a pass or hold
-up GPUs for long: each part is tried within one deadline, and what could not be had is named in an event. Values that
-are secret, those that the pods' environment takes from Secrets and those of the bucket's credentials, are taken out.
-Documents are put once, so a repetition after a crash adds what is missing and changes nothing.
+Once the RayJob is deleted all of this is gone with its pods. It is for people, so nothing here may fail a pass, take a
+pass's place or hold up GPUs for long: each part is tried within one deadline, few at a time, since logs are held in
+memory, and what could not be had is named in an event. A node that is lost is not asked for logs. Values of all Secrets
+that the pods can read, and those of the bucket's credentials, are taken out; where one cannot be known, nothing that a
+program printed is saved. Documents are put once: a repetition after a crash adds what is missing and changes nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import binascii
 import json
 import logging
-import re
 from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from deepcoder_contracts.layout import log_key
+from deepcoder_contracts.redaction import Redactor, TooManyForms
 from deepcoder_operator.api.attempt_status import AttemptStatus
 from deepcoder_operator.api.run import DeepCoderRun
 from deepcoder_operator.domain.names import LABEL_ORDINAL, LABEL_ROLE, LABEL_RUN_UID
@@ -37,12 +39,9 @@ PUT_SECONDS = 10.0
 TAIL_LINES = 20_000
 LOG_BYTES = 4 << 20
 _FAILED_WORKERS = 3
-_SECRETS = 8
-_SHORTEST_SECRET = 6
-"""Shorter values are words that stand everywhere in a log."""
-
-_TOKENS = re.compile(r"\b(?:hf_[A-Za-z0-9]{16,}|AKIA[A-Z0-9]{16}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*)")
-"""Tokens that are known by their look: of Hugging Face, of AWS, of service accounts."""
+_TRIES = 3
+_AT_A_TIME = 4
+"""Post-mortems that hold logs in memory, four of `LOG_BYTES` each at most."""
 
 
 @dataclass
@@ -59,57 +58,87 @@ class PostMortem:
     def __init__(self, kube: Kube, storage: StorageService) -> None:
         self._kube, self._storage = kube, storage
         self._done: set[tuple[str, int]] = set()
+        self._turns = asyncio.Semaphore(_AT_A_TIME)
 
     async def save(self, run: DeepCoderRun, attempt: AttemptStatus) -> tuple[str, str, bool] | None:
         """Save, in bounded time; what is to be told (reason, message, warning), None if it was told before."""
         key = (run.metadata.uid, attempt.ordinal)
         if key in self._done:
             return None
-        self._done.add(key)
-        if len(self._done) > 4096:
-            self._done = {key}
         stage = run.spec.stages[attempt.stage_index].name
         bucket, where = run.spec.checkpoint.s3.bucket, log_key(stage, attempt.ordinal, "")
         uri = f"s3://{bucket}/{storage_key(run)}/{where}"
         found = _Findings()
-        try:
-            async with asyncio.timeout(GATHER_SECONDS):
-                await self._gather(run, attempt, found)
-        except TimeoutError:
-            found.missing.append(f"what was not read within {GATHER_SECONDS:.0f} s")
-        try:
-            async with asyncio.timeout(PUT_SECONDS):
-                await self._put(run, stage, attempt.ordinal, found)
-        except TimeoutError:
-            found.missing.append(f"what was not stored within {PUT_SECONDS:.0f} s")
+        async with self._storage.aside():
+            stored = await self._save(run, attempt, stage, found)
+        if stored:
+            self._done = {key} if len(self._done) > 4096 else self._done | {key}
         if found.missing:
             return "PostMortemPartly", f"{uri} lacks {'; '.join(found.missing)}"[:1000], True
         return "PostMortemSaved", f"what is known of attempt {attempt.ordinal} is in {uri}", False
+
+    async def _save(self, run: DeepCoderRun, attempt: AttemptStatus, stage: str, found: _Findings) -> bool:
+        """Whether all that was found is stored."""
+        began = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout_at(began + GATHER_SECONDS):
+                await self._turns.acquire()
+        except TimeoutError:
+            found.missing.append(f"everything: other attempts' logs were being saved for {GATHER_SECONDS:.0f} s")
+            return False
+        try:
+            try:
+                async with asyncio.timeout_at(began + GATHER_SECONDS):
+                    await self._gather(run, attempt, found)
+            except TimeoutError:
+                found.missing.append(f"what was not read within {GATHER_SECONDS:.0f} s")
+            try:
+                async with asyncio.timeout(PUT_SECONDS):
+                    return await self._put(run, stage, attempt.ordinal, found)
+            except TimeoutError:
+                found.missing.append(f"what was not stored within {PUT_SECONDS:.0f} s")
+                return False
+        finally:
+            self._turns.release()
 
     async def _gather(self, run: DeepCoderRun, attempt: AttemptStatus, found: _Findings) -> None:
         namespace, missing = run.metadata.namespace, found.missing
         selector = f"{LABEL_RUN_UID}={run.metadata.uid},{LABEL_ORDINAL}={attempt.ordinal}"
         listed = await _tried("states of pods", missing, self._kube.list(PODS, namespace, selector))
         pods = listed[0] if listed else []
-        secret = await self._secrets(run, pods)
+        redactor = await self._redactor(run, pods, missing)
+        known, redactor = redactor is not None, redactor or Redactor(())
         if listed:
-            found.documents["pods.json"] = _redacted(_json([_state(p) for p in pods]), secret)
+            found.documents["pods.json"] = _json(redactor.document([_state(p, messages=known) for p in pods]))
         about = [attempt.name, *dict.fromkeys(c for p in pods if (c := _label(p, "ray.io/cluster")))]
         about += [p["metadata"]["name"] for p in pods][: 2 * _FAILED_WORKERS]
         events = await _tried("events", missing, self._events(namespace, about))
         if events is not None:
-            found.documents["events.json"] = _redacted(_json(events), secret)
+            found.documents["events.json"] = _json(redactor.document(events))
         heads = [p for p in pods if _label(p, LABEL_ROLE) == "head"]
-        for pod in [*heads, *_failed(p for p in pods if p not in heads)]:
+        asked = [*heads, *_failed(p for p in pods if p not in heads)] if known else []
+        for pod in asked:
             name = pod["metadata"]["name"]
+            if _unreachable(pod):
+                missing.append(f"the log of {name}: its node is lost")
+                continue
             container = pod["spec"]["containers"][0]["name"]
-            read = self._kube.read_log(namespace, name, container, TAIL_LINES, LOG_BYTES)
-            text = await _tried(f"the log of {name}", missing, read)
+            text = await _tried(f"the log of {name}", missing, self._log(namespace, name, container))
             if text is not None:
                 document = "driver.log" if pod in heads and "driver.log" not in found.documents else f"{name}.log"
-                found.documents[document] = _redacted(text, secret)
-        if not heads:
+                # Megabytes, searched many times over: heartbeats are answered meanwhile.
+                found.documents[document] = await asyncio.to_thread(redactor.text, text)
+        if listed and not heads:
             missing.append("the head's log: its pod is gone")
+
+    async def _log(self, namespace: str, pod: str, container: str) -> str:
+        for _ in range(_TRIES - 1):
+            try:
+                return await self._kube.read_log(namespace, pod, container, TAIL_LINES, LOG_BYTES)
+            except errors.Unavailable as e:
+                log.debug("the log of %s is asked for again: %s", pod, e)
+                await asyncio.sleep(1.0)
+        return await self._kube.read_log(namespace, pod, container, TAIL_LINES, LOG_BYTES)
 
     async def _events(self, namespace: str, names: Iterable[str]) -> list[Object]:
         found: list[Object] = []
@@ -130,31 +159,39 @@ class PostMortem:
         ]
         return sorted(told, key=lambda e: str(e["time"]))
 
-    async def _put(self, run: DeepCoderRun, stage: str, ordinal: int, found: _Findings) -> None:
+    async def _put(self, run: DeepCoderRun, stage: str, ordinal: int, found: _Findings) -> bool:
         for name, text in found.documents.items():
             try:
                 await self._storage.put(run, log_key(stage, ordinal, name), text.encode())
             except StorageProblem as e:
                 found.missing.append(f"{name}: {e.problem.reason}: {e.problem.message}")
-                return
+                return False
+        return True
 
-    async def _secrets(self, run: DeepCoderRun, pods: Iterable[Object]) -> list[str]:
-        """Values that may stand in no document, longest first; of Secrets that can be read."""
-        values: set[str] = set()
+    async def _redactor(self, run: DeepCoderRun, pods: Iterable[Object], missing: list[str]) -> Redactor | None:
+        """What takes secrets out; None, and a note of why, unless all of them are known."""
+        values: set[bytes] = set()
+        unknown = "all that programs printed, since what is secret in it is not known"
+        name = ""
         try:
             credentials = await self._storage.credentials(run)
-            values |= {credentials.secret_key, credentials.access_key, credentials.session_token or ""}
-        except (StorageProblem, errors.KubeError):
-            pass  # without them nothing can be put either
-        for name in list(dict.fromkeys(_referred(pods)))[:_SECRETS]:
-            try:
+            keys = (credentials.secret_key, credentials.access_key, credentials.session_token or "")
+            values |= {key.encode() for key in keys}
+            for name, optional in _referred(pods).items():
                 found = await self._kube.find(SECRETS, run.metadata.namespace, name)
-            except errors.KubeError as e:
-                log.debug("secret %s is not read for a post-mortem: %s", name, e)
-                continue
-            for value in ((found or {}).get("data") or {}).values():
-                values.add(base64.b64decode(value).decode(errors="ignore").strip())
-        return sorted((v for v in values if len(v) >= _SHORTEST_SECRET), key=len, reverse=True)
+                if found is None and not optional:
+                    missing.append(f"{unknown}: Secret {name} is gone")
+                    return None
+                values |= {base64.b64decode(value) for value in ((found or {}).get("data") or {}).values()}
+            return Redactor(values)
+        except (errors.KubeError, binascii.Error) as e:
+            what = f"Secret {name}" if name else "the bucket's Secret"
+            missing.append(f"{unknown}: {what} cannot be read ({type(e).__name__}: {e})"[:300])
+        except StorageProblem as e:
+            missing.append(f"{unknown}: {e.problem.reason}: {e.problem.message}"[:300])
+        except TooManyForms as e:
+            missing.append(f"{unknown}: {e}")
+        return None
 
 
 async def _tried(what: str, missing: list[str], asked: Awaitable[Any]) -> Any:
@@ -177,30 +214,54 @@ def _failed(pods: Iterable[Object]) -> list[Object]:
     return [p for p in pods if bad(p)][:_FAILED_WORKERS]
 
 
-def _referred(pods: Iterable[Object]) -> Iterable[str]:
-    """Secrets that the environment of containers is taken from."""
+def _referred(pods: Iterable[Object]) -> dict[str, bool]:
+    """Secrets that containers can read, in their environment or as files, and whether pods run without them, too."""
+    found: dict[str, bool] = {}
+
+    def note(reference: Object | None, key: str = "name") -> None:
+        if reference and reference.get(key):
+            name = str(reference[key])
+            found[name] = found.get(name, True) and bool(reference.get("optional"))
+
     for pod in pods:
-        for container in pod["spec"].get("containers") or ():
-            for variable in container.get("env") or ():
-                reference = (variable.get("valueFrom") or {}).get("secretKeyRef")
-                if reference:
-                    yield str(reference["name"])
-            for source in container.get("envFrom") or ():
-                if source.get("secretRef"):
-                    yield str(source["secretRef"]["name"])
+        spec = pod["spec"]
+        for kind in ("initContainers", "containers", "ephemeralContainers"):
+            for container in spec.get(kind) or ():
+                for variable in container.get("env") or ():
+                    note((variable.get("valueFrom") or {}).get("secretKeyRef"))
+                for source in container.get("envFrom") or ():
+                    note(source.get("secretRef"))
+        for volume in spec.get("volumes") or ():
+            note(volume.get("secret"), "secretName")
+            for source in (volume.get("projected") or {}).get("sources") or ():
+                note(source.get("secret"))
+    return found
 
 
-def _redacted(text: str, values: Iterable[str]) -> str:
-    for value in values:
-        text = text.replace(value, "[redacted]")
-    return _TOKENS.sub("[redacted]", text)
+def _unreachable(pod: Object) -> bool:
+    """Whether its node has been given up: a log that is asked for there only hangs."""
+    status = pod.get("status") or {}
+    conditions = {c.get("type"): c for c in status.get("conditions") or ()}
+    return (
+        status.get("reason") == "NodeLost"
+        or (conditions.get("Ready") or {}).get("status") == "Unknown"
+        or (conditions.get("DisruptionTarget") or {}).get("reason") == "DeletionByTaintManager"
+    )
 
 
-def _state(pod: Object) -> Object:
-    """A pod as it is, without its spec: who it is, where it runs, what became of its containers."""
+def _state(pod: Object, *, messages: bool) -> Object:
+    """A pod as it is, without its spec: who it is, where it runs, what became of its containers; last words of theirs
+    only with `messages`."""
     meta = pod["metadata"]
     kept = {k: meta[k] for k in ("name", "uid", "labels", "creationTimestamp", "deletionTimestamp") if k in meta}
-    return {"metadata": kept, "node": pod["spec"].get("nodeName"), "status": pod.get("status") or {}}
+    status = pod.get("status") or {}
+    return {"metadata": kept, "node": pod["spec"].get("nodeName"), "status": status if messages else _silent(status)}
+
+
+def _silent(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _silent(each) for key, each in value.items() if key != "message"}
+    return [_silent(each) for each in value] if isinstance(value, list) else value
 
 
 def _label(obj: Object, name: str) -> str | None:
@@ -209,4 +270,4 @@ def _label(obj: Object, name: str) -> str | None:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, indent=1, default=str)
+    return json.dumps(value, indent=1, default=str, ensure_ascii=False)

@@ -1,0 +1,115 @@
+"""What is saved of an attempt that failed holds no secret, in whatever form; where one is not known, no words of it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from post_mortem_world import HEAD, TOKEN, Ground, encoded, event, pod
+
+from deepcoder_operator.kube import errors
+
+VALUES = {
+    "plain": TOKEN,
+    "quote": 'pass"word\\of the team',
+    "umlaut": "schlüssel-der-Gruppe",
+    "lines": '{\n "private_key_id": "0f3378a1b2c355",\n "client": "deepcoder@team"\n}\n',
+}
+
+
+@pytest.fixture
+def crashed() -> Ground:
+    return Ground()
+
+
+async def test_no_document_holds_a_secret(crashed: Ground) -> None:
+    secrets = [TOKEN, "the-secret-of-s3", "AKIDEXAMPLE", "hf_AbCdEfGhIjKlMnOpQrSt", "AKIAIOSFODNN7EXAMPLE"]
+    crashed.api.logs[HEAD] = "\n".join(f"env: {s}" for s in secrets)
+    crashed.api.events = [event(HEAD, "Failed", f"bad key {TOKEN}", "2026-11-28T10:00:01Z")]
+    crashed.api.pods[0]["status"]["message"] = f"exited with {TOKEN}"
+    await crashed.save()
+    assert len(crashed.storage.documents) == 3
+    for name, text in crashed.storage.documents.items():
+        assert not [s for s in secrets if s in text], name
+        assert "[redacted]" in text
+
+
+REFERENCES: dict[str, Any] = {
+    "environment": {"containers": [{"env": [{"name": "K", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}]},
+    "whole environment": {"containers": [{"envFrom": [{"secretRef": {"name": "s"}}]}]},
+    "init container": {"initContainers": [{"name": "i", "envFrom": [{"secretRef": {"name": "s"}}]}]},
+    "mounted": {"volumes": [{"name": "v", "secret": {"secretName": "s"}}]},
+    "projected": {"volumes": [{"name": "v", "projected": {"sources": [{"secret": {"name": "s"}}]}}]},
+    "tenth": {
+        "containers": [
+            {"envFrom": [{"secretRef": {"name": f"s{i}"}} for i in range(9)] + [{"secretRef": {"name": "s"}}]}
+        ]
+    },
+}
+
+
+def refer(ground: Ground, how: str, value: str) -> None:
+    """Let the head have a Secret in a way."""
+    spec = ground.api.pods[0]["spec"]
+    given = REFERENCES[how]
+    spec["containers"][0] |= given.get("containers", [{}])[0]
+    spec |= {key: each for key, each in given.items() if key != "containers"}
+    ground.api.secrets |= {f"s{i}": {"k": encoded(f"other-value-{i}")} for i in range(9)}
+    ground.api.secrets["s"] = {"k": encoded(value)}
+
+
+@pytest.mark.parametrize("how", REFERENCES)
+async def test_every_way_to_a_secret_is_known(crashed: Ground, how: str) -> None:
+    refer(crashed, how, "mounted-or-not-it-is-secret")
+    crashed.api.logs[HEAD] = "login with mounted-or-not-it-is-secret"
+    told = await crashed.save()
+    assert told is not None
+    assert told[0] == "PostMortemSaved", told
+    assert crashed.document("driver.log") == "login with [redacted]"
+
+
+@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
+async def test_value_is_taken_out_of_every_document_before_it_is_encoded(crashed: Ground, value: str) -> None:
+    refer(crashed, "mounted", value)
+    crashed.api.logs[HEAD] = "\n".join(f"12:00 {line}" for line in [*value.splitlines(), encoded(value)])
+    crashed.api.events = [event(HEAD, "Failed", f"bad key {value}", "2026-11-28T10:00:01Z")]
+    crashed.api.pods[0]["status"]["message"] = f"exited with {value}"
+    await crashed.save()
+    assert len(crashed.storage.documents) == 3
+    sought = {line.strip() for line in [*value.splitlines(), encoded(value)] if len(line.strip()) >= 6}
+    for name, text in crashed.storage.documents.items():
+        read = text if name.endswith(".log") else json.dumps(json.loads(text), ensure_ascii=False)
+        for one in sought:
+            assert one not in read, name
+            assert json.dumps(one)[1:-1] not in text, name
+            assert json.dumps(one, ensure_ascii=False)[1:-1] not in text, name
+        assert "[redacted]" in text, name
+
+
+@pytest.mark.parametrize(
+    "withheld", [errors.Forbidden("secrets is forbidden", 403), errors.Unavailable("429"), None], ids=str
+)
+async def test_where_a_secret_is_not_known_nothing_that_programs_printed_is_saved(
+    crashed: Ground, withheld: Exception | None
+) -> None:
+    crashed.api.secrets.clear()
+    if withheld is not None:
+        crashed.api.withheld["wandb"] = withheld
+    crashed.api.pods.append(pod("demo-s0-a1-learner-0", "learner", "Failed", 1))
+    crashed.api.pods[1]["status"]["containerStatuses"][0]["state"]["terminated"]["message"] = f"bad {TOKEN}"
+    crashed.api.logs[HEAD] = f"login with {TOKEN}"
+    told = await crashed.save()
+    assert told is not None
+    assert (told[0], told[2]) == ("PostMortemPartly", True)
+    assert "Secret wandb" in told[1]
+    assert {k.rpartition("/")[2] for k in crashed.storage.documents} == {"events.json", "pods.json"}
+    assert not [text for text in crashed.storage.documents.values() if TOKEN in text]
+
+
+async def test_secret_that_pods_run_without_need_not_be_there(crashed: Ground) -> None:
+    spec = crashed.api.pods[0]["spec"]
+    spec["volumes"] = [{"name": "v", "secret": {"secretName": "spare", "optional": True}}]
+    told = await crashed.save()
+    assert told is not None
+    assert told[0] == "PostMortemSaved"
