@@ -174,7 +174,7 @@ class Sampler(Protocol):
         ...
 
     async def sleep(self) -> None:
-        """Give the device's memory to the learner; responses in flight are lost. Asleep already: nothing."""
+        """Give the device's memory to the learner; responses in flight wait. Asleep already: nothing."""
         ...
 
     async def wake(self) -> None:

@@ -72,7 +72,7 @@ class Engine(Protocol):
         ...
 
     async def sleep(self) -> None:
-        """Pause, and give back the device's memory where it is shared; what is in flight is lost."""
+        """Pause, and give back the device's memory where it is shared; what is in flight waits."""
         ...
 
     async def wake(self, part: Part) -> None:
@@ -252,13 +252,16 @@ class AsyncEngine:
         await self._engine.update_weight_version(str(version))
 
     async def sleep(self) -> None:
-        """Pause, and discard weights, keys and values: new weights come before it wakes."""
+        """Pause, and discard weights, keys and values: new weights come before it wakes.
+
+        A stop may find requests in flight. They are kept, for vLLM would end them as if the engine had failed.
+        """
         await self.pause()
         if self._sleeps:
-            await self._engine.sleep(level=2)
+            await self._engine.sleep(level=2, mode="keep")
 
     async def wake(self, part: Part) -> None:
-        """Take memory for a part; with the last one it goes on."""
+        """Take memory for a part; with the last one it goes on, which vLLM does by itself then."""
         if self._sleeps:
             await self._engine.wake_up(tags=[part])
         if part == "kv_cache":
