@@ -5,10 +5,11 @@
 
 One rank in this process trains a model of 7 million parameters on 16,384 tokens a step. Some steps are alone; after
 each of the others all of its state (weights and both moments of Adam, 12 bytes a parameter) is copied aside, uploaded
-to versitygw on this machine while the next step trains, and committed.
+to versitygw on this machine while the next step trains, and committed with the finished batch that strict one-off
+pipelining has at every step's end: as many samples as tokens and lengths give, with their texts.
 
-    stall_ratio     training stood still for a save, over the time of a step: at most 1 %. The wait for the save
-                    before and the copy; both count, and nothing else stops training
+    stall_ratio     training stood still for a save, over the time of a step: at most 1 %. Both calls that the trainer
+                    awaits, by the clock: the wait for the save before with the copy, and the commit's start
     slowdown_ratio  a step beside an upload, over a step alone. No target: on a machine whose cores are all busy with
                     training, hashing and sending take theirs from it
     upload_ratio    our MB/s over those of plain boto3 `upload_file` on the same files: at least 1, though ours are
@@ -39,74 +40,25 @@ from pathlib import Path
 from typing import Any, Final
 
 import boto3
-import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, Qwen2Config
+from checkpoint_load import FULL, TINY, Sizes, finished_batch, make_step, stage_config, write_model
 
 from deepcoder_contracts.manifest import FileEntry
 from deepcoder_contracts.recipe import Recipe
 from deepcoder_contracts.stage import StageConfig, Storage
-from deepcoder_trainer.checkpoint.state import PipelineState
+from deepcoder_trainer.checkpoint.state import PipelineState, save_state
 from deepcoder_trainer.checkpoint.storage import open_run_storage
 from deepcoder_trainer.checkpoint.transfer import upload_files
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter, SaveTimes
-from deepcoder_trainer.grpo.pack import OptimizerStep, TrainingSequence, plan_step
+from deepcoder_trainer.grpo.pack import OptimizerStep
 from deepcoder_trainer.learner.files import RankFiles
 from deepcoder_trainer.learner.rank import LearnerRank
 from deepcoder_trainer.learner.wire import RankSettings
+from deepcoder_trainer.types import Group
 
 MOST_STALL, LEAST_UPLOAD = 0.01, 1.0
 BUCKET = "runs"
 CREDENTIALS: Final = {"AWS_ACCESS_KEY_ID": "bench-access", "AWS_SECRET_ACCESS_KEY": "bench-secret"}
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How much of everything."""
-
-    model: dict[str, int]
-    tokens: int
-    """In a step."""
-    length: int
-    """Of a sequence, of which an eighth is its prompt."""
-    capacity: int
-    """Tokens of a micro-batch."""
-    steps: int
-    """Alone, and as many with a save each."""
-    uploads: int
-    """Times that the files of one save are uploaded, ours and plainly in turns."""
-
-
-FULL: Final = Sizes(
-    model={
-        "hidden_size": 256,
-        "num_hidden_layers": 8,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
-        "intermediate_size": 704,
-        "vocab_size": 4096,
-    },
-    tokens=16_384,
-    length=512,
-    capacity=2048,
-    steps=5,
-    uploads=7,
-)
-TINY: Final = Sizes(
-    model={
-        "hidden_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "intermediate_size": 96,
-        "vocab_size": 128,
-    },
-    tokens=512,
-    length=64,
-    capacity=256,
-    steps=2,
-    uploads=1,
-)
 
 
 @dataclass(frozen=True)
@@ -119,6 +71,10 @@ class Measured:
     beside: list[float]
     """Each step beside the upload of the save before it."""
     saves: list[SaveTimes]
+    stalls: list[float]
+    """Between the end of a step and the start of the next, for each save, by the clock."""
+    batch: int
+    """Bytes of the finished batch in each checkpoint."""
     size: int
     """Bytes of one save's learner files."""
     ours: list[float]
@@ -186,56 +142,17 @@ def _listens(port: int) -> bool:
         return s.connect_ex(("127.0.0.1", port)) == 0
 
 
-def write_model(directory: Path, sizes: Sizes) -> int:
-    """A model of random weights; its number of parameters."""
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(
-        Qwen2Config(**sizes.model, tie_word_embeddings=True, max_position_embeddings=sizes.length)
-    )
-    model.save_pretrained(directory)
-    return int(sum(p.numel() for p in model.parameters()))
-
-
-def make_step(sizes: Sizes) -> list[OptimizerStep]:
-    """One optimizer step on random sequences."""
-    rng, prompt = np.random.default_rng(0), sizes.length // 8
-    vocabulary = sizes.model["vocab_size"]
-    sequences = [
-        TrainingSequence(
-            input_ids=rng.integers(0, vocabulary, sizes.length - 1).astype(np.int32),
-            prompt_tokens=prompt,
-            targets=rng.integers(0, vocabulary, sizes.length - prompt).astype(np.int32),
-            behaviour=np.full(sizes.length - prompt, -9.0, np.float32),
-            advantage=float(rng.normal()),
-            mask=np.ones(sizes.length - prompt, bool),
-        )
-        for _ in range(sizes.tokens // sizes.length)
-    ]
-    [step] = plan_step(sequences, sizes.capacity, 1)
-    return [step]
-
-
-def stage_config(storage: Storage, recipe: Recipe, sizes: Sizes) -> StageConfig:
-    """What the writer needs to know."""
-    digest = "sha256:" + "0" * 64
-    return StageConfig(
-        run={"namespace": "local", "name": "bench", "uid": "00000000-0000-0000-0000-000000000000"},
-        stage={"name": "bench", "index": 0, "type": "Train", "context_tokens": sizes.length, "max_steps": sizes.steps},
-        longest_context_tokens=sizes.length,
-        ordinal=1,
-        model={"uri": "/model"},
-        dataset={"uri": "/problems.jsonl"},
-        recipe=recipe,
-        storage=storage,
-        provenance={"config_digest": digest},
-    )
-
-
 async def train_and_save(
-    rank: LearnerRank, step: list[OptimizerStep], config: StageConfig, folder: Path, steps: int
-) -> tuple[list[float], list[float], list[SaveTimes]]:
-    """Steps alone, steps beside uploads, and what each save took."""
+    rank: LearnerRank,
+    step: list[OptimizerStep],
+    groups: tuple[Group, ...],
+    config: StageConfig,
+    folder: Path,
+    steps: int,
+) -> tuple[list[float], list[float], list[SaveTimes], list[float]]:
+    """Steps alone, steps beside uploads, what each save took, and how long each held up training."""
     saves: list[SaveTimes] = []
+    stalls: list[float] = []
 
     async def train() -> float:
         began = time.monotonic()
@@ -251,11 +168,13 @@ async def train_and_save(
     for number in range(1, steps + 2):
         if number > 1:
             beside.append(await train())
+        began = time.monotonic()
         await writer.copy(number)
-        state = PipelineState(step=number, total_steps=number, version=number, next_group_id=number)
+        state = PipelineState(step=number, total_steps=number, version=number, next_group_id=number, groups=groups)
         await writer.commit(state, metrics={})
+        stalls.append(time.monotonic() - began)
     await writer.wait()
-    return alone, beside, saves
+    return alone, beside, saves, stalls
 
 
 def upload_in_turns(
@@ -297,18 +216,22 @@ def measure(sizes: Sizes) -> Measured:
         )
         rank = LearnerRank(settings, 0, 1)
         storage = Storage(uri=f"s3://{BUCKET}/run", endpoint=endpoint, keep_last=1)
-        config, step = stage_config(storage, recipe, sizes), make_step(sizes)
-        alone, beside, saves = asyncio.run(train_and_save(rank, step, config, folder / "work", sizes.steps))
+        config, step, groups = stage_config(storage, recipe, sizes), make_step(sizes), finished_batch(sizes)
+        state = PipelineState(step=0, total_steps=0, version=0, next_group_id=0, groups=groups)
+        batch = sum(path.stat().st_size for path in save_state(state, folder / "batch"))
+        alone, beside, saves, stalls = asyncio.run(
+            train_and_save(rank, step, groups, config, folder / "work", sizes.steps)
+        )
         size, ours, plain = upload_in_turns(rank, storage, folder / "again", sizes.uploads)
         rank.close()
-    return Measured(parameters, alone, beside, saves, size, ours, plain)
+    return Measured(parameters, alone, beside, saves, stalls, batch, size, ours, plain)
 
 
 def summarize(m: Measured, *, tiny: bool) -> dict[str, Any]:
     """The figures, and which targets were missed."""
     speed, plain = (m.size / 1e6 / statistics.median(times) for times in (m.ours, m.plain))
     figures = {
-        "stall_ratio": statistics.mean(save.stall for save in m.saves) / m.step,
+        "stall_ratio": statistics.mean(m.stalls) / m.step,
         "slowdown_ratio": statistics.median(m.beside) / m.step,
         "upload_ratio": speed / plain,
         "upload_mb_s": speed,
@@ -317,6 +240,7 @@ def summarize(m: Measured, *, tiny: bool) -> dict[str, Any]:
         "copy_seconds": statistics.median(save.copy for save in m.saves),
         "waited_seconds": max(save.waited for save in m.saves),
         "bytes": m.size,
+        "batch_bytes": m.batch,
         "parameters": m.parameters,
     }
     missed = {
@@ -335,11 +259,14 @@ def commit() -> str:
 def table(m: Measured) -> str:
     """Each save, and the step that trained beside it."""
     rows = [
-        f"| {n} | {save.waited:.3f} | {save.copy:.3f} | {save.stall / m.step:.2%} | {save.upload:.1f} | {beside} |"
-        for n, (save, beside) in enumerate(zip(m.saves, [*(f"{s:.2f}" for s in m.beside), ""], strict=True), 1)
+        f"| {n} | {save.waited:.3f} | {save.copy:.3f} | {stall:.3f} | {stall / m.step:.2%} | {save.upload:.1f} "
+        f"| {beside} |"
+        for n, (save, stall, beside) in enumerate(
+            zip(m.saves, m.stalls, [*(f"{s:.2f}" for s in m.beside), ""], strict=True), 1
+        )
     ]
-    head = "| save | waited (s) | copied (s) | of a step | upload and commit (s) | step beside it (s) |"
-    return "\n".join([head, "|---|---|---|---|---|---|", *rows])
+    head = "| save | waited (s) | copied (s) | held up (s) | of a step | upload and commit (s) | step beside it (s) |"
+    return "\n".join([head, "|---|---|---|---|---|---|---|", *rows])
 
 
 def listed(values: Sequence[float]) -> str:
@@ -357,7 +284,8 @@ Commit {code}, {os.cpu_count()} cores ({platform.machine()}), Python {platform.p
 `make bench-checkpoint` repeats it, `benchmarks/checkpoint.py` says what is measured.
 
 {meaning}**No GPU was used**: one learner rank on CPUs trains {m.parameters / 1e6:.1f} million parameters; its state,
-{m.size / 1e6:.0f} MB a save, goes to versitygw on the same machine while the next step trains on the same cores.
+{m.size / 1e6:.0f} MB a save and a finished batch of {m.batch / 1e6:.2f} MB, goes to versitygw on the same machine
+while the next step trains on the same cores.
 
 | figure | measured | target |
 |---|---|---|
@@ -371,7 +299,7 @@ Commit {code}, {os.cpu_count()} cores ({platform.machine()}), Python {platform.p
 
 Steps alone: {listed(m.alone)} s. Uploads of one save's files with nothing beside them: ours {listed(m.ours)} s, boto3's
 own {listed(m.plain)} s, in turns. "Waited" is the time that a save had to wait for the one before it, "copied" that of
-the copy aside; training stands still for both.
+the copy aside; "held up" is from the end of a step to where the next may start, by the clock, whatever was done in it.
 
 Missed: {", ".join(figures["unmet"]) or "nothing"}.
 """
