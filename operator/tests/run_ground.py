@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from plan_world import UID
@@ -72,12 +73,16 @@ class Observer:
     """Sees an accepted run without children; `meanwhile` happens while it looks."""
 
     meanwhile: list[Callable[[], None]] = field(default_factory=list)
+    seen_at: datetime | None = None
+    outdated: list[bool] = field(default_factory=list)
+    """What was said of each run after `meanwhile`."""
 
-    async def observe(self, run: Any, now: Any, obstacle: Any) -> World:
+    async def observe(self, run: Any, now: Any, obstacle: Any, outdated: Any) -> World:
         await asyncio.sleep(0)
         if self.meanwhile:
             self.meanwhile.pop(0)()
-        return World(storage=StorageView(), obstacle=obstacle)
+        self.outdated.append(outdated())
+        return World(storage=StorageView(), obstacle=obstacle, seen_at=self.seen_at)
 
 
 @dataclass

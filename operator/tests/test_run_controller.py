@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -36,6 +37,16 @@ async def test_change_during_a_pass_makes_it_plan_again_instead_of_writing_an_ol
     assert phases(ground.api) == ["Suspended"]
     assert "attempt" not in ground.api.writes[0]["status"]
     assert ground.executor.done == []
+    assert ground.observer.outdated[:2] == [True, False]
+
+
+async def test_plan_is_of_the_time_at_which_its_world_was_seen(ground: Ground) -> None:
+    """Storage may be waited for longer than a deadline has left."""
+    ground.observer.seen_at = datetime(2031, 2, 3, tzinfo=UTC)
+    ground.controller.seen(manifest())
+    await ground.until(lambda: ground.api.writes)
+    conditions = ground.api.writes[0]["status"]["conditions"]
+    assert {c["lastTransitionTime"] for c in conditions} == {"2031-02-03T00:00:00Z"}
 
 
 async def test_status_of_a_deleted_run_is_not_written_onto_its_namesake(ground: Ground) -> None:
@@ -147,7 +158,7 @@ async def test_pool_that_changes_wakes_the_runs_that_it_judges_for_and_no_other(
         return made
 
     class Still(Observer):
-        async def observe(self, run: Any, now: Any, obstacle: Any) -> World:
+        async def observe(self, run: Any, now: Any, obstacle: Any, outdated: Any) -> World:
             looked.append(run.metadata.name)
             return World(storage=StorageView(problem=Problem("SecretNotFound", "no Secret")), obstacle=obstacle)
 

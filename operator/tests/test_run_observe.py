@@ -2,60 +2,95 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import plan_world
 import pytest
-from plan_world import START
+from plan_world import START, Cluster
 
 from deepcoder_operator.api.run import FINALIZER, DeepCoderRun
 from deepcoder_operator.board import ProgressBoard
 from deepcoder_operator.controllers import observe
 from deepcoder_operator.controllers.observe import Children, Observer
-from deepcoder_operator.domain.world import Problem, StorageView, World
+from deepcoder_operator.domain.world import Problem, StorageView, StoredStage, World
 
 PROBLEM = Problem("SecretNotFound", "create it")
 
 
 @dataclass
 class API:
-    """Has nothing, and counts what is looked for."""
+    """Has little, and counts what is looked for."""
 
     asked: Counter[str] = field(default_factory=Counter)
+    objects: dict[str, Any] = field(default_factory=dict)
 
-    async def find(self, resource: Any, namespace: str, name: str) -> None:
+    async def find(self, resource: Any, namespace: str, name: str) -> Any:
         self.asked[resource.kind] += 1
+        return self.objects.get(name)
 
 
+@dataclass
 class Cache:
+    """What a watch has told so far."""
+
+    objects: list[Any] = field(default_factory=list)
+
     def get(self, namespace: str, name: str) -> None:
         return None
 
     def group(self, key: str) -> list[Any]:
-        return []
+        return list(self.objects)
+
+    def observe(self, obj: Any) -> None:
+        self.objects = [obj if o["metadata"]["name"] == obj["metadata"]["name"] else o for o in self.objects]
 
 
 @dataclass
 class Storage:
     problem: Problem | None = None
+    answers: asyncio.Event = field(default_factory=asyncio.Event)
+    """Not set: it does not answer."""
+    meanwhile: Callable[[], None] = lambda: None
+    """Happens while it is asked."""
+    asked: int = 0
+    given_up: int = 0
+
+    @asynccontextmanager
+    async def aside(self) -> AsyncIterator[None]:
+        yield
 
     async def answer(self, *_: Any) -> StorageView:
-        return StorageView(problem=self.problem)
+        self.asked += 1
+        self.meanwhile()
+        try:
+            await self.answers.wait()
+        except asyncio.CancelledError:
+            self.given_up += 1
+            raise
+        return StorageView(problem=self.problem, stage=None if self.problem else StoredStage())
 
 
 class Ground:
     def __init__(self) -> None:
-        self.api, self.storage = API(), Storage()
+        self.api, self.storage, self.now = API(), Storage(), START
+        self.storage.answers.set()
         api: Any = self.api
         storage: Any = self.storage
-        cache: Any = Cache()
-        self.observer = Observer(api, Children(cache, cache, cache, cache), ProgressBoard(), storage)
+        self.jobs, self.pods, self.others = Cache(), Cache(), Cache()
+        jobs: Any = self.jobs
+        pods: Any = self.pods
+        others: Any = self.others
+        self.observer = Observer(api, Children(jobs, others, pods, others), ProgressBoard(), storage)
 
-    async def look(self, run: DeepCoderRun) -> World:
+    async def look(self, run: DeepCoderRun, *, outdated: bool = False) -> World:
         self.api.asked.clear()
-        return await self.observer.observe(run, START, None)
+        return await self.observer.observe(run, lambda: self.now, None, lambda: outdated)
 
 
 @pytest.fixture
@@ -129,3 +164,142 @@ async def test_templates_of_many_runs_are_remembered_within_bounds(
     for number in range(10):
         await ground.look(run.model_copy(update={"metadata": run.metadata.model_copy(update={"uid": f"u{number}"})}))
     assert list(ground.observer._checked) == ["u7", "u8", "u9"]
+
+
+def job_object(cluster: Cluster, **spec: Any) -> dict[str, Any]:
+    """The live attempt's RayJob, as the API server has it."""
+    attempt = cluster.run.status.attempt
+    assert attempt is not None
+    uid = cluster.run.metadata.uid
+    return {
+        "metadata": {"name": attempt.name, "namespace": "ml", "uid": attempt.uid, "resourceVersion": "1",
+                     "labels": {"deepcoder.dev/ordinal": "1"}, "ownerReferences": [{"uid": uid, "controller": True}]},
+        "spec": spec,
+        "status": {"jobStatus": "RUNNING"},
+    }  # fmt: skip
+
+
+def head_object(cluster: Cluster) -> dict[str, Any]:
+    """The live attempt's head."""
+    head = cluster.pods[f"{cluster.name}-head"]
+    labels = {"deepcoder.dev/ordinal": "1", "deepcoder.dev/role": "head"}
+    return {"metadata": {"name": head.name, "uid": head.uid, "labels": labels}, "spec": {"containers": []},
+            "status": {"phase": "Running"}}  # fmt: skip
+
+
+def training(ground: Ground, *, drains: bool = False, admitted: bool = True) -> Cluster:
+    """A run whose attempt runs and has been admitted, as the caches show it."""
+    cluster = Cluster(make_run(scheduling={"queueName": "team"}))
+    cluster.settle()
+    cluster.start_job()
+    if admitted:
+        cluster.settle()
+    if drains:
+        cluster.edit(suspend=True)
+        cluster.settle()
+    ground.jobs.objects, ground.pods.objects = [job_object(cluster, suspend=False)], [head_object(cluster)]
+    ground.api.objects = {cluster.name: ground.jobs.objects[0]}
+    ground.now = cluster.now
+    return cluster
+
+
+@pytest.mark.parametrize("admitted", [True, False])
+async def test_job_that_is_seen_suspended_beside_its_pods_is_read_live(ground: Ground, admitted: bool) -> None:
+    """Its watch may lag behind that of pods: an attempt that was just admitted would pass for an evicted one."""
+    cluster = training(ground, admitted=admitted)
+    ground.jobs.objects = [job_object(cluster, suspend=True)]
+    world = await ground.look(cluster.run)
+    assert world.rayjob is not None
+    assert not world.rayjob.suspended
+    assert ground.api.asked["RayJob"] == 1
+    await ground.look(cluster.run)
+    assert ground.api.asked["RayJob"] == 0, "what was read is kept"
+
+
+async def test_job_that_is_suspended_indeed_is_seen_so(ground: Ground) -> None:
+    cluster = training(ground)
+    ground.jobs.objects = [job_object(cluster, suspend=True)]
+    ground.api.objects = {cluster.name: ground.jobs.objects[0]}
+    world = await ground.look(cluster.run)
+    assert world.rayjob is not None
+    assert world.rayjob.suspended
+    ground.api.objects = {}
+    assert (await ground.look(cluster.run)).rayjob is None
+
+
+async def test_queued_job_without_pods_is_believed(ground: Ground) -> None:
+    cluster = Cluster(make_run(scheduling={"queueName": "team"}))
+    cluster.settle()
+    ground.jobs.objects = [job_object(cluster, suspend=True)]
+    await ground.look(cluster.run)
+    assert ground.api.asked["RayJob"] == 0
+
+
+async def test_children_are_seen_as_they_are_after_storage_has_answered(ground: Ground) -> None:
+    cluster = training(ground, drains=True)
+
+    def ends() -> None:
+        ground.pods.objects = []
+        ground.now += timedelta(seconds=100)
+
+    ground.storage.meanwhile = ends
+    world = await ground.look(cluster.run)
+    assert ground.storage.asked == 1
+    assert world.storage is not None
+    assert world.pods == ()
+    assert world.seen_at == cluster.now + timedelta(seconds=100)
+
+
+async def test_eviction_is_seen_while_storage_does_not_answer(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else its queue could admit the same RayJob again, and a second head would write under the ordinal."""
+    monkeypatch.setattr(observe, "LOOK_SECONDS", 0.01)
+    ground.storage.answers.clear()
+    cluster = training(ground)
+    suspended = job_object(cluster, suspend=True)
+
+    def evict() -> None:
+        ground.jobs.objects, ground.api.objects = [suspended], {cluster.name: suspended}
+
+    ground.storage.meanwhile = evict
+    ground.now += timedelta(days=1)  # Long enough to be stalled: storage is asked before the verdict.
+    async with asyncio.timeout(5):
+        world = await ground.look(cluster.run)
+    await asyncio.sleep(0)
+    assert (ground.storage.asked, ground.storage.given_up) == (1, 1)
+    assert world.storage is None
+    assert world.rayjob is not None
+    assert world.rayjob.suspended
+    ground.storage.meanwhile = lambda: None
+    async with asyncio.timeout(5):
+        await ground.look(cluster.run)
+    assert ground.storage.asked == 1, "what is decided without storage does not ask it"
+
+
+async def test_drain_ends_at_its_deadline_while_storage_does_not_answer(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(observe, "LOOK_SECONDS", 0.01)
+    ground.storage.answers.clear()
+    cluster = training(ground, drains=True)
+    attempt = cluster.run.status.attempt
+    assert attempt is not None
+    assert attempt.drain_deadline is not None
+    looking = asyncio.ensure_future(ground.look(cluster.run))
+    ground.now = attempt.drain_deadline
+    await asyncio.sleep(0.1)
+    assert not looking.done()
+    ground.now += timedelta(seconds=observe.LAST_LOOK_SECONDS)
+    async with asyncio.timeout(5):
+        world = await looking
+    assert (world.storage, world.seen_at) == (None, ground.now)
+
+
+async def test_run_that_was_edited_meanwhile_does_not_wait_for_storage(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(observe, "LOOK_SECONDS", 0.01)
+    ground.storage.answers.clear()
+    cluster = training(ground, drains=True)
+    async with asyncio.timeout(5):
+        world = await ground.look(cluster.run, outdated=True)
+    assert world.storage is None

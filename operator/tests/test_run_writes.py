@@ -40,17 +40,18 @@ class Beats(Observer):
         self.step = 0
         self.phase = TrainerPhase.TRAINING
 
-    async def observe(self, run: Any, now: Any, obstacle: Any) -> World:
+    async def observe(self, run: Any, now: Any, obstacle: Any, outdated: Any) -> World:
         self.step += 1
+        at = now()
         name = "demo-s0-a1"
         job = RayJobView(name, "job", UID, 1, job_status="RUNNING", deployment_status="Running", cluster_name="c")
         head = PodView(f"{name}-head", "head", "head", 1, phase="Running", ready=True)
         report = ProgressReport(
-            ordinal=1, stage="short", phase=self.phase, step=self.step, max_steps=20, sent_at=now
+            ordinal=1, stage="short", phase=self.phase, step=self.step, max_steps=20, sent_at=at
         )  # fmt: skip
         pool = PoolView("demo-sandbox", True, f"{self.step} of 4 judges are ready")
         return World(rayjob=job, cluster=ClusterView("c", True), pods=(head,), pool=pool, storage=StorageView(),
-                     beat=Beat(report, now, "head", now), watching_since=now)  # fmt: skip
+                     beat=Beat(report, at, "head", at), watching_since=at)  # fmt: skip
 
 
 def intended() -> dict[str, Any]:

@@ -1,11 +1,17 @@
-"""Gathers a pass's world. Absence of a child is never concluded from a cache: it is read live first."""
+"""Gathers a pass's world. Absence of a child is never concluded from a cache: it is read live first.
+
+Storage is slow, and what is planned must not be as old as its answer: children are looked at again after it, and also
+while it is waited for.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
+from deepcoder_operator.api.attempt_status import AttemptState
 from deepcoder_operator.api.run import DeepCoderRun
 from deepcoder_operator.board import ProgressBoard, RunKey
 from deepcoder_operator.builders.check import check_templates
@@ -17,12 +23,13 @@ from deepcoder_operator.domain.names import (
     policy_name,
     pool_name,
 )
-from deepcoder_operator.domain.query import storage_query
+from deepcoder_operator.domain.query import StorageQuery, rayjob_in_doubt, storage_query
 from deepcoder_operator.domain.world import (
     Beat,
     ClusterView,
     PoolView,
     Problem,
+    StorageView,
     World,
     cluster_view,
     pod_view,
@@ -45,6 +52,12 @@ from deepcoder_operator.storage.service import StorageService
 
 _REMEMBERED = 4096
 """Runs whose templates were checked, kept in memory."""
+
+LOOK_SECONDS = 2.0
+"""While storage is waited for, children are looked at again so often."""
+
+LAST_LOOK_SECONDS = 5.0
+"""How long a pass waits for storage past the end of a drain, to see whether the trainer has left in its own words."""
 
 
 @dataclass
@@ -77,38 +90,88 @@ class Observer:
         """From now on this process sees what happens."""
         self._watching_since = clock()
 
-    async def observe(self, run: DeepCoderRun, now: datetime, obstacle: Problem | None) -> World:
-        """The world of one pass; `obstacle` is what the pass before could not do. Raises `KubeError`."""
+    async def observe(
+        self,
+        run: DeepCoderRun,
+        now: Callable[[], datetime],
+        obstacle: Problem | None,
+        outdated: Callable[[], bool] = lambda: False,
+    ) -> World:
+        """The world of one pass; raises `KubeError`.
+
+        `obstacle` is what the pass before could not do, `outdated` tells whether the run is no longer what it was.
+        """
+        world = await self._look(run, obstacle)
+        query = storage_query(run, world, now())
+        if query is None:
+            return world
+        if query.admission:
+            storage: StorageView | None = await self.storage.answer(run, query)
+        else:
+            storage = await self._ask(run, query, now, outdated)
+        world = replace(await self._look(run, obstacle), storage=storage, seen_at=now())
+        return await self._admission(run, world) if query.admission else world
+
+    async def _ask(
+        self, run: DeepCoderRun, query: StorageQuery, now: Callable[[], datetime], outdated: Callable[[], bool]
+    ) -> StorageView | None:
+        """Storage's answer, waited for no longer than it makes a difference; None if there was none by then.
+
+        A bucket may take minutes, and meanwhile a queue may take an attempt's quota back and grant it again, its head
+        may go, its time to drain may pass: all of which is seen to without the answer.
+        """
+        attempt = run.status.attempt
+        deadline = attempt.drain_deadline if attempt and attempt.state is AttemptState.DRAINING else None
+        until = None if deadline is None else max(deadline, now()) + timedelta(seconds=LAST_LOOK_SECONDS)
+        async with self.storage.aside():
+            answer = asyncio.create_task(self.storage.answer(run, query), name=f"storage of {run.metadata.name}")
+            try:
+                while not (await asyncio.wait({answer}, timeout=LOOK_SECONDS))[0]:
+                    if outdated() or (until is not None and now() >= until):
+                        return None
+                    if storage_query(run, await self._look(run, None, live=False), now()) is not None:
+                        continue
+                    if storage_query(run, await self._look(run, None), now()) is None:
+                        return None
+                return answer.result()
+            finally:
+                answer.cancel()
+
+    async def _look(self, run: DeepCoderRun, obstacle: Problem | None, *, live: bool = True) -> World:
+        """What there is beside storage. What is absent in a cache, or in doubt, is read `live`."""
         meta, attempt = run.metadata, run.status.attempt
         jobs = {j["metadata"]["name"]: j for j in self.children.rayjobs.group(meta.uid)}
         pods = {p["metadata"]["name"]: p for p in self.children.pods.group(meta.uid)}
-        if attempt is not None:
+        if attempt is not None and live:
             if attempt.name not in jobs:
-                live = await self.kube.find(RAYJOBS, meta.namespace, attempt.name)
-                if live is not None:
-                    jobs[attempt.name] = live
+                found = await self.kube.find(RAYJOBS, meta.namespace, attempt.name)
+                if found is not None:
+                    jobs[attempt.name] = found
             head = pods.get(attempt.head_pod or "")
             if attempt.head_pod and (head is None or head["metadata"]["uid"] != attempt.head_uid):
-                live = await self.kube.find(PODS, meta.namespace, attempt.head_pod)
-                if live is not None:
-                    pods[attempt.head_pod] = live
+                found = await self.kube.find(PODS, meta.namespace, attempt.head_pod)
+                if found is not None:
+                    pods[attempt.head_pod] = found
         named = jobs.get(attempt.name) if attempt else None
         world = World(
             rayjob=rayjob_view(named) if named else None,
             strays=tuple(rayjob_view(j) for n, j in sorted(jobs.items()) if n != (attempt.name if attempt else None)),
             cluster=self._cluster(run, named),
             pods=tuple(pod_view(p) for _, p in sorted(pods.items())),
-            pool=await self._pool(run, live=attempt is not None),
+            pool=await self._pool(run, live=live and attempt is not None),
             beat=self._beat(run),
             heard=self._heard(run),
             obstacle=obstacle,
             watching_since=self._watching_since,
         )
-        query = storage_query(run, world, now)
-        if query is None:
+        if attempt is None or not live or not rayjob_in_doubt(attempt, world):
             return world
-        world = replace(world, storage=await self.storage.answer(run, query))
-        return await self._admission(run, world) if query.admission else world
+        certain = await self.kube.find(RAYJOBS, meta.namespace, attempt.name)
+        if certain is not None:
+            self.children.rayjobs.observe(certain)
+        return replace(
+            world, rayjob=rayjob_view(certain) if certain is not None else None, cluster=self._cluster(run, certain)
+        )
 
     async def _admission(self, run: DeepCoderRun, world: World) -> World:
         """What is looked at only before an attempt; live reads only when nothing else keeps it back."""

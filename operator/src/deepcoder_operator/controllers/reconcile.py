@@ -109,7 +109,9 @@ class Reconciler:
             self._board.withdraw(key)
             return LONGEST_PAUSE_SECONDS
         met = memory.obstacle if memory.obstacle and memory.obstacle.uid == run.metadata.uid else None
-        world = await self._observer.observe(run, now, met.problem if met else None)
+        problem = met.problem if met else None
+        world = await self._observer.observe(run, self._now, problem, lambda: memory.obj is not obj)
+        now = world.seen_at or now
         decided = plan(run, world, now, self._policy)
         if self._must_write(memory, run, decided):
             run = await self._write(memory, obj, run, decided.status)

@@ -9,6 +9,7 @@ from deepcoder_contracts.stage import StageType
 from deepcoder_operator.api.attempt_status import AttemptState, AttemptStatus
 from deepcoder_operator.api.run import FINALIZER, DeepCoderRun
 from deepcoder_operator.api.run_status import StagePhase
+from deepcoder_operator.domain.classify import head_failure, job_failure
 from deepcoder_operator.domain.deadlines import last_sign_of_life, stall_seconds
 from deepcoder_operator.domain.heartbeat import WRITE_SECONDS
 from deepcoder_operator.domain.terminal import is_terminal
@@ -32,7 +33,7 @@ class StorageQuery:
 def storage_query(run: DeepCoderRun, world: World, now: datetime) -> StorageQuery | None:
     """What this pass needs, None if nothing."""
     status, attempt = run.status, run.status.attempt
-    if is_terminal(status):
+    if is_terminal(status) or (attempt is not None and ends_anyway(attempt, world)):
         return None
     if run.metadata.deletion_timestamp:
         saves = attempt is not None and attempt.state is AttemptState.DRAINING
@@ -74,3 +75,30 @@ def _new_checkpoint(run: DeepCoderRun, attempt: AttemptStatus, world: World, now
     if progress is not None and now < progress.time + timedelta(seconds=WRITE_SECONDS):
         return False
     return latest is None or latest.digest != beat.report.latest_checkpoint.digest
+
+
+def ends_anyway(attempt: AttemptStatus, world: World) -> bool:
+    """Whether a live attempt is to drain or leave whatever storage says: a slow bucket must not hold that up."""
+    job = world.rayjob
+    if attempt.state is AttemptState.LEAVING or (job is not None and job.job_status == "SUCCEEDED"):
+        return False
+    evicted = job is not None and job.suspended and attempt.admitted_time is not None and attempt.evicted_time is None
+    failed = job is not None and job_failure(job) is not None
+    return evicted or failed or head_failure(attempt, world.head(attempt.ordinal)) is not None
+
+
+def rayjob_in_doubt(attempt: AttemptStatus, world: World) -> bool:
+    """Whether the RayJob is seen suspended though the attempt has pods, or had its quota.
+
+    Its queue has taken the quota back, or the RayJob is seen as it was before it was admitted: RayJobs and pods are
+    watched apart, and one watch may be minutes behind the other.
+    """
+    job = world.rayjob
+    has_pods = any(p.ordinal == attempt.ordinal for p in world.pods)
+    return (
+        job is not None
+        and job.suspended
+        and attempt.evicted_time is None
+        and attempt.state is not AttemptState.LEAVING
+        and (has_pods or attempt.admitted_time is not None)
+    )

@@ -186,6 +186,8 @@ class World:
     """When this process began to watch; before it, ends of pods and heartbeats may have been missed."""
     heard: datetime | None = None
     """When a report of another run's attempt last came, since this process watches; None where no other runs."""
+    seen_at: datetime | None = None
+    """When the rest was seen, if that is later than the pass began since storage was waited for."""
 
     def head(self, ordinal: int) -> PodView | None:
         """The head pod of an attempt, the one that is not being deleted first."""
