@@ -114,6 +114,8 @@ class Cluster:
     """Whether the nodes' kubelets act."""
     watching_since: datetime = START - timedelta(days=1)
     """When the operator's process began."""
+    listening_since: datetime | None = START - timedelta(days=1)
+    """When it first took the live attempt's reports."""
     heard: datetime | None = None
     """When a report of another run last came, where there are others."""
     obstacle: Problem | None = None
@@ -142,6 +144,7 @@ class Cluster:
             pool=self.pool,
             beat=self.beat,
             watching_since=self.watching_since,
+            listening_since=self.listening_since,
             heard=self.heard,
             obstacle=self.refused,
         )

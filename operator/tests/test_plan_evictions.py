@@ -261,10 +261,12 @@ def test_run_that_is_suspended_while_its_quota_is_taken_back_is_suspended() -> N
     assert cluster.run.status.backoff is None
 
 
-def lose_node(cluster: Cluster) -> None:
-    """The head's node is gone: its pod is deleted by the taint manager, and no kubelet ends it."""
+def taint_node(cluster: Cluster, *, unreachable: bool = False) -> None:
+    """The head's pod is deleted by the taint manager, and no kubelet ends it (yet)."""
     cluster.kubelet = False
     evict(cluster, "DeletionByTaintManager")
+    head = f"{cluster.name}-head"
+    cluster.pods[head] = replace(cluster.pods[head], unreachable=unreachable)
 
 
 def test_head_on_a_lost_node_is_not_given_the_time_to_save() -> None:
@@ -272,7 +274,7 @@ def test_head_on_a_lost_node_is_not_given_the_time_to_save() -> None:
     cluster.report(1)
     cluster.settle()
     cluster.advance(300)
-    lose_node(cluster)
+    taint_node(cluster, unreachable=True)
     cluster.settle()
     assert cluster.run.status.attempt is not None
     assert cluster.run.status.attempt.state == "Leaving"
@@ -284,31 +286,43 @@ def test_head_on_a_lost_node_is_not_given_the_time_to_save() -> None:
     assert cluster.made == ["demo-s0-a1", "demo-s0-a2"], "a minute and not the time of two drains"
 
 
-def test_head_on_a_node_that_was_tainted_and_lives_is_given_the_time_to_save() -> None:
+@pytest.mark.parametrize(("unreachable", "seconds"), [(True, 15), (False, 60)])
+def test_head_on_a_tainted_node_is_given_the_time_to_save_until_it_is_silent(unreachable: bool, seconds: int) -> None:
+    """A minute, where only the taint says that the node is lost: it is tainted for maintenance, too, and lives."""
     cluster = running()
     cluster.advance(300)
     cluster.report(1)
-    lose_node(cluster)
+    taint_node(cluster, unreachable=unreachable)
     for _ in range(10):
         cluster.settle()
         assert cluster.run.status.phase is Phase.DRAINING
         cluster.advance(5)
         cluster.report(1)
-    cluster.advance(15)
+    cluster.advance(seconds - 1)
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.DRAINING
+    assert cluster.decide().requeue_after <= 1
+    cluster.advance(1)
     cluster.settle()
     assert cluster.run.status.attempt is not None
     assert cluster.run.status.attempt.state == "Leaving"
 
 
-def test_silent_head_on_a_tainted_node_is_listened_for_after_a_restart_of_the_operator() -> None:
+@pytest.mark.parametrize(("unreachable", "seconds"), [(True, 15), (False, 60)])
+def test_silent_head_on_a_tainted_node_is_listened_for_since_its_reports_are_taken(
+    unreachable: bool, seconds: int
+) -> None:
+    """After a restart of the operator nobody's are before the run was planned once, which may take a while."""
     cluster = running()
     cluster.advance(300)
-    lose_node(cluster)
-    cluster.watching_since = cluster.now
+    taint_node(cluster, unreachable=unreachable)
+    cluster.watching_since, cluster.listening_since = cluster.now, None
+    cluster.advance(100)
     cluster.settle()
     assert cluster.run.status.phase is Phase.DRAINING
-    assert cluster.decide().requeue_after <= 15
-    cluster.advance(15)
+    cluster.listening_since = cluster.now
+    assert cluster.decide().requeue_after <= seconds
+    cluster.advance(seconds)
     cluster.settle()
     assert cluster.run.status.attempt is not None
     assert cluster.run.status.attempt.state == "Leaving"

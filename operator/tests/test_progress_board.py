@@ -78,6 +78,16 @@ def test_first_report_of_the_next_attempt_wakes_the_run(board: Board) -> None:
     assert board.woken == [0.0, 1.0]
 
 
+def test_board_tells_since_when_an_attempt_can_be_heard() -> None:
+    board = ProgressBoard()
+    assert board.listening_since(RUN, 1) is None
+    for at in (5.0, 6.0):
+        board.post(RUN, run_uid="u", ordinal=1, reply=ProgressReply(), pool=None, at=at)
+    assert board.listening_since(RUN, 1) == 5.0
+    board.post(RUN, run_uid="u", ordinal=2, reply=ProgressReply(), pool=None, at=7.0)
+    assert (board.listening_since(RUN, 1), board.listening_since(RUN, 2)) == (None, 7.0)
+
+
 OTHER = RunKey("ml", "other")
 
 

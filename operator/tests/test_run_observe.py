@@ -303,3 +303,12 @@ async def test_run_that_was_edited_meanwhile_does_not_wait_for_storage(
     async with asyncio.timeout(5):
         world = await ground.look(cluster.run, outdated=True)
     assert world.storage is None
+
+
+async def test_node_that_is_not_reached_is_told_by_its_pods_condition(ground: Ground) -> None:
+    cluster = training(ground)
+    for status, unreachable in (("True", False), ("False", False), ("Unknown", True)):
+        head = head_object(cluster)
+        head["status"]["conditions"] = [{"type": "Ready", "status": status}]
+        ground.pods.objects = [head]
+        assert [p.unreachable for p in (await ground.look(cluster.run)).pods] == [unreachable]

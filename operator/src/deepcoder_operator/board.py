@@ -83,6 +83,9 @@ class RunEntry:
     heartbeat: Heartbeat | None = None
     """Newest report of the live attempt."""
 
+    posted_at: float = 0.0
+    """Since when its reports are taken."""
+
     told_at: float = float("-inf")
     """When the run was last told of a report."""
 
@@ -115,12 +118,13 @@ class ProgressBoard:
         reply: ProgressReply,
         pool: str | None,
         head_uid: str | None = None,
+        at: float = 0.0,
     ) -> None:
         """Set what the live attempt of a run is answered. A new ordinal drops the old attempt's report."""
         old = self.entries.get(key)
-        new = self.entries[key] = RunEntry(reply, ordinal, run_uid, pool, head_uid)
+        new = self.entries[key] = RunEntry(reply, ordinal, run_uid, pool, head_uid, posted_at=at)
         if old and (old.run_uid, old.ordinal) == (run_uid, ordinal):
-            new.heartbeat, new.told_at = old.heartbeat, old.told_at
+            new.heartbeat, new.told_at, new.posted_at = old.heartbeat, old.told_at, old.posted_at
 
     def withdraw(self, key: RunKey) -> None:
         """The run has no live attempt (any more)."""
@@ -164,6 +168,11 @@ class ProgressBoard:
         """Newest report of this attempt."""
         entry = self.entries.get(key)
         return entry.heartbeat if entry and entry.ordinal == ordinal else None
+
+    def listening_since(self, key: RunKey, ordinal: int) -> float | None:
+        """Since when this attempt's reports are taken; None: they are not yet, and its silence means nothing."""
+        entry = self.entries.get(key)
+        return entry.posted_at if entry and entry.ordinal == ordinal else None
 
     def expected_submissions(self, namespace: str, pool: str, now: float) -> int:
         """Programs announced to a pool whose time has not passed yet, summed over its runs."""

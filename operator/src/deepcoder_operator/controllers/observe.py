@@ -163,6 +163,7 @@ class Observer:
             heard=self._heard(run),
             obstacle=obstacle,
             watching_since=self._watching_since,
+            listening_since=self._listening_since(run),
         )
         if attempt is None or not live or not rayjob_in_doubt(attempt, world):
             return world
@@ -215,6 +216,13 @@ class Observer:
             return None
         alive = None if heartbeat.alive_at is None else _whole(heartbeat.alive_at)
         return Beat(heartbeat.report, _whole(heartbeat.received_at), heartbeat.pod_uid, alive)
+
+    def _listening_since(self, run: DeepCoderRun) -> datetime | None:
+        attempt = run.status.attempt
+        if attempt is None:
+            return None
+        since = self.board.listening_since(RunKey(run.metadata.namespace, run.metadata.name), attempt.ordinal)
+        return None if since is None else _whole(since)
 
     def _heard(self, run: DeepCoderRun) -> datetime | None:
         if self._watching_since is None:

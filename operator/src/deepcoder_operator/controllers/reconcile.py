@@ -177,6 +177,7 @@ class Reconciler:
             reply=reply(run.status, now),
             pool=pool_name(run),
             head_uid=attempt.head_uid,
+            at=now.timestamp(),
         )
 
     def _announce(self, memory: Memory, obj: Object, decided: Plan) -> None:

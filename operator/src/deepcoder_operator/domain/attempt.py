@@ -19,12 +19,11 @@ from deepcoder_operator.api.run_status import StagePhase
 from deepcoder_operator.domain.admission import lay_out_stages
 from deepcoder_operator.domain.bounds import CONFLICT_SECONDS, POLL_SECONDS
 from deepcoder_operator.domain.classify import (
-    SILENT_SECONDS,
     Failure,
     head_failure,
     head_leaves,
     job_failure,
-    node_lost,
+    lost_after,
     pod_failure,
 )
 from deepcoder_operator.domain.conditions import find_condition
@@ -222,13 +221,14 @@ def _ended(draft: Draft, world: World, job: RayJobView) -> bool:
 def _node_lost(draft: Draft, world: World) -> Failure | None:
     """Whether the head went with its node, so that there is nobody to wait for."""
     head, beat = world.head(draft.attempt.ordinal), world.beat_of(draft.attempt.ordinal)
-    if head is None or not head_leaves(draft.attempt, head):
+    bound = lost_after(head) if head is not None and head_leaves(draft.attempt, head) else None
+    if head is None or bound is None:
         return None
-    signs = [beat.received if beat else None, draft.attempt.heartbeat_time, world.watching_since]
-    heard = max((s for s in signs if s is not None), default=None)
-    if heard is not None:
-        draft.due(heard, SILENT_SECONDS)
-    return node_lost(head, SILENT_SECONDS if heard is None else (draft.now - heard).total_seconds())
+    signs = [beat.received if beat else None, draft.attempt.heartbeat_time, world.listening_since or draft.now]
+    if not draft.due(max(s for s in signs if s is not None), bound):
+        return None
+    said = head.disruption or head.reason
+    return Failure(FailureReason.NODE_LOST, f"head pod {head.name} lost its node: {said}, and is silent")
 
 
 def _deleted(draft: Draft, world: World, stop: DrainCause | None) -> None:

@@ -20,7 +20,10 @@ from deepcoder_operator.domain.world import PodView, RayJobView
 _PREEMPTING = frozenset({"PreemptionByScheduler", "EvictionByEvictionAPI", "TerminationByKubelet"})
 _NODE_GONE = frozenset({"DeletionByTaintManager", "DeletionByPodGC"})
 SILENT_SECONDS = 15.0
-"""Three heartbeats: whoever is not heard for so long while its node is said to be lost is lost too."""
+"""Three heartbeats: whoever is not heard for so long while its node is not reached is lost too."""
+TAINTED_SECONDS = 60.0
+"""The same where only a taint says that the node is lost: it is put on nodes that live, too, and a trainer that saves
+may be silent for a while."""
 _OWN_VERDICTS = frozenset(
     {FailureReason.STALLED, FailureReason.DEADLINE_EXCEEDED, FailureReason.PRE_RUNNING_DEADLINE_EXCEEDED}
 )
@@ -83,15 +86,15 @@ def head_failure(attempt: AttemptStatus, head: PodView | None) -> Failure | None
     return None
 
 
-def node_lost(head: PodView, silent_seconds: float) -> Failure | None:
-    """Whether the head is deleted since its node is lost, and is silent: then nothing saves, and nothing ends the pod.
+def lost_after(head: PodView) -> float | None:
+    """After how many seconds of silence a head is lost with its node: then nothing saves, and nothing ends the pod.
 
-    The same is said of a pod on a node that lives and was tainted; but that one's trainer is heard until it has left.
+    None where nobody says that its node is. That is said of a pod on a node that lives and was tainted, too; but that
+    one's trainer is heard until it has left.
     """
-    said = head.disruption in _NODE_GONE or head.reason == "NodeLost"
-    if not head.deleting or not said or silent_seconds < SILENT_SECONDS:
+    if not head.deleting or not (head.disruption in _NODE_GONE or head.reason == "NodeLost"):
         return None
-    return Failure(FailureReason.NODE_LOST, f"head pod {head.name} lost its node: {head.disruption or head.reason}")
+    return SILENT_SECONDS if head.unreachable or head.reason == "NodeLost" else TAINTED_SECONDS
 
 
 def head_leaves(attempt: AttemptStatus, head: PodView | None) -> bool:

@@ -76,6 +76,8 @@ class PodView:
     ordinal: int
     phase: str = ""
     ready: bool = False
+    unreachable: bool = False
+    """Whether its node's kubelet is not reached: nobody knows how it is."""
     deleting: bool = False
     grace: int | None = None
     """Seconds it was given to end, once it is being deleted."""
@@ -184,6 +186,8 @@ class World:
     """What kept the plan before this one from being carried out; None if nothing did, or after a restart."""
     watching_since: datetime | None = None
     """When this process began to watch; before it, ends of pods and heartbeats may have been missed."""
+    listening_since: datetime | None = None
+    """Since when the live attempt's reports are taken; None: they are not yet."""
     heard: datetime | None = None
     """When a report of another run's attempt last came, since this process watches; None where no other runs."""
     seen_at: datetime | None = None
@@ -242,6 +246,7 @@ def pod_view(obj: Object) -> PodView:
         ordinal=_ordinal(meta),
         phase=status.get("phase") or "",
         ready=conditions.get("Ready", {}).get("status") == "True",
+        unreachable=conditions.get("Ready", {}).get("status") == "Unknown",
         deleting=bool(meta.get("deletionTimestamp")),
         grace=meta.get("deletionGracePeriodSeconds"),
         restarts=sum(s.get("restartCount", 0) for s in containers),
