@@ -140,6 +140,24 @@ async def test_responses_in_flight_go_on_with_new_weights_and_say_where(
         np.testing.assert_allclose(generation.logprobs[start:], expected[start:], atol=1e-5)
 
 
+async def test_what_is_in_flight_when_an_engine_sleeps_goes_on_when_it_wakes(engine: engines.Engine) -> None:
+    pending = await engine.begin(requests(8, 100, name="slept-"))
+    await engine.sleep()
+    if isinstance(engine, engines.AsyncEngine):  # vLLM's own, as far as CPUs have it
+        await engine._engine.sleep(level=0, mode="keep")
+    await asyncio.sleep(0.1)  # for what was on its way
+    before = [response.done() for response in pending]  # type: ignore[attr-defined]
+    await asyncio.sleep(0.3)
+    assert [response.done() for response in pending] == before  # type: ignore[attr-defined]
+    if isinstance(engine, engines.AsyncEngine):
+        await engine._engine.wake_up(tags=["scheduling"])
+    await engine.wake("weights")
+    await engine.wake("kv_cache")
+    async with asyncio.timeout(60):
+        for generation in await asyncio.gather(*pending):
+            assert generation.finish is Finish.STOP or len(generation.output_ids) == 100
+
+
 async def test_a_request_that_cannot_fit_is_refused_alone(engine: engines.Engine, model: Path) -> None:
     too_long = GenerationRequest("long", np.arange(2, 200, dtype=np.int32), 10, 1.0, seed=1)
     with pytest.raises(ValueError, match="128"):
