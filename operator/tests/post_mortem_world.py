@@ -82,6 +82,7 @@ class Storage:
 
     documents: dict[str, str] = field(default_factory=dict)
     problem: StorageProblem | None = None
+    slow: float = 0.0
     limit: PassLimit = field(default_factory=lambda: PassLimit(1))
 
     def aside(self) -> AbstractAsyncContextManager[None]:
@@ -91,6 +92,7 @@ class Storage:
         return Credentials("AKIDEXAMPLE", "the-secret-of-s3")
 
     async def put(self, run: Any, key: str, data: bytes) -> None:
+        await asyncio.sleep(self.slow)
         if self.problem:
             raise self.problem
         self.documents.setdefault(key, data.decode())

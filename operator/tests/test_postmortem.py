@@ -31,7 +31,7 @@ async def test_log_events_and_states_are_saved_below_the_attempt_and_told_where(
     assert (reason, warning) == ("PostMortemSaved", False)
     assert message.endswith("/short/attempts/001/logs/")
     assert "s3://" in message
-    assert crashed.document("driver.log") == "Traceback"
+    assert crashed.document("head.log") == "Traceback"
     assert [e["reason"] for e in json.loads(crashed.document("events.json"))] == ["Created", "Killing"]
     (state,) = json.loads(crashed.document("pods.json"))
     assert (state["node"], state["status"]["phase"]) == ("gpu-7", "Running")
@@ -45,7 +45,7 @@ async def test_of_a_thousand_workers_three_that_failed_are_read(crashed: Ground)
         crashed.api.logs[name] = "NCCL"
     await crashed.save()
     logs = [k.rpartition("/")[2] for k in crashed.storage.documents if k.endswith(".log")]
-    assert logs == ["driver.log", *(f"demo-s0-a1-learner-{i}.log" for i in (901, 902, 903))]
+    assert logs == ["head.log", *(f"demo-s0-a1-learner-{i}.log" for i in (901, 902, 903))]
 
 
 async def test_what_cannot_be_had_is_named_and_the_rest_is_saved(crashed: Ground) -> None:
@@ -103,7 +103,7 @@ async def test_it_is_tried_again_until_it_is_stored(crashed: Ground) -> None:
     told = await saver.save(crashed.run, crashed.attempt)
     assert told is not None
     assert told[0] == "PostMortemSaved"
-    assert crashed.document("driver.log") == "Traceback"
+    assert crashed.document("head.log") == "Traceback"
 
 
 async def test_forty_logs_that_never_come_take_no_place_from_other_passes(crashed: Ground) -> None:
@@ -127,8 +127,8 @@ async def test_forty_logs_that_never_come_take_no_place_from_other_passes(crashe
 
 async def test_who_waits_for_its_turn_in_vain_says_so(crashed: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postmortem, "GATHER_SECONDS", 0.05)
-    monkeypatch.setattr(postmortem, "PUT_SECONDS", 0.05)
-    saver, crashed.api.slow = crashed.saver(), 60
+    monkeypatch.setattr(postmortem, "PUT_SECONDS", 1.0)
+    saver, crashed.storage.slow = crashed.saver(), 60
     attempts = [crashed.attempt.model_copy(update={"ordinal": ordinal}) for ordinal in range(12)]
     told = await asyncio.gather(*(saver.save(crashed.run, attempt) for attempt in attempts))
     assert {t[0] for t in told if t} == {"PostMortemPartly"}
