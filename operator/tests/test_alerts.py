@@ -1,4 +1,4 @@
-"""The chart's alerts speak of metrics that the operator exports, with labels that these have; promtool tries each."""
+"""The chart's alerts speak of metrics that the operator exports, with labels that these have, and each is tried."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import promql
 import pytest
 import yaml
 from prometheus_client import REGISTRY
@@ -17,12 +18,13 @@ from deepcoder_operator import app
 from deepcoder_operator.api.failure import FailureReason
 from deepcoder_operator.api.run_status import Phase
 from deepcoder_operator.domain.pool_plan import Cause
+from deepcoder_operator.metrics import WARNED_REASONS
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "helm" / "deepcoder-operator" / "files" / "alerts.yaml"
 KNOWN_VALUES = {
     "phase": {str(p) for p in Phase},
-    "reason": {str(r) for r in FailureReason},
+    "reason": {*(str(r) for r in FailureReason), *WARNED_REASONS},
     "cause": {str(c) for c in Cause},
     "result": {"ok", "error", "conflict"},
 }
@@ -78,9 +80,33 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
         "30m",
     ),
     "DeepCoderStorageProblems": (
-        {'storage_problems_total{reason="StorageUnreachable"}': "0+5x60"},
-        {'storage_problems_total{reason="StorageUnreachable"}': "0x10 3x50"},
-        "50m",
+        {'runs_waiting_for_storage{reason="StorageUnreachable"}': "1x20"},
+        {'runs_waiting_for_storage{reason="StorageUnreachable"}': "1x5 0x2 1x13"},
+        "15m",
+    ),
+    "DeepCoderLeftBehind": (
+        {'warnings_total{reason="LeftBehind"}': "0x5 1x20"},
+        {'warnings_total{reason="LeftBehind"}': "4x25", 'warnings_total{reason="CheckpointLost"}': "0x5 1x20"},
+        "20m",
+    ),
+    "DeepCoderArtifactsLeft": (
+        {'warnings_total{reason="ArtifactsLeft"}': "0x5 1x20"},
+        {'warnings_total{reason="LeftBehind"}': "0x5 1x20"},
+        "20m",
+    ),
+    "DeepCoderCheckpointLost": (
+        {'warnings_total{reason="CheckpointLost"}': "0x5 1x20"},
+        {'warnings_total{reason="LeftBehind"}': "0x5 1x20"},
+        "20m",
+    ),
+    "DeepCoderNoReports": (
+        {
+            'runs{phase="Running"}': "2x30",
+            'progress_reports_total{code="200"}': "0+4x8 36x22",
+            'progress_reports_total{code="503"}': "0+4x30",
+        },
+        {'runs{phase="Running"}': "2x30", 'progress_reports_total{code="200"}': "0+4x30"},
+        "25m",
     ),
     "DeepCoderStatusRefused": ({"status_refused_total": "0x5 1x20"}, {"status_refused_total": "4x25"}, "10m"),
     "DeepCoderEventsLost": (
@@ -146,10 +172,20 @@ def test_first_failure_of_a_kind_is_seen_as_an_increase(exported: dict[str, set[
         assert REGISTRY.get_sample_value(f"{PREFIX}attempt_failures_total", {"reason": reason}) is not None
 
 
-def test_alerts_fire_and_are_silent_as_they_should(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rule", alerts(), ids=lambda rule: rule["alert"])
+@pytest.mark.parametrize("fires", [True, False], ids=["fires", "silent"])
+def test_alert_fires_when_it_should_alone(rule: dict[str, Any], fires: bool) -> None:
+    firing, silent, at = CASES[rule["alert"]]
+    given = (firing if fires else silent).items()
+    series = dict(promql.parsed_series(f"{PREFIX}{name}", values) for name, values in given)
+    held = promql.seconds_of(rule.get("for", "0m"))
+    assert promql.firing(rule["expr"], held, series, int(promql.seconds_of(at) // 60)) is fires
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool comes with Prometheus: the same cases once more")
+def test_prometheus_itself_agrees(tmp_path: Path) -> None:
     promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is not installed: it comes with Prometheus")
+    assert promtool is not None
     shutil.copy(RULES, tmp_path / "alerts.yaml")
     tests = [
         {

@@ -18,6 +18,15 @@ STATUS_WRITES = Counter("deepcoder_operator_status_writes_total", "Writes of a r
 STATUS_REFUSED = Counter("deepcoder_operator_status_refused_total", "Statuses that the API server found invalid")
 ACTIONS = Counter("deepcoder_operator_actions_total", "Actions carried out by kind", ["action"])
 FAILURES = Counter("deepcoder_operator_attempt_failures_total", "Failed attempts by reason", ["reason"])
+WARNED_REASONS = ("ArtifactsLeft", "CheckpointLost", "LeftBehind")
+"""Of warnings after which somebody has to look: GPUs or objects that nobody counts any more, progress that is lost."""
+
+WARNINGS = Counter("deepcoder_operator_warnings_total", "Warnings after which somebody has to look", ["reason"])
+for _reason in WARNED_REASONS:
+    WARNINGS.labels(reason=_reason)
+WAITING_FOR_STORAGE = Gauge(
+    "deepcoder_operator_runs_waiting_for_storage", "Runs whose last question storage did not answer", ["reason"]
+)
 STORAGE_SECONDS = Histogram(
     "deepcoder_operator_storage_seconds",
     "Duration of a question to storage",
@@ -27,3 +36,18 @@ STORAGE_PROBLEMS = Counter("deepcoder_operator_storage_problems_total", "Questio
 EVENTS_LOST = Counter("deepcoder_operator_events_lost_total", "Events that were not posted, by cause", ["cause"])
 API_REQUESTS = Counter("deepcoder_operator_api_requests_total", "Requests sent to the API server", ["method"])
 STORAGE_REQUESTS = Counter("deepcoder_operator_storage_requests_total", "Requests sent to storage", ["method"])
+
+
+class Tally:
+    """Keeps a gauge of how many things are in each state; the empty state is not counted."""
+
+    def __init__(self, gauge: Gauge) -> None:
+        self._gauge = gauge
+        self._counts: dict[str, int] = {}
+
+    def move(self, before: str, after: str) -> None:
+        """One of them has changed."""
+        for state, by in ((before, -1), (after, 1)):
+            if state and before != after:
+                self._counts[state] = self._counts.get(state, 0) + by
+                self._gauge.labels(state).set(self._counts[state])

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from deepcoder_operator import metrics
 from deepcoder_operator.api.failure import FailureReason
 from deepcoder_operator.api.run import FINALIZER, DeepCoderRun, Metadata
-from deepcoder_operator.api.run_status import RunStatus
+from deepcoder_operator.api.run_status import Phase, RunStatus
 from deepcoder_operator.board import ProgressBoard, RunKey
 from deepcoder_operator.controllers.carry_out import Executor
 from deepcoder_operator.controllers.observe import Observer
@@ -42,6 +42,7 @@ SHORTEST_PAUSE_SECONDS = 1.0
 """To the next look after a pass that changed nothing, whatever its plan asks for: no run is looked at in a hot loop."""
 
 _FAILURES = frozenset(str(reason) for reason in FailureReason)
+_OVER = (Phase.COMPLETE, Phase.FAILED)
 
 Recorder = Callable[..., None]
 
@@ -66,6 +67,8 @@ class Memory:
     def __init__(self, obj: Object) -> None:
         self.obj = kept(RUNS, obj)
         self.phase = ""
+        self.storage_problem = ""
+        """Why storage did not answer the last question that it was asked."""
         self.obstacle: Obstacle | None = None
         self.written_at: float | None = None
 
@@ -113,6 +116,10 @@ class Reconciler:
         world = await self._observer.observe(run, self._now, problem, lambda: memory.obj is not obj)
         now = world.seen_at or now
         decided = plan(run, world, now, self._policy)
+        if decided.status.phase in _OVER:
+            memory.storage_problem = ""
+        elif world.storage is not None:
+            memory.storage_problem = world.storage.problem.reason if world.storage.problem else ""
         if self._must_write(memory, run, decided):
             run = await self._write(memory, obj, run, decided.status)
             wait = decided.requeue_after
@@ -189,6 +196,8 @@ class Reconciler:
             self._record(obj, event.reason, event.message, warning=event.warning)
             if event.reason in _FAILURES:
                 metrics.FAILURES.labels(reason=event.reason).inc()
+            if event.reason in metrics.WARNED_REASONS:
+                metrics.WARNINGS.labels(reason=event.reason).inc()
         memory.phase = decided.status.phase
 
     async def _unreadable(self, memory: Memory, error: ValidationError, now: datetime) -> float:

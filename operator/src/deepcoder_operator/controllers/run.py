@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
@@ -52,6 +51,8 @@ class _Worker(Memory):
         self.failures = 0
         self.counted = ""
         """Phase that it is counted under."""
+        self.counted_problem = ""
+        """Problem of storage that it is counted under."""
         self.pool: RunKey | None = None
         """Pool that wakes it."""
 
@@ -76,7 +77,8 @@ class RunController:
         self._reconciler = Reconciler(kube, observer, executor, board, policy, record, now)
         self._workers: dict[RunKey, _Worker] = {}
         self._by_pool: dict[RunKey, set[RunKey]] = {}
-        self._phases: Counter[str] = Counter()
+        self._phases = metrics.Tally(metrics.RUNS)
+        self._waiting = metrics.Tally(metrics.WAITING_FOR_STORAGE)
         self.limit = PassLimit(_CONCURRENT_PASSES)
         self._ready = asyncio.Event()
         self._broken: asyncio.Queue[BaseException] = asyncio.Queue()
@@ -165,7 +167,7 @@ class RunController:
             if seconds is None:
                 self._forget(key, worker)
                 return
-            self._count(worker, worker.phase)
+            self._count(worker, worker.phase, worker.storage_problem)
             try:
                 async with asyncio.timeout(seconds):
                     await worker.wakeup.wait()
@@ -227,17 +229,13 @@ class RunController:
             del self._workers[key]
             self._leave_pool(key, worker)
             self._board.withdraw(key)
-            self._count(worker, "")
+            self._count(worker, "", "")
 
-    def _count(self, worker: _Worker, phase: str) -> None:
-        """Count a worker under its phase, none if it is empty."""
-        if phase == worker.counted:
-            return
-        for changed, by in ((worker.counted, -1), (phase, 1)):
-            if changed:
-                self._phases[changed] += by
-                metrics.RUNS.labels(phase=changed).set(self._phases[changed])
-        worker.counted = phase
+    def _count(self, worker: _Worker, phase: str, problem: str) -> None:
+        """Count a worker under its phase and under what keeps storage from answering it, none if empty."""
+        self._phases.move(worker.counted, phase)
+        self._waiting.move(worker.counted_problem, problem)
+        worker.counted, worker.counted_problem = phase, problem
 
 
 def run_of(obj: dict[str, Any]) -> RunKey | None:

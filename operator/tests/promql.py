@@ -1,0 +1,229 @@
+"""As much of PromQL as the chart's alerts use, so that each can be tried where there is no Prometheus.
+
+Sums and maxima by labels, increase, rate, delta and absent, comparisons, quotients, `unless`, selectors with `=`, `=~`
+and `!~`. Increases are extrapolated to the range's ends as Prometheus does. What is not understood is an error.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+MINUTE = 60.0
+LOOKBACK_SECONDS = 300.0
+
+Labels = frozenset[tuple[str, str]]
+Vector = dict[Labels, float]
+Series = dict[tuple[str, Labels], list[float]]
+"""A value each minute, from minute 0 on."""
+
+_TOKEN = re.compile(r'\s*("[^"]*"|=~|!~|[<>=!]=|[a-zA-Z_]\w*|\d+(?:\.\d+)?[mh]?|[-+*/<>(){},\[\]=])')
+_COMPARISONS: dict[str, Callable[[float, float], bool]] = {
+    "<": operator.lt, ">": operator.gt, "==": operator.eq,
+}  # fmt: skip
+_ARITHMETIC: dict[str, Callable[[float, float], float]] = {
+    "*": operator.mul,
+    "/": lambda a, b: a / b if b else math.nan,
+}
+_MATCHES: dict[str, Callable[[str, str], bool]] = {
+    "=": operator.eq,
+    "=~": lambda value, pattern: re.fullmatch(pattern, value) is not None,
+    "!~": lambda value, pattern: re.fullmatch(pattern, value) is None,
+}
+
+
+def parsed_series(text: str, values: str) -> tuple[tuple[str, Labels], list[float]]:
+    """A series in promtool's notation: `a`, `a+bxn` and `axn`, which stand for n + 1 values."""
+    name, _, matchers = text.partition("{")
+    labels = frozenset(re.findall(r'(\w+)="([^"]*)"', matchers))
+    points: list[float] = []
+    for part in values.split():
+        found = re.fullmatch(r"(\d+)(?:\+(\d+))?(?:x(\d+))?", part)
+        if found is None:
+            raise ValueError(f"{part} is no notation of values")
+        first, step, times = (int(g or 0) for g in found.groups())
+        points += [float(first + step * i) for i in range(times + 1)]
+    return (name, labels), points
+
+
+def firing(expression: str, seconds: float, series: Series, minute: int) -> bool:
+    """Whether an alert that waits for so long fires at this minute for any labels."""
+    since: dict[Labels, int] = {}
+    for now in range(minute + 1):
+        there = evaluate(expression, series, now * MINUTE)
+        since = {labels: since.get(labels, now) for labels in there}
+    return any((minute - start) * MINUTE >= seconds for start in since.values())
+
+
+def seconds_of(text: str) -> float:
+    """Of 5m, 1h."""
+    return float(text[:-1]) * {"m": 60, "h": 3600}[text[-1]]
+
+
+def evaluate(expression: str, series: Series, now: float) -> Vector:
+    """What an expression is at a time."""
+    parser = _Parser(_tokens(expression), series, now)
+    found = parser.unless()
+    if parser.rest or not isinstance(found, dict):
+        raise ValueError(f"not understood from {parser.rest[:3]} on: {expression}")
+    return found
+
+
+def _tokens(text: str) -> list[str]:
+    out, at = [], 0
+    text = text.strip()
+    while at < len(text):
+        found = _TOKEN.match(text, at)
+        if found is None:
+            raise ValueError(f"not understood: {text[at:]}")
+        out.append(found.group(1))
+        at = found.end()
+    return out
+
+
+@dataclass
+class _Parser:
+    """Evaluates while it reads."""
+
+    rest: list[str]
+    series: Series
+    now: float
+
+    def take(self, expected: str | None = None) -> str:
+        token = self.rest.pop(0)
+        if expected is not None and token != expected:
+            raise ValueError(f"{expected} was expected, not {token}")
+        return token
+
+    def next(self, *tokens: str) -> bool:
+        return bool(self.rest) and self.rest[0] in tokens
+
+    def unless(self) -> Vector | float:
+        left = self.comparison()
+        while self.next("unless"):
+            self.take()
+            right = self.comparison()
+            if not isinstance(left, dict) or not isinstance(right, dict):
+                raise ValueError("unless is of vectors")
+            left = {labels: value for labels, value in left.items() if labels not in right}
+        return left
+
+    def comparison(self) -> Vector | float:
+        left = self.product()
+        while self.next(*_COMPARISONS):
+            holds = _COMPARISONS[self.take()]
+            left = {labels: a for labels, (a, b) in _pairs(left, self.product()).items() if holds(a, b)}
+        return left
+
+    def product(self) -> Vector | float:
+        left = self.term()
+        while self.next(*_ARITHMETIC):
+            apply = _ARITHMETIC[self.take()]
+            left = {labels: apply(a, b) for labels, (a, b) in _pairs(left, self.term()).items()}
+        return left
+
+    def term(self) -> Vector | float:
+        token = self.take()
+        if token[0].isdigit():
+            return float(token)
+        if token in ("sum", "max"):
+            return self.aggregate(sum if token == "sum" else max)
+        if token in ("increase", "rate", "delta"):
+            self.take("(")
+            found = self.over_range(self.take(), token)
+            self.take(")")
+            return found
+        if token == "absent":
+            self.take("(")
+            inner = self.unless()
+            self.take(")")
+            return {} if inner else {frozenset(): 1.0}
+        return {labels: points[-1][1] for labels, points in self.selected(token, LOOKBACK_SECONDS).items()}
+
+    def aggregate(self, combine: Callable[[list[float]], float]) -> Vector:
+        by: set[str] = set()
+        if self.next("by"):
+            self.take()
+            self.take("(")
+            while not self.next(")"):
+                by.add(self.take())
+                if self.next(","):
+                    self.take()
+            self.take(")")
+        self.take("(")
+        inner = self.unless()
+        self.take(")")
+        if not isinstance(inner, dict):
+            raise ValueError("an aggregation is of a vector")
+        groups: dict[Labels, list[float]] = {}
+        for labels, value in inner.items():
+            groups.setdefault(frozenset(p for p in labels if p[0] in by), []).append(value)
+        return {labels: combine(values) for labels, values in groups.items()}
+
+    def over_range(self, name: str, function: str) -> Vector:
+        matchers = self.matchers()
+        self.take("[")
+        seconds = seconds_of(self.take())
+        self.take("]")
+        out: Vector = {}
+        for labels, points in self.points(name, matchers, seconds).items():
+            if len(points) > 1:
+                found = _extrapolated(points, self.now - seconds, self.now, counter=function != "delta")
+                out[labels] = found / seconds if function == "rate" else found
+        return out
+
+    def selected(self, name: str, seconds: float) -> dict[Labels, list[tuple[float, float]]]:
+        return self.points(name, self.matchers(), seconds)
+
+    def matchers(self) -> list[tuple[str, str, str]]:
+        found = []
+        if self.next("{"):
+            self.take()
+            while not self.next("}"):
+                found.append((self.take(), self.take(), self.take().strip('"')))
+                if self.next(","):
+                    self.take()
+            self.take("}")
+        return found
+
+    def points(
+        self, name: str, matchers: list[tuple[str, str, str]], seconds: float
+    ) -> dict[Labels, list[tuple[float, float]]]:
+        """Of each series that matches, what was seen in the last seconds, the first excluded."""
+        out = {}
+        for (series, labels), values in self.series.items():
+            if series != name or not all(_MATCHES[how](dict(labels).get(k, ""), v) for k, how, v in matchers):
+                continue
+            seen = [(i * MINUTE, v) for i, v in enumerate(values) if self.now - seconds < i * MINUTE <= self.now]
+            if seen:
+                out[labels] = seen
+        return out
+
+
+def _pairs(left: Vector | float, right: Vector | float) -> dict[Labels, tuple[float, float]]:
+    if isinstance(left, dict) and isinstance(right, dict):
+        return {labels: (value, right[labels]) for labels, value in left.items() if labels in right}
+    if isinstance(left, dict) and not isinstance(right, dict):
+        return {labels: (value, right) for labels, value in left.items()}
+    if isinstance(right, dict) and not isinstance(left, dict):
+        return {labels: (left, value) for labels, value in right.items()}
+    raise ValueError("two numbers are compared")
+
+
+def _extrapolated(points: list[tuple[float, float]], start: float, end: float, counter: bool) -> float:
+    (first_at, first), (last_at, last) = points[0], points[-1]
+    found = last - first
+    if counter:
+        found += sum(a[1] for a, b in pairwise(points) if b[1] < a[1])
+    sampled = last_at - first_at
+    between = sampled / (len(points) - 1)
+    before, after = first_at - start, end - last_at
+    before = before if before < between * 1.1 else between / 2
+    after = after if after < between * 1.1 else between / 2
+    if counter and found > 0 and first >= 0:
+        before = min(before, sampled * first / found)
+    return found * (sampled + before + after) / sampled

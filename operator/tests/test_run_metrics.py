@@ -1,0 +1,69 @@
+"""What the metrics say of runs that wait for storage, which alerts look at for as long as it lasts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from prometheus_client import REGISTRY
+from run_ground import KEY, Observer, manifest, standing
+
+from deepcoder_operator.api.run_status import RunStatus
+from deepcoder_operator.controllers.reconcile import Memory
+from deepcoder_operator.domain.draft import EventRecord, Plan
+from deepcoder_operator.domain.world import Problem, StorageView, World
+from deepcoder_operator.metrics import WARNED_REASONS
+
+WAITING = "deepcoder_operator_runs_waiting_for_storage"
+AWAY = Problem("StorageUnreachable", "no answer in 15 s")
+
+
+def waiting(reason: str = AWAY.reason) -> float:
+    return REGISTRY.get_sample_value(WAITING, {"reason": reason}) or 0
+
+
+@dataclass
+class Answers(Observer):
+    """Sees what storage answered, None where it was not asked."""
+
+    storage: StorageView | None = None
+
+    async def observe(self, run: Any, now: Any, obstacle: Any, outdated: Any) -> World:
+        return World(storage=self.storage, obstacle=obstacle)
+
+
+async def test_run_counts_as_waiting_for_storage_from_a_question_in_vain_to_its_answer() -> None:
+    async with standing() as ground:
+        answers = Answers(storage=StorageView(problem=AWAY))
+        ground.controller._reconciler._observer = answers
+        ground.controller.seen(manifest())
+        await ground.until(lambda: waiting() == 1)
+        answers.storage = None
+        ground.controller.wake(KEY)
+        await ground.until(lambda: not ground.controller._workers[KEY].wakeup.is_set())
+        assert waiting() == 1, "not asked is not answered"
+        answers.storage = StorageView()
+        ground.controller.wake(KEY)
+        await ground.until(lambda: waiting() == 0)
+
+
+async def test_run_that_is_gone_waits_for_nothing() -> None:
+    async with standing() as ground:
+        ground.controller._reconciler._observer = Answers(storage=StorageView(problem=AWAY))
+        ground.controller.seen(manifest())
+        await ground.until(lambda: waiting() == 1)
+        ground.controller.gone(manifest())
+        await ground.until(lambda: waiting() == 0)
+
+
+async def test_warning_after_which_somebody_has_to_look_is_counted_by_its_reason() -> None:
+    def counted(reason: str) -> float | None:
+        return REGISTRY.get_sample_value("deepcoder_operator_warnings_total", {"reason": reason})
+
+    before = {reason: counted(reason) for reason in WARNED_REASONS}
+    assert None not in before.values(), "each is there from the start: a first one is seen as an increase"
+    told = Plan(RunStatus(), events=(EventRecord("LeftBehind", "2 pods", warning=True), EventRecord("Admitted", "")))
+    async with standing() as ground:
+        ground.controller._reconciler._announce(Memory(manifest()), manifest(), told)
+    assert {r: counted(r) for r in WARNED_REASONS} == before | {"LeftBehind": (before["LeftBehind"] or 0) + 1}
+    assert counted("Admitted") is None
