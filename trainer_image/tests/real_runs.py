@@ -1,8 +1,8 @@
 """Whole runs by hand, as a researcher starts them, that tests watch, kill and compare.
 
 Nothing is replaced: vLLM, torch, Ray, the judge and storage are real, and only the model is tiny. Each of its tokens
-is a digit, a word or a whole program, so that a random model writes programs of which some are right, and a judge has
-something to tell apart and training something to learn.
+is a digit, a word, a whole program or an answer in a box, so that a random model writes programs and answers of which
+some are right, and a judge has something to tell apart and training something to learn.
 
 All that a run leaves lies in one short folder under /tmp (Ray's sockets allow no long path), whose name is also in the
 environment of every process of the run: that is how the ones are found that were started while others were killed.
@@ -43,13 +43,13 @@ def make_model(directory: Path, *, hidden: int = 128, layers: int = 2) -> Path:
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.decoder = decoders.Fuse()
-    tokenizer.add_tokens(
-        [AddedToken(f"\n```python\nprint({n})\n```\n", normalized=False, special=False) for n in range(NUMBERS)]
-    )
+    programs = [f"\n```python\nprint({n})\n```\n" for n in range(NUMBERS)]
+    answers = [f"\\boxed{{{n}}}" for n in range(NUMBERS)]
+    tokenizer.add_tokens([AddedToken(text, normalized=False, special=False) for text in programs + answers])
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>").save_pretrained(directory)
     torch.manual_seed(0)
     config = Qwen2Config(
-        vocab_size=len(words) + NUMBERS,
+        vocab_size=len(words) + 2 * NUMBERS,
         hidden_size=hidden,
         num_hidden_layers=layers,
         num_attention_heads=hidden // 32,
@@ -66,12 +66,13 @@ def make_model(directory: Path, *, hidden: int = 128, layers: int = 2) -> Path:
 
 
 def problems(path: Path) -> Path:
-    """Ask for each number in several ways."""
+    """Ask for each number in several ways, once as a mathematical answer."""
     rows = [
         {"id": f"p{i}", "prompt": f"say {i % NUMBERS} " * (1 + i // NUMBERS), "tests": [{"input": "", "output": out}]}
         for i in range(7)
         for out in [f"{i % NUMBERS}\n"]
     ]
+    rows += [{"id": "mathematics", "prompt": "say 3 say 3 say 3", "answer": r"\frac{6}{2}"}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 

@@ -95,6 +95,8 @@ def assert_the_same(killed: RealRun, stage: Path, whole: RealRun, reference: Pat
     assert (export(stage) / "model.safetensors").read_bytes() == (export(reference) / "model.safetensors").read_bytes()
     rewards = [row["reward"] for rows in samples(stage).values() for row in rows]
     assert 0.0 < sum(rewards) / len(rewards) < 1.0, "nothing was learned from rewards that are all the same"
+    answered = {row["reward"] for rows in samples(stage).values() for row in rows if row["problem_id"] == "mathematics"}
+    assert answered == {0.0, 1.0}, "mathematics was not told apart"
 
 
 def assert_a_whole_chain(uri: str, attempts: int, endpoint: str | None) -> None:
