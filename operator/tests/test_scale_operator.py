@@ -1,4 +1,4 @@
-"""The short form of `make bench-operator`: some dozens of runs on real servers, and one bound on time, far from what is measured.
+"""The short form of `make bench-operator`: some dozens of runs on real servers, and one wide bound on time.
 
 What must hold at any size: a restart adopts every run, nothing is written while nothing happens, and no RayJob is made
 twice.
