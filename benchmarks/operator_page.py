@@ -24,7 +24,7 @@ BOUNDS: dict[str, tuple[float, str]] = {
 
 
 def judge(figures: dict[str, Any]) -> dict[str, Any]:
-    """The figures by their names, rounded; `unmet` are those beyond their bounds, `unmeasured` those that are missing."""
+    """The figures by their names, rounded; `unmet` are those beyond their bounds, `unmeasured` the missing."""
     found = {k: round(v, 3) if isinstance(v, float) else v for k, v in figures.items()}
     found["curve"] = [[n, round(cpu, 2), round(wall, 1)] for n, cpu, wall in figures["curve"]]
     found[f"adopt_{figures['runs']}_seconds"] = found.pop("adopt_seconds")
@@ -58,7 +58,7 @@ def page(found: dict[str, Any], commit: str) -> str:
         " so are TLS, tokens and the chart's rights; a process of ours plays KubeRay, kubelets and trainers, so pods"
         " are objects that nobody runs, and kwok is not used. All of it shares the cores with the operator. S3's checks"
         " are part of every time. Adopted is a run whose first pass is done: one that waits for its bucket is not, and"
-        " here no bucket is slow. Memory grows with the runs, so that of fewer than 1,000 says nothing of the bound.\n\n"
+        " here no bucket is slow. Memory grows with the runs: that of fewer than 1,000 says nothing of the bound.\n\n"
         + table(found)
         + "\n\nHow the CPU time grows:\n\n"
         "| runs | operator's CPU, s | ms a run | wall, s |\n|---|---|---|---|\n"
