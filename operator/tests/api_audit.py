@@ -23,11 +23,25 @@ POLICY = {
 
 
 class Right(NamedTuple):
-    """A verb on a kind, as a role grants it."""
+    """A verb on a kind, and where: what a request needs, or what a role grants."""
 
     group: str
     resource: str
     verb: str
+    namespace: str | None = None
+    """None: the whole cluster, or a kind that has no namespace."""
+    name: str | None = None
+    """Of the only object that is granted, or is asked for; None: any, or a request that names none."""
+
+    def covers(self, needed: Right) -> bool:
+        """Whether whoever is granted this may do what is needed."""
+        return (
+            self[:3] == needed[:3] and self.namespace in (None, needed.namespace) and self.name in (None, needed.name)
+        )
+
+    def __str__(self) -> str:
+        place = f"in {self.namespace}" if self.namespace else "in the whole cluster"
+        return f"{self.verb} {self.resource}.{self.group} {self.name or '(any)'} {place}"
 
 
 @dataclass(frozen=True)
@@ -61,16 +75,39 @@ def forbidden(kubeconfig: Path) -> list[Request]:
     return [r for r in _read(log_of(kubeconfig)) if not r.allowed and "(operator-" in r.agent]
 
 
-def granted(roles: list[dict[str, Any]]) -> set[Right]:
-    """What Roles and ClusterRoles grant."""
-    return {
-        Right(group, resource, verb)
+def granted(roles: list[dict[str, Any]]) -> list[Right]:
+    """What Roles and ClusterRoles grant, each time that it is granted."""
+    return [
+        Right(group, resource, verb, role["metadata"].get("namespace"), name)
         for role in roles
         for rule in role["rules"]
         for group in rule["apiGroups"]
         for resource in rule["resources"]
         for verb in rule["verbs"]
-    }
+        for name in rule.get("resourceNames") or [None]
+    ]
+
+
+def spare(rights: list[Right], needed: set[Right]) -> list[Right]:
+    """Rights without which every request would still be granted."""
+    found = []
+    for number, right in enumerate(rights):
+        others = rights[:number] + rights[number + 1 :]
+        if all(any(o.covers(n) for o in others) for n in needed if right.covers(n)):
+            found.append(right)
+    return found
+
+
+def too_wide(rights: list[Right], needed: set[Right], home: str) -> list[Right]:
+    """Rights in the whole cluster, or on any object of the release's namespace, that less would do for."""
+    found = []
+    for right in rights:
+        used = [n for n in needed if right.covers(n)]
+        at_home = bool(used) and {n.namespace for n in used} == {home}
+        one_object = right.name is None and len({n.name for n in used} - {None}) == 1
+        if at_home and (right.namespace is None or one_object):
+            found.append(right)
+    return found
 
 
 def _read(path: Path) -> Iterator[Request]:
@@ -89,9 +126,17 @@ def _read(path: Path) -> Iterator[Request]:
             user=event["user"]["username"],
             agent=event.get("userAgent", ""),
             verb=event["verb"],
-            rights=tuple(Right(target.get("apiGroup", ""), resource, verb) for verb in verbs),
+            rights=tuple(
+                Right(target.get("apiGroup", ""), resource, verb, target.get("namespace"), _name(target, verb))
+                for verb in verbs
+            ),
             namespace=target.get("namespace"),
             name=target.get("name"),
             allowed=(event.get("annotations") or {}).get("authorization.k8s.io/decision") == "allow",
             at=datetime.fromisoformat(event["requestReceivedTimestamp"]),
         )
+
+
+def _name(target: dict[str, Any], verb: str) -> str | None:
+    """Of the object that the authorizer was asked about: a creation is authorized before its object has a name."""
+    return None if verb == "create" else target.get("name")

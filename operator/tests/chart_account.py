@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -69,10 +69,19 @@ def _rendered(helm: str, chart: Path, values: str) -> str:
     return subprocess.run(command, input=values, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
-def render(helm: str, chart: Path, namespace: str, values: dict[str, Any] | None = None) -> list[Object]:
-    """The chart's objects for a release in a namespace, both of one name; none of them is a CRD."""
+def render(
+    helm: str,
+    chart: Path,
+    namespace: str,
+    values: dict[str, Any] | None = None,
+    names: Mapping[str, str] | None = None,
+) -> list[Object]:
+    """The chart's objects for a release in a namespace, both of one name, with names put in place of stand-ins; none
+    of them is a CRD."""
     text = _rendered(helm, chart, json.dumps((values or {}) | {"crds": {"install": False}}))
-    return [o for o in yaml.safe_load_all(text.replace(_NAMESPACE, namespace)) if o]
+    for stand_in, name in ({_NAMESPACE: namespace} | dict(names or {})).items():
+        text = text.replace(stand_in, name)
+    return [o for o in yaml.safe_load_all(text) if o]
 
 
 @asynccontextmanager

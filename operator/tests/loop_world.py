@@ -191,10 +191,16 @@ async def put_secret(kube: Kube, namespace: str, password: str) -> None:
 
 @asynccontextmanager
 async def cluster_in(
-    kube: Kube, account: Account, s3: s3_server.S3Server, directory: Path, port: Callable[[], int]
+    kube: Kube,
+    account: Account,
+    s3: s3_server.S3Server,
+    directory: Path,
+    port: Callable[[], int],
+    namespace: str | None = None,
 ) -> AsyncIterator[Cluster]:
-    """The namespace made ready, KubeRay's part playing; the operator is not started, but ended."""
-    namespace = account.namespace
+    """The namespace, the release's unless another is given, made ready, KubeRay's part playing; the operator is not
+    started, but ended."""
+    namespace = namespace or account.namespace
     await install_kuberay_crds(kube)
     await put_secret(kube, namespace, s3_server.SECRET)
     standin = Standin(kube, namespace, s3)
