@@ -19,6 +19,6 @@ def test_every_reason_of_a_failure_is_explained() -> None:
 def test_every_test_that_the_page_names_exists() -> None:
     named = re.findall(r"`((?:test|e2e)_[a-z0-9_]+)`", PAGE)
     assert len(named) > 40
-    folders = [ROOT / "operator" / "tests", ROOT / "tests" / "e2e"]
+    folders = [ROOT / part for part in ("operator/tests", "trainer_image/tests", "tests/e2e")]
     files = {path.stem for folder in folders for path in folder.glob("test_*.py")}
     assert [name for name in named if name not in files and f"test_{name}" not in files] == []

@@ -125,4 +125,6 @@ def test_crash_leaves_what_tells_why_in_the_bucket(world: World, start_run: Call
     assert states is not None
     assert head.metadata.name in [s["metadata"]["name"] for s in states]
     assert world.stored(name, layout.log_key(STAGE, 1, "events.json"))
-    assert world.content(name, layout.log_key(STAGE, 1, "driver.log"))
+    assert world.content(name, layout.log_key(STAGE, 1, "head.log"))
+    driver = world.content(name, layout.log_key(STAGE, 1, "driver.log"))
+    assert driver, "the trainer's own words, though it was killed"

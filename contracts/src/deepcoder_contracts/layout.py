@@ -59,7 +59,7 @@ def exit_key(stage: str, ordinal: int) -> str:
 
 
 def log_key(stage: str, ordinal: int, name: str) -> str:
-    """`<stage>/attempts/003/logs/driver.log`: what was saved of an attempt that failed, before its cluster went."""
+    """`<stage>/attempts/003/logs/driver.log`: what the trainer printed; beside it what the operator saves."""
     return f"{attempt_dir(stage, ordinal)}/logs/{name}"
 
 

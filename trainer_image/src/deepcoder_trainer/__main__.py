@@ -64,10 +64,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from deepcoder_contracts.stage import StageConfig
+    from deepcoder_trainer.cluster import in_cluster
     from deepcoder_trainer.config import load_config
+    from deepcoder_trainer.driverlog import save_at_the_end
 
     _log(verbose=options.verbose)
     config = load_config(options.config)
+    if isinstance(config, StageConfig) and in_cluster():
+        save_at_the_end(options.config)
     judge = None
     if config.judge.backend is JudgeBackend.LOCAL and config.recipe.reward is None:
         from deepcoder_trainer.judge.local import LocalJudge

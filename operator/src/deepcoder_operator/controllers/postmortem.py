@@ -125,7 +125,7 @@ class PostMortem:
             container = pod["spec"]["containers"][0]["name"]
             text = await _tried(f"the log of {name}", missing, self._log(namespace, name, container))
             if text is not None:
-                document = "driver.log" if pod in heads and "driver.log" not in found.documents else f"{name}.log"
+                document = "head.log" if pod in heads and "head.log" not in found.documents else f"{name}.log"
                 # Megabytes, searched many times over: heartbeats are answered meanwhile.
                 found.documents[document] = await asyncio.to_thread(redactor.text, text)
         if listed and not heads:

@@ -1,0 +1,113 @@
+"""The end of what the trainer printed, saved beside its exit record however it ended.
+
+In a RayJob the supervisor lets the driver print into a file within the head, which goes with its pod and is in no
+container's log. A process of its own waits until the trainer has ended, by SIGKILL or a crash of native code too, and
+puts the last 4 MiB of that file at `logs/driver.log`, without the secrets that the trainer had. It is for people:
+whatever fails costs the attempt nothing, and is the last line of the file. A pod that goes at once takes both along.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from deepcoder_contracts.stage import StageConfig
+
+log = logging.getLogger(__name__)
+
+NAME = "driver.log"
+BYTES = 4 << 20
+_LOOK_SECONDS = 0.3
+_SAVE_SECONDS = 60
+"""After which the process ends, whatever it waits for."""
+
+_SECRET_NAMES = re.compile(r"(?:^|_)(?:KEY|KEY_ID|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS)$")
+_children: list[subprocess.Popen[bytes]] = []
+
+
+def save_at_the_end(config: Path) -> None:
+    """Start what saves the log once this process is over; nothing where stderr is no file, as in a terminal."""
+    if not stat.S_ISREG(os.fstat(2).st_mode):
+        return
+    command = [sys.executable, "-m", "deepcoder_trainer.driverlog", str(config.resolve()), str(os.getpid())]
+    try:
+        # A session of its own: Ray ends the driver's whole group when it ends the driver.
+        _children.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True))
+    except OSError as error:
+        log.warning("what is printed here will not be saved: %s", error)
+
+
+def main(arguments: list[str]) -> int:
+    """Wait for the trainer's end, then save."""
+    # Ray and the kubelet ask all of the trainer's processes to stop; this one has its work after that.
+    for asked in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(asked, signal.SIG_IGN)
+    path, trainer = Path(arguments[0]), int(arguments[1])
+    while os.getppid() == trainer:
+        time.sleep(_LOOK_SECONDS)
+    signal.alarm(_SAVE_SECONDS)
+    try:
+        _save(path)
+    except Exception as error:
+        sys.stderr.write(f"deepcoder-trainer: this log could not be saved: {type(error).__name__}: {error}\n")
+        return 1
+    return 0
+
+
+def _save(path: Path) -> None:
+    from deepcoder_contracts.layout import log_key
+    from deepcoder_contracts.redaction import Redactor
+    from deepcoder_contracts.stage import StageConfig
+    from deepcoder_trainer.checkpoint.storage import open_run_storage
+    from deepcoder_trainer.config import load_config
+
+    config = load_config(path)
+    if not isinstance(config, StageConfig):
+        raise TypeError("only an attempt of a stage has a place for its log")
+    redactor = Redactor([*secrets_of(os.environ), *_tokens(config), *mounted(Path("/proc/self/mounts"), path)])
+    text = redactor.text(end_of(Path("/proc/self/fd/2")).decode(errors="replace"))
+    open_run_storage(config.storage).put_bytes(log_key(config.stage.name, config.ordinal, NAME), text.encode())
+
+
+def end_of(file: Path) -> bytes:
+    """The last bytes of a file, from a line's beginning on."""
+    with file.open("rb") as f:
+        size = f.seek(0, os.SEEK_END)
+        f.seek(max(size - BYTES, 0))
+        data = f.read(BYTES)
+    return data[data.find(b"\n") + 1 :] if size > BYTES else data
+
+
+def secrets_of(environment: Mapping[str, str]) -> Iterable[bytes]:
+    """Values of variables that are named as secrets are."""
+    return [value.encode() for name, value in environment.items() if _SECRET_NAMES.search(name.upper())]
+
+
+def _tokens(config: StageConfig) -> Iterable[bytes]:
+    files = (config.judge.token_file, config.progress.token_file if config.progress else None)
+    return [Path(file).read_bytes() for file in files if file and Path(file).is_file()]
+
+
+def mounted(mounts: Path, config: Path) -> Iterable[bytes]:
+    """What lies in volumes that Kubernetes fills in memory, as it does Secrets; but not where the config lies."""
+    found = []
+    for line in mounts.read_text().splitlines():
+        _, where, kind, *_ = line.split()
+        folder = Path(where)
+        if kind == "tmpfs" and folder != config.parent and (folder / "..data").is_dir():
+            found += [file.read_bytes() for file in sorted((folder / "..data").rglob("*")) if file.is_file()]
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
