@@ -33,7 +33,7 @@ MOST_TRIES = 5
 """Starts in a row for which the machine may be too busy."""
 
 
-def make_model(directory: Path, *, hidden: int = 128, layers: int = 2) -> Path:
+def make_model(directory: Path, *, hidden: int = 128, layers: int = 2, mathematics: bool = False) -> Path:
     """A tied Qwen2 of random weights, in shapes that vLLM's CPU kernels know, whose tokens are programs and words."""
     import torch
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -44,12 +44,12 @@ def make_model(directory: Path, *, hidden: int = 128, layers: int = 2) -> Path:
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.decoder = decoders.Fuse()
     programs = [f"\n```python\nprint({n})\n```\n" for n in range(NUMBERS)]
-    answers = [f"\\boxed{{{n}}}" for n in range(NUMBERS)]
+    answers = [f"\\boxed{{{n}}}" for n in range(NUMBERS)] if mathematics else []
     tokenizer.add_tokens([AddedToken(text, normalized=False, special=False) for text in programs + answers])
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<pad>").save_pretrained(directory)
     torch.manual_seed(0)
     config = Qwen2Config(
-        vocab_size=len(words) + 2 * NUMBERS,
+        vocab_size=len(words) + len(programs) + len(answers),
         hidden_size=hidden,
         num_hidden_layers=layers,
         num_attention_heads=hidden // 32,
@@ -65,14 +65,15 @@ def make_model(directory: Path, *, hidden: int = 128, layers: int = 2) -> Path:
     return directory
 
 
-def problems(path: Path) -> Path:
-    """Ask for each number in several ways, once as a mathematical answer."""
+def problems(path: Path, mathematics: bool) -> Path:
+    """Ask for each number in several ways, with `mathematics` once for an answer in a box."""
     rows = [
         {"id": f"p{i}", "prompt": f"say {i % NUMBERS} " * (1 + i // NUMBERS), "tests": [{"input": "", "output": out}]}
         for i in range(7)
         for out in [f"{i % NUMBERS}\n"]
     ]
-    rows += [{"id": "mathematics", "prompt": "say 3 say 3 say 3", "answer": r"\frac{6}{2}"}]
+    if mathematics:
+        rows += [{"id": "mathematics", "prompt": "say 3 say 3 say 3", "answer": r"\frac{6}{2}"}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -81,7 +82,8 @@ class RealRun:
     """A run's file, and the processes that work on it one after another; leaving the context ends and removes all."""
 
     def __init__(self, folder: Path, model: Path, storage: dict[str, Any], *, steps: int, **more: Any) -> None:
-        """`storage` as in the file; `more` is of its recipe, but `resources` of its one stage, called `short`."""
+        """`storage` as in the file; `more` is of its recipe, but `resources` of its one stage, called `short`,
+        and `mathematics`, which adds such a problem."""
         name = storage["uri"].rsplit("/", 1)[1]
         self.name, self.steps = name, steps
         self.log = folder / f"{name}.log"
@@ -96,7 +98,7 @@ class RealRun:
             "kind": "LocalRun",
             "name": "run",
             "model": {"uri": str(model)},
-            "dataset": {"uri": str(problems(folder / "problems.jsonl"))},
+            "dataset": {"uri": str(problems(folder / "problems.jsonl", more.pop("mathematics", False)))},
             "stages": [{**stage, "resources": more.pop("resources", {})}],
             "storage": storage,
             "recipe": {

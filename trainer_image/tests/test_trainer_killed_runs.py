@@ -123,8 +123,8 @@ def kill_again_and_again(
 ) -> Counter[str]:
     """Kills at points drawn from `seed`, `last` at the end; the rest of the run, compared. `folder` is the storage's,
     on this machine. Returns how often it was killed at what."""
-    model = make_model(tmp_path / "model", hidden=256, layers=4)
-    settings = {"steps": steps, **more}
+    model = make_model(tmp_path / "model", hidden=256, layers=4, mathematics=True)
+    settings = {"steps": steps, "mathematics": True, **more}
     with (
         RealRun(tmp_path, model, {**storage, "uri": f"{storage['uri']}/whole"}, **settings) as whole,
         RealRun(tmp_path, model, {**storage, "uri": f"{storage['uri']}/killed"}, **settings) as killed,
