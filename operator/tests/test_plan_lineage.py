@@ -1,0 +1,33 @@
+"""A checkpoint that storage had, and has no more, is told with its place; what it was made from stands."""
+
+from __future__ import annotations
+
+from plan_world import running
+
+
+def test_checkpoint_that_is_gone_or_damaged_is_told_and_the_newest_whole_one_stands() -> None:
+    cluster = running()
+    cluster.save(10)
+    cluster.leave(1)
+    cluster.settle()
+    whole, stored = cluster.run.status.latest_checkpoint, dict(cluster.stored)
+    cluster.advance(11)
+    cluster.settle()
+    cluster.start_job()
+    cluster.settle()
+    cluster.save(15)
+    cluster.leave(1)
+    cluster.settle()
+    lost = cluster.run.status.latest_checkpoint
+    assert whole is not None
+    assert lost is not None
+    cluster.stored = stored
+    cluster.advance(60)
+    cluster.settle()
+    cluster.start_job()
+    cluster.settle()
+    cluster.leave(1)
+    cluster.settle()
+    told = [e.message for e in cluster.events if e.reason == "CheckpointLost"]
+    assert told == [f"{lost.uri} is not there as it was verified; {whole.uri} stands"]
+    assert cluster.run.status.latest_checkpoint == whole
