@@ -291,9 +291,11 @@ def test_delete_takes_the_folder_and_nothing_beside_it(folder: Folder) -> None:
     folder.save(10, 1)
     folder.client.put_object(Bucket=s3_server.BUCKET, Key=f"{folder.key}-beside/x", Body=b"x")
     bucket = folder.bucket()
-    assert bucket.delete(f"{folder.key}/") == 2
+    keys = bucket.delete_page(f"{folder.key}/", "")
+    assert len(keys) == 2
+    assert bucket.delete_page(f"{folder.key}/", keys[-1]) == []
     assert bucket.objects(f"{folder.key}/") == []
     assert len(bucket.objects(f"{folder.key}-beside/")) == 1
     for dangerous in ("", "/", folder.key):
         with pytest.raises(ValueError, match="no folder"):
-            bucket.delete(dangerous)
+            bucket.delete_page(dangerous, "")

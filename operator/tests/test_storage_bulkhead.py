@@ -18,13 +18,21 @@ from plan_world import make_run
 
 from deepcoder_operator.domain.query import StorageQuery
 from deepcoder_operator.storage import bulkhead as bulkheads
-from deepcoder_operator.storage.bulkhead import Bulkhead
-from deepcoder_operator.storage.s3 import Buckets, Credentials, StorageProblem, Target, Unheard
+from deepcoder_operator.storage import service as services
+from deepcoder_operator.storage.bulkhead import Bulkhead, Place
+from deepcoder_operator.storage.gate import Gate
+from deepcoder_operator.storage.s3 import Bucket, Buckets, Credentials, Line, StorageProblem, Target, Unheard
 from deepcoder_operator.storage.service import StorageService
 
 AWAY = StorageProblem("StorageUnreachable", "nobody is there")
 
+
+def at(bucket: str, server: str = "s3", at_once: int = bulkheads.AT_ONCE) -> Place:
+    return Place(server, bucket, server, at_once)
+
+
 _SIXTY_FOUR = """
+from deepcoder_operator.storage.gate import Gate
 from deepcoder_operator.storage.s3 import Buckets, Credentials, Target
 
 def kilobytes():
@@ -80,15 +88,15 @@ class Question:
 
     def __init__(self) -> None:
         self.asked = self.now = self.most = 0
-        self.unheard: list[threading.Event] = []
+        self.lines: list[Line] = []
         self._answer = threading.Event()
         self._lock = threading.Lock()
 
-    def __call__(self, unheard: threading.Event) -> str:
+    def __call__(self, line: Line) -> str:
         with self._lock:
             self.asked, self.now = self.asked + 1, self.now + 1
             self.most = max(self.most, self.now)
-            self.unheard.append(unheard)
+            self.lines.append(line)
         self._answer.wait(20)
         with self._lock:
             self.now -= 1
@@ -118,15 +126,15 @@ async def eventually(holds: Any) -> None:
 
 async def test_bucket_has_one_thread_until_it_has_answered_and_a_few_then(bulkhead: Bulkhead) -> None:
     first, later, other = Question(), Question(), Question()
-    asked = [asyncio.create_task(bulkhead.ask("b", "s3", 10, first)) for _ in range(3)]
+    asked = [asyncio.create_task(bulkhead.ask(at("b"), 10, first)) for _ in range(3)]
     await eventually(lambda: first.asked)
-    elsewhere = asyncio.create_task(bulkhead.ask("other", "s3", 10, other))
+    elsewhere = asyncio.create_task(bulkhead.ask(at("other"), 10, other))
     await eventually(lambda: other.asked)
     assert first.now == 1
     first.answer()
     other.answer()
     await asyncio.gather(*asked, elsewhere)
-    asked = [asyncio.create_task(bulkhead.ask("b", "s3", 10, later)) for _ in range(20)]
+    asked = [asyncio.create_task(bulkhead.ask(at("b"), 10, later)) for _ in range(20)]
     await eventually(lambda: later.now == bulkheads.AT_ONCE)
     later.answer()
     assert await asyncio.gather(*asked) == ["answer"] * 20
@@ -138,28 +146,28 @@ async def test_after_a_question_found_nobody_the_others_are_told_so_without_aski
 ) -> None:
     asked: list[float] = []
 
-    def away(_: threading.Event) -> str:
+    def away(_: Line) -> str:
         asked.append(clock.now)
         raise AWAY
 
-    answers = await asyncio.gather(*(bulkhead.ask("b", "s3", 10, away) for _ in range(40)), return_exceptions=True)
+    answers = await asyncio.gather(*(bulkhead.ask(at("b"), 10, away) for _ in range(40)), return_exceptions=True)
     assert all(isinstance(a, StorageProblem) and a.problem == AWAY.problem for a in answers)
     assert len(asked) == 1
     clock.now = bulkheads.OPEN_SECONDS
     with pytest.raises(StorageProblem):
-        await bulkhead.ask("b", "s3", 10, away)
+        await bulkhead.ask(at("b"), 10, away)
     assert len(asked) == 2
 
 
 async def test_refusal_is_an_answer_and_shuts_nobody_out(bulkhead: Bulkhead) -> None:
     refused = StorageProblem("CredentialsRefused", "mend its keys")
 
-    def refuse(_: threading.Event) -> str:
+    def refuse(_: Line) -> str:
         raise refused
 
     with pytest.raises(StorageProblem, match="mend"):
-        await bulkhead.ask("b", "s3", 10, refuse)
-    assert await bulkhead.ask("b", "s3", 10, lambda _: "answer") == "answer"
+        await bulkhead.ask(at("b"), 10, refuse)
+    assert await bulkhead.ask(at("b"), 10, lambda _: "answer") == "answer"
 
 
 async def test_question_past_its_deadline_is_told_to_stop_and_keeps_its_place_until_it_has(
@@ -168,46 +176,126 @@ async def test_question_past_its_deadline_is_told_to_stop_and_keeps_its_place_un
     slow, next_one = Question(), Question()
     next_one.answer()
     with pytest.raises(StorageProblem, match="no answer in"):
-        await bulkhead.ask("b", "s3", 0.05, slow)
-    assert slow.unheard[0].is_set()
+        await bulkhead.ask(at("b"), 0.05, slow)
+    assert slow.lines[0].gone.is_set()
     clock.now = bulkheads.OPEN_SECONDS
-    waiting = asyncio.create_task(bulkhead.ask("b", "s3", 10, next_one))
+    waiting = asyncio.create_task(bulkhead.ask(at("b"), 10, next_one))
     await asyncio.sleep(0.1)
     assert next_one.asked == 0, "the thread of the first is still at it"
     slow.answer()
     assert await waiting == "answer"
 
 
+async def test_server_has_few_threads_until_it_has_answered_and_never_all(bulkhead: Bulkhead) -> None:
+    """Of a server that is away all buckets are silent, and each would have a thread."""
+    first, later = Question(), Question()
+    asked = [asyncio.create_task(bulkhead.ask(at(f"b{n}", "dead"), 10, first)) for n in range(100)]
+    await eventually(lambda: first.now == bulkheads.NEW_SERVER)
+    assert await bulkhead.ask(at("b", "well"), 10, lambda _: "answer") == "answer"
+    first.answer()
+    await asyncio.gather(*asked)
+    asked = [asyncio.create_task(bulkhead.ask(at(f"b{n}", "dead"), 10, later)) for n in range(100)]
+    await eventually(lambda: later.now == bulkheads.SERVER)
+    assert await bulkhead.ask(at("b", "well"), 10, lambda _: "answer") == "answer"
+    assert later.most == bulkheads.SERVER < bulkheads.THREADS
+    later.answer()
+    await asyncio.gather(*asked)
+
+
+async def test_server_that_could_not_be_reached_has_one_thread_until_it_answers(bulkhead: Bulkhead) -> None:
+    def away(_: Line) -> str:
+        raise AWAY
+
+    with pytest.raises(StorageProblem):
+        await bulkhead.ask(at("b"), 10, away)
+    slow = Question()
+    asked = [asyncio.create_task(bulkhead.ask(at(f"b{n}"), 10, slow)) for n in range(20)]
+    await eventually(lambda: slow.asked)
+    await asyncio.sleep(0.1)
+    assert slow.asked == 1
+    slow.answer()
+    assert await asyncio.gather(*asked) == ["answer"] * 20
+
+
+@pytest.mark.parametrize("at_last", ["too long", "silent"])
+async def test_long_question_whose_requests_are_answered_shuts_nobody_out(bulkhead: Bulkhead, at_last: str) -> None:
+    slow = Question()
+
+    def long(line: Line) -> str:
+        line.answered = True
+        if at_last == "silent":
+            raise AWAY
+        return slow(line)
+
+    with pytest.raises(StorageProblem):
+        await bulkhead.ask(at("b"), 0.05, long)
+    later = Question()
+    asked = [asyncio.create_task(bulkhead.ask(at("b", at_once=4), 10, later)) for _ in range(9)]
+    if at_last == "too long":
+        await asyncio.sleep(0.1)
+        slow.answer()
+    await eventually(lambda: later.asked)
+    later.answer()
+    assert await asyncio.gather(*asked) == ["answer"] * 9
+
+
+async def test_each_answer_wakes_one_who_waits(bulkhead: Bulkhead, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of a thousand looked again at each answer: half a million wake-ups."""
+    turns = 0
+    loop = asyncio.get_running_loop()
+    call_soon = loop.call_soon
+
+    def counting(*arguments: Any, **keywords: Any) -> Any:
+        nonlocal turns
+        turns += 1
+        return call_soon(*arguments, **keywords)
+
+    monkeypatch.setattr(loop, "call_soon", counting)
+    await asyncio.gather(*(bulkhead.ask(at("b"), 10, lambda _: "answer") for _ in range(500)))
+    assert turns < 500 * 30
+
+
+async def test_place_that_was_given_to_one_who_gave_up_goes_to_the_next() -> None:
+    gate = Gate(1)
+    await gate.enter()
+    quitter, next_one = asyncio.create_task(gate.enter()), asyncio.create_task(gate.enter())
+    await asyncio.sleep(0)
+    gate.leave()
+    quitter.cancel()
+    await asyncio.wait_for(next_one, 1)
+    assert (gate.inside, gate.waiting) == (1, 0)
+
+
 async def test_waiting_for_a_place_is_bounded(bulkhead: Bulkhead, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bulkheads, "WAIT_SECONDS", 0.05)
     slow = Question()
-    first = asyncio.create_task(bulkhead.ask("b", "s3", 10, slow))
+    first = asyncio.create_task(bulkhead.ask(at("b"), 10, slow))
     await eventually(lambda: slow.asked)
     with pytest.raises(StorageProblem, match="earlier questions"):
-        await bulkhead.ask("b", "s3", 10, slow)
+        await bulkhead.ask(at("b"), 10, slow)
     slow.answer()
     assert await first == "answer"
 
 
 async def test_question_that_is_given_up_frees_its_place(bulkhead: Bulkhead) -> None:
     slow = Question()
-    asked = asyncio.create_task(bulkhead.ask("b", "s3", 10, slow))
+    asked = asyncio.create_task(bulkhead.ask(at("b"), 10, slow))
     await eventually(lambda: slow.asked)
     asked.cancel()
-    await eventually(slow.unheard[0].is_set)
+    await eventually(slow.lines[0].gone.is_set)
     slow.answer()
-    assert await bulkhead.ask("b", "s3", 10, lambda _: "answer") == "answer"
+    assert await bulkhead.ask(at("b"), 10, lambda _: "answer") == "answer"
 
 
 def test_bucket_that_nobody_waits_for_sends_no_further_request() -> None:
-    unheard = threading.Event()
-    bucket = Buckets().open(Target("http://127.0.0.1:9", None, Credentials("a", "s")), "b", unheard)
-    unheard.set()
+    line = Line()
+    bucket = Buckets().open(Target("http://127.0.0.1:9", None, Credentials("a", "s")), "b", line)
+    line.gone.set()
     for ask in (bucket.get, bucket.head, bucket.folders, bucket.objects, bucket.sha256):
         with pytest.raises(Unheard):
             ask("key/")
     with pytest.raises(Unheard):
-        bucket.delete("key/")
+        bucket.delete_page("key/", "")
     with pytest.raises(Unheard):
         bucket.put_once("key", b"")
 
@@ -239,7 +327,7 @@ def run_at(endpoint: str, bucket: str) -> Any:
 
 
 @pytest.mark.s3
-async def test_forty_runs_at_servers_that_never_answer_do_not_delay_another(
+async def test_seventy_buckets_of_a_server_that_never_answers_do_not_delay_another(
     service: StorageService, blackhole: str, tmp_path: Path
 ) -> None:
     program = s3_server.program()
@@ -248,7 +336,7 @@ async def test_forty_runs_at_servers_that_never_answer_do_not_delay_another(
     look = StorageQuery(admission=True)
     with s3_server.running(tmp_path, program) as server:
         await service.answer(run_at(server.endpoint, s3_server.BUCKET), look)
-        dead = [asyncio.create_task(service.answer(run_at(blackhole, f"dead-{i % 20}"), look)) for i in range(40)]
+        dead = [asyncio.create_task(service.answer(run_at(blackhole, f"dead-{i}"), look)) for i in range(70)]
         await asyncio.sleep(1)
         began = time.monotonic()
         answer = await service.answer(run_at(server.endpoint, s3_server.BUCKET), look)
@@ -258,3 +346,44 @@ async def test_forty_runs_at_servers_that_never_answer_do_not_delay_another(
         for task in dead:
             task.cancel()
         await asyncio.gather(*dead, return_exceptions=True)
+
+
+@pytest.mark.s3
+async def test_deletions_that_take_long_leave_their_bucket_to_questions(
+    service: StorageService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = s3_server.program()
+    if program is None:
+        pytest.skip("the S3 server has not been built: run `python -m devcluster build`")
+    deleting = threading.Event()
+    delete = Bucket.delete_page
+
+    def slow(self: Bucket, prefix: str, after: str) -> list[str]:
+        deleting.set()
+        time.sleep(1)
+        return delete(self, prefix, after)
+
+    monkeypatch.setattr(Bucket, "delete_page", slow)
+    with s3_server.running(tmp_path, program) as server:
+        run = run_at(server.endpoint, s3_server.BUCKET)
+        await service.put(run, "logs/a", b"a")
+        deletions = [asyncio.create_task(service.delete_folder(run)) for _ in range(5)]
+        await eventually(deleting.is_set)
+        began = time.monotonic()
+        answer = await service.answer(run, StorageQuery(admission=True))
+        assert answer.problem is None
+        assert time.monotonic() - began < 1
+        assert sum(await asyncio.gather(*deletions)) == 1
+
+
+async def test_deletion_goes_on_page_by_page_within_its_bound(
+    service: StorageService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = {"": ["a", "b"], "b": ["c"], "c": []}
+    monkeypatch.setattr(Bucket, "delete_page", lambda self, prefix, after: pages[after])
+    run = run_at("http://127.0.0.1:9", "bucket")
+    assert await service.delete_folder(run) == 3
+    monkeypatch.setattr(services, "DELETE_SECONDS", 0.2)
+    pages["c"] = ["c"]
+    with pytest.raises(StorageProblem, match="the rest follows"):
+        await service.delete_folder(run)

@@ -1,16 +1,18 @@
 """Threads for blocking questions to storage, shared out so that no bucket's trouble is another's.
 
 A question to a server that is away holds a thread until the client gives up, most of a minute. So each bucket has few
-threads at once: one until it has answered, `AT_ONCE` after that, one again once it could not be reached. For
-`OPEN_SECONDS` after a question found nobody the others are told the same without asking. A question that runs past its
-deadline is answered as unreachable at once; its thread stops before the next request, and the bucket has that place
-back only then. A deadline counts from when the thread begins, waiting for a place has a bound of its own.
+threads at once: one until it has answered, a few after that, one again once it could not be reached; and so has each
+server, whose buckets may be many: `NEW_SERVER` until it has answered, one once it could not be reached, and never all.
+For `OPEN_SECONDS` after a question found nobody the others of its bucket are told the same without asking.
+
+A question that runs past its deadline is given up at once; its thread stops before the next request, and the bucket has
+that place back only then. Where any of its requests was answered it is long, and no sign that nobody is there. A
+deadline counts from when the thread begins, waiting for a place has a bound of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +20,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from deepcoder_operator.domain.world import Problem
-from deepcoder_operator.storage.s3 import UNREACHABLE, StorageProblem, Unheard
+from deepcoder_operator.storage.gate import Gate
+from deepcoder_operator.storage.s3 import UNREACHABLE, Line, StorageProblem, Unheard
 
 AT_ONCE = 4
 """Questions to one bucket at a time."""
@@ -27,111 +30,125 @@ OPEN_SECONDS = 10.0
 """For so long after a question found nobody, no other is asked."""
 
 WAIT_SECONDS = 60.0
-"""Longest wait for a bucket's, or for any, thread."""
+"""Longest wait for a bucket's, a server's, or any thread."""
 
 THREADS = 64
+NEW_SERVER = 4
+"""Threads at a server that has not answered yet."""
+SERVER = 48
+"""Threads at a server that answers: should it fall silent, some are left for the others."""
 _REMEMBERED = 1000
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a question is about: questions about one thing share its threads, things at one server the server's."""
+
+    server: Hashable
+    thing: Hashable
+    name: str
+    """The server's, for messages."""
+
+    at_once: int = AT_ONCE
 
 
 @dataclass
 class _Compartment:
     """What is under way at one bucket."""
 
-    asking: int = 0
-    waiting: int = 0
-    answered: bool = False
+    gate: Gate = field(default_factory=lambda: Gate(1))
     problem: Problem | None = None
     problem_until: float = float("-inf")
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def known_problem(self, now: float) -> Problem | None:
-        return self.problem if now < self.problem_until else None
+    def check(self, now: float) -> None:
+        """Raise the problem that it is known to have."""
+        if self.problem is not None and now < self.problem_until:
+            raise StorageProblem(self.problem.reason, self.problem.message)
 
     def is_away(self, problem: Problem, now: float) -> None:
-        self.answered, self.problem, self.problem_until = False, problem, now + OPEN_SECONDS
-        self.signal()
+        self.problem, self.problem_until = problem, now + OPEN_SECONDS
+        self.gate.resize(1)
+        self.gate.refuse(lambda: StorageProblem(problem.reason, problem.message))
 
-    def signal(self) -> None:
-        """Have all who wait look again."""
-        self.changed.set()
-        self.changed = asyncio.Event()
+    def at_rest(self, now: float) -> bool:
+        return not self.gate.inside and not self.gate.waiting and now >= self.problem_until
 
 
 class Bulkhead:
-    """Runs blocking questions; each is given an event that is set when nobody waits for its answer any more."""
+    """Runs blocking questions; each is given the `Line` of who waits for its answer."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="s3")
-        self._free = asyncio.Semaphore(THREADS)
-        self._compartments: dict[Hashable, _Compartment] = {}
+        self._free = Gate(THREADS)
+        self._servers: dict[Hashable, Gate] = {}
+        self._compartments: dict[tuple[Hashable, Hashable], _Compartment] = {}
 
     def close(self) -> None:
         """Take no more questions."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def ask(self, key: Hashable, server: str, seconds: float, question: Callable[[threading.Event], T]) -> T:
+    async def ask(self, place: Place, seconds: float, question: Callable[[Line], T]) -> T:
         """The answer; raises what the question raises, and `StorageProblem` when it takes too long."""
-        place = self._compartment(key)
-        place.waiting += 1
+        compartment, server = self._find(place)
+        entered: list[Gate] = []
         try:
             async with asyncio.timeout(WAIT_SECONDS):
-                await self._enter(place)
-        except TimeoutError:
-            text = f"{server} has not answered earlier questions in {WAIT_SECONDS:.0f} s"
+                for gate in (compartment.gate, server, self._free):
+                    compartment.check(self._clock())
+                    await gate.enter()
+                    entered.append(gate)
+            compartment.check(self._clock())
+        except BaseException as e:
+            _leave(entered)
+            if not isinstance(e, TimeoutError):
+                raise
+            text = f"{place.name} has not answered earlier questions in {WAIT_SECONDS:.0f} s"
             raise StorageProblem(UNREACHABLE, text) from None
-        finally:
-            place.waiting -= 1
-        return await self._run(place, server, seconds, question)
-
-    def _compartment(self, key: Hashable) -> _Compartment:
-        """The bucket's; those at rest are forgotten when there are many."""
-        if len(self._compartments) > _REMEMBERED:
-            now, all_ = self._clock(), self._compartments
-            self._compartments = {k: p for k, p in all_.items() if p.asking or p.waiting or p.known_problem(now)}
-        return self._compartments.setdefault(key, _Compartment())
-
-    async def _enter(self, place: _Compartment) -> None:
-        """Take a place at the bucket and one of all threads; raises its problem while it is known to be away."""
-        while True:
-            if problem := place.known_problem(self._clock()):
-                raise StorageProblem(problem.reason, problem.message)
-            if place.asking < (AT_ONCE if place.answered else 1):
-                break
-            await place.changed.wait()
-        place.asking += 1
-        try:
-            await self._free.acquire()
-        except BaseException:
-            place.asking -= 1
-            place.signal()
-            raise
-
-    async def _run(
-        self, place: _Compartment, server: str, seconds: float, question: Callable[[threading.Event], T]
-    ) -> T:
-        unheard = threading.Event()
-        future = asyncio.get_running_loop().run_in_executor(self._threads, question, unheard)
-        future.add_done_callback(lambda done: self._left(place, done))
+        line = Line()
+        future = asyncio.get_running_loop().run_in_executor(self._threads, question, line)
+        future.add_done_callback(lambda done: self._left(place, compartment, server, line, done))
         try:
             done, _ = await asyncio.wait({future}, timeout=seconds)
         finally:
-            unheard.set()
+            line.gone.set()
         if not done:
-            problem = Problem(UNREACHABLE, f"{server} gave no answer in {seconds:.0f} s")
-            place.is_away(problem, self._clock())
+            if line.answered:
+                text = f"{place.name} answers, but has not answered all in {seconds:.0f} s"
+                raise StorageProblem(UNREACHABLE, text)
+            problem = Problem(UNREACHABLE, f"{place.name} gave no answer in {seconds:.0f} s")
+            self._is_away(compartment, server, problem)
             raise StorageProblem(problem.reason, problem.message)
         return future.result()
 
-    def _left(self, place: _Compartment, done: asyncio.Future[T]) -> None:
-        """A thread has ended: what it found is what is known of the bucket."""
-        place.asking -= 1
-        self._free.release()
+    def _find(self, place: Place) -> tuple[_Compartment, Gate]:
+        """The bucket's and the server's; those at rest are forgotten when there are many."""
+        if len(self._compartments) > _REMEMBERED:
+            now, known = self._clock(), self._compartments
+            self._compartments = {k: c for k, c in known.items() if not c.at_rest(now)}
+            needed = {server for server, _ in self._compartments}
+            self._servers = {k: g for k, g in self._servers.items() if k in needed}
+        compartment = self._compartments.setdefault((place.server, place.thing), _Compartment())
+        return compartment, self._servers.setdefault(place.server, Gate(NEW_SERVER))
+
+    def _is_away(self, compartment: _Compartment, server: Gate, problem: Problem) -> None:
+        compartment.is_away(problem, self._clock())
+        server.resize(1)
+
+    def _left(self, place: Place, compartment: _Compartment, server: Gate, line: Line, done: asyncio.Future[T]) -> None:
+        """A thread has ended: what it found is what is known of the bucket and its server."""
         error = None if done.cancelled() else done.exception()
-        if isinstance(error, StorageProblem) and error.problem.reason == UNREACHABLE:
-            place.is_away(error.problem, self._clock())
-        elif not done.cancelled() and not isinstance(error, Unheard):
-            place.answered = True
-        place.signal()
+        unreachable = isinstance(error, StorageProblem) and error.problem.reason == UNREACHABLE
+        if isinstance(error, StorageProblem) and unreachable and not line.answered:
+            self._is_away(compartment, server, error.problem)
+        elif line.answered or not (done.cancelled() or unreachable or isinstance(error, Unheard)):
+            compartment.gate.resize(place.at_once)
+            server.resize(SERVER)
+        _leave([compartment.gate, server, self._free])
+
+
+def _leave(gates: list[Gate]) -> None:
+    for gate in reversed(gates):
+        gate.leave()

@@ -106,12 +106,20 @@ class Unheard(Exception):
     """Nobody waits for the answer any more, so no further request is sent."""
 
 
+class Line:
+    """Between who asks and the thread that finds out: whether anybody waits, and whether the server said a word."""
+
+    def __init__(self) -> None:
+        self.gone = threading.Event()
+        self.answered = False
+
+
 class Bucket:
     """A bucket at a target."""
 
-    def __init__(self, client: S3Client, target: Target, name: str, unheard: threading.Event | None = None) -> None:
-        """`unheard` is set when nobody waits for what is asked any more; then every method raises `Unheard`."""
-        self._client, self._target, self.name, self._unheard = client, target, name, unheard
+    def __init__(self, client: S3Client, target: Target, name: str, line: Line | None = None) -> None:
+        """Once nobody is at the other end of `line` every method raises `Unheard`."""
+        self._client, self._target, self.name, self._line = client, target, name, line or Line()
 
     def get(self, key: str) -> tuple[bytes, datetime]:
         """Content of a document and time of commit; raises `Missing`, and `StorageProblem` for what is no document."""
@@ -132,7 +140,7 @@ class Bucket:
         found = hashlib.sha256()
         with self._translated(key), closing(self._client.get_object(Bucket=self.name, Key=key)["Body"]) as body:
             for piece in body.iter_chunks(_PIECE_BYTES):
-                self._check_heard()
+                self._answered()
                 found.update(piece)
         return found.hexdigest()
 
@@ -155,7 +163,7 @@ class Bucket:
             )
             found = []
             for page in pages:
-                self._check_heard()
+                self._answered()
                 found += [p["Prefix"].rstrip("/").rsplit("/", 1)[-1] for p in page.get("CommonPrefixes", [])]
             return found
 
@@ -165,30 +173,38 @@ class Bucket:
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
             found = []
             for page in pages:
-                self._check_heard()
+                self._answered()
                 found += [Stored(o["Key"], o["Size"], o["LastModified"]) for o in page.get("Contents", [])]
             return found
 
-    def delete(self, prefix: str) -> int:
-        """Delete everything below a prefix that ends in a slash; the number of objects."""
+    def delete_page(self, prefix: str, after: str) -> list[str]:
+        """Delete one page of what is below a prefix that ends in a slash, past a key; its keys, none at the end."""
         if not prefix.strip("/") or not prefix.endswith("/"):
             raise ValueError(f"{prefix!r} is no folder")
-        count = 0
         with self._translated(prefix):
-            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix):
-                self._check_heard()
-                keys = [{"Key": o["Key"]} for o in page.get("Contents", [])]
-                if not keys:
-                    continue
-                answer = self._client.delete_objects(Bucket=self.name, Delete={"Objects": keys, "Quiet": True})  # type: ignore[typeddict-item]
-                if answer.get("Errors"):
-                    first = answer["Errors"][0]
-                    raise StorageProblem("DeletionRefused", f"{first.get('Key')}: {first.get('Message')}")
-                count += len(keys)
-        return count
+            page = self._client.list_objects_v2(Bucket=self.name, Prefix=prefix, StartAfter=after)
+            keys = [o["Key"] for o in page.get("Contents", [])]
+            if not keys:
+                return []
+            self._answered()
+            objects = [{"Key": key} for key in keys]
+            answer = self._client.delete_objects(Bucket=self.name, Delete={"Objects": objects, "Quiet": True})  # type: ignore[typeddict-item]
+            if answer.get("Errors"):
+                first = answer["Errors"][0]
+                raise StorageProblem(
+                    "DeletionRefused",
+                    f"{first.get('Key')}: {first.get('Message')}: allow it s3:DeleteObject, or delete the run with "
+                    "artifacts: Retain",
+                )
+            return keys
+
+    def _answered(self) -> None:
+        """A part of an answer is there, more has to be asked for: is anybody still waiting?"""
+        self._line.answered = True
+        self._check_heard()
 
     def _check_heard(self) -> None:
-        if self._unheard is not None and self._unheard.is_set():
+        if self._line.gone.is_set():
             raise Unheard(self.name)
 
     @contextmanager
@@ -200,7 +216,9 @@ class Bucket:
         source = self._target.credentials.source
         try:
             yield
+            self._line.answered = True
         except ClientError as e:
+            self._line.answered = True
             code = e.response.get("Error", {}).get("Code", "")
             text = e.response.get("Error", {}).get("Message", "")
             if code in ("NoSuchKey", "NotFound", "404"):
@@ -244,8 +262,8 @@ class Buckets:
         self._clients: OrderedDict[str, S3Client] = OrderedDict()
         self._files = tempfile.TemporaryDirectory(prefix="deepcoder-s3-")
 
-    def open(self, target: Target, bucket: str, unheard: threading.Event | None = None) -> Bucket:
-        """A bucket; nothing is asked of the server yet. See `Bucket` for `unheard`."""
+    def open(self, target: Target, bucket: str, line: Line | None = None) -> Bucket:
+        """A bucket; nothing is asked of the server yet. See `Bucket` for `line`."""
         c = target.credentials
         parts = (target.endpoint, target.region, c.access_key, c.secret_key, c.session_token, c.ca)
         key = hashlib.sha256(repr(parts).encode()).hexdigest()
@@ -253,7 +271,7 @@ class Buckets:
         if client is None:
             with self._making:
                 client = self._known(key) or self._keep(key, self._make(target, key))
-        return Bucket(client, target, bucket, unheard)
+        return Bucket(client, target, bucket, line)
 
     def _known(self, key: str) -> S3Client | None:
         with self._lock:

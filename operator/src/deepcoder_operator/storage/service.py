@@ -6,7 +6,7 @@ slower still, so whoever asks gives up meanwhile what others need (`aside`: its 
 
 from __future__ import annotations
 
-import threading
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
@@ -19,7 +19,7 @@ from deepcoder_operator.api.run import DeepCoderRun
 from deepcoder_operator.domain.query import StorageQuery
 from deepcoder_operator.domain.resolve import identity, storage_key
 from deepcoder_operator.domain.world import Problem, StorageView, StoredStage
-from deepcoder_operator.storage.bulkhead import Bulkhead
+from deepcoder_operator.storage.bulkhead import AT_ONCE, Bulkhead, Place
 from deepcoder_operator.storage.credentials import CredentialReader
 from deepcoder_operator.storage.reader import (
     Rejections,
@@ -29,10 +29,20 @@ from deepcoder_operator.storage.reader import (
     read_stage,
     resolve_origin,
 )
-from deepcoder_operator.storage.s3 import Bucket, Buckets, Credentials, Exists, StorageProblem, Target
+from deepcoder_operator.storage.s3 import (
+    UNREACHABLE,
+    Bucket,
+    Buckets,
+    Credentials,
+    Exists,
+    Line,
+    StorageProblem,
+    Target,
+)
 
 DEADLINE_SECONDS = 60.0
 DELETE_SECONDS = 300.0
+PAGE_SECONDS = 60.0
 PUT_SECONDS = 20.0
 
 T = TypeVar("T")
@@ -78,8 +88,23 @@ class StorageService:
         )
 
     async def delete_folder(self, run: DeepCoderRun) -> int:
-        """Delete everything below the run's folder; raises `StorageProblem`."""
-        return await self._in_thread(run, DELETE_SECONDS, lambda bucket: bucket.delete(storage_key(run) + "/"))
+        """Delete everything below the run's folder, page by page; raises `StorageProblem`.
+
+        Deletions may be long, so those of a bucket take turns, beside its other questions.
+        """
+        folder, count, last = storage_key(run) + "/", 0, ""
+        try:
+            async with asyncio.timeout(DELETE_SECONDS):
+                while keys := await self._delete_page(run, folder, last):
+                    count, last = count + len(keys), keys[-1]
+        except TimeoutError:
+            raise StorageProblem(
+                UNREACHABLE, f"{count} objects were deleted in {DELETE_SECONDS:.0f} s; the rest follows at the next try"
+            ) from None
+        return count
+
+    async def _delete_page(self, run: DeepCoderRun, folder: str, last: str) -> list[str]:
+        return await self._in_thread(run, PAGE_SECONDS, lambda bucket: bucket.delete_page(folder, last), "deletions", 1)
 
     async def put(self, run: DeepCoderRun, key: str, data: bytes) -> None:
         """Put a document below the run's folder, unless one is there; raises `StorageProblem`."""
@@ -97,7 +122,10 @@ class StorageService:
             raise StorageProblem("CredentialsMissing", "checkpoint.s3.credentialsSecretRef is not set: name a Secret")
         return await self._credentials.read(run.metadata.namespace, reference.name)
 
-    async def _in_thread(self, run: DeepCoderRun, seconds: float, ask: Callable[[Bucket], T]) -> T:
+    async def _in_thread(
+        self, run: DeepCoderRun, seconds: float, ask: Callable[[Bucket], T], kind: str = "", at_once: int = AT_ONCE
+    ) -> T:
+        """Ask with others of its kind: only they wait for each other at the run's bucket."""
         s3 = run.spec.checkpoint.s3
         if s3.endpoint and self._allowed and s3.endpoint.rstrip("/") not in self._allowed:
             raise StorageProblem(
@@ -107,13 +135,13 @@ class StorageService:
             )
         target = Target(s3.endpoint, s3.region, await self.credentials(run))
 
-        def work(unheard: threading.Event) -> T:
-            return ask(self._buckets.open(target, s3.bucket, unheard))
+        def work(line: Line) -> T:
+            return ask(self._buckets.open(target, s3.bucket, line))
 
         try:
             async with self.aside():
-                key = (s3.endpoint, s3.region, s3.bucket)
-                return await self._bulkhead.ask(key, s3.endpoint or "AWS", seconds, work)
+                place = Place((s3.endpoint, s3.region), (s3.bucket, kind), s3.endpoint or "AWS", at_once)
+                return await self._bulkhead.ask(place, seconds, work)
         except StorageProblem as e:
             if e.problem.reason == "CredentialsRefused" and s3.credentials_secret_ref:
                 self._credentials.forget(run.metadata.namespace, s3.credentials_secret_ref.name)

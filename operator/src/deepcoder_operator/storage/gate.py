@@ -1,0 +1,64 @@
+"""A gate with few places, given in the order in which they were asked for.
+
+Each place that comes free wakes one who waits, so that a thousand who wait cost a thousand wake-ups and not a million.
+The number of places may change; fewer of them sends nobody away who is inside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+
+
+class Gate:
+    """Use in one event loop. Each `enter` that returns is followed by one `leave`."""
+
+    def __init__(self, places: int) -> None:
+        self.inside = 0
+        self._places = places
+        self._waiting: OrderedDict[asyncio.Future[None], None] = OrderedDict()
+
+    @property
+    def waiting(self) -> int:
+        """How many wait outside."""
+        return len(self._waiting)
+
+    async def enter(self) -> None:
+        """Wait for a place and take it; raises what `refuse` is given meanwhile."""
+        if not self._waiting and self.inside < self._places:
+            self.inside += 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting[turn] = None
+        try:
+            await turn
+        except asyncio.CancelledError:
+            self._waiting.pop(turn, None)
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self.leave()  # the place was given in the moment in which we were told to give up
+            raise
+
+    def leave(self) -> None:
+        """Give a place back."""
+        self.inside -= 1
+        self._admit()
+
+    def resize(self, places: int) -> None:
+        """From now on there are so many."""
+        self._places = places
+        self._admit()
+
+    def refuse(self, error: Callable[[], Exception]) -> None:
+        """Send all who wait away, each with an error of its own."""
+        waiting, self._waiting = self._waiting, OrderedDict()
+        for turn in waiting:
+            if not turn.done():
+                turn.set_exception(error())
+
+    def _admit(self) -> None:
+        while self._waiting and self.inside < self._places:
+            turn, _ = self._waiting.popitem(last=False)
+            if not turn.done():
+                self.inside += 1
+                turn.set_result(None)
