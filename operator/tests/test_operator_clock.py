@@ -22,7 +22,25 @@ class Node:
 
 
 def clock_of(node: Node) -> SteadyClock:
-    return SteadyClock(lambda: node.wall, lambda: node.boot)
+    clock = SteadyClock(lambda: node.wall, lambda: node.boot)
+    clock.hold()
+    return clock
+
+
+@pytest.mark.parametrize("jump", [3600.0, -3600.0])
+def test_until_it_is_held_it_is_the_wall_clock_and_may_step(jump: float) -> None:
+    """A node that boots asks for the time when the operator's process may have begun."""
+    node = Node()
+    clock = SteadyClock(lambda: node.wall, lambda: node.boot)
+    node.passes(10)
+    node.wall += jump
+    assert clock.time() == node.wall
+    node.passes(5)
+    clock.hold()
+    assert clock.time() == node.wall
+    node.wall += jump
+    node.passes(10)
+    assert clock.time() == pytest.approx(node.wall - jump, abs=0.2)
 
 
 def test_it_is_the_wall_clock_where_nobody_sets_that() -> None:

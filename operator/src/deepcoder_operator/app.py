@@ -158,6 +158,7 @@ class Operator:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.election.run(), name="lease")
             await self.leader.wait()
+            self.clock.hold()
             self.observer.begin(self.clock.now)
             self.runs.start()
             self.pools.start()

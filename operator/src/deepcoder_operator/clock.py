@@ -2,8 +2,9 @@
 
 Deadlines, drains and the age of heartbeats decide about GPUs. A node whose clock is set an hour ahead would give up
 every attempt at once, one that is set back would wait an hour too long. So time goes on as the kernel counts it, time
-asleep included, and comes nearer to the wall clock by at most one second in a hundred. Times that another process
-wrote, before a restart or on another node, may still lie ahead: see `domain.times`.
+asleep included, and comes nearer to the wall clock by at most one second in a hundred. Until this process decides
+anything (`hold`) it is the wall clock itself: a node that has just booted may be an hour behind until it asks for the
+time. Times that another process wrote, before a restart or on another node, may still lie ahead: see `domain.times`.
 """
 
 from __future__ import annotations
@@ -27,17 +28,25 @@ def since_boot() -> float:
 
 
 class SteadyClock:
-    """Seconds since the epoch that only go forward, at the pace of a second a second."""
+    """Seconds since the epoch that, once held, only go forward, at the pace of a second a second."""
 
     def __init__(self, wall: Callable[[], float] = time.time, boot: Callable[[], float] = since_boot) -> None:
         self._wall, self._boot = wall, boot
         self._time, self._read = wall(), boot()
-        self._told = False
+        self._told = self._held = False
+
+    def hold(self) -> None:
+        """From now on it makes no step."""
+        self.time()
+        self._held = True
 
     def time(self) -> float:
         """Seconds since the epoch."""
         read = self._boot()
         elapsed, self._read = read - self._read, read
+        if not self._held:
+            self._time = self._wall()
+            return self._time
         self._time += elapsed
         behind = self._wall() - self._time
         self._time += max(-elapsed * SLEW, min(behind, elapsed * SLEW))
