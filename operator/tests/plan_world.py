@@ -8,28 +8,28 @@ may be away.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from plan_values import Meter, checkpoint, roundtrip
 from run_manifests import run_manifest
 
-from deepcoder_contracts.base import Digest, sha256_digest
+from deepcoder_contracts.base import Digest
 from deepcoder_contracts.exit import ExitRecord
 from deepcoder_contracts.gate import GateRecord
 from deepcoder_contracts.progress import ProgressReport, TrainerPhase
 from deepcoder_contracts.stage import StageType
 from deepcoder_operator.api.failure import FailureReason
 from deepcoder_operator.api.run import FINALIZER, DeepCoderRun
-from deepcoder_operator.api.run_status import CheckpointStatus, Phase, RunStatus
+from deepcoder_operator.api.run_status import Phase, RunStatus
 from deepcoder_operator.board import shows_life
 from deepcoder_operator.domain import draft as d
 from deepcoder_operator.domain.bounds import END_SECONDS
 from deepcoder_operator.domain.conditions import find_condition
 from deepcoder_operator.domain.plan import plan
 from deepcoder_operator.domain.policy import Policy
-from deepcoder_operator.domain.query import storage_query
+from deepcoder_operator.domain.query import rayjob_in_doubt, storage_query
 from deepcoder_operator.domain.terminal import is_terminal
 from deepcoder_operator.domain.world import (
     Beat,
@@ -56,39 +56,6 @@ def make_run(**spec: Any) -> DeepCoderRun:
     return DeepCoderRun.model_validate(manifest)
 
 
-def checkpoint(
-    stage: str, step: int, ordinal: int, *, final: bool = False, at: datetime = START, parent: Digest | None = None
-) -> CheckpointStatus:
-    """A verified checkpoint."""
-    uri = f"s3://deepcoder/ml/demo-01234567/{stage}/step-{step:06d}.a{ordinal:03d}"
-    return CheckpointStatus(
-        uri=uri, digest=sha256_digest(uri.encode()), stage=stage, step=step, ordinal=ordinal, final=final,
-        parent_digest=parent, committed_time=at,
-    )  # fmt: skip
-
-
-@dataclass
-class Meter:
-    """What the pods' GPUs were used for, told from the pods alone: the planner's ledger has to agree."""
-
-    running: dict[str, PodView] = field(default_factory=dict)
-    seconds: float = 0.0
-
-    def read(self, pods: Iterable[PodView], now: datetime) -> None:
-        """A look at the pods; what is no longer there has ended by now."""
-        seen = {p.name: p for p in pods if p.gpus and p.scheduled}
-        for name, pod in list(self.running.items()):
-            if name not in seen or seen[name].finished:
-                self.seconds += _used(pod, seen[name].finished or now if name in seen else now)
-                del self.running[name]
-        self.running |= {name: p for name, p in seen.items() if not p.finished}
-
-
-def _used(pod: PodView, until: datetime) -> float:
-    assert pod.scheduled is not None
-    return pod.gpus * max((until - pod.scheduled).total_seconds(), 0.0)
-
-
 @dataclass
 class Cluster:
     """Everything outside of the planner."""
@@ -112,6 +79,8 @@ class Cluster:
     """Whether KubeRay acts."""
     kubelet: bool = True
     """Whether the nodes' kubelets act."""
+    seen_jobs: dict[str, RayJobView] | None = None
+    """RayJobs as their watch, which is behind, has told of them; None: it is not. Pods have a watch of their own."""
     watching_since: datetime = START - timedelta(days=1)
     """When the operator's process began."""
     listening_since: datetime | None = START - timedelta(days=1)
@@ -136,9 +105,11 @@ class Cluster:
         """What a pass observes."""
         attempt = self.run.status.attempt
         name = attempt.name if attempt else None
+        jobs = self.jobs if self.seen_jobs is None else self.seen_jobs
+        mine = {n: j for n, j in jobs.items() if j.owner_uid == self.run.metadata.uid}
         world = World(
-            rayjob=self.jobs.get(name or ""),
-            strays=tuple(j for n, j in self.jobs.items() if n != name and j.owner_uid == self.run.metadata.uid),
+            rayjob=mine.get(name or "") or self.jobs.get(name or ""),
+            strays=tuple(j for n, j in mine.items() if n != name),
             cluster=ClusterView("c", True) if name in self.jobs and not self.jobs[name].suspended else None,
             pods=tuple(self.pods.values()),
             pool=self.pool,
@@ -148,6 +119,8 @@ class Cluster:
             heard=self.heard,
             obstacle=self.refused,
         )
+        if attempt and rayjob_in_doubt(attempt, world):
+            world = replace(world, rayjob=self.jobs.get(attempt.name))
         query = storage_query(self.run, world, self.now)
         if query is None:
             return world
@@ -167,6 +140,8 @@ class Cluster:
     def step(self, actions: int | None = None, *, lose_status: bool = False) -> d.Plan:
         """One pass; `actions` stops it after so many, `lose_status` before the status is written."""
         decided = self.decide()
+        if any(e.reason == "Evicted" for e in decided.events):
+            assert self.jobs[self.name].suspended, "it has its quota"
         if lose_status:
             return decided
         self.run = self.run.model_copy(update={"status": roundtrip(decided.status)})
@@ -203,6 +178,8 @@ class Cluster:
                         attempt.name, f"{meta.uid}-{len(self.made)}", meta.uid, attempt.ordinal,
                         deployment_status="Initializing", suspended=bool(self.run.spec.scheduling.queue_name),
                     )  # fmt: skip
+                    if self.seen_jobs is not None:
+                        self.seen_jobs[attempt.name] = self.jobs[attempt.name]
             case d.SavePostMortem():
                 self.post_mortems.append(action)
             case d.DeleteRayJob(name, uid):
@@ -383,11 +360,6 @@ class Cluster:
         self.pods, self.stored, self.exits, self.beat, self.pool, self.meter = {}, {}, {}, None, None, Meter()
         self.parents = {}
         self.made = []
-
-
-def roundtrip(status: RunStatus) -> RunStatus:
-    """A status as it comes back from the API server."""
-    return RunStatus.model_validate(status.to_wire())
 
 
 def running(**spec: object) -> Cluster:

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from plan_world import Cluster, Meter, make_run
+from plan_values import Meter
+from plan_world import Cluster, make_run
 from run_manifests import LONGER, TRAIN
 
 from deepcoder_operator.api.run_status import Phase

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from plan_world import checkpoint, running
+from plan_values import checkpoint
+from plan_world import START, running
 
 from deepcoder_operator.api.run_status import RunStatus
 from deepcoder_operator.domain.conditions import set_condition
@@ -45,7 +46,7 @@ DECISIONS = {
     "attempt": STATUS.model_copy(update={"attempt": None}),
     "failures": with_stage(failures=1),
     "generation": STATUS.model_copy(update={"observed_generation": 2}),
-    "checkpoint": STATUS.model_copy(update={"latest_checkpoint": checkpoint("short", 5, 1)}),
+    "checkpoint": STATUS.model_copy(update={"latest_checkpoint": checkpoint("short", 5, 1, at=START)}),
 }
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 import pytest
-from plan_world import Cluster, make_run, roundtrip
+from plan_values import roundtrip
+from plan_world import Cluster, make_run
 from pydantic import BaseModel
 from run_manifests import LONGER, TRAIN, run_manifest
 
