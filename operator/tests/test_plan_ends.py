@@ -124,11 +124,33 @@ def test_deleted_run_whose_credentials_are_gone_leaves_its_folder_and_goes(reaso
     cluster.kubelet = True
     cluster.advance(300)
     cluster.settle()
+    if reason == "SecretForbidden":
+        cluster.advance(61)
+        cluster.settle()
     decided = cluster.step()
     told = {e.reason: e.message for e in [*cluster.events, *decided.events]}
     assert "s3://deepcoder/ml/demo-01234567" in told["ArtifactsLeft"]
     assert cluster.run.metadata.finalizers == []
     assert not cluster.artifacts_deleted
+
+
+def test_deleted_run_whose_secret_may_not_be_read_for_a_moment_keeps_nothing_in_its_bucket() -> None:
+    """As while an upgrade replaces the operator's roles."""
+    cluster = running(cleanup={"artifacts": "Delete"})
+    cluster.delete()
+    cluster.settle()
+    cluster.write_exit(75, "Drained")
+    cluster.obstacle = Problem("SecretForbidden", "Secret s3 in namespace ml may not be read: grant it")
+    for _ in range(8):
+        cluster.step()
+        cluster.others_act()
+    cluster.advance(45)
+    cluster.step()
+    assert cluster.run.metadata.finalizers != []
+    cluster.obstacle = None
+    cluster.settle()
+    assert cluster.artifacts_deleted
+    assert cluster.run.metadata.finalizers == []
 
 
 def test_deletion_of_artifacts_is_tried_again_while_storage_is_away_and_then_given_up() -> None:

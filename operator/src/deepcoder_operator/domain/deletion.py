@@ -1,10 +1,13 @@
 """The end of a run that is deleted: artifacts as asked, then the finalizer; children go by garbage collection.
 
 Both are bounded: storage that cannot be reached must not keep an object undeletable for ever. Credentials that are gone
-do not come back while a namespace is being deleted, which removes Secrets and runs in no order: the folder is left.
+do not come back while a namespace is being deleted, which removes Secrets and runs in no order: the folder is left, at
+once without the Secret, after a minute where it may not be read.
 """
 
 from __future__ import annotations
+
+from datetime import datetime
 
 from deepcoder_operator.api.run import FINALIZER
 from deepcoder_operator.api.run_spec import Artifacts
@@ -15,7 +18,8 @@ from deepcoder_operator.domain.world import World, parse_time
 ARTIFACT_SECONDS = 600.0
 """Time that deleting artifacts may take, retries included, from the end of draining."""
 
-_CREDENTIALS_GONE = frozenset({"SecretNotFound", "SecretForbidden"})
+FORBIDDEN_SECONDS = 60.0
+"""Time for which a Secret that may not be read may still come back: roles are replaced one by one in an upgrade."""
 
 
 def let_go(draft: Draft, world: World) -> None:
@@ -27,7 +31,7 @@ def let_go(draft: Draft, world: World) -> None:
     if wanted and asked is not None:
         bound = ARTIFACT_SECONDS + draft.run.spec.checkpoint.drain_seconds * 2
         obstacle = world.obstacle
-        if obstacle is not None and obstacle.reason in _CREDENTIALS_GONE:
+        if obstacle is not None and _credentials_are_gone(draft, obstacle.reason, asked):
             text = f"the run's folder {storage_uri(draft.run)} stays: {obstacle.message}"
             draft.event("ArtifactsLeft", text, warning=True)
         elif not draft.due(asked, bound):
@@ -37,6 +41,14 @@ def let_go(draft: Draft, world: World) -> None:
             text = f"the run's folder {storage_uri(draft.run)} could not be deleted in time; it stays"
             draft.event("ArtifactsLeft", text, warning=True)
     draft.do(RemoveFinalizer())
+
+
+def _credentials_are_gone(draft: Draft, reason: str, asked: datetime) -> bool:
+    """Whether nobody waits for the run's credentials any more."""
+    if reason == "SecretForbidden":
+        ended = draft.status.attempt.ended_time if draft.status.attempt else None
+        return draft.due(max(asked, ended or asked), FORBIDDEN_SECONDS)
+    return reason == "SecretNotFound"
 
 
 def hold_or_release(draft: Draft) -> None:
