@@ -43,6 +43,12 @@ def test_every_reason_of_a_failure_is_explained() -> None:
     assert [r for r in sorted(reasons) if f"`{r}`" not in PAGE] == []
 
 
+def test_every_alert_that_is_named_exists() -> None:
+    rules = (ROOT / "helm" / "deepcoder-operator" / "files" / "alerts.yaml").read_text()
+    known = set(re.findall(r"alert: (\w+)", rules))
+    assert set(re.findall(r"`(DeepCoder[A-Z]\w+)`", PAGE)) <= known
+
+
 def test_there_are_rows() -> None:
     assert len(ROWS) > 45
 
