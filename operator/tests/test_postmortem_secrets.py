@@ -66,7 +66,7 @@ async def test_every_way_to_a_secret_is_known(crashed: Ground, how: str) -> None
     told = await crashed.save()
     assert told is not None
     assert told[0] == "PostMortemSaved", told
-    assert crashed.document("driver.log") == "login with [redacted]"
+    assert crashed.document("head.log") == "login with [redacted]"
 
 
 @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
