@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -93,10 +94,14 @@ def test_log_is_saved_of_a_driver_that_is_killed_and_of_one_that_the_supervisor_
         variables = {"env_vars": {"WANDB_API_KEY": "the-key-of-the-team"}}
         job = jobs.submit_job(entrypoint=f"{sys.executable} {script} {path} {seconds}", runtime_env=variables)
         if stopped:
-            wait_for(lambda job=job: "last words" in jobs.get_job_logs(job))
+            wait_for(partial(printed, jobs, job))
             jobs.stop_job(job)
         wait_for(saved.exists)
         assert "logged in with [redacted]\nlast words\n" in saved.read_text()
+
+
+def printed(jobs: Any, job: str) -> bool:
+    return "last words" in jobs.get_job_logs(job)
 
 
 def wait_for(what: Callable[[], bool], seconds: float = 90.0) -> None:

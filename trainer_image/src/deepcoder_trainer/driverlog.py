@@ -31,6 +31,7 @@ _LOOK_SECONDS = 0.3
 _SAVE_SECONDS = 60
 """After which the process ends, whatever it waits for."""
 
+_ASKED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _SECRET_NAMES = re.compile(r"(?:^|_)(?:KEY|KEY_ID|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS)$")
 _children: list[subprocess.Popen[bytes]] = []
 
@@ -40,18 +41,20 @@ def save_at_the_end(config: Path) -> None:
     if not stat.S_ISREG(os.fstat(2).st_mode):
         return
     command = [sys.executable, "-m", "deepcoder_trainer.driverlog", str(config.resolve()), str(os.getpid())]
+    # Ray and the kubelet ask all of the trainer's processes to stop; this one has its work after that. It is born with
+    # these signals blocked; one that comes here meanwhile is had as soon as they are not.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ASKED)
     try:
         # A session of its own: Ray ends the driver's whole group when it ends the driver.
         _children.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True))
     except OSError as error:
         log.warning("what is printed here will not be saved: %s", error)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def main(arguments: list[str]) -> int:
     """Wait for the trainer's end, then save."""
-    # Ray and the kubelet ask all of the trainer's processes to stop; this one has its work after that.
-    for asked in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(asked, signal.SIG_IGN)
     path, trainer = Path(arguments[0]), int(arguments[1])
     while os.getppid() == trainer:
         time.sleep(_LOOK_SECONDS)
