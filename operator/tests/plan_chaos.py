@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
@@ -130,7 +131,7 @@ class Chaos(Invariants):
         known = self.status.checkpoints
         return list(known[:2]) if len(known) > 1 and known[0].stage == known[1].stage else []
 
-    @precondition(losable)
+    @precondition(lambda self: bool(self.losable()))
     @rule()
     def storage_loses_the_newest_checkpoint(self) -> None:
         stage = self.losable()[0].stage
@@ -180,6 +181,7 @@ class Chaos(Invariants):
     @rule()
     def queue_evicts_and_admits_again(self) -> None:
         """Seen by the operator in between: a queue needs longer for it than an event takes."""
+        self.watch_of_jobs_falls_behind_or_catches_up(False)
         job = self.cluster.jobs[self.cluster.name]
         self.cluster.change_job(suspended=True)
         self.cluster.step()
@@ -202,7 +204,7 @@ class Chaos(Invariants):
         name = self.head()
         assert name is not None
         pod = self.cluster.pods[name]
-        changes = {
+        changes: dict[str, dict[str, Any]] = {
             "restart": {"restarts": 1},
             "replace": {"uid": pod.uid + "x"},
             "preempt": {"disruption": "PreemptionByScheduler", "deleting": True, "grace": 330},

@@ -335,7 +335,7 @@ class Cluster:
         """Run the live attempt to its stage's end, and settle."""
         self.start_job()
         self.settle()
-        self.save(20, final=True, **metrics)
+        self.save(20, final=True, gate=None, **metrics)
         self.leave(0, "Completed")
         self.settle()
 
