@@ -31,8 +31,9 @@ class Actor:
         self.listen = Method(lambda: Rendezvous(machine, 1))
         self.start = Method(self._start)
 
-    def _start(self, rank: int, rendezvous: Rendezvous | None) -> None:
+    def _start(self, rank: int, rendezvous: Rendezvous | None) -> int:
         self.started = (rank, rendezvous)
+        return 1
 
 
 async def test_neighbours_by_number_are_so_by_machine(make_recipe: Callable) -> None:
