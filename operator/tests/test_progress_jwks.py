@@ -100,7 +100,7 @@ async def test_token_tells_the_pod_that_it_is_bound_to(issuer: Issuer, reviewer:
         ({"aud": None}, "not valid"),
         ({"exp": time.time() - 60}, "has expired"),
         ({"exp": None}, "not valid"),
-        ({"nbf": time.time() + 600}, "not valid"),
+        ({"nbf": time.time() + 86_400}, "not valid"),
         ({"iss": "https://elsewhere"}, "not valid"),
         ({"key": OTHERS}, "not valid"),
         ({"kubernetes.io": None}, "not bound to a pod"),
