@@ -11,6 +11,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from copy import deepcopy
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -169,12 +170,16 @@ async def test_manifest_without_success_is_kept_and_the_attempt_counts_as_failed
 
 async def test_node_that_is_lost_is_named(world: Cluster) -> None:
     await start(world)
+    told = {"reason": "DeletionByTaintManager", "message": "node gpu-7"}
+    now = datetime.now(UTC).strftime(
+        "%Y-%m-%dT%H:%M:%SZ"
+    )  # without a time it is taken back as stale
     lost = [
         {"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown"},
-        {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager", "message": "node gpu-7"},
+        {"type": "DisruptionTarget", "status": "True", "lastTransitionTime": now, **told},
     ]
     await world.kube.patch(PODS, world.namespace, f"{FIRST}-head", {"status": {"conditions": lost}}, "status")
-    await asyncio.sleep(0.5)
+    await world.until("why its head is to go", lambda run: run["status"]["attempt"].get("reason") == "NodeLost")
     await world.kube.delete(PODS, world.namespace, f"{FIRST}-head", grace_seconds=0)
     await world.until_running(SECOND)
     await until_told(world, "NodeLost")
