@@ -171,9 +171,7 @@ async def test_manifest_without_success_is_kept_and_the_attempt_counts_as_failed
 async def test_node_that_is_lost_is_named(world: Cluster) -> None:
     await start(world)
     told = {"reason": "DeletionByTaintManager", "message": "node gpu-7"}
-    now = datetime.now(UTC).strftime(
-        "%Y-%m-%dT%H:%M:%SZ"
-    )  # without a time it is taken back as stale
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")  # without a time it is taken back as stale
     lost = [
         {"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown"},
         {"type": "DisruptionTarget", "status": "True", "lastTransitionTime": now, **told},
