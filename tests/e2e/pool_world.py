@@ -58,7 +58,7 @@ def remove_pool(world: World) -> None:
 
 
 @contextmanager
-def pool_of(world: World, replicas: int, **spec: Any) -> Iterator[str]:
+def pool_of(world: World, judges: int, **spec: Any) -> Iterator[str]:
     """A pool of small judges, so many of them ready, of one slot each."""
     judge = {"name": "judge", "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}}}
     body = {
@@ -72,7 +72,7 @@ def pool_of(world: World, replicas: int, **spec: Any) -> Iterator[str]:
         world.objects.create_namespaced_custom_object(
             GROUP, VERSION, world.namespace, "sandboxpools", body, _request_timeout=TIMEOUT
         )
-        ready(world, replicas)
+        ready(world, judges)
         yield POOL
     finally:
         remove_pool(world)
