@@ -276,26 +276,13 @@ class Kube:
         content_type: str = "application/json",
         retry: bool = False,
     ) -> Object:
-        """Send, read and translate."""
-        data = await self._request_data(method, path, body=body, query=query, content_type=content_type, retry=retry)
-        return _content(data, f"{method} {path}")
-
-    async def _request_data(
-        self,
-        method: str,
-        path: str,
-        *,
-        body: Object | None = None,
-        query: Mapping[str, str] | None = None,
-        content_type: str = "application/json",
-        retry: bool = False,
-    ) -> bytes:
-        """The answer as it came; the deadline covers all attempts."""
+        """Send, read and translate; the deadline covers all attempts."""
         try:
             async with asyncio.timeout(self._deadline):
-                return await self._attempt(method, path, body, query or {}, content_type, retry)
+                data = await self._attempt(method, path, body, query or {}, content_type, retry)
         except TimeoutError as e:
             raise errors.Unavailable(f"{method} {path}: no answer in {self._deadline:.0f} s") from e
+        return _content(data, f"{method} {path}")
 
     async def _attempt(
         self, method: str, path: str, body: Object | None, query: Mapping[str, str], content_type: str, harmless: bool
