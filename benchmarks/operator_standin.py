@@ -17,9 +17,13 @@ import time
 from collections import Counter
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import aiohttp
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "operator" / "tests"))
+from kuberay_standin import child
 
 from deepcoder_contracts.progress import AUDIENCE, ProgressReport, TrainerPhase
 from deepcoder_operator.kube import errors
@@ -55,7 +59,7 @@ async def _start_all(kube: Kube, jobs: asyncio.Queue[Object]) -> None:
 async def _start(kube: Kube, job: Object) -> None:
     """What KubeRay and the kubelet write until the program of a job runs."""
     meta, spec = job["metadata"], job["spec"]["rayClusterSpec"]
-    body = {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": _child(job, f"{meta['name']}-c"), "spec": spec}
+    body = {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": child(job, f"{meta['name']}-c"), "spec": spec}
     cluster = await kube.create(body)
     await _pod(kube, cluster, f"{meta['name']}-head", spec["headGroupSpec"]["template"])
     for number, group in enumerate((spec.get("workerGroupSpecs") or ())[:1]):
@@ -74,7 +78,7 @@ async def _start(kube: Kube, job: Object) -> None:
 
 
 async def _pod(kube: Kube, cluster: Object, name: str, template: Object) -> None:
-    meta = _child(cluster, name) | {"labels": template["metadata"]["labels"]}
+    meta = child(cluster, name) | {"labels": template["metadata"]["labels"]}
     await kube.create({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": template["spec"]})
     conditions = [
         {"type": kind, "status": "True", "lastTransitionTime": _now()}
@@ -93,18 +97,6 @@ async def _pod(kube: Kube, cluster: Object, name: str, template: Object) -> None
     ]
     status = {"phase": "Running", "podIP": "10.0.0.1", "conditions": conditions, "containerStatuses": containers}
     await kube.patch(PODS, meta["namespace"], name, {"status": status}, "status")
-
-
-def _child(owner: Object, name: str) -> Object:
-    meta = owner["metadata"]
-    reference = {"apiVersion": owner["apiVersion"], "kind": owner["kind"], "name": meta["name"], "uid": meta["uid"],
-                 "controller": True}  # fmt: skip
-    return {
-        "name": name,
-        "namespace": meta["namespace"],
-        "labels": meta.get("labels", {}),
-        "ownerReferences": [reference],
-    }
 
 
 def _now() -> str:

@@ -73,12 +73,12 @@ class Standin:
             {
                 "apiVersion": "ray.io/v1",
                 "kind": "RayCluster",
-                "metadata": _child(job, f"{meta['name']}-c"),
+                "metadata": child(job, f"{meta['name']}-c"),
                 "spec": job["spec"]["rayClusterSpec"],
             }
         )
         template = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]
-        pod_meta = _child(cluster, f"{meta['name']}-head") | {"labels": template["metadata"]["labels"]}
+        pod_meta = child(cluster, f"{meta['name']}-head") | {"labels": template["metadata"]["labels"]}
         spec = template["spec"] | ({"nodeName": self.node} if self.node else {})
         await self._create({"apiVersion": "v1", "kind": "Pod", "metadata": pod_meta, "spec": spec})
         await self.kube.patch(
@@ -202,7 +202,8 @@ class Standin:
         return str(answer["status"]["token"])
 
 
-def _child(owner: Object, name: str) -> Object:
+def child(owner: Object, name: str) -> Object:
+    """Metadata of an object that an owner controls, with the owner's labels."""
     meta = owner["metadata"]
     reference = {"apiVersion": owner["apiVersion"], "kind": owner["kind"], "name": meta["name"], "uid": meta["uid"],
                  "controller": True}  # fmt: skip
