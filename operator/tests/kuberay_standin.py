@@ -59,6 +59,8 @@ class Standin:
             if job["metadata"].get("deletionTimestamp"):
                 continue
             status, suspended = job.get("status") or {}, job["spec"].get("suspend")
+            if status.get("jobDeploymentStatus") == "Failed":
+                continue
             with suppress(errors.NotFound, errors.Conflict):
                 if suspended and status.get("rayClusterName"):
                     await self._suspend(job)

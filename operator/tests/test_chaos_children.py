@@ -140,6 +140,7 @@ async def test_job_that_never_starts_is_given_up_and_tried_again(world: Cluster)
     # KubeRay says so itself when its own deadline has passed.
     await world.standin.set_job(FIRST, jobDeploymentStatus="Failed", reason="PreRunningDeadlineExceeded",
                                 message="head pod never became ready")  # fmt: skip
+    await world.until("tried again", lambda run: run["status"]["stages"][0]["attempts"] == 2)
     world.standin.starts = True
     await world.until_running(SECOND)
     await world.finish(SECOND)

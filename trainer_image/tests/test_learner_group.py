@@ -13,9 +13,8 @@ import ray
 
 from deepcoder_contracts.manifest import Manifest, ManifestKind
 from deepcoder_contracts.stage import StageConfig
-from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.errors import BadConfig, LearnerLost
 from deepcoder_trainer.learner.group import Deadlines, RayLearner, start_learners
-from deepcoder_trainer.types import LearnerLost
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from deepcoder_trainer.errors import SamplerLost
 from deepcoder_trainer.sampler import engine as engine_module
 from deepcoder_trainer.sampler.engine import AsyncEngine, generation_from
 from deepcoder_trainer.sampler.settings import EngineSettings
-from deepcoder_trainer.types import Finish, GenerationRequest, SamplerLost
+from deepcoder_trainer.types import Finish, GenerationRequest
 
 
 class Words:

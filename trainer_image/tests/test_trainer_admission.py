@@ -12,9 +12,10 @@ import pytest
 from controller_world import GROUP, PROBLEMS, PROMPTS, ScriptedSampler, World, scripted_reward, stage_config
 
 from deepcoder_trainer import controller
+from deepcoder_trainer.errors import SamplerLost
 from deepcoder_trainer.rollout.rollout import Admitted, Rollout, Sampling
 from deepcoder_trainer.rollout.underway import UnderWay
-from deepcoder_trainer.types import Outcome, Problem, SamplerLost
+from deepcoder_trainer.types import Outcome, Problem
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from virtual_clock import run_virtually

@@ -8,7 +8,8 @@ import pytest
 from controller_world import PROMPTS, Saved, World, stage_config
 
 from deepcoder_trainer.checkpoint.state import PipelineState
-from deepcoder_trainer.types import Finish, Generation, GenerationRequest, Outcome, Problem, SamplerLost
+from deepcoder_trainer.errors import SamplerLost
+from deepcoder_trainer.types import Finish, Generation, GenerationRequest, Outcome, Problem
 
 
 @pytest.mark.parametrize("eta", [0, 1, 2])

@@ -19,8 +19,9 @@ from controller_world import (
 
 from deepcoder_trainer import groups
 from deepcoder_trainer.checkpoint.errors import StorageUnavailable
+from deepcoder_trainer.errors import LearnerLost, SamplerLost
 from deepcoder_trainer.ports import SandboxUnavailable
-from deepcoder_trainer.types import LearnerLost, Outcome, Problem, SamplerLost
+from deepcoder_trainer.types import Outcome, Problem
 
 
 @pytest.mark.parametrize(

@@ -37,10 +37,11 @@ from deepcoder_trainer.checkpoint.reader import find_resume_point
 from deepcoder_trainer.checkpoint.storage_file import FileStore
 from deepcoder_trainer.checkpoint.transfer import download_files, upload_files
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
+from deepcoder_trainer.errors import SamplerLost
 from deepcoder_trainer.ports import Ending
 from deepcoder_trainer.rollout.underway import UnderWay
 from deepcoder_trainer.sampler.group import REPLACEMENTS, SamplerGroup
-from deepcoder_trainer.types import Batch, Generation, GenerationRequest, Outcome, Problem, SamplerLost
+from deepcoder_trainer.types import Batch, Generation, GenerationRequest, Outcome, Problem
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from virtual_clock import run_virtually

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from controller_world import PROBLEMS, World, stage_config
 
+from deepcoder_trainer.errors import SamplerLost
 from deepcoder_trainer.probe import EVERY_STEPS, RAREST_STEPS, Probe, summary
 from deepcoder_trainer.sampler.group import SamplerGroup
-from deepcoder_trainer.types import Batch, Finish, Generation, GenerationRequest, SamplerLost, WeightRefs
+from deepcoder_trainer.types import Batch, Finish, Generation, GenerationRequest, WeightRefs
 
 REFS = WeightRefs((), "float32")
 RECIPE = stage_config(1).recipe

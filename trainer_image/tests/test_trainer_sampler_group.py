@@ -12,13 +12,14 @@ import pytest
 import ray
 
 from deepcoder_contracts.stage import StageConfig
+from deepcoder_trainer.errors import SamplerLost
 from deepcoder_trainer.sampler import actor as actor_module
 from deepcoder_trainer.sampler import group as group_module
 from deepcoder_trainer.sampler import start as start_module
 from deepcoder_trainer.sampler.errors import WeightsLost
 from deepcoder_trainer.sampler.group import MOVES, REPLACEMENTS, SamplerGroup, share_of
 from deepcoder_trainer.sampler.waves import Waves
-from deepcoder_trainer.types import Finish, Generation, GenerationRequest, SamplerLost, Wave, WeightRefs
+from deepcoder_trainer.types import Finish, Generation, GenerationRequest, Wave, WeightRefs
 
 REFS = WeightRefs((), "float32")
 

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from deepcoder_trainer.errors import SamplerLost
 from deepcoder_trainer.sampler import stepped
 from deepcoder_trainer.sampler.settings import EngineSettings
 from deepcoder_trainer.sampler.stepped import SteppedEngine
-from deepcoder_trainer.types import GenerationRequest, SamplerLost
+from deepcoder_trainer.types import GenerationRequest
 
 
 class Core:

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 
 from deepcoder_contracts.stage import Placement, StageConfig
+from deepcoder_trainer.errors import SamplerLost
 from deepcoder_trainer.sampler import engine as engines
 from deepcoder_trainer.sampler.actor import SamplerActor
 from deepcoder_trainer.sampler.engine import AsyncEngine, engine_arguments
 from deepcoder_trainer.sampler.group import SamplerGroup
 from deepcoder_trainer.sampler.settings import COLOCATED_SHARE, EngineSettings, engine_settings
-from deepcoder_trainer.types import GenerationRequest, SamplerLost, WeightRefs
+from deepcoder_trainer.types import GenerationRequest, WeightRefs
 
 REFS = WeightRefs((), "float32")
 WEIGHTS = WeightRefs(tuple({name: np.zeros(2, np.float32)} for name in "ab"), "float32")

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from deepcoder_contracts.stage import StageResources
-from deepcoder_trainer.errors import BadConfig
-from deepcoder_trainer.types import LearnerLost
+from deepcoder_trainer.errors import BadConfig, LearnerLost
 
 log = logging.getLogger(__name__)
 

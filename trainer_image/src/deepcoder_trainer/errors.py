@@ -1,4 +1,9 @@
-"""The one error that means: a person must change the configuration (exit code 64), retrying cannot help."""
+"""The errors that decide how an attempt goes on, each raised in many places.
+
+`BadConfig` means that a person must change the configuration (exit code 64) and retrying cannot help; a lost sampler
+is replaced; a lost learner ends the attempt. They stand alone, without numpy, for those who run before anything heavy
+is loaded.
+"""
 
 from __future__ import annotations
 
@@ -10,3 +15,11 @@ class BadConfig(ValueError):
         super().__init__(message)
         self.field = field
         """Dotted path of the setting at fault, as in the stage config (`recipe.klCoefficient`)."""
+
+
+class SamplerLost(RuntimeError):
+    """A sampler's engine died; what it was asked for can be asked of another."""
+
+
+class LearnerLost(RuntimeError):
+    """A rank died or did not answer in time; the attempt cannot go on."""

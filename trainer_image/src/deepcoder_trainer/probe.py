@@ -24,9 +24,10 @@ from typing import Protocol
 import numpy as np
 
 from deepcoder_contracts.recipe import Recipe
+from deepcoder_trainer.errors import SamplerLost
 from deepcoder_trainer.problems.prompt import EncodedProblem
 from deepcoder_trainer.seeds import seed
-from deepcoder_trainer.types import Batch, Generation, GenerationRequest, Group, Learner, Outcome, Sample, SamplerLost
+from deepcoder_trainer.types import Batch, Generation, GenerationRequest, Group, Learner, Outcome, Sample
 
 log = logging.getLogger(__name__)
 

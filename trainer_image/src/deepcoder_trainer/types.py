@@ -155,10 +155,6 @@ class GenerationRequest:
     wave: Wave | None = None
 
 
-class SamplerLost(RuntimeError):
-    """A sampler's engine died; what it was asked for can be asked of another."""
-
-
 class Sampler(Protocol):
     """A vLLM engine, or a group of them behind one face (see sampler/)."""
 
@@ -213,10 +209,6 @@ class WeightRefs:
     dtype: str
     cards: tuple[CardWeights, ...] = ()
     """Instead of chunks: where the weights lie on each card that learner and sampler share."""
-
-
-class LearnerLost(RuntimeError):
-    """A rank died or did not answer in time; the attempt cannot go on."""
 
 
 class Learner(Protocol):

@@ -24,6 +24,7 @@ from deepcoder_contracts.recipe import Precision, Recipe
 from deepcoder_contracts.stage import StageConfig, Storage
 from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.cluster import HALF
+from deepcoder_trainer.errors import LearnerLost
 from deepcoder_trainer.grpo.flops import sequence_flops
 from deepcoder_trainer.grpo.pack import (
     Cost,
@@ -39,7 +40,7 @@ from deepcoder_trainer.learner.wire import RankSettings, Sums
 from deepcoder_trainer.modelconfig import read_model_config
 from deepcoder_trainer.plan.memory import tokens_on_device
 from deepcoder_trainer.plan.shapes import model_shape
-from deepcoder_trainer.types import Batch, LearnerLost, WeightRefs
+from deepcoder_trainer.types import Batch, WeightRefs
 
 log = logging.getLogger(__name__)
 

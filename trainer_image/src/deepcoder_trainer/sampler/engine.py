@@ -19,9 +19,10 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from deepcoder_trainer.cpus import compute_threads
+from deepcoder_trainer.errors import SamplerLost
 from deepcoder_trainer.sampler.plugin import BACKEND
 from deepcoder_trainer.sampler.settings import EngineSettings
-from deepcoder_trainer.types import CardWeights, Finish, Generation, GenerationRequest, SamplerLost, VersionSpan
+from deepcoder_trainer.types import CardWeights, Finish, Generation, GenerationRequest, VersionSpan
 
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",

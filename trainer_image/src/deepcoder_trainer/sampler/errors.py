@@ -6,7 +6,7 @@ after another, each of which would fail to fetch the same weights.
 
 from __future__ import annotations
 
-from deepcoder_trainer.types import LearnerLost
+from deepcoder_trainer.errors import LearnerLost
 
 
 class WeightsLost(LearnerLost):

@@ -19,8 +19,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from deepcoder_trainer.errors import SamplerLost
 from deepcoder_trainer.sampler.errors import WeightsLost
-from deepcoder_trainer.types import Generation, GenerationRequest, SamplerLost, Wave, WeightRefs
+from deepcoder_trainer.types import Generation, GenerationRequest, Wave, WeightRefs
 
 log = logging.getLogger(__name__)
 

@@ -17,9 +17,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from deepcoder_trainer.errors import SamplerLost
 from deepcoder_trainer.sampler.engine import Part, engine_arguments, generation_from, refusal, sampling_parameters
 from deepcoder_trainer.sampler.settings import EngineSettings
-from deepcoder_trainer.types import Generation, GenerationRequest, SamplerLost
+from deepcoder_trainer.types import Generation, GenerationRequest
 
 
 @dataclass
