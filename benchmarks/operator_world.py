@@ -34,8 +34,8 @@ from crd_serving import established
 from loop_world import install_kuberay_crds
 from run_manifests import run_manifest
 
-from deepcoder_operator.api import run, sandboxpool
-from deepcoder_operator.api.schema import custom_resource_definition
+from deepcoder_contracts.api import run, sandboxpool
+from deepcoder_contracts.api.schema import custom_resource_definition
 from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.resources import POOLS, RAYJOBS, RUNS, SECRETS, Resource
 from devcluster import tools

@@ -15,8 +15,8 @@ import s3_server
 from crd_serving import established
 from loop_world import Cluster, cluster_in
 
-from deepcoder_operator.api import run, sandboxpool
-from deepcoder_operator.api.schema import custom_resource_definition
+from deepcoder_contracts.api import run, sandboxpool
+from deepcoder_contracts.api.schema import custom_resource_definition
 from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.kube.resources import Resource
 from devcluster import tools

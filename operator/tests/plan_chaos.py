@@ -12,9 +12,9 @@ from plan_invariants import SPEC, Invariants
 from plan_world import UID, Cluster, make_run
 from run_manifests import EVALUATE, LONGER
 
+from deepcoder_contracts.api.run_status import CheckpointStatus
+from deepcoder_contracts.api.stage import Stage
 from deepcoder_contracts.exit import ExitRecord
-from deepcoder_operator.api.run_status import CheckpointStatus
-from deepcoder_operator.api.stage import Stage
 from deepcoder_operator.domain.terminal import is_terminal
 from deepcoder_operator.domain.world import Problem
 

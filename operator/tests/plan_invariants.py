@@ -10,8 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant
 from plan_world import Cluster, make_run
 from run_manifests import EVALUATE, LONGER, TRAIN
 
+from deepcoder_contracts.api.run_status import RunStatus, StagePhase
 from deepcoder_contracts.base import Digest
-from deepcoder_operator.api.run_status import RunStatus, StagePhase
 from deepcoder_operator.domain.conditions import is_true
 from deepcoder_operator.domain.terminal import is_terminal
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from deepcoder_contracts.api.run_status import CheckpointStatus, RunStatus
 from deepcoder_contracts.base import Digest, sha256_digest
-from deepcoder_operator.api.run_status import CheckpointStatus, RunStatus
 from deepcoder_operator.domain.world import PodView
 
 

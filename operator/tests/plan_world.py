@@ -15,14 +15,14 @@ from typing import Any
 from plan_values import Meter, checkpoint, roundtrip
 from run_manifests import run_manifest
 
+from deepcoder_contracts.api.failure import FailureReason
+from deepcoder_contracts.api.run import FINALIZER, DeepCoderRun
+from deepcoder_contracts.api.run_status import Phase, RunStatus
 from deepcoder_contracts.base import Digest
 from deepcoder_contracts.exit import ExitRecord
 from deepcoder_contracts.gate import GateRecord
 from deepcoder_contracts.progress import ProgressReport, TrainerPhase
 from deepcoder_contracts.stage import StageType
-from deepcoder_operator.api.failure import FailureReason
-from deepcoder_operator.api.run import FINALIZER, DeepCoderRun
-from deepcoder_operator.api.run_status import Phase, RunStatus
 from deepcoder_operator.board import shows_life
 from deepcoder_operator.domain import draft as d
 from deepcoder_operator.domain.bounds import END_SECONDS

@@ -10,7 +10,7 @@ from typing import Any
 
 from plan_world import running
 
-from deepcoder_operator.api.attempt_status import AttemptStatus
+from deepcoder_contracts.api.attempt_status import AttemptStatus
 from deepcoder_operator.controllers.passes import PassLimit
 from deepcoder_operator.controllers.postmortem import PostMortem
 from deepcoder_operator.storage.s3 import Credentials, StorageProblem

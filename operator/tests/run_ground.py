@@ -13,7 +13,7 @@ from typing import Any
 from plan_world import UID
 from run_manifests import run_manifest
 
-from deepcoder_operator.api.run import FINALIZER
+from deepcoder_contracts.api.run import FINALIZER
 from deepcoder_operator.board import ProgressBoard, RunKey
 from deepcoder_operator.clock import SteadyClock
 from deepcoder_operator.controllers.run import RunController

@@ -19,7 +19,7 @@ from plan_values import Meter
 from plan_world import Cluster, make_run
 from run_manifests import LONGER, TRAIN
 
-from deepcoder_operator.api.run_status import Phase
+from deepcoder_contracts.api.run_status import Phase
 from deepcoder_operator.domain.world import Problem
 
 PAGE = Path(__file__).parents[2] / "docs" / "state-machine.md"

@@ -14,9 +14,9 @@ import pytest
 import yaml
 from prometheus_client import REGISTRY
 
+from deepcoder_contracts.api.failure import FailureReason
+from deepcoder_contracts.api.run_status import Phase
 from deepcoder_operator import app
-from deepcoder_operator.api.failure import FailureReason
-from deepcoder_operator.api.run_status import Phase
 from deepcoder_operator.domain.pool_plan import Cause
 from deepcoder_operator.metrics import WARNED_REASONS
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from plan_world import Cluster, make_run
 
-from deepcoder_operator.api.run import FINALIZER
+from deepcoder_contracts.api.run import FINALIZER
 from deepcoder_operator.builders.settings import TrainerSettings
 from deepcoder_operator.controllers.carry_out import Executor
 from deepcoder_operator.domain import draft as d

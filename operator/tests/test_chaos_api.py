@@ -27,9 +27,9 @@ from loop_world import Cluster, cluster_in
 from operator_lives import Life, lives_in
 from s3_server import S3Server
 
-from deepcoder_operator.api import run as run_api
-from deepcoder_operator.api import sandboxpool
-from deepcoder_operator.api.schema import custom_resource_definition
+from deepcoder_contracts.api import run as run_api
+from deepcoder_contracts.api import sandboxpool
+from deepcoder_contracts.api.schema import custom_resource_definition
 from deepcoder_operator.controllers import watch
 from deepcoder_operator.kube import client
 from deepcoder_operator.kube.client import Kube

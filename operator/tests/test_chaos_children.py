@@ -21,8 +21,8 @@ from loop_world import Cluster, put_secret, wait_for
 from operator_lives import kept_alive
 from run_manifests import TRAIN, run_manifest
 
-from deepcoder_operator.api import run as run_api
-from deepcoder_operator.api.schema import custom_resource_definition
+from deepcoder_contracts.api import run as run_api
+from deepcoder_contracts.api.schema import custom_resource_definition
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Object
 from deepcoder_operator.kube.resources import (

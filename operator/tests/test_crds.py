@@ -11,9 +11,9 @@ import pytest
 import yaml
 from pydantic import Field
 
-from deepcoder_operator.api.base import Spec, Status
-from deepcoder_operator.api.crds import crd_files
-from deepcoder_operator.api.schema import CustomResource, SchemaError, custom_resource_definition
+from deepcoder_contracts.api.base import Spec, Status
+from deepcoder_contracts.api.schema import CustomResource, SchemaError, custom_resource_definition
+from deepcoder_operator.crds import crd_files
 
 FOLDER = Path(__file__).resolve().parents[2] / "crds"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from deepcoder_operator.api.failure import FailureReason
+from deepcoder_contracts.api.failure import FailureReason
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "failure-modes.md").read_text()

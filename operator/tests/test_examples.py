@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from deepcoder_operator.api.run_spec import RunSpec
-from deepcoder_operator.api.sandboxpool import SandboxPoolSpec
+from deepcoder_contracts.api.run_spec import RunSpec
+from deepcoder_contracts.api.sandboxpool import SandboxPoolSpec
 from deepcoder_operator.builders.pool import PoolIdentity, PoolSettings, build_pod_template
 from deepcoder_operator.domain.world import pod_gpus
 from deepcoder_operator.kube.client import Kube

@@ -7,8 +7,8 @@ from datetime import timedelta
 from plan_world import failed_of, running
 from run_manifests import TRAIN
 
-from deepcoder_operator.api.failure import FailureReason
-from deepcoder_operator.api.run_status import Phase
+from deepcoder_contracts.api.failure import FailureReason
+from deepcoder_contracts.api.run_status import Phase
 
 HOUR = 3600
 

@@ -10,9 +10,9 @@ import pytest
 from plan_world import Cluster, failed_of, make_run, running
 from pydantic import BaseModel, ValidationError
 
-from deepcoder_operator.api.failure import FailurePolicy, FailureReason
-from deepcoder_operator.api.run_status import Phase, RunStatus
-from deepcoder_operator.api.sandboxpool import SandboxPoolStatus
+from deepcoder_contracts.api.failure import FailurePolicy, FailureReason
+from deepcoder_contracts.api.run_status import Phase, RunStatus
+from deepcoder_contracts.api.sandboxpool import SandboxPoolStatus
 
 NEW = "SomethingNewer"
 

@@ -6,9 +6,9 @@ import pytest
 from plan_world import running
 from run_manifests import TRAIN
 
-from deepcoder_operator.api.failure import FailureReason
-from deepcoder_operator.api.run_spec import Artifacts, Cleanup
-from deepcoder_operator.api.run_status import Phase
+from deepcoder_contracts.api.failure import FailureReason
+from deepcoder_contracts.api.run_spec import Artifacts, Cleanup
+from deepcoder_contracts.api.run_status import Phase
 from deepcoder_operator.domain.world import Problem
 
 

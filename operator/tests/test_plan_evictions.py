@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from plan_world import Cluster, failed_of, make_run, reason, running
 
+from deepcoder_contracts.api.failure import FailureReason
+from deepcoder_contracts.api.run_status import Phase
 from deepcoder_contracts.progress import Desired
-from deepcoder_operator.api.failure import FailureReason
-from deepcoder_operator.api.run_status import Phase
 from deepcoder_operator.domain.heartbeat import reply
 
 

@@ -8,10 +8,10 @@ import pytest
 from plan_world import Cluster, failed_of, make_run, reason, running
 from run_manifests import TRAIN
 
+from deepcoder_contracts.api.failure import FailureReason
+from deepcoder_contracts.api.run_status import Phase
 from deepcoder_contracts.exit import ExitRecord
 from deepcoder_contracts.progress import TrainerPhase
-from deepcoder_operator.api.failure import FailureReason
-from deepcoder_operator.api.run_status import Phase
 from deepcoder_operator.domain.conditions import find_condition
 from deepcoder_operator.domain.world import RayJobView
 

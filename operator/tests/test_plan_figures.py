@@ -10,10 +10,10 @@ import pytest
 from plan_world import running
 from run_manifests import LONGER, TRAIN
 
+from deepcoder_contracts.api.run_status import Phase
 from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.gate import GateRecord
 from deepcoder_contracts.progress import CheckpointSummary
-from deepcoder_operator.api.run_status import Phase
 from deepcoder_operator.domain.world import Problem
 
 GATE = {"all": [{"metric": "reward_mean", "op": "Ge", "value": 0.5}]}

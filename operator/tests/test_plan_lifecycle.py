@@ -6,9 +6,9 @@ import pytest
 from plan_world import UID, Cluster, make_run, reason, running
 from run_manifests import LONGER, TRAIN
 
+from deepcoder_contracts.api.run_status import Phase, StagePhase
 from deepcoder_contracts.gate import GateRecord
 from deepcoder_contracts.progress import Desired
-from deepcoder_operator.api.run_status import Phase, StagePhase
 from deepcoder_operator.domain.conditions import find_condition
 from deepcoder_operator.domain.heartbeat import reply
 from deepcoder_operator.domain.summary import CONDITIONS

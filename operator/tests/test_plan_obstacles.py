@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from plan_world import Cluster, make_run
 
-from deepcoder_operator.api.attempt_status import AttemptState, Outcome
-from deepcoder_operator.api.failure import FailureReason
+from deepcoder_contracts.api.attempt_status import AttemptState, Outcome
+from deepcoder_contracts.api.failure import FailureReason
 from deepcoder_operator.domain import draft as d
 from deepcoder_operator.domain.conditions import find_condition
 from deepcoder_operator.domain.plan import plan

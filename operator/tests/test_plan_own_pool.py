@@ -8,7 +8,7 @@ import pytest
 from plan_world import Cluster, make_run, reason, running
 from run_manifests import LONGER, TRAIN
 
-from deepcoder_operator.api.run_status import Phase
+from deepcoder_contracts.api.run_status import Phase
 from deepcoder_operator.domain.world import PoolView
 
 

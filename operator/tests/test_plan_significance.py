@@ -8,7 +8,7 @@ import pytest
 from plan_values import checkpoint
 from plan_world import START, running
 
-from deepcoder_operator.api.run_status import RunStatus
+from deepcoder_contracts.api.run_status import RunStatus
 from deepcoder_operator.domain.conditions import set_condition
 from deepcoder_operator.domain.significance import FIGURES_SECONDS, worth_writing
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from state_walk import GONE, PAGE, Edges, rendered, walk, with_diagram
 
-from deepcoder_operator.api.run_status import Phase
+from deepcoder_contracts.api.run_status import Phase
 
 
 @pytest.fixture(scope="module")

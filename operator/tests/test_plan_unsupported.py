@@ -10,7 +10,7 @@ import yaml
 from plan_world import UID, Cluster, make_run
 from run_manifests import LONGER, TRAIN
 
-from deepcoder_operator.api.run import DeepCoderRun
+from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_operator.domain.admission import check_spec
 from deepcoder_operator.domain.conditions import find_condition
 from deepcoder_operator.domain.policy import Policy

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 from plan_world import Cluster, make_run
 
-from deepcoder_operator.api.run_status import Phase
+from deepcoder_contracts.api.run_status import Phase
 from deepcoder_operator.domain.world import PodView
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from deepcoder_operator.api.sandboxpool import MAX_NAME_LENGTH, SandboxPoolSpec
+from deepcoder_contracts.api.sandboxpool import MAX_NAME_LENGTH, SandboxPoolSpec
 from deepcoder_operator.builders.podtemplate import TemplateError, merge
 from deepcoder_operator.builders.pool import (
     PoolIdentity,

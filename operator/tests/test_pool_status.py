@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from deepcoder_operator.api.sandboxpool import SandboxPoolStatus
+from deepcoder_contracts.api.sandboxpool import SandboxPoolStatus
 from deepcoder_operator.domain.pool_names import LABEL_INDEX, LABEL_TEMPLATE_HASH
 from deepcoder_operator.domain.pool_plan import JudgeLoad, JudgePod
 from deepcoder_operator.domain.pool_status import PoolFacts, Refusal, pool_status, worth_writing

@@ -22,8 +22,8 @@ from api_audit import Right
 from loop_world import Cluster, cluster_in, wait_for
 from run_manifests import TRAIN
 
-from deepcoder_operator.api import run
-from deepcoder_operator.api.schema import custom_resource_definition
+from deepcoder_contracts.api import run
+from deepcoder_contracts.api.schema import custom_resource_definition
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.resources import PODS, POOLS, RUNS, SECRETS, Resource

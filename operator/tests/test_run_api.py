@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from run_manifests import EVALUATE, LONGER, TRAIN, run_manifest
 
-from deepcoder_operator.api.run import DeepCoderRun
+from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.kube.resources import RUNS

@@ -9,11 +9,11 @@ import pytest
 from plan_world import START, UID, make_run
 from run_manifests import EVALUATE, LONGER, TRAIN, run_manifest
 
+from deepcoder_contracts.api.attempt_status import AttemptStatus
+from deepcoder_contracts.api.run import MAX_NAME_LENGTH, DeepCoderRun
+from deepcoder_contracts.api.run_spec import MAX_STAGES
+from deepcoder_contracts.api.run_status import ProvenanceStatus
 from deepcoder_contracts.stage import RopeScaling, RopeType, StageConfig
-from deepcoder_operator.api.attempt_status import AttemptStatus
-from deepcoder_operator.api.run import MAX_NAME_LENGTH, DeepCoderRun
-from deepcoder_operator.api.run_spec import MAX_STAGES
-from deepcoder_operator.api.run_status import ProvenanceStatus
 from deepcoder_operator.builders.check import check_templates
 from deepcoder_operator.builders.foundation import build_network_policy, build_pool
 from deepcoder_operator.builders.rayjob import build_rayjob

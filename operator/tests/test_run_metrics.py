@@ -8,7 +8,7 @@ from typing import Any
 from prometheus_client import REGISTRY
 from run_ground import KEY, Observer, manifest, standing
 
-from deepcoder_operator.api.run_status import RunStatus
+from deepcoder_contracts.api.run_status import RunStatus
 from deepcoder_operator.controllers.reconcile import Memory
 from deepcoder_operator.domain.draft import EventRecord, Plan
 from deepcoder_operator.domain.world import Problem, StorageView, World

@@ -14,7 +14,7 @@ import plan_world
 import pytest
 from plan_world import START, Cluster
 
-from deepcoder_operator.api.run import FINALIZER, DeepCoderRun
+from deepcoder_contracts.api.run import FINALIZER, DeepCoderRun
 from deepcoder_operator.board import ProgressBoard
 from deepcoder_operator.controllers import observe
 from deepcoder_operator.controllers.observe import Children, Observer

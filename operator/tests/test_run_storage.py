@@ -11,11 +11,11 @@ import s3_server
 from plan_world import UID, make_run
 from run_folder import CONFIG, RUN, Folder
 
+from deepcoder_contracts.api.run_spec import FromCheckpoint
 from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.exit import ExitRecord
 from deepcoder_contracts.layout import checkpoint_dir, exit_key
 from deepcoder_contracts.manifest import RunIdentity
-from deepcoder_operator.api.run_spec import FromCheckpoint
 from deepcoder_operator.domain.query import StorageQuery
 from deepcoder_operator.domain.resolve import storage_key
 from deepcoder_operator.domain.world import StorageView, StoredStage

@@ -11,10 +11,10 @@ from plan_world import Cluster, make_run
 from pydantic import BaseModel
 from run_manifests import LONGER, TRAIN, run_manifest
 
+from deepcoder_contracts.api.run_status import RunStatus
 from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.gate import GateRecord
 from deepcoder_contracts.manifest import ParentRef
-from deepcoder_operator.api.run_status import RunStatus
 from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.kube.resources import RUNS
 

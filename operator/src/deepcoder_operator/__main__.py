@@ -63,7 +63,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _crds(folders: list[Path], *, check: bool) -> int:
-    from deepcoder_operator.api.crds import crd_files
+    from deepcoder_operator.crds import crd_files
 
     files = {folder / name: text for folder in folders for name, text in crd_files().items()}
     if check:

@@ -16,8 +16,8 @@ import socket
 import time
 import uuid
 
+from deepcoder_contracts.api.failure import FailureReason
 from deepcoder_operator import VERSION
-from deepcoder_operator.api.failure import FailureReason
 from deepcoder_operator.board import ProgressBoard
 from deepcoder_operator.builders.pool import PoolSettings
 from deepcoder_operator.builders.settings import TrainerSettings

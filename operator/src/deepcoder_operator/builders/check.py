@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from deepcoder_operator.api.attempt_status import AttemptStatus
-from deepcoder_operator.api.run import DeepCoderRun
+from deepcoder_contracts.api.attempt_status import AttemptStatus
+from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_operator.builders.podtemplate import TemplateError
 from deepcoder_operator.builders.pool import refuse_judge_template
 from deepcoder_operator.builders.rayjob import build_rayjob

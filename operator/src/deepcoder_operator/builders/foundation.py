@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from deepcoder_operator.api.base import API_VERSION
-from deepcoder_operator.api.run import DeepCoderRun
+from deepcoder_contracts.api.base import API_VERSION
+from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_operator.builders.meta import Object, metadata
 from deepcoder_operator.builders.settings import TrainerSettings
 from deepcoder_operator.builders.trainer_pod import METRICS_PORT

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from deepcoder_operator.api.base import API_VERSION
-from deepcoder_operator.api.run import RESOURCE, DeepCoderRun
+from deepcoder_contracts.api.base import API_VERSION
+from deepcoder_contracts.api.run import RESOURCE, DeepCoderRun
 from deepcoder_operator.domain.names import run_labels
 
 Object = dict[str, Any]

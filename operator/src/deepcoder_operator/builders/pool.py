@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from deepcoder_operator.api.base import API_VERSION
-from deepcoder_operator.api.sandboxpool import RESOURCE, Egress, SandboxPoolSpec
+from deepcoder_contracts.api.base import API_VERSION
+from deepcoder_contracts.api.sandboxpool import RESOURCE, Egress, SandboxPoolSpec
 from deepcoder_operator.builders.podtemplate import TemplateError, merge, refuse_owned
 from deepcoder_operator.builders.restricted import CONTAINER_CONTEXT, refuse_unrestricted, restrict_added
 from deepcoder_operator.domain.pool_names import (

@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from deepcoder_contracts.api.attempt_status import AttemptStatus
+from deepcoder_contracts.api.run import DeepCoderRun
+from deepcoder_contracts.api.stage import Stage, WorkerGroup
 from deepcoder_contracts.stage import Placement, StageType
-from deepcoder_operator.api.attempt_status import AttemptStatus
-from deepcoder_operator.api.run import DeepCoderRun
-from deepcoder_operator.api.stage import Stage, WorkerGroup
 from deepcoder_operator.builders.meta import Object, metadata
 from deepcoder_operator.builders.stage_config import CONFIG_DIRECTORY, STAGE_FILE
 from deepcoder_operator.builders.trainer_pod import build_pod_template

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from deepcoder_contracts.api.attempt_status import AttemptStatus
+from deepcoder_contracts.api.run import DeepCoderRun
+from deepcoder_contracts.api.run_status import ProvenanceStatus
+from deepcoder_contracts.api.stage import Stage
 from deepcoder_contracts.stage import (
     JudgeBackend,
     JudgeEndpoint,
@@ -13,10 +17,6 @@ from deepcoder_contracts.stage import (
     Storage,
     TogetherEndpoint,
 )
-from deepcoder_operator.api.attempt_status import AttemptStatus
-from deepcoder_operator.api.run import DeepCoderRun
-from deepcoder_operator.api.run_status import ProvenanceStatus
-from deepcoder_operator.api.stage import Stage
 from deepcoder_operator.builders.meta import Object, metadata
 from deepcoder_operator.builders.settings import TrainerSettings
 from deepcoder_operator.domain.names import LABEL_ORDINAL, LABEL_STAGE, pool_name

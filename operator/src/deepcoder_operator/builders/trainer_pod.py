@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from deepcoder_contracts.api.run import DeepCoderRun
+from deepcoder_contracts.api.stage import Stage
 from deepcoder_contracts.progress import AUDIENCE
-from deepcoder_operator.api.run import DeepCoderRun
-from deepcoder_operator.api.stage import Stage
 from deepcoder_operator.builders.podtemplate import merge, refuse_owned
 from deepcoder_operator.builders.stage_config import (
     CA_FILE,

@@ -10,11 +10,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 
+from deepcoder_contracts.api.attempt_status import AttemptStatus
+from deepcoder_contracts.api.run import FINALIZER, DeepCoderRun, Metadata
 from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.manifest import ParentRef
 from deepcoder_operator import metrics
-from deepcoder_operator.api.attempt_status import AttemptStatus
-from deepcoder_operator.api.run import FINALIZER, DeepCoderRun, Metadata
 from deepcoder_operator.builders.foundation import (
     CONFIG_FILE,
     build_config_map,

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
-from deepcoder_operator.api.attempt_status import AttemptState
-from deepcoder_operator.api.run import DeepCoderRun
+from deepcoder_contracts.api.attempt_status import AttemptState
+from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_operator.board import ProgressBoard, RunKey
 from deepcoder_operator.builders.check import check_templates
 from deepcoder_operator.domain.names import (

@@ -18,10 +18,10 @@ from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from deepcoder_contracts.api.attempt_status import AttemptStatus
+from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.layout import log_key
 from deepcoder_contracts.redaction import Redactor, TooManyForms
-from deepcoder_operator.api.attempt_status import AttemptStatus
-from deepcoder_operator.api.run import DeepCoderRun
 from deepcoder_operator.domain.names import LABEL_ORDINAL, LABEL_ROLE, LABEL_RUN_UID
 from deepcoder_operator.domain.resolve import storage_key
 from deepcoder_operator.kube import errors

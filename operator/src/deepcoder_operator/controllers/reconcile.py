@@ -16,10 +16,10 @@ from datetime import datetime
 
 from pydantic import ValidationError
 
+from deepcoder_contracts.api.failure import FailureReason
+from deepcoder_contracts.api.run import FINALIZER, DeepCoderRun, Metadata
+from deepcoder_contracts.api.run_status import Phase, RunStatus
 from deepcoder_operator import metrics
-from deepcoder_operator.api.failure import FailureReason
-from deepcoder_operator.api.run import FINALIZER, DeepCoderRun, Metadata
-from deepcoder_operator.api.run_status import Phase, RunStatus
 from deepcoder_operator.board import ProgressBoard, RunKey
 from deepcoder_operator.controllers.carry_out import Executor
 from deepcoder_operator.controllers.observe import Observer

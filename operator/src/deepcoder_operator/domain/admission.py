@@ -6,11 +6,11 @@ names the field and the mend.
 
 from __future__ import annotations
 
+from deepcoder_contracts.api.run import MAX_NAME_LENGTH, DeepCoderRun
+from deepcoder_contracts.api.run_status import CurrentStage, ProvenanceStatus, StageStatus
+from deepcoder_contracts.api.stage import Stage, WorkerGroup
 from deepcoder_contracts.stage import StageType
 from deepcoder_contracts.supported import stage_refusals
-from deepcoder_operator.api.run import MAX_NAME_LENGTH, DeepCoderRun
-from deepcoder_operator.api.run_status import CurrentStage, ProvenanceStatus, StageStatus
-from deepcoder_operator.api.stage import Stage, WorkerGroup
 from deepcoder_operator.domain.bounds import LONGEST_RECHECK_SECONDS, RECHECK_SECONDS
 from deepcoder_operator.domain.conditions import find_condition
 from deepcoder_operator.domain.draft import Draft

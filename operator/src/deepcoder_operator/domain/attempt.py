@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from deepcoder_operator.api.attempt_status import AttemptState, AttemptStatus, DrainCause, Outcome
-from deepcoder_operator.api.failure import FailureReason
-from deepcoder_operator.api.run_status import StagePhase
+from deepcoder_contracts.api.attempt_status import AttemptState, AttemptStatus, DrainCause, Outcome
+from deepcoder_contracts.api.failure import FailureReason
+from deepcoder_contracts.api.run_status import StagePhase
 from deepcoder_operator.domain.admission import lay_out_stages
 from deepcoder_operator.domain.bounds import CONFLICT_SECONDS, POLL_SECONDS
 from deepcoder_operator.domain.classify import (

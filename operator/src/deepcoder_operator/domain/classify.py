@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from deepcoder_contracts.api.attempt_status import AttemptStatus, Outcome
+from deepcoder_contracts.api.failure import FailureAction, FailurePolicy, FailureReason
 from deepcoder_contracts.exit import ExitCode, ExitRecord
-from deepcoder_operator.api.attempt_status import AttemptStatus, Outcome
-from deepcoder_operator.api.failure import FailureAction, FailurePolicy, FailureReason
 from deepcoder_operator.domain.world import PodView, RayJobView
 
 _PREEMPTING = frozenset({"PreemptionByScheduler", "EvictionByEvictionAPI", "TerminationByKubelet"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from deepcoder_operator.api.condition import MAX_MESSAGE, Condition, ConditionStatus
+from deepcoder_contracts.api.condition import MAX_MESSAGE, Condition, ConditionStatus
 
 
 def find_condition(conditions: Iterable[Condition], type_: str) -> Condition | None:

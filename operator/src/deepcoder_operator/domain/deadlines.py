@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from deepcoder_contracts.api.attempt_status import AttemptState, AttemptStatus, Outcome
+from deepcoder_contracts.api.failure import FailureReason
+from deepcoder_contracts.api.stage import Stage
 from deepcoder_contracts.stage import StageType
-from deepcoder_operator.api.attempt_status import AttemptState, AttemptStatus, Outcome
-from deepcoder_operator.api.failure import FailureReason
-from deepcoder_operator.api.stage import Stage
 from deepcoder_operator.domain.classify import Failure
 from deepcoder_operator.domain.draft import Draft
 from deepcoder_operator.domain.leaving import leave

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from deepcoder_operator.api.run import FINALIZER
-from deepcoder_operator.api.run_spec import Artifacts
+from deepcoder_contracts.api.run import FINALIZER
+from deepcoder_contracts.api.run_spec import Artifacts
 from deepcoder_operator.domain.draft import AddFinalizer, DeleteArtifacts, Draft, RemoveFinalizer
 from deepcoder_operator.domain.resolve import storage_uri
 from deepcoder_operator.domain.world import World, parse_time

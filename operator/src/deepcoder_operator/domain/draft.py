@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from deepcoder_operator.api.attempt_status import AttemptStatus
-from deepcoder_operator.api.condition import ConditionStatus
-from deepcoder_operator.api.run import DeepCoderRun
-from deepcoder_operator.api.run_status import RunStatus, StageStatus
-from deepcoder_operator.api.stage import Stage
+from deepcoder_contracts.api.attempt_status import AttemptStatus
+from deepcoder_contracts.api.condition import ConditionStatus
+from deepcoder_contracts.api.run import DeepCoderRun
+from deepcoder_contracts.api.run_status import RunStatus, StageStatus
+from deepcoder_contracts.api.stage import Stage
 from deepcoder_operator.domain.conditions import set_condition
 
 RESYNC_SECONDS = 300.0

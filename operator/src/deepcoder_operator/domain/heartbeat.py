@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from deepcoder_contracts.api.attempt_status import AttemptState
+from deepcoder_contracts.api.run_status import ProgressStatus, RunStatus
 from deepcoder_contracts.progress import Desired, ProgressReply, ProgressReport
-from deepcoder_operator.api.attempt_status import AttemptState
-from deepcoder_operator.api.run_status import ProgressStatus, RunStatus
 from deepcoder_operator.domain.draft import Draft
 from deepcoder_operator.domain.numbers import measured, measurements
 from deepcoder_operator.domain.world import World

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from deepcoder_operator.api.attempt_status import AttemptState, Outcome
-from deepcoder_operator.api.failure import FailureReason
+from deepcoder_contracts.api.attempt_status import AttemptState, Outcome
+from deepcoder_contracts.api.failure import FailureReason
 from deepcoder_operator.domain.bounds import END_SECONDS, LEAVE_SECONDS, POLL_SECONDS, POST_MORTEM_SECONDS
 from deepcoder_operator.domain.classify import Failure
 from deepcoder_operator.domain.draft import DeleteRayJob, Draft, EndPods, SavePostMortem

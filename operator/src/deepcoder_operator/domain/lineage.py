@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from deepcoder_contracts.api.run import DeepCoderRun
+from deepcoder_contracts.api.run_status import MAX_CHECKPOINTS, CheckpointStatus, RunStatus
 from deepcoder_contracts.manifest import ParentRef
 from deepcoder_contracts.stage import StageType
-from deepcoder_operator.api.run import DeepCoderRun
-from deepcoder_operator.api.run_status import MAX_CHECKPOINTS, CheckpointStatus, RunStatus
 from deepcoder_operator.domain.draft import Draft
 from deepcoder_operator.domain.numbers import decimal
 from deepcoder_operator.domain.usage import invested, write_off

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deepcoder_operator.api.run import DeepCoderRun
+from deepcoder_contracts.api.run import DeepCoderRun
 
 MANAGED_BY = "app.kubernetes.io/managed-by"
 OPERATOR = "deepcoder-operator"

@@ -6,7 +6,7 @@ attempt makes it anew from the run's template. A pool that the run refers to is 
 
 from __future__ import annotations
 
-from deepcoder_operator.api.run_status import StagePhase
+from deepcoder_contracts.api.run_status import StagePhase
 from deepcoder_operator.domain.draft import DeletePool, Draft
 from deepcoder_operator.domain.terminal import is_terminal
 from deepcoder_operator.domain.world import World

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from deepcoder_operator.api.attempt_status import AttemptState, DrainCause
-from deepcoder_operator.api.run import FINALIZER, MANAGER, DeepCoderRun, Metadata
-from deepcoder_operator.api.run_status import RunStatus
+from deepcoder_contracts.api.attempt_status import AttemptState, DrainCause
+from deepcoder_contracts.api.run import FINALIZER, MANAGER, DeepCoderRun, Metadata
+from deepcoder_contracts.api.run_status import RunStatus
 from deepcoder_operator.domain.admission import admit, is_past_the_end, lay_out_stages
 from deepcoder_operator.domain.attempt import follow, intend
 from deepcoder_operator.domain.conditions import find_condition, set_condition

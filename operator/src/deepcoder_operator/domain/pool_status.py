@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from deepcoder_operator.api.condition import Condition
-from deepcoder_operator.api.sandboxpool import SandboxPoolStatus
+from deepcoder_contracts.api.condition import Condition
+from deepcoder_contracts.api.sandboxpool import SandboxPoolStatus
 from deepcoder_operator.domain.conditions import set_condition
 from deepcoder_operator.domain.pool_names import selector
 from deepcoder_operator.domain.pool_plan import JudgePod

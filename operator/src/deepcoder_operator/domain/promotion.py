@@ -5,9 +5,9 @@ The trainer's record is not believed: its values are compared again with the spe
 
 from __future__ import annotations
 
+from deepcoder_contracts.api.run_status import CurrentStage, StagePhase
 from deepcoder_contracts.gate import Otherwise, recheck_gate
 from deepcoder_contracts.stage import StageType
-from deepcoder_operator.api.run_status import CurrentStage, StagePhase
 from deepcoder_operator.domain.draft import Draft
 from deepcoder_operator.domain.numbers import measurements
 from deepcoder_operator.domain.terminal import complete_run, fail_run

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from deepcoder_contracts.api.attempt_status import AttemptState, AttemptStatus
+from deepcoder_contracts.api.run import FINALIZER, DeepCoderRun
+from deepcoder_contracts.api.run_status import StagePhase
 from deepcoder_contracts.stage import StageType
-from deepcoder_operator.api.attempt_status import AttemptState, AttemptStatus
-from deepcoder_operator.api.run import FINALIZER, DeepCoderRun
-from deepcoder_operator.api.run_status import StagePhase
 from deepcoder_operator.domain.classify import head_failure, job_failure
 from deepcoder_operator.domain.deadlines import last_sign_of_life, stall_seconds
 from deepcoder_operator.domain.heartbeat import WRITE_SECONDS

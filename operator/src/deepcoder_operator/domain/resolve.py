@@ -7,12 +7,12 @@ exists, and a checkpoint made with another config is never resumed.
 
 from __future__ import annotations
 
+from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.base import Digest, VersionedContract, sha256_digest
 from deepcoder_contracts.layout import run_root
 from deepcoder_contracts.manifest import ParentRef, RunIdentity
 from deepcoder_contracts.recipe import Recipe
 from deepcoder_contracts.stage import DatasetSource, ModelSource
-from deepcoder_operator.api.run import DeepCoderRun
 
 
 class ResolvedConfig(VersionedContract):

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from deepcoder_contracts.api.attempt_status import AttemptStatus, BackoffStatus, Outcome
+from deepcoder_contracts.api.failure import FailureAction, FailureReason
+from deepcoder_contracts.api.run_status import StagePhase
 from deepcoder_contracts.exit import ExitCode, ExitRecord
 from deepcoder_contracts.stage import StageType
-from deepcoder_operator.api.attempt_status import AttemptStatus, BackoffStatus, Outcome
-from deepcoder_operator.api.failure import FailureAction, FailureReason
-from deepcoder_operator.api.run_status import StagePhase
 from deepcoder_operator.domain.bounds import RECHECK_SECONDS
 from deepcoder_operator.domain.classify import Failure, backoff_seconds, decide, refine
 from deepcoder_operator.domain.draft import Draft

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from deepcoder_contracts.api.stage import Stage, WorkerGroup
 from deepcoder_contracts.stage import Placement, StageType
-from deepcoder_operator.api.stage import Stage, WorkerGroup
 from deepcoder_operator.domain.world import pod_gpus
 
 

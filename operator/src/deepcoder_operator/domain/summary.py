@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from deepcoder_operator.api.attempt_status import AttemptState, Outcome
-from deepcoder_operator.api.condition import ConditionStatus
-from deepcoder_operator.api.run_status import Phase, RunStatus, StagePhase
+from deepcoder_contracts.api.attempt_status import AttemptState, Outcome
+from deepcoder_contracts.api.condition import ConditionStatus
+from deepcoder_contracts.api.run_status import Phase, RunStatus, StagePhase
 from deepcoder_operator.domain.conditions import find_condition, is_true
 from deepcoder_operator.domain.draft import Draft
 from deepcoder_operator.domain.world import World

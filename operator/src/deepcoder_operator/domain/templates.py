@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from deepcoder_operator.api.run import DeepCoderRun
+from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_operator.domain.world import Problem
 
 _TEXT = "text"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from deepcoder_operator.api.condition import ConditionStatus
-from deepcoder_operator.api.run_status import RunStatus
+from deepcoder_contracts.api.condition import ConditionStatus
+from deepcoder_contracts.api.run_status import RunStatus
 from deepcoder_operator.domain.conditions import is_true
 from deepcoder_operator.domain.draft import DeleteRun, Draft
 

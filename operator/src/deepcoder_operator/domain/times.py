@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
-from deepcoder_operator.api.attempt_status import AttemptState
+from deepcoder_contracts.api.attempt_status import AttemptState
 from deepcoder_operator.domain.bounds import LEAVE_SECONDS
 from deepcoder_operator.domain.draft import Draft
 

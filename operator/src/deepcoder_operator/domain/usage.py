@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
-from deepcoder_operator.api.attempt_status import AttemptStatus
-from deepcoder_operator.api.run_status import MAX_POD_ENTRIES, CheckpointStatus, PodUsage
+from deepcoder_contracts.api.attempt_status import AttemptStatus
+from deepcoder_contracts.api.run_status import MAX_POD_ENTRIES, CheckpointStatus, PodUsage
 from deepcoder_operator.domain.draft import Draft
 from deepcoder_operator.domain.numbers import decimal
 from deepcoder_operator.domain.policy import Policy, Price

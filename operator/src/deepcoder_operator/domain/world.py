@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from deepcoder_contracts.api.run_status import CheckpointStatus
 from deepcoder_contracts.base import Digest
 from deepcoder_contracts.exit import ExitRecord
 from deepcoder_contracts.gate import GateRecord
 from deepcoder_contracts.manifest import ParentRef
 from deepcoder_contracts.progress import ProgressReport
 from deepcoder_contracts.stage import StageType
-from deepcoder_operator.api.run_status import CheckpointStatus
 from deepcoder_operator.domain.names import LABEL_ORDINAL, LABEL_ROLE
 
 Object = Mapping[str, Any]

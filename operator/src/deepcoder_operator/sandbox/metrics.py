@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge
 
-from deepcoder_operator.api.sandboxpool import SandboxPoolStatus
+from deepcoder_contracts.api.sandboxpool import SandboxPoolStatus
 
 POLLS = Counter("deepcoder_operator_pool_capacity_polls_total", "Questions to judges for their load.", ["outcome"])
 PODS_CREATED = Counter("deepcoder_operator_pool_pods_created_total", "Judges' pods created.", ["namespace", "pool"])

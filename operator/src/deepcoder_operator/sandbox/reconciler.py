@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from deepcoder_operator.api.sandboxpool import SandboxPoolSpec, SandboxPoolStatus, ScalingMode
+from deepcoder_contracts.api.sandboxpool import SandboxPoolSpec, SandboxPoolStatus, ScalingMode
 from deepcoder_operator.board import ProgressBoard
 from deepcoder_operator.builders.podtemplate import TemplateError
 from deepcoder_operator.builders.pool import PoolIdentity, PoolSettings, build_pod, build_pod_template, template_hash

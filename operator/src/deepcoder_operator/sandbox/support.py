@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-from deepcoder_operator.api.sandboxpool import SandboxPoolSpec
+from deepcoder_contracts.api.sandboxpool import SandboxPoolSpec
 from deepcoder_operator.builders import pool as builders
 from deepcoder_operator.builders.pool import PoolIdentity, PoolSettings
 from deepcoder_operator.domain.pool_names import TOKEN_KEY, token_secret_name

@@ -18,6 +18,8 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
+from deepcoder_contracts.api.run_spec import FromCheckpoint
+from deepcoder_contracts.api.run_status import CheckpointStatus
 from deepcoder_contracts.base import Digest, sha256_digest
 from deepcoder_contracts.exit import ExitRecord
 from deepcoder_contracts.layout import (
@@ -31,8 +33,6 @@ from deepcoder_contracts.layout import (
 )
 from deepcoder_contracts.lineage import StoredCheckpoint, candidates
 from deepcoder_contracts.manifest import Manifest, ManifestKind, ParentRef, RunIdentity, RunRecord
-from deepcoder_operator.api.run_spec import FromCheckpoint
-from deepcoder_operator.api.run_status import CheckpointStatus
 from deepcoder_operator.domain.world import StoredStage
 from deepcoder_operator.storage.s3 import Bucket, Exists, Missing, StorageProblem
 from deepcoder_operator.storage.verify import Damaged, read_manifest, verify_files

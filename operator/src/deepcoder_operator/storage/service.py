@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from typing import TypeVar
 
+from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.manifest import ParentRef
 from deepcoder_contracts.stage import StageType
 from deepcoder_operator import metrics
-from deepcoder_operator.api.run import DeepCoderRun
 from deepcoder_operator.domain.query import StorageQuery
 from deepcoder_operator.domain.resolve import identity, storage_key
 from deepcoder_operator.domain.world import Problem, StorageView, StoredStage

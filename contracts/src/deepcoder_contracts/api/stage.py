@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import ConfigDict, Field
 
+from deepcoder_contracts.api.base import VALIDATIONS, PodTemplate, Rule, Spec, validations
 from deepcoder_contracts.base import DNSLabel
 from deepcoder_contracts.gate import PromoteWhen
 from deepcoder_contracts.stage import Evaluation, OptimizerState, Placement, RopeScaling, StageType
-from deepcoder_operator.api.base import VALIDATIONS, PodTemplate, Rule, Spec, validations
 
 
 class Head(Spec):

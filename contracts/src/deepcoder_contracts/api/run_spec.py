@@ -12,10 +12,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, StringConstraints
 
-from deepcoder_contracts.base import Digest, DNSLabel
-from deepcoder_contracts.recipe import Recipe
-from deepcoder_contracts.stage import DatasetSource, HostedInterpreter, ModelSource
-from deepcoder_operator.api.base import (
+from deepcoder_contracts.api.base import (
     LIST_TYPE,
     NAMED_MAP,
     VALIDATIONS,
@@ -25,9 +22,12 @@ from deepcoder_operator.api.base import (
     immutable,
     validations,
 )
-from deepcoder_operator.api.failure import FailurePolicy
-from deepcoder_operator.api.sandboxpool import SandboxPoolSpec
-from deepcoder_operator.api.stage import Stage
+from deepcoder_contracts.api.failure import FailurePolicy
+from deepcoder_contracts.api.sandboxpool import SandboxPoolSpec
+from deepcoder_contracts.api.stage import Stage
+from deepcoder_contracts.base import Digest, DNSLabel
+from deepcoder_contracts.recipe import Recipe
+from deepcoder_contracts.stage import DatasetSource, HostedInterpreter, ModelSource
 
 MAX_STAGES = 16
 

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, JsonValue
 from pydantic.json_schema import models_json_schema
 
-from deepcoder_operator.api.base import GROUP, LIST_MAP_KEYS, LIST_TYPE, PRESERVE, VALIDATIONS, VERSION
+from deepcoder_contracts.api.base import GROUP, LIST_MAP_KEYS, LIST_TYPE, PRESERVE, VALIDATIONS, VERSION
 
 MAX_STRING = 1024
 MAX_PROPERTIES = 64

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from deepcoder_operator.api.base import LIST_MAP_KEYS, LIST_TYPE, Status, lenient
+from deepcoder_contracts.api.base import LIST_MAP_KEYS, LIST_TYPE, Status, lenient
 
 MAX_MESSAGE = 4096
 """Longest message of a condition, in characters."""

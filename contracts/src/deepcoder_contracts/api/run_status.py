@@ -12,11 +12,11 @@ from typing import Annotated
 
 from pydantic import Field
 
+from deepcoder_contracts.api.attempt_status import AttemptStatus, BackoffStatus
+from deepcoder_contracts.api.base import NAMED_MAP, DecimalString, Status, lenient
+from deepcoder_contracts.api.condition import Conditions
 from deepcoder_contracts.base import Digest
 from deepcoder_contracts.manifest import ParentRef
-from deepcoder_operator.api.attempt_status import AttemptStatus, BackoffStatus
-from deepcoder_operator.api.base import NAMED_MAP, DecimalString, Status, lenient
-from deepcoder_operator.api.condition import Conditions
 
 MAX_CHECKPOINTS = 20
 MAX_POD_ENTRIES = 4096

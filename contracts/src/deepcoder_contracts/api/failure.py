@@ -7,8 +7,8 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
+from deepcoder_contracts.api.base import LIST_TYPE, NAMED_MAP, VALIDATIONS, Rule, Spec, validations
 from deepcoder_contracts.base import DNSLabel
-from deepcoder_operator.api.base import LIST_TYPE, NAMED_MAP, VALIDATIONS, Rule, Spec, validations
 
 
 class FailureReason(StrEnum):

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from deepcoder_contracts.api.base import Status, lenient
+from deepcoder_contracts.api.failure import FailureReason
 from deepcoder_contracts.manifest import ParentRef
-from deepcoder_operator.api.base import Status, lenient
-from deepcoder_operator.api.failure import FailureReason
 
 
 class AttemptState(StrEnum):

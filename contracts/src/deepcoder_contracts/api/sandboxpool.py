@@ -11,10 +11,10 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
+from deepcoder_contracts.api.base import VALIDATIONS, PodTemplate, Rule, Spec, Status, validations
+from deepcoder_contracts.api.condition import Conditions
+from deepcoder_contracts.api.schema import Column, CustomResource
 from deepcoder_contracts.judge import Tier
-from deepcoder_operator.api.base import VALIDATIONS, PodTemplate, Rule, Spec, Status, validations
-from deepcoder_operator.api.condition import Conditions
-from deepcoder_operator.api.schema import Column, CustomResource
 
 MAX_NAME_LENGTH = 46
 """Longest name of a pool: `-<index>-<hash>` is appended for its pods, `-judge` and `-token` for the rest."""

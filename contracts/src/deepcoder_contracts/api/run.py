@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
-from deepcoder_operator.api.base import LIST_MAP_KEYS, LIST_TYPE, VALIDATIONS, Rule, Spec, validations
-from deepcoder_operator.api.run_spec import RunSpec
-from deepcoder_operator.api.run_status import RunStatus
-from deepcoder_operator.api.schema import Column, CustomResource
+from deepcoder_contracts.api.base import LIST_MAP_KEYS, LIST_TYPE, VALIDATIONS, Rule, Spec, validations
+from deepcoder_contracts.api.run_spec import RunSpec
+from deepcoder_contracts.api.run_status import RunStatus
+from deepcoder_contracts.api.schema import Column, CustomResource
 
 MAX_NAME_LENGTH = 36
 """`<run>-s<index>-a<ordinal>` then has at most 46 characters; KubeRay's limit for a RayJob is 47."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import yaml
 
-from deepcoder_operator.api import run, sandboxpool
-from deepcoder_operator.api.base import GROUP
-from deepcoder_operator.api.schema import custom_resource_definition
+from deepcoder_contracts.api import run, sandboxpool
+from deepcoder_contracts.api.base import GROUP
+from deepcoder_contracts.api.schema import custom_resource_definition
 
 HEADER = "# Generated from the operator's types by `deepcoder-operator crds`; change those instead.\n"
 
