@@ -13,6 +13,7 @@ from run_folder import CONFIG, RUN, Folder
 
 from deepcoder_contracts.api.run_spec import FromCheckpoint
 from deepcoder_contracts.base import sha256_digest
+from deepcoder_contracts.chain import Damaged, read_manifest, verify_files
 from deepcoder_contracts.exit import ExitRecord
 from deepcoder_contracts.layout import checkpoint_dir, exit_key
 from deepcoder_contracts.manifest import RunIdentity
@@ -30,7 +31,6 @@ from deepcoder_operator.storage.reader import (
 )
 from deepcoder_operator.storage.s3 import Bucket, Buckets, Credentials, StorageProblem, Target
 from deepcoder_operator.storage.service import StorageService, _answer
-from deepcoder_operator.storage.verify import Damaged, read_manifest, verify_files
 
 pytestmark = pytest.mark.s3
 

@@ -14,10 +14,10 @@ import s3_server
 from run_folder import CONFIG, RUN, Folder
 
 from deepcoder_contracts.base import sha256_digest
+from deepcoder_contracts.chain import Damaged, walk_chain
 from deepcoder_contracts.manifest import ManifestKind, ParentRef, RunRecord
 from deepcoder_operator.storage.reader import claim_folder
 from deepcoder_operator.storage.s3 import Bucket
-from deepcoder_operator.storage.verify import Damaged, walk_chain
 
 pytestmark = pytest.mark.s3
 

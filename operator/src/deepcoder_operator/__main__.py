@@ -78,8 +78,8 @@ def _crds(folders: list[Path], *, check: bool) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from deepcoder_operator.storage.s3 import Buckets, Credentials, Missing, StorageProblem, Target
-    from deepcoder_operator.storage.verify import Damaged, walk_chain
+    from deepcoder_contracts.chain import Damaged, Missing, walk_chain
+    from deepcoder_operator.storage.s3 import Buckets, Credentials, StorageProblem, Target
 
     bucket, _, folder = arguments.uri.removeprefix("s3://").partition("/")
     if not arguments.uri.startswith("s3://") or not folder:

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from deepcoder_contracts.api.run_spec import FromCheckpoint
 from deepcoder_contracts.api.run_status import CheckpointStatus
 from deepcoder_contracts.base import Digest, sha256_digest
+from deepcoder_contracts.chain import Damaged, Missing, read_manifest, verify_files
 from deepcoder_contracts.exit import ExitRecord
 from deepcoder_contracts.layout import (
     MANIFEST,
@@ -34,8 +35,7 @@ from deepcoder_contracts.layout import (
 from deepcoder_contracts.lineage import StoredCheckpoint, candidates
 from deepcoder_contracts.manifest import Manifest, ManifestKind, ParentRef, RunIdentity, RunRecord
 from deepcoder_operator.domain.world import StoredStage
-from deepcoder_operator.storage.s3 import Bucket, Exists, Missing, StorageProblem
-from deepcoder_operator.storage.verify import Damaged, read_manifest, verify_files
+from deepcoder_operator.storage.s3 import Bucket, Exists, StorageProblem
 
 MAX_LOOKED_AT = 20
 """Checkpoints that are looked at before giving up; older ones are pruned anyway."""

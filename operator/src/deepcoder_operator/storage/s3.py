@@ -29,6 +29,7 @@ from botocore.exceptions import (
     SSLError,
 )
 
+from deepcoder_contracts.chain import Missing
 from deepcoder_operator.domain.world import Problem
 from deepcoder_operator.metrics import STORAGE_REQUESTS
 
@@ -60,10 +61,6 @@ class StorageProblem(Exception):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.problem = Problem(reason, message)
-
-
-class Missing(Exception):
-    """There is no such object."""
 
 
 class Exists(Exception):

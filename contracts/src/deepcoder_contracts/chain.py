@@ -7,8 +7,10 @@ elsewhere, the run's status or a child run's `spec.from`, shows that it is the o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
 
 from pydantic import ValidationError
 
@@ -16,7 +18,42 @@ from deepcoder_contracts.base import Digest, sha256_digest
 from deepcoder_contracts.layout import MANIFEST, RUN
 from deepcoder_contracts.lineage import broken_link, misplaced, place_of
 from deepcoder_contracts.manifest import Manifest, RunRecord
-from deepcoder_operator.storage.s3 import Bucket, Missing
+
+
+class Missing(Exception):
+    """There is no such object."""
+
+
+class StoredObject(Protocol):
+    """An object as storage tells it."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+
+    @property
+    def checksum(self) -> str | None:
+        """ChecksumSHA256 as S3 reports it, where it does."""
+
+
+class Bucket(Protocol):
+    """What is asked of a bucket. Each method but `objects` raises `Missing`, and errors of its own kind."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    def get(self, key: str) -> tuple[bytes, datetime]:
+        """Content of a document, and when it was committed."""
+
+    def head(self, key: str) -> StoredObject:
+        """Size and checksum."""
+
+    def objects(self, prefix: str) -> Sequence[object]:
+        """Everything below a prefix."""
+
+    def sha256(self, key: str) -> str:
+        """Hash of an object's bytes."""
 
 
 class Damaged(Exception):
