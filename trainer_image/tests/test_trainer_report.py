@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from deepcoder_contracts.layout import metrics_key, samples_key
+from deepcoder_contracts.steps import StepRecord, merge_steps
 from deepcoder_trainer.checkpoint.storage import open_storage
 from deepcoder_trainer.report import cli
 from deepcoder_trainer.report.braille import curve
 from deepcoder_trainer.report.figures import run_figures
-from deepcoder_trainer.report.history import StepRecord, merge_steps
 from deepcoder_trainer.report.plots import boundaries, smoothed
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from deepcoder_trainer.report.history import StepRecord
+from deepcoder_contracts.steps import StepRecord
 
 _EDGE = 5
 """Steps at a stage's beginning and end that are averaged: one step's batch is noisy."""

@@ -1,15 +1,12 @@
 """A run's story as values, read from storage: steps of all attempts, evaluations, and paired answers.
 
-An attempt that was killed leaves steps which the next one trains again from the checkpoint before; of such a step
-the later attempt's line counts, as its weights are the ones that went on. Nothing is written here.
+Nothing is written here.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ from pydantic import ValidationError
 
 from deepcoder_contracts.layout import MANIFEST, evaluation_dir
 from deepcoder_contracts.manifest import Manifest, ManifestKind
+from deepcoder_contracts.steps import StepRecord, merge_steps
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ObjectMissing
 from deepcoder_trainer.checkpoint.listing import read_listing
 from deepcoder_trainer.checkpoint.reader import read_manifest
@@ -28,19 +26,6 @@ from deepcoder_trainer.samples import read_samples
 
 _METRICS = re.compile(r"^(?P<stage>[^/]+)/attempts/(?P<ordinal>\d{3,})/metrics\.jsonl$")
 _EVALUATION = re.compile(r"^eval/(?P<key>[0-9a-f]{64})/MANIFEST\.json$")
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """One step of training."""
-
-    stage: str
-    step: int
-    time: float
-    """Seconds since the epoch."""
-    metrics: Mapping[str, float]
-    verdicts: Mapping[str, int]
-    phase_seconds: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -108,25 +93,6 @@ def read_history(store: ObjectStore) -> RunHistory:
     return RunHistory(tuple(merge_steps(lines)), tuple(e for e in evaluations if _of_a_stage(e)), newest)
 
 
-def merge_steps(attempts: Iterable[tuple[int, Sequence[str]]]) -> list[StepRecord]:
-    """Steps from (ordinal, lines of metrics.jsonl): the highest ordinal counts, a line that was cut is passed over."""
-    chosen: dict[tuple[str, int], tuple[int, StepRecord]] = {}
-    for ordinal, lines in attempts:
-        for line in lines:
-            try:
-                record = _step(json.loads(line))
-            except (ValueError, KeyError, TypeError):
-                continue
-            place = (record.stage, record.step)
-            if place not in chosen or chosen[place][0] <= ordinal:
-                chosen[place] = (ordinal, record)
-    records = [record for _, record in chosen.values()]
-    began: dict[str, float] = {}
-    for record in records:
-        began[record.stage] = min(began.get(record.stage, record.time), record.time)
-    return sorted(records, key=lambda r: (began[r.stage], r.stage, r.step))
-
-
 def before_and_after(store: ObjectStore, evaluation: StoredEvaluation) -> BeforeAfter | None:
     """A problem that the first target of an evaluation failed and the last one solved, under the same seed.
 
@@ -161,17 +127,6 @@ def target_scores(store: ObjectStore, evaluation: StoredEvaluation, target: str,
 
 def _of_a_stage(evaluation: StoredEvaluation) -> bool:
     return evaluation.manifest.parent is not None or len(evaluation.results.targets) > 1
-
-
-def _step(document: Mapping[str, Any]) -> StepRecord:
-    return StepRecord(
-        stage=str(document["stage"]),
-        step=int(document["step"]),
-        time=float(document["time"]),
-        metrics={k: float(v) for k, v in document["metrics"].items() if v is not None},
-        verdicts={k: int(v) for k, v in document["verdicts"].items()},
-        phase_seconds={k: float(v) for k, v in document["phase_seconds"].items()},
-    )
 
 
 def _evaluation(store: ObjectStore, key: str) -> StoredEvaluation:

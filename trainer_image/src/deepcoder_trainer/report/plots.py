@@ -10,7 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from deepcoder_trainer.report.history import RunHistory, StepRecord
+from deepcoder_contracts.steps import StepRecord
+from deepcoder_trainer.report.history import RunHistory
 
 _INK, _MUTED, _GRID = "#1f2937", "#6b7280", "#e5e7eb"
 _BLUE, _ORANGE, _GREEN = "#2563eb", "#d97706", "#059669"

@@ -1,0 +1,58 @@
+"""Lines of metrics.jsonl, one a trained step, and which of them count when several attempts trained the same step.
+
+An attempt that was killed leaves steps which the next one trains again from the checkpoint before; of such a step
+the later attempt's line counts, as its weights are the ones that went on. A line that was cut is passed over.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One step of training."""
+
+    stage: str
+    step: int
+    ordinal: int
+    """The attempt that trained it."""
+    time: float
+    """Seconds since the epoch."""
+    metrics: Mapping[str, float]
+    verdicts: Mapping[str, int]
+    phase_seconds: Mapping[str, float]
+
+
+def merge_steps(attempts: Iterable[tuple[int, Sequence[str]]]) -> list[StepRecord]:
+    """Steps from (ordinal, lines of metrics.jsonl): the highest ordinal counts, a line that was cut is passed over."""
+    chosen: dict[tuple[str, int], StepRecord] = {}
+    for ordinal, lines in attempts:
+        for line in lines:
+            try:
+                record = _step(json.loads(line), ordinal)
+            except (ValueError, KeyError, TypeError):
+                continue
+            place = (record.stage, record.step)
+            if place not in chosen or chosen[place].ordinal <= ordinal:
+                chosen[place] = record
+    records = list(chosen.values())
+    began: dict[str, float] = {}
+    for record in records:
+        began[record.stage] = min(began.get(record.stage, record.time), record.time)
+    return sorted(records, key=lambda r: (began[r.stage], r.stage, r.step))
+
+
+def _step(document: Mapping[str, Any], ordinal: int) -> StepRecord:
+    return StepRecord(
+        stage=str(document["stage"]),
+        step=int(document["step"]),
+        ordinal=ordinal,
+        time=float(document["time"]),
+        metrics={k: float(v) for k, v in document["metrics"].items() if v is not None},
+        verdicts={k: int(v) for k, v in document["verdicts"].items()},
+        phase_seconds={k: float(v) for k, v in document["phase_seconds"].items()},
+    )
