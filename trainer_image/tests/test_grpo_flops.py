@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from deepcoder_trainer.grpo.flops import ModelShape, sequence_flops, sp_refusals
+from deepcoder_contracts.model_shape import ModelShape, sp_refusals
+from deepcoder_trainer.grpo.flops import sequence_flops
 from deepcoder_trainer.modelconfig import read_model_config
 
 QWEN_14B = ModelShape(48, 5120, 13824, 40, 8, 128, 152064, tied=False)

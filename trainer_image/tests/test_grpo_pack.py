@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
+from deepcoder_contracts.model_shape import ModelShape
 from deepcoder_contracts.recipe import Advantage, Overlong
 from deepcoder_trainer.grpo.advantage import group_advantages
-from deepcoder_trainer.grpo.flops import ModelShape, sequence_flops
+from deepcoder_trainer.grpo.flops import sequence_flops
 from deepcoder_trainer.grpo.pack import assemble, cut, pack, plan_step, split_groups, training_sequences
 from deepcoder_trainer.types import Finish, Generation, Group, Outcome, Sample
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from deepcoder_contracts.model_shape import KNOWN, positions
 from deepcoder_contracts.recipe import Recipe
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.plan.check import check
-from deepcoder_trainer.plan.shapes import KNOWN, positions
 
 QWEN_14B = {**KNOWN["hf://deepseek-ai/DeepSeek-R1-Distill-Qwen-14B"], "max_position_embeddings": 32768}
 

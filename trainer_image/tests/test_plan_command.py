@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from deepcoder_contracts.model_shape import KNOWN
 from deepcoder_trainer.__main__ import main
-from deepcoder_trainer.plan.shapes import KNOWN
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 RUN: dict[str, Any] = {

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deepcoder_contracts import learner_memory as memory_module
+from deepcoder_contracts.learner_memory import GB, checkpoint_bytes, learner_memory, sequences_at_once
+from deepcoder_contracts.model_shape import KNOWN, kv_bytes_per_token, parameters
 from deepcoder_contracts.recipe import Precision, Recipe
-from deepcoder_trainer.plan import memory as memory_module
 from deepcoder_trainer.plan.document import Planned
-from deepcoder_trainer.plan.memory import GB, checkpoint_bytes, learner_memory, sequences_at_once
-from deepcoder_trainer.plan.shapes import KNOWN, model_shape, parameters
+from deepcoder_trainer.plan.shapes import model_shape
 from deepcoder_trainer.plan.splits import Question, changes_for_any, split, splits
-from deepcoder_trainer.sampler.settings import kv_bytes_per_token
 
 CONFIG = KNOWN["hf://deepseek-ai/DeepSeek-R1-Distill-Qwen-14B"]
 QWEN_14B = model_shape(CONFIG)

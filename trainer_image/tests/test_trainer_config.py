@@ -12,11 +12,12 @@ import yaml
 
 from deepcoder_contracts.gate import GateRecord, Otherwise
 from deepcoder_contracts.manifest import Manifest
+from deepcoder_contracts.model_shape import kv_bytes_per_token
 from deepcoder_contracts.stage import StageConfig, StageSettings
 from deepcoder_trainer.config import load_config
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.localrun import LocalRun, held_by_gate
-from deepcoder_trainer.sampler.settings import engine_settings, kv_bytes_per_token
+from deepcoder_trainer.sampler.settings import engine_settings
 
 LOCAL: dict[str, Any] = {
     "kind": "LocalRun",

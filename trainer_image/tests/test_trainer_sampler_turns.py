@@ -14,13 +14,14 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
+from deepcoder_contracts.learner_memory import COLOCATED_SHARE
 from deepcoder_contracts.stage import Placement, StageConfig
 from deepcoder_trainer.errors import SamplerLost
 from deepcoder_trainer.sampler import engine as engines
 from deepcoder_trainer.sampler.actor import SamplerActor
 from deepcoder_trainer.sampler.engine import AsyncEngine, engine_arguments
 from deepcoder_trainer.sampler.group import SamplerGroup
-from deepcoder_trainer.sampler.settings import COLOCATED_SHARE, EngineSettings, engine_settings
+from deepcoder_trainer.sampler.settings import EngineSettings, engine_settings
 from deepcoder_trainer.types import GenerationRequest, WeightRefs
 
 REFS = WeightRefs((), "float32")

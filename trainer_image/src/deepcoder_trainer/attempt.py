@@ -20,6 +20,8 @@ from typing import Any, TypeVar
 
 from deepcoder_contracts.exit import ExitCode, ExitRecord
 from deepcoder_contracts.layout import metrics_key
+from deepcoder_contracts.learner_memory import element_bytes
+from deepcoder_contracts.model_shape import parameters
 from deepcoder_contracts.progress import CheckpointSummary, TrainerPhase
 from deepcoder_contracts.stage import StageConfig, StageResources, StageType
 from deepcoder_trainer import exits
@@ -38,8 +40,7 @@ from deepcoder_trainer.judge.connect import connect_judge
 from deepcoder_trainer.judge.local import LocalJudge
 from deepcoder_trainer.modelconfig import read_model_config
 from deepcoder_trainer.plan.check import check
-from deepcoder_trainer.plan.memory import element_bytes
-from deepcoder_trainer.plan.shapes import model_shape, parameters
+from deepcoder_trainer.plan.shapes import model_shape
 from deepcoder_trainer.ports import Ending, Evaluate, Observer
 from deepcoder_trainer.probe import Probe
 from deepcoder_trainer.problems.prompt import EncodedProblems

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deepcoder_contracts.stage import RopeScaling, RopeType
+from deepcoder_contracts import model_shape
+from deepcoder_contracts.stage import RopeScaling
 from deepcoder_contracts.supported import model_refusals
 from deepcoder_trainer.errors import BadConfig
 
@@ -40,29 +41,8 @@ def read_model_config(directory: Path) -> dict[str, Any]:
 
 
 def rope_entries(config: Mapping[str, Any], rope: RopeScaling | None) -> dict[str, Any]:
-    """Entries that a stage's `rope` puts in the place of config.json's; none without it.
-
-    Both kinds reach the original positions times the factor. transformers and vLLM read the same names; of Dynamic vLLM
-    takes the base for the longest length, at every length.
-    """
-    if rope is None:
-        return {}
-    own = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    original = rope.original_positions or own.get("original_max_position_embeddings")
-    original = original or config.get("max_position_embeddings")
-    if not original:
-        raise BadConfig(
-            "the model's config.json does not say max_position_embeddings: say stage.rope.originalPositions",
-            field="stage.rope.originalPositions",
-        )
-    parameters: dict[str, Any] = {
-        "rope_type": rope.type.value.lower(),
-        "factor": rope.factor,
-        "original_max_position_embeddings": int(original),
-    }
-    if rope.type is RopeType.DYNAMIC:
-        # vLLM's name for it; without, it takes the positions reached for those trained, and scales nothing.
-        parameters["max_trained_positions"] = int(original)
-    if theta := own.get("rope_theta") or config.get("rope_theta"):
-        parameters["rope_theta"] = theta
-    return {"rope_parameters": parameters, "max_position_embeddings": int(original * rope.factor)}
+    """Entries that a stage's `rope` puts in the place of config.json's; raises `BadConfig`."""
+    try:
+        return model_shape.rope_entries(config, rope)
+    except ValueError as error:
+        raise BadConfig(str(error), field="stage.rope.originalPositions") from None

@@ -19,6 +19,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
+from deepcoder_contracts.learner_memory import tokens_on_device
 from deepcoder_contracts.manifest import FileEntry, Manifest
 from deepcoder_contracts.recipe import Precision, Recipe
 from deepcoder_contracts.stage import StageConfig, Storage
@@ -38,7 +39,6 @@ from deepcoder_trainer.grpo.summary import combine
 from deepcoder_trainer.learner.actor import LearnerActor
 from deepcoder_trainer.learner.wire import RankSettings, Sums
 from deepcoder_trainer.modelconfig import read_model_config
-from deepcoder_trainer.plan.memory import tokens_on_device
 from deepcoder_trainer.plan.shapes import model_shape
 from deepcoder_trainer.types import Batch, WeightRefs
 

@@ -12,7 +12,8 @@ from collections import defaultdict
 import numpy as np
 import torch
 
-from deepcoder_trainer.grpo.flops import ModelShape, sequence_flops
+from deepcoder_contracts.model_shape import ModelShape
+from deepcoder_trainer.grpo.flops import sequence_flops
 from deepcoder_trainer.grpo.pack import MicroBatch
 
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "H800": 989e12, "A100": 312e12, "A800": 312e12}

@@ -27,11 +27,11 @@ from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import async_save as dcp_async_save
 from torch.distributed.tensor import DTensor
 
+from deepcoder_contracts.model_shape import ModelShape
 from deepcoder_contracts.recipe import Precision
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, CheckpointFailed
 from deepcoder_trainer.cpus import compute_threads
 from deepcoder_trainer.grpo.attention import Segments
-from deepcoder_trainer.grpo.flops import ModelShape
 from deepcoder_trainer.grpo.loss import LossSettings, policy_loss
 from deepcoder_trainer.grpo.pack import MicroBatch, OptimizerStep
 from deepcoder_trainer.learner.dcp import SafetensorsReader, SafetensorsWriter, files_of

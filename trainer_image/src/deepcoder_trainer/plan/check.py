@@ -1,21 +1,19 @@
 """Refusing what cannot work before anything starts: lengths, and what must divide what.
 
 `check` is asked by an attempt once it has read the model's config.json; it raises `BadConfig`, so that no GPU is asked
-for and nothing is tried again. The other functions are shared with the table of `deepcoder-trainer plan`.
+for and nothing is tried again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from deepcoder_contracts.recipe import Recipe
+from deepcoder_contracts.fit import length_refusals, rank_refusals, tp_refusals
 from deepcoder_contracts.stage import StageConfig, StageType
-from deepcoder_contracts.supported import Refusal
 from deepcoder_trainer.errors import BadConfig
-from deepcoder_trainer.grpo.flops import ModelShape, sp_refusals
 from deepcoder_trainer.modelconfig import rope_entries
-from deepcoder_trainer.plan.shapes import model_shape, positions
+from deepcoder_trainer.plan.shapes import model_shape
 from deepcoder_trainer.sampler.settings import engine_settings
 
 
@@ -32,43 +30,3 @@ def check(config: StageConfig, model_config: Mapping[str, Any]) -> None:
         found += rank_refusals(shape, config.recipe, stage.resources.learners)
     if found:
         raise BadConfig("\n".join(refusal.message for refusal in found), field=found[0].field)
-
-
-def length_refusals(config: Mapping[str, Any], recipe: Recipe, context: int, field: str) -> Iterator[Refusal]:
-    """Sequences longer than the model's positions, which vLLM does not start with."""
-    reach, longest = positions(config), recipe.max_prompt_tokens + context
-    if longest <= reach:
-        return
-    room = int(reach) - recipe.max_prompt_tokens
-    mend = f"set it to at most {room}" if room > 0 else f"lower recipe.maxPromptTokens below {int(reach)}"
-    yield Refusal(
-        field,
-        f"{field} is {context}: with recipe.maxPromptTokens {recipe.max_prompt_tokens} a sequence has up to {longest} "
-        f"tokens, but the model has {int(reach)} positions (max_position_embeddings of its config.json): {mend}, or "
-        "give the stage a rope scaling, or use a model that reaches further",
-    )
-
-
-def tp_refusals(shape: ModelShape, recipe: Recipe) -> Iterator[Refusal]:
-    """Attention heads that do not divide over the devices of an engine."""
-    devices = recipe.tensor_parallel
-    possible = [n for n in range(1, 9) if not any(sp_refusals(shape, n))]  # the same rule
-    if devices not in possible:
-        yield Refusal(
-            "recipe.tensorParallel",
-            f"recipe.tensorParallel is {devices}, but the model has {shape.heads} attention heads and {shape.kv_heads} "
-            f"key-value heads, which divide over {', '.join(map(str, possible))} devices: set it to one of these",
-        )
-
-
-def rank_refusals(shape: ModelShape, recipe: Recipe, ranks: int) -> Iterator[Refusal]:
-    """Ranks, or attention heads, that do not divide into groups that share a sequence."""
-    sp = recipe.sequence_parallel
-    if ranks % sp:
-        possible = " or ".join(str(n) for n in range(1, 9) if not ranks % n and not any(sp_refusals(shape, n)))
-        yield Refusal(
-            "recipe.sequenceParallel",
-            f"recipe.sequenceParallel is {sp}, but there are {ranks} learners: set it to {possible}, or give "
-            "the stage another number of learners",
-        )
-    yield from sp_refusals(shape, sp)

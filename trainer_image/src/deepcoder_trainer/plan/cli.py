@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.table import Table
 
 from deepcoder_contracts.exit import ExitCode
+from deepcoder_contracts.learner_memory import COLOCATED_SHARE, GB, checkpoint_bytes, element_bytes
+from deepcoder_contracts.model_shape import parameters
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.plan.document import read_planned
-from deepcoder_trainer.plan.memory import GB, checkpoint_bytes, element_bytes
-from deepcoder_trainer.plan.shapes import model_config, parameters
+from deepcoder_trainer.plan.shapes import model_config
 from deepcoder_trainer.plan.splits import Question, Split, changes_for_any, gigabytes, sequences, splits
-from deepcoder_trainer.sampler.settings import COLOCATED_SHARE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,15 +10,21 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from deepcoder_contracts.fit import length_refusals, rank_refusals, tp_refusals
+from deepcoder_contracts.learner_memory import (
+    COLOCATED_SHARE,
+    GB,
+    MEMORY_SHARE,
+    LearnerMemory,
+    learner_memory,
+    sequences_at_once,
+)
+from deepcoder_contracts.model_shape import ModelShape, sp_refusals
 from deepcoder_contracts.recipe import Recipe
 from deepcoder_contracts.supported import stage_refusals
-from deepcoder_trainer.grpo.flops import ModelShape, sp_refusals
 from deepcoder_trainer.modelconfig import rope_entries
-from deepcoder_trainer.plan.check import length_refusals, rank_refusals, tp_refusals
 from deepcoder_trainer.plan.document import Planned
-from deepcoder_trainer.plan.memory import GB, LearnerMemory, learner_memory, sequences_at_once
 from deepcoder_trainer.plan.shapes import model_shape
-from deepcoder_trainer.sampler.settings import COLOCATED_SHARE, MEMORY_SHARE
 
 LEARNER_SHARES = (1 / 4, 3 / 8, 1 / 2)
 """Shares of the GPUs that learn: sampling takes longer than training, the more so the longer responses get."""

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from deepcoder_contracts.learner_memory import COLOCATED_SHARE, MEMORY_SHARE
+from deepcoder_contracts.model_shape import kv_bytes_per_token
 from deepcoder_contracts.recipe import Order, Precision
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.modelconfig import rope_entries
@@ -27,11 +29,6 @@ CPU_KV_BYTES = 2 * GIB
 """Most KV memory a CPU engine takes."""
 PREFILL_TOKENS = 32_000
 """Token budget of a scheduler step on GPUs, as in the published recipe."""
-MEMORY_SHARE = 0.9
-"""Share of a GPU that an engine of its own takes."""
-COLOCATED_SHARE = 0.8
-"""Share that one takes in its turn where a learner waits on the same GPU: a parked learner keeps its context, and what
-NCCL and the allocator hold."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +61,6 @@ class EngineSettings:
     def memory_share(self) -> float:
         """Share of the GPU's memory that it takes while it is awake."""
         return COLOCATED_SHARE if self.colocated else MEMORY_SHARE
-
-
-def kv_bytes_per_token(model_config: Mapping[str, Any], dtype: str) -> int:
-    """Key and value bytes of one token over all layers, from a Hugging Face config.json."""
-    heads = int(model_config["num_attention_heads"])
-    kv_heads = int(model_config.get("num_key_value_heads") or heads)
-    head_dim = int(model_config.get("head_dim") or int(model_config["hidden_size"]) // heads)
-    return 2 * int(model_config["num_hidden_layers"]) * kv_heads * head_dim * (4 if dtype == "float32" else 2)
 
 
 def engine_settings(config: StageConfig, model_config: Mapping[str, Any]) -> EngineSettings:

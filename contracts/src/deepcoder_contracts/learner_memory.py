@@ -11,12 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from deepcoder_contracts.model_shape import ModelShape, kv_bytes_per_token, parameters, root_matrices
 from deepcoder_contracts.recipe import Precision, Recipe
-from deepcoder_trainer.grpo.flops import ModelShape
-from deepcoder_trainer.plan.shapes import parameters, root_matrices
-from deepcoder_trainer.sampler.settings import MEMORY_SHARE, kv_bytes_per_token
 
 GB = 1e9
+MEMORY_SHARE = 0.9
+"""Share of a GPU that an engine of its own takes."""
+COLOCATED_SHARE = 0.8
+"""Share that one takes in its turn where a learner waits on the same GPU: a parked learner keeps its context, and what
+NCCL and the allocator hold."""
 SLACK = 5 * GB
 """A device's share that is left to what is not counted."""
 MINIMUM_TOKENS = 8192
