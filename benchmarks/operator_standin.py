@@ -106,7 +106,7 @@ def _now() -> str:
 async def beat(kube: Kube, port: int, every: float, seconds: float) -> dict[str, Any]:
     """Have every head report for a while; answers by status, and how many were due."""
     heads, _ = await kube.list(PODS, None, "deepcoder.dev/role=head")
-    bundle = (await kube.get(CONFIGMAPS, heads[0]["metadata"]["namespace"], _attempt(heads[0])))["data"]["ca.crt"]
+    bundle = (await kube.get(CONFIGMAPS, heads[0]["metadata"]["namespace"], _config(heads[0])))["data"]["ca.crt"]
     limit, answers = asyncio.Semaphore(8), Counter[str]()
 
     async def token(head: Object) -> str:
@@ -154,10 +154,12 @@ async def _report(session: aiohttp.ClientSession, port: int, head: Object, token
         return type(e).__name__
 
 
-def _attempt(head: Object) -> str:
-    """Name of the head's RayJob, and of its ConfigMap."""
-    name: str = head["metadata"]["name"]
-    return name.removesuffix("-head")
+def _config(head: Object) -> str:
+    """Name of the ConfigMap with a head's stage config."""
+    (volume,) = [v for v in head["spec"]["volumes"] if v["name"] == "config"]
+    (source,) = [s["configMap"] for s in volume["projected"]["sources"] if "configMap" in s]
+    name: str = source["name"]
+    return name
 
 
 async def _token(kube: Kube, head: Object) -> str:

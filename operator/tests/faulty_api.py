@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
@@ -237,8 +238,9 @@ def _write(request: web.Request, body: bytes) -> Write | None:
         document = json.loads(body) if body else {}
     if request.method == "POST":
         rest = [str((document.get("metadata") or {}).get("name", ""))]
-    if rest:  # judges are named by chance, the certificates' Secret by its namespace
+    if rest:  # judges are named by chance, stage configs by their content, the certificates' Secret by its namespace
         rest[0] = "judge" if kind == "pods" and "-sandbox-" in rest[0] else rest[0]
+        rest[0] = re.sub(r"(-a\d+)-[0-9a-f]{10}$", r"\1", rest[0]) if kind == "configmaps" else rest[0]
         rest[0] = "progress-tls" if rest[0].endswith("progress-tls") else rest[0]
     label = " ".join([request.method, kind, "/".join(rest)]).strip()
     if kind == "deepcoderruns" and request.method == "PATCH":

@@ -116,10 +116,15 @@ class Standin:
         """KubeRay writes a RayJob's status."""
         await self.kube.patch(RAYJOBS, self.namespace, name, {"status": status}, "status")
 
+    async def config_map(self, name: str) -> str:
+        """Name of the ConfigMap that an attempt's head mounts."""
+        job = await self.kube.get(RAYJOBS, self.namespace, name)
+        return mounted_config_map(job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"])
+
     async def config(self, name: str) -> StageConfig:
         """The stage config as the head mounts it; once mounted it stays, whatever becomes of the ConfigMap."""
         if name not in self._mounted:
-            found = await self.kube.get(CONFIGMAPS, self.namespace, name)
+            found = await self.kube.get(CONFIGMAPS, self.namespace, await self.config_map(name))
             self._mounted[name] = StageConfig.from_json(found["data"]["stage.json"])
         return self._mounted[name]
 
@@ -171,7 +176,7 @@ class Standin:
     ) -> ProgressReply:
         """The trainer's heartbeat, over real TLS with a real token of the head's pod, or with another."""
         config = await self.config(name)
-        found = await self.kube.get(CONFIGMAPS, self.namespace, name)
+        found = await self.kube.get(CONFIGMAPS, self.namespace, await self.config_map(name))
         report = ProgressReport(
             ordinal=config.ordinal, stage=config.stage.name, phase=TrainerPhase.TRAINING, step=step,
             max_steps=config.stage.max_steps, metrics=metrics, sent_at=datetime.now(UTC),
@@ -202,6 +207,13 @@ class Standin:
         path = f"/api/v1/namespaces/{self.namespace}/serviceaccounts/{account}/token"
         answer = await self.kube._request("POST", path, body=request)
         return str(answer["status"]["token"])
+
+
+def mounted_config_map(head: Object) -> str:
+    """Name of the ConfigMap with the stage config in a head's pod spec."""
+    (config,) = [v for v in head["volumes"] if v["name"] == "config"]
+    (source,) = [s["configMap"] for s in config["projected"]["sources"] if "configMap" in s]
+    return str(source["name"])
 
 
 def child(owner: Object, name: str) -> Object:

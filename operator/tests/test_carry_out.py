@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
+from kuberay_standin import mounted_config_map
 from plan_world import Cluster, make_run
 
 from deepcoder_contracts.api.run import FINALIZER
+from deepcoder_contracts.stage import StageConfig
 from deepcoder_operator.builders.settings import TrainerSettings
 from deepcoder_operator.controllers.carry_out import Executor
 from deepcoder_operator.domain import draft as d
@@ -175,6 +177,25 @@ async def test_lost_config_is_made_again_by_the_release_that_resolved_it_and_by_
     assert problem.reason == "ConfigLost"
     assert "is gone" in problem.message
     assert key not in ground.api.objects, "another config under the name would hide that the old one is lost"
+
+
+async def test_job_mounts_the_config_that_it_was_made_with_and_not_one_that_was_left_behind(ground: Ground) -> None:
+    """An operator died between the two; the next one has another authority, and the run was edited meanwhile."""
+    ground.api.refuses["RayJob"] = errors.Unavailable("the operator dies here")
+    with pytest.raises(errors.Unavailable):
+        await ground.executor.carry_out(ground.run, ground.make)
+    left = {name for kind, name in ground.api.objects if kind == "ConfigMap" and name != config_name("demo")}
+    del ground.api.refuses["RayJob"]
+    ground.executor.settings = replace(SETTINGS, ca_bundle="another")
+    checkpoint = ground.run.spec.checkpoint.model_copy(update={"drain_seconds": 77})
+    ground.run = ground.run.model_copy(update={"spec": ground.run.spec.model_copy(update={"checkpoint": checkpoint})})
+    assert await ground.executor.carry_out(ground.run, ground.make) is None
+    job = ground.api.objects["RayJob", "demo-s0-a1"]["spec"]["rayClusterSpec"]
+    name = mounted_config_map(job["headGroupSpec"]["template"]["spec"])
+    assert name not in left
+    mounted = ground.api.objects["ConfigMap", name]["data"]
+    assert mounted["ca.crt"] == "another"
+    assert StageConfig.from_json(mounted["stage.json"]).storage.drain_seconds == 77
 
 
 async def test_what_passes_by_itself_is_raised_and_what_follows_is_not_tried(ground: Ground) -> None:

@@ -90,17 +90,17 @@ async def test_what_an_attempt_lives_in_is_deleted_and_the_next_attempt_goes_on(
 @pytest.mark.parametrize(
     ("resource", "name"),
     [
-        (CONFIGMAPS, FIRST),
+        (CONFIGMAPS, None),
         pytest.param(CONFIGMAPS, "demo-config", marks=pytest.mark.long),
         pytest.param(POOLS, "demo-sandbox", marks=pytest.mark.long),
     ],
 )
 async def test_what_an_attempt_has_read_is_deleted_and_it_goes_on(
-    world: Cluster, resource: Resource, name: str
+    world: Cluster, resource: Resource, name: str | None
 ) -> None:
     await start(world)
     await world.standin.config(FIRST)
-    await world.kube.delete(resource, world.namespace, name)
+    await world.kube.delete(resource, world.namespace, name or await world.standin.config_map(FIRST))
     await world.finish(FIRST)
     await world.until_phase("Complete")
     assert await failures(world) == (1, 0)
@@ -119,10 +119,11 @@ async def test_secret_that_is_gone_holds_the_end_up_until_it_is_back(world: Clus
 
 async def test_finished_run_makes_nothing_again_whatever_disappears(world: Cluster) -> None:
     await start(world)
+    config = await world.standin.config_map(FIRST)
     await world.finish(FIRST)
     await world.until_phase("Complete")
-    for resource, name in ((CONFIGMAPS, FIRST), (CONFIGMAPS, "demo-config")):
-        await world.kube.delete(resource, world.namespace, name)
+    for name in (config, "demo-config"):
+        assert await world.kube.delete(CONFIGMAPS, world.namespace, name)
     await world.kube.patch(RUNS, world.namespace, "demo", {"metadata": {"labels": {"touched": "yes"}}})
     await asyncio.sleep(2)
     assert world.standin.seen == [FIRST]
@@ -205,7 +206,6 @@ def foreign(kind: str, namespace: str, name: str) -> Object:
     [
         ("RayJob", FIRST),
         pytest.param("SandboxPool", "demo-sandbox", marks=pytest.mark.long),
-        pytest.param("ConfigMap", FIRST, marks=pytest.mark.long),
         pytest.param("ConfigMap", "demo-config", marks=pytest.mark.long),
         pytest.param("ServiceAccount", "demo-trainer", marks=pytest.mark.long),
         pytest.param("NetworkPolicy", "demo-trainer", marks=pytest.mark.long),

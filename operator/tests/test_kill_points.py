@@ -14,10 +14,13 @@ from typing import Any
 import pytest
 from faulty_api import Side, Write
 from kill_scenarios import CrashAndComplete, Scenario, SuspendAndDelete
-from loop_world import Cluster
+from loop_world import Cluster, wait_for
 from operator_lives import Lives, lives_in
+from run_manifests import TRAIN
 
+from deepcoder_operator.domain.bounds import GRACE_SECONDS
 from deepcoder_operator.kube.errors import Unavailable
+from deepcoder_operator.kube.resources import PODS, RUNS
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.s3]
 
@@ -120,6 +123,26 @@ async def test_run_outlives_an_operator_killed_after_each_of_its_writes(site: Cl
         await outlive(kind(site), lives, new)
         assert sorted(set(GAPS[kind]) - set(lives.labels)) == [], "gaps that are named and were never reached"
         assert len([life for life in lives.all if life.died]) >= len(set(GAPS[kind]))
+
+
+async def test_job_after_a_crash_and_an_edit_has_the_config_that_it_was_made_with(site: Cluster) -> None:
+    """The crash is between the attempt's ConfigMap and its RayJob, the edit before the next operator begins."""
+    async with lives_in(site) as lives:
+        life = await lives.begin(lambda write: Side.AFTER if write.label == "POST configmaps demo-s0-a1" else None)
+        await site.create_run(stages=[TRAIN], s3={"endpoint": lives.s3.url}, checkpoint={"drainSeconds": 20})
+
+        async def over() -> bool:
+            return life.over
+
+        await wait_for("the crash", over)
+        edit = {"spec": {"checkpoint": {"drainSeconds": 33}}}
+        await site.kube.patch(RUNS, site.namespace, "demo", edit)
+        await lives.begin()
+        await site.until_running("demo-s0-a1")
+        pod = await site.kube.get(PODS, site.namespace, "demo-s0-a1-head")
+        config = await site.standin.config("demo-s0-a1")
+        assert config.storage.drain_seconds == 33
+        assert pod["spec"]["terminationGracePeriodSeconds"] == 33 + GRACE_SECONDS
 
 
 @pytest.mark.long

@@ -34,7 +34,7 @@ def attempt(index: int = 0, ordinal: int = 1) -> AttemptStatus:
 
 
 def job(run: DeepCoderRun, index: int = 0, **options: Any) -> dict[str, Any]:
-    return build_rayjob(run, attempt(index), "trainer:1", **({"s3_ca": False} | options))
+    return build_rayjob(run, attempt(index), "trainer:1", "config", **({"s3_ca": False} | options))
 
 
 def config(run: DeepCoderRun, index: int = 0) -> StageConfig:

@@ -22,7 +22,7 @@ def check_templates(run: DeepCoderRun) -> Problem | None:
             ordinal=1, stage_index=index, name=attempt_name(run.metadata.name, index, 1), intended_time=epoch
         )
         try:
-            build_rayjob(run, attempt, "image", s3_ca=False)
+            build_rayjob(run, attempt, "image", "config", s3_ca=False)
         except TemplateError as e:
             return Problem("TemplateRefused", str(e))
     if run.spec.sandbox.template is not None:

@@ -28,8 +28,8 @@ QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 _BACKSTOP_SECONDS = 120
 
 
-def build_rayjob(run: DeepCoderRun, attempt: AttemptStatus, image: str, *, s3_ca: bool) -> Object:
-    """The RayJob; raises `TemplateError` naming the field a template may not set."""
+def build_rayjob(run: DeepCoderRun, attempt: AttemptStatus, image: str, config_map: str, *, s3_ca: bool) -> Object:
+    """The RayJob, whose head mounts a ConfigMap; raises `TemplateError` naming the field a template may not set."""
     stage = run.spec.stages[attempt.stage_index]
     labels = {LABEL_STAGE: stage.name, LABEL_ORDINAL: str(attempt.ordinal)}
     queue = run.spec.scheduling.queue_name
@@ -47,19 +47,21 @@ def build_rayjob(run: DeepCoderRun, attempt: AttemptStatus, image: str, *, s3_ca
             "ttlSecondsAfterFinished": TTL_SECONDS,
             "preRunningDeadlineSeconds": stage.pre_running_deadline_seconds + _BACKSTOP_SECONDS,
             "suspend": bool(queue),
-            "rayClusterSpec": _cluster(run, stage, attempt, image, s3_ca=s3_ca),
+            "rayClusterSpec": _cluster(run, stage, attempt, image, config_map, s3_ca=s3_ca),
         },
     }
 
 
-def _cluster(run: DeepCoderRun, stage: Stage, attempt: AttemptStatus, image: str, *, s3_ca: bool) -> Object:
+def _cluster(
+    run: DeepCoderRun, stage: Stage, attempt: AttemptStatus, image: str, config_map: str, *, s3_ca: bool
+) -> Object:
     def template(role: str, user: dict[str, Any]) -> dict[str, Any]:
         return build_pod_template(
             run,
             stage,
             role=role,
             ordinal=attempt.ordinal,
-            config_map=attempt.name,
+            config_map=config_map,
             image=image,
             template=user,
             s3_ca=s3_ca,

@@ -1,6 +1,14 @@
-"""The stage config of an attempt, in an immutable ConfigMap that its head mounts."""
+"""The stage config of an attempt, in an immutable ConfigMap that its head mounts.
+
+The ConfigMap is named after what it holds, so a RayJob's head mounts the very config that the RayJob was made with. One
+that an operator left behind when it died before the RayJob, and that the next one would make otherwise (a newer
+release, an edited spec, a new authority), is nobody's then: it goes with the run.
+"""
 
 from __future__ import annotations
+
+import hashlib
+import json
 
 from deepcoder_contracts.api.attempt_status import AttemptStatus
 from deepcoder_contracts.api.run import DeepCoderRun
@@ -30,6 +38,8 @@ STAGE_FILE = "stage.json"
 CA_FILE = "ca.crt"
 JUDGE_TOKEN = "judge/token"  # noqa: S105  a path
 PROGRESS_TOKEN = "progress/token"  # noqa: S105  a path
+
+_DIGEST_LENGTH = 10
 
 
 def build_stage_config(
@@ -107,13 +117,15 @@ def _stage_settings(stage: Stage, index: int, config: ResolvedConfig) -> StageSe
     )
 
 
-def build_stage_config_map(run: DeepCoderRun, config: StageConfig, name: str, ca_bundle: str) -> Object:
-    """The ConfigMap `<run>-s<index>-a<ordinal>`."""
+def build_stage_config_map(run: DeepCoderRun, config: StageConfig, attempt: str, ca_bundle: str) -> Object:
+    """The ConfigMap `<run>-s<index>-a<ordinal>-<digest>` of the attempt of that name."""
+    data = {STAGE_FILE: config.to_json().decode(), CA_FILE: ca_bundle}
+    digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
     labels = {LABEL_STAGE: config.stage.name, LABEL_ORDINAL: str(config.ordinal)}
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": metadata(run, name, labels),
+        "metadata": metadata(run, f"{attempt}-{digest[:_DIGEST_LENGTH]}", labels),
         "immutable": True,
-        "data": {STAGE_FILE: config.to_json().decode(), CA_FILE: ca_bundle},
+        "data": data,
     }

@@ -147,10 +147,12 @@ class Executor:
             raise AssertionError("an attempt is intended only after acceptance")
         config = await self._resolved(run)
         credentials = await self._storage.credentials(run)
-        job = build_rayjob(run, attempt, provenance.image, s3_ca=credentials.ca is not None)
         stage = build_stage_config(run, attempt, config, provenance, self.settings)
+        mounted = build_stage_config_map(run, stage, attempt.name, self.settings.ca_bundle)
+        name = mounted["metadata"]["name"]
+        job = build_rayjob(run, attempt, provenance.image, name, s3_ca=credentials.ca is not None)
         try:
-            await self._create(run, build_stage_config_map(run, stage, attempt.name, self.settings.ca_bundle))
+            await self._create(run, mounted)
             created = await self._kube.create(job)
         except errors.AlreadyExists:
             return

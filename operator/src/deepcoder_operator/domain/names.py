@@ -24,7 +24,7 @@ MAX_ORDINAL = 999
 
 
 def attempt_name(run: str, stage_index: int, ordinal: int) -> str:
-    """RayJob and ConfigMap of an attempt: `<run>-s<index>-a<ordinal>`, at most 46 characters."""
+    """RayJob of an attempt: `<run>-s<index>-a<ordinal>`, at most 46 characters. Its ConfigMap's name begins so, too."""
     return f"{run}-s{stage_index}-a{ordinal}"
 
 
