@@ -125,6 +125,13 @@ class Invariants(RuleBasedStateMachine):
             assert status.backoff.until - now <= timedelta(seconds=600)
 
     @invariant()
+    def no_judge_is_paid_for_before_the_first_quota(self) -> None:
+        status = self.status
+        waits = status.attempt is not None and status.attempt.admitted_time is None
+        if self.cluster.run.spec.scheduling.queue_name and waits and status.ordinal == 1:
+            assert self.cluster.pool is None
+
+    @invariant()
     def failures_are_bounded(self) -> None:
         assert all(s.failures <= 4 for s in self.status.stages)
 

@@ -166,9 +166,10 @@ class Cluster:
                 assert all(j.deleting for j in self.jobs.values() if j.owner_uid == meta.uid), "let go while it works"
             case d.EnsureFoundation():
                 self.foundation += 1
+            case d.EnsurePool():
                 if self.run.spec.sandbox.template is not None:
                     self.pool = self.pool or PoolView(
-                        "demo-sandbox", True, uid=f"pool-{self.foundation}", owner_uid=meta.uid
+                        "demo-sandbox", True, uid=f"pool-{self.foundation}-{self.heads}", owner_uid=meta.uid
                     )
             case d.CreateAttempt(attempt):
                 assert not is_terminal(self.run.status), "a child after the end"

@@ -100,7 +100,7 @@ class Ground:
             cluster.step()
         self.run = cluster.run
         assert self.run.status.attempt is not None
-        self.make = [d.EnsureFoundation(), d.CreateAttempt(self.run.status.attempt)]
+        self.make = [d.EnsureFoundation(), d.EnsurePool(), d.CreateAttempt(self.run.status.attempt)]
         self.api, self.storage, self.jobs = API(), Storage(), Jobs()
         api: Any = self.api
         storage: Any = self.storage
@@ -133,7 +133,7 @@ async def test_attempt_is_made_with_all_that_surrounds_it_once(ground: Ground) -
         ("RayJob", errors.Forbidden("exceeded quota", 403), "RayJobForbidden", "exceeded quota"),
         ("RayJob", errors.Invalid("spec.x", 422), "RayJobInvalid", "spec.x"),
         ("RayJob", errors.NotFound("no matches", 404), "KubeRayNotFound", "install KubeRay"),
-        ("SandboxPool", errors.Forbidden("exceeded quota", 403), "Forbidden", "EnsureFoundation"),
+        ("SandboxPool", errors.Forbidden("exceeded quota", 403), "Forbidden", "EnsurePool"),
         ("ServiceAccount", errors.Invalid("metadata.name", 422), "Invalid", "metadata.name"),
     ],
 )

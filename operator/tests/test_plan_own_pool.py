@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from plan_world import Cluster, make_run, reason, running
+from plan_world import UID, Cluster, make_run, reason, running
 from run_manifests import LONGER, TRAIN
 
 from deepcoder_contracts.api.run_status import Phase
+from deepcoder_operator.domain.bounds import POLL_SECONDS
 from deepcoder_operator.domain.world import PoolView
 
 
@@ -95,6 +96,71 @@ def test_next_attempt_waits_for_the_pool_from_before_to_be_gone() -> None:
     cluster.settle()
     assert cluster.made == ["demo-s0-a1", "demo-s0-a2"]
     assert not cluster.pool.deleting
+
+
+def queued() -> Cluster:
+    """A run whose attempt waits for quota."""
+    cluster = Cluster(make_run(stages=[TRAIN], scheduling={"queueName": "team"}))
+    cluster.settle()
+    assert reason(cluster) == "WaitingForQuota"
+    return cluster
+
+
+def test_pool_is_made_once_there_is_quota_and_not_before() -> None:
+    cluster = queued()
+    cluster.advance(3600)
+    cluster.settle()
+    assert cluster.pool is None
+    cluster.change_job(suspended=False)
+    cluster.step()
+    assert cluster.pool is not None, "judges start while the cluster does"
+    assert cluster.heads == 0
+
+
+def test_pool_that_vanishes_under_an_attempt_is_made_again() -> None:
+    cluster = running(stages=[TRAIN])
+    cluster.pool = None
+    cluster.step()
+    assert cluster.pool is not None
+
+
+def test_attempt_that_drains_has_no_pool_made_again() -> None:
+    cluster = running(stages=[TRAIN])
+    cluster.edit(suspend=True)
+    cluster.pool = None
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.DRAINING
+    assert cluster.pool is None
+
+
+@pytest.mark.parametrize(("seconds", "kept"), [(30, True), (90, False)])
+def test_judges_of_before_are_kept_for_a_moment_while_quota_is_waited_for(seconds: int, kept: bool) -> None:
+    cluster = queued()
+    cluster.start_job()
+    cluster.settle()
+    cluster.leave(1)
+    cluster.settle()
+    cluster.advance(60)
+    cluster.settle()
+    assert reason(cluster) == "WaitingForQuota"
+    cluster.advance(seconds)
+    cluster.settle()
+    assert (cluster.pool is not None) is kept
+    cluster.change_job(suspended=False)
+    cluster.settle()
+    assert cluster.pool is not None
+
+
+def test_attempt_with_quota_waits_for_the_pool_from_before_to_be_gone_and_has_one_made_then() -> None:
+    cluster = queued()
+    cluster.pool = PoolView("demo-sandbox", True, uid="old", owner_uid=UID, deleting=True)
+    cluster.change_job(suspended=False)
+    for _ in range(3):
+        assert cluster.step().requeue_after <= POLL_SECONDS
+    cluster.others_act()
+    cluster.step()
+    assert cluster.pool is not None
+    assert cluster.pool.uid != "old"
 
 
 def test_sandbox_seconds_leave_out_the_time_without_a_pool() -> None:

@@ -38,6 +38,7 @@ from deepcoder_operator.domain.draft import (
     DeleteRun,
     EndPods,
     EnsureFoundation,
+    EnsurePool,
     RemoveFinalizer,
     SavePostMortem,
 )
@@ -99,6 +100,10 @@ class Executor:
                 await self.release(meta)
             case EnsureFoundation():
                 await self._foundation(run)
+            case EnsurePool():
+                pool = build_pool(run)
+                if pool is not None:
+                    await self._create(run, pool)
             case CreateAttempt(attempt):
                 await self._attempt(run, attempt)
             case SavePostMortem(attempt):
@@ -137,9 +142,6 @@ class Executor:
         policy = build_network_policy(run, self.settings)
         if not await self._create(run, policy):
             await self._kube.apply(policy)
-        pool = build_pool(run)
-        if pool is not None:
-            await self._create(run, pool)
 
     async def _attempt(self, run: DeepCoderRun, attempt: AttemptStatus) -> None:
         provenance = run.status.provenance

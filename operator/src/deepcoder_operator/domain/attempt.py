@@ -32,7 +32,7 @@ from deepcoder_operator.domain.draft import CreateAttempt, DeleteRayJob, Draft, 
 from deepcoder_operator.domain.leaving import leave
 from deepcoder_operator.domain.lineage import parent_of
 from deepcoder_operator.domain.names import MAX_ORDINAL, attempt_name
-from deepcoder_operator.domain.own_pool import pool_is_ending
+from deepcoder_operator.domain.own_pool import keep_pool, pool_is_ending
 from deepcoder_operator.domain.world import RAYJOB_INVALID, RayJobView, World
 
 
@@ -100,6 +100,7 @@ def follow(draft: Draft, world: World, *, stop: DrainCause | None) -> None:
     if cause is not None:
         _drain(draft, cause, f"head pod {draft.attempt.head_pod} is being deleted")
     else:
+        keep_pool(draft, world)
         check_deadlines(draft, world)
 
 
@@ -127,11 +128,14 @@ def _make(draft: Draft, world: World, stop: DrainCause | None) -> None:
         text = f"could not be made for {bound} s (preRunningDeadlineSeconds): {world.obstacle.message}"
         leave(draft, Outcome.FAILED, Failure(FailureReason.PRE_RUNNING_DEADLINE_EXCEEDED, text))
         return
-    if pool_is_ending(draft, world):
+    queued = bool(draft.run.spec.scheduling.queue_name)
+    if not queued and pool_is_ending(draft, world):
         draft.progressing(True, "PoolEnding", "waiting for the SandboxPool from before to be gone")
         draft.look_again(POLL_SECONDS)
         return
     draft.do(EnsureFoundation())
+    if not queued:
+        keep_pool(draft, world)
     draft.do(CreateAttempt(attempt))
     draft.progressing(True, "Creating", f"RayJob {attempt.name} is being made")
     draft.look_again(POLL_SECONDS)

@@ -27,7 +27,12 @@ class AddFinalizer:
 
 @dataclass(frozen=True)
 class EnsureFoundation:
-    """Make what all attempts share: the claim of its folder, service account, network policy, the run's own pool."""
+    """Make what all attempts share: the claim of its folder, service account, network policy."""
+
+
+@dataclass(frozen=True)
+class EnsurePool:
+    """Make the run's own SandboxPool if it is not there."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,7 @@ class DeleteRun:
 Action = (
     AddFinalizer
     | EnsureFoundation
+    | EnsurePool
     | CreateAttempt
     | SavePostMortem
     | DeleteRayJob

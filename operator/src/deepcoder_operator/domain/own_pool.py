@@ -1,15 +1,32 @@
 """The SandboxPool that a run has of its own lives while there is work for it.
 
-Its judges hold CPUs, so it goes when the run is over and while it waits for a person (suspended, held); the next
-attempt makes it anew from the run's template. A pool that the run refers to is somebody else's and is never touched.
+Its judges hold CPUs, so it goes when the run is over, while it waits for a person (suspended, held), and while it waits
+for its queue for longer than a moment: the next attempt makes it anew from the run's template. It comes with the
+attempt's RayJob, so that judges start while the cluster does; where there is a queue, once that has granted quota. A
+pool that the run refers to is somebody else's and is never touched.
 """
 
 from __future__ import annotations
 
 from deepcoder_contracts.api.run_status import StagePhase
-from deepcoder_operator.domain.draft import DeletePool, Draft
+from deepcoder_operator.domain.bounds import POLL_SECONDS
+from deepcoder_operator.domain.draft import DeletePool, Draft, EnsurePool
 from deepcoder_operator.domain.terminal import is_terminal
 from deepcoder_operator.domain.world import World
+
+KEPT_SECONDS = 60.0
+"""How long judges of an attempt before are kept for one that waits for quota: a queue with room grants it sooner."""
+
+
+def keep_pool(draft: Draft, world: World) -> None:
+    """Have the run's own pool made if there is none: there is an attempt that may use it."""
+    pool = world.pool
+    if draft.run.spec.sandbox.template is None:
+        return
+    if pool_is_ending(draft, world):
+        draft.look_again(POLL_SECONDS)
+    elif pool is None or pool.owner_uid != draft.run.metadata.uid:
+        draft.do(EnsurePool())
 
 
 def release_pool(draft: Draft, world: World) -> None:
@@ -17,13 +34,20 @@ def release_pool(draft: Draft, world: World) -> None:
     pool = world.pool
     if pool is None or pool.deleting or pool.owner_uid != draft.run.metadata.uid:
         return
-    if draft.status.attempt is None and (is_terminal(draft.status) or _waits(draft)):
+    if _waits_for_quota(draft) or (draft.status.attempt is None and (is_terminal(draft.status) or _waits(draft))):
         draft.do(DeletePool(pool.name, pool.uid))
 
 
 def pool_is_ending(draft: Draft, world: World) -> bool:
     """Whether the pool from before is still there: the next attempt's is made under the same name."""
     return world.pool is not None and world.pool.deleting and world.pool.owner_uid == draft.run.metadata.uid
+
+
+def _waits_for_quota(draft: Draft) -> bool:
+    attempt = draft.status.attempt
+    if attempt is None or attempt.admitted_time is not None or not draft.run.spec.scheduling.queue_name:
+        return False
+    return draft.due(attempt.intended_time, KEPT_SECONDS)
 
 
 def _waits(draft: Draft) -> bool:

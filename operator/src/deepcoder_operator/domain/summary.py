@@ -108,7 +108,7 @@ def _children(draft: Draft, world: World) -> None:
         name = draft.run.spec.sandbox.pool_ref.name
         draft.condition("SandboxReady", False, "PoolNotFound", f"there is no SandboxPool {name} in this namespace")
     else:
-        text = "the run's own SandboxPool is made with an attempt, and goes at the end, while suspended and while held"
+        text = "the run's own SandboxPool comes with an attempt that has its quota; it goes at the end and in between"
         draft.condition("SandboxReady", False, "PoolNotMade", text)
 
 
