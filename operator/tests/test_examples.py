@@ -10,8 +10,8 @@ import yaml
 
 from deepcoder_contracts.api.run_spec import RunSpec
 from deepcoder_contracts.api.sandboxpool import SandboxPoolSpec
+from deepcoder_contracts.sizing import pod_gpus
 from deepcoder_operator.builders.pool import PoolIdentity, PoolSettings, build_pod_template
-from deepcoder_operator.domain.world import pod_gpus
 from deepcoder_operator.kube.client import Kube
 
 DIRECTORY = Path(__file__).resolve().parents[2] / "examples"

@@ -13,12 +13,12 @@ from typing import Any
 from deepcoder_contracts.api.attempt_status import AttemptStatus
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.api.stage import Stage, WorkerGroup
+from deepcoder_contracts.sizing import per_pod
 from deepcoder_contracts.stage import Placement, StageType
 from deepcoder_operator.builders.meta import Object, metadata
 from deepcoder_operator.builders.stage_config import CONFIG_DIRECTORY, STAGE_FILE
 from deepcoder_operator.builders.trainer_pod import build_pod_template
 from deepcoder_operator.domain.names import HEAD, LABEL_ORDINAL, LABEL_STAGE, LEARNER, SAMPLER
-from deepcoder_operator.domain.sizing import per_pod
 
 RAY_VERSION = "2.60.0"
 TTL_SECONDS = 60

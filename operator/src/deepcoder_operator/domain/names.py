@@ -1,21 +1,23 @@
-"""Names and labels of a run's children: functions of the run and the attempt, so that a crash heals by name."""
+"""Names and labels of a run's children: functions of the run and the attempt, so that a crash heals by name.
+
+Those that clients go by as well are the contracts', and are had from here with the others.
+"""
 
 from __future__ import annotations
 
-from deepcoder_contracts.api.run import DeepCoderRun
+from deepcoder_contracts.labels import HEAD as HEAD
+from deepcoder_contracts.labels import LABEL_ORDINAL as LABEL_ORDINAL
+from deepcoder_contracts.labels import LABEL_ROLE as LABEL_ROLE
+from deepcoder_contracts.labels import LABEL_RUN as LABEL_RUN
+from deepcoder_contracts.labels import LABEL_RUN_UID as LABEL_RUN_UID
+from deepcoder_contracts.labels import LABEL_STAGE as LABEL_STAGE
+from deepcoder_contracts.labels import LEARNER as LEARNER
+from deepcoder_contracts.labels import SAMPLER as SAMPLER
+from deepcoder_contracts.labels import own_pool_name as own_pool_name
+from deepcoder_contracts.labels import pool_name as pool_name
 
 MANAGED_BY = "app.kubernetes.io/managed-by"
 OPERATOR = "deepcoder-operator"
-
-LABEL_RUN = "deepcoder.dev/run"
-LABEL_RUN_UID = "deepcoder.dev/run-uid"
-LABEL_STAGE = "deepcoder.dev/stage"
-LABEL_ORDINAL = "deepcoder.dev/ordinal"
-LABEL_ROLE = "deepcoder.dev/role"
-
-HEAD = "head"
-SAMPLER = "sampler"
-LEARNER = "learner"
 
 TOGETHER_KEY = "TOGETHER_API_KEY"
 """Key of the Secret that sandbox.together refers to."""
@@ -41,19 +43,6 @@ def account_name(run: str) -> str:
 def policy_name(run: str) -> str:
     """NetworkPolicy of the run's pods."""
     return f"{run}-trainer"
-
-
-def own_pool_name(run: str) -> str:
-    """SandboxPool made for a run."""
-    return f"{run}-sandbox"
-
-
-def pool_name(run: DeepCoderRun) -> str | None:
-    """The SandboxPool that judges for a run: the one it refers to, or its own; None where a hosted API judges."""
-    if run.spec.sandbox.together is not None:
-        return None
-    reference = run.spec.sandbox.pool_ref
-    return reference.name if reference else own_pool_name(run.metadata.name)
 
 
 def run_labels(run: str, uid: str) -> dict[str, str]:

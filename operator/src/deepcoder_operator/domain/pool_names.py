@@ -5,14 +5,13 @@ They are functions of the pool's name alone, so that a run can name its pool's S
 
 from __future__ import annotations
 
+from deepcoder_contracts.labels import LABEL_POOL as LABEL_POOL
+
 JUDGE_PORT = 8080
 """Port of each judge."""
 
 TOKEN_KEY = "token"  # noqa: S105  the key's name, not a token
 """Key of the bearer token in the pool's Secret."""
-
-LABEL_POOL = "deepcoder.dev/pool"
-"""On every object of a pool: its name."""
 
 LABEL_TEMPLATE_HASH = "deepcoder.dev/template-hash"
 """On a judge's pod: hash of the pod template it was made from."""

@@ -17,6 +17,7 @@ from deepcoder_contracts.exit import ExitRecord
 from deepcoder_contracts.gate import GateRecord
 from deepcoder_contracts.manifest import ParentRef
 from deepcoder_contracts.progress import ProgressReport
+from deepcoder_contracts.sizing import pod_gpus
 from deepcoder_contracts.stage import StageType
 from deepcoder_operator.domain.names import LABEL_ORDINAL, LABEL_ROLE
 
@@ -279,16 +280,6 @@ def pool_view(obj: Object) -> PoolView:
         owner_uid=_owner(meta),
         deleting=bool(meta.get("deletionTimestamp")),
     )
-
-
-def pod_gpus(pod_spec: Object) -> int:
-    """GPUs that a pod asks for: extended resources named `<vendor>/gpu`, whole numbers."""
-    total = 0
-    for container in pod_spec.get("containers") or ():
-        resources = container.get("resources") or {}
-        asked = (resources.get("requests") or {}) | (resources.get("limits") or {})
-        total += sum(int(v) for k, v in asked.items() if k.endswith("/gpu") and str(v).isdecimal())
-    return total
 
 
 def parse_time(text: str | None) -> datetime | None:

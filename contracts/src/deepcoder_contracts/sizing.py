@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from deepcoder_contracts.api.stage import Stage, WorkerGroup
 from deepcoder_contracts.stage import Placement, StageType
-from deepcoder_operator.domain.world import pod_gpus
 
 
 def processes(stage: Stage, tensor_parallel: int) -> tuple[int, int]:
@@ -21,3 +23,13 @@ def processes(stage: Stage, tensor_parallel: int) -> tuple[int, int]:
 def per_pod(group: WorkerGroup, gpus_each: int) -> int:
     """Engines or ranks in each pod of a group: its GPUs by what one takes, without GPUs one."""
     return max(1, pod_gpus(group.template.get("spec") or {}) // gpus_each)
+
+
+def pod_gpus(pod_spec: Mapping[str, Any]) -> int:
+    """GPUs that a pod asks for: extended resources named `<vendor>/gpu`, whole numbers."""
+    total = 0
+    for container in pod_spec.get("containers") or ():
+        resources = container.get("resources") or {}
+        asked = (resources.get("requests") or {}) | (resources.get("limits") or {})
+        total += sum(int(v) for k, v in asked.items() if k.endswith("/gpu") and str(v).isdecimal())
+    return total
