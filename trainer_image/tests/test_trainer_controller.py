@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from unittest.mock import AsyncMock, Mock
 
 import pytest
-from controller_world import PROMPTS, Saved, World, stage_config
+from controller_world import PROMPTS, Saved, World, stage_config, trained
 
-from deepcoder_trainer.checkpoint.state import PipelineState
-from deepcoder_trainer.errors import SamplerLost
+from deepcoder_trainer.checkpoint.reader import ResumePoint
+from deepcoder_trainer.errors import LearnerLost, SamplerLost
+from deepcoder_trainer.starting import bring_to
 from deepcoder_trainer.types import Finish, Generation, GenerationRequest, Outcome, Problem
 
 
@@ -95,14 +98,36 @@ async def test_a_lost_sampler_ends_the_loop_with_its_error_and_hangs_nobody() ->
         await world.run()
 
 
-async def test_a_next_stage_goes_on_in_the_order_of_problems() -> None:
-    first = World(stage_config(2))
-    await first.run()
-    state = PipelineState(step=0, total_steps=2, version=2, next_group_id=2 * PROMPTS)
-    second = World(stage_config(2), resume=Saved(state, first.learner.weights, False, None))
-    await second.run()
-    assert second.sampler.pushed == [2, 3, 4]
-    assert [g.group_id for b in second.learner.trained for g in b.groups] == list(range(2 * PROMPTS, 4 * PROMPTS))
+@pytest.mark.parametrize("order", ["Strict", "Window"])
+@pytest.mark.parametrize("batches", [(PROMPTS, PROMPTS, PROMPTS), (PROMPTS, 1, 2 * PROMPTS), (1, 2 * PROMPTS, PROMPTS)])
+async def test_a_next_stage_goes_on_in_the_order_of_problems_whatever_its_batch_and_its_deaths(
+    batches: tuple[int, ...], order: str
+) -> None:
+    def dies(step: int) -> None:
+        if step == 3:
+            raise LearnerLost("its node is gone")
+
+    saved: Saved | None = None
+    worlds = []
+    for batch in batches:
+        config = stage_config(3, order=order, recipe={"promptsPerStep": batch})
+        if saved is not None:
+            before = ResumePoint(Mock(), Mock(), saved.state, "there", own=False)
+            saved = replace(saved, state=await bring_to(before, AsyncMock(), config))
+        killed = World(config, resume=saved, turns=len(worlds))
+        killed.learner.on_train = dies
+        with pytest.raises(LearnerLost):
+            await killed.run()
+        again = World(config, resume=killed.checkpoints.saved[-1], turns=len(worlds))
+        await again.run()
+        worlds += [killed, again]
+        saved = again.checkpoints.saved[-1]
+    assert trained(*worlds) == list(range(3 * sum(batches)))
+    sizes = [len(b.groups) for w in worlds for b in w.learner.trained]
+    assert sizes == [batch for batch in batches for _ in range(3)]
+    assert [v for w in worlds for v in w.sampler.pushed] == [0, 1, 2, 2, 3, 3, 4, 5, 5, 6, 6, 7, 8, 8, 9]
+    assert saved is not None
+    assert saved.state.trained_groups == 3 * sum(batches)
 
 
 async def test_a_collapse_is_said_once_a_step(caplog: pytest.LogCaptureFixture) -> None:

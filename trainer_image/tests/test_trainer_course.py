@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from controller_world import stage_config
+from controller_world import PROMPTS, stage_config
 
 from deepcoder_trainer.checkpoint.state import PipelineState
 from deepcoder_trainer.course import Course
@@ -48,10 +48,24 @@ def test_a_state_holds_all_that_a_resumed_run_decides_by() -> None:
     made.trained(1, {"reward_mean": 0.5, "loss": 1.0}, {"samples": 3.0})
     state = made.state()
     assert state == PipelineState(
-        1, 8, 8, 0, history={"step": (1.0,), "reward_mean": (0.5,)}, counters={"samples": 8.0}
+        1,
+        8,
+        8,
+        0,
+        trained_groups=8 * PROMPTS,
+        history={"step": (1.0,), "reward_mean": (0.5,)},
+        counters={"samples": 8.0},
     )
     again = Course(stage_config(6, every=2), state, made.metrics)
+    assert again.origin == 0
     assert (again.base, again.version, again.totals, again.metrics) == (7, 8, {"run_samples": 8.0}, made.metrics)
+
+
+def test_a_checkpoint_from_before_stages_had_batches_is_counted_in_the_stages_own() -> None:
+    assert Course(stage_config(6), PipelineState(2, 7, 7, 7 * PROMPTS)).origin == 0
+    ours = Course(stage_config(6), PipelineState(2, 7, 7, 50, trained_groups=50))
+    assert ours.origin == 50 - 7 * PROMPTS
+    assert ours.state().trained_groups == 50
 
 
 @pytest.mark.parametrize("evaluated", [False, True])

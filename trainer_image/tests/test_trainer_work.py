@@ -20,6 +20,7 @@ runs = st.fixed_dictionaries(
         "eta": st.integers(0, 3),
         "steps": st.integers(1, 6),
         "start": st.integers(0, 3),
+        "origin": st.integers(0, 5),
         "seed": st.integers(0, 2**16),
     }
 )
@@ -32,8 +33,10 @@ def group(group_id: int, version: int) -> Group:
 class Run:
     """The controller's shape in miniature: rollouts end in random order, steps take random turns."""
 
-    def __init__(self, order: Order, size: int, eta: int, steps: int, start: int, seed: int, resumed=None) -> None:
-        self.policy = WorkPolicy(size, eta, order, start + steps)
+    def __init__(
+        self, order: Order, size: int, eta: int, steps: int, start: int, origin: int, seed: int, resumed=None
+    ) -> None:
+        self.policy = WorkPolicy(size, eta, order, start + steps, origin=origin)
         self.buffer = WorkBuffer(self.policy, start, resumed)
         self.random = random.Random(seed)
         self.start = start
@@ -76,6 +79,12 @@ class Run:
                     return
 
 
+def all_of(run: dict) -> list[int]:
+    """Groups of all its steps."""
+    first = run["origin"] + run["start"] * run["size"]
+    return list(range(first, first + run["steps"] * run["size"]))
+
+
 @pytest.mark.parametrize("order", Order)
 @given(run=runs)
 @settings(max_examples=60, deadline=None)
@@ -84,8 +93,8 @@ def test_every_group_is_trained_once_and_none_is_too_stale(order: Order, run: di
         run = run | {"eta": max(1, run["eta"])}
     r = Run(order, **run)
     asyncio.run(r())
-    size, start = run["size"], run["start"]
-    assert sorted(r.trained) == list(range(start * size, (start + run["steps"]) * size))
+    assert sorted(r.trained) == all_of(run)
+    size = run["size"]
     assert r.most_active <= (run["eta"] + 1) * size
 
 
@@ -95,7 +104,7 @@ def test_a_strict_batch_is_sampled_wholly_with_the_version_its_step_says(run: di
     r = Run(Order.STRICT, **run)
     asyncio.run(r())
     for group_id, versions in r.sampled_with.items():
-        step = group_id // run["size"] + 1
+        step = (group_id - run["origin"]) // run["size"] + 1
         assert set(versions) == {max(run["start"], step - 1 - run["eta"])}
     assert r.trained == sorted(r.trained)
 
@@ -115,10 +124,9 @@ def test_a_drained_run_goes_on_with_what_was_finished_and_loses_nothing(order: O
     if rest == 0:
         assert first.left.finished == ()
         return
-    second = Run(order, run["size"], run["eta"], rest, stop, run["seed"] + 1, first.left)
+    second = Run(order, run["size"], run["eta"], rest, stop, run["origin"], run["seed"] + 1, first.left)
     asyncio.run(second())
-    size, start = run["size"], run["start"]
-    assert sorted(first.trained + second.trained) == list(range(start * size, (start + run["steps"]) * size))
+    assert sorted(first.trained + second.trained) == all_of(run)
 
 
 async def test_a_failed_rollout_wakes_every_waiter_with_its_error() -> None:

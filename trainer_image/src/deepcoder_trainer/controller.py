@@ -110,7 +110,8 @@ class Controller:
     def __post_init__(self) -> None:
         state, recipe = self.state, self.config.recipe
         self._course = Course(self.config, state, self.metrics)
-        policy = WorkPolicy.of(recipe, self._course.base + self.config.stage.max_steps)
+        last_step = self._course.base + self.config.stage.max_steps
+        policy = WorkPolicy.of(recipe, last_step, self._course.origin)
         self._work = WorkBuffer(policy, state.total_steps, Unfinished(state.groups, state.pending, state.next_group_id))
         self._groups = Groups(
             recipe,

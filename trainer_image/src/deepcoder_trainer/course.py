@@ -31,6 +31,10 @@ class Course:
         self._counters = dict(state.counters)
         self.base = state.total_steps - state.step
         """Steps of the stages before."""
+        self._batch = config.recipe.prompts_per_step
+        trained = state.total_steps * self._batch if state.trained_groups is None else state.trained_groups
+        self.origin = trained - state.total_steps * self._batch
+        """Groups that the stages before have trained beyond what their steps would have with this stage's batch."""
         self.step = state.step
         """Finished steps of the stage."""
         self.metrics = dict(metrics or {})
@@ -55,6 +59,7 @@ class Course:
             total_steps=self.version,
             version=self.version,
             next_group_id=0,
+            trained_groups=self.origin + self.version * self._batch,
             history=self.history,
             counters=dict(self._counters),
         )

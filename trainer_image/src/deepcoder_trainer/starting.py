@@ -118,6 +118,10 @@ async def bring_to(point: ResumePoint | None, learner: Learner, config: StageCon
     await learner.load(point.directory, optimizer=point.own or carry)
     if point.own:
         return point.state
-    total, groups = point.state.total_steps, config.recipe.prompts_per_step
-    counters = point.state.counters
-    return PipelineState(0, total_steps=total, version=total, next_group_id=total * groups, counters=counters)
+    total, counters = point.state.total_steps, point.state.counters
+    trained = point.state.trained_groups
+    if trained is None:
+        trained = total * config.recipe.prompts_per_step
+    return PipelineState(
+        0, total_steps=total, version=total, next_group_id=trained, trained_groups=trained, counters=counters
+    )

@@ -6,10 +6,10 @@ finished: staleness is bounded by admission, and nothing is sampled to be thrown
 
     admitted ──sampled──► judging ──done──► in a batch ──trained, weights out──► slot free
 
-Strict order: batch T is groups (T-1)·B … T·B-1, whoever finishes first, and is sampled wholly with version
-max(start, T-1-η) (η = maxOffPolicy). It is admitted when that version is out and batch T-1 has been sampled, and a
-version is pushed only when no batch is left to sample that wants an older one. So a batch is a function of weights
-and group ids alone.
+Strict order: batch T is the T-th B groups (counted on from those of earlier stages, where their batches were others),
+whoever finishes first, and is sampled wholly with version max(start, T-1-η) (η = maxOffPolicy). It is admitted when
+that version is out and batch T-1 has been sampled, and a version is pushed only when no batch is left to sample that
+wants an older one. So a batch is a function of weights and group ids alone.
 
 Window order: up to (η+1)·B groups are active, weights change in flight, and a batch is the groups that finished
 first, but for those whose turn it is: a group admitted at version v is trained by step v+η+1. After each batch, at
@@ -60,9 +60,11 @@ class WorkPolicy:
     """Responses of a group."""
     refill_limit: int = 0
     """How often a place may be drawn anew."""
+    origin: int = 0
+    """Number of the first group, if all steps before the stage's had had batches of B groups, as the stage's have."""
 
     @classmethod
-    def of(cls, recipe: Recipe, last_step: int) -> WorkPolicy:
+    def of(cls, recipe: Recipe, last_step: int, origin: int = 0) -> WorkPolicy:
         """A recipe's, in a stage that ends with `last_step`."""
         return cls(
             recipe.prompts_per_step,
@@ -72,7 +74,16 @@ class WorkPolicy:
             deterministic=recipe.deterministic,
             group_size=recipe.group_size,
             refill_limit=recipe.refill_limit if recipe.refill else 0,
+            origin=origin,
         )
+
+    def groups_until(self, step: int) -> int:
+        """First group that the steps up to this one, included, do not train in strict order."""
+        return self.origin + step * self.batch_groups
+
+    def step_of(self, group_id: int) -> int:
+        """The step that trains a group in strict order."""
+        return (group_id - self.origin) // self.batch_groups + 1
 
 
 @dataclass
@@ -139,8 +150,8 @@ class WorkBuffer:
 
     def __init__(self, policy: WorkPolicy, version: int, resumed: Unfinished | None = None) -> None:
         """`version` is the steps that the weights have seen, over all stages. Raises ValueError for a wrong sum."""
-        size, end = policy.batch_groups, policy.last_step * policy.batch_groups
-        resumed = resumed or Unfinished(next_group_id=version * size)
+        end, trained = policy.groups_until(policy.last_step), policy.groups_until(version)
+        resumed = resumed or Unfinished(next_group_id=trained)
         self.policy = policy
         self.version = version
         """Version of the weights that are out."""
@@ -156,7 +167,7 @@ class WorkBuffer:
         self._closed = False
         self._failure: BaseException | None = None
         known = {*self._slots, *self._to_admit}
-        if len(known) != len(self._slots) + len(self._to_admit) or len(known) != end - version * size:
+        if len(known) != len(self._slots) + len(self._to_admit) or len(known) != end - trained:
             raise ValueError(
                 f"{len(self._slots)} finished and {len(resumed.pending)} pending groups, and those from "
                 f"{self._next}, do not add up to what steps {version + 1} to {policy.last_step} train"
@@ -215,7 +226,7 @@ class WorkBuffer:
         """Wait until weights of `version` may go out. Strict: all that wants older weights has been sampled."""
         if self.policy.order is Order.WINDOW:
             return
-        end = min(version + self.policy.max_off_policy, self.policy.last_step) * self.policy.batch_groups
+        end = self.policy.groups_until(min(version + self.policy.max_off_policy, self.policy.last_step))
         await self._until(lambda: self._all_sampled(end))
 
     def release(self, groups: Iterable[Group], version: int) -> None:
@@ -247,12 +258,12 @@ class WorkBuffer:
         """
         end = self._next
         if self.policy.order is Order.STRICT:
-            end = min(end, (self.version + self.policy.max_off_policy) * self.policy.batch_groups)
+            end = min(end, self.policy.groups_until(self.version + self.policy.max_off_policy))
         return Left(
             version=self.version,
             slots={g: slot for g, slot in self._slots.items() if g < end},
             again=frozenset(g for g in self._to_admit if g < end),
-            next_group_id=max(end, self.version * self.policy.batch_groups),
+            next_group_id=max(end, self.policy.groups_until(self.version)),
         )
 
     def active(self) -> dict[str, int]:
@@ -265,8 +276,8 @@ class WorkBuffer:
         p = self.policy
         if p.order is Order.WINDOW:
             return len(self._slots) < (p.max_off_policy + 1) * p.batch_groups and self._may_run_ahead()
-        step = group_id // p.batch_groups + 1
-        return self.version >= step - 1 - p.max_off_policy and self._all_sampled((step - 1) * p.batch_groups)
+        step = p.step_of(group_id)
+        return self.version >= step - 1 - p.max_off_policy and self._all_sampled(p.groups_until(step - 1))
 
     def _may_run_ahead(self) -> bool:
         """Whether one more group keeps nothing from the next batch, which is the first that is to be trained."""
@@ -286,7 +297,7 @@ class WorkBuffer:
     def _choose(self, step: int) -> list[int] | None:
         size = self.policy.batch_groups
         if self.policy.order is Order.STRICT:
-            ids = list(range((step - 1) * size, step * size))
+            ids = list(range(self.policy.groups_until(step - 1), self.policy.groups_until(step)))
             return ids if all(g in self._slots and self._slots[g].group is not None for g in ids) else None
         due = {g: slot.version + self.policy.max_off_policy + 1 for g, slot in self._slots.items()}
         order = sorted((slot.finished, g) for g, slot in self._slots.items() if slot.group is not None)
@@ -302,10 +313,10 @@ class WorkBuffer:
 
     def _wave(self, group_id: int) -> tuple[str, int, int]:
         """All groups of a batch that are to be sampled form one wave; those from a checkpoint are not among them."""
-        size = self.policy.batch_groups
-        first = group_id // size * size
-        ids = [g for g in range(first, first + size) if g not in self._resumed]
-        return f"step-{group_id // size + 1}", ids.index(group_id), len(ids)
+        step = self.policy.step_of(group_id)
+        batch = range(self.policy.groups_until(step - 1), self.policy.groups_until(step))
+        ids = [g for g in batch if g not in self._resumed]
+        return f"step-{step}", ids.index(group_id), len(ids)
 
     def _notify(self) -> None:
         self._changed.set()

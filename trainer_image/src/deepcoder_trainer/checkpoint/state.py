@@ -57,6 +57,10 @@ class PipelineState:
     counters: Mapping[str, float] = field(default_factory=dict)
     """Totals over all stages: samples, quarantined, tokens."""
 
+    trained_groups: int | None = None
+    """Groups that the steps of all stages have trained. None in checkpoints of before stages had batches of their own:
+    `total_steps` batches of the one size."""
+
 
 def save_state(state: PipelineState, directory: Path) -> list[Path]:
     """Write both files below a directory; returns their paths."""
@@ -75,6 +79,7 @@ def save_state(state: PipelineState, directory: Path) -> list[Path]:
         "totalSteps": state.total_steps,
         "version": state.version,
         "nextGroupId": state.next_group_id,
+        "trainedGroups": state.trained_groups,
         "pending": list(state.pending),
         "history": {k: list(v) for k, v in state.history.items()},
         "counters": dict(state.counters),
@@ -108,6 +113,7 @@ def load_state(directory: Path) -> PipelineState:
             total_steps=document["totalSteps"],
             version=document["version"],
             next_group_id=document["nextGroupId"],
+            trained_groups=document.get("trainedGroups"),
             groups=_groups(document["groups"], arrays),
             pending=tuple(document.get("pending", ())),
             history={k: tuple(v) for k, v in document["history"].items()},
