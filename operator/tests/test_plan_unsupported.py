@@ -41,6 +41,15 @@ def test_a_setting_without_support_waits_unaccepted_and_makes_nothing(spec: dict
     assert cluster.made == []
 
 
+def test_a_stages_recipe_that_fits_none_is_named_with_the_mend() -> None:
+    run = make_run(recipe=RECIPE, stages=[TRAIN, LONGER | {"recipe": {"promptsPerStep": 7}}])
+    problem = check_spec(run, Policy(operator_version="test"))
+    assert problem is not None
+    assert problem.reason == "RecipeDoesNotFit"
+    assert "stages[long].recipe" in problem.message
+    assert "make promptsPerStep a multiple" in problem.message
+
+
 def test_all_of_them_are_named_at_once() -> None:
     recipe = RECIPE | {"maxPromptTokens": 64, "tokensPerDevice": 128}
     run = make_run(recipe=recipe, stages=[TRAIN, LONGER | {"placement": "Colocated"}])

@@ -13,7 +13,6 @@ from deepcoder_contracts.api.attempt_status import AttemptStatus
 from deepcoder_contracts.api.run import MAX_NAME_LENGTH, DeepCoderRun
 from deepcoder_contracts.api.run_spec import MAX_STAGES
 from deepcoder_contracts.api.run_status import ProvenanceStatus
-from deepcoder_contracts.sizing import pod_gpus
 from deepcoder_contracts.stage import RopeScaling, RopeType, StageConfig
 from deepcoder_operator.builders.check import check_templates
 from deepcoder_operator.builders.foundation import build_network_policy, build_pool
@@ -24,6 +23,7 @@ from deepcoder_operator.domain.admission import check_spec
 from deepcoder_operator.domain.names import MAX_ORDINAL, attempt_name
 from deepcoder_operator.domain.policy import Policy
 from deepcoder_operator.domain.resolve import resolve
+from deepcoder_operator.domain.world import pod_gpus
 
 SETTINGS = TrainerSettings("https://operator.deepcoder.svc:8443", "CA", monitoring_namespace="monitoring")
 MONITORING = {"kubernetes.io/metadata.name": "monitoring"}
@@ -171,6 +171,14 @@ def test_evaluate_stage_has_no_learners() -> None:
     run = make_run(stages=[TRAIN, LONGER, EVALUATE])
     assert list(groups(job(run, 2))) == ["samplers"]
     assert config(run, 2).stage.resources.learners == 0
+
+
+def test_a_stages_own_batch_reaches_the_trainer_and_no_other_stage() -> None:
+    run = make_run(stages=[TRAIN | {"recipe": {"promptsPerStep": 6, "learningRate": 1e-5}}, LONGER])
+    here, there = config(run).recipe, config(run, 1).recipe
+    assert (here.prompts_per_step, here.learning_rate) == (6, 1e-5)
+    assert here == there.model_copy(update={"prompts_per_step": 6, "learning_rate": 1e-5})
+    assert there.prompts_per_step == run.spec.recipe.prompts_per_step != 6
 
 
 def test_scaled_positions_reach_the_trainer() -> None:

@@ -13,6 +13,7 @@ import yaml
 from deepcoder_contracts.gate import GateRecord, Otherwise
 from deepcoder_contracts.manifest import Manifest
 from deepcoder_contracts.model_shape import kv_bytes_per_token
+from deepcoder_contracts.recipe import Recipe, StageRecipe
 from deepcoder_contracts.stage import StageConfig, StageSettings
 from deepcoder_trainer.config import load_config
 from deepcoder_trainer.errors import BadConfig
@@ -48,6 +49,12 @@ def changed(**fields: Any) -> dict[str, Any]:
     return {**LOCAL, **fields}
 
 
+def with_recipe(index: int, recipe: dict[str, Any]) -> dict[str, Any]:
+    stages = list(LOCAL["stages"])
+    stages[index] = {**stages[index], "recipe": recipe}
+    return changed(stages=stages)
+
+
 @pytest.mark.parametrize(
     ("document", "field", "message"),
     [
@@ -61,6 +68,11 @@ def changed(**fields: Any) -> dict[str, Any]:
         (changed(recipe={"order": "Window", "maxOffPolicy": 0}), "recipe", "set maxOffPolicy: 1"),
         (changed(dataset=None), None, "set dataset.uri"),
         (changed(stages=[LOCAL["stages"][0]] * 2), None, "same name"),
+        (with_recipe(0, {"optimizerSteps": 3}), None, r"stages\[short\].recipe: .*make promptsPerStep a multiple"),
+        (with_recipe(0, {"groupSize": 1}), "stages.0.recipe.groupSize", "is 1: .*greater than or equal to 2"),
+        (with_recipe(0, {"seed": 1}), "stages.0.recipe.seed", "there is no such field"),
+        (with_recipe(1, {"learningRate": 1e-5}), None, r"stages\[test\].recipe: an Evaluate stage trains nothing"),
+        (with_recipe(0, {"tokensPerDevice": 8}), "recipe.tokensPerDevice", "raise it to at least"),
         (changed(storage={"uri": "ftp://x"}), "storage.uri", "storage.uri is 'ftp://x'"),
     ],
 )
@@ -70,6 +82,26 @@ def test_a_wrong_file_is_refused_with_field_value_and_mend(
     with pytest.raises(BadConfig, match=message) as caught:
         load_config(write(tmp_path, document))
     assert caught.value.field == field
+
+
+def test_a_stage_has_its_own_batch_and_learning_rate(tmp_path: Path) -> None:
+    own = {"promptsPerStep": 9, "groupSize": 16, "optimizerSteps": 3, "learningRate": 1e-5, "overlong": "Off"}
+    run = load_config(write(tmp_path, with_recipe(0, {**own, "tokensPerDevice": 4096})))
+    assert isinstance(run, LocalRun)
+    recipe = run.stage_config(0, 1, None).recipe
+    shown = recipe.model_dump(mode="json", by_alias=True)
+    assert {name: shown[name] for name in own} == own
+    assert recipe.tokens_per_device == 4096
+    assert run.stage_config(1, 1, None).recipe == run.recipe
+    plain = LocalRun.model_validate(LOCAL)
+    assert run.config_digest != plain.config_digest
+    assert b'"recipe":null' not in plain.to_json(), "digests of runs without it are what they were"
+
+
+def test_bounds_of_a_stages_recipe_are_the_recipes() -> None:
+    for name, field in StageRecipe.model_fields.items():
+        assert field.metadata == Recipe.model_fields[name].metadata, name
+        assert field.default is None
 
 
 def test_a_colocated_train_stage_is_synchronous(tmp_path: Path) -> None:

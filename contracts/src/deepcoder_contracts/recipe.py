@@ -11,7 +11,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from deepcoder_contracts.base import Contract
 
@@ -202,3 +202,37 @@ class Recipe(Contract):
                 "equal mini-batches: make promptsPerStep a multiple"
             )
         return self
+
+
+class StageRecipe(Contract):
+    """What one stage does otherwise than the run's recipe; what is left out is as there."""
+
+    prompts_per_step: int | None = Field(default=None, ge=1, le=65536)
+    """Problems in one training step of this stage."""
+
+    group_size: int | None = Field(default=None, ge=2, le=1024)
+    """Responses sampled for each problem."""
+
+    optimizer_steps: int | None = Field(default=None, ge=1, le=64)
+    """Optimizer steps in one training step; has to divide promptsPerStep."""
+
+    learning_rate: float | None = Field(default=None, gt=0, le=1)
+    """AdamW's learning rate."""
+
+    overlong: Overlong | None = None
+    """ZeroAdvantage, DropFromMask, or Off (quoted in YAML)."""
+
+    tokens_per_device: int | None = Field(default=None, ge=1)
+    """Token budget of one micro-batch on one learner device."""
+
+    def over(self, recipe: Recipe) -> Recipe:
+        """The stage's recipe. Raises nothing: whether the two fit together is `misfit`'s to say."""
+        return recipe.model_copy(update={name: value for name, value in self if value is not None})
+
+    def misfit(self, recipe: Recipe) -> str | None:
+        """Why the stage's recipe cannot be; None if it can."""
+        try:
+            Recipe.model_validate(dict(self.over(recipe)))
+        except ValidationError as error:
+            return "; ".join(fault["msg"].removeprefix("Value error, ") for fault in error.errors(include_url=False))
+        return None

@@ -43,8 +43,11 @@ def load_config(path: Path) -> StageConfig | LocalRun:
 
 def check_supported(config: StageConfig | LocalRun) -> None:
     """Refuse what is not supported yet, all of it at once."""
-    stages = config.stages if isinstance(config, LocalRun) else [config.stage]
-    found = [r for stage in stages for r in stage_refusals(config.recipe, stage, f"stages[{stage.name}]")]
+    if isinstance(config, LocalRun):
+        stages = [(config.recipe_of(stage), stage) for stage in config.stages]
+    else:
+        stages = [(config.recipe, config.stage)]
+    found = [r for recipe, stage in stages for r in stage_refusals(recipe, stage, f"stages[{stage.name}]")]
     if found:
         raise BadConfig("\n".join(r.message for r in found), field=found[0].field)
 

@@ -16,7 +16,7 @@ from pydantic import Field, StringConstraints, model_validator
 from deepcoder_contracts.base import DNSLabel, VersionedContract, sha256_digest
 from deepcoder_contracts.gate import Otherwise, recheck_gate
 from deepcoder_contracts.manifest import Manifest, ParentRef, RunIdentity
-from deepcoder_contracts.recipe import Recipe
+from deepcoder_contracts.recipe import Recipe, StageRecipe
 from deepcoder_contracts.stage import (
     DatasetSource,
     JudgeEndpoint,
@@ -35,6 +35,9 @@ class LocalStage(StageSettings):
 
     index: int = Field(default=0, ge=0, le=63)
     """Set from the list."""
+
+    recipe: StageRecipe | None = None
+    """What this stage does otherwise than the run's recipe."""
 
 
 class LocalRun(VersionedContract):
@@ -74,6 +77,11 @@ class LocalRun(VersionedContract):
             raise ValueError(f"stages have the same name: give each its own ({', '.join(names)})")
         if any(s.type is StageType.TRAIN for s in self.stages) and self.dataset is None:
             raise ValueError("dataset is needed by a Train stage: set dataset.uri")
+        for stage in self.stages:
+            if stage.recipe and stage.type is not StageType.TRAIN:
+                raise ValueError(f"stages[{stage.name}].recipe: an Evaluate stage trains nothing: remove it")
+            if stage.recipe and (misfit := stage.recipe.misfit(self.recipe)):
+                raise ValueError(f"stages[{stage.name}].recipe: {misfit}")
         return self
 
     @property
@@ -93,19 +101,23 @@ class LocalRun(VersionedContract):
         beside = {"judge": JudgeEndpoint(), "storage": Storage(uri="file:///"), "stages": stages}
         return sha256_digest(self.model_copy(update=beside).to_json())
 
+    def recipe_of(self, stage: LocalStage) -> Recipe:
+        """The run's, with what the stage does otherwise."""
+        return stage.recipe.over(self.recipe) if stage.recipe else self.recipe
+
     def stage_config(self, index: int, ordinal: int, parent: ParentRef | None) -> StageConfig:
         """The stage config of one attempt of a stage."""
         stage = self.stages[index]
         evaluation = stage.evaluate.context_tokens if stage.evaluate else None
         return StageConfig(
             run=self.identity,
-            stage=StageSettings(**{**dict(stage), "index": index}),
+            stage=StageSettings(**{**{n: v for n, v in stage if n != "recipe"}, "index": index}),
             earlier_stages=[s.name for s in self.stages[:index]],
             longest_context_tokens=max(stage.context_tokens, evaluation or 0),
             ordinal=ordinal,
             model=self.model,
             dataset=self.dataset,
-            recipe=self.recipe,
+            recipe=self.recipe_of(stage),
             parent=parent,
             storage=self.storage,
             judge=self.judge,

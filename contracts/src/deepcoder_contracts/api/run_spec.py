@@ -243,6 +243,15 @@ class RunSpec(Spec):
                     field_path=".stages",
                 ),
                 Rule(
+                    "self.stages.all(s, !has(s.recipe) || (has(s.recipe.promptsPerStep) ? s.recipe.promptsPerStep : "
+                    "has(self.recipe) && has(self.recipe.promptsPerStep) ? self.recipe.promptsPerStep : 128) % "
+                    "(has(s.recipe.optimizerSteps) ? s.recipe.optimizerSteps : "
+                    "has(self.recipe) && has(self.recipe.optimizerSteps) ? self.recipe.optimizerSteps : 2) == 0)",
+                    "promptsPerStep of a stage's recipe cannot be split into optimizerSteps equal mini-batches (what "
+                    "the stage leaves out is spec.recipe's): make it a multiple",
+                    field_path=".stages",
+                ),
+                Rule(
                     "!has(self.approvedStages) || self.approvedStages.all(a, self.stages.exists(s, s.name == a))",
                     "approvedStages names a stage that does not exist: use the names of spec.stages",
                     field_path=".approvedStages",

@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field
 from deepcoder_contracts.api.base import VALIDATIONS, PodTemplate, Rule, Spec, validations
 from deepcoder_contracts.base import DNSLabel
 from deepcoder_contracts.gate import PromoteWhen
+from deepcoder_contracts.recipe import StageRecipe
 from deepcoder_contracts.stage import Evaluation, OptimizerState, Placement, RopeScaling, StageType
 
 
@@ -77,6 +78,11 @@ class Stage(Spec):
                     field_path=".placement",
                 ),
                 Rule(
+                    "self.type != 'Evaluate' || !has(self.recipe)",
+                    "an Evaluate stage trains nothing: remove recipe; how it samples is in spec.recipe",
+                    field_path=".recipe",
+                ),
+                Rule(
                     "!has(self.promoteWhen) || self.promoteWhen.all.all(c, !c.metric.startsWith('eval/') || "
                     "(has(self.evaluate) && self.evaluate.datasets.exists(d, "
                     "c.metric == 'eval/' + d.name + '/pass_at_1')))",
@@ -113,6 +119,9 @@ class Stage(Spec):
 
     max_steps: int | None = Field(default=None, ge=1, le=10_000_000)
     """Train: steps of this stage."""
+
+    recipe: StageRecipe | None = None
+    """What this stage does otherwise than spec.recipe: its batch, learning rate, overlong rule or token budget."""
 
     resources: Resources = Resources()
     """Pods of an attempt at this stage; each stage gets a cluster of its own size."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 from deepcoder_contracts.api.run import MAX_NAME_LENGTH, DeepCoderRun
 from deepcoder_contracts.api.run_status import CurrentStage, ProvenanceStatus, StageStatus
 from deepcoder_contracts.api.stage import Stage, WorkerGroup
-from deepcoder_contracts.sizing import pod_gpus
 from deepcoder_contracts.stage import StageType
 from deepcoder_contracts.supported import stage_refusals
 from deepcoder_operator.domain.bounds import LONGEST_RECHECK_SECONDS, RECHECK_SECONDS
@@ -18,7 +17,7 @@ from deepcoder_operator.domain.draft import Draft
 from deepcoder_operator.domain.policy import Policy
 from deepcoder_operator.domain.resolve import resolve, storage_uri
 from deepcoder_operator.domain.templates import template_problem
-from deepcoder_operator.domain.world import Problem, World
+from deepcoder_operator.domain.world import Problem, World, pod_gpus
 
 
 def admit(draft: Draft, world: World, policy: Policy) -> bool:
@@ -56,7 +55,8 @@ def check_spec(run: DeepCoderRun, policy: Policy) -> Problem | None:
             "CurateNotSupported",
             "dataset.curate is not supported yet: remove it, and name problems that are curated in dataset.uri",
         )
-    refusals = [r for stage in spec.stages for r in stage_refusals(spec.recipe, stage, f"stages[{stage.name}]")]
+    recipes = {s.name: s.recipe.over(spec.recipe) if s.recipe else spec.recipe for s in spec.stages}
+    refusals = [r for s in spec.stages for r in stage_refusals(recipes[s.name], s, f"stages[{s.name}]")]
     if refusals:
         return Problem("NotSupported", "; ".join(r.message for r in refusals))
     if not (spec.image or policy.trainer_image):
@@ -77,6 +77,8 @@ def check_spec(run: DeepCoderRun, policy: Policy) -> Problem | None:
 
 def _check_stage(run: DeepCoderRun, stage: Stage, earlier: list[str]) -> Problem | None:
     where = f"stages[{stage.name}]"
+    if stage.recipe and (misfit := stage.recipe.misfit(run.spec.recipe)):
+        return Problem("RecipeDoesNotFit", f"{where}.recipe: {misfit}")
     if stage.type is StageType.EVALUATE and stage.evaluate:
         unknown = [t for t in stage.evaluate.targets if t != "Base" and t not in earlier]
         if unknown:

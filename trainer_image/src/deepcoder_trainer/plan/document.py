@@ -6,13 +6,14 @@ Everything else is passed over, so that a manifest with pods and buckets can be 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
-from deepcoder_contracts.recipe import Recipe
+from deepcoder_contracts.learner_memory import tokens_on_device
+from deepcoder_contracts.recipe import Recipe, StageRecipe
 from deepcoder_contracts.stage import Placement, RopeScaling, StageType
 from deepcoder_trainer.config import explain
 from deepcoder_trainer.errors import BadConfig
@@ -40,6 +41,7 @@ class PlannedStage(_Read):
     context_tokens: int = Field(ge=1)
     evaluate: _Evaluation | None = None
     rope: RopeScaling | None = None
+    recipe: StageRecipe | None = None
     placement: Placement = Placement.SEPARATE
 
     @property
@@ -64,11 +66,26 @@ class Planned(_Read):
     recipe: Recipe = Recipe()
     stages: Annotated[list[PlannedStage], Field(min_length=1)]
 
+    @model_validator(mode="after")
+    def _recipes_fit(self) -> Self:
+        for stage in self.stages:
+            if stage.recipe and (misfit := stage.recipe.misfit(self.recipe)):
+                raise ValueError(f"stages[{stage.name}].recipe: {misfit}")
+        return self
+
+    def recipe_of(self, stage: PlannedStage) -> Recipe:
+        """The run's, with what the stage does otherwise."""
+        return stage.recipe.over(self.recipe) if stage.recipe else self.recipe
+
     @property
     def trained(self) -> PlannedStage | None:
-        """The Train stage with the longest responses, if any."""
+        """The Train stage whose micro-batches may have the most tokens, if any."""
         train = [stage for stage in self.stages if stage.type is StageType.TRAIN]
-        return max(train, key=lambda stage: stage.context_tokens, default=None)
+        return max(
+            train,
+            key=lambda stage: (tokens_on_device(self.recipe_of(stage), stage.context_tokens), stage.context_tokens),
+            default=None,
+        )
 
     @property
     def sampled(self) -> tuple[int, str]:

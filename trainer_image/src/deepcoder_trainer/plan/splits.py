@@ -68,8 +68,9 @@ class Question:
 
     @property
     def recipe(self) -> Recipe:
-        """The run's."""
-        return self.planned.recipe
+        """Of the stage that is trained with the most tokens at once, or else the run's."""
+        trained = self.planned.trained
+        return self.planned.recipe if trained is None else self.planned.recipe_of(trained)
 
 
 def splits(question: Question, gpus: int) -> list[Split]:
@@ -107,7 +108,8 @@ def changes_for_any(question: Question) -> list[str]:
     for stage in question.planned.stages:
         scaled = {**question.model_config, **rope_entries(question.model_config, stage.rope)}
         changes += [r.message for r in length_refusals(scaled, question.recipe, *stage.longest)]
-        changes += [r.message for r in stage_refusals(question.recipe, stage, f"stages[{stage.name}]")]
+        recipe = question.planned.recipe_of(stage)
+        changes += [r.message for r in stage_refusals(recipe, stage, f"stages[{stage.name}]")]
     changes += [r.message for r in tp_refusals(question.shape, question.recipe)]
     if not sequences(question, *question.planned.sampled):
         changes.append(_engine_change(question, *question.planned.sampled))
