@@ -13,6 +13,7 @@ from deepcoder_contracts.api.attempt_status import AttemptStatus
 from deepcoder_contracts.api.run import MAX_NAME_LENGTH, DeepCoderRun
 from deepcoder_contracts.api.run_spec import MAX_STAGES
 from deepcoder_contracts.api.run_status import ProvenanceStatus
+from deepcoder_contracts.sizing import pod_gpus
 from deepcoder_contracts.stage import RopeScaling, RopeType, StageConfig
 from deepcoder_operator.builders.check import check_templates
 from deepcoder_operator.builders.foundation import build_network_policy, build_pool
@@ -23,7 +24,6 @@ from deepcoder_operator.domain.admission import check_spec
 from deepcoder_operator.domain.names import MAX_ORDINAL, attempt_name
 from deepcoder_operator.domain.policy import Policy
 from deepcoder_operator.domain.resolve import resolve
-from deepcoder_operator.domain.world import pod_gpus
 
 SETTINGS = TrainerSettings("https://operator.deepcoder.svc:8443", "CA", monitoring_namespace="monitoring")
 MONITORING = {"kubernetes.io/metadata.name": "monitoring"}

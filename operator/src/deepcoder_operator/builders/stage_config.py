@@ -14,6 +14,7 @@ from deepcoder_contracts.api.attempt_status import AttemptStatus
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.api.run_status import ProvenanceStatus
 from deepcoder_contracts.api.stage import Stage
+from deepcoder_contracts.sizing import pod_gpus, processes
 from deepcoder_contracts.stage import (
     JudgeBackend,
     JudgeEndpoint,
@@ -30,8 +31,6 @@ from deepcoder_operator.builders.settings import TrainerSettings
 from deepcoder_operator.domain.names import LABEL_ORDINAL, LABEL_STAGE, pool_name
 from deepcoder_operator.domain.pool_names import JUDGE_PORT, judge_host
 from deepcoder_operator.domain.resolve import ResolvedConfig, identity, storage_uri
-from deepcoder_operator.domain.sizing import processes
-from deepcoder_operator.domain.world import pod_gpus
 
 CONFIG_DIRECTORY = "/etc/deepcoder"
 STAGE_FILE = "stage.json"

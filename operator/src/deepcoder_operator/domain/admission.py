@@ -9,6 +9,7 @@ from __future__ import annotations
 from deepcoder_contracts.api.run import MAX_NAME_LENGTH, DeepCoderRun
 from deepcoder_contracts.api.run_status import CurrentStage, ProvenanceStatus, StageStatus
 from deepcoder_contracts.api.stage import Stage, WorkerGroup
+from deepcoder_contracts.sizing import pod_gpus
 from deepcoder_contracts.stage import StageType
 from deepcoder_contracts.supported import stage_refusals
 from deepcoder_operator.domain.bounds import LONGEST_RECHECK_SECONDS, RECHECK_SECONDS
@@ -17,7 +18,7 @@ from deepcoder_operator.domain.draft import Draft
 from deepcoder_operator.domain.policy import Policy
 from deepcoder_operator.domain.resolve import resolve, storage_uri
 from deepcoder_operator.domain.templates import template_problem
-from deepcoder_operator.domain.world import Problem, World, pod_gpus
+from deepcoder_operator.domain.world import Problem, World
 
 
 def admit(draft: Draft, world: World, policy: Policy) -> bool:
