@@ -1,0 +1,50 @@
+"""DeepCoder runs from Python, for notebooks and for `kubectl deepcoder`.
+
+client = Client()                              # by the kubeconfig
+run = client.apply("deepcoder-1.5b.yaml")
+run = client.wait("deepcoder-1.5b", seconds=86_400)
+client.folder(run).metrics()                   # a pandas DataFrame, a row a step
+"""
+
+from deepcoder_client.client import Change, Client
+from deepcoder_client.connection import Connection
+from deepcoder_client.errors import (
+    BadFile,
+    ClientError,
+    Conflict,
+    Forbidden,
+    NoCluster,
+    NoData,
+    NotFound,
+    NotInTime,
+    Refused,
+    StorageError,
+    Unreachable,
+)
+from deepcoder_client.folder import RunFolder
+from deepcoder_client.manifests import RunManifest, load, load_all
+from deepcoder_client.rights import Right
+from deepcoder_contracts.api.run import DeepCoderRun
+
+__all__ = [
+    "BadFile",
+    "Change",
+    "Client",
+    "ClientError",
+    "Conflict",
+    "Connection",
+    "DeepCoderRun",
+    "Forbidden",
+    "NoCluster",
+    "NoData",
+    "NotFound",
+    "NotInTime",
+    "Refused",
+    "Right",
+    "RunFolder",
+    "RunManifest",
+    "StorageError",
+    "Unreachable",
+    "load",
+    "load_all",
+]

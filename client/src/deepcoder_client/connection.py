@@ -1,0 +1,217 @@
+"""HTTP to the API server that a kubeconfig names: JSON in, JSON out, every call with a deadline.
+
+The kubernetes package reads kubeconfigs (certificates, tokens, exec plugins, proxies) and opens connections; requests
+are our own, since custom resources have no types there and its errors do not say which permission was missing. Calls
+that change something are sent once; a read is tried again where no connection came about.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import urllib3
+import yaml
+from kubernetes import client, config
+
+from deepcoder_client.errors import ClientError, Conflict, Forbidden, NoCluster, NotFound, Refused, Unreachable
+from deepcoder_client.rights import Right
+from deepcoder_contracts.api.base import GROUP, VERSION
+
+Object = dict[str, Any]
+
+TIMEOUT_SECONDS = 10.0
+POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+APPLY, MERGE = "application/apply-patch+yaml", "application/merge-patch+json"
+_SHOWN = 500
+_IDLE_SECONDS = 330.0
+"""Longest silence of a stream: API servers end watches after a few minutes, and a log may be quiet for as long."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A resource as its address and RBAC name it."""
+
+    plural: str
+    group: str = ""
+    version: str = "v1"
+
+    def path(self, namespace: str | None, name: str | None = None, below: str | None = None) -> str:
+        """Its address."""
+        root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
+        within = f"/namespaces/{namespace}" if namespace else ""
+        return "/".join(part for part in (f"{root}{within}/{self.plural}", name, below) if part)
+
+
+RUNS = Kind("deepcoderruns", GROUP, VERSION)
+POOLS = Kind("sandboxpools", GROUP, VERSION)
+PODS = Kind("pods")
+SECRETS = Kind("secrets")
+CONFIGMAPS = Kind("configmaps")
+EVENTS = Kind("events", "events.k8s.io")
+RAYJOBS = Kind("rayjobs", "ray.io")
+RAYCLUSTERS = Kind("rayclusters", "ray.io")
+
+
+class Connection:
+    """An API server, as one user."""
+
+    def __init__(self, configuration: client.Configuration, namespace: str, timeout: float = TIMEOUT_SECONDS) -> None:
+        """`namespace` is meant where none is named; `timeout` bounds each call, in seconds."""
+        self.namespace, self.timeout = namespace, timeout
+        self._configuration = configuration
+        self._pool: urllib3.PoolManager = client.ApiClient(configuration).rest_client.pool_manager
+
+    @classmethod
+    def open(
+        cls, context: str | None = None, kubeconfig: str | Path | None = None, timeout: float = TIMEOUT_SECONDS
+    ) -> Connection:
+        """From a kubeconfig (default: KUBECONFIG, else ~/.kube/config), or from within a pod its own account.
+
+        Raises `NoCluster`.
+        """
+        configuration = client.Configuration()
+        file = os.fspath(kubeconfig) if kubeconfig else os.environ.get("KUBECONFIG") or "~/.kube/config"
+        try:
+            config.load_kube_config(file, context, client_configuration=configuration)
+            contexts, active = config.list_kube_config_contexts(file)
+        except (config.ConfigException, yaml.YAMLError, OSError) as error:
+            try:
+                if context or kubeconfig:
+                    raise config.ConfigException("a kubeconfig was asked for by name")
+                config.load_incluster_config(client_configuration=configuration)
+                return cls(configuration, POD_NAMESPACE.read_text().strip(), timeout)
+            except (config.ConfigException, OSError):
+                raise NoCluster(
+                    f"no usable kubeconfig: {error}. Set KUBECONFIG or --kubeconfig to one, or choose one of its "
+                    "contexts with --context"
+                ) from error
+        chosen = active if context is None else next(entry for entry in contexts if entry["name"] == context)
+        return cls(configuration, str(chosen["context"].get("namespace") or "default"), timeout)
+
+    def get(self, kind: Kind, namespace: str, name: str) -> Object:
+        """One object; raises `NotFound`."""
+        right = Right("get", kind.plural, kind.group, namespace)
+        return self._json("GET", kind.path(namespace, name), right, what=f"{kind.plural} {name}")
+
+    def list(self, kind: Kind, namespace: str | None, **query: str | int) -> Object:
+        """A list with its metadata, all pages; `query` as the API has it (labelSelector, fieldSelector, …)."""
+        right = Right("list", kind.plural, kind.group, namespace)
+        found: list[Object] = []
+        asked: dict[str, str | int] = {"limit": 500, **query}
+        while True:
+            page = self._json("GET", kind.path(namespace), right, query=asked)
+            found += page.get("items") or []
+            if not (following := (page.get("metadata") or {}).get("continue")):
+                return {**page, "items": found}
+            asked["continue"] = following
+
+    def patch(
+        self, kind: Kind, namespace: str, name: str, body: Object, content: str = MERGE, **query: str | bool
+    ) -> Object:
+        """Change an object, or with `content=APPLY` make it so."""
+        right = Right("patch", kind.plural, kind.group, namespace)
+        text = {key: str(value).lower() if isinstance(value, bool) else value for key, value in query.items()}
+        return self._json(
+            "PATCH", kind.path(namespace, name), right, query=text, body=body, content=content,
+            what=f"{kind.plural} {name}",
+        )  # fmt: skip
+
+    def can_i(self, right: Right, name: str = "") -> bool:
+        """Whether the user has a right, by the API server's own word."""
+        asked = {"verb": right.verb, "resource": right.resource.partition("/")[0], "group": right.group}
+        asked |= {"namespace": right.namespace or "", "subresource": right.resource.partition("/")[2], "name": name}
+        review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview"}
+        kind = Kind("selfsubjectaccessreviews", "authorization.k8s.io")
+        answer = self._json(
+            "POST", kind.path(None), Right("create", kind.plural, kind.group),
+            body=review | {"spec": {"resourceAttributes": asked}},
+        )  # fmt: skip
+        return bool(answer.get("status", {}).get("allowed"))
+
+    def lines(
+        self, kind: Kind, namespace: str | None, right: Right, query: Mapping[str, str | int], path: str | None = None,
+        *, idle: float = _IDLE_SECONDS,
+    ) -> Iterator[str]:  # fmt: skip
+        """Lines of a watch or a log as they come, until the server ends them, or is silent for `idle` seconds."""
+        timeout = urllib3.Timeout(connect=self.timeout, read=idle)
+        with self._sent("GET", path or kind.path(namespace), right, query, None, None, timeout, "") as response:
+            rest = b""
+            try:
+                for piece in response.stream(65536, decode_content=True):
+                    *whole, rest = (rest + piece).split(b"\n")
+                    yield from (line.decode(errors="replace") for line in whole)
+            except urllib3.exceptions.ReadTimeoutError:
+                pass
+            except urllib3.exceptions.HTTPError as error:
+                raise Unreachable(f"the API server broke off: {error}") from error
+            if rest:
+                yield rest.decode(errors="replace")
+
+    def _json(
+        self, method: str, path: str, right: Right, *, query: Mapping[str, str | int] | None = None,
+        body: Object | None = None, content: str = "application/json", what: str = "",
+    ) -> Object:  # fmt: skip
+        timeout = urllib3.Timeout(total=self.timeout)
+        with self._sent(method, path, right, query or {}, body, content, timeout, what) as response:
+            try:
+                answer: Object = json.loads(response.data)
+            except (ValueError, urllib3.exceptions.HTTPError) as error:
+                raise Unreachable(f"the API server's answer cannot be read: {error}") from error
+            return answer
+
+    def _sent(
+        self, method: str, path: str, right: Right, query: Mapping[str, str | int], body: Object | None,
+        content: str | None, timeout: urllib3.Timeout, what: str,
+    ) -> urllib3.BaseHTTPResponse:  # fmt: skip
+        headers = {"Accept": "application/json", "User-Agent": "deepcoder-client"}
+        if body is not None:
+            headers["Content-Type"] = content or "application/json"
+        url = f"{self._configuration.host}{path}" + (f"?{urlencode(query)}" if query else "")
+        retries = urllib3.Retry(connect=2 if method == "GET" else 0, read=0, redirect=0, status=0, other=0)
+        try:
+            for setting in self._configuration.auth_settings().values():
+                headers[setting["key"]] = setting["value"]
+            response = self._pool.request(
+                method, url, headers=headers, body=None if body is None else json.dumps(body).encode(),
+                timeout=timeout, retries=retries, preload_content=False,
+            )  # fmt: skip
+        except (urllib3.exceptions.HTTPError, config.ConfigException) as error:
+            raise Unreachable(
+                f"the API server does not answer: {error}; is it up, and is it the one KUBECONFIG should name?"
+            ) from error
+        if response.status < 400:
+            return response
+        with response:
+            raise _error(response, right, what)
+
+
+def _error(response: urllib3.BaseHTTPResponse, right: Right, what: str) -> ClientError:
+    """What the API server says, as one of ours."""
+    try:
+        told = json.loads(response.data)
+        message = str(told.get("message") or "")
+    except (ValueError, AttributeError, urllib3.exceptions.HTTPError):
+        message = ""
+    message = message[:_SHOWN] or response.reason or ""
+    where = f"in namespace {right.namespace}" if right.namespace else "in the cluster"
+    match response.status:
+        case 401:
+            return Unreachable(f"the API server answers 401 {message}; log in to the cluster again")
+        case 403:
+            return Forbidden(right)
+        case 404 if not what and "could not find the requested resource" in message:
+            return NotFound(f"the API server knows no {right.qualified}: is the chart installed in this cluster?")
+        case 404:
+            return NotFound(f"no {what or right.qualified} {where}; another namespace is chosen with -n")
+        case 409:
+            return Conflict(message)
+        case 400 | 415 | 422:
+            return Refused(message)
+        case status:
+            return Unreachable(f"the API server answers {status} {message}")

@@ -1,0 +1,59 @@
+"""What a run has cost so far: GPU-seconds of attempts that are settled, and of pods that run, from its status."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from deepcoder_client.prices import Price, per_gpu_hour
+from deepcoder_contracts.api.run import DeepCoderRun
+from deepcoder_contracts.api.run_status import PodUsage
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Up to a moment."""
+
+    gpu_hours: float
+    """Of all pods with GPUs, those that run included."""
+    wasted_gpu_hours: float
+    """Of these, what settled attempts spent after their last checkpoint."""
+    sandbox_hours: float
+    """Judges of the run's own pool."""
+    gpus: int
+    """GPUs that run now."""
+    amount: float | None
+    """By the operator's price list, or by the one that was given; None without either."""
+    estimated: bool
+    """Whether the end of a pod was not seen."""
+
+
+def cost(run: DeepCoderRun, now: datetime, prices: Sequence[Price] = ()) -> Cost:
+    """From a run's status.
+
+    Of `prices`, in place of the operator's, the entry without a node selector counts: a status does not say on which
+    nodes settled pods ran.
+    """
+    usage = run.status.usage
+    running = sum(_gpu_seconds(pod, now) for pod in usage.pods)
+    seconds = float(usage.gpu_seconds) + running
+    amount: float | None = None
+    if prices:
+        rate = per_gpu_hour(prices, {})
+        amount = None if rate is None else seconds / 3600 * rate
+    elif usage.estimated_cost is not None or any(pod.per_gpu_hour for pod in usage.pods):
+        open_ = sum(_gpu_seconds(pod, now) / 3600 * float(pod.per_gpu_hour or 0) for pod in usage.pods)
+        amount = float(usage.estimated_cost or 0) + open_
+    return Cost(
+        gpu_hours=seconds / 3600,
+        wasted_gpu_hours=float(usage.wasted_gpu_seconds) / 3600,
+        sandbox_hours=float(usage.sandbox_seconds) / 3600,
+        gpus=sum(pod.gpus for pod in usage.pods if pod.ended_time is None),
+        amount=amount,
+        estimated=usage.estimated,
+    )
+
+
+def _gpu_seconds(pod: PodUsage, now: datetime) -> float:
+    return max(((pod.ended_time or now) - pod.scheduled_time).total_seconds(), 0.0) * pod.gpus

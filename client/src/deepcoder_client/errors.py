@@ -1,0 +1,56 @@
+"""What can go wrong, in classes that a program can tell apart and messages that say what to do.
+
+Nothing of the libraries below (kubernetes, urllib3, boto3) is raised to a caller.
+"""
+
+from __future__ import annotations
+
+from deepcoder_client.rights import Right
+
+
+class ClientError(Exception):
+    """The base of all of them."""
+
+
+class NotFound(ClientError):
+    """There is no such object."""
+
+
+class Forbidden(ClientError):
+    """A permission is missing: which one, where, and which role would grant it."""
+
+    def __init__(self, right: Right) -> None:
+        super().__init__(right.sentence())
+        self.right = right
+
+
+class Refused(ClientError):
+    """The API server does not take what it was given: a field, or one that somebody else owns."""
+
+
+class Conflict(Refused):
+    """Somebody else owns a field, or has changed the object meanwhile."""
+
+
+class Unreachable(ClientError):
+    """No answer within the deadline, or none that can be used."""
+
+
+class NoCluster(Unreachable):
+    """Neither a kubeconfig nor a pod's own account says which cluster is meant."""
+
+
+class NotInTime(ClientError):
+    """What was waited for did not come within the time given."""
+
+
+class BadFile(ClientError):
+    """A file that cannot be read as a run, naming each field at fault."""
+
+
+class StorageError(ClientError):
+    """The run's bucket cannot be read, and what would mend it."""
+
+
+class NoData(ClientError):
+    """The run has nothing of the kind that was asked for, yet."""

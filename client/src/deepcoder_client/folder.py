@@ -1,0 +1,229 @@
+"""A run's folder in its bucket: steps, samples, evaluations, logs of past attempts, and where a model comes from.
+
+What is there is what an attempt has stored: metrics and samples lag a running step by up to a checkpoint. Nothing here
+writes. Raises `StorageError` where the bucket cannot be read and `NoData` where there is nothing of a kind yet.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from deepcoder_client.connection import Connection
+from deepcoder_client.errors import NoData, StorageError
+from deepcoder_client.storage import Bucket, credentials
+from deepcoder_contracts.api.run import DeepCoderRun
+from deepcoder_contracts.chain import Damaged, Link, Missing, read_manifest, walk_chain
+from deepcoder_contracts.exit import ExitRecord
+from deepcoder_contracts.layout import MANIFEST, attempt_dir, exit_key, metrics_key, samples_key
+from deepcoder_contracts.manifest import Manifest
+from deepcoder_contracts.steps import StepRecord, merge_steps
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_SAMPLES = re.compile(r"/samples/step-(\d{6,})\.parquet$")
+_LARGEST_DOCUMENT = 16 << 20
+_MERGED = ("stage", "step", "ordinal", "time")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What a past or present attempt has left."""
+
+    stage: str
+    ordinal: int
+    claimed: datetime | None
+    """When storage received its claim."""
+    exit: ExitRecord | None
+    """How it ended, in its own words; None while it runs or where it was killed."""
+    logs: tuple[str, ...]
+    """Names of its logs."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A committed evaluation."""
+
+    manifest: Manifest
+    results: dict[str, Any]
+    """results.json as it is stored: figures by target and problem set, with intervals, and paired comparisons."""
+
+
+class RunFolder:
+    """One run's."""
+
+    def __init__(self, bucket: Bucket, key: str, run: DeepCoderRun) -> None:
+        """`key` is the folder's prefix, without slashes at its ends."""
+        self.bucket, self.key, self.run = bucket, key, run
+        self.stages = tuple(stage.name for stage in run.spec.stages)
+
+    @property
+    def uri(self) -> str:
+        """Of the folder."""
+        return f"s3://{self.bucket.name}/{self.key}"
+
+    def attempts(self) -> list[Attempt]:
+        """All attempts that have left something, by ordinal."""
+        found: dict[tuple[str, int], dict[str, datetime]] = {}
+        for stage in self.stages:
+            below = f"{self.key}/{stage}/attempts/"
+            for stored in self.bucket.objects(below):
+                number, _, name = stored.key.removeprefix(below).partition("/")
+                if number.isdecimal():
+                    found.setdefault((stage, int(number)), {})[name] = stored.modified
+        return [
+            Attempt(
+                stage=stage, ordinal=ordinal, claimed=files.get("claim.json"),
+                exit=self._exit(stage, ordinal) if "exit.json" in files else None,
+                logs=tuple(sorted(n.removeprefix("logs/") for n in files if n.startswith("logs/"))),
+            )
+            for (stage, ordinal), files in sorted(found.items(), key=lambda item: item[0][1])
+        ]  # fmt: skip
+
+    def read_log(self, stage: str, ordinal: int, name: str = "driver.log") -> str:
+        """A log of an attempt, or what the operator saved beside it; raises `NoData`."""
+        key = f"{self.key}/{attempt_dir(stage, ordinal)}/logs/{name}"
+        try:
+            return self.bucket.get(key)[0].decode(errors="replace")
+        except Missing:
+            raise NoData(
+                f"s3://{self.bucket.name}/{key} is not there: a log is stored when its attempt has ended; "
+                "`kubectl deepcoder logs RUN --attempts` lists those that are"
+            ) from None
+
+    def steps(self) -> list[StepRecord]:
+        """Every trained step with its metrics, of all stages; of one that was trained twice the later attempt's."""
+        attempts = []
+        for stage in self.stages:
+            below = f"{self.key}/{stage}/attempts/"
+            for name in self.bucket.folders(below):
+                if name.isdecimal():
+                    try:
+                        data, _ = self.bucket.get(f"{self.key}/{metrics_key(stage, int(name))}")
+                    except Missing:
+                        continue
+                    attempts.append((int(name), data.decode(errors="replace").splitlines()))
+        return merge_steps(attempts)
+
+    def metrics(self) -> pd.DataFrame:
+        """`steps` as a frame: a row a step, columns stage, step, ordinal, time, metrics, `verdict/…`, `seconds/…`."""
+        return metrics_frame(self.steps())
+
+    def sample_steps(self, stage: str | None = None) -> list[tuple[str, int]]:
+        """(stage, step) of which samples are stored, in order."""
+        found = []
+        for name in self.stages if stage is None else (stage,):
+            keys = (stored.key for stored in self.bucket.objects(f"{self.key}/{name}/samples/"))
+            found += sorted((name, int(match[1])) for key in keys if (match := _SAMPLES.search(key)))
+        return found
+
+    def sample_table(self, stage: str | None = None, step: int | None = None) -> pa.Table:
+        """Rollouts of a step, by default the newest that is stored: a row a response, dropped draws too.
+
+        Raises `NoData`.
+        """
+        if stage is None or step is None:
+            known = [each for each in self.sample_steps(stage) if step is None or each[1] == step]
+            if not known:
+                raise NoData(
+                    f"{self.uri} has no samples{f' of stage {stage}' if stage else ''}"
+                    f"{f' at step {step}' if step is not None else ''}: they are stored with each checkpoint"
+                )
+            stage, step = known[-1]
+        try:
+            data, _ = self.bucket.get(f"{self.key}/{samples_key(stage, step)}")
+            table = pq.read_table(io.BytesIO(data))
+        except Missing:
+            raise NoData(f"{self.uri} has no samples of stage {stage} step {step}") from None
+        except pa.ArrowInvalid as error:
+            raise StorageError(f"samples of stage {stage} step {step} cannot be read: {error}") from error
+        return table.append_column("stage", pa.array([stage] * table.num_rows, pa.string()))
+
+    def samples(self, stage: str | None = None, step: int | None = None) -> pd.DataFrame:
+        """`sample_table` as a frame."""
+        _need_pandas()
+        frame: pd.DataFrame = self.sample_table(stage, step).to_pandas()
+        return frame
+
+    def evaluations(self) -> list[Evaluation]:
+        """Committed evaluations, oldest first."""
+        found = []
+        for name in self.bucket.folders(f"{self.key}/eval/"):
+            folder = f"{self.key}/eval/{name}"
+            try:
+                manifest = read_manifest(self.bucket.get(f"{folder}/{MANIFEST}")[0], folder)
+                results = json.loads(self.bucket.get(f"{folder}/results.json")[0])
+            except Missing:
+                continue
+            except (Damaged, ValueError) as error:
+                raise StorageError(f"s3://{self.bucket.name}/{folder} cannot be read: {error}") from error
+            found.append(Evaluation(manifest, results))
+        return sorted(found, key=lambda each: each.manifest.created_at)
+
+    def lineage(self, uri: str | None = None, *, deep: bool = False) -> Iterator[Link]:
+        """Each manifest from a folder up to the root, verified as it is walked; by default from the newest checkpoint.
+
+        `deep` reads every byte. Raises `deepcoder_contracts.chain.Damaged` at the first that is not as its child says.
+        """
+        digest = None
+        if uri is None:
+            latest = self.run.status.latest_checkpoint
+            if latest is None:
+                raise NoData(f"{self.run.metadata.namespace}/{self.run.metadata.name} has no checkpoint yet")
+            uri, digest = latest.uri, latest.digest
+        bucket, _, folder = uri.removeprefix("s3://").partition("/")
+        if not uri.startswith("s3://") or bucket != self.bucket.name or not folder:
+            raise StorageError(
+                f"{uri} is not in the run's bucket: give s3://{self.bucket.name}/… of a folder with {MANIFEST}"
+            )
+        return walk_chain(self.bucket, folder.rstrip("/"), digest, deep=deep)
+
+    def _exit(self, stage: str, ordinal: int) -> ExitRecord | None:
+        try:
+            return ExitRecord.from_json(self.bucket.get(f"{self.key}/{exit_key(stage, ordinal)}")[0])
+        except (Missing, ValueError):
+            return None
+
+
+def open_folder(connection: Connection, run: DeepCoderRun, endpoint: str | None = None) -> RunFolder:
+    """A run's folder; raises `NoData` before the operator has accepted the run."""
+    if run.status.provenance is None:
+        raise NoData(
+            f"{run.metadata.namespace}/{run.metadata.name} has no folder yet: the operator has not accepted it"
+        )
+    s3 = run.spec.checkpoint.s3
+    key = run.status.provenance.storage.removeprefix("s3://").partition("/")[2]
+    return RunFolder(Bucket(s3, credentials(connection, run.metadata.namespace, s3), endpoint), key.strip("/"), run)
+
+
+def metrics_frame(steps: Iterable[StepRecord]) -> pd.DataFrame:
+    """Steps as a frame."""
+    pandas = _need_pandas()
+    rows = [metrics_row(step) for step in steps]
+    frame: pd.DataFrame = pandas.DataFrame(rows, columns=None if rows else list(_MERGED))
+    return frame
+
+
+def metrics_row(step: StepRecord) -> dict[str, Any]:
+    """A step as one flat row."""
+    verdicts = {f"verdict/{name}": count for name, count in step.verdicts.items()}
+    seconds = {f"seconds/{name}": value for name, value in step.phase_seconds.items()}
+    own = {"stage": step.stage, "step": step.step, "ordinal": step.ordinal, "time": step.time}
+    return {**own, **step.metrics, **verdicts, **seconds}
+
+
+def _need_pandas() -> Any:
+    try:
+        import pandas
+    except ImportError as error:
+        raise StorageError("data frames need pandas: pip install 'deepcoder-client[pandas]'") from error
+    return pandas

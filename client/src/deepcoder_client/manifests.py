@@ -1,0 +1,101 @@
+"""A run as a user writes it: a YAML file, read into types, so that mistakes are told before anything is sent.
+
+What a file leaves out stays left out when it is applied: defaults are the cluster's to fill in.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+
+from deepcoder_client.errors import BadFile
+from deepcoder_contracts.api.base import API_VERSION, Spec
+from deepcoder_contracts.api.run_spec import RunSpec
+
+KIND = "DeepCoderRun"
+
+
+class ManifestMetadata(Spec):
+    """What a file says of a run beside its spec."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=36)]
+    """Name of the run."""
+
+    namespace: str | None = None
+    """Its namespace; where none is written the client's."""
+
+    labels: dict[str, str] = {}
+    """Labels."""
+
+    annotations: dict[str, str] = {}
+    """Annotations."""
+
+
+class RunManifest(Spec):
+    """A run before it is applied."""
+
+    api_version: Literal["deepcoder.dev/v1alpha1"]
+    """Version of the API."""
+
+    kind: Literal["DeepCoderRun"]
+    """Kind."""
+
+    metadata: ManifestMetadata
+    """Its name."""
+
+    spec: RunSpec
+    """What is asked for."""
+
+    def to_object(self, namespace: str) -> dict[str, Any]:
+        """As it is applied: what was written, and nothing else."""
+        written = self.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
+        return {**written, "metadata": {**written["metadata"], "namespace": namespace}}
+
+
+def load(path: str | Path) -> RunManifest:
+    """The one run in a YAML or JSON file, which may hold objects of other kinds; raises `BadFile`."""
+    runs = load_all(path)
+    if len(runs) != 1:
+        names = ", ".join(run.metadata.name for run in runs) or "none"
+        raise BadFile(f"{path} holds {len(runs)} runs ({names}), where one is meant: give a file for each")
+    return runs[0]
+
+
+def load_all(path: str | Path) -> list[RunManifest]:
+    """All runs in a file, in its order; raises `BadFile`."""
+    path = Path(path)
+    try:
+        documents = [d for d in yaml.safe_load_all(path.read_text()) if d is not None]
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadFile(f"{path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise BadFile(f"{path} is neither JSON nor YAML: {error}") from error
+    return [parse(d, str(path)) for d in documents if not isinstance(d, dict) or d.get("kind") == KIND]
+
+
+def parse(document: Any, source: str = "the document") -> RunManifest:
+    """A run from its fields; raises `BadFile` with a line for each that is wrong."""
+    if not isinstance(document, dict):
+        raise BadFile(f"{source} holds no object: write apiVersion: {API_VERSION}, kind: {KIND}, metadata and spec")
+    try:
+        return RunManifest.model_validate(document)
+    except ValidationError as error:
+        raise BadFile("\n".join(f"{source}: {line}" for line in _faults(error))) from None
+
+
+def _faults(error: ValidationError) -> list[str]:
+    lines = []
+    for fault in error.errors(include_url=False):
+        field = ".".join(str(part) for part in fault["loc"])
+        message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            message = "there is no such field: check its spelling and place"
+        plain = fault["type"] != "missing" and not isinstance(fault["input"], dict | list | BaseModel)
+        shown = f" is {fault['input']!r}" if plain else ""
+        lines.append(f"{field}{shown}: {message}")
+    return lines

@@ -1,0 +1,223 @@
+"""What a run would take before anything is applied: GPUs, memory and cost of each stage, from sizes alone.
+
+The arithmetic is the trainer's own (`deepcoder_contracts.learner_memory`). No part of it was measured on a GPU: a plan
+that leaves a few GB is a start. Cost needs a price list, and a total needs the seconds of a step, which nothing but an
+earlier run can tell; without them the cost of an hour is all that is said.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deepcoder_client.errors import BadFile
+from deepcoder_client.manifests import RunManifest
+from deepcoder_client.prices import Price, per_gpu_hour
+from deepcoder_contracts.api.stage import Stage, WorkerGroup
+from deepcoder_contracts.fit import length_refusals, rank_refusals, tp_refusals
+from deepcoder_contracts.learner_memory import (
+    COLOCATED_SHARE,
+    GB,
+    MEMORY_SHARE,
+    checkpoint_bytes,
+    learner_memory,
+    sequences_at_once,
+)
+from deepcoder_contracts.model_shape import KNOWN, ModelShape, parameters, rope_entries
+from deepcoder_contracts.recipe import Recipe
+from deepcoder_contracts.sizing import pod_gpus, processes
+from deepcoder_contracts.stage import Placement, StageType
+from deepcoder_contracts.supported import model_refusals, stage_refusals
+
+GPU_GB = 80.0
+"""Memory of a GPU where none is named, in GB of 10^9 bytes."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a plan is told beside the file."""
+
+    gpu_gb: float = GPU_GB
+    prices: Sequence[Price] = ()
+    step_seconds: Mapping[str, float] | None = None
+    """Seconds of a step, by stage; `""` for every stage that is not named."""
+
+
+DEFAULTS = Given()
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage, reckoned."""
+
+    name: str
+    type: str
+    context_tokens: int
+    max_steps: int | None
+    gpus: int
+    """Of all its pods."""
+    engines: int
+    learners: int
+    learner_gb: float | None
+    """Memory of one learner at the worst moment; None where nothing is trained, or the model's sizes are not known."""
+    sequences: int | None
+    """Sequences of the longest length that an engine holds at once; None without GPUs, or sizes."""
+    per_hour: float | None
+    """What its GPUs cost an hour; None without a price for each."""
+    hours: float | None
+    cost: float | None
+    at_most: float | None
+    """What it costs until activeDeadlineSeconds ends it."""
+    problems: tuple[str, ...]
+    """Why it cannot work as it stands, and what to change."""
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A whole run."""
+
+    name: str
+    model: str
+    parameters: float | None
+    """None where the model's sizes are not known."""
+    checkpoint_gb: float | None
+    stages: tuple[StagePlan, ...]
+    notes: tuple[str, ...]
+    """What could not be reckoned, and what would make it."""
+
+    @property
+    def gpus(self) -> int:
+        """Most GPUs that it has at once: stages run one after the other."""
+        return max(stage.gpus for stage in self.stages)
+
+    @property
+    def cost(self) -> float | None:
+        """Of all stages; None unless each is known."""
+        costs = [stage.cost for stage in self.stages if stage.gpus]
+        return sum(cost for cost in costs if cost is not None) if costs and None not in costs else None
+
+    @property
+    def fits(self) -> bool:
+        """Whether nothing is known that keeps it from working."""
+        return not any(stage.problems for stage in self.stages)
+
+
+def read_model_config(path: str | Path) -> dict[str, Any]:
+    """A model's config.json, given by hand; raises `BadFile`."""
+    try:
+        config = json.loads(Path(path).read_bytes())
+        ModelShape.of(config)
+    except (OSError, ValueError, AttributeError) as error:
+        raise BadFile(f"{path}: {error}: give a model's complete config.json in Hugging Face layout") from None
+    return dict(config)
+
+
+def plan(manifest: RunManifest, given: Given = DEFAULTS, model_config: Mapping[str, Any] | None = None) -> RunPlan:
+    """Reckon a run; `model_config` is its model's config.json, unneeded for models of the published recipe."""
+    spec = manifest.spec
+    config = model_config or KNOWN.get(spec.model.uri)
+    notes = []
+    if config is None:
+        notes.append(
+            f"memory: the sizes of {spec.model.uri} are not known here, give its config.json with --model-config"
+        )
+    if not given.prices:
+        notes.append("cost: give a price list with --prices, or one price for all with --gpu-hour")
+    elif not given.step_seconds:
+        notes.append("total cost: say how long a step takes, as an earlier run's metrics tell, with --step-seconds")
+    if config is not None:
+        notes.append("memory is reckoned from sizes, not measured: memory_peak_bytes of the first step has the truth")
+    shape = ModelShape.of(config) if config else None
+    return RunPlan(
+        name=manifest.metadata.name,
+        model=spec.model.uri,
+        parameters=float(parameters(shape)) if shape else None,
+        checkpoint_gb=checkpoint_bytes(shape) / GB if shape else None,
+        stages=tuple(_stage(manifest, stage, given, config) for stage in spec.stages),
+        notes=tuple(notes),
+    )
+
+
+def _stage(manifest: RunManifest, stage: Stage, given: Given, config: Mapping[str, Any] | None) -> StagePlan:
+    recipe = stage.recipe.over(manifest.spec.recipe) if stage.recipe else manifest.spec.recipe
+    engines, learners = processes(stage, recipe.tensor_parallel)
+    groups = _groups(stage)
+    gpus = sum(group.replicas * pod_gpus(group.template.get("spec") or {}) for group in groups)
+    colocated = stage.placement is Placement.COLOCATED
+    problems = [r.message for r in stage_refusals(recipe, stage, f"stages[{stage.name}]")]
+    learner_gb = sequences = None
+    if config is not None:
+        shape = ModelShape.of(config)
+        problems += _misfits(stage, recipe, config, learners)
+        if stage.type is StageType.TRAIN:
+            memory = learner_memory(shape, recipe, learners, stage.context_tokens, colocated=colocated)
+            learner_gb = memory.total / GB
+        if gpus:
+            longest = max(stage.context_tokens, stage.evaluate.context_tokens or 0 if stage.evaluate else 0)
+            share = COLOCATED_SHARE if colocated else MEMORY_SHARE
+            sequences = sequences_at_once(shape, config, recipe, longest, given.gpu_gb * GB, share=share)
+            problems += _too_large(stage, learner_gb, sequences, longest, given.gpu_gb)
+    per_hour = _per_hour(groups, given.prices)
+    seconds = (given.step_seconds or {}).get(stage.name, (given.step_seconds or {}).get(""))
+    hours = stage.max_steps * seconds / 3600 if stage.max_steps and seconds is not None else None
+    deadline = stage.active_deadline_seconds
+    return StagePlan(
+        name=stage.name, type=stage.type.value, context_tokens=stage.context_tokens, max_steps=stage.max_steps,
+        gpus=gpus, engines=engines, learners=learners, learner_gb=learner_gb, sequences=sequences, per_hour=per_hour,
+        hours=hours, cost=None if hours is None or per_hour is None else hours * per_hour,
+        at_most=None if deadline is None or per_hour is None else deadline / 3600 * per_hour,
+        problems=tuple(dict.fromkeys(problems)),
+    )  # fmt: skip
+
+
+def _groups(stage: Stage) -> list[WorkerGroup]:
+    """Worker pods of an attempt, defaults filled in; the head has no GPU work."""
+    learners = stage.resources.learners or (WorkerGroup() if stage.type is StageType.TRAIN else None)
+    samplers = None if stage.placement is Placement.COLOCATED else stage.resources.samplers or WorkerGroup()
+    return [group for group in (samplers, learners) if group is not None]
+
+
+def _misfits(stage: Stage, recipe: Recipe, config: Mapping[str, Any], learners: int) -> Iterator[str]:
+    """What does not go together with the model."""
+    yield from (r.message for r in model_refusals(config))
+    shape, where = ModelShape.of(config), f"stages[{stage.name}]"
+    longest = [(stage.context_tokens, f"{where}.contextTokens")]
+    if stage.evaluate and stage.evaluate.context_tokens:
+        longest.append((stage.evaluate.context_tokens, f"{where}.evaluate.contextTokens"))
+    try:
+        scaled = {**config, **rope_entries(config, stage.rope)}
+        context, field = max(longest)
+        yield from (r.message for r in length_refusals(scaled, recipe, context, field))
+    except ValueError as error:
+        yield str(error)
+    yield from (r.message for r in tp_refusals(shape, recipe))
+    if stage.type is StageType.TRAIN:
+        yield from (r.message for r in rank_refusals(shape, recipe, learners))
+
+
+def _too_large(stage: Stage, learner_gb: float | None, sequences: int, longest: int, gpu_gb: float) -> Iterator[str]:
+    if learner_gb is not None and learner_gb > gpu_gb:
+        yield (
+            f"a learner of stages[{stage.name}] needs {learner_gb:.0f} GB of {gpu_gb:g}: give it more learners, or set "
+            "recipe.sequenceParallel or recipe.activationOffload; `deepcoder-trainer plan` finds the least change"
+        )
+    if not sequences:
+        yield (
+            f"no engine of stages[{stage.name}] holds a response of {longest} tokens: raise recipe.tensorParallel, or "
+            "use GPUs with more memory (--memory)"
+        )
+
+
+def _per_hour(groups: Sequence[WorkerGroup], prices: Sequence[Price]) -> float | None:
+    total = 0.0
+    for group in groups:
+        spec = group.template.get("spec") or {}
+        if gpus := group.replicas * pod_gpus(spec):
+            rate = per_gpu_hour(prices, spec.get("nodeSelector") or {})
+            if rate is None:
+                return None
+            total += gpus * rate
+    return total if prices else None

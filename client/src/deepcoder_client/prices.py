@@ -1,0 +1,49 @@
+"""A price list for GPUs, in the form that the chart's values have: `prices: [{nodeSelector: {…}, perGpuHour: 2.5}]`.
+
+The first entry whose node selector a pod has counts, as the operator counts for `status.usage.estimatedCost`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import Field, TypeAdapter, ValidationError
+
+from deepcoder_client.errors import BadFile
+from deepcoder_contracts.api.base import Spec
+
+
+class Price(Spec):
+    """What a GPU costs on pods with a node selector."""
+
+    per_gpu_hour: Annotated[float, Field(ge=0)]
+    """Price of one GPU for an hour."""
+
+    node_selector: dict[str, str] = {}
+    """Matches pods whose nodeSelector has all of these; empty matches every pod."""
+
+
+def read_prices(path: str | Path) -> list[Price]:
+    """A list of prices, alone or under `prices` as in the chart's values; raises `BadFile`."""
+    try:
+        document = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BadFile(f"{path} cannot be read: {error}") from error
+    entries = document.get("prices") if isinstance(document, dict) else document
+    try:
+        return TypeAdapter(list[Price]).validate_python(entries)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in ("prices", *first["loc"]))
+        raise BadFile(f"{path}: {field}: {first['msg']}; write prices: [{{perGpuHour: 2.5}}]") from None
+
+
+def per_gpu_hour(prices: Sequence[Price], node_selector: Mapping[str, str]) -> float | None:
+    """What one GPU of a pod costs an hour; None without a price for it."""
+    for price in prices:
+        if all(node_selector.get(key) == value for key, value in price.node_selector.items()):
+            return price.per_gpu_hour
+    return None

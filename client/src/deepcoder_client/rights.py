@@ -1,0 +1,52 @@
+"""Permissions in words: what is missing, and which ClusterRole grants it.
+
+The chart's roles are known by their suffix, since a release's name begins theirs; they are part of Kubernetes' own
+`view` and `edit`, which is what an administrator usually binds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deepcoder_contracts.api.base import GROUP
+
+READS = frozenset({"get", "list", "watch"})
+
+
+@dataclass(frozen=True)
+class Right:
+    """One verb on one resource."""
+
+    verb: str
+    resource: str
+    """As rules of RBAC name it: `deepcoderruns`, `pods/log`."""
+
+    group: str = ""
+    """API group; empty for the core's."""
+
+    namespace: str | None = None
+    """None for all namespaces."""
+
+    @property
+    def qualified(self) -> str:
+        """`deepcoderruns.deepcoder.dev`, as kubectl auth can-i takes it."""
+        name, slash, below = self.resource.partition("/")
+        return (f"{name}.{self.group}" if self.group else name) + slash + below
+
+    @property
+    def role(self) -> str:
+        """Which role would grant it."""
+        if self.group == GROUP:
+            role = "view" if self.verb in READS else "edit"
+            return f"the chart's ClusterRole <release>-deepcoder-operator-{role}, which Kubernetes' own {role} includes"
+        if self.group == "ray.io":
+            return "KubeRay's ClusterRole rayjob-viewer-role"
+        if self.resource == "secrets":
+            return "Kubernetes' own role edit, or a Role for this Secret alone"
+        return "Kubernetes' own role view" if self.verb in READS else "Kubernetes' own role edit"
+
+    def sentence(self) -> str:
+        """What a user reads."""
+        where = f"in namespace {self.namespace}" if self.namespace else "in all namespaces"
+        binding = "a RoleBinding there" if self.namespace else "a ClusterRoleBinding"
+        return f"you lack the permission to {self.verb} {self.qualified} {where}: ask for {binding} to {self.role}"

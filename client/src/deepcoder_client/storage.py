@@ -1,0 +1,185 @@
+"""A bucket, read with the user's own credentials or with those of the run's Secret, whichever there are.
+
+In this order: what the environment names (AWS_ACCESS_KEY_ID, AWS_PROFILE, a web identity), the Secret that
+`checkpoint.s3.credentialsSecretRef` names where the user may read it, then whatever boto3 finds. Nothing here writes.
+Each request has a deadline and boto3's bounded retries; what is left is raised as `StorageError` with the mend.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, SSLError
+
+from deepcoder_client.connection import SECRETS, Connection
+from deepcoder_client.errors import Forbidden, NotFound, StorageError
+from deepcoder_contracts.api.run_spec import S3
+from deepcoder_contracts.chain import Missing
+
+_CONNECT_SECONDS, _READ_SECONDS, _ATTEMPTS = 5, 30, 3
+_PIECE_BYTES = 1 << 20
+_OWN = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_FULL_URI")
+_REFUSED = {
+    *("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "403"),
+    *("AuthorizationHeaderMalformed", "Forbidden"),
+}
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """Keys, and where they are from; without keys boto3 looks for some itself."""
+
+    source: str
+    access_key: str | None = None
+    secret_key: str | None = field(default=None, repr=False)
+    session_token: str | None = field(default=None, repr=False)
+    ca: str | None = field(default=None, repr=False)
+    hint: str = ""
+    """Why they are not better ones, for the message of a refusal."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An object as storage tells it."""
+
+    key: str
+    size: int
+    modified: datetime
+    checksum: str | None = None
+
+
+def credentials(connection: Connection, namespace: str, s3: S3) -> Credentials:
+    """The user's own, or the run's; see above."""
+    if named := next((name for name in _OWN if os.environ.get(name)), None):
+        return Credentials(f"your own credentials ({named})")
+    reference = s3.credentials_secret_ref
+    if reference is None:
+        return Credentials("your own credentials")
+    try:
+        secret = connection.get(SECRETS, namespace, reference.name)
+    except Forbidden as error:
+        hint = f"; the run's own are in Secret {reference.name}, but {error}"
+        return Credentials("your own credentials", hint=hint)
+    except NotFound:
+        return Credentials("your own credentials", hint=f"; the run's Secret {reference.name} is not there")
+    try:
+        data = {k: base64.b64decode(v, validate=True).decode().strip() for k, v in (secret.get("data") or {}).items()}
+        access, key = data["AWS_ACCESS_KEY_ID"], data["AWS_SECRET_ACCESS_KEY"]
+    except (KeyError, binascii.Error, UnicodeDecodeError) as error:
+        raise StorageError(f"Secret {reference.name} of {namespace} holds no usable keys: {error}") from error
+    return Credentials(
+        f"Secret {reference.name}", access, key, data.get("AWS_SESSION_TOKEN") or None, data.get("ca.crt") or None
+    )
+
+
+class Bucket:
+    """A bucket, for reading: what `deepcoder_contracts.chain` asks of one, and files."""
+
+    def __init__(self, s3: S3, access: Credentials, endpoint: str | None = None) -> None:
+        """`endpoint` in place of the run's, where this machine reaches the server by another name."""
+        self.name = s3.bucket
+        self._access = access
+        self._server = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or s3.endpoint
+        self._files = tempfile.TemporaryDirectory(prefix="deepcoder-client-")
+        verify: str | None = None
+        if access.ca:
+            bundle = Path(self._files.name) / "ca.crt"
+            bundle.write_text(access.ca)
+            verify = str(bundle)
+        with self._translated(""):
+            try:
+                self._client: Any = boto3.session.Session().client(
+                    "s3", endpoint_url=self._server, region_name=s3.region or os.environ.get("AWS_REGION", "us-east-1"),
+                    aws_access_key_id=access.access_key, aws_secret_access_key=access.secret_key,
+                    aws_session_token=access.session_token, verify=verify,
+                    config=Config(
+                        connect_timeout=_CONNECT_SECONDS, read_timeout=_READ_SECONDS,
+                        retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
+                        s3={"addressing_style": "path" if self._server else "auto"},
+                    ),
+                )  # fmt: skip
+            except ValueError as error:
+                raise StorageError(f"{self._server} is no URL of an S3 server: {error}") from error
+
+    def get(self, key: str) -> tuple[bytes, datetime]:
+        """Content, and when it was stored; raises `Missing`."""
+        with self._translated(key):
+            answer = self._client.get_object(Bucket=self.name, Key=key)
+            with closing(answer["Body"]) as body:
+                return body.read(), answer["LastModified"]
+
+    def head(self, key: str) -> Stored:
+        """Size and checksum; raises `Missing`."""
+        with self._translated(key):
+            a = self._client.head_object(Bucket=self.name, Key=key, ChecksumMode="ENABLED")
+            return Stored(key, a["ContentLength"], a["LastModified"], a.get("ChecksumSHA256"))
+
+    def sha256(self, key: str) -> str:
+        """Hash of an object of any size, read in pieces; raises `Missing`."""
+        found = hashlib.sha256()
+        with self._translated(key), closing(self._client.get_object(Bucket=self.name, Key=key)["Body"]) as body:
+            for piece in body.iter_chunks(_PIECE_BYTES):
+                found.update(piece)
+        return found.hexdigest()
+
+    def objects(self, prefix: str) -> list[Stored]:
+        """Everything below a prefix."""
+        with self._translated(prefix):
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
+            return [Stored(o["Key"], o["Size"], o["LastModified"]) for page in pages for o in page.get("Contents", [])]
+
+    def folders(self, prefix: str) -> list[str]:
+        """Names of the folders right below a prefix that ends in a slash."""
+        with self._translated(prefix):
+            asked = {"Bucket": self.name, "Prefix": prefix, "Delimiter": "/"}
+            pages = self._client.get_paginator("list_objects_v2").paginate(**asked)
+            found = [p["Prefix"] for page in pages for p in page.get("CommonPrefixes", [])]
+            return [name.rstrip("/").rsplit("/", 1)[-1] for name in found]
+
+    @contextmanager
+    def _translated(self, key: str) -> Iterator[None]:
+        """Turn boto3's errors into ours."""
+        where, server, access = f"s3://{self.name}/{key}", self._server or "AWS", self._access
+        try:
+            yield
+        except ClientError as error:
+            told = error.response.get("Error", {})
+            code = told.get("Code", "")
+            if code in ("NoSuchKey", "NotFound", "404"):
+                raise Missing(where) from error
+            if code == "NoSuchBucket":
+                raise StorageError(
+                    f"{server} has no bucket {self.name}: is this the server of the run? See --endpoint"
+                ) from error
+            if code in _REFUSED:
+                raise StorageError(
+                    f"{server} refuses {access.source} for {where} ({code}): use others, by AWS_ACCESS_KEY_ID and "
+                    f"AWS_SECRET_ACCESS_KEY or AWS_PROFILE{access.hint}"
+                ) from error
+            raise StorageError(f"{where} at {server}: {code}: {told.get('Message', '')}") from error
+        except NoCredentialsError as error:
+            raise StorageError(
+                f"no credentials for {where}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+                f"AWS_PROFILE{access.hint}"
+            ) from error
+        except SSLError as error:
+            raise StorageError(
+                f"the certificate of {server} is not trusted: name its authority in AWS_CA_BUNDLE"
+            ) from error
+        except BotoCoreError as error:
+            raise StorageError(
+                f"{server} cannot be reached from here ({type(error).__name__}): where it has another address outside "
+                "the cluster, give that with --endpoint or AWS_ENDPOINT_URL_S3"
+            ) from error
