@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import ray
 
+from deepcoder_contracts.stage import StageResources
 from deepcoder_trainer import cluster
 from deepcoder_trainer.cluster import OBJECT_STORE_BYTES, object_store_bytes
 from deepcoder_trainer.errors import BadConfig
@@ -39,3 +44,65 @@ def test_too_little_shared_memory_is_refused_with_how_much_is_needed(free: Simpl
         object_store_bytes(3.6e9)
     assert refused.value.field == "model.uri"
     assert object_store_bytes(1e6) < free.free, "a small model does with little"
+
+
+SLOW = "The current node timed out during startup. This could happen because some of the raylet failed to startup"
+
+
+class Starts:
+    """`ray.init` on a machine that is too busy for so many of them; daemons stay behind, with a child of their own."""
+
+    def __init__(self, too_busy: int, words: str = SLOW) -> None:
+        self.too_busy, self.words = too_busy, words
+        self.daemons: list[subprocess.Popen[bytes]] = []
+
+    def __call__(self, **settings: Any) -> None:
+        assert settings["address"] == "local"
+        self.daemons.append(subprocess.Popen(["sh", "-c", "sleep 600 & wait"]))
+        if len(self.daemons) <= self.too_busy:
+            while not list(cluster._children(self.daemons[-1].pid)):
+                time.sleep(0.01)
+            raise Exception(self.words)
+
+    @property
+    def living(self) -> list[bool]:
+        return [daemon.poll() is None for daemon in self.daemons]
+
+    def end(self) -> None:
+        for daemon in self.daemons:
+            cluster._end(cluster._descendants() & {daemon.pid, *cluster._children(daemon.pid)})
+            daemon.wait(10)
+
+
+@pytest.fixture
+def starts(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Any:
+    made = Starts(*request.param)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", made)
+    yield made
+    made.end()
+
+
+@pytest.mark.parametrize("starts", [(2,)], indirect=True)
+def test_a_start_that_the_machine_was_too_busy_for_is_tried_again_and_leaves_no_daemons(starts: Starts) -> None:
+    before = cluster._descendants()
+    others = subprocess.Popen(["sleep", "600"])
+    try:
+        cluster.connect_ray(StageResources(), 1e6)
+        for daemon in starts.daemons[:2]:
+            daemon.wait(10)
+        assert starts.living == [False, False, True]
+        assert others.poll() is None, "what this process had started before goes on"
+        left = cluster._descendants() - before
+        assert left == {others.pid, starts.daemons[2].pid, *cluster._children(starts.daemons[2].pid)}
+    finally:
+        others.kill()
+        others.wait(10)
+
+
+@pytest.mark.parametrize("starts", [(9,), (9, "no space left on device")], indirect=True)
+def test_it_is_tried_a_few_times_and_only_for_want_of_time(starts: Starts) -> None:
+    with pytest.raises(Exception, match=starts.words[:20]):
+        cluster.connect_ray(StageResources(), 1e6)
+    assert len(starts.daemons) == (cluster.STARTS if starts.words == SLOW else 1)

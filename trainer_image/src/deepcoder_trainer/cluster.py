@@ -1,8 +1,9 @@
 """Ray: the cluster we run in, or one of our own on this machine.
 
 In a RayJob the driver finds its cluster by RAY_ADDRESS. By hand a small one is started, without dashboard, with an
-object store for the model's weights; it ends with the driver. A machine whose shared memory does not hold them is
-refused: Ray would move them by way of the disk, at each step.
+object store for the model's weights; it ends with the driver. A start that the machine was too busy for is tried again,
+a few times. A machine whose shared memory does not hold the weights is refused: Ray would move them by way of the disk,
+at each step.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import logging
 import math
 import os
 import shutil
+import signal
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,9 @@ OBJECT_STORE_BYTES = 512 << 20
 """Object store of a cluster of our own for a small model: several sets of its weights, and all its batches."""
 WEIGHT_SETS = 2.5
 """Sets of weights that it holds: those that samplers load, those that come next, and batches."""
+STARTS = 3
+"""Tries to start a cluster of our own: Ray gives up after 30 s, which no setting of its changes."""
+_TOO_SLOW = "timed out during startup"
 LEAST_SETS = 1.25
 """Without the next ones."""
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  where Ray keeps it
@@ -119,12 +125,44 @@ def connect_ray(resources: StageResources, weights: float) -> None:
         ray.init(address="auto", log_to_driver=True, logging_level=logging.ERROR)
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(
-        address="local",
-        num_cpus=os.cpu_count(),
-        resources={"sampler": float(resources.samplers), "learner": float(max(1, resources.learners))},
-        object_store_memory=object_store_bytes(weights),
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    store = object_store_bytes(weights)
+    for left in reversed(range(STARTS)):
+        before = _descendants()
+        try:
+            ray.init(
+                address="local",
+                num_cpus=os.cpu_count(),
+                resources={"sampler": float(resources.samplers), "learner": float(max(1, resources.learners))},
+                object_store_memory=store,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+            return
+        except Exception as error:
+            if _TOO_SLOW not in str(error) or not left:
+                raise
+            log.warning("Ray's daemons were not up in the 30 s that Ray gives them, as on a busy machine: once more")
+            _end(_descendants() - before)
+
+
+def _descendants() -> set[int]:
+    """Processes that come from this one."""
+    found, parents = set(), {os.getpid()}
+    while parents:
+        parents = {child for parent in parents for child in _children(parent)} - found
+        found |= parents
+    return found
+
+
+def _children(process: int) -> Iterable[int]:
+    with suppress(OSError):  # it has just ended
+        for thread in Path(f"/proc/{process}/task").iterdir():
+            yield from map(int, (thread / "children").read_text().split())
+
+
+def _end(processes: Iterable[int]) -> None:
+    """Those of a start that failed: Ray leaves them until this process ends, and they would take CPU time."""
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
