@@ -147,6 +147,11 @@ class RealRun:
         assert self._in_a_row <= MOST_TRIES, words
         return self.start()
 
+    @property
+    def left(self) -> list[str]:
+        """Folders of its processes that are still there."""
+        return sorted(path.name for kind in ("judge", "model") for path in self._scratch.glob(f"deepcoder-{kind}-*"))
+
     def words(self) -> str:
         """The end of its log."""
         return self.log.read_text()[-4000:]

@@ -143,6 +143,7 @@ def kill_again_and_again(
             committed = max((p.parent.name for p in stage.glob("step-*/MANIFEST.json")), default="nothing")
             print(f"kill {number}: {doing_now} (meant: {point}), newest checkpoint {committed}", flush=True)
         killed.finish(killed.start())
+        assert killed.left == [], "what killed attempts had left is removed"
         whole.finish(undisturbed)
         assert_the_same(killed, stage, whole, reference)
         claims = sorted(int(path.parent.name) for path in stage.glob("attempts/*/claim.json"))

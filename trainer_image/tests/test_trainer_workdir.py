@@ -19,6 +19,23 @@ folder = Workdir()
 print(folder.path, flush=True)
 time.sleep(60)
 """
+JUDGE = """
+import time
+from deepcoder_trainer.judge.local import LocalJudge
+judge = LocalJudge(1)
+while not judge.socket.exists():
+    time.sleep(0.05)
+print(judge.socket.parent, flush=True)
+time.sleep(60)
+"""
+SAMPLER = """
+import time
+from deepcoder_trainer.sampler.actor import SamplerActor
+from deepcoder_trainer.sampler.settings import EngineSettings
+sampler = SamplerActor({"config.json": b"{}"}, EngineSettings("float32", 8, 1, 8, 1 << 20))
+print(sampler._folder.path, flush=True)
+time.sleep(60)
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +62,23 @@ def test_what_a_killed_attempt_leaves_is_removed_by_the_next_and_what_a_live_one
     for each in (beside, last):
         each.remove()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("program", "holds"), [(JUDGE, "judge.sock"), (SAMPLER, "config.json")])
+def test_what_judges_and_samplers_of_a_killed_run_leave_is_removed_by_the_next(
+    tmp_path: Path, program: str, holds: str
+) -> None:
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            folder = Path(process.stdout.readline().strip())
+            Workdir().remove()
+            assert (folder / holds).exists(), "it lives"
+        finally:
+            process.kill()
+    assert folder.exists()
+    Workdir().remove()
+    assert not folder.exists()
 
 
 def test_a_folder_that_no_attempt_made_stays(tmp_path: Path) -> None:

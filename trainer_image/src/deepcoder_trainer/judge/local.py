@@ -14,7 +14,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections import deque
 from pathlib import Path
@@ -22,6 +21,7 @@ from pathlib import Path
 import aiohttp
 
 from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.workdir import Workdir
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +48,8 @@ class LocalJudge:
     """The child process and its socket."""
 
     def __init__(self, workers: int | None = None) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="deepcoder-judge-")
-        self.socket = Path(self._folder.name) / "judge.sock"
+        self._folder = Workdir("judge")
+        self.socket = self._folder.path / "judge.sock"
         self._workers = workers or os.cpu_count() or 1
         self._child = self._spawn()
         self._ended: deque[float] = deque(maxlen=RESTARTS + 1)
@@ -61,7 +61,7 @@ class LocalJudge:
             env={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=(Path(self._folder.name) / "log").open("ab"),
+            stderr=(self._folder.path / "log").open("ab"),
             start_new_session=True,  # Ctrl-C is the trainer's alone: it still needs verdicts to drain
         )
 
@@ -113,11 +113,11 @@ class LocalJudge:
         except subprocess.TimeoutExpired:
             self._child.kill()
             self._child.wait(STOP_SECONDS)
-        self._folder.cleanup()
+        self._folder.remove()
 
     def _last_words(self) -> str:
         try:
-            with (Path(self._folder.name) / "log").open("rb") as log_file:
+            with (self._folder.path / "log").open("rb") as log_file:
                 log_file.seek(max(0, os.fstat(log_file.fileno()).st_size - _WORDS))
                 return log_file.read().decode(errors="replace").strip()
         except OSError:

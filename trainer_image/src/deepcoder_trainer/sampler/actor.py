@@ -8,10 +8,8 @@ it is loaded. Weights are fetched from the object store on the sampler's node, o
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import time
 from collections.abc import Awaitable, Mapping
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -23,6 +21,7 @@ from deepcoder_trainer.sampler.errors import WeightsLost
 from deepcoder_trainer.sampler.settings import EngineSettings
 from deepcoder_trainer.sampler.waves import Waves
 from deepcoder_trainer.types import Generation, GenerationRequest, WeightRefs
+from deepcoder_trainer.workdir import Workdir
 
 FETCH_SECONDS = 300.0
 """Longest time one chunk of weights may take to arrive from the learner's node."""
@@ -32,9 +31,9 @@ class SamplerActor:
     """Runs in the sampler's process; all methods are coroutines on one event loop."""
 
     def __init__(self, files: Mapping[str, bytes], settings: EngineSettings) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="deepcoder-model-")
+        self._folder = Workdir("model")
         for name, content in files.items():
-            (Path(self._folder.name) / name).write_bytes(content)
+            (self._folder.path / name).write_bytes(content)
         self._settings = settings
         self._engine: engines.Engine | None = None
         self._version: int | None = None
@@ -45,7 +44,7 @@ class SamplerActor:
     async def start(self) -> float:
         """Start the engine; returns the seconds it took."""
         began = time.monotonic()
-        self._engine = await engines.start_engine(self._folder.name, self._settings)
+        self._engine = await engines.start_engine(str(self._folder.path), self._settings)
         return time.monotonic() - began
 
     async def generate(self, request: GenerationRequest) -> Generation:
@@ -96,7 +95,7 @@ class SamplerActor:
         """End the engine."""
         if self._engine is not None:
             await self._engine.close()
-        self._folder.cleanup()
+        self._folder.remove()
 
     @property
     def _live(self) -> engines.Engine:
