@@ -140,6 +140,21 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights(
     assert all(v.dtype is torch.bfloat16 for _, v in learner.weights())
 
 
+def test_a_model_stored_in_bfloat16_is_trained_in_float32(
+    make_recipe: Callable, make_batch: Callable, make_learner: Callable, tiny_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    AutoModelForCausalLM.from_pretrained(tiny_model()).to(torch.bfloat16).save_pretrained(tmp_path)
+    learner = make_learner(make_recipe(learning_rate=1e-6), model=tmp_path).rank
+    before = {n: v.clone() for n, v in learner.weights()}
+    [plan] = plan_batch(make_batch(), make_recipe(), 64, 1)
+    learner.train(plan)
+    assert {value.dtype for value in learner._state(optimizer=True).values()} == {torch.float32}
+    moved = [n for n, v in learner.weights() if not torch.equal(before[n], v)]
+    assert len(moved) > len(before) / 2, "steps of 1e-6 are less than bfloat16 can tell"
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

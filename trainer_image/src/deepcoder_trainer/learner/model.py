@@ -43,7 +43,8 @@ class PolicyModel(nn.Module):
         self.config = config
         self.sequence_group: ProcessGroup | None = None
         """The ranks that hold a slice of each row of tokens; None where this one holds all of it."""
-        self.model = AutoModel.from_config(config, attn_implementation=NAME)
+        # Not in the dtype that config.json says it is stored in: a step of 1e-6 is less than bfloat16 can tell.
+        self.model = AutoModel.from_config(config, attn_implementation=NAME, dtype=torch.float32)
         tied = config.tie_word_embeddings
         self.lm_head = None if tied else nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
