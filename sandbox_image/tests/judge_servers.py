@@ -21,6 +21,8 @@ from typing import Any
 
 import aiohttp
 
+from deepcoder_contracts.judge import RUN_HEADER
+
 TOKEN = "a-token-for-these-servers-only"
 COMMAND = [sys.executable, "-m", "deepcoder_sandbox"]
 START_S = 60.0
@@ -67,12 +69,12 @@ class Server:
             return aiohttp.UnixConnector(str(self._socket), limit=0)
         return aiohttp.TCPConnector(limit=0)
 
-    def session(self) -> aiohttp.ClientSession:
-        """A client that shows the token."""
+    def session(self, run: str = "") -> aiohttp.ClientSession:
+        """A client that shows the token, of a run if one is named."""
         return aiohttp.ClientSession(
             self.base_url,
             connector=self.connector(),
-            headers={"Authorization": f"Bearer {TOKEN}"},
+            headers={"Authorization": f"Bearer {TOKEN}"} | ({RUN_HEADER: run} if run else {}),
             timeout=aiohttp.ClientTimeout(total=None),
         )
 
@@ -133,8 +135,8 @@ def kill(pid: int) -> None:
 class PatientClients:
     """Has submissions judged, each until it has a verdict; counts what came between."""
 
-    def __init__(self, server: Server, deadline_s: float) -> None:
-        self._server = server
+    def __init__(self, server: Server, deadline_s: float, run: str = "") -> None:
+        self._server, self._run = server, run
         self._until = time.monotonic() + deadline_s
         self.met: Counter[str] = Counter()
         """429, 503, lost, error: answers that are no verdict; verdicts."""
@@ -144,7 +146,7 @@ class PatientClients:
     ) -> list[dict[str, Any]]:
         """Send all at once, or so many; return the answers in order. `as_it_is`: text in UTF-8, not escaped."""
         gate = asyncio.Semaphore(at_once or len(bodies))
-        async with self._server.session() as session:
+        async with self._server.session(self._run) as session:
 
             async def judge(body: dict[str, Any]) -> dict[str, Any]:
                 async with gate:

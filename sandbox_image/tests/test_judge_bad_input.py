@@ -238,15 +238,15 @@ async def test_single_submission_larger_than_the_room_is_judged_alone(session):
 
 async def test_same_id_twice_at_once_is_held_once(served):
     judge, session, _ = served
-    text = "x" * (3 * MIB)
-    body = json.dumps({**BODY, "id": "same", "code": SLOW, "tests": [{"input": text, "output": str(3 * MIB)}]})
+    text = "x" * (3 * MIB // 2)
+    body = json.dumps({**BODY, "id": "same", "code": SLOW, "tests": [{"input": text, "output": str(3 * MIB // 2)}]})
     first = asyncio.ensure_future(post(session, body))
     async with asyncio.timeout(20):
         while not judge.pool.busy:
             await asyncio.sleep(0.01)
     again = asyncio.ensure_future(post(session, body))
     await asyncio.sleep(0.2)
-    assert judge.room.held < 4 * MIB
+    assert judge.room.held < 2 * MIB
     texts = sum(isinstance(each, TestCase) and len(each.input) == len(text) for each in gc.get_objects())
     assert texts == 1  # whoever asks again waits without them
     assert (await again)[1] == (await first)[1]
@@ -343,3 +343,26 @@ async def test_defect_of_ours_is_a_problem_too_and_is_logged(session, monkeypatc
     refused = await problem(session, 500, json.dumps({**BODY, "id": "defect"}))
     assert "RuntimeError" in refused.error
     assert "a request failed" in caplog.text
+
+
+def test_run_leaves_others_as_much_room_as_it_holds_beyond_its_first_request():
+    room = Room(100)
+    flood = [Share(room, "flood") for _ in range(3)]
+    flood[0].resize(30)
+    flood[1].resize(20)
+    with pytest.raises(NoRoom):
+        flood[2].resize(1)
+    assert room.held_by("flood") == 50
+    large, small = Share(room, "new"), Share(room, "new")
+    large.resize(45)  # the first of its run: whatever is free
+    with pytest.raises(NoRoom):
+        small.resize(1)
+    flood[0].release()
+    with pytest.raises(NoRoom):
+        flood[2].resize(20)
+    flood[2].resize(5)
+    for share in (*flood, large, small):
+        share.release()
+    flood[0].resize(500)  # alone, and in memory already
+    flood[0].release()
+    assert (room.held, room.held_by("flood"), room.held_by("new")) == (0, 0, 0)

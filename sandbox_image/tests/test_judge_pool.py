@@ -9,7 +9,7 @@ import pytest
 from deepcoder_contracts.judge import JudgeResponse, TestVerdict, Verdict
 from deepcoder_sandbox import pool as pools
 from deepcoder_sandbox.observer import Observer, Phase
-from deepcoder_sandbox.pool import Draining, Overdue, Pool
+from deepcoder_sandbox.pool import Draining, Overdue, Pool, QueueFull
 from deepcoder_sandbox.submission import Submission
 from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteFailed
 
@@ -331,4 +331,46 @@ def test_hint_when_to_come_back_follows_what_judging_takes_from_the_first_submis
     assert pool.retry_after_s() == 1
     slots[0].may_go_on.set()
     assert all(answer.result(20).passed for answer in held)
+    assert pool.close(10) is True
+
+
+def test_flood_of_one_run_delays_another_by_no_more_than_what_is_under_way(slots, asked):
+    pool = Pool(ZygoteConfig(), 1, "w", max_queued=100)
+    neighbour = held(pool, slots, asked)
+    flood = [pool.submit(asked(f"flood {number}"), run="a") for number in range(50)]
+    others = [pool.submit(asked(f"other {number}"), run="b") for number in range(2)]
+    slots[0].may_go_on.set()
+    assert all(answer.result(20).passed for answer in (neighbour, *flood, *others))
+    assert {slots[0].judged.index(f"other {number}") for number in range(2)} <= {1, 2, 3, 4}
+    assert pool.close(10) is True
+
+
+def test_run_that_fills_the_queue_makes_room_for_another_and_is_told_to_come_again(slots, asked):
+    pool = Pool(ZygoteConfig(), 1, "w", max_queued=4)
+    neighbour = held(pool, slots, asked)
+    flood = [pool.submit(asked(f"flood {number}"), run="a") for number in range(4)]
+    with pytest.raises(QueueFull, match="try again in 1 s"):
+        pool.submit(asked("one too many"), run="a")
+    other = pool.submit(asked("other"), run="b")
+    with pytest.raises(QueueFull, match="try again in 1 s"):
+        flood[-1].result(0)
+    assert pool.queued == 4
+    slots[0].may_go_on.set()
+    assert all(answer.result(20).passed for answer in (neighbour, *flood[:-1], other))
+    assert pool.submit(asked("flood 3"), run="a").result(20).passed
+    assert pool.close(10) is True
+
+
+def test_oldest_wait_is_that_of_what_waits_and_not_of_what_is_judged(slots, asked):
+    pool = Pool(ZygoteConfig(), 1, "w", max_queued=10)
+    assert pool.oldest_wait_s == 0
+    held(pool, slots, asked)
+    time.sleep(0.05)
+    assert pool.oldest_wait_s == 0
+    waits = [pool.submit(asked(name), run=name) for name in ("a", "b")]
+    time.sleep(0.05)
+    assert 0.05 <= pool.oldest_wait_s < 20
+    slots[0].may_go_on.set()
+    assert all(answer.result(20).passed for answer in waits)
+    assert pool.oldest_wait_s == 0
     assert pool.close(10) is True

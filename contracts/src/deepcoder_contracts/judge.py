@@ -204,6 +204,9 @@ class Capacity(JudgeMessage):
     queued: int = Field(ge=0)
     """Submissions waiting for a slot."""
 
+    oldest_wait_s: float = Field(default=0.0, ge=0)
+    """Seconds for which the oldest of them has waited."""
+
     tier: Tier
     """Confinement in force."""
 

@@ -1,8 +1,9 @@
-"""A pool of slots behind one bounded queue: a thread a slot, first come, first served.
+"""A pool of slots behind one bounded queue: a thread a slot, runs served in turn (`deepcoder_sandbox.fair_queue`).
 
-Full means full: `submit` refuses at once with a hint when to come back, instead of letting the queue grow. Draining
-refuses new work, finishes what was accepted and then ends every zygote; what is not finished in time is given back
-unjudged, so that nobody waits for an answer that never comes.
+Full means full: `submit` refuses at once with a hint when to come back, instead of letting the queue grow. A run that
+has filled it keeps no other out: what came last of it makes room, and is told to come back too. Draining refuses new
+work, finishes what was accepted and then ends every zygote; what is not finished in time is given back unjudged, so
+that nobody waits for an answer that never comes.
 
 A client's deadline that passes for want of a free slot is no failure of the judge, and says nothing about the program:
 such a submission is given back unjudged (`Overdue`), to be asked for again. Only judging that took longer than it may,
@@ -19,12 +20,12 @@ import contextlib
 import logging
 import threading
 import time
-from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from deepcoder_contracts.judge import JudgeResponse
 from deepcoder_sandbox import limits
+from deepcoder_sandbox.fair_queue import FairQueue, Full
 from deepcoder_sandbox.observer import Observer, Phase
 from deepcoder_sandbox.slot import RECYCLE_AFTER_RUNS, Slot
 from deepcoder_sandbox.submission import Submission
@@ -61,12 +62,15 @@ class Overdue(Exception):
 @dataclass(eq=False)
 class _Work:
     submission: Submission
+    run: str
     deadline: float | None
     """The client's, counted from its arrival; None: it counts from when judging begins, or there is none."""
     queued_at: float
     waits: bool
     """Whether no slot was free when it came."""
     answer: Future[JudgeResponse] = field(default_factory=Future)
+    began: float = 0.0
+    """When a slot took it."""
     tried: int = 0
     """Slots that have failed on it."""
 
@@ -85,10 +89,9 @@ class Pool:
     ) -> None:
         self.slots = slots
         self._observer = observer or Observer()
-        self._max_queued = max_queued
         self._changed = threading.Condition()
         """Guards all that follows; told when there is work, or somebody leaves."""
-        self._waiting: deque[_Work] = deque()
+        self._waiting: FairQueue[_Work] = FairQueue(max_queued)
         self._under_way: set[_Work] = set()
         self._draining = False
         self._mean_s = 0.0
@@ -113,6 +116,13 @@ class Pool:
         return len(self._waiting)
 
     @property
+    def oldest_wait_s(self) -> float:
+        """Seconds for which the submission that has waited longest has waited; 0 where none does."""
+        with self._changed:
+            since = min((work.queued_at for work in self._waiting.heads()), default=None)
+        return 0.0 if since is None else time.monotonic() - since
+
+    @property
     def draining(self) -> bool:
         """Whether new work is refused."""
         return self._draining
@@ -131,27 +141,30 @@ class Pool:
         """Slots that can judge, as far as is known."""
         return sum(slot.failed_starts < _FAILED_STARTS for slot in self._slots)
 
-    def submit(self, submission: Submission, queue_counts: bool = True) -> Future[JudgeResponse]:
-        """Queue a submission. Raises QueueFull or Draining.
+    def submit(self, submission: Submission, queue_counts: bool = True, run: str = "") -> Future[JudgeResponse]:
+        """Queue a submission of a run. Raises QueueFull or Draining.
 
         `queue_counts` False is for whoever reads ahead of the judging: a deadline counts from when judging begins.
 
-        The future fails with Draining where the pool is closed before it was judged, and with Overdue; whatever a
-        program or the judge does is an answer. Cancelling it takes it out of the queue; once it is judged it cannot be
-        cancelled.
+        The future fails with Draining where the pool is closed before it was judged, with QueueFull where it has to
+        make room for another run, and with Overdue; whatever a program or the judge does is an answer. Cancelling it
+        takes it out of the queue; once it is judged it cannot be cancelled.
         """
         now = time.monotonic()
         asked_s = submission.request.deadline_s
         deadline = now + asked_s if asked_s is not None and queue_counts else None
         with self._changed:
             waits = len(self._under_way) + len(self._waiting) >= self.working_slots
-            work = _Work(submission, deadline, now, waits)
+            work = _Work(submission, run, deadline, now, waits)
             if self._draining:
                 raise Draining("the judge is draining: send this to another")
-            if len(self._waiting) >= self._max_queued:
-                raise QueueFull(self.retry_after_s())
-            self._waiting.append(work)
+            try:
+                displaced = self._waiting.add(run, work, now)
+            except Full:
+                raise QueueFull(self.retry_after_s()) from None
             self._changed.notify_all()  # one alone might wake a slot that leaves the work to others
+        if displaced is not None:
+            _fail(displaced, QueueFull(self.retry_after_s()))
         return work.answer
 
     def give_back_overdue(self, answer: Future[JudgeResponse]) -> None:
@@ -160,7 +173,7 @@ class Pool:
             work = next((work for work in self._waiting if work.answer is answer), None)
             if work is None:
                 return
-            self._waiting.remove(work)
+            self._waiting.remove(work.run, work)
         _fail(work, Overdue())
 
     def retry_after_s(self) -> int:
@@ -172,8 +185,11 @@ class Pool:
             with contextlib.suppress(ZygoteFailed):  # then it tries again before it takes any work
                 slot.ensure_zygote()
             while (work := self._next(slot)) is not None:
+                run, began = work.run, work.began
                 self._judge(slot, work)
                 del work  # its texts are not to stay while the next one is waited for
+                with self._changed:
+                    self._waiting.done(run, began, time.monotonic())
         finally:
             with self._changed:
                 self._present.discard(slot)
@@ -187,10 +203,13 @@ class Pool:
             with self._changed:
                 may_take = not slot.failed_starts or not self._others_work(slot)
                 while may_take and self._waiting:
-                    work = self._waiting.popleft()
+                    now = time.monotonic()
+                    work = self._waiting.take(now)
                     if work.tried or work.answer.set_running_or_notify_cancel():
+                        work.began = now
                         self._under_way.add(work)
                         return work
+                    self._waiting.done(work.run, now, now, judged=False)
                 if self._draining:
                     return None
                 self._changed.wait(max(0.0, start_again - time.monotonic()) if slot.failed_starts else None)
@@ -246,7 +265,8 @@ class Pool:
             if work not in self._under_way or work.tried >= _SLOTS_TRIED or not self._others_work(slot):
                 return False
             self._under_way.discard(work)
-            self._waiting.appendleft(work)
+            work.queued_at = time.monotonic()
+            self._waiting.put_back(work.run, work)
             self._changed.notify_all()
         return True
 

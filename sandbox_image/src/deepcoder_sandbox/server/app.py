@@ -71,6 +71,7 @@ class Judge:
             slots=self.pool.working_slots,
             busy=self.pool.busy,
             queued=self.pool.queued,
+            oldest_wait_s=self.pool.oldest_wait_s,
             tier=self.tier,
             limits=self.limits,
         )
@@ -156,16 +157,20 @@ class _UnknownTests(Exception):
 
 async def _judge(request: web.Request) -> web.Response:
     judge = request.app[_JUDGE]
+    answer = await _find_or_start(judge, request, _run_of(request))
+    return web.Response(body=await asyncio.shield(answer), content_type="application/json", charset="utf-8")
+
+
+def _run_of(request: web.Request) -> str:
     run = request.headers.get(RUN_HEADER, "")
     if run and not _RUN.fullmatch(run):
         raise Refused(f"{RUN_HEADER}: needs <namespace>/<name>/<uid8>", RUN_HEADER)
-    answer = await _find_or_start(judge, request, run)
-    return web.Response(body=await asyncio.shield(answer), content_type="application/json", charset="utf-8")
+    return run
 
 
 async def _find_or_start(judge: Judge, request: web.Request, run: str) -> asyncio.Future[bytes]:
     """Return the answer to a request, its judging begun if need be; nothing else of it is left to wait with."""
-    share = Share(judge.room)
+    share = Share(judge.room, run)
     try:
         asked, digest = await _read_request(judge, request, share)
         answer = judge.answers.find((run, asked.id), digest)
@@ -173,7 +178,7 @@ async def _find_or_start(judge: Judge, request: web.Request, run: str) -> asynci
             judge.metrics.repeated()
             return answer
         tests = _borrow_tests(judge, asked)
-        share, kept = Share(judge.room), share  # from here on the submission holds it
+        share, kept = Share(judge.room, run), share  # from here on the submission holds it
         return await _start(judge, (run, asked.id), digest, asked, tests, kept)
     finally:
         share.release()
@@ -210,7 +215,7 @@ async def _start(
         if answer is not None:
             forget()
             return answer
-        submitted = judge.pool.submit(Submission(asked, tests))
+        submitted = judge.pool.submit(Submission(asked, tests), run=key[0])
     except BaseException:
         forget()
         raise
@@ -247,7 +252,7 @@ async def _put_tests(request: web.Request) -> web.Response:
     judge, sha256 = request.app[_JUDGE], request.match_info["sha256"]
     if not _DIGEST.fullmatch(sha256):
         raise Refused("sha256: needs 64 lower-case hexadecimal digits", "sha256")
-    share = Share(judge.room)
+    share = Share(judge.room, _run_of(request))
     try:
         body = await read_body(request, share, judge.max_body_bytes)
         async with _turn(judge, len(body)):

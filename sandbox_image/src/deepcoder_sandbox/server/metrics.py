@@ -82,6 +82,7 @@ class Metrics:
             ("slots", "Programs judged at once.", lambda: capacity().slots),
             ("busy_slots", "Slots in use.", lambda: capacity().busy),
             ("queued_submissions", "Submissions waiting for a slot.", lambda: capacity().queued),
+            ("oldest_wait_seconds", "How long the oldest of them has waited.", lambda: capacity().oldest_wait_s),
         ):
             Gauge(_PREFIX + name, text, registry=self.registry).set_function(read)
         tier = Gauge(f"{_PREFIX}isolation_tier", "1 for the tier in force.", ["tier"], registry=self.registry)

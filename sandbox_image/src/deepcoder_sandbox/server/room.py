@@ -1,11 +1,14 @@
 """Room for what requests hold in memory: bodies that are read, submissions that wait or are judged.
 
 A number of submissions is no bound on memory where each may be as long as a body. What does not fit is refused with a
-hint when to come back. One request alone always fits: otherwise it could never be judged. Used on the event loop only.
+hint when to come back. One request alone always fits: otherwise it could never be judged. Beyond its first request a
+run holds at most as much as is left free, so that it never takes the room of others: half of all where it is alone, a
+third where there are two, and whoever comes new finds as much. Used on the event loop only.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Final
 
 from deepcoder_contracts.judge import JudgeRequest, TestCase
@@ -64,22 +67,46 @@ class Room:
         self.max_bytes = max_bytes
         self.held = 0
         """Bytes lent now."""
+        self._held_by: Counter[str] = Counter()
+
+    def held_by(self, run: str) -> int:
+        """Bytes lent to a run now."""
+        return self._held_by[run]
+
+    def lend(self, run: str | None, more: int) -> None:
+        """Lend so many bytes more, or fewer."""
+        self.held += more
+        if run is not None:
+            self._held_by[run] += more
+            if not self._held_by[run]:
+                del self._held_by[run]
 
 
 class Share:
     """What one request holds; to be released in every case."""
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: Room, run: str | None = None) -> None:
+        """`run` None is for whoever has the room alone."""
         self._room = room
+        self._run = run
         self._size = 0
 
     def resize(self, size: int) -> None:
         """Hold `size` bytes from now on. Raises NoRoom, and then holds what it held."""
-        others = self._room.held - self._size
-        if size > self._size and others and others + size > self._room.max_bytes:
+        if size > self._size and not self._fits(size):
             raise NoRoom
-        self._room.held = others + size
+        self._room.lend(self._run, size - self._size)
         self._size = size
+
+    def _fits(self, size: int) -> bool:
+        others = self._room.held - self._size
+        free = self._room.max_bytes - others - size
+        if not others:
+            return True
+        if free < 0 or self._run is None:
+            return free >= 0
+        beside = self._room.held_by(self._run) - self._size
+        return not beside or beside + size <= free
 
     def release(self) -> None:
         """Hold nothing."""
