@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -41,6 +41,10 @@ Slack, Together, and of those who write `sk-`."""
 
 
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+
+
+SECRET_NAME = re.compile(r"(?:^|_)(?:KEY|KEY_ID|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS)$")
+"""Environment variables that are named as secrets are."""
 
 
 class TooManyForms(ValueError):
@@ -76,6 +80,30 @@ class Redactor:
                 return [self.document(each) for each in value]
             case _:
                 return value
+
+
+def referred_secrets(pods: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
+    """Secrets that containers can read, in their environment or as files, and whether pods run without them, too."""
+    found: dict[str, bool] = {}
+
+    def note(reference: Mapping[str, Any] | None, key: str = "name") -> None:
+        if reference and reference.get(key):
+            name = str(reference[key])
+            found[name] = found.get(name, True) and bool(reference.get("optional"))
+
+    for pod in pods:
+        spec = pod["spec"]
+        for kind in ("initContainers", "containers", "ephemeralContainers"):
+            for container in spec.get(kind) or ():
+                for variable in container.get("env") or ():
+                    note((variable.get("valueFrom") or {}).get("secretKeyRef"))
+                for source in container.get("envFrom") or ():
+                    note(source.get("secretRef"))
+        for volume in spec.get("volumes") or ():
+            note(volume.get("secret"), "secretName")
+            for source in (volume.get("projected") or {}).get("sources") or ():
+                note(source.get("secret"))
+    return found
 
 
 def _forms(value: bytes) -> Iterable[str]:

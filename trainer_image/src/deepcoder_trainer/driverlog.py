@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import signal
 import stat
 import subprocess
@@ -19,6 +18,8 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from deepcoder_contracts.redaction import SECRET_NAME
 
 if TYPE_CHECKING:
     from deepcoder_contracts.stage import StageConfig
@@ -32,7 +33,6 @@ _SAVE_SECONDS = 60
 """After which the process ends, whatever it waits for."""
 
 _ASKED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_SECRET_NAMES = re.compile(r"(?:^|_)(?:KEY|KEY_ID|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS)$")
 _children: list[subprocess.Popen[bytes]] = []
 
 
@@ -93,7 +93,7 @@ def end_of(file: Path) -> bytes:
 
 def secrets_of(environment: Mapping[str, str]) -> Iterable[bytes]:
     """Values of variables that are named as secrets are."""
-    return [value.encode() for name, value in environment.items() if _SECRET_NAMES.search(name.upper())]
+    return [value.encode() for name, value in environment.items() if SECRET_NAME.search(name.upper())]
 
 
 def _tokens(config: StageConfig) -> Iterable[bytes]:

@@ -21,7 +21,7 @@ from typing import Any
 from deepcoder_contracts.api.attempt_status import AttemptStatus
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.layout import log_key
-from deepcoder_contracts.redaction import Redactor, TooManyForms
+from deepcoder_contracts.redaction import Redactor, TooManyForms, referred_secrets
 from deepcoder_operator.domain.names import LABEL_ORDINAL, LABEL_ROLE, LABEL_RUN_UID
 from deepcoder_operator.domain.resolve import storage_key
 from deepcoder_operator.kube import errors
@@ -177,7 +177,7 @@ class PostMortem:
             credentials = await self._storage.credentials(run)
             keys = (credentials.secret_key, credentials.access_key, credentials.session_token or "")
             values |= {key.encode() for key in keys}
-            for name, optional in _referred(pods).items():
+            for name, optional in referred_secrets(pods).items():
                 found = await self._kube.find(SECRETS, run.metadata.namespace, name)
                 if found is None and not optional:
                     missing.append(f"{unknown}: Secret {name} is gone")
@@ -212,30 +212,6 @@ def _failed(pods: Iterable[Object]) -> list[Object]:
         return status.get("phase") == "Failed" or any(s and s.get("exitCode") for s in states)
 
     return [p for p in pods if bad(p)][:_FAILED_WORKERS]
-
-
-def _referred(pods: Iterable[Object]) -> dict[str, bool]:
-    """Secrets that containers can read, in their environment or as files, and whether pods run without them, too."""
-    found: dict[str, bool] = {}
-
-    def note(reference: Object | None, key: str = "name") -> None:
-        if reference and reference.get(key):
-            name = str(reference[key])
-            found[name] = found.get(name, True) and bool(reference.get("optional"))
-
-    for pod in pods:
-        spec = pod["spec"]
-        for kind in ("initContainers", "containers", "ephemeralContainers"):
-            for container in spec.get(kind) or ():
-                for variable in container.get("env") or ():
-                    note((variable.get("valueFrom") or {}).get("secretKeyRef"))
-                for source in container.get("envFrom") or ():
-                    note(source.get("secretRef"))
-        for volume in spec.get("volumes") or ():
-            note(volume.get("secret"), "secretName")
-            for source in (volume.get("projected") or {}).get("sources") or ():
-                note(source.get("secret"))
-    return found
 
 
 def _unreachable(pod: Object) -> bool:
