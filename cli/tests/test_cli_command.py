@@ -65,7 +65,6 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
         return asked
 
-    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "kubeconfig"))
     yield start
     for server in servers:
         server.shutdown()
@@ -129,7 +128,11 @@ def test_a_run_that_does_not_end_in_time_is_said(
 
 @pytest.mark.parametrize(
     ("status", "code", "said"),
-    [(403, 4, "you lack the permission to get deepcoderruns"), (401, 1, "log in"), (500, 1, "answers 500")],
+    [
+        (403, 4, "you lack the permission to get deepcoderruns.deepcoder.dev in namespace default"),
+        (401, 6, "log in"),
+        (500, 6, "answers 500"),
+    ],
 )
 @pytest.mark.parametrize("more", [[], ["--watch"]])
 def test_what_the_api_server_refuses_is_a_line(
@@ -153,7 +156,7 @@ def test_an_api_server_that_does_not_answer_is_said_at_once(
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         kubeconfig(tmp_path / "kubeconfig", f"http://127.0.0.1:{unused.getsockname()[1]}")
-        assert main(["status", "run", *more]) == 1
+        assert main(["status", "run", *more]) == 6
     assert "does not answer" in capsys.readouterr().err
 
 
@@ -163,7 +166,7 @@ def test_a_kubeconfig_that_leads_nowhere_is_said_with_the_mend(
 ) -> None:
     serve(a_run)
     (tmp_path / "kubeconfig").write_text(content)
-    assert main(["status", "run"]) == 1
+    assert main(["status", "run"]) == 6
     assert "Set KUBECONFIG" in capsys.readouterr().err
 
 
@@ -174,6 +177,6 @@ def test_an_interrupted_watch_is_silent(
         raise KeyboardInterrupt
 
     serve(a_run)
-    monkeypatch.setattr("deepcoder_cli.__main__.follow", interrupted)
+    monkeypatch.setattr("deepcoder_cli.commands.status.follow", interrupted)
     assert main(["status", "run", "--watch"]) == 130
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err.strip() == ""

@@ -7,8 +7,9 @@ import pytest
 from rich.console import Console
 
 from deepcoder_cli.follow import one_line
-from deepcoder_cli.kube import Snapshot, pool_name
+from deepcoder_cli.snapshot import Snapshot
 from deepcoder_cli.view import curve_point, pod_state, render, sparkline
+from deepcoder_client.client import pool_of
 
 NOW = datetime(2026, 1, 1, 0, 1, tzinfo=UTC)
 
@@ -87,9 +88,9 @@ def test_sparkline_spans_the_unit_interval_and_keeps_the_newest() -> None:
 
 
 def test_a_run_without_a_shared_pool_has_one_of_its_own() -> None:
-    assert pool_name(a_run()) == "run-sandbox"
+    assert pool_of(a_run()) == "run-sandbox"
     shared = a_run()
     shared["spec"]["sandbox"] = {"poolRef": {"name": "team"}}
-    assert pool_name(shared) == "team"
+    assert pool_of(shared) == "team"
     shared["spec"]["sandbox"] = {"together": {"credentialsSecretRef": {"name": "together"}}}
-    assert pool_name(shared) is None
+    assert pool_of(shared) is None

@@ -1,1 +1,1 @@
-"""`kubectl deepcoder`: runs as people want to see them, with nothing but a kubeconfig."""
+"""`kubectl deepcoder`: runs from the command line, with nothing but a kubeconfig."""

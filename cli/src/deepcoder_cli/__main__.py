@@ -1,81 +1,57 @@
-"""`kubectl deepcoder`: entry point named so that kubectl finds it.
+"""`kubectl deepcoder`: the entry point, named so that kubectl finds it. Exit codes are in `exits`.
 
-Exit codes: 0 done, 1 the run failed or did not end in time, or the cluster does not answer, 2 wrong usage, 3 no such
-run, 4 a permission is missing, 130 interrupted.
+Every error of the client becomes a line on standard error and a code; a traceback is a defect.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
-from kubernetes.client import ApiException
-from rich.console import Console
-from urllib3.exceptions import HTTPError
+import click
 
-from deepcoder_cli.follow import NoSuchRun, NotFinished, absent, follow
-from deepcoder_cli.kube import Forbidden, NoCluster, Reader
-from deepcoder_cli.view import curve_point, phase_of, render
+from deepcoder_cli.app import app
+from deepcoder_cli.exits import Exit
+from deepcoder_client.errors import (
+    BadFile,
+    ClientError,
+    Forbidden,
+    NoData,
+    NotFound,
+    NotInTime,
+    Refused,
+    StorageError,
+    Unreachable,
+)
 
-WATCH_SECONDS = 30 * 86400
+CODES: dict[type[ClientError], Exit] = {
+    BadFile: Exit.USAGE,
+    Forbidden: Exit.FORBIDDEN,
+    NoData: Exit.NOT_FOUND,
+    NotFound: Exit.NOT_FOUND,
+    NotInTime: Exit.NOT_SO,
+    Refused: Exit.REFUSED,
+    StorageError: Exit.UNREACHABLE,
+    Unreachable: Exit.UNREACHABLE,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="kubectl deepcoder",
-        description="Look at DeepCoder runs.",
-        epilog="example: kubectl deepcoder status demo -n demo --watch",
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    status = commands.add_parser("status", help="show a run, once or live")
-    status.add_argument("run", help="name of the DeepCoderRun")
-    status.add_argument("-n", "--namespace", help="its namespace; that of the context when left out")
-    status.add_argument("-w", "--watch", action="store_true", help="live, until the run ends")
-    status.add_argument(
-        "--timeout", type=float, default=WATCH_SECONDS, metavar="SECONDS", help="longest watch (default: 30 days)"
-    )
-    status.add_argument("--context", help="context of the kubeconfig")
-    options = parser.parse_args(arguments)
     try:
-        return _status(options)
-    except NoSuchRun as error:
-        return _failed(f"{error}", 3)
-    except Forbidden as error:
-        return _failed(f"{error}", 4)
-    except (NotFinished, NoCluster) as error:
-        return _failed(f"{error}", 1)
-    except ApiException as error:
-        hint = "; log in to the cluster again" if error.status == 401 else ""
-        return _failed(f"the API server answers {error.status} {error.reason}{hint}", 1)
-    except HTTPError as error:
-        return _failed(
-            f"the API server does not answer: {error}; is it up, and is it the one KUBECONFIG should name?", 1
-        )
-    except KeyboardInterrupt:
-        return 130
-
-
-def _failed(message: str, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return code
-
-
-def _status(options: argparse.Namespace) -> int:
-    console = Console()
-    reader = Reader(options.context)
-    namespace = options.namespace or reader.namespace
-    if options.watch:
-        run = follow(reader, namespace, options.run, seconds=options.timeout, console=console)
-        return 0 if phase_of(run) == "Complete" else 1
-    snapshot = reader.snapshot(namespace, options.run)
-    if snapshot is None:
-        raise NoSuchRun(absent(namespace, options.run))
-    point = curve_point(snapshot.run)
-    console.print(render(snapshot, [point] if point else [], datetime.now(UTC)))
-    return 0
+        done = app.main(args=arguments, prog_name="kubectl deepcoder", standalone_mode=False)
+        return int(done or 0)
+    except click.UsageError as error:
+        error.show()
+        return Exit.USAGE
+    except click.ClickException as error:
+        error.show()
+        return Exit.NOT_SO
+    except click.Abort:
+        return Exit.INTERRUPTED
+    except ClientError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return next((code for kind, code in CODES.items() if isinstance(error, kind)), Exit.NOT_SO)
 
 
 if __name__ == "__main__":

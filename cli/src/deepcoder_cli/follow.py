@@ -1,4 +1,4 @@
-"""Following a run live until it ends, or showing it once.
+"""Following a run live until it ends.
 
 Reading may fail while an API server restarts: the last picture stays, and after `PATIENCE_SECONDS` without an answer
 the follower gives up with the last error. One that has never answered is no restart: its error ends the following at
@@ -11,30 +11,23 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 
-from kubernetes.client import ApiException
 from rich.console import Console
 from rich.live import Live
-from urllib3.exceptions import HTTPError
 
-from deepcoder_cli.kube import Object, Reader, Snapshot
+from deepcoder_cli.snapshot import Snapshot, take
 from deepcoder_cli.view import TERMINAL, CurvePoint, curve_point, phase_of, render
+from deepcoder_client.client import Client
+from deepcoder_client.connection import Object
+from deepcoder_client.errors import NotFound, NotInTime, Unreachable
 
 INTERVAL_SECONDS = 1.0
 PATIENCE_SECONDS = 120.0
 
 
-class NotFinished(Exception):
-    """The run did not end within the time given."""
-
-
-class NoSuchRun(Exception):
-    """There is no run of that name, or there is none any more."""
-
-
-def follow(reader: Reader, namespace: str, name: str, *, seconds: float, console: Console) -> Object:
+def follow(client: Client, name: str, *, seconds: float, console: Console) -> Object:
     """Show the run until it is Complete or Failed; returns it as it was then.
 
-    Raises NotFinished after `seconds`, NoSuchRun when there is none, or the API's error (see above).
+    Raises NotInTime after `seconds`, NotFound when there is none, or the API's error (see above).
     """
     deadline = time.monotonic() + seconds
     answered: float | None = None
@@ -43,14 +36,16 @@ def follow(reader: Reader, namespace: str, name: str, *, seconds: float, console
     with Live(console=console, refresh_per_second=4, transient=False) as live:
         while time.monotonic() < deadline:
             try:
-                snapshot = reader.snapshot(namespace, name)
-            except (ApiException, HTTPError):
+                snapshot = take(client, name)
+            except Unreachable:
                 if answered is None or time.monotonic() - answered > PATIENCE_SECONDS:
                     raise
                 time.sleep(INTERVAL_SECONDS)
                 continue
-            if snapshot is None:
-                raise NoSuchRun(absent(namespace, name) if answered is None else f"{namespace}/{name} was deleted")
+            except NotFound as error:
+                if answered is None:
+                    raise
+                raise NotFound(f"{client.namespace}/{name} was deleted") from error
             answered = time.monotonic()
             _extend(curve, snapshot.run)
             if console.is_terminal:
@@ -61,12 +56,7 @@ def follow(reader: Reader, namespace: str, name: str, *, seconds: float, console
             if phase_of(snapshot.run) in TERMINAL:
                 return snapshot.run
             time.sleep(INTERVAL_SECONDS)
-    raise NotFinished(f"{namespace}/{name} did not end within {seconds:.0f} s")
-
-
-def absent(namespace: str, name: str) -> str:
-    """What is said of a run that is not there, with what may be the reason."""
-    return f"no DeepCoderRun {name} in namespace {namespace}; another namespace is chosen with -n"
+    raise NotInTime(f"{client.namespace}/{name} did not end within {seconds:.0f} s")
 
 
 def one_line(snapshot: Snapshot) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -17,7 +17,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from deepcoder_cli.kube import Object, Snapshot
+from deepcoder_cli.output import age
+from deepcoder_cli.snapshot import Snapshot
+from deepcoder_client.connection import Object
 
 PHASE_STYLES = {"Complete": "bold green", "Failed": "bold red", "Running": "bold cyan", "Held": "bold yellow"}
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -66,6 +68,7 @@ def render(snapshot: Snapshot, curve: Sequence[CurvePoint], now: datetime) -> Re
     parts.append(_pods(snapshot.pods, now))
     if notes := _notes(status):
         parts.append(notes)
+    parts += [Text(line, style="yellow") for line in snapshot.withheld]
     title = f"[bold]{run['metadata']['namespace']}/{run['metadata']['name']}"
     return Panel(Group(*parts), title=title, title_align="left", padding=(0, 1))
 
@@ -143,7 +146,9 @@ def _pods(pods: Sequence[Object], now: datetime) -> RenderableType:
     for pod in sorted(pods, key=lambda p: str(p["metadata"]["name"])):
         containers = pod.get("status", {}).get("containerStatuses", [])
         ready = f"{sum(bool(c.get('ready')) for c in containers)}/{len(pod['spec']['containers'])}"
-        table.add_row(pod["metadata"]["name"], pod_state(pod), ready, _age(pod, now))
+        table.add_row(
+            pod["metadata"]["name"], pod_state(pod), ready, age(pod["metadata"].get("creationTimestamp"), now) or "–"
+        )
     return table
 
 
@@ -181,11 +186,3 @@ def _ratio(value: Any) -> str | None:
 
 def _short(uri: str | None) -> str:
     return "–" if not uri else "/".join(uri.rstrip("/").rsplit("/", 2)[-2:])
-
-
-def _age(pod: Object, now: datetime) -> str:
-    created = pod["metadata"].get("creationTimestamp")
-    if not created:
-        return "–"
-    seconds = int((now - datetime.fromisoformat(str(created)).astimezone(UTC)).total_seconds())
-    return f"{seconds}s" if seconds < 120 else f"{seconds // 60}m"

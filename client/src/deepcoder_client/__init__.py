@@ -21,7 +21,6 @@ from deepcoder_client.errors import (
     StorageError,
     Unreachable,
 )
-from deepcoder_client.folder import RunFolder
 from deepcoder_client.manifests import RunManifest, load, load_all
 from deepcoder_client.rights import Right
 from deepcoder_contracts.api.run import DeepCoderRun
@@ -41,7 +40,6 @@ __all__ = [
     "NotInTime",
     "Refused",
     "Right",
-    "RunFolder",
     "RunManifest",
     "StorageError",
     "Unreachable",

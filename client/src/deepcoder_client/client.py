@@ -30,7 +30,7 @@ from deepcoder_client.manifests import RunManifest, load, parse
 from deepcoder_client.rights import Right
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.api.run_status import Phase
-from deepcoder_contracts.labels import LABEL_POOL, LABEL_RUN, pool_name
+from deepcoder_contracts.labels import LABEL_POOL, LABEL_RUN, own_pool_name, pool_name
 
 if TYPE_CHECKING:
     from deepcoder_client.folder import RunFolder
@@ -289,6 +289,15 @@ class Client:
         from deepcoder_client.folder import open_folder
 
         return open_folder(self.connection, self.get(run, namespace) if isinstance(run, str) else run, endpoint)
+
+
+def pool_of(run: Object) -> str | None:
+    """As the contracts' `pool_name`, of a run that a newer release may have written."""
+    sandbox = run["spec"]["sandbox"]
+    if "together" in sandbox:
+        return None
+    reference = sandbox.get("poolRef")
+    return str(reference["name"]) if reference else own_pool_name(run["metadata"]["name"])
 
 
 def _typed(run: Object) -> DeepCoderRun:

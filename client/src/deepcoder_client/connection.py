@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -29,6 +30,7 @@ TIMEOUT_SECONDS = 10.0
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 APPLY, MERGE = "application/apply-patch+yaml", "application/merge-patch+json"
 _SHOWN = 500
+_CANNOT = re.compile(r"cannot (\w+) resource")
 _IDLE_SECONDS = 330.0
 """Longest silence of a stream: API servers end watches after a few minutes, and a log may be quiet for as long."""
 
@@ -64,7 +66,7 @@ class Connection:
     def __init__(self, configuration: client.Configuration, namespace: str, timeout: float = TIMEOUT_SECONDS) -> None:
         """`namespace` is meant where none is named; `timeout` bounds each call, in seconds."""
         self.namespace, self.timeout = namespace, timeout
-        self._configuration = configuration
+        self.configuration = configuration
         self._pool: urllib3.PoolManager = client.ApiClient(configuration).rest_client.pool_manager
 
     @classmethod
@@ -93,6 +95,15 @@ class Connection:
                 ) from error
         chosen = active if context is None else next(entry for entry in contexts if entry["name"] == context)
         return cls(configuration, str(chosen["context"].get("namespace") or "default"), timeout)
+
+    @property
+    def host(self) -> str:
+        """The API server's URL."""
+        return str(self.configuration.host)
+
+    def headers(self) -> dict[str, str]:
+        """What tells the API server who asks; a token that an exec plugin gives is fetched anew when it is due."""
+        return {setting["key"]: setting["value"] for setting in self.configuration.auth_settings().values()}
 
     def get(self, kind: Kind, namespace: str, name: str) -> Object:
         """One object; raises `NotFound`."""
@@ -172,11 +183,10 @@ class Connection:
         headers = {"Accept": "application/json", "User-Agent": "deepcoder-client"}
         if body is not None:
             headers["Content-Type"] = content or "application/json"
-        url = f"{self._configuration.host}{path}" + (f"?{urlencode(query)}" if query else "")
+        url = f"{self.host}{path}" + (f"?{urlencode(query)}" if query else "")
         retries = urllib3.Retry(connect=2 if method == "GET" else 0, read=0, redirect=0, status=0, other=0)
         try:
-            for setting in self._configuration.auth_settings().values():
-                headers[setting["key"]] = setting["value"]
+            headers |= self.headers()
             response = self._pool.request(
                 method, url, headers=headers, body=None if body is None else json.dumps(body).encode(),
                 timeout=timeout, retries=retries, preload_content=False,
@@ -195,16 +205,19 @@ def _error(response: urllib3.BaseHTTPResponse, right: Right, what: str) -> Clien
     """What the API server says, as one of ours."""
     try:
         told = json.loads(response.data)
-        message = str(told.get("message") or "")
+        told = str(told.get("message") or "")
     except (ValueError, AttributeError, urllib3.exceptions.HTTPError):
-        message = ""
-    message = message[:_SHOWN] or response.reason or ""
+        told = ""
+    message = told[:_SHOWN] or response.reason or ""
     where = f"in namespace {right.namespace}" if right.namespace else "in the cluster"
     match response.status:
         case 401:
             return Unreachable(f"the API server answers 401 {message}; log in to the cluster again")
         case 403:
-            return Forbidden(right)
+            cannot = _CANNOT.search(message)  # a right that is not the request's own: apply may have to create
+            if cannot:
+                return Forbidden(replace(right, verb=cannot[1]))
+            return Refused(message) if told else Forbidden(right)
         case 404 if not what and "could not find the requested resource" in message:
             return NotFound(f"the API server knows no {right.qualified}: is the chart installed in this cluster?")
         case 404:

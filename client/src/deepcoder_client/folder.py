@@ -169,12 +169,12 @@ class RunFolder:
             found.append(Evaluation(manifest, results))
         return sorted(found, key=lambda each: each.manifest.created_at)
 
-    def lineage(self, uri: str | None = None, *, deep: bool = False) -> Iterator[Link]:
+    def lineage(self, uri: str | None = None, digest: str | None = None, *, deep: bool = False) -> Iterator[Link]:
         """Each manifest from a folder up to the root, verified as it is walked; by default from the newest checkpoint.
 
-        `deep` reads every byte. Raises `deepcoder_contracts.chain.Damaged` at the first that is not as its child says.
+        `digest` is what the first manifest's must be; `deep` reads every byte. Raises
+        `deepcoder_contracts.chain.Damaged` at the first that is not as its child says.
         """
-        digest = None
         if uri is None:
             latest = self.run.status.latest_checkpoint
             if latest is None:

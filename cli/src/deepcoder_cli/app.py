@@ -1,0 +1,70 @@
+"""The command line: its commands by name, each loaded when it is asked for, so that completion stays quick."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+from deepcoder_cli.exits import MEANINGS
+
+COMMANDS = {
+    "status": "status",
+    "plan": "plan",
+    "stages": "stages",
+    "logs": "logs",
+    "samples": "samples",
+    "lineage": "lineage",
+    "verify": "lineage",
+    "approve": "control",
+    "suspend": "control",
+    "resume": "control",
+    "cost": "cost",
+    "compare": "compare",
+    "debug-bundle": "bundle",
+    "completion": "completion",
+}
+"""Name to module of `deepcoder_cli.commands`; also the order in which they are listed."""
+
+
+class Lazy(click.Group):
+    """A group whose commands are imported when they are needed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order above."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, from a module's attribute of its name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"deepcoder_cli.commands.{COMMANDS[cmd_name]}")
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, with the commands named where there is none of a name."""
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            ctx.fail(f"no command {args[0]}: there are {', '.join(COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+
+def _codes() -> str:
+    return "\n".join(f"  {code:>3}  {said}" for code, said in MEANINGS.items())
+
+
+@click.group(
+    cls=Lazy,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog=f"\b\nExit codes:\n{_codes()}\n\n\b\nExamples:\n  kubectl deepcoder status\n"
+    "  kubectl deepcoder status demo -n demo --watch\n  kubectl deepcoder COMMAND --help",
+)
+def app(**_: Any) -> None:
+    """DeepCoder runs, with nothing but your kubeconfig.
+
+    What a command may not do is said with the permission that is missing. Commands that read a run's bucket use your
+    own S3 credentials where the environment names some, else those of the run's Secret where you may read it.
+    """

@@ -1,0 +1,32 @@
+"""`completion`: the script that a shell evaluates; kubectl's own completion asks `kubectl_complete-deepcoder`."""
+
+from __future__ import annotations
+
+import click
+from click.shell_completion import get_completion_class
+
+from deepcoder_cli.app import app
+from deepcoder_cli.options import examples
+
+PROGRAM, VARIABLE = "kubectl-deepcoder", "_KUBECTL_DEEPCODER_COMPLETE"
+
+
+@click.command(
+    epilog=examples(
+        """
+source <(kubectl deepcoder completion bash)      # in ~/.bashrc
+source <(kubectl deepcoder completion zsh)       # in ~/.zshrc
+kubectl deepcoder completion fish > ~/.config/fish/completions/kubectl-deepcoder.fish
+"""
+    )
+)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print a shell's completion script.
+
+    It is for `kubectl-deepcoder`. `kubectl deepcoder` itself is completed by kubectl's own completion, which finds
+    the program kubectl_complete-deepcoder beside this one.
+    """
+    kind = get_completion_class(shell)
+    assert kind is not None, "click knows the three"
+    click.echo(kind(app, {}, PROGRAM, VARIABLE).source())

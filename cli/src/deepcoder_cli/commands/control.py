@@ -1,0 +1,97 @@
+"""`approve`, `suspend`, `resume`: what may be changed of a run that goes on."""
+
+from __future__ import annotations
+
+import click
+
+from deepcoder_cli.options import Where, cluster, examples, run_argument
+from deepcoder_client.client import TERMINAL, Client
+from deepcoder_client.errors import ClientError
+from deepcoder_contracts.api.run import DeepCoderRun
+from deepcoder_contracts.api.run_status import Phase, StagePhase
+
+
+def _held_stages(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    given = context.params
+    where = Where(given.get("namespace"), given.get("context"), given.get("kubeconfig"), 3.0)
+    try:
+        stages = where.client().get(str(given["run"])).spec.stages
+    except (ClientError, KeyError):
+        return []
+    return [stage.name for stage in stages if stage.hold and stage.name.startswith(incomplete)]
+
+
+@click.command(
+    epilog=examples(
+        """
+kubectl deepcoder approve demo                   # the stage at which the run is held
+kubectl deepcoder approve demo 16k 32k           # these, before they are reached as well
+"""
+    )
+)
+@run_argument()
+@click.argument("stages", nargs=-1, shell_complete=_held_stages)
+@cluster()
+def approve(where: Where, run: str, stages: tuple[str, ...]) -> None:
+    """Let a run pass the stages that it is held at.
+
+    Without names it is the stage that holds the run now.
+    """
+    client = where.client()
+    wanted = list(stages) or _held(client, run)
+    changed = client.approve(run, wanted)
+    click.echo(f"deepcoderrun/{run} approved: {', '.join(wanted)} (of {', '.join(changed.spec.approved_stages)})")
+
+
+def _held(client: Client, name: str) -> list[str]:
+    run = client.get(name)
+    held = [stage.name for stage in run.status.stages if stage.phase is StagePhase.HELD]
+    if not held:
+        raise click.UsageError(f"{name} is {run.status.phase} and held at no stage: name the stages to approve")
+    return held
+
+
+@click.command(
+    epilog=examples(
+        """
+kubectl deepcoder suspend demo
+kubectl deepcoder suspend demo --wait --timeout 600
+"""
+    )
+)
+@run_argument()
+@click.option("--wait", is_flag=True, help="Wait until its pods are free.")
+@click.option("--timeout", type=float, default=900.0, show_default=True, metavar="SECONDS", help="Longest wait.")
+@cluster()
+def suspend(where: Where, run: str, wait: bool, timeout: float) -> None:
+    """Have a run save, and give its pods back.
+
+    `resume` goes on from what was saved.
+    """
+    client = where.client()
+    _not_over(client.suspend(run))
+    if wait:
+        client.wait(run, seconds=timeout, until=lambda r: r.status.phase in {Phase.SUSPENDED, *TERMINAL})
+    click.echo(f"deepcoderrun/{run} {'suspended' if wait else 'is asked to suspend'}")
+
+
+@click.command(
+    epilog=examples(
+        """
+kubectl deepcoder resume demo
+"""
+    )
+)
+@run_argument()
+@cluster()
+def resume(where: Where, run: str) -> None:
+    """Let a suspended run go on from its newest checkpoint."""
+    _not_over(where.client().resume(run))
+    click.echo(f"deepcoderrun/{run} resumed")
+
+
+def _not_over(run: DeepCoderRun) -> None:
+    if run.status.phase in TERMINAL:
+        click.echo(
+            f"note: {run.metadata.name} is {run.status.phase} already; a new run continues it with spec.from", err=True
+        )

@@ -1,0 +1,58 @@
+"""`cost`: what runs have cost so far."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from deepcoder_cli.options import Where, cluster, examples, output, run_argument
+from deepcoder_cli.output import document, table
+from deepcoder_client.cost import cost as reckon
+from deepcoder_client.prices import Price, read_prices
+
+COLUMNS = ("namespace", "run", "phase", "gpus", "gpu hours", "wasted", "judge hours", "cost", "estimated")
+
+
+@click.command(
+    epilog=examples(
+        """
+kubectl deepcoder cost demo -n demo
+kubectl deepcoder cost -A -o json
+kubectl deepcoder cost demo --gpu-hour 2.5       # in place of the operator's price list
+"""
+    )
+)
+@run_argument(required=False)
+@click.option("--prices", "price_file", type=click.Path(path_type=Path), metavar="FILE",
+              help="Price list in place of the operator's; its entry without a node selector counts.")  # fmt: skip
+@click.option("--gpu-hour", type=click.FloatRange(min=0), metavar="PRICE", help="One price for every GPU.")
+@output()
+@cluster(all_namespaces=True)
+def cost(where: Where, run: str | None, price_file: Path | None, gpu_hour: float | None, output: str) -> None:
+    """Show what runs have cost so far.
+
+    GPU hours, those that were wasted, and cost, of one run or of all. Wasted is what attempts spent after their last
+    checkpoint. There is no cost without a price list, the operator's (chart value `prices`) or one given here.
+    """
+    client = where.client()
+    prices = [Price(per_gpu_hour=gpu_hour)] if gpu_hour is not None else read_prices(price_file) if price_file else []
+    runs = [client.get(run)] if run else client.list(all_namespaces=where.all_namespaces)
+    now = datetime.now(UTC)
+    found = [(each, reckon(each, now, prices)) for each in runs]
+    if output != "table":
+        entries = [{"namespace": r.metadata.namespace, "run": r.metadata.name, "cost": c} for r, c in found]
+        document(entries[0] if run else entries, output)
+        return
+    table(
+        COLUMNS,
+        (
+            (
+                r.metadata.namespace, r.metadata.name, r.status.phase, c.gpus, f"{c.gpu_hours:.2f}",
+                f"{c.wasted_gpu_hours:.2f}", f"{c.sandbox_hours:.2f}",
+                None if c.amount is None else f"{c.amount:,.2f}", c.estimated,
+            )
+            for r, c in found
+        ),
+    )  # fmt: skip

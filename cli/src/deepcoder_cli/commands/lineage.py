@@ -1,0 +1,112 @@
+"""`lineage` and `verify`: where a model comes from, read back from the bucket link by link."""
+
+from __future__ import annotations
+
+import click
+
+from deepcoder_cli.exits import Exit
+from deepcoder_cli.options import Where, cluster, endpoint, examples, output, run_argument
+from deepcoder_cli.output import document, table
+from deepcoder_client.errors import NoData
+from deepcoder_client.folder import RunFolder
+from deepcoder_contracts.chain import Damaged, Link
+
+COLUMNS = ("kind", "stage", "step", "attempt", "created", "payload", "digest", "folder")
+
+
+@click.command(
+    epilog=examples(
+        """
+kubectl deepcoder lineage demo                   # from the newest checkpoint to the base model
+kubectl deepcoder lineage demo --uri s3://bucket/ml/demo-0f0e0d0c/16k/export/step-000180.a003
+"""
+    )
+)
+@run_argument()
+@click.option("--uri", help="Folder of a checkpoint, an export or an evaluation (default: the newest checkpoint).")
+@endpoint
+@output()
+@cluster()
+def lineage(where: Where, run: str, uri: str | None, endpoint: str | None, output: str) -> int:
+    """Show what a model was made from, link by link.
+
+    Each link is verified as it is walked, its files by size and checksum. Exit code 1 where a link is broken.
+    """
+    folder = where.client().folder(run, endpoint=endpoint)
+    links, broken = _walk(folder, uri, None, deep=False)
+    _show(links, output)
+    if broken:
+        click.echo(f"broken: {broken}", err=True)
+    elif links and links[-1].manifest.model:
+        click.echo(f"root: {links[-1].manifest.model}", err=True)
+    return Exit.NOT_SO if broken else Exit.DONE
+
+
+@click.command(
+    epilog=examples(
+        """
+kubectl deepcoder verify demo
+kubectl deepcoder verify demo --deep             # every byte is read and hashed
+"""
+    )
+)
+@run_argument()
+@click.option("--deep", is_flag=True, help="Read every file and check its SHA-256.")
+@endpoint
+@output()
+@cluster()
+def verify(where: Where, run: str, deep: bool, endpoint: str | None, output: str) -> int:
+    """Check a run's checkpoints and the chains they come from.
+
+    Every stage's checkpoint is checked, as the run's status names it. The digests that they must have are the
+    status's own. Exit code 1 if anything differs.
+    """
+    client = where.client()
+    found = client.get(run)
+    folder = client.folder(found, endpoint=endpoint)
+    targets = {c.uri: c.digest for s in reversed(found.status.stages) if (c := s.checkpoint) is not None}
+    if not targets:
+        raise NoData(f"{found.metadata.namespace}/{run} has no checkpoint yet")
+    links: dict[str, Link] = {}
+    problems = []
+    for uri, digest in targets.items():
+        if uri not in links or links[uri].pruned or links[uri].digest != digest:
+            walked, broken = _walk(folder, uri, digest, deep=deep)
+            links |= {link.uri: link for link in walked if link.uri not in links or links[link.uri].pruned}
+            problems += [broken] if broken else []
+    if output != "table":
+        document({"verified": [_fields(link) for link in links.values()], "problems": problems}, output)
+    else:
+        _show(list(links.values()), output)
+        for problem in problems:
+            click.echo(f"broken: {problem}")
+        click.echo(f"{len(problems)} broken" if problems else "whole")
+    return Exit.NOT_SO if problems else Exit.DONE
+
+
+def _walk(folder: RunFolder, uri: str | None, digest: str | None, *, deep: bool) -> tuple[list[Link], str | None]:
+    links: list[Link] = []
+    try:
+        links.extend(folder.lineage(uri, digest, deep=deep))  # what was walked before a break stays
+    except Damaged as error:
+        return links, str(error)
+    return links, None
+
+
+def _show(links: list[Link], output: str) -> None:
+    if output != "table":
+        document([_fields(link) for link in links], output)
+    elif links:
+        table(COLUMNS, (list(_fields(link).values())[: len(COLUMNS)] for link in links))
+
+
+def _fields(link: Link) -> dict[str, object]:
+    m = link.manifest
+    payload = "pruned" if link.pruned else f"{len(m.files)} files, {sum(f.size for f in m.files):,} bytes"
+    return {  # as COLUMNS has them, then what is for programs
+        "kind": m.kind, "stage": m.stage, "step": m.step, "attempt": m.ordinal,
+        "created": m.created_at.strftime("%Y-%m-%d %H:%M"), "payload": payload, "digest": link.digest,
+        "uri": link.uri, "seed": m.seed,
+        "configDigest": m.config_digest, "datasetDigest": m.dataset_digest, "codeDigest": m.code_digest,
+        "image": m.image, "metrics": m.metrics,
+    }  # fmt: skip

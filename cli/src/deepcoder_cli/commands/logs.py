@@ -1,0 +1,169 @@
+"""`logs`: what the parts of a run print now, and what past attempts have left in the bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from queue import Empty, Queue
+from threading import Thread
+
+import click
+
+from deepcoder_cli.exits import Exit
+from deepcoder_cli.options import Where, cluster, endpoint, examples, output, run_argument
+from deepcoder_cli.output import age, document, table
+from deepcoder_client.client import Client
+from deepcoder_client.connection import Object
+from deepcoder_client.driver import driver_lines
+from deepcoder_client.errors import ClientError, NoData
+from deepcoder_contracts.api.run import DeepCoderRun
+from deepcoder_contracts.labels import HEAD, LABEL_ORDINAL, LABEL_ROLE, LEARNER, SAMPLER, pool_name
+
+ROLES = {"head": HEAD, "samplers": SAMPLER, "learners": LEARNER}
+PARTS = ("driver", "head", "samplers", "learners", "judge")
+
+
+@click.command(
+    epilog=examples(
+        """
+kubectl deepcoder logs demo                      # what the trainer prints
+kubectl deepcoder logs demo -f                   # the same, as it comes
+kubectl deepcoder logs demo samplers --tail 100
+kubectl deepcoder logs demo judge -f
+kubectl deepcoder logs demo --attempts           # what past attempts have left
+kubectl deepcoder logs demo --attempt 2          # the trainer's log of attempt 2, from the bucket
+kubectl deepcoder logs demo --attempt 2 --file events.json
+"""
+    )
+)
+@run_argument()
+@click.argument("part", type=click.Choice(PARTS), default="driver")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is printed, until the pods end.")
+@click.option(
+    "--tail", type=click.IntRange(min=0), default=1000, show_default=True, help="Lines from the end, of each pod."
+)
+@click.option("--attempts", is_flag=True, help="List attempts, how they ended, and their files.")
+@click.option("--attempt", type=click.IntRange(min=1), metavar="N", help="A past attempt, from the bucket.")
+@click.option("--file", "name", metavar="NAME", help="One of its files (default: driver.log).")
+@endpoint
+@output()
+@cluster()
+def logs(
+    where: Where, run: str, part: str, follow: bool, tail: int, attempts: bool, attempt: int | None, name: str | None,
+    endpoint: str | None, output: str,
+) -> int:  # fmt: skip
+    """Print what a run prints, or what past attempts have printed.
+
+    PART is driver (the trainer itself, the default), head, samplers, learners or judge.
+
+    The live driver's log is read inside the head's pod, which needs the right to create pods/exec. Of an attempt that
+    is over it is in the bucket: --attempt N.
+    """
+    if follow and (attempt or attempts):
+        raise click.UsageError("--attempt and --attempts show what is over: leave -f out")
+    client = where.client()
+    found = client.get(run)
+    if attempts:
+        _attempts(client, found, endpoint, output)
+    elif attempt is not None:
+        click.echo(_stored(client, found, attempt, name or "driver.log", endpoint), nl=False)
+    elif part == "driver":
+        for line in _driver(client, found, tail, follow, endpoint):
+            click.echo(line)
+    else:
+        pods = _pods(client, found, part)
+        if not pods:
+            raise NoData(f"{run} has no pod of {part} now; past attempts are shown with --attempts")
+        for line in _merged(client, pods, tail, follow, "judge" if part == "judge" else None):
+            click.echo(line)
+    return Exit.DONE
+
+
+def _attempts(client: Client, run: DeepCoderRun, endpoint: str | None, output: str) -> None:
+    known = client.folder(run, endpoint=endpoint).attempts()
+    if output != "table":
+        document(known, output)
+        return
+    columns = ("attempt", "stage", "began", "exit", "reason", "step", "files")
+    table(
+        columns,
+        (
+            (
+                a.ordinal, a.stage, age(a.claimed), a.exit.code if a.exit else None, a.exit.reason if a.exit else None,
+                a.exit.step if a.exit else None, ", ".join(a.logs),
+            )
+            for a in known
+        ),
+    )  # fmt: skip
+
+
+def _stored(client: Client, run: DeepCoderRun, ordinal: int, name: str, endpoint: str | None) -> str:
+    folder = client.folder(run, endpoint=endpoint)
+    stage = next((a.stage for a in folder.attempts() if a.ordinal == ordinal), None)
+    if stage is None:
+        raise NoData(f"{folder.uri} has nothing of attempt {ordinal}: --attempts lists those that it has")
+    return folder.read_log(stage, ordinal, name)
+
+
+def _driver(client: Client, run: DeepCoderRun, tail: int, follow: bool, endpoint: str | None) -> Iterator[str]:
+    heads = _pods(client, run, "head") if run.status.attempt is not None else []
+    if heads:
+        name = heads[0]["metadata"]["name"]
+        yield from driver_lines(client.connection, run.metadata.namespace, name, tail=tail, follow=follow)
+        return
+    if not run.status.ordinal:
+        raise NoData(f"{run.metadata.name} has had no attempt yet")
+    last = run.status.ordinal
+    click.echo(f"no attempt is live: this is the end of attempt {last}'s log", err=True)
+    lines = _stored(client, run, last, "driver.log", endpoint).splitlines()
+    yield from lines[max(len(lines) - tail, 0) :]
+
+
+def _pods(client: Client, run: DeepCoderRun, part: str) -> list[Object]:
+    if part == "judge":
+        pool = pool_name(run)
+        return list(client.judges(run.metadata.namespace, pool)) if pool else []
+    labels = {LABEL_ROLE: ROLES[part]}
+    if run.status.attempt is not None:
+        labels[LABEL_ORDINAL] = str(run.status.attempt.ordinal)
+    return list(client.pods(run, **labels))
+
+
+def _merged(client: Client, pods: list[Object], tail: int, follow: bool, container: str | None) -> Iterator[str]:
+    """Lines of several pods, each with its pod's name where there are several; with `follow` as they come."""
+
+    def lines(pod: Object) -> Iterator[str]:
+        meta = pod["metadata"]
+        chosen = container or str(pod["spec"]["containers"][0]["name"])
+        for line in client.pod_log(meta["namespace"], meta["name"], chosen, follow=follow, tail=tail):
+            yield f"[{meta['name']}] {line}" if len(pods) > 1 else line
+
+    if not follow or len(pods) == 1:
+        for pod in pods:
+            yield from lines(pod)
+        return
+    queue: Queue[str | ClientError | None] = Queue()
+
+    def pump(pod: Object) -> None:
+        try:
+            for line in lines(pod):
+                queue.put(line)
+        except ClientError as error:
+            queue.put(error)
+        finally:
+            queue.put(None)
+
+    threads = [Thread(target=pump, args=(pod,), daemon=True) for pod in pods]
+    for thread in threads:
+        thread.start()
+    ended = 0
+    while ended < len(threads):  # each pump says when it is over
+        try:
+            said = queue.get(timeout=1.0)  # so that an interruption is heard
+        except Empty:
+            continue
+        if said is None:
+            ended += 1
+        elif isinstance(said, ClientError):
+            raise said
+        else:
+            yield said

@@ -1,0 +1,133 @@
+"""`plan`: what a run would take, before anything is applied."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from deepcoder_cli.exits import Exit
+from deepcoder_cli.options import Where, cluster, examples, output
+from deepcoder_cli.output import document, table
+from deepcoder_client.manifests import load_all
+from deepcoder_client.plan import GPU_GB, Given, RunPlan, read_model_config
+from deepcoder_client.plan import plan as reckon
+from deepcoder_client.prices import Price, read_prices
+
+COLUMNS = (
+    "stage",
+    "type",
+    "context",
+    "gpus",
+    "engines",
+    "learners",
+    "gb a learner",
+    "sequences",
+    "an hour",
+    "hours",
+    "cost",
+)
+
+
+@click.command(
+    epilog=examples(
+        """
+kubectl deepcoder plan -f deepcoder-14b.yaml
+kubectl deepcoder plan -f deepcoder-14b.yaml --gpu-hour 2.5 --step-seconds 900
+kubectl deepcoder plan -f run.yaml --prices prices.yaml --step-seconds 16k=600 --step-seconds 32k=1500
+kubectl deepcoder plan -f run.yaml --model-config model/config.json --memory 141
+kubectl deepcoder plan -f run.yaml --server      # the API server checks it too, and keeps nothing
+"""
+    )
+)
+@click.option("-f", "--filename", type=click.Path(path_type=Path), required=True, help="File with a run.")
+@click.option("--memory", type=click.FloatRange(min=1), default=GPU_GB, show_default=True, metavar="GB",
+              help="Memory of one GPU, in 10^9 bytes.")  # fmt: skip
+@click.option("--model-config", type=click.Path(path_type=Path), metavar="FILE",
+              help="config.json of a model that is not known here.")  # fmt: skip
+@click.option("--prices", "price_file", type=click.Path(path_type=Path), metavar="FILE",
+              help="Price list: prices: [{nodeSelector: {…}, perGpuHour: 2.5}], as in the chart's values.")  # fmt: skip
+@click.option("--gpu-hour", type=click.FloatRange(min=0), metavar="PRICE", help="One price for every GPU.")
+@click.option("--step-seconds", multiple=True, metavar="[STAGE=]SECONDS",
+              help="How long a step takes; may be given for each stage.")  # fmt: skip
+@click.option("--server", is_flag=True, help="Have the API server check the run as well (a dry run).")
+@output()
+@cluster()
+def plan(
+    where: Where, filename: Path, memory: float, model_config: Path | None, price_file: Path | None,
+    gpu_hour: float | None, step_seconds: tuple[str, ...], server: bool, output: str,
+) -> int:  # fmt: skip
+    """Say what a run in a file would take, before it is applied.
+
+    GPUs, memory and cost are said of each stage. Nothing is applied, and without --server nothing is asked of a
+    cluster. Exit code 1 if a run cannot work as it stands; what to change is said.
+    """
+    prices = [
+        *(read_prices(price_file) if price_file else ()),
+        *([Price(per_gpu_hour=gpu_hour)] if gpu_hour is not None else ()),
+    ]
+    given = Given(memory, prices, _seconds(step_seconds))
+    config = read_model_config(model_config) if model_config else None
+    manifests = load_all(filename)
+    if not manifests:
+        raise click.UsageError(f"{filename} holds no DeepCoderRun")
+    if server:
+        client = where.client()
+        for manifest in manifests:
+            client.apply(manifest, namespace=where.namespace, dry_run=True, force=True)
+    plans = [reckon(manifest, given, config) for manifest in manifests]
+    if output != "table":
+        document([{"gpus": p.gpus, "cost": p.cost, "fits": p.fits} | _fields(p) for p in plans], output)
+    else:
+        for each in plans:
+            _print(each)
+    return Exit.DONE if all(each.fits for each in plans) else Exit.NOT_SO
+
+
+def _fields(plan: RunPlan) -> dict[str, object]:
+    return {name: getattr(plan, name) for name in ("name", "model", "parameters", "checkpoint_gb", "stages", "notes")}
+
+
+def _print(plan: RunPlan) -> None:
+    size = f", {plan.parameters / 1e9:.2f} B parameters" if plan.parameters else ""
+    saved = f", {plan.checkpoint_gb:.0f} GB a checkpoint" if plan.checkpoint_gb else ""
+    click.echo(f"{plan.name}: {plan.model}{size}, at most {plan.gpus} GPUs at once{saved}")
+    table(
+        COLUMNS,
+        (
+            (
+                s.name, s.type, s.context_tokens, s.gpus, s.engines, s.learners or None, _round(s.learner_gb),
+                s.sequences, _money(s.per_hour), _round(s.hours), _money(s.cost),
+            )
+            for s in plan.stages
+        ),
+    )  # fmt: skip
+    if plan.cost is not None:
+        click.echo(f"cost of all stages: {plan.cost:,.2f}")
+    for stage in plan.stages:
+        if stage.at_most is not None:
+            click.echo(f"stage {stage.name} ends after its activeDeadlineSeconds: at most {stage.at_most:,.2f}")
+    for stage in plan.stages:
+        for problem in stage.problems:
+            click.echo(f"to change: {problem}")
+    for note in plan.notes:
+        click.echo(f"note: {note}")
+
+
+def _round(value: float | None) -> str | None:
+    return None if value is None else f"{value:.1f}"
+
+
+def _money(value: float | None) -> str | None:
+    return None if value is None else f"{value:,.2f}"
+
+
+def _seconds(given: tuple[str, ...]) -> dict[str, float]:
+    found = {}
+    for text in given:
+        stage, _, seconds = text.rpartition("=")
+        try:
+            found[stage] = float(seconds)
+        except ValueError:
+            raise click.UsageError(f"--step-seconds {text}: give SECONDS, or STAGE=SECONDS") from None
+    return found

@@ -1,0 +1,80 @@
+"""`status`: all runs in a table, one run as a picture, live until it ends with `--watch`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import click
+from rich.console import Console
+
+from deepcoder_cli.exits import Exit
+from deepcoder_cli.follow import follow
+from deepcoder_cli.options import Where, cluster, examples, output, run_argument
+from deepcoder_cli.output import age, document, table
+from deepcoder_cli.snapshot import take
+from deepcoder_cli.view import curve_point, phase_of, render
+from deepcoder_client.connection import Object
+
+WATCH_SECONDS = 30 * 86400
+COLUMNS = ("namespace", "name", "phase", "stage", "context", "step", "reward", "gpus", "attempt", "age")
+
+
+@click.command(
+    epilog=examples(
+        """
+kubectl deepcoder status                         # runs of the context's namespace
+kubectl deepcoder status -A                      # runs of all namespaces
+kubectl deepcoder status demo -n demo            # one run, its judges and its pods
+kubectl deepcoder status demo -n demo --watch    # the same, live, until it ends
+kubectl deepcoder status demo -o json            # the run as the API server has it
+"""
+    )
+)
+@run_argument(required=False)
+@click.option("-w", "--watch", is_flag=True, help="Live, until the run ends: exit code 0 if it is Complete, else 1.")
+@click.option(
+    "--timeout", type=float, default=WATCH_SECONDS, metavar="SECONDS", help="Longest watch (default: 30 days)."
+)
+@output()
+@cluster(all_namespaces=True)
+def status(where: Where, run: str | None, watch: bool, timeout: float, output: str) -> int:
+    """Show runs, or one with its stages, judges and pods.
+
+    What belongs to a run and may not be seen is left out, and said.
+    """
+    if watch and (run is None or output != "table"):
+        raise click.UsageError("--watch follows one run as a picture: name it, and leave -o out")
+    if run is not None and where.all_namespaces:
+        raise click.UsageError("-A lists runs: leave it out where one is named, and choose its namespace with -n")
+    client = where.client()
+    if run is None:
+        _list(list(client.raw_list(all_namespaces=where.all_namespaces)), output)
+    elif watch:
+        followed = follow(client, run, seconds=timeout, console=Console())
+        return Exit.DONE if phase_of(followed) == "Complete" else Exit.NOT_SO
+    elif output != "table":
+        document(client.raw(run), output)
+    else:
+        snapshot = take(client, run)
+        point = curve_point(snapshot.run)
+        Console().print(render(snapshot, [point] if point else [], datetime.now(UTC)))
+    return Exit.DONE
+
+
+def _list(runs: list[Object], form: str) -> None:
+    if form != "table":
+        document({"apiVersion": "v1", "kind": "List", "items": runs}, form)
+    elif runs:
+        table(COLUMNS, (_row(run) for run in runs))
+    else:
+        click.echo("no runs; -A looks in all namespaces", err=True)
+
+
+def _row(run: Object) -> list[object]:
+    known = run.get("status") or {}
+    stage, progress = known.get("currentStage") or {}, known.get("progress") or {}
+    return [
+        run["metadata"]["namespace"], run["metadata"]["name"], phase_of(run), stage.get("name"),
+        stage.get("contextTokens"), progress.get("display"), progress.get("reward"), known.get("gpus"),
+        stage.get("ordinal") or None, age(run["metadata"].get("creationTimestamp")),
+    ]  # fmt: skip

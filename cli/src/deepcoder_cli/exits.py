@@ -1,0 +1,30 @@
+"""Exit codes, for scripts: what each says, in one place that `--help`, the docs and the code share."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """How a command ended."""
+
+    DONE = 0
+    NOT_SO = 1
+    USAGE = 2
+    NOT_FOUND = 3
+    FORBIDDEN = 4
+    REFUSED = 5
+    UNREACHABLE = 6
+    INTERRUPTED = 130
+
+
+MEANINGS = {
+    Exit.DONE: "done",
+    Exit.NOT_SO: "the answer is no: the run failed or did not end in time, a chain is broken, a plan does not fit",
+    Exit.USAGE: "wrong usage, or a file that cannot be read",
+    Exit.NOT_FOUND: "no such run, or nothing of that kind in it yet",
+    Exit.FORBIDDEN: "a permission is missing; the message says which, and which ClusterRole grants it",
+    Exit.REFUSED: "the API server refuses the change",
+    Exit.UNREACHABLE: "no usable kubeconfig, or the API server or the bucket does not answer",
+    Exit.INTERRUPTED: "interrupted",
+}

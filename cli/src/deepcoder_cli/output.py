@@ -1,0 +1,96 @@
+"""Printing: a table for people, JSON and YAML for programs, each with the same content."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+WIDE = 400
+"""Columns where there is no terminal: a table in a pipe is not wrapped."""
+
+
+def console() -> Console:
+    """Standard output."""
+    return Console(width=None if sys.stdout.isatty() else WIDE, highlight=False, markup=False, soft_wrap=False)
+
+
+def document(value: Any, form: str) -> None:
+    """As JSON or YAML."""
+    text = plain(value)
+    if form == "json":
+        sys.stdout.write(json.dumps(text, indent=2, ensure_ascii=False) + "\n")
+    else:
+        sys.stdout.write(yaml.safe_dump(text, sort_keys=False, allow_unicode=True))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table without a frame; what is unknown is a dash."""
+    drawn = Table(box=None, padding=(0, 3, 0, 0), pad_edge=False, header_style="")
+    for column in columns:
+        drawn.add_column(column.upper(), overflow="fold")
+    for row in rows:
+        drawn.add_row(*(Text(cell(value)) for value in row))
+    out = console()
+    with out.capture() as captured:
+        out.print(drawn)
+    sys.stdout.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+
+
+def cell(value: Any) -> str:
+    """A value in a table."""
+    match value:
+        case None | "":
+            return "–"
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.4g}"
+        case Enum():
+            return str(value.value)
+        case _:
+            return " ".join(str(value).split())
+
+
+def plain(value: Any) -> Any:
+    """Made of what JSON knows."""
+    match value:
+        case BaseModel():
+            return value.model_dump(mode="json", by_alias=True, exclude_none=True)
+        case Enum():
+            return plain(value.value)
+        case datetime():
+            return value.isoformat()
+        case float():
+            return value if math.isfinite(value) else None
+        case Mapping():
+            return {str(key): plain(each) for key, each in value.items()}
+        case list() | tuple():
+            return [plain(each) for each in value]
+        case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        case _:
+            return value
+
+
+def age(time: datetime | str | None, now: datetime | None = None) -> str | None:
+    """How long ago, as kubectl says it."""
+    if not time:
+        return None
+    since = datetime.fromisoformat(time) if isinstance(time, str) else time
+    seconds = int(((now or datetime.now(UTC)) - since.astimezone(UTC)).total_seconds())
+    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length}{unit}"
+    return f"{max(seconds, 0)}s"

@@ -1,0 +1,57 @@
+"""The live trainer's own words: Ray's job supervisor lets it print into a file within the head, which no log has.
+
+So it is read by a command in the head's container, which needs the right to create pods/exec; once the attempt has
+ended the file's end is in the run's folder, for whoever may read that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import urlencode
+
+import websocket
+from kubernetes.stream.ws_client import WSClient
+
+from deepcoder_client.connection import PODS, Connection
+from deepcoder_client.errors import Forbidden, Unreachable
+from deepcoder_client.rights import Right
+
+FILES = "/tmp/ray/session_latest/logs/job-driver-*.log"  # noqa: S108  in the head's container
+CONTAINER = "ray-head"
+_WAIT_SECONDS = 1.0
+
+
+def driver_lines(connection: Connection, namespace: str, head: str, *, tail: int, follow: bool) -> Iterator[str]:
+    """The last lines that the trainer in a head pod printed; with `follow` also what it prints, until the head goes."""
+    right = Right("create", "pods/exec", "", namespace)
+    if not connection.can_i(right, head):
+        raise Forbidden(right)
+    program = f"exec tail -n {int(tail)} {'-F ' if follow else ''}{FILES}"
+    query = [("container", CONTAINER), ("stdout", "true"), ("stderr", "true")]
+    query += [("command", word) for word in ("sh", "-c", program)]
+    address = connection.host.replace("http", "ws", 1) + PODS.path(namespace, head, "exec")
+    websocket.setdefaulttimeout(connection.timeout)
+    try:
+        stream = WSClient(connection.configuration, f"{address}?{urlencode(query)}", connection.headers(), False)
+    except (websocket.WebSocketException, OSError) as error:
+        raise Unreachable(f"pod {head} cannot be looked into: {error}") from error
+    rest = ""
+    try:
+        while stream.is_open():
+            stream.update(timeout=_WAIT_SECONDS)
+            *whole, rest = (rest + _read(stream)).split("\n")
+            yield from whole
+    except (websocket.WebSocketException, OSError) as error:
+        raise Unreachable(f"pod {head} broke off: {error}") from error
+    finally:
+        stream.close()
+    if rest:
+        yield rest
+
+
+def _read(stream: WSClient) -> str:
+    text = ""
+    for peek, read in ((stream.peek_stdout, stream.read_stdout), (stream.peek_stderr, stream.read_stderr)):
+        if peek():
+            text += read()
+    return text
