@@ -7,13 +7,14 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from plan_world import running
+from plan_world import Cluster, running
 from run_manifests import LONGER, TRAIN
 
-from deepcoder_contracts.api.run_status import Phase
+from deepcoder_contracts.api.run_status import Phase, ProvenanceStatus
 from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.gate import GateRecord
 from deepcoder_contracts.progress import CheckpointSummary
+from deepcoder_operator.domain.heartbeat import reply
 from deepcoder_operator.domain.world import Problem
 
 GATE = {"all": [{"metric": "reward_mean", "op": "Ge", "value": 0.5}]}
@@ -109,6 +110,56 @@ def test_judges_and_pods_that_come_up_one_by_one_change_no_status() -> None:
         assert cluster.run.status == before
 
 
+def test_provenance_has_what_the_manifest_tells_while_the_attempt_still_runs() -> None:
+    cluster = running()
+    cluster.save(5)
+    made = {"torch": "2.9.0"}
+    cluster.stored["short"] = replace(cluster.stored["short"], versions=made)
+    report_of_its_newest(cluster, 5)
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.RUNNING
+    assert provenance_of(cluster).versions == made
+
+
+def test_attempt_is_told_the_image_that_its_own_head_runs_and_never_the_one_before() -> None:
+    cluster = running()
+    head = cluster.pods["demo-s0-a1-head"]
+    cluster.pods[head.name] = replace(head, image_id="registry/trainer@sha256:1")
+    cluster.settle()
+    assert provenance_of(cluster).image_id == "registry/trainer@sha256:1"
+    assert reply(cluster.run.status, cluster.now).image_id == "registry/trainer@sha256:1"
+    cluster.leave(1)
+    cluster.settle()
+    cluster.advance(60)
+    cluster.settle()
+    cluster.start_job()
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.RUNNING
+    assert cluster.run.status.ordinal == 2
+    assert reply(cluster.run.status, cluster.now).image_id is None, "its node has not told yet"
+
+
+def test_model_of_the_gpus_is_what_the_newest_attempt_reports() -> None:
+    cluster = running()
+    cluster.report(3)
+    assert cluster.beat is not None
+    told = cluster.beat.report.model_copy(update={"accelerator": "NVIDIA H100 80GB HBM3"})
+    cluster.beat = replace(cluster.beat, report=told)
+    cluster.settle()
+    assert provenance_of(cluster).accelerator == "NVIDIA H100 80GB HBM3"
+    cluster.leave(1)
+    cluster.settle()
+    cluster.advance(60)
+    cluster.settle()
+    assert cluster.run.status.ordinal == 2
+    assert provenance_of(cluster).accelerator is None, "the next one may get others"
+
+
+def provenance_of(cluster: Cluster) -> ProvenanceStatus:
+    assert cluster.run.status.provenance is not None
+    return cluster.run.status.provenance
+
+
 def test_provenance_has_what_the_manifest_tells_and_keeps_it() -> None:
     cluster = running()
     cluster.save(20, final=True)
@@ -130,14 +181,18 @@ def test_storage_is_asked_once_for_a_checkpoint_and_not_for_each_report() -> Non
     cluster = running()
     cluster.questions = 0
     cluster.save(1)
-    newest = cluster.stored["short"].newest
-    assert newest is not None
-    summary = CheckpointSummary(uri=newest.uri, digest=newest.digest, step=1)
     for step in range(1, 60):
         cluster.advance(20)
-        cluster.report(step)
-        assert cluster.beat is not None
-        report = cluster.beat.report.model_copy(update={"latest_checkpoint": summary})
-        cluster.beat = replace(cluster.beat, report=report)
+        report_of_its_newest(cluster, step)
         cluster.settle()
     assert cluster.questions == 1
+
+
+def report_of_its_newest(cluster: Cluster, step: int) -> None:
+    """A heartbeat that names the newest checkpoint."""
+    newest = cluster.stored["short"].newest
+    assert newest is not None
+    cluster.report(step)
+    assert cluster.beat is not None
+    summary = CheckpointSummary(uri=newest.uri, digest=newest.digest, step=newest.step)
+    cluster.beat = replace(cluster.beat, report=cluster.beat.report.model_copy(update={"latest_checkpoint": summary}))

@@ -66,7 +66,7 @@ def told_by_others(status: RunStatus) -> RunStatus:
     provenance = status.provenance.model_copy(
         update={
             "image_id": "registry/trainer@sha256:1", "dataset_sha256": "0" * 64, "dataset_digest": digest,
-            "code_digest": digest, "versions": {"torch": "2.9.0"}, "from_": PARENT,
+            "code_digest": digest, "versions": {"torch": "2.9.0"}, "accelerator": "NVIDIA H100", "from_": PARENT,
         }
     )  # fmt: skip
     usage = status.usage.model_copy(

@@ -126,6 +126,10 @@ FORGED: dict[str, tuple[dict[str, Any], str]] = {
     "another seed": ({"seed": 7}, "has seed"),
     "a stage before its parent's": ({"stage": "early", "stage_index": 0}, "calls stage"),
     "an attempt before its parent's": ({"ordinal": 1}, "the later attempt 2"),
+    "another trainer within an attempt": (
+        {"stage": "short", "stage_index": 0, "step": 25, "ordinal": 2, "code_digest": sha256_digest(b"other")},
+        "has code digest",
+    ),
     "a step before its parent's": ({"stage": "short", "stage_index": 0, "step": 15}, "is of step 15"),
 }
 

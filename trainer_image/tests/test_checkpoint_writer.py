@@ -16,6 +16,7 @@ from deepcoder_trainer.checkpoint.errors import CheckpointFailed, StorageUnavail
 from deepcoder_trainer.checkpoint.state import PipelineState
 from deepcoder_trainer.checkpoint.storage import open_run_storage
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
+from deepcoder_trainer.surroundings import Surroundings
 
 MANIFEST = "short/step-000003.a001/MANIFEST.json"
 STATE = PipelineState(3, 3, 3, 12)
@@ -44,7 +45,8 @@ async def test_weights_are_on_their_way_before_the_rest_of_the_state_is_known(
     make_config: Callable[..., StageConfig], tmp_path: Path
 ) -> None:
     config, learner = make_config(), SlowLearner()
-    writer = CheckpointWriter(config, learner, workdir=tmp_path / "w")  # type: ignore[arg-type]
+    surroundings = Surroundings()
+    writer = CheckpointWriter(config, learner, workdir=tmp_path / "w", surroundings=surroundings)  # type: ignore[arg-type]
     store = open_run_storage(config.storage)
     stored: list[bool] = []
 
@@ -55,12 +57,15 @@ async def test_weights_are_on_their_way_before_the_rest_of_the_state_is_known(
     await writer.copy(3)
     await asyncio.sleep(0)
     assert learner.uploads == 1
+    surroundings.image_id, surroundings.accelerator = "registry/trainer@sha256:1", "NVIDIA H100"
     await writer.commit(STATE, metrics={}, final=True)
     learner.may_upload.set()
     committed = await writer.wait()
     assert committed is not None
     assert (committed.manifest.step, committed.manifest.final) == (3, True)
     assert committed.manifest.versions["torch"] == torch.__version__, "what made the weights is told"
+    made = committed.manifest
+    assert (made.image_id, made.accelerator) == ("registry/trainer@sha256:1", "NVIDIA H100"), "told since it began"
     assert set(committed.manifest.versions) >= {"python", "deepcoder-trainer"}
     assert stored == [False], "what is to be stored before the commit is asked for once, and before"
     assert store.head(MANIFEST) is not None

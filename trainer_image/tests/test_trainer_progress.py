@@ -21,6 +21,7 @@ from deepcoder_contracts.progress import Desired, ProgressReply, ProgressReport,
 from deepcoder_contracts.stage import ProgressEndpoint, StageConfig
 from deepcoder_trainer.ports import StepReport
 from deepcoder_trainer.stopping import Moment, Stop
+from deepcoder_trainer.surroundings import Surroundings
 from deepcoder_trainer.telemetry.progress import SENDS, Progress
 from deepcoder_trainer.types import Problem
 
@@ -131,6 +132,24 @@ async def test_a_step_is_reported_with_what_the_operator_shows(
     assert report.expected_submissions is not None
     assert report.expected_submissions.count == 16
     assert set(server.tokens) == {"Bearer first"}
+
+
+async def test_image_comes_with_a_reply_and_the_gpus_go_with_a_report(
+    tmp_path: Path, make_config: Callable[..., StageConfig]
+) -> None:
+    cert, key = certificate(tmp_path, "op")
+    async with operator(cert, key) as (server, url):
+        surroundings = Surroundings(accelerator="NVIDIA H100 80GB HBM3")
+        progress = Progress(make_config(), Stop(), surroundings)
+        server.reply = ProgressReply(image_id="registry/trainer@sha256:1")
+        async with reporting(progress, endpoint(url, cert, tmp_path)):
+            while surroundings.image_id is None:
+                await heard(server)
+            server.reply = ProgressReply()
+            for _ in range(3):
+                await heard(server)
+    assert surroundings.image_id == "registry/trainer@sha256:1", "a reply that does not tell takes nothing back"
+    assert server.reports[-1].accelerator == "NVIDIA H100 80GB HBM3"
 
 
 @pytest.mark.parametrize(

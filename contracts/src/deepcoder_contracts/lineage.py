@@ -70,6 +70,15 @@ def misplaced(folder: str, manifest: Manifest) -> str | None:
     return None if f"/{folder.strip('/')}".endswith(f"/{place}") else f"is the manifest of {place}"
 
 
+_OF_AN_ATTEMPT = ("code_digest", "versions", "image", "image_id", "accelerator")
+"""What the manifests of one attempt agree on, since it runs in one set of pods."""
+
+
+def _differ(a: object, b: object) -> bool:
+    """Whether two that are known are not the same."""
+    return bool(a) and bool(b) and a != b
+
+
 def broken_link(child: Manifest, parent: Manifest) -> str | None:
     """Why a manifest cannot come from the one that it names as its parent; None if it can."""
     if parent.kind is ManifestKind.EVALUATION:
@@ -88,6 +97,11 @@ def broken_link(child: Manifest, parent: Manifest) -> str | None:
         return f"is of stage {child.stage}, its parent of the later stage {parent.stage}"
     if child.ordinal < parent.ordinal:
         return f"is of attempt {child.ordinal}, its parent of the later attempt {parent.ordinal}"
+    if child.ordinal == parent.ordinal and child.kind is not ManifestKind.EVALUATION:
+        differs = next((name for name in _OF_AN_ATTEMPT if _differ(getattr(child, name), getattr(parent, name))), None)
+        if differs is not None:
+            told = f"{getattr(child, differs)}, its parent of the same attempt {getattr(parent, differs)}"
+            return f"has {differs.replace('_', ' ')} {told}"
     goes_on = child.kind is ManifestKind.CHECKPOINT and child.stage == parent.stage
     if goes_on and (child.step, child.ordinal) <= (parent.step, parent.ordinal):
         return f"is of step {child.step}, its parent of step {parent.step} by no earlier attempt"

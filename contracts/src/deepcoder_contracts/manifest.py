@@ -118,6 +118,14 @@ class Manifest(VersionedContract):
     image: str | None = None
     """Trainer image reference."""
 
+    image_id: Annotated[str, Field(max_length=512)] | None = None
+    """The image with its digest, as the node of the attempt's head resolved it; the operator tells it in its replies.
+    None by hand, before the first reply, and in older manifests."""
+
+    accelerator: Annotated[str, Field(max_length=256)] | None = None
+    """Model of the GPUs that the attempt ran on, comma-separated where there are several; None on CPUs, where it
+    cannot be told, and in older manifests."""
+
     seed: int = Field(ge=0)
     """The run's seed."""
 

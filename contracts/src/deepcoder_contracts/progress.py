@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
@@ -86,6 +87,9 @@ class ProgressReport(VersionedContract):
     expected_submissions: ExpectedSubmissions | None = None
     """Load to come for the judges."""
 
+    accelerator: Annotated[str, Field(max_length=256)] | None = None
+    """Model of the GPUs that the attempt runs on, once it is known."""
+
     sent_at: datetime
     """Sender's clock (UTC)."""
 
@@ -110,3 +114,6 @@ class ProgressReply(VersionedContract):
 
     deadline_seconds: float | None = Field(default=None, ge=0)
     """Drain: time left."""
+
+    image_id: str | None = None
+    """Image of the attempt's head with its digest, for manifests: nobody tells a pod its own."""

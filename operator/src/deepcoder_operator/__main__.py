@@ -103,6 +103,8 @@ def _verify(arguments: argparse.Namespace) -> int:
             pruned = " (payload pruned)" if link.pruned else ""
             print(f"ok  {manifest.kind:<10} {manifest.stage} step {manifest.step} attempt {manifest.ordinal}  "
                   f"{link.digest}  {link.uri}{pruned}")  # fmt: skip
+            if manifest.image_id or manifest.accelerator:
+                print(f"    {manifest.image_id or manifest.image} on {manifest.accelerator or 'unknown devices'}")
     except (Damaged, Missing) as e:
         print(f"BAD {e}", file=sys.stderr)
         return 1

@@ -51,6 +51,7 @@ from deepcoder_trainer.sampler.group import SamplerGroup
 from deepcoder_trainer.sampler.start import start_samplers
 from deepcoder_trainer.starting import bring_to, load_problems, load_tokenizer, start_both
 from deepcoder_trainer.stopping import Moment, Stop, StopReached, stop_on_signals
+from deepcoder_trainer.surroundings import Surroundings, find_accelerator
 from deepcoder_trainer.telemetry.metrics import JsonLines
 from deepcoder_trainer.telemetry.observers import Observers
 from deepcoder_trainer.telemetry.progress import Progress
@@ -86,7 +87,8 @@ class Attempt:
         self._store = open_run_storage(config.storage)
         self._sources = Sources(endpoint=config.storage.endpoint, region=config.storage.region)
         self._writer = CheckpointWriter(config, None, workdir=self._workdir, store=self._store)
-        self._progress = Progress(config, stop)
+        self._surroundings = Surroundings()
+        self._progress = Progress(config, stop, self._surroundings)
         self._prometheus = Prometheus(config)
         self._prometheus.watch(self._totals)
         self._metrics = JsonLines(self._workdir / "metrics.jsonl", config.stage.name)
@@ -177,6 +179,7 @@ class Attempt:
         self._progress.trains_on([encoded.problem for encoded in problems.kept])
         sampler, learner = await self._unless_stopped(start_both(config, model_dir, stack))
         self._sampler = sampler
+        await self._unless_stopped(self._look_around())
         point = await self._unless_stopped(find_resume_point(config, learner, workdir=self._workdir, store=self._store))
         writer = self._writer = CheckpointWriter(
             config,
@@ -185,6 +188,7 @@ class Attempt:
             parent=point.ref if point else None,
             dataset_digest=digest,
             store=self._store,
+            surroundings=self._surroundings,
         )
         stack.push_async_callback(writer.close)
         writer.on_commit = self._committed
@@ -278,10 +282,16 @@ class Attempt:
 
         sampler = self._sampler = await self._unless_stopped(start_samplers(self.config, model_dir))
         stack.push_async_callback(sampler.close)
+        await self._unless_stopped(self._look_around())
         observer = self._observer()
         observer.on_phase(TrainerPhase.EVALUATING)
         await self._unless_stopped(run_evaluate_stage(self._context(sampler, reward, tokenizer, observer)))
         return exits.completed()
+
+    async def _look_around(self) -> None:
+        """Samplers and learners have their places: what GPUs are there."""
+        if self.config.stage.resources.accelerators:
+            self._surroundings.accelerator = await find_accelerator()
 
     def _context(self, sampler: Any, reward: Reward, tokenizer: Any, observer: Observer) -> EvaluationContext:
         return EvaluationContext(
@@ -294,6 +304,7 @@ class Attempt:
             workdir=self._workdir,
             dtype="float32" if self.config.recipe.precision == "Float32" else "bfloat16",
             observer=observer,
+            surroundings=self._surroundings,
             told=self._prometheus.evaluated,
         )
 

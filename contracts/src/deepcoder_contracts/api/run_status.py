@@ -188,7 +188,10 @@ class ProvenanceStatus(Status):
     """Trainer image of the newest attempt."""
 
     image_id: str | None = None
-    """Image digest as the node resolved it."""
+    """That image with its digest, as the node of the newest attempt's head resolved it."""
+
+    accelerator: str | None = None
+    """Model of the GPUs that the newest attempt runs on, in its own words."""
 
     model: str
     """URI (with revision) of the starting model."""

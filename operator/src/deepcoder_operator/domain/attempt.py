@@ -33,6 +33,7 @@ from deepcoder_operator.domain.leaving import leave
 from deepcoder_operator.domain.lineage import parent_of
 from deepcoder_operator.domain.names import MAX_ORDINAL, attempt_name
 from deepcoder_operator.domain.own_pool import keep_pool, pool_is_ending
+from deepcoder_operator.domain.provenance import forget_attempt, note_head
 from deepcoder_operator.domain.world import RAYJOB_INVALID, RayJobView, World
 
 
@@ -54,6 +55,7 @@ def intend(draft: Draft) -> None:
             parent=parent_of(draft.run, status, index),
         ),
     )
+    forget_attempt(draft)
     entry = status.stages[index]
     draft.update_stage(
         index, phase=StagePhase.ACTIVE, start_time=entry.start_time or draft.now, attempts=entry.attempts + 1
@@ -151,10 +153,7 @@ def _note_pods(draft: Draft, world: World) -> None:
     failure = pod_failure(mine, attempt.ordinal)
     if failure and failure.evidence != attempt.evidence and attempt.reason is not FailureReason.PREEMPTED:
         draft.update_attempt(reason=failure.reason, evidence=failure.evidence)
-    head = world.head(attempt.ordinal)
-    provenance = draft.status.provenance
-    if head and head.image_id and provenance and provenance.image_id != head.image_id:
-        draft.update(provenance=provenance.model_copy(update={"image_id": head.image_id}))
+    note_head(draft, world.head(attempt.ordinal))
 
 
 def _queued(draft: Draft, stop: DrainCause | None) -> None:

@@ -9,6 +9,7 @@ from deepcoder_contracts.api.run_status import ProgressStatus, RunStatus
 from deepcoder_contracts.progress import Desired, ProgressReply, ProgressReport
 from deepcoder_operator.domain.draft import Draft
 from deepcoder_operator.domain.numbers import measured, measurements
+from deepcoder_operator.domain.provenance import note_accelerator
 from deepcoder_operator.domain.world import World
 
 WRITE_SECONDS = 15.0
@@ -26,6 +27,7 @@ def note_progress(draft: Draft, world: World) -> None:
     if old is not None and not draft.due(old.time, WRITE_SECONDS):
         return
     report = beat.report
+    note_accelerator(draft, report.accelerator)
     stepped = old is None or report.step != old.step
     draft.update(progress=_progress(report, draft.now))
     draft.update_attempt(
@@ -57,6 +59,11 @@ def _progress(report: ProgressReport, now: datetime) -> ProgressStatus:
 
 def reply(status: RunStatus, now: datetime) -> ProgressReply:
     """What the live attempt is answered."""
+    wish, provenance = _wish(status, now), status.provenance
+    return wish.model_copy(update={"image_id": provenance.image_id if provenance else None})
+
+
+def _wish(status: RunStatus, now: datetime) -> ProgressReply:
     attempt = status.attempt
     if attempt is None or attempt.state is AttemptState.LEAVING:
         return ProgressReply(desired=Desired.DRAIN, deadline_seconds=0)

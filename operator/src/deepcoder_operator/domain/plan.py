@@ -30,6 +30,7 @@ from deepcoder_operator.domain.names import MAX_ORDINAL
 from deepcoder_operator.domain.own_pool import release_pool
 from deepcoder_operator.domain.policy import Policy
 from deepcoder_operator.domain.promotion import check_hold
+from deepcoder_operator.domain.provenance import note_manifest
 from deepcoder_operator.domain.sandbox_usage import account_sandbox
 from deepcoder_operator.domain.settle import settle
 from deepcoder_operator.domain.summary import initialise, summarise
@@ -80,6 +81,7 @@ def _live(draft: Draft, world: World) -> None:
     stored = world.storage.stage if world.storage else None
     if stored and stored.newest:
         note_checkpoint(draft, draft.attempt.stage_index, stored.newest)
+        note_manifest(draft, stored)
     follow(draft, world, stop=DrainCause.SUSPEND if draft.run.spec.suspend else None)
     if _has_left(draft) and gone(draft, world):
         settle(draft, world)

@@ -18,11 +18,10 @@ from deepcoder_operator.domain.classify import Failure, backoff_seconds, decide,
 from deepcoder_operator.domain.draft import Draft
 from deepcoder_operator.domain.lineage import note_checkpoint
 from deepcoder_operator.domain.promotion import promote
+from deepcoder_operator.domain.provenance import note_manifest
 from deepcoder_operator.domain.terminal import fail_run
 from deepcoder_operator.domain.usage import note_waste
 from deepcoder_operator.domain.world import StoredStage, World
-
-MAX_VERSIONS = 32
 
 
 def settle(draft: Draft, world: World) -> None:
@@ -39,7 +38,7 @@ def settle(draft: Draft, world: World) -> None:
     stored = view.stage
     if stored.newest is not None:
         note_checkpoint(draft, attempt.stage_index, stored.newest)
-    _note_provenance(draft, stored)
+    note_manifest(draft, stored)
     record = stored.exit
     if _finished(draft, attempt, stored, record):
         draft.update(attempt=None, backoff=None)
@@ -60,18 +59,6 @@ def settle(draft: Draft, world: World) -> None:
     else:
         failure = refine(attempt, record)
     _failed(draft, attempt, failure)
-
-
-def _note_provenance(draft: Draft, stored: StoredStage) -> None:
-    """What only manifests tell of how a run's weights were made."""
-    told = {
-        "code_digest": stored.code_digest,
-        "dataset_digest": stored.dataset_digest,
-        "versions": dict(sorted((stored.versions or {}).items())[:MAX_VERSIONS]),
-    }
-    if draft.status.provenance is not None:
-        known = {name: value for name, value in told.items() if value}
-        draft.update(provenance=draft.status.provenance.model_copy(update=known))
 
 
 def _finished(draft: Draft, attempt: AttemptStatus, stored: StoredStage, record: ExitRecord | None) -> bool:

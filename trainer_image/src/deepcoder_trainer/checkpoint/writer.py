@@ -43,6 +43,7 @@ from deepcoder_trainer.checkpoint.retention import payloads_to_prune
 from deepcoder_trainer.checkpoint.state import PipelineState, save_state
 from deepcoder_trainer.checkpoint.storage import ObjectStore, open_run_storage
 from deepcoder_trainer.checkpoint.transfer import upload_files
+from deepcoder_trainer.surroundings import Surroundings
 from deepcoder_trainer.types import Learner
 
 MAX_FAILURES = 3
@@ -107,6 +108,7 @@ class CheckpointWriter:
         parent: ParentRef | None = None,
         dataset_digest: str | None = None,
         store: ObjectStore | None = None,
+        surroundings: Surroundings | None = None,
     ) -> None:
         """`workdir` is local scratch space; `parent` is what this attempt started from (also settable later)."""
         self._config = config
@@ -114,6 +116,7 @@ class CheckpointWriter:
         self._workdir = workdir
         self._store = store or open_run_storage(config.storage)
         self._dataset_digest = dataset_digest
+        self._surroundings = surroundings or Surroundings()
         self._copied: _Copied | None = None
         self._background: asyncio.Task[None] | None = None
         self.parent = parent
@@ -324,6 +327,8 @@ class CheckpointWriter:
             code_digest=code_digest(),
             versions=versions(),
             image=config.provenance.image,
+            image_id=self._surroundings.image_id,
+            accelerator=self._surroundings.accelerator,
             seed=config.recipe.seed,
             world_size=config.stage.resources.learners,
             compute_threads=self._threads(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from deepcoder_trainer.ports import Observer
 from deepcoder_trainer.rollout.reward import Reward
 from deepcoder_trainer.rollout.rollout import Rollout, Sampling
 from deepcoder_trainer.sampler.pretrained import push_pretrained
+from deepcoder_trainer.surroundings import Surroundings
 from deepcoder_trainer.types import Sampler
 
 
@@ -34,6 +35,7 @@ class EvaluationContext:
     dtype: str
     """The samplers' number format."""
     observer: Observer
+    surroundings: Surroundings = field(default_factory=Surroundings)
     told: Callable[[Mapping[str, float]], None] = lambda _figures: None
     """Hears what each target of an Evaluate stage came to as soon as it is measured: `eval/<set>/<target>/<figure>`."""
 

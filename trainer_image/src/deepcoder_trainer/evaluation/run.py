@@ -297,6 +297,8 @@ def _commit(
         code_digest=plan.code_digest,
         versions=versions(),
         image=config.provenance.image,
+        image_id=context.surroundings.image_id,
+        accelerator=context.surroundings.accelerator,
         seed=plan.seed,
         world_size=0,
         metrics=figures,

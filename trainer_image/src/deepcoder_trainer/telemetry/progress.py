@@ -36,6 +36,7 @@ from deepcoder_contracts.progress import (
 from deepcoder_contracts.stage import ProgressEndpoint, StageConfig
 from deepcoder_trainer.ports import StepReport
 from deepcoder_trainer.stopping import Stop
+from deepcoder_trainer.surroundings import Surroundings
 from deepcoder_trainer.types import Problem
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class Progress:
 
     config: StageConfig
     stop: Stop
+    surroundings: Surroundings = field(default_factory=Surroundings)
     phase: TrainerPhase = TrainerPhase.STARTING
     checkpoint: CheckpointSummary | None = None
     _step: int = 0
@@ -104,6 +106,7 @@ class Progress:
             phase_seconds=self._phase_seconds,
             latest_checkpoint=self.checkpoint,
             expected_submissions=expected,
+            accelerator=self.surroundings.accelerator,
             sent_at=datetime.now(UTC),
         )
 
@@ -134,6 +137,7 @@ class Progress:
         if self._failing:
             log.info("progress is sent again")
         self._failing = False
+        self.surroundings.image_id = reply.image_id or self.surroundings.image_id
         if reply.desired is Desired.DRAIN:
             if not self.stop.requested:
                 log.info("the operator asks to drain")

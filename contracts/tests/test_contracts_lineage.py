@@ -1,0 +1,45 @@
+"""Which manifests can come from which: one attempt makes all of its own by one code, in one image, on the same GPUs."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from deepcoder_contracts.base import sha256_digest
+from deepcoder_contracts.lineage import broken_link
+from deepcoder_contracts.manifest import Manifest, ManifestKind, RunIdentity
+
+RUN = RunIdentity(namespace="ml", name="demo", uid="01234567-89ab-4cde-8f01-23456789abcd")
+MADE_BY: dict[str, tuple[Any, Any]] = {
+    "code_digest": (sha256_digest(b"code"), sha256_digest(b"other")),
+    "versions": ({"torch": "2.9.0"}, {"torch": "2.9.1"}),
+    "image": ("trainer:1", "trainer:2"),
+    "image_id": ("trainer@sha256:1", "trainer@sha256:2"),
+    "accelerator": ("NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB"),
+}
+
+
+def manifest(step: int, ordinal: int = 1, **fields: Any) -> Manifest:
+    made = {name: value for name, (value, _) in MADE_BY.items()} | fields
+    return Manifest(
+        kind=ManifestKind.CHECKPOINT, run=RUN, stage="short", stage_index=0, ordinal=ordinal, step=step,
+        config_digest=sha256_digest(b"config"), seed=0, world_size=1, created_at=datetime.now(UTC), **made,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("field", MADE_BY)
+def test_one_attempt_cannot_have_been_made_by_two(field: str) -> None:
+    _, other = MADE_BY[field]
+    problem = broken_link(manifest(20, **{field: other}), manifest(10))
+    assert problem is not None
+    assert field.replace("_", " ") in problem
+    assert broken_link(manifest(20, 2, **{field: other}), manifest(10)) is None, "the next attempt may be upgraded"
+
+
+@pytest.mark.parametrize("field", [name for name in MADE_BY if name != "code_digest"])
+def test_what_was_not_known_yet_contradicts_nothing(field: str) -> None:
+    unknown: Any = {} if field == "versions" else None
+    assert broken_link(manifest(20), manifest(10, **{field: unknown})) is None
+    assert broken_link(manifest(20, **{field: unknown}), manifest(10)) is None

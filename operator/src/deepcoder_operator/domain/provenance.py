@@ -1,0 +1,44 @@
+"""What a run is made by, as it comes to be known: the image from pods, the GPUs from reports, the rest from manifests.
+
+What was seen of an attempt is not taken for the next one's: the image of a head is forgotten when another is intended.
+"""
+
+from __future__ import annotations
+
+from deepcoder_operator.domain.draft import Draft
+from deepcoder_operator.domain.world import PodView, StoredStage
+
+MAX_VERSIONS = 32
+
+
+def forget_attempt(draft: Draft) -> None:
+    """A new attempt has not said yet what it runs in and on."""
+    _note(draft, image_id=None, accelerator=None)
+
+
+def note_head(draft: Draft, head: PodView | None) -> None:
+    """The node has resolved the live attempt's image."""
+    if head is not None and head.image_id:
+        _note(draft, image_id=head.image_id)
+
+
+def note_accelerator(draft: Draft, model: str | None) -> None:
+    """The live attempt has told what it runs on."""
+    if model:
+        _note(draft, accelerator=model)
+
+
+def note_manifest(draft: Draft, stored: StoredStage) -> None:
+    """What only manifests tell of how a run's weights were made."""
+    told = {
+        "code_digest": stored.code_digest,
+        "dataset_digest": stored.dataset_digest,
+        "versions": dict(sorted((stored.versions or {}).items())[:MAX_VERSIONS]),
+    }
+    _note(draft, **{name: value for name, value in told.items() if value})
+
+
+def _note(draft: Draft, **told: object) -> None:
+    provenance = draft.status.provenance
+    if provenance is not None and any(getattr(provenance, name) != value for name, value in told.items()):
+        draft.update(provenance=provenance.model_copy(update=told))
