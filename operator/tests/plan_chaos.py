@@ -16,6 +16,7 @@ from deepcoder_contracts.api.run_status import CheckpointStatus
 from deepcoder_contracts.api.stage import Stage
 from deepcoder_contracts.exit import ExitRecord
 from deepcoder_operator.domain.terminal import is_terminal
+from deepcoder_operator.domain.usage import SEEN_SECONDS
 from deepcoder_operator.domain.world import Problem
 
 DATASETS = {"datasets": EVALUATE["evaluate"]["datasets"]}
@@ -70,11 +71,16 @@ class Chaos(Invariants):
 
     @rule(seconds=st.sampled_from([1, 20, 400, 4000]))
     def time_passes(self, seconds: int) -> None:
+        known = {p.name for p in self.status.usage.pods}
+        self.clocks_differ |= seconds > SEEN_SECONDS and any(
+            p.gpus and p.name not in known for p in self.cluster.pods.values()
+        )
         self.cluster.advance(seconds)
 
     @rule(seconds=st.integers(-4000, 4000))
     def clock_jumps(self, seconds: int) -> None:
         """As it may between one process of the operator and the next; within one it does not, see `clock`."""
+        self.clocks_differ = True
         self.cluster.advance(seconds)
 
     def may_start(self) -> bool:

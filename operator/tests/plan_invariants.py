@@ -37,6 +37,8 @@ class Invariants(RuleBasedStateMachine):
         self.used = 0.0
         self.wasted = 0.0
         self.runs = 1
+        self.clocks_differ = False
+        """Or seem to, since nobody looked when pods were scheduled."""
 
     @property
     def status(self) -> RunStatus:
@@ -85,7 +87,7 @@ class Invariants(RuleBasedStateMachine):
         ended = [(e, e.ended_time) for e in usage.pods if e.ended_time]
         waiting = sum(e.gpus * max((end - e.scheduled_time).total_seconds(), 0.0) for e, end in ended)
         assert float(usage.gpu_seconds) + waiting == self.cluster.meter.seconds
-        assert not usage.estimated
+        assert not usage.estimated or self.clocks_differ
 
     @invariant()
     def wasted_gpu_seconds_are_some_of_those_used_and_neither_falls(self) -> None:

@@ -235,3 +235,37 @@ def test_list_of_pods_is_bounded_and_says_when_it_was_too_short(monkeypatch: pyt
     usage = cluster.run.status.usage
     assert len(usage.pods) == 4
     assert usage.estimated
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_pod_that_was_scheduled_by_a_clock_that_differs_makes_an_estimate(hours: int) -> None:
+    cluster = with_gpus()
+    cluster.advance(100)
+    seen = learner(cluster)
+    wrong = cluster.now + timedelta(hours=hours)
+    cluster.pods["late"] = replace(seen, name="late", uid="l", scheduled=wrong)
+    cluster.settle()
+    assert cluster.run.status.usage.estimated
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_checkpoint_that_was_committed_by_a_clock_that_differs_makes_an_estimate(hours: int) -> None:
+    cluster = with_gpus()
+    cluster.advance(100)
+    right = cluster.now
+    cluster.now = right + timedelta(hours=hours)
+    cluster.save(5)
+    cluster.now = right
+    cluster.advance(50)
+    fail(cluster)
+    assert cluster.run.status.usage.estimated
+
+
+def test_clocks_that_agree_make_no_estimate() -> None:
+    cluster = with_gpus()
+    cluster.advance(100)
+    cluster.save(5)
+    cluster.advance(50)
+    fail(cluster)
+    assert figures(cluster) == ("1200", "400")
+    assert not cluster.run.status.usage.estimated

@@ -5,6 +5,9 @@ entries stay until it is settled, since only its end and the checkpoints that it
 join the totals. An end that nobody saw, because the operator was away, is taken from what was last known, and the
 totals are marked estimated; of a pod that came and went meanwhile nothing is known, and nothing is counted.
 
+Pods are scheduled by the API server's clock, their ends are its or ours, and checkpoints are committed by storage's.
+Where two of these stand in an order that cannot be, clocks differ, and the totals are marked estimated, too.
+
 Each checkpoint has the GPU-seconds that went into it. Where storage has lost the newest one, what was spent since the
 one before it was for nothing too. So wasted seconds are never more than those used, and none is counted twice.
 """
@@ -23,6 +26,12 @@ from deepcoder_operator.domain.world import PodView, World
 
 JUST_STARTED_SECONDS = 60.0
 
+SEEN_SECONDS = 300.0
+"""A pod that is seen so long after it was scheduled, by one who was watching then, was scheduled by another clock."""
+
+SKEW = timedelta(seconds=5)
+"""Clocks that differ by less make no difference worth telling."""
+
 
 def account(draft: Draft, world: World, policy: Policy) -> None:
     """Open an entry for each pod with GPUs that was scheduled, close those of pods that ended."""
@@ -33,7 +42,7 @@ def account(draft: Draft, world: World, policy: Policy) -> None:
     for entry in usage.pods:
         end = _end(draft, world, entry, present.get(entry.name)) if entry.ended_time is None else None
         entries.append(entry if end is None else entry.model_copy(update={"ended_time": end[0]}))
-        estimated = estimated or (end is not None and end[1])
+        estimated = estimated or (end is not None and (end[1] or end[0] < entry.scheduled_time - SKEW))
     known = {e.name for e in entries}
     live = draft.status.attempt.ordinal if draft.status.attempt else None
     for pod in sorted(present.values(), key=lambda p: p.name):
@@ -42,6 +51,7 @@ def account(draft: Draft, world: World, policy: Policy) -> None:
         if len(entries) >= MAX_POD_ENTRIES:
             estimated = True
             break
+        estimated = estimated or _by_another_clock(draft, world, pod.scheduled)
         entries.append(
             PodUsage(
                 name=pod.name,
@@ -94,14 +104,26 @@ def note_waste(draft: Draft, attempt: AttemptStatus) -> None:
     """An attempt ended without what it was for: what its pods spend after its last checkpoint is for nothing."""
     latest, usage = draft.status.latest_checkpoint, draft.status.usage
     saved = latest.committed_time if latest is not None and latest.ordinal == attempt.ordinal else None
+    began = min((e.scheduled_time for e in usage.pods if e.ordinal == attempt.ordinal), default=None)
+    if saved is not None and began is not None and not began - SKEW <= saved <= draft.now + SKEW:
+        usage = usage.model_copy(update={"estimated": True})
     entries = [
         e.model_copy(update={"wasted_since": max(e.scheduled_time, saved or e.scheduled_time)})
         if e.ordinal == attempt.ordinal
         else e
         for e in usage.pods
     ]
-    if entries != usage.pods:
+    if entries != usage.pods or usage is not draft.status.usage:
         draft.update(usage=usage.model_copy(update={"pods": entries}))
+
+
+def _by_another_clock(draft: Draft, world: World, scheduled: datetime) -> bool:
+    """Whether a pod that is seen now for the first time cannot have been scheduled then by our clock."""
+    if scheduled > draft.now + SKEW:
+        return True
+    since = world.watching_since
+    watched = since is None or since < scheduled
+    return watched and draft.now - scheduled > timedelta(seconds=SEEN_SECONDS)
 
 
 def invested(draft: Draft, checkpoint: CheckpointStatus) -> float | None:
