@@ -171,7 +171,7 @@ async def _token(kube: Kube, head: Object) -> str:
         "spec": {"audiences": [AUDIENCE], "expirationSeconds": 3600, "boundObjectRef": bound},
     }
     path = SERVICE_ACCOUNTS.path(meta["namespace"], head["spec"]["serviceAccountName"], "token")
-    return str((await kube._request("POST", path, body=request))["status"]["token"])
+    return str((await kube.post(path, request))["status"]["token"])
 
 
 async def _main(options: argparse.Namespace) -> int:

@@ -279,7 +279,7 @@ async def world(directory: Path) -> AsyncIterator[World]:
 
 async def _namespace(kube: Kube, name: str) -> None:
     body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-    await kube._request("POST", NAMESPACES.path(None), body=body)
+    await kube.post(NAMESPACES.path(None), body)
 
 
 async def _tenant(kube: Kube, index: int, authority: str) -> None:
@@ -293,7 +293,7 @@ async def _tenant(kube: Kube, index: int, authority: str) -> None:
     }
     data = {k: base64.b64encode(v.encode()).decode() for k, v in values.items()}
     secret: Object = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3", "namespace": name}, "data": data}
-    await kube._request("POST", SECRETS.path(name), body=secret)
+    await kube.post(SECRETS.path(name), secret)
     spec = {"replicas": 0, "minReplicas": 0, "scaling": {"mode": "External"}}
     pool = {
         "apiVersion": POOLS.api_version,

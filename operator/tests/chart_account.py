@@ -92,7 +92,7 @@ async def account(
     made = [o for o in objects if o["kind"] in _RIGHTS]
     for obj in made:
         place = obj["metadata"].get("namespace") or (namespace if obj["kind"] == "ServiceAccount" else None)
-        await kube._request("POST", _RIGHTS[obj["kind"]].path(place), body=obj)
+        await kube.post(_RIGHTS[obj["kind"]].path(place), obj)
     try:
         (name,) = [o["metadata"]["name"] for o in made if o["kind"] == "ServiceAccount"]
         path = directory / "operator.kubeconfig"
@@ -107,7 +107,7 @@ async def account(
 async def _token(kube: Kube, namespace: str, name: str) -> str:
     spec = {"expirationSeconds": _TOKEN_SECONDS}
     request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
-    answer = await kube._request("POST", SERVICE_ACCOUNTS.path(namespace, name, "token"), body=request)
+    answer = await kube.post(SERVICE_ACCOUNTS.path(namespace, name, "token"), request)
     return str(answer["status"]["token"])
 
 

@@ -74,7 +74,7 @@ async def namespace(kube: Kube) -> AsyncIterator[str]:
     name = f"t-{uuid.uuid4().hex[:10]}"
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
-    await kube._request("POST", NAMESPACES.path(None), body=body)
+    await kube.post(NAMESPACES.path(None), body)
     yield name
     await kube.delete(NAMESPACES, None, name)
 

@@ -205,7 +205,7 @@ class Standin:
             "spec": {"audiences": [AUDIENCE], "expirationSeconds": 600, "boundObjectRef": bound},
         }
         path = f"/api/v1/namespaces/{self.namespace}/serviceaccounts/{account}/token"
-        answer = await self.kube._request("POST", path, body=request)
+        answer = await self.kube.post(path, request)
         return str(answer["status"]["token"])
 
 

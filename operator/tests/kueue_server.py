@@ -48,7 +48,7 @@ def built() -> Path | None:
 async def create(kube: Kube, resource: Resource, obj: Object, namespace: str | None = None) -> None:
     """Make an object of a kind that the operator knows nothing of."""
     whole = {"apiVersion": resource.api_version, "kind": resource.kind, **obj}
-    await kube._request("POST", resource.path(namespace), body=whole)
+    await kube.post(resource.path(namespace), whole)
 
 
 @asynccontextmanager

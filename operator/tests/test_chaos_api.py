@@ -169,7 +169,7 @@ async def test_api_server_killed_and_started_again_is_outlived(
             await established(kube, f"{resource.plural}.deepcoder.dev")
         namespaces = Resource("", "v1", "namespaces", "Namespace")
         body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "restarts"}}
-        await kube._request("POST", namespaces.path(None), body=body)
+        await kube.post(namespaces.path(None), body)
         objects = chart_account.render(helm, chart, "restarts")
         (tmp_path / "site").mkdir()
 

@@ -259,7 +259,7 @@ async def test_namespace_deleted_in_mid_run_is_gone_within_a_minute(world: Clust
     """The namespace's controller deletes in any order: the Secret may go before the run that needs it."""
     namespace = f"t-{uuid.uuid4().hex[:10]}"
     body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
-    await world.kube._request("POST", NAMESPACES.path(None), body=body)
+    await world.kube.post(NAMESPACES.path(None), body)
     await put_secret(world.kube, namespace, s3_server.SECRET)
     standin = Standin(world.kube, namespace, world.s3)
     playing = asyncio.create_task(standin.run())

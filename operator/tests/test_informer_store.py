@@ -266,12 +266,12 @@ async def test_list_is_reduced_page_by_page(monkeypatch: pytest.MonkeyPatch) -> 
     ]
     kept_when: list[int] = []
 
-    async def request(*_: Any, **__: Any) -> dict[str, Any]:
+    async def read(*_: Any) -> dict[str, Any]:
         return pages.pop(0)
 
     api: Any = None
     kube = Kube(api)
-    monkeypatch.setattr(kube, "_request", request)
+    monkeypatch.setattr(kube, "read", read)
 
     def keep(obj: Object) -> Object:
         kept_when.append(len(pages))

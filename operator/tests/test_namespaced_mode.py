@@ -25,7 +25,7 @@ async def elsewhere(kube: Kube, namespace: str) -> AsyncIterator[str]:
     """A namespace that the operator was not given."""
     name = f"{namespace}-else"
     body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-    await kube._request("POST", NAMESPACES.path(None), body=body)
+    await kube.post(NAMESPACES.path(None), body)
     yield name
     await kube.delete(NAMESPACES, None, name)
 

@@ -235,7 +235,7 @@ async def test_pods_that_admission_refuses_are_told_in_the_status(ground: Field)
     meta = {"name": "small", "namespace": ground.namespace}
     limits = {"apiVersion": "v1", "kind": "LimitRange", "metadata": meta, "spec": {"limits": [limit]}}
     path = Resource("", "v1", "limitranges", "LimitRange").path(ground.namespace)
-    await ground.kube._request("POST", path, body=limits)
+    await ground.kube.post(path, limits)
     await ground.create()
     async with ground.controller():
 

@@ -242,7 +242,7 @@ async def test_keys_that_are_not_understood_are_left_out(issuer: Issuer, reviewe
 @pytest.mark.apiserver
 async def test_real_api_server_s_tokens_are_told_apart_by_their_audience(kube: Kube, namespace: str) -> None:
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "trainer", "namespace": namespace}}
-    await kube._request("POST", SERVICE_ACCOUNTS.path(namespace), body=account)
+    await kube.post(SERVICE_ACCOUNTS.path(namespace), account)
     pod = await make_pod(kube, namespace, "demo-head", "demo")
     reviewer = KeyReviewer(kube, time.monotonic)
     subject = await reviewer.review(await make_token(kube, namespace, pod))

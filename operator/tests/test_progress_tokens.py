@@ -61,7 +61,7 @@ async def make_token(kube: Kube, namespace: str, pod: dict[str, Any] | None, aud
         meta = pod["metadata"]
         spec["boundObjectRef"] = {"kind": "Pod", "apiVersion": "v1", "name": meta["name"], "uid": meta["uid"]}
     body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
-    answer = await kube._request("POST", SERVICE_ACCOUNTS.path(namespace, "trainer", "token"), body=body)
+    answer = await kube.post(SERVICE_ACCOUNTS.path(namespace, "trainer", "token"), body)
     return str(answer["status"]["token"])
 
 

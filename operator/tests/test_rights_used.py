@@ -147,7 +147,7 @@ async def apart(
     """Runs in another namespace than the release's, which works everywhere or in the runs' alone."""
     home = f"{namespace}-home"
     body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": home}}
-    await kube._request("POST", NAMESPACES.path(None), body=body)
+    await kube.post(NAMESPACES.path(None), body)
     values = {"watchNamespaces": [RUNS_NAMESPACE]} if request.param == "named" else {}
     objects = chart_account.render(helm, chart, home, values, {RUNS_NAMESPACE: namespace})
     async with (

@@ -136,7 +136,7 @@ class Kube:
         query |= {"labelSelector": selector} if selector else {}
         query |= {"fieldSelector": field_selector} if field_selector else {}
         while True:
-            page = await self._request("GET", resource.path(namespace), query=query, retry=True)
+            page = await self.read(resource.path(namespace), query)
             whole = {"apiVersion": resource.api_version, "kind": resource.kind}
             items += [keep(whole | item) for item in page.get("items") or ()]
             token = page["metadata"].get("continue")
@@ -225,9 +225,16 @@ class Kube:
         except (aiohttp.ClientError, OSError) as e:
             raise errors.Unavailable(f"log of {pod}: {type(e).__name__}: {e}") from e
 
-    async def read(self, path: str) -> Object:
-        """What the API server tells of itself at a path that is no object's."""
-        return await self._request("GET", path, retry=True)
+    async def read(self, path: str, query: Mapping[str, str] | None = None) -> Object:
+        """What the API server tells at a path that is no object's: a page of a list, or something of itself."""
+        return await self._request("GET", path, query=query, retry=True)
+
+    async def post(self, path: str, body: Object, *, harmless: bool = False) -> Object:
+        """Post to a path what is no object of a kind that is known here: a review, a request for a token.
+
+        It is tried again on overload and broken connections only where that is `harmless`.
+        """
+        return await self._request("POST", path, body=body, retry=harmless)
 
     async def review_token(self, token: str, audience: str) -> Object:
         """Status of a TokenReview for a service-account token bound to an audience."""
@@ -236,7 +243,7 @@ class Kube:
             "kind": TOKEN_REVIEWS.kind,
             "spec": {"token": token, "audiences": [audience]},
         }
-        answer = await self._request("POST", TOKEN_REVIEWS.path(None), body=obj, retry=True)
+        answer = await self.post(TOKEN_REVIEWS.path(None), obj, harmless=True)
         status: Object = answer.get("status") or {}
         return status
 
