@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from plan_world import UID, Cluster, make_run, reason, running
+from plan_world import POD_SECONDS, UID, Cluster, make_run, reason, running
 from run_manifests import LONGER, TRAIN
 
 from deepcoder_contracts.api.run_status import Phase, StagePhase
 from deepcoder_contracts.gate import GateRecord
-from deepcoder_contracts.progress import Desired
+from deepcoder_contracts.progress import Desired, TrainerPhase
 from deepcoder_operator.domain.conditions import find_condition
 from deepcoder_operator.domain.heartbeat import reply
 from deepcoder_operator.domain.summary import CONDITIONS
@@ -138,11 +138,22 @@ def test_suspend_drains_through_the_reply_and_resume_goes_on() -> None:
     assert cluster.name == "demo-s0-a2"
 
 
-def test_drain_that_takes_too_long_is_told_once() -> None:
-    cluster = running()
+def drains_slowly(cluster: Cluster) -> None:
+    """The trainer has been told to drain, and says that it does."""
     cluster.edit(suspend=True)
     cluster.settle()
-    cluster.advance(300)
+    cluster.advance(5)
+    cluster.report(7, phase=TrainerPhase.DRAINING)
+    cluster.settle()
+    cluster.advance(200)
+    cluster.settle()
+    assert not cluster.jobs[cluster.name].deleting, "the pods stay while the trainer saves"
+
+
+def test_drain_that_takes_too_long_is_told_once() -> None:
+    cluster = running()
+    drains_slowly(cluster)
+    cluster.advance(95)
     cluster.settle()
     assert cluster.run.status.phase is Phase.SUSPENDED
     assert [e.reason for e in cluster.events if e.reason in ("Drained", "DrainTimedOut")] == ["DrainTimedOut"]
@@ -150,11 +161,54 @@ def test_drain_that_takes_too_long_is_told_once() -> None:
 
 def test_drain_that_takes_too_long_ends_in_suspended_all_the_same() -> None:
     cluster = running()
-    cluster.edit(suspend=True)
-    cluster.settle()
-    cluster.advance(301)
+    drains_slowly(cluster)
+    cluster.advance(96)
     cluster.settle()
     assert cluster.run.status.phase is Phase.SUSPENDED
+    assert not cluster.jobs
+
+
+@pytest.mark.parametrize("heard_before", [True, False])
+def test_trainer_that_cannot_be_told_to_drain_is_told_by_its_hook(heard_before: bool) -> None:
+    """No report of it comes (a network policy, an authority that it does not trust): its pods end, in their time."""
+    cluster = running()
+    if heard_before:
+        cluster.report(6)
+        cluster.settle()
+    cluster.kubelet = False
+    cluster.edit(suspend=True)
+    cluster.settle()
+    cluster.advance(19)
+    cluster.settle()
+    assert not cluster.jobs[cluster.name].deleting
+    cluster.advance(1)
+    cluster.settle()
+    assert not cluster.jobs
+    assert cluster.run.status.phase is Phase.DRAINING
+    head = cluster.pods["demo-s0-a1-head"]
+    assert (head.deleting, head.grace, cluster.ended) == (True, POD_SECONDS, [])
+    cluster.advance(200)
+    cluster.save(7)
+    cluster.write_exit(75, "Drained")
+    cluster.kubelet = True
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.SUSPENDED
+    assert cluster.run.status.latest_checkpoint is not None
+    assert cluster.run.status.latest_checkpoint.step == 7
+    assert cluster.run.status.stages[0].failures == 0
+    assert [e.reason for e in cluster.events if e.reason in ("Drained", "DrainTimedOut")] == ["Drained"]
+
+
+def test_operator_that_has_just_begun_waits_for_reports_before_it_takes_a_trainer_for_deaf() -> None:
+    cluster = running()
+    cluster.edit(suspend=True)
+    cluster.settle()
+    cluster.advance(60)
+    cluster.listening_since = cluster.now
+    cluster.settle()
+    assert not cluster.jobs[cluster.name].deleting
+    cluster.advance(20)
+    cluster.settle()
     assert not cluster.jobs
 
 

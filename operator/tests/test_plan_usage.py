@@ -9,6 +9,7 @@ import pytest
 from plan_world import Cluster, make_run
 
 from deepcoder_contracts.api.run_status import Phase
+from deepcoder_contracts.progress import TrainerPhase
 from deepcoder_operator.domain.world import PodView
 
 
@@ -157,7 +158,10 @@ def fail_after_looking(cluster: Cluster) -> None:
     """The trainer says that it drains, so storage is asked; then time passes."""
     cluster.edit(suspend=True)
     cluster.settle()
-    cluster.advance(100)
+    cluster.advance(10)
+    cluster.report(5, phase=TrainerPhase.DRAINING)
+    cluster.settle()
+    cluster.advance(90)
 
 
 def test_drain_without_a_checkpoint_wastes_what_came_after_the_last() -> None:

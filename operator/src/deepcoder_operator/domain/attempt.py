@@ -17,7 +17,7 @@ from deepcoder_contracts.api.attempt_status import AttemptState, AttemptStatus, 
 from deepcoder_contracts.api.failure import FailureReason
 from deepcoder_contracts.api.run_status import StagePhase
 from deepcoder_operator.domain.admission import lay_out_stages
-from deepcoder_operator.domain.bounds import CONFLICT_SECONDS, POLL_SECONDS
+from deepcoder_operator.domain.bounds import CONFLICT_SECONDS, DEAF_SECONDS, POLL_SECONDS
 from deepcoder_operator.domain.classify import (
     Failure,
     head_failure,
@@ -100,7 +100,7 @@ def follow(draft: Draft, world: World, *, stop: DrainCause | None) -> None:
         return
     cause = _why_stop(draft.attempt, world, stop)
     if cause is not None:
-        _drain(draft, cause, f"head pod {draft.attempt.head_pod} is being deleted")
+        _drain(draft, world, cause, f"head pod {draft.attempt.head_pod} is being deleted")
     else:
         keep_pool(draft, world)
         check_deadlines(draft, world)
@@ -243,7 +243,7 @@ def _deleted(draft: Draft, world: World, stop: DrainCause | None) -> None:
     lost_head = head_failure(attempt, world.head(attempt.ordinal)) or _node_lost(draft, world)
     lives = attempt.head_uid is not None and lost_head is None
     if lives and attempt.running_time is not None and not _has_exited(world):
-        _drain(draft, _why_stop(attempt, world, stop) or DrainCause.EVICTION, lost)
+        _drain(draft, world, _why_stop(attempt, world, stop) or DrainCause.EVICTION, lost)
         return
     asked = (attempt.drain_cause or stop) not in (None, DrainCause.EVICTION)
     reason = FailureReason.PREEMPTED if preempted else FailureReason.HEAD_LOST
@@ -264,10 +264,11 @@ def _why_stop(attempt: AttemptStatus, world: World, stop: DrainCause | None) -> 
     return stop
 
 
-def _drain(draft: Draft, cause: DrainCause, lost: str) -> None:
+def _drain(draft: Draft, world: World, cause: DrainCause, lost: str) -> None:
     """Have the trainer save and stop, and bound the wait. `lost` says what is being deleted, if nobody asked for it.
 
-    It hears of it through the reply to its next report; where its head is evicted the pod's preStop hook has told it.
+    It hears of it through the reply to its next report. Where its head is evicted the pod's preStop hook has told it;
+    so it does where no report comes, which is what the RayJob is deleted for then.
     """
     attempt = draft.attempt
     evicted = cause is DrainCause.EVICTION
@@ -288,6 +289,9 @@ def _drain(draft: Draft, cause: DrainCause, lost: str) -> None:
     draft.progressing(
         True, "Draining", f"attempt {attempt.ordinal} saves and stops, by {attempt.drain_deadline:%H:%M:%S}"
     )
+    job = world.rayjob
+    if job is not None and job.uid == attempt.uid and not job.deleting and not evicted and _is_deaf(draft, world):
+        draft.do(DeleteRayJob(job.name, job.uid))
     if attempt.drain_deadline is None or draft.now >= attempt.drain_deadline:
         draft.event("DrainTimedOut", f"attempt {attempt.ordinal} did not stop in time; its pods go", warning=True)
         if evicted:
@@ -297,3 +301,12 @@ def _drain(draft: Draft, cause: DrainCause, lost: str) -> None:
         return
     draft.look_again(attempt.drain_deadline)
     draft.look_again(POLL_SECONDS)
+
+
+def _is_deaf(draft: Draft, world: World) -> bool:
+    """Whether the trainer has had time to report since it was to drain, and has not: no reply can have told it."""
+    attempt, beat = draft.attempt, world.beat_of(draft.attempt.ordinal)
+    if attempt.drain_deadline is None or world.listening_since is None:
+        return False
+    asked = attempt.drain_deadline - timedelta(seconds=draft.run.spec.checkpoint.drain_seconds)
+    return (beat is None or beat.received <= asked) and draft.due(max(asked, world.listening_since), DEAF_SECONDS)

@@ -22,6 +22,10 @@ then metrics and samples. One that has left holds up nobody: its pods end by the
 POST_MORTEM_SECONDS = 30.0
 """What saving a failed attempt's log, events and pods may take before its cluster goes all the same."""
 
+DEAF_SECONDS = 20.0
+"""A trainer that reports every 5 s and was not heard for so long after it was asked to drain has not been told. Its
+hook then has it save within drainSeconds, for which its pods have time: what it lacks of that END_SECONDS makes up."""
+
 POLL_SECONDS = 5.0
 """Time to the next look while something else has to act."""
 
