@@ -102,6 +102,21 @@ def test_silence_of_all_runs_is_taken_for_our_own_deafness_three_times_as_long()
     assert failed_of(cluster) is FailureReason.STALLED
 
 
+def test_attempt_that_cannot_report_any_more_while_others_do_lives_by_its_checkpoints() -> None:
+    """Its authority is lost, so it trusts no reply; those that began later are heard."""
+    cluster = running(stages=[TRAIN | {"stallSeconds": 100}])
+    for step in range(1, 10):
+        cluster.advance(90)
+        cluster.heard = cluster.now
+        cluster.save(step)
+        cluster.settle()
+    assert cluster.run.status.phase is Phase.RUNNING
+    cluster.advance(101)
+    cluster.heard = cluster.now
+    cluster.settle()
+    assert failed_of(cluster) is FailureReason.STALLED
+
+
 def test_operator_that_was_deaf_from_its_start_does_not_end_what_it_cannot_hear() -> None:
     cluster = running(stages=[TRAIN | {"stallSeconds": 100}])
     cluster.report(1)

@@ -181,6 +181,22 @@ async def test_renewed_certificate_is_stored_and_taken_by_the_other_replica(kube
     assert first._material == second._material
 
 
+@pytest.mark.parametrize("how", ["deleted", "damaged"])
+async def test_authority_that_is_lost_is_put_back_by_whoever_serves_with_it(
+    kube: Kube, namespace: str, how: str
+) -> None:
+    """Heads that run trust no other one than that which they began with."""
+    serves = keeper(kube, namespace)
+    await serves.refresh()
+    before = (await kube.get(SECRETS, namespace, SECRET))["data"]
+    if how == "deleted":
+        assert await kube.delete(SECRETS, namespace, SECRET)
+    else:
+        await kube.patch(SECRETS, namespace, SECRET, {"data": {"ca.key": base64.b64encode(b"no key").decode()}})
+    await serves.refresh()
+    assert (await kube.get(SECRETS, namespace, SECRET))["data"] == before
+
+
 async def test_damaged_secret_is_made_anew(kube: Kube, namespace: str) -> None:
     first = keeper(kube, namespace)
     await first.refresh()

@@ -1,8 +1,10 @@
 """Keeps the certificates in a Secret of the operator's own, so that restarts serve under the same CA.
 
 Made if absent, renewed before expiry, re-read on a timer. Every write carries the resourceVersion that was read: of
-two replicas one wins and the other takes what it wrote. A Secret whose content does not fit together is made anew.
-While the API server cannot be reached the certificates at hand stay in use.
+two replicas one wins and the other takes what it wrote. A Secret that is deleted, or whose content does not fit
+together, is made again from what this process serves with, since heads that run trust no other authority than the one
+that they began with; whoever wants another one deletes the Secret and begins the replicas anew. While the API server
+cannot be reached the certificates at hand stay in use.
 """
 
 from __future__ import annotations
@@ -84,7 +86,9 @@ class CertificateKeeper:
     async def _settle(self) -> TLSMaterial:
         stored = await self._kube.find(SECRETS, self._namespace, self._secret)
         old = _decode(stored) if stored else None
-        new = certificates.renew(old, self._hosts, self._now())
+        if old is None and self._material is not None:
+            log.warning("Secret %s/%s is lost, putting it back", self._namespace, self._secret)
+        new = certificates.renew(old or self._material, self._hosts, self._now())
         if stored is None:
             await self._kube.create(
                 {
