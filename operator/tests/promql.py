@@ -1,7 +1,8 @@
 """As much of PromQL as the chart's alerts use, so that each can be tried where there is no Prometheus.
 
-Sums and maxima by labels, increase, rate, delta and absent, comparisons, quotients, `unless`, selectors with `=`, `=~`
-and `!~`. Increases are extrapolated to the range's ends as Prometheus does. What is not understood is an error.
+Sums, maxima and counts by labels, increase, rate, delta, changes and absent, comparisons, quotients, `unless`,
+selectors with `=`, `=~` and `!~`. Increases are extrapolated to the range's ends as Prometheus does. What is not
+understood is an error.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ Series = dict[tuple[str, Labels], list[float]]
 _TOKEN = re.compile(r'\s*("[^"]*"|=~|!~|[<>=!]=|[a-zA-Z_]\w*|\d+(?:\.\d+)?[mh]?|[-+*/<>(){},\[\]=])')
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt, ">": operator.gt, "==": operator.eq,
+}  # fmt: skip
+_AGGREGATIONS: dict[str, Callable[[list[float]], float]] = {
+    "sum": sum, "max": max, "count": lambda values: float(len(values)),
 }  # fmt: skip
 _ARITHMETIC: dict[str, Callable[[float, float], float]] = {
     "*": operator.mul,
@@ -130,9 +134,9 @@ class _Parser:
         token = self.take()
         if token[0].isdigit():
             return float(token)
-        if token in ("sum", "max"):
-            return self.aggregate(sum if token == "sum" else max)
-        if token in ("increase", "rate", "delta"):
+        if token in _AGGREGATIONS:
+            return self.aggregate(_AGGREGATIONS[token])
+        if token in ("increase", "rate", "delta", "changes"):
             self.take("(")
             found = self.over_range(self.take(), token)
             self.take(")")
@@ -171,7 +175,9 @@ class _Parser:
         self.take("]")
         out: Vector = {}
         for labels, points in self.points(name, matchers, seconds).items():
-            if len(points) > 1:
+            if function == "changes":
+                out[labels] = float(sum(a[1] != b[1] for a, b in pairwise(points)))
+            elif len(points) > 1:
                 found = _extrapolated(points, self.now - seconds, self.now, counter=function != "delta")
                 out[labels] = found / seconds if function == "rate" else found
         return out

@@ -21,7 +21,10 @@ from deepcoder_operator.domain.pool_plan import Cause
 from deepcoder_operator.metrics import WARNED_REASONS
 
 ROOT = Path(__file__).resolve().parents[2]
-RULES = ROOT / "helm" / "deepcoder-operator" / "files" / "alerts.yaml"
+FILES = ROOT / "helm" / "deepcoder-operator" / "files"
+RULES = FILES / "alerts.yaml"
+STANDBY = FILES / "alerts-standby.yaml"
+"""Groups more, where there are to be several replicas."""
 KNOWN_VALUES = {
     "phase": {str(p) for p in Phase},
     "reason": {*(str(r) for r in FailureReason), *WARNED_REASONS},
@@ -42,6 +45,7 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
         {'attempt_failures_total{reason="Preempted"}': "0x10 60x80"},
         "60m",
     ),
+    "DeepCoderRunNotAccepted": ({'runs{phase="Pending"}': "1x60"}, {'runs{phase="Pending"}': "1x20 0x40"}, "45m"),
     "DeepCoderRunHeld": ({'runs{phase="Held"}': "2x90"}, {'runs{phase="Held"}': "2x30 0x60"}, "70m"),
     "DeepCoderPoolNotReady": (
         {'pool_ready_replicas{pool="p"}': "1x30", 'pool_desired_replicas{pool="p"}': "2x30"},
@@ -62,6 +66,16 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
         {'leader{pod="a"}': "0x10"},
         {'leader{pod="a"}': "0x10", 'leader{pod="b"}': "1x10"},
         "5m",
+    ),
+    "DeepCoderOperatorRestarts": (
+        {'start_time_seconds{pod="a"}': "1+60x70", 'leader{pod="a"}': "1x70"},
+        {'start_time_seconds{pod="a"}': "1x20 1200x20 2400x30", 'start_time_seconds{pod="b"}': "7x30 1900x40"},
+        "60m",
+    ),
+    "DeepCoderNoStandby": (
+        {'leader{pod="a"}': "1x20"},
+        {'leader{pod="a"}': "1x20", 'leader{pod="b"}': "0x20"},
+        "15m",
     ),
     "DeepCoderLeaseFlaps": (
         {"lease_transitions": "1+1x70"},
@@ -94,6 +108,11 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
         {'warnings_total{reason="LeftBehind"}': "0x5 1x20"},
         "20m",
     ),
+    "DeepCoderPostMortemPartly": (
+        {'warnings_total{reason="PostMortemPartly"}': "0x5 1x20"},
+        {'warnings_total{reason="LeftBehind"}': "0x5 1x20"},
+        "20m",
+    ),
     "DeepCoderCheckpointLost": (
         {'warnings_total{reason="CheckpointLost"}': "0x5 1x20"},
         {'warnings_total{reason="LeftBehind"}': "0x5 1x20"},
@@ -123,7 +142,11 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
 
 
 def alerts() -> list[dict[str, Any]]:
-    return [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+    return [rule for group in yaml.safe_load(all_rules())["groups"] for rule in group["rules"]]
+
+
+def all_rules() -> str:
+    return RULES.read_text() + STANDBY.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +209,7 @@ def test_alert_fires_when_it_should_alone(rule: dict[str, Any], fires: bool) -> 
 def test_prometheus_itself_agrees(tmp_path: Path) -> None:
     promtool = shutil.which("promtool")
     assert promtool is not None
-    shutil.copy(RULES, tmp_path / "alerts.yaml")
+    (tmp_path / "alerts.yaml").write_text(all_rules())
     tests = [
         {
             "name": f"{name} {'fires' if fires else 'is silent'}",

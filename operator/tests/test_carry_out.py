@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from kuberay_standin import mounted_config_map
 from plan_world import Cluster, make_run
+from prometheus_client import REGISTRY
 
 from deepcoder_contracts.api.run import FINALIZER
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_operator.builders.settings import TrainerSettings
 from deepcoder_operator.controllers.carry_out import Executor
+from deepcoder_operator.controllers.postmortem import PostMortem
 from deepcoder_operator.domain import draft as d
 from deepcoder_operator.domain.names import config_name
 from deepcoder_operator.domain.world import Problem
@@ -196,6 +198,26 @@ async def test_job_mounts_the_config_that_it_was_made_with_and_not_one_that_was_
     mounted = ground.api.objects["ConfigMap", name]["data"]
     assert mounted["ca.crt"] == "another"
     assert StageConfig.from_json(mounted["stage.json"]).storage.drain_seconds == 77
+
+
+async def test_post_mortem_in_part_is_told_in_an_event_and_counted(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    ground.executor.record = lambda obj, reason, message, warning: told.append(reason)
+
+    async def save(*_: Any) -> tuple[str, str, bool]:
+        return "PostMortemPartly", "s3://b/k lacks the log of the head", True
+
+    monkeypatch.setattr(PostMortem, "save", save)
+    name, labels = "deepcoder_operator_warnings_total", {"reason": "PostMortemPartly"}
+    before = REGISTRY.get_sample_value(name, labels)
+    assert before is not None, "there from the start"
+    attempt = ground.run.status.attempt
+    assert attempt is not None
+    assert await ground.executor.carry_out(ground.run, [d.SavePostMortem(attempt)]) is None
+    assert told == ["PostMortemPartly"]
+    assert REGISTRY.get_sample_value(name, labels) == before + 1
 
 
 async def test_what_passes_by_itself_is_raised_and_what_follows_is_not_tried(ground: Ground) -> None:

@@ -227,6 +227,14 @@ def test_optional_objects_are_left_out_by_default(helm: str) -> None:
     assert {"ServiceMonitor", "PrometheusRule"} <= {o["kind"] for o in render(helm, EVERYTHING)}
 
 
+@pytest.mark.parametrize(("replicas", "told"), [(1, False), (2, True)])
+def test_missing_standby_is_told_where_there_is_to_be_one(helm: str, replicas: int, told: bool) -> None:
+    rule = only(render(helm, EVERYTHING | {"replicas": replicas}), "PrometheusRule")
+    names = {r["alert"] for group in rule["spec"]["groups"] for r in group["rules"]}
+    assert ("DeepCoderNoStandby" in names) is told
+    assert "DeepCoderOperatorDown" in names
+
+
 def test_release_named_deepcoder_does_not_repeat_itself(helm: str) -> None:
     done = subprocess.run([helm, "template", "deepcoder", str(CHART)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

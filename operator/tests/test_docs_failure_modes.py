@@ -44,7 +44,8 @@ def test_every_reason_of_a_failure_is_explained() -> None:
 
 
 def test_every_alert_that_is_named_exists() -> None:
-    rules = (ROOT / "helm" / "deepcoder-operator" / "files" / "alerts.yaml").read_text()
+    files = (ROOT / "helm" / "deepcoder-operator" / "files").glob("alerts*.yaml")
+    rules = "".join(file.read_text() for file in files)
     known = set(re.findall(r"alert: (\w+)", rules))
     assert set(re.findall(r"`(DeepCoder[A-Z]\w+)`", PAGE)) <= known
 

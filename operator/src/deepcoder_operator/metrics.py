@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
+STARTED = Gauge("deepcoder_operator_start_time_seconds", "When this process began, since the epoch")
+STARTED.set_to_current_time()
 RUNS = Gauge("deepcoder_operator_runs", "Runs by phase", ["phase"])
 PASSES = Counter("deepcoder_operator_passes_total", "Passes over a run by result", ["result"])
 PASS_SECONDS = Histogram(
@@ -18,8 +20,8 @@ STATUS_WRITES = Counter("deepcoder_operator_status_writes_total", "Writes of a r
 STATUS_REFUSED = Counter("deepcoder_operator_status_refused_total", "Statuses that the API server found invalid")
 ACTIONS = Counter("deepcoder_operator_actions_total", "Actions carried out by kind", ["action"])
 FAILURES = Counter("deepcoder_operator_attempt_failures_total", "Failed attempts by reason", ["reason"])
-WARNED_REASONS = ("ArtifactsLeft", "CheckpointLost", "LeftBehind")
-"""Of warnings after which somebody has to look: GPUs or objects that nobody counts any more, progress that is lost."""
+WARNED_REASONS = ("ArtifactsLeft", "CheckpointLost", "LeftBehind", "PostMortemPartly")
+"""Of warnings after which somebody has to look: GPUs or objects that nobody counts any more, what is lost for good."""
 
 WARNINGS = Counter("deepcoder_operator_warnings_total", "Warnings after which somebody has to look", ["reason"])
 for _reason in WARNED_REASONS:

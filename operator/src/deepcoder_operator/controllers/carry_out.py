@@ -112,6 +112,8 @@ class Executor:
                     reason, message, warning = told
                     log.info("run %s/%s: %s: %s", meta.namespace, meta.name, reason, message)
                     self.record(_reference(run), reason, message, warning=warning)
+                    if reason in metrics.WARNED_REASONS:
+                        metrics.WARNINGS.labels(reason=reason).inc()
             case DeleteRayJob(name, uid):
                 await self._kube.delete(RAYJOBS, meta.namespace, name, uid=uid)
             case EndPods(pods):
