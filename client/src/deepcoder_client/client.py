@@ -128,7 +128,7 @@ class Client:
         while time.monotonic() < end:
             listed = self._patiently(lambda: self.connection.list(RUNS, place, **chosen), end)
             now = {(m["namespace"], m["name"]): _typed(i) for i in listed["items"] for m in [i["metadata"]]}
-            for key in [*told, *now]:
+            for key in dict.fromkeys([*told, *now]):
                 before, after = told.get(key), now.get(key)
                 if after is None and before is not None:
                     yield Change("DELETED", before)

@@ -79,11 +79,11 @@ def load_all(path: str | Path) -> list[RunManifest]:
 
 
 def parse(document: Any, source: str = "the document") -> RunManifest:
-    """A run from its fields; raises `BadFile` with a line for each that is wrong."""
+    """A run from its fields, a status passed over; raises `BadFile` with a line for each that is wrong."""
     if not isinstance(document, dict):
         raise BadFile(f"{source} holds no object: write apiVersion: {API_VERSION}, kind: {KIND}, metadata and spec")
     try:
-        return RunManifest.model_validate(document)
+        return RunManifest.model_validate({k: v for k, v in document.items() if k != "status"})
     except ValidationError as error:
         raise BadFile("\n".join(f"{source}: {line}" for line in _faults(error))) from None
 

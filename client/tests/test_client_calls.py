@@ -1,0 +1,216 @@
+"""Calls against a server that answers as an API server does: errors in classes, deadlines, and what is tried again."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from kubernetes import client as kubernetes
+
+from deepcoder_client.client import Client
+from deepcoder_client.connection import Connection
+from deepcoder_client.errors import Conflict, Forbidden, NotFound, NotInTime, Refused, Unreachable
+
+Answer = tuple[int, Any]
+Asked = list[tuple[str, str, Any]]
+RUN: dict[str, Any] = {
+    "metadata": {
+        "namespace": "team",
+        "name": "demo",
+        "uid": "0f0e0d0c-0000-4000-8000-000000000000",
+        "resourceVersion": "5",
+    },
+    "spec": {
+        "model": {"uri": "/models/demo"},
+        "dataset": {"uri": "/data/train.jsonl"},
+        "stages": [{"name": "short", "contextTokens": 64, "maxSteps": 20, "hold": True}],
+        "sandbox": {"template": {}},
+        "checkpoint": {"s3": {"bucket": "deepcoder", "credentialsSecretRef": {"name": "s3"}}},
+    },
+    "status": {"phase": "Running"},
+}
+
+
+def refusal(code: int, message: str) -> Answer:
+    return code, {"kind": "Status", "code": code, "message": message}
+
+
+class Server:
+    """Answers from a list, the last of it again and again; notes what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: Asked = []
+        self.answers: list[Answer | Callable[[], Answer]] = []
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def handle_any(self) -> None:
+                length = int(self.headers.get("Content-Length") or 0)
+                body = json.loads(self.rfile.read(length)) if length else None
+                server.asked.append((self.command, self.path, body))
+                answer = server.answers.pop(0) if len(server.answers) > 1 else server.answers[0]
+                status, told = answer() if callable(answer) else answer
+                content = told if isinstance(told, bytes) else json.dumps(told).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            do_GET = do_PATCH = do_POST = handle_any
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    def client(self, timeout: float = 5.0) -> Client:
+        configuration = kubernetes.Configuration()
+        configuration.host = f"http://127.0.0.1:{self.http.server_port}"
+        return Client(connection=Connection(configuration, "team", timeout))
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    made = Server()
+    yield made
+    made.http.shutdown()
+    made.http.server_close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "told"),
+    [
+        (refusal(404, 'deepcoderruns "demo" not found'), NotFound, "no DeepCoderRun demo in namespace team"),
+        (refusal(404, "the server could not find the requested resource"), NotFound, "no DeepCoderRun demo"),
+        (refusal(403, 'User "u" cannot get resource "deepcoderruns"'), Forbidden, "to get deepcoderruns.deepcoder.dev"),
+        (refusal(403, "exceeded quota: team"), Refused, "exceeded quota"),
+        (refusal(401, "Unauthorized"), Unreachable, "log in"),
+        (refusal(500, "etcd"), Unreachable, "answers 500 etcd"),
+        ((200, b"<html>"), Unreachable, "cannot be read"),
+    ],
+)
+def test_what_the_server_says_is_an_error_of_its_own(server: Server, answer: Answer, kind: type, told: str) -> None:
+    server.answers = [answer]
+    with pytest.raises(kind, match=told.replace(".", r"\.")):
+        server.client().get("demo")
+
+
+def test_a_right_that_an_apply_lacks_is_the_one_that_the_server_names(server: Server) -> None:
+    server.answers = [refusal(403, 'User "u" cannot create resource "deepcoderruns" in API group "deepcoder.dev"')]
+    with pytest.raises(Forbidden) as error:
+        server.client().apply({"apiVersion": "deepcoder.dev/v1alpha1", "kind": "DeepCoderRun", **RUN})
+    assert (error.value.right.verb, error.value.right.resource) == ("create", "deepcoderruns")
+    assert "deepcoder-operator-edit" in str(error.value)
+
+
+def test_a_field_of_somebody_elses_is_a_conflict_that_says_how_to_go_on(server: Server) -> None:
+    server.answers = [refusal(409, 'Apply failed with 1 conflict: conflict with "kubectl": .spec.suspend')]
+    with pytest.raises(Conflict, match=r"spec\.suspend; leave these fields out, or take them over with force"):
+        server.client().apply({"apiVersion": "deepcoder.dev/v1alpha1", "kind": "DeepCoderRun", **RUN})
+    (method, path, body) = server.asked[0]
+    assert method == "PATCH"
+    assert "fieldManager=deepcoder-client&force=false&fieldValidation=Strict" in path
+    assert body["metadata"] == {"name": "demo", "namespace": "team"}
+    assert "status" not in body
+
+
+def test_a_server_that_is_silent_is_given_up_after_the_deadline(server: Server) -> None:
+    def slow() -> Answer:
+        time.sleep(3)
+        return 200, RUN
+
+    server.answers = [slow]
+    began = time.monotonic()
+    with pytest.raises(Unreachable, match="does not answer"):
+        server.client(timeout=0.3).get("demo")
+    assert time.monotonic() - began < 2.5
+    assert len(server.asked) == 1
+
+
+def test_a_change_is_made_anew_from_what_somebody_else_has_changed_meanwhile(server: Server) -> None:
+    other = {
+        **RUN,
+        "spec": {**RUN["spec"], "approvedStages": []},
+        "metadata": {**RUN["metadata"], "resourceVersion": "6"},
+    }
+    done = {**RUN, "spec": {**RUN["spec"], "approvedStages": ["short"]}}
+    server.answers = [(200, RUN), refusal(409, "the object has been modified"), (200, other), (200, done)]
+    assert server.client().approve("demo", ["short"]).spec.approved_stages == ["short"]
+    patches = [body for method, _, body in server.asked if method == "PATCH"]
+    assert [p["metadata"]["resourceVersion"] for p in patches] == ["5", "6"]
+    assert patches[1]["spec"] == {"approvedStages": ["short"]}
+
+
+def test_a_change_that_is_so_already_sends_nothing(server: Server) -> None:
+    server.answers = [(200, RUN)]
+    server.client().resume("demo")
+    assert [method for method, _, _ in server.asked] == ["GET"]
+
+
+def test_a_stage_that_there_is_not_is_refused_before_anything_is_sent(server: Server) -> None:
+    server.answers = [(200, RUN)]
+    with pytest.raises(Refused, match="has no stage tall: its stages are short"):
+        server.client().approve("demo", ["tall"])
+    assert [method for method, _, _ in server.asked] == ["GET"]
+
+
+def test_waiting_bridges_an_outage_and_ends_with_the_time_given(server: Server) -> None:
+    server.answers = [(200, RUN), refusal(503, "starting"), (200, {**RUN, "status": {"phase": "Complete"}})]
+    assert server.client().wait("demo", seconds=20).status.phase == "Complete"
+    server.answers = [(200, RUN)]
+    with pytest.raises(NotInTime, match="is Running after"):
+        server.client().wait("demo", seconds=0.2)
+
+
+def test_a_watch_tells_what_is_there_then_changes_and_goes_on_from_a_new_list_where_its_version_is_too_old(
+    server: Server,
+) -> None:
+    def version(number: int, **status: Any) -> dict[str, Any]:
+        return {**RUN, "metadata": {**RUN["metadata"], "resourceVersion": str(number)}, "status": status}
+
+    def events(*changes: dict[str, Any]) -> bytes:
+        return b"".join(json.dumps(change).encode() + b"\n" for change in changes)
+
+    def listing(number: int, *items: dict[str, Any]) -> Answer:
+        return 200, {"metadata": {"resourceVersion": str(number)}, "items": list(items)}
+
+    running, over = version(6, phase="Running"), version(9, phase="Complete")
+    expired = {"type": "ERROR", "object": {"code": 410}}
+    server.answers = [
+        listing(5, version(5, phase="Pending")),
+        (200, events({"type": "MODIFIED", "object": running})),
+        (200, events(expired)),
+        listing(9, over),
+        (200, events(expired)),
+        listing(10),
+    ]
+    told = []
+    for change in server.client().watch("demo", seconds=20):
+        told.append((change.type, str(change.run.status.phase)))
+        if change.type == "DELETED":
+            break
+    assert told == [("ADDED", "Pending"), ("MODIFIED", "Running"), ("MODIFIED", "Complete"), ("DELETED", "Complete")]
+    watches = [path for _, path, _ in server.asked if "watch=true" in path]
+    assert "resourceVersion=6" in watches[1]
+
+
+def test_a_list_is_read_to_its_last_page(server: Server) -> None:
+    second = {**RUN, "metadata": {**RUN["metadata"], "name": "another"}}
+    server.answers = [
+        (200, {"metadata": {"continue": "more"}, "items": [RUN]}),
+        (200, {"metadata": {}, "items": [second]}),
+    ]
+    assert [run.metadata.name for run in server.client().list()] == ["another", "demo"]
+    assert "continue=more" in server.asked[1][1]
+
+
+def test_a_run_of_a_newer_release_is_told_with_the_field(server: Server) -> None:
+    server.answers = [(200, {**RUN, "spec": {**RUN["spec"], "novel": 1}})]
+    with pytest.raises(Exception, match=r"spec\.novel: .*update it"):
+        server.client().get("demo")
+    assert server.client().raw("demo")["spec"]["novel"] == 1

@@ -1,0 +1,78 @@
+"""What a run would take, against figures that can be reckoned by hand from its file."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deepcoder_client.manifests import RunManifest, load, parse
+from deepcoder_client.plan import Given, RunPlan, plan
+from deepcoder_client.prices import Price
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+LARGE = load(EXAMPLES / "deepcoder-14b.yaml")
+
+
+def changed(manifest: RunManifest, stage: dict[str, Any] | None = None, index: int = 0, **recipe: Any) -> RunManifest:
+    document = manifest.to_object("team")
+    document["spec"]["stages"][index] |= stage or {}
+    document["spec"]["recipe"] = document["spec"].get("recipe", {}) | recipe
+    return parse(document)
+
+
+def test_the_published_run_takes_32_gpus_and_costs_their_hours() -> None:
+    made = plan(LARGE, Given(prices=[Price(per_gpu_hour=2.5)], step_seconds={"": 900.0, "32k": 1800.0}))
+    assert made.gpus == 32
+    assert made.fits
+    assert [s.gpus for s in made.stages] == [32, 32, 32]
+    first, second, _ = made.stages
+    assert (first.engines, first.learners) == (8, 16)
+    assert first.per_hour == 32 * 2.5
+    assert first.cost == pytest.approx(180 * 900 / 3600 * 32 * 2.5)
+    assert second.cost == pytest.approx(470 * 1800 / 3600 * 32 * 2.5)
+    assert made.cost is None, "how long the evaluation takes is not known"
+    assert made.parameters == pytest.approx(14.77e9, rel=0.01)
+
+
+def test_a_price_that_matches_no_node_leaves_the_cost_open() -> None:
+    made = plan(LARGE, Given(prices=[Price(per_gpu_hour=1, node_selector={"no": "such"})]))
+    assert [s.per_hour for s in made.stages] == [None] * 3
+
+
+def problems(made: RunPlan) -> str:
+    return "\n".join(problem for stage in made.stages for problem in stage.problems)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "given", "told"),
+    [
+        (LARGE, Given(gpu_gb=24), "a learner of stages[16k] needs"),
+        (LARGE, Given(gpu_gb=10), "no engine of stages[16k] holds a response of"),
+        (changed(LARGE, {"contextTokens": 1_000_000}, 1), Given(), "contextTokens is 1000000"),
+        (changed(LARGE, tensorParallel=3), Given(), "tensorParallel is 3"),
+        (changed(LARGE, sequenceParallel=3), Given(), "sequenceParallel is 3"),
+    ],
+)
+def test_what_cannot_work_is_said_with_the_change(manifest: RunManifest, given: Given, told: str) -> None:
+    made = plan(manifest, given)
+    assert not made.fits
+    assert told in problems(made)
+
+
+def test_a_stage_with_a_recipe_of_its_own_is_reckoned_by_it() -> None:
+    run = changed(LARGE, tokensPerDevice=40_000)
+    own = changed(run, {"recipe": {"tokensPerDevice": 80_000}})
+    assert (plan(own).stages[0].learner_gb or 0) > (plan(run).stages[0].learner_gb or 0)
+
+
+def test_a_model_that_is_not_known_is_planned_without_memory_and_with_its_config_json_given() -> None:
+    document = LARGE.to_object("team")
+    document["spec"]["model"]["uri"] = "hf://some/other"
+    unknown = plan(parse(document))
+    assert [s.learner_gb for s in unknown.stages] == [None] * 3
+    assert any("--model-config" in note for note in unknown.notes)
+    config = {
+        "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128,
+        "num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 512, "max_position_embeddings": 131072,
+    }  # fmt: skip
+    assert plan(parse(document), Given(), config).stages[0].learner_gb is not None
