@@ -1,0 +1,44 @@
+"""Help that a user can go by, and the page that is made from it."""
+
+from pathlib import Path
+
+import click
+import pytest
+
+from deepcoder_cli.app import COMMANDS, app
+from deepcoder_cli.reference import main, page
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def command(name: str) -> click.Command:
+    found = app.get_command(click.Context(app), name)
+    assert found is not None
+    return found
+
+
+def test_the_page_is_what_the_commands_say(tmp_path: Path) -> None:
+    assert main([str(ROOT / "docs/cli.md"), "--check"]) == 0, "run `make generate`"
+    (tmp_path / "old.md").write_text(page() + "\nan older word\n")
+    assert main([str(tmp_path / "old.md"), "--check"]) == 1
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_help_text_has_examples_that_parse(name: str) -> None:
+    shown = command(name)
+    lines = [line.strip() for line in (shown.epilog or "").splitlines() if "kubectl deepcoder" in line]
+    assert lines, "examples are missing"
+    for line in lines:
+        words = line.removeprefix("source <(").partition("  ")[0].partition(" >")[0].rstrip(")").split()
+        assert words[:3] == ["kubectl", "deepcoder", name], line
+        shown.make_context(name, words[3:])
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "completion"])
+def test_every_command_takes_the_words_of_kubectl(name: str) -> None:
+    options = {word for parameter in command(name).params for word in parameter.opts}
+    assert {"-n", "--namespace", "--context", "--kubeconfig"} <= options
+    every = [option for option in command(name).params if isinstance(option, click.Option)]
+    assert all(option.help for option in every)
+    if name not in ("approve", "suspend", "resume", "debug-bundle"):
+        assert "-o" in options
