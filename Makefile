@@ -44,9 +44,10 @@ lint: setup  ## ruff, mypy, import-linter, generated files
 format: setup  ## rewrite what can be rewritten
 	@.venv/bin/ruff format -q . && .venv/bin/ruff check -q --fix .
 
-generate: setup  ## CRDs from the API types, the state machine's page from the planner
+generate: setup  ## CRDs from the API types, the state machine's page from the planner, docs/cli.md from its help
 	@$(PY) -m deepcoder_operator crds --output crds --output helm/deepcoder-operator/files/crds
 	@$(PY) operator/tests/state_walk.py --write
+	@$(PY) -m deepcoder_cli.reference docs/cli.md
 
 BENCHMARKS := ablations checkpoint curate demo gpu judge judge_load operator pipeline
 # `operator` is a module of the standard library, which no file beside a benchmark may take the place of.
