@@ -1,0 +1,159 @@
+"""Logs of pods and of the live driver, against a server that answers as an API server and a kubelet do."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from aiohttp import web
+
+from deepcoder_cli.__main__ import main
+
+UID = "0f0e0d0c-0000-4000-8000-000000000000"
+STDOUT = b"\x01"
+
+
+def a_run(**attempt: Any) -> dict[str, Any]:
+    live = {"ordinal": 2, "stageIndex": 0, "name": "demo-s0-a2", "intendedTime": "2026-01-01T00:00:00Z", **attempt}
+    return {
+        "metadata": {"namespace": "team", "name": "demo", "uid": UID, "resourceVersion": "5"},
+        "spec": {
+            "model": {"uri": "/models/demo"},
+            "dataset": {"uri": "/data/train.jsonl"},
+            "stages": [{"name": "short", "contextTokens": 64, "maxSteps": 20}],
+            "sandbox": {"template": {}},
+            "checkpoint": {"s3": {"bucket": "deepcoder", "credentialsSecretRef": {"name": "s3"}}},
+        },
+        "status": {"phase": "Running", "ordinal": 2, "attempt": live},
+    }
+
+
+def a_pod(name: str, container: str) -> dict[str, Any]:
+    return {"metadata": {"name": name, "namespace": "team"}, "spec": {"containers": [{"name": container}]}}
+
+
+class Cluster:
+    """A run with a head, two samplers and a judge, whose logs are as given."""
+
+    def __init__(self) -> None:
+        self.run = a_run()
+        self.logs = {"sampler-a": "one\ntwo\n", "sampler-b": "three\n", "judge-0": "verdict\n"}
+        self.allowed = True
+        self.commands: list[list[str]] = []
+        self.queries: list[dict[str, str]] = []
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        path = request.path
+        if path.endswith("/exec"):
+            return await self._exec(request)
+        if path.endswith("/log"):
+            self.queries.append(dict(request.query))
+            return web.Response(text=self.logs[path.split("/")[-2]])
+        if path.endswith("/selfsubjectaccessreviews"):
+            return web.json_response({"status": {"allowed": self.allowed}})
+        if path.endswith("/pods"):
+            selector = request.query["labelSelector"]
+            items = [a_pod("head", "ray-head")] if "role=head" in selector else []
+            items = [a_pod(f"sampler-{x}", "ray-worker") for x in "ba"] if "role=sampler" in selector else items
+            items = [a_pod("judge-0", "judge")] if "pool=demo-sandbox" in selector else items
+            return web.json_response({"metadata": {}, "items": items})
+        return web.json_response(self.run)
+
+    async def _exec(self, request: web.Request) -> web.StreamResponse:
+        self.commands.append(request.query.getall("command"))
+        socket = web.WebSocketResponse(protocols=("v5.channel.k8s.io", "v4.channel.k8s.io"))
+        await socket.prepare(request)
+        for part in ("step 1\nst", "ep 2\n", "last"):
+            await socket.send_bytes(STDOUT + part.encode())
+        await socket.send_bytes(b"\x03" + json.dumps({"status": "Success"}).encode())
+        await socket.close()
+        return socket
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    made = Cluster()
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    def call(work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, loop).result(20)
+
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", made.answer)
+    runner = web.AppRunner(application)
+    call(runner.setup())
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    call(site.start())
+    port = runner.addresses[0][1]
+    config = {
+        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+        "users": [{"name": "u", "user": {}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": "team"}}],
+        "current-context": "c",
+    }
+    (tmp_path / "config").write_text(yaml.safe_dump(config))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    yield made
+    call(runner.cleanup())
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(20)
+    loop.close()
+
+
+Read = Callable[[], str]
+
+
+@pytest.fixture
+def printed(capsys: pytest.CaptureFixture[str]) -> Read:
+    return lambda: capsys.readouterr().out
+
+
+@pytest.mark.parametrize("more", [[], ["--follow"]])
+def test_the_live_drivers_log_is_read_within_its_head(cluster: Cluster, printed: Read, more: list[str]) -> None:
+    assert main(["logs", "demo", "--tail", "7", *more]) == 0
+    assert printed().splitlines() == ["step 1", "step 2", "last"]
+    ((shell, flag, program),) = cluster.commands
+    assert (shell, flag) == ("sh", "-c")
+    assert program.startswith("exec tail -n 7 " + ("-F " if more else "/tmp/ray/"))
+
+
+def test_who_may_not_look_into_the_head_is_told_so(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster.allowed = False
+    assert main(["logs", "demo"]) == 4
+    assert "you lack the permission to create pods/exec in namespace team" in capsys.readouterr().err
+    assert cluster.commands == []
+
+
+def test_lines_of_several_pods_have_their_pods_name(cluster: Cluster, printed: Read) -> None:
+    assert main(["logs", "demo", "samplers", "--tail", "50"]) == 0
+    assert printed().splitlines() == ["[sampler-a] one", "[sampler-a] two", "[sampler-b] three"]
+    assert cluster.queries[0] == {"container": "ray-worker", "tailLines": "50"}
+
+
+def test_pods_are_followed_side_by_side_until_all_have_ended(cluster: Cluster, printed: Read) -> None:
+    assert main(["logs", "demo", "samplers", "-f"]) == 0
+    assert sorted(printed().splitlines()) == ["[sampler-a] one", "[sampler-a] two", "[sampler-b] three"]
+    assert all(query["follow"] == "true" for query in cluster.queries)
+
+
+def test_a_judges_log_is_its_parents(cluster: Cluster, printed: Read) -> None:
+    assert main(["logs", "demo", "judge"]) == 0
+    assert printed() == "verdict\n"
+    assert cluster.queries[0]["container"] == "judge"
+
+
+def test_a_part_without_pods_is_said(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["logs", "demo", "learners"]) == 3
+    assert "has no pod of learners now" in capsys.readouterr().err
+
+
+def test_a_run_that_has_had_no_attempt_is_said(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster.run["status"] = {"phase": "Pending"}
+    assert main(["logs", "demo"]) == 3
+    assert "has had no attempt yet" in capsys.readouterr().err
