@@ -15,13 +15,12 @@ from rich.console import Console
 from rich.live import Live
 
 from deepcoder_cli.snapshot import Snapshot, take
-from deepcoder_cli.view import TERMINAL, CurvePoint, curve_point, phase_of, render
-from deepcoder_client.client import Client
+from deepcoder_cli.view import CurvePoint, curve_point, phase_of, render
+from deepcoder_client.client import PATIENCE_SECONDS, TERMINAL, Client
 from deepcoder_client.connection import Object
 from deepcoder_client.errors import NotFound, NotInTime, Unreachable
 
 INTERVAL_SECONDS = 1.0
-PATIENCE_SECONDS = 120.0
 
 
 def follow(client: Client, name: str, *, seconds: float, console: Console) -> Object:

@@ -23,7 +23,6 @@ from deepcoder_client.connection import Object
 
 PHASE_STYLES = {"Complete": "bold green", "Failed": "bold red", "Running": "bold cyan", "Held": "bold yellow"}
 BLOCKS = "▁▂▃▄▅▆▇█"
-TERMINAL = frozenset({"Complete", "Failed"})
 
 
 @dataclass(frozen=True)

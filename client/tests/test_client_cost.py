@@ -1,0 +1,47 @@
+"""What a run has cost, up to a moment: settled totals, and pods that run."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from deepcoder_client.cost import cost
+from deepcoder_client.prices import Price
+from deepcoder_contracts.api.run import DeepCoderRun
+
+NOW = datetime(2026, 1, 1, 2, tzinfo=UTC)
+
+
+def run(**usage: Any) -> DeepCoderRun:
+    return DeepCoderRun.model_validate(
+        {
+            "metadata": {"namespace": "team", "name": "demo", "uid": "u"},
+            "spec": {
+                "model": {"uri": "/models/demo"},
+                "dataset": {"uri": "/data/train.jsonl"},
+                "stages": [{"name": "short", "contextTokens": 64, "maxSteps": 20}],
+                "sandbox": {"template": {}},
+                "checkpoint": {"s3": {"bucket": "deepcoder", "credentialsSecretRef": {"name": "s3"}}},
+            },
+            "status": {"usage": usage},
+        }
+    )
+
+
+RUNNING = {"name": "a", "ordinal": 1, "gpus": 8, "scheduledTime": "2026-01-01T01:00:00Z", "perGpuHour": "2"}
+ENDED = {**RUNNING, "name": "b", "endedTime": "2026-01-01T01:30:00Z"}
+
+
+def test_pods_that_run_are_counted_until_now_and_those_that_ended_until_then() -> None:
+    found = cost(run(gpuSeconds="7200", wastedGpuSeconds="3600", estimatedCost="4", pods=[RUNNING, ENDED]), NOW)
+    assert found.gpu_hours == pytest.approx(2 + 8 + 4)
+    assert found.wasted_gpu_hours == 1
+    assert found.gpus == 8
+    assert found.amount == pytest.approx(4 + 16 + 8)
+
+
+def test_without_a_price_list_there_is_no_amount_and_a_given_one_stands_in_for_the_operators() -> None:
+    assert cost(run(gpuSeconds="3600"), NOW).amount is None
+    assert cost(run(gpuSeconds="3600", estimatedCost="9"), NOW, [Price(per_gpu_hour=3)]).amount == 3
+    only_some = [Price(per_gpu_hour=3, node_selector={"gpu": "h100"})]
+    assert cost(run(gpuSeconds="3600"), NOW, only_some).amount is None
