@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 found="$(scripts/plain-python.sh -c 'import sys; from devcluster.config import cache_root; print(sys.executable, cache_root(), sep="\n")')"
 { read -r python; read -r cache; } <<< "$found"
 
-packages=(contracts operator sandbox_image trainer_image devcluster client cli demo)
+packages=(contracts operator sandbox_image trainer_image devcluster client cli web demo)
 inputs=(constraints/trainer-cpu.txt constraints/dev.txt scripts/setup.sh)
 for p in "${packages[@]}"; do inputs+=("$p/pyproject.toml"); done
 stamp="$(cat "${inputs[@]}" | sha256sum | cut -d' ' -f1) $PWD"

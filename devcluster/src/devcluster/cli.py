@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from devcluster import doctor, forwards, gobuild, images, install, lifecycle, node
+from devcluster import browser, doctor, forwards, gobuild, images, install, lifecycle, node
 from devcluster.artifacts import Artifacts, NotBuilt
 from devcluster.command import CommandFailed
 from devcluster.config import DEFAULT_NAME, DOCKERFILES, Cluster, ConfigError, cache_root
@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     optional = [program.module for program in gobuild.OPTIONAL]
     with_ = "and a program that no cluster needs but some tests do, minutes each"
     building.add_argument("--with", dest="optional", action="append", default=[], choices=optional, help=with_)
+    action("browser", _browser, "print a Chromium for tests of pages, unpacked from Debian's where there is none")
     starting = action("up", _up, "start the cluster, or verify the one that runs")
     starting.add_argument("--api-port", type=int, help="loopback port of the API server")
     loading = action("images", _images, "build the images and load them into the cluster")
@@ -130,6 +131,11 @@ def _build(options: argparse.Namespace) -> int:
     else:
         artifacts.build()
     artifacts.build_optional(options.optional)
+    return 0
+
+
+def _browser(options: argparse.Namespace) -> int:
+    print(browser.find_or_make(cache_root()))
     return 0
 
 

@@ -85,7 +85,7 @@ def make_sysroot(cache: Path) -> Path:
     with step(said), unfinished.making(cache, final.name) as making:
         packages = making / "debs"
         packages.mkdir(parents=True)
-        apt = _private_apt(cache)
+        apt = private_apt(cache)
         log = cache / "logs" / "apt.log"
         run(["apt-get", *apt, "update"], deadline=_DOWNLOAD_SECONDS, log=log)
         run(["apt-get", *apt, "download", *SYSROOT_PACKAGES], deadline=_DOWNLOAD_SECONDS, cwd=packages, log=log)
@@ -126,7 +126,7 @@ def make_base(cache: Path, sysroot: Path) -> Path:
     return final
 
 
-def _private_apt(cache: Path) -> list[str]:
+def private_apt(cache: Path) -> list[str]:
     """Options that keep apt's lists, downloads and locks in the cache and its sources the machine's."""
     place = cache / "apt"
     for inner in ("lists/partial", "archives/partial"):

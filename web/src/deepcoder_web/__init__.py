@@ -1,0 +1,1 @@
+"""The dashboard: a read-only page over runs, their curves, rollouts and lineage."""

@@ -1,0 +1,40 @@
+// Evaluations with their intervals: points and whiskers, and the figures beside them.
+
+import { useData } from "./data.js";
+import { interval, number, percent } from "./format.js";
+import { Problem } from "./parts.js";
+import { html, useEffect } from "./ui.js";
+
+const WIDTH = 320;
+
+export function Evaluations({ path, version }) {
+  const { data, error, reload } = useData(`${path}/evaluations`);
+  useEffect(() => {
+    if (version) reload();
+  }, [version]);
+  if (!data) return html`<${Problem} error=${error} />`;
+  if (!data.evaluations.length) return html`<${Problem} error=${error} /><p class="empty">Nothing has been evaluated yet.</p>`;
+  return html`<${Problem} error=${error} />
+    <div class="wide" tabindex="0" role="region" aria-label="Evaluations"><table>
+      <thead><tr><th scope="col">Set</th><th scope="col">What</th><th scope="col">pass@1, 95 % interval</th><td></td><th scope="col">pass@k</th>
+        <th scope="col" class="number">Truncated</th><th scope="col" class="number">Tokens</th><th scope="col" class="number">Problems</th><th scope="col" class="number">Unjudged</th></tr></thead>
+      <tbody>${data.evaluations.map((e) => html`<tr key=${`${e.key}/${e.target}/${e.dataset}`}>
+        <th scope="row">${e.dataset}</th><td>${e.target}</td><td>${interval(e.passAt1)}</td><td><${Whisker} of=${e.passAt1} /></td>
+        <td>${Object.entries(e.passAtK).filter(([k]) => k !== "1").map(([k, v]) => `@${k} ${percent(v.mean ?? v)}`).join(", ") || "–"}</td>
+        <td class="number">${percent(e.truncatedRatio)}</td><td class="number">${number(e.responseTokensMean)}</td>
+        <td class="number">${number(e.problems)}</td><td class="number">${number(e.unjudged)}</td></tr>`)}</tbody>
+    </table></div>
+    ${data.comparisons.length > 0 && html`<h2>Paired by problem</h2>
+      <div class="wide" tabindex="0" role="region" aria-label="Paired differences"><table>
+        <thead><tr><th scope="col">Set</th><th scope="col">From</th><th scope="col">To</th><th scope="col">Difference of pass@1, 95 % interval</th></tr></thead>
+        <tbody>${data.comparisons.map((c) => html`<tr><th scope="row">${c.dataset}</th><td>${c.before}</td><td>${c.after}</td><td>${interval(c.difference)}</td></tr>`)}</tbody>
+      </table></div>`}`;
+}
+
+function Whisker({ of }) {
+  if (!of) return null;
+  const x = (v) => Math.min(1, Math.max(0, v)) * (WIDTH - 12) + 6;
+  return html`<svg class="whisker" width=${WIDTH} height="22" viewBox=${`0 0 ${WIDTH} 22`} aria-hidden="true">
+    <line x1="6" x2=${WIDTH - 6} y1="11" y2="11" class="rule" />
+    <line x1=${x(of.low)} x2=${x(of.high)} y1="11" y2="11" class="bar" /><circle cx=${x(of.mean)} cy="11" r="4.5" /></svg>`;
+}

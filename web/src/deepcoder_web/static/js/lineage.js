@@ -1,0 +1,61 @@
+// The chain from export to base: each checkpoint, its parent, and whether storage still holds what it says.
+
+import { useData } from "./data.js";
+import { moment, number, short } from "./format.js";
+import { Problem } from "./parts.js";
+import { html, useEffect } from "./ui.js";
+
+const WIDTH = 150;
+const GAP = 34;
+const HEIGHT = 62;
+
+export function Lineage({ run, path, version }) {
+  const { data, error, reload } = useData(`${path}/lineage`);
+  useEffect(() => {
+    if (version) reload();
+  }, [version]);
+  if (!data) return error ? html`<${Problem} error=${error} />` : html`<p class="empty">Walking the chain…</p>`;
+  return html`<${Problem} error=${error} />
+    ${data.problem
+      ? html`<p class="problem" role="alert">The chain does not hold: ${data.problem}</p>`
+      : data.nodes.length > 0 && html`<p class="note">All ${data.nodes.length} links hold: each manifest is what the next one says it is, and each file has the size and checksum that its manifest names.</p>`}
+    ${data.nodes.length ? html`<${Graph} nodes=${data.nodes} base=${run.provenance.model} /><${Table} nodes=${data.nodes} />` : html`<p class="empty">No checkpoint has been committed yet.</p>`}`;
+}
+
+// Oldest on the left, before it what all began with.
+function Graph({ nodes, base }) {
+  const chain = [null, ...[...nodes].reverse()];
+  const width = chain.length * (WIDTH + GAP) - GAP + 2;
+  return html`<div class="wide" tabindex="0" role="region" aria-label="Lineage">
+    <svg class="lineage" width=${width} height=${HEIGHT + 4} viewBox=${`0 0 ${width} ${HEIGHT + 4}`} role="img"
+      aria-label=${`A chain of ${nodes.length} checkpoints from the base model; the table below has them all.`}>
+      ${chain.map((n, i) => {
+        const x = i * (WIDTH + GAP) + 1;
+        if (!n) {
+          return html`<g class="base"><title>${base}</title><rect x=${x} y="1" width=${WIDTH} height=${HEIGHT} rx="6" />
+            <text x=${x + 10} y="20" class="name">base model</text><text x=${x + 10} y="37" class="digest">${tail(base, 21)}</text></g>`;
+        }
+        return html`<g class=${n.final ? "final" : ""}>
+          <path d=${`M${x - GAP} ${HEIGHT / 2} H${x - 6} m-5 -4 l5 4 l-5 4`} class="arrow" />
+          <rect x=${x} y="1" width=${WIDTH} height=${HEIGHT} rx="6" />
+          <text x=${x + 10} y="20" class="name">${`${n.stage}, step ${n.step}`}</text>
+          <text x=${x + 10} y="37">${`attempt ${n.ordinal}${n.final ? ", final" : ""}`}</text>
+          <text x=${x + 10} y="53" class="digest">${short(n.digest)}</text>
+        </g>`;
+      })}
+    </svg></div>`;
+}
+
+function tail(text = "", length) {
+  return text.length > length ? `…${text.slice(1 - length)}` : text;
+}
+
+function Table({ nodes }) {
+  return html`<div class="wide" tabindex="0" role="region" aria-label="Checkpoints"><table>
+    <thead><tr><th scope="col">Stage</th><th scope="col" class="number">Step</th><th scope="col" class="number">Attempt</th>
+      <th scope="col">Digest</th><th scope="col">Parent</th><th scope="col">Committed</th></tr></thead>
+    <tbody>${nodes.map(
+      (n) => html`<tr key=${n.digest}><th scope="row">${n.stage}</th><td class="number">${number(n.step)}</td><td class="number">${n.ordinal}</td>
+        <td><code title=${n.digest}>${short(n.digest)}</code></td><td>${n.parent ? html`<code title=${n.parent}>${short(n.parent)}</code>` : "the base model"}</td><td>${moment(n.committed)}</td></tr>`,
+    )}</tbody></table></div>`;
+}

@@ -1,0 +1,127 @@
+// The shell: who looks, at what address, in which colours. Addresses are fragments, so a reload stays where it was.
+
+import { get, Refused, token } from "./api.js";
+import { Compare } from "./compare.js";
+import { Run } from "./run.js";
+import { Runs } from "./runs.js";
+import { html, render, useEffect, useRef, useState } from "./ui.js";
+
+function parse(fragment) {
+  const [path, query = ""] = fragment.replace(/^#\/?/, "").split("?");
+  const [kind, ...parts] = path.split("/").map(decodeURIComponent);
+  const parameters = Object.fromEntries(new URLSearchParams(query));
+  if (kind === "runs" && parts.length >= 2) {
+    return { page: "run", namespace: parts[0], name: parts[1], tab: parts[2] ?? "overview", parameters };
+  }
+  if (kind === "compare" && parts.length === 4) {
+    const [a, b] = [parts.slice(0, 2), parts.slice(2)].map(([namespace, name]) => ({ namespace, name }));
+    return { page: "compare", a, b };
+  }
+  return { page: "runs" };
+}
+
+function useAddress() {
+  const [address, setAddress] = useState(() => parse(location.hash));
+  useEffect(() => {
+    const changed = () => setAddress(parse(location.hash));
+    addEventListener("hashchange", changed);
+    return () => removeEventListener("hashchange", changed);
+  }, []);
+  return address;
+}
+
+function Theme() {
+  const [theme, setTheme] = useState(() => localStorage.getItem("deepcoder-theme") ?? "auto");
+  useEffect(() => {
+    localStorage.setItem("deepcoder-theme", theme);
+    document.documentElement.dataset.theme = theme;
+    dispatchEvent(new Event("deepcoder-theme"));
+  }, [theme]);
+  return html`<label class="theme">${"Theme "}<select value=${theme} onChange=${(e) => setTheme(e.target.value)}>
+      <option value="auto">System</option><option value="light">Light</option><option value="dark">Dark</option>
+    </select>
+  </label>`;
+}
+
+function SignIn({ problem, onToken }) {
+  const field = useRef(null);
+  useEffect(() => field.current.focus(), []);
+  const submit = (event) => {
+    event.preventDefault();
+    onToken(field.current.value);
+  };
+  return html`<main class="sign-in" id="main">
+    <h1>Sign in</h1>
+    <p>Paste a bearer token of your cluster. You see the runs that <code>kubectl get dcr</code> shows you, no others.
+      <code>kubectl deepcoder dashboard</code> signs you in by itself.</p>
+    <form onSubmit=${submit}>
+      <label for="token">Bearer token</label>
+      <input id="token" ref=${field} type="password" autocomplete="off" required />
+      <button type="submit">Sign in</button>
+    </form>
+    ${problem && html`<p class="problem" role="alert">${problem}</p>`}
+  </main>`;
+}
+
+function Page({ address }) {
+  if (address.page === "run") return html`<${Run} key=${`${address.namespace}/${address.name}`} ...${address} />`;
+  if (address.page === "compare") return html`<${Compare} a=${address.a} b=${address.b} />`;
+  return html`<${Runs} />`;
+}
+
+function App() {
+  const address = useAddress();
+  const [who, setWho] = useState(undefined); // not known yet; null: nobody
+  const [problem, setProblem] = useState(null);
+  const first = useRef(true);
+  const ask = () =>
+    get("me").then(setWho, (error) => {
+      setWho(null);
+      if (!(error instanceof Refused && error.status === 401 && first.current)) setProblem(error.message);
+      first.current = false;
+    });
+  useEffect(() => {
+    ask();
+    const lost = () => {
+      token.clear();
+      setWho(null);
+      setProblem("The token has expired: sign in again.");
+    };
+    addEventListener("deepcoder-signed-out", lost);
+    return () => removeEventListener("deepcoder-signed-out", lost);
+  }, []);
+  const signIn = (value) => {
+    token.set(value);
+    setProblem(null);
+    first.current = false;
+    ask();
+  };
+  const signOut = () => {
+    token.clear();
+    setProblem(null);
+    setWho(null);
+  };
+  return html`
+    <a class="skip" href="#main" onClick=${skip}>Skip to content</a>
+    <header>
+      <a class="home" href="#/">DeepCoder</a>
+      <span class="spacer"></span>
+      <${Theme} />
+      ${who && html`<span class="who" title="signed in as">${who.user}</span>`}
+      ${who && token.get() && html`<button type="button" onClick=${signOut}>Sign out</button>`}
+    </header>
+    ${who && html`<${Page} address=${address} />`}
+    ${who === null && html`<${SignIn} problem=${problem} onToken=${signIn} />`}`;
+}
+
+// A fragment is an address here, so the link moves the focus itself.
+function skip(event) {
+  event.preventDefault();
+  const main = document.getElementById("main");
+  main?.setAttribute("tabindex", "-1");
+  main?.focus();
+}
+
+const root = document.getElementById("app");
+root.replaceChildren();
+render(html`<${App} />`, root);

@@ -1,0 +1,52 @@
+// Small things that several pages show: a run's phase, a problem, the state of the stream, tabs.
+
+import { html, useRef } from "./ui.js";
+
+const TONES = {
+  Running: "good",
+  Complete: "good",
+  Failed: "bad",
+  Backoff: "warn",
+  Held: "warn",
+  Suspended: "quiet",
+  Pending: "quiet",
+  Queued: "quiet",
+};
+
+export function Phase({ value }) {
+  return html`<span class=${`phase ${TONES[value] ?? "busy"}`}>${value}</span>`;
+}
+
+export function Problem({ error }) {
+  return error && html`<p class="problem" role="alert">${error.message}</p>`;
+}
+
+export function Live({ state }) {
+  const words = { live: "live", waiting: "connecting…", refused: "not allowed" };
+  return html`<span class=${`live ${state}`} role="status">${words[state]}</span>`;
+}
+
+export function Facts({ of }) {
+  const rows = of.filter(([, value]) => value !== null && value !== undefined && value !== "");
+  return html`<dl class="facts">${rows.map(([term, value]) => html`<div><dt>${term}</dt><dd>${value}</dd></div>`)}</dl>`;
+}
+
+// The pattern of WAI-ARIA: arrows move between tabs, Tab goes into what they show.
+export function Tabs({ tabs, current, href, label }) {
+  const list = useRef(null);
+  const move = (event) => {
+    const at = tabs.findIndex(([id]) => id === current);
+    const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: tabs.length - 1 }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    const [id] = tabs[(to + tabs.length) % tabs.length];
+    location.hash = href(id);
+    list.current.querySelector(`[data-tab="${id}"]`).focus();
+  };
+  return html`<div class="tabs" role="tablist" aria-label=${label} ref=${list} onKeyDown=${move}>
+    ${tabs.map(
+      ([id, title]) => html`<a role="tab" id=${`tab-${id}`} data-tab=${id} href=${href(id)} aria-controls="panel"
+        aria-selected=${String(id === current)} tabindex=${id === current ? 0 : -1}>${title}</a>`,
+    )}
+  </div>`;
+}

@@ -1,0 +1,30 @@
+// The judges that a run has: how many, how busy, and what they wait for.
+
+import { useData } from "./data.js";
+import { moment, number } from "./format.js";
+import { Facts, Problem } from "./parts.js";
+import { html, useEffect } from "./ui.js";
+
+export function Pool({ path, version }) {
+  const { data, error, reload } = useData(`${path}/pool`);
+  useEffect(() => {
+    if (version) reload();
+  }, [version]);
+  if (!data) return html`<${Problem} error=${error} />`;
+  if (!data.pool) return html`<${Problem} error=${error} /><p class="empty">${data.why}</p>`;
+  const { name, status = {}, spec = {} } = data.pool;
+  const busy = status.slots ? status.busySlots / status.slots : 0;
+  return html`<${Problem} error=${error} />
+    <${Facts} of=${[
+      ["SandboxPool", name],
+      ["Pods ready", `${number(status.readyReplicas ?? 0)} of ${number(status.desiredReplicas ?? 0)}`],
+      ["Between", `${number(spec.minReplicas)} and ${number(spec.maxReplicas)}`],
+      ["Slots busy", `${number(status.busySlots ?? 0)} of ${number(status.slots ?? 0)}`],
+      ["Waiting", number(status.queueDepth ?? 0)],
+    ]} />
+    <label class="meter">Busy <meter min="0" max="1" value=${busy}>${Math.round(100 * busy)} %</meter></label>
+    <div class="wide" tabindex="0" role="region" aria-label="Conditions of the pool"><table>
+      <thead><tr><th scope="col">Condition</th><th scope="col">Status</th><th scope="col">Reason</th><th scope="col">Message</th><th scope="col">Since</th></tr></thead>
+      <tbody>${(status.conditions ?? []).map((c) => html`<tr key=${c.type}><th scope="row">${c.type}</th><td>${c.status}</td><td>${c.reason}</td><td class="prose">${c.message}</td><td>${moment(c.lastTransitionTime)}</td></tr>`)}</tbody>
+    </table></div>`;
+}

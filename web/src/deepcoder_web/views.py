@@ -1,0 +1,297 @@
+"""What the page is sent, from what the API server and storage have. Pure; names are those of the page's scripts.
+
+Nothing of a pod template, an environment or a Secret's name is in it: a run's settings are its recipe and the lengths
+of its stages, which is what people compare.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from deepcoder_client.folder import Attempt, Evaluation
+from deepcoder_contracts.api.run import DeepCoderRun
+from deepcoder_contracts.api.run_status import Phase
+from deepcoder_contracts.chain import Link
+from deepcoder_contracts.exit import ExitCode
+from deepcoder_contracts.steps import StepRecord
+
+Document = dict[str, Any]
+
+SAMPLES_SHOWN = 500
+"""Rollouts of a step that are listed."""
+
+
+def run_row(run: DeepCoderRun) -> Document:
+    """A line of the list of runs."""
+    status, stage, progress = run.status, run.status.current_stage, run.status.progress
+    return {
+        "namespace": run.metadata.namespace,
+        "name": run.metadata.name,
+        "uid": run.metadata.uid,
+        "phase": status.phase,
+        "stage": stage.name if stage else None,
+        "contextTokens": stage.context_tokens if stage else None,
+        "step": progress.step if progress else 0,
+        "display": progress.display if progress else None,
+        "reward": progress.reward if progress else None,
+        "gpus": status.gpus,
+        "attempt": status.ordinal,
+        "created": run.metadata.creation_timestamp,
+        "message": _message(run),
+    }
+
+
+def run_page(run: DeepCoderRun) -> Document:
+    """Everything about one run that its object says."""
+    status = run.status
+    document = status.model_dump(mode="json", by_alias=True, exclude_none=True)
+    progress = status.progress
+    return run_row(run) | {
+        "conditions": document.get("conditions", []),
+        "provenance": document.get("provenance", {}),
+        "usage": {k: v for k, v in document.get("usage", {}).items() if k != "pods"},
+        "latestCheckpoint": document.get("latestCheckpoint"),
+        "startTime": document.get("startTime"),
+        "completionTime": document.get("completionTime"),
+        "truncatedRatio": progress.truncated_ratio if progress else None,
+        "settings": settings(run),
+    }
+
+
+def settings(run: DeepCoderRun) -> Document:
+    """What two runs are compared by."""
+    spec = run.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+    kept = (
+        "name",
+        "type",
+        "contextTokens",
+        "maxSteps",
+        "placement",
+        "optimizer",
+        "evaluate",
+        "promoteWhen",
+        "rope",
+        "recipe",
+    )
+    stages = {s["name"]: {k: s[k] for k in kept if k in s and k != "name"} for s in spec["stages"]}
+    model = {k: v for k, v in spec["model"].items() if k in ("uri", "revision")}
+    dataset = {k: v for k, v in spec["dataset"].items() if k in ("uri", "sha256")} if spec.get("dataset") else {}
+    return {"model": model, "dataset": dataset, "recipe": spec.get("recipe", {}), "stages": stages}
+
+
+_ENDS: dict[int, str] = {ExitCode.DONE: "Complete", ExitCode.DRAINED: "Stopped"}
+
+
+def attempt_rows(run: DeepCoderRun, attempts: Iterable[Attempt]) -> list[Document]:
+    """Attempts by ordinal, with what ended each; one that was killed has left no word of its own."""
+    live = run.status.attempt
+    rows = [_attempt(run, attempt, live.ordinal if live else None) for attempt in attempts]
+    if live and all(row["ordinal"] != live.ordinal for row in rows):
+        since = live.running_time or live.admitted_time or live.intended_time
+        stage = run.spec.stages[live.stage_index].name
+        rows.append(_row(stage, live.ordinal, str(live.state), since, None, None, "", 0))
+    return rows
+
+
+def _attempt(run: DeepCoderRun, attempt: Attempt, live: int | None) -> Document:
+    left = attempt.exit
+    began = attempt.claimed or attempt.seen
+    if left is not None:
+        state = _ENDS.get(left.code, "Failed")
+        return _row(attempt.stage, attempt.ordinal, state, began, attempt.ended, left.reason, left.message, left.step)
+    if attempt.ordinal == live:
+        step = run.status.progress.step if run.status.progress else 0
+        return _row(attempt.stage, attempt.ordinal, "Running", began, None, None, "", step)
+    text = "it left no exit record: its head was lost or killed"
+    return _row(attempt.stage, attempt.ordinal, "Lost", began, attempt.seen, None, text, 0)
+
+
+def _row(
+    stage: str, ordinal: int, state: str, started: datetime | None, ended: datetime | None, reason: str | None,
+    message: str, step: int,
+) -> Document:  # fmt: skip
+    return {
+        "stage": stage,
+        "ordinal": ordinal,
+        "state": state,
+        "started": _time(started),
+        "ended": _time(ended),
+        "reason": reason,
+        "message": message,
+        "step": step,
+    }
+
+
+def steps_document(steps: Sequence[StepRecord], after: str = "") -> Document:
+    """Steps as columns. `after` is the cursor of what the page has: while that holds, what came since is enough."""
+    held = _length(after)
+    reset = held is None or held > len(steps) or cursor(steps[:held]) != after
+    new = steps if reset or held is None else steps[held:]
+    return {
+        "cursor": cursor(steps),
+        "reset": reset,
+        "stage": [s.stage for s in new],
+        "step": [s.step for s in new],
+        "ordinal": [s.ordinal for s in new],
+        "time": [s.time for s in new],
+        "metrics": _columns([s.metrics for s in new]),
+        "phaseSeconds": _columns([s.phase_seconds for s in new]),
+    }
+
+
+def cursor(steps: Sequence[StepRecord]) -> str:
+    """How many steps, and a digest of which: an attempt that trains some again changes it."""
+    digest = hashlib.sha256()
+    for step in steps:
+        digest.update(f"{step.stage}\0{step.step}\0{step.ordinal}\0{step.time}\n".encode())
+    return f"{len(steps)}-{digest.hexdigest()[:16]}"
+
+
+def _length(text: str) -> int | None:
+    head = text.partition("-")[0]
+    return int(head) if head.isdecimal() else None
+
+
+def _columns(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float | None]]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [_finite(row.get(name)) for row in rows] for name in names}
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no infinities; six digits are more than a screen shows."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
+
+
+def sample_rows(rows: Sequence[Mapping[str, Any]], verdict: str = "", order: str = "group") -> Document:
+    """The list of a step's rollouts, without their texts."""
+    verdicts: dict[str, int] = {}
+    for row in rows:
+        verdicts[row["verdict"]] = verdicts.get(row["verdict"], 0) + 1
+    chosen = [r for r in rows if not verdict or r["verdict"] == verdict]
+    chosen.sort(key=_ORDERS.get(order, _ORDERS["group"]))
+    return {
+        "verdicts": dict(sorted(verdicts.items(), key=lambda item: -item[1])),
+        "total": len(chosen),
+        "rows": [
+            {
+                "group": r["group_id"],
+                "index": r["index"],
+                "draw": r.get("draw", 0),
+                "problem": r["problem_id"],
+                "reward": r["reward"],
+                "verdict": r["verdict"],
+                "tokens": r["response_tokens"],
+                "dropped": bool(r.get("dropped")),
+            }
+            for r in chosen[:SAMPLES_SHOWN]
+        ],
+    }
+
+
+def _place(row: Mapping[str, Any]) -> tuple[int, int, int]:
+    return row["group_id"], row.get("draw", 0), row["index"]
+
+
+def _reward(row: Mapping[str, Any]) -> float:
+    """One that was not judged comes after all others, whichever way."""
+    return math.inf if row["reward"] is None else row["reward"]
+
+
+_ORDERS = {
+    "group": _place,
+    "reward": lambda r: (-_reward(r) if r["reward"] is not None else math.inf, _place(r)),
+    "worst": lambda r: (_reward(r), _place(r)),
+    "longest": lambda r: (-r["response_tokens"], _place(r)),
+}
+
+
+def sample_page(row: Mapping[str, Any]) -> Document:
+    """One rollout, whole."""
+    return {
+        "problem": row["problem_id"],
+        "prompt": row["prompt"],
+        "response": row["response"],
+        "reward": row["reward"],
+        "verdict": row["verdict"],
+        "finish": row["finish"],
+        "promptTokens": row["prompt_tokens"],
+        "responseTokens": row["response_tokens"],
+        "limitTokens": row["limit_tokens"],
+        "judgeSeconds": row["judge_seconds"],
+        "versions": row["versions"],
+    }
+
+
+def lineage_node(link: Link) -> Document:
+    """A checkpoint of the chain."""
+    manifest = link.manifest
+    return {
+        "digest": link.digest,
+        "parent": manifest.parent.digest if manifest.parent else None,
+        "stage": manifest.stage,
+        "step": manifest.step,
+        "ordinal": manifest.ordinal,
+        "final": manifest.final,
+        "committed": _time(manifest.created_at),
+    }
+
+
+def evaluations_document(evaluations: Iterable[Evaluation]) -> Document:
+    """Figures with their intervals, newest last, and the paired comparisons that were stored with them."""
+    rows: list[Document] = []
+    comparisons: list[Document] = []
+    for evaluation in evaluations:
+        key = str(evaluation.results.get("key", ""))
+        for target, sets in evaluation.results.get("targets", {}).items():
+            rows += [_evaluation(key, target, name, figures) for name, figures in sets.items()]
+        comparisons += evaluation.results.get("comparisons", [])
+    return {"evaluations": rows, "comparisons": comparisons}
+
+
+def _evaluation(key: str, target: str, dataset: str, figures: Mapping[str, Any]) -> Document:
+    return {
+        "key": key,
+        "target": target,
+        "dataset": dataset,
+        "passAt1": figures.get("pass_at_1"),
+        "passAtK": figures.get("pass_at_k", {}),
+        "truncatedRatio": figures.get("truncated_ratio"),
+        "responseTokensMean": figures.get("response_tokens_mean"),
+        "problems": figures.get("problems"),
+        "unjudged": figures.get("unjudged"),
+    }
+
+
+def pool_document(pool: Mapping[str, Any] | None) -> Document:
+    """The judges of a run."""
+    if pool is None:
+        return {"pool": None, "why": "No SandboxPool judges for this run, or it is not there yet."}
+    spec, status = pool.get("spec") or {}, pool.get("status") or {}
+    kept = ("replicas", "desiredReplicas", "readyReplicas", "slots", "busySlots", "queueDepth", "conditions")
+    return {
+        "pool": {
+            "name": pool["metadata"]["name"],
+            "spec": {k: spec[k] for k in ("minReplicas", "maxReplicas") if k in spec},
+            "status": {k: status[k] for k in kept if k in status},
+        }
+    }
+
+
+def _message(run: DeepCoderRun) -> str:
+    """What a viewer should know first: why it failed, is held, waits or is not accepted."""
+    by_type = {c.type: c for c in run.status.conditions}
+    for kind, status in (("Failed", "True"), ("Accepted", "False"), ("Stalled", "True")):
+        condition = by_type.get(kind)
+        if condition and condition.status == status:
+            return condition.message
+    waits = run.status.phase in (Phase.BACKOFF, Phase.HELD, Phase.SUSPENDED, Phase.QUEUED)
+    progressing = by_type.get("Progressing")
+    return progressing.message if waits and progressing else ""
+
+
+def _time(moment: datetime | None) -> str | None:
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z") if moment else None

@@ -1,0 +1,105 @@
+"""Who may see what is asked of the API server, kept for a while, and forgotten in time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from deepcoder_client.connection import Connection, Kind
+from deepcoder_client.errors import Unreachable
+from deepcoder_web.access import ALLOWED_SECONDS, REFUSED_SECONDS, Access, Unauthenticated, Unavailable, Viewer
+
+JANE = {"username": "jane", "uid": "7", "groups": ["devs"], "extra": {"scopes": ["a", "b"]}}
+
+
+class Server(Connection):
+    """An API server that knows one token, and answers access reviews as it is told."""
+
+    def __init__(self) -> None:
+        self.allowed = True
+        self.away = False
+        self.asked: list[dict[str, Any]] = []
+
+    def create(
+        self, kind: Kind, namespace: str | None, body: dict[str, Any], below: str = "", name: str | None = None
+    ) -> dict[str, Any]:
+        if self.away:
+            raise Unreachable("it does not answer")
+        self.asked.append(body["spec"])
+        if kind.plural == "tokenreviews":
+            known = body["spec"]["token"] == "good"
+            return {"status": {"authenticated": known, "user": JANE if known else {}}}
+        return {"status": {"allowed": self.allowed}}
+
+
+class World:
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.server = Server()
+        self.access = Access(self.server, lambda: self.now)
+
+
+def test_a_review_is_asked_with_all_that_the_token_said_of_its_owner() -> None:
+    world = World()
+    viewer = world.access.viewer("good")
+    assert world.access.may(viewer, "get", "team", "demo")
+    attributes = {
+        "group": "deepcoder.dev",
+        "resource": "deepcoderruns",
+        "verb": "get",
+        "namespace": "team",
+        "name": "demo",
+    }
+    user = {"user": "jane", "uid": "7", "groups": ["devs"], "extra": {"scopes": ["a", "b"]}}
+    assert world.server.asked[-1] == {**user, "resourceAttributes": attributes}
+
+
+def test_answers_are_kept_and_a_right_that_was_withdrawn_is_gone_in_time() -> None:
+    world = World()
+    viewer = world.access.viewer("good")
+    assert world.access.may(viewer, "list", "team")
+    world.server.allowed = False
+    world.now = ALLOWED_SECONDS - 1
+    assert world.access.may(viewer, "list", "team")
+    world.now = ALLOWED_SECONDS
+    assert not world.access.may(viewer, "list", "team")
+
+
+def test_a_right_that_was_granted_is_there_soon() -> None:
+    world = World()
+    world.server.allowed = False
+    viewer = world.access.viewer("good")
+    assert not world.access.may(viewer, "list", "team")
+    world.server.allowed = True
+    world.now = REFUSED_SECONDS
+    assert world.access.may(viewer, "list", "team")
+
+
+def test_a_bad_token_is_not_reviewed_again_at_once() -> None:
+    world = World()
+    for _ in range(3):
+        with pytest.raises(Unauthenticated):
+            world.access.viewer("bad")
+    assert len(world.server.asked) == 1
+
+
+def test_answers_are_of_one_viewer_one_verb_and_one_name() -> None:
+    world = World()
+    jane = world.access.viewer("good")
+    joe = Viewer("joe", "", (), ())
+    assert world.access.may(jane, "get", "team", "demo")
+    world.server.allowed = False
+    assert not world.access.may(joe, "get", "team", "demo")
+    assert not world.access.may(jane, "list", "team")
+    assert not world.access.may(jane, "get", "team", "other")
+
+
+def test_without_an_answer_nobody_sees_anything() -> None:
+    world = World()
+    viewer = world.access.viewer("good")
+    world.server.away = True
+    with pytest.raises(Unavailable):
+        world.access.may(viewer, "get", "team", "demo")
+    with pytest.raises(Unavailable):
+        world.access.viewer("another")

@@ -1,0 +1,154 @@
+"""What the page is sent: columns that grow, rollouts in order, attempts with their ends, and nothing of a pod's."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deepcoder_client.folder import Attempt
+from deepcoder_contracts.api.run import DeepCoderRun
+from deepcoder_contracts.exit import ExitRecord
+from deepcoder_contracts.steps import StepRecord
+from deepcoder_web import views
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
+ONE = datetime(2026, 5, 1, 13, tzinfo=UTC)
+
+
+def run_of(example: str = "demo", **status: Any) -> DeepCoderRun:
+    spec = yaml.safe_load((EXAMPLES / f"{example}.yaml").read_text())["spec"]
+    metadata = {"namespace": "team", "name": example, "uid": "u-1"}
+    return DeepCoderRun.model_validate({"metadata": metadata, "spec": spec, "status": status})
+
+
+def step(number: int, ordinal: int = 1, **metrics: float) -> StepRecord:
+    return StepRecord("short", number, ordinal, 1000.0 + number, metrics or {"reward_mean": 0.5}, {}, {"train": 2.0})
+
+
+def test_a_page_that_has_some_steps_is_sent_those_that_came_since() -> None:
+    first = views.steps_document([step(1), step(2)])
+    more = views.steps_document([step(1), step(2), step(3)], first["cursor"])
+    assert (first["reset"], first["step"]) == (True, [1, 2])
+    assert (more["reset"], more["step"], more["metrics"]) == (False, [3], {"reward_mean": [0.5]})
+
+
+def test_a_page_whose_steps_were_trained_again_is_sent_all() -> None:
+    first = views.steps_document([step(1), step(2)])
+    again = views.steps_document([step(1), step(2, ordinal=2), step(3, ordinal=2)], first["cursor"])
+    assert (again["reset"], again["step"]) == (True, [1, 2, 3])
+
+
+def test_a_cursor_that_says_nothing_is_no_error() -> None:
+    for cursor in ("", "nonsense", "-1-ab", "99-abcdef", "2-0000000000000000"):
+        assert views.steps_document([step(1), step(2)], cursor)["reset"] is True
+
+
+def test_a_figure_that_is_missing_or_infinite_is_a_gap() -> None:
+    steps = [step(1, loss=1.0), step(2, loss=math.inf), step(3, entropy=0.25)]
+    document = views.steps_document(steps)
+    assert document["metrics"] == {"loss": [1.0, None, None], "entropy": [None, None, 0.25]}
+    json.dumps(document, allow_nan=False)
+
+
+def row(group: int, index: int, reward: float | None, verdict: str, tokens: int = 10) -> dict[str, Any]:
+    place = {"group_id": group, "index": index, "draw": 0, "problem_id": f"p{group}"}
+    return place | {"reward": reward, "verdict": verdict, "response_tokens": tokens, "dropped": False}
+
+
+ROWS = [
+    row(0, 0, 0.0, "wrong_answer", 30),
+    row(0, 1, 1.0, "passed", 20),
+    row(1, 0, None, "error", 40),
+    row(1, 1, 1.0, "passed", 10),
+]
+
+
+def order_of(order: str, verdict: str = "") -> list[tuple[int, int]]:
+    return [(r["group"], r["index"]) for r in views.sample_rows(ROWS, verdict, order)["rows"]]
+
+
+def test_rollouts_are_ordered_and_one_that_was_not_judged_is_last_either_way() -> None:
+    assert order_of("group") == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert order_of("reward") == [(0, 1), (1, 1), (0, 0), (1, 0)]
+    assert order_of("worst") == [(0, 0), (0, 1), (1, 1), (1, 0)]
+    assert order_of("longest") == [(1, 0), (0, 0), (0, 1), (1, 1)]
+
+
+def test_verdicts_are_counted_over_all_and_rows_are_of_the_chosen_one() -> None:
+    document = views.sample_rows(ROWS, "passed")
+    assert document["verdicts"] == {"passed": 2, "wrong_answer": 1, "error": 1}
+    assert (document["total"], order_of("group", "passed")) == (2, [(0, 1), (1, 1)])
+
+
+def attempt(ordinal: int, code: int | None, reason: str = "Completed") -> Attempt:
+    left = None if code is None else ExitRecord(code=code, reason=reason, message="why", step=7)
+    ended = None if left is None else ONE
+    return Attempt("short", ordinal, claimed=NOON, exit=left, logs=(), ended=ended, seen=ONE)
+
+
+def test_each_attempt_says_how_it_ended() -> None:
+    run = run_of(
+        ordinal=5, attempt={"ordinal": 5, "stageIndex": 0, "name": "x", "state": "Running", "intendedTime": NOON}
+    )
+    found = [attempt(1, 75, "Drained"), attempt(2, 1, "OutOfMemory"), attempt(3, None), attempt(4, 0), attempt(5, None)]
+    rows = views.attempt_rows(run, found)
+    assert [r["state"] for r in rows] == ["Stopped", "Failed", "Lost", "Complete", "Running"]
+    assert (rows[1]["reason"], rows[1]["message"], rows[1]["step"]) == ("OutOfMemory", "why", 7)
+    assert (rows[2]["ended"], rows[4]["ended"]) == ("2026-05-01T13:00:00Z", None)
+
+
+def test_an_attempt_that_has_stored_nothing_yet_is_there() -> None:
+    run = run_of(
+        ordinal=1, attempt={"ordinal": 1, "stageIndex": 1, "name": "x", "state": "Starting", "intendedTime": NOON}
+    )
+    (only,) = views.attempt_rows(run, [])
+    assert (only["stage"], only["state"], only["started"]) == ("long", "Starting", "2026-05-01T12:00:00Z")
+
+
+def test_what_is_sent_names_no_secret_no_template_and_no_environment() -> None:
+    run = run_of()
+    text = json.dumps(views.run_page(run))
+    reference = run.spec.checkpoint.s3.credentials_secret_ref
+    assert reference is not None
+    for forbidden in (reference.name, "template", "containers", "env", "credentials"):
+        assert forbidden not in text, forbidden
+
+
+def test_what_people_should_know_first_stands_in_the_list() -> None:
+    failed = {
+        "type": "Failed",
+        "status": "True",
+        "reason": "X",
+        "message": "stage short failed",
+        "lastTransitionTime": NOON,
+    }
+    refused = {"type": "Accepted", "status": "False", "reason": "X", "message": "no Secret", "lastTransitionTime": NOON}
+    progressing = {
+        "type": "Progressing",
+        "status": "False",
+        "reason": "X",
+        "message": "again in 60 s",
+        "lastTransitionTime": NOON,
+    }
+    assert views.run_row(run_of(phase="Failed", conditions=[failed]))["message"] == "stage short failed"
+    assert views.run_row(run_of(phase="Pending", conditions=[refused]))["message"] == "no Secret"
+    assert views.run_row(run_of(phase="Backoff", conditions=[progressing]))["message"] == "again in 60 s"
+    assert views.run_row(run_of(phase="Running", conditions=[progressing]))["message"] == ""
+
+
+def test_a_pool_is_shown_by_its_figures_alone() -> None:
+    status = {"readyReplicas": 2, "slots": 16, "busySlots": 5, "queueDepth": 1, "selector": "x=y"}
+    spec = {"minReplicas": 1, "maxReplicas": 4, "template": {"spec": {}}}
+    pool = {"metadata": {"name": "p"}, "spec": spec, "status": status}
+    assert views.pool_document(pool)["pool"] == {
+        "name": "p",
+        "spec": {"minReplicas": 1, "maxReplicas": 4},
+        "status": {k: v for k, v in status.items() if k != "selector"},
+    }
+    assert views.pool_document(None)["pool"] is None
