@@ -19,6 +19,7 @@ from deepcoder_trainer.config import load_config
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.localrun import LocalRun, held_by_gate
 from deepcoder_trainer.sampler.settings import engine_settings
+from deepcoder_trainer.starting import load_tokenizer
 
 LOCAL: dict[str, Any] = {
     "kind": "LocalRun",
@@ -82,6 +83,13 @@ def test_a_wrong_file_is_refused_with_field_value_and_mend(
     with pytest.raises(BadConfig, match=message) as caught:
         load_config(write(tmp_path, document))
     assert caught.value.field == field
+
+
+def test_a_model_without_a_tokenizer_is_refused_with_what_to_put_there(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}')
+    with pytest.raises(BadConfig, match=r"model\.uri .* has no usable tokenizer: .*put the tokenizer.json beside") as e:
+        load_tokenizer(tmp_path)
+    assert e.value.field == "model.uri"
 
 
 def test_a_stage_has_its_own_batch_and_learning_rate(tmp_path: Path) -> None:

@@ -169,6 +169,7 @@ def test_released_layouts_of_every_source() -> None:
     ("row", "message"),
     [
         ({"id": "x"}, "prompt: missing"),
+        ({"id": "x", "prompt": 3, "tests": []}, "prompt is 3: Input should be a valid string: mend this field"),
         (own_row(tests=[]), r"tests: .*at least 1"),
         (own_row(tests=[{"input": "1"}]), r"tests\.0\.output"),
         (own_row(difficulty="easy"), r"difficulty: .*below metadata"),

@@ -43,9 +43,15 @@ def load_tokenizer(model_dir: Path) -> Any:
             return PreTrainedTokenizerFast.from_pretrained(model_dir)
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(model_dir)
+        tokenizer = AutoTokenizer.from_pretrained(model_dir)
+        if not tokenizer.encode("0"):  # made of nothing, where no file is there to make it of
+            raise ValueError("it knows no text")
+        return tokenizer
     except (OSError, ValueError) as error:
-        raise BadConfig(f"model.uri {model_dir} has no usable tokenizer: {error}", field="model.uri") from error
+        raise BadConfig(
+            f"model.uri {model_dir} has no usable tokenizer: {error}: put the tokenizer.json beside config.json",
+            field="model.uri",
+        ) from error
 
 
 async def start_both(config: StageConfig, model_dir: Path, stack: AsyncExitStack) -> tuple[SamplerGroup, Learner]:

@@ -75,7 +75,11 @@ class Sources:
             raise BadConfig(f"{field} {uri} is neither hf://, s3://, file:// nor a path", field=field)
         path = Path(urlsplit(uri).path)
         if not path.exists():
-            raise BadConfig(f"{field} {uri} does not exist", field=field)
+            raise BadConfig(
+                f"{field} {uri} does not exist: name what is on this machine's disk (in the image, or a mounted volume), "
+                "or an hf:// or s3:// URI",
+                field=field,
+            )
         if (path / MANIFEST).is_file():
             _check_export(path)
         return path
@@ -96,7 +100,9 @@ def _from_s3(uri: str, cache: Path, endpoint: str | None, region: str | None, fi
     parent = open_storage(f"s3://{parts.netloc}/{folder}".rstrip("/"), endpoint, region)
     objects = [o for o in parent.list(name) if o.key == name or o.key.startswith(f"{name}/")]
     if not objects:
-        raise BadConfig(f"{field} {uri}: there is nothing", field=field)
+        raise BadConfig(
+            f"{field} {uri}: there is nothing: check its bucket and key, and storage's endpoint", field=field
+        )
     listing = repr([(o.key, o.size, o.modified_at.isoformat()) for o in objects])
     target = cache / "s3" / hashlib.sha256(f"{endpoint} {uri} {listing}".encode()).hexdigest()[:32] / name
     with locked(target.parent):  # ranks of one machine ask for the same model at the same time

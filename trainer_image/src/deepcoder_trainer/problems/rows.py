@@ -94,7 +94,9 @@ def parsed_row(row: Mapping[str, Any]) -> ProblemRow:
         field = ".".join(str(part) for part in first["loc"]) or "row"
         message = first["msg"].removeprefix("Value error, ")
         mend = "remove it, or move it below metadata" if first["type"] == "extra_forbidden" else "mend this field"
-        raise RowError(f"{field}: {message}: {mend}") from None
+        plain = first["type"] != "missing" and not isinstance(first["input"], dict | list | BaseModel)
+        shown = f" is {first['input']!r:.80}" if plain else ""
+        raise RowError(f"{field}{shown}: {message}: {mend}") from None
 
 
 def problem_from_row(row: Mapping[str, Any]) -> Problem:
