@@ -172,7 +172,7 @@ def test_released_layouts_of_every_source() -> None:
         ({"id": "x", "prompt": 3, "tests": []}, "prompt is 3: Input should be a valid string: mend this field"),
         (own_row(tests=[]), r"tests: .*at least 1"),
         (own_row(tests=[{"input": "1"}]), r"tests\.0\.output"),
-        (own_row(difficulty="easy"), r"difficulty: .*below metadata"),
+        (own_row(difficulty="easy"), "difficulty is .easy.: .*below metadata"),
         (own_row(kind="function"), "fn_name is needed"),
         (own_row(time_limit_s=0), "time_limit_s"),
         ({**released_row("taco", {}), "data_source": ""}, "data_source: missing"),

@@ -76,8 +76,8 @@ class Sources:
         path = Path(urlsplit(uri).path)
         if not path.exists():
             raise BadConfig(
-                f"{field} {uri} does not exist: name what is on this machine's disk (in the image, or a mounted volume), "
-                "or an hf:// or s3:// URI",
+                f"{field} {uri} does not exist: name what is on this machine's disk (in the image, or in a mounted "
+                "volume), or an hf:// or s3:// URI",
                 field=field,
             )
         if (path / MANIFEST).is_file():
