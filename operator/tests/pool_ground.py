@@ -40,6 +40,7 @@ class Judges:
     """What every judge of the test answers, by its address; only those with the pool's token are answered."""
 
     load: dict[str, tuple[int, int]] = field(default_factory=dict)
+    oldest_wait: float = 0.0
     token: str = ""
     silent: bool = False
     port: int = 0
@@ -49,7 +50,8 @@ class Judges:
             return web.Response(status=503 if self.silent else 401)
         assert request.transport is not None
         busy, queued = self.load.get(request.transport.get_extra_info("sockname")[0], (0, 0))
-        body = Capacity(slots=2, busy=busy, queued=queued, tier=Tier.LANDLOCK, limits={})
+        wait = self.oldest_wait if queued else 0.0
+        body = Capacity(slots=2, busy=busy, queued=queued, oldest_wait_s=wait, tier=Tier.LANDLOCK, limits={})
         return web.Response(body=body.model_dump_json(), content_type="application/json")
 
 

@@ -25,7 +25,12 @@ def pool(namespace: str, name: str = "judges", **spec: Any) -> dict[str, Any]:
 async def test_defaults_are_filled_in(kube: Kube, namespace: str) -> None:
     spec = (await kube.create(pool(namespace)))["spec"]
     assert (spec["minReplicas"], spec["maxReplicas"], spec["slotsPerPod"]) == (1, 10, 2)
-    assert spec["scaling"] == {"mode": "QueueDepth", "targetQueuePerSlot": 1, "stabilizationSeconds": 120}
+    assert spec["scaling"] == {
+        "mode": "QueueDepth",
+        "targetQueuePerSlot": 1,
+        "targetWaitSeconds": 30,
+        "stabilizationSeconds": 120,
+    }
     assert spec["isolation"] == {"minimumTier": "Landlock", "egress": "DenyAll"}
 
 
@@ -41,6 +46,7 @@ async def test_template_keeps_fields_that_we_do_not_know(kube: Kube, namespace: 
         ("judges", {"maxReplicas": 0}, "spec.maxReplicas"),
         ("judges", {"slotsPerPod": 0}, "spec.slotsPerPod"),
         ("judges", {"scaling": {"mode": "Magic"}}, 'supported values: "QueueDepth", "External"'),
+        ("judges", {"scaling": {"targetWaitSeconds": 0}}, "spec.scaling.targetWaitSeconds"),
         ("judges", {"isolation": {"minimumTier": "None"}}, "spec.isolation.minimumTier"),
         ("judges", {"recycle": {"maxAgeSeconds": 1}}, "spec.recycle.maxAgeSeconds"),
         ("judges", {"replicas": "two"}, "spec.replicas"),

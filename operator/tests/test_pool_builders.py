@@ -62,6 +62,7 @@ def test_server_is_started_as_the_spec_says() -> None:
     mounts = {m["mountPath"]: m for m in judge()["volumeMounts"]}
     assert options["--token-file"] == "/etc/deepcoder/token/token"
     assert mounts["/etc/deepcoder/token"]["readOnly"] is True
+    assert judge()["terminationMessagePolicy"] == "FallbackToLogsOnError"
 
 
 def test_image_is_the_pools_or_the_operators() -> None:
@@ -70,7 +71,7 @@ def test_image_is_the_pools_or_the_operators() -> None:
 
 
 def test_runtime_class_reaches_the_pod() -> None:
-    assert pod(isolation={"runtimeClassName": "gvisor"})["spec"]["runtimeClassName"] == "gvisor"
+    assert pod(isolation={"runtimeClassName": "kata"})["spec"]["runtimeClassName"] == "kata"
     assert "runtimeClassName" not in pod()["spec"]
 
 

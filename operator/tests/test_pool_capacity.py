@@ -70,6 +70,18 @@ async def test_judge_is_asked_at_most_once_a_second_and_its_answer_serves_a_whil
         assert judge.asked == 2
 
 
+async def test_wait_of_the_oldest_program_is_read_where_a_judge_tells_it(judge: Judge) -> None:
+    judge.body = GOOD.replace("{", '{"oldest_wait_s": 1.5, ', 1)
+    async with polling(judge, [0.0]) as poller:
+        assert await poller.poll([pod()], TOKEN) == {"uid": JudgeLoad(4, 3, 7, 1.5)}
+
+
+async def test_judge_of_a_later_release_that_tells_more_is_understood(judge: Judge) -> None:
+    judge.body = GOOD.replace("{", '{"of_later": 1, ', 1)
+    async with polling(judge, [0.0]) as poller:
+        assert await poller.poll([pod()], TOKEN) == {"uid": JudgeLoad(4, 3, 7)}
+
+
 async def test_judge_that_fell_silent_has_no_load_after_a_while(judge: Judge) -> None:
     now = [0.0]
     async with polling(judge, now) as poller:

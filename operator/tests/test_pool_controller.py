@@ -65,6 +65,21 @@ async def test_pool_grows_with_the_queue_and_idle_judges_go_first(ground: Field)
         assert status["slots"] == 2
 
 
+async def test_pool_grows_where_a_program_waits_too_long_though_the_queue_is_short(ground: Field) -> None:
+    await ground.create(scaling={"targetWaitSeconds": 10})
+    async with ground.controller():
+        await eventually("one ready judge", ready_count(1, ground))
+        (first,) = await ground.pods()
+        ground.judges.load[first["status"]["podIP"]] = (2, 1)
+        ground.judges.oldest_wait = 25.0
+        await eventually("two judges for three programs", ready_count(2, ground))
+
+        async def told() -> bool:
+            return bool((await ground.pool())["status"].get("longestWaitSeconds") == 25)
+
+        await eventually("the wait in the status", told)
+
+
 async def test_pool_stays_within_its_maximum_and_says_so(ground: Field) -> None:
     await ground.create(maxReplicas=2)
     ground.announce(1000)

@@ -20,14 +20,30 @@ def limits(draw: st.DrawFn) -> ScalingLimits:
         max_replicas=draw(st.integers(max(low, 1), 200)),
         slots_per_pod=draw(st.integers(1, 64)),
         target_queue_per_slot=draw(st.floats(0, 20)),
+        target_wait_seconds=draw(st.integers(1, 3600)),
         stabilization_seconds=draw(st.floats(0, 600)),
     )
 
 
-loads = st.builds(Load, busy=counts, queued=counts, expected=counts, runs=counts, complete=st.booleans())
+loads = st.builds(
+    Load,
+    busy=counts,
+    queued=counts,
+    expected=counts,
+    longest_wait=st.floats(0, 10_000),
+    serving=st.integers(0, 200),
+    free_slots=st.integers(0, 3),
+    runs=counts,
+    complete=st.booleans(),
+)
 
 FOUR = ScalingLimits(
-    min_replicas=1, max_replicas=4, slots_per_pod=2, target_queue_per_slot=1.0, stabilization_seconds=60
+    min_replicas=1,
+    max_replicas=4,
+    slots_per_pod=2,
+    target_queue_per_slot=1.0,
+    target_wait_seconds=30,
+    stabilization_seconds=60,
 )
 
 
@@ -36,7 +52,7 @@ def test_recommendation_stays_within_bounds(load: Load, limits: ScalingLimits) -
     assert limits.min_replicas <= recommend(load, limits) <= limits.max_replicas
 
 
-@given(loads, limits(), st.sampled_from(["busy", "queued", "expected"]), counts)
+@given(loads, limits(), st.sampled_from(["busy", "queued", "expected", "longest_wait"]), counts)
 def test_more_load_never_calls_for_fewer_judges(load: Load, limits: ScalingLimits, part: str, more: int) -> None:
     heavier = Load(**{**vars(load), part: getattr(load, part) + more})
     assert recommend(heavier, limits) >= recommend(load, limits)
@@ -117,3 +133,30 @@ def test_pool_at_zero_wakes_for_an_attempt_that_has_announced_nothing() -> None:
     assert recommend(Load(runs=1), limits) == 1
     assert recommend(Load(runs=30), limits) == 1, "an attempt that runs says nothing of how many programs it has"
     assert recommend(Load(runs=1, busy=4, queued=4), limits) == recommend(Load(busy=4, queued=4), limits)
+
+
+WIDE = replace(FOUR, max_replicas=100, target_queue_per_slot=4.0)
+WAITING = Load(busy=8, queued=8, serving=4)
+"""Four judges of two slots, all busy, and a queue that is short by its length."""
+
+
+def test_pool_grows_where_programs_wait_too_long_though_the_queue_is_short() -> None:
+    assert recommend(replace(WAITING, longest_wait=30), WIDE) == 2
+    assert recommend(replace(WAITING, longest_wait=40), WIDE) == 6
+    assert recommend(replace(WAITING, longest_wait=4000), WIDE) == 8, "twice as many at most"
+
+
+def test_pool_grows_no_further_than_a_slot_for_each_program() -> None:
+    assert recommend(replace(WAITING, queued=2, longest_wait=4000), WIDE) == 5
+
+
+def test_wait_at_one_judge_while_another_has_a_free_slot_calls_for_no_third() -> None:
+    assert recommend(replace(WAITING, free_slots=1, longest_wait=4000), WIDE) == 2
+
+
+@given(loads, limits())
+def test_waiting_alone_never_doubles_a_pool_more_than_once_before_new_judges_serve(
+    load: Load, limits: ScalingLimits
+) -> None:
+    patient = replace(load, longest_wait=0.0)
+    assert recommend(load, limits) <= max(recommend(patient, limits), 2 * load.serving, limits.min_replicas)

@@ -37,7 +37,28 @@ def test_commonest_trouble_is_named_while_no_judge_is_ready() -> None:
     status = pool_status(SandboxPoolStatus(), FACTS, pods, 0.0)
     ready = next(c for c in status.conditions if c.type == "Ready")
     assert ready.status.value == "False"
+    assert ready.reason == "ImagePullBackOff"
     assert "2 of 2 pods: ImagePullBackOff" in ready.message
+
+
+def test_longest_wait_of_all_judges_is_told() -> None:
+    pods = [pod(0, load=JudgeLoad(4, 4, 2, 3.9)), pod(1, load=JudgeLoad(4, 4, 9, 1.0))]
+    assert pool_status(SandboxPoolStatus(), FACTS, pods, 0.0).longest_wait_seconds == 3
+
+
+def test_judge_that_does_not_start_is_told_with_its_own_words_also_beside_one_that_works() -> None:
+    crashed = pod(1, ready=False, load=None, trouble="CrashLoopBackOff", told="exit code 64: raise the limit")
+
+    def of(*pods: JudgePod) -> dict[str, tuple[str, str]]:
+        status = pool_status(SandboxPoolStatus(), FACTS, pods, 0.0)
+        return {c.type: (c.reason, c.message) for c in status.conditions}
+
+    words = "1 of 1 pods: CrashLoopBackOff: exit code 64: raise the limit"
+    assert of(crashed)["Ready"] == ("CrashLoopBackOff", f"no judge is ready; {words}")
+    beside = of(pod(0), crashed)
+    assert beside["Ready"] == ("JudgesReady", "1 of 2 judges are ready")
+    words = "1 of 2 pods: CrashLoopBackOff: exit code 64: raise the limit"
+    assert beside["Scaling"] == ("ScalingUp", f"2 judges are wanted, 1 are ready; {words}")
 
 
 def test_conditions_follow_the_pool() -> None:
@@ -105,3 +126,42 @@ def test_reasons_of_pods_that_do_not_start_are_read() -> None:
     assert read({"containerStatuses": [{"state": {"waiting": {"reason": "ContainerCreating"}}}]}) is None
     assert read({"reason": "Evicted"}) == "Evicted"
     assert read({}) is None
+
+
+def container(ready: bool = False, **states: Any) -> dict[str, Any]:
+    return {"containerStatuses": [{"ready": ready, **states}]}
+
+
+def test_last_words_of_a_judge_that_crashes_are_read_also_while_it_is_started_again() -> None:
+    def read(status: dict[str, Any]) -> tuple[str | None, str]:
+        metadata = {"name": "p", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z"}
+        found = judge_pods([{"metadata": metadata, "status": status}], "")[0]
+        return found.trouble, found.told
+
+    ended = {"exitCode": 64, "reason": "Error", "message": "{}\ndeepcoder-sandbox: the limit is 256 MiB. Mend: raise\n"}
+    crashed = ("CrashLoopBackOff", "exit code 64: deepcoder-sandbox: the limit is 256 MiB. Mend: raise")
+    waits = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s restarting failed container"}}
+    assert read(container(state=waits, lastState={"terminated": ended})) == crashed
+    assert read(container(state={"terminated": ended})) == crashed
+    assert read(container(state={"running": {}}, lastState={"terminated": ended})) == crashed
+    assert read(container(ready=True, state={"running": {}}, lastState={"terminated": ended})) == (None, "")
+    assert read(container(state={"running": {}}, lastState={"terminated": {"exitCode": 0}})) == (None, "")
+    trouble, told = read(container(state=waits, lastState={"terminated": {"exitCode": 137, "reason": "OOMKilled"}}))
+    assert trouble == "CrashLoopBackOff"
+    assert "OOMKilled" in told
+    assert "raise the limit" in told
+    silent = read(container(state=waits, lastState={"terminated": {"exitCode": 1}}))
+    assert silent == ("CrashLoopBackOff", "exit code 1")
+    long = {"exitCode": 1, "message": "x" * 10_000}
+    assert len(read(container(state={"terminated": long}))[1]) < 1000
+
+
+def test_what_kubernetes_says_of_a_pod_that_does_not_start_is_read() -> None:
+    def told(status: dict[str, Any]) -> str:
+        metadata = {"name": "p", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z"}
+        return judge_pods([{"metadata": metadata, "status": status}], "")[0].told
+
+    few = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes: memory"}
+    assert told({"conditions": [few]}) == "0/3 nodes: memory"
+    pull = {"waiting": {"reason": "ErrImagePull", "message": "not found"}}
+    assert told(container(state=pull)).startswith("not found: look at spec.image")

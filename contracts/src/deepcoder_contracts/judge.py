@@ -193,7 +193,9 @@ class Tier(StrEnum):
 
 
 class Capacity(JudgeMessage):
-    """Answer of `GET /v1/capacity`."""
+    """Answer of `GET /v1/capacity`. What a judge of a later release tells beside this is passed over."""
+
+    model_config = ConfigDict(extra="ignore")
 
     slots: int = Field(ge=0)
     """Programs judged at once."""

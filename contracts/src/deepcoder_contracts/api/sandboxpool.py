@@ -43,6 +43,9 @@ class Scaling(Spec):
     target_queue_per_slot: Annotated[float, Field(ge=0, le=1000)] = 1.0
     """QueueDepth: programs that may wait for each slot before the pool grows."""
 
+    target_wait_seconds: Annotated[int, Field(ge=1, le=3600)] = 30
+    """QueueDepth: seconds that a program may wait before the pool grows, however short the queue is."""
+
     stabilization_seconds: Annotated[int, Field(ge=0, le=3600)] = 120
     """QueueDepth: time for which the pool keeps the largest size that the load called for."""
 
@@ -54,7 +57,7 @@ class Isolation(Spec):
     """Weakest confinement a judge may start with: Namespaces, Landlock or Unconfined."""
 
     runtime_class_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
-    """RuntimeClass of the judges' pods, gVisor's for example."""
+    """RuntimeClass of the judges' pods, Kata's for example. gVisor has no Landlock: judges do not start there."""
 
     egress: Egress = Egress.DENY_ALL
     """DenyAll, or Unmanaged where NetworkPolicies of your own govern."""
@@ -134,6 +137,9 @@ class SandboxPoolStatus(Status):
     queue_depth: int = 0
     """Programs waiting."""
 
+    longest_wait_seconds: int = 0
+    """Seconds for which the program that has waited longest has waited."""
+
     selector: str = ""
     """Label selector of the pods, for the scale subresource."""
 
@@ -155,6 +161,7 @@ RESOURCE = CustomResource(
         Column("Busy", ".status.busySlots", "integer"),
         Column("Queued", ".status.queueDepth", "integer"),
         Column("Age", ".metadata.creationTimestamp", "date"),
+        Column("Waited", ".status.longestWaitSeconds", "integer", wide=True),
         Column("Mode", ".spec.scaling.mode", wide=True),
         Column("Image", ".spec.image", wide=True),
     ),

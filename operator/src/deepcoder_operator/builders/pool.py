@@ -293,6 +293,7 @@ def _judge_container(spec: SandboxPoolSpec, image: str) -> dict[str, Any]:
         "readinessProbe": _probe("/readyz", period=2, failures=2),
         "livenessProbe": _probe("/healthz", period=10, failures=6),
         "lifecycle": {"preStop": {"sleep": {"seconds": _LEAVE_SERVICE_SECONDS}}},
+        "terminationMessagePolicy": "FallbackToLogsOnError",  # why it does not start is then in the pool's condition
     }
 
 

@@ -26,6 +26,8 @@ class JudgeLoad(NamedTuple):
     slots: int
     busy: int
     queued: int
+    longest_wait: float = 0.0
+    """Seconds for which the oldest of those that are queued has waited."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,9 @@ class JudgePod:
 
     trouble: str | None = None
     """Why it is not ready, as Kubernetes names it: Unschedulable, ImagePullBackOff, CrashLoopBackOff, …"""
+
+    told: str = ""
+    """What the judge itself said last, or Kubernetes says of it, and the mend where that is known."""
 
     load: JudgeLoad | None = None
     """Its load; None if it could not be asked."""

@@ -1,5 +1,10 @@
 """How many judges a pool should have: a pure function of the load and of the recommendations made lately.
 
+Two things call for judges: programs beyond what each slot may have behind it, and a program that has waited longer than
+it should. The first says at once how many judges are enough; it knows nothing of how long programs take. The second
+does, and is answered by twice as many at most, which then have to be busy before more are asked for: what waits at one
+judge while a slot of another is free is not helped by a third.
+
 Growth is immediate, since programs wait for it and an announced burst is of use only if the judges are up before it.
 Shrinking waits: the pool keeps the largest recommendation of the stabilization window, so that the gap between two
 batches does not cost the warm judges of the second. Load that nobody could read never shrinks a pool.
@@ -11,6 +16,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
+
+_MOST_TIMES = 2.0
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,15 @@ class Load:
 
     expected: int = 0
     """Programs that runs have announced."""
+
+    longest_wait: float = 0.0
+    """Seconds for which the program that has waited longest has waited."""
+
+    serving: int = 0
+    """Judges that are ready."""
+
+    free_slots: int = 0
+    """Slots of theirs that have no program."""
 
     runs: int = 0
     """Attempts that run and whose programs this pool judges."""
@@ -58,6 +74,9 @@ class ScalingLimits:
     target_queue_per_slot: float
     """Programs that may wait for each slot before the pool grows."""
 
+    target_wait_seconds: float
+    """Seconds that a program may wait before the pool grows."""
+
     stabilization_seconds: float
     """Time for which the largest recommendation holds."""
 
@@ -77,12 +96,26 @@ class Decision(NamedTuple):
 
 
 def recommend(load: Load, limits: ScalingLimits) -> int:
-    """Fewest judges, within bounds, at which no slot has more than the target queue behind it.
+    """Fewest judges, within bounds, for what is queued and for how long it has waited."""
+    return _clamp(max(_for_queue(load, limits), _for_waiting(load, limits)), limits)
+
+
+def _for_queue(load: Load, limits: ScalingLimits) -> int:
+    """Fewest judges at which no slot has more than the target queue behind it.
 
     A judge with s slots takes s programs and holds s x t more, so ceil(demand / (s x (1 + t))) judges are enough.
     """
     per_pod = limits.slots_per_pod * (1 + limits.target_queue_per_slot)
-    return max(limits.min_replicas, min(limits.max_replicas, math.ceil(load.demand / per_pod)))
+    return math.ceil(load.demand / per_pod)
+
+
+def _for_waiting(load: Load, limits: ScalingLimits) -> int:
+    """Judges that would bring the longest wait to its target: at most twice those that serve, and a slot a program."""
+    if load.longest_wait <= limits.target_wait_seconds or load.free_slots:
+        return 0
+    times = min(_MOST_TIMES, load.longest_wait / limits.target_wait_seconds)
+    a_slot_each = math.ceil((load.busy + load.queued) / limits.slots_per_pod)
+    return min(a_slot_each, math.ceil(load.serving * times))
 
 
 def decide(

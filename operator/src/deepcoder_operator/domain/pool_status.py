@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from deepcoder_contracts.api.condition import Condition
 from deepcoder_contracts.api.sandboxpool import SandboxPoolStatus
@@ -19,7 +20,7 @@ from deepcoder_operator.domain.pool_plan import JudgePod
 LOAD_WRITE_SECONDS = 15.0
 """Shortest time between two status writes that differ in load alone."""
 
-_LOAD_FIELDS = {"busy_slots", "queue_depth"}
+_LOAD_FIELDS = {"busy_slots", "queue_depth", "longest_wait_seconds"}
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ def pool_status(
         slots=sum(load.slots for load in loads),
         busy_slots=sum(load.busy for load in loads),
         queue_depth=sum(load.queued for load in loads),
+        longest_wait_seconds=int(max((load.longest_wait for load in loads), default=0)),
         selector=selector(facts.name),
         conditions=conditions,
     )
@@ -108,21 +110,38 @@ def _ready(facts: PoolFacts, live: Sequence[JudgePod], ready: Sequence[JudgePod]
         return "Ready", True, "JudgesReady", f"{len(ready)} of {facts.desired} judges are ready"
     if facts.desired == 0:
         return "Ready", True, "Idle", "scaled to zero: the first programs wait until a judge has started"
-    troubles = Counter(p.trouble for p in live if p.trouble is not None)
-    if troubles:
-        trouble, count = max(troubles.items(), key=lambda item: (item[1], item[0]))
-        return "Ready", False, "NoJudgeReady", f"no judge is ready; {count} of {len(live)} pods: {trouble}"
+    if trouble := _trouble(live):
+        return "Ready", False, trouble.reason, f"no judge is ready; {trouble.text}"
     return "Ready", False, "NoJudgeReady", "no judge is ready yet"
 
 
 def _scaling(facts: PoolFacts, live: Sequence[JudgePod], ready: Sequence[JudgePod]) -> _Row:
     if len(live) < facts.desired or len(ready) < facts.desired:
-        return "Scaling", True, "ScalingUp", f"{facts.desired} judges are wanted, {len(ready)} are ready"
+        trouble = _trouble(live)
+        more = f"; {trouble.text}" if trouble else ""
+        return "Scaling", True, "ScalingUp", f"{facts.desired} judges are wanted, {len(ready)} are ready{more}"
     if len(live) > facts.desired:
         return "Scaling", True, "ScalingDown", f"{facts.desired} judges are wanted, {len(live)} exist"
     if facts.wanted_without_bound > facts.desired:
         return "Scaling", False, "AtMaximum", "the load calls for more judges: raise spec.maxReplicas"
     return "Scaling", False, "AsDesired", ""
+
+
+class _Trouble(NamedTuple):
+    reason: str
+    text: str
+
+
+def _trouble(live: Sequence[JudgePod]) -> _Trouble | None:
+    """What most of the judges that are not ready suffer from, with the words of one of them."""
+    troubled = [p for p in live if p.trouble is not None and not p.ready]
+    if not troubled:
+        return None
+    count = Counter(p.trouble for p in troubled)
+    first = max(troubled, key=lambda p: (count[p.trouble], p.trouble, p.told != ""))
+    told = f": {first.told}" if first.told else ""
+    assert first.trouble is not None
+    return _Trouble(first.trouble, f"{count[first.trouble]} of {len(live)} pods: {first.trouble}{told}")
 
 
 def _up_to_date(facts: PoolFacts, live: Sequence[JudgePod]) -> _Row:

@@ -85,4 +85,5 @@ class CapacityPoller:
             log.debug("judge %s did not tell its load: %s: %s", pod.name, type(e).__name__, e)
             return
         POLLS.labels(outcome="answered").inc()
-        self._answers[pod.uid] = (self._clock(), JudgeLoad(capacity.slots, capacity.busy, capacity.queued))
+        load = JudgeLoad(capacity.slots, capacity.busy, capacity.queued, capacity.oldest_wait_s)
+        self._answers[pod.uid] = (self._clock(), load)

@@ -11,6 +11,11 @@ PODS_CREATED = Counter("deepcoder_operator_pool_pods_created_total", "Judges' po
 PODS_DELETED = Counter(
     "deepcoder_operator_pool_pods_deleted_total", "Judges' pods deleted, by cause.", ["namespace", "pool", "cause"]
 )
+DEMAND = Gauge(
+    "deepcoder_operator_pool_demand",
+    "Programs that want a slot now or soon: judged, waiting or announced; at least one while an attempt runs.",
+    ["namespace", "pool"],
+)
 
 _GAUGES = {
     "desired_replicas": Gauge("deepcoder_operator_pool_desired_replicas", "Judges wanted.", ["namespace", "pool"]),
@@ -18,6 +23,11 @@ _GAUGES = {
     "slots": Gauge("deepcoder_operator_pool_slots", "Programs that ready judges can run.", ["namespace", "pool"]),
     "busy_slots": Gauge("deepcoder_operator_pool_busy_slots", "Programs being judged.", ["namespace", "pool"]),
     "queue_depth": Gauge("deepcoder_operator_pool_queue_depth", "Programs waiting.", ["namespace", "pool"]),
+    "longest_wait_seconds": Gauge(
+        "deepcoder_operator_pool_longest_wait_seconds",
+        "How long the program that has waited longest has waited.",
+        ["namespace", "pool"],
+    ),
 }
 
 
@@ -29,7 +39,7 @@ def show(namespace: str, pool: str, status: SandboxPoolStatus) -> None:
 
 def forget(namespace: str, pool: str) -> None:
     """Drop every series of a pool that is gone."""
-    for gauge in _GAUGES.values():
+    for gauge in (*_GAUGES.values(), DEMAND):
         gauge.remove_by_labels({"namespace": namespace, "pool": pool})
     for counter in (PODS_CREATED, PODS_DELETED):
         counter.remove_by_labels({"namespace": namespace, "pool": pool})

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from deepcoder_operator.domain.pool_names import LABEL_INDEX, LABEL_TEMPLATE_HASH
 from deepcoder_operator.domain.pool_plan import JudgePod
+
+_MOST_TOLD = 600
+_MEMORY_MEND = (
+    ": its memory limit is too small: leave resources out of spec.template, or raise the limit of the container judge"
+)
+_IMAGE_MEND = ": look at spec.image, and at imagePullSecrets in spec.template"
 
 
 def judge_pods(objects: Iterable[Mapping[str, Any]], pool_uid: str) -> list[JudgePod]:
@@ -30,6 +36,7 @@ def _judge_pod(obj: Mapping[str, Any], *, foreign: bool) -> JudgePod:
     labels = metadata.get("labels") or {}
     index = labels.get(LABEL_INDEX, "")
     conditions = {c["type"]: c for c in status.get("conditions") or ()}
+    trouble = _trouble(status, conditions)
     return JudgePod(
         name=metadata["name"],
         uid=metadata["uid"],
@@ -40,18 +47,49 @@ def _judge_pod(obj: Mapping[str, Any], *, foreign: bool) -> JudgePod:
         deleting=foreign or metadata.get("deletionTimestamp") is not None,
         ended=status.get("phase") in ("Failed", "Succeeded"),
         address=status.get("podIP"),
-        trouble=_trouble(status, conditions),
+        trouble=trouble.reason,
+        told=trouble.told,
     )
 
 
-def _trouble(status: Mapping[str, Any], conditions: Mapping[str, Mapping[str, Any]]) -> str | None:
+class _Trouble(NamedTuple):
+    reason: str | None = None
+    told: str = ""
+
+
+def _trouble(status: Mapping[str, Any], conditions: Mapping[str, Mapping[str, Any]]) -> _Trouble:
+    """Why a pod is not ready, if Kubernetes knows."""
     scheduled = conditions.get("PodScheduled", {})
     if scheduled.get("status") == "False":
-        return str(scheduled.get("reason") or "Unschedulable")
-    statuses = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
-    for container in statuses:
+        return _Trouble(str(scheduled.get("reason") or "Unschedulable"), _brief(scheduled.get("message")))
+    for container in [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]:
         waiting = (container.get("state") or {}).get("waiting") or {}
         reason = waiting.get("reason")
+        if not container.get("ready") and (ended := _failed(container)) is not None:
+            return _Trouble("CrashLoopBackOff", _last_words(ended))
         if reason and reason not in ("ContainerCreating", "PodInitializing"):
-            return str(reason)
-    return str(status["reason"]) if status.get("reason") else None
+            told = _brief(waiting.get("message"))
+            return _Trouble(str(reason), f"{told}{_IMAGE_MEND if 'Image' in reason else ''}")
+    return _Trouble(str(status["reason"])) if status.get("reason") else _Trouble()
+
+
+def _failed(container: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """How a container ended that fails again and again: also while it is started once more."""
+    for state in ("state", "lastState"):
+        ended = (container.get(state) or {}).get("terminated")
+        if ended and ended.get("exitCode"):
+            return dict(ended)
+    return None
+
+
+def _last_words(ended: Mapping[str, Any]) -> str:
+    """What a container said last; the judge's own words hold the mend."""
+    if ended.get("reason") == "OOMKilled":
+        return f"OOMKilled{_MEMORY_MEND}"
+    lines = str(ended.get("message") or "").strip().splitlines()
+    return f"exit code {ended['exitCode']}" + (f": {_brief(lines[-1])}" if lines else "")
+
+
+def _brief(text: object) -> str:
+    words = " ".join(str(text or "").split())
+    return words if len(words) <= _MOST_TOLD else f"{words[:_MOST_TOLD]}…"

@@ -147,7 +147,9 @@ class PoolReconciler:
         pods = await self._observe(pool, memory)
         expected = self._board.expected_submissions(pool.namespace, pool.name, self._wall())
         runs = self._board.running_attempts(pool.namespace, pool.name)
-        facts = self._scale(built.spec, previous, facts, pods, (expected, runs), memory)
+        load = _load(pods, expected, runs)
+        metrics.DEMAND.labels(pool.namespace, pool.name).set(load.demand)
+        facts = self._scale(built.spec, previous, facts, load, memory)
         facts = replace(facts, template_hash=built.hash)
         plan, held = self._plan(built.spec, facts, pods, memory)
         if not plan.empty:
@@ -158,9 +160,9 @@ class PoolReconciler:
         if plan.create or held:
             facts = replace(facts, refusal=memory.refusal)
         await self._write_status(obj, previous, facts, pods, memory)
-        load = sum(p.load.busy + p.load.queued for p in pods if p.load)
+        programs = sum(p.load.busy + p.load.queued for p in pods if p.load)
         unsettled = not plan.empty or sum(p.ready and not p.deleting for p in pods) != facts.desired
-        return ACTIVE_SECONDS if load or expected or unsettled else IDLE_SECONDS
+        return ACTIVE_SECONDS if programs or expected or unsettled else IDLE_SECONDS
 
     def _build(self, pool: PoolIdentity, obj: Object, memory: _Memory) -> _Built:
         """The judge that the spec asks for, made once for each of its versions."""
@@ -192,11 +194,9 @@ class PoolReconciler:
         spec: SandboxPoolSpec,
         previous: SandboxPoolStatus,
         facts: PoolFacts,
-        pods: Sequence[JudgePod],
-        demand: tuple[int, int],
+        load: Load,
         memory: _Memory,
     ) -> PoolFacts:
-        """`demand` is what runs have announced, and how many of them run."""
         if spec.scaling.mode is ScalingMode.EXTERNAL:
             memory.history = ()
             return replace(facts, desired=spec.replicas, wanted_without_bound=spec.replicas)
@@ -205,16 +205,8 @@ class PoolReconciler:
             max_replicas=spec.max_replicas,
             slots_per_pod=spec.slots_per_pod,
             target_queue_per_slot=spec.scaling.target_queue_per_slot,
+            target_wait_seconds=spec.scaling.target_wait_seconds,
             stabilization_seconds=spec.scaling.stabilization_seconds,
-        )
-        serving = [p for p in pods if p.ready and not p.deleting]
-        loads = [p.load for p in serving if p.load is not None]
-        load = Load(
-            busy=sum(x.busy for x in loads),
-            queued=sum(x.queued for x in loads),
-            expected=demand[0],
-            runs=demand[1],
-            complete=all(p.load is not None for p in serving),
         )
         decision = decide(load, limits, current=previous.desired_replicas, history=memory.history, now=self._clock())
         memory.history = decision.history
@@ -308,3 +300,19 @@ class PoolReconciler:
         written = await self._kube.patch(POOLS, metadata["namespace"], metadata["name"], patch, "status")
         memory.written_at = self._clock()
         obj.update(kept(POOLS, written))
+
+
+def _load(pods: Sequence[JudgePod], expected: int, runs: int) -> Load:
+    """What the judges have told, and what runs have announced."""
+    serving = [p for p in pods if p.ready and not p.deleting]
+    loads = [p.load for p in serving if p.load is not None]
+    return Load(
+        busy=sum(x.busy for x in loads),
+        queued=sum(x.queued for x in loads),
+        expected=expected,
+        longest_wait=max((x.longest_wait for x in loads), default=0.0),
+        serving=len(serving),
+        free_slots=sum(max(0, x.slots - x.busy) for x in loads),
+        runs=runs,
+        complete=all(p.load is not None for p in serving),
+    )
