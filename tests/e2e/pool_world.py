@@ -112,8 +112,15 @@ def call(
     start_pod(world, name, labels, ["python3", "-c", CALLER, *arguments], volume)
 
 
-def start_pod(world: World, name: str, labels: dict[str, str], command: list[str], volume: dict[str, Any]) -> None:
-    """A pod within the restricted standard, with the judge's image and a volume at /token."""
+def start_pod(
+    world: World,
+    name: str,
+    labels: dict[str, str],
+    command: list[str],
+    volume: dict[str, Any],
+    image: str | None = None,
+) -> None:
+    """A pod within the restricted standard, with the judge's image unless another is named, and a volume at /token."""
     security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     body = {
         "metadata": {"name": name, "labels": labels},
@@ -129,7 +136,7 @@ def start_pod(world: World, name: str, labels: dict[str, str], command: list[str
             "containers": [
                 {
                     "name": "caller",
-                    "image": world.cluster.images.sandbox,
+                    "image": image or world.cluster.images.sandbox,
                     "imagePullPolicy": "IfNotPresent",
                     "command": command,
                     "securityContext": security,
