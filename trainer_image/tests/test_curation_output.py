@@ -26,7 +26,7 @@ from deepcoder_trainer.curation.readers import reader_for
 from deepcoder_trainer.curation.record import Record
 from deepcoder_trainer.problems import files
 from deepcoder_trainer.problems.dataset import load_dataset
-from deepcoder_trainer.problems.files import DatasetError, read_rows
+from deepcoder_trainer.problems.files import DatasetError, data_files, read_rows
 
 
 def records() -> list[Record]:
@@ -178,6 +178,21 @@ def test_a_compressed_bomb_is_stopped_at_the_largest_row_and_file(
     monkeypatch.setattr(files, "MAX_EXPANDED_BYTES", 1 << 20)
     with pytest.raises(DatasetError, match="expands to more than"):
         list(read_rows(bomb))
+
+
+def test_a_parquet_file_whose_rows_expand_too_far_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "bomb.parquet"
+    pq.write_table(pa.table({"question": ["?", "x" * (4 << 20)] * 8}), path, compression="zstd")
+    assert path.stat().st_size < 1 << 20
+    monkeypatch.setattr(files, "MAX_ROW_BYTES", 1 << 20)
+    with pytest.raises(DatasetError, match=r"bomb\.parquet:1: a row of more than 1 MiB"):
+        list(read_rows(path))
+
+
+def test_archives_are_told_and_never_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "bomb.zip").write_bytes(b"PK")
+    with pytest.raises(DatasetError, match=r"use one of .*; archives are never unpacked"):
+        data_files(tmp_path / "bomb.zip")
 
 
 def test_json_beside_data_describes_it(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import os
 import pickle
+import pickletools
 import time
 import tracemalloc
 import zlib
@@ -209,3 +210,42 @@ def test_whatever_is_no_plain_pickle_is_damaged_and_nothing_else(value: Any, cut
     for hostile in (junk, data[:cut] + junk + data[cut:], b"\x80\x04" + junk + b"."):
         with contextlib.suppress(Damaged):
             loads(hostile)
+
+
+CARRIED_OUT = {
+    *(
+        "PROTO",
+        "FRAME",
+        "STOP",
+        "MARK",
+        "NONE",
+        "NEWTRUE",
+        "NEWFALSE",
+        "BININT",
+        "BININT1",
+        "BININT2",
+        "LONG1",
+        "BINFLOAT",
+    ),
+    *("SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "EMPTY_LIST", "EMPTY_DICT", "EMPTY_TUPLE", "TUPLE", "TUPLE1"),
+    *("TUPLE2", "TUPLE3", "LIST", "DICT", "APPEND", "APPENDS", "SETITEM", "SETITEMS", "MEMOIZE", "BINPUT"),
+    *("LONG_BINPUT", "BINGET", "LONG_BINGET"),
+}
+REFUSED = [opcode for opcode in pickletools.opcodes if opcode.name not in CARRIED_OUT]
+
+
+@settings(max_examples=600, deadline=None)
+@given(before=plain, protocol=st.integers(2, 5), opcode=st.sampled_from(REFUSED), argument=st.binary(max_size=24))
+def test_no_other_opcode_than_those_for_plain_data_is_ever_passed_over(
+    before: Any, protocol: int, opcode: pickletools.OpcodeInfo, argument: bytes
+) -> None:
+    hostile = pickle.dumps(before, protocol)[:-1] + opcode.code.encode("latin-1") + argument + b"\n\n."
+    with pytest.raises(Damaged):
+        loads(hostile)
+
+
+def test_every_opcode_that_python_knows_is_carried_out_or_refused() -> None:
+    assert {opcode.name for opcode in pickletools.opcodes} >= CARRIED_OUT
+    assert {"GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD", "NEWOBJ", "NEWOBJ_EX", "INST", "OBJ"} <= {
+        opcode.name for opcode in REFUSED
+    }

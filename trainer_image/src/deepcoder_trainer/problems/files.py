@@ -48,7 +48,7 @@ def data_files(path: Path) -> list[Path]:
     """The file itself, or every data file of a folder in name order."""
     if path.is_file():
         if not path.name.endswith(SUFFIXES):
-            raise DatasetError(f"{path}: cannot be read: use one of {', '.join(SUFFIXES)}")
+            raise DatasetError(f"{path}: cannot be read: use one of {', '.join(SUFFIXES)}; archives are never unpacked")
         return [path]
     if not path.is_dir():
         raise DatasetError(f"{path}: no such file or folder: check dataset.uri")
