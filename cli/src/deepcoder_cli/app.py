@@ -22,6 +22,7 @@ COMMANDS = {
     "resume": "control",
     "cost": "cost",
     "compare": "compare",
+    "dashboard": "dashboard",
     "debug-bundle": "bundle",
     "completion": "completion",
 }

@@ -54,6 +54,7 @@ RUNS = Kind("deepcoderruns", GROUP, VERSION)
 POOLS = Kind("sandboxpools", GROUP, VERSION)
 PODS = Kind("pods")
 SECRETS = Kind("secrets")
+SERVICE_ACCOUNTS = Kind("serviceaccounts")
 CONFIGMAPS = Kind("configmaps")
 EVENTS = Kind("events", "events.k8s.io")
 RAYJOBS = Kind("rayjobs", "ray.io")
@@ -133,16 +134,21 @@ class Connection:
             what=f"{kind.plural} {name}",
         )  # fmt: skip
 
+    def create(
+        self, kind: Kind, namespace: str | None, body: Object, below: str = "", name: str | None = None
+    ) -> Object:
+        """Send a new object, or with `name` and `below` one that belongs to another (`serviceaccounts/NAME/token`)."""
+        resource = f"{kind.plural}/{below}" if below else kind.plural
+        right = Right("create", resource, kind.group, namespace)
+        return self._json("POST", kind.path(namespace, name, below or None), right, body=body)
+
     def can_i(self, right: Right, name: str = "") -> bool:
         """Whether the user has a right, by the API server's own word."""
         asked = {"verb": right.verb, "resource": right.resource.partition("/")[0], "group": right.group}
         asked |= {"namespace": right.namespace or "", "subresource": right.resource.partition("/")[2], "name": name}
         review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview"}
         kind = Kind("selfsubjectaccessreviews", "authorization.k8s.io")
-        answer = self._json(
-            "POST", kind.path(None), Right("create", kind.plural, kind.group),
-            body=review | {"spec": {"resourceAttributes": asked}},
-        )  # fmt: skip
+        answer = self.create(kind, None, review | {"spec": {"resourceAttributes": asked}})
         return bool(answer.get("status", {}).get("allowed"))
 
     def lines(

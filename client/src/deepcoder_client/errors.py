@@ -40,6 +40,10 @@ class NoCluster(Unreachable):
     """Neither a kubeconfig nor a pod's own account says which cluster is meant."""
 
 
+class NoToken(ClientError):
+    """The kubeconfig has no token that could be shown to anybody but the API server."""
+
+
 class NotInTime(ClientError):
     """What was waited for did not come within the time given."""
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from deepcoder_client.connection import Connection
 from deepcoder_client.errors import NoData, StorageError
-from deepcoder_client.storage import Bucket, credentials
+from deepcoder_client.storage import Bucket, Stored, credentials
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.chain import Damaged, Link, Missing, read_manifest, walk_chain
 from deepcoder_contracts.exit import ExitRecord
@@ -47,6 +47,10 @@ class Attempt:
     """How it ended, in its own words; None while it runs or where it was killed."""
     logs: tuple[str, ...]
     """Names of its logs."""
+    ended: datetime | None = None
+    """When storage received its exit record."""
+    seen: datetime | None = None
+    """When storage last received anything of it."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ class RunFolder:
                 stage=stage, ordinal=ordinal, claimed=files.get("claim.json"),
                 exit=self._exit(stage, ordinal) if "exit.json" in files else None,
                 logs=tuple(sorted(n.removeprefix("logs/") for n in files if n.startswith("logs/"))),
+                ended=files.get("exit.json"), seen=max(files.values()),
             )
             for (stage, ordinal), files in sorted(found.items(), key=lambda item: item[0][1])
         ]  # fmt: skip
@@ -102,17 +107,28 @@ class RunFolder:
 
     def steps(self) -> list[StepRecord]:
         """Every trained step with its metrics, of all stages; of one that was trained twice the later attempt's."""
-        attempts = []
+        return merge_steps(
+            [(ordinal, self.read_metrics(stage, ordinal)) for stage, ordinal, _ in self.metrics_objects()]
+        )
+
+    def metrics_objects(self) -> list[tuple[str, int, Stored]]:
+        """Each attempt's metrics.jsonl as (stage, ordinal, object): one that has not changed need not be read again."""
+        found = []
         for stage in self.stages:
             below = f"{self.key}/{stage}/attempts/"
-            for name in self.bucket.folders(below):
-                if name.isdecimal():
-                    try:
-                        data, _ = self.bucket.get(f"{self.key}/{metrics_key(stage, int(name))}")
-                    except Missing:
-                        continue
-                    attempts.append((int(name), data.decode(errors="replace").splitlines()))
-        return merge_steps(attempts)
+            for stored in self.bucket.objects(below):
+                number, _, name = stored.key.removeprefix(below).partition("/")
+                if number.isdecimal() and name == "metrics.jsonl":
+                    found.append((stage, int(number), stored))
+        return found
+
+    def read_metrics(self, stage: str, ordinal: int) -> list[str]:
+        """Lines of an attempt's metrics.jsonl, none where it has not stored one."""
+        try:
+            data, _ = self.bucket.get(f"{self.key}/{metrics_key(stage, ordinal)}")
+        except Missing:
+            return []
+        return data.decode(errors="replace").splitlines()
 
     def metrics(self) -> pd.DataFrame:
         """`steps` as a frame: a row a step, columns stage, step, ordinal, time, metrics, `verdict/…`, `seconds/…`."""

@@ -1,0 +1,84 @@
+"""`dashboard`: the page that the operator's chart serves, in this machine's browser, as its user."""
+
+from __future__ import annotations
+
+import secrets
+import webbrowser
+
+import click
+
+from deepcoder_cli.options import Where, cluster, examples, run_argument
+from deepcoder_cli.proxy import Proxy
+from deepcoder_client.client import Client
+from deepcoder_client.connection import PODS
+from deepcoder_client.errors import Forbidden, NotFound, Refused
+from deepcoder_client.forward import Bearer, Stream, forward_right, port_forward
+
+PORT = 8090
+"""Where the page listens on its pod's loopback."""
+LABEL = "app.kubernetes.io/name"
+
+
+@click.command(
+    epilog=examples(
+        """
+kubectl deepcoder dashboard                      # all runs that you may see
+kubectl deepcoder dashboard demo -n demo         # one of them
+kubectl deepcoder dashboard --no-open --port 9000
+kubectl deepcoder dashboard --service-account viewer -n demo
+"""
+    )
+)
+@run_argument(required=False)
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port on this machine (default: a free one).")
+@click.option("--no-open", is_flag=True, help="Print the address, open no browser.")
+@click.option("--operator-namespace", default="deepcoder", show_default=True, help="Where the chart is installed.")
+@click.option("--service-account", metavar="NAME", help="See what this account of the namespace may see.")
+@cluster()
+def dashboard(
+    where: Where, run: str | None, port: int, no_open: bool, operator_namespace: str, service_account: str | None
+) -> None:
+    """Open the web page of runs.
+
+    The chart serves it with web.enabled, on a port that only its own pod reaches; this command reaches it through the
+    API server, which takes the right to create pods/portforward there, and shows your token with each request. So the
+    page shows what you may see. The address holds a key: who has it sees what you see, as long as this command runs.
+    """
+    client = where.client()
+    place = client.namespace
+    right = forward_right(operator_namespace)
+    pod = _page(client, operator_namespace)
+    if not client.connection.can_i(right):
+        raise Forbidden(right)
+    bearer = Bearer(client.connection, service_account, place)
+    bearer.token()  # an account that may not be asked for is told now
+
+    def dial() -> Stream:
+        return port_forward(client.connection, operator_namespace, pod, PORT)
+
+    key = secrets.token_urlsafe(32)
+    try:
+        proxy = Proxy(port, key, bearer.token, dial)
+    except OSError as error:
+        raise click.UsageError(f"--port {port}: {error.strerror}: choose another, or none") from None
+    address = f"http://127.0.0.1:{proxy.port}/?key={key}" + (f"#/runs/{place}/{run}" if run else "")
+    click.echo(f"{address}\nuntil you interrupt it")
+    if not no_open:
+        webbrowser.open(address)
+    proxy.serve()
+
+
+def _page(client: Client, namespace: str) -> str:
+    """A pod of the page's that is ready."""
+    pods = client.connection.list(PODS, namespace, labelSelector=LABEL)["items"]
+    pages = [p for p in pods if str(p["metadata"]["labels"][LABEL]).endswith("-web")]
+    for pod in pages:
+        conditions = (pod.get("status") or {}).get("conditions") or ()
+        if any(c["type"] == "Ready" and c["status"] == "True" for c in conditions):
+            return str(pod["metadata"]["name"])
+    if pages:
+        raise Refused(f"no pod of the page is ready in namespace {namespace}: see `kubectl -n {namespace} get pods`")
+    raise NotFound(
+        f"no pod of the page is in namespace {namespace}: name the chart's with --operator-namespace, or install it "
+        "with web.enabled=true"
+    )

@@ -1,0 +1,113 @@
+"""What a browser asks the dashboard's local port, judged: forwarded with the user's token, or refused.
+
+The port is open to every program and every web page on this machine, and what passes it acts in the user's name. So a
+request must name this host (a page elsewhere that resolves its own name to 127.0.0.1 does not), and show a key that
+only the browser was given: in the first address, from then on in a cookie that no other site's page can send. The token
+goes into each request's head and is never seen by the browser. Pure: bytes in, bytes out.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from dataclasses import dataclass
+from http.cookies import CookieError, SimpleCookie
+from urllib.parse import parse_qs, urlsplit
+
+MOST_HEAD_BYTES = 64 << 10
+END = b"\r\n\r\n"
+_METHODS = ("GET", "HEAD")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_BODY = ("content-length", "transfer-encoding")
+_OURS = frozenset({"authorization", "cookie", "connection", "keep-alive", "proxy-connection", "upgrade", "te"})
+"""Headers of the browser's that are not passed on: ours take their place, or they are for this connection alone."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer that the gate gives itself."""
+
+    status: str
+    text: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def encode(self) -> bytes:
+        """As it is sent."""
+        body = self.text.encode()
+        own = (
+            *self.headers,
+            ("Content-Type", "text/plain; charset=utf-8"),
+            ("Content-Length", str(len(body))),
+            ("Cache-Control", "no-store"),
+            ("Connection", "close"),
+        )
+        lines = "".join(f"{name}: {value}\r\n" for name, value in own)
+        return f"HTTP/1.1 {self.status}\r\n{lines}\r\n".encode() + body
+
+
+class Gate:
+    """One port's."""
+
+    def __init__(self, port: int, key: str) -> None:
+        self._hosts = {f"127.0.0.1:{port}", f"localhost:{port}"}
+        self._key = key
+        self.cookie = f"deepcoder-{port}"
+        """Its name: cookies are shared by all ports of a host."""
+
+    def judge(self, head: bytes, token: str) -> bytes | Reply:
+        """What is sent on in place of a request's head, the end included; or the answer to it."""
+        request = _read(head)
+        if request is None:
+            return Reply("400 Bad Request", "this is no request")
+        method, target, headers = request
+        hosts = [value for name, value in headers if name == "host"]
+        if len(hosts) != 1 or hosts[0].lower() not in self._hosts:
+            return Reply("403 Forbidden", "another host is meant")
+        if method not in _METHODS:
+            return Reply("405 Method Not Allowed", "the page is read-only", (("Allow", ", ".join(_METHODS)),))
+        if not target.startswith("/") or any(
+            n in ("content-length", "transfer-encoding") and v != "0" for n, v in headers
+        ):
+            return Reply("400 Bad Request", "a path is expected, and no body")
+        address = urlsplit(target)
+        given = parse_qs(address.query).get("key", [])
+        if address.path == "/" and given:
+            if not self._right(given[0]):
+                return Reply("403 Forbidden", "this address is of an earlier start: open the one that was printed last")
+            cookie = f"{self.cookie}={self._key}; Path=/; HttpOnly; SameSite=Strict"
+            return Reply(
+                "303 See Other", "", (("Location", "/"), ("Set-Cookie", cookie), ("Referrer-Policy", "no-referrer"))
+            )
+        if not self._right(self._shown(headers)):
+            return Reply("403 Forbidden", "open the address that `kubectl deepcoder dashboard` printed")
+        kept = "".join(f"{name}: {value}\r\n" for name, value in headers if name not in _OURS)
+        own = f"authorization: Bearer {token}\r\nconnection: close\r\n"
+        return f"{method} {target} HTTP/1.1\r\n{kept}{own}\r\n".encode("latin-1")
+
+    def _shown(self, headers: list[tuple[str, str]]) -> str:
+        try:
+            cookies = SimpleCookie("; ".join(value for name, value in headers if name == "cookie"))
+        except CookieError:
+            return ""
+        return cookies[self.cookie].value if self.cookie in cookies else ""
+
+    def _right(self, key: str) -> bool:
+        return hmac.compare_digest(key.encode(), self._key.encode())
+
+
+def _read(head: bytes) -> tuple[str, str, list[tuple[str, str]]] | None:
+    """Method, target and headers; None for what one server could read otherwise than another."""
+    first, *lines = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
+    words = first.split(" ")
+    if len(words) != 3 or not all(words) or not words[2].startswith("HTTP/1."):
+        return None
+    if _CONTROL.search("".join([first, *lines])):
+        return None
+    headers = []
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon or not _NAME.fullmatch(name):
+            return None
+        headers.append((name.lower(), value.strip()))
+    return words[0], words[1], headers

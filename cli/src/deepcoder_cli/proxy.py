@@ -1,0 +1,98 @@
+"""The dashboard's local port: each connection of the browser's is one request, sent on through a connection of its own.
+
+One request a connection keeps the gate simple: no second request can follow a judged one unseen. A connection that says
+nothing for `HEAD_SECONDS` is closed; an answer may take as long as the page stays open, since it is told live.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+from deepcoder_cli.gate import END, MOST_HEAD_BYTES, Gate, Reply
+from deepcoder_client.errors import ClientError
+from deepcoder_client.forward import Stream
+
+HEAD_SECONDS = 10.0
+MOST_CONNECTIONS = 64
+_PIECE_BYTES = 64 << 10
+
+
+class Proxy:
+    """Listens on this machine's loopback alone."""
+
+    def __init__(self, port: int, key: str, token: Callable[[], str], dial: Callable[[], Stream]) -> None:
+        """`port` 0 takes a free one; raises OSError where it is taken."""
+        self._listener = socket.create_server(("127.0.0.1", port))
+        self.port: int = self._listener.getsockname()[1]
+        self._gate, self._token, self._dial = Gate(self.port, key), token, dial
+        self._places = threading.BoundedSemaphore(MOST_CONNECTIONS)
+
+    def serve(self) -> None:
+        """Until `close`, or for ever."""
+        while True:
+            try:
+                browser, _ = self._listener.accept()
+            except OSError:
+                return  # closed
+            if not self._places.acquire(blocking=False):
+                browser.close()
+                continue
+            threading.Thread(target=self._serve_one, args=(browser,), daemon=True).start()
+
+    def close(self) -> None:
+        """Listen no longer."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _serve_one(self, browser: socket.socket) -> None:
+        try:
+            with browser:
+                self._pass(browser)
+        except OSError:
+            pass  # the browser has gone, or the pod: what was told until then stands
+        finally:
+            self._places.release()
+
+    def _pass(self, browser: socket.socket) -> None:
+        browser.settimeout(HEAD_SECONDS)
+        head = b""
+        while END not in head:
+            piece = browser.recv(_PIECE_BYTES)
+            if not piece:
+                return
+            head += piece
+            if len(head) > MOST_HEAD_BYTES:
+                browser.sendall(Reply("431 Request Header Fields Too Large", "too large").encode())
+                return
+        try:
+            judged = self._gate.judge(head.partition(END)[0] + END, self._token())
+            if isinstance(judged, Reply):
+                browser.sendall(judged.encode())
+                return
+            pod = self._dial()
+        except ClientError as error:
+            browser.sendall(Reply("502 Bad Gateway", str(error)).encode())
+            return
+        try:
+            pod.settimeout(None)
+            pod.sendall(judged)
+            threading.Thread(target=_end_with, args=(browser, pod), daemon=True).start()
+            browser.settimeout(None)
+            while piece := pod.recv(_PIECE_BYTES):
+                browser.sendall(piece)
+        finally:
+            pod.close()
+
+
+def _end_with(browser: socket.socket, pod: Stream) -> None:
+    """When the browser leaves an answer that goes on, so does its connection to the pod."""
+    try:
+        while browser.recv(_PIECE_BYTES):
+            pass
+    except OSError:
+        pass  # it has left by force
+    with suppress(OSError):  # the answer was over before
+        pod.shutdown(socket.SHUT_RDWR)  # closing would wake nobody who waits for the pod

@@ -1,0 +1,227 @@
+"""The dashboard's local port: who is let through, as whom, and who is not."""
+
+import asyncio
+import http.client
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from aiohttp import WSMsgType, web
+from hypothesis import given
+from hypothesis import strategies as st
+from kubernetes import client as kubernetes
+
+from deepcoder_cli.gate import Gate, Reply
+from deepcoder_cli.proxy import Proxy
+from deepcoder_client.connection import Connection
+from deepcoder_client.errors import NoToken, Unreachable
+from deepcoder_client.forward import Bearer, Stream, port_forward
+
+PORT, KEY, TOKEN = 8123, "the-key", "the-token"
+COOKIE = f"deepcoder-{PORT}={KEY}"
+
+
+def head(target: str = "/api/runs", *lines: str, method: str = "GET", host: str = f"127.0.0.1:{PORT}") -> bytes:
+    return "\r\n".join([f"{method} {target} HTTP/1.1", f"Host: {host}", *lines, "", ""]).encode()
+
+
+def judged(data: bytes) -> bytes | Reply:
+    return Gate(PORT, KEY).judge(data, TOKEN)
+
+
+def test_the_first_address_becomes_a_cookie_that_no_other_site_can_send() -> None:
+    reply = judged(head(f"/?key={KEY}"))
+    assert isinstance(reply, Reply)
+    headers = dict(reply.headers)
+    assert (reply.status, headers["Location"]) == ("303 See Other", "/")
+    assert headers["Set-Cookie"] == f"{COOKIE}; Path=/; HttpOnly; SameSite=Strict"
+
+
+def test_a_request_with_the_cookie_goes_on_with_the_token_and_nothing_of_the_gates() -> None:
+    sent = judged(head("/api/runs?x=1", f"Cookie: other=1; {COOKIE}", "Authorization: Bearer stolen", "Accept: */*"))
+    assert isinstance(sent, bytes)
+    lines = sent.decode().split("\r\n")
+    assert lines[0] == "GET /api/runs?x=1 HTTP/1.1"
+    assert set(lines[1:-2]) == {
+        f"host: 127.0.0.1:{PORT}", "accept: */*", f"authorization: Bearer {TOKEN}", "connection: close",
+    }  # fmt: skip
+    assert KEY not in sent.decode()
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (head("/api/runs"), "403"),
+        (head("/api/runs", f"Cookie: deepcoder-{PORT}=guess"), "403"),
+        (head("/?key=guess"), "403"),
+        (head("/api/runs?key=" + KEY), "403"),
+        (head("/", f"Cookie: {COOKIE}", host="evil.example"), "403"),
+        (head("/", f"Cookie: {COOKIE}", host="127.0.0.1"), "403"),
+        (head("/", f"Cookie: {COOKIE}", "Host: evil.example"), "403"),
+        (head("/", f"Cookie: {COOKIE}", method="POST"), "405"),
+        (head("/", f"Cookie: {COOKIE}", "Content-Length: 5"), "400"),
+        (head("/", f"Cookie: {COOKIE}", "Transfer-Encoding: chunked"), "400"),
+        (head("http://evil.example/", f"Cookie: {COOKIE}"), "400"),
+        (head("/", f"Cookie: {COOKIE}", "X: a\nAuthorization: Bearer other"), "400"),
+        (head("/", f"Cookie: {COOKIE}", " folded"), "400"),
+        (head("/", f"Cookie: {COOKIE}", "Content-Length : 5"), "400"),
+        (b"\r\n\r\n", "400"),
+    ],
+)
+def test_everybody_else_is_refused(data: bytes, status: str) -> None:
+    reply = judged(data)
+    assert isinstance(reply, Reply)
+    assert reply.status.startswith(status)
+
+
+@given(st.binary(max_size=300))
+def test_whatever_is_sent_without_the_key_is_refused_and_never_forwarded(data: bytes) -> None:
+    reply = judged(data + b"\r\n\r\n")
+    assert isinstance(reply, Reply)
+    assert TOKEN.encode() not in reply.encode()
+
+
+class Pod:
+    """An API server that forwards to a pod which answers each request with its own head."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever)
+        self.thread.start()
+        application = web.Application()
+        application.router.add_get("/api/v1/namespaces/{ns}/pods/{pod}/portforward", self.forward)
+        application.router.add_post("/api/v1/namespaces/{ns}/serviceaccounts/{name}/token", self.token)
+        self.runner = web.AppRunner(application)
+        self.call(self.runner.setup())
+        self.call(web.TCPSite(self.runner, "127.0.0.1", 0).start())
+        self.tokens = 0
+
+    def call(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(20)
+
+    def connection(self, **settings: Any) -> Connection:
+        configuration = kubernetes.Configuration()
+        configuration.host = f"http://127.0.0.1:{self.runner.addresses[0][1]}"
+        for name, value in settings.items():
+            setattr(configuration, name, value)
+        return Connection(configuration, "team", 5.0)
+
+    async def forward(self, request: web.Request) -> web.StreamResponse:
+        if request.match_info["pod"] != "page-0":
+            return web.Response(status=404)
+        opened = web.WebSocketResponse(protocols=("v5.channel.k8s.io", "v4.channel.k8s.io"))
+        await opened.prepare(request)
+        port = int(request.query["ports"]).to_bytes(2, "little")
+        await opened.send_bytes(b"\x00" + port)
+        await opened.send_bytes(b"\x01" + port)
+        said = b""
+        async for message in opened:
+            assert message.type is WSMsgType.BINARY
+            said += message.data[1:]
+            if b"\r\n\r\n" in said:
+                break
+        answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + said
+        await opened.send_bytes(b"\x00" + answer[:40])
+        await opened.send_bytes(b"\x00" + answer[40:])
+        await opened.close()
+        return opened
+
+    async def token(self, request: web.Request) -> web.Response:
+        self.tokens += 1
+        status = {"token": f"of-{request.match_info['name']}", "expirationTimestamp": "2999-01-01T00:00:00Z"}
+        return web.json_response({"status": status})
+
+    def close(self) -> None:
+        self.call(self.runner.cleanup())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(20)
+        self.loop.close()
+
+
+@pytest.fixture
+def pod() -> Iterator[Pod]:
+    made = Pod()
+    yield made
+    made.close()
+
+
+Serve = Callable[[Callable[[], Stream]], Proxy]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    proxies: list[Proxy] = []
+
+    def start(dial: Callable[[], Stream]) -> Proxy:
+        proxy = Proxy(0, KEY, lambda: TOKEN, dial)
+        proxies.append(proxy)
+        threading.Thread(target=proxy.serve).start()
+        return proxy
+
+    yield start
+    for proxy in proxies:
+        proxy.close()
+
+
+def asked(proxy: Proxy, target: str, cookie: str = "") -> tuple[int, dict[str, str], str]:
+    browser = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=20)
+    browser.request("GET", target, headers={"Cookie": cookie} if cookie else {})
+    answer = browser.getresponse()
+    found = answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read().decode()
+    browser.close()
+    return found
+
+
+def test_a_browser_reaches_the_pod_through_the_api_server_as_the_user(pod: Pod, serve: Serve) -> None:
+    proxy = serve(lambda: port_forward(pod.connection(), "deepcoder", "page-0", 8090))
+    status, headers, _ = asked(proxy, f"/?key={KEY}")
+    assert (status, headers["location"]) == (303, "/")
+    status, _, text = asked(proxy, "/api/runs", headers["set-cookie"].partition(";")[0])
+    assert status == 200
+    assert text.startswith("GET /api/runs HTTP/1.1")
+    assert f"authorization: Bearer {TOKEN}" in text
+    assert asked(proxy, "/api/runs")[0] == 403
+
+
+def test_a_pod_that_is_gone_is_told_in_the_browser(pod: Pod, serve: Serve) -> None:
+    proxy = serve(lambda: port_forward(pod.connection(), "deepcoder", "page-9", 8090))
+    status, _, text = asked(proxy, "/", f"deepcoder-{proxy.port}={KEY}")
+    assert status == 502
+    assert "page-9 cannot be reached" in text
+
+
+def test_an_answer_that_goes_on_ends_with_its_browser(serve: Serve) -> None:
+    ours, theirs = socket.socketpair()
+    proxy = serve(lambda: ours)
+    browser = socket.create_connection(("127.0.0.1", proxy.port), timeout=20)
+    browser.sendall(head("/api/live", f"Cookie: deepcoder-{proxy.port}={KEY}", host=f"127.0.0.1:{proxy.port}"))
+    theirs.settimeout(20)
+    assert theirs.recv(65536).startswith(b"GET /api/live")
+    theirs.sendall(b"HTTP/1.1 200 OK\r\n\r\ndata: 1\n\n")
+    assert browser.recv(65536).endswith(b"data: 1\n\n")
+    browser.close()
+    assert theirs.recv(1) == b""
+    theirs.close()
+
+
+def test_a_taken_port_is_an_error_of_its_own(serve: Serve) -> None:
+    proxy = serve(lambda: pytest.fail("nobody asked"))
+    with pytest.raises(OSError, match="in use"):
+        Proxy(proxy.port, KEY, lambda: TOKEN, lambda: pytest.fail("nobody asked"))
+
+
+def test_the_token_is_the_kubeconfigs_or_an_accounts_and_a_certificate_is_none(pod: Pod) -> None:
+    with_token = pod.connection(api_key={"authorization": "Bearer mine"})
+    assert Bearer(with_token).token() == "mine"
+    account = Bearer(with_token, "viewer")
+    assert [account.token(), account.token()] == ["of-viewer"] * 2
+    assert pod.tokens == 1, "it is asked for anew when it is due, not each time"
+    with pytest.raises(NoToken, match="--service-account NAME"):
+        Bearer(pod.connection())
+
+
+def test_a_forward_to_nobody_is_unreachable(pod: Pod) -> None:
+    with pytest.raises(Unreachable, match="cannot be reached"):
+        port_forward(pod.connection(host="http://127.0.0.1:1"), "deepcoder", "page-0", 8090)

@@ -1,0 +1,99 @@
+"""A connection to a port within a pod, through the API server; and a token to show there in the user's name.
+
+A port that is reached so listens on the pod's loopback alone. The right that it takes is to create pods/portforward.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from typing import Any, Protocol
+
+import websocket
+from kubernetes.client import ApiException
+from kubernetes.stream.ws_client import portforward_call
+
+from deepcoder_client.connection import PODS, SERVICE_ACCOUNTS, Connection
+from deepcoder_client.errors import NoToken, Unreachable
+from deepcoder_client.rights import Right
+
+TOKEN_SECONDS = 3600
+_RENEW_SECONDS = 300.0
+"""So long before its end a token is asked for anew."""
+
+
+class Stream(Protocol):
+    """What is used of a socket."""
+
+    def recv(self, size: int, /) -> bytes:
+        """Bytes that have come, none at the end."""
+
+    def sendall(self, data: bytes, /) -> None:
+        """Send all."""
+
+    def settimeout(self, seconds: float | None, /) -> None:
+        """Longest wait of the others."""
+
+    def shutdown(self, how: int, /) -> None:
+        """End it for whoever waits in `recv`."""
+
+    def close(self) -> None:
+        """Give it back."""
+
+
+def forward_right(namespace: str) -> Right:
+    """What it takes."""
+    return Right("create", "pods/portforward", "", namespace)
+
+
+def port_forward(connection: Connection, namespace: str, pod: str, port: int) -> Stream:
+    """A connection to a port of a pod; raises `Unreachable`."""
+    address = connection.host.replace("http", "ws", 1) + PODS.path(namespace, pod, "portforward")
+    websocket.setdefaulttimeout(connection.timeout)
+    try:
+        opened = portforward_call(
+            connection.configuration, "GET", address, query_params=[("ports", str(port))], headers=connection.headers()
+        )
+    except ApiException as error:
+        raise Unreachable(f"port {port} of pod {pod} cannot be reached: {error.reason}") from error
+    stream: Stream = opened.socket(port)
+    return stream
+
+
+class Bearer:
+    """The user's own token, or one of a ServiceAccount for as long as it is needed."""
+
+    def __init__(self, connection: Connection, account: str | None = None, namespace: str | None = None) -> None:
+        """`account` in place of the user's own; raises `NoToken` where there is neither."""
+        self._connection, self._account, self._namespace = connection, account, namespace or connection.namespace
+        self._kept, self._until = "", 0.0
+        if not account and not self._own():
+            raise NoToken(
+                "your kubeconfig shows who you are by a certificate, which goes to the API server alone: give a "
+                "ServiceAccount that may see the runs with --service-account NAME"
+            )
+
+    def token(self) -> str:
+        """The token, asked for anew when it is due."""
+        if not self._account:
+            return self._own()
+        if time.time() > self._until - _RENEW_SECONDS:
+            answer: dict[str, Any] = self._connection.create(
+                SERVICE_ACCOUNTS,
+                self._namespace,
+                {
+                    "apiVersion": "authentication.k8s.io/v1",
+                    "kind": "TokenRequest",
+                    "spec": {"expirationSeconds": TOKEN_SECONDS},
+                },
+                below="token",
+                name=self._account,
+            )
+            self._kept = str(answer["status"]["token"])
+            self._until = datetime.fromisoformat(answer["status"]["expirationTimestamp"]).timestamp()
+        return self._kept
+
+    def _own(self) -> str:
+        found = {key.lower(): value for key, value in self._connection.headers().items()}.get("authorization", "")
+        kind, _, token = found.partition(" ")
+        return token if kind.lower() == "bearer" else ""
