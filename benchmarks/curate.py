@@ -10,7 +10,7 @@ evaluation sets to check against. Two measurements:
 - everything but judging: the whole command, from start to end, with a journal that has every verdict, its seconds
   (`prepare_seconds`, at most 60) and its largest resident size (`prepare_mb`, at most 2,048);
 - judging: programs of known work through the command, as a share of the speed of `deepcoder-sandbox judge` on the same
-  programs (`judging_of_own_speed`, at least 0.9). The better of two turns each, in turns, since other work on the
+  programs (`judging_ratio`, at least 0.9). The better of two turns each, in turns, since other work on the
   machine only takes away.
 
 Exit status 1: one was missed (`unmet`) or a verdict or a count was wrong. The last line is one JSON object.
@@ -316,7 +316,7 @@ def page(figures: dict[str, Any]) -> str:
 | {what}, all but judging | {figures["prepare_seconds"]} s | ≤ {MOST_SECONDS:g} s |
 | the same in CPU seconds, of both cores | {figures["prepare_cpu_seconds"]} s | |
 | memory | {figures["prepare_mb"]:,.0f} MiB | ≤ {MOST_MB:,.0f} MiB |
-| judging, as a share of the judge's own speed | {figures["judging_of_own_speed"]} | ≥ {LEAST_SPEED} |
+| judging, as a share of the judge's own speed | {figures["judging_ratio"]} | ≥ {LEAST_SPEED} |
 
 Of these problems {figures["kept"]:,} were kept, {figures["near_duplicate"]:,} dropped as near duplicates and
 {figures["contaminated"]:,} as contaminated. By phase: {", ".join(f"{k} {v} s" for k, v in figures["phases"].items())}.
@@ -334,14 +334,14 @@ def main() -> int:
         folder = Path(name)
         figures = everything_but_judging(folder, options.problems)
         turns = [judging(folder, options.programs, turn) for turn in range(2)] if options.programs else []
-    figures["judging_of_own_speed"] = round(min(o for _, o in turns) / min(c for c, _ in turns), 3) if turns else None
+    figures["judging_ratio"] = round(min(o for _, o in turns) / min(c for c, _ in turns), 3) if turns else None
     figures["turns"] = [[round(c, 2), round(o, 2)] for c, o in turns]
     figures["unmet"] = [
         name
         for name, missed in (
             ("prepare_seconds", figures["prepare_seconds"] > MOST_SECONDS),
             ("prepare_mb", figures["prepare_mb"] > MOST_MB),
-            ("judging_of_own_speed", bool(turns) and figures["judging_of_own_speed"] < LEAST_SPEED),
+            ("judging_ratio", bool(turns) and figures["judging_ratio"] < LEAST_SPEED),
         )
         if missed
     ]

@@ -112,6 +112,34 @@ def codeforces_row(**changes: Any) -> dict[str, Any]:
     }
 
 
+def official_codeforces_row(**changes: Any) -> dict[str, Any]:
+    """As the set of all Codeforces problems has them."""
+    return {
+        "id": "1900/A",
+        "contest_id": "1900",
+        "contest_name": "Made up",
+        "contest_start": 1_700_000_000,
+        "index": "A",
+        "time_limit": 2.0,
+        "memory_limit": 256.0,
+        "title": "Sum",
+        "description": "Numbers are given.",
+        "input_format": "The first line has their count n, the second the n numbers.",
+        "output_format": "Print what they come to together.",
+        "interaction_format": None,
+        "note": None,
+        "examples": [{"input": "2\n5 7\n", "output": "12\n"}],
+        "rating": 800,
+        "tags": ["greedy"],
+        "official_tests": [{"input": "2\n5 7\n", "output": "12\n"}, {"input": "1\n3\n", "output": "3\n"}],
+        "official_tests_complete": True,
+        "input_mode": "stdio",
+        "generated_checker": None,
+        "executable": True,
+        **changes,
+    }
+
+
 def mathematics_row(**changes: Any) -> dict[str, Any]:
     return {
         "problem": "The product of two consecutive positive whole numbers is 156. What is their sum?",

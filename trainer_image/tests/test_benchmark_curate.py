@@ -22,5 +22,5 @@ def test_the_last_line_is_one_object_with_the_figures(tmp_path: Path) -> None:
     assert figures["kept"] + dropped == 400
     assert figures["prepare_seconds"] > 0
     assert 50 < figures["prepare_mb"] < 2048
-    assert figures["judging_of_own_speed"] is None
+    assert figures["judging_ratio"] is None
     assert "400 problems × 15 tests" in page.read_text()

@@ -17,6 +17,7 @@ from curation_world import (
     livecodebench_function_row,
     livecodebench_row,
     mathematics_row,
+    official_codeforces_row,
     own_row,
     packed,
     synthetic_row,
@@ -24,11 +25,14 @@ from curation_world import (
     taco_row,
 )
 
+from deepcoder_contracts.curation import Layout
 from deepcoder_contracts.judge import Kind, Scoring
+from deepcoder_trainer.curation.output import own_row as own_row_of
 from deepcoder_trainer.curation.readers import Unwanted, reader_for
 from deepcoder_trainer.curation.record import Record
 from deepcoder_trainer.curation.statement import bare, livecodebench_prompt, mathematics_prompt
-from deepcoder_trainer.problems.rows import RowError
+from deepcoder_trainer.judge.submission import JudgedProblem
+from deepcoder_trainer.problems.rows import RowError, problem_from_row
 
 
 def read(row: dict[str, Any], name: str = "set") -> Record:
@@ -37,7 +41,7 @@ def read(row: dict[str, Any], name: str = "set") -> Record:
 
 def test_taco() -> None:
     record = read(taco_row())
-    assert reader_for(taco_row())[0] == "taco"
+    assert reader_for(taco_row())[0] is Layout.TACO
     assert (record.source, record.kind, record.prompt) == ("taco", Kind.STDIN, ADD)
     assert record.tests == tuple(zip(ADD_INPUTS, ADD_OUTPUTS, strict=True))
     assert record.solutions == (WRONG, ADDS)
@@ -123,6 +127,56 @@ def test_released_sets_are_named_by_their_input() -> None:
     assert "### Format" in lcb.prompt
 
 
+def test_codeforces_has_its_own_limits_official_tests_and_a_date() -> None:
+    record = read(official_codeforces_row())
+    assert reader_for(official_codeforces_row())[0] is Layout.CODEFORCES
+    assert (record.source, record.time_limit_s, record.memory_limit_mb) == ("codeforces", 2.0, 256)
+    assert record.tests == (("2\n5 7\n", "12\n"), ("1\n3\n", "3\n"))
+    assert record.date == datetime.date(2023, 11, 14)
+    assert not record.solutions_expected
+    assert record.metadata == {"rating": 800, "title": "Sum", "contest_id": "1900"}
+    assert "Example input\n```\n2\n5 7\n```\nExample output\n```\n12\n```" in record.prompt
+    assert "greedy" not in record.prompt, "tags give the way to solve it away"
+    assert record.statement.startswith("Numbers are given.\nThe first line")
+    assert read(official_codeforces_row(official_tests=None)).tests == (("2\n5 7\n", "12\n"),)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"generated_checker": "def check(): ..."}, {"interaction_format": "Ask and read."}, {"input_mode": "file"}],
+    ids=["checker", "dialogue", "files"],
+)
+def test_codeforces_problems_that_outputs_do_not_decide_are_unwanted(change: dict[str, Any]) -> None:
+    with pytest.raises(Unwanted, match=next(iter(change))):
+        read(official_codeforces_row(**change))
+
+
+def test_a_layout_that_is_asked_for_is_held_to() -> None:
+    assert reader_for(taco_row(), Layout.TACO)[0] is Layout.TACO
+    with pytest.raises(RowError, match="layout LiveCodeBench has public_test_cases, question_content"):
+        reader_for(taco_row(), Layout.LIVECODEBENCH)
+    both = {**mathematics_row(), "tests": "[]"}
+    assert reader_for(both)[0] is Layout.RELEASED
+    assert reader_for(both, Layout.MATHEMATICS)[0] is Layout.MATHEMATICS
+
+
+def test_what_curation_writes_it_reads_again() -> None:
+    row = own_row(tests=None, answer="25", solution=None)
+    record = read({k: v for k, v in row.items() if v is not None})
+    assert (record.answer, record.tests, record.id) == ("25", (), "mine-1")
+
+
+def test_a_tolerance_reaches_whoever_judges_and_is_for_strict_comparison_alone() -> None:
+    record = read(own_row(float_tolerance=1e-6))
+    assert Record.of_line(record.line()).float_tolerance == 1e-6
+    assert record.problem().float_tolerance == 1e-6
+    assert JudgedProblem(record.problem()).submission("", "k").request.float_tolerance == 1e-6
+    assert problem_from_row(own_row(float_tolerance=1e-6)).float_tolerance == 1e-6
+    assert own_row_of(record, None, {})["float_tolerance"] == 1e-6
+    with pytest.raises(RowError, match="float_tolerance is for scoring strict, and source lcbv5 has livecodebench"):
+        read(own_row(float_tolerance=1e-6, source="lcbv5"))
+
+
 def test_mathematics_has_an_answer_and_no_tests() -> None:
     record = read(mathematics_row(), "deepscaler")
     assert (record.source, record.answer, record.tests) == ("deepscaler", "25", ())
@@ -192,6 +246,10 @@ def test_instructions_are_no_part_of_a_statement(prompt: str) -> None:
             livecodebench_row(public_test_cases='[{"input": "1", "output": "1", "testtype": "functional"}]'),
             "several functions|func_name",
         ),
+        (official_codeforces_row(time_limit=0), "time_limit: '0': give a number above 0"),
+        (official_codeforces_row(memory_limit="256"), "memory_limit: '256': give a number"),
+        (official_codeforces_row(contest_start=1e300), "contest_start: '1e.300' is no date"),
+        (official_codeforces_row(description=["?"]), "description: not a text"),
         (mathematics_row(answer=""), "answer: missing"),
         (mathematics_row(answer=True), "answer: missing"),
         (mathematics_row(answer="1" * 501), "answer: 501 characters"),

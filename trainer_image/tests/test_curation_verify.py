@@ -17,6 +17,7 @@ from deepcoder_contracts.judge import JudgeResponse, Scoring, TestVerdict, Verdi
 from deepcoder_trainer.curation.duplicates import Cluster
 from deepcoder_trainer.curation.filters import Settings
 from deepcoder_trainer.curation.journal import Journal, verdict_key
+from deepcoder_trainer.curation.logs import FileLog
 from deepcoder_trainer.curation.prepare import Candidate
 from deepcoder_trainer.curation.readers import reader_for
 from deepcoder_trainer.curation.record import Record
@@ -83,7 +84,7 @@ class World:
         self.clusters.append(Cluster(members, {m: 1.0 if m == members[0] else 0.9 for m in members}))
 
     async def verify(self) -> Verified:
-        journal = Journal(self.folder / "judged.jsonl")
+        journal = Journal(FileLog(self.folder / "judged.jsonl"))
         done: list[int] = []
         answers = AnswerVerifier(*self.verifier)
         try:
@@ -269,7 +270,7 @@ async def test_a_verdict_is_on_the_disk_when_it_is_kept(tmp_path: Path, monkeypa
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_size))
     path = tmp_path / "j.jsonl"
-    journal = Journal(path)
+    journal = Journal(FileLog(path))
 
     async def put(number: int) -> None:
         await journal.put(f"k{number}", number % 2 == 0, 0.5)
@@ -278,7 +279,7 @@ async def test_a_verdict_is_on_the_disk_when_it_is_kept(tmp_path: Path, monkeypa
     await asyncio.gather(*(put(n) for n in range(50)))
     assert len(synced) < 25, "one sync serves what came meanwhile"
     journal.close()
-    again = Journal(path)
+    again = Journal(FileLog(path))
     assert len(again) == 50
     assert (again.get("k2"), again.get("k3"), again.get("no")) == (True, False, None)
     again.close()
@@ -287,7 +288,7 @@ async def test_a_verdict_is_on_the_disk_when_it_is_kept(tmp_path: Path, monkeypa
 async def test_a_line_that_a_crash_cut_short_is_as_if_it_never_was(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
     path.write_text('{"key": "a", "passed": true, "seconds": 1}\n{"key": "b", "pas')
-    journal = Journal(path)
+    journal = Journal(FileLog(path))
     assert (journal.get("a"), journal.get("b")) == (True, None)
     await journal.put("c", False, 1.0)
     journal.close()
@@ -298,20 +299,20 @@ def test_a_file_that_is_no_journal_is_not_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
     path.write_text("notes\n")
     with pytest.raises(BadConfig, match=r"j\.jsonl:1: not a journal"):
-        Journal(path)
+        Journal(FileLog(path))
     assert path.read_text() == "notes\n"
 
 
 def test_two_curations_do_not_share_a_journal(tmp_path: Path) -> None:
-    first = Journal(tmp_path / "j.jsonl")
+    first = Journal(FileLog(tmp_path / "j.jsonl"))
     with pytest.raises(BadConfig, match="in use by another curation"):
-        Journal(tmp_path / "j.jsonl")
+        Journal(FileLog(tmp_path / "j.jsonl"))
     first.close()
-    Journal(tmp_path / "j.jsonl").close()
+    Journal(FileLog(tmp_path / "j.jsonl")).close()
 
 
 async def test_a_disk_that_is_full_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    journal = Journal(tmp_path / "j.jsonl")
+    journal = Journal(FileLog(tmp_path / "j.jsonl"))
 
     def full(file: int) -> None:
         raise OSError(28, "No space left on device")

@@ -16,6 +16,7 @@ RUN = "RUN.json"
 MANIFEST = "MANIFEST.json"
 
 _EVALUATION = re.compile(r"^eval/([0-9a-f]{64})$")
+_CURATION = re.compile(r"^curation/([0-9a-f]{64})$")
 _CHECKPOINT = re.compile(r"^step-(\d{6,})\.a(\d{3,})$")
 
 
@@ -83,6 +84,22 @@ def parse_evaluation_dir(name: str) -> str | None:
     """The key of an evaluation's folder `eval/<key>`, None if it is no such folder."""
     match = _EVALUATION.match(name.rstrip("/"))
     return match[1] if match else None
+
+
+def curation_dir(key: str) -> str:
+    """`curation/<key>`, where the key is a sha256: no folder of a stage that is named `curation` looks like one."""
+    return f"curation/{key}"
+
+
+def parse_curation_dir(name: str) -> str | None:
+    """The key of a curation's folder `curation/<key>`, None if it is no such folder."""
+    match = _CURATION.match(name.rstrip("/"))
+    return match[1] if match else None
+
+
+def curation_journal_dir() -> str:
+    """`curation/journal`: verdicts on official solutions, good for any curation of the run."""
+    return "curation/journal"
 
 
 def samples_key(stage: str, step: int) -> str:

@@ -25,6 +25,7 @@ class TrainerPhase(StrEnum):
     """What the attempt is doing."""
 
     STARTING = "Starting"
+    CURATING = "Curating"
     TRAINING = "Training"
     EVALUATING = "Evaluating"
     CHECKPOINTING = "Checkpointing"

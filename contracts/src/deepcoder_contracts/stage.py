@@ -8,22 +8,21 @@ finds the newest complete manifest below `storage` itself, and falls back to `pa
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
 from deepcoder_contracts.base import Contract, Digest, DNSLabel, VersionedContract
+from deepcoder_contracts.curation import CurationSpec
 from deepcoder_contracts.gate import PromoteWhen
 from deepcoder_contracts.manifest import ParentRef, RunIdentity
 from deepcoder_contracts.recipe import Recipe
+from deepcoder_contracts.uris import SourceURI
 
 StorageURI = Annotated[
     str, StringConstraints(pattern=r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^\s]*)?|file:///[^\s]*)$")
 ]
 """`s3://bucket/prefix` or `file:///path`."""
-
-SourceURI = Annotated[str, StringConstraints(pattern=r"^(hf://|s3://|file:///|/)[^\s]+$")]
-"""`hf://org/name`, `s3://bucket/key`, `file:///path`, or a path in the image."""
 
 
 class StageType(StrEnum):
@@ -58,13 +57,35 @@ class ModelSource(Contract):
 
 
 class DatasetSource(Contract):
-    """Training problems: JSON Lines (gzip allowed) or Parquet."""
+    """Training problems: JSON Lines (gzip allowed) or Parquet, or published sets to make them from."""
 
-    uri: SourceURI
-    """hf://org/name, s3://bucket/key, file:///path, or a path in the image."""
+    uri: SourceURI | None = None
+    """hf://org/name, s3://bucket/key, file:///path, or a path in the image. Instead: curate."""
 
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
-    """Expected digest of the file; a difference stops the run before any work."""
+    """Expected digest of the file at uri; a difference stops the run before any work."""
+
+    curate: CurationSpec | None = None
+    """Make the problems from published sets, once, before the first Train stage trains. Instead: uri."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_the_old_default(cls, data: Any) -> Any:
+        """`curate: false` is what releases before this one let the API server write into every run."""
+        if isinstance(data, dict) and data.get("curate") is False:
+            return {k: v for k, v in data.items() if k != "curate"}
+        return data
+
+    @model_validator(mode="after")
+    def _is_one_of_two(self) -> Self:
+        if (self.uri is None) == (self.curate is None):
+            raise ValueError(
+                "give exactly one of dataset.uri (problems that are ready) and dataset.curate (published sets to make "
+                "them from)"
+            )
+        if self.sha256 is not None and self.uri is None:
+            raise ValueError("dataset.sha256 is for dataset.uri: give each of curate.inputs its own sha256")
+        return self
 
 
 class EvaluationDataset(Contract):

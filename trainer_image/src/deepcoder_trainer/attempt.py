@@ -16,7 +16,7 @@ import os
 from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from deepcoder_contracts.exit import ExitCode, ExitRecord
 from deepcoder_contracts.layout import metrics_key
@@ -60,6 +60,9 @@ from deepcoder_trainer.telemetry.samples import SampleSink
 from deepcoder_trainer.telemetry.trackers import start_trackers
 from deepcoder_trainer.types import Learner
 from deepcoder_trainer.workdir import Workdir
+
+if TYPE_CHECKING:
+    from deepcoder_trainer.curation.stage import CuratedSet
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -173,8 +176,9 @@ class Attempt:
 
     async def _train(self, stack: AsyncExitStack, reward: Reward, model_dir: Path, tokenizer: Any) -> ExitRecord:
         config = self.config
+        curated = await self._unless_stopped(self._curated(stack, model_dir, tokenizer))
         problems, digest = await self._unless_stopped(
-            abandonable(load_problems, config, self._sources, tokenizer, self._client)
+            abandonable(load_problems, config, self._sources, tokenizer, self._client, curated)
         )
         self._progress.trains_on([encoded.problem for encoded in problems.kept])
         sampler, learner = await self._unless_stopped(start_both(config, model_dir, stack))
@@ -211,6 +215,32 @@ class Attempt:
             return exits.drained(self.stop.reason, ending.step)
         log.info("stage %s is done: %s", config.stage.name, export.ref.uri)
         return exits.completed(ending.step, ending.gate)
+
+    async def _curated(self, stack: AsyncExitStack, model_dir: Path, tokenizer: Any) -> CuratedSet | None:
+        """The run's own curated set, made now if no attempt before has; None for a run that names ready problems."""
+        config = self.config
+        if config.dataset is None or config.dataset.curate is None:
+            return None
+        from deepcoder_trainer.curation.progress import Figures
+        from deepcoder_trainer.curation.stage import RunCuration, curated_set
+
+        observer = self._observer()
+        observer.on_phase(TrainerPhase.CURATING)
+
+        def told(phase: str, done: int, total: int) -> None:
+            self._progress.curating(phase, done, total)
+            self._prometheus.curating(phase, done, total)
+
+        judge = self._client
+        if judge is None:  # the run's reward is a function of its own
+            judge = await stack.enter_async_context(connect_judge(config, self._judge))
+            self._background.loop(judge.run())
+        asked = RunCuration(
+            config, self._store, self._sources, self._workdir, model_dir, tokenizer, judge, Figures(told)
+        )
+        curated = await curated_set(asked)
+        observer.on_phase(TrainerPhase.STARTING)
+        return curated
 
     async def _loop(
         self,

@@ -14,6 +14,7 @@ from typing import Annotated, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from deepcoder_contracts.base import DNSLabel, VersionedContract, sha256_digest
+from deepcoder_contracts.curation import unprotected
 from deepcoder_contracts.gate import Otherwise, recheck_gate
 from deepcoder_contracts.manifest import Manifest, ParentRef, RunIdentity
 from deepcoder_contracts.recipe import Recipe, StageRecipe
@@ -77,6 +78,13 @@ class LocalRun(VersionedContract):
             raise ValueError(f"stages have the same name: give each its own ({', '.join(names)})")
         if any(s.type is StageType.TRAIN for s in self.stages) and self.dataset is None:
             raise ValueError("dataset is needed by a Train stage: set dataset.uri")
+        if self.dataset is not None and self.dataset.curate is not None:
+            sets = [(d.name, d.uri) for s in self.stages if s.evaluate for d in s.evaluate.datasets]
+            if names := unprotected(self.dataset.curate, sets):
+                raise ValueError(
+                    f"stages evaluate {', '.join(names)}, which dataset.curate.against does not name: name each there "
+                    "with its uri"
+                )
         for stage in self.stages:
             if stage.recipe and stage.type is not StageType.TRAIN:
                 raise ValueError(f"stages[{stage.name}].recipe: an Evaluate stage trains nothing: remove it")

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deepcoder_contracts.stage import OptimizerState, StageConfig
 from deepcoder_trainer.checkpoint.reader import ResumePoint
@@ -26,6 +26,9 @@ from deepcoder_trainer.problems.prompt import EncodedProblems, encode_problems
 from deepcoder_trainer.sampler.group import SamplerGroup
 from deepcoder_trainer.sampler.start import start_samplers
 from deepcoder_trainer.types import Learner
+
+if TYPE_CHECKING:
+    from deepcoder_trainer.curation.stage import CuratedSet
 
 log = logging.getLogger(__name__)
 
@@ -94,12 +97,16 @@ async def _start_in_turns(config: StageConfig, model_dir: Path, stack: AsyncExit
 
 
 def load_problems(
-    config: StageConfig, sources: Sources, tokenizer: Any, judge: Judge | None
+    config: StageConfig, sources: Sources, tokenizer: Any, judge: Judge | None, curated: CuratedSet | None = None
 ) -> tuple[EncodedProblems, str]:
-    """Training problems with their prompts as tokens, and the dataset's digest."""
+    """Training problems with their prompts as tokens, and the dataset's digest; `curated` is what a run has made."""
     source = config.dataset
     assert source is not None, "the contract sees to it"
-    dataset = load_dataset(sources.dataset(source.uri), source.sha256)
+    if curated is not None:
+        dataset = load_dataset(curated.path, curated.sha256)
+    else:
+        assert source.uri is not None, "the contract sees to it"
+        dataset = load_dataset(sources.dataset(source.uri), source.sha256)
     try:
         problems = encode_problems(dataset.problems, tokenizer, config.recipe.max_prompt_tokens)
     except ValueError as error:

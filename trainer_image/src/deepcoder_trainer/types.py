@@ -48,6 +48,8 @@ class Problem:
     scoring: Scoring = Scoring.STRICT
     answer: str | None = None
     """Mathematics: the final answer, instead of tests."""
+    float_tolerance: float | None = None
+    """Strict comparison: how far numbers may be off, relative and absolute; None: tokens are compared as written."""
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,26 @@ _RECIPE_RULES = validations(
     Rule("self == oldSelf", "recipe is immutable: make a new run, and continue from this one's with spec.from"),
 )
 
+_CURATE_RULES = validations(
+    Rule(
+        "has(self.passRates) || (self.filters.minPassRate == 0.0 && self.filters.maxPassRate == 1.0)",
+        "filters.minPassRate and maxPassRate need pass rates: set curate.passRates to samples of an evaluation",
+        field_path=".passRates",
+    ),
+)
+_FILTER_RULES = validations(
+    Rule(
+        "!has(self.since) || !has(self.until) || self.since < self.until",
+        "filters.since is not before filters.until: set until to a later date",
+        field_path=".until",
+    ),
+    Rule(
+        "self.minPassRate < self.maxPassRate",
+        "filters.minPassRate is not below filters.maxPassRate: lower it",
+        field_path=".maxPassRate",
+    ),
+)
+
 _BY_METRIC: dict[str, Any] = {LIST_TYPE: "map", LIST_MAP_KEYS: ["metric"]}
 
 RESOURCE = CustomResource(
@@ -135,6 +155,8 @@ RESOURCE = CustomResource(
     without_defaults=frozenset({"Recipe"}),
     overrides={
         "spec.recipe": {VALIDATIONS: _RECIPE_RULES},
+        "spec.dataset.curate": {VALIDATIONS: _CURATE_RULES},
+        "spec.dataset.curate.filters": {VALIDATIONS: _FILTER_RULES},
         "spec.stages[].promoteWhen.all": _BY_METRIC,
         "spec.stages[].evaluate.targets": {LIST_TYPE: "set"},
     },

@@ -43,10 +43,26 @@ class Model(ModelSource):
 
 
 class Dataset(DatasetSource):
-    """Training problems: JSON Lines (gzip allowed) or Parquet, in the schema of the released data."""
+    """Training problems: JSON Lines (gzip allowed) or Parquet, in the schema of the released data, or published sets
+    to make them from."""
 
-    curate: bool = False
-    """Filter and deduplicate before training. Not supported yet: name problems that are curated in uri."""
+    model_config = ConfigDict(
+        json_schema_extra={
+            VALIDATIONS: validations(
+                Rule(
+                    "has(self.uri) != has(self.curate)",
+                    "give exactly one of dataset.uri (problems that are ready) and dataset.curate (published sets to "
+                    "make them from)",
+                    "FieldValueRequired",
+                ),
+                Rule(
+                    "!has(self.sha256) || has(self.uri)",
+                    "dataset.sha256 is for dataset.uri: give each of curate.inputs its own sha256",
+                    field_path=".sha256",
+                ),
+            )
+        }
+    )
 
 
 class FromCheckpoint(Spec):

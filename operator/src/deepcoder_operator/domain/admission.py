@@ -9,6 +9,7 @@ from __future__ import annotations
 from deepcoder_contracts.api.run import MAX_NAME_LENGTH, DeepCoderRun
 from deepcoder_contracts.api.run_status import CurrentStage, ProvenanceStatus, StageStatus
 from deepcoder_contracts.api.stage import Stage, WorkerGroup
+from deepcoder_contracts.curation import unprotected
 from deepcoder_contracts.sizing import pod_gpus
 from deepcoder_contracts.stage import StageType
 from deepcoder_contracts.supported import stage_refusals
@@ -51,11 +52,8 @@ def check_spec(run: DeepCoderRun, policy: Policy) -> Problem | None:
     spec = run.spec
     if len(run.metadata.name) > MAX_NAME_LENGTH:
         return Problem("NameTooLong", f"metadata.name has more than {MAX_NAME_LENGTH} characters: shorten it")
-    if spec.dataset and spec.dataset.curate:
-        return Problem(
-            "CurateNotSupported",
-            "dataset.curate is not supported yet: remove it, and name problems that are curated in dataset.uri",
-        )
+    if problem := _unprotected(run):
+        return problem
     recipes = {s.name: s.recipe.over(spec.recipe) if s.recipe else spec.recipe for s in spec.stages}
     refusals = [r for s in spec.stages for r in stage_refusals(recipes[s.name], s, f"stages[{s.name}]")]
     if refusals:
@@ -73,6 +71,21 @@ def check_spec(run: DeepCoderRun, policy: Policy) -> Problem | None:
             return problem
         if stage.type is StageType.TRAIN:
             earlier.append(stage.name)
+    return None
+
+
+def _unprotected(run: DeepCoderRun) -> Problem | None:
+    """Evaluation sets that the run's own training set would not be kept apart from."""
+    curate = run.spec.dataset.curate if run.spec.dataset else None
+    if curate is None:
+        return None
+    sets = ((d.name, d.uri) for s in run.spec.stages if s.evaluate for d in s.evaluate.datasets)
+    if names := unprotected(curate, sets):
+        return Problem(
+            "EvaluationSetNotProtected",
+            f"stages evaluate {', '.join(names)}, which dataset.curate.against does not name: training could hold the "
+            "same problems; name each there with its uri (of a run that has begun: make a new run)",
+        )
     return None
 
 

@@ -41,7 +41,9 @@ def resolve(run: DeepCoderRun, origin: ParentRef | None) -> ResolvedConfig:
     spec = run.spec
     return ResolvedConfig(
         model=ModelSource(uri=spec.model.uri, revision=spec.model.revision),
-        dataset=DatasetSource(uri=spec.dataset.uri, sha256=spec.dataset.sha256) if spec.dataset else None,
+        dataset=DatasetSource(**{name: getattr(spec.dataset, name) for name in DatasetSource.model_fields})
+        if spec.dataset
+        else None,
         recipe=spec.recipe.model_copy(update={"old_logprobs": spec.recipe.resolved_old_logprobs}),
         parent=origin,
     )

@@ -41,7 +41,7 @@ def upload_files(store: ObjectStore, prefix: str, root: Path, files: Sequence[Pa
 
     def put(path: Path) -> FileEntry:
         relative = path.relative_to(root).as_posix()
-        stored = _retried(lambda: store.put_file(join_key(prefix, relative), path), f"upload of {relative}")
+        stored = retried(lambda: store.put_file(join_key(prefix, relative), path), f"upload of {relative}")
         if stored.size != path.stat().st_size:
             raise ChecksumMismatch(f"{store.uri}/{prefix}/{relative} has {stored.size} bytes after its upload")
         assert stored.sha256 is not None, "what was put has one"
@@ -67,7 +67,7 @@ def download_files(store: ObjectStore, prefix: str, directory: Path, entries: Se
         partial = target.with_name(target.name + _PARTIAL)
         key = join_key(prefix, entry.path)
         try:
-            sha256 = _retried(lambda: store.get_file(key, partial), f"download of {entry.path}")
+            sha256 = retried(lambda: store.get_file(key, partial), f"download of {entry.path}")
         except ObjectMissing as e:
             raise CheckpointDamaged(f"{entry.path} is missing") from e
         if (size := partial.stat().st_size) != entry.size:
@@ -81,7 +81,7 @@ def download_files(store: ObjectStore, prefix: str, directory: Path, entries: Se
             pass
 
 
-def _retried(call: Callable[[], T], what: str) -> T:
+def retried(call: Callable[[], T], what: str) -> T:
     """The call's result, after at most `_ATTEMPTS` tries; only failures that may pass are repeated."""
     for attempt in range(1, _ATTEMPTS):
         try:

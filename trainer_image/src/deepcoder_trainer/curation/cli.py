@@ -17,6 +17,8 @@ from deepcoder_contracts.stage import JudgeBackend, JudgeEndpoint, ModelSource
 from deepcoder_trainer.errors import BadConfig
 
 if TYPE_CHECKING:
+    from deepcoder_trainer.checkpoint.sources import Sources
+    from deepcoder_trainer.curation.byhand import Model, Place
     from deepcoder_trainer.curation.run import Curation, Named
 
 _DEFAULT_PORT = 8080
@@ -26,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     sets = parser.add_argument_group("what")
     sets.add_argument("inputs", nargs="+", metavar="NAME=URI", help="problem sets: hf://org/name, s3://…, or a path")
-    sets.add_argument("--output-dir", type=Path, required=True, help="where the curated set and its report go")
+    sets.add_argument(
+        "--output-dir", required=True, help="where the curated set and its report go: a folder, or s3://bucket/prefix"
+    )
     sets.add_argument(
         "--against", nargs="+", default=[], metavar="NAME=URI", help="evaluation sets that nothing may be shared with"
     )
@@ -41,11 +45,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     keep.add_argument("--until", type=_date, help="first date that is too late: 2024-08-01")
     keep.add_argument("--near-duplicate", type=_share, default=0.8, help="similarity of a duplicate (default 0.8)")
     keep.add_argument("--contamination", type=_share, default=0.6, help="overlap that contaminates (default 0.6)")
-    keep.add_argument("--pass-rates", metavar="URI", help="samples of an evaluation of these problems")
+    keep.add_argument("--pass-rates", metavar="URI", help="samples of an evaluation of these problems, for their rates")
     keep.add_argument("--min-pass-rate", type=float, default=0.0, help="this rate or less is dropped (default 0)")
     keep.add_argument("--max-pass-rate", type=float, default=1.0, help="this rate or more is dropped (default 1)")
     keep.add_argument("--max-solutions", type=int, default=8, help="official solutions tried (default 8)")
     keep.add_argument("--keep-unverified", action="store_true", help="keep problems without any official solution")
+    model = parser.add_argument_group("pass rates of a model, instead of --pass-rates")
+    model.add_argument("--model", help="sample this model: hf://org/name, s3://…, or a path; measures prompts, too")
+    model.add_argument("--samples", type=int, default=8, help="responses to each problem (default 8)")
+    model.add_argument("--max-length", type=int, default=16384, help="response limit in tokens (default 16384)")
+    model.add_argument("--temperature", type=float, default=0.6, help="default 0.6")
+    model.add_argument("--top-p", type=float, default=1.0, help="default 1")
+    model.add_argument("--seed", type=int, default=0, help="default 0")
+    model.add_argument("--tp", type=int, default=1, help="devices of one engine (default 1)")
+    model.add_argument("--engines", type=int, default=1, help="vLLM engines (default 1)")
+    model.add_argument("--accelerators", action="store_true", help="run them on GPUs")
+    model.add_argument("--float32", action="store_true", help="compute in float32 instead of bfloat16")
     judge = parser.add_argument_group("who judges")
     judge.add_argument("--judge-workers", type=int, help="programs judged at once on this machine (default: CPUs)")
     judge.add_argument("--judge", metavar="HOST[:PORT]", help="a pool's Service instead")
@@ -69,23 +84,28 @@ def main(options: argparse.Namespace) -> int:
 
 
 def _curate(options: argparse.Namespace, endpoint: JudgeEndpoint, judge: object) -> int:
-    from deepcoder_trainer.checkpoint.errors import StorageUnavailable
-    from deepcoder_trainer.curation.progress import Display
-    from deepcoder_trainer.curation.run import curate
+    import asyncio
+    from tempfile import TemporaryDirectory
+
+    from deepcoder_trainer.checkpoint.errors import StorageError
+    from deepcoder_trainer.curation.byhand import curate_by_hand
+    from deepcoder_trainer.curation.progress import Terminal
     from deepcoder_trainer.judge.local import LocalJudge
     from deepcoder_trainer.ports import SandboxUnavailable
     from deepcoder_trainer.problems.files import DatasetError
 
     assert judge is None or isinstance(judge, LocalJudge)
     try:
-        with Display() as display:
-            report = curate(_curation(options), endpoint, judge, display)
+        with TemporaryDirectory(prefix="deepcoder-curate-") as scratch, Terminal() as display:
+            place = _place(options, Path(scratch))
+            curation, model = _curation(options, place)
+            report = asyncio.run(curate_by_hand(curation, place, endpoint, judge, display, model))
     except DatasetError as error:
         raise BadConfig(str(error)) from error
     except KeyboardInterrupt:
         sys.stderr.write("deepcoder-trainer curate: stopped; run the same command again to go on\n")
         return ExitCode.DRAINED
-    except StorageUnavailable as error:
+    except StorageError as error:
         sys.stderr.write(f"deepcoder-trainer curate: {error}\n")
         return 1
     except SandboxUnavailable as error:
@@ -96,30 +116,45 @@ def _curate(options: argparse.Namespace, endpoint: JudgeEndpoint, judge: object)
     return ExitCode.DONE
 
 
-def _curation(options: argparse.Namespace) -> Curation:
+def _place(options: argparse.Namespace, scratch: Path) -> Place:
+    from deepcoder_trainer.checkpoint.storage import open_storage
+    from deepcoder_trainer.curation.byhand import Place
+
+    if not options.output_dir.startswith("s3://"):
+        if "://" in options.output_dir:
+            raise BadConfig(
+                f"--output-dir {options.output_dir}: name a folder, or s3://bucket/prefix", field="--output-dir"
+            )
+        output = Path(options.output_dir)
+        return Place(output, options.state_dir or output / "state")
+    if options.state_dir is not None:
+        raise BadConfig("--state-dir: journals of an output in S3 lie beside it: leave it out", field="--state-dir")
+    store = open_storage(options.output_dir, options.s3_endpoint, options.s3_region)
+    return Place(scratch / "output", scratch / "state", store)
+
+
+def _curation(options: argparse.Namespace, place: Place) -> tuple[Curation, Model | None]:
     from deepcoder_trainer.checkpoint.sources import Sources
     from deepcoder_trainer.curation.filters import Settings
     from deepcoder_trainer.curation.rates import read_pass_rates
     from deepcoder_trainer.curation.run import Curation
 
-    for option in ("min_tests", "max_prompt_tokens", "max_solutions"):
-        if getattr(options, option) < 1:
-            name = f"--{option.replace('_', '-')}"
-            raise BadConfig(f"{name} {getattr(options, option)}: give a number of at least 1", field=name)
-    if options.since and options.until and options.since >= options.until:
-        raise BadConfig(f"--since {options.since} is not before --until {options.until}: no date is between them")
+    _check_numbers(options)
     sources = Sources(endpoint=options.s3_endpoint, region=options.s3_region)
-    tokenizer = None
-    if options.tokenizer is not None:
+    tokenizer, model = None, None
+    if (named := options.tokenizer or options.model) is not None:
         from deepcoder_trainer.starting import load_tokenizer
 
-        tokenizer = load_tokenizer(sources.model(ModelSource(uri=_uri(options.tokenizer))))
+        tokenizer = load_tokenizer(sources.model(ModelSource(uri=_uri(named))))
+    if options.model is not None:
+        model = _model(options, sources)
     rates = None
     if options.pass_rates is not None:
         rates = read_pass_rates(sources.dataset(_uri(options.pass_rates), field="--pass-rates"))
-    return Curation(
+    curation = Curation(
         inputs=_named(options.inputs, "inputs", sources),
-        output=options.output_dir,
+        output=place.output,
+        state=place.state,
         settings=Settings(
             min_tests=options.min_tests,
             max_prompt_tokens=options.max_prompt_tokens,
@@ -134,19 +169,57 @@ def _curation(options: argparse.Namespace) -> Curation:
         ),
         evaluations=_named(options.against, "--against", sources),
         tokenizer=tokenizer,
-        tokenizer_uri=options.tokenizer,
+        tokenizer_uri=named,
         pass_rates=rates,
         pass_rates_uri=options.pass_rates,
         split=options.split,
-        state=options.state_dir,
+    )
+    return curation, model
+
+
+def _check_numbers(options: argparse.Namespace) -> None:
+    for option in ("min_tests", "max_prompt_tokens", "max_solutions", "samples", "max_length", "tp", "engines"):
+        if getattr(options, option) < 1:
+            name = f"--{option.replace('_', '-')}"
+            raise BadConfig(f"{name} {getattr(options, option)}: give a number of at least 1", field=name)
+    if options.since and options.until and options.since >= options.until:
+        raise BadConfig(f"--since {options.since} is not before --until {options.until}: no date is between them")
+    if options.min_pass_rate >= options.max_pass_rate:
+        raise BadConfig(
+            f"--min-pass-rate {options.min_pass_rate:g} is not below --max-pass-rate {options.max_pass_rate:g}: no "
+            "rate is between them"
+        )
+    if options.model is not None and options.pass_rates is not None:
+        raise BadConfig("--model and --pass-rates: give one of them, a model to sample or the rates that one came to")
+
+
+def _model(options: argparse.Namespace, sources: Sources) -> Model:
+    from deepcoder_trainer.curation.byhand import Model
+    from deepcoder_trainer.curation.engine import Engines, engine_config
+    from deepcoder_trainer.curation.sampling import Asked
+    from deepcoder_trainer.evaluation.targets import model_digest
+
+    directory = sources.model(ModelSource(uri=_uri(options.model)))
+    engines = Engines(options.tp, options.engines, options.accelerators, options.float32)
+    return Model(
+        directory=directory,
+        config=engine_config(directory, engines, options.max_length, options.max_prompt_tokens),
+        asked=Asked(
+            model=options.model,
+            model_digest=model_digest(directory),
+            precision="float32" if options.float32 else "bfloat16",
+            samples=options.samples,
+            max_tokens=options.max_length,
+            temperature=options.temperature,
+            top_p=options.top_p,
+            seed=options.seed,
+        ),
     )
 
 
-def _named(texts: list[str], option: str, sources: object) -> list[Named]:
-    from deepcoder_trainer.checkpoint.sources import Sources
+def _named(texts: list[str], option: str, sources: Sources) -> list[Named]:
     from deepcoder_trainer.curation.run import Named
 
-    assert isinstance(sources, Sources)
     named = []
     for text in texts:
         name, equals, uri = text.partition("=")

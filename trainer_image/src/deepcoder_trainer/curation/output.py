@@ -51,6 +51,7 @@ def own_row(record: Record, solution: str | None, noted: Mapping[str, Any]) -> d
         "time_limit_s": record.time_limit_s,
         "memory_limit_mb": record.memory_limit_mb,
         "scoring": record.scoring.value if record.scoring else None,
+        "float_tolerance": record.float_tolerance,
         "solution": solution,
         "metadata": {**(record.metadata or {}), **noted, "place": record.place},
     }

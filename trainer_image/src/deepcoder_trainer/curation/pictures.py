@@ -37,13 +37,16 @@ def draw_counts(path: Path, tally: Tally) -> None:
 
 
 def draw_shapes(path: Path, kept: Sequence[Candidate]) -> None:
-    """Tests and prompt tokens of the problems that are kept."""
-    tokens = [c.tokens for c in kept if c.tokens is not None]
-    panels = [("Tests of a problem", [c.tests for c in kept]), ("Tokens of a prompt", tokens)]
-    panels = [(title, values) for title, values in panels if values]
+    """Tests, prompt tokens and pass rates of the problems that are kept."""
+    panels: list[tuple[str, list[float], int]] = []
+    counts = [("Tests of a problem", [c.tests for c in kept])]
+    counts += [("Tokens of a prompt", [c.tokens for c in kept if c.tokens is not None])]
+    panels += [(title, [*values], min(40, max(values) - min(values) + 1)) for title, values in counts if values]
+    if rates := [c.pass_rate for c in kept if c.pass_rate is not None]:
+        panels.append(("Pass rate", rates, 20))
     with _figure(path, max(1, len(panels)), height=3.0) as axes:
-        for axis, (title, values) in zip(axes, panels, strict=False):
-            axis.hist(values, bins=min(40, max(values) - min(values) + 1), color=_BAR)
+        for axis, (title, values, bins) in zip(axes, panels, strict=False):
+            axis.hist(values, bins=bins, color=_BAR)
             axis.set_title(title, loc="left")
 
 

@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from deepcoder_contracts.curation import Layout
 from deepcoder_contracts.judge import MAX_TESTS
 from deepcoder_trainer.curation import filters
 from deepcoder_trainer.curation.contamination import EvaluationIndex
@@ -42,6 +43,8 @@ class Input:
 
     name: str
     path: Path
+    layout: Layout | None = None
+    """How its rows are laid out; None: each row's columns say."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def index_evaluations(sets: Sequence[Input], settings: Settings) -> EvaluationIn
             for row in read_rows(file):
                 place = f"{file.name}:{row.number}"
                 try:
-                    record = reader_for(row.fields)[1](row.fields, known.name)
+                    record = reader_for(row.fields, known.layout)[1](row.fields, known.name)
                 except (RowError, Unwanted) as error:
                     raise DatasetError(f"evaluation set {known.name}, {place}: {error}") from None
                 index.add(f"{known.name} ({record.id or place})", record.statement, record.tests)
@@ -156,7 +159,7 @@ class Preparation:
         """The record of a row, or None where it is of no use, which is counted."""
         source, counted = given.name, False
         try:
-            layout, reader = reader_for(fields)
+            layout, reader = reader_for(fields, given.layout)
             layouts = self._prepared.layouts.setdefault(given.name, [])
             if layout not in layouts:
                 layouts.append(layout)

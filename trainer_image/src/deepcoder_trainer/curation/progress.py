@@ -1,12 +1,13 @@
-"""How far it is, and when it will be done: a bar on a terminal, a line now and then elsewhere."""
+"""How far it is, and when it will be done: a bar on a terminal, a line now and then elsewhere, a figure in a run."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -17,7 +18,50 @@ _EVERY_SECONDS = 30.0
 """Seconds between lines where there is no terminal."""
 
 
-class Display:
+class Phase(Protocol):
+    """Something of which it is known how much there is; may be told from any thread."""
+
+    def step(self) -> None:
+        """One more is done."""
+
+    def reach(self, done: int) -> None:
+        """So many are done."""
+
+
+class Display(Protocol):
+    """Who is told."""
+
+    def phase(self, name: str, total: int) -> Phase:
+        """A phase of `total` steps."""
+
+
+class Figures:
+    """Tells how far each phase is, whenever that changes."""
+
+    def __init__(self, told: Callable[[str, int, int], None]) -> None:
+        """`told` is given a phase's name, what is done and what there is; from any thread, and it returns at once."""
+        self._told = told
+
+    def phase(self, name: str, total: int) -> Phase:
+        """See `Display`."""
+        log.info("curation: %s", name)
+        return _Figure(self._told, name, total)
+
+
+class _Figure:
+    def __init__(self, told: Callable[[str, int, int], None], name: str, total: int) -> None:
+        self._told, self._name, self._total, self._done = told, name, total, 0
+        told(name, 0, total)
+
+    def step(self) -> None:
+        self.reach(self._done + 1)
+
+    def reach(self, done: int) -> None:
+        self._done = done
+        self._told(self._name, done, self._total)
+
+
+class Terminal:
     """Shows one phase after the other."""
 
     def __init__(self) -> None:
@@ -44,13 +88,11 @@ class Display:
         self._bars.stop()
 
     def phase(self, name: str, total: int) -> Phase:
-        """A phase of `total` steps."""
-        return Phase(self._bars, name, total, lines=not self._shown)
+        """See `Display`."""
+        return _Bar(self._bars, name, total, lines=not self._shown)
 
 
-class Phase:
-    """One bar."""
-
+class _Bar:
     def __init__(self, bars: Progress, name: str, total: int, *, lines: bool) -> None:
         self._bars, self._name, self._total, self._lines = bars, name, total, lines
         self._task = bars.add_task(name, total=total)
@@ -58,11 +100,9 @@ class Phase:
         self._done = 0
 
     def step(self) -> None:
-        """One more is done."""
         self.reach(self._done + 1)
 
     def reach(self, done: int) -> None:
-        """So many are done."""
         if done == self._done:
             return
         self._done = done

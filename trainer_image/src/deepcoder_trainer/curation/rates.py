@@ -1,4 +1,4 @@
-"""How often a model solved each problem: from the samples that an evaluation or a run stored.
+"""How often a model solved each problem: from the samples that an evaluation or a run stored, or from sampling.py.
 
 `deepcoder-trainer evaluate --n 8 …` leaves one Parquet file of samples for each problem set. A sample that no judge
 could judge counts for nothing.
@@ -7,12 +7,33 @@ could judge counts for nothing.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deepcoder_trainer.problems.files import DatasetError
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a model that was sampled came to."""
+
+    rates: Mapping[str, float]
+    """Problem id to the share of right responses."""
+    settings: Mapping[str, Any]
+    """How it was sampled."""
+    sampled: int
+    """Responses that were sampled and judged now."""
+    known: int
+    """Responses that the journal had."""
+
+    def facts(self) -> dict[str, Any]:
+        """For the report."""
+        return {**self.settings, "sampled": self.sampled, "known": self.known}
 
 
 def read_pass_rates(path: Path) -> dict[str, float]:

@@ -7,7 +7,8 @@
 | TACO, TACO-verified | question, input_output, solutions | taco |
 | SYNTHETIC-1, verifiable-coding-problems | prompt, verification_info, gold_standard_solution | synthetic |
 | LiveCodeBench code_generation(_lite) | question_content, public_test_cases, private_test_cases | livecodebench |
-| the released DeepCoder set, Codeforces among it | problem, tests | released |
+| Codeforces (open-r1/codeforces) | description, input_format, official_tests or examples | codeforces |
+| the released DeepCoder set, its Codeforces problems among it | problem, tests | released |
 | DeepScaleR and other mathematics | problem, answer | mathematics |
 
 Pure. A row that cannot be used is a RowError that names the field; one that is of another kind than is trained on
@@ -23,10 +24,11 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from deepcoder_contracts.curation import Layout
 from deepcoder_contracts.judge import Kind
 from deepcoder_trainer.curation import plain_pickle
 from deepcoder_trainer.curation.record import Record, Test
-from deepcoder_trainer.curation.statement import bare, livecodebench_prompt, mathematics_prompt
+from deepcoder_trainer.curation.statement import bare, codeforces_prompt, livecodebench_prompt, mathematics_prompt
 from deepcoder_trainer.problems.extract import last_fenced_block
 from deepcoder_trainer.problems.rows import (
     LONGEST_ANSWER,
@@ -41,18 +43,32 @@ Reader = Callable[[Fields, str], Record]
 """(row, name of the input) → Record. The name is the source where the layout does not say."""
 
 _FN_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)?\Z", re.ASCII)
-_NOTED = ("difficulty", "url", "name", "title", "platform", "question_id", "contest_id", "in_source_id", "problem_id")
+_NOTED = (
+    "difficulty",
+    "rating",
+    "url",
+    "name",
+    "title",
+    "platform",
+    "question_id",
+    "contest_id",
+    "in_source_id",
+    "problem_id",
+)
 
 
 class Unwanted(ValueError):
     """A sound row that is not trained on, whatever its quality; the message says why."""
 
 
-def reader_for(row: Fields) -> tuple[str, Reader]:
-    """Name and reader of a row's layout. Raises RowError."""
+def reader_for(row: Fields, layout: Layout | None = None) -> tuple[Layout, Reader]:
+    """Layout and reader of a row: the one that is asked for, or the first that its columns fit. Raises RowError."""
     for name, columns, reader in _LAYOUTS:
-        if columns <= row.keys():
+        if layout in (None, name) and columns <= row.keys():
             return name, reader
+    if layout is not None:
+        wanted = next(columns for name, columns, _ in _LAYOUTS if name == layout)
+        raise RowError(f"columns {sorted(row)[:12]}: layout {layout} has {', '.join(sorted(wanted))}")
     raise RowError(
         f"columns {sorted(row)[:12]}: of no known layout: give id, prompt and tests (our layout), or one of "
         + "; ".join(f"{name}: {', '.join(sorted(columns))}" for name, columns, _ in _LAYOUTS)
@@ -74,6 +90,7 @@ def own(row: Fields, name: str) -> Record:
         time_limit_s=parsed.time_limit_s,
         memory_limit_mb=parsed.memory_limit_mb,
         scoring=parsed.scoring,
+        float_tolerance=parsed.float_tolerance,
         solutions=() if parsed.solution is None else (parsed.solution,),
         solutions_expected="reward_model" not in row
         and parsed.answer is None
@@ -139,7 +156,33 @@ def livecodebench(row: Fields, name: str) -> Record:
         tests=tests,
         **_function(fn_name, "metadata.func_name"),
         solutions_expected=False,
-        date=_date(row.get("contest_date")),
+        date=_date(row.get("contest_date"), "contest_date"),
+        metadata=_noted(row),
+    )
+
+
+def codeforces(row: Fields, name: str) -> Record:
+    """Codeforces: a statement in parts, official tests where there are any, else the examples; limits of its own.
+
+    What is judged by a checker or in a dialogue is not for a comparison of outputs.
+    """
+    for field, what in (("generated_checker", "a checker"), ("interaction_format", "a dialogue")):
+        if row.get(field):
+            raise Unwanted(f"a problem that is judged by {what} ({field}), not by its output")
+    if row.get("input_mode") == "file":
+        raise Unwanted("a problem that reads and writes files (input_mode)")
+    statement, given, asked = (_text(row, field) for field in ("description", "input_format", "output_format"))
+    examples = _tests(row.get("examples"), "examples")[0]
+    tests = _tests(row.get("official_tests"), "official_tests")[0] or examples
+    return Record(
+        source="codeforces",
+        prompt=codeforces_prompt(statement, given, asked, str(row.get("note") or ""), examples),
+        statement="\n".join(part for part in (statement, given, asked) if part.strip()),
+        tests=tests,
+        time_limit_s=_limit(row, "time_limit", 600.0),
+        memory_limit_mb=int(_limit(row, "memory_limit", 65536.0) or 1024),
+        solutions_expected=False,
+        date=_date(row.get("contest_start"), "contest_start"),
         metadata=_noted(row),
     )
 
@@ -183,14 +226,15 @@ def mathematics(row: Fields, name: str) -> Record:
     )
 
 
-_LAYOUTS: tuple[tuple[str, frozenset[str], Reader], ...] = (
-    ("published", frozenset({"reward_model", "prompt"}), own),
-    ("livecodebench", frozenset({"question_content", "public_test_cases"}), livecodebench),
-    ("synthetic-1", frozenset({"prompt", "verification_info"}), synthetic),
-    ("taco", frozenset({"question", "input_output"}), taco),
-    ("own", frozenset({"id", "prompt", "tests"}), own),
-    ("released", frozenset({"problem", "tests"}), released),
-    ("mathematics", frozenset({"problem", "answer"}), mathematics),
+_LAYOUTS: tuple[tuple[Layout, frozenset[str], Reader], ...] = (
+    (Layout.PUBLISHED, frozenset({"reward_model", "prompt"}), own),
+    (Layout.LIVECODEBENCH, frozenset({"question_content", "public_test_cases"}), livecodebench),
+    (Layout.SYNTHETIC1, frozenset({"prompt", "verification_info"}), synthetic),
+    (Layout.TACO, frozenset({"question", "input_output"}), taco),
+    (Layout.CODEFORCES, frozenset({"description", "input_format", "output_format"}), codeforces),
+    (Layout.OWN, frozenset({"id", "prompt"}), own),
+    (Layout.RELEASED, frozenset({"problem", "tests"}), released),
+    (Layout.MATHEMATICS, frozenset({"problem", "answer"}), mathematics),
 )
 
 
@@ -274,19 +318,31 @@ _LONGEST_LITERAL = 4 << 20
 """Python's parser takes a hundred times a text's size."""
 
 
-def _date(value: Any) -> datetime.date | None:
+def _date(value: Any, field: str) -> datetime.date | None:
+    """A date, as such, as ISO text, or in seconds since 1970."""
     if isinstance(value, datetime.datetime):
         return value.date()
     if isinstance(value, datetime.date) or value is None:
         return value
     try:
+        if isinstance(value, int | float):
+            return datetime.datetime.fromtimestamp(value, datetime.UTC).date()
         return datetime.datetime.fromisoformat(str(value)).date()
-    except ValueError:
-        raise RowError(f"contest_date: {str(value)[:40]!r} is no date: write YYYY-MM-DD") from None
+    except (ValueError, OverflowError, OSError):
+        raise RowError(f"{field}: {str(value)[:40]!r} is no date: write YYYY-MM-DD") from None
+
+
+def _limit(row: Fields, field: str, most: float) -> float | None:
+    value = row.get(field)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
+        raise RowError(f"{field}: {str(value)[:40]!r}: give a number above 0 and at most {most:g}")
+    return float(value)
 
 
 def _noted(row: Fields) -> dict[str, Any]:
-    return {key: row[key] for key in _NOTED if isinstance(row.get(key), str | int) and row[key] != ""}
+    return {key: row[key] for key in _NOTED if isinstance(row.get(key), str | int | float) and row[key] != ""}
 
 
 def _without_solutions(source: str) -> bool:

@@ -42,6 +42,8 @@ class Record:
     memory_limit_mb: int = 1024
     scoring: Scoring | None = None
     """None: the source's."""
+    float_tolerance: float | None = None
+    """How far numbers in an output may be off."""
     solutions: tuple[str, ...] = ()
     """Official programs; one that passes is enough."""
     solutions_expected: bool = True
@@ -66,6 +68,7 @@ class Record:
             time_limit_s=self.time_limit_s if self.time_limit_s is not None else policy.time_limit_s,
             memory_limit_mb=self.memory_limit_mb,
             scoring=Scoring.STRICT,
+            float_tolerance=self.float_tolerance,
         )
 
     def line(self) -> bytes:

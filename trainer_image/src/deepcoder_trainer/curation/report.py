@@ -18,6 +18,7 @@ from deepcoder_trainer.curation.tally import Tally
 
 REPORT, PAGE, DROPPED = "report.json", "report.md", "dropped.jsonl"
 _COUNTS, _SHAPES = "counts.png", "shapes.png"
+PICTURES = (_COUNTS, _SHAPES)
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Facts:
     """name, uri, sha256 of each set that was checked against."""
     tokenizer: str | None
     pass_rates: str | None
+    sampled: Mapping[str, Any] | None
+    """The model that pass rates were made with, how, and how many of its responses were judged now; None: no model."""
     files: Mapping[str, str]
     """Output to SHA-256."""
     parquet_left_out: int
@@ -60,6 +63,7 @@ def report_values(tally: Tally, kept: Sequence[Candidate], facts: Facts) -> dict
         "examples": {name: [asdict(d) for d in tally.examples[name]] for name in filters.ALL if name in tally.examples},
         "tests": _spread([c.tests for c in kept]),
         "prompt_tokens": _spread([c.tokens for c in kept if c.tokens is not None]),
+        "pass_rates_kept": _spread([c.pass_rate for c in kept if c.pass_rate is not None]),
         **asdict(facts),
     }
 
@@ -115,11 +119,17 @@ def page(values: Mapping[str, Any], pictures: Sequence[str]) -> str:
 def _notes(values: Mapping[str, Any]) -> list[str]:
     notes = []
     if values["tokenizer"] is None:
-        notes.append(f"`{filters.LONG_PROMPT}` was not applied: no --tokenizer was given.")
+        notes.append(f"`{filters.LONG_PROMPT}` was not applied: no tokenizer was given.")
     if not values["evaluations"]:
-        notes.append(f"`{filters.CONTAMINATED}` was not applied: no evaluation set was given with --against.")
+        notes.append(f"`{filters.CONTAMINATED}` was not applied: no evaluation set was given.")
+    if (sampled := values["sampled"]) is not None:
+        notes.append(
+            f"Pass rates of {_safe(sampled['model'])}: {sampled['samples']} responses a problem of at most "
+            f"{sampled['max_tokens']:,} tokens, {sampled['sampled']:,} sampled and judged now, {sampled['known']:,} "
+            "known from the journal. It was asked last: about problems that all other filters leave."
+        )
     if values["without_pass_rate"] is None:
-        notes.append(f"`{filters.PASS_RATE}` was not applied: no --pass-rates were given.")
+        notes.append(f"`{filters.PASS_RATE}` was not applied: neither pass rates nor a model were given.")
     elif values["without_pass_rate"]:
         notes.append(f"{values['without_pass_rate']} problems have no pass rate and were not filtered by it.")
     if values["parquet_left_out"]:
@@ -135,7 +145,7 @@ def _in_order(counts: Mapping[str, int]) -> dict[str, int]:
     return {name: counts[name] for name in filters.ALL if counts.get(name)}
 
 
-def _spread(values: Sequence[int]) -> dict[str, float] | None:
+def _spread(values: Sequence[float]) -> dict[str, float] | None:
     if not values:
         return None
     ordered = sorted(values)
@@ -163,4 +173,4 @@ def _draw(folder: Path, tally: Tally, kept: Sequence[Candidate]) -> list[str]:
         return []
     draw_counts(folder / _COUNTS, tally)
     draw_shapes(folder / _SHAPES, kept)
-    return [_COUNTS, _SHAPES]
+    return list(PICTURES)

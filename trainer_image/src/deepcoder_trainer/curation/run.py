@@ -1,36 +1,38 @@
-"""One curation from its options to its files: prepare, verify, write.
+"""One curation from what is asked for to its files: prepare, verify, write.
 
 Nothing is written to the output folder before every problem is decided about, but the journal of verdicts. SHA256SUMS
 is written last: a folder with it is whole. A curation that could not ask a judge about everything raises
 SandboxUnavailable, writes nothing, and goes on where it stopped when it is run again.
+
+It is asked for in two ways: by the command (cli.py), and by a run before it trains (stage.py).
 """
 
 from __future__ import annotations
 
-import asyncio
 import datetime
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack, closing
-from dataclasses import asdict, dataclass, field
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from deepcoder_contracts.manifest import RunIdentity
-from deepcoder_contracts.stage import JudgeEndpoint
+from deepcoder_contracts.curation import Layout
+from deepcoder_trainer.background import abandonable
 from deepcoder_trainer.checkpoint.storage import file_sha256
-from deepcoder_trainer.curation.filters import Settings
+from deepcoder_trainer.curation.filters import PASS_RATE, Settings, out_of_reach
 from deepcoder_trainer.curation.journal import Journal
-from deepcoder_trainer.curation.output import SUMS, write_sums, writing
+from deepcoder_trainer.curation.output import JSONL, PARQUET, SUMS, write_sums, writing
 from deepcoder_trainer.curation.prepare import Candidate, Input, Preparation, Prepared, index_evaluations
 from deepcoder_trainer.curation.progress import Display
-from deepcoder_trainer.curation.report import DROPPED, PAGE, REPORT, Facts, write_report
+from deepcoder_trainer.curation.rates import Rates
+from deepcoder_trainer.curation.report import DROPPED, PAGE, PICTURES, REPORT, Facts, write_report
 from deepcoder_trainer.curation.spool import Spool
 from deepcoder_trainer.curation.tally import Dropped, Tally
-from deepcoder_trainer.curation.verify import Verification, Verified
-from deepcoder_trainer.judge.connect import open_judge
-from deepcoder_trainer.judge.local import LocalJudge
+from deepcoder_trainer.curation.verify import Kept, Refused, Verification, Verified
+from deepcoder_trainer.judge.backend import Judge
 from deepcoder_trainer.ports import SandboxUnavailable
 from deepcoder_trainer.problems.dataset import dataset_digest
 from deepcoder_trainer.problems.files import DatasetError, data_files
@@ -38,9 +40,8 @@ from deepcoder_trainer.rollout.answers import AnswerVerifier
 
 log = logging.getLogger(__name__)
 
-RUN = RunIdentity(namespace="local", name="curate", uid="00000000-0000-0000-0000-000000000000")
-"""In whose name judges are asked: a submission's id says all that it is judged by."""
-JOURNAL = "judged.jsonl"
+FILES = (JSONL, PARQUET, REPORT, PAGE, DROPPED, *PICTURES, SUMS)
+"""What a curation writes (pictures where matplotlib is installed), the last one last."""
 _SHARES = 1000
 
 
@@ -51,6 +52,12 @@ class Named:
     name: str
     uri: str
     path: Path
+    layout: Layout | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of what is there, hexadecimal."""
+        return dataset_digest(self.path, data_files(self.path))
 
 
 @dataclass(frozen=True)
@@ -59,45 +66,67 @@ class Curation:
 
     inputs: Sequence[Named]
     output: Path
+    state: Path
+    """Where records lie meanwhile."""
     settings: Settings = field(default_factory=Settings)
     evaluations: Sequence[Named] = ()
     tokenizer: Any = None
     tokenizer_uri: str | None = None
     pass_rates: Mapping[str, float] | None = None
+    """Rates that are known beforehand."""
     pass_rates_uri: str | None = None
     split: str = "train"
-    state: Path | None = None
-    """Where the journal and the spool lie. Default: `state` below the output."""
 
 
-def curate(curation: Curation, judge: JudgeEndpoint, local: LocalJudge | None, display: Display) -> dict[str, Any]:
-    """Do all of it; what report.json holds.
+RatesOf = Callable[[Spool, Sequence[Candidate]], Awaitable[Rates]]
+"""Makes pass rates of the candidates that are verified."""
 
-    Raises DatasetError for data that cannot be used, BadConfig for settings, SandboxUnavailable without judges.
+
+@dataclass(frozen=True)
+class Means:
+    """What a curation works with; whoever made it closes it."""
+
+    judge: Judge
+    answers: AnswerVerifier
+    journal: Journal
+    display: Display
+    rates: RatesOf | None = None
+    """Pass rates of a model, sampled of what is left when all else is decided; None: none are made."""
+
+
+async def curate(curation: Curation, means: Means) -> dict[str, Any]:
+    """Do all of it; what report.json holds. Work that blocks is done in threads: it may be cancelled at any time.
+
+    Raises DatasetError for data that cannot be used, SandboxUnavailable without judges.
     """
-    state = curation.state or curation.output / "state"
     seconds: dict[str, float] = {}
     tally = Tally()
-    with closing(Spool(state)) as spool, closing(Journal(state / JOURNAL)) as journal:
+    with closing(Spool(curation.state)) as spool:
         began = time.monotonic()
-        prepared = _prepare(curation, tally, spool, display)
+        prepared = await abandonable(_prepare, curation, tally, spool, means.display)
         seconds["prepare"] = time.monotonic() - began
         log.info("%d of %d problems are left to verify", len(prepared.candidates), sum(tally.read.values()))
         began = time.monotonic()
-        verified = asyncio.run(_verify(curation, judge, local, prepared, journal, spool, display))
+        verified = await _verify(curation, means, prepared, spool)
         seconds["verify"] = time.monotonic() - began
         if verified.unjudged:
             raise SandboxUnavailable(
                 f"no judge could say anything of {len(verified.unjudged)} problems. What was judged is kept in "
-                f"{state / JOURNAL}: run the same command again to go on"
+                f"{means.journal.where}: run it again to go on"
             )
+        rates = None
+        if means.rates is not None:
+            began = time.monotonic()
+            rates = await means.rates(spool, [prepared.candidates[k.index] for k in verified.kept])
+            seconds["sample"] = time.monotonic() - began
         began = time.monotonic()
-        return _write(curation, tally, prepared, verified, spool, display, seconds, began)
+        decided = _decided(curation, prepared, verified, rates)
+        return await abandonable(_write, curation, tally, prepared, decided, spool, means.display, seconds, began)
 
 
 def _prepare(curation: Curation, tally: Tally, spool: Spool, display: Display) -> Prepared:
     phase = display.phase("prepare", _SHARES)
-    evaluations = index_evaluations([Input(e.name, e.path) for e in curation.evaluations], curation.settings)
+    evaluations = index_evaluations([Input(e.name, e.path, e.layout) for e in curation.evaluations], curation.settings)
     preparation = Preparation(
         curation.settings,
         tally,
@@ -107,68 +136,72 @@ def _prepare(curation: Curation, tally: Tally, spool: Spool, display: Display) -
         pass_rates=curation.pass_rates,
         split=curation.split,
     )
-    inputs = [Input(i.name, i.path) for i in curation.inputs]
+    inputs = [Input(i.name, i.path, i.layout) for i in curation.inputs]
     prepared = preparation.run(inputs, lambda share: phase.reach(int(share * _SHARES)))
     phase.reach(_SHARES)
     return prepared
 
 
-async def _verify(
-    curation: Curation,
-    settings: JudgeEndpoint,
-    local: LocalJudge | None,
-    prepared: Prepared,
-    journal: Journal,
-    spool: Spool,
-    display: Display,
-) -> Verified:
-    phase = display.phase("verify", len(prepared.clusters))
-    async with AsyncExitStack() as stack:
-        judge = await stack.enter_async_context(open_judge(settings, RUN, local))
-        answers = AnswerVerifier()
-        stack.push_async_callback(answers.close)
-        beside = asyncio.create_task(judge.run())
-        work = asyncio.create_task(
-            Verification(judge, answers, journal, spool, curation.settings).run(
-                prepared.candidates, prepared.clusters, phase.step
-            )
-        )
-        try:
-            await asyncio.wait({beside, work}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done() and (error := beside.exception()) is not None:
-                raise error
-            return await work
-        finally:
-            for task in (beside, work):
-                task.cancel()
-            await asyncio.gather(beside, work, return_exceptions=True)
+async def _verify(curation: Curation, means: Means, prepared: Prepared, spool: Spool) -> Verified:
+    phase = means.display.phase("verify", len(prepared.clusters))
+    verification = Verification(means.judge, means.answers, means.journal, spool, curation.settings)
+    return await verification.run(prepared.candidates, prepared.clusters, phase.step)
+
+
+@dataclass(frozen=True)
+class _Decided:
+    """What becomes of every candidate."""
+
+    kept: Sequence[Kept]
+    refused: Sequence[Refused]
+    judging: Mapping[str, int]
+    rates: Rates | None
+
+
+def _decided(curation: Curation, prepared: Prepared, verified: Verified, rates: Rates | None) -> _Decided:
+    """What is verified, without what a model solves too often or too seldom."""
+    judging = {"judged": verified.judged, "known": verified.known}
+    if rates is None:
+        return _Decided(verified.kept, verified.refused, judging, None)
+    kept, refused = [], list(verified.refused)
+    for decision in verified.kept:
+        rate = rates.rates.get(prepared.candidates[decision.index].id)
+        reason = None if rate is None else out_of_reach(rate, curation.settings)
+        if reason is None:
+            kept.append(decision)
+        else:
+            refused.append(Refused(decision.index, PASS_RATE, reason))
+    return _Decided(kept, refused, judging, rates)
 
 
 def _write(
     curation: Curation,
     tally: Tally,
     prepared: Prepared,
-    verified: Verified,
+    decided: _Decided,
     spool: Spool,
     display: Display,
     seconds: dict[str, float],
     began: float,
 ) -> dict[str, Any]:
-    for refused in verified.refused:
-        c = prepared.candidates[refused.index]
-        tally.drop(Dropped(c.id, c.source, c.place, refused.filter, refused.reason, c.excerpt))
-    if not verified.kept:
+    for each in decided.refused:
+        c = prepared.candidates[each.index]
+        tally.drop(Dropped(c.id, c.source, c.place, each.filter, each.reason, c.excerpt))
+    if not decided.kept:
         counts = {s: dict(c) for s, c in tally.by_filter.items()}
         raise DatasetError(f"no problem is left: the filters dropped all {sum(tally.read.values())} ({counts})")
+    rates = decided.rates
     folder = curation.output
     (folder / SUMS).unlink(missing_ok=True)  # from here on what is there is of two curations
-    phase = display.phase("write", len(verified.kept))
+    phase = display.phase("write", len(decided.kept))
     kept: list[Candidate] = []
     with writing(folder, curation.split) as writer:
-        for decision in verified.kept:
+        for decision in decided.kept:
             candidate = prepared.candidates[decision.index]
             record = spool.read(candidate.span)
             solution = None if decision.solution is None else record.solutions[decision.solution]
+            if rates is not None:
+                candidate = replace(candidate, pass_rate=rates.rates.get(candidate.id))
             noted = {} if candidate.pass_rate is None else {"pass_rate": candidate.pass_rate}
             writer.add(record, solution, {**noted, "verified": decision.solution is not None})
             kept.append(candidate)
@@ -177,6 +210,11 @@ def _write(
             phase.step()
         sums = writer.commit()
         left_out = writer.left_out
+    without = None
+    if rates is not None:
+        without = sum(c.id not in rates.rates for c in kept)
+    elif curation.pass_rates is not None:
+        without = prepared.without_rate
     seconds["write"] = time.monotonic() - began
     facts = Facts(
         settings=_plain(asdict(curation.settings) | {"split": curation.split}),
@@ -184,20 +222,21 @@ def _write(
         evaluations=[_described(e) for e in curation.evaluations],
         tokenizer=curation.tokenizer_uri,
         pass_rates=curation.pass_rates_uri,
+        sampled=None if rates is None else rates.facts(),
         files=sums,
         parquet_left_out=left_out,
-        judging={"judged": verified.judged, "known": verified.known},
+        judging=decided.judging,
         seconds={name: round(value, 2) for name, value in seconds.items()},
-        without_pass_rate=prepared.without_rate if curation.pass_rates is not None else None,
+        without_pass_rate=without,
     )
     values = write_report(folder, tally, kept, facts)
-    write_sums(folder, sums | {name: file_sha256(folder / name) for name in (REPORT, PAGE, DROPPED)})
+    beside = [name for name in (REPORT, PAGE, DROPPED, *PICTURES) if (folder / name).is_file()]
+    write_sums(folder, sums | {name: file_sha256(folder / name) for name in beside})
     return values
 
 
 def _described(named: Named) -> dict[str, Any]:
-    digest = dataset_digest(named.path, data_files(named.path))
-    return {"name": named.name, "uri": named.uri, "sha256": digest}
+    return {"name": named.name, "uri": named.uri, "sha256": named.digest}
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

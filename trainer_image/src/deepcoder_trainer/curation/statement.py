@@ -7,6 +7,7 @@ another inside SYNTHETIC-1's must not decide whether they are found to be the sa
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 # LiveCodeBench's own sentences: a model's figures are comparable only if it is asked in these words.
 _ROLE = (
@@ -21,6 +22,10 @@ _WITHOUT_STARTER = (
     "Read the inputs from stdin solve the problem and write the answer to stdout (do not directly test on the sample "
     "inputs). Enclose your code within delimiters as follows. Ensure that when the python program runs, it reads the "
     "inputs, runs the algorithm and writes output to STDOUT."
+)
+_CODEFORCES = (
+    "Solve the following problem with a Python program that reads from stdin and writes to stdout. Put the whole "
+    "program into one fenced block of code at the end of your answer."
 )
 _ANSWER = "### Answer: (use the provided format with backticks)"
 
@@ -53,6 +58,16 @@ def livecodebench_prompt(question: str, starter_code: str) -> str:
     else:
         wish, code = _WITHOUT_STARTER, "# YOUR CODE HERE"
     return f"{_ROLE}\n\n{question.strip()}\n\n### Format: {wish}\n```python\n{code}\n```\n\n{_ANSWER}\n\n"
+
+
+def codeforces_prompt(statement: str, given: str, asked: str, note: str, examples: Sequence[tuple[str, str]]) -> str:
+    """A problem in parts as one message. Tags are left out: they give the way to solve it away."""
+    parts = [statement.strip()]
+    parts += [f"{title}\n{text.strip()}" for title, text in (("Input", given), ("Output", asked)) if text.strip()]
+    for read, printed in examples:
+        parts.append(f"Example input\n```\n{read.strip()}\n```\nExample output\n```\n{printed.strip()}\n```")
+    parts += [f"Note\n{note.strip()}"] if note.strip() else []
+    return f"{_CODEFORCES}\n\n" + "\n\n".join(parts)
 
 
 def mathematics_prompt(problem: str) -> str:

@@ -77,6 +77,7 @@ class JudgedProblem:
             deadline_s=QUEUE_SECONDS + judging_deadline_s(problem.time_limit_s, len(problem.tests)),
             stop_on_first_failure=True,
             scoring=problem.scoring,
+            float_tolerance=problem.float_tolerance,
         )
         self._digest = hashlib.sha256(self._common.model_dump_json().encode()).hexdigest()[:_ID_DIGITS]
 

@@ -63,6 +63,9 @@ class ProblemRow(BaseModel):
     scoring: Scoring | None = None
     """How outputs are compared; default: the source's."""
 
+    float_tolerance: float | None = Field(default=None, gt=0, le=1)
+    """How far numbers in an output may be off, relative and absolute; scoring strict alone. Default: not at all."""
+
     solution: str | None = None
     """A right program, for verification; never shown to the model."""
 
@@ -75,6 +78,9 @@ class ProblemRow(BaseModel):
             raise ValueError("give exactly one of tests and answer")
         if (self.kind is Kind.FUNCTION) != (self.fn_name is not None):
             raise ValueError("fn_name is needed by kind function, and by no other kind")
+        scoring = self.scoring or policy_for(self.source).scoring
+        if self.float_tolerance is not None and scoring is not Scoring.STRICT:
+            raise ValueError(f"float_tolerance is for scoring strict, and source {self.source} has {scoring.value}")
         return self
 
 
@@ -114,6 +120,7 @@ def problem_from_row(row: Mapping[str, Any]) -> Problem:
         memory_limit_mb=parsed.memory_limit_mb,
         scoring=parsed.scoring if parsed.scoring is not None else policy.scoring,
         answer=parsed.answer,
+        float_tolerance=parsed.float_tolerance,
     )
 
 

@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 
 POST_SECONDS = 4.0
 """Deadline of one post, below the beat, however often it is sent."""
+CURATING_SECONDS = 30.0
+"""How long what is left to verify is announced for: longer than from beat to beat, so that the pool keeps its size."""
 SENDS = 3
 """Times that one post is sent while replicas answer that they stand by."""
 
@@ -79,6 +81,10 @@ class Progress:
         self._phase_seconds = dict(report.phase_seconds)
         self._changed.set()
 
+    def curating(self, phase: str, done: int, total: int) -> None:
+        """How far the run's curation is; told from any thread, and sent with the next beat."""
+        self._metrics = {f"curation_{phase}_done": float(done), f"curation_{phase}_total": float(total)}
+
     def resumed_at(self, step: int) -> None:
         """The stage goes on from here."""
         self._step = step
@@ -94,6 +100,10 @@ class Progress:
         training = self.phase in (TrainerPhase.TRAINING, TrainerPhase.CHECKPOINTING) and stage.max_steps > self._step
         judged = training and recipe.reward is None
         programs = math.ceil(recipe.prompts_per_step * recipe.group_size * self._with_tests) if judged else 0
+        if self.phase is TrainerPhase.CURATING:
+            figures = self._metrics
+            programs = int(figures.get("curation_verify_total", 0) - figures.get("curation_verify_done", 0))
+            seconds = CURATING_SECONDS
         expected = ExpectedSubmissions(count=programs, within_seconds=max(seconds, 1.0))
         return ProgressReport(
             ordinal=self.config.ordinal,

@@ -97,6 +97,12 @@ class Prometheus:
         for each in TrainerPhase:
             self._phase.labels(each.value).set(each is phase)
 
+    def curating(self, phase: str, done: int, total: int) -> None:
+        """How far the run's curation is."""
+        gauge = self._gauge("curation_problems", "phase", "state")
+        gauge.labels(phase, "done").set(done)
+        gauge.labels(phase, "total").set(total)
+
     def on_step(self, report: StepReport) -> None:
         """Set gauges, count samples."""
         self._set("step", report.step)

@@ -1,0 +1,119 @@
+"""The command's shell: a judge, a journal and, where a model is given, its sampler, around one curation.
+
+The output is a folder of this machine, or one in storage (`s3://…`): then files are made in a folder that goes with the
+process, and put with SHA256SUMS last; the journals lie beside them, so that the command goes on where it stopped from
+any machine. Two commands with one output in storage at the same time would judge the same programs, and are not told
+apart; in a folder the second is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deepcoder_contracts.manifest import RunIdentity
+from deepcoder_contracts.stage import JudgeEndpoint, StageConfig
+from deepcoder_trainer.checkpoint.storage import ObjectStore
+from deepcoder_trainer.checkpoint.transfer import upload_files
+from deepcoder_trainer.curation.journal import Journal
+from deepcoder_trainer.curation.logs import FileLog, Log, StoredLog
+from deepcoder_trainer.curation.output import SUMS
+from deepcoder_trainer.curation.prepare import Candidate
+from deepcoder_trainer.curation.progress import Display
+from deepcoder_trainer.curation.rates import Rates
+from deepcoder_trainer.curation.run import FILES, Curation, Means, curate
+from deepcoder_trainer.curation.sampling import Asked, PassRates
+from deepcoder_trainer.curation.spool import Spool
+from deepcoder_trainer.judge.connect import open_judge
+from deepcoder_trainer.judge.local import LocalJudge
+from deepcoder_trainer.rollout.answers import AnswerVerifier
+from deepcoder_trainer.rollout.reward import JudgeReward
+
+RUN = RunIdentity(namespace="local", name="curate", uid="00000000-0000-0000-0000-000000000000")
+"""In whose name judges are asked: a submission's id says all that it is judged by."""
+VERDICTS, RESPONSES = "judged", "sampled"
+"""Names of the journals, of official solutions and of a model's responses."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where output and journals are."""
+
+    output: Path
+    """Folder of this machine that files are made in."""
+    state: Path
+    """Folder of this machine for records and, without a store, for journals."""
+    store: ObjectStore | None = None
+    """Where the output goes, where that is not this machine."""
+
+    def log(self, name: str) -> Log:
+        """A journal's place."""
+        if self.store is None:
+            return FileLog(self.state / f"{name}.jsonl")
+        return StoredLog(self.store, f"state/{name}", uuid.uuid4().hex[:12])
+
+    def put(self) -> None:
+        """Bring the output to where it goes, SHA256SUMS last."""
+        if self.store is None:
+            return
+        self.store.put_bytes(SUMS, b"# not whole: being written\n")  # from here on what is there is of two curations
+        files = [self.output / name for name in FILES if name != SUMS and (self.output / name).is_file()]
+        upload_files(self.store, "", self.output, files)
+        upload_files(self.store, "", self.output, [self.output / SUMS])
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model whose pass rates are wanted."""
+
+    directory: Path
+    config: StageConfig
+    """What its engines are told."""
+    asked: Asked
+
+
+async def curate_by_hand(
+    curation: Curation,
+    place: Place,
+    endpoint: JudgeEndpoint,
+    local: LocalJudge | None,
+    display: Display,
+    model: Model | None,
+) -> dict[str, Any]:
+    """Curate and bring the output to its place; what report.json holds. Raises what `curate` does, and StorageError."""
+    async with AsyncExitStack() as stack:
+        journal = await asyncio.to_thread(lambda: Journal(place.log(VERDICTS)))
+        stack.callback(journal.close)
+        judge = await stack.enter_async_context(open_judge(endpoint, RUN, local))
+        answers = AnswerVerifier()
+        stack.push_async_callback(answers.close)
+
+        async def rates(spool: Spool, candidates: Sequence[Candidate]) -> Rates:
+            from deepcoder_trainer.curation.engine import open_engine
+
+            assert model is not None
+            responses = await asyncio.to_thread(lambda: Journal(place.log(RESPONSES)))
+            stack.callback(responses.close)
+            async with open_engine(model.config, model.directory) as sampler:
+                made = PassRates(model.asked, sampler, JudgeReward(judge, answers), curation.tokenizer, responses)
+                return await made.of(spool, candidates, display.phase("sample", len(candidates)).step)
+
+        means = Means(judge, answers, journal, display, rates if model is not None else None)
+        beside = asyncio.create_task(judge.run())
+        work = asyncio.create_task(curate(curation, means))
+        try:
+            await asyncio.wait({beside, work}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done() and (error := beside.exception()) is not None:
+                raise error
+            report = await work
+        finally:
+            for task in (beside, work):
+                task.cancel()
+            await asyncio.gather(beside, work, return_exceptions=True)
+        await asyncio.to_thread(place.put)
+        return report

@@ -1,0 +1,87 @@
+"""The sampler of a curation by hand: vLLM with one model's weights, set up as for an evaluation of that model.
+
+Ray and torch are imported when it is opened, and not before: a curation without a model needs neither. What the model
+or the machine does not allow is BadConfig, from the same checks as a run's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from deepcoder_contracts.learner_memory import element_bytes
+from deepcoder_contracts.model_shape import parameters
+from deepcoder_contracts.recipe import Precision, Recipe
+from deepcoder_contracts.stage import (
+    Evaluation,
+    EvaluationDataset,
+    ModelSource,
+    StageConfig,
+    StageResources,
+    StageType,
+    Storage,
+)
+from deepcoder_trainer.localrun import LocalRun, LocalStage
+from deepcoder_trainer.types import Sampler
+
+
+@dataclass(frozen=True)
+class Engines:
+    """How many engines there are, and of what kind."""
+
+    tensor_parallel: int = 1
+    count: int = 1
+    accelerators: bool = False
+    float32: bool = False
+
+
+def engine_config(model_dir: Path, engines: Engines, max_tokens: int, max_prompt_tokens: int) -> StageConfig:
+    """What engines are told: as for an Evaluate stage, whose problem sets and storage nothing of theirs reads."""
+    sets = [EvaluationDataset(name="curation", uri="/dev/null")]
+    run = LocalRun(
+        name="curate",
+        model=ModelSource(uri=str(model_dir.absolute())),
+        recipe=Recipe(
+            max_prompt_tokens=max_prompt_tokens,
+            tensor_parallel=engines.tensor_parallel,
+            precision=Precision.FLOAT32 if engines.float32 else Precision.BFLOAT16,
+        ),
+        stages=[
+            LocalStage(
+                name="curation",
+                type=StageType.EVALUATE,
+                context_tokens=max_tokens,
+                resources=StageResources(samplers=engines.count, learners=0, accelerators=engines.accelerators),
+                evaluate=Evaluation(datasets=sets, targets=["Base"]),
+            )
+        ],
+        storage=Storage(uri="file:///dev/null"),
+    )
+    return run.stage_config(0, 1, None)
+
+
+@asynccontextmanager
+async def open_engine(config: StageConfig, model_dir: Path) -> AsyncIterator[Sampler]:
+    """The sampler with the model's weights; it ends with the block."""
+    from deepcoder_trainer.cluster import connect_ray
+    from deepcoder_trainer.modelconfig import read_model_config
+    from deepcoder_trainer.plan.check import check
+    from deepcoder_trainer.plan.shapes import model_shape
+    from deepcoder_trainer.sampler.pretrained import push_pretrained
+    from deepcoder_trainer.sampler.start import start_samplers
+
+    model_config = read_model_config(model_dir)
+    check(config, model_config)
+    weights = element_bytes(config.recipe) * parameters(model_shape(model_config))
+    # In a pool's thread, as in a run: the processes of a cluster of our own end with the thread that started them.
+    await asyncio.to_thread(connect_ray, config.stage.resources, weights)
+    sampler = await start_samplers(config, model_dir)
+    try:
+        dtype = "float32" if config.recipe.precision is Precision.FLOAT32 else "bfloat16"
+        await push_pretrained(sampler, model_dir, 1, dtype)
+        yield sampler
+    finally:
+        await sampler.close()
