@@ -5,13 +5,16 @@ SHELL := bash
 PY := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo down test e2e test-long lint format generate
+.PHONY: help setup gguf demo down test e2e test-long lint format generate
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup:  ## .venv with the packages and all tools
 	@scripts/setup.sh
+
+gguf:  ## llama.cpp for exports as GGUF and their tests, compiled once (about ten minutes)
+	@scripts/gguf.sh
 
 demo:  ## the whole loop on a real cluster; what is missing is said before anything is installed
 	@scripts/plain-python.sh -m deepcoder_demo.preflight
@@ -44,10 +47,11 @@ lint: setup  ## ruff, mypy, import-linter, generated files
 format: setup  ## rewrite what can be rewritten
 	@.venv/bin/ruff format -q . && .venv/bin/ruff check -q --fix .
 
-generate: setup  ## CRDs from the API types, the state machine's page from the planner, docs/cli.md from its help
+generate: setup  ## CRDs from the API types, the state machine's page from the planner, docs/cli.md from its help, dashboards
 	@$(PY) -m deepcoder_operator crds --output crds --output helm/deepcoder-operator/files/crds
 	@$(PY) operator/tests/state_walk.py --write
 	@$(PY) -m deepcoder_cli.reference docs/cli.md
+	@$(PY) monitoring/dashboards.py
 
 BENCHMARKS := ablations checkpoint curate demo gpu judge judge_load operator pipeline
 # `operator` is a module of the standard library, which no file beside a benchmark may take the place of.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,8 @@ from deepcoder_contracts.api.run_status import Phase
 from deepcoder_operator import app
 from deepcoder_operator.domain.pool_plan import Cause
 from deepcoder_operator.metrics import WARNED_REASONS
+from devcluster import testprograms
+from devcluster.config import cache_root
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ROOT / "helm" / "deepcoder-operator" / "files"
@@ -205,10 +206,8 @@ def test_alert_fires_when_it_should_alone(rule: dict[str, Any], fires: bool) -> 
     assert promql.firing(rule["expr"], held, series, int(promql.seconds_of(at) // 60)) is fires
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool comes with Prometheus: the same cases once more")
 def test_prometheus_itself_agrees(tmp_path: Path) -> None:
-    promtool = shutil.which("promtool")
-    assert promtool is not None
+    promtool = testprograms.prometheus(cache_root()).parent / "promtool"
     (tmp_path / "alerts.yaml").write_text(all_rules())
     tests = [
         {

@@ -1,6 +1,6 @@
 """The dashboard as people meet it: a process with the chart's rights, a real API server and bucket, a real browser.
 
-The browser is Chromium; `python -m devcluster browser` finds or unpacks one.
+The browser is Chromium; `python -m devcluster program chromium` finds or unpacks one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from s3_server import BUCKET, S3Server
 
 from deepcoder_contracts.layout import samples_key
 from deepcoder_operator.kube.resources import RUNS
-from devcluster import browser as chromium
+from devcluster import testprograms
 from devcluster.config import cache_root
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.s3]
@@ -125,7 +125,7 @@ def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
         with closing(
-            playwright.chromium.launch(executable_path=chromium.find_or_make(cache_root()), args=arguments)
+            playwright.chromium.launch(executable_path=testprograms.chromium(cache_root()), args=arguments)
         ) as found:
             yield found
 

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
-from devcluster import browser, doctor, forwards, gobuild, images, install, lifecycle, node
+from devcluster import doctor, forwards, gobuild, images, install, lifecycle, node, testprograms
 from devcluster.artifacts import Artifacts, NotBuilt
 from devcluster.command import CommandFailed
 from devcluster.config import DEFAULT_NAME, DOCKERFILES, Cluster, ConfigError, cache_root
@@ -82,7 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     optional = [program.module for program in gobuild.OPTIONAL]
     with_ = "and a program that no cluster needs but some tests do, minutes each"
     building.add_argument("--with", dest="optional", action="append", default=[], choices=optional, help=with_)
-    action("browser", _browser, "print a Chromium for tests of pages, unpacked from Debian's where there is none")
+    finding = action("program", _program, "print where a program is that tests use, unpacked from Debian's if need be")
+    finding.add_argument("program", choices=testprograms.PROGRAMS)
     starting = action("up", _up, "start the cluster, or verify the one that runs")
     starting.add_argument("--api-port", type=int, help="loopback port of the API server")
     loading = action("images", _images, "build the images and load them into the cluster")
@@ -134,8 +135,8 @@ def _build(options: argparse.Namespace) -> int:
     return 0
 
 
-def _browser(options: argparse.Namespace) -> int:
-    print(browser.find_or_make(cache_root()))
+def _program(options: argparse.Namespace) -> int:
+    print(testprograms.PROGRAMS[options.program](cache_root()))
     return 0
 
 

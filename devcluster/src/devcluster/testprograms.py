@@ -1,0 +1,100 @@
+"""Programs that tests use beside the cluster, Chromium and Prometheus: the machine's own, else Debian's in the cache.
+
+Nothing is installed: packages are unpacked. Chromium comes with the libraries that the machine lacks; which those are
+is part of the folder's name, so that a cache which moves to another machine is completed there. Fails with apt's words,
+as the other Debian programs do.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from devcluster import debian, keys, unfinished
+from devcluster.command import run
+from devcluster.progress import step
+
+_DOWNLOAD_SECONDS = 600.0
+_INSTALLED = re.compile(r"^Inst (\S+) ", re.MULTILINE)
+
+
+def chromium(cache: Path) -> Path:
+    """The browser, or a script that starts it."""
+    if own := shutil.which("chromium"):
+        return Path(own)
+    apt = _apt(cache)
+    told = run(["apt-get", *apt, "--simulate", "--no-install-recommends", "install", "chromium"], deadline=120)
+    missing = sorted(set(_INSTALLED.findall(told)))
+
+    def finish(making: Path, final: Path) -> None:
+        (making / "chromium").write_text(_script(final, _libraries(making)))
+        (making / "chromium").chmod(0o755)
+
+    return _unpacked(cache, apt, "chromium", missing, finish) / "chromium"
+
+
+def prometheus(cache: Path) -> Path:
+    """Prometheus; promtool is beside it."""
+    if (own := shutil.which("prometheus")) and shutil.which("promtool"):
+        return Path(own)
+    # Go's programs need no library of Debian's.
+    return _unpacked(cache, _apt(cache), "prometheus", ["prometheus"]) / "usr" / "bin" / "prometheus"
+
+
+PROGRAMS = {"chromium": chromium, "prometheus": prometheus}
+
+
+def _apt(cache: Path) -> list[str]:
+    """Options of an apt that knows its packages."""
+    apt = debian.private_apt(cache)
+    if not any((cache / "apt" / "lists").glob("*_Packages*")):
+        run(["apt-get", *apt, "update"], deadline=_DOWNLOAD_SECONDS, log=cache / "logs" / "apt-tests.log")
+    return apt
+
+
+def _unpacked(
+    cache: Path, apt: list[str], name: str, packages: list[str], finish: Callable[[Path, Path], None] | None = None
+) -> Path:
+    """The folder of the unpacked packages; `finish` gets where it is made and where it will be."""
+    final = cache / f"{name}-{keys.digest(debian.SUITE, *packages)}"
+    if final.is_dir():
+        return final
+    log = cache / "logs" / "apt-tests.log"
+    with step(f"unpack Debian's {name} for tests"), unfinished.making(cache, final.name) as making:
+        downloaded = making / "debs"
+        downloaded.mkdir(parents=True)
+        run(["apt-get", *apt, "update"], deadline=_DOWNLOAD_SECONDS, log=log)
+        run(["apt-get", *apt, "download", *packages], deadline=_DOWNLOAD_SECONDS, cwd=downloaded, log=log)
+        for package in sorted(downloaded.glob("*.deb")):
+            run(["dpkg-deb", "-x", package, making], deadline=120)
+        shutil.rmtree(downloaded)
+        if finish is not None:
+            finish(making, final)
+        making.chmod(0o755)
+        making.rename(final)
+    return final
+
+
+def _libraries(tree: Path) -> list[str]:
+    """Folders of shared libraries below the tree, also those that their owners name by an absolute path."""
+    triplet = f"{os.uname().machine}-linux-gnu"
+    found = {path.parent.relative_to(tree) for path in tree.glob(f"**/lib/{triplet}/**/lib*.so.*")}
+    found |= {path.parent.relative_to(tree) for path in tree.glob(f"**/lib/{triplet}/**/lib*-*.so")}
+    return sorted(map(str, found))
+
+
+def _script(tree: Path, folders: list[str]) -> str:
+    """Starts the program with the libraries, fonts and fonts' settings beside it."""
+    libraries = shlex.quote(":".join(f"{tree}/{folder}" for folder in folders))
+    fonts = shlex.quote(f"{tree}/etc/fonts/fonts.conf")
+    return (
+        "#!/bin/sh\n"
+        f"export LD_LIBRARY_PATH={libraries}\n"
+        f"if [ ! -e /etc/fonts/fonts.conf ] && [ -e {fonts} ]; then export FONTCONFIG_FILE={fonts}; fi\n"
+        f"export XDG_DATA_HOME={shlex.quote(f'{tree}/usr/share')}\n"
+        f'exec {shlex.quote(f"{tree}/usr/lib/chromium/chromium")} "$@"\n'
+    )

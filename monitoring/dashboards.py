@@ -1,0 +1,429 @@
+"""Grafana dashboards from a short description: what is asked, in which unit, under which title.
+
+`python monitoring/dashboards.py` writes them below the chart, `--check` fails where a file differs. A panel is one
+question with an answer in PromQL; a test tries each against a real Prometheus, so a metric that is renamed is noticed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).resolve().parents[1] / "helm" / "deepcoder-operator" / "files" / "dashboards"
+_COLUMNS = 24
+_HEIGHT = 8
+_RUN = 'namespace=~"$namespace",run=~"$run"'
+_POOL = 'namespace=~"$namespace",pool=~"$pool"'
+_JUDGES = 'namespace=~"$namespace",pool=~"$pool"'
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One chart: its lines, each a query with a legend."""
+
+    title: str
+    lines: tuple[tuple[str, str], ...]
+    unit: str = "short"
+    description: str = ""
+    width: int = 12
+    kind: str = "timeseries"
+    stacked: bool = False
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A choice at the top of the page, filled from a label of a metric."""
+
+    name: str
+    label: str
+    metric: str
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    """A page."""
+
+    uid: str
+    title: str
+    panels: tuple[Panel, ...]
+    variables: tuple[Variable, ...] = field(default=())
+
+
+def _of_run(metric: str, extra: str = "") -> str:
+    return f"deepcoder_trainer_{metric}{{{_RUN}{extra}}}"
+
+
+def _rate(metric: str, by: str, extra: str = "") -> str:
+    return (
+        f"sum by ({by}) (rate({metric}{{{extra}}}[$__rate_interval]))"
+        if extra
+        else f"sum by ({by}) (rate({metric}[$__rate_interval]))"
+    )
+
+
+def _quantile(q: str, metric: str, selector: str, by: str = "") -> str:
+    labels = f"le, {by}" if by else "le"
+    return f"histogram_quantile({q}, sum by ({labels}) (rate({metric}_bucket{{{selector}}}[$__rate_interval])))"
+
+
+TRAINING = Dashboard(
+    uid="deepcoder-training",
+    title="DeepCoder / Training",
+    variables=(
+        Variable("namespace", "namespace", "deepcoder_trainer_step"),
+        Variable("run", "run", 'deepcoder_trainer_step{namespace=~"$namespace"}'),
+    ),
+    panels=(
+        Panel("Step", ((_of_run("step"), "{{run}} {{stage}}"),), width=6, kind="stat"),
+        Panel("Mean reward", ((_of_run("reward_mean"), "{{run}}"),), width=6, kind="stat"),
+        Panel("Truncated share", ((_of_run("truncated_ratio"), "{{run}}"),), "percentunit", width=6, kind="stat"),
+        Panel(
+            "Since the last checkpoint",
+            ((f"time() - {_of_run('checkpoint_last_success_timestamp_seconds')}", "{{run}}"),),
+            "s",
+            width=6,
+            kind="stat",
+        ),
+        Panel(
+            "Reward",
+            (
+                (_of_run("reward_mean"), "{{run}} mean"),
+                (_of_run("solved_all_ratio"), "{{run}} all solved"),
+                (_of_run("solved_none_ratio"), "{{run}} none solved"),
+            ),
+        ),
+        Panel(
+            "Response length",
+            (
+                (_of_run("response_tokens_mean"), "{{run}} mean"),
+                (_of_run("response_tokens_p95"), "{{run}} p95"),
+                (_of_run("response_tokens_max"), "{{run}} max"),
+            ),
+            "short",
+            "Tokens of the last step's responses.",
+        ),
+        Panel(
+            "Cut off, without code, unjudged",
+            (
+                (_of_run("truncated_ratio"), "{{run}} truncated"),
+                (_of_run("no_code_ratio"), "{{run}} no code"),
+                (_of_run("quarantined_ratio"), "{{run}} quarantined"),
+            ),
+            "percentunit",
+        ),
+        Panel("Entropy", ((_of_run("entropy"), "{{run}}"),), "short", "Nats a token. A collapse ends learning."),
+        Panel(
+            "Clipped share",
+            ((_of_run("clipped_low_ratio"), "{{run}} low"), (_of_run("clipped_high_ratio"), "{{run}} high")),
+            "percentunit",
+        ),
+        Panel(
+            "Staleness",
+            ((_of_run("staleness_mean"), "{{run}} mean"), (_of_run("staleness_max"), "{{run}} max")),
+            "short",
+            "Versions of the weights between admission and training.",
+        ),
+        Panel(
+            "Seconds by phase",
+            (
+                (
+                    f"sum by (run, phase) (rate(deepcoder_trainer_phase_seconds_sum{{{_RUN}}}[$__rate_interval]))"
+                    " / ignoring(phase) group_left sum by (run) "
+                    f'(rate(deepcoder_trainer_phase_seconds_count{{{_RUN},phase="train"}}[$__rate_interval]))',
+                    "{{run}} {{phase}}",
+                ),
+            ),
+            "s",
+            "Mean over the steps of the interval.",
+            stacked=True,
+        ),
+        Panel(
+            "Idle",
+            ((_of_run("idle_ratio"), "{{run}} {{role}}"),),
+            "percentunit",
+            "Share of the time in which learners or samplers had nothing to do.",
+        ),
+        Panel(
+            "Judging",
+            (
+                (_quantile("0.5", "deepcoder_trainer_sandbox_seconds", _RUN, "run"), "{{run}} p50"),
+                (_quantile("0.95", "deepcoder_trainer_sandbox_seconds", _RUN, "run"), "{{run}} p95"),
+            ),
+            "s",
+            "As the trainer sees it, waiting included.",
+        ),
+        Panel(
+            "Tokens a second",
+            (
+                (
+                    f"sum by (run) (rate(deepcoder_trainer_tokens_sampled_total{{{_RUN}}}[$__rate_interval]))",
+                    "{{run}} sampled",
+                ),
+                (
+                    f"sum by (run) (rate(deepcoder_trainer_tokens_trained_total{{{_RUN}}}[$__rate_interval]))",
+                    "{{run}} trained",
+                ),
+            ),
+        ),
+        Panel("Gradient norm", ((_of_run("grad_norm"), "{{run}} mean"), (_of_run("grad_norm_max"), "{{run}} max"))),
+        Panel(
+            "Sampler against learner",
+            ((_of_run("mismatch_kl"), "{{run}} KL"), (_of_run("logprob_gap_abs_p95"), "{{run}} gap p95")),
+            "short",
+            "Differences of log-probabilities. Growing ones mean that both disagree on the weights.",
+        ),
+        Panel(
+            "Samplers replaced, judges failed",
+            ((_of_run("sampler_restarts"), "{{run}} samplers"), (_of_run("judge_errors"), "{{run}} judges")),
+        ),
+        Panel("Checkpoint", ((_of_run("checkpoint_seconds"), "{{run}} {{part}}"),), "s"),
+    ),
+)
+
+RUNS = Dashboard(
+    uid="deepcoder-runs",
+    title="DeepCoder / Runs and operator",
+    panels=(
+        Panel("Runs", (("max by (phase) (deepcoder_operator_runs)", "{{phase}}"),), stacked=True),
+        Panel(
+            "Failed attempts",
+            (("sum by (reason) (increase(deepcoder_operator_attempt_failures_total[1h]))", "{{reason}}"),),
+            "short",
+            "In the last hour, by cause.",
+        ),
+        Panel(
+            "Reports of trainers", ((_rate("deepcoder_operator_progress_reports_total", "code"), "{{code}}"),), "reqps"
+        ),
+        Panel(
+            "Warnings",
+            (("sum by (reason) (increase(deepcoder_operator_warnings_total[1h]))", "{{reason}}"),),
+            "short",
+            "After which somebody has to look.",
+        ),
+        Panel("Passes", ((_rate("deepcoder_operator_passes_total", "result"), "{{result}}"),), "ops"),
+        Panel(
+            "Seconds of a pass",
+            (
+                (_quantile("0.5", "deepcoder_operator_pass_seconds", ""), "p50"),
+                (_quantile("0.99", "deepcoder_operator_pass_seconds", ""), "p99"),
+            ),
+            "s",
+        ),
+        Panel(
+            "Seconds of a question to storage",
+            (
+                (_quantile("0.5", "deepcoder_operator_storage_seconds", ""), "p50"),
+                (_quantile("0.99", "deepcoder_operator_storage_seconds", ""), "p99"),
+            ),
+            "s",
+        ),
+        Panel(
+            "Runs that wait for storage",
+            (("max by (reason) (deepcoder_operator_runs_waiting_for_storage)", "{{reason}}"),),
+        ),
+        Panel(
+            "Requests",
+            (
+                (_rate("deepcoder_operator_api_requests_total", "method"), "API server {{method}}"),
+                (_rate("deepcoder_operator_storage_requests_total", "method"), "storage {{method}}"),
+            ),
+            "reqps",
+        ),
+        Panel(
+            "Status writes",
+            (
+                ("sum(rate(deepcoder_operator_status_writes_total[$__rate_interval]))", "writes"),
+                ("sum(rate(deepcoder_operator_status_refused_total[$__rate_interval]))", "refused"),
+            ),
+            "ops",
+        ),
+        Panel("Who leads", (("deepcoder_operator_leader", "{{pod}}"),)),
+        Panel(
+            "Age of watches, lag of the loop",
+            (
+                ("max by (watch) (deepcoder_operator_watch_age_seconds)", "{{watch}}"),
+                ("max(deepcoder_operator_loop_lag_seconds)", "lag"),
+            ),
+            "s",
+        ),
+    ),
+)
+
+JUDGES = Dashboard(
+    uid="deepcoder-judges",
+    title="DeepCoder / Judges",
+    variables=(
+        Variable("namespace", "namespace", "deepcoder_operator_pool_slots"),
+        Variable("pool", "pool", 'deepcoder_operator_pool_slots{namespace=~"$namespace"}'),
+    ),
+    panels=(
+        Panel(
+            "Judges",
+            (
+                (f"max by (namespace, pool) (deepcoder_operator_pool_desired_replicas{{{_POOL}}})", "{{pool}} wanted"),
+                (f"max by (namespace, pool) (deepcoder_operator_pool_ready_replicas{{{_POOL}}})", "{{pool}} ready"),
+            ),
+        ),
+        Panel(
+            "Slots",
+            (
+                (f"max by (namespace, pool) (deepcoder_operator_pool_slots{{{_POOL}}})", "{{pool}} slots"),
+                (f"max by (namespace, pool) (deepcoder_operator_pool_busy_slots{{{_POOL}}})", "{{pool}} busy"),
+                (f"max by (namespace, pool) (deepcoder_operator_pool_demand{{{_POOL}}})", "{{pool}} wanted"),
+            ),
+        ),
+        Panel(
+            "Waiting",
+            ((f"max by (namespace, pool) (deepcoder_operator_pool_queue_depth{{{_POOL}}})", "{{pool}} programs"),),
+        ),
+        Panel(
+            "Longest wait",
+            ((f"max by (namespace, pool) (deepcoder_operator_pool_longest_wait_seconds{{{_POOL}}})", "{{pool}}"),),
+            "s",
+        ),
+        Panel(
+            "Verdicts",
+            ((_rate("deepcoder_sandbox_verdicts_total", "verdict", _JUDGES), "{{verdict}}"),),
+            "ops",
+            stacked=True,
+        ),
+        Panel(
+            "Submissions", ((_rate("deepcoder_sandbox_submissions_total", "outcome", _JUDGES), "{{outcome}}"),), "ops"
+        ),
+        Panel(
+            "Seconds by phase",
+            (
+                (_quantile("0.5", "deepcoder_sandbox_phase_seconds", _JUDGES, "phase"), "{{phase}} p50"),
+                (_quantile("0.99", "deepcoder_sandbox_phase_seconds", _JUDGES, "phase"), "{{phase}} p99"),
+            ),
+            "s",
+        ),
+        Panel(
+            "CPU of programs",
+            ((_rate("deepcoder_sandbox_program_cpu_seconds_total", "pool", _JUDGES), "{{pool}}"),),
+            "short",
+            "Cores.",
+        ),
+        Panel(
+            "Refused requests",
+            ((_rate("deepcoder_sandbox_refused_requests_total", "status", _JUDGES), "{{status}}"),),
+            "reqps",
+            "429: full. 401: a wrong token.",
+        ),
+        Panel(
+            "Zygotes ended",
+            ((_rate("deepcoder_sandbox_recycled_zygotes_total", "reason", _JUDGES), "{{reason}}"),),
+            "ops",
+        ),
+        Panel(
+            "Isolation",
+            ((f"sum by (tier) (deepcoder_sandbox_isolation_tier{{{_JUDGES}}})", "{{tier}}"),),
+            "short",
+            "Judges by the tier that is in force.",
+        ),
+        Panel(
+            "Memory of judges",
+            ((f"max by (pool) (process_resident_memory_bytes{{{_JUDGES}}})", "{{pool}} largest"),),
+            "bytes",
+        ),
+    ),
+)
+
+DASHBOARDS = (RUNS, TRAINING, JUDGES)
+
+
+def rendered(dashboard: Dashboard) -> dict[str, Any]:
+    """As Grafana imports it."""
+    panels, x, y, tallest = [], 0, 0, 0
+    for number, panel in enumerate(dashboard.panels, 1):
+        height = 4 if panel.kind == "stat" else _HEIGHT
+        if x + panel.width > _COLUMNS:
+            x, y, tallest = 0, y + tallest, 0
+        panels.append(_panel(number, panel, {"x": x, "y": y, "w": panel.width, "h": height}))
+        x, tallest = x + panel.width, max(tallest, height)
+    return {
+        "uid": dashboard.uid,
+        "title": dashboard.title,
+        "tags": ["deepcoder"],
+        "schemaVersion": 39,
+        "editable": False,
+        "refresh": "30s",
+        "time": {"from": "now-6h", "to": "now"},
+        "links": [
+            {"type": "dashboards", "tags": ["deepcoder"], "title": "DeepCoder", "asDropdown": True, "includeVars": True}
+        ],
+        "templating": {"list": [_DATASOURCE, *(_variable(v) for v in dashboard.variables)]},
+        "panels": panels,
+    }
+
+
+_DATASOURCE = {"name": "datasource", "type": "datasource", "query": "prometheus", "label": "Prometheus"}
+
+
+def _variable(variable: Variable) -> dict[str, Any]:
+    return {
+        "name": variable.name,
+        "type": "query",
+        "datasource": {"type": "prometheus", "uid": "${datasource}"},
+        "query": {"query": f"label_values({variable.metric}, {variable.label})", "refId": variable.name},
+        "includeAll": True,
+        "multi": True,
+        "allValue": ".*",
+        "current": {"text": "All", "value": "$__all"},
+        "refresh": 2,
+        "sort": 1,
+    }
+
+
+def _panel(number: int, panel: Panel, place: dict[str, int]) -> dict[str, Any]:
+    custom: dict[str, Any] = {"fillOpacity": 20 if panel.stacked else 5, "spanNulls": True}
+    if panel.stacked:
+        custom["stacking"] = {"mode": "normal"}
+    return {
+        "id": number,
+        "type": panel.kind,
+        "title": panel.title,
+        "description": panel.description,
+        "gridPos": place,
+        "datasource": {"type": "prometheus", "uid": "${datasource}"},
+        "fieldConfig": {
+            "defaults": {"unit": panel.unit, "min": 0} | ({} if panel.kind == "stat" else {"custom": custom}),
+            "overrides": [],
+        },
+        "options": {"tooltip": {"mode": "multi"}}
+        if panel.kind == "timeseries"
+        else {"reduceOptions": {"calcs": ["lastNotNull"]}},
+        "targets": [
+            {"refId": chr(ord("A") + i), "expr": query, "legendFormat": legend}
+            for i, (query, legend) in enumerate(panel.lines)
+        ],
+    }
+
+
+def main() -> int:
+    """Write them, or say which differ."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where a file differs")
+    check = parser.parse_args().check
+    stale = []
+    for dashboard in DASHBOARDS:
+        path = FOLDER / f"{dashboard.uid}.json"
+        text = json.dumps(rendered(dashboard), indent=1) + "\n"
+        if path.exists() and path.read_text() == text:
+            continue
+        stale.append(path.name)
+        if not check:
+            FOLDER.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+    if check and stale:
+        print(f"differ from monitoring/dashboards.py: {', '.join(stale)}; run make generate", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
