@@ -35,6 +35,8 @@ def test_example_for_keda_scales_a_pool_that_exists_by_metrics_that_exist() -> N
     assert float(first) == spec.slots_per_pod * (1 + spec.scaling.target_queue_per_slot)
 
 
-def test_every_field_of_scaling_is_told() -> None:
-    for field in Scaling.model_fields.values():
-        assert f"`{field.alias}" in DOCUMENT or f"scaling.{field.alias}" in DOCUMENT
+def test_every_field_of_scaling_is_told_with_its_default() -> None:
+    told = {name: float(value) for name, value in re.findall(r"`(\w+)`[^(`]*?\((\d+)\)", DOCUMENT)}
+    fields = {str(field.alias): field.default for field in Scaling.model_fields.values()}
+    assert f"scaling.mode: {fields.pop('mode')}` (the default)" in DOCUMENT
+    assert fields == {name: told[name] for name in fields}
