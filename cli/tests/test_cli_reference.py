@@ -40,5 +40,5 @@ def test_every_command_takes_the_words_of_kubectl(name: str) -> None:
     assert {"-n", "--namespace", "--context", "--kubeconfig"} <= options
     every = [option for option in command(name).params if isinstance(option, click.Option)]
     assert all(option.help for option in every)
-    if name not in ("approve", "suspend", "resume", "dashboard", "debug-bundle"):
+    if name not in ("dashboard", "debug-bundle"):
         assert "-o" in options

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from deepcoder_cli.options import Where, cluster, examples, run_argument
+from deepcoder_cli.options import Where, cluster, examples, output, run_argument
+from deepcoder_cli.output import document
 from deepcoder_client.client import TERMINAL, Client
 from deepcoder_client.errors import ClientError
 from deepcoder_contracts.api.run import DeepCoderRun
@@ -31,8 +32,9 @@ kubectl deepcoder approve demo 16k 32k           # these, before they are reache
 )
 @run_argument()
 @click.argument("stages", nargs=-1, shell_complete=_held_stages)
+@output()
 @cluster()
-def approve(where: Where, run: str, stages: tuple[str, ...]) -> None:
+def approve(where: Where, run: str, stages: tuple[str, ...], output: str) -> None:
     """Let a run pass the stages that it is held at.
 
     Without names it is the stage that holds the run now.
@@ -40,7 +42,7 @@ def approve(where: Where, run: str, stages: tuple[str, ...]) -> None:
     client = where.client()
     wanted = list(stages) or _held(client, run)
     changed = client.approve(run, wanted)
-    click.echo(f"deepcoderrun/{run} approved: {', '.join(wanted)} (of {', '.join(changed.spec.approved_stages)})")
+    _say(changed, f"approved: {', '.join(wanted)} (of {', '.join(changed.spec.approved_stages)})", output)
 
 
 def _held(client: Client, name: str) -> list[str]:
@@ -62,17 +64,19 @@ kubectl deepcoder suspend demo --wait --timeout 600
 @run_argument()
 @click.option("--wait", is_flag=True, help="Wait until its pods are free.")
 @click.option("--timeout", type=float, default=900.0, show_default=True, metavar="SECONDS", help="Longest wait.")
+@output()
 @cluster()
-def suspend(where: Where, run: str, wait: bool, timeout: float) -> None:
+def suspend(where: Where, run: str, wait: bool, timeout: float, output: str) -> None:
     """Have a run save, and give its pods back.
 
     `resume` goes on from what was saved.
     """
     client = where.client()
-    _not_over(client.suspend(run))
+    changed = client.suspend(run)
+    _not_over(changed)
     if wait:
-        client.wait(run, seconds=timeout, until=lambda r: r.status.phase in {Phase.SUSPENDED, *TERMINAL})
-    click.echo(f"deepcoderrun/{run} {'suspended' if wait else 'is asked to suspend'}")
+        changed = client.wait(run, seconds=timeout, until=lambda r: r.status.phase in {Phase.SUSPENDED, *TERMINAL})
+    _say(changed, "suspended" if wait else "is asked to suspend", output)
 
 
 @click.command(
@@ -83,11 +87,13 @@ kubectl deepcoder resume demo
     )
 )
 @run_argument()
+@output()
 @cluster()
-def resume(where: Where, run: str) -> None:
+def resume(where: Where, run: str, output: str) -> None:
     """Let a suspended run go on from its newest checkpoint."""
-    _not_over(where.client().resume(run))
-    click.echo(f"deepcoderrun/{run} resumed")
+    changed = where.client().resume(run)
+    _not_over(changed)
+    _say(changed, "resumed", output)
 
 
 def _not_over(run: DeepCoderRun) -> None:
@@ -95,3 +101,11 @@ def _not_over(run: DeepCoderRun) -> None:
         click.echo(
             f"note: {run.metadata.name} is {run.status.phase} already; a new run continues it with spec.from", err=True
         )
+
+
+def _say(run: DeepCoderRun, what: str, output: str) -> None:
+    """That it is done; for programs the run as it is now."""
+    if output == "table":
+        click.echo(f"deepcoderrun/{run.metadata.name} {what}")
+    else:
+        document(run, output)
