@@ -43,15 +43,18 @@ lint: setup  ## ruff, mypy, import-linter, generated files
 	@.venv/bin/lint-imports pyproject.toml > /dev/null || .venv/bin/lint-imports pyproject.toml
 	@$(PY) -m deepcoder_operator crds --check --output crds --output helm/deepcoder-operator/files/crds
 	@$(PY) -m deepcoder_operator crds --check --output helm/deepcoder-operator/files/crds
+	@$(PY) monitoring/dashboards.py --check
+	@$(PY) scripts/chart_values.py --check
 
 format: setup  ## rewrite what can be rewritten
 	@.venv/bin/ruff format -q . && .venv/bin/ruff check -q --fix .
 
-generate: setup  ## CRDs from the API types, the state machine's page from the planner, docs/cli.md from its help, dashboards
+generate: setup  ## CRDs from the API types, the state machine's page from the planner, docs/cli.md from its help, dashboards, the chart's values
 	@$(PY) -m deepcoder_operator crds --output crds --output helm/deepcoder-operator/files/crds
 	@$(PY) operator/tests/state_walk.py --write
 	@$(PY) -m deepcoder_cli.reference docs/cli.md
 	@$(PY) monitoring/dashboards.py
+	@$(PY) scripts/chart_values.py
 
 BENCHMARKS := ablations checkpoint curate demo gpu judge judge_load operator pipeline
 # `operator` is a module of the standard library, which no file beside a benchmark may take the place of.

@@ -26,7 +26,7 @@ def install_chart(cluster: Cluster) -> None:
     apply(cluster, namespace(OPERATOR_NAMESPACE))
     values = [f"images.{part}={getattr(cluster.images, part)}" for part in ("operator", "trainer", "sandbox")]
     settings = [word for value in values for word in ("--set-string", value)]
-    settings += ["--set", "replicas=1"]  # there is one node
+    settings += ["--set", "replicas=1", "--set", "web.enabled=true"]  # there is one node
     helm(
         cluster,
         "upgrade", "--install", RELEASE, str(CHART), "--namespace", OPERATOR_NAMESPACE,

@@ -1,0 +1,101 @@
+"""The reference of the chart's values, docs/chart-values.md, from values.yaml: `# --` comments describe the key below.
+
+`python scripts/chart_values.py` writes it, `--check` fails where it differs or where a value has no description.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+VALUES = ROOT / "helm" / "deepcoder-operator" / "values.yaml"
+PAGE = ROOT / "docs" / "chart-values.md"
+_KEY = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z][A-Za-z0-9]*):")
+
+
+class Value(NamedTuple):
+    """One value, by its path."""
+
+    path: str
+    default: str
+    description: str
+
+
+def values(text: str) -> Iterator[Value]:
+    """Every value that has a description, and every leaf that has none, with an empty one."""
+    tree = yaml.safe_load(text)
+    described: dict[str, str] = {}
+    stack: list[tuple[int, str]] = []
+    comment: list[str] = []
+    for line in text.splitlines():
+        words = line.strip()
+        if words.startswith("# --"):
+            comment = [words.removeprefix("# --").strip()]
+        elif words.startswith("#") and comment:
+            comment.append(words.removeprefix("#").strip())
+        elif (found := _KEY.match(line)) is not None:
+            indent = len(found["indent"])
+            stack = [each for each in stack if each[0] < indent] + [(indent, found["key"])]
+            described[".".join(key for _, key in stack)] = " ".join(comment)
+            comment = []
+        elif not words:
+            comment = []
+    for path, text_of in described.items():
+        value = tree
+        for key in path.split("."):
+            value = value[key] if isinstance(value, dict) and key in value else None
+        nested = isinstance(value, dict) and any(other.startswith(f"{path}.") for other in described)
+        below = any(path.startswith(f"{other}.") and described[other] for other in described)
+        if text_of or not (nested or below):
+            yield Value(path, "" if nested else json.dumps(value), text_of)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "&#124;").replace("<", "&lt;")
+
+
+def page(text: str) -> str:
+    """The page."""
+    rows = [
+        f"| `{v.path}` | {f'`{v.default}`' if v.default else ''} | {_escaped(v.description)} |" for v in values(text)
+    ]
+    lines = [
+        "# Values of the chart",
+        "",
+        "Made from [values.yaml](../helm/deepcoder-operator/values.yaml) by `make generate`. `values.schema.json` refuses",
+        "names and types that are not here, when the chart is installed.",
+        "",
+        "| value | default | what |",
+        "|---|---|---|",
+        *rows,
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Write it, or say what is wrong."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    check = parser.parse_args().check
+    text = VALUES.read_text()
+    if bare := [v.path for v in values(text) if not v.description]:
+        print(f"values.yaml: no `# --` comment above {', '.join(bare)}", file=sys.stderr)
+        return 1
+    if check and (not PAGE.exists() or PAGE.read_text() != page(text)):
+        print("docs/chart-values.md differs from values.yaml: run make generate", file=sys.stderr)
+        return 1
+    if not check:
+        PAGE.write_text(page(text))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
