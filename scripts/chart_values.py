@@ -70,7 +70,7 @@ def page(text: str) -> str:
     lines = [
         "# Values of the chart",
         "",
-        "Made from [values.yaml](../helm/deepcoder-operator/values.yaml) by `make generate`. `values.schema.json` refuses",
+        "Made from [values.yaml](../helm/deepcoder-operator/values.yaml) by `make generate`. The schema beside it refuses",
         "names and types that are not here, when the chart is installed.",
         "",
         "| value | default | what |",
