@@ -70,8 +70,8 @@ def page(text: str) -> str:
     lines = [
         "# Values of the chart",
         "",
-        "Made from [values.yaml](../helm/deepcoder-operator/values.yaml) by `make generate`. The schema beside it refuses",
-        "names and types that are not here, when the chart is installed.",
+        "Made from [values.yaml](../helm/deepcoder-operator/values.yaml) by `make generate`. The schema beside it",
+        "refuses names and types that are not here, when the chart is installed.",
         "",
         "| value | default | what |",
         "|---|---|---|",
