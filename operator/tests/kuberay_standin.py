@@ -41,7 +41,7 @@ class Standin:
         self.node: str | None = None
         """That pods are bound to: without one the API server itself lets a deleted pod go at once."""
         self.seen: list[str] = []
-        self._mounted: dict[str, StageConfig] = {}
+        self._mounted: dict[str, dict[str, str]] = {}
 
     async def run(self) -> None:
         """Start every RayJob that appears."""
@@ -122,10 +122,14 @@ class Standin:
         return mounted_config_map(job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"])
 
     async def config(self, name: str) -> StageConfig:
-        """The stage config as the head mounts it; once mounted it stays, whatever becomes of the ConfigMap."""
+        """The stage config as the head mounts it."""
+        return StageConfig.from_json((await self._files(name))["stage.json"])
+
+    async def _files(self, name: str) -> dict[str, str]:
+        """What the head mounts; once mounted it stays, whatever becomes of the ConfigMap and the RayJob."""
         if name not in self._mounted:
             found = await self.kube.get(CONFIGMAPS, self.namespace, await self.config_map(name))
-            self._mounted[name] = StageConfig.from_json(found["data"]["stage.json"])
+            self._mounted[name] = found["data"]
         return self._mounted[name]
 
     async def save(self, name: str, step: int, *, final: bool = False, **metrics: float) -> str:
@@ -176,12 +180,12 @@ class Standin:
     ) -> ProgressReply:
         """The trainer's heartbeat, over real TLS with a real token of the head's pod, or with another."""
         config = await self.config(name)
-        found = await self.kube.get(CONFIGMAPS, self.namespace, await self.config_map(name))
+        trusted = (await self._files(name))["ca.crt"]
         report = ProgressReport(
             ordinal=config.ordinal, stage=config.stage.name, phase=TrainerPhase.TRAINING, step=step,
             max_steps=config.stage.max_steps, metrics=metrics, sent_at=datetime.now(UTC),
         )  # fmt: skip
-        context = ssl.create_default_context(cadata=found["data"]["ca.crt"])
+        context = ssl.create_default_context(cadata=trusted)
         token = token or await self.token(name)
         assert config.progress is not None
         path = config.progress.url.partition("//")[2].partition("/")[2]
