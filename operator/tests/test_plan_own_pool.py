@@ -103,6 +103,7 @@ def queued() -> Cluster:
     cluster = Cluster(make_run(stages=[TRAIN], scheduling={"queueName": "team"}))
     cluster.settle()
     assert reason(cluster) == "WaitingForQuota"
+    assert cluster.pool is None
     return cluster
 
 
