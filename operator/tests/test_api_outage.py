@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from kubernetes.aio import client
 
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube import informer as informers
+from deepcoder_operator.kube.access import Access
 from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.kube.informer import Informer
 from deepcoder_operator.kube.resources import PODS, RAYJOBS
@@ -30,9 +30,7 @@ def free_port() -> int:
 
 @asynccontextmanager
 async def client_of(port: int) -> AsyncIterator[Kube]:
-    configuration = client.Configuration(host=f"http://127.0.0.1:{port}")
-    configuration.retries = None
-    kube = Kube(client.ApiClient(configuration))
+    kube = Kube(Access(f"http://127.0.0.1:{port}"))
     try:
         yield kube
     finally:

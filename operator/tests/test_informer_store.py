@@ -14,6 +14,7 @@ from deepcoder_operator.domain.names import LABEL_RUN_UID
 from deepcoder_operator.domain.world import cluster_view, pod_view, rayjob_view
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube import informer as informers
+from deepcoder_operator.kube.access import Access
 from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.informer import Informer
 from deepcoder_operator.kube.keep import kept
@@ -269,8 +270,7 @@ async def test_list_is_reduced_page_by_page(monkeypatch: pytest.MonkeyPatch) -> 
     async def read(*_: Any) -> dict[str, Any]:
         return pages.pop(0)
 
-    api: Any = None
-    kube = Kube(api)
+    kube = Kube(Access("http://nobody.invalid"))
     monkeypatch.setattr(kube, "read", read)
 
     def keep(obj: Object) -> Object:

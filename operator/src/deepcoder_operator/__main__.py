@@ -51,14 +51,14 @@ def _run(arguments: argparse.Namespace) -> int:
     from deepcoder_operator import logs
     from deepcoder_operator.app import run_operator
     from deepcoder_operator.config import ConfigError, load_config
+    from deepcoder_operator.kube.errors import NoAccess
 
     logs.configure(arguments.log_level)
     try:
-        config = load_config(arguments.config)
-    except ConfigError as e:
+        asyncio.run(run_operator(load_config(arguments.config)))
+    except (ConfigError, NoAccess) as e:
         print(f"deepcoder-operator: {e}", file=sys.stderr)
         return 64
-    asyncio.run(run_operator(config))
     return 0
 
 

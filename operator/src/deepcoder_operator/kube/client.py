@@ -1,8 +1,8 @@
-"""One thin client over `kubernetes.aio`: plain objects in and out, a deadline on every request, bounded retries.
+"""One thin client of the API server: plain objects in and out, a deadline on every request, bounded retries.
 
-Typed models are not used: they would drop fields this client version does not know. A request is tried again only
-where repeating it is harmless (reads, server-side apply, deletion, a status put guarded by resourceVersion) and only
-on overload or a broken connection, at most `ATTEMPTS` times within its deadline; then it raises `Unavailable`.
+There are no typed models: they would drop fields that this release does not know. A request is tried again only where
+repeating it is harmless (reads, server-side apply, deletion, a status put guarded by resourceVersion) and only on
+overload or a broken connection, at most `ATTEMPTS` times within its deadline; then it raises `Unavailable`.
 Creation is repeated only where it certainly was not carried out: the server asks to come later (429), or cannot be
 connected to. Otherwise its outcome may be unknown, and the caller's deterministic name heals that.
 
@@ -20,14 +20,14 @@ import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import closing
 from typing import Any, Self
-from urllib.parse import urlsplit
-from urllib.request import getproxies_environment, proxy_bypass
+from urllib.parse import urlencode
 
 import aiohttp
-from kubernetes.aio import client, config
+from yarl import URL
 
 from deepcoder_operator import VERSION
-from deepcoder_operator.kube import errors
+from deepcoder_operator.kube import access, errors
+from deepcoder_operator.kube.access import Access
 from deepcoder_operator.kube.resources import BY_KIND, PODS, TOKEN_REVIEWS, Resource
 from deepcoder_operator.kube.tail import tail
 from deepcoder_operator.metrics import API_REQUESTS
@@ -50,6 +50,12 @@ WATCH_SECONDS = 300
 WATCH_SILENCE_SECONDS = 100.0
 """Bookmarks come about each minute: a watch silent for longer is dead."""
 
+_LONGEST_LINE_BYTES = 2 * 1024 * 1024
+"""Of a watch, whose events are a line each: etcd takes objects of up to 1.5 MiB."""
+
+_NO_TIMEOUT = aiohttp.ClientTimeout(total=None)
+"""Who asks has a deadline around it."""
+
 _ACCEPT = "application/json, application/jwk-set+json"
 _RETRIED = frozenset({429, 500, 502, 503, 504})
 _NOT_DONE = frozenset({429})
@@ -67,14 +73,15 @@ class Kube:
 
     def __init__(
         self,
-        api: client.ApiClient,
-        watches: client.ApiClient | None = None,
+        reached: Access,
+        connections: int = CONNECTIONS,
         *,
         deadline: float = DEADLINE_SECONDS,
         attempts: int = ATTEMPTS,
     ) -> None:
-        """`watches` has the connections of watches; a request has `deadline` seconds and at most so many attempts."""
-        self._api, self._watches = api, watches or api
+        """A request has `deadline` seconds and at most so many attempts."""
+        self._reached = reached
+        self._requests, self._watches = _Connections(reached, connections), _Connections(reached, _UNBOUNDED)
         self._deadline, self._attempts = deadline, attempts
         self._apart: list[Kube] = []
         self.fence: Callable[[], None] = lambda: None
@@ -82,22 +89,12 @@ class Kube:
 
     @classmethod
     async def connect(cls) -> Self:
-        """From the pod's service account, or from KUBECONFIG (or ~/.kube/config)."""
-        configuration = client.Configuration()
-        if os.environ.get("KUBERNETES_SERVICE_HOST") and not os.environ.get("KUBECONFIG"):
-            config.load_incluster_config(client_configuration=configuration)
-        else:
-            # Named here, since the library looks at the variable only when it is imported.
-            await config.load_kube_config(os.environ.get("KUBECONFIG"), client_configuration=configuration)
-        configuration.retries = None
-        # Left to aiohttp, a thread looks for a proxy in the environment, and another for ~/.netrc, at each request.
-        configuration.client_session_kwargs = {"trust_env": False}
-        configuration.proxy = configuration.proxy or _proxy_for(configuration.host)
-        return cls(_with_connections(configuration, CONNECTIONS), _with_connections(configuration, _UNBOUNDED))
+        """From the pod's service account, or from KUBECONFIG (or ~/.kube/config); raises `NoAccess`."""
+        return cls(access.find())
 
     def apart(self, connections: int, *, deadline: float, attempts: int) -> Kube:
         """The same server over connections that nothing else waits for; closed with this one."""
-        own = Kube(_with_connections(self._api.configuration, connections), deadline=deadline, attempts=attempts)
+        own = Kube(self._reached, connections, deadline=deadline, attempts=attempts)
         self._apart.append(own)
         return own
 
@@ -106,7 +103,7 @@ class Kube:
         for own in self._apart:
             await own.close()
         await self._watches.close()
-        await self._api.close()
+        await self._requests.close()
 
     async def get(self, resource: Resource, namespace: str | None, name: str) -> Object:
         """Read an object; raises `NotFound`."""
@@ -300,7 +297,7 @@ class Kube:
         for attempt in range(1, self._attempts + 1):
             delay = 0.2 * 2**attempt * random.uniform(0.5, 1.0)
             try:
-                response = await self._send(method, path, query, body, content_type, self._deadline)
+                response = await self._send(method, path, query, body, content_type, None)
                 async with response:
                     data = await response.read()
                 if response.status < 300:
@@ -324,41 +321,68 @@ class Kube:
         query: Mapping[str, str],
         body: Object | None,
         content_type: str,
-        timeout: float | aiohttp.ClientTimeout,
+        timeout: aiohttp.ClientTimeout | None,
     ) -> aiohttp.ClientResponse:
+        """The answer whose body is still to be read; with a `timeout` of its own it is one that went well."""
         if method != "GET":
             self.fence()
         API_REQUESTS.labels(method=method).inc()
-        api = self._watches if "watch" in query else self._api
-        verb, url, headers, _, form = await api.param_serialize(
-            method,
-            path,
-            query_params=list(query.items()),
-            header_params={"Accept": _ACCEPT, "Content-Type": content_type},
-            auth_settings=["BearerToken"],
-        )
-        # The body is given here, not above: it is plain JSON already, and to look for models in it takes half the time.
-        answer = await api.call_api(verb, url, headers, body, form, _request_timeout=timeout)
-        response: aiohttp.ClientResponse = answer.response
-        if isinstance(timeout, aiohttp.ClientTimeout) and response.status >= 300:
+        connections = self._watches if "watch" in query else self._requests
+        response = await connections.send(method, path, query, body, content_type, timeout or _NO_TIMEOUT)
+        if timeout is not None and response.status >= 300:
             async with response:
                 raise _error(response.status, _parse(await response.read()))
         return response
 
 
-def _with_connections(configuration: client.Configuration, most: int) -> client.ApiClient:
-    configuration.connection_pool_maxsize = most
-    api = client.ApiClient(configuration)
-    api.user_agent = f"{FIELD_MANAGER}/{VERSION} ({os.environ.get('POD_NAME') or 'no pod'})"
-    return api
+class _Connections:
+    """Connections to the server, at most so many, made with the first request."""
 
+    def __init__(self, reached: Access, most: int) -> None:
+        self._reached, self._most = reached, most
+        self._session: aiohttp.ClientSession | None = None
 
-def _proxy_for(server: str) -> str | None:
-    """The proxy that the environment names for a server, as HTTPS_PROXY and NO_PROXY are commonly read."""
-    url = urlsplit(server)
-    if proxy_bypass(url.netloc):
-        return None
-    return getproxies_environment().get(url.scheme)
+    async def send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: Object | None,
+        content_type: str,
+        timeout: aiohttp.ClientTimeout,
+    ) -> aiohttp.ClientResponse:
+        """The answer, whose body is still to be read."""
+        reached, headers = self._reached, {"Accept": _ACCEPT}
+        if reached.authorization is not None:
+            headers["Authorization"] = reached.authorization()
+        if body is not None:
+            headers["Content-Type"] = content_type
+        url = URL(f"{reached.server}{path}?{urlencode(query)}" if query else reached.server + path, encoded=True)
+        return await self._open().request(
+            method,
+            url,
+            headers=headers,
+            data=None if body is None else json.dumps(body).encode(),
+            timeout=timeout,
+            proxy=reached.proxy,
+            server_hostname=reached.server_name,
+        )
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=self._most, ssl=self._reached.tls or True),
+                headers={"User-Agent": f"{FIELD_MANAGER}/{VERSION} ({os.environ.get('POD_NAME') or 'no pod'})"},
+                cookie_jar=aiohttp.DummyCookieJar(),
+                # Left to aiohttp, a thread looks for a proxy in the environment, another for ~/.netrc, at each request.
+                trust_env=False,
+                read_bufsize=_LONGEST_LINE_BYTES,
+            )
+        return self._session
 
 
 def _path(obj: Object, subresource: str | None = None) -> str:

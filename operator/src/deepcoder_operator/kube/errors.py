@@ -41,3 +41,7 @@ class Gone(KubeError):
 
 class LeadershipLost(KubeError):
     """This replica has led and may lead no more: nothing was sent, and nothing will be."""
+
+
+class NoAccess(KubeError):
+    """Nothing says where the API server is, or as whom to ask it; the message has the mend."""

@@ -1,0 +1,104 @@
+"""How the API server is found, and as whom it is asked: a pod's account, kubeconfigs, and what is wrong with either."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deepcoder_operator.kube import access
+from deepcoder_operator.kube.access import Access, TokenFile, of_kubeconfig, of_pod
+from deepcoder_operator.kube.errors import NoAccess
+
+PEM = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"
+
+
+def write(
+    path: Path, *, cluster: dict[str, Any] | None = None, user: dict[str, Any] | None = None, **changes: Any
+) -> str:
+    """A kubeconfig."""
+    config: dict[str, Any] = {
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "a", "user": "b"}}],
+        "clusters": [{"name": "a", "cluster": {"server": "https://api.example:6443/"} | (cluster or {})}],
+        "users": [{"name": "b", "user": {"token": "t"} if user is None else user}],
+    }
+    path.write_text(yaml.safe_dump(config | changes))
+    return str(path)
+
+
+def shown(found: Access) -> str | None:
+    return found.authorization() if found.authorization else None
+
+
+def test_server_and_token_of_the_current_context_are_used(tmp_path: Path) -> None:
+    found = of_kubeconfig(write(tmp_path / "k", cluster={"tls-server-name": "kubernetes", "proxy-url": "http://p:1"}))
+    assert (found.server, found.server_name, found.proxy) == ("https://api.example:6443", "kubernetes", "http://p:1")
+    assert shown(found) == "Bearer t"
+
+
+def test_first_of_several_files_that_names_something_is_followed(tmp_path: Path) -> None:
+    first = write(tmp_path / "one", clusters=[], users=[])
+    second = write(tmp_path / "two", user={"token": "second"}, **{"current-context": "other"})
+    assert shown(of_kubeconfig(f"{first}:{second}")) == "Bearer second"
+
+
+def test_token_in_a_file_beside_the_kubeconfig_is_read(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("from-a-file\n")
+    assert shown(of_kubeconfig(write(tmp_path / "k", user={"tokenFile": "token"}))) == "Bearer from-a-file"
+
+
+def test_name_and_password_are_sent_as_basic_authorization(tmp_path: Path) -> None:
+    found = of_kubeconfig(write(tmp_path / "k", user={"username": "me", "password": "secret"}))
+    assert shown(found) == "Basic " + base64.b64encode(b"me:secret").decode()
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"user": {"exec": {"command": "aws"}}}, "exec"),
+        ({"user": {"auth-provider": {"name": "oidc"}}}, "auth-provider"),
+        ({"user": {"tokenFile": "nowhere"}}, "nowhere"),
+        ({"users": []}, "'b'"),
+        ({"current-context": ""}, "current-context"),
+        ({"cluster": {"server": "api.example"}}, "no server"),
+        ({"cluster": {"certificate-authority": "nowhere.crt"}}, "certificate-authority cannot be read"),
+        ({"cluster": {"certificate-authority-data": base64.b64encode(PEM.encode()).decode()}}, "no PEM"),
+    ],
+)
+def test_what_cannot_be_followed_is_named(changes: dict[str, Any], text: str, tmp_path: Path) -> None:
+    with pytest.raises(NoAccess, match=text):
+        of_kubeconfig(write(tmp_path / "k", **changes))
+
+
+def test_kubeconfig_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NoAccess, match="set KUBECONFIG"):
+        of_kubeconfig(str(tmp_path / "none"))
+
+
+def test_account_without_its_authority_or_token_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NoAccess, match=r"ca\.crt is missing"):
+        of_pod("10.0.0.1", "443", tmp_path)
+
+
+def test_token_that_the_kubelet_renews_is_read_again_and_one_that_is_gone_is_still_used(tmp_path: Path) -> None:
+    path, now = tmp_path / "token", 0.0
+    path.write_text("one")
+    token = TokenFile(path, lambda: now)
+    path.write_text("two")
+    assert token() == "Bearer one"
+    now = access.TOKEN_SECONDS
+    assert token() == "Bearer two"
+    path.unlink()
+    now *= 3
+    assert token() == "Bearer two"
+
+
+def test_pod_with_an_address_of_ipv6_finds_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "token").write_text("t")
+    (tmp_path / "ca.crt").write_text(PEM)
+    monkeypatch.setattr(access.ssl, "create_default_context", lambda cafile: None)
+    assert of_pod("fd00::1", "443", tmp_path).server == "https://[fd00::1]:443"
