@@ -21,9 +21,9 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
-import kopf
-
+from deepcoder_operator.controllers.bare_kopf import kopf
 from deepcoder_operator.controllers.run import RunController
+from deepcoder_operator.controllers.stateless import NoDifferences, NoProgress
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.keep import kept
@@ -204,8 +204,9 @@ class _KopfThread(threading.Thread):
 
 
 def _settings() -> kopf.OperatorSettings:
-    """No posting, no scanning for new kinds, no peering; every request and watch bounded."""
+    """No posting, no scanning for new kinds, no peering, no state on objects; every request and watch bounded."""
     made = kopf.OperatorSettings()
+    made.persistence.diffbase_storage, made.persistence.progress_storage = NoDifferences(), NoProgress()
     made.posting.enabled = False
     made.scanning.disabled = True
     made.peering.standalone = True
