@@ -1,6 +1,6 @@
 """S3 as the operator uses it: small reads, HEADs, one conditional put, deletion of a prefix.
 
-Blocking, for threads. Every request has time-outs and boto3's bounded retries; what is left is raised as
+Blocking, for threads. Every request has time-outs and botocore's bounded retries; what is left is raised as
 `StorageProblem` with a CamelCase reason and a message with the mend, which become a condition as they are.
 """
 
@@ -16,9 +16,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-import boto3
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -28,10 +27,12 @@ from botocore.exceptions import (
     ParamValidationError,
     SSLError,
 )
+from botocore.session import Session
 
 from deepcoder_contracts.chain import Missing
 from deepcoder_operator.domain.world import Problem
 from deepcoder_operator.metrics import STORAGE_REQUESTS
+from deepcoder_operator.storage.description import SlimLoader
 
 if TYPE_CHECKING:
     from botocore.awsrequest import AWSPreparedRequest
@@ -206,7 +207,7 @@ class Bucket:
 
     @contextmanager
     def _translated(self, key: str) -> Iterator[None]:
-        """Turn boto3's errors into ours."""
+        """Turn botocore's errors into ours."""
         self._check_heard()
         where = f"s3://{self.name}/{key}"
         server = self._target.endpoint or "AWS"
@@ -247,15 +248,15 @@ class Bucket:
 class Buckets:
     """Makes buckets; keeps the newest clients, with their connections. Safe in threads.
 
-    All clients come from one session: each session reads and keeps botocore's description of S3 anew, 13 MB and a
-    tenth of a second, where a client more of the same session is a third of a megabyte and some milliseconds.
+    All clients come from one session: each session reads and keeps botocore's description of S3 anew.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._making = threading.Lock()
         """A session makes one client at a time; whoever has one already does not wait for that."""
-        self._session = boto3.session.Session()
+        self._session = Session()
+        self._session.register_component("data_loader", SlimLoader())
         self._clients: OrderedDict[str, S3Client] = OrderedDict()
         self._files = tempfile.TemporaryDirectory(prefix="deepcoder-s3-")
 
@@ -295,7 +296,7 @@ class Buckets:
                 raise StorageProblem("CredentialsInvalid", f"ca.crt of {credentials.source} is no PEM: {e}") from e
             verify = str(path)
         try:
-            client = self._session.client(
+            client = self._session.create_client(
                 "s3",
                 endpoint_url=target.endpoint,
                 region_name=target.region or "us-east-1",
@@ -311,7 +312,7 @@ class Buckets:
                 ),
             )
             client.meta.events.register("before-send.s3", _count)
-            return client
+            return cast("S3Client", client)
         except InvalidRegionError as e:
             raise StorageProblem(
                 "RegionInvalid", f"checkpoint.s3.region {target.region} is no region: use one such as us-east-1"

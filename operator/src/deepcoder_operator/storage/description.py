@@ -1,0 +1,68 @@
+"""What botocore is told of S3: the calls that are made, without the other hundred, what is written of them for people,
+and the places of all other services.
+
+As botocore comes it holds 12 MB of descriptions for a client of S3, and makes a method of each of 116 calls for each
+client. What is left out here is missed at the first call that needs it, in every test of storage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from botocore.loaders import Loader
+
+_CALLS = (
+    "CreateSession", "DeleteObjects", "GetObject", "HeadBucket", "HeadObject", "ListObjectsV2", "PutObject",
+)  # fmt: skip
+"""Ours; and two that botocore makes by itself, for directory buckets and for a bucket that is in another region."""
+
+
+class SlimLoader(Loader):
+    """Loads botocore's descriptions, and leaves out what is not used."""
+
+    def load_data_with_path(self, name: str) -> Any:
+        """The description, which later calls are given as well, and where it was found."""
+        data, path = super().load_data_with_path(name)
+        if name == "endpoints":
+            for partition in data["partitions"]:
+                partition["services"] = {k: v for k, v in partition["services"].items() if k == "s3"}
+        elif name.startswith("s3/") and name.endswith("/service-2"):
+            _keep_calls(data)
+        return data, path
+
+
+def _keep_calls(model: dict[str, Any]) -> None:
+    """Leave only our calls and the shapes that they are made of."""
+    calls = {name: call for name, call in model["operations"].items() if name in _CALLS}
+    shapes, found, left = model["shapes"], {}, list(_shapes_in(calls.values()))
+    while left:
+        name = left.pop()
+        if name not in found:
+            found[name] = shapes[name]
+            left += _shapes_in([shapes[name]])
+    model["operations"], model["shapes"] = calls, found
+    for description in (calls, found):
+        _drop_documentation(description)
+
+
+def _shapes_in(values: Iterable[Any]) -> Iterable[str]:
+    """Names of shapes that are referred to anywhere in these."""
+    for value in values:
+        if isinstance(value, dict):
+            if isinstance(value.get("shape"), str):
+                yield value["shape"]
+            yield from _shapes_in(value.values())
+        elif isinstance(value, list):
+            yield from _shapes_in(value)
+
+
+def _drop_documentation(value: Any) -> None:
+    if isinstance(value, dict):
+        if isinstance(value.get("documentation"), str):
+            del value["documentation"]
+        for inner in value.values():
+            _drop_documentation(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            _drop_documentation(inner)
