@@ -10,7 +10,6 @@ with `TemplateError`, by name.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from copy import deepcopy
 from typing import Any
 
 _MERGE_KEYS = {
@@ -40,36 +39,51 @@ class TemplateError(ValueError):
 
 
 def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
-    """`override` merged strategically over `base`; neither is changed."""
-    out = deepcopy(dict(base))
+    """`override` merged strategically over `base`; neither is changed, nor shared with what comes of it."""
+    out: dict[str, Any] = _copied(base)
+    return _merge_into(out, override)
+
+
+def _merge_into(out: dict[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    """`out` is changed: it was copied once, as a whole."""
     for key, value in override.items():
         mine = out.get(key)
         if value is None:
             out.pop(key, None)
-        elif isinstance(value, Mapping) and isinstance(mine, Mapping) and key not in _REPLACED:
-            out[key] = merge(mine, value)
+        elif isinstance(value, Mapping) and isinstance(mine, dict) and key not in _REPLACED:
+            _merge_into(mine, value)
         elif key in _MERGE_KEYS and isinstance(value, list) and isinstance(mine, list):
-            out[key] = _merge_list(mine, value, _MERGE_KEYS[key], one_form=key in _ONE_FORM)
+            _merge_list(mine, value, _MERGE_KEYS[key], one_form=key in _ONE_FORM)
         else:
-            out[key] = deepcopy(value)
+            out[key] = _copied(value)
     return out
 
 
-def _merge_list(base: Sequence[Any], override: Sequence[Any], key: str, *, one_form: bool) -> list[Any]:
-    out = list(base)
+def _merge_list(out: list[Any], override: Sequence[Any], key: str, *, one_form: bool) -> None:
     for item in override:
         name = item.get(key) if isinstance(item, Mapping) else None
         at = next(
             (i for i, b in enumerate(out) if isinstance(b, Mapping) and name is not None and b.get(key) == name), None
         )
         if at is None:
-            out.append(deepcopy(item))
+            out.append(_copied(item))
         else:
             old = out[at]
             if one_form and len(item) > 1:
                 old = {k: v for k, v in old.items() if k == key or k in item}
-            out[at] = merge(old, item)
-    return out
+            out[at] = _merge_into(old, item)
+
+
+def _copied(value: Any) -> Any:
+    """A copy of a JSON value; `copy.deepcopy`, which asks of each value whether it was met before, takes ten times."""
+    kind = type(value)
+    if kind is dict:
+        return {k: _copied(v) for k, v in value.items()}
+    if kind is list:
+        return [_copied(v) for v in value]
+    if isinstance(value, Mapping):
+        return _copied(dict(value))
+    return _copied(list(value)) if kind is tuple else value
 
 
 def refuse_owned(template: Mapping[str, Any], owned: Iterable[Sequence[str]], where: str) -> None:

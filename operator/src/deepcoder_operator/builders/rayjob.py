@@ -17,7 +17,7 @@ from deepcoder_contracts.sizing import per_pod
 from deepcoder_contracts.stage import Placement, StageType
 from deepcoder_operator.builders.meta import Object, metadata
 from deepcoder_operator.builders.stage_config import CONFIG_DIRECTORY, STAGE_FILE
-from deepcoder_operator.builders.trainer_pod import build_pod_template
+from deepcoder_operator.builders.trainer_pod import build_pod_template, refuse_template
 from deepcoder_operator.domain.names import HEAD, LABEL_ORDINAL, LABEL_STAGE, LEARNER, SAMPLER
 
 RAY_VERSION = "2.60.0"
@@ -50,6 +50,13 @@ def build_rayjob(run: DeepCoderRun, attempt: AttemptStatus, image: str, config_m
             "rayClusterSpec": _cluster(run, stage, attempt, image, config_map, s3_ca=s3_ca),
         },
     }
+
+
+def refuse_templates(run: DeepCoderRun, stage: Stage) -> None:
+    """Raise `TemplateError` where `build_rayjob` would for this stage, without the work of building it."""
+    refuse_template(stage, HEAD, stage.resources.head.template)
+    for role, group, _ in _groups(stage, run.spec.recipe.tensor_parallel):
+        refuse_template(stage, role, group.template)
 
 
 def _cluster(

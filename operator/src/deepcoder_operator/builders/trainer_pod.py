@@ -62,9 +62,8 @@ def build_pod_template(
     s3_ca: bool,
 ) -> dict[str, Any]:
     """PodTemplateSpec of a role; raises `TemplateError` when the user's template sets what the operator owns."""
-    container = HEAD_CONTAINER if role == HEAD else WORKER_CONTAINER
-    group = {"head": "head", "sampler": "samplers", "learner": "learners"}[role]
-    refuse_owned(template, _owned(container), f"spec.stages[{stage.name}].resources.{group}.template")
+    refuse_template(stage, role, template)
+    container = _container_of(role)
     base = {
         "metadata": {
             "labels": attempt_labels(run.metadata.name, run.metadata.uid, stage.name, ordinal) | {LABEL_ROLE: role}
@@ -73,6 +72,17 @@ def build_pod_template(
         | {"containers": [_container(run, container, role, image, s3_ca=s3_ca)]},
     }
     return merge(base, template)
+
+
+def refuse_template(stage: Stage, role: str, template: dict[str, Any]) -> None:
+    """Raise `TemplateError` when a user's template for a role sets what the operator owns."""
+    group = {"head": "head", "sampler": "samplers", "learner": "learners"}[role]
+    where = f"spec.stages[{stage.name}].resources.{group}.template"
+    refuse_owned(template, _owned(_container_of(role)), where)
+
+
+def _container_of(role: str) -> str:
+    return HEAD_CONTAINER if role == HEAD else WORKER_CONTAINER
 
 
 def _owned(container: str) -> list[tuple[str, ...]]:

@@ -183,7 +183,7 @@ class Observer:
         return replace(world, refusal=refusal, pool=world.pool or await self._pool(run, live=shared))
 
     def _templates(self, run: DeepCoderRun) -> Problem | None:
-        """What builders refuse of the spec, found out once for each of its versions: it means to build every RayJob."""
+        """What builders refuse of the spec, found out once for each of its versions."""
         uid, generation = run.metadata.uid, run.metadata.generation
         known = self._checked.get(uid)
         if known is None or known[0] != generation:

@@ -77,7 +77,7 @@ class Memory:
         if version(obj) > version(self.obj):
             if obj["metadata"]["uid"] != self.obj["metadata"]["uid"]:
                 self.written_at = None
-            self.obj = kept(RUNS, obj)
+            self.obj = kept(RUNS, obj, self.obj)
 
 
 class Reconciler:

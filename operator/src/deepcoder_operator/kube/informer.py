@@ -97,7 +97,7 @@ class Informer:
         old, version = self._store.get(_key(obj)), _version(obj)
         part = self._parts[None if None in self._parts else _key(obj)[0]]
         if version > (part.version if old is None else _version(old)):
-            self._put(kept(self.resource, obj))
+            self._put(kept(self.resource, obj, old))
 
     async def run(self) -> None:
         """List and watch until cancelled."""

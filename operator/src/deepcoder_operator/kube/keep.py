@@ -23,15 +23,27 @@ _LONGEST_SHARED = 64
 """Longer strings are hardly ever met twice."""
 
 
-def kept(resource: Resource, obj: Mapping[str, Any]) -> Object:
-    """The part of an object that is kept, a copy."""
-    return _KEEP.get(resource, _custom_resource)(obj)
+def kept(resource: Resource, obj: Mapping[str, Any], before: Object | None = None) -> Object:
+    """The part of an object that is kept, a copy.
+
+    `before` is what is kept of an earlier state under the same name: what cannot have changed since is taken from it.
+    """
+    keep = _KEEP.get(resource)
+    return keep(obj) if keep is not None else _custom_resource(obj, before)
 
 
-def _custom_resource(obj: Mapping[str, Any]) -> Object:
-    """Ours, whose every field is read."""
-    out: Object = {k: shared(v) for k, v in obj.items() if k != "metadata"}
+def _custom_resource(obj: Mapping[str, Any], before: Object | None) -> Object:
+    """Ours, whose every field is read; of its spec, which hardly ever changes, the API server counts the versions."""
+    out: Object = {k: shared(v) for k, v in obj.items() if k not in ("metadata", "spec")}
+    if "spec" in obj:
+        out["spec"] = before["spec"] if before and _same_spec(obj, before) else shared(obj["spec"])
     return out | {"metadata": _metadata(obj)}
+
+
+def _same_spec(obj: Mapping[str, Any], before: Object) -> bool:
+    new, old = obj["metadata"], before["metadata"]
+    version = new.get("generation")
+    return version is not None and (version, new["uid"]) == (old.get("generation"), old["uid"]) and "spec" in before
 
 
 def _rayjob(obj: Mapping[str, Any]) -> Object:
@@ -82,10 +94,11 @@ def _only(values: Mapping[str, Any] | None, fields: Iterable[str]) -> Object:
 
 def shared(value: Any) -> Any:
     """A copy of a JSON value in which keys and short strings are the same objects wherever they are equal."""
-    if isinstance(value, str):
+    kind = type(value)
+    if kind is str:
         return sys.intern(value) if len(value) <= _LONGEST_SHARED else value
-    if isinstance(value, dict):
+    if kind is dict:
         return {sys.intern(k): shared(v) for k, v in value.items()}
-    if isinstance(value, list):
+    if kind is list:
         return [shared(v) for v in value]
     return value

@@ -1,0 +1,80 @@
+"""What the operator does without, since a thousand runs have to fit: whole libraries, copies, descriptions."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from copy import deepcopy
+from typing import Any
+
+import pytest
+from run_manifests import run_manifest
+
+from deepcoder_operator.builders.podtemplate import merge
+from deepcoder_operator.controllers.watch import _settings
+from deepcoder_operator.kube.keep import kept
+from deepcoder_operator.kube.resources import RUNS
+from deepcoder_operator.storage.s3 import Buckets, Credentials, Target
+
+
+def test_official_clients_and_their_types_are_not_imported_even_where_they_are_installed() -> None:
+    script = (
+        "import sys, deepcoder_operator.app\n"
+        "print(*sorted({m.split('.')[0] for m in sys.modules} & {'kubernetes', 'boto3', 's3transfer', 'pykube'}))"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert ran.stdout.split() == []
+
+
+def test_kopf_copies_no_object_that_it_hands_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four copies of each event of each run took as long as all that is done about it."""
+    persistence = _settings().persistence
+    body: Any = {"spec": {"a": [1, 2]}, "metadata": {"annotations": {"x": "y"}}}
+    copied: list[Any] = []
+    monkeypatch.setattr("copy.deepcopy", copied.append)
+    essence = persistence.diffbase_storage.build(body=body, extra_fields=[])
+    assert persistence.progress_storage.clear(essence=essence) == {}
+    assert persistence.diffbase_storage.fetch(body=body) is None
+    assert copied == []
+
+
+def run(version: str, generation: int, uid: str = "u") -> dict[str, Any]:
+    made = run_manifest("ml") | {"status": {"phase": version}}
+    made["metadata"] |= {"uid": uid, "resourceVersion": version, "generation": generation}
+    return made
+
+
+def test_spec_of_which_there_is_no_new_version_is_kept_once() -> None:
+    before = kept(RUNS, run("1", 1))
+    after = kept(RUNS, run("2", 1), before)
+    assert after["spec"] is before["spec"]
+    assert after == kept(RUNS, run("2", 1))
+
+
+@pytest.mark.parametrize(("generation", "uid"), [(2, "u"), (1, "another")])
+def test_spec_of_a_new_version_or_of_a_namesake_is_taken(generation: int, uid: str) -> None:
+    newer = run("2", generation, uid)
+    newer["spec"]["suspend"] = True
+    assert kept(RUNS, newer, kept(RUNS, run("1", 1)))["spec"]["suspend"] is True
+
+
+def test_merged_template_shares_nothing_with_what_it_was_made_of() -> None:
+    base = {"spec": {"containers": [{"name": "a", "env": [{"name": "X", "value": "1"}]}], "volumes": [{"name": "v"}]}}
+    over = {"spec": {"containers": [{"name": "a", "args": ["x"]}], "tolerations": [{"key": "k"}]}}
+    first, second = deepcopy(base), deepcopy(over)
+    out = merge(base, over)
+    out["spec"]["containers"][0]["env"][0]["value"] = "changed"
+    out["spec"]["containers"][0]["args"].append("y")
+    out["spec"]["tolerations"][0]["key"] = "changed"
+    out["spec"]["volumes"].append({"name": "w"})
+    assert (base, over) == (first, second)
+
+
+def test_client_of_s3_knows_our_calls_alone() -> None:
+    buckets = Buckets()
+    buckets.open(Target("http://127.0.0.1:1", None, Credentials("a", "b")), "deepcoder")
+    (client,) = buckets._clients.values()
+    model = client.meta.service_model
+    assert {"GetObject", "HeadObject", "PutObject", "ListObjectsV2", "DeleteObjects"} < set(model.operation_names)
+    assert len(model.operation_names) < 10
+    assert client.can_paginate("list_objects_v2")
