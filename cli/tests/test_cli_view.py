@@ -82,6 +82,19 @@ def test_a_log_line_tells_the_same_in_one_line() -> None:
     )
 
 
+def test_a_run_that_curates_its_set_says_how_far_it_is() -> None:
+    figures = {"curation_verify_done": "1234", "curation_verify_total": "24287"}
+    progress = {"step": 0, "maxSteps": 40, "display": "0/40", "phase": "Curating", "metrics": figures}
+    run = a_run(phase="Running", currentStage=RUNNING["currentStage"], progress=progress)
+    assert "curating verify 1,234/24,287" in drawn(Snapshot(run, None, ()))
+    assert one_line(Snapshot(run, None, ())) == (
+        "Running, stage short context 28 attempt 2, curating verify 1,234/24,287"
+    )
+    progress["metrics"] = {}
+    assert "curating begins" in one_line(Snapshot(run, None, ()))
+    assert "curating" not in drawn(Snapshot(a_run(**RUNNING), None, ()))
+
+
 def test_sparkline_spans_the_unit_interval_and_keeps_the_newest() -> None:
     assert sparkline([0.0, 1.0, 2.0], 8) == "▁██"
     assert sparkline([0.0] * 10 + [1.0], 3) == "▁▁█"

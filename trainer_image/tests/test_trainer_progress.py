@@ -152,6 +152,32 @@ async def test_image_comes_with_a_reply_and_the_gpus_go_with_a_report(
     assert server.reports[-1].accelerator == "NVIDIA H100 80GB HBM3"
 
 
+def test_what_each_target_of_an_evaluation_came_to_is_reported(make_config: Callable[..., StageConfig]) -> None:
+    progress = Progress(make_config(), Stop())
+    progress.evaluated({"eval/held/Base/pass_at_1": 0.25})
+    progress.evaluated({"eval/held/short/pass_at_1": 0.5})
+    assert progress.report().metrics == {"eval/held/Base/pass_at_1": 0.25, "eval/held/short/pass_at_1": 0.5}
+
+
+def test_how_far_a_curation_is_and_what_it_still_asks_of_judges_is_reported(
+    make_config: Callable[..., StageConfig],
+) -> None:
+    progress = Progress(make_config(), Stop())
+    progress.on_phase(TrainerPhase.CURATING)
+    progress.curating("prepare", 500, 1000)
+    report = progress.report()
+    assert report.metrics == {"curation_prepare_done": 500.0, "curation_prepare_total": 1000.0}
+    assert report.expected_submissions is not None
+    assert report.expected_submissions.count == 0
+    progress.curating("verify", 250, 1000)
+    expected = progress.report().expected_submissions
+    assert expected is not None
+    assert (expected.count, expected.within_seconds) == (750, 30.0)
+    progress.on_phase(TrainerPhase.STARTING)
+    progress.on_step(StepReport(1, 1, {"loss": 0.5}, {}, {}, ()))
+    assert progress.report().metrics == {"loss": 0.5}
+
+
 @pytest.mark.parametrize(
     ("with_tests", "with_answers", "reward", "programs"),
     [(4, 0, None, 16), (3, 1, None, 12), (1, 3, None, 4), (1, 999, None, 1), (0, 4, None, 0), (4, 0, "own:reward", 0)],

@@ -89,6 +89,7 @@ async def test_every_metric_of_the_page_is_served_and_nothing_that_it_does_not_h
     }
     sink.watch(lambda: {"samples_lost": 0, "weight_sync_failures": 1, "sandbox_retries{reason=failed}": 2})
     await world.run()
+    sink.curating("verify", 3, 10)
     probed = {"sync_samplers_probed": 1.0, **summary([1e-6], config.recipe)}
     sink.on_step(replace(notes.steps[-1], metrics=health, gauges=probed, groups=(), dropped=()))
     sink.committed(SimpleNamespace(step=4, created_at=datetime(2026, 1, 2, tzinfo=UTC)))  # type: ignore[arg-type]

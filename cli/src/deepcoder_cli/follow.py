@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.live import Live
 
 from deepcoder_cli.snapshot import Snapshot, take
-from deepcoder_cli.view import CurvePoint, curve_point, phase_of, render
+from deepcoder_cli.view import CurvePoint, curating, curve_point, phase_of, render
 from deepcoder_client.client import PATIENCE_SECONDS, TERMINAL, Client
 from deepcoder_client.connection import Object
 from deepcoder_client.errors import NotFound, NotInTime, Unreachable
@@ -67,7 +67,7 @@ def one_line(snapshot: Snapshot) -> str:
     if stage:
         words.append(f"stage {stage['name']} context {stage['contextTokens']} attempt {stage.get('ordinal', 0)}")
     if progress:
-        words.append(f"step {progress['display']}")
+        words.append(f"curating {doing}" if (doing := curating(progress)) else f"step {progress['display']}")
         if progress.get("reward") is not None:
             words.append(f"reward {float(progress['reward']):.2f}")
         if progress.get("truncatedRatio") is not None:

@@ -61,6 +61,8 @@ def render(snapshot: Snapshot, curve: Sequence[CurvePoint], now: datetime) -> Re
     run = snapshot.run
     status = run.get("status", {})
     parts: list[RenderableType] = [_headline(run, status), _stages(run, status)]
+    if doing := curating(status.get("progress", {})):
+        parts.append(_pair("curating", doing))
     if curve:
         parts.append(_curves(curve))
     parts.append(_judges(snapshot.pool, status))
@@ -88,6 +90,19 @@ def _headline(run: Object, status: Object) -> RenderableType:
     ]
     grid.add_row(*cells)
     return grid
+
+
+def curating(progress: Object) -> str | None:
+    """How far the run's curation is, `verify 1,234/24,287`; None while it does anything else."""
+    if progress.get("phase") != "Curating":
+        return None
+    figures = progress.get("metrics", {})
+    for name in figures:
+        if name.startswith("curation_") and name.endswith("_total"):
+            part = name.removeprefix("curation_").removesuffix("_total")
+            done, total = float(figures.get(f"curation_{part}_done", 0)), float(figures[name])
+            return f"{part} {done:,.0f}/{total:,.0f}"
+    return "begins"
 
 
 def _stages(run: Object, status: Object) -> RenderableType:
