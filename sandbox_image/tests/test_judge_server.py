@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import os
+import re
 import threading
 
 import aiohttp
@@ -11,7 +12,7 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from deepcoder_contracts.judge import RUN_HEADER, JudgeResponse, Problem, TestVerdict, Tier
+from deepcoder_contracts.judge import RUN_HEADER, VERSION_HEADER, JudgeResponse, Problem, TestVerdict, Tier
 from deepcoder_sandbox import admission
 from deepcoder_sandbox.pool import Pool
 from deepcoder_sandbox.server import auth
@@ -123,6 +124,12 @@ async def test_capacity_has_the_contracts_fields(client):
         capacity = await response.json()
     load = {"slots": 1, "busy": 0, "queued": 0, "oldest_wait_s": 0.0}
     assert capacity == load | {"tier": "Landlock", "limits": {"memory": True}}
+
+
+async def test_capacity_says_which_code_grades(client):
+    async with client.get("/v1/capacity") as response:
+        told = response.headers[VERSION_HEADER]
+    assert re.fullmatch(r"sha256:[0-9a-f]{16} python 3\.\d+\.\d+", told)
 
 
 @pytest.mark.parametrize(

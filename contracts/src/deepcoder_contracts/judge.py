@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 RUN_HEADER = "X-Deepcoder-Run"
 """Header `<namespace>/<name>/<uid8>` that scopes a submission's id."""
 
+VERSION_HEADER = "X-Deepcoder-Judge"
+"""Header of the answer to `GET /v1/capacity`: which code grades, so that results tell it from another."""
+
 MAX_CODE_BYTES = 1 << 20
 """Largest accepted program."""
 

@@ -22,7 +22,17 @@ from typing import TypeVar
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from deepcoder_contracts.judge import RUN_HEADER, Capacity, JudgeRequest, JudgeResponse, Kind, Problem, TestCase, Tier
+from deepcoder_contracts.judge import (
+    RUN_HEADER,
+    VERSION_HEADER,
+    Capacity,
+    JudgeRequest,
+    JudgeResponse,
+    Kind,
+    Problem,
+    TestCase,
+    Tier,
+)
 from deepcoder_sandbox import admission
 from deepcoder_sandbox.admission import Refused
 from deepcoder_sandbox.pool import Draining, Overdue, Pool, QueueFull
@@ -31,6 +41,7 @@ from deepcoder_sandbox.server.bodies import READ_S, TooLarge, TooSlow, read_body
 from deepcoder_sandbox.server.idempotency import Answers, ContentConflict, content_digest
 from deepcoder_sandbox.server.metrics import Metrics
 from deepcoder_sandbox.server.room import NoRoom, Room, Share, request_bytes, tests_bytes
+from deepcoder_sandbox.server.version import judge_version
 from deepcoder_sandbox.submission import Submission
 from deepcoder_sandbox.tests_store import StoreFull, TestStore, read_set
 
@@ -264,7 +275,8 @@ async def _put_tests(request: web.Request) -> web.Response:
 
 
 async def _capacity(request: web.Request) -> web.Response:
-    return web.json_response(text=request.app[_JUDGE].capacity().model_dump_json())
+    headers = {VERSION_HEADER: judge_version()}
+    return web.json_response(text=request.app[_JUDGE].capacity().model_dump_json(), headers=headers)
 
 
 async def _healthz(request: web.Request) -> web.Response:

@@ -65,6 +65,9 @@ class Transport(Protocol):
     async def ask(self, judge: Endpoint, submission: Submission) -> Answer:
         """Have one judge judge it."""
 
+    async def version(self, judge: Endpoint) -> str | None:
+        """As `Judge.version`."""
+
     def refusal(self, problem: Problem) -> str | None:
         """As `Judge.refusal`."""
 
@@ -113,6 +116,17 @@ class JudgeClient:
         except (TimeoutError, NoJudge):
             log.warning("no judge for %s within %.0f s", name, self.patience)
         return Judgement(None, asked.attempts)
+
+    async def version(self) -> str | None:
+        """What one of the judges says of the code that grades; None where none is there, or it does not say."""
+        try:
+            endpoint = await self._endpoints.acquire(patience=self.patience)
+        except NoJudge:
+            return None
+        try:
+            return await self._transport.version(endpoint)
+        finally:
+            self._endpoints.release(endpoint)
 
     def refusal(self, problem: Problem) -> str | None:
         """Why programs for this problem can never be judged here."""

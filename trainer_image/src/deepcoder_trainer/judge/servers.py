@@ -21,7 +21,7 @@ from typing import Any
 import aiohttp
 from pydantic import ValidationError
 
-from deepcoder_contracts.judge import RUN_HEADER, Capacity, JudgeRequest, JudgeResponse
+from deepcoder_contracts.judge import RUN_HEADER, VERSION_HEADER, Capacity, JudgeRequest, JudgeResponse
 from deepcoder_contracts.manifest import RunIdentity
 from deepcoder_trainer.judge.backend import JudgeRefused
 from deepcoder_trainer.judge.bearer import Bearer
@@ -83,6 +83,15 @@ class JudgeServers:
             log.debug("judge %s does not tell its capacity: %s", judge.url, error)
         return None
 
+    async def version(self, judge: Endpoint) -> str | None:
+        """Ask a judge which code grades."""
+        try:
+            reply = await self._send("GET", f"{judge.url}/v1/capacity", None, CAPACITY_SECONDS)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            log.warning("judge %s does not tell its version: %s", judge.url, error)
+            return None
+        return reply.version
+
     async def ask(self, judge: Endpoint, submission: Submission) -> Answer:
         """Submit it, with its tests where the judge lacks them."""
         told = await self._post(judge, submission.request)
@@ -123,7 +132,8 @@ class JudgeServers:
             async with self._http.request(
                 method, url, data=body, headers=headers, timeout=timeout, allow_redirects=False, trace_request_ctx=seen
             ) as reply:
-                return _Reply(url, reply.status, reply.headers.get("Retry-After"), await reply.read())
+                told = reply.headers
+                return _Reply(url, reply.status, told.get("Retry-After"), await reply.read(), told.get(VERSION_HEADER))
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
             if seen.reused and method == "POST" and not isinstance(error, aiohttp.ClientConnectorError):
                 raise _StaleConnection(str(error)) from error
@@ -174,6 +184,8 @@ class _Reply:
     status: int
     retry_after: str | None
     body: bytes = field(repr=False)
+    version: str | None = None
+    """Of the judge's code."""
 
     @property
     def ok(self) -> bool:

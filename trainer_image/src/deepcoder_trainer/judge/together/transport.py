@@ -63,6 +63,10 @@ class TogetherTransport:
             connector=aiohttp.TCPConnector(limit=0, socket_factory=watched_socket), trust_env=False
         )
 
+    async def version(self, judge: Endpoint) -> str | None:
+        """What grades there is the trainer's own code, whose digest results have; what runs programs is not told."""
+        return f"together {judge.url}"
+
     def refusal(self, problem: Problem) -> str | None:
         """Why programs for this problem can never be judged there."""
         return refusal(problem)
