@@ -30,6 +30,12 @@ def test_a_gate_on_an_evaluation_is_unmet_before_the_first_evaluation() -> None:
     assert not evaluate_gate(gate("eval/heldout/pass_at_1", "Ge", 0.0), {}).met
 
 
+def test_a_gate_may_be_on_a_rating() -> None:
+    assert evaluate_gate(gate("eval/cf/rating", "Ge", 1900), {"eval/cf/rating": [1936.0]}).met
+    with pytest.raises(ValidationError):
+        gate("eval/cf/percentile", "Ge", 90)
+
+
 def test_plateau_compares_two_neighbouring_windows() -> None:
     rising = {"reward_mean": [0.1, 0.2, 0.3, 0.4]}
     flat = {"reward_mean": [0.4, 0.4, 0.4, 0.4]}

@@ -18,11 +18,33 @@ TOGETHER: dict[str, Any] = {"credentialsSecretRef": {"name": "together"}}
 S3 = {"bucket": "deepcoder", "credentialsSecretRef": {"name": "s3"}}
 
 
+RATED: dict[str, Any] = {
+    "name": "rated",
+    "type": "Evaluate",
+    "contextTokens": 64,
+    "evaluate": {
+        "datasets": [
+            {"name": "cf", "uri": "/cf", "contests": "/contests", "since": "2024-08-01", "until": "2025-02-01"}
+        ]
+    },
+    "promoteWhen": {"all": [{"metric": "eval/cf/rating", "op": "Ge", "value": 1900}]},
+}
+
+
 async def test_run_is_taken_and_read_back(kube: Kube, namespace: str) -> None:
     run = DeepCoderRun.model_validate(await kube.create(run_manifest(namespace)))
     assert [s.name for s in run.spec.stages] == ["short", "long", "final"]
     assert run.spec.checkpoint.drain_seconds == 300
     assert run.spec.failure_policy.max_attempts == 3
+
+
+async def test_evaluation_may_have_a_window_and_be_gated_on_a_rating(kube: Kube, namespace: str) -> None:
+    run = DeepCoderRun.model_validate(await kube.create(run_manifest(namespace, stages=[TRAIN, RATED])))
+    stage = run.spec.stages[1]
+    assert stage.evaluate is not None
+    assert stage.evaluate.datasets[0].until == "2025-02-01"
+    assert stage.promote_when is not None
+    assert stage.promote_when.all[0].metric == "eval/cf/rating"
 
 
 async def test_recipe_stores_only_what_was_given(kube: Kube, namespace: str) -> None:
@@ -70,6 +92,14 @@ async def test_pod_templates_keep_fields_that_we_do_not_know(kube: Kube, namespa
         (
             {"stages": [TRAIN | {"promoteWhen": {"all": [{"metric": "eval/x/pass_at_1", "op": "Ge", "value": 0.5}]}}]},
             "add the dataset to evaluate.datasets",
+        ),
+        (
+            {"stages": [RATED | {"evaluate": RATED["evaluate"] | {"datasets": [{"name": "cf", "uri": "/cf"}]}}]},
+            "contests",
+        ),
+        (
+            {"stages": [RATED | {"evaluate": {"datasets": [{"name": "cf", "uri": "/cf", "since": "1 August"}]}}]},
+            "spec.stages[0].evaluate.datasets[0].since",
         ),
         ({"stages": [TRAIN | {"promoteWhen": {"all": [{"metric": "speed", "op": "Ge", "value": 1}]}}]}, "metric"),
         ({"dataset": None}, "set dataset.uri"),

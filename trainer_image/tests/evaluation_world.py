@@ -27,6 +27,7 @@ from deepcoder_contracts.stage import (
 from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.checkpoint.storage import ObjectStore, open_storage
 from deepcoder_trainer.checkpoint.transfer import upload_files
+from deepcoder_trainer.errors import SamplerLost
 from deepcoder_trainer.evaluation.context import EvaluationContext
 from deepcoder_trainer.evaluation.results import EvaluationResults
 from deepcoder_trainer.telemetry.observers import Observers
@@ -51,9 +52,14 @@ class ScriptedSampler:
 
     skill: float = -1.0
     asked: list[GenerationRequest] = field(default_factory=list)
+    pushed: int = 0
+    ends_after: int | None = None
+    """Requests after which it is lost."""
 
     async def generate(self, request: GenerationRequest) -> Generation:
         assert self.skill >= 0, "weights were never pushed"
+        if self.ends_after is not None and len(self.asked) >= self.ends_after:
+            raise SamplerLost("the engine is gone")
         self.asked.append(request)
         assert request.seed is not None
         right = (request.seed % 1000) / 1000 < self.skill
@@ -78,6 +84,7 @@ class Context(EvaluationContext):
 
     async def push(self, directory: Path, version: int) -> None:
         self.sampler.skill = json.loads((directory / "config.json").read_text())["skill"]  # type: ignore[attr-defined]
+        self.sampler.pushed += 1  # type: ignore[attr-defined]
 
 
 async def judge(problem: Problem, response: str, key: str) -> Outcome:
@@ -119,7 +126,7 @@ def make_context(
     tmp_path: Path, targets: list[str], reward: Any = judge, *, train: bool = False, problems: int = 40
 ) -> Context:
     root = tmp_path / "storage"
-    root.mkdir(exist_ok=True)
+    root.mkdir(parents=True, exist_ok=True)
     data = tmp_path / "held.jsonl"
     if not data.exists():
         rows = [

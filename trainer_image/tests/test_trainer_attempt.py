@@ -377,6 +377,8 @@ async def test_judges_hold_admission_back_and_a_users_own_function_does_not(
     class Judges:
         capacity, errors = 8, 0
 
+        async def version(self) -> None: ...
+
         def refusal(self, problem: Problem) -> None: ...
 
         async def run(self) -> None:

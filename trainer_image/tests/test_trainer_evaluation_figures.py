@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from deepcoder_trainer.evaluation.plan import DatasetInput, EvaluationPlan, TargetInput
-from deepcoder_trainer.evaluation.results import compare, dataset_result, metrics, scores
+from deepcoder_trainer.evaluation.results import (
+    CodeforcesRating,
+    Estimate,
+    compare,
+    dataset_result,
+    metrics,
+    scores,
+)
 
 
 def row(group: int, index: int, reward: float | None, finish: str = "stop", tokens: int = 10) -> dict[str, Any]:
@@ -29,8 +36,8 @@ def test_figures_of_a_table_computed_by_hand() -> None:
     assert (result.problems, result.samples, result.unjudged) == (3, 6, 1)
     assert result.pass_at_1 is not None
     assert result.pass_at_1.mean == pytest.approx((0.5 + 0 + 1) / 3)
-    assert result.pass_at_k["1"] == pytest.approx(0.5)
-    assert result.pass_at_k["2"] == 1.0  # the second problem has one judged sample and cannot tell
+    assert result.pass_at_k["1"].mean == pytest.approx(0.5)
+    assert result.pass_at_k["2"].mean == 1.0  # the second problem has one judged sample and cannot tell
     assert result.truncated_ratio == pytest.approx(1 / 6)
     assert result.response_tokens_mean == pytest.approx(70 / 6)
     assert result.verdicts == {"error": 1, "passed": 3, "wrong_answer": 2}
@@ -59,8 +66,8 @@ def test_a_response_is_right_if_its_reward_is_above_0_whatever_number_a_users_re
 ) -> None:
     result = dataset_result([row(0, index, reward) for index, reward in enumerate(rewards)])
     assert result.pass_at_1 is not None
-    assert result.pass_at_1.mean == result.pass_at_k["1"] == pass_at_1
-    assert result.pass_at_k["2"] == pass_at_2
+    assert result.pass_at_1.mean == result.pass_at_k["1"].mean == pass_at_1
+    assert result.pass_at_k["2"].mean == pass_at_2
 
 
 def test_comparison_pairs_problems_and_refuses_other_ones() -> None:
@@ -70,6 +77,7 @@ def test_comparison_pairs_problems_and_refuses_other_ones() -> None:
     assert comparison is not None
     assert comparison.difference.mean == 0.5
     assert comparison.difference.low > 0
+    assert comparison.p_value == pytest.approx(2 / 2**4)
     assert compare("d", ("a", before), ("b", scores([row(g, 0, None) for g in range(8)]))) is None
     with pytest.raises(ValueError, match="different problems"):
         compare("d", ("a", before), ("b", scores([row(0, 0, 1)])))
@@ -107,6 +115,12 @@ def test_every_input_is_in_the_key() -> None:
         {"seed": 1},
         {"max_prompt_tokens": 17},
         {"rope": "{}"},
+        {"judge": "sha256:x"},
+        {"repeat": 1},
+        {"datasets": (DatasetInput("d", "b", prompts="x"),)},
+        {"datasets": (DatasetInput("d", "b", scoring="x"),)},
+        {"datasets": (DatasetInput("d", "b", window="x"),)},
+        {"datasets": (DatasetInput("d", "b", contests="x"),)},
         {"precision": "BFloat16"},
         {"reward": "m:f"},
         {"code_digest": "x"},
@@ -115,3 +129,41 @@ def test_every_input_is_in_the_key() -> None:
     keys = {replace(plan, **change).key for change in others} | {plan.key}
     assert len(keys) == len(others) + 1
     assert {name for change in others for name in change} == set(plan.__dataclass_fields__)
+
+
+def test_problems_are_told_apart_by_difficulty_and_month() -> None:
+    facts = [("easy", "2024-08-03"), ("hard", "2024-08-20"), ("easy", "2024-09-01"), (None, None)]
+    rows = [
+        {**row(n, i, reward), "difficulty": difficulty, "date": day}
+        for n, (difficulty, day) in enumerate(facts)
+        for i, reward in enumerate((1.0, None if n == 1 else float(n == 0)))
+    ]
+    result = dataset_result(rows)
+    assert {k: (p.problems, p.unjudged) for k, p in result.by_difficulty.items()} == {"easy": (2, 0), "hard": (1, 1)}
+    means = {k: p.pass_at_1.mean for k, p in result.by_difficulty.items() if p.pass_at_1}
+    assert means == {"easy": 0.75, "hard": 1.0}
+    assert {k: p.problems for k, p in result.by_month.items()} == {"2024-08": 2, "2024-09": 1}
+
+
+def test_pass_at_k_goes_up_to_the_number_of_samples_with_intervals() -> None:
+    rows = [row(g, i, float(i < g)) for g in range(5) for i in range(6)]
+    result = dataset_result(rows)
+    assert list(result.pass_at_k) == ["1", "2", "4", "6"]
+    assert result.pass_at_k["6"].mean == 4 / 5
+    assert all(e.low <= e.mean <= e.high for e in result.pass_at_k.values())
+    assert result.pass_at_k["1"].low < result.pass_at_k["1"].mean
+
+
+def test_lengths_that_nobody_counted_are_no_length() -> None:
+    result = dataset_result([{**row(0, 0, 1), "response_tokens": None}])
+    assert result.response_tokens_mean is None
+    assert "eval/d/response_tokens_mean" not in metrics({"Given": {"d": result}})
+
+
+def test_figures_without_a_name_are_the_last_targets_even_where_it_lacks_one() -> None:
+    estimate = Estimate(mean=1500, low=1400, high=1600)
+    rated = dataset_result([row(0, 0, 1)], CodeforcesRating(rating=estimate, percentile=50.0, by_contest={"1": 1500}))
+    figures = metrics({"Base": {"d": rated}, "short": {"d": dataset_result([row(0, 0, 1)])}})
+    assert "eval/d/rating" not in figures
+    assert metrics({"Base": {"d": rated}})["eval/d/rating"] == 1500
+    assert metrics({"Base": {"d": rated}})["eval/d/percentile"] == 50

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from deepcoder_contracts.stage import RopeScaling, RopeType
 from deepcoder_trainer.checkpoint.storage import open_storage
 from deepcoder_trainer.errors import BadConfig
-from deepcoder_trainer.evaluation.cli import local_run
+from deepcoder_trainer.evaluation.cli import add_arguments, stage_config
 from deepcoder_trainer.evaluation.targets import model_digest, newest_export
 
 
@@ -43,32 +45,43 @@ def test_model_digest_sees_weights_and_words(tmp_path: Path) -> None:
 
 
 def options(**changes: Any) -> Any:
-    import argparse
-
-    from deepcoder_trainer.evaluation.cli import add_arguments
-
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     values: Mapping[str, Any] = {"--model": "m", "--datasets": "d=x.jsonl", "--output-dir": "out", **changes}
-    return parser.parse_args([word for item in values.items() for word in item])
+    return parser.parse_args([word for item in values.items() for word in item if word is not None])
 
 
-def test_other_settings_by_hand_get_another_folder() -> None:
-    first = local_run(options())
-    assert first.storage.uri == local_run(options()).storage.uri
-    for change in ({"--n": "4"}, {"--temperature": "1.0"}, {"--max-length": "64"}, {"--model": "other"}):
-        assert local_run(options(**change)).storage.uri != first.storage.uri
-    assert local_run(options(**{"--output-dir": "/elsewhere"})).config_digest == first.config_digest
+def test_options_by_hand_are_those_of_a_stage() -> None:
+    dataset = "lcb=hf://a/b/c.jsonl,since=2024-08-01,until=2025-02-01,extraction=livecodebench,contests=/cf"
+    config = stage_config(
+        options(**{"--datasets": dataset, "--n": "8", "--max-length": "65536", "--engines": "4", "--tp": "2"})
+    )
+    evaluation = config.stage.evaluate
+    assert evaluation is not None
+    [found] = evaluation.datasets
+    assert (found.name, found.uri, found.contests) == ("lcb", "hf://a/b/c.jsonl", "/cf")
+    assert (found.since, found.until, found.extraction) == ("2024-08-01", "2025-02-01", "LiveCodeBench")
+    assert (evaluation.samples_per_problem, config.stage.context_tokens) == (8, 65536)
+    assert (config.stage.resources.samplers, config.recipe.tensor_parallel) == (4, 2)
+    assert stage_config(options(**{"--rope": "yarn:2"})).stage.rope == RopeScaling(type=RopeType.YARN, factor=2)
+    given = stage_config(options(**{"--model": "m"}))
+    assert given.model.uri == str(Path("m").absolute())
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"--datasets": "x.jsonl"}, "write NAME=URI"),
+        ({"--datasets": "d=x.jsonl,since=2024-13-01"}, "since 2024-13-01 is no day of the calendar"),
+        ({"--datasets": "d=x.jsonl,since=2024-08-01,until=2024-08-01"}, "no day is both since"),
+        ({"--datasets": "d=x.jsonl,extraction=all"}, "extraction is one of last-block, livecodebench"),
         ({"--n": "0"}, "samplesPerProblem|samples_per_problem"),
         ({"--top-p": "0"}, "evaluationTopP|evaluation_top_p"),
+        ({"--rope": "long"}, "write Yarn:FACTOR or Dynamic:FACTOR"),
+        ({"--responses": "d=r.jsonl"}, "either --model, or --responses"),
+        ({"--judge": "pool"}, "needs --judge-token-file"),
     ],
 )
 def test_wrong_options_by_hand_are_named(change: dict[str, str], message: str) -> None:
     with pytest.raises(BadConfig, match=message):
-        local_run(options(**change))
+        stage_config(options(**change))

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from curation_world import livecodebench_row
 from together_api import KEY, TogetherAPI, executed, job_of, together_api
 
 from deepcoder_contracts.judge import Kind, Scoring, TestCase
@@ -445,8 +446,7 @@ async def test_other_scorings_are_refused_by_name_before_anything_is_run(
 async def test_a_stage_whose_problems_cannot_all_be_judged_is_refused_before_anything_is_sampled(
     api: TogetherAPI, judge: JudgeClient, tmp_path: Path, make_config: Callable[..., StageConfig], where: str
 ) -> None:
-    row = {"id": "p7", "source": "livecodebench", "prompt": "?", "tests": [{"input": "1", "output": "1"}]}
-    (tmp_path / "lcb.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "lcb.jsonl").write_text(json.dumps(livecodebench_row(question_id="p7")) + "\n")
     together = TogetherEndpoint(key_file=str(tmp_path / "key"))
     config = make_config(judge=JudgeEndpoint(backend=JudgeBackend.TOGETHER, together=together))
     training = [replace(DOUBLE), replace(DOUBLE, id="p7", scoring=Scoring.LIVECODEBENCH)]

@@ -7,7 +7,16 @@ import math
 import numpy as np
 import pytest
 
-from deepcoder_trainer.evaluation.stats import bootstrap, mean_pass_at_k, paired_difference, pass_at_k, problem_means
+from deepcoder_trainer.evaluation.stats import (
+    bootstrap,
+    interval_of,
+    mean_pass_at_k,
+    paired_difference,
+    paired_p_value,
+    pass_at_k,
+    problem_means,
+    wilson,
+)
 
 NAN = math.nan
 
@@ -65,3 +74,41 @@ def test_what_cannot_be_paired_or_estimated_is_refused() -> None:
         paired_difference(np.zeros(3), np.zeros(4))
     with pytest.raises(ValueError, match="no judged problem"):
         bootstrap([NAN])
+
+
+def test_interval_of_problems_that_all_came_out_alike_has_a_width() -> None:
+    all_solved = interval_of([1.0] * 10)
+    # Wilson's for 10 of 10: the lower end is n / (n + z²) = 10 / 13.8415.
+    assert (all_solved.mean, all_solved.high) == (1.0, 1.0)
+    assert all_solved.low == pytest.approx(10 / 13.8415, abs=1e-4)
+    none_solved = interval_of([0.0] * 10)
+    assert (none_solved.mean, none_solved.low) == (0.0, 0.0)
+    assert none_solved.high == pytest.approx(3.8415 / 13.8415, abs=1e-4)
+    assert interval_of([0.0, 1.0, math.nan]) == bootstrap([0.0, 1.0])
+
+
+def test_wilson_interval_of_a_known_example() -> None:
+    interval = wilson(8, 10)
+    assert (interval.low, interval.high) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
+
+
+def test_p_value_with_one_sample_a_problem_is_mcnemars_exact_test() -> None:
+    before = np.array([0.0] * 9 + [1.0] + [1.0] * 5 + [0.0] * 5)
+    after = np.array([1.0] * 9 + [0.0] + [1.0] * 5 + [0.0] * 5)
+    # 9 changed one way and 1 the other: 2 · (C(10,0) + C(10,1)) / 2^10.
+    assert paired_p_value(before, after) == pytest.approx(22 / 1024)
+    assert paired_p_value(after, before) == pytest.approx(22 / 1024)
+    assert paired_p_value(before, before) == 1.0
+
+
+def test_p_value_of_shares_counts_all_signs_and_draws_them_where_there_are_too_many() -> None:
+    before = np.zeros(3)
+    # Of the 8 sums of ±0.25 ± 0.5 ± 1, those of +1.75 and -1.75 are as far from 0.
+    assert paired_p_value(before, np.array([0.25, 0.5, 1.0])) == pytest.approx(2 / 8)
+    assert paired_p_value(before, np.array([0.25, 0.5, math.nan])) == pytest.approx(2 / 4)
+    many = np.linspace(0.1, 1.0, 40)
+    assert paired_p_value(np.zeros(40), many) == pytest.approx(1 / 100_001), "only all of one sign reach it"
+    mixed = many * np.where(np.arange(40) % 2, 1, -1)
+    assert paired_p_value(np.zeros(40), mixed) > 0.5
+    with pytest.raises(ValueError, match="evaluate the same dataset"):
+        paired_p_value(np.zeros(2), np.zeros(3))

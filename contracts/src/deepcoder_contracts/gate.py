@@ -46,7 +46,7 @@ _COMPARE: dict[Comparison, Callable[[float, float], bool]] = {
 MetricName = Annotated[
     str,
     StringConstraints(
-        pattern=r"^(step|reward_mean|truncated_ratio|plateau\(reward_mean\)|eval/[A-Za-z0-9_.-]{1,63}/pass_at_1)$"
+        pattern=r"^(step|reward_mean|truncated_ratio|plateau\(reward_mean\)|eval/[A-Za-z0-9_.-]{1,63}/(pass_at_1|rating))$"
     ),
 ]
 
@@ -55,7 +55,8 @@ class GateCondition(Contract):
     """One comparison over the mean of the last `window` values of a metric."""
 
     metric: MetricName
-    """step, reward_mean, truncated_ratio, plateau(reward_mean), or eval/<dataset>/pass_at_1."""
+    """step, reward_mean, truncated_ratio, plateau(reward_mean), eval/<dataset>/pass_at_1, or eval/<dataset>/rating of a
+    dataset with contests."""
 
     op: Comparison
     """Ge, Gt, Le or Lt."""

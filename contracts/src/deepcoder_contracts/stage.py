@@ -7,6 +7,7 @@ finds the newest complete manifest below `storage` itself, and falls back to `pa
 
 from __future__ import annotations
 
+from datetime import date
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
@@ -88,14 +89,48 @@ class DatasetSource(Contract):
         return self
 
 
+Day = Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")]
+"""A day, as YYYY-MM-DD."""
+
+
+class Extraction(StrEnum):
+    """LastBlock: the last fenced block that is closed. LiveCodeBench: what lies between the last two fences."""
+
+    LAST_BLOCK = "LastBlock"
+    LIVECODEBENCH = "LiveCodeBench"
+
+
 class EvaluationDataset(Contract):
     """A named set of problems to evaluate on."""
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,63}$")]
-    """Name in metrics and gates: eval/<name>/pass_at_1."""
+    """Name in metrics and gates: eval/<name>/pass_at_1, eval/<name>/rating."""
 
     uri: SourceURI
-    """Where its problems are, in the same formats as training problems."""
+    """Where its problems are: in the formats of training problems, or in the layout of a published benchmark."""
+
+    since: Day | None = None
+    """Only problems published on this day or later, as YYYY-MM-DD; every problem then needs a date."""
+
+    until: Day | None = None
+    """Only problems published before this day, as YYYY-MM-DD; every problem then needs a date."""
+
+    extraction: Extraction = Extraction.LAST_BLOCK
+    """Which part of a response is the program."""
+
+    contests: SourceURI | None = None
+    """Codeforces: folder of standings and ratings, from which eval/<name>/rating is computed."""
+
+    @model_validator(mode="after")
+    def _is_a_window(self) -> Self:
+        for name, day in (("since", self.since), ("until", self.until)):
+            try:
+                date.fromisoformat(day or "2000-01-01")
+            except ValueError:
+                raise ValueError(f"dataset {self.name}: {name} {day} is no day of the calendar") from None
+        if self.since and self.until and self.since >= self.until:
+            raise ValueError(f"dataset {self.name}: no day is both since {self.since} and before {self.until}")
+        return self
 
 
 class Evaluation(Contract):

@@ -29,6 +29,7 @@ _COMMANDS = {
     "verify": ("deepcoder_trainer.checkpoint.cli", "walk a checkpoint's lineage and check every link"),
     "curate": ("deepcoder_trainer.curation.cli", "make a training set from published problem sets"),
     "evaluate": ("deepcoder_trainer.evaluation.cli", "measure a model on problem sets"),
+    "compare-evals": ("deepcoder_trainer.evaluation.compare", "two evaluations side by side, with a paired test"),
     "report": ("deepcoder_trainer.report.cli", "show what a run came to: curves, evaluations, lineage"),
     "plan": ("deepcoder_trainer.plan.cli", "say whether a run fits so many GPUs, and what to change"),
     "make-demo": ("deepcoder_trainer.demo.make", "make the demo's problems, tokenizer and warm-started model"),

@@ -34,7 +34,8 @@ from deepcoder_trainer.checkpoint.storage import open_run_storage
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter, CommittedCheckpoint
 from deepcoder_trainer.cluster import connect_ray
 from deepcoder_trainer.controller import Controller
-from deepcoder_trainer.evaluation.context import EvaluationContext
+from deepcoder_trainer.evaluation.context import EvaluationContext, no_judge
+from deepcoder_trainer.judge.admission import refuse_unjudgeable
 from deepcoder_trainer.judge.backend import Judge
 from deepcoder_trainer.judge.connect import connect_judge
 from deepcoder_trainer.judge.local import LocalJudge
@@ -310,6 +311,8 @@ class Attempt:
     async def _evaluate(self, stack: AsyncExitStack, reward: Reward, model_dir: Path, tokenizer: Any) -> ExitRecord:
         from deepcoder_trainer.evaluation.run import run_evaluate_stage
 
+        if (judge := self._client) is not None:
+            await self._unless_stopped(abandonable(refuse_unjudgeable, self.config, judge, (), self._sources))
         sampler = self._sampler = await self._unless_stopped(start_samplers(self.config, model_dir))
         stack.push_async_callback(sampler.close)
         await self._unless_stopped(self._look_around())
@@ -335,8 +338,14 @@ class Attempt:
             dtype="float32" if self.config.recipe.precision == "Float32" else "bfloat16",
             observer=observer,
             surroundings=self._surroundings,
-            told=self._prometheus.evaluated,
+            told=self._evaluated,
+            judge_version=self._client.version if self._client is not None else no_judge,
         )
+
+    def _evaluated(self, figures: Mapping[str, float]) -> None:
+        """What a target of an Evaluate stage came to: for whoever scrapes, and for the operator."""
+        self._prometheus.evaluated(figures)
+        self._progress.evaluated(figures)
 
     def _observer(self, *more: Observer) -> Observers:
         return Observers([self._progress, self._metrics, self._prometheus, *more, *self._extra])

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from deepcoder_contracts.judge import Kind, Scoring, TestCase
 from deepcoder_contracts.manifest import FileEntry, Manifest
-from deepcoder_contracts.stage import Storage
+from deepcoder_contracts.stage import Extraction, Storage
 
 IntArray = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float32]
@@ -50,6 +50,8 @@ class Problem:
     """Mathematics: the final answer, instead of tests."""
     float_tolerance: float | None = None
     """Strict comparison: how far numbers may be off, relative and absolute; None: tokens are compared as written."""
+    extraction: Extraction = Extraction.LAST_BLOCK
+    """Which part of a response is the program."""
 
 
 @dataclass(frozen=True)

@@ -85,15 +85,16 @@ class Stage(Spec):
                 Rule(
                     "!has(self.promoteWhen) || self.promoteWhen.all.all(c, !c.metric.startsWith('eval/') || "
                     "(has(self.evaluate) && self.evaluate.datasets.exists(d, "
-                    "c.metric == 'eval/' + d.name + '/pass_at_1')))",
+                    "c.metric == 'eval/' + d.name + '/pass_at_1' || "
+                    "(has(d.contests) && c.metric == 'eval/' + d.name + '/rating'))))",
                     "promoteWhen uses an evaluation that the stage does not make: add the dataset to "
-                    "evaluate.datasets, or use another metric",
+                    "evaluate.datasets (with its contests, for a rating), or use another metric",
                     field_path=".promoteWhen",
                 ),
                 Rule(
                     "self.type != 'Evaluate' || !has(self.promoteWhen) || "
                     "self.promoteWhen.all.all(c, c.metric.startsWith('eval/') && c.window == 1)",
-                    "an Evaluate stage measures once: gate it on eval/<dataset>/pass_at_1 with window 1",
+                    "an Evaluate stage measures once: gate it on eval/<dataset>/pass_at_1 or rating with window 1",
                     field_path=".promoteWhen",
                 ),
                 Rule(

@@ -1,124 +1,231 @@
 """`deepcoder-trainer evaluate`: measure one model on problem sets, by hand.
 
-It is a local run of one Evaluate stage, so that a number got by hand is got exactly as one in a run. Results are in
-a folder of `--output-dir` that is named by all settings: other settings never overwrite them, and the same command
-again goes on where it stopped, or shows what is there.
+What is measured is measured as in a run's Evaluate stage, under the same key. Results are in `--output-dir`, in a
+folder `eval/<key>` that is named by all inputs: other inputs never overwrite them; the same command again goes on
+where it stopped, and where nothing is left to do it shows what is there and says from when that is.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
+import logging
+import re
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
+from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.exit import ExitCode
+from deepcoder_contracts.manifest import RunIdentity
 from deepcoder_contracts.recipe import Precision, Recipe
 from deepcoder_contracts.stage import (
     Evaluation,
     EvaluationDataset,
+    Extraction,
+    JudgeBackend,
+    JudgeEndpoint,
     ModelSource,
+    Provenance,
+    RopeScaling,
+    RopeType,
+    StageConfig,
     StageResources,
+    StageSettings,
     StageType,
     Storage,
 )
-from deepcoder_trainer.checkpoint.storage import open_storage
 from deepcoder_trainer.config import explain
 from deepcoder_trainer.errors import BadConfig
-from deepcoder_trainer.localrun import LocalRun, LocalStage
 
-_STAGE = "evaluation"
+STAGE = "evaluation"
+_IDENTITY = RunIdentity(namespace="local", name="evaluate", uid="00000000-0000-0000-0000-000000000000")
+_SETTING = re.compile(r",(since|until|extraction|contests)=([^,]*)\Z")
+_DEFAULT_PORT = 8080
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("--model", required=True, help="hf://org/name, s3://…, file:///… or a path")
+    parser.add_argument("--model", help="hf://org/name, s3://…, file:///… or a path")
     parser.add_argument(
-        "--datasets", required=True, nargs="+", metavar="NAME=URI", help="problem sets, with a name each"
+        "--responses",
+        nargs="+",
+        metavar="NAME=FILE",
+        help="instead of a model: responses of it to each of the sets, as JSON Lines or Parquet",
     )
-    parser.add_argument("--output-dir", type=Path, required=True, help="where results go, in a folder for each setting")
-    parser.add_argument("--n", type=int, default=1, help="responses for each problem (default 1)")
-    parser.add_argument("--max-length", type=int, default=32768, help="response limit in tokens (default 32768)")
     parser.add_argument(
-        "--max-prompt-length", type=int, default=2048, help="longer prompts are left out (default 2048)"
+        "--datasets",
+        required=True,
+        nargs="+",
+        metavar="NAME=URI[,since=DAY][,until=DAY][,contests=DIR][,extraction=RULE]",
+        help="problem sets, with a name each; a window of days; standings of Codeforces contests; which part of a "
+        "response is the program (last-block or livecodebench)",
     )
-    parser.add_argument("--temperature", type=float, default=0.6, help="default 0.6")
-    parser.add_argument("--top-p", type=float, default=0.95, help="default 0.95")
-    parser.add_argument("--seed", type=int, default=0, help="default 0")
-    parser.add_argument("--tp", type=int, default=1, help="devices of one engine (default 1)")
-    parser.add_argument("--engines", type=int, default=1, help="vLLM engines (default 1)")
-    parser.add_argument("--accelerators", action="store_true", help="run on GPUs")
-    parser.add_argument("--float32", action="store_true", help="compute in float32 instead of bfloat16")
-    parser.add_argument("--judge-workers", type=int, default=None, help="programs judged at once (default: CPUs)")
+    parser.add_argument("--output-dir", type=Path, required=True, help="where results go: eval/<key> below it")
+    parser.add_argument("--again", action="store_true", help="measure once more what was measured before, beside it")
+    how = parser.add_argument_group("how it is sampled")
+    how.add_argument("--n", type=int, default=1, help="responses for each problem (default 1)")
+    how.add_argument("--max-length", type=int, default=32768, help="response limit in tokens (default 32768)")
+    how.add_argument("--max-prompt-length", type=int, default=2048, help="longer prompts are left out (default 2048)")
+    how.add_argument("--temperature", type=float, default=0.6, help="default 0.6")
+    how.add_argument("--top-p", type=float, default=0.95, help="default 0.95")
+    how.add_argument("--seed", type=int, default=0, help="default 0")
+    how.add_argument("--rope", metavar="TYPE:FACTOR", help="scaled positions, as Yarn:2 or Dynamic:2")
+    where = parser.add_argument_group("where it runs")
+    where.add_argument("--tp", type=int, default=1, help="devices of one engine (default 1)")
+    where.add_argument("--engines", type=int, default=1, help="vLLM engines that share the samples (default 1)")
+    where.add_argument("--accelerators", action="store_true", help="run on GPUs")
+    where.add_argument("--float32", action="store_true", help="compute in float32 instead of bfloat16")
+    where.add_argument("--judge-workers", type=int, help="programs judged at once on this machine (default: CPUs)")
+    where.add_argument("--judge", metavar="HOST[:PORT]", help="a pool's Service instead")
+    where.add_argument("--judge-token-file", help="file with the pool's bearer token")
 
 
 def main(options: argparse.Namespace) -> int:
-    """Evaluate and print; the exit code of the run."""
+    """Evaluate and print; the exit code."""
+    import asyncio
+
     from deepcoder_trainer.judge.local import LocalJudge
 
-    config = local_run(options)
-    judge = LocalJudge(options.judge_workers)  # before anything heavy is imported, as `run` does
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    config = stage_config(options)
+    responses = _named_files(options.responses or [])
+    # Before anything heavy is imported or a secret is read, as `run` does.
+    judge = LocalJudge(config.judge.workers) if config.judge.backend is JudgeBackend.LOCAL else None
     try:
-        from deepcoder_trainer.report.cli import render
-        from deepcoder_trainer.report.history import read_history
-        from deepcoder_trainer.runner import run
+        from rich.console import Console
 
-        record = asyncio.run(run(config, judge, lambda _config: ()))
+        from deepcoder_trainer.checkpoint.errors import StorageError
+        from deepcoder_trainer.evaluation.byhand import evaluate, stored_results
+        from deepcoder_trainer.evaluation.table import render
+        from deepcoder_trainer.ports import SandboxUnavailable
+        from deepcoder_trainer.problems.files import DatasetError
+
+        try:
+            done = asyncio.run(evaluate(config, judge, responses, again=options.again))
+        except DatasetError as error:
+            raise BadConfig(str(error)) from error
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            sys.stderr.write("deepcoder-trainer evaluate: stopped; the same command goes on from here\n")
+            return ExitCode.DRAINED
+        except SandboxUnavailable as error:
+            sys.stderr.write(f"deepcoder-trainer evaluate: {error}\nThe same command judges what is not judged yet.\n")
+            return ExitCode.DRAINED
+        except StorageError as error:
+            sys.stderr.write(f"deepcoder-trainer evaluate: {error}\n")
+            return 1
     finally:
-        judge.close()
-    if record.code != ExitCode.DONE:
-        sys.stderr.write(f"deepcoder-trainer evaluate: {record.reason}: {record.message}\n")
-        return record.code
-    console = Console(highlight=False)
-    console.print(render(read_history(open_storage(config.storage.uri)), [], None))
-    console.print(f"results: {config.storage.uri.removeprefix('file://')}")
+        if judge is not None:
+            judge.close()
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(render(stored_results(config, done.key)))
+    if done.found is not None:
+        console.print(
+            f"These were measured before, at {done.found:%Y-%m-%d %H:%M:%S} UTC, from the same inputs; nothing was "
+            "measured now. With --again they are measured once more, beside these."
+        )
+    console.print(f"results: {options.output_dir}/eval/{done.key}")
     return 0
 
 
-def local_run(options: argparse.Namespace) -> LocalRun:
-    """The command's options as a local run. Raises BadConfig naming the option or field at fault."""
+def stage_config(options: argparse.Namespace) -> StageConfig:
+    """The command's options as an Evaluate stage. Raises BadConfig naming the option or field at fault."""
     from pydantic import ValidationError
 
+    if (options.model is None) == (options.responses is None):
+        raise BadConfig("give either --model, or --responses of one", field="--model")
+    judge = _judge(options)
     try:
-        run = LocalRun(
-            name="evaluate",
-            model=ModelSource(uri=_uri(options.model)),
-            recipe=Recipe(
-                seed=options.seed,
-                evaluation_temperature=options.temperature,
-                evaluation_top_p=options.top_p,
-                max_prompt_tokens=options.max_prompt_length,
-                tensor_parallel=options.tp,
-                precision=Precision.FLOAT32 if options.float32 else Precision.BFLOAT16,
+        recipe = Recipe(
+            seed=options.seed,
+            evaluation_temperature=options.temperature,
+            evaluation_top_p=options.top_p,
+            max_prompt_tokens=options.max_prompt_length,
+            tensor_parallel=options.tp,
+            precision=Precision.FLOAT32 if options.float32 else Precision.BFLOAT16,
+        )
+        stage = StageSettings(
+            name=STAGE,
+            index=0,
+            type=StageType.EVALUATE,
+            context_tokens=options.max_length,
+            rope=_rope(options.rope),
+            resources=StageResources(samplers=options.engines, learners=0, accelerators=options.accelerators),
+            evaluate=Evaluation(
+                datasets=[_dataset(text) for text in options.datasets],
+                samples_per_problem=options.n,
+                targets=["Base"],
             ),
-            stages=[
-                LocalStage(
-                    name=_STAGE,
-                    type=StageType.EVALUATE,
-                    context_tokens=options.max_length,
-                    resources=StageResources(samplers=options.engines, learners=0, accelerators=options.accelerators),
-                    evaluate=Evaluation(
-                        datasets=[_dataset(text) for text in options.datasets],
-                        samples_per_problem=options.n,
-                        targets=["Base"],
-                    ),
-                )
-            ],
+        )
+        model = options.model or next(iter(_named_files(options.responses).values()))
+        return StageConfig(
+            run=_IDENTITY,
+            stage=stage,
+            longest_context_tokens=options.max_length,
+            ordinal=1,
+            model=ModelSource(uri=_uri(str(model))),
+            recipe=recipe,
             storage=Storage(uri=f"file://{options.output_dir.absolute()}"),
+            judge=judge,
+            provenance=Provenance(config_digest=sha256_digest(recipe.to_json() + stage.to_json())),
         )
     except ValidationError as error:
         raise explain(error, {}) from None
-    folder = run.config_digest.removeprefix("sha256:")[:16]
-    return run.model_copy(update={"storage": Storage(uri=f"{run.storage.uri}/{folder}")})
 
 
 def _dataset(text: str) -> EvaluationDataset:
-    name, equals, uri = text.partition("=")
+    rest, settings = text, dict[str, str]()
+    while (match := _SETTING.search(rest)) is not None:
+        settings[match[1]] = match[2]
+        rest = rest[: match.start()]
+    name, equals, uri = rest.partition("=")
     if not equals or not name or not uri:
         raise BadConfig(f"--datasets {text!r}: write NAME=URI, as in lcb=/data/lcb.jsonl", field="--datasets")
-    return EvaluationDataset(name=name, uri=_uri(uri))
+    rules = {"last-block": Extraction.LAST_BLOCK, "livecodebench": Extraction.LIVECODEBENCH}
+    rule = settings.get("extraction", "last-block")
+    if rule not in rules:
+        raise BadConfig(f"--datasets {text!r}: extraction is one of {', '.join(rules)}", field="--datasets")
+    return EvaluationDataset(
+        name=name,
+        uri=_uri(uri),
+        since=settings.get("since"),
+        until=settings.get("until"),
+        contests=_uri(settings["contests"]) if "contests" in settings else None,
+        extraction=rules[rule],
+    )
+
+
+def _named_files(texts: list[str]) -> dict[str, Path]:
+    files = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not equals or not name or not path:
+            raise BadConfig(f"--responses {text!r}: write NAME=FILE, the set's name first", field="--responses")
+        files[name] = Path(path)
+    return files
+
+
+def _rope(text: str | None) -> RopeScaling | None:
+    if text is None:
+        return None
+    kind, _, factor = text.partition(":")
+    try:
+        return RopeScaling(type=RopeType(kind.capitalize()), factor=float(factor))
+    except ValueError as error:
+        raise BadConfig(
+            f"--rope {text!r}: write Yarn:FACTOR or Dynamic:FACTOR, a factor above 1", field="--rope"
+        ) from error
+
+
+def _judge(options: argparse.Namespace) -> JudgeEndpoint:
+    if options.judge is None:
+        return JudgeEndpoint(workers=options.judge_workers)
+    if options.judge_token_file is None:
+        raise BadConfig("--judge needs --judge-token-file: the file that holds the pool's token", field="--judge")
+    host, _, port = options.judge.partition(":")
+    if not host or not (port or str(_DEFAULT_PORT)).isdigit():
+        raise BadConfig(f"--judge {options.judge!r}: write HOST or HOST:PORT", field="--judge")
+    return JudgeEndpoint(
+        backend=JudgeBackend.POOL, host=host, port=int(port or _DEFAULT_PORT), token_file=options.judge_token_file
+    )
 
 
 def _uri(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,17 @@ from typing import Any
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.checkpoint.storage import ObjectStore
+from deepcoder_trainer.evaluation import journal
 from deepcoder_trainer.ports import Observer
 from deepcoder_trainer.rollout.reward import Reward
-from deepcoder_trainer.rollout.rollout import Rollout, Sampling
 from deepcoder_trainer.sampler.pretrained import push_pretrained
 from deepcoder_trainer.surroundings import Surroundings
 from deepcoder_trainer.types import Sampler
+
+
+async def no_judge() -> str | None:
+    """Where no judge grades: a reward of the user's own."""
+    return None
 
 
 @dataclass(frozen=True)
@@ -38,10 +43,14 @@ class EvaluationContext:
     surroundings: Surroundings = field(default_factory=Surroundings)
     told: Callable[[Mapping[str, float]], None] = lambda _figures: None
     """Hears what each target of an Evaluate stage came to as soon as it is measured: `eval/<set>/<target>/<figure>`."""
-
-    def rollout(self, sampling: Sampling) -> Rollout:
-        """Makes groups with settings of its own."""
-        return Rollout(self.sampler, self.reward, sampling)
+    judge_version: Callable[[], Awaitable[str | None]] = no_judge
+    """Asks a judge which code grades."""
+    again: bool = False
+    """Measure once more what was measured before, beside it."""
+    journal_seconds: float = journal.SECONDS
+    """Time between two parts of the journal: what a process that is killed loses."""
+    advance: Callable[[str, int, int], None] = lambda _name, _done, _of: None
+    """Told how many of a set's samples are done, and of how many."""
 
     async def push(self, directory: Path, version: int) -> None:
         """Put a model in Hugging Face layout into all samplers; `version` labels its tokens."""

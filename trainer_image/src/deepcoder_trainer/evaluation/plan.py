@@ -1,9 +1,9 @@
 """What an evaluation is made of, and its key: the sha256 of all its inputs.
 
 The key names the folder of the results. The same inputs find results that are there; anything else, be it one
-problem, the trainer's own code or the version of vLLM, gives another folder, so that an old result is never taken for a
-new one and no result is overwritten. How outputs are compared is a matter of the problems and of the trainer's code, so
-it is in there; which build of the judge compared them is not, as judges do not say.
+problem, the trainer's own code or the version of vLLM, gives another folder, so that an old result is never taken for
+a new one and no result is overwritten. What a judge says of its own code, asked when the evaluation begins, is in
+there; a pool that is upgraded in its course is not seen. `repeat` alone tells measurements of the same inputs apart.
 """
 
 from __future__ import annotations
@@ -29,6 +29,15 @@ class DatasetInput:
 
     name: str
     digest: str
+    """Of its files."""
+    prompts: str = ""
+    """Digest of all that the model is sent, as text and as token ids: instructions, chat template, what is left out."""
+    scoring: str = ""
+    """How outputs are compared, and which part of a response is taken for the program."""
+    window: str = ""
+    """Days that problems are from."""
+    contests: str = ""
+    """Digest of standings and ratings."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +59,25 @@ class EvaluationPlan:
     code_digest: str
     sampler: str
     """What sampled, with its version."""
+    judge: str | None = None
+    """What judges say of their code."""
     rope: str | None = None
     """Scaling of the rotary positions, as JSON."""
+    repeat: int = 0
+    """How often the same was measured before."""
 
     @property
     def key(self) -> str:
         """64 hexadecimal digits."""
-        document = json.dumps({"version": 1, **asdict(self)}, sort_keys=True, separators=(",", ":"))
+        document = json.dumps({"version": 2, **asdict(self)}, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(document.encode()).hexdigest()
 
 
 def samples_path(target: str, dataset: str) -> str:
     """Where a target's samples of a dataset are, below the evaluation's folder."""
     return f"samples/{target}/{dataset}.parquet"
+
+
+def parts_path(target: str | None = None, dataset: str | None = None) -> str:
+    """Where samples are kept while an evaluation is under way, below its folder: all, or a target's of a dataset."""
+    return "/".join(p for p in ("parts", target, dataset) if p)

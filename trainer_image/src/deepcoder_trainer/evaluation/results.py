@@ -9,7 +9,7 @@ ones, whatever numbers a reward of the user's own gives. A sample that no judge 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +17,16 @@ import numpy as np
 from pydantic import Field
 
 from deepcoder_contracts.base import Contract, VersionedContract
+from deepcoder_trainer.evaluation import codeforces
 from deepcoder_trainer.evaluation.stats import (
+    Interval,
     Solved,
+    Values,
     bootstrap,
-    mean_pass_at_k,
+    interval_of,
     paired_difference,
+    paired_p_value,
+    pass_at_k_values,
     problem_means,
 )
 
@@ -29,7 +34,7 @@ Row = Mapping[str, Any]
 
 
 class Estimate(Contract):
-    """A mean with its 95 % bootstrap interval over problems."""
+    """A mean with its 95 % interval over problems."""
 
     mean: float
     """Estimate."""
@@ -39,6 +44,35 @@ class Estimate(Contract):
 
     high: float
     """Upper end."""
+
+
+class Part(Contract):
+    """Some of a set's problems: those of one difficulty, or of one month."""
+
+    problems: int = Field(ge=0)
+    """Problems that were asked."""
+
+    unjudged: int = Field(ge=0)
+    """Responses that no judge could judge."""
+
+    pass_at_1: Estimate | None = None
+    """As of the whole set."""
+
+
+class CodeforcesRating(Contract):
+    """What a model would be rated, by the published method."""
+
+    rating: Estimate
+    """Mean over contests; the interval is the bootstrap's over contests."""
+
+    percentile: float | None = None
+    """Share of all users below it, in percent; None without their ratings."""
+
+    by_contest: dict[str, int]
+    """Contest to the rating that its result comes to."""
+
+    left_out: dict[str, str] = {}
+    """Contest to why it says nothing."""
 
 
 class DatasetResult(Contract):
@@ -53,20 +87,32 @@ class DatasetResult(Contract):
     unjudged: int = Field(ge=0)
     """Responses that no judge could judge."""
 
-    pass_at_1: Estimate | None
+    pass_at_1: Estimate | None = None
     """Share of right responses, averaged over each problem's samples first; None if nothing was judged."""
 
-    pass_at_k: dict[str, float]
-    """Unbiased pass@k for k of 1, 2, 4, … up to the samples of a problem."""
+    pass_at_k: dict[str, Estimate]
+    """Unbiased pass@k for k of 1, 2, 4, … up to the samples of a problem, and for that number."""
 
     truncated_ratio: float
     """Share of responses that filled the limit."""
 
-    response_tokens_mean: float
-    """Mean length of a response, in tokens."""
+    response_tokens_mean: float | None = None
+    """Mean length of a response, in tokens; None where responses were given without it."""
 
     verdicts: dict[str, int]
     """Responses by the verdict that decided."""
+
+    by_difficulty: dict[str, Part] = {}
+    """Problems by what their set calls their difficulty."""
+
+    by_month: dict[str, Part] = {}
+    """Problems by the month in which they were published, as YYYY-MM."""
+
+    codeforces: CodeforcesRating | None = None
+    """Of a set that has contests."""
+
+    notes: list[str] = []
+    """What the figures must not be shown without."""
 
 
 class Comparison(Contract):
@@ -83,6 +129,9 @@ class Comparison(Contract):
 
     difference: Estimate
     """95 % interval by bootstrap over problems."""
+
+    p_value: float | None = None
+    """Two-sided, of no difference: signs of the problems' differences permuted; with one sample McNemar's exact."""
 
 
 class EvaluationResults(VersionedContract):
@@ -134,27 +183,53 @@ def scores(rows: Sequence[Row]) -> Scores:
     return Scores(tuple(names[g] for g in groups), table.reshape(len(groups), width))
 
 
-def dataset_result(rows: Sequence[Row]) -> DatasetResult:
+def dataset_result(
+    rows: Sequence[Row], rating: CodeforcesRating | None = None, notes: Sequence[str] = ()
+) -> DatasetResult:
     """Figures of one target on one problem set."""
     scored = scores(rows)
-    means = problem_means(scored.solved)
-    judged = not np.isnan(means).all() if len(means) else False
     verdicts: dict[str, int] = {}
     for row in rows:
         verdicts[row["verdict"]] = verdicts.get(row["verdict"], 0) + 1
     samples = scored.solved.shape[1]
-    powers = [2**e for e in range(samples.bit_length()) if 2**e <= samples]
-    at_k = {str(k): value for k in powers if not math.isnan(value := mean_pass_at_k(scored.solved, k))}
-    interval = bootstrap(means) if judged else None
+    ks = sorted({2**e for e in range(samples.bit_length()) if 2**e <= samples} | ({samples} if samples else set()))
+    at_k = {str(k): value for k in ks if (value := _estimate(pass_at_k_values(scored.solved, k))) is not None}
+    tokens = [r["response_tokens"] for r in rows if r["response_tokens"] is not None]
     return DatasetResult(
         problems=len(scored.problem_ids),
         samples=len(rows),
         unjudged=sum(r["reward"] is None for r in rows),
-        pass_at_1=Estimate(mean=interval.mean, low=interval.low, high=interval.high) if interval else None,
+        pass_at_1=_estimate(problem_means(scored.solved)),
         pass_at_k=at_k,
         truncated_ratio=_mean([r["finish"] == "length" for r in rows]),
-        response_tokens_mean=_mean([r["response_tokens"] for r in rows]),
+        response_tokens_mean=_mean(tokens) if tokens or not rows else None,
         verdicts=dict(sorted(verdicts.items())),
+        by_difficulty=_parts(rows, scored, lambda r: r.get("difficulty")),
+        by_month=_parts(rows, scored, lambda r: (r.get("date") or "")[:7]),
+        codeforces=rating,
+        notes=list(notes),
+    )
+
+
+def codeforces_rating(
+    rows: Sequence[Row],
+    contests: Mapping[str, codeforces.Contest | str],
+    all_ratings: Sequence[float] | None,
+) -> CodeforcesRating | None:
+    """The rating of a target's samples; None if no contest counts."""
+    solved: dict[str, list[bool | None]] = {}
+    for row in sorted(rows, key=lambda r: (r["group_id"], r["index"])):
+        if row["contest_problem"] is not None:
+            reward = row["reward"]
+            solved.setdefault(row["contest_problem"], []).append(None if reward is None else reward > 0)
+    rated = codeforces.rate(contests, solved)
+    if rated is None:
+        return None
+    return CodeforcesRating(
+        rating=_as_estimate(bootstrap([float(r) for r in rated.by_contest.values()])),
+        percentile=codeforces.percentile(rated.rating, all_ratings) if all_ratings else None,
+        by_contest=dict(rated.by_contest),
+        left_out=dict(rated.left_out),
     )
 
 
@@ -165,25 +240,66 @@ def compare(dataset: str, before: tuple[str, Scores], after: tuple[str, Scores])
     pair = problem_means(before[1].solved), problem_means(after[1].solved)
     if np.isnan(pair[1] - pair[0]).all():
         return None
-    interval = paired_difference(*pair)
-    estimate = Estimate(mean=interval.mean, low=interval.low, high=interval.high)
-    return Comparison(dataset=dataset, before=before[0], after=after[0], difference=estimate)
+    difference = _as_estimate(paired_difference(*pair))
+    return Comparison(
+        dataset=dataset, before=before[0], after=after[0], difference=difference, p_value=paired_p_value(*pair)
+    )
 
 
 def metrics(results: Mapping[str, Mapping[str, DatasetResult]]) -> dict[str, float]:
     """For manifest, status and gates: `eval/<dataset>/…` of the last target, and pass@1 of each by name."""
     figures: dict[str, float] = {}
+    last = list(results)[-1:]
     for target, by_dataset in results.items():
         for dataset, result in by_dataset.items():
             if result.pass_at_1 is None:
                 continue
             if len(results) > 1:
                 figures[f"eval/{dataset}/{target}/pass_at_1"] = result.pass_at_1.mean
-            # Written again by each target: the last one stays.
-            figures[f"eval/{dataset}/pass_at_1"] = result.pass_at_1.mean
-            figures[f"eval/{dataset}/truncated_ratio"] = result.truncated_ratio
-            figures[f"eval/{dataset}/response_tokens_mean"] = result.response_tokens_mean
+            if [target] == last:
+                found = _figures(result, result.pass_at_1)
+                figures |= {f"eval/{dataset}/{name}": value for name, value in found.items()}
     return figures
+
+
+def _figures(result: DatasetResult, pass_at_1: Estimate) -> dict[str, float]:
+    figures = {
+        "pass_at_1": pass_at_1.mean,
+        "pass_at_1_low": pass_at_1.low,
+        "pass_at_1_high": pass_at_1.high,
+        "truncated_ratio": result.truncated_ratio,
+        "unjudged": float(result.unjudged),
+    }
+    if result.response_tokens_mean is not None:
+        figures["response_tokens_mean"] = result.response_tokens_mean
+    if result.codeforces is not None:
+        figures["rating"] = result.codeforces.rating.mean
+        if result.codeforces.percentile is not None:
+            figures["percentile"] = result.codeforces.percentile
+    return figures
+
+
+def _parts(rows: Sequence[Row], scored: Scores, of: Callable[[Row], str | None]) -> dict[str, Part]:
+    """Problems by what `of` says of them; those that it says nothing of are in no part."""
+    groups: dict[str, set[int]] = {}
+    unjudged: dict[str, int] = {}
+    for row in rows:
+        if name := of(row):
+            groups.setdefault(name, set()).add(row["group_id"])
+            unjudged[name] = unjudged.get(name, 0) + (row["reward"] is None)
+    means = problem_means(scored.solved)
+    return {
+        name: Part(problems=len(chosen), unjudged=unjudged[name], pass_at_1=_estimate(means[sorted(chosen)]))
+        for name, chosen in sorted(groups.items())
+    }
+
+
+def _estimate(values: Values) -> Estimate | None:
+    return None if np.isnan(values).all() else _as_estimate(interval_of(values))
+
+
+def _as_estimate(interval: Interval) -> Estimate:
+    return Estimate(mean=interval.mean, low=interval.low, high=interval.high)
 
 
 def _mean(values: Sequence[float]) -> float:

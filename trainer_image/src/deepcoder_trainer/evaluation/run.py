@@ -1,127 +1,131 @@
 """Carrying an evaluation out: every target answers the same problems under the same seeds, and all is judged.
 
-    targets ──► key ──► for each target: weights out ─► responses ─► verdicts ─► samples/<target>/<dataset>.parquet
-                                                                                      │ all there
-                                                           results.json ◄─────────────┘
-                                                           MANIFEST.json, last
+    targets ──► key ──► for each target: weights out ─► responses ─► verdicts
+                                                            └── parts/ ──┘ samples that no later attempt makes again
+                                                                    │ all there
+                                        samples/, results.json ◄────┘
+                                        MANIFEST.json, last
 
-Resuming is by file: the key covers every input, so a samples file below it is of the same models, problems and
-settings, and its target is not asked again. A manifest that is there already ends the matter.
+Resuming is by sample: the key covers every input, so what is kept below it is of the same models, problems and
+settings. A manifest that is there already ends the matter, and is said to be from before.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
+from pathlib import Path
 from typing import Any
 
-from deepcoder_contracts.layout import MANIFEST, evaluation_dir
-from deepcoder_contracts.manifest import Manifest, ManifestKind
-from deepcoder_contracts.stage import Evaluation
-from deepcoder_trainer.checkpoint.code import code_digest, versions
-from deepcoder_trainer.checkpoint.errors import ObjectExists, ObjectMissing, StorageError
-from deepcoder_trainer.checkpoint.reader import read_manifest
-from deepcoder_trainer.checkpoint.transfer import upload_files
+from deepcoder_contracts.layout import evaluation_dir
+from deepcoder_trainer.checkpoint.code import code_digest
+from deepcoder_trainer.checkpoint.errors import StorageError
+from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.evaluation.answers import Answers, GivenAnswers, SampledAnswers
+from deepcoder_trainer.evaluation.asking import ask
+from deepcoder_trainer.evaluation.commit import Evaluated, commit, committed, evaluation_results, target_results
 from deepcoder_trainer.evaluation.context import EvaluationContext
-from deepcoder_trainer.evaluation.plan import DatasetInput, EvaluationPlan, TargetInput, samples_path
-from deepcoder_trainer.evaluation.results import (
-    DatasetResult,
-    EvaluationResults,
-    compare,
-    dataset_result,
-    metrics,
-    scores,
-)
+from deepcoder_trainer.evaluation.journal import Journal
+from deepcoder_trainer.evaluation.plan import EvaluationPlan, TargetInput, parts_path
+from deepcoder_trainer.evaluation.problemsets import ProblemSet, read_problem_sets
+from deepcoder_trainer.evaluation.results import metrics
+from deepcoder_trainer.evaluation.samples import sample_rows
 from deepcoder_trainer.evaluation.targets import Target, resolve_targets
-from deepcoder_trainer.ports import SandboxUnavailable
-from deepcoder_trainer.problems.dataset import load_dataset
-from deepcoder_trainer.problems.prompt import EncodedProblem, encode_problems
-from deepcoder_trainer.rollout.rollout import Admitted, Rollout, Sampling
-from deepcoder_trainer.samples import read_samples, write_samples
-from deepcoder_trainer.types import Group
 
-GROUPS_AT_ONCE = 256
-"""Problems in flight: enough to fill any engine, few enough that a large set does not all wait in memory."""
-UNJUDGED_RATIO = 0.01
-"""Above this share of failed judgements nothing is concluded."""
-RESULTS = "results.json"
+GIVEN = "Given"
+"""The target of responses from files."""
+
+Row = dict[str, Any]
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class ProblemSet:
-    """A problem set, ready to be asked."""
-
-    name: str
-    digest: str
-    problems: tuple[EncodedProblem, ...]
-    left_out: int
-
-
-async def run_evaluate_stage(context: EvaluationContext) -> Mapping[str, float]:
-    """Measure all targets of an Evaluate stage and commit the results; returns their metrics."""
+async def run_evaluate_stage(context: EvaluationContext) -> Evaluated:
+    """Measure all targets of an Evaluate stage and commit the results."""
     targets = await asyncio.to_thread(resolve_targets, context.config, context.store, context.sources)
-    sets = await asyncio.to_thread(_problem_sets, context)
-    plan = _plan(context, [TargetInput(t.name, t.digest) for t in targets], sets)
-    committed = await asyncio.to_thread(_committed, context, plan.key)
-    if committed is not None:
-        log.info("evaluation %s was done before", plan.key[:12])
-        return committed.metrics
-    rows: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for version, target in enumerate(targets, start=1):
-        rows[target.name] = await _measure(context, plan, target, version, sets)
-        context.told(await asyncio.to_thread(_figures, target.name, rows[target.name]))
-    return await asyncio.to_thread(_commit, context, plan, sets, rows, targets[-1])
+    sets = await asyncio.to_thread(read_problem_sets, context)
+    plan = await _plan(context, [TargetInput(t.name, t.digest) for t in targets], sets)
+    with _alone(context, plan.key):
+        if (before := await asyncio.to_thread(_found, context, plan)) is not None:
+            return before
+        rows: dict[str, dict[str, list[Row]]] = {}
+        for version, target in enumerate(targets, start=1):
+            rows[target.name] = await _measure(
+                context, plan, target, sets, SampledAnswers(context.sampler, plan), version
+            )
+            context.told(await asyncio.to_thread(_figures, target.name, rows[target.name], sets))
+        return await _commit(context, plan, sets, rows, targets[-1])
+
+
+async def evaluate_given(context: EvaluationContext, given: GivenAnswers) -> Evaluated:
+    """Judge responses that were sampled elsewhere, and commit the results."""
+    sets = await asyncio.to_thread(read_problem_sets, context)
+    for each in sets:
+        given.check(each.name, [p.problem.id for p in each.problems], _samples(context))
+    # How they were sampled is not known here, and what the settings say would not be true.
+    unknown = {
+        "sampler": "responses",
+        "context_tokens": 0,
+        "temperature": 0.0,
+        "top_p": 1.0,
+        "seed": 0,
+        "precision": "",
+    }
+    plan = await _plan(context, [TargetInput(GIVEN, given.digest)], sets, unknown)
+    with _alone(context, plan.key):
+        if (before := await asyncio.to_thread(_found, context, plan)) is not None:
+            return before
+        target = Target(GIVEN, given.digest, context.workdir)
+        rows = {GIVEN: await _measure(context, plan, target, sets, given)}
+        return await _commit(context, plan, sets, rows, target)
 
 
 async def evaluate_weights(context: EvaluationContext, step: int) -> Mapping[str, float]:
     """Measure the weights that the samplers hold after `step` of a Train stage; returns the metrics.
 
-    They have no manifest yet, so run, stage, step and attempt stand for them in the key. Results that cannot be
-    stored are logged: the figures are needed by the gate now.
+    They have no manifest yet, so run, stage, step and attempt stand for them in the key; and no later attempt has this
+    key, so nothing is kept under way. Results that cannot be stored are logged: the figures are needed by the gate now.
     """
     config = context.config
     weights = f"{config.run.uid}/{config.stage.name}/{step}/{config.ordinal}/{config.provenance.config_digest}"
     target = Target(config.stage.name, weights, context.workdir)
-    sets = await asyncio.to_thread(_problem_sets, context)
-    plan = _plan(context, [TargetInput(target.name, weights)], sets)
-    rows = {target.name: await _measure(context, plan, target, None, sets)}
+    sets = await asyncio.to_thread(read_problem_sets, context)
+    plan = await _plan(context, [TargetInput(target.name, weights)], sets)
+    answers = SampledAnswers(context.sampler, plan)
+    rows = {target.name: await _measure(context, plan, target, sets, answers, keep=False)}
+    results = await asyncio.to_thread(evaluation_results, plan, sets, rows)
     try:
-        return await asyncio.to_thread(_commit, context, plan, sets, rows, target, step)
+        done = await asyncio.to_thread(commit, context, plan, results, rows, target, step)
     except StorageError as error:
         log.error("the evaluation of step %d could not be stored: %s", step, error)
-        return metrics(_results(rows))
+        return metrics(results.targets)
+    return done.metrics
 
 
-def _settings(context: EvaluationContext) -> Evaluation:
+def _samples(context: EvaluationContext) -> int:
     settings = context.config.stage.evaluate
     assert settings is not None, "only called for stages that evaluate"
-    return settings
+    return settings.samples_per_problem
 
 
-def _problem_sets(context: EvaluationContext) -> list[ProblemSet]:
-    sets = []
-    for number, source in enumerate(_settings(context).datasets):
-        path = context.sources.dataset(source.uri, field=f"stage.evaluate.datasets.{number}.uri")
-        dataset = load_dataset(path)
-        encoded = encode_problems(dataset.problems, context.tokenizer, context.config.recipe.max_prompt_tokens)
-        if encoded.too_long:
-            log.warning("%s: %d problems are left out, their prompts are too long", source.name, len(encoded.too_long))
-        sets.append(ProblemSet(source.name, dataset.digest, encoded.kept, len(encoded.too_long)))
-    return sets
-
-
-def _plan(context: EvaluationContext, targets: Sequence[TargetInput], sets: Sequence[ProblemSet]) -> EvaluationPlan:
-    settings, config = _settings(context), context.config
-    return EvaluationPlan(
+async def _plan(
+    context: EvaluationContext,
+    targets: Sequence[TargetInput],
+    sets: Sequence[ProblemSet],
+    instead: Mapping[str, Any] | None = None,
+) -> EvaluationPlan:
+    settings, config = context.config.stage.evaluate, context.config
+    assert settings is not None, "only called for stages that evaluate"
+    plan = EvaluationPlan(
         targets=tuple(targets),
-        datasets=tuple(DatasetInput(s.name, s.digest) for s in sets),
+        datasets=tuple(s.input for s in sets),
         context_tokens=settings.context_tokens or config.stage.context_tokens,
         samples_per_problem=settings.samples_per_problem,
         temperature=config.recipe.evaluation_temperature,
@@ -132,8 +136,13 @@ def _plan(context: EvaluationContext, targets: Sequence[TargetInput], sets: Sequ
         reward=config.recipe.reward,
         code_digest=code_digest(),
         sampler=_sampler(),
+        judge=await context.judge_version(),
         rope=config.stage.rope.to_json().decode() if config.stage.rope else None,
     )
+    plan = replace(plan, **instead or {})
+    while context.again and await asyncio.to_thread(committed, context, plan.key) is not None:
+        plan = replace(plan, repeat=plan.repeat + 1)
+    return plan
 
 
 def _sampler() -> str:
@@ -146,181 +155,96 @@ def _sampler() -> str:
     return "vllm"
 
 
-def _committed(context: EvaluationContext, key: str) -> Manifest | None:
-    try:
-        return read_manifest(context.store, evaluation_dir(key))[0]
-    except ObjectMissing:
-        return None
+def _found(context: EvaluationContext, plan: EvaluationPlan) -> Evaluated | None:
+    before = committed(context, plan.key)
+    if before is not None:
+        log.info("evaluation %s was measured before, at %s, from the same inputs", plan.key[:12], before.found)
+    return before
 
 
 async def _measure(
-    context: EvaluationContext, plan: EvaluationPlan, target: Target, version: int | None, sets: Sequence[ProblemSet]
-) -> dict[str, list[dict[str, Any]]]:
-    """Rows of one target on all problem sets; only those that are not stored yet are asked.
+    context: EvaluationContext,
+    plan: EvaluationPlan,
+    target: Target,
+    sets: Sequence[ProblemSet],
+    answers: Answers,
+    version: int | None = None,
+    *,
+    keep: bool = True,
+) -> dict[str, list[Row]]:
+    """Samples of one target by set. `version`: its weights are pushed first, unless all answers are known."""
+    journals: dict[str, Journal | None] = {}
+    for each in sets:
+        prefix = f"{evaluation_dir(plan.key)}/{parts_path(target.name, each.name)}"
+        journals[each.name] = Journal(context.store, prefix, context.journal_seconds) if keep else None
+    rows: dict[str, list[Row]] = {}
+    step = target.manifest.step if target.manifest else 0
+    pushed = version is None
+    for each in sets:
+        journal, total = journals[each.name], len(each.problems) * plan.samples_per_problem
+        if journal is not None:
+            await journal.load()
+            if journal.known:
+                log.info("%s on %s: %d of %d were sampled before", target.name, each.name, len(journal.known), total)
+        if not pushed and (journal is None or len(journal.known) < total):
+            assert version is not None
+            await context.push(target.directory, version)
+            pushed = True
+        advance = _progress(context, f"{target.name} on {each.name}", total)
+        samples = await ask(each, plan.samples_per_problem, answers, context.reward, journal, advance)
+        rows[each.name] = sample_rows(samples, step, plan.context_tokens)
+    return rows
 
-    `version` labels the weights to put into the samplers; None: they hold them already.
-    """
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for problem_set in sets:
-        stored = await asyncio.to_thread(_stored_rows, context, plan, target, problem_set)
-        if stored is not None:
-            log.info("%s on %s was sampled before", target.name, problem_set.name)
-            rows[problem_set.name] = stored
-    if len(rows) < len(sets) and version is not None:
-        await context.push(target.directory, version)
-    for problem_set in sets:
-        if problem_set.name not in rows:
-            groups = await _ask(context, plan, problem_set, version or 0)
-            rows[problem_set.name] = await asyncio.to_thread(_store_rows, context, plan, target, problem_set, groups)
-    return {s.name: rows[s.name] for s in sets}
 
-
-async def _ask(context: EvaluationContext, plan: EvaluationPlan, problem_set: ProblemSet, version: int) -> list[Group]:
-    """All groups of a problem set, in its order. Raises SandboxUnavailable when too much could not be judged."""
-    rollout: Rollout = context.rollout(
-        Sampling(
-            run_seed=plan.seed,
-            group_size=plan.samples_per_problem,
-            max_tokens=plan.context_tokens,
-            temperature=plan.temperature,
-            top_p=plan.top_p,
-            purpose=f"evaluation/{problem_set.name}",
-            seeded=True,  # targets are compared in pairs, and an evaluation done again comes to the same
-        )
-    )
-    free = asyncio.Semaphore(GROUPS_AT_ONCE)
-    total, done = len(problem_set.problems), 0
-
-    async def one(number: int, problem: EncodedProblem) -> Group:
-        nonlocal done
-        async with free:
-            group = await rollout.group(Admitted(number, version), problem)
-        done += 1
+def _progress(context: EvaluationContext, name: str, total: int) -> Any:
+    def advance(done: int) -> None:
+        context.advance(name, done, total)
         if done * 10 // total > (done - 1) * 10 // total:
-            log.info("%s: %d of %d problems are answered and judged", problem_set.name, done, total)
-        return group
+            log.info("%s: %d of %d responses are judged", name, done, total)
 
-    async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(one(n, p)) for n, p in enumerate(problem_set.problems)]
-    groups = [task.result() for task in running]
-    outcomes = [s.outcome.reward for g in groups for s in g.samples]
-    failed = sum(reward is None for reward in outcomes)
-    if failed > UNJUDGED_RATIO * len(outcomes):
-        raise SandboxUnavailable(
-            f"judges failed on {failed} of {len(outcomes)} responses of {problem_set.name}, more than "
-            f"{UNJUDGED_RATIO:.0%}: {SandboxUnavailable.WHERE_TO_LOOK}"
-        )
-    return groups
+    return advance
 
 
-def _stored_rows(
-    context: EvaluationContext, plan: EvaluationPlan, target: Target, problem_set: ProblemSet
-) -> list[dict[str, Any]] | None:
-    path = samples_path(target.name, problem_set.name)
-    local = context.workdir / plan.key / path
-    try:
-        context.store.get_file(f"{evaluation_dir(plan.key)}/{path}", local)
-    except ObjectMissing:
-        return None
-    except StorageError as error:
-        log.error("samples of %s on %s are made anew, if they are stored: %s", target.name, problem_set.name, error)
-        return None
-    return read_samples(local)
-
-
-def _store_rows(
-    context: EvaluationContext, plan: EvaluationPlan, target: Target, problem_set: ProblemSet, groups: Sequence[Group]
-) -> list[dict[str, Any]]:
-    path = samples_path(target.name, problem_set.name)
-    local = context.workdir / plan.key / path
-    local.parent.mkdir(parents=True, exist_ok=True)
-    prompts = {p.problem.id: p.problem.prompt for p in problem_set.problems}
-    write_samples(local, groups, prompts, target.manifest.step if target.manifest else 0)
-    try:
-        context.store.put_file(f"{evaluation_dir(plan.key)}/{path}", local)
-    except StorageError as error:
-        log.error("samples of %s on %s could not be stored yet: %s", target.name, problem_set.name, error)
-    return read_samples(local)
-
-
-def _results(rows: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> dict[str, dict[str, DatasetResult]]:
-    return {target: {name: dataset_result(r) for name, r in sets.items()} for target, sets in rows.items()}
-
-
-def _figures(target: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, float]:
+def _figures(target: str, rows: Mapping[str, Sequence[Row]], sets: Sequence[ProblemSet]) -> dict[str, float]:
     """A target's figures under its own name."""
     return {
-        f"eval/{dataset}/{target}/{name.rpartition('/')[2]}": value
-        for dataset, by_set in rows.items()
-        for name, value in metrics({target: {dataset: dataset_result(by_set)}}).items()
+        f"eval/{each.name}/{target}/{name.rpartition('/')[2]}": value
+        for each in sets
+        for name, value in metrics({target: target_results(rows, [each])}).items()
     }
 
 
-def _commit(
+async def _commit(
     context: EvaluationContext,
     plan: EvaluationPlan,
     sets: Sequence[ProblemSet],
-    rows: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]],
+    rows: Mapping[str, Mapping[str, Sequence[Row]]],
     measured: Target,
-    step: int | None = None,
-) -> Mapping[str, float]:
-    """Put results.json and the samples, then the manifest. `measured` is the target whose lineage it continues."""
-    names = list(rows)
-    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-    compared = [
-        compare(s.name, (a, scores(rows[a][s.name])), (b, scores(rows[b][s.name]))) for s in sets for a, b in pairs
-    ]
-    results = EvaluationResults(
-        key=plan.key,
-        inputs=asdict(plan),
-        targets=_results(rows),
-        comparisons=[c for c in compared if c is not None],
-        left_out={s.name: s.left_out for s in sets if s.left_out},
-    )
-    figures = metrics(results.targets)
-    root = context.workdir / plan.key
-    (root / RESULTS).write_bytes(results.to_json())
-    files = [root / samples_path(t, s.name) for t in names for s in sets] + [root / RESULTS]
-    prefix, config, source = evaluation_dir(plan.key), context.config, measured.manifest
-    entries = upload_files(context.store, prefix, root, files)
-    manifest = Manifest(
-        kind=ManifestKind.EVALUATION,
-        run=config.run,
-        stage=config.stage.name,
-        stage_index=config.stage.index,
-        ordinal=config.ordinal,
-        step=step if step is not None else (source.step if source else 0),
-        total_steps=source.total_steps if source else 0,
-        parent=measured.ref,
-        model=config.model.uri,
-        config_digest=config.provenance.config_digest,
-        code_digest=plan.code_digest,
-        versions=versions(),
-        image=config.provenance.image,
-        image_id=context.surroundings.image_id,
-        accelerator=context.surroundings.accelerator,
-        seed=plan.seed,
-        world_size=0,
-        metrics=figures,
-        evaluation_key=plan.key,
-        created_at=datetime.now(UTC),
-        files=entries,
-    )
+) -> Evaluated:
+    results = await asyncio.to_thread(evaluation_results, plan, sets, rows)
+    return await asyncio.to_thread(commit, context, plan, results, rows, measured)
+
+
+@contextmanager
+def _alone(context: EvaluationContext, key: str) -> Iterator[None]:
+    """On a file system one process at a time measures a key; in a cluster attempts follow one another."""
+    root = Path(context.store.uri.removeprefix("file://"))
+    if not context.store.uri.startswith("file://"):
+        yield
+        return
+    folder = root / evaluation_dir(key)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Listings hide what is named so. It goes when it is given back; who opened it by then finds the results.
+    lock = folder / "lock.tmp"
+    file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        context.store.put_bytes(f"{prefix}/{MANIFEST}", manifest.to_json(), if_absent=True)
-    except ObjectExists:
-        log.info("another attempt has committed evaluation %s first", plan.key[:12])
-    for target, by_set in results.targets.items():
-        for name, result in by_set.items():
-            log.info("%s on %s: %s", target, name, _line(result))
-    return figures
-
-
-def _line(result: DatasetResult) -> str:
-    if result.pass_at_1 is None:
-        return "nothing could be judged"
-    p = result.pass_at_1
-    return (
-        f"pass@1 {p.mean:.3f} ({p.low:.3f} to {p.high:.3f}), {result.truncated_ratio:.1%} truncated, "
-        f"{result.problems} problems × {result.samples // max(1, result.problems)}"
-    )
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise BadConfig(
+                f"{folder} is being measured by another process: wait for it, or use another --output-dir"
+            ) from None
+        yield
+        lock.unlink(missing_ok=True)
+    finally:
+        os.close(file)

@@ -1,7 +1,10 @@
 """Estimates and intervals of an evaluation, as pure functions of its results.
 
-Problems are the independent units, samples of one problem are not: intervals are taken over problems. Comparing two
-models on the same problems pairs them, which takes out the problems' own difficulty, by far the largest variance.
+Problems are the independent units, samples of one problem are not: intervals are taken over problems. A formula for
+independent trials (Wilson's, over all samples) would be too narrow by the square root of the samples a problem. Where
+every problem came out alike there is nothing to draw from, and an interval of no width would be a lie: Wilson's for
+that many problems stands in. Comparing two models on the same problems pairs them, which takes out the problems' own
+difficulty, by far the largest variance.
 """
 
 from __future__ import annotations
@@ -51,12 +54,8 @@ def pass_at_k(successes: int, samples: int, k: int) -> float:
 
 def mean_pass_at_k(solved: Solved, k: int) -> float:
     """Mean of `pass_at_k` over the problems that have at least k judged samples; nan if none has."""
-    estimates = []
-    for row in solved:
-        judged = row[~np.isnan(row)]
-        if len(judged) >= k:
-            estimates.append(pass_at_k(int(judged.sum()), len(judged), k))
-    return float(np.mean(estimates)) if estimates else math.nan
+    values = pass_at_k_values(solved, k)
+    return float(np.nanmean(values)) if not np.isnan(values).all() else math.nan
 
 
 def bootstrap(values: Sequence[float] | Values, seed: int = 0, resamples: int = 10_000) -> Interval:
@@ -76,6 +75,69 @@ def bootstrap(values: Sequence[float] | Values, seed: int = 0, resamples: int = 
         means[start : start + len(chosen)] = data[chosen].mean(axis=1)
     low, high = np.percentile(means, [2.5, 97.5])
     return Interval(float(data.mean()), float(low), float(high))
+
+
+def interval_of(values: Sequence[float] | Values) -> Interval:
+    """Mean of shares with its 95 % interval over problems: bootstrap, Wilson's where all problems are 0 or all are 1.
+
+    Raises ValueError without a value.
+    """
+    data = np.asarray(values, dtype=np.float64)
+    data = data[~np.isnan(data)]
+    if len(data) and (data == data[0]).all() and data[0] in (0.0, 1.0):
+        return wilson(int(data.sum()), len(data))
+    return bootstrap(data)
+
+
+def wilson(successes: int, trials: int) -> Interval:
+    """A share with Wilson's 95 % score interval."""
+    z = 1.959963984540054
+    share = successes / trials
+    centre = share + z * z / (2 * trials)
+    half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    width = 1 + z * z / trials
+    # The share itself is within, which rounding may deny at 0 and 1.
+    return Interval(share, min(share, max(0.0, (centre - half) / width)), max(share, min(1.0, (centre + half) / width)))
+
+
+def pass_at_k_values(solved: Solved, k: int) -> Values:
+    """[problems] `pass_at_k` of each; nan for those with fewer than k judged samples."""
+    values = np.full(len(solved), np.nan)
+    for number, row in enumerate(solved):
+        judged = row[~np.isnan(row)]
+        if len(judged) >= k:
+            values[number] = pass_at_k(int(judged.sum()), len(judged), k)
+    return values
+
+
+def paired_p_value(before: Values, after: Values, seed: int = 0, draws: int = 100_000) -> float:
+    """Two-sided p-value of "no difference": each problem's difference might as well have the other sign.
+
+    The sum of the differences is compared with that under all assignments of signs: counted by the binomial where all
+    differences are of one size (one sample a problem: McNemar's exact test), else all of them up to 16 problems that
+    differ, else by so many draws. Problems that one of them could not judge are left out.
+    """
+    if before.shape != after.shape:
+        raise ValueError(f"{before.shape} and {after.shape} problems cannot be paired: evaluate the same dataset")
+    differences = after - before
+    differences = differences[~np.isnan(differences)]
+    differences = differences[differences != 0]
+    count = len(differences)
+    if count == 0:
+        return 1.0
+    if (np.abs(differences) == abs(differences[0])).all():
+        fewer = int(min((differences > 0).sum(), (differences < 0).sum()))
+        return min(1.0, 2 * sum(math.comb(count, k) for k in range(fewer + 1)) / 2**count)
+    seen = abs(differences.sum()) - 1e-9
+    if count <= 16:
+        signs = 1 - 2 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)
+        return float((np.abs(signs @ differences) >= seen).mean())
+    generator = np.random.Generator(np.random.Philox(seed))
+    extreme = 0
+    for start in range(0, draws, 1000):
+        signs = 1 - 2 * generator.integers(0, 2, size=(min(1000, draws - start), count))
+        extreme += int((np.abs(signs @ differences) >= seen).sum())
+    return (extreme + 1) / (draws + 1)
 
 
 def paired_difference(before: Values, after: Values, seed: int = 0) -> Interval:

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 
 from deepcoder_contracts.stage import JudgeBackend, StageConfig
 from deepcoder_trainer.checkpoint.sources import Sources
+from deepcoder_trainer.evaluation.benchmarks import load_benchmark
 from deepcoder_trainer.judge.backend import Judge, JudgeRefused
-from deepcoder_trainer.problems.dataset import load_dataset
 from deepcoder_trainer.types import Problem
 
 
@@ -21,7 +21,7 @@ def refuse_unjudgeable(config: StageConfig, judge: Judge, training: Iterable[Pro
         return
     _check(judge, training, "dataset")
     for dataset in config.stage.evaluate.datasets if config.stage.evaluate else ():
-        problems = load_dataset(sources.dataset(dataset.uri)).problems
+        problems = load_benchmark(sources.dataset(dataset.uri), dataset).problems
         _check(judge, problems, f"evaluate.datasets[{dataset.name}]")
 
 

@@ -1,4 +1,4 @@
-"""Which part of a response is the program: its last fenced block.
+"""Which part of a response is the program: its last fenced block, or what LiveCodeBench's own harness takes for it.
 
 Only the *response* is looked at. A prompt often holds a fenced example, and a grader that searched prompt and
 response together could grade the example. A block that was opened and never closed is no program: the response was
@@ -8,6 +8,8 @@ cut, and running half of it would only measure where the cut fell.
 from __future__ import annotations
 
 import re
+
+from deepcoder_contracts.stage import Extraction
 
 _OPENING = re.compile(r"```[ \t]*[^\s`]*[ \t]*\r?\n")
 _CLOSING = re.compile(r"^[ \t]*```", re.MULTILINE)
@@ -28,3 +30,19 @@ def last_fenced_block(text: str) -> str | None:
         block = text[opening.end() : closing.start()]
         position = closing.end()
     return block
+
+
+def livecodebench_block(text: str) -> str | None:
+    """What lies between the last two lines that have ``` in them, as LiveCodeBench's harness reads a response.
+
+    It knows no language word and no closing fence: behind a block that was left open it takes the prose between the
+    blocks, and a line that only mentions ``` counts. None with fewer than two such lines.
+    """
+    lines = text.split("\n")
+    fences = [number for number, line in enumerate(lines) if "```" in line]
+    return "\n".join(lines[fences[-2] + 1 : fences[-1]]) if len(fences) >= 2 else None
+
+
+def program_of(text: str, rule: Extraction) -> str | None:
+    """The program of a response by one of the rules, None without one."""
+    return livecodebench_block(text) if rule is Extraction.LIVECODEBENCH else last_fenced_block(text)

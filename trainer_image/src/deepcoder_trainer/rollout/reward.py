@@ -24,7 +24,7 @@ from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.judge.backend import Judge, JudgeRefused
 from deepcoder_trainer.judge.submission import JudgedProblem
 from deepcoder_trainer.problems.answers import last_boxed
-from deepcoder_trainer.problems.extract import last_fenced_block
+from deepcoder_trainer.problems.extract import program_of
 from deepcoder_trainer.rollout.answers import AnswerVerifier
 from deepcoder_trainer.types import Outcome, Problem
 
@@ -60,7 +60,7 @@ class JudgeReward:
         """Extract the program and have it judged, or the final answer and have it compared."""
         if problem.answer is not None:
             return await self._compared(problem.answer, response)
-        code = last_fenced_block(response)
+        code = program_of(response, problem.extraction)
         if code is None:
             return Outcome(0.0, NO_CODE, 0.0, attempts=0)
         if "\0" in code or len(code.encode(errors="replace")) > MAX_CODE_BYTES:

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import math
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -84,6 +84,10 @@ class Progress:
     def curating(self, phase: str, done: int, total: int) -> None:
         """How far the run's curation is; told from any thread, and sent with the next beat."""
         self._metrics = {f"curation_{phase}_done": float(done), f"curation_{phase}_total": float(total)}
+
+    def evaluated(self, figures: Mapping[str, float]) -> None:
+        """What a target of an Evaluate stage came to; told from any thread, and sent with the next beat."""
+        self._metrics = {**self._metrics, **{name[:128]: value for name, value in figures.items()}}
 
     def resumed_at(self, step: int) -> None:
         """The stage goes on from here."""

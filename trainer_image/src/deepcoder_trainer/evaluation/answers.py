@@ -1,0 +1,142 @@
+"""Where answers come from: a sampler, or a file that somebody else's sampler has filled.
+
+A file has one row a response, as JSON Lines or Parquet: the problem (`problem_id`, `task_id`, `question_id` or `id`)
+and `response`, or `solution`, a program without its fence. Rows of a problem are its samples in order, unless they
+have an `index`. `finish` (`stop` or `length`) and `response_tokens` are taken over where they are there, so that an
+evaluation's own samples files are such files, and can be judged again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from deepcoder_trainer.checkpoint.storage import file_sha256
+from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.evaluation.plan import EvaluationPlan
+from deepcoder_trainer.problems.files import DatasetError, data_files, read_rows
+from deepcoder_trainer.problems.prompt import EncodedProblem
+from deepcoder_trainer.seeds import seed
+from deepcoder_trainer.types import Finish, GenerationRequest, Sampler
+
+_NAMES = ("problem_id", "task_id", "question_id", "id")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One response."""
+
+    text: str
+    finish: str
+    tokens: int | None
+    """None where nobody counted."""
+
+
+class Answers(Protocol):
+    """Where a target's answers come from."""
+
+    async def answer(self, problem_set: str, problem: EncodedProblem, group: int, index: int) -> Answer:
+        """One response to a problem."""
+
+
+@dataclass(frozen=True)
+class SampledAnswers:
+    """Answers of the weights that the samplers have. The same problem, place and seed get the same request again."""
+
+    sampler: Sampler
+    plan: EvaluationPlan
+
+    async def answer(self, problem_set: str, problem: EncodedProblem, group: int, index: int) -> Answer:
+        """Sample it; raises as the sampler does."""
+        plan, purpose = self.plan, f"evaluation/{problem_set}"
+        generation = await self.sampler.generate(
+            GenerationRequest(
+                request_id=f"{purpose}/{group}/{index}",
+                prompt_ids=problem.prompt_ids,
+                max_tokens=plan.context_tokens,
+                temperature=plan.temperature,
+                top_p=plan.top_p,
+                # Targets are compared in pairs, and an evaluation that is done again comes to the same.
+                seed=seed(plan.seed, purpose, group, index),
+            )
+        )
+        # Files hold UTF-8; a tokenizer's decoder can leave half of a surrogate pair.
+        text = generation.text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return Answer(text, generation.finish.value, len(generation.output_ids))
+
+
+@dataclass(frozen=True)
+class GivenAnswers:
+    """Answers from files."""
+
+    by_set: Mapping[str, Mapping[str, Sequence[Answer]]]
+    """Problem set and problem to its responses, in order."""
+    digest: str
+
+    async def answer(self, problem_set: str, problem: EncodedProblem, group: int, index: int) -> Answer:
+        """The index-th response of its problem."""
+        return self.by_set[problem_set][problem.problem.id][index]
+
+    def check(self, problem_set: str, problems: Sequence[str], samples: int) -> None:
+        """Raise BadConfig unless each of these problems has so many responses, and no other has any."""
+        given = self.by_set[problem_set]
+        few = [p for p in problems if len(given.get(p, ())) < samples]
+        if few:
+            raise BadConfig(
+                f"--responses {problem_set}: {len(few)} of {len(problems)} problems have fewer than {samples} "
+                f"responses ({few[0]}: {len(given.get(few[0], ()))}): add them, or lower --n",
+                field="--responses",
+            )
+        unknown = sorted(set(given) - set(problems))
+        if unknown:
+            raise BadConfig(
+                f"--responses {problem_set}: {unknown[0]!r} is no problem of the set ({len(unknown)} such): name "
+                "the set that was answered",
+                field="--responses",
+            )
+
+
+def read_answers(files: Mapping[str, Path]) -> GivenAnswers:
+    """Responses to each problem set. Raises BadConfig, DatasetError."""
+    by_set = {name: _read(path) for name, path in files.items()}
+    digest = " ".join(f"{name} sha256:{file_sha256(path)}" for name, path in sorted(files.items()))
+    return GivenAnswers(by_set, digest)
+
+
+def _read(path: Path) -> dict[str, list[Answer]]:
+    if not path.is_file():
+        raise BadConfig(f"--responses {path}: no such file", field="--responses")
+    found: dict[str, dict[int, Answer]] = {}
+    for file in data_files(path):
+        for row in read_rows(file):
+            place = f"{file.name}:{row.number}"
+            try:
+                name, answer = _answer(row.fields)
+            except ValueError as error:
+                raise DatasetError(f"{place}: {error}") from None
+            samples = found.setdefault(name, {})
+            index = row.fields.get("index", len(samples))
+            if not isinstance(index, int) or index in samples:
+                raise DatasetError(f"{place}: index: {index!r} of {name} is there already or no number: count from 0")
+            samples[index] = answer
+    for name, samples in found.items():
+        if sorted(samples) != list(range(len(samples))):
+            raise DatasetError(f"{path.name}: index: {name} has {sorted(samples)}: count from 0 without a gap")
+    return {name: [samples[i] for i in range(len(samples))] for name, samples in found.items()}
+
+
+def _answer(row: Mapping[str, Any]) -> tuple[str, Answer]:
+    name = next((str(row[field]) for field in _NAMES if row.get(field) not in (None, "")), None)
+    if name is None:
+        raise ValueError(f"{_NAMES[0]}: missing: name the problem")
+    text = row.get("response")
+    if text is None and isinstance(row.get("solution"), str):
+        text = f"```python\n{row['solution']}\n```"
+    if not isinstance(text, str):
+        raise ValueError("response: missing: give the response as a text, or a program as solution")
+    tokens, finish = row.get("response_tokens"), row.get("finish", Finish.STOP.value)
+    if finish not in (Finish.STOP.value, Finish.LENGTH.value):
+        raise ValueError(f"finish: {finish!r}: write stop or length")
+    return name, Answer(text, finish, tokens if isinstance(tokens, int) else None)

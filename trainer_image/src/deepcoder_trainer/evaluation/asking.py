@@ -1,0 +1,81 @@
+"""Asking a problem set: every sample is answered, then judged, and kept at both times.
+
+Judging is beside sampling: a response goes to the judges the moment it is complete. What the journal knows is not done
+again. Samples are asked for in the set's order, so many at once, the responses to a problem together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from deepcoder_trainer.evaluation.answers import Answers
+from deepcoder_trainer.evaluation.journal import Journal
+from deepcoder_trainer.evaluation.problemsets import ProblemSet
+from deepcoder_trainer.evaluation.samples import Judged
+from deepcoder_trainer.ports import SandboxUnavailable
+from deepcoder_trainer.rollout.reward import Reward
+from deepcoder_trainer.types import Outcome
+
+SAMPLED_AT_ONCE = 2048
+"""Responses that samplers are asked for: enough to fill engines; an engine that is lost costs no more."""
+UNJUDGED_RATIO = 0.01
+"""Above this share of failed judgements nothing is concluded."""
+
+Advance = Callable[[int], None]
+"""Told the number of samples that are done."""
+
+
+async def ask(
+    problem_set: ProblemSet,
+    samples: int,
+    answers: Answers,
+    reward: Reward,
+    journal: Journal | None,
+    advance: Advance = lambda done: None,
+) -> list[Judged]:
+    """All samples of a set. Raises SandboxUnavailable when too many could not be judged, and what a sampler raises."""
+    if journal is not None:
+        await journal.load()
+    free = asyncio.Semaphore(SAMPLED_AT_ONCE)
+    done = 0
+
+    async def one(group: int, index: int) -> Judged:
+        nonlocal done
+        problem, place = problem_set.problems[group], (group, index)
+        known = journal.known.get(place) if journal is not None else None
+        if known is None:
+            async with free:
+                answer = await answers.answer(problem_set.name, problem, group, index)
+            if journal is not None:
+                journal.answered(place, answer)
+        else:
+            answer = known.answer
+        outcome = known.outcome if known is not None else None
+        if outcome is None:
+            outcome = await reward(problem.problem, answer.text, f"evaluation/{problem_set.name}/{group}/{index}")
+            if journal is not None:
+                journal.judged(place, outcome)
+        done += 1
+        advance(done)
+        facts = problem_set.benchmark.facts[problem.problem.id]
+        return Judged(group, index, problem, facts, answer, outcome)
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(one(g, i)) for g in range(len(problem_set.problems)) for i in range(samples)]
+    finally:
+        if journal is not None:
+            await journal.flush()
+    judged = [task.result() for task in running]
+    _refuse_unjudged(problem_set.name, [s.outcome for s in judged])
+    return judged
+
+
+def _refuse_unjudged(name: str, outcomes: Sequence[Outcome]) -> None:
+    failed = sum(outcome.reward is None for outcome in outcomes)
+    if failed > UNJUDGED_RATIO * len(outcomes):
+        raise SandboxUnavailable(
+            f"judges failed on {failed} of {len(outcomes)} responses of {name}, more than {UNJUDGED_RATIO:.0%}: "
+            f"{SandboxUnavailable.WHERE_TO_LOOK}"
+        )

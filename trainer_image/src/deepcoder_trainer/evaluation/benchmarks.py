@@ -1,0 +1,193 @@
+"""Problem sets to be measured on, in the layouts in which they are published, with what results are grouped by.
+
+Our own layout and the published training schema are read exactly as training reads them. HumanEval and HumanEval+ have
+a reader here; LiveCodeBench, the released Codeforces set, mathematics and the other layouts are read by curation's
+readers, and judged by the rule of their source (problems/tests.py). Every row has to be readable: a benchmark that
+silently shrinks is another benchmark.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from deepcoder_contracts.judge import TestCase
+from deepcoder_contracts.stage import EvaluationDataset
+from deepcoder_trainer.curation.readers import Unwanted, reader_for
+from deepcoder_trainer.curation.record import Record
+from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.evaluation.codeforces import contest_of
+from deepcoder_trainer.evaluation.humaneval import humaneval_problem, is_humaneval
+from deepcoder_trainer.problems.dataset import dataset_digest
+from deepcoder_trainer.problems.files import DatasetError, data_files, read_rows
+from deepcoder_trainer.problems.rows import RowError, problem_from_row
+from deepcoder_trainer.problems.tests import policy_for, select_tests
+from deepcoder_trainer.types import Problem
+
+SAMPLE_TESTS = (
+    "judged by the statement's sample tests alone, not by Codeforces' hidden tests: an upper bound, not a rating that "
+    "submissions would get"
+)
+
+_DATED = re.compile(r"\d{4}-\d{2}")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a problem beside the problem."""
+
+    difficulty: str | None = None
+    date: datetime.date | None = None
+    contest_problem: str | None = None
+    """Codeforces: contest and index, as in 1234A."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A problem set, in its files' order."""
+
+    name: str
+    problems: tuple[Problem, ...]
+    facts: Mapping[str, Facts]
+    """By problem."""
+    digest: str
+    """Of its files."""
+    notes: tuple[str, ...] = ()
+    """What its figures must not be shown without."""
+
+
+def load_benchmark(path: Path, settings: EvaluationDataset, contest_problems: Sequence[str] | None = None) -> Benchmark:
+    """Read a file or folder. `contest_problems` names its problems in order. Raises DatasetError, BadConfig."""
+    files = data_files(path)
+    problems: list[Problem] = []
+    facts: dict[str, Facts] = {}
+    places: dict[str, str] = {}
+    count = 0
+    for file in files:
+        for row in read_rows(file):
+            place = f"{file.name}:{row.number}"
+            named = contest_problems[count] if contest_problems and count < len(contest_problems) else None
+            count += 1
+            try:
+                problem, known = _read(row.fields, settings.name, count)
+                known = _with_contest(known, row.fields, named)
+            except (RowError, Unwanted, ValueError) as error:
+                raise DatasetError(f"{place}: {error}") from None
+            if problem.id in places:
+                raise DatasetError(
+                    f"{place}: id: {problem.id!r} was used at {places[problem.id]}: give each problem an id of its own"
+                )
+            places[problem.id] = place
+            if _within(known.date, settings, place):
+                problems.append(replace(problem, extraction=settings.extraction))
+                facts[problem.id] = known
+    if contest_problems is not None and len(contest_problems) != count:
+        raise BadConfig(
+            f"problems.json names {len(contest_problems)} problems, {settings.name} has {count}: name them in order",
+            field="contests",
+        )
+    if not problems:
+        window = f" from {settings.since} to {settings.until}" if settings.since or settings.until else ""
+        raise DatasetError(f"{path}: no problem in it{window}: check the dataset's uri, since and until")
+    return Benchmark(
+        settings.name, tuple(problems), facts, f"sha256:{dataset_digest(path, files)}", _notes(problems, settings)
+    )
+
+
+def _read(row: Mapping[str, Any], name: str, number: int) -> tuple[Problem, Facts]:
+    if is_humaneval(row):
+        return humaneval_problem(row), Facts()
+    beside = {**_metadata(row.get("metadata")), **row}
+    if "reward_model" in row or {"id", "prompt"} <= row.keys():
+        return problem_from_row(row), _facts(beside)
+    record = reader_for(row)[1](row, name)
+    known = _facts(beside)
+    return _problem(record, str(_id(row) or f"{name}-{number}")), replace(known, date=record.date or known.date)
+
+
+def _problem(record: Record, id_: str) -> Problem:
+    """A record as it is judged here: by the tests and the comparison of its source."""
+    if record.answer is None and not record.tests:
+        raise RowError("tests: none: a problem without tests cannot be judged")
+    policy = policy_for(record.source)
+    tests = [TestCase.model_construct(input=i, output=o) for i, o in record.tests]
+    return Problem(
+        id=id_,
+        source=record.source,
+        prompt=record.prompt,
+        tests=select_tests(record.source, tests),
+        kind=record.kind,
+        fn_name=record.fn_name,
+        time_limit_s=record.time_limit_s if record.time_limit_s is not None else policy.time_limit_s,
+        memory_limit_mb=record.memory_limit_mb,
+        scoring=record.scoring if record.scoring is not None else policy.scoring,
+        answer=record.answer,
+    )
+
+
+def _metadata(value: Any) -> Mapping[str, Any]:
+    """Some sets have it as JSON text; nothing is looked for in it that has to be there."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return {}
+    return value if isinstance(value, Mapping) else {}
+
+
+def _id(row: Mapping[str, Any]) -> Any:
+    named = (row.get(field) for field in ("question_id", "task_id", "problem_id", "id", "ID"))
+    return next((value for value in named if isinstance(value, str | int) and value != ""), None)
+
+
+def _facts(row: Mapping[str, Any]) -> Facts:
+    difficulty = row.get("difficulty")
+    day = next((row[field] for field in ("contest_date", "date") if row.get(field)), None)
+    return Facts(
+        difficulty=str(difficulty).lower() if isinstance(difficulty, str | int) and difficulty != "" else None,
+        date=_day(day),
+    )
+
+
+def _day(value: Any) -> datetime.date | None:
+    if isinstance(value, datetime.datetime):
+        return value.date()
+    if isinstance(value, datetime.date):
+        return value
+    if not isinstance(value, str) or not _DATED.match(value):
+        return None
+    try:
+        return datetime.datetime.fromisoformat(value).date()
+    except ValueError:
+        raise RowError(f"date: {value[:40]!r} is no date: write YYYY-MM-DD") from None
+
+
+def _with_contest(facts: Facts, row: Mapping[str, Any], named: str | None) -> Facts:
+    contest, index = row.get("contest_id"), row.get("index")
+    if named is None and isinstance(contest, str | int) and isinstance(index, str):
+        named = f"{contest}{index}"
+    if named is None:
+        return facts
+    contest_of(named)
+    return replace(facts, contest_problem=named)
+
+
+def _within(day: datetime.date | None, settings: EvaluationDataset, place: str) -> bool:
+    if settings.since is None and settings.until is None:
+        return True
+    if day is None:
+        raise DatasetError(f"{place}: date: missing, and {settings.name} has a window: leave out since and until")
+    # YYYY-MM-DD sorts as it is.
+    return (settings.since or "") <= day.isoformat() and (settings.until is None or day.isoformat() < settings.until)
+
+
+def _notes(problems: Sequence[Problem], settings: EvaluationDataset) -> tuple[str, ...]:
+    if settings.contests is None and not any(p.source == "codeforces" for p in problems):
+        return ()
+    single = sum(len(p.tests) == 1 for p in problems)
+    return (f"{SAMPLE_TESTS} ({single} of {len(problems)} problems have a single test)",)

@@ -1,0 +1,188 @@
+"""What stands around an evaluation by hand: judges, engines or files of responses, a place to work, a bar.
+
+Nothing of an attempt is needed here: no claim and no exit record, since results are found by their key alone. A stop
+(Ctrl-C, SIGTERM) ends it after what is known was kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from deepcoder_contracts.layout import evaluation_dir
+from deepcoder_contracts.learner_memory import element_bytes
+from deepcoder_contracts.model_shape import parameters
+from deepcoder_contracts.stage import StageConfig
+from deepcoder_trainer.background import Background, abandonable, first_cause
+from deepcoder_trainer.checkpoint.sources import Sources
+from deepcoder_trainer.checkpoint.storage import open_run_storage
+from deepcoder_trainer.cluster import connect_ray
+from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.evaluation.answers import read_answers
+from deepcoder_trainer.evaluation.commit import RESULTS, Evaluated
+from deepcoder_trainer.evaluation.context import EvaluationContext
+from deepcoder_trainer.evaluation.results import EvaluationResults
+from deepcoder_trainer.evaluation.run import evaluate_given, run_evaluate_stage
+from deepcoder_trainer.judge.connect import open_judge
+from deepcoder_trainer.judge.local import LocalJudge
+from deepcoder_trainer.modelconfig import read_model_config
+from deepcoder_trainer.plan.check import check
+from deepcoder_trainer.plan.shapes import model_shape
+from deepcoder_trainer.rollout.answers import AnswerVerifier
+from deepcoder_trainer.rollout.reward import JudgeReward
+from deepcoder_trainer.starting import load_tokenizer
+from deepcoder_trainer.telemetry.observers import Observers
+from deepcoder_trainer.types import Generation, GenerationRequest, WeightRefs
+
+
+async def evaluate(
+    config: StageConfig, judge: LocalJudge | None, responses: Mapping[str, Path], *, again: bool = False
+) -> Evaluated:
+    """Measure the stage's model, or the responses; what it came to is in storage then."""
+    async with AsyncExitStack() as stack:
+        background = Background()
+        stack.push_async_callback(background.close)
+        main = asyncio.create_task(_evaluate(config, judge, responses, stack, background, again=again))
+        stopped = _cancelled_by_signals(main)
+        failures: list[BaseException] = []
+
+        def fail(error: BaseException) -> None:
+            failures.append(error)
+            main.cancel()
+
+        try:
+            return await background.beside(_result(main), fail)
+        except asyncio.CancelledError:
+            if failures:
+                raise failures[0] from None
+            raise
+        except ExceptionGroup as group:
+            raise first_cause(group) from None
+        finally:
+            stopped()
+
+
+def stored_results(config: StageConfig, key: str) -> EvaluationResults:
+    """Results that are committed."""
+    return EvaluationResults.from_json(open_run_storage(config.storage).get_bytes(f"{evaluation_dir(key)}/{RESULTS}"))
+
+
+async def _result(task: asyncio.Task[Evaluated]) -> Evaluated:
+    return await task
+
+
+async def _evaluate(
+    config: StageConfig,
+    judge: LocalJudge | None,
+    responses: Mapping[str, Path],
+    stack: AsyncExitStack,
+    background: Background,
+    *,
+    again: bool,
+) -> Evaluated:
+    client = await stack.enter_async_context(open_judge(config.judge, config.run, judge))
+    background.loop(client.run())
+    answers = AnswerVerifier()
+    stack.push_async_callback(answers.close)
+    context = EvaluationContext(
+        config=config,
+        sampler=_NoSampler(),
+        reward=JudgeReward(client, answers),
+        store=open_run_storage(config.storage),
+        sources=Sources(),
+        tokenizer=_NoTokenizer(),
+        workdir=Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deepcoder-evaluate-"))),
+        dtype="float32" if config.recipe.precision == "Float32" else "bfloat16",
+        observer=Observers([]),
+        judge_version=client.version,
+        again=again,
+        advance=stack.enter_context(_Bars()).advance,
+    )
+    if responses:
+        return await evaluate_given(context, await asyncio.to_thread(read_answers, responses))
+    from deepcoder_trainer.sampler.start import start_samplers
+
+    model_dir = await abandonable(context.sources.model, config.model)
+    model_config = read_model_config(model_dir)
+    check(config, model_config)
+    tokenizer = await abandonable(load_tokenizer, model_dir)
+    weights = element_bytes(config.recipe) * parameters(model_shape(model_config))
+    await asyncio.to_thread(connect_ray, config.stage.resources, weights)
+    sampler = await start_samplers(config, model_dir)
+    stack.push_async_callback(sampler.close)
+    return await run_evaluate_stage(replace(context, sampler=sampler, tokenizer=tokenizer))
+
+
+def _cancelled_by_signals(task: asyncio.Task[Any]) -> Any:
+    """SIGTERM and SIGINT cancel it, until the returned function is called."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+
+    def undo() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+    return undo
+
+
+class _Bars:
+    """A bar for each target and set on a terminal; elsewhere the log has it."""
+
+    def __init__(self) -> None:
+        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            *columns,
+            console=Console(stderr=True),
+            disable=not sys.stderr.isatty(),
+        )
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> _Bars:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def advance(self, name: str, done: int, total: int) -> None:
+        """So many of a set's samples are done."""
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task(name, total=total)
+        self._bars.update(self._tasks[name], completed=done)
+
+
+class _NoTokenizer:
+    """Responses from files were sampled elsewhere: nobody here knows the model's tokens, or leaves a prompt out."""
+
+    chat_template = None
+
+    def __call__(self, text: str) -> dict[str, list[int]]:
+        return {"input_ids": []}
+
+
+class _NoSampler:
+    """Stands where responses come from files; nothing asks it."""
+
+    async def generate(self, request: GenerationRequest) -> Generation:
+        raise BadConfig("no model is there to answer")
+
+    async def update_weights(self, refs: WeightRefs, version: int) -> None:
+        raise BadConfig("no model is there to load weights")
+
+    async def sleep(self) -> None: ...
+
+    async def wake(self) -> None: ...
+
+    async def close(self) -> None: ...

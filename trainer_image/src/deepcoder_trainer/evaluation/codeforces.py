@@ -1,0 +1,132 @@
+"""A Codeforces rating from what a model solved, by the published method (CodeElo's, as DeepCoder's scripts have it).
+
+For each contest: the model's points as if it had taken part, its place in the real standings, and the rating r at which
+the expected place among the rated participants, 1 + Σ 1 / (1 + 10^((r - r_i) / 400)), is that place. The rating is
+the mean over contests. Quirks of the published scripts are kept, since a number is only worth what it is compared
+with: the place is counted from 0 (the model is put one place too high), ratings are bounded by the best participant's
+plus 100, a problem that is solved at the i-th sample costs 50 · i points whatever its own rules say, and contests with
+at most 200 rated participants are left out. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+MOST_ABOVE = 100
+"""What the published search allows above the best participant's rating."""
+FEWEST_RATED = 200
+"""A contest needs more rated participants than this."""
+POINTS_A_MISS = 50
+PENALTY_A_MISS = 10
+
+_PROBLEM = re.compile(r"(\d+)([A-Z]\d*)\Z")
+
+
+@dataclass(frozen=True)
+class Contest:
+    """One contest as it was."""
+
+    problems: Mapping[str, float | None]
+    """Problem (`1234A`) to its points; None in a contest that counts solved problems."""
+    standings: Sequence[tuple[float, float]]
+    """(points, penalty) of the rated participants, best first."""
+    ratings: Sequence[int]
+    """Their ratings before it, in any order."""
+
+
+@dataclass(frozen=True)
+class Rating:
+    """What a model's answers are worth."""
+
+    rating: float
+    """Mean over contests."""
+    by_contest: Mapping[str, int]
+    left_out: Mapping[str, str]
+    """Contest to why it says nothing."""
+
+
+def contest_of(problem: str) -> str:
+    """The contest of a problem `1234A`. Raises ValueError."""
+    match = _PROBLEM.match(problem)
+    if match is None:
+        raise ValueError(f"{problem!r} is no Codeforces problem: write contest and index, as in 1234A")
+    return match[1]
+
+
+def rate(contests: Mapping[str, Contest | str], solved: Mapping[str, Sequence[bool | None]]) -> Rating | None:
+    """The rating from each problem's samples, in order (None: no judge could say); None if no contest counts.
+
+    `contests` has a reason in place of a contest that cannot be used.
+    """
+    by_contest: dict[str, dict[str, Sequence[bool | None]]] = {}
+    for problem, tries in solved.items():
+        by_contest.setdefault(contest_of(problem), {})[problem] = tries
+    ratings: dict[str, int] = {}
+    left_out: dict[str, str] = {}
+    for name in sorted(by_contest, key=int):
+        contest, answers = contests.get(name, "no standings"), by_contest[name]
+        if isinstance(contest, Contest) and len(contest.standings) <= FEWEST_RATED:
+            contest = f"{len(contest.standings)} rated participants, more than {FEWEST_RATED} are needed"
+        if isinstance(contest, Contest) and any(all(t is None for t in each) for each in answers.values()):
+            contest = "no judge could judge a problem of it"
+        if isinstance(contest, str):
+            left_out[name] = contest
+        else:
+            ratings[name] = contest_rating(contest, answers)
+    if not ratings:
+        return None
+    return Rating(sum(ratings.values()) / len(ratings), ratings, left_out)
+
+
+def contest_rating(contest: Contest, solved: Mapping[str, Sequence[bool | None]]) -> int:
+    """The largest whole rating at which the expected place is not better than the model's."""
+    place = place_in(contest, *points_of(contest, solved))
+    others = np.asarray(contest.ratings, dtype=np.float64)
+    low, high = 0, int(others.max()) + MOST_ABOVE
+    while high - low > 1:
+        middle = (low + high) // 2
+        if expected_place(middle, others) < place:
+            high = middle
+        else:
+            low = middle
+    return low
+
+
+def expected_place(rating: float, others: Sequence[float] | np.ndarray) -> float:
+    """Where a participant of this rating is expected among the others, from 1."""
+    return 1.0 + float((1.0 / (1.0 + 10.0 ** ((rating - np.asarray(others, dtype=np.float64)) / 400.0))).sum())
+
+
+def points_of(contest: Contest, solved: Mapping[str, Sequence[bool | None]]) -> tuple[float, float]:
+    """Points and penalty: samples are tries, one after the other until one is right. One that no judge could judge is
+    none, neither right nor a miss."""
+    points = penalty = 0.0
+    for problem, worth in contest.problems.items():
+        tries = [t for t in solved.get(problem, ()) if t is not None]
+        if True not in tries:
+            continue
+        misses = tries.index(True)
+        if worth is None:
+            points += 1
+            penalty += PENALTY_A_MISS * misses
+        else:
+            points += max(0.0, worth - POINTS_A_MISS * misses)
+    return points, penalty
+
+
+def place_in(contest: Contest, points: float, penalty: float) -> int:
+    """Participants who did at least as well: the place from 0, as the published scripts take it."""
+    for place, (theirs, their_penalty) in enumerate(contest.standings):
+        if theirs < points or (theirs == points and their_penalty > penalty):
+            return place
+    return len(contest.standings)
+
+
+def percentile(rating: float, all_ratings: Sequence[float]) -> float:
+    """Share of all users' ratings (sorted) below it, in percent."""
+    return round(100.0 * bisect_left(all_ratings, rating) / len(all_ratings), 1)

@@ -1,0 +1,156 @@
+"""From all samples to committed results: files first, then the manifest, which is the commit.
+
+`eval/<key>/` has `results.json`, `results.md` (a table), `results.png` (where matplotlib is), a samples file for each
+target and problem set, and `MANIFEST.json` with the sha256 of all of them. A folder that has a manifest is never
+written to again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from deepcoder_contracts.layout import MANIFEST, evaluation_dir
+from deepcoder_contracts.manifest import Manifest, ManifestKind
+from deepcoder_trainer.checkpoint.code import versions
+from deepcoder_trainer.checkpoint.errors import ObjectExists, ObjectMissing, StorageError
+from deepcoder_trainer.checkpoint.reader import read_manifest
+from deepcoder_trainer.checkpoint.transfer import upload_files
+from deepcoder_trainer.evaluation.context import EvaluationContext
+from deepcoder_trainer.evaluation.picture import draw
+from deepcoder_trainer.evaluation.plan import EvaluationPlan, parts_path, samples_path
+from deepcoder_trainer.evaluation.problemsets import ProblemSet
+from deepcoder_trainer.evaluation.results import (
+    DatasetResult,
+    EvaluationResults,
+    codeforces_rating,
+    compare,
+    dataset_result,
+    metrics,
+    scores,
+)
+from deepcoder_trainer.evaluation.samples import write_rows
+from deepcoder_trainer.evaluation.table import markdown, summary
+from deepcoder_trainer.evaluation.targets import Target
+
+RESULTS = "results.json"
+TABLE = "results.md"
+PICTURE = "results.png"
+
+Rows = Mapping[str, Sequence[dict[str, Any]]]
+"""Problem set to a target's samples."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation came to."""
+
+    key: str
+    metrics: Mapping[str, float]
+    found: datetime | None = None
+    """When it was measured, if that was before: nothing was measured now."""
+
+
+def committed(context: EvaluationContext, key: str) -> Evaluated | None:
+    """Results of this key, if they are there."""
+    try:
+        manifest, _ = read_manifest(context.store, evaluation_dir(key))
+    except ObjectMissing:
+        return None
+    return Evaluated(key, manifest.metrics, manifest.created_at)
+
+
+def target_results(rows: Rows, sets: Sequence[ProblemSet]) -> dict[str, DatasetResult]:
+    """Figures of one target."""
+    results = {}
+    for each in sets:
+        found = rows[each.name]
+        rating = codeforces_rating(found, each.contests, each.all_ratings) if each.is_rated else None
+        results[each.name] = dataset_result(found, rating, each.benchmark.notes)
+    return results
+
+
+def evaluation_results(plan: EvaluationPlan, sets: Sequence[ProblemSet], rows: Mapping[str, Rows]) -> EvaluationResults:
+    """Figures of all targets, and of each with each."""
+    names = list(rows)
+    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+    compared = [
+        compare(s.name, (a, scores(rows[a][s.name])), (b, scores(rows[b][s.name]))) for s in sets for a, b in pairs
+    ]
+    return EvaluationResults(
+        key=plan.key,
+        inputs=asdict(plan),
+        targets={target: target_results(by_set, sets) for target, by_set in rows.items()},
+        comparisons=[c for c in compared if c is not None],
+        left_out={s.name: s.left_out for s in sets if s.left_out},
+    )
+
+
+def commit(
+    context: EvaluationContext,
+    plan: EvaluationPlan,
+    results: EvaluationResults,
+    rows: Mapping[str, Rows],
+    measured: Target,
+    step: int | None = None,
+) -> Evaluated:
+    """Put results and samples, then the manifest. `measured` is the target whose lineage it continues."""
+    prefix, config, source = evaluation_dir(plan.key), context.config, measured.manifest
+    if (before := committed(context, plan.key)) is not None:
+        log.info("another attempt has committed evaluation %s first", plan.key[:12])
+        return before
+    root = context.workdir / plan.key
+    files = []
+    for target, by_set in rows.items():
+        for name, found in by_set.items():
+            files.append(root / samples_path(target, name))
+            write_rows(files[-1], found)
+    (root / RESULTS).write_bytes(results.to_json())
+    (root / TABLE).write_text(markdown(results))
+    files += [root / RESULTS, root / TABLE]
+    try:
+        draw(results, root / PICTURE)
+        files.append(root / PICTURE)
+    except ModuleNotFoundError:
+        log.info("%s is left out: it needs matplotlib (pip install 'deepcoder-trainer[plots]')", PICTURE)
+    figures = metrics(results.targets)
+    manifest = Manifest(
+        kind=ManifestKind.EVALUATION,
+        run=config.run,
+        stage=config.stage.name,
+        stage_index=config.stage.index,
+        ordinal=config.ordinal,
+        step=step if step is not None else (source.step if source else 0),
+        total_steps=source.total_steps if source else 0,
+        parent=measured.ref,
+        model=config.model.uri,
+        config_digest=config.provenance.config_digest,
+        code_digest=plan.code_digest,
+        versions=versions(),
+        image=config.provenance.image,
+        image_id=context.surroundings.image_id,
+        accelerator=context.surroundings.accelerator,
+        seed=plan.seed,
+        world_size=0,
+        metrics=figures,
+        evaluation_key=plan.key,
+        created_at=datetime.now(UTC),
+        files=upload_files(context.store, prefix, root, files),
+    )
+    try:
+        context.store.put_bytes(f"{prefix}/{MANIFEST}", manifest.to_json(), if_absent=True)
+    except ObjectExists:
+        log.info("another attempt has committed evaluation %s first", plan.key[:12])
+    try:
+        context.store.delete_prefix(f"{prefix}/{parts_path()}/")
+    except StorageError as error:
+        log.warning("parts of evaluation %s are left behind: %s", plan.key[:12], error)
+    for target, measured_sets in results.targets.items():
+        for name, result in measured_sets.items():
+            log.info("%s on %s: %s", target, name, summary(result))
+    return Evaluated(plan.key, figures)

@@ -1,0 +1,140 @@
+"""HumanEval and HumanEval+ as they are published: a function's head to complete, and a script that checks it.
+
+- OpenAI's HumanEval, and `evalplus/humanevalplus`: task_id, prompt, entry_point, and `test`, which defines
+  check(candidate);
+- EvalPlus' own releases (HumanEvalPlus-….jsonl): task_id, prompt, entry_point, canonical_solution, base_input,
+  plus_input, atol. What is right is what the canonical solution returns.
+
+Both are judged as a script: the program, and the test behind it in the same process, as there. The script of the second
+form compares as EvalPlus does, with its tolerances. The question is put as the released evaluation put it. Pure.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from deepcoder_contracts.judge import Kind, TestCase
+from deepcoder_trainer.problems.rows import RowError
+from deepcoder_trainer.types import Problem
+
+SECONDS = 30.0
+"""CPU time of a problem: all its tests are one script, and of HumanEval+ they are hundreds."""
+
+_ASK = (
+    "Write a complete, self-contained Python solution to the following problem. Your solution must include all "
+    "necessary imports and the full function definition including the signature exactly as specified. Do not modify "
+    "the function signature or docstring."
+)
+
+
+def is_humaneval(row: Mapping[str, Any]) -> bool:
+    """Whether a row is of one of these layouts."""
+    return {"task_id", "prompt", "entry_point"} <= row.keys() and ("test" in row or "base_input" in row)
+
+
+def humaneval_problem(row: Mapping[str, Any]) -> Problem:
+    """The problem of a row. Raises RowError."""
+    task, prompt, entry = (_text(row, field) for field in ("task_id", "prompt", "entry_point"))
+    if not entry.isidentifier():
+        raise RowError(f"entry_point: {entry[:60]!r} is no function's name: name the function")
+    script = _checked_by_test(row, entry) if "test" in row else _checked_by_solution(row, prompt, entry)
+    return Problem(
+        id=task,
+        source="humaneval",
+        prompt=f"{_ASK}\n\n```python\n{prompt.strip()}\n```",
+        tests=(TestCase(input=script, output=""),),
+        kind=Kind.SCRIPT,
+        time_limit_s=SECONDS,
+    )
+
+
+def _checked_by_test(row: Mapping[str, Any], entry: str) -> str:
+    return f"{NUMPY_STANDIN}\n{_text(row, 'test')}\n\ncheck({entry})\n"
+
+
+def _checked_by_solution(row: Mapping[str, Any], prompt: str, entry: str) -> str:
+    inputs = [i for field in ("base_input", "plus_input") for i in _inputs(row, field)]
+    if not inputs:
+        raise RowError("base_input: no input: give base_input and plus_input as lists of argument lists")
+    tolerance = row.get("atol", 0)
+    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float):
+        raise RowError("atol: not a number: give the tolerance, 0 for none")
+    settings = {
+        "reference": prompt + _text(row, "canonical_solution"),
+        "entry": entry,
+        "inputs": json.dumps(inputs),
+        "atol": float(tolerance),
+    }
+    # A name that no solution has; `exec` keeps the reference's names apart from the solution's.
+    return f"{_COMPARE}\n_deepcoder_compare({entry}, **{settings!r})\n"
+
+
+def _inputs(row: Mapping[str, Any], field: str) -> list[list[Any]]:
+    value = row.get(field, [])
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise RowError(f"{field}: not JSON ({error}): give a list of argument lists") from None
+    if not isinstance(value, list) or not all(isinstance(v, list) for v in value):
+        raise RowError(f"{field}: not a list of argument lists: give [[first, second], …]")
+    return value
+
+
+def _text(row: Mapping[str, Any], field: str) -> str:
+    value = row.get(field)
+    if not isinstance(value, str) or not value:
+        raise RowError(f"{field}: missing: give it as a text")
+    return value
+
+
+NUMPY_STANDIN = '''
+def _deepcoder_numpy():
+    """Judges have no numpy. EvalPlus' tests use three names of it: for arrays, which no answer is without it, and for
+    closeness."""
+    import sys
+    try:
+        import numpy
+    except ImportError:
+        import types
+        module = types.ModuleType("numpy")
+        module.ndarray = type("ndarray", (), {})
+        module.float32 = module.float64 = float
+        def allclose(a, b, rtol=1e-05, atol=1e-08):
+            if isinstance(a, (list, tuple)) or isinstance(b, (list, tuple)):
+                return len(a) == len(b) and all(allclose(x, y, rtol, atol) for x, y in zip(a, b))
+            return a == b or abs(a - b) <= atol + rtol * abs(b)
+        module.allclose = allclose
+        sys.modules["numpy"] = module
+_deepcoder_numpy()
+'''
+
+_COMPARE = """
+def _deepcoder_compare(candidate, reference, entry, inputs, atol):
+    import copy
+    import json
+
+    def floats(value):
+        if isinstance(value, (list, tuple)):
+            return bool(value) and all(isinstance(v, float) for v in value)
+        return isinstance(value, float)
+
+    def close(out, exp, atol):
+        if isinstance(exp, (list, tuple)):
+            return type(out) is type(exp) and len(out) == len(exp) and all(close(o, e, atol) for o, e in zip(out, exp))
+        return out == exp or abs(out - exp) <= atol + 1e-07 * abs(exp)
+
+    right = {"__name__": "reference"}
+    exec(reference, right)
+    for given in json.loads(inputs):
+        expected = right[entry](*copy.deepcopy(given))
+        out = candidate(*copy.deepcopy(given))
+        if entry == "find_zero":  # any root is right
+            assert abs(right["poly"](given[0], out)) <= atol, "no root"
+            continue
+        tolerance = 1e-06 if atol == 0 and floats(expected) else atol
+        same = type(out) is type(expected) and tolerance and close(out, expected, tolerance)
+        assert out == expected or same, "wrong"
+"""

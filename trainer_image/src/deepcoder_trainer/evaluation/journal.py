@@ -1,0 +1,123 @@
+"""Answers and verdicts of an evaluation under way, kept in storage so that no sample is made or judged twice.
+
+Lines of JSON in parts `eval/<key>/parts/<target>/<set>/<writer>-<number>.jsonl`, each put once under a name of its
+own: a store has no append, and two attempts never write the same object. One part is put at a time, with all that
+came since the one before, at least `SECONDS` apart: a process that is killed loses what came since then, nothing
+else. An answer is a line, its verdict another, so that an answer whose verdict was lost is judged again and not
+sampled again. Parts go when the results are committed. What cannot be put is told in the log and tried again with the
+next part.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import threading
+import uuid
+from dataclasses import dataclass
+
+from deepcoder_trainer.checkpoint.errors import StorageError
+from deepcoder_trainer.checkpoint.storage import ObjectStore
+from deepcoder_trainer.evaluation.answers import Answer
+from deepcoder_trainer.types import Outcome
+
+log = logging.getLogger(__name__)
+
+SECONDS = 5.0
+"""Least time between two parts; the first ones come sooner."""
+
+Place = tuple[int, int]
+"""Group and index of a sample."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a sample."""
+
+    answer: Answer
+    outcome: Outcome | None = None
+
+
+class Journal:
+    """Samples of one target on one problem set."""
+
+    def __init__(self, store: ObjectStore, prefix: str, seconds: float = SECONDS) -> None:
+        self._store, self._prefix, self._seconds = store, prefix, seconds
+        self._writer = uuid.uuid4().hex[:12]
+        self._lines: list[bytes] = []
+        self._part = 0
+        self._putting = threading.Lock()
+        self._writing: asyncio.Task[None] | None = None
+        self.known: dict[Place, Known] = {}
+
+    async def load(self) -> None:
+        """Read what earlier processes left. A part that cannot be read is told and made anew."""
+        try:
+            await asyncio.to_thread(self._read)
+        except StorageError as error:
+            log.error("samples below %s are made anew, if they are there: %s", self._prefix, error)
+
+    def answered(self, place: Place, answer: Answer) -> None:
+        """Keep an answer."""
+        self.known[place] = Known(answer)
+        self._keep(place, {"answer": [answer.text, answer.finish, answer.tokens]})
+
+    def judged(self, place: Place, outcome: Outcome) -> None:
+        """Keep a verdict; one of a judge that failed is none."""
+        if outcome.reward is not None:
+            values = [outcome.reward, outcome.verdict, outcome.seconds, outcome.attempts]
+            self._keep(place, {"of": _name(self.known[place].answer), "outcome": values})
+
+    async def flush(self) -> None:
+        """Put what is not put yet."""
+        if self._writing is not None:
+            self._writing.cancel()
+            await asyncio.gather(self._writing, return_exceptions=True)
+            self._writing = None
+        await asyncio.shield(asyncio.to_thread(self._put))
+
+    def _keep(self, place: Place, line: dict[str, object]) -> None:
+        self._lines.append(json.dumps({"place": place, **line}).encode() + b"\n")
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write())
+
+    async def _write(self) -> None:
+        while self._lines:
+            await asyncio.sleep(min(self._seconds, 1.0 + self._part))
+            await asyncio.to_thread(self._put)
+        self._writing = None
+
+    def _put(self) -> None:
+        with self._putting:  # a part that is under way keeps its number
+            lines, self._lines = self._lines, []
+            if not lines:
+                return
+            try:
+                self._store.put_bytes(f"{self._prefix}/{self._writer}-{self._part:06d}.jsonl", b"".join(lines))
+                self._part += 1
+            except StorageError as error:
+                self._lines = lines + self._lines
+                log.error("samples of %s could not be kept yet: %s", self._prefix, error)
+
+    def _read(self) -> None:
+        outcomes: dict[tuple[Place, str], Outcome] = {}
+        for found in self._store.list(f"{self._prefix}/"):
+            for line in self._store.get_bytes(found.key).splitlines():
+                try:
+                    entry = json.loads(line)
+                    group, index = entry["place"]
+                    if "answer" in entry:
+                        self.known.setdefault((group, index), Known(Answer(*entry["answer"])))
+                    else:
+                        outcomes.setdefault(((group, index), entry["of"]), Outcome(*entry["outcome"]))
+                except (ValueError, KeyError, TypeError) as error:
+                    log.error("a line of %s is passed over: %s", found.key, error)
+        for place, known in self.known.items():
+            self.known[place] = Known(known.answer, outcomes.get((place, _name(known.answer))))
+
+
+def _name(answer: Answer) -> str:
+    """Which answer a verdict is on: two attempts may have answered the same place."""
+    return hashlib.sha256(answer.text.encode()).hexdigest()[:16]

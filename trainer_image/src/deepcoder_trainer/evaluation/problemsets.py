@@ -1,0 +1,99 @@
+"""An evaluation's problem sets, ready to be asked: read, encoded, and with what their key is taken over."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+
+from deepcoder_contracts.stage import EvaluationDataset
+from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.evaluation.benchmarks import Benchmark, load_benchmark
+from deepcoder_trainer.evaluation.codeforces import Contest, contest_of
+from deepcoder_trainer.evaluation.contests import Contests, read_contests
+from deepcoder_trainer.evaluation.context import EvaluationContext
+from deepcoder_trainer.evaluation.plan import DatasetInput
+from deepcoder_trainer.problems.files import DatasetError
+from deepcoder_trainer.problems.prompt import EncodedProblem, encode_problems
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ProblemSet:
+    """A problem set, ready to be asked."""
+
+    name: str
+    benchmark: Benchmark
+    problems: tuple[EncodedProblem, ...]
+    left_out: int
+    input: DatasetInput
+    contests: dict[str, Contest | str]
+    """Codeforces: contest, or why there is none."""
+    all_ratings: tuple[float, ...] | None
+
+    @property
+    def is_rated(self) -> bool:
+        """Whether a rating is computed."""
+        return bool(self.contests)
+
+
+def read_problem_sets(context: EvaluationContext) -> list[ProblemSet]:
+    """All sets of the stage. Raises BadConfig for what is wrong with one."""
+    settings = context.config.stage.evaluate
+    assert settings is not None, "only called for stages that evaluate"
+    return [_read(context, source, f"stage.evaluate.datasets.{n}") for n, source in enumerate(settings.datasets)]
+
+
+def _read(context: EvaluationContext, source: EvaluationDataset, field: str) -> ProblemSet:
+    limit = context.config.recipe.max_prompt_tokens
+    contests = None
+    if source.contests is not None:
+        contests = read_contests(context.sources.dataset(source.contests, field=f"{field}.contests"))
+    path = context.sources.dataset(source.uri, field=f"{field}.uri")
+    try:
+        benchmark = load_benchmark(path, source, contests.problems if contests else None)
+        encoded = encode_problems(benchmark.problems, context.tokenizer, limit)
+    except DatasetError as error:
+        raise BadConfig(f"{source.name}: {error}", field=f"{field}.uri") from error
+    except ValueError as error:
+        raise BadConfig(f"{source.name}: {error}", field="recipe.maxPromptTokens") from error
+    if encoded.too_long:
+        log.warning("%s: %d problems are left out, their prompts are too long", source.name, len(encoded.too_long))
+    return ProblemSet(
+        name=source.name,
+        benchmark=benchmark,
+        problems=encoded.kept,
+        left_out=len(encoded.too_long),
+        input=DatasetInput(
+            name=source.name,
+            digest=benchmark.digest,
+            prompts=_digest_of_prompts(encoded.kept),
+            scoring=" ".join(
+                [source.extraction.value, *sorted({p.scoring.value for p in benchmark.problems if p.answer is None})]
+            ),
+            window=f"{source.since or ''}..{source.until or ''}",
+            contests=contests.digest if contests else "",
+        ),
+        contests=_contests(benchmark, contests, field) if contests else {},
+        all_ratings=contests.ratings if contests else None,
+    )
+
+
+def _digest_of_prompts(problems: tuple[EncodedProblem, ...]) -> str:
+    digest = hashlib.sha256()
+    for each in problems:
+        digest.update(f"{each.problem.id}\0{each.problem.prompt}\0{len(each.prompt_ids)}\0".encode("utf-8", "replace"))
+        digest.update(each.prompt_ids.tobytes())
+    return "sha256:" + digest.hexdigest()
+
+
+def _contests(benchmark: Benchmark, contests: Contests, field: str) -> dict[str, Contest | str]:
+    named = {f.contest_problem for f in benchmark.facts.values() if f.contest_problem}
+    if not named:
+        raise BadConfig(
+            f"{benchmark.name} has contests, and none of its problems says which problem of which contest it is: give "
+            "rows contest_id and index, or put their names into problems.json in the folder of contests",
+            field=f"{field}.contests",
+        )
+    return {name: contests.contest(name) for name in sorted({contest_of(problem) for problem in named}, key=int)}

@@ -1,0 +1,149 @@
+"""An evaluation's figures as a table: rows once, for a terminal and as markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from deepcoder_trainer.evaluation.results import Comparison, DatasetResult, Estimate, EvaluationResults, Part
+
+HEAD = ("problems", "model", "pass@1", "95 %", "pass@k", "truncated", "tokens", "unjudged")
+PARTS = ("problems", "model", "part", "number", "pass@1", "95 %")
+PAIRS = ("problems", "models", "difference", "95 %", "p")
+
+
+def summary(result: DatasetResult) -> str:
+    """One line for a log."""
+    if result.pass_at_1 is None:
+        return "nothing could be judged"
+    p = result.pass_at_1
+    rated = f", rating {result.codeforces.rating.mean:.0f}" if result.codeforces else ""
+    return (
+        f"pass@1 {p.mean:.3f} ({p.low:.3f} to {p.high:.3f}){rated}, {result.truncated_ratio:.1%} truncated, "
+        f"{result.problems} problems × {result.samples // max(1, result.problems)}, {result.unjudged} not judged"
+    )
+
+
+def rows(results: EvaluationResults) -> list[tuple[str, ...]]:
+    """A row for each target and problem set."""
+    return [_row(name, target, r) for target, by_set in results.in_order.items() for name, r in by_set.items()]
+
+
+def parts(results: EvaluationResults) -> list[tuple[str, ...]]:
+    """Rows by difficulty and month."""
+    return [
+        (name, target, part, str(p.problems), _mean(p.pass_at_1), _ends(p.pass_at_1))
+        for target, by_set in results.in_order.items()
+        for name, r in by_set.items()
+        for part, p in _all_parts(r)
+    ]
+
+
+def pairs(comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
+    """Rows of paired differences."""
+    return [
+        (
+            c.dataset,
+            f"{c.before} → {c.after}",
+            f"{c.difference.mean:+.3f}",
+            f"{c.difference.low:+.3f} to {c.difference.high:+.3f}",
+            "" if c.p_value is None else f"{c.p_value:.3g}",
+        )
+        for c in comparisons
+    ]
+
+
+def notes(results: EvaluationResults) -> list[str]:
+    """What figures must not be shown without, and what was left out."""
+    found = []
+    for target, by_set in results.in_order.items():
+        for name, r in by_set.items():
+            if r.codeforces is not None:
+                rating, among = r.codeforces.rating, r.codeforces.percentile
+                found.append(
+                    f"{name}, {target}: Codeforces rating {rating.mean:.0f} ({rating.low:.0f} to {rating.high:.0f} "
+                    f"over {len(r.codeforces.by_contest)} contests)"
+                    + (f", above {among:.1f} % of users" if among is not None else "")
+                    + (f"; {len(r.codeforces.left_out)} contests left out" if r.codeforces.left_out else "")
+                )
+            found += [f"{name}: {note}" for note in r.notes]
+    found += [
+        f"{name}: {count} problems left out, their prompts are too long" for name, count in results.left_out.items()
+    ]
+    return list(dict.fromkeys(found))
+
+
+def render(results: EvaluationResults) -> RenderableType:
+    """All of it for a terminal."""
+    shown: list[RenderableType] = [_table(HEAD, rows(results))]
+    shown += [Text(note, style="italic") for note in notes(results)]
+    if found := parts(results):
+        shown.append(_table(PARTS, found))
+    if found := pairs(results.comparisons):
+        shown.append(_table(PAIRS, found))
+    return Group(*shown)
+
+
+def markdown(results: EvaluationResults) -> str:
+    """All of it as a page."""
+    inputs = results.inputs
+    lines = [
+        f"# Evaluation {results.key[:12]}",
+        "",
+        f"{inputs.get('samples_per_problem')} responses a problem of at most {inputs.get('context_tokens')} tokens, "
+        f"temperature {inputs.get('temperature')}, top-p {inputs.get('top_p')}, seed {inputs.get('seed')}; "
+        f"{inputs.get('sampler')}, judge {inputs.get('judge') or 'not told'}.",
+        "",
+        *table_lines(HEAD, rows(results)),
+        "",
+        *[f"- {note}" for note in notes(results)],
+    ]
+    if found := parts(results):
+        lines += ["", *table_lines(PARTS, found)]
+    if found := pairs(results.comparisons):
+        lines += ["", *table_lines(PAIRS, found)]
+    lines += ["", "Intervals are 95 % over problems, bootstrap (Wilson where all are alike)."]
+    return "\n".join(lines) + "\n"
+
+
+def table_lines(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """A markdown table."""
+    return ["| " + " | ".join(r) + " |" for r in (head, ["---"] * len(head), *body)]
+
+
+def _row(name: str, target: str, r: DatasetResult) -> tuple[str, ...]:
+    at_k = "  ".join(f"@{k} {e.mean:.3f}" for k, e in sorted(r.pass_at_k.items(), key=lambda i: int(i[0])) if k != "1")
+    return (
+        f"{name}: {r.problems} × {r.samples // max(1, r.problems)}",
+        target,
+        _mean(r.pass_at_1) or "not judged",
+        _ends(r.pass_at_1),
+        at_k,
+        f"{r.truncated_ratio:.1%}",
+        "" if r.response_tokens_mean is None else f"{r.response_tokens_mean:.1f}",
+        str(r.unjudged),
+    )
+
+
+def _all_parts(r: DatasetResult) -> list[tuple[str, Part]]:
+    return [*r.by_difficulty.items(), *r.by_month.items()]
+
+
+def _mean(e: Estimate | None) -> str:
+    return f"{e.mean:.3f}" if e else ""
+
+
+def _ends(e: Estimate | None) -> str:
+    return f"{e.low:.3f} to {e.high:.3f}" if e else ""
+
+
+def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> Table:
+    table = Table(box=None, header_style="bold")
+    for name in head:
+        table.add_column(name, justify="left" if name in ("problems", "model", "models", "part") else "right")
+    for row in body:
+        table.add_row(*row)
+    return table

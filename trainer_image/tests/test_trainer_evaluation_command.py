@@ -1,0 +1,223 @@
+"""`deepcoder-trainer evaluate` as a program, through the real judge: known answers, a real kill, what is found again.
+
+Responses come from files, so that no engine is started; everything behind the response is as with one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benchmark_world import right_responses, stub_responses, write_sets
+from curation_world import write_jsonl
+
+from deepcoder_trainer.__main__ import main as cli_main
+from deepcoder_trainer.evaluation.results import EvaluationResults
+from deepcoder_trainer.evaluation.samples import SCHEMA
+from deepcoder_trainer.judge.local import LocalJudge
+from deepcoder_trainer.samples import read_samples
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def command(output: Path, sets: dict[str, Path], responses: dict[str, Path], *more: str) -> list[str]:
+    return [
+        *(sys.executable, "-m", "deepcoder_trainer", "evaluate", "--output-dir", str(output), "--judge-workers", "2"),
+        *("--datasets", *(f"{name}={path}" for name, path in sets.items())),
+        *("--responses", *(f"{name}={path}" for name, path in responses.items())),
+        *more,
+    ]
+
+
+@pytest.fixture(scope="module")
+def judge() -> Iterator[LocalJudge]:
+    judge = LocalJudge(2)
+    yield judge
+    judge.close()
+
+
+@pytest.fixture
+def evaluate(
+    judge: LocalJudge, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Runs the command in this process, with one judge for all; returns what it printed."""
+    monkeypatch.setattr(LocalJudge, "__new__", lambda *_: judge)
+    monkeypatch.setattr(LocalJudge, "__init__", lambda *_: None)
+    monkeypatch.setattr(LocalJudge, "close", lambda _: None)
+
+    def run(output: Path, sets: dict[str, Path], responses: dict[str, Path], *more: str) -> str:
+        assert cli_main(command(output, sets, responses, *more)[3:]) == 0
+        return capsys.readouterr().out
+
+    return run
+
+
+def results_in(output: Path, printed: str) -> EvaluationResults:
+    match = re.search(r"results: (.*)", printed)
+    assert match is not None, printed
+    folder = Path(match[1])
+    assert folder.parent == output / "eval"
+    return EvaluationResults.from_json((folder / "results.json").read_bytes())
+
+
+def test_canonical_solutions_score_all_and_stubs_nothing(tmp_path: Path, evaluate: Callable[..., str]) -> None:
+    paths, sets, responses = write_sets(tmp_path), {}, {}
+    for name, path in paths.items():
+        # The source decides how a set of the released layout is judged, and has its name.
+        for kind, given in (("right", right_responses), ("stub", stub_responses)):
+            own_name = name if kind == "right" else f"{name}.stub"
+            sets[own_name] = path
+            responses[own_name] = write_jsonl(tmp_path / f"{own_name}.responses.jsonl", given(name, own_name))
+    printed = evaluate(tmp_path / "out", sets, responses)
+    results = results_in(tmp_path / "out", printed)
+    found = results.targets["Given"]
+    means = {name: r.pass_at_1.mean if r.pass_at_1 else None for name, r in found.items()}
+    expected = {name: float(not name.endswith(".stub")) for name in sets}
+    assert means == expected, {name: r.verdicts for name, r in found.items()}
+    assert all(r.unjudged == 0 for r in found.values())
+    assert results.inputs["judge"].startswith("sha256:"), "the judge says which code it is"
+    assert set(found["livecodebench"].by_difficulty) == {"easy", "medium"}
+    assert set(found["livecodebench"].by_month) == {"2024-08", "2024-09"}
+    assert "sample tests alone" in printed, "the caveat is beside the number"
+    folder = tmp_path / "out" / "eval" / results.key
+    assert {p.name for p in folder.iterdir()} == {
+        "MANIFEST.json",
+        "results.json",
+        "results.md",
+        "results.png",
+        "samples",
+    }
+    assert (folder / "results.png").read_bytes().startswith(b"\x89PNG")
+    page = (folder / "results.md").read_text()
+    assert "| livecodebench: 2 × 1 | Given |" in page
+    assert "sample tests alone" in page
+    rows = read_samples(folder / "samples" / "Given" / "livecodebench.parquet")
+    assert [row["problem_id"] for row in rows] == ["abc1", "lc2"]
+    assert set(rows[0]) == set(SCHEMA.names)
+
+
+def test_evaluation_that_is_killed_goes_on_with_the_samples_that_are_left(tmp_path: Path) -> None:
+    slow = "import time\nend = time.process_time() + 0.2\nwhile time.process_time() < end: pass\nprint(input())"
+    rows = [
+        {"id": f"p{n}", "prompt": f"Echo {n}.", "tests": [{"input": f"{n}\n", "output": f"{n}\n"}]} for n in range(30)
+    ]
+    sets = {"echo": write_jsonl(tmp_path / "echo.jsonl", rows)}
+    responses = {
+        "echo": write_jsonl(tmp_path / "r.jsonl", [{"problem_id": f"p{n}", "solution": slow} for n in range(30)])
+    }
+    output = tmp_path / "out"
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command(output, sets, responses), stdout=log, stderr=log)
+        try:
+            kept = waited_for_parts(output, process, at_least=5)
+        finally:
+            process.kill()
+            process.wait(60)
+    assert process.returncode == -signal.SIGKILL
+    assert not list(output.glob("eval/*/MANIFEST.json"))
+
+    with (tmp_path / "log2").open("wb") as log:
+        again = subprocess.run(
+            command(output, sets, responses), stdout=subprocess.PIPE, stderr=log, text=True, timeout=300, check=False
+        )
+    said = (tmp_path / "log2").read_text()
+    assert again.returncode == 0, said
+    assert "Given on echo: 30 of 30 were sampled before" in said
+    results = results_in(output, again.stdout)
+    assert results.targets["Given"]["echo"].verdicts == {"passed": 30}
+    # A verdict that was kept is the one that is reported: judging it again would have taken another time.
+    judged = {row["group_id"]: row["judge_seconds"] for row in samples_of(output, results.key)}
+    assert {place: judged[place] for place in kept} == kept
+    assert not (output / "eval" / results.key / "parts").exists()
+
+
+def waited_for_parts(output: Path, process: subprocess.Popen[bytes], at_least: int) -> dict[int, float]:
+    """Seconds of the verdicts that are kept, once there are so many."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "it ended before it could be killed"
+        kept = {
+            entry["place"][0]: entry["outcome"][2]
+            for part in output.glob("eval/*/parts/Given/echo/*.jsonl")
+            for entry in map(json.loads, part.read_text().splitlines())
+            if "outcome" in entry
+        }
+        if len(kept) >= at_least:
+            return kept
+        time.sleep(0.05)
+    raise AssertionError("no verdict was kept within two minutes")
+
+
+def samples_of(output: Path, key: str) -> list[dict[str, Any]]:
+    return read_samples(output / "eval" / key / "samples" / "Given" / "echo.parquet")
+
+
+def test_result_that_is_found_is_said_to_be_and_another_input_is_measured_anew(
+    tmp_path: Path, evaluate: Callable[..., str]
+) -> None:
+    row = {"id": "p", "prompt": "Echo.", "tests": [{"input": "1\n", "output": "1\n"}]}
+    sets = {"echo": write_jsonl(tmp_path / "echo.jsonl", [row])}
+    responses = {"echo": write_jsonl(tmp_path / "r.jsonl", [{"problem_id": "p", "solution": "print(input())"}])}
+    output = tmp_path / "out"
+    first = evaluate(output, sets, responses)
+    assert "measured before" not in first
+    found = evaluate(output, sets, responses)
+    assert re.search(r"measured before, at \d{4}-\d\d-\d\d .* UTC, from the same inputs; nothing was measured", found)
+    assert results_in(output, found) == results_in(output, first)
+
+    again = results_in(output, evaluate(output, sets, responses, "--again"))
+    assert again.key != results_in(output, first).key
+    assert again.inputs["repeat"] == 1
+
+    # The file's name is the same, its content is not.
+    write_jsonl(tmp_path / "echo.jsonl", [{**row, "tests": [{"input": "1\n", "output": "2\n"}]}])
+    other = results_in(output, evaluate(output, sets, responses))
+    assert other.targets["Given"]["echo"].verdicts == {"wrong_answer": 1}
+    assert len(list(output.glob("eval/*/MANIFEST.json"))) == 3, "no result has taken another's place"
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "1 of 1 problems have fewer than 1 responses"),
+        ([{"problem_id": "p", "response": "x"}, {"problem_id": "q", "response": "x"}], "'q' is no problem of the set"),
+        ([{"problem_id": "p"}], "response: missing"),
+        ([{"response": "x"}], "problem_id: missing"),
+        ([{"problem_id": "p", "response": "x", "finish": "tired"}], "write stop or length"),
+        ([{"problem_id": "p", "response": "x", "index": 1}], "count from 0"),
+    ],
+)
+def test_responses_that_do_not_fit_are_named(tmp_path: Path, rows: list[dict[str, Any]], message: str) -> None:
+    from deepcoder_trainer.evaluation.answers import read_answers
+
+    path = write_jsonl(tmp_path / "r.jsonl", rows)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_answers({"s": path}).check("s", ["p"], 1)
+
+
+def test_two_processes_do_not_measure_the_same_at_once(
+    tmp_path: Path, evaluate: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    import fcntl
+
+    row = {"id": "p", "prompt": "Echo.", "tests": [{"input": "1\n", "output": "1\n"}]}
+    sets = {"echo": write_jsonl(tmp_path / "echo.jsonl", [row])}
+    responses = {"echo": write_jsonl(tmp_path / "r.jsonl", [{"problem_id": "p", "solution": "print(input())"}])}
+    output = tmp_path / "out"
+    key = results_in(output, evaluate(output, sets, responses)).key
+    lock = os.open(output / "eval" / key / "lock.tmp", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        assert cli_main(command(output, sets, responses)[3:]) == 64
+    finally:
+        os.close(lock)
+    assert "is being measured by another process" in capsys.readouterr().err
