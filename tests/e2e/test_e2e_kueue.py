@@ -133,6 +133,9 @@ async def test_run_waits_for_quota_is_evicted_for_a_higher_priority_and_goes_on_
     assert ending["code"] == 75
     assert ending["step"] >= saved["step"]
     assert status["latestCheckpoint"]["step"] >= ending["step"], "what it saved while it drained"
+    made = world.stored(low, f"{layout.checkpoint_dir('short', ending['step'], 1)}/MANIFEST.json")
+    assert made is not None
+    assert "sha256:" in made["imageId"], "the operator tells an attempt the digest of its image"
 
     world.wait_for_phase(high, "Complete", START_SECONDS)
     again = world.wait_for(
