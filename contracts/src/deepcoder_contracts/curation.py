@@ -41,47 +41,47 @@ class CurationSet(Contract):
     """A published problem set."""
 
     name: SetName
-    """Its source, where its rows do not name one: in the report, in ids and in `data_source`."""
+    """Name of the set, and its source where rows name none."""
 
     uri: SourceURI
-    """hf://org/name, s3://bucket/key, file:///path, or a path in the image; a folder is read in name order."""
+    """A file, or a folder of them: hf://, s3://, file:// or a path in the image."""
 
     layout: Layout | None = None
-    """How its rows are laid out: a row that is not is unreadable. Default: told by the columns of each row."""
+    """What its rows are held to. Default: told by their columns."""
 
     sha256: Key | None = None
-    """Expected digest of the file (of a folder: see docs/data.md); a difference stops the run before any work."""
+    """Expected digest; a difference stops the run."""
 
 
 class CurationFilters(Contract):
-    """Which problems are kept. Prompts are held to recipe.maxPromptTokens by the model's own tokenizer."""
+    """Which problems are kept. Prompts are held to recipe.maxPromptTokens."""
 
     min_tests: int = Field(default=5, ge=1, le=10_000)
     """Fewest tests."""
 
     since: datetime.date | None = None
-    """First date of the window, for sets that have dates."""
+    """First date, for sets that have dates."""
 
     until: datetime.date | None = None
-    """First date behind the window."""
+    """First date that is too late."""
 
     near_duplicate: float = Field(default=0.8, gt=0, le=1)
-    """Jaccard similarity of two statements from which one of them is dropped."""
+    """Similarity from which one of two problems is dropped."""
 
     contamination: float = Field(default=0.6, gt=0, le=1)
-    """Share of a statement that an evaluation problem has too, from which it is dropped."""
+    """Overlap with an evaluation problem from which one is dropped."""
 
     min_pass_rate: float = Field(default=0, ge=0, lt=1)
-    """Problems that are solved this often or more seldom are dropped. Needs passRates."""
+    """What is solved no more often than this is dropped."""
 
     max_pass_rate: float = Field(default=1, gt=0, le=1)
-    """Problems that are solved this often or more often are dropped. Needs passRates."""
+    """What is solved this often is dropped."""
 
     max_solutions: int = Field(default=8, ge=1, le=1000)
-    """Official solutions of a problem that are tried."""
+    """Official solutions that are tried."""
 
     keep_unverified: bool = False
-    """Keep problems without any official solution, of layouts that have them, too."""
+    """Keep problems without an official solution."""
 
     @model_validator(mode="after")
     def _has_a_window(self) -> Self:
@@ -96,16 +96,16 @@ class CurationSpec(Contract):
     """Make the training set from published ones, before the first Train stage trains."""
 
     inputs: Annotated[list[CurationSet], Field(min_length=1, max_length=16)]
-    """Published sets. Of duplicates the first that is verified is kept, in this order."""
+    """Published sets."""
 
     against: Annotated[list[CurationSet], Field(max_length=32)] = []
-    """Evaluation sets that nothing may be shared with; every set that a stage evaluates has to be among them."""
+    """Evaluation sets that nothing may be shared with, those of all stages among them."""
 
     filters: CurationFilters = CurationFilters()
     """Which problems are kept."""
 
     pass_rates: SourceURI | None = None
-    """Samples of an earlier evaluation of these problems: difficulty, for minPassRate and maxPassRate."""
+    """Samples of an evaluation of these problems, for minPassRate and maxPassRate."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -67,7 +67,7 @@ class DatasetSource(Contract):
     """Expected digest of the file at uri; a difference stops the run before any work."""
 
     curate: CurationSpec | None = None
-    """Make the problems from published sets, once, before the first Train stage trains. Instead: uri."""
+    """Published sets to make them from, once, before training. Instead: uri."""
 
     @model_validator(mode="before")
     @classmethod

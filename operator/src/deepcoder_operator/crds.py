@@ -15,6 +15,6 @@ def crd_files() -> dict[str, str]:
     """File name to content."""
     return {
         f"{GROUP}_{resource.plural}.yaml": HEADER
-        + yaml.safe_dump(custom_resource_definition(resource), sort_keys=False, width=120, allow_unicode=True)
+        + yaml.safe_dump(custom_resource_definition(resource), sort_keys=False, width=200, allow_unicode=True)
         for resource in (run.RESOURCE, sandboxpool.RESOURCE)
     }

@@ -23,6 +23,9 @@ LIST_MAP_KEYS = "x-kubernetes-list-map-keys"
 PRESERVE = "x-kubernetes-preserve-unknown-fields"
 VALIDATIONS = "x-kubernetes-validations"
 
+DEFAULT_REASON = "FieldValueInvalid"
+"""Why a rule refuses a value where it does not say: the API server's own default, which is not written out."""
+
 NAMED_MAP: dict[str, Any] = {LIST_TYPE: "map", LIST_MAP_KEYS: ["name"]}
 """Schema extra of a list whose elements are told apart by name."""
 
@@ -70,7 +73,7 @@ class Rule(NamedTuple):
 
     rule: str
     message: str
-    reason: str = "FieldValueInvalid"
+    reason: str = DEFAULT_REASON
     field_path: str | None = None
 
 
@@ -78,8 +81,10 @@ def validations(*rules: Rule) -> list[JsonValue]:
     """The rules as `x-kubernetes-validations`."""
     out: list[JsonValue] = []
     for r in rules:
-        path: dict[str, JsonValue] = {"fieldPath": r.field_path} if r.field_path else {}
-        out.append({"rule": r.rule, "message": r.message, "reason": r.reason, **path})
+        more: dict[str, JsonValue] = {"fieldPath": r.field_path} if r.field_path else {}
+        if r.reason != DEFAULT_REASON:
+            more["reason"] = r.reason
+        out.append({"rule": r.rule, "message": r.message, **more})
     return out
 
 
