@@ -78,6 +78,30 @@ def test_run_that_asked_for_little_cannot_take_all_afterwards() -> None:
     assert 8 <= turns.count("little") <= 13
 
 
+def test_newcomer_is_held_to_what_others_have_had_and_not_to_what_was_expected_of_them() -> None:
+    queue: FairQueue[str] = FairQueue(1000)
+    for _ in range(60):
+        queue.add("flood", "flood", 0.0)
+    now = 0.0
+    for _ in range(20):  # its programs take a hundred seconds, as far as is known
+        queue.take(now)
+        queue.done("flood", now, now + 100.0)
+        now += 100.0
+    for _ in range(8):  # and now a second
+        queue.take(now)
+    for _ in range(10):
+        queue.add("new", "new", now + 0.5)
+    for _ in range(8):
+        queue.done("flood", now, now + 1.0)
+    now += 1.0
+    turns = []
+    for _ in range(10):
+        turns.append(queue.take(now))
+        queue.done(turns[-1], now, now + 1.0)
+        now += 1.0
+    assert turns.count("new") >= 5
+
+
 def test_what_a_run_has_had_counts_when_it_comes_back() -> None:
     queue: FairQueue[str] = FairQueue(100)
     for name in ("a", "b", "b", "b"):
@@ -150,7 +174,7 @@ def test_everything_leaves_once_and_no_more_waits_than_may(steps: list[tuple[str
             left.append(item)
         elif step == "r" and len(queue):
             item = next(iter(queue))
-            queue.remove(item[0], item)
+            queue.remove(item[0], item, now)
             left.append(item)
     rest = [*left, *queue, *(item for item, _ in under_way)]
     assert sorted(rest) == sorted(added)
@@ -163,10 +187,14 @@ def test_everything_leaves_once_and_no_more_waits_than_may(steps: list[tuple[str
 
 
 def test_names_without_number_leave_no_trace_without_number() -> None:
-    queue: FairQueue[str] = FairQueue(10)
-    queue.add("stays", "stays", 0.0)
-    queue.take(0.0)
-    for number in range(5 * RUNS_REMEMBERED):
-        queue.add(str(number), str(number), 0.0)
-        queue.done(queue.take(0.0), 0.0, 1.0)
-    assert len(queue._runs) <= RUNS_REMEMBERED + 1
+    queue: FairQueue[str] = FairQueue(10_000)
+    names = [str(number) for number in range(RUNS_REMEMBERED + 100)]
+    for name in names:
+        queue.add(name, name, 0.0)
+    assert [queue.take(0.0) for _ in names] == names
+    queue.add("waits", "waits", 0.0)
+    for name in names:
+        queue.done(name, 0.0, 10.0)
+    assert len(queue._runs) == RUNS_REMEMBERED
+    assert queue.take(10.0) == "waits"
+    assert list(queue._runs) == ["waits"], "none waits that has had less"

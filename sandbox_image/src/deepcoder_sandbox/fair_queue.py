@@ -1,10 +1,10 @@
 """What waits for a slot, and whose turn it is: fair between runs, by the time that their programs take of the slots.
 
-Next is the run whose programs have had the least time so far (start-time fair queueing); what is under way counts with
-the time that it has taken already, and at least with what this run's programs take on average, so that two free slots
-do not both go to one run while another waits. Within a run: first come, first served. A run that has nothing waiting
-earns nothing by that: with its next program it begins where the others stand, and what it has had counts for as long
-as the others have not had as much.
+Next is the run whose programs have had the least time so far; what is under way counts with the time that it has taken
+already, and at least with what this run's programs take on average, so that two free slots do not both go to one run
+while another waits. Within a run: first come, first served. A run that has nothing waiting earns nothing by that: with
+its next program it begins where those stand that wait, and what it has had counts for as long as they have not had as
+much. Where it begins is told by time that was really spent: what is only expected may turn out otherwise.
 
 One run alone may fill the queue. Where it is full, the newest program of the run that has most waiting makes room for
 a run that has fewer: each may so hold its share, and none waits for a place behind another's flood. What had to make
@@ -17,6 +17,7 @@ took a new name for each of its programs would always be a newcomer.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -44,8 +45,12 @@ class _Run(Generic[T]):
     began: list[float] = field(default_factory=list)
     """When what is under way began."""
 
-    def had_s(self, now: float) -> float:
-        """Time that its programs have had, those that are under way included."""
+    def spent_s(self, now: float) -> float:
+        """Time that its programs have had until now."""
+        return self.served_s + sum(now - began for began in self.began)
+
+    def expected_s(self, now: float) -> float:
+        """Time that its programs will have had once those that are under way have ended."""
         return self.served_s + sum(max(self.mean_s, now - began) for began in self.began)
 
     @property
@@ -61,8 +66,6 @@ class FairQueue(Generic[T]):
         self._max_waiting = max_waiting
         self._runs: dict[str, _Run[T]] = {}
         self._waiting = 0
-        self._turn_s = 0.0
-        """What the run that was last in turn had had then: where newcomers begin."""
         self._mean_s = 0.0
 
     def __len__(self) -> int:
@@ -89,7 +92,7 @@ class FairQueue(Generic[T]):
             self._waiting -= 1
         run = known or self._runs.setdefault(name, _Run(self._mean_s))
         if not run.waiting:
-            run.served_s += max(0.0, self._turn_s - run.had_s(now))
+            run.served_s += max(0.0, self._level_s(now, run) - run.spent_s(now))
         run.waiting.append(item)
         self._waiting += 1
         return displaced
@@ -99,13 +102,11 @@ class FairQueue(Generic[T]):
         waiting = [run for run in self._runs.values() if run.waiting]
         if not waiting:
             raise LookupError
-        run = min(waiting, key=lambda each: (each.had_s(now), len(each.began)))
-        self._turn_s = max(self._turn_s, run.had_s(now))
+        run = min(waiting, key=lambda each: (each.expected_s(now), len(each.began)))
         run.began.append(now)
         self._waiting -= 1
         item = run.waiting.popleft()
-        for name in [name for name, each in self._runs.items() if each.idle and each.served_s <= self._turn_s]:
-            del self._runs[name]
+        self._forget_idle(now)
         return item
 
     def put_back(self, name: str, item: T) -> None:
@@ -113,11 +114,11 @@ class FairQueue(Generic[T]):
         self._runs[name].waiting.appendleft(item)
         self._waiting += 1
 
-    def remove(self, name: str, item: T) -> None:
+    def remove(self, name: str, item: T, now: float) -> None:
         """Take out what waits. Raises ValueError where it does not."""
         self._runs[name].waiting.remove(item)
         self._waiting -= 1
-        self._forget_idle(name)
+        self._forget_idle(now)
 
     def done(self, name: str, began: float, now: float, *, judged: bool = True) -> None:
         """What was taken at `began` needs its slot no more; not `judged`: it took none after all."""
@@ -127,7 +128,7 @@ class FairQueue(Generic[T]):
             run.served_s += now - began
             run.mean_s += _NEWEST_COUNTS * (now - began - run.mean_s)
             self._mean_s += _NEWEST_COUNTS * (now - began - self._mean_s)
-        self._forget_idle(name)
+        self._forget_idle(now)
 
     def clear(self) -> None:
         """Let go of all that waits."""
@@ -135,12 +136,15 @@ class FairQueue(Generic[T]):
             run.waiting.clear()
         self._waiting = 0
 
-    def _forget_idle(self, name: str) -> None:
-        """Forget a run with nothing to do, where its time is of no account any more or is one too many; all of them
-        where none has anything to do."""
-        run = self._runs[name]
-        if run.idle and (run.served_s <= self._turn_s or len(self._runs) > RUNS_REMEMBERED):
-            del self._runs[name]
-        if all(each.idle for each in self._runs.values()):
-            self._runs.clear()
-            self._turn_s = 0.0
+    def _level_s(self, now: float, newcomer: _Run[T]) -> float:
+        """Where a run begins: beside the least of those that wait; where none does, it is to be ahead of nobody."""
+        others = [run for run in self._runs.values() if run is not newcomer]
+        waiting = [run.spent_s(now) for run in others if run.waiting]
+        return min(waiting) if waiting else max((run.spent_s(now) for run in others), default=0.0)
+
+    def _forget_idle(self, now: float) -> None:
+        """Forget the runs with nothing to do whose time is of no account: none waits that has had less."""
+        least = min((run.spent_s(now) for run in self._runs.values() if run.waiting), default=math.inf)
+        for name in [name for name, run in self._runs.items() if run.idle]:
+            if self._runs[name].served_s <= least or len(self._runs) > RUNS_REMEMBERED:
+                del self._runs[name]

@@ -173,7 +173,7 @@ class Pool:
             work = next((work for work in self._waiting if work.answer is answer), None)
             if work is None:
                 return
-            self._waiting.remove(work.run, work)
+            self._waiting.remove(work.run, work, time.monotonic())
         _fail(work, Overdue())
 
     def retry_after_s(self) -> int:
