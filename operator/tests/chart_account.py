@@ -96,7 +96,7 @@ async def account(
     try:
         (name,) = [o["metadata"]["name"] for o in made if o["kind"] == "ServiceAccount"]
         path = directory / "operator.kubeconfig"
-        path.write_text(json.dumps(_with_token(kubeconfig, await _token(kube, namespace, name))))
+        path.write_text(json.dumps(with_token(kubeconfig, await token(kube, namespace, name))))
         yield Account(namespace, name, path, objects)
     finally:
         for obj in made:
@@ -104,14 +104,16 @@ async def account(
                 await kube.delete(_RIGHTS[obj["kind"]], None, obj["metadata"]["name"])
 
 
-async def _token(kube: Kube, namespace: str, name: str) -> str:
+async def token(kube: Kube, namespace: str, name: str) -> str:
+    """Of a ServiceAccount."""
     spec = {"expirationSeconds": _TOKEN_SECONDS}
     request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
     answer = await kube.post(SERVICE_ACCOUNTS.path(namespace, name, "token"), request)
     return str(answer["status"]["token"])
 
 
-def _with_token(kubeconfig: Path, token: str) -> dict[str, Any]:
+def with_token(kubeconfig: Path, token: str) -> dict[str, Any]:
+    """An administrator's kubeconfig as somebody else's."""
     config: dict[str, Any] = json.loads(kubeconfig.read_text())
     config["users"][0]["user"] = {"token": token}
     return config

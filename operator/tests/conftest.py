@@ -10,6 +10,7 @@ from pathlib import Path
 import api_audit
 import chart_account
 import control_plane
+import played_run
 import pytest
 import s3_server
 from crd_serving import established
@@ -87,6 +88,18 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3_server.S3Server]
         pytest.skip("the S3 server has not been built: run `python -m devcluster build`")
     with s3_server.running(tmp_path_factory.mktemp("s3"), program) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def played(
+    kubeconfig: Path, s3: s3_server.S3Server, helm: str, chart: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[played_run.PlayedRun]:
+    """A run that has been through the operator, for tests of what people see.
+
+    No longer than a module's tests: others take the CRDs away, and all runs with them.
+    """
+    with played_run.playing(kubeconfig, s3, helm, chart, tmp_path_factory.mktemp("played")) as made:
+        yield made
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import click
 
-from deepcoder_cli.app import app
+from deepcoder_cli.app import COMPLETE_VARIABLE, app
 from deepcoder_cli.exits import Exit
 from deepcoder_client.errors import (
     BadFile,
@@ -41,7 +41,7 @@ CODES: dict[type[ClientError], Exit] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     try:
-        done = app.main(args=arguments, prog_name="kubectl deepcoder", standalone_mode=False)
+        done = app.main(arguments, "kubectl deepcoder", complete_var=COMPLETE_VARIABLE, standalone_mode=False)
         return int(done or 0)
     except click.UsageError as error:
         error.show()

@@ -9,6 +9,9 @@ import click
 
 from deepcoder_cli.exits import MEANINGS
 
+COMPLETE_VARIABLE = "_KUBECTL_DEEPCODER_COMPLETE"
+"""By this variable a shell's completion script asks the program itself."""
+
 COMMANDS = {
     "status": "status",
     "plan": "plan",

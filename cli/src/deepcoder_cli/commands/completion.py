@@ -5,10 +5,10 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
-from deepcoder_cli.app import app
+from deepcoder_cli.app import COMPLETE_VARIABLE, app
 from deepcoder_cli.options import examples
 
-PROGRAM, VARIABLE = "kubectl-deepcoder", "_KUBECTL_DEEPCODER_COMPLETE"
+PROGRAM = "kubectl-deepcoder"
 
 
 @click.command(
@@ -29,4 +29,4 @@ def completion(shell: str) -> None:
     """
     kind = get_completion_class(shell)
     assert kind is not None, "click knows the three"
-    click.echo(kind(app, {}, PROGRAM, VARIABLE).source())
+    click.echo(kind(app, {}, PROGRAM, COMPLETE_VARIABLE).source())
