@@ -1,0 +1,143 @@
+"""The reference of the custom resources, docs/api.md, from the CRDs: every field with type, default, bounds and rules.
+
+`python scripts/api_reference.py` writes it, `--check` fails where it differs. Pod templates are Kubernetes' own and are
+not unfolded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+CRDS = [ROOT / "crds" / f"deepcoder.dev_{name}.yaml" for name in ("deepcoderruns", "sandboxpools")]
+PAGE = ROOT / "docs" / "api.md"
+Schema = dict[str, Any]
+
+_BOUNDS = {
+    "minimum": "at least {}",
+    "maximum": "at most {}",
+    "minLength": "at least {} characters",
+    "maxLength": "at most {} characters",
+    "minItems": "at least {} entries",
+    "maxItems": "at most {} entries",
+    "maxProperties": "at most {} entries",
+    "pattern": "matches `{}`",
+}
+
+
+def main() -> int:
+    """Write it, or say that it is old."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    check = parser.parse_args().check
+    text = page()
+    if check:
+        if not PAGE.exists() or PAGE.read_text() != text:
+            print("docs/api.md differs from the CRDs: run make generate", file=sys.stderr)
+            return 1
+        return 0
+    PAGE.write_text(text)
+    return 0
+
+
+def page() -> str:
+    """The page."""
+    lines = [
+        "# Custom resources",
+        "",
+        "Made from the CRDs by `make generate`; `kubectl explain dcr.spec` shows the same. Rules are checked by the",
+        "API server, before anything runs; where a message is given it is what you read then.",
+    ]
+    for path in CRDS:
+        crd = yaml.safe_load(path.read_text())
+        (version,) = crd["spec"]["versions"]
+        names, schema = crd["spec"]["names"], version["schema"]["openAPIV3Schema"]
+        lines += [
+            "",
+            f"## {names['kind']}",
+            "",
+            f"`{crd['spec']['group']}/{version['name']}`, short name `{names['shortNames'][0]}`.",
+        ]
+        lines += _rules(schema)
+        for part in ("spec", "status"):
+            lines += ["", f"### {names['kind']}.{part}", "", _sentence(schema["properties"][part])]
+            lines += _table(schema["properties"][part], part)
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _table(schema: Schema, path: str) -> list[str]:
+    """The fields of an object, then those of the objects in it."""
+    found = ["", "| field | type | default | what |", "|---|---|---|---|"]
+    for name, field in schema.get("properties", {}).items():
+        need = name in schema.get("required", ())
+        found.append(f"| `{name}` | {_type(field)} | {_default(field, need)} | {_what(field)} |")
+    found += _rules(schema)
+    for name, field in schema.get("properties", {}).items():
+        inner, suffix = _inner(field)
+        if inner.get("properties"):
+            found += ["", f"#### {path}.{name}{suffix}", "", _sentence(inner) or _sentence(field)]
+            found += _table(inner, f"{path}.{name}{suffix}")
+    return found
+
+
+def _inner(field: Schema) -> tuple[Schema, str]:
+    if field.get("type") == "array":
+        return field.get("items", {}), "[]"
+    if isinstance(field.get("additionalProperties"), dict):
+        return field["additionalProperties"], "{}"
+    return field, ""
+
+
+def _type(field: Schema) -> str:
+    if field.get("x-kubernetes-preserve-unknown-fields"):
+        return "object, as Kubernetes has it"
+    if "enum" in field:
+        return ", ".join(f"`{value}`" for value in field["enum"])
+    inner, suffix = _inner(field)
+    kind = str(inner.get("format") or inner.get("type") or "any")
+    return f"{'list of ' if suffix == '[]' else 'map of ' if suffix == '{}' else ''}{kind}"
+
+
+def _default(field: Schema, need: bool) -> str:
+    if need:
+        return "required"
+    return f"`{json.dumps(field['default'])}`" if "default" in field else ""
+
+
+def _what(field: Schema) -> str:
+    inner, _ = _inner(field)
+    bounds = [words.format(field[key]) for key, words in _BOUNDS.items() if key in field]
+    if inner is not field:
+        bounds += [f"each {words.format(inner[key])}" for key, words in _BOUNDS.items() if key in inner]
+    return _escaped(" ".join([_sentence(field), f"({'; '.join(bounds)})" if bounds else ""]).strip())
+
+
+def _rules(schema: Schema) -> list[str]:
+    """Messages of CEL rules."""
+    told = list(_messages(schema))
+    return ["", *(f"- {_escaped(message)}" for message in told)] if told else []
+
+
+def _messages(schema: Schema) -> Iterator[str]:
+    for rule in schema.get("x-kubernetes-validations", ()):
+        where = rule.get("fieldPath", "")
+        yield f"`{where.lstrip('.')}`: {rule['message']}" if where else str(rule["message"])
+
+
+def _sentence(schema: Schema) -> str:
+    return " ".join(str(schema.get("description", "")).split())
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "&#124;").replace("<", "&lt;")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
