@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,16 @@ def test_a_kubeconfig_that_leads_nowhere_is_said_with_the_mend(
     (tmp_path / "kubeconfig").write_text(content)
     assert main(["status", "run"]) == 6
     assert "Set KUBECONFIG" in capsys.readouterr().err
+
+
+def test_its_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == metadata.version("deepcoder-cli")
+
+
+def test_a_command_that_there_is_not_is_answered_with_those_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stauts"]) == 2
+    assert "no command stauts: there are status, plan," in capsys.readouterr().err
 
 
 def test_an_interrupted_watch_is_silent(

@@ -66,6 +66,7 @@ def _codes() -> str:
     epilog=f"\b\nExit codes:\n{_codes()}\n\n\b\nExamples:\n  kubectl deepcoder status\n"
     "  kubectl deepcoder status demo -n demo --watch\n  kubectl deepcoder COMMAND --help",
 )
+@click.version_option(package_name="deepcoder-cli", message="%(version)s")
 def app(**_: Any) -> None:
     """DeepCoder runs, with nothing but your kubeconfig.
 
