@@ -64,6 +64,18 @@ def test_gate_on_a_metric_that_no_number_shows_is_unmet_and_says_so() -> None:
     assert "reward_mean Ge 0.5: no value" in (cluster.run.status.stages[0].message or "")
 
 
+def test_status_has_room_for_what_evaluations_came_to_before_their_other_figures() -> None:
+    cluster = running(stages=[TRAIN, LONGER])
+    sets = [f"set{n:02}" for n in range(16)]
+    figures = ("pass_at_1", "pass_at_1_high", "pass_at_1_low", "response_tokens_mean", "truncated_ratio", "unjudged")
+    cluster.save(20, final=True, gate=None, **{f"eval/{s}/{f}": 0.5 for s in sets for f in figures}, zeal=1.0)
+    cluster.leave(0, "Completed")
+    cluster.settle()
+    results = cluster.run.status.stages[0].results
+    assert len(results) == 64
+    assert {name for name in results if name.endswith("/pass_at_1")} == {f"eval/{s}/pass_at_1" for s in sets}
+
+
 def test_gpu_seconds_count_from_scheduled_to_gone() -> None:
     cluster = running()
     head = cluster.pods["demo-s0-a1-head"]

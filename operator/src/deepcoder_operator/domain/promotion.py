@@ -5,13 +5,18 @@ The trainer's record is not believed: its values are compared again with the spe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from deepcoder_contracts.api.run_status import CurrentStage, StagePhase
-from deepcoder_contracts.gate import Otherwise, recheck_gate
+from deepcoder_contracts.gate import Otherwise, PromoteWhen, recheck_gate
 from deepcoder_contracts.stage import StageType
 from deepcoder_operator.domain.draft import Draft
 from deepcoder_operator.domain.numbers import measurements
 from deepcoder_operator.domain.terminal import complete_run, fail_run
 from deepcoder_operator.domain.world import StoredStage
+
+_MOST = 64
+"""Results that a status has."""
 
 
 def promote(draft: Draft, index: int, stored: StoredStage) -> None:
@@ -24,7 +29,7 @@ def promote(draft: Draft, index: int, stored: StoredStage) -> None:
         values = dict(stored.gate.values) if stored.gate else {}
     shown = values if stage.type is StageType.EVALUATE else values | dict(stored.metrics or {})
     met = recheck_gate(gate, values) if gate else None
-    draft.update_stage(index, gate_met=met, results=measurements(sorted(shown.items())[:64]))
+    draft.update_stage(index, gate_met=met, results=measurements(_foremost(shown, gate)))
     if gate is not None and not met:
         got = {c.metric: f"{values[c.metric]:g}" if c.metric in values else "no value" for c in gate.all}
         bounds = ", ".join(f"{c.metric} {c.op} {c.value:g}: {got[c.metric]}" for c in gate.all)
@@ -44,6 +49,14 @@ def promote(draft: Draft, index: int, stored: StoredStage) -> None:
         hold(draft, index, "hold is set")
         return
     pass_stage(draft, index)
+
+
+def _foremost(figures: Mapping[str, float], gate: PromoteWhen | None) -> list[tuple[str, float]]:
+    """What a status has room for: what the gate asks for, then what evaluations came to, then the rest."""
+    asked = {c.metric for c in gate.all} if gate else set()
+    results = ("/pass_at_1", "/rating")
+    names = sorted(figures, key=lambda name: (name not in asked, not name.endswith(results), name))
+    return [(name, figures[name]) for name in names[:_MOST]]
 
 
 def hold(draft: Draft, index: int, why: str) -> None:
