@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -11,9 +12,11 @@ from deepcoder_trainer.evaluation.plan import DatasetInput, EvaluationPlan, Targ
 from deepcoder_trainer.evaluation.results import (
     CodeforcesRating,
     Estimate,
+    EvaluationResults,
     compare,
     dataset_result,
     metrics,
+    part_order,
     scores,
 )
 
@@ -167,3 +170,32 @@ def test_figures_without_a_name_are_the_last_targets_even_where_it_lacks_one() -
     assert "eval/d/rating" not in figures
     assert metrics({"Base": {"d": rated}})["eval/d/rating"] == 1500
     assert metrics({"Base": {"d": rated}})["eval/d/percentile"] == 50
+
+
+def test_results_without_a_figure_are_read_back() -> None:
+    unjudged = dataset_result([{**row(0, 0, None), "response_tokens": None}])
+    results = EvaluationResults(
+        key="0" * 64, inputs={"targets": [{"name": "Given", "digest": "d"}]}, targets={"Given": {"d": unjudged}}
+    )
+    assert EvaluationResults.from_json(results.to_json()) == results
+
+
+def test_results_of_the_version_before_are_read_without_its_bare_pass_at_k() -> None:
+    results = EvaluationResults(
+        key="0" * 64, inputs={"targets": [{"name": "Base"}]}, targets={"Base": {"d": dataset_result([row(0, 0, 1)])}}
+    )
+    document = json.loads(results.to_json())
+    document["schemaVersion"] = 1
+    document["targets"]["Base"]["d"]["passAtK"] = {"1": 1.0}
+    read = EvaluationResults.from_json(json.dumps(document)).targets["Base"]["d"]
+    assert (read.pass_at_k, read.pass_at_1) == ({}, results.targets["Base"]["d"].pass_at_1)
+
+
+def test_parts_are_shown_from_easy_to_hard() -> None:
+    assert sorted(["hard", "2024-09", "easy", "2024-08", "medium"], key=part_order) == [
+        "easy",
+        "medium",
+        "hard",
+        "2024-08",
+        "2024-09",
+    ]

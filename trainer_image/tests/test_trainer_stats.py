@@ -84,11 +84,13 @@ def test_interval_of_problems_that_all_came_out_alike_has_a_width() -> None:
     none_solved = interval_of([0.0] * 10)
     assert (none_solved.mean, none_solved.low) == (0.0, 0.0)
     assert none_solved.high == pytest.approx(3.8415 / 13.8415, abs=1e-4)
+    alone = interval_of([0.75])
+    assert alone.low < 0.75 < alone.high, "of one problem nothing is known but that it is one"
     assert interval_of([0.0, 1.0, math.nan]) == bootstrap([0.0, 1.0])
 
 
 def test_wilson_interval_of_a_known_example() -> None:
-    interval = wilson(8, 10)
+    interval = wilson(0.8, 10)
     assert (interval.low, interval.high) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from deepcoder_trainer.evaluation.results import DatasetResult, Estimate, EvaluationResults
+from deepcoder_trainer.evaluation.results import DatasetResult, Estimate, EvaluationResults, part_order
 from deepcoder_trainer.report.plots import STYLE
 
 _COLOURS = ("#2563eb", "#d97706", "#059669", "#9333ea", "#dc2626")
@@ -40,7 +40,7 @@ def draw(results: EvaluationResults, path: Path) -> None:
 
 
 def _bars(results: list[DatasetResult], field: str) -> Bars:
-    labels = sorted({label for r in results for label in getattr(r, field)})
+    labels = sorted({label for r in results for label in getattr(r, field)}, key=part_order)
     return [
         (label, [part.pass_at_1 if (part := getattr(r, field).get(label)) else None for r in results])
         for label in labels
@@ -59,6 +59,7 @@ def _panel(axis: Any, title: str, bars: Bars, targets: list[str]) -> None:
         axis.errorbar(places, [e.mean for _, e in shown], yerr=spread, fmt="none", ecolor="#1f2937", capsize=3)
     axis.set_xticks(range(len(bars)), [label for label, _ in bars])
     axis.set_ylim(0, 1)
+    axis.set_axisbelow(True)
     axis.grid(axis="x", visible=False)
     axis.set_title(title, loc="left", fontsize=11)
     if len(targets) > 1:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from deepcoder_contracts.base import Contract, VersionedContract
 from deepcoder_trainer.evaluation import codeforces
@@ -102,6 +102,12 @@ class DatasetResult(Contract):
     verdicts: dict[str, int]
     """Responses by the verdict that decided."""
 
+    @field_validator("pass_at_k", mode="before")
+    @classmethod
+    def _without_bare_numbers(cls, given: Any) -> Any:
+        bare = isinstance(given, dict) and any(isinstance(value, int | float) for value in given.values())
+        return {} if bare else given
+
     by_difficulty: dict[str, Part] = {}
     """Problems by what their set calls their difficulty."""
 
@@ -135,7 +141,9 @@ class Comparison(Contract):
 
 
 class EvaluationResults(VersionedContract):
-    """results.json."""
+    """results.json. Its first version had no intervals of pass@k, and is read without pass@k."""
+
+    CURRENT_VERSION: ClassVar[int] = 2
 
     key: str
     """sha256 of all inputs."""
@@ -260,6 +268,12 @@ def metrics(results: Mapping[str, Mapping[str, DatasetResult]]) -> dict[str, flo
                 found = _figures(result, result.pass_at_1)
                 figures |= {f"eval/{dataset}/{name}": value for name, value in found.items()}
     return figures
+
+
+def part_order(name: str) -> tuple[int, str]:
+    """Parts by how hard they are where their names say so, else by name: JSON objects have no order."""
+    known = ("easy", "medium", "hard")
+    return (known.index(name) if name in known else len(known), name)
 
 
 def _figures(result: DatasetResult, pass_at_1: Estimate) -> dict[str, float]:

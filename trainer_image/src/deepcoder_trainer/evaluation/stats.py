@@ -78,21 +78,20 @@ def bootstrap(values: Sequence[float] | Values, seed: int = 0, resamples: int = 
 
 
 def interval_of(values: Sequence[float] | Values) -> Interval:
-    """Mean of shares with its 95 % interval over problems: bootstrap, Wilson's where all problems are 0 or all are 1.
+    """Mean of shares with its 95 % interval over problems: bootstrap, Wilson's where all problems came out alike.
 
     Raises ValueError without a value.
     """
     data = np.asarray(values, dtype=np.float64)
     data = data[~np.isnan(data)]
-    if len(data) and (data == data[0]).all() and data[0] in (0.0, 1.0):
-        return wilson(int(data.sum()), len(data))
+    if len(data) and (data == data[0]).all():
+        return wilson(float(data[0]), len(data))
     return bootstrap(data)
 
 
-def wilson(successes: int, trials: int) -> Interval:
-    """A share with Wilson's 95 % score interval."""
+def wilson(share: float, trials: int) -> Interval:
+    """A share of so many trials with Wilson's 95 % score interval."""
     z = 1.959963984540054
-    share = successes / trials
     centre = share + z * z / (2 * trials)
     half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
     width = 1 + z * z / trials

@@ -8,7 +8,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from deepcoder_trainer.evaluation.results import Comparison, DatasetResult, Estimate, EvaluationResults, Part
+from deepcoder_trainer.evaluation.results import (
+    Comparison,
+    DatasetResult,
+    Estimate,
+    EvaluationResults,
+    Part,
+    part_order,
+)
 
 HEAD = ("problems", "model", "pass@1", "95 %", "pass@k", "truncated", "tokens", "unjudged")
 PARTS = ("problems", "model", "part", "number", "pass@1", "95 %")
@@ -105,7 +112,7 @@ def markdown(results: EvaluationResults) -> str:
         lines += ["", *table_lines(PARTS, found)]
     if found := pairs(results.comparisons):
         lines += ["", *table_lines(PAIRS, found)]
-    lines += ["", "Intervals are 95 % over problems, bootstrap (Wilson where all are alike)."]
+    lines += ["", "Intervals are 95 % over problems, bootstrap (Wilson's where all problems came out alike)."]
     return "\n".join(lines) + "\n"
 
 
@@ -129,7 +136,7 @@ def _row(name: str, target: str, r: DatasetResult) -> tuple[str, ...]:
 
 
 def _all_parts(r: DatasetResult) -> list[tuple[str, Part]]:
-    return [*r.by_difficulty.items(), *r.by_month.items()]
+    return [(name, by[name]) for by in (r.by_difficulty, r.by_month) for name in sorted(by, key=part_order)]
 
 
 def _mean(e: Estimate | None) -> str:
