@@ -102,13 +102,6 @@ def test_a_curation_is_part_of_what_is_resolved_once() -> None:
     assert resolve(make_run(dataset=curated(filters={"minTests": 6})), None).digest != resolved.digest
 
 
-def test_what_earlier_releases_let_the_api_server_fill_in_is_read() -> None:
-    run = make_run(dataset={"uri": "/data/train.jsonl", "curate": False})
-    assert run.spec.dataset is not None
-    assert run.spec.dataset.curate is None
-    assert resolve(run, None).digest == resolve(make_run(), None).digest
-
-
 def test_pods_may_ask_the_hub_where_a_set_is_there() -> None:
     assert _uses_hub(make_run(dataset=curated()))
     assert not _uses_hub(make_run(dataset=curated(inputs=[HELD_BACK])))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from datetime import date
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -68,14 +68,6 @@ class DatasetSource(Contract):
 
     curate: CurationSpec | None = None
     """Published sets to make them from, once, before training. Instead: uri."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_the_old_default(cls, data: Any) -> Any:
-        """`curate: false` is what releases before this one let the API server write into every run."""
-        if isinstance(data, dict) and data.get("curate") is False:
-            return {k: v for k, v in data.items() if k != "curate"}
-        return data
 
     @model_validator(mode="after")
     def _is_one_of_two(self) -> Self:
