@@ -34,9 +34,10 @@ async def ask(
     journal: Journal | None,
     advance: Advance = lambda done: None,
 ) -> list[Judged]:
-    """All samples of a set. Raises SandboxUnavailable when too many could not be judged, and what a sampler raises."""
-    if journal is not None:
-        await journal.load()
+    """All samples of a set. Raises SandboxUnavailable when too many could not be judged, and what a sampler raises.
+
+    The journal has been loaded.
+    """
     free = asyncio.Semaphore(SAMPLED_AT_ONCE)
     done = 0
 

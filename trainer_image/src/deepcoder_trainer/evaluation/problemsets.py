@@ -46,6 +46,10 @@ def read_problem_sets(context: EvaluationContext) -> list[ProblemSet]:
 
 
 def _read(context: EvaluationContext, source: EvaluationDataset, field: str) -> ProblemSet:
+    if source.name in (".", ".."):
+        raise BadConfig(
+            f"a problem set cannot be called {source.name}: its results are in a folder", field=f"{field}.name"
+        )
     limit = context.config.recipe.max_prompt_tokens
     contests = None
     if source.contests is not None:
