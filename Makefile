@@ -5,7 +5,7 @@ SHELL := bash
 PY := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup gguf demo down test e2e test-long lint format generate
+.PHONY: help setup gguf demo down test e2e test-long lint format generate docs
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,16 +45,21 @@ lint: setup  ## ruff, mypy, import-linter, generated files
 	@$(PY) -m deepcoder_operator crds --check --output helm/deepcoder-operator/files/crds
 	@$(PY) monitoring/dashboards.py --check
 	@$(PY) scripts/chart_values.py --check
+	@$(PY) scripts/api_reference.py --check
 
 format: setup  ## rewrite what can be rewritten
 	@.venv/bin/ruff format -q . && .venv/bin/ruff check -q --fix .
 
-generate: setup  ## CRDs from the API types, the state machine's page from the planner, docs/cli.md from its help, dashboards, the chart's values
+generate: setup  ## CRDs from the API types, the state machine's page from the planner, docs/cli.md from its help, dashboards, references of the API and the chart's values
 	@$(PY) -m deepcoder_operator crds --output crds --output helm/deepcoder-operator/files/crds
 	@$(PY) operator/tests/state_walk.py --write
 	@$(PY) -m deepcoder_cli.reference docs/cli.md
 	@$(PY) monitoring/dashboards.py
 	@$(PY) scripts/chart_values.py
+	@$(PY) scripts/api_reference.py
+
+docs: setup  ## the docs as a site, in build/site
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 
 BENCHMARKS := ablations checkpoint curate demo gpu judge judge_load operator pipeline
 # `operator` is a module of the standard library, which no file beside a benchmark may take the place of.
