@@ -30,6 +30,8 @@ _COMMANDS = {
     "curate": ("deepcoder_trainer.curation.cli", "make a training set from published problem sets"),
     "evaluate": ("deepcoder_trainer.evaluation.cli", "measure a model on problem sets"),
     "compare-evals": ("deepcoder_trainer.evaluation.compare", "two evaluations side by side, with a paired test"),
+    "export": ("deepcoder_trainer.export.cli", "write a trained model for vLLM or llama.cpp, with its provenance"),
+    "fetch": ("deepcoder_trainer.export.fetch", "bring an export here and check every file, as a serving pod does"),
     "report": ("deepcoder_trainer.report.cli", "show what a run came to: curves, evaluations, lineage"),
     "plan": ("deepcoder_trainer.plan.cli", "say whether a run fits so many GPUs, and what to change"),
     "make-demo": ("deepcoder_trainer.demo.make", "make the demo's problems, tokenizer and warm-started model"),

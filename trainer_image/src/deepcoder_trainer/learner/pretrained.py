@@ -36,7 +36,11 @@ _COPIED = (
 
 
 def write_pretrained(
-    weights: Iterable[tuple[str, Tensor]], source: Path, directory: Path, precision: Precision
+    weights: Iterable[tuple[str, Tensor]],
+    source: Path,
+    directory: Path,
+    precision: Precision,
+    shard_bytes: int = SHARD_BYTES,
 ) -> list[Path]:
     """Write the model below `directory`; returns its files."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -52,7 +56,7 @@ def write_pretrained(
         files.append(path)
 
     for name, value in weights:
-        if pending and sum(t.nbytes for t in pending.values()) + value.nbytes > SHARD_BYTES:
+        if pending and sum(t.nbytes for t in pending.values()) + value.nbytes > shard_bytes:
             flush()
             pending = {}
         pending[name] = value.contiguous()

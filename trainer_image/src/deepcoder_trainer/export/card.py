@@ -1,0 +1,141 @@
+"""The model card, README.md of an export: where the model comes from, what it was measured at, what the export changed.
+
+Everything in it is from the source's manifest, its chain and the comparison; nothing is asked of anybody. What a
+manifest does not say is left out. The lineage digest is that of the source's manifest: it names its parent's, so that
+`deepcoder-trainer verify` finds any change of anything before it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from deepcoder_contracts.manifest import Manifest
+from deepcoder_trainer.checkpoint.verify import Link
+from deepcoder_trainer.export.compare import Difference
+from deepcoder_trainer.export.formats import Format
+from deepcoder_trainer.export.source import Place
+
+_TRAINING = ("reward_mean", "truncated_ratio", "response_tokens_mean", "entropy", "reference_kl")
+_EVALUATION = "eval/"
+_SHOWN_LINKS = 20
+
+_FORMS = {
+    Format.HUGGINGFACE: "Hugging Face layout: safetensors in {dtype}",
+    Format.FP8: "compressed-tensors: linear layers in FP8 (E4M3, a scale for each output channel, activations "
+    "quantized for each token), all else in {dtype}",
+    Format.GGUF_F16: "GGUF, F16",
+    Format.GGUF_Q8_0: "GGUF, Q8_0",
+    Format.GGUF_Q4_K_M: "GGUF, Q4_K_M",
+}
+
+
+def model_card(
+    name: str,
+    place: Place,
+    form: Format,
+    dtype: str,
+    found: Difference,
+    evaluations: Mapping[str, float],
+    rope: Mapping[str, Any],
+) -> str:
+    """README.md."""
+    manifest = place.manifest
+    metrics = dict(manifest.metrics) | dict(evaluations)
+    sections = [
+        _front_matter(manifest, form),
+        f"# {name}\n",
+        f"{_FORMS[form].format(dtype=dtype)}. Trained by reinforcement learning on programming problems (GRPO+), by "
+        f"run `{manifest.run.namespace}/{manifest.run.name}`.\n",
+        "## Provenance\n",
+        _table(("", ""), _provenance(place)),
+        "## Lineage\n",
+        _lineage(place.chain),
+        _figures("## At the end of training\n", {k: v for k, v in metrics.items() if k in _TRAINING}),
+        _figures("## Evaluation\n", {k: v for k, v in metrics.items() if k.startswith(_EVALUATION)}),
+        "## Difference to the source\n",
+        _difference(form, found),
+    ]
+    if rope:
+        sections += ["## Positions\n", _positions(rope)]
+    return "\n".join(section for section in sections if section)
+
+
+def _front_matter(manifest: Manifest, form: Format) -> str:
+    base = (manifest.model or "").partition("@")[0].removeprefix("hf://")
+    lines = ["---", "pipeline_tag: text-generation", "tags: [reinforcement-learning, code]"]
+    if (manifest.model or "").startswith("hf://"):
+        lines.append(f"base_model: {json.dumps(base)}")
+    lines.append(f"library_name: {'gguf' if form.quantization else 'transformers'}")
+    return "\n".join([*lines, "---", ""])
+
+
+def _provenance(place: Place) -> list[tuple[str, str]]:
+    m = place.manifest
+    rows: list[tuple[str, str | None]] = [
+        ("Base model", m.model),
+        ("Source", f"{place.ref.uri} ({m.kind.value})"),
+        ("Lineage digest", place.ref.digest),
+        ("Stage", f"{m.stage}, step {m.step} of the stage, {m.total_steps} in all"),
+        ("Dataset digest", m.dataset_digest),
+        ("Recipe digest", m.config_digest),
+        ("Seed", str(m.seed)),
+        ("Learner ranks", str(m.world_size)),
+        ("Trainer's code digest", m.code_digest),
+        ("Trainer image", m.image),
+        ("Image digest", m.image_id),
+        ("Accelerator", m.accelerator),
+        ("Versions", ", ".join(f"{k} {v}" for k, v in sorted(m.versions.items())) or None),
+        ("Trained until", m.created_at.isoformat(timespec="seconds")),
+    ]
+    return [(f"{key}", f"`{value}`") for key, value in rows if value]
+
+
+def _lineage(chain: Iterable[Link]) -> str:
+    links = list(chain)
+    rows = [
+        (link.manifest.kind.value, f"{link.manifest.stage} step {link.manifest.step}", f"`{link.digest}`")
+        for link in links[:_SHOWN_LINKS]
+        if link.manifest is not None
+    ]
+    more = f"\nand {len(links) - _SHOWN_LINKS} before them.\n" if len(links) > _SHOWN_LINKS else ""
+    checked = f"{len(links)} manifests, each named by its child's digest, were checked before this export.\n\n"
+    return checked + _table(("", "", "Digest of its manifest"), rows) + more
+
+
+def _figures(title: str, figures: Mapping[str, float]) -> str:
+    if not figures:
+        return ""
+    return f"{title}\n{_table(('', ''), [(f'`{k}`', f'{v:.6g}') for k, v in sorted(figures.items())])}"
+
+
+def _difference(form: Format, found: Difference) -> str:
+    how = (
+        "as llama.cpp computes them from this file"
+        if form.quantization
+        else "of the weights as written, computed in float32, activations quantized as vLLM does"
+        if form is Format.FP8
+        else "of the weights and configuration as written, computed in float32"
+    )
+    rows = [
+        ("Largest difference of a logit", f"{found.max_abs:.3g}"),
+        ("Mean KL(source ‖ export), nats", f"{found.mean_kl:.3g}"),
+        ("Same likeliest token", f"{100 * found.top1:.2f} %"),
+        ("Positions compared", str(found.positions)),
+    ]
+    return f"Logits {how}, against the source's in float32, on a fixed set of prompts.\n\n" + _table(("", ""), rows)
+
+
+def _positions(rope: Mapping[str, Any]) -> str:
+    parameters = rope["rope_parameters"]
+    return (
+        f"Rotary positions are scaled by YaRN, by {parameters['factor']:g} from "
+        f"{parameters['original_max_position_embeddings']}, and reach {rope['max_position_embeddings']} tokens. The "
+        "scaling is in effect at every length, short prompts included: it is part of the difference above.\n"
+    )
+
+
+def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [header, tuple("---" for _ in header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"

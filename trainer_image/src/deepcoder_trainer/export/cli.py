@@ -1,0 +1,72 @@
+"""`deepcoder-trainer export`: a trained model for those who serve it, with a card that says where it comes from."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from deepcoder_contracts.recipe import Precision
+from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, StorageError
+from deepcoder_trainer.checkpoint.sources import Sources
+from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.export.errors import ExportFailed
+from deepcoder_trainer.export.formats import Format
+from deepcoder_trainer.export.source import as_uri
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument(
+        "--source", required=True, help="checkpoint, export or run's folder: s3://…, file://… or a path"
+    )
+    parser.add_argument("--output", required=True, help="folder to make, or s3://bucket/prefix; nothing may be there")
+    parser.add_argument(
+        "--format", type=Format, choices=list(Format), default=Format.HUGGINGFACE, help="default: huggingface"
+    )
+    parser.add_argument("--rope", type=int, metavar="TOKENS", help="scale positions by YaRN to reach so many tokens")
+    parser.add_argument(
+        "--rope-original", type=int, metavar="TOKENS", help="positions trained for, where config.json says more"
+    )
+    parser.add_argument("--float32", action="store_true", help="keep float32 where bfloat16 is written otherwise")
+    parser.add_argument("--shard-bytes", type=int, help="bytes of a weight file, about (default 2 GiB)")
+    parser.add_argument("--name", help="the model's name (default: RUN-STAGE-step-N)")
+    parser.add_argument("--endpoint", help="S3 endpoint URL of a server other than AWS")
+    parser.add_argument("--region", help="S3 region")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Export and say what came of it; 1 when the source cannot be trusted or the export not be made."""
+    from deepcoder_trainer.export.run import Order, export
+
+    if options.rope_original is not None and options.rope is None:
+        raise BadConfig("--rope-original says what --rope scales: give --rope, too", field="--rope-original")
+    if options.shard_bytes is not None and options.shard_bytes < 1:
+        raise BadConfig(f"--shard-bytes {options.shard_bytes}: give a number above 0", field="--shard-bytes")
+    settings = {} if options.shard_bytes is None else {"shard_bytes": options.shard_bytes}
+    try:
+        done = export(
+            Order(
+                source=as_uri(options.source, "--source"),
+                output=as_uri(options.output, "--output").rstrip("/"),
+                form=options.format,
+                precision=Precision.FLOAT32 if options.float32 else Precision.BFLOAT16,
+                rope=options.rope,
+                rope_original=options.rope_original,
+                name=options.name,
+                endpoint=options.endpoint,
+                region=options.region,
+                sources=Sources(endpoint=options.endpoint, region=options.region),
+                **settings,
+            ),
+            lambda text: print(text, file=sys.stderr),
+        )
+    except (ExportFailed, CheckpointDamaged, StorageError) as error:
+        sys.stderr.write(f"deepcoder-trainer export: {error}\n")
+        return 1
+    found = done.difference
+    print(f"{done.ref.uri} {done.ref.digest}")
+    print(
+        f"logits differ from the source's by at most {found.max_abs:.3g}, mean KL {found.mean_kl:.3g} nats, same "
+        f"likeliest token {100 * found.top1:.2f} % ({found.positions} positions)"
+    )
+    return 0

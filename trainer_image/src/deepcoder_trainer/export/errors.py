@@ -1,0 +1,7 @@
+"""Why a model cannot be exported."""
+
+from __future__ import annotations
+
+
+class ExportFailed(RuntimeError):
+    """What was written is not the model that was meant, or its source cannot be trusted; nothing is left behind."""

@@ -1,0 +1,52 @@
+"""`deepcoder-trainer fetch URI DIRECTORY`: an export's files onto this machine, each checked against its manifest.
+
+What a serving pod's init container runs. With `--digest` the manifest itself must be the one that was meant, so that
+whoever can write to the bucket cannot change what is served. The manifest is written last; a fetch that was interrupted
+goes on where it stopped, since a file has its name only when it was checked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from deepcoder_contracts.layout import MANIFEST
+from deepcoder_contracts.manifest import ManifestKind
+from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ObjectMissing, StorageError
+from deepcoder_trainer.checkpoint.reader import read_manifest
+from deepcoder_trainer.checkpoint.storage import open_storage
+from deepcoder_trainer.checkpoint.transfer import download_files
+from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.export.source import as_uri
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument("uri", help="folder of an export: s3://…, file://… or a path")
+    parser.add_argument("directory", type=Path, help="where its files go")
+    parser.add_argument("--digest", help="sha256:… that the export's manifest must have")
+    parser.add_argument("--endpoint", help="S3 endpoint URL of a server other than AWS")
+    parser.add_argument("--region", help="S3 region")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Fetch; 1 when files are missing or are not those of the manifest."""
+    uri = as_uri(options.uri, "uri").rstrip("/")
+    try:
+        store = open_storage(uri, options.endpoint or None, options.region or None)  # a manifest's may be empty
+        manifest, digest = read_manifest(store, "")
+        if options.digest is not None and digest != options.digest:
+            raise CheckpointDamaged(f"{uri} has digest {digest}, --digest says {options.digest}: it is another export")
+        if manifest.kind is not ManifestKind.EXPORT:
+            raise BadConfig(f"{uri} is an {manifest.kind.value}: name an export, or make one of it first", field="uri")
+        download_files(store, "", options.directory, manifest.files)
+        (options.directory / MANIFEST).write_bytes(store.get_bytes(MANIFEST))
+    except ObjectMissing:
+        raise BadConfig(f"{uri} has no {MANIFEST}: name the folder of an export", field="uri") from None
+    except (CheckpointDamaged, StorageError) as error:
+        sys.stderr.write(f"deepcoder-trainer fetch: {error}\n")
+        return 1
+    size = sum(entry.size for entry in manifest.files)
+    sys.stdout.write(f"{options.directory}: {len(manifest.files)} files, {size:,} bytes, checked; manifest {digest}\n")
+    return 0

@@ -1,0 +1,29 @@
+"""The forms in which a model leaves a run, by the names that the command knows."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Format(StrEnum):
+    """What an export holds."""
+
+    HUGGINGFACE = "huggingface"
+    """safetensors, tokenizer and configuration: what vLLM, SGLang and transformers load."""
+
+    FP8 = "fp8"
+    """The same with linear layers in FP8 (compressed-tensors), for GPUs that multiply it."""
+
+    GGUF_F16 = "gguf-f16"
+    """One file for llama.cpp, not quantized."""
+
+    GGUF_Q8_0 = "gguf-q8_0"
+    """One file for llama.cpp, 8.5 bits a weight."""
+
+    GGUF_Q4_K_M = "gguf-q4_k_m"
+    """One file for llama.cpp, about 4.8 bits a weight."""
+
+    @property
+    def quantization(self) -> str | None:
+        """llama.cpp's name of a GGUF's number format; None for what is none."""
+        return self.value.removeprefix("gguf-").upper() if self.value.startswith("gguf-") else None

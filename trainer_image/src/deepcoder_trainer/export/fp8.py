@@ -1,0 +1,77 @@
+"""FP8 weights in the layout of compressed-tensors, which vLLM loads on GPUs that multiply FP8 (Ada, Hopper and later).
+
+Each output channel of a linear layer has its own scale, its largest magnitude over FP8's (E4M3: 448); activations are
+quantized as they come, a scale for each token, which needs no calibration data. Embedding, head and norms stay as they
+are. One tensor is held at a time. How vLLM treats activations is computed here too (`linear`), so that the difference
+that the card states is that of what is served, but for the order in which a kernel adds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from deepcoder_trainer.export.tensors import SCALE, Tensors
+
+LARGEST = torch.finfo(torch.float8_e4m3fn).max
+_LINEAR = ("_proj.weight",)
+
+QUANTIZATION_CONFIG: dict[str, Any] = {
+    "quant_method": "compressed-tensors",
+    "format": "float-quantized",
+    "quantization_status": "compressed",
+    "global_compression_ratio": None,
+    "kv_cache_scheme": None,
+    "ignore": ["lm_head"],
+    "config_groups": {
+        "group_0": {
+            "targets": ["Linear"],
+            "weights": {
+                "num_bits": 8,
+                "type": "float",
+                "symmetric": True,
+                "strategy": "channel",
+                "dynamic": False,
+                "observer": "minmax",
+            },
+            "input_activations": {
+                "num_bits": 8,
+                "type": "float",
+                "symmetric": True,
+                "strategy": "token",
+                "dynamic": True,
+                "observer": None,
+            },
+            "output_activations": None,
+        }
+    },
+}
+"""What config.json says of it."""
+
+
+def quantized(tensors: Tensors, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """All weights: linear layers' in FP8, each followed by its scales; the others in `dtype`."""
+    for name in tensors.names():
+        value = tensors.get(name)
+        if name.endswith(_LINEAR):
+            values, scales = quantize(value.to(torch.float32))
+            yield name, values
+            yield name + SCALE, scales
+        else:
+            yield name, value.to(dtype)
+
+
+def quantize(value: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows in FP8, and the scale of each: [rows, 1]."""
+    scale = (value.abs().amax(dim=-1, keepdim=True) / LARGEST).clamp_min(torch.finfo(torch.float32).tiny)
+    return (value / scale).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn), scale
+
+
+def linear(module: nn.Linear, value: Tensor) -> Tensor:
+    """A linear map of activations that are quantized token by token."""
+    rounded, scale = quantize(value)
+    return functional.linear(rounded.to(value.dtype) * scale, module.weight, module.bias)

@@ -1,0 +1,72 @@
+"""The Hugging Face layout: sharded safetensors and an index, tokenizer, generation settings, and config.json.
+
+Weights stream through `write_pretrained`, which the learners' own exports go through as well: a shard is in memory,
+never the model. What this adds is in config.json (scaled positions, the quantization) and the generation settings of
+a model that brought none. Of positions both spellings are written, since servers differ in which they read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from deepcoder_contracts.recipe import Precision
+from deepcoder_contracts.stage import RopeScaling
+from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.learner.pretrained import write_pretrained
+from deepcoder_trainer.modelconfig import rope_entries
+
+_SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.95}
+"""What the published model was measured with."""
+
+
+def write(
+    weights: Iterable[tuple[str, Tensor]],
+    pretrained: Path,
+    directory: Path,
+    precision: Precision,
+    entries: Mapping[str, Any],
+    shard_bytes: int,
+) -> None:
+    """Write the model below `directory`; `entries` take the place of config.json's own."""
+    write_pretrained(weights, pretrained, directory, precision, shard_bytes)
+    path = directory / "config.json"
+    config = json.loads(path.read_text()) | dict(entries)
+    _write_json(path, config)
+    if not (directory / "generation_config.json").exists():
+        tokens = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in config}
+        _write_json(directory / "generation_config.json", tokens | _SAMPLING)
+
+
+def positions(config: Mapping[str, Any], tokens: int | None, original: int | None) -> dict[str, Any]:
+    """Entries of a config.json whose positions reach `tokens` by YaRN. Raises `BadConfig` where they do already."""
+    if tokens is None:
+        return {}
+    own = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    trained = original or own.get("original_max_position_embeddings") or config.get("max_position_embeddings")
+    if not trained:
+        raise BadConfig("the model's config.json does not say its positions: say --rope-original", field="--rope")
+    if tokens <= trained:
+        raise BadConfig(
+            f"--rope {tokens} is no more than the {trained} positions that the model has: leave it out, or say with "
+            "--rope-original for how many it was really trained",
+            field="--rope",
+        )
+    if tokens > 64 * trained:
+        raise BadConfig(f"--rope {tokens} is more than 64 times {trained} positions: scale less", field="--rope")
+    scaling = RopeScaling.model_validate(
+        {"type": "Yarn", "factor": tokens / trained, "original_positions": int(trained)}
+    )
+    entries = rope_entries(config, scaling)
+    parameters = dict(entries["rope_parameters"])
+    theta = parameters.pop("rope_theta", None)
+    old = {"rope_scaling": parameters | {"type": parameters["rope_type"]}}
+    return entries | old | {"max_position_embeddings": tokens} | ({} if theta is None else {"rope_theta": theta})
+
+
+def _write_json(path: Path, document: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,70 @@
+"""llama.cpp through llama-cpp-python: its quantizer, its tokenizer, its logits. Only this module imports it.
+
+It is an optional part (`pip install 'deepcoder-trainer[gguf]'`): it comes as source and is compiled for minutes. A
+GGUF that nothing has loaded is never called done, so all GGUF formats need it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.export.errors import ExportFailed
+
+
+def library() -> Any:
+    """The module. Raises `BadConfig` where it is not installed."""
+    try:
+        import llama_cpp
+    except ImportError as error:
+        raise BadConfig(
+            "GGUF needs llama-cpp-python, which quantizes it and tries it: pip install 'deepcoder-trainer[gguf]' "
+            f"(compiled from source, a C++ compiler and minutes; {error})",
+            field="--format",
+        ) from None
+    return llama_cpp
+
+
+def quantize(source: Path, target: Path, quantization: str) -> None:
+    """Write `source`, a GGUF in F16, in another number format (`Q8_0`, `Q4_K_M`), a tensor at a time."""
+    llama_cpp = library()
+    settings = llama_cpp.llama_model_quantize_default_params()
+    settings.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{quantization}")
+    settings.nthread = len(os.sched_getaffinity(0))
+    status = llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(settings))
+    if status != 0:
+        raise ExportFailed(f"llama.cpp could not quantize {source.name} to {quantization} (status {status})")
+
+
+class GGUFModel:
+    """A GGUF that llama.cpp has loaded."""
+
+    def __init__(self, path: Path, longest: int) -> None:
+        """Raises `ExportFailed` for a file that it refuses."""
+        try:
+            self._model = library().Llama(
+                str(path), n_ctx=longest, n_batch=longest, logits_all=True, n_gpu_layers=0, verbose=False
+            )
+        except ValueError as error:
+            raise ExportFailed(f"llama.cpp does not load {path.name}: {error}") from error
+
+    def tokens(self, text: str) -> list[int]:
+        """A text's tokens, special ones recognized."""
+        return list(self._model.tokenize(text.encode(), add_bos=False, special=True))
+
+    def logits(self, prompt: list[int]) -> Tensor:
+        """[tokens, vocabulary]."""
+        self._model.reset()
+        self._model.eval(prompt)
+        return torch.from_numpy(np.array(self._model.scores[: len(prompt)], np.float32))
+
+    def close(self) -> None:
+        """Give its memory back."""
+        self._model.close()

@@ -1,0 +1,79 @@
+"""An export's files to where they stay, with a manifest as their commit: a folder, or a place in S3.
+
+The manifest names its source as parent, so that `verify` walks from here to the root, and whoever fetches the files
+checks them against it (`fetch`). A folder appears whole, by a rename; in S3 the manifest is put last. What is there
+already is never overwritten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from deepcoder_contracts.base import sha256_digest
+from deepcoder_contracts.layout import MANIFEST
+from deepcoder_contracts.manifest import FileEntry, Manifest, ManifestKind, ParentRef
+from deepcoder_trainer.checkpoint.code import code_digest, versions
+from deepcoder_trainer.checkpoint.errors import ObjectExists
+from deepcoder_trainer.checkpoint.storage import file_sha256, open_storage
+from deepcoder_trainer.checkpoint.transfer import upload_files
+from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.export.source import Place
+
+
+def check_free(output: str, endpoint: str | None, region: str | None) -> None:
+    """Raises `BadConfig` if something is at `output`, a URI, already: before minutes are spent."""
+    local = local_path(output)
+    taken = local.exists() if local else bool(open_storage(output, endpoint, region).list(""))
+    if taken:
+        raise BadConfig(f"--output {output} exists: choose another place, or remove it", field="--output")
+
+
+def local_path(uri: str) -> Path | None:
+    """The path of a file:// URI; None for others."""
+    parts = urlsplit(uri)
+    return Path(parts.path) if parts.scheme == "file" else None
+
+
+def publish(
+    staging: Path, output: str, place: Place, figures: Mapping[str, float], endpoint: str | None, region: str | None
+) -> ParentRef:
+    """Move or upload what lies in `staging`, and commit it. Raises `BadConfig` if somebody else was there first."""
+    files = sorted(path for path in staging.rglob("*") if path.is_file())
+    target = local_path(output)
+    if target is not None:
+        entries = [
+            FileEntry(path=f.relative_to(staging).as_posix(), size=f.stat().st_size, sha256=file_sha256(f))
+            for f in files
+        ]
+        data = _manifest(place, figures, entries).to_json()
+        (staging / MANIFEST).write_bytes(data)
+        try:
+            staging.chmod(0o755)
+            staging.rename(target)
+        except OSError as error:
+            raise BadConfig(f"--output {output} appeared meanwhile ({error.strerror})", field="--output") from error
+    else:
+        store = open_storage(output, endpoint, region)
+        data = _manifest(place, figures, upload_files(store, "", staging, files)).to_json()
+        try:
+            store.put_bytes(MANIFEST, data, if_absent=True)
+        except ObjectExists as error:
+            raise BadConfig(f"--output {output} was committed meanwhile", field="--output") from error
+    return ParentRef(uri=output, digest=sha256_digest(data))
+
+
+def _manifest(place: Place, figures: Mapping[str, float], files: list[FileEntry]) -> Manifest:
+    return place.manifest.model_copy(
+        update={
+            "kind": ManifestKind.EXPORT,
+            "parent": place.ref,
+            "metrics": dict(place.manifest.metrics) | dict(figures),
+            "created_at": datetime.now(UTC),
+            "code_digest": code_digest(),
+            "versions": versions(),
+            "files": files,
+        }
+    )

@@ -1,0 +1,190 @@
+"""One export from beginning to end: chain, files, the source's logits, the format, its logits, card, commit.
+
+What is written is loaded and compared before it is published; nothing is published that is not finite, that llama.cpp
+does not load, or that it would tokenize in another way.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from deepcoder_contracts.manifest import ParentRef
+from deepcoder_contracts.recipe import Precision
+from deepcoder_trainer.checkpoint.sources import Sources
+from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.export import fp8, huggingface, prompts
+from deepcoder_trainer.export.card import model_card
+from deepcoder_trainer.export.compare import Difference, difference
+from deepcoder_trainer.export.errors import ExportFailed
+from deepcoder_trainer.export.formats import Format
+from deepcoder_trainer.export.forward import Layerwise
+from deepcoder_trainer.export.publish import check_free, local_path, publish
+from deepcoder_trainer.export.source import Place, evaluations, fetch, find
+from deepcoder_trainer.export.tensors import CheckpointTensors, PretrainedTensors, Tensors, in_dtype
+from deepcoder_trainer.learner.model import COMPUTE_DTYPES
+from deepcoder_trainer.learner.pretrained import SHARD_BYTES
+from deepcoder_trainer.modelconfig import read_model_config
+
+Logits = Callable[[int], Tensor]
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is asked for."""
+
+    source: str
+    """URI of a checkpoint, an export or a run's folder."""
+
+    output: str
+    """URI of what is made."""
+
+    form: Format = Format.HUGGINGFACE
+    precision: Precision = Precision.BFLOAT16
+    """Of what is not quantized, in safetensors."""
+
+    rope: int | None = None
+    """Positions to reach by YaRN."""
+
+    rope_original: int | None = None
+    """Positions that the model was trained for, where config.json says more."""
+
+    shard_bytes: int = SHARD_BYTES
+    name: str | None = None
+    endpoint: str | None = None
+    region: str | None = None
+    sources: Sources = field(default_factory=Sources)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of it."""
+
+    ref: ParentRef
+    """Where the export is, and its manifest's digest."""
+
+    place: Place
+    difference: Difference
+
+
+@dataclass(frozen=True)
+class _Model:
+    """The source, at hand."""
+
+    name: str
+    pretrained: Path
+    tensors: Tensors
+    config: dict[str, Any]
+    """Its config.json, with what the export changes."""
+
+    entries: dict[str, Any]
+    """What the export changes in it."""
+
+    tokenizer: Any
+    prompts: list[list[int]]
+
+
+def export(order: Order, say: Callable[[str], None]) -> Done:
+    """Make an export. Raises `BadConfig`, `ExportFailed`, `CheckpointDamaged`, `StorageError`; then nothing is left."""
+    if order.form.quantization:
+        from deepcoder_trainer.export.llamacpp import library
+
+        library()  # before anything is downloaded
+    check_free(order.output, order.endpoint, order.region)
+    place = find(order.source, order.endpoint, order.region)
+    say(f"{place.ref.uri}: a chain of {len(place.chain)} holds, lineage {place.ref.digest}")
+    with _workdir(order.output) as work:
+        model = _model(order, place, work)
+        staging = work / "export"
+        staging.mkdir()
+        say(f"computing the source's logits on {len(model.prompts)} prompts")
+        reference = Layerwise(model.pretrained, model.tensors)
+        hidden = reference.hidden(model.prompts)
+        say(f"writing {order.form.value}")
+        lengths = [len(prompt) for prompt in model.prompts]
+        with _written(order, model, staging, work) as logits:
+            say("comparing the export's logits with the source's")
+            found = difference(lambda i: reference.logits(hidden[i]), logits, lengths)
+        measured = evaluations(place, order.endpoint, order.region)
+        card = model_card(model.name, place, order.form, order.precision.value.lower(), found, measured, model.entries)
+        (staging / "README.md").write_text(card)
+        ref = publish(staging, order.output, place, found.figures() | measured, order.endpoint, order.region)
+    return Done(ref, place, found)
+
+
+def _model(order: Order, place: Place, work: Path) -> _Model:
+    fetched = fetch(place, order.sources, work)
+    config = read_model_config(fetched.pretrained)
+    if "quantization_config" in config:
+        raise BadConfig(f"--source {order.source} is quantized: export from what it was made from", field="--source")
+    entries = huggingface.positions(config, order.rope, order.rope_original)
+    tensors = PretrainedTensors(fetched.pretrained) if fetched.shards is None else CheckpointTensors(fetched.shards)
+    tokenizer = AutoTokenizer.from_pretrained(fetched.pretrained, local_files_only=True, trust_remote_code=False)
+    manifest = place.manifest
+    name = order.name or f"{manifest.run.name}-{manifest.stage}-step-{manifest.step}"
+    return _Model(name, fetched.pretrained, tensors, config | entries, entries, tokenizer, prompts.tokens(tokenizer))
+
+
+@contextmanager
+def _written(order: Order, model: _Model, staging: Path, work: Path) -> Iterator[Logits]:
+    """Write the format below `staging`, and load it from there: its logits of prompt i."""
+    if order.form.quantization:
+        with _gguf(model, staging, work, order.form.quantization) as logits:
+            yield logits
+        return
+    dtype = COMPUTE_DTYPES[order.precision]
+    is_fp8 = order.form is Format.FP8
+    weights = fp8.quantized(model.tensors, dtype) if is_fp8 else in_dtype(model.tensors, dtype)
+    entries = model.entries | ({"quantization_config": fp8.QUANTIZATION_CONFIG} if is_fp8 else {})
+    huggingface.write(weights, model.pretrained, staging, order.precision, entries, order.shard_bytes)
+    export = Layerwise(staging, PretrainedTensors(staging), fp8.linear if is_fp8 else None)
+    hidden = export.hidden(model.prompts)
+    yield lambda i: export.logits(hidden[i])
+
+
+@contextmanager
+def _gguf(model: _Model, staging: Path, work: Path, quantization: str) -> Iterator[Logits]:
+    from deepcoder_trainer.export.gguf_model import write_gguf
+    from deepcoder_trainer.export.llamacpp import GGUFModel, quantize
+
+    path = staging / f"{model.name}-{quantization}.gguf"
+    if quantization == "F16":
+        write_gguf(model.tensors, model.config, model.pretrained, path, model.name)
+    else:
+        whole = work / "f16.gguf"
+        write_gguf(model.tensors, model.config, model.pretrained, whole, model.name)
+        quantize(whole, path, quantization)
+        whole.unlink()
+    loaded = GGUFModel(path, prompts.MOST_TOKENS)
+    try:
+        for text in (*prompts.AWKWARD, *prompts.texts()):
+            ours = list(model.tokenizer.encode(text, add_special_tokens=False))
+            if loaded.tokens(text) != ours:
+                raise ExportFailed(
+                    f"llama.cpp splits {text!r} into other tokens than the model's own tokenizer: it would be served "
+                    "with other input than it was trained with; export in another format than GGUF"
+                )
+        yield lambda i: loaded.logits(model.prompts[i])
+    finally:
+        loaded.close()
+
+
+@contextmanager
+def _workdir(output: str) -> Iterator[Path]:
+    """A folder that goes in any case, beside a local output so that its files can be renamed into place."""
+    target = local_path(output)
+    if target is not None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".export-", dir=target.parent if target else None))
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)

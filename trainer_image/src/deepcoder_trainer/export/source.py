@@ -1,0 +1,174 @@
+"""What is exported: a committed checkpoint or export, its chain walked to the root before a weight is read.
+
+A source is named by its folder (s3://…, file://… or a path), by its MANIFEST.json, or by its run's folder, of which
+the newest export counts, or without any the newest checkpoint. Every link of its chain must hold, and each file that is
+read is checked against the manifest: a model of unknown origin gets no card that says where it comes from. An export is
+read as it is; of a checkpoint the weights alone are fetched, and configuration and tokenizer come from the model that
+its run began with.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from deepcoder_contracts.layout import MANIFEST, RUN
+from deepcoder_contracts.lineage import StoredCheckpoint
+from deepcoder_contracts.manifest import FileEntry, Manifest, ManifestKind, ParentRef
+from deepcoder_contracts.stage import ModelSource
+from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ObjectMissing
+from deepcoder_trainer.checkpoint.listing import read_listing
+from deepcoder_trainer.checkpoint.reader import read_manifest
+from deepcoder_trainer.checkpoint.sources import Sources
+from deepcoder_trainer.checkpoint.storage import ObjectStore, join_key, open_storage
+from deepcoder_trainer.checkpoint.transfer import download_files
+from deepcoder_trainer.checkpoint.verify import Link, check_file, walk_chain
+from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.export.errors import ExportFailed
+from deepcoder_trainer.learner.wire import LEARNER_DIR, METADATA
+
+_FOLDERS = re.compile(r"^(?P<run>.+)/[^/]+/(export/)?step-\d{6,}\.a\d{3,}$")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A committed model, and what its chain says."""
+
+    ref: ParentRef
+    """Where it is, and the digest that stands for all of its lineage."""
+
+    manifest: Manifest
+    """What it says."""
+
+    chain: tuple[Link, ...]
+    """Its own link first; all of them hold."""
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """Files on this machine, checked."""
+
+    pretrained: Path
+    """Folder with config.json and the tokenizer; of an export with the weights, too."""
+
+    shards: Path | None
+    """Of a checkpoint: the folder of its weights' shards."""
+
+
+def find(uri: str, endpoint: str | None, region: str | None) -> Place:
+    """The model that `uri` names. Raises `BadConfig` for none, `ExportFailed` for a chain that does not hold."""
+    uri = uri.rstrip("/").removesuffix(f"/{MANIFEST}")
+    store = open_storage(uri, endpoint, region)
+    if store.head(MANIFEST) is None:
+        if store.head(RUN) is None:
+            raise BadConfig(
+                f"--source {uri} holds neither {MANIFEST} nor {RUN}: name a checkpoint, an export or a run's folder",
+                field="--source",
+            )
+        uri = f"{uri}/{_newest(store)}"
+    chain = tuple(walk_chain(uri, deep=False, endpoint=endpoint, region=region))
+    if problems := [f"{link.uri}: {problem}" for link in chain for problem in link.problems]:
+        raise ExportFailed(
+            f"the lineage of {uri} does not hold, so it is not exported ({'; '.join(problems[:3])}): "
+            f"`deepcoder-trainer verify {uri}` says all of it; choose a checkpoint before the damage"
+        )
+    first = chain[0]
+    assert first.manifest is not None, "a link without problems has a manifest"
+    assert first.digest is not None, "and a digest"
+    if first.manifest.kind is ManifestKind.EVALUATION:
+        raise BadConfig(f"--source {uri} is an evaluation: name the export that it measured", field="--source")
+    return Place(ParentRef(uri=uri, digest=first.digest), first.manifest, chain)
+
+
+def fetch(place: Place, sources: Sources, workdir: Path) -> Fetched:
+    """Bring the files, each checked by SHA-256. Raises `CheckpointDamaged`, and `BadConfig` for a lost base model."""
+    if place.manifest.kind is ManifestKind.EXPORT:
+        return Fetched(sources.model(ModelSource(uri=place.ref.uri)), None)
+    model, revision = place.manifest.model, None
+    if model is None:
+        raise BadConfig(f"--source {place.ref.uri} does not say the model that its run began with", field="--source")
+    if model.startswith("hf://"):
+        model, _, revision = model.partition("@")
+    base = sources.model(ModelSource(uri=model, revision=revision or None))
+    return Fetched(base, _shards(place, sources, workdir))
+
+
+def evaluations(place: Place, endpoint: str | None, region: str | None) -> dict[str, float]:
+    """Figures of the evaluations that measured this very export, from its run's folder, if that is there."""
+    match = _FOLDERS.match(place.ref.uri)
+    if match is None:
+        return {}
+    figures: dict[str, float] = {}
+    store = open_storage(match["run"], endpoint, region)
+    for manifest in _evaluations(store):
+        if manifest.parent is not None and manifest.parent.digest == place.ref.digest:
+            figures |= manifest.metrics
+    return figures
+
+
+def as_uri(text: str, option: str) -> str:
+    """A path becomes a file:// URI; URIs stay. Raises `BadConfig` for what is not read here."""
+    parts = urlsplit(text)
+    if not parts.scheme:
+        return f"file://{Path(text).absolute()}"
+    if parts.scheme not in ("s3", "file") or bool(parts.netloc) != (parts.scheme == "s3"):
+        raise BadConfig(f"{option} {text} is neither s3://bucket/prefix, file:///path nor a path", field=option)
+    return text
+
+
+def _shards(place: Place, sources: Sources, workdir: Path) -> Path:
+    """The files that hold weights: where they are, for a local checkpoint, else downloaded."""
+    from deepcoder_trainer.export.tensors import CheckpointTensors
+
+    store = open_storage(place.ref.uri, sources.endpoint, sources.region)
+    entries = {entry.path: entry for entry in place.manifest.files}
+    metadata = store.get_bytes(f"{LEARNER_DIR}/{METADATA}")
+    try:
+        names = [METADATA, *CheckpointTensors.files(metadata)]
+        wanted = [entries[f"{LEARNER_DIR}/{name}"] for name in names]
+    except (ValueError, KeyError) as error:
+        raise CheckpointDamaged(
+            f"{place.ref.uri}/{LEARNER_DIR}/{METADATA} does not fit its manifest: {error}"
+        ) from error
+    return _local(store, wanted, workdir) / LEARNER_DIR
+
+
+def _local(store: ObjectStore, wanted: list[FileEntry], workdir: Path) -> Path:
+    parts = urlsplit(store.uri)
+    if parts.scheme == "file":
+        if problems := [p for entry in wanted for p in check_file(store, entry, deep=True)]:
+            raise CheckpointDamaged(f"{store.uri}: {'; '.join(problems[:3])}")
+        return Path(parts.path)
+    download_files(store, "", workdir / "source", wanted)
+    return workdir / "source"
+
+
+def _newest(store: ObjectStore) -> str:
+    """Of a run's folder: the newest export that counts, else the newest checkpoint, of the last stage that has one."""
+    objects = store.list("")
+    stages = {o.key.split("/", 1)[0] for o in objects if "/" in o.key}
+    exports: list[StoredCheckpoint] = []
+    checkpoints: list[StoredCheckpoint] = []
+    for stage in stages:
+        listing = read_listing(o for o in objects if o.key.startswith(f"{stage}/"))
+        exports += [c for c in listing.exports()[:1] if c.path in listing.with_payload]
+        checkpoints += [c for c in listing.candidates() if c.path in listing.with_payload][:1]
+    found = [(read_manifest(store, c.path)[0], c) for c in exports or checkpoints]
+    if not found:
+        raise BadConfig(f"--source {store.uri} holds neither an export nor a checkpoint yet", field="--source")
+    return max(found, key=lambda item: (item[0].stage_index, item[0].step))[1].path
+
+
+def _evaluations(store: ObjectStore) -> Iterator[Manifest]:
+    for found in store.list("eval/"):
+        if not found.key.endswith(f"/{MANIFEST}"):
+            continue
+        try:
+            manifest, _ = read_manifest(store, join_key(*found.key.split("/")[:-1]))
+        except (ObjectMissing, CheckpointDamaged):
+            continue
+        if manifest.kind is ManifestKind.EVALUATION:
+            yield manifest

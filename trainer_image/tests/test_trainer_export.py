@@ -1,0 +1,223 @@
+"""Exports in Hugging Face layout: of whom, with which card and chain, and never by half or of a doubtful source."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import export_world
+import pytest
+from checkpoint_saving import flip, run_to
+
+from deepcoder_contracts.manifest import Manifest
+from deepcoder_contracts.recipe import Precision
+from deepcoder_contracts.stage import StageConfig
+from deepcoder_trainer.__main__ import main
+from deepcoder_trainer.checkpoint.storage import open_storage
+from deepcoder_trainer.checkpoint.verify import walk_chain
+from deepcoder_trainer.export.run import Order, export
+from deepcoder_trainer.export.source import find
+
+
+def quiet(_text: str) -> None:
+    pass
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Path:
+    """An export of a run below tmp_path/run."""
+    return export_world.commit(export_world.make_model(tmp_path / "model"), tmp_path / "run")
+
+
+def test_an_export_is_the_same_model_in_shards_with_a_card_and_a_chain(exported: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    target = tmp_path / "out"
+    assert main(["export", "--source", str(exported), "--output", str(target), "--shard-bytes", "200000"]) == 0
+    names = sorted(path.name for path in target.iterdir())
+    shards = [name for name in names if name.endswith(".safetensors")]
+    assert len(shards) > 3
+    assert shards[0] == f"model-00001-of-{len(shards):05d}.safetensors"
+    assert {"config.json", "generation_config.json", "model.safetensors.index.json", "tokenizer.json"} < set(names)
+    assert not {name for name in names if name.endswith((".bin", ".pt", ".pkl"))}
+    before = AutoModelForCausalLM.from_pretrained(exported)
+    after = AutoModelForCausalLM.from_pretrained(target)
+    for name, value in before.state_dict().items():
+        assert torch.equal(after.state_dict()[name], value), name
+    messages = [{"role": "user", "content": "print 1"}]
+    chat = AutoTokenizer.from_pretrained(target).apply_chat_template(messages, tokenize=False)
+    assert chat == "<|im_start|>user\nprint 1<|im_end|>\n"
+    links = list(walk_chain(f"file://{target}", deep=True))
+    assert [link.manifest.kind.value for link in links if link.manifest] == ["Export", "Export", "Checkpoint"]
+    assert not any(link.problems for link in links)
+    card = (target / "README.md").read_text()
+    for said in (
+        'base_model: "org/base"',
+        "| Base model | `hf://org/base@main` |",
+        f"| Lineage digest | `{links[1].digest}` |",
+        f"| Dataset digest | `sha256:{'d' * 64}` |",
+        f"| Recipe digest | `sha256:{'c' * 64}` |",
+        "step 2 of the stage, 5 in all",
+        "| `reward_mean` | 0.625 |",
+        "| `eval/held/pass_at_1` | 0.5 |",
+        "| Same likeliest token | 100.00 % |",
+    ):
+        assert said in card
+    figures = Manifest.from_json((target / "MANIFEST.json").read_bytes()).metrics
+    assert figures["export/logits_max_abs"] == 0
+    assert figures["export/positions"] > 400
+
+
+async def test_a_checkpoint_between_exports_is_exported_with_its_trained_weights(
+    make_config: Callable[..., StageConfig],
+    make_learner: Callable,
+    make_recipe: Callable,
+    make_batch: Callable,
+    tmp_path: Path,
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    base = export_world.make_model(tmp_path / "base")
+    config = make_config(model={"uri": str(base)})
+    learner = make_learner(model=base)
+    await run_to(config, learner, make_batch, tmp_path / "w", last=2)
+    source = f"{tmp_path}/store/short/step-000002.a001"
+    order = Order(f"file://{source}/MANIFEST.json", f"file://{tmp_path}/out")
+    done = export(order, quiet)
+    assert find(f"file://{tmp_path}/store", None, None).ref == done.place.ref, "of a run: the newest, without an export"
+    after = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.bfloat16)
+    for name, value in learner.rank.weights():
+        assert torch.equal(after.get_parameter(name), value.to(torch.bfloat16)), name
+    assert 0 < done.difference.max_abs < 0.5, "bfloat16 rounds what was trained in float32"
+    assert done.difference.mean_kl < 1e-3
+    exact = export(Order(order.source, f"file://{tmp_path}/exact", precision=Precision.FLOAT32), quiet)
+    assert exact.difference.max_abs == 0
+
+
+@pytest.mark.s3
+def test_an_export_in_s3_is_fetched_file_by_file_and_a_changed_one_is_not(
+    s3: Any, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prefix = str(uuid4())
+    uri, reach = f"s3://{s3.bucket}/{prefix}/out", ["--endpoint", s3.endpoint]
+    assert main(["export", "--source", str(exported), "--output", uri, "--shard-bytes", "200000", *reach]) == 0
+    digest = capsys.readouterr().out.split()[1]
+    assert main(["export", "--source", str(exported), "--output", uri, *reach]) == 64
+    assert f"--output {uri} exists" in capsys.readouterr().err
+    model = tmp_path / "model-here"
+    assert main(["fetch", uri, str(model), "--digest", digest, *reach]) == 0
+    assert [p.read_bytes() for p in sorted(model.glob("*.safetensors"))]
+    assert not [link for link in walk_chain(f"file://{model}", deep=True) if link.problems]
+    assert main(["fetch", uri, str(tmp_path / "other"), "--digest", "sha256:" + "0" * 64, *reach]) == 1
+    assert "it is another export" in capsys.readouterr().err
+    store = open_storage(uri, s3.endpoint)
+    shard = bytearray(store.get_bytes("config.json"))
+    shard[10] ^= 1
+    store.put_bytes("config.json", bytes(shard))
+    assert main(["fetch", uri, str(tmp_path / "changed"), *reach]) == 1
+    assert "config.json has sha256" in capsys.readouterr().err
+    assert not (tmp_path / "changed" / "MANIFEST.json").exists()
+
+
+@pytest.mark.parametrize("damage", ["ancestor", "own", "missing"])
+def test_a_source_whose_chain_does_not_hold_is_not_exported(
+    damage: str, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if damage == "ancestor":
+        parent = exported.parent.parent / exported.name / "MANIFEST.json"
+        parent.write_bytes(parent.read_bytes().replace(b'"seed":7', b'"seed":8'))
+    elif damage == "own":
+        flip(exported / "model.safetensors")
+    else:
+        (exported / "tokenizer.json").unlink()
+    target = tmp_path / "results" / "out"
+    assert main(["export", "--source", str(exported), "--output", str(target)]) == 1
+    said = {"ancestor": "its child names digest", "own": "has sha256", "missing": "tokenizer.json is missing"}
+    assert said[damage] in capsys.readouterr().err
+    assert not list(target.parent.glob("*")), "nothing is left behind"
+
+
+def test_positions_reach_further_by_yarn_in_every_spelling(exported: Path, tmp_path: Path) -> None:
+    from transformers import AutoConfig
+
+    done = export(Order(f"file://{exported}", f"file://{tmp_path}/out", rope=512), quiet)
+    config = AutoConfig.from_pretrained(tmp_path / "out")
+    assert config.max_position_embeddings == 512
+    assert config.rope_parameters["rope_type"] == "yarn"
+    assert config.rope_parameters["factor"] == 4
+    assert config.rope_parameters["rope_theta"] == 10000
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert written["rope_scaling"] == {
+        "rope_type": "yarn",
+        "type": "yarn",
+        "factor": 4.0,
+        "original_max_position_embeddings": 128,
+    }
+    assert written["rope_theta"] == 10000
+    assert done.difference.max_abs > 0.01, "scaled positions change short prompts, and the card says so"
+    assert "scaled by YaRN, by 4 from 128, and reach 512 tokens" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--rope", "128"], "--rope 128 is no more than the 128 positions that the model has"),
+        (["--rope", "100000"], "more than 64 times 128 positions"),
+        (["--rope-original", "64"], "give --rope, too"),
+        (["--shard-bytes", "0"], "give a number above 0"),
+        (["--source", "SOURCE/nothing"], "holds neither MANIFEST.json nor RUN.json"),
+        (["--source", "ftp://x/y"], "is neither s3://bucket/prefix, file:///path nor a path"),
+        (["--output", "SOURCE"], "exists: choose another place"),
+    ],
+)
+def test_what_cannot_be_exported_is_said_by_option(
+    options: list[str], message: str, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [option.replace("SOURCE", str(exported)) for option in options]
+    arguments = ["--source", str(exported), "--output", str(tmp_path / "out"), *given]
+    assert main(["export", *arguments]) == 64
+    assert message in capsys.readouterr().err
+
+
+_BIG = """
+import resource, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import export_world
+from deepcoder_trainer.export.formats import Format
+from deepcoder_trainer.export.run import Order, export
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+# Everything that is imported, and the allocator's arenas, at their sizes before the large model is touched.
+export(Order("file://" + sys.argv[2], "file://" + sys.argv[3] + "/small", Format(sys.argv[4])), lambda text: None)
+before = peak()
+order = Order("file://" + sys.argv[1], "file://" + sys.argv[3] + "/many", Format(sys.argv[4]), shard_bytes=8 << 20)
+export(order, lambda text: None)
+print(peak() - before)
+"""
+
+
+@pytest.mark.parametrize("form", ["huggingface", pytest.param("fp8", marks=pytest.mark.long)])
+def test_a_model_of_many_shards_is_exported_with_a_few_in_memory(form: str, exported: Path, tmp_path: Path) -> None:
+    large = export_world.large(tmp_path / "large", layers=12)
+    size = sum(f.stat().st_size for f in large.glob("*.safetensors"))
+    assert size > 11 * (8 << 20)
+    script = _BIG.format(tests=str(Path(__file__).parent))
+    arguments = [str(large), str(exported), str(tmp_path), form]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=250, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    # Shards that are being written, twice (the library makes bytes of them), and a layer in float32.
+    assert int(done.stdout) < 5 * (8 << 20), f"{int(done.stdout) >> 20} MiB more, of a model of {size >> 20} MiB"
+    shutil.rmtree(tmp_path / "large")
