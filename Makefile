@@ -13,7 +13,7 @@ help:  ## list the targets
 setup:  ## .venv with the packages and all tools
 	@scripts/setup.sh
 
-gguf:  ## llama.cpp for exports as GGUF and their tests, compiled once (about ten minutes)
+gguf:  ## llama.cpp for exports as GGUF and their tests, compiled once, for minutes
 	@scripts/gguf.sh
 
 demo:  ## the whole loop on a real cluster; what is missing is said before anything is installed
