@@ -148,7 +148,8 @@ def connect_ray(resources: StageResources, weights: float) -> None:
 
 def _descendants() -> set[int]:
     """Processes that come from this one."""
-    found, parents = set(), {os.getpid()}
+    found: set[int] = set()
+    parents = {os.getpid()}
     while parents:
         parents = {child for parent in parents for child in _children(parent)} - found
         found |= parents

@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from deepcoder_contracts.stage import StageConfig
+from deepcoder_contracts.recipe import Recipe
+from deepcoder_contracts.stage import StageConfig, StageSettings
 from deepcoder_contracts.supported import stage_refusals
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.localrun import LocalRun
@@ -43,6 +44,7 @@ def load_config(path: Path) -> StageConfig | LocalRun:
 
 def check_supported(config: StageConfig | LocalRun) -> None:
     """Refuse what is not supported yet, all of it at once."""
+    stages: list[tuple[Recipe, StageSettings]]
     if isinstance(config, LocalRun):
         stages = [(config.recipe_of(stage), stage) for stage in config.stages]
     else:
