@@ -38,7 +38,9 @@ class Right:
         """Which role would grant it."""
         if self.group == GROUP:
             role = "view" if self.verb in READS else "edit"
-            return f"the chart's ClusterRole <release>-deepcoder-operator-{role}, which Kubernetes' own {role} includes"
+            return (
+                f"the chart's ClusterRole [<release>-]deepcoder-operator-{role}, which Kubernetes' own {role} includes"
+            )
         if self.group == "ray.io":
             return "KubeRay's ClusterRole rayjob-viewer-role"
         if self.resource == "secrets":
