@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from deepcoder_trainer.learner.export import in_one_buffer, padded
+from deepcoder_trainer.learner.sending import WeightSender
 from deepcoder_trainer.probe import Probe
 from deepcoder_trainer.problems.prompt import EncodedProblem
 from deepcoder_trainer.sampler import engine as engines
@@ -47,7 +49,13 @@ class OneEngine:
 
         fetchers = [fetcher(chunk) for chunk in refs.chunks]
         await engines.update_weights(
-            self.engine, fetchers, version, dtype=refs.dtype, clear_cache=True, cards=refs.cards
+            self.engine,
+            fetchers,
+            version,
+            dtype=refs.dtype,
+            clear_cache=True,
+            cards=refs.cards,
+            broadcast=refs.broadcast,
         )
 
 
@@ -85,6 +93,29 @@ async def agree(sampler: Any, learner: Any, make_batch: Callable[..., Any]) -> N
     await learner.train(make_batch(4))
     found = await probed(sampler, learner, 3)
     assert found["sync_logprob_gap_max"] > 1e-3, "weights that were not pushed are seen"
+
+
+async def agree_by_broadcast(
+    sampler: OneEngine, learner: Any, make_batch: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine's workers receive what the learner sends meanwhile, as from card to card, on gloo."""
+    sender = WeightSender("127.0.0.1", 1, torch.device("cpu"))
+    sending: list[asyncio.Future[list[str]]] = []
+
+    async def export_weights() -> WeightRefs:
+        sending.append(asyncio.ensure_future(asyncio.to_thread(learner.rank.send_weights, sender, ["sampler-1"])))
+        return WeightRefs((), "float32", broadcast=sender.offer(learner.rank.shapes())).to("sampler-1")
+
+    monkeypatch.setattr(learner, "export_weights", export_weights)
+    try:
+        for version in (6, 7):
+            await learner.train(make_batch(version))
+            assert await gap_after_a_sync(sampler, learner, version) < 1e-5
+            assert await sending[-1] == []
+    finally:
+        sender.close()
+    await learner.train(make_batch(8))
+    assert (await probed(sampler, learner, 7))["sync_logprob_gap_max"] > 1e-3, "weights that were not sent are seen"
 
 
 async def agree_by_way_of_the_card(

@@ -41,12 +41,13 @@ def test_a_parked_learner_leaves_the_card_and_comes_back_to_the_bit(rank: Learne
 
 def read(weights: Any, answers: Any) -> None:
     """In a process of its own."""
-    from deepcoder_trainer.sampler.weights import _placed, card_of, open_buffer
+    from deepcoder_trainer.broadcast import placed
+    from deepcoder_trainer.sampler.weights import card_of, open_buffer
 
     device = torch.device("cuda", 0)
     assert card_of(device) == weights.card
     buffer = open_buffer(device, list(weights.handle))
-    answers.put([(name, float(_placed(buffer, *place).double().sum())) for name, *place in weights.tensors])
+    answers.put([(name, float(placed(buffer, *place).double().sum())) for name, *place in weights.tensors])
     torch.cuda.synchronize()
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ import ray
 from deepcoder_contracts.manifest import Manifest, ManifestKind
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.errors import BadConfig, LearnerLost
-from deepcoder_trainer.learner.group import Deadlines, RayLearner, start_learners
+from deepcoder_trainer.learner.group import WAY, Deadlines, RayLearner, Way, start_learners, way_between_gpus
+from deepcoder_trainer.types import BroadcastWeights
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -150,6 +153,52 @@ async def test_two_ranks_export_one_model_after_they_have_saved(
     stored = load_file(tmp_path / "store/short/export/step-000001.a001/model.safetensors")
     for name, value in load_file(tiny_model() / "model.safetensors").items():
         np.testing.assert_array_equal(stored[name], value, err_msg=name)
+
+
+async def test_two_ranks_send_one_model_to_the_samplers_that_are_there(
+    start: Callable, make_config: Callable, make_batch: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = await start(make_config(learners=2))
+    await two.train(make_batch(1))
+    by_store = await exported(two)
+    monkeypatch.setattr(two, "_way", Way.BROADCAST)  # which is chosen for GPUs
+    refs = await two.export_weights()
+    assert refs.chunks == ()
+    assert refs.broadcast is not None
+    assert refs.send is not None
+    there = [asyncio.create_task(asyncio.to_thread(received, refs.to(f"sampler-{n}").broadcast)) for n in (1, 2)]
+    await refs.send(["sampler-1", "sampler-2"])
+    for found in await asyncio.gather(*there):
+        assert [*found] == [*by_store]
+        for name, value in by_store.items():
+            np.testing.assert_array_equal(found[name], value, err_msg=name)
+    await two.close()
+
+
+def received(offer: BroadcastWeights) -> dict[str, np.ndarray]:
+    import torch
+    from torch._C._distributed_c10d import TCPStore
+
+    from deepcoder_trainer.broadcast import BroadcastGroup, buckets, placed
+
+    store = TCPStore(offer.host, offer.port, None, is_master=False, timeout=timedelta(seconds=30))
+    group = BroadcastGroup(store, offer.receiver, 1, 2, torch.device("cpu"))
+    found = {}
+    for size, bucket in buckets(offer.tensors, torch.float32):
+        buffer = torch.empty(size, dtype=torch.uint8)
+        group.finish(group.begin(buffer))
+        found |= {name: placed(buffer, *place).numpy().copy() for name, *place in bucket}
+    return found
+
+
+def test_weights_go_from_card_to_card_unless_it_is_said_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(WAY, raising=False)
+    assert way_between_gpus() is Way.BROADCAST
+    monkeypatch.setenv(WAY, "ObjectStore")
+    assert way_between_gpus() is Way.STORE
+    monkeypatch.setenv(WAY, "Card")
+    with pytest.raises(BadConfig, match=f"{WAY} is 'Card': set it to NCCL or ObjectStore"):
+        way_between_gpus()
 
 
 async def test_a_rank_that_dies_fails_the_step_at_once(

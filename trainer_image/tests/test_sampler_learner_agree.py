@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sampler_agreement import agree, agree_by_way_of_the_card, started
+from sampler_agreement import agree, agree_by_broadcast, agree_by_way_of_the_card, probed, started
 
 from deepcoder_contracts.recipe import Recipe
+from deepcoder_trainer import broadcast
 
 pytestmark = pytest.mark.vllm
 
@@ -53,3 +54,26 @@ async def test_log_probabilities_equal_the_learners_after_each_sync(
         await agree(sampler, learner, make_batch)
         if stepped:  # its worker is in this process
             await agree_by_way_of_the_card(sampler, learner, make_batch, monkeypatch)
+            monkeypatch.setattr(broadcast, "BUCKET_BYTES", 20_000)  # several make up one update
+            await agree_by_broadcast(sampler, learner, make_batch, monkeypatch)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+async def test_tails_of_bfloat16_are_told(
+    make_coder_model: Callable[..., Path],
+    make_learner: Callable[..., Any],
+    make_recipe: Callable[..., Recipe],
+    make_batch: Callable[..., Any],
+    architecture: str,
+) -> None:
+    model = make_coder_model(architecture, tied=False)
+    learner = make_learner(make_recipe(precision="BFloat16", learning_rate=3e-3), model)
+    async with started(model, stepped=True, dtype="bfloat16") as sampler:
+        for version in range(1, 4):
+            await learner.train(make_batch(version))
+            await sampler.update_weights(await learner.export_weights(), version)
+            told = await probed(sampler, learner, version)
+            print(architecture, version, {name: round(value, 4) for name, value in told.items()}, flush=True)
+            assert told["sync_logprob_gap_p95"] <= told["sync_logprob_gap_max"] < 1.0
+            assert told["sync_outside_clip_ratio"] <= 0.05

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import pytest_asyncio
-from sampler_agreement import OneEngine, agree
+from sampler_agreement import OneEngine, agree, agree_by_broadcast
 
 from deepcoder_contracts.recipe import Recipe
 from deepcoder_trainer.sampler import engine as engines
@@ -91,6 +91,18 @@ async def test_logprobs_equal_the_learners_after_every_update(
 ) -> None:
     learner = make_learner(make_recipe(learning_rate=3e-3), model)
     await agree(OneEngine(engine), learner, make_batch)
+
+
+async def test_logprobs_equal_the_learners_where_it_sends_to_the_engines_workers(
+    engine: engines.Engine,
+    model: Path,
+    make_learner: Callable[..., Any],
+    make_recipe: Callable[..., Recipe],
+    make_batch: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    learner = make_learner(make_recipe(learning_rate=3e-3), model)
+    await agree_by_broadcast(OneEngine(engine), learner, make_batch, monkeypatch)
 
 
 async def test_a_response_ends_with_its_end_token_or_at_its_limit(engine: engines.Engine, model: Path) -> None:

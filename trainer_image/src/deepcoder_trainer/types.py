@@ -9,8 +9,8 @@ processes that never load torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol
 
@@ -186,6 +186,9 @@ class Sampler(Protocol):
         ...
 
 
+TensorShape = tuple[str, tuple[int, ...]]
+"""Name and shape."""
+
 PlacedTensor = tuple[str, str, tuple[int, ...], int]
 """Name, number format, shape, and where it begins in a buffer of bytes."""
 
@@ -202,6 +205,19 @@ class CardWeights:
 
 
 @dataclass(frozen=True)
+class BroadcastWeights:
+    """Weights that the learner's first rank sends once, to all samplers at the same time."""
+
+    host: str
+    port: int
+    """Where its store listens."""
+    tensors: tuple[TensorShape, ...]
+    """In the order in which they are sent."""
+    receiver: str = ""
+    """Name that a sampler's workers and the learner meet by."""
+
+
+@dataclass(frozen=True)
 class WeightRefs:
     """Weights on their way from learner to samplers: object-store references of named chunks.
 
@@ -213,6 +229,16 @@ class WeightRefs:
     dtype: str
     cards: tuple[CardWeights, ...] = ()
     """Instead of chunks: where the weights lie on each card that learner and sampler share."""
+    broadcast: BroadcastWeights | None = None
+    """Instead of chunks: sent to samplers that receive at the same time, and to none later."""
+    send: Callable[[Sequence[str]], Awaitable[None]] | None = None
+    """Has the learner send to samplers of these names, which receive meanwhile. The driver's alone."""
+
+    def to(self, receiver: str) -> WeightRefs:
+        """As a sampler of this name gets them."""
+        if self.broadcast is None:
+            return self
+        return replace(self, broadcast=replace(self.broadcast, receiver=receiver), send=None)
 
 
 class Learner(Protocol):

@@ -23,13 +23,14 @@ from deepcoder_contracts.stage import ModelSource, Storage
 from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.grpo.pack import OptimizerStep
 from deepcoder_trainer.learner.wire import RankSettings, Rendezvous, Sums
-from deepcoder_trainer.types import CardWeights
+from deepcoder_trainer.types import BroadcastWeights, CardWeights
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import TCPStore
 
     from deepcoder_trainer.learner.files import RankFiles
     from deepcoder_trainer.learner.rank import LearnerRank
+    from deepcoder_trainer.learner.sending import WeightSender
 
 
 class LearnerActor:
@@ -43,6 +44,8 @@ class LearnerActor:
         self._store: TCPStore | None = None
         self._learner: LearnerRank | None = None
         self._files: RankFiles | None = None
+        self._sender: WeightSender | None = None
+        """Rank 0's, where weights go to samplers on other GPUs."""
 
     def machine(self) -> str:
         """Where Ray has placed this rank."""
@@ -98,6 +101,19 @@ class LearnerActor:
         """See `LearnerRank.share_weights`."""
         return self._rank_learner.share_weights()
 
+    def offer_weights(self) -> BroadcastWeights:
+        """Rank 0: what it will send, and where samplers meet it."""
+        if self._sender is None:
+            from deepcoder_trainer.learner.sending import WeightSender
+
+            workers, device = self._settings.recipe.tensor_parallel, self._rank_learner.device
+            self._sender = WeightSender(ray.util.get_node_ip_address(), workers, device)
+        return self._sender.offer(self._rank_learner.shapes())
+
+    def send_weights(self, receivers: Sequence[str]) -> list[str]:
+        """See `LearnerRank.send_weights`."""
+        return self._rank_learner.send_weights(self._sender, receivers)
+
     def park(self) -> None:
         """See `LearnerRank.park`."""
         self._rank_learner.park()
@@ -137,7 +153,9 @@ class LearnerActor:
         shutil.rmtree(directory, ignore_errors=True)
 
     def close(self) -> None:
-        """Leave the process group."""
+        """Leave the samplers and the process group."""
+        if self._sender is not None:
+            self._sender.close()
         if self._learner is not None:
             self._learner.close()
 

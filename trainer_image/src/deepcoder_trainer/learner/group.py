@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ from deepcoder_contracts.recipe import Precision, Recipe
 from deepcoder_contracts.stage import StageConfig, Storage
 from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.cluster import HALF
-from deepcoder_trainer.errors import LearnerLost
+from deepcoder_trainer.errors import BadConfig, LearnerLost
 from deepcoder_trainer.grpo.flops import sequence_flops
 from deepcoder_trainer.grpo.pack import (
     Cost,
@@ -66,6 +68,29 @@ class Deadlines:
 
     close: float = 30
     """Leaving."""
+
+
+class Way(Enum):
+    """How weights go to the samplers."""
+
+    STORE = "ObjectStore"
+    """Through Ray's object store, by way of the host."""
+    CARD = "Card"
+    """A sampler on each rank's card loads them from there."""
+    BROADCAST = "NCCL"
+    """Rank 0 sends them to samplers on other GPUs."""
+
+
+WAY = "DEEPCODER_WEIGHT_TRANSFER"
+"""Environment variable: `ObjectStore` in the place of `NCCL`, which has not run on GPUs yet."""
+
+
+def way_between_gpus() -> Way:
+    """Between cards that nobody shares; raises `BadConfig` for another word than the two."""
+    chosen = os.environ.get(WAY, Way.BROADCAST.value)
+    if chosen not in (Way.BROADCAST.value, Way.STORE.value):
+        raise BadConfig(f"the environment variable {WAY} is {chosen!r}: set it to NCCL or ObjectStore", field=WAY)
+    return Way(chosen)
 
 
 async def start_learners(
@@ -109,9 +134,10 @@ async def start_learners(
     chosen = [remote.options(scheduling_strategy=place) for place in places] or [remote] * world
     actors = [each.remote(settings, world, config.model, sources) for each in chosen]
     capacity = tokens_on_device(config.recipe, config.stage.context_tokens)
-    shares_cards = bool(places) and settings.accelerators
-    cost = partial(sequence_flops, shape)
-    learner = RayLearner(actors, config.recipe, capacity, deadlines, cost, shares_cards=shares_cards)
+    way = Way.STORE
+    if settings.accelerators:
+        way = Way.CARD if places else way_between_gpus()
+    learner = RayLearner(actors, config.recipe, capacity, deadlines, partial(sequence_flops, shape), way=way)
     try:
         await learner.start()
     except BaseException:
@@ -131,15 +157,15 @@ class RayLearner:
         deadlines: Deadlines,
         cost: Cost = tokens_alone,
         *,
-        shares_cards: bool = False,
+        way: Way = Way.STORE,
     ) -> None:
-        """`shares_cards`: each rank has a sampler on its card, which loads weights from there."""
+        """`way` is that of weights to the samplers."""
         self._actors = list(actors)
         self._recipe = recipe
         self._capacity = capacity
         self._deadlines = deadlines
         self._cost = cost
-        self._shares_cards = shares_cards
+        self._way = way
         self.threads = 0
         """CPU threads that each rank computes with, known once they are started."""
 
@@ -178,10 +204,16 @@ class RayLearner:
     async def export_weights(self) -> WeightRefs:
         """See `Learner`."""
         dtype = "bfloat16" if self._recipe.precision is Precision.BFLOAT16 else "float32"
-        if self._shares_cards:
+        if self._way is Way.CARD:
             return WeightRefs((), dtype, tuple(await self._all("share_weights", seconds=self._deadlines.state)))
+        if self._way is Way.BROADCAST:
+            [offer] = await self._wait([self._actors[0].offer_weights.remote()], self._deadlines.state, "offer_weights")
+            return WeightRefs((), dtype, broadcast=offer, send=self._send)
         chunks = (await self._all("export_weights", seconds=self._deadlines.state))[0]
         return WeightRefs(tuple(chunks), dtype)
+
+    async def _send(self, receivers: Sequence[str]) -> None:
+        await self._all("send_weights", list(receivers), seconds=self._deadlines.state)
 
     async def gaps(self, batch: Batch) -> list[float]:
         """See `Learner`."""

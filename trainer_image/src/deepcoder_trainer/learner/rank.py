@@ -42,9 +42,10 @@ from deepcoder_trainer.learner.model import COMPUTE_DTYPES, PolicyModel, load_po
 from deepcoder_trainer.learner.optimizer import adamw, reset
 from deepcoder_trainer.learner.parking import Parking
 from deepcoder_trainer.learner.reference import give_back_memory, load_reference
+from deepcoder_trainer.learner.sending import WeightSender
 from deepcoder_trainer.learner.wire import LEARNER_DIR, RankSettings, Sums
 from deepcoder_trainer.seeds import seed
-from deepcoder_trainer.types import CardWeights
+from deepcoder_trainer.types import CardWeights, TensorShape
 
 T = TypeVar("T")
 
@@ -202,6 +203,19 @@ class LearnerRank:
         self._shared, placed = in_one_buffer(self._whole(dtype), total, self._device)
         return shared_on_card(self._shared, placed)
 
+    def shapes(self) -> list[TensorShape]:
+        """Every parameter's name and whole shape, in the order in which they are sent."""
+        return [(name, tuple(parameter.shape)) for name, parameter in self.policy.named_parameters()]
+
+    def send_weights(self, sender: WeightSender | None, receivers: Sequence[str]) -> list[str]:
+        """Collective. All weights from rank 0, which has the sender, to samplers of these names; who is lost."""
+        dtype = COMPUTE_DTYPES[self.recipe.precision]
+        if sender is not None:
+            return sender.send(receivers, self._whole(dtype), dtype)
+        for _ in self._whole(dtype):
+            pass
+        return []
+
     def park(self) -> None:
         """Give the device's memory to a sampler; whatever needs the weights is refused until `unpark`."""
         if self._shared is not None:
@@ -240,6 +254,11 @@ class LearnerRank:
     def saved(self, directory: Path) -> Save:
         """The save into `directory`: whoever asks takes it over, with its files."""
         return self._saves.pop(directory)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._device
 
     @property
     def first(self) -> bool:

@@ -93,7 +93,10 @@ def _beside(question: Question, found: dict[int, list[Split]]) -> list[str]:
     if question.colocated:
         lines = ["weights go to the sampler on the same GPU, and not through the object store"]
     else:
-        lines = [f"object store of each node, while weights go to the samplers: {gigabytes(weights)} GB"]
+        lines = [
+            "weights go to the samplers by NCCL; with DEEPCODER_WEIGHT_TRANSFER=ObjectStore they take "
+            f"{gigabytes(weights)} GB of each node's object store"
+        ]
     if question.planned.trained is not None:
         parts = [size / way.learners for ways in found.values() for way in ways]
         lines.append(

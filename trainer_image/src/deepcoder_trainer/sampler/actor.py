@@ -70,6 +70,7 @@ class SamplerActor:
                 dtype=refs.dtype,
                 clear_cache=clear_cache,
                 cards=refs.cards,
+                broadcast=refs.broadcast,
             )
             self._version = version
 

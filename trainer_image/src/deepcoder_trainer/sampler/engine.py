@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -22,7 +23,7 @@ from deepcoder_trainer.cpus import compute_threads
 from deepcoder_trainer.errors import SamplerLost
 from deepcoder_trainer.sampler.plugin import BACKEND
 from deepcoder_trainer.sampler.settings import EngineSettings
-from deepcoder_trainer.types import CardWeights, Finish, Generation, GenerationRequest, VersionSpan
+from deepcoder_trainer.types import BroadcastWeights, CardWeights, Finish, Generation, GenerationRequest, VersionSpan
 
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -290,10 +291,12 @@ async def update_weights(
     dtype: str,
     clear_cache: bool,
     cards: Sequence[CardWeights] = (),
+    broadcast: BroadcastWeights | None = None,
 ) -> None:
     """Pause, load all, label, resume. An error leaves the engine paused.
 
-    Each chunk is fetched when its turn comes; of `cards`, each worker takes the weights that lie on its own.
+    Each chunk is fetched when its turn comes; of `cards`, each worker takes the weights that lie on its own, and of
+    `broadcast` what the learner sends meanwhile.
     """
     from deepcoder_trainer.sampler.weights import shared_chunk
 
@@ -302,6 +305,8 @@ async def update_weights(
     if cards:
         places = {each.card: [list(each.handle), [list(tensor) for tensor in each.tensors]] for each in cards}
         await engine.weights_call("update_weights", update_info={"cards": places})
+    if broadcast is not None:
+        await engine.weights_call("update_weights", update_info={"broadcast": {**asdict(broadcast), "dtype": dtype}})
     for fetch in chunks:
         chunk = await fetch()
         with shared_chunk(chunk, dtype) as path:

@@ -3,10 +3,12 @@
 The group knows the newest weights, so a replacement sampler gets them before its first request. A request moves at
 most `MOVES` times, and a sampler is replaced at most `REPLACEMENTS` times in a row without a response between, after
 longer and longer pauses. When none is left, or the newest weights are gone for everybody, the error reaches the
-controller and ends the attempt, to be resumed elsewhere. Responses are never stitched together from two samplers: what
-moves is sampled anew. A sampler that hangs is one that answers nothing, whoever asked, for longer than its longest
-response can take, or for most of the time after which the stage counts as stalled: the queue within it moves as long
-as any response comes back.
+controller and ends the attempt, to be resumed elsewhere. Weights that the learner sends from card to card come once: a
+replacement waits for the next version, and where no other sampler has the newest one, that ends the attempt too.
+
+Responses are never stitched together from two samplers: what moves is sampled anew. A sampler that hangs is one that
+answers nothing, whoever asked, for longer than its longest response can take, or for most of the time after which the
+stage counts as stalled: the queue within it moves as long as any response comes back.
 """
 
 from __future__ import annotations
@@ -82,6 +84,11 @@ class _Member:
     answered_at: float = 0.0
     """Loop time of its last response."""
 
+    @property
+    def name(self) -> str:
+        """What it and the learner call it; no other ever has it."""
+        return f"sampler-{self.number}"
+
     async def generate(self, request: GenerationRequest) -> Generation:
         """Its response; raises `SamplerLost` when the engine died, or has answered nothing for too long."""
         loop = asyncio.get_running_loop()
@@ -126,6 +133,8 @@ class SamplerGroup:
     _failure: BaseException | None = None
     _unfetchable: WeightsLost | None = None
     """Why nobody can get the newest weights any more."""
+    _receiving: bool = False
+    """Whether the learner sends weights now."""
     _closed: bool = False
     restarts: int = 0
     """Samplers that were replaced."""
@@ -178,8 +187,25 @@ class SamplerGroup:
         Raises `WeightsLost` when the weights are gone with the learner, `SamplerLost` when no engine can load them.
         """
         self._weights, self._unfetchable = (refs, version), None
-        await asyncio.gather(*(self._update(member) for member in list(self._members)))
+        members = list(self._members)
+        if refs.send is None:
+            await asyncio.gather(*(self._update(member) for member in members))
+        else:
+            await self._receive(members, refs.send([member.name for member in members]))
         await self._pick()  # at least one has them
+
+    async def _receive(self, members: list[_Member], sending: Awaitable[None]) -> None:
+        """Have all load what the learner sends meanwhile; its own failure is raised at once."""
+        self._receiving = True
+        updates = [asyncio.ensure_future(self._update(member, sent=True)) for member in members]
+        sent = asyncio.ensure_future(sending)
+        try:
+            await asyncio.gather(sent, *updates)
+        finally:
+            for task in (sent, *updates):
+                task.cancel()
+            self._receiving = False
+            await self._notify()
 
     async def sleep(self) -> None:
         """All engines sleep when it returns; one that does not has been ended, and holds no memory either."""
@@ -218,6 +244,8 @@ class SamplerGroup:
                     return min(ready, key=lambda m: (m.load, m.number))
                 if self._unfetchable is not None:
                     raise self._unfetchable
+                if self._weights is not None and self._weights[0].broadcast is not None and not self._receiving:
+                    raise SamplerLost(f"no sampler that has the newest weights is left: {self._failure}")
                 if not self._members and not self._replacing:
                     raise SamplerLost(f"no sampler is left: {self._failure}")
                 await self._changed.wait()
@@ -238,12 +266,15 @@ class SamplerGroup:
         await self._update(member)
         await self._notify()
 
-    async def _update(self, member: _Member) -> None:
+    async def _update(self, member: _Member, *, sent: bool = False) -> None:
+        """Bring it to the newest weights. Those that the learner sends must be on their way, `sent`."""
         while self._weights is not None and member.version != self._weights[1] and member in self._members:
             refs, version = self._weights
+            if refs.broadcast is not None and not sent:
+                return  # it joins at the next version
             try:
                 async with asyncio.timeout(UPDATE_SECONDS):
-                    await member.engine.update_weights(refs, version, self.clear_cache)
+                    await member.engine.update_weights(refs.to(member.name), version, self.clear_cache)
             except WeightsLost as error:
                 self.failed_updates += 1
                 if self._weights == (refs, version):

@@ -9,6 +9,9 @@ Where learner and sampler share a card, the learner gathers its weights there, a
 own card by a CUDA IPC handle, without a copy through the host. vLLM has a backend for that which sends pickles to its
 workers; here the handle goes as the plain values it is made of.
 
+Where they have GPUs of their own, the learner's first rank sends the weights from card to card: the workers join it in
+a group by NCCL (see `broadcast`), and receive as many tensors at a time as make a bucket.
+
 The worker side runs between vLLM's layer-wise reload hooks: on CPUs vLLM repacks weights after loading, and loading
 into a live model without those hooks fails or, worse, goes unnoticed. An update that fails half-way leaves the
 engine without usable weights: the error is raised, the actor dies with it, and its requests go elsewhere.
@@ -17,22 +20,26 @@ engine without usable weights: the error is raised, the actor dies with it, and 
 from __future__ import annotations
 
 import logging
-import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch._C._distributed_c10d import TCPStore
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
     WeightTransferInitInfo,
     WeightTransferUpdateInfo,
 )
+
+from deepcoder_trainer.broadcast import JOIN_SECONDS, BroadcastGroup, buckets, placed
+from deepcoder_trainer.types import TensorShape
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  the kernel's shared memory, names below it are random
 
@@ -52,6 +59,9 @@ class UpdateInfo(WeightTransferUpdateInfo):
     cards: dict[str, Any] | None = None
     """In its place: UUID of a card to (handle, tensors) of the buffer there (see `CardWeights`)."""
 
+    broadcast: dict[str, Any] | None = None
+    """In its place: fields of `BroadcastWeights`, and the number format in which the learner sends."""
+
 
 class SharedFileWeightTransfer(WeightTransferEngine[InitInfo, UpdateInfo]):
     """The worker's side: loads chunks of Hugging Face-named tensors into the live model."""
@@ -60,6 +70,8 @@ class SharedFileWeightTransfer(WeightTransferEngine[InitInfo, UpdateInfo]):
     update_info_cls = UpdateInfo
     _mapped: torch.Tensor | None = None
     """The learner's buffer, until all that was loaded from it is in place."""
+    _group: BroadcastGroup | None = None
+    """With the learner that sends."""
 
     def init_transfer_engine(self, init_info: InitInfo) -> None:
         """Nothing to connect."""
@@ -74,6 +86,9 @@ class SharedFileWeightTransfer(WeightTransferEngine[InitInfo, UpdateInfo]):
 
     def receive_weights(self, update_info: UpdateInfo) -> None:
         """Load what has come; vLLM shards, fuses and casts each tensor as it does at start."""
+        if update_info.broadcast is not None:
+            self._receive(**update_info.broadcast)
+            return
         if update_info.cards is None:
             self.model.load_weights(list(_tensors(update_info.path)))
             return
@@ -82,7 +97,19 @@ class SharedFileWeightTransfer(WeightTransferEngine[InitInfo, UpdateInfo]):
             raise ValueError(f"no learner has its weights on this sampler's card {card}, but on {[*update_info.cards]}")
         handle, tensors = update_info.cards[card]
         self._mapped = open_buffer(self.device, handle)
-        self.model.load_weights([(tensor[0], _placed(self._mapped, *tensor[1:])) for tensor in tensors])
+        self.model.load_weights([(tensor[0], placed(self._mapped, *tensor[1:])) for tensor in tensors])
+
+    def _receive(self, host: str, port: int, receiver: str, tensors: Sequence[TensorShape], dtype: str) -> None:
+        """All weights, bucket by bucket, as they are sent; raises `GroupLost` when the learner does not send them."""
+        if self._group is None:
+            store = TCPStore(host, port, None, is_master=False, timeout=timedelta(seconds=JOIN_SECONDS))
+            rank, size = 1 + self.parallel_config.rank, 1 + self.parallel_config.world_size
+            self._group = BroadcastGroup(store, receiver, rank, size, self.device)
+        for size, bucket in buckets(tensors, getattr(torch, dtype)):
+            # Layers that are not complete keep what was loaded: no buffer is used twice.
+            buffer = torch.empty(size, dtype=torch.uint8, device=self.device)
+            self._group.finish(self._group.begin(buffer))
+            self.model.load_weights([(tensor[0], placed(buffer, *tensor[1:])) for tensor in bucket])
 
     def finish_weight_update(self) -> None:
         """Process what was loaded (repacking on CPUs) into the tensors the kernels use."""
@@ -106,7 +133,9 @@ class SharedFileWeightTransfer(WeightTransferEngine[InitInfo, UpdateInfo]):
             head.quant_method.process_weights_after_loading(head)
 
     def shutdown(self) -> None:
-        """Nothing is held."""
+        """Leave the learner's group."""
+        if self._group is not None:
+            self._group.close()
 
 
 def card_of(device: torch.device) -> str:
@@ -119,12 +148,6 @@ def open_buffer(device: torch.device, handle: Sequence[Any]) -> torch.Tensor:
     _, *rest = handle  # the other process's number of the card
     storage = torch.UntypedStorage._new_shared_cuda(device.index or 0, *rest)
     return torch.empty(0, dtype=torch.uint8, device=device).set_(storage)
-
-
-def _placed(buffer: torch.Tensor, dtype: str, shape: Sequence[int], begin: int) -> torch.Tensor:
-    number = getattr(torch, dtype)
-    end = begin + math.prod(shape) * number.itemsize
-    return buffer[begin:end].view(number).view(*shape)
 
 
 def _tensors(path: str) -> Iterator[tuple[str, torch.Tensor]]:

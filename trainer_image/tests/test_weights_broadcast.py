@@ -1,0 +1,193 @@
+"""Weights by broadcast from the learner to samplers: whole for all who are there, and nobody's loss is another's.
+
+What runs here is what runs between GPUs, on gloo in the place of NCCL, whose own part is held to torch's signatures.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch._C import _distributed_c10d as c10d
+
+from deepcoder_trainer import broadcast
+from deepcoder_trainer.broadcast import BroadcastGroup, GroupLost, buckets, placed
+from deepcoder_trainer.learner.sending import WeightSender
+from deepcoder_trainer.types import BroadcastWeights
+
+CPU = torch.device("cpu")
+SHAPES = [("a", (3, 5)), ("b", (7,)), ("scalar", ()), ("c", (64, 64)), ("d", (2, 2))]
+
+
+@pytest.fixture(autouse=True)
+def in_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(broadcast, "BUCKET_BYTES", 1024)
+
+
+@pytest.fixture
+def sender() -> Iterator[WeightSender]:
+    made = WeightSender("127.0.0.1", 1, CPU)
+    yield made
+    made.close()
+
+
+def weights(version: int) -> list[tuple[str, torch.Tensor]]:
+    torch.manual_seed(version)
+    return [(name, torch.randn(shape).to(torch.bfloat16)) for name, shape in SHAPES]
+
+
+class Worker:
+    """A sampler's one worker, as `sampler.weights` has it."""
+
+    def __init__(self, offer: BroadcastWeights, name: str, *, leaves_after: int | None = None) -> None:
+        self.offer, self.name, self.leaves_after = offer, name, leaves_after
+        self.group: BroadcastGroup | None = None
+
+    def receive(self) -> dict[str, torch.Tensor]:
+        if self.group is None:
+            store = c10d.TCPStore(
+                self.offer.host, self.offer.port, None, is_master=False, timeout=timedelta(seconds=30)
+            )
+            self.group = BroadcastGroup(store, self.name, 1, 2, CPU)
+        found = {}
+        for count, (size, bucket) in enumerate(buckets(self.offer.tensors, torch.bfloat16)):
+            if count == self.leaves_after:
+                self.group = None  # its sockets close, as those of a process that ends
+                raise GroupLost("it left")
+            buffer = torch.empty(size, dtype=torch.uint8)
+            self.group.finish(self.group.begin(buffer))
+            found |= {name: placed(buffer, *place).clone() for name, *place in bucket}
+        return found
+
+
+def receiving(worker: Worker) -> Future[dict[str, torch.Tensor]]:
+    pool = ThreadPoolExecutor(1)
+    future = pool.submit(worker.receive)
+    pool.shutdown(wait=False)
+    return future
+
+
+def equal(found: dict[str, torch.Tensor], sent: list[tuple[str, torch.Tensor]]) -> bool:
+    return [*found] == [name for name, _ in sent] and all(torch.equal(found[name], value) for name, value in sent)
+
+
+def test_both_sides_cut_the_same_buckets_and_each_tensor_lies_in_one() -> None:
+    found = list(buckets(SHAPES, torch.bfloat16))
+    assert [[place[0] for place in bucket] for _, bucket in found] == [["a", "b", "scalar"], ["c"], ["d"]]
+    for size, bucket in found:
+        ends = [begin + 2 * torch.Size(shape).numel() for _, _, shape, begin in bucket]
+        assert [begin for *_, begin in bucket] == [0, *(-(-end // 256) * 256 for end in ends[:-1])]
+        assert size >= ends[-1]
+    assert found[1][0] >= 2 * 64 * 64, "a tensor that is larger than a bucket has one of its own"
+    assert list(buckets([], torch.float32)) == []
+
+
+def test_all_samplers_get_all_weights_update_after_update(sender: WeightSender) -> None:
+    offer = sender.offer(SHAPES)
+    workers = [Worker(offer, f"sampler-{n}") for n in (1, 2, 3)]
+    for version in (1, 2):
+        receivers = [receiving(worker) for worker in workers]
+        assert sender.send([w.name for w in workers], weights(version), torch.bfloat16) == []
+        assert all(equal(r.result(30), weights(version)) for r in receivers)
+
+
+def test_weights_are_cast_to_the_samplers_format(sender: WeightSender) -> None:
+    worker = Worker(sender.offer(SHAPES), "sampler-1")
+    receiver = receiving(worker)
+    sender.send([worker.name], [(name, value.double()) for name, value in weights(1)], torch.bfloat16)
+    assert equal(receiver.result(30), weights(1))
+
+
+def test_a_sampler_that_dies_while_it_receives_costs_the_others_nothing_and_another_takes_its_place(
+    sender: WeightSender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broadcast, "BUCKET_SECONDS", 5.0)
+    offer = sender.offer(SHAPES)
+    lives, dies = Worker(offer, "sampler-1"), Worker(offer, "sampler-2", leaves_after=1)
+    receivers = [receiving(lives), receiving(dies)]
+    assert sender.send([lives.name, dies.name], weights(1), torch.bfloat16) == [dies.name]
+    assert equal(receivers[0].result(30), weights(1))
+    with pytest.raises(GroupLost):
+        receivers[1].result(30)
+
+    joins = Worker(offer, "sampler-3")
+    receivers = [receiving(lives), receiving(joins)]
+    assert sender.send([lives.name, joins.name], weights(2), torch.bfloat16) == []
+    assert all(equal(r.result(30), weights(2)) for r in receivers)
+    assert sender.send([dies.name], weights(3), torch.bfloat16) == [dies.name], "nobody is met by that name again"
+
+
+def test_a_sampler_that_never_comes_is_given_up_in_time(sender: WeightSender, monkeypatch: pytest.MonkeyPatch) -> None:
+    offer = sender.offer(SHAPES)
+    worker = Worker(offer, "sampler-1")
+    receiver = receiving(worker)
+    sender._meet([worker.name])  # it is there when the time for others is cut short
+    monkeypatch.setattr(broadcast, "JOIN_SECONDS", 0.3)
+    assert sender.send([worker.name, "sampler-2"], weights(1), torch.bfloat16) == ["sampler-2"]
+    assert equal(receiver.result(30), weights(1))
+
+
+def test_a_learner_that_stops_sending_is_found_out_in_time(
+    sender: WeightSender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broadcast, "BUCKET_SECONDS", 0.5)
+    worker = Worker(sender.offer(SHAPES), "sampler-1")
+    receiver = receiving(worker)
+    sender._meet([worker.name])
+    with pytest.raises(GroupLost, match="sampler-1"):
+        receiver.result(30)
+
+
+def test_what_is_asked_of_nccl_is_what_torch_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch for CPUs has no NCCL: its place is taken by what torch's own stubs say of it."""
+    stubs = ast.parse((Path(torch.__file__).parent / "_C/_distributed_c10d.pyi").read_text())
+    [stub] = [node for node in stubs.body if isinstance(node, ast.ClassDef) and node.name == "ProcessGroupNCCL"]
+    methods = {node.name: node for node in stub.body if isinstance(node, ast.FunctionDef)}
+    assert "abort" in methods
+    parameters = [
+        inspect.Parameter(each.arg, inspect.Parameter.POSITIONAL_OR_KEYWORD) for each in methods["__init__"].args.args
+    ]
+    taken = inspect.Signature(parameters)
+    assert "_timeout" in dir(c10d.Backend.Options)
+    made = []
+
+    class Nccl:
+        class Options:
+            _timeout = timedelta()
+
+        def __init__(self, *args: Any) -> None:
+            made.append((taken.bind(self, *args).arguments, os.environ["TORCH_NCCL_ASYNC_ERROR_HANDLING"]))
+
+    monkeypatch.setattr(c10d, "ProcessGroupNCCL", Nccl, raising=False)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: threading.Lock())
+    monkeypatch.delenv("TORCH_NCCL_ASYNC_ERROR_HANDLING", raising=False)
+    store = c10d.HashStore()
+    c10d.PrefixStore("sampler-1", store).set("rank-0", "here")
+    group = BroadcastGroup(store, "sampler-1", 1, 2, torch.device("cuda", 0))
+    [(arguments, watchdog)] = made
+    assert (arguments["rank"], arguments["size"]) == (1, 2)
+    assert arguments["options"]._timeout.total_seconds() > broadcast.JOIN_SECONDS + broadcast.BUCKET_SECONDS
+    assert watchdog == "0", "the process outlives a peer that is lost"
+    assert "TORCH_NCCL_ASYNC_ERROR_HANDLING" not in os.environ, "other groups keep torch's own way"
+    group.close()
+
+
+def test_the_learner_takes_part_in_gathering_whoever_is_lost(sender: WeightSender) -> None:
+    gathered = []
+
+    def whole() -> Iterator[tuple[str, torch.Tensor]]:
+        for name, value in weights(1):
+            gathered.append(name)
+            yield name, value
+
+    assert sender.send([], whole(), torch.bfloat16) == []
+    assert gathered == [name for name, _ in SHAPES]
