@@ -240,7 +240,7 @@ class InProcessLearner:
         self.rank = rank
         self.capacity = capacity
         self.files = RankFiles(rank)
-        self.threads = 1
+        self.threads = (1,)
 
     async def train(self, batch: Batch) -> dict[str, float]:
         from deepcoder_trainer.learner.group import combine, plan_batch

@@ -61,6 +61,7 @@ def digest(*parts: object) -> str:
 class ScriptedSampler:
     turns: random.Random
     weights: str = "none"
+    threads: tuple[int, ...] = (1,)
     version: int = -1
     pushed: list[int] = field(default_factory=list)
     fail_after: int | None = None
@@ -143,7 +144,7 @@ class ScriptedLearner:
     weights: str = "start"
     trained: list[Batch] = field(default_factory=list)
     on_train: object = None
-    threads: int = 1
+    threads: tuple[int, ...] = (1,)
     device: Device | None = None
     """That it shares with the samplers."""
 

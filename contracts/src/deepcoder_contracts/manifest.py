@@ -68,6 +68,16 @@ class ManifestKind(StrEnum):
     EVALUATION = "Evaluation"
 
 
+class ComputeThreads(Contract):
+    """CPU threads that each process of an attempt computes with, in the order of their numbers."""
+
+    learners: list[Annotated[int, Field(ge=1)]]
+    """Of each rank."""
+
+    samplers: list[Annotated[int, Field(ge=1)]] = []
+    """Of each vLLM engine on CPUs; none on GPUs."""
+
+
 class Manifest(VersionedContract):
     """The commit of a checkpoint, of an exported model, or of an evaluation."""
 
@@ -132,9 +142,9 @@ class Manifest(VersionedContract):
     world_size: int = Field(ge=0)
     """Learner ranks that wrote it; it loads at any, but a deterministic run goes on at the same number alone."""
 
-    compute_threads: int | None = Field(default=None, ge=1)
-    """CPU threads of each learner rank in a deterministic run: how a sum is split over them decides its last bits.
-    None where that does not matter, and in older manifests."""
+    compute_threads: ComputeThreads | Annotated[int, Field(ge=1)] | None = None
+    """In a deterministic run: how a sum is split over threads decides its last bits. None where that does not matter,
+    and in older manifests, which may have the most of any learner rank instead."""
 
     metrics: Figures = {}
     """Metrics of this step, or results of this evaluation."""

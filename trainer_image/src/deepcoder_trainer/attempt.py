@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from deepcoder_contracts.exit import ExitCode, ExitRecord
 from deepcoder_contracts.layout import metrics_key
 from deepcoder_contracts.learner_memory import element_bytes
+from deepcoder_contracts.manifest import ComputeThreads
 from deepcoder_contracts.model_shape import parameters
 from deepcoder_contracts.progress import CheckpointSummary, TrainerPhase
 from deepcoder_contracts.stage import StageConfig, StageResources, StageType
@@ -185,7 +186,12 @@ class Attempt:
         sampler, learner = await self._unless_stopped(start_both(config, model_dir, stack))
         self._sampler = sampler
         await self._unless_stopped(self._look_around())
-        point = await self._unless_stopped(find_resume_point(config, learner, workdir=self._workdir, store=self._store))
+        threads = None
+        if config.recipe.deterministic:
+            threads = ComputeThreads(learners=list(learner.threads), samplers=list(sampler.threads))
+        point = await self._unless_stopped(
+            find_resume_point(config, learner, workdir=self._workdir, store=self._store, threads=threads)
+        )
         writer = self._writer = CheckpointWriter(
             config,
             learner,
@@ -194,6 +200,7 @@ class Attempt:
             dataset_digest=digest,
             store=self._store,
             surroundings=self._surroundings,
+            threads=threads,
         )
         stack.push_async_callback(writer.close)
         writer.on_commit = self._committed

@@ -245,8 +245,8 @@ class Learner(Protocol):
     """All learner ranks behind one face (see learner/)."""
 
     @property
-    def threads(self) -> int:
-        """CPU threads that each rank computes with."""
+    def threads(self) -> Sequence[int]:
+        """CPU threads that each rank computes with, in rank order."""
         ...
 
     async def train(self, batch: Batch) -> Mapping[str, float]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from pydantic import ValidationError
 
 from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.layout import MANIFEST
-from deepcoder_contracts.manifest import Manifest, ManifestKind, ParentRef, RunIdentity
+from deepcoder_contracts.manifest import ComputeThreads, Manifest, ManifestKind, ParentRef, RunIdentity
 from deepcoder_contracts.stage import StageConfig, Storage
 from deepcoder_trainer.checkpoint.errors import (
     CheckpointDamaged,
@@ -75,11 +76,17 @@ def read_manifest(store: ObjectStore, prefix: str) -> tuple[Manifest, str]:
 
 
 async def find_resume_point(
-    config: StageConfig, learner: Learner | None, *, workdir: Path, store: ObjectStore | None = None
+    config: StageConfig,
+    learner: Learner | None,
+    *,
+    workdir: Path,
+    store: ObjectStore | None = None,
+    threads: ComputeThreads | None = None,
 ) -> ResumePoint | None:
     """What this attempt goes on from, files downloaded and verified; None: start from the model.
 
-    With `learner`, its ranks have their files too and `learner.load(point.directory, …)` is all that is left.
+    With `learner`, its ranks have their files too and `learner.load(point.directory, …)` is all that is left. With
+    `threads`, which decide what the attempt's processes compute, a checkpoint of others is refused.
     """
     store = store or open_run_storage(config.storage)
     listing = read_listing(await asyncio.to_thread(store.list, f"{config.stage.name}/"))
@@ -91,8 +98,8 @@ async def find_resume_point(
         try:
             manifest, digest = await asyncio.to_thread(read_manifest, store, checkpoint.path)
             _check_ours(manifest, config, checkpoint.path)
-            if learner is not None and config.recipe.deterministic:
-                _check_the_same_bits(manifest, config, learner.threads, checkpoint.path)
+            if threads is not None:
+                _check_the_same_bits(manifest, config, threads, checkpoint.path)
             ref = ParentRef(uri=f"{store.uri}/{checkpoint.path}", digest=digest)
             return await _fetch(
                 store, config.storage, checkpoint.path, manifest, ref, learner, workdir=workdir, own=True
@@ -136,7 +143,7 @@ def _check_ours(manifest: Manifest, config: StageConfig, path: str) -> None:
         )
 
 
-def _check_the_same_bits(manifest: Manifest, config: StageConfig, threads: int, path: str) -> None:
+def _check_the_same_bits(manifest: Manifest, config: StageConfig, threads: ComputeThreads, path: str) -> None:
     """A deterministic run goes on as it would have gone on: what decides the bits beside its recipe is unchanged."""
     ranks = config.stage.resources.learners
     if manifest.world_size != ranks:
@@ -146,14 +153,39 @@ def _check_the_same_bits(manifest: Manifest, config: StageConfig, threads: int, 
             f"{manifest.world_size} again, or start a new run from this checkpoint (spec.from)",
             field="stage.resources.learners",
         )
-    if manifest.compute_threads not in (None, threads):
+    before = manifest.compute_threads
+    if before is None:
+        return
+    if isinstance(before, int):
+        _check_threads("learner ranks", [before], [max(threads.learners)], path)
+        return
+    _check_threads("learner ranks", before.learners, threads.learners, path)
+    if len(before.samplers) != len(threads.samplers):
         raise ConfigMismatch(
-            f"{path} was written by learner ranks with {manifest.compute_threads} CPU threads each, here they have "
-            f"{threads}, and another number of threads adds up in another order, which recipe.deterministic rules out: "
-            f"set the environment variable OMP_NUM_THREADS to {manifest.compute_threads} for all pods (unset for 1), "
-            "or start a new run from this checkpoint (spec.from)",
-            field="OMP_NUM_THREADS",
+            f"{path} was written with {len(before.samplers)} samplers, this attempt has {len(threads.samplers)}, and "
+            "which responses share an engine decides their last bits, which recipe.deterministic rules out: give the "
+            f"stage {len(before.samplers)} again, or start a new run from this checkpoint (spec.from)",
+            field="stage.resources.samplers",
         )
+    _check_threads("samplers", before.samplers, threads.samplers, path)
+
+
+def _check_threads(whose: str, before: Sequence[int], now: Sequence[int], path: str) -> None:
+    if list(before) == list(now):
+        return
+    needed = _counts(before)
+    raise ConfigMismatch(
+        f"{path} was written by {whose} with {needed} CPU threads each, here they have {_counts(now)}, and another "
+        "number of threads adds up in another order, which recipe.deterministic rules out: set the environment "
+        f"variable OMP_NUM_THREADS to {needed} for all pods of theirs (unset for 1), or start a new run from this "
+        "checkpoint (spec.from)",
+        field="OMP_NUM_THREADS",
+    )
+
+
+def _counts(threads: Sequence[int]) -> str:
+    """One number where all have the same."""
+    return str(threads[0]) if len(set(threads)) == 1 else ", ".join(map(str, threads))
 
 
 async def _fetch_parent(config: StageConfig, parent: ParentRef, learner: Learner | None, workdir: Path) -> ResumePoint:

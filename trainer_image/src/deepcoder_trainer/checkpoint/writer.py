@@ -25,7 +25,7 @@ from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.exit import ExitRecord
 from deepcoder_contracts.gate import GateRecord
 from deepcoder_contracts.layout import MANIFEST, RUN, checkpoint_dir, claim_key, exit_key, export_dir
-from deepcoder_contracts.manifest import Claim, FileEntry, Manifest, ManifestKind, ParentRef, RunRecord
+from deepcoder_contracts.manifest import Claim, ComputeThreads, FileEntry, Manifest, ManifestKind, ParentRef, RunRecord
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.checkpoint.code import code_digest, versions
 from deepcoder_trainer.checkpoint.errors import (
@@ -109,14 +109,19 @@ class CheckpointWriter:
         dataset_digest: str | None = None,
         store: ObjectStore | None = None,
         surroundings: Surroundings | None = None,
+        threads: ComputeThreads | None = None,
     ) -> None:
-        """`workdir` is local scratch space; `parent` is what this attempt started from (also settable later)."""
+        """`workdir` is local scratch space; `parent` is what this attempt started from (also settable later).
+
+        `threads` are those of the attempt's processes, where they decide what it computes.
+        """
         self._config = config
         self._learner = learner
         self._workdir = workdir
         self._store = store or open_run_storage(config.storage)
         self._dataset_digest = dataset_digest
         self._surroundings = surroundings or Surroundings()
+        self._threads = threads
         self._copied: _Copied | None = None
         self._background: asyncio.Task[None] | None = None
         self.parent = parent
@@ -331,14 +336,11 @@ class CheckpointWriter:
             accelerator=self._surroundings.accelerator,
             seed=config.recipe.seed,
             world_size=config.stage.resources.learners,
-            compute_threads=self._threads(),
+            compute_threads=self._threads,
             metrics=dict(metrics),
             gate=gate,
             created_at=datetime.now(UTC),
         )
-
-    def _threads(self) -> int | None:
-        return self._learner.threads if self._learner is not None and self._config.recipe.deterministic else None
 
     def _prune(self, newest: int) -> None:
         """Remove payloads that need not be kept, and uploads that come to nothing; `newest` is the committed step."""

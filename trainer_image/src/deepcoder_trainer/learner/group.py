@@ -166,8 +166,8 @@ class RayLearner:
         self._deadlines = deadlines
         self._cost = cost
         self._way = way
-        self.threads = 0
-        """CPU threads that each rank computes with, known once they are started."""
+        self.threads: tuple[int, ...] = ()
+        """CPU threads that each rank computes with, in rank order, known once they are started."""
 
     @property
     def world_size(self) -> int:
@@ -190,7 +190,7 @@ class RayLearner:
         if self.world_size > 1:
             [rendezvous] = await self._wait([self._actors[0].listen.remote()], seconds, "listen")
         calls = [actor.start.remote(rank, rendezvous) for rank, actor in enumerate(self._actors)]
-        self.threads = max(await self._wait(calls, seconds, "start"))
+        self.threads = tuple(await self._wait(calls, seconds, "start"))
 
     async def train(self, batch: Batch) -> Mapping[str, float]:
         """See `Learner`."""

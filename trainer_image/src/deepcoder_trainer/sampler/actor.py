@@ -8,7 +8,6 @@ it is loaded. Weights are fetched from the object store on the sampler's node, o
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Mapping
 from typing import Any
 
@@ -41,11 +40,10 @@ class SamplerActor:
         self._waves = Waves()
         self._updating = asyncio.Lock()
 
-    async def start(self) -> float:
-        """Start the engine; returns the seconds it took."""
-        began = time.monotonic()
+    async def start(self) -> int | None:
+        """Start the engine; returns the number of CPU threads that it computes with, None on a GPU."""
         self._engine = await engines.start_engine(str(self._folder.path), self._settings)
-        return time.monotonic() - began
+        return None if self._settings.accelerators else engines.threads(self._settings)
 
     async def generate(self, request: GenerationRequest) -> Generation:
         """Sample one response; weights must have been pushed before."""

@@ -102,10 +102,15 @@ async def start_engine(model: str, settings: EngineSettings) -> Engine:
     from deepcoder_trainer.sampler.stepped import SteppedEngine
 
     # What this container may use, known only where the engine runs; read when torch is first imported.
-    os.environ.setdefault("OMP_NUM_THREADS", str(compute_threads(settings.deterministic)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads(settings)))
     stepped = SteppedEngine(model, settings)
     await stepped.started()
     return stepped
+
+
+def threads(settings: EngineSettings) -> int:
+    """CPU threads that an engine in this process computes with."""
+    return compute_threads(settings.deterministic)
 
 
 async def start_async_engine(arguments: dict[str, Any], *, sleeps: bool = False) -> AsyncEngine:

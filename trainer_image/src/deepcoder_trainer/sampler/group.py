@@ -46,8 +46,8 @@ TOKEN_SECONDS = 0.25
 class Engine(Protocol):
     """One sampler as the group sees it; every call may raise SamplerLost, an update also WeightsLost."""
 
-    async def start(self) -> None:
-        """Start; called once."""
+    async def start(self) -> int | None:
+        """Start; called once. Returns the number of CPU threads that it computes with, None on a GPU."""
         ...
 
     async def generate(self, request: GenerationRequest) -> Generation:
@@ -83,6 +83,8 @@ class _Member:
     version: int | None = None
     answered_at: float = 0.0
     """Loop time of its last response."""
+    threads: int | None = None
+    """CPU threads that it computes with."""
 
     @property
     def name(self) -> str:
@@ -144,6 +146,11 @@ class SamplerGroup:
     async def start(self) -> None:
         """Start all engines at once; raises the first failure."""
         await asyncio.gather(*(self._add() for _ in range(self.size)))
+
+    @property
+    def threads(self) -> tuple[int, ...]:
+        """CPU threads that each computes with, in the order in which waves are shared out; none on GPUs."""
+        return tuple(member.threads for member in self._members if member.threads)
 
     async def generate(self, request: GenerationRequest) -> Generation:
         """Sample one response on the least loaded engine; moves on when that engine dies.
@@ -258,11 +265,12 @@ class SamplerGroup:
         member = _Member(self.make(), self._made, self.longest_silence, losses)
         try:
             async with asyncio.timeout(START_SECONDS):
-                await member.engine.start()
+                member.threads = await member.engine.start()
         except BaseException:
             await member.engine.close()
             raise
         self._members.append(member)
+        self._members.sort(key=lambda m: m.number)  # a wave is shared out by place, whoever was up first
         await self._update(member)
         await self._notify()
 
@@ -337,9 +345,10 @@ class ActorEngine:
     def __init__(self, actor: Any) -> None:
         self._actor = actor
 
-    async def start(self) -> None:
+    async def start(self) -> int | None:
         """Wait until the engine in the actor is up."""
-        await _answer(self._actor.start.remote())
+        threads: int | None = await _answer(self._actor.start.remote())
+        return threads
 
     async def generate(self, request: GenerationRequest) -> Generation:
         """Sample one response in the actor."""
