@@ -54,6 +54,19 @@ class StoringLearner(ScriptedLearner):
     async def close(self) -> None: ...
 
 
+class ScriptedReward:
+    """A reward of the user's own that asks no judge."""
+
+    wants_programs = False
+
+    def __init__(self, function: Any) -> None:
+        self._function = function
+
+    async def __call__(self, problem: Problem, response: str, key: str) -> Outcome:
+        outcome: Outcome = await self._function(problem, response, key)
+        return outcome
+
+
 class World:
     """The parts that an attempt starts, scripted."""
 
@@ -94,7 +107,7 @@ class World:
         monkeypatch.setattr(attempt, "connect_ray", lambda resources, weights: None)
         monkeypatch.setattr(attempt, "stop_on_signals", lambda stop, seconds: None)
         monkeypatch.setattr(attempt, "load_tokenizer", lambda folder: lambda prompt: {"input_ids": [1, 2]})
-        monkeypatch.setattr(attempt, "load_reward", lambda name: self.reward)
+        monkeypatch.setattr(attempt, "load_reward", lambda name: ScriptedReward(self.reward))
 
     async def run(self) -> ExitRecord:
         async with asyncio.timeout(30):

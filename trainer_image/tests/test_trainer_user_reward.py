@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
-from deepcoder_contracts.judge import TestCase
+from deepcoder_contracts.judge import JudgeResponse, TestCase, TestVerdict, Verdict
 from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.judge.backend import Judgement
+from deepcoder_trainer.judge.submission import Submission
 from deepcoder_trainer.rollout import reward as reward_module
+from deepcoder_trainer.rollout.programs import Programs, wants_programs
 from deepcoder_trainer.rollout.reward import UserReward, load_reward
 from deepcoder_trainer.types import Outcome, Problem
 
@@ -79,3 +82,57 @@ async def test_an_asynchronous_function_that_hangs_is_given_up(monkeypatch: pyte
 def test_a_reward_that_cannot_be_loaded_is_bad_configuration(reference: str) -> None:
     with pytest.raises(BadConfig, match=r"recipe\.reward"):
         load_reward(reference)
+
+
+class Judging:
+    """A judge that runs nothing: it passes programs whose last test expects 6, and fails to judge `broken`."""
+
+    def __init__(self) -> None:
+        self.asked: list[Submission] = []
+
+    def refusal(self, problem: Problem) -> str | None:
+        return None
+
+    async def judge(self, submission: Submission) -> Judgement:
+        self.asked.append(submission)
+        if submission.request.code == "broken":
+            return Judgement(None, 3)
+        passed = submission.tests[-1].output == "6\n"
+        verdict = TestVerdict(verdict=Verdict.PASSED if passed else Verdict.WRONG_ANSWER, seconds=0.1)
+        return Judgement(JudgeResponse(id="x", passed=passed, verdicts=[verdict], seconds=0.1, worker="w"), 1)
+
+
+async def test_a_users_reward_has_programs_run_on_the_problems_tests_and_on_its_own() -> None:
+    async def half_each(problem: Problem, response: str, programs: Programs) -> float:
+        first = await programs.passes(response)
+        second = await programs.passes(response, [("1", "2")])
+        return (first + second) / 2
+
+    judge: Any = Judging()
+    reward = UserReward(half_each, wants_programs=True, judge=judge)
+    assert (await reward(DOUBLE, "print(6)", "k")).reward == 0.5
+    ids = [s.request.id for s in judge.asked]
+    assert len(set(ids)) == 2, "each program has an id of its own"
+    assert all(i.startswith("k/") for i in ids)
+
+
+async def test_a_judge_that_failed_quarantines_the_users_sample() -> None:
+    async def asks(problem: Problem, response: str, programs: Programs) -> float:
+        return float(await programs.passes(response))
+
+    judge: Any = Judging()
+    outcome = await UserReward(asks, wants_programs=True, judge=judge)(DOUBLE, "broken", "k")
+    assert (outcome.reward, outcome.verdict) == (None, "error")
+
+
+def test_a_plain_function_cannot_wait_for_programs_and_is_told_so() -> None:
+    def plain(problem: Problem, response: str, programs: Programs) -> float:
+        return 0.0
+
+    async def misplaced(programs: Programs, problem: Problem, response: str) -> float:
+        return 0.0
+
+    with pytest.raises(BadConfig, match="async def"):
+        wants_programs(plain, "m:plain")
+    with pytest.raises(BadConfig, match=r"make it \(problem, response, programs\)"):
+        wants_programs(misplaced, "m:misplaced")

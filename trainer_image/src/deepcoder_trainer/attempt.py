@@ -358,10 +358,13 @@ class Attempt:
         return Observers([self._progress, self._metrics, self._prometheus, *more, *self._extra])
 
     async def _reward(self, stack: AsyncExitStack) -> Reward:
-        if self.config.recipe.reward is not None:
-            return load_reward(self.config.recipe.reward)
+        own = None if self.config.recipe.reward is None else load_reward(self.config.recipe.reward)
+        if own is not None and not own.wants_programs:
+            return own
         self._client = await stack.enter_async_context(connect_judge(self.config, self._judge))
         self._background.loop(self._client.run())
+        if own is not None:
+            return own.with_judge(self._client)
         answers = AnswerVerifier()
         stack.push_async_callback(answers.close)
         return JudgeReward(self._client, answers)

@@ -26,6 +26,7 @@ from deepcoder_trainer.judge.submission import JudgedProblem
 from deepcoder_trainer.problems.answers import last_boxed
 from deepcoder_trainer.problems.extract import program_of
 from deepcoder_trainer.rollout.answers import AnswerVerifier
+from deepcoder_trainer.rollout.programs import Programs, wants_programs
 from deepcoder_trainer.types import Outcome, Problem
 
 log = logging.getLogger(__name__)
@@ -95,19 +96,23 @@ class JudgeReward:
         return known
 
 
-UserFunction = Callable[[Problem, str], float | Awaitable[float]]
+UserFunction = Callable[..., float | Awaitable[float]]
+"""(problem, response), and `programs` where it has such a third parameter."""
 
 
 class UserReward:
     """`recipe.reward`: a function (problem, response) -> number, plain (run in a thread) or asynchronous.
+
+    An asynchronous one may have a third parameter, `programs`, and have programs run by the run's judges.
 
     An exception, a value that is no finite number, or no value within `USER_SECONDS` is its own failure, not a bad
     response: the sample is quarantined, as when a judge fails. A plain function that hangs cannot be ended: its thread
     is left behind, and keeps neither others from running nor the process from ending.
     """
 
-    def __init__(self, function: UserFunction) -> None:
-        self._function = function
+    def __init__(self, function: UserFunction, *, wants_programs: bool = False, judge: Judge | None = None) -> None:
+        """One that `wants_programs` has to be given a judge before it is called."""
+        self._function, self._judge, self.wants_programs = function, judge, wants_programs
         self._free = asyncio.Semaphore(USER_PARALLEL)
 
     async def __call__(self, problem: Problem, response: str, key: str) -> Outcome:
@@ -116,7 +121,7 @@ class UserReward:
             began = time.monotonic()
             try:
                 async with asyncio.timeout(USER_SECONDS):
-                    reward = await self._value(problem, response)
+                    reward = await self._value(problem, response, key)
                 if not math.isfinite(reward):
                     raise ValueError(f"a reward is a finite number, not {reward}")
             except TimeoutError:
@@ -128,7 +133,15 @@ class UserReward:
         verdict = Verdict.PASSED if reward > 0 else Verdict.WRONG_ANSWER
         return Outcome(reward, verdict.value, time.monotonic() - began)
 
-    async def _value(self, problem: Problem, response: str) -> float:
+    def with_judge(self, judge: Judge) -> UserReward:
+        """The same, with a judge for the programs that it has run."""
+        return UserReward(self._function, wants_programs=True, judge=judge)
+
+    async def _value(self, problem: Problem, response: str, key: str) -> float:
+        if self.wants_programs:
+            if self._judge is None:
+                raise AssertionError("a reward that has programs run is given a judge first")
+            return float(await self._function(problem, response, Programs(self._judge, problem, key)))
         if inspect.iscoroutinefunction(self._function):
             return float(await self._function(problem, response))
         return float(await _in_thread(self._function, problem, response))
@@ -174,4 +187,4 @@ def load_reward(reference: str) -> UserReward:
         ) from error
     if not callable(function):
         raise BadConfig(f"recipe.reward {reference!r} is not callable: name a function", field="recipe.reward")
-    return UserReward(function)
+    return UserReward(function, wants_programs=wants_programs(function, reference))

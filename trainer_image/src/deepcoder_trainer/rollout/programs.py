@@ -1,0 +1,79 @@
+"""Programs for a reward of the user's own: it has them run and judged where the run's other programs are.
+
+A judge that failed is no verdict: `JudgeFailed` leaves the reward function, and the sample is quarantined as it is when
+the function itself fails.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+from deepcoder_contracts.judge import JudgeResponse, Kind, TestCase
+from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.judge.backend import Judge, JudgeRefused
+from deepcoder_trainer.judge.submission import JudgedProblem
+from deepcoder_trainer.types import Problem
+
+PARAMETER = "programs"
+"""Name of a reward function's third parameter, where it has one."""
+
+
+class JudgeFailed(RuntimeError):
+    """No judge could say what a program does."""
+
+
+class Programs:
+    """What a reward function may have run, for one response."""
+
+    def __init__(self, judge: Judge, problem: Problem, key: str) -> None:
+        self._judge, self._problem, self._key = judge, problem, key
+        self._asked = 0
+
+    async def judge(
+        self, code: str, tests: Iterable[tuple[str, str]] | None = None, *, kind: Kind = Kind.STDIN,
+        fn_name: str | None = None, time_limit_s: float | None = None,
+    ) -> JudgeResponse:  # fmt: skip
+        """Run a program on (input, expected output) pairs, by default the problem's own tests with its own kind.
+
+        The answer has a verdict for each test up to the first that failed. Raises `JudgeFailed` where no judge could
+        say, and `JudgeRefused` for what none ever will.
+        """
+        problem = self._problem
+        if tests is not None:
+            cases = tuple(TestCase(input=given, output=wanted) for given, wanted in tests)
+            problem = replace(problem, tests=cases, kind=kind, fn_name=fn_name)
+        if time_limit_s is not None:
+            problem = replace(problem, time_limit_s=time_limit_s)
+        if (reason := self._judge.refusal(problem)) is not None:
+            raise JudgeRefused(f"problem {problem.id} cannot be judged: {reason}", field="judge.backend")
+        self._asked += 1
+        submission = JudgedProblem(problem).submission(code, f"{self._key}/{self._asked}")
+        judgement = await self._judge.judge(submission)
+        if judgement.response is None or judgement.response.passed is None:
+            raise JudgeFailed(f"no judge could judge program {self._asked} of sample {self._key}")
+        return judgement.response
+
+    async def passes(self, code: str, tests: Iterable[tuple[str, str]] | None = None, **more: Any) -> bool:
+        """Whether a program passes all tests; see `judge`."""
+        return bool((await self.judge(code, tests, **more)).passed)
+
+
+def wants_programs(function: Callable[..., Any], reference: str) -> bool:
+    """Whether a reward function has the third parameter; raises BadConfig for one that could not wait for a judge."""
+    try:
+        names = list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return False
+    if PARAMETER not in names:
+        return False
+    if names.index(PARAMETER) != 2:
+        raise BadConfig(f"recipe.reward {reference!r}: make it (problem, response, {PARAMETER})", field="recipe.reward")
+    if not inspect.iscoroutinefunction(function):
+        raise BadConfig(
+            f"recipe.reward {reference!r} has programs judged, which it has to await: make it an async def",
+            field="recipe.reward",
+        )
+    return True
