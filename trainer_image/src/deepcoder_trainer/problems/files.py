@@ -126,6 +126,8 @@ def _parquet(path: Path) -> Iterator[FileRow]:
     with pq.ParquetFile(path) as file:
         total = max(file.metadata.num_rows, 1)
         for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
+            if batch.nbytes > _PARQUET_ROWS * MAX_ROW_BYTES:
+                raise _too_large(path, number + 1, row=True)
             for row in batch.to_pylist():
                 number += 1
                 yield FileRow(number, {k: v for k, v in row.items() if v is not None}, min(1.0, number / total))
