@@ -90,6 +90,7 @@ def _curate(options: argparse.Namespace, endpoint: JudgeEndpoint, judge: object)
     from deepcoder_trainer.checkpoint.errors import StorageError
     from deepcoder_trainer.curation.byhand import curate_by_hand
     from deepcoder_trainer.curation.progress import Terminal
+    from deepcoder_trainer.errors import SamplerLost
     from deepcoder_trainer.judge.local import LocalJudge
     from deepcoder_trainer.ports import SandboxUnavailable
     from deepcoder_trainer.problems.files import DatasetError
@@ -105,7 +106,7 @@ def _curate(options: argparse.Namespace, endpoint: JudgeEndpoint, judge: object)
     except KeyboardInterrupt:
         sys.stderr.write("deepcoder-trainer curate: stopped; run the same command again to go on\n")
         return ExitCode.DRAINED
-    except StorageError as error:
+    except (StorageError, SamplerLost) as error:
         sys.stderr.write(f"deepcoder-trainer curate: {error}\n")
         return 1
     except SandboxUnavailable as error:
