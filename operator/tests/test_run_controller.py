@@ -12,7 +12,7 @@ from plan_world import UID
 from run_ground import KEY, OTHER_UID, Ground, Observer, manifest, phases, progressing, standing
 
 from deepcoder_operator.controllers import reconcile
-from deepcoder_operator.domain.draft import Plan
+from deepcoder_operator.domain.draft import CreateAttempt, Plan
 from deepcoder_operator.domain.world import Problem, StorageView, World
 from deepcoder_operator.kube import errors
 
@@ -21,6 +21,13 @@ from deepcoder_operator.kube import errors
 async def ground() -> AsyncIterator[Ground]:
     async with standing() as made:
         yield made
+
+
+async def test_attempt_is_made_without_a_write_more_than_that_of_its_intent(ground: Ground) -> None:
+    ground.controller.seen(manifest())
+    await ground.until(lambda: any(isinstance(a, CreateAttempt) for a in ground.executor.done))
+    assert [w["status"]["attempt"]["state"] for w in ground.api.writes] == ["Intended"]
+    assert progressing(ground.api) == ("True", "Creating")
 
 
 async def test_change_during_a_pass_makes_it_plan_again_instead_of_writing_an_old_plan(ground: Ground) -> None:

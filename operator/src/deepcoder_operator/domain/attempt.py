@@ -61,7 +61,8 @@ def intend(draft: Draft) -> None:
         index, phase=StagePhase.ACTIVE, start_time=entry.start_time or draft.now, attempts=entry.attempts + 1
     )
     lay_out_stages(draft)
-    draft.progressing(True, "AttemptIntended", f"attempt {ordinal} of stage {stage.name} is being made")
+    # The words of the pass that makes it: were they others, they alone would be a write of the status.
+    draft.progressing(True, "Creating", _creating(draft.attempt))
     draft.event("AttemptIntended", f"attempt {ordinal} of stage {stage.name} at {stage.context_tokens} tokens")
     draft.look_again(0)
 
@@ -139,8 +140,12 @@ def _make(draft: Draft, world: World, stop: DrainCause | None) -> None:
     if not queued:
         keep_pool(draft, world)
     draft.do(CreateAttempt(attempt))
-    draft.progressing(True, "Creating", f"RayJob {attempt.name} is being made")
+    draft.progressing(True, "Creating", _creating(attempt))
     draft.look_again(POLL_SECONDS)
+
+
+def _creating(attempt: AttemptStatus) -> str:
+    return f"RayJob {attempt.name} is being made"
 
 
 def _note_pods(draft: Draft, world: World) -> None:
