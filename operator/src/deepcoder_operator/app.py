@@ -9,6 +9,7 @@ ends at once, with whatever its threads are doing.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -39,9 +40,8 @@ from deepcoder_operator.kube.resources import PODS, POOLS, RAYCLUSTERS, RAYJOBS,
 from deepcoder_operator.lag import LoopLag
 from deepcoder_operator.metrics import FAILURES
 from deepcoder_operator.probes import Probes
-from deepcoder_operator.progress.authentication import Remembering, TokenReviewer
+from deepcoder_operator.progress.authentication import Remembering, Reviewer, TokenReviewer
 from deepcoder_operator.progress.health import HealthServer
-from deepcoder_operator.progress.jwks import KeyReviewer
 from deepcoder_operator.progress.keeper import CertificateKeeper
 from deepcoder_operator.progress.server import ProgressServer
 from deepcoder_operator.sandbox.reconciler import PoolReconciler
@@ -83,9 +83,7 @@ class Operator:
         self.pools.pools.listen(self._pool_changed)
         self.storage.aside = self.runs.limit.aside
         self.board.on_report, self.board.on_news = self.pools.report_received, self.runs.wake
-        by_key = config.progress.authentication is Authentication.JWKS
-        reviewer = KeyReviewer(kube, time.monotonic) if by_key else TokenReviewer(kube)
-        tokens = Remembering(reviewer, time.monotonic)
+        tokens = Remembering(_reviewer(config, kube), time.monotonic)
         self.progress = ProgressServer(
             self.board, tokens, self._find_pod, active=lambda: self.election.leads, wall=self.clock.time
         )
@@ -237,6 +235,15 @@ def show_all_reasons() -> None:
         FAILURES.labels(reason=str(reason))
 
 
+def _reviewer(config: OperatorConfig, kube: Kube) -> Reviewer:
+    """What finds out about tokens; a library that only one of the two needs is imported with that one alone."""
+    if config.progress.authentication is not Authentication.JWKS:
+        return TokenReviewer(kube)
+    from deepcoder_operator.progress.jwks import KeyReviewer
+
+    return KeyReviewer(kube, time.monotonic)
+
+
 def _run_uid(obj: Object) -> str | None:
     uid: str | None = (obj["metadata"].get("labels") or {}).get(LABEL_RUN_UID)
     return uid
@@ -254,6 +261,8 @@ async def run_operator(config: OperatorConfig) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
     kube = await Kube.connect()
+    gc.collect()
+    gc.freeze()  # What was imported stays: garbage is looked for, and sooner found, among what came later.
     try:
         await Operator(config, kube).run(stop)
     except* errors.LeadershipLost:

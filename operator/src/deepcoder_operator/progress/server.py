@@ -37,9 +37,9 @@ log = logging.getLogger(__name__)
 READ_SECONDS = 10.0
 """Time a caller has to send its body."""
 
-TLS_BUFFER_BYTES = 32 * 1024
+TLS_BUFFER_BYTES = 4 * 1024
 """asyncio gives each TLS connection a buffer of 256 KiB, and there is no option for it: of a thousand heads that keep
-theirs that would be a quarter of a gigabyte. A report has some kilobytes, a record of TLS at most 16."""
+theirs that would be a quarter of a gigabyte. A report has some two kilobytes; what is longer comes in pieces."""
 
 RETRY_SECONDS = 5
 """Retry-After of a 503: one heartbeat."""
