@@ -6,8 +6,10 @@ twice.
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import control_plane
 import pytest
@@ -56,3 +58,17 @@ def test_figures_beyond_their_bounds_are_named_and_the_page_shows_them() -> None
     page = operator_page.page(found, "abc")
     assert "| 5 | 9.0 | 1.80 |" in page
     assert "| 1000 | 30.00 | 30.0 | 200 |" in page
+
+
+@pytest.mark.parametrize(("seconds", "status"), [(12.0, 0), (31.0, 1)])
+def test_exit_status_tells_of_a_figure_beyond_its_bound(
+    seconds: float, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def measured(*_: Any) -> dict[str, Any]:
+        return {"runs": 1000, "adopt_seconds": seconds, "curve": [(1000, 30.0, 200.0)]}
+
+    monkeypatch.setattr(operator_scale, "measure", measured)
+    monkeypatch.setattr(sys, "argv", ["operator_scale.py"])
+    assert operator_scale.main() == status
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert last["unmet"] == (["adopt_1000_seconds"] if status else [])
