@@ -10,15 +10,23 @@ from typing import Any
 
 import pytest
 from benchmark_world import BODY, HEAD, SETS, evalplus_release_row, find_zero_row, humaneval_row, humanevalplus_row
-from curation_world import codeforces_row, livecodebench_row, own_row, write_jsonl
+from curation_world import codeforces_row, livecodebench_row, official_codeforces_row, own_row, write_jsonl
 
 from deepcoder_contracts.judge import Kind, Scoring
 from deepcoder_contracts.stage import EvaluationDataset, Extraction
+from deepcoder_trainer.curation.filters import Settings
+from deepcoder_trainer.curation.prepare import Input, index_evaluations
+from deepcoder_trainer.curation.shingles import shingles, words
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.evaluation.benchmarks import Benchmark, load_benchmark
-from deepcoder_trainer.evaluation.humaneval import humaneval_problem
 from deepcoder_trainer.problems.extract import livecodebench_block, program_of
 from deepcoder_trainer.problems.files import DatasetError
+from deepcoder_trainer.problems.humaneval import humaneval_problem
+
+STORY = (
+    "A list of numbers is given; return the sum of those that are larger than all that stand before them in the list, "
+    "where the first of them always counts, and the empty list has a sum of zero."
+)
 
 
 def load(tmp_path: Path, rows: list[dict[str, Any]], name: str = "set", **settings: Any) -> Benchmark:
@@ -84,8 +92,8 @@ def test_codeforces_problems_are_named_by_their_rows_or_in_order_and_carry_the_c
     ]
     found = load(tmp_path, rows, "codeforces")
     assert [f.contest_problem for f in found.facts.values()] == ["1234A", "1234B1"]
-    assert "sample tests alone" in found.notes[0]
-    assert "0 of 2 problems have a single test" in found.notes[0]
+    assert found.notes[0].startswith("2 of 2 problems are judged by the statement's sample tests alone")
+    assert "(0 have a single one)" in found.notes[0]
     named = load(tmp_path, [codeforces_row()], "codeforces", names=("77C",), contests="/cf")
     assert [f.contest_problem for f in named.facts.values()] == ["77C"]
     with pytest.raises(BadConfig, match="names 2 problems, codeforces has 1"):
@@ -93,6 +101,31 @@ def test_codeforces_problems_are_named_by_their_rows_or_in_order_and_carry_the_c
     with pytest.raises(DatasetError, match="'seventy' is no Codeforces problem"):
         load(tmp_path, [codeforces_row()], "codeforces", names=("seventy",))
     assert load(tmp_path, [own_row()]).notes == ()
+
+
+def test_official_tests_of_codeforces_are_all_used_and_need_no_caveat(tmp_path: Path) -> None:
+    tests = [{"input": f"1\n{n}\n", "output": f"{n}\n"} for n in range(20)]
+    rows = [
+        official_codeforces_row(official_tests=tests),
+        official_codeforces_row(id="1900/B", index="B", official_tests=None),
+        official_codeforces_row(id="1900/C", index="C", generated_checker="code"),
+    ]
+    found = load(tmp_path, rows, "cf")
+    assert [len(p.tests) for p in found.problems] == [20, 1]
+    assert [f.contest_problem for f in found.facts.values()] == ["1900A", "1900B"]
+    assert {f.date.year for f in found.facts.values() if f.date} == {2023}
+    assert found.notes[0].startswith("1 problems are left out: a problem that is judged by a checker")
+    assert found.notes[1].startswith("1 of 2 problems are judged by the statement's sample tests alone")
+
+
+def test_training_problem_that_is_one_of_humaneval_is_found(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "humaneval.jsonl", [humaneval_row(prompt=f"def f():\n    '''{STORY}'''\n")])
+    index = index_evaluations([Input("humaneval", path)], Settings())
+    reason = index.reason(shingles(words(f"Please write this. {STORY}")), ())
+    assert reason is not None
+    assert "humaneval (HumanEval/900)" in reason
+    other = "Another thing altogether, told in other words and at some length, which is of no use to anybody."
+    assert index.reason(shingles(words(other)), ()) is None
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from deepcoder_trainer.curation.shingles import shingles, words
 from deepcoder_trainer.curation.spool import Span, Spool
 from deepcoder_trainer.curation.tally import Dropped, Tally, excerpt
 from deepcoder_trainer.problems.files import DatasetError, data_files, read_rows
+from deepcoder_trainer.problems.humaneval import humaneval_problem, is_humaneval
 from deepcoder_trainer.problems.prompt import prompt_lengths
 from deepcoder_trainer.problems.rows import RowError
 
@@ -83,6 +84,10 @@ def index_evaluations(sets: Sequence[Input], settings: Settings) -> EvaluationIn
             for row in read_rows(file):
                 place = f"{file.name}:{row.number}"
                 try:
+                    if known.layout is None and is_humaneval(row.fields):  # nobody trains on it
+                        problem = humaneval_problem(row.fields)
+                        index.add(f"{known.name} ({problem.id})", str(row.fields["prompt"]), ())
+                        continue
                     record = reader_for(row.fields, known.layout)[1](row.fields, known.name)
                 except (RowError, Unwanted) as error:
                     raise DatasetError(f"evaluation set {known.name}, {place}: {error}") from None

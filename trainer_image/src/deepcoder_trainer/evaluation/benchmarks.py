@@ -3,7 +3,7 @@
 Our own layout and the published training schema are read exactly as training reads them. HumanEval and HumanEval+ have
 a reader here; LiveCodeBench, the released Codeforces set, mathematics and the other layouts are read by curation's
 readers, and judged by the rule of their source (problems/tests.py). Every row has to be readable: a benchmark that
-silently shrinks is another benchmark.
+silently shrinks is another benchmark. Rows that outputs alone do not decide are left out, and that is said.
 """
 
 from __future__ import annotations
@@ -11,27 +11,29 @@ from __future__ import annotations
 import datetime
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from deepcoder_contracts.curation import Layout
 from deepcoder_contracts.judge import TestCase
 from deepcoder_contracts.stage import EvaluationDataset
 from deepcoder_trainer.curation.readers import Unwanted, reader_for
 from deepcoder_trainer.curation.record import Record
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.evaluation.codeforces import contest_of
-from deepcoder_trainer.evaluation.humaneval import humaneval_problem, is_humaneval
 from deepcoder_trainer.problems.dataset import dataset_digest
 from deepcoder_trainer.problems.files import DatasetError, data_files, read_rows
+from deepcoder_trainer.problems.humaneval import humaneval_problem, is_humaneval
 from deepcoder_trainer.problems.rows import RowError, problem_from_row
 from deepcoder_trainer.problems.tests import policy_for, select_tests
 from deepcoder_trainer.types import Problem
 
 SAMPLE_TESTS = (
-    "judged by the statement's sample tests alone, not by Codeforces' hidden tests: an upper bound, not a rating that "
-    "submissions would get"
+    "problems are judged by the statement's sample tests alone, not by Codeforces' hidden tests: an upper bound, not "
+    "what submissions would get"
 )
 
 _DATED = re.compile(r"\d{4}-\d{2}")
@@ -45,6 +47,8 @@ class Facts:
     date: datetime.date | None = None
     contest_problem: str | None = None
     """Codeforces: contest and index, as in 1234A."""
+    official_tests: bool = False
+    """Codeforces: it has the tests that Codeforces judges by."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ def load_benchmark(path: Path, settings: EvaluationDataset, contest_problems: Se
     problems: list[Problem] = []
     facts: dict[str, Facts] = {}
     places: dict[str, str] = {}
+    unwanted: Counter[str] = Counter()
     count = 0
     for file in files:
         for row in read_rows(file):
@@ -76,7 +81,10 @@ def load_benchmark(path: Path, settings: EvaluationDataset, contest_problems: Se
             try:
                 problem, known = _read(row.fields, settings.name, count)
                 known = _with_contest(known, row.fields, named)
-            except (RowError, Unwanted, ValueError) as error:
+            except Unwanted as reason:
+                unwanted[str(reason)] += 1
+                continue
+            except ValueError as error:  # a RowError is one
                 raise DatasetError(f"{place}: {error}") from None
             if problem.id in places:
                 raise DatasetError(
@@ -95,7 +103,11 @@ def load_benchmark(path: Path, settings: EvaluationDataset, contest_problems: Se
         window = f" from {settings.since} to {settings.until}" if settings.since or settings.until else ""
         raise DatasetError(f"{path}: no problem in it{window}: check the dataset's uri, since and until")
     return Benchmark(
-        settings.name, tuple(problems), facts, f"sha256:{dataset_digest(path, files)}", _notes(problems, settings)
+        settings.name,
+        tuple(problems),
+        facts,
+        f"sha256:{dataset_digest(path, files)}",
+        _notes(problems, facts, unwanted),
     )
 
 
@@ -103,15 +115,18 @@ def _read(row: Mapping[str, Any], name: str, number: int) -> tuple[Problem, Fact
     if is_humaneval(row):
         return humaneval_problem(row), Facts()
     beside = {**_metadata(row.get("metadata")), **row}
-    if "reward_model" in row or {"id", "prompt"} <= row.keys():
-        return problem_from_row(row), _facts(beside)
-    record = reader_for(row)[1](row, name)
+    layout, reader = reader_for(row)
     known = _facts(beside)
-    return _problem(record, str(_id(row) or f"{name}-{number}")), replace(known, date=record.date or known.date)
+    if layout in (Layout.PUBLISHED, Layout.OWN):
+        return problem_from_row(row), known
+    record = reader(row, name)
+    official = layout is Layout.CODEFORCES and bool(row.get("official_tests"))
+    problem = _problem(record, str(_id(row) or f"{name}-{number}"), every_test=official)
+    return problem, replace(known, date=record.date or known.date, official_tests=official)
 
 
-def _problem(record: Record, id_: str) -> Problem:
-    """A record as it is judged here: by the tests and the comparison of its source."""
+def _problem(record: Record, id_: str, *, every_test: bool) -> Problem:
+    """A record as it is judged here: by the tests and the comparison of its source, or by every test that it has."""
     if record.answer is None and not record.tests:
         raise RowError("tests: none: a problem without tests cannot be judged")
     policy = policy_for(record.source)
@@ -120,13 +135,14 @@ def _problem(record: Record, id_: str) -> Problem:
         id=id_,
         source=record.source,
         prompt=record.prompt,
-        tests=select_tests(record.source, tests),
+        tests=tuple(tests) if every_test else select_tests(record.source, tests),
         kind=record.kind,
         fn_name=record.fn_name,
         time_limit_s=record.time_limit_s if record.time_limit_s is not None else policy.time_limit_s,
         memory_limit_mb=record.memory_limit_mb,
         scoring=record.scoring if record.scoring is not None else policy.scoring,
         answer=record.answer,
+        float_tolerance=record.float_tolerance,
     )
 
 
@@ -186,8 +202,11 @@ def _within(day: datetime.date | None, settings: EvaluationDataset, place: str) 
     return (settings.since or "") <= day.isoformat() and (settings.until is None or day.isoformat() < settings.until)
 
 
-def _notes(problems: Sequence[Problem], settings: EvaluationDataset) -> tuple[str, ...]:
-    if settings.contests is None and not any(p.source == "codeforces" for p in problems):
-        return ()
-    single = sum(len(p.tests) == 1 for p in problems)
-    return (f"{SAMPLE_TESTS} ({single} of {len(problems)} problems have a single test)",)
+def _notes(problems: Sequence[Problem], facts: Mapping[str, Facts], unwanted: Mapping[str, int]) -> tuple[str, ...]:
+    notes = [f"{count} problems are left out: {reason}" for reason, count in sorted(unwanted.items())]
+    of_codeforces = [p for p in problems if p.source == "codeforces" or facts[p.id].contest_problem]
+    samples = [p for p in of_codeforces if not facts[p.id].official_tests]
+    if samples:
+        single = sum(len(p.tests) == 1 for p in samples)
+        notes.append(f"{len(samples)} of {len(problems)} {SAMPLE_TESTS} ({single} have a single one)")
+    return tuple(notes)
