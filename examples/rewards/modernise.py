@@ -1,0 +1,66 @@
+"""A reward for modernising legacy code: what a program does must stay, how it is written must change.
+
+The statement shows a program of the Python 2 years that still runs. The model answers with the same program as it would
+be written today, in its last fenced block. It is right if it passes the old program's tests when it is run in the run's
+sandbox, and if nothing of what the statement asks to be rid of is left in its syntax tree: %-formatting, bare `except`,
+`type(x) == …`, mutable defaults, `open` without `with`, functions without annotations. So neither an old program that
+is merely copied nor a new one that does something else is rewarded.
+
+The problem's tests are the old program's. Use it as `recipe.reward: modernise:reward`, with this file importable in the
+trainer image.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+
+from deepcoder_trainer.rollout.programs import Programs
+from deepcoder_trainer.types import Problem
+
+_FENCED = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_MUTABLE = (ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)
+
+
+async def reward(problem: Problem, response: str, programs: Programs) -> float:
+    """1 if the program does what the old one did and has nothing of the old left, else 0."""
+    blocks = _FENCED.findall(response)
+    if not blocks:
+        return 0.0
+    try:
+        left = legacy(blocks[-1])
+    except (SyntaxError, ValueError, RecursionError):
+        return 0.0
+    # Asking for a run costs more than reading: what is plainly not modern is not run.
+    return 0.0 if left else float(await programs.passes(blocks[-1]))
+
+
+def legacy(code: str) -> list[str]:
+    """What is left of the old ways, each with its line. Raises SyntaxError."""
+    tree = ast.parse(code)
+    within = {id(item.context_expr) for node in ast.walk(tree) if isinstance(node, ast.With) for item in node.items}
+    return [f"line {getattr(node, 'lineno', 0)}: {what}" for node in ast.walk(tree) if (what := _old(node, within))]
+
+
+def _old(node: ast.AST, within: set[int]) -> str | None:
+    match node:
+        case ast.BinOp(left=ast.Constant(value=str()), op=ast.Mod()):
+            return "%-formatting"
+        case ast.ExceptHandler(type=None):
+            return "bare except"
+        case ast.Compare(left=ast.Call(func=ast.Name(id="type"))):
+            return "type(x) == …"
+        case ast.Call(func=ast.Name(id="open")) if id(node) not in within:
+            return "open without with"
+        case ast.FunctionDef() | ast.AsyncFunctionDef():
+            return _function(node)
+    return None
+
+
+def _function(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str | None:
+    arguments = node.args
+    every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    if node.returns is None or any(a.annotation is None for a in every if a.arg not in ("self", "cls")):
+        return f"{node.name} without annotations"
+    defaults = [*arguments.defaults, *(d for d in arguments.kw_defaults if d is not None)]
+    return f"{node.name} with a mutable default" if any(isinstance(d, _MUTABLE) for d in defaults) else None
