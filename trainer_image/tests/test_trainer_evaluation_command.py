@@ -28,6 +28,8 @@ from deepcoder_trainer.samples import read_samples
 
 pytestmark = pytest.mark.timeout(600)
 
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "datasets" / "humaneval.jsonl"
+
 
 def command(output: Path, sets: dict[str, Path], responses: dict[str, Path], *more: str) -> list[str]:
     return [
@@ -103,6 +105,20 @@ def test_canonical_solutions_score_all_and_stubs_nothing(tmp_path: Path, evaluat
     rows = read_samples(folder / "samples" / "Given" / "livecodebench.parquet")
     assert [row["problem_id"] for row in rows] == ["abc1", "lc2"]
     assert set(rows[0]) == set(SCHEMA.names)
+
+
+@pytest.mark.skipif(not SHARED.is_file(), reason="HumanEval itself is not here")
+def test_canonical_solutions_of_humaneval_itself_score_all(tmp_path: Path, evaluate: Callable[..., str]) -> None:
+    rows, responses = [], []
+    for line in SHARED.read_text().splitlines():
+        given = json.loads(line)
+        test = given["test_code"].rstrip().removesuffix(f"check({given['fn_name']})")
+        head = {"task_id": given["id"], "prompt": given["prompt"], "entry_point": given["fn_name"]}
+        rows.append({**head, "canonical_solution": "", "test": test})
+        responses.append({"task_id": given["id"], "solution": given["solution"]})
+    sets = {"humaneval": write_jsonl(tmp_path / "h.jsonl", rows)}
+    printed = evaluate(tmp_path / "out", sets, {"humaneval": write_jsonl(tmp_path / "r.jsonl", responses)})
+    assert results_in(tmp_path / "out", printed).targets["Given"]["humaneval"].verdicts == {"passed": 164}
 
 
 def test_evaluation_that_is_killed_goes_on_with_the_samples_that_are_left(tmp_path: Path) -> None:
