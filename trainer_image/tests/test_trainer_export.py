@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -215,7 +216,12 @@ def test_a_model_of_many_shards_is_exported_with_a_few_in_memory(form: str, expo
     script = _BIG.format(tests=str(Path(__file__).parent))
     arguments = [str(large), str(exported), str(tmp_path), form]
     done = subprocess.run(
-        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=250, check=False
+        [sys.executable, "-c", script, *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     # Shards that are being written, twice (the library makes bytes of them), and a layer in float32.

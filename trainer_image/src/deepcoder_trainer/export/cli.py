@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from deepcoder_contracts.recipe import Precision
@@ -36,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Export and say what came of it; 1 when the source cannot be trusted or the export not be made."""
+    # Threads that spin at barriers starve each other where processes share cores; read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from deepcoder_trainer.export.run import Order, export
 
     if options.rope_original is not None and options.rope is None:

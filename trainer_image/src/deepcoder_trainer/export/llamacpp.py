@@ -21,6 +21,7 @@ from deepcoder_trainer.export.errors import ExportFailed
 
 def library() -> Any:
     """The module. Raises `BadConfig` where it is not installed."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as for torch's threads (`cli`)
     try:
         import llama_cpp
     except ImportError as error:
