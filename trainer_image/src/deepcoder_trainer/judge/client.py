@@ -120,7 +120,7 @@ class JudgeClient:
     async def version(self) -> str | None:
         """What one of the judges says of the code that grades; None where none is there, or it does not say."""
         try:
-            endpoint = await self._endpoints.acquire(patience=self.patience)
+            endpoint = await self._endpoints.acquire(first=True, patience=self.patience)
         except NoJudge:
             return None
         try:
