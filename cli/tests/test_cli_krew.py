@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,17 @@ def test_the_archive_holds_what_the_manifest_starts_and_all_our_packages(made: P
     assert {"LICENSE", "VERSION", "kubectl_complete-deepcoder"} <= set(members)
     wheels = {name.split("/")[1].split("-")[0] for name in members if name.endswith(".whl")}
     assert wheels == {"deepcoder_cli", "deepcoder_client", "deepcoder_contracts"}
+
+
+def test_the_wheels_hold_every_module_and_none_that_is_gone(made: Path, tmp_path: Path) -> None:
+    with tarfile.open(archive(made)) as tar:
+        tar.extractall(tmp_path, filter="data")
+    for wheel in (tmp_path / "wheels").glob("*.whl"):
+        package = wheel.name.split("-")[0]
+        source = ROOT / package.removeprefix("deepcoder_") / "src"
+        with zipfile.ZipFile(wheel) as opened:
+            packed = {name for name in opened.namelist() if name.endswith(".py")}
+        assert packed == {str(path.relative_to(source)) for path in (source / package).rglob("*.py")}
 
 
 def test_the_launcher_starts_through_a_link_with_an_interpreter_that_has_the_packages(

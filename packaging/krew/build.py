@@ -11,6 +11,7 @@ import argparse
 import gzip
 import hashlib
 import io
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -33,12 +34,15 @@ def version() -> str:
 
 
 def build_wheels(folder: Path) -> list[Path]:
-    """A wheel of each package."""
+    """A wheel of each package, from a copy of its source: what earlier builds have left there is in none of them."""
     for package in PACKAGES:
+        source = folder / "source" / package
+        left = shutil.ignore_patterns("build", "*.egg-info", "__pycache__", "tests")
+        shutil.copytree(REPOSITORY / package, source, ignore=left)
         subprocess.run(
             [
                 "uv", "build", "--quiet", "--wheel", "--no-build-isolation", "--offline", "--python", sys.executable,
-                "--out-dir", str(folder), str(REPOSITORY / package),
+                "--out-dir", str(folder), str(source),
             ],
             check=True, timeout=BUILD_SECONDS,
         )  # fmt: skip
