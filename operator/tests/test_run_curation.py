@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from plan_world import Cluster, make_run
 from run_manifests import EVALUATE, LONGER, TRAIN, run_manifest
 
@@ -100,6 +103,16 @@ def test_a_curation_is_part_of_what_is_resolved_once() -> None:
     assert again.dataset is not None
     assert again.dataset.curate == run.spec.dataset.curate  # type: ignore[union-attr]
     assert resolve(make_run(dataset=curated(filters={"minTests": 6})), None).digest != resolved.digest
+
+
+def test_the_pages_example_is_one_that_is_taken() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text()
+    [block] = [b for b in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "curate:" in b]
+    run = make_run(dataset=yaml.safe_load(block)["spec"]["dataset"], stages=[TRAIN])
+    assert run.spec.dataset is not None
+    assert run.spec.dataset.curate is not None
+    assert run.spec.dataset.curate.filters.until is not None
+    assert check_spec(run, Policy(operator_version="test")) is None
 
 
 def test_pods_may_ask_the_hub_where_a_set_is_there() -> None:
