@@ -1,11 +1,14 @@
 """Prometheus metrics of the run controller and of what it uses.
 
-Labels are bounded: phases, reasons and results, never names of runs.
+Labels are bounded: phases, reasons and results, never names of runs. Those that are known begin at 0, so that a query
+that finds nothing has asked for something that does not exist.
 """
 
 from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
+
+from deepcoder_contracts.api.run_status import Phase
 
 STARTED = Gauge("deepcoder_operator_start_time_seconds", "When this process began, since the epoch")
 STARTED.set_to_current_time()
@@ -38,6 +41,14 @@ STORAGE_PROBLEMS = Counter("deepcoder_operator_storage_problems_total", "Questio
 EVENTS_LOST = Counter("deepcoder_operator_events_lost_total", "Events that were not posted, by cause", ["cause"])
 API_REQUESTS = Counter("deepcoder_operator_api_requests_total", "Requests sent to the API server", ["method"])
 STORAGE_REQUESTS = Counter("deepcoder_operator_storage_requests_total", "Requests sent to storage", ["method"])
+
+
+for _phase in Phase:
+    RUNS.labels(phase=str(_phase))
+for _result in ("ok", "conflict", "error"):
+    PASSES.labels(result=_result)
+for _cause in ("QueueFull", "Stopping"):
+    EVENTS_LOST.labels(cause=_cause)
 
 
 class Tally:

@@ -7,3 +7,5 @@ from prometheus_client import Counter
 REPORTS = Counter(
     "deepcoder_operator_progress_reports_total", "Progress reports by the HTTP status of their answer.", ["code"]
 )
+for _code in (200, 401, 403, 429, 503):
+    REPORTS.labels(code=str(_code))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import Counter, Gauge
 
 from deepcoder_contracts.api.sandboxpool import SandboxPoolStatus
+from deepcoder_operator.domain.pool_plan import Cause
 
 POLLS = Counter("deepcoder_operator_pool_capacity_polls_total", "Questions to judges for their load.", ["outcome"])
 PODS_CREATED = Counter("deepcoder_operator_pool_pods_created_total", "Judges' pods created.", ["namespace", "pool"])
@@ -35,6 +36,8 @@ def show(namespace: str, pool: str, status: SandboxPoolStatus) -> None:
     """Set the gauges of a pool."""
     for field, gauge in _GAUGES.items():
         gauge.labels(namespace=namespace, pool=pool).set(getattr(status, field))
+    for cause in Cause:
+        PODS_DELETED.labels(namespace, pool, cause)  # 0 is told, too
 
 
 def forget(namespace: str, pool: str) -> None:

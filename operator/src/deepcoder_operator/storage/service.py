@@ -47,6 +47,8 @@ PUT_SECONDS = 20.0
 
 T = TypeVar("T")
 
+metrics.WAITING_FOR_STORAGE.labels(reason=UNREACHABLE)  # 0 is told, too
+
 
 class StorageService:
     """Asks storage on behalf of runs."""

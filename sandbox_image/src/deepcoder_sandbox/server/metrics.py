@@ -47,6 +47,8 @@ class Metrics:
         self._refused = Counter(
             f"{_PREFIX}refused_requests", "Requests refused, by status.", ["status"], registry=registry
         )
+        for status in ("400", "401", "413", "429", "503"):
+            self._refused.labels(status)
 
         self._repeated = Counter(
             f"{_PREFIX}repeated_answers", "Requests answered by a judgement under way or given.", registry=registry

@@ -1,0 +1,109 @@
+"""The dashboard of the real cluster in a real browser, opened as its users open it.
+
+With SCREENSHOTS=FOLDER it keeps a picture of each tab, with SEEN_RUN=NAME of a run that is there already (`make demo`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from e2e_world import TIMEOUT, World
+from kubernetes import client
+from playwright.sync_api import Page, expect, sync_playwright
+
+from deepcoder_demo.platform import apply
+from deepcoder_demo.settings import tool
+from devcluster import testprograms
+from devcluster.config import cache_root
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+VIEWER = "e2e-viewer"
+TABS = {"overview": "Overview", "curves": "Curves", "samples": "Rollouts", "evaluations": "Evaluations",
+        "lineage": "Lineage", "pool": "Judges"}  # fmt: skip
+
+
+@pytest.fixture
+def viewer(world: World) -> Iterator[str]:
+    """An account that may view what is in the demo's namespace."""
+    about = {"name": VIEWER, "namespace": world.namespace}
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"}
+    apply(
+        world.cluster,
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": about},
+        {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": about, "roleRef": role,
+         "subjects": [{"kind": "ServiceAccount", **about}]},
+    )  # fmt: skip
+    yield VIEWER
+    client.RbacAuthorizationV1Api().delete_namespaced_role_binding(VIEWER, world.namespace, _request_timeout=TIMEOUT)
+    world.core.delete_namespaced_service_account(VIEWER, world.namespace, _request_timeout=TIMEOUT)
+
+
+@contextmanager
+def dashboard(world: World, account: str, run: str) -> Iterator[str]:
+    """The address that the command prints, for as long as it runs."""
+    command = [tool("kubectl-deepcoder"), "dashboard", run, "-n", world.namespace, "--no-open"]
+    command += ["--service-account", account]
+    environment = {"KUBECONFIG": str(world.cluster.kubeconfig), "PYTHONUNBUFFERED": "1", "PATH": os.environ["PATH"]}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        assert address.startswith("http://127.0.0.1:"), address + process.stdout.read()
+        yield address
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@contextmanager
+def browsing() -> Iterator[Page]:
+    """A page of Chromium, whose errors fail the test."""
+    complaints: list[str] = []
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+        browser = playwright.chromium.launch(executable_path=testprograms.chromium(cache_root()), args=arguments)
+        page = browser.new_page(viewport={"width": 1280, "height": 860})
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        yield page
+        browser.close()
+    assert not complaints, complaints
+
+
+def test_run_of_the_real_cluster_is_seen_whole(world: World, start_run: Callable[..., str], viewer: str) -> None:
+    name = os.environ.get("SEEN_RUN") or start_run("e2e-seen", 6)
+    world.wait_for_phase(name, "Complete", 600)
+    pictures = Path(os.environ["SCREENSHOTS"]) if "SCREENSHOTS" in os.environ else None
+    with dashboard(world, viewer, name) as address, browsing() as page:
+        page.goto(address)
+        expect(page.get_by_role("heading", name=name)).to_be_visible(timeout=60_000)
+        assert "key=" not in page.url, "the key does not stay in the address"
+        shows = {
+            "overview": lambda: expect(page.get_by_role("cell", name="Complete").first).to_be_visible(),
+            "curves": lambda: expect(page.get_by_text(re.compile(r"^Reward, \d+ points"))).to_be_attached(),
+            "samples": lambda: expect(
+                page.get_by_role("region", name="Rollouts").get_by_role("button").first
+            ).to_be_visible(),
+            "evaluations": lambda: expect(page.locator("#panel > *").first).to_be_visible(),
+            "lineage": lambda: expect(page.get_by_text(re.compile("^All .* links hold"))).to_be_visible(),
+            "pool": lambda: expect(page.locator("#panel > *").first).to_be_visible(),
+        }
+        for tab, title in TABS.items():
+            page.get_by_role("tab", name=title).click()
+            shows[tab]()
+            if tab == "samples":
+                page.get_by_role("region", name="Rollouts").get_by_role("button").first.click()
+                expect(page.get_by_role("region", name="Response")).to_be_visible()
+            if pictures is not None:
+                page.wait_for_timeout(500)
+                page.screenshot(path=pictures / f"dashboard-{tab}.png")
+        page.get_by_role("link", name="DeepCoder", exact=True).click()
+        expect(page.get_by_role("link", name=name, exact=True)).to_be_visible()
+        if pictures is not None:
+            page.screenshot(path=pictures / "dashboard-runs.png")
