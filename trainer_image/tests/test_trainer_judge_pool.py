@@ -253,3 +253,15 @@ async def test_one_resolution_at_a_time_whatever_the_name_service_takes(
     await asyncio.sleep(0.3)
     assert asked == 1
     assert threading.active_count() <= before
+
+
+async def test_runs_that_share_a_pool_do_not_all_begin_at_the_same_judge(names: NameService) -> None:
+    names.addresses = [f"127.0.0.{number}" for number in range(1, 9)]
+    first: set[str] = set()
+    for _ in range(30):
+        endpoints = Endpoints()
+        resolving = asyncio.create_task(PoolResolver(endpoints, "run-sandbox", 8080).run())
+        async with asyncio.timeout(20):
+            first.add((await endpoints.acquire()).url)
+        resolving.cancel()
+    assert len(first) > 1

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
+import zlib
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -107,7 +109,7 @@ class Endpoints:
         return sum(e.limit for e in self._all.values())
 
     def replace(self, urls: Iterable[str]) -> None:
-        """Judges by their base URLs; those that stay keep their load."""
+        """Judges by their base URLs, of equally busy ones the first first; those that stay keep their load."""
         self._all = {url: self._all.get(url, Endpoint(url, self._limit, self._slots)) for url in urls}
         self._grant()
 
@@ -201,17 +203,21 @@ class Endpoints:
         # Judges that erred are asked again only when there is no other at all, not when the others are busy.
         if not others and any(url not in avoid for url in self._all):
             return None
-        return min(others or awake, key=lambda e: (e.in_flight, e.url), default=None)
+        return min(others or awake, key=lambda e: e.in_flight, default=None)
 
 
 class PoolResolver:
-    """Keeps `Endpoints` equal to the addresses behind a headless Service, in a background task."""
+    """Keeps `Endpoints` equal to the addresses behind a headless Service, in a background task.
+
+    Each puts them in an order of its own: runs that share a pool would otherwise all begin at the same judge.
+    """
 
     def __init__(self, endpoints: Endpoints, host: str, port: int) -> None:
         self._endpoints = endpoints
         self._host = host
         self._port = port
         self._known: set[str] = set()
+        self._salt = os.urandom(8)
 
     async def run(self) -> None:
         """Resolve until cancelled."""
@@ -221,7 +227,7 @@ class PoolResolver:
                 if urls != self._known:
                     log.info("judges: %s", ", ".join(sorted(urls)) or "none")
                 self._known = urls
-                self._endpoints.replace(sorted(urls))
+                self._endpoints.replace(sorted(urls, key=lambda url: zlib.crc32(self._salt + url.encode())))
             await asyncio.sleep(RESOLVE_SECONDS)
 
     async def _resolve(self) -> set[str] | None:
