@@ -147,3 +147,11 @@ async def test_event_that_is_under_way_during_a_listing_is_no_deafness(ground: G
     await ground.until(lambda: ground.lists > before + 2)
     assert len(Kopf.lives) == 1
     await end(task)
+
+
+def test_run_that_kopf_has_told_of_is_not_kept_there() -> None:
+    raw = run("a", 1) | {"spec": {"stages": []}}
+    taken = watch._taken(raw)
+    assert taken["spec"] == {"stages": []}
+    assert (taken["kind"], taken["metadata"]["name"]) == ("DeepCoderRun", "a")
+    assert raw == {}, "what is left of it with kopf"

@@ -191,7 +191,7 @@ class _KopfThread(threading.Thread):
 
         @kopf.on.event(RUNS.group, RUNS.version, RUNS.plural, registry=registry)
         async def changed(*, event: Any, **_: Any) -> None:
-            obj = {"apiVersion": RUNS.api_version, "kind": RUNS.kind, **event["object"]}
+            obj = _taken(event["object"])
             told = self._heard.gone if event["type"] == "DELETED" else self._heard.seen
             self._tell(told, obj)
 
@@ -201,6 +201,13 @@ class _KopfThread(threading.Thread):
         """Call a function in the home loop, unless that has ended before us."""
         if not self._home.is_closed():
             self._home.call_soon_threadsafe(function, *arguments)
+
+
+def _taken(raw: dict[str, Any]) -> Object:
+    """A run out of kopf's hands, which would keep the last state of each, managed fields and all, while it is there."""
+    obj = {"apiVersion": RUNS.api_version, "kind": RUNS.kind, **raw}
+    raw.clear()
+    return obj
 
 
 def _settings() -> kopf.OperatorSettings:
