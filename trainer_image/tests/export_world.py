@@ -111,6 +111,15 @@ def commit(model: Path, root: Path, **overrides: Any) -> Path:
     return export
 
 
+def evaluate(export: Path, figures: dict[str, float], key: str = "a" * 64) -> None:
+    """An evaluation of a committed export, in its run's folder."""
+    digest = sha256_digest((export / MANIFEST).read_bytes())
+    folder = export.parents[2] / "eval" / key
+    folder.mkdir(parents=True)
+    of = ParentRef(uri=f"file://{export}", digest=digest)
+    _write(folder, manifest(kind=ManifestKind.EVALUATION, parent=of, metrics=figures, evaluation_key=key))
+
+
 def manifest(**overrides: Any) -> Manifest:
     """A manifest of the run."""
     settings: dict[str, Any] = {

@@ -40,6 +40,7 @@ def test_an_export_is_the_same_model_in_shards_with_a_card_and_a_chain(exported:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    export_world.evaluate(exported, {"eval/lcb/pass_at_1": 0.375})
     target = tmp_path / "out"
     assert main(["export", "--source", str(exported), "--output", str(target), "--shard-bytes", "200000"]) == 0
     names = sorted(path.name for path in target.iterdir())
@@ -68,11 +69,13 @@ def test_an_export_is_the_same_model_in_shards_with_a_card_and_a_chain(exported:
         "step 2 of the stage, 5 in all",
         "| `reward_mean` | 0.625 |",
         "| `eval/held/pass_at_1` | 0.5 |",
+        "| `eval/lcb/pass_at_1` | 0.375 |",
         "| Same likeliest token | 100.00 % |",
     ):
         assert said in card
     figures = Manifest.from_json((target / "MANIFEST.json").read_bytes()).metrics
     assert figures["export/logits_max_abs"] == 0
+    assert figures["eval/lcb/pass_at_1"] == 0.375
     assert figures["export/positions"] > 400
 
 

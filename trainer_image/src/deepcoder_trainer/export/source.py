@@ -30,7 +30,7 @@ from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.export.errors import ExportFailed
 from deepcoder_trainer.learner.wire import LEARNER_DIR, METADATA
 
-_FOLDERS = re.compile(r"^(?P<run>.+)/[^/]+/(export/)?step-\d{6,}\.a\d{3,}$")
+_FOLDERS = re.compile(r"^(?P<run>.+?)/[^/]+/(export/)?step-\d{6,}\.a\d{3,}$")
 
 
 @dataclass(frozen=True)
