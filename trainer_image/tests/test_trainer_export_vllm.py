@@ -1,0 +1,88 @@
+"""vLLM loads an export as it is, and says what transformers says of the source."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import export_world
+import pytest
+
+from deepcoder_trainer.export import prompts
+from deepcoder_trainer.export.formats import Format
+from deepcoder_trainer.export.run import Order, export
+from deepcoder_trainer.sampler.engine import CPU_ENVIRONMENT, ENVIRONMENT
+
+pytestmark = pytest.mark.vllm
+
+_ASK = """
+import json, sys
+from vllm import LLM, SamplingParams
+
+model = LLM(
+    sys.argv[1], dtype=sys.argv[2], max_model_len=128, max_num_seqs=8, max_num_batched_tokens=1024,
+    kv_cache_memory_bytes=64 << 20, enforce_eager=True, enable_prefix_caching=False,
+)
+greedy = SamplingParams(temperature=0, max_tokens=1, logprobs=5)
+answers = model.generate([{"prompt_token_ids": ids} for ids in json.loads(sys.argv[3])], greedy, use_tqdm=False)
+likeliest = [{token: found.logprob for token, found in a.outputs[0].logprobs[0].items()} for a in answers]
+chat = model.chat([{"role": "user", "content": "print 1"}], SamplingParams(temperature=0, max_tokens=4), use_tqdm=False)
+told = {"prompt": len(chat[0].prompt_token_ids), "answer": len(chat[0].outputs[0].token_ids)}
+print("ANSWER " + json.dumps({"likeliest": likeliest, "chat": told}))
+"""
+
+
+def ask(model: Path, dtype: str, tokens: list[list[int]]) -> dict[str, Any]:
+    """What vLLM, in a process of its own, holds likeliest after each prompt; and a short chat."""
+    done = subprocess.run(
+        [sys.executable, "-c", _ASK, str(model), dtype, json.dumps(tokens)],
+        env={**os.environ, **ENVIRONMENT, **CPU_ENVIRONMENT, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    [line] = [line for line in done.stdout.splitlines() if line.startswith("ANSWER ")]
+    return dict(json.loads(line.removeprefix("ANSWER ")))
+
+
+def served(form: Format, root: Path, dtype: str) -> tuple[list[dict[str, float]], list[Any], dict[str, int]]:
+    """vLLM's log-probabilities after the prompts, and the source's by transformers in float32."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = export_world.commit(export_world.make_model(root / "model"), root / "run")
+    export(Order(f"file://{source}", f"file://{root}/out", form, shard_bytes=200_000), lambda _text: None)
+    tokens = prompts.tokens(AutoTokenizer.from_pretrained(source))
+    answer = ask(root / "out", dtype, tokens)
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    with torch.no_grad():
+        expected = [model(torch.tensor([ids])).logits[0, -1].log_softmax(-1) for ids in tokens]
+    return answer["likeliest"], expected, answer["chat"]
+
+
+def test_vllm_serves_an_export_unchanged(tmp_path: Path) -> None:
+    found, expected, chat = served(Format.HUGGINGFACE, tmp_path, "float32")
+    for of_vllm, of_source in zip(found, expected, strict=True):
+        assert len(of_vllm) == 5
+        for token, logprob in of_vllm.items():
+            assert logprob == pytest.approx(float(of_source[int(token)]), abs=1e-3)
+    assert chat["prompt"] > 8
+    assert chat["answer"] == 4
+
+
+@pytest.mark.long
+def test_vllm_serves_fp8_within_its_rounding(tmp_path: Path) -> None:
+    found, expected, chat = served(Format.FP8, tmp_path, "bfloat16")
+    gaps = [
+        abs(logprob - float(of_source[int(token)]))
+        for of_vllm, of_source in zip(found, expected, strict=True)
+        for token, logprob in of_vllm.items()
+    ]
+    assert 0 < sum(gaps) / len(gaps) < 0.1
+    assert chat["answer"] == 4
