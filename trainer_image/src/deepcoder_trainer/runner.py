@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
 
 from deepcoder_contracts.exit import ExitCode, ExitRecord
 from deepcoder_contracts.layout import exit_key
 from deepcoder_contracts.manifest import Manifest, ParentRef
-from deepcoder_contracts.stage import StageConfig, StageType
+from deepcoder_contracts.stage import StageConfig, StageType, Storage
 from deepcoder_trainer.attempt import Attempt
-from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ObjectMissing
+from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ObjectMissing, StorageDenied
 from deepcoder_trainer.checkpoint.listing import StageListing, read_listing
 from deepcoder_trainer.checkpoint.reader import read_manifest
 from deepcoder_trainer.checkpoint.storage import ObjectStore, open_run_storage
 from deepcoder_trainer.cluster import most_of
 from deepcoder_trainer.drain import Driver
+from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.judge.local import LocalJudge
 from deepcoder_trainer.localrun import LocalRun, held_by_gate
 from deepcoder_trainer.ports import Observer
@@ -63,6 +67,7 @@ async def _run_stages(
     run_config: LocalRun, stop: Stop, judge: LocalJudge | None, observers: MakeObservers
 ) -> ExitRecord:
     store = open_run_storage(run_config.storage)
+    await asyncio.to_thread(check_storage, run_config.storage, store)
     parent = run_config.parent
     machine = most_of(each.resources for each in run_config.stages)
     record = ExitRecord(code=ExitCode.DONE, reason="Completed", message="every stage was done before")
@@ -94,6 +99,24 @@ async def _run_stages(
                     step=manifest.step,
                 )
     return record
+
+
+def check_storage(storage: Storage, store: ObjectStore) -> None:
+    """Nobody has looked at a run's storage by hand: raises `BadConfig` where it can be neither read nor written."""
+    try:
+        if storage.uri.startswith("file:"):
+            folder = Path(urlsplit(storage.uri).path)
+            folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(folder, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        store.list("attempts/")
+    except (OSError, StorageDenied) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise BadConfig(
+            f"storage.uri {storage.uri} cannot be used ({why}): name a folder, or a bucket and credentials, that may "
+            "be read and written",
+            field="storage.uri",
+        ) from error
 
 
 def _ended(store: ObjectStore, listing: StageListing) -> tuple[Manifest, ParentRef] | None:
