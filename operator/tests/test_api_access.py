@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from chart_account import Account
 
 from deepcoder_operator.kube import access
 from deepcoder_operator.kube.access import Access, TokenFile, of_kubeconfig, of_pod
+from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.kube.errors import NoAccess
+from deepcoder_operator.kube.resources import RUNS
 
 PEM = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"
 
@@ -102,3 +107,20 @@ def test_pod_with_an_address_of_ipv6_finds_the_server(tmp_path: Path, monkeypatc
     (tmp_path / "ca.crt").write_text(PEM)
     monkeypatch.setattr(access.ssl, "create_default_context", lambda cafile: None)
     assert of_pod("fd00::1", "443", tmp_path).server == "https://[fd00::1]:443"
+
+
+@pytest.mark.apiserver
+async def test_account_that_is_mounted_into_a_pod_is_let_in(account: Account, tmp_path: Path) -> None:
+    config = json.loads(account.kubeconfig.read_text())
+    cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
+    mounted = tmp_path / "account"
+    mounted.mkdir()
+    (mounted / "token").write_text(user["token"])
+    (mounted / "ca.crt").write_bytes(base64.b64decode(cluster["certificate-authority-data"]))
+    server = urlsplit(cluster["server"])
+    kube = Kube(of_pod(str(server.hostname), str(server.port), mounted))
+    try:
+        _, version = await kube.list(RUNS)
+    finally:
+        await kube.close()
+    assert int(version) > 0
