@@ -75,13 +75,16 @@ def render(
     namespace: str,
     values: dict[str, Any] | None = None,
     names: Mapping[str, str] | None = None,
+    *,
+    hooks: bool = False,
 ) -> list[Object]:
     """The chart's objects for a release in a namespace, both of one name, with names put in place of stand-ins; none
-    of them is a CRD."""
+    of them is a CRD, or is made when the release is tested or uninstalled (`hooks`)."""
     text = _rendered(helm, chart, json.dumps((values or {}) | {"crds": {"install": False}}))
     for stand_in, name in ({_NAMESPACE: namespace} | dict(names or {})).items():
         text = text.replace(stand_in, name)
-    return [o for o in yaml.safe_load_all(text) if o]
+    objects = [o for o in yaml.safe_load_all(text) if o]
+    return [o for o in objects if hooks or "helm.sh/hook" not in (o["metadata"].get("annotations") or {})]
 
 
 @asynccontextmanager

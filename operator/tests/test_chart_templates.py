@@ -37,8 +37,10 @@ def _rendered(helm: str, values: str) -> str:
     return done.stdout
 
 
-def render(helm: str, values: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-    return [doc for doc in yaml.load_all(_rendered(helm, json.dumps(values or {})), yaml.CSafeLoader) if doc]
+def render(helm: str, values: dict[str, Any] | None = None, *, hooks: bool = False) -> list[dict[str, Any]]:
+    """What is installed, with `hooks` what is made for a moment when the release is tested or uninstalled."""
+    objects = [doc for doc in yaml.load_all(_rendered(helm, json.dumps(values or {})), yaml.CSafeLoader) if doc]
+    return [o for o in objects if ("helm.sh/hook" in (o["metadata"].get("annotations") or {})) is hooks]
 
 
 def only(objects: list[dict[str, Any]], kind: str, suffix: str = "") -> dict[str, Any]:
@@ -306,7 +308,17 @@ def test_schema_refuses_what_the_chart_does_not_know(helm: str, values: dict[str
 
 def test_values_of_an_older_release_that_are_used_again_render(helm: str) -> None:
     """`helm upgrade --reuse-values` takes the old release's values whole: what has come since is not there at all."""
-    missing = {"replicas": None, "watchNamespaces": None, "metrics": {"alerts": None}, "podDisruptionBudget": None}
+    newer = (
+        "replicas",
+        "watchNamespaces",
+        "podDisruptionBudget",
+        "web",
+        "caBundle",
+        "uninstall",
+        "topologySpreadConstraints",
+    )
+    missing: dict[str, Any] = dict.fromkeys(newer)
+    missing["metrics"] = {"alerts": None, "podMonitors": None, "dashboards": None}
     objects = render(helm, missing)
     config = OperatorConfig.model_validate(yaml.safe_load(only(objects, "ConfigMap")["data"]["config.yaml"]))
     assert config.watch_namespaces == []
@@ -330,7 +342,7 @@ def test_every_value_is_in_the_schema_and_explained(helm: str) -> None:
     lines = text.splitlines()
     for before, line in itertools.pairwise(lines):
         name, colon, value = line.strip().partition(":")
-        if colon and name.isidentifier() and value.strip() and not line.startswith(("  requests", "  limits")):
+        if colon and name.isidentifier() and value.strip() and name not in ("requests", "limits"):
             assert before.strip().startswith("#"), f"values.yaml: {name} has no comment"
 
 

@@ -45,6 +45,32 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- default (printf "%s:%s" (index . 2) $root.Chart.AppVersion) (index . 1) -}}
 {{- end -}}
 
+{{/* What every process of ours is told of the world outside: variables, and authorities that it trusts besides. */}}
+{{- define "deepcoder.env" -}}
+{{- with .Values.env }}
+{{- toYaml . }}
+{{- end }}
+{{- if (.Values.caBundle).configMapName }}
+- {name: SSL_CERT_FILE, value: /etc/deepcoder-ca/{{ .Values.caBundle.key }}}
+- {name: REQUESTS_CA_BUNDLE, value: /etc/deepcoder-ca/{{ .Values.caBundle.key }}}
+- {name: AWS_CA_BUNDLE, value: /etc/deepcoder-ca/{{ .Values.caBundle.key }}}
+{{- end }}
+{{- end -}}
+
+{{- define "deepcoder.caMount" -}}
+{{- if (.Values.caBundle).configMapName }}
+- {name: ca, mountPath: /etc/deepcoder-ca, readOnly: true}
+{{- end }}
+{{- end -}}
+
+{{- define "deepcoder.caVolume" -}}
+{{- with (.Values.caBundle).configMapName }}
+- name: ca
+  configMap:
+    name: {{ . }}
+{{- end }}
+{{- end -}}
+
 {{/* The operator's own configuration, see config.py of the operator. */}}
 {{- define "deepcoder.config" -}}
 namespace: {{ .Release.Namespace }}

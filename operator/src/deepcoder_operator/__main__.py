@@ -1,11 +1,13 @@
-"""`deepcoder-operator`: run the operator, write the CRDs, verify a chain of checkpoints.
+"""`deepcoder-operator`: run the operator, write the CRDs, verify a chain of checkpoints, let go of runs.
 
     deepcoder-operator run [--config FILE] [--log-level LEVEL]
     deepcoder-operator crds --output DIR [--output DIR] [--check]
     deepcoder-operator verify [--deep] [--digest sha256:HEX] [--endpoint URL] [--region NAME] s3://bucket/…/<stage>/step-000120.a003
+    deepcoder-operator release [--config FILE]
 
-`verify` takes AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN from the environment. Exit codes: 0 done,
-1 drift or damage found, 2 wrong usage, 64 bad configuration.
+`verify` takes AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN from the environment. `release` is for
+when no operator runs any more: it takes the finalizer from all runs, so that they can be deleted. Exit codes: 0 done,
+1 drift or damage found, or runs that could not be let go, 2 wrong usage, 64 bad configuration.
 """
 
 from __future__ import annotations
@@ -37,6 +39,8 @@ def main() -> None:
     verify.add_argument("--digest", help="digest that its MANIFEST.json must have, from status.latestCheckpoint")
     verify.add_argument("--endpoint", help="S3 endpoint other than AWS")
     verify.add_argument("--region", help="S3 region")
+    release = commands.add_parser("release", help="take the finalizer from all runs, once no operator runs any more")
+    release.add_argument("--config", type=Path, help="YAML file that names the namespaces; default: all")
     arguments = parser.parse_args()
     match arguments.command:
         case "run":
@@ -45,6 +49,8 @@ def main() -> None:
             sys.exit(_crds(arguments.output, check=arguments.check))
         case "verify":
             sys.exit(_verify(arguments))
+        case "release":
+            sys.exit(_release(arguments.config))
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -60,6 +66,33 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"deepcoder-operator: {e}", file=sys.stderr)
         return 64
     return 0
+
+
+def _release(config: Path | None) -> int:
+    from deepcoder_operator import logs
+    from deepcoder_operator.config import ConfigError, load_config
+    from deepcoder_operator.kube.client import Kube
+    from deepcoder_operator.kube.errors import KubeError, NoAccess
+    from deepcoder_operator.release import release_runs
+
+    async def run(namespaces: list[str]) -> list[str]:
+        kube = await Kube.connect()
+        try:
+            return await release_runs(kube, namespaces)
+        finally:
+            await kube.close()
+
+    logs.configure("info")
+    try:
+        kept = asyncio.run(run(load_config(config).watch_namespaces))
+    except (ConfigError, NoAccess) as e:
+        print(f"deepcoder-operator: {e}", file=sys.stderr)
+        return 64
+    except KubeError as e:
+        kept = [f"the runs cannot be listed: {e}"]
+    for problem in kept:
+        print(f"deepcoder-operator: not let go: {problem}", file=sys.stderr)
+    return 1 if kept else 0
 
 
 def _crds(folders: list[Path], *, check: bool) -> int:

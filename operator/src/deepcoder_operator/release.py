@@ -1,0 +1,59 @@
+"""What is left to do once the operator is gone for good: let go of the runs.
+
+A run's finalizer waits for an operator that lets its trainer save and deletes its artifacts. Without one it would keep
+the run, its namespace and the CRD from being deleted for ever. The chart's post-delete hook calls this; attempts that
+run go on meanwhile, and the next operator takes the runs over as they are. What cannot be let go is named, and fails.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from deepcoder_contracts.api.run import FINALIZER
+from deepcoder_operator.kube import errors
+from deepcoder_operator.kube.client import Kube, Object
+from deepcoder_operator.kube.resources import RUNS
+
+log = logging.getLogger(__name__)
+
+_TRIES = 5
+
+
+async def release_runs(kube: Kube, namespaces: Sequence[str]) -> list[str]:
+    """Take our finalizer from every run of these namespaces (none: of all); returns those that kept it, and why."""
+    kept: list[str] = []
+    for namespace in namespaces or (None,):
+        try:
+            runs, _ = await kube.list(RUNS, namespace)
+        except errors.NotFound:
+            continue  # the kind is gone already
+        answers = [await _release(kube, run) for run in runs]
+        kept += [problem for problem in answers if problem is not None]
+    return kept
+
+
+async def _release(kube: Kube, run: Object) -> str | None:
+    namespace, name = run["metadata"]["namespace"], run["metadata"]["name"]
+    for _ in range(_TRIES):
+        metadata = run["metadata"]
+        finalizers = metadata.get("finalizers") or []
+        if FINALIZER not in finalizers:
+            return None
+        rest = [f for f in finalizers if f != FINALIZER]
+        change = {"metadata": {"finalizers": rest, "resourceVersion": metadata["resourceVersion"]}}
+        try:
+            await kube.patch(RUNS, namespace, name, change)
+        except errors.NotFound:
+            return None
+        except errors.Conflict:
+            found = await kube.find(RUNS, namespace, name)
+            if found is None:
+                return None
+            run = found
+            continue
+        except errors.KubeError as e:
+            return f"{namespace}/{name}: {e}"
+        log.info("let go of %s/%s", namespace, name)
+        return None
+    return f"{namespace}/{name}: changed by others {_TRIES} times meanwhile"
