@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 READ_SECONDS = 10.0
 """Time a caller has to send its body."""
 
-TLS_BUFFER_BYTES = 4 * 1024
+TLS_BUFFER_BYTES = 8 * 1024
 """asyncio gives each TLS connection a buffer of 256 KiB, and there is no option for it: of a thousand heads that keep
 theirs that would be a quarter of a gigabyte. A report has some two kilobytes; what is longer comes in pieces."""
 
