@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from deepcoder_contracts.stage import RopeScaling, RopeType
+from deepcoder_contracts.stage import EvaluationDataset, RopeScaling, RopeType
 from deepcoder_trainer.checkpoint.storage import open_storage
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.evaluation.cli import add_arguments, stage_config
@@ -85,3 +86,9 @@ def test_options_by_hand_are_those_of_a_stage() -> None:
 def test_wrong_options_by_hand_are_named(change: dict[str, str], message: str) -> None:
     with pytest.raises(BadConfig, match=message):
         stage_config(options(**change))
+
+
+def test_day_that_yaml_made_a_date_of_is_the_day() -> None:
+    document = yaml.safe_load("{name: lcb, uri: /lcb, since: 2024-08-01, until: '2025-02-01'}")
+    dataset = EvaluationDataset.model_validate(document)
+    assert (dataset.since, dataset.until) == ("2024-08-01", "2025-02-01")

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from datetime import date
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from deepcoder_contracts.base import Contract, Digest, DNSLabel, VersionedContract
 from deepcoder_contracts.curation import CurationSpec
@@ -81,8 +81,12 @@ class DatasetSource(Contract):
         return self
 
 
-Day = Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")]
-"""A day, as YYYY-MM-DD."""
+def _written(day: Any) -> Any:
+    return day.isoformat() if isinstance(day, date) else day
+
+
+Day = Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"), BeforeValidator(_written)]
+"""A day, as YYYY-MM-DD; YAML without quotes makes a date of it."""
 
 
 class Extraction(StrEnum):
