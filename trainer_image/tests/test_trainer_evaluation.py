@@ -262,3 +262,16 @@ async def test_rating_of_a_set_with_contests_is_a_figure_of_the_run(tmp_path: Pa
     (tmp_path / "cf" / "problems.json").unlink()
     with pytest.raises(BadConfig, match="none of its problems says which problem of which contest it is"):
         await run_evaluate_stage(replace(context, config=config_with([contested])))
+
+
+async def test_what_a_template_puts_around_a_question_is_in_the_key(tmp_path: Path) -> None:
+    class Greeting:
+        chat_template = None
+
+        def __call__(self, text: str) -> dict[str, list[int]]:
+            return {"input_ids": [1, *map(ord, text)]}
+
+    first = await run_evaluate_stage(make_context(tmp_path, ["Base"]))
+    second = await run_evaluate_stage(replace(make_context(tmp_path, ["Base"]), tokenizer=Greeting()))
+    assert second.found is None
+    assert second.key != first.key
