@@ -51,6 +51,7 @@ async def serve(
             started.set_result(port)
         await stop.wait()
     finally:
+        runs.stop()
         await page.cleanup()
         await probes.cleanup()
 

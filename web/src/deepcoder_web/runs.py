@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -69,6 +68,7 @@ class Runs:
         self._waiters: set[Waiter] = set()
         self._problems: dict[str | None, str] = dict.fromkeys(self._namespaces, "the runs have not been listed yet")
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._over = threading.Event()
 
     def start(self) -> None:
         """Begin to watch; call it in the event loop that is told of changes."""
@@ -77,6 +77,10 @@ class Runs:
             threading.Thread(
                 target=self._follow, args=(namespace,), daemon=True, name=f"watch {namespace or 'all'}"
             ).start()
+
+    def stop(self) -> None:
+        """Take no more changes; a watch that is waiting for one ends with the process."""
+        self._over.set()
 
     @property
     def problem(self) -> str | None:
@@ -102,28 +106,36 @@ class Runs:
             self._waiters.discard(waiter)
 
     def _follow(self, namespace: str | None) -> None:
-        while True:
+        while not self._over.is_set():
             try:
-                for run in self._client.list(namespace, all_namespaces=namespace is None):
-                    self._tell(namespace, "ADDED", run)
-                self._call(lambda: self._problems.pop(namespace, None))
+                listed = self._client.list(namespace, all_namespaces=namespace is None)
+                self._call(partial(self._take_all, namespace, listed))
                 for change in self._client.watch(
                     None, namespace, seconds=WATCH_SECONDS, all_namespaces=namespace is None
                 ):
-                    self._tell(namespace, change.type, change.run)
+                    self._call(partial(self._take, change.type, change.run))
             except ClientError as error:
                 text = f"runs cannot be watched: {error}"
                 log.warning("%s", text)
                 self._call(partial(self._problems.__setitem__, namespace, text))
-                time.sleep(PAUSE_SECONDS)
-
-    def _tell(self, namespace: str | None, kind: str, run: DeepCoderRun) -> None:
-        self._call(lambda: self._take(kind, run))
+                self._over.wait(PAUSE_SECONDS)
 
     def _call(self, action: Callable[[], object]) -> None:
         if self._loop is None:
             raise AssertionError("watches begin with start()")
-        self._loop.call_soon_threadsafe(action)
+        if not self._over.is_set():
+            self._loop.call_soon_threadsafe(action)
+
+    def _take_all(self, namespace: str | None, listed: Sequence[DeepCoderRun]) -> None:
+        """What is not listed any more went while nobody watched."""
+        self._problems.pop(namespace, None)
+        there = {(run.metadata.namespace, run.metadata.name) for run in listed}
+        known = [run for key, run in self._runs.items() if namespace is None or key.namespace == namespace]
+        for run in known:
+            if (run.metadata.namespace, run.metadata.name) not in there:
+                self._take("DELETED", run)
+        for run in listed:
+            self._take("ADDED", run)
 
     def _take(self, kind: str, run: DeepCoderRun) -> None:
         key = RunKey(run.metadata.namespace, run.metadata.name)

@@ -1,7 +1,8 @@
 """What runs have stored, read for the page: folders kept open, what does not change kept for a while, threads shared.
 
 A bucket that does not answer costs those who look at its runs, and no others: each run has `AT_ONCE` questions under
-way, the rest is told to come again (`Busy`), and a server that the configuration does not allow is never asked.
+way, others wait for a moment and are told to come again then (`Busy`), and a server that the configuration does not
+allow is never asked.
 Blocking work is in threads; a question that takes longer than `DEADLINE_SECONDS` is given up, its thread ends by the
 client's own deadlines.
 """
@@ -9,6 +10,8 @@ client's own deadlines.
 from __future__ import annotations
 
 import asyncio
+import threading
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,11 +29,12 @@ from deepcoder_contracts.steps import StepRecord, merge_steps
 from deepcoder_web import views
 
 AT_ONCE = 3
+WAIT_SECONDS = 15.0
 DEADLINE_SECONDS = 60.0
 THREADS = 24
 _FOLDERS = 64
-_TABLES = 2
-"""Steps of which a run's rollouts stay in memory."""
+_TABLES = 4
+"""Steps, of all runs together, whose rollouts stay in memory: a step of a large run has tens of megabytes."""
 
 T = TypeVar("T")
 
@@ -45,9 +49,8 @@ class _Folder:
 
     folder: RunFolder
     at_once: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
-    lines: dict[tuple[str, int], tuple[object, list[str]]] = field(default_factory=dict)
-    """(stage, ordinal) to what told its version, and the lines of its metrics."""
-    tables: OrderedDict[tuple[str, int], pa.Table] = field(default_factory=OrderedDict)
+    lines: dict[tuple[str, int], tuple[object, bytes]] = field(default_factory=dict)
+    """(stage, ordinal) to what told its version, and its metrics.jsonl, compressed: many runs stay open."""
 
 
 class Storage:
@@ -57,6 +60,8 @@ class Storage:
         self._client, self._allowed = client, {e.rstrip("/") for e in allowed_endpoints}
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="storage")
         self._folders: OrderedDict[str, _Folder] = OrderedDict()
+        self._tables: OrderedDict[tuple[str, str, int], pa.Table] = OrderedDict()
+        self._tables_lock = threading.Lock()
 
     async def attempts(self, run: DeepCoderRun) -> dict[str, Any]:
         """Attempts and how they ended."""
@@ -78,7 +83,7 @@ class Storage:
         """Rollouts of a step, without their texts."""
 
         def ask(held: _Folder) -> dict[str, Any]:
-            table = _table(held, stage, step)
+            table = self._table(held, stage, step)
             return views.sample_rows(table.drop_columns(["prompt", "response"]).to_pylist(), verdict, order)
 
         return await self._ask(run, ask)
@@ -87,7 +92,7 @@ class Storage:
         """One rollout, None where there is none; of several draws the one that was trained on."""
 
         def ask(held: _Folder) -> dict[str, Any] | None:
-            table = _table(held, stage, step)
+            table = self._table(held, stage, step)
             places = zip(table["group_id"].to_pylist(), table["index"].to_pylist(), strict=True)
             found = [table.slice(i, 1).to_pylist()[0] for i, place in enumerate(places) if place == (group, index)]
             found.sort(key=lambda row: row.get("draw", 0))
@@ -117,14 +122,32 @@ class Storage:
 
     async def _ask(self, run: DeepCoderRun, question: Callable[[_Folder], T]) -> T:
         held = await self._open(run)
-        if held.at_once.locked():
-            raise Busy("storage is being asked for this run already: come again in a few seconds")
-        async with held.at_once:
-            try:
-                async with asyncio.timeout(DEADLINE_SECONDS):
-                    return await asyncio.get_running_loop().run_in_executor(self._threads, question, held)
-            except TimeoutError:
-                raise StorageError(f"storage has not answered in {DEADLINE_SECONDS:.0f} s") from None
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                await held.at_once.acquire()
+        except TimeoutError:
+            raise Busy("storage is being asked for this run already: come again in a few seconds") from None
+        try:
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, question, held)
+        except TimeoutError:
+            raise StorageError(f"storage has not answered in {DEADLINE_SECONDS:.0f} s") from None
+        finally:
+            held.at_once.release()
+
+    def _table(self, held: _Folder, stage: str, step: int) -> pa.Table:
+        """Rollouts of a step, read once while they are looked at; in a thread."""
+        key = (held.folder.run.metadata.uid, stage, step)
+        with self._tables_lock:
+            known = self._tables.get(key)
+        if known is not None:
+            return known
+        table = held.folder.sample_table(stage, step)
+        with self._tables_lock:
+            self._tables[key] = table
+            while len(self._tables) > _TABLES:
+                self._tables.popitem(last=False)
+        return table
 
     async def _open(self, run: DeepCoderRun) -> _Folder:
         endpoint = run.spec.checkpoint.s3.endpoint
@@ -144,21 +167,15 @@ class Storage:
 
 def _steps(held: _Folder) -> list[StepRecord]:
     """All steps; of attempts whose metrics have not changed nothing is read again."""
-    kept: dict[tuple[str, int], tuple[object, list[str]]] = {}
+    kept: dict[tuple[str, int], tuple[object, bytes]] = {}
     for stage, ordinal, stored in held.folder.metrics_objects():
         version = (stored.size, stored.modified)
         before = held.lines.get((stage, ordinal))
         if before is None or before[0] != version:
-            before = (version, held.folder.read_metrics(stage, ordinal))
+            text = "\n".join(held.folder.read_metrics(stage, ordinal))
+            before = (version, zlib.compress(text.encode(), 1))
         kept[stage, ordinal] = before
     held.lines = kept
-    return merge_steps([(ordinal, lines) for (_, ordinal), (_, lines) in kept.items()])
-
-
-def _table(held: _Folder, stage: str, step: int) -> pa.Table:
-    table = held.tables.get((stage, step))
-    if table is None:
-        table = held.tables[stage, step] = held.folder.sample_table(stage, step)
-        while len(held.tables) > _TABLES:
-            held.tables.popitem(last=False)
-    return table
+    return merge_steps(
+        (ordinal, zlib.decompress(packed).decode().splitlines()) for (_, ordinal), (_, packed) in kept.items()
+    )
