@@ -67,6 +67,19 @@ def test_a_run_by_hand_is_planned_for_by_its_longest_lengths(
     assert "sampled up to 67584 tokens (stages[test].evaluate.contextTokens)" in shown
 
 
+def test_learners_have_memory_for_the_stage_whose_own_budget_asks_for_most(
+    tmp_path: Path, sizes: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def gigabytes(recipe: dict[str, Any]) -> float:
+        longer = {"name": "longer", "contextTokens": 16384, "maxSteps": 3}
+        stages = [RUN["stages"][0] | {"recipe": recipe}, longer]
+        main(["plan", write(tmp_path, RUN | {"stages": stages}), "--model-config", sizes, "--gpus", "8"])
+        rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("   8")]
+        return float(rows[0][3])
+
+    assert gigabytes({"tokensPerDevice": 65536}) > gigabytes({"tokensPerDevice": 18000}) == gigabytes({"groupSize": 4})
+
+
 def test_a_stage_config_is_planned_for_and_an_evaluation_has_no_learners(
     tmp_path: Path, sizes: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -89,6 +102,11 @@ def test_a_local_models_own_sizes_are_read(tmp_path: Path, sizes: str) -> None:
         ({}, [], "give its config.json with --model-config FILE"),
         ({"recipe": {"groupSize": 1}}, [], "recipe.groupSize is 1"),
         ({"stages": []}, [], "stages"),
+        (
+            {"stages": [{"name": "odd", "contextTokens": 8, "recipe": {"promptsPerStep": 7}}]},
+            [],
+            "stages[odd].recipe: promptsPerStep 7 cannot be split",
+        ),
         ({"kind": "Deployment"}, [], "give a file of kind DeepCoderRun, LocalRun, StageConfig"),
         ({"kind": "DeepCoderRun"}, [], "spec is missing"),
         ({}, ["--gpus", "1"], "give 2 or more"),
