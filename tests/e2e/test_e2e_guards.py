@@ -19,18 +19,19 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 START_SECONDS = 300
 STAGE = "short"
-PORTS = (6379, 8265, 10001)
-"""Of Ray's head: its store, the dashboard (which runs what it is sent), the client server."""
+PORTS = (6379, 8265, 10001, 8080)
+"""Of Ray: its store, the dashboard (which runs what it is sent) and the client server, all on the head; metrics."""
 
 TRY = """
 import json, socket, sys
-def reached(port):
+def reached(place):
+    host, _, port = place.partition(":")
     try:
-        socket.create_connection((sys.argv[1], port), 3).close()
+        socket.create_connection((host, int(port)), 3).close()
         return True
     except OSError:
         return False
-print(json.dumps([port for port in map(int, sys.argv[2:]) if reached(port)]))
+print(json.dumps([place for place in sys.argv[1:] if reached(place)]))
 """
 ASK = """
 import sys, urllib.error, urllib.request
@@ -58,19 +59,19 @@ def stranger(world: World) -> Iterator[str]:
     world.core.delete_namespaced_pod("e2e-intruder", world.namespace, grace_period_seconds=0, _request_timeout=TIMEOUT)
 
 
-def test_stranger_reaches_no_port_of_a_head_and_a_pod_of_the_run_needs_the_token(
+def test_stranger_reaches_no_port_of_a_run_and_a_pod_of_the_run_needs_the_token(
     world: World, start_run: Callable[..., str], stranger: str
 ) -> None:
     name, head = running(world, start_run, "e2e-guarded")
-    ports = [str(p) for p in PORTS]
-    command = ["python3", "-c", TRY, head.status.pod_ip, *ports]
-    start_pod(world, stranger, {"app": "intruder"}, command, {"name": "token", "emptyDir": {}})
+    worker = next(p for p in world.pods(name) if p.metadata.labels.get("ray.io/node-type") == "worker")
+    places = [f"{pod.status.pod_ip}:{port}" for pod in (head, worker) for port in PORTS]
+    start_pod(world, stranger, {"app": "intruder"}, ["python3", "-c", TRY, *places], {"name": "token", "emptyDir": {}})
     wait_until("the stranger has tried", lambda: finished(world, stranger), 120)
     assert json.loads(output(world, stranger)) == []
-    worker = next(p for p in world.pods(name) if p.metadata.labels.get("ray.io/node-type") == "worker")
     inside = ("-n", world.namespace, "exec", worker.metadata.name, "-c", "ray-worker", "--", "python3", "-c")
-    reached = json.loads(kubectl(world.cluster, *inside, TRY, head.status.pod_ip, *ports))
-    assert 8265 in reached, "a pod of the run gets through"
+    reached = json.loads(kubectl(world.cluster, *inside, TRY, *places))
+    served = {f"{head.status.pod_ip}:{port}" for port in (6379, 8265, 8080)} | {f"{worker.status.pod_ip}:8080"}
+    assert served <= set(reached), "a pod of the run gets through"
     assert kubectl(world.cluster, *inside, ASK, head.status.pod_ip).strip() in ("401", "403")
 
 
