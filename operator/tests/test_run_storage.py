@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -144,6 +145,25 @@ def test_folder_is_claimed_once_and_another_run_is_told(folder: Folder) -> None:
     with pytest.raises(StorageProblem) as refusal:
         claim_folder(RunFolder(folder.bucket(), folder.key, RUN, sha256_digest(b"other")))
     assert refusal.value.problem.reason == "ConfigMismatch"
+
+
+def test_folder_that_was_looked_at_is_claimed_with_one_request_and_still_never_taken_from_another(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    get = Bucket.get
+
+    def noted(bucket: Bucket, key: str) -> tuple[bytes, datetime]:
+        asked.append(key)
+        return get(bucket, key)
+
+    monkeypatch.setattr(Bucket, "get", noted)
+    claim_folder(folder.run, looked=True)
+    assert asked == []
+    other = RunIdentity(namespace="ml", name="demo", uid=UID.replace("0", "9"))
+    with pytest.raises(StorageProblem, match="belongs to another run"):
+        claim_folder(RunFolder(folder.bucket(), folder.key, other, CONFIG), looked=True)
+    claim_folder(folder.run, looked=True)
 
 
 def test_wrong_secret_missing_bucket_and_dead_server_are_told_apart(folder: Folder) -> None:

@@ -102,9 +102,12 @@ def check_folder(bucket: Bucket, key: str, run: RunIdentity, config_digest: Dige
     return True
 
 
-def claim_folder(folder: RunFolder) -> None:
-    """Put RUN.json if there is none; raises `StorageProblem` if the folder is another run's or not writable."""
-    if check_folder(folder.bucket, folder.key, folder.run, folder.config_digest):
+def claim_folder(folder: RunFolder, *, looked: bool = False) -> None:
+    """Put RUN.json if there is none; raises `StorageProblem` if the folder is another run's or not writable.
+
+    Whoever has `looked` just now, as admission does, need not look again before it is put.
+    """
+    if not looked and check_folder(folder.bucket, folder.key, folder.run, folder.config_digest):
         return
     record = RunRecord(run=folder.run, config_digest=folder.config_digest, created_at=datetime.now(UTC))
     try:

@@ -84,10 +84,12 @@ class StorageService:
         provenance = run.status.provenance
         if provenance is None:
             raise AssertionError("a folder is claimed only after acceptance")
-        digest = provenance.config_digest
-        await self._in_thread(
-            run, DEADLINE_SECONDS, lambda b: claim_folder(RunFolder(b, storage_key(run), identity(run), digest))
-        )
+        digest, first = provenance.config_digest, run.status.ordinal <= 1
+
+        def claim(bucket: Bucket) -> None:
+            claim_folder(RunFolder(bucket, storage_key(run), identity(run), digest), looked=first)
+
+        await self._in_thread(run, DEADLINE_SECONDS, claim)
 
     async def delete_folder(self, run: DeepCoderRun) -> int:
         """Delete everything below the run's folder, page by page; raises `StorageProblem`.
