@@ -10,10 +10,10 @@ import pytest
 from deepcoder_trainer.evaluation.stats import (
     bootstrap,
     interval_of,
-    mean_pass_at_k,
     paired_difference,
     paired_p_value,
     pass_at_k,
+    pass_at_k_values,
     problem_means,
     wilson,
 )
@@ -38,9 +38,9 @@ def test_pass_at_k_refuses_impossible_counts(successes: int, samples: int, k: in
 def test_unjudged_samples_are_left_out() -> None:
     rewards = np.array([[1.0, NAN], [0.0, 1.0], [NAN, NAN]])
     np.testing.assert_equal(problem_means(rewards), [1.0, 0.5, NAN])
-    assert mean_pass_at_k(rewards, 1) == pytest.approx(0.75)
-    assert mean_pass_at_k(rewards, 2) == 1.0  # only the second has two judged samples
-    assert math.isnan(mean_pass_at_k(rewards, 3))
+    np.testing.assert_equal(pass_at_k_values(rewards, 1), [1.0, 0.5, NAN])
+    np.testing.assert_equal(pass_at_k_values(rewards, 2), [NAN, 1.0, NAN])  # the second alone has two judged samples
+    assert np.isnan(pass_at_k_values(rewards, 3)).all()
 
 
 def test_interval_of_equal_values_is_a_point() -> None:

@@ -52,12 +52,6 @@ def pass_at_k(successes: int, samples: int, k: int) -> float:
     return 1.0 - math.comb(samples - successes, k) / math.comb(samples, k)
 
 
-def mean_pass_at_k(solved: Solved, k: int) -> float:
-    """Mean of `pass_at_k` over the problems that have at least k judged samples; nan if none has."""
-    values = pass_at_k_values(solved, k)
-    return float(np.nanmean(values)) if not np.isnan(values).all() else math.nan
-
-
 def bootstrap(values: Sequence[float] | Values, seed: int = 0, resamples: int = 10_000) -> Interval:
     """Mean with the 95 % percentile bootstrap over values (one a problem); nan values are left out.
 
