@@ -80,10 +80,9 @@ class Watch:
         if not methods:
             return STARTING
         doing = {_METHODS[m] for m in methods if m in _METHODS}
-        ordinal = max((int(path.name) for path in self._stage.glob("attempts/*")), default=0)
-        if EXPORTING in doing or any(_unfinished(self._stage.glob(f"export/step-*.a{ordinal:03d}"))):
+        if EXPORTING in doing or any(_unfinished(self._stage.glob(f"export/step-*.a{self._ordinal:03d}"))):
             return EXPORTING
-        saves = list(_unfinished(self._stage.glob(f"step-*.a{ordinal:03d}")))
+        saves = self._unfinished_saves()
         if any((folder / "state.json").exists() for folder in saves):
             doing.add(COMMITTING)
         elif saves:
@@ -94,10 +93,15 @@ class Watch:
     def until(self, point: Point, seconds: float = 600) -> str | None:
         """Wait for a point; what the process is doing there, None if it has ended before."""
         deadline = time.monotonic() + seconds
-        seen, before = 0, ""
-        while seen < point.occurrence:
+        seen: list[object] = []
+        before = ""
+        while len(seen) < point.occurrence:
             now = self.doing()
-            seen += now == point.doing != before
+            if now == point.doing and now in (UPLOADING, COMMITTING):
+                # What a save is at comes and goes while it is looked at: each counts once.
+                seen += [save for save in sorted(self._unfinished_saves()) if save not in seen][:1]
+            elif now == point.doing != before:
+                seen.append(None)
             before = now
             if self._process.poll() is not None:
                 return None
@@ -117,6 +121,14 @@ class Watch:
             name, _, method = _title(process).removeprefix("ray::").partition(".")
             if name.strip() in ("LearnerActor", "SamplerActor"):
                 yield method.strip()
+
+    @property
+    def _ordinal(self) -> int:
+        return max((int(path.name) for path in self._stage.glob("attempts/*")), default=0)
+
+    def _unfinished_saves(self) -> list[Path]:
+        """Of its own attempt."""
+        return list(_unfinished(self._stage.glob(f"step-*.a{self._ordinal:03d}")))
 
     def _manifests(self) -> list[Path]:
         return list(self._stage.glob("step-*/MANIFEST.json"))

@@ -157,10 +157,13 @@ def kill_again_and_again(
 
 @pytest.mark.timeout(1800)
 def test_a_run_killed_three_times_ends_with_the_same_bits(tmp_path: Path) -> None:
-    # With this seed the first kill comes when there is a checkpoint to go on from; the others cost little time.
+    # With this seed the first kill comes at the second save, so there is a checkpoint to go on from; the others cost
+    # little time.
     storage = {"uri": f"file://{tmp_path}", "everySteps": 2}
     hit = kill_again_and_again(tmp_path, tmp_path, storage, [STARTING, LOADING, UPLOADING], steps=8, seed=30)
     assert sum(hit.values()) == 3
+    resumed = [line for line in (tmp_path / "killed.log").read_text().splitlines() if "going on from" in line]
+    assert resumed, "no attempt went on from a checkpoint"
 
 
 @pytest.mark.long
