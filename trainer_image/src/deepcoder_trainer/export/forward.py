@@ -83,4 +83,4 @@ class Layerwise:
         if self._linear is not None:
             for module in layer.modules():
                 if isinstance(module, nn.Linear):
-                    module.forward = partial(self._linear, module)  # type: ignore[assignment]
+                    module.forward = partial(self._linear, module)  # type: ignore[method-assign]
