@@ -141,7 +141,8 @@ class UserReward:
         if self.wants_programs:
             if self._judge is None:
                 raise AssertionError("a reward that has programs run is given a judge first")
-            return float(await self._function(problem, response, Programs(self._judge, problem, key)))
+            answer: Any = self._function(problem, response, Programs(self._judge, problem, key))
+            return float(await answer)
         if inspect.iscoroutinefunction(self._function):
             return float(await self._function(problem, response))
         return float(await _in_thread(self._function, problem, response))
