@@ -219,6 +219,13 @@ def test_a_held_stage_is_approved_and_a_run_suspended_and_resumed(typed: Typed, 
     assert stored(played, "other")["status"]["phase"] == "Suspended"
 
 
+def test_a_run_that_is_over_cannot_be_suspended_and_that_is_said(typed: Typed) -> None:
+    answer = typed("suspend demo --wait --timeout 60")
+    assert answer.returncode == 1
+    assert answer.stdout == "deepcoderrun/demo is Complete\n"
+    assert "continues it with spec.from" in answer.stderr
+
+
 def test_a_plan_needs_no_cluster_and_the_api_server_checks_it_on_request(
     typed: Typed, played: PlayedRun, tmp_path: Path
 ) -> None:

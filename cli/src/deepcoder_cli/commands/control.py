@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from deepcoder_cli.exits import Exit
 from deepcoder_cli.options import Where, cluster, examples, output, run_argument
 from deepcoder_cli.output import document
 from deepcoder_client.client import TERMINAL, Client
@@ -66,17 +67,20 @@ kubectl deepcoder suspend demo --wait --timeout 600
 @click.option("--timeout", type=float, default=900.0, show_default=True, metavar="SECONDS", help="Longest wait.")
 @output()
 @cluster()
-def suspend(where: Where, run: str, wait: bool, timeout: float, output: str) -> None:
+def suspend(where: Where, run: str, wait: bool, timeout: float, output: str) -> int:
     """Have a run save, and give its pods back.
 
-    `resume` goes on from what was saved.
+    `resume` goes on from what was saved. With --wait the exit code is 1 where the run ended instead.
     """
     client = where.client()
     changed = client.suspend(run)
     _not_over(changed)
     if wait:
         changed = client.wait(run, seconds=timeout, until=lambda r: r.status.phase in {Phase.SUSPENDED, *TERMINAL})
-    _say(changed, "suspended" if wait else "is asked to suspend", output)
+    over = changed.status.phase in TERMINAL
+    said = f"is {changed.status.phase}" if over else "suspended" if wait else "is asked to suspend"
+    _say(changed, said, output)
+    return Exit.NOT_SO if wait and over else Exit.DONE
 
 
 @click.command(
