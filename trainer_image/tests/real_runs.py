@@ -122,11 +122,12 @@ class RealRun:
             self.kill(process)
         shutil.rmtree(self._scratch, ignore_errors=True)
 
-    def start(self) -> subprocess.Popen[bytes]:
-        """Run it."""
+    def start(self, *command: str) -> subprocess.Popen[bytes]:
+        """Run it, or another command of the trainer's, whose output is in the log too."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "deepcoder_trainer", "run", "--config", str(self.path)],
+            [sys.executable, "-m", "deepcoder_trainer", *(command or ("run", "--config", str(self.path)))],
             env={**os.environ, "TMPDIR": str(self._scratch)},
+            stdout=self.log.open("ab"),
             stderr=self.log.open("ab"),
             start_new_session=True,
         )
