@@ -19,24 +19,26 @@ from deepcoder_trainer.rollout.programs import Programs
 from deepcoder_trainer.types import Problem
 
 _FENCED = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LONGEST_PROGRAM = 20_000
+"""Characters that are parsed: a parser's stack and memory grow with what it is given."""
 _MUTABLE = (ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)
 
 
 async def reward(problem: Problem, response: str, programs: Programs) -> float:
     """1 if the program does what the old one did and has nothing of the old left, else 0."""
     blocks = _FENCED.findall(response)
-    if not blocks:
+    if not blocks or len(blocks[-1]) > LONGEST_PROGRAM:
         return 0.0
     try:
         left = legacy(blocks[-1])
-    except (SyntaxError, ValueError, RecursionError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last is a parser's for what is nested too deep
         return 0.0
     # Asking for a run costs more than reading: what is plainly not modern is not run.
     return 0.0 if left else float(await programs.passes(blocks[-1]))
 
 
 def legacy(code: str) -> list[str]:
-    """What is left of the old ways, each with its line. Raises SyntaxError."""
+    """What is left of the old ways, each with its line: a filter, which finds the plain forms. Raises SyntaxError."""
     tree = ast.parse(code)
     within = {id(item.context_expr) for node in ast.walk(tree) if isinstance(node, ast.With) for item in node.items}
     return [f"line {getattr(node, 'lineno', 0)}: {what}" for node in ast.walk(tree) if (what := _old(node, within))]

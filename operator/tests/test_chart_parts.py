@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -10,6 +11,11 @@ from typing import Any
 
 import pytest
 from test_chart_templates import CHART, EVERYTHING, only, render, run_helm
+
+from deepcoder_contracts.api.sandboxpool import SandboxPoolSpec
+from deepcoder_contracts.labels import HEAD, LABEL_ORDINAL, LABEL_POOL, LABEL_ROLE, LABEL_RUN, LABEL_STAGE
+from deepcoder_operator.builders.pool import PoolIdentity, PoolSettings, build_pod_template
+from deepcoder_operator.builders.trainer_pod import METRICS_PORT
 
 ALL: dict[str, Any] = EVERYTHING | {
     "web": {"enabled": True, "tlsSecretName": "page-tls"},
@@ -107,6 +113,62 @@ def test_runs_are_let_go_after_the_operator_is_gone_unless_it_is_switched_off(he
     assert {o["kind"] for o in order} == {"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "ConfigMap", "Job"}
     kept = render(helm, {"uninstall": {"releaseRuns": False}}, hooks=True)
     assert {o["metadata"]["annotations"]["helm.sh/hook"] for o in kept} == {"test"}
+
+
+def relabelled(monitor: dict[str, Any], meta: dict[str, str]) -> dict[str, str]:
+    """Labels of a target, as Prometheus makes them of a pod's by the relabelings of a monitor."""
+    labels: dict[str, str] = {}
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    for rule in endpoint.get("relabelings", ()):
+        value = ";".join(meta[name] for name in rule["sourceLabels"])
+        found = re.fullmatch(rule.get("regex", "(.*)"), value)
+        if found:
+            labels[rule["targetLabel"]] = rule.get("replacement", "$1").replace("$1", found[1])
+    return labels
+
+
+def test_monitor_of_trainers_finds_the_port_that_the_trainer_serves(helm: str) -> None:
+    monitor = only(render(helm, ALL), "PodMonitor", "-trainers")
+    (role,) = [e for e in monitor["spec"]["selector"]["matchExpressions"] if e["key"] == LABEL_ROLE]
+    assert role["values"] == [HEAD]
+    pod = "__meta_kubernetes_pod_label_deepcoder_dev"
+    meta = {
+        "__meta_kubernetes_pod_ip": "10.1.2.3",
+        f"{pod}_run": "demo",
+        f"{pod}_stage": "short",
+        f"{pod}_ordinal": "2",
+    }
+    target = {"__address__": f"10.1.2.3:{METRICS_PORT}", "run": "demo", "stage": "short", "attempt": "2"}
+    assert relabelled(monitor, meta) == target
+    six = relabelled(monitor, meta | {"__meta_kubernetes_pod_ip": "fd00::7"})
+    assert six["__address__"] == f"[fd00::7]:{METRICS_PORT}"
+    for label in (LABEL_RUN, LABEL_STAGE, LABEL_ORDINAL):
+        assert f"__meta_kubernetes_pod_label_{re.sub(r'[./-]', '_', label)}" in meta, label
+
+
+def test_monitor_of_judges_finds_the_port_that_their_pods_name(helm: str) -> None:
+    monitor = only(render(helm, ALL), "PodMonitor", "-judges")
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    settings = PoolSettings("sandbox", "deepcoder", {}, LABEL_RUN)
+    pod = build_pod_template(PoolIdentity("ml", "judges", "uid"), SandboxPoolSpec(), settings)
+    ports = {p["name"] for c in pod["spec"]["containers"] for p in c.get("ports", ())}
+    assert endpoint["port"] in ports
+    assert [e["key"] for e in monitor["spec"]["selector"]["matchExpressions"]] == [LABEL_POOL]
+    assert pod["metadata"]["labels"][LABEL_POOL] == "judges"
+
+
+def test_monitor_of_the_page_finds_its_pods(helm: str) -> None:
+    objects = render(helm, ALL)
+    monitor, page = only(objects, "PodMonitor", "-web"), only(objects, "Deployment", "-web")["spec"]["template"]
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= page["metadata"]["labels"].items()
+    (container,) = page["spec"]["containers"]
+    assert monitor["spec"]["podMetricsEndpoints"][0]["port"] in {p["name"] for p in container["ports"]}
+    assert "-web" not in named(render(helm, {"metrics": ALL["metrics"]}), "PodMonitor")
+
+
+def test_who_makes_the_roles_elsewhere_gets_none_for_the_last_hook_either(helm: str) -> None:
+    hooks = render(helm, {"rbac": {"create": False}}, hooks=True)
+    assert not [o for o in hooks if "Role" in o["kind"]]
 
 
 def test_chart_is_one_file_to_push(helm: str, tmp_path: Path) -> None:

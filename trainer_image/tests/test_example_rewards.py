@@ -109,7 +109,8 @@ async def test_a_modern_program_that_does_the_same_is_rewarded_and_others_are_no
     assert await worth(client, "modernise", problem, MODERN[name]) == 1.0
     assert await worth(client, "modernise", problem, MODERN[name].replace("print(", "print(0, ")) == 0.0
     assert await worth(client, "modernise", problem, old_program(problem)) == 0.0, "the old one as it was"
-    assert await worth(client, "modernise", problem, "def broken(:") == 0.0
+    for hostile in ("def broken(:", "-" * 19_000 + "1", "x" + ".a" * 9_000, "(" * 19_000, "\0"):
+        assert await worth(client, "modernise", problem, hostile) == 0.0
 
 
 @pytest.mark.asyncio(loop_scope="module")

@@ -27,7 +27,10 @@ async def release_runs(kube: Kube, namespaces: Sequence[str]) -> list[str]:
         try:
             runs, _ = await kube.list(RUNS, namespace)
         except errors.NotFound:
-            continue  # the kind is gone already
+            continue  # the kind, or the namespace, is gone already
+        except errors.KubeError as e:
+            kept.append(f"the runs of {namespace or 'all namespaces'} cannot be listed: {e}")
+            continue
         answers = [await _release(kube, run) for run in runs]
         kept += [problem for problem in answers if problem is not None]
     return kept
