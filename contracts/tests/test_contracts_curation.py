@@ -31,11 +31,11 @@ INPUT = CuratedInput(name="taco", uri="/taco", layout=Layout.TACO, digest=DIGEST
     ("spec", "message"),
     [
         ({"inputs": []}, "inputs"),
-        ({"inputs": [TACO, TACO]}, r"curate\.inputs have the same name"),
-        ({"inputs": [TACO], "against": [TACO, TACO]}, r"curate\.against have the same name"),
+        ({"inputs": [TACO, TACO]}, r"curation\.inputs have the same name"),
+        ({"inputs": [TACO], "against": [TACO, TACO]}, r"curation\.against have the same name"),
         ({"inputs": [TACO], "filters": {"since": "2024-02-01", "until": "2024-01-01"}}, "set until to a later date"),
         ({"inputs": [TACO], "filters": {"minPassRate": 0.5, "maxPassRate": 0.5}}, "minPassRate is not below"),
-        ({"inputs": [TACO], "filters": {"maxPassRate": 0.5}}, r"set curate\.passRates"),
+        ({"inputs": [TACO], "filters": {"maxPassRate": 0.5}}, r"set curation\.passRates"),
         ({"inputs": [TACO | {"layout": "Csv"}]}, "layout"),
         ({"inputs": [TACO | {"uri": "ftp://x"}]}, "uri"),
     ],
@@ -49,8 +49,8 @@ def test_what_contradicts_itself_is_refused_with_the_mend(spec: dict[str, Any], 
     ("source", "message"),
     [
         ({}, "exactly one of dataset.uri"),
-        ({"uri": "/x", "curate": {"inputs": [TACO]}}, "exactly one of dataset.uri"),
-        ({"sha256": "a" * 64, "curate": {"inputs": [TACO]}}, r"give each of curate\.inputs its own sha256"),
+        ({"uri": "/x", "curation": {"inputs": [TACO]}}, "exactly one of dataset.uri"),
+        ({"sha256": "a" * 64, "curation": {"inputs": [TACO]}}, r"give each of curation\.inputs its own sha256"),
     ],
 )
 def test_problems_are_ready_or_made(source: dict[str, Any], message: str) -> None:

@@ -1,4 +1,4 @@
-"""`dataset.curate`: what the API server and the operator take and refuse, and how it reaches the attempt."""
+"""`dataset.curation`: what the API server and the operator take and refuse, and how it reaches the attempt."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ CURATE: dict[str, Any] = {
 
 
 def curated(**changes: Any) -> dict[str, Any]:
-    return {"curate": {k: v for k, v in (CURATE | changes).items() if v is not None}}
+    return {"curation": {k: v for k, v in (CURATE | changes).items() if v is not None}}
 
 
 @pytest.mark.apiserver
 async def test_a_curation_is_taken_with_its_defaults_and_read_back(kube: Kube, namespace: str) -> None:
     stored = await kube.create(run_manifest(namespace, dataset=curated()))
-    assert stored["spec"]["dataset"]["curate"]["filters"]["nearDuplicate"] == 0.8
-    curate = DeepCoderRun.model_validate(stored).spec.dataset.curate  # type: ignore[union-attr]
+    assert stored["spec"]["dataset"]["curation"]["filters"]["nearDuplicate"] == 0.8
+    curate = DeepCoderRun.model_validate(stored).spec.dataset.curation  # type: ignore[union-attr]
     assert curate is not None
     assert [(s.name, s.layout) for s in curate.inputs] == [("taco", Layout.TACO), ("lcb", Layout.LIVECODEBENCH)]
     assert curate.filters.until is not None
@@ -54,17 +54,17 @@ async def test_a_curation_is_taken_with_its_defaults_and_read_back(kube: Kube, n
     [
         ({}, "give exactly one of dataset.uri"),
         ({"uri": "/data/train.jsonl"} | curated(), "give exactly one of dataset.uri"),
-        ({"sha256": "a" * 64} | curated(), "give each of curate.inputs its own sha256"),
-        (curated(inputs=[]), "spec.dataset.curate.inputs"),
+        ({"sha256": "a" * 64} | curated(), "give each of curation.inputs its own sha256"),
+        (curated(inputs=[]), "spec.dataset.curation.inputs"),
         (curated(inputs=[HELD_BACK, HELD_BACK]), "Duplicate value"),
         (curated(inputs=[HELD_BACK | {"layout": "Csv"}]), "supported values"),
-        (curated(inputs=[HELD_BACK | {"uri": "http://x/y"}]), "spec.dataset.curate.inputs[0].uri"),
+        (curated(inputs=[HELD_BACK | {"uri": "http://x/y"}]), "spec.dataset.curation.inputs[0].uri"),
         (curated(filters={"since": "2024-08-01", "until": "2024-08-01"}), "set until to a later date"),
-        (curated(filters={"since": "yesterday"}), "spec.dataset.curate.filters.since"),
+        (curated(filters={"since": "yesterday"}), "spec.dataset.curation.filters.since"),
         (curated(filters={"minPassRate": 0.9, "maxPassRate": 0.1}, passRates="/r"), "filters.maxPassRate: lower it"),
-        (curated(filters={"minPassRate": 0.1}), "need pass rates: set curate.passRates"),
-        (curated(filters={"minTests": 0}), "spec.dataset.curate.filters.minTests"),
-        (curated(filters={"nearDuplicate": 0}), "spec.dataset.curate.filters.nearDuplicate"),
+        (curated(filters={"minPassRate": 0.1}), "need pass rates: set curation.passRates"),
+        (curated(filters={"minTests": 0}), "spec.dataset.curation.filters.minTests"),
+        (curated(filters={"nearDuplicate": 0}), "spec.dataset.curation.filters.nearDuplicate"),
     ],
 )
 async def test_a_curation_that_cannot_work_is_refused_with_the_mend(
@@ -78,7 +78,7 @@ async def test_a_curation_that_cannot_work_is_refused_with_the_mend(
 @pytest.mark.apiserver
 async def test_a_curation_cannot_be_edited(kube: Kube, namespace: str) -> None:
     stored = await kube.create(run_manifest(namespace, dataset=curated()))
-    edit = {"spec": {"dataset": {"curate": {"filters": {"minTests": 1}}}}}
+    edit = {"spec": {"dataset": {"curation": {"filters": {"minTests": 1}}}}}
     with pytest.raises(errors.Invalid, match="dataset is immutable"):
         await kube.patch(RUNS, namespace, stored["metadata"]["name"], edit)
 
@@ -91,7 +91,7 @@ def test_a_set_that_a_stage_evaluates_has_to_be_kept_out_of_training() -> None:
     accepted = find_condition(cluster.run.status.conditions, "Accepted")
     assert accepted is not None
     assert (accepted.status, accepted.reason) == ("False", "EvaluationSetNotProtected")
-    assert "held-back, which dataset.curate.against does not name" in accepted.message
+    assert "held-back, which dataset.curation.against does not name" in accepted.message
     assert cluster.made == []
 
 
@@ -101,17 +101,17 @@ def test_a_curation_is_part_of_what_is_resolved_once() -> None:
     again = ResolvedConfig.from_json(resolved.to_json())
     assert again == resolved
     assert again.dataset is not None
-    assert again.dataset.curate == run.spec.dataset.curate  # type: ignore[union-attr]
+    assert again.dataset.curation == run.spec.dataset.curation  # type: ignore[union-attr]
     assert resolve(make_run(dataset=curated(filters={"minTests": 6})), None).digest != resolved.digest
 
 
 def test_the_pages_example_is_one_that_is_taken() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text()
-    [block] = [b for b in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "curate:" in b]
+    [block] = [b for b in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "curation:" in b]
     run = make_run(dataset=yaml.safe_load(block)["spec"]["dataset"], stages=[TRAIN])
     assert run.spec.dataset is not None
-    assert run.spec.dataset.curate is not None
-    assert run.spec.dataset.curate.filters.until is not None
+    assert run.spec.dataset.curation is not None
+    assert run.spec.dataset.curation.filters.until is not None
     assert check_spec(run, Policy(operator_version="test")) is None
 
 

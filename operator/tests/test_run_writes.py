@@ -118,6 +118,20 @@ async def test_status_that_cannot_be_read_is_said_in_its_conditions_and_otherwis
     assert ground.events == ["SpecUnreadable"]
 
 
+async def test_run_that_cannot_be_read_is_told_of_even_if_its_status_cannot_be_written(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: Any) -> None:
+        raise errors.Invalid("spec.dataset.curate: Invalid value: \"boolean\": must be of type object", 422)
+
+    monkeypatch.setattr(ground.api, "patch", refuse)
+    made = manifest()
+    made["spec"]["stages"] = "many"
+    ground.controller.seen(ground.api.change(made))
+    await ground.until(lambda: ground.events)
+    assert ground.events[0] == "SpecUnreadable"
+
+
 async def test_status_that_the_api_server_refuses_is_said_in_an_event(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:

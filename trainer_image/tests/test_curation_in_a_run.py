@@ -68,7 +68,7 @@ def curating(
         ],
         "against": [{"name": "test", "uri": str(write_jsonl(folder / "test.jsonl", [own_row()]))}],
     }
-    settings = {"model": {"uri": str(model)}, "dataset": {"curate": curate | more.pop("curate", {})}, **more}
+    settings = {"model": {"uri": str(model)}, "dataset": {"curation": curate | more.pop("curate", {})}, **more}
     recipe = more.pop("recipe", None)
     return make_config(recipe=recipe, **settings).model_copy(update={"recipe": _long_prompts(make_config, recipe)})
 
@@ -216,14 +216,14 @@ async def test_inputs_that_are_not_what_was_meant_end_it_by_field(
 ) -> None:
     config = curating(make_config, tmp_path / "sets", model, problems=1)
     assert config.dataset is not None
-    curate = config.dataset.curate
+    curate = config.dataset.curation
     assert curate is not None
 
     def with_input(**changes: Any) -> dict[str, Any]:
         inputs = [curate.inputs[0].model_copy(update=changes)]
-        return {"dataset": config.dataset.model_copy(update={"curate": curate.model_copy(update={"inputs": inputs})})}  # type: ignore[union-attr]
+        return {"dataset": config.dataset.model_copy(update={"curation": curate.model_copy(update={"inputs": inputs})})}  # type: ignore[union-attr]
 
-    with pytest.raises(DatasetError, match=r"dataset\.curate\.inputs\[taco\]\.sha256: .* expected 0000"):
+    with pytest.raises(DatasetError, match=r"dataset\.curation\.inputs\[taco\]\.sha256: .* expected 0000"):
         await curated_set(later(config, tmp_path / "a", **with_input(sha256="0" * 64)))
     with pytest.raises(DatasetError, match="layout LiveCodeBench has public_test_cases, question_content"):
         await curated_set(later(config, tmp_path / "b", **with_input(layout=Layout.LIVECODEBENCH)))

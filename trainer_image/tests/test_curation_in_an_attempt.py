@@ -63,7 +63,7 @@ def curating(w: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judge: P
     published = tmp_path / "published.jsonl"
     published.write_text("".join(json.dumps(row) + "\n" for row in rows))
     spec = CurationSpec.model_validate({"inputs": [{"name": "numbers", "uri": str(published)}]})
-    w.config = w.config.model_copy(update={"dataset": DatasetSource(curate=spec)})
+    w.config = w.config.model_copy(update={"dataset": DatasetSource(curation=spec)})
 
     @contextlib.asynccontextmanager
     async def connected(config: StageConfig, local: object) -> AsyncIterator[Passing]:

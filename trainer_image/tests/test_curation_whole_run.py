@@ -49,7 +49,7 @@ def test_a_run_that_is_killed_while_it_curates_goes_on_and_trains_both_stages_on
     with RealRun(tmp_path, make_model(tmp_path / "model"), storage, steps=1) as run:
         document = yaml.safe_load(run.path.read_text())
         document["dataset"] = {
-            "curate": {"inputs": [{"name": "numbers", "uri": str(sets)}], "filters": {"minTests": 1}}
+            "curation": {"inputs": [{"name": "numbers", "uri": str(sets)}], "filters": {"minTests": 1}}
         }
         document["judge"] = {"workers": 2}
         [stage] = document["stages"]

@@ -1,4 +1,4 @@
-"""Curation as a part of a run: what is asked for (`dataset.curate`), and the manifest of what came of it.
+"""Curation as a part of a run: what is asked for (`dataset.curation`), and the manifest of what came of it.
 
 A run curates once. What it came to lies under `curation/<key>`, where the key is the SHA-256 of everything that
 decides it, the contents of all inputs included; its manifest is put last, with `If-None-Match: *`, and names the
@@ -112,10 +112,10 @@ class CurationSpec(Contract):
         for field, sets in (("inputs", self.inputs), ("against", self.against)):
             names = [s.name for s in sets]
             if len(set(names)) != len(names):
-                raise ValueError(f"curate.{field} have the same name: give each its own ({', '.join(names)})")
+                raise ValueError(f"curation.{field} have the same name: give each its own ({', '.join(names)})")
         bounded = self.filters.min_pass_rate > 0 or self.filters.max_pass_rate < 1
         if bounded and self.pass_rates is None:
-            raise ValueError("filters.minPassRate and maxPassRate need pass rates: set curate.passRates")
+            raise ValueError("filters.minPassRate and maxPassRate need pass rates: set curation.passRates")
         return self
 
 

@@ -61,23 +61,23 @@ class DatasetSource(Contract):
     """Training problems: JSON Lines (gzip allowed) or Parquet, or published sets to make them from."""
 
     uri: SourceURI | None = None
-    """hf://org/name, s3://bucket/key, file:///path, or a path in the image. Instead: curate."""
+    """hf://org/name, s3://bucket/key, file:///path, or a path in the image. Instead: curation."""
 
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
     """Expected digest of the file at uri; a difference stops the run before any work."""
 
-    curate: CurationSpec | None = None
+    curation: CurationSpec | None = None
     """Published sets to make them from, once, before training. Instead: uri."""
 
     @model_validator(mode="after")
     def _is_one_of_two(self) -> Self:
-        if (self.uri is None) == (self.curate is None):
+        if (self.uri is None) == (self.curation is None):
             raise ValueError(
-                "give exactly one of dataset.uri (problems that are ready) and dataset.curate (published sets to make "
-                "them from)"
+                "give exactly one of dataset.uri (problems that are ready) and dataset.curation (published sets to "
+                "make them from)"
             )
         if self.sha256 is not None and self.uri is None:
-            raise ValueError("dataset.sha256 is for dataset.uri: give each of curate.inputs its own sha256")
+            raise ValueError("dataset.sha256 is for dataset.uri: give each of curation.inputs its own sha256")
         return self
 
 

@@ -77,7 +77,7 @@ def _run(options: argparse.Namespace) -> int:
     if isinstance(config, StageConfig) and in_cluster():
         save_at_the_end(options.config)
     judge = None
-    curates = config.dataset is not None and config.dataset.curate is not None
+    curates = config.dataset is not None and config.dataset.curation is not None
     if config.judge.backend is JudgeBackend.LOCAL and (config.recipe.reward is None or curates):
         from deepcoder_trainer.judge.local import LocalJudge
 

@@ -227,7 +227,7 @@ class Attempt:
     async def _curated(self, stack: AsyncExitStack, model_dir: Path, tokenizer: Any) -> CuratedSet | None:
         """The run's own curated set, made now if no attempt before has; None for a run that names ready problems."""
         config = self.config
-        if config.dataset is None or config.dataset.curate is None:
+        if config.dataset is None or config.dataset.curation is None:
             return None
         from deepcoder_trainer.curation.progress import Figures
         from deepcoder_trainer.curation.stage import RunCuration, curated_set

@@ -78,12 +78,12 @@ class LocalRun(VersionedContract):
             raise ValueError(f"stages have the same name: give each its own ({', '.join(names)})")
         if any(s.type is StageType.TRAIN for s in self.stages) and self.dataset is None:
             raise ValueError("dataset is needed by a Train stage: set dataset.uri")
-        if self.dataset is not None and self.dataset.curate is not None:
+        if self.dataset is not None and self.dataset.curation is not None:
             sets = [(d.name, d.uri) for s in self.stages if s.evaluate for d in s.evaluate.datasets]
-            if names := unprotected(self.dataset.curate, sets):
+            if names := unprotected(self.dataset.curation, sets):
                 raise ValueError(
-                    f"stages evaluate {', '.join(names)}, which dataset.curate.against does not name: name each there "
-                    "with its uri"
+                    f"stages evaluate {', '.join(names)}, which dataset.curation.against does not name: name each "
+                    "there with its uri"
                 )
         for stage in self.stages:
             if stage.recipe and stage.type is not StageType.TRAIN:

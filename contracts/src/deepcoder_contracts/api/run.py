@@ -96,7 +96,7 @@ _RECIPE_RULES = validations(
 _CURATE_RULES = validations(
     Rule(
         "has(self.passRates) || (self.filters.minPassRate == 0.0 && self.filters.maxPassRate == 1.0)",
-        "filters.minPassRate and maxPassRate need pass rates: set curate.passRates to samples of an evaluation",
+        "filters.minPassRate and maxPassRate need pass rates: set curation.passRates to samples of an evaluation",
         field_path=".passRates",
     ),
 )
@@ -155,8 +155,8 @@ RESOURCE = CustomResource(
     without_defaults=frozenset({"Recipe"}),
     overrides={
         "spec.recipe": {VALIDATIONS: _RECIPE_RULES},
-        "spec.dataset.curate": {VALIDATIONS: _CURATE_RULES},
-        "spec.dataset.curate.filters": {VALIDATIONS: _FILTER_RULES},
+        "spec.dataset.curation": {VALIDATIONS: _CURATE_RULES},
+        "spec.dataset.curation.filters": {VALIDATIONS: _FILTER_RULES},
         "spec.stages[].promoteWhen.all": _BY_METRIC,
         "spec.stages[].evaluate.targets": {LIST_TYPE: "set"},
     },

@@ -50,19 +50,22 @@ class Dataset(DatasetSource):
         json_schema_extra={
             VALIDATIONS: validations(
                 Rule(
-                    "has(self.uri) != has(self.curate)",
-                    "give exactly one of dataset.uri (problems that are ready) and dataset.curate (published sets to "
+                    "has(self.uri) != has(self.curation)",
+                    "give exactly one of dataset.uri (problems that are ready) and dataset.curation (published sets to "
                     "make them from)",
                     "FieldValueRequired",
                 ),
                 Rule(
                     "!has(self.sha256) || has(self.uri)",
-                    "dataset.sha256 is for dataset.uri: give each of curate.inputs its own sha256",
+                    "dataset.sha256 is for dataset.uri: give each of curation.inputs its own sha256",
                     field_path=".sha256",
                 ),
             )
         }
     )
+
+    curate: bool = False
+    """Has no effect: kept for runs that an earlier release stored, which wrote false. Instead: curation."""
 
 
 class FromCheckpoint(Spec):

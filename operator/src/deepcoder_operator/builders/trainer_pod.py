@@ -223,7 +223,7 @@ def _env(run: DeepCoderRun, role: str, *, s3_ca: bool) -> list[dict[str, Any]]:
 
 def _uses_hub(run: DeepCoderRun) -> bool:
     dataset = run.spec.dataset
-    curate = dataset.curate if dataset else None
+    curate = dataset.curation if dataset else None
     uris = [run.spec.model.uri, (dataset.uri if dataset else None) or ""]
     uris += [s.uri for s in (*curate.inputs, *curate.against)] + [curate.pass_rates or ""] if curate else []
     uris += [d.uri for s in run.spec.stages if s.evaluate for d in s.evaluate.datasets]

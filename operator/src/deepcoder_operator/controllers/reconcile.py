@@ -210,8 +210,9 @@ class Reconciler:
         if refused.conditions != status.conditions:
             changes = {"conditions": refused.to_wire()["conditions"], "observedGeneration": metadata.generation}
             patch = {"metadata": {"resourceVersion": metadata.resource_version}, "status": changes}
-            memory.adopt(await self._kube.patch(RUNS, metadata.namespace, metadata.name, patch, "status"))
+            # First: the API server may refuse the status of an object that it would not take itself.
             self._record(obj, "SpecUnreadable", message, warning=True)
+            memory.adopt(await self._kube.patch(RUNS, metadata.namespace, metadata.name, patch, "status"))
         return LONGEST_PAUSE_SECONDS
 
     async def _release(self, key: RunKey, obj: Object) -> float:

@@ -52,6 +52,9 @@ def check_spec(run: DeepCoderRun, policy: Policy) -> Problem | None:
     spec = run.spec
     if len(run.metadata.name) > MAX_NAME_LENGTH:
         return Problem("NameTooLong", f"metadata.name has more than {MAX_NAME_LENGTH} characters: shorten it")
+    if spec.dataset and spec.dataset.curate:
+        text = "dataset.curate is a field of an earlier release: make a new run, which says how in dataset.curation"
+        return Problem("CurateNotSupported", text)
     if problem := _unprotected(run):
         return problem
     recipes = {s.name: s.recipe.over(spec.recipe) if s.recipe else spec.recipe for s in spec.stages}
@@ -76,15 +79,15 @@ def check_spec(run: DeepCoderRun, policy: Policy) -> Problem | None:
 
 def _unprotected(run: DeepCoderRun) -> Problem | None:
     """Evaluation sets that the run's own training set would not be kept apart from."""
-    curate = run.spec.dataset.curate if run.spec.dataset else None
+    curate = run.spec.dataset.curation if run.spec.dataset else None
     if curate is None:
         return None
     sets = ((d.name, d.uri) for s in run.spec.stages if s.evaluate for d in s.evaluate.datasets)
     if names := unprotected(curate, sets):
         return Problem(
             "EvaluationSetNotProtected",
-            f"stages evaluate {', '.join(names)}, which dataset.curate.against does not name: training could hold the "
-            "same problems; name each there with its uri (of a run that has begun: make a new run)",
+            f"stages evaluate {', '.join(names)}, which dataset.curation.against does not name: training could hold "
+            "the same problems; name each there with its uri (of a run that has begun: make a new run)",
         )
     return None
 

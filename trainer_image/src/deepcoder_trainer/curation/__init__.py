@@ -1,4 +1,4 @@
-"""From published problem sets to what training reads: `deepcoder-trainer curate`, and `dataset.curate` of a run.
+"""From published problem sets to what training reads: `deepcoder-trainer curate`, and `dataset.curation` of a run.
 
 `readers` turn a row of any known layout into a Record; `filters`, `duplicates` and `contamination` decide about
 records; `verify` asks the judge about official solutions; `output` and `report` write what came of it. What decides is

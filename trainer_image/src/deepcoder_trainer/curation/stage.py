@@ -1,4 +1,4 @@
-"""A run's own curation (`dataset.curate`): once in a run, before its first Train stage trains.
+"""A run's own curation (`dataset.curation`): once in a run, before its first Train stage trains.
 
     find a manifest that answers the request ──► there is one: fetch the set, its bytes checked against the manifest
                      │ none
@@ -64,7 +64,7 @@ _TOKENIZER = (
     "added_tokens.json",
     "*.model",
 )
-_FIELD = "dataset.curate"
+_FIELD = "dataset.curation"
 
 
 @dataclass(frozen=True)
@@ -145,8 +145,8 @@ class _Inputs:
 
 
 def _spec(config: StageConfig) -> CurationSpec:
-    assert config.dataset is not None and config.dataset.curate is not None, "only called for runs that curate"  # noqa: PT018
-    return config.dataset.curate
+    assert config.dataset is not None and config.dataset.curation is not None, "only called for runs that curate"  # noqa: PT018
+    return config.dataset.curation
 
 
 def _request(config: StageConfig) -> str:
