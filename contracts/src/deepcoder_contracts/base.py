@@ -1,11 +1,19 @@
 """The base of everything that crosses a boundary: strict, frozen, versioned, with one canonical byte form.
 
-Operator, trainer and sandbox are released together but restarted apart, so each may meet what another version
-wrote. A document therefore carries `schemaVersion`; a reader accepts its own version and the one before, and
-refuses the rest by name instead of guessing. What is written is JSON as every reader knows it, without NaN or
-infinity: settings refuse them, and figures that are no numbers are left out of their mapping. Digests are taken over
-bytes as stored, never over a re-encoding: a pydantic upgrade that prints a float differently must not break a lineage
-chain.
+Operator, trainer and sandbox are released together but restarted apart, and a run keeps the trainer image that it began
+with, so each may meet what another release wrote. A document therefore carries `schemaVersion`; a reader accepts its
+own version and the one before, and refuses the rest by name instead of guessing. Within one version fields are only
+added, each with a default that means what was before it. Of such a field a reader of an earlier release knows nothing:
+
+- An *instruction* (the stage config, a submission) has to be followed whole, so what is unknown in it is refused by
+  name. A field that was added is therefore written only where it is not its default: see `later`.
+- A *record* (a manifest, a report, an answer) says what was. What is unknown in it is passed over, at every depth.
+
+A field that is removed, is needed, or means something else takes a new `schemaVersion`.
+
+What is written is JSON as every reader knows it, without NaN or infinity: settings refuse them, and figures that are no
+numbers are left out of their mapping. Digests are taken over bytes as stored, never over a re-encoding: a pydantic
+upgrade that prints a float differently must not break a lineage chain.
 """
 
 from __future__ import annotations
@@ -36,7 +44,7 @@ Figures = Annotated[dict[str, float], BeforeValidator(_finite)]
 
 
 class Contract(BaseModel):
-    """An immutable value in camelCase on the wire; unknown fields are refused, not dropped."""
+    """An immutable value in camelCase on the wire; unknown fields are refused, but in records."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -56,6 +64,11 @@ class Contract(BaseModel):
     def from_json(cls, data: bytes | str) -> Self:
         """Read a document; raises `pydantic.ValidationError` naming each offending field."""
         return cls.model_validate_json(data)
+
+
+def later(default: Any, **constraints: Any) -> Any:
+    """A field of an instruction that this schemaVersion began without: written only where it is not its default."""
+    return Field(default=default, exclude_if=lambda value: value == default, **constraints)
 
 
 class VersionedContract(Contract):
@@ -80,6 +93,15 @@ class VersionedContract(Contract):
                     f"{cls.OLDEST_VERSION} to {cls.CURRENT_VERSION} can): use the release that wrote it, or a newer one"
                 )
         return data
+
+
+class Record(VersionedContract):
+    """A document that says what was, or is: one of a later release is read as far as it is known here."""
+
+    @classmethod
+    def from_json(cls, data: bytes | str) -> Self:
+        """Read a document; raises `pydantic.ValidationError` naming each offending field."""
+        return cls.model_validate_json(data, extra="ignore")
 
 
 def sha256_digest(data: bytes) -> str:

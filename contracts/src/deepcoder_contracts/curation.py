@@ -16,7 +16,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from deepcoder_contracts.base import Contract, Digest, DNSLabel, VersionedContract, sha256_digest
+from deepcoder_contracts.base import Contract, Digest, DNSLabel, Record, sha256_digest
 from deepcoder_contracts.manifest import FileEntry, RunIdentity
 from deepcoder_contracts.uris import SourceURI
 
@@ -141,7 +141,7 @@ class CuratedInput(Contract):
     """Of what was read."""
 
 
-class CurationManifest(VersionedContract):
+class CurationManifest(Record):
     """`curation/<key>/MANIFEST.json`: the commit of a curation."""
 
     key: Key

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from deepcoder_contracts.base import Digest, VersionedContract
+from deepcoder_contracts.base import Digest, Record
 
 
 class ExitCode(IntEnum):
@@ -22,7 +22,7 @@ class ExitCode(IntEnum):
     DRAINED = 75
 
 
-class ExitRecord(VersionedContract):
+class ExitRecord(Record):
     """exit.json."""
 
     code: int = Field(ge=0, le=255)

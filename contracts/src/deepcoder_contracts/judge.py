@@ -31,6 +31,12 @@ class JudgeMessage(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
+class JudgeAnswer(JudgeMessage):
+    """What a judge answers: one of a later release is read as far as it is known here."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
 class Verdict(StrEnum):
     """Outcome of one test. Only `error` is the judge's own failure."""
 
@@ -133,7 +139,7 @@ class JudgeRequest(JudgeMessage):
         return self
 
 
-class TestVerdict(JudgeMessage):
+class TestVerdict(JudgeAnswer):
     """Outcome of one test."""
 
     __test__ = False
@@ -148,7 +154,7 @@ class TestVerdict(JudgeMessage):
     """A bounded, escaped excerpt for people; never the expected output."""
 
 
-class LiveCodeBenchResult(JudgeMessage):
+class LiveCodeBenchResult(JudgeAnswer):
     """What LiveCodeBench's own harness would have returned."""
 
     results: list[bool | int]
@@ -158,7 +164,7 @@ class LiveCodeBenchResult(JudgeMessage):
     """Its error code, if any."""
 
 
-class JudgeResponse(JudgeMessage):
+class JudgeResponse(JudgeAnswer):
     """Answer to a submission."""
 
     id: str
@@ -195,10 +201,8 @@ class Tier(StrEnum):
     UNCONFINED = "Unconfined"
 
 
-class Capacity(JudgeMessage):
-    """Answer of `GET /v1/capacity`. What a judge of a later release tells beside this is passed over."""
-
-    model_config = ConfigDict(extra="ignore")
+class Capacity(JudgeAnswer):
+    """Answer of `GET /v1/capacity`."""
 
     slots: int = Field(ge=0)
     """Programs judged at once."""
@@ -219,7 +223,7 @@ class Capacity(JudgeMessage):
     """Limit to whether it is really enforced here."""
 
 
-class Problem(JudgeMessage):
+class Problem(JudgeAnswer):
     """Body of every 4xx and 5xx answer."""
 
     error: str

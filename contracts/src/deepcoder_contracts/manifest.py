@@ -14,7 +14,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from deepcoder_contracts.base import Contract, Digest, DNSLabel, Figures, VersionedContract
+from deepcoder_contracts.base import Contract, Digest, DNSLabel, Figures, Record
 from deepcoder_contracts.gate import GateRecord
 
 RelativePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_./=-]*$", max_length=512)]
@@ -78,7 +78,7 @@ class ComputeThreads(Contract):
     """Of each vLLM engine on CPUs; none on GPUs."""
 
 
-class Manifest(VersionedContract):
+class Manifest(Record):
     """The commit of a checkpoint, of an exported model, or of an evaluation."""
 
     kind: ManifestKind
@@ -162,7 +162,7 @@ class Manifest(VersionedContract):
     """Everything below its folder but itself."""
 
 
-class RunRecord(VersionedContract):
+class RunRecord(Record):
     """RUN.json: who owns this prefix. Put once, with `If-None-Match: *`."""
 
     run: RunIdentity
@@ -175,7 +175,7 @@ class RunRecord(VersionedContract):
     """When it was written (UTC)."""
 
 
-class Claim(VersionedContract):
+class Claim(Record):
     """claim.json: an attempt has begun; lower ordinals may commit nothing after it."""
 
     run: RunIdentity

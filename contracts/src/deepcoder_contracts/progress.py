@@ -10,9 +10,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from deepcoder_contracts.base import Contract, Digest, DNSLabel, Figures, VersionedContract
+from deepcoder_contracts.base import Contract, Digest, DNSLabel, Figures, Record
 
 AUDIENCE = "deepcoder-operator"
 """Audience of the token that shows which pod reports: one for the API server is of no use here, nor the reverse."""
@@ -55,7 +55,7 @@ class ExpectedSubmissions(Contract):
     """Time in which they are expected."""
 
 
-class ProgressReport(VersionedContract):
+class ProgressReport(Record):
     """One heartbeat."""
 
     ordinal: int = Field(ge=1)
@@ -102,13 +102,11 @@ class Desired(StrEnum):
     DRAIN = "Drain"
 
 
-class ProgressReply(VersionedContract):
+class ProgressReply(Record):
     """The operator's answer to a heartbeat, in the report's own version: the operator is the first to be upgraded.
 
-    A reader drops fields it does not know: a wish that it can obey must not be lost for one that it cannot.
+    What a reader does not know it passes over: a wish that it can obey must not be lost for one that it cannot.
     """
-
-    model_config = ConfigDict(extra="ignore")
 
     desired: Desired = Desired.RUN
     """Run, or Drain: stop admitting, save, exit 75."""

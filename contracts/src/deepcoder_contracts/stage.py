@@ -13,7 +13,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
-from deepcoder_contracts.base import Contract, Digest, DNSLabel, VersionedContract
+from deepcoder_contracts.base import Contract, Digest, DNSLabel, VersionedContract, later
 from deepcoder_contracts.curation import CurationSpec
 from deepcoder_contracts.gate import PromoteWhen
 from deepcoder_contracts.manifest import ParentRef, RunIdentity
@@ -111,7 +111,7 @@ class EvaluationDataset(Contract):
     until: Day | None = None
     """Only problems published before this day, as YYYY-MM-DD; every problem then needs a date."""
 
-    extraction: Extraction = Extraction.LAST_BLOCK
+    extraction: Extraction = later(Extraction.LAST_BLOCK)
     """Which part of a response is the program."""
 
     contests: SourceURI | None = None

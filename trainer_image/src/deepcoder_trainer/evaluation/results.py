@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field, field_validator
 
-from deepcoder_contracts.base import Contract, VersionedContract
+from deepcoder_contracts.base import Contract, Record
 from deepcoder_trainer.evaluation import codeforces
 from deepcoder_trainer.evaluation.stats import (
     Interval,
@@ -140,7 +140,7 @@ class Comparison(Contract):
     """Two-sided, of no difference: signs of the problems' differences permuted; with one sample McNemar's exact."""
 
 
-class EvaluationResults(VersionedContract):
+class EvaluationResults(Record):
     """results.json. Its first version had no intervals of pass@k, and is read without pass@k."""
 
     CURRENT_VERSION: ClassVar[int] = 2
