@@ -2,18 +2,20 @@
 
 import { runPath } from "./api.js";
 import { Chart } from "./chart.js";
-import { useData, useSteps, useWatch } from "./data.js";
+import { settled, useData, useSteps, useWatch } from "./data.js";
 import { interval, number } from "./format.js";
-import { Live, Phase, Problem } from "./parts.js";
+import { Live, Old, Phase, Problem } from "./parts.js";
 import { CHARTS, smooth } from "./series.js";
-import { html, useMemo } from "./ui.js";
+import { html, useMemo, useState } from "./ui.js";
 
 export function Compare({ a, b }) {
   const [left, right] = [useOne(a), useOne(b)];
   const names = a.name === b.name ? [`${a.namespace}/${a.name}`, `${b.namespace}/${b.name}`] : [a.name, b.name];
   const drawn = useMemo(() => (left.steps && right.steps ? together(left.steps, right.steps, names) : []), [left.steps, right.steps]);
+  const old = left.run?.problem ?? right.run?.problem;
   return html`<main id="main">
-    <div class="title"><h1>${names[0]} and ${names[1]}</h1><${Live} state=${left.state} /></div>
+    <div class="title"><h1>${names[0]} and ${names[1]}</h1><${Live} state=${both(left.state, right.state)} problem=${old} /></div>
+    <${Old} problem=${old} />
     <${Problem} error=${left.error} /><${Problem} error=${right.error} />
     ${left.run && right.run && html`<${Sides} names=${names} runs=${[left.run, right.run]} />`}
     ${left.evaluations && right.evaluations && html`<${Scores} names=${names} of=${[left.evaluations, right.evaluations]} />`}
@@ -25,10 +27,20 @@ export function Compare({ a, b }) {
 function useOne(run) {
   const path = runPath(run);
   const about = useData(path);
-  const evaluations = useData(`${path}/evaluations`);
+  const [changes, setChanges] = useState(0);
+  const evaluations = useData(`${path}/evaluations`, {}, { changes, version: about.data && settled(about.data) });
   const steps = useSteps(path);
-  const state = useWatch(run, () => [about, evaluations, steps].forEach((s) => s.reload()));
+  const state = useWatch(run, () => {
+    about.reload();
+    steps.reload();
+    setChanges((n) => n + 1);
+  });
   return { run: about.data, steps: steps.steps, evaluations: evaluations.data?.evaluations, state, error: about.error ?? steps.error ?? evaluations.error };
+}
+
+// Live is what both are.
+function both(left, right) {
+  return left === "live" ? right : left;
 }
 
 function together(a, b, names) {

@@ -4,14 +4,11 @@ import { Chart } from "./chart.js";
 import { useSteps } from "./data.js";
 import { Problem } from "./parts.js";
 import { along, charts, SMOOTHINGS } from "./series.js";
-import { html, useEffect, useMemo, useState } from "./ui.js";
+import { html, useMemo, useState } from "./ui.js";
 
-export function Curves({ path, version }) {
-  const { steps, error, reload } = useSteps(path);
+export function Curves({ path, since }) {
+  const { steps, error } = useSteps(path, { version: since.changes });
   const [smoothing, setSmoothing] = useState("None");
-  useEffect(() => {
-    if (version) reload();
-  }, [version]);
   const drawn = useMemo(() => steps && steps.step.length > 0 && { ...along(steps), charts: charts(steps, smoothing) }, [steps, smoothing]);
   if (!steps) return html`<${Problem} error=${error} />`;
   if (!drawn) return html`<${Problem} error=${error} /><p class="empty">No step has been trained yet.</p>`;

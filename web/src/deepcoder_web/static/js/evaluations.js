@@ -3,15 +3,12 @@
 import { useData } from "./data.js";
 import { interval, number, percent } from "./format.js";
 import { Problem } from "./parts.js";
-import { html, useEffect } from "./ui.js";
+import { html } from "./ui.js";
 
 const WIDTH = 320;
 
-export function Evaluations({ path, version }) {
-  const { data, error, reload } = useData(`${path}/evaluations`);
-  useEffect(() => {
-    if (version) reload();
-  }, [version]);
+export function Evaluations({ path, since }) {
+  const { data, error } = useData(`${path}/evaluations`, {}, since);
   if (!data) return html`<${Problem} error=${error} />`;
   if (!data.evaluations.length) return html`<${Problem} error=${error} /><p class="empty">Nothing has been evaluated yet.</p>`;
   return html`<${Problem} error=${error} />

@@ -3,23 +3,20 @@
 import { useData } from "./data.js";
 import { moment, number, short } from "./format.js";
 import { Problem } from "./parts.js";
-import { html, useEffect } from "./ui.js";
+import { html } from "./ui.js";
 
 const WIDTH = 150;
 const GAP = 34;
 const HEIGHT = 62;
 
-export function Lineage({ run, path, version }) {
-  const { data, error, reload } = useData(`${path}/lineage`);
-  useEffect(() => {
-    if (version) reload();
-  }, [version]);
+export function Lineage({ run, path, since }) {
+  const { data, error } = useData(`${path}/lineage`, {}, since);
   if (!data) return error ? html`<${Problem} error=${error} />` : html`<p class="empty">Walking the chain…</p>`;
   return html`<${Problem} error=${error} />
     ${data.problem
       ? html`<p class="problem" role="alert">The chain does not hold: ${data.problem}</p>`
       : data.nodes.length > 0 && html`<p class="note">All ${data.nodes.length} links hold: each manifest is what the next one says it is, and each file has the size and checksum that its manifest names.</p>`}
-    ${data.nodes.length ? html`<${Graph} nodes=${data.nodes} base=${run.provenance.model} /><${Table} nodes=${data.nodes} />` : html`<p class="empty">No checkpoint has been committed yet.</p>`}`;
+    ${data.nodes.length ? html`<${Graph} nodes=${data.nodes} base=${run.provenance?.model} /><${Table} nodes=${data.nodes} />` : html`<p class="empty">No checkpoint has been committed yet.</p>`}`;
 }
 
 // Oldest on the left, before it what all began with.

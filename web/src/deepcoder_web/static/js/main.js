@@ -1,6 +1,6 @@
 // The shell: who looks, at what address, in which colours. Addresses are fragments, so a reload stays where it was.
 
-import { get, Refused, token } from "./api.js";
+import { get, SIGNED_OUT, token } from "./api.js";
 import { Compare } from "./compare.js";
 import { Run } from "./run.js";
 import { Runs } from "./runs.js";
@@ -65,7 +65,7 @@ function SignIn({ problem, onToken }) {
 
 function Page({ address }) {
   if (address.page === "run") return html`<${Run} key=${`${address.namespace}/${address.name}`} ...${address} />`;
-  if (address.page === "compare") return html`<${Compare} a=${address.a} b=${address.b} />`;
+  if (address.page === "compare") return html`<${Compare} key=${JSON.stringify(address)} ...${address} />`;
   return html`<${Runs} />`;
 }
 
@@ -73,31 +73,38 @@ function App() {
   const address = useAddress();
   const [who, setWho] = useState(undefined); // not known yet; null: nobody
   const [problem, setProblem] = useState(null);
-  const first = useRef(true);
+  const inside = useRef(false);
+  const enter = (found) => {
+    inside.current = true;
+    setWho(found);
+  };
   const ask = () =>
-    get("me").then(setWho, (error) => {
+    get("me").then(enter, (error) => {
+      if (error.status === 401) return; // told as every 401 is
       setWho(null);
-      if (!(error instanceof Refused && error.status === 401 && first.current)) setProblem(error.message);
-      first.current = false;
+      setProblem(error.message);
     });
   useEffect(() => {
-    ask();
-    const lost = () => {
+    // Several requests may be refused at once, and nobody has failed who has not given a token yet.
+    const lost = ({ detail }) => {
+      if (inside.current) setProblem("The token has expired: sign in again.");
+      else if (token.get()) setProblem(detail);
+      inside.current = false;
       token.clear();
       setWho(null);
-      setProblem("The token has expired: sign in again.");
     };
-    addEventListener("deepcoder-signed-out", lost);
-    return () => removeEventListener("deepcoder-signed-out", lost);
+    addEventListener(SIGNED_OUT, lost);
+    ask();
+    return () => removeEventListener(SIGNED_OUT, lost);
   }, []);
   const signIn = (value) => {
     token.set(value);
     setProblem(null);
-    first.current = false;
     ask();
   };
   const signOut = () => {
     token.clear();
+    inside.current = false;
     setProblem(null);
     setWho(null);
   };

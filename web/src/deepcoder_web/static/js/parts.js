@@ -21,9 +21,27 @@ export function Problem({ error }) {
   return error && html`<p class="problem" role="alert">${error.message}</p>`;
 }
 
-export function Live({ state }) {
-  const words = { live: "live", waiting: "connecting…", refused: "not allowed" };
-  return html`<span class=${`live ${state}`} role="status">${words[state]}</span>`;
+const STREAM = {
+  live: "live",
+  old: "not live",
+  waiting: "connecting…",
+  full: "not live: too many open pages, close some",
+  gone: "it is gone",
+  refused: "not allowed",
+};
+
+// Seen always; spoken only when what was live is not live any more.
+export function Live({ state, problem }) {
+  const shown = problem && state === "live" ? "old" : state;
+  const was = useRef(false);
+  was.current ||= shown === "live";
+  return html`<span class=${`live ${shown}`}>${STREAM[shown]}</span>
+    <span class="unseen" role="status">${was.current && shown !== "live" ? `No longer live: ${STREAM[shown]}` : ""}</span>`;
+}
+
+// Why the page's own server may not know the newest.
+export function Old({ problem }) {
+  return problem && html`<p class="problem" role="alert">What is shown may be old: ${problem}</p>`;
 }
 
 export function Facts({ of }) {

@@ -3,13 +3,11 @@
 import { useData } from "./data.js";
 import { moment, number } from "./format.js";
 import { Facts, Problem } from "./parts.js";
-import { html, useEffect } from "./ui.js";
+import { html } from "./ui.js";
 
-export function Pool({ path, version }) {
-  const { data, error, reload } = useData(`${path}/pool`);
-  useEffect(() => {
-    if (version) reload();
-  }, [version]);
+export function Pool({ path, since }) {
+  // Its figures move by themselves, and none of them comes from the bucket.
+  const { data, error } = useData(`${path}/pool`, {}, { version: since.changes });
   if (!data) return html`<${Problem} error=${error} />`;
   if (!data.pool) return html`<${Problem} error=${error} /><p class="empty">${data.why}</p>`;
   const { name, status = {}, spec = {} } = data.pool;

@@ -2,11 +2,11 @@
 
 import { runPath } from "./api.js";
 import { Curves } from "./curves.js";
-import { useData, useSteps, useWatch } from "./data.js";
+import { settled, useData, useWatch } from "./data.js";
 import { Evaluations } from "./evaluations.js";
 import { duration, gpuHours, moment, number, percent, short } from "./format.js";
 import { Lineage } from "./lineage.js";
-import { Facts, Live, Phase, Problem, Tabs } from "./parts.js";
+import { Facts, Live, Old, Phase, Problem, Tabs } from "./parts.js";
 import { Pool } from "./pool.js";
 import { Samples } from "./samples.js";
 import { Timeline } from "./timeline.js";
@@ -24,11 +24,12 @@ const TABS = [
 export function Run({ namespace, name, tab, parameters }) {
   const path = runPath({ namespace, name });
   const run = useData(path);
-  const [version, setVersion] = useState(0);
+  const [changes, setChanges] = useState(0);
   const state = useWatch({ namespace, name }, () => {
     run.reload();
-    setVersion((v) => v + 1);
+    setChanges((n) => n + 1);
   });
+  const since = { changes, version: run.data && settled(run.data) };
   useEffect(() => {
     document.title = `${name} · DeepCoder`;
     return () => (document.title = "DeepCoder runs");
@@ -40,17 +41,17 @@ export function Run({ namespace, name, tab, parameters }) {
     <div class="title">
       <h1>${name} <span class="namespace">${namespace}</span></h1>
       ${run.data && html`<${Phase} value=${run.data.phase} />`}
-      <${Live} state=${state} />
+      <${Live} state=${state} problem=${run.data?.problem} />
     </div>
-    <${Problem} error=${run.error} />
+    <${Old} problem=${run.data?.problem} /><${Problem} error=${run.error} />
     <${Tabs} tabs=${TABS} current=${shown} href=${(id) => `${here}/${id}`} label="About the run" />
     <section id="panel" role="tabpanel" aria-labelledby=${`tab-${shown}`}>
-      ${run.data && html`<${Shown[shown]} run=${run.data} path=${path} version=${version} here=${here} parameters=${parameters} />`}
+      ${run.data && html`<${Shown[shown]} run=${run.data} path=${path} since=${since} here=${here} parameters=${parameters} />`}
     </section>
   </main>`;
 }
 
-function Overview({ run, path, version }) {
+function Overview({ run, path, since }) {
   const { usage = {}, provenance = {} } = run;
   const latest = run.latestCheckpoint;
   return html`
@@ -71,12 +72,12 @@ function Overview({ run, path, version }) {
       ["Last checkpoint", latest && `${latest.stage}, step ${number(latest.step)}, ${moment(latest.committedTime)}`],
     ]} />
     <h2>Stages and attempts</h2>
-    <${Timeline} path=${path} version=${version} />
+    <${Timeline} path=${path} since=${since} />
     <h2>Conditions</h2>
     <div class="wide" tabindex="0" role="region" aria-label="Conditions"><table>
       <thead><tr><th scope="col">Condition</th><th scope="col">Status</th><th scope="col">Reason</th>
         <th scope="col">Message</th><th scope="col">Since</th></tr></thead>
-      <tbody>${run.conditions.map(
+      <tbody>${(run.conditions ?? []).map(
         (c) => html`<tr key=${c.type}><th scope="row">${c.type}</th><td>${c.status}</td><td>${c.reason}</td>
           <td class="prose">${c.message}</td><td>${moment(c.lastTransitionTime)}</td></tr>`,
       )}</tbody>

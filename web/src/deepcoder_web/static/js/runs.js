@@ -2,7 +2,7 @@
 
 import { useData, useWatch } from "./data.js";
 import { age, moment, number } from "./format.js";
-import { Live, Phase, Problem } from "./parts.js";
+import { Live, Old, Phase, Problem } from "./parts.js";
 import { html, useMemo, useState } from "./ui.js";
 
 const COLUMNS = [
@@ -14,7 +14,7 @@ const COLUMNS = [
   ["reward", "Reward", (r) => Number(r.reward ?? -1)],
   ["gpus", "GPUs", (r) => r.gpus],
   ["attempt", "Attempt", (r) => r.attempt],
-  ["age", "Age", (r) => -Date.parse(r.created)],
+  ["age", "Age", (r) => -Date.parse(r.created ?? 0)],
 ];
 const NUMERIC = new Set(["context", "step", "reward", "gpus", "attempt", "age"]);
 
@@ -37,8 +37,8 @@ export function Runs() {
   }, [data, words, sort]);
   const choose = (id) => setChosen(chosen.includes(id) ? chosen.filter((c) => c !== id) : [...chosen, id].slice(-2));
   return html`<main id="main">
-    <div class="title"><h1>Runs</h1><${Live} state=${state} /></div>
-    <${Problem} error=${error} />
+    <div class="title"><h1>Runs</h1><${Live} state=${state} problem=${data?.problem} /></div>
+    <${Old} problem=${data?.problem} /><${Problem} error=${error} />
     <div class="bar">
       <label>Filter <input type="search" value=${words} onInput=${(e) => setWords(e.target.value)} /></label>
       ${chosen.length === 2

@@ -57,3 +57,22 @@ export function along(steps) {
   });
   return { x, marks };
 }
+
+// What is held, and what the server sent of what came after it.
+export function grown(before, more) {
+  if (!before || more.reset) return more;
+  const [length, added] = [before.step.length, more.step.length];
+  if (!added) return before;
+  const joined = (a, b) => {
+    const column = (of, name, n) => of[name] ?? new Array(n).fill(null);
+    const names = new Set([...Object.keys(a), ...Object.keys(b)]);
+    return Object.fromEntries([...names].map((n) => [n, column(a, n, length).concat(column(b, n, added))]));
+  };
+  const rows = ["stage", "step", "ordinal", "time"].map((name) => [name, before[name].concat(more[name])]);
+  return {
+    ...Object.fromEntries(rows),
+    cursor: more.cursor,
+    metrics: joined(before.metrics, more.metrics),
+    phaseSeconds: joined(before.phaseSeconds, more.phaseSeconds),
+  };
+}

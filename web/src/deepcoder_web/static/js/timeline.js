@@ -3,7 +3,7 @@
 import { useData } from "./data.js";
 import { duration, moment, number } from "./format.js";
 import { Problem } from "./parts.js";
-import { html, useEffect, useMemo } from "./ui.js";
+import { html, useMemo } from "./ui.js";
 
 const ROW = 30;
 const LABEL = 130;
@@ -11,11 +11,8 @@ const WIDTH = 900;
 
 const TONE = { Complete: "good", Stopped: "quiet", Running: "busy", Failed: "bad", Preempted: "warn", Lost: "bad" };
 
-export function Timeline({ path, version }) {
-  const { data, error, reload } = useData(`${path}/attempts`);
-  useEffect(() => {
-    if (version) reload();
-  }, [version]);
+export function Timeline({ path, since }) {
+  const { data, error } = useData(`${path}/attempts`, {}, since);
   if (!data) return html`<${Problem} error=${error} />`;
   if (!data.attempts.length) return html`<p class="empty">No attempt has been made yet.</p>`;
   return html`<${Problem} error=${error} /><${Picture} attempts=${data.attempts} /><${Table} attempts=${data.attempts} />`;

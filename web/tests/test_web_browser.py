@@ -1,0 +1,250 @@
+"""The page's scripts in Chromium, before a server that holds back, refuses, ends streams and has long runs.
+
+What needs the real server, the chart's rights and a real bucket is in the operator's tests.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+from page_standin import NAMESPACE, TOKEN, Standin, trained
+from playwright.sync_api import Browser, BrowserContext, Page, Response, expect, sync_playwright
+
+from devcluster import testprograms
+from devcluster.config import cache_root
+
+SECONDS = 60_000
+"""For what the page shows in the end, in milliseconds: a busy machine is slow."""
+
+# A headless browser takes every tab as seen: here each can be told that it is not.
+TAB = f"""
+try {{ sessionStorage.setItem("deepcoder-token", "{TOKEN}"); }} catch {{}}
+let hidden = false;
+Object.defineProperty(document, "hidden", {{ get: () => hidden }});
+window.hide = (value) => {{ hidden = value; document.dispatchEvent(new Event("visibilitychange")); }};
+"""
+
+
+@pytest.fixture
+def standin() -> Iterator[Standin]:
+    """A server of one test."""
+    with Standin().served() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """Chromium, without its own sandbox: tests run as root."""
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+        path = testprograms.chromium(cache_root())
+        with closing(playwright.chromium.launch(executable_path=path, args=arguments)) as found:
+            yield found
+
+
+@pytest.fixture
+def context(chromium: Browser, standin: Standin) -> Iterator[BrowserContext]:
+    """Signed in, in every tab, gone before the server is; an error in a script fails the test."""
+    found = chromium.new_context(viewport={"width": 1300, "height": 900})
+    found.set_default_timeout(SECONDS)
+    found.add_init_script(TAB)
+    errors: list[str] = []
+    found.on("weberror", lambda error: errors.append(str(error.error)))
+    yield found
+    found.close()
+    assert not errors, errors
+
+
+@pytest.fixture
+def tab(context: BrowserContext) -> Page:
+    """The only one, where a test needs no more."""
+    return context.new_page()
+
+
+def address(standin: Standin, tab: str, name: str = "demo") -> str:
+    return f"{standin.url}/#/runs/{NAMESPACE}/{name}/{tab}"
+
+
+def live(page: Page) -> None:
+    expect(page.get_by_text("live", exact=True)).to_be_visible(timeout=SECONDS)
+
+
+def until(holds: Callable[[], bool], what: str) -> None:
+    end = time.monotonic() + SECONDS / 1000
+    while not holds():
+        assert time.monotonic() < end, what
+        time.sleep(0.05)
+
+
+def test_eight_tabs_of_one_browser_are_all_served(context: BrowserContext, standin: Standin) -> None:
+    tabs = []
+    for _ in range(8):
+        page = context.new_page()
+        page.goto(address(standin, "overview"))
+        live(page)
+        if tabs:
+            tabs[-1].evaluate("hide(true)")
+        tabs.append(page)
+    until(lambda: len(standin.streams) == 1, "tabs that nobody sees hold no connection")
+    standin.steps["demo"] = trained(0, 77)
+    tabs[-1].evaluate("hide(true)")
+    tabs[0].evaluate("hide(false)")
+    live(tabs[0])
+    expect(tabs[0].get_by_text("77/20000")).to_be_visible(timeout=SECONDS)
+
+
+def test_ten_thousand_steps_are_drawn_and_grow_by_what_is_new(tab: Page, standin: Standin) -> None:
+    standin.steps["demo"] = trained(0, 10_000)
+    answers: list[Response] = []
+    tab.on("response", lambda response: answers.append(response) if "/steps" in response.url else None)
+    tab.goto(address(standin, "curves"))
+    live(tab)
+    expect(tab.get_by_text(re.compile("^Reward, 10000 points to step 10,000"))).to_be_attached(timeout=SECONDS)
+    charts = tab.locator("figure.chart")
+    assert charts.count() == 11
+    for at in range(charts.count()):
+        expect(charts.nth(at).locator("canvas")).to_be_attached()
+        assert charts.nth(at).locator("canvas").evaluate(_INKED), f"chart {at} is blank"
+    first = len(answers[0].body())
+    standin.steps["demo"] += trained(10_000, 1)
+    standin.change()
+    expect(tab.get_by_text(re.compile("^Reward, 10001 points to step 10,001"))).to_be_attached(timeout=SECONDS)
+    grown = answers[-1].json()
+    assert (grown["reset"], grown["step"]) == (False, [10_001])
+    assert len(answers[-1].body()) * 100 < first
+
+
+_INKED = """(canvas) => {
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  return data.some((value) => value !== 0);
+}"""
+
+
+def test_an_answer_that_is_slower_than_the_run_changes_is_shown(tab: Page, standin: Standin) -> None:
+    standin.hold("/lineage")
+    tab.goto(address(standin, "lineage"))
+    live(tab)
+    for number in range(31, 36):
+        standin.digest = f"sha256:{number:064x}"
+        standin.steps["demo"] = trained(0, number)
+        standin.change()
+        until(lambda: standin.count("/demo") > 0, "the run is asked for")
+        tab.wait_for_timeout(200)
+    assert standin.count("/lineage") == 1
+    standin.release("/lineage")
+    expect(tab.get_by_text("All 1 links hold")).to_be_visible(timeout=SECONDS)
+    until(lambda: standin.count("/lineage") == 2, "what has changed meanwhile is asked for once more")
+
+
+def test_progress_alone_asks_the_bucket_for_no_lineage(tab: Page, standin: Standin) -> None:
+    tab.goto(address(standin, "lineage"))
+    live(tab)
+    expect(tab.get_by_text("All 1 links hold")).to_be_visible()
+    for number in range(31, 36):
+        asked = standin.count("/demo")
+        standin.steps["demo"] = trained(0, number)
+        standin.change()
+        until(lambda asked=asked: standin.count("/demo") > asked, "the run is asked for")  # type: ignore[misc]
+    assert standin.count("/lineage") == 1
+    standin.digest = "sha256:" + "b" * 64
+    standin.change()
+    expect(tab.get_by_role("table").get_by_text("bbbbbbbbbbbb")).to_be_visible(timeout=SECONDS)
+
+
+def test_curves_that_come_late_are_not_drawn_under_another_name(tab: Page, standin: Standin) -> None:
+    standin.steps = {"demo": trained(0, 10), "second": trained(0, 20), "third": trained(0, 30)}
+    here = f"{NAMESPACE}/demo/{NAMESPACE}"
+    standin.hold("second/steps")
+    tab.goto(f"{standin.url}/#/compare/{here}/second")
+    until(lambda: standin.count("second/steps") == 1, "the second run's steps are asked for")
+    tab.goto(f"{standin.url}/#/compare/{here}/third")
+    standin.release("second/steps")
+    expect(tab.get_by_role("heading", name="demo and third")).to_be_visible()
+    expect(tab.get_by_text(re.compile("^Reward: mean reward, 30 points"))).to_be_attached(timeout=SECONDS)
+    assert standin.count("third/steps") == 1
+
+
+def test_a_server_that_may_be_behind_is_said_to_be(tab: Page, standin: Standin) -> None:
+    spoken = tab.locator("main [role=status]")
+    for place in ("", f"#/runs/{NAMESPACE}/demo/overview"):
+        standin.problem = None
+        tab.goto(f"{standin.url}/{place}")
+        live(tab)
+        expect(spoken).to_have_text("")
+        standin.problem = "runs cannot be watched: the API server is away"
+        standin.change()
+        expect(tab.get_by_role("alert")).to_contain_text("the API server is away", timeout=SECONDS)
+        expect(tab.get_by_text("not live", exact=True)).to_be_visible()
+        expect(spoken).to_have_text("No longer live: not live")
+        standin.problem = None
+        standin.change()
+        live(tab)
+        expect(spoken).to_have_text("")
+
+
+def test_a_full_server_is_said_to_be_and_asked_again(tab: Page, standin: Standin) -> None:
+    standin.refused["/stream"] = (429, {"Retry-After": "1"})
+    tab.goto(address(standin, "overview"))
+    expect(tab.get_by_text("too many open pages")).to_be_visible(timeout=SECONDS)
+    standin.refused.clear()
+    live(tab)
+
+
+def test_what_may_not_be_seen_any_more_goes(tab: Page, standin: Standin) -> None:
+    tab.goto(address(standin, "overview"))
+    live(tab)
+    expect(tab.get_by_text("30/20000")).to_be_visible()
+    standin.refused = {"/stream": (403, {}), "/demo": (403, {})}
+    standin.change()
+    expect(tab.get_by_role("alert")).to_contain_text("refused with 403", timeout=SECONDS)
+    expect(tab.get_by_text("30/20000")).not_to_be_attached()
+
+
+def test_a_session_ends_whichever_request_is_told_so(tab: Page, standin: Standin) -> None:
+    tab.goto(address(standin, "curves"))
+    expect(tab.locator("figure.chart").first).to_be_visible()
+    standin.refused["/steps"] = (401, {})
+    standin.change()
+    expect(tab.get_by_role("alert")).to_contain_text("expired", timeout=SECONDS)
+    expect(tab.get_by_label("Bearer token")).to_be_focused()
+    assert tab.locator("figure.chart").count() == 0
+
+
+def test_a_dropped_draw_is_read_where_it_is_chosen(tab: Page, standin: Standin) -> None:
+    tab.goto(address(standin, "samples"))
+    tab.get_by_role("row", name=re.compile("dropped")).get_by_role("button").click()
+    expect(tab.get_by_role("region", name="Response")).to_have_text("draw 0 of 0, 0")
+    assert tab.locator("tr.chosen").count() == 1
+    tab.get_by_role("row", name=re.compile("^problem-0 · 0 1 ")).get_by_role("button").click()
+    expect(tab.get_by_role("region", name="Response")).to_have_text("draw 1 of 0, 0")
+    tab.reload()
+    expect(tab.get_by_role("region", name="Response")).to_have_text("draw 1 of 0, 0")
+    assert tab.locator("tr.chosen").count() == 1
+
+
+def test_one_of_thousands_of_steps_is_named_by_its_number(tab: Page, standin: Standin) -> None:
+    standin.sample_steps = [{"stage": s, "step": n} for s in ("short", "long") for n in range(1, 5001)]
+    tab.goto(address(standin, "samples"))
+    field = tab.get_by_role("spinbutton", name="Step")
+    expect(field).to_have_value("5000")
+    assert tab.locator("option").count() < 20
+    field.fill("1234")
+    field.press("Enter")
+    until(lambda: _asked_of(standin) == ("long", "1234"), "the step's rollouts are asked for")
+    field.fill("99999")
+    field.press("Enter")
+    expect(field).to_have_value("5000")
+    tab.get_by_label("Stage").select_option("short")
+    until(lambda: _asked_of(standin) == ("short", "5000"), "the stage's last rollouts are asked for")
+
+
+def _asked_of(standin: Standin) -> tuple[str, str]:
+    last = next(a for a in reversed(list(standin.asked)) if a.partition("?")[0].endswith("/samples"))
+    query: dict[str, Any] = dict(part.split("=") for part in last.partition("?")[2].split("&"))
+    return query["stage"], query["step"]
