@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from pathlib import Path
@@ -11,7 +12,9 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 from chart_account import Account
+from run_manifests import run_manifest
 
+from deepcoder_operator.controllers import watch
 from deepcoder_operator.kube import access
 from deepcoder_operator.kube.access import Access, TokenFile, of_kubeconfig, of_pod
 from deepcoder_operator.kube.client import Kube
@@ -109,6 +112,53 @@ def test_pod_with_an_address_of_ipv6_finds_the_server(tmp_path: Path, monkeypatc
     assert of_pod("fd00::1", "443", tmp_path).server == "https://[fd00::1]:443"
 
 
+@pytest.mark.parametrize(
+    ("server", "bypassed", "proxied"),
+    [
+        ("https://10.96.0.1:443", "10.0.0.0/8,.svc", False),
+        ("https://10.96.0.1:443", "192.168.0.0/16, 10.96.0.1", False),
+        ("https://10.96.0.1:443", "192.168.0.0/16", True),
+        ("https://[fd00::1]:6443", "fd00::/8", False),
+        ("https://[fd00::1]:6443", "[fd00::1]", False),
+        ("https://[fd00::1]:6443", "fe80::/10", True),
+        ("https://api.example:6443", "10.0.0.0/8,.example", False),
+        ("https://api.example:6443", "10.0.0.0/8", True),
+        ("https://api.example:6443", "*", False),
+    ],
+)
+def test_what_no_proxy_names_is_reached_without_one(
+    server: str, bypassed: str, proxied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
+    monkeypatch.setenv("NO_PROXY", bypassed)
+    monkeypatch.setenv("no_proxy", bypassed)
+    found = of_kubeconfig(write(tmp_path / "k", cluster={"server": server}))
+    assert found.proxy == ("http://proxy:3128" if proxied else None)
+
+
+def test_pod_asks_its_own_cluster_without_a_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "token").write_text("t")
+    (tmp_path / "ca.crt").write_text(PEM)
+    monkeypatch.setattr(access.ssl, "create_default_context", lambda cafile: None)
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
+    assert of_pod("10.96.0.1", "443", tmp_path).proxy is None
+
+
+def test_file_of_kubeconfigs_that_is_not_there_is_passed_over(tmp_path: Path) -> None:
+    assert shown(of_kubeconfig(f"{tmp_path / 'none'}:{write(tmp_path / 'k')}")) == "Bearer t"
+
+
+def test_token_in_a_file_comes_before_one_in_the_kubeconfig(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("from-a-file\n")
+    found = of_kubeconfig(write(tmp_path / "k", user={"token": "old", "tokenFile": "token"}))
+    assert shown(found) == "Bearer from-a-file"
+
+
+def test_context_without_a_user_shows_nobody(tmp_path: Path) -> None:
+    contexts = [{"name": "c", "context": {"cluster": "a"}}]
+    assert shown(of_kubeconfig(write(tmp_path / "k", contexts=contexts))) is None
+
+
 @pytest.mark.apiserver
 async def test_account_that_is_mounted_into_a_pod_is_let_in(account: Account, tmp_path: Path) -> None:
     config = json.loads(account.kubeconfig.read_text())
@@ -124,3 +174,43 @@ async def test_account_that_is_mounted_into_a_pod_is_let_in(account: Account, tm
     finally:
         await kube.close()
     assert int(version) > 0
+
+
+class Heard:
+    """What kopf tells, by name."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def seen(self, obj: dict[str, Any]) -> None:
+        self.names.add(obj["metadata"]["name"])
+
+    gone = seen
+
+
+@pytest.mark.apiserver
+async def test_kopf_watches_as_whom_the_kubeconfig_names(
+    account: Account, kube: Kube, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token in a file beside it, and a server whose certificate has another name than its address."""
+    config = json.loads(account.kubeconfig.read_text())
+    cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
+    (tmp_path / "token").write_text(user.pop("token"))
+    (tmp_path / "ca.crt").write_bytes(base64.b64decode(cluster.pop("certificate-authority-data")))
+    user["tokenFile"], cluster["certificate-authority"] = "token", "ca.crt"
+    cluster["tls-server-name"] = "kubernetes.default.svc"
+    (tmp_path / "config").write_text(json.dumps(config))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    heard: Any = Heard()
+    thread = watch._KopfThread(heard, asyncio.get_running_loop(), ())
+    thread.start()
+    try:
+        await kube.create(run_manifest(namespace, "watched"))
+        async with asyncio.timeout(30):
+            while "watched" not in heard.names:
+                assert not thread.ended.is_set(), "kopf has ended"
+                await asyncio.sleep(0.05)
+    finally:
+        thread.stop()
+        async with asyncio.timeout(30):
+            await thread.ended.wait()

@@ -24,10 +24,11 @@ from typing import Any, NamedTuple
 from deepcoder_operator.controllers.bare_kopf import kopf
 from deepcoder_operator.controllers.run import RunController
 from deepcoder_operator.controllers.stateless import NoDifferences, NoProgress
-from deepcoder_operator.kube import errors
+from deepcoder_operator.kube import access, errors
 from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.keep import kept
 from deepcoder_operator.kube.resources import RUNS
+from deepcoder_operator.kube.session import open_session
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ EVENT_SECONDS = 2.0
 """An event may take this long from the API server through kopf to us."""
 
 _END_SECONDS = 5.0
+_UNBOUNDED = 0
 
 _Key = tuple[str, str]
 
@@ -186,8 +188,9 @@ class _KopfThread(threading.Thread):
         registry = kopf.OperatorRegistry()
 
         @kopf.on.login(registry=registry)
-        async def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
-            return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+        async def login(**_: Any) -> kopf.AiohttpSession:
+            reached = access.find()  # anew, with files that may have been renewed
+            return kopf.AiohttpSession(server=reached.server, aiohttp_session=open_session(reached, _UNBOUNDED))
 
         @kopf.on.event(RUNS.group, RUNS.version, RUNS.plural, registry=registry)
         async def changed(*, event: Any, **_: Any) -> None:

@@ -1,14 +1,16 @@
 """How the API server is reached, and as whom: a pod's service account, or a kubeconfig.
 
 Read here instead of by the official client, whose import alone takes half a second and many megabytes for the types of
-all kinds, of which none is used. What says who we are has to be in files, since kopf, which has a connection of its
-own, reads nothing else either: a kubeconfig that names a program to ask is refused, with the mend.
+all kinds, of which none is used; kopf's connection is made from the same (`session`). What says who we are has to be in
+files: a kubeconfig that names a program to ask is refused, with the mend. A pod reaches the API server at an address of
+the cluster's own, which no proxy knows, so those of the environment are for kubeconfigs alone.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import ipaddress
 import os
 import ssl
 import tempfile
@@ -85,7 +87,6 @@ def of_pod(host: str, port: str, account: Path) -> Access:
         server=server,
         tls=ssl.create_default_context(cafile=str(authority)),
         authorization=TokenFile(account / "token"),
-        proxy=_proxy_for(server),
     )
 
 
@@ -94,7 +95,8 @@ def of_kubeconfig(paths: str) -> Access:
     config = _Kubeconfig([Path(p).expanduser() for p in paths.split(os.pathsep) if p])
     context, where = config.context()
     cluster, cluster_file = config.entry("clusters", "cluster", context.get("cluster"), where)
-    user, user_file = config.entry("users", "user", context.get("user"), where)
+    nobody: tuple[Mapping[str, Any], Path] = ({}, where)
+    user, user_file = config.entry("users", "user", context["user"], where) if context.get("user") else nobody
     for field in ("exec", "auth-provider"):
         if user.get(field):
             raise NoAccess(
@@ -118,7 +120,7 @@ class _Kubeconfig:
 
     def __init__(self, paths: list[Path]) -> None:
         self._files: list[tuple[Path, Mapping[str, Any]]] = []
-        for path in paths:
+        for path in [p for p in paths if p.exists()] or paths:  # kubectl, too, passes over those that are not there
             try:
                 found = yaml.safe_load(path.read_text()) or {}
             except (OSError, yaml.YAMLError) as e:
@@ -152,7 +154,7 @@ class _Files:
         data, path = self.entry.get(f"{field}-data"), self.path(field)
         try:
             if data:
-                return base64.b64decode(data, validate=True)
+                return base64.b64decode("".join(str(data).split()), validate=True)
             return path.read_bytes() if path else None
         except (OSError, binascii.Error, ValueError) as e:
             raise NoAccess(f"{self._where}: {field} cannot be read: {e}") from e
@@ -182,10 +184,10 @@ def _tls(cluster: _Files, user: _Files) -> ssl.SSLContext:
 
 
 def _authorization(user: _Files) -> Callable[[], str] | None:
-    if token := user.entry.get("token"):
-        return lambda: f"Bearer {token}"
     if path := user.path("tokenFile"):
         return TokenFile(path)
+    if token := user.entry.get("token"):
+        return lambda: f"Bearer {token}"
     if name := user.entry.get("username"):
         basic = base64.b64encode(f"{name}:{user.entry.get('password') or ''}".encode()).decode()
         return lambda: f"Basic {basic}"
@@ -203,8 +205,21 @@ def _token(path: Path) -> str:
 
 
 def _proxy_for(server: str) -> str | None:
-    """The proxy that the environment names for a server, as HTTPS_PROXY and NO_PROXY are commonly read."""
-    url = urlsplit(server)
-    if proxy_bypass(url.netloc):
+    """The proxy that the environment names for a server, as HTTPS_PROXY and NO_PROXY are read by kubectl."""
+    url, named = urlsplit(server), getproxies_environment()
+    if proxy_bypass(url.netloc) or _is_within(url.hostname or "", named.get("no", "")):
         return None
-    return getproxies_environment().get(url.scheme)
+    return named.get(url.scheme)
+
+
+def _is_within(host: str, networks: str) -> bool:
+    """Whether an address is one of NO_PROXY's, or lies in a network of it (CIDR)."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    for entry in networks.split(","):
+        with suppress(ValueError):
+            if address in ipaddress.ip_network(entry.strip().strip("[]"), strict=False):
+                return True
+    return False

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import closing
@@ -25,10 +24,10 @@ from urllib.parse import urlencode
 import aiohttp
 from yarl import URL
 
-from deepcoder_operator import VERSION
 from deepcoder_operator.kube import access, errors
 from deepcoder_operator.kube.access import Access
 from deepcoder_operator.kube.resources import BY_KIND, PODS, TOKEN_REVIEWS, Resource
+from deepcoder_operator.kube.session import FIELD_MANAGER, open_session
 from deepcoder_operator.kube.tail import tail
 from deepcoder_operator.metrics import API_REQUESTS
 
@@ -36,7 +35,6 @@ log = logging.getLogger(__name__)
 
 Object = dict[str, Any]
 
-FIELD_MANAGER = "deepcoder-operator"
 CONNECTIONS = 64
 """Requests that are under way at once, watches not counted."""
 _UNBOUNDED = 0
@@ -49,9 +47,6 @@ kinds are listed at a time: what pages take at once is never given back to the s
 WATCH_SECONDS = 300
 WATCH_SILENCE_SECONDS = 100.0
 """Bookmarks come about each minute: a watch silent for longer is dead."""
-
-_LONGEST_LINE_BYTES = 2 * 1024 * 1024
-"""Of a watch, whose events are a line each: etcd takes objects of up to 1.5 MiB."""
 
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None)
 """Who asks has a deadline around it."""
@@ -352,20 +347,16 @@ class _Connections:
         timeout: aiohttp.ClientTimeout,
     ) -> aiohttp.ClientResponse:
         """The answer, whose body is still to be read."""
-        reached, headers = self._reached, {"Accept": _ACCEPT}
-        if reached.authorization is not None:
-            headers["Authorization"] = reached.authorization()
+        server, headers = self._reached.server, {"Accept": _ACCEPT}
         if body is not None:
             headers["Content-Type"] = content_type
-        url = URL(f"{reached.server}{path}?{urlencode(query)}" if query else reached.server + path, encoded=True)
+        url = URL(f"{server}{path}?{urlencode(query)}" if query else server + path, encoded=True)
         return await self._open().request(
             method,
             url,
             headers=headers,
             data=None if body is None else json.dumps(body).encode(),
             timeout=timeout,
-            proxy=reached.proxy,
-            server_hostname=reached.server_name,
         )
 
     async def close(self) -> None:
@@ -374,14 +365,7 @@ class _Connections:
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._most, ssl=self._reached.tls or True),
-                headers={"User-Agent": f"{FIELD_MANAGER}/{VERSION} ({os.environ.get('POD_NAME') or 'no pod'})"},
-                cookie_jar=aiohttp.DummyCookieJar(),
-                # Left to aiohttp, a thread looks for a proxy in the environment, another for ~/.netrc, at each request.
-                trust_env=False,
-                read_bufsize=_LONGEST_LINE_BYTES,
-            )
+            self._session = open_session(self._reached, self._most)
         return self._session
 
 
