@@ -52,8 +52,8 @@ def test_spec_of_which_there_is_no_new_version_is_kept_once() -> None:
     assert after == kept(RUNS, run("2", 1))
 
 
-@pytest.mark.parametrize(("generation", "uid"), [(2, "u"), (1, "another")])
-def test_spec_of_a_new_version_or_of_a_namesake_is_taken(generation: int, uid: str) -> None:
+@pytest.mark.parametrize(("generation", "uid"), [(2, "u"), (1, "another"), (1, "u")])
+def test_spec_that_differs_is_taken_even_of_the_same_generation_which_another_crd_serves_otherwise(generation: int, uid: str) -> None:
     newer = run("2", generation, uid)
     newer["spec"]["suspend"] = True
     assert kept(RUNS, newer, kept(RUNS, run("1", 1)))["spec"]["suspend"] is True

@@ -294,7 +294,11 @@ def make_learner(
     tiny_model: Callable[..., Path], make_recipe: Callable[..., Recipe]
 ) -> Iterator[Callable[..., InProcessLearner]]:
     """A single-rank learner in this process."""
+    import torch.distributed as dist
+
     made: list[InProcessLearner] = []
+    if dist.is_initialized():  # by an engine of vLLM's that another module's tests ran in this process
+        dist.destroy_process_group()
 
     def make(recipe: Recipe | None = None, model: Path | None = None, capacity: int = 64) -> InProcessLearner:
         from deepcoder_trainer.learner.rank import LearnerRank

@@ -11,7 +11,11 @@ import yaml
 from deepcoder_trainer.__main__ import main
 from deepcoder_trainer.plan.document import read_planned
 
-EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.yaml"))
+EXAMPLES = [
+    path
+    for path in sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.yaml"))
+    if re.search(r"^kind: (DeepCoderRun|LocalRun)$", path.read_text(), re.MULTILINE)
+]
 GPUS = {"deepcoder-14b": "32", "deepcoder-1.5b": "8", "deepcoder-1.5b-one-gpu": "1"}
 DEMO = """{"architectures": ["Qwen2ForCausalLM"], "num_hidden_layers": 3, "hidden_size": 128, "intermediate_size": 352,
 "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 512, "max_position_embeddings": 256}"""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.judge.local import LocalJudge
 from deepcoder_trainer.workdir import LOCK, Workdir
 
 ATTEMPT = """
@@ -39,34 +42,37 @@ time.sleep(60)
 
 
 @pytest.fixture(autouse=True)
-def _own_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(tempfile, "tempdir", None)
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A temporary folder of the test's own, with a name so short that a socket's fits below it."""
+    with tempfile.TemporaryDirectory(prefix="w-", dir="/tmp") as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        yield Path(folder)
 
 
 def test_what_a_killed_attempt_leaves_is_removed_by_the_next_and_what_a_live_one_works_in_is_not(
-    tmp_path: Path,
+    place: Path,
 ) -> None:
     with subprocess.Popen([sys.executable, "-c", ATTEMPT], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             folder = Path(process.stdout.readline().strip())
-            assert folder.parent == tmp_path
+            assert folder.parent == place
             beside = Workdir()
             assert (folder / "copy").exists()
         finally:
             process.kill()
     assert (folder / "copy").exists()
     last = Workdir()
-    assert set(tmp_path.iterdir()) == {beside.path, last.path}
+    assert set(place.iterdir()) == {beside.path, last.path}
     for each in (beside, last):
         each.remove()
-    assert list(tmp_path.iterdir()) == []
+    assert list(place.iterdir()) == []
 
 
 @pytest.mark.parametrize(("program", "holds"), [(JUDGE, "judge.sock"), (SAMPLER, "config.json")])
 def test_what_judges_and_samplers_of_a_killed_run_leave_is_removed_by_the_next(
-    tmp_path: Path, program: str, holds: str
+    place: Path, program: str, holds: str
 ) -> None:
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -81,9 +87,20 @@ def test_what_judges_and_samplers_of_a_killed_run_leave_is_removed_by_the_next(
     assert not folder.exists()
 
 
-def test_a_folder_that_no_attempt_made_stays(tmp_path: Path) -> None:
-    (tmp_path / "deepcoder-trainer-0").mkdir()
-    (tmp_path / "deepcoder-trainer-link").mkdir()
-    (tmp_path / "deepcoder-trainer-link" / LOCK).symlink_to("/etc/hostname")
+def test_a_folder_that_no_attempt_made_stays(place: Path) -> None:
+    (place / "deepcoder-trainer-0").mkdir()
+    (place / "deepcoder-trainer-link").mkdir()
+    (place / "deepcoder-trainer-link" / LOCK).symlink_to("/etc/hostname")
     Workdir().remove()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["deepcoder-trainer-0", "deepcoder-trainer-link"]
+    assert sorted(path.name for path in place.iterdir()) == ["deepcoder-trainer-0", "deepcoder-trainer-link"]
+
+
+def test_a_folder_whose_name_is_too_long_for_a_socket_is_told_at_once(
+    monkeypatch: pytest.MonkeyPatch, place: Path
+) -> None:
+    deep = place / ("x" * 90)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    with pytest.raises(BadConfig, match="set TMPDIR to a shorter folder"):
+        LocalJudge(1)
+    assert list(deep.iterdir()) == []

@@ -7,6 +7,7 @@ more is. A standby watches no runs, and is ready without them.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -55,4 +56,4 @@ class Probes:
     def _age(self, name: str) -> float:
         """Seconds since a watch was heard of; 0 for one that has not begun."""
         at = self._alive[name]()
-        return asyncio.get_running_loop().time() - at if at else 0.0
+        return time.monotonic() - at if at else 0.0  # the clock of event loops, wherever this is asked

@@ -26,24 +26,22 @@ _LONGEST_SHARED = 64
 def kept(resource: Resource, obj: Mapping[str, Any], before: Object | None = None) -> Object:
     """The part of an object that is kept, a copy.
 
-    `before` is what is kept of an earlier state under the same name: what cannot have changed since is taken from it.
+    `before` is what is kept of an earlier state under the same name: what is equal in it is taken from it.
     """
     keep = _KEEP.get(resource)
     return keep(obj) if keep is not None else _custom_resource(obj, before)
 
 
 def _custom_resource(obj: Mapping[str, Any], before: Object | None) -> Object:
-    """Ours, whose every field is read; of its spec, which hardly ever changes, the API server counts the versions."""
+    """Ours, whose every field is read; its spec hardly ever changes.
+
+    It is compared and not told by its generation: a CRD that knows other fields changes what is served of the same one.
+    """
     out: Object = {k: shared(v) for k, v in obj.items() if k not in ("metadata", "spec")}
     if "spec" in obj:
-        out["spec"] = before["spec"] if before and _same_spec(obj, before) else shared(obj["spec"])
+        same = before is not None and before.get("spec") == obj["spec"]
+        out["spec"] = before["spec"] if same and before else shared(obj["spec"])
     return out | {"metadata": _metadata(obj)}
-
-
-def _same_spec(obj: Mapping[str, Any], before: Object) -> bool:
-    new, old = obj["metadata"], before["metadata"]
-    version = new.get("generation")
-    return version is not None and (version, new["uid"]) == (old.get("generation"), old["uid"]) and "spec" in before
 
 
 def _rayjob(obj: Mapping[str, Any]) -> Object:

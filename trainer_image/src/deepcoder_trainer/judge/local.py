@@ -33,6 +33,9 @@ RESTART_SECONDS = 600.0
 BASE_URL = "http://judge"
 """Any name will do over a Unix socket."""
 
+LONGEST_SOCKET = 107
+"""Bytes of a Unix socket's address, without the one that ends it."""
+
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV")
 # PR_SET_PDEATHSIG: the kernel sends SIGTERM when the trainer's main thread ends, however it ends; one that has ended
 # before this is asked for is told by the child's having another parent.
@@ -50,6 +53,9 @@ class LocalJudge:
     def __init__(self, workers: int | None = None) -> None:
         self._folder = Workdir("judge")
         self.socket = self._folder.path / "judge.sock"
+        if len(os.fsencode(self.socket)) > LONGEST_SOCKET:
+            self._folder.remove()
+            raise BadConfig(f"{self.socket} is too long for a Unix socket: set TMPDIR to a shorter folder")
         self._workers = workers or os.cpu_count() or 1
         self._child = self._spawn()
         self._ended: deque[float] = deque(maxlen=RESTARTS + 1)
