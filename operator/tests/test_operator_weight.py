@@ -53,7 +53,7 @@ def test_spec_of_which_there_is_no_new_version_is_kept_once() -> None:
 
 
 @pytest.mark.parametrize(("generation", "uid"), [(2, "u"), (1, "another"), (1, "u")])
-def test_spec_that_differs_is_taken_even_of_the_same_generation_which_another_crd_serves_otherwise(generation: int, uid: str) -> None:
+def test_spec_that_differs_is_taken_even_of_one_generation_as_two_crds_serve_it(generation: int, uid: str) -> None:
     newer = run("2", generation, uid)
     newer["spec"]["suspend"] = True
     assert kept(RUNS, newer, kept(RUNS, run("1", 1)))["spec"]["suspend"] is True
