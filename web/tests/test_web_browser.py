@@ -150,7 +150,7 @@ def test_progress_alone_asks_the_bucket_for_no_lineage(tab: Page, standin: Stand
         asked = standin.count("/demo")
         standin.steps["demo"] = trained(0, number)
         standin.change()
-        until(lambda asked=asked: standin.count("/demo") > asked, "the run is asked for")  # type: ignore[misc]
+        until(lambda asked=asked: standin.count("/demo") > asked, "the run is asked for")
     assert standin.count("/lineage") == 1
     standin.digest = "sha256:" + "b" * 64
     standin.change()

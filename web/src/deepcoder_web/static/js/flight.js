@@ -1,5 +1,5 @@
 // One load at a time. Who asks while one is under way gets another after it, and only one: a load is never given up for
-// a newer one, else a page whose run changes faster than its bucket answers would show nothing. Pure; fails never, what
+// a newer one, else a page whose run changes faster than its bucket answers would show nothing. Pure, and never fails: what
 // the load throws goes to `failed`.
 
 // `load(signal)` gives a promise. Once ended, a flight tells nobody anything: what comes late belongs to another page.
