@@ -61,12 +61,12 @@ generate: setup  ## CRDs from the API types, the state machine's page from the p
 docs: setup  ## the docs as a site, in build/site
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 
-BENCHMARKS := ablations checkpoint curate demo gpu judge judge_load operator pipeline
+BENCHMARKS := ablations checkpoint curate dashboard demo gpu judge judge_load operator pipeline
 # `operator` is a module of the standard library, which no file beside a benchmark may take the place of.
 FILE_operator := operator_scale
 # The page that a benchmark writes beside its table.
 PAGE ?= docs/results/$*-$(shell date +%F).md
 
-bench-%: setup  ## a benchmark: ablations checkpoint curate demo gpu judge judge_load operator pipeline; PAGE=FILE for another page than the dated one
+bench-%: setup  ## a benchmark: ablations checkpoint curate dashboard demo gpu judge judge_load operator pipeline; PAGE=FILE for another page than the dated one
 	@[[ " $(BENCHMARKS) " == *" $* "* ]] || { echo "make: no benchmark '$*'; there are: $(BENCHMARKS)" >&2; exit 64; }
 	@$(PY) benchmarks/$(or $(FILE_$*),$*).py --page $(PAGE)
