@@ -16,7 +16,7 @@ from kubernetes import client as kubernetes
 from deepcoder_cli.gate import Gate, Reply
 from deepcoder_cli.proxy import Proxy
 from deepcoder_client.connection import Connection
-from deepcoder_client.errors import NoToken, Unreachable
+from deepcoder_client.errors import Forbidden, NoToken, Unreachable
 from deepcoder_client.forward import Bearer, Stream, port_forward
 
 PORT, KEY, TOKEN = 8123, "the-key", "the-token"
@@ -92,6 +92,7 @@ class Pod:
         self.thread.start()
         application = web.Application()
         application.router.add_get("/api/v1/namespaces/{ns}/pods/{pod}/portforward", self.forward)
+        application.router.add_post("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", self.review)
         application.router.add_post("/api/v1/namespaces/{ns}/serviceaccounts/{name}/token", self.token)
         self.runner = web.AppRunner(application)
         self.call(self.runner.setup())
@@ -109,6 +110,8 @@ class Pod:
         return Connection(configuration, "team", 5.0)
 
     async def forward(self, request: web.Request) -> web.StreamResponse:
+        if request.match_info["pod"] == "page-secret":
+            return web.Response(status=403)
         if request.match_info["pod"] != "page-0":
             return web.Response(status=404)
         opened = web.WebSocketResponse(protocols=("v5.channel.k8s.io", "v4.channel.k8s.io"))
@@ -127,6 +130,10 @@ class Pod:
         await opened.send_bytes(b"\x00" + answer[40:])
         await opened.close()
         return opened
+
+    async def review(self, request: web.Request) -> web.Response:
+        verb = (await request.json())["spec"]["resourceAttributes"]["verb"]
+        return web.json_response({"status": {"allowed": verb == "create"}})
 
     async def token(self, request: web.Request) -> web.Response:
         self.tokens += 1
@@ -225,3 +232,8 @@ def test_the_token_is_the_kubeconfigs_or_an_accounts_and_a_certificate_is_none(p
 def test_a_forward_to_nobody_is_unreachable(pod: Pod) -> None:
     with pytest.raises(Unreachable, match="cannot be reached"):
         port_forward(pod.connection(host="http://127.0.0.1:1"), "deepcoder", "page-0", 8090)
+
+
+def test_a_forward_that_is_refused_names_the_permission_that_is_missing(pod: Pod) -> None:
+    with pytest.raises(Forbidden, match="you lack the permission to get pods/portforward in namespace deepcoder"):
+        port_forward(pod.connection(), "deepcoder", "page-secret", 8090)

@@ -42,7 +42,8 @@ class Cluster:
     def __init__(self) -> None:
         self.run = a_run()
         self.logs = {"sampler-a": "one\ntwo\n", "sampler-b": "three\n", "judge-0": "verdict\n"}
-        self.allowed = True
+        self.verbs = {"get", "create"}
+        self.refusing = False
         self.commands: list[list[str]] = []
         self.queries: list[dict[str, str]] = []
 
@@ -54,7 +55,8 @@ class Cluster:
             self.queries.append(dict(request.query))
             return web.Response(text=self.logs[path.split("/")[-2]])
         if path.endswith("/selfsubjectaccessreviews"):
-            return web.json_response({"status": {"allowed": self.allowed}})
+            asked = (await request.json())["spec"]["resourceAttributes"]
+            return web.json_response({"status": {"allowed": asked["verb"] in self.verbs}})
         if path.endswith("/pods"):
             selector = request.query["labelSelector"]
             items = [a_pod("head", "ray-head")] if "role=head" in selector else []
@@ -64,6 +66,8 @@ class Cluster:
         return web.json_response(self.run)
 
     async def _exec(self, request: web.Request) -> web.StreamResponse:
+        if self.refusing:
+            return web.Response(status=403)
         self.commands.append(request.query.getall("command"))
         socket = web.WebSocketResponse(protocols=("v5.channel.k8s.io", "v4.channel.k8s.io"))
         await socket.prepare(request)
@@ -123,11 +127,22 @@ def test_the_live_drivers_log_is_read_within_its_head(cluster: Cluster, printed:
     assert program.startswith("exec tail -n 7 " + ("-F " if more else "/tmp/ray/"))
 
 
-def test_who_may_not_look_into_the_head_is_told_so(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
-    cluster.allowed = False
+@pytest.mark.parametrize("missing", ["get", "create"])
+def test_who_may_not_look_into_the_head_is_told_so(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str], missing: str
+) -> None:
+    cluster.verbs.remove(missing)
+    assert main(["logs", "demo"]) == 4
+    assert f"you lack the permission to {missing} pods/exec in namespace team" in capsys.readouterr().err
+    assert cluster.commands == []
+
+
+def test_a_head_that_the_api_server_refuses_to_look_into_is_a_missing_permission(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster.refusing = True
     assert main(["logs", "demo"]) == 4
     assert "you lack the permission to create pods/exec in namespace team" in capsys.readouterr().err
-    assert cluster.commands == []
 
 
 def test_lines_of_several_pods_have_their_pods_name(cluster: Cluster, printed: Read) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -150,6 +150,10 @@ class Connection:
         kind = Kind("selfsubjectaccessreviews", "authorization.k8s.io")
         answer = self.create(kind, None, review | {"spec": {"resourceAttributes": asked}})
         return bool(answer.get("status", {}).get("allowed"))
+
+    def lacking(self, rights: Iterable[Right], name: str = "") -> Right | None:
+        """The first of several rights that the user has not."""
+        return next((right for right in rights if not self.can_i(right, name)), None)
 
     def lines(
         self, kind: Kind, namespace: str | None, right: Right, query: Mapping[str, str | int], path: str | None = None,

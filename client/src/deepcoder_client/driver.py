@@ -1,12 +1,13 @@
 """The live trainer's own words: Ray's job supervisor lets it print into a file within the head, which no log has.
 
-So it is read by a command in the head's container, which needs the right to create pods/exec; once the attempt has
-ended the file's end is in the run's folder, for whoever may read that.
+So it is read by a command in the head's container, which needs the rights to get and create pods/exec; once the attempt
+has ended the file's end is in the run's folder, for whoever may read that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from http import HTTPStatus
 from urllib.parse import urlencode
 
 import websocket
@@ -14,7 +15,7 @@ from kubernetes.stream.ws_client import WSClient
 
 from deepcoder_client.connection import PODS, Connection
 from deepcoder_client.errors import Forbidden, Unreachable
-from deepcoder_client.rights import Right
+from deepcoder_client.rights import socket_rights
 
 FILES = "/tmp/ray/session_latest/logs/job-driver-*.log"  # noqa: S108  in the head's container
 CONTAINER = "ray-head"
@@ -23,9 +24,9 @@ _WAIT_SECONDS = 1.0
 
 def driver_lines(connection: Connection, namespace: str, head: str, *, tail: int, follow: bool) -> Iterator[str]:
     """The last lines that the trainer in a head pod printed; with `follow` also what it prints, until the head goes."""
-    right = Right("create", "pods/exec", "", namespace)
-    if not connection.can_i(right, head):
-        raise Forbidden(right)
+    rights = socket_rights("pods/exec", namespace)
+    if (missing := connection.lacking(rights, head)) is not None:
+        raise Forbidden(missing)
     program = f"exec tail -n {int(tail)} {'-F ' if follow else ''}{FILES}"
     query = [("container", CONTAINER), ("stdout", "true"), ("stderr", "true")]
     query += [("command", word) for word in ("sh", "-c", program)]
@@ -34,6 +35,8 @@ def driver_lines(connection: Connection, namespace: str, head: str, *, tail: int
     try:
         stream = WSClient(connection.configuration, f"{address}?{urlencode(query)}", connection.headers(), False)
     except (websocket.WebSocketException, OSError) as error:
+        if getattr(error, "status_code", None) == HTTPStatus.FORBIDDEN:
+            raise Forbidden(connection.lacking(rights, head) or rights[-1]) from error
         raise Unreachable(f"pod {head} cannot be looked into: {error}") from error
     rest = ""
     try:

@@ -1,12 +1,14 @@
 """A connection to a port within a pod, through the API server; and a token to show there in the user's name.
 
-A port that is reached so listens on the pod's loopback alone. The right that it takes is to create pods/portforward.
+A port that is reached so listens on the pod's loopback alone. It takes the rights to get and create
+pods/portforward.
 """
 
 from __future__ import annotations
 
 import time
 from datetime import datetime
+from http import HTTPStatus
 from typing import Any, Protocol
 
 import websocket
@@ -14,8 +16,8 @@ from kubernetes.client import ApiException
 from kubernetes.stream.ws_client import portforward_call
 
 from deepcoder_client.connection import PODS, SERVICE_ACCOUNTS, Connection
-from deepcoder_client.errors import NoToken, Unreachable
-from deepcoder_client.rights import Right
+from deepcoder_client.errors import Forbidden, NoToken, Unreachable
+from deepcoder_client.rights import Right, socket_rights
 
 TOKEN_SECONDS = 3600
 _RENEW_SECONDS = 300.0
@@ -41,13 +43,13 @@ class Stream(Protocol):
         """Give it back."""
 
 
-def forward_right(namespace: str) -> Right:
+def forward_rights(namespace: str) -> tuple[Right, Right]:
     """What it takes."""
-    return Right("create", "pods/portforward", "", namespace)
+    return socket_rights("pods/portforward", namespace)
 
 
 def port_forward(connection: Connection, namespace: str, pod: str, port: int) -> Stream:
-    """A connection to a port of a pod; raises `Unreachable`."""
+    """A connection to a port of a pod; raises `Unreachable` and `Forbidden`."""
     address = connection.host.replace("http", "ws", 1) + PODS.path(namespace, pod, "portforward")
     websocket.setdefaulttimeout(connection.timeout)
     try:
@@ -55,6 +57,9 @@ def port_forward(connection: Connection, namespace: str, pod: str, port: int) ->
             connection.configuration, "GET", address, query_params=[("ports", str(port))], headers=connection.headers()
         )
     except ApiException as error:
+        if getattr(error.__context__, "status_code", None) == HTTPStatus.FORBIDDEN:
+            rights = forward_rights(namespace)
+            raise Forbidden(connection.lacking(rights, pod) or rights[-1]) from error
         raise Unreachable(f"port {port} of pod {pod} cannot be reached: {error.reason}") from error
     stream: Stream = opened.socket(port)
     return stream

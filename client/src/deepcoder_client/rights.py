@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from deepcoder_contracts.api.base import GROUP
 
 READS = frozenset({"get", "list", "watch"})
+_SOCKETS = ("pods/exec", "pods/portforward")
+"""Kubernetes' own view reads none of these: to get one is to open it."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Right:
             )
         if self.group == "ray.io":
             return "KubeRay's ClusterRole rayjob-viewer-role"
+        if self.resource in _SOCKETS:
+            return "Kubernetes' own role edit"
         if self.resource == "secrets":
             return "Kubernetes' own role edit, or a Role for this Secret alone"
         return "Kubernetes' own role view" if self.verb in READS else "Kubernetes' own role edit"
@@ -52,3 +56,11 @@ class Right:
         where = f"in namespace {self.namespace}" if self.namespace else "in all namespaces"
         binding = "a RoleBinding there" if self.namespace else "a ClusterRoleBinding"
         return f"you lack the permission to {self.verb} {self.qualified} {where}: ask for {binding} to {self.role}"
+
+
+def socket_rights(resource: str, namespace: str) -> tuple[Right, Right]:
+    """What it takes to open a WebSocket to `pods/exec` or `pods/portforward`.
+
+    It is opened by a GET, so the API server has always asked for `get`; from Kubernetes 1.35 on also for `create`.
+    """
+    return Right("get", resource, "", namespace), Right("create", resource, "", namespace)

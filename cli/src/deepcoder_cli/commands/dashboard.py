@@ -12,7 +12,7 @@ from deepcoder_cli.proxy import Proxy
 from deepcoder_client.client import Client
 from deepcoder_client.connection import PODS
 from deepcoder_client.errors import Forbidden, NotFound, Refused
-from deepcoder_client.forward import Bearer, Stream, forward_right, port_forward
+from deepcoder_client.forward import Bearer, Stream, forward_rights, port_forward
 
 PORT = 8090
 """Where the page listens on its pod's loopback."""
@@ -41,15 +41,15 @@ def dashboard(
     """Open the web page of runs.
 
     The chart serves it with web.enabled, on a port that only its own pod reaches; this command reaches it through the
-    API server, which takes the right to create pods/portforward there, and shows your token with each request. So the
-    page shows what you may see. The address holds a key: who has it sees what you see, as long as this command runs.
+    API server, which takes the rights to get and create pods/portforward there, and shows your token with each request.
+    So the page shows what you may see. The address holds a key: who has it sees what you see, as long as this command
+    runs.
     """
     client = where.client()
     place = client.namespace
-    right = forward_right(operator_namespace)
     pod = _page(client, operator_namespace)
-    if not client.connection.can_i(right):
-        raise Forbidden(right)
+    if (missing := client.connection.lacking(forward_rights(operator_namespace), pod)) is not None:
+        raise Forbidden(missing)
     bearer = Bearer(client.connection, service_account, place)
     bearer.token()  # an account that may not be asked for is told now
 

@@ -55,8 +55,8 @@ def logs(
 
     PART is driver (the trainer itself, the default), head, samplers, learners or judge.
 
-    The live driver's log is read inside the head's pod, which needs the right to create pods/exec. Of an attempt that
-    is over it is in the bucket: --attempt N.
+    The live driver's log is read inside the head's pod, which needs the rights to get and create pods/exec. Of an
+    attempt that is over it is in the bucket: --attempt N.
     """
     if follow and (attempt or attempts):
         raise click.UsageError("--attempt and --attempts show what is over: leave -f out")
