@@ -25,7 +25,7 @@ from deepcoder_client.connection import (
     Connection,
     Object,
 )
-from deepcoder_client.errors import ClientError, Conflict, NotFound, NotInTime, Refused, Unreachable
+from deepcoder_client.errors import Conflict, NotFound, NotInTime, Refused, Unknown, Unreachable
 from deepcoder_client.manifests import RunManifest, load, parse
 from deepcoder_client.rights import Right
 from deepcoder_contracts.api.run import DeepCoderRun
@@ -85,11 +85,11 @@ class Client:
             )
         except Conflict as error:
             raise Conflict(f"{error}; leave these fields out, or take them over with force") from error
-        return _typed(answer)
+        return typed(answer)
 
     def get(self, name: str, namespace: str | None = None) -> DeepCoderRun:
         """A run; raises `NotFound`."""
-        return _typed(self.raw(name, namespace))
+        return typed(self.raw(name, namespace))
 
     def raw(self, name: str, namespace: str | None = None) -> Object:
         """A run as the API server has it, which a client that is older than the cluster can read as well."""
@@ -103,7 +103,7 @@ class Client:
     ) -> Sequence[DeepCoderRun]:
         """Runs of a namespace, or of all, by namespace and name; `selector` is a label selector."""
         items = self.raw_list(namespace, all_namespaces=all_namespaces, selector=selector)
-        return [_typed(item) for item in items]
+        return [typed(item) for item in items]
 
     def raw_list(
         self, namespace: str | None = None, *, all_namespaces: bool = False, selector: str = ""
@@ -122,31 +122,38 @@ class Client:
 
         Where the server ends a watch it goes on from what was seen last, or from a new list where that is too old.
         """
+        for kind, run in self.raw_watch(name, namespace, seconds=seconds, all_namespaces=all_namespaces):
+            yield Change(kind, typed(run))
+
+    def raw_watch(
+        self, name: str | None = None, namespace: str | None = None, *, seconds: float, all_namespaces: bool = False,
+        patience: float = PATIENCE_SECONDS,
+    ) -> Iterator[tuple[str, Object]]:  # fmt: skip
+        """The same as (type, run as the API server has it); an API server that is away is raised after `patience`."""
         place = None if all_namespaces else namespace or self.namespace
         chosen = {"fieldSelector": f"metadata.name={name}"} if name else {}
-        end, told = time.monotonic() + seconds, dict[tuple[str, str], DeepCoderRun]()
+        end, told = time.monotonic() + seconds, dict[tuple[str, str], Object]()
         while time.monotonic() < end:
-            listed = self._patiently(lambda: self.connection.list(RUNS, place, **chosen), end)
-            now = {(m["namespace"], m["name"]): _typed(i) for i in listed["items"] for m in [i["metadata"]]}
+            give_up = min(end, time.monotonic() + patience)
+            listed = self._patiently(lambda: self.connection.list(RUNS, place, **chosen), give_up)
+            now = {_place(run): run for run in listed["items"]}
             for key in dict.fromkeys([*told, *now]):
                 before, after = told.get(key), now.get(key)
                 if after is None and before is not None:
-                    yield Change("DELETED", before)
-                elif after is not None and (
-                    before is None or before.metadata.resource_version != after.metadata.resource_version
-                ):
-                    yield Change("ADDED" if before is None else "MODIFIED", after)
+                    yield "DELETED", before
+                elif after is not None and (before is None or _version(before) != _version(after)):
+                    yield "ADDED" if before is None else "MODIFIED", after
             told = now
-            version = str(listed["metadata"]["resourceVersion"])
-            for change in self._changes(place, version, chosen, end):
-                key = (change.run.metadata.namespace, change.run.metadata.name)
-                if change.type == "DELETED":
-                    told.pop(key, None)
+            for kind, run in self._changes(place, _version(listed), chosen, end):
+                if kind == "DELETED":
+                    told.pop(_place(run), None)
                 else:
-                    told[key] = change.run
-                yield change
+                    told[_place(run)] = run
+                yield kind, run
 
-    def _changes(self, place: str | None, version: str, chosen: dict[str, str], end: float) -> Iterator[Change]:
+    def _changes(
+        self, place: str | None, version: str, chosen: dict[str, str], end: float
+    ) -> Iterator[tuple[str, Object]]:
         """Changes until the version that was seen last is too old for the server, or the time is over."""
         right = Right("watch", RUNS.plural, RUNS.group, place)
         while (left := end - time.monotonic()) > 0:
@@ -157,9 +164,9 @@ class Client:
                     event = json.loads(line)
                     if event["type"] == "ERROR":
                         return
-                    version = str(event["object"]["metadata"]["resourceVersion"])
+                    version = _version(event["object"])
                     if event["type"] != "BOOKMARK":
-                        yield Change(event["type"], _typed(event["object"]))
+                        yield event["type"], event["object"]
             except (Unreachable, Refused, ValueError):
                 time.sleep(min(POLL_SECONDS, max(0.0, end - time.monotonic())))
                 return
@@ -223,7 +230,7 @@ class Client:
             run = self.raw(name, place)
             spec = change(run)
             if spec is None:
-                return _typed(run)
+                return typed(run)
             version = {"resourceVersion": run["metadata"]["resourceVersion"]}
             try:
                 answer = self.connection.patch(
@@ -231,7 +238,7 @@ class Client:
                 )
             except Conflict:
                 continue
-            return _typed(answer)
+            return typed(answer)
         raise Conflict(f"{place}/{name} was changed by others {_TRIES} times meanwhile: try again")
 
     def pool(self, run: DeepCoderRun) -> Object | None:
@@ -300,16 +307,22 @@ def pool_of(run: Object) -> str | None:
     return str(reference["name"]) if reference else own_pool_name(run["metadata"]["name"])
 
 
-def _typed(run: Object) -> DeepCoderRun:
+def typed(run: Object) -> DeepCoderRun:
+    """A run as the API server has it, checked; raises `Unknown` with the field that this build cannot read."""
     try:
         return DeepCoderRun.model_validate(run)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise ClientError(
-            f"{run['metadata']['namespace']}/{run['metadata']['name']} cannot be read: {field}: {first['msg']}; the "
-            "cluster's release is newer than this deepcoder-client, update it"
-        ) from None
+        raise Unknown(f"{run['metadata']['namespace']}/{run['metadata']['name']}", f"{field}: {first['msg']}") from None
+
+
+def _place(run: Object) -> tuple[str, str]:
+    return run["metadata"]["namespace"], run["metadata"]["name"]
+
+
+def _version(thing: Object) -> str:
+    return str(thing["metadata"]["resourceVersion"])
 
 
 def _absent(error: NotFound, namespace: str, name: str) -> NotFound:

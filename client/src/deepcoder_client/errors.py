@@ -5,6 +5,8 @@ Nothing of the libraries below (kubernetes, urllib3, boto3) is raised to a calle
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from deepcoder_client.rights import Right
 
 
@@ -22,6 +24,17 @@ class Forbidden(ClientError):
     def __init__(self, right: Right) -> None:
         super().__init__(right.sentence())
         self.right = right
+
+
+class Unknown(ClientError):
+    """An object of a release that this build does not know."""
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(
+            f"{what} cannot be read: {why}; the cluster's release is newer than this deepcoder-client, update it"
+        )
+        self.why = why
+        """The field, and what is wrong with it."""
 
 
 class Refused(ClientError):
@@ -52,8 +65,24 @@ class BadFile(ClientError):
     """A file that cannot be read as a run, naming each field at fault."""
 
 
+class StorageFault(StrEnum):
+    """What is wrong with a bucket, in a word that says nothing of servers, Secrets or keys."""
+
+    UNREACHABLE = "Unreachable"
+    UNTRUSTED = "Untrusted"
+    REFUSED = "Refused"
+    NO_CREDENTIALS = "NoCredentials"
+    NO_BUCKET = "NoBucket"
+    TOO_LARGE = "TooLarge"
+    OTHER = "Other"
+
+
 class StorageError(ClientError):
     """The run's bucket cannot be read, and what would mend it."""
+
+    def __init__(self, message: str, fault: StorageFault = StorageFault.OTHER) -> None:
+        super().__init__(message)
+        self.fault = fault
 
 
 class NoData(ClientError):

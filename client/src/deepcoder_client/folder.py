@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SAMPLES = re.compile(r"/samples/step-(\d{6,})\.parquet$")
-_LARGEST_DOCUMENT = 16 << 20
 _MERGED = ("stage", "step", "ordinal", "time")
 
 
@@ -125,7 +124,7 @@ class RunFolder:
     def read_metrics(self, stage: str, ordinal: int) -> list[str]:
         """Lines of an attempt's metrics.jsonl, none where it has not stored one."""
         try:
-            data, _ = self.bucket.get(f"{self.key}/{metrics_key(stage, ordinal)}")
+            data, _ = self.bucket.get(f"{self.key}/{metrics_key(stage, ordinal)}", data=True)
         except Missing:
             return []
         return data.decode(errors="replace").splitlines()
@@ -156,13 +155,24 @@ class RunFolder:
                 )
             stage, step = known[-1]
         try:
-            data, _ = self.bucket.get(f"{self.key}/{samples_key(stage, step)}")
-            table = pq.read_table(io.BytesIO(data))
-        except Missing:
-            raise NoData(f"{self.uri} has no samples of stage {stage} step {step}") from None
+            table = pq.read_table(io.BytesIO(self.read_samples(stage, step)))
         except pa.ArrowInvalid as error:
             raise StorageError(f"samples of stage {stage} step {step} cannot be read: {error}") from error
         return table.append_column("stage", pa.array([stage] * table.num_rows, pa.string()))
+
+    def samples_object(self, stage: str, step: int) -> Stored:
+        """The object with a step's rollouts, which an attempt that trains the step again replaces; raises `NoData`."""
+        try:
+            return self.bucket.head(f"{self.key}/{samples_key(stage, step)}")
+        except Missing:
+            raise NoData(f"{self.uri} has no samples of stage {stage} step {step}") from None
+
+    def read_samples(self, stage: str, step: int) -> bytes:
+        """A step's rollouts as Parquet; raises `NoData`."""
+        try:
+            return self.bucket.get(f"{self.key}/{samples_key(stage, step)}", data=True)[0]
+        except Missing:
+            raise NoData(f"{self.uri} has no samples of stage {stage} step {step}") from None
 
     def samples(self, stage: str | None = None, step: int | None = None) -> pd.DataFrame:
         """`sample_table` as a frame."""
@@ -212,13 +222,17 @@ class RunFolder:
 
 def open_folder(connection: Connection, run: DeepCoderRun, endpoint: str | None = None) -> RunFolder:
     """A run's folder; raises `NoData` before the operator has accepted the run."""
+    key, s3 = folder_key(run), run.spec.checkpoint.s3
+    return RunFolder(Bucket(s3, credentials(connection, run.metadata.namespace, s3), endpoint), key, run)
+
+
+def folder_key(run: DeepCoderRun) -> str:
+    """The prefix of a run's folder, without slashes at its ends; raises `NoData` before the run was accepted."""
     if run.status.provenance is None:
         raise NoData(
             f"{run.metadata.namespace}/{run.metadata.name} has no folder yet: the operator has not accepted it"
         )
-    s3 = run.spec.checkpoint.s3
-    key = run.status.provenance.storage.removeprefix("s3://").partition("/")[2]
-    return RunFolder(Bucket(s3, credentials(connection, run.metadata.namespace, s3), endpoint), key.strip("/"), run)
+    return run.status.provenance.storage.removeprefix("s3://").partition("/")[2].strip("/")
 
 
 def metrics_frame(steps: Iterable[StepRecord]) -> pd.DataFrame:

@@ -3,6 +3,9 @@
 In this order: what the environment names (AWS_ACCESS_KEY_ID, AWS_PROFILE, a web identity), the Secret that
 `checkpoint.s3.credentialsSecretRef` names where the user may read it, then whatever boto3 finds. Nothing here writes.
 Each request has a deadline and boto3's bounded retries; what is left is raised as `StorageError` with the mend.
+
+A server that reads for others must not do so as itself: it takes `secret_credentials` alone, and gives `Limits`, with
+which neither its environment names a server nor does one object cost more than they say.
 """
 
 from __future__ import annotations
@@ -11,9 +14,12 @@ import base64
 import binascii
 import hashlib
 import os
+import socket
 import tempfile
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -24,7 +30,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, SSLError
 
 from deepcoder_client.connection import SECRETS, Connection
-from deepcoder_client.errors import Forbidden, NotFound, StorageError
+from deepcoder_client.errors import Forbidden, NotFound, StorageError, StorageFault
 from deepcoder_contracts.api.run_spec import S3
 from deepcoder_contracts.chain import Missing
 
@@ -58,6 +64,23 @@ class Stored:
     size: int
     modified: datetime
     checksum: str | None = None
+    etag: str = ""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What reading may cost a server that reads what others have stored."""
+
+    document_bytes: int
+    """Of a manifest, a record, results."""
+    data_bytes: int
+    """Of metrics or samples."""
+    objects: int
+    """Listed below one prefix."""
+    seconds: float
+    """Until an object or a list has arrived, however slowly its server goes on sending."""
+    vet: Callable[[str], None] = lambda url: None
+    """Called with each address before it is asked; raises for one that must not be."""
 
 
 def credentials(connection: Connection, namespace: str, s3: S3) -> Credentials:
@@ -68,17 +91,30 @@ def credentials(connection: Connection, namespace: str, s3: S3) -> Credentials:
     if reference is None:
         return Credentials("your own credentials")
     try:
-        secret = connection.get(SECRETS, namespace, reference.name)
+        return secret_credentials(connection, namespace, s3)
     except Forbidden as error:
         hint = f"; the run's own are in Secret {reference.name}, but {error}"
         return Credentials("your own credentials", hint=hint)
     except NotFound:
         return Credentials("your own credentials", hint=f"; the run's Secret {reference.name} is not there")
+
+
+def secret_credentials(connection: Connection, namespace: str, s3: S3) -> Credentials:
+    """Those of the run's Secret and no others; raises `StorageError`, `Forbidden` and `NotFound`."""
+    reference = s3.credentials_secret_ref
+    if reference is None:
+        raise StorageError(
+            "the run names no Secret with credentials (checkpoint.s3.credentialsSecretRef): its pods have their own",
+            StorageFault.NO_CREDENTIALS,
+        )
+    secret = connection.get(SECRETS, namespace, reference.name)
     try:
         data = {k: base64.b64decode(v, validate=True).decode().strip() for k, v in (secret.get("data") or {}).items()}
         access, key = data["AWS_ACCESS_KEY_ID"], data["AWS_SECRET_ACCESS_KEY"]
     except (KeyError, binascii.Error, UnicodeDecodeError) as error:
-        raise StorageError(f"Secret {reference.name} of {namespace} holds no usable keys: {error}") from error
+        raise StorageError(
+            f"Secret {reference.name} of {namespace} holds no usable keys: {error}", StorageFault.NO_CREDENTIALS
+        ) from error
     return Credentials(
         f"Secret {reference.name}", access, key, data.get("AWS_SESSION_TOKEN") or None, data.get("ca.crt") or None
     )
@@ -87,14 +123,15 @@ def credentials(connection: Connection, namespace: str, s3: S3) -> Credentials:
 class Bucket:
     """A bucket, for reading: what `deepcoder_contracts.chain` asks of one, and files."""
 
-    def __init__(self, s3: S3, access: Credentials, endpoint: str | None = None) -> None:
+    def __init__(self, s3: S3, access: Credentials, endpoint: str | None = None, limits: Limits | None = None) -> None:
         """`endpoint` in place of the run's, where this machine reaches the server by another name."""
-        self.name = s3.bucket
+        self.name, self.limits = s3.bucket, limits
         self._access = access
-        self._server = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or s3.endpoint
-        self._files = tempfile.TemporaryDirectory(prefix="deepcoder-client-")
+        named = None if limits else endpoint or os.environ.get("AWS_ENDPOINT_URL_S3")
+        self._server = named or s3.endpoint
         verify: str | None = None
         if access.ca:
+            self._files = tempfile.TemporaryDirectory(prefix="deepcoder-client-")
             bundle = Path(self._files.name) / "ca.crt"
             bundle.write_text(access.ca)
             verify = str(bundle)
@@ -108,23 +145,29 @@ class Bucket:
                         connect_timeout=_CONNECT_SECONDS, read_timeout=_READ_SECONDS,
                         retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
                         s3={"addressing_style": "path" if self._server else "auto"},
+                        ignore_configured_endpoint_urls=limits is not None,  # type: ignore[call-arg]  # not in the stubs
                     ),
                 )  # fmt: skip
             except ValueError as error:
                 raise StorageError(f"{self._server} is no URL of an S3 server: {error}") from error
+        if limits:
+            self._client.meta.events.register("before-send.s3", lambda request, **_: limits.vet(request.url))
 
-    def get(self, key: str) -> tuple[bytes, datetime]:
-        """Content, and when it was stored; raises `Missing`."""
+    def get(self, key: str, *, data: bool = False) -> tuple[bytes, datetime]:
+        """Content, and when it was stored; `data` is larger than a document may be. Raises `Missing`."""
         with self._translated(key):
             answer = self._client.get_object(Bucket=self.name, Key=key)
             with closing(answer["Body"]) as body:
+                if self.limits:
+                    most = self.limits.data_bytes if data else self.limits.document_bytes
+                    return _read(body, int(answer["ContentLength"]), most, self.limits.seconds), answer["LastModified"]
                 return body.read(), answer["LastModified"]
 
     def head(self, key: str) -> Stored:
         """Size and checksum; raises `Missing`."""
         with self._translated(key):
             a = self._client.head_object(Bucket=self.name, Key=key, ChecksumMode="ENABLED")
-            return Stored(key, a["ContentLength"], a["LastModified"], a.get("ChecksumSHA256"))
+            return Stored(key, a["ContentLength"], a["LastModified"], a.get("ChecksumSHA256"), a.get("ETag", ""))
 
     def sha256(self, key: str) -> str:
         """Hash of an object of any size, read in pieces; raises `Missing`."""
@@ -137,16 +180,26 @@ class Bucket:
     def objects(self, prefix: str) -> list[Stored]:
         """Everything below a prefix."""
         with self._translated(prefix):
-            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
-            return [Stored(o["Key"], o["Size"], o["LastModified"]) for page in pages for o in page.get("Contents", [])]
+            listed = self._pages("Contents", Bucket=self.name, Prefix=prefix)
+            return [Stored(o["Key"], o["Size"], o["LastModified"], etag=o.get("ETag", "")) for o in listed]
 
     def folders(self, prefix: str) -> list[str]:
         """Names of the folders right below a prefix that ends in a slash."""
         with self._translated(prefix):
-            asked = {"Bucket": self.name, "Prefix": prefix, "Delimiter": "/"}
-            pages = self._client.get_paginator("list_objects_v2").paginate(**asked)
-            found = [p["Prefix"] for page in pages for p in page.get("CommonPrefixes", [])]
-            return [name.rstrip("/").rsplit("/", 1)[-1] for name in found]
+            listed = self._pages("CommonPrefixes", Bucket=self.name, Prefix=prefix, Delimiter="/")
+            return [p["Prefix"].rstrip("/").rsplit("/", 1)[-1] for p in listed]
+
+    def _pages(self, part: str, **asked: str) -> list[Any]:
+        """All pages of a list, within the limits."""
+        found: list[Any] = []
+        end = time.monotonic() + self.limits.seconds if self.limits else None
+        for page in self._client.get_paginator("list_objects_v2").paginate(**asked):
+            found += page.get(part, [])
+            if self.limits and len(found) > self.limits.objects:
+                raise StorageError(f"more than {self.limits.objects} objects to list", StorageFault.TOO_LARGE)
+            if end and time.monotonic() > end:
+                raise StorageError("the list of objects has not come to its end in time", StorageFault.UNREACHABLE)
+        return found
 
     @contextmanager
     def _translated(self, key: str) -> Iterator[None]:
@@ -161,25 +214,55 @@ class Bucket:
                 raise Missing(where) from error
             if code == "NoSuchBucket":
                 raise StorageError(
-                    f"{server} has no bucket {self.name}: is this the server of the run? See --endpoint"
+                    f"{server} has no bucket {self.name}: is this the server of the run? See --endpoint",
+                    StorageFault.NO_BUCKET,
                 ) from error
             if code in _REFUSED:
                 raise StorageError(
                     f"{server} refuses {access.source} for {where} ({code}): use others, by AWS_ACCESS_KEY_ID and "
-                    f"AWS_SECRET_ACCESS_KEY or AWS_PROFILE{access.hint}"
+                    f"AWS_SECRET_ACCESS_KEY or AWS_PROFILE{access.hint}",
+                    StorageFault.REFUSED,
                 ) from error
             raise StorageError(f"{where} at {server}: {code}: {told.get('Message', '')}") from error
         except NoCredentialsError as error:
             raise StorageError(
                 f"no credentials for {where}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
-                f"AWS_PROFILE{access.hint}"
+                f"AWS_PROFILE{access.hint}",
+                StorageFault.NO_CREDENTIALS,
             ) from error
         except SSLError as error:
             raise StorageError(
-                f"the certificate of {server} is not trusted: name its authority in AWS_CA_BUNDLE"
+                f"the certificate of {server} is not trusted: name its authority in AWS_CA_BUNDLE",
+                StorageFault.UNTRUSTED,
             ) from error
         except BotoCoreError as error:
             raise StorageError(
                 f"{server} cannot be reached from here ({type(error).__name__}): where it has another address outside "
-                "the cluster, give that with --endpoint or AWS_ENDPOINT_URL_S3"
+                "the cluster, give that with --endpoint or AWS_ENDPOINT_URL_S3",
+                StorageFault.UNREACHABLE,
             ) from error
+
+
+def _read(body: Any, size: int, most: int, seconds: float) -> bytes:
+    """An object's content, cut off where it is larger than its server has said, or is not there in time."""
+    if size > most:
+        raise StorageError(f"an object of {size} bytes is larger than {most}", StorageFault.TOO_LARGE)
+    cut = threading.Timer(seconds, _cut, (body,))
+    cut.daemon = True
+    cut.start()
+    try:
+        pieces, read = [], 0
+        while piece := body.read(_PIECE_BYTES):
+            pieces.append(piece)
+            read += len(piece)
+            if read > most:
+                raise StorageError("an object is larger than its server said", StorageFault.TOO_LARGE)
+        return b"".join(pieces)
+    finally:
+        cut.cancel()
+
+
+def _cut(body: Any) -> None:
+    """End a transfer that another thread waits for: nothing but its socket can be told to."""
+    with suppress(AttributeError, OSError):
+        body._raw_stream._fp.fp.raw._sock.shutdown(socket.SHUT_RDWR)
