@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from sys import intern
 from typing import Any
 
 
@@ -34,7 +35,7 @@ def merge_steps(attempts: Iterable[tuple[int, Sequence[str]]]) -> list[StepRecor
         for line in lines:
             try:
                 record = _step(json.loads(line), ordinal)
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, AttributeError):
                 continue
             place = (record.stage, record.step)
             if place not in chosen or chosen[place].ordinal <= ordinal:
@@ -52,7 +53,7 @@ def _step(document: Mapping[str, Any], ordinal: int) -> StepRecord:
         step=int(document["step"]),
         ordinal=ordinal,
         time=float(document["time"]),
-        metrics={k: float(v) for k, v in document["metrics"].items() if v is not None},
-        verdicts={k: int(v) for k, v in document["verdicts"].items()},
-        phase_seconds={k: float(v) for k, v in document["phase_seconds"].items()},
+        metrics={intern(k): float(v) for k, v in document["metrics"].items() if v is not None},
+        verdicts={intern(k): int(v) for k, v in document["verdicts"].items()},
+        phase_seconds={intern(k): float(v) for k, v in document["phase_seconds"].items()},
     )
