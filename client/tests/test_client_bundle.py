@@ -15,6 +15,7 @@ from deepcoder_client.errors import Forbidden, NotFound
 from deepcoder_client.rights import Right
 
 PASSWORD = "correct-horse-battery"
+QUOTED = "it said hub-token-value"
 POD: dict[str, Any] = {
     "metadata": {"name": "demo-head", "namespace": "team", "managedFields": [{"manager": "kubelet"}]},
     "spec": {
@@ -29,6 +30,10 @@ POD: dict[str, Any] = {
             }
         ]
     },
+    "status": {
+        "phase": "Failed",
+        "containerStatuses": [{"name": "ray-head", "state": {"terminated": {"exitCode": 1, "message": QUOTED}}}],
+    },
 }
 RUN: dict[str, Any] = {
     "metadata": {
@@ -39,6 +44,10 @@ RUN: dict[str, Any] = {
     "spec": {
         "sandbox": {"together": {}},
         "checkpoint": {"s3": {"bucket": "b", "credentialsSecretRef": {"name": "s3"}}},
+    },
+    "status": {
+        "attempt": {"evidence": QUOTED},
+        "conditions": [{"type": "Progressing", "reason": "Crashed", "message": QUOTED}],
     },
 }
 
@@ -74,14 +83,14 @@ class Client:
         return [POD]
 
     def events(self, namespace: str, *names: str) -> list[dict[str, Any]]:
-        return [{"reason": "StagePassed", "note": f"about {','.join(names)}"}]
+        return [{"reason": "StagePassed", "note": f"{QUOTED}, about {','.join(names)}"}]
 
     def find_pool(self, namespace: str, name: str) -> None:
         raise NotFound("no pool")
 
     def pod_log(self, namespace: str, name: str, container: str, *, tail: int) -> Iterator[str]:
         yield f"{name} says {PASSWORD}"
-        yield "team/demo: attempt 1" if name == "op" else "another line"
+        yield "team/demo: attempt 1" if name == "op" else "logged in with a-literal-key"
 
 
 def bundle(*, logs: bool = False, withheld: tuple[str, ...] = ()) -> Bundle:
@@ -91,7 +100,7 @@ def bundle(*, logs: bool = False, withheld: tuple[str, ...] = ()) -> Bundle:
 
 def test_logs_and_objects_are_there_without_values_of_secrets() -> None:
     made = bundle()
-    assert made.documents["logs/demo-head.ray-head.log"] == "demo-head says [redacted]\nanother line"
+    assert made.documents["logs/demo-head.ray-head.log"] == "demo-head says [redacted]\nlogged in with [redacted]"
     assert made.documents["operator.log"] == "team/demo: attempt 1"
     (pod,) = yaml.safe_load_all(made.documents["pods.yaml"])
     variables = {v["name"]: v.get("value") for v in pod["spec"]["containers"][0]["env"]}
@@ -106,7 +115,10 @@ def test_logs_and_objects_are_there_without_values_of_secrets() -> None:
 @pytest.mark.parametrize("secret", ["s3", "hub"])
 def test_logs_are_left_out_where_a_secret_is_not_known_and_that_is_said(secret: str) -> None:
     made = bundle(withheld=(secret,))
-    assert not any(name.startswith("logs/") for name in made.documents)
+    assert {*made.documents} == {"run.yaml", "pods.yaml", "events.yaml"}
+    everything = "".join(made.documents.values())
+    assert "it said" not in everything, "nothing that quotes a program"
+    assert all(word in everything for word in ("exitCode: 1", "reason: Crashed", "StagePassed"))
     assert any(f"Secret {secret}" in line and "permission to get secrets" in line for line in made.missing)
     assert any("--include-logs" in line for line in made.missing)
 

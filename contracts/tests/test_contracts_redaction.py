@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pytest
 
 from deepcoder_contracts import redaction
-from deepcoder_contracts.redaction import REDACTED, Redactor, TooManyForms
+from deepcoder_contracts.redaction import REDACTED, Redactor, TooManyForms, named_values
 
 ACCOUNT = """{
   "type": "service_account",
@@ -101,3 +101,16 @@ def test_more_than_can_be_sought_is_refused() -> None:
     lines = "\n".join(f"line number {i}" for i in range(redaction.MOST_FORMS))
     with pytest.raises(TooManyForms, match="at most"):
         Redactor([lines.encode()])
+
+
+@pytest.mark.parametrize(
+    ("name", "secret"),
+    [
+        *[(n, True) for n in ("WANDB_API_KEY", "APIKEY", "secretKey", "DB_PWD", "PGPASS", "PROXY_AUTH", "HF_TOKEN")],
+        *[(n, True) for n in ("GOOGLE_CREDENTIALS_JSON", "CONNECTION_STRING", "AWS_ACCESS_KEY_ID", "password")],
+        *[(n, False) for n in ("PWD", "TOKEN_FILE", "KEY_LENGTH", "COMPASS", "AUTHOR", "PATH")],
+    ],
+)
+def test_variables_that_are_named_as_secrets_are_known(name: str, secret: bool) -> None:
+    template = {"spec": {"containers": [{"env": [{"name": name, "value": "some-value"}]}]}}
+    assert list(named_values([template])) == ([b"some-value"] if secret else [])

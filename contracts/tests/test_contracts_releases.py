@@ -68,7 +68,9 @@ def test_what_is_written_for_the_release_before_has_no_field_that_it_refuses(nam
 
 
 def test_every_document_is_an_instruction_or_a_record() -> None:
-    documents = {c for c in classes().values() if issubclass(c, VersionedContract) and c not in (VersionedContract, Record)}
+    documents = {
+        c for c in classes().values() if issubclass(c, VersionedContract) and c not in (VersionedContract, Record)
+    }
     assert {c for c in documents if not issubclass(c, Record)} == {StageConfig}
 
 

@@ -35,6 +35,15 @@ async def test_no_document_holds_a_secret(crashed: Ground) -> None:
         assert "[redacted]" in text
 
 
+async def test_value_of_a_variable_that_is_named_as_a_secret_is_taken_out_of_logs(crashed: Ground) -> None:
+    crashed.api.pods[0]["spec"]["containers"][0]["env"] += [
+        {"name": "TRACKER_API_KEY", "value": "a-literal-key"}, {"name": "STEP", "value": "warming-up"},
+    ]  # fmt: skip
+    crashed.api.logs[HEAD] = "warming-up with a-literal-key"
+    await crashed.save()
+    assert crashed.document("head.log") == "warming-up with [redacted]"
+
+
 REFERENCES: dict[str, Any] = {
     "environment": {"containers": [{"env": [{"name": "K", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}]},
     "whole environment": {"containers": [{"envFrom": [{"secretRef": {"name": "s"}}]}]},
@@ -99,6 +108,7 @@ async def test_where_a_secret_is_not_known_nothing_that_programs_printed_is_save
     crashed.api.pods.append(pod("demo-s0-a1-learner-0", "learner", "Failed", 1))
     crashed.api.pods[1]["status"]["containerStatuses"][0]["state"]["terminated"]["message"] = f"bad {TOKEN}"
     crashed.api.logs[HEAD] = f"login with {TOKEN}"
+    crashed.api.events = [event(HEAD, "Unhealthy", f"probe failed: {TOKEN}", "2026-11-28T10:00:01Z")]
     told = await crashed.save()
     assert told is not None
     assert (told[0], told[2]) == ("PostMortemPartly", True)

@@ -55,9 +55,10 @@ web identity), else with those of the run's Secret where you may get it (`edit`,
 else with what boto3 finds. Where its server has another address outside the cluster: `--endpoint` or
 `AWS_ENDPOINT_URL_S3`.
 
-`debug-bundle` takes out the values of all Secrets that the run's pods can read. Who may not read these cannot know
-what is secret in a log: logs are then left out, unless `--include-logs` is given. The operator's log is read in the
-namespace of the chart, which needs rights there.
+`debug-bundle` takes out the values of all Secrets that the run's pods can read, and of variables that are named as
+secrets are. Who may not read these Secrets cannot know what is secret in a log: logs, and messages that may quote
+them, are then left out, unless `--include-logs` is given. The operator's log is read in the namespace of the chart,
+which needs rights there.
 """
 
 

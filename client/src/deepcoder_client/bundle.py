@@ -1,9 +1,10 @@
 """What somebody who helps needs to see of a run, gathered into one archive without its secrets.
 
 The rules are those of the operator's post-mortems (`deepcoder_contracts.redaction`): values of all Secrets that the
-run's pods can read are sought in everything. Whoever may not read one of them cannot know what is secret in what
-programs print, so logs are then left out unless they are asked for; variables that are named as secrets are lose their
-value in any case. What could not be had is listed with the reason. No part of it fails the others.
+run's pods can read, and of variables that are named as secrets are, are sought in everything. Whoever may not read one
+of these Secrets cannot know what is secret in what programs print, so unless they are asked for logs are then left out,
+the operator's too, and every message that may quote one. What could not be had is listed with the reason. No part of it
+fails the others.
 """
 
 from __future__ import annotations
@@ -24,7 +25,15 @@ from deepcoder_client.client import Client, pool_of
 from deepcoder_client.connection import CONFIGMAPS, PODS, RAYCLUSTERS, RAYJOBS, SECRETS, Object
 from deepcoder_client.errors import ClientError, NotFound
 from deepcoder_contracts.labels import LABEL_RUN
-from deepcoder_contracts.redaction import REDACTED, SECRET_NAME, Redactor, TooManyForms, referred_secrets
+from deepcoder_contracts.redaction import (
+    REDACTED,
+    SECRET_NAME,
+    Redactor,
+    TooManyForms,
+    named_values,
+    referred_secrets,
+    without_words,
+)
 
 LOG_LINES = 5000
 OPERATOR_LINES = 20_000
@@ -87,20 +96,25 @@ def gather(client: Client, name: str, *, operator_namespace: str, logs: bool = F
     objects["pods.yaml"] = pods
     about = [o["metadata"]["name"] for group in objects.values() for o in group]
     objects["events.yaml"] = list(tried("events", lambda: client.events(place, *about)) or ())
-    redactor, all_known = _redactor(client, place, run, pods, made.missing)
+    redactor, all_known = _redactor(client, place, run, objects, made.missing)
+    told = all_known or logs
     for document, group in objects.items():
         if group:
-            clean = [redactor.document(_without_values(each)) for each in group]
+            clean = [redactor.document(_without_values(each if told else without_words(each))) for each in group]
             made.documents[document] = yaml.safe_dump_all(clean, sort_keys=False, allow_unicode=True)
-    if all_known or logs:
+    if told:
         for pod in pods:
             for container in (str(c["name"]) for c in pod["spec"]["containers"]):
                 what = f"{pod['metadata']['name']}.{container}"
                 text = tried(f"the log of {what}", partial(_log, client, pod, container, LOG_LINES))
                 if text:
                     made.documents[f"logs/{what}.log"] = redactor.text(text)
-    elif pods:
-        made.missing.append("logs of pods: what is secret in them is not known; --include-logs takes them all the same")
+    else:
+        made.missing.append(
+            "logs, and messages of pods, conditions and events that may quote them: what is secret in them is not "
+            "known; --include-logs takes them all the same"
+        )
+        return made
     operator = tried("the operator's log", lambda: _operator(client, operator_namespace, f"{place}/{name}", name))
     if operator:
         made.documents["operator.log"] = redactor.text(operator)
@@ -109,11 +123,13 @@ def gather(client: Client, name: str, *, operator_namespace: str, logs: bool = F
     return made
 
 
-def _redactor(client: Client, place: str, run: Object, pods: list[Object], missing: list[str]) -> tuple[Redactor, bool]:
+def _redactor(
+    client: Client, place: str, run: Object, objects: dict[str, list[Object]], missing: list[str]
+) -> tuple[Redactor, bool]:
     """What takes secrets out, and whether it knows all of them."""
     s3 = run["spec"]["checkpoint"]["s3"].get("credentialsSecretRef")
-    names = {**referred_secrets(pods), **({str(s3["name"]): False} if s3 else {})}
-    values: set[bytes] = set()
+    names = {**referred_secrets(objects["pods.yaml"]), **({str(s3["name"]): False} if s3 else {})}
+    values = set(named_values(list(objects.values())))
     all_known = True
     for name, optional in names.items():
         try:

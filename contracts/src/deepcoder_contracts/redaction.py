@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -43,8 +43,13 @@ Slack, Together, and of those who write `sk-`."""
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 
 
-SECRET_NAME = re.compile(r"(?:^|_)(?:KEY|KEY_ID|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS)$")
-"""Environment variables that are named as secrets are."""
+SECRET_NAME = re.compile(
+    r"(?:KEY|KEY_ID|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS|CREDENTIALS_JSON|CONNECTION_STRING)$"
+    r"|(?:^|_|PG)(?:PASS|AUTH)$|_PWD$"
+)
+"""Environment variables that are named as secrets are, in capitals."""
+
+_WORDS = frozenset({"message", "note", "evidence"})
 
 
 class TooManyForms(ValueError):
@@ -104,6 +109,27 @@ def referred_secrets(pods: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
             for source in (volume.get("projected") or {}).get("sources") or ():
                 note(source.get("secret"))
     return found
+
+
+def named_values(document: Any) -> Iterator[bytes]:
+    """Values of variables that are named as secrets, wherever an object (a pod, a template) has them literally."""
+    if isinstance(document, dict):
+        name, value = document.get("name"), document.get("value")
+        if isinstance(value, str) and SECRET_NAME.search(str(name).upper()):
+            yield value.encode()
+        for each in document.values():
+            yield from named_values(each)
+    elif isinstance(document, list | tuple):
+        for each in document:
+            yield from named_values(each)
+
+
+def without_words(value: Any) -> Any:
+    """An object without what it says in words, which may quote what a program printed: last words of a container, what
+    a probe was answered, what a condition or an event makes of them."""
+    if isinstance(value, dict):
+        return {key: without_words(each) for key, each in value.items() if key not in _WORDS}
+    return [without_words(each) for each in value] if isinstance(value, list) else value
 
 
 def _forms(value: bytes) -> Iterable[str]:

@@ -31,8 +31,8 @@ def debug_bundle(where: Where, run: str, path: Path | None, operator_namespace: 
 
     Run, children, pods, events and logs go into one archive, to be sent to somebody who helps. Values of the Secrets
     that the pods can read, variables that are named as secrets, and tokens of known shapes are taken out. Without the
-    right to read these Secrets logs are left out, unless --include-logs is given: look through them then before you
-    send them. REPORT.txt in the archive says what could not be had, and why.
+    right to read these Secrets logs and all messages that may quote them are left out, unless --include-logs is given:
+    look through them then before you send them. REPORT.txt in the archive says what could not be had, and why.
     """
     bundle = gather(where.client(), run, operator_namespace=operator_namespace, logs=include_logs)
     stem = f"{run}-{datetime.now(UTC):%Y%m%d-%H%M%S}"

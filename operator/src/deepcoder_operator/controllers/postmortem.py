@@ -3,8 +3,9 @@
 Once the RayJob is deleted all of this is gone with its pods. It is for people, so nothing here may fail a pass, take a
 pass's place or hold up GPUs for long: each part is tried within one deadline, few at a time, since logs are held in
 memory, and what could not be had is named in an event. A node that is lost is not asked for logs. Values of all Secrets
-that the pods can read, and those of the bucket's credentials, are taken out; where one cannot be known, nothing that a
-program printed is saved. Documents are put once: a repetition after a crash adds what is missing and changes nothing.
+that the pods can read, of variables that are named as secrets, and of the bucket's credentials are taken out; where one
+cannot be known, nothing that a program printed is saved, nor any message that may quote it. Documents are put once: a
+repetition after a crash adds what is missing and changes nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 from deepcoder_contracts.api.attempt_status import AttemptStatus
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.layout import log_key
-from deepcoder_contracts.redaction import Redactor, TooManyForms, referred_secrets
+from deepcoder_contracts.redaction import Redactor, TooManyForms, named_values, referred_secrets, without_words
 from deepcoder_operator.domain.names import LABEL_ORDINAL, LABEL_ROLE, LABEL_RUN_UID
 from deepcoder_operator.domain.resolve import storage_key
 from deepcoder_operator.kube import errors
@@ -109,12 +110,13 @@ class PostMortem:
         redactor = await self._redactor(run, pods, missing)
         known, redactor = redactor is not None, redactor or Redactor(())
         if listed:
-            found.documents["pods.json"] = _json(redactor.document([_state(p, messages=known) for p in pods]))
+            states = [_state(p) for p in pods]
+            found.documents["pods.json"] = _json(redactor.document(states if known else without_words(states)))
         about = [attempt.name, *dict.fromkeys(c for p in pods if (c := _label(p, "ray.io/cluster")))]
         about += [p["metadata"]["name"] for p in pods][: 2 * _FAILED_WORKERS]
         events = await _tried("events", missing, self._events(namespace, about))
         if events is not None:
-            found.documents["events.json"] = _json(redactor.document(events))
+            found.documents["events.json"] = _json(redactor.document(events if known else without_words(events)))
         heads = [p for p in pods if _label(p, LABEL_ROLE) == "head"]
         asked = [*heads, *_failed(p for p in pods if p not in heads)] if known else []
         for pod in asked:
@@ -170,7 +172,8 @@ class PostMortem:
 
     async def _redactor(self, run: DeepCoderRun, pods: Iterable[Object], missing: list[str]) -> Redactor | None:
         """What takes secrets out; None, and a note of why, unless all of them are known."""
-        values: set[bytes] = set()
+        pods = list(pods)
+        values = set(named_values(pods))
         unknown = "all that programs printed, since what is secret in it is not known"
         name = ""
         try:
@@ -225,19 +228,11 @@ def _unreachable(pod: Object) -> bool:
     )
 
 
-def _state(pod: Object, *, messages: bool) -> Object:
-    """A pod as it is, without its spec: who it is, where it runs, what became of its containers; last words of theirs
-    only with `messages`."""
+def _state(pod: Object) -> Object:
+    """A pod as it is, without its spec: who it is, where it runs, what became of its containers."""
     meta = pod["metadata"]
     kept = {k: meta[k] for k in ("name", "uid", "labels", "creationTimestamp", "deletionTimestamp") if k in meta}
-    status = pod.get("status") or {}
-    return {"metadata": kept, "node": pod["spec"].get("nodeName"), "status": status if messages else _silent(status)}
-
-
-def _silent(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _silent(each) for key, each in value.items() if key != "message"}
-    return [_silent(each) for each in value] if isinstance(value, list) else value
+    return {"metadata": kept, "node": pod["spec"].get("nodeName"), "status": pod.get("status") or {}}
 
 
 def _label(obj: Object, name: str) -> str | None:
