@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from test_chart_templates import CHART, EVERYTHING, only, render, run_helm
 
 from deepcoder_contracts.api.sandboxpool import SandboxPoolSpec
@@ -67,7 +68,17 @@ def test_page_is_reached_over_a_service_only_with_a_certificate(helm: str) -> No
     without = render(helm, {"web": {"enabled": True}})
     assert "-web" in named(without, "Deployment")
     assert "-web" not in named(without, "Service")
-    assert "-web" in named(render(helm, ALL), "Service")
+    objects = render(helm, ALL | {"web": ALL["web"] | {"egress": [{"ports": [{"port": 443}]}]}})
+    (service,) = [o for o in objects if o["kind"] == "Service" and o["metadata"]["name"].endswith("-web")]
+    (container,) = only(objects, "Deployment", "-web")["spec"]["template"]["spec"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"page": 8090, "https": 8443, "metrics": 8091}, "loopback stays as it is"
+    assert service["spec"]["ports"][0]["targetPort"] == "https"
+    config = yaml.safe_load(only(objects, "ConfigMap", "-web")["data"]["config.yaml"])
+    assert (config["port"], config["tlsPort"]) == (8090, 8443)
+    policy = only(objects, "NetworkPolicy", "-web")["spec"]
+    assert [rule["ports"][0]["port"] for rule in policy["ingress"]] == [8443, 8091]
+    assert (policy["policyTypes"], policy["egress"]) == (["Ingress", "Egress"], [{"ports": [{"port": 443}]}])
     assert "-web" not in named(render(helm), "Deployment")
 
 

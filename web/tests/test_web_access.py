@@ -103,3 +103,25 @@ def test_without_an_answer_nobody_sees_anything() -> None:
         world.access.may(viewer, "get", "team", "demo")
     with pytest.raises(Unavailable):
         world.access.viewer("another")
+
+
+def test_tokens_that_prove_nothing_drive_nobody_out_of_memory() -> None:
+    world = World()
+    world.access.viewer("good")
+    asked = len(world.server.asked)
+    for number in range(6000):
+        with pytest.raises(Unauthenticated):
+            world.access.viewer(f"bad-{number}")
+    assert len(world.server.asked) == asked + 6000
+    world.access.viewer("good")
+    assert len(world.server.asked) == asked + 6000, "jane is still known"
+    assert world.access.known("good")
+    assert not world.access.known("bad-1")
+
+
+def test_what_cannot_be_a_token_is_refused_without_a_question() -> None:
+    world = World()
+    for text in ("", "two words", "ü", "x" * 10_000, "a\nb"):
+        with pytest.raises(Unauthenticated):
+            world.access.viewer(text)
+    assert not world.server.asked

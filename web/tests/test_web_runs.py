@@ -4,84 +4,126 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import yaml
+from web_fakes import object_of, run_of
 
-from deepcoder_client.client import Change
-from deepcoder_client.errors import Unreachable
-from deepcoder_contracts.api.run import DeepCoderRun
+from deepcoder_client.connection import Object
+from deepcoder_client.errors import Forbidden, Unreachable
+from deepcoder_client.rights import Right
 from deepcoder_web import runs as module
-from deepcoder_web.runs import RunKey, Runs
+from deepcoder_web.runs import EVERYTHING, RunKey, Runs, Unreadable
 
-SPEC = yaml.safe_load((Path(__file__).parents[2] / "examples" / "demo.yaml").read_text())["spec"]
+Round = tuple[list[Object], list[tuple[str, Object]]]
 
 
-def run_of(name: str, version: str = "1", namespace: str = "team") -> DeepCoderRun:
-    metadata = {"namespace": namespace, "name": name, "uid": f"uid-{name}", "resourceVersion": version}
-    return DeepCoderRun.model_validate({"metadata": metadata, "spec": SPEC})
+def at(name: str, version: str, uid: str | None = None) -> Object:
+    found = object_of(name, version=version)
+    if uid:
+        found["metadata"]["uid"] = uid
+    return found
 
 
 class Server:
     """Lists and watches in the order given; a watch ends with an error, as one that broke."""
 
-    def __init__(self, *rounds: tuple[list[DeepCoderRun], list[Change]]) -> None:
+    def __init__(self, *rounds: Round) -> None:
         self.rounds = list(rounds)
-        self.changes: list[Change] = []
+        self.changes: list[tuple[str, Object]] = []
 
-    def list(self, namespace: str | None, *, all_namespaces: bool) -> list[DeepCoderRun]:
+    def raw_list(self, namespace: str | None, *, all_namespaces: bool) -> list[Object]:
+        if namespace == "gone":
+            raise Forbidden(Right("list", "deepcoderruns", "deepcoder.dev", "gone"))
         if not self.rounds:
             raise Unreachable("it is away")
         listed, self.changes = self.rounds.pop(0)
         return listed
 
-    def watch(self, *_: Any, **__: Any) -> Iterator[Change]:
+    def raw_watch(self, *_: Any, **__: Any) -> Iterator[tuple[str, Object]]:
         yield from self.changes
         raise Unreachable("the watch broke")
 
 
-async def watching(*rounds: tuple[list[DeepCoderRun], list[Change]], monkeypatch: Any) -> Runs:
+async def watching(*rounds: Round, monkeypatch: Any, namespaces: tuple[str, ...] = ()) -> Runs:
     """After all rounds."""
     monkeypatch.setattr(module, "PAUSE_SECONDS", 0.01)
     server: Any = Server(*rounds)
-    runs = Runs(server, ())
+    runs = Runs(server, namespaces)
     runs.start()
     async with asyncio.timeout(10):
-        while server.rounds or "it is away" not in str(runs.problem):
+        while server.rounds or "it is away" not in str(runs._problems):
             await asyncio.sleep(0.01)
     runs.stop()
     return runs
 
 
 async def test_a_run_that_went_while_the_watch_was_broken_is_gone(monkeypatch: Any) -> None:
-    first = [run_of("a"), run_of("b")]
-    runs = await watching((first, []), ([run_of("b")], []), monkeypatch=monkeypatch)
-    assert [r.metadata.name for r in runs.all()] == ["b"]
+    first = [object_of("a"), object_of("b")]
+    runs = await watching((first, []), ([object_of("b")], []), monkeypatch=monkeypatch)
+    assert [key.name for key, _ in runs.all()] == ["b"]
 
 
 async def test_changes_are_taken_and_old_news_of_an_earlier_run_of_that_name_is_not(monkeypatch: Any) -> None:
-    gone = run_of("a")
-    again = DeepCoderRun.model_validate({"metadata": {**gone.metadata.model_dump(), "uid": "another"}, "spec": SPEC})
-    changes = [Change("MODIFIED", run_of("a", "2")), Change("ADDED", again), Change("DELETED", gone)]
+    gone = object_of("a")
+    changes = [("MODIFIED", at("a", "2")), ("ADDED", at("a", "1", "another")), ("DELETED", gone)]
     runs = await watching(([gone], changes), monkeypatch=monkeypatch)
-    (left,) = runs.all()
+    ((_, left),) = runs.all()
+    assert not isinstance(left, Unreadable)
     assert left.metadata.uid == "another"
 
 
+async def test_a_run_that_another_release_wrote_costs_the_others_nothing(monkeypatch: Any) -> None:
+    strange = object_of("b", future={"field": 1})
+    again = object_of("c", version="2", future=True)
+    changes = [("MODIFIED", again), ("MODIFIED", at("a", "2"))]
+    runs = await watching(([object_of("a"), strange, object_of("c")], changes), monkeypatch=monkeypatch)
+    (_, first), (_, second), (_, third) = runs.all()
+    assert not isinstance(first, Unreadable)
+    assert first.metadata.resource_version == "2"
+    assert isinstance(second, Unreadable)
+    assert "spec.future" in second.why
+    assert isinstance(third, Unreadable)
+    assert third.phase == "Unknown"
+    assert runs.waits is None
+
+
+async def test_it_is_ready_once_it_has_listed_and_stays_so_while_the_server_is_away(monkeypatch: Any) -> None:
+    client: Any = None
+    assert "not been listed" in str(Runs(client, ()).waits)
+    runs = await watching(([object_of("a")], []), monkeypatch=monkeypatch)
+    assert (runs.waits, "it is away" in str(runs.problem)) == (None, True)
+
+
+async def test_one_namespace_that_is_gone_keeps_nobody_else_waiting(monkeypatch: Any) -> None:
+    runs = await watching(([object_of("a")], []), monkeypatch=monkeypatch, namespaces=("gone", "team"))
+    assert runs.waits is None
+    assert "list deepcoderruns" in str(runs.problem_of("gone"))
+    alone = await watching(monkeypatch=monkeypatch, namespaces=("gone", "team"))
+    assert alone.waits is not None
+
+
 async def test_what_is_known_stays_while_the_server_is_away_and_it_is_said(monkeypatch: Any) -> None:
-    runs = await watching(([run_of("a")], []), monkeypatch=monkeypatch)
+    runs = await watching(([object_of("a")], []), monkeypatch=monkeypatch)
     assert runs.get(RunKey("team", "a")) is not None
     assert "cannot be watched" in str(runs.problem)
 
 
 async def test_who_waits_is_told_of_what_they_wait_for_alone(monkeypatch: Any) -> None:
-    runs = await watching(([run_of("a")], []), monkeypatch=monkeypatch)
+    runs = await watching(([object_of("a")], []), monkeypatch=monkeypatch)
     with runs.waiting(RunKey("team", "a")) as one, runs.waiting(None) as all_of_them:
-        runs._take("MODIFIED", run_of("b", "9"))
+        runs._take("MODIFIED", run_of("b", version="9"))
         assert await one.changes(0.01) == set()
         assert await all_of_them.changes(0.01) == {RunKey("team", "b")}
-        runs._take("MODIFIED", run_of("a", "2"))
-        runs._take("MODIFIED", run_of("a", "3"))
+        runs._take("MODIFIED", run_of("a", version="2"))
+        runs._take("MODIFIED", run_of("a", version="3"))
         assert await one.changes(0.01) == {RunKey("team", "a")}
         assert await one.changes(0.01) == set(), "woken once for both"
+
+
+async def test_all_are_told_when_the_watch_breaks_and_when_it_goes_on(monkeypatch: Any) -> None:
+    runs = await watching(([object_of("a")], []), monkeypatch=monkeypatch)
+    with runs.waiting(RunKey("team", "b")) as waiter:
+        runs._take_all(None, [])
+        assert await waiter.changes(0.01) == {EVERYTHING}
+        runs._take_all(None, [])
+        assert await waiter.changes(0.01) == set(), "it went on before"

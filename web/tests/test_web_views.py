@@ -32,28 +32,37 @@ def step(number: int, ordinal: int = 1, **metrics: float) -> StepRecord:
 
 
 def test_a_page_that_has_some_steps_is_sent_those_that_came_since() -> None:
-    first = views.steps_document([step(1), step(2)])
-    more = views.steps_document([step(1), step(2), step(3)], first["cursor"])
+    first = views.Steps([step(1), step(2)]).document()
+    more = views.Steps([step(1), step(2), step(3)]).document(first["cursor"])
     assert (first["reset"], first["step"]) == (True, [1, 2])
     assert (more["reset"], more["step"], more["metrics"]) == (False, [3], {"reward_mean": [0.5]})
 
 
 def test_a_page_whose_steps_were_trained_again_is_sent_all() -> None:
-    first = views.steps_document([step(1), step(2)])
-    again = views.steps_document([step(1), step(2, ordinal=2), step(3, ordinal=2)], first["cursor"])
+    first = views.Steps([step(1), step(2)]).document()
+    again = views.Steps([step(1), step(2, ordinal=2), step(3, ordinal=2)]).document(first["cursor"])
     assert (again["reset"], again["step"]) == (True, [1, 2, 3])
 
 
 def test_a_cursor_that_says_nothing_is_no_error() -> None:
-    for cursor in ("", "nonsense", "-1-ab", "99-abcdef", "2-0000000000000000"):
-        assert views.steps_document([step(1), step(2)], cursor)["reset"] is True
+    for cursor in ("", "nonsense", "-1-ab", "99-abcdef", "2-0000000000000000", "9" * 5000):
+        assert views.Steps([step(1), step(2)]).document(cursor)["reset"] is True
 
 
 def test_a_figure_that_is_missing_or_infinite_is_a_gap() -> None:
     steps = [step(1, loss=1.0), step(2, loss=math.inf), step(3, entropy=0.25)]
-    document = views.steps_document(steps)
+    document = views.Steps(steps).document()
     assert document["metrics"] == {"loss": [1.0, None, None], "entropy": [None, None, 0.25]}
     json.dumps(document, allow_nan=False)
+
+
+def test_a_document_is_encoded_piece_by_piece_as_it_would_be_whole() -> None:
+    for document in (
+        views.Steps([step(1), step(2)]).document(),
+        {},
+        {"a": {}, "b": [{"c": "ü\n"}], "d": {"e": {"f": 1}}},
+    ):
+        assert json.loads(views.encoded(document)) == document
 
 
 def row(group: int, index: int, reward: float | None, verdict: str, tokens: int = 10) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`deepcoder-web serve`: the page on one port, probes and metrics on another, until SIGTERM.
+"""`deepcoder-web serve`: the page on loopback and over HTTPS, probes and metrics on a port of theirs, until SIGTERM.
 
 Fails at once, with the field, on a configuration that cannot be used, and with exit code 1 where no cluster is found.
 """
@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import logging
 import signal
-import ssl
 import sys
 from pathlib import Path
 
@@ -20,40 +19,55 @@ from deepcoder_client.client import Client
 from deepcoder_client.errors import NoCluster
 from deepcoder_web.access import Access
 from deepcoder_web.app import Dashboard
-from deepcoder_web.config import ConfigError, WebConfig, load_config
+from deepcoder_web.config import LOOPBACK, ConfigError, WebConfig, load_config
 from deepcoder_web.runs import Runs
 from deepcoder_web.storage import Storage
+from deepcoder_web.tls import Certificate
 
 log = logging.getLogger(__name__)
 
 
 async def serve(
-    config: WebConfig, client: Client, stop: asyncio.Event, started: asyncio.Future[int] | None = None
+    config: WebConfig, client: Client, stop: asyncio.Event, started: asyncio.Future[tuple[int, ...]] | None = None
 ) -> None:
-    """Serve until told to stop; `started` gets the page's port."""
+    """Serve until told to stop; `started` gets the ports: the page's, the probes', and that of HTTPS where it is."""
+    certificate = Certificate(config.tls_directory) if config.tls_directory else None
     runs = Runs(client, config.watch_namespaces)
-    runs.start()
-    dashboard = Dashboard(client, Access(client.connection), runs, Storage(client, config.allowed_endpoints))
+    storage = Storage(client.connection, config.allowed_endpoints)
+    dashboard = Dashboard(client, Access(client.connection), runs, storage)
     page, probes = (
-        web.AppRunner(dashboard.application(), access_log=None),
-        web.AppRunner(_probes(runs), access_log=None),
+        web.AppRunner(dashboard.application(), access_log=None, shutdown_timeout=2),
+        web.AppRunner(_probes(runs), access_log=None, shutdown_timeout=2),
     )
+    following = asyncio.create_task(certificate.follow()) if certificate else None
+    runs.start()
     try:
         for runner in (page, probes):
             await runner.setup()
-        await web.TCPSite(
-            page, config.host or None, config.port, ssl_context=_tls(config.tls_directory), shutdown_timeout=2
-        ).start()
-        await web.TCPSite(probes, None, config.health_port, shutdown_timeout=2).start()
-        port: int = page.addresses[0][1]
-        log.info("the dashboard is served on port %d of %s", port, config.host or "every address")
+        await web.TCPSite(page, LOOPBACK, config.port).start()
+        await web.TCPSite(probes, None, config.health_port).start()
+        ports = [_port(page), _port(probes, everywhere=True)]
+        log.info("the dashboard is served on port %d of %s", ports[0], LOOPBACK)
+        if certificate:
+            secure = web.TCPSite(page, None, config.tls_port, ssl_context=certificate.context)
+            await secure.start()
+            ports.append(_port(page, everywhere=True))
+            log.info("the dashboard is served over HTTPS on port %d of every address", ports[2])
         if started is not None:
-            started.set_result(port)
+            started.set_result(tuple(ports))
         await stop.wait()
     finally:
         runs.stop()
+        if following:
+            following.cancel()
         await page.cleanup()
         await probes.cleanup()
+
+
+def _port(runner: web.AppRunner, *, everywhere: bool = False) -> int:
+    """Of loopback, or of every IPv4 address: port 0 becomes another for IPv6."""
+    ipv4 = (address for address in runner.addresses if len(address) == 2)
+    return next((int(port) for host, port in ipv4 if (host != LOOPBACK) == everywhere), 0)
 
 
 def _probes(runs: Runs) -> web.Application:
@@ -61,8 +75,9 @@ def _probes(runs: Runs) -> web.Application:
         return web.Response(text="ok\n")
 
     async def ready(request: web.Request) -> web.Response:
-        problem = runs.problem
-        return web.Response(text=f"{problem or 'ok'}\n", status=503 if problem else 200)
+        """While the API server is away what was known is shown, and that it is away."""
+        waits = runs.waits
+        return web.Response(text=f"{waits or 'ok'}\n", status=503 if waits else 200)
 
     async def metrics(request: web.Request) -> web.Response:
         return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -70,19 +85,6 @@ def _probes(runs: Runs) -> web.Application:
     app = web.Application()
     app.add_routes([web.get("/healthz", live), web.get("/readyz", ready), web.get("/metrics", metrics)])
     return app
-
-
-def _tls(directory: Path | None) -> ssl.SSLContext | None:
-    """From the files as they are now: a renewed certificate is served from the next start on."""
-    if directory is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(directory / "tls.crt", directory / "tls.key")
-    except OSError as error:
-        raise ConfigError(f"tlsDirectory: {directory} has no usable tls.crt and tls.key: {error}") from error
-    return context
 
 
 async def _run(config: WebConfig) -> None:

@@ -3,12 +3,13 @@
 The page's own account may read every run, so nothing is answered before the API server has said that the viewer may
 read it too. Answers are kept for a short time, refusals for a shorter one: a right that was withdrawn is gone after
 `ALLOWED_SECONDS`. Tokens are kept as digests alone and never logged. Where the API server cannot be asked nobody sees
-anything (`Unavailable`).
+anything (`Unavailable`). Whoever sends tokens that prove nothing fills a memory of their own and drives out nobody's.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 import time
 from collections import OrderedDict
@@ -21,7 +22,10 @@ from deepcoder_client.errors import ClientError
 
 ALLOWED_SECONDS = 60.0
 REFUSED_SECONDS = 10.0
-_REMEMBERED = 4096
+_VIEWERS, _STRANGERS, _ANSWERS = 4096, 1024, 32768
+"""How many of each are remembered."""
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/:-]{1,8192}=*")
+"""What a bearer token may look like (RFC 6750; a colon is in those of some webhooks)."""
 _TOKEN_REVIEWS = Kind("tokenreviews", "authentication.k8s.io")
 _ACCESS_REVIEWS = Kind("subjectaccessreviews", "authorization.k8s.io")
 
@@ -51,22 +55,35 @@ class Access:
 
     def __init__(self, connection: Connection, clock: Callable[[], float] = time.monotonic) -> None:
         self._connection = connection
-        self._viewers: _Remembered[Viewer | None] = _Remembered(clock)
-        self._allowed: _Remembered[bool] = _Remembered(clock)
+        self._viewers: _Remembered[Viewer] = _Remembered(clock, _VIEWERS)
+        self._strangers: _Remembered[bool] = _Remembered(clock, _STRANGERS)
+        self._allowed: _Remembered[bool] = _Remembered(clock, _ANSWERS)
+
+    def known(self, token: str) -> bool:
+        """Whether the token has belonged to somebody lately: who is known does not wait behind who is not."""
+        return self._viewers.get(_digest(token))[1] is not None
 
     def viewer(self, token: str) -> Viewer:
         """Whose token it is; raises `Unauthenticated` and `Unavailable`."""
-        key = hashlib.sha256(token.encode()).digest()
-        known, found = self._viewers.get(key)
-        if not known:
-            found = self._review(token)
-            self._viewers.put(key, found, ALLOWED_SECONDS if found else REFUSED_SECONDS)
+        refused = Unauthenticated("the token is not valid: it may have expired; sign in with another")
+        if not _TOKEN.fullmatch(token):
+            raise refused
+        key = _digest(token)
+        fresh, found = self._viewers.get(key)
+        if fresh and found is not None:
+            return found
+        if self._strangers.get(key)[0]:
+            raise refused
+        found = self._review(token)
         if found is None:
-            raise Unauthenticated("the token is not valid: it may have expired; sign in with another")
+            self._viewers.drop(key)
+            self._strangers.put(key, True, REFUSED_SECONDS)
+            raise refused
+        self._viewers.put(key, found, ALLOWED_SECONDS)
         return found
 
     def may(self, viewer: Viewer, verb: str, namespace: str, name: str = "") -> bool:
-        """Whether the viewer may `get` a run, or `list` those of a namespace; raises `Unavailable`."""
+        """Whether the viewer may `get` a run, or `list` those of a namespace ("": of all); raises `Unavailable`."""
         key = (viewer, verb, namespace, name)
         known, allowed = self._allowed.get(key)
         if not known or allowed is None:
@@ -103,21 +120,33 @@ class Access:
             raise Unavailable(f"the API server could not be asked who may see this: {error}") from error
 
 
-class _Remembered(Generic[T]):
-    """Answers with an end; the ones used least go when there are many."""
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock, self._lock = clock, threading.Lock()
+
+class _Remembered(Generic[T]):
+    """Answers with an end; the ones asked for longest ago go when there are many."""
+
+    def __init__(self, clock: Callable[[], float], most: int) -> None:
+        self._clock, self._most, self._lock = clock, most, threading.Lock()
         self._held: OrderedDict[Hashable, tuple[float, T]] = OrderedDict()
 
     def get(self, key: Hashable) -> tuple[bool, T | None]:
+        """Whether the answer still holds, and which it was."""
         with self._lock:
-            until, value = self._held.get(key, (0.0, None))
+            if key not in self._held:
+                return False, None
+            self._held.move_to_end(key)
+            until, value = self._held[key]
             return self._clock() < until, value
 
     def put(self, key: Hashable, value: T, seconds: float) -> None:
         with self._lock:
             self._held[key] = (self._clock() + seconds, value)
             self._held.move_to_end(key)
-            while len(self._held) > _REMEMBERED:
+            while len(self._held) > self._most:
                 self._held.popitem(last=False)
+
+    def drop(self, key: Hashable) -> None:
+        with self._lock:
+            self._held.pop(key, None)

@@ -2,18 +2,18 @@
 
 Every answer of the API is JSON, every refusal {error} with a status that says whether to come again (503 with
 Retry-After). The page itself is harmless and served to anybody. A stream says only that something has changed; it ends
-by itself after `STREAM_SECONDS`, and as soon as its viewer may not read any more.
+by itself after `STREAM_SECONDS`, and as soon as its viewer may not read any more or the run is gone.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,9 +25,11 @@ from deepcoder_client.errors import ClientError, Forbidden, NoData, StorageError
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_web import views
 from deepcoder_web.access import Access, Unauthenticated, Unavailable, Viewer
+from deepcoder_web.asking import Busy, Late
 from deepcoder_web.metrics import REQUESTS, STREAMS
-from deepcoder_web.runs import RunKey, Runs
-from deepcoder_web.storage import Busy, Storage
+from deepcoder_web.opening import NotAllowed
+from deepcoder_web.runs import EVERYTHING, RunKey, Runs, Unreadable
+from deepcoder_web.storage import Storage
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +39,11 @@ BEAT_SECONDS = 15.0
 STREAMS_OF_ONE = 16
 STREAMS_OF_ALL = 512
 REVIEW_SECONDS = 10.0
-_REVIEWS_AT_ONCE = 8
+_REVIEWS_AT_ONCE = 16
+_LISTS_AT_ONCE = 8
+"""Namespaces that are asked about at once for one list, so that it waits for its answers and not for its own turn."""
+_STRANGERS_AT_ONCE = 4
+_STRANGERS_WAITING = 64
 _RETRY_SECONDS = 5
 
 STATIC = Path(str(files("deepcoder_web").joinpath("static")))
@@ -67,7 +73,11 @@ class Dashboard:
     def __init__(self, client: Client, access: Access, runs: Runs, storage: Storage) -> None:
         self._client, self._access, self._runs, self._storage = client, access, runs, storage
         self._threads = ThreadPoolExecutor(_REVIEWS_AT_ONCE, thread_name_prefix="kube")
-        self._streams: Counter[Viewer] = Counter()
+        self._for_strangers = ThreadPoolExecutor(_STRANGERS_AT_ONCE, thread_name_prefix="tokens")
+        self._encoders = ThreadPoolExecutor(2, thread_name_prefix="json")
+        self._strangers = 0
+        self._streams: Counter[tuple[str, str]] = Counter()
+        """By name and uid: what else a token says of its owner may differ from token to token."""
 
     def application(self) -> web.Application:
         """All routes."""
@@ -99,13 +109,21 @@ class Dashboard:
     async def _list(self, request: web.Request) -> web.Response:
         viewer = await self._viewer(request)
         shown = await self._listed(viewer)
-        rows = [views.run_row(run) for run in self._runs.all() if run.metadata.namespace in shown]
+        rows = [_row(run) for key, run in self._runs.all() if shown is None or key.namespace in shown]
         return _json({"runs": rows, "problem": self._runs.problem})
 
-    async def _listed(self, viewer: Viewer) -> set[str]:
-        """Namespaces whose runs the viewer may list."""
-        names = sorted({run.metadata.namespace for run in self._runs.all()})
-        answers = await asyncio.gather(*(self._may(viewer, "list", name) for name in names))
+    async def _listed(self, viewer: Viewer) -> set[str] | None:
+        """Namespaces whose runs the viewer may list; None: all."""
+        if await self._may(viewer, "list", ""):
+            return None
+        names = sorted({key.namespace for key, _ in self._runs.all()})
+        gate = asyncio.Semaphore(_LISTS_AT_ONCE)
+
+        async def asked(name: str) -> bool:
+            async with gate:
+                return await self._may(viewer, "list", name)
+
+        answers = await asyncio.gather(*(asked(name) for name in names))
         return {name for name, allowed in zip(names, answers, strict=True) if allowed}
 
     def _of_run(self, answer: Callable[[DeepCoderRun, web.Request], Awaitable[Answer]]) -> Handler:
@@ -114,7 +132,8 @@ class Dashboard:
             document = await answer(run, request)
             if document is None:
                 raise _absent("there is no such rollout")
-            return _json(document)
+            encoded = await asyncio.get_running_loop().run_in_executor(self._encoders, views.encoded, document)
+            return _answer(encoded, self._encoders)
 
         return handle
 
@@ -129,10 +148,12 @@ class Dashboard:
             )
         if run is None:
             raise _absent(f"there is no DeepCoderRun {name} in namespace {namespace}")
+        if isinstance(run, Unreadable):
+            raise web.HTTPUnprocessableEntity(text=run.why)
         return viewer, run
 
     async def _page(self, run: DeepCoderRun, request: web.Request) -> Answer:
-        return views.run_page(run)
+        return views.run_page(run, self._runs.problem_of(run.metadata.namespace))
 
     async def _attempts(self, run: DeepCoderRun, request: web.Request) -> Answer:
         return await self._storage.attempts(run)
@@ -151,7 +172,9 @@ class Dashboard:
 
     async def _sample(self, run: DeepCoderRun, request: web.Request) -> Answer:
         stage, step = self._place(run, request)
-        return await self._storage.sample(run, stage, step, _whole(request, "group"), _whole(request, "index"))
+        place = _whole(request, "group"), _whole(request, "index")
+        draw = _whole(request, "draw") if "draw" in request.query else None
+        return await self._storage.sample(run, stage, step, place, draw)
 
     async def _lineage(self, run: DeepCoderRun, request: web.Request) -> Answer:
         return await self._storage.lineage(run)
@@ -160,7 +183,7 @@ class Dashboard:
         return await self._storage.evaluations(run)
 
     async def _pool(self, run: DeepCoderRun, request: web.Request) -> Answer:
-        return views.pool_document(await self._in_thread(lambda: self._client.pool(run)))
+        return views.pool_document(await self._in_thread(self._threads, lambda: self._client.pool(run)))
 
     def _place(self, run: DeepCoderRun, request: web.Request) -> tuple[str, int]:
         stage = request.query.get("stage", "")
@@ -176,30 +199,30 @@ class Dashboard:
             key: RunKey | None = RunKey(run.metadata.namespace, run.metadata.name)
         else:
             viewer, key = await self._viewer(request), None
-        if self._streams[viewer] >= STREAMS_OF_ONE or self._streams.total() >= STREAMS_OF_ALL:
+        user = (viewer.name, viewer.uid)
+        if self._streams[user] >= STREAMS_OF_ONE or self._streams.total() >= STREAMS_OF_ALL:
             raise web.HTTPTooManyRequests(text="too many open pages: close some", headers=_again())
-        self._streams[viewer] += 1
+        self._streams[user] += 1
         STREAMS.inc()
         try:
-            return await self._send(request, viewer, key)
+            return await self._send(request, key)
         finally:
             STREAMS.dec()
-            self._streams[viewer] -= 1
-            if not self._streams[viewer]:
-                del self._streams[viewer]
+            self._streams[user] -= 1
+            if not self._streams[user]:
+                del self._streams[user]
 
-    async def _send(self, request: web.Request, viewer: Viewer, key: RunKey | None) -> web.StreamResponse:
+    async def _send(self, request: web.Request, key: RunKey | None) -> web.StreamResponse:
         headers = {**HEADERS, "Content-Type": "text/plain; charset=utf-8", "X-Accel-Buffering": "no"}
         response = web.StreamResponse(headers=headers)
         await response.prepare(request)
         end = time.monotonic() + STREAM_SECONDS
-        with self._runs.waiting(key) as waiter:
+        with self._runs.waiting(key) as waiter, suppress(ConnectionError):  # who closes their page says no more
             await response.write(b"\n")
             while time.monotonic() < end:
                 changed = await waiter.changes(BEAT_SECONDS)
                 try:
-                    await self._viewer(request)
-                    told = await self._told(viewer, key, changed)
+                    told = await self._told(await self._viewer(request), key, changed)
                 except (web.HTTPException, Unauthenticated, Unavailable):
                     break
                 if told is None:
@@ -210,9 +233,11 @@ class Dashboard:
     async def _told(self, viewer: Viewer, key: RunKey | None, changed: set[RunKey]) -> bool | None:
         """Whether the viewer is told of a change; None: they may not read this run any more, or it is gone."""
         if key is not None:
-            if not await self._may(viewer, "get", *key):
+            if self._runs.get(key) is None or not await self._may(viewer, "get", *key):
                 return None
             return bool(changed)
+        if EVERYTHING in changed or (changed and await self._may(viewer, "list", "")):
+            return True
         for namespace in {k.namespace for k in changed}:
             if await self._may(viewer, "list", namespace):
                 return True
@@ -222,15 +247,24 @@ class Dashboard:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             raise Unauthenticated("send Authorization: Bearer with a token of the cluster")
-        return await self._in_thread(lambda: self._access.viewer(token.strip()))
+        token = token.strip()
+        if self._access.known(token):
+            return await self._in_thread(self._threads, lambda: self._access.viewer(token))
+        if self._strangers >= _STRANGERS_WAITING:
+            raise Unavailable("too many are signing in: come again in a few seconds")
+        self._strangers += 1
+        try:
+            return await self._in_thread(self._for_strangers, lambda: self._access.viewer(token))
+        finally:
+            self._strangers -= 1
 
     async def _may(self, viewer: Viewer, verb: str, namespace: str, name: str = "") -> bool:
-        return await self._in_thread(lambda: self._access.may(viewer, verb, namespace, name))
+        return await self._in_thread(self._threads, lambda: self._access.may(viewer, verb, namespace, name))
 
-    async def _in_thread(self, ask: Callable[[], T]) -> T:
+    async def _in_thread(self, threads: ThreadPoolExecutor, ask: Callable[[], T]) -> T:
         try:
             async with asyncio.timeout(REVIEW_SECONDS):
-                return await asyncio.get_running_loop().run_in_executor(self._threads, ask)
+                return await asyncio.get_running_loop().run_in_executor(threads, ask)
         except TimeoutError:
             raise Unavailable(f"the API server has not answered in {REVIEW_SECONDS:.0f} s") from None
 
@@ -256,7 +290,12 @@ async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse
     except Forbidden as error:
         log.warning("%s: the page's own account: %s", request.path, error)
         response = _refusal(502, f"the dashboard's own account may not do this: {error}")
-    except (StorageError, ClientError) as error:
+    except (NotAllowed, Late) as error:
+        response = _refusal(502, str(error))
+    except StorageError as error:
+        log.warning("%s: %s", request.path, error)
+        response = _refusal(502, views.storage_problem(error))
+    except ClientError as error:
         log.warning("%s: %s", request.path, error)
         response = _refusal(502, str(error))
     except (ConnectionError, asyncio.CancelledError):
@@ -271,8 +310,21 @@ async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse
     return response
 
 
+def _row(run: DeepCoderRun | Unreadable) -> dict[str, Any]:
+    if isinstance(run, Unreadable):
+        return views.unreadable_row(*run.key, run.uid, run.phase, run.created, run.why)
+    return views.run_row(run)
+
+
 def _json(document: dict[str, Any]) -> web.Response:
-    response = web.Response(text=json.dumps(document, separators=(",", ":")), content_type="application/json")
+    return _answer(views.encoded(document))
+
+
+def _answer(body: bytes, threads: ThreadPoolExecutor | None = None) -> web.Response:
+    """A large one is compressed in a thread."""
+    response = web.Response(
+        body=body, content_type="application/json", charset="utf-8", zlib_executor_size=64 << 10, zlib_executor=threads
+    )
     response.headers["Cache-Control"] = "no-store"
     response.enable_compression()
     return response

@@ -1,7 +1,8 @@
 """The dashboard's configuration: one YAML file, which the chart makes from its values.
 
-A mistake is refused before anything listens, by field. Without a certificate only this machine's loopback is served,
-which `kubectl port-forward` reaches: a bearer token never crosses a network in the clear.
+A mistake is refused before anything listens, by field. Without TLS only this machine's loopback is served, which
+`kubectl port-forward` reaches; with a certificate other addresses are served too, on a port of its own: a bearer token
+never crosses a network in the clear.
 """
 
 from __future__ import annotations
@@ -26,24 +27,22 @@ class WebConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
 
     port: Annotated[int, Field(ge=0, le=65535)] = 8090
-    """Port of the page; 0 takes any that is free."""
+    """Port of the page on this machine's loopback; 0 takes any that is free."""
+
+    tls_port: Annotated[int, Field(ge=0, le=65535)] = 8443
+    """Port of the page over HTTPS, on every address, where `tlsDirectory` is set."""
 
     health_port: Annotated[int, Field(ge=0, le=65535)] = 8091
     """Port of /healthz, /readyz and /metrics."""
 
     tls_directory: Path | None = None
-    """Folder with tls.crt and tls.key; with it every address is served, without it loopback alone."""
+    """Folder with tls.crt and tls.key; without it loopback alone is served."""
 
     watch_namespaces: tuple[str, ...] = ()
     """Namespaces whose runs are shown; empty: all."""
 
     allowed_endpoints: tuple[str, ...] = ()
-    """S3 endpoints that runs may name; empty: any."""
-
-    @property
-    def host(self) -> str:
-        """Address to listen on."""
-        return LOOPBACK if self.tls_directory is None else ""
+    """S3 endpoints that runs may name; empty: any that is not on this machine or its link."""
 
 
 def load_config(path: Path | None) -> WebConfig:

@@ -1,7 +1,8 @@
 """All runs in memory, kept by one watch for each namespace that is served, and whoever waits for a change of them.
 
 Watches run in threads of their own and go on from what they saw last; while one is broken the page shows what was
-known, and `problem` says so. Those who wait are woken, not fed: who is slow misses nothing but what lay in between.
+known, and `problem` says so. A run that this build cannot read (`Unreadable`: another release wrote it) is kept by its
+name and costs the others nothing. Those who wait are woken, not fed: who is slow misses nothing but what lay between.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-from deepcoder_client.client import Client
-from deepcoder_client.errors import ClientError
+from deepcoder_client.client import Client, typed
+from deepcoder_client.connection import Object
+from deepcoder_client.errors import ClientError, Forbidden, Unknown
 from deepcoder_contracts.api.run import DeepCoderRun
 
 log = logging.getLogger(__name__)
@@ -32,6 +35,25 @@ class RunKey(NamedTuple):
     name: str
 
 
+EVERYTHING = RunKey("", "")
+"""A change that concerns whoever waits: the watch broke, or goes on."""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """What is known of a run that this build cannot read, and why it cannot."""
+
+    key: RunKey
+    uid: str
+    version: str
+    phase: str
+    created: str | None
+    why: str
+
+
+Run = DeepCoderRun | Unreadable
+
+
 class Waiter:
     """Someone who waits for changes: of one run, or of any."""
 
@@ -41,8 +63,8 @@ class Waiter:
         self._changed: set[RunKey] = set()
 
     def tell(self, key: RunKey) -> None:
-        """A run has changed."""
-        if self.key is None or self.key == key:
+        """A run has changed, or `EVERYTHING`."""
+        if self.key is None or key in (self.key, EVERYTHING):
             self._changed.add(key)
             self._event.set()
 
@@ -64,9 +86,10 @@ class Runs:
     def __init__(self, client: Client, namespaces: Sequence[str]) -> None:
         """`namespaces`: empty for all of the cluster."""
         self._client, self._namespaces = client, tuple(namespaces) or (None,)
-        self._runs: dict[RunKey, DeepCoderRun] = {}
+        self._runs: dict[RunKey, Run] = {}
         self._waiters: set[Waiter] = set()
         self._problems: dict[str | None, str] = dict.fromkeys(self._namespaces, "the runs have not been listed yet")
+        self._unanswered, self._listed = set(self._namespaces), False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._over = threading.Event()
 
@@ -84,16 +107,30 @@ class Runs:
 
     @property
     def problem(self) -> str | None:
-        """Why what is known may be old, None where it is not."""
+        """Why some of what is known may be old, None where it is not."""
         return next(iter(self._problems.values()), None)
 
-    def get(self, key: RunKey) -> DeepCoderRun | None:
+    def problem_of(self, namespace: str) -> str | None:
+        """Why what is known of a namespace may be old, None where it is not."""
+        return self._problems.get(namespace) or self._problems.get(None)
+
+    @property
+    def waits(self) -> str | None:
+        """Why nothing can be shown yet, None once there has been a list, and a word about each other namespace.
+
+        A namespace whose list is forbidden has been answered: it is gone, with the page's Role in it.
+        """
+        if self._listed and not self._unanswered:
+            return None
+        return self.problem or "the runs have not been listed yet"
+
+    def get(self, key: RunKey) -> Run | None:
         """A run."""
         return self._runs.get(key)
 
-    def all(self) -> list[DeepCoderRun]:
+    def all(self) -> list[tuple[RunKey, Run]]:
         """All of them, by namespace and name."""
-        return [self._runs[key] for key in sorted(self._runs)]
+        return [(key, self._runs[key]) for key in sorted(self._runs)]
 
     @contextmanager
     def waiting(self, key: RunKey | None) -> Iterator[Waiter]:
@@ -106,18 +143,18 @@ class Runs:
             self._waiters.discard(waiter)
 
     def _follow(self, namespace: str | None) -> None:
+        everywhere = namespace is None
         while not self._over.is_set():
             try:
-                listed = self._client.list(namespace, all_namespaces=namespace is None)
-                self._call(partial(self._take_all, namespace, listed))
-                for change in self._client.watch(
-                    None, namespace, seconds=WATCH_SECONDS, all_namespaces=namespace is None
+                listed = self._client.raw_list(namespace, all_namespaces=everywhere)
+                self._call(partial(self._take_all, namespace, [_read(each) for each in listed]))
+                for kind, run in self._client.raw_watch(
+                    None, namespace, seconds=WATCH_SECONDS, all_namespaces=everywhere, patience=0.0
                 ):
-                    self._call(partial(self._take, change.type, change.run))
+                    self._call(partial(self._take, kind, _read(run)))
             except ClientError as error:
-                text = f"runs cannot be watched: {error}"
-                log.warning("%s", text)
-                self._call(partial(self._problems.__setitem__, namespace, text))
+                log.warning("runs cannot be watched: %s", error)
+                self._call(partial(self._fail, namespace, error))
                 self._over.wait(PAUSE_SECONDS)
 
     def _call(self, action: Callable[[], object]) -> None:
@@ -126,27 +163,67 @@ class Runs:
         if not self._over.is_set():
             self._loop.call_soon_threadsafe(action)
 
-    def _take_all(self, namespace: str | None, listed: Sequence[DeepCoderRun]) -> None:
+    def _fail(self, namespace: str | None, error: ClientError) -> None:
+        text, before = f"runs cannot be watched: {error}", self._problems.get(namespace)
+        self._problems[namespace] = text
+        if text != before:
+            self._tell(EVERYTHING)
+        if isinstance(error, Forbidden):
+            self._unanswered.discard(namespace)
+
+    def _take_all(self, namespace: str | None, listed: Sequence[Run]) -> None:
         """What is not listed any more went while nobody watched."""
-        self._problems.pop(namespace, None)
-        there = {(run.metadata.namespace, run.metadata.name) for run in listed}
-        known = [run for key, run in self._runs.items() if namespace is None or key.namespace == namespace]
-        for run in known:
-            if (run.metadata.namespace, run.metadata.name) not in there:
-                self._take("DELETED", run)
+        if self._problems.pop(namespace, None):
+            self._tell(EVERYTHING)
+        self._unanswered.discard(namespace)
+        self._listed = True
+        there = {_key(run) for run in listed}
+        gone = [
+            run
+            for key, run in self._runs.items()
+            if (namespace is None or key.namespace == namespace) and key not in there
+        ]
+        for run in gone:
+            self._take("DELETED", run)
         for run in listed:
             self._take("ADDED", run)
 
-    def _take(self, kind: str, run: DeepCoderRun) -> None:
-        key = RunKey(run.metadata.namespace, run.metadata.name)
-        before = self._runs.get(key)
+    def _take(self, kind: str, run: Run) -> None:
+        key, before = _key(run), self._runs.get(_key(run))
         if kind == "DELETED":
-            if before is None or before.metadata.uid != run.metadata.uid:
+            if before is None or _version(before)[0] != _version(run)[0]:
                 return
             del self._runs[key]
         else:
-            if before is not None and before.metadata.resource_version == run.metadata.resource_version:
+            if before is not None and _version(before) == _version(run):
                 return
             self._runs[key] = run
+        self._tell(key)
+
+    def _tell(self, key: RunKey) -> None:
         for waiter in self._waiters:
             waiter.tell(key)
+
+
+def _read(run: Object) -> Run:
+    try:
+        return typed(run)
+    except Unknown as error:
+        about, phase = run["metadata"], (run.get("status") or {}).get("phase")
+        key = RunKey(about["namespace"], about["name"])
+        log.warning("%s", error)
+        return Unreadable(
+            key, str(about["uid"]), str(about["resourceVersion"]), phase if isinstance(phase, str) else "Unknown",
+            about.get("creationTimestamp"), f"this dashboard cannot read what another release wrote: {error.why}",
+        )  # fmt: skip
+
+
+def _key(run: Run) -> RunKey:
+    return run.key if isinstance(run, Unreadable) else RunKey(run.metadata.namespace, run.metadata.name)
+
+
+def _version(run: Run) -> tuple[str, str | None]:
+    """Its uid, and which state of it this is."""
+    if isinstance(run, Unreadable):
+        return run.uid, run.version
+    return run.metadata.uid, run.metadata.resource_version

@@ -1,17 +1,20 @@
 """What the page is sent, from what the API server and storage have. Pure; names are those of the page's scripts.
 
 Nothing of a pod template, an environment or a Secret's name is in it: a run's settings are its recipe and the lengths
-of its stages, which is what people compare.
+of its stages, which is what people compare, and a storage that cannot be read is told by the kind of its fault alone,
+without what its server said.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from deepcoder_client.errors import StorageError, StorageFault
 from deepcoder_client.folder import Attempt, Evaluation
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.api.run_status import Phase
@@ -45,12 +48,20 @@ def run_row(run: DeepCoderRun) -> Document:
     }
 
 
-def run_page(run: DeepCoderRun) -> Document:
-    """Everything about one run that its object says."""
+def unreadable_row(namespace: str, name: str, uid: str, phase: str, created: str | None, why: str) -> Document:
+    """A line for a run that another release wrote, of which this build can read no more than its name."""
+    unknown = dict.fromkeys(("stage", "contextTokens", "display", "reward"))
+    about = {"namespace": namespace, "name": name, "uid": uid, "phase": phase, "created": created, "message": why}
+    return about | unknown | {"step": 0, "gpus": 0, "attempt": 0, "unreadable": True}
+
+
+def run_page(run: DeepCoderRun, problem: str | None = None) -> Document:
+    """Everything about one run that its object says, and why that may be old."""
     status = run.status
     document = status.model_dump(mode="json", by_alias=True, exclude_none=True)
     progress = status.progress
     return run_row(run) | {
+        "problem": problem,
         "conditions": document.get("conditions", []),
         "provenance": document.get("provenance", {}),
         "usage": {k: v for k, v in document.get("usage", {}).items() if k != "pods"},
@@ -126,34 +137,42 @@ def _row(
     }
 
 
-def steps_document(steps: Sequence[StepRecord], after: str = "") -> Document:
-    """Steps as columns. `after` is the cursor of what the page has: while that holds, what came since is enough."""
-    held = _length(after)
-    reset = held is None or held > len(steps) or cursor(steps[:held]) != after
-    new = steps if reset or held is None else steps[held:]
-    return {
-        "cursor": cursor(steps),
-        "reset": reset,
-        "stage": [s.stage for s in new],
-        "step": [s.step for s in new],
-        "ordinal": [s.ordinal for s in new],
-        "time": [s.time for s in new],
-        "metrics": _columns([s.metrics for s in new]),
-        "phaseSeconds": _columns([s.phase_seconds for s in new]),
-    }
+class Steps:
+    """Steps as columns, and cursors into them: what a page has, as long as that still holds."""
+
+    def __init__(self, steps: Sequence[StepRecord]) -> None:
+        self._steps = steps
+        self._cursors = list(_cursors(steps))
+
+    def document(self, after: str = "") -> Document:
+        """`after` is the cursor of what the page has: while that holds, what came since is enough."""
+        held = _length(after)
+        reset = held is None or held > len(self._steps) or self._cursors[held] != after
+        new = self._steps if reset or held is None else self._steps[held:]
+        return {
+            "cursor": self._cursors[-1],
+            "reset": reset,
+            "stage": [s.stage for s in new],
+            "step": [s.step for s in new],
+            "ordinal": [s.ordinal for s in new],
+            "time": [s.time for s in new],
+            "metrics": _columns([s.metrics for s in new]),
+            "phaseSeconds": _columns([s.phase_seconds for s in new]),
+        }
 
 
-def cursor(steps: Sequence[StepRecord]) -> str:
-    """How many steps, and a digest of which: an attempt that trains some again changes it."""
+def _cursors(steps: Sequence[StepRecord]) -> Iterator[str]:
+    """After each step: how many, and a digest of which. An attempt that trains some again changes it."""
     digest = hashlib.sha256()
-    for step in steps:
+    yield f"0-{digest.hexdigest()[:16]}"
+    for number, step in enumerate(steps, 1):
         digest.update(f"{step.stage}\0{step.step}\0{step.ordinal}\0{step.time}\n".encode())
-    return f"{len(steps)}-{digest.hexdigest()[:16]}"
+        yield f"{number}-{digest.hexdigest()[:16]}"
 
 
 def _length(text: str) -> int | None:
     head = text.partition("-")[0]
-    return int(head) if head.isdecimal() else None
+    return int(head) if head.isdecimal() and len(head) <= 15 else None
 
 
 def _columns(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float | None]]:
@@ -264,6 +283,39 @@ def _evaluation(key: str, target: str, dataset: str, figures: Mapping[str, Any])
         "problems": figures.get("problems"),
         "unjudged": figures.get("unjudged"),
     }
+
+
+_FAULTS = {
+    StorageFault.UNREACHABLE: "the run's storage does not answer",
+    StorageFault.UNTRUSTED: "the certificate of the run's storage is not trusted: its Secret may bring a ca.crt",
+    StorageFault.REFUSED: "the run's storage refuses the credentials of the run's Secret",
+    StorageFault.NO_CREDENTIALS: "the run has no Secret whose keys the dashboard could read its storage with",
+    StorageFault.NO_BUCKET: "the run's storage has no bucket of that name",
+    StorageFault.TOO_LARGE: "what the run has stored is too large to be shown here",
+    StorageFault.OTHER: "what the run's storage answers cannot be used",
+}
+
+
+def storage_problem(error: StorageError) -> str:
+    """What a viewer is told, who is at no command line and may not know the Secret."""
+    return f"{_FAULTS[error.fault]}; the dashboard's log says more"
+
+
+def encoded(document: Document) -> bytes:
+    """JSON, in pieces: other threads have their turn between two columns of a long run."""
+    return b"".join(_pieces(document, 2))
+
+
+def _pieces(value: Any, depth: int) -> Iterator[bytes]:
+    if not isinstance(value, dict) or not depth:
+        yield json.dumps(value, separators=(",", ":")).encode()
+        return
+    mark = b"{"
+    for key, part in value.items():
+        yield mark + json.dumps(key).encode() + b":"
+        yield from _pieces(part, depth - 1)
+        mark = b","
+    yield b"}" if value else b"{}"
 
 
 def pool_document(pool: Mapping[str, Any] | None) -> Document:

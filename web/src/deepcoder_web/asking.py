@@ -1,0 +1,118 @@
+"""Who may ask storage how much at once: threads shared by all runs, so that one bucket takes none from the others.
+
+Each run has `AT_ONCE` questions under way, each namespace `OF_NAMESPACE`; others wait for a moment and are told to come
+again then (`Busy`). A question that takes longer than `DEADLINE_SECONDS` is given up (`Late`), but its place is free
+only when its thread has come to its end: a server that never answers costs its own run's and namespace's places alone.
+`Budget` bounds the memory of what is being read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from typing import TypeVar
+
+AT_ONCE = 3
+OF_NAMESPACE = 12
+THREADS = 24
+WAIT_SECONDS = 15.0
+DEADLINE_SECONDS = 60.0
+
+T = TypeVar("T")
+
+
+class Busy(Exception):
+    """Others ask the same storage already."""
+
+
+class Late(Exception):
+    """Storage has not answered in time."""
+
+
+class _Places:
+    """Places of one run or namespace, and how many have them or wait for them."""
+
+    def __init__(self, number: int) -> None:
+        self.free = asyncio.Semaphore(number)
+        self.users = 0
+
+
+class Asking:
+    """Questions in threads. Used in one event loop."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="storage")
+        self._places: dict[tuple[str, str], _Places] = {}
+
+    async def ask(self, namespace: str, uid: str, question: Callable[[], T]) -> T:
+        """The answer; raises `Busy` and `Late`, and what the question raises."""
+        loop, keys = asyncio.get_running_loop(), [("run", uid), ("namespace", namespace)]
+        taken: list[tuple[str, str]] = []
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                for key, number in zip(keys, (AT_ONCE, OF_NAMESPACE), strict=True):
+                    await self._take(key, number)
+                    taken.append(key)
+        except TimeoutError:
+            raise Busy("storage is being asked for this already: come again in a few seconds") from None
+        finally:
+            if len(taken) < len(keys):
+                self._leave(taken)
+
+        def ended(_: object) -> None:
+            with suppress(RuntimeError):  # the loop has ended before the thread
+                loop.call_soon_threadsafe(self._leave, keys)
+
+        job = self._threads.submit(question)
+        job.add_done_callback(ended)
+        try:
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                return await asyncio.wrap_future(job)
+        except TimeoutError:
+            raise Late(f"storage has not answered in {DEADLINE_SECONDS:.0f} s") from None
+
+    async def _take(self, key: tuple[str, str], number: int) -> None:
+        places = self._places.setdefault(key, _Places(number))
+        places.users += 1
+        try:
+            await places.free.acquire()
+        except BaseException:
+            self._forget(key)
+            raise
+
+    def _leave(self, keys: Sequence[tuple[str, str]]) -> None:
+        for key in keys:
+            self._places[key].free.release()
+            self._forget(key)
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        places = self._places[key]
+        places.users -= 1
+        if not places.users:
+            del self._places[key]
+
+
+class Budget:
+    """Bytes that are read and unpacked at once, of all runs together; for threads."""
+
+    def __init__(self, most: int, patience: float = 10.0) -> None:
+        self._left, self._most, self._patience = most, most, patience
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def take(self, size: int) -> Iterator[None]:
+        """Have so many for as long as the context lasts; raises `Busy` where there are none for a while."""
+        size = min(size, self._most)
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._left >= size, self._patience):
+                raise Busy("other rollouts and curves are being read: come again in a few seconds")
+            self._left -= size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._left += size
+                self._changed.notify_all()

@@ -1,0 +1,60 @@
+"""The page's certificate, from a Secret that somebody else renews: loaded again when its files have changed.
+
+What cannot be used at the start is a `ConfigError`; later the certificate before stays, and the log says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from pathlib import Path
+
+from deepcoder_web.config import ConfigError
+
+LOOK_SECONDS = 30.0
+_FILES = ("tls.crt", "tls.key")
+
+log = logging.getLogger(__name__)
+
+
+class Certificate:
+    """A context that serves what lies in a folder."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            self._seen = self._state()
+            self._load(self.context)
+        except OSError as error:
+            raise ConfigError(f"tlsDirectory: {directory} has no usable tls.crt and tls.key: {error}") from error
+
+    async def follow(self) -> None:
+        """Load what is new, until cancelled: connections from then on are shown it."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            self.look()
+
+    def look(self) -> None:
+        """Load the files again where they have changed."""
+        try:
+            now = self._state()
+            if now == self._seen:
+                return
+            self._load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))  # a pair that does not match spoils the other's
+            self._load(self.context)
+        except OSError as error:
+            log.warning("the certificate in %s cannot be used, the one before is served on: %s", self._directory, error)
+            return
+        self._seen = now
+        log.info("the certificate in %s is new and served from now on", self._directory)
+
+    def _state(self) -> list[tuple[int, int, int]]:
+        states = [(self._directory / name).stat() for name in _FILES]
+        return [(state.st_mtime_ns, state.st_ino, state.st_size) for state in states]
+
+    def _load(self, context: ssl.SSLContext) -> None:
+        certificate, key = (self._directory / name for name in _FILES)
+        context.load_cert_chain(certificate, key)

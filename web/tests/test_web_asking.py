@@ -1,0 +1,64 @@
+"""What one bucket that does not answer costs the others: nothing, however long its threads go on."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+from web_fakes import until
+
+from deepcoder_web import asking
+from deepcoder_web.asking import AT_ONCE, OF_NAMESPACE, Asking, Budget, Busy, Late
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(asking, "DEADLINE_SECONDS", 0.2)
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_question_that_was_given_up_holds_its_place_until_its_thread_ends() -> None:
+    ask, end = Asking(), threading.Event()
+    stuck = [asyncio.create_task(ask.ask("team", "stuck", lambda: end.wait(20))) for _ in range(AT_ONCE)]
+    for task in stuck:
+        with pytest.raises(Late):
+            await task
+    with pytest.raises(Busy):
+        await ask.ask("team", "stuck", lambda: 1)
+    assert await ask.ask("team", "other", lambda: 2) == 2
+    end.set()
+    await until(lambda: not ask._places, "the threads give their places back")
+    assert await ask.ask("team", "stuck", lambda: 3) == 3
+
+
+@pytest.mark.usefixtures("quick")
+async def test_all_stuck_runs_of_a_namespace_leave_threads_to_the_others() -> None:
+    ask, end = Asking(), threading.Event()
+    asked = [ask.ask("team", f"run-{number % 8}", lambda: end.wait(20)) for number in range(8 * AT_ONCE)]
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert sum(isinstance(answer, Late) for answer in answers) == OF_NAMESPACE
+    assert sum(isinstance(answer, Busy) for answer in answers) == len(asked) - OF_NAMESPACE
+    assert await ask.ask("other", "run", lambda: 2) == 2
+    end.set()
+    await until(lambda: not ask._places, "the threads give their places back")
+
+
+async def test_what_a_question_raises_is_raised_and_its_place_is_free() -> None:
+    ask = Asking()
+    for _ in range(AT_ONCE + 1):
+        with pytest.raises(ZeroDivisionError):
+            await ask.ask("team", "run", lambda: 1 / 0)
+    await until(lambda: not ask._places, "the threads give their places back")
+
+
+def test_what_is_read_at_once_is_bounded_and_given_back() -> None:
+    budget = Budget(10, patience=0.05)
+    with budget.take(6):
+        with pytest.raises(Busy), budget.take(6):
+            pass
+        with budget.take(4):
+            pass
+    with budget.take(50):
+        pass
