@@ -180,7 +180,9 @@ def test_a_server_that_may_be_behind_is_said_to_be(tab: Page, standin: Standin) 
         standin.problem = "runs cannot be watched: the API server is away"
         standin.change()
         expect(tab.get_by_role("alert")).to_contain_text("the API server is away", timeout=SECONDS)
-        expect(tab.get_by_text("not live", exact=True)).to_be_visible()
+        label = tab.get_by_text("not live", exact=True)
+        expect(label).to_be_visible()
+        assert "●" not in label.evaluate("(e) => getComputedStyle(e, '::before').content"), "it does not look live"
         expect(spoken).to_have_text("No longer live: not live")
         standin.problem = None
         standin.change()

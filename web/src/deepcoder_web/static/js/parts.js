@@ -35,7 +35,7 @@ export function Live({ state, problem }) {
   const shown = problem && state === "live" ? "old" : state;
   const was = useRef(false);
   was.current ||= shown === "live";
-  return html`<span class=${`live ${shown}`}>${STREAM[shown]}</span>
+  return html`<span class=${`stream ${shown}`}>${STREAM[shown]}</span>
     <span class="unseen" role="status">${was.current && shown !== "live" ? `No longer live: ${STREAM[shown]}` : ""}</span>`;
 }
 
