@@ -40,6 +40,8 @@ class Standin:
         self.problem: str | None = None
         self.steps: dict[str, list[Step]] = {"demo": trained(0, 30)}
         self.sample_steps: list[Document] = [{"stage": "short", "step": step} for step in range(1, 31)]
+        self.rows: list[Document] = []
+        """More lines of the list of runs."""
         self.digest = "sha256:" + "a" * 64
         self.refused: dict[str, tuple[int, dict[str, str]]] = {}
         """End of a path (without its query) to status and headers."""
@@ -120,7 +122,8 @@ class Standin:
         return app
 
     def _list(self) -> Document:
-        return {"runs": [views.run_row(self.run(name)) for name in sorted(self.steps)], "problem": self.problem}
+        rows = [views.run_row(self.run(name)) for name in sorted(self.steps)]
+        return {"runs": rows + self.rows, "problem": self.problem}
 
     @web.middleware
     async def _guard(

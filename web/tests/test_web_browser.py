@@ -190,6 +190,26 @@ def test_a_server_that_may_be_behind_is_said_to_be(tab: Page, standin: Standin) 
         expect(spoken).to_have_text("")
 
 
+def test_a_run_that_cannot_be_read_is_listed_with_what_is_known(tab: Page, standin: Standin) -> None:
+    unknown: dict[str, Any] = dict.fromkeys(("stage", "contextTokens", "display", "reward", "created"))
+    about = {
+        "namespace": NAMESPACE,
+        "name": "newer",
+        "uid": "n",
+        "phase": "Unknown",
+        "message": "spec.future is not known",
+    }
+    standin.rows = [unknown | about | {"step": 0, "gpus": 0, "attempt": 0, "unreadable": True}]
+    standin.refused["/newer"] = (422, {})
+    tab.goto(standin.url)
+    row = tab.get_by_role("row", name=re.compile("newer"))
+    expect(row).to_contain_text("spec.future is not known")
+    assert row.get_by_role("cell").all_inner_texts()[2:] == ["–"] * 7
+    expect(tab.get_by_role("row", name=re.compile("demo"))).to_be_visible()
+    row.get_by_role("link").click()
+    expect(tab.get_by_role("alert")).to_contain_text("refused with 422", timeout=SECONDS)
+
+
 def test_a_full_server_is_said_to_be_and_asked_again(tab: Page, standin: Standin) -> None:
     standin.refused["/stream"] = (429, {"Retry-After": "1"})
     tab.goto(address(standin, "overview"))

@@ -11,6 +11,7 @@ const TONES = {
   Suspended: "quiet",
   Pending: "quiet",
   Queued: "quiet",
+  Unknown: "quiet",
 };
 
 export function Phase({ value }) {

@@ -68,6 +68,8 @@ function Table({ runs, sort, setSort, chosen, choose, any }) {
 
 function Row({ run, chosen, choose }) {
   const id = `${encodeURIComponent(run.namespace)}/${encodeURIComponent(run.name)}`;
+  // Of a run that another release wrote the server knows no figures, and sends zeros.
+  const figure = (value) => number(run.unreadable ? null : value);
   return html`<tr>
     <td><input type="checkbox" checked=${chosen.includes(id)} onChange=${() => choose(id)}
       aria-label=${`Compare ${run.namespace}/${run.name}`} /></td>
@@ -77,8 +79,8 @@ function Row({ run, chosen, choose }) {
     <td class="number">${number(run.contextTokens)}</td>
     <td class="number">${run.display ?? "–"}</td>
     <td class="number">${number(run.reward)}</td>
-    <td class="number">${number(run.gpus)}</td>
-    <td class="number">${number(run.attempt)}</td>
+    <td class="number">${figure(run.gpus)}</td>
+    <td class="number">${figure(run.attempt)}</td>
     <td class="number"><time datetime=${run.created} title=${moment(run.created)}>${age(run.created)}</time></td>
   </tr>`;
 }
