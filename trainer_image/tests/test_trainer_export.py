@@ -131,7 +131,37 @@ def test_an_export_in_s3_is_fetched_file_by_file_and_a_changed_one_is_not(
     assert not (tmp_path / "changed" / "MANIFEST.json").exists()
 
 
-@pytest.mark.parametrize("damage", ["ancestor", "own", "missing"])
+def test_a_fetch_into_a_folder_that_holds_another_export_leaves_only_checked_files(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = export_world.commit(export_world.make_model(tmp_path / "other", initializer_range=0.5), tmp_path / "run-b")
+    assert (other / "model.safetensors").read_bytes() != (exported / "model.safetensors").read_bytes()
+    model = tmp_path / "model-here"
+    assert main(["fetch", str(exported), str(model)]) == 0
+    assert main(["fetch", str(other), str(model)]) == 0
+    assert all((model / f.name).read_bytes() == f.read_bytes() for f in other.iterdir())
+    flip(model / "model.safetensors")  # same size
+    assert main(["fetch", str(other), str(model)]) == 0
+    assert (model / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+    stale = model / "model-00002-of-00002.safetensors"
+    stale.write_bytes(b"of another model")
+    capsys.readouterr()
+    assert main(["fetch", str(other), str(model)]) == 64
+    assert "1 files that the export does not have (model-00002-of-00002.safetensors)" in capsys.readouterr().err
+
+
+def test_a_fetch_that_fails_leaves_no_manifest_of_another_export(exported: Path, tmp_path: Path) -> None:
+    other = export_world.commit(export_world.make_model(tmp_path / "other", initializer_range=0.5), tmp_path / "run-b")
+    flip(other / "model.safetensors")
+    model = tmp_path / "model-here"
+    assert main(["fetch", str(exported), str(model)]) == 0
+    assert main(["fetch", str(other), str(model)]) == 1
+    assert not (model / "MANIFEST.json").exists()
+    assert main(["fetch", str(exported), str(model)]) == 0
+    assert all((model / f.name).read_bytes() == f.read_bytes() for f in exported.iterdir())
+
+
+@pytest.mark.parametrize("damage", ["ancestor", "own", "missing", "unlisted"])
 def test_a_source_whose_chain_does_not_hold_is_not_exported(
     damage: str, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,11 +170,14 @@ def test_a_source_whose_chain_does_not_hold_is_not_exported(
         parent.write_bytes(parent.read_bytes().replace(b'"seed":7', b'"seed":8'))
     elif damage == "own":
         flip(exported / "model.safetensors")
-    else:
+    elif damage == "missing":
         (exported / "tokenizer.json").unlink()
+    else:
+        shutil.copy(exported / "model.safetensors", exported / "zz.safetensors")
     target = tmp_path / "results" / "out"
     assert main(["export", "--source", str(exported), "--output", str(target)]) == 1
     said = {"ancestor": "its child names digest", "own": "has sha256", "missing": "tokenizer.json is missing"}
+    said["unlisted"] = "zz.safetensors is not in its manifest: remove it"
     assert said[damage] in capsys.readouterr().err
     assert not list(target.parent.glob("*")), "nothing is left behind"
 

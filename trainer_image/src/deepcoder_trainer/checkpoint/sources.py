@@ -22,7 +22,7 @@ from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, StorageUnavai
 from deepcoder_trainer.checkpoint.reader import read_manifest
 from deepcoder_trainer.checkpoint.storage import ObjectStore, StoredObject, open_storage
 from deepcoder_trainer.checkpoint.transfer import download_files, locked
-from deepcoder_trainer.checkpoint.verify import check_file
+from deepcoder_trainer.checkpoint.verify import check_file, unlisted_files
 from deepcoder_trainer.errors import BadConfig
 
 CACHE = Path("~/.cache/deepcoder/sources")
@@ -86,10 +86,11 @@ class Sources:
 
 
 def _check_export(path: Path) -> None:
-    """Hash a local export's files against its manifest."""
+    """Hash a local export's files against its manifest, which must list all that is there."""
     store = open_storage(f"file://{path.absolute()}")
     manifest, _ = read_manifest(store, "")
     problems = [p for entry in manifest.files for p in check_file(store, entry, deep=True)]
+    problems += [f"{name} is not in its manifest: remove it" for name in unlisted_files(path, manifest)]
     if problems:
         raise CheckpointDamaged(f"{path}: {'; '.join(problems)}")
 

@@ -22,15 +22,17 @@ from deepcoder_trainer.checkpoint.errors import (
     ObjectMissing,
     StorageUnavailable,
 )
-from deepcoder_trainer.checkpoint.storage import ObjectStore, join_key, refuse_traversal
+from deepcoder_trainer.checkpoint.storage import ObjectStore, file_sha256, join_key, refuse_traversal
 
 PARALLEL = 4
 """Files on their way at once."""
 
+PARTIAL = ".partial"
+"""What the name of a file ends in that is not whole yet."""
+
 _ATTEMPTS = 3
 _BACKOFF_SECONDS = 1.0
 _LOCK = ".lock"
-_PARTIAL = ".partial"
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -51,10 +53,13 @@ def upload_files(store: ObjectStore, prefix: str, root: Path, files: Sequence[Pa
         return list(pool.map(put, files))
 
 
-def download_files(store: ObjectStore, prefix: str, directory: Path, entries: Sequence[FileEntry]) -> None:
+def download_files(
+    store: ObjectStore, prefix: str, directory: Path, entries: Sequence[FileEntry], *, check_present: bool = False
+) -> None:
     """Bring files below `prefix` to `directory`; raises `CheckpointDamaged` for one that is missing or differs.
 
-    Processes on one machine may ask for the same folder at once: the first brings each file, the others find it.
+    Processes on one machine may ask for the same folder at once: the first brings each file, the others find it. Where
+    the folder may hold files of somebody else, `check_present` hashes what lies there and brings what differs anew.
     """
 
     def get(entry: FileEntry) -> None:
@@ -62,9 +67,9 @@ def download_files(store: ObjectStore, prefix: str, directory: Path, entries: Se
             target = directory / refuse_traversal(entry.path)
         except ValueError as e:
             raise CheckpointDamaged(str(e)) from e
-        if target.exists():
+        if target.exists() and (not check_present or _is(target, entry)):
             return
-        partial = target.with_name(target.name + _PARTIAL)
+        partial = target.with_name(target.name + PARTIAL)
         key = join_key(prefix, entry.path)
         try:
             sha256 = retried(lambda: store.get_file(key, partial), f"download of {entry.path}")
@@ -79,6 +84,10 @@ def download_files(store: ObjectStore, prefix: str, directory: Path, entries: Se
     with locked(directory), ThreadPoolExecutor(PARALLEL) as pool:
         for _ in pool.map(get, entries):
             pass
+
+
+def _is(path: Path, entry: FileEntry) -> bool:
+    return path.is_file() and path.stat().st_size == entry.size and file_sha256(path) == entry.sha256
 
 
 def retried(call: Callable[[], T], what: str) -> T:

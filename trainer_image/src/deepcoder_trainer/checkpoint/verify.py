@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+from deepcoder_contracts.layout import MANIFEST
 from deepcoder_contracts.manifest import FileEntry, Manifest
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ObjectMissing
 from deepcoder_trainer.checkpoint.reader import read_manifest
 from deepcoder_trainer.checkpoint.storage import ObjectStore, open_storage
+from deepcoder_trainer.checkpoint.transfer import PARTIAL
 
 _LONGEST_CHAIN = 100_000
 
@@ -76,3 +79,14 @@ def check_file(store: ObjectStore, entry: FileEntry, *, deep: bool) -> list[str]
         if sha256 != entry.sha256:
             return [f"{entry.path} has sha256 {sha256}, its manifest says {entry.sha256}"]
     return []
+
+
+def unlisted_files(directory: Path, manifest: Manifest) -> list[str]:
+    """Files below a local folder that its manifest does not list; nothing loads hidden ones, nor those half brought.
+
+    Whoever loads a folder takes each file of a known name or ending: one that nobody checked may be among them.
+    """
+    listed = {MANIFEST, *(entry.path for entry in manifest.files)}
+    paths = (path.relative_to(directory) for path in sorted(directory.rglob("*")) if not path.is_dir())
+    seen = (p.as_posix() for p in paths if not any(part.startswith(".") for part in p.parts))
+    return [name for name in seen if name.removesuffix(PARTIAL) not in listed]

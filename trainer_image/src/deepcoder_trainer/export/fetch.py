@@ -1,8 +1,9 @@
 """`deepcoder-trainer fetch URI DIRECTORY`: an export's files onto this machine, each checked against its manifest.
 
 What a serving pod's init container runs. With `--digest` the manifest itself must be the one that was meant, so that
-whoever can write to the bucket cannot change what is served. The manifest is written last; a fetch that was interrupted
-goes on where it stopped, since a file has its name only when it was checked.
+whoever can write to the bucket cannot change what is served. The manifest is written last, and beside checked files
+alone: what lies in the folder already (of a fetch that was interrupted, or of another export) is hashed and brought
+anew if it differs, and a file that the manifest does not list is refused, since whoever loads the folder might load it.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import argparse
 import sys
 from pathlib import Path
 
+from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.layout import MANIFEST
-from deepcoder_contracts.manifest import ManifestKind
+from deepcoder_contracts.manifest import Manifest, ManifestKind
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ObjectMissing, StorageError
 from deepcoder_trainer.checkpoint.reader import read_manifest
 from deepcoder_trainer.checkpoint.storage import open_storage
 from deepcoder_trainer.checkpoint.transfer import download_files
+from deepcoder_trainer.checkpoint.verify import unlisted_files
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.export.source import as_uri
 
@@ -40,8 +43,12 @@ def main(options: argparse.Namespace) -> int:
             raise CheckpointDamaged(f"{uri} has digest {digest}, --digest says {options.digest}: it is another export")
         if manifest.kind is not ManifestKind.EXPORT:
             raise BadConfig(f"{uri} is an {manifest.kind.value}: name an export, or make one of it first", field="uri")
-        download_files(store, "", options.directory, manifest.files)
-        (options.directory / MANIFEST).write_bytes(store.get_bytes(MANIFEST))
+        data = store.get_bytes(MANIFEST)
+        if sha256_digest(data) != digest:
+            raise CheckpointDamaged(f"{uri}/{MANIFEST} changed while it was read: try again")
+        _make_ready(options.directory, manifest, data)
+        download_files(store, "", options.directory, manifest.files, check_present=True)
+        (options.directory / MANIFEST).write_bytes(data)
     except ObjectMissing:
         raise BadConfig(f"{uri} has no {MANIFEST}: name the folder of an export", field="uri") from None
     except (CheckpointDamaged, StorageError) as error:
@@ -50,3 +57,16 @@ def main(options: argparse.Namespace) -> int:
     size = sum(entry.size for entry in manifest.files)
     sys.stdout.write(f"{options.directory}: {len(manifest.files)} files, {size:,} bytes, checked; manifest {digest}\n")
     return 0
+
+
+def _make_ready(directory: Path, manifest: Manifest, data: bytes) -> None:
+    """Refuse files of others, and take away the manifest of another export: it is true of its own files alone."""
+    if unlisted := unlisted_files(directory, manifest):
+        raise BadConfig(
+            f"{directory} holds {len(unlisted)} files that the export does not have ({', '.join(unlisted[:3])}): "
+            "remove them, or name another folder",
+            field="directory",
+        )
+    kept = directory / MANIFEST
+    if kept.exists() and kept.read_bytes() != data:
+        kept.unlink()
