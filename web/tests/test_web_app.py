@@ -235,14 +235,3 @@ async def test_one_draw_of_a_rollout_may_be_asked_for() -> None:
         assert (await answer(client, f"{path}&draw=0"))[0] == 200
         assert (await answer(client, f"{path}&draw=last"))[0] == 400
     assert asked == [(stage, 3, (1, 2), None), (stage, 3, (1, 2), 0)]
-
-
-@pytest.mark.usefixtures("quick")
-async def test_a_page_that_is_closed_leaves_no_error_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    world = World()
-    async with serving(world) as client:
-        response = await client.get("/api/v1/stream", headers=bearer())
-        assert await response.content.readline() == b"\n"
-        response.close()
-        await until(lambda: not world.dashboard._streams, "the stream ends")
-    assert not [record for record in caplog.records if record.levelname == "ERROR"]

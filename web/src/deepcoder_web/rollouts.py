@@ -70,8 +70,6 @@ class Rollouts:
         key, version = (folder.run.metadata.uid, stage, step), (stored.etag, stored.size, stored.modified)
         with self._lock:
             known = self._kept.get(key)
-            if known is not None:
-                self._kept.move_to_end(key)
         there = known is not None and known[0] == version
         with self._budget.take(unpacked + (0 if there else stored.size)):
             data = known[1] if known is not None and there else folder.read_samples(stage, step)
