@@ -8,6 +8,7 @@ import pytest
 
 from deepcoder_contracts.judge import JudgeResponse, TestVerdict, Verdict
 from deepcoder_sandbox import pool as pools
+from deepcoder_sandbox.fair_queue import FairQueue
 from deepcoder_sandbox.observer import Observer, Phase
 from deepcoder_sandbox.pool import Draining, Overdue, Pool, QueueFull
 from deepcoder_sandbox.submission import Submission
@@ -145,7 +146,7 @@ def test_what_is_not_judged_when_the_time_is_over_is_given_back(slots, asked):
 
 def test_what_failed_on_one_slot_is_judged_on_another(slots, asked):
     pool = Pool(ZygoteConfig(), 2, "w", max_queued=10)
-    wait_until(lambda: len(slots) == 2)
+    wait_until(lambda: len(slots) == 2 and all(slot.ensured for slot in slots))
     slots[0].broken = True
     answers = []
     for number in range(20):  # idle slots take turns as they please: sooner or later the broken one has had one
@@ -373,4 +374,48 @@ def test_oldest_wait_is_that_of_what_waits_and_not_of_what_is_judged(slots, aske
     slots[0].may_go_on.set()
     assert all(answer.result(20).passed for answer in waits)
     assert pool.oldest_wait_s == 0
+    assert pool.close(10) is True
+
+
+def test_what_took_no_slot_is_charged_to_nobody(slots, asked, monkeypatch):
+    charged, done = [], FairQueue.done
+
+    def note(queue, run, *times, judged=True):
+        charged.append((run, judged))
+        done(queue, run, *times, judged=judged)
+
+    monkeypatch.setattr(FairQueue, "done", note)
+    pool = Pool(ZygoteConfig(), 1, "w", max_queued=10)
+    neighbour = held(pool, slots, asked)
+    late = pool.submit(asked("late", deadline_s=0.001), run="late")
+    time.sleep(0.01)
+    slots[0].may_go_on.set()
+    with pytest.raises(Overdue):
+        late.result(20)
+    assert neighbour.result(20).passed
+    assert pool.close(10) is True
+    assert [judged for run, judged in charged if run == "late"] == [False]
+    assert [judged for run, judged in charged if run != "late"] == [True]
+
+
+def test_what_is_handed_on_has_waited_since_it_came(slots, asked, monkeypatch):
+    handed, put_back, error_answer = [], FairQueue.put_back, ToldSlot.error_answer
+
+    def note(queue, run, work):
+        handed.append(work.queued_at)
+        put_back(queue, run, work)
+
+    def late(slot, *rest):
+        time.sleep(0.1)
+        return error_answer(slot, *rest)
+
+    monkeypatch.setattr(FairQueue, "put_back", note)
+    monkeypatch.setattr(ToldSlot, "error_answer", late)
+    pool = Pool(ZygoteConfig(), 2, "w", max_queued=10)
+    wait_until(lambda: len(slots) == 2 and all(slot.ensured for slot in slots))
+    answer = pool.submit(asked("broken", "defect"))
+    submitted = time.monotonic()
+    assert answer.result(20).passed is None
+    assert len(handed) == 1
+    assert handed[0] <= submitted
     assert pool.close(10) is True

@@ -186,10 +186,13 @@ class Pool:
                 slot.ensure_zygote()
             while (work := self._next(slot)) is not None:
                 run, began = work.run, work.began
-                self._judge(slot, work)
-                del work  # its texts are not to stay while the next one is waited for
-                with self._changed:
-                    self._waiting.done(run, began, time.monotonic())
+                judged = False
+                try:
+                    judged = self._judge(slot, work)
+                finally:
+                    del work  # its texts are not to stay while the next one is waited for
+                    with self._changed:
+                        self._waiting.done(run, began, time.monotonic(), judged=judged)
         finally:
             with self._changed:
                 self._present.discard(slot)
@@ -221,7 +224,8 @@ class Pool:
     def _others_work(self, slot: Slot) -> bool:
         return any(other is not slot and not other.failed_starts for other in self._present)
 
-    def _judge(self, slot: Slot, work: _Work) -> None:
+    def _judge(self, slot: Slot, work: _Work) -> bool:
+        """Whether this judged it: what is overdue takes no slot, and a slot that fails is not the run's to pay for."""
         started = time.monotonic()
         if not work.tried:
             self._observer.spent(Phase.QUEUE, started - work.queued_at)
@@ -230,20 +234,21 @@ class Pool:
         deadline = work.deadline or started + (submission.request.deadline_s or allowed_s)
         if started > deadline:
             self._give_back(work)
-            return
+            return False
         try:
             answer = slot.judge(submission, deadline)
         except Exception as error:  # a defect of ours is the judge's failure too, and the slot lives on
             answer = slot.error_answer(submission, f"{type(error).__name__}: {error}", started)
         now = time.monotonic()
         if answer.passed is None and now < deadline and self._hand_on(slot, work):
-            return
+            return False
         self._learn(now - started)
         queue_counted = work.waits and work.deadline is not None
         if answer.passed is None and now >= deadline and queue_counted and now - started < allowed_s:
             self._give_back(work)  # the queue took the time that was wanting
-            return
-        self._settle(work, answer)
+        else:
+            self._settle(work, answer)
+        return True
 
     def _give_back(self, work: _Work) -> None:
         with self._changed:
@@ -265,7 +270,6 @@ class Pool:
             if work not in self._under_way or work.tried >= _SLOTS_TRIED or not self._others_work(slot):
                 return False
             self._under_way.discard(work)
-            work.queued_at = time.monotonic()
             self._waiting.put_back(work.run, work)
             self._changed.notify_all()
         return True
