@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from deepcoder_cli.__main__ import main
+from deepcoder_cli.app import app
 
 Answer = Callable[[str], tuple[int, dict[str, Any]]]
 NOT_FOUND = (404, {"kind": "Status", "reason": "NotFound", "code": 404})
@@ -169,6 +170,31 @@ def test_a_kubeconfig_that_leads_nowhere_is_said_with_the_mend(
     (tmp_path / "kubeconfig").write_text(content)
     assert main(["status", "run"]) == 6
     assert "Set KUBECONFIG" in capsys.readouterr().err
+
+
+def test_a_context_that_is_asked_for_needs_no_current_one(
+    serve: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    serve(a_run)
+    assert main(["status", "run"]) == 0
+    whole = yaml.safe_load((tmp_path / "kubeconfig").read_text())
+    name = whole.pop("current-context")
+    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(whole))
+    assert main(["status", "run", "--context", name]) == 0
+    assert main(["status", "run"]) == 6
+
+
+def test_a_defect_has_a_code_of_its_own_and_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("metadata")
+
+    monkeypatch.setattr(app, "main", broken)
+    assert main(["status", "run"]) == 70
+    said = capsys.readouterr().err
+    assert "KeyError: 'metadata'" in said
+    assert "please report it" in said
 
 
 def test_its_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:

@@ -209,8 +209,15 @@ def test_a_list_is_read_to_its_last_page(server: Server) -> None:
     assert "continue=more" in server.asked[1][1]
 
 
+def test_a_run_of_another_release_hides_no_other(server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    other = {**RUN, "metadata": {**RUN["metadata"], "name": "other"}, "spec": {**RUN["spec"], "novel": 1}}
+    server.answers = [(200, {"metadata": {}, "items": [other, RUN]})]
+    assert [run.metadata.name for run in server.client().list()] == ["demo"]
+    assert "/other cannot be read: spec.novel" in caplog.text
+
+
 def test_a_run_of_a_newer_release_is_told_with_the_field(server: Server) -> None:
     server.answers = [(200, {**RUN, "spec": {**RUN["spec"], "novel": 1}})]
-    with pytest.raises(Exception, match=r"spec\.novel: .*update it"):
+    with pytest.raises(Exception, match=r"spec\.novel: .*use the cluster's"):
         server.client().get("demo")
     assert server.client().raw("demo")["spec"]["novel"] == 1

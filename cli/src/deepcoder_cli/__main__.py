@@ -1,11 +1,13 @@
 """`kubectl deepcoder`: the entry point, named so that kubectl finds it. Exit codes are in `exits`.
 
-Every error of the client becomes a line on standard error and a code; a traceback is a defect.
+Every error of the client becomes a line on standard error and a code. Anything else is a defect: it keeps its
+traceback, and has a code of its own, so that no script takes it for an answer.
 """
 
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Sequence
 
 import click
@@ -54,6 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ClientError as error:
         print(f"error: {error}", file=sys.stderr)
         return next((code for kind, code in CODES.items() if isinstance(error, kind)), Exit.NOT_SO)
+    except Exception:
+        traceback.print_exc()
+        print("error: this is a defect of kubectl deepcoder: please report it with the lines above", file=sys.stderr)
+        return Exit.DEFECT
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ class Exit(IntEnum):
     FORBIDDEN = 4
     REFUSED = 5
     UNREACHABLE = 6
+    DEFECT = 70
     INTERRUPTED = 130
 
 
@@ -26,5 +27,6 @@ MEANINGS = {
     Exit.FORBIDDEN: "a permission is missing; the message says which, and which ClusterRole grants it",
     Exit.REFUSED: "the API server refuses the change",
     Exit.UNREACHABLE: "no usable kubeconfig, or the API server or the bucket does not answer",
+    Exit.DEFECT: "a defect of this program, with a traceback: nothing is said of what was asked",
     Exit.INTERRUPTED: "interrupted",
 }

@@ -7,6 +7,7 @@ Every call has the connection's deadline. A reader that follows a run bridges a 
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ from deepcoder_contracts.labels import LABEL_POOL, LABEL_RUN, own_pool_name, poo
 
 if TYPE_CHECKING:
     from deepcoder_client.folder import RunFolder
+
+log = logging.getLogger(__name__)
 
 FIELD_MANAGER = "deepcoder-client"
 POLL_SECONDS = 1.0
@@ -101,9 +104,12 @@ class Client:
     def list(
         self, namespace: str | None = None, *, all_namespaces: bool = False, selector: str = ""
     ) -> Sequence[DeepCoderRun]:
-        """Runs of a namespace, or of all, by namespace and name; `selector` is a label selector."""
+        """Runs of a namespace, or of all, by namespace and name; `selector` is a label selector.
+
+        One of another release that cannot be read hides no other: it is left out, with a warning in the log.
+        """
         items = self.raw_list(namespace, all_namespaces=all_namespaces, selector=selector)
-        return [typed(item) for item in items]
+        return [run for item in items if (run := _known(item)) is not None]
 
     def raw_list(
         self, namespace: str | None = None, *, all_namespaces: bool = False, selector: str = ""
@@ -120,10 +126,12 @@ class Client:
     ) -> Iterator[Change]:
         """What becomes of a run, or of all, for so many seconds: first what is there, then each change.
 
-        Where the server ends a watch it goes on from what was seen last, or from a new list where that is too old.
+        Where the server ends a watch it goes on from what was seen last, or from a new list where that is too old. A
+        run of another release that cannot be read is passed over, with a warning in the log.
         """
         for kind, run in self.raw_watch(name, namespace, seconds=seconds, all_namespaces=all_namespaces):
-            yield Change(kind, typed(run))
+            if (known := _known(run)) is not None:
+                yield Change(kind, known)
 
     def raw_watch(
         self, name: str | None = None, namespace: str | None = None, *, seconds: float, all_namespaces: bool = False,
@@ -315,6 +323,14 @@ def typed(run: Object) -> DeepCoderRun:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"])
         raise Unknown(f"{run['metadata']['namespace']}/{run['metadata']['name']}", f"{field}: {first['msg']}") from None
+
+
+def _known(run: Object) -> DeepCoderRun | None:
+    try:
+        return typed(run)
+    except Unknown as error:
+        log.warning("%s", error)
+        return None
 
 
 def _place(run: Object) -> tuple[str, str]:

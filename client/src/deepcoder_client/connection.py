@@ -82,7 +82,7 @@ class Connection:
         file = os.fspath(kubeconfig) if kubeconfig else os.environ.get("KUBECONFIG") or "~/.kube/config"
         try:
             config.load_kube_config(file, context, client_configuration=configuration)
-            contexts, active = config.list_kube_config_contexts(file)
+            merged = config.kube_config.KubeConfigMerger(file).config.value
         except (config.ConfigException, yaml.YAMLError, OSError) as error:
             try:
                 if context or kubeconfig:
@@ -94,8 +94,9 @@ class Connection:
                     f"no usable kubeconfig: {error}. Set KUBECONFIG or --kubeconfig to one, or choose one of its "
                     "contexts with --context"
                 ) from error
-        chosen = active if context is None else next(entry for entry in contexts if entry["name"] == context)
-        return cls(configuration, str(chosen["context"].get("namespace") or "default"), timeout)
+        name = context or merged["current-context"]  # where one is asked for, a file need not have a current one
+        chosen = next(entry.value["context"] for entry in merged["contexts"] if entry.value["name"] == name)
+        return cls(configuration, str(chosen.get("namespace") or "default"), timeout)
 
     @property
     def host(self) -> str:

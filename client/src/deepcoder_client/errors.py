@@ -31,7 +31,7 @@ class Unknown(ClientError):
 
     def __init__(self, what: str, why: str) -> None:
         super().__init__(
-            f"{what} cannot be read: {why}; the cluster's release is newer than this deepcoder-client, update it"
+            f"{what} cannot be read: {why}; it is of another release than this deepcoder-client: use the cluster's"
         )
         self.why = why
         """The field, and what is wrong with it."""
