@@ -38,6 +38,11 @@ def test_one_attempt_cannot_have_been_made_by_two(field: str) -> None:
     assert broken_link(manifest(20, 2, **{field: other}), manifest(10)) is None, "the next attempt may be upgraded"
 
 
+def test_one_image_may_be_written_in_two_ways() -> None:
+    child, parent = (f"{name}@sha256:{'1' * 64}" for name in ("docker.io/team/trainer", "docker-pullable://trainer"))
+    assert broken_link(manifest(20, image_id=child), manifest(10, image_id=parent)) is None
+
+
 @pytest.mark.parametrize("field", [name for name in MADE_BY if name != "code_digest"])
 def test_what_was_not_known_yet_contradicts_nothing(field: str) -> None:
     unknown: Any = {} if field == "versions" else None

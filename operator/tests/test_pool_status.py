@@ -129,7 +129,7 @@ def test_reasons_of_pods_that_do_not_start_are_read() -> None:
 
 
 def container(ready: bool = False, **states: Any) -> dict[str, Any]:
-    return {"containerStatuses": [{"ready": ready, **states}]}
+    return {"containerStatuses": [{"name": "judge", "ready": ready, **states}]}
 
 
 def test_last_words_of_a_judge_that_crashes_are_read_also_while_it_is_started_again() -> None:
@@ -152,6 +152,10 @@ def test_last_words_of_a_judge_that_crashes_are_read_also_while_it_is_started_ag
     assert "raise the limit" in told
     silent = read(container(state=waits, lastState={"terminated": {"exitCode": 1}}))
     assert silent == ("CrashLoopBackOff", "exit code 1")
+    token = {"exitCode": 1, "message": "refused: hf_AbCdEfGhIjKlMnOpQrSt"}
+    assert read(container(state={"terminated": token}))[1] == "exit code 1: refused: [redacted]"
+    other = container(state={"terminated": ended}, name="sidecar")
+    assert read(other) == ("CrashLoopBackOff", "exit code 64"), "words of another container are its own"
     long = {"exitCode": 1, "message": "x" * 10_000}
     assert len(read(container(state={"terminated": long}))[1]) < 1000
 

@@ -50,7 +50,7 @@ class AttemptStatus(Status):
     """Position of its stage."""
 
     name: str
-    """Name of its RayJob and ConfigMap."""
+    """Name of its RayJob; its ConfigMap's begins so."""
 
     state: AttemptState = AttemptState.INTENDED
     """Intended, Starting, Running, Draining or Leaving."""

@@ -6,10 +6,14 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from deepcoder_contracts.redaction import Redactor
+from deepcoder_operator.builders.pool import CONTAINER
 from deepcoder_operator.domain.pool_names import LABEL_INDEX, LABEL_TEMPLATE_HASH
 from deepcoder_operator.domain.pool_plan import JudgePod
 
 _MOST_TOLD = 600
+_SHAPES = Redactor(())
+"""What is told becomes a condition, which more people read than logs: only the judge's own words, without tokens."""
 _MEMORY_MEND = (
     ": its memory limit is too small: leave resources out of spec.template, or raise the limit of the container judge"
 )
@@ -66,7 +70,8 @@ def _trouble(status: Mapping[str, Any], conditions: Mapping[str, Mapping[str, An
         waiting = (container.get("state") or {}).get("waiting") or {}
         reason = waiting.get("reason")
         if not container.get("ready") and (ended := _failed(container)) is not None:
-            return _Trouble("CrashLoopBackOff", _last_words(ended))
+            own = container.get("name") == CONTAINER
+            return _Trouble("CrashLoopBackOff", _last_words(ended if own else ended | {"message": ""}))
         if reason and reason not in ("ContainerCreating", "PodInitializing"):
             told = _brief(waiting.get("message"))
             return _Trouble(str(reason), f"{told}{_IMAGE_MEND if 'Image' in reason else ''}")
@@ -86,7 +91,7 @@ def _last_words(ended: Mapping[str, Any]) -> str:
     """What a container said last; the judge's own words hold the mend."""
     if ended.get("reason") == "OOMKilled":
         return f"OOMKilled{_MEMORY_MEND}"
-    lines = str(ended.get("message") or "").strip().splitlines()
+    lines = _SHAPES.text(str(ended.get("message") or "")).strip().splitlines()
     return f"exit code {ended['exitCode']}" + (f": {_brief(lines[-1])}" if lines else "")
 
 
