@@ -235,3 +235,21 @@ async def test_one_draw_of_a_rollout_may_be_asked_for() -> None:
         assert (await answer(client, f"{path}&draw=0"))[0] == 200
         assert (await answer(client, f"{path}&draw=last"))[0] == 400
     assert asked == [(stage, 3, (1, 2), None), (stage, 3, (1, 2), 0)]
+
+
+async def test_a_run_that_was_deleted_and_made_again_is_the_new_one_and_its_stream_goes_on() -> None:
+    world = World()
+    old = run_of()
+    metadata = old.metadata.model_copy(update={"uid": "another"})
+    new = old.model_copy(update={"metadata": metadata})
+    world.add(old)
+    async with serving(world) as client:
+        stream = await client.get("/api/v1/stream?namespace=team&name=demo", headers=bearer())
+        assert await stream.content.readline() == b"\n"
+        world.remove(old)
+        world.add(new)
+        world.remove(old)
+        async with asyncio.timeout(10):
+            assert await stream.content.readline() == b"run\n"
+        assert (await answer(client, RUN))[1]["uid"] == "another"
+        stream.close()
