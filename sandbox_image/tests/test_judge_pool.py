@@ -147,16 +147,17 @@ def test_what_is_not_judged_when_the_time_is_over_is_given_back(slots, asked):
 def test_what_failed_on_one_slot_is_judged_on_another(slots, asked):
     pool = Pool(ZygoteConfig(), 2, "w", max_queued=10)
     wait_until(lambda: len(slots) == 2 and all(slot.ensured for slot in slots))
-    slots[0].broken = True
-    answers = []
-    for number in range(20):  # idle slots take turns as they please: sooner or later the broken one has had one
-        answers.append(pool.submit(asked(str(number))).result(20))
-        if slots[0].judged:
-            break
-    pool.close(10)
-    assert slots[0].judged
-    assert all(answer.passed and answer.worker == "1" for answer in answers[-1:])
-    assert all(answer.passed for answer in answers)
+    neighbour = pool.submit(asked("neighbour", "wait"))
+    wait_until(lambda: any(slot.judged for slot in slots))
+    free, busy = sorted(slots, key=lambda slot: len(slot.judged))
+    free.broken = True
+    answer = pool.submit(asked("failed"))
+    wait_until(lambda: free.judged)
+    busy.may_go_on.set()
+    assert answer.result(20).passed is neighbour.result(20).passed is True
+    assert answer.result().worker == str(busy.number)
+    assert (free.judged, busy.judged) == (["failed"], ["neighbour", "failed"])
+    assert pool.close(10) is True
 
 
 def test_slot_without_a_zygote_leaves_the_work_to_the_others_and_comes_back(slots, asked, monkeypatch):
