@@ -1,4 +1,4 @@
-"""An upgrade in mid-run: what runs stays as it is, whatever the new release builds, which shows in the next attempt."""
+"""An upgrade of CRDs and operator in mid-run: what runs stays as it is, what is new shows in the next attempt."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from loop_world import Cluster, wait_for
+from released_crds import before_the_upgrade
 from run_manifests import TRAIN
 
 from deepcoder_operator.kube.client import Object
@@ -36,8 +37,9 @@ async def children(cluster: Cluster, attempt: str) -> dict[tuple[str, str], tupl
 
 
 async def test_upgrade_in_mid_run_leaves_what_runs_as_it_is(cluster: Cluster, tmp_path: Path) -> None:
-    await cluster.create_run(stages=[TRAIN], failurePolicy={"backoff": {"initialSeconds": 0}})
-    await cluster.until_running("demo-s0-a1")
+    async with before_the_upgrade(cluster.kube, cluster.namespace):
+        await cluster.create_run(stages=[TRAIN], failurePolicy={"backoff": {"initialSeconds": 0}})
+        await cluster.until_running("demo-s0-a1")
     await cluster.standin.report("demo-s0-a1", cluster.port, 5)
     before = await children(cluster, "demo-s0-a1")
     assert {kind for kind, _ in before} == {r.kind for r in RESOURCES}
@@ -50,9 +52,9 @@ async def test_upgrade_in_mid_run_leaves_what_runs_as_it_is(cluster: Cluster, tm
     images = {"trainer": "trainer:2", "sandbox": "sandbox:2"}
     await cluster.start_operator(str(newer), images=images, monitoringNamespace="monitoring", kuberayNamespace="ray")
     await wait_for("the next release is ready", cluster.ready)
-    await cluster.standin.report("demo-s0-a1", cluster.port, 9)
     await cluster.kube.patch(RUNS, cluster.namespace, "demo", {"spec": {"approvedStages": ["short"]}})
     await cluster.until("it has looked", lambda run: run["status"]["observedGeneration"] == 2)
+    await cluster.standin.report("demo-s0-a1", cluster.port, 9)
     await asyncio.sleep(2)
     assert await children(cluster, "demo-s0-a1") == before
     assert (await cluster.run())["status"]["attempt"]["ordinal"] == 1
