@@ -36,6 +36,7 @@ def receive(offer: BroadcastWeights, name: str, versions: int, answers: Any, die
     torch.cuda.set_device(device)
     store = TCPStore(offer.host, offer.port, None, is_master=False, timeout=timedelta(seconds=60))
     group = BroadcastGroup(store, name, 1, 2, device)
+    group.connect()
     for _ in range(versions):
         found = []
         for size, bucket in buckets(offer.tensors, torch.bfloat16):
@@ -53,8 +54,7 @@ def started(context: Any, *arguments: Any) -> Any:
     return process
 
 
-def test_samplers_get_all_weights_by_nccl_and_one_that_dies_ends_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(broadcast, "BUCKET_SECONDS", 20.0)
+def test_samplers_get_all_weights_by_nccl_and_one_that_dies_ends_nobody() -> None:
     context = torch.multiprocessing.get_context("spawn")
     answers = context.SimpleQueue()
     torch.cuda.set_device(0)
@@ -76,7 +76,7 @@ def test_samplers_get_all_weights_by_nccl_and_one_that_dies_ends_nobody(monkeypa
 
 
 def test_a_sampler_whose_learner_is_silent_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(broadcast, "JOIN_SECONDS", 2.0)
+    monkeypatch.setattr(broadcast, "RECEIVE_SECONDS", 2.0)
     sender = WeightSender("127.0.0.1", 1, torch.device("cuda", 0))
     with pytest.raises(GroupLost):
         BroadcastGroup(sender._store, "sampler-1", 1, 2, torch.device("cuda", 1))

@@ -183,6 +183,7 @@ def received(offer: BroadcastWeights) -> dict[str, np.ndarray]:
 
     store = TCPStore(offer.host, offer.port, None, is_master=False, timeout=timedelta(seconds=30))
     group = BroadcastGroup(store, offer.receiver, 1, 2, torch.device("cpu"))
+    group.connect()
     found = {}
     for size, bucket in buckets(offer.tensors, torch.float32):
         buffer = torch.empty(size, dtype=torch.uint8)

@@ -9,6 +9,7 @@ import ast
 import inspect
 import os
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
@@ -48,8 +49,17 @@ def weights(version: int) -> list[tuple[str, torch.Tensor]]:
 class Worker:
     """A sampler's one worker, as `sampler.weights` has it."""
 
-    def __init__(self, offer: BroadcastWeights, name: str, *, leaves_after: int | None = None) -> None:
-        self.offer, self.name, self.leaves_after = offer, name, leaves_after
+    def __init__(
+        self,
+        offer: BroadcastWeights,
+        name: str,
+        *,
+        leaves_after: int | None = None,
+        hangs_after: int | None = None,
+    ) -> None:
+        self.offer, self.name = offer, name
+        self.leaves_after, self.hangs_after = leaves_after, hangs_after
+        self.goes_on = threading.Event()
         self.group: BroadcastGroup | None = None
 
     def receive(self) -> dict[str, torch.Tensor]:
@@ -58,11 +68,16 @@ class Worker:
                 self.offer.host, self.offer.port, None, is_master=False, timeout=timedelta(seconds=30)
             )
             self.group = BroadcastGroup(store, self.name, 1, 2, CPU)
+            self.group.connect()
         found = {}
         for count, (size, bucket) in enumerate(buckets(self.offer.tensors, torch.bfloat16)):
             if count == self.leaves_after:
                 self.group = None  # its sockets close, as those of a process that ends
                 raise GroupLost("it left")
+            if count == self.hangs_after:
+                self.goes_on.wait(60)  # its sockets stay open: nobody is told
+                self.group = None
+                raise GroupLost("it hung")
             buffer = torch.empty(size, dtype=torch.uint8)
             self.group.finish(self.group.begin(buffer))
             found |= {name: placed(buffer, *place).clone() for name, *place in bucket}
@@ -126,20 +141,55 @@ def test_a_sampler_that_dies_while_it_receives_costs_the_others_nothing_and_anot
     assert sender.send([dies.name], weights(3), torch.bfloat16) == [dies.name], "nobody is met by that name again"
 
 
-def test_a_sampler_that_never_comes_is_given_up_in_time(sender: WeightSender, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samplers_that_hang_cost_the_healthy_ones_nothing(
+    sender: WeightSender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broadcast, "BUCKET_SECONDS", 3.0)
+    monkeypatch.setattr(broadcast, "RECEIVE_SECONDS", 5.5)  # less than waiting for one after the other would take
     offer = sender.offer(SHAPES)
-    worker = Worker(offer, "sampler-1")
-    receiver = receiving(worker)
-    sender._meet([worker.name])  # it is there when the time for others is cut short
-    monkeypatch.setattr(broadcast, "JOIN_SECONDS", 0.3)
-    assert sender.send([worker.name, "sampler-2"], weights(1), torch.bfloat16) == ["sampler-2"]
-    assert equal(receiver.result(30), weights(1))
+    lives, *hang = Worker(offer, "sampler-1"), *(Worker(offer, f"sampler-{n}", hangs_after=1) for n in (2, 3))
+    receivers = [receiving(worker) for worker in (lives, *hang)]
+    began = time.monotonic()
+    lost = sender.send(["sampler-1", "sampler-2", "sampler-3"], weights(1), torch.bfloat16)
+    assert lost == ["sampler-2", "sampler-3"]
+    assert 2.9 < time.monotonic() - began < 5.9, "both are waited for at once"
+    assert equal(receivers[0].result(30), weights(1))
+    for worker in hang:
+        worker.goes_on.set()
+
+
+def test_a_sampler_that_never_comes_or_comes_and_hangs_is_given_up_before_those_that_wait_give_up(
+    sender: WeightSender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broadcast, "JOIN_SECONDS", 2.0)
+    monkeypatch.setattr(broadcast, "BUCKET_SECONDS", 2.0)
+    offer = sender.offer(SHAPES)
+    lives = Worker(offer, "sampler-1")
+    first = receiving(lives)
+    assert sender.send(["sampler-1"], weights(1), torch.bfloat16) == []
+    assert equal(first.result(30), weights(1))
+    hangs = c10d.TCPStore(offer.host, offer.port, None, is_master=False, timeout=timedelta(seconds=30))
+    met: Future[BroadcastGroup] = Future()  # held: its sockets stay open
+    threading.Thread(target=lambda: met.set_result(BroadcastGroup(hangs, "sampler-3", 1, 2, CPU)), daemon=True).start()
+    second = receiving(lives)  # it waits from now on, as long as the sender waits for the others
+    lost = sender.send(["sampler-1", "sampler-2", "sampler-3"], weights(2), torch.bfloat16)
+    assert lost == ["sampler-2", "sampler-3"]
+    assert equal(second.result(30), weights(2))
+    met.result(30).close()
+
+
+def test_each_deadline_is_shorter_than_the_one_that_waits_for_it() -> None:
+    from deepcoder_trainer.learner.group import Deadlines
+    from deepcoder_trainer.sampler.group import UPDATE_SECONDS
+
+    assert 2 * broadcast.JOIN_SECONDS + broadcast.BUCKET_SECONDS < broadcast.RECEIVE_SECONDS
+    assert broadcast.RECEIVE_SECONDS + 2 * broadcast.BUCKET_SECONDS < UPDATE_SECONDS < Deadlines().state
 
 
 def test_a_learner_that_stops_sending_is_found_out_in_time(
     sender: WeightSender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(broadcast, "BUCKET_SECONDS", 0.5)
+    monkeypatch.setattr(broadcast, "RECEIVE_SECONDS", 0.5)
     worker = Worker(sender.offer(SHAPES), "sampler-1")
     receiver = receiving(worker)
     sender._meet([worker.name])
@@ -175,7 +225,7 @@ def test_what_is_asked_of_nccl_is_what_torch_takes(monkeypatch: pytest.MonkeyPat
     group = BroadcastGroup(store, "sampler-1", 1, 2, torch.device("cuda", 0))
     [(arguments, watchdog)] = made
     assert (arguments["rank"], arguments["size"]) == (1, 2)
-    assert arguments["options"]._timeout.total_seconds() > broadcast.JOIN_SECONDS + broadcast.BUCKET_SECONDS
+    assert arguments["options"]._timeout.total_seconds() > broadcast.RECEIVE_SECONDS
     assert watchdog == "0", "the process outlives a peer that is lost"
     assert "TORCH_NCCL_ASYNC_ERROR_HANDLING" not in os.environ, "other groups keep torch's own way"
     group.close()

@@ -4,17 +4,22 @@ vLLM's own NCCL engine has all samplers in one group without a deadline: whoever
 the learner for good. Here each sampler has a group of its own, that nobody else is part of, so a dead one costs its
 group alone, and every wait is bounded. The price is that the learner's card sends the weights once a sampler.
 
+The learner sends a bucket to all before the next, so it waits for one that hangs while healthy ones wait for it. Hence
+the order of the deadlines: joining and a bucket, at the sender < a bucket, at a receiver < a sampler's whole update <
+the learner's whole sending. A receiver that gave up first would be lost by another's fault.
+
 Processes meet at a store that the learner listens on. Between CPUs the same code runs on gloo; what is of NCCL alone
-was written from its documentation and has not run. A group connects at its first broadcast and waits there for ever, so
-all have met at the store before. A transfer that hangs goes on hanging on the card until the group is aborted. And
-torch's own watchdog ends the *process* in which a peer is lost: it is told not to for these groups, which look
-themselves.
+was written from its documentation and has not run. NCCL connects at the first broadcast and waits there for ever: so
+all have met at the store before, and that broadcast is one of nothing (`connect`), made where the sender can leave it
+behind. A transfer that hangs goes on hanging on the card until the group is aborted. And torch's own watchdog ends the
+*process* in which a peer is lost: it is told not to for these groups, which look themselves.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -27,16 +32,21 @@ from torch._C._distributed_c10d import BroadcastOptions, PrefixStore, Store
 
 from deepcoder_trainer.types import PlacedTensor, TensorShape
 
-JOIN_SECONDS = 120.0
-"""Longest time for the others of a group to come."""
-BUCKET_SECONDS = 120.0
-"""Longest time for one bucket, the one before it being loaded meanwhile."""
+JOIN_SECONDS = 60.0
+"""Longest time for the receivers of a group to come, and as long again for connecting."""
+BUCKET_SECONDS = 60.0
+"""Longest time for all receivers to take one bucket, the one before it being loaded meanwhile."""
+RECEIVE_SECONDS = 240.0
+"""Longest time in which a receiver waits for the sender: who may wait for others as they join (twice `JOIN_SECONDS`),
+then for one that hangs, and has to gather the weights."""
 BUCKET_BYTES = 256 << 20
 """Bytes of weights in one broadcast, about; a larger tensor has one of its own."""
 _ALIGNMENT = 256
 _POLL_SECONDS = 0.002
+_MEETING_POLL_SECONDS = 0.02
 _WATCHDOG = "TORCH_NCCL_ASYNC_ERROR_HANDLING"
 """Torch's variable, read when a group is made; 0: a lost peer is the group's own to find."""
+_environment = threading.Lock()
 
 
 class GroupLost(Exception):
@@ -49,13 +59,20 @@ class BroadcastGroup:
     def __init__(self, store: Store, name: str, rank: int, size: int, device: torch.device) -> None:
         """Waits for the others; raises `GroupLost` when they do not come in time."""
         self.name = name
+        self._device = device
+        self._patience = BUCKET_SECONDS if rank == 0 else RECEIVE_SECONDS
+        patience = JOIN_SECONDS if rank == 0 else RECEIVE_SECONDS
         mine = PrefixStore(name, store)
         try:
             mine.set(f"rank-{rank}", "here")
-            mine.wait([f"rank-{other}" for other in range(size)], timedelta(seconds=JOIN_SECONDS))
+            _all_there(mine, size, patience)
             self._group = _process_group(mine, rank, size, device)
         except RuntimeError as error:
-            raise GroupLost(f"{name}: not all {size} have met within {JOIN_SECONDS:.0f} s: {error}") from error
+            raise GroupLost(f"{name}: not all {size} have met within {patience:.0f} s: {error}") from error
+
+    def connect(self) -> None:
+        """The first broadcast, of nothing. It may block for as long as another does not come, whatever its deadline."""
+        self.finish(self.begin(torch.zeros(1, dtype=torch.uint8, device=self._device)))
 
     def begin(self, buffer: Tensor) -> Any:
         """Send it, or receive into it; `finish` waits for that."""
@@ -67,12 +84,12 @@ class BroadcastGroup:
         except RuntimeError as error:
             raise GroupLost(f"{self.name}: {error}") from error
 
-    def finish(self, work: Any) -> None:
-        """Wait until it is done; raises `GroupLost` when it failed, or is not done in time."""
-        deadline = time.monotonic() + BUCKET_SECONDS
+    def finish(self, work: Any, since: float | None = None) -> None:
+        """Wait until it is done; raises `GroupLost` when it failed, or is not done in time (`since` then, or now)."""
+        deadline = (time.monotonic() if since is None else since) + self._patience
         while not work.is_completed():
             if time.monotonic() > deadline:
-                raise GroupLost(f"{self.name}: no answer within {BUCKET_SECONDS:.0f} s")
+                raise GroupLost(f"{self.name}: no answer within {self._patience:.0f} s")
             time.sleep(_POLL_SECONDS)
         try:
             work.wait()
@@ -85,28 +102,39 @@ class BroadcastGroup:
             self._group.abort()
 
 
+def _all_there(store: Store, size: int, seconds: float) -> None:
+    """Asks again and again: a store's own waiting keeps all other threads from it."""
+    deadline = time.monotonic() + seconds
+    while not store.check([f"rank-{other}" for other in range(size)]):
+        if time.monotonic() > deadline:
+            raise RuntimeError("somebody did not come")
+        time.sleep(_MEETING_POLL_SECONDS)
+
+
 def _process_group(store: Store, rank: int, size: int, device: torch.device) -> Any:
     from torch._C import _distributed_c10d as c10d
 
+    timeout = timedelta(seconds=2 * RECEIVE_SECONDS)  # its own, later than any that is kept here
     if device.type != "cuda":
-        return c10d.ProcessGroupGloo(store, rank, size, timedelta(seconds=JOIN_SECONDS))
+        return c10d.ProcessGroupGloo(store, rank, size, timeout)
     options = c10d.ProcessGroupNCCL.Options()
-    options._timeout = timedelta(seconds=2 * (JOIN_SECONDS + BUCKET_SECONDS))
+    options._timeout = timeout
     with torch.cuda.device(device), _without_watchdog():
         return c10d.ProcessGroupNCCL(store, rank, size, options)
 
 
 @contextmanager
 def _without_watchdog() -> Iterator[None]:
-    before = os.environ.get(_WATCHDOG)
-    os.environ[_WATCHDOG] = "0"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_WATCHDOG]
-        else:
-            os.environ[_WATCHDOG] = before
+    with _environment:  # groups are made side by side
+        before = os.environ.get(_WATCHDOG)
+        os.environ[_WATCHDOG] = "0"
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[_WATCHDOG]
+            else:
+                os.environ[_WATCHDOG] = before
 
 
 def buckets(tensors: Iterable[TensorShape], dtype: torch.dtype) -> Iterator[tuple[int, list[PlacedTensor]]]:

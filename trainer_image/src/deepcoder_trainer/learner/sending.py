@@ -1,23 +1,27 @@
 """Weights from the learner's first rank to samplers on other GPUs, by broadcast.
 
 It listens at a store, where each sampler's workers meet it by the sampler's name the first time; the group they form
-stays until one of them is lost (see `broadcast`). A sampler that is not there, or goes, is left out: its own update
-fails too, and it is replaced. Nothing of that keeps the others' weights, nor the learner, which has to take part in
-gathering every tensor whatever becomes of those who receive it.
+stays until one of them is lost (see `broadcast`). A sampler that is not there, hangs or goes, is left out: its own
+update fails too, and it is replaced. Nothing of that keeps the others' weights, nor the learner, which has to take
+part in gathering every tensor whatever becomes of those who receive it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from datetime import timedelta
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch._C._distributed_c10d import TCPStore
 
-from deepcoder_trainer.broadcast import JOIN_SECONDS, BroadcastGroup, GroupLost, buckets, placed
+from deepcoder_trainer import broadcast
+from deepcoder_trainer.broadcast import BroadcastGroup, GroupLost, buckets, placed
 from deepcoder_trainer.types import BroadcastWeights, TensorShape
 
 log = logging.getLogger(__name__)
@@ -29,7 +33,7 @@ class WeightSender:
     def __init__(self, host: str, workers: int, device: torch.device) -> None:
         """`workers` is the number of them that a sampler has."""
         # The port is taken by the one who listens on it, from the start: nobody else can come in between.
-        timeout = timedelta(seconds=JOIN_SECONDS)
+        timeout = timedelta(seconds=broadcast.JOIN_SECONDS)
         self._store = TCPStore(host, 0, None, is_master=True, timeout=timeout, wait_for_workers=False)
         self._host, self._size, self._device = host, 1 + workers, device
         self._groups: dict[str, BroadcastGroup] = {}
@@ -50,9 +54,10 @@ class WeightSender:
                     under_way.append((group, group.begin(buffer)))
                 except GroupLost as error:
                     self._give_up(group, error)
+            since = time.monotonic()  # one deadline for all: those that hang are waited for side by side
             for group, work in under_way:
                 try:
-                    group.finish(work)
+                    group.finish(work, since)
                 except GroupLost as error:
                     self._give_up(group, error)
         return [name for name in receivers if name not in self._groups]
@@ -66,23 +71,53 @@ class WeightSender:
         for name in self._groups.keys() - set(receivers):  # replaced, or on its way to be
             self._groups.pop(name).close()
         new = [name for name in receivers if name not in self._groups and name not in self._lost]
-        with ThreadPoolExecutor(max(1, len(new))) as side_by_side:
-            for group in side_by_side.map(self._met, new):
-                if group is not None:
-                    self._groups[group.name] = group
+        joining = {name: _in_background(partial(self._met, name)) for name in new}
+        wait(joining.values(), timeout=2 * broadcast.JOIN_SECONDS)
+        for name, future in joining.items():
+            group = future.result() if future.done() else None
+            if group is not None:
+                self._groups[name] = group
+            else:  # it goes on by itself, if it goes on
+                self._lost.add(name)
+                future.add_done_callback(_left)
 
     def _met(self, name: str) -> BroadcastGroup | None:
         try:
-            return BroadcastGroup(self._store, name, 0, self._size, self._device)
+            group = BroadcastGroup(self._store, name, 0, self._size, self._device)
+            try:
+                group.connect()
+            except GroupLost:
+                group.close()
+                raise
         except GroupLost as error:
             log.warning("sampler left without weights: %s", error)
-            self._lost.add(name)
             return None
+        return group
 
     def _give_up(self, group: BroadcastGroup, error: GroupLost) -> None:
         log.warning("sampler left without weights: %s", error)
         del self._groups[group.name]
         self._lost.add(group.name)
+        group.close()
+
+
+def _in_background(call: Callable[[], BroadcastGroup | None]) -> Future[BroadcastGroup | None]:
+    """A call that may never come back: in a thread that nobody has to wait for, not even the process's end."""
+    future: Future[BroadcastGroup | None] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except Exception as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="joining a sampler", daemon=True).start()
+    return future
+
+
+def _left(future: Future[BroadcastGroup | None]) -> None:
+    """Leave a group that came about when its time was over."""
+    if future.exception() is None and (group := future.result()) is not None:
         group.close()
 
 

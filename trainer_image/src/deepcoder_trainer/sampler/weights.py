@@ -38,7 +38,7 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateInfo,
 )
 
-from deepcoder_trainer.broadcast import JOIN_SECONDS, BroadcastGroup, buckets, placed
+from deepcoder_trainer.broadcast import RECEIVE_SECONDS, BroadcastGroup, buckets, placed
 from deepcoder_trainer.types import TensorShape
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  the kernel's shared memory, names below it are random
@@ -102,9 +102,10 @@ class SharedFileWeightTransfer(WeightTransferEngine[InitInfo, UpdateInfo]):
     def _receive(self, host: str, port: int, receiver: str, tensors: Sequence[TensorShape], dtype: str) -> None:
         """All weights, bucket by bucket, as they are sent; raises `GroupLost` when the learner does not send them."""
         if self._group is None:
-            store = TCPStore(host, port, None, is_master=False, timeout=timedelta(seconds=JOIN_SECONDS))
+            store = TCPStore(host, port, None, is_master=False, timeout=timedelta(seconds=RECEIVE_SECONDS))
             rank, size = 1 + self.parallel_config.rank, 1 + self.parallel_config.world_size
             self._group = BroadcastGroup(store, receiver, rank, size, self.device)
+            self._group.connect()
         for size, bucket in buckets(tensors, getattr(torch, dtype)):
             # Layers that are not complete keep what was loaded: no buffer is used twice.
             buffer = torch.empty(size, dtype=torch.uint8, device=self.device)
