@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -24,6 +25,7 @@ from deepcoder_trainer.checkpoint.storage import open_storage
 from deepcoder_trainer.checkpoint.verify import walk_chain
 from deepcoder_trainer.export.run import Order, export
 from deepcoder_trainer.export.source import find
+from deepcoder_trainer.export.tensors import Tensors
 
 
 def quiet(_text: str) -> None:
@@ -102,6 +104,10 @@ async def test_a_checkpoint_between_exports_is_exported_with_its_trained_weights
         assert torch.equal(after.get_parameter(name), value.to(torch.bfloat16)), name
     assert 0 < done.difference.max_abs < 0.5, "bfloat16 rounds what was trained in float32"
     assert done.difference.mean_kl < 1e-3
+    card = (tmp_path / "out" / "README.md").read_text()
+    digest = hashlib.sha256((base / "tokenizer.json").read_bytes()).hexdigest()
+    assert f"| `tokenizer.json` | `{digest}` |" in card, "no manifest says which configuration and tokenizer there were"
+    assert "no manifest says what they were in training" in card
     exact = export(Order(order.source, f"file://{tmp_path}/exact", precision=Precision.FLOAT32), quiet)
     assert exact.difference.max_abs == 0
 
@@ -180,6 +186,28 @@ def test_a_source_whose_chain_does_not_hold_is_not_exported(
     said["unlisted"] = "zz.safetensors is not in its manifest: remove it"
     assert said[damage] in capsys.readouterr().err
     assert not list(target.parent.glob("*")), "nothing is left behind"
+
+
+def test_a_ruined_conversion_is_refused_unless_it_is_wanted(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    def ruined(tensors: Tensors, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
+        for name in tensors.names():
+            value = tensors.get(name).to(dtype)
+            yield name, value.flip(0) if name.endswith("q_proj.weight") else value
+
+    monkeypatch.setattr("deepcoder_trainer.export.run.in_dtype", ruined)
+    target = tmp_path / "results" / "out"
+    arguments = ["export", "--source", str(exported), "--output", str(target)]
+    assert main(arguments) == 1
+    said = capsys.readouterr().err
+    assert "the export is not the model that it was made from: mean KL" in said
+    assert "--any-difference" in said
+    assert not list(target.parent.glob("*"))
+    assert main([*arguments, "--any-difference"]) == 0
+    assert Manifest.from_json((target / "MANIFEST.json").read_bytes()).metrics["export/logits_mean_kl"] > 1e-2
 
 
 def test_positions_reach_further_by_yarn_in_every_spelling(exported: Path, tmp_path: Path) -> None:

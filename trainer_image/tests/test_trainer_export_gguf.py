@@ -12,8 +12,10 @@ import pytest
 from deepcoder_trainer.__main__ import main
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.export.formats import Format
+from deepcoder_trainer.export.gguf_model import _add_positions, write_gguf
 from deepcoder_trainer.export.gguf_vocabulary import add_vocabulary
 from deepcoder_trainer.export.run import Done, Order, export
+from deepcoder_trainer.export.tensors import PretrainedTensors
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -138,3 +140,27 @@ def test_a_tokenizer_that_llama_cpp_has_no_words_for_is_refused_by_name(
     (tmp_path / "merges.txt").unlink(missing_ok=True)
     with pytest.raises(BadConfig, match=message):
         add_vocabulary(gguf.GGUFWriter(tmp_path / "x.gguf", "qwen2"), tmp_path, 432)
+
+
+def test_a_llama_that_does_not_say_its_key_value_heads_has_as_many_as_of_queries(tmp_path: Path) -> None:
+    model = export_world.make_model(tmp_path / "model", "Llama", num_key_value_heads=4)
+    config = json.loads((model / "config.json").read_text())
+    tensors = PretrainedTensors(model)
+    write_gguf(tensors, config, model, tmp_path / "said.gguf", "x")
+    del config["num_key_value_heads"]
+    write_gguf(tensors, config, model, tmp_path / "unsaid.gguf", "x")
+    assert (tmp_path / "unsaid.gguf").read_bytes() == (tmp_path / "said.gguf").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "setting", [{"beta_fast": 64}, {"attention_factor": 1.0}, {"mscale": 0.7}, {"truncate": False}], ids=str
+)
+def test_a_yarn_with_settings_that_are_not_converted_is_refused(setting: dict[str, Any], tmp_path: Path) -> None:
+    import gguf
+
+    rope = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 128}
+    usual = {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": True, "attention_factor": None}
+    _add_positions(gguf.GGUFWriter(tmp_path / "x.gguf", "qwen2"), {"rope_parameters": rope | usual})
+    [(name, value)] = setting.items()
+    with pytest.raises(BadConfig, match=f"YaRN has {name} {value}, which is not converted"):
+        _add_positions(gguf.GGUFWriter(tmp_path / "y.gguf", "qwen2"), {"rope_parameters": rope | setting})

@@ -1,21 +1,25 @@
 """The model card, README.md of an export: where the model comes from, what it was measured at, what the export changed.
 
 Everything in it is from the source's manifest, its chain and the comparison; nothing is asked of anybody. What a
-manifest does not say is left out. The lineage digest is that of the source's manifest: it names its parent's, so that
-`deepcoder-trainer verify` finds any change of anything before it.
+manifest does not say is left out, but for the files that a checkpoint's export takes from the model its run began with.
+The lineage digest is that of the source's manifest: it names its parent's, so that `deepcoder-trainer verify` finds any
+change of anything before it.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from deepcoder_contracts.manifest import Manifest
+from deepcoder_trainer.checkpoint.storage import file_sha256
 from deepcoder_trainer.checkpoint.verify import Link
 from deepcoder_trainer.export.compare import Difference
 from deepcoder_trainer.export.formats import Format
 from deepcoder_trainer.export.source import Place
+from deepcoder_trainer.learner.pretrained import COPIED
 
 _TRAINING = ("reward_mean", "truncated_ratio", "response_tokens_mean", "entropy", "reference_kl")
 _EVALUATION = "eval/"
@@ -60,6 +64,17 @@ def model_card(
     if rope:
         sections += ["## Positions\n", _positions(rope)]
     return "\n".join(section for section in sections if section)
+
+
+def configuration_note(model: str | None, pretrained: Path) -> str:
+    """Of a checkpoint's export: what stands in no manifest."""
+    files = [path for name in ("config.json", *COPIED) if (path := pretrained / name).is_file()]
+    rows = [(f"`{f.name}`", f"`{file_sha256(f)}`") for f in files]
+    return (
+        "## Configuration and tokenizer\n\n"
+        f"The weights are the checkpoint's. Configuration and tokenizer are those of `{model}` on the day of this "
+        "export; no manifest says what they were in training. SHA-256 of what was read:\n\n"
+    ) + _table(("", ""), rows)
 
 
 def _front_matter(manifest: Manifest, form: Format) -> str:

@@ -29,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rope-original", type=int, metavar="TOKENS", help="positions trained for, where config.json says more"
     )
     parser.add_argument("--float32", action="store_true", help="keep float32 where bfloat16 is written otherwise")
+    parser.add_argument(
+        "--any-difference", action="store_true", help="publish it however far its logits are from the source's"
+    )
     parser.add_argument("--shard-bytes", type=int, help="bytes of a weight file, about (default 2 GiB)")
     parser.add_argument("--name", help="the model's name (default: RUN-STAGE-step-N)")
     parser.add_argument("--endpoint", help="S3 endpoint URL of a server other than AWS")
@@ -55,6 +58,7 @@ def main(options: argparse.Namespace) -> int:
                 precision=Precision.FLOAT32 if options.float32 else Precision.BFLOAT16,
                 rope=options.rope,
                 rope_original=options.rope_original,
+                any_difference=options.any_difference,
                 name=options.name,
                 endpoint=options.endpoint,
                 region=options.region,

@@ -27,3 +27,17 @@ class Format(StrEnum):
     def quantization(self) -> str | None:
         """llama.cpp's name of a GGUF's number format; None for what is none."""
         return self.value.removeprefix("gguf-").upper() if self.value.startswith("gguf-") else None
+
+    @property
+    def most_kl(self) -> float:
+        """Mean divergence from the source (nats) beyond which the conversion is ruined; rounding does far less."""
+        return _MOST_KL[self]
+
+
+_MOST_KL = {
+    Format.HUGGINGFACE: 1e-2,
+    Format.FP8: 0.1,
+    Format.GGUF_F16: 1e-3,
+    Format.GGUF_Q8_0: 2e-2,
+    Format.GGUF_Q4_K_M: 0.5,
+}

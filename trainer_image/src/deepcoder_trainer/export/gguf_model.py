@@ -80,11 +80,16 @@ def _array(value: Tensor, name: str) -> np.ndarray[Any, Any]:
 def _rotated(name: str, value: Tensor, config: Mapping[str, Any]) -> Tensor:
     """Rows of a query's or key's projection in the order of pairs; other weights as they are."""
     part = name.rpartition(".")[0].rpartition(".")[2]
-    heads = {"q_proj": config["num_attention_heads"], "k_proj": config.get("num_key_value_heads")}.get(part)
+    heads = {"q_proj": config["num_attention_heads"], "k_proj": _key_value_heads(config)}.get(part)
     if heads is None:
         return value
     halves = value.reshape(heads, 2, value.shape[0] // heads // 2, *value.shape[1:])
     return halves.transpose(1, 2).reshape(value.shape)
+
+
+def _key_value_heads(config: Mapping[str, Any]) -> int:
+    """The first Llamas' config.json does not say it: as many as of queries."""
+    return int(config.get("num_key_value_heads") or config["num_attention_heads"])
 
 
 def _add_shape(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
@@ -94,7 +99,7 @@ def _add_shape(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
     writer.add_embedding_length(config["hidden_size"])
     writer.add_feed_forward_length(config["intermediate_size"])
     writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config.get("num_key_value_heads") or config["num_attention_heads"])
+    writer.add_head_count_kv(_key_value_heads(config))
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
     writer.add_rope_dimension_count(width)
@@ -118,8 +123,17 @@ def _add_positions(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> np.nda
             f"the model's positions are scaled by {kind!r}, which is not converted: YaRN and Llama 3's are",
             field="--format",
         )
+    factor = float(rope["factor"])
+    usual = {"beta_fast": 32, "beta_slow": 1, "attention_factor": 0.1 * math.log(factor) + 1, "truncate": True}
+    for name in ("beta_fast", "beta_slow", "attention_factor", "truncate", "mscale", "mscale_all_dim"):
+        value = rope.get(name)
+        if value is not None and (name not in usual or not math.isclose(value, usual[name], rel_tol=1e-6)):
+            raise BadConfig(
+                f"the model's YaRN has {name} {value}, which is not converted: YaRN with its usual settings is",
+                field="--format",
+            )
     writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
-    writer.add_rope_scaling_factor(float(rope["factor"]))
+    writer.add_rope_scaling_factor(factor)
     writer.add_rope_scaling_orig_ctx_len(int(rope["original_max_position_embeddings"]))
     return None
 

@@ -1,7 +1,8 @@
 """One export from beginning to end: chain, files, the source's logits, the format, its logits, card, commit.
 
-What is written is loaded and compared before it is published; nothing is published that is not finite, that llama.cpp
-does not load, or that it would tokenize in another way.
+What is written is loaded and compared before it is published; nothing is published that is not finite, that is
+further from its source than its number format explains, that llama.cpp does not load, or that it would tokenize in
+another way.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from deepcoder_contracts.recipe import Precision
 from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.export import fp8, huggingface, prompts
-from deepcoder_trainer.export.card import model_card
+from deepcoder_trainer.export.card import configuration_note, model_card
 from deepcoder_trainer.export.compare import Difference, difference
 from deepcoder_trainer.export.errors import ExportFailed
 from deepcoder_trainer.export.formats import Format
@@ -56,6 +57,9 @@ class Order:
 
     rope_original: int | None = None
     """Positions that the model was trained for, where config.json says more."""
+
+    any_difference: bool = False
+    """Publish it however far it is from its source."""
 
     shard_bytes: int = SHARD_BYTES
     name: str | None = None
@@ -113,11 +117,25 @@ def export(order: Order, say: Callable[[str], None]) -> Done:
         with _written(order, model, staging, work) as logits:
             say("comparing the export's logits with the source's")
             found = difference(lambda i: reference.logits(hidden[i]), logits, lengths)
+        _refuse_ruined(order, found)
         measured = evaluations(place, order.endpoint, order.region)
         card = model_card(model.name, place, order.form, order.precision.value.lower(), found, measured, model.entries)
+        if isinstance(model.tensors, CheckpointTensors):
+            card += "\n" + configuration_note(place.manifest.model, model.pretrained)
         (staging / "README.md").write_text(card)
         ref = publish(staging, order.output, place, found.figures() | measured, order.endpoint, order.region)
     return Done(ref, place, found)
+
+
+def _refuse_ruined(order: Order, found: Difference) -> None:
+    # Scaled positions change short prompts by as much as they do: there is no bound for that.
+    if order.any_difference or order.rope is not None or found.mean_kl <= order.form.most_kl:
+        return
+    raise ExportFailed(
+        f"the export is not the model that it was made from: mean KL {found.mean_kl:.3g} nats (same likeliest token "
+        f"{100 * found.top1:.2f} %), and {order.form.value} explains {order.form.most_kl:g} at most; try another "
+        "--format, or --any-difference to publish it with these figures in its card"
+    )
 
 
 def _model(order: Order, place: Place, work: Path) -> _Model:

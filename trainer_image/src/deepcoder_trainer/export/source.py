@@ -1,10 +1,11 @@
 """What is exported: a committed checkpoint or export, its chain walked to the root before a weight is read.
 
 A source is named by its folder (s3://…, file://… or a path), by its MANIFEST.json, or by its run's folder, of which
-the newest export counts, or without any the newest checkpoint. Every link of its chain must hold, and each file that is
-read is checked against the manifest: a model of unknown origin gets no card that says where it comes from. An export is
-read as it is; of a checkpoint the weights alone are fetched, and configuration and tokenizer come from the model that
-its run began with.
+the newest export counts, or without any the newest checkpoint. Every link of its chain must hold, and each of its files
+that is read is checked against the manifest: a model of unknown origin gets no card that says where it comes from. An
+export is read as it is, and may hold nothing that its manifest does not list. Of a checkpoint the weights alone are
+fetched; configuration and tokenizer come from the model that its run began with, of which no manifest has digests: they
+are as they are there today, and the card says so, with their digests.
 """
 
 from __future__ import annotations
@@ -84,7 +85,10 @@ def find(uri: str, endpoint: str | None, region: str | None) -> Place:
 
 
 def fetch(place: Place, sources: Sources, workdir: Path) -> Fetched:
-    """Bring the files, each checked by SHA-256. Raises `CheckpointDamaged`, and `BadConfig` for a lost base model."""
+    """Bring the files, those of the source checked by SHA-256.
+
+    Raises `CheckpointDamaged`, and `BadConfig` for a lost base model.
+    """
     if place.manifest.kind is ManifestKind.EXPORT:
         return Fetched(sources.model(ModelSource(uri=place.ref.uri)), None)
     model, revision = place.manifest.model, None

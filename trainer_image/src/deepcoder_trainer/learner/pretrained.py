@@ -20,7 +20,7 @@ SHARD_BYTES = 2 << 30
 """Bytes of one weight file, about."""
 
 _DTYPE_NAMES = {Precision.BFLOAT16: "bfloat16", Precision.FLOAT32: "float32"}
-_COPIED = (
+COPIED = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -33,6 +33,7 @@ _COPIED = (
     "generation_config.json",
     "LICENSE",
 )
+"""What is taken over as it is from the model that a run began with, where it has it."""
 
 
 def write_pretrained(
@@ -69,7 +70,7 @@ def write_pretrained(
     config["dtype"] = _DTYPE_NAMES[precision]
     (directory / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     files.append(directory / "config.json")
-    for name in _COPIED:
+    for name in COPIED:
         if (source / name).is_file():
             shutil.copyfile(source / name, directory / name)
             files.append(directory / name)
