@@ -71,7 +71,7 @@ def _trouble(status: Mapping[str, Any], conditions: Mapping[str, Mapping[str, An
         reason = waiting.get("reason")
         if not container.get("ready") and (ended := _failed(container)) is not None:
             own = container.get("name") == CONTAINER
-            return _Trouble("CrashLoopBackOff", _last_words(ended if own else ended | {"message": ""}))
+            return _Trouble("CrashLoopBackOff", _last_words(ended if own else {**ended, "message": ""}))
         if reason and reason not in ("ContainerCreating", "PodInitializing"):
             told = _brief(waiting.get("message"))
             return _Trouble(str(reason), f"{told}{_IMAGE_MEND if 'Image' in reason else ''}")
