@@ -40,6 +40,14 @@ def test_pods_that_run_are_counted_until_now_and_those_that_ended_until_then() -
     assert found.amount == pytest.approx(4 + 16 + 8)
 
 
+def test_an_amount_that_lacks_pods_without_a_price_is_an_estimate() -> None:
+    unpriced = {key: value for key, value in RUNNING.items() if key != "perGpuHour"} | {"name": "c"}
+    assert not cost(run(pods=[RUNNING]), NOW).estimated
+    found = cost(run(pods=[RUNNING, unpriced]), NOW)
+    assert found.amount == pytest.approx(16)
+    assert found.estimated
+
+
 def test_without_a_price_list_there_is_no_amount_and_a_given_one_stands_in_for_the_operators() -> None:
     assert cost(run(gpuSeconds="3600"), NOW).amount is None
     assert cost(run(gpuSeconds="3600", estimatedCost="9"), NOW, [Price(per_gpu_hour=3)]).amount == 3

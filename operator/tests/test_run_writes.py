@@ -122,7 +122,7 @@ async def test_run_that_cannot_be_read_is_told_of_even_if_its_status_cannot_be_w
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def refuse(*_: Any) -> None:
-        raise errors.Invalid("spec.dataset.curate: Invalid value: \"boolean\": must be of type object", 422)
+        raise errors.Invalid('spec.dataset.curate: Invalid value: "boolean": must be of type object', 422)
 
     monkeypatch.setattr(ground.api, "patch", refuse)
     made = manifest()

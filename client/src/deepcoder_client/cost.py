@@ -26,7 +26,7 @@ class Cost:
     amount: float | None
     """By the operator's price list, or by the one that was given; None without either."""
     estimated: bool
-    """Whether the end of a pod was not seen."""
+    """Whether the end of a pod was not seen, or pods that run have no price in the operator's list, so are not in it."""
 
 
 def cost(run: DeepCoderRun, now: datetime, prices: Sequence[Price] = ()) -> Cost:
@@ -39,19 +39,21 @@ def cost(run: DeepCoderRun, now: datetime, prices: Sequence[Price] = ()) -> Cost
     running = sum(_gpu_seconds(pod, now) for pod in usage.pods)
     seconds = float(usage.gpu_seconds) + running
     amount: float | None = None
+    unpriced = False
     if prices:
         rate = per_gpu_hour(prices, {})
         amount = None if rate is None else seconds / 3600 * rate
     elif usage.estimated_cost is not None or any(pod.per_gpu_hour for pod in usage.pods):
         open_ = sum(_gpu_seconds(pod, now) / 3600 * float(pod.per_gpu_hour or 0) for pod in usage.pods)
         amount = float(usage.estimated_cost or 0) + open_
+        unpriced = any(pod.gpus and not pod.per_gpu_hour for pod in usage.pods)
     return Cost(
         gpu_hours=seconds / 3600,
         wasted_gpu_hours=float(usage.wasted_gpu_seconds) / 3600,
         sandbox_hours=float(usage.sandbox_seconds) / 3600,
         gpus=sum(pod.gpus for pod in usage.pods if pod.ended_time is None),
         amount=amount,
-        estimated=usage.estimated,
+        estimated=usage.estimated or unpriced,
     )
 
 
