@@ -26,7 +26,7 @@ class Cost:
     amount: float | None
     """By the operator's price list, or by the one that was given; None without either."""
     estimated: bool
-    """Whether the end of a pod was not seen, or pods that run have no price in the operator's list, so are not in it."""
+    """Whether the end of a pod was not seen, or the operator's list has no price for pods that run."""
 
 
 def cost(run: DeepCoderRun, now: datetime, prices: Sequence[Price] = ()) -> Cost:
