@@ -26,7 +26,7 @@ down:  ## remove every trace of the cluster
 
 test: setup lint  ## all that CI holds but the end-to-end tests; builds the real API, etcd and S3 servers they run
 	@$(PY) -m devcluster build
-	@$(PY) -m pytest -n 2 --dist loadfile -m "not e2e and not cluster and not long and not gpu"
+	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not e2e and not cluster and not long and not gpu"
 
 e2e:  ## end-to-end tests on the real cluster, minutes each
 	@scripts/plain-python.sh -m deepcoder_demo.preflight

@@ -204,8 +204,9 @@ def test_answer_does_not_wait_for_the_next_line():
 
 def test_interrupted_batch_leaves_at_once_with_what_was_answered():
     with subprocess.Popen(
-        [*COMMAND, "judge", "--workers", "1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as judge:
+        [*COMMAND, "judge", "--workers", "1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    ) as judge:  # fmt: skip
         judge.stdin.write(
             line(1).encode() + b"\n" + line(2, code="import time\ntime.sleep(50)", time_limit_s=60).encode() + b"\n"
         )

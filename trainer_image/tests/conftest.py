@@ -29,6 +29,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "ignore:torch.distributed is disabled:UserWarning")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with engines of vLLM's come last: one that has run in this process keeps torch's process group for good,
+    and the learners of other tests make that their own."""
+    engines = {item.path for item in items if item.get_closest_marker("vllm")}
+    items.sort(key=lambda item: item.path in engines)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Makes (once for each argument set) a tiny model in Hugging Face layout and returns its directory."""
@@ -294,11 +301,7 @@ def make_learner(
     tiny_model: Callable[..., Path], make_recipe: Callable[..., Recipe]
 ) -> Iterator[Callable[..., InProcessLearner]]:
     """A single-rank learner in this process."""
-    import torch.distributed as dist
-
     made: list[InProcessLearner] = []
-    if dist.is_initialized():  # by an engine of vLLM's that another module's tests ran in this process
-        dist.destroy_process_group()
 
     def make(recipe: Recipe | None = None, model: Path | None = None, capacity: int = 64) -> InProcessLearner:
         from deepcoder_trainer.learner.rank import LearnerRank
