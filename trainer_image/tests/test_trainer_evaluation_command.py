@@ -52,9 +52,8 @@ def evaluate(
     judge: LocalJudge, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., str]:
     """Runs the command in this process, with one judge for all; returns what it printed."""
-    monkeypatch.setattr(LocalJudge, "__new__", lambda *_: judge)
-    monkeypatch.setattr(LocalJudge, "__init__", lambda *_: None)
-    monkeypatch.setattr(LocalJudge, "close", lambda _: None)
+    monkeypatch.setattr("deepcoder_trainer.judge.local.LocalJudge", lambda *_: judge)
+    monkeypatch.setattr(judge, "close", lambda: None)
 
     def run(output: Path, sets: dict[str, Path], responses: dict[str, Path], *more: str) -> str:
         assert cli_main(command(output, sets, responses, *more)[3:]) == 0
