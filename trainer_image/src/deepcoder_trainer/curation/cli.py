@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING
 from deepcoder_contracts.exit import ExitCode
 from deepcoder_contracts.stage import JudgeBackend, JudgeEndpoint, ModelSource
 from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.judge.options import add_judge_options, judge_endpoint
 
 if TYPE_CHECKING:
     from deepcoder_trainer.checkpoint.sources import Sources
     from deepcoder_trainer.curation.byhand import Model, Place
     from deepcoder_trainer.curation.run import Curation, Named
-
-_DEFAULT_PORT = 8080
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,9 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--accelerators", action="store_true", help="run them on GPUs")
     model.add_argument("--float32", action="store_true", help="compute in float32 instead of bfloat16")
     judge = parser.add_argument_group("who judges")
-    judge.add_argument("--judge-workers", type=int, help="programs judged at once on this machine (default: CPUs)")
-    judge.add_argument("--judge", metavar="HOST[:PORT]", help="a pool's Service instead")
-    judge.add_argument("--judge-token-file", help="file with the pool's bearer token")
+    add_judge_options(judge)
     judge.add_argument("--state-dir", type=Path, help="journal of verdicts (default: state below the output)")
 
 
@@ -73,7 +70,7 @@ def main(options: argparse.Namespace) -> int:
     from deepcoder_trainer.judge.local import LocalJudge
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    endpoint = _judge(options)
+    endpoint = judge_endpoint(options)
     # Before anything heavy is imported or a secret is read, as `run` does.
     judge = LocalJudge(endpoint.workers) if endpoint.backend is JudgeBackend.LOCAL else None
     try:
@@ -228,19 +225,6 @@ def _named(texts: list[str], option: str, sources: Sources) -> list[Named]:
             raise BadConfig(f"{option} {text!r}: write NAME=URI, as in taco=hf://likaixin/TACO-verified", field=option)
         named.append(Named(name, uri, sources.dataset(_uri(uri), field=option)))
     return named
-
-
-def _judge(options: argparse.Namespace) -> JudgeEndpoint:
-    if options.judge is None:
-        return JudgeEndpoint(workers=options.judge_workers)
-    if options.judge_token_file is None:
-        raise BadConfig("--judge needs --judge-token-file: the file that holds the pool's token", field="--judge")
-    host, _, port = options.judge.partition(":")
-    if not host or not (port or str(_DEFAULT_PORT)).isdigit():
-        raise BadConfig(f"--judge {options.judge!r}: write HOST or HOST:PORT", field="--judge")
-    return JudgeEndpoint(
-        backend=JudgeBackend.POOL, host=host, port=int(port or _DEFAULT_PORT), token_file=options.judge_token_file
-    )
 
 
 def _uri(text: str) -> str:

@@ -22,7 +22,6 @@ from deepcoder_contracts.stage import (
     EvaluationDataset,
     Extraction,
     JudgeBackend,
-    JudgeEndpoint,
     ModelSource,
     Provenance,
     RopeScaling,
@@ -35,11 +34,11 @@ from deepcoder_contracts.stage import (
 )
 from deepcoder_trainer.config import explain
 from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.judge.options import add_judge_options, judge_endpoint
 
 STAGE = "evaluation"
 _IDENTITY = RunIdentity(namespace="local", name="evaluate", uid="00000000-0000-0000-0000-000000000000")
 _SETTING = re.compile(r",(since|until|extraction|contests)=([^,]*)\Z")
-_DEFAULT_PORT = 8080
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,9 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--engines", type=int, default=1, help="vLLM engines that share the samples (default 1)")
     where.add_argument("--accelerators", action="store_true", help="run on GPUs")
     where.add_argument("--float32", action="store_true", help="compute in float32 instead of bfloat16")
-    where.add_argument("--judge-workers", type=int, help="programs judged at once on this machine (default: CPUs)")
-    where.add_argument("--judge", metavar="HOST[:PORT]", help="a pool's Service instead")
-    where.add_argument("--judge-token-file", help="file with the pool's bearer token")
+    add_judge_options(where)
 
 
 def main(options: argparse.Namespace) -> int:
@@ -132,7 +129,7 @@ def stage_config(options: argparse.Namespace) -> StageConfig:
 
     if (options.model is None) == (options.responses is None):
         raise BadConfig("give either --model, or --responses of one", field="--model")
-    judge = _judge(options)
+    judge = judge_endpoint(options)
     try:
         recipe = Recipe(
             seed=options.seed,
@@ -213,19 +210,6 @@ def _rope(text: str | None) -> RopeScaling | None:
         raise BadConfig(
             f"--rope {text!r}: write Yarn:FACTOR or Dynamic:FACTOR, a factor above 1", field="--rope"
         ) from error
-
-
-def _judge(options: argparse.Namespace) -> JudgeEndpoint:
-    if options.judge is None:
-        return JudgeEndpoint(workers=options.judge_workers)
-    if options.judge_token_file is None:
-        raise BadConfig("--judge needs --judge-token-file: the file that holds the pool's token", field="--judge")
-    host, _, port = options.judge.partition(":")
-    if not host or not (port or str(_DEFAULT_PORT)).isdigit():
-        raise BadConfig(f"--judge {options.judge!r}: write HOST or HOST:PORT", field="--judge")
-    return JudgeEndpoint(
-        backend=JudgeBackend.POOL, host=host, port=int(port or _DEFAULT_PORT), token_file=options.judge_token_file
-    )
 
 
 def _uri(text: str) -> str:
