@@ -188,19 +188,24 @@ class World:
 
     def content(self, name: str, key: str) -> bytes | None:
         """A file below the run's folder in the bucket."""
-        s3 = boto3.client(
-            "s3",
-            endpoint_url=self.cluster.s3.host_endpoint,
-            aws_access_key_id=self.cluster.s3.access_key,
-            aws_secret_access_key=self.cluster.s3.secret_key,
-            region_name=self.cluster.s3.region,
-            config=Config(connect_timeout=5, read_timeout=30, s3={"addressing_style": "path"}),
-        )
         folder = self.status(name)["provenance"]["storage"].removeprefix(f"s3://{self.cluster.s3.bucket}/")
         try:
-            body: bytes = s3.get_object(Bucket=self.cluster.s3.bucket, Key=f"{folder}/{key}")["Body"].read()
+            found = self.s3().get_object(Bucket=self.cluster.s3.bucket, Key=f"{folder}/{key}")
+            body: bytes = found["Body"].read()
         except ClientError as error:
             if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
                 return None
             raise
         return body
+
+    def s3(self) -> Any:
+        """A client of the bucket's server, as this process reaches it."""
+        access = self.cluster.s3
+        return boto3.client(
+            "s3",
+            endpoint_url=access.host_endpoint,
+            aws_access_key_id=access.access_key,
+            aws_secret_access_key=access.secret_key,
+            region_name=access.region,
+            config=Config(connect_timeout=5, read_timeout=30, s3={"addressing_style": "path"}),
+        )

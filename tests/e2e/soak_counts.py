@@ -1,0 +1,100 @@
+"""What a cluster holds when a run is over and gone: memory, descriptors, processes, cgroups, mounts, objects.
+
+Counted when nothing of the run is left, so that what grows from run to run has leaked. Processes are those of the
+node's cgroup, pods included, whoever started them; memory is their proportional set size, which counts what they share
+once. API objects are the API server's own count by resource. Raises OSError, or what the API and S3 clients raise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from e2e_world import TIMEOUT, World
+from kubernetes import client
+
+from devcluster import cgroups, procfs
+from devcluster.config import Cluster
+
+OBJECTS = re.compile(r"^apiserver_(?:resource|storage)_objects\{([^}]*)\} (\S+)$", re.MULTILINE)
+NOT_COUNTED = re.compile(r'resource="(events|leases)"')
+"""They come and go with time and not with runs: events live for an hour."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """One look at an idle cluster."""
+
+    memory_mb: float
+    """Proportional set size of all processes of the node and its pods, MiB."""
+    descriptors: int
+    processes: int
+    ray_processes: int
+    sandbox_processes: int
+    cgroups: int
+    mounts: int
+    api_objects: int
+    unfinished_uploads: int
+    """Multipart uploads that nobody has completed or aborted."""
+
+
+def of(world: World, cluster: Cluster) -> Counts:
+    """Look at a cluster on which no run is."""
+    pids = sorted(cgroups.processes(cluster.cgroup))
+    lines = [" ".join(procfs.command_line(pid)) for pid in pids]
+    node = procfs.load(cluster.node_record)
+    assert node is not None, "the node has no record"
+    return Counts(
+        memory_mb=round(sum(map(_proportional_kb, pids)) / 1024, 1),
+        descriptors=sum(map(_descriptors, pids)),
+        processes=len(pids),
+        ray_processes=sum("raylet" in line or "gcs_server" in line or "ray::" in line for line in lines),
+        sandbox_processes=sum("deepcoder-sandbox" in line or "deepcoder_sandbox" in line for line in lines),
+        cgroups=_cgroups(cluster.cgroup),
+        mounts=len((procfs.PROC / str(node.pid) / "mountinfo").read_text().splitlines()),
+        api_objects=_api_objects(),
+        unfinished_uploads=_unfinished_uploads(world),
+    )
+
+
+def stored_objects(world: World, storage: str) -> tuple[int, float]:
+    """Number of objects below a run's folder in the bucket, and their MiB."""
+    bucket, _, prefix = storage.removeprefix("s3://").partition("/")
+    pages = world.s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/")
+    sizes = [item["Size"] for page in pages for item in page.get("Contents", [])]
+    return len(sizes), round(sum(sizes) / 2**20, 1)
+
+
+def _proportional_kb(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        for line in (procfs.PROC / str(pid) / "smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1])
+    return 0  # it has just ended
+
+
+def _descriptors(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        return len(list((procfs.PROC / str(pid) / "fd").iterdir()))
+    return 0
+
+
+def _cgroups(name: str) -> int:
+    """Directories below the cluster's cgroup, in the hierarchy that has most."""
+    return max(sum(path.is_dir() for path in (h.mount / name).rglob("*")) for h in cgroups.hierarchies())
+
+
+def _api_objects() -> int:
+    text: str = client.ApiClient().call_api(
+        "/metrics", "GET", response_type="str", auth_settings=["BearerToken"], _request_timeout=TIMEOUT
+    )[0]
+    found = {labels: float(value) for labels, value in OBJECTS.findall(text) if not NOT_COUNTED.search(labels)}
+    assert found, "the API server's metrics have no count of objects"
+    return int(sum(value for value in found.values() if value > 0))
+
+
+def _unfinished_uploads(world: World) -> int:
+    found: dict[str, Any] = world.s3().list_multipart_uploads(Bucket=world.cluster.s3.bucket)
+    return len(found.get("Uploads", []))
