@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from urllib.parse import quote
 
 import pytest
@@ -58,6 +59,8 @@ def test_a_value_is_found_as_it_is_printed(value: str) -> None:
         "AKIAIOSFODNN7EXAMPLE",
         "ASIAIOSFODNN7EXAMPLE",
         "eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJrdWJlIn0.c2lnbmF0dXJl",
+        "token-eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJrdWJlIn0.c2lnbmF0dXJl",
+        "-----BEGIN PRIVATE KEY-----\nMIIEow\n-----END PRIVATE KEY-----",
         "ghp_0123456789abcdefghijABCDEFGHIJ012345",
         "github_pat_11ABCDEFG0123456789_abcdefghij",
         "sk-proj-0123456789abcdefghij",
@@ -72,6 +75,35 @@ def test_a_token_is_known_by_its_shape(token: str) -> None:
     assert REDACTED in left
     assert not [part for part in token.split() if len(part) > 10 and part in left]
     assert left.startswith("login with ")
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "eyJ-",
+        "eyJhbGciOi.",
+        "eyJhbGciOiJSUzI1NiJ9-",
+        "-----BEGIN PRIVATE KEY-----",
+        "-----BEGIN " + "A " * 40,
+        "://a:",
+        "bearer ",
+        "sk-",
+        "xoxb-",
+    ],
+)
+def test_a_log_that_its_writer_made_to_be_slow_is_searched_in_its_length(part: str) -> None:
+    text = (part * (1 + (1 << 20) // len(part)))[: 1 << 20]
+    began = time.process_time()
+    Redactor([]).text(text)
+    assert time.process_time() - began < 5, "a megabyte takes hours where its letters are gone through again and again"
+
+
+def test_a_secret_that_its_owner_made_to_be_slow_is_refused_at_once() -> None:
+    began = time.process_time()
+    Redactor([b"-----BEGIN CERTIFICATE-----" * 38_000])
+    with pytest.raises(TooManyForms):
+        Redactor(["\n".join(f"line {i}" for i in range(100_000)).encode()])
+    assert time.process_time() - began < 5
 
 
 def test_ordinary_text_stays() -> None:
