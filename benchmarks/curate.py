@@ -41,8 +41,8 @@ import pyarrow.parquet as pq
 
 from deepcoder_contracts.judge import JudgeRequest
 from deepcoder_trainer.curation.journal import verdict_key
-from deepcoder_trainer.curation.readers import reader_for
 from deepcoder_trainer.judge.submission import JudgedProblem
+from deepcoder_trainer.problems.readers import reader_for
 
 MOST_SECONDS, MOST_MB, LEAST_SPEED = 60.0, 2048.0, 0.9
 TESTS = 15

@@ -12,8 +12,8 @@ from deepcoder_trainer.curation import filters
 from deepcoder_trainer.curation.contamination import EvaluationIndex
 from deepcoder_trainer.curation.duplicates import Clusters
 from deepcoder_trainer.curation.filters import Settings, first_reason, of_one
-from deepcoder_trainer.curation.record import Record
 from deepcoder_trainer.curation.shingles import jaccard, shingles, words
+from deepcoder_trainer.problems.record import Record
 
 RECORD = Record(source="s", prompt="p", statement="A statement.", tests=(("1", "1"),) * 5)
 

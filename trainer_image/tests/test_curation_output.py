@@ -22,11 +22,11 @@ from curation_world import (
 )
 
 from deepcoder_trainer.curation.output import JSONL, PARQUET, PUBLISHED, ground_truth, writing
-from deepcoder_trainer.curation.readers import reader_for
-from deepcoder_trainer.curation.record import Record
 from deepcoder_trainer.problems import files
 from deepcoder_trainer.problems.dataset import load_dataset
 from deepcoder_trainer.problems.files import DatasetError, data_files, read_rows
+from deepcoder_trainer.problems.readers import reader_for
+from deepcoder_trainer.problems.record import Record
 
 
 def records() -> list[Record]:

@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepcoder_trainer.curation import plain_pickle
-from deepcoder_trainer.curation.plain_pickle import Damaged, UnsafePickle, decode, inflate, loads
+from deepcoder_trainer.problems import plain_pickle
+from deepcoder_trainer.problems.plain_pickle import Damaged, UnsafePickle, decode, inflate, loads
 
 PLAIN: list[Any] = [
     "text é 😀",

@@ -28,11 +28,11 @@ from curation_world import (
 from deepcoder_contracts.curation import Layout
 from deepcoder_contracts.judge import Kind, Scoring
 from deepcoder_trainer.curation.output import own_row as own_row_of
-from deepcoder_trainer.curation.readers import Unwanted, reader_for
-from deepcoder_trainer.curation.record import Record
-from deepcoder_trainer.curation.statement import bare, livecodebench_prompt, mathematics_prompt
 from deepcoder_trainer.judge.submission import JudgedProblem
+from deepcoder_trainer.problems.readers import Unwanted, reader_for
+from deepcoder_trainer.problems.record import Record
 from deepcoder_trainer.problems.rows import RowError, problem_from_row
+from deepcoder_trainer.problems.statement import bare, livecodebench_prompt, mathematics_prompt
 
 
 def read(row: dict[str, Any], name: str = "set") -> Record:

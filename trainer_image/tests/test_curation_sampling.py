@@ -21,11 +21,11 @@ from deepcoder_trainer.curation.journal import Journal
 from deepcoder_trainer.curation.logs import FileLog, StoredLog
 from deepcoder_trainer.curation.prepare import Candidate
 from deepcoder_trainer.curation.rates import Rates
-from deepcoder_trainer.curation.readers import reader_for
 from deepcoder_trainer.curation.sampling import Asked, PassRates
 from deepcoder_trainer.curation.spool import Spool
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.ports import SandboxUnavailable
+from deepcoder_trainer.problems.readers import reader_for
 from deepcoder_trainer.types import Finish, Generation, GenerationRequest, Outcome, Problem, WeightRefs
 
 ASKED = Asked(model="m", model_digest="sha256:1", precision="bfloat16", samples=4, max_tokens=32)

@@ -19,13 +19,13 @@ from deepcoder_trainer.curation.filters import Settings
 from deepcoder_trainer.curation.journal import Journal, verdict_key
 from deepcoder_trainer.curation.logs import FileLog
 from deepcoder_trainer.curation.prepare import Candidate
-from deepcoder_trainer.curation.readers import reader_for
-from deepcoder_trainer.curation.record import Record
 from deepcoder_trainer.curation.spool import Spool
 from deepcoder_trainer.curation.verify import Verification, Verified
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.judge.backend import Judgement
 from deepcoder_trainer.judge.submission import Submission
+from deepcoder_trainer.problems.readers import reader_for
+from deepcoder_trainer.problems.record import Record
 from deepcoder_trainer.rollout.answers import AnswerVerifier
 from deepcoder_trainer.types import Problem
 

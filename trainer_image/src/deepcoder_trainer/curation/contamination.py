@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator, Sequence, Set
 import numpy as np
 import numpy.typing as npt
 
-from deepcoder_trainer.curation.record import Test
 from deepcoder_trainer.curation.shingles import Shingles, shingles, words
+from deepcoder_trainer.problems.record import Test
 
 _SHORT = 20
 """Sequences below which a statement is short: then nearly all have to agree."""

@@ -10,7 +10,7 @@ import datetime
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from deepcoder_trainer.curation.record import Record
+from deepcoder_trainer.problems.record import Record
 
 UNREADABLE = "unreadable"
 UNWANTED = "unwanted"

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from deepcoder_contracts.judge import Kind
 from deepcoder_trainer.checkpoint.storage import file_sha256
-from deepcoder_trainer.curation.record import Record
+from deepcoder_trainer.problems.record import Record
 
 JSONL, PARQUET, SUMS = "problems.jsonl", "problems.parquet", "SHA256SUMS"
 _GROUP_BYTES = 32 << 20

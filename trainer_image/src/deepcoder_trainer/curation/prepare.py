@@ -21,14 +21,14 @@ from deepcoder_trainer.curation import filters
 from deepcoder_trainer.curation.contamination import EvaluationIndex
 from deepcoder_trainer.curation.duplicates import Cluster, Clusters
 from deepcoder_trainer.curation.filters import Settings
-from deepcoder_trainer.curation.readers import Unwanted, reader_for
-from deepcoder_trainer.curation.record import Record
 from deepcoder_trainer.curation.shingles import shingles, words
 from deepcoder_trainer.curation.spool import Span, Spool
 from deepcoder_trainer.curation.tally import Dropped, Tally, excerpt
 from deepcoder_trainer.problems.files import DatasetError, data_files, read_rows
 from deepcoder_trainer.problems.humaneval import humaneval_problem, is_humaneval
 from deepcoder_trainer.problems.prompt import prompt_lengths
+from deepcoder_trainer.problems.readers import Unwanted, reader_for
+from deepcoder_trainer.problems.record import Record
 from deepcoder_trainer.problems.rows import RowError
 
 _CHUNK = 256

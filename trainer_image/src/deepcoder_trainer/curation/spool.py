@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from deepcoder_trainer.curation.record import Record
+from deepcoder_trainer.problems.record import Record
 
 Span = tuple[int, int]
 """Offset and length."""

@@ -20,10 +20,10 @@ from deepcoder_trainer.curation.duplicates import Cluster
 from deepcoder_trainer.curation.filters import Settings
 from deepcoder_trainer.curation.journal import Journal, verdict_key
 from deepcoder_trainer.curation.prepare import Candidate
-from deepcoder_trainer.curation.record import Record
 from deepcoder_trainer.curation.spool import Spool
 from deepcoder_trainer.judge.backend import Judge
 from deepcoder_trainer.judge.submission import JudgedProblem
+from deepcoder_trainer.problems.record import Record
 from deepcoder_trainer.rollout.answers import AnswerVerifier
 
 _FEWEST = 4

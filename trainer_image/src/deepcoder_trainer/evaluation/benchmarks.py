@@ -1,8 +1,8 @@
 """Problem sets to be measured on, in the layouts in which they are published, with what results are grouped by.
 
 Our own layout and the published training schema are read exactly as training reads them. HumanEval and HumanEval+ have
-a reader here; LiveCodeBench, the released Codeforces set, mathematics and the other layouts are read by curation's
-readers, and judged by the rule of their source (problems/tests.py). Every row has to be readable: a benchmark that
+a reader here; LiveCodeBench, the released Codeforces set, mathematics and the other layouts are read as curation reads
+them (problems/readers.py), and judged by the rule of their source (problems/tests.py). Every row has to be readable: a benchmark that
 silently shrinks is another benchmark. Rows that outputs alone do not decide are left out, and that is said.
 """
 
@@ -20,13 +20,13 @@ from typing import Any
 from deepcoder_contracts.curation import Layout
 from deepcoder_contracts.judge import TestCase
 from deepcoder_contracts.stage import EvaluationDataset
-from deepcoder_trainer.curation.readers import Unwanted, reader_for
-from deepcoder_trainer.curation.record import Record
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.evaluation.codeforces import contest_of
 from deepcoder_trainer.problems.dataset import dataset_digest
 from deepcoder_trainer.problems.files import DatasetError, data_files, read_rows
 from deepcoder_trainer.problems.humaneval import humaneval_problem, is_humaneval
+from deepcoder_trainer.problems.readers import Unwanted, reader_for
+from deepcoder_trainer.problems.record import Record
 from deepcoder_trainer.problems.rows import RowError, problem_from_row
 from deepcoder_trainer.problems.tests import policy_for, select_tests
 from deepcoder_trainer.types import Problem

@@ -26,10 +26,9 @@ from typing import Any
 
 from deepcoder_contracts.curation import Layout
 from deepcoder_contracts.judge import Kind
-from deepcoder_trainer.curation import plain_pickle
-from deepcoder_trainer.curation.record import Record, Test
-from deepcoder_trainer.curation.statement import bare, codeforces_prompt, livecodebench_prompt, mathematics_prompt
+from deepcoder_trainer.problems import plain_pickle
 from deepcoder_trainer.problems.extract import last_fenced_block
+from deepcoder_trainer.problems.record import Record, Test
 from deepcoder_trainer.problems.rows import (
     LONGEST_ANSWER,
     RowError,
@@ -37,6 +36,7 @@ from deepcoder_trainer.problems.rows import (
     parsed_row,
     released_tests,
 )
+from deepcoder_trainer.problems.statement import bare, codeforces_prompt, livecodebench_prompt, mathematics_prompt
 
 Fields = Mapping[str, Any]
 Reader = Callable[[Fields, str], Record]
