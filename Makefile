@@ -46,17 +46,24 @@ lint: setup  ## ruff, mypy, import-linter, generated files
 	@$(PY) monitoring/dashboards.py --check
 	@$(PY) scripts/chart_values.py --check
 	@$(PY) scripts/api_reference.py --check
+	@$(PY) scripts/config_reference.py --check
+	@$(PY) scripts/program_reference.py --check
+	@$(PY) scripts/metrics_reference.py --check
+	@$(PY) -m deepcoder_cli.reference docs/cli.md --check
 
 format: setup  ## rewrite what can be rewritten
 	@.venv/bin/ruff format -q . && .venv/bin/ruff check -q --fix .
 
-generate: setup  ## CRDs from the API types, the state machine's page from the planner, docs/cli.md from its help, dashboards, references of the API and the chart's values
+generate: setup  ## CRDs from the API types, the state machine's page from the planner, docs/cli.md from its help, dashboards, all references
 	@$(PY) -m deepcoder_operator crds --output crds --output helm/deepcoder-operator/files/crds
 	@$(PY) operator/tests/state_walk.py --write
 	@$(PY) -m deepcoder_cli.reference docs/cli.md
 	@$(PY) monitoring/dashboards.py
 	@$(PY) scripts/chart_values.py
 	@$(PY) scripts/api_reference.py
+	@$(PY) scripts/config_reference.py
+	@$(PY) scripts/program_reference.py
+	@$(PY) scripts/metrics_reference.py
 
 docs: setup  ## the docs as a site, in build/site
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet

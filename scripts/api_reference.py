@@ -6,18 +6,16 @@ not unfolded.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+import pages
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
-CRDS = [ROOT / "crds" / f"deepcoder.dev_{name}.yaml" for name in ("deepcoderruns", "sandboxpools")]
-PAGE = ROOT / "docs" / "api.md"
+CRDS = [pages.ROOT / "crds" / f"deepcoder.dev_{name}.yaml" for name in ("deepcoderruns", "sandboxpools")]
+PAGE = pages.DOCS / "api.md"
 Schema = dict[str, Any]
 
 _BOUNDS = {
@@ -30,21 +28,6 @@ _BOUNDS = {
     "maxProperties": "at most {} entries",
     "pattern": "matches `{}`",
 }
-
-
-def main() -> int:
-    """Write it, or say that it is old."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing")
-    check = parser.parse_args().check
-    text = page()
-    if check:
-        if not PAGE.exists() or PAGE.read_text() != text:
-            print("docs/api.md differs from the CRDs: run make generate", file=sys.stderr)
-            return 1
-        return 0
-    PAGE.write_text(text)
-    return 0
 
 
 def page() -> str:
@@ -69,7 +52,7 @@ def page() -> str:
         for part in ("spec", "status"):
             lines += ["", f"### {names['kind']}.{part}", "", _sentence(schema["properties"][part])]
             lines += _table(schema["properties"][part], part)
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+    return pages.joined(lines)
 
 
 def _table(schema: Schema, path: str) -> list[str]:
@@ -116,13 +99,13 @@ def _what(field: Schema) -> str:
     bounds = [words.format(field[key]) for key, words in _BOUNDS.items() if key in field]
     if inner is not field:
         bounds += [f"each {words.format(inner[key])}" for key, words in _BOUNDS.items() if key in inner]
-    return _escaped(" ".join([_sentence(field), f"({'; '.join(bounds)})" if bounds else ""]).strip())
+    return pages.escaped(" ".join([_sentence(field), f"({'; '.join(bounds)})" if bounds else ""]).strip())
 
 
 def _rules(schema: Schema) -> list[str]:
     """Messages of CEL rules."""
     told = list(_messages(schema))
-    return ["", *(f"- {_escaped(message)}" for message in told)] if told else []
+    return ["", *(f"- {pages.escaped(message)}" for message in told)] if told else []
 
 
 def _messages(schema: Schema) -> Iterator[str]:
@@ -135,9 +118,5 @@ def _sentence(schema: Schema) -> str:
     return " ".join(str(schema.get("description", "")).split())
 
 
-def _escaped(text: str) -> str:
-    return text.replace("|", "&#124;").replace("<", "&lt;")
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(pages.main(PAGE, page(), __doc__))

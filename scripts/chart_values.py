@@ -5,19 +5,17 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
+import pages
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
-VALUES = ROOT / "helm" / "deepcoder-operator" / "values.yaml"
-PAGE = ROOT / "docs" / "chart-values.md"
+VALUES = pages.ROOT / "helm" / "deepcoder-operator" / "values.yaml"
+PAGE = pages.DOCS / "chart-values.md"
 _KEY = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z][A-Za-z0-9]*):")
 
 
@@ -58,14 +56,11 @@ def values(text: str) -> Iterator[Value]:
             yield Value(path, "" if nested else json.dumps(value), text_of)
 
 
-def _escaped(text: str) -> str:
-    return text.replace("|", "&#124;").replace("<", "&lt;")
-
-
 def page(text: str) -> str:
     """The page."""
     rows = [
-        f"| `{v.path}` | {f'`{v.default}`' if v.default else ''} | {_escaped(v.description)} |" for v in values(text)
+        f"| `{v.path}` | {f'`{v.default}`' if v.default else ''} | {pages.escaped(v.description)} |"
+        for v in values(text)
     ]
     lines = [
         "# Values of the chart",
@@ -77,24 +72,16 @@ def page(text: str) -> str:
         "|---|---|---|",
         *rows,
     ]
-    return "\n".join(lines) + "\n"
+    return pages.joined(lines)
 
 
 def main() -> int:
     """Write it, or say what is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing")
-    check = parser.parse_args().check
     text = VALUES.read_text()
     if bare := [v.path for v in values(text) if not v.description]:
         print(f"values.yaml: no `# --` comment above {', '.join(bare)}", file=sys.stderr)
         return 1
-    if check and (not PAGE.exists() or PAGE.read_text() != page(text)):
-        print("docs/chart-values.md differs from values.yaml: run make generate", file=sys.stderr)
-        return 1
-    if not check:
-        PAGE.write_text(page(text))
-    return 0
+    return pages.main(PAGE, page(text), __doc__)
 
 
 if __name__ == "__main__":

@@ -137,6 +137,20 @@ def test_the_command_exits_64_before_anything_heavy_is_imported(tmp_path: Path) 
     assert "recipe.groupSize is 1" in done.stderr
 
 
+def test_help_of_every_command_is_given_without_anything_heavy() -> None:
+    code = """
+import sys
+from contextlib import suppress
+from deepcoder_trainer.__main__ import _COMMANDS, main
+for name in ("run", *_COMMANDS):
+    with suppress(SystemExit):
+        main([name, "--help"])
+print(sorted({"torch", "ray", "vllm", "transformers", "boto3"} & set(sys.modules)), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stderr.strip() == "[]"
+
+
 def test_wrong_usage_exits_64() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "deepcoder_trainer", "run"], capture_output=True, text=True, timeout=60

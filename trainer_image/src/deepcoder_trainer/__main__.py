@@ -34,7 +34,7 @@ _COMMANDS = {
     "fetch": ("deepcoder_trainer.export.fetch", "bring an export here and check every file, as a serving pod does"),
     "report": ("deepcoder_trainer.report.cli", "show what a run came to: curves, evaluations, lineage"),
     "plan": ("deepcoder_trainer.plan.cli", "say whether a run fits so many GPUs, and what to change"),
-    "make-demo": ("deepcoder_trainer.demo.make", "make the demo's problems, tokenizer and warm-started model"),
+    "make-demo": ("deepcoder_trainer.demo.cli", "make the demo's problems, tokenizer and warm-started model"),
 }
 
 

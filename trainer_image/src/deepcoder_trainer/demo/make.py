@@ -1,4 +1,4 @@
-"""`deepcoder-trainer make-demo`: problems, tokenizer and warm-started model into one folder.
+"""The demo's problems, tokenizer and warm-started model, into one folder.
 
 The folder appears whole or not at all (it is made beside its place and renamed), so that a demo that was killed
 half-way never trains on half a model. Made again with the same seed it is left as it is.
@@ -6,13 +6,10 @@ half-way never trains on half a model. Made again with the same seed it is left 
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import shutil
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from itertools import islice
@@ -36,28 +33,6 @@ _RECORD = "demo.json"
 
 class DemoExists(Exception):
     """The output folder holds something else; the message says what to do."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `make-demo`."""
-    parser.add_argument("--output", type=Path, required=True, help="folder to make: model/, train.jsonl, heldout.jsonl")
-    parser.add_argument("--seed", type=int, default=0, help="everything made is a function of it (default 0)")
-
-
-def main(args: argparse.Namespace) -> int:
-    """Run `make-demo`; 0 when the folder is there, 64 when it is in the way."""
-    started = time.monotonic()
-
-    def say(text: str) -> None:
-        sys.stderr.write(f"{text}\n")
-
-    try:
-        make_demo(args.output, args.seed, say)
-    except DemoExists as error:
-        say(f"deepcoder-trainer make-demo: {error}")
-        return 64
-    say(f"{args.output} is ready ({time.monotonic() - started:.0f} s)")
-    return 0
 
 
 def make_demo(output: Path, seed: int, say: Callable[[str], None], settings: WarmStart | None = None) -> None:

@@ -1,0 +1,32 @@
+"""`deepcoder-trainer make-demo`. What makes the demo brings torch, and is imported when there is something to make."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `make-demo`."""
+    parser.add_argument("--output", type=Path, required=True, help="folder to make: model/, train.jsonl, heldout.jsonl")
+    parser.add_argument("--seed", type=int, default=0, help="everything made is a function of it (default 0)")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run `make-demo`; 0 when the folder is there, 64 when it is in the way."""
+    from deepcoder_trainer.demo.make import DemoExists, make_demo
+
+    started = time.monotonic()
+
+    def say(text: str) -> None:
+        sys.stderr.write(f"{text}\n")
+
+    try:
+        make_demo(args.output, args.seed, say)
+    except DemoExists as error:
+        say(f"deepcoder-trainer make-demo: {error}")
+        return 64
+    say(f"{args.output} is ready ({time.monotonic() - started:.0f} s)")
+    return 0
