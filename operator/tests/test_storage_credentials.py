@@ -10,7 +10,7 @@ import pytest
 
 from deepcoder_operator.kube import errors
 from deepcoder_operator.storage.credentials import CredentialReader
-from deepcoder_operator.storage.s3 import StorageProblem
+from deepcoder_operator.storage.s3 import Buckets, Credentials, StorageProblem, Target
 
 
 class API:
@@ -66,3 +66,26 @@ async def test_run_that_is_given_up_does_not_take_the_others_read_with_it() -> N
     assert (await second).access_key == "value 1"
     with pytest.raises(asyncio.CancelledError):
         await first
+
+
+@pytest.mark.parametrize("key", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"])
+@pytest.mark.parametrize("value", ["marked-\nvalue", "marked-value\n", "marked-välue", "marked-\x1b[2Jvalue"])
+async def test_key_that_no_header_can_hold_is_refused_by_name_and_not_quoted(key: str, value: str) -> None:
+    class Broken(API):
+        async def get(self, *_: Any) -> dict[str, Any]:
+            values = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", key: value}
+            return {"data": {k: base64.b64encode(v.encode()).decode() for k, v in values.items()}}
+
+    api: Any = Broken()
+    with pytest.raises(StorageProblem, match=f"{key} of Secret s3 has a line break") as refusal:
+        await CredentialReader(api, lambda: 0.0).read("ml", "s3")
+    assert refusal.value.problem.reason == "CredentialsInvalid"
+    assert "marked" not in str(refusal.value)
+
+
+def test_what_a_library_says_of_a_request_that_cannot_be_made_is_not_passed_on() -> None:
+    """It quotes the header, hence the token."""
+    made = Buckets().open(Target("http://127.0.0.1:9", None, Credentials("a", "b", "marked\nvalue")), "bucket")
+    with pytest.raises(StorageProblem, match="cannot be reached") as refusal:
+        made.head("key")
+    assert "marked" not in str(refusal.value)

@@ -1,10 +1,28 @@
-"""Where things may be: the forms of address that settings take."""
+"""Where things may be: the forms of address that settings take, and the addresses that no setting may lead to."""
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Annotated
 
 from pydantic import StringConstraints
 
 SourceURI = Annotated[str, StringConstraints(pattern=r"^(hf://|s3://|file:///|/)[^\s]+$")]
 """`hf://org/name`, `s3://bucket/key`, `file:///path`, or a path in the image."""
+
+
+def is_own_link(address: str) -> bool:
+    """Whether an IP address means the link of the machine that asks: there clouds tell its credentials
+    (169.254.169.254). Loopback is another question."""
+    found = _parsed(address)
+    return found.is_link_local or found.is_unspecified or found.is_multicast
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an IP address is the asking machine's own."""
+    return _parsed(address).is_loopback
+
+
+def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    found = ipaddress.ip_address(address.partition("%")[0])
+    return getattr(found, "ipv4_mapped", None) or found

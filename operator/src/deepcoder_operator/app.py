@@ -66,7 +66,11 @@ class Operator:
         self.board = ProgressBoard()
         self.record = EventRecorder(kube, time.monotonic)
         self.keeper = CertificateKeeper(kube, config.namespace, config.progress.tls_secret, [config.progress.host])
-        self.storage = StorageService(CredentialReader(kube, time.monotonic), config.storage.allowed_endpoints)
+        self.storage = StorageService(
+            CredentialReader(kube, time.monotonic),
+            config.storage.allowed_endpoints,
+            loopback="KUBERNETES_SERVICE_HOST" not in os.environ,  # in a pod
+        )
         self.pools = PoolController(kube, self.board, self._pool_reconciler, namespaces=config.watch_namespaces)
         self.children = Children(
             rayjobs=self._of_runs(RAYJOBS),

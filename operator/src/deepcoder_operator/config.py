@@ -88,7 +88,8 @@ class Storage(Config):
     """What the operator may talk to on behalf of runs."""
 
     allowed_endpoints: list[Annotated[str, StringConstraints(pattern=r"^https?://[^\s]+$")]] = []
-    """S3 endpoints that runs may name; empty: any. AWS itself is always allowed."""
+    """S3 endpoints that runs may name; empty: any but on the operator's own machine or link. AWS itself is always
+    allowed."""
 
 
 class OperatorConfig(Config):

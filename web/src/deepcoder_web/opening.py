@@ -8,7 +8,6 @@ whatever its name resolves to when it is asked; a name that changes right after 
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 import threading
 import time
@@ -24,6 +23,7 @@ from deepcoder_client.folder import RunFolder, folder_key
 from deepcoder_client.storage import Bucket, Credentials, Limits, secret_credentials
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.api.run_spec import S3
+from deepcoder_contracts.uris import is_loopback, is_own_link
 
 FRESH_SECONDS = 60.0
 _KEPT = 64
@@ -116,9 +116,8 @@ def vet_address(url: str) -> None:
     except (OSError, UnicodeError):
         return  # the request itself says so
     for *_, place in found:
-        address = ipaddress.ip_address(str(place[0]).partition("%")[0])
-        address = getattr(address, "ipv4_mapped", None) or address
-        if address.is_loopback or address.is_link_local or address.is_unspecified or address.is_multicast:
+        address = str(place[0])
+        if is_own_link(address) or is_loopback(address):
             raise NotAllowed(
                 "checkpoint.s3.endpoint is on the dashboard's own machine or link: only a server that the chart's "
                 "s3.allowedEndpoints names may be there"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import re
 from collections.abc import Callable
 
 from deepcoder_operator.kube import errors
@@ -13,6 +14,9 @@ from deepcoder_operator.kube.resources import SECRETS
 from deepcoder_operator.storage.s3 import Credentials, StorageProblem
 
 CACHE_SECONDS = 60.0
+
+_ONE_LINE = re.compile(r"[\x20-\x7e]*")
+"""What a header takes, in which a key is sent: what a client says of others would quote it."""
 
 
 class CredentialReader:
@@ -62,16 +66,23 @@ class CredentialReader:
 def _decode(name: str, secret: Object) -> Credentials:
     data = secret.get("data") or {}
     try:
-        values = {k: base64.b64decode(v, validate=True).decode().strip() for k, v in data.items()}
+        values = {k: base64.b64decode(v, validate=True).decode() for k, v in data.items()}
     except (binascii.Error, UnicodeDecodeError) as e:
         raise StorageProblem("CredentialsInvalid", f"Secret {name} holds a value that is no text: {e}") from e
     for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         if not values.get(key):
             raise StorageProblem("CredentialsInvalid", f"Secret {name} has no {key}: add it")
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        if not _ONE_LINE.fullmatch(values.get(key, "")):
+            raise StorageProblem(
+                "CredentialsInvalid",
+                f"{key} of Secret {name} has a line break (perhaps at its end) or another letter that a request cannot "
+                "hold, and pods are given it as it is: write it in one line of ASCII",
+            )
     return Credentials(
         access_key=values["AWS_ACCESS_KEY_ID"],
         secret_key=values["AWS_SECRET_ACCESS_KEY"],
         session_token=values.get("AWS_SESSION_TOKEN") or None,
-        ca=values.get("ca.crt") or None,
+        ca=values.get("ca.crt", "").strip() or None,
         source=f"Secret {name}",
     )

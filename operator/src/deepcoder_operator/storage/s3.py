@@ -11,7 +11,7 @@ import ssl
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,6 +23,7 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     EndpointProviderError,
+    HTTPClientError,
     InvalidRegionError,
     ParamValidationError,
     SSLError,
@@ -242,7 +243,9 @@ class Bucket:
         except EndpointProviderError as e:
             raise _endpoint_invalid(self._target) from e
         except BotoCoreError as e:
-            raise StorageProblem(UNREACHABLE, f"{server} cannot be reached: {type(e).__name__}: {e}") from e
+            # This one quotes whatever a library said, headers with keys among it; its subclasses name addresses alone.
+            text = "" if type(e) is HTTPClientError else f": {e}"
+            raise StorageProblem(UNREACHABLE, f"{server} cannot be reached: {type(e).__name__}{text}") from e
 
 
 class Buckets:
@@ -251,7 +254,9 @@ class Buckets:
     All clients come from one session: each session reads and keeps botocore's description of S3 anew.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, vet: Callable[[str], None] = lambda url: None) -> None:
+        """`vet` is called with the address of each request, and raises for one that must not be asked."""
+        self._vet = vet
         self._lock = threading.Lock()
         self._making = threading.Lock()
         """A session makes one client at a time; whoever has one already does not wait for that."""
@@ -311,6 +316,7 @@ class Buckets:
                     s3={"addressing_style": "path" if target.endpoint else "auto"},
                 ),
             )
+            client.meta.events.register("before-send.s3", lambda request, **_: self._vet(request.url))
             client.meta.events.register("before-send.s3", _count)
             return cast("S3Client", client)
         except InvalidRegionError as e:

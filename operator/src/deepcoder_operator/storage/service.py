@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from functools import partial
 from typing import TypeVar
 
 from deepcoder_contracts.api.run import DeepCoderRun
@@ -21,6 +22,7 @@ from deepcoder_operator.domain.resolve import identity, storage_key
 from deepcoder_operator.domain.world import Problem, StorageView, StoredStage
 from deepcoder_operator.storage.bulkhead import AT_ONCE, Bulkhead, Place
 from deepcoder_operator.storage.credentials import CredentialReader
+from deepcoder_operator.storage.place import vet_address
 from deepcoder_operator.storage.reader import (
     Rejections,
     RunFolder,
@@ -53,10 +55,14 @@ metrics.WAITING_FOR_STORAGE.labels(reason=UNREACHABLE)  # 0 is told, too
 class StorageService:
     """Asks storage on behalf of runs."""
 
-    def __init__(self, credentials: CredentialReader, allowed_endpoints: Sequence[str]) -> None:
+    def __init__(
+        self, credentials: CredentialReader, allowed_endpoints: Sequence[str], *, loopback: bool = True
+    ) -> None:
+        """Whoever may make a run names the server. Without a list of them none may be on this machine's link, nor on
+        this machine unless `loopback`: the operator lends nobody its place in the network."""
         self._credentials = credentials
         self._allowed = [e.rstrip("/") for e in allowed_endpoints]
-        self._buckets = Buckets()
+        self._buckets = Buckets((lambda url: None) if self._allowed else partial(vet_address, loopback=loopback))
         self._bulkhead = Bulkhead()
         self._rejections = Rejections(time.monotonic)
         self.aside: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
