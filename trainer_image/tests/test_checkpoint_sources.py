@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -13,7 +14,7 @@ from deepcoder_contracts.stage import ModelSource
 from deepcoder_trainer.checkpoint import sources
 from deepcoder_trainer.checkpoint.errors import StorageUnavailable
 from deepcoder_trainer.checkpoint.sources import Sources
-from deepcoder_trainer.checkpoint.storage import open_storage
+from deepcoder_trainer.checkpoint.storage import StoredObject, open_storage
 from deepcoder_trainer.errors import BadConfig
 
 
@@ -98,3 +99,18 @@ def test_a_source_that_does_not_arrive_in_time_is_given_up(monkeypatch: pytest.M
     with pytest.raises(StorageUnavailable, match=r"did not arrive within 0\.05 s"):
         Sources(cache=tmp_path, deadline_s=0.05).model(ModelSource(uri="hf://a/b"))
     never.set()
+
+
+def test_an_object_whose_key_leaves_the_source_is_refused_before_anything_is_fetched(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Store:
+        def list(self, _: str) -> list[StoredObject]:
+            return [StoredObject(f"model/{name}", 1, datetime.now(UTC)) for name in ("config.json", "../../../evil")]
+
+        def get_file(self, key: str, _: Path) -> str:
+            raise AssertionError(f"{key} was asked for")
+
+    monkeypatch.setattr(sources, "open_storage", lambda *_: Store())
+    with pytest.raises(BadConfig, match=r"model\.uri .*evil.*remove that object"):
+        Sources(cache=tmp_path).model(ModelSource(uri="s3://bucket/x/model"))

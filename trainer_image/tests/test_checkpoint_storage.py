@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import traceback
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -74,6 +75,16 @@ def test_a_folder_is_deleted_but_for_what_is_kept_and_nothing_beside_it(store: O
 def test_keys_cannot_leave_the_root(key: str, store: ObjectStore) -> None:
     with pytest.raises(ValueError, match="segment"):
         store.put_bytes(key, b"x")
+
+
+@pytest.mark.parametrize("uri", ["file:///nowhere", "s3://bucket/prefix"])
+def test_a_key_that_leaves_the_root_makes_no_file_of_what_it_names(uri: str, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("content")
+    with pytest.raises(ValueError, match="segment"):
+        open_storage(uri, "http://127.0.0.1:9").get_file("a/../../precious", tmp_path / "a/../precious")
+    assert precious.read_text() == "content"
+    assert not (tmp_path / "a").exists()
 
 
 def test_a_file_store_hides_writes_that_never_ended(tmp_path: Path) -> None:
@@ -153,6 +164,18 @@ def test_s3_without_credentials_says_which_variables_to_set(
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     with pytest.raises(StorageDenied, match="AWS_ACCESS_KEY_ID"):
         open_storage(f"s3://{s3.bucket}/x", s3.endpoint).list("")
+
+
+@pytest.mark.parametrize("name", ["AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID"])
+def test_a_key_with_a_line_break_is_told_by_its_variable_and_not_quoted(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", name: "marked-value\n"}
+    for each, value in values.items():
+        monkeypatch.setenv(each, value)
+    with pytest.raises(StorageUnavailable, match="line break in AWS_ACCESS_KEY_ID") as e:
+        open_storage("s3://b/p", "http://127.0.0.1:9").head("k")
+    assert "marked-value" not in "".join(traceback.format_exception(e.value))
 
 
 def test_a_server_that_is_not_there_is_unavailable_within_bounded_retries(monkeypatch: pytest.MonkeyPatch) -> None:

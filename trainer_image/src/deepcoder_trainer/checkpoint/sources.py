@@ -20,7 +20,7 @@ from deepcoder_contracts.layout import MANIFEST
 from deepcoder_contracts.stage import ModelSource
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, StorageUnavailable
 from deepcoder_trainer.checkpoint.reader import read_manifest
-from deepcoder_trainer.checkpoint.storage import ObjectStore, StoredObject, open_storage
+from deepcoder_trainer.checkpoint.storage import ObjectStore, StoredObject, open_storage, refuse_traversal
 from deepcoder_trainer.checkpoint.transfer import download_files, locked
 from deepcoder_trainer.checkpoint.verify import check_file, unlisted_files
 from deepcoder_trainer.errors import BadConfig
@@ -104,6 +104,11 @@ def _from_s3(uri: str, cache: Path, endpoint: str | None, region: str | None, fi
         raise BadConfig(
             f"{field} {uri}: there is nothing: check its bucket and key, and storage's endpoint", field=field
         )
+    for o in objects:
+        try:
+            refuse_traversal(o.key)
+        except ValueError as e:
+            raise BadConfig(f"{field} {uri}: {e}: remove that object", field=field) from e
     listing = repr([(o.key, o.size, o.modified_at.isoformat()) for o in objects])
     target = cache / "s3" / hashlib.sha256(f"{endpoint} {uri} {listing}".encode()).hexdigest()[:32] / name
     with locked(target.parent):  # ranks of one machine ask for the same model at the same time

@@ -65,6 +65,7 @@ class FileStore:
 
     def get_file(self, key: str, path: Path) -> str:
         """See `ObjectStore`."""
+        refuse_traversal(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._translated(key):
             shutil.copyfile(self._path(key), path)

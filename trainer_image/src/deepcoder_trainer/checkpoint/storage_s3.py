@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 
 from deepcoder_trainer.checkpoint.errors import (
     ChecksumMismatch,
@@ -105,6 +105,7 @@ class S3Store:
 
     def get_file(self, key: str, path: Path) -> str:
         """See `ObjectStore`."""
+        refuse_traversal(key)  # before anything is written: who names the key may have named the path by it
         path.parent.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256()
         with path.open("wb") as out:
@@ -262,7 +263,13 @@ class S3Store:
         except ClientError as e:
             raise _translate(where, e) from e
         except BotoCoreError as e:
-            # Messages of botocore name the endpoint and the cause, never a key or a secret.
+            # Messages of botocore name the endpoint and the cause, never a key or a secret; but this one, not its
+            # subclasses, quotes whatever a library said, a header that holds a session token among it.
+            if type(e) is HTTPClientError:
+                raise StorageUnavailable(
+                    f"{where}: the request could not be made: look for a line break in AWS_ACCESS_KEY_ID, "
+                    "AWS_SECRET_ACCESS_KEY or AWS_SESSION_TOKEN"
+                ) from None
             if type(e).__name__ in {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"}:
                 raise StorageDenied(f"{where}: no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from e
             raise StorageUnavailable(f"{where}: {e}") from e
