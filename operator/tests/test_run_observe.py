@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,10 +16,12 @@ import pytest
 from plan_world import START, Cluster
 
 from deepcoder_contracts.api.run import FINALIZER, DeepCoderRun
+from deepcoder_contracts.api.stage import WorkerGroup
 from deepcoder_operator.board import ProgressBoard
 from deepcoder_operator.controllers import observe
 from deepcoder_operator.controllers.observe import Children, Observer
 from deepcoder_operator.domain.world import Problem, StorageView, StoredStage, World
+from deepcoder_operator.storage.s3 import Credentials
 
 PROBLEM = Problem("SecretNotFound", "create it")
 
@@ -64,6 +67,9 @@ class Storage:
     @asynccontextmanager
     async def aside(self) -> AsyncIterator[None]:
         yield
+
+    async def credentials(self, *_: Any) -> Credentials:
+        return Credentials("AKIDEXAMPLE", "the-secret-of-s3")
 
     async def answer(self, *_: Any) -> StorageView:
         self.asked += 1
@@ -312,3 +318,60 @@ async def test_node_that_is_not_reached_is_told_by_its_pods_condition(ground: Gr
         head["status"]["conditions"] = [{"type": "Ready", "status": status}]
         ground.pods.objects = [head]
         assert [p.unreachable for p in (await ground.look(cluster.run)).pods] == [unreachable]
+
+
+def secret(**values: str) -> dict[str, Any]:
+    return {"data": {key: base64.b64encode(value.encode()).decode() for key, value in values.items()}}
+
+
+def crashed(ground: Ground, said: str) -> Cluster:
+    """A run whose trainer has crashed, and what its RayJob says of that."""
+    cluster = training(ground)
+    ground.api.objects["s3"] = secret(AWS_SECRET_ACCESS_KEY="the-secret-of-s3")
+    job = job_object(cluster, suspend=False)
+    job["status"] = {"jobStatus": "FAILED", "message": said}
+    ground.jobs.objects = [job]
+    return cluster
+
+
+async def test_last_words_of_a_trainer_are_quoted_without_secrets_wherever_they_are_cut(ground: Ground) -> None:
+    template = {
+        "spec": {"containers": [{"name": "ray-head", "env": [{"name": "TRACKER_TOKEN", "value": "a-literal"}]}]}
+    }
+    head = {"spec": {"containers": [{"name": "ray-head", "envFrom": [{"secretRef": {"name": "wandb"}}]}]}}
+    secrets = ["the-secret-of-s3", "key-of-the-team", "a-literal", "hf_AbCdEfGhIjKlMnOpQrSt"]
+    cluster = crashed(ground, "".join(f"{'x' * i} {s} " for i in range(40) for s in secrets))
+    ground.api.objects["wandb"] = secret(key="key-of-the-team")
+    stage = cluster.run.spec.stages[0]
+    with_templates = stage.resources.model_copy(
+        update={
+            "head": stage.resources.head.model_copy(update={"template": head}),
+            "samplers": WorkerGroup(template=template),
+        }
+    )
+    spec = cluster.run.spec.model_copy(update={"stages": [stage.model_copy(update={"resources": with_templates})]})
+    job = (await ground.look(cluster.run.model_copy(update={"spec": spec}))).rayjob
+    assert job is not None
+    assert "[redacted]" in job.message
+    for value in secrets:
+        parts = {value[i : i + 6] for i in range(len(value) - 5)}
+        assert not [part for part in parts if part in job.message], value
+
+
+async def test_last_words_are_left_out_where_a_secret_in_them_cannot_be_known(ground: Ground) -> None:
+    cluster = crashed(ground, "login with the-secret-of-s3")
+    del ground.api.objects["s3"]
+    job = (await ground.look(cluster.run)).rayjob
+    assert job is not None
+    assert job.job_status == "FAILED"
+    assert "the-secret" not in job.message
+    assert job.message.endswith("Secret s3 is gone")
+
+
+async def test_secrets_are_read_once_for_what_a_job_says(ground: Ground) -> None:
+    cluster = crashed(ground, "Traceback")
+    asked = []
+    for _ in range(3):
+        await ground.look(cluster.run)
+        asked.append(ground.api.asked["Secret"])
+    assert asked == [1, 0, 0]

@@ -15,6 +15,7 @@ from deepcoder_contracts.api.attempt_status import AttemptState
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_operator.board import ProgressBoard, RunKey
 from deepcoder_operator.builders.check import check_templates
+from deepcoder_operator.controllers.known_secrets import Unknown, redactor_of, templates_of
 from deepcoder_operator.domain.names import (
     TOGETHER_KEY,
     account_name,
@@ -51,7 +52,7 @@ from deepcoder_operator.kube.resources import (
 from deepcoder_operator.storage.service import StorageService
 
 _REMEMBERED = 4096
-"""Runs whose templates were checked, kept in memory."""
+"""Runs whose templates were checked, and RayJobs whose messages were gone through, kept in memory."""
 
 LOOK_SECONDS = 2.0
 """While storage is waited for, children are looked at again so often."""
@@ -85,6 +86,8 @@ class Observer:
     storage: StorageService
     _watching_since: datetime | None = None
     _checked: dict[str, tuple[int, Problem | None]] = field(default_factory=dict)
+    _told: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """By RayJob: what it says, and what of that may be quoted."""
 
     def begin(self, clock: Callable[[], datetime]) -> None:
         """From now on this process sees what happens."""
@@ -152,7 +155,7 @@ class Observer:
                 found = await self.kube.find(PODS, meta.namespace, attempt.head_pod)
                 if found is not None:
                     pods[attempt.head_pod] = found
-        named = jobs.get(attempt.name) if attempt else None
+        named = await self._quotable(run, jobs[attempt.name]) if attempt and attempt.name in jobs else None
         world = World(
             rayjob=rayjob_view(named) if named else None,
             strays=tuple(rayjob_view(j) for n, j in sorted(jobs.items()) if n != (attempt.name if attempt else None)),
@@ -170,6 +173,7 @@ class Observer:
         certain = await self.kube.find(RAYJOBS, meta.namespace, attempt.name)
         if certain is not None:
             self.children.rayjobs.observe(certain)
+            certain = await self._quotable(run, certain)
         return replace(
             world, rayjob=rayjob_view(certain) if certain is not None else None, cluster=self._cluster(run, certain)
         )
@@ -181,6 +185,25 @@ class Observer:
             refusal = await self._hosted_judge(run) or await self._foreign(run)
         shared = run.spec.sandbox.pool_ref is not None
         return replace(world, refusal=refusal, pool=world.pool or await self._pool(run, live=shared))
+
+    async def _quotable(self, run: DeepCoderRun, job: Object) -> Object:
+        """A RayJob whose message may stand in a status, which more people may read than logs: KubeRay puts the last of
+        what the trainer printed into it. What is secret is taken out before it is cut short."""
+        meta, status, attempt = job["metadata"], job.get("status") or {}, run.status.attempt
+        said = status.get("message")
+        if not said or attempt is None:
+            return job
+        known = self._told.get(meta["uid"])
+        if known is None or known[0] != said:
+            try:
+                redactor = await redactor_of(self.kube, self.storage, run, templates_of(run, attempt.stage_index))
+                text = redactor.text(said)
+            except Unknown as e:
+                text = f"what it says is left out, since what is secret in it is not known: {e}"
+            self._told[meta["uid"]] = known = (said, text)
+            if len(self._told) > _REMEMBERED:
+                del self._told[next(iter(self._told))]
+        return {**job, "status": {**status, "message": known[1]}}
 
     def _templates(self, run: DeepCoderRun) -> Problem | None:
         """What builders refuse of the spec, found out once for each of its versions."""

@@ -11,8 +11,6 @@ repetition after a crash adds what is missing and changes nothing.
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import json
 import logging
 from collections.abc import Awaitable, Iterable
@@ -22,12 +20,13 @@ from typing import Any
 from deepcoder_contracts.api.attempt_status import AttemptStatus
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.layout import log_key
-from deepcoder_contracts.redaction import Redactor, TooManyForms, named_values, referred_secrets, without_words
+from deepcoder_contracts.redaction import Redactor, without_words
+from deepcoder_operator.controllers.known_secrets import Unknown, redactor_of
 from deepcoder_operator.domain.names import LABEL_ORDINAL, LABEL_ROLE, LABEL_RUN_UID
 from deepcoder_operator.domain.resolve import storage_key
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube, Object
-from deepcoder_operator.kube.resources import EVENTS, PODS, SECRETS
+from deepcoder_operator.kube.resources import EVENTS, PODS
 from deepcoder_operator.storage.s3 import StorageProblem
 from deepcoder_operator.storage.service import StorageService
 
@@ -172,29 +171,11 @@ class PostMortem:
 
     async def _redactor(self, run: DeepCoderRun, pods: Iterable[Object], missing: list[str]) -> Redactor | None:
         """What takes secrets out; None, and a note of why, unless all of them are known."""
-        pods = list(pods)
-        values = set(named_values(pods))
-        unknown = "all that programs printed, since what is secret in it is not known"
-        name = ""
         try:
-            credentials = await self._storage.credentials(run)
-            keys = (credentials.secret_key, credentials.access_key, credentials.session_token or "")
-            values |= {key.encode() for key in keys}
-            for name, optional in referred_secrets(pods).items():
-                found = await self._kube.find(SECRETS, run.metadata.namespace, name)
-                if found is None and not optional:
-                    missing.append(f"{unknown}: Secret {name} is gone")
-                    return None
-                values |= {base64.b64decode(value) for value in ((found or {}).get("data") or {}).values()}
-            return Redactor(values)
-        except (errors.KubeError, binascii.Error) as e:
-            what = f"Secret {name}" if name else "the bucket's Secret"
-            missing.append(f"{unknown}: {what} cannot be read ({type(e).__name__}: {e})"[:300])
-        except StorageProblem as e:
-            missing.append(f"{unknown}: {e.problem.reason}: {e.problem.message}"[:300])
-        except TooManyForms as e:
-            missing.append(f"{unknown}: {e}")
-        return None
+            return await redactor_of(self._kube, self._storage, run, pods)
+        except Unknown as e:
+            missing.append(f"all that programs printed, since what is secret in it is not known: {e}")
+            return None
 
 
 async def _tried(what: str, missing: list[str], asked: Awaitable[Any]) -> Any:
