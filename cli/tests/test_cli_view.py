@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from deepcoder_cli.follow import one_line
+from deepcoder_cli.output import cell
 from deepcoder_cli.snapshot import Snapshot
 from deepcoder_cli.view import curve_point, pod_state, render, sparkline
 from deepcoder_client.client import pool_of
@@ -57,6 +58,18 @@ def test_a_run_that_the_operator_has_not_seen_is_pending() -> None:
 def test_a_refused_run_shows_why() -> None:
     refused = {"type": "Accepted", "status": "False", "reason": "SecretNotFound", "message": "no Secret creds"}
     assert "no Secret creds" in drawn(Snapshot(a_run(phase="Pending", conditions=[refused]), None, ()))
+
+
+HOSTILE = "gone\x1b[2J\x1b]0;title\x07 and \x9b31m back"
+"""Clears a terminal, renames it, colours it: what a program printed last may be in a message."""
+
+
+def test_what_a_terminal_would_obey_is_shown() -> None:
+    failed = {"type": "Failed", "status": "True", "reason": "Application", "message": HOSTILE}
+    progressing = {"type": "Progressing", "status": "False", "reason": "Failed", "message": HOSTILE}
+    for shown in (drawn(Snapshot(a_run(phase="Failed", conditions=[failed, progressing]), None, ())), cell(HOSTILE)):
+        assert r"gone\x1b[2J\x1b]0;title\x07 and \x9b31m back" in shown
+        assert not [c for c in shown if not c.isprintable() and c != "\n"]
 
 
 @pytest.mark.parametrize(

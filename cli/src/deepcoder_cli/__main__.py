@@ -14,6 +14,7 @@ import click
 
 from deepcoder_cli.app import COMPLETE_VARIABLE, app
 from deepcoder_cli.exits import Exit
+from deepcoder_cli.output import printable
 from deepcoder_client.errors import (
     BadFile,
     ClientError,
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.Abort:
         return Exit.INTERRUPTED
     except ClientError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return next((code for kind, code in CODES.items() if isinstance(error, kind)), Exit.NOT_SO)
     except Exception:
         traceback.print_exc()

@@ -60,7 +60,12 @@ def cell(value: Any) -> str:
         case Enum():
             return str(value.value)
         case _:
-            return " ".join(str(value).split())
+            return printable(" ".join(str(value).split()))
+
+
+def printable(text: str) -> str:
+    """Without what a terminal would act on: escape sequences of a model's or a program's are shown, not obeyed."""
+    return "".join(c if c in "\n\t" or c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def plain(value: Any) -> Any:

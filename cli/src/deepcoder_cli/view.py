@@ -17,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from deepcoder_cli.output import age
+from deepcoder_cli.output import age, printable
 from deepcoder_cli.snapshot import Snapshot
 from deepcoder_client.connection import Object
 
@@ -184,14 +184,15 @@ def _notes(status: Object) -> RenderableType | None:
         type_, value, message = condition["type"], condition["status"], condition.get("message", "")
         bad = (type_ in ("Accepted",) and value == "False") or (type_ in ("Stalled", "Failed") and value == "True")
         if bad and message:
-            lines.append(Text(f"{type_}={value} {condition.get('reason', '')}: {message}", style="red"))
+            said = f"{type_}={value} {condition.get('reason', '')}: {message}"
+            lines.append(Text(printable(said), style="red"))
         elif type_ == "Progressing" and message:
-            lines.append(Text(message, style="dim"))
+            lines.append(Text(printable(message), style="dim"))
     return Group(*lines) if lines else None
 
 
 def _pair(label: str, value: Any) -> Text:
-    return Text.assemble((f"{label} ", "dim"), "–" if value is None else str(value))
+    return Text.assemble((f"{label} ", "dim"), "–" if value is None else printable(str(value)))
 
 
 def _ratio(value: Any) -> str | None:

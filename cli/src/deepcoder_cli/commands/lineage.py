@@ -6,7 +6,7 @@ import click
 
 from deepcoder_cli.exits import Exit
 from deepcoder_cli.options import Where, cluster, endpoint, examples, output, run_argument
-from deepcoder_cli.output import document, table
+from deepcoder_cli.output import document, printable, table
 from deepcoder_client.errors import NoData
 from deepcoder_client.folder import RunFolder
 from deepcoder_contracts.chain import Damaged, Link
@@ -36,9 +36,9 @@ def lineage(where: Where, run: str, uri: str | None, endpoint: str | None, outpu
     links, broken = _walk(folder, uri, None, deep=False)
     _show(links, output)
     if broken:
-        click.echo(f"broken: {broken}", err=True)
+        click.echo(f"broken: {printable(broken)}", err=True)
     elif links and links[-1].manifest.model:
-        click.echo(f"root: {links[-1].manifest.model}", err=True)
+        click.echo(f"root: {printable(links[-1].manifest.model)}", err=True)
     return Exit.NOT_SO if broken else Exit.DONE
 
 
@@ -79,7 +79,7 @@ def verify(where: Where, run: str, deep: bool, endpoint: str | None, output: str
     else:
         _show(list(links.values()), output)
         for problem in problems:
-            click.echo(f"broken: {problem}")
+            click.echo(f"broken: {printable(problem)}")
         click.echo(f"{len(problems)} broken" if problems else "whole")
     return Exit.NOT_SO if problems else Exit.DONE
 

@@ -9,7 +9,7 @@ import click
 
 from deepcoder_cli.exits import Exit
 from deepcoder_cli.options import Where, cluster, endpoint, examples, output, run_argument
-from deepcoder_cli.output import document, table
+from deepcoder_cli.output import document, printable, table
 from deepcoder_client.errors import NoData
 
 COLUMNS = ("group", "index", "problem", "reward", "verdict", "finish", "tokens", "response")
@@ -96,8 +96,3 @@ def _whole(row: dict[str, Any]) -> str:
     head = f"group {row['group_id']} index {row['index']} problem {row['problem_id']}: reward {row['reward']}, "
     head += f"{row['verdict']}, {row['response_tokens']} tokens, {row['finish']}"
     return f"=== {head}\n--- prompt\n{printable(row['prompt'])}\n--- response\n{printable(row['response'])}\n"
-
-
-def printable(text: str) -> str:
-    """Without what a terminal would act on: escape sequences of a model's are shown, not obeyed."""
-    return "".join(c if c in "\n\t" or c.isprintable() else f"\\x{ord(c):02x}" for c in text)
