@@ -12,7 +12,7 @@ found="$(scripts/plain-python.sh -c 'import sys; from devcluster.config import c
 { read -r python; read -r cache; } <<< "$found"
 
 packages=(contracts operator sandbox_image trainer_image devcluster client cli web demo)
-inputs=(constraints/trainer-cpu.txt constraints/dev.txt scripts/setup.sh)
+inputs=(constraints/trainer-cpu.txt constraints/dev.txt constraints/sbom.txt scripts/setup.sh)
 for p in "${packages[@]}"; do inputs+=("$p/pyproject.toml"); done
 stamp="$(cat "${inputs[@]}" | sha256sum | cut -d' ' -f1) $PWD"
 if [ -x .venv/bin/python ] && [ "$(cat .venv/.stamp 2>/dev/null || true)" = "$stamp" ]; then exit 0; fi
@@ -34,7 +34,7 @@ step "torch"
 step "vLLM, Ray, transformers and what they need"
 "${install[@]}" --no-deps -r constraints/trainer-cpu.txt
 step "operator and tools"
-"${install[@]}" --no-deps -r constraints/dev.txt
+"${install[@]}" --no-deps -r constraints/dev.txt -r constraints/sbom.txt
 step "the packages of this repository"
 editable=()
 for p in "${packages[@]}"; do editable+=(-e "$p"); done
