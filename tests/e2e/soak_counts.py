@@ -2,7 +2,7 @@
 
 Counted when nothing of the run is left, so that what grows from run to run has leaked. Processes are those of the
 node's cgroup, pods included, whoever started them; memory is their proportional set size, which counts what they share
-once. API objects are the API server's own count by resource. Raises OSError, or what the API and S3 clients raise.
+once. API objects are the API server's own count by resource. Raises OSError, CommandFailed, or what S3's client does.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from e2e_world import TIMEOUT, World
-from kubernetes import client
+from e2e_world import World
 
+from deepcoder_demo import platform
 from devcluster import cgroups, procfs
 from devcluster.config import Cluster
 
@@ -54,7 +54,7 @@ def of(world: World, cluster: Cluster) -> Counts:
         sandbox_processes=sum("deepcoder-sandbox" in line or "deepcoder_sandbox" in line for line in lines),
         cgroups=_cgroups(cluster.cgroup),
         mounts=len((procfs.PROC / str(node.pid) / "mountinfo").read_text().splitlines()),
-        api_objects=_api_objects(),
+        api_objects=_api_objects(world),
         unfinished_uploads=_unfinished_uploads(world),
     )
 
@@ -86,10 +86,8 @@ def _cgroups(name: str) -> int:
     return max(sum(path.is_dir() for path in (h.mount / name).rglob("*")) for h in cgroups.hierarchies())
 
 
-def _api_objects() -> int:
-    text: str = client.ApiClient().call_api(
-        "/metrics", "GET", response_type="str", auth_settings=["BearerToken"], _request_timeout=TIMEOUT
-    )[0]
+def _api_objects(world: World) -> int:
+    text = platform.kubectl(world.cluster, "get", "--raw", "/metrics")
     found = {labels: float(value) for labels, value in OBJECTS.findall(text) if not NOT_COUNTED.search(labels)}
     assert found, "the API server's metrics have no count of objects"
     return int(sum(value for value in found.values() if value > 0))

@@ -26,6 +26,7 @@ from soak_counts import Counts
 from urllib3.exceptions import HTTPError
 
 from deepcoder_demo import manifest
+from deepcoder_demo.commands import CommandFailed
 from deepcoder_demo.settings import OPERATOR_NAMESPACE, tool
 from devcluster.config import Cluster
 
@@ -55,7 +56,7 @@ def patient(look: Callable[[], T]) -> Callable[[], T | None]:
         except client.ApiException as error:
             if error.status < 500 and error.status != 429:
                 raise
-        except (HTTPError, OSError):
+        except (HTTPError, OSError, CommandFailed):
             pass
         return None
 
