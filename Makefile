@@ -5,7 +5,7 @@ SHELL := bash
 PY := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup gguf demo down test e2e test-long lint format generate docs
+.PHONY: help setup gguf demo down test e2e test-long lint format generate docs audit
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,7 +34,7 @@ e2e:  ## end-to-end tests on the real cluster, minutes each
 	@$(PY) -m pytest -m "(e2e or cluster) and not long"
 
 test-long: setup  ## chaos, fuzzing, scale at full length
-	@$(PY) -m devcluster build --with kueue
+	@$(PY) -m devcluster build --with kueue --with registry
 	@$(PY) -m pytest -m "long"
 
 lint: setup  ## ruff, mypy, import-linter, generated files
@@ -46,6 +46,7 @@ lint: setup  ## ruff, mypy, import-linter, generated files
 	@$(PY) monitoring/dashboards.py --check
 	@$(PY) scripts/chart_values.py --check
 	@$(PY) scripts/api_reference.py --check
+	@$(PY) scripts/dependencies.py --check
 	@$(PY) scripts/config_reference.py --check
 	@$(PY) scripts/program_reference.py --check
 	@$(PY) scripts/metrics_reference.py --check
@@ -64,6 +65,9 @@ generate: setup  ## CRDs from the API types, the state machine's page from the p
 	@$(PY) scripts/config_reference.py
 	@$(PY) scripts/program_reference.py
 	@$(PY) scripts/metrics_reference.py
+
+audit: setup  ## known vulnerabilities of all pinned versions; ADVISORIES=a checkout of pypa/advisory-database
+	@$(PY) scripts/audit.py "$(or $(ADVISORIES),$(error make: give ADVISORIES=path of a checkout of https://github.com/pypa/advisory-database))"
 
 docs: setup  ## the docs as a site, in build/site
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet

@@ -1,0 +1,152 @@
+"""What each package imports is what it declares, and every dependency has its line in docs/dependencies.md.
+
+    scripts/dependencies.py --check       for `make lint`: says what is missing or too much, and exits with 1
+    scripts/dependencies.py --licences    a table of what the images hold, by licence, from what is installed
+
+A library that an import finds only because another one brings it goes when the other one does; one that nothing imports
+is a burden without a use. Which distribution a module is of is read from what is installed (`make setup`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import re
+import sys
+import tomllib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = ("contracts", "operator", "sandbox_image", "trainer_image", "devcluster", "client", "cli", "web", "demo")
+PAGE = ROOT / "docs" / "dependencies.md"
+SHIPPED = ("operator", "sandbox", "trainer-cpu", "trainer-cuda")
+"""Sets of versions that go into images."""
+
+RUN = {"deepcoder-demo": {"deepcoder-cli", "deepcoder-devcluster", "deepcoder-trainer"}}
+"""Declared for the programs that they bring, not to be imported."""
+
+CHOSEN = {"deepcoder-trainer": {"vllm"}}
+"""Imported and declared nowhere: vLLM is one of two distributions, by the device that an image is for."""
+
+TYPES = {"mypy-boto3-s3"}
+"""Imported for mypy alone; among the tools of constraints/dev.txt."""
+
+MODULES = {"gguf": "gguf", "llama_cpp": "llama-cpp-python"}
+"""Of what `make setup` does not install: module to distribution."""
+
+_REVIEWED = re.compile(r"\b(GPL|LGPL|AGPL|EUPL|CDDL|EPL|Proprietary|NVIDIA|Intel)", re.IGNORECASE)
+_UNTOLD = "not told"
+
+
+def main() -> int:
+    """Run what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="compare imports, declarations and the page")
+    parser.add_argument("--licences", action="store_true", help="licences of all that is in the images")
+    asked = parser.parse_args()
+    if asked.licences:
+        _print_licences()
+    problems = [*_imports(), *_rows()] if asked.check or not asked.licences else []
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _imports() -> Iterator[str]:
+    """What a part imports against what its pyproject.toml declares."""
+    distributions = {m: {normal(d) for d in ds} for m, ds in metadata.packages_distributions().items()}
+    distributions |= {m: {d} for m, d in MODULES.items()}
+    for part in PARTS:
+        project = _project(part)
+        name, declared, found = project["name"], set(declarations(project)), set[str]()
+        for module, where in sorted(imported(ROOT / part / "src").items()):
+            known = distributions.get(module, {normal(module)})
+            if known & (TYPES | {name}) or module in CHOSEN.get(name, ()):
+                continue
+            if not known & declared:
+                yield f"{where}: imports {module}, which {part}/pyproject.toml does not declare ({', '.join(known)})"
+            found |= known
+        for extra in sorted(declared - found - RUN.get(name, set())):
+            yield f"{part}/pyproject.toml declares {extra}, which nothing in it imports: remove it"
+
+
+def imported(folder: Path) -> dict[str, str]:
+    """Top-level modules that are not Python's own, each with a file that imports it."""
+    found: dict[str, str] = {}
+    for path in sorted(folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names = [node.module]
+            for module in (name.partition(".")[0] for name in names):
+                if module not in sys.stdlib_module_names:
+                    found.setdefault(module, str(path.relative_to(folder.parents[1])))
+    return found
+
+
+def declarations(project: Mapping[str, Any]) -> Iterator[str]:
+    """Names of what a project needs, its extras included."""
+    extras = [text for each in project.get("optional-dependencies", {}).values() for text in each]
+    for text in (*project.get("dependencies", ()), *extras):
+        yield normal(re.split(r"[\s\[<>=!~;]", text, maxsplit=1)[0])
+
+
+def _rows() -> Iterator[str]:
+    """Whether the page has one line for each, and none for what is gone."""
+    wanted = {d for part in PARTS for d in declarations(_project(part)) if not d.startswith("deepcoder-")}
+    vendored = json.loads((ROOT / "web/src/deepcoder_web/static/vendor/versions.json").read_text())["files"]
+    wanted |= {normal(file["package"]) for file in vendored.values()}
+    wanted |= {path.parent.name for path in (ROOT / "devcluster" / "go").glob("*/go.mod")} - {"pause"}
+    page = PAGE.read_text() if PAGE.exists() else ""
+    rows = {normal(name) for name in re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)}
+    where = PAGE.relative_to(ROOT)
+    yield from (f"{where} has no line for {name}: say why it is there" for name in sorted(wanted - rows))
+
+
+def _print_licences() -> None:
+    by_licence: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(pinned(SHIPPED)):
+        by_licence[licence(name)].append(name)
+    for text, names in sorted(by_licence.items(), key=lambda item: (not _REVIEWED.search(item[0]), item[0])):
+        print(f"{'REVIEW ' if _REVIEWED.search(text) else ''}{text}: {', '.join(names)}")
+
+
+def pinned(sets: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """Distribution to version by set of versions."""
+    found: dict[str, dict[str, str]] = defaultdict(dict)
+    for each in sets:
+        for name, version in re.findall(
+            r"^([A-Za-z0-9._-]+)==([^\s;]+)", (ROOT / "constraints" / f"{each}.txt").read_text(), re.MULTILINE
+        ):
+            found[normal(name)][each] = version
+    return found
+
+
+def licence(name: str) -> str:
+    """As the distribution's own metadata say it, in the first way that they do."""
+    try:
+        about = metadata.metadata(name)
+    except metadata.PackageNotFoundError:
+        return f"{_UNTOLD} (not installed here)"
+    told = [c.rpartition(" :: ")[2] for c in about.get_all("Classifier") or () if c.startswith("License ::")]
+    text = about.get("License-Expression") or "; ".join(told) or (about.get("License") or _UNTOLD).splitlines()[0]
+    return str(text)
+
+
+def _project(part: str) -> dict[str, Any]:
+    found: dict[str, Any] = tomllib.loads((ROOT / part / "pyproject.toml").read_text())["project"]
+    return found
+
+
+def normal(name: str) -> str:
+    """A distribution's name as indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
