@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,14 @@ def test_last_closed_block_is_the_program(text: str, block: str | None) -> None:
 
 def test_backticks_within_a_line_do_not_end_the_program() -> None:
     assert last_fenced_block("```python\nprint('```')\nprint(2)\n```") == "print('```')\nprint(2)\n"
+
+
+@pytest.mark.parametrize("text", ["```" + " " * 300_000, "```" + " x" * 200_000, ("```" + " " * 80) * 4_000])
+def test_a_long_response_of_nothing_is_looked_through_at_once(text: str) -> None:
+    """A model that has gone astray repeats what it likes, and the loop that reads it has others to serve."""
+    began = time.process_time()
+    assert last_fenced_block(text) is None
+    assert time.process_time() - began < 5
 
 
 # --- tests by source

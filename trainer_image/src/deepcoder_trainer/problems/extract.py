@@ -11,7 +11,7 @@ import re
 
 from deepcoder_contracts.stage import Extraction
 
-_OPENING = re.compile(r"```[ \t]*[^\s`]*[ \t]*\r?\n")
+_OPENING = re.compile(r"```[ \t]*+[^\s`]*+[ \t]*+\r?\n")  # none gives back: a model may write nothing but spaces
 _CLOSING = re.compile(r"^[ \t]*```", re.MULTILINE)
 
 

@@ -33,8 +33,8 @@ _BEFORE = re.compile(
     r"\A\s*(?:You are an expert Python programmer\. You will be given a question[^\n]*\s*)?(?:### Question:?\s*)?"
     r"(?:Solve the following coding problem using the programming language \w+:\s*)?"
 )
-_BEHIND = re.compile(
-    r"\s*(?:### Format: (?:You will use the following starter code|Read the inputs from stdin).*"
+_BEHIND = re.compile(  # each run of white space is entered at its beginning alone
+    r"(?<!\s)\s*+(?:### Format: (?:You will use the following starter code|Read the inputs from stdin).*"
     r"|### Answer: \(use the provided format.*"
     r"|The input will be (?:given via )?stdin and you should print your solution to stdout\s*"
     r"(?:Now solve the problem and return the code\.\s*)?"
