@@ -68,11 +68,12 @@ def model_card(
 
 def configuration_note(model: str | None, pretrained: Path) -> str:
     """Of a checkpoint's export: what stands in no manifest."""
+    of = _code(model or "an unknown model")
     files = [path for name in ("config.json", *COPIED) if (path := pretrained / name).is_file()]
     rows = [(f"`{f.name}`", f"`{file_sha256(f)}`") for f in files]
     return (
         "## Configuration and tokenizer\n\n"
-        f"The weights are the checkpoint's. Configuration and tokenizer are those of `{model}` on the day of this "
+        f"The weights are the checkpoint's. Configuration and tokenizer are those of {of} on the day of this "
         "export; no manifest says what they were in training. SHA-256 of what was read:\n\n"
     ) + _table(("", ""), rows)
 
@@ -104,7 +105,7 @@ def _provenance(place: Place) -> list[tuple[str, str]]:
         ("Versions", ", ".join(f"{k} {v}" for k, v in sorted(m.versions.items())) or None),
         ("Trained until", m.created_at.isoformat(timespec="seconds")),
     ]
-    return [(f"{key}", f"`{value}`") for key, value in rows if value]
+    return [(f"{key}", _code(value)) for key, value in rows if value]
 
 
 def _lineage(chain: Iterable[Link]) -> str:
@@ -122,7 +123,7 @@ def _lineage(chain: Iterable[Link]) -> str:
 def _figures(title: str, figures: Mapping[str, float]) -> str:
     if not figures:
         return ""
-    return f"{title}\n{_table(('', ''), [(f'`{k}`', f'{v:.6g}') for k, v in sorted(figures.items())])}"
+    return f"{title}\n{_table(('', ''), [(_code(k), f'{v:.6g}') for k, v in sorted(figures.items())])}"
 
 
 def _difference(form: Format, found: Difference) -> str:
@@ -149,6 +150,12 @@ def _positions(rope: Mapping[str, Any]) -> str:
         f"{parameters['original_max_position_embeddings']}, and reach {rope['max_position_embeddings']} tokens. The "
         "scaling is in effect at every length, short prompts included: it is part of the difference above.\n"
     )
+
+
+def _code(value: str) -> str:
+    """A value in a line or a cell of Markdown: what stands in a manifest must not shape the page."""
+    shown = "".join(c if c.isprintable() else " " for c in value).replace("`", "'").replace("|", "\\|")
+    return f"`{shown}`"
 
 
 def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
