@@ -43,10 +43,10 @@ def load_tokenizer(model_dir: Path) -> Any:
         if (model_dir / "tokenizer.json").is_file():
             from transformers import PreTrainedTokenizerFast
 
-            return PreTrainedTokenizerFast.from_pretrained(model_dir)
+            return PreTrainedTokenizerFast.from_pretrained(model_dir, local_files_only=True)
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(model_dir)
+        tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
         if not tokenizer.encode("0"):  # made of nothing, where no file is there to make it of
             raise ValueError("it knows no text")
         return tokenizer

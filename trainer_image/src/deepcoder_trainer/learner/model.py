@@ -173,7 +173,10 @@ def _weight_files(directory: Path) -> dict[str, Path]:
     """Weight name to the file that holds it."""
     index = directory / "model.safetensors.index.json"
     if index.is_file():
-        return {name: directory / file for name, file in json.loads(index.read_text())["weight_map"].items()}
+        named = json.loads(index.read_text())["weight_map"]
+        if elsewhere := next((file for file in named.values() if Path(file).name != file), None):
+            raise BadConfig(f"{index} names {elsewhere}, which is not beside it: put it there", field="model.uri")
+        return {name: directory / file for name, file in named.items()}
     single = directory / "model.safetensors"
     if not single.is_file():
         raise BadConfig(

@@ -127,6 +127,7 @@ def engine_arguments(model: str, settings: EngineSettings) -> dict[str, Any]:
     """vLLM's engine arguments."""
     common: dict[str, Any] = {
         "model": model,
+        "trust_remote_code": False,
         "load_format": "dummy",  # the learner's weights come before the first request
         "dtype": settings.dtype,
         "seed": settings.seed,

@@ -187,7 +187,7 @@ def register_architecture(model: str) -> None:
     from transformers import AutoConfig
     from vllm.model_executor.models import ModelRegistry
 
-    for name in AutoConfig.from_pretrained(model).architectures or ():
+    for name in AutoConfig.from_pretrained(model, local_files_only=True, trust_remote_code=False).architectures or ():
         known = ModelRegistry.models.get(name)
         if known is not None:
             ModelRegistry.models.pop(name)
