@@ -189,6 +189,34 @@ def test_a_parquet_file_whose_rows_expand_too_far_is_stopped(tmp_path: Path, mon
         list(read_rows(path))
 
 
+def test_what_a_dictionary_repeats_is_expanded_a_few_rows_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = "x" * (4 << 20)
+    path = tmp_path / "repeated.parquet"
+    pq.write_table(pa.table({"question": [long] * 32}), path, compression="zstd")
+    assert path.stat().st_size < 1 << 20
+    monkeypatch.setattr(files, "MAX_ROW_BYTES", 1 << 20)
+    before, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
+    pa.set_memory_pool(pool)
+    try:
+        with pytest.raises(DatasetError, match=r"repeated\.parquet:1: a row of more than 1 MiB"):
+            list(read_rows(path))
+    finally:
+        pa.set_memory_pool(before)
+    assert pool.max_memory() < 48 << 20, "sixteen rows alone would be 64 MiB"
+
+
+def test_a_group_of_large_rows_that_repeat_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = [f"{n % 3}" + "x" * (900 << 10) for n in range(40)]
+    path = tmp_path / "large.parquet"
+    pq.write_table(pa.table({"question": values}), path, compression="zstd", row_group_size=20)
+    monkeypatch.setattr(files, "MAX_ROW_BYTES", 1 << 20)
+    read = list(read_rows(path))
+    assert [r.fields["question"] for r in read] == values
+    assert [r.number for r in read] == list(range(1, 41))
+
+
 def test_archives_are_told_and_never_unpacked(tmp_path: Path) -> None:
     (tmp_path / "bomb.zip").write_bytes(b"PK")
     with pytest.raises(DatasetError, match=r"use one of .*; archives are never unpacked"):

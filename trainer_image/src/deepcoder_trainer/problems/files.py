@@ -1,8 +1,9 @@
 """Rows of data files, one at a time: JSON Lines, JSON arrays and Parquet.
 
 What is read may be hostile or damaged, and may be far larger than memory. So nothing is held but one row (of Parquet,
-sixteen), a row has a largest size, and what a compressed file expands to is bounded. Every failure is a DatasetError
-that names the file, the row and the mend.
+at most sixteen), a row has a largest size, and what a compressed file expands to is bounded. In Parquet a value that
+is repeated takes no room, so how many rows are expanded at once follows from what the file says of its dictionaries.
+Every failure is a DatasetError that names the file, the row and the mend.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ MAX_EXPANDED_BYTES = 64 << 30
 """Most bytes that a compressed file may expand to."""
 _CHUNK = 1 << 20
 _PARQUET_ROWS = 16
-"""One row's tests may take megabytes."""
+"""Most rows of Parquet at once: one row's tests may take megabytes."""
+_DICTIONARY = frozenset({"RLE_DICTIONARY", "PLAIN_DICTIONARY"})
 
 
 class DatasetError(ValueError):
@@ -125,12 +127,22 @@ def _parquet(path: Path) -> Iterator[FileRow]:
     number = 0
     with pq.ParquetFile(path) as file:
         total = max(file.metadata.num_rows, 1)
-        for batch in file.iter_batches(batch_size=_PARQUET_ROWS):
-            if batch.nbytes > _PARQUET_ROWS * MAX_ROW_BYTES:
-                raise _too_large(path, number + 1, row=True)
-            for row in batch.to_pylist():
-                number += 1
-                yield FileRow(number, {k: v for k, v in row.items() if v is not None}, min(1.0, number / total))
+        for group in range(file.metadata.num_row_groups):
+            most = _rows_at_once(file.metadata.row_group(group))
+            for batch in file.iter_batches(batch_size=most, row_groups=[group]):
+                if batch.nbytes > most * MAX_ROW_BYTES:
+                    raise _too_large(path, number + 1, row=True)
+                for row in batch.to_pylist():
+                    number += 1
+                    yield FileRow(number, {k: v for k, v in row.items() if v is not None}, min(1.0, number / total))
+
+
+def _rows_at_once(group: Any) -> int:
+    """How many rows of a group together are no larger than so many of the largest size, if each has the largest value
+    that its columns' dictionaries have room for."""
+    columns = [group.column(n) for n in range(group.num_columns)]
+    repeated = sum(c.total_uncompressed_size for c in columns if _DICTIONARY & set(c.encodings))
+    return max(1, min(_PARQUET_ROWS, _PARQUET_ROWS * MAX_ROW_BYTES // max(repeated, 1)))
 
 
 def _object(path: Path, number: int, line: str) -> Mapping[str, Any]:
