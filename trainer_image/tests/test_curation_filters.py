@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import datetime
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from curation_world import own_row, write_jsonl
 
-from deepcoder_trainer.curation import filters
+from deepcoder_trainer.curation import filters, prepare
 from deepcoder_trainer.curation.contamination import EvaluationIndex
 from deepcoder_trainer.curation.duplicates import Clusters
 from deepcoder_trainer.curation.filters import Settings, first_reason, of_one
+from deepcoder_trainer.curation.prepare import Input, Preparation
 from deepcoder_trainer.curation.shingles import jaccard, shingles, words
+from deepcoder_trainer.curation.spool import Spool
+from deepcoder_trainer.curation.tally import Tally
 from deepcoder_trainer.problems.record import Record
 
 RECORD = Record(source="s", prompt="p", statement="A statement.", tests=(("1", "1"),) * 5)
@@ -211,3 +217,33 @@ def test_tests_of_a_few_characters_are_shared_by_chance() -> None:
 
 def test_without_evaluation_sets_nothing_is_contaminated() -> None:
     assert index().reason(shingles(words("a b c")), TESTS) is None
+
+
+# --- one pass
+
+
+def test_records_with_large_tests_are_held_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    together: list[int] = []
+
+    def tokenizer(prompts: list[str], **_: Any) -> dict[str, list[list[int]]]:
+        together.append(len(prompts))
+        return {"input_ids": [[0]] * len(prompts)}
+
+    def read(characters: int) -> None:
+        tests = [{"input": "x" * characters, "output": "y"}] * 5
+        rows = [own_row(id=f"p{n}", prompt=f"Problem {n}: " + f"word{n} " * 30, tests=tests) for n in range(8)]
+        path = write_jsonl(tmp_path / "rows.jsonl", rows)
+        spool = Spool(tmp_path)
+        preparation = Preparation(Settings(), Tally(), spool, evaluations=EvaluationIndex(0.6), tokenizer=tokenizer)
+        assert len(preparation.run([Input("mine", path)]).candidates) == 8
+        spool.close()
+
+    monkeypatch.setattr(prepare, "_CHUNK_CHARACTERS", 1000)
+    read(10)
+    assert together == [8]
+    together.clear()
+    read(100)
+    assert together == [2, 2, 2, 2]
+    together.clear()
+    read(1000)
+    assert together == [1] * 8, "a record that is larger by itself is read all the same"

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,9 @@ from deepcoder_trainer.problems.record import Record
 from deepcoder_trainer.problems.rows import RowError
 
 _CHUNK = 256
-"""Records whose prompts are encoded together."""
+"""Most records whose prompts are encoded together."""
+_CHUNK_CHARACTERS = 32 << 20
+"""And most characters of their tests, as far as more than one record is concerned: two chunks are in memory."""
 
 Advance = Callable[[float], None]
 """Told the share of all bytes that was read."""
@@ -232,5 +233,13 @@ class Preparation:
 
 
 def _chunks(records: Iterator[Record]) -> Iterator[list[Record]]:
-    while chunk := list(islice(records, _CHUNK)):
+    chunk: list[Record] = []
+    size = 0
+    for record in records:
+        chunk.append(record)
+        size += sum(len(given) + len(expected) for given, expected in record.tests)
+        if len(chunk) == _CHUNK or size >= _CHUNK_CHARACTERS:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
         yield chunk
