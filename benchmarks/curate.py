@@ -40,6 +40,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deepcoder_contracts.judge import JudgeRequest
+from deepcoder_sandbox.server.version import judge_version
 from deepcoder_trainer.curation.journal import verdict_key
 from deepcoder_trainer.judge.submission import JudgedProblem
 from deepcoder_trainer.problems.readers import reader_for

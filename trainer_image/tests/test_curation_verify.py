@@ -285,6 +285,27 @@ async def test_a_verdict_is_on_the_disk_when_it_is_kept(tmp_path: Path, monkeypa
     again.close()
 
 
+async def test_a_verdict_is_that_of_the_judge_that_gave_it(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    path.write_text('{"key": "old", "passed": true, "seconds": 1}\n')
+    journal = Journal(FileLog(path))
+    assert journal.get("old") is True, "of a judge without versions"
+    journal.judged_by("sha256:a")
+    assert journal.get("old") is None
+    await journal.put("k", True, 1.0)
+    journal.judged_by("sha256:b")
+    assert journal.get("k") is None
+    await journal.put("k", False, 1.0)
+    journal.close()
+    again = Journal(FileLog(path))
+    known = []
+    for version in ("sha256:a", "sha256:b", None):
+        again.judged_by(version)
+        known.append(again.get("k"))
+    again.close()
+    assert known == [True, False, None]
+
+
 async def test_a_line_that_a_crash_cut_short_is_as_if_it_never_was(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
     path.write_text('{"key": "a", "passed": true, "seconds": 1}\n{"key": "b", "pas')

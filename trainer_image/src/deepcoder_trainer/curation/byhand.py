@@ -99,6 +99,7 @@ async def curate_by_hand(
             assert model is not None
             responses = await asyncio.to_thread(lambda: Journal(place.log(RESPONSES)))
             stack.callback(responses.close)
+            responses.judged_by(await judge.version())
             async with open_engine(model.config, model.directory) as sampler:
                 made = PassRates(model.asked, sampler, JudgeReward(judge, answers), curation.tokenizer, responses)
                 return await made.of(spool, candidates, display.phase("sample", len(candidates)).step)

@@ -1,8 +1,9 @@
 """Verdicts on programs, kept so that none is judged twice, whatever ends the process.
 
-JSON Lines; a line is a key and what it came to. The key is the SHA-256 of all that a verdict depends on: the program,
-the tests in order, how it is called, its limits, the comparison. So a journal is good for any later curation of the
-same problems, in any order and under any name, and for nothing else.
+JSON Lines; a line is a key, what it came to and the version of the judge that said so. The key is the SHA-256 of all
+else that a verdict depends on: the program, the tests in order, how it is called, its limits, the comparison. So a
+journal is good for any later curation of the same problems by the same judge, in any order and under any name, and for
+nothing else: what another judge said is kept, and asked again.
 
 `put` returns when the verdict is where it stays (logs.py). One write serves all verdicts that came while the one before
 was under way, or the disk would set the pace. A journal that is not one is refused rather than overwritten.
@@ -46,7 +47,8 @@ class Journal:
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        self._verdicts: dict[str, bool] = {}
+        self._judge: str | None = None
+        self._verdicts: dict[tuple[str, str | None], bool] = {}
         self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
         try:
@@ -63,19 +65,25 @@ class Journal:
         """Where it lies, for people."""
         return self._log.where
 
+    def judged_by(self, version: str | None) -> None:
+        """From now on verdicts are those of this judge; None: one that has no versions."""
+        self._judge = version
+
     def get(self, key: str) -> bool | None:
-        """The verdict, None where there is none yet."""
-        return self._verdicts.get(key)
+        """The judge's verdict, None where there is none yet."""
+        return self._verdicts.get((key, self._judge))
 
     async def put(self, key: str, passed: bool, seconds: float) -> None:
         """Keep a verdict; it stays from when this returns. Raises OSError, StorageError where it cannot be written."""
-        line = json.dumps({"key": key, "passed": passed, "seconds": round(seconds, 3)}).encode() + b"\n"
+        entry = {"key": key, "passed": passed, "seconds": round(seconds, 3)}
+        line = json.dumps(entry if self._judge is None else entry | {"judge": self._judge}).encode() + b"\n"
+        filed = key, self._judge
         written = asyncio.get_running_loop().create_future()
         self._waiting.append((line, written))
         if self._writing is None:
             self._writing = asyncio.create_task(self._write_all())
         await written
-        self._verdicts[key] = passed
+        self._verdicts[filed] = passed
 
     def close(self) -> None:
         """Let another process have it."""
@@ -102,6 +110,6 @@ class Journal:
         for place, text in self._log.read():
             try:
                 entry = json.loads(text)
-                self._verdicts[str(entry["key"])] = bool(entry["passed"])
+                self._verdicts[str(entry["key"]), entry.get("judge")] = bool(entry["passed"])
             except (ValueError, KeyError, TypeError):
                 raise BadConfig(f"{place}: not a journal of verdicts: move it away to judge anew") from None

@@ -149,6 +149,7 @@ async def _verify(curation: Curation, means: Means, prepared: Prepared, spool: S
 
 
 @dataclass(frozen=True)
+    means.journal.judged_by(await means.judge.version())
 class _Decided:
     """What becomes of every candidate."""
 
