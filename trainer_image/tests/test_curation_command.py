@@ -35,7 +35,8 @@ from deepcoder_contracts.judge import Kind
 from deepcoder_trainer import samples
 from deepcoder_trainer.__main__ import main
 from deepcoder_trainer.checkpoint.storage import open_storage
-from deepcoder_trainer.problems.dataset import load_dataset
+from deepcoder_trainer.curation.rates import read_pass_rates
+from deepcoder_trainer.problems.dataset import DatasetError, load_dataset
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "datasets"
 """Real problems beside the repository; they are no part of it."""
@@ -222,6 +223,29 @@ def test_what_a_model_always_or_never_solves_is_dropped(tmp_path: Path, sets: Ca
     assert report["without_pass_rate"] == 1
     kept = [json.loads(line) for line in (output / "problems.jsonl").read_text().splitlines()]
     assert {k["id"]: k["metadata"].get("pass_rate") for k in kept} == {"p1": 0.5, "p3": None}
+
+
+def test_pass_rates_are_of_one_model_and_problems_of_one_set(tmp_path: Path) -> None:
+    schema = pa.schema([samples.SCHEMA.field(f) for f in ("problem_id", "reward")])
+
+    def write(name: str, *rewards: float) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist([{"problem_id": "p", "reward": r} for r in rewards], schema=schema), path)
+        return path
+
+    one = write("eval/Base/taco.parquet", 1.0, 0.0)
+    write("eval/16k/taco.parquet", 1.0)
+    with pytest.raises(DatasetError, match=r"samples of several models \(16k, Base\): name the folder of one"):
+        read_pass_rates(tmp_path / "eval")
+    assert read_pass_rates(one.parent) == {"p": 0.5}
+    write("eval/Base/lcb.parquet", 0.0)
+    with pytest.raises(DatasetError, match=r"'p' is a problem of lcb\.parquet and of taco\.parquet"):
+        read_pass_rates(one.parent)
+    write("run/step-000010.parquet", 1.0)
+    write("run/step-000020.parquet", 0.0)
+    write("run/ahead-a001.parquet", 0.0, 0.0)
+    assert read_pass_rates(tmp_path / "run") == {"p": 0.25}
 
 
 @pytest.mark.parametrize(

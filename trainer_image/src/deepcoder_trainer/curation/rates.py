@@ -1,11 +1,13 @@
 """How often a model solved each problem: from the samples that an evaluation or a run stored, or from sampling.py.
 
-`deepcoder-trainer evaluate --n 8 …` leaves one Parquet file of samples for each problem set. A sample that no judge
-could judge counts for nothing.
+`deepcoder-trainer evaluate --n 8 …` leaves a folder for each model with a Parquet file of samples for each problem
+set, a run one for each step. Rates are those of one model: samples of several are refused, and so are two sets that
+name problems alike. A sample that no judge could judge counts for nothing.
 """
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from deepcoder_trainer.problems.files import DatasetError
+
+_OF_RUN = re.compile(r"(step|ahead)-[a\d]+\.parquet\Z")
+"""A run's samples, of which each file has problems of the same set."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +48,24 @@ def read_pass_rates(path: Path) -> dict[str, float]:
         raise DatasetError(
             f"--pass-rates {path}: no samples there: name a .parquet file of samples, or a folder of them"
         )
+    if len(folders := {file.parent for file in files}) > 1:
+        names = ", ".join(sorted(folder.relative_to(path).as_posix() for folder in folders))
+        raise DatasetError(f"--pass-rates {path}: samples of several models ({names}): name the folder of one")
     right: dict[str, int] = defaultdict(int)
     judged: dict[str, int] = defaultdict(int)
+    sets: dict[str, Path] = {}
     for file in files:
         try:
             table = pq.read_table(file, columns=["problem_id", "reward"])
         except (OSError, KeyError, pa.ArrowException) as error:
             raise DatasetError(f"--pass-rates {file}: not a file of samples ({error})") from error
         ids, rewards = table.column("problem_id").to_pylist(), table.column("reward").to_pylist()
+        for problem in set(ids) if not _OF_RUN.match(file.name) else ():
+            if (other := sets.setdefault(problem, file)) != file:
+                raise DatasetError(
+                    f"--pass-rates {path}: {problem!r} is a problem of {other.name} and of {file.name}: name the file "
+                    "of one set"
+                )
         for problem, reward in zip(ids, rewards, strict=True):
             if reward is not None:
                 judged[problem] += 1
