@@ -10,7 +10,14 @@ from typing import Any
 
 import pytest
 from benchmark_world import BODY, HEAD, SETS, evalplus_release_row, find_zero_row, humaneval_row, humanevalplus_row
-from curation_world import codeforces_row, livecodebench_row, official_codeforces_row, own_row, write_jsonl
+from curation_world import (
+    codeforces_row,
+    livecodebench_row,
+    official_codeforces_row,
+    own_row,
+    synthetic_row,
+    write_jsonl,
+)
 
 from deepcoder_contracts.judge import Kind, Scoring
 from deepcoder_contracts.stage import EvaluationDataset, Extraction
@@ -126,6 +133,16 @@ def test_training_problem_that_is_one_of_humaneval_is_found(tmp_path: Path) -> N
     assert "humaneval (HumanEval/900)" in reason
     other = "Another thing altogether, told in other words and at some length, which is of no use to anybody."
     assert index.reason(shingles(words(other)), ()) is None
+
+
+def test_a_problem_that_an_evaluation_leaves_out_is_kept_away_from_all_the_same(tmp_path: Path) -> None:
+    checked = official_codeforces_row(description=STORY, generated_checker="def check(): ...")
+    other_language = synthetic_row(language="cpp", prompt=f"Told once more and otherwise. {STORY[::-1]}")
+    path = write_jsonl(tmp_path / "codeforces.jsonl", [official_codeforces_row(), checked, other_language])
+    index = index_evaluations([Input("codeforces", path)], Settings())
+    reason = index.reason(shingles(words(STORY)), ())
+    assert reason is not None
+    assert "codeforces (codeforces.jsonl:2)" in reason
 
 
 @pytest.mark.parametrize(

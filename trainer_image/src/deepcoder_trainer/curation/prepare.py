@@ -90,7 +90,10 @@ def index_evaluations(sets: Sequence[Input], settings: Settings) -> EvaluationIn
                         index.add(f"{known.name} ({problem.id})", str(row.fields["prompt"]), ())
                         continue
                     record = reader_for(row.fields, known.layout)[1](row.fields, known.name)
-                except (RowError, Unwanted) as error:
+                except Unwanted as kept_away:  # neither measured nor trained on, but what it asks is seen in the set
+                    index.add(f"{known.name} ({place})", kept_away.statement, ())
+                    continue
+                except RowError as error:
                     raise DatasetError(f"evaluation set {known.name}, {place}: {error}") from None
                 index.add(f"{known.name} ({record.id or place})", record.statement, record.tests)
     index.freeze()

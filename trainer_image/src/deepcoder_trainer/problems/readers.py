@@ -58,7 +58,11 @@ _NOTED = (
 
 
 class Unwanted(ValueError):
-    """A sound row that is not trained on, whatever its quality; the message says why."""
+    """A sound row that is not trained on, whatever its quality; the message says why, `statement` what it asks."""
+
+    def __init__(self, reason: str, statement: str) -> None:
+        super().__init__(reason)
+        self.statement = statement
 
 
 def reader_for(row: Fields, layout: Layout | None = None) -> tuple[Layout, Reader]:
@@ -122,8 +126,6 @@ def synthetic(row: Fields, name: str) -> Record:
     if not isinstance(info, Mapping):
         raise RowError("verification_info: not an object: give {language, test_cases}")
     language = info.get("language", "python")
-    if language != "python":
-        raise Unwanted(f"a problem for {language}")
     prompt = _text(row, "prompt")
     tests, fn_name = _tests(info.get("test_cases"), "verification_info.test_cases")
     solution = row.get("gold_standard_solution")
@@ -148,6 +150,8 @@ def livecodebench(row: Fields, name: str) -> Record:
     function = metadata.get("func_name") if isinstance(metadata, Mapping) else None
     tests, fn_name = _tests(
         [{**case, "metadata": {"func_name": function}} for case in cases], "public_test_cases, private_test_cases"
+    if language != "python":
+        raise Unwanted(f"a problem for {language}", bare(prompt))
     )
     return Record(
         source="livecodebench",
@@ -168,16 +172,15 @@ def codeforces(row: Fields, name: str) -> Record:
     """
     for field, what in (("generated_checker", "a checker"), ("interaction_format", "a dialogue")):
         if row.get(field):
-            raise Unwanted(f"a problem that is judged by {what} ({field}), not by its output")
+            raise Unwanted(f"a problem that is judged by {what} ({field}), not by its output", whole)
     if row.get("input_mode") == "file":
-        raise Unwanted("a problem that reads and writes files (input_mode)")
-    statement, given, asked = (_text(row, field) for field in ("description", "input_format", "output_format"))
+        raise Unwanted("a problem that reads and writes files (input_mode)", whole)
     examples = _tests(row.get("examples"), "examples")[0]
     tests = _tests(row.get("official_tests"), "official_tests")[0] or examples
     return Record(
         source="codeforces",
         prompt=codeforces_prompt(statement, given, asked, str(row.get("note") or ""), examples),
-        statement="\n".join(part for part in (statement, given, asked) if part.strip()),
+        statement=whole,
         tests=tests,
         time_limit_s=_limit(row, "time_limit", 600.0),
         memory_limit_mb=int(_limit(row, "memory_limit", 65536.0) or 1024),
@@ -187,6 +190,8 @@ def codeforces(row: Fields, name: str) -> Record:
     )
 
 
+    statement, given, asked = (_text(row, field) for field in ("description", "input_format", "output_format"))
+    whole = "\n".join(part for part in (statement, given, asked) if part.strip())
 def released(row: Fields, name: str) -> Record:
     """The released DeepCoder set: one configuration for each source, named by the input (taco, primeintellect, lcbv5,
     codeforces)."""
