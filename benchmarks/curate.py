@@ -139,8 +139,9 @@ def write_sets(folder: Path, problems: int) -> int:
             for row in rows:
                 record = reader_for(row)[1](row, "set")
                 for solution in record.solutions:
-                    key = verdict_key(record.problem(), solution)
-                    journal.write(json.dumps({"key": key, "passed": True, "seconds": 0.1}) + "\n")
+                    key = verdict_key(record.strict(), solution)
+                    entry = {"key": key, "passed": True, "seconds": 0.1, "judge": judge_version()}
+                    journal.write(json.dumps(entry) + "\n")
                 yield row
 
         for source, share in SHARES.items():
@@ -273,7 +274,7 @@ def own_seconds(rows: list[dict[str, Any]], path: Path) -> float:
     """Seconds from the judge's first verdict to its last, and as much again as the first ones are of all."""
     lines = []
     for row in rows:
-        problem = reader_for(row)[1](row, "bench").problem()
+        problem = reader_for(row)[1](row, "bench").strict()
         request: JudgeRequest = JudgedProblem(problem).submission(row["solution"], "bench").request
         request = request.model_copy(update={"id": f"{len(lines)}"})
         lines.append(request.model_dump_json(exclude_none=True) + "\n")

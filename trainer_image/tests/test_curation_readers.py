@@ -98,7 +98,7 @@ def test_livecodebench_function() -> None:
     assert (record.kind, record.fn_name) == (Kind.FUNCTION, "repeat")
     assert record.tests[2] == ('"a"\n2', '"aa"')
     assert "class Solution" in record.prompt
-    assert record.problem().scoring is Scoring.STRICT
+    assert record.strict().scoring is Scoring.STRICT
 
 
 def test_livecodebench_prompt_has_the_benchmarks_own_form() -> None:
@@ -169,8 +169,8 @@ def test_what_curation_writes_it_reads_again() -> None:
 def test_a_tolerance_reaches_whoever_judges_and_is_for_strict_comparison_alone() -> None:
     record = read(own_row(float_tolerance=1e-6))
     assert Record.of_line(record.line()).float_tolerance == 1e-6
-    assert record.problem().float_tolerance == 1e-6
-    assert JudgedProblem(record.problem()).submission("", "k").request.float_tolerance == 1e-6
+    assert record.strict().float_tolerance == 1e-6
+    assert JudgedProblem(record.strict()).submission("", "k").request.float_tolerance == 1e-6
     assert problem_from_row(own_row(float_tolerance=1e-6)).float_tolerance == 1e-6
     assert own_row_of(record, None, {})["float_tolerance"] == 1e-6
     with pytest.raises(RowError, match="float_tolerance is for scoring strict, and source lcbv5 has livecodebench"):
@@ -188,7 +188,7 @@ def test_our_layout_keeps_its_names_and_limits() -> None:
     record = read(own_row(time_limit_s=3, memory_limit_mb=64, scoring="livecodebench"))
     assert (record.id, record.source, record.time_limit_s, record.memory_limit_mb) == ("mine-1", "mine", 3, 64)
     assert record.scoring is Scoring.LIVECODEBENCH
-    assert record.problem().scoring is Scoring.STRICT
+    assert record.strict().scoring is Scoring.STRICT
     assert record.at("f:1", 0, "train").id == "mine-1"
 
 

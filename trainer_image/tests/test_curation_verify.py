@@ -245,7 +245,7 @@ async def test_a_judge_that_refuses_ends_it_with_its_words_and_leaves_no_task(tm
 
 def problem(**changes: Any) -> Problem:
     row = own_row(**changes)
-    return reader_for(row)[1](row, "s").problem()
+    return reader_for(row)[1](row, "s").strict()
 
 
 def test_a_key_is_all_that_a_verdict_depends_on_and_nothing_else() -> None:
@@ -261,8 +261,8 @@ def test_a_key_is_all_that_a_verdict_depends_on_and_nothing_else() -> None:
         verdict_key(problem(kind="function", fn_name="f"), ADDS),
     ]
     assert len({base, *others}) == 7
-    one = Record(source="s", prompt="", statement="", tests=(("ab", "c"),)).problem()
-    two = Record(source="s", prompt="", statement="", tests=(("a", "bc"),)).problem()
+    one = Record(source="s", prompt="", statement="", tests=(("ab", "c"),)).strict()
+    two = Record(source="s", prompt="", statement="", tests=(("a", "bc"),)).strict()
     assert verdict_key(one, "") != verdict_key(two, "")
 
 

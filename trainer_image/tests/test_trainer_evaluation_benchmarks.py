@@ -155,7 +155,7 @@ def test_a_problem_that_an_evaluation_leaves_out_is_kept_away_from_all_the_same(
         (evalplus_release_row(plus_input="{"), "plus_input: not JSON"),
         (evalplus_release_row(atol="much"), "atol: not a number"),
         (evalplus_release_row(canonical_solution=""), "canonical_solution: missing"),
-        (codeforces_row(tests="[]"), "tests: none"),
+        (codeforces_row(tests="[]", data_source="codeforces"), "tests: none"),
         ({"what": 1}, "of no known layout"),
     ],
 )

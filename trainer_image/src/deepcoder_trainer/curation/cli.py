@@ -16,6 +16,7 @@ from deepcoder_contracts.exit import ExitCode
 from deepcoder_contracts.stage import JudgeBackend, JudgeEndpoint, ModelSource
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.judge.options import add_judge_options, judge_endpoint
+from deepcoder_trainer.problems.places import EVALUATION, TRAINING
 
 if TYPE_CHECKING:
     from deepcoder_trainer.checkpoint.sources import Sources
@@ -150,7 +151,7 @@ def _curation(options: argparse.Namespace, place: Place) -> tuple[Curation, Mode
     if options.pass_rates is not None:
         rates = read_pass_rates(sources.dataset(_uri(options.pass_rates), field="--pass-rates"))
     curation = Curation(
-        inputs=_named(options.inputs, "inputs", sources),
+        inputs=_named(options.inputs, "inputs", TRAINING, sources),
         output=place.output,
         state=place.state,
         settings=Settings(
@@ -165,7 +166,7 @@ def _curation(options: argparse.Namespace, place: Place) -> tuple[Curation, Mode
             max_solutions=options.max_solutions,
             keep_unverified=options.keep_unverified,
         ),
-        evaluations=_named(options.against, "--against", sources),
+        evaluations=_named(options.against, "--against", EVALUATION, sources),
         tokenizer=tokenizer,
         tokenizer_uri=named,
         pass_rates=rates,
@@ -215,7 +216,7 @@ def _model(options: argparse.Namespace, sources: Sources) -> Model:
     )
 
 
-def _named(texts: list[str], option: str, sources: Sources) -> list[Named]:
+def _named(texts: list[str], option: str, splits: tuple[str, ...], sources: Sources) -> list[Named]:
     from deepcoder_trainer.curation.run import Named
 
     named = []
@@ -223,7 +224,7 @@ def _named(texts: list[str], option: str, sources: Sources) -> list[Named]:
         name, equals, uri = text.partition("=")
         if not equals or not name or not uri:
             raise BadConfig(f"{option} {text!r}: write NAME=URI, as in taco=hf://likaixin/TACO-verified", field=option)
-        named.append(Named(name, uri, sources.dataset(_uri(uri), field=option)))
+        named.append(Named(name, uri, sources.dataset(_uri(uri), field=option), splits))
     return named
 
 

@@ -23,10 +23,10 @@ from deepcoder_trainer.curation.filters import Settings
 from deepcoder_trainer.curation.shingles import shingles, words
 from deepcoder_trainer.curation.spool import Span, Spool
 from deepcoder_trainer.curation.tally import Dropped, Tally, excerpt
-from deepcoder_trainer.problems.files import DatasetError, data_files, read_rows
+from deepcoder_trainer.problems.files import DatasetError, FileRow, data_files, read_rows
 from deepcoder_trainer.problems.humaneval import humaneval_problem, is_humaneval
 from deepcoder_trainer.problems.prompt import prompt_lengths
-from deepcoder_trainer.problems.readers import Unwanted, reader_for
+from deepcoder_trainer.problems.readers import Unwanted, reader_for, source_of_released
 from deepcoder_trainer.problems.record import Record
 from deepcoder_trainer.problems.rows import RowError
 
@@ -47,6 +47,13 @@ class Input:
     path: Path
     layout: Layout | None = None
     """How its rows are laid out; None: each row's columns say."""
+    splits: Sequence[str] = ()
+    """What is read of a folder that has several."""
+
+    @property
+    def files(self) -> list[Path]:
+        """What is read. Raises DatasetError."""
+        return data_files(self.path, self.splits)
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ def index_evaluations(sets: Sequence[Input], settings: Settings) -> EvaluationIn
     """All problems of the evaluation sets. Every row has to be readable: what is not read is not protected."""
     index = EvaluationIndex(settings.contamination)
     for known in sets:
-        for file in data_files(known.path):
+        for file in known.files:
             for row in read_rows(file):
                 place = f"{file.name}:{row.number}"
                 try:
@@ -146,13 +153,13 @@ class Preparation:
         return list(prompt_lengths([r.prompt for r in chunk], self._tokenizer))
 
     def _records(self, inputs: Sequence[Input], advance: Advance) -> Iterator[Record]:
-        files = [(i, file) for i in inputs for file in data_files(i.path)]
+        files = [(i, file) for i in inputs for file in i.files]
         total, before = sum(f.stat().st_size for _, f in files) or 1, 0
         for given, file in files:
             size, usable, self._first_refusal = file.stat().st_size, 0, ""
             for row in read_rows(file):
                 advance((before + size * row.done) / total)
-                record = self._read(given, f"{given.name}/{file.name}:{row.number}", row.fields)
+                record = self._read(given, file, row)
                 if record is None:
                     continue
                 usable += 1
@@ -164,15 +171,18 @@ class Preparation:
             if not usable and self._first_refusal:
                 raise DatasetError(f"no row of {given.name}={file} can be used; {self._first_refusal}")
 
-    def _read(self, given: Input, place: str, fields: Mapping[str, Any]) -> Record | None:
+    def _read(self, given: Input, file: Path, row: FileRow) -> Record | None:
         """The record of a row, or None where it is of no use, which is counted."""
+        place, fields = f"{given.name}/{file.name}:{row.number}", row.fields
         source, counted = given.name, False
         try:
             layout, reader = reader_for(fields, given.layout)
+            if layout is Layout.RELEASED:
+                source = source_of_released(fields, file, given.path, given.name)
             layouts = self._prepared.layouts.setdefault(given.name, [])
             if layout not in layouts:
                 layouts.append(layout)
-            record = reader(fields, given.name)
+            record = reader(fields, source)
             source, counted = record.source, True
             self._tally.read[source] += 1
             return self._placed(record, place)

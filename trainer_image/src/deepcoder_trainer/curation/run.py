@@ -52,12 +52,18 @@ class Named:
     name: str
     uri: str
     path: Path
+    splits: Sequence[str]
+    """What is read of a folder that has several."""
     layout: Layout | None = None
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of what is there, hexadecimal."""
-        return dataset_digest(self.path, data_files(self.path))
+        """SHA-256 of what is read, hexadecimal."""
+        return dataset_digest(self.path, data_files(self.path, self.splits))
+
+    def opened(self) -> Input:
+        """As it is read."""
+        return Input(self.name, self.path, self.layout, self.splits)
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,7 @@ async def curate(curation: Curation, means: Means) -> dict[str, Any]:
 
 def _prepare(curation: Curation, tally: Tally, spool: Spool, display: Display) -> Prepared:
     phase = display.phase("prepare", _SHARES)
-    evaluations = index_evaluations([Input(e.name, e.path, e.layout) for e in curation.evaluations], curation.settings)
+    evaluations = index_evaluations([e.opened() for e in curation.evaluations], curation.settings)
     preparation = Preparation(
         curation.settings,
         tally,
@@ -136,20 +142,20 @@ def _prepare(curation: Curation, tally: Tally, spool: Spool, display: Display) -
         pass_rates=curation.pass_rates,
         split=curation.split,
     )
-    inputs = [Input(i.name, i.path, i.layout) for i in curation.inputs]
+    inputs = [i.opened() for i in curation.inputs]
     prepared = preparation.run(inputs, lambda share: phase.reach(int(share * _SHARES)))
     phase.reach(_SHARES)
     return prepared
 
 
 async def _verify(curation: Curation, means: Means, prepared: Prepared, spool: Spool) -> Verified:
+    means.journal.judged_by(await means.judge.version())
     phase = means.display.phase("verify", len(prepared.clusters))
     verification = Verification(means.judge, means.answers, means.journal, spool, curation.settings)
     return await verification.run(prepared.candidates, prepared.clusters, phase.step)
 
 
 @dataclass(frozen=True)
-    means.journal.judged_by(await means.judge.version())
 class _Decided:
     """What becomes of every candidate."""
 

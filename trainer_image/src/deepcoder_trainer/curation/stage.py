@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import uuid
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -51,6 +52,7 @@ from deepcoder_trainer.curation.run import FILES, Curation, Means, Named, curate
 from deepcoder_trainer.judge.backend import Judge
 from deepcoder_trainer.problems.dataset import DatasetError, dataset_digest
 from deepcoder_trainer.problems.files import data_files
+from deepcoder_trainer.problems.places import EVALUATION, TRAINING
 from deepcoder_trainer.rollout.answers import AnswerVerifier
 
 log = logging.getLogger(__name__)
@@ -157,8 +159,8 @@ def _request(config: StageConfig) -> str:
 def _inputs(asked: RunCuration) -> _Inputs:
     """Fetch every set and hash it."""
     spec, config = _spec(asked.config), asked.config
-    sets = [_named(asked.sources, s, f"{_FIELD}.inputs[{s.name}]") for s in spec.inputs]
-    against = [_named(asked.sources, s, f"{_FIELD}.against[{s.name}]") for s in spec.against]
+    sets = [_named(asked.sources, s, TRAINING, f"{_FIELD}.inputs[{s.name}]") for s in spec.inputs]
+    against = [_named(asked.sources, s, EVALUATION, f"{_FIELD}.against[{s.name}]") for s in spec.against]
     rates, rates_digest = None, None
     if spec.pass_rates is not None:
         path = asked.sources.dataset(spec.pass_rates, field=f"{_FIELD}.passRates")
@@ -201,8 +203,8 @@ def _inputs(asked: RunCuration) -> _Inputs:
     return _Inputs(curation, read, checked, rates_digest, tokenizer, key)
 
 
-def _named(sources: Sources, source: CurationSet, field: str) -> Named:
-    named = Named(source.name, source.uri, sources.dataset(source.uri, field=f"{field}.uri"), source.layout)
+def _named(sources: Sources, source: CurationSet, splits: Sequence[str], field: str) -> Named:
+    named = Named(source.name, source.uri, sources.dataset(source.uri, field=f"{field}.uri"), splits, source.layout)
     if source.sha256 is not None and named.digest != source.sha256:
         raise DatasetError(
             f"{field}.sha256: {source.uri} has sha256 {named.digest}, expected {source.sha256}: it has changed or is "

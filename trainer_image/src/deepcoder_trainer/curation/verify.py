@@ -176,7 +176,7 @@ class _Judged:
     """A record as the judge is asked about it; what is sent is made when something is."""
 
     def __init__(self, record: Record) -> None:
-        self.problem = record.problem()
+        self.problem = record.strict()
 
     @cached_property
     def submissions(self) -> JudgedProblem:

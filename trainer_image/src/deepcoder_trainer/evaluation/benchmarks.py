@@ -2,8 +2,9 @@
 
 Our own layout and the published training schema are read exactly as training reads them. HumanEval and HumanEval+ have
 a reader here; LiveCodeBench, the released Codeforces set, mathematics and the other layouts are read as curation reads
-them (problems/readers.py), and judged by the rule of their source (problems/tests.py). Every row has to be readable: a benchmark that
-silently shrinks is another benchmark. Rows that outputs alone do not decide are left out, and that is said.
+them (problems/readers.py), and judged by the rule of their source (problems/tests.py). Of a folder with files of
+several splits those for tests are read. Every row has to be readable: a benchmark that silently shrinks is another
+benchmark. Rows that outputs alone do not decide are left out, and that is said.
 """
 
 from __future__ import annotations
@@ -18,17 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from deepcoder_contracts.curation import Layout
-from deepcoder_contracts.judge import TestCase
 from deepcoder_contracts.stage import EvaluationDataset
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.evaluation.codeforces import contest_of
 from deepcoder_trainer.problems.dataset import dataset_digest
 from deepcoder_trainer.problems.files import DatasetError, data_files, read_rows
 from deepcoder_trainer.problems.humaneval import humaneval_problem, is_humaneval
-from deepcoder_trainer.problems.readers import Unwanted, reader_for
-from deepcoder_trainer.problems.record import Record
+from deepcoder_trainer.problems.places import EVALUATION
+from deepcoder_trainer.problems.readers import Unwanted, reader_for, source_of_released
 from deepcoder_trainer.problems.rows import RowError, problem_from_row
-from deepcoder_trainer.problems.tests import policy_for, select_tests
 from deepcoder_trainer.types import Problem
 
 SAMPLE_TESTS = (
@@ -67,7 +66,7 @@ class Benchmark:
 
 def load_benchmark(path: Path, settings: EvaluationDataset, contest_problems: Sequence[str] | None = None) -> Benchmark:
     """Read a file or folder. `contest_problems` names its problems in order. Raises DatasetError, BadConfig."""
-    files = data_files(path)
+    files = data_files(path, EVALUATION)
     problems: list[Problem] = []
     facts: dict[str, Facts] = {}
     places: dict[str, str] = {}
@@ -79,7 +78,7 @@ def load_benchmark(path: Path, settings: EvaluationDataset, contest_problems: Se
             named = contest_problems[count] if contest_problems and count < len(contest_problems) else None
             count += 1
             try:
-                problem, known = _read(row.fields, settings.name, count)
+                problem, known = _read(row.fields, file, path, settings.name, count)
                 known = _with_contest(known, row.fields, named)
             except Unwanted as reason:
                 unwanted[str(reason)] += 1
@@ -111,7 +110,7 @@ def load_benchmark(path: Path, settings: EvaluationDataset, contest_problems: Se
     )
 
 
-def _read(row: Mapping[str, Any], name: str, number: int) -> tuple[Problem, Facts]:
+def _read(row: Mapping[str, Any], file: Path, root: Path, name: str, number: int) -> tuple[Problem, Facts]:
     if is_humaneval(row):
         return humaneval_problem(row), Facts()
     beside = {**_metadata(row.get("metadata")), **row}
@@ -119,31 +118,13 @@ def _read(row: Mapping[str, Any], name: str, number: int) -> tuple[Problem, Fact
     known = _facts(beside)
     if layout in (Layout.PUBLISHED, Layout.OWN):
         return problem_from_row(row), known
-    record = reader(row, name)
+    record = reader(row, source_of_released(row, file, root, name) if layout is Layout.RELEASED else name)
     official = layout is Layout.CODEFORCES and bool(row.get("official_tests"))
-    problem = _problem(record, str(_id(row) or f"{name}-{number}"), every_test=official)
-    return problem, replace(known, date=record.date or known.date, official_tests=official)
-
-
-def _problem(record: Record, id_: str, *, every_test: bool) -> Problem:
-    """A record as it is judged here: by the tests and the comparison of its source, or by every test that it has."""
     if record.answer is None and not record.tests:
         raise RowError("tests: none: a problem without tests cannot be judged")
-    policy = policy_for(record.source)
-    tests = [TestCase.model_construct(input=i, output=o) for i, o in record.tests]
-    return Problem(
-        id=id_,
-        source=record.source,
-        prompt=record.prompt,
-        tests=tuple(tests) if every_test else select_tests(record.source, tests),
-        kind=record.kind,
-        fn_name=record.fn_name,
-        time_limit_s=record.time_limit_s if record.time_limit_s is not None else policy.time_limit_s,
-        memory_limit_mb=record.memory_limit_mb,
-        scoring=record.scoring if record.scoring is not None else policy.scoring,
-        answer=record.answer,
-        float_tolerance=record.float_tolerance,
-    )
+    record = replace(record, id=str(_id(row) or f"{name}-{number}"))
+    known = replace(known, date=record.date or known.date, official_tests=official)
+    return record.problem(every_test=official), known
 
 
 def _metadata(value: Any) -> Mapping[str, Any]:

@@ -1,21 +1,35 @@
-"""Reading training and evaluation problems from local files.
+"""Reading training problems from local files.
 
-JSON Lines (`.jsonl`, `.jsonl.gz`), JSON arrays and Parquet, in our own layout or in the schema of the released
-DeepCoder data, told apart by their fields. Both are read strictly: a row that cannot be used is named with its file,
-its line, the field and the mend, because a dataset that silently shrinks is found only after the run.
+JSON Lines (`.jsonl`, `.jsonl.gz`), JSON arrays and Parquet, in our own layout, in the schema of the published training
+scripts, or in the layout in which the DeepCoder data is released, told apart by their fields. They are read strictly:
+a row that cannot be used is named with its file, its line, the field and the mend, because a dataset that silently
+shrinks is found only after the run. The released files are not their user's to mend: of a source that has hundreds of
+usable rows a few others are left out, and named.
+
+Of a folder with files of several splits those for training are read (`places`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from deepcoder_contracts.curation import Layout
 from deepcoder_trainer.checkpoint.storage import file_sha256
 from deepcoder_trainer.problems.files import DatasetError as DatasetError
-from deepcoder_trainer.problems.files import data_files, read_rows
+from deepcoder_trainer.problems.files import FileRow, data_files, read_rows
+from deepcoder_trainer.problems.places import SOURCES, TRAINING, split_of
+from deepcoder_trainer.problems.readers import layout_of, released, source_of_released
 from deepcoder_trainer.problems.rows import RowError, problem_from_row
 from deepcoder_trainer.types import Problem
+
+log = logging.getLogger(__name__)
+
+_MOST_UNUSABLE = 0.01
+"""Of the released rows of one source."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +39,8 @@ class Dataset:
     problems: tuple[Problem, ...]
     digest: str
     """`sha256:<hex>` of the file; of a folder, over its files' names and digests in order."""
+    left_out: tuple[str, ...] = ()
+    """Released rows that cannot be used: place and reason."""
 
 
 def load_dataset(path: str | Path, sha256: str | None = None) -> Dataset:
@@ -33,31 +49,76 @@ def load_dataset(path: str | Path, sha256: str | None = None) -> Dataset:
     `sha256`, where given, is checked before anything is parsed. Raises DatasetError.
     """
     path = Path(path)
-    files = data_files(path)
+    files = data_files(path, TRAINING)
     digest = dataset_digest(path, files)
     if sha256 is not None and digest != sha256.lower():
         raise DatasetError(
             f"dataset.sha256: {path} has sha256 {digest}, expected {sha256}: the file has changed or is cut; "
             "fetch it again, or set dataset.sha256 to the file you mean"
         )
-    problems: list[Problem] = []
-    places: dict[str, str] = {}
+    reading = _Reading(path)
     for file in files:
         for row in read_rows(file):
-            place = f"{file.name}:{row.number}"
-            try:
-                problem = problem_from_row(row.fields)
-            except RowError as error:
-                raise DatasetError(f"{place}: {error}") from None
-            if problem.id in places:
-                raise DatasetError(
-                    f"{place}: id: {problem.id!r} was used at {places[problem.id]}: give each problem an id of its own"
-                )
-            places[problem.id] = place
-            problems.append(problem)
-    if not problems:
+            reading.add(file, row)
+    left_out = reading.left_out()
+    if not reading.problems:
         raise DatasetError(f"{path}: no problem in it: check dataset.uri")
-    return Dataset(tuple(problems), f"sha256:{digest}")
+    if left_out:
+        log.warning("%d rows cannot be used and are left out, the first of them %s", len(left_out), left_out[0])
+    return Dataset(tuple(reading.problems), f"sha256:{digest}", left_out)
+
+
+class _Reading:
+    """The problems of one file or folder, as its rows go by."""
+
+    def __init__(self, root: Path) -> None:
+        self.problems: list[Problem] = []
+        self._root = root
+        self._places: dict[str, str] = {}
+        self._usable: Counter[tuple[str, str]] = Counter()
+        """Released rows by source and split; counting them names them."""
+        self._unusable: dict[str, list[str]] = {}
+        """Released rows by source: place and reason."""
+
+    def add(self, file: Path, row: FileRow) -> None:
+        """Read one row. Raises DatasetError."""
+        place = f"{file.name}:{row.number}"
+        try:
+            is_released = layout_of(row.fields) is Layout.RELEASED
+            problem = self._released(file, row, place) if is_released else problem_from_row(row.fields)
+        except RowError as error:
+            raise DatasetError(f"{place}: {error}") from None
+        if problem is None:
+            return
+        if (other := self._places.setdefault(problem.id, place)) != place:
+            raise DatasetError(f"{place}: id: {problem.id!r} was used at {other}: give each problem an id of its own")
+        self.problems.append(problem)
+
+    def left_out(self) -> tuple[str, ...]:
+        """Rows that were left out. Raises DatasetError where they are too many to be passed over."""
+        for source, reasons in self._unusable.items():
+            usable = sum(count for (of, _), count in self._usable.items() if of == source)
+            if len(reasons) > _MOST_UNUSABLE * (usable + len(reasons)):
+                raise DatasetError(
+                    f"{reasons[0]}; so it is with {len(reasons)} of {usable + len(reasons)} problems of {source}"
+                )
+        return tuple(reason for reasons in self._unusable.values() for reason in reasons)
+
+    def _released(self, file: Path, row: FileRow, place: str) -> Problem | None:
+        """The problem of a released row, None where it cannot be used."""
+        source = source_of_released(row.fields, file, self._root)
+        source = SOURCES.get(source, source)
+        split = split_of(file) or TRAINING[0]
+        try:
+            record = released(row.fields, source)
+            if not record.statement or not record.tests:
+                raise RowError("problem, tests: one is empty: give a statement and its tests")
+        except RowError as error:
+            self._unusable.setdefault(source, []).append(f"{place}: {error}")
+            return None
+        number = self._usable[source, split]
+        self._usable[source, split] += 1
+        return record.at(place, number, split).problem()
 
 
 def dataset_digest(path: Path, files: list[Path]) -> str:

@@ -11,13 +11,15 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from deepcoder_trainer.problems.places import of_splits
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 MAX_ROW_BYTES = 256 << 20
@@ -46,8 +48,8 @@ class FileRow:
     """Share of the file that was read with this row, from 0 to 1."""
 
 
-def data_files(path: Path) -> list[Path]:
-    """The file itself, or every data file of a folder in name order."""
+def data_files(path: Path, splits: Sequence[str] = ()) -> list[Path]:
+    """The file itself, or every data file of a folder in name order; of `splits`, where names tell them apart."""
     if path.is_file():
         if not path.name.endswith(SUFFIXES):
             raise DatasetError(f"{path}: cannot be read: use one of {', '.join(SUFFIXES)}; archives are never unpacked")
@@ -56,7 +58,7 @@ def data_files(path: Path) -> list[Path]:
         raise DatasetError(f"{path}: no such file or folder: check dataset.uri")
     files = sorted(f for f in path.rglob("*") if f.is_file() and f.name.endswith(SUFFIXES))
     # A folder's .json beside data in another format describes that data.
-    files = [f for f in files if not f.name.endswith(".json")] or files
+    files = of_splits([f for f in files if not f.name.endswith(".json")] or files, splits)
     if not files:
         raise DatasetError(f"{path}: no data file in this folder: put {', '.join(SUFFIXES)} files there")
     return files

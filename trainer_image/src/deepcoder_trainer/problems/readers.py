@@ -22,12 +22,14 @@ import datetime
 import json
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from deepcoder_contracts.curation import Layout
 from deepcoder_contracts.judge import Kind
 from deepcoder_trainer.problems import plain_pickle
 from deepcoder_trainer.problems.extract import last_fenced_block
+from deepcoder_trainer.problems.places import SOURCES, source_of
 from deepcoder_trainer.problems.record import Record, Test
 from deepcoder_trainer.problems.rows import (
     LONGEST_ANSWER,
@@ -79,6 +81,27 @@ def reader_for(row: Fields, layout: Layout | None = None) -> tuple[Layout, Reade
     )
 
 
+def layout_of(row: Fields) -> Layout | None:
+    """The first layout that a row's columns fit."""
+    return next((name for name, columns, _ in _LAYOUTS if columns <= row.keys()), None)
+
+
+def source_of_released(row: Fields, file: Path, root: Path, name: str | None = None) -> str:
+    """Where a row of the released set is from, by which its tests are graded and which rows of it do not say: what one
+    says all the same, else the name of its file or folder below `root`, else that of the set. Raises RowError."""
+    said = row.get("data_source")
+    if isinstance(said, str) and said:
+        return said
+    if (found := source_of(file, root)) is not None:
+        return found
+    if name in SOURCES:
+        return name
+    raise RowError(
+        f"data_source: missing, and neither folder nor file{' nor set' if name else ''} is named {', '.join(SOURCES)}: "
+        "tests are graded by their source: keep the hub's folders, or give rows a data_source"
+    )
+
+
 def own(row: Fields, name: str) -> Record:
     """Our JSON Lines, and the published schema: as training reads them."""
     parsed = parsed_row(row)
@@ -127,6 +150,8 @@ def synthetic(row: Fields, name: str) -> Record:
         raise RowError("verification_info: not an object: give {language, test_cases}")
     language = info.get("language", "python")
     prompt = _text(row, "prompt")
+    if language != "python":
+        raise Unwanted(f"a problem for {language}", bare(prompt))
     tests, fn_name = _tests(info.get("test_cases"), "verification_info.test_cases")
     solution = row.get("gold_standard_solution")
     code = last_fenced_block(solution) if isinstance(solution, str) else None
@@ -145,13 +170,9 @@ def livecodebench(row: Fields, name: str) -> Record:
     """LiveCodeBench: public tests as JSON, hidden ones as JSON or packed; the function's name below metadata."""
     question, starter = _text(row, "question_content"), str(row.get("starter_code") or "")
     cases = [*_cases(row, "public_test_cases"), *_cases(row, "private_test_cases")]
-    metadata = row.get("metadata")
-    metadata = json_value(metadata, "metadata") if isinstance(metadata, str) else metadata
-    function = metadata.get("func_name") if isinstance(metadata, Mapping) else None
+    function = _metadata(row).get("func_name")
     tests, fn_name = _tests(
         [{**case, "metadata": {"func_name": function}} for case in cases], "public_test_cases, private_test_cases"
-    if language != "python":
-        raise Unwanted(f"a problem for {language}", bare(prompt))
     )
     return Record(
         source="livecodebench",
@@ -170,6 +191,8 @@ def codeforces(row: Fields, name: str) -> Record:
 
     What is judged by a checker or in a dialogue is not for a comparison of outputs.
     """
+    statement, given, asked = (_text(row, field) for field in ("description", "input_format", "output_format"))
+    whole = "\n".join(part for part in (statement, given, asked) if part.strip())
     for field, what in (("generated_checker", "a checker"), ("interaction_format", "a dialogue")):
         if row.get(field):
             raise Unwanted(f"a problem that is judged by {what} ({field}), not by its output", whole)
@@ -190,18 +213,21 @@ def codeforces(row: Fields, name: str) -> Record:
     )
 
 
-    statement, given, asked = (_text(row, field) for field in ("description", "input_format", "output_format"))
-    whole = "\n".join(part for part in (statement, given, asked) if part.strip())
 def released(row: Fields, name: str) -> Record:
-    """The released DeepCoder set: one configuration for each source, named by the input (taco, primeintellect, lcbv5,
-    codeforces)."""
+    """The released DeepCoder set: one configuration for each source, which its rows do not name. A function's name lies
+    beside the tests where they have none of their own."""
     problem = _text(row, "problem")
     value = row["tests"]
-    tests, fn_name = _tests(json_value(value, "tests") if isinstance(value, str) else value, "tests")
-    is_livecodebench = name in ("lcbv5", "livecodebench")
+    value = json_value(value, "tests") if isinstance(value, str) else value
+    if isinstance(value, list) and any(_lacks_function(test) for test in value):
+        beside = {"metadata": {"func_name": _metadata(row).get("func_name")}}
+        value = [{**test, **beside} if _lacks_function(test) else test for test in value]
+    tests, fn_name = _tests(value, "tests")
+    source = SOURCES.get(name, name)
+    is_livecodebench = source == "livecodebench"
     starter = str(row.get("starter_code") or "")
     return Record(
-        source="livecodebench" if is_livecodebench else name,
+        source=source,
         prompt=livecodebench_prompt(problem, starter) if is_livecodebench else problem,
         statement=bare(problem),
         tests=tests,
@@ -258,6 +284,21 @@ def _tests(value: Any, field: str) -> tuple[tuple[Test, ...], str | None]:
         return (), None
     tests, fn_name = released_tests(value, field)
     return tuple((t["input"], t["output"]) for t in tests), fn_name
+
+
+def _metadata(row: Fields) -> Fields:
+    """What lies below metadata: an object, or its JSON text."""
+    value = row.get("metadata")
+    value = json_value(value, "metadata") if isinstance(value, str) and value.strip() else value
+    return value if isinstance(value, Mapping) else {}
+
+
+def _lacks_function(test: Any) -> bool:
+    """Whether it is a functional test that does not name its function."""
+    if not isinstance(test, Mapping) or test.get("testtype") != "functional" or test.get("fn_name"):
+        return False
+    own = test.get("metadata")
+    return not (isinstance(own, Mapping) and own.get("func_name"))
 
 
 def _function(fn_name: str | None, field: str) -> dict[str, Any]:

@@ -54,22 +54,27 @@ class Record:
     """When it was published, where the layout says."""
     metadata: Mapping[str, Any] | None = None
 
-    def problem(self) -> Problem:
-        """As it is judged in curation: by the tests that training would choose, compared strictly."""
+    def problem(self, *, every_test: bool = False) -> Problem:
+        """As training and evaluation grade it: by the rule of its source, or by every test that it has."""
         policy = policy_for(self.source)
         tests = [TestCase.model_construct(input=i, output=o) for i, o in self.tests]
         return Problem(
             id=self.id,
             source=self.source,
             prompt=self.prompt,
-            tests=select_tests(self.source, tests),
+            tests=tuple(tests) if every_test else select_tests(self.source, tests),
             kind=self.kind,
             fn_name=self.fn_name,
             time_limit_s=self.time_limit_s if self.time_limit_s is not None else policy.time_limit_s,
             memory_limit_mb=self.memory_limit_mb,
-            scoring=Scoring.STRICT,
+            scoring=self.scoring if self.scoring is not None else policy.scoring,
+            answer=self.answer,
             float_tolerance=self.float_tolerance,
         )
+
+    def strict(self) -> Problem:
+        """As curation judges it: by the tests that training would choose, compared strictly."""
+        return replace(self.problem(), scoring=Scoring.STRICT)
 
     def line(self) -> bytes:
         """One line of JSON. Raises UnicodeEncodeError for text that is none (half of a surrogate pair)."""

@@ -1,0 +1,55 @@
+"""What a file's place says of the problems in it: their split, and where they are from.
+
+On the hub a set is a folder for each of its configurations, with files for each split, as in
+`taco/train-00000-of-00004.parquet`. The released DeepCoder data is such a set, and its rows say neither. So a folder
+that holds both training and test problems is never read as one: whoever trains reads the one, whoever measures the
+other. Where names say nothing, everything is read.
+
+Pure: only names are looked at.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+TRAINING = ("train",)
+EVALUATION = ("test", "validation")
+"""Splits, the one that is taken first."""
+
+SOURCES = {
+    "taco": "taco",
+    "primeintellect": "primeintellect",
+    "codeforces": "codeforces",
+    "lcbv5": "livecodebench",
+    "livecodebench": "livecodebench",
+}
+"""Configurations of the released data, and the source of the problems in each."""
+
+_SPLIT = re.compile(r"(train|test|validation)(?=[-_.])")
+_WORD = re.compile(r"[a-z0-9]+")
+
+
+def split_of(file: Path) -> str | None:
+    """The split that a file's name begins with, as the hub names files; None: it names none."""
+    found = _SPLIT.match(file.name)
+    return found.group(1) if found else None
+
+
+def of_splits(files: Sequence[Path], wanted: Sequence[str]) -> list[Path]:
+    """The files of the first wanted split that there is, and those that name none; all, where there is none of it."""
+    found = {split_of(file) for file in files}
+    split = next((s for s in wanted if s in found), None)
+    return [f for f in files if split is None or split_of(f) in (None, split)]
+
+
+def source_of(file: Path, root: Path) -> str | None:
+    """The source that the name of a file says, else that of the folder nearest to it, down from `root`, the file or
+    folder that was asked for; a single file's own folder counts, too."""
+    above = root.parent if root != file else root.parent.parent
+    for part in reversed(file.relative_to(above).parts):
+        sources = {SOURCES[word] for word in _WORD.findall(part.lower()) if word in SOURCES}
+        if len(sources) == 1:
+            return sources.pop()
+    return None
