@@ -1,0 +1,69 @@
+"""Commands of the tutorial, the how-tos and the README do what the pages say: they are run as they stand.
+
+In a shell alone, or before a real API server and a real S3 server with a run that was played through the operator. What
+runs on the development cluster alone is tried by `tests/e2e/test_e2e_tutorial.py`; what runs nowhere says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from docs_fences import CLUSTER, SHELL, Fence, run_in
+from docs_world import DocsWorld, Shell, shell
+from played_run import PlayedRun
+
+from devcluster import doctor
+from devcluster.artifacts import Artifacts
+from devcluster.config import cache_root
+
+USED = ("ml", "demo")
+"""Namespaces that the pages name."""
+
+
+@pytest.fixture(scope="module")
+def kubectl() -> Path:
+    """The real one."""
+    found = Artifacts(cache_root(), doctor.go_version()).kubectl
+    if not found.exists():
+        pytest.skip("kubectl has not been built: run `python -m devcluster build`")
+    return found
+
+
+@pytest.fixture
+def alone(tmp_path: Path, helm: str, kubectl: Path) -> Shell:
+    """A shell that knows no cluster."""
+    return shell(tmp_path, [Path(helm), kubectl])
+
+
+@pytest.fixture(scope="module")
+def docs_world(
+    played: PlayedRun, kubeconfig: Path, helm: str, kubectl: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[DocsWorld]:
+    """An administrator's shell."""
+    typed = shell(tmp_path_factory.mktemp("docs"), [Path(helm), kubectl], KUBECONFIG=str(kubeconfig))
+    played.call(played.cluster.kill_operator())
+    world = DocsWorld(typed, played)
+    world.give("uninstalled")
+    yield world
+    world.give("uninstalled")
+    for namespace in USED:
+        world.give(f"no-runs {namespace}")
+    typed.must(f"kubectl delete namespace {' '.join(USED)} --wait=false")
+
+
+@pytest.mark.parametrize("fence", run_in(SHELL), ids=lambda fence: fence.name)
+def test_it_runs_in_a_shell(fence: Fence, alone: Shell) -> None:
+    for step in fence.steps:
+        alone.must(step.command)
+
+
+@pytest.mark.apiserver
+@pytest.mark.s3
+@pytest.mark.parametrize("fence", run_in(CLUSTER), ids=lambda fence: fence.name)
+def test_it_runs_before_a_cluster(fence: Fence, docs_world: DocsWorld) -> None:
+    for what in fence.given:
+        docs_world.give(what)
+    for step in fence.steps:
+        docs_world.shell.must(step.command)
