@@ -79,6 +79,14 @@ def pod(name: str = "demo", version: int = 1, run: str = "u1") -> Object:
     }
 
 
+def judge_that_restarted(*, waits: bool) -> Object:
+    """Its container waits to be started once more, or is ready again; what it said is in the state before."""
+    last = {"terminated": {"exitCode": 64, "message": "memory limit is 256 MiB: raise the limit"}}
+    state = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}} if waits else {"running": {}}
+    status = {"name": "judge", "ready": not waits, "state": state, "lastState": last}
+    return pod() | {"status": {"phase": "Running", "containerStatuses": [status]}}
+
+
 def rayjob() -> Object:
     return {
         "apiVersion": "ray.io/v1",
@@ -109,6 +117,9 @@ def test_what_is_read_of_a_kept_object_is_what_is_read_of_the_whole_one() -> Non
     assert cluster_view(kept(RAYCLUSTERS, raycluster())) == cluster_view(raycluster())
     for uid in ("owner", "other"):
         assert judge_pods([kept(PODS, pod())], uid) == judge_pods([pod()], uid)
+    for waits in (True, False):
+        judge = judge_that_restarted(waits=waits)
+        assert judge_pods([kept(PODS, judge)], "owner") == judge_pods([judge], "owner")
     blank = {"metadata": {"name": "demo", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z"}}
     assert pod_view(kept(PODS, blank)) == pod_view(blank)
     assert rayjob_view(kept(RAYJOBS, blank)) == rayjob_view(blank)

@@ -64,7 +64,9 @@ def _pod(obj: Mapping[str, Any]) -> Object:
     out = _only(status, ("phase", "reason", "message", "podIP", "conditions"))
     for kind in ("containerStatuses", "initContainerStatuses"):
         if status.get(kind):
-            out[kind] = [_only(s, ("name", "state", "restartCount", "imageID")) for s in status[kind]]
+            out[kind] = [
+                _only(s, ("name", "ready", "state", "lastState", "restartCount", "imageID")) for s in status[kind]
+            ]
     return _head(obj) | {
         "spec": _only(spec, ("nodeName", "nodeSelector")) | {"containers": containers},
         "status": out,
