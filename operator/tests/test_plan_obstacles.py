@@ -48,6 +48,14 @@ def test_obstacle_is_said_and_the_attempt_is_tried_again() -> None:
     assert progressing(decide(cluster, None))[:2] == ("True", "Creating")
 
 
+def test_since_when_it_cannot_be_done_stays_while_it_is_tried_again() -> None:
+    cluster = intended()
+    first = decide(cluster, QUOTA)
+    cluster.run = cluster.run.model_copy(update={"status": first.status})
+    cluster.advance(30)
+    assert decide(cluster, QUOTA).status.conditions == first.status.conditions
+
+
 def test_attempt_that_cannot_be_made_within_its_deadline_fails_of_it() -> None:
     cluster = intended()
     cluster.advance(cluster.run.spec.stages[0].pre_running_deadline_seconds)

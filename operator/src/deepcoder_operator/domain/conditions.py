@@ -28,11 +28,17 @@ def set_condition(
     *,
     generation: int,
     now: datetime,
+    stored: Sequence[Condition] | None = None,
 ) -> list[Condition]:
-    """The conditions with one replaced (or added, at the end)."""
+    """The conditions with one replaced (or added, at the end).
+
+    `stored` is what a flip is told against, where that is not what is replaced: one set twice in a pass, to another
+    status and back, has not flipped.
+    """
     if isinstance(status, bool):
         status = ConditionStatus.TRUE if status else ConditionStatus.FALSE
-    old = find_condition(conditions, type_)
+    known = find_condition(conditions, type_) is not None
+    old = find_condition(conditions if stored is None else stored, type_)
     changed = old is None or old.status is not status
     new = Condition(
         type=type_,
@@ -42,4 +48,4 @@ def set_condition(
         last_transition_time=now if old is None or changed else old.last_transition_time,
         observed_generation=generation,
     )
-    return [new if c.type == type_ else c for c in conditions] if old else [*conditions, new]
+    return [new if c.type == type_ else c for c in conditions] if known else [*conditions, new]

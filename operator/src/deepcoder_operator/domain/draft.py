@@ -179,6 +179,7 @@ class Draft:
                 message,
                 generation=self.run.metadata.generation,
                 now=self.now,
+                stored=self.run.status.conditions,
             )
         )
 
