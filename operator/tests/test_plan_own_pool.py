@@ -8,9 +8,13 @@ import pytest
 from plan_world import UID, Cluster, make_run, reason, running
 from run_manifests import LONGER, TRAIN
 
+from deepcoder_contracts.api.attempt_status import AttemptState
 from deepcoder_contracts.api.run_status import Phase
+from deepcoder_operator.domain import draft as d
 from deepcoder_operator.domain.bounds import POLL_SECONDS
-from deepcoder_operator.domain.world import PoolView
+from deepcoder_operator.domain.plan import plan
+from deepcoder_operator.domain.policy import Policy
+from deepcoder_operator.domain.world import PoolView, Problem
 
 
 def test_missing_pool_is_waited_for() -> None:
@@ -183,3 +187,29 @@ def test_sandbox_seconds_leave_out_the_time_without_a_pool() -> None:
     cluster.advance(60)
     cluster.settle()
     assert cluster.run.status.usage.sandbox_seconds == "240"
+
+
+def refused_pool(cluster: Cluster) -> d.Plan:
+    """A pass over a run without its pool, which the pass before could not make."""
+    cluster.pool = None
+    conflict = Problem("NameConflict", "SandboxPool demo-sandbox exists and is not this run's: delete it")
+    return plan(cluster.run, replace(cluster.world(), obstacle=conflict), cluster.now, Policy())
+
+
+def test_attempt_that_runs_says_of_its_pool_alone_that_it_cannot_be_made() -> None:
+    cluster = running(stages=[TRAIN])
+    decided = refused_pool(cluster)
+    told = {c.type: (c.status, c.reason) for c in decided.status.conditions}
+    assert told["SandboxReady"] == ("False", "NameConflict")
+    assert told["Progressing"] == ("True", "Running")
+    assert [e.reason for e in decided.events if e.warning] == ["NameConflict"]
+
+
+def test_attempt_that_stalls_goes_although_its_pool_cannot_be_made() -> None:
+    """Actions are done up to the first that cannot be."""
+    cluster = running(stages=[TRAIN])
+    cluster.advance(cluster.run.spec.stages[0].stall_seconds + 1)
+    first = refused_pool(cluster)
+    assert first.status.attempt is not None
+    assert first.status.attempt.state is AttemptState.LEAVING
+    assert not any(isinstance(action, d.EnsurePool) for action in first.actions)

@@ -103,8 +103,9 @@ def follow(draft: Draft, world: World, *, stop: DrainCause | None) -> None:
     if cause is not None:
         _drain(draft, world, cause, f"head pod {draft.attempt.head_pod} is being deleted")
     else:
-        keep_pool(draft, world)
         check_deadlines(draft, world)
+        if draft.attempt.state is not AttemptState.LEAVING:
+            keep_pool(draft, world)
 
 
 def _name_conflict(draft: Draft, job: RayJobView) -> None:

@@ -22,7 +22,7 @@ from deepcoder_operator.domain.admission import admit, is_past_the_end, lay_out_
 from deepcoder_operator.domain.attempt import follow, intend
 from deepcoder_operator.domain.conditions import find_condition, set_condition
 from deepcoder_operator.domain.deletion import hold_or_release, let_go
-from deepcoder_operator.domain.draft import AddFinalizer, DeleteRayJob, Draft, Plan
+from deepcoder_operator.domain.draft import AddFinalizer, DeleteRayJob, Draft, EnsurePool, Plan
 from deepcoder_operator.domain.heartbeat import note_progress
 from deepcoder_operator.domain.leaving import gone
 from deepcoder_operator.domain.lineage import note_checkpoint
@@ -69,8 +69,8 @@ def plan(run: DeepCoderRun, world: World, now: datetime, policy: Policy) -> Plan
         _idle(draft, world, policy)
     release_pool(draft, world)
     close_books(draft, world)
-    _say_obstacle(draft, world)
     summarise(draft, world)
+    _say_obstacle(draft, world)
     return draft.plan()
 
 
@@ -135,14 +135,18 @@ def _delete_strays(draft: Draft, world: World) -> None:
 
 
 def _say_obstacle(draft: Draft, world: World) -> None:
-    """What the last plan could not do is said for as long as it is tried again, whatever else the run does."""
+    """What the last plan could not do is said for as long as it is tried again, whatever else the run does.
+
+    An attempt that runs goes on where only its pool cannot be made: that is the pool's condition and not the run's.
+    """
     obstacle = world.obstacle
     if obstacle is None or not draft.actions:
         return
-    told = find_condition(draft.run.status.conditions, "Progressing")
+    about = "SandboxReady" if draft.actions == [EnsurePool()] else "Progressing"
+    told = find_condition(draft.run.status.conditions, about)
     if told is None or told.reason != obstacle.reason:
         draft.event(obstacle.reason, obstacle.message, warning=True)
-    draft.progressing(False, obstacle.reason, obstacle.message)
+    draft.condition(about, False, obstacle.reason, obstacle.message)
 
 
 def refuse_unreadable(metadata: Metadata, status: RunStatus, message: str, now: datetime) -> RunStatus:
