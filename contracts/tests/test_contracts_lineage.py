@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from deepcoder_contracts.base import sha256_digest
-from deepcoder_contracts.lineage import broken_link
-from deepcoder_contracts.manifest import Manifest, ManifestKind, RunIdentity
+from deepcoder_contracts.lineage import broken_link, cut_short
+from deepcoder_contracts.manifest import Manifest, ManifestKind, ParentRef, RunIdentity
 
 RUN = RunIdentity(namespace="ml", name="demo", uid="01234567-89ab-4cde-8f01-23456789abcd")
 MADE_BY: dict[str, tuple[Any, Any]] = {
@@ -48,3 +48,18 @@ def test_what_was_not_known_yet_contradicts_nothing(field: str) -> None:
     unknown: Any = {} if field == "versions" else None
     assert broken_link(manifest(20), manifest(10, **{field: unknown})) is None
     assert broken_link(manifest(20, **{field: unknown}), manifest(10)) is None
+
+
+def test_a_chain_begins_with_a_checkpoint_of_the_first_stage_that_trained() -> None:
+    assert cut_short(manifest(10)) is None, "of a manifest from before steps were counted over all stages"
+    assert cut_short(manifest(10, total_steps=10)) is None
+    later = cut_short(manifest(10, total_steps=190))
+    assert later == (
+        "has seen 190 steps, 10 of them in its stage, and names nothing that it comes from: its chain is cut"
+    )
+    parent = ParentRef(uri="s3://b/ml/demo/short/step-000180.a001", digest=sha256_digest(b"parent"))
+    assert cut_short(manifest(10, total_steps=190, parent=parent)) is None
+    export = manifest(10, total_steps=10).model_copy(update={"kind": ManifestKind.EXPORT})
+    assert "does not name the checkpoint that it was made from" in (cut_short(export) or "")
+    evaluation = export.model_copy(update={"kind": ManifestKind.EVALUATION})
+    assert cut_short(evaluation) is None, "of the model that the run began with"

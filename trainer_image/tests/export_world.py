@@ -100,7 +100,7 @@ def commit(model: Path, root: Path, **overrides: Any) -> Path:
     export.parent.mkdir(parents=True)
     checkpoint.mkdir(parents=True)
     (root / "RUN.json").write_text("{}")
-    ref = _write(checkpoint, manifest(kind=ManifestKind.CHECKPOINT))
+    ref = _write(checkpoint, manifest(kind=ManifestKind.CHECKPOINT, total_steps=2))
     model.rename(export)
     files = [
         FileEntry(path=f.name, size=f.stat().st_size, sha256=file_sha256(f))

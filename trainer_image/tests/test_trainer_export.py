@@ -71,6 +71,7 @@ def test_an_export_is_the_same_model_in_shards_with_a_card_and_a_chain(exported:
         "step 2 of the stage, 5 in all",
         "| `reward_mean` | 0.625 |",
         "| `eval/held/pass_at_1` | 0.5 |",
+        f"which names no parent, is long step 2 of run `team/coder {export_world.RUN.uid}`",
         "| `eval/lcb/pass_at_1` | 0.375 |",
         "| Same likeliest token | 100.00 % |",
     ):
@@ -167,7 +168,7 @@ def test_a_fetch_that_fails_leaves_no_manifest_of_another_export(exported: Path,
     assert all((model / f.name).read_bytes() == f.read_bytes() for f in exported.iterdir())
 
 
-@pytest.mark.parametrize("damage", ["ancestor", "own", "missing", "unlisted"])
+@pytest.mark.parametrize("damage", ["ancestor", "cut", "own", "missing", "unlisted"])
 def test_a_source_whose_chain_does_not_hold_is_not_exported(
     damage: str, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -176,6 +177,9 @@ def test_a_source_whose_chain_does_not_hold_is_not_exported(
         parent.write_bytes(parent.read_bytes().replace(b'"seed":7', b'"seed":8'))
     elif damage == "own":
         flip(exported / "model.safetensors")
+    elif damage == "cut":
+        document = Manifest.from_json((exported / "MANIFEST.json").read_bytes())
+        (exported / "MANIFEST.json").write_bytes(document.model_copy(update={"parent": None}).to_json())
     elif damage == "missing":
         (exported / "tokenizer.json").unlink()
     else:
@@ -186,6 +190,7 @@ def test_a_source_whose_chain_does_not_hold_is_not_exported(
     said["unlisted"] = "zz.safetensors is not in its manifest: remove it"
     assert said[damage] in capsys.readouterr().err
     assert not list(target.parent.glob("*")), "nothing is left behind"
+    said["cut"] = "it is an export and does not name the checkpoint that it was made from: its chain is cut"
 
 
 def test_a_ruined_conversion_is_refused_unless_it_is_wanted(

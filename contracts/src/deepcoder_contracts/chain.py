@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from deepcoder_contracts.base import Digest, sha256_digest
 from deepcoder_contracts.layout import MANIFEST, RUN
-from deepcoder_contracts.lineage import broken_link, misplaced, place_of
+from deepcoder_contracts.lineage import broken_link, cut_short, misplaced, place_of
 from deepcoder_contracts.manifest import Manifest, RunRecord
 
 
@@ -119,6 +119,8 @@ def walk_chain(bucket: Bucket, folder: str, digest: Digest | None, *, deep: bool
             raise Damaged(f"{uri}/{MANIFEST} has digest {found}, not {digest} {who}")
         manifest = read_manifest(data, uri)
         if problem := misplaced(folder, manifest):
+            raise Damaged(f"{uri}/{MANIFEST} {problem}")
+        if problem := cut_short(manifest):
             raise Damaged(f"{uri}/{MANIFEST} {problem}")
         if child is not None and (problem := broken_link(child, manifest)):
             raise Damaged(f"what comes from {uri} {problem}")

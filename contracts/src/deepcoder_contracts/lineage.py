@@ -81,6 +81,20 @@ def _differ(a: object, b: object) -> bool:
     return bool(a) and bool(b) and a != b
 
 
+def cut_short(manifest: Manifest) -> str | None:
+    """Why a manifest that names no parent cannot be its chain's first; None if it can, or if it names one."""
+    if manifest.parent is not None or manifest.kind is ManifestKind.EVALUATION:
+        return None
+    if manifest.kind is ManifestKind.EXPORT:
+        return "is an export and does not name the checkpoint that it was made from: its chain is cut"
+    if manifest.total_steps > manifest.step:
+        return (
+            f"has seen {manifest.total_steps} steps, {manifest.step} of them in its stage, and names nothing that it "
+            "comes from: its chain is cut"
+        )
+    return None
+
+
 def broken_link(child: Manifest, parent: Manifest) -> str | None:
     """Why a manifest cannot come from the one that it names as its parent; None if it can."""
     if parent.kind is ManifestKind.EVALUATION:

@@ -2,7 +2,8 @@
 
 Each manifest must be the one its child names, by digest; every file must be there with the size and checksum the
 manifest says, and with `deep` its bytes are read and hashed. A pruned ancestor has a manifest and nothing else: that
-is how retention works, and no fault; the manifest one starts from must be whole.
+is how retention works, and no fault; the manifest one starts from must be whole. What names no parent must be able to
+be a run's first: a checkpoint of the first stage that trained.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepcoder_contracts.layout import MANIFEST
+from deepcoder_contracts.lineage import cut_short
 from deepcoder_contracts.manifest import FileEntry, Manifest
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ObjectMissing
 from deepcoder_trainer.checkpoint.reader import read_manifest
@@ -54,6 +56,8 @@ def walk_chain(uri: str, *, deep: bool, endpoint: str | None = None, region: str
         problems = []
         if expected is not None and digest != expected:
             problems.append(f"its child names digest {expected}, it has {digest}")
+        if cut := cut_short(manifest):
+            problems.append(f"it {cut}")
         present = {o.key for o in store.list("")}
         pruned = depth > 0 and bool(manifest.files) and not any(f.path in present for f in manifest.files)
         if not pruned:

@@ -116,7 +116,10 @@ def _lineage(chain: Iterable[Link]) -> str:
         if link.manifest is not None
     ]
     more = f"\nand {len(links) - _SHOWN_LINKS} before them.\n" if len(links) > _SHOWN_LINKS else ""
-    checked = f"{len(links)} manifests, each named by its child's digest, were checked before this export.\n\n"
+    checked = f"{len(links)} manifests, each named by its child's digest, were checked before this export. "
+    if (first := links[-1].manifest) is not None:
+        run = _code(f"{first.run.namespace}/{first.run.name} {first.run.uid}")
+        checked += f"The first of them, which names no parent, is {first.stage} step {first.step} of run {run}.\n\n"
     return checked + _table(("", "", "Digest of its manifest"), rows) + more
 
 
