@@ -245,6 +245,8 @@ def test_positions_reach_further_by_yarn_in_every_spelling(exported: Path, tmp_p
         (["--shard-bytes", "0"], "give a number above 0"),
         (["--source", "SOURCE/nothing"], "holds neither MANIFEST.json nor RUN.json"),
         (["--source", "ftp://x/y"], "is neither s3://bucket/prefix, file:///path nor a path"),
+        (["--name", "org/model"], "--name org/model: it becomes a file's name: give letters, digits"),
+        (["--name", "../x"], "and no folder"),
         (["--output", "SOURCE"], "exists: choose another place"),
     ],
 )

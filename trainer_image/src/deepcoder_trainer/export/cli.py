@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 
 from deepcoder_contracts.recipe import Precision
@@ -13,6 +14,8 @@ from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.export.errors import ExportFailed
 from deepcoder_trainer.export.formats import Format
 from deepcoder_trainer.export.source import as_uri
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}\Z")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +49,11 @@ def main(options: argparse.Namespace) -> int:
 
     if options.rope_original is not None and options.rope is None:
         raise BadConfig("--rope-original says what --rope scales: give --rope, too", field="--rope-original")
+    if options.name is not None and not _NAME.match(options.name):
+        raise BadConfig(
+            f"--name {options.name}: it becomes a file's name: give letters, digits, '.', '_' and '-', and no folder",
+            field="--name",
+        )
     if options.shard_bytes is not None and options.shard_bytes < 1:
         raise BadConfig(f"--shard-bytes {options.shard_bytes}: give a number above 0", field="--shard-bytes")
     settings = {} if options.shard_bytes is None else {"shard_bytes": options.shard_bytes}
