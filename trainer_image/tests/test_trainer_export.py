@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from deepcoder_trainer.checkpoint.verify import walk_chain
 from deepcoder_trainer.export.run import Order, export
 from deepcoder_trainer.export.source import find
 from deepcoder_trainer.export.tensors import Tensors
+from deepcoder_trainer.export.workdir import workdir
 
 
 def quiet(_text: str) -> None:
@@ -69,9 +71,9 @@ def test_an_export_is_the_same_model_in_shards_with_a_card_and_a_chain(exported:
         f"| Dataset digest | `sha256:{'d' * 64}` |",
         f"| Recipe digest | `sha256:{'c' * 64}` |",
         "step 2 of the stage, 5 in all",
+        f"which names no parent, is long step 2 of run `team/coder {export_world.RUN.uid}`",
         "| `reward_mean` | 0.625 |",
         "| `eval/held/pass_at_1` | 0.5 |",
-        f"which names no parent, is long step 2 of run `team/coder {export_world.RUN.uid}`",
         "| `eval/lcb/pass_at_1` | 0.375 |",
         "| Same likeliest token | 100.00 % |",
     ):
@@ -175,11 +177,11 @@ def test_a_source_whose_chain_does_not_hold_is_not_exported(
     if damage == "ancestor":
         parent = exported.parent.parent / exported.name / "MANIFEST.json"
         parent.write_bytes(parent.read_bytes().replace(b'"seed":7', b'"seed":8'))
-    elif damage == "own":
-        flip(exported / "model.safetensors")
     elif damage == "cut":
         document = Manifest.from_json((exported / "MANIFEST.json").read_bytes())
         (exported / "MANIFEST.json").write_bytes(document.model_copy(update={"parent": None}).to_json())
+    elif damage == "own":
+        flip(exported / "model.safetensors")
     elif damage == "missing":
         (exported / "tokenizer.json").unlink()
     else:
@@ -188,9 +190,9 @@ def test_a_source_whose_chain_does_not_hold_is_not_exported(
     assert main(["export", "--source", str(exported), "--output", str(target)]) == 1
     said = {"ancestor": "its child names digest", "own": "has sha256", "missing": "tokenizer.json is missing"}
     said["unlisted"] = "zz.safetensors is not in its manifest: remove it"
+    said["cut"] = "it is an export and does not name the checkpoint that it was made from: its chain is cut"
     assert said[damage] in capsys.readouterr().err
     assert not list(target.parent.glob("*")), "nothing is left behind"
-    said["cut"] = "it is an export and does not name the checkpoint that it was made from: its chain is cut"
 
 
 def test_a_ruined_conversion_is_refused_unless_it_is_wanted(
@@ -243,10 +245,10 @@ def test_positions_reach_further_by_yarn_in_every_spelling(exported: Path, tmp_p
         (["--rope", "100000"], "more than 64 times 128 positions"),
         (["--rope-original", "64"], "give --rope, too"),
         (["--shard-bytes", "0"], "give a number above 0"),
-        (["--source", "SOURCE/nothing"], "holds neither MANIFEST.json nor RUN.json"),
-        (["--source", "ftp://x/y"], "is neither s3://bucket/prefix, file:///path nor a path"),
         (["--name", "org/model"], "--name org/model: it becomes a file's name: give letters, digits"),
         (["--name", "../x"], "and no folder"),
+        (["--source", "SOURCE/nothing"], "holds neither MANIFEST.json nor RUN.json"),
+        (["--source", "ftp://x/y"], "is neither s3://bucket/prefix, file:///path nor a path"),
         (["--output", "SOURCE"], "exists: choose another place"),
     ],
 )
@@ -257,6 +259,36 @@ def test_what_cannot_be_exported_is_said_by_option(
     arguments = ["--source", str(exported), "--output", str(tmp_path / "out"), *given]
     assert main(["export", *arguments]) == 64
     assert message in capsys.readouterr().err
+
+
+_ENDED = """
+import os, signal, sys
+from pathlib import Path
+from deepcoder_trainer.export.workdir import workdir
+
+with workdir(Path(sys.argv[1])) as work:
+    (work / "weights").write_bytes(b"0" * 1000)
+    os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+    signal.pause()
+"""
+
+
+@pytest.mark.parametrize("end", ["SIGTERM", "SIGKILL"])
+def test_what_an_export_that_was_ended_leaves_goes_with_it_or_with_the_next(end: str, tmp_path: Path) -> None:
+    output = tmp_path / "results" / "out"
+    ended = subprocess.run([sys.executable, "-c", _ENDED, str(output), end], timeout=60, check=False)
+    left = list(output.parent.iterdir())
+    if end == "SIGTERM":
+        assert (ended.returncode, left) == (128 + signal.SIGTERM, [])
+        return
+    [folder] = left
+    assert (folder / "weights").stat().st_size == 1000
+    with workdir(output) as first:
+        assert not folder.exists()
+        with workdir(output) as second:
+            assert first.is_dir(), "that of an export that goes on stays"
+            assert second.is_dir()
+    assert list(output.parent.iterdir()) == []
 
 
 _BIG = """

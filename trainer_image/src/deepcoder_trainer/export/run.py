@@ -7,8 +7,6 @@ another way.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,6 +29,7 @@ from deepcoder_trainer.export.forward import Layerwise
 from deepcoder_trainer.export.publish import check_free, local_path, publish
 from deepcoder_trainer.export.source import Place, evaluations, fetch, find
 from deepcoder_trainer.export.tensors import CheckpointTensors, PretrainedTensors, Tensors, in_dtype
+from deepcoder_trainer.export.workdir import workdir
 from deepcoder_trainer.learner.model import COMPUTE_DTYPES
 from deepcoder_trainer.learner.pretrained import SHARD_BYTES
 from deepcoder_trainer.modelconfig import read_model_config
@@ -105,7 +104,7 @@ def export(order: Order, say: Callable[[str], None]) -> Done:
     check_free(order.output, order.endpoint, order.region)
     place = find(order.source, order.endpoint, order.region)
     say(f"{place.ref.uri}: a chain of {len(place.chain)} holds, lineage {place.ref.digest}")
-    with _workdir(order.output) as work:
+    with workdir(local_path(order.output)) as work:
         model = _model(order, place, work)
         staging = work / "export"
         staging.mkdir()
@@ -193,16 +192,3 @@ def _gguf(model: _Model, staging: Path, work: Path, quantization: str) -> Iterat
         yield lambda i: loaded.logits(model.prompts[i])
     finally:
         loaded.close()
-
-
-@contextmanager
-def _workdir(output: str) -> Iterator[Path]:
-    """A folder that goes in any case, beside a local output so that its files can be renamed into place."""
-    target = local_path(output)
-    if target is not None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".export-", dir=target.parent if target else None))
-    try:
-        yield work
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
