@@ -29,10 +29,16 @@ def judge_pods(objects: Iterable[Mapping[str, Any]], pool_uid: str) -> list[Judg
     return sorted(out, key=lambda p: p.name)
 
 
+def controller(obj: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The reference to the object's controller."""
+    owners = obj["metadata"].get("ownerReferences") or ()
+    return next((o for o in owners if o.get("controller")), None)
+
+
 def controller_uid(obj: Mapping[str, Any]) -> str | None:
     """UID of the object's controller."""
-    owners = obj["metadata"].get("ownerReferences") or ()
-    return next((str(o["uid"]) for o in owners if o.get("controller")), None)
+    owner = controller(obj)
+    return str(owner["uid"]) if owner else None
 
 
 def _judge_pod(obj: Mapping[str, Any], *, foreign: bool) -> JudgePod:

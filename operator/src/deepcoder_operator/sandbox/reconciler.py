@@ -32,7 +32,7 @@ from deepcoder_operator.kube.resources import PODS, POOLS
 from deepcoder_operator.sandbox import metrics
 from deepcoder_operator.sandbox.capacity import CapacityPoller
 from deepcoder_operator.sandbox.observe import controller_uid, judge_pods
-from deepcoder_operator.sandbox.support import NameConflict, PoolSupport
+from deepcoder_operator.sandbox.support import NameConflict, PoolSupport, StillEnding
 from deepcoder_operator.sandbox.tokens import TokenReader
 
 log = logging.getLogger(__name__)
@@ -123,9 +123,11 @@ class PoolReconciler:
         previous = SandboxPoolStatus.model_validate(obj.get("status") or {})
         facts = PoolFacts(pool.name, metadata["generation"], previous.desired_replicas, 0, "")
         refused: errors.KubeError | None = None
+        pause = IDLE_SECONDS
         try:
             built = self._build(pool, obj, memory)
-            await self._support.ensure(pool, metadata["generation"], built.spec, previous.desired_replicas)
+            judges, run_uid = previous.desired_replicas, controller_uid(obj)
+            await self._support.ensure(pool, metadata["generation"], built.spec, judges, run_uid)
         except ValidationError as e:
             first = e.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(p) for p in first["loc"])
@@ -134,6 +136,8 @@ class PoolReconciler:
             facts = replace(facts, refusal=Refusal("InvalidTemplate", str(e)))
         except NameConflict as e:
             facts = replace(facts, refusal=Refusal("NameConflict", str(e)))
+        except StillEnding as e:
+            facts, pause = replace(facts, refusal=Refusal("StillEnding", str(e))), ACTIVE_SECONDS
         except (errors.Forbidden, errors.Invalid) as e:
             text = f"the API server refuses what surrounds the judges, which is tried again at least each minute: {e}"
             facts, refused = replace(facts, refusal=Refusal(type(e).__name__, text)), e
@@ -142,7 +146,7 @@ class PoolReconciler:
             await self._write_status(obj, previous, facts, pods, memory)
             if refused is not None:
                 raise refused
-            return IDLE_SECONDS
+            return pause
 
         pods = await self._observe(pool, memory)
         expected = self._board.expected_submissions(pool.namespace, pool.name, self._wall())

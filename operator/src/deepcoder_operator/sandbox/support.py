@@ -2,13 +2,17 @@
 
 Applied when the spec or the pool's size has changed and again after a while, which heals what was deleted or edited
 by hand. An object of our name that is not the pool's is never taken over: it raises `NameConflict`, which the pool's
-status then shows.
+status then shows, or `StillEnding` where it is left of a pool that had the name before and goes by itself.
+
+The pools that a run has one after the other have one token: an attempt that got its quota while the pool was being
+replaced has mounted the old pool's, and the kubelet takes a minute or two to bring it another.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from deepcoder_contracts.api.sandboxpool import SandboxPoolSpec
@@ -17,36 +21,45 @@ from deepcoder_operator.builders.pool import PoolIdentity, PoolSettings
 from deepcoder_operator.domain.pool_names import TOKEN_KEY, token_secret_name
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube
-from deepcoder_operator.kube.resources import BY_KIND, SECRETS
-from deepcoder_operator.sandbox.observe import controller_uid
+from deepcoder_operator.kube.resources import BY_KIND, POOLS, SECRETS
+from deepcoder_operator.sandbox.observe import controller
 from deepcoder_operator.sandbox.tokens import decode_token
 
 REAPPLY_SECONDS = 300.0
 """Time after which objects are applied again although the spec has not changed."""
 
 _TOKEN_BYTES = 32
+_REMEMBERED = 2000
+"""Runs whose pool's token is known; of others the next pool has a new one."""
 
 
 class NameConflict(Exception):
     """An object of the pool's name belongs to somebody else; the message names it and the mend."""
 
 
+class StillEnding(Exception):
+    """An object of the pool's name is left of the pool before, whose uid no pool has: garbage collection takes it."""
+
+
 class PoolSupport:
-    """Remembers what was applied when, by the pool's UID."""
+    """Remembers what was applied when, by the pool's UID, and tokens of runs' pools, by the run's."""
 
     def __init__(self, kube: Kube, settings: PoolSettings, clock: Callable[[], float]) -> None:
         self._kube, self._settings, self._clock = kube, settings, clock
         self._applied: dict[str, tuple[int, int, float]] = {}
+        self._tokens: OrderedDict[str, tuple[str, str]] = OrderedDict()
 
-    async def ensure(self, pool: PoolIdentity, generation: int, spec: SandboxPoolSpec, judges: int) -> None:
+    async def ensure(
+        self, pool: PoolIdentity, generation: int, spec: SandboxPoolSpec, judges: int, run_uid: str | None = None
+    ) -> None:
         """Bring the objects to what this version of the spec says and a pool of so many judges needs.
 
-        Raises `NameConflict` or `KubeError`.
+        `run_uid` is whose own pool it is. Raises `NameConflict`, `StillEnding` or `KubeError`.
         """
         known, size, at = self._applied.get(pool.uid, (0, 0, 0.0))
         if (known, size) == (generation, judges) and self._clock() - at < REAPPLY_SECONDS:
             return
-        await self._ensure_token(pool)
+        await self._ensure_token(pool, run_uid)
         for obj in (
             builders.build_service(pool),
             builders.build_network_policy(pool, spec, self._settings),
@@ -63,20 +76,36 @@ class PoolSupport:
         """The pool is gone."""
         self._applied.pop(uid, None)
 
-    async def _ensure_token(self, pool: PoolIdentity) -> None:
+    async def _ensure_token(self, pool: PoolIdentity, run_uid: str | None) -> None:
         name = token_secret_name(pool.name)
         stored = await self._kube.find(SECRETS, pool.namespace, name)
         if stored is None:
+            token = self._token_before(pool, run_uid) or secrets.token_urlsafe(_TOKEN_BYTES)
             try:
-                await self._kube.create(builders.build_token_secret(pool, secrets.token_urlsafe(_TOKEN_BYTES)))
+                stored = await self._kube.create(builders.build_token_secret(pool, token))
             except errors.AlreadyExists:
                 stored = await self._kube.get(SECRETS, pool.namespace, name)
         self._check_owner(pool, stored, "Secret", name)
-        if stored is not None and decode_token(stored) is None:
+        found = decode_token(stored)
+        if found is None:
             raise NameConflict(f"Secret {name} has no key {TOKEN_KEY}: delete the Secret, a new one is made")
+        if run_uid is not None:
+            self._tokens[run_uid] = (pool.uid, found)
+            self._tokens.move_to_end(run_uid)
+            if len(self._tokens) > _REMEMBERED:
+                self._tokens.popitem(last=False)
 
-    def _check_owner(self, pool: PoolIdentity, obj: dict[str, Any] | None, kind: str, name: str) -> None:
-        if obj is not None and controller_uid(obj) != pool.uid:
-            raise NameConflict(
-                f"{kind} {name} exists and does not belong to this pool: delete or rename it, or rename the pool"
-            )
+    def _token_before(self, pool: PoolIdentity, run_uid: str | None) -> str | None:
+        """Of the run's pool before this one. Whoever deletes the Secret of a pool that stays wants another token."""
+        uid, token = self._tokens.get(run_uid or "", (pool.uid, ""))
+        return token if uid != pool.uid else None
+
+    def _check_owner(self, pool: PoolIdentity, obj: Mapping[str, Any] | None, kind: str, name: str) -> None:
+        owner = controller(obj) if obj is not None else None
+        if obj is None or (owner and owner["uid"] == pool.uid):
+            return
+        if owner and (owner.get("kind"), owner.get("name")) == (POOLS.kind, pool.name):
+            raise StillEnding(f"{kind} {name} of the SandboxPool that had this name before is still being removed")
+        raise NameConflict(
+            f"{kind} {name} exists and does not belong to this pool: delete or rename it, or rename the pool"
+        )

@@ -1,0 +1,100 @@
+"""A pool under the name of one that has just gone: what is left of that is waited for, and a run's token stays."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import pytest
+
+from deepcoder_contracts.api.sandboxpool import SandboxPoolSpec
+from deepcoder_operator.builders.pool import PoolIdentity, PoolSettings, build_token_secret
+from deepcoder_operator.kube import errors
+from deepcoder_operator.sandbox.support import NameConflict, PoolSupport, StillEnding
+
+SETTINGS = PoolSettings("sandbox:1", "deepcoder", {}, "deepcoder.dev/run")
+FIRST, NEXT = (PoolIdentity("ml", "judges", uid) for uid in ("first", "next"))
+SPEC = SandboxPoolSpec()
+
+
+class API:
+    """Objects by kind and name."""
+
+    def __init__(self) -> None:
+        self.objects: dict[tuple[str, str], dict[str, Any]] = {}
+
+    async def find(self, resource: Any, _: str, name: str) -> dict[str, Any] | None:
+        return self.objects.get((resource.kind, name))
+
+    async def create(self, obj: dict[str, Any]) -> dict[str, Any]:
+        key = obj["kind"], obj["metadata"]["name"]
+        if key in self.objects:
+            raise errors.AlreadyExists("already exists", 409)
+        self.objects[key] = obj
+        return obj
+
+    async def apply(self, obj: dict[str, Any]) -> dict[str, Any]:
+        self.objects[obj["kind"], obj["metadata"]["name"]] = obj
+        return obj
+
+    def collect_garbage(self) -> None:
+        """What belonged to the pool goes."""
+        self.objects.clear()
+
+    def token(self) -> str:
+        return base64.b64decode(self.objects["Secret", "judges-token"]["data"]["token"]).decode()
+
+
+@pytest.fixture
+def api() -> API:
+    return API()
+
+
+@pytest.fixture
+def support(api: API) -> PoolSupport:
+    kube: Any = api
+    return PoolSupport(kube, SETTINGS, lambda: 0.0)
+
+
+@pytest.mark.parametrize("kind", ["Secret", "Service"])
+async def test_what_is_left_of_a_pool_that_had_the_name_is_waited_for(
+    api: API, support: PoolSupport, kind: str
+) -> None:
+    await support.ensure(FIRST, 1, SPEC, 0)
+    api.objects = {key: obj for key, obj in api.objects.items() if key[0] == kind}
+    with pytest.raises(StillEnding, match=f"{kind} judges-"):
+        await support.ensure(NEXT, 1, SPEC, 0)
+    api.collect_garbage()
+    await support.ensure(NEXT, 1, SPEC, 0)
+
+
+@pytest.mark.parametrize("owner", [None, {"kind": "SandboxPool", "name": "others"}, {"kind": "Job", "name": "judges"}])
+async def test_what_belongs_to_others_is_for_a_person_to_mend(
+    api: API, support: PoolSupport, owner: dict[str, Any] | None
+) -> None:
+    secret = build_token_secret(FIRST, "x" * 43)
+    secret["metadata"]["ownerReferences"] = [owner | {"uid": "u", "controller": True}] if owner else []
+    await api.create(secret)
+    with pytest.raises(NameConflict, match="delete or rename"):
+        await support.ensure(NEXT, 1, SPEC, 0)
+
+
+async def test_pools_that_a_run_has_one_after_the_other_have_one_token(api: API, support: PoolSupport) -> None:
+    """The head of an attempt that was started in between has mounted the first one's."""
+    await support.ensure(FIRST, 1, SPEC, 0, "run")
+    before = api.token()
+    support.forget(FIRST.uid)
+    api.collect_garbage()
+    await support.ensure(NEXT, 1, SPEC, 0, "run")
+    assert api.token() == before
+
+
+async def test_token_is_another_in_the_pool_of_another_run_of_nobody_and_where_a_secret_was_deleted(
+    api: API, support: PoolSupport
+) -> None:
+    seen = set()
+    for generation, (pool, run) in enumerate([(FIRST, "run"), (FIRST, "run"), (NEXT, "other"), (FIRST, None)]):
+        await support.ensure(pool, generation + 1, SPEC, 0, run)
+        seen.add(api.token())
+        api.collect_garbage()
+    assert len(seen) == 4
