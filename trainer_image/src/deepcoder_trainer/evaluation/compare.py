@@ -229,7 +229,8 @@ def _differing(a: Side, b: Side) -> dict[str, list[Any]]:
 def _flat(side: Side) -> dict[str, Any]:
     """Inputs by name: those of the target and of each problem set under names of their own."""
     inputs: Mapping[str, Any] = side.results.inputs
-    flat = {name: value for name, value in inputs.items() if name not in ("targets", "datasets")}
+    flat = {name: value for name, value in inputs.items() if name not in ("targets", "datasets", "versions")}
+    flat |= {f"version of {name}": value for name, value in inputs.get("versions", {}).items()}
     flat["model"] = next(t["digest"] for t in inputs["targets"] if t["name"] == side.target)
     for dataset in inputs["datasets"]:
         flat |= {f"{dataset['name']}.{name}": value for name, value in dataset.items() if name != "name"}

@@ -1,16 +1,20 @@
 """What an evaluation is made of, and its key: the sha256 of all its inputs.
 
 The key names the folder of the results. The same inputs find results that are there; anything else, be it one
-problem, the trainer's own code or the version of vLLM, gives another folder, so that an old result is never taken for
-a new one and no result is overwritten. What a judge says of its own code, asked when the evaluation begins, is in
-there; a pool that is upgraded in its course is not seen. `repeat` alone tells measurements of the same inputs apart.
+problem, the code of a reward, the trainer's own or a version of what it stands on, gives another folder, so that an old
+result is never taken for a new one and no result is overwritten. What a judge says of its own code, asked when the
+evaluation begins, is in there; a pool that is upgraded in its course is not seen. Which model of GPU computed is not in
+there, so that an attempt on another node goes on with the samples that are there; the manifest has it. `repeat` alone
+tells measurements of the same inputs apart.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,19 @@ class EvaluationPlan:
     reward: str | None
     """A reward function of the user's own; None: the judge."""
     code_digest: str
+    """Of the trainer and the contracts."""
     sampler: str
     """What sampled, with its version."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Packages that sampled or compared, and Python, to their versions."""
+    device: str = ""
+    """`CPU` or `GPU`."""
+    tensor_parallel: int = 1
+    """Devices that a sampler's model was split over: sums come in another order."""
+    reward_source: str | None = None
+    """Digest of the source of `reward`."""
     judge: str | None = None
-    """What judges say of their code."""
+    """What judges say of their code; None where no judge is asked."""
     rope: str | None = None
     """Scaling of the rotary positions, as JSON."""
     repeat: int = 0
@@ -69,8 +82,12 @@ class EvaluationPlan:
     @property
     def key(self) -> str:
         """64 hexadecimal digits."""
-        document = json.dumps({"version": 2, **asdict(self)}, sort_keys=True, separators=(",", ":"))
+        document = json.dumps({"version": 3, **self.inputs()}, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(document.encode()).hexdigest()
+
+    def inputs(self) -> dict[str, Any]:
+        """All of it as JSON has it."""
+        return asdict(self) | {"versions": dict(self.versions)}
 
 
 def samples_path(target: str, dataset: str) -> str:

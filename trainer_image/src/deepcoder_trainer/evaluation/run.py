@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from deepcoder_contracts.layout import evaluation_dir
-from deepcoder_trainer.checkpoint.code import code_digest
+from deepcoder_trainer.checkpoint.code import code_digest, grading_versions, source_digest, versions
 from deepcoder_trainer.checkpoint.errors import StorageError
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.evaluation.answers import Answers, GivenAnswers, SampledAnswers
@@ -72,6 +72,9 @@ async def evaluate_given(context: EvaluationContext, given: GivenAnswers) -> Eva
     # How they were sampled is not known here, and what the settings say would not be true.
     unknown = {
         "sampler": "responses",
+        "versions": grading_versions(),
+        "device": "",
+        "tensor_parallel": 1,
         "context_tokens": 0,
         "temperature": 0.0,
         "top_p": 1.0,
@@ -134,8 +137,12 @@ async def _plan(
         max_prompt_tokens=config.recipe.max_prompt_tokens,
         precision=config.recipe.precision.value,
         reward=config.recipe.reward,
+        reward_source=await asyncio.to_thread(_source_of, config.recipe.reward),
         code_digest=code_digest(),
         sampler=_sampler(),
+        versions=versions(),
+        device="GPU" if config.stage.resources.accelerators else "CPU",
+        tensor_parallel=config.recipe.tensor_parallel,
         judge=await context.judge_version(),
         rope=config.stage.rope.to_json().decode() if config.stage.rope else None,
     )
@@ -143,6 +150,21 @@ async def _plan(
     while context.again and await asyncio.to_thread(committed, context, plan.key) is not None:
         plan = replace(plan, repeat=plan.repeat + 1)
     return plan
+
+
+def _source_of(reward: str | None) -> str | None:
+    """Digest of a reward function's source."""
+    if reward is None:
+        return None
+    module = reward.partition(":")[0]
+    try:
+        return source_digest(module)
+    except (ImportError, OSError, SyntaxError) as error:
+        raise BadConfig(
+            f"the source of recipe.reward {reward!r}, which results are filed under, cannot be read ({error}): install "
+            f"{module} as Python files in the trainer image",
+            field="recipe.reward",
+        ) from error
 
 
 def _sampler() -> str:
