@@ -1,10 +1,6 @@
-import assert from "node:assert/strict";
-import { test } from "node:test";
-
 import { failed, settled } from "../../src/deepcoder_web/static/js/data.js";
 import { singleFlight } from "../../src/deepcoder_web/static/js/flight.js";
-
-const turn = () => new Promise((resolve) => setImmediate(resolve));
+import { deepEqual, equal, notEqual, test, turn } from "./check.js";
 
 // A flight whose loads end when the test says so.
 function flown() {
@@ -19,13 +15,13 @@ test("a load is not given up for those who ask meanwhile: they get one more afte
   flight.ask();
   flight.ask();
   flight.ask();
-  assert.deepEqual([loads.length, loads[0].signal.aborted], [1, false]);
+  deepEqual([loads.length, loads[0].signal.aborted], [1, false]);
   loads[0].land("first");
   await turn();
-  assert.deepEqual([done, loads.length], [["first"], 2]);
+  deepEqual([done, loads.length], [["first"], 2]);
   loads[1].land("second");
   await turn();
-  assert.deepEqual([done, loads.length], [["first", "second"], 2]);
+  deepEqual([done, loads.length], [["first", "second"], 2]);
 });
 
 test("a failure is told, and what was due is loaded all the same", async () => {
@@ -36,7 +32,7 @@ test("a failure is told, and what was due is loaded all the same", async () => {
   await turn();
   loads[1].land("there");
   await turn();
-  assert.deepEqual([errors, done], [["no bucket"], ["there"]]);
+  deepEqual([errors, done], [["no bucket"], ["there"]]);
 });
 
 test("an ended flight tells nobody what comes late, and takes off no more", async () => {
@@ -44,22 +40,22 @@ test("an ended flight tells nobody what comes late, and takes off no more", asyn
   flight.ask();
   flight.ask();
   flight.end();
-  assert.equal(loads[0].signal.aborted, true);
+  equal(loads[0].signal.aborted, true);
   loads[0].land("of another page");
   await turn();
-  assert.deepEqual([loads.length, done, errors], [1, [], []]);
+  deepEqual([loads.length, done, errors], [1, [], []]);
 });
 
 test("a failed reload keeps the data, unless they may not be seen any more", () => {
   for (const [status, kept] of [[502, "old"], [404, "old"], [429, "old"], [undefined, "old"], [401, null], [403, null]]) {
-    assert.equal(failed({ data: "old", error: null }, { status }).data, kept, String(status));
+    equal(failed({ data: "old", error: null }, { status }).data, kept, String(status));
   }
 });
 
 test("progress changes nothing under a run; a checkpoint, an attempt, a stage and a phase do", () => {
   const run = { phase: "Running", stage: "short", attempt: 2, latestCheckpoint: { digest: "sha256:a" }, step: 7, display: "7/9" };
-  assert.equal(settled({ ...run, step: 8, display: "8/9" }), settled(run));
+  equal(settled({ ...run, step: 8, display: "8/9" }), settled(run));
   for (const change of [{ phase: "Complete" }, { stage: "long" }, { attempt: 3 }, { latestCheckpoint: { digest: "sha256:b" } }, { latestCheckpoint: null }]) {
-    assert.notEqual(settled({ ...run, ...change }), settled(run));
+    notEqual(settled({ ...run, ...change }), settled(run));
   }
 });

@@ -1,29 +1,27 @@
-import assert from "node:assert/strict";
-import { test } from "node:test";
-
 import { age, duration, gpuHours, interval, number, percent, short } from "../../src/deepcoder_web/static/js/format.js";
+import { deepEqual, equal, test } from "./check.js";
 
 test("what is absent is an en dash, and zero is not absent", () => {
-  for (const absent of [null, undefined, "", NaN, "x"]) assert.equal(number(absent), "–");
-  assert.deepEqual([percent(null), duration(undefined), gpuHours(null), short(""), interval(null), age(null)], new Array(6).fill("–"));
-  assert.deepEqual([number(0), percent(0), duration(0)], ["0", "0.0\u00a0%", "0 s"]);
+  for (const absent of [null, undefined, "", NaN, "x"]) equal(number(absent), "–");
+  deepEqual([percent(null), duration(undefined), gpuHours(null), short(""), interval(null), age(null)], new Array(6).fill("–"));
+  deepEqual([number(0), percent(0), duration(0)], ["0", "0.0\u00a0%", "0 s"]);
 });
 
 test("numbers have as many digits as say something", () => {
-  assert.deepEqual([0.123456, 1234.56, 16384, "0.644", -0.00012345].map((v) => number(v)), ["0.123", "1,235", "16,384", "0.644", "-0.000123"]);
+  deepEqual([0.123456, 1234.56, 16384, "0.644", -0.00012345].map((v) => number(v)), ["0.123", "1,235", "16,384", "0.644", "-0.000123"]);
 });
 
 test("durations have their two largest units", () => {
-  assert.deepEqual([59, 61, 3700, 90_000].map(duration), ["59 s", "1 min 1 s", "1 h 1 min", "1 d 1 h"]);
-  assert.equal(age("2026-01-01T00:00:00Z", Date.parse("2026-01-01T00:02:05Z")), "2 min 5 s");
-  assert.equal(duration(-5), "0 s", "a clock that is behind the cluster's shows no negative age");
+  deepEqual([59, 61, 3700, 90_000].map(duration), ["59 s", "1 min 1 s", "1 h 1 min", "1 d 1 h"]);
+  equal(age("2026-01-01T00:00:00Z", Date.parse("2026-01-01T00:02:05Z")), "2 min 5 s");
+  equal(duration(-5), "0 s", "a clock that is behind the cluster's shows no negative age");
 });
 
 test("digests are told by their first twelve characters, GPU time by the hour", () => {
-  assert.equal(short(`sha256:${"ab".repeat(32)}`), "abababababab");
-  assert.equal(gpuHours("7200"), "2 GPU-h");
+  equal(short(`sha256:${"ab".repeat(32)}`), "abababababab");
+  equal(gpuHours("7200"), "2 GPU-h");
 });
 
 test("an estimate has its interval", () => {
-  assert.equal(interval({ mean: 0.5, low: 0.25, high: 0.75 }), "50.0\u00a0% (25.0\u00a0% to 75.0\u00a0%)");
+  equal(interval({ mean: 0.5, low: 0.25, high: 0.75 }), "50.0\u00a0% (25.0\u00a0% to 75.0\u00a0%)");
 });

@@ -1,7 +1,5 @@
-import assert from "node:assert/strict";
-import { test } from "node:test";
-
 import { along, charts, grown, smooth } from "../../src/deepcoder_web/static/js/series.js";
+import { deepEqual, equal, test } from "./check.js";
 
 const columns = (stage, step, reward, more = {}) => ({
   cursor: `${step.length}-x`,
@@ -16,24 +14,24 @@ const columns = (stage, step, reward, more = {}) => ({
 });
 
 test("a trailing mean is over the values that are there", () => {
-  assert.deepEqual(smooth([1, null, 3, 5], 2), [1, null, 2, 4]);
-  assert.deepEqual(smooth([2, 4, 6], 25), [2, 3, 4]);
+  deepEqual(smooth([1, null, 3, 5], 2), [1, null, 2, 4]);
+  deepEqual(smooth([2, 4, 6], 25), [2, 3, 4]);
 });
 
 test("without smoothing the values are those that came", () => {
   const values = [1, null, 3];
-  assert.equal(smooth(values, 1), values);
+  equal(smooth(values, 1), values);
 });
 
 test("stages follow each other on one axis, and each beginning is marked", () => {
   const { x, marks } = along(columns(["short", "short", "long"], [1, 2, 1], [0, 0, 0]));
-  assert.deepEqual(x, [1, 2, 3]);
-  assert.deepEqual(marks, [{ at: 1, name: "short" }, { at: 3, name: "long" }]);
+  deepEqual(x, [1, 2, 3]);
+  deepEqual(marks, [{ at: 1, name: "short" }, { at: 3, name: "long" }]);
 });
 
 test("a chart has the lines that the run has, and one without any is left out", () => {
   const drawn = charts(columns(["a"], [1], [0.5]), "None");
-  assert.deepEqual(drawn.map((c) => [c.title, c.lines.map((l) => l.name)]), [
+  deepEqual(drawn.map((c) => [c.title, c.lines.map((l) => l.name)]), [
     ["Reward", ["mean reward"]],
     ["Seconds by phase", ["train"]],
   ]);
@@ -42,23 +40,23 @@ test("a chart has the lines that the run has, and one without any is left out", 
 test("what came since is put after what is held", () => {
   const held = columns(["a", "a"], [1, 2], [0.1, 0.2]);
   const all = grown(held, { ...columns(["b"], [1], [0.3]), cursor: "3-y" });
-  assert.deepEqual([all.step, all.stage, all.metrics.reward_mean, all.cursor], [[1, 2, 1], ["a", "a", "b"], [0.1, 0.2, 0.3], "3-y"]);
-  assert.deepEqual(held.step, [1, 2], "what is drawn already is not changed under the charts");
+  deepEqual([all.step, all.stage, all.metrics.reward_mean, all.cursor], [[1, 2, 1], ["a", "a", "b"], [0.1, 0.2, 0.3], "3-y"]);
+  deepEqual(held.step, [1, 2], "what is drawn already is not changed under the charts");
 });
 
 test("a figure that begins or ends in the middle has no values elsewhere", () => {
   const held = columns(["a"], [1], [0.1], { metrics: { old: [1] } });
   const all = grown(held, columns(["a"], [2], [0.2], { metrics: { young: [2] } }));
-  assert.deepEqual(all.metrics, { old: [1, null], young: [null, 2] });
+  deepEqual(all.metrics, { old: [1, null], young: [null, 2] });
 });
 
 test("nothing new is nothing to draw again", () => {
   const held = columns(["a"], [1], [0.1]);
-  assert.equal(grown(held, columns([], [], [])), held);
+  equal(grown(held, columns([], [], [])), held);
 });
 
 test("steps that were trained again take the place of all that is held", () => {
   const again = columns(["a"], [1], [0.9], { reset: true });
-  assert.equal(grown(columns(["a", "a"], [1, 2], [0.1, 0.2]), again), again);
-  assert.equal(grown(null, again), again);
+  equal(grown(columns(["a", "a"], [1, 2], [0.1, 0.2]), again), again);
+  equal(grown(null, again), again);
 });
