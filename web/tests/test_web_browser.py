@@ -99,6 +99,26 @@ def test_eight_tabs_of_one_browser_are_all_served(context: BrowserContext, stand
     expect(tabs[0].get_by_text("77/20000")).to_be_visible(timeout=SECONDS)
 
 
+def test_eight_windows_that_are_all_seen_are_served_and_kept_up_to_date(
+    context: BrowserContext, standin: Standin
+) -> None:
+    pages = []
+    for _ in range(8):
+        page = context.new_page()
+        page.goto(address(standin, "overview"))
+        expect(page.get_by_text("30/20000")).to_be_visible(timeout=SECONDS)
+        pages.append(page)
+    until(lambda: len(standin.streams) == 4, "connections are left for what the pages load")
+    standin.steps["demo"] = trained(0, 77)
+    standin.change()
+    for page in pages:
+        expect(page.get_by_text("77/20000")).to_be_visible(timeout=SECONDS)
+    for page in pages[:4]:
+        page.close()
+    for page in pages[4:]:
+        live(page)
+
+
 def test_ten_thousand_steps_are_drawn_and_grow_by_what_is_new(tab: Page, standin: Standin) -> None:
     standin.steps["demo"] = trained(0, 10_000)
     answers: list[Response] = []

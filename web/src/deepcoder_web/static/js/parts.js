@@ -25,6 +25,7 @@ export function Problem({ error }) {
 const STREAM = {
   live: "live",
   old: "not live",
+  polled: "looked at every 10 s",
   waiting: "connecting…",
   full: "not live: too many open pages, close some",
   gone: "it is gone",

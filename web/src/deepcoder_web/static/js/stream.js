@@ -1,8 +1,10 @@
 // The stream that says what has changed, opened again whenever it breaks, for as long as the page can be seen.
 // A browser has six connections to a server that speaks HTTP/1.1, for all its tabs: one that is hidden gives its own up,
-// and takes what it missed as changed when it is shown.
+// and takes what it missed as changed when it is shown. Of those that are seen some have streams, and the others look anew
+// every few seconds until a seat is free.
 
 import { ask, Refused } from "./api.js";
+import { takeSeat } from "./seats.js";
 
 const FIRST_PAUSE_MS = 1_000;
 const LONGEST_PAUSE_MS = 30_000;
@@ -10,9 +12,12 @@ const LONGEST_PAUSE_MS = 30_000;
 const GOOD_MS = 10_000;
 // The server says something every 15 s: what is silent for longer has broken without a word, as after a sleep.
 const SILENCE_MS = 45_000;
+// How often a page without a stream looks for a seat, and loads what it shows.
+const LOOK_MS = 10_000;
 
 // Calls `onChange(topic)` for each change of what `parameters` selects, topic `all` where some may have been missed, and
-// `onState` with live, waiting, full (the server has no place for another), gone or refused. Returns what ends it.
+// `onState` with live, polled (other pages of this browser have all streams), waiting, full (the server has no place for
+// another), gone or refused. Returns what ends it.
 export function watch(parameters, onChange, onState) {
   const ended = new AbortController();
   let said = "waiting";
@@ -29,6 +34,18 @@ async function follow(path, onChange, say, signal) {
       say("waiting");
       missed = true;
       await shown(signal);
+      continue;
+    }
+    const giveBack = await takeSeat();
+    if (signal.aborted || document.hidden) {
+      giveBack?.();
+      continue;
+    }
+    if (!giveBack) {
+      say("polled");
+      if (missed) onChange("all");
+      missed = true;
+      await after(LOOK_MS, signal);
       continue;
     }
     const ear = listening(signal);
@@ -54,6 +71,7 @@ async function follow(path, onChange, say, signal) {
       wait = error.retryMs ?? 0;
     } finally {
       ear.close();
+      giveBack();
     }
     if (document.hidden) continue;
     if (Date.now() - began > GOOD_MS) pause = FIRST_PAUSE_MS;
