@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kubernetes import client as kubernetes
 
+from deepcoder_cli import proxy as proxies
 from deepcoder_cli.gate import Gate, Reply
-from deepcoder_cli.proxy import Proxy
+from deepcoder_cli.proxy import HEAD_SECONDS, Proxy
 from deepcoder_client.connection import Connection
 from deepcoder_client.errors import Forbidden, NoToken, Unreachable
 from deepcoder_client.forward import Bearer, Stream, port_forward
@@ -199,18 +200,45 @@ def test_a_pod_that_is_gone_is_told_in_the_browser(pod: Pod, serve: Serve) -> No
     assert "page-9 cannot be reached" in text
 
 
-def test_an_answer_that_goes_on_ends_with_its_browser(serve: Serve) -> None:
-    ours, theirs = socket.socketpair()
-    proxy = serve(lambda: ours)
+def live(proxy: Proxy, pod: socket.socket) -> socket.socket:
+    """A browser whose answer from the pod has begun."""
     browser = socket.create_connection(("127.0.0.1", proxy.port), timeout=20)
     browser.sendall(head("/api/live", f"Cookie: deepcoder-{proxy.port}={KEY}", host=f"127.0.0.1:{proxy.port}"))
-    theirs.settimeout(20)
-    assert theirs.recv(65536).startswith(b"GET /api/live")
-    theirs.sendall(b"HTTP/1.1 200 OK\r\n\r\ndata: 1\n\n")
+    pod.settimeout(20)
+    assert pod.recv(65536).startswith(b"GET /api/live")
+    pod.sendall(b"HTTP/1.1 200 OK\r\n\r\ndata: 1\n\n")
     assert browser.recv(65536).endswith(b"data: 1\n\n")
+    return browser
+
+
+def test_an_answer_that_goes_on_ends_with_its_browser(serve: Serve) -> None:
+    ours, theirs = socket.socketpair()
+    browser = live(serve(lambda: ours), theirs)
     browser.close()
     assert theirs.recv(1) == b""
     theirs.close()
+
+
+def test_a_browser_is_told_at_once_that_its_answer_is_over(serve: Serve) -> None:
+    ours, theirs = socket.socketpair()
+    browser = live(serve(lambda: ours), theirs)
+    theirs.close()
+    browser.settimeout(HEAD_SECONDS / 2)
+    assert browser.recv(1) == b""
+    browser.close()
+
+
+def test_an_answer_may_go_on_for_longer_than_a_head_may_take(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxies, "HEAD_SECONDS", 0.3)
+    ours, theirs = socket.socketpair()
+    browser = live(serve(lambda: ours), theirs)
+    theirs.settimeout(0.6)
+    with pytest.raises(TimeoutError):
+        theirs.recv(1)
+    theirs.sendall(b"data: 2\n\n")
+    assert browser.recv(65536) == b"data: 2\n\n"
+    theirs.close()
+    browser.close()
 
 
 def test_a_taken_port_is_an_error_of_its_own(serve: Serve) -> None:

@@ -79,12 +79,14 @@ class Proxy:
         try:
             pod.settimeout(None)
             pod.sendall(judged)
+            browser.settimeout(None)  # before somebody waits for it, who would give up when the head's time is over
             threading.Thread(target=_end_with, args=(browser, pod), daemon=True).start()
-            browser.settimeout(None)
             while piece := pod.recv(_PIECE_BYTES):
                 browser.sendall(piece)
         finally:
             pod.close()
+            with suppress(OSError):  # the browser has gone
+                browser.shutdown(socket.SHUT_RDWR)  # closing alone ends nothing while `_end_with` waits for it
 
 
 def _end_with(browser: socket.socket, pod: Stream) -> None:
