@@ -117,13 +117,70 @@ def test_replicas_are_spread_as_asked(helm: str) -> None:
     assert constraint["labelSelector"]["matchLabels"]["app.kubernetes.io/instance"] == "demo"
 
 
-def test_runs_are_let_go_after_the_operator_is_gone_unless_it_is_switched_off(helm: str) -> None:
-    hooks = [o for o in render(helm, hooks=True) if o["metadata"]["annotations"]["helm.sh/hook"] == "post-delete"]
-    order = sorted(hooks, key=lambda o: int(o["metadata"]["annotations"]["helm.sh/hook-weight"]))
-    assert [o["kind"] for o in order][-1] == "Job", "its rights are there before it"
-    assert {o["kind"] for o in order} == {"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "ConfigMap", "Job"}
+def test_replicas_of_the_page_are_spread_and_evicted_one_at_a_time_as_the_operators_are(helm: str) -> None:
+    values = ALL | {
+        "web": ALL["web"] | {"replicas": 2},
+        "priorityClassName": "high",
+        "podDisruptionBudget": {"enabled": True},
+    }
+    objects = render(helm, values)
+    template = only(objects, "Deployment", "-web")["spec"]["template"]
+    spec, labels = template["spec"], template["metadata"]["labels"]
+    assert spec["priorityClassName"] == "high"
+    (constraint,) = spec["topologySpreadConstraints"]
+    (term,) = spec["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    budget = only(objects, "PodDisruptionBudget", "-web")["spec"]
+    for selector in (constraint["labelSelector"], term["podAffinityTerm"]["labelSelector"], budget["selector"]):
+        assert selector["matchLabels"].items() <= labels.items()
+        assert "-web" in selector["matchLabels"]["app.kubernetes.io/name"]
+    single = render(helm, values | {"web": ALL["web"]})
+    assert "-web" not in named(single, "PodDisruptionBudget"), "a single replica may be evicted"
+
+
+def test_runs_are_let_go_before_anything_is_taken_away_unless_it_is_switched_off(helm: str) -> None:
+    values = {"watchNamespaces": ["ml", "rl"]}
+    installed, hooks = render(helm, values), render(helm, values, hooks=True)
+    (job,) = [o for o in hooks if o["metadata"]["annotations"]["helm.sh/hook"] == "pre-delete"]
+    pod = job["spec"]["template"]["spec"]
+    assert pod["serviceAccountName"] == only(installed, "ServiceAccount")["metadata"]["name"], "the operator's"
+    (config,) = [volume["configMap"]["name"] for volume in pod["volumes"] if "configMap" in volume]
+    assert config == only(installed, "ConfigMap")["metadata"]["name"]
+    assert job["metadata"]["namespace"] == "dc", "nothing is made in namespaces that may be gone"
+    services = [o["spec"]["selector"] for o in installed if o["kind"] == "Service"]
+    labels = job["spec"]["template"]["metadata"]["labels"]
+    assert not [s for s in services if s.items() <= labels.items()], "nobody takes it for the operator"
     kept = render(helm, {"uninstall": {"releaseRuns": False}}, hooks=True)
     assert {o["metadata"]["annotations"]["helm.sh/hook"] for o in kept} == {"test"}
+
+
+def program_of(hooks: list[dict[str, Any]]) -> str:
+    """The program that `helm test` runs."""
+    (container,) = only(hooks, "Pod")["spec"]["containers"]
+    return str(container["args"][0])
+
+
+def test_helm_test_looks_at_the_page_where_there_is_one(helm: str) -> None:
+    without = render(helm, hooks=True)
+    assert "-web" not in program_of(without)
+    assert not [o for o in without if o["kind"] == "Service"]
+    plain = render(helm, {"web": {"enabled": True}}, hooks=True)
+    page = only(render(helm, {"web": {"enabled": True}}), "Deployment", "-web")["spec"]["template"]
+    (service,) = [o for o in plain if o["kind"] == "Service"]
+    assert service["spec"]["selector"].items() <= page["metadata"]["labels"].items()
+    assert f"http://{service['metadata']['name']}.dc.svc:8091/readyz" in program_of(plain)
+    assert "/api/v1/runs" not in program_of(plain), "its pod's loopback alone is listened on"
+    https = only(render(helm, ALL), "Service", "-web")
+    assert f'"https://{https["metadata"]["name"]}.dc.svc/api/v1/runs": (401,)' in program_of(
+        render(helm, ALL, hooks=True)
+    )
+
+
+def test_the_page_lets_helm_test_in_where_only_prometheus_is(helm: str) -> None:
+    values = {"web": {"enabled": True}, "networkPolicy": {"monitoringNamespace": "monitoring"}}
+    policy = only(render(helm, values), "NetworkPolicy", "-web")["spec"]
+    pod = only(render(helm, values, hooks=True), "Pod")["metadata"]["labels"]
+    allowed = [peer["podSelector"]["matchLabels"] for peer in policy["ingress"][-1]["from"] if "podSelector" in peer]
+    assert [labels for labels in allowed if labels.items() <= pod.items()]
 
 
 def relabelled(monitor: dict[str, Any], meta: dict[str, str]) -> dict[str, str]:
@@ -175,11 +232,6 @@ def test_monitor_of_the_page_finds_its_pods(helm: str) -> None:
     (container,) = page["spec"]["containers"]
     assert monitor["spec"]["podMetricsEndpoints"][0]["port"] in {p["name"] for p in container["ports"]}
     assert "-web" not in named(render(helm, {"metrics": ALL["metrics"]}), "PodMonitor")
-
-
-def test_who_makes_the_roles_elsewhere_gets_none_for_the_last_hook_either(helm: str) -> None:
-    hooks = render(helm, {"rbac": {"create": False}}, hooks=True)
-    assert not [o for o in hooks if "Role" in o["kind"]]
 
 
 def test_chart_is_one_file_to_push(helm: str, tmp_path: Path) -> None:

@@ -1,24 +1,35 @@
-"""Once no operator runs any more, runs can be deleted all the same: the chart's last hook lets them go."""
+"""Once no operator runs any more, runs can be deleted all the same: the chart's hook lets them go, or its how-to."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import re
+import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import chart_account
 import pytest
+from chart_account import Account
+from loop_world import Cluster, wait_for
 from run_manifests import run_manifest
 
 from deepcoder_contracts.api.run import FINALIZER
-from deepcoder_operator.kube.client import Kube
-from deepcoder_operator.kube.resources import RUNS
+from deepcoder_operator.kube import errors, lease
+from deepcoder_operator.kube.client import Kube, Object
+from deepcoder_operator.kube.lease import LEASE_SECONDS
+from deepcoder_operator.kube.resources import LEASES, RUNS
 from deepcoder_operator.release import release_runs
+from devcluster import tools
+from devcluster.config import cache_root
 
 pytestmark = pytest.mark.apiserver
 
 OTHER = "example.com/other"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 async def held(kube: Kube, namespace: str, name: str, *finalizers: str) -> None:
@@ -46,20 +57,98 @@ async def test_runs_are_let_go_and_what_others_hold_stays(kube: Kube, namespace:
     await kube.patch(RUNS, namespace, "both", {"metadata": {"finalizers": []}})
 
 
-async def test_the_command_does_it_with_the_rights_of_the_charts_hook(
+async def released(account: Account, config: Path) -> str:
+    """What the chart's hook says that it did, with the operator's rights."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "deepcoder_operator", "release", "--config", str(config), "--take-lease",
+        env={**os.environ, "KUBECONFIG": str(account.kubeconfig)}, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    async with asyncio.timeout(90):
+        _, said = await process.communicate()
+    assert process.returncode == 0, said.decode()
+    return said.decode()
+
+
+async def lease_of(kube: Kube, account: Account) -> Object:
+    config = account.config
+    return dict((await kube.get(LEASES, config["namespace"], config["lease"]))["spec"])
+
+
+@pytest.mark.s3
+async def test_an_operator_that_works_lets_runs_be_once_the_hook_has_its_lease(cluster: Cluster) -> None:
+    await cluster.start_operator()
+    await cluster.create_run(suspend=True)
+    await cluster.until_phase("Suspended")
+    assert await finalizers(cluster.kube, cluster.namespace, "demo") == [FINALIZER]
+    await released(cluster.account, cluster.directory / "operator.yaml")
+    assert cluster.process is not None
+    async with asyncio.timeout(LEASE_SECONDS):
+        assert await cluster.process.wait() != 0, "it leads no more, and says so"
+
+    await cluster.start_operator()  # as the kubelet does
+    await wait_for("it is ready again", cluster.ready)
+    await cluster.kube.patch(RUNS, cluster.namespace, "demo", {"metadata": {"labels": {"touched": "x"}}})
+    await asyncio.sleep(5)
+    assert await finalizers(cluster.kube, cluster.namespace, "demo") == [], "a candidate holds no run"
+    spec = await lease_of(cluster.kube, cluster.account)
+    assert (spec["holderIdentity"], spec["leaseDurationSeconds"]) == ("uninstallation", 300)
+
+
+async def test_a_watched_namespace_that_is_gone_keeps_nothing_from_being_uninstalled(
     kube: Kube, kubeconfig: Path, helm: str, chart: Path, namespace: str, tmp_path: Path
 ) -> None:
     await held(kube, namespace, "ours", FINALIZER)
-    every = chart_account.render(helm, chart, namespace, {"watchNamespaces": [namespace]}, hooks=True)
-    hooks = [o for o in every if o["metadata"]["name"].endswith("-release")]
-    (config,) = [o["data"]["config.yaml"] for o in hooks if o["kind"] == "ConfigMap"]
+    values = {"watchNamespaces": ["gone-since", namespace]}
+    every = chart_account.render(helm, chart, namespace, values, hooks=True)
+    objects = [o for o in every if o["metadata"].get("namespace") == namespace]
+    (config,) = [o["data"]["config.yaml"] for o in objects if o["kind"] == "ConfigMap"]
     (tmp_path / "config.yaml").write_text(config)
-    async with chart_account.account(kube, kubeconfig, hooks, namespace, tmp_path) as account:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "deepcoder_operator", "release", "--config", str(tmp_path / "config.yaml"),
-            env={**os.environ, "KUBECONFIG": str(account.kubeconfig)}, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        async with asyncio.timeout(60):
-            _, said = await process.communicate()
-    assert process.returncode == 0, said.decode()
+    async with chart_account.account(kube, kubeconfig, objects, namespace, tmp_path) as account:
+        said = await released(account, tmp_path / "config.yaml")
+    assert "namespace gone-since is gone, or closed to us" in said
     assert await finalizers(kube, namespace, "ours") == []
+
+
+async def test_the_lease_is_taken_in_spite_of_a_renewal_meanwhile_and_others_wait(
+    kube: Kube, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 0)
+    leader = lease.Election(kube, namespace, "the-lease", "operator-a", time.monotonic)
+    await leader.turn()
+    assert leader.leads
+    patch, renewals = kube.patch, iter(("once",))
+
+    async def renewed_first(*arguments: Any, **options: Any) -> Object:
+        for _ in renewals:
+            await leader.turn()
+        return await patch(*arguments, **options)
+
+    monkeypatch.setattr(kube, "patch", renewed_first)
+    await lease.take_away(kube, namespace, "the-lease", "uninstallation", 300)
+    with pytest.raises(errors.LeadershipLost, match="held by uninstallation"):
+        await leader.turn()
+    other = lease.Election(kube, namespace, "the-lease", "operator-b", time.monotonic)
+    await other.turn()
+    assert not other.leads
+
+
+async def test_the_command_of_the_docs_frees_runs_that_an_operator_has_left(
+    kube: Kube, kubeconfig: Path, namespace: str
+) -> None:
+    """As they are after somebody has deleted the operator's namespace: nothing of ours is left to do it."""
+    for name in ("leaving", "staying"):
+        await held(kube, namespace, name, FINALIZER)
+    await kube.delete(RUNS, namespace, "leaving")
+    page = (ROOT / "docs/howto/upgrading.md").read_text()
+    (command,) = re.findall(r"```sh\n(kubectl get dcr -A .*?)```", page, re.DOTALL)
+    environment = {
+        **os.environ,
+        "KUBECONFIG": str(kubeconfig),
+        "PATH": f"{tools.fetch(cache_root())}:{os.environ['PATH']}",
+    }
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert await kube.find(RUNS, namespace, "leaving") is None
+    assert await finalizers(kube, namespace, "staying") == []

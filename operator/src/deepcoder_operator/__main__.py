@@ -3,7 +3,7 @@
     deepcoder-operator run [--config FILE] [--log-level LEVEL]
     deepcoder-operator crds --output DIR [--output DIR] [--check]
     deepcoder-operator verify [--deep] [--digest sha256:HEX] [--endpoint URL] [--region NAME] s3://bucket/…/<stage>/step-000120.a003
-    deepcoder-operator release [--config FILE]
+    deepcoder-operator release [--config FILE] [--take-lease]
 
 `verify` takes AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN from the environment. `release` is for
 when no operator runs any more: it takes the finalizer from all runs, so that they can be deleted. Exit codes: 0 done,
@@ -41,6 +41,9 @@ def main() -> None:
     verify.add_argument("--region", help="S3 region")
     release = commands.add_parser("release", help="take the finalizer from all runs, once no operator runs any more")
     release.add_argument("--config", type=Path, help="YAML file that names the namespaces; default: all")
+    release.add_argument(
+        "--take-lease", action="store_true", help="stop the operator of this configuration first, for five minutes"
+    )
     arguments = parser.parse_args()
     match arguments.command:
         case "run":
@@ -50,7 +53,7 @@ def main() -> None:
         case "verify":
             sys.exit(_verify(arguments))
         case "release":
-            sys.exit(_release(arguments.config))
+            sys.exit(_release(arguments.config, take_lease=arguments.take_lease))
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -68,26 +71,31 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _release(config: Path | None) -> int:
+def _release(path: Path | None, *, take_lease: bool) -> int:
     from deepcoder_operator import logs
-    from deepcoder_operator.config import ConfigError, load_config
+    from deepcoder_operator.config import ConfigError, OperatorConfig, load_config
     from deepcoder_operator.kube.client import Kube
-    from deepcoder_operator.kube.errors import NoAccess
-    from deepcoder_operator.release import release_runs
+    from deepcoder_operator.kube.errors import KubeError, NoAccess
+    from deepcoder_operator.release import release_runs, stop_operator
 
-    async def run(namespaces: list[str]) -> list[str]:
+    async def run(config: OperatorConfig) -> list[str]:
         kube = await Kube.connect()
         try:
-            return await release_runs(kube, namespaces)
+            if take_lease:
+                await stop_operator(kube, config)
+            return await release_runs(kube, config.watch_namespaces)
         finally:
             await kube.close()
 
     logs.configure("info")
     try:
-        kept = asyncio.run(run(load_config(config).watch_namespaces))
+        kept = asyncio.run(run(load_config(path)))
     except (ConfigError, NoAccess) as e:
         print(f"deepcoder-operator: {e}", file=sys.stderr)
         return 64
+    except KubeError as e:
+        print(f"deepcoder-operator: the operator's Lease cannot be taken: {e}", file=sys.stderr)
+        return 1
     for problem in kept:
         print(f"deepcoder-operator: not let go: {problem}", file=sys.stderr)
     return 1 if kept else 0

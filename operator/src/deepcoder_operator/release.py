@@ -1,8 +1,10 @@
 """What is left to do once the operator is gone for good: let go of the runs.
 
 A run's finalizer waits for an operator that lets its trainer save and deletes its artifacts. Without one it would keep
-the run, its namespace and the CRD from being deleted for ever. The chart's post-delete hook calls this; attempts that
-run go on meanwhile, and the next operator takes the runs over as they are. What cannot be let go is named, and fails.
+the run, its namespace and the CRD from being deleted for ever. The chart's pre-delete hook calls this, with the
+operator's own account while that is still there; so it takes the operator's Lease first, or the operator would hold the
+runs again. Attempts that run go on meanwhile, and the next operator takes the runs over as they are. What cannot be let
+go is named, and fails; a namespace that is closed to us is named alone, since one that is gone looks the same.
 """
 
 from __future__ import annotations
@@ -11,13 +13,22 @@ import logging
 from collections.abc import Sequence
 
 from deepcoder_contracts.api.run import FINALIZER
-from deepcoder_operator.kube import errors
+from deepcoder_operator.config import OperatorConfig
+from deepcoder_operator.kube import errors, lease
 from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.resources import RUNS
 
 log = logging.getLogger(__name__)
 
 _TRIES = 5
+_LEASE_SECONDS = 300
+"""How long no operator leads afterwards: longer than the chart needs to delete it, and short enough to come back by
+itself where that was called off."""
+
+
+async def stop_operator(kube: Kube, config: OperatorConfig) -> None:
+    """Lead in the place of the operator of this configuration, which from now on writes nothing."""
+    await lease.take_away(kube, config.namespace, config.lease, "uninstallation", _LEASE_SECONDS)
 
 
 async def release_runs(kube: Kube, namespaces: Sequence[str]) -> list[str]:
@@ -28,6 +39,13 @@ async def release_runs(kube: Kube, namespaces: Sequence[str]) -> list[str]:
             runs, _ = await kube.list(RUNS, namespace)
         except errors.NotFound:
             continue  # the kind, or the namespace, is gone already
+        except errors.Forbidden:
+            if namespace is None:
+                kept.append("the runs of all namespaces cannot be listed: the right is missing")
+                continue
+            # Its Role went with it. To fail here would keep the chart from being uninstalled.
+            log.warning("namespace %s is gone, or closed to us: runs in it would keep their finalizer", namespace)
+            continue
         except errors.KubeError as e:
             kept.append(f"the runs of {namespace or 'all namespaces'} cannot be listed: {e}")
             continue

@@ -43,6 +43,8 @@ CONNECTIONS = 2
 ANSWER_SECONDS = 4.0
 """For one answer about the Lease: so a leader asks twice at least before its time is over."""
 
+_TAKE_TRIES = 5
+
 LEADER = Gauge("deepcoder_operator_leader", "Whether this replica leads")
 TRANSITIONS = Gauge("deepcoder_operator_lease_transitions", "How often the Lease has gone to another replica, ever")
 
@@ -207,17 +209,43 @@ class Election:
         return pause
 
     async def _write(self, step: Step, lease: Object | None, holder: str) -> Object:
-        """Put our name, or nobody's, into the Lease as it was read; raises `Conflict` if it has changed."""
-        now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-        spec: Object = {"holderIdentity": holder, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": now}
-        if step is not Step.RENEW:
-            spec["acquireTime"] = now
-        meta: Object = {"namespace": self._namespace, "name": self._name}
-        if lease is None:
-            labels = {"app.kubernetes.io/managed-by": "deepcoder-operator"}
-            obj = {"apiVersion": LEASES.api_version, "kind": LEASES.kind, "metadata": meta | {"labels": labels}}
-            return await self._kube.create(obj | {"spec": spec})
-        if step is Step.TAKE:
-            spec["leaseTransitions"] = int((lease.get("spec") or {}).get("leaseTransitions") or 0) + 1
-        version = {"resourceVersion": lease["metadata"]["resourceVersion"]}
-        return await self._kube.patch(LEASES, self._namespace, self._name, {"metadata": version, "spec": spec})
+        return await _write(self._kube, self._namespace, self._name, step, lease, holder)
+
+
+async def take_away(kube: Kube, namespace: str, name: str, holder: str, seconds: int) -> None:
+    """Take the Lease from whoever leads, for `seconds`; returns once nobody leads any more.
+
+    For the end of an installation alone: among replicas nobody takes a Lease whose holder lives. Who led finds out with
+    its next renewal, or that it cannot renew, and ends; others wait until `seconds` are over.
+    """
+    for _ in range(_TAKE_TRIES):
+        lease = await kube.find(LEASES, namespace, name)
+        before = read(lease)
+        try:
+            await _write(kube, namespace, name, Step.TAKE, lease, holder, seconds)
+        except (errors.Conflict, errors.AlreadyExists):
+            continue  # renewed meanwhile
+        log.info("the lease %s is taken from %s", name, before.holder if before and before.holder else "nobody")
+        if before is not None and before.holder:
+            await asyncio.sleep(LEASE_SECONDS)
+        return
+    raise errors.Conflict(f"the lease {name} was changed by others {_TAKE_TRIES} times meanwhile")
+
+
+async def _write(
+    kube: Kube, namespace: str, name: str, step: Step, lease: Object | None, holder: str, seconds: int = LEASE_SECONDS
+) -> Object:
+    """Put a name, or nobody's, into the Lease as it was read; raises `Conflict` if it has changed."""
+    now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    spec: Object = {"holderIdentity": holder, "leaseDurationSeconds": seconds, "renewTime": now}
+    if step is not Step.RENEW:
+        spec["acquireTime"] = now
+    meta: Object = {"namespace": namespace, "name": name}
+    if lease is None:
+        labels = {"app.kubernetes.io/managed-by": "deepcoder-operator"}
+        obj = {"apiVersion": LEASES.api_version, "kind": LEASES.kind, "metadata": meta | {"labels": labels}}
+        return await kube.create(obj | {"spec": spec})
+    if step is Step.TAKE:
+        spec["leaseTransitions"] = int((lease.get("spec") or {}).get("leaseTransitions") or 0) + 1
+    version = {"resourceVersion": lease["metadata"]["resourceVersion"]}
+    return await kube.patch(LEASES, namespace, name, {"metadata": version, "spec": spec})
