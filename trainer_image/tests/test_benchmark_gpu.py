@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 SOURCE = Path(__file__).resolve().parents[2] / "benchmarks/gpu.py"
 
@@ -30,8 +29,9 @@ def test_every_part_runs_with_toy_sizes(tmp_path: Path) -> None:
     assert "these figures mean nothing" in page.read_text()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_a_card_it_says_what_it_needs() -> None:
+    if Path("/dev/nvidiactl").exists():
+        pytest.skip("there is a CUDA device")
     done = run()
     assert done.returncode == 64
     assert "torch sees no CUDA device" in done.stderr
