@@ -10,10 +10,10 @@ import pytest
 
 from devcluster import ociarchive
 from devcluster.containerd import ArchiveWriter, removable
-from devcluster.images import newest, stage, transfer
+from devcluster.images import describe, newest, stage, transfer
 from devcluster.node import NodeError
 from devcluster.ociarchive import StaticImage
-from devcluster.ocilayout import NotInLayout, drop, references, write_missing
+from devcluster.ocilayout import NotInLayout, drop, layers, references, write_missing
 
 REFERENCE = "localhost/devcluster/thing:1"
 
@@ -103,6 +103,10 @@ def test_what_was_collected_before_its_image_named_it_is_sent_after_all(layout: 
     assert [b"big" in members.values() for members in store.sent] == [False, True]
 
 
+def test_an_images_layers_are_told_lowest_first(layout: Path) -> None:
+    assert [path.read_bytes() for path in layers(layout, REFERENCE)] == [b"big", b"small"]
+
+
 def test_an_image_that_is_not_in_the_layout_is_named(layout: Path) -> None:
     with pytest.raises(NotInLayout, match="localhost/other:2 is not in"):
         write_missing(layout, "localhost/other:2", set(), io.BytesIO())
@@ -144,3 +148,16 @@ def test_the_last_name_of_an_image_takes_the_kubelets_name_along() -> None:
     assert removable(targets, {"repo:1"}) == ["repo:1", "sha256:c1"]
     assert removable({**targets, "repo:again": "sha256:m1"}, {"repo:1"}) == ["repo:1"]
     assert removable(targets, set()) == []
+
+
+def test_an_image_of_another_checkout_is_made_of_its_files_alone(tmp_path: Path) -> None:
+    (tmp_path / "operator").mkdir()
+    (tmp_path / "operator" / "Dockerfile").write_text("FROM base\nCOPY part /part\n")
+    (tmp_path / "part").write_text("older")
+    other = describe("operator", "base", None, tmp_path)
+    assert (other.repository, other.dockerfile, other.inputs) == (tmp_path, tmp_path / "operator/Dockerfile", ("part",))
+    assert other.reference != describe("operator", "base", None).reference
+    stage(other.inputs, tmp_path / "context", other.repository)
+    assert (tmp_path / "context" / "part").read_text() == "older"
+    (tmp_path / "part").write_text("newer")
+    assert describe("operator", "base", None, tmp_path).reference != other.reference

@@ -14,12 +14,13 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 
 from devcluster import doctor, forwards, gobuild, images, install, lifecycle, node, testprograms
 from devcluster.artifacts import Artifacts, NotBuilt
 from devcluster.command import CommandFailed
-from devcluster.config import DEFAULT_NAME, DOCKERFILES, Cluster, ConfigError, cache_root
+from devcluster.config import DEFAULT_NAME, DOCKERFILES, REPOSITORY, Cluster, ConfigError, cache_root
 from devcluster.exclusive import LockTimeout
 from devcluster.kubectl import Kube
 
@@ -89,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     loading = action("images", _images, "build the images and load them into the cluster")
     loading.add_argument("image", nargs="*", help=f"which of {', '.join(DOCKERFILES)}; all when none is named")
     loading.add_argument("--json", action="store_true", help="print references, tags and digests for charts")
+    loading.add_argument("--source", type=Path, default=REPOSITORY, help="build them from another checkout's sources")
     installing = action("install", _install, "install cluster DNS, KubeRay and the S3 server")
     installing.add_argument("--s3-port", type=int, help="loopback port of the S3 server")
     forwarding = action("forward", _forward_service, "give a Service a port on 127.0.0.1 and print it")
@@ -152,7 +154,7 @@ def _up(options: argparse.Namespace) -> int:
 
 
 def _images(options: argparse.Namespace) -> int:
-    found = images.load(_cluster(options), _artifacts(), options.image or DOCKERFILES)
+    found = images.load(_cluster(options), _artifacts(), options.image or DOCKERFILES, options.source.resolve())
     if options.json:
         print(json.dumps(found, indent=1))
     else:

@@ -36,20 +36,21 @@ class ProjectImage:
     """One of the project's images: where it is described, what decides it, how it is called."""
 
     name: str
+    repository: Path
     dockerfile: Path
     inputs: tuple[str, ...]
     reference: str
 
 
-def describe(name: str, base: str, local: Path | None) -> ProjectImage:
-    """The image `name` as the present sources decide it."""
+def describe(name: str, base: str, local: Path | None, repository: Path = REPOSITORY) -> ProjectImage:
+    """The image `name` as the sources in `repository` decide it."""
     if name not in DOCKERFILES:
         raise ConfigError(f"image {name!r} is unknown. Choose from: {', '.join(DOCKERFILES)}")
-    path = REPOSITORY / DOCKERFILES[name]
+    path = repository / DOCKERFILES[name]
     inputs = dockerfile.copied_paths(path.read_text())
     offered = sorted(entry.name for entry in local.glob("*.whl")) if local else []
-    tag = keys.tree_digest(REPOSITORY, inputs, path.read_text(), base, *offered)
-    return ProjectImage(name, path, tuple(inputs), f"{IMAGE_PREFIX}{name}:{tag}")
+    tag = keys.tree_digest(repository, inputs, path.read_text(), base, *offered)
+    return ProjectImage(name, repository, path, tuple(inputs), f"{IMAGE_PREFIX}{name}:{tag}")
 
 
 def prepare(artifacts: Artifacts, names: Iterable[str] = DOCKERFILES) -> None:
@@ -60,8 +61,20 @@ def prepare(artifacts: Artifacts, names: Iterable[str] = DOCKERFILES) -> None:
             builder.prepare(describe(name, builder.base, builder.wheels))
 
 
-def load(cluster: Cluster, artifacts: Artifacts, names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Bring all system images and the named images of the project into the cluster; return what charts need of them."""
+def exported(artifacts: Artifacts, names: Iterable[str] = DOCKERFILES) -> tuple[Path, dict[str, str]]:
+    """The OCI layout, and the reference in it of each named image, built from the present sources if need be."""
+    prepare(artifacts, names)
+    builder = _Builder(artifacts)
+    return builder.layout, {name: describe(name, builder.base, builder.wheels).reference for name in names}
+
+
+def load(
+    cluster: Cluster, artifacts: Artifacts, names: Iterable[str], repository: Path = REPOSITORY
+) -> dict[str, dict[str, str]]:
+    """Bring all system images and the named images of the project into the cluster; return what charts need of them.
+
+    From the sources in `repository`; of another than this one nothing is recorded, since it is not what charts install.
+    """
     artifacts.require()
     store = ImageStore(running_or_fail(cluster), artifacts.programs()["ctr"], cluster.image_store)
     present = store.references()
@@ -74,13 +87,14 @@ def load(cluster: Cluster, artifacts: Artifacts, names: Iterable[str]) -> dict[s
                     store.import_archive(systemimages.archive(image, artifacts.cache))
         builder = _Builder(artifacts)
         for name in names:
-            described = describe(name, builder.base, builder.wheels)
+            described = describe(name, builder.base, builder.wheels, repository)
             references[name] = described.reference
             if described.reference not in present:
                 builder.load(described, store)
             builder.forget_old(described, store)
     found = {name: _for_charts(reference, store) for name, reference in references.items()}
-    record(cluster).write_text(json.dumps({**_recorded(record(cluster)), **found}, indent=1))
+    if repository == REPOSITORY:
+        record(cluster).write_text(json.dumps({**_recorded(record(cluster)), **found}, indent=1))
     return found
 
 
@@ -94,24 +108,24 @@ class _Builder:
 
     def __init__(self, artifacts: Artifacts) -> None:
         self._artifacts = artifacts
-        self._layout = artifacts.cache / "oci"
+        self.layout = artifacts.cache / "oci"
         self._home = artifacts.cache / "buildah"
         self._buildah = Buildah(self._home, artifacts.sysroot, artifacts.cache / "logs" / "buildah.log")
         self.base = f"localhost/devcluster/base:{artifacts.base_archive.stem.partition('-')[2]}"
         self.wheels = wheels.folder(artifacts.cache)
 
     def prepare(self, image: ProjectImage) -> None:
-        if image.reference in ocilayout.references(self._layout):
+        if image.reference in ocilayout.references(self.layout):
             return
         if not self._buildah.has(image.reference):
             self._build(image)
         with step(f"export image {image.name}"):
-            self._buildah.export(image.reference, self._layout)
+            self._buildah.export(image.reference, self.layout)
 
     def load(self, image: ProjectImage, store: ImageStore) -> None:
         self.prepare(image)
         with step(f"load image {image.name}"):
-            transfer(self._layout, image.reference, store)
+            transfer(self.layout, image.reference, store)
 
     def forget_old(self, image: ProjectImage, store: ImageStore) -> None:
         """Drop all but the newest few versions of an image, everywhere, so that the caches stay bounded."""
@@ -127,8 +141,8 @@ class _Builder:
         for reference in superseded(self._buildah.references()):
             self._buildah.remove(reference)
         store.remove(superseded(store.references()))
-        if exported := superseded(ocilayout.references(self._layout)):
-            ocilayout.drop(self._layout, exported)
+        if exported := superseded(ocilayout.references(self.layout)):
+            ocilayout.drop(self.layout, exported)
 
     def _build(self, image: ProjectImage) -> None:
         if not self._buildah.has(self.base):
@@ -137,7 +151,7 @@ class _Builder:
         with step(f"build image {image.name}"):
             context = Path(tempfile.mkdtemp(prefix=f"{image.name}-", dir=self._home / "tmp"))
             try:
-                stage(image.inputs, context)
+                stage(image.inputs, context, image.repository)
                 arguments = {"BASE_IMAGE": self.base}
                 if self.wheels:
                     arguments |= {"UV_FIND_LINKS": _WHEELS_INSIDE, "PIP_FIND_LINKS": _WHEELS_INSIDE}

@@ -51,6 +51,12 @@ def references(layout: Path) -> list[str]:
     return [entry["annotations"][_NAME] for entry in manifests]
 
 
+def layers(layout: Path, reference: str) -> list[Path]:
+    """The image's layers, lowest first: tar archives, uncompressed as `buildah` exports them."""
+    manifest = json.loads(_blob(layout, _manifest(layout, reference)["digest"]).read_bytes())
+    return [_blob(layout, layer["digest"]) for layer in manifest["layers"]]
+
+
 def drop(layout: Path, references: Collection[str]) -> None:
     """Forget images and remove the blobs that no other image of the layout uses."""
     index_file = layout / "index.json"
