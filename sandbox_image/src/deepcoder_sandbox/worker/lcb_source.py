@@ -2,8 +2,9 @@
 
 The harness parses and unparses a program up to twice (`_wrap_tree`, to the letter), which is most of what preparing a
 short one costs. A plain program is therefore rewritten as text (`_wrap_text`), where that is known to give what parses
-to the same tree; whatever could make a difference goes the long way. Neither fails: a program that the harness cannot
-rewrite it executes as it is, for which `wrap` returns None.
+to the same tree; whatever could make a difference goes the long way. Brackets over several lines are first put on one,
+where unparsing puts them: where a statement's lines break can show in its code. Neither fails: a program that the
+harness cannot rewrite it executes as it is, for which `wrap` returns None.
 """
 
 from __future__ import annotations
@@ -33,14 +34,21 @@ _ODD_BARE = re.compile(
     r"[^\n -~]"  # tabs, other white space, identifiers that are no ASCII
     r"|\w['\"]|['\"] *['\"]"  # literals with a prefix, or one after another
     r"|;|^(?:import|from)\b.*[('\"]"
-    r"|^ *(?:while|for|try|else|finally|except|with|async|class|def)\b(?!.*: *#?$)"  # a body on the line of its head:
+    r"|\bclass +Solution|\byield\b",
+    re.MULTILINE,
+)
+_ODD_STATEMENT = re.compile(
+    r"^ *(?:while|for|try|else|finally|except|with|async|class|def)\b(?!.*: *#?$)"  # a body on the line of its head:
     r"|^ *(?:el)?if\b.*: *(?:pass|continue|break)\b"  # whether an alarm is caught there can depend on line numbers
-    r"|\bclass +Solution|\byield\b|^ *match\b"
+    r"|^ *match\b"
     rf"|^.{{{_PLAIN_LINE}}}",
     re.MULTILINE,
 )
 _BRACKETS = re.compile(r"[(\[{][^()\[\]{}\n]*[)\]}]")
 _BRACKET = re.compile(r"[()\[\]{}]")
+_INSIDE = re.compile(rf"(?:{_TOKEN.pattern})|[()\[\]{{}}]|\n[ \n]*")
+"""What matters to who joins lines: texts and comments, brackets, ends of lines."""
+
 _FIRST = re.compile(r"(?: *#?\n)*[^ #\n]")
 _IMPORT = re.compile(r"^(?:import|from)\b.*", re.MULTILINE)
 _OTHER = re.compile(r"^(?!import\b|from\b)[^ #\n]", re.MULTILINE)
@@ -57,8 +65,15 @@ def _wrap_text(source: str) -> str | None:
     """Rewrite a program without parsing it; None where it is not plain enough."""
     if len(source) > _PLAIN_CHARS or _ODD_TEXT.search(source):
         return None
-    bare = _TOKEN.sub(lambda match: "#" if match[0][0] == "#" else "'", source)  # a string as one quote
-    if _ODD_BARE.search(bare) or not _FIRST.match(bare) or not _OTHER.search(bare) or _brackets_span_lines(bare):
+    bare = _bare(source)
+    if _ODD_BARE.search(bare):
+        return None
+    if _brackets_span_lines(bare):
+        source = _statements_on_one_line(source)
+        bare = _bare(source)
+        if _ODD_BARE.search(bare) or _brackets_span_lines(bare):
+            return None
+    if _ODD_STATEMENT.search(bare) or not _FIRST.match(bare) or not _OTHER.search(bare):
         return None
     body = source
     if "__name__" in bare:
@@ -74,6 +89,27 @@ def _wrap_text(source: str) -> str | None:
         return None
     imports.append(f"def {FUNCTION}():\n ")
     return "\n".join(imports) + body.replace("\n", "\n ")
+
+
+def _bare(source: str) -> str:
+    """Return the program with a text as one quote, and a comment as its first character."""
+    return _TOKEN.sub(lambda match: "#" if match[0][0] == "#" else "'", source)
+
+
+def _statements_on_one_line(source: str) -> str:
+    """Return the program with no end of a line, and no comment, in brackets."""
+    depth, parts, at = 0, [], 0
+    for match in _INSIDE.finditer(source):
+        first = match[0][0]
+        if first in "([{":
+            depth += 1
+        elif first in ")]}":
+            depth -= 1
+        elif depth > 0 and first in "#\n":
+            parts.append(source[at : match.start()])
+            at = match.end()
+    parts.append(source[at:])
+    return " ".join(parts)
 
 
 def _brackets_span_lines(bare: str) -> bool:
