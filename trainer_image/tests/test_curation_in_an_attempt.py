@@ -46,6 +46,9 @@ class Passing:
         return Judgement(JudgeResponse(id="x", passed=True, verdicts=[verdict], seconds=0.1, worker="w"), 1)
 
     async def run(self) -> None:
+    async def version(self) -> str | None:
+        return "sha256:1"
+
         await asyncio.Event().wait()
 
 
