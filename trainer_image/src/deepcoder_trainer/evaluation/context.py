@@ -18,9 +18,8 @@ from deepcoder_trainer.surroundings import Surroundings
 from deepcoder_trainer.types import Sampler
 
 
-async def no_judge() -> str | None:
+async def no_judge() -> None:
     """Where no judge grades: a reward of the user's own."""
-    return None
 
 
 @dataclass(frozen=True)

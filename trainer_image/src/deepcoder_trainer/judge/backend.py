@@ -49,8 +49,8 @@ class Judge(Protocol):
     async def judge(self, submission: Submission) -> Judgement:
         """Have one program judged. Raises JudgeRefused where that can never be."""
 
-    async def version(self) -> str | None:
-        """Which code grades, as results are filed under it; None where no judge says."""
+    async def version(self) -> str:
+        """Which code grades, as results are filed under it. Raises SandboxUnavailable where no judge says in time."""
 
     def refusal(self, problem: Problem) -> str | None:
         """Why programs for this problem can never be judged here, with the mend; None if they can."""

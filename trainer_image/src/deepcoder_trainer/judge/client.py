@@ -30,6 +30,7 @@ from deepcoder_trainer.judge.backend import Judgement
 from deepcoder_trainer.judge.endpoints import Endpoint, Endpoints, NoJudge
 from deepcoder_trainer.judge.http import MAX_REST_SECONDS
 from deepcoder_trainer.judge.submission import Submission
+from deepcoder_trainer.ports import SandboxUnavailable
 from deepcoder_trainer.types import Problem
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,12 @@ ERRORS = 3
 """Failures of judges after which a submission is given up."""
 PATIENCE = 1800.0
 """Most of that, where a stage may stand still for longer."""
+VERSION_PAUSE = 1.0
+"""Seconds before judges are asked for their version again the first time; each time twice as long."""
+
+
+class NotTold(Exception):
+    """A judge does not say now what it was asked."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +72,8 @@ class Transport(Protocol):
     async def ask(self, judge: Endpoint, submission: Submission) -> Answer:
         """Have one judge judge it."""
 
-    async def version(self, judge: Endpoint) -> str | None:
-        """As `Judge.version`."""
+    async def version(self, judge: Endpoint) -> str:
+        """What this judge says of the code that grades. Raises NotTold, and JudgeRefused where it never will."""
 
     def refusal(self, problem: Problem) -> str | None:
         """As `Judge.refusal`."""
@@ -117,16 +124,33 @@ class JudgeClient:
             log.warning("no judge for %s within %.0f s", name, self.patience)
         return Judgement(None, asked.attempts)
 
-    async def version(self) -> str | None:
-        """What one of the judges says of the code that grades; None where none is there, or it does not say."""
+    async def version(self) -> str:
+        """What one of the judges says of the code that grades; those that do not answer are asked again.
+
+        Results are filed under it, so that "none told" is no version: it would be another one the next time, or another
+        judge's. Raises SandboxUnavailable after `patience`, and JudgeRefused.
+        """
+        silent: frozenset[str] = frozenset()
+        pause, problem = VERSION_PAUSE, "there is none"
         try:
-            endpoint = await self._endpoints.acquire(first=True, patience=self.patience)
-        except NoJudge:
-            return None
-        try:
-            return await self._transport.version(endpoint)
-        finally:
-            self._endpoints.release(endpoint)
+            async with asyncio.timeout(self.patience):
+                while True:
+                    endpoint = await self._endpoints.acquire(silent, first=True, patience=self.patience)
+                    try:
+                        return await self._transport.version(endpoint)
+                    except NotTold as error:
+                        silent |= {endpoint.url}
+                        problem = str(error)
+                        log.warning("%s; asking again in %.0f s", problem, pause)
+                    finally:
+                        self._endpoints.release(endpoint)
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, MAX_REST_SECONDS)
+        except (TimeoutError, NoJudge):
+            raise SandboxUnavailable(
+                f"no judge said within {self.patience:.0f} s which code grades, under which results are filed "
+                f"({problem}): {SandboxUnavailable.WHERE_TO_LOOK}"
+            ) from None
 
     def refusal(self, problem: Problem) -> str | None:
         """Why programs for this problem can never be judged here."""

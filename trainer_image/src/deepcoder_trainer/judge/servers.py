@@ -25,7 +25,7 @@ from deepcoder_contracts.judge import RUN_HEADER, VERSION_HEADER, Capacity, Judg
 from deepcoder_contracts.manifest import RunIdentity
 from deepcoder_trainer.judge.backend import JudgeRefused
 from deepcoder_trainer.judge.bearer import Bearer
-from deepcoder_trainer.judge.client import Answer, answer_with
+from deepcoder_trainer.judge.client import Answer, NotTold, answer_with
 from deepcoder_trainer.judge.endpoints import Endpoint
 from deepcoder_trainer.judge.http import CONNECT_SECONDS, rest_seconds, watched_socket
 from deepcoder_trainer.judge.submission import QUEUE_SECONDS, StoredTests, Submission
@@ -83,14 +83,21 @@ class JudgeServers:
             log.debug("judge %s does not tell its capacity: %s", judge.url, error)
         return None
 
-    async def version(self, judge: Endpoint) -> str | None:
-        """Ask a judge which code grades."""
+    async def version(self, judge: Endpoint) -> str:
+        """Ask a judge which code grades. Raises NotTold, and JudgeRefused for one whose release does not say."""
         try:
             reply = await self._send("GET", f"{judge.url}/v1/capacity", None, CAPACITY_SECONDS)
         except (aiohttp.ClientError, TimeoutError) as error:
-            log.warning("judge %s does not tell its version: %s", judge.url, error)
-            return None
-        return reply.version
+            raise NotTold(f"judge {judge.url} does not tell its version: {type(error).__name__}: {error}") from error
+        if reply.version is not None and reply.ok:
+            return reply.version
+        if reply.ok or reply.status == 404:
+            raise JudgeRefused(
+                f"the judge at {judge.url} does not say which code grades (no {VERSION_HEADER} in its answer to GET "
+                "/v1/capacity), and results are filed under that: give the pool this release's sandbox image",
+                field="judge",
+            )
+        raise NotTold(f"judge {judge.url} does not tell its version: {self._shown(reply)}")
 
     async def ask(self, judge: Endpoint, submission: Submission) -> Answer:
         """Submit it, with its tests where the judge lacks them."""
@@ -149,9 +156,12 @@ class JudgeServers:
             return _Told(Answer(judged=True, problem=f"not a judgement: {message}"))
         return _Told(answer_with(response, request))
 
-    def _read_problem(self, reply: _Reply) -> _Told:
+    def _shown(self, reply: _Reply) -> str:
         text = f"{reply.status}: {reply.body[:500].decode(errors='replace')}"
-        text = text if self._token is None else self._token.redact(text)
+        return text if self._token is None else self._token.redact(text)
+
+    def _read_problem(self, reply: _Reply) -> _Told:
+        text = self._shown(reply)
         if reply.status in (429, 503):
             return _Told(Answer(rest_seconds=rest_seconds(reply.retry_after), problem=text))
         if reply.status == 404:

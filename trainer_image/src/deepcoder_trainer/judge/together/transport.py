@@ -63,7 +63,7 @@ class TogetherTransport:
             connector=aiohttp.TCPConnector(limit=0, socket_factory=watched_socket), trust_env=False
         )
 
-    async def version(self, judge: Endpoint) -> str | None:
+    async def version(self, judge: Endpoint) -> str:
         """What grades there is the trainer's own code, whose digest results have; what runs programs is not told."""
         return f"together {judge.url}"
 
