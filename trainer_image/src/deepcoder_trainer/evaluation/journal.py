@@ -5,7 +5,7 @@ own: a store has no append, and two attempts never write the same object. One pa
 came since the one before, at least `SECONDS` apart: a process that is killed loses what came since then, nothing
 else. An answer is a line, its verdict another, so that an answer whose verdict was lost is judged again and not
 sampled again. Parts go when the results are committed. What cannot be put is told in the log and tried again with the
-next part.
+next part. What earlier processes left is read or the evaluation ends: to go on without it would cost GPUs all over.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from deepcoder_trainer.checkpoint.errors import StorageError
 from deepcoder_trainer.checkpoint.storage import ObjectStore
+from deepcoder_trainer.checkpoint.transfer import retried
 from deepcoder_trainer.evaluation.answers import Answer
 from deepcoder_trainer.types import Outcome
 
@@ -47,17 +48,16 @@ class Journal:
         self._store, self._prefix, self._seconds = store, prefix, seconds
         self._writer = uuid.uuid4().hex[:12]
         self._lines: list[bytes] = []
+        self._adding = threading.Lock()
+        """Held for no longer than lines take to be added or taken: the loop adds them, a thread takes them."""
         self._part = 0
         self._putting = threading.Lock()
         self._writing: asyncio.Task[None] | None = None
         self.known: dict[Place, Known] = {}
 
     async def load(self) -> None:
-        """Read what earlier processes left. A part that cannot be read is told and made anew."""
-        try:
-            await asyncio.to_thread(self._read)
-        except StorageError as error:
-            log.error("samples below %s are made anew, if they are there: %s", self._prefix, error)
+        """Read what earlier processes left. Raises StorageError where storage stays away."""
+        await asyncio.to_thread(self._read)
 
     def answered(self, place: Place, answer: Answer) -> None:
         """Keep an answer."""
@@ -79,7 +79,9 @@ class Journal:
         await asyncio.shield(asyncio.to_thread(self._put))
 
     def _keep(self, place: Place, line: dict[str, object]) -> None:
-        self._lines.append(json.dumps({"place": place, **line}).encode() + b"\n")
+        data = json.dumps({"place": place, **line}).encode() + b"\n"
+        with self._adding:
+            self._lines.append(data)
         if self._writing is None:
             self._writing = asyncio.create_task(self._write())
 
@@ -91,20 +93,22 @@ class Journal:
 
     def _put(self) -> None:
         with self._putting:  # a part that is under way keeps its number
-            lines, self._lines = self._lines, []
+            with self._adding:
+                lines, self._lines = self._lines, []
             if not lines:
                 return
             try:
                 self._store.put_bytes(f"{self._prefix}/{self._writer}-{self._part:06d}.jsonl", b"".join(lines))
                 self._part += 1
             except StorageError as error:
-                self._lines = lines + self._lines
+                with self._adding:
+                    self._lines[:0] = lines
                 log.error("samples of %s could not be kept yet: %s", self._prefix, error)
 
     def _read(self) -> None:
         outcomes: dict[tuple[Place, str], Outcome] = {}
-        for found in self._store.list(f"{self._prefix}/"):
-            for line in self._store.get_bytes(found.key).splitlines():
+        for found in retried(lambda: self._store.list(f"{self._prefix}/"), f"listing of {self._prefix}"):
+            for line in self._part_of(found.key).splitlines():
                 try:
                     entry = json.loads(line)
                     group, index = entry["place"]
@@ -116,6 +120,9 @@ class Journal:
                     log.error("a line of %s is passed over: %s", found.key, error)
         for place, known in self.known.items():
             self.known[place] = Known(known.answer, outcomes.get((place, _name(known.answer))))
+
+    def _part_of(self, key: str) -> bytes:
+        return retried(lambda: self._store.get_bytes(key), f"download of {key}")
 
 
 def _name(answer: Answer) -> str:
