@@ -37,10 +37,10 @@ def state(step: int, groups: tuple = ()) -> PipelineState:
 
 
 async def run_to(
-    config: StageConfig, learner: Any, make_batch: Callable, workdir: Path, last: int, first: int = 1
+    config: StageConfig, learner: Any, make_batch: Callable, workdir: Path, last: int, first: int = 1, **made_by: Any
 ) -> CheckpointWriter:
     """Claim, then train and save each step; the writer, with everything committed."""
-    writer = CheckpointWriter(config, learner, workdir=workdir)
+    writer = CheckpointWriter(config, learner, workdir=workdir, **made_by)
     await writer.claim()
     point = await find_resume_point(config, learner, workdir=workdir)
     if point is not None:

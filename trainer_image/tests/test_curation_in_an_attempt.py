@@ -20,6 +20,7 @@ from deepcoder_contracts.stage import DatasetSource, StageConfig
 from deepcoder_trainer import attempt
 from deepcoder_trainer.judge.backend import Judgement
 from deepcoder_trainer.judge.submission import Submission
+from deepcoder_trainer.modelconfig import model_files
 from deepcoder_trainer.stopping import Stop
 from deepcoder_trainer.telemetry.progress import Progress
 
@@ -45,10 +46,10 @@ class Passing:
         verdict = TestVerdict(verdict=Verdict.PASSED, seconds=0.1)
         return Judgement(JudgeResponse(id="x", passed=True, verdicts=[verdict], seconds=0.1, worker="w"), 1)
 
-    async def run(self) -> None:
     async def version(self) -> str | None:
         return "sha256:1"
 
+    async def run(self) -> None:
         await asyncio.Event().wait()
 
 
@@ -100,7 +101,10 @@ async def test_an_attempt_makes_its_own_set_before_it_trains_on_it_and_the_next_
     [path] = w.store.glob("curation/*/MANIFEST.json")
     curation = CurationManifest.from_json(path.read_bytes())
     [checkpoint] = w.store.glob("s/step-*/MANIFEST.json")
-    assert Manifest.from_json(checkpoint.read_bytes()).dataset_digest == curation.dataset_digest
+    stored = Manifest.from_json(checkpoint.read_bytes())
+    assert stored.dataset_digest == curation.dataset_digest
+    assert "config.json" in stored.model_files
+    assert stored.model_files == model_files(Path(w.config.model.uri.removeprefix("file://")))
 
     (tmp_path / "published.jsonl").unlink()
     again = w.config.stage.model_copy(update={"name": "longer", "index": 1})

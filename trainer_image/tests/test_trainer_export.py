@@ -28,6 +28,7 @@ from deepcoder_trainer.export.run import Order, export
 from deepcoder_trainer.export.source import find
 from deepcoder_trainer.export.tensors import Tensors
 from deepcoder_trainer.export.workdir import workdir
+from deepcoder_trainer.modelconfig import model_files
 
 
 def quiet(_text: str) -> None:
@@ -109,10 +110,37 @@ async def test_a_checkpoint_between_exports_is_exported_with_its_trained_weights
     assert done.difference.mean_kl < 1e-3
     card = (tmp_path / "out" / "README.md").read_text()
     digest = hashlib.sha256((base / "tokenizer.json").read_bytes()).hexdigest()
-    assert f"| `tokenizer.json` | `{digest}` |" in card, "no manifest says which configuration and tokenizer there were"
+    assert f"| `tokenizer.json` | `sha256:{digest}` |" in card
     assert "no manifest says what they were in training" in card
     exact = export(Order(order.source, f"file://{tmp_path}/exact", precision=Precision.FLOAT32), quiet)
     assert exact.difference.max_abs == 0
+
+
+async def test_a_checkpoint_is_exported_with_the_configuration_and_tokenizer_that_it_was_trained_with(
+    make_config: Callable[..., StageConfig],
+    make_learner: Callable,
+    make_batch: Callable,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    base = export_world.make_model(tmp_path / "base")
+    read = model_files(base)
+    assert {"config.json", "tokenizer.json", "generation_config.json"} <= read.keys()
+    config = make_config(model={"uri": str(base)})
+    await run_to(config, make_learner(model=base), make_batch, tmp_path / "w", last=1, model_files=read)
+    source, target = f"{tmp_path}/store/short/step-000001.a001", tmp_path / "results" / "out"
+    arguments = ["export", "--source", source, "--output", str(target)]
+    trained_with = (base / "generation_config.json").read_bytes()
+    (base / "generation_config.json").write_text('{"temperature": 2.0}')
+    (base / "chat_template.json").write_text("{}")
+    assert main(arguments) == 1
+    said = capsys.readouterr().err
+    assert f"{base} has another chat_template.json, generation_config.json than when the checkpoint was made" in said
+    assert not list(target.parent.glob("*"))
+    (base / "generation_config.json").write_bytes(trained_with)
+    (base / "chat_template.json").unlink()
+    assert main(arguments) == 0
+    assert "as training read them: the checkpoint's manifest has their digests" in (target / "README.md").read_text()
 
 
 @pytest.mark.s3
@@ -265,6 +293,7 @@ _ENDED = """
 import os, signal, sys
 from pathlib import Path
 from deepcoder_trainer.export.workdir import workdir
+from deepcoder_trainer.modelconfig import model_files
 
 with workdir(Path(sys.argv[1])) as work:
     (work / "weights").write_bytes(b"0" * 1000)

@@ -113,6 +113,9 @@ class Manifest(Record):
     model: str | None = None
     """URI (with revision) of the model at the chain's root."""
 
+    model_files: Annotated[dict[str, Digest], Field(max_length=32)] = {}
+    """Configuration and tokenizer of that model as this attempt read them, by file name; empty in older manifests."""
+
     config_digest: Digest
     """Of the run's resolved config."""
 

@@ -40,7 +40,7 @@ from deepcoder_trainer.judge.admission import refuse_unjudgeable
 from deepcoder_trainer.judge.backend import Judge
 from deepcoder_trainer.judge.connect import connect_judge
 from deepcoder_trainer.judge.local import LocalJudge
-from deepcoder_trainer.modelconfig import read_model_config
+from deepcoder_trainer.modelconfig import model_files, read_model_config
 from deepcoder_trainer.plan.check import check
 from deepcoder_trainer.plan.shapes import model_shape
 from deepcoder_trainer.ports import Ending, Evaluate, Observer
@@ -200,6 +200,7 @@ class Attempt:
             dataset_digest=digest,
             store=self._store,
             surroundings=self._surroundings,
+            model_files=await abandonable(model_files, model_dir),
             threads=threads,
         )
         stack.push_async_callback(writer.close)

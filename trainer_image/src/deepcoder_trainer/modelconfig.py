@@ -15,7 +15,29 @@ from typing import Any
 from deepcoder_contracts import model_shape
 from deepcoder_contracts.stage import RopeScaling
 from deepcoder_contracts.supported import model_refusals
+from deepcoder_trainer.checkpoint.storage import file_sha256
 from deepcoder_trainer.errors import BadConfig
+
+COPIED = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "LICENSE",
+)
+"""What is taken over as it is from the model that a run began with, where it has it."""
+
+
+def model_files(directory: Path) -> dict[str, str]:
+    """Digests of a model's configuration, tokenizer and what else goes with its weights, by file name."""
+    files = (directory / name for name in ("config.json", *COPIED))
+    return {file.name: f"sha256:{file_sha256(file)}" for file in files if file.is_file()}
 
 
 def read_model_config(directory: Path) -> dict[str, Any]:

@@ -107,19 +107,22 @@ class CheckpointWriter:
         workdir: Path,
         parent: ParentRef | None = None,
         dataset_digest: str | None = None,
+        model_files: Mapping[str, str] | None = None,
         store: ObjectStore | None = None,
         surroundings: Surroundings | None = None,
         threads: ComputeThreads | None = None,
     ) -> None:
         """`workdir` is local scratch space; `parent` is what this attempt started from (also settable later).
 
-        `threads` are those of the attempt's processes, where they decide what it computes.
+        `model_files` are digests of the configuration and tokenizer that it reads. `threads` are those of the attempt's
+        processes, where they decide what it computes.
         """
         self._config = config
         self._learner = learner
         self._workdir = workdir
         self._store = store or open_run_storage(config.storage)
         self._dataset_digest = dataset_digest
+        self._model_files = dict(model_files or {})
         self._surroundings = surroundings or Surroundings()
         self._threads = threads
         self._copied: _Copied | None = None
@@ -327,6 +330,7 @@ class CheckpointWriter:
             final=final,
             parent=self.parent,
             model=f"{config.model.uri}{revision}",
+            model_files=self._model_files,
             config_digest=config.provenance.config_digest,
             dataset_digest=self._dataset_digest,
             code_digest=code_digest(),

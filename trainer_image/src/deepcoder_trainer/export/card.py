@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from deepcoder_contracts.manifest import Manifest
-from deepcoder_trainer.checkpoint.storage import file_sha256
 from deepcoder_trainer.checkpoint.verify import Link
 from deepcoder_trainer.export.compare import Difference
 from deepcoder_trainer.export.formats import Format
 from deepcoder_trainer.export.source import Place
-from deepcoder_trainer.learner.pretrained import COPIED
+from deepcoder_trainer.modelconfig import model_files
 
 _TRAINING = ("reward_mean", "truncated_ratio", "response_tokens_mean", "entropy", "reference_kl")
 _EVALUATION = "eval/"
@@ -66,16 +65,18 @@ def model_card(
     return "\n".join(section for section in sections if section)
 
 
-def configuration_note(model: str | None, pretrained: Path) -> str:
-    """Of a checkpoint's export: what stands in no manifest."""
-    of = _code(model or "an unknown model")
-    files = [path for name in ("config.json", *COPIED) if (path := pretrained / name).is_file()]
-    rows = [(f"`{f.name}`", f"`{file_sha256(f)}`") for f in files]
+def configuration_note(manifest: Manifest, pretrained: Path) -> str:
+    """Of a checkpoint's export: what it took from the model that the run began with."""
+    of = _code(manifest.model or "an unknown model")
+    when = (
+        "as training read them: the checkpoint's manifest has their digests"
+        if manifest.model_files
+        else "on the day of this export; no manifest says what they were in training"
+    )
     return (
         "## Configuration and tokenizer\n\n"
-        f"The weights are the checkpoint's. Configuration and tokenizer are those of {of} on the day of this "
-        "export; no manifest says what they were in training. SHA-256 of what was read:\n\n"
-    ) + _table(("", ""), rows)
+        f"The weights are the checkpoint's. Configuration and tokenizer are those of {of} {when}. What was read:\n\n"
+    ) + _table(("", ""), [(f"`{name}`", f"`{digest}`") for name, digest in model_files(pretrained).items()])
 
 
 def _front_matter(manifest: Manifest, form: Format) -> str:

@@ -120,7 +120,7 @@ def export(order: Order, say: Callable[[str], None]) -> Done:
         measured = evaluations(place, order.endpoint, order.region)
         card = model_card(model.name, place, order.form, order.precision.value.lower(), found, measured, model.entries)
         if isinstance(model.tensors, CheckpointTensors):
-            card += "\n" + configuration_note(place.manifest.model, model.pretrained)
+            card += "\n" + configuration_note(place.manifest, model.pretrained)
         (staging / "README.md").write_text(card)
         ref = publish(staging, order.output, place, found.figures() | measured, order.endpoint, order.region)
     return Done(ref, place, found)

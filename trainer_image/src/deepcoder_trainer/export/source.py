@@ -4,8 +4,9 @@ A source is named by its folder (s3://…, file://… or a path), by its MANIFES
 the newest export counts, or without any the newest checkpoint. Every link of its chain must hold, and each of its files
 that is read is checked against the manifest: a model of unknown origin gets no card that says where it comes from. An
 export is read as it is, and may hold nothing that its manifest does not list. Of a checkpoint the weights alone are
-fetched; configuration and tokenizer come from the model that its run began with, of which no manifest has digests: they
-are as they are there today, and the card says so, with their digests.
+fetched; configuration and tokenizer come from the model that its run began with, and are held to the digests of what
+its attempt read. Manifests from before these were noted have none: then they are as they are there today, and the card
+says so, with their digests.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from deepcoder_trainer.checkpoint.verify import Link, check_file, walk_chain
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.export.errors import ExportFailed
 from deepcoder_trainer.learner.wire import LEARNER_DIR, METADATA
+from deepcoder_trainer.modelconfig import model_files
 
 _FOLDERS = re.compile(r"^(?P<run>.+?)/[^/]+/(export/)?step-\d{6,}\.a\d{3,}$")
 
@@ -101,6 +103,17 @@ def fetch(place: Place, sources: Sources, workdir: Path) -> Fetched:
 
 
 def evaluations(place: Place, endpoint: str | None, region: str | None) -> dict[str, float]:
+def _check_base(manifest: Manifest, base: Path) -> None:
+    """Hold configuration and tokenizer to what the checkpoint's attempt read, where its manifest says."""
+    before, now = manifest.model_files, model_files(base)
+    changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    if before and changed:
+        raise ExportFailed(
+            f"{manifest.model} has another {', '.join(changed)} than when the checkpoint was made from it: export from "
+            "an export of the run, which has its own, or bring back what it was (a run's model.revision pins it)"
+        )
+
+
     """Figures of the evaluations that measured this very export, from its run's folder, if that is there."""
     match = _FOLDERS.match(place.ref.uri)
     if match is None:

@@ -15,25 +15,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from deepcoder_contracts.recipe import Precision
+from deepcoder_trainer.modelconfig import COPIED
 
 SHARD_BYTES = 2 << 30
 """Bytes of one weight file, about."""
 
 _DTYPE_NAMES = {Precision.BFLOAT16: "bfloat16", Precision.FLOAT32: "float32"}
-COPIED = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-    "LICENSE",
-)
-"""What is taken over as it is from the model that a run began with, where it has it."""
 
 
 def write_pretrained(
