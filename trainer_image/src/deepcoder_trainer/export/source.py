@@ -99,6 +99,7 @@ def fetch(place: Place, sources: Sources, workdir: Path) -> Fetched:
     if model.startswith("hf://"):
         model, _, revision = model.partition("@")
     base = sources.model(ModelSource(uri=model, revision=revision or None))
+    _check_base(place.manifest, base)
     return Fetched(base, _shards(place, sources, workdir))
 
 
@@ -113,6 +114,7 @@ def _check_base(manifest: Manifest, base: Path) -> None:
             "an export of the run, which has its own, or bring back what it was (a run's model.revision pins it)"
         )
 
+def evaluations(place: Place, endpoint: str | None, region: str | None) -> dict[str, float]:
 
     """Figures of the evaluations that measured this very export, from its run's folder, if that is there."""
     match = _FOLDERS.match(place.ref.uri)
