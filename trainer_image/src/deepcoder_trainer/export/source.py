@@ -103,7 +103,6 @@ def fetch(place: Place, sources: Sources, workdir: Path) -> Fetched:
     return Fetched(base, _shards(place, sources, workdir))
 
 
-def evaluations(place: Place, endpoint: str | None, region: str | None) -> dict[str, float]:
 def _check_base(manifest: Manifest, base: Path) -> None:
     """Hold configuration and tokenizer to what the checkpoint's attempt read, where its manifest says."""
     before, now = manifest.model_files, model_files(base)
@@ -114,8 +113,8 @@ def _check_base(manifest: Manifest, base: Path) -> None:
             "an export of the run, which has its own, or bring back what it was (a run's model.revision pins it)"
         )
 
-def evaluations(place: Place, endpoint: str | None, region: str | None) -> dict[str, float]:
 
+def evaluations(place: Place, endpoint: str | None, region: str | None) -> dict[str, float]:
     """Figures of the evaluations that measured this very export, from its run's folder, if that is there."""
     match = _FOLDERS.match(place.ref.uri)
     if match is None:
