@@ -1,7 +1,8 @@
 """A few ranks for tests of what is collective: processes that stay, and call a function together when they are told to.
 
-Without Ray, and started once for all tests, since what takes time is loading torch. A function must be importable by
-its module's name. It gets its place and a store of its own to meet the others in; what it returns must be picklable.
+Without Ray, and forked from one process that has loaded torch, since that is what takes time. A function must be
+importable by its module's name. It gets its place and a store of its own to meet the others in; what it returns must be
+picklable.
 """
 
 from __future__ import annotations
@@ -80,7 +81,9 @@ class GlooRanks:
     def _start(self) -> None:
         if self._processes:
             return
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        # Only loaded there, never run: a process with torch's threads could not be forked.
+        context.set_forkserver_preload(["deepcoder_trainer.learner.rank"])
         for rank in range(self.world):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(rank, self.world, str(self._folder), theirs), daemon=True)
@@ -93,8 +96,6 @@ class GlooRanks:
 
 def _serve(rank: int, world: int, folder: str, pipe: Any) -> None:
     import torch
-
-    import deepcoder_trainer.learner.rank  # noqa: F401  what takes longest to load, so that no rank waits in a collective
 
     torch.set_num_threads(1)
     pipe.send((True, None))
