@@ -88,8 +88,8 @@ class Client:
     def find_pool(self, namespace: str, name: str) -> None:
         raise NotFound("no pool")
 
-    def pod_log(self, namespace: str, name: str, container: str, *, tail: int) -> Iterator[str]:
-        yield f"{name} says {PASSWORD}"
+    def pod_log(self, namespace: str, name: str, container: str, *, tail: int, previous: bool = False) -> Iterator[str]:
+        yield f"{'before: ' if previous else ''}{name} says {PASSWORD}"
         yield "team/demo: attempt 1" if name == "op" else "logged in with a-literal-key"
 
 
@@ -126,6 +126,19 @@ def test_logs_are_left_out_where_a_secret_is_not_known_and_that_is_said(secret: 
 def test_logs_are_had_all_the_same_where_they_are_asked_for() -> None:
     made = bundle(withheld=("hub",), logs=True)
     assert made.documents["logs/demo-head.ray-head.log"].startswith("demo-head says [redacted]")
+
+
+def test_what_a_container_said_before_it_was_started_again_is_there_and_what_ran_before_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    restarted = {"name": "ray-head", "restartCount": 2, "state": {"running": {}}}
+    spec = POD["spec"] | {"initContainers": [{"name": "fetch"}]}
+    pod = POD | {"spec": spec, "status": {"containerStatuses": [restarted], "initContainerStatuses": []}}
+    monkeypatch.setattr(Client, "pods", lambda *_: [pod])
+    made = bundle()
+    logs = {name for name in made.documents if name.startswith("logs/")}
+    assert logs == {f"logs/demo-head.{name}.log" for name in ("fetch", "ray-head", "ray-head.previous")}
+    assert made.documents["logs/demo-head.ray-head.previous.log"].startswith("before: demo-head says [redacted]")
 
 
 def test_the_archive_has_one_folder_with_a_report_of_what_is_missing() -> None:

@@ -14,7 +14,7 @@ import binascii
 import io
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -36,6 +36,8 @@ from deepcoder_contracts.redaction import (
 )
 
 LOG_LINES = 5000
+PREVIOUS_LINES = 500
+"""Of a container that was started again: what it said before it ended, which is why."""
 OPERATOR_LINES = 20_000
 OPERATOR_LABEL = "app.kubernetes.io/name=deepcoder-operator"
 _NOISE = ("managedFields",)
@@ -104,9 +106,10 @@ def gather(client: Client, name: str, *, operator_namespace: str, logs: bool = F
             made.documents[document] = yaml.safe_dump_all(clean, sort_keys=False, allow_unicode=True)
     if told:
         for pod in pods:
-            for container in (str(c["name"]) for c in pod["spec"]["containers"]):
-                what = f"{pod['metadata']['name']}.{container}"
-                text = tried(f"the log of {what}", partial(_log, client, pod, container, LOG_LINES))
+            for container, previous in _containers(pod):
+                what = f"{pod['metadata']['name']}.{container}" + (".previous" if previous else "")
+                lines = PREVIOUS_LINES if previous else LOG_LINES
+                text = tried(f"the log of {what}", partial(_log, client, pod, container, lines, previous=previous))
                 if text:
                     made.documents[f"logs/{what}.log"] = redactor.text(text)
     else:
@@ -156,9 +159,20 @@ def _without_values(value: Any) -> Any:
     return [_without_values(each) for each in value] if isinstance(value, list) else value
 
 
-def _log(client: Client, pod: Object, container: str, tail: int) -> str:
+def _containers(pod: Object) -> Iterator[tuple[str, bool]]:
+    """Names of a pod's containers, those that run before the others first; once more with True if it was restarted."""
+    status = pod.get("status") or {}
+    for kind in ("initContainer", "container"):
+        told = {s["name"]: s for s in status.get(f"{kind}Statuses") or ()}
+        for name in (str(c["name"]) for c in pod["spec"].get(f"{kind}s") or ()):
+            yield name, False
+            if told.get(name, {}).get("restartCount"):
+                yield name, True
+
+
+def _log(client: Client, pod: Object, container: str, tail: int, *, previous: bool = False) -> str:
     meta = pod["metadata"]
-    return "\n".join(client.pod_log(meta["namespace"], meta["name"], container, tail=tail))
+    return "\n".join(client.pod_log(meta["namespace"], meta["name"], container, tail=tail, previous=previous))
 
 
 def _operator(client: Client, namespace: str, *words: str) -> str:

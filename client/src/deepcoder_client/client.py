@@ -277,12 +277,23 @@ class Client:
         return sorted(items, key=lambda pod: str(pod["metadata"]["name"]))
 
     def pod_log(
-        self, namespace: str, pod: str, container: str | None = None, *, follow: bool = False, tail: int | None = None
+        self,
+        namespace: str,
+        pod: str,
+        container: str | None = None,
+        *,
+        follow: bool = False,
+        tail: int | None = None,
+        previous: bool = False,
     ) -> Iterator[str]:
-        """Lines of a container's log; with `follow` as they come, until the container ends or is silent for minutes."""
+        """Lines of a container's log; with `follow` as they come, until the container ends or is silent for minutes.
+
+        `previous`: of the container before, where it was started again.
+        """
         right = Right("get", "pods/log", "", namespace)
         query: dict[str, str | int] = {"follow": "true"} if follow else {}
         query |= {"container": container} if container else {}
+        query |= {"previous": "true"} if previous else {}
         query |= {"tailLines": tail} if tail is not None else {}
         return self.connection.lines(PODS, namespace, right, query, PODS.path(namespace, pod, "log"))
 
