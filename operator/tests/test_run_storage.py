@@ -12,7 +12,9 @@ import s3_server
 from plan_world import UID, make_run
 from run_folder import CONFIG, RUN, Folder
 
+from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.api.run_spec import FromCheckpoint
+from deepcoder_contracts.api.run_status import ProvenanceStatus, RunStatus
 from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.chain import Damaged, read_manifest, verify_files
 from deepcoder_contracts.exit import ExitRecord
@@ -48,6 +50,22 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3_server.S3Ser
 @pytest.fixture
 def folder(server: s3_server.S3Server) -> Folder:
     return Folder(server)
+
+
+def reader_of(secret: str) -> Any:
+    """What reads the runs' Secrets."""
+
+    class Reader:
+        async def read(self, *_: str) -> Credentials:
+            return Credentials(s3_server.ACCESS, secret, source="Secret s3")
+
+    return Reader()
+
+
+def run_in(folder: Folder) -> DeepCoderRun:
+    """A run whose folder it is."""
+    where = {"bucket": s3_server.BUCKET, "prefix": folder.key, "endpoint": folder.server.endpoint}
+    return make_run(checkpoint={"s3": where | {"credentialsSecretRef": {"name": "s3"}}})
 
 
 def newest(folder: Folder) -> tuple[int, int] | None:
@@ -166,6 +184,41 @@ def test_folder_that_was_looked_at_is_claimed_with_one_request_and_still_never_t
     claim_folder(folder.run, looked=True)
 
 
+async def test_folder_is_claimed_without_another_look_only_right_after_admission_saw_it_free(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was suspended for a month before its first attempt, or is tried again, looks: others may have come."""
+    looks: list[str] = []
+    get = Bucket.get
+
+    def noted(bucket: Bucket, key: str) -> tuple[bytes, datetime]:
+        looks.append(key)
+        return get(bucket, key)
+
+    monkeypatch.setattr(Bucket, "get", noted)
+    clock = [1000.0]
+    service = StorageService(reader_of(s3_server.SECRET), [], clock=lambda: clock[0])
+    run = run_in(folder)
+    settled = ProvenanceStatus(image="i", model="m", config_digest=CONFIG, storage="s3://b/p", operator_version="1")
+    accepted = run.model_copy(update={"status": RunStatus(provenance=settled)})
+    admission = StorageQuery(admission=True)
+    try:
+        assert await service.answer(run, admission) == StorageView()
+        looks.clear()
+        await service.claim(accepted)
+        assert looks == [], "admission has just looked"
+        await service.claim(accepted)
+        assert len(looks) == 1, "the first attempt is tried again"
+        folder.client.delete_object(Bucket=s3_server.BUCKET, Key=f"{storage_key(run)}/RUN.json")
+        assert await service.answer(run, admission) == StorageView()
+        clock[0] += 3600
+        looks.clear()
+        await service.claim(accepted)
+        assert len(looks) == 1, "admission looked an hour ago"
+    finally:
+        service.close()
+
+
 def test_wrong_secret_missing_bucket_and_dead_server_are_told_apart(folder: Folder) -> None:
     def reason(bucket: Bucket) -> str:
         with pytest.raises(StorageProblem) as refusal:
@@ -278,14 +331,8 @@ def test_damaged_checkpoint_is_not_looked_at_again_for_a_while(folder: Folder) -
 
 
 async def test_document_is_put_below_the_runs_folder_and_never_replaces_one(folder: Folder) -> None:
-    class Reader:
-        async def read(self, *_: str) -> Credentials:
-            return Credentials(s3_server.ACCESS, s3_server.SECRET, source="Secret s3")
-
-    reader: Any = Reader()
-    service = StorageService(reader, [])
-    where = {"bucket": s3_server.BUCKET, "prefix": folder.key, "endpoint": folder.server.endpoint}
-    run = make_run(checkpoint={"s3": where | {"credentialsSecretRef": {"name": "s3"}}})
+    service = StorageService(reader_of(s3_server.SECRET), [])
+    run = run_in(folder)
     try:
         await service.put(run, "short/attempts/001/logs/driver.log", b"first")
         await service.put(run, "short/attempts/001/logs/driver.log", b"second")

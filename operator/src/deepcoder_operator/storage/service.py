@@ -18,10 +18,11 @@ from deepcoder_contracts.manifest import ParentRef
 from deepcoder_contracts.stage import StageType
 from deepcoder_operator import metrics
 from deepcoder_operator.domain.query import StorageQuery
-from deepcoder_operator.domain.resolve import identity, storage_key
+from deepcoder_operator.domain.resolve import identity, storage_key, storage_uri
 from deepcoder_operator.domain.world import Problem, StorageView, StoredStage
 from deepcoder_operator.storage.bulkhead import AT_ONCE, Bulkhead, Place
 from deepcoder_operator.storage.credentials import CredentialReader
+from deepcoder_operator.storage.looks import FreeFolders
 from deepcoder_operator.storage.place import vet_address
 from deepcoder_operator.storage.reader import (
     Rejections,
@@ -56,7 +57,12 @@ class StorageService:
     """Asks storage on behalf of runs."""
 
     def __init__(
-        self, credentials: CredentialReader, allowed_endpoints: Sequence[str], *, loopback: bool = True
+        self,
+        credentials: CredentialReader,
+        allowed_endpoints: Sequence[str],
+        *,
+        loopback: bool = True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Whoever may make a run names the server. Without a list of them none may be on this machine's link, nor on
         this machine unless `loopback`: the operator lends nobody its place in the network."""
@@ -64,7 +70,8 @@ class StorageService:
         self._allowed = [e.rstrip("/") for e in allowed_endpoints]
         self._buckets = Buckets((lambda url: None) if self._allowed else partial(vet_address, loopback=loopback))
         self._bulkhead = Bulkhead()
-        self._rejections = Rejections(time.monotonic)
+        self._rejections = Rejections(clock)
+        self._free = FreeFolders(clock)
         self.aside: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
         """Entered while storage is waited for."""
 
@@ -77,7 +84,7 @@ class StorageService:
         started = time.monotonic()
         try:
             return await self._in_thread(
-                run, DEADLINE_SECONDS, lambda bucket: _answer(bucket, run, query, self._rejections)
+                run, DEADLINE_SECONDS, lambda bucket: _answer(bucket, run, query, self._rejections, self._free)
             )
         except StorageProblem as e:
             metrics.STORAGE_PROBLEMS.labels(reason=e.problem.reason).inc()
@@ -90,10 +97,10 @@ class StorageService:
         provenance = run.status.provenance
         if provenance is None:
             raise AssertionError("a folder is claimed only after acceptance")
-        digest, first = provenance.config_digest, run.status.ordinal <= 1
+        digest, looked = provenance.config_digest, self._free.take(run.metadata.uid, storage_uri(run))
 
         def claim(bucket: Bucket) -> None:
-            claim_folder(RunFolder(bucket, storage_key(run), identity(run), digest), looked=first)
+            claim_folder(RunFolder(bucket, storage_key(run), identity(run), digest), looked=looked)
 
         await self._in_thread(run, DEADLINE_SECONDS, claim)
 
@@ -159,7 +166,11 @@ class StorageService:
 
 
 def _answer(
-    bucket: Bucket, run: DeepCoderRun, query: StorageQuery, rejections: Rejections | None = None
+    bucket: Bucket,
+    run: DeepCoderRun,
+    query: StorageQuery,
+    rejections: Rejections | None = None,
+    free: FreeFolders | None = None,
 ) -> StorageView:
     status = run.status
     provenance = status.provenance
@@ -168,7 +179,9 @@ def _answer(
         if run.spec.from_ is not None and origin is None:
             origin = resolve_origin(bucket, run.spec.from_)
         settled = provenance if status.ordinal > 0 else None
-        check_folder(bucket, storage_key(run), identity(run), settled.config_digest if settled else None)
+        digest = settled.config_digest if settled else None
+        if not check_folder(bucket, storage_key(run), identity(run), digest) and free is not None:
+            free.note(run.metadata.uid, storage_uri(run))
     stage: StoredStage | None = None
     if query.stage_index is not None:
         if provenance is None:
