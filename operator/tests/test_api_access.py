@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from aiohttp import web
 from chart_account import Account
 from run_manifests import run_manifest
 
@@ -20,6 +24,7 @@ from deepcoder_operator.kube.access import Access, TokenFile, of_kubeconfig, of_
 from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.kube.errors import NoAccess
 from deepcoder_operator.kube.resources import RUNS
+from devcluster.pki import Authority
 
 PEM = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"
 
@@ -160,6 +165,48 @@ def test_context_without_a_user_shows_nobody(tmp_path: Path) -> None:
 
 
 @pytest.mark.apiserver
+async def test_authority_that_is_renewed_is_trusted_without_a_restart(tmp_path: Path, unused_tcp_port: int) -> None:
+    """As after a rotation of the cluster's: the file changes, and then the server's certificate does."""
+
+    def certify(life: str) -> ssl.SSLContext:
+        keys = tmp_path / life
+        keys.mkdir()
+        Authority(keys, f"ca-{life}", "ca").issue("server", "server", serves=["127.0.0.1"])
+        (tmp_path / "ca.crt").write_bytes((keys / "ca.crt").read_bytes())
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(keys / "server.crt", keys / "server.key")
+        return context
+
+    @asynccontextmanager
+    async def serving(life: str) -> AsyncIterator[None]:
+        async def answer(_: web.Request) -> web.Response:
+            return web.json_response({"kind": life})
+
+        app = web.Application()
+        app.router.add_get("/", answer)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", unused_tcp_port, ssl_context=certify(life)).start()
+        yield
+        await runner.cleanup()
+
+    (tmp_path / "token").write_text("t")
+    kubeconfig = write(
+        tmp_path / "k",
+        cluster={"server": f"https://127.0.0.1:{unused_tcp_port}", "certificate-authority": "ca.crt"},
+    )
+    async with serving("first"):
+        inside, outside = of_pod("127.0.0.1", str(unused_tcp_port), tmp_path), of_kubeconfig(kubeconfig)
+        clients = [Kube(reached) for reached in (inside, outside)]
+        assert [(await client.read("/"))["kind"] for client in clients] == ["first"] * 2
+    try:
+        async with serving("second"):
+            assert [(await client.read("/"))["kind"] for client in clients] == ["second"] * 2
+    finally:
+        for client in clients:
+            await client.close()
+
+
 async def test_account_that_is_mounted_into_a_pod_is_let_in(account: Account, tmp_path: Path) -> None:
     config = json.loads(account.kubeconfig.read_text())
     cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]

@@ -68,6 +68,10 @@ class Access:
 
     proxy: str | None = None
 
+    reread: Callable[[], None] = lambda: None
+    """Take certificates from their files once more, for connections from now on: whoever meets a certificate that
+    nothing here vouches for calls it, since authorities are renewed, too."""
+
 
 def find() -> Access:
     """From the pod's service account, or from KUBECONFIG (or ~/.kube/config); raises `NoAccess`."""
@@ -83,10 +87,12 @@ def of_pod(host: str, port: str, account: Path) -> Access:
     authority = account / "ca.crt"
     if not authority.is_file():
         raise NoAccess(f"{authority} is missing: mount the pod's service account token")
+    tls = ssl.create_default_context(cafile=str(authority))
     return Access(
         server=server,
-        tls=ssl.create_default_context(cafile=str(authority)),
+        tls=tls,
         authorization=TokenFile(account / "token"),
+        reread=lambda: tls.load_verify_locations(cafile=str(authority)),
     )
 
 
@@ -106,9 +112,12 @@ def of_kubeconfig(paths: str) -> Access:
     server = str(cluster.get("server") or "").rstrip("/")
     if urlsplit(server).scheme not in ("http", "https"):
         raise NoAccess(f"{cluster_file}: cluster {context['cluster']} has no server with http:// or https://: set it")
+    certificates = _Files(cluster, cluster_file), _Files(user, user_file)
+    tls = _tls(*certificates)
     return Access(
         server=server,
-        tls=_tls(_Files(cluster, cluster_file), _Files(user, user_file)),
+        tls=tls,
+        reread=lambda: _load(tls, *certificates),
         authorization=_authorization(_Files(user, user_file)),
         server_name=cluster.get("tls-server-name"),
         proxy=cluster.get("proxy-url") or _proxy_for(server),
@@ -166,21 +175,28 @@ class _Files:
 
 
 def _tls(cluster: _Files, user: _Files) -> ssl.SSLContext:
-    authority = cluster.read("certificate-authority")
-    certificate, key = user.read("client-certificate"), user.read("client-key")
     try:
+        authority = cluster.read("certificate-authority")
         context = ssl.create_default_context(cadata=authority.decode() if authority else None)
         if cluster.entry.get("insecure-skip-tls-verify"):
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        if certificate and key:
-            with tempfile.TemporaryDirectory() as directory:  # ssl reads them from files only
-                path = Path(directory) / "client.pem"
-                path.touch(mode=0o600)
-                path.write_bytes(certificate + b"\n" + key)
-                context.load_cert_chain(path)
+        _load(context, cluster, user)
     except (ssl.SSLError, ValueError) as e:
         raise NoAccess(f"the certificates of the kubeconfig are no PEM: {e}") from e
     return context
+
+
+def _load(context: ssl.SSLContext, cluster: _Files, user: _Files) -> None:
+    """Trust the cluster's authority as it is now, beside those before, and show the user's certificate as it is now."""
+    if authority := cluster.read("certificate-authority"):
+        context.load_verify_locations(cadata=authority.decode())
+    certificate, key = user.read("client-certificate"), user.read("client-key")
+    if certificate and key:
+        with tempfile.TemporaryDirectory() as directory:  # ssl reads them from files only
+            path = Path(directory) / "client.pem"
+            path.touch(mode=0o600)
+            path.write_bytes(certificate + b"\n" + key)
+            context.load_cert_chain(path)
 
 
 def _authorization(user: _Files) -> Callable[[], str] | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 import aiohttp
 
 from deepcoder_operator import VERSION
 from deepcoder_operator.kube.access import Access
+from deepcoder_operator.kube.errors import NoAccess
 
 FIELD_MANAGER = "deepcoder-operator"
 
@@ -24,7 +26,13 @@ def open_session(reached: Access, most: int) -> aiohttp.ClientSession:
         if reached.authorization is not None:
             request.headers["Authorization"] = reached.authorization()
         request.server_hostname = reached.server_name
-        return await handler(request)
+        try:
+            return await handler(request)
+        except aiohttp.ClientSSLError:
+            # Whoever asks again, as all do, finds authorities that were renewed since.
+            with suppress(NoAccess, OSError, ValueError):
+                reached.reread()
+            raise
 
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=most, ssl=reached.tls or True),
