@@ -33,6 +33,7 @@ def run(zygote: ZygoteProcess, source: bytes, stdin: bytes, limits: RunLimits, d
             theirs.close()
             packet = _answer(ours, wait_deadline(limits, deadline))
             ours.close()  # on which a session ends
+            zygote.tell_hung_up()
             ended = zygote.finish_run(wait_deadline(limits, deadline))
             stdout = packet[1:] if packet[:1] == INLINE else b""
             if packet[:1] == IN_FILE:

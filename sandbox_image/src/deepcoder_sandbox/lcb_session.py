@@ -128,6 +128,7 @@ class _Session:
     output: MemoryFile
     deadline: float
     verdicts: list[TestVerdict] = field(default_factory=list)
+    asked: float = field(default_factory=time.monotonic)
     running: bool = True
     clock: StepClock = field(init=False)
 
@@ -218,7 +219,7 @@ class _Session:
         packet, pid = receive_with_pid(self.control, SESSION_BYTES)
         if not packet:
             raise _Died(self._wait_for_end())
-        self.clock = StepClock(pid, self.submission.request.time_limit_s)
+        self.clock = StepClock(pid, self.submission.request.time_limit_s, self.asked)
 
     def _receive(self) -> bytes:
         """Wait for the answer to a step, ringing the alarm at its limit, or for the end of the process."""
@@ -262,6 +263,10 @@ class _Session:
             quiet_s = look()
 
     def _wait_for_end(self) -> RunEnded:
+        self.zygote.tell_hung_up()
+        return self._finish()
+
+    def _finish(self) -> RunEnded:
         self.running = False
         return self.zygote.finish_run(wait_deadline(self.bounds, self.deadline))
 
@@ -269,7 +274,7 @@ class _Session:
         """Have the zygote end the process, if it has not ended."""
         if self.running:
             self.zygote.cancel_run()
-            self._wait_for_end()
+            self._finish()
 
     def _death_verdict(self, died: _Died) -> TestVerdict:
         if died.ended is None:

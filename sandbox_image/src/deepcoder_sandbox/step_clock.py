@@ -7,7 +7,6 @@ gone, the time that was last read stands.
 
 from __future__ import annotations
 
-import math
 import socket
 import struct
 import time
@@ -46,12 +45,12 @@ def receive_with_pid(control: socket.socket, size: int) -> tuple[bytes, int]:
 class StepClock:
     """Times the steps of one process."""
 
-    def __init__(self, pid: int, limit_s: float) -> None:
-        """`limit_s` is the shortest limit that its steps have."""
+    def __init__(self, pid: int, limit_s: float, since: float) -> None:
+        """`limit_s` is the shortest limit that its steps have, `since` (monotonic) when it was asked for."""
         self._pid = pid
-        self._starvation = Starvation(pid, lambda: cpu_seconds(pid), limit_s, time.monotonic())
+        self._starvation = Starvation(pid, lambda: cpu_seconds(pid), limit_s, since)
         self._cpu_s = 0.0
-        self._marked = -math.inf
+        self._marked = since
         self.start()
 
     def start(self) -> None:

@@ -165,6 +165,10 @@ class ZygoteProcess:
         """Have the run that is under way ended; `finish_run` still tells how."""
         self._tell(packets.CANCEL)
 
+    def tell_hung_up(self) -> None:
+        """Say that the session under way must be near its end, since one side has hung up."""
+        self._tell(packets.HUNG_UP)
+
     def _tell(self, packet: bytes) -> None:
         try:
             self._channel.send(packet)
@@ -188,6 +192,7 @@ class ZygoteProcess:
         try:
             self._channel.send(json.dumps(packet).encode())
             answer: dict[str, Any] = dict(json.loads(self._receive(deadline)))
+
             if "error" in answer:
                 raise ZygoteFailed(str(answer["error"]))
             in_force = InForce(str(answer["tier"]), int(answer["landlock_abi"]), bool(answer["thread_gate"]))

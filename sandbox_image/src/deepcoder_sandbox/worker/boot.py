@@ -122,6 +122,7 @@ def _set_up(
         proc,
         gate,
         runner.run,
+        sessions=config["harness"],
     )
     in_force = {
         "tier": config["tier"],

@@ -131,11 +131,12 @@ def _wait_outside(zygote: int, telling: socket.socket, host_users: int | None) -
 
 def _clean() -> None:
     try:
-        kill(-1, signal.SIGKILL)
-    except ProcessLookupError:  # the usual case: nothing is left, not even to be reaped
+        os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:  # the usual case: whoever is in this namespace is a child of its init, or of a child's
         pass
     else:
-        with contextlib.suppress(ChildProcessError):
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            kill(-1, signal.SIGKILL)
             while os.waitpid(-1, 0)[0]:
                 continue
     rootfs.empty_scratch()

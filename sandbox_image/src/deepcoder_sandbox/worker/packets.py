@@ -15,8 +15,9 @@ from typing import NamedTuple
 ERROR = b"error "
 """What the packet begins with that a zygote sends for a run which failed by no doing of the program's."""
 
-RING, CANCEL = b"ring", b"cancel"
-"""What the judge may send during a run: have its alarm rung, have it ended."""
+RING, CANCEL, HUNG_UP = b"ring", b"cancel", b"hung up"
+TO_A_RUN = (RING, CANCEL, HUNG_UP)
+"""What the judge may send during a run: have its alarm rung, have it ended, look out for its end, which is near."""
 
 INLINE_BYTES = 1 << 13
 """A session's (livecodebench): longest input or output that a packet holds."""

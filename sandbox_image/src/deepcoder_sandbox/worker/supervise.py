@@ -7,7 +7,8 @@ only time in which others did not keep the runner waiting for a processor: a bus
 Meanwhile the judge may have the runner's alarm rung, or the run ended (which hanging up does too).
 
 A short run is the usual one: until the first look there is little more here than one poll, because what the zygote
-touches while its copy lives has to be copied.
+touches while its copy lives has to be copied. The end of a session is not even looked for: its judge, which hears of it
+first, tells.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ import socket
 import time
 from collections.abc import Callable
 from os import kill  # by name: LiveCodeBench's harness takes it out of the module
+from typing import NamedTuple
 
 from deepcoder_sandbox.worker import packets
 from deepcoder_sandbox.worker.libc import process_cpu_clock
 from deepcoder_sandbox.worker.starvation import Starvation
 from deepcoder_sandbox.worker.thread_gate import ThreadGate
 
+_SIGKILL = int(signal.SIGKILL)
 _OVERDUE_SLEEP_S, _LONGEST_SLEEP_S = 0.01, 1.0
 _PACKET_BYTES = 1 << 16
 
@@ -37,12 +40,38 @@ def cpu_seconds(pid: int) -> float | None:
         return None
 
 
+class Ended(NamedTuple):
+    """The fields of `packets.RunEnded` up to `killed_for`; confining is part of `cpu_s` here."""
+
+    wait_status: int
+    cpu_s: float
+    wall_s: float
+    starved_s: float
+    max_rss_kb: int
+    killed_for: str | None
+
+
 class Supervisor:
     """Waits for one runner after another."""
 
-    def __init__(self, channel: socket.socket, proc: int, gate: ThreadGate | None) -> None:
-        """`channel` is the judge's, `proc` a descriptor of /proc, `gate` what counts threads, if anything does."""
+    def __init__(
+        self,
+        channel: socket.socket,
+        proc: int,
+        gate: ThreadGate | None,
+        setup_cpu_s: Callable[[], float],
+        *,
+        sessions: bool,
+    ) -> None:
+        """`channel` is the judge's, `proc` a descriptor of /proc, `gate` what counts threads, if anything does.
+
+        `setup_cpu_s` tells what confining has cost: that belongs to the judge, not to the program. Of `sessions` the
+        judge tells when they are over.
+        """
         self._channel = channel
+        self._channel_number = channel.fileno()
+        self._setup_cpu_s = setup_cpu_s
+        self._sessions = sessions
         self._proc = proc
         self._gate = gate
         self._poller = select.poll()
@@ -50,15 +79,25 @@ class Supervisor:
         if gate is not None:
             self._poller.register(gate.fileno(), select.POLLIN)
 
-    def wait(
-        self, pid: int, limits: packets.RunLimits, setup_cpu_s: Callable[[], float]
-    ) -> tuple[int, float, float, float, int, str | None]:
+    def wait(self, pid: int, packet: bytes) -> Ended:
         """Wait for `pid`, ending it at its limits or when the judge says so, or hangs up; reap it.
 
-        `setup_cpu_s` tells what confining has cost: that belongs to the judge, not to the program. Returns the fields
-        of `packets.RunEnded` up to `killed_for`, the CPU time that confining took still in it.
+        `packet` is the one that asked for it, which tells its limits.
         """
         started = time.monotonic()
+        if not self._sessions:
+            return self._wait_for_end(pid, packets.decode_job(packet).limits, started)
+        ready = self._poller.poll(_LONGEST_SLEEP_S * 1000)  # no session has a limit that is shorter
+        if len(ready) == 1 and ready[0][0] == self._channel_number and not self._obey(pid):
+            return self._end(pid, started)
+        return self._wait_for_end(pid, packets.decode_job(packet).limits, started)
+
+    def _end(self, pid: int, started: float) -> Ended:
+        wall_s, cpu_s = time.monotonic() - started, cpu_seconds(pid) or 0.0
+        kill(pid, _SIGKILL)
+        return Ended(os.waitpid(pid, 0)[1], cpu_s, wall_s, 0.0, 0, "cancelled")
+
+    def _wait_for_end(self, pid: int, limits: packets.RunLimits, started: float) -> Ended:
         killed_for: str | None = None
         starved_s = 0.0
         descriptor = os.pidfd_open(pid)
@@ -67,13 +106,20 @@ class Supervisor:
             first_look_s = min(limits.cpu_limit_s, limits.wall_limit_s, _LONGEST_SLEEP_S)
             ready = self._poller.poll(first_look_s * 1000 + 1.0)
             if len(ready) != 1 or ready[0][0] != descriptor:
-                killed_for, starved_s = self._watch(pid, descriptor, ready, started, limits, setup_cpu_s)
+                killed_for, starved_s = self._watch(pid, descriptor, ready, started, limits)
         finally:
             self._poller.unregister(descriptor)
             os.close(descriptor)
         wall_s = time.monotonic() - started
         _, status, usage = os.wait4(pid, 0)
-        return status, usage.ru_utime + usage.ru_stime, wall_s, starved_s, usage.ru_maxrss, killed_for
+        return Ended(status, usage.ru_utime + usage.ru_stime, wall_s, starved_s, usage.ru_maxrss, killed_for)
+
+    def _obey(self, pid: int) -> bool:
+        """Receive what the judge says; whether the run is to go on, as far as it does."""
+        packet = self._channel.recv(_PACKET_BYTES)
+        if packet == packets.RING:
+            kill(pid, signal.SIGALRM)
+        return packet in (packets.RING, packets.HUNG_UP)
 
     def _watch(
         self,
@@ -82,24 +128,20 @@ class Supervisor:
         ready: list[tuple[int, int]],
         started: float,
         limits: packets.RunLimits,
-        setup_cpu_s: Callable[[], float],
     ) -> tuple[str | None, float]:
         """Look after a runner that is not over in a moment; return what it was ended for, and how long it starved."""
         starvation = Starvation(pid, lambda: cpu_seconds(pid), limits.wall_limit_s, started, self._proc)
         killed_for: str | None = None
         look_at = time.monotonic()
         while descriptor not in (events := [fd for fd, _ in ready]):
-            if self._channel.fileno() in events:
-                if self._channel.recv(_PACKET_BYTES) == packets.RING:
-                    kill(pid, signal.SIGALRM)
-                else:
-                    killed_for = "cancelled"
+            if self._channel_number in events and not self._obey(pid):
+                killed_for = "cancelled"
             if self._gate is not None and self._gate.fileno() in events:
                 self._gate.answer(pid)
             starvation.sample()
             now = time.monotonic()
             if now >= look_at or killed_for:  # seldom: a look reads much of a program with many threads
-                used_s = (cpu_seconds(pid) or 0.0) - setup_cpu_s()
+                used_s = (cpu_seconds(pid) or 0.0) - self._setup_cpu_s()
                 waited_s = now - started - starvation.seconds()
                 left_s = min(limits.cpu_limit_s - used_s, limits.wall_limit_s - waited_s)
                 look_at = now + min(left_s if left_s > 0 else _OVERDUE_SLEEP_S, _LONGEST_SLEEP_S)
@@ -108,7 +150,7 @@ class Supervisor:
                 elif waited_s > limits.wall_limit_s and not starvation.is_runnable():
                     killed_for = killed_for or "wall"
             if killed_for:
-                kill(pid, signal.SIGKILL)
+                kill(pid, _SIGKILL)
                 break
             until = min(look_at, starvation.sample_at)
             ready = self._poller.poll(max(0.0, until - time.monotonic()) * 1000 + 1.0)

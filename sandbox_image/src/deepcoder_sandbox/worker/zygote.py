@@ -47,15 +47,17 @@ class Zygote:
         proc: int,
         gate: ThreadGate | None,
         run: Callable[[packets.Job, Callable[[], None]], int],
+        *,
+        sessions: bool,
     ) -> None:
-        """`proc` is a descriptor of /proc.
+        """`proc` is a descriptor of /proc, `sessions` whether runs are such that the judge tells when they are over.
 
         `run` is what a runner does once it is confined: it calls what it is given right before the program's first
         instruction, and returns the exit status, or raises SystemExit to have the interpreter end by itself.
         """
         self._channel = channel
         self._confinement = confinement
-        self._supervisor = supervise.Supervisor(channel, proc, gate)
+        self._supervisor = supervise.Supervisor(channel, proc, gate, self._setup_cpu_s, sessions=sessions)
         self._run_program = run
         self._page = mmap.mmap(-1, mmap.PAGESIZE)
         """Shared with the runner, until its program starts: why that failed, from the second number on."""
@@ -69,28 +71,29 @@ class Zygote:
             packet, ancillary, flags, _ = self._channel.recvmsg(_PACKET_BYTES, _ANCILLARY_BYTES)
             if not packet:
                 return
-            if packet == packets.CANCEL or packet == packets.RING:  # the run was over already
+            if packet in packets.TO_A_RUN:  # which was over already
                 continue
             received = sum(len(data) for _, _, data in ancillary) // _DESCRIPTOR_BYTES
             try:
                 if flags & socket.MSG_CTRUNC:
                     raise OSError("descriptors were lost on the way")
-                answer = self._run(packets.decode_job(packet), received, after_run)
+                answer = self._run(packet, received, after_run)
             except (OSError, ValueError) as error:
                 answer = packets.ERROR + f"{type(error).__name__}: {error}".encode()
             os.closerange(0, received)
             self._channel.send(answer)
 
-    def _run(self, job: packets.Job, descriptors: int, after_run: Callable[[], None]) -> bytes:
+    def _setup_cpu_s(self) -> float:
+        return self._setup_s[0]
+
+    def _run(self, packet: bytes, descriptors: int, after_run: Callable[[], None]) -> bytes:
         self._setup_s[0] = 0.0
         self._page[_REASON_AT] = 0
         zygote = os.getpid()
         pid = fork()
         if pid == 0:
-            self._become_runner(job, descriptors, zygote)
-        status, cpu_s, wall_s, starved_s, max_rss_kb, killed_for = self._supervisor.wait(
-            pid, job.limits, lambda: self._setup_s[0]
-        )
+            self._become_runner(packet, descriptors, zygote)
+        status, cpu_s, wall_s, starved_s, max_rss_kb, killed_for = self._supervisor.wait(pid, packet)
         setup_s = self._setup_s[0]
         if not setup_s or self._page[_REASON_AT]:
             reason = self._page[_REASON_AT : _REASON_AT + _REASON_BYTES].partition(b"\0")[0].decode(errors="replace")
@@ -103,10 +106,11 @@ class Zygote:
         cpu_s = max(0.0, cpu_s - setup_s)
         return packets.encode_ended(packets.RunEnded(status, cpu_s, wall_s, starved_s, max_rss_kb, killed_for, clean))
 
-    def _become_runner(self, job: packets.Job, descriptors: int, zygote: int) -> NoReturn:
+    def _become_runner(self, packet: bytes, descriptors: int, zygote: int) -> NoReturn:
         """Confine this copy, mark it ready and hand it to the program. The copy never goes on as a zygote."""
         status = _FAILED
         try:
+            job = packets.decode_job(packet)
             self._confinement.apply(job.limits, zygote, descriptors)
             self._setup_s[0] = time.process_time()
             status = self._run_program(job, self._begin)
