@@ -188,8 +188,9 @@ def test_what_fails_in_one_runner_before_its_program_is_tried_again(broken_slot,
 def test_what_fails_in_a_session_before_its_program_is_the_judges_failure(broken_slot, make, call):
     breakage = f"""
 import errno, os
+zygote = os.getpid()
 def refuse(descriptor, *rest, call=os.{call}):
-    if descriptor in (3, 4):  # the control socket, the program
+    if descriptor in (3, 4) and os.getpid() != zygote:  # the control socket, the program
         raise OSError(errno.EIO, "Input/output error")
     return call(descriptor, *rest)
 os.{call} = refuse
@@ -200,6 +201,15 @@ os.{call} = refuse
     assert answer.passed is None
     assert "before its program started" in answer.verdicts[0].detail
     assert reasons == [Recycled.ZYGOTE_FAILED] * 2
+
+
+def test_a_zygote_that_cannot_serve_its_samples_serves_nobody(broken_slot, make):
+    slot, _ = broken_slot("import builtins\nbuiltins.print = lambda *_: None\n")
+    request = make("import sys\nsys.stdout.write('1')", ("1", "1"), scoring="livecodebench")
+    answer = slot.judge(Submission(request, tuple(request.tests)), time.monotonic() + 60)
+    assert answer.passed is None
+    assert "a sample was answered by" in answer.verdicts[0].detail
+    assert slot.failed_starts == 2
 
 
 @pytest.mark.parametrize("word", ["statistics", "shutil"])

@@ -133,6 +133,17 @@ def test_failure_of_the_module_is_told_before_the_process_ends_each_time(judge_o
         assert answer.lcb.results == [-4]
 
 
+def test_nothing_is_left_of_what_a_zygote_rehearsed(judge_once):
+    looks = (
+        "print([name in globals() for name in ('Solution', 'main')], [name in sys.modules for name in ('ipdb', 'x')])"
+    )
+    answer = judge_once(f"import sys\n{looks}", ("", "[False, False] [True, False]"), scoring="livecodebench")
+    assert answer.passed is True, answer
+    method = "class Solution:\n    def f(self, n):\n        return 'wrapped_function' in globals()"
+    answer = judge_once(method, ("1", "false"), kind="function", fn_name="f", scoring="livecodebench")
+    assert answer.passed is True, answer
+
+
 def test_value_with_its_own_equality_is_wrong_unlike_in_the_harness(judge_once):
     code = "class Yes:\n    def __eq__(self, other): return True\ndef f(): return Yes()"
     answer = judge_once(code, ("0", "3"), scoring="livecodebench", kind="function", fn_name="f")

@@ -27,6 +27,7 @@ from typing import Any
 
 from deepcoder_sandbox.worker import (
     confine,
+    holes,
     landlock,
     libc,
     namespaces,
@@ -53,8 +54,8 @@ _STACK_BYTES, _HARNESS_STACK_BYTES = 128 << 20, 8 << 20  # what the harness's ow
 def main(descriptor: int, root: str) -> None:
     """Serve on an inherited socket. `root` is where this package was found, and is forgotten again."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    channel = socket.socket(fileno=descriptor)
-    channel.set_inheritable(False)
+    channel = socket.socket(fileno=confine.out_of_the_way(descriptor))
+    os.close(descriptor)
     packet = channel.recv(1 << 16)
     if not packet:
         return
@@ -81,7 +82,7 @@ def _load(config: dict[str, Any], root: str) -> ModuleType:
     """
     for name in PREAMBLE if config["harness"] else (*PREAMBLE, *_PLAIN_PREAMBLE):
         importlib.import_module(name)
-    runner = importlib.import_module(f"{__package__}.{'session' if config['harness'] else 'program'}")
+    runner = importlib.import_module(f"{__package__}.{'rehearsal' if config['harness'] else 'program'}")
     random.seed(_SEED)
     os.register_at_fork = posix.register_at_fork
     sys.path[:0] = [path for path in config["packages"] if path not in sys.path]
@@ -131,6 +132,7 @@ def _set_up(
     }
     gc.collect()
     libc.trim_heap()
+    holes.fill()
     gc.freeze()
     gc.disable()
     if system_calls is not None:

@@ -2,16 +2,23 @@
 
 Any step that fails raises, and the runner leaves before the program starts: the zygote then sees that the ready mark
 was never set and answers that the judge failed. There is no half-confined program.
+
+What `apply` touches is copied for every run, so it walks through steps that the zygote has laid out, looks up little
+and calls nothing of ours but the filter.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import gc
 import os
 import resource
 import signal
+from collections.abc import Callable
+from gc import enable
+from os import closerange, getpid, getppid
+from resource import RLIMIT_AS, RLIMIT_CPU, RLIMIT_FSIZE, setrlimit
+from typing import Any
 
 from deepcoder_sandbox.worker import libc
 from deepcoder_sandbox.worker.packets import RunLimits
@@ -36,10 +43,7 @@ _FIXED_LIMITS = (
     (resource.RLIMIT_NOFILE, OPEN_FILES),
     (resource.RLIMIT_SIGPENDING, QUEUED_SIGNALS),  # counted, with the kernel's memory, for the user on the whole node
 )
-_CEILINGS = {
-    which: resource.getrlimit(which)[1] for which in (resource.RLIMIT_CPU, resource.RLIMIT_AS, resource.RLIMIT_FSIZE)
-}
-"""The hard limits in force of those that each runner sets, which then has not to ask for them."""
+_NO_CEILING = (1 << 63) - 1
 
 
 class Confinement:
@@ -53,31 +57,38 @@ class Confinement:
         `ruleset` is Landlock's, `system_calls` the filter: None in the unconfined tier. `uid` is the user and group to
         become, None to stay. `base_address_space` is what an idle runner has, in bytes: a memory limit is added to it.
         """
-        self._ruleset = ruleset
-        self._filter = system_calls
-        self._uid = uid
+        steps: list[tuple[Callable[..., Any], tuple[int, ...]]] = []
+        if uid is not None:  # which empties its capabilities; the zygote has emptied its groups
+            steps += [(os.setresgid, (uid, uid, uid)), (os.setresuid, (uid, uid, uid))]
+            # not dumpable, as the kernel had it become, unless fs.suid_dumpable says otherwise
+            steps.append((libc.bare_prctl, (libc.PR_SET_DUMPABLE, 0, 0, 0, 0)))
+        steps.append((libc.bare_prctl, (libc.PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)))
+        if ruleset is not None:
+            steps.append((libc.bare_syscall, (libc.SYS_LANDLOCK_RESTRICT_SELF, ruleset, 0)))
+        self._steps = tuple(steps)
+        self._load_filter = system_calls.load if system_calls is not None else None
         self._base_address_space = base_address_space
+        self._ceilings = tuple(map(_ceiling, (RLIMIT_CPU, RLIMIT_AS, RLIMIT_FSIZE)))
 
     def apply(self, limits: RunLimits, parent: int, descriptors: int) -> None:
         """Confine this process for good and leave it with its first so many `descriptors` alone."""
-        if self._uid is not None:  # which empties its capabilities; the zygote has emptied its groups
-            os.setresgid(self._uid, self._uid, self._uid)
-            os.setresuid(self._uid, self._uid, self._uid)
-            libc.prctl(libc.PR_SET_DUMPABLE, 0)  # as the kernel had it do, unless fs.suid_dumpable says otherwise
-        libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
+        for step, arguments in self._steps:
+            if step(*arguments):  # those of Python's own raise; each other returns 0
+                raise OSError(f"{step.__name__}{arguments} failed")
+        if getppid() != parent:
             raise ProcessLookupError("the zygote is gone")
-        if self._ruleset is not None:
-            libc.landlock_restrict_self(self._ruleset)
-        os.closerange(descriptors, 1 << 20)
-        cpu_s = int(limits.cpu_limit_s) + _CPU_BACKSTOP_S
-        address_space = self._base_address_space + limits.memory_limit_mb * _MIB
-        _lower(resource.RLIMIT_CPU, cpu_s, cpu_s + 1)
-        _lower(resource.RLIMIT_AS, address_space, address_space)
-        _lower(resource.RLIMIT_FSIZE, limits.file_bytes, limits.file_bytes)
-        if self._filter is not None:
-            self._filter.load(os.getpid())
-        gc.enable()
+        closerange(descriptors, 1 << 20)
+        cpu_limit_s, _, memory_limit_mb, file_bytes = limits
+        most_cpu_s, most_address_space, most_file_bytes = self._ceilings
+        cpu_s = min(int(cpu_limit_s) + _CPU_BACKSTOP_S, most_cpu_s)
+        address_space = min(self._base_address_space + memory_limit_mb * _MIB, most_address_space)
+        file_bytes = min(file_bytes, most_file_bytes)
+        setrlimit(RLIMIT_CPU, (cpu_s, min(cpu_s + 1, most_cpu_s)))
+        setrlimit(RLIMIT_AS, (address_space, address_space))
+        setrlimit(RLIMIT_FSIZE, (file_bytes, file_bytes))
+        if self._load_filter is not None:
+            self._load_filter(getpid())
+        enable()
 
 
 def prepare_zygote(stack_bytes: int, keep_capabilities: bool) -> None:
@@ -105,11 +116,15 @@ def out_of_the_way(descriptor: int) -> int:
     return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, RUNNERS_DESCRIPTORS)
 
 
+def _ceiling(which: int) -> int:
+    """Return the hard limit in force."""
+    hard = resource.getrlimit(which)[1]
+    return _NO_CEILING if hard == resource.RLIM_INFINITY else hard
+
+
 def _lower(which: int, soft: int, hard: int) -> None:
     """Set a limit, as far as the hard one in force allows."""
-    ceiling = _CEILINGS.get(which)
-    if ceiling is None:
-        ceiling = resource.getrlimit(which)[1]
+    ceiling = resource.getrlimit(which)[1]
     if ceiling != resource.RLIM_INFINITY:
         soft = min(soft, ceiling)
         hard = ceiling if hard == resource.RLIM_INFINITY else min(hard, ceiling)

@@ -1,7 +1,8 @@
 """The few system calls that Python does not wrap, by ctypes.
 
 Every function raises OSError with errno and the call's name; none fails silently, since a confinement that was not
-applied must stop the runner before the program starts.
+applied must stop the runner before the program starts. The two that runners are confined by are bare instead, since
+every run pays for what lies between them and the kernel: they return 0, or -1, which the caller has to look at.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+from typing import Any
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -43,7 +45,11 @@ MNT_DETACH = 2
 
 _SYS_LANDLOCK_CREATE_RULESET = 444
 _SYS_LANDLOCK_ADD_RULE = 445
-_SYS_LANDLOCK_RESTRICT_SELF = 446
+SYS_LANDLOCK_RESTRICT_SELF = 446
+_LEFT_AT_THE_END = 2 << 12  # trimming leaves the last page, or a part of it
+_HOLES = (60_000, 30_000, 15_000, 8_000, 4_000, 2_000, *range(1_016, 8, -16))
+_MOST_HOLES = 10_000
+
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _SYS_CAPSET = {"x86_64": 126, "aarch64": 91}
 _SYS_SECCOMP = {"x86_64": 317, "aarch64": 277}
@@ -61,15 +67,15 @@ def _check(result: int, what: str) -> int:
     return result
 
 
-_libc.prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong]
-_prctl = _libc.prctl
+_bare = ctypes.PyDLL(None)
+bare_prctl: Any = _bare.prctl
+bare_prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong]
+bare_syscall: Any = _bare.syscall
 
 
-def prctl(option: int, argument: int = 0, pointer: int = 0) -> None:
-    """prctl(2) with one number and one address."""
-    if _prctl(option, argument, pointer, 0, 0) < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"prctl({option}): {os.strerror(number)}")
+def prctl(option: int, argument: int = 0) -> None:
+    """prctl(2) with one number."""
+    _check(_libc.prctl(option, *map(ctypes.c_ulong, (argument, 0, 0, 0))), f"prctl({option})")
 
 
 def unshare(flags: int) -> None:
@@ -123,11 +129,6 @@ def landlock_add_path_rule(ruleset: int, attributes: bytes) -> None:
     _check(int(_libc.syscall(_SYS_LANDLOCK_ADD_RULE, ruleset, 1, attributes, 0)), "landlock_add_rule")
 
 
-def landlock_restrict_self(ruleset: int) -> None:
-    """Confine this thread, and what it starts, to the ruleset."""
-    _check(_libc.syscall(_SYS_LANDLOCK_RESTRICT_SELF, ruleset, 0), "landlock_restrict_self")
-
-
 def seccomp_listener(instructions: bytes) -> int:
     """Bind this thread, and what it forks, to a filter; return the descriptor on which the filter asks."""
     code = ctypes.create_string_buffer(instructions, len(instructions))
@@ -141,3 +142,16 @@ def trim_heap() -> None:
     """Give back to the kernel what the allocator holds free, where it can: every fork would copy its page tables."""
     if hasattr(_libc, "malloc_trim"):
         _libc.malloc_trim(ctypes.c_size_t(0))
+
+
+def fill_heap() -> None:
+    """Take for good what the allocator holds free between what is in use, largest first, where it can be told."""
+    if not hasattr(_libc, "malloc_trim"):
+        return
+    _libc.sbrk.restype = _libc.malloc.restype = ctypes.c_void_p
+    trim_heap()
+    end: int = _libc.sbrk(0) - _LEFT_AT_THE_END
+    for size in _HOLES:
+        for _ in range(_MOST_HOLES):
+            if (_libc.malloc(ctypes.c_size_t(size)) or end) >= end:
+                break

@@ -16,7 +16,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType, ModuleType
 from typing import Any
 
@@ -126,6 +127,15 @@ def load(source: str, fn_name: str | None) -> Callable[..., Any]:
         raise TypeError("cannot unpack non-iterable NoneType object")
     method: Callable[..., Any] = getattr(owner, name)
     return method
+
+
+@contextmanager
+def without_a_program() -> Iterator[None]:
+    """At the end, have no program loaded again."""
+    names = set(vars(_module))
+    yield
+    for name in set(vars(_module)) - names:
+        del vars(_module)[name]
 
 
 def _owner(module: ModuleType, text: str) -> Any:

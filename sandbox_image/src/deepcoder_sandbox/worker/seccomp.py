@@ -123,12 +123,13 @@ class _Program:
         self._pinned = (ctypes.c_char * len(packed)).from_buffer(self._code)
         header = struct.pack("<HxxxxxxQ", len(instructions), ctypes.addressof(self._pinned))
         self._header = ctypes.create_string_buffer(header)
-        self._address = ctypes.addressof(self._header)
+        self._arguments = (libc.PR_SET_SECCOMP, libc.SECCOMP_MODE_FILTER, ctypes.addressof(self._header), 0, 0)
 
     def load(self, pid: int) -> None:
         for hole in self._holes:
             struct.pack_into("<I", self._code, hole, pid)
-        libc.prctl(libc.PR_SET_SECCOMP, libc.SECCOMP_MODE_FILTER, self._address)
+        if libc.bare_prctl(*self._arguments):
+            raise OSError("the kernel does not take the system call filter")
 
 
 class Filter:

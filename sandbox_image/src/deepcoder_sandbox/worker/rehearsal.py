@@ -1,0 +1,73 @@
+"""A rehearsal: the zygote serves samples of ours in its own process, before it serves programs in copies of it.
+
+What an interpreter learns of code that it runs (instructions adapted to what they met, attributes found) lies in its
+memory. A copy that had to learn it would do so for one program alone, and copy the pages that hold it; a copy of one
+that has learnt it need not. Nothing else is left: what a runner does to its interpreter before a program is undone.
+
+Raises RuntimeError where a sample is not answered as it has to be: then no program would be either.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from deepcoder_sandbox.worker import confine, livecodebench, packets, session
+from deepcoder_sandbox.worker.packets import INLINE, PREPARED, SESSION_BYTES, STARTED
+
+_TIMES: Final = 12
+"""An interpreter begins to adapt a function when it has been called eight times."""
+
+_SAMPLES: Final = (
+    (b"import sys\ndef main():\n    print(int(input()) + len(sys.stdin.read()))\nmain()\n", b"", b"3\n", b"5\n"),
+    (b"class Solution:\n    def same(self, n):\n        return n\n", b"same", b"3", b"3"),
+)
+"""Programs, the function that is called, what it is given, and what comes of it."""
+
+run: Final = session.run
+_LIMITS: Final = packets.RunLimits(1.0, 1.0, memory_limit_mb=1, file_bytes=1)  # nobody enforces them
+
+
+def prepare_zygote() -> None:
+    """Do once, in the zygote, what is the same for every program, and serve each sample several times.
+
+    Descriptors that are for runners are closed, and used as they use them.
+    """
+    session.prepare_zygote()
+    with _as_it_was():
+        for source, fn_name, given, told in _SAMPLES * _TIMES:
+            answers = _serve(source, fn_name, INLINE + given)
+            if answers != [STARTED, PREPARED, INLINE + told]:
+                raise RuntimeError(f"a sample was answered by {answers}")
+
+
+@contextmanager
+def _as_it_was() -> Iterator[None]:
+    """Undo at the end what preparing for a program does to the interpreter."""
+    modules, recursion_limit = dict(sys.modules), sys.getrecursionlimit()
+    with livecodebench.without_a_program():
+        yield
+    sys.setrecursionlimit(recursion_limit)
+    for name in set(sys.modules) - set(modules):
+        del sys.modules[name]
+    sys.modules.update(modules)
+
+
+def _serve(source: bytes, fn_name: bytes, packet: bytes) -> list[bytes]:
+    """Be the runner of a session with one test, and return what it answers."""
+    os.closerange(session.CONTROL, confine.RUNNERS_DESCRIPTORS)  # what is opened now has a runner's numbers
+    control, near = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with control, socket.socket(fileno=confine.out_of_the_way(near.fileno())) as judge:
+        near.close()
+        os.memfd_create("given")
+        os.write(session.GIVEN, source + fn_name)
+        judge.send(packet)
+        judge.shutdown(socket.SHUT_WR)
+        job = packets.encode_job(packets.Job("stdin", _LIMITS, len(source), len(fn_name)))
+        session.run(packets.decode_job(job), lambda: None)
+        control.close()
+        return list(iter(lambda: judge.recv(SESSION_BYTES), b""))
