@@ -132,8 +132,11 @@ class Standin:
             self._mounted[name] = found["data"]
         return self._mounted[name]
 
-    async def save(self, name: str, step: int, *, final: bool = False, **metrics: float) -> str:
-        """The trainer claims and commits; returns the key of the manifest's folder."""
+    async def save(
+        self, name: str, step: int, *, final: bool = False, results: bytes | None = None, **metrics: float
+    ) -> str:
+        """The trainer claims and commits, weights or an evaluation's results; returns the key of the manifest's
+        folder."""
         config = await self.config(name)
         root = config.storage.uri.removeprefix(f"s3://{BUCKET}/")
         client: Any = self.s3.client()
@@ -146,10 +149,11 @@ class Standin:
         evaluation_key = hashlib.sha256(f"{stage.name}".encode()).hexdigest()
         below = evaluation_dir(evaluation_key) if evaluation else checkpoint_dir(stage.name, step, ordinal)
         folder = f"{root}/{below}"
-        payload = f"weights of {stage.name} at {step}".encode()
-        put = client.put_object(Bucket=BUCKET, Key=f"{folder}/weights.bin", Body=payload, ChecksumAlgorithm="SHA256")
+        path = "weights.bin" if results is None else "results.json"
+        payload = f"weights of {stage.name} at {step}".encode() if results is None else results
+        put = client.put_object(Bucket=BUCKET, Key=f"{folder}/{path}", Body=payload, ChecksumAlgorithm="SHA256")
         entry = FileEntry(
-            path="weights.bin", size=len(payload), sha256=hashlib.sha256(payload).hexdigest(),
+            path=path, size=len(payload), sha256=hashlib.sha256(payload).hexdigest(),
             s3_checksum=put["ChecksumSHA256"],
         )  # fmt: skip
         manifest = Manifest(

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from deepcoder_contracts.layout import evaluation_dir, export_dir
-from deepcoder_contracts.manifest import Manifest, ManifestKind, RunIdentity
+from deepcoder_contracts.base import sha256_digest
+from deepcoder_contracts.layout import checkpoint_dir, evaluation_dir, export_dir
+from deepcoder_contracts.manifest import FileEntry, Manifest, ManifestKind, ParentRef, RunIdentity
 from deepcoder_contracts.recipe import Recipe
 from deepcoder_contracts.stage import (
     Evaluation,
@@ -103,23 +104,34 @@ def model_folder(path: Path, skill: float) -> Path:
 
 
 def export(store: ObjectStore, folder: Path, stage: str, step: int) -> None:
+    """Commit a model's export, and the checkpoint that it was made from."""
+    place = checkpoint_dir(stage, step, 1)
+    checkpoint = _manifest(ManifestKind.CHECKPOINT, stage, step, [], None).to_json()
+    store.put_bytes(f"{place}/MANIFEST.json", checkpoint, if_absent=True)
+    of = ParentRef(uri=f"{store.uri}/{place}", digest=sha256_digest(checkpoint))
     prefix = export_dir(stage, step, 1)
-    manifest = Manifest(
-        kind=ManifestKind.EXPORT,
+    files = upload_files(store, prefix, folder, sorted(folder.iterdir()))
+    manifest = _manifest(ManifestKind.EXPORT, stage, step, files, of)
+    store.put_bytes(f"{prefix}/MANIFEST.json", manifest.to_json(), if_absent=True)
+
+
+def _manifest(kind: ManifestKind, stage: str, step: int, files: list[FileEntry], of: ParentRef | None) -> Manifest:
+    return Manifest(
+        kind=kind,
         run=RUN,
         stage=stage,
         stage_index=0,
         ordinal=1,
         step=step,
         total_steps=step,
+        parent=of,
         config_digest=DIGEST,
         code_digest=DIGEST,
         seed=0,
         world_size=1,
         created_at=datetime.now(UTC),
-        files=upload_files(store, prefix, folder, sorted(folder.iterdir())),
+        files=files,
     )
-    store.put_bytes(f"{prefix}/MANIFEST.json", manifest.to_json(), if_absent=True)
 
 
 def make_context(

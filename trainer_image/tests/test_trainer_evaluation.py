@@ -55,7 +55,8 @@ async def test_targets_answer_the_same_problems_and_are_paired(tmp_path: Path) -
 
     # The manifest continues the lineage of what was measured last, and every file is as it says.
     links = list(walk_chain(f"{context.store.uri}/{evaluation_dir(results.key)}", deep=True))
-    assert [link.manifest.kind for link in links if link.manifest] == [ManifestKind.EVALUATION, ManifestKind.EXPORT]
+    kinds = [ManifestKind.EVALUATION, ManifestKind.EXPORT, ManifestKind.CHECKPOINT]
+    assert [link.manifest.kind for link in links if link.manifest] == kinds
     assert not any(link.problems for link in links)
 
     # The report finds it, and one problem that only the last one solved.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,10 +76,12 @@ async def test_folder_with_one_evaluation_stands_for_it_and_others_are_refused_b
         open_side(str(folder), "short")
     with pytest.raises(BadConfig, match="has 0 finished evaluations"):
         open_side(str(tmp_path / "elsewhere"), None)
-    [key] = [p.name for p in (folder / "eval").iterdir()]
-    results = folder / "eval" / key / "results.json"
-    document = json.loads(results.read_bytes())
-    results.write_text(json.dumps({**document, "schemaVersion": 99}))
+    [evaluation] = (folder / "eval").iterdir()
+    results, manifest = evaluation / "results.json", evaluation / "MANIFEST.json"
+    newer = json.dumps({**json.loads(results.read_bytes()), "schemaVersion": 99}).encode()
+    before, after = (hashlib.sha256(data).hexdigest() for data in (results.read_bytes(), newer))
+    manifest.write_text(manifest.read_text().replace(before, after))
+    results.write_bytes(newer)
     with pytest.raises(CheckpointDamaged, match="cannot be read"):
         open_side(str(folder), None)
 
@@ -86,4 +90,4 @@ async def test_sets_that_have_nothing_in_common_are_refused(tmp_path: Path) -> N
     side = open_side(await measured(tmp_path, 0.3), None)
     other = side.results.model_copy(update={"targets": {"Base": {"kept": side.results.targets["Base"]["held"]}}})
     with pytest.raises(BadConfig, match="measure both on the same problems"):
-        compare_sides(side, type(side)(side.store, other, "Base"))
+        compare_sides(side, replace(side, results=other))

@@ -6,6 +6,7 @@ writes. Raises `StorageError` where the bucket cannot be read and `NoData` where
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
@@ -23,7 +24,7 @@ from deepcoder_client.storage import Bucket, Stored, credentials
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.chain import Damaged, Link, Missing, read_manifest, walk_chain
 from deepcoder_contracts.exit import ExitRecord
-from deepcoder_contracts.layout import MANIFEST, attempt_dir, exit_key, metrics_key, samples_key
+from deepcoder_contracts.layout import MANIFEST, attempt_dir, evaluation_file, exit_key, metrics_key, samples_key
 from deepcoder_contracts.manifest import Manifest
 from deepcoder_contracts.steps import StepRecord, merge_steps
 
@@ -187,13 +188,25 @@ class RunFolder:
             folder = f"{self.key}/eval/{name}"
             try:
                 manifest = read_manifest(self.bucket.get(f"{folder}/{MANIFEST}")[0], folder)
-                results = json.loads(self.bucket.get(f"{folder}/results.json")[0])
+                results = self._results(folder, manifest)
             except Missing:
                 continue
             except (Damaged, ValueError) as error:
                 raise StorageError(f"s3://{self.bucket.name}/{folder} cannot be read: {error}") from error
             found.append(Evaluation(manifest, results))
         return sorted(found, key=lambda each: each.manifest.created_at)
+
+    def _results(self, folder: str, manifest: Manifest) -> dict[str, Any]:
+        """results.json of an evaluation's folder, as its manifest says it is."""
+        entries = {entry.path: entry for entry in manifest.files}
+        path = evaluation_file(entries, "results.json")
+        if path is None:
+            raise Damaged(f"{folder}/{MANIFEST} lists no results.json")
+        data = self.bucket.get(f"{folder}/{path}")[0]
+        if hashlib.sha256(data).hexdigest() != entries[path].sha256:
+            raise Damaged(f"{folder}/{path} is not what {MANIFEST} beside it says: it was changed")
+        found: dict[str, Any] = json.loads(data)
+        return found
 
     def lineage(self, uri: str | None = None, digest: str | None = None, *, deep: bool = False) -> Iterator[Link]:
         """Each manifest from a folder up to the root, verified as it is walked; by default from the newest checkpoint.

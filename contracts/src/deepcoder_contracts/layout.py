@@ -8,6 +8,7 @@ A stage may have any name: what is not a stage's has a form that nothing of a st
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from deepcoder_contracts.manifest import RunIdentity
@@ -84,6 +85,12 @@ def parse_evaluation_dir(name: str) -> str | None:
     """The key of an evaluation's folder `eval/<key>`, None if it is no such folder."""
     match = _EVALUATION.match(name.rstrip("/"))
     return match[1] if match else None
+
+
+def evaluation_file(paths: Iterable[str], name: str) -> str | None:
+    """Of an evaluation's files the one called `name`: in S3, where two processes may measure the same at once, they lie
+    in a folder of their writer, and the manifest says which one counts."""
+    return next((path for path in paths if path == name or path.partition("/")[2] == name), None)
 
 
 def curation_dir(key: str) -> str:

@@ -29,10 +29,11 @@ from deepcoder_trainer.checkpoint.storage import open_run_storage
 from deepcoder_trainer.cluster import connect_ray
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.evaluation.answers import read_answers
-from deepcoder_trainer.evaluation.commit import RESULTS, Evaluated
+from deepcoder_trainer.evaluation.commit import Evaluated
 from deepcoder_trainer.evaluation.context import EvaluationContext
 from deepcoder_trainer.evaluation.results import EvaluationResults
 from deepcoder_trainer.evaluation.run import evaluate_given, run_evaluate_stage
+from deepcoder_trainer.evaluation.stored import read_evaluation
 from deepcoder_trainer.judge.connect import open_judge
 from deepcoder_trainer.judge.local import LocalJudge
 from deepcoder_trainer.modelconfig import read_model_config
@@ -74,7 +75,7 @@ async def evaluate(
 
 def stored_results(config: StageConfig, key: str) -> EvaluationResults:
     """Results that are committed."""
-    return EvaluationResults.from_json(open_run_storage(config.storage).get_bytes(f"{evaluation_dir(key)}/{RESULTS}"))
+    return read_evaluation(open_run_storage(config.storage), evaluation_dir(key))[1]
 
 
 async def _result(task: asyncio.Task[Evaluated]) -> Evaluated:

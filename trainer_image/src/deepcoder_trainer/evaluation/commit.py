@@ -16,9 +16,10 @@ from typing import Any
 from deepcoder_contracts.layout import MANIFEST, evaluation_dir
 from deepcoder_contracts.manifest import Manifest, ManifestKind
 from deepcoder_trainer.checkpoint.code import versions
-from deepcoder_trainer.checkpoint.errors import ObjectExists, ObjectMissing, StorageError
+from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ObjectExists, ObjectMissing, StorageError
 from deepcoder_trainer.checkpoint.reader import read_manifest
 from deepcoder_trainer.checkpoint.transfer import upload_files
+from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.evaluation.context import EvaluationContext
 from deepcoder_trainer.evaluation.picture import draw
 from deepcoder_trainer.evaluation.plan import EvaluationPlan, parts_path, samples_path
@@ -33,10 +34,10 @@ from deepcoder_trainer.evaluation.results import (
     scores,
 )
 from deepcoder_trainer.evaluation.samples import write_rows
+from deepcoder_trainer.evaluation.stored import RESULTS, check_stored
 from deepcoder_trainer.evaluation.table import markdown, summary
 from deepcoder_trainer.evaluation.targets import Target
 
-RESULTS = "results.json"
 TABLE = "results.md"
 PICTURE = "results.png"
 
@@ -57,11 +58,19 @@ class Evaluated:
 
 
 def committed(context: EvaluationContext, key: str) -> Evaluated | None:
-    """Results of this key, if they are there."""
+    """Results of this key, if they are there. Raises BadConfig where they are no longer what was measured."""
+    folder = evaluation_dir(key)
     try:
-        manifest, _ = read_manifest(context.store, evaluation_dir(key))
+        manifest, _ = read_manifest(context.store, folder)
+        check_stored(context.store, folder, manifest)
     except ObjectMissing:
         return None
+    except CheckpointDamaged as error:
+        raise BadConfig(
+            f"{context.store.uri}/{folder} was measured from these inputs and is damaged since ({error}): remove that "
+            "folder and it is measured anew (by hand: --again measures beside it)",
+            field="storage.uri",
+        ) from error
     return Evaluated(key, manifest.metrics, manifest.created_at)
 
 

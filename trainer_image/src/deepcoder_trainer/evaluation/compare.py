@@ -14,24 +14,21 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field
 from rich.console import Console
 
 from deepcoder_contracts.base import VersionedContract
+from deepcoder_contracts.manifest import Manifest
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, StorageError
-from deepcoder_trainer.checkpoint.reader import read_manifest
 from deepcoder_trainer.checkpoint.storage import ObjectStore, open_storage
 from deepcoder_trainer.errors import BadConfig
-from deepcoder_trainer.evaluation.commit import RESULTS
-from deepcoder_trainer.evaluation.plan import samples_path
 from deepcoder_trainer.evaluation.results import Comparison, Estimate, EvaluationResults, Scores, compare, scores
 from deepcoder_trainer.evaluation.stats import problem_means
+from deepcoder_trainer.evaluation.stored import read_evaluation, read_rows
 from deepcoder_trainer.evaluation.table import table_lines
-from deepcoder_trainer.samples import read_samples
 
 HEAD = ("problems", "A", "B", "B - A", "95 %", "p", "only A", "only B")
 OUTPUT = "comparison"
@@ -80,15 +77,13 @@ class Side:
     """A stored evaluation."""
 
     store: ObjectStore
+    manifest: Manifest
     results: EvaluationResults
     target: str
 
     def scores(self, dataset: str) -> Scores:
         """From its samples file."""
-        with TemporaryDirectory(prefix="deepcoder-compare-") as folder:
-            path = Path(folder) / "samples.parquet"
-            self.store.get_file(samples_path(self.target, dataset), path)
-            return scores(read_samples(path))
+        return scores(read_rows(self.store, "", self.manifest, self.target, dataset))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -134,15 +129,11 @@ def open_side(uri: str, target: str | None, endpoint: str | None = None, region:
                 f"{uri.rstrip('/')}/eval/<key>{': ' + ', '.join(k[:12] + '…' for k in keys[:5]) if keys else ''}"
             )
         store = open_storage(f"{place}/eval/{keys[0]}", endpoint, region)
-    read_manifest(store, "")
-    try:
-        results = EvaluationResults.from_json(store.get_bytes(RESULTS))
-    except ValidationError as error:
-        raise CheckpointDamaged(f"{store.uri}/{RESULTS} cannot be read: {error}") from error
+    manifest, results = read_evaluation(store, "")
     names = list(results.in_order)
     if target is not None and target not in names:
         raise BadConfig(f"--targets {target}: {uri} has {', '.join(names)}", field="--targets")
-    return Side(store, results, target or names[-1])
+    return Side(store, manifest, results, target or names[-1])
 
 
 def compare_sides(a: Side, b: Side) -> Compared:

@@ -24,7 +24,7 @@ from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
-from deepcoder_contracts.layout import evaluation_dir
+from deepcoder_contracts.layout import MANIFEST, evaluation_dir
 from deepcoder_trainer.checkpoint.code import code_digest, grading_versions, source_digest, versions
 from deepcoder_trainer.checkpoint.errors import StorageError
 from deepcoder_trainer.errors import BadConfig
@@ -147,9 +147,13 @@ async def _plan(
         rope=config.stage.rope.to_json().decode() if config.stage.rope else None,
     )
     plan = replace(plan, **instead or {})
-    while context.again and await asyncio.to_thread(committed, context, plan.key) is not None:
+    while context.again and await asyncio.to_thread(_is_there, context, plan.key):
         plan = replace(plan, repeat=plan.repeat + 1)
     return plan
+
+
+def _is_there(context: EvaluationContext, key: str) -> bool:
+    return context.store.head(f"{evaluation_dir(key)}/{MANIFEST}") is not None
 
 
 def _source_of(reward: str | None) -> str | None:

@@ -6,23 +6,18 @@ Nothing is written here.
 from __future__ import annotations
 
 import re
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from deepcoder_contracts.layout import MANIFEST, evaluation_dir
-from deepcoder_contracts.manifest import Manifest, ManifestKind
+from deepcoder_contracts.layout import evaluation_dir
+from deepcoder_contracts.manifest import Manifest
 from deepcoder_contracts.steps import StepRecord, merge_steps
-from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ObjectMissing
+from deepcoder_trainer.checkpoint.errors import ObjectMissing
 from deepcoder_trainer.checkpoint.listing import read_listing
 from deepcoder_trainer.checkpoint.reader import read_manifest
 from deepcoder_trainer.checkpoint.storage import ObjectStore
-from deepcoder_trainer.evaluation.plan import samples_path
 from deepcoder_trainer.evaluation.results import EvaluationResults, Scores, scores
-from deepcoder_trainer.samples import read_samples
+from deepcoder_trainer.evaluation.stored import read_evaluation, read_rows
 
 _METRICS = re.compile(r"^(?P<stage>[^/]+)/attempts/(?P<ordinal>\d{3,})/metrics\.jsonl$")
 _EVALUATION = re.compile(r"^eval/(?P<key>[0-9a-f]{64})/MANIFEST\.json$")
@@ -103,7 +98,7 @@ def before_and_after(store: ObjectStore, evaluation: StoredEvaluation) -> Before
         return None
     first, last = targets[0], targets[-1]
     for dataset in evaluation.results.targets[first]:
-        before, after = (_rows(store, evaluation.results.key, t, dataset) for t in (first, last))
+        before, after = (_rows(store, evaluation, t, dataset) for t in (first, last))
         pairs = [(b, a) for b, a in zip(before, after, strict=False) if not b["reward"] and a["reward"] == 1.0]
         if pairs:
             pairs.sort(key=lambda p: (len(p[0]["prompt"]), p[0]["group_id"]))
@@ -122,7 +117,7 @@ def before_and_after(store: ObjectStore, evaluation: StoredEvaluation) -> Before
 
 def target_scores(store: ObjectStore, evaluation: StoredEvaluation, target: str, dataset: str) -> Scores:
     """What a target got on each problem, from its stored samples."""
-    return scores(_rows(store, evaluation.results.key, target, dataset))
+    return scores(_rows(store, evaluation, target, dataset))
 
 
 def _of_a_stage(evaluation: StoredEvaluation) -> bool:
@@ -130,19 +125,8 @@ def _of_a_stage(evaluation: StoredEvaluation) -> bool:
 
 
 def _evaluation(store: ObjectStore, key: str) -> StoredEvaluation:
-    folder = evaluation_dir(key)
-    manifest, _ = read_manifest(store, folder)
-    if manifest.kind is not ManifestKind.EVALUATION:
-        raise CheckpointDamaged(f"{folder}/{MANIFEST} is of kind {manifest.kind.value}, not Evaluation")
-    try:
-        results = EvaluationResults.from_json(store.get_bytes(f"{folder}/results.json"))
-    except ValidationError as error:
-        raise CheckpointDamaged(f"{folder}/results.json cannot be read: {error}") from error
-    return StoredEvaluation(manifest, results)
+    return StoredEvaluation(*read_evaluation(store, evaluation_dir(key)))
 
 
-def _rows(store: ObjectStore, key: str, target: str, dataset: str) -> list[dict[str, Any]]:
-    with tempfile.TemporaryDirectory(prefix="deepcoder-report-") as folder:
-        path = Path(folder) / "samples.parquet"
-        store.get_file(f"{evaluation_dir(key)}/{samples_path(target, dataset)}", path)
-        return read_samples(path)
+def _rows(store: ObjectStore, evaluation: StoredEvaluation, target: str, dataset: str) -> list[dict[str, Any]]:
+    return read_rows(store, evaluation_dir(evaluation.results.key), evaluation.manifest, target, dataset)
