@@ -7,7 +7,8 @@ same submissions, in the same run and in turns, and has to give the same verdict
 
 Figures are CPU time, judge, zygotes and programs together, a test that is really run (a wrong program's first alone).
 Of several turns the cheapest counts, since whatever else the machine does can only add; what is paid once, however many
-submissions there are, is measured by judging the first of them alone, in the same number of turns, and taken off.
+submissions there are, is measured by judging the first of them alone, one for each slot so that each starts what it
+starts once, in the same number of turns, and taken off.
 
     python benchmarks/judge.py [--quick] [--livecodebench CHECKOUT] [--page docs/results/judge.md]
 """
@@ -182,12 +183,12 @@ def measure(cell: Cell, contenders: dict[str, Contender], turns: int) -> dict[st
     void = set()
     for _ in range(turns):
         for name, contender in contenders.items():
-            once[name].append(contender(cell.submissions[:1])[0])
+            once[name].append(contender(cell.submissions[:WORKERS])[0])
             seconds, answers = contender(cell.submissions)
             all_[name].append(seconds)
             if tuple(answers) != cell.expected:
                 void.add(name)
-    of_first = cell.tests if cell.expected[0] else 1
+    of_first = sum(cell.tests if right else 1 for right in cell.expected[:WORKERS])
 
     def cost(name: str, seconds: float) -> float:
         return (seconds - min(once[name])) / (cell.tests_run - of_first) * 1000
