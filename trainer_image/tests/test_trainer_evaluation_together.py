@@ -1,20 +1,72 @@
-"""What readers make of an evaluation's results that are not as they were committed."""
+"""Two processes with one key, and what readers make of results that are not as they were committed."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import pytest
-from evaluation_world import make_context, results_of
+from evaluation_world import Context, make_context, results_of
 
+from deepcoder_contracts.layout import evaluation_dir
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged
+from deepcoder_trainer.checkpoint.storage import open_storage
+from deepcoder_trainer.checkpoint.verify import walk_chain
 from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.evaluation import commit as committing
+from deepcoder_trainer.evaluation.commit import Evaluated
 from deepcoder_trainer.evaluation.compare import compare_sides, open_side
+from deepcoder_trainer.evaluation.results import metrics
 from deepcoder_trainer.evaluation.run import run_evaluate_stage
 from deepcoder_trainer.report.history import read_history
+from deepcoder_trainer.types import Outcome, Problem
+
+
+@pytest.mark.s3
+async def test_of_two_processes_that_measure_one_key_in_s3_the_first_ones_results_stay_and_count_for_both(
+    s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"s3://{s3.bucket}/{uuid4()}"
+    store = open_storage(uri, s3.endpoint)
+
+    async def generous(problem: Problem, response: str, key: str) -> Outcome:
+        return Outcome(1.0, "passed", 0.01)
+
+    def context(name: str) -> Context:
+        (tmp_path / name).mkdir()
+        return replace(make_context(tmp_path, ["Base"], problems=4), store=store, workdir=tmp_path / name)
+
+    late, other = replace(context("late"), reward=generous), context("other")
+    upload = committing.upload_files
+    first: list[Evaluated] = []
+
+    def upload_files(*arguments: Any) -> Any:
+        """Between the late one's look for results and its own files, the other one commits."""
+        if (tmp_path / "late") in arguments[2].parents and not first:
+            store.delete_prefix(f"{arguments[1]}/parts/")  # it has samples of its own
+            first.append(asyncio.run(run_evaluate_stage(other)))
+        return upload(*arguments)
+
+    monkeypatch.setattr(committing, "upload_files", upload_files)
+    done = await run_evaluate_stage(late)
+    [winner] = first
+    assert (done.key, done.metrics) == (winner.key, winner.metrics)
+    assert done.metrics["eval/held/pass_at_1"] < 1, "what the late one measured is not what is stored"
+    assert done.found is not None
+    [link] = walk_chain(f"{uri}/{evaluation_dir(done.key)}", deep=True, endpoint=s3.endpoint)
+    assert (link.manifest is not None, link.problems) == (True, ())
+    side = open_side(f"{uri}/{evaluation_dir(done.key)}", None, s3.endpoint)
+    assert metrics(side.results.targets) == done.metrics
+    assert side.scores("held").solved.shape == (4, 4)
+    assert link.manifest is not None
+    listed = {"MANIFEST.json", *(entry.path for entry in link.manifest.files)}
+    folder = f"{evaluation_dir(done.key)}/"
+    assert {o.key.removeprefix(folder) for o in store.list(folder)} == listed, "the late one's files are gone"
 
 
 def cheat(data: bytes) -> bytes:

@@ -1,13 +1,15 @@
 """From all samples to committed results: files first, then the manifest, which is the commit.
 
 `eval/<key>/` has `results.json`, `results.md` (a table), `results.png` (where matplotlib is), a samples file for each
-target and problem set, and `MANIFEST.json` with the sha256 of all of them. A folder that has a manifest is never
-written to again.
+target and problem set, and `MANIFEST.json` with the sha256 of all of them. On a file system one process at a time
+measures a key. In S3 two may, and sampling is not equal to the bit: there each puts its files into a folder of its own,
+the manifest says whose count, and who comes second takes those. A folder that has a manifest is never written to again.
 """
 
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +20,7 @@ from deepcoder_contracts.manifest import Manifest, ManifestKind
 from deepcoder_trainer.checkpoint.code import versions
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ObjectExists, ObjectMissing, StorageError
 from deepcoder_trainer.checkpoint.reader import read_manifest
+from deepcoder_trainer.checkpoint.storage import ObjectStore
 from deepcoder_trainer.checkpoint.transfer import upload_files
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.evaluation.context import EvaluationContext
@@ -113,18 +116,19 @@ def commit(
     if (before := committed(context, plan.key)) is not None:
         log.info("another attempt has committed evaluation %s first", plan.key[:12])
         return before
-    root = context.workdir / plan.key
+    root, writer = context.workdir / plan.key, _writer(context.store)
+    folder = root / writer
     files = []
     for target, by_set in rows.items():
         for name, found in by_set.items():
-            files.append(root / samples_path(target, name))
+            files.append(folder / samples_path(target, name))
             write_rows(files[-1], found)
-    (root / RESULTS).write_bytes(results.to_json())
-    (root / TABLE).write_text(markdown(results))
-    files += [root / RESULTS, root / TABLE]
+    (folder / RESULTS).write_bytes(results.to_json())
+    (folder / TABLE).write_text(markdown(results))
+    files += [folder / RESULTS, folder / TABLE]
     try:
-        draw(results, root / PICTURE)
-        files.append(root / PICTURE)
+        draw(results, folder / PICTURE)
+        files.append(folder / PICTURE)
     except ModuleNotFoundError:
         log.info("%s is left out: it needs matplotlib (pip install 'deepcoder-trainer[plots]')", PICTURE)
     figures = metrics(results.targets)
@@ -154,12 +158,26 @@ def commit(
     try:
         context.store.put_bytes(f"{prefix}/{MANIFEST}", manifest.to_json(), if_absent=True)
     except ObjectExists:
-        log.info("another attempt has committed evaluation %s first", plan.key[:12])
-    try:
-        context.store.delete_prefix(f"{prefix}/{parts_path()}/")
-    except StorageError as error:
-        log.warning("parts of evaluation %s are left behind: %s", plan.key[:12], error)
+        log.info("another attempt has committed evaluation %s first: its results count", plan.key[:12])
+        if writer:
+            _clear(context.store, f"{prefix}/{writer}/")
+        if (first := committed(context, plan.key)) is None:
+            raise
+        return first
+    _clear(context.store, f"{prefix}/{parts_path()}/")
     for target, measured_sets in results.targets.items():
         for name, result in measured_sets.items():
             log.info("%s on %s: %s", target, name, summary(result))
     return Evaluated(plan.key, figures)
+
+
+def _writer(store: ObjectStore) -> str:
+    """The folder below the evaluation's that this process alone writes to; none is needed on a file system."""
+    return "" if store.uri.startswith("file://") else uuid.uuid4().hex[:12]
+
+
+def _clear(store: ObjectStore, prefix: str) -> None:
+    try:
+        store.delete_prefix(prefix)
+    except StorageError as error:
+        log.warning("%s is left behind: %s", prefix, error)
