@@ -120,15 +120,17 @@ def test_of_a_folder_with_both_splits_training_reads_the_one_and_evaluation_the_
 
 
 def test_a_file_without_a_split_in_its_name_is_read_with_either(tmp_path: Path) -> None:
-    for name in ("train", "test", "more"):
+    def measured() -> list[str]:
+        return [p.id for p in load_benchmark(tmp_path, EvaluationDataset(name="s", uri="/set")).problems]
+
+    for name in ("train", "test", "test2"):  # LiveCodeBench's own files are test.jsonl, test2.jsonl, ...
         write_jsonl(tmp_path / f"{name}.jsonl", [own_row(id=name)])
-    assert [p.id for p in load_dataset(tmp_path).problems] == ["more", "train"]
-    assert [p.id for p in load_benchmark(tmp_path, EvaluationDataset(name="s", uri="/set")).problems] == [
-        "more",
-        "test",
-    ]
+    assert [p.id for p in load_dataset(tmp_path).problems] == ["test2", "train"]
+    assert measured() == ["test", "test2"]
     (tmp_path / "train.jsonl").unlink()
-    assert [p.id for p in load_dataset(tmp_path).problems] == ["more", "test"]
+    assert [p.id for p in load_dataset(tmp_path).problems] == ["test", "test2"]
+    (tmp_path / "test.jsonl").rename(tmp_path / "validation-00000-of-00001.jsonl")
+    assert measured() == ["test2", "test"], "in the order of the files' names"
 
 
 def test_the_digest_is_that_of_what_is_read(hub: Path, tmp_path: Path) -> None:
