@@ -1,13 +1,18 @@
 """An export's files to where they stay, with a manifest as their commit: a folder, or a place in S3.
 
 The manifest names its source as parent, so that `verify` walks from here to the root, and whoever fetches the files
-checks them against it (`fetch`). A folder appears whole, by a rename; in S3 the manifest is put last. What is there
-already is never overwritten.
+checks them against it (`fetch`). A folder appears whole, by a rename; in S3 the manifest is put last, and a claim
+first: files have the names under which they are served, so that two exports to one place would mix. What is there
+already is never overwritten, and what cannot be published whole is taken away. A process that is killed meanwhile
+leaves its claim, and the place counts as taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import logging
+import uuid
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,16 +21,22 @@ from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.layout import MANIFEST
 from deepcoder_contracts.manifest import FileEntry, Manifest, ManifestKind, ParentRef
 from deepcoder_trainer.checkpoint.code import code_digest, versions
-from deepcoder_trainer.checkpoint.errors import ObjectExists
-from deepcoder_trainer.checkpoint.storage import file_sha256, open_storage
+from deepcoder_trainer.checkpoint.errors import ObjectExists, StorageError
+from deepcoder_trainer.checkpoint.storage import ObjectStore, file_sha256, open_storage
 from deepcoder_trainer.checkpoint.transfer import upload_files
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.export.source import Place
+
+_CLAIM = ".claim"
+
+log = logging.getLogger(__name__)
 
 
 def check_free(output: str, endpoint: str | None, region: str | None) -> None:
     """Raises `BadConfig` if something is at `output`, a URI, already: before minutes are spent."""
     local = local_path(output)
+    if local is None and not urlsplit(output).path.strip("/"):
+        raise BadConfig(f"--output {output} is a whole bucket: name a folder in it", field="--output")
     taken = local.exists() if local else bool(open_storage(output, endpoint, region).list(""))
     if taken:
         raise BadConfig(f"--output {output} exists: choose another place, or remove it", field="--output")
@@ -57,12 +68,40 @@ def publish(
             raise BadConfig(f"--output {output} appeared meanwhile ({error.strerror})", field="--output") from error
     else:
         store = open_storage(output, endpoint, region)
-        data = _manifest(place, figures, upload_files(store, "", staging, files)).to_json()
-        try:
+        with _claimed(output, endpoint, region):
+            data = _manifest(place, figures, upload_files(store, "", staging, files)).to_json()
             store.put_bytes(MANIFEST, data, if_absent=True)
-        except ObjectExists as error:
-            raise BadConfig(f"--output {output} was committed meanwhile", field="--output") from error
     return ParentRef(uri=output, digest=sha256_digest(data))
+
+
+@contextlib.contextmanager
+def _claimed(output: str, endpoint: str | None, region: str | None) -> Iterator[None]:
+    """A place in S3 as this process's alone; what it has put there goes again if it raises. Raises `BadConfig` if
+    somebody else is there, or was."""
+    above, _, name = output.rstrip("/").rpartition("/")
+    store = open_storage(above, endpoint, region)
+    claim = f"{name}/{_CLAIM}/{_CLAIM}"
+    try:
+        store.put_bytes(claim, uuid.uuid4().bytes, if_absent=True)
+    except ObjectExists as error:
+        raise BadConfig(f"--output {output} is being written by another export", field="--output") from error
+    done = False
+    try:
+        # Another export lets go of its claim when all of it is there.
+        if any(found.key != claim for found in store.list(f"{name}/")):
+            done = True
+            raise BadConfig(f"--output {output} was written meanwhile", field="--output")
+        yield
+        done = True
+    finally:
+        _clear(store, f"{name}/{_CLAIM}/" if done else f"{name}/")
+
+
+def _clear(store: ObjectStore, prefix: str) -> None:
+    try:
+        store.delete_prefix(prefix)
+    except StorageError as error:
+        log.warning("%s/%s is left behind: %s", store.uri, prefix, error)
 
 
 def _manifest(place: Place, figures: Mapping[str, float], files: list[FileEntry]) -> Manifest:
