@@ -6,8 +6,10 @@ import fnmatch
 import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +22,7 @@ from deepcoder_contracts.curation import CurationSet
 from deepcoder_contracts.judge import Kind, Scoring
 from deepcoder_contracts.stage import DatasetSource, EvaluationDataset
 from deepcoder_trainer.checkpoint.sources import Sources
+from deepcoder_trainer.checkpoint.storage import open_storage
 from deepcoder_trainer.evaluation.benchmarks import load_benchmark
 from deepcoder_trainer.problems.dataset import DatasetError, load_dataset
 
@@ -80,6 +83,21 @@ def test_a_recipe_trains_on_the_training_problems_and_measures_the_others(path: 
             assert not trained & {p.prompt for p in measured}
         against = (spec.get("dataset", {}).get("curation") or {}).get("against", ())
         assert {local(CurationSet.model_validate(s).uri, bucket) for s in against} <= {bucket / "test" / "lcbv5"}
+
+
+@pytest.mark.s3
+def test_the_14b_recipe_reads_its_sets_from_a_bucket(bucket: Path, tmp_path: Path, s3: Any) -> None:
+    place = f"s3://{s3.bucket}/{uuid4()}/datasets/deepcoder"
+    store = open_storage(place, s3.endpoint)
+    for file in bucket.rglob("*.parquet"):
+        store.put_bytes(file.relative_to(bucket).as_posix(), file.read_bytes())
+    [spec] = specs(EXAMPLES / "deepcoder-14b.yaml")
+    sources = Sources(cache=tmp_path, endpoint=s3.endpoint)
+    trained = load_dataset(sources.dataset(spec["dataset"]["uri"].replace(BUCKET, place)))
+    assert Counter(p.source for p in trained.problems) == {"livecodebench": 2, "primeintellect": 1, "taco": 2}
+    settings = EvaluationDataset.model_validate(spec["stages"][0]["evaluate"]["datasets"][0])
+    measured = load_benchmark(sources.dataset(settings.uri.replace(BUCKET, place)), settings)
+    assert [p.scoring for p in measured.problems] == [Scoring.LIVECODEBENCH] * 2
 
 
 def test_every_source_is_graded_by_its_own_rule(hub: Path) -> None:
