@@ -73,8 +73,9 @@ OPTIONAL = (
         manifests_of="sigs.k8s.io/kueue",
         manifests=("config/components/crd/bases/*.yaml", "config/components/rbac/role.yaml"),
     ),
+    GoProgram("registry", packages=("github.com/distribution/distribution/v3/cmd/registry",)),
 )
-"""Built only when named, since it takes minutes and only tests of queues need it."""
+"""Built only when named, since they take minutes and only tests of queues and of pushing a chart need them."""
 
 
 def key(program: GoProgram, go_version: str, modules: Path = GO_MODULES) -> str:
