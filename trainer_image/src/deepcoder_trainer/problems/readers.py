@@ -94,7 +94,7 @@ def source_of_released(row: Fields, file: Path, root: Path, name: str | None = N
         return said
     if (found := source_of(file, root)) is not None:
         return found
-    if name in SOURCES:
+    if name is not None and name in SOURCES:
         return name
     raise RowError(
         f"data_source: missing, and neither folder nor file{' nor set' if name else ''} is named {', '.join(SOURCES)}: "
