@@ -23,6 +23,7 @@ from deepcoder_contracts.stage import ModelSource, Storage
 from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.grpo.pack import OptimizerStep
 from deepcoder_trainer.learner.wire import RankSettings, Rendezvous, Sums
+from deepcoder_trainer.loading import loading
 from deepcoder_trainer.types import BroadcastWeights, CardWeights
 
 if TYPE_CHECKING:
@@ -63,10 +64,11 @@ class LearnerActor:
 
         Returns the number of threads that it computes with.
         """
-        import torch
+        with loading():
+            import torch
 
-        from deepcoder_trainer.learner.files import RankFiles
-        from deepcoder_trainer.learner.rank import LearnerRank
+            from deepcoder_trainer.learner.files import RankFiles
+            from deepcoder_trainer.learner.rank import LearnerRank
 
         if not Path(self._settings.model_dir).is_dir():
             self._settings = replace(self._settings, model_dir=str(self._sources.model(self._model)))

@@ -21,6 +21,7 @@ import numpy as np
 
 from deepcoder_trainer.cpus import compute_threads
 from deepcoder_trainer.errors import SamplerLost
+from deepcoder_trainer.loading import loading
 from deepcoder_trainer.sampler.plugin import BACKEND
 from deepcoder_trainer.sampler.settings import EngineSettings
 from deepcoder_trainer.types import BroadcastWeights, CardWeights, Finish, Generation, GenerationRequest, VersionSpan
@@ -115,8 +116,9 @@ def threads(settings: EngineSettings) -> int:
 
 async def start_async_engine(arguments: dict[str, Any], *, sleeps: bool = False) -> AsyncEngine:
     """Start the asynchronous engine, on whatever device vLLM finds."""
-    from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.v1.engine.async_llm import AsyncLLM
+    with loading():
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
 
     engine = await asyncio.to_thread(AsyncLLM.from_engine_args, AsyncEngineArgs(**arguments))
     await engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deepcoder_trainer.errors import SamplerLost
+from deepcoder_trainer.loading import loading
 from deepcoder_trainer.sampler.engine import Part, engine_arguments, generation_from, refusal, sampling_parameters
 from deepcoder_trainer.sampler.settings import EngineSettings
 from deepcoder_trainer.types import Generation, GenerationRequest
@@ -138,10 +139,11 @@ class SteppedEngine:
             response.set_exception(error)
 
     def _start(self, model: str, settings: EngineSettings) -> Any:
-        from vllm.engine.arg_utils import EngineArgs
-        from vllm.v1.engine.llm_engine import LLMEngine
+        with loading():
+            from vllm.engine.arg_utils import EngineArgs
+            from vllm.v1.engine.llm_engine import LLMEngine
 
-        register_architecture(model)
+            register_architecture(model)
         engine = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(model, settings)))
         engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
         return engine

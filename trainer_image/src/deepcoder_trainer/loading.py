@@ -1,0 +1,24 @@
+"""Loading torch, transformers and vLLM without looking for garbage meanwhile.
+
+What their modules make stays for as long as the process does; walking over all of it again and again, whenever some
+more has been made, takes a fifth of the time that loading takes. Nothing fails here, and what was on before is on again
+afterwards, whatever happens meanwhile.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Around the imports of what is large, in the process that goes on to use it."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()

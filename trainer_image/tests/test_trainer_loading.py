@@ -1,0 +1,49 @@
+"""Garbage is not looked for while torch is loaded, and is again afterwards."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from deepcoder_trainer.learner.actor import LearnerActor
+from deepcoder_trainer.loading import loading
+
+
+@pytest.fixture(autouse=True)
+def collecting() -> Iterator[None]:
+    yield
+    gc.enable()
+
+
+def test_nothing_is_collected_meanwhile_and_it_is_as_before_whatever_happens() -> None:
+    with loading():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    with pytest.raises(ModuleNotFoundError), loading():
+        importlib.import_module("deepcoder_trainer.nothing")
+    assert gc.isenabled()
+    gc.disable()
+    with loading():
+        pass
+    assert not gc.isenabled()
+
+
+def test_a_rank_loads_torch_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[bool] = []
+
+    class Imports:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "deepcoder_trainer.learner.files":
+                found.append(gc.isenabled())
+                raise RuntimeError("seen")
+
+    monkeypatch.delitem(sys.modules, "deepcoder_trainer.learner.files", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Imports(), *sys.meta_path])
+    with pytest.raises(RuntimeError, match="seen"):
+        LearnerActor.start(object.__new__(LearnerActor), 0, None)
+    assert found == [False]
+    assert gc.isenabled()
