@@ -109,3 +109,12 @@ def test_type_without_a_structural_schema_is_refused_with_its_path() -> None:
     for spec, path in ((Bad, "spec.either"), (Unbounded, "spec.names")):
         with pytest.raises(SchemaError, match=path):
             custom_resource_definition(CustomResource("Bad", "bads", "b", "Bad.", spec, Fine, ()))
+
+
+def test_words_that_may_be_chosen_are_explained_and_not_only_listed() -> None:
+    """`kubectl explain` shows the list by itself."""
+    for path, node in schemas():
+        words = node.get("enum", ())
+        if 1 < len(words) <= 5 and not path.endswith(".conditions[].status"):
+            told = re.sub(rf"\b({'|'.join(map(re.escape, words))}|or|and)\b", "", node["description"])
+            assert len(re.findall(r"\w+", told)) >= 3, f"{path}: {node['description']}"

@@ -59,7 +59,7 @@ class GateCondition(Contract):
     dataset with contests."""
 
     op: Comparison
-    """Ge, Gt, Le or Lt."""
+    """Ge: at least the value. Gt: more. Le: at most. Lt: less."""
 
     value: float
     """Bound, in the metric's own unit (ratios from 0 to 1)."""
@@ -75,7 +75,7 @@ class PromoteWhen(Contract):
     """Conditions, all of which must hold."""
 
     otherwise: Otherwise = Otherwise.PROMOTE
-    """What follows at maxSteps with the gate unmet."""
+    """At maxSteps with the gate unmet. Promote: the next stage. Hold: wait for approvedStages. Fail: the run fails."""
 
     @model_validator(mode="after")
     def _one_condition_a_metric(self) -> Self:

@@ -138,7 +138,7 @@ class Recipe(Contract):
     1 with Strict is one-off pipelining."""
 
     order: Order = Order.STRICT
-    """Strict or Window; maxOffPolicy 0 needs Strict."""
+    """Strict: a step's groups are fixed. Window: those that finish first; maxOffPolicy then is at least 1."""
 
     refill: bool = False
     """Replace groups whose rewards are all equal by further groups. The recipe keeps them."""
@@ -220,7 +220,7 @@ class StageRecipe(Contract):
     """AdamW's learning rate."""
 
     overlong: Overlong | None = None
-    """ZeroAdvantage, DropFromMask, or Off (quoted in YAML)."""
+    """What responses that fill the context teach, as in spec.recipe; Off is to be quoted in YAML."""
 
     tokens_per_device: int | None = Field(default=None, ge=1)
     """Token budget of one micro-batch on one learner device."""

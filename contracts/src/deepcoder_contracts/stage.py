@@ -112,7 +112,7 @@ class EvaluationDataset(Contract):
     """Only problems published before this day, as YYYY-MM-DD; every problem then needs a date."""
 
     extraction: Extraction = later(Extraction.LAST_BLOCK)
-    """Which part of a response is the program."""
+    """The program is LastBlock: the last closed fenced block, or LiveCodeBench: all between the last two fences."""
 
     contests: SourceURI | None = None
     """Codeforces: folder of standings and ratings, from which eval/<name>/rating is computed."""
@@ -163,7 +163,7 @@ class RopeScaling(Contract):
     """Rotary positions past the length that a model was trained for."""
 
     type: RopeType
-    """Yarn or Dynamic."""
+    """Yarn: a fixed interpolation. Dynamic: NTK-aware, by a base that grows with the length; Evaluate stages only."""
 
     factor: float = Field(gt=1, le=64)
     """How many times the original positions the model then reaches."""

@@ -53,7 +53,8 @@ class AttemptStatus(Status):
     """Name of its RayJob; its ConfigMap's begins so."""
 
     state: AttemptState = AttemptState.INTENDED
-    """Intended, Starting, Running, Draining or Leaving."""
+    """Intended: decided, its RayJob is being made. Starting: it waits for quota, pods and images. Running: its program
+    reports. Draining: it saves and stops. Leaving: it is over, and its pods go."""
 
     uid: str | None = None
     """UID of its RayJob."""

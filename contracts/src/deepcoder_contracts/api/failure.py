@@ -53,7 +53,8 @@ class FailureRule(Spec):
     """Exit codes of the trainer it matches; none: any."""
 
     action: FailureAction
-    """Retry, RetryIgnoreLimit or FailRun."""
+    """Retry: another attempt, which counts against maxAttempts. RetryIgnoreLimit: one that does not count. FailRun: the
+    run fails at once."""
 
 
 class Backoff(Spec):

@@ -153,7 +153,7 @@ class S3(Spec):
     """Key prefix within the bucket; the run's folder is <prefix>/<namespace>/<run>-<uid8>."""
 
     region: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$", max_length=64)] | None = None
-    """Region."""
+    """Region of the bucket. Default: us-east-1, which servers other than AWS take for any."""
 
     endpoint: Annotated[str, StringConstraints(pattern=r"^https?://[^\s]+$", max_length=512)] | None = None
     """Endpoint URL of a server other than AWS."""

@@ -89,7 +89,8 @@ class StageStatus(Status):
     """Its position."""
 
     phase: Annotated[StagePhase, lenient(StagePhase.ACTIVE)] = StagePhase.PENDING
-    """Pending, Active, Held, Complete or Failed."""
+    """Pending: its turn has not come. Active: attempts are made. Held: it waits for its name in approvedStages.
+    Complete: passed. Failed: the run failed in it."""
 
     start_time: datetime | None = None
     """When its first attempt was decided."""

@@ -54,7 +54,8 @@ class Isolation(Spec):
     """How programs are kept from each other, from the judge and from the network."""
 
     minimum_tier: Tier = Tier.LANDLOCK
-    """Weakest confinement a judge may start with: Namespaces, Landlock or Unconfined."""
+    """Weakest confinement a judge may start with. Namespaces: each program in namespaces of its own. Landlock: by
+    Landlock and seccomp, which a restricted pod may. Unconfined: by limits alone, for programs that you trust."""
 
     runtime_class_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
     """RuntimeClass of the judges' pods, Kata's for example. gVisor has no Landlock: judges do not start there."""
