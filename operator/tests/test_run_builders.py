@@ -13,8 +13,9 @@ from deepcoder_contracts.api.attempt_status import AttemptStatus
 from deepcoder_contracts.api.run import MAX_NAME_LENGTH, DeepCoderRun
 from deepcoder_contracts.api.run_spec import MAX_STAGES
 from deepcoder_contracts.api.run_status import ProvenanceStatus
+from deepcoder_contracts.rope import RopeScaling, RopeType
 from deepcoder_contracts.sizing import pod_gpus
-from deepcoder_contracts.stage import RopeScaling, RopeType, StageConfig
+from deepcoder_contracts.stage import StageConfig
 from deepcoder_operator.builders.check import check_templates
 from deepcoder_operator.builders.foundation import build_network_policy, build_pool
 from deepcoder_operator.builders.rayjob import build_rayjob

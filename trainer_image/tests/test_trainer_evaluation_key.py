@@ -15,7 +15,8 @@ from evaluation_world import Context, make_context
 
 import deepcoder_contracts
 from deepcoder_contracts.recipe import Precision, Recipe
-from deepcoder_contracts.stage import Evaluation, EvaluationDataset, Extraction, RopeScaling, RopeType, StageResources
+from deepcoder_contracts.rope import RopeScaling, RopeType
+from deepcoder_contracts.stage import Evaluation, EvaluationDataset, Extraction, StageResources
 from deepcoder_trainer.checkpoint import code
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.evaluation.run import run_evaluate_stage

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from deepcoder_contracts.stage import EvaluationDataset, RopeScaling, RopeType
+from deepcoder_contracts.rope import RopeScaling, RopeType
+from deepcoder_contracts.stage import EvaluationDataset
 from deepcoder_trainer.checkpoint.storage import open_storage
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.evaluation.cli import add_arguments, stage_config

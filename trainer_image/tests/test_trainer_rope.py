@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deepcoder_contracts.stage import RopeScaling, StageConfig
+from deepcoder_contracts.rope import RopeScaling
+from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.modelconfig import read_model_config, rope_entries
 from deepcoder_trainer.plan.check import check

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from deepcoder_contracts.stage import RopeScaling, RopeType
+from deepcoder_contracts.rope import RopeScaling, RopeType
 from deepcoder_contracts.supported import Refusal
 
 _QWEN_14B: Mapping[str, Any] = {

@@ -18,6 +18,7 @@ from deepcoder_contracts.curation import CurationSpec
 from deepcoder_contracts.gate import PromoteWhen
 from deepcoder_contracts.manifest import ParentRef, RunIdentity
 from deepcoder_contracts.recipe import Recipe
+from deepcoder_contracts.rope import RopeScaling
 from deepcoder_contracts.uris import SourceURI
 
 StorageURI = Annotated[
@@ -149,27 +150,6 @@ class Evaluation(Contract):
     ] = []
     """Evaluate stages: `Base` (the starting model) and names of earlier Train stages, all measured on the same
     problems and seeds so that they can be compared in pairs. Default: the newest Train stage."""
-
-
-class RopeType(StrEnum):
-    """How rotary positions are stretched. Yarn: by a fixed interpolation of the low frequencies. Dynamic: NTK-aware,
-    by a base that grows with the length."""
-
-    YARN = "Yarn"
-    DYNAMIC = "Dynamic"
-
-
-class RopeScaling(Contract):
-    """Rotary positions past the length that a model was trained for."""
-
-    type: RopeType
-    """Yarn: a fixed interpolation. Dynamic: NTK-aware, by a base that grows with the length; Evaluate stages only."""
-
-    factor: float = Field(gt=1, le=64)
-    """How many times the original positions the model then reaches."""
-
-    original_positions: int | None = Field(default=None, ge=1, le=1_048_576)
-    """Positions that the model was trained for. Default: max_position_embeddings of its config.json."""
 
 
 class StageResources(Contract):

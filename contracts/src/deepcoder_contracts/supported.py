@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from deepcoder_contracts.recipe import Recipe
-from deepcoder_contracts.stage import Placement, RopeScaling, RopeType, StageType
+from deepcoder_contracts.rope import RopeScaling, RopeType
+from deepcoder_contracts.stage import Placement, StageType
 
 ARCHITECTURES = ("Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM")
 """Dense decoders that are trained and sampled from, by their names in config.json."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from deepcoder_contracts import model_shape
-from deepcoder_contracts.stage import RopeScaling
+from deepcoder_contracts.rope import RopeScaling
 from deepcoder_contracts.supported import model_refusals
 from deepcoder_trainer.checkpoint.storage import file_sha256
 from deepcoder_trainer.errors import BadConfig

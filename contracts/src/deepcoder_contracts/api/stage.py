@@ -8,7 +8,8 @@ from deepcoder_contracts.api.base import VALIDATIONS, PodTemplate, Rule, Spec, v
 from deepcoder_contracts.base import DNSLabel
 from deepcoder_contracts.gate import PromoteWhen
 from deepcoder_contracts.recipe import StageRecipe
-from deepcoder_contracts.stage import Evaluation, OptimizerState, Placement, RopeScaling, StageType
+from deepcoder_contracts.rope import RopeScaling
+from deepcoder_contracts.stage import Evaluation, OptimizerState, Placement, StageType
 
 
 class Head(Spec):

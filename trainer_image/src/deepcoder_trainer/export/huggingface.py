@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from deepcoder_contracts.recipe import Precision
-from deepcoder_contracts.stage import RopeScaling
+from deepcoder_contracts.rope import RopeScaling
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.learner.pretrained import write_pretrained
 from deepcoder_trainer.modelconfig import rope_entries

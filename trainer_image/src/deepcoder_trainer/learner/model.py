@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import AutoConfig, AutoModel
 
 from deepcoder_contracts.recipe import Precision
-from deepcoder_contracts.stage import RopeScaling
+from deepcoder_contracts.rope import RopeScaling
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.grpo.attention import NAME, Segments
 from deepcoder_trainer.grpo.logprob import linear_logprob

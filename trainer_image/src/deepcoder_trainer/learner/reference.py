@@ -12,7 +12,7 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 
 from deepcoder_contracts.recipe import Precision
-from deepcoder_contracts.stage import RopeScaling
+from deepcoder_contracts.rope import RopeScaling
 from deepcoder_trainer.learner.mesh import Meshes
 from deepcoder_trainer.learner.model import PolicyModel, load_policy
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from deepcoder_contracts.recipe import Recipe
-from deepcoder_contracts.stage import RopeScaling
+from deepcoder_contracts.rope import RopeScaling
 
 LEARNER_DIR = "learner"
 """Folder of a checkpoint that holds the learner's files."""

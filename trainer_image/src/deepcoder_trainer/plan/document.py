@@ -14,7 +14,8 @@ from pydantic.alias_generators import to_camel
 
 from deepcoder_contracts.learner_memory import tokens_on_device
 from deepcoder_contracts.recipe import Recipe, StageRecipe
-from deepcoder_contracts.stage import Placement, RopeScaling, StageType
+from deepcoder_contracts.rope import RopeScaling
+from deepcoder_contracts.stage import Placement, StageType
 from deepcoder_trainer.config import explain
 from deepcoder_trainer.errors import BadConfig
 
