@@ -19,15 +19,13 @@ import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import closing
 from typing import Any, Self
-from urllib.parse import urlencode
 
 import aiohttp
-from yarl import URL
 
 from deepcoder_operator.kube import access, errors
 from deepcoder_operator.kube.access import Access
 from deepcoder_operator.kube.resources import BY_KIND, PODS, TOKEN_REVIEWS, Resource
-from deepcoder_operator.kube.session import FIELD_MANAGER, open_session
+from deepcoder_operator.kube.session import FIELD_MANAGER, Connections
 from deepcoder_operator.kube.tail import tail
 from deepcoder_operator.metrics import API_REQUESTS
 
@@ -51,7 +49,6 @@ WATCH_SILENCE_SECONDS = 100.0
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None)
 """Who asks has a deadline around it."""
 
-_ACCEPT = "application/json, application/jwk-set+json"
 _RETRIED = frozenset({429, 500, 502, 503, 504})
 _NOT_DONE = frozenset({429})
 _BY_STATUS: Mapping[int, type[errors.KubeError]] = {
@@ -76,7 +73,7 @@ class Kube:
     ) -> None:
         """A request has `deadline` seconds and at most so many attempts."""
         self._reached = reached
-        self._requests, self._watches = _Connections(reached, connections), _Connections(reached, _UNBOUNDED)
+        self._requests, self._watches = Connections(reached, connections), Connections(reached, _UNBOUNDED)
         self._deadline, self._attempts = deadline, attempts
         self._apart: list[Kube] = []
         self.fence: Callable[[], None] = lambda: None
@@ -328,45 +325,6 @@ class Kube:
             async with response:
                 raise _error(response.status, _parse(await response.read()))
         return response
-
-
-class _Connections:
-    """Connections to the server, at most so many, made with the first request."""
-
-    def __init__(self, reached: Access, most: int) -> None:
-        self._reached, self._most = reached, most
-        self._session: aiohttp.ClientSession | None = None
-
-    async def send(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, str],
-        body: Object | None,
-        content_type: str,
-        timeout: aiohttp.ClientTimeout,
-    ) -> aiohttp.ClientResponse:
-        """The answer, whose body is still to be read."""
-        server, headers = self._reached.server, {"Accept": _ACCEPT}
-        if body is not None:
-            headers["Content-Type"] = content_type
-        url = URL(f"{server}{path}?{urlencode(query)}" if query else server + path, encoded=True)
-        return await self._open().request(
-            method,
-            url,
-            headers=headers,
-            data=None if body is None else json.dumps(body).encode(),
-            timeout=timeout,
-        )
-
-    async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = open_session(self._reached, self._most)
-        return self._session
 
 
 def _path(obj: Object, subresource: str | None = None) -> str:

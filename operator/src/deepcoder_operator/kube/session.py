@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
+from urllib.parse import urlencode
 
 import aiohttp
+from yarl import URL
 
 from deepcoder_operator import VERSION
 from deepcoder_operator.kube.access import Access
@@ -13,6 +18,7 @@ from deepcoder_operator.kube.errors import NoAccess
 
 FIELD_MANAGER = "deepcoder-operator"
 
+_ACCEPT = "application/json, application/jwk-set+json"
 _LONGEST_LINE_BYTES = 2 * 1024 * 1024
 """Of a watch, whose events are a line each: etcd takes objects of up to 1.5 MiB."""
 
@@ -44,3 +50,44 @@ def open_session(reached: Access, most: int) -> aiohttp.ClientSession:
         trust_env=False,
         read_bufsize=_LONGEST_LINE_BYTES,
     )
+
+
+class Connections:
+    """Connections to the server, at most so many, made with the first request."""
+
+    def __init__(self, reached: Access, most: int) -> None:
+        """0: no bound."""
+        self._reached, self._most = reached, most
+        self._session: aiohttp.ClientSession | None = None
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: dict[str, Any] | None,
+        content_type: str,
+        timeout: aiohttp.ClientTimeout,
+    ) -> aiohttp.ClientResponse:
+        """The answer, whose body is still to be read."""
+        server, headers = self._reached.server, {"Accept": _ACCEPT}
+        if body is not None:
+            headers["Content-Type"] = content_type
+        url = URL(f"{server}{path}?{urlencode(query)}" if query else server + path, encoded=True)
+        return await self._open().request(
+            method,
+            url,
+            headers=headers,
+            data=None if body is None else json.dumps(body).encode(),
+            timeout=timeout,
+        )
+
+    async def close(self) -> None:
+        """Close all of them."""
+        if self._session is not None:
+            await self._session.close()
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = open_session(self._reached, self._most)
+        return self._session
