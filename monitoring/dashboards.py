@@ -9,48 +9,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+from grafana import Dashboard, Panel, Variable, rendered
 
 FOLDER = Path(__file__).resolve().parents[1] / "helm" / "deepcoder-operator" / "files" / "dashboards"
-_COLUMNS = 24
-_HEIGHT = 8
 _RUN = 'namespace=~"$namespace",run=~"$run"'
 _POOL = 'namespace=~"$namespace",pool=~"$pool"'
 _JUDGES = 'namespace=~"$namespace",pool=~"$pool"'
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One chart: its lines, each a query with a legend."""
-
-    title: str
-    lines: tuple[tuple[str, str], ...]
-    unit: str = "short"
-    description: str = ""
-    width: int = 12
-    kind: str = "timeseries"
-    stacked: bool = False
-
-
-@dataclass(frozen=True)
-class Variable:
-    """A choice at the top of the page, filled from a label of a metric."""
-
-    name: str
-    label: str
-    metric: str
-
-
-@dataclass(frozen=True)
-class Dashboard:
-    """A page."""
-
-    uid: str
-    title: str
-    panels: tuple[Panel, ...]
-    variables: tuple[Variable, ...] = field(default=())
 
 
 def _of_run(metric: str, extra: str = "") -> str:
@@ -334,74 +300,6 @@ JUDGES = Dashboard(
 )
 
 DASHBOARDS = (RUNS, TRAINING, JUDGES)
-
-
-def rendered(dashboard: Dashboard) -> dict[str, Any]:
-    """As Grafana imports it."""
-    panels, x, y, tallest = [], 0, 0, 0
-    for number, panel in enumerate(dashboard.panels, 1):
-        height = 4 if panel.kind == "stat" else _HEIGHT
-        if x + panel.width > _COLUMNS:
-            x, y, tallest = 0, y + tallest, 0
-        panels.append(_panel(number, panel, {"x": x, "y": y, "w": panel.width, "h": height}))
-        x, tallest = x + panel.width, max(tallest, height)
-    return {
-        "uid": dashboard.uid,
-        "title": dashboard.title,
-        "tags": ["deepcoder"],
-        "schemaVersion": 39,
-        "editable": False,
-        "refresh": "30s",
-        "time": {"from": "now-6h", "to": "now"},
-        "links": [
-            {"type": "dashboards", "tags": ["deepcoder"], "title": "DeepCoder", "asDropdown": True, "includeVars": True}
-        ],
-        "templating": {"list": [_DATASOURCE, *(_variable(v) for v in dashboard.variables)]},
-        "panels": panels,
-    }
-
-
-_DATASOURCE = {"name": "datasource", "type": "datasource", "query": "prometheus", "label": "Prometheus"}
-
-
-def _variable(variable: Variable) -> dict[str, Any]:
-    return {
-        "name": variable.name,
-        "type": "query",
-        "datasource": {"type": "prometheus", "uid": "${datasource}"},
-        "query": {"query": f"label_values({variable.metric}, {variable.label})", "refId": variable.name},
-        "includeAll": True,
-        "multi": True,
-        "allValue": ".*",
-        "current": {"text": "All", "value": "$__all"},
-        "refresh": 2,
-        "sort": 1,
-    }
-
-
-def _panel(number: int, panel: Panel, place: dict[str, int]) -> dict[str, Any]:
-    custom: dict[str, Any] = {"fillOpacity": 20 if panel.stacked else 5, "spanNulls": True}
-    if panel.stacked:
-        custom["stacking"] = {"mode": "normal"}
-    return {
-        "id": number,
-        "type": panel.kind,
-        "title": panel.title,
-        "description": panel.description,
-        "gridPos": place,
-        "datasource": {"type": "prometheus", "uid": "${datasource}"},
-        "fieldConfig": {
-            "defaults": {"unit": panel.unit, "min": 0} | ({} if panel.kind == "stat" else {"custom": custom}),
-            "overrides": [],
-        },
-        "options": {"tooltip": {"mode": "multi"}}
-        if panel.kind == "timeseries"
-        else {"reduceOptions": {"calcs": ["lastNotNull"]}},
-        "targets": [
-            {"refId": chr(ord("A") + i), "expr": query, "legendFormat": legend}
-            for i, (query, legend) in enumerate(panel.lines)
-        ],
-    }
 
 
 def main() -> int:
