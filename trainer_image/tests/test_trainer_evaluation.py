@@ -193,6 +193,21 @@ async def test_few_samples_without_a_verdict_are_counted_apart_and_never_as_wron
     assert (figures["eval/held/pass_at_1"], figures["eval/held/unjudged"]) == (1.0, 1.0)
 
 
+async def test_what_judges_failed_on_is_judged_once_more_before_it_counts_as_unjudged(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    async def fails_at_first(problem: Problem, response: str, key: str) -> Outcome:
+        asked.append(key)
+        failed = key.endswith("/7/1") and asked.count(key) == 1
+        return Outcome(None, "error", 0.01, attempts=3) if failed else Outcome(1.0, "passed", 0.01)
+
+    context = make_context(tmp_path, ["Base"], fails_at_first)
+    figures = (await run_evaluate_stage(context)).metrics
+    assert (figures["eval/held/pass_at_1"], figures["eval/held/unjudged"]) == (1.0, 0.0)
+    assert len(asked) == 40 * 4 + 1, "the others were judged once"
+    assert len(context.sampler.asked) == 40 * 4, "and nothing was sampled again"  # type: ignore[attr-defined]
+
+
 async def test_what_judges_say_of_their_code_is_in_the_key(tmp_path: Path) -> None:
     async def newer() -> str:
         return "sha256:abc"

@@ -1,15 +1,17 @@
 """Asking a problem set: every sample is answered, then judged, and kept at both times.
 
 Judging is beside sampling: a response goes to the judges the moment it is complete. What the journal knows is not done
-again. Samples are asked for in the set's order, so many at once, the responses to a problem together.
+again. Samples are asked for in the set's order, so many at once, the responses to a problem together. What judges
+failed on is judged once more in the end, when they have little else to do: results that are committed stay as they are.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any
 
-from deepcoder_trainer.evaluation.answers import Answers
+from deepcoder_trainer.evaluation.answers import Answer, Answers
 from deepcoder_trainer.evaluation.journal import Journal
 from deepcoder_trainer.evaluation.problemsets import ProblemSet
 from deepcoder_trainer.evaluation.samples import Judged
@@ -41,6 +43,13 @@ async def ask(
     free = asyncio.Semaphore(SAMPLED_AT_ONCE)
     done = 0
 
+    async def judged(group: int, index: int, answer: Answer) -> Judged:
+        problem, place = problem_set.problems[group], (group, index)
+        outcome = await reward(problem.problem, answer.text, f"evaluation/{problem_set.name}/{group}/{index}")
+        if journal is not None:
+            journal.judged(place, outcome)
+        return Judged(group, index, problem, problem_set.benchmark.facts[problem.problem.id], answer, outcome)
+
     async def one(group: int, index: int) -> Judged:
         nonlocal done
         problem, place = problem_set.problems[group], (group, index)
@@ -52,25 +61,34 @@ async def ask(
                 journal.answered(place, answer)
         else:
             answer = known.answer
-        outcome = known.outcome if known is not None else None
-        if outcome is None:
-            outcome = await reward(problem.problem, answer.text, f"evaluation/{problem_set.name}/{group}/{index}")
-            if journal is not None:
-                journal.judged(place, outcome)
+        if known is not None and known.outcome is not None:
+            facts = problem_set.benchmark.facts[problem.problem.id]
+            sample = Judged(group, index, problem, facts, answer, known.outcome)
+        else:
+            sample = await judged(group, index, answer)
         done += 1
         advance(done)
-        facts = problem_set.benchmark.facts[problem.problem.id]
-        return Judged(group, index, problem, facts, answer, outcome)
+        return sample
+
+    async def once_more(sample: Judged) -> Judged:
+        if sample.outcome.reward is not None:
+            return sample
+        return await judged(sample.group, sample.index, sample.answer)
 
     try:
-        async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(one(g, i)) for g in range(len(problem_set.problems)) for i in range(samples)]
+        places = [(g, i) for g in range(len(problem_set.problems)) for i in range(samples)]
+        found = await _together(one(*place) for place in places)
+        _refuse_unjudged(problem_set.name, [s.outcome for s in found])
+        return await _together(once_more(s) for s in found)
     finally:
         if journal is not None:
             await journal.flush()
-    judged = [task.result() for task in running]
-    _refuse_unjudged(problem_set.name, [s.outcome for s in judged])
-    return judged
+
+
+async def _together(calls: Iterable[Coroutine[Any, Any, Judged]]) -> list[Judged]:
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(call) for call in calls]
+    return [task.result() for task in running]
 
 
 def _refuse_unjudged(name: str, outcomes: Sequence[Outcome]) -> None:
