@@ -135,7 +135,13 @@ def _manifest(kind: ManifestKind, stage: str, step: int, files: list[FileEntry],
 
 
 def make_context(
-    tmp_path: Path, targets: list[str], reward: Any = judge, *, train: bool = False, problems: int = 40
+    tmp_path: Path,
+    targets: list[str],
+    reward: Any = judge,
+    *,
+    train: bool = False,
+    problems: int = 40,
+    samples: int = 4,
 ) -> Context:
     root = tmp_path / "storage"
     root.mkdir(parents=True, exist_ok=True)
@@ -151,7 +157,7 @@ def make_context(
     evaluation = Evaluation(
         datasets=[EvaluationDataset(name="held", uri=str(data))],
         context_tokens=32,
-        samples_per_problem=4,
+        samples_per_problem=samples,
         targets=targets,
     )
     config = StageConfig(

@@ -13,14 +13,14 @@ from evaluation_world import make_context, model_folder
 
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged
 from deepcoder_trainer.errors import BadConfig
-from deepcoder_trainer.evaluation.compare import Compared, add_arguments, compare_sides, main, open_side
+from deepcoder_trainer.evaluation.compare import Compared, add_arguments, compare_sides, main, markdown, open_side
 from deepcoder_trainer.evaluation.run import run_evaluate_stage
 
 
-async def measured(folder: Path, skill: float, problems: int = 40) -> str:
+async def measured(folder: Path, skill: float, problems: int = 40, samples: int = 4) -> str:
     """The folder of an evaluation of a model of this skill."""
     model_folder(folder / "base", skill)
-    context = make_context(folder, ["Base"], problems=problems)
+    context = make_context(folder, ["Base"], problems=problems, samples=samples)
     done = await run_evaluate_stage(context)
     return f"{context.store.uri.removeprefix('file://')}/eval/{done.key}"
 
@@ -67,6 +67,14 @@ async def test_problems_that_one_was_asked_alone_are_left_out_and_counted(tmp_pa
     pair = compared.sets["held"]
     assert (pair.problems, pair.alone) == (25, {"A": 15, "B": 0})
     assert "held.digest" in compared.differs
+
+
+async def test_another_number_of_samples_is_said_to_make_p_approximate(tmp_path: Path) -> None:
+    one, four = await measured(tmp_path / "a", 0.3, samples=1), await measured(tmp_path / "b", 0.3)
+    compared = compare_sides(open_side(one, None), open_side(four, None))
+    assert compared.sets["held"].samples == {"A": 1, "B": 4}
+    assert "held: A has 1 samples a problem and B 4, so p is approximate" in markdown(compared)
+    assert "approximate" not in markdown(compare_sides(open_side(four, None), open_side(four, None)))
 
 
 async def test_folder_with_one_evaluation_stands_for_it_and_others_are_refused_by_name(tmp_path: Path) -> None:

@@ -2,9 +2,10 @@
 
 A and B are folders `eval/<key>` (paths, file:// or s3://), or output folders that have a single evaluation. Problems
 are paired by name: the difference of pass@1 has a bootstrap interval over problems, and a p-value from permuting the
-signs of the problems' differences, which is McNemar's exact test where each problem was answered once. What else
-differs between the two (length, settings, code) is said above the figures: a difference of the models is one only
-where nothing else does.
+signs of the problems' differences, which is McNemar's exact test where each problem was answered once. It is exact
+where both have as many samples a problem, and said not to be where they do not: a mean of one sample and one of many
+are not spread alike. What else differs between the two (length, settings, code) is said above the figures: a difference
+of the models is one only where nothing else does.
 """
 
 from __future__ import annotations
@@ -54,6 +55,9 @@ class Pair(VersionedContract):
 
     better: dict[str, int]
     """Problems that A solved more often than B, and B than A."""
+
+    samples: dict[str, int] = {}
+    """Samples a problem of A and of B."""
 
 
 class Compared(VersionedContract):
@@ -165,6 +169,7 @@ def pair_of(name: str, pair: tuple[Scores, Scores], whole: tuple[Estimate | None
         b=whole[1],
         comparison=compare(name, ("A", first), ("B", second)) if ids else None,
         better={"A": int((difference < 0).sum()), "B": int((difference > 0).sum())},
+        samples={side: each.solved.shape[1] for side, each in zip(("A", "B"), pair, strict=True)},
     )
 
 
@@ -176,6 +181,13 @@ def markdown(compared: Compared) -> str:
     for name, pair in compared.sets.items():
         if any(pair.alone.values()):
             lines.append(f"{name}: {pair.alone['A']} problems were asked of A alone, {pair.alone['B']} of B alone.")
+        if len(set(pair.samples.values())) > 1:
+            lines.append(
+                f"{name}: A has {pair.samples['A']} samples a problem and B {pair.samples['B']}, so p is approximate: "
+                "measure both with one --n for an exact one."
+            )
+    if len(compared.sets) > 1:
+        lines.append(f"Each p is of its own set: among {len(compared.sets)} the smallest may be small by chance alone.")
     lines.append(
         "B - A is over the problems that both were asked, paired; its interval is the bootstrap's over problems, p "
         "that of permuted signs (one sample a problem: McNemar's exact test). Only A, only B: problems that one solved "

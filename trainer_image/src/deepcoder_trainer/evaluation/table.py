@@ -20,6 +20,7 @@ from deepcoder_trainer.evaluation.results import (
 HEAD = ("problems", "model", "pass@1", "95 %", "pass@k", "truncated", "tokens", "unjudged")
 PARTS = ("problems", "model", "part", "number", "pass@1", "95 %")
 PAIRS = ("problems", "models", "difference", "95 %", "p")
+_EACH_ALONE = "Each p is of its own comparison: among {} the smallest may be small by chance alone."
 
 
 def summary(result: DatasetResult) -> str:
@@ -91,6 +92,8 @@ def render(results: EvaluationResults) -> RenderableType:
         shown.append(_table(PARTS, found))
     if found := pairs(results.comparisons):
         shown.append(_table(PAIRS, found))
+        if len(found) > 1:
+            shown.append(Text(_EACH_ALONE.format(len(found)), style="italic"))
     return Group(*shown)
 
 
@@ -112,6 +115,8 @@ def markdown(results: EvaluationResults) -> str:
         lines += ["", *table_lines(PARTS, found)]
     if found := pairs(results.comparisons):
         lines += ["", *table_lines(PAIRS, found)]
+        if len(found) > 1:
+            lines += ["", _EACH_ALONE.format(len(found))]
     lines += ["", "Intervals are 95 % over problems, bootstrap (Wilson's where all problems came out alike)."]
     return "\n".join(lines) + "\n"
 
