@@ -21,6 +21,7 @@ from deepcoder_trainer.evaluation.codeforces import (
 )
 from deepcoder_trainer.evaluation.contests import read_contests
 from deepcoder_trainer.evaluation.results import codeforces_rating
+from deepcoder_trainer.evaluation.stats import interval_over_contests
 
 
 def contest(standings: list[tuple[float, float]] | None = None, **changes: Any) -> Contest:
@@ -80,6 +81,17 @@ def test_rating_is_the_mean_over_contests_and_says_what_was_left_out() -> None:
         "5": "no judge could judge a problem of it",
     }
     assert rate({}, {"1A": [True]}) is None
+
+
+@pytest.mark.parametrize(
+    ("ratings", "has_one"),
+    [([1881], False), ([1500, 1600, 1700, 1800], False), ([1500] * 9, False), ([1500, 1600, 1700, 1800, 1900], True)],
+)
+def test_a_rating_has_an_interval_only_where_contests_say_how_they_differ(ratings: list[int], has_one: bool) -> None:
+    interval = interval_over_contests(ratings)
+    assert (interval is not None) is has_one
+    if interval is not None:
+        assert interval.low < interval.mean == 1700 < interval.high
 
 
 def test_percentile_is_the_share_of_users_below() -> None:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 
 from deepcoder_trainer.evaluation.results import (
     CodeforcesRating,
-    Estimate,
     EvaluationResults,
+    MeanRating,
     compare,
     dataset_result,
     metrics,
     part_order,
     scores,
 )
+from deepcoder_trainer.evaluation.stats import paired_difference
+from deepcoder_trainer.evaluation.table import markdown, notes
 
 
 def row(group: int, index: int, reward: float | None, finish: str = "stop", tokens: int = 10) -> dict[str, Any]:
@@ -37,11 +40,36 @@ def test_figures_of_a_table_computed_by_hand() -> None:
     assert (result.problems, result.samples, result.unjudged) == (3, 6, 1)
     assert result.pass_at_1 is not None
     assert result.pass_at_1.mean == pytest.approx((0.5 + 0 + 1) / 3)
-    assert result.pass_at_k["1"].mean == pytest.approx(0.5)
-    assert result.pass_at_k["2"].mean == 1.0  # the second problem has one judged sample and cannot tell
+    assert result.pass_at_1.over == 3
+    # The second problem has one judged sample: pass@2 would be over two other problems than pass@1 is.
+    assert {k: (v.mean, v.over) for k, v in result.pass_at_k.items()} == {"1": (pytest.approx(0.5), 3)}
     assert result.truncated_ratio == pytest.approx(1 / 6)
     assert result.response_tokens_mean == pytest.approx(70 / 6)
     assert result.verdicts == {"error": 1, "passed": 3, "wrong_answer": 2}
+
+
+def test_every_k_is_over_the_problems_that_pass_at_1_is_over_and_goes_as_far_as_all_of_them_can_tell() -> None:
+    rows = [row(g, i, float(i < g)) for g in range(4) for i in range(6)]
+    one_less = [{**r, "reward": None} if (r["group_id"], r["index"]) == (1, 0) else r for r in rows]
+    result = dataset_result(one_less)
+    assert {k: v.over for k, v in result.pass_at_k.items()} == {"1": 4, "2": 4, "4": 4, "5": 4}
+    assert result.pass_at_k["5"].mean == pytest.approx((0 + 0 + 1 + 1) / 4)
+    none_left = [{**r, "reward": None} if r["group_id"] == 1 else r for r in rows]
+    result = dataset_result(none_left)
+    assert {k: v.over for k, v in result.pass_at_k.items()} == {"1": 3, "2": 3, "4": 3, "6": 3}
+
+
+def test_what_unjudged_responses_cost_the_figures_stands_beside_them() -> None:
+    rows = [row(g, i, None if (g == 1 and i) or g == 2 else 1.0) for g in range(3) for i in range(4)]
+    results = EvaluationResults(
+        key="0" * 64, inputs={"targets": [{"name": "Base"}]}, targets={"Base": {"lcb": dataset_result(rows)}}
+    )
+    assert notes(results) == [
+        "lcb, Base: all figures are over 2 of 3 problems: of the others none was judged",
+        "lcb, Base: pass@k goes to 1 of 4: of some problems no more responses could be judged",
+    ]
+    sound = results.model_copy(update={"targets": {"Base": {"lcb": dataset_result([row(0, 0, 1.0)])}}})
+    assert notes(sound) == []
 
 
 def test_nothing_judged_is_no_number() -> None:
@@ -84,6 +112,50 @@ def test_comparison_pairs_problems_and_refuses_other_ones() -> None:
         compare("d", ("a", before), ("b", scores([row(0, 0, 1)])))
 
 
+@pytest.mark.parametrize(
+    ("differences", "mean", "low", "high"),
+    [
+        # Of 40 problems none differs: at 97.5 % fewer than 1 - 0.025^(1/40) = 8.81 % of all do, by 1 at most.
+        ([0] * 40, 0.0, -0.0881, 0.0881),
+        # All of 40 got better by 1, as far as that goes: others may have got worse by 1.
+        ([1] * 40, 1.0, 1 - 2 * 0.0881, 1.0),
+        ([0.5] * 40, 0.5, 0.5 - 1.5 * 0.0881, 0.5 + 0.5 * 0.0881),
+        ([0], 0.0, -0.975, 0.975),
+    ],
+)
+def test_a_difference_that_all_problems_agree_on_has_the_width_of_what_so_many_cannot_miss(
+    differences: list[float], mean: float, low: float, high: float
+) -> None:
+    before, after = np.zeros(len(differences)), np.array(differences, dtype=np.float64)
+    interval = paired_difference(before, after)
+    assert (interval.mean, interval.low, interval.high) == pytest.approx((mean, low, high), abs=1e-4)
+    both = scores([row(g, i, float(i == 0)) for g in range(40) for i in range(2)])
+    comparison = compare("d", ("A", both), ("B", both))
+    assert comparison is not None
+    assert comparison.difference.low == pytest.approx(-0.0881, abs=1e-4)
+
+
+def test_that_interval_covers_a_difference_that_so_many_problems_may_have_missed() -> None:
+    # At the interval's end a sample that shows nothing of it comes up 2.5 times in a hundred, and no more.
+    for count in (1, 5, 30, 279):
+        share = paired_difference(np.zeros(count), np.zeros(count)).high
+        assert (1 - share) ** count == pytest.approx(0.025)
+
+
+def test_one_p_among_several_is_said_to_be_one_among_several() -> None:
+    table = {name: dataset_result([row(g, 0, float(g < n)) for g in range(8)]) for n, name in enumerate("abc")}
+    each = [scores([row(g, 0, float(g < n)) for g in range(8)]) for n in range(3)]
+    pairs = [c for a, b in ((0, 1), (0, 2), (1, 2)) if (c := compare("d", ("abc"[a], each[a]), ("abc"[b], each[b])))]
+    results = EvaluationResults(
+        key="0" * 64,
+        inputs={"targets": [{"name": name} for name in "abc"]},
+        targets={name: {"d": found} for name, found in table.items()},
+        comparisons=pairs,
+    )
+    assert "among 3 the smallest may be small by chance alone" in markdown(results)
+    assert "by chance" not in markdown(results.model_copy(update={"comparisons": pairs[:1]}))
+
+
 def test_metrics_name_the_last_target_and_each_by_name() -> None:
     low, high = dataset_result([row(0, 0, 0)]), dataset_result([row(0, 0, 1)])
     figures = metrics({"Base": {"d": low}, "short": {"d": high}})
@@ -121,7 +193,7 @@ def test_lengths_that_nobody_counted_are_no_length() -> None:
 
 
 def test_figures_without_a_name_are_the_last_targets_even_where_it_lacks_one() -> None:
-    estimate = Estimate(mean=1500, low=1400, high=1600)
+    estimate = MeanRating(mean=1500, low=1400, high=1600)
     rated = dataset_result([row(0, 0, 1)], CodeforcesRating(rating=estimate, percentile=50.0, by_contest={"1": 1500}))
     figures = metrics({"Base": {"d": rated}, "short": {"d": dataset_result([row(0, 0, 1)])}})
     assert "eval/d/rating" not in figures

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deepcoder_contracts.progress import TrainerPhase
 from deepcoder_contracts.stage import StageConfig
-from deepcoder_trainer.evaluation.results import CodeforcesRating, Estimate, dataset_result
+from deepcoder_trainer.evaluation.results import CodeforcesRating, MeanRating, dataset_result
 from deepcoder_trainer.evaluation.results import metrics as evaluation_metrics
 from deepcoder_trainer.grpo.summary import combine
 from deepcoder_trainer.ports import StepReport
@@ -95,7 +95,7 @@ async def test_every_metric_of_the_page_is_served_and_nothing_that_it_does_not_h
     probed = {"sync_samplers_probed": 1.0, **summary([1e-6], config.recipe)}
     sink.on_step(replace(notes.steps[-1], metrics=health, gauges=probed, groups=(), dropped=()))
     sink.committed(SimpleNamespace(step=4, created_at=datetime(2026, 1, 2, tzinfo=UTC)))  # type: ignore[arg-type]
-    estimate = Estimate(mean=1500, low=1400, high=1600)
+    estimate = MeanRating(mean=1500, low=1400, high=1600)
     rated = dataset_result(
         [{"group_id": 0, "index": 0, "problem_id": "p", "reward": 1.0, "verdict": "passed", "finish": "stop",
           "response_tokens": 5}],

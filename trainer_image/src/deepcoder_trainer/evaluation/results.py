@@ -22,8 +22,9 @@ from deepcoder_trainer.evaluation.stats import (
     Interval,
     Solved,
     Values,
-    bootstrap,
     interval_of,
+    interval_over_contests,
+    most_for_all,
     paired_difference,
     paired_p_value,
     pass_at_k_values,
@@ -45,6 +46,22 @@ class Estimate(Contract):
     high: float
     """Upper end."""
 
+    over: int | None = None
+    """Problems that it is over: those of which a sample could be judged. None in results of before this was said."""
+
+
+class MeanRating(Contract):
+    """A mean with its 95 % interval over contests."""
+
+    mean: float
+    """Estimate."""
+
+    low: float | None = None
+    """Lower end; None where the contests are too few to say."""
+
+    high: float | None = None
+    """Upper end; None likewise."""
+
 
 class Part(Contract):
     """Some of a set's problems: those of one difficulty, or of one month."""
@@ -62,7 +79,7 @@ class Part(Contract):
 class CodeforcesRating(Contract):
     """What a model would be rated, by the published method."""
 
-    rating: Estimate
+    rating: MeanRating
     """Mean over contests; the interval is the bootstrap's over contests."""
 
     percentile: float | None = None
@@ -91,7 +108,8 @@ class DatasetResult(Contract):
     """Share of right responses, averaged over each problem's samples first; None if nothing was judged."""
 
     pass_at_k: dict[str, Estimate]
-    """Unbiased pass@k for k of 1, 2, 4, … up to the samples of a problem, and for that number."""
+    """Unbiased pass@k for k of 1, 2, 4, … and the samples of a problem, all over the same problems as pass@1: up to
+    the number that each of those has judged samples of."""
 
     truncated_ratio: float
     """Share of responses that filled the limit."""
@@ -141,9 +159,10 @@ class Comparison(Contract):
 
 
 class EvaluationResults(Record):
-    """results.json. Its first version had no intervals of pass@k, and is read without pass@k."""
+    """results.json. Its first version had no intervals of pass@k, and is read without pass@k; since the third one a
+    rating over few contests has none."""
 
-    CURRENT_VERSION: ClassVar[int] = 2
+    CURRENT_VERSION: ClassVar[int] = 3
 
     key: str
     """sha256 of all inputs."""
@@ -199,8 +218,8 @@ def dataset_result(
     verdicts: dict[str, int] = {}
     for row in rows:
         verdicts[row["verdict"]] = verdicts.get(row["verdict"], 0) + 1
-    samples = scored.solved.shape[1]
-    ks = sorted({2**e for e in range(samples.bit_length()) if 2**e <= samples} | ({samples} if samples else set()))
+    most = most_for_all(scored.solved)
+    ks = sorted({2**e for e in range(most.bit_length())} | ({most} if most else set()))
     at_k = {str(k): value for k in ks if (value := _estimate(pass_at_k_values(scored.solved, k))) is not None}
     tokens = [r["response_tokens"] for r in rows if r["response_tokens"] is not None]
     return DatasetResult(
@@ -233,8 +252,10 @@ def codeforces_rating(
     rated = codeforces.rate(contests, solved)
     if rated is None:
         return None
+    interval = interval_over_contests([float(r) for r in rated.by_contest.values()])
+    ends = {"low": interval.low, "high": interval.high} if interval is not None else {}
     return CodeforcesRating(
-        rating=_as_estimate(bootstrap([float(r) for r in rated.by_contest.values()])),
+        rating=MeanRating(mean=rated.rating, **ends),
         percentile=codeforces.percentile(rated.rating, all_ratings) if all_ratings else None,
         by_contest=dict(rated.by_contest),
         left_out=dict(rated.left_out),
@@ -248,7 +269,7 @@ def compare(dataset: str, before: tuple[str, Scores], after: tuple[str, Scores])
     pair = problem_means(before[1].solved), problem_means(after[1].solved)
     if np.isnan(pair[1] - pair[0]).all():
         return None
-    difference = _as_estimate(paired_difference(*pair))
+    difference = _as_estimate(paired_difference(*pair), int((~np.isnan(pair[1] - pair[0])).sum()))
     return Comparison(
         dataset=dataset, before=before[0], after=after[0], difference=difference, p_value=paired_p_value(*pair)
     )
@@ -309,11 +330,12 @@ def _parts(rows: Sequence[Row], scored: Scores, of: Callable[[Row], str | None])
 
 
 def _estimate(values: Values) -> Estimate | None:
-    return None if np.isnan(values).all() else _as_estimate(interval_of(values))
+    judged = int((~np.isnan(values)).sum())
+    return _as_estimate(interval_of(values), judged) if judged else None
 
 
-def _as_estimate(interval: Interval) -> Estimate:
-    return Estimate(mean=interval.mean, low=interval.low, high=interval.high)
+def _as_estimate(interval: Interval, over: int) -> Estimate:
+    return Estimate(mean=interval.mean, low=interval.low, high=interval.high, over=over)
 
 
 def _mean(values: Sequence[float]) -> float:

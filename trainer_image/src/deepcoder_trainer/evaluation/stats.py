@@ -3,8 +3,8 @@
 Problems are the independent units, samples of one problem are not: intervals are taken over problems. A formula for
 independent trials (Wilson's, over all samples) would be too narrow by the square root of the samples a problem. Where
 every problem came out alike there is nothing to draw from, and an interval of no width would be a lie: Wilson's for
-that many problems stands in. Comparing two models on the same problems pairs them, which takes out the problems' own
-difficulty, by far the largest variance.
+that many problems stands in, of differences what so many draws cannot have missed (`unseen`). Comparing two models on
+the same problems pairs them, which takes out the problems' own difficulty, by far the largest variance.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ Values = npt.NDArray[np.float64]
 
 Solved = npt.NDArray[np.float64]
 """[problems, samples] of 0 or 1; nan where a sample could not be judged."""
+
+
+FEWEST_CONTESTS = 5
+"""Fewer say too little of how contests differ to draw an interval from."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,26 @@ def wilson(share: float, trials: int) -> Interval:
     return Interval(share, min(share, max(0.0, (centre - half) / width)), max(share, min(1.0, (centre + half) / width)))
 
 
+def unseen(value: float, count: int, lowest: float, highest: float) -> Interval:
+    """Mean of so many draws that all came out as `value`, with the 95 % interval that is exact for any distribution
+    between `lowest` and `highest`: a value that more than a share of 1 - 0.025^(1/count) has would have been seen."""
+    share = 1.0 - 0.025 ** (1.0 / count)
+    return Interval(value, value - share * (value - lowest), value + share * (highest - value))
+
+
+def interval_over_contests(ratings: Sequence[float]) -> Interval | None:
+    """Bootstrap over contests; None where they are too few, or alike: a rating has no bounds to reason from."""
+    if len(ratings) < FEWEST_CONTESTS or len(set(ratings)) == 1:
+        return None
+    return bootstrap(ratings)
+
+
+def most_for_all(solved: Solved) -> int:
+    """The largest k for which every problem that could be judged at all has that many judged samples."""
+    counts = (~np.isnan(solved)).sum(axis=1)
+    return int(counts[counts > 0].min(initial=solved.shape[1])) if (counts > 0).any() else 0
+
+
 def pass_at_k_values(solved: Solved, k: int) -> Values:
     """[problems] `pass_at_k` of each; nan for those with fewer than k judged samples."""
     values = np.full(len(solved), np.nan)
@@ -134,10 +158,14 @@ def paired_p_value(before: Values, after: Values, seed: int = 0, draws: int = 10
 
 
 def paired_difference(before: Values, after: Values, seed: int = 0) -> Interval:
-    """Mean difference after - before over problems, with its bootstrap interval.
+    """Mean difference after - before over problems, with its bootstrap interval; `unseen` where all are alike.
 
     Both are [problems] in the same order; problems that one of them could not judge are left out.
     """
     if before.shape != after.shape:
         raise ValueError(f"{before.shape} and {after.shape} problems cannot be paired: evaluate the same dataset")
-    return bootstrap(after - before, seed)
+    differences = after - before
+    differences = differences[~np.isnan(differences)]
+    if len(differences) and (differences == differences[0]).all():
+        return unseen(float(differences[0]), len(differences), -1.0, 1.0)
+    return bootstrap(differences, seed)

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deepcoder_trainer.evaluation.results import (
+    CodeforcesRating,
     Comparison,
     DatasetResult,
     Estimate,
@@ -70,13 +71,8 @@ def notes(results: EvaluationResults) -> list[str]:
     for target, by_set in results.in_order.items():
         for name, r in by_set.items():
             if r.codeforces is not None:
-                rating, among = r.codeforces.rating, r.codeforces.percentile
-                found.append(
-                    f"{name}, {target}: Codeforces rating {rating.mean:.0f} ({rating.low:.0f} to {rating.high:.0f} "
-                    f"over {len(r.codeforces.by_contest)} contests)"
-                    + (f", above {among:.1f} % of users" if among is not None else "")
-                    + (f"; {len(r.codeforces.left_out)} contests left out" if r.codeforces.left_out else "")
-                )
+                found.append(f"{name}, {target}: {_rated(r.codeforces)}")
+            found += [f"{name}, {target}: {note}" for note in _not_judged(r)]
             found += [f"{name}: {note}" for note in r.notes]
     found += [
         f"{name}: {count} problems left out, their prompts are too long" for name, count in results.left_out.items()
@@ -117,7 +113,7 @@ def markdown(results: EvaluationResults) -> str:
         lines += ["", *table_lines(PAIRS, found)]
         if len(found) > 1:
             lines += ["", _EACH_ALONE.format(len(found))]
-    lines += ["", "Intervals are 95 % over problems, bootstrap (Wilson's where all problems came out alike)."]
+    lines += ["", "Intervals are 95 % over problems, bootstrap (where all came out alike: what so many cannot miss)."]
     return "\n".join(lines) + "\n"
 
 
@@ -138,6 +134,33 @@ def _row(name: str, target: str, r: DatasetResult) -> tuple[str, ...]:
         "" if r.response_tokens_mean is None else f"{r.response_tokens_mean:.1f}",
         str(r.unjudged),
     )
+
+
+def _rated(found: CodeforcesRating) -> str:
+    rating = found.rating
+    over = f"{len(found.by_contest)} contests"
+    if rating.low is None or rating.high is None:
+        interval = f"over {over}, which give no interval"
+    else:
+        interval = f"{rating.low:.0f} to {rating.high:.0f} over {over}"
+    return (
+        f"Codeforces rating {rating.mean:.0f} ({interval})"
+        + (f", above {found.percentile:.1f} % of users" if found.percentile is not None else "")
+        + (f"; {len(found.left_out)} contests left out" if found.left_out else "")
+    )
+
+
+def _not_judged(r: DatasetResult) -> list[str]:
+    """What unjudged responses cost the figures."""
+    if r.pass_at_1 is None or not r.unjudged:
+        return []
+    found, each = [], r.samples // max(1, r.problems)
+    if r.pass_at_1.over is not None and r.pass_at_1.over < r.problems:
+        found.append(f"all figures are over {r.pass_at_1.over} of {r.problems} problems: of the others none was judged")
+    most = max((int(k) for k in r.pass_at_k), default=0)
+    if most < each:
+        found.append(f"pass@k goes to {most} of {each}: of some problems no more responses could be judged")
+    return found
 
 
 def _all_parts(r: DatasetResult) -> list[tuple[str, Part]]:
