@@ -20,8 +20,9 @@ from deepcoder_trainer.evaluation.codeforces import (
     rate,
 )
 from deepcoder_trainer.evaluation.contests import read_contests
-from deepcoder_trainer.evaluation.results import codeforces_rating
+from deepcoder_trainer.evaluation.results import EvaluationResults, codeforces_rating, dataset_result
 from deepcoder_trainer.evaluation.stats import interval_over_contests
+from deepcoder_trainer.evaluation.table import notes
 
 
 def contest(standings: list[tuple[float, float]] | None = None, **changes: Any) -> Contest:
@@ -81,6 +82,26 @@ def test_rating_is_the_mean_over_contests_and_says_what_was_left_out() -> None:
         "5": "no judge could judge a problem of it",
     }
     assert rate({}, {"1A": [True]}) is None
+
+
+def test_problems_of_a_contest_that_were_not_asked_count_as_unsolved_and_are_counted_beside_the_rating() -> None:
+    whole = contest(problems={"1A": 500.0, "1B": 1000.0, "1C": 1500.0})
+    rated = rate({"1": whole, "2": contest(problems={"2A": 500.0})}, {"1A": [True], "2A": [False]})
+    assert rated is not None
+    assert rated.unasked == {"1": 2}
+    assert rated.by_contest["1"] == contest_rating(whole, {"1A": [True], "1B": [False], "1C": [False]})
+    rows = [
+        {"group_id": n, "index": 0, "contest_problem": name, "reward": float(name == "1A")}
+        for n, name in enumerate(("1A", "2A"))
+    ]
+    found = codeforces_rating(rows, {"1": whole, "2": contest(problems={"2A": 500.0})}, None)
+    samples = {"finish": "stop", "response_tokens": 1, "verdict": "passed", "problem_id": "p"}
+    result = dataset_result([{**samples, **r, "problem_id": r["contest_problem"]} for r in rows], found)
+    results = EvaluationResults(key="0" * 64, inputs={"targets": [{"name": "Base"}]}, targets={"Base": {"cf": result}})
+    assert EvaluationResults.from_json(results.to_json()) == results
+    [note] = notes(results)
+    assert "2 problems of these contests were not asked and count as unsolved" in note
+    assert "over 2 contests, which give no interval" in note
 
 
 @pytest.mark.parametrize(

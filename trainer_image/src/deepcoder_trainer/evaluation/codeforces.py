@@ -48,6 +48,8 @@ class Rating:
     by_contest: Mapping[str, int]
     left_out: Mapping[str, str]
     """Contest to why it says nothing."""
+    unasked: Mapping[str, int]
+    """Contest that counts to its problems that have no sample: they are worth nothing, as in the published scripts."""
 
 
 def contest_of(problem: str) -> str:
@@ -68,6 +70,7 @@ def rate(contests: Mapping[str, Contest | str], solved: Mapping[str, Sequence[bo
         by_contest.setdefault(contest_of(problem), {})[problem] = tries
     ratings: dict[str, int] = {}
     left_out: dict[str, str] = {}
+    unasked: dict[str, int] = {}
     for name in sorted(by_contest, key=int):
         contest, answers = contests.get(name, "no standings"), by_contest[name]
         if isinstance(contest, Contest) and len(contest.standings) <= FEWEST_RATED:
@@ -78,9 +81,11 @@ def rate(contests: Mapping[str, Contest | str], solved: Mapping[str, Sequence[bo
             left_out[name] = contest
         else:
             ratings[name] = contest_rating(contest, answers)
+            if missing := len(set(contest.problems) - set(answers)):
+                unasked[name] = missing
     if not ratings:
         return None
-    return Rating(sum(ratings.values()) / len(ratings), ratings, left_out)
+    return Rating(sum(ratings.values()) / len(ratings), ratings, left_out, unasked)
 
 
 def contest_rating(contest: Contest, solved: Mapping[str, Sequence[bool | None]]) -> int:

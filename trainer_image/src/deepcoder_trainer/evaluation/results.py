@@ -91,6 +91,10 @@ class CodeforcesRating(Contract):
     left_out: dict[str, str] = {}
     """Contest to why it says nothing."""
 
+    unasked: dict[str, int] = {}
+    """Contest that counts to its problems that were not asked, which count as unsolved: the set does not have them, or
+    they were left out (a long prompt, a checker)."""
+
 
 class DatasetResult(Contract):
     """One target on one problem set."""
@@ -259,6 +263,7 @@ def codeforces_rating(
         percentile=codeforces.percentile(rated.rating, all_ratings) if all_ratings else None,
         by_contest=dict(rated.by_contest),
         left_out=dict(rated.left_out),
+        unasked=dict(rated.unasked),
     )
 
 

@@ -137,7 +137,7 @@ def _row(name: str, target: str, r: DatasetResult) -> tuple[str, ...]:
 
 
 def _rated(found: CodeforcesRating) -> str:
-    rating = found.rating
+    rating, unasked = found.rating, sum(found.unasked.values())
     over = f"{len(found.by_contest)} contests"
     if rating.low is None or rating.high is None:
         interval = f"over {over}, which give no interval"
@@ -147,6 +147,7 @@ def _rated(found: CodeforcesRating) -> str:
         f"Codeforces rating {rating.mean:.0f} ({interval})"
         + (f", above {found.percentile:.1f} % of users" if found.percentile is not None else "")
         + (f"; {len(found.left_out)} contests left out" if found.left_out else "")
+        + (f"; {unasked} problems of these contests were not asked and count as unsolved" if unasked else "")
     )
 
 
