@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from curation_world import (
     synthetic_row,
     write_jsonl,
 )
+from evaluation_world import Context, make_context
+from released_world import write_hub
 
 from deepcoder_contracts.judge import Kind, Scoring
 from deepcoder_contracts.stage import EvaluationDataset, Extraction
@@ -26,6 +29,7 @@ from deepcoder_trainer.curation.prepare import Input, index_evaluations
 from deepcoder_trainer.curation.shingles import shingles, words
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.evaluation.benchmarks import Benchmark, load_benchmark
+from deepcoder_trainer.evaluation.problemsets import read_problem_sets
 from deepcoder_trainer.problems.extract import livecodebench_block, program_of
 from deepcoder_trainer.problems.files import DatasetError
 from deepcoder_trainer.problems.humaneval import humaneval_problem
@@ -243,3 +247,37 @@ def test_rule_for_the_program_goes_with_the_problem(tmp_path: Path) -> None:
     [problem] = load(tmp_path, [own_row()], extraction="LiveCodeBench").problems
     assert problem.extraction is Extraction.LIVECODEBENCH
     assert json.loads(json.dumps(problem.extraction)) == "LiveCodeBench"
+
+
+def test_a_released_set_is_judged_by_its_source_and_has_its_caveat_under_any_name(tmp_path: Path) -> None:
+    hub = write_hub(tmp_path / "hub")
+    lcb = load_benchmark(hub / "lcbv5", EvaluationDataset(name="cf", uri="/x"))
+    assert {p.scoring for p in lcb.problems} == {Scoring.LIVECODEBENCH}
+    assert lcb.notes == ()
+    cf = load_benchmark(hub / "codeforces", EvaluationDataset(name="lcb", uri="/x"))
+    assert {(p.source, p.scoring) for p in cf.problems} == {("codeforces", Scoring.STRICT)}
+    assert "sample tests alone" in cf.notes[0], "the caveat is beside the number"
+
+
+def test_a_released_set_whose_source_nothing_says_is_refused_by_its_field_with_the_mend(tmp_path: Path) -> None:
+    [file] = sorted((write_hub(tmp_path / "hub") / "codeforces").glob("test-*"))
+    (tmp_path / "sets").mkdir()
+    moved = file.rename(tmp_path / "sets" / file.name)
+    context = make_context(tmp_path, ["Base"])
+    evaluation = context.config.stage.evaluate
+    assert evaluation is not None
+
+    def named(name: str) -> Context:
+        datasets = [EvaluationDataset(name=name, uri=str(moved))]
+        stage = context.config.stage.model_copy(
+            update={"evaluate": evaluation.model_copy(update={"datasets": datasets})}
+        )
+        return replace(context, config=context.config.model_copy(update={"stage": stage}))
+
+    with pytest.raises(
+        BadConfig, match=r"tests are graded by their source: keep the hub's folders, or give"
+    ) as refused:
+        read_problem_sets(named("cf"))
+    assert refused.value.field == "stage.evaluate.datasets.0.uri"
+    said = load_benchmark(moved, EvaluationDataset(name="codeforces", uri=str(moved)))
+    assert "sample tests alone" in said.notes[0]
