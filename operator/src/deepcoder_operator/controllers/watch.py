@@ -28,7 +28,7 @@ from deepcoder_operator.kube import access, errors
 from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.keep import kept
 from deepcoder_operator.kube.resources import RUNS
-from deepcoder_operator.kube.session import open_session
+from deepcoder_operator.kube.session import UNBOUNDED, open_session
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,6 @@ EVENT_SECONDS = 2.0
 """An event may take this long from the API server through kopf to us."""
 
 _END_SECONDS = 5.0
-_UNBOUNDED = 0
 
 _Key = tuple[str, str]
 
@@ -190,7 +189,7 @@ class _KopfThread(threading.Thread):
         @kopf.on.login(registry=registry)
         async def login(**_: Any) -> kopf.AiohttpSession:
             reached = access.find()  # anew, with files that may have been renewed
-            return kopf.AiohttpSession(server=reached.server, aiohttp_session=open_session(reached, _UNBOUNDED))
+            return kopf.AiohttpSession(server=reached.server, aiohttp_session=open_session(reached, UNBOUNDED))
 
         @kopf.on.event(RUNS.group, RUNS.version, RUNS.plural, registry=registry)
         async def changed(*, event: Any, **_: Any) -> None:

@@ -25,7 +25,7 @@ import aiohttp
 from deepcoder_operator.kube import access, errors
 from deepcoder_operator.kube.access import Access
 from deepcoder_operator.kube.resources import BY_KIND, PODS, TOKEN_REVIEWS, Resource
-from deepcoder_operator.kube.session import FIELD_MANAGER, Connections
+from deepcoder_operator.kube.session import FIELD_MANAGER, UNBOUNDED, Connections
 from deepcoder_operator.kube.tail import tail
 from deepcoder_operator.metrics import API_REQUESTS
 
@@ -35,7 +35,6 @@ Object = dict[str, Any]
 
 CONNECTIONS = 64
 """Requests that are under way at once, watches not counted."""
-_UNBOUNDED = 0
 
 DEADLINE_SECONDS = 15.0
 ATTEMPTS = 4
@@ -73,7 +72,7 @@ class Kube:
     ) -> None:
         """A request has `deadline` seconds and at most so many attempts."""
         self._reached = reached
-        self._requests, self._watches = Connections(reached, connections), Connections(reached, _UNBOUNDED)
+        self._requests, self._watches = Connections(reached, connections), Connections(reached, UNBOUNDED)
         self._deadline, self._attempts = deadline, attempts
         self._apart: list[Kube] = []
         self.fence: Callable[[], None] = lambda: None

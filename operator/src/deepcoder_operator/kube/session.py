@@ -18,13 +18,15 @@ from deepcoder_operator.kube.errors import NoAccess
 
 FIELD_MANAGER = "deepcoder-operator"
 
+UNBOUNDED = 0
+"""As many connections as there are requests."""
 _ACCEPT = "application/json, application/jwk-set+json"
 _LONGEST_LINE_BYTES = 2 * 1024 * 1024
 """Of a watch, whose events are a line each: etcd takes objects of up to 1.5 MiB."""
 
 
 def open_session(reached: Access, most: int) -> aiohttp.ClientSession:
-    """A session with at most so many connections (0: no bound), in the loop that runs; whoever opens it closes it."""
+    """A session with at most so many connections, in the loop that runs; whoever opens it closes it."""
 
     async def as_ourselves(
         request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
@@ -56,7 +58,7 @@ class Connections:
     """Connections to the server, at most so many, made with the first request."""
 
     def __init__(self, reached: Access, most: int) -> None:
-        """0: no bound."""
+        """`most` at once."""
         self._reached, self._most = reached, most
         self._session: aiohttp.ClientSession | None = None
 
