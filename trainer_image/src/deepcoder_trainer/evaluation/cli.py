@@ -17,6 +17,7 @@ from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.exit import ExitCode
 from deepcoder_contracts.manifest import RunIdentity
 from deepcoder_contracts.recipe import Precision, Recipe
+from deepcoder_contracts.rope import RopeScaling, RopeType
 from deepcoder_contracts.stage import (
     Evaluation,
     EvaluationDataset,
@@ -24,8 +25,6 @@ from deepcoder_contracts.stage import (
     JudgeBackend,
     ModelSource,
     Provenance,
-    RopeScaling,
-    RopeType,
     StageConfig,
     StageResources,
     StageSettings,
