@@ -11,6 +11,7 @@ from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.layout import MANIFEST
 from deepcoder_contracts.manifest import FileEntry, Manifest, ManifestKind, ParentRef, RunIdentity
 from deepcoder_trainer.checkpoint.storage import file_sha256
+from deepcoder_trainer.evaluation.results import EvaluationResults
 from deepcoder_trainer.export import prompts
 
 RUN = RunIdentity(namespace="team", name="coder", uid="11111111-2222-3333-4444-555555555555")
@@ -111,13 +112,21 @@ def commit(model: Path, root: Path, **overrides: Any) -> Path:
     return export
 
 
-def evaluate(export: Path, figures: dict[str, float], key: str = "a" * 64) -> None:
-    """An evaluation of a committed export, in its run's folder."""
+def evaluate(
+    export: Path, figures: dict[str, float], key: str = "a" * 64, *, context_tokens: int = 32768, samples: int = 1
+) -> Path:
+    """An evaluation of a committed export, in its run's folder; returns its own."""
     digest = sha256_digest((export / MANIFEST).read_bytes())
     folder = export.parents[2] / "eval" / key
     folder.mkdir(parents=True)
+    inputs = {"targets": [], "context_tokens": context_tokens, "samples_per_problem": samples}
+    results = folder / "results.json"
+    results.write_bytes(EvaluationResults(key=key, inputs=inputs, targets={}).to_json())
+    entry = FileEntry(path=results.name, size=results.stat().st_size, sha256=file_sha256(results))
     of = ParentRef(uri=f"file://{export}", digest=digest)
-    _write(folder, manifest(kind=ManifestKind.EVALUATION, parent=of, metrics=figures, evaluation_key=key))
+    kind = ManifestKind.EVALUATION
+    _write(folder, manifest(kind=kind, parent=of, metrics=figures, evaluation_key=key, files=[entry]))
+    return folder
 
 
 def manifest(**overrides: Any) -> Manifest:

@@ -24,8 +24,11 @@ from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.__main__ import main
 from deepcoder_trainer.checkpoint.storage import open_storage
 from deepcoder_trainer.checkpoint.verify import walk_chain
+from deepcoder_trainer.export.card import model_card
+from deepcoder_trainer.export.compare import Difference
+from deepcoder_trainer.export.formats import Format
 from deepcoder_trainer.export.run import Order, export
-from deepcoder_trainer.export.source import find
+from deepcoder_trainer.export.source import agreed, evaluations, find
 from deepcoder_trainer.export.tensors import Tensors
 from deepcoder_trainer.export.workdir import workdir
 from deepcoder_trainer.modelconfig import model_files
@@ -83,6 +86,23 @@ def test_an_export_is_the_same_model_in_shards_with_a_card_and_a_chain(exported:
     assert figures["export/logits_max_abs"] == 0
     assert figures["eval/lcb/pass_at_1"] == 0.375
     assert figures["export/positions"] > 400
+
+
+def test_a_card_tells_evaluations_of_one_set_apart_and_the_manifest_says_what_they_agree_on(exported: Path) -> None:
+    short = export_world.evaluate(exported, {"eval/lcb/pass_at_1": 0.25}, "a" * 64, context_tokens=16384)
+    figures = {"eval/lcb/pass_at_1": 0.5, "eval/aime/pass_at_1": 0.75}
+    export_world.evaluate(exported, figures, "b" * 64, context_tokens=65536, samples=16)
+    edited = export_world.evaluate(exported, {"eval/lcb/pass_at_1": 0.99}, "c" * 64)
+    (edited / "results.json").write_text("{}")
+    place = find(f"file://{exported}", None, None)
+    measured = evaluations(place, None, None)
+    assert agreed(measured) == {"eval/aime/pass_at_1": 0.75}, "of two figures of one name neither is the figure"
+    same = Difference(max_abs=0.0, mean_kl=0.0, top1=1.0, positions=1)
+    card = model_card("m", place, Format.HUGGINGFACE, "bfloat16", same, measured, {})
+    assert f"| `eval/lcb/pass_at_1` | 0.25 | `{short.name[:12]}` | 16384 | 1 |" in card
+    assert f"| `eval/lcb/pass_at_1` | 0.5 | `{'b' * 12}` | 65536 | 16 |" in card
+    assert "| `eval/held/pass_at_1` | 0.5 | said by the source's manifest |" in card
+    assert "0.99" not in card, "what was changed since was not measured"
 
 
 async def test_a_checkpoint_between_exports_is_exported_with_its_trained_weights(
@@ -325,6 +345,9 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 import export_world
+from deepcoder_trainer.export.formats import Format
+from deepcoder_trainer.export.card import model_card
+from deepcoder_trainer.export.compare import Difference
 from deepcoder_trainer.export.formats import Format
 from deepcoder_trainer.export.run import Order, export
 

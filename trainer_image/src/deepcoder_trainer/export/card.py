@@ -9,7 +9,7 @@ change of anything before it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from deepcoder_contracts.manifest import Manifest
 from deepcoder_trainer.checkpoint.verify import Link
 from deepcoder_trainer.export.compare import Difference
 from deepcoder_trainer.export.formats import Format
-from deepcoder_trainer.export.source import Place
+from deepcoder_trainer.export.source import Measured, Place
 from deepcoder_trainer.modelconfig import model_files
 
 _TRAINING = ("reward_mean", "truncated_ratio", "response_tokens_mean", "entropy", "reference_kl")
@@ -40,12 +40,12 @@ def model_card(
     form: Format,
     dtype: str,
     found: Difference,
-    evaluations: Mapping[str, float],
+    evaluations: Sequence[Measured],
     rope: Mapping[str, Any],
 ) -> str:
     """README.md."""
     manifest = place.manifest
-    metrics = dict(manifest.metrics) | dict(evaluations)
+    metrics = manifest.metrics
     sections = [
         _front_matter(manifest, form),
         f"# {name}\n",
@@ -56,7 +56,7 @@ def model_card(
         "## Lineage\n",
         _lineage(place.chain),
         _figures("## At the end of training\n", {k: v for k, v in metrics.items() if k in _TRAINING}),
-        _figures("## Evaluation\n", {k: v for k, v in metrics.items() if k.startswith(_EVALUATION)}),
+        _evaluations({k: v for k, v in metrics.items() if k.startswith(_EVALUATION)}, evaluations),
         "## Difference to the source\n",
         _difference(form, found),
     ]
@@ -128,6 +128,19 @@ def _figures(title: str, figures: Mapping[str, float]) -> str:
     if not figures:
         return ""
     return f"{title}\n{_table(('', ''), [(_code(k), f'{v:.6g}') for k, v in sorted(figures.items())])}"
+
+
+def _evaluations(within: Mapping[str, float], measured: Sequence[Measured]) -> str:
+    """Each figure with how it was measured: the same set at another length is another figure of the same name."""
+    rows = [
+        (_code(name), f"{value:.6g}", "said by the source's manifest", "", "") for name, value in sorted(within.items())
+    ]
+    for each in measured:
+        how = (f"`{each.key[:12]}`", f"{each.context_tokens}", f"{each.samples}")
+        rows += [(_code(name), f"{value:.6g}", *how) for name, value in sorted(each.figures.items())]
+    if not rows:
+        return ""
+    return f"## Evaluation\n\n{_table(('', '', 'Evaluation', 'Response limit, tokens', 'Samples a problem'), rows)}"
 
 
 def _difference(form: Format, found: Difference) -> str:

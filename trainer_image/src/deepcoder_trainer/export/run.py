@@ -27,7 +27,7 @@ from deepcoder_trainer.export.errors import ExportFailed
 from deepcoder_trainer.export.formats import Format
 from deepcoder_trainer.export.forward import Layerwise
 from deepcoder_trainer.export.publish import check_free, local_path, publish
-from deepcoder_trainer.export.source import Place, evaluations, fetch, find
+from deepcoder_trainer.export.source import Place, agreed, evaluations, fetch, find
 from deepcoder_trainer.export.tensors import CheckpointTensors, PretrainedTensors, Tensors, in_dtype
 from deepcoder_trainer.export.workdir import workdir
 from deepcoder_trainer.learner.model import COMPUTE_DTYPES
@@ -122,7 +122,7 @@ def export(order: Order, say: Callable[[str], None]) -> Done:
         if isinstance(model.tensors, CheckpointTensors):
             card += "\n" + configuration_note(place.manifest, model.pretrained)
         (staging / "README.md").write_text(card)
-        ref = publish(staging, order.output, place, found.figures() | measured, order.endpoint, order.region)
+        ref = publish(staging, order.output, place, found.figures() | agreed(measured), order.endpoint, order.region)
     return Done(ref, place, found)
 
 

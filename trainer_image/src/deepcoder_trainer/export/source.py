@@ -11,8 +11,9 @@ says so, with their digests.
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -29,9 +30,13 @@ from deepcoder_trainer.checkpoint.storage import ObjectStore, join_key, open_sto
 from deepcoder_trainer.checkpoint.transfer import download_files
 from deepcoder_trainer.checkpoint.verify import Link, check_file, walk_chain
 from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.evaluation.results import EvaluationResults
+from deepcoder_trainer.evaluation.stored import read_evaluation
 from deepcoder_trainer.export.errors import ExportFailed
 from deepcoder_trainer.learner.wire import LEARNER_DIR, METADATA
 from deepcoder_trainer.modelconfig import model_files
+
+log = logging.getLogger(__name__)
 
 _FOLDERS = re.compile(r"^(?P<run>.+?)/[^/]+/(export/)?step-\d{6,}\.a\d{3,}$")
 
@@ -48,6 +53,19 @@ class Place:
 
     chain: tuple[Link, ...]
     """Its own link first; all of them hold."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An evaluation of the source."""
+
+    key: str
+    context_tokens: int
+    """Its response limit."""
+    samples: int
+    """Responses a problem."""
+    figures: Mapping[str, float]
+    """`eval/<set>/…`."""
 
 
 @dataclass(frozen=True)
@@ -114,17 +132,32 @@ def _check_base(manifest: Manifest, base: Path) -> None:
         )
 
 
-def evaluations(place: Place, endpoint: str | None, region: str | None) -> dict[str, float]:
-    """Figures of the evaluations that measured this very export, from its run's folder, if that is there."""
+def evaluations(place: Place, endpoint: str | None, region: str | None) -> list[Measured]:
+    """The evaluations that measured this very export, oldest first, from its run's folder, if that is there."""
     match = _FOLDERS.match(place.ref.uri)
     if match is None:
-        return {}
-    figures: dict[str, float] = {}
+        return []
     store = open_storage(match["run"], endpoint, region)
-    for manifest in _evaluations(store):
-        if manifest.parent is not None and manifest.parent.digest == place.ref.digest:
-            figures |= manifest.metrics
-    return figures
+    found = [(m, r) for m, r in _evaluations(store) if m.parent is not None and m.parent.digest == place.ref.digest]
+    return [
+        Measured(
+            key=results.key,
+            context_tokens=int(results.inputs["context_tokens"]),
+            samples=int(results.inputs["samples_per_problem"]),
+            figures=manifest.metrics,
+        )
+        for manifest, results in sorted(found, key=lambda each: each[0].created_at)
+    ]
+
+
+def agreed(measured: Iterable[Measured]) -> dict[str, float]:
+    """The figures that a manifest can say, which has no room for how they were measured: of those that two evaluations
+    give (of another length, say) none."""
+    given: dict[str, list[float]] = {}
+    for each in measured:
+        for name, value in each.figures.items():
+            given.setdefault(name, []).append(value)
+    return {name: values[0] for name, values in given.items() if len(values) == 1}
 
 
 def as_uri(text: str, option: str) -> str:
@@ -180,13 +213,12 @@ def _newest(store: ObjectStore) -> str:
     return max(found, key=lambda item: (item[0].stage_index, item[0].step))[1].path
 
 
-def _evaluations(store: ObjectStore) -> Iterator[Manifest]:
+def _evaluations(store: ObjectStore) -> Iterator[tuple[Manifest, EvaluationResults]]:
+    """Those that are as they were committed: others are no figures of anything."""
     for found in store.list("eval/"):
         if not found.key.endswith(f"/{MANIFEST}"):
             continue
         try:
-            manifest, _ = read_manifest(store, join_key(*found.key.split("/")[:-1]))
-        except (ObjectMissing, CheckpointDamaged):
-            continue
-        if manifest.kind is ManifestKind.EVALUATION:
-            yield manifest
+            yield read_evaluation(store, join_key(*found.key.split("/")[:-1]))
+        except (ObjectMissing, CheckpointDamaged) as error:
+            log.warning("an evaluation is left out of the card: %s", error)
