@@ -12,21 +12,17 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import soak_counts
 import soak_page
-from e2e_world import World, wait_until
-from kubernetes import client
+from e2e_world import World, patient, wait_until
 from soak_blows import Blows
 from soak_counts import Counts
-from urllib3.exceptions import HTTPError
 
 from deepcoder_demo import manifest
-from deepcoder_demo.commands import CommandFailed
 from deepcoder_demo.settings import OPERATOR_NAMESPACE, tool
 from devcluster.config import Cluster
 
@@ -43,24 +39,6 @@ pytestmark = [
     pytest.mark.long,
     pytest.mark.timeout(RUNS * (RUN_SECONDS + GONE_SECONDS + QUIET_SECONDS)),
 ]
-
-T = TypeVar("T")
-
-
-def patient(look: Callable[[], T]) -> Callable[[], T | None]:
-    """The same look, which sees nothing while the API server is away."""
-
-    def tried() -> T | None:
-        try:
-            return look()
-        except client.ApiException as error:
-            if error.status < 500 and error.status != 429:
-                raise
-        except (HTTPError, OSError, CommandFailed):
-            pass
-        return None
-
-    return tried
 
 
 def test_runs_in_a_row_complete_while_everything_is_killed_and_leave_nothing(world: World) -> None:
@@ -121,7 +99,7 @@ def verified(world: World, name: str) -> int:
             *(tool("kubectl-deepcoder"), "verify", name, "-n", world.namespace, "--deep", "-o", "json"),
             *("--endpoint", world.cluster.s3.host_endpoint),
         ],
-        env={"KUBECONFIG": str(world.cluster.kubeconfig), "PATH": os.environ["PATH"]},
+        env={**os.environ, "KUBECONFIG": str(world.cluster.kubeconfig)},
         capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
     assert done.returncode == 0, (done.stdout[-2000:], done.stderr[-2000:])
