@@ -31,7 +31,6 @@ from deepcoder_trainer.checkpoint.transfer import upload_files
 from deepcoder_trainer.errors import SamplerLost
 from deepcoder_trainer.evaluation.context import EvaluationContext
 from deepcoder_trainer.evaluation.results import EvaluationResults
-from deepcoder_trainer.telemetry.observers import Observers
 from deepcoder_trainer.types import Finish, Generation, GenerationRequest, Outcome, Problem, VersionSpan, WeightRefs
 
 RUN = RunIdentity(namespace="local", name="r", uid="00000000-0000-0000-0000-000000000001")
@@ -191,7 +190,6 @@ def make_context(
         tokenizer=Tokenizer(),
         workdir=workdir,
         dtype="float32",
-        observer=Observers([]),
     )
 
 

@@ -268,7 +268,7 @@ class Attempt:
         self._samples = SampleSink(self._store, config.stage.name, config.ordinal, prompts, self._workdir / "samples")
         self._background.loop(self._samples.run())
         observer = self._observer(self._samples)
-        context = self._context(sampler, reward, tokenizer, observer)
+        context = self._context(sampler, reward, tokenizer)
         sampling = Sampling(recipe.seed, recipe.group_size, config.stage.context_tokens, recipe.temperature)
         rollout, client = Rollout(sampler, reward, sampling), self._client
         self._progress.resumed_at(state.step)
@@ -326,7 +326,7 @@ class Attempt:
         await self._unless_stopped(self._look_around())
         observer = self._observer()
         observer.on_phase(TrainerPhase.EVALUATING)
-        await self._unless_stopped(run_evaluate_stage(self._context(sampler, reward, tokenizer, observer)))
+        await self._unless_stopped(run_evaluate_stage(self._context(sampler, reward, tokenizer)))
         return exits.completed()
 
     async def _look_around(self) -> None:
@@ -334,7 +334,7 @@ class Attempt:
         if self.config.stage.resources.accelerators:
             self._surroundings.accelerator = await find_accelerator()
 
-    def _context(self, sampler: Any, reward: Reward, tokenizer: Any, observer: Observer) -> EvaluationContext:
+    def _context(self, sampler: Any, reward: Reward, tokenizer: Any) -> EvaluationContext:
         return EvaluationContext(
             config=self.config,
             sampler=sampler,
@@ -344,7 +344,6 @@ class Attempt:
             tokenizer=tokenizer,
             workdir=self._workdir,
             dtype="float32" if self.config.recipe.precision == "Float32" else "bfloat16",
-            observer=observer,
             surroundings=self._surroundings,
             told=self._evaluated,
             judge_version=self._client.version if self._client is not None else no_judge,

@@ -42,7 +42,6 @@ from deepcoder_trainer.plan.shapes import model_shape
 from deepcoder_trainer.rollout.answers import AnswerVerifier
 from deepcoder_trainer.rollout.reward import JudgeReward
 from deepcoder_trainer.starting import load_tokenizer
-from deepcoder_trainer.telemetry.observers import Observers
 from deepcoder_trainer.types import Generation, GenerationRequest, WeightRefs
 
 
@@ -104,7 +103,6 @@ async def _evaluate(
         tokenizer=_NoTokenizer(),
         workdir=Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deepcoder-evaluate-"))),
         dtype="float32" if config.recipe.precision == "Float32" else "bfloat16",
-        observer=Observers([]),
         judge_version=client.version,
         again=again,
         advance=stack.enter_context(_Bars()).advance,

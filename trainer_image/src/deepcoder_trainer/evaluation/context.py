@@ -11,7 +11,6 @@ from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.checkpoint.storage import ObjectStore
 from deepcoder_trainer.evaluation import journal
-from deepcoder_trainer.ports import Observer
 from deepcoder_trainer.rollout.reward import Reward
 from deepcoder_trainer.sampler.pretrained import push_pretrained
 from deepcoder_trainer.surroundings import Surroundings
@@ -38,7 +37,6 @@ class EvaluationContext:
     """Local scratch space."""
     dtype: str
     """The samplers' number format."""
-    observer: Observer
     surroundings: Surroundings = field(default_factory=Surroundings)
     told: Callable[[Mapping[str, float]], None] = lambda _figures: None
     """Hears what each target of an Evaluate stage came to as soon as it is measured: `eval/<set>/<target>/<figure>`."""
