@@ -6,6 +6,7 @@ import json
 import math
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import yaml
@@ -161,3 +162,29 @@ def test_a_pool_is_shown_by_its_figures_alone() -> None:
         "status": {k: v for k, v in status.items() if k != "selector"},
     }
     assert views.pool_document(None)["pool"] is None
+
+
+def test_evaluations_are_read_by_the_names_that_they_are_stored_under() -> None:
+    half = {"mean": 0.5, "low": 0.1, "high": 0.9}
+    figures = {
+        "passAt1": half,
+        "passAtK": {"2": half},
+        "truncatedRatio": 0.25,
+        "responseTokensMean": 41.0,
+        "problems": 4,
+    }
+    rated = {"codeforces": {"rating": {"mean": 1500}}, "notes": ["one contest"], "unjudged": 1}
+    results = {
+        "key": "sha256:e",
+        "inputs": {"targets": [{"name": "late"}, {"name": "Base"}]},
+        "targets": {"Base": {"set": figures}, "late": {"set": figures | rated}},
+        "comparisons": [{"dataset": "set"}],
+    }
+    stored: Any = SimpleNamespace(results=results)
+    document = views.evaluations_document([stored])
+    late, base = document["evaluations"]
+    assert (late["target"], base["target"]) == ("late", "Base"), "as they were named"
+    assert {name: base[name] for name in figures} == figures
+    assert (base["rating"], base["notes"]) == (None, [])
+    assert (late["rating"], late["notes"], late["unjudged"]) == ({"mean": 1500}, ["one contest"], 1)
+    assert document["comparisons"] == [{"dataset": "set"}]

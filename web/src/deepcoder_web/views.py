@@ -264,24 +264,29 @@ def evaluations_document(evaluations: Iterable[Evaluation]) -> Document:
     rows: list[Document] = []
     comparisons: list[Document] = []
     for evaluation in evaluations:
-        key = str(evaluation.results.get("key", ""))
-        for target, sets in evaluation.results.get("targets", {}).items():
-            rows += [_evaluation(key, target, name, figures) for name, figures in sets.items()]
-        comparisons += evaluation.results.get("comparisons", [])
+        results = evaluation.results
+        key, targets = str(results.get("key", "")), results.get("targets", {})
+        named = [target.get("name") for target in results.get("inputs", {}).get("targets", ())]
+        for target in sorted(targets, key=lambda name: named.index(name) if name in named else len(named)):
+            rows += [_evaluation(key, target, name, figures) for name, figures in targets[target].items()]
+        comparisons += results.get("comparisons", [])
     return {"evaluations": rows, "comparisons": comparisons}
 
 
 def _evaluation(key: str, target: str, dataset: str, figures: Mapping[str, Any]) -> Document:
+    """Of a target on a set, by the names that results.json has."""
     return {
         "key": key,
         "target": target,
         "dataset": dataset,
-        "passAt1": figures.get("pass_at_1"),
-        "passAtK": figures.get("pass_at_k", {}),
-        "truncatedRatio": figures.get("truncated_ratio"),
-        "responseTokensMean": figures.get("response_tokens_mean"),
+        "passAt1": figures.get("passAt1"),
+        "passAtK": figures.get("passAtK", {}),
+        "rating": (figures.get("codeforces") or {}).get("rating"),
+        "truncatedRatio": figures.get("truncatedRatio"),
+        "responseTokensMean": figures.get("responseTokensMean"),
         "problems": figures.get("problems"),
         "unjudged": figures.get("unjudged"),
+        "notes": figures.get("notes", []),
     }
 
 

@@ -11,21 +11,33 @@ export function Evaluations({ path, since }) {
   const { data, error } = useData(`${path}/evaluations`, {}, since);
   if (!data) return html`<${Problem} error=${error} />`;
   if (!data.evaluations.length) return html`<${Problem} error=${error} /><p class="empty">Nothing has been evaluated yet.</p>`;
+  const rated = data.evaluations.some((e) => e.rating);
+  const noted = data.evaluations.filter((e) => e.notes.length);
   return html`<${Problem} error=${error} />
     <div class="wide" tabindex="0" role="region" aria-label="Evaluations"><table>
       <thead><tr><th scope="col">Set</th><th scope="col">What</th><th scope="col">pass@1, 95 % interval</th><td></td><th scope="col">pass@k</th>
+        ${rated && html`<th scope="col">Rating</th>`}
         <th scope="col" class="number">Truncated</th><th scope="col" class="number">Tokens</th><th scope="col" class="number">Problems</th><th scope="col" class="number">Unjudged</th></tr></thead>
       <tbody>${data.evaluations.map((e) => html`<tr key=${`${e.key}/${e.target}/${e.dataset}`}>
         <th scope="row">${e.dataset}</th><td>${e.target}</td><td>${interval(e.passAt1)}</td><td><${Whisker} of=${e.passAt1} /></td>
-        <td>${Object.entries(e.passAtK).filter(([k]) => k !== "1").map(([k, v]) => `@${k} ${percent(v.mean ?? v)}`).join(", ") || "–"}</td>
+        <td>${Object.entries(e.passAtK).filter(([k]) => k !== "1").map(([k, v]) => `@${k} ${percent(v.mean)}`).join(", ") || "–"}</td>
+        ${rated && html`<td>${rating(e.rating)}</td>`}
         <td class="number">${percent(e.truncatedRatio)}</td><td class="number">${number(e.responseTokensMean)}</td>
         <td class="number">${number(e.problems)}</td><td class="number">${number(e.unjudged)}</td></tr>`)}</tbody>
     </table></div>
+    ${noted.map((e) => html`<p class="note">${e.target} on ${e.dataset}: ${e.notes.join("; ")}</p>`)}
     ${data.comparisons.length > 0 && html`<h2>Paired by problem</h2>
       <div class="wide" tabindex="0" role="region" aria-label="Paired differences"><table>
-        <thead><tr><th scope="col">Set</th><th scope="col">From</th><th scope="col">To</th><th scope="col">Difference of pass@1, 95 % interval</th></tr></thead>
-        <tbody>${data.comparisons.map((c) => html`<tr><th scope="row">${c.dataset}</th><td>${c.before}</td><td>${c.after}</td><td>${interval(c.difference)}</td></tr>`)}</tbody>
+        <thead><tr><th scope="col">Set</th><th scope="col">From</th><th scope="col">To</th><th scope="col">Difference of pass@1, 95 % interval</th><th scope="col" class="number">p</th></tr></thead>
+        <tbody>${data.comparisons.map((c) => html`<tr><th scope="row">${c.dataset}</th><td>${c.before}</td><td>${c.after}</td><td>${interval(c.difference)}</td><td class="number">${number(c.pValue)}</td></tr>`)}</tbody>
       </table></div>`}`;
+}
+
+// An interval takes several contests.
+function rating(of) {
+  if (!of) return "–";
+  const ends = [of.low, of.high].some((end) => end === null || end === undefined) ? "" : ` (${number(of.low)} to ${number(of.high)})`;
+  return `${number(of.mean)}${ends}`;
 }
 
 function Whisker({ of }) {
