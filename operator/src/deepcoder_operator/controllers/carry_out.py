@@ -25,7 +25,6 @@ from deepcoder_operator.builders.foundation import (
 from deepcoder_operator.builders.rayjob import build_rayjob
 from deepcoder_operator.builders.settings import TrainerSettings
 from deepcoder_operator.builders.stage_config import build_stage_config, build_stage_config_map
-from deepcoder_operator.controllers.observe import owned_by
 from deepcoder_operator.controllers.postmortem import PostMortem
 from deepcoder_operator.domain.bounds import END_SECONDS
 from deepcoder_operator.domain.draft import (
@@ -43,6 +42,7 @@ from deepcoder_operator.domain.draft import (
     SavePostMortem,
 )
 from deepcoder_operator.domain.names import config_name
+from deepcoder_operator.domain.owners import owned_by
 from deepcoder_operator.domain.resolve import ResolvedConfig, resolve
 from deepcoder_operator.domain.world import RAYJOB_INVALID, Problem
 from deepcoder_operator.kube import errors

@@ -24,6 +24,7 @@ from deepcoder_operator.domain.names import (
     policy_name,
     pool_name,
 )
+from deepcoder_operator.domain.owners import owned_by
 from deepcoder_operator.domain.query import StorageQuery, rayjob_in_doubt, storage_query
 from deepcoder_operator.domain.world import (
     Beat,
@@ -295,9 +296,3 @@ class Observer:
 def _whole(seconds: float) -> datetime:
     """A time as statuses hold it, in whole seconds."""
     return datetime.fromtimestamp(int(seconds), UTC)
-
-
-def owned_by(obj: Object, uid: str) -> bool:
-    """Whether an object's controller is this."""
-    references = obj["metadata"].get("ownerReferences") or ()
-    return any(o.get("uid") == uid and o.get("controller") for o in references)

@@ -20,6 +20,7 @@ from deepcoder_contracts.progress import ProgressReport
 from deepcoder_contracts.sizing import pod_gpus
 from deepcoder_contracts.stage import StageType
 from deepcoder_operator.domain.names import LABEL_ORDINAL, LABEL_ROLE
+from deepcoder_operator.domain.owners import controller_uid
 
 Object = Mapping[str, Any]
 
@@ -210,7 +211,7 @@ def rayjob_view(obj: Object) -> RayJobView:
     return RayJobView(
         name=meta["name"],
         uid=meta["uid"],
-        owner_uid=_owner(meta),
+        owner_uid=controller_uid(obj),
         ordinal=_ordinal(meta),
         deleting=bool(meta.get("deletionTimestamp")),
         suspended=bool(spec.get("suspend")),
@@ -277,7 +278,7 @@ def pool_view(obj: Object) -> PoolView:
         message=ready.get("message") or "",
         replicas=status.get("replicas") or 0,
         uid=meta["uid"],
-        owner_uid=_owner(meta),
+        owner_uid=controller_uid(obj),
         deleting=bool(meta.get("deletionTimestamp")),
     )
 
@@ -290,10 +291,6 @@ def parse_time(text: str | None) -> datetime | None:
 def _excerpt(message: str) -> str:
     """A job's message ends with the driver's last lines, and the last of them says most."""
     return message if len(message) <= MESSAGE_LENGTH else f"{message[:100]} … {message[-(MESSAGE_LENGTH - 103) :]}"
-
-
-def _owner(meta: Object) -> str | None:
-    return next((o["uid"] for o in meta.get("ownerReferences") or () if o.get("controller")), None)
 
 
 def _ordinal(meta: Object) -> int:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from deepcoder_contracts.redaction import Redactor
 from deepcoder_operator.builders.pool import CONTAINER
+from deepcoder_operator.domain.owners import owned_by
 from deepcoder_operator.domain.pool_names import LABEL_INDEX, LABEL_TEMPLATE_HASH
 from deepcoder_operator.domain.pool_plan import JudgePod
 
@@ -25,20 +26,8 @@ def judge_pods(objects: Iterable[Mapping[str, Any]], pool_uid: str) -> list[Judg
 
     A pod of an earlier pool of the same name counts as on its way out: it takes a name, and nothing else.
     """
-    out = [_judge_pod(obj, foreign=controller_uid(obj) != pool_uid) for obj in objects]
+    out = [_judge_pod(obj, foreign=not owned_by(obj, pool_uid)) for obj in objects]
     return sorted(out, key=lambda p: p.name)
-
-
-def controller(obj: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The reference to the object's controller."""
-    owners = obj["metadata"].get("ownerReferences") or ()
-    return next((o for o in owners if o.get("controller")), None)
-
-
-def controller_uid(obj: Mapping[str, Any]) -> str | None:
-    """UID of the object's controller."""
-    owner = controller(obj)
-    return str(owner["uid"]) if owner else None
 
 
 def _judge_pod(obj: Mapping[str, Any], *, foreign: bool) -> JudgePod:

@@ -20,6 +20,7 @@ from deepcoder_contracts.api.sandboxpool import SandboxPoolSpec, SandboxPoolStat
 from deepcoder_operator.board import ProgressBoard
 from deepcoder_operator.builders.podtemplate import TemplateError
 from deepcoder_operator.builders.pool import PoolIdentity, PoolSettings, build_pod, build_pod_template, template_hash
+from deepcoder_operator.domain.owners import controller_uid, owned_by
 from deepcoder_operator.domain.pool_names import pod_name, selector
 from deepcoder_operator.domain.pool_plan import Cause, Deletion, JudgePod, PodPlan, backoff_until, plan_pods
 from deepcoder_operator.domain.pool_scaling import Load, Recommendation, ScalingLimits, decide, recommend
@@ -31,7 +32,7 @@ from deepcoder_operator.kube.keep import kept
 from deepcoder_operator.kube.resources import PODS, POOLS
 from deepcoder_operator.sandbox import metrics
 from deepcoder_operator.sandbox.capacity import CapacityPoller
-from deepcoder_operator.sandbox.observe import controller_uid, judge_pods
+from deepcoder_operator.sandbox.observe import judge_pods
 from deepcoder_operator.sandbox.support import NameConflict, PoolSupport, StillEnding
 from deepcoder_operator.sandbox.tokens import TokenReader
 
@@ -274,7 +275,7 @@ class PoolReconciler:
             self._pods.observe(await self._kube.create(build_pod(pool, built.template, index)))
         except errors.AlreadyExists:
             existing = await self._kube.find(PODS, pool.namespace, name)
-            if existing is not None and controller_uid(existing) != pool.uid:
+            if existing is not None and not owned_by(existing, pool.uid):
                 return Refusal("NameConflict", f"Pod {name} exists and does not belong to this pool: delete it")
         except (errors.Forbidden, errors.Invalid) as e:
             text = f"the API server refuses the judges' pods, which is tried again at least each minute: {e}"

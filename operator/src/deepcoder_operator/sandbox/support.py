@@ -18,11 +18,11 @@ from typing import Any
 from deepcoder_contracts.api.sandboxpool import SandboxPoolSpec
 from deepcoder_operator.builders import pool as builders
 from deepcoder_operator.builders.pool import PoolIdentity, PoolSettings
+from deepcoder_operator.domain.owners import controller
 from deepcoder_operator.domain.pool_names import TOKEN_KEY, token_secret_name
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.kube.resources import BY_KIND, POOLS, SECRETS
-from deepcoder_operator.sandbox.observe import controller
 from deepcoder_operator.sandbox.tokens import decode_token
 
 REAPPLY_SECONDS = 300.0
