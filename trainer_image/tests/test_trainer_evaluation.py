@@ -24,6 +24,7 @@ from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.evaluation.answers import Answer
 from deepcoder_trainer.evaluation.journal import Journal
 from deepcoder_trainer.evaluation.run import evaluate_weights, run_evaluate_stage
+from deepcoder_trainer.judge.backend import JudgeRefused
 from deepcoder_trainer.ports import SandboxUnavailable
 from deepcoder_trainer.report.history import before_and_after, read_history
 from deepcoder_trainer.types import Outcome, Problem
@@ -232,6 +233,21 @@ async def test_evaluation_within_training_measures_the_weights_that_are_out(tmp_
     ]
     assert sorted(m.step for m in manifests) == [3, 4]
     assert {m.stage for m in manifests} == {"short"}
+
+
+async def test_a_judge_that_cannot_say_which_code_grades_ends_no_training_and_begins_no_evaluation_stage(
+    tmp_path: Path,
+) -> None:
+    async def older() -> str:
+        raise JudgeRefused("it does not say which code grades", field="judge")
+
+    training = replace(make_context(tmp_path, [], train=True), judge_version=older)
+    training.sampler.skill = 0.5  # type: ignore[attr-defined]
+    assert 0.3 < (await evaluate_weights(training, 3))["eval/held/pass_at_1"] < 0.7
+    stage = replace(make_context(tmp_path, ["Base"]), judge_version=older)
+    with pytest.raises(JudgeRefused):
+        await run_evaluate_stage(stage)
+    assert stage.sampler.asked == []  # type: ignore[attr-defined]
 
 
 async def test_storage_that_does_not_answer_costs_no_evaluation_within_training(

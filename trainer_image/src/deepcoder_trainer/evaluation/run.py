@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import functools
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
@@ -38,6 +39,7 @@ from deepcoder_trainer.evaluation.problemsets import ProblemSet, read_problem_se
 from deepcoder_trainer.evaluation.results import metrics
 from deepcoder_trainer.evaluation.samples import sample_rows
 from deepcoder_trainer.evaluation.targets import Target, resolve_targets
+from deepcoder_trainer.judge.backend import JudgeRefused
 
 GIVEN = "Given"
 """The target of responses from files."""
@@ -94,13 +96,15 @@ async def evaluate_weights(context: EvaluationContext, step: int) -> Mapping[str
     """Measure the weights that the samplers hold after `step` of a Train stage; returns the metrics.
 
     They have no manifest yet, so run, stage, step and attempt stand for them in the key; and no later attempt has this
-    key, so nothing is kept under way. Results that cannot be stored are logged: the figures are needed by the gate now.
+    key, so nothing is kept under way, and a judge of a release that does not say which code grades will do. Results
+    that cannot be stored are logged: the figures are needed by the gate now.
     """
     config = context.config
     weights = f"{config.run.uid}/{config.stage.name}/{step}/{config.ordinal}/{config.provenance.config_digest}"
     target = Target(config.stage.name, weights, context.workdir)
     sets = await asyncio.to_thread(read_problem_sets, context)
-    plan = await _plan(context, [TargetInput(target.name, weights)], sets)
+    version = functools.partial(_version_or_none, context.judge_version)
+    plan = await _plan(replace(context, judge_version=version), [TargetInput(target.name, weights)], sets)
     answers = SampledAnswers(context.sampler, plan)
     rows = {target.name: await _measure(context, plan, target, sets, answers, keep=False)}
     results = await asyncio.to_thread(evaluation_results, plan, sets, rows)
@@ -110,6 +114,14 @@ async def evaluate_weights(context: EvaluationContext, step: int) -> Mapping[str
         log.error("the evaluation of step %d could not be stored: %s", step, error)
         return metrics(results.targets)
     return done.metrics
+
+
+async def _version_or_none(version: Callable[[], Awaitable[str | None]]) -> str | None:
+    try:
+        return await version()
+    except JudgeRefused as refused:
+        log.warning("%s", refused)
+        return None
 
 
 def _samples(context: EvaluationContext) -> int:
@@ -163,7 +175,7 @@ def _source_of(reward: str | None) -> str | None:
     module = reward.partition(":")[0]
     try:
         return source_digest(module)
-    except (ImportError, OSError, SyntaxError) as error:
+    except (ImportError, OSError) as error:
         raise BadConfig(
             f"the source of recipe.reward {reward!r}, which results are filed under, cannot be read ({error}): install "
             f"{module} as Python files in the trainer image",
