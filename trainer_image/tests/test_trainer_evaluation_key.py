@@ -114,6 +114,7 @@ def reward_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
     )
     (folder / "beside.py").write_text("import kept.deep\n\n\ndef share(response):\n    return 1.0\n")
     (folder / "kept" / "deep.py").write_text("SHARE = 1\n")
+    (folder / "kept" / "template.py").write_text("def {{ name }}:\n")
     (folder / "unrelated.py").write_text("1\n")
     monkeypatch.syspath_prepend(str(folder))
     yield folder

@@ -113,7 +113,11 @@ def _imported(paths: list[Path]) -> Iterator[str]:
     for path in paths:
         if path.suffix != ".py":
             continue
-        for node in ast.walk(ast.parse(path.read_bytes())):
+        try:
+            tree = ast.parse(path.read_bytes())
+        except (SyntaxError, ValueError, RecursionError):  # a template, say: nobody can import it either
+            continue
+        for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 yield from (alias.name.partition(".")[0] for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
