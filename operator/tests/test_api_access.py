@@ -9,6 +9,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +17,12 @@ import pytest
 import yaml
 from aiohttp import web
 from chart_account import Account
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from run_manifests import run_manifest
 
 from deepcoder_operator.controllers import watch
@@ -27,6 +34,17 @@ from deepcoder_operator.kube.resources import RUNS
 from devcluster.pki import Authority
 
 PEM = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"
+
+
+def with_encrypted_key() -> dict[str, str]:
+    """A client certificate whose key takes a passphrase."""
+    with TemporaryDirectory() as made:
+        keys = Path(made)
+        Authority(keys, "ca", "ca").issue("client", "client")
+        key = load_pem_private_key((keys / "client.key").read_bytes(), None)
+        locked = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"passphrase"))
+        files = {"client-certificate-data": (keys / "client.crt").read_bytes(), "client-key-data": locked}
+        return {field: base64.b64encode(data).decode() for field, data in files.items()}
 
 
 def write(
@@ -80,6 +98,7 @@ def test_name_and_password_are_sent_as_basic_authorization(tmp_path: Path) -> No
         ({"cluster": {"server": "api.example"}}, "no server"),
         ({"cluster": {"certificate-authority": "nowhere.crt"}}, "certificate-authority cannot be read"),
         ({"cluster": {"certificate-authority-data": base64.b64encode(PEM.encode()).decode()}}, "no PEM"),
+        ({"user": with_encrypted_key()}, "encrypted"),
     ],
 )
 def test_what_cannot_be_followed_is_named(changes: dict[str, Any], text: str, tmp_path: Path) -> None:

@@ -196,7 +196,12 @@ def _load(context: ssl.SSLContext, cluster: _Files, user: _Files) -> None:
             path = Path(directory) / "client.pem"
             path.touch(mode=0o600)
             path.write_bytes(certificate + b"\n" + key)
-            context.load_cert_chain(path)
+            context.load_cert_chain(path, password=_nobody_to_ask)
+
+
+def _nobody_to_ask() -> str:
+    """For the passphrase of an encrypted key: the library would ask at the terminal, and wait there."""
+    raise NoAccess("the client-key of the kubeconfig is encrypted: name one that is not")
 
 
 def _authorization(user: _Files) -> Callable[[], str] | None:
