@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="deepcoder-sandbox", description="Judge untrusted programs against tests.")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
     server = commands.add_parser("serve", help="serve over HTTP or a Unix socket")
-    server.add_argument("--host", default="0.0.0.0", help="address to listen on")  # noqa: S104
+    server.add_argument("--host", default="127.0.0.1", help="address to listen on, 0.0.0.0 for all")
     server.add_argument("--port", type=int, default=8080, help="TCP port (0: any free one)")
     server.add_argument("--socket", type=Path, help="Unix socket (mode 0600) instead of TCP; needs no token")
     server.add_argument("--token-file", type=Path, help="file with the bearer token; required with TCP")
