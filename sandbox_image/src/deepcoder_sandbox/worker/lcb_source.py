@@ -30,13 +30,10 @@ _ODD_TEXT = re.compile(
     r"\\[^nt\\'\"]|[\r\0]|class Solution"
     r"|trace|inspect|frame|lineno|profile|warn|exc_info|__code__|co_|tb_"  # what could show line numbers
 )
-_ODD_BARE = re.compile(
-    r"[^\n -~]"  # tabs, other white space, identifiers that are no ASCII
-    r"|\w['\"]|['\"] *['\"]"  # literals with a prefix, or one after another
-    r"|;|^(?:import|from)\b.*[('\"]"
-    r"|\bclass +Solution|\byield\b",
-    re.MULTILINE,
-)
+_ODD_QUOTE = re.compile(r"['\"](?:[ #\n]*['\"]|(?<=\w['\"]))")
+"""Of a literal that follows another, or has a prefix."""
+
+_ODD_CLASS = re.compile(r"\bclass +Solution")
 _ODD_STATEMENT = re.compile(
     r"^ *(?:while|for|try|else|finally|except|with|async|class|def)\b(?!.*: *#?$)"  # a body on the line of its head:
     r"|^ *(?:el)?if\b.*: *(?:pass|continue|break)\b"  # whether an alarm is caught there can depend on line numbers
@@ -46,9 +43,11 @@ _ODD_STATEMENT = re.compile(
 )
 _BRACKETS = re.compile(r"[(\[{][^()\[\]{}\n]*[)\]}]")
 _BRACKET = re.compile(r"[()\[\]{}]")
-_INSIDE = re.compile(rf"(?:{_TOKEN.pattern})|[()\[\]{{}}]|\n[ \n]*")
-"""What matters to who joins lines: texts and comments, brackets, ends of lines."""
+_JOINT = re.compile(r"[()\[\]{}'\"#]|\n[ \n]*")
+"""What matters to who joins lines: brackets, places of texts and comments, ends of lines."""
 
+_ODD_IMPORT = re.compile(r"[('\"]")
+_PLACE = re.compile(r"['\"#]")
 _FIRST = re.compile(r"(?: *#?\n)*[^ #\n]")
 _IMPORT = re.compile(r"^(?:import|from)\b.*", re.MULTILINE)
 _OTHER = re.compile(r"^(?!import\b|from\b)[^ #\n]", re.MULTILINE)
@@ -65,14 +64,17 @@ def _wrap_text(source: str) -> str | None:
     """Rewrite a program without parsing it; None where it is not plain enough."""
     if len(source) > _PLAIN_CHARS or _ODD_TEXT.search(source):
         return None
-    bare = _bare(source)
-    if _ODD_BARE.search(bare):
+    taken: list[str] = []
+    bare = _TOKEN.sub(lambda match: _take(match[0], taken), source)
+    if _is_odd(bare):
         return None
     if _brackets_span_lines(bare):
-        source = _statements_on_one_line(source)
-        bare = _bare(source)
-        if _ODD_BARE.search(bare) or _brackets_span_lines(bare):
+        if len(taken) != len(_PLACE.findall(bare)):  # a text without an end
             return None
+        bare, taken = _statements_on_one_line(bare, taken)
+        if _brackets_span_lines(bare):
+            return None
+        source = _put_back(taken, bare)
     if _ODD_STATEMENT.search(bare) or not _FIRST.match(bare) or not _OTHER.search(bare):
         return None
     body = source
@@ -85,31 +87,52 @@ def _wrap_text(source: str) -> str | None:
             return None
     imports = _IMPORT.findall(bare)
     body, hoisted = _IMPORT.subn("pass", body)
-    if hoisted != len(imports):
+    if hoisted != len(imports) or _ODD_IMPORT.search("\n".join(imports)):
         return None
     imports.append(f"def {FUNCTION}():\n ")
     return "\n".join(imports) + body.replace("\n", "\n ")
 
 
-def _bare(source: str) -> str:
-    """Return the program with a text as one quote, and a comment as its first character."""
-    return _TOKEN.sub(lambda match: "#" if match[0][0] == "#" else "'", source)
+def _take(token: str, taken: list[str]) -> str:
+    """Take a text or a comment; return what holds its place: one quote, or a comment's first character."""
+    taken.append(token)
+    return "#" if token[0] == "#" else "'"
 
 
-def _statements_on_one_line(source: str) -> str:
-    """Return the program with no end of a line, and no comment, in brackets."""
+def _put_back(taken: list[str], bare: str) -> str:
+    """Return the program from which they were taken."""
+    first, *after = _PLACE.split(bare)
+    return first + "".join([part for pair in zip(taken, after, strict=True) for part in pair])
+
+
+def _is_odd(bare: str) -> bool:
+    """Whether a program, its texts and comments taken, has what could make a difference, wherever it stands."""
+    if not bare.isascii() or not bare.replace("\n", "").isprintable():  # tabs, identifiers that are no ASCII
+        return True
+    if ";" in bare or "yield" in bare or _ODD_QUOTE.search(bare):
+        return True
+    return "Solution" in bare and _ODD_CLASS.search(bare) is not None
+
+
+def _statements_on_one_line(bare: str, taken: list[str]) -> tuple[str, list[str]]:
+    """Return the program with no end of a line, and no comment, in brackets, and what is left of what was taken."""
     depth, parts, at = 0, [], 0
-    for match in _INSIDE.finditer(source):
+    kept, tokens = [], iter(taken)
+    for match in _JOINT.finditer(bare):
         first = match[0][0]
         if first in "([{":
             depth += 1
         elif first in ")]}":
             depth -= 1
-        elif depth > 0 and first in "#\n":
-            parts.append(source[at : match.start()])
-            at = match.end()
-    parts.append(source[at:])
-    return " ".join(parts)
+        else:
+            token = next(tokens) if first != "\n" else ""
+            if depth > 0 and first in "#\n":
+                parts.append(bare[at : match.start()])
+                at = match.end()
+            elif token:
+                kept.append(token)
+    parts.append(bare[at:])
+    return " ".join(parts), kept
 
 
 def _brackets_span_lines(bare: str) -> bool:

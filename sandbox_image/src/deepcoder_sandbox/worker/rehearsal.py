@@ -22,10 +22,27 @@ from deepcoder_sandbox.worker.packets import INLINE, PREPARED, SESSION_BYTES, ST
 _TIMES: Final = 12
 """An interpreter begins to adapt a function when it has been called eight times."""
 
-_SAMPLES: Final = (
-    (b"import sys\ndef main():\n    print(int(input()) + len(sys.stdin.read()))\nmain()\n", b"", b"3\n", b"5\n"),
-    (b"class Solution:\n    def same(self, n):\n        return n\n", b"same", b"3", b"3"),
-)
+_PROGRAM: Final = b"""import sys
+from collections import deque
+
+def solve(n: int) -> int:  # as it is
+    return n
+
+def main():
+    read = deque([
+        int(word)
+        for word in sys.stdin.readline().split()
+    ])
+    print(solve(read[0]), int(input()), f"{read}"[:0])
+
+if __name__ == "__main__":
+    main()
+"""
+_METHOD: Final = b"""class Solution:
+    def same(self, n):
+        return n
+"""
+_SAMPLES: Final = ((_PROGRAM, b"", b"3\n5\n", b"3 5 \n"), (_METHOD, b"same", b"3", b"3"))
 """Programs, the function that is called, what it is given, and what comes of it."""
 
 run: Final = session.run
