@@ -21,7 +21,9 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
+from deepcoder_operator.board import RunKey
 from deepcoder_operator.controllers.bare_kopf import kopf
+from deepcoder_operator.controllers.reconcile import run_key, version
 from deepcoder_operator.controllers.run import RunController
 from deepcoder_operator.controllers.stateless import NoDifferences, NoProgress
 from deepcoder_operator.kube import access, errors
@@ -39,8 +41,6 @@ EVENT_SECONDS = 2.0
 """An event may take this long from the API server through kopf to us."""
 
 _END_SECONDS = 5.0
-
-_Key = tuple[str, str]
 
 
 class RunWatch:
@@ -74,9 +74,9 @@ class RunWatch:
             self.alive_at = asyncio.get_running_loop().time()
         self.listed.set()
         runs = [run for part, _ in lists for run in part]
-        version = min(int(version) for _, version in lists)
-        self._controller.listed(runs, version)
-        return _Listing({_key(run): _version(run) for run in runs}, version)
+        at = min(int(end) for _, end in lists)
+        self._controller.listed(runs, at)
+        return _Listing({run_key(run): version(run) for run in runs}, at)
 
     async def _follow(self) -> None:
         """Have kopf watch until it ends, and list now and then."""
@@ -107,45 +107,37 @@ async def _within(seconds: float, event: asyncio.Event) -> bool:
 class _Listing(NamedTuple):
     """Versions of all runs at a version of the whole."""
 
-    runs: dict[_Key, int]
-    version: int
+    runs: dict[RunKey, int]
+    at: int
 
 
 class _Heard:
     """What kopf tells goes through here to the controller; what it told of each run is kept."""
 
     def __init__(self, controller: RunController) -> None:
-        self.since: set[_Key] = set()
+        self.since: set[RunKey] = set()
         """Runs told of since the last question."""
         self._controller = controller
-        self._versions: dict[_Key, int] = {}
+        self._versions: dict[RunKey, int] = {}
 
     def seen(self, obj: Object) -> None:
         """A run is there."""
-        self.since.add(_key(obj))
-        self._versions[_key(obj)] = _version(obj)
+        self.since.add(run_key(obj))
+        self._versions[run_key(obj)] = version(obj)
         self._controller.seen(obj)
 
     def gone(self, obj: Object) -> None:
         """A run was deleted."""
-        self.since.add(_key(obj))
-        self._versions.pop(_key(obj), None)
+        self.since.add(run_key(obj))
+        self._versions.pop(run_key(obj), None)
         self._controller.gone(obj)
 
-    def lacks(self, listing: _Listing) -> set[_Key]:
+    def lacks(self, listing: _Listing) -> set[RunKey]:
         """Runs whose listed change or deletion kopf has not told of."""
         self.since.clear()
-        changed = {key for key, version in listing.runs.items() if self._versions.get(key, -1) < version}
-        lost = {k for k, version in self._versions.items() if k not in listing.runs and version <= listing.version}
+        changed = {key for key, listed in listing.runs.items() if self._versions.get(key, -1) < listed}
+        lost = {k for k, told in self._versions.items() if k not in listing.runs and told <= listing.at}
         return changed | lost
-
-
-def _key(obj: Object) -> _Key:
-    return obj["metadata"]["namespace"], obj["metadata"]["name"]
-
-
-def _version(obj: Object) -> int:
-    return int(obj["metadata"]["resourceVersion"])
 
 
 class _KopfThread(threading.Thread):
