@@ -12,9 +12,11 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 from kubernetes import client
+from urllib3.exceptions import HTTPError
 
 from deepcoder_contracts.base import sha256_digest
 from deepcoder_demo import manifest
+from deepcoder_demo.commands import CommandFailed
 from deepcoder_demo.settings import Cluster
 
 GROUP, VERSION, RUNS = "deepcoder.dev", "v1alpha1", "deepcoderruns"
@@ -35,6 +37,22 @@ def wait_until(what: str, look: Callable[[], T | None], seconds: float, state: C
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds:.0f} s: {what}; instead: {state()}")
         time.sleep(0.5)
+
+
+def patient(look: Callable[[], T]) -> Callable[[], T | None]:
+    """The same look, which sees nothing while the API server is away."""
+
+    def tried() -> T | None:
+        try:
+            return look()
+        except client.ApiException as error:
+            if error.status < 500 and error.status != 429:
+                raise
+        except (HTTPError, OSError, CommandFailed):
+            pass
+        return None
+
+    return tried
 
 
 @dataclass(frozen=True)

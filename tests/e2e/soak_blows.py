@@ -77,7 +77,7 @@ class Blows:
             "judge": lambda run: self._pod_of(self._world.namespace, f"{LABEL_POOL}={own_pool_name(run)}"),
             "operator": lambda run: self._pod_of(OPERATOR_NAMESPACE, OPERATOR),
             "S3 server": lambda run: self._pod_of("s3", "app.kubernetes.io/name=s3"),
-            "API server": lambda run: self._api_server(),
+            "API server": lambda run: kill_api_server(self._cgroup),
         }
         while not self._ended.wait(self._random.uniform(*PAUSE_SECONDS)):
             target = self._random.choice(list(targets))
@@ -106,9 +106,11 @@ class Blows:
         self._world.kill_pod(name, namespace)
         return name
 
-    def _api_server(self) -> str | None:
-        for pid in cgroups.processes(self._cgroup):
-            if any(word.endswith("kube-apiserver") for word in procfs.command_line(pid)[:1]):
-                os.kill(pid, signal.SIGKILL)
-                return f"pid {pid}"
-        return None
+
+def kill_api_server(node_cgroup: str) -> str | None:
+    """SIGKILL; which process it was, None if there is none. The node starts another."""
+    for pid in cgroups.processes(node_cgroup):
+        if any(word.endswith("kube-apiserver") for word in procfs.command_line(pid)[:1]):
+            os.kill(pid, signal.SIGKILL)
+            return f"pid {pid}"
+    return None
