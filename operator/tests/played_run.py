@@ -33,6 +33,7 @@ from deepcoder_contracts.api.schema import custom_resource_definition
 from deepcoder_contracts.layout import log_key, metrics_key, samples_key
 from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.kube.resources import SERVICE_ACCOUNTS, Resource
+from deepcoder_trainer.evaluation.results import Comparison, DatasetResult, Estimate, EvaluationResults
 from deepcoder_trainer.ports import StepReport
 from deepcoder_trainer.samples import SCHEMA
 from deepcoder_trainer.telemetry.metrics import metrics_line
@@ -172,14 +173,30 @@ async def _play(played: PlayedRun) -> None:
     await standin.save("demo-s1-a3", 10, final=True)
     await standin.leave("demo-s1-a3", 0, "Completed")
     await cluster.until_running("demo-s2-a4")
-    results = json.dumps(RESULTS).encode()
+    results = RESULTS.to_json()
     await standin.save("demo-s2-a4", 0, final=True, results=results, **{"eval/held-back/pass_at_1": 0.5})
     await _store(played, "demo-s2-a4", steps=range(0), samples=())
     await standin.leave("demo-s2-a4", 0, "Completed")
     await cluster.until_phase("Complete")
 
 
-RESULTS = {"targets": {"long": {"held-back": {"problems": 4, "pass_at_1": {"mean": 0.5, "low": 0.1, "high": 0.9}}}}}
+HALF = Estimate(mean=0.5, low=0.1, high=0.9, over=4)
+RESULTS = EvaluationResults(
+    key="sha256:" + "e" * 64,
+    inputs={"targets": [{"name": "long"}, {"name": "Base"}]},
+    targets={
+        target: {
+            "held-back": DatasetResult(
+                problems=4, samples=8, unjudged=0, pass_at_1=HALF, pass_at_k={"1": HALF, "2": HALF},
+                truncated_ratio=0.25, response_tokens_mean=41.0, verdicts={"passed": 4, "wrong_answer": 4},
+                notes=["sampled at another length"],
+            )
+        }
+        for target in ("Base", "long")
+    },
+    comparisons=[Comparison(dataset="held-back", before="Base", after="long", difference=HALF, p_value=0.04)],
+)  # fmt: skip
+"""As the trainer writes them."""
 
 
 async def _store(played: PlayedRun, attempt: str, *, steps: range, samples: tuple[int, ...]) -> None:

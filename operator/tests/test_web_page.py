@@ -9,10 +9,6 @@ import io
 import json
 import os
 import re
-import socket
-import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -30,6 +26,7 @@ from axe_playwright_python.sync_playwright import Axe
 from played_run import PlayedRun, playing
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from s3_server import BUCKET, S3Server
+from web_process import serving
 
 from deepcoder_contracts.layout import samples_key
 from deepcoder_operator.kube.resources import RUNS
@@ -39,7 +36,6 @@ from devcluster.config import cache_root
 pytestmark = [pytest.mark.apiserver, pytest.mark.s3]
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
-START_SECONDS = 60.0
 TABS = ("overview", "curves", "samples", "evaluations", "lineage", "pool")
 
 
@@ -100,22 +96,8 @@ def dashboard(
     context = chart_account.account(played.cluster.kube, kubeconfig, web, played.namespace, directory)
     account = played.call(context.__aenter__())
     try:
-        config = directory / "config.yaml"
-        port, health = _free_port(), _free_port()
-        text = account.config | {"port": port, "healthPort": health}
-        config.write_text(json.dumps(text))
-        command = [sys.executable, "-m", "deepcoder_web", "serve", "--config", str(config)]
-        log = (directory / "web.log").open("wb")
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
-        environment["KUBECONFIG"] = str(account.kubeconfig)
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        try:
-            _wait_ready(f"http://127.0.0.1:{health}/readyz", process, directory / "web.log")
-            yield Dashboard(f"http://127.0.0.1:{port}", played, account)
-        finally:
-            process.terminate()
-            assert process.wait(20) == 0, "it ends by itself when it is told to"
-            log.close()
+        with serving(account, directory) as url:
+            yield Dashboard(url, played, account)
     finally:
         played.call(context.__aexit__(None, None, None))
 
@@ -163,6 +145,17 @@ def test_a_viewer_sees_the_run_and_a_stranger_nothing_of_it(dashboard: Dashboard
         status, answer = dashboard.get(f"{dashboard.run}{below}", "stranger")
         assert (status, "view" in answer["error"]) == (403, True), below
     assert dashboard.get(f"stream?namespace={dashboard.played.namespace}&name=demo", "stranger")[0] == 403
+
+
+def test_evaluations_are_shown_with_the_figures_that_the_trainer_writes(dashboard: Dashboard, page: Page) -> None:
+    page.goto(f"{dashboard.page}/evaluations")
+    first = page.get_by_role("region", name="Evaluations").get_by_role("row").nth(1)
+    cells = ("long", "50.0\u00a0% (10.0\u00a0% to 90.0\u00a0%)", "@2 50.0\u00a0%", "25.0\u00a0%", "41")
+    for cell in cells:
+        expect(first.get_by_role("cell", name=cell, exact=True)).to_be_visible()
+    expect(page.get_by_text("long on held-back: sampled at another length")).to_be_visible()
+    paired = page.get_by_role("region", name="Paired differences").get_by_role("row").nth(1)
+    expect(paired.get_by_role("cell", name="0.04", exact=True)).to_be_visible()
 
 
 def test_a_run_that_is_not_there_is_told_from_one_that_may_not_be_seen(dashboard: Dashboard) -> None:
@@ -231,7 +224,7 @@ def test_every_tab_shows_what_it_is_for(page: Page, dashboard: Dashboard) -> Non
     expect(page.locator(".chart canvas").first).to_be_visible()
     expect(page.get_by_text(re.compile("^Reward, 30 points to step 30"))).to_be_attached()
     page.get_by_role("tab", name="Evaluations").click()
-    expect(page.get_by_role("row", name=re.compile("held-back"))).to_contain_text("50.0")
+    expect(page.get_by_role("row", name=re.compile("held-back")).first).to_contain_text("50.0")
     page.get_by_role("tab", name="Lineage").click()
     expect(page.get_by_text(re.compile("^All .* links hold"))).to_be_visible()
     page.get_by_role("tab", name="Judges").click()
@@ -351,20 +344,3 @@ def _spoil_samples(played: PlayedRun) -> None:
         out = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), out)
         client.put_object(Bucket=BUCKET, Key=key, Body=out.getvalue())
-
-
-def _wait_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + START_SECONDS
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError(f"the dashboard was not ready in {START_SECONDS:.0f} s:\n{log.read_text()[-3000:]}")
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
