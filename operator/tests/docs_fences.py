@@ -153,6 +153,13 @@ def shows(shown: str, printed: str) -> bool:
     return True
 
 
+def differs(fence: Fence, printed: list[str]) -> str:
+    """Transcripts of a fence that are not what was printed; scripts show nothing."""
+    pairs = zip(fence.steps, printed, strict=True) if fence.language == "console" else ()
+    wrong = [f"$ {step.command}\n{now}" for step, now in pairs if not shows(step.shown, now)]
+    return f"{fence.name} shows otherwise:\n" + "\n".join(wrong) if wrong else ""
+
+
 def shape(printed: str) -> list[str]:
     """What two runs of a command have in common: its words, without figures, ages, digests and the columns' widths."""
     without = re.sub(r"sha256:[0-9a-f]+|\b[0-9a-f]{8,}\b", "#", printed)

@@ -5,8 +5,11 @@ With SCREENSHOTS=FOLDER it keeps a picture of each tab, with SEEN_RUN=NAME of a 
 
 from __future__ import annotations
 
+import base64
 import os
 import re
+import socket
+import ssl
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,14 +20,17 @@ from e2e_world import TIMEOUT, World
 from kubernetes import client
 from playwright.sync_api import Page, expect, sync_playwright
 
-from deepcoder_demo.platform import apply
-from deepcoder_demo.settings import tool
+from deepcoder_demo.platform import CHART, RELEASE, apply, helm
+from deepcoder_demo.settings import OPERATOR_NAMESPACE, tool
 from devcluster import testprograms
 from devcluster.config import cache_root
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 VIEWER = "e2e-viewer"
+CERTIFICATE = "e2e-page-tls"
+PAGE = "deepcoder-operator-web"
+"""Its Service."""
 TABS = {"overview": "Overview", "curves": "Curves", "samples": "Rollouts", "evaluations": "Evaluations",
         "lineage": "Lineage", "pool": "Judges"}  # fmt: skip
 
@@ -46,9 +52,9 @@ def viewer(world: World) -> Iterator[str]:
 
 
 @contextmanager
-def dashboard(world: World, account: str, run: str) -> Iterator[str]:
+def dashboard(world: World, account: str, *run: str) -> Iterator[str]:
     """The address that the command prints, for as long as it runs."""
-    command = [tool("kubectl-deepcoder"), "dashboard", run, "-n", world.namespace, "--no-open"]
+    command = [tool("kubectl-deepcoder"), "dashboard", *run, "-n", world.namespace, "--no-open"]
     command += ["--service-account", account]
     environment = {"KUBECONFIG": str(world.cluster.kubeconfig), "PYTHONUNBUFFERED": "1", "PATH": os.environ["PATH"]}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -57,6 +63,58 @@ def dashboard(world: World, account: str, run: str) -> Iterator[str]:
         address = process.stdout.readline().strip()
         assert address.startswith("http://127.0.0.1:"), address + process.stdout.read()
         yield address
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture
+def certified(world: World, tmp_path: Path) -> Iterator[Path]:
+    """The page with a certificate, of an authority of its own, for as long as the test lasts."""
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-keyout", f"{tmp_path}/tls.key", "-out", f"{tmp_path}/tls.crt", "-days", "2", "-subj", "/CN=page"]
+    subprocess.run([*command, "-addext", f"subjectAltName=DNS:{PAGE}"], check=True, capture_output=True, timeout=30)
+    pair = {name: base64.b64encode((tmp_path / name).read_bytes()).decode() for name in ("tls.key", "tls.crt")}
+    about = {"name": CERTIFICATE, "namespace": OPERATOR_NAMESPACE}
+    apply(
+        world.cluster,
+        {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": about, "data": pair},
+    )
+    words = ("upgrade", RELEASE, str(CHART), "--namespace", OPERATOR_NAMESPACE, "--reuse-values", "--wait")
+    helm(world.cluster, *words, "--set", f"web.tlsSecretName={CERTIFICATE}", seconds=300)
+    yield tmp_path / "tls.crt"
+    helm(world.cluster, *words, "--set", "web.tlsSecretName=", seconds=300)
+    world.core.delete_namespaced_secret(CERTIFICATE, OPERATOR_NAMESPACE, _request_timeout=TIMEOUT)
+
+
+def test_a_page_with_a_certificate_is_opened_by_the_command_and_over_https(
+    world: World, viewer: str, certified: Path
+) -> None:
+    with dashboard(world, viewer) as address, browsing() as page:
+        page.goto(address)
+        expect(page.get_by_text(f"system:serviceaccount:{world.namespace}:{viewer}")).to_be_visible(timeout=60_000)
+    with to_service(world, OPERATOR_NAMESPACE, PAGE, 443) as port:
+        trusted = ssl.create_default_context(cafile=str(certified))
+        with (
+            socket.create_connection(("127.0.0.1", port), 30) as plain,
+            trusted.wrap_socket(plain, server_hostname=PAGE) as secure,
+        ):
+            secure.sendall(f"GET / HTTP/1.0\r\nHost: {PAGE}\r\n\r\n".encode())
+            assert b" 200 " in secure.recv(64)
+
+
+@contextmanager
+def to_service(world: World, namespace: str, name: str, port: int) -> Iterator[int]:
+    """A port of this machine that kubectl forwards to a Service's."""
+    command = [world.cluster.kubectl, "port-forward", "-n", namespace, f"svc/{name}", f":{port}"]
+    environment = {"KUBECONFIG": str(world.cluster.kubeconfig), "PATH": os.environ["PATH"]}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        found = re.search(r"127\.0\.0\.1:(\d+)", said)
+        assert found, said
+        yield int(found[1])
     finally:
         process.terminate()
         process.wait(10)
