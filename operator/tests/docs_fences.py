@@ -154,9 +154,9 @@ def shows(shown: str, printed: str) -> bool:
 
 
 def differs(fence: Fence, printed: list[str]) -> str:
-    """Transcripts of a fence that are not what was printed; scripts show nothing."""
-    pairs = zip(fence.steps, printed, strict=True) if fence.language == "console" else ()
-    wrong = [f"$ {step.command}\n{now}" for step, now in pairs if not shows(step.shown, now)]
+    """Transcripts of a fence that are not what was printed; one that shows nothing says nothing of it."""
+    pairs = zip(fence.steps, printed, strict=True)
+    wrong = [f"$ {step.command}\n{now}" for step, now in pairs if step.shown and not shows(step.shown, now)]
     return f"{fence.name} shows otherwise:\n" + "\n".join(wrong) if wrong else ""
 
 

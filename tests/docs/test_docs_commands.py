@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 import pytest
-from docs_fences import PAGES, ROOT, WORLDS, Fence, Unmarked, fences, read, shape, shows
+from docs_fences import PAGES, ROOT, WORLDS, Fence, Unmarked, differs, fences, read, shape, shows
 
 from deepcoder_cli.app import COMMANDS, app
 
@@ -74,6 +74,12 @@ def test_a_transcript_is_commands_and_what_they_print() -> None:
     assert shape("short   30  0.33 → 0.63\nsha256:0123456789ab") == shape("short 9   0.1 → 0.25\n\nsha256:ffff456789ab")
     assert shape("long/step-000030.a002  4m12s") == shape("long/step-000010.a001   2d")
     assert shape("Complete 3") != shape("Failed 3")
+
+
+def test_a_transcript_that_shows_something_else_is_told() -> None:
+    fence = Fence(ROOT / "docs/index.md", 1, "console", "$ one\nComplete 1\n$ two\n")
+    assert differs(fence, ["Complete 7\n", "whatever\n"]) == ""
+    assert "$ one\nFailed 7" in differs(fence, ["Failed 7\n", "whatever\n"])
 
 
 @pytest.mark.parametrize(
