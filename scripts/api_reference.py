@@ -18,17 +18,6 @@ CRDS = [pages.ROOT / "crds" / f"deepcoder.dev_{name}.yaml" for name in ("deepcod
 PAGE = pages.DOCS / "api.md"
 Schema = dict[str, Any]
 
-_BOUNDS = {
-    "minimum": "at least {}",
-    "maximum": "at most {}",
-    "minLength": "at least {} characters",
-    "maxLength": "at most {} characters",
-    "minItems": "at least {} entries",
-    "maxItems": "at most {} entries",
-    "maxProperties": "at most {} entries",
-    "pattern": "matches `{}`",
-}
-
 
 def page() -> str:
     """The page."""
@@ -96,10 +85,10 @@ def _default(field: Schema, need: bool) -> str:
 
 def _what(field: Schema) -> str:
     inner, _ = _inner(field)
-    bounds = [words.format(field[key]) for key, words in _BOUNDS.items() if key in field]
+    bounds = pages.bounds(field)
     if inner is not field:
-        bounds += [f"each {words.format(inner[key])}" for key, words in _BOUNDS.items() if key in inner]
-    return pages.escaped(" ".join([_sentence(field), f"({'; '.join(bounds)})" if bounds else ""]).strip())
+        bounds += [f"each {words}" for words in pages.bounds(inner)]
+    return " ".join([pages.escaped(_sentence(field)), f"({'; '.join(bounds)})" if bounds else ""]).strip()
 
 
 def _rules(schema: Schema) -> list[str]:

@@ -37,17 +37,6 @@ FILES: dict[type[BaseModel], tuple[str, str]] = {
     WebConfig: ("The dashboard", "`deepcoder-web serve --config`; the chart makes it from its values."),
 }
 
-_BOUNDS = {
-    "minimum": "at least {}",
-    "exclusiveMinimum": "above {}",
-    "maximum": "at most {}",
-    "minLength": "at least {} characters",
-    "maxLength": "at most {} characters",
-    "minItems": "at least {} entries",
-    "maxItems": "at most {} entries",
-    "pattern": "matches `{}`",
-}
-
 
 def page() -> str:
     """The page; raises ValueError for fields without a sentence."""
@@ -96,8 +85,8 @@ def _table(name: str, types: dict[str, Schema]) -> list[str]:
         sentence = _sentence(inner) or _sentence(types.get(inner.get("$ref", ""), {}))
         if not sentence:
             raise ValueError(f"{name}.{field} says nothing of itself: give it a sentence")
-        bounds = [words.format(inner[key]) for key, words in _BOUNDS.items() if key in inner]
-        what = pages.escaped(" ".join([sentence, f"({'; '.join(bounds)})" if bounds else ""]).strip())
+        bounds = pages.bounds(inner)
+        what = " ".join([pages.escaped(sentence), f"({'; '.join(bounds)})" if bounds else ""]).strip()
         rows.append(
             f"| `{field}` | {_type(inner, types)} | {_default(inner, field in schema.get('required', ()))} | {what} |"
         )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -21,6 +23,31 @@ def main(page: Path, text: str, about: str | None) -> int:
         return 0
     print(f"{page.relative_to(ROOT)} is not what it is made from: run make generate", file=sys.stderr)
     return 1
+
+
+_BOUNDS = {
+    "minimum": "at least {}",
+    "exclusiveMinimum": "above {}",
+    "maximum": "at most {}",
+    "minLength": "at least {} characters",
+    "maxLength": "at most {} characters",
+    "minItems": "at least {} entries",
+    "maxItems": "at most {} entries",
+    "maxProperties": "at most {} entries",
+}
+
+
+def bounds(field: Mapping[str, Any]) -> list[str]:
+    """What a JSON schema asks of a value, in words, as a cell's text."""
+    told = [words.format(field[key]) for key, words in _BOUNDS.items() if key in field]
+    return [*told, f"matches {code(field['pattern'])}"] if "pattern" in field else told
+
+
+def code(text: str) -> str:
+    """As a cell's text: what divides cells cannot stand between backticks, and elsewhere would mean something."""
+    if "|" not in text:
+        return f"`{text}`"
+    return f"<code>{''.join(c if c.isalnum() or c in ' /:.-' else f'&#{ord(c)};' for c in text)}</code>"
 
 
 def escaped(text: str) -> str:
