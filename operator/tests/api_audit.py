@@ -70,9 +70,9 @@ def requests(kubeconfig: Path, user: str) -> list[Request]:
     return [r for r in _read(log_of(kubeconfig)) if r.user == f"system:serviceaccount:{user}"]
 
 
-def forbidden(kubeconfig: Path) -> list[Request]:
-    """What no role granted to an operator that ran as a process, whose requests name its pod."""
-    return [r for r in _read(log_of(kubeconfig)) if not r.allowed and "(operator-" in r.agent]
+def of_operators(kubeconfig: Path) -> list[Request]:
+    """What all operators have asked for that ran as processes: their requests name their pod."""
+    return [r for r in _read(log_of(kubeconfig)) if "(operator-" in r.agent]
 
 
 def granted(roles: list[dict[str, Any]]) -> list[Right]:

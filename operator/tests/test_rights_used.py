@@ -1,8 +1,9 @@
 """The rights that the chart grants are those that the operator uses: every one, and no other, by the audit log.
 
 An operator goes through all that it ever does to the API server, its runs in another namespace than its release's, and
-a right is compared with where and on which object it is granted. That no right is missing is held by every other test
-too: whatever is forbidden to an operator's process fails the session (conftest).
+a right is compared with where and on which object it is granted. Every other test takes part, too: whatever is
+forbidden to an operator's process fails the session, and at its end what all operators of all tests used has to be
+what is granted (`suite_rights`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import api_audit
 import chart_account
 import pytest
 import s3_server
+import suite_rights
 from api_audit import Right
 from loop_world import Cluster, cluster_in, wait_for
 from run_manifests import TRAIN
@@ -158,7 +160,9 @@ async def apart(
     await kube.delete(NAMESPACES, None, home)
 
 
-async def test_rights_used_are_the_rights_granted(apart: Cluster, kubeconfig: Path) -> None:
+async def test_rights_used_are_the_rights_granted(
+    apart: Cluster, kubeconfig: Path, request: pytest.FixtureRequest
+) -> None:
     for scene in (
         certificates,
         writes_that_meet_others,
@@ -172,6 +176,7 @@ async def test_rights_used_are_the_rights_granted(apart: Cluster, kubeconfig: Pa
     asked = api_audit.requests(kubeconfig, apart.account.user)
     needed = {right for r in asked for right in r.rights}
     roles = apart.account.roles
+    suite_rights.note_granted(request.node.callspec.params["apart"], roles)
     assert faults(roles, needed, home) == []
     for more in EXCESSES:
         assert faults([*roles, excess(home, *more)], needed, home), f"nobody would notice {more}"
