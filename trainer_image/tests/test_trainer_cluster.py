@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import time
@@ -58,6 +59,7 @@ class Starts:
 
     def __call__(self, **settings: Any) -> None:
         assert settings["address"] == "local"
+        self.settings, self.environment = settings, dict(os.environ)
         self.daemons.append(subprocess.Popen(["sh", "-c", "sleep 600 & wait"]))
         if len(self.daemons) <= self.too_busy:
             while not list(cluster._children(self.daemons[-1].pid)):
@@ -77,11 +79,26 @@ class Starts:
 @pytest.fixture
 def starts(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Any:
     made = Starts(*request.param)
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for variable in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.setenv(variable, "")  # so that what is set meanwhile goes again
+        monkeypatch.delenv(variable)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", made)
     yield made
     made.end()
+
+
+@pytest.mark.parametrize("starts", [(0,)], indirect=True)
+def test_a_cluster_of_our_own_is_open_to_nobody_else(starts: Starts, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster.connect_ray(StageResources(), 1e6)
+    first = starts.environment
+    assert first.get("RAY_AUTH_MODE", "token") == "token"
+    assert len(first["RAY_AUTH_TOKEN"]) == 64
+    assert starts.settings["include_dashboard"] is False
+    assert not [value for value in starts.settings.values() if value == first["RAY_AUTH_TOKEN"]]
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    cluster.connect_ray(StageResources(), 1e6)
+    assert starts.environment["RAY_AUTH_TOKEN"] != first["RAY_AUTH_TOKEN"], "each run has one of its own"
 
 
 @pytest.mark.parametrize("starts", [(2,)], indirect=True)

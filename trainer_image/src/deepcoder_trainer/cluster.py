@@ -12,6 +12,7 @@ import asyncio
 import logging
 import math
 import os
+import secrets
 import shutil
 import signal
 from collections.abc import Iterable
@@ -125,6 +126,7 @@ def connect_ray(resources: StageResources, weights: float) -> None:
         ray.init(address="auto", log_to_driver=True, logging_level=logging.ERROR)
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    _lock_out()
     store = object_store_bytes(weights)
     for left in reversed(range(STARTS)):
         before = _descendants()
@@ -144,6 +146,20 @@ def connect_ray(resources: StageResources, weights: float) -> None:
                 raise
             log.warning("Ray's daemons were not up in the 30 s that Ray gives them, as on a busy machine: once more")
             _end(_descendants() - before)
+
+
+def _lock_out() -> None:
+    """Let nobody in but this process's own: Ray listens on all of the machine's addresses and runs what it is sent.
+
+    It asks for a token by itself (RAY_AUTH_MODE is for who wants none; set here, after Ray was imported, it would be
+    heard by its daemons alone). The token that it makes is the same for every run, in a file that everybody may read
+    who may enter this user's home.
+    """
+    if not os.environ.keys() & {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}:
+        from ray._raylet import AuthenticationTokenLoader
+
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        AuthenticationTokenLoader.instance().reset_cache()  # of a cluster that this process had before
 
 
 def _descendants() -> set[int]:
