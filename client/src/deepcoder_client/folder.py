@@ -15,9 +15,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from deepcoder_client.connection import Connection
 from deepcoder_client.errors import NoData, StorageError
 from deepcoder_client.storage import Bucket, Stored, credentials
@@ -30,6 +27,7 @@ from deepcoder_contracts.steps import StepRecord, merge_steps
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 _SAMPLES = re.compile(r"/samples/step-(\d{6,})\.parquet$")
 _MERGED = ("stage", "step", "ordinal", "time")
@@ -155,6 +153,9 @@ class RunFolder:
                     f"{f' at step {step}' if step is not None else ''}: they are stored with each checkpoint"
                 )
             stage, step = known[-1]
+        import pyarrow as pa
+        from pyarrow import parquet as pq
+
         try:
             table = pq.read_table(io.BytesIO(self.read_samples(stage, step)))
         except pa.ArrowInvalid as error:

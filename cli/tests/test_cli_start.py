@@ -1,0 +1,12 @@
+"""Commands start fast: what only one of them reads is loaded by that one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+
+def test_tables_are_loaded_by_the_command_that_reads_them() -> None:
+    code = "import deepcoder_cli.__main__, sys; print(sorted({'numpy', 'pandas', 'pyarrow'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
