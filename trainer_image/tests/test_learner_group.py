@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 import ray
 
 from deepcoder_contracts.manifest import Manifest, ManifestKind
-from deepcoder_contracts.stage import StageConfig
+from deepcoder_contracts.stage import StageConfig, Storage
 from deepcoder_trainer.errors import BadConfig, LearnerLost
 from deepcoder_trainer.learner.group import WAY, Deadlines, RayLearner, Way, start_learners, way_between_gpus
 from deepcoder_trainer.types import BroadcastWeights
@@ -23,17 +23,57 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 @pytest.fixture
-async def start(tiny_model: Callable[..., Path]) -> AsyncIterator[Callable[..., Awaitable[RayLearner]]]:
-    started: list[RayLearner] = []
+def started() -> Iterator[list[RayLearner]]:
+    """Learners that end with the test."""
+    learners: list[RayLearner] = []
+    yield learners
+    for learner in learners:
+        learner.kill()
 
+
+@pytest.fixture
+def start(tiny_model: Callable[..., Path], started: list[RayLearner]) -> Callable[..., Awaitable[RayLearner]]:
     async def make(config: StageConfig, **kwargs: Any) -> RayLearner:
         deadlines = Deadlines(start=120, train=120, transfer=60, state=60, close=30)
         started.append(await start_learners(config, tiny_model(), threads=1, deadlines=deadlines, **kwargs))
         return started[-1]
 
-    yield make
-    for learner in started:
+    return make
+
+
+@pytest.fixture(scope="module")
+def kept(ray_cluster: None) -> Iterator[list[tuple[RayLearner, Storage, Manifest]]]:
+    """Two ranks that tests share, with the state in which they started: what takes time is that each loads torch."""
+    made: list[tuple[RayLearner, Storage, Manifest]] = []
+    yield made
+    for learner, _, _ in made:
         learner.kill()
+
+
+@pytest.fixture
+async def two(
+    kept: list[tuple[RayLearner, Storage, Manifest]],
+    start: Callable[..., Awaitable[RayLearner]],
+    started: list[RayLearner],
+    make_config: Callable[..., StageConfig],
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> RayLearner:
+    """Two ranks as they were when they started."""
+    first = "short/step-000000.a000"
+    if not kept:
+        folder = tmp_path_factory.mktemp("kept")
+        config = make_config(learners=2, storage=Storage(uri=f"file://{folder}/store"))
+        learner = await start(config)
+        started.remove(learner)
+        await learner.save(str(folder / "first"))
+        files = await learner.upload(str(folder / "first"), config.storage, first)
+        kept.append((learner, config.storage, manifest_of(config, files, world_size=2)))
+        return learner
+    [(learner, storage, manifest)] = kept
+    await learner.download(str(tmp_path / "first"), storage, first, manifest)
+    await learner.load(str(tmp_path / "first"), optimizer=False)
+    return learner
 
 
 async def exported(learner: RayLearner) -> dict[str, np.ndarray]:
@@ -59,11 +99,10 @@ def manifest_of(config: StageConfig, files: list, world_size: int) -> Manifest:
 
 
 async def test_two_ranks_train_like_one_and_load_each_others_checkpoints(
-    start: Callable, make_config: Callable, make_batch: Callable, tmp_path: Path
+    start: Callable, two: RayLearner, make_config: Callable, make_batch: Callable, tmp_path: Path
 ) -> None:
     config = make_config()
     one = await start(config)
-    two = await start(make_config(learners=2))
     metrics = [[await learner.train(make_batch(seed)) for seed in range(2)] for learner in (one, two)]
     for a, b in zip(*metrics, strict=True):
         # A sum of terms that cancel: what it is off by is of their size, not of its own.
@@ -95,23 +134,22 @@ async def test_two_ranks_train_like_one_and_load_each_others_checkpoints(
 
 
 async def test_two_ranks_that_share_rows_train_like_two_that_do_not(
-    start: Callable, make_config: Callable, make_recipe: Callable, make_batch: Callable
+    start: Callable, two: RayLearner, make_config: Callable, make_recipe: Callable, make_batch: Callable
 ) -> None:
     shared = await start(make_config(learners=2, recipe=make_recipe(sequence_parallel=2)))
-    apart = await start(make_config(learners=2))
-    metrics = [await learner.train(make_batch()) for learner in (shared, apart)]
+    metrics = [await learner.train(make_batch()) for learner in (shared, two)]
     for name in ("loss", "grad_norm", "entropy", "tokens_trained"):
         assert metrics[0][name] == pytest.approx(metrics[1][name], rel=1e-4, abs=1e-6)
-    weights = [await exported(shared), await exported(apart)]
+    weights = [await exported(shared), await exported(two)]
     for name, value in weights[0].items():
         np.testing.assert_allclose(value, weights[1][name], atol=5e-6, err_msg=name)
+    await shared.close()
 
 
 async def test_ranks_that_share_no_disk_each_bring_all_that_they_read_and_no_more(
-    start: Callable, make_config: Callable, make_batch: Callable, tmp_path: Path
+    two: RayLearner, make_config: Callable, make_batch: Callable, tmp_path: Path
 ) -> None:
     config = make_config(learners=2)
-    two = await start(config)
     await two.train(make_batch(1))
     await two.save(str(tmp_path / "saved"))
     prefix = "short/step-000001.a001"
@@ -139,12 +177,11 @@ async def test_ranks_that_share_no_disk_each_bring_all_that_they_read_and_no_mor
 
 
 async def test_two_ranks_export_one_model_after_they_have_saved(
-    start: Callable, make_config: Callable, tiny_model: Callable, tmp_path: Path
+    two: RayLearner, make_config: Callable, tiny_model: Callable, tmp_path: Path
 ) -> None:
     from safetensors.numpy import load_file
 
     config = make_config(learners=2)
-    two = await start(config)
     await two.save(str(tmp_path / "saved"))
     await two.upload(str(tmp_path / "saved"), config.storage, "short/step-000001.a001")
     await two.save_pretrained(str(tmp_path / "model"))
@@ -156,9 +193,8 @@ async def test_two_ranks_export_one_model_after_they_have_saved(
 
 
 async def test_two_ranks_send_one_model_to_the_samplers_that_are_there(
-    start: Callable, make_config: Callable, make_batch: Callable, monkeypatch: pytest.MonkeyPatch
+    two: RayLearner, make_batch: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    two = await start(make_config(learners=2))
     await two.train(make_batch(1))
     by_store = await exported(two)
     monkeypatch.setattr(two, "_way", Way.BROADCAST)  # which is chosen for GPUs
@@ -172,7 +208,6 @@ async def test_two_ranks_send_one_model_to_the_samplers_that_are_there(
         assert [*found] == [*by_store]
         for name, value in by_store.items():
             np.testing.assert_array_equal(found[name], value, err_msg=name)
-    await two.close()
 
 
 def received(offer: BroadcastWeights) -> dict[str, np.ndarray]:
@@ -203,19 +238,20 @@ def test_weights_go_from_card_to_card_unless_it_is_said_otherwise(monkeypatch: p
 
 
 async def test_a_rank_that_dies_fails_the_step_at_once(
-    start: Callable, make_config: Callable, make_batch: Callable
+    two: RayLearner, kept: list[Any], started: list[RayLearner], make_batch: Callable
 ) -> None:
-    learner = await start(make_config(learners=2))
-    ray.kill(learner._actors[1])
+    kept.clear()  # whoever comes next starts others
+    started.append(two)
+    ray.kill(two._actors[1])
     with pytest.raises(LearnerLost, match="died during training step 1"):
-        await learner.train(make_batch())
+        await two.train(make_batch())
 
 
 async def test_ranks_that_cannot_be_placed_are_named_with_what_the_cluster_offers(
     make_config: Callable, tiny_model: Callable
 ) -> None:
     with pytest.raises(LearnerLost, match=r"no answer from learner ranks.*'learner' resources.*offers 4"):
-        await start_learners(make_config(learners=5), tiny_model(), deadlines=Deadlines(start=5))
+        await start_learners(make_config(learners=5), tiny_model(), deadlines=Deadlines(start=1))
 
 
 async def test_a_model_that_is_refused_is_refused_across_the_process_boundary(
