@@ -339,7 +339,7 @@ async def test_last_words_of_a_trainer_are_quoted_without_secrets_wherever_they_
         "spec": {"containers": [{"name": "ray-head", "env": [{"name": "TRACKER_TOKEN", "value": "a-literal"}]}]}
     }
     head = {"spec": {"containers": [{"name": "ray-head", "envFrom": [{"secretRef": {"name": "wandb"}}]}]}}
-    secrets = ["the-secret-of-s3", "key-of-the-team", "a-literal", "hf_AbCdEfGhIjKlMnOpQrSt"]
+    secrets = ["the-secret-of-s3", "key-of-the-team", "a-literal", "hf_AbCdEfGhIjKlMnOpQrSt", "token-of-the-judges"]
     cluster = crashed(ground, "".join(f"{'x' * i} {s} " for i in range(40) for s in secrets))
     ground.api.objects["wandb"] = secret(key="key-of-the-team")
     stage = cluster.run.spec.stages[0]
@@ -350,6 +350,7 @@ async def test_last_words_of_a_trainer_are_quoted_without_secrets_wherever_they_
         }
     )
     spec = cluster.run.spec.model_copy(update={"stages": [stage.model_copy(update={"resources": with_templates})]})
+    ground.api.objects["demo-sandbox-token"] = secret(token="token-of-the-judges")
     job = (await ground.look(cluster.run.model_copy(update={"spec": spec}))).rayjob
     assert job is not None
     assert "[redacted]" in job.message
@@ -374,4 +375,4 @@ async def test_secrets_are_read_once_for_what_a_job_says(ground: Ground) -> None
     for _ in range(3):
         await ground.look(cluster.run)
         asked.append(ground.api.asked["Secret"])
-    assert asked == [1, 0, 0]
+    assert asked == [2, 0, 0], "the bucket's, and the judges' token"

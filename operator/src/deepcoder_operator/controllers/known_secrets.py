@@ -13,6 +13,8 @@ from typing import Any
 
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.redaction import Redactor, TooManyForms, named_values, referred_secrets
+from deepcoder_operator.domain.names import pool_name
+from deepcoder_operator.domain.pool_names import token_secret_name
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.resources import SECRETS
@@ -55,8 +57,11 @@ def templates_of(run: DeepCoderRun, stage_index: int) -> list[Object]:
     named = [r for r in (spec.checkpoint.s3.credentials_secret_ref, spec.model.credentials_secret_ref) if r]
     if spec.sandbox.together is not None:
         named.append(spec.sandbox.together.credentials_secret_ref)
+    volumes = [{"secret": {"secretName": reference.name}} for reference in named]
+    if (pool := pool_name(run)) is not None:  # of a pool that is gone the token opens nothing
+        volumes.append({"secret": {"secretName": token_secret_name(pool), "optional": True}})
     groups = [group for group in (stage.head, stage.samplers, stage.learners) if group is not None]
     return [
-        {"spec": {"volumes": [{"secret": {"secretName": reference.name}} for reference in named]}},
+        {"spec": {"volumes": volumes}},
         *({**group.template, "spec": group.template.get("spec") or {}} for group in groups),
     ]
