@@ -107,6 +107,25 @@ async def test_the_exit_record_names_the_pod_that_wrote_it(
     assert w.exit_record().pod_uid == "0f0e0d0c-0b0a-4908-8706-050403020100"
 
 
+async def test_the_exit_record_holds_no_secret_of_the_attempts(
+    world: Callable[..., World], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What it says stands in the run's status, which more people may read than may read its Secrets."""
+
+    def connect(resources: Any, weights: float) -> None:
+        raise RuntimeError("login with the-key-of-the-team, the-token-of-the-pool and hf_AbCdEfGhIjKlMnOpQrSt failed")
+
+    monkeypatch.setenv("WANDB_API_KEY", "the-key-of-the-team")
+    token = tmp_path / "token"
+    token.write_text("the-token-of-the-pool\n")
+    w = world()
+    monkeypatch.setattr(attempt, "connect_ray", connect)
+    w.config = w.config.model_copy(update={"judge": w.config.judge.model_copy(update={"token_file": str(token)})})
+    record = await w.run()
+    assert record.message == "login with [redacted], [redacted] and [redacted] failed"
+    assert w.exit_record() == record
+
+
 async def test_the_exit_record_is_put_before_anything_is_closed(world: Callable[..., World]) -> None:
     w = world()
     told: list[bool] = []

@@ -35,6 +35,7 @@ from deepcoder_trainer.checkpoint.storage import open_run_storage
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter, CommittedCheckpoint
 from deepcoder_trainer.cluster import connect_ray
 from deepcoder_trainer.controller import Controller
+from deepcoder_trainer.driverlog import without_secrets
 from deepcoder_trainer.evaluation.context import EvaluationContext, no_judge
 from deepcoder_trainer.judge.admission import refuse_unjudgeable
 from deepcoder_trainer.judge.backend import Judge
@@ -134,7 +135,8 @@ class Attempt:
         """Put exit.json, then all that is not stored yet."""
         newest = self._progress.checkpoint
         digest = newest.digest if newest else None
-        record = record.model_copy(update={"manifest_digest": digest, "pod_uid": os.environ.get("POD_UID")})
+        about = {"manifest_digest": digest, "pod_uid": os.environ.get("POD_UID")}
+        record = record.model_copy(update={"message": without_secrets(self.config, record.message), **about})
         await self._in_time("exit.json", self._writer.write_exit(record))
         await self._in_time("metrics and samples", self._keep_reports())
         if self._samples is not None:

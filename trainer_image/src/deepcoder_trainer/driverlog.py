@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from deepcoder_contracts.redaction import SECRET_NAME
+from deepcoder_contracts.redaction import SECRET_NAME, Redactor
 
 if TYPE_CHECKING:
     from deepcoder_contracts.stage import StageConfig
@@ -69,7 +69,6 @@ def main(arguments: list[str]) -> int:
 
 def _save(path: Path) -> None:
     from deepcoder_contracts.layout import log_key
-    from deepcoder_contracts.redaction import Redactor
     from deepcoder_contracts.stage import StageConfig
     from deepcoder_trainer.checkpoint.storage import open_run_storage
     from deepcoder_trainer.config import load_config
@@ -77,9 +76,23 @@ def _save(path: Path) -> None:
     config = load_config(path)
     if not isinstance(config, StageConfig):
         raise TypeError("only an attempt of a stage has a place for its log")
-    redactor = Redactor([*secrets_of(os.environ), *_tokens(config), *mounted(Path("/proc/self/mounts"), path)])
-    text = redactor.text(end_of(Path("/proc/self/fd/2")).decode(errors="replace"))
+    text = redactor_of(config, path).text(end_of(Path("/proc/self/fd/2")).decode(errors="replace"))
     open_run_storage(config.storage).put_bytes(log_key(config.stage.name, config.ordinal, NAME), text.encode())
+
+
+def redactor_of(config: StageConfig, path: Path) -> Redactor:
+    """What takes out the secrets that this process has; raises `TooManyForms`. `path` is of the config, or of a file
+    beside it: its folder is no Secret's."""
+    return Redactor([*secrets_of(os.environ), *_tokens(config), *mounted(Path("/proc/self/mounts"), path)])
+
+
+def without_secrets(config: StageConfig, text: str) -> str:
+    """What is said of an attempt's end, for a status that more people may read than its logs."""
+    beside = config.judge.token_file or (config.progress.token_file if config.progress else None)
+    try:
+        return redactor_of(config, Path(beside or "/none/none")).text(text)
+    except Exception as error:
+        return f"what is to be said is left out, since what is secret in it is not known: {type(error).__name__}"
 
 
 def end_of(file: Path) -> bytes:
