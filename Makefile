@@ -46,7 +46,6 @@ lint: setup  ## ruff, mypy, import-linter, generated files
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports pyproject.toml > /dev/null || .venv/bin/lint-imports pyproject.toml
 	@$(PY) -m deepcoder_operator crds --check --output crds --output helm/deepcoder-operator/files/crds
-	@$(PY) -m deepcoder_operator crds --check --output helm/deepcoder-operator/files/crds
 	@$(PY) monitoring/dashboards.py --check
 	@$(PY) scripts/chart_values.py --check
 	@$(PY) scripts/api_reference.py --check
