@@ -57,7 +57,7 @@ def templates_of(run: DeepCoderRun, stage_index: int) -> list[Object]:
     named = [r for r in (spec.checkpoint.s3.credentials_secret_ref, spec.model.credentials_secret_ref) if r]
     if spec.sandbox.together is not None:
         named.append(spec.sandbox.together.credentials_secret_ref)
-    volumes = [{"secret": {"secretName": reference.name}} for reference in named]
+    volumes: list[Object] = [{"secret": {"secretName": reference.name}} for reference in named]
     if (pool := pool_name(run)) is not None:  # of a pool that is gone the token opens nothing
         volumes.append({"secret": {"secretName": token_secret_name(pool), "optional": True}})
     groups = [group for group in (stage.head, stage.samplers, stage.learners) if group is not None]
