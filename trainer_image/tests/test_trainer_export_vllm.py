@@ -24,7 +24,7 @@ import json, sys
 from vllm import LLM, SamplingParams
 
 model = LLM(
-    sys.argv[1], dtype=sys.argv[2], max_model_len=128, max_num_seqs=8, max_num_batched_tokens=1024,
+    sys.argv[1], dtype=sys.argv[2], max_model_len=int(sys.argv[4]), max_num_seqs=8, max_num_batched_tokens=1024,
     kv_cache_memory_bytes=64 << 20, enforce_eager=True, enable_prefix_caching=False,
 )
 greedy = SamplingParams(temperature=0, max_tokens=1, logprobs=5)
@@ -36,10 +36,10 @@ print("ANSWER " + json.dumps({"likeliest": likeliest, "chat": told}))
 """
 
 
-def ask(model: Path, dtype: str, tokens: list[list[int]]) -> dict[str, Any]:
+def ask(model: Path, dtype: str, tokens: list[list[int]], longest: int = 128) -> dict[str, Any]:
     """What vLLM, in a process of its own, holds likeliest after each prompt; and a short chat."""
     done = subprocess.run(
-        [sys.executable, "-c", _ASK, str(model), dtype, json.dumps(tokens)],
+        [sys.executable, "-c", _ASK, str(model), dtype, json.dumps(tokens), str(longest)],
         env={**os.environ, **ENVIRONMENT, **CPU_ENVIRONMENT, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -53,17 +53,23 @@ def ask(model: Path, dtype: str, tokens: list[list[int]]) -> dict[str, Any]:
 
 def served(form: Format, root: Path, dtype: str) -> tuple[list[dict[str, float]], list[Any], dict[str, int]]:
     """vLLM's log-probabilities after the prompts, and the source's by transformers in float32."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     source = export_world.commit(export_world.make_model(root / "model"), root / "run")
     export(Order(f"file://{source}", f"file://{root}/out", form, shard_bytes=200_000), lambda _text: None)
     tokens = prompts.tokens(AutoTokenizer.from_pretrained(source))
     answer = ask(root / "out", dtype, tokens)
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    return answer["likeliest"], by_transformers(source, tokens), answer["chat"]
+
+
+def by_transformers(model: Path, tokens: list[list[int]]) -> list[Any]:
+    """Log-probabilities after each prompt, in float32."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     with torch.no_grad():
-        expected = [model(torch.tensor([ids])).logits[0, -1].log_softmax(-1) for ids in tokens]
-    return answer["likeliest"], expected, answer["chat"]
+        return [loaded(torch.tensor([ids])).logits[0, -1].log_softmax(-1) for ids in tokens]
 
 
 def test_vllm_serves_an_export_unchanged(tmp_path: Path) -> None:
@@ -86,3 +92,18 @@ def test_vllm_serves_fp8_within_its_rounding(tmp_path: Path) -> None:
     ]
     assert 0 < sum(gaps) / len(gaps) < 0.1
     assert chat["answer"] == 4
+
+
+@pytest.mark.long
+def test_vllm_serves_an_export_with_scaled_positions_beyond_those_it_was_trained_for(tmp_path: Path) -> None:
+    source = export_world.commit(export_world.make_model(tmp_path / "model"), tmp_path / "run")
+    trained = json.loads((source / "config.json").read_text())["max_position_embeddings"]
+    assert trained == 128
+    export(Order(f"file://{source}", f"file://{tmp_path}/out", rope=512), lambda _text: None)
+    tokens = [[(7 * n + 3 * length) % 300 for n in range(length)] for length in (20, 300, 480)]
+    found = ask(tmp_path / "out", "float32", tokens, longest=512)
+    scaled, plain = by_transformers(tmp_path / "out", tokens), by_transformers(source, tokens)
+    for of_vllm, of_export, of_source in zip(found["likeliest"], scaled, plain, strict=True):
+        assert max(abs(logprob - float(of_export[int(token)])) for token, logprob in of_vllm.items()) < 1e-3
+        assert max(abs(logprob - float(of_source[int(token)])) for token, logprob in of_vllm.items()) > 1e-2
+    assert found["chat"]["answer"] == 4
