@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
+import gc
 import os
-import socket
-import subprocess
-import time
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,25 +13,59 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
+import s3_server as versitygw
+from in_process_learner import InProcessLearner
 
-from deepcoder_contracts.manifest import FileEntry, Manifest, RunIdentity
+from deepcoder_contracts.manifest import RunIdentity
 from deepcoder_contracts.recipe import Recipe
 from deepcoder_contracts.stage import StageConfig, Storage
-from deepcoder_trainer.types import Batch, Finish, Generation, Group, Outcome, Sample, VersionSpan, WeightRefs
+from deepcoder_trainer.types import Batch, Finish, Generation, Group, Outcome, Sample, VersionSpan
 
 VOCABULARY = 96
 
+# Tests and what they start share cores: threads that spin at a barrier cost what others would compute with. Read when
+# torch is loaded, in this process and in those that it starts.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 def pytest_configure(config: pytest.Config) -> None:
-    """DCP warns whenever one rank saves without a process group, which is meant."""
+    """DCP warns whenever one rank saves without a process group, which is meant; and garbage is looked for when the
+    test files, and torch with them, have been loaded."""
     config.addinivalue_line("filterwarnings", "ignore:torch.distributed is disabled:UserWarning")
+    gc.disable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with engines of vLLM's come last: one that has run in this process keeps torch's process group for good,
-    and the learners of other tests make that their own."""
-    engines = {item.path for item in items if item.get_closest_marker("vllm")}
-    items.sort(key=lambda item: item.path in engines)
+    """Whole runs, each a minute or more, come first: at the end they would be waited for. Engines come last: what vLLM
+    makes of a process is undone after each of their files as far as it is known (see `no_engine_is_left`)."""
+    runs = {item.path for item in items if hasattr(getattr(item, "module", None), "RealRun")}
+    engines = {item.path for item in items if item.get_closest_marker("vllm")} - runs
+    items.sort(key=lambda item: (item.path not in runs) + (item.path in engines))
+
+
+def pytest_collection_finish() -> None:
+    """What has been loaded stays."""
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_engine_is_left() -> Iterator[None]:
+    """An engine of vLLM's that ran in this process leaves torch's process group, which the learners of other files
+    would take for theirs, a `set_num_threads` that does nothing, and its environment."""
+    before = dict(os.environ)
+    yield
+    state = sys.modules.get("vllm.distributed.parallel_state")
+    if state is None:
+        return
+    import torch
+
+    state.destroy_model_parallel()
+    state.destroy_distributed_environment()
+    torch.set_num_threads = torch._C.set_num_threads
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")
@@ -238,64 +270,6 @@ def stored_config(request: pytest.FixtureRequest, make_config: Callable[..., Sta
     return make_config(storage=Storage(uri=f"s3://{server.bucket}/{uuid4()}", endpoint=server.endpoint, keep_last=2))
 
 
-class InProcessLearner:
-    """The Learner protocol over one real `LearnerRank` in this process: Ray and nothing else is left out."""
-
-    def __init__(self, rank: Any, capacity: int = 64) -> None:
-        from deepcoder_trainer.learner.files import RankFiles
-
-        self.rank = rank
-        self.capacity = capacity
-        self.files = RankFiles(rank)
-        self.threads = (1,)
-
-    async def train(self, batch: Batch) -> dict[str, float]:
-        from deepcoder_trainer.learner.group import combine, plan_batch
-
-        [plan] = plan_batch(batch, self.rank.recipe, self.capacity, 1)
-        return combine([self.rank.train(plan)])
-
-    async def export_weights(self) -> WeightRefs:
-        from deepcoder_trainer.learner.export import weight_chunks
-
-        # Small chunks, so that several make up the weights.
-        return WeightRefs(
-            tuple(weight_chunks(self.rank.weights(), 40_000)),
-            "float32" if self.rank.recipe.precision == "Float32" else "bfloat16",
-        )
-
-    async def gaps(self, batch: Batch) -> list[float]:
-        from deepcoder_trainer.learner.group import plan_batch
-
-        whole = self.rank.recipe.model_copy(update={"optimizer_steps": 1})
-        [[step]] = plan_batch(batch, whole, self.capacity, 1)
-        return self.rank.gaps(step)
-
-    async def park(self) -> None:
-        self.rank.park()
-
-    async def unpark(self) -> None:
-        self.rank.unpark()
-
-    async def save(self, directory: str) -> None:
-        self.rank.save(Path(directory))
-
-    async def upload(self, directory: str, storage: Storage, prefix: str) -> list[FileEntry]:
-        return await asyncio.to_thread(self.files.upload, directory, storage, prefix)
-
-    async def download(self, directory: str, storage: Storage, prefix: str, manifest: Manifest) -> None:
-        await asyncio.to_thread(self.files.download, directory, storage, prefix, manifest)
-
-    async def load(self, directory: str, *, optimizer: bool) -> None:
-        self.rank.load(Path(directory), optimizer=optimizer)
-
-    async def save_pretrained(self, directory: str) -> None:
-        self.files.save_pretrained(directory)
-
-    async def close(self) -> None:
-        self.rank.close()
-
-
 @pytest.fixture
 def make_learner(
     tiny_model: Callable[..., Path], make_recipe: Callable[..., Recipe]
@@ -335,42 +309,20 @@ class S3Server:
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """versitygw over a temporary folder; skips where it has not been built."""
-    binaries = sorted(Path("~/.cache/deepcoder/bin").expanduser().glob("versitygw-*/versitygw"))
-    if not binaries:
-        pytest.skip("versitygw is not built: run `make setup` (it builds it under ~/.cache/deepcoder)")
-    root = tmp_path_factory.mktemp("s3")
-    (root / "runs").mkdir()
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    credentials = {"ROOT_ACCESS_KEY": "test-access", "ROOT_SECRET_KEY": "test-secret"}
-    server = subprocess.Popen(
-        [binaries[-1], "--port", f"127.0.0.1:{port}", "posix", str(root)],
-        env={**os.environ, **credentials},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        deadline = time.monotonic() + 30
-        while True:
-            assert server.poll() is None, "versitygw ended at once"
-            with socket.socket() as s:
-                if s.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert time.monotonic() < deadline, "versitygw does not listen"
-            time.sleep(0.05)
-        yield S3Server(f"http://127.0.0.1:{port}", "runs", root / "runs")
-    finally:
-        server.terminate()
-        server.wait(10)
+    """An S3 server that lives as long as the test session; skips where it has not been built."""
+    program = versitygw.program()
+    if program is None:
+        pytest.skip("versitygw is not built: run `python -m devcluster build`")
+    directory = tmp_path_factory.mktemp("s3")
+    with versitygw.running(directory, program) as server:
+        yield S3Server(server.endpoint, versitygw.BUCKET, directory / "s3" / "buckets" / versitygw.BUCKET)
 
 
 @pytest.fixture
 def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     """The server, with its credentials in this process's environment."""
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test-access")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test-secret")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", versitygw.ACCESS)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", versitygw.SECRET)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
     return s3_server
