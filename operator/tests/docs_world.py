@@ -48,14 +48,14 @@ class Shell:
     seconds: float = COMMAND_SECONDS
     """Longest time of a script."""
 
-    def must(self, script: str) -> str:
+    def must(self, script: str, where: str = "given") -> str:
         """What it prints, as it stands; a command in it that fails ends it, and it must succeed."""
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", script], cwd=self.directory, env=self.environment,
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=self.seconds, check=False,
         )  # fmt: skip
         assert done.returncode == 0, (
-            f"$ {script}\nexit code {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+            f"{where}: $ {script}\nexit code {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
         )
         assert "Traceback" not in done.stderr, done.stderr[-3000:]
         return done.stdout

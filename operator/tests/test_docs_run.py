@@ -6,12 +6,11 @@ runs on the development cluster alone is tried by `tests/e2e/test_e2e_tutorial.p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from docs_fences import CLUSTER, SHELL, TUTORIAL, Fence, differs, run_in
+from docs_fences import CLUSTER, SHELL, TUTORIAL, Fence, differs, fences, run_in
 from docs_world import DocsWorld, Shell, shell
 from played_run import PlayedRun
 
@@ -32,15 +31,10 @@ def kubectl() -> Path:
     return found
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory, helm: str, kubectl: Path) -> Callable[[Path], Shell]:
-    """A shell of a page's, that knows no cluster: its fences find what those before them have written."""
-
-    @cache
-    def of(page: Path) -> Shell:
-        return shell(tmp_path_factory.mktemp(page.stem), [Path(helm), kubectl])
-
-    return of
+@pytest.fixture
+def alone(tmp_path: Path, helm: str, kubectl: Path) -> Shell:
+    """A shell that knows no cluster."""
+    return shell(tmp_path, [Path(helm), kubectl])
 
 
 @pytest.fixture(scope="module")
@@ -59,18 +53,29 @@ def docs_world(
     typed.must(f"kubectl delete namespace {' '.join(USED)} --wait=false")
 
 
-@pytest.mark.parametrize("fence", run_in(SHELL), ids=lambda fence: fence.name)
-def test_it_runs_in_a_shell(fence: Fence, alone: Callable[[Path], Shell]) -> None:
-    printed = [alone(fence.page).must(step.command) for step in fence.steps]
-    assert not differs(fence, printed), differs(fence, printed)
+def pages(world: str) -> list[Path]:
+    """Those with fences that are run there: one test each, since a fence goes on where the one before it ended."""
+    return list(dict.fromkeys(fence.page for fence in run_in(world)))
+
+
+def of(page: Path, world: str) -> list[Fence]:
+    return [fence for fence in fences(page) if fence.world == world]
+
+
+@pytest.mark.parametrize("page", pages(SHELL), ids=lambda page: page.name)
+def test_it_runs_in_a_shell(page: Path, alone: Shell) -> None:
+    for fence in of(page, SHELL):
+        printed = [alone.must(step.command, fence.name) for step in fence.steps]
+        assert not differs(fence, printed), differs(fence, printed)
 
 
 @pytest.mark.apiserver
 @pytest.mark.s3
-@pytest.mark.parametrize("fence", run_in(CLUSTER), ids=lambda fence: fence.name)
-def test_it_runs_before_a_cluster(fence: Fence, docs_world: DocsWorld) -> None:
-    for what in fence.given:
-        docs_world.give(what)
-    printed = [docs_world.shell.must(step.command) for step in fence.steps]
-    # The tutorial shows what the real demo prints, which the end-to-end test looks at.
-    assert fence.page == TUTORIAL or not differs(fence, printed), differs(fence, printed)
+@pytest.mark.parametrize("page", pages(CLUSTER), ids=lambda page: page.name)
+def test_it_runs_before_a_cluster(page: Path, docs_world: DocsWorld) -> None:
+    for fence in of(page, CLUSTER):
+        for what in fence.given:
+            docs_world.give(what)
+        printed = [docs_world.shell.must(step.command, fence.name) for step in fence.steps]
+        # The tutorial shows what the real demo prints, which the end-to-end test looks at.
+        assert page == TUTORIAL or not differs(fence, printed), differs(fence, printed)

@@ -46,7 +46,7 @@ def test_the_tutorial_is_as_it_says(typed: Shell, world: World) -> None:
             continue
         if "suspend second" in fence.text and "delete" not in fence.text:
             world.wait_for("second", "it trains", lambda status: (status.get("progress") or {}).get("step"), 420)
-        printed = [typed.must(step.command) for step in fence.steps]
+        printed = [typed.must(step.command, fence.name) for step in fence.steps]
         if fence.language == "console" and WRITE:
             write(fence, printed)
         else:
@@ -68,4 +68,4 @@ def write(fence: Fence, printed: list[str]) -> None:
 @pytest.mark.parametrize("fence", [f for f in run_in(DEMO) if f.page != TUTORIAL], ids=lambda fence: fence.name)
 def test_it_runs_on_a_cluster(fence: Fence, typed: Shell) -> None:
     for step in fence.steps:
-        typed.must(step.command)
+        typed.must(step.command, fence.name)
