@@ -1,0 +1,193 @@
+"""`helm uninstall` on an API server of its own, whose CRDs come and go with the release: what is in the way of what.
+
+There is no node: the hook's Job is carried out here, by the command and the account that it names, and is then said to
+be complete. With a kubelet, and with an operator that works meanwhile, tests/e2e/test_e2e_uninstall.py does the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import chart_account
+import control_plane
+import pytest
+from crd_serving import established
+from run_manifests import run_manifest
+
+from deepcoder_contracts.api.run import FINALIZER
+from deepcoder_operator.kube import errors
+from deepcoder_operator.kube.client import Kube, Object
+from deepcoder_operator.kube.resources import CONFIGMAPS, CRDS, RUNS, Resource
+
+pytestmark = pytest.mark.apiserver
+
+HOME = "deepcoder"
+JOBS = Resource("batch", "v1", "jobs", "Job")
+NAMESPACES = Resource("", "v1", "namespaces", "Namespace")
+NAMES = ("deepcoderruns.deepcoder.dev", "sandboxpools.deepcoder.dev")
+NOW = "2026-01-01T00:00:00Z"
+DONE = {
+    "startTime": NOW,
+    "completionTime": NOW,
+    "succeeded": 1,
+    "conditions": [
+        {"type": kind, "status": "True", "lastTransitionTime": NOW} for kind in ("SuccessCriteriaMet", "Complete")
+    ],
+}
+
+
+@dataclass(frozen=True)
+class Site:
+    """An API server, helm, and a place for files."""
+
+    kube: Kube
+    kubeconfig: Path
+    helm_program: str
+    chart: Path
+    directory: Path
+
+    async def helm(self, *arguments: str | Path) -> None:
+        process = await asyncio.create_subprocess_exec(
+            self.helm_program, *map(str, arguments), "--namespace", HOME, "--kubeconfig", str(self.kubeconfig),
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        async with asyncio.timeout(100):
+            said, _ = await process.communicate()
+        assert process.returncode == 0, said.decode()
+
+    async def install(self, *values: str) -> None:
+        settings = [word for value in values for word in ("--set", value)]
+        await self.helm("install", "deepcoder", self.chart, "--set", "replicas=1", *settings)
+        for name in NAMES:
+            await established(self.kube, name)
+
+    async def uninstall(self) -> None:
+        """With `--wait`, while the hook's Job is carried out."""
+        hook = asyncio.create_task(self._carry_out())
+        try:
+            await self.helm("uninstall", "deepcoder", "--wait", "--timeout", "60s")
+        finally:
+            hook.cancel()
+        await asyncio.gather(hook, return_exceptions=True)
+        assert hook.cancelled() or hook.exception() is None, hook.exception()
+
+    async def held(self, namespace: str) -> None:
+        """A run that an operator has taken on."""
+        run = run_manifest(namespace, "demo")
+        run["metadata"]["finalizers"] = [FINALIZER]
+        await self.kube.create(run)
+
+    async def served(self) -> set[str]:
+        return {crd["metadata"]["name"] for crd in (await self.kube.list(CRDS, None))[0]} & {*NAMES}
+
+    async def _carry_out(self) -> None:
+        while not (jobs := (await self.kube.list(JOBS, HOME))[0]):
+            await asyncio.sleep(0.1)
+        (job,) = jobs
+        pod = job["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        (mounted,) = [volume["configMap"]["name"] for volume in pod["volumes"] if "configMap" in volume]
+        config = (await self.kube.get(CONFIGMAPS, HOME, mounted))["data"]["config.yaml"]
+        (self.directory / "config.yaml").write_text(config)
+        token = await chart_account.token(self.kube, HOME, pod["serviceAccountName"])
+        account = self.directory / "hook.kubeconfig"
+        account.write_text(json.dumps(chart_account.with_token(self.kubeconfig, token)))
+        words = [word.replace("/etc/deepcoder-operator", str(self.directory)) for word in container["args"]]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "deepcoder_operator", *words,
+            env=os.environ | {"KUBECONFIG": str(account)}, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        _, said = await process.communicate()
+        assert process.returncode == 0, said.decode()
+        await self.kube.patch(JOBS, HOME, job["metadata"]["name"], {"status": DONE}, subresource="status")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    paths = control_plane.programs()
+    if paths is None:
+        pytest.skip("the API server has not been built: run `python -m devcluster build`")
+    with control_plane.running(tmp_path_factory.mktemp("uninstall"), paths) as kubeconfig:
+        yield kubeconfig
+
+
+@asynccontextmanager
+async def namespaces(kube: Kube, *names: str) -> AsyncIterator[None]:
+    for name in names:
+        await kube.post(NAMESPACES.path(None), {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    try:
+        yield
+    finally:
+        for name in names:
+            await gone(kube, NAMESPACES, name)
+
+
+async def gone(kube: Kube, resource: Resource, name: str) -> None:
+    """Delete it, and wait until it is not there: a finalizer that stays is an error."""
+    try:
+        await kube.delete(resource, None, name)
+    except errors.NotFound:
+        return
+    async with asyncio.timeout(60):
+        while await kube.find(resource, None, name) is not None:
+            await asyncio.sleep(0.2)
+
+
+@pytest.fixture
+async def site(
+    server: Path, helm: str, chart: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Site]:
+    monkeypatch.setenv("KUBECONFIG", str(server))
+    for kind in ("CACHE", "CONFIG", "DATA"):
+        monkeypatch.setenv(f"HELM_{kind}_HOME", str(tmp_path / "helm" / kind))
+    kube = await Kube.connect()
+    try:
+        async with namespaces(kube, HOME, "team-a"):
+            yield Site(kube, server, helm, chart, tmp_path)
+            for name in NAMES:
+                await gone(kube, CRDS, name)
+    finally:
+        await kube.close()
+
+
+async def finalizers(kube: Kube, namespace: str) -> list[str]:
+    found: Object = (await kube.get(RUNS, namespace, "demo"))["metadata"]
+    return list(found.get("finalizers") or [])
+
+
+async def test_crds_that_stay_keep_their_runs_which_nothing_holds(site: Site) -> None:
+    await site.install()
+    await site.held("team-a")
+    await site.uninstall()
+    assert await site.served() == {*NAMES}
+    assert await finalizers(site.kube, "team-a") == []
+
+
+async def test_crds_that_go_with_the_release_wait_for_no_run(site: Site) -> None:
+    await site.install("crds.keep=false")
+    await site.held("team-a")
+    await site.uninstall()
+    assert await site.served() == set()
+
+
+async def test_crds_may_be_gone_already(site: Site) -> None:
+    await site.install()
+    for name in NAMES:
+        await gone(site.kube, CRDS, name)
+    await site.uninstall()
+
+
+async def test_a_watched_namespace_may_be_gone(site: Site) -> None:
+    async with namespaces(site.kube, "team-b"):
+        await site.install("watchNamespaces={team-a,team-b}", "rbac.aggregate=false")
+        await site.held("team-a")
+        await gone(site.kube, NAMESPACES, "team-b")
+        await site.uninstall()
+    assert await finalizers(site.kube, "team-a") == []
