@@ -5,7 +5,7 @@ SHELL := bash
 PY := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup gguf demo down test e2e test-long lint format generate docs audit
+.PHONY: help setup gguf demo down test e2e test-long lint format generate docs sbom image-sizes audit
 
 help:  ## list the targets
 	@grep -hE '^[a-z0-9%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -74,6 +74,14 @@ audit: setup  ## known vulnerabilities of all pinned versions; ADVISORIES=a chec
 
 docs: setup  ## the docs as a site, in build/site
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+
+sbom: setup  ## what is in the images, as CycloneDX, in build/sbom; builds the images
+	@$(PY) -m devcluster build --images
+	@$(PY) scripts/image_report.py --sbom build/sbom
+
+image-sizes: setup  ## measure the images, into a dated page of docs/results
+	@$(PY) -m devcluster build --images
+	@$(PY) scripts/image_report.py --sizes docs/results/images-$(shell date +%F).md
 
 BENCHMARKS := ablations checkpoint curate dashboard demo gpu judge judge_load operator pipeline
 # `operator` is a module of the standard library, which no file beside a benchmark may take the place of.

@@ -47,6 +47,11 @@ SYSROOT_PACKAGES = (
 )
 # What the three images of the project need beside their Python packages. libnuma1: vLLM's CPU build loads it.
 BASE_PACKAGES = ("python3", "python3-venv", "ca-certificates", "libnuma1", "libgomp1", "tzdata")
+# Left out of the base, but for licences: who passes an image on passes these on too.
+_BASE_PATHS = (
+    *(f"path-exclude=/usr/share/{unused}/*" for unused in ("doc", "man", "locale")),
+    "path-include=/usr/share/doc/*/copyright",
+)
 
 
 def sysroot_directory(cache: Path) -> Path:
@@ -56,7 +61,7 @@ def sysroot_directory(cache: Path) -> Path:
 
 def base_archive(cache: Path) -> Path:
     """The root file system that the project's images start from, as a tar archive."""
-    return cache / f"base-{keys.digest(SUITE, *BASE_PACKAGES)}.tar"
+    return cache / f"base-{keys.digest(SUITE, *BASE_PACKAGES, *_BASE_PATHS)}.tar"
 
 
 def search_path(sysroot: Path) -> str:
@@ -110,7 +115,7 @@ def make_base(cache: Path, sysroot: Path) -> Path:
             "--mode=root",
             "--variant=minbase",
             f"--include={','.join(BASE_PACKAGES)}",
-            *(f"--dpkgopt=path-exclude=/usr/share/{unused}/*" for unused in ("doc", "man", "locale")),
+            *(f"--dpkgopt={path}" for path in _BASE_PATHS),
             '--aptopt=APT::Sandbox::User "root"',
             "--format=tar",
         ]
