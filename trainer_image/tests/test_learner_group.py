@@ -65,9 +65,9 @@ async def two(
         folder = tmp_path_factory.mktemp("kept")
         config = make_config(learners=2, storage=Storage(uri=f"file://{folder}/store"))
         learner = await start(config)
-        started.remove(learner)
         await learner.save(str(folder / "first"))
         files = await learner.upload(str(folder / "first"), config.storage, first)
+        started.remove(learner)
         kept.append((learner, config.storage, manifest_of(config, files, world_size=2)))
         return learner
     [(learner, storage, manifest)] = kept
