@@ -91,7 +91,10 @@ async def test_an_operator_that_works_lets_runs_be_once_the_hook_has_its_lease(c
     await asyncio.sleep(5)
     assert await finalizers(cluster.kube, cluster.namespace, "demo") == [], "a candidate holds no run"
     spec = await lease_of(cluster.kube, cluster.account)
-    assert (spec["holderIdentity"], spec["leaseDurationSeconds"]) == ("uninstallation", 300)
+    assert (spec["holderIdentity"], spec["leaseDurationSeconds"]) == ("uninstallation", 30)
+    await cluster.until(
+        "one that is installed again works", lambda run: run["metadata"].get("finalizers") == [FINALIZER]
+    )
 
 
 async def test_a_watched_namespace_that_is_gone_keeps_nothing_from_being_uninstalled(

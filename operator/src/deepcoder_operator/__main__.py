@@ -42,7 +42,9 @@ def main() -> None:
     release = commands.add_parser("release", help="take the finalizer from all runs, once no operator runs any more")
     release.add_argument("--config", type=Path, help="YAML file that names the namespaces; default: all")
     release.add_argument(
-        "--take-lease", action="store_true", help="stop the operator of this configuration first, for five minutes"
+        "--take-lease",
+        action="store_true",
+        help="stop the operator of this configuration first, until half a minute afterwards",
     )
     arguments = parser.parse_args()
     match arguments.command:
@@ -76,14 +78,17 @@ def _release(path: Path | None, *, take_lease: bool) -> int:
     from deepcoder_operator.config import ConfigError, OperatorConfig, load_config
     from deepcoder_operator.kube.client import Kube
     from deepcoder_operator.kube.errors import KubeError, NoAccess
-    from deepcoder_operator.release import release_runs, stop_operator
+    from deepcoder_operator.release import let_operator_follow, release_runs, stop_operator
 
     async def run(config: OperatorConfig) -> list[str]:
         kube = await Kube.connect()
         try:
             if take_lease:
                 await stop_operator(kube, config)
-            return await release_runs(kube, config.watch_namespaces)
+            kept = await release_runs(kube, config.watch_namespaces)
+            if take_lease:
+                await let_operator_follow(kube, config)
+            return kept
         finally:
             await kube.close()
 

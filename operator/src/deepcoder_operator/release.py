@@ -21,14 +21,22 @@ from deepcoder_operator.kube.resources import RUNS
 log = logging.getLogger(__name__)
 
 _TRIES = 5
-_LEASE_SECONDS = 300
-"""How long no operator leads afterwards: longer than the chart needs to delete it, and short enough to come back by
-itself where that was called off."""
+_HOLDER = "uninstallation"
+_WORK_SECONDS = 300
+"""How long the Lease is taken for at first: longer than letting all runs go may take."""
+
+_AFTER_SECONDS = 30
+"""How long it is left for in the end: until the operator is deleted. Whoever installs it again waits for as long."""
 
 
 async def stop_operator(kube: Kube, config: OperatorConfig) -> None:
     """Lead in the place of the operator of this configuration, which from now on writes nothing."""
-    await lease.take_away(kube, config.namespace, config.lease, "uninstallation", _LEASE_SECONDS)
+    await lease.take_away(kube, config.namespace, config.lease, _HOLDER, _WORK_SECONDS)
+
+
+async def let_operator_follow(kube: Kube, config: OperatorConfig) -> None:
+    """Be out of the way soon: of an operator that is installed again, or whose uninstallation was called off."""
+    await lease.leave_to_others(kube, config.namespace, config.lease, _HOLDER, _AFTER_SECONDS)
 
 
 async def release_runs(kube: Kube, namespaces: Sequence[str]) -> list[str]:

@@ -232,6 +232,14 @@ async def take_away(kube: Kube, namespace: str, name: str, holder: str, seconds:
     raise errors.Conflict(f"the lease {name} was changed by others {_TAKE_TRIES} times meanwhile")
 
 
+async def leave_to_others(kube: Kube, namespace: str, name: str, holder: str, seconds: int) -> None:
+    """What was taken away is free after `seconds`. Whoever comes later waits for as long, since it knows no age."""
+    lease = await kube.find(LEASES, namespace, name)
+    record = read(lease)
+    if record is not None and record.holder == holder:
+        await _write(kube, namespace, name, Step.RENEW, lease, holder, seconds)
+
+
 async def _write(
     kube: Kube, namespace: str, name: str, step: Step, lease: Object | None, holder: str, seconds: int = LEASE_SECONDS
 ) -> Object:
