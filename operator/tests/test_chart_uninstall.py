@@ -1,4 +1,4 @@
-"""`helm uninstall` on an API server of its own, whose CRDs come and go with the release: what is in the way of what.
+"""`helm upgrade` and `helm uninstall` on an API server of its own, whose CRDs come and go with the release.
 
 There is no node: the hook's Job is carried out here, by the command and the account that it names, and is then said to
 be complete. With a kubelet, and with an operator that works meanwhile, tests/e2e/test_e2e_uninstall.py does the same.
@@ -18,6 +18,7 @@ from pathlib import Path
 import chart_account
 import control_plane
 import pytest
+import release_before
 from crd_serving import established
 from run_manifests import run_manifest
 
@@ -62,9 +63,9 @@ class Site:
             said, _ = await process.communicate()
         assert process.returncode == 0, said.decode()
 
-    async def install(self, *values: str) -> None:
+    async def install(self, *values: str, chart: Path | None = None) -> None:
         settings = [word for value in values for word in ("--set", value)]
-        await self.helm("install", "deepcoder", self.chart, "--set", "replicas=1", *settings)
+        await self.helm("install", "deepcoder", chart or self.chart, "--set", "replicas=1", *settings)
         for name in NAMES:
             await established(self.kube, name)
 
@@ -78,11 +79,17 @@ class Site:
         await asyncio.gather(hook, return_exceptions=True)
         assert hook.cancelled() or hook.exception() is None, hook.exception()
 
-    async def held(self, namespace: str) -> None:
+    async def held(self, namespace: str) -> Object:
         """A run that an operator has taken on."""
         run = run_manifest(namespace, "demo")
         run["metadata"]["finalizers"] = [FINALIZER]
-        await self.kube.create(run)
+        return await self.kube.create(run)
+
+    async def knows_curation(self) -> bool:
+        """Whether the CRD that is served is of a release that has `dataset.curation`."""
+        crd = await self.kube.get(CRDS, None, NAMES[0])
+        schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+        return "curation" in schema["properties"]["dataset"]["properties"]
 
     async def served(self) -> set[str]:
         return {crd["metadata"]["name"] for crd in (await self.kube.list(CRDS, None))[0]} & {*NAMES}
@@ -190,4 +197,22 @@ async def test_a_watched_namespace_may_be_gone(site: Site) -> None:
         await site.held("team-a")
         await gone(site.kube, NAMESPACES, "team-b")
         await site.uninstall()
+    assert await finalizers(site.kube, "team-a") == []
+
+
+async def test_the_release_before_is_upgraded_with_its_crds_and_its_runs_stay_as_they_are(site: Site) -> None:
+    before = release_before.unpack(site.directory / "before", release_before.CHART)
+    await site.install(chart=before / release_before.CHART)
+    assert not await site.knows_curation()
+    made = await site.held("team-a")
+
+    await site.helm("upgrade", "deepcoder", site.chart, "--reset-then-reuse-values")
+
+    assert await site.knows_curation()
+    run = await site.kube.get(RUNS, "team-a", "demo")
+    kept = ("uid", "generation", "finalizers")
+    assert [run["metadata"][k] for k in kept] == [made["metadata"][k] for k in kept]
+    assert run["spec"] | {"dataset": made["spec"]["dataset"]} == made["spec"]
+    assert run["spec"]["dataset"] == made["spec"]["dataset"] | {"curate": False}, "a default that has come since"
+    await site.uninstall()
     assert await finalizers(site.kube, "team-a") == []

@@ -1,0 +1,139 @@
+"""A release of the chart, with its operator and CRDs, is upgraded to this one under a run in the middle of a stage.
+
+The release before is taken from history, so the test needs it. Nothing of the run restarts, it completes as it began,
+and what the newer CRD alone knows is there at once. Last of the end-to-end tests: it takes the platform away first.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import release_before
+from e2e_world import GROUP, TIMEOUT, VERSION, World, wait_until
+from kubernetes import client
+
+from deepcoder_demo import platform
+from deepcoder_demo.commands import run as run_command
+from deepcoder_demo.settings import OPERATOR_NAMESPACE
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+PARTS = ("client", "constraints", "contracts", "helm", "operator", "web")
+NAME = "e2e-upgraded"
+STEPS = 60
+SECONDS = 240
+CRD = f"deepcoderruns.{GROUP}"
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sources of the release before, as far as its chart and its operator's image are made of them."""
+    return release_before.unpack(tmp_path_factory.mktemp("release-before"), *PARTS)
+
+
+@pytest.fixture
+def older(world: World, before: Path) -> Iterator[None]:
+    """Chart, operator and CRDs of the release before, and nothing of this one; afterwards this one."""
+    if not world.cluster.ours:
+        pytest.skip("its operator's image is built into the development cluster")
+    built = run_command(
+        [sys.executable, "-m", "devcluster", "images", "operator", "--source", before, "--json"], seconds=600
+    )
+    operator = json.loads(built)["operator"]["reference"]
+    assert operator != world.cluster.images.operator
+    try:
+        platform.helm(
+            world.cluster, "uninstall", platform.RELEASE, "--namespace", OPERATOR_NAMESPACE, "--wait", seconds=SECONDS
+        )
+        for plural in ("deepcoderruns", "sandboxpools"):
+            platform.kubectl(world.cluster, "delete", "crd", f"{plural}.{GROUP}", "--timeout=60s", seconds=80)
+        platform.helm(
+            world.cluster, "install", platform.RELEASE, str(before / release_before.CHART),
+            "--namespace", OPERATOR_NAMESPACE, "--wait", "--timeout=180s", "--set", "replicas=1",
+            *images(world, operator), seconds=SECONDS,
+        )  # fmt: skip
+        yield
+    finally:
+        platform.install_chart(world.cluster)
+
+
+def images(world: World, operator: str) -> list[str]:
+    chosen = {"operator": operator, "trainer": world.cluster.images.trainer, "sandbox": world.cluster.images.sandbox}
+    return [word for part, image in chosen.items() for word in ("--set-string", f"images.{part}={image}")]
+
+
+def schema(world: World) -> Any:
+    """Of a run's spec, as it is served."""
+    crd = client.ApiextensionsV1Api().read_custom_resource_definition(CRD, _request_timeout=TIMEOUT)
+    (version,) = [v for v in crd.spec.versions if v.name == VERSION]
+    return version.schema.open_apiv3_schema.properties["spec"]
+
+
+def lives(world: World) -> dict[str, tuple[str, int]]:
+    """Of all that a run consists of: uid, and how often containers have been started again."""
+    found = {
+        f"pod/{pod.metadata.name}": (
+            pod.metadata.uid,
+            sum(status.restart_count for status in pod.status.container_statuses or []),
+        )
+        for pod in world.core.list_namespaced_pod(world.namespace, _request_timeout=TIMEOUT).items
+    }
+    for group, version, plural in (
+        ("ray.io", "v1", "rayjobs"),
+        ("ray.io", "v1", "rayclusters"),
+        (GROUP, VERSION, "sandboxpools"),
+        (GROUP, VERSION, "deepcoderruns"),
+    ):
+        listed = world.objects.list_namespaced_custom_object(
+            group, version, world.namespace, plural, _request_timeout=TIMEOUT
+        )
+        found |= {f"{plural}/{item['metadata']['name']}": (item["metadata"]["uid"], 0) for item in listed["items"]}
+    return found
+
+
+def steady(manifest: dict[str, Any]) -> None:
+    """Few checkpoints, and a pool that neither grows nor shrinks."""
+    manifest["spec"]["checkpoint"]["everySteps"] = 10
+    manifest["spec"]["sandbox"]["template"]["maxReplicas"] = 1
+
+
+def step_after(step: int) -> Callable[[dict[str, Any]], bool]:
+    return lambda status: status.get("phase") == "Running" and status.get("progress", {}).get("step", 0) > step
+
+
+def test_an_upgrade_from_the_release_before_restarts_nothing_of_a_run_that_trains(
+    world: World, older: None, start_run: Callable[..., str]
+) -> None:
+    assert "curation" not in schema(world).properties["dataset"].properties
+    start_run(NAME, STEPS, change=steady)
+    world.wait_for(NAME, "steps", step_after(1), 400)
+    began = lives(world)
+    kinds = {name.partition("/")[0] for name in began}
+    assert kinds == {"pod", "rayjobs", "rayclusters", "sandboxpools", "deepcoderruns"}
+    assert len([name for name in began if name.startswith("pod/")]) >= 3, "head, workers and judges"
+
+    platform.helm(
+        world.cluster, "upgrade", platform.RELEASE, str(platform.CHART), "--namespace", OPERATOR_NAMESPACE,
+        "--reset-then-reuse-values", "--wait", "--timeout=180s", *images(world, world.cluster.images.operator),
+        seconds=SECONDS,
+    )  # fmt: skip
+
+    wait_until("the newer CRD is served", lambda: "curation" in schema(world).properties["dataset"].properties, 30)
+    (operator,) = world.core.list_namespaced_pod(
+        OPERATOR_NAMESPACE, label_selector="app.kubernetes.io/name=deepcoder-operator", _request_timeout=TIMEOUT
+    ).items
+    assert operator.spec.containers[0].image == world.cluster.images.operator
+    seen = world.status(NAME)["progress"]["step"]
+    assert seen < STEPS, "the run has ended before the upgrade: it shows nothing"
+    world.wait_for(NAME, "a step that this release's operator was told of", step_after(seen), 90)
+    assert lives(world) == began
+
+    status = world.wait_for_phase(NAME, "Complete", 400)
+    assert status["ordinal"] == 1
+    assert status["latestCheckpoint"]["final"]
+    assert status["latestCheckpoint"]["step"] == STEPS
