@@ -200,9 +200,9 @@ class Attempt:
             workdir=self._workdir,
             parent=point.ref if point else None,
             dataset_digest=digest,
+            model_files=await abandonable(model_files, model_dir),
             store=self._store,
             surroundings=self._surroundings,
-            model_files=await abandonable(model_files, model_dir),
             threads=threads,
         )
         stack.push_async_callback(writer.close)
