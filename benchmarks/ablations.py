@@ -30,7 +30,7 @@ from ablations_rule import ARMS, MOST_SEEDS, Arm, Run
 from whole_runs import Seconds, work_folder
 
 from deepcoder_trainer.checkpoint.code import code_digest
-from deepcoder_trainer.checkpoint.storage import open_storage
+from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.report.history import read_history
 
 ROOT = Path(__file__).resolve().parents[1]

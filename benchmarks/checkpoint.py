@@ -46,8 +46,8 @@ from checkpoint_load import FULL, TINY, Sizes, finished_batch, make_step, stage_
 from deepcoder_contracts.manifest import FileEntry
 from deepcoder_contracts.recipe import Recipe
 from deepcoder_contracts.stage import StageConfig, Storage
+from deepcoder_trainer.checkpoint.opening import open_run_storage
 from deepcoder_trainer.checkpoint.state import PipelineState, save_state
-from deepcoder_trainer.checkpoint.storage import open_run_storage
 from deepcoder_trainer.checkpoint.transfer import upload_files
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter, SaveTimes
 from deepcoder_trainer.grpo.pack import OptimizerStep

@@ -32,7 +32,7 @@ import yaml
 from whole_runs import Seconds, work_folder
 
 from deepcoder_trainer.checkpoint.code import code_digest
-from deepcoder_trainer.checkpoint.storage import open_storage
+from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.evaluation.stats import Interval, bootstrap, problem_means
 from deepcoder_trainer.report.figures import RunFigures, run_figures
 from deepcoder_trainer.report.history import StoredEvaluation, read_history, target_scores

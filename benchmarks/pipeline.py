@@ -36,8 +36,8 @@ from virtual_clock import run_virtually
 from deepcoder_contracts.progress import TrainerPhase
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.checkpoint.state import PipelineState
-from deepcoder_trainer.controller import Controller
 from deepcoder_trainer.judge.endpoints import PER_SLOT
+from deepcoder_trainer.pipeline.controller import Controller
 from deepcoder_trainer.ports import StepReport
 from deepcoder_trainer.rollout.rollout import Rollout, Sampling
 from deepcoder_trainer.stopping import Stop

@@ -14,8 +14,8 @@ from controller_world import ScriptedLearner, ScriptedSampler, scripted_reward, 
 from deepcoder_contracts.exit import ExitRecord
 from deepcoder_contracts.manifest import FileEntry
 from deepcoder_contracts.stage import DatasetSource, ModelSource, StageConfig, Storage
-from deepcoder_trainer import attempt, starting
-from deepcoder_trainer.attempt import Attempt
+from deepcoder_trainer.running import attempt, starting
+from deepcoder_trainer.running.attempt import Attempt
 from deepcoder_trainer.stopping import Stop
 from deepcoder_trainer.types import Outcome, Problem
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from deepcoder_contracts.stage import StageConfig
+from deepcoder_trainer.checkpoint.opening import open_run_storage
 from deepcoder_trainer.checkpoint.reader import find_resume_point
 from deepcoder_trainer.checkpoint.state import PipelineState
-from deepcoder_trainer.checkpoint.storage import ObjectStore, open_run_storage
+from deepcoder_trainer.checkpoint.storage import ObjectStore
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
 
 

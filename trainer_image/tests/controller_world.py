@@ -24,8 +24,8 @@ from deepcoder_contracts.progress import TrainerPhase
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.checkpoint.errors import CheckpointFailed
 from deepcoder_trainer.checkpoint.state import PipelineState
-from deepcoder_trainer.controller import Controller
 from deepcoder_trainer.errors import SamplerLost
+from deepcoder_trainer.pipeline.controller import Controller
 from deepcoder_trainer.ports import Ending, StepReport
 from deepcoder_trainer.problems.prompt import EncodedProblem
 from deepcoder_trainer.rollout.rollout import Rollout, Sampling

@@ -11,13 +11,13 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from deepcoder_contracts.stage import StageConfig
+from deepcoder_trainer.checkpoint.opening import open_run_storage
 from deepcoder_trainer.checkpoint.sources import Sources
-from deepcoder_trainer.checkpoint.storage import open_run_storage
 from deepcoder_trainer.curation.progress import Figures
 from deepcoder_trainer.curation.stage import CuratedSet, RunCuration, curated_set
 from deepcoder_trainer.judge.connect import connect_judge
 from deepcoder_trainer.judge.local import LocalJudge
-from deepcoder_trainer.starting import load_tokenizer
+from deepcoder_trainer.tokenizer import load_tokenizer
 
 
 async def attempt(config: StageConfig, folder: Path, local: LocalJudge) -> CuratedSet:

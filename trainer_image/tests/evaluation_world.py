@@ -25,8 +25,9 @@ from deepcoder_contracts.stage import (
     StageType,
     Storage,
 )
+from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.checkpoint.sources import Sources
-from deepcoder_trainer.checkpoint.storage import ObjectStore, open_storage
+from deepcoder_trainer.checkpoint.storage import ObjectStore
 from deepcoder_trainer.checkpoint.transfer import upload_files
 from deepcoder_trainer.errors import SamplerLost
 from deepcoder_trainer.evaluation.context import EvaluationContext

@@ -16,7 +16,7 @@ import torch
 
 from deepcoder_trainer.learner.export import in_one_buffer, padded
 from deepcoder_trainer.learner.sending import WeightSender
-from deepcoder_trainer.probe import Probe
+from deepcoder_trainer.pipeline.probe import Probe
 from deepcoder_trainer.problems.prompt import EncodedProblem
 from deepcoder_trainer.sampler import engine as engines
 from deepcoder_trainer.sampler.settings import EngineSettings

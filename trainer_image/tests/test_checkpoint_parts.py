@@ -17,7 +17,7 @@ from botocore.exceptions import ClientError
 
 from deepcoder_trainer.checkpoint import storage_s3
 from deepcoder_trainer.checkpoint.errors import ChecksumMismatch, StorageUnavailable
-from deepcoder_trainer.checkpoint.storage import open_storage
+from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.checkpoint.storage_s3 import S3Store
 from deepcoder_trainer.checkpoint.transfer import upload_files
 

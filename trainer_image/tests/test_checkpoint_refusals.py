@@ -14,9 +14,10 @@ from deepcoder_contracts.layout import MANIFEST
 from deepcoder_contracts.manifest import FileEntry
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, NewerSchema, NothingWhole
+from deepcoder_trainer.checkpoint.opening import open_run_storage
 from deepcoder_trainer.checkpoint.reader import find_resume_point, read_manifest
 from deepcoder_trainer.checkpoint.state import PipelineState
-from deepcoder_trainer.checkpoint.storage import file_sha256, open_run_storage
+from deepcoder_trainer.checkpoint.storage import file_sha256
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.learner.dcp import SafetensorsReader

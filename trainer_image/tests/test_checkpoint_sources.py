@@ -13,8 +13,9 @@ import pytest
 from deepcoder_contracts.stage import ModelSource
 from deepcoder_trainer.checkpoint import sources
 from deepcoder_trainer.checkpoint.errors import StorageUnavailable
+from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.checkpoint.sources import Sources
-from deepcoder_trainer.checkpoint.storage import StoredObject, open_storage
+from deepcoder_trainer.checkpoint.storage import StoredObject
 from deepcoder_trainer.errors import BadConfig
 
 

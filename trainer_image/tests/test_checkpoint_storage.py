@@ -19,7 +19,8 @@ from deepcoder_trainer.checkpoint.errors import (
     StorageDenied,
     StorageUnavailable,
 )
-from deepcoder_trainer.checkpoint.storage import ObjectStore, join_key, open_storage, refuse_traversal
+from deepcoder_trainer.checkpoint.opening import open_storage
+from deepcoder_trainer.checkpoint.storage import ObjectStore, join_key, refuse_traversal
 
 
 @pytest.fixture(params=["file", pytest.param("s3", marks=pytest.mark.s3)])

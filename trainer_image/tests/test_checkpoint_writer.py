@@ -13,8 +13,8 @@ from checkpoint_saving import save
 from deepcoder_contracts.manifest import FileEntry
 from deepcoder_contracts.stage import StageConfig, Storage
 from deepcoder_trainer.checkpoint.errors import CheckpointFailed, StorageUnavailable
+from deepcoder_trainer.checkpoint.opening import open_run_storage
 from deepcoder_trainer.checkpoint.state import PipelineState
-from deepcoder_trainer.checkpoint.storage import open_run_storage
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
 from deepcoder_trainer.surroundings import Surroundings
 

@@ -34,7 +34,7 @@ from judge_pods import judge_server
 from deepcoder_contracts.judge import Kind
 from deepcoder_trainer import samples
 from deepcoder_trainer.__main__ import main
-from deepcoder_trainer.checkpoint.storage import open_storage
+from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.curation.rates import read_pass_rates
 from deepcoder_trainer.problems.dataset import DatasetError, load_dataset
 

@@ -21,8 +21,9 @@ from deepcoder_contracts.curation import CurationManifest, Layout
 from deepcoder_contracts.layout import parse_curation_dir
 from deepcoder_contracts.stage import JudgeEndpoint, StageConfig, Storage
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged
+from deepcoder_trainer.checkpoint.opening import open_run_storage
 from deepcoder_trainer.checkpoint.sources import Sources
-from deepcoder_trainer.checkpoint.storage import ObjectStore, open_run_storage
+from deepcoder_trainer.checkpoint.storage import ObjectStore
 from deepcoder_trainer.curation.progress import Figures
 from deepcoder_trainer.curation.stage import CuratedSet, RunCuration, curated_set, find_curated
 from deepcoder_trainer.errors import BadConfig
@@ -30,7 +31,7 @@ from deepcoder_trainer.judge.backend import Judgement
 from deepcoder_trainer.judge.submission import Submission
 from deepcoder_trainer.problems.dataset import load_dataset
 from deepcoder_trainer.problems.files import DatasetError
-from deepcoder_trainer.starting import load_tokenizer
+from deepcoder_trainer.tokenizer import load_tokenizer
 from deepcoder_trainer.types import Problem
 
 PROBLEMS = 24

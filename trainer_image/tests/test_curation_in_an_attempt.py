@@ -17,10 +17,10 @@ from deepcoder_contracts.judge import JudgeResponse, TestVerdict, Verdict
 from deepcoder_contracts.manifest import Manifest
 from deepcoder_contracts.progress import TrainerPhase
 from deepcoder_contracts.stage import DatasetSource, StageConfig
-from deepcoder_trainer import attempt
 from deepcoder_trainer.judge.backend import Judgement
 from deepcoder_trainer.judge.submission import Submission
 from deepcoder_trainer.modelconfig import model_files
+from deepcoder_trainer.running import attempt
 from deepcoder_trainer.stopping import Stop
 from deepcoder_trainer.telemetry.progress import Progress
 

@@ -15,7 +15,8 @@ import pytest
 from curation_world import mathematics_row, own_row
 
 from deepcoder_trainer.checkpoint.errors import StorageUnavailable
-from deepcoder_trainer.checkpoint.storage import ObjectStore, StoredObject, open_storage
+from deepcoder_trainer.checkpoint.opening import open_storage
+from deepcoder_trainer.checkpoint.storage import ObjectStore, StoredObject
 from deepcoder_trainer.curation import logs
 from deepcoder_trainer.curation.journal import Journal
 from deepcoder_trainer.curation.logs import FileLog, StoredLog

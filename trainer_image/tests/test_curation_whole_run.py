@@ -19,7 +19,7 @@ from real_runs import NUMBERS, RealRun, make_model
 from deepcoder_contracts.curation import CurationManifest
 from deepcoder_contracts.layout import MANIFEST, parse_checkpoint_dir
 from deepcoder_contracts.manifest import Manifest
-from deepcoder_trainer.checkpoint.storage import open_storage
+from deepcoder_trainer.checkpoint.opening import open_storage
 
 pytestmark = [pytest.mark.long, pytest.mark.vllm, pytest.mark.timeout(1800)]
 

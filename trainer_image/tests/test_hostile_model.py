@@ -16,10 +16,10 @@ import torch
 from deepcoder_contracts.recipe import Precision
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.learner.model import load_policy, read_config
-from deepcoder_trainer.sampler.engine import engine_arguments
 from deepcoder_trainer.sampler.settings import EngineSettings
 from deepcoder_trainer.sampler.start import model_files
-from deepcoder_trainer.starting import load_tokenizer
+from deepcoder_trainer.sampler.translation import engine_arguments
+from deepcoder_trainer.tokenizer import load_tokenizer
 
 
 class Payload:

@@ -14,8 +14,8 @@ from deepcoder_contracts.learner_memory import GB, checkpoint_bytes, learner_mem
 from deepcoder_contracts.model_shape import KNOWN, kv_bytes_per_token, parameters
 from deepcoder_contracts.recipe import Precision, Recipe
 from deepcoder_trainer.plan.document import Planned
-from deepcoder_trainer.plan.shapes import model_shape
 from deepcoder_trainer.plan.splits import Question, changes_for_any, split, splits
+from deepcoder_trainer.shapes import model_shape
 
 CONFIG = KNOWN["hf://deepseek-ai/DeepSeek-R1-Distill-Qwen-14B"]
 QWEN_14B = model_shape(CONFIG)

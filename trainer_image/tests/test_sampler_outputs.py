@@ -12,8 +12,9 @@ import pytest
 
 from deepcoder_trainer.errors import SamplerLost
 from deepcoder_trainer.sampler import engine as engine_module
-from deepcoder_trainer.sampler.engine import AsyncEngine, generation_from
+from deepcoder_trainer.sampler.engine import AsyncEngine
 from deepcoder_trainer.sampler.settings import EngineSettings
+from deepcoder_trainer.sampler.translation import generation_from
 from deepcoder_trainer.types import Finish, GenerationRequest
 
 

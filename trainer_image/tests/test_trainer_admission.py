@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from controller_world import GROUP, PROBLEMS, PROMPTS, ScriptedSampler, World, scripted_reward, stage_config
 
-from deepcoder_trainer import controller
 from deepcoder_trainer.errors import SamplerLost
+from deepcoder_trainer.pipeline import controller
 from deepcoder_trainer.rollout.rollout import Admitted, Rollout, Sampling
 from deepcoder_trainer.rollout.underway import UnderWay
 from deepcoder_trainer.types import Outcome, Problem

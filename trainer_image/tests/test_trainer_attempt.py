@@ -16,9 +16,10 @@ from attempt_world import World
 from controller_world import PROMPTS, scripted_reward
 
 from deepcoder_contracts.stage import StageConfig
-from deepcoder_trainer import attempt, stopping
-from deepcoder_trainer.attempt import Attempt
+from deepcoder_trainer import stopping
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
+from deepcoder_trainer.running import attempt
+from deepcoder_trainer.running.attempt import Attempt
 from deepcoder_trainer.samples import read_samples
 from deepcoder_trainer.telemetry.samples import SampleSink
 from deepcoder_trainer.types import Outcome, Problem

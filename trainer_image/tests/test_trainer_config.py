@@ -19,7 +19,7 @@ from deepcoder_trainer.config import load_config
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.localrun import LocalRun, held_by_gate
 from deepcoder_trainer.sampler.settings import engine_settings
-from deepcoder_trainer.starting import load_tokenizer
+from deepcoder_trainer.tokenizer import load_tokenizer
 
 LOCAL: dict[str, Any] = {
     "kind": "LocalRun",

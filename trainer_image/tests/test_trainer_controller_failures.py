@@ -17,9 +17,9 @@ from controller_world import (
     until,
 )
 
-from deepcoder_trainer import groups
 from deepcoder_trainer.checkpoint.errors import StorageUnavailable
 from deepcoder_trainer.errors import LearnerLost, SamplerLost
+from deepcoder_trainer.pipeline import groups
 from deepcoder_trainer.ports import SandboxUnavailable
 from deepcoder_trainer.types import Outcome, Problem
 

@@ -6,7 +6,7 @@ import pytest
 from controller_world import PROMPTS, stage_config
 
 from deepcoder_trainer.checkpoint.state import PipelineState
-from deepcoder_trainer.course import Course
+from deepcoder_trainer.pipeline.course import Course
 
 DATASETS = {"datasets": [{"name": "held", "uri": "/h"}]}
 

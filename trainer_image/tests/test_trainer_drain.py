@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from deepcoder_trainer import drain
+from deepcoder_trainer.running import drain
 from deepcoder_trainer.stopping import Moment, Stop
 
 DRIVER = """
 import asyncio, sys
-from deepcoder_trainer.drain import Driver
+from deepcoder_trainer.running.drain import Driver
 from deepcoder_trainer.stopping import Moment, Stop, stop_on_signals
 
 async def main():

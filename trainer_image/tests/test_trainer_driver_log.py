@@ -16,14 +16,14 @@ import pytest
 
 from deepcoder_contracts.layout import log_key
 from deepcoder_contracts.stage import StageConfig
-from deepcoder_trainer import driverlog
+from deepcoder_trainer.running import driverlog
 
 SECRET = "the-key-of-the-team"
 
 TRAINER = """
 import os, signal, sys, time
 from pathlib import Path
-from deepcoder_trainer.driverlog import save_at_the_end
+from deepcoder_trainer.running.driverlog import save_at_the_end
 
 save_at_the_end(Path(sys.argv[1]))
 for i in range(int(sys.argv[2])):
@@ -117,7 +117,7 @@ def test_run_in_a_cluster_saves_its_log(config: tuple[Path, Path], printed: IO[b
 
 
 def test_what_is_printed_to_a_terminal_or_a_pipe_is_not_saved(config: tuple[Path, Path]) -> None:
-    command = "import sys; from pathlib import Path; from deepcoder_trainer import driverlog\n"
+    command = "import sys; from pathlib import Path; from deepcoder_trainer.running import driverlog\n"
     command += "driverlog.save_at_the_end(Path(sys.argv[1])); print(len(driverlog._children))"
     done = subprocess.run([sys.executable, "-c", command, str(config[0])], capture_output=True, timeout=60)
     assert done.stdout == b"0\n"

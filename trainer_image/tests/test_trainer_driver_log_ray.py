@@ -19,12 +19,12 @@ import pytest
 
 from deepcoder_contracts.layout import log_key
 from deepcoder_contracts.stage import StageConfig
-from deepcoder_trainer import driverlog
+from deepcoder_trainer.running import driverlog
 
 TRAINER = """
 import os, signal, sys, time
 from pathlib import Path
-from deepcoder_trainer.driverlog import save_at_the_end
+from deepcoder_trainer.running.driverlog import save_at_the_end
 
 save_at_the_end(Path(sys.argv[1]))
 print("logged in with", os.environ["WANDB_API_KEY"], file=sys.stderr)

@@ -17,8 +17,8 @@ from deepcoder_contracts.layout import evaluation_dir
 from deepcoder_contracts.manifest import ManifestKind
 from deepcoder_contracts.stage import EvaluationDataset, ModelSource, StageConfig
 from deepcoder_trainer.checkpoint.errors import StorageUnavailable
+from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.checkpoint.reader import read_manifest
-from deepcoder_trainer.checkpoint.storage import open_storage
 from deepcoder_trainer.checkpoint.verify import walk_chain
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.evaluation.answers import Answer

@@ -12,7 +12,7 @@ from evaluation_world import broken_judge, make_context
 
 from deepcoder_trainer.checkpoint import transfer
 from deepcoder_trainer.checkpoint.errors import StorageUnavailable
-from deepcoder_trainer.checkpoint.storage import open_storage
+from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.evaluation import journal as journal_module
 from deepcoder_trainer.evaluation.answers import Answer
 from deepcoder_trainer.evaluation.journal import Journal

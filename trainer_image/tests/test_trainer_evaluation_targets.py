@@ -13,10 +13,11 @@ import yaml
 
 from deepcoder_contracts.rope import RopeScaling, RopeType
 from deepcoder_contracts.stage import EvaluationDataset
-from deepcoder_trainer.checkpoint.storage import open_storage
+from deepcoder_trainer.checkpoint.modelfiles import model_digest
+from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.evaluation.cli import add_arguments, stage_config
-from deepcoder_trainer.evaluation.targets import model_digest, newest_export
+from deepcoder_trainer.evaluation.targets import newest_export
 
 
 def test_the_newest_export_is_the_highest_step_with_a_manifest_that_no_later_claim_overtook(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from evaluation_world import Context, make_context, results_of
 
 from deepcoder_contracts.layout import evaluation_dir
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged
-from deepcoder_trainer.checkpoint.storage import open_storage
+from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.checkpoint.verify import walk_chain
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.evaluation import commit as committing

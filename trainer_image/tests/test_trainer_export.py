@@ -22,7 +22,7 @@ from deepcoder_contracts.manifest import Manifest
 from deepcoder_contracts.recipe import Precision
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.__main__ import main
-from deepcoder_trainer.checkpoint.storage import open_storage
+from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.checkpoint.verify import walk_chain
 from deepcoder_trainer.export.card import model_card
 from deepcoder_trainer.export.compare import Difference

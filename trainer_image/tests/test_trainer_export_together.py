@@ -13,7 +13,7 @@ from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.manifest import ManifestKind, ParentRef
 from deepcoder_trainer.checkpoint import storage_s3
 from deepcoder_trainer.checkpoint.errors import StorageUnavailable
-from deepcoder_trainer.checkpoint.storage import open_storage
+from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.checkpoint.verify import Link, walk_chain
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.export.publish import check_free, publish

@@ -31,13 +31,13 @@ from deepcoder_contracts.stage import (
 from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.judge import bearer as bearer_module
-from deepcoder_trainer.judge.admission import refuse_unjudgeable
 from deepcoder_trainer.judge.backend import JudgeRefused
 from deepcoder_trainer.judge.client import JudgeClient
 from deepcoder_trainer.judge.endpoints import Endpoints
 from deepcoder_trainer.judge.submission import JudgedProblem, Submission
 from deepcoder_trainer.judge.together import transport as transport_module
 from deepcoder_trainer.judge.together.transport import TogetherTransport
+from deepcoder_trainer.running.judgeable import refuse_unjudgeable
 from deepcoder_trainer.types import Problem
 
 DOUBLE = Problem(

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from deepcoder_contracts.stage import Storage
-from deepcoder_trainer.checkpoint.storage import open_run_storage
+from deepcoder_trainer.checkpoint.opening import open_run_storage
 from deepcoder_trainer.errors import BadConfig
-from deepcoder_trainer.runner import check_storage
+from deepcoder_trainer.running.runner import check_storage
 
 
 @pytest.mark.parametrize(

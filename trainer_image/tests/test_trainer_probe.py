@@ -17,7 +17,7 @@ import pytest
 from controller_world import PROBLEMS, World, stage_config
 
 from deepcoder_trainer.errors import SamplerLost
-from deepcoder_trainer.probe import EVERY_STEPS, RAREST_STEPS, Probe, summary
+from deepcoder_trainer.pipeline.probe import EVERY_STEPS, RAREST_STEPS, Probe, summary
 from deepcoder_trainer.sampler.group import SamplerGroup
 from deepcoder_trainer.types import Batch, Finish, Generation, GenerationRequest, WeightRefs
 

@@ -12,7 +12,7 @@ from controller_world import GROUP, PROBLEMS, PROMPTS, World, scripted_reward, s
 
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.checkpoint.state import PipelineState, load_state, save_state
-from deepcoder_trainer.refill import drawn_problem, teaches_nothing
+from deepcoder_trainer.pipeline.refill import drawn_problem, teaches_nothing
 from deepcoder_trainer.types import Group, Outcome, Problem
 
 LIMIT = 2

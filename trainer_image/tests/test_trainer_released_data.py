@@ -21,8 +21,8 @@ from released_world import STARTER, taco_rows, write_hub
 from deepcoder_contracts.curation import CurationSet
 from deepcoder_contracts.judge import Kind, Scoring
 from deepcoder_contracts.stage import DatasetSource, EvaluationDataset
+from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.checkpoint.sources import Sources
-from deepcoder_trainer.checkpoint.storage import open_storage
 from deepcoder_trainer.evaluation.benchmarks import load_benchmark
 from deepcoder_trainer.problems.dataset import DatasetError, load_dataset
 

@@ -10,7 +10,7 @@ import pytest
 
 from deepcoder_contracts.layout import metrics_key, samples_key
 from deepcoder_contracts.steps import StepRecord, merge_steps
-from deepcoder_trainer.checkpoint.storage import open_storage
+from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.report import cli
 from deepcoder_trainer.report.braille import curve
 from deepcoder_trainer.report.figures import run_figures

@@ -15,8 +15,8 @@ from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.modelconfig import read_model_config, rope_entries
 from deepcoder_trainer.plan.check import check
-from deepcoder_trainer.sampler.engine import engine_arguments
 from deepcoder_trainer.sampler.settings import EngineSettings, engine_settings
+from deepcoder_trainer.sampler.translation import engine_arguments
 
 YARN = RopeScaling(type="Yarn", factor=4, original_positions=16)
 DYNAMIC = RopeScaling(type="Dynamic", factor=4, original_positions=16)

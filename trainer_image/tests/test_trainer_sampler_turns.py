@@ -19,9 +19,10 @@ from deepcoder_contracts.stage import Placement, StageConfig
 from deepcoder_trainer.errors import SamplerLost
 from deepcoder_trainer.sampler import engine as engines
 from deepcoder_trainer.sampler.actor import SamplerActor
-from deepcoder_trainer.sampler.engine import AsyncEngine, engine_arguments
+from deepcoder_trainer.sampler.engine import AsyncEngine
 from deepcoder_trainer.sampler.group import SamplerGroup
 from deepcoder_trainer.sampler.settings import EngineSettings, engine_settings
+from deepcoder_trainer.sampler.translation import engine_arguments
 from deepcoder_trainer.types import GenerationRequest, WeightRefs
 
 REFS = WeightRefs((), "float32")

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from real_runs import RealRun, make_model
 
-from deepcoder_trainer.checkpoint.storage import open_storage
+from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.checkpoint.verify import walk_chain
 from deepcoder_trainer.evaluation.plan import samples_path
 from deepcoder_trainer.report.history import read_history

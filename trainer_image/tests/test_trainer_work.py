@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepcoder_contracts.recipe import Order
-from deepcoder_trainer import work
+from deepcoder_trainer.pipeline import work
+from deepcoder_trainer.pipeline.work import Unfinished, WorkBuffer, WorkPolicy, choose_window
 from deepcoder_trainer.types import Group
-from deepcoder_trainer.work import Unfinished, WorkBuffer, WorkPolicy, choose_window
 
 runs = st.fixed_dictionaries(
     {

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from deepcoder_trainer.ports import Observer
 
 _COMMANDS = {
-    "drain": ("deepcoder_trainer.drain", "ask a running trainer to save and leave"),
+    "drain": ("deepcoder_trainer.running.drain", "ask a running trainer to save and leave"),
     "verify": ("deepcoder_trainer.checkpoint.cli", "walk a checkpoint's lineage and check every link"),
     "curate": ("deepcoder_trainer.curation.cli", "make a training set from published problem sets"),
     "evaluate": ("deepcoder_trainer.evaluation.cli", "measure a model on problem sets"),
@@ -70,7 +70,7 @@ def _run(options: argparse.Namespace) -> int:
     from deepcoder_contracts.stage import StageConfig
     from deepcoder_trainer.cluster import in_cluster
     from deepcoder_trainer.config import load_config
-    from deepcoder_trainer.driverlog import save_at_the_end
+    from deepcoder_trainer.running.driverlog import save_at_the_end
 
     _log(verbose=options.verbose)
     config = load_config(options.config)
@@ -95,7 +95,7 @@ def _run_to_its_end(config: StageConfig | LocalRun, judge: LocalJudge | None) ->
     import asyncio
 
     from deepcoder_trainer.cluster import in_cluster
-    from deepcoder_trainer.runner import run
+    from deepcoder_trainer.running.runner import run
     from deepcoder_trainer.telemetry.observers import Console
 
     # Threads that spin at barriers starve each other where processes share cores.

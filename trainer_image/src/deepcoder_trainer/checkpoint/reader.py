@@ -32,8 +32,9 @@ from deepcoder_trainer.checkpoint.errors import (
     refuse_newer,
 )
 from deepcoder_trainer.checkpoint.listing import PIN, read_listing
+from deepcoder_trainer.checkpoint.opening import open_run_storage, open_storage
 from deepcoder_trainer.checkpoint.state import PipelineState, load_state
-from deepcoder_trainer.checkpoint.storage import ObjectStore, join_key, open_run_storage, open_storage
+from deepcoder_trainer.checkpoint.storage import ObjectStore, join_key
 from deepcoder_trainer.checkpoint.transfer import download_files
 from deepcoder_trainer.types import Learner
 

@@ -19,8 +19,9 @@ from urllib.parse import urlsplit
 from deepcoder_contracts.layout import MANIFEST
 from deepcoder_contracts.stage import ModelSource
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, StorageUnavailable
+from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.checkpoint.reader import read_manifest
-from deepcoder_trainer.checkpoint.storage import ObjectStore, StoredObject, open_storage, refuse_traversal
+from deepcoder_trainer.checkpoint.storage import ObjectStore, StoredObject, refuse_traversal
 from deepcoder_trainer.checkpoint.transfer import download_files, locked
 from deepcoder_trainer.checkpoint.verify import check_file, unlisted_files
 from deepcoder_trainer.errors import BadConfig

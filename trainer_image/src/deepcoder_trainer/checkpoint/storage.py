@@ -13,9 +13,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlsplit
-
-from deepcoder_contracts.stage import Storage
 
 CHUNK = 1 << 20
 """Bytes read at a time when hashing or copying."""
@@ -81,25 +78,6 @@ class ObjectStore(Protocol):
     def delete_prefix(self, prefix: str, *, keep: frozenset[str] = frozenset()) -> int:
         """Delete all objects below `prefix` (a folder: it ends in `/`) but those whose key is in `keep`."""
         ...
-
-
-def open_storage(uri: str, endpoint: str | None = None, region: str | None = None) -> ObjectStore:
-    """The store whose root is `uri`: `s3://bucket/prefix`, or `file:///path`. Opens no connection yet."""
-    parts = urlsplit(uri)
-    if parts.scheme == "file" and not parts.netloc:
-        from deepcoder_trainer.checkpoint.storage_file import FileStore
-
-        return FileStore(Path(parts.path))
-    if parts.scheme == "s3" and parts.netloc:
-        from deepcoder_trainer.checkpoint.storage_s3 import S3Store
-
-        return S3Store(parts.netloc, parts.path.strip("/"), endpoint=endpoint, region=region)
-    raise ValueError(f"storage URI {uri!r} is neither s3://bucket/prefix nor file:///path")
-
-
-def open_run_storage(storage: Storage) -> ObjectStore:
-    """The store of a stage config's `storage`."""
-    return open_storage(storage.uri, storage.endpoint, storage.region)
 
 
 def file_sha256(path: Path) -> str:

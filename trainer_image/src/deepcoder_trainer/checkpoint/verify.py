@@ -16,8 +16,9 @@ from deepcoder_contracts.layout import MANIFEST
 from deepcoder_contracts.lineage import cut_short
 from deepcoder_contracts.manifest import FileEntry, Manifest
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ObjectMissing
+from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.checkpoint.reader import read_manifest
-from deepcoder_trainer.checkpoint.storage import ObjectStore, open_storage
+from deepcoder_trainer.checkpoint.storage import ObjectStore
 from deepcoder_trainer.checkpoint.transfer import PARTIAL
 
 _LONGEST_CHAIN = 100_000

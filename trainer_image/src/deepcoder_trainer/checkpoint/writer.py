@@ -38,10 +38,11 @@ from deepcoder_trainer.checkpoint.errors import (
     StorageError,
 )
 from deepcoder_trainer.checkpoint.listing import read_listing
+from deepcoder_trainer.checkpoint.opening import open_run_storage
 from deepcoder_trainer.checkpoint.reader import read_manifest
 from deepcoder_trainer.checkpoint.retention import payloads_to_prune
 from deepcoder_trainer.checkpoint.state import PipelineState, save_state
-from deepcoder_trainer.checkpoint.storage import ObjectStore, open_run_storage
+from deepcoder_trainer.checkpoint.storage import ObjectStore
 from deepcoder_trainer.checkpoint.transfer import upload_files
 from deepcoder_trainer.surroundings import Surroundings
 from deepcoder_trainer.types import Learner

@@ -116,7 +116,7 @@ def _curate(options: argparse.Namespace, endpoint: JudgeEndpoint, judge: object)
 
 
 def _place(options: argparse.Namespace, scratch: Path) -> Place:
-    from deepcoder_trainer.checkpoint.storage import open_storage
+    from deepcoder_trainer.checkpoint.opening import open_storage
     from deepcoder_trainer.curation.byhand import Place
 
     if not options.output_dir.startswith("s3://"):
@@ -142,7 +142,7 @@ def _curation(options: argparse.Namespace, place: Place) -> tuple[Curation, Mode
     sources = Sources(endpoint=options.s3_endpoint, region=options.s3_region)
     tokenizer, model = None, None
     if (named := options.tokenizer or options.model) is not None:
-        from deepcoder_trainer.starting import load_tokenizer
+        from deepcoder_trainer.tokenizer import load_tokenizer
 
         tokenizer = load_tokenizer(sources.model(ModelSource(uri=_uri(named))))
     if options.model is not None:
@@ -193,10 +193,10 @@ def _check_numbers(options: argparse.Namespace) -> None:
 
 
 def _model(options: argparse.Namespace, sources: Sources) -> Model:
+    from deepcoder_trainer.checkpoint.modelfiles import model_digest
     from deepcoder_trainer.curation.byhand import Model
     from deepcoder_trainer.curation.engine import Engines, engine_config
     from deepcoder_trainer.curation.sampling import Asked
-    from deepcoder_trainer.evaluation.targets import model_digest
 
     directory = sources.model(ModelSource(uri=_uri(options.model)))
     engines = Engines(options.tp, options.engines, options.accelerators, options.float32)

@@ -69,9 +69,9 @@ async def open_engine(config: StageConfig, model_dir: Path) -> AsyncIterator[Sam
     from deepcoder_trainer.cluster import connect_ray
     from deepcoder_trainer.modelconfig import read_model_config
     from deepcoder_trainer.plan.check import check
-    from deepcoder_trainer.plan.shapes import model_shape
     from deepcoder_trainer.sampler.pretrained import push_pretrained
     from deepcoder_trainer.sampler.start import start_samplers
+    from deepcoder_trainer.shapes import model_shape
 
     model_config = read_model_config(model_dir)
     check(config, model_config)

@@ -12,7 +12,7 @@ import matplotlib as mpl
 from deepcoder_trainer.curation import filters
 from deepcoder_trainer.curation.prepare import Candidate
 from deepcoder_trainer.curation.tally import Tally
-from deepcoder_trainer.report.plots import STYLE
+from deepcoder_trainer.plotstyle import STYLE
 
 _KEPT, _BAR = "#059669", "#2563eb"
 _SHADES = ("#94a3b8", "#f59e0b", "#ef4444", "#8b5cf6", "#0ea5e9", "#ec4899", "#a3a3a3", "#84cc16", "#f97316", "#14b8a6")

@@ -24,8 +24,8 @@ from deepcoder_contracts.learner_memory import element_bytes
 from deepcoder_contracts.model_shape import parameters
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.background import Background, abandonable, first_cause
+from deepcoder_trainer.checkpoint.opening import open_run_storage
 from deepcoder_trainer.checkpoint.sources import Sources
-from deepcoder_trainer.checkpoint.storage import open_run_storage
 from deepcoder_trainer.cluster import connect_ray
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.evaluation.answers import read_answers
@@ -38,10 +38,10 @@ from deepcoder_trainer.judge.connect import open_judge
 from deepcoder_trainer.judge.local import LocalJudge
 from deepcoder_trainer.modelconfig import read_model_config
 from deepcoder_trainer.plan.check import check
-from deepcoder_trainer.plan.shapes import model_shape
 from deepcoder_trainer.rollout.answers import AnswerVerifier
 from deepcoder_trainer.rollout.reward import JudgeReward
-from deepcoder_trainer.starting import load_tokenizer
+from deepcoder_trainer.shapes import model_shape
+from deepcoder_trainer.tokenizer import load_tokenizer
 from deepcoder_trainer.types import Generation, GenerationRequest, WeightRefs
 
 

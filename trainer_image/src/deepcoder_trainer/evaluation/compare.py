@@ -24,7 +24,8 @@ from rich.console import Console
 from deepcoder_contracts.base import VersionedContract
 from deepcoder_contracts.manifest import Manifest
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, StorageError
-from deepcoder_trainer.checkpoint.storage import ObjectStore, open_storage
+from deepcoder_trainer.checkpoint.opening import open_storage
+from deepcoder_trainer.checkpoint.storage import ObjectStore
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.evaluation.results import Comparison, Estimate, EvaluationResults, Scores, compare, scores
 from deepcoder_trainer.evaluation.stats import problem_means

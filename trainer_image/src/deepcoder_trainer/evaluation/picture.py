@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deepcoder_trainer.evaluation.results import DatasetResult, Estimate, EvaluationResults, part_order
-from deepcoder_trainer.report.plots import STYLE
+from deepcoder_trainer.plotstyle import STYLE
 
 _COLOURS = ("#2563eb", "#d97706", "#059669", "#9333ea", "#dc2626")
 

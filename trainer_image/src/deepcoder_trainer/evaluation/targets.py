@@ -7,7 +7,6 @@ so its files are hashed.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,14 @@ from deepcoder_contracts.manifest import Manifest, ManifestKind, ParentRef
 from deepcoder_contracts.stage import ModelSource, StageConfig
 from deepcoder_trainer.checkpoint.errors import ConfigMismatch, ObjectMissing
 from deepcoder_trainer.checkpoint.listing import read_listing
+from deepcoder_trainer.checkpoint.modelfiles import model_digest
+from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.checkpoint.reader import read_manifest
 from deepcoder_trainer.checkpoint.sources import Sources
-from deepcoder_trainer.checkpoint.storage import ObjectStore, file_sha256, open_storage
+from deepcoder_trainer.checkpoint.storage import ObjectStore
 from deepcoder_trainer.errors import BadConfig
 
 BASE = "Base"
-_WEIGHTS_AND_WORDS = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 
 log = logging.getLogger(__name__)
 
@@ -44,13 +44,6 @@ def resolve_targets(config: StageConfig, store: ObjectStore, sources: Sources) -
     assert config.stage.evaluate is not None, "the contract sees to it"
     names = config.stage.evaluate.targets or [_newest(config, store)]
     return [_base(config, sources) if name == BASE else _exported(name, config, store, sources) for name in names]
-
-
-def model_digest(directory: Path) -> str:
-    """Digest of a model folder: names and contents of its weights, configuration and tokenizer."""
-    files = sorted({f for pattern in _WEIGHTS_AND_WORDS for f in directory.glob(pattern)})
-    lines = "".join(f"{f.name} {file_sha256(f)}\n" for f in files)
-    return "sha256:" + hashlib.sha256(lines.encode()).hexdigest()
 
 
 def newest_export(stage: str, store: ObjectStore) -> str | None:

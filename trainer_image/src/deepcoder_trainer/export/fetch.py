@@ -16,8 +16,8 @@ from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.layout import MANIFEST
 from deepcoder_contracts.manifest import Manifest, ManifestKind
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ObjectMissing, StorageError
+from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.checkpoint.reader import read_manifest
-from deepcoder_trainer.checkpoint.storage import open_storage
 from deepcoder_trainer.checkpoint.transfer import download_files
 from deepcoder_trainer.checkpoint.verify import unlisted_files
 from deepcoder_trainer.errors import BadConfig

@@ -22,7 +22,8 @@ from deepcoder_contracts.layout import MANIFEST
 from deepcoder_contracts.manifest import FileEntry, Manifest, ManifestKind, ParentRef
 from deepcoder_trainer.checkpoint.code import code_digest, versions
 from deepcoder_trainer.checkpoint.errors import ObjectExists, StorageError
-from deepcoder_trainer.checkpoint.storage import ObjectStore, file_sha256, open_storage
+from deepcoder_trainer.checkpoint.opening import open_storage
+from deepcoder_trainer.checkpoint.storage import ObjectStore, file_sha256
 from deepcoder_trainer.checkpoint.transfer import upload_files
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.export.source import Place

@@ -24,9 +24,10 @@ from deepcoder_contracts.manifest import FileEntry, Manifest, ManifestKind, Pare
 from deepcoder_contracts.stage import ModelSource
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ObjectMissing
 from deepcoder_trainer.checkpoint.listing import read_listing
+from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.checkpoint.reader import read_manifest
 from deepcoder_trainer.checkpoint.sources import Sources
-from deepcoder_trainer.checkpoint.storage import ObjectStore, join_key, open_storage
+from deepcoder_trainer.checkpoint.storage import ObjectStore, join_key
 from deepcoder_trainer.checkpoint.transfer import download_files
 from deepcoder_trainer.checkpoint.verify import Link, check_file, walk_chain
 from deepcoder_trainer.errors import BadConfig

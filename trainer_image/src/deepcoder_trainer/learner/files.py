@@ -13,7 +13,7 @@ from pathlib import Path
 from deepcoder_contracts.manifest import FileEntry, Manifest
 from deepcoder_contracts.stage import Storage
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged
-from deepcoder_trainer.checkpoint.storage import open_run_storage
+from deepcoder_trainer.checkpoint.opening import open_run_storage
 from deepcoder_trainer.checkpoint.transfer import download_files, upload_files
 from deepcoder_trainer.learner.pretrained import write_pretrained
 from deepcoder_trainer.learner.rank import LearnerRank

@@ -41,7 +41,7 @@ from deepcoder_trainer.grpo.summary import combine
 from deepcoder_trainer.learner.actor import LearnerActor
 from deepcoder_trainer.learner.wire import RankSettings, Sums
 from deepcoder_trainer.modelconfig import read_model_config
-from deepcoder_trainer.plan.shapes import model_shape
+from deepcoder_trainer.shapes import model_shape
 from deepcoder_trainer.types import Batch, WeightRefs
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from deepcoder_contracts.fit import length_refusals, rank_refusals, tp_refusals
 from deepcoder_contracts.stage import StageConfig, StageType
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.modelconfig import rope_entries
-from deepcoder_trainer.plan.shapes import model_shape
 from deepcoder_trainer.sampler.settings import engine_settings
+from deepcoder_trainer.shapes import model_shape
 
 
 def check(config: StageConfig, model_config: Mapping[str, Any]) -> None:

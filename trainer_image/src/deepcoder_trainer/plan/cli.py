@@ -18,8 +18,8 @@ from deepcoder_contracts.learner_memory import COLOCATED_SHARE, GB, checkpoint_b
 from deepcoder_contracts.model_shape import parameters
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.plan.document import read_planned
-from deepcoder_trainer.plan.shapes import model_config
 from deepcoder_trainer.plan.splits import Question, Split, changes_for_any, gigabytes, sequences, splits
+from deepcoder_trainer.shapes import model_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

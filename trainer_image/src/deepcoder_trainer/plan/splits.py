@@ -24,7 +24,7 @@ from deepcoder_contracts.recipe import Recipe
 from deepcoder_contracts.supported import stage_refusals
 from deepcoder_trainer.modelconfig import rope_entries
 from deepcoder_trainer.plan.document import Planned
-from deepcoder_trainer.plan.shapes import model_shape
+from deepcoder_trainer.shapes import model_shape
 
 LEARNER_SHARES = (1 / 4, 3 / 8, 1 / 2)
 """Shares of the GPUs that learn: sampling takes longer than training, the more so the longer responses get."""

@@ -22,7 +22,8 @@ from rich.text import Text
 
 from deepcoder_trainer.checkpoint.cli import describe
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, StorageError
-from deepcoder_trainer.checkpoint.storage import ObjectStore, open_storage
+from deepcoder_trainer.checkpoint.opening import open_storage
+from deepcoder_trainer.checkpoint.storage import ObjectStore
 from deepcoder_trainer.checkpoint.verify import Link, walk_chain
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.report.braille import curve

@@ -11,31 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from deepcoder_contracts.steps import StepRecord
+from deepcoder_trainer.plotstyle import INK, MUTED, STYLE
 from deepcoder_trainer.report.history import RunHistory
 
-_INK, _MUTED, _GRID = "#1f2937", "#6b7280", "#e5e7eb"
 _BLUE, _ORANGE, _GREEN = "#2563eb", "#d97706", "#059669"
 _SHADES = ("#f3f6fb", "#ffffff")
 _SMOOTH = 5
-STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "text.color": _INK,
-    "axes.edgecolor": _GRID,
-    "axes.labelcolor": _MUTED,
-    "axes.titlecolor": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": _GRID,
-    "grid.linewidth": 0.8,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
-    "xtick.labelcolor": _MUTED,
-    "ytick.labelcolor": _MUTED,
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
-}
 
 
 def draw(history: RunHistory, path: Path, title: str) -> None:
@@ -86,10 +67,10 @@ def _panel(axis: Any, steps: Sequence[StepRecord], metric: str, title: str, colo
         if steps:
             axis.annotate(
                 steps[start].stage, ((start + end + 1) / 2, 1.0), xycoords=("data", "axes fraction"),
-                xytext=(0, -4), textcoords="offset points", ha="center", va="top", color=_MUTED, fontsize=9,
+                xytext=(0, -4), textcoords="offset points", ha="center", va="top", color=MUTED, fontsize=9,
             )  # fmt: skip
     for start in breaks:
-        axis.axvline(start + 0.5, color=_MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
+        axis.axvline(start + 0.5, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
     smooth = smoothed(values, breaks)
     for start, end in pairwise(edges):  # a stage's curve is not joined to the next one's
         axis.plot(at[start:end], values[start:end], color=colour, alpha=0.25, linewidth=1)
@@ -115,7 +96,7 @@ def _bars(axis: Any, results: Any) -> None:
             means.append(estimate.mean)
             errors.append((estimate.mean - estimate.low, estimate.high - estimate.mean))
     axis.bar(names, means, color=_BLUE, width=0.55, alpha=0.85, zorder=2)
-    axis.errorbar(names, means, yerr=list(zip(*errors, strict=True)) if errors else None, fmt="none", ecolor=_INK,
+    axis.errorbar(names, means, yerr=list(zip(*errors, strict=True)) if errors else None, fmt="none", ecolor=INK,
                   elinewidth=1.2, capsize=4, zorder=3)  # fmt: skip
     for name, mean in zip(names, means, strict=True):
         axis.annotate(f"{mean:.2f}", (name, 0), xytext=(0, 6), textcoords="offset points", ha="center", color="white",

@@ -15,16 +15,14 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
-from typing import Any, Literal, Protocol
-
-import numpy as np
+from typing import Any, Protocol
 
 from deepcoder_trainer.cpus import compute_threads
 from deepcoder_trainer.errors import SamplerLost
 from deepcoder_trainer.loading import loading
-from deepcoder_trainer.sampler.plugin import BACKEND
 from deepcoder_trainer.sampler.settings import EngineSettings
-from deepcoder_trainer.types import BroadcastWeights, CardWeights, Finish, Generation, GenerationRequest, VersionSpan
+from deepcoder_trainer.sampler.translation import Part, engine_arguments, generation_from, refusal, sampling_parameters
+from deepcoder_trainer.types import BroadcastWeights, CardWeights, Generation, GenerationRequest
 
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -43,12 +41,6 @@ CPU_ENVIRONMENT = {
     # written it costs microseconds a step.
     "TORCHDYNAMO_DISABLE": "1",
 }
-FINISHES = {"stop": Finish.STOP, "length": Finish.LENGTH}
-"""vLLM's reasons for the end of a response; all others (abort, error, repetition) are no end of it."""
-
-
-Part = Literal["weights", "kv_cache"]
-"""What an engine that slept takes memory for, in this order; vLLM's own names."""
 
 
 class Engine(Protocol):
@@ -123,75 +115,6 @@ async def start_async_engine(arguments: dict[str, Any], *, sleeps: bool = False)
     engine = await asyncio.to_thread(AsyncLLM.from_engine_args, AsyncEngineArgs(**arguments))
     await engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
     return AsyncEngine(engine, sleeps=sleeps)
-
-
-def engine_arguments(model: str, settings: EngineSettings) -> dict[str, Any]:
-    """vLLM's engine arguments."""
-    common: dict[str, Any] = {
-        "model": model,
-        "trust_remote_code": False,
-        "load_format": "dummy",  # the learner's weights come before the first request
-        "dtype": settings.dtype,
-        "seed": settings.seed,
-        "max_model_len": settings.max_model_len,
-        "max_num_seqs": settings.max_num_seqs,
-        "max_num_batched_tokens": settings.max_num_batched_tokens,
-        "tensor_parallel_size": settings.tensor_parallel,
-        "logprobs_mode": "processed_logprobs",
-        "generation_config": "vllm",  # the model's own sampling defaults must not bias training
-        "weight_transfer_config": {"backend": BACKEND},
-        "disable_log_stats": True,
-        "enable_prefix_caching": settings.prefix_caching,
-        "hf_overrides": dict(settings.model_entries),
-    }
-    if settings.accelerators:
-        # Asleep, it leaves the learner on its card what it had taken for weights, keys and values.
-        common |= {"gpu_memory_utilization": settings.memory_share, "enable_sleep_mode": settings.colocated}
-    else:
-        # A seeded request whose prefill is split ends the engine on CPUs, hence no chunked prefill.
-        common |= {
-            "enforce_eager": True,
-            "kv_cache_memory_bytes": settings.kv_cache_bytes,
-            "enable_chunked_prefill": False,
-        }
-    if settings.deterministic:
-        common |= {"enable_chunked_prefill": False}
-    return common
-
-
-def sampling_parameters(request: GenerationRequest) -> Any:
-    """vLLM's SamplingParams of a request: one final answer, log-probabilities of the sampled tokens alone."""
-    from vllm.sampling_params import RequestOutputKind, SamplingParams
-
-    return SamplingParams(
-        temperature=request.temperature,
-        top_p=request.top_p,
-        seed=request.seed,
-        max_tokens=request.max_tokens,
-        logprobs=0,
-        flat_logprobs=True,
-        detokenize=False,  # vLLM would decode token by token, and each again for its log-probability
-        output_kind=RequestOutputKind.FINAL_ONLY,
-    )
-
-
-def generation_from(output: Any, tokenizer: Any) -> Generation:
-    """A finished vLLM output as our value, its text decoded once.
-
-    Raises `SamplerLost` for an output that ended for a reason of the engine's: half a response is none to learn from.
-    """
-    completion = output.outputs[0]
-    if completion.finish_reason not in FINISHES:
-        raise SamplerLost(f"the engine ended request {output.request_id} itself: {completion.finish_reason}")
-    flat = completion.logprobs
-    return Generation(
-        output_ids=np.asarray(completion.token_ids, np.int32),
-        # The sampled token comes first among a position's entries.
-        logprobs=np.asarray([flat.logprobs[start] for start in flat.start_indices], np.float32),
-        finish=FINISHES[completion.finish_reason],
-        text=tokenizer.decode(completion.token_ids, skip_special_tokens=True),
-        versions=tuple(VersionSpan(int(v.version), v.start, v.end) for v in completion.weight_versions or ()),
-    )
 
 
 class AsyncEngine:
@@ -280,15 +203,6 @@ class AsyncEngine:
     async def close(self) -> None:
         """End the processes."""
         self._engine.shutdown()
-
-
-def refusal(error: BaseException) -> ValueError | None:
-    """The error as the request's own fault, None if it is the engine's. vLLM's own kind is no ValueError."""
-    from vllm.exceptions import VLLMValidationError
-
-    if isinstance(error, ValueError):
-        return error
-    return ValueError(str(error)) if isinstance(error, VLLMValidationError) else None
 
 
 async def update_weights(

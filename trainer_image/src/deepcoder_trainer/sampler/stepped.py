@@ -19,8 +19,8 @@ from typing import Any
 
 from deepcoder_trainer.errors import SamplerLost
 from deepcoder_trainer.loading import loading
-from deepcoder_trainer.sampler.engine import Part, engine_arguments, generation_from, refusal, sampling_parameters
 from deepcoder_trainer.sampler.settings import EngineSettings
+from deepcoder_trainer.sampler.translation import Part, engine_arguments, generation_from, refusal, sampling_parameters
 from deepcoder_trainer.types import Generation, GenerationRequest
 
 

@@ -15,17 +15,18 @@ from deepcoder_contracts.exit import ExitCode, ExitRecord
 from deepcoder_contracts.layout import exit_key
 from deepcoder_contracts.manifest import Manifest, ParentRef
 from deepcoder_contracts.stage import StageConfig, StageType, Storage
-from deepcoder_trainer.attempt import Attempt
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ObjectMissing, StorageDenied
 from deepcoder_trainer.checkpoint.listing import StageListing, read_listing
+from deepcoder_trainer.checkpoint.opening import open_run_storage
 from deepcoder_trainer.checkpoint.reader import read_manifest
-from deepcoder_trainer.checkpoint.storage import ObjectStore, open_run_storage
+from deepcoder_trainer.checkpoint.storage import ObjectStore
 from deepcoder_trainer.cluster import most_of
-from deepcoder_trainer.drain import Driver
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.judge.local import LocalJudge
 from deepcoder_trainer.localrun import LocalRun, held_by_gate
 from deepcoder_trainer.ports import Observer
+from deepcoder_trainer.running.attempt import Attempt
+from deepcoder_trainer.running.drain import Driver
 from deepcoder_trainer.stopping import Moment, Stop, stop_on_signals
 
 log = logging.getLogger(__name__)

@@ -24,10 +24,10 @@ from deepcoder_contracts.gate import GateRecord
 from deepcoder_contracts.recipe import Order
 from deepcoder_trainer.checkpoint.errors import CheckpointFailed
 from deepcoder_trainer.checkpoint.state import PipelineState
-from deepcoder_trainer.course import Course
+from deepcoder_trainer.pipeline.course import Course
+from deepcoder_trainer.pipeline.work import Left, WorkBuffer
 from deepcoder_trainer.ports import Checkpoints, Ending
 from deepcoder_trainer.stopping import Moment, Stop, StopReached
-from deepcoder_trainer.work import Left, WorkBuffer
 
 log = logging.getLogger(__name__)
 

@@ -19,10 +19,10 @@ from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.checkpoint.state import PipelineState
 from deepcoder_trainer.cluster import shared_places
 from deepcoder_trainer.errors import BadConfig
-from deepcoder_trainer.judge.admission import refuse_unjudgeable
 from deepcoder_trainer.judge.backend import Judge
 from deepcoder_trainer.problems.dataset import load_dataset
 from deepcoder_trainer.problems.prompt import EncodedProblems, encode_problems
+from deepcoder_trainer.running.judgeable import refuse_unjudgeable
 from deepcoder_trainer.sampler.group import SamplerGroup
 from deepcoder_trainer.sampler.start import start_samplers
 from deepcoder_trainer.types import Learner
@@ -31,30 +31,6 @@ if TYPE_CHECKING:
     from deepcoder_trainer.curation.stage import CuratedSet
 
 log = logging.getLogger(__name__)
-
-
-def load_tokenizer(model_dir: Path) -> Any:
-    """The model's tokenizer; raises BadConfig when there is none.
-
-    From tokenizer.json where there is one: the class that AutoTokenizer looks up imports torch, five seconds of CPU
-    time, to do the same.
-    """
-    try:
-        if (model_dir / "tokenizer.json").is_file():
-            from transformers import PreTrainedTokenizerFast
-
-            return PreTrainedTokenizerFast.from_pretrained(model_dir, local_files_only=True)
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
-        if not tokenizer.encode("0"):  # made of nothing, where no file is there to make it of
-            raise ValueError("it knows no text")
-        return tokenizer
-    except (OSError, ValueError) as error:
-        raise BadConfig(
-            f"model.uri {model_dir} has no usable tokenizer: {error}: put the tokenizer.json beside config.json",
-            field="model.uri",
-        ) from error
 
 
 async def start_both(config: StageConfig, model_dir: Path, stack: AsyncExitStack) -> tuple[SamplerGroup, Learner]:

@@ -46,20 +46,20 @@ from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.background import first_cause
 from deepcoder_trainer.checkpoint.errors import CheckpointFailed
 from deepcoder_trainer.checkpoint.state import PipelineState
-from deepcoder_trainer.course import Course
 from deepcoder_trainer.errors import LearnerLost, SamplerLost
-from deepcoder_trainer.groups import Groups
-from deepcoder_trainer.leaving import Saving
+from deepcoder_trainer.pipeline.course import Course
+from deepcoder_trainer.pipeline.groups import Groups
+from deepcoder_trainer.pipeline.leaving import Saving
+from deepcoder_trainer.pipeline.probe import Probe
+from deepcoder_trainer.pipeline.turns import Turns
+from deepcoder_trainer.pipeline.work import Unfinished, WorkBuffer, WorkPolicy
 from deepcoder_trainer.ports import Checkpoints, Ending, Evaluate, Observer, StepReport
-from deepcoder_trainer.probe import Probe
 from deepcoder_trainer.problems.prompt import EncodedProblem
 from deepcoder_trainer.rollout.metrics import batch_metrics, is_collapsing, quarantined, verdict_counts
 from deepcoder_trainer.rollout.rollout import Rollout
 from deepcoder_trainer.rollout.underway import UnderWay
 from deepcoder_trainer.stopping import Moment, Stop, StopReached
-from deepcoder_trainer.turns import Turns
 from deepcoder_trainer.types import Batch, Group, Learner, Sampler
-from deepcoder_trainer.work import Unfinished, WorkBuffer, WorkPolicy
 
 log = logging.getLogger(__name__)
 

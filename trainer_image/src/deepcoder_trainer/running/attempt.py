@@ -19,48 +19,43 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from deepcoder_contracts.exit import ExitCode, ExitRecord
-from deepcoder_contracts.layout import metrics_key
 from deepcoder_contracts.learner_memory import element_bytes
 from deepcoder_contracts.manifest import ComputeThreads
 from deepcoder_contracts.model_shape import parameters
-from deepcoder_contracts.progress import CheckpointSummary, TrainerPhase
+from deepcoder_contracts.progress import TrainerPhase
 from deepcoder_contracts.stage import StageConfig, StageResources, StageType
-from deepcoder_trainer import exits
 from deepcoder_trainer.background import Background, abandonable, first_cause
-from deepcoder_trainer.checkpoint.errors import StorageError
+from deepcoder_trainer.checkpoint.opening import open_run_storage
 from deepcoder_trainer.checkpoint.reader import ResumePoint, find_resume_point
 from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.checkpoint.state import PipelineState
-from deepcoder_trainer.checkpoint.storage import open_run_storage
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter, CommittedCheckpoint
 from deepcoder_trainer.cluster import connect_ray
-from deepcoder_trainer.controller import Controller
-from deepcoder_trainer.driverlog import without_secrets
 from deepcoder_trainer.evaluation.context import EvaluationContext, no_judge
-from deepcoder_trainer.judge.admission import refuse_unjudgeable
 from deepcoder_trainer.judge.backend import Judge
 from deepcoder_trainer.judge.connect import connect_judge
 from deepcoder_trainer.judge.local import LocalJudge
 from deepcoder_trainer.modelconfig import model_files, read_model_config
+from deepcoder_trainer.pipeline.controller import Controller
+from deepcoder_trainer.pipeline.probe import Probe
 from deepcoder_trainer.plan.check import check
-from deepcoder_trainer.plan.shapes import model_shape
 from deepcoder_trainer.ports import Ending, Evaluate, Observer
-from deepcoder_trainer.probe import Probe
 from deepcoder_trainer.problems.prompt import EncodedProblems
 from deepcoder_trainer.rollout.answers import AnswerVerifier
 from deepcoder_trainer.rollout.reward import JudgeReward, Reward, load_reward
 from deepcoder_trainer.rollout.rollout import Rollout, Sampling
+from deepcoder_trainer.running import exits
+from deepcoder_trainer.running.driverlog import without_secrets
+from deepcoder_trainer.running.judgeable import refuse_unjudgeable
+from deepcoder_trainer.running.starting import bring_to, load_problems, start_both
+from deepcoder_trainer.running.telling import Telling
 from deepcoder_trainer.sampler.group import SamplerGroup
 from deepcoder_trainer.sampler.start import start_samplers
-from deepcoder_trainer.starting import bring_to, load_problems, load_tokenizer, start_both
+from deepcoder_trainer.shapes import model_shape
 from deepcoder_trainer.stopping import Moment, Stop, StopReached, stop_on_signals
 from deepcoder_trainer.surroundings import Surroundings, find_accelerator
-from deepcoder_trainer.telemetry.metrics import JsonLines
-from deepcoder_trainer.telemetry.observers import Observers
-from deepcoder_trainer.telemetry.progress import Progress
-from deepcoder_trainer.telemetry.prometheus import Prometheus
-from deepcoder_trainer.telemetry.samples import SampleSink
 from deepcoder_trainer.telemetry.trackers import start_trackers
+from deepcoder_trainer.tokenizer import load_tokenizer
 from deepcoder_trainer.types import Learner
 from deepcoder_trainer.workdir import Workdir
 
@@ -87,18 +82,14 @@ class Attempt:
         self.stop = stop
         self._judge = judge
         self._machine = machine or config.stage.resources
-        self._extra = observers
         self._folder = Workdir()
         self._workdir = self._folder.path
         self._store = open_run_storage(config.storage)
         self._sources = Sources(endpoint=config.storage.endpoint, region=config.storage.region)
         self._writer = CheckpointWriter(config, None, workdir=self._workdir, store=self._store)
         self._surroundings = Surroundings()
-        self._progress = Progress(config, stop, self._surroundings)
-        self._prometheus = Prometheus(config)
-        self._prometheus.watch(self._totals)
-        self._metrics = JsonLines(self._workdir / "metrics.jsonl", config.stage.name)
-        self._samples: SampleSink | None = None
+        self._telling = Telling(config, stop, self._store, self._workdir, self._surroundings, observers)
+        self._telling.watch(self._totals)
         self._client: Judge | None = None
         self._sampler: SamplerGroup | None = None
         self._background = Background()
@@ -113,7 +104,7 @@ class Attempt:
             try:
                 record = await self._background.beside(self._run(stack), self._stop_for)
             except Exception as error:
-                record = exits.failed(first_cause(error), self._progress.report().step)
+                record = exits.failed(first_cause(error), self._telling.progress.report().step)
             if self._failure is not None and record.code != ExitCode.DONE:
                 record = exits.failed(first_cause(self._failure), record.step)
             record = await self._tell(record)
@@ -133,14 +124,13 @@ class Attempt:
 
     async def _tell(self, record: ExitRecord) -> ExitRecord:
         """Put exit.json, then all that is not stored yet."""
-        newest = self._progress.checkpoint
+        newest = self._telling.progress.checkpoint
         digest = newest.digest if newest else None
         about = {"manifest_digest": digest, "pod_uid": os.environ.get("POD_UID")}
         record = record.model_copy(update={"message": without_secrets(self.config, record.message), **about})
         await self._in_time("exit.json", self._writer.write_exit(record))
-        await self._in_time("metrics and samples", self._keep_reports())
-        if self._samples is not None:
-            self._samples.give_up()
+        await self._in_time("metrics and samples", self._telling.keep())
+        self._telling.give_up()
         return record
 
     async def _in_time(self, what: str, work: Coroutine[Any, Any, None]) -> None:
@@ -155,8 +145,8 @@ class Attempt:
     async def _run(self, stack: AsyncExitStack) -> ExitRecord:
         config = self.config
         if config.progress is not None:
-            self._background.loop(self._progress.run(config.progress))
-        self._prometheus.serve()
+            self._background.loop(self._telling.progress.run(config.progress))
+        self._telling.prometheus.serve()
         reward, model_dir, tokenizer = await self._unless_stopped(self._prepare(stack))
         if config.stage.type is StageType.EVALUATE:
             return await self._evaluate(stack, reward, model_dir, tokenizer)
@@ -165,7 +155,7 @@ class Attempt:
     async def _prepare(self, stack: AsyncExitStack) -> tuple[Reward, Path, Any]:
         """What samplers and learners need before they are asked for."""
         config = self.config
-        self._extra += tuple(await start_trackers(config))
+        self._telling.also(await start_trackers(config))
         await self._writer.claim()
         reward = await self._reward(stack)
         model_dir = await abandonable(self._sources.model, config.model)
@@ -184,7 +174,7 @@ class Attempt:
         problems, digest = await self._unless_stopped(
             abandonable(load_problems, config, self._sources, tokenizer, self._client, curated)
         )
-        self._progress.trains_on([encoded.problem for encoded in problems.kept])
+        self._telling.progress.trains_on([encoded.problem for encoded in problems.kept])
         sampler, learner = await self._unless_stopped(start_both(config, model_dir, stack))
         self._sampler = sampler
         await self._unless_stopped(self._look_around())
@@ -206,12 +196,12 @@ class Attempt:
             threads=threads,
         )
         stack.push_async_callback(writer.close)
-        writer.on_commit = self._committed
-        writer.before_commit = self._keep_reports_in_time
+        writer.on_commit = self._telling.committed
+        writer.before_commit = self._telling.keep_in_time
         state = await self._unless_stopped(bring_to(point, learner, config))
         if point is not None and point.own:
             writer.latest = CommittedCheckpoint(point.ref, point.manifest)
-            self._committed(writer.latest)
+            self._telling.committed(writer.latest)
         if point is not None and point.own and point.manifest.final:
             log.info("stage %s had ended at step %d: exporting it", config.stage.name, state.step)
             ending = Ending(state.step, drained=False, gate=point.manifest.gate)
@@ -235,12 +225,12 @@ class Attempt:
         from deepcoder_trainer.curation.progress import Figures
         from deepcoder_trainer.curation.stage import RunCuration, curated_set
 
-        observer = self._observer()
+        observer = self._telling.observer()
         observer.on_phase(TrainerPhase.CURATING)
 
         def told(phase: str, done: int, total: int) -> None:
-            self._progress.curating(phase, done, total)
-            self._prometheus.curating(phase, done, total)
+            self._telling.progress.curating(phase, done, total)
+            self._telling.prometheus.curating(phase, done, total)
 
         judge = self._client
         if judge is None:  # the run's reward is a function of its own
@@ -267,13 +257,13 @@ class Attempt:
         """Train from `state` until the stage is over or a stop is asked for."""
         config, recipe = self.config, self.config.recipe
         prompts = {p.problem.id: p.problem.prompt for p in problems.kept}
-        self._samples = SampleSink(self._store, config.stage.name, config.ordinal, prompts, self._workdir / "samples")
-        self._background.loop(self._samples.run())
-        observer = self._observer(self._samples)
+        samples = self._telling.keep_samples(prompts)
+        self._background.loop(samples.run())
+        observer = self._telling.observer(samples)
         context = self._context(sampler, reward, tokenizer)
         sampling = Sampling(recipe.seed, recipe.group_size, config.stage.context_tokens, recipe.temperature)
         rollout, client = Rollout(sampler, reward, sampling), self._client
-        self._progress.resumed_at(state.step)
+        self._telling.progress.resumed_at(state.step)
         observer.on_phase(TrainerPhase.TRAINING)
         controller = Controller(
             config=config,
@@ -288,8 +278,8 @@ class Attempt:
             metrics=point.manifest.metrics if point is not None and point.own else {},
             evaluate=_evaluator(context) if config.stage.evaluate else None,
             health=lambda: self._health(sampler, writer),
-            on_unjudged=self._samples.keep,
-            on_dropped=self._samples.dropped,
+            on_unjudged=samples.keep,
+            on_dropped=samples.dropped,
             probe=Probe(recipe, problems.kept, sampler, config.stage.context_tokens),
             admission_gate=(lambda: rollout.room(lambda: client.capacity)) if client is not None else None,
         )
@@ -310,7 +300,7 @@ class Attempt:
 
     def _totals(self) -> dict[str, float]:
         """Counts of the parts beside the loop since the attempt's start, for whoever scrapes."""
-        totals = {"samples_lost": float(self._samples.lost) if self._samples is not None else 0.0}
+        totals: dict[str, float] = {}
         if self._client is not None:
             retries = self._client.retries.items()
             totals |= {f"sandbox_retries{{reason={reason}}}": float(count) for reason, count in retries}
@@ -326,7 +316,7 @@ class Attempt:
         sampler = self._sampler = await self._unless_stopped(start_samplers(self.config, model_dir))
         stack.push_async_callback(sampler.close)
         await self._unless_stopped(self._look_around())
-        observer = self._observer()
+        observer = self._telling.observer()
         observer.on_phase(TrainerPhase.EVALUATING)
         await self._unless_stopped(run_evaluate_stage(self._context(sampler, reward, tokenizer)))
         return exits.completed()
@@ -347,17 +337,9 @@ class Attempt:
             workdir=self._workdir,
             dtype="float32" if self.config.recipe.precision == "Float32" else "bfloat16",
             surroundings=self._surroundings,
-            told=self._evaluated,
+            told=self._telling.evaluated,
             judge_version=self._client.version if self._client is not None else no_judge,
         )
-
-    def _evaluated(self, figures: Mapping[str, float]) -> None:
-        """What a target of an Evaluate stage came to: for whoever scrapes, and for the operator."""
-        self._prometheus.evaluated(figures)
-        self._progress.evaluated(figures)
-
-    def _observer(self, *more: Observer) -> Observers:
-        return Observers([self._progress, self._metrics, self._prometheus, *more, *self._extra])
 
     async def _reward(self, stack: AsyncExitStack) -> Reward:
         own = None if self.config.recipe.reward is None else load_reward(self.config.recipe.reward)
@@ -371,13 +353,6 @@ class Attempt:
         stack.push_async_callback(answers.close)
         return JudgeReward(self._client, answers)
 
-    def _committed(self, committed: CommittedCheckpoint) -> None:
-        manifest = committed.manifest
-        self._prometheus.committed(manifest)
-        self._progress.checkpoint = CheckpointSummary(
-            uri=committed.ref.uri, digest=committed.ref.digest, step=manifest.step
-        )
-
     async def _let_commit(self, writer: CheckpointWriter) -> None:
         """The attempt fails, but a checkpoint may be on its way: it is worth a moment."""
         try:
@@ -385,23 +360,6 @@ class Attempt:
                 await self.stop.before(Moment.SAVED, writer.wait())
         except Exception as error:  # whatever it is, the attempt fails of something else
             log.error("the last checkpoint was not committed: %s", error)
-
-    async def _keep_reports_in_time(self) -> None:
-        """Before each commit: what was told of its steps is stored, since no later attempt makes them again."""
-        try:
-            await self.stop.before(Moment.REPORTED, self._keep_reports())
-        except StopReached:
-            log.warning("the checkpoint goes before metrics and samples: the stop leaves no time for both")
-
-    async def _keep_reports(self) -> None:
-        if self._metrics.path.exists():
-            key = metrics_key(self.config.stage.name, self.config.ordinal)
-            try:
-                await asyncio.to_thread(self._store.put_file, key, self._metrics.path)
-            except (StorageError, OSError) as error:
-                log.error("metrics.jsonl could not be stored, the next checkpoint tries again: %s", error)
-        if self._samples is not None:
-            await self._samples.flush()
 
     def _last_metrics(self) -> Mapping[str, float]:
         latest = self._writer.latest

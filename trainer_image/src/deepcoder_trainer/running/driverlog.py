@@ -40,7 +40,7 @@ def save_at_the_end(config: Path) -> None:
     """Start what saves the log once this process is over; nothing where stderr is no file, as in a terminal."""
     if not stat.S_ISREG(os.fstat(2).st_mode):
         return
-    command = [sys.executable, "-m", "deepcoder_trainer.driverlog", str(config.resolve()), str(os.getpid())]
+    command = [sys.executable, "-m", "deepcoder_trainer.running.driverlog", str(config.resolve()), str(os.getpid())]
     # Ray and the kubelet ask all of the trainer's processes to stop; this one has its work after that. It is born with
     # these signals blocked; one that comes here meanwhile is had as soon as they are not.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _ASKED)
@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> int:
 def _save(path: Path) -> None:
     from deepcoder_contracts.layout import log_key
     from deepcoder_contracts.stage import StageConfig
-    from deepcoder_trainer.checkpoint.storage import open_run_storage
+    from deepcoder_trainer.checkpoint.opening import open_run_storage
     from deepcoder_trainer.config import load_config
 
     config = load_config(path)

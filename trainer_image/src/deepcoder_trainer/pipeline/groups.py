@@ -19,13 +19,13 @@ from dataclasses import replace
 
 from deepcoder_contracts.recipe import Recipe
 from deepcoder_trainer.background import first_cause
+from deepcoder_trainer.pipeline.refill import drawn_problem, teaches_nothing
+from deepcoder_trainer.pipeline.work import WorkBuffer
 from deepcoder_trainer.ports import SandboxUnavailable
 from deepcoder_trainer.problems.prompt import EncodedProblem
-from deepcoder_trainer.refill import drawn_problem, teaches_nothing
 from deepcoder_trainer.rollout.metrics import quarantined
 from deepcoder_trainer.rollout.rollout import Admitted, Rollout
 from deepcoder_trainer.types import Batch, Group
-from deepcoder_trainer.work import WorkBuffer
 
 QUARANTINE_RATIO = 0.01
 """Share of a batch beyond which samples that no judge could judge make its statistics worthless."""

@@ -1,0 +1,107 @@
+"""Whom an attempt tells what it does (operator, Prometheus, metrics.jsonl, samples, trackers), and what is stored.
+
+A sink that fails costs what it was told and never the attempt: metrics and samples that could not be stored are tried
+again with the next checkpoint. When a stop leaves no time for both, the checkpoint goes before them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from deepcoder_contracts.layout import metrics_key
+from deepcoder_contracts.progress import CheckpointSummary
+from deepcoder_contracts.stage import StageConfig
+from deepcoder_trainer.checkpoint.errors import StorageError
+from deepcoder_trainer.checkpoint.storage import ObjectStore
+from deepcoder_trainer.checkpoint.writer import CommittedCheckpoint
+from deepcoder_trainer.ports import Observer
+from deepcoder_trainer.stopping import Moment, Stop, StopReached
+from deepcoder_trainer.surroundings import Surroundings
+from deepcoder_trainer.telemetry.metrics import JsonLines
+from deepcoder_trainer.telemetry.observers import Observers
+from deepcoder_trainer.telemetry.progress import Progress
+from deepcoder_trainer.telemetry.prometheus import Prometheus
+from deepcoder_trainer.telemetry.samples import SampleSink
+
+log = logging.getLogger(__name__)
+
+
+class Telling:
+    """An attempt's sinks, as long as it runs."""
+
+    def __init__(
+        self,
+        config: StageConfig,
+        stop: Stop,
+        store: ObjectStore,
+        workdir: Path,
+        surroundings: Surroundings,
+        observers: Iterable[Observer] = (),
+    ) -> None:
+        self._config, self._stop, self._store, self._workdir = config, stop, store, workdir
+        self.progress = Progress(config, stop, surroundings)
+        self.prometheus = Prometheus(config)
+        self._metrics = JsonLines(workdir / "metrics.jsonl", config.stage.name)
+        self._samples: SampleSink | None = None
+        self._extra = tuple(observers)
+
+    def also(self, observers: Iterable[Observer]) -> None:
+        """Others who are told from here on."""
+        self._extra += tuple(observers)
+
+    def observer(self, *more: Observer) -> Observers:
+        """All of them as one."""
+        return Observers([self.progress, self._metrics, self.prometheus, *more, *self._extra])
+
+    def watch(self, totals: Callable[[], Mapping[str, float]]) -> None:
+        """Counts since the attempt's start of its parts beside the loop, for whoever scrapes; samples' are added."""
+
+        def counted() -> dict[str, float]:
+            return {"samples_lost": float(self._samples.lost) if self._samples is not None else 0.0, **totals()}
+
+        self.prometheus.watch(counted)
+
+    def keep_samples(self, prompts: Mapping[str, str]) -> SampleSink:
+        """The sink of the stage's rollouts, whose loop somebody has to run; `prompts` by problem."""
+        stage = self._config.stage.name
+        self._samples = SampleSink(self._store, stage, self._config.ordinal, prompts, self._workdir / "samples")
+        return self._samples
+
+    def evaluated(self, figures: Mapping[str, float]) -> None:
+        """What a target of an Evaluate stage came to: for whoever scrapes, and for the operator."""
+        self.prometheus.evaluated(figures)
+        self.progress.evaluated(figures)
+
+    def committed(self, committed: CommittedCheckpoint) -> None:
+        """A checkpoint stands."""
+        manifest = committed.manifest
+        self.prometheus.committed(manifest)
+        self.progress.checkpoint = CheckpointSummary(
+            uri=committed.ref.uri, digest=committed.ref.digest, step=manifest.step
+        )
+
+    async def keep_in_time(self) -> None:
+        """Before each commit: what was told of its steps is stored, since no later attempt makes them again."""
+        try:
+            await self._stop.before(Moment.REPORTED, self.keep())
+        except StopReached:
+            log.warning("the checkpoint goes before metrics and samples: the stop leaves no time for both")
+
+    async def keep(self) -> None:
+        """Store what was told so far."""
+        if self._metrics.path.exists():
+            key = metrics_key(self._config.stage.name, self._config.ordinal)
+            try:
+                await asyncio.to_thread(self._store.put_file, key, self._metrics.path)
+            except (StorageError, OSError) as error:
+                log.error("metrics.jsonl could not be stored, the next checkpoint tries again: %s", error)
+        if self._samples is not None:
+            await self._samples.flush()
+
+    def give_up(self) -> None:
+        """Samples that are not stored by now are lost."""
+        if self._samples is not None:
+            self._samples.give_up()

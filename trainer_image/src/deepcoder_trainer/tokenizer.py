@@ -1,0 +1,32 @@
+"""The model's tokenizer, for training, curation and evaluation alike; raises `BadConfig` where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from deepcoder_trainer.errors import BadConfig
+
+
+def load_tokenizer(model_dir: Path) -> Any:
+    """The model's tokenizer; raises BadConfig when there is none.
+
+    From tokenizer.json where there is one: the class that AutoTokenizer looks up imports torch, five seconds of CPU
+    time, to do the same.
+    """
+    try:
+        if (model_dir / "tokenizer.json").is_file():
+            from transformers import PreTrainedTokenizerFast
+
+            return PreTrainedTokenizerFast.from_pretrained(model_dir, local_files_only=True)
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
+        if not tokenizer.encode("0"):  # made of nothing, where no file is there to make it of
+            raise ValueError("it knows no text")
+        return tokenizer
+    except (OSError, ValueError) as error:
+        raise BadConfig(
+            f"model.uri {model_dir} has no usable tokenizer: {error}: put the tokenizer.json beside config.json",
+            field="model.uri",
+        ) from error
