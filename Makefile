@@ -38,7 +38,7 @@ e2e:  ## end-to-end tests on the real cluster, minutes each
 	@$(PY) -m pytest -m "(e2e or cluster) and not long"
 
 test-long: setup  ## chaos, fuzzing, scale at full length
-	@$(PY) -m devcluster build --with kueue --with registry
+	@$(PY) -m devcluster build --with kueue --with keda --with registry
 	@$(PY) -m pytest -m "long"
 
 lint: setup  ## ruff, mypy, import-linter, generated files

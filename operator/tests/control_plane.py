@@ -35,8 +35,9 @@ def programs() -> dict[str, Path] | None:
 
 
 @contextmanager
-def running(directory: Path, paths: dict[str, Path]) -> Iterator[Path]:
-    """Start all, yield the administrator's kubeconfig, and end all."""
+def running(directory: Path, paths: dict[str, Path], *, autoscaled: bool = False) -> Iterator[Path]:
+    """Start all, yield the administrator's kubeconfig, and end all; `autoscaled`: with autoscalers, and metrics that
+    another server may serve."""
     client, peer, secure = _free_ports(3)
     server = f"https://127.0.0.1:{secure}"
     keys = directory / "pki"
@@ -46,9 +47,9 @@ def running(directory: Path, paths: dict[str, Path]) -> Iterator[Path]:
     (directory / "audit-policy.json").write_text(json.dumps(api_audit.POLICY))
     with ExitStack() as stack:
         _start(stack, directory, _etcd(paths["etcd"], directory, client, peer))
-        api = _start(stack, directory, _apiserver(paths["kube-apiserver"], directory, client, secure))
+        api = _start(stack, directory, _apiserver(paths["kube-apiserver"], directory, client, secure, autoscaled))
         _wait_ready(api, directory, server, keys)
-        _start(stack, directory, _controllers(paths["kube-controller-manager"], keys))
+        _start(stack, directory, _controllers(paths["kube-controller-manager"], keys, autoscaled))
         yield kubeconfig
 
 
@@ -67,10 +68,20 @@ def _etcd(program: Path, directory: Path, client: int, peer: int) -> list[str]:
     ]
 
 
-def _apiserver(program: Path, directory: Path, etcd: int, port: int) -> list[str]:
+def _apiserver(program: Path, directory: Path, etcd: int, port: int, autoscaled: bool) -> list[str]:
     keys = directory / "pki"
+    front = f"{keys}/front-proxy-client"
+    aggregated = [
+        f"--requestheader-client-ca-file={keys}/front-proxy-ca.crt",
+        "--requestheader-username-headers=X-Remote-User",
+        "--requestheader-group-headers=X-Remote-Group",
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+        f"--proxy-client-cert-file={front}.crt",
+        f"--proxy-client-key-file={front}.key",
+    ]
     return [
         str(program),
+        *(aggregated if autoscaled else ()),
         f"--etcd-servers=http://127.0.0.1:{etcd}",
         "--bind-address=127.0.0.1",
         "--advertise-address=127.0.0.1",
@@ -89,8 +100,9 @@ def _apiserver(program: Path, directory: Path, etcd: int, port: int) -> list[str
     ]
 
 
-def _controllers(program: Path, keys: Path) -> list[str]:
+def _controllers(program: Path, keys: Path, autoscaled: bool) -> list[str]:
     kubeconfig = keys / "kube-controller-manager.kubeconfig"
+    scalers = ",horizontal-pod-autoscaler-controller" if autoscaled else ""
     return [
         str(program),
         f"--kubeconfig={kubeconfig}",
@@ -104,7 +116,8 @@ def _controllers(program: Path, keys: Path) -> list[str]:
         f"--service-account-private-key-file={keys}/service-accounts.key",
         # Without the collector of finished pods and node life cycle: there is no node, and tests play the kubelet.
         "--controllers=garbage-collector-controller,namespace-controller,serviceaccount-controller,disruption-controller,"
-        "root-ca-certificate-publisher-controller,clusterrole-aggregation-controller",
+        "root-ca-certificate-publisher-controller,clusterrole-aggregation-controller" + scalers,
+        "--horizontal-pod-autoscaler-sync-period=1s",
     ]
 
 

@@ -73,9 +73,15 @@ OPTIONAL = (
         manifests_of="sigs.k8s.io/kueue",
         manifests=("config/components/crd/bases/*.yaml", "config/components/rbac/role.yaml"),
     ),
+    GoProgram(
+        "keda",
+        packages=("github.com/kedacore/keda/v2/cmd/operator", "github.com/kedacore/keda/v2/cmd/adapter"),
+        manifests_of="github.com/kedacore/keda/v2",
+        manifests=("config/crd/bases/*.yaml", "config/rbac/role.yaml"),
+    ),
     GoProgram("registry", packages=("github.com/distribution/distribution/v3/cmd/registry",)),
 )
-"""Built only when named, since they take minutes and only tests of queues and of pushing a chart need them."""
+"""Built only when named, since they take minutes, KEDA half an hour on a busy machine, and single tests need them."""
 
 
 def key(program: GoProgram, go_version: str, modules: Path = GO_MODULES) -> str:
