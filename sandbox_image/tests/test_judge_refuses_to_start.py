@@ -115,8 +115,8 @@ def test_same_kernel_with_landlock_is_accepted():
     assert "NOT enforced" not in accepted.stdout
 
 
-AS = "resource.RLIMIT_AS, address_space, address_space"
-FSIZE = "resource.RLIMIT_FSIZE, limits.file_bytes, limits.file_bytes"
+AS = "setrlimit(RLIMIT_AS, (address_space, address_space))"
+FSIZE = "setrlimit(RLIMIT_FSIZE, (file_bytes, file_bytes))"
 NO_LIMIT = "1 << 40, 1 << 40"
 UID = '"getuid": (102, 174),'
 FCNTLS = "*(1032, 1033, 1034),"
@@ -138,8 +138,8 @@ DEFECTS = {
     "file_changes": ("worker/syscalls.py", UID, f'{UID} "fchmod": (91, 52),'),
     "queued_signals": ("worker/confine.py", "RLIMIT_SIGPENDING, QUEUED_SIGNALS", "RLIMIT_SIGPENDING, 1 << 40"),
     "not_dumpable": ("worker/libc.py", "PR_SET_DUMPABLE = 4", "PR_SET_DUMPABLE = 3"),
-    "memory": ("worker/confine.py", AS, f"resource.RLIMIT_AS, {NO_LIMIT}"),
-    "output": ("worker/confine.py", FSIZE, f"resource.RLIMIT_FSIZE, {NO_LIMIT}"),
+    "memory": ("worker/confine.py", AS, f"setrlimit(RLIMIT_AS, ({NO_LIMIT}))"),
+    "output": ("worker/confine.py", FSIZE, f"setrlimit(RLIMIT_FSIZE, ({NO_LIMIT}))"),
     "threads": ("worker/thread_gate.py", "MAX_THREADS = 128", "MAX_THREADS = 4096"),
     "environment": ("zygote_process.py", "env=ENVIRONMENT,", 'env={**ENVIRONMENT, "TOKEN": "x"},'),
 }

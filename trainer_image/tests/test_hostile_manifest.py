@@ -12,7 +12,7 @@ from deepcoder_trainer.checkpoint.verify import Link
 from deepcoder_trainer.export.card import model_card
 from deepcoder_trainer.export.compare import Difference
 from deepcoder_trainer.export.formats import Format
-from deepcoder_trainer.export.source import Place
+from deepcoder_trainer.export.source import Measured, Place
 
 HOSTILE = "base`</td><script>alert(1)</script>\n# Safe\n\n[click](javascript:alert(1)) | more"
 
@@ -36,7 +36,8 @@ def card(figure: str = "held", **fields: object) -> str:
     link = Link(uri, made.config_digest, made, pruned=False, problems=())
     place = Place(ParentRef(uri=uri, digest=made.config_digest), made, chain=(link,))
     found = Difference(max_abs=0.0, mean_kl=0.0, top1=1.0, positions=1)
-    return model_card("name", place, Format.HUGGINGFACE, "bfloat16", found, {f"eval/{figure}/pass_at_1": 0.5}, {})
+    measured = Measured("0" * 64, 96, 4, {f"eval/{figure}/pass_at_1": 0.5})
+    return model_card("name", place, Format.HUGGINGFACE, "bfloat16", found, [measured], {})
 
 
 def structure(page: str) -> list[str]:

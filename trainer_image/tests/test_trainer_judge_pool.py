@@ -109,15 +109,14 @@ async def test_pods_that_die_leave_and_come_in_mid_load_cost_no_submission(
         def start(number: int) -> JudgeServer:
             return stack.enter_context(judge_server(token, f"127.0.0.{number}", port_of(pool), slots=1))
 
-        pods = await asyncio.gather(*(asyncio.to_thread(start, number) for number in (1, 2, 3)))
+        # The fourth is up before it is in the Service: how long a judge takes to start is not the matter here.
+        *pods, fourth = await asyncio.gather(*(asyncio.to_thread(start, number) for number in (1, 2, 3, 4)))
         names.addresses = [pod.address for pod in pods]
         tasks = [asyncio.create_task(judged(index)) for index in range(90)]
         await until(10)
         os.kill(pods[0].process.pid, signal.SIGKILL)  # a lost pod: the name service learns of it later
         await until(20)
-        names.addresses = [pods[1].address, pods[2].address]
-        fourth = await asyncio.to_thread(start, 4)
-        names.addresses.append(fourth.address)
+        names.addresses = [pods[1].address, pods[2].address, fourth.address]
         await until(40)
         names.addresses.remove(pods[1].address)  # scaled down: taken out of the Service, then told to end
         pods[1].process.terminate()
