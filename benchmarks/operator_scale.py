@@ -5,7 +5,8 @@ and trainers played by a third process (`operator_standin.py`), so pods are obje
 a namespace, a Secret and a pool each. In turn:
 
 1. Runs are applied at a fixed rate, whatever becomes of those before (open loop): the time from each POST to its RayJob
-   on a watch, S3's checks included, and the operator's CPU time up to 10, 100, 300 and 1,000 runs that are Running.
+   on a watch, S3's checks included, and the operator's CPU time up to 10, 100, 300 and 1,000 runs that are Running;
+   less what passes that find nothing to do cost, it is that of a run's passes that write or make something.
 2. Nothing happens: no run is written.
 3. Every run is labelled three times over: the CPU time of passes that find nothing to do.
 4. Every head reports each five seconds: CPU time and writes of statuses.
@@ -160,11 +161,12 @@ async def measure(
             figures["apply_to_rayjob_p99_s"] = percentile(grown.seconds, 0.99)
             figures["curve"] = grown.curve
             figures["curve_exponent"] = exponent(grown.curve)
-            figures["cpu_ms_per_create"] = 1000 * grown.curve[-1][1] / runs
+            figures["cpu_ms_per_run"] = 1000 * grown.curve[-1][1] / runs
             figures["rss_mb_grown"] = w.megabytes("VmHWM")
             counted = await w.metrics()
             for name, series in (("api_requests_per_run", "deepcoder_operator_api_requests_total"),
                                  ("s3_requests_per_run", "deepcoder_operator_storage_requests_total"),
+                                 ("passes_per_run", "deepcoder_operator_passes_total"),
                                  ("status_writes_per_run", "deepcoder_operator_status_writes_total")):  # fmt: skip
                 figures[name] = sum(v for k, v in counted.items() if k.split("{")[0] == series) / total
             say(f"{runs} runs are Running: {json.dumps(figures)}")
@@ -173,6 +175,9 @@ async def measure(
             figures["idle_cpu_share"] = idle
             figures["cpu_ms_per_reconcile"], figures["passes_labelled"] = await label(w, total, 3, idle, pause)
             say(f"labelled: {figures['cpu_ms_per_reconcile']:.2f} ms a pass")
+            # What is made is written first, so a pass that writes no status has found nothing to do.
+            nothing = max(0.0, figures["passes_per_run"] - figures["status_writes_per_run"])
+            figures["cpu_ms_per_create"] = figures["cpu_ms_per_run"] - nothing * figures["cpu_ms_per_reconcile"]
             if beat_seconds:
                 figures |= await _beats(w, total, beat_seconds)
                 say(f"heads have reported: {figures['beats']}")
