@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from deepcoder_cli.commands.stages import told
 from deepcoder_cli.follow import one_line
 from deepcoder_cli.output import cell
 from deepcoder_cli.snapshot import Snapshot
@@ -120,3 +121,8 @@ def test_a_run_without_a_shared_pool_has_one_of_its_own() -> None:
     assert pool_of(shared) == "team"
     shared["spec"]["sandbox"] = {"together": {"credentialsSecretRef": {"name": "together"}}}
     assert pool_of(shared) is None
+
+
+def test_a_stages_row_tells_what_evaluations_came_to_and_not_the_dozens_of_figures_of_a_step() -> None:
+    results = {"reward_mean": 0.7, "entropy": 0.1, "eval/lcb/pass_at_1": 0.5, "eval/lcb/pass_at_1_low": 0.4}
+    assert told(results) == "eval/lcb/pass_at_1 0.5"
