@@ -124,5 +124,5 @@ def test_a_run_without_a_shared_pool_has_one_of_its_own() -> None:
 
 
 def test_a_stages_row_tells_what_evaluations_came_to_and_not_the_dozens_of_figures_of_a_step() -> None:
-    results = {"reward_mean": 0.7, "entropy": 0.1, "eval/lcb/pass_at_1": 0.5, "eval/lcb/pass_at_1_low": 0.4}
+    results = {"reward_mean": "0.7", "entropy": "0.1", "eval/lcb/pass_at_1": "0.5", "eval/lcb/pass_at_1_low": "0.4"}
     assert told(results) == "eval/lcb/pass_at_1 0.5"

@@ -52,7 +52,7 @@ def stages(where: Where, run: str, output: str) -> None:
     table(COLUMNS, rows)
 
 
-def told(results: Mapping[str, float]) -> str:
+def told(results: Mapping[str, str]) -> str:
     """What evaluations came to; a row has no room for the dozens of figures that a training step has."""
     return ", ".join(
         f"{name} {value}"
