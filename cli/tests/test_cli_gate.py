@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from kubernetes import client as kubernetes
 
 from deepcoder_cli import proxy as proxies
+from deepcoder_cli.commands.dashboard import following
 from deepcoder_cli.gate import Gate, Reply
 from deepcoder_cli.proxy import HEAD_SECONDS, Proxy
 from deepcoder_client.connection import Connection
@@ -265,3 +266,19 @@ def test_a_forward_to_nobody_is_unreachable(pod: Pod) -> None:
 def test_a_forward_that_is_refused_names_the_permission_that_is_missing(pod: Pod) -> None:
     with pytest.raises(Forbidden, match="you lack the permission to get pods/portforward in namespace deepcoder"):
         port_forward(pod.connection(), "deepcoder", "page-secret", 8090)
+
+
+def test_a_page_whose_pod_has_gone_is_read_from_another() -> None:
+    ready, asked = ["old"], []
+
+    def dial(pod: str) -> Any:
+        asked.append(pod)
+        if pod not in ready:
+            raise Unreachable(f"{pod} is gone")
+        return pod
+
+    dialled = following("old", lambda: ready[0], dial)
+    assert dialled() == "old"
+    ready[:] = ["new"]
+    assert (dialled(), dialled()) == ("new", "new")
+    assert asked == ["old", "old", "new", "new"]

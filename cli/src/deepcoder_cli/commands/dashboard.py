@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import webbrowser
+from collections.abc import Callable
 
 import click
 
@@ -11,7 +12,7 @@ from deepcoder_cli.options import Where, cluster, examples, run_argument
 from deepcoder_cli.proxy import Proxy
 from deepcoder_client.client import Client
 from deepcoder_client.connection import PODS
-from deepcoder_client.errors import Forbidden, NotFound, Refused
+from deepcoder_client.errors import Forbidden, NotFound, Refused, Unreachable
 from deepcoder_client.forward import Bearer, Stream, forward_rights, port_forward
 
 PORT = 8090
@@ -53,9 +54,11 @@ def dashboard(
     bearer = Bearer(client.connection, service_account, place)
     bearer.token()  # an account that may not be asked for is told now
 
-    def dial() -> Stream:
-        return port_forward(client.connection, operator_namespace, pod, PORT)
-
+    dial = following(
+        pod,
+        lambda: _page(client, operator_namespace),
+        lambda name: port_forward(client.connection, operator_namespace, name, PORT),
+    )
     key = secrets.token_urlsafe(32)
     try:
         proxy = Proxy(port, key, bearer.token, dial)
@@ -68,11 +71,28 @@ def dashboard(
     proxy.serve()
 
 
+def following(pod: str, find: Callable[[], str], dial: Callable[[str], Stream]) -> Callable[[], Stream]:
+    """Dials `pod`, and another once that is gone: the page is upgraded, or its node drained, while somebody reads."""
+    current = pod
+
+    def dialled() -> Stream:
+        nonlocal current
+        try:
+            return dial(current)
+        except Unreachable:
+            current = find()
+            return dial(current)
+
+    return dialled
+
+
 def _page(client: Client, namespace: str) -> str:
-    """A pod of the page's that is ready."""
+    """A pod of the page's that is ready and stays."""
     pods = client.connection.list(PODS, namespace, labelSelector=LABEL)["items"]
     pages = [p for p in pods if str(p["metadata"]["labels"][LABEL]).endswith("-web")]
     for pod in pages:
+        if "deletionTimestamp" in pod["metadata"]:
+            continue
         conditions = (pod.get("status") or {}).get("conditions") or ()
         if any(c["type"] == "Ready" and c["status"] == "True" for c in conditions):
             return str(pod["metadata"]["name"])
