@@ -103,7 +103,8 @@ def main() -> int:
         print(f"docs/acceptance.md names {name}, which does not exist", file=sys.stderr)
     if options.check:
         return 1 if absent else 0
-    known = {path.stem: str(path.relative_to(ROOT)) for path in ROOT.glob("**/tests/**/test_*.py")}
+    ours = [path for place in ("*/tests", "tests") for path in ROOT.glob(f"{place}/**/test_*.py")]
+    known = {path.stem: str(path.relative_to(ROOT)) for path in ours}
     page = filled(page, read(options.files, known), datetime.date.today().isoformat())
     PAGE.write_text(page)
     return 1 if absent or "failed**" in page else 0
