@@ -18,6 +18,7 @@ from pydantic.json_schema import models_json_schema
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_operator.config import OperatorConfig
 from deepcoder_trainer.localrun import LocalRun
+from deepcoder_trainer.problems.rows import ProblemRow
 from deepcoder_web.config import WebConfig
 
 Schema = dict[str, Any]
@@ -32,6 +33,11 @@ FILES: dict[type[BaseModel], tuple[str, str]] = {
         "A stage",
         "What the operator writes for each attempt, in the attempt's ConfigMap, and its trainer reads; "
         "`deepcoder-trainer run --config` takes it by hand, too. A field that a trainer does not know is refused.",
+    ),
+    ProblemRow: (
+        "A row of a training set",
+        "A line of our JSON Lines, or a row of Parquet with these columns; what the published layouts have is in "
+        "[Data](data.md#layouts).",
     ),
     OperatorConfig: ("The operator", "`deepcoder-operator run --config`; the chart makes it from its values."),
     WebConfig: ("The dashboard", "`deepcoder-web serve --config`; the chart makes it from its values."),

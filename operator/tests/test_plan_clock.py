@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import get_args
 
 from plan_world import failed_of, running
 from run_manifests import TRAIN
 
+from deepcoder_contracts.api.attempt_status import AttemptStatus
 from deepcoder_contracts.api.failure import FailureReason
 from deepcoder_contracts.api.run_status import Phase
+from deepcoder_operator.domain.times import _ATTEMPT
 
 HOUR = 3600
+
+
+def test_every_time_of_an_attempt_is_brought_back_or_has_a_bound_of_its_own() -> None:
+    times = {n for n, f in AttemptStatus.model_fields.items() if datetime in (f.annotation, *get_args(f.annotation))}
+    assert times == {*_ATTEMPT, "drain_deadline"}, "tell of it in domain/times.py"
 
 
 def test_progress_is_written_on_after_the_clock_was_set_back() -> None:

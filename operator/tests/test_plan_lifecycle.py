@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from plan_world import POD_SECONDS, UID, Cluster, make_run, reason, running
 from run_manifests import LONGER, TRAIN
 
-from deepcoder_contracts.api.run_status import Phase, StagePhase
+from deepcoder_contracts.api.run_status import TROUBLE, Phase, RunStatus, StagePhase
 from deepcoder_contracts.gate import GateRecord
 from deepcoder_contracts.progress import Desired, TrainerPhase
 from deepcoder_operator.domain.conditions import find_condition
@@ -14,6 +17,7 @@ from deepcoder_operator.domain.heartbeat import reply
 from deepcoder_operator.domain.summary import CONDITIONS
 from deepcoder_operator.domain.world import Problem, RayJobView
 
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "state-machine.md"
 GATE = {"all": [{"metric": "reward_mean", "op": "Ge", "value": 0.5}]}
 
 
@@ -35,6 +39,14 @@ def test_all_conditions_are_there_from_the_first_pass() -> None:
     cluster = Cluster(make_run())
     cluster.step()
     assert [c.type for c in cluster.run.status.conditions] == list(CONDITIONS)
+
+
+def test_every_condition_is_told_on_the_page_and_in_the_crd() -> None:
+    _, after = PAGE.read_text().split("| condition |")
+    rows = re.findall(r"^\| `(\w+)`( \\\*)? \|", after, re.MULTILINE)
+    assert tuple(name for name, _ in rows) == CONDITIONS
+    assert {name for name, mark in rows if mark} == TROUBLE.keys()
+    assert tuple(re.findall(r"[A-Z]\w+", RunStatus.model_fields["conditions"].description or "")) == CONDITIONS
 
 
 def test_intent_is_written_before_the_child_is_made() -> None:

@@ -11,7 +11,7 @@ import livecodebench_stdin_rows
 import pytest
 
 from deepcoder_contracts import judge, judge_time
-from deepcoder_contracts.judge import JudgeRequest, Verdict
+from deepcoder_contracts.judge import JudgeRequest, Scoring, Verdict
 from deepcoder_sandbox import admission, cli, limits, pool, slot
 from deepcoder_sandbox.compare import values
 from deepcoder_sandbox.observer import Phase, Recycled
@@ -85,6 +85,11 @@ def test_limits_that_are_told_otherwise():
 def test_every_verdict_is_told():
     told = {row[0].strip("`") for row in ROWS}
     assert {verdict.value for verdict in Verdict} <= told
+
+
+def test_every_scoring_has_a_column_beside_the_others():
+    (head,) = [row for row in ROWS if row[1:2] == ["strict (default)"]]
+    assert [name.removesuffix(" (default)") for name in head[1:]] == list(Scoring)
 
 
 def test_every_metric_is_told_and_none_that_is_not_there():

@@ -23,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepcoder_contracts import strict
+from deepcoder_contracts.judge import Scoring
 from deepcoder_sandbox.compare import livecodebench, taco, values
 from deepcoder_sandbox.worker import values as encoding
 
@@ -397,6 +398,10 @@ COMPARE = {
     "livecodebench": ours_compares,
     "taco-compat": taco.compare_output,
 }
+
+
+def test_every_scoring_is_flooded():
+    assert set(Scoring) <= COMPARE.keys()
 
 
 @pytest.mark.parametrize("name", floods(0))

@@ -14,7 +14,7 @@ from fuzz_lengths import LONG, SHORT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepcoder_contracts.judge import Verdict
+from deepcoder_contracts.judge import Scoring, Verdict
 from deepcoder_sandbox import admission, outcome
 from deepcoder_sandbox.worker.packets import RunEnded, RunLimits
 
@@ -39,7 +39,7 @@ FIELDS = {
     "memory_limit_mb": st.integers(-1, 70_000) | st.floats(),
     "deadline_s": st.floats() | st.none(),
     "stop_on_first_failure": st.booleans(),
-    "scoring": st.sampled_from(["strict", "livecodebench", "taco-compat", "none"]),
+    "scoring": st.sampled_from([*Scoring, "none"]),
     "float_tolerance": st.floats() | st.none(),
     "unknown": json_values,
 }

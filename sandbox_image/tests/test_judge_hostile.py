@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deepcoder_contracts.judge import Tier, Verdict
+from deepcoder_contracts.judge import Scoring, Tier, Verdict
 
 SECRET = "expected-output-7391"
 
@@ -152,7 +152,7 @@ def test_file_of_the_judges_user_stays_as_it_is(judge, tmp_path):
     assert list(tmp_path.iterdir()) == [victim]
 
 
-@pytest.mark.parametrize("scoring", ["strict", "livecodebench", "taco-compat"])
+@pytest.mark.parametrize("scoring", Scoring)
 def test_expected_output_is_nowhere_in_the_programs_memory(judge, scoring):
     answer = judge(READ_MEMORY, ("", SECRET), scoring=scoring)
     assert [verdict.verdict for verdict in answer.verdicts] == [Verdict.WRONG_ANSWER], answer
@@ -247,7 +247,7 @@ class YesList(list):
 """
 
 
-@pytest.mark.parametrize("scoring", ["strict", "livecodebench", "taco-compat"])
+@pytest.mark.parametrize("scoring", Scoring)
 @pytest.mark.parametrize(
     "returned", ["Yes()", "YesList()", "[Yes()]", "(Yes(),)", "{'a': Yes()}", "type('Y', (), {})()"]
 )
@@ -377,7 +377,7 @@ def test_colliding_integer_keys_do_not_stall_the_comparison(judge_once):
     assert time.monotonic() - started < 60
 
 
-@pytest.mark.parametrize("scoring", ["strict", "livecodebench", "taco-compat"])
+@pytest.mark.parametrize("scoring", Scoring)
 @pytest.mark.parametrize("returned", ["Decimal('sNaN')", "[Decimal('sNaN')]", "Decimal('1e999999999999999999')"])
 def test_number_that_cannot_be_compared_is_wrong_and_not_the_judges_error(judge_once, scoring, returned):
     code = f"from decimal import Decimal\ndef f(n): return {returned}"
@@ -386,7 +386,7 @@ def test_number_that_cannot_be_compared_is_wrong_and_not_the_judges_error(judge_
         assert answer.passed is False, answer
 
 
-@pytest.mark.parametrize("scoring", ["strict", "livecodebench", "taco-compat"])
+@pytest.mark.parametrize("scoring", Scoring)
 def test_value_nested_as_deep_as_admission_lets_through_is_compared(judge_once, scoring):
     for deep in ("[" * 200 + "]" * 200, '{"a":' * 200 + "1" + "}" * 200):
         answer = judge_once("def f(x): return x", (deep, deep), kind="function", fn_name="f", scoring=scoring)

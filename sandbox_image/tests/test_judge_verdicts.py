@@ -2,7 +2,7 @@
 
 import pytest
 
-from deepcoder_contracts.judge import Verdict
+from deepcoder_contracts.judge import Scoring, Verdict
 from deepcoder_sandbox.compare import values
 
 SUM = "print(sum(map(int, input().split())))"
@@ -230,7 +230,7 @@ def test_taco_compat_keeps_the_function_with_more_tests_than_the_released_reward
     assert len(answer.verdicts) == 40
 
 
-@pytest.mark.parametrize("scoring", ["strict", "livecodebench", "taco-compat"])
+@pytest.mark.parametrize("scoring", Scoring)
 def test_function_keeps_its_name_with_many_tests_in_every_scoring(judge_once, scoring):
     tests = [(f"{number}", f"{number + 1}") for number in range(40)]
     code = "def inc(n): return n + 1"
@@ -238,7 +238,7 @@ def test_function_keeps_its_name_with_many_tests_in_every_scoring(judge_once, sc
 
 
 def test_the_harness_result_stands_beside_in_livecodebench_scoring_alone(judge_once):
-    for scoring in ("strict", "taco-compat"):
+    for scoring in set(Scoring) - {Scoring.LIVECODEBENCH}:
         assert judge_once(SUM, ("1 2", "3"), scoring=scoring).lcb is None
     lcb = judge_once(SUM, ("1 2", "3"), ("1 2", "4"), ("1 2", "3"), scoring="livecodebench").lcb
     assert lcb is not None

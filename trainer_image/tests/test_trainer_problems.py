@@ -184,6 +184,16 @@ def test_released_layouts_of_every_source() -> None:
         (own_row(difficulty="easy"), "difficulty is .easy.: .*below metadata"),
         (own_row(kind="function"), "fn_name is needed"),
         (own_row(time_limit_s=0), "time_limit_s"),
+        (own_row(tests=[{"input": "1", "output": "1"}] * 10_001), "^tests: 10001, more than the 10000 that are judged"),
+        (own_row(kind="script", scoring="taco-compat"), "^scoring: taco-compat knows no scripts: use strict$"),
+        (
+            own_row(kind="script", source="livecodebench"),
+            r"^scoring: .*\(source livecodebench has scoring livecodebench\)$",
+        ),
+        (
+            own_row(kind="function", fn_name="f", tests=[{"input": "x", "output": "1"}]),
+            r"^tests\.0\.input: needs one JSON",
+        ),
         ({**released_row("taco", {}), "data_source": ""}, "data_source: missing"),
         ({**released_row("taco", {}), "prompt": []}, "prompt: not one user message"),
         (released_row("taco", {"inputs": ["1"], "outputs": []}), "differ in length"),
@@ -241,7 +251,7 @@ def test_other_content_than_expected_is_refused_before_reading(tmp_path: Path) -
         ('{"id": "x"', r"a\.jsonl:2: not JSON"),
         ("[1]", r"a\.jsonl:2: a list"),
         (json.dumps(own_row(id="p0")), r"a\.jsonl:2: id: 'p0' was used at a\.jsonl:1"),
-        (json.dumps(own_row(fn_name="f")), r"a\.jsonl:2: row: fn_name is needed"),
+        (json.dumps(own_row(fn_name="f")), r"a\.jsonl:2: fn_name is needed"),
     ],
 )
 def test_bad_row_is_named_by_file_and_line(tmp_path: Path, text: str, message: str) -> None:

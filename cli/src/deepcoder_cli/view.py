@@ -20,6 +20,7 @@ from rich.text import Text
 from deepcoder_cli.output import age, printable
 from deepcoder_cli.snapshot import Snapshot
 from deepcoder_client.connection import Object
+from deepcoder_contracts.api.run_status import TROUBLE
 
 PHASE_STYLES = {"Complete": "bold green", "Failed": "bold red", "Running": "bold cyan", "Held": "bold yellow"}
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -182,8 +183,7 @@ def _notes(status: Object) -> RenderableType | None:
     lines: list[Text] = []
     for condition in status.get("conditions", []):
         type_, value, message = condition["type"], condition["status"], condition.get("message", "")
-        bad = (type_ in ("Accepted",) and value == "False") or (type_ in ("Stalled", "Failed") and value == "True")
-        if bad and message:
+        if TROUBLE.get(type_) == value and message:
             said = f"{type_}={value} {condition.get('reason', '')}: {message}"
             lines.append(Text(printable(said), style="red"))
         elif type_ == "Progressing" and message:

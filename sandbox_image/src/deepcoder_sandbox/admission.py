@@ -13,7 +13,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from deepcoder_contracts.judge import JudgeRequest, Kind, Problem, Scoring, TestCase
-from deepcoder_contracts.strict import parse_json
+from deepcoder_contracts.judgeable import misfit
 from deepcoder_sandbox.compare.values import check_depth
 
 
@@ -85,13 +85,6 @@ def check(request: JudgeRequest, tests: tuple[TestCase, ...], max_memory_mb: int
     _check_texts(request, tests)
     if "\0" in request.code:
         raise Refused("code: contains a NUL byte, which no Python source may: remove it", "code")
-    if request.float_tolerance is not None and request.scoring is not Scoring.STRICT:
-        raise Refused(
-            f"float_tolerance: scoring {request.scoring} has its own rule for numbers: leave it out, or use strict",
-            "float_tolerance",
-        )
-    if request.kind is Kind.SCRIPT and request.scoring is not Scoring.STRICT:
-        raise Refused(f"scoring: {request.scoring} knows no scripts: use strict", "scoring")
     if max_memory_mb is not None and request.memory_limit_mb > max_memory_mb:
         raise Refused(
             f"memory_limit_mb: {request.memory_limit_mb} is more than this judge's {max_memory_mb}: ask for less, or"
@@ -105,8 +98,9 @@ def check(request: JudgeRequest, tests: tuple[TestCase, ...], max_memory_mb: int
         )
     if request.kind is Kind.FUNCTION:
         _check_depth(tests)
-        if request.scoring is not Scoring.LIVECODEBENCH:  # which has its own answer for tests that are no JSON
-            _check_json(tests)
+    wrong = misfit(request.kind, request.scoring, request.float_tolerance, tests)
+    if wrong is not None:
+        raise Refused(f"{wrong.field}: {wrong.why}", wrong.field)
 
 
 def _check_texts(request: JudgeRequest, tests: tuple[TestCase, ...]) -> None:
@@ -137,17 +131,3 @@ def _check_depth(tests: tuple[TestCase, ...]) -> None:
             except ValueError as error:
                 name = f"tests.{index}.{field}"
                 raise Refused(f"{name}: {error}: flatten it, or leave the test out", name) from None
-
-
-def _check_json(tests: tuple[TestCase, ...]) -> None:
-    for index, test in enumerate(tests):
-        try:
-            for line in test.input.split("\n"):
-                if line.strip():
-                    parse_json(line)
-        except (ValueError, RecursionError):
-            raise Refused(f"tests.{index}.input: needs one JSON value a line", f"tests.{index}.input") from None
-        try:
-            parse_json(test.output)
-        except (ValueError, RecursionError):
-            raise Refused(f"tests.{index}.output: needs to be one JSON value", f"tests.{index}.output") from None

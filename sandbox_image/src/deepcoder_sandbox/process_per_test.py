@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
+from typing import assert_never
 
 from deepcoder_contracts import strict
 from deepcoder_contracts.judge import JudgeRequest, Kind, Scoring, TestCase, TestVerdict, Verdict
@@ -90,11 +91,21 @@ def _verdict(submission: Submission, test: TestCase, bounds: RunLimits, run: Exe
         return outcome.make(Verdict.RUNTIME_ERROR, cpu_s, "the program left before the test had run")
     if request.kind is Kind.FUNCTION:
         difference = _compare_value(run.answer, test, request)
-    elif compat:
-        difference = taco.compare_output(run.stdout, test.output)
     else:
-        difference = strict.compare_text(run.stdout, test.output, request.float_tolerance)
+        difference = _compare_output(run.stdout, test.output, request)
     return outcome.make(Verdict.PASSED if difference is None else Verdict.WRONG_ANSWER, cpu_s, difference)
+
+
+def _compare_output(got: bytes, expected: str, request: JudgeRequest) -> str | None:
+    match request.scoring:
+        case Scoring.STRICT:
+            return strict.compare_text(got, expected, request.float_tolerance)
+        case Scoring.TACO_COMPAT:
+            return taco.compare_output(got, expected)
+        case Scoring.LIVECODEBENCH:
+            raise AssertionError("it has one process a submission: deepcoder_sandbox.lcb_session")
+        case other:
+            assert_never(other)
 
 
 def _compare_value(encoded: bytes, test: TestCase, request: JudgeRequest) -> str | None:

@@ -17,7 +17,7 @@ from typing import Any
 from deepcoder_client.errors import StorageError, StorageFault
 from deepcoder_client.folder import Attempt, Evaluation
 from deepcoder_contracts.api.run import DeepCoderRun
-from deepcoder_contracts.api.run_status import Phase
+from deepcoder_contracts.api.run_status import TROUBLE, Phase
 from deepcoder_contracts.chain import Link
 from deepcoder_contracts.exit import ExitCode
 from deepcoder_contracts.steps import StepRecord
@@ -341,7 +341,7 @@ def pool_document(pool: Mapping[str, Any] | None) -> Document:
 def _message(run: DeepCoderRun) -> str:
     """What a viewer should know first: why it failed, is held, waits or is not accepted."""
     by_type = {c.type: c for c in run.status.conditions}
-    for kind, status in (("Failed", "True"), ("Accepted", "False"), ("Stalled", "True")):
+    for kind, status in TROUBLE.items():
         condition = by_type.get(kind)
         if condition and condition.status == status:
             return condition.message

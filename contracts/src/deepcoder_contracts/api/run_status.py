@@ -14,7 +14,7 @@ from pydantic import Field
 
 from deepcoder_contracts.api.attempt_status import AttemptStatus, BackoffStatus
 from deepcoder_contracts.api.base import NAMED_MAP, DecimalString, Status, lenient
-from deepcoder_contracts.api.condition import Conditions
+from deepcoder_contracts.api.condition import Conditions, ConditionStatus
 from deepcoder_contracts.base import Digest
 from deepcoder_contracts.manifest import ParentRef
 
@@ -36,6 +36,14 @@ class Phase(StrEnum):
     SUSPENDED = "Suspended"
     COMPLETE = "Complete"
     FAILED = "Failed"
+
+
+TROUBLE = {
+    "Failed": ConditionStatus.TRUE,
+    "Accepted": ConditionStatus.FALSE,
+    "Stalled": ConditionStatus.TRUE,
+}
+"""Conditions that say what is wrong with a run, each with the status in which it does; what says most comes first."""
 
 
 class StagePhase(StrEnum):

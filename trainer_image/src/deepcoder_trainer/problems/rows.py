@@ -15,7 +15,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from deepcoder_contracts.judge import Kind, Scoring, TestCase
+from deepcoder_contracts.judge import MAX_TESTS, Kind, Scoring, TestCase
+from deepcoder_contracts.judgeable import misfit
 from deepcoder_trainer.problems.tests import policy_for, select_tests
 from deepcoder_trainer.types import Problem
 
@@ -79,8 +80,10 @@ class ProblemRow(BaseModel):
         if (self.kind is Kind.FUNCTION) != (self.fn_name is not None):
             raise ValueError("fn_name is needed by kind function, and by no other kind")
         scoring = self.scoring or policy_for(self.source).scoring
-        if self.float_tolerance is not None and scoring is not Scoring.STRICT:
-            raise ValueError(f"float_tolerance is for scoring strict, and source {self.source} has {scoring.value}")
+        wrong = misfit(self.kind, scoring, self.float_tolerance, self.tests or ())
+        if wrong is not None:
+            whose = "" if self.scoring else f" (source {self.source} has scoring {scoring})"
+            raise ValueError(f"{wrong.field}: {wrong.why}{whose}")
         return self
 
 
@@ -97,8 +100,10 @@ def parsed_row(row: Mapping[str, Any]) -> ProblemRow:
         return ProblemRow.model_validate(row)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "row"
         message = first["msg"].removeprefix("Value error, ")
+        if not first["loc"]:  # it is about several fields, names them, and has its mend
+            raise RowError(message) from None
+        field = ".".join(str(part) for part in first["loc"])
         mend = "remove it, or move it below metadata" if first["type"] == "extra_forbidden" else "mend this field"
         plain = first["type"] != "missing" and not isinstance(first["input"], dict | list | BaseModel)
         shown = f" is {first['input']!r:.80}" if plain else ""
@@ -109,11 +114,14 @@ def problem_from_row(row: Mapping[str, Any]) -> Problem:
     """The problem of a row in either layout, with the tests and limits of its source. Raises RowError."""
     parsed = parsed_row(row)
     policy = policy_for(parsed.source)
+    tests = select_tests(parsed.source, parsed.tests or [])
+    if len(tests) > MAX_TESTS:
+        raise RowError(f"tests: {len(tests)}, more than the {MAX_TESTS} that are judged: leave some out")
     return Problem(
         id=parsed.id,
         source=parsed.source,
         prompt=parsed.prompt,
-        tests=select_tests(parsed.source, parsed.tests or []),
+        tests=tests,
         kind=parsed.kind,
         fn_name=parsed.fn_name,
         time_limit_s=parsed.time_limit_s if parsed.time_limit_s is not None else policy.time_limit_s,

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
-from deepcoder_contracts import strict
 from deepcoder_contracts.judge import JudgeRequest, Kind, Scoring, TestCase
 from deepcoder_contracts.judge_time import submission_limit_s
+from deepcoder_contracts.judgeable import misfit
 from deepcoder_trainer.judge.together.harness import packed
 from deepcoder_trainer.judge.together.runner import SETTINGS
 from deepcoder_trainer.types import Problem
@@ -82,9 +82,8 @@ def refusal(problem: Problem) -> str | None:
             f"a test expects more than {OUTPUT_BYTES // 2} bytes, or all together more than {REPORT_BYTES // 2}, and "
             "judge.backend Together sends no more back: leave tests out, or use a SandboxPool or judge.backend Local"
         )
-    if problem.kind is Kind.FUNCTION:
-        return _function_refusal(problem.tests)
-    return None
+    wrong = misfit(problem.kind, problem.scoring, problem.float_tolerance, problem.tests)
+    return None if wrong is None else f"{wrong.field}: {wrong.why}"
 
 
 def scoring_refusal(scoring: Scoring) -> str | None:
@@ -95,20 +94,6 @@ def scoring_refusal(scoring: Scoring) -> str | None:
         f"judge.backend Together knows scoring strict only, not {scoring.value}: use a SandboxPool or judge.backend "
         "Local, or give the problem scoring: strict"
     )
-
-
-def _function_refusal(tests: Sequence[TestCase]) -> str | None:
-    for index, test in enumerate(tests):
-        try:
-            for line in test.input.split("\n"):
-                if line.strip():
-                    strict.parse_json(line)
-            strict.parse_json(test.output)
-        except (ValueError, RecursionError):
-            return (
-                f"tests[{index}] of a function needs one JSON value a line of input, and one as output: mend the test"
-            )
-    return None
 
 
 def _text(name: str) -> str:

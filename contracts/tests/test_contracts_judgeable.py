@@ -1,0 +1,33 @@
+"""What no program can be judged by: told alike wherever it is asked, with the field and the mend."""
+
+import pytest
+
+from deepcoder_contracts.judge import Kind, Scoring, TestCase
+from deepcoder_contracts.judgeable import Misfit, misfit
+
+
+def ask(
+    kind: Kind, scoring: Scoring, given: str = "1", output: str = "2", tolerance: float | None = None
+) -> Misfit | None:
+    return misfit(kind, scoring, tolerance, [TestCase(input=given, output=output)])
+
+
+@pytest.mark.parametrize("scoring", set(Scoring) - {Scoring.STRICT})
+def test_scripts_and_tolerances_are_for_strict_alone(scoring: Scoring) -> None:
+    assert ask(Kind.SCRIPT, scoring) == ("scoring", f"{scoring} knows no scripts: use strict")
+    wrong = ask(Kind.STDIN, scoring, tolerance=1e-6)
+    assert wrong is not None
+    assert wrong.field == "float_tolerance"
+    assert ask(Kind.SCRIPT, Scoring.STRICT, tolerance=1e-6) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "output", "field"),
+    [("x", "1", "tests.0.input"), ("1\nx", "1", "tests.0.input"), ("1", "", "tests.0.output"), ("[1]\n\n2", "3", None)],
+)
+def test_tests_of_a_function_are_json(given: str, output: str, field: str | None) -> None:
+    for scoring in (Scoring.STRICT, Scoring.TACO_COMPAT):
+        wrong = ask(Kind.FUNCTION, scoring, given, output)
+        assert (wrong.field if wrong else None) == field
+    assert ask(Kind.FUNCTION, Scoring.LIVECODEBENCH, given, output) is None
+    assert ask(Kind.STDIN, Scoring.STRICT, given, output) is None
