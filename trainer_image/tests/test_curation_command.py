@@ -252,7 +252,7 @@ def test_pass_rates_are_of_one_model_and_problems_of_one_set(tmp_path: Path) -> 
     ("rows", "options", "message"),
     [
         ({"x": [{"text": "?"}]}, [], "no row of x="),
-        ({"x": [taco_row(question="")]}, [], "no problem is left: the filters dropped all 1"),
+        ({"x": [taco_row(question="")]}, [], "the first of each filter: empty_statement: x"),
         ({"x": [own_row()]}, ["--against", "nothing"], "--against 'nothing': write NAME=URI"),
         ({"x": [own_row()]}, ["--against", "e=/nowhere"], "--against /nowhere does not exist"),
         ({"x": [own_row()]}, ["--min-tests", "0"], "--min-tests 0"),

@@ -74,7 +74,10 @@ def with_recipe(index: int, recipe: dict[str, Any]) -> dict[str, Any]:
         (with_recipe(0, {"seed": 1}), "stages.0.recipe.seed", "there is no such field"),
         (with_recipe(1, {"learningRate": 1e-5}), None, r"stages\[test\].recipe: an Evaluate stage trains nothing"),
         (with_recipe(0, {"tokensPerDevice": 8}), "recipe.tokensPerDevice", "raise it to at least"),
-        (changed(storage={"uri": "ftp://x"}), "storage.uri", "storage.uri is 'ftp://x'"),
+        (changed(storage={"uri": "ftp://x"}), "storage.uri", "storage.uri is 'ftp://x': give s3://bucket/prefix or "),
+        (changed(storage={"uri": "/my/run"}), "storage.uri", r"here file:///my/run$"),
+        (changed(dataset={"uri": "d.jsonl"}), "dataset.uri", rf"or a path from /.*, here file://{Path.cwd()}/d.jsonl$"),
+        ({k: v for k, v in LOCAL.items() if k != "kind"}, "kind", "kind: missing: .*write kind: LocalRun"),
     ],
 )
 def test_a_wrong_file_is_refused_with_field_value_and_mend(

@@ -70,6 +70,19 @@ def test_without_a_driver_there_is_nothing_to_wait_for(tmp_path: Path) -> None:
     assert run_drain(tmp_path) == 0
 
 
+def test_who_is_asked_is_said_and_that_nobody_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(drain.tempfile, "gettempdir", lambda: str(tmp_path))
+    assert drain.main(argparse.Namespace(wait=True, timeout=60.0)) == 0
+    assert "no run of this user's is under way here" in capsys.readouterr().err
+    driver = start_driver(tmp_path)
+    assert drain.main(argparse.Namespace(wait=False, timeout=60.0)) == 0
+    assert capsys.readouterr().err.endswith(f"asked to save and leave: {driver.pid}\n")
+    assert driver.wait(20) == 0
+
+
 def test_a_file_of_a_driver_that_is_no_more_does_not_signal_whoever_has_its_number(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

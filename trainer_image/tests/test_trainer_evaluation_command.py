@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attempt_world import TINY
 from benchmark_world import right_responses, stub_responses, write_sets
 from curation_world import write_jsonl
 
@@ -236,3 +237,17 @@ def test_two_processes_do_not_measure_the_same_at_once(
     finally:
         os.close(lock)
     assert "is being measured by another process" in capsys.readouterr().err
+
+
+def test_what_the_model_cannot_do_is_told_of_the_option(
+    tmp_path: Path, judge: LocalJudge, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("deepcoder_trainer.judge.local.LocalJudge", lambda *_: judge)
+    monkeypatch.setattr(judge, "close", lambda: None)
+    (tmp_path / "config.json").write_text(json.dumps({**TINY, "max_position_embeddings": 512}))
+    model, sets = ["--model", str(tmp_path)], ["--datasets", f"x={tmp_path}/x.jsonl"]
+    output = ["--output-dir", str(tmp_path / "out")]
+    assert cli_main(["evaluate", *model, *sets, *output, "--max-length", "48"]) == 64
+    told = capsys.readouterr().err
+    assert "--max-length is 48" in told
+    assert "lower --max-prompt-length below 512" in told

@@ -38,6 +38,17 @@ async def test_a_users_reward_may_be_plain_or_asynchronous_and_its_failure_is_no
     assert (outcome.reward, outcome.verdict) == (None, "error")
 
 
+async def test_where_a_users_reward_fails_is_told_in_full_once(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(problem: Problem, response: str) -> float:
+        raise KeyError(response)
+
+    reward = UserReward(broken)
+    for key in ("k1", "k2", "k3"):
+        await reward(DOUBLE, "12345", key)
+    assert [bool(record.exc_info) for record in caplog.records] == [True, False, False]
+    assert "sample k3, too: KeyError('12345')" in caplog.text
+
+
 def leaves(_problem: Problem, _response: str) -> float:
     raise SystemExit(1)
 

@@ -77,8 +77,7 @@ def _run(options: argparse.Namespace) -> int:
     if isinstance(config, StageConfig) and in_cluster():
         save_at_the_end(options.config)
     judge = None
-    curates = config.dataset is not None and config.dataset.curation is not None
-    if config.judge.backend is JudgeBackend.LOCAL and (config.recipe.reward is None or curates):
+    if _asks_a_local_judge(config):
         from deepcoder_trainer.judge.local import LocalJudge
 
         judge = LocalJudge(config.judge.workers)
@@ -89,6 +88,20 @@ def _run(options: argparse.Namespace) -> int:
             judge.close()
     sys.stderr.write(f"deepcoder-trainer run: {record.reason}{': ' if record.message else ''}{record.message}\n")
     return record.code
+
+
+def _asks_a_local_judge(config: StageConfig | LocalRun) -> bool:
+    """Whether one is to be started.
+
+    Which parameters a reward of one's own has is known when it is imported, and a judge is started before that: by hand
+    there is one in any case.
+    """
+    from deepcoder_trainer.localrun import LocalRun
+
+    if config.judge.backend is not JudgeBackend.LOCAL:
+        return False
+    curates = config.dataset is not None and config.dataset.curation is not None
+    return config.recipe.reward is None or curates or isinstance(config, LocalRun)
 
 
 def _run_to_its_end(config: StageConfig | LocalRun, judge: LocalJudge | None) -> ExitRecord:

@@ -31,6 +31,8 @@ def load_config(path: Path) -> StageConfig | LocalRun:
         raise BadConfig(f"--config {path} is neither JSON nor YAML: {error}", field="--config") from error
     if not isinstance(document, dict):
         raise BadConfig(f"--config {path} holds no object: write the fields of a StageConfig or a LocalRun")
+    if "kind" not in document and "stages" in document:
+        raise BadConfig("kind: missing: a file with stages is a run by hand: write kind: LocalRun", field="kind")
     kind = document.get("kind", "StageConfig")
     if kind not in _KINDS:
         raise BadConfig(f"kind is {kind!r}: use one of {', '.join(_KINDS)}", field="kind")
@@ -54,6 +56,16 @@ def check_supported(config: StageConfig | LocalRun) -> None:
         raise BadConfig("\n".join(r.message for r in found), field=found[0].field)
 
 
+def _uri_mend(field: str, value: str) -> str:
+    """What a URI should have been; of a plain path, by hand the likeliest, where it leads."""
+    forms = "s3://bucket/prefix or file:///path"
+    if field != "storage.uri":
+        forms = "hf://org/name, s3://bucket/key, file:///path or a path from /"
+    here = Path(value).absolute()
+    meant = f", here file://{here}" if "://" not in value and " " not in str(here) else ""
+    return f"give {forms}, without blanks{meant}"
+
+
 def explain(error: ValidationError, document: Any) -> BadConfig:
     """One line a fault: field, value, and what is wrong with it."""
     lines: list[str] = []
@@ -63,6 +75,8 @@ def explain(error: ValidationError, document: Any) -> BadConfig:
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
             message = "there is no such field: check its spelling and place"
+        elif fault["type"] == "string_pattern_mismatch" and field.endswith("uri"):
+            message = _uri_mend(field, str(fault["input"]))
         shown = (
             ""
             if fault["type"] == "missing" or isinstance(fault["input"], dict | list | BaseModel)

@@ -17,9 +17,13 @@ from deepcoder_trainer.types import Group
 
 
 class SandboxUnavailable(RuntimeError):
-    """Judges, or mathematics' verifier, failed on too much of a batch for its group statistics to mean anything."""
+    """Judges, mathematics' verifier or a reward of the user's own failed on too much of a batch for its group
+    statistics to mean anything."""
 
-    WHERE_TO_LOOK = "see the judges' logs; of mathematics this log, which says why answers could not be compared"
+    WHERE_TO_LOOK = (
+        "see the judges' logs; of mathematics and of a recipe.reward of one's own this log, which says why answers "
+        "could not be compared and how the function failed"
+    )
 
 
 class Checkpoints(Protocol):

@@ -20,7 +20,8 @@ def open_storage(uri: str, endpoint: str | None = None, region: str | None = Non
         from deepcoder_trainer.checkpoint.storage_s3 import S3Store
 
         return S3Store(parts.netloc, parts.path.strip("/"), endpoint=endpoint, region=region)
-    raise ValueError(f"storage URI {uri!r} is neither s3://bucket/prefix nor file:///path")
+    meant = f": write file://{uri}" if uri.startswith("/") else ""
+    raise ValueError(f"storage URI {uri!r} is neither s3://bucket/prefix nor file:///path{meant}")
 
 
 def open_run_storage(storage: Storage) -> ObjectStore:

@@ -113,7 +113,7 @@ async def find_resume_point(
         raise NothingWhole(
             f"no checkpoint of stage {config.stage.name} below {store.uri} can be used ({named}): restore their files "
             "and run again; or give up the stage's steps, by removing these folders, or by a new run that starts from "
-            "an earlier checkpoint (spec.from)",
+            "an earlier checkpoint (spec.from; by hand: parent)",
             field="storage.uri",
         )
     if config.parent is None:
@@ -139,7 +139,7 @@ def _check_ours(manifest: Manifest, config: StageConfig, path: str) -> None:
     if manifest.config_digest != config.provenance.config_digest:
         raise ConfigMismatch(
             f"{path} was written with configuration {manifest.config_digest}, this one is "
-            f"{config.provenance.config_digest}: start a new run with spec.from instead",
+            f"{config.provenance.config_digest}: start a new run with spec.from (by hand: parent) instead",
             field="provenance.configDigest",
         )
 
@@ -151,7 +151,7 @@ def _check_the_same_bits(manifest: Manifest, config: StageConfig, threads: Compu
         raise ConfigMismatch(
             f"{path} was written by {manifest.world_size} learner ranks, this attempt has {ranks}, and another number "
             "of ranks adds up in another order, which recipe.deterministic rules out: give the stage "
-            f"{manifest.world_size} again, or start a new run from this checkpoint (spec.from)",
+            f"{manifest.world_size} again, or start a new run from this checkpoint (spec.from; by hand: parent)",
             field="stage.resources.learners",
         )
     before = manifest.compute_threads
@@ -165,7 +165,7 @@ def _check_the_same_bits(manifest: Manifest, config: StageConfig, threads: Compu
         raise ConfigMismatch(
             f"{path} was written with {len(before.samplers)} samplers, this attempt has {len(threads.samplers)}, and "
             "which responses share an engine decides their last bits, which recipe.deterministic rules out: give the "
-            f"stage {len(before.samplers)} again, or start a new run from this checkpoint (spec.from)",
+            f"stage {len(before.samplers)} again, or start a new run from this checkpoint (spec.from; by hand: parent)",
             field="stage.resources.samplers",
         )
     _check_threads("samplers", before.samplers, threads.samplers, path)
@@ -179,7 +179,7 @@ def _check_threads(whose: str, before: Sequence[int], now: Sequence[int], path: 
         f"{path} was written by {whose} with {needed} CPU threads each, here they have {_counts(now)}, and another "
         "number of threads adds up in another order, which recipe.deterministic rules out: set the environment "
         f"variable OMP_NUM_THREADS to {needed} for all pods of theirs (unset for 1), or start a new run from this "
-        "checkpoint (spec.from)",
+        "checkpoint (spec.from; by hand: parent)",
         field="OMP_NUM_THREADS",
     )
 

@@ -74,16 +74,22 @@ class Sources:
             return _within(self.deadline_s, uri, lambda: _from_s3(uri, cache, self.endpoint, self.region, field))
         if scheme not in ("", "file"):
             raise BadConfig(f"{field} {uri} is neither hf://, s3://, file:// nor a path", field=field)
-        path = Path(urlsplit(uri).path)
-        if not path.exists():
-            raise BadConfig(
-                f"{field} {uri} does not exist: name what is on this machine's disk (in the image, or in a mounted "
-                "volume), or an hf:// or s3:// URI",
-                field=field,
-            )
+        path = on_disk(uri, field)
         if (path / MANIFEST).is_file():
             _check_export(path)
         return path
+
+
+def on_disk(uri: str, field: str) -> Path:
+    """Where a path or a file:// URI leads; raises `BadConfig` where nothing is there."""
+    path = Path(urlsplit(uri).path)
+    if not path.exists():
+        raise BadConfig(
+            f"{field} {uri} does not exist: name what is on this machine's disk (in the image, or in a mounted "
+            "volume), or an hf:// or s3:// URI",
+            field=field,
+        )
+    return path
 
 
 def _check_export(path: Path) -> None:

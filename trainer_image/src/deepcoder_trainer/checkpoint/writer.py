@@ -157,7 +157,8 @@ class CheckpointWriter:
             if found.config_digest != digest:
                 raise ConfigMismatch(
                     f"{self._store.uri} was begun with configuration {found.config_digest}, this one is {digest}: "
-                    "a run's configuration never changes; start a new run, from its checkpoint if you like",
+                    "a run's configuration never changes; start a new run, from its checkpoint if you like (by hand: "
+                    "another storage.uri, and parent with the checkpoint's uri and digest)",
                     field="provenance.configDigest",
                 ) from None
         stage, ordinal = self._config.stage.name, self._config.ordinal

@@ -95,6 +95,7 @@ def page(values: Mapping[str, Any], pictures: Sequence[str]) -> str:
     lines += ["", "## Filters", ""]
     lines += [f"- `{name}`: {text}." for name, text in filters.ALL.items()]
     lines += ["", *_notes(values), "", "## What was dropped, for example", ""]
+    lines += [] if values["examples"] else ["Nothing.", ""]
     for name, examples in values["examples"].items():
         lines += [f"### {name}", ""]
         for e in examples:

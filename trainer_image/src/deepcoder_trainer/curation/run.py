@@ -196,7 +196,11 @@ def _write(
         tally.drop(Dropped(c.id, c.source, c.place, each.filter, each.reason, c.excerpt))
     if not decided.kept:
         counts = {s: dict(c) for s, c in tally.by_filter.items()}
-        raise DatasetError(f"no problem is left: the filters dropped all {sum(tally.read.values())} ({counts})")
+        first = "; ".join(f"{name}: {each[0].place}: {each[0].reason}" for name, each in tally.examples.items())
+        raise DatasetError(
+            f"no problem is left: the filters dropped all {sum(tally.read.values())} ({counts}), the first of each "
+            f"filter: {first}"
+        )
     rates = decided.rates
     folder = curation.output
     (folder / SUMS).unlink(missing_ok=True)  # from here on what is there is of two curations

@@ -37,6 +37,13 @@ from deepcoder_trainer.judge.options import add_judge_options, judge_endpoint
 
 STAGE = "evaluation"
 _IDENTITY = RunIdentity(namespace="local", name="evaluate", uid="00000000-0000-0000-0000-000000000000")
+_OPTIONS = {
+    f"stages[{STAGE}].contextTokens": "--max-length",
+    "recipe.maxPromptTokens": "--max-prompt-length",
+    "recipe.tensorParallel": "--tp",
+    "give the stage a rope scaling": "give --rope",
+}
+"""What a refusal calls a field of a run is an option here."""
 _SETTING = re.compile(r",(since|until|extraction|contests)=([^,]*)\Z")
 
 
@@ -99,6 +106,8 @@ def main(options: argparse.Namespace) -> int:
             done = asyncio.run(evaluate(config, judge, responses, again=options.again))
         except DatasetError as error:
             raise BadConfig(str(error)) from error
+        except BadConfig as error:
+            raise BadConfig(_as_options(str(error)), field=error.field) from error
         except (KeyboardInterrupt, asyncio.CancelledError):
             sys.stderr.write("deepcoder-trainer evaluate: stopped; the same command goes on from here\n")
             return ExitCode.DRAINED
@@ -120,6 +129,13 @@ def main(options: argparse.Namespace) -> int:
         )
     console.print(f"results: {options.output_dir}/eval/{done.key}")
     return 0
+
+
+def _as_options(message: str) -> str:
+    """What is said of a run's fields, of the options that stand for them here."""
+    for field, option in _OPTIONS.items():
+        message = message.replace(field, option)
+    return message
 
 
 def stage_config(options: argparse.Namespace) -> StageConfig:

@@ -114,6 +114,7 @@ class UserReward:
         """One that `wants_programs` has to be given a judge before it is called."""
         self._function, self._judge, self.wants_programs = function, judge, wants_programs
         self._free = asyncio.Semaphore(USER_PARALLEL)
+        self._failed: set[type[Exception]] = set()
 
     async def __call__(self, problem: Problem, response: str, key: str) -> Outcome:
         """Call the function."""
@@ -127,11 +128,19 @@ class UserReward:
             except TimeoutError:
                 log.error("the reward function gave nothing for sample %s within %.0f s", key, USER_SECONDS)
                 return Outcome(None, ERROR, time.monotonic() - began)
-            except Exception:
-                log.exception("the reward function failed on sample %s", key)
+            except Exception as error:
+                self._tell(error, key)
                 return Outcome(None, ERROR, time.monotonic() - began)
         verdict = Verdict.PASSED if reward > 0 else Verdict.WRONG_ANSWER
         return Outcome(reward, verdict.value, time.monotonic() - began)
+
+    def _tell(self, error: Exception, key: str) -> None:
+        """Where it failed, in full the first time: what fails for one response mostly fails for all of a batch."""
+        if type(error) in self._failed:
+            log.error("the reward function failed on sample %s, too: %r", key, error)
+        else:
+            self._failed.add(type(error))
+            log.error("the reward function failed on sample %s", key, exc_info=error)
 
     def with_judge(self, judge: Judge) -> UserReward:
         """The same, with a judge for the programs that it has run."""
@@ -183,7 +192,8 @@ def load_reward(reference: str) -> UserReward:
         function: Any = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError) as error:
         raise BadConfig(
-            f"recipe.reward {reference!r} cannot be imported ({error}): install its module in the trainer image",
+            f"recipe.reward {reference!r} cannot be imported ({error}): install its module in the trainer image, or by "
+            "hand put its folder into PYTHONPATH",
             field="recipe.reward",
         ) from error
     if not callable(function):

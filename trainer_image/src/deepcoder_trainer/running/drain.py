@@ -110,13 +110,17 @@ def main(args: argparse.Namespace) -> int:
     deadline = time.monotonic() + args.timeout
     drivers = [pid for pid in _local_drivers() if _signal(pid)]
     if drivers:
+        sys.stderr.write(f"deepcoder-trainer drain: asked to save and leave: {', '.join(map(str, drivers))}\n")
         while args.wait and any(_alive(pid) for pid in drivers):
             if time.monotonic() > deadline:
                 sys.stderr.write(f"deepcoder-trainer drain: still running after {args.timeout:.0f} s: {drivers}\n")
                 return 1
             time.sleep(0.5)
         return 0
-    return _drain_in_cluster(deadline, wait=args.wait) if in_cluster() else 0
+    if in_cluster():
+        return _drain_in_cluster(deadline, wait=args.wait)
+    sys.stderr.write(f"deepcoder-trainer drain: no run of this user's is under way here (none in {_folder()})\n")
+    return 0
 
 
 def _drain_in_cluster(deadline: float, *, wait: bool) -> int:

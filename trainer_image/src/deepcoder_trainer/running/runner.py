@@ -8,23 +8,25 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from deepcoder_contracts.exit import ExitCode, ExitRecord
-from deepcoder_contracts.layout import exit_key
-from deepcoder_contracts.manifest import Manifest, ParentRef
+from deepcoder_contracts.layout import RUN, exit_key
+from deepcoder_contracts.manifest import Manifest, ParentRef, RunRecord
 from deepcoder_contracts.stage import StageConfig, StageType, Storage
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ObjectMissing, StorageDenied
 from deepcoder_trainer.checkpoint.listing import StageListing, read_listing
 from deepcoder_trainer.checkpoint.opening import open_run_storage
 from deepcoder_trainer.checkpoint.reader import read_manifest
+from deepcoder_trainer.checkpoint.sources import on_disk
 from deepcoder_trainer.checkpoint.storage import ObjectStore
 from deepcoder_trainer.cluster import most_of
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.judge.local import LocalJudge
 from deepcoder_trainer.localrun import LocalRun, held_by_gate
 from deepcoder_trainer.ports import Observer
+from deepcoder_trainer.rollout.reward import load_reward
 from deepcoder_trainer.running.attempt import Attempt
 from deepcoder_trainer.running.drain import Driver
 from deepcoder_trainer.stopping import Moment, Stop, stop_on_signals
@@ -33,6 +35,12 @@ log = logging.getLogger(__name__)
 
 OVERTIME_SECONDS = 3.0
 """Time after a stop's last moment for the interpreter to end; a pod has 5 s."""
+
+_OF_NO_STEP = {RUN, "claim.json", "exit.json"}
+"""What an attempt leaves that was refused before it made anything."""
+
+CLOSING_SECONDS = 5.0
+"""Most of a stop's time that the interpreter has to end: all is stored and told by then."""
 
 MakeObservers = Callable[[StageConfig], tuple[Observer, ...]]
 
@@ -58,8 +66,10 @@ async def run(config: StageConfig | LocalRun, judge: LocalJudge | None, observer
 
 
 def _leave_in_time(stop: Stop, code: int) -> None:
-    """Threads that hang in a put or a download would keep the process beyond its pod's time; nothing else is left."""
-    timer = threading.Timer(stop.seconds_left(Moment.LEFT) + OVERTIME_SECONDS, os._exit, (code,))
+    """Threads that hang in a put or a download would keep the process beyond its pod's time, and whoever pressed Ctrl-C
+    waiting for Ray's own end, which takes 20 s and more after responses in flight were left; nothing else is left."""
+    seconds = min(stop.seconds_left(Moment.LEFT), CLOSING_SECONDS)
+    timer = threading.Timer(seconds + OVERTIME_SECONDS, os._exit, (code,))
     timer.daemon = True
     timer.start()
 
@@ -69,6 +79,7 @@ async def _run_stages(
 ) -> ExitRecord:
     store = open_run_storage(run_config.storage)
     await asyncio.to_thread(check_storage, run_config.storage, store)
+    check_beginning(run_config, store)  # in this thread: a reward of the user's own is imported
     parent = run_config.parent
     machine = most_of(each.resources for each in run_config.stages)
     record = ExitRecord(code=ExitCode.DONE, reason="Completed", message="every stage was done before")
@@ -118,6 +129,42 @@ def check_storage(storage: Storage, store: ObjectStore) -> None:
             "be read and written",
             field="storage.uri",
         ) from error
+
+
+def check_beginning(run_config: LocalRun, store: ObjectStore) -> None:
+    """What the file names is looked for before the run begins, that of its last stage too; raises `BadConfig`.
+
+    A folder in which nothing was made yet is begun anew with the file as it is now: a first try that was refused, for a
+    path or a row of the dataset, does not bind the second to the same mistake.
+    """
+    try:
+        found = RunRecord.from_json(store.get_bytes(RUN))
+    except ObjectMissing:
+        _check_named(run_config)
+        return
+    digest = run_config.config_digest
+    if found.run != run_config.identity or found.config_digest == digest:
+        return
+    if all(PurePosixPath(each.key).name in _OF_NO_STEP for each in store.list("")):
+        _check_named(run_config)
+        log.info("nothing was made in %s with the configuration it was begun with: this one takes its place", store.uri)
+        store.put_bytes(RUN, found.model_copy(update={"config_digest": digest}).to_json())
+
+
+def _check_named(run_config: LocalRun) -> None:
+    named = [("model.uri", run_config.model.uri)]
+    if run_config.dataset is not None and run_config.dataset.uri is not None:
+        named.append(("dataset.uri", run_config.dataset.uri))
+    named += [
+        (f"stages[{stage.name}].evaluate.datasets[{each.name}].uri", each.uri)
+        for stage in run_config.stages
+        for each in (stage.evaluate.datasets if stage.evaluate else ())
+    ]
+    for field, uri in named:
+        if urlsplit(uri).scheme in ("", "file"):
+            on_disk(uri, field)
+    if run_config.recipe.reward is not None:
+        load_reward(run_config.recipe.reward)
 
 
 def _ended(store: ObjectStore, listing: StageListing) -> tuple[Manifest, ParentRef] | None:
