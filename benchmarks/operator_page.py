@@ -10,7 +10,7 @@ from typing import Any
 BOUNDS: dict[str, tuple[float, str]] = {
     "adopt_1000_seconds": (30.0, "kill -9, then all runs adopted, s"),
     "cpu_ms_per_reconcile": (5.0, "CPU of a pass that finds nothing to do, ms"),
-    "cpu_ms_per_create": (30.0, "CPU of all of a run's passes that write or make something, ms"),
+    "cpu_ms_per_create": (30.0, "CPU of a pass that writes or makes something, ms"),
     "rss_mb": (200.0, "most memory at any time (VmHWM), MB"),
     "apply_to_rayjob_p99_s": (2.0, "POST to RayJob, 99th percentile, s"),
     "curve_exponent": (1.05, "exponent of CPU over runs (1: linear)"),

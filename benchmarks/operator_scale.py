@@ -6,7 +6,7 @@ a namespace, a Secret and a pool each. In turn:
 
 1. Runs are applied at a fixed rate, whatever becomes of those before (open loop): the time from each POST to its RayJob
    on a watch, S3's checks included, and the operator's CPU time up to 10, 100, 300 and 1,000 runs that are Running;
-   less what passes that find nothing to do cost, it is that of a run's passes that write or make something.
+   less what passes that find nothing to do cost, and by the writes, it is that of a pass that writes or makes a thing.
 2. Nothing happens: no run is written.
 3. Every run is labelled three times over: the CPU time of passes that find nothing to do.
 4. Every head reports each five seconds: CPU time and writes of statuses.
@@ -177,7 +177,8 @@ async def measure(
             say(f"labelled: {figures['cpu_ms_per_reconcile']:.2f} ms a pass")
             # What is made is written first, so a pass that writes no status has found nothing to do.
             nothing = max(0.0, figures["passes_per_run"] - figures["status_writes_per_run"])
-            figures["cpu_ms_per_create"] = figures["cpu_ms_per_run"] - nothing * figures["cpu_ms_per_reconcile"]
+            making = figures["cpu_ms_per_run"] - nothing * figures["cpu_ms_per_reconcile"]
+            figures["cpu_ms_per_create"] = making / figures["status_writes_per_run"]
             if beat_seconds:
                 figures |= await _beats(w, total, beat_seconds)
                 say(f"heads have reported: {figures['beats']}")
