@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import StringConstraints
 
@@ -21,6 +23,20 @@ def is_own_link(address: str) -> bool:
 def is_loopback(address: str) -> bool:
     """Whether an IP address is the asking machine's own."""
     return _parsed(address).is_loopback
+
+
+def leads_home(url: str, *, loopback: bool) -> bool:
+    """Whether a URL's host resolves to the asking machine's own link or, unless `loopback` lets it, to that machine.
+
+    Waits for the name service. A name that it does not know leads nowhere: the request itself says so.
+    """
+    parts = urlsplit(url)
+    try:
+        found = socket.getaddrinfo(parts.hostname, parts.port or 443, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return False
+    addresses = [str(place[0]) for *_, place in found]
+    return any(is_own_link(each) or (is_loopback(each) and not loopback) for each in addresses)
 
 
 def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

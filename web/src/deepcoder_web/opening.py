@@ -8,14 +8,12 @@ whatever its name resolves to when it is asked; a name that changes right after 
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 from deepcoder_client.connection import Connection
 from deepcoder_client.errors import Forbidden, NotFound, StorageError, StorageFault
@@ -23,7 +21,7 @@ from deepcoder_client.folder import RunFolder, folder_key
 from deepcoder_client.storage import Bucket, Credentials, Limits, secret_credentials
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.api.run_spec import S3
-from deepcoder_contracts.uris import is_loopback, is_own_link
+from deepcoder_contracts.uris import leads_home
 
 FRESH_SECONDS = 60.0
 _KEPT = 64
@@ -110,15 +108,8 @@ class Folders:
 
 def vet_address(url: str) -> None:
     """Raise where a server is on this machine or its link."""
-    parts = urlsplit(url)
-    try:
-        found = socket.getaddrinfo(parts.hostname, parts.port or 443, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        return  # the request itself says so
-    for *_, place in found:
-        address = str(place[0])
-        if is_own_link(address) or is_loopback(address):
-            raise NotAllowed(
-                "checkpoint.s3.endpoint is on the dashboard's own machine or link: only a server that the chart's "
-                "s3.allowedEndpoints names may be there"
-            )
+    if leads_home(url, loopback=False):
+        raise NotAllowed(
+            "checkpoint.s3.endpoint is on the dashboard's own machine or link: only a server that the chart's "
+            "s3.allowedEndpoints names may be there"
+        )

@@ -7,25 +7,17 @@ that is what an egress rule is for. What the chart's `s3.allowedEndpoints` names
 
 from __future__ import annotations
 
-import socket
 from urllib.parse import urlsplit
 
-from deepcoder_contracts.uris import is_loopback, is_own_link
+from deepcoder_contracts.uris import leads_home
 from deepcoder_operator.storage.s3 import StorageProblem
 
 
 def vet_address(url: str, *, loopback: bool) -> None:
     """Raise `StorageProblem` for such an address; `loopback` lets this machine's own pass."""
-    parts = urlsplit(url)
-    try:
-        found = socket.getaddrinfo(parts.hostname, parts.port or 443, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        return  # the request itself says so
-    for *_, place in found:
-        address = str(place[0])
-        if is_own_link(address) or (is_loopback(address) and not loopback):
-            raise StorageProblem(
-                "EndpointNotAllowed",
-                f"checkpoint.s3.endpoint: {parts.hostname} is on the operator's own machine or link: only a server "
-                "that the chart's s3.allowedEndpoints names may be there",
-            )
+    if leads_home(url, loopback=loopback):
+        raise StorageProblem(
+            "EndpointNotAllowed",
+            f"checkpoint.s3.endpoint: {urlsplit(url).hostname} is on the operator's own machine or link: only a server "
+            "that the chart's s3.allowedEndpoints names may be there",
+        )
