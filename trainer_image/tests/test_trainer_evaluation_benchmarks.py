@@ -129,6 +129,19 @@ def test_official_tests_of_codeforces_are_all_used_and_need_no_caveat(tmp_path: 
     assert found.notes[1].startswith("1 of 2 problems are judged by the statement's sample tests alone")
 
 
+def test_official_tests_of_codeforces_that_are_not_all_carry_a_caveat(tmp_path: Path) -> None:
+    rows = [
+        official_codeforces_row(),
+        official_codeforces_row(id="1900/B", index="B", official_tests_complete=False),
+        official_codeforces_row(id="1900/C", index="C", official_tests=None, official_tests_complete=False),
+    ]
+    assert load(tmp_path, rows, "cf").notes == (
+        "1 of 3 problems are judged by the statement's sample tests alone, not by Codeforces' hidden tests: an upper "
+        "bound, not what submissions would get (1 have a single one)",
+        "1 of 3 problems are judged by a part of Codeforces' tests, since the set leaves out long ones: an upper bound",
+    )
+
+
 def test_training_problem_that_is_one_of_humaneval_is_found(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "humaneval.jsonl", [humaneval_row(prompt=f"def f():\n    '''{STORY}'''\n")])
     index = index_evaluations([Input("humaneval", path)], Settings())

@@ -35,6 +35,8 @@ SAMPLE_TESTS = (
     "what submissions would get"
 )
 
+PART_OF_TESTS = "problems are judged by a part of Codeforces' tests, since the set leaves out long ones: an upper bound"
+
 _DATED = re.compile(r"\d{4}-\d{2}")
 
 
@@ -47,7 +49,9 @@ class Facts:
     contest_problem: str | None = None
     """Codeforces: contest and index, as in 1234A."""
     official_tests: bool = False
-    """Codeforces: it has the tests that Codeforces judges by."""
+    """Codeforces: it has tests that Codeforces judges by."""
+    part_of_tests: bool = False
+    """Codeforces: these are not all of them."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,12 @@ def _read(row: Mapping[str, Any], file: Path, root: Path, name: str, number: int
     if record.answer is None and not record.tests:
         raise RowError("tests: none: a problem without tests cannot be judged")
     record = replace(record, id=str(_id(row) or f"{name}-{number}"))
-    known = replace(known, date=record.date or known.date, official_tests=official)
+    known = replace(
+        known,
+        date=record.date or known.date,
+        official_tests=official,
+        part_of_tests=official and row.get("official_tests_complete") is False,
+    )
     return record.problem(every_test=official), known
 
 
@@ -190,4 +199,6 @@ def _notes(problems: Sequence[Problem], facts: Mapping[str, Facts], unwanted: Ma
     if samples:
         single = sum(len(p.tests) == 1 for p in samples)
         notes.append(f"{len(samples)} of {len(problems)} {SAMPLE_TESTS} ({single} have a single one)")
+    if parts := sum(facts[p.id].part_of_tests for p in problems):
+        notes.append(f"{parts} of {len(problems)} {PART_OF_TESTS}")
     return tuple(notes)
