@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,18 @@ def test_two_shared_tests_contaminate_and_one_does_not() -> None:
     assert known.reason(nothing, spaced) is not None, "white space does not count"
     assert known.reason(nothing, ((TESTS[5][0] + " 7", "3"),)) == "1 of its tests are in sole"
     assert known.reason(nothing, tuple((i, "other output") for i, _ in TESTS)) is None
+
+
+def test_arguments_of_a_function_are_the_same_however_they_are_spaced() -> None:
+    written = tuple((json.dumps([list(range(n, n + 9)), {"k": n}]), json.dumps([n])) for n in range(3))
+    spaced = tuple((json.dumps(json.loads(i), separators=(",", ":")), o) for i, o in written)
+    assert spaced[0][0] != written[0][0]
+    nothing = shingles(words("quite something else that is said here"))
+    assert index(("e", "unlike", written)).reason(nothing, spaced) == "3 of its tests are in e"
+    assert index(("e", "unlike", spaced)).reason(nothing, written) == "3 of its tests are in e"
+    apart = (("1 2 3 4 5 6 7 8 9 10 11 12 13 14", "7"), ("12 3 4 5 6 7 8 9 10 11 12 13 14 15", "8"))
+    joined = tuple((i.replace(" ", "", 1), o) for i, o in apart)
+    assert index(("e", "unlike", apart)).reason(nothing, joined) is None, "numbers do not run together"
 
 
 def test_tests_of_a_few_characters_are_shared_by_chance() -> None:

@@ -4,11 +4,13 @@ Evaluation sets are small, so this is counted exactly, with no hashing to chance
 shorter one's five-word sequences that are in the other, so that a problem which is retold with a longer introduction is
 found; the overlap of two very short statements says little, and has to be nearly all of them. By tests: two tests with
 the same input and output, or the only one that the evaluation problem has. Tests of a few characters (`1` → `1`) are
-shared by chance and do not count.
+shared by chance and do not count. White space is one space, and none beside brackets, commas and colons: sets write a
+function's arguments as `[1, 2]` and as `[1,2]`.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
 
@@ -24,6 +26,7 @@ _NEARLY_ALL = 0.9
 _LEAST_TEST = 32
 """Characters of a test's input and output together, white space counted once, from which it counts."""
 _SHARED = 2
+_BESIDE_MARKS = re.compile(r" ?([][{},:]) ?")
 _MASK = np.uint64((1 << 22) - 1)
 
 
@@ -109,9 +112,14 @@ def _numbered(tests: Iterable[Test], outputs: Set[str] | None = None) -> Iterato
     """The tests that count: output, and a number of this process's own for the input. With `outputs`: those with one of
     them, since inputs may be long and outputs are not."""
     for given, expected in tests:
-        output = " ".join(expected.split())
+        output = _spaced(expected)
         if outputs is not None and output not in outputs:
             continue
-        read = " ".join(given.split())
+        read = _spaced(given)
         if len(output) + len(read) >= _LEAST_TEST:
             yield output, hash(read)
+
+
+def _spaced(text: str) -> str:
+    """A text with white space as it is compared."""
+    return _BESIDE_MARKS.sub(r"\1", " ".join(text.split()))
