@@ -15,6 +15,7 @@ from curation_world import (
     livecodebench_function_row,
     livecodebench_row,
     own_row,
+    packed,
     synthetic_row,
     taco_function_row,
     taco_row,
@@ -22,11 +23,12 @@ from curation_world import (
 )
 
 from deepcoder_trainer.curation.output import JSONL, PARQUET, PUBLISHED, ground_truth, writing
-from deepcoder_trainer.problems import files
+from deepcoder_trainer.problems import files, json_text
 from deepcoder_trainer.problems.dataset import load_dataset
 from deepcoder_trainer.problems.files import DatasetError, data_files, read_rows
 from deepcoder_trainer.problems.readers import reader_for
 from deepcoder_trainer.problems.record import Record
+from deepcoder_trainer.problems.rows import RowError
 
 
 def records() -> list[Record]:
@@ -215,6 +217,27 @@ def test_a_group_of_large_rows_that_repeat_is_read_whole(tmp_path: Path, monkeyp
     read = list(read_rows(path))
     assert [r.fields["question"] for r in read] == values
     assert [r.number for r in read] == list(range(1, 41))
+
+
+def test_a_row_of_more_values_than_are_read_is_refused_before_they_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_text, "MAX_VALUES", 1000)
+    monkeypatch.setattr(files, "_CHUNK", 256)
+    many: list[Any] = [[] for _ in range(600)]
+    for name, text in (("lines.jsonl", json.dumps({"id": many})), ("array.json", json.dumps([{"id": many}]))):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(DatasetError, match=rf"{name}:1: more than 1,000 values in one row: split its tests"):
+            list(read_rows(tmp_path / name))
+    for field, row in (
+        ("input_output", taco_row(input_output=json.dumps(many))),
+        ("verification_info", synthetic_row(verification_info=json.dumps(many))),
+        ("private_test_cases", livecodebench_row(private_test_cases=packed(many))),
+    ):
+        with pytest.raises(RowError, match=rf"{field}: .*more than 1,000 values"):
+            reader_for(row)[1](row, "set")
+    write_jsonl(tmp_path / "long.jsonl", [own_row(prompt="words, " * 900 + "long")])
+    assert len(list(read_rows(tmp_path / "long.jsonl"))) == 1, "a long text is no such row"
 
 
 def test_archives_are_told_and_never_unpacked(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from deepcoder_trainer.problems.json_text import TooManyValues, check_values, value_of
 from deepcoder_trainer.problems.places import of_splits
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
@@ -120,6 +121,10 @@ def _json_array(path: Path) -> Iterator[FileRow]:
                 buffer, position = buffer[position:] + more, 0
                 if len(buffer) > 2 * MAX_ROW_BYTES:
                     raise _too_large(path, number + 1, row=True) from None
+                try:
+                    check_values(buffer)
+                except TooManyValues as many:
+                    raise DatasetError(f"{path.name}:{number + 1}: {many}") from None
                 continue
             number, position = number + 1, end
             yield FileRow(number, _as_object(path, number, value), min(1.0, (read - len(buffer) + position) / size))
@@ -149,7 +154,9 @@ def _rows_at_once(group: Any) -> int:
 
 def _object(path: Path, number: int, line: str) -> Mapping[str, Any]:
     try:
-        value = json.loads(line)
+        value = value_of(line)
+    except TooManyValues as error:
+        raise DatasetError(f"{path.name}:{number}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{path.name}:{number}: not JSON ({_said(error)}): write one JSON object a line") from None
     return _as_object(path, number, value)

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from deepcoder_contracts.judge import Kind, TestCase
+from deepcoder_trainer.problems.json_text import value_of
 from deepcoder_trainer.problems.rows import RowError
 from deepcoder_trainer.types import Problem
 
@@ -75,7 +76,7 @@ def _inputs(row: Mapping[str, Any], field: str) -> list[list[Any]]:
     value = row.get(field, [])
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = value_of(value)
         except (ValueError, RecursionError) as error:
             raise RowError(f"{field}: not JSON ({error}): give a list of argument lists") from None
     if not isinstance(value, list) or not all(isinstance(v, list) for v in value):

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import ast
 import datetime
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,6 +28,7 @@ from deepcoder_contracts.curation import Layout
 from deepcoder_contracts.judge import Kind
 from deepcoder_trainer.problems import plain_pickle
 from deepcoder_trainer.problems.extract import last_fenced_block
+from deepcoder_trainer.problems.json_text import TooManyValues, value_of
 from deepcoder_trainer.problems.places import SOURCES, source_of
 from deepcoder_trainer.problems.record import Record, Test
 from deepcoder_trainer.problems.rows import (
@@ -337,7 +337,7 @@ def _solutions(value: Any) -> tuple[str, ...]:
     """Programs: a list, JSON text of one, or one program; fenced ones are taken out of their fence."""
     if isinstance(value, str):
         try:
-            decoded = json.loads(value)
+            decoded = value_of(value)
         except (ValueError, RecursionError):
             decoded = value
         value = decoded if isinstance(decoded, list) else [value]
@@ -350,7 +350,9 @@ def _solutions(value: Any) -> tuple[str, ...]:
 def _literal(text: str, field: str) -> Any:
     """JSON text, or the text that Python prints for such a value."""
     try:
-        return json.loads(text)
+        return value_of(text)
+    except TooManyValues as error:
+        raise RowError(f"{field}: {error}") from None
     except (ValueError, RecursionError) as error:
         if len(text) > _LONGEST_LITERAL:
             raise RowError(f"{field}: not JSON ({error}): give it as a JSON string") from None

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from deepcoder_contracts.judge import MAX_TESTS, Kind, Scoring, TestCase
 from deepcoder_contracts.judgeable import misfit
+from deepcoder_trainer.problems.json_text import TooManyValues, value_of
 from deepcoder_trainer.problems.tests import policy_for, select_tests
 from deepcoder_trainer.types import Problem
 
@@ -167,7 +168,9 @@ def _from_released(row: Mapping[str, Any]) -> dict[str, Any]:
 def json_value(text: str, field: str) -> Any:
     """What a field holds as JSON text. Raises RowError."""
     try:
-        return json.loads(text)
+        return value_of(text)
+    except TooManyValues as error:
+        raise RowError(f"{field}: {error}") from None
     except (ValueError, RecursionError) as error:  # ValueError: an integer of thousands of digits is one, too
         raise RowError(f"{field}: not JSON ({error}): give it as a JSON string") from None
 
@@ -251,7 +254,7 @@ def _decoded(values: list[Any]) -> list[Any]:
     """Values of a function's tests: some sources give them as JSON text. All of a problem's are, or none is: a text
     that is no JSON says that the others, which look like numbers, are texts too."""
     try:
-        return [json.loads(v) if isinstance(v, str) else v for v in values]
+        return [value_of(v) if isinstance(v, str) else v for v in values]
     except (ValueError, RecursionError):
         return values
 
