@@ -153,6 +153,14 @@ def test_runs_are_let_go_before_anything_is_taken_away_unless_it_is_switched_off
     assert {o["metadata"]["annotations"]["helm.sh/hook"] for o in kept} == {"test"}
 
 
+def test_what_hooks_start_may_run_where_the_operator_may(helm: str) -> None:
+    """Where every node is tainted a pod without the tolerations would wait until helm gives up."""
+    (operator,) = [s for name, s in pod_specs(render(helm, ALL)) if not name.endswith("-web")]
+    for name, spec in pod_specs(render(helm, ALL, hooks=True)):
+        assert spec["tolerations"] == operator["tolerations"], name
+        assert spec["nodeSelector"] == operator["nodeSelector"], name
+
+
 def program_of(hooks: list[dict[str, Any]]) -> str:
     """The program that `helm test` runs."""
     (container,) = only(hooks, "Pod")["spec"]["containers"]
