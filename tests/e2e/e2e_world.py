@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import boto3
@@ -61,6 +63,11 @@ class World:
 
     cluster: Cluster
     namespace: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of a user's programs: of this process's PATH alone, and a home, else kubectl keeps its cache in the tree."""
+        return {"KUBECONFIG": str(self.cluster.kubeconfig), "PATH": os.environ["PATH"], "HOME": str(Path.home())}
 
     @property
     def objects(self) -> client.CustomObjectsApi:

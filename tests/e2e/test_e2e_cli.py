@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import tarfile
 from collections.abc import Callable
@@ -19,10 +18,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 def typed(world: World, *words: str, seconds: float = 120) -> str:
     """What a command prints; it must succeed."""
-    environment = {"KUBECONFIG": str(world.cluster.kubeconfig), "PATH": os.environ["PATH"], "COLUMNS": "200"}
     done = subprocess.run(
-        [tool("kubectl-deepcoder"), *words, "-n", world.namespace], env=environment, capture_output=True, text=True,
-        timeout=seconds, check=False,
+        [tool("kubectl-deepcoder"), *words, "-n", world.namespace], env=world.environment | {"COLUMNS": "200"},
+        capture_output=True, text=True, timeout=seconds, check=False,
     )  # fmt: skip
     assert done.returncode == 0, (words, done.stdout[-2000:], done.stderr[-2000:])
     return done.stdout
