@@ -157,17 +157,34 @@ def test_an_api_server_that_does_not_answer_is_said_at_once(
     serve(a_run)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        kubeconfig(tmp_path / "kubeconfig", f"http://127.0.0.1:{unused.getsockname()[1]}")
+        server = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        kubeconfig(tmp_path / "kubeconfig", server)
         assert main(["status", "run", *more]) == 6
-    assert "does not answer" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"the API server {server} does not answer: " in said
+    assert "Connection refused; is it up" in said
+    assert "HTTPConnection" not in said
 
 
-@pytest.mark.parametrize("content", ["", "clusters: [", "apiVersion: v1\nkind: Config\n"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"clusters: [",
+        b"apiVersion: v1\nkind: Config\n",
+        b"some words",
+        b"[1, 2]",
+        b"\xff\xfe\x00\x01",
+        b"contexts: 7",
+        b"{clusters: [{name: c, cluster: {}}], contexts: [{name: x, context: {cluster: c, user: u}}],"
+        b" users: [{name: u, user: {}}], current-context: x}",
+    ],
+)
 def test_a_kubeconfig_that_leads_nowhere_is_said_with_the_mend(
-    content: str, serve: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    content: bytes, serve: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     serve(a_run)
-    (tmp_path / "kubeconfig").write_text(content)
+    (tmp_path / "kubeconfig").write_bytes(content)
     assert main(["status", "run"]) == 6
     assert "Set KUBECONFIG" in capsys.readouterr().err
 

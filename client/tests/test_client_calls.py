@@ -86,7 +86,14 @@ def server() -> Iterator[Server]:
     ("answer", "kind", "told"),
     [
         (refusal(404, 'deepcoderruns "demo" not found'), NotFound, "no DeepCoderRun demo in namespace team"),
-        (refusal(404, "the server could not find the requested resource"), NotFound, "no DeepCoderRun demo"),
+        (refusal(404, "the server could not find the requested resource"), NotFound, "is the chart installed"),
+        ((404, b"404 page not found\n"), NotFound, "knows no deepcoderruns.deepcoder.dev: is the chart installed"),
+        ((400, b"Client sent an HTTP request to an HTTPS server.\n"), Unreachable, "answers 400 Bad Request"),
+        (
+            refusal(403, 'User "system:anonymous" cannot get resource "deepcoderruns"'),
+            Unreachable,
+            "does not know who you are",
+        ),
         (refusal(403, 'User "u" cannot get resource "deepcoderruns"'), Forbidden, "to get deepcoderruns.deepcoder.dev"),
         (refusal(403, "exceeded quota: team"), Refused, "exceeded quota"),
         (refusal(401, "Unauthorized"), Unreachable, "log in"),

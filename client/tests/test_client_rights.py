@@ -1,35 +1,24 @@
 """A permission in words, and the role that grants it: as the chart and Kubernetes have them."""
 
-from pathlib import Path
-from typing import Any
-
 import pytest
-import yaml
 
+from deepcoder_client.forward import forward_rights
 from deepcoder_client.rights import READS, Right
 
-CHART = Path(__file__).resolve().parents[2] / "helm/deepcoder-operator/templates/rbac-users.yaml"
+
+@pytest.mark.parametrize("verb", ["get", "list", "watch", "create", "patch"])
+def test_a_right_on_our_kinds_is_told_with_the_chart_s_role(verb: str) -> None:
+    said = Right(verb, "deepcoderruns", "deepcoder.dev", "team").sentence()
+    assert said.startswith(f"you lack the permission to {verb} deepcoderruns.deepcoder.dev in namespace team: ask for")
+    assert f"deepcoder-operator-{'view' if verb in READS else 'edit'}," in said
 
 
-def roles() -> dict[str, list[dict[str, Any]]]:
-    """Rules of the chart's ClusterRoles for people, by the end of their name."""
-    lines = [line for line in CHART.read_text().splitlines() if not line.strip().startswith("{{")]
-    plain = "\n".join(line.replace('{{ include "deepcoder.fullname" . }}', "release") for line in lines)
-    return {d["metadata"]["name"].removeprefix("release-"): d["rules"] for d in yaml.safe_load_all(plain) if d}
-
-
-@pytest.mark.parametrize(
-    ("verb", "resource"),
-    [(v, r) for v in ("get", "list", "watch") for r in ("deepcoderruns", "sandboxpools")]
-    + [("create", "deepcoderruns"), ("patch", "deepcoderruns")],
-)
-def test_the_role_that_is_named_grants_it(verb: str, resource: str) -> None:
-    said = Right(verb, resource, "deepcoder.dev", "team").sentence()
-    assert said.startswith(f"you lack the permission to {verb} {resource}.deepcoder.dev in namespace team: ask for")
-    named = "view" if verb in READS else "edit"
-    assert f"deepcoder-operator-{named}," in said
-    rules = roles()[named]
-    assert any(verb in r["verbs"] and resource in r["resources"] and "deepcoder.dev" in r["apiGroups"] for r in rules)
+def test_the_dashboard_takes_the_chart_s_own_role_and_never_edit_where_the_operator_is() -> None:
+    for right in forward_rights("deepcoder"):
+        assert right.sentence().endswith(
+            "in namespace deepcoder: ask for a RoleBinding there to the chart's Role "
+            "[<release>-]deepcoder-operator-dashboard"
+        )
 
 
 def test_other_rights_are_told_with_the_roles_of_those_who_own_them() -> None:

@@ -17,6 +17,7 @@ from deepcoder_cli.exits import Exit
 from deepcoder_cli.output import printable
 from deepcoder_client.errors import (
     BadFile,
+    BadName,
     ClientError,
     Forbidden,
     NoData,
@@ -30,6 +31,7 @@ from deepcoder_client.errors import (
 
 CODES: dict[type[ClientError], Exit] = {
     BadFile: Exit.USAGE,
+    BadName: Exit.USAGE,
     Forbidden: Exit.FORBIDDEN,
     NoData: Exit.NOT_FOUND,
     NotFound: Exit.NOT_FOUND,

@@ -10,6 +10,7 @@ from deepcoder_client.client import Change, Client
 from deepcoder_client.connection import Connection
 from deepcoder_client.errors import (
     BadFile,
+    BadName,
     ClientError,
     Conflict,
     Forbidden,
@@ -27,6 +28,7 @@ from deepcoder_contracts.api.run import DeepCoderRun
 
 __all__ = [
     "BadFile",
+    "BadName",
     "Change",
     "Client",
     "ClientError",

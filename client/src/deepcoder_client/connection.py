@@ -20,7 +20,16 @@ import urllib3
 import yaml
 from kubernetes import client, config
 
-from deepcoder_client.errors import ClientError, Conflict, Forbidden, NoCluster, NotFound, Refused, Unreachable
+from deepcoder_client.errors import (
+    BadName,
+    ClientError,
+    Conflict,
+    Forbidden,
+    NoCluster,
+    NotFound,
+    Refused,
+    Unreachable,
+)
 from deepcoder_client.rights import Right
 from deepcoder_contracts.api.base import GROUP, VERSION
 
@@ -31,6 +40,7 @@ POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 APPLY, MERGE = "application/apply-patch+yaml", "application/merge-patch+json"
 _SHOWN = 500
 _CANNOT = re.compile(r"cannot (\w+) resource")
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 _IDLE_SECONDS = 330.0
 """Longest silence of a stream: API servers end watches after a few minutes, and a log may be quiet for as long."""
 
@@ -44,7 +54,10 @@ class Kind:
     version: str = "v1"
 
     def path(self, namespace: str | None, name: str | None = None, below: str | None = None) -> str:
-        """Its address."""
+        """Its address; raises `BadName`."""
+        for part in (namespace, name):
+            if part is not None and not _NAME.fullmatch(part):
+                raise BadName(part)
         root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
         within = f"/namespaces/{namespace}" if namespace else ""
         return "/".join(part for part in (f"{root}{within}/{self.plural}", name, below) if part)
@@ -83,7 +96,10 @@ class Connection:
         try:
             config.load_kube_config(file, context, client_configuration=configuration)
             merged = config.kube_config.KubeConfigMerger(file).config.value
-        except (config.ConfigException, yaml.YAMLError, OSError) as error:
+            if not re.match(r"https?://", str(configuration.host or "")):
+                raise config.ConfigException(f"clusters[].cluster.server: {configuration.host!r} is no URL")
+        except (config.ConfigException, yaml.YAMLError, OSError, TypeError, ValueError) as error:
+            why = f"{file} does not hold one" if isinstance(error, TypeError | ValueError) else str(error)
             try:
                 if context or kubeconfig:
                     raise config.ConfigException("a kubeconfig was asked for by name")
@@ -91,7 +107,7 @@ class Connection:
                 return cls(configuration, POD_NAMESPACE.read_text().strip(), timeout)
             except (config.ConfigException, OSError):
                 raise NoCluster(
-                    f"no usable kubeconfig: {error}. Set KUBECONFIG or --kubeconfig to one, or choose one of its "
+                    f"no usable kubeconfig: {why}. Set KUBECONFIG or --kubeconfig to one, or choose one of its "
                     "contexts with --context"
                 ) from error
         name = context or merged["current-context"]  # where one is asked for, a file need not have a current one
@@ -204,7 +220,8 @@ class Connection:
             )  # fmt: skip
         except (urllib3.exceptions.HTTPError, config.ConfigException) as error:
             raise Unreachable(
-                f"the API server does not answer: {error}; is it up, and is it the one KUBECONFIG should name?"
+                f"the API server {self.host} does not answer: {_why(error)}; is it up, and is it the one KUBECONFIG "
+                "should name?"
             ) from error
         if response.status < 400:
             return response
@@ -212,30 +229,42 @@ class Connection:
             raise _error(response, right, what)
 
 
+def _why(error: Exception) -> str:
+    """The cause, without the connection and the retries that urllib3 tells it with."""
+    said = str(getattr(error, "reason", None) or error)
+    return said.partition("): ")[2] or said
+
+
 def _error(response: urllib3.BaseHTTPResponse, right: Right, what: str) -> ClientError:
     """What the API server says, as one of ours."""
     try:
-        told = json.loads(response.data)
-        told = str(told.get("message") or "")
+        answer = json.loads(response.data)
+        status, told = answer.get("kind") == "Status", str(answer.get("message") or "")
     except (ValueError, AttributeError, urllib3.exceptions.HTTPError):
-        told = ""
+        status, told = False, ""
     message = told[:_SHOWN] or response.reason or ""
     where = f"in namespace {right.namespace}" if right.namespace else "in the cluster"
     match response.status:
         case 401:
             return Unreachable(f"the API server answers 401 {message}; log in to the cluster again")
+        case 403 if "system:anonymous" in message:
+            return Unreachable(
+                "the API server does not know who you are: your kubeconfig has no credentials, or the program that "
+                "gives them has failed; log in to the cluster again"
+            )
         case 403:
             cannot = _CANNOT.search(message)  # a right that is not the request's own: apply may have to create
             if cannot:
                 return Forbidden(replace(right, verb=cannot[1]))
             return Refused(message) if told else Forbidden(right)
-        case 404 if not what and "could not find the requested resource" in message:
-            return NotFound(f"the API server knows no {right.qualified}: is the chart installed in this cluster?")
+        case 404 if not status or "could not find the requested resource" in message:
+            missing = "the chart" if right.group == GROUP else "what serves it"
+            return NotFound(f"the API server knows no {right.qualified}: is {missing} installed in this cluster?")
         case 404:
             return NotFound(f"no {what or right.qualified} {where}; another namespace is chosen with -n")
         case 409:
             return Conflict(message)
-        case 400 | 415 | 422:
+        case 400 | 415 | 422 if status:
             return Refused(message)
-        case status:
-            return Unreachable(f"the API server answers {status} {message}")
+        case code:
+            return Unreachable(f"the API server answers {code} {message}")

@@ -18,6 +18,13 @@ class NotFound(ClientError):
     """There is no such object."""
 
 
+class BadName(ClientError):
+    """A name that no object has: an empty one would name a list, one with a slash what lies below another object."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name!r} is no name of an object: lower-case letters, digits, '-' and '.' are")
+
+
 class Forbidden(ClientError):
     """A permission is missing: which one, where, and which role would grant it."""
 

@@ -17,7 +17,7 @@ from kubernetes.stream.ws_client import portforward_call
 
 from deepcoder_client.connection import PODS, SERVICE_ACCOUNTS, Connection
 from deepcoder_client.errors import Forbidden, NoToken, Unreachable
-from deepcoder_client.rights import Right, socket_rights
+from deepcoder_client.rights import DASHBOARD, Right, socket_rights
 
 TOKEN_SECONDS = 3600
 _RENEW_SECONDS = 300.0
@@ -44,8 +44,8 @@ class Stream(Protocol):
 
 
 def forward_rights(namespace: str) -> tuple[Right, Right]:
-    """What it takes."""
-    return socket_rights("pods/portforward", namespace)
+    """What it takes, in the namespace of the chart."""
+    return socket_rights("pods/portforward", namespace, DASHBOARD)
 
 
 def port_forward(connection: Connection, namespace: str, pod: str, port: int) -> Stream:

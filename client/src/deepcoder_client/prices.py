@@ -41,6 +41,11 @@ def read_prices(path: str | Path) -> list[Price]:
         raise BadFile(f"{path}: {field}: {first['msg']}; write prices: [{{perGpuHour: 2.5}}]") from None
 
 
+def price_list(path: str | Path | None, for_all: float | None) -> list[Price]:
+    """That of a file, then one price for what it has none for; either may be missing."""
+    return [*(read_prices(path) if path else ()), *([Price(per_gpu_hour=for_all)] if for_all is not None else ())]
+
+
 def per_gpu_hour(prices: Sequence[Price], node_selector: Mapping[str, str]) -> float | None:
     """What one GPU of a pod costs an hour; None without a price for it."""
     for price in prices:

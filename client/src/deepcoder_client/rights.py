@@ -29,6 +29,9 @@ class Right:
     namespace: str | None = None
     """None for all namespaces."""
 
+    granted_by: str = ""
+    """The role to ask for, where the resource alone does not say it."""
+
     @property
     def qualified(self) -> str:
         """`deepcoderruns.deepcoder.dev`, as kubectl auth can-i takes it."""
@@ -38,6 +41,8 @@ class Right:
     @property
     def role(self) -> str:
         """Which role would grant it."""
+        if self.granted_by:
+            return self.granted_by
         if self.group == GROUP:
             role = "view" if self.verb in READS else "edit"
             return (
@@ -58,9 +63,14 @@ class Right:
         return f"you lack the permission to {self.verb} {self.qualified} {where}: ask for {binding} to {self.role}"
 
 
-def socket_rights(resource: str, namespace: str) -> tuple[Right, Right]:
+DASHBOARD = "the chart's Role [<release>-]deepcoder-operator-dashboard"
+"""In the operator's namespace, where Kubernetes' own edit would open the operator's account."""
+
+
+def socket_rights(resource: str, namespace: str, granted_by: str = "") -> tuple[Right, Right]:
     """What it takes to open a WebSocket to `pods/exec` or `pods/portforward`.
 
     It is opened by a GET, so the API server has always asked for `get`; from Kubernetes 1.35 on also for `create`.
     """
-    return Right("get", resource, "", namespace), Right("create", resource, "", namespace)
+    get, create = (Right(verb, resource, "", namespace, granted_by) for verb in ("get", "create"))
+    return get, create
