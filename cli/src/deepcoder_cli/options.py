@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,17 @@ from deepcoder_client.errors import ClientError
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 COMPLETION_SECONDS = 3.0
+
+
+class Number(click.FloatRange):
+    """A number within bounds, which neither NaN nor infinity is."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """As click does."""
+        found: float = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{value} is no finite number", param, ctx)
+        return found
 
 
 @dataclass(frozen=True)
@@ -37,6 +49,8 @@ def cluster(*, all_namespaces: bool = False) -> Callable[[Command], Command]:
 
     def decorate(command: Command) -> Command:
         def called(**given: Any) -> Any:
+            if given.get("all_namespaces") and given.get("run") is not None:
+                raise click.UsageError("-A is for all runs: leave it out where one is named, and use -n")
             where = Where(
                 given.pop("namespace"), given.pop("context"), given.pop("kubeconfig"), given.pop("request_timeout"),
                 given.pop("all_namespaces", False),
@@ -50,7 +64,7 @@ def cluster(*, all_namespaces: bool = False) -> Callable[[Command], Command]:
             click.option("--context", help="Context of the kubeconfig."),
             click.option("--kubeconfig", type=click.Path(path_type=Path), help="File in place of KUBECONFIG's."),
             click.option(
-                "--request-timeout", type=click.FloatRange(min=0.1), default=10.0, show_default=True,
+                "--request-timeout", type=Number(min=0.1, max=3600), default=10.0, show_default=True,
                 metavar="SECONDS", help="Longest wait for one answer of the API server.",
             ),
         ]  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from deepcoder_cli.exits import Exit
-from deepcoder_cli.options import Where, cluster, examples, output, run_argument
+from deepcoder_cli.options import Number, Where, cluster, examples, output, run_argument
 from deepcoder_cli.output import document
 from deepcoder_client.client import TERMINAL, Client
 from deepcoder_client.errors import ClientError
@@ -64,7 +64,9 @@ kubectl deepcoder suspend demo --wait --timeout 600
 )
 @run_argument()
 @click.option("--wait", is_flag=True, help="Wait until its pods are free.")
-@click.option("--timeout", type=float, default=900.0, show_default=True, metavar="SECONDS", help="Longest wait.")
+@click.option(
+    "--timeout", type=Number(min=0), default=900.0, show_default=True, metavar="SECONDS", help="Longest wait."
+)
 @output()
 @cluster()
 def suspend(where: Where, run: str, wait: bool, timeout: float, output: str) -> int:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from deepcoder_cli.options import Where, cluster, examples, output, run_argument
+from deepcoder_cli.options import Number, Where, cluster, examples, output, run_argument
 from deepcoder_cli.output import document, table
 from deepcoder_client.cost import cost as reckon
-from deepcoder_client.prices import Price, read_prices
+from deepcoder_client.prices import price_list
 
 COLUMNS = ("namespace", "run", "phase", "gpus", "gpu hours", "wasted", "judge hours", "cost", "estimated")
 
@@ -27,7 +27,7 @@ kubectl deepcoder cost demo --gpu-hour 2.5       # in place of the operator's pr
 @run_argument(required=False)
 @click.option("--prices", "price_file", type=click.Path(path_type=Path), metavar="FILE",
               help="Price list in place of the operator's; its entry without a node selector counts.")  # fmt: skip
-@click.option("--gpu-hour", type=click.FloatRange(min=0), metavar="PRICE", help="One price for every GPU.")
+@click.option("--gpu-hour", type=Number(min=0), metavar="PRICE", help="One price for every GPU.")
 @output()
 @cluster(all_namespaces=True)
 def cost(where: Where, run: str | None, price_file: Path | None, gpu_hour: float | None, output: str) -> None:
@@ -37,13 +37,13 @@ def cost(where: Where, run: str | None, price_file: Path | None, gpu_hour: float
     checkpoint. There is no cost without a price list, the operator's (chart value `prices`) or one given here.
     """
     client = where.client()
-    prices = [Price(per_gpu_hour=gpu_hour)] if gpu_hour is not None else read_prices(price_file) if price_file else []
-    runs = [client.get(run)] if run else client.list(all_namespaces=where.all_namespaces)
+    prices = price_list(price_file, gpu_hour)
+    runs = [client.get(run)] if run is not None else client.list(all_namespaces=where.all_namespaces)
     now = datetime.now(UTC)
     found = [(each, reckon(each, now, prices)) for each in runs]
     if output != "table":
         entries = [{"namespace": r.metadata.namespace, "run": r.metadata.name, "cost": c} for r, c in found]
-        document(entries[0] if run else entries, output)
+        document(entries[0] if run is not None else entries, output)
         return
     table(
         COLUMNS,

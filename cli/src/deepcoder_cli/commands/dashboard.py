@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import webbrowser
 from collections.abc import Callable
+from dataclasses import replace
 
 import click
 
@@ -14,6 +15,7 @@ from deepcoder_client.client import Client
 from deepcoder_client.connection import PODS
 from deepcoder_client.errors import Forbidden, NotFound, Refused, Unreachable
 from deepcoder_client.forward import Bearer, Stream, forward_rights, port_forward
+from deepcoder_client.rights import DASHBOARD
 
 PORT = 8090
 """Where the page listens on its pod's loopback."""
@@ -88,7 +90,10 @@ def following(pod: str, find: Callable[[], str], dial: Callable[[str], Stream]) 
 
 def _page(client: Client, namespace: str) -> str:
     """A pod of the page's that is ready and stays."""
-    pods = client.connection.list(PODS, namespace, labelSelector=LABEL)["items"]
+    try:
+        pods = client.connection.list(PODS, namespace, labelSelector=LABEL)["items"]
+    except Forbidden as error:
+        raise Forbidden(replace(error.right, granted_by=DASHBOARD)) from error
     pages = [p for p in pods if str(p["metadata"]["labels"][LABEL]).endswith("-web")]
     for pod in pages:
         if "deletionTimestamp" in pod["metadata"]:

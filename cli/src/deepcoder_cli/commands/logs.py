@@ -60,6 +60,14 @@ def logs(
     """
     if follow and (attempt or attempts):
         raise click.UsageError("--attempt and --attempts show what is over: leave -f out")
+    if attempts and attempt is not None:
+        raise click.UsageError("--attempts lists them, --attempt N shows one: leave one of the two out")
+    if part != "driver" and (attempts or attempt is not None):
+        raise click.UsageError(f"pods of {part} are gone with their attempt: --attempts lists the files it has left")
+    if name is not None and attempt is None:
+        raise click.UsageError("--file is one of a past attempt's: say which with --attempt N")
+    if output != "table" and not attempts:
+        raise click.UsageError("a log is text: -o is for --attempts")
     client = where.client()
     found = client.get(run)
     if attempts:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from deepcoder_cli.exits import Exit
-from deepcoder_cli.options import Where, cluster, examples, output
+from deepcoder_cli.options import Number, Where, cluster, examples, output
 from deepcoder_cli.output import document, table
 from deepcoder_client.manifests import load_all
 from deepcoder_client.plan import GPU_GB, Given, RunPlan, read_model_config
 from deepcoder_client.plan import plan as reckon
-from deepcoder_client.prices import Price, read_prices
+from deepcoder_client.prices import price_list
 
 COLUMNS = (
     "stage",
@@ -36,18 +38,20 @@ kubectl deepcoder plan -f deepcoder-14b.yaml
 kubectl deepcoder plan -f deepcoder-14b.yaml --gpu-hour 2.5 --step-seconds 900
 kubectl deepcoder plan -f run.yaml --prices prices.yaml --step-seconds 16k=600 --step-seconds 32k=1500
 kubectl deepcoder plan -f run.yaml --model-config model/config.json --memory 141
+kubectl deepcoder plan -f -                      # what another program writes
 kubectl deepcoder plan -f run.yaml --server      # the API server checks it too, and keeps nothing
 """
     )
 )
-@click.option("-f", "--filename", type=click.Path(path_type=Path), required=True, help="File with a run.")
-@click.option("--memory", type=click.FloatRange(min=1), default=GPU_GB, show_default=True, metavar="GB",
+@click.option("-f", "--filename", type=click.Path(path_type=Path), required=True,
+              help="File with runs; - is standard input.")  # fmt: skip
+@click.option("--memory", type=Number(min=1), default=GPU_GB, show_default=True, metavar="GB",
               help="Memory of one GPU, in 10^9 bytes.")  # fmt: skip
 @click.option("--model-config", type=click.Path(path_type=Path), metavar="FILE",
               help="config.json of a model that is not known here.")  # fmt: skip
 @click.option("--prices", "price_file", type=click.Path(path_type=Path), metavar="FILE",
               help="Price list: prices: [{nodeSelector: {…}, perGpuHour: 2.5}], as in the chart's values.")  # fmt: skip
-@click.option("--gpu-hour", type=click.FloatRange(min=0), metavar="PRICE", help="One price for every GPU.")
+@click.option("--gpu-hour", type=Number(min=0), metavar="PRICE", help="One price for every GPU.")
 @click.option("--step-seconds", multiple=True, metavar="[STAGE=]SECONDS",
               help="How long a step takes; may be given for each stage.")  # fmt: skip
 @click.option("--server", is_flag=True, help="Have the API server check the run as well (a dry run).")
@@ -62,15 +66,12 @@ def plan(
     GPUs, memory and cost are said of each stage. Nothing is applied, and without --server nothing is asked of a
     cluster. Exit code 1 if a run cannot work as it stands; what to change is said.
     """
-    prices = [
-        *(read_prices(price_file) if price_file else ()),
-        *([Price(per_gpu_hour=gpu_hour)] if gpu_hour is not None else ()),
-    ]
-    given = Given(memory, prices, _seconds(step_seconds))
     config = read_model_config(model_config) if model_config else None
-    manifests = load_all(filename)
+    manifests = load_all("/dev/stdin" if filename == Path("-") else filename)
     if not manifests:
         raise click.UsageError(f"{filename} holds no DeepCoderRun")
+    stages = [stage.name for manifest in manifests for stage in manifest.spec.stages]
+    given = Given(memory, price_list(price_file, gpu_hour), _seconds(step_seconds, stages))
     if server:
         client = where.client()
         for manifest in manifests:
@@ -122,12 +123,17 @@ def _money(value: float | None) -> str | None:
     return None if value is None else f"{value:,.2f}"
 
 
-def _seconds(given: tuple[str, ...]) -> dict[str, float]:
+def _seconds(given: tuple[str, ...], stages: Sequence[str]) -> dict[str, float]:
+    """By stage, that of all others under the empty name."""
     found = {}
     for text in given:
         stage, _, seconds = text.rpartition("=")
+        if stage and stage not in stages:
+            raise click.UsageError(f"--step-seconds {text}: there is no stage {stage}, but {', '.join(stages)}")
         try:
             found[stage] = float(seconds)
         except ValueError:
-            raise click.UsageError(f"--step-seconds {text}: give SECONDS, or STAGE=SECONDS") from None
+            found[stage] = math.nan
+        if not 0 <= found[stage] < math.inf:
+            raise click.UsageError(f"--step-seconds {text}: give SECONDS, or STAGE=SECONDS")
     return found

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from deepcoder_cli.exits import Exit
 from deepcoder_cli.follow import follow
-from deepcoder_cli.options import Where, cluster, examples, output, run_argument
+from deepcoder_cli.options import Number, Where, cluster, examples, output, run_argument
 from deepcoder_cli.output import age, document, table
 from deepcoder_cli.snapshot import take
 from deepcoder_cli.view import curve_point, phase_of, render
@@ -33,7 +33,7 @@ kubectl deepcoder status demo -o json            # the run as the API server has
 @run_argument(required=False)
 @click.option("-w", "--watch", is_flag=True, help="Live, until the run ends: exit code 0 if it is Complete, else 1.")
 @click.option(
-    "--timeout", type=float, default=WATCH_SECONDS, metavar="SECONDS", help="Longest watch (default: 30 days)."
+    "--timeout", type=Number(min=0), default=WATCH_SECONDS, metavar="SECONDS", help="Longest watch (default: 30 days)."
 )
 @output()
 @cluster(all_namespaces=True)
@@ -44,8 +44,6 @@ def status(where: Where, run: str | None, watch: bool, timeout: float, output: s
     """
     if watch and (run is None or output != "table"):
         raise click.UsageError("--watch follows one run as a picture: name it, and leave -o out")
-    if run is not None and where.all_namespaces:
-        raise click.UsageError("-A lists runs: leave it out where one is named, and choose its namespace with -n")
     client = where.client()
     if run is None:
         _list(list(client.raw_list(all_namespaces=where.all_namespaces)), output)
