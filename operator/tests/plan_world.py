@@ -15,6 +15,7 @@ from typing import Any
 from plan_values import Meter, checkpoint, roundtrip
 from run_manifests import run_manifest
 
+from deepcoder_contracts.api.condition import Condition
 from deepcoder_contracts.api.failure import FailureReason
 from deepcoder_contracts.api.run import FINALIZER, DeepCoderRun
 from deepcoder_contracts.api.run_status import Phase, RunStatus
@@ -46,6 +47,7 @@ from deepcoder_operator.domain.world import (
 START = datetime(2026, 1, 1, tzinfo=UTC)
 POD_SECONDS = 330
 """Grace of a head's pod."""
+PROVISIONED = ClusterView("c", True)
 UID = "01234567-89ab-4cde-8f01-23456789abcd"
 
 
@@ -87,6 +89,8 @@ class Cluster:
     """When it first took the live attempt's reports."""
     heard: datetime | None = None
     """When a report of another run last came, where there are others."""
+    provisioned: ClusterView = PROVISIONED
+    """How KubeRay has its RayCluster."""
     obstacle: Problem | None = None
     """What the bucket refuses of what is carried out: the folder's deletion."""
     refused: Problem | None = None
@@ -110,7 +114,7 @@ class Cluster:
         world = World(
             rayjob=mine.get(name or "") or self.jobs.get(name or ""),
             strays=tuple(j for n, j in mine.items() if n != name),
-            cluster=ClusterView("c", True) if name in self.jobs and not self.jobs[name].suspended else None,
+            cluster=self.provisioned if name in self.jobs and not self.jobs[name].suspended else None,
             pods=tuple(self.pods.values()),
             pool=self.pool,
             beat=self.beat,
@@ -373,11 +377,16 @@ def running(**spec: object) -> Cluster:
     return cluster
 
 
+def condition_of(cluster: Cluster, kind: str) -> Condition:
+    """What the run says of itself."""
+    found = find_condition(cluster.run.status.conditions, kind)
+    assert found is not None
+    return found
+
+
 def reason(cluster: Cluster, condition: str = "Progressing") -> str:
     """Why a condition is as it is."""
-    found = find_condition(cluster.run.status.conditions, condition)
-    assert found is not None
-    return found.reason
+    return condition_of(cluster, condition).reason
 
 
 def failed_of(cluster: Cluster) -> FailureReason:

@@ -108,7 +108,8 @@ def rayjob() -> Object:
 def raycluster() -> Object:
     spec = {"headGroupSpec": {"template": pod()["spec"]}}
     return {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": metadata(), "spec": spec,
-            "status": {"state": "ready", "conditions": [{"type": "HeadPodReady"}] * 5}}  # fmt: skip
+            "status": {"state": "ready", "conditions": [{"type": "HeadPodReady"}] * 5 + [
+                {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}]}}  # fmt: skip
 
 
 def test_what_is_read_of_a_kept_object_is_what_is_read_of_the_whole_one() -> None:

@@ -61,6 +61,18 @@ def test_judge_that_does_not_start_is_told_with_its_own_words_also_beside_one_th
     assert beside["Scaling"] == ("ScalingUp", f"2 judges are wanted, 1 are ready; {words}")
 
 
+def test_why_the_api_server_refuses_judges_is_what_their_pool_says_of_itself() -> None:
+    """A run quotes its pool's Ready alone, and pods that are not made tell nothing."""
+    refused = replace(FACTS, refusal=Refusal("PodRefused", "exceeded quota: team"))
+
+    def of(*pods: JudgePod) -> dict[str, tuple[str, str]]:
+        status = pool_status(SandboxPoolStatus(), refused, pods, 0.0)
+        return {c.type: (c.reason, c.message) for c in status.conditions}
+
+    assert of()["Ready"] == ("PodRefused", "no judge is ready; exceeded quota: team")
+    assert of(pod(0))["Scaling"] == ("ScalingUp", "2 judges are wanted, 1 are ready; exceeded quota: team")
+
+
 def test_conditions_follow_the_pool() -> None:
     def of(facts: PoolFacts, pods: list[JudgePod]) -> dict[str, tuple[str, str]]:
         return conditions(pool_status(SandboxPoolStatus(), facts, pods, 0.0))

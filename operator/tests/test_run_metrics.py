@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, CollectorRegistry, Gauge
 from run_ground import KEY, Observer, manifest, standing
 
 from deepcoder_contracts.api.run_status import RunStatus
 from deepcoder_operator.controllers.reconcile import Memory
 from deepcoder_operator.domain.draft import EventRecord, Plan
 from deepcoder_operator.domain.world import Problem, StorageView, World
-from deepcoder_operator.metrics import WARNED_REASONS
+from deepcoder_operator.metrics import WARNED_REASONS, Oldest
 
 WAITING = "deepcoder_operator_runs_waiting_for_storage"
 AWAY = Problem("StorageUnreachable", "no answer in 15 s")
@@ -67,3 +67,35 @@ async def test_warning_after_which_somebody_has_to_look_is_counted_by_its_reason
         ground.controller._reconciler._announce(Memory(manifest()), manifest(), told)
     assert {r: counted(r) for r in WARNED_REASONS} == before | {"LeftBehind": (before["LeftBehind"] or 0) + 1}
     assert counted("Admitted") is None
+
+
+def test_age_of_a_phase_is_that_of_the_run_that_has_been_in_it_longest() -> None:
+    now, registry = 0.0, CollectorRegistry()
+    oldest = Oldest(Gauge("oldest_seconds", "…", ["phase"], registry=registry), lambda: now)
+
+    def age(phase: str) -> float | None:
+        return registry.get_sample_value("oldest_seconds", {"phase": phase})
+
+    oldest.move("first", "", "Starting")
+    now = 60
+    oldest.move("second", "", "Starting")
+    oldest.move("first", "Starting", "Starting")
+    now = 100
+    assert age("Starting") == 100, "a pass that changes nothing begins nothing anew"
+    oldest.move("first", "Starting", "Running")
+    assert (age("Starting"), age("Running")) == (40, 0)
+    now = 130
+    oldest.move("second", "Starting", "")
+    assert (age("Starting"), age("Running")) == (0, 30), "who is gone waits for nothing"
+
+
+async def test_how_long_a_run_has_been_in_its_phase_is_served() -> None:
+    def age() -> float:
+        return REGISTRY.get_sample_value("deepcoder_operator_oldest_run_seconds", {"phase": "Pending"}) or 0
+
+    async with standing() as ground:
+        ground.controller._reconciler._observer = Answers(storage=StorageView(problem=AWAY))
+        ground.controller.seen(manifest())
+        await ground.until(lambda: age() > 0)
+        ground.controller.gone(manifest())
+        assert age() == 0

@@ -6,6 +6,9 @@ that finds nothing has asked for something that does not exist.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Hashable
+
 from prometheus_client import Counter, Gauge, Histogram
 
 from deepcoder_contracts.api.run_status import Phase
@@ -13,6 +16,11 @@ from deepcoder_contracts.api.run_status import Phase
 STARTED = Gauge("deepcoder_operator_start_time_seconds", "When this process began, since the epoch")
 STARTED.set_to_current_time()
 RUNS = Gauge("deepcoder_operator_runs", "Runs by phase", ["phase"])
+OLDEST_RUN = Gauge(
+    "deepcoder_operator_oldest_run_seconds",
+    "How long the run that has been in a phase longest has been in it, as this replica knows",
+    ["phase"],
+)
 PASSES = Counter("deepcoder_operator_passes_total", "Passes over a run by result", ["result"])
 PASS_SECONDS = Histogram(
     "deepcoder_operator_pass_seconds",
@@ -23,8 +31,9 @@ STATUS_WRITES = Counter("deepcoder_operator_status_writes_total", "Writes of a r
 STATUS_REFUSED = Counter("deepcoder_operator_status_refused_total", "Statuses that the API server found invalid")
 ACTIONS = Counter("deepcoder_operator_actions_total", "Actions carried out by kind", ["action"])
 FAILURES = Counter("deepcoder_operator_attempt_failures_total", "Failed attempts by reason", ["reason"])
-WARNED_REASONS = ("ArtifactsLeft", "CheckpointLost", "LeftBehind", "PostMortemPartly")
-"""Of warnings after which somebody has to look: GPUs or objects that nobody counts any more, what is lost for good."""
+WARNED_REASONS = ("ArtifactsLeft", "CheckpointLost", "Failed", "LeftBehind", "PostMortemPartly")
+"""Of warnings after which somebody has to look: runs that are given up, GPUs or objects that nobody counts any more,
+what is lost for good."""
 
 WARNINGS = Counter("deepcoder_operator_warnings_total", "Warnings after which somebody has to look", ["reason"])
 for _reason in WARNED_REASONS:
@@ -45,6 +54,7 @@ STORAGE_REQUESTS = Counter("deepcoder_operator_storage_requests_total", "Request
 
 for _phase in Phase:
     RUNS.labels(phase=str(_phase))
+    OLDEST_RUN.labels(phase=str(_phase))
 for _result in ("ok", "conflict", "error"):
     PASSES.labels(result=_result)
 for _cause in ("QueueFull", "Stopping"):
@@ -64,3 +74,25 @@ class Tally:
             if state and before != after:
                 self._counts[state] = self._counts.get(state, 0) + by
                 self._gauge.labels(state).set(self._counts[state])
+
+
+class Oldest:
+    """Keeps a gauge of how long that which has been in each state longest has been in it; 0 where nothing is."""
+
+    def __init__(self, gauge: Gauge, clock: Callable[[], float] = time.monotonic) -> None:
+        self._gauge, self._clock = gauge, clock
+        self._since: dict[str, dict[Hashable, float]] = {}
+
+    def move(self, thing: Hashable, before: str, after: str) -> None:
+        """One of them has changed; it goes to the end of those in its new state."""
+        if before == after:
+            return
+        self._since.get(before, {}).pop(thing, None)
+        if after:
+            if after not in self._since:
+                self._gauge.labels(after).set_function(lambda: self._seconds(after))
+            self._since.setdefault(after, {})[thing] = self._clock()
+
+    def _seconds(self, state: str) -> float:
+        first = next(iter(self._since[state].values()), None)
+        return 0.0 if first is None else self._clock() - first

@@ -78,6 +78,7 @@ class RunController:
         self._workers: dict[RunKey, _Worker] = {}
         self._by_pool: dict[RunKey, set[RunKey]] = {}
         self._phases = metrics.Tally(metrics.RUNS)
+        self._oldest = metrics.Oldest(metrics.OLDEST_RUN)
         self._waiting = metrics.Tally(metrics.WAITING_FOR_STORAGE)
         self.limit = PassLimit(_CONCURRENT_PASSES)
         self._ready = asyncio.Event()
@@ -234,6 +235,7 @@ class RunController:
     def _count(self, worker: _Worker, phase: str, problem: str) -> None:
         """Count a worker under its phase and under what keeps storage from answering it, none if empty."""
         self._phases.move(worker.counted, phase)
+        self._oldest.move(id(worker), worker.counted, phase)
         self._waiting.move(worker.counted_problem, problem)
         worker.counted, worker.counted_problem = phase, problem
 

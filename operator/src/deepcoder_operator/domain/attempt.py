@@ -200,9 +200,7 @@ def _admitted(draft: Draft, world: World, job: RayJobView) -> None:
     if draft.attempt.state is AttemptState.RUNNING:
         draft.progressing(True, "Running", f"attempt {attempt.ordinal} runs")
     elif draft.attempt.state is AttemptState.STARTING:
-        waiting = next(
-            (f"pod {p.name}: {p.waiting}" for p in world.pods if p.waiting and p.ordinal == attempt.ordinal), ""
-        )
+        waiting = world.waits_for(attempt.ordinal)
         draft.progressing(True, "Starting", f"attempt {attempt.ordinal} starts" + (f"; {waiting}" if waiting else ""))
 
 

@@ -34,10 +34,9 @@ def check_deadlines(draft: Draft, world: World) -> None:
     if attempt.state is AttemptState.STARTING and attempt.admitted_time:
         bound = stage.pre_running_deadline_seconds
         if draft.due(attempt.admitted_time, bound):
-            waiting = "; ".join(f"{p.name}: {p.waiting}" for p in world.pods if p.waiting)
-            text = f"not running {bound} s after its quota was granted (preRunningDeadlineSeconds). {waiting}".rstrip(
-                ". "
-            )
+            text = f"not running {bound} s after its quota was granted (preRunningDeadlineSeconds)"
+            waiting = world.waits_for(attempt.ordinal)
+            text += f". {waiting}" if waiting else ""
             leave(draft, Outcome.FAILED, Failure(FailureReason.PRE_RUNNING_DEADLINE_EXCEEDED, text))
         return
     if attempt.state is AttemptState.RUNNING:

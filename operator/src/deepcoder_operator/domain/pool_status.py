@@ -110,6 +110,9 @@ def _ready(facts: PoolFacts, live: Sequence[JudgePod], ready: Sequence[JudgePod]
         return "Ready", True, "JudgesReady", f"{len(ready)} of {facts.desired} judges are ready"
     if facts.desired == 0:
         return "Ready", True, "Idle", "scaled to zero: the first programs wait until a judge has started"
+    if facts.refusal is not None:
+        # Of pods that are refused no pod tells, and of a pool's conditions a run quotes this one alone.
+        return "Ready", False, facts.refusal.reason, f"no judge is ready; {facts.refusal.message}"
     if trouble := _trouble(live):
         return "Ready", False, trouble.reason, f"no judge is ready; {trouble.text}"
     return "Ready", False, "NoJudgeReady", "no judge is ready yet"
@@ -117,8 +120,8 @@ def _ready(facts: PoolFacts, live: Sequence[JudgePod], ready: Sequence[JudgePod]
 
 def _scaling(facts: PoolFacts, live: Sequence[JudgePod], ready: Sequence[JudgePod]) -> _Row:
     if len(live) < facts.desired or len(ready) < facts.desired:
-        trouble = _trouble(live)
-        more = f"; {trouble.text}" if trouble else ""
+        why = facts.refusal.message if facts.refusal else (trouble.text if (trouble := _trouble(live)) else "")
+        more = f"; {why}" if why else ""
         return "Scaling", True, "ScalingUp", f"{facts.desired} judges are wanted, {len(ready)} are ready{more}"
     if len(live) > facts.desired:
         return "Scaling", True, "ScalingDown", f"{facts.desired} judges are wanted, {len(live)} exist"

@@ -27,6 +27,18 @@ Object = Mapping[str, Any]
 RAYJOB_INVALID = "RayJobInvalid"
 """Reason of an obstacle that no waiting mends: the API server refuses what the attempt is made of."""
 
+REPLICA_FAILURE = "ReplicaFailure"
+"""Condition of a RayCluster whose pods the API server refuses to make or to delete."""
+
+WAITING_LENGTH = 500
+"""Characters kept of what a pod waits for."""
+
+_STARTS = (None, "ContainerCreating", "PodInitializing")
+"""Reasons of a container to wait that say nothing."""
+
+_MOST_WAITING = 3
+"""Different reasons to wait that are told."""
+
 MESSAGE_LENGTH = 800
 """Characters kept of a job's message."""
 
@@ -66,6 +78,8 @@ class ClusterView:
 
     uid: str
     ready: bool
+    trouble: str = ""
+    """Why KubeRay cannot make its pods: a quota, a webhook that refuses them. Pods that are not there tell nothing."""
 
 
 @dataclass(frozen=True)
@@ -200,6 +214,16 @@ class World:
         heads = [p for p in self.pods if p.role == "head" and p.ordinal == ordinal]
         return min(heads, key=lambda p: (p.deleting, p.name), default=None)
 
+    def waits_for(self, ordinal: int) -> str:
+        """What keeps an attempt's pods from being there, for people: each reason once, with a pod that has it."""
+        refused = (
+            [f"KubeRay cannot make its pods: {self.cluster.trouble}"] if self.cluster and self.cluster.trouble else []
+        )
+        pods = {p.waiting: p.name for p in reversed(self.pods) if p.waiting and p.ordinal == ordinal}
+        told = refused + [f"pod {name}: {why}" for why, name in reversed(pods.items())]
+        more = [f"and {len(told) - _MOST_WAITING} other reasons"] if len(told) > _MOST_WAITING else []
+        return "; ".join(told[:_MOST_WAITING] + more)
+
     def beat_of(self, ordinal: int) -> Beat | None:
         """The newest report, if it is an attempt's own."""
         return self.beat if self.beat is not None and self.beat.report.ordinal == ordinal else None
@@ -227,7 +251,14 @@ def rayjob_view(obj: Object) -> RayJobView:
 def cluster_view(obj: Object) -> ClusterView:
     """A RayCluster."""
     status = obj.get("status") or {}
-    return ClusterView(uid=obj["metadata"]["uid"], ready=status.get("state") == "ready")
+    conditions = {c["type"]: c for c in status.get("conditions") or ()}
+    refused = conditions.get(REPLICA_FAILURE, {})
+    told = " ".join(str(refused.get("message") or refused.get("reason") or "").split())
+    return ClusterView(
+        uid=obj["metadata"]["uid"],
+        ready=status.get("state") == "ready",
+        trouble=told[:WAITING_LENGTH] if refused.get("status") == "True" else "",
+    )
 
 
 def pod_view(obj: Object) -> PodView:
@@ -235,12 +266,14 @@ def pod_view(obj: Object) -> PodView:
     meta, spec, status = obj["metadata"], obj.get("spec") or {}, obj.get("status") or {}
     conditions = {c["type"]: c for c in status.get("conditions") or ()}
     containers = status.get("containerStatuses") or []
+    all_containers = [*(status.get("initContainerStatuses") or ()), *containers]
     ended = [s["state"]["terminated"] for s in containers if "terminated" in (s.get("state") or {})]
     worst: Object = max(ended, key=lambda t: (t.get("reason") == "OOMKilled", t.get("exitCode", 0)), default={})
-    waiting: Object = next((s["state"]["waiting"] for s in containers if "waiting" in (s.get("state") or {})), {})
+    waits = (s["state"]["waiting"] for s in all_containers if "waiting" in (s.get("state") or {}))
+    waiting: Object = next((w for w in waits if w.get("reason") not in _STARTS), {})
     scheduled, disruption = conditions.get("PodScheduled", {}), conditions.get("DisruptionTarget", {})
     unscheduled = scheduled if scheduled.get("status") == "False" else {}
-    why = waiting if waiting.get("reason") not in (None, "ContainerCreating", "PodInitializing") else unscheduled
+    why = waiting or unscheduled
     return PodView(
         name=meta["name"],
         uid=meta["uid"],
@@ -257,7 +290,7 @@ def pod_view(obj: Object) -> PodView:
         terminated=worst.get("reason") or "",
         exit_code=worst.get("exitCode"),
         message=(worst.get("message") or status.get("message") or "")[:500],
-        waiting=f"{why.get('reason', '')}: {why.get('message', '')}"[:500] if why else "",
+        waiting=f"{why.get('reason', '')}: {why.get('message', '')}"[:WAITING_LENGTH] if why else "",
         image_id=next((s.get("imageID", "") for s in containers), ""),
         gpus=pod_gpus(spec),
         node_selector=spec.get("nodeSelector"),

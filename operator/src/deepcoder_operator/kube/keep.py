@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from deepcoder_operator.domain.world import REPLICA_FAILURE
 from deepcoder_operator.kube.resources import PODS, RAYCLUSTERS, RAYJOBS, Resource
 
 Object = dict[str, Any]
@@ -55,7 +56,10 @@ def _rayjob(obj: Mapping[str, Any]) -> Object:
 
 
 def _cluster(obj: Mapping[str, Any]) -> Object:
-    return _head(obj) | {"status": _only(obj.get("status"), ("state", "reason"))}
+    status = _only(obj.get("status"), ("state", "reason", "conditions"))
+    if "conditions" in status:
+        status["conditions"] = [c for c in status["conditions"] if c.get("type") == REPLICA_FAILURE]
+    return _head(obj) | {"status": status}
 
 
 def _pod(obj: Mapping[str, Any]) -> Object:

@@ -1,0 +1,90 @@
+"""What keeps an attempt's pods from being there is named where people look first: in the run's conditions."""
+
+from __future__ import annotations
+
+from plan_world import Cluster, condition_of, make_run, running
+from run_manifests import TRAIN
+
+from deepcoder_contracts.api.run_status import Phase
+from deepcoder_operator.domain.world import ClusterView, PodView, cluster_view, pod_view
+
+NO_ROOM = "Unschedulable: 0/4 nodes are available: 4 Insufficient nvidia.com/gpu."
+QUOTA = 'pods "demo-s0-a1-head" is forbidden: exceeded quota: team, requested: pods=1, used: pods=9, limited: pods=9'
+
+
+def starting(*pods: PodView, provisioned: ClusterView, **stage: int) -> Cluster:
+    """A run whose RayJob is made and has these pods."""
+    cluster = Cluster(make_run(stages=[TRAIN | stage]))
+    cluster.settle()
+    cluster.pods = {p.name: p for p in pods}
+    cluster.provisioned = provisioned
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.STARTING
+    return cluster
+
+
+def pending(name: str, waiting: str, ordinal: int = 1) -> PodView:
+    return PodView(name, f"uid-{name}", "sampler", ordinal, phase="Pending", waiting=waiting)
+
+
+def test_pod_that_fits_nowhere_is_named_in_the_conditions() -> None:
+    cluster = starting(pending("sampler-0", NO_ROOM), provisioned=ClusterView("c", ready=False))
+    for name in ("ClusterReady", "Progressing"):
+        assert f"pod sampler-0: {NO_ROOM}" in condition_of(cluster, name).message
+    assert condition_of(cluster, "ClusterReady").status == "False"
+
+
+def test_what_many_pods_wait_for_is_said_once_and_other_reasons_are_counted() -> None:
+    waits = [pending(f"sampler-{i}", NO_ROOM) for i in range(9)]
+    others = [pending(f"learner-{i}", f"ErrImagePull: no such image: registry/{i}") for i in range(4)]
+    cluster = starting(*waits, *others, provisioned=ClusterView("c", ready=False))
+    told = condition_of(cluster, "ClusterReady").message
+    assert told.count(NO_ROOM) == 1
+    assert told.count("ErrImagePull") == 2
+    assert told.endswith("; and 2 other reasons")
+
+
+def test_pods_of_an_attempt_before_are_not_what_this_one_waits_for() -> None:
+    cluster = starting(pending("old", NO_ROOM, ordinal=0), provisioned=ClusterView("c", ready=False))
+    assert NO_ROOM not in condition_of(cluster, "ClusterReady").message
+
+
+def test_pods_that_the_api_server_refuses_are_told_though_no_pod_can_tell() -> None:
+    cluster = starting(provisioned=ClusterView("c", ready=False, trouble=QUOTA), preRunningDeadlineSeconds=60)
+    for name in ("ClusterReady", "Progressing"):
+        assert QUOTA in condition_of(cluster, name).message
+    cluster.advance(60)
+    cluster.settle()
+    assert any(e.reason == "AttemptFailed" and QUOTA in e.message for e in cluster.events), "and where it is given up"
+
+
+def test_pod_that_is_missing_in_mid_run_is_named_too() -> None:
+    cluster = running(stages=[TRAIN])
+    cluster.pods["sampler-1"] = pending("sampler-1", NO_ROOM)
+    cluster.provisioned = ClusterView("c", ready=False)
+    cluster.advance(60)
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.RUNNING
+    assert NO_ROOM in condition_of(cluster, "ClusterReady").message
+
+
+def test_kuberay_is_quoted_as_long_as_it_says_so() -> None:
+    refused = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreateHeadPod",
+               "message": f"FailedCreateHeadPod\n{QUOTA}"}  # fmt: skip
+    status = {"conditions": [{"type": "HeadPodReady", "status": "False", "message": "Head Pod not found"}, refused]}
+    made = {"metadata": {"name": "c", "uid": "c"}, "status": status}
+    assert cluster_view(made).trouble == f"FailedCreateHeadPod {QUOTA}"
+    refused["status"] = "False"
+    assert cluster_view(made).trouble == ""
+
+
+def test_image_of_an_init_container_that_cannot_be_pulled_is_what_its_pod_waits_for() -> None:
+    waiting = {"reason": "ImagePullBackOff", "message": "Back-off pulling image registry/none"}
+    later = {"name": "ray-worker", "state": {"waiting": {"reason": "PodInitializing"}}}
+    status = {
+        "phase": "Pending",
+        "initContainerStatuses": [{"name": "wait-gcs-ready", "state": {"waiting": waiting}}],
+        "containerStatuses": [later],
+    }
+    pod = {"metadata": {"name": "w", "uid": "w"}, "status": status}
+    assert pod_view(pod).waiting == "ImagePullBackOff: Back-off pulling image registry/none"
