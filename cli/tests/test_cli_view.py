@@ -61,6 +61,32 @@ def test_a_refused_run_shows_why() -> None:
     assert "no Secret creds" in drawn(Snapshot(a_run(phase="Pending", conditions=[refused]), None, ()))
 
 
+def test_figures_that_stand_still_are_said_to_be_old() -> None:
+    """Where the operator is away, or the trainer hangs, a status goes on saying Running at its last step."""
+    old, new = (RUNNING | {"progress": RUNNING["progress"] | {"time": t}} for t in (
+        "2025-12-31T23:47:00Z", "2026-01-01T00:00:30Z"))  # fmt: skip
+    assert "last report is of 14m ago" in drawn(Snapshot(a_run(**old), None, ()))
+    assert "last report" not in drawn(Snapshot(a_run(**new), None, ()))
+    assert "last report" not in drawn(Snapshot(a_run(**old | {"phase": "Backoff"}), None, ())), "nobody reports then"
+
+
+@pytest.mark.parametrize(
+    ("condition", "told"),
+    [
+        ({"type": "Accepted", "status": "False", "reason": "PodRefused", "message": "exceeded quota"}, True),
+        ({"type": "Ready", "status": "False", "reason": "ErrImagePull", "message": "no such image"}, True),
+        ({"type": "Scaling", "status": "False", "reason": "AtMaximum", "message": "raise spec.maxReplicas"}, True),
+        ({"type": "Scaling", "status": "True", "reason": "ScalingUp", "message": "2 judges are wanted"}, False),
+        ({"type": "Ready", "status": "True", "reason": "JudgesReady", "message": "2 of 2 judges"}, False),
+    ],
+)
+def test_what_keeps_judges_from_being_enough_is_shown_in_their_pools_words(
+    condition: dict[str, str], told: bool
+) -> None:
+    text = drawn(Snapshot(a_run(**RUNNING), {"status": {"conditions": [condition]}}, ()))
+    assert (f"judges: {condition['type']}" in text and condition["message"] in text) is told
+
+
 HOSTILE = "gone\x1b[2J\x1b]0;title\x07 and \x9b31m back"
 """Clears a terminal, renames it, colours it: what a program printed last may be in a message."""
 

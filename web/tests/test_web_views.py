@@ -149,6 +149,7 @@ def test_what_people_should_know_first_stands_in_the_list() -> None:
     assert views.run_row(run_of(phase="Failed", conditions=[failed]))["message"] == "stage short failed"
     assert views.run_row(run_of(phase="Pending", conditions=[refused]))["message"] == "no Secret"
     assert views.run_row(run_of(phase="Backoff", conditions=[progressing]))["message"] == "again in 60 s"
+    assert views.run_row(run_of(phase="Starting", conditions=[progressing]))["message"] == "again in 60 s"
     assert views.run_row(run_of(phase="Running", conditions=[progressing]))["message"] == ""
 
 

@@ -23,6 +23,8 @@ from deepcoder_client.connection import Object
 from deepcoder_contracts.api.run_status import TROUBLE
 
 PHASE_STYLES = {"Complete": "bold green", "Failed": "bold red", "Running": "bold cyan", "Held": "bold yellow"}
+SILENT_SECONDS = 120.0
+"""A trainer reports each few seconds, and the operator writes that down four times a minute."""
 BLOCKS = "▁▂▃▄▅▆▇█"
 
 
@@ -68,7 +70,7 @@ def render(snapshot: Snapshot, curve: Sequence[CurvePoint], now: datetime) -> Re
         parts.append(_curves(curve))
     parts.append(_judges(snapshot.pool, status))
     parts.append(_pods(snapshot.pods, now))
-    if notes := _notes(status):
+    if notes := _notes(status, snapshot.pool, now):
         parts.append(notes)
     parts += [Text(line, style="yellow") for line in snapshot.withheld]
     title = f"[bold]{run['metadata']['namespace']}/{run['metadata']['name']}"
@@ -179,8 +181,10 @@ def pod_state(pod: Object) -> str:
     return str(pod.get("status", {}).get("phase", "Pending"))
 
 
-def _notes(status: Object) -> RenderableType | None:
-    lines: list[Text] = []
+def _notes(status: Object, pool: Object | None, now: datetime) -> RenderableType | None:
+    lines: list[Text] = [
+        Text(printable(said), style="yellow") for said in (_silence(status, now), _judges_say(pool)) if said
+    ]
     for condition in status.get("conditions", []):
         type_, value, message = condition["type"], condition["status"], condition.get("message", "")
         if TROUBLE.get(type_) == value and message:
@@ -189,6 +193,30 @@ def _notes(status: Object) -> RenderableType | None:
         elif type_ == "Progressing" and message:
             lines.append(Text(printable(message), style="dim"))
     return Group(*lines) if lines else None
+
+
+def _silence(status: Object, now: datetime) -> str | None:
+    """Said of figures that stand still: they are the last that came, and nothing else in the picture shows it."""
+    written = (status.get("progress") or {}).get("time")
+    if status.get("phase") != "Running" or not written:
+        return None
+    seconds = (now - datetime.fromisoformat(written)).total_seconds()
+    if seconds < SILENT_SECONDS:
+        return None
+    return (
+        f"the trainer's last report is of {age(written, now)} ago: if other runs are heard it hangs, and is ended "
+        "after its stage's stallSeconds; if none is, see to the operator and what lies between"
+    )
+
+
+def _judges_say(pool: Object | None) -> str | None:
+    """What keeps judges from being there, or from being enough, in the pool's own words."""
+    for condition in ((pool or {}).get("status") or {}).get("conditions", ()):
+        kind, value, reason = condition["type"], condition["status"], condition.get("reason", "")
+        wrong = (kind in ("Accepted", "Ready") and value == "False") or reason == "AtMaximum"
+        if wrong and condition.get("message"):
+            return f"judges: {kind}={value} {reason}: {condition['message']}"
+    return None
 
 
 def _pair(label: str, value: Any) -> Text:

@@ -345,7 +345,7 @@ def _message(run: DeepCoderRun) -> str:
         condition = by_type.get(kind)
         if condition and condition.status == status:
             return condition.message
-    waits = run.status.phase in (Phase.BACKOFF, Phase.HELD, Phase.SUSPENDED, Phase.QUEUED)
+    waits = run.status.phase not in (Phase.RUNNING, Phase.COMPLETE)
     progressing = by_type.get("Progressing")
     return progressing.message if waits and progressing else ""
 
