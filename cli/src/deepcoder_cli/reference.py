@@ -42,7 +42,7 @@ Completion: `source <(kubectl completion bash)` completes `kubectl deepcoder` as
 | `status`, `stages`, `cost` | get, list runs and pools | `[<release>-]deepcoder-operator-view`, hence `view` |
 | `status`: pods; `logs`: samplers, learners, judge; `debug-bundle` | list pods, get pods/log, list events | `view` |
 | `logs`: the live driver | get and create pods/exec | `edit` |
-| `dashboard` | list pods, get and create pods/portforward in the chart's namespace | `[<release>-]deepcoder-operator-dashboard`, a Role there |
+| `dashboard` | in the chart's namespace: list pods, get and create pods/portforward | its Role `…-dashboard` there |
 | `approve`, `suspend`, `resume` | patch runs | `[<release>-]deepcoder-operator-edit`, hence `edit` |
 | `samples`, `lineage`, `verify`, `compare`, `logs --attempt` | to read the run's bucket | see below |
 | `plan` | nothing; with `--server` create and patch runs | `edit` |
