@@ -151,6 +151,32 @@ def test_codeforces_problems_that_outputs_do_not_decide_are_unwanted(change: dic
         read(official_codeforces_row(**change))
 
 
+@pytest.mark.parametrize(
+    ("nulls", "more", "why"),
+    [
+        (("input_format", "output_format"), {"interaction_format": "Ask and read."}, "a dialogue"),
+        (("description",), {}, "a problem without a description"),
+    ],
+    ids=["interactive", "no statement"],
+)
+def test_codeforces_problems_of_which_a_part_is_null_are_told_by_their_kind(
+    nulls: tuple[str, ...], more: dict[str, Any], why: str
+) -> None:
+    whole = official_codeforces_row(**more)
+    of_parquet = {name: value for name, value in whole.items() if name not in nulls}  # its nulls are left out
+    for row in (of_parquet, {**whole, **dict.fromkeys(nulls)}):
+        with pytest.raises(Unwanted, match=why):
+            read(row)
+
+
+def test_codeforces_problem_that_reads_nothing() -> None:
+    row = official_codeforces_row(official_tests=[{"input": None, "output": "42\n"}])
+    del row["input_format"]
+    record = read(row)
+    assert record.tests == (("", "42\n"),)
+    assert "\n\nInput\n" not in record.prompt
+
+
 def test_a_layout_that_is_asked_for_is_held_to() -> None:
     assert reader_for(taco_row(), Layout.TACO)[0] is Layout.TACO
     with pytest.raises(RowError, match="layout LiveCodeBench has public_test_cases, question_content"):

@@ -120,13 +120,15 @@ def test_official_tests_of_codeforces_are_all_used_and_need_no_caveat(tmp_path: 
         official_codeforces_row(official_tests=tests),
         official_codeforces_row(id="1900/B", index="B", official_tests=None),
         official_codeforces_row(id="1900/C", index="C", generated_checker="code"),
+        official_codeforces_row(id="1900/D", index="D", official_tests=[], examples=None),
     ]
     found = load(tmp_path, rows, "cf")
     assert [len(p.tests) for p in found.problems] == [20, 1]
     assert [f.contest_problem for f in found.facts.values()] == ["1900A", "1900B"]
     assert {f.date.year for f in found.facts.values() if f.date} == {2023}
     assert found.notes[0].startswith("1 problems are left out: a problem that is judged by a checker")
-    assert found.notes[1].startswith("1 of 2 problems are judged by the statement's sample tests alone")
+    assert found.notes[1] == "1 problems are left out: a problem without tests"
+    assert found.notes[2].startswith("1 of 2 problems are judged by the statement's sample tests alone")
 
 
 def test_official_tests_of_codeforces_that_are_not_all_carry_a_caveat(tmp_path: Path) -> None:

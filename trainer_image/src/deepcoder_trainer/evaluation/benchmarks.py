@@ -124,6 +124,8 @@ def _read(row: Mapping[str, Any], file: Path, root: Path, name: str, number: int
         return problem_from_row(row), known
     record = reader(row, source_of_released(row, file, root, name) if layout is Layout.RELEASED else name)
     official = layout is Layout.CODEFORCES and bool(row.get("official_tests"))
+    if layout is Layout.CODEFORCES and not record.tests:
+        raise Unwanted("a problem without tests", record.statement)
     if record.answer is None and not record.tests:
         raise RowError("tests: none: a problem without tests cannot be judged")
     record = replace(record, id=str(_id(row) or f"{name}-{number}"))

@@ -7,7 +7,7 @@
 | TACO, TACO-verified | question, input_output, solutions | taco |
 | SYNTHETIC-1, verifiable-coding-problems | prompt, verification_info, gold_standard_solution | synthetic |
 | LiveCodeBench code_generation(_lite) | question_content, public_test_cases, private_test_cases | livecodebench |
-| Codeforces (open-r1/codeforces) | description, input_format, official_tests or examples | codeforces |
+| Codeforces (open-r1/codeforces) | description, input_format, output_format, or contest_id, index, title | codeforces |
 | the released DeepCoder set, its Codeforces problems among it | problem, tests | released |
 | DeepScaleR and other mathematics | problem, answer | mathematics |
 
@@ -193,6 +193,8 @@ def codeforces(row: Fields, name: str) -> Record:
     """
     statement, given, asked = (_text(row, field) for field in ("description", "input_format", "output_format"))
     whole = "\n".join(part for part in (statement, given, asked) if part.strip())
+    if not statement.strip():
+        raise Unwanted("a problem without a description", whole)
     for field, what in (("generated_checker", "a checker"), ("interaction_format", "a dialogue")):
         if row.get(field):
             raise Unwanted(f"a problem that is judged by {what} ({field}), not by its output", whole)
@@ -263,6 +265,7 @@ _LAYOUTS: tuple[tuple[Layout, frozenset[str], Reader], ...] = (
     (Layout.SYNTHETIC1, frozenset({"prompt", "verification_info"}), synthetic),
     (Layout.TACO, frozenset({"question", "input_output"}), taco),
     (Layout.CODEFORCES, frozenset({"description", "input_format", "output_format"}), codeforces),
+    (Layout.CODEFORCES, frozenset({"contest_id", "index", "title"}), codeforces),  # where a part of it is null
     (Layout.OWN, frozenset({"id", "prompt"}), own),
     (Layout.RELEASED, frozenset({"problem", "tests"}), released),
     (Layout.MATHEMATICS, frozenset({"problem", "answer"}), mathematics),
@@ -270,8 +273,8 @@ _LAYOUTS: tuple[tuple[Layout, frozenset[str], Reader], ...] = (
 
 
 def _text(row: Fields, field: str) -> str:
-    """A field's text; empty is allowed, since a filter of its own counts that."""
-    value = row.get(field, "")
+    """A field's text; empty is allowed, null too, since a filter of its own counts that."""
+    value = "" if row.get(field) is None else row[field]
     if not isinstance(value, str):
         raise RowError(f"{field}: not a text: give the statement as a string")
     return value

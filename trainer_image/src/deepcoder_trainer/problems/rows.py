@@ -242,7 +242,9 @@ def _name(value: Any) -> str | None:
 
 
 def _text(value: Any) -> str:
-    """What a program reads or prints; some sources give a list of lines."""
+    """What a program reads or prints; some sources give a list of lines, or null for nothing."""
+    if value is None:
+        return ""
     if isinstance(value, str):
         return value
     if isinstance(value, list):
