@@ -151,3 +151,13 @@ def test_files_that_are_not_the_apis_are_named(tmp_path: Path) -> None:
     (tmp_path / "ratings.json").write_text('{"high": 3}')
     with pytest.raises(BadConfig, match=r"ratings\.json: neither a list of ratings nor counts"):
         read_contests(tmp_path)
+
+
+@pytest.mark.parametrize("counts", [{"1500": 10**12}, {"1500": 3, "1600": -3}], ids=["a bomb", "below 0"])
+def test_counts_of_users_that_cannot_be_are_refused_before_they_are_expanded(
+    counts: dict[str, int], tmp_path: Path
+) -> None:
+    write_contest(tmp_path)
+    (tmp_path / "ratings.json").write_text(json.dumps(counts))
+    with pytest.raises(BadConfig, match=r"ratings\.json: counts of [\d,]+ users: none may be below 0, and all are 10,"):
+        read_contests(tmp_path)

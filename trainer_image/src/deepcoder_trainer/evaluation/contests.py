@@ -10,7 +10,6 @@ read is told by name; a contest whose files are missing or do not fit is left ou
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,12 @@ from typing import Any
 from deepcoder_trainer.checkpoint.storage import file_sha256
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.evaluation.codeforces import Contest
+from deepcoder_trainer.problems.json_text import value_of
 
 MAX_FILE_BYTES = 512 << 20
 """Largest file: standings of the largest contests have tens of megabytes."""
+MAX_USERS = 10_000_000
+"""Most users whose ratings are given: Codeforces has less than a million."""
 
 
 @dataclass(frozen=True)
@@ -103,13 +105,20 @@ def _ratings(path: Path) -> tuple[float, ...] | None:
         return None
     given = _json(path)
     try:
-        pairs = given.items() if isinstance(given, dict) else ((value, 1) for value in given)
-        ratings = tuple(sorted(float(value) for value, count in pairs for _ in range(int(count))))
-    except (TypeError, ValueError) as error:
+        pairs = given.items() if isinstance(given, dict) else [(value, 1) for value in given]
+        counted = [(float(value), int(count)) for value, count in pairs]
+    except (TypeError, ValueError, OverflowError) as error:
         raise BadConfig(
             f'{path}: neither a list of ratings nor counts by rating ({error}): write [1500, …] or {{"1500": 12, …}}',
             field="contests",
         ) from None
+    users = sum(count for _, count in counted)
+    if users > MAX_USERS or any(count < 0 for _, count in counted):
+        raise BadConfig(
+            f"{path}: counts of {users:,} users: none may be below 0, and all are {MAX_USERS:,} at most",
+            field="contests",
+        )
+    ratings = tuple(sorted(value for value, count in counted for _ in range(count)))
     if not ratings:
         raise BadConfig(
             f"{path}: no rating in it: leave the file out, or put all users' ratings there", field="contests"
@@ -121,6 +130,6 @@ def _json(path: Path) -> Any:
     if path.stat().st_size > MAX_FILE_BYTES:
         raise BadConfig(f"{path} has more than {MAX_FILE_BYTES >> 20} MiB: it is no contest's", field="contests")
     try:
-        return json.loads(path.read_bytes())
+        return value_of(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise BadConfig(f"{path}: not JSON ({error}): fetch it again", field="contests") from None

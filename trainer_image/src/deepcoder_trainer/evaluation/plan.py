@@ -16,6 +16,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+FROM_FILES = "responses"
+"""In the place of a sampler: somebody else's sampled, and it is not known how."""
+
 
 @dataclass(frozen=True)
 class TargetInput:

@@ -34,7 +34,7 @@ from deepcoder_trainer.evaluation.asking import ask
 from deepcoder_trainer.evaluation.commit import Evaluated, commit, committed, evaluation_results, target_results
 from deepcoder_trainer.evaluation.context import EvaluationContext
 from deepcoder_trainer.evaluation.journal import Journal
-from deepcoder_trainer.evaluation.plan import EvaluationPlan, TargetInput, parts_path
+from deepcoder_trainer.evaluation.plan import FROM_FILES, EvaluationPlan, TargetInput, parts_path
 from deepcoder_trainer.evaluation.problemsets import ProblemSet, read_problem_sets
 from deepcoder_trainer.evaluation.results import metrics
 from deepcoder_trainer.evaluation.samples import sample_rows
@@ -73,7 +73,7 @@ async def evaluate_given(context: EvaluationContext, given: GivenAnswers) -> Eva
         given.check(each.name, [p.problem.id for p in each.problems], _samples(context))
     # How they were sampled is not known here, and what the settings say would not be true.
     unknown = {
-        "sampler": "responses",
+        "sampler": FROM_FILES,
         "versions": grading_versions(),
         "device": "",
         "tensor_parallel": 1,

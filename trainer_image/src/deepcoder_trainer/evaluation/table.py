@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from deepcoder_trainer.evaluation.plan import FROM_FILES
 from deepcoder_trainer.evaluation.results import (
     CodeforcesRating,
     Comparison,
@@ -99,9 +101,8 @@ def markdown(results: EvaluationResults) -> str:
     lines = [
         f"# Evaluation {results.key[:12]}",
         "",
-        f"{inputs.get('samples_per_problem')} responses a problem of at most {inputs.get('context_tokens')} tokens, "
-        f"temperature {inputs.get('temperature')}, top-p {inputs.get('top_p')}, seed {inputs.get('seed')}; "
-        f"{inputs.get('sampler')}, judge {inputs.get('judge') or 'not told'}.",
+        f"{inputs.get('samples_per_problem')} responses a problem {_sampled(inputs)}, "
+        f"judge {inputs.get('judge') or 'not told'}.",
         "",
         *table_lines(HEAD, rows(results)),
         "",
@@ -120,6 +121,15 @@ def markdown(results: EvaluationResults) -> str:
 def table_lines(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     """A markdown table."""
     return ["| " + " | ".join(r) + " |" for r in (head, ["---"] * len(head), *body)]
+
+
+def _sampled(inputs: Mapping[str, Any]) -> str:
+    if inputs.get("sampler") == FROM_FILES:
+        return "from files, which do not say how they were sampled"
+    return (
+        f"of at most {inputs.get('context_tokens')} tokens, temperature {inputs.get('temperature')}, "
+        f"top-p {inputs.get('top_p')}, seed {inputs.get('seed')}; {inputs.get('sampler')}"
+    )
 
 
 def _row(name: str, target: str, r: DatasetResult) -> tuple[str, ...]:
