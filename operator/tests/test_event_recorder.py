@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
 
 from deepcoder_operator.kube import errors, events
+from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.kube.events import EventRecorder
+from deepcoder_operator.kube.resources import EVENTS
 from deepcoder_operator.metrics import EVENTS_LOST
 
 
@@ -59,6 +62,22 @@ async def test_events_of_a_thousand_runs_at_once_are_all_posted_by_a_few(api: AP
     assert {e["regarding"]["name"] for e in api.posted} == {f"demo-{i}" for i in range(1000)}
     assert len({e["metadata"]["name"] for e in api.posted}) == 1000
     assert 1 < api.most <= 8
+
+
+@pytest.mark.apiserver
+@pytest.mark.parametrize("text", ["a" * 2000, "≥" * 1000, "x" + "𝒳" * 400, "half a pair \ud835 " * 100])
+async def test_text_of_any_length_and_letters_is_taken_by_the_api_server(kube: Kube, namespace: str, text: str) -> None:
+    """Which counts bytes."""
+    record = EventRecorder(kube, time.monotonic)
+    about = run(1)
+    about["metadata"]["namespace"] = namespace
+    before = lost()
+    record(about, "AttemptFailed", text)
+    await record.flush()
+    assert lost() == before
+    (event,), _ = await kube.list(EVENTS, namespace)
+    assert len(event["note"].encode()) > 1000
+    assert event["note"][:200] == text[:200].encode(errors="replace").decode()
 
 
 async def test_event_is_posted_once_in_ten_minutes(api: API) -> None:

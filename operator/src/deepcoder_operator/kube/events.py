@@ -24,6 +24,8 @@ CONTROLLER = "deepcoder.dev/operator"
 REPEAT_SECONDS = 600.0
 FLUSH_SECONDS = 10.0
 QUEUE = 5000
+NOTE_BYTES = 1024
+"""Of an event's text, as the API server counts it: a longer one is refused. Letters beyond ASCII have up to four."""
 _POSTERS = 8
 _REMEMBERED = 20_000
 
@@ -63,7 +65,7 @@ class EventRecorder:
             "reportingInstance": self._instance[:128],
             "action": "Reconcile",
             "reason": reason[:128],
-            "note": message[:1024],
+            "note": _cut(message),
             "type": "Warning" if warning else "Normal",
             "regarding": {
                 "apiVersion": obj["apiVersion"],
@@ -111,3 +113,8 @@ class EventRecorder:
             count = len(self._waiting) + len(late)
             log.warning("%d events are lost: the API server takes them too slowly", count)
             EVENTS_LOST.labels(cause="Stopping").inc(count)
+
+
+def _cut(text: str) -> str:
+    """As much of a text as an event may have."""
+    return text.encode(errors="replace")[:NOTE_BYTES].decode(errors="ignore")
