@@ -367,6 +367,10 @@ async def test_last_words_are_left_out_where_a_secret_in_them_cannot_be_known(gr
     assert job.job_status == "FAILED"
     assert "the-secret" not in job.message
     assert job.message.endswith("Secret s3 is gone")
+    ground.api.objects["s3"] = secret(AWS_SECRET_ACCESS_KEY="the-secret-of-s3")
+    job = (await ground.look(cluster.run)).rayjob
+    assert job is not None
+    assert job.message == "login with [redacted]", "it is known again"
 
 
 async def test_secrets_are_read_once_for_what_a_job_says(ground: Ground) -> None:
@@ -376,3 +380,16 @@ async def test_secrets_are_read_once_for_what_a_job_says(ground: Ground) -> None
         await ground.look(cluster.run)
         asked.append(ground.api.asked["Secret"])
     assert asked == [2, 0, 0], "the bucket's, and the judges' token"
+
+
+async def test_of_what_a_thousand_jobs_have_said_only_what_may_be_quoted_is_kept(ground: Ground) -> None:
+    """Ray puts up to twenty thousand letters of a driver's log into its job's message."""
+    cluster = crashed(ground, "")
+    job = ground.jobs.objects[0]
+    for number in range(20):
+        meta = job["metadata"] | {"uid": f"job-{number}"}
+        ground.jobs.objects = [job | {"metadata": meta, "status": job["status"] | {"message": f"{number} " * 20_000}}]
+        await ground.look(cluster.run)
+    kept = ground.observer._told
+    assert len(kept) == 20
+    assert sum(len(part) for each in kept.values() for part in each) < 20 * 1000

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 from deepcoder_contracts.api.attempt_status import AttemptState
 from deepcoder_contracts.api.run import DeepCoderRun
+from deepcoder_contracts.base import sha256_digest
 from deepcoder_operator.board import ProgressBoard, RunKey
 from deepcoder_operator.builders.check import check_templates
 from deepcoder_operator.controllers.known_secrets import Unknown, redactor_of, templates_of
@@ -34,6 +35,7 @@ from deepcoder_operator.domain.world import (
     StorageView,
     World,
     cluster_view,
+    excerpt,
     pod_view,
     pool_view,
     rayjob_view,
@@ -88,7 +90,7 @@ class Observer:
     _watching_since: datetime | None = None
     _checked: dict[str, tuple[int, Problem | None]] = field(default_factory=dict)
     _told: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """By RayJob: what it says, and what of that may be quoted."""
+    """By RayJob: the digest of what it says, and what of that may be quoted."""
 
     def begin(self, clock: Callable[[], datetime]) -> None:
         """From now on this process sees what happens."""
@@ -194,17 +196,19 @@ class Observer:
         said = status.get("message")
         if not said or attempt is None:
             return job
-        known = self._told.get(meta["uid"])
-        if known is None or known[0] != said:
-            try:
-                redactor = await redactor_of(self.kube, self.storage, run, templates_of(run, attempt.stage_index))
-                text = redactor.text(said)
-            except Unknown as e:
-                text = f"what it says is left out, since what is secret in it is not known: {e}"
-            self._told[meta["uid"]] = known = (said, text)
-            if len(self._told) > _REMEMBERED:
-                del self._told[next(iter(self._told))]
-        return {**job, "status": {**status, "message": known[1]}}
+        digest, known = sha256_digest(said.encode(errors="replace")), self._told.get(meta["uid"])
+        if known is not None and known[0] == digest:
+            return {**job, "status": {**status, "message": known[1]}}
+        try:
+            redactor = await redactor_of(self.kube, self.storage, run, templates_of(run, attempt.stage_index))
+        except Unknown as e:
+            text = f"what it says is left out, since what is secret in it is not known: {e}"
+            return {**job, "status": {**status, "message": text}}
+        text = excerpt(redactor.text(said))
+        self._told[meta["uid"]] = (digest, text)
+        if len(self._told) > _REMEMBERED:
+            del self._told[next(iter(self._told))]
+        return {**job, "status": {**status, "message": text}}
 
     def _templates(self, run: DeepCoderRun) -> Problem | None:
         """What builders refuse of the spec, found out once for each of its versions."""

@@ -242,7 +242,7 @@ def rayjob_view(obj: Object) -> RayJobView:
         job_status=status.get("jobStatus") or "",
         deployment_status=status.get("jobDeploymentStatus") or "",
         reason=status.get("reason") or "",
-        message=_excerpt(status.get("message") or ""),
+        message=excerpt(status.get("message") or ""),
         cluster_name=status.get("rayClusterName") or "",
         ended=parse_time(status.get("endTime")),
     )
@@ -321,7 +321,7 @@ def parse_time(text: str | None) -> datetime | None:
     return datetime.fromisoformat(text) if text else None
 
 
-def _excerpt(message: str) -> str:
+def excerpt(message: str) -> str:
     """A job's message ends with the driver's last lines, and the last of them says most."""
     return message if len(message) <= MESSAGE_LENGTH else f"{message[:100]} … {message[-(MESSAGE_LENGTH - 103) :]}"
 
