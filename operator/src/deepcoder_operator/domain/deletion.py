@@ -11,6 +11,7 @@ from datetime import datetime
 
 from deepcoder_contracts.api.run import FINALIZER
 from deepcoder_contracts.api.run_spec import Artifacts
+from deepcoder_operator.domain.conditions import find_condition
 from deepcoder_operator.domain.draft import AddFinalizer, DeleteArtifacts, Draft, RemoveFinalizer
 from deepcoder_operator.domain.resolve import storage_uri
 from deepcoder_operator.domain.world import World, parse_time
@@ -19,7 +20,8 @@ ARTIFACT_SECONDS = 600.0
 """Time that deleting artifacts may take, retries included, from the end of draining."""
 
 FORBIDDEN_SECONDS = 60.0
-"""Time for which a Secret that may not be read may still come back: roles are replaced one by one in an upgrade."""
+"""Time for which a Secret that may not be read may still come back, once its folder is to go: roles are replaced one by
+one in an upgrade."""
 
 
 def let_go(draft: Draft, world: World) -> None:
@@ -30,15 +32,16 @@ def let_go(draft: Draft, world: World) -> None:
     wanted = draft.run.spec.cleanup.artifacts is Artifacts.DELETE and draft.status.provenance is not None
     if wanted and asked is not None:
         bound = ARTIFACT_SECONDS + draft.run.spec.checkpoint.drain_seconds * 2
-        obstacle = world.obstacle
+        obstacle, where = world.obstacle, storage_uri(draft.run)
+        draft.progressing(False, "DeletingArtifacts", f"the run's folder {where} is being deleted")
         if obstacle is not None and _credentials_are_gone(draft, obstacle.reason, asked):
-            text = f"the run's folder {storage_uri(draft.run)} stays: {obstacle.message}"
+            text = f"the run's folder {where} stays: {obstacle.message}"
             draft.event("ArtifactsLeft", text, warning=True)
         elif not draft.due(asked, bound):
             draft.do(DeleteArtifacts())
             draft.look_again(15)
         else:
-            text = f"the run's folder {storage_uri(draft.run)} could not be deleted in time; it stays"
+            text = f"the run's folder {where} could not be deleted in time; it stays"
             draft.event("ArtifactsLeft", text, warning=True)
     draft.do(RemoveFinalizer())
 
@@ -46,8 +49,8 @@ def let_go(draft: Draft, world: World) -> None:
 def _credentials_are_gone(draft: Draft, reason: str, asked: datetime) -> bool:
     """Whether nobody waits for the run's credentials any more."""
     if reason == "SecretForbidden":
-        ended = draft.status.attempt.ended_time if draft.status.attempt else None
-        return draft.due(max(asked, ended or asked), FORBIDDEN_SECONDS)
+        stopped = find_condition(draft.run.status.conditions, "Progressing")  # at its drain's end at the latest
+        return draft.due(max(asked, stopped.last_transition_time if stopped else asked), FORBIDDEN_SECONDS)
     return reason == "SecretNotFound"
 
 
