@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 from pathlib import Path
@@ -62,6 +63,8 @@ def test_a_namespace_is_a_name_as_well(capsys: pytest.CaptureFixture[str]) -> No
         ("logs demo --attempts --attempt 1", "leave one of the two out"),
         ("logs demo --file events.json", "--attempt N"),
         ("logs demo -o json", "-o is for --attempts"),
+        ("debug-bundle demo --file /nowhere/bundle.tar.gz", "name a file in a folder that there is"),
+        ("debug-bundle demo --file /tmp", "name a file in a folder that there is"),
         (f"plan -f {DEMO} --step-seconds tall=5", "there is no stage tall, but short, long, eval"),
         (f"plan -f {DEMO} --step-seconds=-5", "give SECONDS, or STAGE=SECONDS"),
         (f"plan -f {DEMO} --step-seconds nan", "give SECONDS, or STAGE=SECONDS"),
@@ -73,6 +76,14 @@ def test_what_would_be_ignored_or_means_nothing_is_told(
 ) -> None:
     assert main(shlex.split(command)) == 2
     assert told in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_terminal_that_lacks_letters_is_given_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.TextIOWrapper(io.BytesIO(), "latin-1", write_through=True)
+    monkeypatch.setattr("sys.stdout", out)
+    assert main(["plan", "-f", str(DEMO)]) == 0
+    out.seek(0)
+    assert " ? " in out.read(), "a dash stands for what is unknown"
 
 
 def test_a_plan_is_made_of_what_another_program_writes(

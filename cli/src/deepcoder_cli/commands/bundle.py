@@ -34,6 +34,8 @@ def debug_bundle(where: Where, run: str, path: Path | None, operator_namespace: 
     right to read these Secrets logs and all messages that may quote them are left out, unless --include-logs is given:
     look through them then before you send them. REPORT.txt in the archive says what could not be had, and why.
     """
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        raise click.UsageError(f"--file {path}: name a file in a folder that there is")
     bundle = gather(where.client(), run, operator_namespace=operator_namespace, logs=include_logs)
     stem = f"{run}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     path = path or Path(f"{stem}.tar.gz")
