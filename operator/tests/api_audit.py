@@ -1,4 +1,4 @@
-"""What the API server's audit log tells of requests that service accounts made: the proof of which rights are used."""
+"""What API servers' audit logs tell of requests that service accounts made: the proof of which rights are used."""
 
 from __future__ import annotations
 
@@ -60,8 +60,24 @@ class Request:
     at: datetime
 
 
+_noted: set[Right] = set()
+
+
+def note(kubeconfig: Path) -> None:
+    """Keep which rights operators used at an API server that ends."""
+    _noted.update(right for request in of_operators(kubeconfig) for right in request.rights)
+
+
+def noted() -> frozenset[Right]:
+    """What operators used at all API servers that ended in this process."""
+    return frozenset(_noted)
+
+
 def log_of(kubeconfig: Path) -> Path:
-    """The audit log of the API server that this administrator's kubeconfig belongs to."""
+    """The audit log of the API server that this administrator's kubeconfig belongs to.
+
+    What is full of it is put beside it, as audit-<time>.log.
+    """
     return kubeconfig.parent / "audit.log"
 
 
@@ -110,10 +126,18 @@ def too_wide(rights: list[Right], needed: set[Right], home: str) -> list[Right]:
     return found
 
 
+def _lines(path: Path) -> Iterator[str]:
+    """The whole of a log, the oldest part first."""
+    parts = [*sorted(path.parent.glob(f"{path.stem}-*{path.suffix}")), path]
+    for part in parts:
+        with part.open() as file:
+            yield from file
+
+
 def _read(path: Path) -> Iterator[Request]:
     """Each request once: a watch is told of when it begins and when it ends."""
     seen: set[str] = set()
-    for line in path.read_text().splitlines():
+    for line in _lines(path):
         event = json.loads(line)
         target = event.get("objectRef") or {}
         if event["auditID"] in seen or "resource" not in target:

@@ -13,9 +13,9 @@ import control_plane
 import played_run
 import pytest
 import s3_server
-import suite_rights
 from crd_serving import established
 from loop_world import Cluster, cluster_in
+from suite_rights import pytest_sessionfinish as pytest_sessionfinish
 
 from deepcoder_contracts.api import run, sandboxpool
 from deepcoder_contracts.api.schema import custom_resource_definition
@@ -28,12 +28,6 @@ NAMESPACES = Resource("", "v1", "namespaces", "Namespace")
 
 _WITH_CRDS: set[Path] = set()
 """API servers that know our CRDs; a session's fixture cannot do this, since the client belongs to a test's loop."""
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Once all processes of a run have ended, hold the rights that were used against those that are granted."""
-    suite_rights.finish(session)
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +50,6 @@ def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         pytest.skip("the API server has not been built: run `python -m devcluster build`")
     with control_plane.running(tmp_path_factory.mktemp("control-plane"), paths) as path:
         yield path
-        suite_rights.write(tmp_path_factory.getbasetemp(), path)
         asked = [r for r in api_audit.of_operators(path) if not r.allowed]
         forbidden = [f"{r.verb} {r.rights[0].resource} in {r.namespace} at {r.at}" for r in asked]
         assert not forbidden, f"operators asked for what the chart does not grant: {'; '.join(forbidden[:10])}"

@@ -50,7 +50,10 @@ def running(directory: Path, paths: dict[str, Path], *, autoscaled: bool = False
         api = _start(stack, directory, _apiserver(paths["kube-apiserver"], directory, client, secure, autoscaled))
         _wait_ready(api, directory, server, keys)
         _start(stack, directory, _controllers(paths["kube-controller-manager"], keys, autoscaled))
-        yield kubeconfig
+        try:
+            yield kubeconfig
+        finally:
+            api_audit.note(kubeconfig)
 
 
 def _etcd(program: Path, directory: Path, client: int, peer: int) -> list[str]:

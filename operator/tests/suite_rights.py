@@ -1,8 +1,9 @@
 """The rights that operators used in a whole run of the tests, against those that the chart grants them: equal.
 
-Each process of a run notes what its API server's audit log tells of all operators that its tests started; the last one
-adds these up. They are compared where the run had the tests that go through all that an operator does (`TESTS`), by
-verb and kind: where, and on which object, a right is granted is those tests' own matter.
+Each process of a run notes, at its end, what the audit logs of its API servers told of all operators that its tests
+started; the last one, to which all the others were subject, adds these up. They are compared where the run had the
+tests that go through all that an operator does (`TESTS`), by verb and kind: where, and on which object, a right is
+granted is those tests' own matter.
 """
 
 from __future__ import annotations
@@ -28,10 +29,17 @@ def note_granted(test: str, roles: list[dict[str, Any]]) -> None:
     _granted[test] = _names(api_audit.granted(roles))
 
 
-def write(directory: Path, kubeconfig: Path) -> None:
-    """Note what was used at this API server, and what was granted in this process."""
-    used = _names(right for r in api_audit.of_operators(kubeconfig) for right in r.rights)
-    (directory / _FILE).write_text(json.dumps({"used": used, "granted": _granted}))
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """For a conftest to import: note what this process knows, and judge the whole run where it is the last to end."""
+    directory = session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
+    known = {"used": _names(api_audit.noted()), "granted": _granted}
+    (directory / _FILE).write_text(json.dumps(known))
+    if hasattr(session.config, "workerinput"):
+        return
+    if told := difference(directory):
+        print(f"\nrights of the operator: {told}")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def difference(directory: Path) -> str:
@@ -44,15 +52,6 @@ def difference(directory: Path) -> str:
     allowed = set().union(*granted.values())
     faults = {"granted and used by no test": allowed - used, "used and granted by no role": used - allowed}
     return "; ".join(f"{what}: {', '.join(sorted(rights))}" for what, rights in faults.items() if rights)
-
-
-def finish(session: Any) -> None:
-    """Fail the whole run where the two differ; in a process of several that is not the last one to end, nothing."""
-    if hasattr(session.config, "workerinput"):
-        return
-    if told := difference(session.config._tmp_path_factory.getbasetemp()):
-        print(f"\nrights of the operator: {told}")
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def _names(rights: Iterable[Right]) -> list[str]:
