@@ -2,7 +2,7 @@
 
 client = Client()                              # by the kubeconfig
 run = client.apply("deepcoder-1.5b.yaml")
-run = client.wait("deepcoder-1.5b", seconds=86_400)
+run = client.wait(run.metadata.name, run.metadata.namespace, seconds=86_400)
 client.folder(run).metrics()                   # a pandas DataFrame, a row a step
 """
 
