@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -229,6 +229,16 @@ def test_wrong_secret_missing_bucket_and_dead_server_are_told_apart(folder: Fold
     assert reason(folder.bucket(name="no-such-bucket")) == "BucketNotFound"
     nowhere = Target("http://127.0.0.1:1", None, Credentials("a", "b"))
     assert reason(Buckets().open(nowhere, s3_server.BUCKET)) == "StorageUnreachable"
+
+
+def test_clock_that_is_wrong_is_told_from_wrong_keys(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def an_hour_ahead(*_: Any) -> datetime:
+        return datetime.now(UTC).replace(tzinfo=None) + timedelta(hours=1)
+
+    monkeypatch.setattr("botocore.auth.get_current_datetime", an_hour_ahead)
+    with pytest.raises(StorageProblem, match="time service") as refusal:
+        claim_folder(RunFolder(folder.bucket(), folder.key, RUN, CONFIG))
+    assert refusal.value.problem.reason == "ClockSkewed"
 
 
 @pytest.mark.parametrize(

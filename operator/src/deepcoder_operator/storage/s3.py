@@ -56,6 +56,8 @@ _REFUSED = {
     *("AuthorizationHeaderMalformed", "403", "Forbidden"),
 }
 
+_SKEWED = {"RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"}
+
 
 class StorageProblem(Exception):
     """Storage cannot be used; carries the `Problem`."""
@@ -232,6 +234,12 @@ class Bucket:
                 raise StorageProblem(
                     "CredentialsRefused", f"{server} refuses {source} for {where} ({code}): mend its keys or its rights"
                 ) from e
+            if code in _SKEWED:
+                text = (
+                    f"{server} refuses what is signed by another clock than its own ({code}): see to the time service of "
+                    "the operator's node, and of the server's"
+                )
+                raise StorageProblem("ClockSkewed", text) from e
             raise StorageProblem("StorageFailed", f"{where} at {server}: {code}: {text}") from e
         except SSLError as e:
             raise StorageProblem(
