@@ -35,7 +35,24 @@ KNOWN_VALUES = {
 PREFIX = "deepcoder_operator_"
 CASES: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
     # alert: series that fire it, series that do not, when it is looked at; values as promtool writes them
-    "DeepCoderRunFailed": ({'runs{phase="Failed"}': "1x10"}, {'runs{phase="Running"}': "5x10"}, "5m"),
+    "DeepCoderRunFailed": (
+        {'warnings_total{reason="Failed"}': "0x30 1x60"},
+        {'warnings_total{reason="Failed"}': "3x90", 'runs{phase="Failed"}': "3x90"},  # kept for their records
+        "60m",
+    ),
+    "DeepCoderRunNotStarting": (
+        {'oldest_run_seconds{phase="Starting"}': "0+60x20"},
+        {'oldest_run_seconds{phase="Starting"}': "0+60x14 0+60x6", 'oldest_run_seconds{phase="Running"}': "7200x20"},
+        "18m",
+    ),
+    "DeepCoderRunsPreempted": (
+        {'attempt_failures_total{reason="Preempted"}': "0x10 8x80"},
+        {
+            'attempt_failures_total{reason="Preempted"}': "0x10 2x80",
+            'attempt_failures_total{reason="Stalled"}': "0x10 9x80",
+        },
+        "60m",
+    ),
     "DeepCoderRunStalled": (
         {'attempt_failures_total{reason="Stalled"}': "0x30 1x60"},
         {'attempt_failures_total{reason="Preempted"}': "0x30 9x60"},
@@ -187,6 +204,12 @@ def test_each_alert_says_how_grave_it_is_and_what_to_do() -> None:
     names = [rule["alert"] for rule in alerts()]
     assert len(set(names)) == len(names)
     assert set(names) == set(CASES), "each is tried"
+
+
+def test_the_page_of_alerts_has_each_of_them_and_no_other() -> None:
+    """Where its runbook_url leads; a site makes an anchor of a heading as it is, in small letters."""
+    page = (ROOT / "docs" / "alerts.md").read_text()
+    assert sorted(re.findall(r"^### (DeepCoder\w+)$", page, re.MULTILINE)) == sorted(CASES)
 
 
 def test_first_failure_of_a_kind_is_seen_as_an_increase(exported: dict[str, set[str]]) -> None:

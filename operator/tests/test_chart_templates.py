@@ -238,6 +238,14 @@ def test_missing_standby_is_told_where_there_is_to_be_one(helm: str, replicas: i
     assert "DeepCoderOperatorDown" in names
 
 
+@pytest.mark.parametrize(("said", "page"), [("", "docs/alerts.md"), ("https://docs.test/alerts/",) * 2])
+def test_each_alert_says_where_to_read_what_to_do(helm: str, said: str, page: str) -> None:
+    rule = only(render(helm, {"metrics": {"alerts": {"enabled": True, "runbooks": said}}}), "PrometheusRule")
+    alerts = [r for group in rule["spec"]["groups"] for r in group["rules"]]
+    assert {a["annotations"]["runbook_url"] for a in alerts} == {f"{page}#{a['alert'].lower()}" for a in alerts}
+    assert all("{{" in a["annotations"]["summary"] for a in alerts if a["alert"] == "DeepCoderPoolNotReady")
+
+
 def test_release_named_deepcoder_does_not_repeat_itself(helm: str) -> None:
     done = subprocess.run([helm, "template", "deepcoder", str(CHART)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
