@@ -103,6 +103,14 @@ def test_a_card_tells_evaluations_of_one_set_apart_and_the_manifest_says_what_th
     assert f"| `eval/lcb/pass_at_1` | 0.5 | `{'b' * 12}` | 65536 | 16 |" in card
     assert "| `eval/held/pass_at_1` | 0.5 | said by the source's manifest |" in card
     assert "0.99" not in card, "what was changed since was not measured"
+    said = "Of the source, which computes otherwise than this export"
+    assert said not in card
+    assert said in model_card("m", place, Format.GGUF_Q4_K_M, "bfloat16", same, measured, {})
+    scaled = {
+        "rope_parameters": {"factor": 4.0, "original_max_position_embeddings": 32},
+        "max_position_embeddings": 128,
+    }
+    assert said in model_card("m", place, Format.HUGGINGFACE, "bfloat16", same, measured, scaled)
 
 
 async def test_a_checkpoint_between_exports_is_exported_with_its_trained_weights(

@@ -56,7 +56,11 @@ def model_card(
         "## Lineage\n",
         _lineage(place.chain),
         _figures("## At the end of training\n", {k: v for k, v in metrics.items() if k in _TRAINING}),
-        _evaluations({k: v for k, v in metrics.items() if k.startswith(_EVALUATION)}, evaluations),
+        _evaluations(
+            {k: v for k, v in metrics.items() if k.startswith(_EVALUATION)},
+            evaluations,
+            changed=form is not Format.HUGGINGFACE or bool(rope),
+        ),
         "## Difference to the source\n",
         _difference(form, found),
     ]
@@ -130,8 +134,11 @@ def _figures(title: str, figures: Mapping[str, float]) -> str:
     return f"{title}\n{_table(('', ''), [(_code(k), f'{v:.6g}') for k, v in sorted(figures.items())])}"
 
 
-def _evaluations(within: Mapping[str, float], measured: Sequence[Measured]) -> str:
-    """Each figure with how it was measured: the same set at another length is another figure of the same name."""
+def _evaluations(within: Mapping[str, float], measured: Sequence[Measured], *, changed: bool) -> str:
+    """Each figure with how it was measured: the same set at another length is another figure of the same name.
+
+    `changed`: this export computes otherwise than what was measured.
+    """
     rows = [
         (_code(name), f"{value:.6g}", "said by the source's manifest", "", "") for name, value in sorted(within.items())
     ]
@@ -140,7 +147,8 @@ def _evaluations(within: Mapping[str, float], measured: Sequence[Measured]) -> s
         rows += [(_code(name), f"{value:.6g}", *how) for name, value in sorted(each.figures.items())]
     if not rows:
         return ""
-    return f"## Evaluation\n\n{_table(('', '', 'Evaluation', 'Response limit, tokens', 'Samples a problem'), rows)}"
+    of = "Of the source, which computes otherwise than this export: what differs is below.\n\n" if changed else ""
+    return f"## Evaluation\n\n{of}{_table(('', '', 'Evaluation', 'Response limit, tokens', 'Samples a problem'), rows)}"
 
 
 def _difference(form: Format, found: Difference) -> str:
