@@ -10,7 +10,6 @@ function's arguments as `[1, 2]` and as `[1,2]`.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
 
@@ -26,7 +25,7 @@ _NEARLY_ALL = 0.9
 _LEAST_TEST = 32
 """Characters of a test's input and output together, white space counted once, from which it counts."""
 _SHARED = 2
-_BESIDE_MARKS = re.compile(r" ?([][{},:]) ?")
+_MARKS = "[]{},:"
 _MASK = np.uint64((1 << 22) - 1)
 
 
@@ -122,4 +121,7 @@ def _numbered(tests: Iterable[Test], outputs: Set[str] | None = None) -> Iterato
 
 def _spaced(text: str) -> str:
     """A text with white space as it is compared."""
-    return _BESIDE_MARKS.sub(r"\1", " ".join(text.split()))
+    spaced = " ".join(text.split())
+    for mark in _MARKS:  # a regular expression takes ten times as long
+        spaced = spaced.replace(f" {mark}", mark).replace(f"{mark} ", mark)
+    return spaced
