@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from deepcoder_trainer.__main__ import main as cli_main
+from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.running import drain
 from deepcoder_trainer.stopping import Moment, Stop
 
@@ -89,13 +91,39 @@ def test_a_file_of_a_driver_that_is_no_more_does_not_signal_whoever_has_its_numb
     other = subprocess.Popen(["sleep", "60"])
     monkeypatch.setattr(drain.tempfile, "gettempdir", lambda: str(tmp_path))
     folder = drain._folder()
-    folder.mkdir()
+    folder.mkdir(mode=0o700)
     (folder / str(other.pid)).touch()
     assert drain._local_drivers() == [other.pid]
     assert not drain._signal(other.pid)
     assert other.poll() is None
     other.kill()
     other.wait()
+
+
+@pytest.mark.parametrize("whose", ["another user's", "everybody's", "a link", "a file"])
+def test_a_folder_that_somebody_else_made_for_this_user_is_neither_written_into_nor_believed(
+    whose: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(drain.tempfile, "gettempdir", lambda: str(tmp_path))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    folder = drain._folder()
+    if whose == "a link":
+        folder.symlink_to(elsewhere)
+    elif whose == "a file":
+        folder.touch()
+    else:
+        folder.mkdir()
+        folder.chmod(0o777 if whose == "everybody's" else 0o755)
+    if whose == "another user's":
+        monkeypatch.setattr(drain.os, "getuid", lambda: os.geteuid() + 1)
+        folder.rename(drain._folder())
+    with pytest.raises(BadConfig, match=r"owner \d+\): remove it, or set TMPDIR"), drain.Driver():
+        pytest.fail("a run would go on")
+    assert cli_main(["drain"]) == 64
+    assert "set TMPDIR to a folder of your own" in capsys.readouterr().err
+    assert not list(elsewhere.iterdir())
 
 
 def test_a_driver_in_another_pod_is_asked_through_ray_and_nobody_waits_for_a_dead_one(

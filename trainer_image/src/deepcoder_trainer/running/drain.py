@@ -2,20 +2,23 @@
 
 A preStop hook runs it in head and learner pods, so that a pod that is evicted does not end before the checkpoint is
 written. On the driver's machine it is a signal to the process, found by a file that the driver keeps while it lives;
-not SIGTERM, of which a second one means "at once", while two hooks that ask mean no more than one. On another machine
-it is a key in the Ray cluster's own store, which the driver looks at every two seconds (an actor for one bit would cost
-a pod a process); the driver counts up another key there and takes it away when it leaves, so that nobody waits for one
-that is gone. When a cluster is deleted its pods end together: a store that does not answer has no driver left, and that
-is found out by a plain connection before Ray, which would try for a minute, is even imported.
+not SIGTERM, of which a second one means "at once", while two hooks that ask mean no more than one. Everybody can guess
+the name of the file's folder and may make one there: another user's is refused. On another machine it is a key in the
+Ray cluster's own store, which the driver looks at every two seconds (an actor for one bit would cost a pod a process);
+the driver counts up another key there and takes it away when it leaves, so that nobody waits for one that is gone. When
+a cluster is deleted its pods end together: a store that does not answer has no driver left, and that is found out by a
+plain connection before Ray, which would try for a minute, is even imported.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import socket
+import stat
 import sys
 import tempfile
 import threading
@@ -25,6 +28,7 @@ from types import TracebackType
 from typing import Self
 
 from deepcoder_trainer.cluster import in_cluster
+from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.stopping import DRAIN_SIGNAL, Stop
 
 log = logging.getLogger(__name__)
@@ -44,12 +48,26 @@ def _folder() -> Path:
     return Path(tempfile.gettempdir()) / f"deepcoder-trainer-{os.getuid()}"
 
 
+def _check_own(folder: Path) -> None:
+    """Raises `BadConfig` where somebody else may write into it: they could have a driver's file lead elsewhere, or
+    name processes that are none."""
+    found = folder.lstat()
+    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o022:
+        raise BadConfig(
+            f"{folder}, where running trainers are found, is no folder of this user's alone "
+            f"({stat.filemode(found.st_mode)}, owner {found.st_uid}): remove it, or set TMPDIR to a folder of your own"
+        )
+
+
 class Driver:
     """The driver's side: its file, and the key it watches in a cluster."""
 
     def __enter__(self) -> Self:
-        _folder().mkdir(mode=0o700, exist_ok=True)
-        self._file = _folder() / str(os.getpid())
+        folder = _folder()
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        _check_own(folder)
+        self._file = folder / str(os.getpid())
         self._file.touch()
         return self
 
@@ -167,7 +185,10 @@ def _head_accepts() -> bool:
 
 def _local_drivers() -> list[int]:
     folder = _folder()
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+    if not os.path.lexists(folder):
+        return []
+    _check_own(folder)
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
 
 
 def _signal(pid: int) -> bool:
