@@ -181,7 +181,12 @@ def test_released_layouts_of_every_source() -> None:
         ({"id": "x", "prompt": 3, "tests": []}, "prompt is 3: Input should be a valid string: mend this field"),
         (own_row(tests=[]), r"tests: .*at least 1"),
         (own_row(tests=[{"input": "1"}]), r"tests\.0\.output"),
-        (own_row(difficulty="easy"), "difficulty is .easy.: .*below metadata"),
+        (own_row(difficulty="easy"), "difficulty is .easy.: there is no such field: check its spelling, or .*metadata"),
+        ({"id": "x", "prompt": "x", "test": [{"input": "1", "output": "1"}]}, "^test: there is no such field"),
+        (
+            {"id": "x", "prompt": "x", "tests": [{"input": "1", "outptu": "1"}]},
+            r"^tests\.0\.outptu is '1': there is no",
+        ),
         (own_row(kind="function"), "fn_name is needed"),
         (own_row(time_limit_s=0), "time_limit_s"),
         (own_row(tests=[{"input": "1", "output": "1"}] * 10_001), "^tests: 10001, more than the 10000 that are judged"),

@@ -100,12 +100,16 @@ def parsed_row(row: Mapping[str, Any]) -> ProblemRow:
     try:
         return ProblemRow.model_validate(row)
     except ValidationError as error:
-        first = error.errors()[0]
-        message = first["msg"].removeprefix("Value error, ")
+        faults = error.errors()
+        # A misspelt field makes another one missing: the name that nobody knows says more.
+        first = next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])
+        message, mend = first["msg"].removeprefix("Value error, "), "mend this field"
         if not first["loc"]:  # it is about several fields, names them, and has its mend
             raise RowError(message) from None
         field = ".".join(str(part) for part in first["loc"])
-        mend = "remove it, or move it below metadata" if first["type"] == "extra_forbidden" else "mend this field"
+        if first["type"] == "extra_forbidden":
+            message = "there is no such field"
+            mend = f"check its spelling, or {'remove it' if len(first['loc']) > 1 else 'move it below metadata'}"
         plain = first["type"] != "missing" and not isinstance(first["input"], dict | list | BaseModel)
         shown = f" is {first['input']!r:.80}" if plain else ""
         raise RowError(f"{field}{shown}: {message}: {mend}") from None
