@@ -271,6 +271,39 @@ async def test_store_is_listed_again_now_and_then(
             await asyncio.sleep(0.01)
 
 
+async def test_namespace_that_is_closed_holds_up_no_other_and_is_seen_once_it_is_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its Role went with it, or is being replaced; where all are watched as one, nothing is known without the right."""
+    monkeypatch.setattr(informers, "FIRST_PAUSE_SECONDS", 0.01)
+    closed: set[str | None] = {"theirs", None}
+
+    class Closed(Server):
+        async def list(
+            self, resource: Any, namespace: str | None = None, *_: Any, **__: Any
+        ) -> tuple[list[Object], str]:
+            if namespace in closed:
+                raise errors.Forbidden("no Role", 403)
+            name = {"name": f"of-{namespace}", "namespace": namespace}
+            return [pod() | {"metadata": metadata() | name}], "10"
+
+    of_two = Informer(Closed(), PODS, "", lambda obj: None, namespaces=["ours", "theirs"])  # type: ignore[arg-type]
+    of_all = Informer(Closed(), PODS, "", lambda obj: None)  # type: ignore[arg-type]
+    tasks = [asyncio.create_task(informer.run()) for informer in (of_two, of_all)]
+    async with asyncio.timeout(5):
+        await of_two.synced.wait()
+        assert of_two.get("ours", "of-ours")
+        assert of_two.alive_at > 0
+        assert not of_all.synced.is_set()
+        closed.clear()
+        while not of_two.get("theirs", "of-theirs"):
+            await asyncio.sleep(0.01)
+    for task in tasks:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
 async def test_list_is_reduced_page_by_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """No more than one page of whole objects is held at a time."""
     pages: list[dict[str, Any]] = [

@@ -1,7 +1,13 @@
-"""An operator that works in named namespaces: a whole run with Roles alone, and nothing asked of the cluster."""
+"""An operator that works in named namespaces: a whole run with Roles alone, and nothing asked of the cluster.
+
+One of several namespaces may be deleted, and takes its Role along: the others notice nothing of it.
+"""
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -15,8 +21,12 @@ from run_manifests import TRAIN, run_manifest
 from deepcoder_contracts.progress import Desired
 from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.kube.resources import PODS, RUNS, Resource
+from devcluster import doctor
+from devcluster.artifacts import Artifacts
+from devcluster.config import cache_root
 
 NAMESPACES = Resource("", "v1", "namespaces", "Namespace")
+ROLES = Resource("rbac.authorization.k8s.io", "v1", "roles", "Role")
 pytestmark = [pytest.mark.apiserver, pytest.mark.s3]
 
 
@@ -75,3 +85,65 @@ async def test_whole_run_with_roles_alone(cluster: Cluster, elsewhere: str, kube
     assert [r for r in asked if not r.allowed] == []
     found = await cluster.kube.get(RUNS, elsewhere, "demo")
     assert found["metadata"]["resourceVersion"] == stranger["metadata"]["resourceVersion"]
+
+
+@pytest.fixture
+async def of_two(
+    kube: Kube,
+    kubeconfig: Path,
+    helm: str,
+    chart: Path,
+    namespace: str,
+    elsewhere: str,
+    s3: s3_server.S3Server,
+    tmp_path: Path,
+    unused_tcp_port_factory: Callable[[], int],
+) -> AsyncIterator[Cluster]:
+    """An operator under the Roles that the chart makes for two namespaces, not started.
+
+    Its requests are not among those that have to be granted: it is to be refused what it asks for.
+    """
+    objects = chart_account.render(helm, chart, namespace, {"watchNamespaces": [namespace, elsewhere]})
+    async with (
+        chart_account.account(kube, kubeconfig, objects, namespace, tmp_path) as account,
+        cluster_in(kube, account, s3, tmp_path, unused_tcp_port_factory) as made,
+    ):
+        made.identity = "refused-operator"
+        yield made
+
+
+async def test_watched_namespace_that_is_deleted_stops_no_other_and_is_freed_by_the_command_of_the_docs(
+    of_two: Cluster, elsewhere: str, kubeconfig: Path
+) -> None:
+    kube = of_two.kube
+    await kube.create(run_manifest(elsewhere, "left"))
+    await of_two.start_operator()
+
+    async def held() -> bool:
+        return bool((await kube.get(RUNS, elsewhere, "left"))["metadata"].get("finalizers"))
+
+    await wait_for("the other namespace's run is held for its drain", held)
+    await kube.delete(NAMESPACES, None, elsewhere)
+
+    async def closed() -> bool:
+        return not (await kube.list(ROLES, elsewhere))[0]
+
+    await wait_for("its Role is gone", closed)
+    await of_two.kill_operator()
+    await of_two.start_operator()
+    await of_two.create_run(stages=[TRAIN])
+    await of_two.until_running("demo-s0-a1")
+    await wait_for("the operator is ready", of_two.ready)
+    assert await held(), "nobody is left who may let it go"
+
+    page = (Path(__file__).resolve().parents[2] / "docs" / "failure-modes.md").read_text()
+    (command,) = re.findall(r"`(kubectl -n TEAM patch dcr [^`]*)`", page)
+    typed = command.replace("TEAM", elsewhere).replace("NAME", "left")
+    tools = Artifacts(cache_root(), doctor.go_version()).kubectl.parent
+    environment = {"PATH": f"{tools}:{os.environ['PATH']}", "KUBECONFIG": str(kubeconfig), "HOME": str(tools)}
+    subprocess.run(["bash", "-c", typed], env=environment, timeout=60, check=True)
+
+    async def gone() -> bool:
+        return await kube.find(NAMESPACES, None, elsewhere) is None
+
+    await wait_for("the namespace is gone", gone)

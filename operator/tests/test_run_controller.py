@@ -137,6 +137,8 @@ async def test_listing_finds_runs_that_no_event_told_of_and_forgets_those_that_a
     assert ground.controller.listed([ground.api.stored], version) == 0
     assert ground.controller.listed([], version - 1) == 0
     assert KEY in ground.controller._workers, "it was made after that listing"
+    assert ground.controller.listed([], version + 10, closed=["ml"]) == 0
+    assert KEY in ground.controller._workers, "its namespace is closed to us: nobody has said that it is gone"
     assert ground.controller.listed([], version + 10) == 1
     assert KEY not in ground.controller._workers
 

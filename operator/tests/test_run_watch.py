@@ -19,8 +19,8 @@ class Kopf:
 
     lives: list[Kopf]
 
-    def __init__(self, heard: Any, *_: Any) -> None:
-        self.heard, self.ended = heard, asyncio.Event()
+    def __init__(self, heard: Any, _: Any, namespaces: Any) -> None:
+        self.heard, self.ended, self.namespaces = heard, asyncio.Event(), namespaces
         Kopf.lives.append(self)
 
     def start(self) -> None:
@@ -39,18 +39,23 @@ class Ground:
 
     def __init__(self) -> None:
         self.served, self.lists = True, 0
+        self.closed: set[str] = set()
+        self.kept: list[list[str]] = []
         self.runs: dict[str, int] = {}
         self.told: list[str] = []
         self.watch: RunWatch | None = None
 
-    async def list(self, *_: Any, **__: Any) -> tuple[list[dict[str, Any]], str]:
+    async def list(self, _: Any, namespace: str | None, **__: Any) -> tuple[list[dict[str, Any]], str]:
         self.lists += 1
+        if namespace in self.closed:
+            raise errors.Forbidden("its Role is gone", 403)
         if not self.served:
             raise errors.NotFound("no matches for kind", 404)
         return [run(name, version) for name, version in self.runs.items()], "7"
 
-    def listed(self, runs: Any, version: int) -> None:
+    def listed(self, runs: Any, version: int, closed: Any) -> None:
         assert version == 7
+        self.kept.append(list(closed))
 
     def seen(self, obj: dict[str, Any]) -> None:
         self.told.append(obj["metadata"]["name"])
@@ -146,6 +151,36 @@ async def test_event_that_is_under_way_during_a_listing_is_no_deafness(ground: G
     before = ground.lists
     await ground.until(lambda: ground.lists > before + 2)
     assert len(Kopf.lives) == 1
+    await end(task)
+
+
+async def test_namespace_that_is_closed_holds_up_no_other_and_is_watched_again_once_it_is_open(ground: Ground) -> None:
+    """It was deleted, and its Role with it; or roles are being replaced."""
+    ground.watch = RunWatch(ground, ground, ["ours", "theirs"])  # type: ignore[arg-type]
+    ground.closed = {"theirs"}
+    task = await running(ground)
+    await ground.until(lambda: Kopf.lives)
+    assert Kopf.lives[0].namespaces == ("ours",)
+    assert ground.watch.listed.is_set()
+    assert ground.kept[0] == ["theirs"], "what became of its runs nobody knows"
+    ground.closed = set()
+    await ground.until(lambda: len(Kopf.lives) == 2)
+    assert Kopf.lives[0].ended.is_set()
+    assert Kopf.lives[1].namespaces == ("ours", "theirs")
+    ground.closed = {"ours"}
+    await ground.until(lambda: len(Kopf.lives) == 3)
+    assert Kopf.lives[2].namespaces == ("theirs",)
+    await end(task)
+
+
+async def test_where_every_namespace_is_closed_nothing_is_watched_and_all_are_asked_for_again(ground: Ground) -> None:
+    ground.watch = RunWatch(ground, ground, ["ours"])  # type: ignore[arg-type]
+    ground.closed = {"ours"}
+    task = await running(ground)
+    await ground.until(lambda: ground.lists > 2)
+    assert Kopf.lives == [], "no namespaces would be all of them"
+    ground.closed = set()
+    await ground.until(lambda: Kopf.lives)
     await end(task)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -112,12 +112,16 @@ class RunController:
         self._follow_pool(key, worker)
         worker.wakeup.set()
 
-    def listed(self, runs: Sequence[Object], at: int) -> int:
-        """All runs that there were at a version: what events have not told is caught up with; the number of runs."""
+    def listed(self, runs: Sequence[Object], at: int, closed: Collection[str] = ()) -> int:
+        """All runs that there were at a version: what events have not told is caught up with; the number of runs.
+
+        What became of those in namespaces that are `closed` to us nobody knows: they are kept as they were.
+        """
         known = {key: worker.obj for key, worker in self._workers.items()}
         news = [o for o in runs if run_key(o) not in known or version(o) > version(known[run_key(o)])]
         there = {run_key(obj) for obj in runs}
-        lost = [o for key, o in known.items() if key not in there and version(o) <= at]
+        missing = [o for key, o in known.items() if key not in there and key.namespace not in closed]
+        lost = [o for o in missing if version(o) <= at]
         for obj in news:
             self.seen(obj)
         for obj in lost:

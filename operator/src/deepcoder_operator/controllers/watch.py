@@ -9,6 +9,9 @@ final (a kind that is not served, a server that answers 5xx for a minute). So it
 growing pause, each time after a listing, which also shows readiness probes that the kind is served. A listing now and
 then finds what an event should have told; the controller hears of it at once, and where kopf does not tell of it soon
 after, it has gone deaf and is begun again as well.
+
+Of several namespaces one may be closed to us, since its Role goes with it when it is deleted. kopf ends as a whole
+where it may not watch one: it is begun for the others alone, and anew once that one is open again.
 """
 
 from __future__ import annotations
@@ -56,36 +59,52 @@ class RunWatch:
         """List and watch until cancelled."""
         pause = FIRST_PAUSE_SECONDS
         while True:
-            if await self._list() is not None:
+            listing = await self._list()
+            if listing is not None:
                 pause = FIRST_PAUSE_SECONDS
-                await self._follow()
+                await self._follow(listing.namespaces)
             await asyncio.sleep(pause)
             pause = min(pause * 2, MAX_PAUSE_SECONDS)
 
     async def _list(self) -> _Listing | None:
         """Tell the controller of all runs; None if they cannot be listed now."""
+        keep = partial(kept, RUNS)
+        lists: list[tuple[list[Object], str]] = []
+        closed: list[str] = []
         try:
-            keep = partial(kept, RUNS)
-            lists = [await self._kube.list(RUNS, namespace, keep=keep) for namespace in self._namespaces or (None,)]
+            for namespace in self._namespaces or (None,):
+                try:
+                    lists.append(await self._kube.list(RUNS, namespace, keep=keep))
+                except errors.Forbidden as e:
+                    if namespace is None:
+                        raise
+                    closed.append(namespace)
+                    log.warning("DeepCoderRuns of namespace %s are closed to us: %s", namespace, e)
         except errors.KubeError as e:
             log.warning("DeepCoderRuns cannot be listed: %s", e)
             return None
         finally:
             self.alive_at = asyncio.get_running_loop().time()
+        if not lists:
+            return None
         self.listed.set()
         runs = [run for part, _ in lists for run in part]
         at = min(int(end) for _, end in lists)
-        self._controller.listed(runs, at)
-        return _Listing({run_key(run): version(run) for run in runs}, at)
+        self._controller.listed(runs, at, closed)
+        namespaces = tuple(n for n in self._namespaces if n not in closed)
+        return _Listing({run_key(run): version(run) for run in runs}, at, namespaces)
 
-    async def _follow(self) -> None:
-        """Have kopf watch until it ends, and list now and then."""
+    async def _follow(self, namespaces: tuple[str, ...]) -> None:
+        """Have kopf watch these until it ends, and list now and then; sooner where a namespace is missing."""
         heard = _Heard(self._controller)
-        thread = _KopfThread(heard, asyncio.get_running_loop(), self._namespaces)
+        thread = _KopfThread(heard, asyncio.get_running_loop(), namespaces)
+        pause = RELIST_SECONDS if namespaces == self._namespaces else min(RELIST_SECONDS, MAX_PAUSE_SECONDS)
         thread.start()
         try:
-            while not await _within(RELIST_SECONDS, thread.ended):
+            while not await _within(pause, thread.ended):
                 listing = await self._list()
+                if listing is not None and listing.namespaces != namespaces:
+                    break
                 if listing is None or not (lacking := heard.lacks(listing)):
                     continue
                 if not await _within(EVENT_SECONDS, thread.ended) and (unheard := lacking - heard.since):
@@ -109,6 +128,8 @@ class _Listing(NamedTuple):
 
     runs: dict[RunKey, int]
     at: int
+    namespaces: tuple[str, ...]
+    """Those that are open to us; none where all are watched as one."""
 
 
 class _Heard:

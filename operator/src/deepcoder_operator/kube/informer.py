@@ -7,7 +7,8 @@ conclude that something is gone reads it live first. Of each object it keeps wha
 A watch that ends is begun again, one that is too old or broken is replaced by a fresh list after a bounded, growing
 pause. A kind that is not served has no objects: that is an answer, and the kind is asked for again. `alive_at` tells
 liveness probes when the server last spoke or was last tried in vain: an outage of the API server is no reason to
-restart, a watch that stands still is. Where only some namespaces may be seen there is one list and one watch for each.
+restart, a watch that stands still is. Where only some namespaces may be seen there is one list and one watch for each;
+one that is closed to us, since its Role went with it, holds up none of the others, and is asked for again.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class _Part:
     version: int = 0
     """What happened up to here has been heard of."""
     alive_at: float = 0.0
-    listed: bool = False
+    asked: bool = False
+    """Whether it was listed, or refused to us."""
 
 
 class Informer:
@@ -119,6 +121,10 @@ class Informer:
             except errors.NotFound as e:
                 log.warning("%s are not served, so there are none: %s", self.resource.plural, e)
                 self._replace(part, [], part.version)
+            except errors.Forbidden as e:
+                log.warning("%s of %s cannot be watched: %s", self.resource.plural, part.namespace or "the cluster", e)
+                if part.namespace is not None:
+                    self._has_been_asked(part)
             except errors.KubeError as e:
                 log.warning("%s cannot be watched: %s; listing again in %.0f s", self.resource.plural, e, pause)
             self._touch(part)
@@ -147,8 +153,12 @@ class Informer:
             if old is None or _version(obj) > _version(old):
                 self._put(obj)
                 self._tell(obj)
-        part.listed = True
-        if all(p.listed for p in self._parts.values()):
+        self._has_been_asked(part)
+
+    def _has_been_asked(self, part: _Part) -> None:
+        """What there is to know of a part is known; once that is so of all, the store may be used."""
+        part.asked = True
+        if all(p.asked for p in self._parts.values()):
             self.synced.set()
 
     async def _follow(self, part: _Part, version: str) -> None:
