@@ -3,18 +3,21 @@
 import contextlib
 import os
 import signal
+import socket
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from deepcoder_contracts.judge import Tier, Verdict
+from deepcoder_contracts.judge import Kind, Tier, Verdict
+from deepcoder_sandbox.attack_limits import bounds
+from deepcoder_sandbox.memory_file import MemoryFile
 from deepcoder_sandbox.outcome import KilledFromOutside, read_claim
 from deepcoder_sandbox.pool import Draining, Overdue, Pool, QueueFull
 from deepcoder_sandbox.slot import Slot
 from deepcoder_sandbox.submission import Submission
-from deepcoder_sandbox.worker.packets import Job, RunEnded, RunLimits
+from deepcoder_sandbox.worker.packets import INLINE, SESSION_BYTES, Job, RunEnded, RunLimits
 from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteFailed, ZygoteProcess
 
 SLOW = "import time\ntime.sleep(0.5)\nprint(input())"
@@ -33,6 +36,10 @@ def runner_of(zygote):
         assert time.monotonic() < until
         time.sleep(0.002)
     return found[0]
+
+
+def state_of(pid):
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def in_background(action):
@@ -102,6 +109,33 @@ def test_runner_killed_from_outside_is_tried_again(slot, judge, code, fields):
     answer = judge(code, ("1", "1"), **fields)
     killer.join()
     assert answer.passed is True
+
+
+def test_session_that_dies_hangs_up_whatever_its_zygote_is_at(any_slot):
+    zygote, source = any_slot.ensure_zygote(harness=True), b"import time\ntime.sleep(60)"
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with (
+        ours,
+        theirs,
+        MemoryFile("given", source) as given,
+        MemoryFile("output") as output,
+        Path(os.devnull).open("rb+") as null,
+    ):
+        ours.send(INLINE)
+        files = [*[null.fileno()] * 3, theirs.fileno(), given.fileno(), output.fileno()]
+        zygote.start_run(Job(Kind.STDIN, bounds(), len(source)), files)
+        theirs.close()
+        runner = runner_of(zygote)
+        while state_of(zygote.pid) != "S":  # it waits for the run's end
+            time.sleep(0.002)
+        os.kill(zygote.pid, signal.SIGSTOP)
+        os.kill(runner, signal.SIGKILL)
+        ours.settimeout(10)
+        while ours.recv(SESSION_BYTES):  # that it has started, and is prepared
+            continue
+        os.kill(zygote.pid, signal.SIGCONT)
+        zygote.tell_hung_up()
+        assert zygote.finish_run(time.monotonic() + 20).signal == signal.SIGKILL
 
 
 def test_runner_that_cannot_be_confined_is_the_judges_failure(any_slot):

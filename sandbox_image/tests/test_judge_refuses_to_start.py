@@ -16,7 +16,7 @@ import pytest
 
 import deepcoder_sandbox
 from deepcoder_contracts.judge import Tier
-from deepcoder_sandbox import attack, tiers
+from deepcoder_sandbox import attack, attack_limits, tiers
 from deepcoder_sandbox.slot import Slot
 from deepcoder_sandbox.worker import libc, syscalls
 from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteFailed, ZygoteProcess
@@ -55,6 +55,14 @@ def test_every_property_holds_in_every_tier(slot, harness):
     for name, group in syscalls.GROUPS.items():
         assert group.attacked_as, name
         assert set(group.attacked_as) <= set(findings.limits), name
+
+
+@KINDS
+def test_attack_on_a_limit_waits_for_that_limit_alone(any_slot, harness):
+    program, limits, _ = attack_limits.ATTACKS["wall_time"]
+    ended = attack._run(any_slot.ensure_zygote(harness), program, b"", limits).ended
+    assert ended.killed_for == "wall"
+    assert ended.wall_s - ended.starved_s < limits.wall_limit_s + 0.5, "and for no look at a session, a second later"
 
 
 @pytest.mark.parametrize("directory", ["/tmp", "/"])  # the image's home is /tmp

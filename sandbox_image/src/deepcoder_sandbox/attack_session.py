@@ -30,10 +30,10 @@ def run(zygote: ZygoteProcess, source: bytes, stdin: bytes, limits: RunLimits, d
             ours.send(b"%b%d" % (IN_FILE, len(stdin)))
             files = [null, null, null, theirs.fileno(), given.fileno(), output.fileno()]
             zygote.start_run(Job(Kind.STDIN, limits, len(source)), files)
+            zygote.tell_hung_up()  # a session's limits are seconds, and no end of it is looked for in the first
             theirs.close()
             packet = _answer(ours, wait_deadline(limits, deadline))
             ours.close()  # on which a session ends
-            zygote.tell_hung_up()
             ended = zygote.finish_run(wait_deadline(limits, deadline))
             stdout = packet[1:] if packet[:1] == INLINE else b""
             if packet[:1] == IN_FILE:

@@ -79,8 +79,8 @@ class Zygote:
                     raise OSError("descriptors were lost on the way")
                 answer = self._run(packet, received, after_run)
             except (OSError, ValueError) as error:
+                os.closerange(0, received)
                 answer = packets.ERROR + f"{type(error).__name__}: {error}".encode()
-            os.closerange(0, received)
             self._channel.send(answer)
 
     def _setup_cpu_s(self) -> float:
@@ -93,6 +93,7 @@ class Zygote:
         pid = fork()
         if pid == 0:
             self._become_runner(packet, descriptors, zygote)
+        os.closerange(0, descriptors)  # or the judge would not see the runner hang up as it ends
         status, cpu_s, wall_s, starved_s, max_rss_kb, killed_for = self._supervisor.wait(pid, packet)
         setup_s = self._setup_s[0]
         if not setup_s or self._page[_REASON_AT]:
