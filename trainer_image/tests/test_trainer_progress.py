@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import re
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -225,6 +226,35 @@ async def test_a_later_reply_with_less_time_takes_it(tmp_path: Path, make_config
                 server.reply = ProgressReply(desired=Desired.DRAIN, deadline_seconds=0)
                 while stop.seconds_left() > 0:
                     await heard(server)
+
+
+async def test_attempt_that_is_given_up_says_once_what_it_waits_for(
+    tmp_path: Path, make_config: Callable[..., StageConfig], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of one that stalled its log would else end with the last thing that went well."""
+    never = asyncio.Event()
+
+    async def collective_that_never_comes() -> None:
+        await never.wait()
+
+    async def step() -> None:
+        await collective_that_never_comes()
+
+    cert, key = certificate(tmp_path, "op")
+    async with (
+        operator(cert, key) as (server, url),
+        reporting(Progress(make_config(), Stop()), endpoint(url, cert, tmp_path)),
+    ):
+        stuck = [asyncio.create_task(step(), name=f"rank {i}") for i in range(3)]
+        await heard(server)
+        assert "waits for" not in caplog.text
+        server.reply = ProgressReply(desired=Desired.DRAIN, deadline_seconds=0)
+        for _ in range(3):
+            await heard(server)
+        for task in stuck:
+            task.cancel()
+    assert caplog.text.count("given this attempt up") == 1
+    assert re.search(r"3 × rank \d: .*collective_that_never_comes < test_trainer_progress.py:\d+ step", caplog.text)
 
 
 async def test_a_standby_costs_nothing_and_the_token_is_read_again(

@@ -37,6 +37,7 @@ from deepcoder_contracts.stage import ProgressEndpoint, StageConfig
 from deepcoder_trainer.ports import StepReport
 from deepcoder_trainer.stopping import Stop
 from deepcoder_trainer.surroundings import Surroundings
+from deepcoder_trainer.telemetry.waits import waits
 from deepcoder_trainer.types import Problem
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ class Progress:
     _phase_seconds: dict[str, float] = field(default_factory=dict)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _failing: bool = False
+    _given_up: bool = False
 
     def on_phase(self, phase: TrainerPhase) -> None:
         """Send it at once."""
@@ -155,6 +157,11 @@ class Progress:
         if reply.desired is Desired.DRAIN:
             if not self.stop.requested:
                 log.info("the operator asks to drain")
+            if reply.deadline_seconds == 0 and not self._given_up:
+                self._given_up = True
+                log.warning("the operator has given this attempt up; what it waits for, innermost first:")
+                for line in waits(asyncio.all_tasks()):
+                    log.warning("  %s", line)
             limit = reply.deadline_seconds  # it may have become less since the last reply
             self.stop.request(limit if limit is not None else self.config.storage.drain_seconds, "Drained")
             self.on_phase(TrainerPhase.DRAINING)

@@ -1,0 +1,46 @@
+"""What an attempt waits for, told when it is given up: else nothing says where one that stalled stood.
+
+The trainer is one loop of tasks that wait for samplers, learners, judges and storage. A task's own stack ends where it
+is written, not where it waits, so each is followed through what it awaits. A loop that is held up itself tells nothing,
+since then no reply is read either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+MOST_TASKS = 40
+MOST_FRAMES = 12
+"""Kept of a task's, from the innermost outwards."""
+
+
+def waits(tasks: Iterable[asyncio.Task[Any]]) -> list[str]:
+    """A line for each place at which tasks wait, with how many do and one's name; those at which most do come first."""
+    found: dict[str, list[str]] = {}
+    for task in tasks:
+        found.setdefault(" < ".join(reversed(_frames(task.get_coro())[-MOST_FRAMES:])), []).append(task.get_name())
+    lines = sorted(found.items(), key=lambda item: -len(item[1]))
+    return [f"{len(names)} × {names[0]}: {where}" for where, names in lines if where][:MOST_TASKS]
+
+
+def _frames(awaited: Any) -> list[str]:
+    """Of a coroutine and all that it awaits, the innermost last."""
+    frames = []
+    while awaited is not None:
+        frame = (
+            getattr(awaited, "cr_frame", None)
+            or getattr(awaited, "gi_frame", None)
+            or getattr(awaited, "ag_frame", None)
+        )
+        if frame is not None:
+            code = frame.f_code
+            frames.append(f"{Path(code.co_filename).name}:{frame.f_lineno} {code.co_name}")
+        awaited = (
+            getattr(awaited, "cr_await", None)
+            or getattr(awaited, "gi_yieldfrom", None)
+            or getattr(awaited, "ag_await", None)
+        )
+    return frames
