@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -89,16 +90,40 @@ def test_the_launcher_starts_through_a_link_with_an_interpreter_that_has_the_pac
     assert started("kubectl_complete-deepcoder", "stag").stdout.startswith("stages\t")
 
 
-def test_without_python_the_launcher_says_what_to_install(made: Path, tmp_path: Path) -> None:
-    with tarfile.open(archive(made)) as tar:
-        tar.extractall(tmp_path / "store", filter="data")
-    tools = tmp_path / "tools"
+PYTHONS = {
+    "none": None,
+    "without pip": 'case "$*" in *ensurepip*) exit 1 ;; esac',
+    "without room": 'case "$1" in -c) exit 0 ;; *) echo "No space left on device" >&2; exit 1 ;; esac',
+}
+
+
+@pytest.mark.parametrize(
+    ("python", "home", "told"),
+    [
+        ("none", True, "install one, or name it in DEEPCODER_PLUGIN_PYTHON"),
+        ("without pip", True, "install one, or name it in DEEPCODER_PLUGIN_PYTHON"),
+        ("without room", True, "No space left on device\nerror: no virtual environment could be made in"),
+        ("without room", False, "HOME or XDG_DATA_HOME"),
+    ],
+)
+def test_where_it_cannot_start_the_launcher_says_what_is_missing(
+    python: str, home: bool, told: str, tmp_path: Path
+) -> None:
+    """Debian's Python has venv, and what venv needs in a package of its own."""
+    tools, store = tmp_path / "tools", tmp_path / "store"
     tools.mkdir()
+    store.mkdir()
+    shutil.copy(ROOT / "packaging/krew/kubectl-deepcoder", store)
+    (store / "VERSION").write_text("0.1.0\n")
     for tool in ("sh", "dirname", "basename", "cat", "readlink"):
         (tools / tool).symlink_to(Path("/bin") / tool if (Path("/bin") / tool).exists() else Path("/usr/bin") / tool)
+    if (script := PYTHONS[python]) is not None:
+        (tools / "python3.11").write_text(f"#!/bin/sh\n{script}\n")
+        (tools / "python3.11").chmod(0o755)
     answer = subprocess.run(
-        [str(tmp_path / "store/kubectl-deepcoder"), "status"], env={"PATH": str(tools), "HOME": str(tmp_path)},
+        [str(store / "kubectl-deepcoder"), "status"],
+        env={"PATH": str(tools)} | ({"HOME": str(tmp_path)} if home else {}),
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    assert answer.returncode == 6
-    assert "install one, or name it in DEEPCODER_PLUGIN_PYTHON" in answer.stderr
+    assert answer.returncode == 6, answer.stderr
+    assert told in answer.stderr
