@@ -18,7 +18,7 @@ from devcluster import doctor
 from devcluster.artifacts import Artifacts
 from devcluster.config import cache_root
 
-USED = ("ml", "demo")
+USED = ("ml", "demo", "team-red", "team-blue")
 """Namespaces that the pages name."""
 
 
