@@ -96,8 +96,8 @@ class _Bar:
     def __init__(self, bars: Progress, name: str, total: int, *, lines: bool) -> None:
         self._bars, self._name, self._total, self._lines = bars, name, total, lines
         self._task = bars.add_task(name, total=total)
-        self._began = self._told = time.monotonic()
-        self._done = 0
+        self._told = time.monotonic()
+        self._done = self._done_when_told = 0
 
     def step(self) -> None:
         self.reach(self._done + 1)
@@ -109,6 +109,7 @@ class _Bar:
         self._bars.update(self._task, completed=done)
         now = time.monotonic()
         if self._lines and now - self._told >= _EVERY_SECONDS:
-            self._told = now
-            left = (now - self._began) / done * (self._total - done)
+            # By what came since the line before: what a journal knows goes by at once, and promises nothing.
+            left = (now - self._told) / max(1, done - self._done_when_told) * (self._total - done)
+            self._told, self._done_when_told = now, done
             log.info("%s: %d of %d, about %.0f s left", self._name, done, self._total, left)
