@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from click.shell_completion import ShellComplete
 
 from deepcoder_cli.__main__ import main
 from deepcoder_cli.app import app
@@ -212,6 +213,40 @@ def test_a_defect_has_a_code_of_its_own_and_its_traceback(
     said = capsys.readouterr().err
     assert "KeyError: 'metadata'" in said
     assert "please report it" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["status", "-n", "te"], ["team"]),
+        (["status", "--context", ""], ["chosen", "other"]),
+        (["stages", "r"], ["run"]),
+        (["stages", "-n", "team", "x"], []),
+    ],
+)
+def test_a_shell_completes_namespaces_contexts_and_runs(
+    words: list[str], found: list[str], serve: Callable[..., list[str]]
+) -> None:
+    names = [{"metadata": {"name": name}} for name in ("default", "team")]
+    lists = {"/api/v1/namespaces": names, "deepcoderruns": [RUN]}
+    serve(
+        lambda path: next(
+            ((200, {"items": i}) for end, i in lists.items() if path.split("?")[0].endswith(end)), NOT_FOUND
+        )
+    )
+    complete = ShellComplete(app, {}, "kubectl deepcoder", "_UNUSED")
+    assert [item.value for item in complete.get_completions(words[:-1], words[-1])] == found
+
+
+@pytest.mark.parametrize("content", ["", "contexts: 7", "[1]", "clusters: ["])
+def test_a_completion_without_a_cluster_is_silent(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "kubeconfig").write_text(content)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    for words in (["status", "-n"], ["status", "--context"], ["stages"], ["approve", "run"]):
+        assert ShellComplete(app, {}, "kubectl deepcoder", "_UNUSED").get_completions(words, "") == []
+    assert capsys.readouterr() == ("", "")
 
 
 def test_its_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:

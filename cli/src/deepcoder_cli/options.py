@@ -10,12 +10,10 @@ from typing import Any, TypeVar
 
 import click
 
+from deepcoder_cli import suggest
 from deepcoder_client.client import Client
-from deepcoder_client.errors import ClientError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-COMPLETION_SECONDS = 3.0
 
 
 class Number(click.FloatRange):
@@ -60,8 +58,11 @@ def cluster(*, all_namespaces: bool = False) -> Callable[[Command], Command]:
         called.__doc__, called.__name__ = command.__doc__, command.__name__
         called.__click_params__ = list(getattr(command, "__click_params__", ()))  # type: ignore[attr-defined]
         options = [
-            click.option("-n", "--namespace", help="Namespace; that of the context when left out."),
-            click.option("--context", help="Context of the kubeconfig."),
+            click.option(
+                "-n", "--namespace", help="Namespace; that of the context when left out.",
+                shell_complete=suggest.namespaces,
+            ),
+            click.option("--context", help="Context of the kubeconfig.", shell_complete=suggest.contexts),
             click.option("--kubeconfig", type=click.Path(path_type=Path), help="File in place of KUBECONFIG's."),
             click.option(
                 "--request-timeout", type=Number(min=0.1, max=3600), default=10.0, show_default=True,
@@ -87,23 +88,12 @@ def output(*formats: str) -> Callable[[Command], Command]:
 
 def run_argument(name: str = "run", **settings: Any) -> Callable[[Command], Command]:
     """The name of a run, completed from those that there are."""
-    return click.argument(name, shell_complete=complete_runs, **settings)
+    return click.argument(name, shell_complete=suggest.runs, **settings)
 
 
 endpoint = click.option(
     "--endpoint", metavar="URL", help="The S3 server as this machine reaches it, where that differs from the run's."
 )
-
-
-def complete_runs(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """Names of runs; none where the cluster cannot be asked, since a completion may not fail."""
-    given = context.params
-    where = Where(given.get("namespace"), given.get("context"), given.get("kubeconfig"), COMPLETION_SECONDS)
-    try:
-        names = [str(run["metadata"]["name"]) for run in where.client().raw_list()]
-    except ClientError:
-        return []
-    return [name for name in names if name.startswith(incomplete)]
 
 
 def examples(text: str) -> str:

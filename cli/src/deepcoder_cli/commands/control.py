@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import click
 
+from deepcoder_cli import suggest
 from deepcoder_cli.exits import Exit
 from deepcoder_cli.options import Number, Where, cluster, examples, output, run_argument
 from deepcoder_cli.output import document
 from deepcoder_client.client import TERMINAL, Client
-from deepcoder_client.errors import ClientError
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.api.run_status import Phase, StagePhase
-
-
-def _held_stages(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    given = context.params
-    where = Where(given.get("namespace"), given.get("context"), given.get("kubeconfig"), 3.0)
-    try:
-        stages = where.client().get(str(given["run"])).spec.stages
-    except (ClientError, KeyError):
-        return []
-    return [stage.name for stage in stages if stage.hold and stage.name.startswith(incomplete)]
 
 
 @click.command(
@@ -32,7 +22,7 @@ kubectl deepcoder approve demo 16k 32k           # these, before they are reache
     )
 )
 @run_argument()
-@click.argument("stages", nargs=-1, shell_complete=_held_stages)
+@click.argument("stages", nargs=-1, shell_complete=suggest.held_stages)
 @output()
 @cluster()
 def approve(where: Where, run: str, stages: tuple[str, ...], output: str) -> None:

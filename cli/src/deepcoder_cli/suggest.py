@@ -1,0 +1,67 @@
+"""Words that a shell may complete: runs, stages that are held, namespaces, contexts.
+
+Nothing here may fail, or wait for long: where the cluster cannot be asked there are no words.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import click
+import yaml
+from kubernetes import config
+
+from deepcoder_client.client import Client
+from deepcoder_client.connection import Kind
+from deepcoder_client.errors import ClientError
+
+SECONDS = 3.0
+NAMESPACES = Kind("namespaces")
+
+
+def runs(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Names of runs in the namespace that is meant."""
+    try:
+        return _beginning(incomplete, (run["metadata"]["name"] for run in _client(context).raw_list()))
+    except ClientError:
+        return []
+
+
+def held_stages(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Stages of the run that is named which wait for somebody."""
+    try:
+        stages = _client(context).get(str(context.params["run"])).spec.stages
+    except (ClientError, KeyError):
+        return []
+    return _beginning(incomplete, (stage.name for stage in stages if stage.hold))
+
+
+def namespaces(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Of the cluster, for whoever may list them."""
+    try:
+        found = _client(context).connection.list(NAMESPACES, None)["items"]
+    except ClientError:
+        return []
+    return _beginning(incomplete, (each["metadata"]["name"] for each in found))
+
+
+def contexts(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Of the kubeconfig that is meant."""
+    file = context.params.get("kubeconfig") or os.environ.get("KUBECONFIG") or None
+    try:
+        known, _ = config.list_kube_config_contexts(None if file is None else os.fspath(file))
+    except (config.ConfigException, yaml.YAMLError, OSError, TypeError, ValueError):
+        return []
+    return _beginning(incomplete, (each["name"] for each in known))
+
+
+def _client(context: click.Context) -> Client:
+    given = context.params
+    return Client(
+        given.get("context"), kubeconfig=given.get("kubeconfig"), namespace=given.get("namespace"), timeout=SECONDS
+    )
+
+
+def _beginning(incomplete: str, names: Iterable[str]) -> list[str]:
+    return [name for name in names if name.startswith(incomplete)]
