@@ -233,6 +233,9 @@ async def test_evaluation_within_training_measures_the_weights_that_are_out(tmp_
     ]
     assert sorted(m.step for m in manifests) == [3, 4]
     assert {m.stage for m in manifests} == {"short"}
+    asked = context.sampler.asked  # type: ignore[attr-defined]
+    assert context.config.stage.context_tokens == 8
+    assert {request.max_tokens for request in asked} == {32}, "at the evaluation's length, not the one that is trained"
 
 
 async def test_a_judge_that_cannot_say_which_code_grades_ends_no_training_and_begins_no_evaluation_stage(
