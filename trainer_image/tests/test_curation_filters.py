@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,21 @@ def test_arguments_of_a_function_are_the_same_however_they_are_spaced() -> None:
 def test_tests_of_a_few_characters_are_shared_by_chance() -> None:
     tiny = tuple((str(n), str(n)) for n in range(6))
     assert index(("e", "unlike", tiny)).reason(shingles(words("something else")), tiny) is None
+
+
+def test_no_text_of_an_evaluation_sets_tests_stays_in_memory() -> None:
+    known = EvaluationIndex(0.6)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(8):
+            known.add(f"p{number}", f"statement {number}", [(f"{number}" * 1000, f"{number}" * (1 << 20))])
+        assert tracemalloc.get_traced_memory()[0] - before < 1 << 20
+    finally:
+        tracemalloc.stop()
+    known.freeze()
+    nothing = shingles(words("quite something else that is said here"))
+    assert known.reason(nothing, [("7" * 1000, "7" * (1 << 20))]) == "1 of its tests are in p7"
 
 
 def test_without_evaluation_sets_nothing_is_contaminated() -> None:

@@ -37,9 +37,9 @@ class EvaluationIndex:
         self._names: list[str] = []
         self._sizes: list[int] = []
         self._tests_of: list[int] = []
-        self._by_test: dict[tuple[str, int], list[int]] = {}
-        """Output and number of the input to the problems that have such a test."""
-        self._outputs: set[str] = set()
+        self._by_test: dict[tuple[int, int], list[int]] = {}
+        """Numbers of output and input to the problems that have such a test."""
+        self._outputs: set[int] = set()
         self._parts: list[Shingles] = []
         self._numbers: npt.NDArray[np.uint64] = np.empty(0, np.uint64)
         self._owners: npt.NDArray[np.int64] = np.empty(0, np.int64)
@@ -107,16 +107,17 @@ class EvaluationIndex:
         return None
 
 
-def _numbered(tests: Iterable[Test], outputs: Set[str] | None = None) -> Iterator[tuple[str, int]]:
-    """The tests that count: output, and a number of this process's own for the input. With `outputs`: those with one of
-    them, since inputs may be long and outputs are not."""
+def _numbered(tests: Iterable[Test], outputs: Set[int] | None = None) -> Iterator[tuple[int, int]]:
+    """The tests that count, as this process's own numbers for output and input: a set may have gigabytes of them. With
+    `outputs`: those with one of them, since inputs are mostly longer."""
     for given, expected in tests:
         output = _spaced(expected)
-        if outputs is not None and output not in outputs:
+        number = hash(output)
+        if outputs is not None and number not in outputs:
             continue
         read = _spaced(given)
         if len(output) + len(read) >= _LEAST_TEST:
-            yield output, hash(read)
+            yield number, hash(read)
 
 
 def _spaced(text: str) -> str:
