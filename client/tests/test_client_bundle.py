@@ -11,8 +11,10 @@ import yaml
 
 from deepcoder_client.bundle import Bundle, gather
 from deepcoder_client.connection import Kind
-from deepcoder_client.errors import Forbidden, NotFound
+from deepcoder_client.errors import Forbidden, NotFound, StorageError
+from deepcoder_client.folder import Attempt
 from deepcoder_client.rights import Right
+from deepcoder_contracts.exit import ExitRecord
 
 PASSWORD = "correct-horse-battery"
 QUOTED = "it said hub-token-value"
@@ -52,11 +54,29 @@ RUN: dict[str, Any] = {
 }
 
 
+RUNNING_HEAD = POD | {
+    "metadata": POD["metadata"] | {"labels": {"deepcoder.dev/role": "head"}},
+    "status": {"phase": "Running", "containerStatuses": [{"name": "ray-head"}]},
+}
+NODE = {
+    "metadata": {"name": "gpu-7"},
+    "spec": {"unschedulable": True, "podCIDR": "10.0.0.0/24"},
+    "status": {"conditions": [{"type": "DiskPressure", "status": "True"}], "images": [{"names": ["i"]}] * 50},
+}
+QUOTA = {"metadata": {"name": "team"}, "status": {"hard": {"pods": "9"}, "used": {"pods": "9"}}}
+OPERATOR = {
+    "metadata": {"name": "op", "namespace": "deepcoder"},
+    "spec": {"containers": [{"name": "operator"}]},
+    "status": {"containerStatuses": [{"name": "operator", "restartCount": 3}]},
+}
+
+
 class Connection:
     """Objects by kind; Secrets that may be withheld."""
 
     def __init__(self, *, withheld: tuple[str, ...] = ()) -> None:
         self.withheld = withheld
+        self.operators: list[dict[str, Any]] = [OPERATOR]
 
     def get(self, kind: Kind, namespace: str, name: str) -> dict[str, Any]:
         if name in self.withheld:
@@ -64,12 +84,22 @@ class Connection:
         value = {"s3": PASSWORD, "hub": "hub-token-value"}[name]
         return {"data": {"key": base64.b64encode(value.encode()).decode()}}
 
-    def list(self, kind: Kind, namespace: str, **query: str) -> dict[str, Any]:
+    def list(self, kind: Kind, namespace: str | None, **query: str) -> dict[str, Any]:
         if kind.plural == "rayjobs":
             raise Forbidden(Right("list", "rayjobs", "ray.io", namespace))
-        if kind.plural == "pods":  # the operator's
-            return {"items": [{"metadata": {"name": "op", "namespace": namespace}, "spec": POD["spec"]}]}
-        return {"items": []}
+        return {"items": {"pods": self.operators, "nodes": [NODE], "resourcequotas": [QUOTA]}.get(kind.plural, [])}
+
+
+class Folder:
+    """Three attempts, the last of which was killed."""
+
+    def attempts(self) -> list[Attempt]:
+        left = ExitRecord(code=1, reason="Crashed", message="why")
+        files = ("driver.log", "events.json")
+        return [Attempt("short", n, None, left if n < 3 else None, files) for n in (1, 2, 3)]
+
+    def read_log(self, stage: str, ordinal: int, name: str) -> str:
+        return f"{name} of {stage} {ordinal} says {PASSWORD}"
 
 
 class Client:
@@ -82,6 +112,11 @@ class Client:
     def pods(self, name: str, namespace: str) -> list[dict[str, Any]]:
         return [POD]
 
+    def folder(self, name: str, namespace: str, *, endpoint: str | None) -> Folder:
+        if endpoint == "http://away":
+            raise StorageError("no answer")
+        return Folder()
+
     def events(self, namespace: str, *names: str) -> list[dict[str, Any]]:
         return [{"reason": "StagePassed", "note": f"{QUOTED}, about {','.join(names)}"}]
 
@@ -93,15 +128,15 @@ class Client:
         yield "team/demo: attempt 1" if name == "op" else "logged in with a-literal-key"
 
 
-def bundle(*, logs: bool = False, withheld: tuple[str, ...] = ()) -> Bundle:
+def bundle(*, logs: bool = False, withheld: tuple[str, ...] = (), endpoint: str | None = None) -> Bundle:
     client: Any = Client(withheld=withheld)
-    return gather(client, "demo", operator_namespace="deepcoder", logs=logs)
+    return gather(client, "demo", operator_namespace="deepcoder", logs=logs, endpoint=endpoint)
 
 
 def test_logs_and_objects_are_there_without_values_of_secrets() -> None:
     made = bundle()
     assert made.documents["logs/demo-head.ray-head.log"] == "demo-head says [redacted]\nlogged in with [redacted]"
-    assert made.documents["operator.log"] == "team/demo: attempt 1"
+    assert made.documents["operator.log"].splitlines()[0] == "team/demo: attempt 1"
     (pod,) = yaml.safe_load_all(made.documents["pods.yaml"])
     variables = {v["name"]: v.get("value") for v in pod["spec"]["containers"][0]["env"]}
     assert variables == {"PLAIN": "seen", "WANDB_API_KEY": "[redacted]", "HUB": None}
@@ -115,7 +150,7 @@ def test_logs_and_objects_are_there_without_values_of_secrets() -> None:
 @pytest.mark.parametrize("secret", ["s3", "hub"])
 def test_logs_are_left_out_where_a_secret_is_not_known_and_that_is_said(secret: str) -> None:
     made = bundle(withheld=(secret,))
-    assert {*made.documents} == {"run.yaml", "pods.yaml", "events.yaml"}
+    assert {n for n in made.documents if not n.endswith(".yaml")} == set()
     everything = "".join(made.documents.values())
     assert "it said" not in everything, "nothing that quotes a program"
     assert all(word in everything for word in ("exitCode: 1", "reason: Crashed", "StagePassed"))
@@ -139,6 +174,44 @@ def test_what_a_container_said_before_it_was_started_again_is_there_and_what_ran
     logs = {name for name in made.documents if name.startswith("logs/")}
     assert logs == {f"logs/demo-head.{name}.log" for name in ("fetch", "ray-head", "ray-head.previous")}
     assert made.documents["logs/demo-head.ray-head.previous.log"].startswith("before: demo-head says [redacted]")
+
+
+def test_attempts_whose_pods_are_gone_are_there_as_the_bucket_has_them() -> None:
+    """Of a run that has failed nothing else tells why."""
+    made = bundle()
+    past = {name: text for name, text in made.documents.items() if name.startswith("attempts/")}
+    assert past.keys() == {
+        "attempts/002/exit.json", "attempts/002/driver.log", "attempts/002/events.json",
+        "attempts/003/driver.log", "attempts/003/events.json",
+    }  # fmt: skip
+    assert past["attempts/003/driver.log"] == "driver.log of short 3 says [redacted]"
+    assert '"reason": "Crashed"' in past["attempts/002/exit.json"]
+    assert any("past attempts left: no answer" in line for line in bundle(endpoint="http://away").missing)
+
+
+def test_what_the_live_trainer_prints_is_there_which_no_pods_log_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = ["step 7", f"and {PASSWORD}"]
+    monkeypatch.setattr(Client, "pods", lambda *_: [RUNNING_HEAD])
+    monkeypatch.setattr("deepcoder_client.bundle.driver_lines", lambda *_, **__: iter(printed))
+    assert bundle().documents["logs/driver.log"] == "step 7\nand [redacted]"
+    assert "logs/driver.log" not in bundle(withheld=("s3",)).documents
+
+
+def test_what_keeps_pods_from_nodes_is_there() -> None:
+    documents = bundle().documents
+    (node,) = yaml.safe_load_all(documents["nodes.yaml"])
+    assert node["spec"] == {"unschedulable": True}
+    assert node["status"] == {"conditions": [{"type": "DiskPressure", "status": "True"}]}, "and no list of images"
+    assert yaml.safe_load(documents["namespace.yaml"])["status"] == QUOTA["status"]
+
+
+def test_operator_that_ends_again_and_again_is_there_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = bundle()
+    (operator,) = yaml.safe_load_all(made.documents["operator.yaml"])
+    assert operator["status"]["containerStatuses"][0]["restartCount"] == 3
+    assert "before: op says [redacted]" in made.documents["operator.log"], "though it names no run"
+    monkeypatch.setattr(Connection, "list", lambda *_, **__: {"items": []})
+    assert any("no pod in namespace deepcoder" in line for line in bundle().missing)
 
 
 def test_the_archive_has_one_folder_with_a_report_of_what_is_missing() -> None:

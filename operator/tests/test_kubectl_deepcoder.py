@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -245,6 +246,7 @@ def test_debug_bundle_has_what_is_there_without_secrets(typed: Typed, played: Pl
     with tarfile.open(path) as archive:
         texts = {m.name.partition("/")[2]: archive.extractfile(m).read().decode() for m in archive}  # type: ignore[union-attr]
     assert {"run.yaml", "events.yaml", "REPORT.txt"} <= set(texts)
+    assert any(re.fullmatch(r"attempts/\d{3}/exit\.json", name) for name in texts), "of attempts whose pods are gone"
     assert "StagePassed" in texts["events.yaml"]
     assert all(s3_server.SECRET not in text for text in texts.values())
     refused = typed(f"debug-bundle demo --file {path}", "viewer")

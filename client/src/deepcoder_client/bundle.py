@@ -5,6 +5,9 @@ run's pods can read, and of variables that are named as secrets are, are sought 
 of these Secrets cannot know what is secret in what programs print, so unless they are asked for logs are then left out,
 the operator's too, and every message that may quote one. What could not be had is listed with the reason. No part of it
 fails the others.
+
+Beside the run stands what keeps runs from getting on: nodes, the namespace's bounds, the operator's own pods. What past
+attempts have printed is in the bucket, since their pods are gone, and what the live one prints within its head.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import binascii
 import io
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -22,9 +25,22 @@ from typing import Any
 import yaml
 
 from deepcoder_client.client import Client, pool_of
-from deepcoder_client.connection import CONFIGMAPS, PODS, RAYCLUSTERS, RAYJOBS, SECRETS, Object
+from deepcoder_client.connection import (
+    CONFIGMAPS,
+    LIMITS,
+    NETWORK_POLICIES,
+    NODES,
+    PODS,
+    QUOTAS,
+    RAYCLUSTERS,
+    RAYJOBS,
+    SECRETS,
+    Kind,
+    Object,
+)
+from deepcoder_client.driver import driver_lines
 from deepcoder_client.errors import ClientError, NotFound
-from deepcoder_contracts.labels import LABEL_RUN
+from deepcoder_contracts.labels import HEAD, LABEL_ROLE, LABEL_RUN
 from deepcoder_contracts.redaction import (
     REDACTED,
     SECRET_NAME,
@@ -38,7 +54,11 @@ from deepcoder_contracts.redaction import (
 LOG_LINES = 5000
 PREVIOUS_LINES = 500
 """Of a container that was started again: what it said before it ended, which is why."""
+LAST_ATTEMPTS = 2
+"""Whose files are taken from the bucket."""
 OPERATOR_LINES = 20_000
+OPERATOR_LAST_LINES = 50
+"""Of one that was started again: why, which names no run."""
 OPERATOR_LABEL = "app.kubernetes.io/name=deepcoder-operator"
 _NOISE = ("managedFields",)
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
@@ -64,66 +84,153 @@ class Bundle:
         return out.getvalue()
 
 
-def gather(client: Client, name: str, *, operator_namespace: str, logs: bool = False) -> Bundle:
-    """A run's; raises `NotFound` and `Forbidden` for the run itself alone. `logs`: although a Secret cannot be read."""
+def gather(
+    client: Client, name: str, *, operator_namespace: str, logs: bool = False, endpoint: str | None = None
+) -> Bundle:
+    """A run's; raises `NotFound` and `Forbidden` for the run itself alone.
+
+    `logs`: although a Secret cannot be read. `endpoint`: where this machine reaches the run's S3 server.
+    """
     run = client.raw(name)
-    made = Bundle()
-    place = run["metadata"]["namespace"]
-
-    def tried(what: str, ask: Callable[[], Any]) -> Any:
-        try:
-            return ask()
-        except ClientError as error:
-            made.missing.append(f"{what}: {error}")
-            return None
-
-    def listed(what: str, kind: Any) -> list[Object]:
-        found = tried(what, lambda: client.connection.list(kind, place, labelSelector=f"{LABEL_RUN}={name}"))
-        return list(found["items"]) if found else []
-
-    objects = {
-        "run.yaml": [run],
-        "rayjobs.yaml": listed("RayJobs", RAYJOBS),
-        "rayclusters.yaml": listed("RayClusters", RAYCLUSTERS),
-        "configmaps.yaml": listed("ConfigMaps", CONFIGMAPS),
-    }
-    pool_name = pool_of(run)
-    if pool_name and (pool := tried("the SandboxPool", lambda: client.find_pool(place, pool_name))):
-        objects["sandboxpool.yaml"] = [pool]
-    pods = list(tried("pods", lambda: client.pods(name, place)) or ())
-    if pool_name:
-        known = {pod["metadata"]["name"] for pod in pods}
-        judges = tried("judges", lambda: client.judges(place, pool_name)) or ()
-        pods += [pod for pod in judges if pod["metadata"]["name"] not in known]
-    objects["pods.yaml"] = pods
-    about = [o["metadata"]["name"] for group in objects.values() for o in group]
-    objects["events.yaml"] = list(tried("events", lambda: client.events(place, *about)) or ())
-    redactor, all_known = _redactor(client, place, run, objects, made.missing)
+    asking = _Asking(client, Bundle(), name, run["metadata"]["namespace"])
+    made = asking.made
+    objects = asking.objects(run) | asking.surroundings(operator_namespace)
+    redactor, all_known = _redactor(client, asking.place, run, objects, made.missing)
     told = all_known or logs
     for document, group in objects.items():
         if group:
             clean = [redactor.document(_without_values(each if told else without_words(each))) for each in group]
             made.documents[document] = yaml.safe_dump_all(clean, sort_keys=False, allow_unicode=True)
-    if told:
-        for pod in pods:
-            for container, previous in _containers(pod):
-                what = f"{pod['metadata']['name']}.{container}" + (".previous" if previous else "")
-                lines = PREVIOUS_LINES if previous else LOG_LINES
-                text = tried(f"the log of {what}", partial(_log, client, pod, container, lines, previous=previous))
-                if text:
-                    made.documents[f"logs/{what}.log"] = redactor.text(text)
-    else:
+    if not told:
         made.missing.append(
             "logs, and messages of pods, conditions and events that may quote them: what is secret in them is not "
             "known; --include-logs takes them all the same"
         )
         return made
-    operator = tried("the operator's log", lambda: _operator(client, operator_namespace, f"{place}/{name}", name))
-    if operator:
-        made.documents["operator.log"] = redactor.text(operator)
-    elif operator == "":
-        made.missing.append(f"the operator's log: none of its pods in namespace {operator_namespace} names the run")
+    words = asking.words(objects["pods.yaml"]) | asking.past(endpoint)
+    words |= asking.operator(objects["operator.yaml"], operator_namespace)
+    made.documents |= {document: redactor.text(text) for document, text in words.items()}
     return made
+
+
+@dataclass(frozen=True)
+class _Asking:
+    """Of one run; what cannot be had is noted."""
+
+    client: Client
+    made: Bundle
+    name: str
+    place: str
+
+    def tried(self, what: str, ask: Callable[[], Any]) -> Any:
+        try:
+            return ask()
+        except ClientError as error:
+            self.made.missing.append(f"{what}: {error}")
+            return None
+
+    def listed(self, what: str, kind: Kind, place: str | None, **query: str) -> list[Object]:
+        found = self.tried(what, lambda: self.client.connection.list(kind, place, **query))
+        return list(found["items"]) if found else []
+
+    def objects(self, run: Object) -> dict[str, list[Object]]:
+        """The run, what belongs to it, and what happened to that."""
+        mine = {"labelSelector": f"{LABEL_RUN}={self.name}"}
+        objects = {
+            "run.yaml": [run],
+            "rayjobs.yaml": self.listed("RayJobs", RAYJOBS, self.place, **mine),
+            "rayclusters.yaml": self.listed("RayClusters", RAYCLUSTERS, self.place, **mine),
+            "configmaps.yaml": self.listed("ConfigMaps", CONFIGMAPS, self.place, **mine),
+        }
+        pods = list(self.tried("pods", lambda: self.client.pods(self.name, self.place)) or ())
+        if pool_name := pool_of(run):
+            if pool := self.tried("the SandboxPool", lambda: self.client.find_pool(self.place, pool_name)):
+                objects["sandboxpool.yaml"] = [pool]
+            known = {pod["metadata"]["name"] for pod in pods}
+            judges = self.tried("judges", lambda: self.client.judges(self.place, pool_name)) or ()
+            pods += [pod for pod in judges if pod["metadata"]["name"] not in known]
+        objects["pods.yaml"] = pods
+        about = [o["metadata"]["name"] for group in objects.values() for o in group]
+        objects["events.yaml"] = list(self.tried("events", lambda: self.client.events(self.place, *about)) or ())
+        return objects
+
+    def surroundings(self, operator_namespace: str) -> dict[str, list[Object]]:
+        """What keeps runs from getting on that is not theirs."""
+        bounds = (("ResourceQuotas", QUOTAS), ("LimitRanges", LIMITS), ("NetworkPolicies", NETWORK_POLICIES))
+        chart = {"labelSelector": OPERATOR_LABEL}
+        return {
+            "nodes.yaml": [_of_node(node) for node in self.listed("nodes", NODES, None)],
+            "namespace.yaml": [o for what, kind in bounds for o in self.listed(what, kind, self.place)],
+            "operator.yaml": self.listed("the operator's pods", PODS, operator_namespace, **chart),
+        }
+
+    def words(self, pods: Sequence[Object]) -> dict[str, str]:
+        """What its pods print, and its live trainer within the head's."""
+        found = {}
+        for pod in pods:
+            for container, previous in _containers(pod):
+                what = f"{pod['metadata']['name']}.{container}" + (".previous" if previous else "")
+                lines = PREVIOUS_LINES if previous else LOG_LINES
+                ask = partial(_log, self.client, pod, container, lines, previous=previous)
+                if text := self.tried(f"the log of {what}", ask):
+                    found[f"logs/{what}.log"] = text
+            head = _runs(pod) and pod["metadata"].get("labels", {}).get(LABEL_ROLE) == HEAD
+            if head and (text := self.tried("what the live trainer prints", partial(_driver, self.client, pod))):
+                found["logs/driver.log"] = text
+        return found
+
+    def past(self, endpoint: str | None) -> dict[str, str]:
+        """Files of the newest attempts, whose pods are gone, as the bucket has them."""
+        return (
+            self.tried("what past attempts left", partial(_attempts, self.client, self.name, self.place, endpoint))
+            or {}
+        )
+
+    def operator(self, pods: Sequence[Object], namespace: str) -> dict[str, str]:
+        """What the operator says of the run."""
+        if not pods:
+            self.made.missing.append(f"the operator's log: it has no pod in namespace {namespace} that you may see")
+            return {}
+        said = self.tried(
+            "the operator's log", lambda: _operator(self.client, pods, f"{self.place}/{self.name}", self.name)
+        )
+        if said == "":
+            self.made.missing.append(f"the operator's log: none of its pods in namespace {namespace} names the run")
+        return {"operator.log": said} if said else {}
+
+
+def _of_node(node: Object) -> Object:
+    """Why a pod does not fit on it, or was lost with it; not its hundred images."""
+    spec, status = node.get("spec") or {}, node.get("status") or {}
+    return {
+        "kind": "Node",
+        "metadata": {k: node["metadata"][k] for k in ("name", "labels", "creationTimestamp") if k in node["metadata"]},
+        "spec": {k: spec[k] for k in ("taints", "unschedulable") if k in spec},
+        "status": {k: status[k] for k in ("allocatable", "conditions") if k in status},
+    }
+
+
+def _runs(pod: Object) -> bool:
+    return bool((pod.get("status") or {}).get("phase") == "Running" and not pod["metadata"].get("deletionTimestamp"))
+
+
+def _driver(client: Client, head: Object) -> str:
+    meta = head["metadata"]
+    lines = driver_lines(client.connection, meta["namespace"], meta["name"], tail=LOG_LINES, follow=False)
+    return "\n".join(lines)
+
+
+def _attempts(client: Client, name: str, namespace: str, endpoint: str | None) -> dict[str, str]:
+    """Files of the newest attempts, as the bucket has them."""
+    folder = client.folder(name, namespace, endpoint=endpoint)
+    found = {}
+    for attempt in folder.attempts()[-LAST_ATTEMPTS:]:
+        place = f"attempts/{attempt.ordinal:03d}"
+        if attempt.exit is not None:
+            found[f"{place}/exit.json"] = attempt.exit.model_dump_json(by_alias=True, indent=2)
+        for name in attempt.logs:
+            found[f"{place}/{name}"] = folder.read_log(attempt.stage, attempt.ordinal, name)
+    return found
 
 
 def _redactor(
@@ -175,8 +282,14 @@ def _log(client: Client, pod: Object, container: str, tail: int, *, previous: bo
     return "\n".join(client.pod_log(meta["namespace"], meta["name"], container, tail=tail, previous=previous))
 
 
-def _operator(client: Client, namespace: str, *words: str) -> str:
-    """Lines of the operator's pods that name the run."""
-    pods = client.connection.list(PODS, namespace, labelSelector=OPERATOR_LABEL)["items"]
-    texts = (_log(client, pod, pod["spec"]["containers"][0]["name"], OPERATOR_LINES) for pod in pods)
-    return "\n".join(line for text in texts for line in text.splitlines() if any(word in line for word in words))
+def _operator(client: Client, pods: Sequence[Object], *words: str) -> str:
+    """Lines of the operator's pods that name the run, and the last ones of any that was started again."""
+    found = []
+    for pod in pods:
+        for container, previous in _containers(pod):
+            if previous:
+                found += _log(client, pod, container, OPERATOR_LAST_LINES, previous=True).splitlines()
+            else:
+                text = _log(client, pod, container, OPERATOR_LINES)
+                found += [line for line in text.splitlines() if any(word in line for word in words)]
+    return "\n".join(found)

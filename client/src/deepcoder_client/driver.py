@@ -6,6 +6,7 @@ has ended the file's end is in the run's folder, for whoever may read that.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from http import HTTPStatus
 from urllib.parse import urlencode
@@ -20,6 +21,8 @@ from deepcoder_client.rights import socket_rights
 FILES = "/tmp/ray/session_latest/logs/job-driver-*.log"  # noqa: S108  in the head's container
 CONTAINER = "ray-head"
 _WAIT_SECONDS = 1.0
+_READ_SECONDS = 60.0
+"""Longest time for lines that are there: a kubelet that has stopped leaves the connection open."""
 
 
 def driver_lines(connection: Connection, namespace: str, head: str, *, tail: int, follow: bool) -> Iterator[str]:
@@ -38,9 +41,11 @@ def driver_lines(connection: Connection, namespace: str, head: str, *, tail: int
         if getattr(error, "status_code", None) == HTTPStatus.FORBIDDEN:
             raise Forbidden(connection.lacking(rights, head) or rights[-1]) from error
         raise Unreachable(f"pod {head} cannot be looked into: {error}") from error
-    rest = ""
+    rest, until = "", time.monotonic() + _READ_SECONDS
     try:
         while stream.is_open():
+            if not follow and time.monotonic() > until:
+                raise Unreachable(f"pod {head} has not said all it printed within {_READ_SECONDS:.0f} s")
             stream.update(timeout=_WAIT_SECONDS)
             *whole, rest = (rest + _read(stream)).split("\n")
             yield from whole
