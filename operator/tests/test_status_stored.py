@@ -11,10 +11,12 @@ from plan_world import Cluster, make_run
 from pydantic import BaseModel
 from run_manifests import LONGER, TRAIN, run_manifest
 
-from deepcoder_contracts.api.run_status import RunStatus
+from deepcoder_contracts.api.condition import MAX_MESSAGE
+from deepcoder_contracts.api.run_status import MAX_CHECKPOINTS, MAX_POD_ENTRIES, RunStatus
 from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.gate import GateRecord
 from deepcoder_contracts.manifest import ParentRef
+from deepcoder_operator.domain.provenance import MAX_VERSIONS
 from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.kube.resources import RUNS
 
@@ -115,3 +117,33 @@ async def test_each_field_of_a_status_is_kept(kube: Kube, namespace: str) -> Non
         stored = await kube.get(RUNS, namespace, "demo")
         assert stored["status"] == status.to_wire()
         assert RunStatus.model_validate(stored["status"]) == roundtrip(status)
+
+
+def longest() -> dict[str, Any]:
+    """A status in which everything is as long and as many as the operator lets it be, on the wire."""
+    status = statuses()[-1].to_wire()
+    figures = {f"eval/{'x' * 110}/{number:04d}": "0.12345678" for number in range(64)}
+    checkpoint = status["latestCheckpoint"] | {"uri": f"s3://{'b' * 63}/{'k' * 700}"}
+    stage = status["stages"][0] | {"message": "≥" * 1000, "results": figures, "checkpoint": checkpoint}
+    pod = status["usage"]["pods"][0]
+    names = [f"{'r' * 36}-s15-a999-{'h' * 12}-{number:05d}" for number in range(MAX_POD_ENTRIES)]
+    return status | {
+        "conditions": [c | {"message": "≥" * MAX_MESSAGE} for c in status["conditions"]],
+        "stages": [stage | {"name": f"stage-{number:02d}-{'s' * 50}", "index": number} for number in range(16)],
+        "checkpoints": [checkpoint] * MAX_CHECKPOINTS,
+        "progress": status["progress"] | {"metrics": figures, "verdicts": dict.fromkeys(figures, 2**53)},
+        "provenance": status["provenance"]
+        | {"model": "m" * 2049, "versions": {f"{number}-{'p' * 60}": "v" * 256 for number in range(MAX_VERSIONS)}},
+        "usage": status["usage"] | {"pods": [pod | {"name": name} for name in names]},
+    }
+
+
+async def test_longest_status_that_there_can_be_is_stored(kube: Kube, namespace: str) -> None:
+    """etcd takes objects of a megabyte and a half, of which the list of who wrote which field is a part."""
+    wire = longest()
+    assert RunStatus.model_validate(wire).to_wire() == wire
+    stored = await kube.create(run_manifest(namespace, stages=[TRAIN | {"name": f"s{number}"} for number in range(16)]))
+    await kube.replace_status(stored | {"status": wire})
+    kept = await kube.get(RUNS, namespace, "demo")
+    assert kept["status"] == wire
+    await kube.replace_status(kept | {"status": wire | {"ordinal": 17}})

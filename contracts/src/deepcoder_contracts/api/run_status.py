@@ -202,7 +202,7 @@ class ProvenanceStatus(Status):
     accelerator: str | None = None
     """Model of the GPUs that the newest attempt runs on, in its own words."""
 
-    model: str
+    model: Annotated[str, Field(max_length=2049)]
     """URI (with revision) of the starting model."""
 
     dataset_sha256: str | None = None
