@@ -180,10 +180,21 @@ async def test_pod_may_speak_for_its_own_attempt_only(operator: Operator, path: 
     assert operator.board.heartbeat(RUN, 3) is None
 
 
-async def test_report_that_breaks_the_contract_is_refused_by_field(operator: Operator) -> None:
-    values = json.loads(report()) | {"step": -1}
-    status, answer, _ = await operator.post(json.dumps(values).encode())
-    assert (status, answer["field"]) == (400, "step")
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"step": -1}, "step"),
+        ({"step": 10**19}, "step"),
+        ({"maxSteps": 10**19}, "maxSteps"),
+        ({"verdicts": {"passed": 10**19}}, "verdicts.passed"),
+    ],
+)
+async def test_report_that_breaks_the_contract_is_refused_by_field(
+    operator: Operator, change: dict[str, Any], field: str
+) -> None:
+    """A number that a status has no room for would be refused with the status, and the run stand still."""
+    status, answer, _ = await operator.post(json.dumps(json.loads(report()) | change).encode())
+    assert (status, answer["field"]) == (400, field)
 
 
 async def test_report_of_an_unknown_version_says_so(operator: Operator) -> None:

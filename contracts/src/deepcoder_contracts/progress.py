@@ -21,6 +21,10 @@ MAX_BODY_BYTES = 64 * 1024
 """Largest accepted report."""
 
 
+Count = Annotated[int, Field(ge=0, le=2**53)]
+"""A number of things, as far as every reader of JSON tells it from the next; a status takes no more than 2^63."""
+
+
 class TrainerPhase(StrEnum):
     """What the attempt is doing."""
 
@@ -67,16 +71,16 @@ class ProgressReport(Record):
     phase: TrainerPhase
     """What it is doing."""
 
-    step: int = Field(ge=0)
+    step: Count
     """Finished steps of the stage."""
 
-    max_steps: int = Field(ge=0)
+    max_steps: Count
     """Steps the stage will take."""
 
     metrics: Figures = {}
     """Metrics of the last step (reward_mean, truncated_ratio, response_tokens_mean, …)."""
 
-    verdicts: dict[str, int] = {}
+    verdicts: dict[str, Count] = {}
     """Programs of the last step by verdict."""
 
     phase_seconds: Figures = {}

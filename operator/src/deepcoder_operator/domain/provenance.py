@@ -9,6 +9,7 @@ from deepcoder_operator.domain.draft import Draft
 from deepcoder_operator.domain.world import PodView, StoredStage
 
 MAX_VERSIONS = 32
+_LONGEST_VERSION = 256
 
 
 def forget_attempt(draft: Draft) -> None:
@@ -33,7 +34,7 @@ def note_manifest(draft: Draft, stored: StoredStage) -> None:
     told = {
         "code_digest": stored.code_digest,
         "dataset_digest": stored.dataset_digest,
-        "versions": dict(sorted((stored.versions or {}).items())[:MAX_VERSIONS]),
+        "versions": {k: v[:_LONGEST_VERSION] for k, v in sorted((stored.versions or {}).items())[:MAX_VERSIONS]},
     }
     _note(draft, **{name: value for name, value in told.items() if value})
 
