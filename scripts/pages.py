@@ -29,6 +29,7 @@ _BOUNDS = {
     "minimum": "at least {}",
     "exclusiveMinimum": "above {}",
     "maximum": "at most {}",
+    "exclusiveMaximum": "below {}",
     "minLength": "at least {} characters",
     "maxLength": "at most {} characters",
     "minItems": "at least {} entries",
@@ -38,7 +39,11 @@ _BOUNDS = {
 
 
 def bounds(field: Mapping[str, Any]) -> list[str]:
-    """What a JSON schema asks of a value, in words, as a cell's text."""
+    """What a JSON schema asks of a value, in words, as a cell's text; that of a CRD, too, where a word makes bounds
+    exclusive."""
+    for bound, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
+        if field.get(exclusive) is True:
+            field = {k: v for k, v in field.items() if k != bound} | {exclusive: field[bound]}
     told = [words.format(field[key]) for key, words in _BOUNDS.items() if key in field]
     return [*told, f"matches {code(field['pattern'])}"] if "pattern" in field else told
 
