@@ -105,6 +105,11 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
         {'watch_age_seconds{watch="rayjobs"}': "290x5"},
         "3m",
     ),
+    "DeepCoderWatchRefused": (
+        {'watch_refused{watch="pods"}': "1x20", 'watch_age_seconds{watch="pods"}': "20x20"},
+        {'watch_refused{watch="pods"}': "1x3 0x17"},
+        "10m",
+    ),
     "DeepCoderLoopLag": ({"loop_lag_seconds": "3x20"}, {"loop_lag_seconds": "0x5 9x2 0x13"}, "15m"),
     "DeepCoderPassesFail": (
         {'passes_total{result="ok"}': "0+10x40", 'passes_total{result="error"}': "0+10x40"},

@@ -295,9 +295,12 @@ async def test_namespace_that_is_closed_holds_up_no_other_and_is_seen_once_it_is
         assert of_two.get("ours", "of-ours")
         assert of_two.alive_at > 0
         assert not of_all.synced.is_set()
+        while not (of_two.refused and of_all.refused):
+            await asyncio.sleep(0.01)
         closed.clear()
         while not of_two.get("theirs", "of-theirs"):
             await asyncio.sleep(0.01)
+        assert not of_two.refused
     for task in tasks:
         task.cancel()
         with suppress(asyncio.CancelledError):

@@ -8,10 +8,12 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from deepcoder_operator.controllers import watch
 from deepcoder_operator.controllers.watch import RunWatch
 from deepcoder_operator.kube import errors
+from deepcoder_operator.probes import Probes
 
 
 class Kopf:
@@ -100,9 +102,14 @@ async def test_nothing_is_listed_until_the_kind_is_served_and_each_try_shows_lif
     assert not ground.watch.listed.is_set()
     assert ground.watch.alive_at > 0
     assert Kopf.lives == []
+    probes = Probes({}, ground.watch, asyncio.Event())
+    refused = {"watch": "deepcoderruns"}
+    assert probes.watches() is None, "no restart would help"
+    assert REGISTRY.get_sample_value("deepcoder_operator_watch_refused", refused) == 1, "so somebody has to be told"
     ground.served = True
     await ground.until(lambda: Kopf.lives)
     assert ground.watch.listed.is_set()
+    assert REGISTRY.get_sample_value("deepcoder_operator_watch_refused", refused) == 0
     await end(task)
     assert Kopf.lives[0].ended.is_set(), "told to stop with the rest"
 

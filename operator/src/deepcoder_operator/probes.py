@@ -1,7 +1,8 @@
 """What probes ask of the operator's watches: whether each was heard of lately, and whether the caches are filled.
 
 An outage of the API server is no reason to restart, since each try in vain counts as heard of; a watch that tries no
-more is. A standby watches no runs, and is ready without them.
+more is. Nor is a right that is missing, which no restart brings back: that is a metric of its own. A standby watches no
+runs, and is ready without them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,12 @@ event nor a failure was heard for longer than this stands still."""
 
 WATCH_AGE = Gauge("deepcoder_operator_watch_age_seconds", "Time since a watch was last heard of", ["watch"])
 
+WATCH_REFUSED = Gauge(
+    "deepcoder_operator_watch_refused",
+    "1 while the API server does not let this replica watch: a right is missing, or a kind is not served",
+    ["watch"],
+)
+
 
 class Probes:
     """Checks for the health server, and the age of each watch as a metric."""
@@ -36,6 +43,8 @@ class Probes:
         self._alive[RUNS.plural] = lambda: runs.alive_at
         for name in self._alive:
             WATCH_AGE.labels(watch=name).set_function(partial(self._age, name))
+        for name, watch in (*informers.items(), (RUNS.plural, runs)):
+            WATCH_REFUSED.labels(watch=name).set_function(partial(self._refused, watch))
 
     def watches(self) -> str | None:
         """A watch that tries no more, if there is one."""
@@ -52,6 +61,10 @@ class Probes:
             filled[RUNS.plural] = self._runs.listed
         missing = [name for name, event in filled.items() if not event.is_set()]
         return f"not listed yet: {', '.join(missing)}" if missing else None
+
+    @staticmethod
+    def _refused(watch: Informer | RunWatch) -> float:
+        return float(watch.refused)
 
     def _age(self, name: str) -> float:
         """Seconds since a watch was heard of; 0 for one that has not begun."""

@@ -54,6 +54,8 @@ class RunWatch:
         self._kube, self._controller, self._namespaces = kube, controller, tuple(namespaces)
         self.listed = asyncio.Event()
         self.alive_at = 0.0
+        self.refused = False
+        """Whether the API server did not let us list all of them when it was last asked."""
 
     async def run(self) -> None:
         """List and watch until cancelled."""
@@ -81,10 +83,12 @@ class RunWatch:
                     closed.append(namespace)
                     log.warning("DeepCoderRuns of namespace %s are closed to us: %s", namespace, e)
         except errors.KubeError as e:
+            self.refused = errors.refuses(e)
             log.warning("DeepCoderRuns cannot be listed: %s", e)
             return None
         finally:
             self.alive_at = asyncio.get_running_loop().time()
+        self.refused = bool(closed)
         if not lists:
             return None
         self.listed.set()

@@ -45,3 +45,8 @@ class LeadershipLost(KubeError):
 
 class NoAccess(KubeError):
     """Nothing says where the API server is, or as whom to ask it; the message has the mend."""
+
+
+def refuses(error: KubeError) -> bool:
+    """Whether the API server is there and does not let us: whoever we are, a right or a kind is missing."""
+    return isinstance(error, Forbidden | NotFound) or error.status == 401

@@ -46,6 +46,8 @@ class _Part:
     alive_at: float = 0.0
     asked: bool = False
     """Whether it was listed, or refused to us."""
+    refused: bool = False
+    """Whether the API server did not let us when it was last asked: what is held may be old."""
 
 
 class Informer:
@@ -77,6 +79,11 @@ class Informer:
     def alive_at(self) -> float:
         """When the watch that was silent for longest was last heard of; 0 before the first."""
         return min(part.alive_at for part in self._parts.values())
+
+    @property
+    def refused(self) -> bool:
+        """Whether a part of it may not be listed or watched, or is not served."""
+        return any(part.refused for part in self._parts.values())
 
     def listen(self, on_change: Callable[[Object], Any]) -> None:
         """Call another function, too, with each new or last state."""
@@ -121,11 +128,14 @@ class Informer:
             except errors.NotFound as e:
                 log.warning("%s are not served, so there are none: %s", self.resource.plural, e)
                 self._replace(part, [], part.version)
+                part.refused = True
             except errors.Forbidden as e:
+                part.refused = True
                 log.warning("%s of %s cannot be watched: %s", self.resource.plural, part.namespace or "the cluster", e)
                 if part.namespace is not None:
                     self._has_been_asked(part)
             except errors.KubeError as e:
+                part.refused = errors.refuses(e)
                 log.warning("%s cannot be watched: %s; listing again in %.0f s", self.resource.plural, e, pause)
             self._touch(part)
             if self._now() - began > pause:
@@ -138,6 +148,7 @@ class Informer:
         keep = partial(kept, self.resource)
         items, version = await self._kube.list(self.resource, part.namespace, self._selector, keep=keep)
         self._touch(part)
+        part.refused = False
         self._replace(part, items, int(version))
         return version
 

@@ -236,8 +236,8 @@ class Bucket:
                 ) from e
             if code in _SKEWED:
                 text = (
-                    f"{server} refuses what is signed by another clock than its own ({code}): see to the time service of "
-                    "the operator's node, and of the server's"
+                    f"{server} refuses what is signed by another clock than its own ({code}): see to the time service "
+                    "of the operator's node, and of the server's"
                 )
                 raise StorageProblem("ClockSkewed", text) from e
             raise StorageProblem("StorageFailed", f"{where} at {server}: {code}: {text}") from e
