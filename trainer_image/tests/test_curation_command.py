@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,25 @@ from deepcoder_trainer import samples
 from deepcoder_trainer.__main__ import main
 from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.curation.rates import read_pass_rates
+from deepcoder_trainer.judge.local import LocalJudge
 from deepcoder_trainer.problems.dataset import DatasetError, load_dataset
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "datasets"
 """Real problems beside the repository; they are no part of it."""
+
+
+@pytest.fixture(scope="module")
+def judge() -> Iterator[LocalJudge]:
+    judge = LocalJudge(2)
+    yield judge
+    judge.close()
+
+
+@pytest.fixture(autouse=True)
+def one_judge(judge: LocalJudge, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For all commands in this process: each judge attacks itself before it is ready, for seconds."""
+    monkeypatch.setattr("deepcoder_trainer.judge.local.LocalJudge", lambda *_: judge)
+    monkeypatch.setattr(judge, "close", lambda: None)
 
 
 @pytest.fixture

@@ -11,13 +11,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from deepcoder_contracts.judge import Kind, Scoring, TestCase
 from deepcoder_contracts.manifest import RunIdentity
@@ -41,15 +40,25 @@ DOUBLE = Problem(
 )
 
 
-@pytest_asyncio.fixture
-async def judge(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LocalJudge]:
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hidden")
-    judge = LocalJudge(workers=1)
+@pytest.fixture(scope="module")
+def judge() -> Iterator[LocalJudge]:
+    """One for all tests that only ask it: it attacks itself before it is ready, for seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "hidden")
+        judge = LocalJudge(workers=1)
     try:
-        await judge.ready()
+        asyncio.run(judge.ready())
         yield judge
     finally:
         judge.close()
+
+
+@pytest.fixture
+def mortal() -> Iterator[LocalJudge]:
+    """One that has just been started, and may be killed."""
+    judge = LocalJudge(workers=1)
+    yield judge
+    judge.close()
 
 
 def client_of(judge: LocalJudge) -> JudgeClient:
@@ -171,16 +180,17 @@ def test_it_is_started_before_torch_or_anything_that_reads_secrets_is_loaded(tmp
     assert (ended.returncode, ended.stdout) == (7, b"[]\n"), ended.stderr
 
 
-async def test_a_judge_that_was_killed_is_started_again_and_the_submission_is_judged(judge: LocalJudge) -> None:
-    watching = asyncio.create_task(judge.watch())
-    client = client_of(judge)
-    first = judge._child.pid
+async def test_a_judge_that_was_killed_is_started_again_and_the_submission_is_judged(mortal: LocalJudge) -> None:
+    await mortal.ready()
+    watching = asyncio.create_task(mortal.watch())
+    client = client_of(mortal)
+    first = mortal._child.pid
     os.kill(first, signal.SIGKILL)
     outcome = await JudgeReward(client)(DOUBLE, fenced("print(2*int(input()))"), "sampling/0/2")
     watching.cancel()
     await client.close()
     assert outcome.verdict == "passed"
-    assert judge._child.pid != first
+    assert mortal._child.pid != first
 
 
 async def watch_one_that_ends_at_once(judge: LocalJudge, monkeypatch: pytest.MonkeyPatch, window: float) -> None:
@@ -193,14 +203,14 @@ async def watch_one_that_ends_at_once(judge: LocalJudge, monkeypatch: pytest.Mon
         await judge.watch()
 
 
-async def test_a_judge_that_ends_over_and_over_is_told(judge: LocalJudge, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_judge_that_ends_over_and_over_is_told(mortal: LocalJudge, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError, match="ended 4 times within"):
-        await watch_one_that_ends_at_once(judge, monkeypatch, window=600.0)
+        await watch_one_that_ends_at_once(mortal, monkeypatch, window=600.0)
 
 
-async def test_a_judge_may_end_now_and_then_for_ever(judge: LocalJudge, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_judge_may_end_now_and_then_for_ever(mortal: LocalJudge, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TimeoutError):
-        await watch_one_that_ends_at_once(judge, monkeypatch, window=0.05)
+        await watch_one_that_ends_at_once(mortal, monkeypatch, window=0.05)
 
 
 async def test_a_missing_sandbox_is_refused_with_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:

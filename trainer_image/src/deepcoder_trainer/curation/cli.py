@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from deepcoder_trainer.checkpoint.sources import Sources
     from deepcoder_trainer.curation.byhand import Model, Place
     from deepcoder_trainer.curation.run import Curation, Named
+    from deepcoder_trainer.judge.local import LocalJudge
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +82,7 @@ def main(options: argparse.Namespace) -> int:
             judge.close()
 
 
-def _curate(options: argparse.Namespace, endpoint: JudgeEndpoint, judge: object) -> int:
+def _curate(options: argparse.Namespace, endpoint: JudgeEndpoint, judge: LocalJudge | None) -> int:
     import asyncio
     from tempfile import TemporaryDirectory
 
@@ -89,11 +90,9 @@ def _curate(options: argparse.Namespace, endpoint: JudgeEndpoint, judge: object)
     from deepcoder_trainer.curation.byhand import curate_by_hand
     from deepcoder_trainer.curation.progress import Terminal
     from deepcoder_trainer.errors import SamplerLost
-    from deepcoder_trainer.judge.local import LocalJudge
     from deepcoder_trainer.ports import SandboxUnavailable
     from deepcoder_trainer.problems.files import DatasetError
 
-    assert judge is None or isinstance(judge, LocalJudge)
     try:
         with TemporaryDirectory(prefix="deepcoder-curate-") as scratch, Terminal() as display:
             place = _place(options, Path(scratch))
