@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 from judges_at_hand import Judging, OwnSlot, Served
+from told_slots import ToldSlot
 
 from deepcoder_contracts.judge import JudgeRequest, JudgeResponse, TestCase, Tier
-from deepcoder_sandbox import admission
+from deepcoder_sandbox import admission, pool
 from deepcoder_sandbox.slot import Slot
+from deepcoder_sandbox.submission import Submission
 from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteFailed
 
 JudgeIt = Callable[..., JudgeResponse]
@@ -86,3 +88,22 @@ def judge_once(any_slot: Slot) -> JudgeIt:
 def make() -> Callable[..., JudgeRequest]:
     """Make a request: `make(code, (input, output), …, **request_fields)`."""
     return make_request
+
+
+@pytest.fixture
+def slots(monkeypatch: pytest.MonkeyPatch) -> list[ToldSlot]:
+    """A pool's slots are told what to do; those made so far."""
+    monkeypatch.setattr(ToldSlot, "made", [])
+    monkeypatch.setattr(pool, "Slot", ToldSlot)
+    return ToldSlot.made
+
+
+@pytest.fixture
+def asked(make: Callable[..., JudgeRequest]) -> Callable[..., Submission]:
+    """Make a submission for a pool whose slots are told: `asked(name, what_happens, **request_fields)`."""
+
+    def ask(name: str, code: str = "pass", **fields: Any) -> Submission:
+        request = make(code, id=name, **fields)
+        return Submission(request, tuple(request.tests))
+
+    return ask

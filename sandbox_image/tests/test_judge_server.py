@@ -12,13 +12,13 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from deepcoder_contracts.judge import RUN_HEADER, VERSION_HEADER, JudgeResponse, Problem, TestVerdict, Tier
+from deepcoder_contracts.judge import RUN_HEADER, VERSION_HEADER, JudgeResponse, Problem, Tier
 from deepcoder_sandbox import admission
 from deepcoder_sandbox.pool import Pool
 from deepcoder_sandbox.server import auth
 from deepcoder_sandbox.server.app import Judge, make_app
 from deepcoder_sandbox.server.auth import BadToken, Token
-from deepcoder_sandbox.server.idempotency import Answers, ContentConflict
+from deepcoder_sandbox.server.idempotency import Answers
 from deepcoder_sandbox.server.metrics import Metrics
 from deepcoder_sandbox.server.room import Room
 from deepcoder_sandbox.tests_store import TestStore
@@ -279,46 +279,6 @@ async def test_long_body_is_read_without_holding_up_others(client, monkeypatch):
     assert not long.done()
     may_go_on.set()
     assert JudgeResponse.model_validate_json((await long)[1]).passed is True
-
-
-def answer_of(number, detail=None):
-    verdict = TestVerdict(verdict="passed", seconds=0, detail=detail)
-    return JudgeResponse(id=str(number), passed=True, verdicts=[verdict], seconds=0, worker="w")
-
-
-async def test_answers_are_forgotten_oldest_first_and_none_in_flight():
-    answers = Answers(max_answers=2, max_bytes=1 << 20)
-    loop = asyncio.get_running_loop()
-    in_flight = loop.create_future()
-    slow = answers.start(("run", "slow"), "d", in_flight)
-    for number in range(5):
-        judged = loop.create_future()
-        answers.start(("run", str(number)), "d", judged)
-        judged.set_result(answer_of(number))
-        await asyncio.sleep(0)
-        if number == 3:
-            assert answers.find(("run", "2"), "d") is not None  # asked for again: newer than 3
-    known = [number for number in range(5) if answers.find(("run", str(number)), "d")]
-    assert known == [2, 4]
-    assert answers.find(("run", "slow"), "d") is slow
-    with pytest.raises(ContentConflict):
-        answers.find(("run", "4"), "another")
-    in_flight.cancel()
-    await asyncio.sleep(0)
-    assert answers.find(("run", "slow"), "d") is None
-
-
-async def test_long_answers_are_bounded_in_bytes():
-    answers = Answers(max_answers=1000, max_bytes=20_000)
-    for number in range(100):
-        judged = asyncio.get_running_loop().create_future()
-        answers.start(("run", str(number)), "d", judged)
-        judged.set_result(answer_of(number, "x" * 1000))
-        await asyncio.sleep(0)
-        assert answers.kept_bytes <= 20_000
-    known = [number for number in range(100) if answers.find(("run", str(number)), "d")]
-    assert 5 <= len(known) <= 10
-    assert known[-1] == 99
 
 
 async def put_tests(client, tests, digest=None):
