@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,17 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
+import pytest_asyncio
 import s3_server as versitygw
 from in_process_learner import InProcessLearner
+from together_api import KEY, TogetherAPI, together_api
 
 from deepcoder_contracts.manifest import RunIdentity
 from deepcoder_contracts.recipe import Recipe
 from deepcoder_contracts.stage import StageConfig, Storage
+from deepcoder_trainer.judge.client import JudgeClient
+from deepcoder_trainer.judge.endpoints import Endpoints
+from deepcoder_trainer.judge.together import transport
 from deepcoder_trainer.types import Batch, Finish, Generation, Group, Outcome, Sample, VersionSpan
 
 VOCABULARY = 96
@@ -355,3 +360,23 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     ranks = GlooRanks(2, tmp_path_factory.mktemp("ranks"))
     yield ranks
     ranks.close()
+
+
+@pytest_asyncio.fixture
+async def hosted_api() -> AsyncIterator[TogetherAPI]:
+    """Together's API, played on loopback."""
+    async with together_api() as (api, api.url):
+        yield api
+
+
+@pytest_asyncio.fixture
+async def hosted_judge(
+    hosted_api: TogetherAPI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[JudgeClient]:
+    """Who asks it, by a key in the file `key`, at most three submissions at once."""
+    monkeypatch.setattr(transport, "PAUSE_SECONDS", 0.01)
+    (tmp_path / "key").write_text(f"{KEY}\n")
+    endpoints = Endpoints([hosted_api.url], limit=3)
+    client = JudgeClient(endpoints, transport.TogetherTransport(tmp_path / "key"), patience=30)
+    yield client
+    await client.close()

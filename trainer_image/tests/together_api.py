@@ -25,6 +25,7 @@ class TogetherAPI:
     """The server's state, for a test to look at and to bend."""
 
     def __init__(self) -> None:
+        self.url = ""
         self.key = KEY
         self.asked: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
