@@ -250,6 +250,8 @@ def test_chart_is_one_file_to_push(helm: str, tmp_path: Path) -> None:
     (package,) = tmp_path.glob("deepcoder-operator-*.tgz")
     with tarfile.open(package) as tar:
         names = set(tar.getnames())
-    for wanted in ("Chart.yaml", "values.schema.json", "files/alerts.yaml", "files/dashboards/deepcoder-runs.json",
-                   "templates/tests/reachable.yaml", "files/crds/deepcoder.dev_deepcoderruns.yaml"):  # fmt: skip
+    for wanted in (
+        *("Chart.yaml", "README.md", "values.schema.json", "files/alerts.yaml", "templates/tests/reachable.yaml"),
+        *("files/dashboards/deepcoder-runs.json", "files/crds/deepcoder.dev_deepcoderruns.yaml"),
+    ):
         assert f"deepcoder-operator/{wanted}" in names
