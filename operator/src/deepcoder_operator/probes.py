@@ -43,7 +43,8 @@ class Probes:
         self._alive[RUNS.plural] = lambda: runs.alive_at
         for name in self._alive:
             WATCH_AGE.labels(watch=name).set_function(partial(self._age, name))
-        for name, watch in (*informers.items(), (RUNS.plural, runs)):
+        watches: dict[str, Informer | RunWatch] = {**informers, RUNS.plural: runs}
+        for name, watch in watches.items():
             WATCH_REFUSED.labels(watch=name).set_function(partial(self._refused, watch))
 
     def watches(self) -> str | None:

@@ -160,8 +160,8 @@ class Progress:
             if reply.deadline_seconds == 0 and not self._given_up:
                 self._given_up = True
                 log.warning("the operator has given this attempt up; what it waits for, innermost first:")
-                for line in waits(asyncio.all_tasks()):
-                    log.warning("  %s", line)
+                for place in waits(asyncio.all_tasks()):
+                    log.warning("  %s", place)
             limit = reply.deadline_seconds  # it may have become less since the last reply
             self.stop.request(limit if limit is not None else self.config.storage.drain_seconds, "Drained")
             self.on_phase(TrainerPhase.DRAINING)
