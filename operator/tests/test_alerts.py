@@ -45,6 +45,11 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
         {'oldest_run_seconds{phase="Starting"}': "0+60x14 0+60x6", 'oldest_run_seconds{phase="Running"}': "7200x20"},
         "18m",
     ),
+    "DeepCoderRunsHindered": (
+        {'runs_hindered{reason="RayJobForbidden"}': "1x20"},
+        {'runs_hindered{reason="RayJobForbidden"}': "1x8 0x2 1x10"},
+        "15m",
+    ),
     "DeepCoderRunsPreempted": (
         {'attempt_failures_total{reason="Preempted"}': "0x10 8x80"},
         {

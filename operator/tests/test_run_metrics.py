@@ -47,6 +47,20 @@ async def test_run_counts_as_waiting_for_storage_from_a_question_in_vain_to_its_
         await ground.until(lambda: waiting() == 0)
 
 
+async def test_run_for_which_something_is_refused_is_counted_until_it_is_not() -> None:
+    def hindered() -> float | None:
+        return REGISTRY.get_sample_value("deepcoder_operator_runs_hindered", {"reason": "RayJobForbidden"})
+
+    assert hindered() == 0, "it is there from the start"
+    async with standing() as ground:
+        ground.executor.obstacle = Problem("RayJobForbidden", "exceeded quota")
+        ground.controller.seen(manifest())
+        await ground.until(lambda: hindered() == 1)
+        ground.executor.obstacle = None
+        ground.controller.wake(KEY)
+        await ground.until(lambda: hindered() == 0)
+
+
 async def test_run_that_is_gone_waits_for_nothing() -> None:
     async with standing() as ground:
         ground.controller._reconciler._observer = Answers(storage=StorageView(problem=AWAY))

@@ -41,6 +41,11 @@ for _reason in WARNED_REASONS:
 WAITING_FOR_STORAGE = Gauge(
     "deepcoder_operator_runs_waiting_for_storage", "Runs whose last question storage did not answer", ["reason"]
 )
+HINDERED = Gauge(
+    "deepcoder_operator_runs_hindered", "Runs for which the last thing that had to be done could not be", ["reason"]
+)
+for _reason in ("Forbidden", "KubeRayNotFound", "NameConflict", "RayJobForbidden"):
+    HINDERED.labels(reason=_reason)
 STORAGE_SECONDS = Histogram(
     "deepcoder_operator_storage_seconds",
     "Duration of a question to storage",

@@ -53,6 +53,8 @@ class _Worker(Memory):
         """Phase that it is counted under."""
         self.counted_problem = ""
         """Problem of storage that it is counted under."""
+        self.counted_obstacle = ""
+        """What could not be done for it, as it is counted."""
         self.pool: RunKey | None = None
         """Pool that wakes it."""
 
@@ -80,6 +82,7 @@ class RunController:
         self._phases = metrics.Tally(metrics.RUNS)
         self._oldest = metrics.Oldest(metrics.OLDEST_RUN)
         self._waiting = metrics.Tally(metrics.WAITING_FOR_STORAGE)
+        self._hindered = metrics.Tally(metrics.HINDERED)
         self.limit = PassLimit(_CONCURRENT_PASSES)
         self._ready = asyncio.Event()
         self._broken: asyncio.Queue[BaseException] = asyncio.Queue()
@@ -172,7 +175,8 @@ class RunController:
             if seconds is None:
                 self._forget(key, worker)
                 return
-            self._count(worker, worker.phase, worker.storage_problem)
+            hindered = worker.obstacle.problem.reason if worker.obstacle else ""
+            self._count(worker, worker.phase, worker.storage_problem, hindered)
             try:
                 async with asyncio.timeout(seconds):
                     await worker.wakeup.wait()
@@ -234,14 +238,15 @@ class RunController:
             del self._workers[key]
             self._leave_pool(key, worker)
             self._board.withdraw(key)
-            self._count(worker, "", "")
+            self._count(worker, "", "", "")
 
-    def _count(self, worker: _Worker, phase: str, problem: str) -> None:
-        """Count a worker under its phase and under what keeps storage from answering it, none if empty."""
+    def _count(self, worker: _Worker, phase: str, problem: str, obstacle: str) -> None:
+        """Count a worker under its phase, what keeps storage from answering it, and what is refused; none if empty."""
         self._phases.move(worker.counted, phase)
         self._oldest.move(id(worker), worker.counted, phase)
         self._waiting.move(worker.counted_problem, problem)
-        worker.counted, worker.counted_problem = phase, problem
+        self._hindered.move(worker.counted_obstacle, obstacle)
+        worker.counted, worker.counted_problem, worker.counted_obstacle = phase, problem, obstacle
 
 
 def run_of(obj: dict[str, Any]) -> RunKey | None:
