@@ -1,4 +1,5 @@
-"""What each package imports is what it declares, and every dependency has its line in docs/dependencies.md.
+"""What each package imports is what it declares, and every dependency has its line in docs/dependencies.md, with the
+version that is pinned.
 
     scripts/dependencies.py --check       for `make lint`: says what is missing or too much, and exits with 1
     scripts/dependencies.py --licences    a table of what the images hold, by licence, from what is installed
@@ -97,15 +98,25 @@ def declarations(project: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _rows() -> Iterator[str]:
-    """Whether the page has one line for each, and none for what is gone."""
+    """Whether the page has one line for each, with the version that is pinned."""
     wanted = {d for part in PARTS for d in declarations(_project(part)) if not d.startswith("deepcoder-")}
-    vendored = json.loads((ROOT / "web/src/deepcoder_web/static/vendor/versions.json").read_text())["files"]
-    wanted |= {normal(file["package"]) for file in vendored.values()}
-    wanted |= {path.parent.name for path in (ROOT / "devcluster" / "go").glob("*/go.mod")} - {"pause"}
+    pins: dict[str, set[str]] = defaultdict(set)
+    for name, versions in pinned(tuple(path.stem for path in (ROOT / "constraints").glob("*.txt"))).items():
+        pins[name] |= set(versions.values())
+    for file in json.loads((ROOT / "web/src/deepcoder_web/static/vendor/versions.json").read_text())["files"].values():
+        wanted.add(normal(file["package"]))
+        pins[normal(file["package"])].add(file["version"])
+    for path in (ROOT / "devcluster" / "go").glob("*/go.mod"):
+        wanted |= {path.parent.name} - {"pause"}
+        pins[path.parent.name] |= set(re.findall(r" v(\S+)", path.read_text()))
     page = PAGE.read_text() if PAGE.exists() else ""
-    rows = {normal(name) for name in re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)}
+    rows = re.findall(r"^\| `([\w.-]+)` \|[^|]*\|[^|]*\| (\d[^| ]*)", page, re.MULTILINE)
     where = PAGE.relative_to(ROOT)
-    yield from (f"{where} has no line for {name}: say why it is there" for name in sorted(wanted - rows))
+    missing = wanted - {normal(name) for name, _ in rows}
+    yield from (f"{where} has no line for {name}: say why it is there" for name in sorted(missing))
+    for name, version in rows:
+        if version not in pins[normal(name)]:
+            yield f"{where} says that {name} is pinned to {version}, which it is not"
 
 
 def _print_licences() -> None:
