@@ -74,7 +74,6 @@ class Notes:
 
     ended: list[float] = field(default_factory=list)
     staleness: list[float] = field(default_factory=list)
-    sampler_idle: list[float] = field(default_factory=list)
 
     def on_phase(self, phase: TrainerPhase) -> None:
         """Not of interest."""

@@ -329,13 +329,6 @@ class Cluster:
         head = self.pods.get(f"{attempt.name}-head")
         self.exits[attempt.ordinal] = ExitRecord(code=code, reason=reason, pod_uid=head.uid if head else None)
 
-    def ancestry(self, digest: Digest) -> list[Digest]:
-        """A checkpoint and what it comes from, to the run's first."""
-        chain = [digest]
-        while (parent := self.parents[chain[-1]]) is not None:
-            chain.append(parent)
-        return chain
-
     def finish_stage(self, **metrics: float) -> None:
         """Run the live attempt to its stage's end, and settle."""
         self.start_job()

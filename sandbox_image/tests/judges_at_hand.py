@@ -21,7 +21,6 @@ from deepcoder_sandbox.slot import Slot
 from deepcoder_sandbox.submission import Submission
 
 _TIMEOUT_S = 240
-_IDLE_S = 10.0
 
 
 @dataclass(frozen=True)

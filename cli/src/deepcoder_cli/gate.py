@@ -19,7 +19,6 @@ END = b"\r\n\r\n"
 _METHODS = ("GET", "HEAD")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_BODY = ("content-length", "transfer-encoding")
 _OURS = frozenset({"authorization", "cookie", "connection", "keep-alive", "proxy-connection", "upgrade", "te"})
 """Headers of the browser's that are not passed on: ours take their place, or they are for this connection alone."""
 

@@ -33,11 +33,6 @@ class Operation:
     """What it means: (value, k) to value."""
     hard: bool = False
 
-    @property
-    def takes_number(self) -> bool:
-        """Whether the phrase has a digit to be carried into the line."""
-        return "{k}" in self.phrase
-
 
 @dataclass(frozen=True)
 class Family:

@@ -96,7 +96,7 @@ class LearnerRank:
         if sharded:
             self._join(store)
         timeout = timedelta(seconds=settings.collective_timeout_s)
-        meshes = build_meshes(self._device.type, world, rank, settings.recipe.sequence_parallel, timeout)
+        meshes = build_meshes(self._device.type, world, settings.recipe.sequence_parallel, timeout)
         self.policy: PolicyModel = load_policy(
             Path(settings.model_dir),
             self._device,
