@@ -29,6 +29,7 @@ from deepcoder_sandbox.worker import (
     confine,
     holes,
     landlock,
+    layout,
     libc,
     namespaces,
     readable,
@@ -62,6 +63,8 @@ def main(descriptor: int, root: str) -> None:
     try:
         config = json.loads(packet)
         runner = _load(config, root)
+        layout.move_text()
+        layout.join()
         space = namespaces.enter(config, channel) if config["tier"] == "Namespaces" else namespaces.HOST
         served, in_force = _set_up(config, space, channel, runner)
     except Exception as error:

@@ -50,6 +50,18 @@ _LEFT_AT_THE_END = 2 << 12  # trimming leaves the last page, or a part of it
 _HOLES = (60_000, 30_000, 15_000, 8_000, 4_000, 2_000, *range(1_016, 8, -16))
 _MOST_HOLES = 10_000
 
+PROT_READ_WRITE, PROT_READ_EXECUTE = 3, 5
+MADV_HUGEPAGE, MADV_COLLAPSE = 14, 25
+_MAP_PRIVATE_ANONYMOUS = 0x22
+_MAP_FAILED = ctypes.c_void_p(-1).value
+_MREMAP_MAYMOVE_FIXED = 3
+
+_libc.mmap.restype = _libc.mremap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+_libc.mremap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_libc.madvise.argtypes = _libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _SYS_CAPSET = {"x86_64": 126, "aarch64": 91}
 _SYS_SECCOMP = {"x86_64": 317, "aarch64": 277}
@@ -136,6 +148,33 @@ def seccomp_listener(instructions: bytes) -> int:
     number = _SYS_SECCOMP[os.uname().machine]
     result = _libc.syscall(number, _SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_NEW_LISTENER, header)
     return _check(int(result), "seccomp")
+
+
+def map_memory(length: int) -> int | None:
+    """Return the address of new memory, None where there is none."""
+    address: int | None = _libc.mmap(None, length, PROT_READ_WRITE, _MAP_PRIVATE_ANONYMOUS, -1, 0)
+    return None if address == _MAP_FAILED else address
+
+
+def unmap(address: int, length: int) -> None:
+    """Give memory back; none is no error."""
+    if length:
+        _libc.munmap(address, length)
+
+
+def advise(address: int, length: int, advice: int) -> bool:
+    """madvise(2): whether the kernel follows."""
+    return bool(_libc.madvise(address, length, advice) == 0)
+
+
+def protect(address: int, length: int, protection: int) -> bool:
+    """mprotect(2): whether it was done."""
+    return bool(_libc.mprotect(address, length, protection) == 0)
+
+
+def move_mapping(source: int, target: int, length: int) -> bool:
+    """Put memory in place of what is at `target`: whether it was done."""
+    return bool(_libc.mremap(source, length, length, _MREMAP_MAYMOVE_FIXED, target) == target)
 
 
 def trim_heap() -> None:
