@@ -8,8 +8,9 @@ What stands in a page above the line `<!-- measured -->` is kept when it is writ
 
 As a plugin it notes of each test what JUnit's XML does not say: the CPU seconds of pytest's process and of all below
 it (a first test has what its fixtures start, and each what a server does meanwhile that a fixture keeps), the seconds
-of its set-up and teardown, when it began, and on which worker. What processes did that left the tree, or ended unasked
-for, is not counted: CPU seconds are a lower bound. A file that waits has much wall and little CPU.
+of its set-up and teardown, when it began, on which worker, and what that had taken to collect the tests. Each worker
+has an account of its own with the kernel (cgroups of version 1, as root), so that what was killed, or left the tree, is
+counted; elsewhere it is not, and CPU seconds are a lower bound. A file that waits has much wall and little CPU.
 
 XML that was written without the plugin is refused.
 """
@@ -22,6 +23,7 @@ import os
 import xml.etree.ElementTree as ET
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,7 +31,37 @@ import pytest
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _MEASURED = "<!-- measured -->"
+_ACCOUNTS = Path("/sys/fs/cgroup/cpuacct")
+_account: Path | None = None
 _counted = 0.0
+_collecting = 0.0
+
+
+def open_account() -> Path | None:
+    """Have the kernel count for this process and all that it starts from now on; None where it does not."""
+    account = _ACCOUNTS / f"suite-time-{os.getpid()}"
+    try:
+        account.mkdir()
+        (account / "cgroup.procs").write_text(str(os.getpid()))
+    except OSError:
+        with suppress(OSError):
+            account.rmdir()
+        return None
+    return account
+
+
+def close_account(account: Path) -> None:
+    """Leave it; it stays where somebody else is still in it."""
+    with suppress(OSError):
+        (_ACCOUNTS / "cgroup.procs").write_text(str(os.getpid()))
+        account.rmdir()
+
+
+def cpu_seconds() -> float:
+    """CPU seconds up to now, of this process and what it has started."""
+    if _account is None:
+        return tree_cpu_seconds()
+    return int((_account / "cpuacct.usage").read_text()) / 1e9
 
 
 def tree_cpu_seconds(pid: int | None = None) -> float:
@@ -52,8 +84,18 @@ def tree_cpu_seconds(pid: int | None = None) -> float:
 
 def pytest_collection_finish() -> None:
     """Importing the test files is no test's."""
-    global _counted
-    _counted = tree_cpu_seconds()
+    global _account, _counted, _collecting
+    _collecting = tree_cpu_seconds()
+    _account = open_account()
+    _counted = cpu_seconds()
+
+
+def pytest_unconfigure() -> None:
+    """Once fixtures have ended what they started."""
+    global _account
+    if _account is not None:
+        close_account(_account)
+        _account = None
 
 
 @pytest.hookimpl(wrapper=True)
@@ -64,10 +106,11 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if call.when == "setup":
         item.user_properties.append(("began", f"{call.start:.3f}"))
     elif call.when == "teardown":
-        now = tree_cpu_seconds()
-        # A child that was not waited for takes its seconds with it.
+        now = cpu_seconds()
+        # Without an account a child that was not waited for takes its seconds with it.
         item.user_properties.append(("cpu_seconds", f"{max(now - _counted, 0):.2f}"))
         item.user_properties.append(("worker", os.environ.get("PYTEST_XDIST_WORKER", "main")))
+        item.user_properties.append(("collecting_seconds", f"{_collecting:.2f}"))
         _counted = now
     return (yield)
 
@@ -83,6 +126,8 @@ class File:
     teardown: float = 0.0
     spans: list[tuple[str, float, float]] = field(default_factory=list)
     """Worker, beginning and end of each test."""
+    collecting: dict[str, float] = field(default_factory=dict)
+    """CPU seconds that each worker had taken before its first test."""
 
     @property
     def wall(self) -> float:
@@ -104,6 +149,7 @@ def read(*parts: Path) -> dict[str, File]:
         file.setup, file.call, file.teardown = file.setup + setup, file.call + call, file.teardown + teardown
         began = float(found["began"])
         file.spans.append((found["worker"], began, began + setup + call + teardown))
+        file.collecting[found["worker"]] = float(found.get("collecting_seconds", 0))
     return dict(files)
 
 
@@ -176,13 +222,13 @@ def page(files: dict[str, File], before: dict[str, File], target: Path, most: in
     draw(files, before, picture, most)
     spans = [span for file in files.values() for span in file.spans]
     seconds = max(s[2] for s in spans) - min(s[1] for s in spans)
-    whole, workers = _sum(files, list(files)), {s[0] for s in spans}
+    whole, workers = _sum(files, list(files)), {w: s for file in files.values() for w, s in file.collecting.items()}
     head, mark, _ = target.read_text().partition(_MEASURED) if target.exists() else ("", "", "")
     head = head if mark else f"# Where the tests' time goes, {datetime.date.today().isoformat()}\n\n"
     target.write_text(
         f"{head}{_MEASURED}\n\n{whole.tests} tests in {seconds:.0f} s on {len(os.sched_getaffinity(0))} cores with "
-        f"{len(workers)} workers: {whole.cpu:.0f} s of CPU at least, {whole.wall:.0f} s of the workers'. "
-        "`scripts/suite_time.py` says how it is measured and drawn.\n\n"
+        f"{len(workers)} workers: {whole.cpu:.0f} s of CPU and {sum(workers.values()):.0f} s to collect them, "
+        f"{whole.wall:.0f} s of the workers'. `scripts/suite_time.py` says how it is measured and drawn.\n\n"
         f"![Seconds of each file, and which worker was at what when]({picture.name})\n\n"
         f"{table(files, before, most)}\n"
     )

@@ -11,7 +11,7 @@ import pytest
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "suite_time.py"
 BURNS = """
-import subprocess, sys, time, pytest
+import os, signal, subprocess, sys, time, pytest
 
 @pytest.fixture
 def slow():
@@ -23,6 +23,14 @@ def test_a_child_burns(slow):
 
 def test_waits():
     time.sleep(0.3)
+
+def test_something_burns_that_is_killed_with_its_parent_unasked_for():
+    code = "import time\\nwhile time.process_time() < 0.4: pass\\nprint('burnt', flush=True)\\ntime.sleep(60)"
+    parent = subprocess.Popen(["sh", "-c", '"$0" -c "$1"; true', sys.executable, code], stdout=subprocess.PIPE,
+        start_new_session=True)
+    parent.stdout.readline()
+    os.killpg(parent.pid, signal.SIGKILL)
+    parent.wait()
 """
 
 
@@ -49,10 +57,14 @@ def test_cpu_of_children_and_set_up_are_counted_and_waiting_is_no_cpu(measured: 
     finally:
         sys.path.remove(str(SCRIPT.parent))
     [(name, file)] = suite_time.read(measured).items()
-    assert (name, file.tests) == ("test_burns", 2)
-    assert file.cpu >= 0.4
+    assert (name, file.tests) == ("test_burns", 3)
+    account = suite_time.open_account()
+    if account is not None:
+        suite_time.close_account(account)
+    assert file.cpu >= 0.4 + (0.4 if account else 0)
     assert file.setup >= 0.2
     assert file.wall >= 0.2 + 0.4 + 0.3
+    assert file.collecting["main"] > 0
     assert {worker for worker, _, _ in file.spans} == {"main"}
 
 
@@ -62,9 +74,9 @@ def test_the_page_keeps_what_was_written_above_its_figures(measured: Path, tmp_p
     done = told(measured, "--before", measured, "--page", page)
     assert done.returncode == 0, done.stderr
     text = page.read_text()
-    assert text.startswith("# Ours\n\n<!-- measured -->\n\n2 tests in ")
+    assert text.startswith("# Ours\n\n<!-- measured -->\n\n3 tests in ")
     assert "old figures" not in text
-    assert "| test_burns | 2 |" in text
+    assert "| test_burns | 3 |" in text
     assert (tmp_path / "page.png").exists()
 
 
