@@ -41,33 +41,34 @@ test-long: setup  ## chaos, fuzzing, scale at full length
 	@$(PY) -m devcluster build --with kueue --with keda --with registry
 	@$(PY) -m pytest -m "long"
 
+# Side by side: each is a process that takes seconds.
+LINTS := lint-style lint-types lint-layers lint-generated lint-dependencies
+.PHONY: $(LINTS)
+
 lint: setup  ## ruff, mypy, import-linter, generated files
+	@$(MAKE) --no-print-directory --jobs=$(shell nproc) --output-sync $(LINTS)
+
+lint-style:
 	@.venv/bin/ruff format --check -q . && .venv/bin/ruff check -q .
+
+lint-types:
 	@.venv/bin/mypy
+
+lint-layers:
 	@.venv/bin/lint-imports pyproject.toml > /dev/null || .venv/bin/lint-imports pyproject.toml
-	@$(PY) -m deepcoder_operator crds --check --output crds --output helm/deepcoder-operator/files/crds
-	@$(PY) monitoring/dashboards.py --check
-	@$(PY) scripts/chart_values.py --check
-	@$(PY) scripts/api_reference.py --check
+
+lint-generated:
+	@$(PY) scripts/generated.py --check
+
+lint-dependencies:
 	@$(PY) scripts/dependencies.py --check
-	@$(PY) scripts/config_reference.py --check
-	@$(PY) scripts/program_reference.py --check
-	@$(PY) scripts/metrics_reference.py --check
-	@$(PY) -m deepcoder_cli.reference docs/cli.md --check
 
 format: setup  ## rewrite what can be rewritten
 	@.venv/bin/ruff format -q . && .venv/bin/ruff check -q --fix .
 
 generate: setup  ## CRDs from the API types, the state machine's page from the planner, docs/cli.md from its help, dashboards, all references
-	@$(PY) -m deepcoder_operator crds --output crds --output helm/deepcoder-operator/files/crds
 	@$(PY) operator/tests/state_walk.py --write
-	@$(PY) -m deepcoder_cli.reference docs/cli.md
-	@$(PY) monitoring/dashboards.py
-	@$(PY) scripts/chart_values.py
-	@$(PY) scripts/api_reference.py
-	@$(PY) scripts/config_reference.py
-	@$(PY) scripts/program_reference.py
-	@$(PY) scripts/metrics_reference.py
+	@$(PY) scripts/generated.py
 
 audit: setup  ## known vulnerabilities of what is pinned and built; ADVISORIES= SAFETY_DB= GO_ADVISORIES= checkouts of lists of them
 	@$(PY) scripts/audit.py $(if $(ADVISORIES),--advisories "$(ADVISORIES)") $(if $(SAFETY_DB),--safety-db "$(SAFETY_DB)") \
