@@ -5,15 +5,13 @@ Nothing here may fail, or wait for long: where the cluster cannot be asked there
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 
 import click
-import yaml
-from kubernetes import config
 
 from deepcoder_client.client import Client
 from deepcoder_client.connection import Kind
+from deepcoder_client.contexts import context_names
 from deepcoder_client.errors import ClientError
 
 SECONDS = 3.0
@@ -48,12 +46,10 @@ def namespaces(context: click.Context, parameter: click.Parameter, incomplete: s
 
 def contexts(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Of the kubeconfig that is meant."""
-    file = context.params.get("kubeconfig") or os.environ.get("KUBECONFIG") or None
     try:
-        known, _ = config.list_kube_config_contexts(None if file is None else os.fspath(file))
-    except (config.ConfigException, yaml.YAMLError, OSError, TypeError, ValueError):
+        return _beginning(incomplete, context_names(context.params.get("kubeconfig")))
+    except ClientError:
         return []
-    return _beginning(incomplete, (each["name"] for each in known))
 
 
 def _client(context: click.Context) -> Client:
