@@ -171,6 +171,11 @@ def test_keys_of_a_run() -> None:
     assert layout.run_root("/team-prefix/", RUN) == "team-prefix/team/run-0f0e0d0c"
     assert layout.run_root("", RUN) == "team/run-0f0e0d0c"
     assert layout.claim_key("16k", 3) == "16k/attempts/003/claim.json"
+    assert layout.parse_attempt_file("16k", layout.log_key("16k", 3, layout.DRIVER_LOG)) == (3, "logs/driver.log")
+    assert layout.parse_attempt_file("16", layout.claim_key("16k", 3)) is None
+    assert layout.parse_attempt_file("16k", "16k/attempts/003") is None
+    assert layout.parse_samples_key(layout.samples_key("16k", 120)) == 120
+    assert layout.parse_samples_key(layout.samples_ahead_key("16k", 3)) is None
 
 
 @pytest.mark.parametrize("stage", ["eval", "attempts", "export", "samples", "curation", "run"])

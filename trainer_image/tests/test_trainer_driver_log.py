@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from deepcoder_contracts.layout import log_key
+from deepcoder_contracts.layout import DRIVER_LOG, log_key
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.running import driverlog
 
@@ -42,7 +42,7 @@ def config(tmp_path: Path, make_config: Callable[..., StageConfig]) -> tuple[Pat
     path = tmp_path / "config" / "stage.json"
     path.parent.mkdir()
     path.write_bytes(made.to_json())
-    return path, Path(urlsplit(made.storage.uri).path) / log_key(made.stage.name, made.ordinal, driverlog.NAME)
+    return path, Path(urlsplit(made.storage.uri).path) / log_key(made.stage.name, made.ordinal, DRIVER_LOG)
 
 
 @pytest.fixture

@@ -17,9 +17,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from deepcoder_contracts.layout import log_key
+from deepcoder_contracts.layout import DRIVER_LOG, log_key
 from deepcoder_contracts.stage import StageConfig
-from deepcoder_trainer.running import driverlog
 
 TRAINER = """
 import os, signal, sys, time
@@ -88,7 +87,7 @@ def test_log_is_saved_of_a_driver_that_is_killed_and_of_one_that_the_supervisor_
     config, path, script = make_config(), tmp_path / "stage.json", tmp_path / "trainer.py"
     path.write_bytes(config.to_json())
     script.write_text(TRAINER)
-    saved = Path(urlsplit(config.storage.uri).path) / log_key(config.stage.name, config.ordinal, driverlog.NAME)
+    saved = Path(urlsplit(config.storage.uri).path) / log_key(config.stage.name, config.ordinal, DRIVER_LOG)
     for seconds, stopped in ((0, False), (600, True)):
         saved.unlink(missing_ok=True)
         variables = {"env_vars": {"WANDB_API_KEY": "the-key-of-the-team"}}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,7 +20,24 @@ from deepcoder_client.storage import Bucket, Stored, credentials
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.chain import Damaged, Link, Missing, read_manifest, walk_chain
 from deepcoder_contracts.exit import ExitRecord
-from deepcoder_contracts.layout import MANIFEST, attempt_dir, evaluation_file, exit_key, metrics_key, samples_key
+from deepcoder_contracts.layout import (
+    CLAIM,
+    DRIVER_LOG,
+    EXIT,
+    MANIFEST,
+    METRICS,
+    RESULTS,
+    AttemptFile,
+    attempts_dir,
+    evaluation_file,
+    exit_key,
+    log_key,
+    metrics_key,
+    parse_attempt_file,
+    parse_samples_key,
+    samples_dir,
+    samples_key,
+)
 from deepcoder_contracts.manifest import Manifest
 from deepcoder_contracts.steps import StepRecord, merge_steps
 
@@ -29,7 +45,6 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-_SAMPLES = re.compile(r"/samples/step-(\d{6,})\.parquet$")
 _MERGED = ("stage", "step", "ordinal", "time")
 
 
@@ -77,24 +92,21 @@ class RunFolder:
         """All attempts that have left something, by ordinal."""
         found: dict[tuple[str, int], dict[str, datetime]] = {}
         for stage in self.stages:
-            below = f"{self.key}/{stage}/attempts/"
-            for stored in self.bucket.objects(below):
-                number, _, name = stored.key.removeprefix(below).partition("/")
-                if number.isdecimal():
-                    found.setdefault((stage, int(number)), {})[name] = stored.modified
+            for file, stored in self._of_attempts(stage):
+                found.setdefault((stage, file.ordinal), {})[file.name] = stored.modified
         return [
             Attempt(
-                stage=stage, ordinal=ordinal, claimed=files.get("claim.json"),
-                exit=self._exit(stage, ordinal) if "exit.json" in files else None,
+                stage=stage, ordinal=ordinal, claimed=files.get(CLAIM),
+                exit=self._exit(stage, ordinal) if EXIT in files else None,
                 logs=tuple(sorted(n.removeprefix("logs/") for n in files if n.startswith("logs/"))),
-                ended=files.get("exit.json"), seen=max(files.values()),
+                ended=files.get(EXIT), seen=max(files.values()),
             )
             for (stage, ordinal), files in sorted(found.items(), key=lambda item: item[0][1])
         ]  # fmt: skip
 
-    def read_log(self, stage: str, ordinal: int, name: str = "driver.log") -> str:
+    def read_log(self, stage: str, ordinal: int, name: str = DRIVER_LOG) -> str:
         """A log of an attempt, or what the operator saved beside it; raises `NoData`."""
-        key = f"{self.key}/{attempt_dir(stage, ordinal)}/logs/{name}"
+        key = f"{self.key}/{log_key(stage, ordinal, name)}"
         try:
             return self.bucket.get(key)[0].decode(errors="replace")
         except Missing:
@@ -111,14 +123,18 @@ class RunFolder:
 
     def metrics_objects(self) -> list[tuple[str, int, Stored]]:
         """Each attempt's metrics.jsonl as (stage, ordinal, object): one that has not changed need not be read again."""
-        found = []
-        for stage in self.stages:
-            below = f"{self.key}/{stage}/attempts/"
-            for stored in self.bucket.objects(below):
-                number, _, name = stored.key.removeprefix(below).partition("/")
-                if number.isdecimal() and name == "metrics.jsonl":
-                    found.append((stage, int(number), stored))
-        return found
+        return [
+            (stage, file.ordinal, stored)
+            for stage in self.stages
+            for file, stored in self._of_attempts(stage)
+            if file.name == METRICS
+        ]
+
+    def _of_attempts(self, stage: str) -> Iterator[tuple[AttemptFile, Stored]]:
+        """All that attempts at a stage have left."""
+        for stored in self.bucket.objects(f"{self.key}/{attempts_dir(stage)}/"):
+            if (file := parse_attempt_file(stage, stored.key.removeprefix(f"{self.key}/"))) is not None:
+                yield file, stored
 
     def read_metrics(self, stage: str, ordinal: int) -> list[str]:
         """Lines of an attempt's metrics.jsonl, none where it has not stored one."""
@@ -136,8 +152,9 @@ class RunFolder:
         """(stage, step) of which samples are stored, in order."""
         found = []
         for name in self.stages if stage is None else (stage,):
-            keys = (stored.key for stored in self.bucket.objects(f"{self.key}/{name}/samples/"))
-            found += sorted((name, int(match[1])) for key in keys if (match := _SAMPLES.search(key)))
+            stored = self.bucket.objects(f"{self.key}/{samples_dir(name)}/")
+            steps = (parse_samples_key(each.key) for each in stored)
+            found += sorted((name, step) for step in steps if step is not None)
         return found
 
     def sample_table(self, stage: str | None = None, step: int | None = None) -> pa.Table:
@@ -200,9 +217,9 @@ class RunFolder:
     def _results(self, folder: str, manifest: Manifest) -> dict[str, Any]:
         """results.json of an evaluation's folder, as its manifest says it is."""
         entries = {entry.path: entry for entry in manifest.files}
-        path = evaluation_file(entries, "results.json")
+        path = evaluation_file(entries, RESULTS)
         if path is None:
-            raise Damaged(f"{folder}/{MANIFEST} lists no results.json")
+            raise Damaged(f"{folder}/{MANIFEST} lists no {RESULTS}")
         data = self.bucket.get(f"{folder}/{path}")[0]
         if hashlib.sha256(data).hexdigest() != entries[path].sha256:
             raise Damaged(f"{folder}/{path} is not what {MANIFEST} beside it says: it was changed")

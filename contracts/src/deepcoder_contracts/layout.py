@@ -15,10 +15,26 @@ from deepcoder_contracts.manifest import RunIdentity
 
 RUN = "RUN.json"
 MANIFEST = "MANIFEST.json"
+CLAIM = "claim.json"
+EXIT = "exit.json"
+METRICS = "metrics.jsonl"
+DRIVER_LOG = "driver.log"
+"""What the trainer printed, among an attempt's logs."""
+RESULTS = "results.json"
+"""What an evaluation came to, in its folder."""
 
 _EVALUATION = re.compile(r"^eval/([0-9a-f]{64})$")
 _CURATION = re.compile(r"^curation/([0-9a-f]{64})$")
 _CHECKPOINT = re.compile(r"^step-(\d{6,})\.a(\d{3,})$")
+_SAMPLES = re.compile(r"^step-(\d{6,})\.parquet$")
+
+
+class AttemptFile(NamedTuple):
+    """What the key of a file of an attempt's says."""
+
+    ordinal: int
+    name: str
+    """`claim.json`, `logs/driver.log`."""
 
 
 class CheckpointName(NamedTuple):
@@ -45,23 +61,34 @@ def parse_checkpoint_dir(name: str) -> CheckpointName | None:
     return CheckpointName(int(match[1]), int(match[2])) if match else None
 
 
+def attempts_dir(stage: str) -> str:
+    """`<stage>/attempts`: a folder an attempt."""
+    return f"{stage}/attempts"
+
+
 def attempt_dir(stage: str, ordinal: int) -> str:
     """`<stage>/attempts/003`."""
-    return f"{stage}/attempts/{ordinal:03d}"
+    return f"{attempts_dir(stage)}/{ordinal:03d}"
+
+
+def parse_attempt_file(stage: str, key: str) -> AttemptFile | None:
+    """Whose file of a stage's attempts has this key, None if it is no such file."""
+    match = re.match(rf"{re.escape(attempts_dir(stage))}/(\d+)/(.+)", key)
+    return AttemptFile(int(match[1]), match[2]) if match else None
 
 
 def claim_key(stage: str, ordinal: int) -> str:
     """Where an attempt's claim is."""
-    return f"{attempt_dir(stage, ordinal)}/claim.json"
+    return f"{attempt_dir(stage, ordinal)}/{CLAIM}"
 
 
 def exit_key(stage: str, ordinal: int) -> str:
     """Where an attempt's exit record is."""
-    return f"{attempt_dir(stage, ordinal)}/exit.json"
+    return f"{attempt_dir(stage, ordinal)}/{EXIT}"
 
 
 def log_key(stage: str, ordinal: int, name: str) -> str:
-    """`<stage>/attempts/003/logs/driver.log`: what the trainer printed; beside it what the operator saves."""
+    """`<stage>/attempts/003/logs/driver.log`; beside it what the operator saves."""
     return f"{attempt_dir(stage, ordinal)}/logs/{name}"
 
 
@@ -109,16 +136,27 @@ def curation_journal_dir() -> str:
     return "curation/journal"
 
 
+def samples_dir(stage: str) -> str:
+    """`<stage>/samples`: a file a step."""
+    return f"{stage}/samples"
+
+
 def samples_key(stage: str, step: int) -> str:
     """`<stage>/samples/step-000120.parquet`: every rollout of a step."""
-    return f"{stage}/samples/step-{step:06d}.parquet"
+    return f"{samples_dir(stage)}/step-{step:06d}.parquet"
+
+
+def parse_samples_key(key: str) -> int | None:
+    """The step of a file's last segment, None if it has not all rollouts of one."""
+    match = _SAMPLES.match(key.rsplit("/", 1)[-1])
+    return int(match[1]) if match else None
 
 
 def samples_ahead_key(stage: str, ordinal: int) -> str:
     """`<stage>/samples/ahead-a003.parquet`: draws that attempt 3 dropped in places which it had not trained yet."""
-    return f"{stage}/samples/ahead-a{ordinal:03d}.parquet"
+    return f"{samples_dir(stage)}/ahead-a{ordinal:03d}.parquet"
 
 
 def metrics_key(stage: str, ordinal: int) -> str:
     """`<stage>/attempts/003/metrics.jsonl`: one line a step."""
-    return f"{attempt_dir(stage, ordinal)}/metrics.jsonl"
+    return f"{attempt_dir(stage, ordinal)}/{METRICS}"

@@ -17,6 +17,7 @@ from deepcoder_client.driver import driver_lines
 from deepcoder_client.errors import ClientError, NoData
 from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.labels import HEAD, LABEL_ORDINAL, LABEL_ROLE, LEARNER, SAMPLER, pool_name
+from deepcoder_contracts.layout import DRIVER_LOG
 
 ROLES = {"head": HEAD, "samplers": SAMPLER, "learners": LEARNER}
 PARTS = ("driver", "head", "samplers", "learners", "judge")
@@ -73,7 +74,7 @@ def logs(
     if attempts:
         _attempts(client, found, endpoint, output)
     elif attempt is not None:
-        click.echo(_stored(client, found, attempt, name or "driver.log", endpoint), nl=False)
+        click.echo(_stored(client, found, attempt, name or DRIVER_LOG, endpoint), nl=False)
     elif part == "driver":
         for line in _driver(client, found, tail, follow, endpoint):
             click.echo(line)
@@ -122,7 +123,7 @@ def _driver(client: Client, run: DeepCoderRun, tail: int, follow: bool, endpoint
         raise NoData(f"{run.metadata.name} has had no attempt yet")
     last = run.status.ordinal
     click.echo(f"no attempt is live: this is the end of attempt {last}'s log", err=True)
-    lines = _stored(client, run, last, "driver.log", endpoint).splitlines()
+    lines = _stored(client, run, last, DRIVER_LOG, endpoint).splitlines()
     yield from lines[max(len(lines) - tail, 0) :]
 
 

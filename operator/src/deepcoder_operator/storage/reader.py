@@ -26,6 +26,7 @@ from deepcoder_contracts.exit import ExitRecord
 from deepcoder_contracts.layout import (
     MANIFEST,
     RUN,
+    attempts_dir,
     checkpoint_dir,
     claim_key,
     exit_key,
@@ -257,7 +258,7 @@ class _Claims:
     def above(self, ordinal: int) -> dict[int, datetime]:
         """The claims of later attempts: only they can make a commit of this one too late."""
         if self._ordinals is None:
-            names = self._folder.bucket.folders(f"{self._folder.key}/{self._stage}/attempts/")
+            names = self._folder.bucket.folders(f"{self._folder.key}/{attempts_dir(self._stage)}/")
             self._ordinals = [int(name) for name in names if name.isdigit()]
         found = {o: self._time(o) for o in self._ordinals if o > ordinal}
         return {o: at for o, at in found.items() if at is not None}

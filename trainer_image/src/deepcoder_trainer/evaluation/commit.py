@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from deepcoder_contracts.layout import MANIFEST, evaluation_dir
+from deepcoder_contracts.layout import MANIFEST, RESULTS, evaluation_dir
 from deepcoder_contracts.manifest import Manifest, ManifestKind
 from deepcoder_trainer.checkpoint.code import versions
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ObjectExists, ObjectMissing, StorageError
@@ -37,7 +37,7 @@ from deepcoder_trainer.evaluation.results import (
     scores,
 )
 from deepcoder_trainer.evaluation.samples import write_rows
-from deepcoder_trainer.evaluation.stored import RESULTS, check_stored
+from deepcoder_trainer.evaluation.stored import check_stored
 from deepcoder_trainer.evaluation.table import markdown, summary
 from deepcoder_trainer.evaluation.targets import Target
 

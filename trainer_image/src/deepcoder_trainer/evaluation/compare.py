@@ -22,6 +22,7 @@ from pydantic import Field
 from rich.console import Console
 
 from deepcoder_contracts.base import VersionedContract
+from deepcoder_contracts.layout import MANIFEST
 from deepcoder_contracts.manifest import Manifest
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, StorageError
 from deepcoder_trainer.checkpoint.opening import open_storage
@@ -126,8 +127,8 @@ def open_side(uri: str, target: str | None, endpoint: str | None = None, region:
     """A committed evaluation. Raises BadConfig where there is none, or several."""
     place = uri.rstrip("/") if "://" in uri else f"file://{Path(uri).absolute()}"
     store = open_storage(place, endpoint, region)
-    if store.head("MANIFEST.json") is None:
-        keys = sorted({o.key.split("/")[1] for o in store.list("eval/") if o.key.endswith("/MANIFEST.json")})
+    if store.head(MANIFEST) is None:
+        keys = sorted({o.key.split("/")[1] for o in store.list("eval/") if o.key.endswith(f"/{MANIFEST}")})
         if len(keys) != 1:
             raise BadConfig(
                 f"{uri} has {len(keys)} finished evaluations: name one of them, "

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from deepcoder_contracts.layout import MANIFEST, evaluation_file
+from deepcoder_contracts.layout import MANIFEST, RESULTS, evaluation_file
 from deepcoder_contracts.manifest import FileEntry, Manifest, ManifestKind
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ObjectMissing
 from deepcoder_trainer.checkpoint.reader import read_manifest
@@ -22,8 +22,6 @@ from deepcoder_trainer.checkpoint.verify import check_file
 from deepcoder_trainer.evaluation.plan import samples_path
 from deepcoder_trainer.evaluation.results import EvaluationResults
 from deepcoder_trainer.samples import read_samples
-
-RESULTS = "results.json"
 
 
 def read_evaluation(store: ObjectStore, folder: str) -> tuple[Manifest, EvaluationResults]:

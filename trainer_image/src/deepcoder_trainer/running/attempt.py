@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from deepcoder_contracts.exit import ExitCode, ExitRecord
+from deepcoder_contracts.layout import EXIT
 from deepcoder_contracts.learner_memory import element_bytes
 from deepcoder_contracts.manifest import ComputeThreads
 from deepcoder_contracts.model_shape import parameters
@@ -128,7 +129,7 @@ class Attempt:
         digest = newest.digest if newest else None
         about = {"manifest_digest": digest, "pod_uid": os.environ.get("POD_UID")}
         record = record.model_copy(update={"message": without_secrets(self.config, record.message), **about})
-        await self._in_time("exit.json", self._writer.write_exit(record))
+        await self._in_time(EXIT, self._writer.write_exit(record))
         await self._in_time("metrics and samples", self._telling.keep())
         self._telling.give_up()
         return record

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-NAME = "driver.log"
 BYTES = 4 << 20
 _LOOK_SECONDS = 0.3
 _SAVE_SECONDS = 60
@@ -68,7 +67,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _save(path: Path) -> None:
-    from deepcoder_contracts.layout import log_key
+    from deepcoder_contracts.layout import DRIVER_LOG, log_key
     from deepcoder_contracts.stage import StageConfig
     from deepcoder_trainer.checkpoint.opening import open_run_storage
     from deepcoder_trainer.config import load_config
@@ -77,7 +76,7 @@ def _save(path: Path) -> None:
     if not isinstance(config, StageConfig):
         raise TypeError("only an attempt of a stage has a place for its log")
     text = redactor_of(config, path).text(end_of(Path("/proc/self/fd/2")).decode(errors="replace"))
-    open_run_storage(config.storage).put_bytes(log_key(config.stage.name, config.ordinal, NAME), text.encode())
+    open_run_storage(config.storage).put_bytes(log_key(config.stage.name, config.ordinal, DRIVER_LOG), text.encode())
 
 
 def redactor_of(config: StageConfig, path: Path) -> Redactor:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from deepcoder_contracts.exit import ExitCode, ExitRecord
-from deepcoder_contracts.layout import RUN, exit_key
+from deepcoder_contracts.layout import CLAIM, EXIT, RUN, exit_key
 from deepcoder_contracts.manifest import Manifest, ParentRef, RunRecord
 from deepcoder_contracts.stage import StageConfig, StageType, Storage
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ObjectMissing, StorageDenied
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 OVERTIME_SECONDS = 3.0
 """Time after a stop's last moment for the interpreter to end; a pod has 5 s."""
 
-_OF_NO_STEP = {RUN, "claim.json", "exit.json"}
+_OF_NO_STEP = {RUN, CLAIM, EXIT}
 """What an attempt leaves that was refused before it made anything."""
 
 CLOSING_SECONDS = 5.0

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from deepcoder_contracts.layout import metrics_key
+from deepcoder_contracts.layout import METRICS, metrics_key
 from deepcoder_contracts.progress import CheckpointSummary
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.checkpoint.errors import StorageError
@@ -44,7 +44,7 @@ class Telling:
         self._config, self._stop, self._store, self._workdir = config, stop, store, workdir
         self.progress = Progress(config, stop, surroundings)
         self.prometheus = Prometheus(config)
-        self._metrics = JsonLines(workdir / "metrics.jsonl", config.stage.name)
+        self._metrics = JsonLines(workdir / METRICS, config.stage.name)
         self._samples: SampleSink | None = None
         self._extra = tuple(observers)
 
