@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
+import re
+import sys
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -104,3 +108,21 @@ async def test_an_engine_that_ends_tells_all_who_still_wait(core: Core) -> None:
     with pytest.raises(SamplerLost, match="closed"):
         async with asyncio.timeout(10):
             await stays
+
+
+def test_what_mends_the_compiler_is_known_by_its_name_and_is_all_that_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(sys.modules, "vllm.env_override", raising=False)
+    stepped.leave_the_compiler_out()
+    given = sys.modules["vllm.env_override"]
+    monkeypatch.delitem(sys.modules, "vllm.env_override")
+    spec = importlib.util.find_spec("vllm")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    folder = Path(spec.submodule_search_locations[0])
+    assert "import vllm.env_override" in (folder / "__init__.py").read_text(), "and it is not loaded in another way"
+    wanted = set(
+        re.findall(r"from vllm\.env_override import (\w+)", (folder / "compilation/compiler_interface.py").read_text())
+    )
+    assert wanted <= vars(given).keys(), "others find what they want of it"
