@@ -17,7 +17,11 @@ from deepcoder_operator.kube import informer as informers
 from deepcoder_operator.kube.access import Access
 from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.kube.informer import Informer
-from deepcoder_operator.kube.resources import PODS, RAYJOBS
+from deepcoder_operator.kube.resources import CONFIGMAPS, PODS, RAYJOBS, Resource
+
+WEBHOOKS = Resource(
+    "admissionregistration.k8s.io", "v1", "validatingwebhookconfigurations", "ValidatingWebhookConfiguration"
+)
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -268,3 +272,38 @@ async def test_list_passes_both_selectors_on_to_every_page() -> None:
     async with serving(pages) as port, client_of(port) as kube:
         assert await kube.list(PODS, "ml", "a=b", field_selector="spec.nodeName=n1") == ([], "7")
     assert [(q["labelSelector"], q["fieldSelector"]) for q in asked] == [("a=b", "spec.nodeName=n1")] * 2
+
+
+@pytest.mark.apiserver
+async def test_webhook_that_gives_no_answer_is_told_from_a_server_that_gives_none(kube: Kube, namespace: str) -> None:
+    """Both are an answer of 500; only of one it is certain that nothing was done, and somebody has to mend it."""
+    name = f"away-{namespace}"
+    webhook = {
+        "name": "policies.example.org",
+        "clientConfig": {"url": f"https://127.0.0.1:{free_port()}/away"},
+        "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}],
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+        "admissionReviewVersions": ["v1"],
+        "sideEffects": "None",
+        "timeoutSeconds": 1,
+    }
+    body = {"apiVersion": WEBHOOKS.api_version, "kind": WEBHOOKS.kind, "metadata": {"name": name}}
+    await kube.post(WEBHOOKS.path(None), body | {"webhooks": [webhook]})
+
+    tried: list[str] = []
+
+    async def make() -> None:
+        """One after the other, until the server has heard of the webhook."""
+        for number in range(1000):
+            tried.append(f"map-{number}")
+            meta = {"name": tried[-1], "namespace": namespace}
+            await kube.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta})
+            await asyncio.sleep(0.05)
+
+    try:
+        async with asyncio.timeout(60):
+            with pytest.raises(errors.WebhookAway, match=r"policies\.example\.org"):
+                await make()
+    finally:
+        await kube.delete(WEBHOOKS, None, name)
+    assert await kube.find(CONFIGMAPS, namespace, tried[-1]) is None

@@ -137,6 +137,8 @@ async def test_attempt_is_made_with_all_that_surrounds_it_once(ground: Ground) -
         ("RayJob", errors.NotFound("no matches", 404), "KubeRayNotFound", "install KubeRay"),
         ("SandboxPool", errors.Forbidden("exceeded quota", 403), "Forbidden", "EnsurePool"),
         ("ServiceAccount", errors.Invalid("metadata.name", 422), "Invalid", "metadata.name"),
+        ("RayJob", errors.WebhookAway("mrayjob.kb.io", 500), "WebhookAway", "mrayjob.kb.io: see to it"),
+        ("ConfigMap", errors.WebhookAway("kyverno", 500), "WebhookAway", "CreateAttempt"),
     ],
 )
 async def test_refusal_of_the_api_server_is_a_problem(

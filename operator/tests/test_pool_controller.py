@@ -166,7 +166,10 @@ async def test_failed_judge_is_replaced(ground: Field) -> None:
     async with ground.controller():
         await eventually("one ready judge", ready_count(1, ground))
         (first,) = await ground.pods()
-        failed = {"status": {"phase": "Failed", "reason": "Evicted", "conditions": []}}
+        full = "The node was low on resource: ephemeral-storage."
+        killed = {"name": "judge", "ready": False, "state": {"terminated": {"exitCode": 137}}}
+        evicted = {"reason": "Evicted", "message": full, "conditions": [], "containerStatuses": [killed]}
+        failed = {"status": {"phase": "Failed", **evicted}}
         await ground.kube.patch(PODS, ground.namespace, first["metadata"]["name"], failed, "status")
 
         async def replaced() -> bool:
@@ -174,7 +177,8 @@ async def test_failed_judge_is_replaced(ground: Field) -> None:
             return len(pods) == 1 and pods[0]["metadata"]["uid"] != first["metadata"]["uid"]
 
         await eventually("another judge in its place", replaced)
-    assert any(reason == "JudgeFailed" for reason, _ in ground.events)
+    (told,) = [message for reason, message in ground.events if reason == "JudgeFailed"]
+    assert told.endswith(f"which has ended: Evicted: {full}"), "with the pod its log goes, and nothing else says why"
 
 
 async def test_new_image_rolls_through_without_losing_the_last_judge(ground: Field) -> None:
@@ -259,6 +263,19 @@ async def test_pods_that_admission_refuses_are_told_in_the_status(ground: Field)
 
         await eventually("the refusal in the status", refused)
     assert "maximum memory usage per Container" in (await ground.condition("Accepted"))["message"]
+
+
+async def test_pods_that_the_api_server_cannot_read_are_told_in_the_status(ground: Field) -> None:
+    """A number that has to be in quotes is refused as no pod at all."""
+    judge = {"name": "judge", "env": [{"name": "THREADS", "value": 4}]}
+    await ground.create(template={"spec": {"containers": [judge]}})
+    async with ground.controller():
+
+        async def refused() -> bool:
+            return (await ground.condition("Accepted")).get("reason") == "PodRefused"
+
+        await eventually("the refusal in the status", refused)
+    assert "EnvVar" in (await ground.condition("Accepted"))["message"]
 
 
 async def test_nothing_is_written_when_nothing_has_changed(ground: Field) -> None:

@@ -20,6 +20,9 @@ from deepcoder_operator.sandbox.reconciler import PoolReconciler
 SETTINGS = PoolSettings("sandbox:1", "deepcoder", {}, "deepcoder.dev/run")
 
 
+AWAY = errors.WebhookAway('failed calling webhook "sidecars"', 500)
+
+
 class API:
     """Takes pods until the quota is used up, and counts what it is asked."""
 
@@ -27,6 +30,7 @@ class API:
         self.quota = 0
         self.tries = self.lists = 0
         self.forbidden = ""
+        self.refusal: errors.KubeError = errors.Forbidden("it may not be made", 403)
         self.pods: list[dict[str, Any]] = []
         self.pool: dict[str, Any] = {}
 
@@ -42,7 +46,7 @@ class API:
 
     async def create(self, obj: dict[str, Any]) -> dict[str, Any]:
         if obj["kind"] == self.forbidden:
-            raise errors.Forbidden(f"may not create {obj['kind']}", 403)
+            raise self.refusal
         if obj["kind"] != "Pod":
             return obj
         self.tries += 1
@@ -121,11 +125,21 @@ async def test_refusal_is_forgotten_when_no_judge_is_missing_any_more(ground: Gr
     assert ground.accepted() == ("True", "Valid")
 
 
-async def test_what_surrounds_judges_and_may_not_be_made_is_said_too(ground: Ground) -> None:
-    ground.api.forbidden = "Secret"
-    with pytest.raises(errors.Forbidden):
+async def test_judges_that_a_webhook_keeps_away_are_said_and_come_when_it_is_back(ground: Ground) -> None:
+    ground.api.forbidden, ground.api.refusal, ground.api.quota = "Pod", AWAY, 40
+    await ground.passes(2)
+    assert ground.accepted() == ("False", "PodRefused")
+    ground.api.forbidden = ""
+    await ground.passes(10)
+    assert ground.accepted() == ("True", "Valid")
+
+
+@pytest.mark.parametrize("refusal", [errors.Forbidden("it may not be made", 403), AWAY], ids=lambda e: type(e).__name__)
+async def test_what_surrounds_judges_and_may_not_be_made_is_said_too(ground: Ground, refusal: errors.KubeError) -> None:
+    ground.api.forbidden, ground.api.refusal = "Secret", refusal
+    with pytest.raises(type(refusal)):
         await ground.passes(1)
-    assert ground.accepted() == ("False", "Forbidden")
+    assert ground.accepted() == ("False", type(refusal).__name__)
     ground.api.forbidden, ground.api.quota = "", 40
     await ground.passes(2)
     assert ground.accepted() == ("True", "Valid")

@@ -1,8 +1,8 @@
 """Carries out a plan's actions, in order, each safe to repeat, up to the first that cannot be done.
 
-What a person has to know or to mend (an object of somebody else's, a right or a quota that is missing, a bucket that
-refuses) is returned as a `Problem`, which the next plan sees and says in the status. What passes by itself raises: a
-conflict, an API server that is away.
+What a person has to know or to mend (an object of somebody else's, a right or a quota that is missing, a webhook that
+does not answer, a bucket that refuses) is returned as a `Problem`, which the next plan sees and says in the status.
+What passes by itself raises: a conflict, an API server that is away.
 """
 
 from __future__ import annotations
@@ -86,6 +86,11 @@ class Executor:
                 return Problem("Forbidden", f"the API server forbids the operator what it has to do ({name}): {e}")
             except errors.Invalid as e:
                 return Problem("Invalid", f"the API server refuses what the operator makes ({name}): {e}")
+            except errors.WebhookAway as e:
+                text = (
+                    f"an admission webhook gives no answer, without which nothing may be done ({name}): {e}: see to it"
+                )
+                return Problem("WebhookAway", text)
             metrics.ACTIONS.labels(action=name).inc()
         return None
 

@@ -50,7 +50,10 @@ _NO_TIMEOUT = aiohttp.ClientTimeout(total=None)
 
 _RETRIED = frozenset({429, 500, 502, 503, 504})
 _NOT_DONE = frozenset({429})
+_WEBHOOK = "failed calling webhook"
+"""In what the server says where it could not ask one."""
 _BY_STATUS: Mapping[int, type[errors.KubeError]] = {
+    400: errors.Invalid,
     403: errors.Forbidden,
     404: errors.NotFound,
     409: errors.Conflict,
@@ -359,4 +362,6 @@ def _parse(data: bytes) -> Object:
 
 def _error(status: int, answer: Object) -> errors.KubeError:
     message = str(answer.get("message") or answer.get("reason") or f"HTTP {status}")
+    if status in _RETRIED and _WEBHOOK in message:
+        return errors.WebhookAway(message, status)
     return _BY_STATUS.get(status, errors.Unavailable if status in _RETRIED else errors.KubeError)(message, status)

@@ -28,11 +28,15 @@ class Forbidden(KubeError):
 
 
 class Invalid(KubeError):
-    """The object breaks its schema; trying again does not help."""
+    """The object breaks its schema, or cannot even be read as its kind; trying again does not help."""
 
 
 class Unavailable(KubeError):
     """Unreachable, overloaded or too slow, after bounded retries: come again later."""
+
+
+class WebhookAway(Unavailable):
+    """An admission webhook that has to be asked gives no answer: nothing was done, and somebody has to see to it."""
 
 
 class Gone(KubeError):

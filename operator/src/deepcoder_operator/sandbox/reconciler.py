@@ -44,6 +44,9 @@ ACTIVE_SECONDS = 1.0
 IDLE_SECONDS = 5.0
 """Time to the next look at a pool that is at rest."""
 
+_REFUSALS = (errors.Forbidden, errors.Invalid, errors.WebhookAway)
+"""What somebody has to see to, and is told in the status."""
+
 _CREATIONS_A_PASS = 50
 _CONCURRENT_WRITES = 8
 _UNBOUNDED = 1_000_000
@@ -139,7 +142,7 @@ class PoolReconciler:
             facts = replace(facts, refusal=Refusal("NameConflict", str(e)))
         except StillEnding as e:
             facts, pause = replace(facts, refusal=Refusal("StillEnding", str(e))), ACTIVE_SECONDS
-        except (errors.Forbidden, errors.Invalid) as e:
+        except _REFUSALS as e:
             text = f"the API server refuses what surrounds the judges, which is tried again at least each minute: {e}"
             facts, refused = replace(facts, refusal=Refusal(type(e).__name__, text)), e
         if facts.refusal is not None:
@@ -277,7 +280,7 @@ class PoolReconciler:
             existing = await self._kube.find(PODS, pool.namespace, name)
             if existing is not None and not owned_by(existing, pool.uid):
                 return Refusal("NameConflict", f"Pod {name} exists and does not belong to this pool: delete it")
-        except (errors.Forbidden, errors.Invalid) as e:
+        except _REFUSALS as e:
             text = f"the API server refuses the judges' pods, which is tried again at least each minute: {e}"
             return Refusal("PodRefused", text)
         return None
@@ -291,7 +294,8 @@ class PoolReconciler:
             self._note_failure(memory)
         if gone:
             metrics.PODS_DELETED.labels(pool.namespace, pool.name, deletion.cause).inc()
-            self._record(obj, deletion.cause, f"deleted judge {deletion.name}", warning=deletion.cause is Cause.ENDED)
+            told = f"deleted judge {deletion.name}" + (f", which has ended: {deletion.why}" if deletion.why else "")
+            self._record(obj, deletion.cause, told, warning=deletion.cause is Cause.ENDED)
 
     async def _write_status(
         self, obj: Object, previous: SandboxPoolStatus, facts: PoolFacts, pods: Sequence[JudgePod], memory: _Memory
