@@ -76,6 +76,7 @@ audit: setup  ## known vulnerabilities of what is pinned and built; ADVISORIES= 
 
 docs: setup  ## the docs as a site, in build/site
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+	@echo "build/site: to look at it, python3 -m http.server --directory build/site (searching takes a server)"
 
 sbom: setup  ## what is in the images, as CycloneDX, in build/sbom; builds the images
 	@$(PY) -m devcluster build --images
