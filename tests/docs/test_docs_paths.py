@@ -1,4 +1,5 @@
-"""What a page names is there: source files and folders, tests, targets of make. What is moved takes its mentions along.
+"""What a page names is there: source files and folders, tests, targets of make, which a move takes along; and what
+variables do stands on a page.
 
 Dated pages of results are left out: they tell what was there on their day.
 """
@@ -35,6 +36,7 @@ _FENCE = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"`([^`\n]+)`")
 _TEST = re.compile(r"\b(?P<file>test_\w+)(?:\.py)?::(?P<test>\w+)")
 _TEST_FILE = re.compile(r"\b(?:\w+/)*test_[\w{},*]+\.py")
+_VARIABLE = re.compile(r"\bDEEPCODER_[A-Z0-9_]*[A-Z0-9]\b")
 _MAKE = re.compile(r"^(?:\$ )?make (?P<target>[a-z][\w-]*)")
 
 
@@ -89,6 +91,13 @@ def test_targets_of_make_that_a_page_names_are_there(page: Path) -> None:
     in_fences = [line for fence in _FENCE.findall(page.read_text()) for line in fence.splitlines()]
     named = {match["target"] for text in [*code(page), *in_fences] if (match := _MAKE.match(text))}
     assert named - targets <= {"bench-NAME", "bench-"}
+
+
+def test_variables_that_programs_read_are_on_a_page() -> None:
+    programs = [path for path in FILES if "/src/" in path or path.startswith("packaging/")]
+    read = {name for path in programs for name in _VARIABLE.findall((ROOT / path).read_text(errors="ignore"))}
+    told = {name for page in PAGES for name in _VARIABLE.findall(page.read_text())}
+    assert read - told == {"DEEPCODER_SETTINGS"}, "of these, only what one process of ours tells another"
 
 
 @pytest.mark.parametrize(

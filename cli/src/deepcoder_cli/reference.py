@@ -30,7 +30,8 @@ kubectl deepcoder --help
 
 kubectl finds the program `kubectl-deepcoder` on the PATH. `packaging/krew/` makes archives and the manifest for
 [krew](https://krew.sigs.k8s.io); they are not published in krew's index. krew puts the plugin alone on the PATH: link
-`kubectl_complete-deepcoder` from its folder there for completion.
+`kubectl_complete-deepcoder` from its folder there for completion. Its first start makes an environment for what it
+needs; `DEEPCODER_PLUGIN_PYTHON` names an interpreter that has all that already.
 
 Completion: `source <(kubectl completion bash)` completes `kubectl deepcoder` as well, since kubectl asks the program
 `kubectl_complete-deepcoder`; `kubectl-deepcoder` by itself is completed by the script that `completion` prints.
