@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from played_run import PlayedRun, playing
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 from s3_server import BUCKET, S3Server
 from web_process import serving
 
@@ -36,6 +36,8 @@ from devcluster.config import cache_root
 pytestmark = [pytest.mark.apiserver, pytest.mark.s3]
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
+SECONDS = 60_000
+"""For what the page shows in the end, in milliseconds: a busy machine is slow."""
 TABS = ("overview", "curves", "samples", "evaluations", "lineage", "pool")
 
 
@@ -106,6 +108,7 @@ def dashboard(
 def browser() -> Iterator[Browser]:
     """Chromium, without its own sandbox: tests run as root."""
     with sync_playwright() as playwright:
+        expect.set_options(timeout=SECONDS)
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
         with closing(
             playwright.chromium.launch(executable_path=testprograms.chromium(cache_root()), args=arguments)
@@ -113,10 +116,17 @@ def browser() -> Iterator[Browser]:
             yield found
 
 
+def opened(browser: Browser, **options: Any) -> BrowserContext:
+    """Cookies, storage and pages of its own."""
+    context = browser.new_context(**options)
+    context.set_default_timeout(SECONDS)
+    return context
+
+
 @pytest.fixture
 def page(browser: Browser, dashboard: Dashboard) -> Iterator[Page]:
     """A page on which the viewer has signed in; whatever its console complains of fails the test."""
-    context = browser.new_context(viewport={"width": 1300, "height": 900})
+    context = opened(browser, viewport={"width": 1300, "height": 900})
     found = context.new_page()
     complaints: list[str] = []
     found.on("pageerror", lambda error: complaints.append(str(error)))
@@ -124,7 +134,7 @@ def page(browser: Browser, dashboard: Dashboard) -> Iterator[Page]:
     found.goto(dashboard.url)
     found.get_by_label("Bearer token").fill(dashboard.token("viewer"))
     found.keyboard.press("Enter")
-    expect(found.get_by_role("heading", name="Runs")).to_be_visible(timeout=30_000)
+    expect(found.get_by_role("heading", name="Runs")).to_be_visible()
     yield found
     context.close()
     unasked = [text for text in complaints if "401 (Unauthorized)" not in text]
@@ -150,7 +160,7 @@ def test_a_viewer_sees_the_run_and_a_stranger_nothing_of_it(dashboard: Dashboard
 def test_evaluations_are_shown_with_the_figures_that_the_trainer_writes(dashboard: Dashboard, page: Page) -> None:
     page.goto(f"{dashboard.page}/evaluations")
     first = page.get_by_role("region", name="Evaluations").get_by_role("row").nth(1)
-    cells = ("long", "50.0\u00a0% (10.0\u00a0% to 90.0\u00a0%)", "@2 50.0\u00a0%", "25.0\u00a0%", "41")
+    cells = ("long", "50.0\u00a0% (10.0\u00a0% to 90.0\u00a0%)", "@2\u00a050.0\u00a0%", "25.0\u00a0%", "41")
     for cell in cells:
         expect(first.get_by_role("cell", name=cell, exact=True)).to_be_visible()
     expect(page.get_by_text("long on held-back: sampled at another length")).to_be_visible()
@@ -247,7 +257,7 @@ def test_a_change_is_shown_without_a_reload(page: Page, dashboard: Dashboard) ->
     played = dashboard.played
     change = played.cluster.kube.patch(RUNS, played.namespace, "demo", {"status": {"progress": progress}}, "status")
     played.call(change)
-    expect(page.get_by_text("7/9")).to_be_visible(timeout=20_000)
+    expect(page.get_by_text("7/9")).to_be_visible()
     assert page.evaluate("window.__same") is True
 
 
@@ -274,7 +284,7 @@ def test_keys_alone_lead_everywhere(page: Page, dashboard: Dashboard) -> None:
 )
 def test_axe_finds_nothing_serious(browser: Browser, dashboard: Dashboard, scheme: Any, width: int, theme: str) -> None:
     # The checker is put into the page, which the page's own policy would refuse.
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, bypass_csp=True)
+    context = opened(browser, viewport={"width": width, "height": 900}, color_scheme=scheme, bypass_csp=True)
     page = context.new_page()
     found: list[str] = []
 
@@ -315,7 +325,7 @@ def test_axe_finds_nothing_serious(browser: Browser, dashboard: Dashboard, schem
 
 
 def test_a_token_that_is_refused_is_told_and_another_may_be_given(browser: Browser, dashboard: Dashboard) -> None:
-    context = browser.new_context()
+    context = opened(browser)
     page = context.new_page()
     page.goto(dashboard.url)
     page.get_by_label("Bearer token").fill("nonsense")

@@ -29,6 +29,15 @@ BEAT_SECONDS = 0.2
 HOLD_SECONDS = 60.0
 """A test that never lets go does not keep the server for ever."""
 
+PROVENANCE = {
+    "storage": "s3://b/team/demo",
+    "configDigest": f"sha256:{'0' * 64}",
+    "image": "trainer",
+    "model": "hf://agentica-org/DeepScaleR-1.5B-Preview",
+    "operatorVersion": "0",
+}
+"""What every run here was made from."""
+
 Document = dict[str, Any]
 
 
@@ -77,6 +86,7 @@ class Standin:
             "gpus": 8,
             "currentStage": {"name": "short", "index": 0, "contextTokens": 48, "ordinal": 1},
             "progress": {"step": done, "maxSteps": 20000, "display": f"{done}/20000", "time": "2026-01-01T00:00:00Z"},
+            "provenance": PROVENANCE,
             "latestCheckpoint": latest | {"committedTime": "2026-01-01T00:00:00Z"},
         }
         meta = {
@@ -296,8 +306,8 @@ def _node(digest: str) -> Document:
     return {
         "digest": digest,
         "parent": None,
-        "stage": "short",
-        "step": 1,
+        "stage": "a-stage-of-a-long-name",
+        "step": 1200,
         "ordinal": 1,
         "final": False,
         "committed": "2026-01-01T00:00:00Z",

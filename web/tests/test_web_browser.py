@@ -177,6 +177,20 @@ def test_progress_alone_asks_the_bucket_for_no_lineage(tab: Page, standin: Stand
     expect(tab.get_by_role("table").get_by_text("bbbbbbbbbbbb")).to_be_visible(timeout=SECONDS)
 
 
+def test_what_a_link_of_the_chain_is_called_stays_in_its_box(tab: Page, standin: Standin) -> None:
+    tab.goto(address(standin, "lineage"))
+    expect(tab.get_by_text("All 1 links hold")).to_be_visible(timeout=SECONDS)
+    expect(tab.locator("svg.lineage .base text").last).to_contain_text("Preview")
+    assert tab.evaluate(_OVERFLOWING) == []
+
+
+_OVERFLOWING = """() => [...document.querySelectorAll("svg.lineage g")].flatMap((group) => {
+  const box = group.querySelector("rect").getBBox();
+  const fits = (text) => text.getBBox().x + text.getBBox().width <= box.x + box.width;
+  return [...group.querySelectorAll("text")].filter((text) => !fits(text)).map((text) => text.textContent);
+})"""
+
+
 def test_curves_that_come_late_are_not_drawn_under_another_name(tab: Page, standin: Standin) -> None:
     standin.steps = {"demo": trained(0, 10), "second": trained(0, 20), "third": trained(0, 30)}
     here = f"{NAMESPACE}/demo/{NAMESPACE}"

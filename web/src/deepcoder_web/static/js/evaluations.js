@@ -19,8 +19,8 @@ export function Evaluations({ path, since }) {
         ${rated && html`<th scope="col">Rating</th>`}
         <th scope="col" class="number">Truncated</th><th scope="col" class="number">Tokens</th><th scope="col" class="number">Problems</th><th scope="col" class="number">Unjudged</th></tr></thead>
       <tbody>${data.evaluations.map((e) => html`<tr key=${`${e.key}/${e.target}/${e.dataset}`}>
-        <th scope="row">${e.dataset}</th><td>${e.target}</td><td>${interval(e.passAt1)}</td><td><${Whisker} of=${e.passAt1} /></td>
-        <td>${Object.entries(e.passAtK).filter(([k]) => k !== "1").map(([k, v]) => `@${k} ${percent(v.mean)}`).join(", ") || "–"}</td>
+        <th scope="row">${e.dataset}</th><td>${e.target}</td><td class="interval">${interval(e.passAt1)}</td><td><${Whisker} of=${e.passAt1} /></td>
+        <td>${Object.entries(e.passAtK).filter(([k]) => k !== "1").map(([k, v]) => `@${k}\u00a0${percent(v.mean)}`).join(", ") || "–"}</td>
         ${rated && html`<td>${rating(e.rating)}</td>`}
         <td class="number">${percent(e.truncatedRatio)}</td><td class="number">${number(e.responseTokensMean)}</td>
         <td class="number">${number(e.problems)}</td><td class="number">${number(e.unjudged)}</td></tr>`)}</tbody>

@@ -8,6 +8,7 @@ import { html } from "./ui.js";
 const WIDTH = 150;
 const GAP = 34;
 const HEIGHT = 62;
+const LETTERS = 17; // of a line in a box, in the widest of the fonts
 
 export function Lineage({ run, path, since }) {
   const { data, error } = useData(`${path}/lineage`, {}, since);
@@ -30,17 +31,21 @@ function Graph({ nodes, base }) {
         const x = i * (WIDTH + GAP) + 1;
         if (!n) {
           return html`<g class="base"><title>${base}</title><rect x=${x} y="1" width=${WIDTH} height=${HEIGHT} rx="6" />
-            <text x=${x + 10} y="20" class="name">base model</text><text x=${x + 10} y="37" class="digest">${tail(base, 21)}</text></g>`;
+            <text x=${x + 10} y="20" class="name">base model</text><text x=${x + 10} y="37" class="digest">${tail(base, LETTERS)}</text></g>`;
         }
-        return html`<g class=${n.final ? "final" : ""}>
+        return html`<g class=${n.final ? "final" : ""}><title>${n.stage}, step ${n.step}</title>
           <path d=${`M${x - GAP} ${HEIGHT / 2} H${x - 6} m-5 -4 l5 4 l-5 4`} class="arrow" />
           <rect x=${x} y="1" width=${WIDTH} height=${HEIGHT} rx="6" />
-          <text x=${x + 10} y="20" class="name">${`${n.stage}, step ${n.step}`}</text>
+          <text x=${x + 10} y="20" class="name">${head(n.stage, LETTERS - 7 - `${n.step}`.length)}, step ${n.step}</text>
           <text x=${x + 10} y="37">${`attempt ${n.ordinal}${n.final ? ", final" : ""}`}</text>
           <text x=${x + 10} y="53" class="digest">${short(n.digest)}</text>
         </g>`;
       })}
     </svg></div>`;
+}
+
+function head(text, length) {
+  return text.length > length ? `${text.slice(0, length - 1)}…` : text;
 }
 
 function tail(text = "", length) {
