@@ -86,6 +86,8 @@ class Deletion(NamedTuple):
     name: str
     uid: str
     cause: Cause
+    why: str = ""
+    """How it ended, of one that has ended by itself: with the pod its log goes, too."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def plan_pods(
 
     `may_create` is False while replacement of failing judges backs off.
     """
-    delete = [Deletion(p.name, p.uid, Cause.ENDED) for p in pods if p.ended and not p.deleting]
+    delete = [Deletion(p.name, p.uid, Cause.ENDED, _end(p)) for p in pods if p.ended and not p.deleting]
     live = [p for p in pods if not p.ended and not p.deleting]
     fresh = [p for p in live if _stale(p, template_hash, now, max_age) is None]
     stale = [p for p in live if _stale(p, template_hash, now, max_age) is not None]
@@ -149,6 +151,10 @@ def _stale(pod: JudgePod, template_hash: str, now: float, max_age: float | None)
     if max_age is not None and now - pod.created_at >= max_age:
         return Cause.TOO_OLD
     return None
+
+
+def _end(pod: JudgePod) -> str:
+    return ": ".join(word for word in (pod.trouble, pod.told) if word)
 
 
 def _retire_stale(

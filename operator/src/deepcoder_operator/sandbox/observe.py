@@ -58,6 +58,8 @@ class _Trouble(NamedTuple):
 
 def _trouble(status: Mapping[str, Any], conditions: Mapping[str, Mapping[str, Any]]) -> _Trouble:
     """Why a pod is not ready, if Kubernetes knows."""
+    if status.get("phase") == "Failed" and status.get("reason"):  # its node's word: containers only say that they ended
+        return _Trouble(str(status["reason"]), _brief(status.get("message")))
     scheduled = conditions.get("PodScheduled", {})
     if scheduled.get("status") == "False":
         return _Trouble(str(scheduled.get("reason") or "Unschedulable"), _brief(scheduled.get("message")))
