@@ -188,8 +188,22 @@ RUNS = Dashboard(
             "s",
         ),
         Panel(
-            "Runs that wait for storage",
-            (("max by (reason) (deepcoder_operator_runs_waiting_for_storage)", "{{reason}}"),),
+            "Longest in a phase",
+            (
+                (
+                    'max by (phase) (deepcoder_operator_oldest_run_seconds{phase=~"Pending|Queued|Starting|Backoff"})',
+                    "{{phase}}",
+                ),
+            ),
+            "s",
+            "How long the run that has been in a phase longest has been in it; one that is starting may hold GPUs.",
+        ),
+        Panel(
+            "Runs that wait for storage, or are refused what they need",
+            (
+                ("max by (reason) (deepcoder_operator_runs_waiting_for_storage)", "{{reason}}"),
+                ("max by (reason) (deepcoder_operator_runs_hindered)", "{{reason}}"),
+            ),
         ),
         Panel(
             "Requests",
@@ -216,6 +230,7 @@ RUNS = Dashboard(
             ),
             "s",
         ),
+        Panel("Watches that are refused", (("max by (watch) (deepcoder_operator_watch_refused)", "{{watch}}"),)),
     ),
 )
 
