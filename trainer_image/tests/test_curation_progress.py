@@ -6,11 +6,12 @@ import io
 import logging
 import re
 import sys
+import time
 
 import pytest
+from rich.progress import Progress
 
-from deepcoder_trainer.curation import progress
-from deepcoder_trainer.curation.progress import Terminal
+from deepcoder_trainer.curation.progress import Terminal, _Bar
 
 
 class Screen(io.StringIO):
@@ -34,9 +35,9 @@ def test_lines_say_the_time_that_is_left_by_what_came_last(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     caplog.set_level(logging.INFO)
-    phase = progress._Bar(progress.Progress(disable=True), "verify", 1000, lines=True)
+    phase = _Bar(Progress(disable=True), "verify", 1000, lines=True)
     clock[0] = 30.0
     phase.reach(900)  # a journal had them
     clock[0] = 45.0
