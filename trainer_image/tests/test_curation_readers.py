@@ -169,6 +169,10 @@ def test_codeforces_problems_of_which_a_part_is_null_are_told_by_their_kind(
             read(row)
 
 
+def test_a_released_row_that_says_its_contest_is_a_released_row() -> None:
+    assert reader_for(codeforces_row(contest_id="1234", index="A", title="Robot"))[0] is Layout.RELEASED
+
+
 def test_codeforces_problem_that_reads_nothing() -> None:
     row = official_codeforces_row(official_tests=[{"input": None, "output": "42\n"}])
     del row["input_format"]

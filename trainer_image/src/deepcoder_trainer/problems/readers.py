@@ -7,7 +7,7 @@
 | TACO, TACO-verified | question, input_output, solutions | taco |
 | SYNTHETIC-1, verifiable-coding-problems | prompt, verification_info, gold_standard_solution | synthetic |
 | LiveCodeBench code_generation(_lite) | question_content, public_test_cases, private_test_cases | livecodebench |
-| Codeforces (open-r1/codeforces) | description, input_format, output_format, or contest_id, index, title | codeforces |
+| Codeforces (open-r1/codeforces) | description, input_format, output_format, of which some may be null | codeforces |
 | the released DeepCoder set, its Codeforces problems among it | problem, tests | released |
 | DeepScaleR and other mathematics | problem, answer | mathematics |
 
@@ -265,7 +265,7 @@ _LAYOUTS: tuple[tuple[Layout, frozenset[str], Reader], ...] = (
     (Layout.SYNTHETIC1, frozenset({"prompt", "verification_info"}), synthetic),
     (Layout.TACO, frozenset({"question", "input_output"}), taco),
     (Layout.CODEFORCES, frozenset({"description", "input_format", "output_format"}), codeforces),
-    (Layout.CODEFORCES, frozenset({"contest_id", "index", "title"}), codeforces),  # where a part of it is null
+    (Layout.CODEFORCES, frozenset({"contest_id", "contest_name", "index"}), codeforces),  # where a part of it is null
     (Layout.OWN, frozenset({"id", "prompt"}), own),
     (Layout.RELEASED, frozenset({"problem", "tests"}), released),
     (Layout.MATHEMATICS, frozenset({"problem", "answer"}), mathematics),
