@@ -2,6 +2,9 @@
 
 There is no node: the hook's Job is carried out here, by the command and the account that it names, and is then said to
 be complete. With a kubelet, and with an operator that works meanwhile, tests/e2e/test_e2e_uninstall.py does the same.
+
+Each test has namespaces of its own, which are deleted with it and seen to be gone when all tests are done: a namespace
+takes five seconds at the least, and a finalizer that was left would hold it for ever.
 """
 
 from __future__ import annotations
@@ -10,8 +13,8 @@ import asyncio
 import json
 import os
 import sys
+import uuid
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +32,6 @@ from deepcoder_operator.kube.resources import CONFIGMAPS, CRDS, RUNS, Resource
 
 pytestmark = pytest.mark.apiserver
 
-HOME = "deepcoder"
 JOBS = Resource("batch", "v1", "jobs", "Job")
 NAMESPACES = Resource("", "v1", "namespaces", "Namespace")
 NAMES = ("deepcoderruns.deepcoder.dev", "sandboxpools.deepcoder.dev")
@@ -53,10 +55,14 @@ class Site:
     helm_program: str
     chart: Path
     directory: Path
+    home: str
+    """The release's namespace."""
+    team: str
+    """A namespace with runs."""
 
     async def helm(self, *arguments: str | Path) -> None:
         process = await asyncio.create_subprocess_exec(
-            self.helm_program, *map(str, arguments), "--namespace", HOME, "--kubeconfig", str(self.kubeconfig),
+            self.helm_program, *map(str, arguments), "--namespace", self.home, "--kubeconfig", str(self.kubeconfig),
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
         async with asyncio.timeout(100):
@@ -95,15 +101,15 @@ class Site:
         return {crd["metadata"]["name"] for crd in (await self.kube.list(CRDS, None))[0]} & {*NAMES}
 
     async def _carry_out(self) -> None:
-        while not (jobs := (await self.kube.list(JOBS, HOME))[0]):
+        while not (jobs := (await self.kube.list(JOBS, self.home))[0]):
             await asyncio.sleep(0.1)
         (job,) = jobs
         pod = job["spec"]["template"]["spec"]
         (container,) = pod["containers"]
         (mounted,) = [volume["configMap"]["name"] for volume in pod["volumes"] if "configMap" in volume]
-        config = (await self.kube.get(CONFIGMAPS, HOME, mounted))["data"]["config.yaml"]
+        config = (await self.kube.get(CONFIGMAPS, self.home, mounted))["data"]["config.yaml"]
         (self.directory / "config.yaml").write_text(config)
-        token = await chart_account.token(self.kube, HOME, pod["serviceAccountName"])
+        token = await chart_account.token(self.kube, self.home, pod["serviceAccountName"])
         account = self.directory / "hook.kubeconfig"
         account.write_text(json.dumps(chart_account.with_token(self.kubeconfig, token)))
         words = [word.replace("/etc/deepcoder-operator", str(self.directory)) for word in container["args"]]
@@ -113,7 +119,7 @@ class Site:
         )  # fmt: skip
         _, said = await process.communicate()
         assert process.returncode == 0, said.decode()
-        await self.kube.patch(JOBS, HOME, job["metadata"]["name"], {"status": DONE}, subresource="status")
+        await self.kube.patch(JOBS, self.home, job["metadata"]["name"], {"status": DONE}, subresource="status")
 
 
 @pytest.fixture(scope="module")
@@ -123,17 +129,22 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         pytest.skip("the API server has not been built: run `python -m devcluster build`")
     with control_plane.running(tmp_path_factory.mktemp("uninstall"), paths) as kubeconfig:
         yield kubeconfig
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("KUBECONFIG", str(kubeconfig))
+            asyncio.run(nothing_is_held())
 
 
-@asynccontextmanager
-async def namespaces(kube: Kube, *names: str) -> AsyncIterator[None]:
-    for name in names:
-        await kube.post(NAMESPACES.path(None), {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+async def nothing_is_held() -> None:
+    """Of all that was deleted nothing stays."""
+    kube = await Kube.connect()
     try:
-        yield
+        async with asyncio.timeout(60):
+            while left := [o for o in (await kube.list(NAMESPACES, None))[0] if o["metadata"].get("deletionTimestamp")]:
+                await asyncio.sleep(0.2)
+    except TimeoutError:
+        raise AssertionError(f"held: {left}") from None
     finally:
-        for name in names:
-            await gone(kube, NAMESPACES, name)
+        await kube.close()
 
 
 async def gone(kube: Kube, resource: Resource, name: str) -> None:
@@ -156,10 +167,14 @@ async def site(
         monkeypatch.setenv(f"HELM_{kind}_HOME", str(tmp_path / "helm" / kind))
     kube = await Kube.connect()
     try:
-        async with namespaces(kube, HOME, "team-a"):
-            yield Site(kube, server, helm, chart, tmp_path)
-            for name in NAMES:
-                await gone(kube, CRDS, name)
+        home, team = (f"{name}-{uuid.uuid4().hex[:8]}" for name in ("deepcoder", "team"))
+        for name in (home, team):
+            await kube.post(NAMESPACES.path(None), {"kind": "Namespace", "metadata": {"name": name}})
+        yield Site(kube, server, helm, chart, tmp_path, home, team)
+        for name in NAMES:
+            await gone(kube, CRDS, name)
+        for name in (home, team):
+            await kube.delete(NAMESPACES, None, name)
     finally:
         await kube.close()
 
@@ -171,15 +186,15 @@ async def finalizers(kube: Kube, namespace: str) -> list[str]:
 
 async def test_crds_that_stay_keep_their_runs_which_nothing_holds(site: Site) -> None:
     await site.install()
-    await site.held("team-a")
+    await site.held(site.team)
     await site.uninstall()
     assert await site.served() == {*NAMES}
-    assert await finalizers(site.kube, "team-a") == []
+    assert await finalizers(site.kube, site.team) == []
 
 
 async def test_crds_that_go_with_the_release_wait_for_no_run(site: Site) -> None:
     await site.install("crds.keep=false")
-    await site.held("team-a")
+    await site.held(site.team)
     await site.uninstall()
     assert await site.served() == set()
 
@@ -192,27 +207,28 @@ async def test_crds_may_be_gone_already(site: Site) -> None:
 
 
 async def test_a_watched_namespace_may_be_gone(site: Site) -> None:
-    async with namespaces(site.kube, "team-b"):
-        await site.install("watchNamespaces={team-a,team-b}", "rbac.aggregate=false")
-        await site.held("team-a")
-        await gone(site.kube, NAMESPACES, "team-b")
-        await site.uninstall()
-    assert await finalizers(site.kube, "team-a") == []
+    other = f"{site.team}-b"
+    await site.kube.post(NAMESPACES.path(None), {"kind": "Namespace", "metadata": {"name": other}})
+    await site.install(f"watchNamespaces={{{site.team},{other}}}", "rbac.aggregate=false")
+    await site.held(site.team)
+    await gone(site.kube, NAMESPACES, other)
+    await site.uninstall()
+    assert await finalizers(site.kube, site.team) == []
 
 
 async def test_the_release_before_is_upgraded_with_its_crds_and_its_runs_stay_as_they_are(site: Site) -> None:
     before = release_before.unpack(site.directory / "before", release_before.CHART)
     await site.install(chart=before / release_before.CHART)
     assert not await site.knows_curation()
-    made = await site.held("team-a")
+    made = await site.held(site.team)
 
     await site.helm("upgrade", "deepcoder", site.chart, "--reset-then-reuse-values")
 
     assert await site.knows_curation()
-    run = await site.kube.get(RUNS, "team-a", "demo")
+    run = await site.kube.get(RUNS, site.team, "demo")
     kept = ("uid", "generation", "finalizers")
     assert [run["metadata"][k] for k in kept] == [made["metadata"][k] for k in kept]
     assert run["spec"] | {"dataset": made["spec"]["dataset"]} == made["spec"]
     assert run["spec"]["dataset"] == made["spec"]["dataset"] | {"curate": False}, "a default that has come since"
     await site.uninstall()
-    assert await finalizers(site.kube, "team-a") == []
+    assert await finalizers(site.kube, site.team) == []
