@@ -110,3 +110,6 @@ def test_one_price_stands_in_for_what_a_list_leaves_out(tmp_path: Path, capsys: 
     command = ["plan", "-f", str(large), "--prices", str(prices), "--gpu-hour", "2"]
     assert main(command) == 0
     assert " 64.00 " in capsys.readouterr().out
+    assert main(["cost", "--prices", str(prices)]) == 2
+    assert "no entry without a nodeSelector" in capsys.readouterr().err
+    assert main(["cost", "--prices", str(prices), "--gpu-hour", "2"]) == 6, "nobody answers"

@@ -10,7 +10,7 @@ import click
 from deepcoder_cli.options import Number, Where, cluster, examples, output, run_argument
 from deepcoder_cli.output import document, table
 from deepcoder_client.cost import cost as reckon
-from deepcoder_client.prices import price_list
+from deepcoder_client.prices import per_gpu_hour, price_list
 
 COLUMNS = ("namespace", "run", "phase", "gpus", "gpu hours", "wasted", "judge hours", "cost", "estimated")
 
@@ -36,8 +36,13 @@ def cost(where: Where, run: str | None, price_file: Path | None, gpu_hour: float
     GPU hours, those that were wasted, and cost, of one run or of all. Wasted is what attempts spent after their last
     checkpoint. There is no cost without a price list, the operator's (chart value `prices`) or one given here.
     """
-    client = where.client()
     prices = price_list(price_file, gpu_hour)
+    if prices and per_gpu_hour(prices, {}) is None:
+        raise click.UsageError(
+            f"--prices {price_file} has no entry without a nodeSelector, and a status does not say on which nodes pods "
+            "ran: add one, or give --gpu-hour"
+        )
+    client = where.client()
     runs = [client.get(run)] if run is not None else client.list(all_namespaces=where.all_namespaces)
     now = datetime.now(UTC)
     found = [(each, reckon(each, now, prices)) for each in runs]
