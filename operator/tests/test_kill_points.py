@@ -1,7 +1,8 @@
 """The operator is killed between every two of its writes; another one begins, and all is as if nothing had been.
 
 In the short form one run outlives as many operators as there are writes: each is killed after the first write that none
-before it had made. In the long form each gap has a test of its own, killed before the write and after it.
+before it had made. In the long form each gap has a test of its own, killed before the write and after it. A life that
+nobody ends makes no write that has none.
 """
 
 from __future__ import annotations
@@ -86,8 +87,30 @@ GAPS: dict[type[Scenario], tuple[str, ...]] = {
 """The operator's writes in each scenario, in about this order."""
 
 
+def _on_the_way(*names: str) -> tuple[str, ...]:
+    """What is seen, or done, only where KubeRay and the nodes take their time."""
+    starting = (f"PUT deepcoderruns demo/status Starting:{name}:Starting" for name in names)
+    return (*starting, *(f"DELETE pods {name}-head" for name in names))
+
+
+SOMETIMES: dict[type[Scenario], tuple[str, ...]] = {
+    CrashAndComplete: (
+        *_on_the_way("demo-s0-a1", "demo-s0-a2", "demo-s1-a3"),
+        "PUT s3 pods.json",
+        "PUT s3 head.log",
+        "PATCH deepcoderruns demo let go",
+    ),
+    SuspendAndDelete: (
+        *_on_the_way("demo-s0-a1", "demo-s0-a2"),
+        "DELETE sandboxpools demo-sandbox",
+        "PUT deepcoderruns demo/status Draining",
+    ),
+}
+"""Those that not every life makes: they hang on others' pace, or on that nobody died a moment before."""
+
+
 def cases() -> list[Any]:
-    found = [(kind, gap, side) for kind, gaps in GAPS.items() for gap in dict.fromkeys(gaps) for side in Side]
+    found = [(kind, gap, side) for kind in GAPS for gap in dict.fromkeys(GAPS[kind] + SOMETIMES[kind]) for side in Side]
     return [pytest.param(*case, id=f"{case[0].__name__}-{case[2]} {case[1]}") for case in found]
 
 
@@ -125,6 +148,16 @@ async def test_run_outlives_an_operator_killed_after_each_of_its_writes(site: Cl
         assert len([life for life in lives.all if life.died]) >= len(set(GAPS[kind]))
 
 
+@pytest.mark.parametrize("kind", list(GAPS))
+async def test_gaps_are_between_all_that_an_operator_writes_which_nobody_kills(
+    site: Cluster, kind: type[Scenario]
+) -> None:
+    async with lives_in(site) as lives:
+        await outlive(kind(site), lives, lambda write: None)
+        without = sorted(set(lives.labels) - {*GAPS[kind], *SOMETIMES[kind]})
+        assert not without, f"gaps without a test: {without}"
+
+
 async def test_job_after_a_crash_and_an_edit_has_the_config_that_it_was_made_with(site: Cluster) -> None:
     """The crash is between the attempt's ConfigMap and its RayJob, the edit before the next operator begins."""
     async with lives_in(site) as lives:
@@ -158,4 +191,6 @@ async def test_killed_process_is_followed_by_another(site: Cluster, kind: type[S
 
     async with lives_in(site, processes=True) as lives:
         await outlive(kind(site), lives, once)
+        if gap in SOMETIMES[kind] and not killed:
+            pytest.skip("this life did not come to that write")
         assert killed, "the gap was never reached"
