@@ -29,7 +29,7 @@ class InProcessLearner:
         return combine([self.rank.train(plan)])
 
     async def export_weights(self) -> WeightRefs:
-        from deepcoder_trainer.learner.export import weight_chunks
+        from deepcoder_trainer.learner.weights import weight_chunks
 
         # Small chunks, so that several make up the weights.
         return WeightRefs(

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from deepcoder_trainer.learner.export import in_one_buffer, padded
 from deepcoder_trainer.learner.sending import WeightSender
+from deepcoder_trainer.learner.weights import in_one_buffer, padded
 from deepcoder_trainer.pipeline.probe import Probe
 from deepcoder_trainer.problems.prompt import EncodedProblem
 from deepcoder_trainer.sampler import engine as engines

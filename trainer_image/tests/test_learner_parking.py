@@ -11,7 +11,7 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from deepcoder_contracts.recipe import Recipe
-from deepcoder_trainer.learner.export import in_one_buffer, padded
+from deepcoder_trainer.learner.weights import in_one_buffer, padded
 
 
 def state(rank: Any) -> dict[str, torch.Tensor]:

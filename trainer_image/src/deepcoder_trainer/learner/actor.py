@@ -90,7 +90,7 @@ class LearnerActor:
 
     def export_weights(self) -> list[Any]:
         """Rank 0: object references of chunks that cover all weights. Others take part and return none."""
-        from deepcoder_trainer.learner.export import weight_chunks
+        from deepcoder_trainer.learner.weights import weight_chunks
 
         weights = self._rank_learner.weights()
         if self._rank_learner.first:

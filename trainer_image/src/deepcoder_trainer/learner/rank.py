@@ -35,7 +35,6 @@ from deepcoder_trainer.grpo.attention import Segments
 from deepcoder_trainer.grpo.loss import LossSettings, policy_loss
 from deepcoder_trainer.grpo.pack import MicroBatch, OptimizerStep
 from deepcoder_trainer.learner.dcp import SafetensorsReader, SafetensorsWriter, files_of
-from deepcoder_trainer.learner.export import in_one_buffer, padded, shared_on_card
 from deepcoder_trainer.learner.mesh import build_meshes
 from deepcoder_trainer.learner.meter import Meter
 from deepcoder_trainer.learner.model import COMPUTE_DTYPES, PolicyModel, load_policy
@@ -43,6 +42,7 @@ from deepcoder_trainer.learner.optimizer import adamw, reset
 from deepcoder_trainer.learner.parking import Parking
 from deepcoder_trainer.learner.reference import give_back_memory, load_reference
 from deepcoder_trainer.learner.sending import WeightSender
+from deepcoder_trainer.learner.weights import in_one_buffer, padded, shared_on_card
 from deepcoder_trainer.learner.wire import LEARNER_DIR, RankSettings, Sums
 from deepcoder_trainer.seeds import seed
 from deepcoder_trainer.types import CardWeights, TensorShape
