@@ -1,5 +1,6 @@
 """Contracts between operator, trainer, sandbox and clients: what crosses a boundary, and nothing else.
 
-Import from the modules: `recipe`, `stage`, `gate`, `manifest`, `exit`, `progress`, `judge`, `layout`, `lineage`; the
-custom resources are in `api`.
+Documents (`recipe`, `stage`, `progress`, `manifest`, `exit`, `judge`, `curation`) and what has to be decided alike on both
+sides of them (`gate`, `lineage`, `layout`, `strict`, `fit`, `redaction`); the custom resources are in `api`. Import from
+the modules.
 """
