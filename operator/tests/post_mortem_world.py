@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,10 +57,20 @@ class API:
     slow: float = 0.0
     refuses: Exception | None = None
     asked: list[tuple[int, int]] = field(default_factory=list)
+    held: list[dict[str, Any]] = field(default_factory=list)
+    """Pods as they are held while their attempt's end is saved."""
 
-    async def list(self, resource: Any, namespace: str, selector: str = "", field_selector: str = "") -> Any:
+    async def list(
+        self,
+        resource: Any,
+        namespace: str,
+        selector: str = "",
+        field_selector: str = "",
+        keep: Callable[[Any], Any] = lambda obj: obj,
+    ) -> Any:
         if resource.kind == "Pod":
-            return self.pods, "1"
+            self.held = [keep(pod) for pod in self.pods]
+            return self.held, "1"
         name = field_selector.removeprefix("regarding.name=")
         return [e for e in self.events if e["regarding"]["name"] == name], "1"
 

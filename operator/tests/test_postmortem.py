@@ -48,6 +48,22 @@ async def test_of_a_thousand_workers_three_that_failed_are_read(crashed: Ground)
     assert logs == ["head.log", *(f"demo-s0-a1-learner-{i}.log" for i in (901, 902, 903))]
 
 
+async def test_of_a_thousand_pods_what_is_equal_is_held_once_and_not_who_wrote_it(crashed: Ground) -> None:
+    """As the API server sends them a thousand learners would take a hundred megabytes, four attempts of them four."""
+    fields = [{"manager": "kubelet", "fieldsV1": {f"f:{i}": {} for i in range(200)}}]
+    for i in range(3):
+        made = pod(f"demo-s0-a1-learner-{i}", "learner")
+        made["metadata"]["managedFields"] = fields
+        made["spec"]["containers"][0]["env"].append({"name": "LONG_NAME", "value": "of equal length"})
+        crashed.api.pods.append(json.loads(json.dumps(made)))
+    await crashed.save()
+    first, second = crashed.api.held[1:3]
+    assert len(json.dumps(first)) < len(json.dumps(crashed.api.pods[1])) / 3
+    values = [each["spec"]["containers"][0]["env"][1]["value"] for each in (first, second)]
+    assert values[0] == "of equal length"
+    assert values[0] is values[1]
+
+
 async def test_what_cannot_be_had_is_named_and_the_rest_is_saved(crashed: Ground) -> None:
     crashed.api.refuses = errors.Forbidden("pods/log is forbidden", 403)
     told = await crashed.save()

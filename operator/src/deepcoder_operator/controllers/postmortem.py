@@ -26,6 +26,7 @@ from deepcoder_operator.domain.names import LABEL_ORDINAL, LABEL_ROLE, LABEL_RUN
 from deepcoder_operator.domain.resolve import storage_key
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube, Object
+from deepcoder_operator.kube.keep import shared
 from deepcoder_operator.kube.resources import EVENTS, PODS
 from deepcoder_operator.storage.s3 import StorageProblem
 from deepcoder_operator.storage.service import StorageService
@@ -104,7 +105,7 @@ class PostMortem:
     async def _gather(self, run: DeepCoderRun, attempt: AttemptStatus, found: _Findings) -> None:
         namespace, missing = run.metadata.namespace, found.missing
         selector = f"{LABEL_RUN_UID}={run.metadata.uid},{LABEL_ORDINAL}={attempt.ordinal}"
-        listed = await _tried("states of pods", missing, self._kube.list(PODS, namespace, selector))
+        listed = await _tried("states of pods", missing, self._kube.list(PODS, namespace, selector, keep=_kept))
         pods = listed[0] if listed else []
         redactor = await self._redactor(run, pods, missing)
         known, redactor = redactor is not None, redactor or Redactor(())
@@ -207,6 +208,12 @@ def _unreachable(pod: Object) -> bool:
         or (conditions.get("Ready") or {}).get("status") == "Unknown"
         or (conditions.get("DisruptionTarget") or {}).get("reason") == "DeletionByTaintManager"
     )
+
+
+def _kept(pod: Object) -> Object:
+    """A pod as it is held, of which there may be two thousand: equal strings once, and not who wrote which field."""
+    held: Object = shared({**pod, "metadata": {k: v for k, v in pod["metadata"].items() if k != "managedFields"}})
+    return held
 
 
 def _state(pod: Object) -> Object:
