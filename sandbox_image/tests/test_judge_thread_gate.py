@@ -50,8 +50,8 @@ gate = thread_gate.ThreadGate(os.open("/proc", os.O_PATH))
 pid = os.fork()
 if pid == 0:
     system_calls = seccomp.Filter()
-    system_calls.load_base()
-    system_calls.load(os.getpid())
+    system_calls.inherited.load(0)
+    system_calls.own.load(os.getpid())
     made = 0
     try:
         for _ in range(1000): threading.Thread(target=time.sleep, args=(60,), daemon=True).start(); made += 1

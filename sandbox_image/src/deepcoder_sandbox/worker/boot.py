@@ -119,7 +119,7 @@ def _set_up(
         uid=space.program_uid,
         base_address_space=_address_space(proc),
     )
-    runner.prepare_zygote()
+    runner.prepare_zygote(confine.Confinement.harmless(confined=confined))
     served = zygote.Zygote(
         socket.socket(fileno=confine.out_of_the_way(channel.fileno())),
         confinement,
@@ -139,7 +139,7 @@ def _set_up(
     gc.freeze()
     gc.disable()
     if system_calls is not None:
-        system_calls.load_base()
+        system_calls.inherited.load(0)
     return served, in_force
 
 

@@ -21,8 +21,7 @@ from resource import RLIMIT_AS, RLIMIT_CPU, RLIMIT_FSIZE, setrlimit
 from typing import Any
 
 from deepcoder_sandbox.worker import libc
-from deepcoder_sandbox.worker.packets import RunLimits
-from deepcoder_sandbox.worker.seccomp import Filter
+from deepcoder_sandbox.worker.seccomp import Filter, Program, assemble_own
 
 _MIB = 1 << 20
 _CPU_BACKSTOP_S = 3  # the zygote ends a run to the millisecond
@@ -66,12 +65,29 @@ class Confinement:
         if ruleset is not None:
             steps.append((libc.bare_syscall, (libc.SYS_LANDLOCK_RESTRICT_SELF, ruleset, 0)))
         self._steps = tuple(steps)
-        self._load_filter = system_calls.load if system_calls is not None else None
+        self._load_filter = system_calls.own.load if system_calls is not None else None
         self._base_address_space = base_address_space
         self._ceilings = tuple(map(_ceiling, (RLIMIT_CPU, RLIMIT_AS, RLIMIT_FSIZE)))
 
-    def apply(self, limits: RunLimits, parent: int, descriptors: int) -> None:
-        """Confine this process for good and leave it with its first so many `descriptors` alone."""
+    @classmethod
+    def harmless(cls, *, confined: bool) -> Confinement:
+        """Return one whose steps are no confinement, for a rehearsal in a zygote.
+
+        It leaves things as they are if `apply` is given limits that are above all.
+        """
+        confinement = cls(None, None, None, 0)
+        nobody = (-1, -1, -1)
+        asking = (libc.bare_prctl, (libc.PR_GET_KEEPCAPS, 0, 0, 0, 0))
+        confinement._steps = ((os.setresgid, nobody), (os.setresuid, nobody), asking)
+        if confined:
+            confinement._load_filter = Program(assemble_own(), libc.PR_GET_KEEPCAPS).load
+        return confinement
+
+    def apply(self, limits: tuple[float, float, int, int], parent: int, descriptors: int) -> None:
+        """Confine this process for good and leave it with its first so many `descriptors` alone.
+
+        `limits` are those of `packets.RunLimits`.
+        """
         for step, arguments in self._steps:
             if step(*arguments):  # those of Python's own raise; each other returns 0
                 raise OSError(f"{step.__name__}{arguments} failed")

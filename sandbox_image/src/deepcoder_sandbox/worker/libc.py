@@ -17,6 +17,7 @@ _libc.syscall.restype = ctypes.c_long
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
+PR_GET_KEEPCAPS = 7  # 0 where nobody has asked to keep them
 PR_SET_SECCOMP = 22
 PR_SET_NO_NEW_PRIVS = 38
 

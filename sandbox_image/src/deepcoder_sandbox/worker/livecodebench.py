@@ -32,7 +32,8 @@ _GUARDED_OS = dict.fromkeys(
         *("lchflags", "lchmod", "lchown", "getcwd", "chdir"),
     )
 )
-_GUARDED_MODULES = dict.fromkeys(("ipdb", "joblib", "resource", "psutil", "tkinter"))
+_GUARDED_MODULES = dict.fromkeys(("ipdb", "joblib", "psutil", "tkinter"))
+_GUARDED_LATE = "resource"  # not in the zygote, whose wait4 needs it
 _GUARDED_BUILTINS = dict.fromkeys(("quit", "help"))
 _GUARDED_WHERE_USED = {"shutil": dict.fromkeys(("rmtree", "move", "chown")), "subprocess": {"Popen": None}}
 _CLOSED = io.TextIOWrapper(io.BytesIO())
@@ -67,19 +68,15 @@ class _Alarm:
 
 
 _alarm = _Alarm()
-_prepared = False
 
 
 def prepare_zygote() -> None:
-    """Do what the harness does before every program, once in a zygote that serves no other, or in a runner.
+    """Do what the harness does before every program, once in a zygote that serves no other.
 
     Among it, take away what the harness takes away. No protection, only the same failures.
     """
-    global _prepared
-    if _prepared:
-        return
-    _prepared = True
     sys.set_int_max_str_digits(_INTEGER_DIGITS)
+    sys.modules.update(_GUARDED_MODULES)  # type: ignore[arg-type]
     vars(os).update(_GUARDED_OS)
     vars(builtins).update(_GUARDED_BUILTINS)
     sys.argv = ["main.py"]
@@ -94,11 +91,10 @@ def prepare(source: str) -> None:
 
     Modules that the zygote has not loaded are loaded only where the program may use them.
     """
-    prepare_zygote()
-    sys.modules.update(_GUARDED_MODULES)  # type: ignore[arg-type]  # not in the zygote, whose wait4 needs `resource`
-    for name, taken in _GUARDED_WHERE_USED.items():
+    sys.modules[_GUARDED_LATE] = None  # type: ignore[assignment]
+    for name in _GUARDED_WHERE_USED:
         if name in source:
-            vars(importlib.import_module(name)).update(taken)
+            vars(importlib.import_module(name)).update(_GUARDED_WHERE_USED[name])
     lcb_preamble.put_seldom(source, vars(_module))
 
 

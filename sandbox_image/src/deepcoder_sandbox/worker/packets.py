@@ -17,7 +17,16 @@ ERROR = b"error "
 
 RING, CANCEL, HUNG_UP = b"ring", b"cancel", b"hung up"
 TO_A_RUN = (RING, CANCEL, HUNG_UP)
-"""What the judge may send during a run: have its alarm rung, have it ended, look out for its end, which is near."""
+GO_ON = (RING, HUNG_UP)
+"""What the judge may send during a run: have its alarm rung, have it ended, look out for its end, which is near.
+
+After those of `GO_ON` it goes on."""
+
+TOLD_BYTES = 32
+"""Longest of those, and more."""
+
+JOB_BYTES = 384
+"""Longest packet that asks for a run."""
 
 INLINE_BYTES = 1 << 13
 """A session's (livecodebench): longest input or output that a packet holds."""
@@ -90,18 +99,28 @@ def encode_job(job: Job) -> bytes:
     """Return the packet."""
     kind, limits, source_bytes, name_bytes, compiled_bytes, preamble = job
     fields = (kind, *limits, source_bytes, name_bytes, compiled_bytes, int(preamble))
-    return " ".join(map(str, fields)).encode()
+    packet = " ".join(map(str, fields)).encode()
+    if len(packet) > JOB_BYTES:
+        raise ValueError(f"a packet of more than {JOB_BYTES} bytes")
+    return packet
 
 
-def decode_job(packet: bytes) -> Job:
-    """Return what `encode_job` was given."""
+PlainJob = tuple[str, tuple[float, float, int, int], int, int, int, bool]
+"""The fields of a Job: classes of tuples are more for a runner to touch."""
+
+PlainEnded = tuple[int, float, float, float, int, str | None, bool]
+"""Those of a RunEnded."""
+
+
+def decode_job(packet: bytes) -> PlainJob:
+    """Return the fields of what `encode_job` was given."""
     kind, cpu, wall, memory, file, source, name, compiled, preamble = packet.decode().split(" ")
-    limits = RunLimits(float(cpu), float(wall), int(memory), int(file))
-    return Job(kind, limits, int(source), int(name), int(compiled), preamble == "1")
+    limits = float(cpu), float(wall), int(memory), int(file)
+    return kind, limits, int(source), int(name), int(compiled), preamble == "1"
 
 
-def encode_ended(ended: RunEnded) -> bytes:
-    """Return the packet."""
+def encode_ended(ended: PlainEnded) -> bytes:
+    """Return the packet of the fields of a RunEnded."""
     status, cpu_s, wall_s, starved_s, max_rss_kb, killed_for, clean = ended
     return f"{status} {cpu_s} {wall_s} {starved_s} {max_rss_kb} {killed_for or _NONE} {int(clean)}".encode()
 

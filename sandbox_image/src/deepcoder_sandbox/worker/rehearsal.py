@@ -1,8 +1,6 @@
 """A rehearsal: the zygote serves samples of ours in its own process, before it serves programs in copies of it.
 
-What an interpreter learns of code that it runs (instructions adapted to what they met, attributes found) lies in its
-memory. A copy that had to learn it would do so for one program alone, and copy the pages that hold it; a copy of one
-that has learnt it need not. Nothing else is left: what a runner does to its interpreter before a program is undone.
+`dry_run` has why. Nothing else is left of it: what a runner does to its interpreter before a program is undone.
 
 Raises RuntimeError where a sample is not answered as it has to be: then no program would be either.
 """
@@ -16,11 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from deepcoder_sandbox.worker import confine, livecodebench, packets, session
+from deepcoder_sandbox.worker import confine, dry_run, livecodebench, session
 from deepcoder_sandbox.worker.packets import INLINE, PREPARED, SESSION_BYTES, STARTED
-
-_TIMES: Final = 12
-"""An interpreter begins to adapt a function when it has been called eight times."""
 
 _PROGRAM: Final = b"""import sys
 from collections import deque
@@ -46,18 +41,17 @@ _SAMPLES: Final = ((_PROGRAM, b"", b"3\n5\n", b"3 5 \n"), (_METHOD, b"same", b"3
 """Programs, the function that is called, what it is given, and what comes of it."""
 
 run: Final = session.run
-_LIMITS: Final = packets.RunLimits(1.0, 1.0, memory_limit_mb=1, file_bytes=1)  # nobody enforces them
 
 
-def prepare_zygote() -> None:
+def prepare_zygote(harmless: confine.Confinement) -> None:
     """Do once, in the zygote, what is the same for every program, and serve each sample several times.
 
     Descriptors that are for runners are closed, and used as they use them.
     """
     session.prepare_zygote()
     with _as_it_was():
-        for source, fn_name, given, told in _SAMPLES * _TIMES:
-            answers = _serve(source, fn_name, INLINE + given)
+        for source, fn_name, given, told in _SAMPLES * dry_run.TIMES:
+            answers = _serve(source, fn_name, INLINE + given, harmless)
             if answers != [STARTED, PREPARED, INLINE + told]:
                 raise RuntimeError(f"a sample was answered by {answers}")
 
@@ -74,7 +68,7 @@ def _as_it_was() -> Iterator[None]:
     sys.modules.update(modules)
 
 
-def _serve(source: bytes, fn_name: bytes, packet: bytes) -> list[bytes]:
+def _serve(source: bytes, fn_name: bytes, packet: bytes, harmless: confine.Confinement) -> list[bytes]:
     """Be the runner of a session with one test, and return what it answers."""
     os.closerange(session.CONTROL, confine.RUNNERS_DESCRIPTORS)  # what is opened now has a runner's numbers
     control, near = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -84,7 +78,6 @@ def _serve(source: bytes, fn_name: bytes, packet: bytes) -> list[bytes]:
         os.write(session.GIVEN, source + fn_name)
         judge.send(packet)
         judge.shutdown(socket.SHUT_WR)
-        job = packets.encode_job(packets.Job("stdin", _LIMITS, len(source), len(fn_name)))
-        session.run(packets.decode_job(job), lambda: None)
+        dry_run.become_runner(session.run, len(source), len(fn_name), harmless)
         control.close()
         return list(iter(lambda: judge.recv(SESSION_BYTES), b""))

@@ -84,6 +84,8 @@ def _mount_new(target: str, kind: str, data: str) -> None:
 
 def empty_scratch() -> None:
     """Remove whatever a program left in the scratch directory. Raises OSError or RecursionError where it cannot."""
+    if not os.listdir(SCRATCH):  # the usual case
+        return
     with os.scandir(SCRATCH) as entries:
         for entry in entries:
             _remove(entry)

@@ -111,41 +111,35 @@ _RULES: dict[str, list[Instruction]] = {
 }
 
 
-class _Program:
+class Program:
     """A filter program in memory, ready to load, with holes where a runner's pid belongs."""
 
-    def __init__(self, instructions: list[Instruction]) -> None:
+    def __init__(self, instructions: list[Instruction], option: int = libc.PR_SET_SECCOMP) -> None:
+        """`option` is for prctl(2): another one does not load it."""
         packed = b"".join(struct.pack("<HBBI", *instruction) for instruction in instructions)
-        self._code = bytearray(packed)
-        self._holes = [
-            8 * index + 4 for index, instruction in enumerate(instructions) if isinstance(instruction[3], _Pid)
-        ]
-        self._pinned = (ctypes.c_char * len(packed)).from_buffer(self._code)
-        header = struct.pack("<HxxxxxxQ", len(instructions), ctypes.addressof(self._pinned))
+        code = (ctypes.c_char * len(packed)).from_buffer_copy(packed)
+        self._words = memoryview(code).cast("B").cast("I")
+        self._holes = tuple(
+            2 * index + 1 for index, instruction in enumerate(instructions) if isinstance(instruction[3], _Pid)
+        )
+        header = struct.pack("<HxxxxxxQ", len(instructions), ctypes.addressof(code))
         self._header = ctypes.create_string_buffer(header)
-        self._arguments = (libc.PR_SET_SECCOMP, libc.SECCOMP_MODE_FILTER, ctypes.addressof(self._header), 0, 0)
+        self._arguments = (option, libc.SECCOMP_MODE_FILTER, ctypes.addressof(self._header), 0, 0)
 
     def load(self, pid: int) -> None:
+        """Bind this thread, and what it forks, for good. Needs no_new_privs. Raises OSError."""
         for hole in self._holes:
-            struct.pack_into("<I", self._code, hole, pid)
+            self._words[hole] = pid
         if libc.bare_prctl(*self._arguments):
             raise OSError("the kernel does not take the system call filter")
 
 
 class Filter:
-    """Both parts, ready to load. Loading needs no_new_privs, and binds this thread and what it forks for good."""
+    """Both parts, ready to load: that of a zygote, and that of a runner, by its pid."""
 
     def __init__(self) -> None:
-        self._inherited = _Program(assemble_inherited())
-        self._own = _Program(assemble_own())
-
-    def load_base(self) -> None:
-        """Bind a zygote, as the last step of its preparation."""
-        self._inherited.load(0)
-
-    def load(self, pid: int) -> None:
-        """Bind a runner, which `pid` is."""
-        self._own.load(pid)
+        self.inherited = Program(assemble_inherited())
+        self.own = Program(assemble_own())
 
 
 def assemble_inherited(machine: str | None = None) -> list[Instruction]:

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable
 
 from deepcoder_sandbox.worker import livecodebench
-from deepcoder_sandbox.worker.packets import IN_FILE, INLINE, INLINE_BYTES, PREPARED, SESSION_BYTES, STARTED, Job
+from deepcoder_sandbox.worker.packets import IN_FILE, INLINE, INLINE_BYTES, PREPARED, SESSION_BYTES, STARTED, PlainJob
 
 NULL_IN, NULL_OUT, NULL_ERROR, CONTROL, GIVEN, OUTPUT = range(6)
 """Descriptors of a session's runner; what is given is the program, and behind it a long input."""
@@ -25,14 +25,15 @@ def prepare_zygote() -> None:
     livecodebench.prepare_zygote()
 
 
-def run(job: Job, begin: Callable[[], None]) -> int:
+def run(job: PlainJob, begin: Callable[[], None]) -> int:
     """Serve tests until the judge hangs up or the program ends the process; return the exit status.
 
     `begin` is called before the program's first instruction.
     """
-    given_at = job.source_bytes + job.name_bytes
+    _, _, source_bytes, name_bytes, _, _ = job
+    given_at = source_bytes + name_bytes
     content = os.pread(GIVEN, given_at, 0)
-    source, fn_name = content[: job.source_bytes].decode(), content[job.source_bytes :].decode() or None
+    source, fn_name = content[:source_bytes].decode(), content[source_bytes:].decode() or None
     packet = os.read(CONTROL, SESSION_BYTES)  # left unread at our end, it would take our last packet with it
     os.write(CONTROL, STARTED)  # from here on the judge knows this process, and keeps its time
     try:

@@ -19,8 +19,8 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from os import kill  # by name: LiveCodeBench's harness takes it out of the module
-from typing import NamedTuple
+from os import kill, waitpid  # by name: LiveCodeBench's harness takes the first out of the module
+from time import monotonic
 
 from deepcoder_sandbox.worker import packets
 from deepcoder_sandbox.worker.libc import process_cpu_clock
@@ -29,7 +29,7 @@ from deepcoder_sandbox.worker.thread_gate import ThreadGate
 
 _SIGKILL = int(signal.SIGKILL)
 _OVERDUE_SLEEP_S, _LONGEST_SLEEP_S = 0.01, 1.0
-_PACKET_BYTES = 1 << 16
+_LONGEST_SLEEP_MS = _LONGEST_SLEEP_S * 1000
 
 
 def cpu_seconds(pid: int) -> float | None:
@@ -40,15 +40,8 @@ def cpu_seconds(pid: int) -> float | None:
         return None
 
 
-class Ended(NamedTuple):
-    """The fields of `packets.RunEnded` up to `killed_for`; confining is part of `cpu_s` here."""
-
-    wait_status: int
-    cpu_s: float
-    wall_s: float
-    starved_s: float
-    max_rss_kb: int
-    killed_for: str | None
+Ended = tuple[int, float, float, float, int, str | None]
+"""The fields of `packets.RunEnded` up to `killed_for`; confining is part of the second here."""
 
 
 class Supervisor:
@@ -82,44 +75,43 @@ class Supervisor:
     def wait(self, pid: int, packet: bytes) -> Ended:
         """Wait for `pid`, ending it at its limits or when the judge says so, or hangs up; reap it.
 
-        `packet` is the one that asked for it, which tells its limits.
+        `packet` is the one that asked for it, which tells its limits. What a session has used that the judge has ended
+        is not told: the judge knows.
         """
-        started = time.monotonic()
-        if not self._sessions:
-            return self._wait_for_end(pid, packets.decode_job(packet).limits, started)
-        ready = self._poller.poll(_LONGEST_SLEEP_S * 1000)  # no session has a limit that is shorter
-        if len(ready) == 1 and ready[0][0] == self._channel_number and not self._obey(pid):
-            return self._end(pid, started)
-        return self._wait_for_end(pid, packets.decode_job(packet).limits, started)
+        started = monotonic()
+        if self._sessions:
+            ready = self._poller.poll(_LONGEST_SLEEP_MS)  # no session has a limit that is shorter
+            if len(ready) == 1 and ready[0][0] == self._channel_number:
+                told = self._channel.recv(packets.TOLD_BYTES)
+                if told not in packets.GO_ON:
+                    kill(pid, _SIGKILL)
+                    return waitpid(pid, 0)[1], 0.0, monotonic() - started, 0.0, 0, "cancelled"
+                self._obey(pid, told)
+        return self._wait_for_end(pid, packets.decode_job(packet)[1], started)
 
-    def _end(self, pid: int, started: float) -> Ended:
-        wall_s, cpu_s = time.monotonic() - started, cpu_seconds(pid) or 0.0
-        kill(pid, _SIGKILL)
-        return Ended(os.waitpid(pid, 0)[1], cpu_s, wall_s, 0.0, 0, "cancelled")
-
-    def _wait_for_end(self, pid: int, limits: packets.RunLimits, started: float) -> Ended:
+    def _wait_for_end(self, pid: int, limits: tuple[float, float, int, int], started: float) -> Ended:
+        cpu_limit_s, wall_limit_s, _, _ = limits
         killed_for: str | None = None
         starved_s = 0.0
         descriptor = os.pidfd_open(pid)
         self._poller.register(descriptor, select.POLLIN)
         try:
-            first_look_s = min(limits.cpu_limit_s, limits.wall_limit_s, _LONGEST_SLEEP_S)
+            first_look_s = min(cpu_limit_s, wall_limit_s, _LONGEST_SLEEP_S)
             ready = self._poller.poll(first_look_s * 1000 + 1.0)
             if len(ready) != 1 or ready[0][0] != descriptor:
-                killed_for, starved_s = self._watch(pid, descriptor, ready, started, limits)
+                killed_for, starved_s = self._watch(pid, descriptor, ready, started, cpu_limit_s, wall_limit_s)
         finally:
             self._poller.unregister(descriptor)
             os.close(descriptor)
-        wall_s = time.monotonic() - started
+        wall_s = monotonic() - started
         _, status, usage = os.wait4(pid, 0)
-        return Ended(status, usage.ru_utime + usage.ru_stime, wall_s, starved_s, usage.ru_maxrss, killed_for)
+        return status, usage.ru_utime + usage.ru_stime, wall_s, starved_s, usage.ru_maxrss, killed_for
 
-    def _obey(self, pid: int) -> bool:
-        """Receive what the judge says; whether the run is to go on, as far as it does."""
-        packet = self._channel.recv(_PACKET_BYTES)
-        if packet == packets.RING:
+    def _obey(self, pid: int, told: bytes) -> bool:
+        """Do what the judge says; whether the run is to go on, as far as it does."""
+        if told == packets.RING:
             kill(pid, signal.SIGALRM)
-        return packet in (packets.RING, packets.HUNG_UP)
+        return told in packets.GO_ON
 
     def _watch(
         self,
@@ -127,14 +119,15 @@ class Supervisor:
         descriptor: int,
         ready: list[tuple[int, int]],
         started: float,
-        limits: packets.RunLimits,
+        cpu_limit_s: float,
+        wall_limit_s: float,
     ) -> tuple[str | None, float]:
         """Look after a runner that is not over in a moment; return what it was ended for, and how long it starved."""
-        starvation = Starvation(pid, lambda: cpu_seconds(pid), limits.wall_limit_s, started, self._proc)
+        starvation = Starvation(pid, lambda: cpu_seconds(pid), wall_limit_s, started, self._proc)
         killed_for: str | None = None
         look_at = time.monotonic()
         while descriptor not in (events := [fd for fd, _ in ready]):
-            if self._channel_number in events and not self._obey(pid):
+            if self._channel_number in events and not self._obey(pid, self._channel.recv(packets.TOLD_BYTES)):
                 killed_for = "cancelled"
             if self._gate is not None and self._gate.fileno() in events:
                 self._gate.answer(pid)
@@ -143,11 +136,11 @@ class Supervisor:
             if now >= look_at or killed_for:  # seldom: a look reads much of a program with many threads
                 used_s = (cpu_seconds(pid) or 0.0) - self._setup_cpu_s()
                 waited_s = now - started - starvation.seconds()
-                left_s = min(limits.cpu_limit_s - used_s, limits.wall_limit_s - waited_s)
+                left_s = min(cpu_limit_s - used_s, wall_limit_s - waited_s)
                 look_at = now + min(left_s if left_s > 0 else _OVERDUE_SLEEP_S, _LONGEST_SLEEP_S)
-                if used_s > limits.cpu_limit_s:
+                if used_s > cpu_limit_s:
                     killed_for = killed_for or "cpu"
-                elif waited_s > limits.wall_limit_s and not starvation.is_runnable():
+                elif waited_s > wall_limit_s and not starvation.is_runnable():
                     killed_for = killed_for or "wall"
             if killed_for:
                 kill(pid, _SIGKILL)

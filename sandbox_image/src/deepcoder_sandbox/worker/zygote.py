@@ -18,19 +18,19 @@ import gc
 import mmap
 import os
 import socket
-import time
 from collections.abc import Callable
 from os import fork  # by name: LiveCodeBench's harness takes it out of the module
-from typing import NoReturn
+from time import process_time
 
 from deepcoder_sandbox.worker import confine, packets, supervise
 from deepcoder_sandbox.worker.thread_gate import ThreadGate
 
-_PACKET_BYTES = 1 << 16
 _DESCRIPTOR_BYTES = 4
 _ANCILLARY_BYTES = socket.CMSG_SPACE(confine.RUNNERS_DESCRIPTORS * _DESCRIPTOR_BYTES)
+_CUT = int(socket.MSG_CTRUNC | socket.MSG_TRUNC)
 _FAILED = 1
 _REASON_AT, _REASON_BYTES = 8, 500
+_MORE_THAN_0_S = 1e-9
 
 
 class NotStarted(OSError):
@@ -46,15 +46,19 @@ class Zygote:
         confinement: confine.Confinement,
         proc: int,
         gate: ThreadGate | None,
-        run: Callable[[packets.Job, Callable[[], None]], int],
+        run: Callable[[packets.PlainJob, Callable[[], None]], int],
         *,
         sessions: bool,
+        leave: Callable[[int], object] = os._exit,
     ) -> None:
         """`proc` is a descriptor of /proc, `sessions` whether runs are such that the judge tells when they are over.
 
         `run` is what a runner does once it is confined: it calls what it is given right before the program's first
-        instruction, and returns the exit status, or raises SystemExit to have the interpreter end by itself.
+        instruction, and returns the exit status, or raises SystemExit to have the interpreter end by itself. With that
+        status a runner leaves by `leave`: who rehearses one stays.
         """
+        self._pid = os.getpid()
+        self._leave = leave
         self._channel = channel
         self._confinement = confinement
         self._supervisor = supervise.Supervisor(channel, proc, gate, self._setup_cpu_s, sessions=sessions)
@@ -68,15 +72,17 @@ class Zygote:
         """Answer requests until the judge hangs up. `after_run` cleans up what a program may have left."""
         os.closerange(0, confine.RUNNERS_DESCRIPTORS)  # what is received gets these numbers, in order, at once
         while True:
-            packet, ancillary, flags, _ = self._channel.recvmsg(_PACKET_BYTES, _ANCILLARY_BYTES)
+            packet, ancillary, flags, _ = self._channel.recvmsg(packets.JOB_BYTES, _ANCILLARY_BYTES)
             if not packet:
                 return
             if packet in packets.TO_A_RUN:  # which was over already
                 continue
-            received = sum(len(data) for _, _, data in ancillary) // _DESCRIPTOR_BYTES
+            received = 0
+            for _, _, data in ancillary:
+                received += len(data) // _DESCRIPTOR_BYTES
             try:
-                if flags & socket.MSG_CTRUNC:
-                    raise OSError("descriptors were lost on the way")
+                if flags & _CUT:
+                    raise OSError("a part of a request, or descriptors, were lost on the way")
                 answer = self._run(packet, received, after_run)
             except (OSError, ValueError) as error:
                 os.closerange(0, received)
@@ -89,10 +95,10 @@ class Zygote:
     def _run(self, packet: bytes, descriptors: int, after_run: Callable[[], None]) -> bytes:
         self._setup_s[0] = 0.0
         self._page[_REASON_AT] = 0
-        zygote = os.getpid()
         pid = fork()
         if pid == 0:
-            self._become_runner(packet, descriptors, zygote)
+            self.become_runner(packet, descriptors, self._pid)
+            os._exit(_FAILED)
         os.closerange(0, descriptors)  # or the judge would not see the runner hang up as it ends
         status, cpu_s, wall_s, starved_s, max_rss_kb, killed_for = self._supervisor.wait(pid, packet)
         setup_s = self._setup_s[0]
@@ -105,15 +111,15 @@ class Zygote:
         except (OSError, RecursionError):
             clean = False
         cpu_s = max(0.0, cpu_s - setup_s)
-        return packets.encode_ended(packets.RunEnded(status, cpu_s, wall_s, starved_s, max_rss_kb, killed_for, clean))
+        return packets.encode_ended((status, cpu_s, wall_s, starved_s, max_rss_kb, killed_for, clean))
 
-    def _become_runner(self, packet: bytes, descriptors: int, zygote: int) -> NoReturn:
+    def become_runner(self, packet: bytes, descriptors: int, zygote: int) -> None:
         """Confine this copy, mark it ready and hand it to the program. The copy never goes on as a zygote."""
         status = _FAILED
         try:
             job = packets.decode_job(packet)
-            self._confinement.apply(job.limits, zygote, descriptors)
-            self._setup_s[0] = time.process_time()
+            self._confinement.apply(job[1], zygote, descriptors)
+            self._setup_s[0] = process_time() + _MORE_THAN_0_S  # the clock of a process may lag by a tick
             status = self._run_program(job, self._begin)
         except SystemExit:
             _disown_sockets()
@@ -122,7 +128,7 @@ class Zygote:
             if not self._page.closed:
                 reason = repr(error).encode(errors="replace")[: _REASON_BYTES - 1] + b"\0"
                 self._page[_REASON_AT : _REASON_AT + len(reason)] = reason
-        os._exit(status)
+        self._leave(status)
 
     def _begin(self) -> None:
         """Let go of the page: from here on nothing that this copy claims is the judge's failure."""
