@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,27 @@ def test_of_a_go_program_what_its_packages_hold_is_found_once_and_not_what_their
     ]  # fmt: skip
     stream = "\n".join(json.dumps(message, indent=2) for message in said) + "\n"
     assert [found["osv"] for found in SCRIPT["reached"](stream)] == ["GO-2"]
+
+
+def test_what_is_in_a_go_program_is_told_with_its_mend_and_the_newest_advisory_by_its_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data" / "osv").mkdir(parents=True)
+    for name in ("GO-2026-9", "GO-2026-10"):
+        about = {"id": name, "aliases": ["CVE-2026-1"], "published": "0001-01-01T00:00:00Z"}
+        (tmp_path / "data" / "osv" / f"{name}.json").write_text(json.dumps(about))
+    at = {"module": "example.org/m", "version": "v1.0.0", "package": "example.org/m/p"}
+    said = json.dumps({"finding": {"osv": "GO-2026-9", "fixed_version": "v1.2.0", "trace": [at]}})
+    scope = SCRIPT["main"].__globals__
+    monkeypatch.setattr(scope["gobuild"], "built", lambda *_: [tmp_path / "etcd-0" / "etcd"])
+    monkeypatch.setattr(scope["doctor"], "go_version", lambda: "go1.26.8")
+    done = subprocess.CompletedProcess([], 0, said)
+    monkeypatch.setattr(scope["subprocess"], "run", lambda command, **_: done)
+    assert SCRIPT["main"](["--go-advisories", str(tmp_path)]) == 1
+    told = capsys.readouterr().out
+    assert "example.org/m v1.0.0 (etcd): GO-2026-9 CVE-2026-1: fixed in v1.2.0\n" in told
+    assert "go-advisories: 1 Go programs, " in told
+    assert told.rstrip().endswith("the newest advisory is GO-2026-10, 1 findings")
 
 
 @pytest.mark.parametrize("option", ["--advisories", "--safety-db", "--go-advisories"])
