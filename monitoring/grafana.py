@@ -58,14 +58,40 @@ def rendered(dashboard: Dashboard) -> dict[str, Any]:
         "editable": False,
         "refresh": "30s",
         "time": {"from": "now-6h", "to": "now"},
-        "links": [
-            {"type": "dashboards", "tags": ["deepcoder"], "title": "DeepCoder", "asDropdown": True, "includeVars": True}
-        ],
+        "links": [_LINK],
+        "annotations": {"list": []},
         "templating": {"list": [_DATASOURCE, *(_variable(v) for v in dashboard.variables)]},
         "panels": panels,
     }
 
 
+_LINK = {
+    "type": "dashboards",
+    "tags": ["deepcoder"],
+    "title": "DeepCoder",
+    "icon": "external link",
+    "tooltip": "",
+    "asDropdown": True,
+    "includeVars": True,
+    "keepTime": True,
+    "targetBlank": False,
+}
+_CHART = {
+    "legend": {"showLegend": True, "displayMode": "list", "placement": "bottom", "calcs": []},
+    "tooltip": {"mode": "multi", "sort": "none"},
+}
+_FIGURE = {
+    "reduceOptions": {"calcs": ["lastNotNull"], "values": False},
+    "colorMode": "value",
+    "graphMode": "area",
+    "justifyMode": "auto",
+    "orientation": "auto",
+    "textMode": "auto",
+    "wideLayout": True,
+    "showPercentChange": False,
+    "percentChangeColorMode": "standard",
+}
+"""Whole, as Grafana itself saves them, so that nothing depends on what a release of it takes for missing."""
 _DATASOURCE = {"name": "datasource", "type": "datasource", "query": "prometheus", "label": "Prometheus"}
 
 
@@ -99,9 +125,7 @@ def _panel(number: int, panel: Panel, place: dict[str, int]) -> dict[str, Any]:
             "defaults": {"unit": panel.unit, "min": 0} | ({} if panel.kind == "stat" else {"custom": custom}),
             "overrides": [],
         },
-        "options": {"tooltip": {"mode": "multi"}}
-        if panel.kind == "timeseries"
-        else {"reduceOptions": {"calcs": ["lastNotNull"]}},
+        "options": _CHART if panel.kind == "timeseries" else _FIGURE,
         "targets": [
             {"refId": chr(ord("A") + i), "expr": query, "legendFormat": legend}
             for i, (query, legend) in enumerate(panel.lines)
