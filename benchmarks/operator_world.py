@@ -250,7 +250,7 @@ async def world(directory: Path) -> AsyncIterator[World]:
     if programs is None or s3_program is None:
         raise SystemExit("the API and S3 servers have not been built: run `python -m devcluster build`")
     async with AsyncExitStack() as stack:
-        kubeconfig = stack.enter_context(control_plane.running(directory, programs))
+        kubeconfig = stack.enter_context(control_plane.running(directory, programs, growth_percent=100))
         s3 = stack.enter_context(s3_server.running(directory, s3_program))
         os.environ["KUBECONFIG"] = str(kubeconfig)
         kube = await Kube.connect()

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import api_audit
@@ -35,9 +37,12 @@ def programs() -> dict[str, Path] | None:
 
 
 @contextmanager
-def running(directory: Path, paths: dict[str, Path], *, autoscaled: bool = False) -> Iterator[Path]:
+def running(
+    directory: Path, paths: dict[str, Path], *, autoscaled: bool = False, growth_percent: int = 400
+) -> Iterator[Path]:
     """Start all, yield the administrator's kubeconfig, and end all; `autoscaled`: with autoscalers, and metrics that
-    another server may serve."""
+    another server may serve. Heaps may grow by so much before they are looked through for garbage: at Go's 100 a
+    quarter of the CPU time goes into that."""
     client, peer, secure = _free_ports(3)
     server = f"https://127.0.0.1:{secure}"
     keys = directory / "pki"
@@ -46,10 +51,11 @@ def running(directory: Path, paths: dict[str, Path], *, autoscaled: bool = False
     pki.write_kubeconfig(keys, "admin", server, kubeconfig)
     (directory / "audit-policy.json").write_text(json.dumps(api_audit.POLICY))
     with ExitStack() as stack:
-        _start(stack, directory, _etcd(paths["etcd"], directory, client, peer))
-        api = _start(stack, directory, _apiserver(paths["kube-apiserver"], directory, client, secure, autoscaled))
+        start = partial(_start, stack, directory, environment=os.environ | {"GOGC": str(growth_percent)})
+        start(_etcd(paths["etcd"], directory, client, peer))
+        api = start(_apiserver(paths["kube-apiserver"], directory, client, secure, autoscaled))
         _wait_ready(api, directory, server, keys)
-        _start(stack, directory, _controllers(paths["kube-controller-manager"], keys, autoscaled))
+        start(_controllers(paths["kube-controller-manager"], keys, autoscaled))
         try:
             yield kubeconfig
         finally:
@@ -124,9 +130,16 @@ def _controllers(program: Path, keys: Path, autoscaled: bool) -> list[str]:
     ]
 
 
-def _start(stack: ExitStack, directory: Path, command: Sequence[str]) -> subprocess.Popen[bytes]:
+def _start(
+    stack: ExitStack, directory: Path, command: Sequence[str], environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
     log = stack.enter_context((directory / f"{Path(command[0]).name}.log").open("wb"))
-    process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, preexec_fn=_die_with_parent)
+    environment = os.environ | {
+        "GOGC": "400"
+    }  # memory is there: a quarter of their CPU time is for looking for garbage
+    process = subprocess.Popen(
+        command, env=environment, stdout=log, stderr=subprocess.STDOUT, preexec_fn=_die_with_parent
+    )
     stack.callback(_end, process)
     return process
 

@@ -10,6 +10,7 @@ import asyncio
 from contextlib import suppress
 from typing import Any
 
+from kuberay_standin import LOOK_SECONDS
 from loop_world import Cluster
 from run_manifests import EVALUATE, TRAIN
 from s3_server import BUCKET
@@ -68,9 +69,10 @@ class Scenario:
 
     async def _play(self) -> None:
         while True:
+            seen = self.site.standin.changes.count
             with suppress(errors.KubeError):
                 await self._step()
-            await asyncio.sleep(0.05)
+            await self.site.standin.changes.after(seen, LOOK_SECONDS)
 
     async def _step(self) -> None:
         for job in (await self.site.kube.list(RAYJOBS, self.site.namespace))[0]:

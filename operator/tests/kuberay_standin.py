@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
+from api_changes import Changes
 from s3_server import BUCKET, S3Server
 
 from deepcoder_contracts.base import sha256_digest
@@ -25,13 +26,14 @@ from deepcoder_contracts.progress import AUDIENCE, ProgressReply, ProgressReport
 from deepcoder_contracts.stage import StageConfig, StageType
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube, Object
-from deepcoder_operator.kube.resources import CONFIGMAPS, PODS, RAYCLUSTERS, RAYJOBS
+from deepcoder_operator.kube.resources import CONFIGMAPS, PODS, RAYCLUSTERS, RAYJOBS, RUNS
 
-POLL_SECONDS = 0.1
+LOOK_SECONDS = 0.5
+"""Longest time between two looks, for what a test has changed here."""
 
 
 class Standin:
-    """KubeRay and kubelet of a namespace, polling; stop by cancelling `run`."""
+    """KubeRay and kubelet of a namespace, which look when something has changed; stop by cancelling `run`."""
 
     def __init__(self, kube: Kube, namespace: str, s3: S3Server) -> None:
         self.kube, self.namespace, self.s3 = kube, namespace, s3
@@ -41,14 +43,18 @@ class Standin:
         self.node: str | None = None
         """That pods are bound to: without one the API server itself lets a deleted pod go at once."""
         self.seen: list[str] = []
+        self.changes = Changes(kube, namespace, RUNS, RAYJOBS, PODS)
         self._mounted: dict[str, dict[str, str]] = {}
 
     async def run(self) -> None:
         """Start every RayJob that appears."""
-        while True:
-            with suppress(errors.Unavailable, errors.NotFound):  # while a kind comes or goes the server says so
-                await self._look()
-            await asyncio.sleep(POLL_SECONDS)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.changes.follow())
+            while True:
+                seen = self.changes.count
+                with suppress(errors.Unavailable, errors.NotFound):  # while a kind comes or goes the server says so
+                    await self._look()
+                await self.changes.after(seen, LOOK_SECONDS)
 
     async def _look(self) -> None:
         jobs, _ = await self.kube.list(RAYJOBS, self.namespace)

@@ -23,7 +23,8 @@ import s3_server
 import yaml
 from chart_account import Account
 from crd_serving import established
-from kuberay_standin import Standin, dump
+from kuberay_standin import LOOK_SECONDS, Standin, dump
+from operator_template import Forked, Running
 from run_manifests import run_manifest
 
 from deepcoder_operator.kube.client import Kube, Object
@@ -55,24 +56,26 @@ class Cluster:
     identity: str = "operator-a"
     name: str = "demo"
     """Of the run."""
-    process: asyncio.subprocess.Process | None = None
+    process: Running | None = None
     tasks: list[asyncio.Task[Any]] = field(default_factory=list)
 
     async def start_operator(self, *program: str, **changes: Any) -> None:
-        """Start the operator's process: another program than ours, and changes to its configuration, where given."""
+        """Start the operator's process: by a command in the place of one that is forked, and with changes to its
+        configuration, where given."""
         progress = {"url": f"https://localhost:{self.port}", "port": self.port}
         config = self.account.config | {"healthPort": self.health_port, "images": {"trainer": "trainer:1"}}
         config["progress"] |= progress
         path = self.directory / "operator.yaml"
         path.write_text(yaml.safe_dump(config | changes))
         environment = os.environ | {"KUBECONFIG": str(self.kubeconfig), "POD_NAME": self.identity}
-        log = (self.directory / "operator.log").open("ab")
-        self.process = await asyncio.create_subprocess_exec(
-            sys.executable, *(program or ("-m", "deepcoder_operator")),
-            "run", "--config", str(path), "--log-level", "debug",
-            env=environment, stdout=log, stderr=log,
-        )  # fmt: skip
-        log.close()
+        words = ("run", "--config", str(path), "--log-level", "debug")
+        if not program:
+            self.process = Forked(words, environment, self.directory / "operator.log")
+            return
+        with (self.directory / "operator.log").open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable, *program, *words, env=environment, stdout=log, stderr=log
+            )
 
     async def probe(self, path: str) -> tuple[int, str]:
         """What the kubelet is answered; 0 while nobody listens."""
@@ -113,10 +116,11 @@ class Cluster:
         try:
             async with asyncio.timeout(WAIT_SECONDS):
                 while True:
+                    seen = self.standin.changes.count
                     run = await self.run()
                     if holds(run):
                         return run
-                    await asyncio.sleep(0.1)
+                    await self.standin.changes.after(seen, LOOK_SECONDS)
         except TimeoutError:
             written = self.directory / "operator.log"
             log = written.read_text(errors="replace")[-6000:] if written.exists() else ""
@@ -167,10 +171,13 @@ async def wait_for(what: str, holds: Callable[[], Awaitable[bool]]) -> None:
 
 @cache
 def kuberay_crds() -> list[Object]:
-    """KubeRay's own; a megabyte of YAML each."""
+    """KubeRay's own, in the version that is asked for: half a megabyte, for which the API server computes a second."""
     built = Artifacts(cache_root(), doctor.go_version()).directory("kuberay")
     names = ("ray.io_rayjobs.yaml", "ray.io_rayclusters.yaml")
-    return [yaml.load(next(built.rglob(n)).read_text(), yaml.CSafeLoader) for n in names]
+    crds = [yaml.load(next(built.rglob(n)).read_text(), yaml.CSafeLoader) for n in names]
+    for crd in crds:
+        crd["spec"]["versions"] = [v for v in crd["spec"]["versions"] if v["storage"]]
+    return crds
 
 
 async def install_kuberay_crds(kube: Kube) -> None:

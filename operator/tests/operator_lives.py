@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from faulty_api import Faulty, Side, Write, faulty_api, faulty_s3, kubeconfig_through
 from loop_world import Cluster
+from operator_template import Running
 
 from deepcoder_operator.app import Operator
 from deepcoder_operator.config import OperatorConfig
@@ -31,7 +32,7 @@ class Life:
     proxy: Faulty
     dies_at: Callable[[Write], Side | None]
     task: asyncio.Task[None] | None = None
-    process: asyncio.subprocess.Process | None = None
+    process: Running | None = None
     died: Write | None = None
     """The write that it dies at; it may still be under way."""
     ended: bool = False

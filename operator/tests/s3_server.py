@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +36,9 @@ class S3Server:
 
     endpoint: str
 
+    @cache  # noqa: B019  there are few servers, and making a client takes longer than most of what is asked of it
     def client(self, secret: str = SECRET) -> S3Client:
-        """A client of one's own."""
+        """A client; threads may share it."""
         return boto3.client(
             "s3", endpoint_url=self.endpoint, region_name="us-east-1", aws_access_key_id=ACCESS,
             aws_secret_access_key=secret,

@@ -21,13 +21,14 @@ from deepcoder_operator.kube.resources import (
 pytestmark = [pytest.mark.apiserver, pytest.mark.s3]
 
 
-async def test_sigterm_ends_the_operator_in_time_and_well(cluster: Cluster) -> None:
-    await wait_for("the operator is ready", cluster.ready)
-    assert cluster.process is not None
-    cluster.process.send_signal(signal.SIGTERM)
+async def test_sigterm_ends_the_command_in_time_and_well(site: Cluster) -> None:
+    await site.start_operator("-m", "deepcoder_operator")
+    await wait_for("the operator is ready", site.ready)
+    assert site.process is not None
+    site.process.send_signal(signal.SIGTERM)
     async with asyncio.timeout(20):  # well within a pod's grace
-        assert await cluster.process.wait() == 0
-    assert "Traceback" not in (cluster.directory / "operator.log").read_text()
+        assert await site.process.wait() == 0
+    assert "Traceback" not in (site.directory / "operator.log").read_text()
 
 
 async def test_operator_is_ready_once_runs_can_be_listed_and_sees_those_of_a_crd_that_came_later(
