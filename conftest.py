@@ -15,6 +15,7 @@ settings.load_profile("unhurried")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Refuse a test whose parameters have no order."""
     for mark in metafunc.definition.iter_markers("parametrize"):
         values = mark.args[1] if len(mark.args) > 1 else mark.kwargs.get("argvalues")
         if isinstance(values, set | frozenset):
