@@ -339,6 +339,7 @@ def ray_cluster() -> Iterator[None]:
     import ray
 
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # as `cluster.connect_ray` does
     ray.init(
         num_cpus=4,
         num_gpus=0,

@@ -126,6 +126,8 @@ def connect_ray(resources: StageResources, weights: float) -> None:
         ray.init(address="auto", log_to_driver=True, logging_level=logging.ERROR)
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # A worker a core would be started beforehand, of which one task makes use: actors have environments of their own.
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     _lock_out()
     store = object_store_bytes(weights)
     for left in reversed(range(STARTS)):
