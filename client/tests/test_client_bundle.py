@@ -214,6 +214,21 @@ def test_operator_that_ends_again_and_again_is_there_with_its_last_words(monkeyp
     assert any("no pod in namespace deepcoder" in line for line in bundle().missing)
 
 
+def test_who_may_not_read_the_operators_log_is_not_sent_for_a_role_that_reads_all_of_its_namespace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(self: Client, namespace: str, name: str, *_: str, **__: Any) -> Iterator[str]:
+        if name == "op":
+            raise Forbidden(Right("get", "pods/log", "", namespace))
+        yield "said"
+
+    monkeypatch.setattr(Client, "pod_log", refused)
+    (missing,) = [line for line in bundle().missing if line.startswith("the operator's log")]
+    assert "get pods/log in namespace deepcoder" in missing
+    assert "all teams' runs are in that log" in missing
+    assert "role view" not in missing
+
+
 def test_the_archive_has_one_folder_with_a_report_of_what_is_missing() -> None:
     with tarfile.open(fileobj=io.BytesIO(bundle().archive("demo-1"))) as archive:
         names = archive.getnames()

@@ -31,3 +31,13 @@ def test_other_rights_are_told_with_the_roles_of_those_who_own_them() -> None:
     assert "a Role for this Secret alone" in Right("get", "secrets", "", "team").sentence()
     assert Right("list", "rayjobs", "ray.io", "team").qualified == "rayjobs.ray.io"
     assert Right("get", "pods/log").qualified == "pods/log"
+
+
+def test_what_kubernetes_own_view_does_not_read_is_not_asked_for_there() -> None:
+    """`view` has no kinds of the cluster's own, and KubeRay has a role for each of its kinds."""
+    said = Right("list", "nodes").sentence()
+    assert said.endswith(
+        "ask for a ClusterRoleBinding to a ClusterRole that reads nodes, which Kubernetes' own view does not"
+    )
+    assert Right("list", "rayclusters", "ray.io", "team").role == "KubeRay's ClusterRole raycluster-viewer-role"
+    assert Right("list", "rayjobs", "ray.io", "team").role == "KubeRay's ClusterRole rayjob-viewer-role"

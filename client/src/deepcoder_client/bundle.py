@@ -18,7 +18,7 @@ import io
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -39,7 +39,8 @@ from deepcoder_client.connection import (
     Object,
 )
 from deepcoder_client.driver import driver_lines
-from deepcoder_client.errors import ClientError, NotFound
+from deepcoder_client.errors import ClientError, Forbidden, NotFound
+from deepcoder_client.rights import OPERATOR_LOG
 from deepcoder_contracts.labels import HEAD, LABEL_ROLE, LABEL_RUN
 from deepcoder_contracts.redaction import (
     REDACTED,
@@ -285,11 +286,14 @@ def _log(client: Client, pod: Object, container: str, tail: int, *, previous: bo
 def _operator(client: Client, pods: Sequence[Object], *words: str) -> str:
     """Lines of the operator's pods that name the run, and the last ones of any that was started again."""
     found = []
-    for pod in pods:
-        for container, previous in _containers(pod):
-            if previous:
-                found += _log(client, pod, container, OPERATOR_LAST_LINES, previous=True).splitlines()
-            else:
-                text = _log(client, pod, container, OPERATOR_LINES)
-                found += [line for line in text.splitlines() if any(word in line for word in words)]
+    try:
+        for pod in pods:
+            for container, previous in _containers(pod):
+                if previous:
+                    found += _log(client, pod, container, OPERATOR_LAST_LINES, previous=True).splitlines()
+                else:
+                    text = _log(client, pod, container, OPERATOR_LINES)
+                    found += [line for line in text.splitlines() if any(word in line for word in words)]
+    except Forbidden as error:
+        raise Forbidden(replace(error.right, granted_by=OPERATOR_LOG)) from error
     return "\n".join(found)

@@ -49,7 +49,9 @@ class Right:
                 f"the chart's ClusterRole [<release>-]deepcoder-operator-{role}, which Kubernetes' own {role} includes"
             )
         if self.group == "ray.io":
-            return "KubeRay's ClusterRole rayjob-viewer-role"
+            return f"KubeRay's ClusterRole {self.resource.removesuffix('s')}-viewer-role"
+        if self.resource == "nodes":
+            return "a ClusterRole that reads nodes, which Kubernetes' own view does not"
         if self.resource in _SOCKETS:
             return "Kubernetes' own role edit"
         if self.resource == "secrets":
@@ -65,6 +67,8 @@ class Right:
 
 DASHBOARD = "the chart's Role [<release>-]deepcoder-operator-dashboard"
 """In the operator's namespace, where Kubernetes' own edit would open the operator's account."""
+
+OPERATOR_LOG = "a Role for that alone, since all teams' runs are in that log; or have the chart's administrator do it"
 
 
 def socket_rights(resource: str, namespace: str, granted_by: str = "") -> tuple[Right, Right]:
