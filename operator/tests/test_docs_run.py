@@ -18,8 +18,8 @@ from devcluster import doctor
 from devcluster.artifacts import Artifacts
 from devcluster.config import cache_root
 
-USED = ("ml", "demo", "team-red", "team-blue")
-"""Namespaces that the pages name."""
+USED = ("ml", "demo", "team-red")
+"""Namespaces that the pages name and leave behind."""
 
 
 @pytest.fixture(scope="module")
