@@ -190,7 +190,7 @@ def test_what_fails_in_a_session_before_its_program_is_the_judges_failure(broken
 import errno, os
 zygote = os.getpid()
 def refuse(descriptor, *rest, call=os.{call}):
-    if descriptor in (3, 4) and os.getpid() != zygote:  # the control socket, the program
+    if descriptor > 2 and os.getpid() != zygote:  # the control socket, the program, the zygote's socket
         raise OSError(errno.EIO, "Input/output error")
     return call(descriptor, *rest)
 os.{call} = refuse

@@ -127,6 +127,12 @@ def test_seconds_of_a_test_are_not_the_programs_to_tell(judge):
     assert long > 0.29 > short
 
 
+def test_time_of_the_first_test_begins_when_the_program_is_prepared(judge):
+    code = "import time\ntime.sleep(2)\ndef f(n):\n    time.sleep(2)\n    return n"
+    answer = judge(code, ("1", "1"), ("2", "2"), scoring="livecodebench", kind="function", fn_name="f", time_limit_s=3)
+    assert answer.passed is True, answer
+
+
 def test_failure_of_the_module_is_told_before_the_process_ends_each_time(judge_once):
     for _ in range(100):
         answer = judge_once("1 / 0", ("1", "2"), scoring="livecodebench", kind="function", fn_name="f")

@@ -14,7 +14,7 @@ import time
 from deepcoder_contracts.judge import Kind
 from deepcoder_sandbox.execution import Execution, wait_deadline
 from deepcoder_sandbox.memory_file import MemoryFile
-from deepcoder_sandbox.worker.packets import IN_FILE, INLINE, PREPARED, SESSION_BYTES, STARTED, Job, RunLimits
+from deepcoder_sandbox.worker.packets import IN_FILE, INLINE, PREPARED, SESSION_BYTES, Job, RunLimits
 from deepcoder_sandbox.zygote_process import ZygoteProcess
 
 DESCRIPTORS = 6
@@ -45,8 +45,8 @@ def run(zygote: ZygoteProcess, source: bytes, stdin: bytes, limits: RunLimits, d
 
 def _answer(control: socket.socket, until: float) -> bytes:
     """Return what the session says of its one test; empty where it has ended, or says nothing in time."""
-    packet = STARTED
-    while packet in (STARTED, PREPARED):
+    packet = PREPARED
+    while packet == PREPARED:
         control.settimeout(max(0.001, until - time.monotonic()))
         try:
             packet = control.recv(SESSION_BYTES)

@@ -18,8 +18,6 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,19 +30,20 @@ from deepcoder_sandbox.execution import wait_deadline
 from deepcoder_sandbox.limits import ALARM_GRACE_S, WALL_PER_CPU
 from deepcoder_sandbox.memory_file import MemoryFile
 from deepcoder_sandbox.outcome import Claim
-from deepcoder_sandbox.step_clock import StepClock, receive, receive_with_pid
+from deepcoder_sandbox.step_clock import StepClock, receive
 from deepcoder_sandbox.submission import DeadlinePassed, Submission
 from deepcoder_sandbox.worker.packets import (
     IN_FILE,
     INLINE,
     INLINE_BYTES,
+    NOT_PREPARED,
     PREPARED,
     SESSION_BYTES,
     Job,
     RunEnded,
     RunLimits,
 )
-from deepcoder_sandbox.zygote_process import ZygoteProcess
+from deepcoder_sandbox.zygote_process import ZygoteFailed, ZygoteProcess
 
 _SHORTEST_SLEEP_S, _LONGEST_SLEEP_S = 0.01, 1.0
 _JUDGES_OWN = (errno.ENOMEM, errno.ENOSPC)
@@ -65,18 +64,22 @@ def judge_in_one_process(zygote: ZygoteProcess, submission: Submission, deadline
     """Grade a submission. Raises ZygoteFailed, KilledFromOutside or DeadlinePassed: the judge's failures."""
     request = submission.request
     source, name = request.code.encode(), (request.fn_name or "").encode()
-    longest = max(len(test.input.encode()) for test in submission.tests)
+    content = source + name
+    longest = max(map(len, [test.input.encode() for test in submission.tests]))
     room = longest if longest > INLINE_BYTES else 0
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with (
-        MemoryFile("given", source + name, capacity=len(source + name) + room) as given,
+        ours,
+        theirs,
+        MemoryFile("given", content, capacity=len(content) + room) as given,
         MemoryFile("output") as output,
-        _control() as (ours, theirs),
     ):
         bounds = limits.of_all_tests(
             request.time_limit_s, len(submission.tests), request.memory_limit_mb, submission.output_bytes
         )
-        files = [_null(), _null(), _null(), theirs.fileno(), given.fileno(), output.fileno()]
-        session = _Session(zygote, submission, bounds, ours, given, len(source + name), output, deadline)
+        null = _null()
+        files = [null, null, null, theirs.fileno(), given.fileno(), output.fileno()]
+        session = _Session(zygote, submission, bounds, ours, given, len(content), output, deadline)
         session.ask(submission.tests[0].input)
         zygote.start_run(Job(request.kind, bounds, len(source), len(name)), files)
         theirs.close()
@@ -84,14 +87,6 @@ def judge_in_one_process(zygote: ZygoteProcess, submission: Submission, deadline
             return session.grade()
         finally:
             session.end()
-
-
-@contextmanager
-def _control() -> Iterator[tuple[socket.socket, socket.socket]]:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs:
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        yield ours, theirs
 
 
 @functools.cache
@@ -128,31 +123,54 @@ class _Session:
     output: MemoryFile
     deadline: float
     verdicts: list[TestVerdict] = field(default_factory=list)
-    asked: float = field(default_factory=time.monotonic)
     running: bool = True
-    clock: StepClock = field(init=False)
+    clock: StepClock | None = None
+    """None until the program's process has been heard of."""
 
     def __post_init__(self) -> None:
+        self._limit_s = self.submission.request.time_limit_s
+        self._quiet_s = min(max(self._limit_s, _SHORTEST_SLEEP_S), _LONGEST_SLEEP_S)
+        self._until = wait_deadline(self.bounds, self.deadline)
+        self._answered = [(self.control.fileno(), select.POLLIN)]
         self._poller = select.poll()
         self._poller.register(self.control, select.POLLIN)
-        self._poller.register(self.zygote.fileno(), select.POLLIN)
+        self._poller.register(self.zygote.fileno(), 0)  # whether it is gone: what it says can wait
 
     def grade(self) -> Graded:
         """Prepare, then test by test until one fails. The first has been asked for."""
         try:
-            self._meet()
-            prepared = self._receive()
-            if prepared != PREPARED:
-                return self._collapse(_exception_verdict(_failure(prepared), 0.0))
-            if self.submission.request.kind is Kind.FUNCTION:
-                _check_all_json(self.submission)
+            packet = self._receive()
+            if packet[:1] == NOT_PREPARED:
+                return self._collapse(_exception_verdict(_failure(packet[1:]), 0.0))
+            clock = self._clock()
+            if packet == PREPARED:
+                clock.cpu_s()
+                clock.start()
+                packet = self._receive()
+            is_function = self.submission.request.kind is Kind.FUNCTION
+            wanted = _all_json(self.submission) if is_function else None
             for index, test in enumerate(self.submission.tests):
-                self.clock.start()
                 if index:
+                    clock.start()
                     self.ask(test.input)
-                finished = self._finish_test(test.output)
-                if finished is not None:
-                    return finished
+                    packet = self._receive()
+                seconds = clock.cpu_s()
+                if packet[:1] == INLINE:
+                    text = packet[1:]
+                elif packet[:1] == IN_FILE:
+                    text = self.output.read(self.bounds.file_bytes)
+                else:
+                    return self._exception(_failure(packet), seconds)
+                if len(text) >= self.bounds.file_bytes:
+                    return self._fail(outcome.make(Verdict.OUTPUT_LIMIT, seconds, "too much output"), [-2], -2)
+                if wanted is None:
+                    difference = livecodebench.compare_output(text, test.output)
+                    wrong: list[bool | int] = [-2]
+                else:
+                    difference, wrong = _compare_value(text, test.output, wanted[index])
+                if difference is not None:
+                    return self._fail(outcome.make(Verdict.WRONG_ANSWER, seconds, difference), wrong, _code_of(wrong))
+                self.verdicts.append(outcome.passed(seconds))
         except _Died as died:
             return self._done(self._death_verdict(died), _DIED)
         except _Overdue as overdue:
@@ -184,27 +202,6 @@ class _Session:
                 raise
             raise _Died(None, "the program tampered with its input") from error
 
-    def _finish_test(self, expected: str) -> Graded | None:
-        packet = self._receive()
-        seconds = self.clock.cpu_s()
-        if packet[:1] == INLINE:
-            text = packet[1:]
-        elif packet[:1] == IN_FILE:
-            text = self.output.read(self.bounds.file_bytes)
-        else:
-            return self._exception(_failure(packet), seconds)
-        if len(text) >= self.bounds.file_bytes:
-            return self._fail(outcome.make(Verdict.OUTPUT_LIMIT, seconds, "too much output"), [-2], -2)
-        if self.submission.request.kind is not Kind.FUNCTION:
-            difference = livecodebench.compare_output(text, expected)
-            wrong: list[bool | int] = [-2]
-        else:
-            difference, wrong = _compare_value(text, expected)
-        if difference is not None:
-            return self._fail(outcome.make(Verdict.WRONG_ANSWER, seconds, difference), wrong, _code_of(wrong))
-        self.verdicts.append(outcome.make(Verdict.PASSED, seconds))
-        return None
-
     def _exception(self, failed: dict[str, Any], seconds: float) -> Graded:
         """What becomes of a test that did not come to its end."""
         if failed.get("collapsed") is True:
@@ -213,54 +210,62 @@ class _Session:
             return self._fail(outcome.make(Verdict.TIME_LIMIT, seconds, "the alarm went off"), [-3], -3)
         return self._fail(_exception_verdict(failed, seconds), [-4], -4)
 
-    def _meet(self) -> None:
-        """Wait for the runner's first packet, which is sent before the program is loaded, and start its clock."""
-        self._await(_LONGEST_SLEEP_S, lambda: _LONGEST_SLEEP_S)
-        packet, pid = receive_with_pid(self.control, SESSION_BYTES)
-        if not packet:
-            raise _Died(self._wait_for_end())
-        self.clock = StepClock(pid, self.submission.request.time_limit_s, self.asked)
+    def _clock(self) -> StepClock:
+        """The clock of the program's process, which has been heard of."""
+        clock = self._meet()
+        if clock is None:
+            raise ZygoteFailed("a runner answered that had not made itself known")
+        return clock
+
+    def _meet(self) -> StepClock | None:
+        """The clock, as soon as the runner has made itself known, which it does before the program is loaded."""
+        if self.clock is None:
+            started = self.zygote.started()
+            if started is not None:
+                pid, cpu_s, at = started
+                self.clock = StepClock(pid, self._limit_s, cpu_s, at)
+        return self.clock
 
     def _receive(self) -> bytes:
         """Wait for the answer to a step, ringing the alarm at its limit, or for the end of the process."""
-        rung = False
-        limit_s = self.submission.request.time_limit_s
-
-        def look() -> float:
-            nonlocal rung
-            sample_in_s = self.clock.sample_in_s()
-            cpu_s, wall_s = self.clock.cpu_s(), self.clock.wall_s()
-            if cpu_s > limit_s + ALARM_GRACE_S:
-                raise _Overdue(cpu_s, f"used more than {limit_s:g} s of CPU time and did not hear the alarm")
-            if wall_s > WALL_PER_CPU * limit_s + ALARM_GRACE_S and not self.clock.is_runnable():
-                raise _Overdue(cpu_s, f"still there after {WALL_PER_CPU * limit_s:g} s and did not hear the alarm")
-            if not rung and wall_s >= limit_s and (cpu_s >= limit_s or not self.clock.is_runnable()):
-                self.zygote.ring_alarm()
-                rung = True
-            return min(sample_in_s, limit_s + ALARM_GRACE_S - cpu_s if rung else limit_s - wall_s)
-
-        hung_up = self._await(limit_s, look)
-        packet = receive(self.control, SESSION_BYTES)[0]
+        left_s = max(0.0, self._until - time.monotonic())
+        ready = self._poller.poll(min(self._quiet_s, left_s) * 1000)
+        hung_up = ready != self._answered and self._await(ready)
+        packet = receive(self.control, SESSION_BYTES)
         if not packet:
             raise _Died(self._wait_for_end() if hung_up else None)  # not hung up: the program sent an empty packet
         return packet
 
-    def _await(self, quiet_s: float, look: Callable[[], float]) -> bool:
-        """Wait until there is something to receive; return whether the program hung up.
-
-        `quiet_s` and then `look` tell how long nothing can be due.
-        """
-        until = wait_deadline(self.bounds, self.deadline)
+    def _await(self, ready: list[tuple[int, int]]) -> bool:
+        """Wait on for what was not, or not alone, `ready` at once; return whether the program hung up."""
+        rung = False
         while True:
-            left_s = until - time.monotonic()
+            events = dict(ready)
+            if self.control.fileno() in events:
+                return bool(events[self.control.fileno()] & select.POLLHUP)
+            if events:
+                raise _Died(self._wait_for_end())
+            left_s = self._until - time.monotonic()
             if left_s <= 0:
                 raise DeadlinePassed("the deadline passed before every test was run")
-            ready = dict(self._poller.poll(min(max(quiet_s, _SHORTEST_SLEEP_S), _LONGEST_SLEEP_S, left_s) * 1000))
-            if self.control.fileno() in ready:
-                return bool(ready[self.control.fileno()] & select.POLLHUP)
-            if ready:
-                raise _Died(self._wait_for_end())
-            quiet_s = look()
+            quiet_s, rung = self._look(rung)
+            ready = self._poller.poll(min(max(quiet_s, _SHORTEST_SLEEP_S), _LONGEST_SLEEP_S, left_s) * 1000)
+
+    def _look(self, rung: bool) -> tuple[float, bool]:
+        """Ring the alarm if it is time to; return how long nothing can be due, and whether it has been rung."""
+        clock, limit_s = self._meet(), self._limit_s
+        if clock is None:
+            return _LONGEST_SLEEP_S, rung
+        sample_in_s = clock.sample_in_s()
+        cpu_s, wall_s = clock.cpu_s(), clock.wall_s()
+        if cpu_s > limit_s + ALARM_GRACE_S:
+            raise _Overdue(cpu_s, f"used more than {limit_s:g} s of CPU time and did not hear the alarm")
+        if wall_s > WALL_PER_CPU * limit_s + ALARM_GRACE_S and not clock.is_runnable():
+            raise _Overdue(cpu_s, f"still there after {WALL_PER_CPU * limit_s:g} s and did not hear the alarm")
+        if not rung and wall_s >= limit_s and (cpu_s >= limit_s or not clock.is_runnable()):
+            self.zygote.ring_alarm()
+            rung = True
+        return min(sample_in_s, limit_s + ALARM_GRACE_S - cpu_s if rung else limit_s - wall_s), rung
 
     def _wait_for_end(self) -> RunEnded:
         self.zygote.tell_hung_up()
@@ -316,18 +321,20 @@ def _exception_verdict(answer: dict[str, Any], seconds: float) -> TestVerdict:
     return outcome.make(verdict, seconds, detail if isinstance(detail, str) else None)
 
 
-def _check_all_json(submission: Submission) -> None:
-    """The harness reads every test before it runs the first: one that is no JSON spoils all."""
+def _all_json(submission: Submission) -> list[Any]:
+    """What is expected: the harness reads every test before it runs the first, and one that is no JSON spoils all."""
+    wanted = []
     try:
         for test in submission.tests:
-            strict.parse_json(test.output)
+            wanted.append(strict.parse_json(test.output))
             for line in test.input.split("\n"):
                 strict.parse_json(line)
     except (ValueError, RecursionError) as error:
         raise Collapsed(f"a test is not JSON: {error}"[:200]) from error
+    return wanted
 
 
-def _compare_value(encoded: bytes, expected: str) -> tuple[str | None, list[bool | int]]:
+def _compare_value(encoded: bytes, expected: str, wanted: Any) -> tuple[str | None, list[bool | int]]:
     """Return (difference, what the harness appends to its results)."""
     if len(encoded) > limits.VALUE_BYTES:
         return f"returned more than {limits.VALUE_BYTES} bytes", [False]
@@ -335,7 +342,6 @@ def _compare_value(encoded: bytes, expected: str) -> tuple[str | None, list[bool
         got = values.decode(encoded, expected)
     except ValueError as error:
         return str(error), [False]
-    wanted = strict.parse_json(expected)
     try:
         difference = livecodebench.compare_value(got, wanted)
     except (ArithmeticError, RecursionError) as error:

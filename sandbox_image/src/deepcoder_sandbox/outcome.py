@@ -93,6 +93,11 @@ def make(verdict: Verdict, seconds: float, detail: str | None = None) -> TestVer
     return TestVerdict(verdict=verdict, seconds=max(0.0, seconds), detail=shown)
 
 
+def passed(seconds: float) -> TestVerdict:
+    """Return the verdict of a test that is right."""
+    return TestVerdict(verdict=Verdict.PASSED, seconds=seconds if seconds > 0 else 0.0)
+
+
 def fill_skipped(verdicts: list[TestVerdict], count: int) -> list[TestVerdict]:
     """Return the verdicts with `skipped` for every test that was not run."""
     return verdicts + [make(Verdict.SKIPPED, 0.0)] * (count - len(verdicts))

@@ -12,6 +12,7 @@ import secrets
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -25,6 +26,8 @@ from deepcoder_sandbox.worker.boot import package_root
 _START_DEADLINE_S = 60.0
 _END_DEADLINE_S = 5.0
 _PACKET_BYTES = 1 << 16
+_CREDENTIALS = struct.Struct("iII")
+_CREDENTIALS_BYTES = socket.CMSG_SPACE(_CREDENTIALS.size)
 _HOST_USERS: Final = namespaces.HOST_USERS.start + secrets.randbelow(
     len(namespaces.HOST_USERS) - namespaces.HOST_USERS_OF_A_JUDGE
 )
@@ -72,6 +75,16 @@ class InForce(NamedTuple):
         return ", ".join(
             f"{name} is {getattr(self, name)} and not {getattr(wanted, name)}" for name in less if less[name]
         )
+
+
+class Started(NamedTuple):
+    """What a session's runner tells before its program is loaded, and the kernel of it."""
+
+    pid: int
+    cpu_s: float
+    """What it has used so far: confining it."""
+    at: float
+    """When (monotonic)."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +137,10 @@ class ZygoteProcess:
             raise ZygoteFailed(f"cannot start a zygote: {error}") from error
         finally:
             theirs.close()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         self._channel = ours
+        self._poller = select.poll()
+        self._poller.register(ours, select.POLLIN)
         try:
             self.in_force = self._configure(time.monotonic() + _START_DEADLINE_S)
         except BaseException:
@@ -144,11 +160,34 @@ class ZygoteProcess:
         except OSError as error:
             raise ZygoteFailed(f"the zygote is gone: {error}") from error
 
-    def finish_run(self, deadline: float) -> packets.RunEnded:
-        """Wait until `deadline` (monotonic) for the run to end."""
-        packet = self._receive(deadline)
+    def started(self) -> Started | None:
+        """Return what the session under way made itself known by; None where it has not yet. Raises ZygoteFailed."""
+        try:
+            packet, ancillary, _, _ = self._channel.recvmsg(_PACKET_BYTES, _CREDENTIALS_BYTES, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise ZygoteFailed(f"the zygote is gone: {error}") from error
+        self._raise_error(packet)
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+                pid: int = _CREDENTIALS.unpack(data[: _CREDENTIALS.size])[0]
+                if pid > 0 and packet.startswith(packets.STARTED):
+                    return Started(pid, *packets.decode_started(packet))
+        raise ZygoteFailed("the kernel did not say which process is the runner")
+
+    def _raise_error(self, packet: bytes) -> None:
+        if not packet:
+            raise ZygoteFailed("the zygote is gone")
         if packet.startswith(packets.ERROR):
             raise ZygoteFailed(packet[len(packets.ERROR) :].decode(errors="replace"))
+
+    def finish_run(self, deadline: float) -> packets.RunEnded:
+        """Wait until `deadline` (monotonic) for the run to end."""
+        packet = packets.STARTED
+        while packet.startswith(packets.STARTED):  # which nobody asked for
+            packet = self._receive(deadline)
+        self._raise_error(packet)
         try:
             ended = packets.decode_ended(packet)
         except ValueError as error:
@@ -205,9 +244,7 @@ class ZygoteProcess:
         return in_force
 
     def _receive(self, deadline: float) -> bytes:
-        poller = select.poll()
-        poller.register(self._channel, select.POLLIN)
-        if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        if not self._poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
             raise ZygoteFailed("the zygote did not answer before the deadline")
         try:
             packet = self._channel.recv(_PACKET_BYTES)

@@ -42,6 +42,10 @@ _FIXED_LIMITS = (
     (resource.RLIMIT_NOFILE, OPEN_FILES),
     (resource.RLIMIT_SIGPENDING, QUEUED_SIGNALS),  # counted, with the kernel's memory, for the user on the whole node
 )
+_PAST_ALL_DESCRIPTORS = 1 << 20
+NO_DESCRIPTOR = _PAST_ALL_DESCRIPTORS - 1
+"""One that nobody can have, where a zygote and its runners may have `OPEN_FILES`."""
+
 _NO_CEILING = (1 << 63) - 1
 
 
@@ -67,6 +71,7 @@ class Confinement:
         self._steps = tuple(steps)
         self._load_filter = system_calls.own.load if system_calls is not None else None
         self._base_address_space = base_address_space
+        self._descriptors_end = _PAST_ALL_DESCRIPTORS
         self._ceilings = tuple(map(_ceiling, (RLIMIT_CPU, RLIMIT_AS, RLIMIT_FSIZE)))
 
     @classmethod
@@ -79,12 +84,13 @@ class Confinement:
         nobody = (-1, -1, -1)
         asking = (libc.bare_prctl, (libc.PR_GET_KEEPCAPS, 0, 0, 0, 0))
         confinement._steps = ((os.setresgid, nobody), (os.setresuid, nobody), asking)
+        confinement._descriptors_end = 1  # no descriptor lies between
         if confined:
             confinement._load_filter = Program(assemble_own(), libc.PR_GET_KEEPCAPS).load
         return confinement
 
-    def apply(self, limits: tuple[float, float, int, int], parent: int, descriptors: int) -> None:
-        """Confine this process for good and leave it with its first so many `descriptors` alone.
+    def apply(self, limits: tuple[float, float, int, int], parent: int, descriptors: int, kept: int) -> None:
+        """Confine this process for good and leave it with its first so many `descriptors`, and with the one `kept`.
 
         `limits` are those of `packets.RunLimits`.
         """
@@ -93,7 +99,8 @@ class Confinement:
                 raise OSError(f"{step.__name__}{arguments} failed")
         if getppid() != parent:
             raise ProcessLookupError("the zygote is gone")
-        closerange(descriptors, 1 << 20)
+        closerange(descriptors, kept)
+        closerange(kept + 1, self._descriptors_end)
         cpu_limit_s, _, memory_limit_mb, file_bytes = limits
         most_cpu_s, most_address_space, most_file_bytes = self._ceilings
         cpu_s = min(int(cpu_limit_s) + _CPU_BACKSTOP_S, most_cpu_s)

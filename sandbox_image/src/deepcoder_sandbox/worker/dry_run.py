@@ -28,15 +28,22 @@ _PAST_ALL: Final = 1 << 20
 
 
 def become_runner(
-    run: Callable[[PlainJob, Callable[[], None]], int], source_bytes: int, name_bytes: int, confinement: Confinement
+    run: Callable[[PlainJob, Callable[[], None]], int],
+    source_bytes: int,
+    name_bytes: int,
+    confinement: Confinement,
+    *,
+    sessions: bool,
 ) -> None:
     """Do as a runner does that was asked for, and come back. `confinement` is a harmless one."""
     statuses: list[int] = []
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
-        served = zygote.Zygote(ours, confinement, -1, None, run, sessions=True, leave=statuses.append)
+        served = zygote.Zygote(ours, confinement, -1, None, run, sessions=sessions, leave=statuses.append)
         packet = encode_job(Job("stdin", _ABOVE_ALL, source_bytes, name_bytes))
         served.become_runner(packet, _PAST_ALL, os.getppid())
+        if sessions:  # then a runner closes it
+            ours.detach()
     gc.disable()
     if statuses != [0]:
         raise RuntimeError(f"a rehearsal ended with status {statuses}")

@@ -10,6 +10,7 @@ Nothing of a submission is in a packet, its numbers aside: what the zygote has r
 from __future__ import annotations
 
 import os
+import struct
 from typing import NamedTuple
 
 ERROR = b"error "
@@ -34,9 +35,16 @@ INLINE_BYTES = 1 << 13
 SESSION_BYTES = INLINE_BYTES + 1
 """Longest packet of a session."""
 
-STARTED, PREPARED, INLINE, IN_FILE = b"started", b"prepared", b"=", b"#"
-"""A session's packets, or what they begin with: a text, or the length of one in its file. Anything else is JSON that
-tells how the program failed."""
+STARTED = b"started "
+"""What the packet begins with by which a session's runner makes itself known to the judge, over the zygote's socket. It
+lies in memory as it is sent: two numbers more, which `decode_started` returns."""
+
+_TOLD_AT_START = struct.Struct("=8sdd")
+STARTED_BYTES = _TOLD_AT_START.size
+
+PREPARED, NOT_PREPARED, INLINE, IN_FILE = b"prepared", b"!", b"=", b"#"
+"""A session's packets, or what they begin with: that preparing took its time, why it failed, a text, or the length of
+one in its file. Anything else is JSON that tells how a test failed."""
 
 _NONE = "-"
 
@@ -117,6 +125,12 @@ def decode_job(packet: bytes) -> PlainJob:
     kind, cpu, wall, memory, file, source, name, compiled, preamble = packet.decode().split(" ")
     limits = float(cpu), float(wall), int(memory), int(file)
     return kind, limits, int(source), int(name), int(compiled), preamble == "1"
+
+
+def decode_started(packet: bytes) -> tuple[float, float]:
+    """Return what the runner has used so far, and the time (monotonic), both in s."""
+    cpu_s, now = _TOLD_AT_START.unpack(packet)[1:]
+    return cpu_s, now
 
 
 def encode_ended(ended: PlainEnded) -> bytes:

@@ -76,7 +76,7 @@ def report(descriptor: int, **fields: Any) -> None:
 def prepare_zygote(harmless: Confinement) -> None:
     """Do once, in the zygote, what is the same for every program: its module, its arguments, where its source is."""
     for _ in range(dry_run.TIMES):
-        dry_run.become_runner(_run_nothing, 0, 0, harmless)
+        dry_run.become_runner(_run_nothing, 0, 0, harmless, sessions=False)
     sys.modules["__main__"] = main = ModuleType("__main__")
     vars(main).update(__builtins__=builtins, __file__=FILENAME)
     sys.argv = [FILENAME]

@@ -3,8 +3,9 @@
 The judge sends one packet a test over the control socket, the answer is another. Short inputs and outputs lie in the
 packets, long ones in memory files. The first test is asked for at once, the others when the judge has compared the one
 before, so the first failure stops the rest. Whatever a hostile program sends instead is only another claim about its
-own output. The judge keeps the time: it has the alarm rung at the limit, and ends what does not hear it. Whatever this
-fails with is raised and ends the process: as the judge's failure before `begin`, and the program's after it.
+own output. The judge keeps the time: it has the alarm rung at the limit, and ends what does not hear it. It is told
+that the program is prepared where that took a while: the first test's time begins then. Whatever this fails with is
+raised and ends the process: as the judge's failure before `begin`, and the program's after it.
 """
 
 from __future__ import annotations
@@ -12,12 +13,24 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from time import monotonic
 
 from deepcoder_sandbox.worker import livecodebench
-from deepcoder_sandbox.worker.packets import IN_FILE, INLINE, INLINE_BYTES, PREPARED, SESSION_BYTES, STARTED, PlainJob
+from deepcoder_sandbox.worker.packets import (
+    IN_FILE,
+    INLINE,
+    INLINE_BYTES,
+    NOT_PREPARED,
+    PREPARED,
+    SESSION_BYTES,
+    PlainJob,
+)
 
 NULL_IN, NULL_OUT, NULL_ERROR, CONTROL, GIVEN, OUTPUT = range(6)
 """Descriptors of a session's runner; what is given is the program, and behind it a long input."""
+
+_SHORT_S = 0.005
+"""Preparing that takes no longer is a part of the first test, for which the judge need not look up."""
 
 
 def prepare_zygote() -> None:
@@ -35,7 +48,6 @@ def run(job: PlainJob, begin: Callable[[], None]) -> int:
     content = os.pread(GIVEN, given_at, 0)
     source, fn_name = content[:source_bytes].decode(), content[source_bytes:].decode() or None
     packet = os.read(CONTROL, SESSION_BYTES)  # left unread at our end, it would take our last packet with it
-    os.write(CONTROL, STARTED)  # from here on the judge knows this process, and keeps its time
     try:
         livecodebench.prepare(source)
     except MemoryError as error:  # of a limit that the submission chose
@@ -49,12 +61,14 @@ def run(job: PlainJob, begin: Callable[[], None]) -> int:
 
 def _serve(source: str, fn_name: str | None, packet: bytes, given_at: int) -> None:
     """Prepare the program and answer one packet after another, `packet` first."""
+    since = monotonic()
     try:
         called = livecodebench.load(source, fn_name)
     except Exception as error:
         _tell_failure(error)
         return
-    os.write(CONTROL, PREPARED)
+    if monotonic() - since > _SHORT_S:
+        os.write(CONTROL, PREPARED)
     run_one = livecodebench.call_once if fn_name else livecodebench.run_once
     while packet:
         given = packet[1:] if packet[:1] == INLINE else os.pread(GIVEN, int(packet[1:]), given_at)
@@ -66,7 +80,7 @@ def _serve(source: str, fn_name: str | None, packet: bytes, given_at: int) -> No
 def _tell_failure(error: Exception) -> None:
     """Tell that there is nothing to call."""
     failed = {"compile": isinstance(error, SyntaxError), **livecodebench.describe(error)}
-    os.write(CONTROL, json.dumps(failed).encode())
+    os.write(CONTROL, NOT_PREPARED + json.dumps(failed).encode())
 
 
 def _told(output: bytes) -> bytes:

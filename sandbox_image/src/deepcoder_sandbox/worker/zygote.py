@@ -20,7 +20,7 @@ import os
 import socket
 from collections.abc import Callable
 from os import fork  # by name: LiveCodeBench's harness takes it out of the module
-from time import process_time
+from time import monotonic, process_time
 
 from deepcoder_sandbox.worker import confine, packets, supervise
 from deepcoder_sandbox.worker.thread_gate import ThreadGate
@@ -29,7 +29,8 @@ _DESCRIPTOR_BYTES = 4
 _ANCILLARY_BYTES = socket.CMSG_SPACE(confine.RUNNERS_DESCRIPTORS * _DESCRIPTOR_BYTES)
 _CUT = int(socket.MSG_CTRUNC | socket.MSG_TRUNC)
 _FAILED = 1
-_REASON_AT, _REASON_BYTES = 8, 500
+_SETUP_S, _STARTED_AT = 1, 2  # after what names the packet
+_REASON_AT, _REASON_BYTES = packets.STARTED_BYTES, 500
 _MORE_THAN_0_S = 1e-9
 
 
@@ -60,13 +61,20 @@ class Zygote:
         self._pid = os.getpid()
         self._leave = leave
         self._channel = channel
+        self._channel_number = channel.fileno()
+        self._sessions = sessions
+        self._kept = self._channel_number if sessions else confine.NO_DESCRIPTOR
+        """What a runner leaves open when it is confined: over it, it makes itself known, and closes it."""
         self._confinement = confinement
         self._supervisor = supervise.Supervisor(channel, proc, gate, self._setup_cpu_s, sessions=sessions)
         self._run_program = run
         self._page = mmap.mmap(-1, mmap.PAGESIZE)
-        """Shared with the runner, until its program starts: why that failed, from the second number on."""
-        self._setup_s = memoryview(self._page).cast("d")
-        """Its first number: CPU seconds that confining it took, 0 while it is not confined."""
+        """Shared with the runner, until its program starts: why that failed, behind what is told below."""
+        self._page[: len(packets.STARTED)] = packets.STARTED
+        self._started = memoryview(self._page)[: packets.STARTED_BYTES]
+        """It begins with what a session's runner makes itself known by."""
+        self._numbers = memoryview(self._page).cast("d")
+        """Two numbers of it: CPU seconds that confining took, 0 before it is confined, and when that was."""
 
     def serve(self, after_run: Callable[[], None]) -> None:
         """Answer requests until the judge hangs up. `after_run` cleans up what a program may have left."""
@@ -90,10 +98,10 @@ class Zygote:
             self._channel.send(answer)
 
     def _setup_cpu_s(self) -> float:
-        return self._setup_s[0]
+        return self._numbers[_SETUP_S]
 
     def _run(self, packet: bytes, descriptors: int, after_run: Callable[[], None]) -> bytes:
-        self._setup_s[0] = 0.0
+        self._numbers[_SETUP_S] = 0.0
         self._page[_REASON_AT] = 0
         pid = fork()
         if pid == 0:
@@ -101,7 +109,7 @@ class Zygote:
             os._exit(_FAILED)
         os.closerange(0, descriptors)  # or the judge would not see the runner hang up as it ends
         status, cpu_s, wall_s, starved_s, max_rss_kb, killed_for = self._supervisor.wait(pid, packet)
-        setup_s = self._setup_s[0]
+        setup_s = self._numbers[_SETUP_S]
         if not setup_s or self._page[_REASON_AT]:
             reason = self._page[_REASON_AT : _REASON_AT + _REASON_BYTES].partition(b"\0")[0].decode(errors="replace")
             raise NotStarted(f"the runner ended before its program started (wait status {status}): {reason}")
@@ -118,8 +126,13 @@ class Zygote:
         status = _FAILED
         try:
             job = packets.decode_job(packet)
-            self._confinement.apply(job[1], zygote, descriptors)
-            self._setup_s[0] = process_time() + _MORE_THAN_0_S  # the clock of a process may lag by a tick
+            self._confinement.apply(job[1], zygote, descriptors, self._kept)
+            numbers = self._numbers
+            numbers[_SETUP_S] = process_time() + _MORE_THAN_0_S  # the clock of a process may lag by a tick
+            if self._sessions:
+                numbers[_STARTED_AT] = monotonic()
+                os.write(self._channel_number, self._started)
+                os.close(self._channel_number)
             status = self._run_program(job, self._begin)
         except SystemExit:
             _disown_sockets()
@@ -132,7 +145,8 @@ class Zygote:
 
     def _begin(self) -> None:
         """Let go of the page: from here on nothing that this copy claims is the judge's failure."""
-        self._setup_s.release()
+        self._numbers.release()
+        self._started.release()
         self._page.close()
 
 
