@@ -68,6 +68,18 @@ def test_pod_that_is_missing_in_mid_run_is_named_too() -> None:
     assert NO_ROOM in condition_of(cluster, "ClusterReady").message
 
 
+def test_what_an_attempt_has_failed_of_is_said_while_its_pods_end() -> None:
+    """Which takes as long as a trainer that hangs is given to save."""
+    cluster = running(stages=[TRAIN | {"stallSeconds": 60}])
+    cluster.kubelet = False
+    cluster.advance(61)
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.BACKOFF
+    told = condition_of(cluster, "Progressing").message
+    assert told.startswith("attempt 1 has ended (Stalled: no step for 60 s")
+    assert "what is left of it: pod demo-s0-a1-head" in told
+
+
 def test_kuberay_is_quoted_as_long_as_it_says_so() -> None:
     refused = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreateHeadPod",
                "message": f"FailedCreateHeadPod\n{QUOTA}"}  # fmt: skip

@@ -69,7 +69,10 @@ def gone(draft: Draft, world: World) -> bool:
             warning=True,
         )
         return True
-    draft.progressing(True, "Leaving", f"attempt {attempt.ordinal} has ended; what is left of it: {', '.join(left)}")
+    failed = attempt.outcome is Outcome.FAILED and attempt.reason is not None
+    why = f" ({attempt.reason}: {attempt.evidence})" if failed else ""
+    text = f"attempt {attempt.ordinal} has ended{why}; what is left of it: {', '.join(left)}"
+    draft.progressing(True, "Leaving", text)
     draft.look_again(POLL_SECONDS)
     return False
 
