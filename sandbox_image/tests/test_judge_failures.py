@@ -131,8 +131,9 @@ def test_session_that_dies_hangs_up_whatever_its_zygote_is_at(any_slot):
         os.kill(zygote.pid, signal.SIGSTOP)
         os.kill(runner, signal.SIGKILL)
         ours.settimeout(10)
-        while ours.recv(SESSION_BYTES):  # that it has started, and is prepared
-            continue
+        with contextlib.suppress(ConnectionResetError):  # it may not have read what it was asked for
+            while ours.recv(SESSION_BYTES):  # that it is prepared
+                continue
         os.kill(zygote.pid, signal.SIGCONT)
         zygote.tell_hung_up()
         assert zygote.finish_run(time.monotonic() + 20).signal == signal.SIGKILL
