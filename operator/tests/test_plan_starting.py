@@ -68,6 +68,17 @@ def test_pod_that_is_missing_in_mid_run_is_named_too() -> None:
     assert NO_ROOM in condition_of(cluster, "ClusterReady").message
 
 
+def test_stall_for_want_of_a_pod_says_what_that_waits_for() -> None:
+    """A sampler that finds no node any more holds up the step, and goes with the attempt that is ended for it."""
+    cluster = running(stages=[TRAIN | {"stallSeconds": 60}])
+    cluster.pods["sampler-1"] = pending("sampler-1", NO_ROOM)
+    cluster.advance(61)
+    cluster.settle()
+    (told,) = [e.message for e in cluster.events if e.reason == "AttemptFailed"]
+    assert "no step for 60 s" in told
+    assert f"pod sampler-1: {NO_ROOM}" in told
+
+
 def test_what_an_attempt_has_failed_of_is_said_while_its_pods_end() -> None:
     """Which takes as long as a trainer that hangs is given to save."""
     cluster = running(stages=[TRAIN | {"stallSeconds": 60}])

@@ -44,6 +44,8 @@ def check_deadlines(draft: Draft, world: World) -> None:
         if since is not None and draft.due(since, stall_seconds(stage, world, draft.now)):
             what = "step" if stage.type is StageType.TRAIN else "sign of life"
             text = f"no {what} for {stage.stall_seconds} s (stallSeconds), the last at {since:%Y-%m-%d %H:%M:%S} UTC"
+            waiting = world.waits_for(attempt.ordinal)
+            text += f"; {waiting}" if waiting else ""
             leave(draft, Outcome.FAILED, Failure(FailureReason.STALLED, text))
 
 
