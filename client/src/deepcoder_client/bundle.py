@@ -96,6 +96,8 @@ def gather(
     asking = _Asking(client, Bundle(), name, run["metadata"]["namespace"])
     made = asking.made
     objects = asking.objects(run) | asking.surroundings(operator_namespace)
+    if not objects["operator.yaml"]:
+        made.missing.append(f"the operator: it has no pod in namespace {operator_namespace} that you may see")
     redactor, all_known = _redactor(client, asking.place, run, objects, made.missing)
     told = all_known or logs
     for document, group in objects.items():
@@ -189,13 +191,10 @@ class _Asking:
 
     def operator(self, pods: Sequence[Object], namespace: str) -> dict[str, str]:
         """What the operator says of the run."""
-        if not pods:
-            self.made.missing.append(f"the operator's log: it has no pod in namespace {namespace} that you may see")
-            return {}
         said = self.tried(
             "the operator's log", lambda: _operator(self.client, pods, f"{self.place}/{self.name}", self.name)
         )
-        if said == "":
+        if said == "" and pods:
             self.made.missing.append(f"the operator's log: none of its pods in namespace {namespace} names the run")
         return {"operator.log": said} if said else {}
 
