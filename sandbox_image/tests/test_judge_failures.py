@@ -42,6 +42,11 @@ def state_of(pid):
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
+def sleeps_confined(pid):
+    """Whether a runner is past its confinement, the last thing before it tells that it has started, and waits."""
+    return "Seccomp:\t2" in Path(f"/proc/{pid}/status").read_text() and state_of(pid) == "S"
+
+
 def in_background(action):
     thread = threading.Thread(target=action)
     thread.start()
@@ -126,12 +131,14 @@ def test_session_that_dies_hangs_up_whatever_its_zygote_is_at(any_slot):
         zygote.start_run(Job(Kind.STDIN, bounds(), len(source)), files)
         theirs.close()
         runner = runner_of(zygote)
-        while state_of(zygote.pid) != "S":  # it waits for the run's end
+        until = time.monotonic() + 30
+        while not (sleeps_confined(runner) and state_of(zygote.pid) == "S"):  # in its program; for the run's end
+            assert time.monotonic() < until
             time.sleep(0.002)
         os.kill(zygote.pid, signal.SIGSTOP)
         os.kill(runner, signal.SIGKILL)
         ours.settimeout(10)
-        with contextlib.suppress(ConnectionResetError):  # it may not have read what it was asked for
+        with contextlib.suppress(ConnectionResetError):  # it has not read all that it was asked for
             while ours.recv(SESSION_BYTES):  # that it is prepared
                 continue
         os.kill(zygote.pid, signal.SIGCONT)

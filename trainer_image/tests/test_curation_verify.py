@@ -252,15 +252,18 @@ def test_a_key_is_all_that_a_verdict_depends_on_and_nothing_else() -> None:
     base = verdict_key(problem(), ADDS)
     assert base == verdict_key(problem(id="other", prompt="other", metadata={}), ADDS)
     tests = [{"input": f"{n} 3\n", "output": f"{max(n, 3)}\n"} for n in range(6)]
+    values = [{"input": "[1]\n3", "output": "4"}]
     others = [
         verdict_key(problem(), ADDS + " "),
         verdict_key(problem(tests=tests[:5]), ADDS),
         verdict_key(problem(tests=tests[::-1]), ADDS),
         verdict_key(problem(time_limit_s=3), ADDS),
         verdict_key(problem(memory_limit_mb=64), ADDS),
-        verdict_key(problem(kind="function", fn_name="f"), ADDS),
+        verdict_key(problem(tests=values), ADDS),
+        verdict_key(problem(tests=values, kind="function", fn_name="f"), ADDS),
+        verdict_key(problem(tests=values, kind="function", fn_name="g"), ADDS),
     ]
-    assert len({base, *others}) == 7
+    assert len({base, *others}) == 9
     one = Record(source="s", prompt="", statement="", tests=(("ab", "c"),)).strict()
     two = Record(source="s", prompt="", statement="", tests=(("a", "bc"),)).strict()
     assert verdict_key(one, "") != verdict_key(two, "")
