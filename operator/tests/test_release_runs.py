@@ -79,7 +79,7 @@ async def test_an_operator_that_works_lets_runs_be_once_the_hook_has_its_lease(c
     await cluster.start_operator()
     await cluster.create_run(suspend=True)
     await cluster.until_phase("Suspended")
-    assert await finalizers(cluster.kube, cluster.namespace, "demo") == [FINALIZER]
+    await cluster.until("it is held", lambda run: run["metadata"].get("finalizers") == [FINALIZER])
     await released(cluster.account, cluster.directory / "operator.yaml")
     assert cluster.process is not None
     async with asyncio.timeout(LEASE_SECONDS):

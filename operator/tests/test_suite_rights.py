@@ -109,7 +109,7 @@ def test_a_run_of_three_processes_fails_where_all_that_they_used_together_is_not
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     base = tmp_path / "base"
     command = [sys.executable, "-m", "pytest", "-n", "3", "--dist", "worksteal", f"--basetemp={base}", "suite"]
-    environment = os.environ | {"PYTHONPATH": str(HERE), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    environment = os.environ | {"PYTHONPATH": str(HERE), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
     ended = subprocess.run(
         [*command, "-p", "xdist.plugin", "-p", "no:cacheprovider"],
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False,
