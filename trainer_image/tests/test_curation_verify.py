@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 from collections import Counter
@@ -232,12 +233,16 @@ async def test_a_judge_that_refuses_ends_it_with_its_words_and_leaves_no_task(tm
             await asyncio.sleep(0.001)
             raise BadConfig("too large")
 
+    forgotten: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: forgotten.append(context["message"]))
     world = World(tmp_path, Refusing())
     for number in range(5):
         world.add(unlike(number))
     with pytest.raises(BadConfig, match="too large"):
         await world.verify()
     assert len(asyncio.all_tasks()) == 1
+    gc.collect()
+    assert forgotten == [], "five are refused at once, and one is told"
 
 
 # --- the journal

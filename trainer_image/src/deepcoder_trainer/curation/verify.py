@@ -96,15 +96,16 @@ class Verification:
                     if cluster is not None:
                         tasks.add(asyncio.create_task(self._cluster(candidates, cluster)))
                 if tasks:
-                    ended, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                    ended, unfinished = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                     for task in ended:
                         task.result()
                         done()
+                    tasks = unfinished  # only now: where one has failed, what others failed of is asked for below
             self._result.unjudged += [index for cluster in waiting for index in cluster.members]
         finally:
             left: list[asyncio.Task[Any]] = [*tasks, *self._under_way.values()]
-            for unfinished in left:
-                unfinished.cancel()
+            for task in left:
+                task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
         self._result.kept.sort(key=lambda k: k.index)
         self._result.refused.sort(key=lambda r: r.index)
