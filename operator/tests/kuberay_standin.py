@@ -38,6 +38,8 @@ class Standin:
     def __init__(self, kube: Kube, namespace: str, s3: S3Server) -> None:
         self.kube, self.namespace, self.s3 = kube, namespace, s3
         self.starts = True
+        self.in_no_hurry = False
+        """Whether a job is started only when its run says that it is starting, and nobody collects its pods."""
         self.ends_pods = True
         """Whether pods that are deleted end at once, as if nothing ran in them."""
         self.node: str | None = None
@@ -71,9 +73,16 @@ class Standin:
                 if suspended and status.get("rayClusterName"):
                     await self._suspend(job)
                 elif self.starts and not suspended and not status.get("rayClusterName"):
-                    await self._start(job)
+                    if not self.in_no_hurry or await self._is_awaited(job):
+                        await self._start(job)
         if self.ends_pods:
             await self._end_deleted_pods()
+
+    async def _is_awaited(self, job: Object) -> bool:
+        """Whether the operator has seen the job, and noted in its run that it starts."""
+        runs, _ = await self.kube.list(RUNS, self.namespace)
+        attempts = [(run.get("status") or {}).get("attempt") or {} for run in runs]
+        return any((a.get("name"), a.get("state")) == (job["metadata"]["name"], "Starting") for a in attempts)
 
     async def _start(self, job: Object) -> None:
         meta = job["metadata"]
@@ -87,6 +96,8 @@ class Standin:
         )
         template = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]
         pod_meta = child(cluster, f"{meta['name']}-head") | {"labels": template["metadata"]["labels"]}
+        if self.in_no_hurry:
+            del pod_meta["ownerReferences"]
         spec = template["spec"] | ({"nodeName": self.node} if self.node else {})
         await self._create({"apiVersion": "v1", "kind": "Pod", "metadata": pod_meta, "spec": spec})
         await self.kube.patch(

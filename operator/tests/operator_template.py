@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -58,8 +59,9 @@ class Forked:
 
     def send_signal(self, signal: int, /) -> None:
         """Unless it has ended."""
-        if self.returncode is None:
-            os.kill(self.pid, signal)
+        with suppress(ProcessLookupError):  # it has, and how is not told yet
+            if self.returncode is None:
+                os.kill(self.pid, signal)
 
 
 def _run(arguments: list[str], environment: dict[str, str], log: str) -> None:
