@@ -72,14 +72,15 @@ class Standin:
             with suppress(errors.NotFound, errors.Conflict):
                 if suspended and status.get("rayClusterName"):
                     await self._suspend(job)
-                elif self.starts and not suspended and not status.get("rayClusterName"):
-                    if not self.in_no_hurry or await self._is_awaited(job):
-                        await self._start(job)
+                elif self.starts and not suspended and not status.get("rayClusterName") and await self._is_due(job):
+                    await self._start(job)
         if self.ends_pods:
             await self._end_deleted_pods()
 
-    async def _is_awaited(self, job: Object) -> bool:
-        """Whether the operator has seen the job, and noted in its run that it starts."""
+    async def _is_due(self, job: Object) -> bool:
+        """At once, or when the operator has seen the job and noted in its run that it starts."""
+        if not self.in_no_hurry:
+            return True
         runs, _ = await self.kube.list(RUNS, self.namespace)
         attempts = [(run.get("status") or {}).get("attempt") or {} for run in runs]
         return any((a.get("name"), a.get("state")) == (job["metadata"]["name"], "Starting") for a in attempts)

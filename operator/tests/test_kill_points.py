@@ -106,8 +106,8 @@ SOMETIMES: dict[type[Scenario], tuple[str, ...]] = {
         "PUT deepcoderruns demo/status Draining",
     ),
 }
-"""Those that not every life makes: they hang on others' pace, or on that nobody died a moment before. Their tests are in a
-world that is in no hurry, where each is made."""
+"""Those that not every life makes: they hang on others' pace, or on that nobody died a moment before. Their tests are
+in a world that is in no hurry, where each is made."""
 
 
 def cases() -> list[Any]:
