@@ -4,6 +4,9 @@ SHELL := bash
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# Hundreds of Python processes are started, many of which load torch and vLLM. Where bytecode may not be written, as an
+# environment made for one container says, each of them compiles all that it loads.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup gguf demo down test e2e test-long lint format generate docs sbom image-sizes audit
 
