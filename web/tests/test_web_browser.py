@@ -22,6 +22,9 @@ from devcluster.config import cache_root
 SECONDS = 60_000
 """For what the page shows in the end, in milliseconds: a busy machine is slow."""
 
+LOOK_MS = 10_000
+"""After which a page without a stream looks anew."""
+
 # A headless browser takes every tab as seen: here each can be told that it is not.
 TAB = f"""
 try {{ sessionStorage.setItem("deepcoder-token", "{TOKEN}"); }} catch {{}}
@@ -102,6 +105,7 @@ def test_eight_tabs_of_one_browser_are_all_served(context: BrowserContext, stand
 def test_eight_windows_that_are_all_seen_are_served_and_kept_up_to_date(
     context: BrowserContext, standin: Standin
 ) -> None:
+    context.clock.install()
     pages = []
     for _ in range(8):
         page = context.new_page()
@@ -109,13 +113,18 @@ def test_eight_windows_that_are_all_seen_are_served_and_kept_up_to_date(
         expect(page.get_by_text("30/20000")).to_be_visible(timeout=SECONDS)
         pages.append(page)
     until(lambda: len(standin.streams) == 4, "connections are left for what the pages load")
+    first, later = pages[:4], pages[4:]
     standin.steps["demo"] = trained(0, 77)
     standin.change()
-    for page in pages:
+    for page in first:
         expect(page.get_by_text("77/20000")).to_be_visible(timeout=SECONDS)
-    for page in pages[:4]:
+    for page in later:
+        page.clock.fast_forward(LOOK_MS)
+        expect(page.get_by_text("77/20000")).to_be_visible(timeout=SECONDS)
+    for page in first:
         page.close()
-    for page in pages[4:]:
+    for page in later:
+        page.clock.fast_forward(LOOK_MS)
         live(page)
 
 

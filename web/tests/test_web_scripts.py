@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from devcluster import testprograms
 from devcluster.config import cache_root
@@ -35,16 +35,22 @@ def address() -> Iterator[str]:
         server.shutdown()
 
 
-@pytest.fixture
-def page(address: str) -> Iterator[Page]:
-    """An empty one of that server."""
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """Without its own sandbox: tests run as root."""
     with sync_playwright() as playwright:
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
         path = testprograms.chromium(cache_root())
-        with closing(playwright.chromium.launch(executable_path=path, args=arguments)) as chromium:
-            found = chromium.new_page()
-            found.goto(f"{address}/tests/js/")
+        with closing(playwright.chromium.launch(executable_path=path, args=arguments)) as found:
             yield found
+
+
+@pytest.fixture
+def page(chromium: Browser, address: str) -> Iterator[Page]:
+    """An empty one of that server."""
+    with closing(chromium.new_page()) as found:
+        found.goto(f"{address}/tests/js/")
+        yield found
 
 
 def test_scripts_do_what_their_tests_say(page: Page, address: str) -> None:

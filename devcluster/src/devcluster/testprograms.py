@@ -19,6 +19,7 @@ from devcluster.command import run
 from devcluster.progress import step
 
 _DOWNLOAD_SECONDS = 600.0
+_DPKG_STATUS = Path("/var/lib/dpkg/status")
 _INSTALLED = re.compile(r"^Inst (\S+) ", re.MULTILINE)
 
 
@@ -27,8 +28,7 @@ def chromium(cache: Path) -> Path:
     if own := shutil.which("chromium"):
         return Path(own)
     apt = _apt(cache)
-    told = run(["apt-get", *apt, "--simulate", "--no-install-recommends", "install", "chromium"], deadline=120)
-    missing = sorted(set(_INSTALLED.findall(told)))
+    missing = _lacking(cache, apt)
 
     def finish(making: Path, final: Path) -> None:
         (making / "chromium").write_text(_script(final, _libraries(making)))
@@ -54,6 +54,23 @@ def _apt(cache: Path) -> list[str]:
     if not any((cache / "apt" / "lists").glob("*_Packages*")):
         run(["apt-get", *apt, "update"], deadline=_DOWNLOAD_SECONDS, log=cache / "logs" / "apt-tests.log")
     return apt
+
+
+def _lacking(cache: Path, apt: list[str]) -> list[str]:
+    """Packages that Chromium would bring: apt takes a second to tell, so its answer is kept while what it reads stays
+    as it is."""
+    read = [_DPKG_STATUS, *sorted((cache / "apt" / "lists").glob("*_Packages*"))]
+    states = [(path, path.stat()) for path in read if path.exists()]
+    state = keys.digest(*(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in states))
+    kept = cache / "apt" / "chromium-lacks"
+    if kept.is_file() and (words := kept.read_text().split())[:1] == [state]:
+        return words[1:]
+    told = run(["apt-get", *apt, "--simulate", "--no-install-recommends", "install", "chromium"], deadline=120)
+    lacking = sorted(set(_INSTALLED.findall(told)))
+    making = kept.with_suffix(f".{os.getpid()}")
+    making.write_text(" ".join([state, *lacking]))
+    making.rename(kept)
+    return lacking
 
 
 def _unpacked(
