@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +24,7 @@ from deepcoder_sandbox.zygote_process import ZygoteConfig
 IN_A_THREAD = """
 import threading, time
 def main():
-    until = time.thread_time() + 0.4
+    until = time.thread_time() + 0.2
     while time.thread_time() < until: pass
     print(3)
 thread = threading.Thread(target=main)
@@ -35,7 +36,7 @@ TAKING_TURNS = """
 import threading, time
 turn = threading.Lock()
 def main(number):
-    left = 25
+    left = 12
     while left:
         with turn:
             until = time.thread_time() + 0.002
@@ -75,29 +76,46 @@ print(starvation.seconds())
 """
 
 
-@pytest.fixture
-def crowded():
-    """A slot whose programs have one processor, which a dozen busy processes share, each in a session of its own, since
-    a scheduler may be fair to sessions."""
+@contextmanager
+def held_to_one_processor():
+    """What this thread starts meanwhile is held to it, too; other tests have the other processors."""
     allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(allowed)})  # and so for what this thread starts: other tests have the other processors
-    slot, busy = Slot(ZygoteConfig(tier=Tier.LANDLOCK), "test"), []
+    os.sched_setaffinity(0, {max(allowed)})
     try:
-        for harness in (False, True):
-            slot.ensure_zygote(harness=harness)
-        command = [sys.executable, "-S", "-c", "while True: pass"]
-        busy += [subprocess.Popen(command, start_new_session=True) for _ in range(12)]
-        yield slot
+        yield
     finally:
-        for process in busy:
-            process.kill()
-            process.wait()
-        slot.close()
         os.sched_setaffinity(0, allowed)
 
 
+@pytest.fixture(scope="module")
+def held_slot():
+    """A slot whose programs have one processor."""
+    slot = Slot(ZygoteConfig(tier=Tier.LANDLOCK), "test")
+    with held_to_one_processor():
+        for harness in (False, True):
+            slot.ensure_zygote(harness=harness)
+    yield slot
+    slot.close()
+
+
+@pytest.fixture
+def crowded(held_slot):
+    """The same, while a dozen busy processes share that processor, each in a session of its own, since a scheduler may
+    be fair to sessions."""
+    busy = []
+    with held_to_one_processor():
+        try:
+            command = [sys.executable, "-S", "-c", "while True: pass"]
+            busy += [subprocess.Popen(command, start_new_session=True) for _ in range(12)]
+            yield held_slot
+        finally:
+            for process in busy:
+                process.kill()
+                process.wait()
+
+
 @pytest.mark.parametrize("program", [IN_A_THREAD, TAKING_TURNS], ids=["in one thread", "in turns"])
-@pytest.mark.parametrize(("scoring", "time_limit_s"), [("strict", 0.6), ("livecodebench", 1.0)])
+@pytest.mark.parametrize(("scoring", "time_limit_s"), [("strict", 0.4), ("livecodebench", 1.0)])
 def test_program_that_works_in_threads_is_not_blamed_for_a_busy_machine(crowded, make, program, scoring, time_limit_s):
     request = make(program, ("", "3"), scoring=scoring, time_limit_s=time_limit_s)
     answer = crowded.judge(Submission(request, tuple(request.tests)), time.monotonic() + 120)
