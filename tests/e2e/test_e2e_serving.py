@@ -1,4 +1,7 @@
-"""A finished run's model behind a Service: exported with a card, fetched and checked by a pod, asked for a chat."""
+"""A finished run's model behind a Service: exported with a card, fetched and checked by a pod, asked for a chat.
+
+At 64K, and at 128K with its positions scaled by YaRN, with prompts that are longer than the length before.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,13 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 EXAMPLE = REPOSITORY / "examples" / "serve-vllm.yaml"
 NAME, SECRET = "deepcoder", "deepcoder-serve"  # as in the example
 KEY = secrets.token_hex(16)
+# The demo model's config.json says 512 positions where the published model's says 131,072; else as the example has it.
+AT_64K = {"MAX_MODEL_LEN": "65536", "HF_OVERRIDES": json.dumps({"max_position_embeddings": 65536})}
+_YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768, "rope_theta": 10000.0}
+AT_128K = {
+    "MAX_MODEL_LEN": "131072",
+    "HF_OVERRIDES": json.dumps({"rope_parameters": _YARN, "max_position_embeddings": 131072}),
+}
 # What a CPU has in the place of a GPU; vLLM's CPU build, and no compiler in the image.
 CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "TORCHDYNAMO_DISABLE": "1"}
 
@@ -67,7 +77,7 @@ def served(world: World, exported: tuple[str, str]) -> Iterator[None]:
         "MODEL_DIGEST": exported[1],
         "S3_ENDPOINT": world.cluster.s3.endpoint,
         "S3_REGION": world.cluster.s3.region,
-        "MAX_MODEL_LEN": "512",  # the demo model's positions
+        **AT_64K,
     }
     spec = documents["Deployment"]["spec"]["template"]["spec"]
     [fetch], [server] = spec["initContainers"], spec["containers"]
@@ -144,10 +154,27 @@ def forwarded(world: World) -> Iterator[str]:
         process.wait(10)
 
 
+def serve_with(world: World, settings: dict[str, str]) -> None:
+    """Other values in the ConfigMap, and a pod that has them, as a user would change them."""
+    world.core.patch_namespaced_config_map(SECRET, world.namespace, {"data": settings})
+    before = {pod.metadata.uid for pod in pods(world)}
+    for pod in pods(world):
+        world.core.delete_namespaced_pod(pod.metadata.name, world.namespace)
+    wait_until("the old pod is gone", lambda: not before & {pod.metadata.uid for pod in pods(world)}, 120)
+    wait_until("the served model is ready again", lambda: ready(world), 600, lambda: state(world))
+
+
 def ask(url: str, body: dict[str, Any], key: str) -> dict[str, Any]:
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-    with urlopen(Request(url, json.dumps(body).encode(), headers), timeout=120) as answer:
+    with urlopen(Request(url, json.dumps(body).encode(), headers), timeout=400) as answer:
         return dict(json.loads(answer.read()))
+
+
+def answers_a_prompt_of(address: str, tokens: int) -> None:
+    asked = {"model": "deepcoder", "prompt": [(7 * n + n // 13) % 200 for n in range(tokens)], "max_tokens": 4}
+    answer = ask(f"{address}/v1/completions", asked, KEY)
+    assert answer["usage"]["prompt_tokens"] == tokens
+    assert 0 < answer["usage"]["completion_tokens"] <= 4
 
 
 def test_a_finished_run_answers_a_chat_through_its_service(world: World, served: None) -> None:
@@ -169,3 +196,16 @@ def test_a_finished_run_answers_a_chat_through_its_service(world: World, served:
         with pytest.raises(HTTPError) as refused:
             ask(f"{address}/v1/chat/completions", asked, "wrong")
         assert refused.value.code == 401
+
+
+@pytest.mark.long
+def test_served_model_answers_prompts_of_64k_and_with_yarn_of_128k(world: World, served: None) -> None:
+    wait_until("the served model is ready", lambda: ready(world), 600, lambda: state(world))
+    with forwarded(world) as address:
+        answers_a_prompt_of(address, 40_000)
+        with pytest.raises(HTTPError) as too_long:
+            answers_a_prompt_of(address, 65_537)
+        assert too_long.value.code == 400
+    serve_with(world, AT_128K)
+    with forwarded(world) as address:
+        answers_a_prompt_of(address, 70_000)
