@@ -83,3 +83,20 @@ async def test_what_a_failed_save_has_uploaded_goes_with_the_next_commit(
     await writer.wait()
     assert [p.name for p in stage.glob("step-*")] == ["step-000002.a001"]
     assert (stage / "step-000002.a001/MANIFEST.json").exists()
+
+
+@pytest.mark.parametrize("manifest", ["{", '{"schemaVersion": 99}'], ids=["damaged", "of a newer release"])
+async def test_an_old_manifest_that_cannot_be_read_ends_no_run_and_keeps_its_files(
+    manifest: str, make_config: Callable, make_learner: Callable, tmp_path: Path
+) -> None:
+    config = make_config(storage=Storage(uri=f"file://{tmp_path}/store", keep_last=1))
+    writer = CheckpointWriter(config, make_learner(), workdir=tmp_path / "w")
+    await writer.claim()
+    stage = tmp_path / "store/short"
+    await save(writer, state(1), metrics={})
+    await writer.wait()
+    (stage / "step-000001.a001" / MANIFEST).write_text(manifest)
+    for step in (2, 3):
+        await save(writer, state(step), metrics={})
+    assert (await writer.wait()).manifest.step == 3
+    assert [p.parent.name for p in sorted(stage.glob("step-*/state.json"))] == ["step-000001.a001", "step-000003.a001"]

@@ -25,6 +25,7 @@ from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.exit import ExitRecord
 from deepcoder_contracts.gate import GateRecord
 from deepcoder_contracts.layout import MANIFEST, RUN, checkpoint_dir, claim_key, exit_key, export_dir
+from deepcoder_contracts.lineage import StoredCheckpoint
 from deepcoder_contracts.manifest import Claim, ComputeThreads, FileEntry, Manifest, ManifestKind, ParentRef, RunRecord
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.checkpoint.code import code_digest, versions
@@ -32,6 +33,7 @@ from deepcoder_trainer.checkpoint.errors import (
     CheckpointDamaged,
     CheckpointFailed,
     ConfigMismatch,
+    NewerSchema,
     ObjectExists,
     ObjectMissing,
     StorageDenied,
@@ -358,7 +360,7 @@ class CheckpointWriter:
             storage.keep_last,
             storage.keep_every,
             listing.pinned,
-            lambda c: read_manifest(self._store, c.path)[0].final,
+            self._is_final,
         )
         for checkpoint in doomed:
             keep = frozenset({f"{checkpoint.path}/{MANIFEST}"})
@@ -370,6 +372,14 @@ class CheckpointWriter:
             if name.ordinal < self._config.ordinal or given_up:
                 self._store.delete_prefix(f"{folder}/")
                 log.info("%s: unfinished upload removed", folder)
+
+    def _is_final(self, checkpoint: StoredCheckpoint) -> bool:
+        """Whether it ended the stage. One that cannot be read may have: it is kept, and costs the run nothing."""
+        try:
+            return read_manifest(self._store, checkpoint.path)[0].final
+        except (CheckpointDamaged, NewerSchema, ObjectMissing) as e:
+            log.warning("%s keeps its files: %s", checkpoint.path, e)
+            return True
 
 
 async def _nothing() -> None:
