@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from deepcoder_trainer.sampler import actor as actor_module
 from deepcoder_trainer.sampler import group as group_module
 from deepcoder_trainer.sampler import start as start_module
 from deepcoder_trainer.sampler.errors import WeightsLost
-from deepcoder_trainer.sampler.group import MOVES, REPLACEMENTS, SamplerGroup, share_of
+from deepcoder_trainer.sampler.group import MOVES, REPLACEMENTS, ActorEngine, SamplerGroup, share_of
 from deepcoder_trainer.sampler.waves import Waves
 from deepcoder_trainer.types import Finish, Generation, GenerationRequest, Wave, WeightRefs
 
@@ -156,6 +157,26 @@ async def test_a_request_may_wait_in_a_sampler_as_long_as_others_come_back(monke
     gate.set()
     assert (await waiting).text == "0"
     assert group.restarts == 0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ray.exceptions.ObjectLostError("00" * 28, None, "sampler"),
+        ray.exceptions.ActorUnavailableError("its node is away", b"1" * 16),
+        ray.exceptions.ActorDiedError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_an_answer_that_is_lost_with_its_node_is_the_sampler_s_loss(error: Exception) -> None:
+    """A long response is fetched from the sampler's node, which may go when it is sampled and before it is fetched."""
+
+    async def lost(_request: GenerationRequest) -> Generation:
+        raise error
+
+    actor = SimpleNamespace(generate=SimpleNamespace(remote=lost))
+    with pytest.raises(SamplerLost):
+        await ActorEngine(actor).generate(request("long"))
 
 
 async def test_the_least_loaded_engine_gets_the_next_request() -> None:

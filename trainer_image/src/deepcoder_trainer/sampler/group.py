@@ -387,5 +387,5 @@ async def _answer(reference: Awaitable[Any], *, refusable: bool = False) -> Any:
         if isinstance(cause, WeightsLost) or (refusable and isinstance(cause, ValueError)):
             raise cause from None
         raise SamplerLost(str(cause)) from error
-    except (ray.exceptions.RayActorError, ray.exceptions.RaySystemError) as error:
+    except ray.exceptions.RayError as error:  # the actor died, or its node with an answer that was not fetched yet
         raise SamplerLost(str(error)) from error
