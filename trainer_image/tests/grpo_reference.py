@@ -52,7 +52,7 @@ class Reference:
         reward = sample.outcome.reward
         if reward is None:
             return None
-        if sample.generation.finish == "length" and reward == 0:
+        if sample.generation.finish == "length" and reward <= 0:
             rule = self.recipe.overlong.value
             if rule != "Off":
                 return 0.0 if rule == "ZeroAdvantage" else None

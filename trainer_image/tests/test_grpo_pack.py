@@ -70,6 +70,15 @@ def test_a_truncated_failure_counts_in_the_statistics_under_every_overlong_rule(
     assert advantages(g, overlong=Overlong.OFF) == pytest.approx([plain, -plain, -plain, plain])
 
 
+def test_what_was_cut_off_and_has_a_reward_below_zero_is_a_truncated_failure_too() -> None:
+    g = group([(1, STOP), (-1, LENGTH), (-1, STOP), (0.5, LENGTH)])
+    given = advantages(g, Advantage.MEAN_ONLY)
+    assert given == pytest.approx([1.125, 0, -0.875, 0.625])
+    judged = group_advantages(g, Advantage.MEAN_ONLY, Overlong.DROP_FROM_MASK)
+    assert [a.in_loss for a in judged] == [True, False, True, True]
+    assert advantages(g, Advantage.MEAN_ONLY, Overlong.OFF)[1] == pytest.approx(-0.875)
+
+
 def test_a_quarantined_sample_is_out_of_statistics_loss_and_denominator() -> None:
     g = group([(1, STOP), (None, STOP), (0, STOP)])
     judged = group_advantages(g, Advantage.STD, Overlong.ZERO_ADVANTAGE)

@@ -2,7 +2,8 @@
 
 For rewards r of one prompt's samples, A = (r - mean(r)) / (std(r) + 1e-6), with the unbiased standard deviation
 (n - 1) as in the released code; every response token of a sample carries its A. Truncated samples count in mean and
-standard deviation under every overlong rule. A quarantined sample (reward None: the judge failed, not the program)
+standard deviation under every overlong rule; the rule is for those that earned nothing, which a reward of the user's
+own may say by a number below 0. A quarantined sample (reward None: the judge failed, not the program)
 counts nowhere: not in the statistics, not in the loss, not in its denominator.
 """
 
@@ -46,7 +47,7 @@ def group_advantages(group: Group, advantage: Advantage, overlong: Overlong) -> 
     for sample, reward in zip(group.samples, rewards, strict=True):
         if reward is None:
             result.append(SampleAdvantage(0.0, in_loss=False))
-        elif sample.truncated and reward == 0 and overlong is not Overlong.OFF:
+        elif sample.truncated and reward <= 0 and overlong is not Overlong.OFF:
             result.append(SampleAdvantage(0.0, in_loss=overlong is Overlong.ZERO_ADVANTAGE))
         else:
             result.append(SampleAdvantage(float((reward - mean) / scale), in_loss=True))
