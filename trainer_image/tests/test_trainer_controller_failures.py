@@ -20,8 +20,9 @@ from controller_world import (
 from deepcoder_trainer.checkpoint.errors import StorageUnavailable
 from deepcoder_trainer.errors import LearnerLost, SamplerLost
 from deepcoder_trainer.pipeline import groups
+from deepcoder_trainer.pipeline.controller import NothingLearnt
 from deepcoder_trainer.ports import SandboxUnavailable
-from deepcoder_trainer.types import Outcome, Problem
+from deepcoder_trainer.types import Batch, Outcome, Problem
 
 
 @pytest.mark.parametrize(
@@ -86,6 +87,22 @@ async def test_weights_that_a_failed_step_has_left_half_trained_are_not_saved(er
     with pytest.raises(type(error), match=str(error)):
         await world.run()
     assert world.checkpoints.copied == []
+
+
+async def test_a_run_whose_gradients_are_finite_no_more_ends_and_says_so() -> None:
+    """Before that many in a row a step may come to nothing: one that does not begins the count anew."""
+    world = World(stage_config(40, every=100))
+    train = world.learner.train
+    good = {1, 2, 12}  # between the last two of them nine steps come to nothing
+
+    async def without_gradient(batch: Batch) -> dict[str, float]:
+        whole = world.config.recipe.optimizer_steps
+        return {**await train(batch), "skipped_optimizer_steps": float(batch.step not in good) * whole}
+
+    world.learner.train = without_gradient  # type: ignore[method-assign]
+    with pytest.raises(NothingLearnt, match="the last 10 steps was finite, so the weights are those of step 12"):
+        await world.run()
+    assert world.learner.trained[-1].step == 22
 
 
 async def test_learners_that_are_lost_are_asked_for_nothing_more() -> None:

@@ -29,7 +29,8 @@ out the newest committed checkpoint stands.
 
 A failure that leaves the learner whole (a rollout's, an evaluation's) takes the same way out and is raised then: it
 costs no trained step either. After one of training itself, of a learner rank or of checkpoints the newest committed
-checkpoint stands.
+checkpoint stands. Steps that change nothing, since no gradient is finite any more, are a failure after the tenth in a
+row: a run that goes on so would come to its end and look like one that has learnt.
 """
 
 from __future__ import annotations
@@ -65,8 +66,14 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+FRUITLESS_STEPS = 10
+"""Steps in a row without a finite gradient that end the run."""
 PUSH_SHARE = 0.8
 """Most of the time after which a stage counts as stalled that weights may take to the samplers."""
+
+
+class NothingLearnt(RuntimeError):
+    """The weights do not change any more."""
 
 
 @dataclass
@@ -106,6 +113,8 @@ class Controller:
     """What the probe found since the last report."""
     _failure: BaseException | None = None
     """What the loop leaves for."""
+    _fruitless: int = 0
+    """Steps in a row, up to the newest, of which no gradient was finite."""
 
     def __post_init__(self) -> None:
         state, recipe = self.state, self.config.recipe
@@ -221,6 +230,17 @@ class Controller:
         self._trained = batch
         self._course.trained(batch.step, metrics, counted)
         self._half_trained = False
+        self._refuse_fruitless(metrics.get("skipped_optimizer_steps", 0.0))
+
+    def _refuse_fruitless(self, skipped: float) -> None:
+        self._fruitless = self._fruitless + 1 if skipped >= self.config.recipe.optimizer_steps else 0
+        if self._fruitless >= FRUITLESS_STEPS:
+            raise NothingLearnt(
+                f"no gradient of the last {self._fruitless} steps was finite, so the weights are those of step "
+                f"{self._course.step - self._fruitless}: look at loss, grad_norm and sync_logprob_gap_max of the steps "
+                "before it, and start a new run from a checkpoint that old or older (spec.from; by hand: parent) with "
+                "a lower recipe.learningRate"
+            )
 
     async def _push(self) -> None:
         """Weights to all samplers. One that fails or hangs is replaced within; this bounds the whole."""
