@@ -11,11 +11,11 @@ import pytest
 from checkpoint_saving import save
 
 from deepcoder_contracts.layout import MANIFEST
-from deepcoder_contracts.manifest import FileEntry
-from deepcoder_contracts.stage import StageConfig
-from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, NewerSchema, NothingWhole
+from deepcoder_contracts.manifest import FileEntry, RunIdentity
+from deepcoder_contracts.stage import StageConfig, Storage
+from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ConfigMismatch, NewerSchema, NothingWhole
 from deepcoder_trainer.checkpoint.opening import open_run_storage
-from deepcoder_trainer.checkpoint.reader import find_resume_point, read_manifest
+from deepcoder_trainer.checkpoint.reader import Inputs, find_resume_point, read_manifest
 from deepcoder_trainer.checkpoint.state import PipelineState
 from deepcoder_trainer.checkpoint.storage import file_sha256
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
@@ -37,9 +37,9 @@ class NoLearner:
         return [FileEntry(path="learner/weights", size=stored.size, sha256=file_sha256(path))]
 
 
-async def saved(config: StageConfig, tmp_path: Path, *steps: int) -> list[Path]:
+async def saved(config: StageConfig, tmp_path: Path, *steps: int, **made_by: Any) -> list[Path]:
     """Folders of checkpoints of these steps."""
-    writer = CheckpointWriter(config, NoLearner(), workdir=tmp_path / "w")  # type: ignore[arg-type]
+    writer = CheckpointWriter(config, NoLearner(), workdir=tmp_path / "w", **made_by)  # type: ignore[arg-type]
     await writer.claim()
     for step in steps:
         await save(writer, PipelineState(step=step, total_steps=step, version=step, next_group_id=step), metrics={})
@@ -94,3 +94,63 @@ def test_learner_files_of_a_newer_release_are_refused_by_name(tmp_path: Path) ->
     (tmp_path / "metadata.json").write_text(json.dumps({"schemaVersion": 2, "tensors": {}}))
     with pytest.raises(NewerSchema, match=r"metadata\.json has schemaVersion 2"):
         SafetensorsReader(tmp_path)
+
+
+def digest_of(letter: str) -> str:
+    return f"sha256:{letter * 64}"
+
+
+READ = {"config.json": digest_of("c"), "tokenizer.json": digest_of("d"), "LICENSE": digest_of("e")}
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["its own checkpoint", "the stage before"])
+async def test_a_run_does_not_go_on_with_other_problems_or_another_tokenizer(
+    own: bool, make_config: Callable, tmp_path: Path
+) -> None:
+    config = make_config()
+    await saved(config, tmp_path, 1, dataset_digest=digest_of("a"), model_files=READ)
+    if not own:
+        point = await find_resume_point(config, None, workdir=tmp_path / "1")
+        assert point is not None
+        config = make_config(stage="long", index=1, parent=point.ref)
+
+    async def go_on(dataset: str, files: dict[str, str]) -> Any:
+        return await find_resume_point(config, None, workdir=tmp_path / "r", inputs=Inputs(dataset, files))
+
+    with pytest.raises(
+        ConfigMismatch, match=r"problems with digest sha256:aaa.* now holds others .*put them back"
+    ) as e:
+        await go_on(digest_of("b"), READ)
+    assert e.value.field == "dataset.uri"
+    with pytest.raises(ConfigMismatch, match=r"with another tokenizer\.json of .*model\.revision pins a hub's") as e:
+        await go_on(digest_of("a"), READ | {"tokenizer.json": digest_of("f")})
+    assert e.value.field == "model.uri"
+    with pytest.raises(ConfigMismatch, match=r"another chat_template\.jinja"):
+        await go_on(digest_of("a"), READ | {"chat_template.jinja": digest_of("f")})
+    assert (await go_on(digest_of("a"), READ | {"LICENSE": digest_of("f")})).manifest.step == 1
+
+
+async def test_checkpoints_from_before_inputs_were_noted_are_gone_on_from(
+    make_config: Callable, tmp_path: Path
+) -> None:
+    config = make_config()
+    await saved(config, tmp_path, 1)
+    point = await find_resume_point(config, None, workdir=tmp_path / "r", inputs=Inputs(digest_of("b"), READ))
+    assert point is not None
+
+
+async def test_another_run_may_start_from_a_checkpoint_with_problems_of_its_own(
+    make_config: Callable, tmp_path: Path
+) -> None:
+    config = make_config()
+    await saved(config, tmp_path, 1, dataset_digest=digest_of("a"), model_files=READ)
+    point = await find_resume_point(config, None, workdir=tmp_path / "1")
+    assert point is not None
+    other = make_config(
+        run=RunIdentity(namespace="local", name="other", uid="99999999-2222-3333-4444-555555555555"),
+        storage=Storage(uri=f"file://{tmp_path}/other"),
+        parent=point.ref,
+    )
+    fresh = await find_resume_point(other, None, workdir=tmp_path / "2", inputs=Inputs(digest_of("b"), {}))
+    assert fresh is not None
+    assert not fresh.own

@@ -21,6 +21,7 @@ from deepcoder_trainer.checkpoint.writer import CheckpointWriter
 from deepcoder_trainer.running import attempt
 from deepcoder_trainer.running.attempt import Attempt
 from deepcoder_trainer.samples import read_samples
+from deepcoder_trainer.stopping import Stop
 from deepcoder_trainer.telemetry.samples import SampleSink
 from deepcoder_trainer.types import Outcome, Problem
 
@@ -96,6 +97,21 @@ async def test_what_the_model_cannot_do_is_refused_before_a_cluster_is_asked_for
     assert (record.code, record.field) == (64, "stages[s].contextTokens")
     assert "set it to at most 2048" in record.message
     assert w.exit_record() == record
+
+
+async def test_an_attempt_that_finds_other_problems_than_the_one_before_stops_and_says_so(
+    world: Callable[..., World],
+) -> None:
+    w = world(steps=6)
+    w.learner.on_train = lambda step: w.stop.request(4, "SIGTERM") if step == 2 else None
+    assert (await w.run()).reason == "Drained"
+    assert w.config.dataset is not None
+    problems = Path(str(w.config.dataset.uri))
+    problems.write_text(problems.read_text().replace("say 3", "say three"))
+    w.config, w.stop = w.config.model_copy(update={"ordinal": 2}), Stop()
+    record = await w.run()
+    assert (record.code, record.reason, record.field) == (64, "BadConfig", "dataset.uri")
+    assert "was trained on problems with digest" in record.message
 
 
 async def test_the_exit_record_names_the_pod_that_wrote_it(

@@ -3,9 +3,10 @@
 In order: the stage's newest checkpoint that counts (`lineage.candidates`) and is whole; then the parent named in the
 config; then nothing, which means the starting model. A damaged checkpoint is passed over with a line in the log that
 says why, and the one before it is used. What a person must decide stops the attempt (exit 64): a checkpoint of another
-run or configuration (`ConfigMismatch`), from which a chain would lie, or, in a deterministic run, of another number of
-ranks or threads, from which the bits would differ; one that only a newer release can read
-(`NewerSchema`), for which an older one must not stand in; and a stage of which no checkpoint is whole (`NothingWhole`).
+run or configuration, or of other problems or another tokenizer than are there now (`ConfigMismatch`), from which a
+chain would lie, or, in a deterministic run, of another number of ranks or threads, from which the bits would differ;
+one that only a newer release can read (`NewerSchema`), for which an older one must not stand in; and a stage of which
+no checkpoint is whole (`NothingWhole`).
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -39,8 +40,21 @@ from deepcoder_trainer.checkpoint.transfer import download_files
 from deepcoder_trainer.types import Learner
 
 _LEARNER = "learner/"
+_IDLE = frozenset({"LICENSE"})
+"""Of a model's files, what decides nothing."""
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What an attempt has read from outside of the run's own folder."""
+
+    dataset_digest: str | None = None
+    """Of the training problems."""
+
+    model_files: Mapping[str, str] = field(default_factory=dict)
+    """Digests of the starting model's configuration and tokenizer, by file name."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +97,13 @@ async def find_resume_point(
     workdir: Path,
     store: ObjectStore | None = None,
     threads: ComputeThreads | None = None,
+    inputs: Inputs | None = None,
 ) -> ResumePoint | None:
     """What this attempt goes on from, files downloaded and verified; None: start from the model.
 
     With `learner`, its ranks have their files too and `learner.load(point.directory, …)` is all that is left. With
-    `threads`, which decide what the attempt's processes compute, a checkpoint of others is refused.
+    `threads`, which decide what the attempt's processes compute, a checkpoint of others is refused, and with `inputs`
+    one of this run that was made from others.
     """
     store = store or open_run_storage(config.storage)
     listing = read_listing(await asyncio.to_thread(store.list, f"{config.stage.name}/"))
@@ -99,6 +115,8 @@ async def find_resume_point(
         try:
             manifest, digest = await asyncio.to_thread(read_manifest, store, checkpoint.path)
             _check_ours(manifest, config, checkpoint.path)
+            if inputs is not None:
+                _check_inputs(manifest, config, inputs, checkpoint.path)
             if threads is not None:
                 _check_the_same_bits(manifest, config, threads, checkpoint.path)
             ref = ParentRef(uri=f"{store.uri}/{checkpoint.path}", digest=digest)
@@ -118,7 +136,7 @@ async def find_resume_point(
         )
     if config.parent is None:
         return None
-    return await _fetch_parent(config, config.parent, learner, workdir)
+    return await _fetch_parent(config, config.parent, learner, workdir, inputs)
 
 
 def _schema_version(data: bytes) -> object:
@@ -141,6 +159,31 @@ def _check_ours(manifest: Manifest, config: StageConfig, path: str) -> None:
             f"{path} was written with configuration {manifest.config_digest}, this one is "
             f"{config.provenance.config_digest}: start a new run with spec.from (by hand: parent) instead",
             field="provenance.configDigest",
+        )
+
+
+def _check_inputs(manifest: Manifest, config: StageConfig, inputs: Inputs, path: str) -> None:
+    """What a run reads from outside stays what it was: its URI alone does not say so.
+
+    Which problem a group is of, and so by which tests its kept responses are judged again, is counted over the
+    dataset's rows; and token ids mean what the tokenizer says. Files that decide neither may change.
+    """
+    before, now = manifest.dataset_digest, inputs.dataset_digest
+    if before and now and before != now:
+        where = config.dataset.uri if config.dataset is not None and config.dataset.uri is not None else "the dataset"
+        raise ConfigMismatch(
+            f"{path} was trained on problems with digest {before}, {where} now holds others ({now}): a run goes on "
+            "with the problems that it began with; put them back (dataset.sha256 tells a change at once), or start a "
+            "new run from this checkpoint (spec.from; by hand: parent)",
+            field="dataset.uri",
+        )
+    files, here = manifest.model_files, inputs.model_files
+    names = sorted(name for name in files.keys() | here.keys() if files.get(name) != here.get(name))
+    if files and here and (changed := [name for name in names if name not in _IDLE]):
+        raise ConfigMismatch(
+            f"{path} was trained with another {', '.join(changed)} of {config.model.uri} than is there now: put it "
+            "back (model.revision pins a hub's), or start a new run from this checkpoint (spec.from; by hand: parent)",
+            field="model.uri",
         )
 
 
@@ -189,7 +232,9 @@ def _counts(threads: Sequence[int]) -> str:
     return str(threads[0]) if len(set(threads)) == 1 else ", ".join(map(str, threads))
 
 
-async def _fetch_parent(config: StageConfig, parent: ParentRef, learner: Learner | None, workdir: Path) -> ResumePoint:
+async def _fetch_parent(
+    config: StageConfig, parent: ParentRef, learner: Learner | None, workdir: Path, inputs: Inputs | None
+) -> ResumePoint:
     settings = config.storage.model_copy(update={"uri": parent.uri.rstrip("/")})
     store = open_storage(settings.uri, settings.endpoint, settings.region)
     try:
@@ -206,6 +251,8 @@ async def _fetch_parent(config: StageConfig, parent: ParentRef, learner: Learner
         raise ConfigMismatch(f"{parent.uri} is an {manifest.kind.value}, not a Checkpoint", field="parent.uri")
     if manifest.run.uid != config.run.uid:
         await asyncio.to_thread(_pin, store, config.run)
+    elif inputs is not None:
+        _check_inputs(manifest, config, inputs, parent.uri)
     return await _fetch(store, settings, "", manifest, parent, learner, workdir=workdir, own=False)
 
 

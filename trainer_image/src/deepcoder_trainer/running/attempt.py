@@ -27,7 +27,7 @@ from deepcoder_contracts.progress import TrainerPhase
 from deepcoder_contracts.stage import StageConfig, StageResources, StageType
 from deepcoder_trainer.background import Background, abandonable, first_cause
 from deepcoder_trainer.checkpoint.opening import open_run_storage
-from deepcoder_trainer.checkpoint.reader import ResumePoint, find_resume_point
+from deepcoder_trainer.checkpoint.reader import Inputs, ResumePoint, find_resume_point
 from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.checkpoint.state import PipelineState
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter, CommittedCheckpoint
@@ -182,16 +182,17 @@ class Attempt:
         threads = None
         if config.recipe.deterministic:
             threads = ComputeThreads(learners=list(learner.threads), samplers=list(sampler.threads))
+        inputs = Inputs(digest, await abandonable(model_files, model_dir))
         point = await self._unless_stopped(
-            find_resume_point(config, learner, workdir=self._workdir, store=self._store, threads=threads)
+            find_resume_point(config, learner, workdir=self._workdir, store=self._store, threads=threads, inputs=inputs)
         )
         writer = self._writer = CheckpointWriter(
             config,
             learner,
             workdir=self._workdir,
             parent=point.ref if point else None,
-            dataset_digest=digest,
-            model_files=await abandonable(model_files, model_dir),
+            dataset_digest=inputs.dataset_digest,
+            model_files=inputs.model_files,
             store=self._store,
             surroundings=self._surroundings,
             threads=threads,
