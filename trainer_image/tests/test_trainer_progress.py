@@ -180,19 +180,26 @@ def test_how_far_a_curation_is_and_what_it_still_asks_of_judges_is_reported(
 
 
 @pytest.mark.parametrize(
-    ("with_tests", "with_answers", "reward", "programs"),
-    [(4, 0, None, 16), (3, 1, None, 12), (1, 3, None, 4), (1, 999, None, 1), (0, 4, None, 0), (4, 0, "own:reward", 0)],
+    ("with_tests", "with_answers", "asks_judges", "programs"),
+    [(4, 0, True, 16), (3, 1, True, 12), (1, 3, True, 4), (1, 999, True, 1), (0, 4, True, 0), (4, 0, False, 0)],
 )
+@pytest.mark.parametrize("reward", [None, "own:reward"])
 def test_only_programs_that_judges_will_get_are_expected(
-    make_config: Callable[..., StageConfig], with_tests: int, with_answers: int, reward: str | None, programs: int
+    make_config: Callable[..., StageConfig],
+    with_tests: int,
+    with_answers: int,
+    asks_judges: bool,
+    programs: int,
+    reward: str | None,
 ) -> None:
+    """A reward of one's own may have programs run, too."""
     config = make_config()
     config = config.model_copy(update={"recipe": config.recipe.model_copy(update={"reward": reward})})
     progress = Progress(config, Stop())
     progress.on_phase(TrainerPhase.TRAINING)
     code = Problem("c", "taco", "Print 1.", (TestCase(input="", output="1"),))
     mathematics = Problem("m", "aime", "What is 1?", (), answer="1")
-    progress.trains_on([code] * with_tests + [mathematics] * with_answers)
+    progress.trains_on([code] * with_tests + [mathematics] * with_answers, asks_judges=asks_judges)
     expected = progress.report().expected_submissions
     assert expected is not None
     assert expected.count == programs

@@ -175,7 +175,8 @@ class Attempt:
         problems, digest = await self._unless_stopped(
             abandonable(load_problems, config, self._sources, tokenizer, self._client, curated)
         )
-        self._telling.progress.trains_on([encoded.problem for encoded in problems.kept])
+        asks_judges = self._client is not None
+        self._telling.progress.trains_on([encoded.problem for encoded in problems.kept], asks_judges=asks_judges)
         sampler, learner = await self._unless_stopped(start_both(config, model_dir, stack))
         self._sampler = sampler
         await self._unless_stopped(self._look_around())

@@ -95,17 +95,17 @@ class Progress:
         """The stage goes on from here."""
         self._step = step
 
-    def trains_on(self, problems: Sequence[Problem]) -> None:
-        """These problems: mathematics needs no judge."""
-        self._with_tests = sum(problem.answer is None for problem in problems) / max(1, len(problems))
+    def trains_on(self, problems: Sequence[Problem], *, asks_judges: bool = True) -> None:
+        """These problems: mathematics needs no judge, and a reward of one's own may ask none."""
+        with_tests = sum(problem.answer is None for problem in problems) / max(1, len(problems))
+        self._with_tests = with_tests if asks_judges else 0.0
 
     def report(self) -> ProgressReport:
         """The heartbeat as it would be sent now."""
         recipe, stage = self.config.recipe, self.config.stage
         seconds = sum(self._phase_seconds.values())
         training = self.phase in (TrainerPhase.TRAINING, TrainerPhase.CHECKPOINTING) and stage.max_steps > self._step
-        judged = training and recipe.reward is None
-        programs = math.ceil(recipe.prompts_per_step * recipe.group_size * self._with_tests) if judged else 0
+        programs = math.ceil(recipe.prompts_per_step * recipe.group_size * self._with_tests) if training else 0
         if self.phase is TrainerPhase.CURATING:
             figures = self._metrics
             programs = int(figures.get("curation_verify_total", 0) - figures.get("curation_verify_done", 0))
