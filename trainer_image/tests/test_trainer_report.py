@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 from pathlib import Path
 
 import pytest
+from export_world import manifest
+from rich.console import Console
 
 from deepcoder_contracts.layout import metrics_key, samples_key
+from deepcoder_contracts.manifest import ManifestKind
 from deepcoder_contracts.steps import StepRecord, merge_steps
 from deepcoder_trainer.checkpoint.opening import open_storage
+from deepcoder_trainer.evaluation.results import EvaluationResults, dataset_result
 from deepcoder_trainer.report import cli
 from deepcoder_trainer.report.braille import curve
+from deepcoder_trainer.report.cli import render
 from deepcoder_trainer.report.figures import run_figures
+from deepcoder_trainer.report.history import RunHistory, StoredEvaluation
 from deepcoder_trainer.report.plots import boundaries, smoothed
 
 
@@ -118,3 +125,16 @@ def test_report_of_nothing_says_so(tmp_path: Path, capsys: pytest.CaptureFixture
     assert cli.main(options(tmp_path / "run", tmp_path / "out")) == 1
     assert "holds no run" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_an_evaluation_of_answers_whose_tokens_nobody_counted_is_shown_without_their_length() -> None:
+    row = {"group_id": 0, "index": 0, "problem_id": "p", "reward": 1.0, "verdict": "passed", "finish": "stop"}
+    results = EvaluationResults(
+        key="a" * 64,
+        inputs={"targets": [{"name": "Given"}]},
+        targets={"Given": {"held": dataset_result([{**row, "response_tokens": None}])}},
+    )
+    evaluation = StoredEvaluation(manifest(kind=ManifestKind.EVALUATION), results)
+    page = io.StringIO()
+    Console(file=page, width=100).print(render(RunHistory((), (evaluation,), None), [], None))
+    assert "held: 1 × 1" in page.getvalue()

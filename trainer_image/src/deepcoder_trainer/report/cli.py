@@ -151,7 +151,7 @@ def _evaluation(evaluation: StoredEvaluation) -> RenderableType:
                 f"{p.mean:.3f}" if p else "not judged",
                 f"{p.low:.3f} to {p.high:.3f}" if p else "",
                 f"{r.truncated_ratio:.1%}",
-                f"{r.response_tokens_mean:.1f}",
+                f"{r.response_tokens_mean:.1f}" if r.response_tokens_mean is not None else "",
             )
     lines = []
     for c in results.comparisons:
