@@ -112,6 +112,20 @@ def test_steps_that_are_trained_again_after_a_crash_are_logged_again(
     assert own == sorted(set(own)), "W&B takes no step of its own twice"
 
 
+async def test_a_key_that_is_refused_costs_curves_there_and_not_the_attempt(
+    make_config: Callable[..., StageConfig], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import wandb
+
+    def refused(**_: Any) -> None:
+        raise wandb.errors.UsageError("api_key not configured (no-tty)")
+
+    monkeypatch.setattr(wandb, "init", refused)
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    assert await trackers.start_trackers(make_config()) == []
+    assert "api_key not configured (no-tty)" in caplog.text
+
+
 async def test_a_server_that_does_not_answer_costs_the_start_some_time_and_not_the_attempt(
     make_config: Callable[..., StageConfig], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

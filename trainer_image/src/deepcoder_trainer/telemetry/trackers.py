@@ -3,7 +3,7 @@
 A pod template or a shell sets `DEEPCODER_TENSORBOARD_DIR` to a folder for event files, or `WANDB_PROJECT` (with
 `WANDB_MODE=offline` where there is no network). Neither package is needed otherwise; asking for one that is not
 installed is refused before anything starts. A W&B server that does not answer holds up the start for `WANDB_SECONDS`
-at most; the attempt then goes on without it.
+at most; without that, or with a key that it refuses, the attempt goes on without it: its curves are stored anyway.
 
 Steps are numbered over all stages, so that curves join up. After a crash the steps since the newest checkpoint are
 trained again, and their figures need not be the same: TensorBoard drops what it has of them. W&B, which takes no step
@@ -117,4 +117,8 @@ async def start_trackers(config: StageConfig) -> list[Observer]:
                 "network, or set WANDB_MODE=offline and sync later",
                 WANDB_SECONDS,
             )
+        except BadConfig:
+            raise
+        except Exception as error:  # of W&B's own kinds: a curve elsewhere is not worth the run
+            log.error("W&B cannot be used (%s), this attempt goes on without it: look at WANDB_API_KEY", error)
     return found
