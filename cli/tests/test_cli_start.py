@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+
+from deepcoder_cli.exits import Exit
+
+_SLOW_TO_LOAD = """
+import sys, time
+
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "click":
+            print("loading", flush=True)
+            time.sleep(60)
+
+sys.meta_path.insert(0, Slow())
+from deepcoder_cli.__main__ import main
+sys.exit(main(["--help"]))
+"""
 
 
 def test_tables_are_loaded_by_the_command_that_reads_them() -> None:
@@ -16,3 +33,14 @@ def test_tables_are_loaded_by_the_command_that_reads_them() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_ctrl_c_while_the_program_is_loaded_ends_it_without_a_word() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _SLOW_TO_LOAD], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "loading\n"
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=30)
+    assert (process.returncode, *said) == (Exit.INTERRUPTED, "", "")

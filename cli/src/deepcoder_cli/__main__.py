@@ -1,72 +1,38 @@
-"""`kubectl deepcoder`: the entry point, named so that kubectl finds it. Exit codes are in `exits`.
+"""`kubectl deepcoder`: the entry point, named so that kubectl finds it.
 
-Every error of the client becomes a line on standard error and a code. Anything else is a defect: it keeps its
-traceback, and has a code of its own, so that no script takes it for an answer.
+What the commands stand on takes most of a second to load, and is loaded here, after Ctrl-C was seen to: whoever changes
+their mind meanwhile leaves at once, without a traceback of somebody's imports. Then Ctrl-C is the program's again.
 """
 
 from __future__ import annotations
 
-import io
+import os
+import signal
 import sys
-import traceback
+import threading
 from collections.abc import Sequence
+from typing import Any
 
-import click
-
-from deepcoder_cli.app import COMPLETE_VARIABLE, app
 from deepcoder_cli.exits import Exit
-from deepcoder_cli.output import printable
-from deepcoder_client.errors import (
-    BadFile,
-    BadName,
-    ClientError,
-    Forbidden,
-    NoData,
-    NotFound,
-    NotInTime,
-    NoToken,
-    Refused,
-    StorageError,
-    Unreachable,
-)
-
-CODES: dict[type[ClientError], Exit] = {
-    BadFile: Exit.USAGE,
-    BadName: Exit.USAGE,
-    Forbidden: Exit.FORBIDDEN,
-    NoData: Exit.NOT_FOUND,
-    NotFound: Exit.NOT_FOUND,
-    NoToken: Exit.USAGE,
-    NotInTime: Exit.NOT_SO,
-    Refused: Exit.REFUSED,
-    StorageError: Exit.UNREACHABLE,
-    Unreachable: Exit.UNREACHABLE,
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without a letter shows a question mark in its place
-    try:
-        done = app.main(arguments, "kubectl deepcoder", complete_var=COMPLETE_VARIABLE, standalone_mode=False)
-        return int(done or 0)
-    except click.UsageError as error:
-        error.show()
-        return Exit.USAGE
-    except click.ClickException as error:
-        error.show()
-        return Exit.NOT_SO
-    except click.Abort:
-        return Exit.INTERRUPTED
-    except ClientError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
-        return next((code for kind, code in CODES.items() if isinstance(error, kind)), Exit.NOT_SO)
-    except Exception:
-        traceback.print_exc()
-        print("error: this is a defect of kubectl deepcoder: please report it with the lines above", file=sys.stderr)
-        return Exit.DEFECT
+    before = signal.getsignal(signal.SIGINT)
+    # Not where Ctrl-C is ignored, as in the background, nor in a thread, which cannot be interrupted.
+    ours = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    if ours:
+        signal.signal(signal.SIGINT, _leave)
+    from deepcoder_cli.program import main as program
+
+    if ours:
+        signal.signal(signal.SIGINT, before)
+    return program(arguments)
+
+
+def _leave(*_: Any) -> None:
+    """Nothing has been begun that would have to be ended."""
+    os._exit(Exit.INTERRUPTED)
 
 
 if __name__ == "__main__":
