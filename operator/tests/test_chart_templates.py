@@ -254,8 +254,9 @@ def test_release_named_deepcoder_does_not_repeat_itself(helm: str) -> None:
 
 
 def test_chosen_images_are_used_as_they_are(helm: str) -> None:
-    objects = render(helm, {"images": {"operator": "r/op@sha256:1", "trainer": "r/t:2", "sandbox": "r/s:3"}})
-    assert _container(objects)["image"] == "r/op@sha256:1"
+    digest = "sha256:" + "1" * 64
+    objects = render(helm, {"images": {"operator": f"r/op@{digest}", "trainer": "r/t:2", "sandbox": "r/s:3"}})
+    assert _container(objects)["image"] == f"r/op@{digest}"
     config = yaml.safe_load(only(objects, "ConfigMap")["data"]["config.yaml"])
     assert config["images"] == {"trainer": "r/t:2", "sandbox": "r/s:3"}
 
@@ -315,6 +316,86 @@ def test_schema_refuses_what_the_chart_does_not_know(helm: str, values: dict[str
     done = run_helm(helm, "template", "demo", values=values)
     assert done.returncode != 0
     assert next(iter(values)) in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"tolerations": [{"key": "gpu", "efect": "NoSchedule"}]}, "efect"),
+        ({"tolerations": [{"key": "gpu", "operator": "Exist"}]}, "operator"),
+        ({"web": {"egress": [{"prots": [{"port": 443}]}]}}, "prots"),
+        ({"web": {"egress": [{"to": [{"namespaceSelector": {"matchLabel": {}}}]}]}}, "matchLabel"),
+        ({"web": {"egress": [{"to": [{"ipBlock": {"except": []}}]}]}}, "cidr"),
+        ({"web": {"resources": {"reqests": {}}}}, "reqests"),
+        (
+            {"topologySpreadConstraints": [
+                {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": {}}
+            ]},
+            "labelSelector",
+        ),
+        ({"affinity": {"nodeAfinity": {}}}, "nodeAfinity"),
+        ({"env": [{"name": "X", "valueFrom": {"secretRef": {}}}]}, "secretRef"),
+        ({"images": {"operator": "registry.example/operator:"}}, "registry.example/operator:"),
+        ({"images": {"trainer": "registry.example/trainer@sha256:12"}}, "registry.example/trainer@sha256:12"),
+        ({"images": {"sandbox": "https://registry.example/sandbox"}}, "https://registry.example/sandbox"),
+    ],
+    ids=lambda v: json.dumps(v) if isinstance(v, dict) else "",
+)  # fmt: skip
+def test_schema_names_the_key_that_is_wrong_within_a_value(helm: str, values: dict[str, Any], named: str) -> None:
+    """What would be dropped without a word, or refused by the API server halfway through an installation."""
+    done = run_helm(helm, "template", "demo", values=values)
+    assert done.returncode != 0
+    assert named in done.stderr
+
+
+def test_schema_lets_through_what_kubernetes_knows(helm: str) -> None:
+    values: dict[str, Any] = {
+        "tolerations": [{"key": "gpu", "operator": "Equal", "value": "no", "effect": "NoExecute",
+                         "tolerationSeconds": 9},
+                        {"operator": "Exists"}],
+        "web": {"enabled": True, "egress": [
+            {"to": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}},
+                    {"namespaceSelector": {"matchExpressions": [{"key": "x", "operator": "In", "values": ["team"]}]},
+                     "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}],
+             "ports": [{"port": 53, "protocol": "UDP"}, {"port": "https"}, {"port": 9000, "endPort": 9010}]},
+            {}]},
+        "images": {"operator": "[fd00::1]:5000/deep/coder__op:v1.2_x@sha256:" + "a" * 64, "trainer": "localhost:5000/t",
+                   "sandbox": "s"},
+        "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": []}},
+        "env": [{"name": "X", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
+    }  # fmt: skip
+    policy = only(render(helm, values), "NetworkPolicy", "-web")["spec"]
+    assert policy["egress"] == values["web"]["egress"]
+
+
+def peers(policy: dict[str, Any], port: int) -> list[dict[str, Any]]:
+    """Who is let in at a port; raises where it is everybody."""
+    (rule,) = [r for r in policy["spec"]["ingress"] if port in [p["port"] for p in r["ports"]]]
+    found: list[dict[str, Any]] = rule["from"]
+    assert found, "an empty list is everybody"
+    return found
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["default", "named"])
+def test_metrics_are_open_to_the_namespace_that_is_named_alone_and_by_default_to_none(helm: str, named: bool) -> None:
+    values: dict[str, Any] = {"web": {"enabled": True}}
+    if named:
+        values["networkPolicy"] = {"monitoringNamespace": "monitoring"}
+    objects = render(helm, values)
+    for policy, port in (("operator", 8080), ("-web", 8091)):
+        let_in = peers(only(objects, "NetworkPolicy", policy), port)
+        namespaces = [p["namespaceSelector"]["matchLabels"] for p in let_in if "namespaceSelector" in p]
+        assert namespaces == ([{"kubernetes.io/metadata.name": "monitoring"}] if named else [])
+        (test,) = [p["podSelector"]["matchLabels"] for p in let_in if "namespaceSelector" not in p]
+        assert test["app.kubernetes.io/component"] == "test", "and what helm test starts"
+
+
+@pytest.mark.parametrize("monitor", ["serviceMonitor", "podMonitors"])
+def test_monitor_whose_prometheus_would_be_kept_out_is_refused_with_the_mend(helm: str, monitor: str) -> None:
+    done = run_helm(helm, "template", "demo", values={"metrics": {monitor: {"enabled": True}}})
+    assert done.returncode != 0
+    assert f"metrics.{monitor}.enabled is true" in done.stderr
+    assert "name its namespace in networkPolicy.monitoringNamespace" in done.stderr
 
 
 def test_values_of_an_older_release_that_are_used_again_render(helm: str) -> None:

@@ -71,6 +71,27 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 {{- end -}}
 
+{{/* Who reads metrics, beside the kubelet with its probes: Prometheus, and what `helm test` starts. */}}
+{{- define "deepcoder.scrapers" -}}
+{{- with .Values.networkPolicy.monitoringNamespace -}}
+- namespaceSelector:
+    matchLabels:
+      kubernetes.io/metadata.name: {{ . }}
+{{ end -}}
+- podSelector:
+    matchLabels:
+      app.kubernetes.io/instance: {{ .Release.Name }}
+      app.kubernetes.io/component: test
+{{- end -}}
+
+{{/* Call with (list root value) where a monitor is made: NetworkPolicies would keep its Prometheus out. */}}
+{{- define "deepcoder.letsPrometheusIn" -}}
+{{- $root := index . 0 -}}
+{{- if not $root.Values.networkPolicy.monitoringNamespace -}}
+{{- fail (printf "%s.enabled is true, and NetworkPolicies let no Prometheus in: name its namespace in networkPolicy.monitoringNamespace" (index . 1)) -}}
+{{- end -}}
+{{- end -}}
+
 {{/* The operator's own configuration, see config.py of the operator. */}}
 {{- define "deepcoder.config" -}}
 namespace: {{ .Release.Namespace }}
