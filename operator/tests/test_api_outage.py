@@ -19,9 +19,10 @@ from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.kube.informer import Informer
 from deepcoder_operator.kube.resources import CONFIGMAPS, PODS, RAYJOBS, Resource
 
-WEBHOOKS = Resource(
-    "admissionregistration.k8s.io", "v1", "validatingwebhookconfigurations", "ValidatingWebhookConfiguration"
-)
+ADMISSION = "admissionregistration.k8s.io"
+WEBHOOKS = Resource(ADMISSION, "v1", "validatingwebhookconfigurations", "ValidatingWebhookConfiguration")
+POLICIES = Resource(ADMISSION, "v1", "validatingadmissionpolicies", "ValidatingAdmissionPolicy")
+BINDINGS = Resource(ADMISSION, "v1", "validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding")
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -274,6 +275,59 @@ async def test_list_passes_both_selectors_on_to_every_page() -> None:
     assert [(q["labelSelector"], q["fieldSelector"]) for q in asked] == [("a=b", "spec.nodeName=n1")] * 2
 
 
+@pytest.mark.parametrize(
+    ("status", "message", "kind"),
+    [
+        (400, 'admission webhook "gpu.example.org" denied the request: no cost centre', errors.Forbidden),
+        (403, 'admission webhook "gpu.example.org" denied the request: no cost centre', errors.Forbidden),
+        (422, "rayjobs x is forbidden: ValidatingAdmissionPolicy 'p' denied request: no cost centre", errors.Forbidden),
+        (422, 'RayJob "x" is invalid: spec.ttl: Invalid value: -1', errors.Invalid),
+        (400, "RayJob in version v1 cannot be handled as a RayJob", errors.Invalid),
+    ],
+    ids=["webhook", "webhook that names a status", "policy", "schema", "form"],
+)
+async def test_refusal_of_a_policy_is_none_of_the_objects_form(
+    status: int, message: str, kind: type[errors.KubeError]
+) -> None:
+    """What is malformed is never tried again and fails its run; a policy is mended by whoever has it."""
+
+    async def refuse(_: web.Request) -> web.Response:
+        return web.json_response({"kind": "Status", "code": status, "message": message}, status=status)
+
+    async with serving(refuse) as port, client_of(port) as kube:
+        with pytest.raises(errors.KubeError) as raised:
+            await kube.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x", "namespace": "ml"}})
+    assert type(raised.value) is kind
+
+
+@pytest.mark.apiserver
+async def test_a_real_servers_policy_is_told_from_a_malformed_object(kube: Kube, namespace: str) -> None:
+    name, there = f"denies-{namespace}", {"kubernetes.io/metadata.name": namespace}
+    rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]}
+    matched = {"resourceRules": [rule], "namespaceSelector": {"matchLabels": there}}
+    policy = {"matchConstraints": matched, "validations": [{"expression": "false", "message": "no cost centre"}]}
+    binding = {"policyName": name, "validationActions": ["Deny"]}
+    for resource, spec in ((POLICIES, policy), (BINDINGS, binding)):
+        body = {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": {"name": name}}
+        await kube.post(resource.path(None), body | {"spec": spec})
+    try:
+        async with asyncio.timeout(60):
+            with pytest.raises(errors.Forbidden, match="no cost centre"):
+                await make_maps(kube, namespace, [])
+    finally:
+        for resource in (BINDINGS, POLICIES):
+            await kube.delete(resource, None, name)
+
+
+async def make_maps(kube: Kube, namespace: str, tried: list[str]) -> None:
+    """One ConfigMap after the other, until the server has heard of what refuses them; the names go into `tried`."""
+    for number in range(1000):
+        tried.append(f"map-{number}")
+        meta = {"name": tried[-1], "namespace": namespace}
+        await kube.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta})
+        await asyncio.sleep(0.05)
+
+
 @pytest.mark.apiserver
 async def test_webhook_that_gives_no_answer_is_told_from_a_server_that_gives_none(kube: Kube, namespace: str) -> None:
     """Both are an answer of 500; only of one it is certain that nothing was done, and somebody has to mend it."""
@@ -291,19 +345,10 @@ async def test_webhook_that_gives_no_answer_is_told_from_a_server_that_gives_non
     await kube.post(WEBHOOKS.path(None), body | {"webhooks": [webhook]})
 
     tried: list[str] = []
-
-    async def make() -> None:
-        """One after the other, until the server has heard of the webhook."""
-        for number in range(1000):
-            tried.append(f"map-{number}")
-            meta = {"name": tried[-1], "namespace": namespace}
-            await kube.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta})
-            await asyncio.sleep(0.05)
-
     try:
         async with asyncio.timeout(60):
             with pytest.raises(errors.WebhookAway, match=r"policies\.example\.org"):
-                await make()
+                await make_maps(kube, namespace, tried)
     finally:
         await kube.delete(WEBHOOKS, None, name)
     assert await kube.find(CONFIGMAPS, namespace, tried[-1]) is None

@@ -52,6 +52,10 @@ _RETRIED = frozenset({429, 500, 502, 503, 504})
 _NOT_DONE = frozenset({429})
 _WEBHOOK = "failed calling webhook"
 """In what the server says where it could not ask one."""
+_MALFORMED = frozenset({400, 422})
+_DENIED = ("denied the request", "denied request")
+"""In what the server says where a webhook or a policy refused. Unless it names a status a webhook's refusal is a 400,
+and a policy's a 422, as if the object were malformed."""
 _BY_STATUS: Mapping[int, type[errors.KubeError]] = {
     400: errors.Invalid,
     403: errors.Forbidden,
@@ -364,4 +368,6 @@ def _error(status: int, answer: Object) -> errors.KubeError:
     message = str(answer.get("message") or answer.get("reason") or f"HTTP {status}")
     if status in _RETRIED and _WEBHOOK in message:
         return errors.WebhookAway(message, status)
+    if status in _MALFORMED and any(words in message for words in _DENIED):
+        return errors.Forbidden(message, status)
     return _BY_STATUS.get(status, errors.Unavailable if status in _RETRIED else errors.KubeError)(message, status)

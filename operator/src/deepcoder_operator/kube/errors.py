@@ -24,7 +24,7 @@ class Conflict(KubeError):
 
 
 class Forbidden(KubeError):
-    """RBAC or admission refuses; trying again does not help by itself."""
+    """RBAC, a quota, a webhook or a policy refuses: somebody may mend that, and then the same is let through."""
 
 
 class Invalid(KubeError):
