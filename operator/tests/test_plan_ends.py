@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from plan_world import running
+from plan_world import reason, running
 from run_manifests import TRAIN
 
 from deepcoder_contracts.api.failure import FailureReason
@@ -79,6 +79,27 @@ def test_deletion_waits_for_no_one_for_ever(away: str) -> None:
     cluster = running()
     setattr(cluster, away, False)
     cluster.delete()
+def test_what_is_left_behind_is_told_once_however_long_storage_is_away_after_that() -> None:
+    cluster = running()
+    cluster.kuberay = False
+    cluster.leave(1)
+    cluster.settle()
+    cluster.storage_problem = Problem("StorageUnreachable", "no route")
+    cluster.advance(361)
+    decided = []
+    for _ in range(20):
+        decided.append(cluster.step())
+        cluster.advance(15)
+    told = [e.reason for plan in decided for e in plan.events]
+    assert told.count("LeftBehind") == 1
+    assert reason(cluster) == "StorageUnreachable"
+    cluster.storage_problem = None
+    cluster.settle()
+    cluster.advance(10)
+    cluster.settle()
+    assert cluster.name == "demo-s0-a2"
+
+
     cluster.settle()
     cluster.advance(301)
     cluster.settle()

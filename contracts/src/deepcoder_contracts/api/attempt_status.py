@@ -98,6 +98,9 @@ class AttemptStatus(Status):
     ended_time: datetime | None = None
     """When its end was seen."""
 
+    left_behind_time: datetime | None = None
+    """When its RayJob and pods, which had not ended in time, were given up: the run goes on without them."""
+
     outcome: Annotated[Outcome, lenient(Outcome.FAILED)] | None = None
     """How it ended, once that is known."""
 

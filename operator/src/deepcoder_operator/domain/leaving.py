@@ -63,11 +63,10 @@ def gone(draft: Draft, world: World) -> bool:
     left = [f"RayJob {job.name}"] if job is not None else []
     left += [f"pod {p.name}" for p in pods[:5]]
     if late:
-        draft.event(
-            "LeftBehind",
-            f"the run goes on without what does not end (see to KubeRay and the nodes): {', '.join(left)}",
-            warning=True,
-        )
+        if attempt.left_behind_time is None:  # once: the run may wait long for storage after that
+            text = f"the run goes on without what does not end (see to KubeRay and the nodes): {', '.join(left)}"
+            draft.update_attempt(left_behind_time=draft.now)
+            draft.event("LeftBehind", text, warning=True)
         return True
     failed = attempt.outcome is Outcome.FAILED and attempt.reason is not None
     why = f" ({attempt.reason}: {attempt.evidence})" if failed else ""

@@ -26,6 +26,7 @@ _ATTEMPT = (
     "step_time",
     "heartbeat_time",
     "ended_time",
+    "left_behind_time",
 )
 
 
