@@ -83,7 +83,10 @@ ODD_ENDS = {
         "while True:\n    thread = threading.Thread(target=int)\n    thread.start(); thread.join()",
         {Verdict.TIME_LIMIT},
     ),
-    "closes all it has": ("os.closerange(0, 100)\nwhile True: pass", {Verdict.TIME_LIMIT, Verdict.RUNTIME_ERROR}),
+    "closes all it has": (  # nothing is heard of it any more: livecodebench's goes on to the limit of all tests
+        "os.closerange(0, 100)\nwhile True: time.sleep(0.01)",
+        {Verdict.TIME_LIMIT, Verdict.RUNTIME_ERROR},
+    ),
     "stops itself": (
         "import ctypes\nfor number in (20, 21, 22): ctypes.CDLL(None).kill(os.getpid(), number)\nprint(17)",
         {Verdict.PASSED, Verdict.TIME_LIMIT},
