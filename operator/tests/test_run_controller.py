@@ -70,6 +70,21 @@ async def test_status_of_a_deleted_run_is_not_written_onto_its_namesake(ground: 
     assert first["status"]["ordinal"] == 1
 
 
+async def test_run_made_again_while_the_one_before_is_looked_for_is_worked_for(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old one's write finds nothing; the new one's event comes before the answer that there was none."""
+
+    async def find(*_: Any) -> None:
+        ground.controller.seen(ground.api.change(manifest(9, OTHER_UID)))
+
+    ground.api.stored = None
+    monkeypatch.setattr(ground.api, "find", find)
+    ground.controller.seen(manifest())
+    await ground.until(lambda: ground.api.writes)
+    assert ground.api.writes[0]["metadata"]["uid"] == OTHER_UID
+
+
 async def test_conflict_is_planned_again_from_the_newest_object(ground: Ground) -> None:
     """Somebody writes during the pass and no event of it has come: the run is read anew."""
 

@@ -226,12 +226,14 @@ class RunController:
             worker.adopt(found)
 
     async def _is_gone(self, worker: _Worker) -> bool:
+        """Whether nothing is left to work for: a run that was made again under the name meanwhile is this worker's."""
         meta = worker.obj["metadata"]
         try:
             found = await self._kube.find(RUNS, meta["namespace"], meta["name"])
         except errors.KubeError:
             return False
-        return found is None or found["metadata"]["uid"] != meta["uid"]
+        there = found is not None and found["metadata"]["uid"] == meta["uid"]
+        return not there and worker.obj["metadata"]["uid"] == meta["uid"]
 
     def _forget(self, key: RunKey, worker: _Worker) -> None:
         if self._workers.get(key) is worker:
