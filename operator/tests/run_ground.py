@@ -16,6 +16,7 @@ from run_manifests import run_manifest
 from deepcoder_contracts.api.run import FINALIZER
 from deepcoder_operator.board import ProgressBoard, RunKey
 from deepcoder_operator.clock import SteadyClock
+from deepcoder_operator.controllers.reconcile import Reconciler
 from deepcoder_operator.controllers.run import RunController
 from deepcoder_operator.domain.policy import Policy
 from deepcoder_operator.domain.world import Problem, StorageView, World
@@ -94,7 +95,7 @@ class Executor:
     failure: Exception | None = None
     released: list[str] = field(default_factory=list)
 
-    async def carry_out(self, run: Any, actions: Any) -> Problem | None:
+    async def carry_out(self, run: Any, actions: Any, adopt: Any) -> Problem | None:
         self.done += actions
         if actions and self.failure:
             raise self.failure
@@ -129,9 +130,16 @@ async def standing(settle: float = 0.0) -> AsyncIterator[Ground]:
     api: Any = made.api
     observer: Any = made.observer
     executor: Any = made.executor
-    made.controller = RunController(
-        api, observer, executor, made.board, Policy(), made.record, SteadyClock().now, settle
+    reconciler = Reconciler(
+        kube=api,
+        observer=observer,
+        executor=executor,
+        board=made.board,
+        policy=Policy(),
+        record=made.record,
+        now=SteadyClock().now,
     )
+    made.controller = RunController(api, reconciler, made.board, settle)
     made.controller.start()
     yield made
     await made.controller.stop()

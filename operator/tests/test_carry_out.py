@@ -107,10 +107,18 @@ class Ground:
         api: Any = self.api
         storage: Any = self.storage
         jobs: Any = self.jobs
-        self.executor = Executor(api, jobs, storage, SETTINGS)
+        self.told: list[str] = []
+        self.adopted: list[Any] = []
+        self.executor = Executor(api, jobs, storage, SETTINGS, self._record)
+
+    def _record(self, obj: Any, reason: str, message: str, *, warning: bool = False) -> None:
+        self.told.append(reason)
+
+    async def carry_out(self, actions: Any) -> Problem | None:
+        return await self.executor.carry_out(self.run, actions, self.adopted.append)
 
     async def problem(self, *actions: Any) -> Problem:
-        found = await self.executor.carry_out(self.run, actions or self.make)
+        found = await self.carry_out(actions or self.make)
         assert found is not None
         return found
 
@@ -121,8 +129,8 @@ def ground() -> Ground:
 
 
 async def test_attempt_is_made_with_all_that_surrounds_it_once(ground: Ground) -> None:
-    assert await ground.executor.carry_out(ground.run, ground.make) is None
-    assert await ground.executor.carry_out(ground.run, ground.make) is None
+    assert await ground.carry_out(ground.make) is None
+    assert await ground.carry_out(ground.make) is None
     assert ground.jobs.seen == ["demo-s0-a1"]
     assert {kind for kind, _ in ground.api.objects} == {
         "ConfigMap", "ServiceAccount", "NetworkPolicy", "SandboxPool", "RayJob"
@@ -167,10 +175,10 @@ async def test_folder_is_claimed_before_anything_is_made(ground: Ground) -> None
 
 
 async def test_lost_config_is_made_again_by_the_release_that_resolved_it_and_by_no_other(ground: Ground) -> None:
-    assert await ground.executor.carry_out(ground.run, ground.make) is None
+    assert await ground.carry_out(ground.make) is None
     key = ("ConfigMap", config_name("demo"))
     kept = ground.api.objects.pop(key)
-    assert await ground.executor.carry_out(ground.run, ground.make) is None
+    assert await ground.carry_out(ground.make) is None
     assert ground.api.objects.pop(key) == kept
     provenance = ground.run.status.provenance
     assert provenance is not None
@@ -187,13 +195,13 @@ async def test_job_mounts_the_config_that_it_was_made_with_and_not_one_that_was_
     """An operator died between the two; the next one has another authority, and the run was edited meanwhile."""
     ground.api.refuses["RayJob"] = errors.Unavailable("the operator dies here")
     with pytest.raises(errors.Unavailable):
-        await ground.executor.carry_out(ground.run, ground.make)
+        await ground.carry_out(ground.make)
     left = {name for kind, name in ground.api.objects if kind == "ConfigMap" and name != config_name("demo")}
     del ground.api.refuses["RayJob"]
     ground.executor.settings = replace(SETTINGS, ca_bundle="another")
     checkpoint = ground.run.spec.checkpoint.model_copy(update={"drain_seconds": 77})
     ground.run = ground.run.model_copy(update={"spec": ground.run.spec.model_copy(update={"checkpoint": checkpoint})})
-    assert await ground.executor.carry_out(ground.run, ground.make) is None
+    assert await ground.carry_out(ground.make) is None
     job = ground.api.objects["RayJob", "demo-s0-a1"]["spec"]["rayClusterSpec"]
     name = mounted_config_map(job["headGroupSpec"]["template"]["spec"])
     assert name not in left
@@ -205,9 +213,6 @@ async def test_job_mounts_the_config_that_it_was_made_with_and_not_one_that_was_
 async def test_post_mortem_in_part_is_told_in_an_event_and_counted(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[str] = []
-    ground.executor.record = lambda obj, reason, message, warning: told.append(reason)
-
     async def save(*_: Any) -> tuple[str, str, bool]:
         return "PostMortemPartly", "s3://b/k lacks the log of the head", True
 
@@ -217,32 +222,30 @@ async def test_post_mortem_in_part_is_told_in_an_event_and_counted(
     assert before is not None, "there from the start"
     attempt = ground.run.status.attempt
     assert attempt is not None
-    assert await ground.executor.carry_out(ground.run, [d.SavePostMortem(attempt)]) is None
-    assert told == ["PostMortemPartly"]
+    assert await ground.carry_out([d.SavePostMortem(attempt)]) is None
+    assert ground.told == ["PostMortemPartly"]
     assert REGISTRY.get_sample_value(name, labels) == before + 1
 
 
 async def test_what_passes_by_itself_is_raised_and_what_follows_is_not_tried(ground: Ground) -> None:
     ground.api.refuses["DeepCoderRun"] = errors.Conflict("changed", 409)
     with pytest.raises(errors.Conflict):
-        await ground.executor.carry_out(ground.run, [d.AddFinalizer(), *ground.make])
+        await ground.carry_out([d.AddFinalizer(), *ground.make])
     assert ground.api.objects == {}
 
 
 async def test_run_that_was_given_its_finalizer_is_handed_on_and_one_that_is_let_go_is_not(ground: Ground) -> None:
     """Its next pass needs no event; what is let go may be gone, and must not be planned for as if it were there."""
-    told: list[dict[str, Any]] = []
-    ground.executor.adopt = told.append
-    await ground.executor.carry_out(ground.run, [d.AddFinalizer()])
-    assert [o["metadata"]["finalizers"][-1] for o in told] == [FINALIZER]
-    await ground.executor.carry_out(ground.run, [d.RemoveFinalizer()])
+    await ground.carry_out([d.AddFinalizer()])
+    assert [o["metadata"]["finalizers"][-1] for o in ground.adopted] == [FINALIZER]
+    await ground.carry_out([d.RemoveFinalizer()])
     ground.api.refuses["DeepCoderRun"] = errors.NotFound("gone", 404)
-    await ground.executor.carry_out(ground.run, [d.AddFinalizer()])
-    assert len(told) == 1
+    await ground.carry_out([d.AddFinalizer()])
+    assert len(ground.adopted) == 1
 
 
 async def test_pod_that_came_under_the_name_of_one_to_be_ended_is_left_alone(ground: Ground) -> None:
     for name, uid in (("head", "old"), ("worker", "new")):
         ground.api.objects["Pod", name] = {"kind": "Pod", "metadata": {"name": name, "uid": uid}}
-    assert await ground.executor.carry_out(ground.run, [d.EndPods((("head", "old"), ("worker", "old")))]) is None
+    assert await ground.carry_out([d.EndPods((("head", "old"), ("worker", "old")))]) is None
     assert list(ground.api.objects) == [("Pod", "worker")]

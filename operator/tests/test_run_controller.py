@@ -190,7 +190,7 @@ async def test_pool_that_changes_wakes_the_runs_that_it_judges_for_and_no_other(
         return obj | {"metadata": obj["metadata"] | {"resourceVersion": "2"}}
 
     looked: list[str] = []
-    ground.controller._reconciler._observer = Still()
+    ground.controller._reconciler.observer = Still()
     monkeypatch.setattr(ground.api, "replace_status", accept)
     for obj in (pool_of("a", poolRef={"name": "shared"}), pool_of("b", poolRef={"name": "other"}),
                 pool_of("c", template={"maxReplicas": 2})):  # fmt: skip

@@ -35,7 +35,7 @@ class Answers(Observer):
 async def test_run_counts_as_waiting_for_storage_from_a_question_in_vain_to_its_answer() -> None:
     async with standing() as ground:
         answers = Answers(storage=StorageView(problem=AWAY))
-        ground.controller._reconciler._observer = answers
+        ground.controller._reconciler.observer = answers
         ground.controller.seen(manifest())
         await ground.until(lambda: waiting() == 1)
         answers.storage = None
@@ -63,7 +63,7 @@ async def test_run_for_which_something_is_refused_is_counted_until_it_is_not() -
 
 async def test_run_that_is_gone_waits_for_nothing() -> None:
     async with standing() as ground:
-        ground.controller._reconciler._observer = Answers(storage=StorageView(problem=AWAY))
+        ground.controller._reconciler.observer = Answers(storage=StorageView(problem=AWAY))
         ground.controller.seen(manifest())
         await ground.until(lambda: waiting() == 1)
         ground.controller.gone(manifest())
@@ -108,7 +108,7 @@ async def test_how_long_a_run_has_been_in_its_phase_is_served() -> None:
         return REGISTRY.get_sample_value("deepcoder_operator_oldest_run_seconds", {"phase": "Pending"}) or 0
 
     async with standing() as ground:
-        ground.controller._reconciler._observer = Answers(storage=StorageView(problem=AWAY))
+        ground.controller._reconciler.observer = Answers(storage=StorageView(problem=AWAY))
         ground.controller.seen(manifest())
         await ground.until(lambda: age() > 0)
         ground.controller.gone(manifest())

@@ -65,17 +65,17 @@ def intended() -> dict[str, Any]:
 
 async def test_figures_alone_are_not_written_with_every_look(ground: Ground) -> None:
     """Of twenty looks at a run that reports a step each time, the statuses of the first few passes are written."""
-    ground.controller._reconciler._observer = Beats()
+    ground.controller._reconciler.observer = Beats()
     ground.controller.seen(ground.api.change(intended()))
     await ground.until(lambda: "Running" in phases(ground.api))
     await asyncio.sleep(0.1)
     settled = len(ground.api.writes)
-    looked = ground.controller._reconciler._observer.step
+    looked = ground.controller._reconciler.observer.step
     for _ in range(20):
         ground.controller.wake(KEY)
         await asyncio.sleep(0.01)
     assert len(ground.api.writes) == settled
-    assert ground.controller._reconciler._observer.step >= looked + 15
+    assert ground.controller._reconciler.observer.step >= looked + 15
 
 
 async def test_what_was_held_back_is_written_once_it_is_due(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +86,7 @@ async def test_what_was_held_back_is_written_once_it_is_due(ground: Ground, monk
         return Plan(run.status.model_copy(update={"gpus": looks[0]}))
 
     monkeypatch.setattr(reconcile, "plan", look)
-    monkeypatch.setattr(ground.controller._reconciler, "_clock", lambda: now[0])
+    monkeypatch.setattr(ground.controller._reconciler, "clock", lambda: now[0])
     ground.controller.seen(ground.api.change(manifest()))
     await ground.until(lambda: ground.api.writes)
     for at, written in ((14.0, 1), (15.0, 2), (29.0, 2), (30.0, 3)):

@@ -27,6 +27,7 @@ from deepcoder_operator.config import Authentication, OperatorConfig
 from deepcoder_operator.controllers.carry_out import Executor
 from deepcoder_operator.controllers.observe import Children, Observer
 from deepcoder_operator.controllers.pool import PoolController
+from deepcoder_operator.controllers.reconcile import Reconciler
 from deepcoder_operator.controllers.run import RunController, run_of
 from deepcoder_operator.controllers.watch import RunWatch
 from deepcoder_operator.domain.names import LABEL_RUN, LABEL_RUN_UID
@@ -79,10 +80,17 @@ class Operator:
             pools=self.pools.pools,
         )
         self.observer = Observer(kube, self.children, self.board, self.storage)
-        self.executor = Executor(kube, self.children.rayjobs, self.storage, self._trainer_settings(""))
-        self.runs = RunController(
-            kube, self.observer, self.executor, self.board, self._policy(), self.record, self.clock.now
+        self.executor = Executor(kube, self.children.rayjobs, self.storage, self._trainer_settings(""), self.record)
+        reconciler = Reconciler(
+            kube=kube,
+            observer=self.observer,
+            executor=self.executor,
+            board=self.board,
+            policy=self._policy(),
+            record=self.record,
+            now=self.clock.now,
         )
+        self.runs = RunController(kube, reconciler, self.board)
         self.watch = RunWatch(kube, self.runs, config.watch_namespaces)
         self.pools.pools.listen(self._pool_changed)
         self.storage.aside = self.runs.limit.aside

@@ -8,7 +8,6 @@ and could fail by itself. With a queue the RayJob is made suspended, and Kueue o
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from deepcoder_contracts.api.attempt_status import AttemptStatus
 from deepcoder_contracts.api.run import DeepCoderRun
@@ -17,7 +16,7 @@ from deepcoder_contracts.sizing import per_pod
 from deepcoder_contracts.stage import Placement, StageType
 from deepcoder_operator.builders.meta import Object, metadata
 from deepcoder_operator.builders.stage_config import CONFIG_DIRECTORY, STAGE_FILE
-from deepcoder_operator.builders.trainer_pod import build_pod_template, refuse_template
+from deepcoder_operator.builders.trainer_pod import AttemptPods, refuse_template
 from deepcoder_operator.domain.names import HEAD, LABEL_ORDINAL, LABEL_STAGE, LEARNER, SAMPLER
 
 RAY_VERSION = "2.60.0"
@@ -47,7 +46,7 @@ def build_rayjob(run: DeepCoderRun, attempt: AttemptStatus, image: str, config_m
             "ttlSecondsAfterFinished": TTL_SECONDS,
             "preRunningDeadlineSeconds": stage.pre_running_deadline_seconds + _BACKSTOP_SECONDS,
             "suspend": bool(queue),
-            "rayClusterSpec": _cluster(run, stage, attempt, image, config_map, s3_ca=s3_ca),
+            "rayClusterSpec": _cluster(AttemptPods(run, stage, attempt.ordinal, config_map, image, s3_ca)),
         },
     }
 
@@ -59,23 +58,9 @@ def refuse_templates(run: DeepCoderRun, stage: Stage) -> None:
         refuse_template(stage, role, group.template)
 
 
-def _cluster(
-    run: DeepCoderRun, stage: Stage, attempt: AttemptStatus, image: str, config_map: str, *, s3_ca: bool
-) -> Object:
-    def template(role: str, user: dict[str, Any]) -> dict[str, Any]:
-        return build_pod_template(
-            run,
-            stage,
-            role=role,
-            ordinal=attempt.ordinal,
-            config_map=config_map,
-            image=image,
-            template=user,
-            s3_ca=s3_ca,
-        )
-
+def _cluster(pods: AttemptPods) -> Object:
     groups = []
-    for role, group, resources in _groups(stage, run.spec.recipe.tensor_parallel):
+    for role, group, resources in _groups(pods.stage, pods.run.spec.recipe.tensor_parallel):
         groups.append(
             {
                 "groupName": f"{role}s",
@@ -84,7 +69,7 @@ def _cluster(
                 "maxReplicas": group.replicas,
                 # Ray parses this with a shell in between, hence JSON within quotes.
                 "rayStartParams": {"resources": json.dumps(json.dumps(resources))},
-                "template": template(role, group.template),
+                "template": pods.template(role, group.template),
             }
         )
     return {
@@ -92,7 +77,7 @@ def _cluster(
         "authOptions": {"mode": "token"},
         "headGroupSpec": {
             "rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"},  # noqa: S104  guarded by token and policy
-            "template": template(HEAD, stage.resources.head.template),
+            "template": pods.template(HEAD, pods.stage.resources.head.template),
         },
         "workerGroupSpecs": groups,
     }

@@ -8,6 +8,7 @@ template may not set is refused with `TemplateError`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from deepcoder_contracts.api.run import DeepCoderRun
@@ -50,28 +51,34 @@ _USER = 1000
 _TOKEN_SECONDS = 3600
 
 
-def build_pod_template(
-    run: DeepCoderRun,
-    stage: Stage,
-    *,
-    role: str,
-    ordinal: int,
-    config_map: str,
-    image: str,
-    template: dict[str, Any],
-    s3_ca: bool,
-) -> dict[str, Any]:
-    """PodTemplateSpec of a role; raises `TemplateError` when the user's template sets what the operator owns."""
-    refuse_template(stage, role, template)
-    container = _container_of(role)
-    base = {
-        "metadata": {
-            "labels": attempt_labels(run.metadata.name, run.metadata.uid, stage.name, ordinal) | {LABEL_ROLE: role}
-        },
-        "spec": _pod_spec(run, role, config_map, s3_ca=s3_ca)
-        | {"containers": [_container(run, container, role, image, s3_ca=s3_ca)]},
-    }
-    return merge(base, template)
+@dataclass(frozen=True)
+class AttemptPods:
+    """What the pods of an attempt have in common."""
+
+    run: DeepCoderRun
+
+    stage: Stage
+    """That of the attempt."""
+
+    ordinal: int
+    """The attempt's."""
+
+    config_map: str
+    """Name of the ConfigMap with the stage config."""
+
+    image: str
+    """The trainer's."""
+
+    s3_ca: bool
+    """Whether the bucket's Secret has an authority of its own."""
+
+    def template(self, role: str, user: dict[str, Any]) -> dict[str, Any]:
+        """PodTemplateSpec of a role; raises `TemplateError` when the user's template sets what the operator owns."""
+        refuse_template(self.stage, role, user)
+        meta = self.run.metadata
+        labels = attempt_labels(meta.name, meta.uid, self.stage.name, self.ordinal) | {LABEL_ROLE: role}
+        spec = _pod_spec(self, role) | {"containers": [_container(self, role)]}
+        return merge({"metadata": {"labels": labels}, "spec": spec}, user)
 
 
 def refuse_template(stage: Stage, role: str, template: dict[str, Any]) -> None:
@@ -99,7 +106,8 @@ def _owned(container: str) -> list[tuple[str, ...]]:
     ]
 
 
-def _pod_spec(run: DeepCoderRun, role: str, config_map: str, *, s3_ca: bool) -> dict[str, Any]:
+def _pod_spec(pods: AttemptPods, role: str) -> dict[str, Any]:
+    run = pods.run
     scheduling, checkpoint = run.spec.scheduling, run.spec.checkpoint
     volumes: list[dict[str, Any]] = [
         {"name": "shm", "emptyDir": {"medium": "Memory"}},
@@ -107,8 +115,9 @@ def _pod_spec(run: DeepCoderRun, role: str, config_map: str, *, s3_ca: bool) -> 
         {"name": "home", "emptyDir": {}},
     ]
     if role == HEAD:
-        volumes.append({"name": "config", "projected": {"defaultMode": 0o440, "sources": _sources(run, config_map)}})
-    if s3_ca and checkpoint.s3.credentials_secret_ref:
+        sources = _sources(run, pods.config_map)
+        volumes.append({"name": "config", "projected": {"defaultMode": 0o440, "sources": sources}})
+    if pods.s3_ca and checkpoint.s3.credentials_secret_ref:
         items = [{"key": S3_CA_KEY, "path": S3_CA_KEY}]
         secret = {"secretName": checkpoint.s3.credentials_secret_ref.name, "items": items, "defaultMode": 0o440}
         volumes.append({"name": "s3-ca", "secret": secret})
@@ -159,7 +168,7 @@ def _sources(run: DeepCoderRun, config_map: str) -> list[dict[str, Any]]:
     ]
 
 
-def _container(run: DeepCoderRun, name: str, role: str, image: str, *, s3_ca: bool) -> dict[str, Any]:
+def _container(pods: AttemptPods, role: str) -> dict[str, Any]:
     mounts: list[dict[str, Any]] = [
         {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108  the container's own
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
@@ -167,13 +176,13 @@ def _container(run: DeepCoderRun, name: str, role: str, image: str, *, s3_ca: bo
     ]
     if role == HEAD:
         mounts.append({"name": "config", "mountPath": CONFIG_DIRECTORY, "readOnly": True})
-    if s3_ca:
+    if pods.s3_ca:
         mounts.append({"name": "s3-ca", "mountPath": S3_CA_DIRECTORY, "readOnly": True})
     container: dict[str, Any] = {
-        "name": name,
-        "image": image,
+        "name": _container_of(role),
+        "image": pods.image,
         "imagePullPolicy": "IfNotPresent",
-        "env": _env(run, role, s3_ca=s3_ca),
+        "env": _env(pods, role),
         "resources": {"requests": {"cpu": "1", "memory": "4Gi"}},
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -187,8 +196,8 @@ def _container(run: DeepCoderRun, name: str, role: str, image: str, *, s3_ca: bo
     return container
 
 
-def _env(run: DeepCoderRun, role: str, *, s3_ca: bool) -> list[dict[str, Any]]:
-    s3 = run.spec.checkpoint.s3
+def _env(pods: AttemptPods, role: str) -> list[dict[str, Any]]:
+    run, s3 = pods.run, pods.run.spec.checkpoint.s3
     env: list[dict[str, Any]] = [
         _field("POD_NAME", "metadata.name"),
         _field("POD_NAMESPACE", "metadata.namespace"),
@@ -214,7 +223,7 @@ def _env(run: DeepCoderRun, role: str, *, s3_ca: bool) -> list[dict[str, Any]]:
         secret = s3.credentials_secret_ref.name
         env += [_key(k, secret) for k in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
         env.append(_key("AWS_SESSION_TOKEN", secret, optional=True))
-    if s3_ca:
+    if pods.s3_ca:
         env.append({"name": "AWS_CA_BUNDLE", "value": f"{S3_CA_DIRECTORY}/{S3_CA_KEY}"})
     if run.spec.model.credentials_secret_ref:
         env.append(_key("HF_TOKEN", run.spec.model.credentials_secret_ref.name))

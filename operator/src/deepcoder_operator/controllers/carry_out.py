@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from deepcoder_contracts.api.attempt_status import AttemptStatus
 from deepcoder_contracts.api.run import FINALIZER, DeepCoderRun, Metadata
@@ -47,6 +48,7 @@ from deepcoder_operator.domain.resolve import ResolvedConfig, resolve
 from deepcoder_operator.domain.world import RAYJOB_INVALID, Problem
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube, Object
+from deepcoder_operator.kube.events import Recorder
 from deepcoder_operator.kube.informer import Informer
 from deepcoder_operator.kube.resources import BY_KIND, CONFIGMAPS, PODS, POOLS, RAYJOBS, RUNS
 from deepcoder_operator.storage.s3 import StorageProblem
@@ -55,7 +57,7 @@ from deepcoder_operator.storage.service import StorageService
 log = logging.getLogger(__name__)
 
 
-class Obstacle(Exception):
+class CannotDo(Exception):
     """An action cannot be done until somebody mends something; carries the `Problem`."""
 
     def __init__(self, reason: str, message: str) -> None:
@@ -63,44 +65,45 @@ class Obstacle(Exception):
         self.problem = Problem(reason, message)
 
 
+_SEEN_TO = (CannotDo, StorageProblem, errors.Forbidden, errors.Invalid, errors.WebhookAway)
+"""What keeps an action from being done until somebody sees to it."""
+
+
 class Executor:
     """Does what plans say."""
 
-    def __init__(self, kube: Kube, rayjobs: Informer, storage: StorageService, settings: TrainerSettings) -> None:
-        self._kube, self._rayjobs, self._storage, self.settings = kube, rayjobs, storage, settings
-        self.adopt: Callable[[Object], None] = lambda run: None
-        """Called with a run that was written here, which then need not wait for the event to be planned again."""
-        self.record: Callable[..., None] = lambda obj, reason, message, warning=False: None
-        """Posts an event on a run."""
+    def __init__(
+        self, kube: Kube, rayjobs: Informer, storage: StorageService, settings: TrainerSettings, record: Recorder
+    ) -> None:
+        """`settings` are the operator's own part in what is made, which its certificates change; see `Recorder`."""
+        self.settings = settings
+        self._kube, self._rayjobs, self._storage, self._record = kube, rayjobs, storage, record
         self._post_mortem = PostMortem(kube, storage)
 
-    async def carry_out(self, run: DeepCoderRun, actions: Iterable[Action]) -> Problem | None:
-        """Do the actions; why one could not be done, None if all were. Raises `Conflict` and `Unavailable`."""
+    async def carry_out(
+        self, run: DeepCoderRun, actions: Iterable[Action], adopt: Callable[[Object], None]
+    ) -> Problem | None:
+        """Do the actions; why one could not be done, None if all were. Raises `Conflict` and `Unavailable`.
+
+        `adopt` is given the run where it was written here, which then need not wait for the event to be planned again.
+        """
         for action in actions:
             name = type(action).__name__
             try:
-                await self._do(run, action)
-            except (Obstacle, StorageProblem) as e:
-                return e.problem
-            except errors.Forbidden as e:
-                return Problem("Forbidden", f"the API server forbids the operator what it has to do ({name}): {e}")
-            except errors.Invalid as e:
-                return Problem("Invalid", f"the API server refuses what the operator makes ({name}): {e}")
-            except errors.WebhookAway as e:
-                text = (
-                    f"an admission webhook gives no answer, without which nothing may be done ({name}): {e}: see to it"
-                )
-                return Problem("WebhookAway", text)
+                written = await self._do(run, action)
+            except _SEEN_TO as e:
+                return replace(_problem(e, name), action=name)
+            if written is not None:
+                adopt(written)
             metrics.ACTIONS.labels(action=name).inc()
         return None
 
-    async def _do(self, run: DeepCoderRun, action: Action) -> None:
+    async def _do(self, run: DeepCoderRun, action: Action) -> Object | None:
+        """The run as it is now, if the action has written it."""
         meta = run.metadata
         match action:
             case AddFinalizer():
-                written = await self._finalizers(meta, [*meta.finalizers, FINALIZER])
-                if written is not None:
-                    self.adopt(written)
+                return await self._finalizers(meta, [*meta.finalizers, FINALIZER])
             case RemoveFinalizer():
                 await self.release(meta)
             case EnsureFoundation():
@@ -116,7 +119,7 @@ class Executor:
                 if told is not None:
                     reason, message, warning = told
                     log.info("run %s/%s: %s: %s", meta.namespace, meta.name, reason, message)
-                    self.record(_reference(run), reason, message, warning=warning)
+                    self._record(_reference(run), reason, message, warning=warning)
                     if reason in metrics.WARNED_REASONS:
                         metrics.WARNINGS.labels(reason=reason).inc()
             case DeleteRayJob(name, uid):
@@ -131,6 +134,7 @@ class Executor:
                 log.info("deleted %d objects of run %s/%s", count, meta.namespace, meta.name)
             case DeleteRun():
                 await self._kube.delete(RUNS, meta.namespace, meta.name, uid=meta.uid)
+        return None
 
     async def release(self, meta: Metadata) -> None:
         """Let a run go: what it owns follows by garbage collection."""
@@ -167,11 +171,11 @@ class Executor:
             return
         except errors.NotFound as e:
             text = f"RayJob {attempt.name} cannot be made: {e}: install KubeRay 1.6 or newer"
-            raise Obstacle("KubeRayNotFound", text) from e
+            raise CannotDo("KubeRayNotFound", text) from e
         except errors.Invalid as e:
-            raise Obstacle(RAYJOB_INVALID, f"the API server refuses {attempt.name}: {e}") from e
+            raise CannotDo(RAYJOB_INVALID, f"the API server refuses {attempt.name}: {e}") from e
         except errors.Forbidden as e:
-            raise Obstacle("RayJobForbidden", f"the API server refuses {attempt.name}: {e}") from e
+            raise CannotDo("RayJobForbidden", f"the API server refuses {attempt.name}: {e}") from e
         self._rayjobs.observe(created)
 
     async def _resolved(self, run: DeepCoderRun) -> ResolvedConfig:
@@ -184,7 +188,7 @@ class Executor:
         else:
             fresh, text = None, (stored.get("data") or {}).get(CONFIG_FILE, "")
         if run.status.provenance and sha256_digest(text.encode()) != run.status.provenance.config_digest:
-            raise Obstacle(
+            raise CannotDo(
                 "ConfigLost",
                 f"ConfigMap {name}, with the config that the run was accepted with, "
                 + ("is gone, and this release would resolve another" if stored is None else "was replaced by another")
@@ -195,7 +199,7 @@ class Executor:
         return ResolvedConfig.from_json(text)
 
     async def _create(self, run: DeepCoderRun, obj: Object) -> bool:
-        """Create unless it is there already; False if it was, raises `Obstacle` if it is not the run's."""
+        """Create unless it is there already; False if it was, raises `CannotDo` if it is not the run's."""
         try:
             await self._kube.create(obj)
             return True
@@ -204,8 +208,22 @@ class Executor:
             found = await self._kube.get(BY_KIND[obj["kind"]], meta["namespace"], meta["name"])
             if not owned_by(found, run.metadata.uid):
                 text = f"{obj['kind']} {meta['name']} exists and is not this run's: delete it, it is never adopted"
-                raise Obstacle("NameConflict", text) from None
+                raise CannotDo("NameConflict", text) from None
             return False
+
+
+def _problem(error: Exception, action: str) -> Problem:
+    """What a person is told."""
+    match error:
+        case CannotDo() | StorageProblem():
+            return error.problem
+        case errors.WebhookAway():
+            text = f"an admission webhook gives no answer, without which nothing may be done ({action})"
+            return Problem("WebhookAway", f"{text}: {error}: see to it")
+        case errors.Forbidden():
+            return Problem("Forbidden", f"the API server forbids the operator what it has to do ({action}): {error}")
+        case _:
+            return Problem("Invalid", f"the API server refuses what the operator makes ({action}): {error}")
 
 
 def _reference(run: DeepCoderRun) -> Object:

@@ -26,12 +26,13 @@ from deepcoder_operator.controllers.observe import Observer
 from deepcoder_operator.domain.draft import Plan
 from deepcoder_operator.domain.heartbeat import reply
 from deepcoder_operator.domain.names import pool_name
-from deepcoder_operator.domain.plan import is_ours, plan, refuse_unreadable
+from deepcoder_operator.domain.plan import UNREADABLE, is_ours, plan, refuse_unreadable
 from deepcoder_operator.domain.policy import Policy
 from deepcoder_operator.domain.significance import FIGURES_SECONDS, worth_writing
 from deepcoder_operator.domain.world import Problem
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube, Object
+from deepcoder_operator.kube.events import Recorder
 from deepcoder_operator.kube.keep import kept
 from deepcoder_operator.kube.resources import RUNS
 
@@ -43,8 +44,6 @@ SHORTEST_PAUSE_SECONDS = 1.0
 
 _FAILURES = frozenset(str(reason) for reason in FailureReason)
 _OVER = (Phase.COMPLETE, Phase.FAILED)
-
-Recorder = Callable[..., None]
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,8 @@ class Memory:
         self.storage_problem = ""
         """Why storage did not answer the last question that it was asked."""
         self.obstacle: Obstacle | None = None
+        self.hindered = ""
+        """Why it does not get on until somebody sees to it: what is refused it, or that it cannot be read."""
         self.written_at: float | None = None
 
     def adopt(self, obj: Object) -> None:
@@ -80,28 +81,25 @@ class Memory:
             self.obj = kept(RUNS, obj, self.obj)
 
 
+@dataclass
 class Reconciler:
-    """Does passes."""
+    """Does passes, with all that a pass needs. It keeps nothing of a run: that is in the run's `Memory`."""
 
-    def __init__(
-        self,
-        kube: Kube,
-        observer: Observer,
-        executor: Executor,
-        board: ProgressBoard,
-        policy: Policy,
-        record: Recorder,
-        now: Callable[[], datetime],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """`now` is the time of day in whole seconds, `clock` only goes forward."""
-        self._kube, self._observer, self._executor, self._board = kube, observer, executor, board
-        self._policy, self._record, self._now, self._clock = policy, record, now, clock
+    kube: Kube
+    observer: Observer
+    executor: Executor
+    board: ProgressBoard
+    policy: Policy
+    record: Recorder
+    now: Callable[[], datetime]
+    """The time of day, in whole seconds, that all decisions are taken by."""
+    clock: Callable[[], float] = time.monotonic
+    """Only goes forward."""
 
     async def reconcile(self, key: RunKey, memory: Memory) -> float:
         """One pass; seconds until the next at the latest. Raises `KubeError`."""
         obj = memory.obj
-        now = self._now()
+        now = self.now()
         try:
             run = DeepCoderRun.model_validate(obj)
         except ValidationError as e:
@@ -109,13 +107,13 @@ class Reconciler:
                 return await self._release(key, obj)
             return await self._unreadable(memory, e, now)
         if not is_ours(run):
-            self._board.withdraw(key)
+            self.board.withdraw(key)
             return LONGEST_PAUSE_SECONDS
         met = memory.obstacle if memory.obstacle and memory.obstacle.uid == run.metadata.uid else None
         problem = met.problem if met else None
-        world = await self._observer.observe(run, self._now, problem, lambda: memory.obj is not obj)
+        world = await self.observer.observe(run, self.now, problem, lambda: memory.obj is not obj)
         now = world.seen_at or now
-        decided = plan(run, world, now, self._policy)
+        decided = plan(run, world, now, self.policy)
         if decided.status.phase in _OVER:
             memory.storage_problem = ""
         elif world.storage is not None:
@@ -127,7 +125,8 @@ class Reconciler:
             wait = self._wait(memory, run, decided)
         self._announce(memory, obj, decided)
         self._answer(key, run, now)
-        problem = await self._executor.carry_out(run, decided.actions)
+        problem = await self.executor.carry_out(run, decided.actions, memory.adopt)
+        memory.hindered = problem.reason if problem else ""
         if problem is None:
             memory.obstacle = None
             return wait
@@ -151,7 +150,7 @@ class Reconciler:
         return wait if decided.actions else max(wait, SHORTEST_PAUSE_SECONDS)
 
     def _since(self, memory: Memory) -> float | None:
-        return None if memory.written_at is None else self._clock() - memory.written_at
+        return None if memory.written_at is None else self.clock() - memory.written_at
 
     async def _write(self, memory: Memory, obj: Object, run: DeepCoderRun, status: RunStatus) -> DeepCoderRun:
         """Put the status; the run with it, under its new version.
@@ -160,14 +159,14 @@ class Reconciler:
         plan knows nothing, so the put must be refused, and the run planned again.
         """
         try:
-            written = await self._kube.replace_status(obj | {"status": status.to_wire()})
+            written = await self.kube.replace_status(obj | {"status": status.to_wire()})
         except errors.Invalid as e:
             metrics.STATUS_REFUSED.inc()
             text = f"the API server refuses the status that the operator writes, so the run stands still: {e}"
-            self._record(obj, "StatusRefused", text, warning=True)
+            self.record(obj, "StatusRefused", text, warning=True)
             raise
         metrics.STATUS_WRITES.inc()
-        memory.written_at = self._clock()
+        memory.written_at = self.clock()
         memory.adopt(written)
         return run.model_copy(update={"status": status, "metadata": Metadata.model_validate(written["metadata"])})
 
@@ -175,9 +174,9 @@ class Reconciler:
         """Set what the live attempt is told when it next reports."""
         attempt = run.status.attempt
         if attempt is None:
-            self._board.withdraw(key)
+            self.board.withdraw(key)
             return
-        self._board.post(
+        self.board.post(
             key,
             run_uid=run.metadata.uid,
             ordinal=attempt.ordinal,
@@ -193,7 +192,7 @@ class Reconciler:
         for event in decided.events:
             level = logging.WARNING if event.warning else logging.INFO
             log.log(level, "run %s: %s: %s", key, event.reason, event.message, extra={"run": str(key)})
-            self._record(obj, event.reason, event.message, warning=event.warning)
+            self.record(obj, event.reason, event.message, warning=event.warning)
             if event.reason in _FAILURES:
                 metrics.FAILURES.labels(reason=event.reason).inc()
             if event.reason in metrics.WARNED_REASONS:
@@ -202,6 +201,7 @@ class Reconciler:
 
     async def _unreadable(self, memory: Memory, error: ValidationError, now: datetime) -> float:
         """Say where the run cannot be read, in its conditions alone: the rest may be a newer release's."""
+        memory.hindered = UNREADABLE
         first = error.errors(include_url=False, include_input=False)[0]
         message = f"{'.'.join(map(str, first['loc']))}: {first['msg']}: upgrade the operator, or mend the field"
         obj = memory.obj
@@ -211,20 +211,20 @@ class Reconciler:
             changes = {"conditions": refused.to_wire()["conditions"], "observedGeneration": metadata.generation}
             patch = {"metadata": {"resourceVersion": metadata.resource_version}, "status": changes}
             # First: the API server may refuse the status of an object that it would not take itself.
-            self._record(obj, "SpecUnreadable", message, warning=True)
-            memory.adopt(await self._kube.patch(RUNS, metadata.namespace, metadata.name, patch, "status"))
+            self.record(obj, UNREADABLE, message, warning=True)
+            memory.adopt(await self.kube.patch(RUNS, metadata.namespace, metadata.name, patch, "status"))
         return LONGEST_PAUSE_SECONDS
 
     async def _release(self, key: RunKey, obj: Object) -> float:
         """A deleted run that cannot be read cannot be drained as it asks: let it go, its children follow it."""
         metadata = Metadata.model_validate(obj["metadata"])
-        self._board.withdraw(key)
+        self.board.withdraw(key)
         if FINALIZER in metadata.finalizers:
             text = (
                 "the spec cannot be read: pods save and stop as their hooks say, the run's folder stays in its bucket"
             )
-            self._record(obj, "ReleasedUnread", text, warning=True)
-            await self._executor.release(metadata)
+            self.record(obj, "ReleasedUnread", text, warning=True)
+            await self.executor.release(metadata)
         return LONGEST_PAUSE_SECONDS
 
 

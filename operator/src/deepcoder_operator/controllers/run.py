@@ -10,25 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
-from datetime import datetime
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from deepcoder_operator import metrics
 from deepcoder_operator.board import ProgressBoard, RunKey
-from deepcoder_operator.controllers.carry_out import Executor
-from deepcoder_operator.controllers.observe import Observer
 from deepcoder_operator.controllers.passes import PassLimit
-from deepcoder_operator.controllers.reconcile import (
-    LONGEST_PAUSE_SECONDS,
-    Memory,
-    Reconciler,
-    Recorder,
-    run_key,
-    version,
-)
+from deepcoder_operator.controllers.reconcile import LONGEST_PAUSE_SECONDS, Memory, Reconciler, run_key, version
 from deepcoder_operator.domain.names import LABEL_RUN, own_pool_name
-from deepcoder_operator.domain.policy import Policy
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.resources import RUNS
@@ -63,20 +52,10 @@ class RunController:
     """Keeps a worker for each run."""
 
     def __init__(
-        self,
-        kube: Kube,
-        observer: Observer,
-        executor: Executor,
-        board: ProgressBoard,
-        policy: Policy,
-        record: Recorder,
-        now: Callable[[], datetime],
-        settle: float = SETTLE_SECONDS,
+        self, kube: Kube, reconciler: Reconciler, board: ProgressBoard, settle: float = SETTLE_SECONDS
     ) -> None:
-        """`now` is the time of day, in whole seconds, that all decisions are taken by."""
-        self._kube, self._board, self._settle = kube, board, settle
-        executor.adopt, executor.record = self.seen, record
-        self._reconciler = Reconciler(kube, observer, executor, board, policy, record, now)
+        """`reconciler` does the passes; of the API server it is asked here only what has become of a run."""
+        self._kube, self._reconciler, self._board, self._settle = kube, reconciler, board, settle
         self._workers: dict[RunKey, _Worker] = {}
         self._by_pool: dict[RunKey, set[RunKey]] = {}
         self._phases = metrics.Tally(metrics.RUNS)

@@ -39,6 +39,9 @@ from deepcoder_operator.domain.times import bring_back
 from deepcoder_operator.domain.usage import account, close_books
 from deepcoder_operator.domain.world import World
 
+UNREADABLE = "SpecUnreadable"
+"""Reason of a run whose spec this operator cannot read."""
+
 
 def is_ours(run: DeepCoderRun) -> bool:
     """Whether this operator manages the run at all."""
@@ -154,6 +157,6 @@ def refuse_unreadable(metadata: Metadata, status: RunStatus, message: str, now: 
     conditions = status.conditions
     for name in ("Accepted", "Progressing"):
         conditions = set_condition(
-            conditions, name, False, "SpecUnreadable", message, generation=metadata.generation, now=now
+            conditions, name, False, UNREADABLE, message, generation=metadata.generation, now=now
         )
     return status.model_copy(update={"conditions": conditions, "observed_generation": metadata.generation})

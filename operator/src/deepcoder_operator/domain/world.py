@@ -49,6 +49,8 @@ class Problem:
 
     reason: str
     message: str
+    action: str = ""
+    """Of a plan's action that could not be carried out: which."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import os
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Protocol
 
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube, Object
@@ -28,6 +29,14 @@ NOTE_BYTES = 1024
 """Of an event's text, as the API server counts it: a longer one is refused. Letters beyond ASCII have up to four."""
 _POSTERS = 8
 _REMEMBERED = 20_000
+
+
+class Recorder(Protocol):
+    """Says that something has happened to an object; never fails its caller."""
+
+    def __call__(self, obj: Object, reason: str, message: str, *, warning: bool = False) -> None:
+        """Post an event on it."""
+        ...
 
 
 class EventRecorder:

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -27,6 +27,7 @@ from deepcoder_operator.domain.pool_scaling import Load, Recommendation, Scaling
 from deepcoder_operator.domain.pool_status import PoolFacts, Refusal, pool_status, worth_writing
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube, Object
+from deepcoder_operator.kube.events import Recorder
 from deepcoder_operator.kube.informer import Informer
 from deepcoder_operator.kube.keep import kept
 from deepcoder_operator.kube.resources import PODS, POOLS
@@ -50,14 +51,6 @@ _REFUSALS = (errors.Forbidden, errors.Invalid, errors.WebhookAway)
 _CREATIONS_A_PASS = 50
 _CONCURRENT_WRITES = 8
 _UNBOUNDED = 1_000_000
-
-
-class Recorder(Protocol):
-    """Emits events; never fails its caller."""
-
-    def __call__(self, obj: Object, reason: str, message: str, *, warning: bool = False) -> None:
-        """Say that something happened to an object."""
-        ...
 
 
 @dataclass(frozen=True)
