@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from plan_world import reason, running
 from run_manifests import TRAIN
@@ -9,6 +11,9 @@ from run_manifests import TRAIN
 from deepcoder_contracts.api.failure import FailureReason
 from deepcoder_contracts.api.run_spec import Artifacts, Cleanup
 from deepcoder_contracts.api.run_status import Phase
+from deepcoder_operator.domain.draft import RemoveFinalizer
+from deepcoder_operator.domain.plan import plan
+from deepcoder_operator.domain.policy import Policy
 from deepcoder_operator.domain.world import Problem
 
 
@@ -74,11 +79,6 @@ def test_run_goes_on_when_an_old_job_is_never_let_go() -> None:
     assert cluster.name == "demo-s0-a2"
 
 
-@pytest.mark.parametrize("away", ["kuberay", "kubelet"])
-def test_deletion_waits_for_no_one_for_ever(away: str) -> None:
-    cluster = running()
-    setattr(cluster, away, False)
-    cluster.delete()
 def test_what_is_left_behind_is_told_once_however_long_storage_is_away_after_that() -> None:
     cluster = running()
     cluster.kuberay = False
@@ -100,6 +100,11 @@ def test_what_is_left_behind_is_told_once_however_long_storage_is_away_after_tha
     assert cluster.name == "demo-s0-a2"
 
 
+@pytest.mark.parametrize("away", ["kuberay", "kubelet"])
+def test_deletion_waits_for_no_one_for_ever(away: str) -> None:
+    cluster = running()
+    setattr(cluster, away, False)
+    cluster.delete()
     cluster.settle()
     cluster.advance(301)
     cluster.settle()
@@ -176,6 +181,28 @@ def test_deleted_run_whose_secret_may_not_be_read_for_a_moment_keeps_nothing_in_
     cluster.settle()
     assert cluster.artifacts_deleted
     assert cluster.run.metadata.finalizers == []
+
+
+def test_folder_that_was_left_is_told_once_although_the_run_cannot_be_let_go() -> None:
+    """A webhook refuses the run's last write: neither is the folder tried again before each try of that, nor told."""
+    cluster = running(cleanup={"artifacts": "Delete"})
+    cluster.delete()
+    cluster.settle()
+    cluster.write_exit(75, "Drained")
+    cluster.obstacle = Problem("StorageUnreachable", "no route")
+    for _ in range(8):
+        cluster.step()
+        cluster.others_act()
+    assert cluster.run.status.attempt is None
+    gone = Problem("SecretNotFound", "Secret s3 does not exist in namespace ml: create it", "DeleteArtifacts")
+    refused = Problem("Forbidden", 'webhook "x" denied the request', "RemoveFinalizer")
+    run, told = cluster.run, []
+    for met in (gone, refused, refused, refused):
+        decided = plan(run, replace(cluster.world(), obstacle=met), cluster.now, Policy())
+        assert decided.actions == (RemoveFinalizer(),)
+        told += [e.reason for e in decided.events]
+        run = run.model_copy(update={"status": decided.status})
+    assert told.count("ArtifactsLeft") == 1
 
 
 def test_deletion_of_artifacts_is_tried_again_while_storage_is_away_and_then_given_up() -> None:

@@ -28,6 +28,9 @@ def let_go(draft: Draft, world: World) -> None:
     """Delete artifacts if that is asked for, then release the object."""
     if FINALIZER not in draft.run.metadata.finalizers:
         return
+    if world.obstacle is not None and world.obstacle.action == RemoveFinalizer.__name__:
+        draft.do(RemoveFinalizer())  # what is to be done before was done, or told
+        return
     asked = parse_time(draft.run.metadata.deletion_timestamp)
     wanted = draft.run.spec.cleanup.artifacts is Artifacts.DELETE and draft.status.provenance is not None
     if wanted and asked is not None:
