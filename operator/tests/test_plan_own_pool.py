@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from plan_world import UID, Cluster, make_run, reason, running
+from plan_world import UID, Cluster, condition_of, make_run, reason, running
 from run_manifests import LONGER, TRAIN
 
 from deepcoder_contracts.api.attempt_status import AttemptState
@@ -14,7 +14,7 @@ from deepcoder_operator.domain import draft as d
 from deepcoder_operator.domain.bounds import POLL_SECONDS
 from deepcoder_operator.domain.plan import plan
 from deepcoder_operator.domain.policy import Policy
-from deepcoder_operator.domain.world import PoolView, Problem
+from deepcoder_operator.domain.world import ClusterView, PodView, PoolView, Problem
 
 
 def test_missing_pool_is_waited_for() -> None:
@@ -52,9 +52,13 @@ def test_own_pool_goes_with_the_run_and_while_it_is_suspended() -> None:
     assert reason(cluster, "SandboxReady") == "PoolNotMade"
     cluster.edit(suspend=False)
     cluster.settle()
+    cluster.start_job()
+    cluster.settle()
     assert cluster.pool is not None
     assert cluster.pool.uid != first.uid
-    cluster.finish_stage()
+    cluster.save(20, final=True)
+    cluster.leave(0, "Completed")
+    cluster.settle()
     assert cluster.run.status.phase is Phase.COMPLETE
     assert cluster.pool is None
 
@@ -67,6 +71,8 @@ def test_own_pool_goes_when_the_run_fails_and_while_it_is_held() -> None:
     assert cluster.run.status.phase is Phase.HELD
     assert cluster.pool is None
     cluster.edit(approved_stages=["short"])
+    cluster.settle()
+    cluster.start_job()
     cluster.settle()
     assert cluster.pool is not None
     cluster.leave(1)
@@ -99,7 +105,45 @@ def test_next_attempt_waits_for_the_pool_from_before_to_be_gone() -> None:
     assert reason(cluster) == "PoolEnding"
     cluster.settle()
     assert cluster.made == ["demo-s0-a1", "demo-s0-a2"]
+    cluster.start_job()
+    cluster.settle()
+    assert cluster.pool is not None
     assert not cluster.pool.deleting
+
+
+def let_head_in(cluster: Cluster) -> None:
+    """KubeRay has made the head's pod; nothing of it has started."""
+    attempt = cluster.run.status.attempt
+    assert attempt is not None
+    name = f"{attempt.name}-head"
+    cluster.pods[name] = PodView(name, "head-uid", "head", attempt.ordinal, phase="Pending")
+
+
+def test_judges_are_made_when_the_head_is_let_in_and_none_while_it_is_refused() -> None:
+    """A quota or a policy refuses the pod: judges would hold CPUs for as long as the attempt waits."""
+    cluster = Cluster(make_run(stages=[TRAIN]), provisioned=ClusterView("c", False, "exceeded quota: none"))
+    cluster.settle()
+    cluster.advance(1800)
+    cluster.settle()
+    assert cluster.made == ["demo-s0-a1"]
+    assert "exceeded quota" in condition_of(cluster, "ClusterReady").message
+    assert cluster.pool is None
+    let_head_in(cluster)
+    cluster.step()
+    assert cluster.pool is not None, "judges start while the cluster does"
+
+
+@pytest.mark.parametrize(("seconds", "kept"), [(30, True), (90, False)])
+def test_judges_of_before_go_when_the_next_head_is_refused_for_longer_than_a_moment(seconds: int, kept: bool) -> None:
+    cluster = running(stages=[TRAIN])
+    cluster.leave(1)
+    cluster.settle()
+    cluster.advance(10)
+    cluster.settle()
+    assert cluster.name == "demo-s0-a2"
+    cluster.advance(seconds)
+    cluster.settle()
+    assert (cluster.pool is not None) is kept
 
 
 def queued() -> Cluster:
@@ -117,9 +161,9 @@ def test_pool_is_made_once_there_is_quota_and_not_before() -> None:
     cluster.settle()
     assert cluster.pool is None
     cluster.change_job(suspended=False)
+    let_head_in(cluster)
     cluster.step()
-    assert cluster.pool is not None, "judges start while the cluster does"
-    assert cluster.heads == 0
+    assert cluster.pool is not None
 
 
 def test_pool_that_vanishes_under_an_attempt_is_made_again() -> None:
@@ -151,7 +195,7 @@ def test_judges_of_before_are_kept_for_a_moment_while_quota_is_waited_for(second
     cluster.advance(seconds)
     cluster.settle()
     assert (cluster.pool is not None) is kept
-    cluster.change_job(suspended=False)
+    cluster.start_job()
     cluster.settle()
     assert cluster.pool is not None
 
@@ -160,6 +204,7 @@ def test_attempt_with_quota_waits_for_the_pool_from_before_to_be_gone_and_has_on
     cluster = queued()
     cluster.pool = PoolView("demo-sandbox", True, uid="old", owner_uid=UID, deleting=True)
     cluster.change_job(suspended=False)
+    let_head_in(cluster)
     for _ in range(3):
         assert cluster.step().requeue_after <= POLL_SECONDS
     cluster.others_act()
@@ -183,6 +228,9 @@ def test_sandbox_seconds_leave_out_the_time_without_a_pool() -> None:
     cluster.settle()
     cluster.edit(suspend=False)
     cluster.settle()
+    cluster.start_job()
+    cluster.settle()
+    assert cluster.pool is not None
     cluster.pool = replace(cluster.pool, replicas=2)
     cluster.advance(60)
     cluster.settle()

@@ -138,8 +138,6 @@ def _make(draft: Draft, world: World, stop: DrainCause | None) -> None:
         draft.look_again(POLL_SECONDS)
         return
     draft.do(EnsureFoundation())
-    if not queued:
-        keep_pool(draft, world)
     draft.do(CreateAttempt(attempt))
     draft.progressing(True, "Creating", _creating(attempt))
     draft.look_again(POLL_SECONDS)

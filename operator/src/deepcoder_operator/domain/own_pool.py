@@ -1,9 +1,9 @@
 """The SandboxPool that a run has of its own lives while there is work for it.
 
-Its judges hold CPUs, so it goes when the run is over, while it waits for a person (suspended, held), and while it waits
-for its queue for longer than a moment: the next attempt makes it anew from the run's template. It comes with the
-attempt's RayJob, so that judges start while the cluster does; where there is a queue, once that has granted quota. A
-pool that the run refers to is somebody else's and is never touched.
+Its judges hold CPUs, so it goes when the run is over, while it waits for a person (suspended, held), and while its
+attempt has no head for longer than a moment: its queue grants no quota, or a quota or a policy refuses the pod. It
+comes when the head's pod is there, so that judges start while the cluster does, and for no attempt that cannot; each is
+made anew from the run's template. A pool that the run refers to is somebody else's and is never touched.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from deepcoder_operator.domain.terminal import is_terminal
 from deepcoder_operator.domain.world import World
 
 KEPT_SECONDS = 60.0
-"""How long judges of an attempt before are kept for one that waits for quota: a queue with room grants it sooner."""
+"""How long judges of an attempt before are kept for one without a head: a queue with room, and KubeRay, are quicker."""
 
 
 def keep_pool(draft: Draft, world: World) -> None:
-    """Have the run's own pool made if there is none: there is an attempt that may use it."""
+    """Have the run's own pool made if there is none, and there is an attempt with a head, which may use it."""
     pool = world.pool
-    if draft.run.spec.sandbox.template is None:
+    if draft.run.spec.sandbox.template is None or draft.attempt.head_uid is None:
         return
     if pool_is_ending(draft, world):
         draft.look_again(POLL_SECONDS)
@@ -43,9 +43,9 @@ def pool_is_ending(draft: Draft, world: World) -> bool:
     return world.pool is not None and world.pool.deleting and world.pool.owner_uid == draft.run.metadata.uid
 
 
-def _waits_for_quota(draft: Draft) -> bool:
+def _waits_for_head(draft: Draft) -> bool:
     attempt = draft.status.attempt
-    if attempt is None or attempt.admitted_time is not None or not draft.run.spec.scheduling.queue_name:
+    if attempt is None or attempt.head_uid is not None:
         return False
     return draft.due(attempt.intended_time, KEPT_SECONDS)
 

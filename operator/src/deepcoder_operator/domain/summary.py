@@ -110,7 +110,7 @@ def _children(draft: Draft, world: World) -> None:
         name = draft.run.spec.sandbox.pool_ref.name
         draft.condition("SandboxReady", False, "PoolNotFound", f"there is no SandboxPool {name} in this namespace")
     else:
-        text = "the run's own SandboxPool comes with an attempt that has its quota; it goes at the end and in between"
+        text = "the run's own SandboxPool comes once an attempt's head pod is there; it goes at the end and in between"
         draft.condition("SandboxReady", False, "PoolNotMade", text)
 
 
