@@ -14,7 +14,8 @@ from typing import NamedTuple
 from deepcoder_contracts.progress import Desired, ProgressReply, ProgressReport, TrainerPhase
 
 FIGURES_SECONDS = 15.0
-"""Reports that are no news wake their run so often: no sooner would their figures be written."""
+"""Figures of a run are taken from its reports, and its status written for them alone, at most this often; so reports
+that are no news need wake their run no sooner."""
 
 
 class RunKey(NamedTuple):

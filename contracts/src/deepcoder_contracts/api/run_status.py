@@ -332,3 +332,13 @@ class RunStatus(Status):
 
     gpus: int = 0
     """GPUs that the live attempt's pods ask for."""
+
+    @property
+    def stage_index(self) -> int:
+        """Position of the current stage, which is the first as long as there is none."""
+        return self.current_stage.index if self.current_stage else 0
+
+    @property
+    def held(self) -> bool:
+        """Whether the current stage waits for somebody's word."""
+        return bool(self.stages) and self.stages[self.stage_index].phase is StagePhase.HELD

@@ -22,8 +22,10 @@ from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.layout import log_key
 from deepcoder_contracts.redaction import Redactor, without_words
 from deepcoder_operator.controllers.known_secrets import Unknown, redactor_of
+from deepcoder_operator.domain.classify import lost_its_node
 from deepcoder_operator.domain.names import LABEL_ORDINAL, LABEL_ROLE, LABEL_RUN_UID
 from deepcoder_operator.domain.resolve import storage_key
+from deepcoder_operator.domain.world import pod_view
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.keep import shared
@@ -120,8 +122,8 @@ class PostMortem:
         heads = [p for p in pods if _label(p, LABEL_ROLE) == "head"]
         asked = [*heads, *_failed(p for p in pods if p not in heads)] if known else []
         for pod in asked:
-            name = pod["metadata"]["name"]
-            if _unreachable(pod):
+            name, seen = pod["metadata"]["name"], pod_view(pod)
+            if seen.unreachable or lost_its_node(seen):  # a log that is asked for there only hangs
                 missing.append(f"the log of {name}: its node is lost")
                 continue
             container = pod["spec"]["containers"][0]["name"]
@@ -190,24 +192,8 @@ async def _tried(what: str, missing: list[str], asked: Awaitable[Any]) -> Any:
 
 def _failed(pods: Iterable[Object]) -> list[Object]:
     """Workers that ended badly, a few of them: a thousand learners tell the same story."""
-
-    def bad(pod: Object) -> bool:
-        status = pod.get("status") or {}
-        states = [(c.get("state") or {}).get("terminated") for c in status.get("containerStatuses") or ()]
-        return status.get("phase") == "Failed" or any(s and s.get("exitCode") for s in states)
-
-    return [p for p in pods if bad(p)][:_FAILED_WORKERS]
-
-
-def _unreachable(pod: Object) -> bool:
-    """Whether its node has been given up: a log that is asked for there only hangs."""
-    status = pod.get("status") or {}
-    conditions = {c.get("type"): c for c in status.get("conditions") or ()}
-    return (
-        status.get("reason") == "NodeLost"
-        or (conditions.get("Ready") or {}).get("status") == "Unknown"
-        or (conditions.get("DisruptionTarget") or {}).get("reason") == "DeletionByTaintManager"
-    )
+    ended = ((pod, pod_view(pod)) for pod in pods)
+    return [pod for pod, seen in ended if seen.phase == "Failed" or seen.exit_code][:_FAILED_WORKERS]
 
 
 def _kept(pod: Object) -> Object:

@@ -20,7 +20,7 @@ from deepcoder_contracts.api.failure import FailureReason
 from deepcoder_contracts.api.run import FINALIZER, DeepCoderRun, Metadata
 from deepcoder_contracts.api.run_status import Phase, RunStatus
 from deepcoder_operator import metrics
-from deepcoder_operator.board import ProgressBoard, RunKey
+from deepcoder_operator.board import FIGURES_SECONDS, ProgressBoard, RunKey
 from deepcoder_operator.controllers.carry_out import Executor
 from deepcoder_operator.controllers.observe import Observer
 from deepcoder_operator.domain.draft import Plan
@@ -28,7 +28,7 @@ from deepcoder_operator.domain.heartbeat import reply
 from deepcoder_operator.domain.names import pool_name
 from deepcoder_operator.domain.plan import UNREADABLE, is_ours, plan, refuse_unreadable
 from deepcoder_operator.domain.policy import Policy
-from deepcoder_operator.domain.significance import FIGURES_SECONDS, worth_writing
+from deepcoder_operator.domain.significance import worth_writing
 from deepcoder_operator.domain.world import Problem
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube, Object

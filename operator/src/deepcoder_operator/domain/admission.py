@@ -182,7 +182,7 @@ def lay_out_stages(draft: Draft) -> None:
         entries.get(s.name, StageStatus(name=s.name, index=i)).model_copy(update={"index": i})
         for i, s in enumerate(draft.run.spec.stages)
     ]
-    index = min(draft.status.current_stage.index if draft.status.current_stage else 0, len(stages) - 1)
+    index = min(draft.status.stage_index, len(stages) - 1)
     stage = draft.run.spec.stages[index]
     draft.update(
         stages=stages,

@@ -40,7 +40,7 @@ from deepcoder_operator.domain.world import RAYJOB_INVALID, RayJobView, World
 def intend(draft: Draft) -> None:
     """Write down the next attempt of the current stage; its RayJob is made by the next pass."""
     status = draft.status
-    index = status.current_stage.index if status.current_stage else 0
+    index = status.stage_index
     ordinal = status.ordinal + 1
     if ordinal > MAX_ORDINAL:
         raise AssertionError("ordinals are bounded by MAX_ORDINAL; plan() fails the run before")
@@ -80,7 +80,7 @@ def follow(draft: Draft, world: World, *, stop: DrainCause | None) -> None:
             draft.update_attempt(drain_cause=stop)
             leave(draft, Outcome.DRAINED)
         return
-    has_pods = any(p.ordinal == attempt.ordinal for p in world.pods)
+    has_pods = bool(world.pods_of(attempt.ordinal))
     if attempt.uid is None and job is None and not has_pods:
         _make(draft, world, stop)
         return
@@ -150,11 +150,11 @@ def _creating(attempt: AttemptStatus) -> str:
 def _note_pods(draft: Draft, world: World) -> None:
     """Keep what only pods tell, since they go: GPUs asked for, the image's digest, and how they failed."""
     attempt = draft.attempt
-    mine = [p for p in world.pods if p.ordinal == attempt.ordinal]
+    mine = world.pods_of(attempt.ordinal)
     gpus = sum(p.gpus for p in mine if not p.finished and not p.deleting)
     if gpus > attempt.gpus:
         draft.update_attempt(gpus=gpus)
-    failure = pod_failure(mine, attempt.ordinal)
+    failure = pod_failure(mine)
     if failure and failure.evidence != attempt.evidence and attempt.reason is not FailureReason.PREEMPTED:
         draft.update_attempt(reason=failure.reason, evidence=failure.evidence)
     note_head(draft, world.head(attempt.ordinal))
@@ -206,8 +206,7 @@ def _ended(draft: Draft, world: World, job: RayJobView) -> bool:
     """Whether the attempt is over; then it leaves."""
     attempt = draft.attempt
     if job.job_status == "SUCCEEDED":
-        stored = world.storage.stage if world.storage else None
-        if stored is None or not stored.ends(draft.stage(attempt.stage_index).type):
+        if world.stored is None or not world.stored.ends(draft.stage(attempt.stage_index).type):
             told = "the job succeeded, and its final manifest was not seen when it did"
             draft.update_attempt(reason=FailureReason.MANIFEST_MISSING, evidence=told)
         leave(draft, Outcome.SUCCEEDED)
@@ -253,8 +252,7 @@ def _deleted(draft: Draft, world: World, stop: DrainCause | None) -> None:
 
 
 def _has_exited(world: World) -> bool:
-    stored = world.storage.stage if world.storage else None
-    return stored is not None and stored.exit is not None
+    return world.stored is not None and world.stored.exit is not None
 
 
 def _why_stop(attempt: AttemptStatus, world: World, stop: DrainCause | None) -> DrainCause | None:

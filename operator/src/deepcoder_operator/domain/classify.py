@@ -48,9 +48,9 @@ class Failure:
     exit_code: int | None = None
 
 
-def pod_failure(pods: Iterable[PodView], ordinal: int) -> Failure | None:
+def pod_failure(pods: Iterable[PodView]) -> Failure | None:
     """The weightiest failure that an attempt's pods show, None if they show none."""
-    found = [f for p in pods if p.ordinal == ordinal and (f := _one_pod(p))]
+    found = [f for p in pods if (f := _one_pod(p))]
     order = [FailureReason.PREEMPTED, FailureReason.NODE_LOST, FailureReason.OUT_OF_MEMORY]
     return min(found, key=lambda f: order.index(f.reason), default=None)
 
@@ -65,9 +65,14 @@ def _one_pod(pod: PodView) -> Failure | None:
         return Failure(FailureReason.OUT_OF_MEMORY, f"{where} was killed for memory (OOMKilled)")
     if pod.disruption in _PREEMPTING:
         return Failure(FailureReason.PREEMPTED, f"{where} was disrupted: {pod.disruption}")
-    if pod.disruption in _NODE_GONE or pod.reason == "NodeLost":
+    if lost_its_node(pod):
         return Failure(FailureReason.NODE_LOST, f"{where} lost its node: {pod.disruption or pod.reason}")
     return None
+
+
+def lost_its_node(pod: PodView) -> bool:
+    """Whether a pod's node was given up, or is no more."""
+    return pod.disruption in _NODE_GONE or pod.reason == "NodeLost"
 
 
 def head_failure(attempt: AttemptStatus, head: PodView | None) -> Failure | None:
@@ -92,7 +97,7 @@ def lost_after(head: PodView) -> float | None:
     None where nobody says that its node is. That is said of a pod on a node that lives and was tainted, too; but that
     one's trainer is heard until it has left.
     """
-    if not head.deleting or not (head.disruption in _NODE_GONE or head.reason == "NodeLost"):
+    if not head.deleting or not lost_its_node(head):
         return None
     return SILENT_SECONDS if head.unreachable or head.reason == "NodeLost" else TAINTED_SECONDS
 

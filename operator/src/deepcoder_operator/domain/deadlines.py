@@ -63,8 +63,8 @@ def last_sign_of_life(attempt: AttemptStatus, world: World, now: datetime) -> da
 
     Never before this process could watch: what happened while the operator was down is not known.
     """
-    storage = world.storage.stage if world.storage else None
-    committed = storage.newest.committed_time if storage and storage.newest else None
+    newest = world.stored.newest if world.stored else None
+    committed = newest.committed_time if newest else None
     if committed is not None and committed > now + timedelta(seconds=SKEW_SECONDS):
         committed = None
     beat = world.beat_of(attempt.ordinal)

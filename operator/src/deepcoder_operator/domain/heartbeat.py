@@ -1,4 +1,4 @@
-"""From a trainer's report to the status, at most one write each 15 s; and from the status to its answer."""
+"""From a trainer's report to the status, every `FIGURES_SECONDS` at most; and from the status to its answer."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from datetime import datetime
 from deepcoder_contracts.api.attempt_status import AttemptState
 from deepcoder_contracts.api.run_status import ProgressStatus, RunStatus
 from deepcoder_contracts.progress import Desired, ProgressReply, ProgressReport
+from deepcoder_operator.board import FIGURES_SECONDS
 from deepcoder_operator.domain.draft import Draft
 from deepcoder_operator.domain.numbers import measured, measurements
 from deepcoder_operator.domain.provenance import note_accelerator
 from deepcoder_operator.domain.world import World
 
-WRITE_SECONDS = 15.0
 MAX_METRICS = 64
 
 
@@ -24,7 +24,7 @@ def note_progress(draft: Draft, world: World) -> None:
         return
     if old is not None and old.time >= beat.received:
         return
-    if old is not None and not draft.due(old.time, WRITE_SECONDS):
+    if old is not None and not draft.due(old.time, FIGURES_SECONDS):
         return
     report = beat.report
     note_accelerator(draft, report.accelerator)

@@ -48,8 +48,7 @@ def leave(draft: Draft, outcome: Outcome, failure: Failure | None = None) -> Non
 def gone(draft: Draft, world: World) -> bool:
     """Whether a leaving attempt's RayJob and pods are gone, or have had all the time they may have."""
     attempt = draft.attempt
-    job = world.rayjob if world.rayjob and world.rayjob.owner_uid == draft.run.metadata.uid else None
-    pods = [p for p in world.pods if p.ordinal == attempt.ordinal]
+    job, pods = world.rayjob_of(draft.run.metadata.uid), world.pods_of(attempt.ordinal)
     if job is None and not pods:
         return True
     late = attempt.drain_deadline is not None and draft.due(attempt.drain_deadline, 0)

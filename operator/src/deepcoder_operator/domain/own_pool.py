@@ -8,7 +8,6 @@ made anew from the run's template. A pool that the run refers to is somebody els
 
 from __future__ import annotations
 
-from deepcoder_contracts.api.run_status import StagePhase
 from deepcoder_operator.domain.bounds import POLL_SECONDS
 from deepcoder_operator.domain.draft import DeletePool, Draft, EnsurePool
 from deepcoder_operator.domain.terminal import is_terminal
@@ -34,7 +33,8 @@ def release_pool(draft: Draft, world: World) -> None:
     pool = world.pool
     if pool is None or pool.deleting or pool.owner_uid != draft.run.metadata.uid:
         return
-    if _waits_for_quota(draft) or (draft.status.attempt is None and (is_terminal(draft.status) or _waits(draft))):
+    idle = is_terminal(draft.status) or draft.status.held or draft.run.spec.suspend
+    if _waits_for_head(draft) or (draft.status.attempt is None and idle):
         draft.do(DeletePool(pool.name, pool.uid))
 
 
@@ -48,9 +48,3 @@ def _waits_for_head(draft: Draft) -> bool:
     if attempt is None or attempt.head_uid is not None:
         return False
     return draft.due(attempt.intended_time, KEPT_SECONDS)
-
-
-def _waits(draft: Draft) -> bool:
-    current, stages = draft.status.current_stage, draft.status.stages
-    held = current is not None and bool(stages) and stages[current.index].phase is StagePhase.HELD
-    return draft.run.spec.suspend or held

@@ -81,7 +81,7 @@ def _live(draft: Draft, world: World) -> None:
     """There is an attempt: follow it, and settle it when it is gone."""
     lay_out_stages(draft)
     note_progress(draft, world)
-    stored = world.storage.stage if world.storage else None
+    stored = world.stored
     if stored and stored.newest:
         note_checkpoint(draft, draft.attempt.stage_index, stored.newest)
         note_manifest(draft, stored)

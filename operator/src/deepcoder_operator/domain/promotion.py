@@ -70,7 +70,7 @@ def hold(draft: Draft, index: int, why: str) -> None:
 
 def check_hold(draft: Draft) -> bool:
     """Whether the current stage is held; a release passes it."""
-    index = draft.status.current_stage.index if draft.status.current_stage else 0
+    index = draft.status.stage_index
     entry = draft.status.stages[index]
     if entry.phase is not StagePhase.HELD:
         return False

@@ -7,11 +7,10 @@ from datetime import datetime, timedelta
 
 from deepcoder_contracts.api.attempt_status import AttemptState, AttemptStatus
 from deepcoder_contracts.api.run import FINALIZER, DeepCoderRun
-from deepcoder_contracts.api.run_status import StagePhase
 from deepcoder_contracts.stage import StageType
+from deepcoder_operator.board import FIGURES_SECONDS
 from deepcoder_operator.domain.classify import head_failure, job_failure
 from deepcoder_operator.domain.deadlines import last_sign_of_life, stall_seconds
-from deepcoder_operator.domain.heartbeat import WRITE_SECONDS
 from deepcoder_operator.domain.terminal import is_terminal
 from deepcoder_operator.domain.world import World
 
@@ -42,15 +41,10 @@ def storage_query(run: DeepCoderRun, world: World, now: datetime) -> StorageQuer
         return None
     if attempt is None:
         waiting = status.backoff is not None and now < status.backoff.until
-        index = status.current_stage.index if status.current_stage else 0
-        held = bool(status.stages) and status.stages[index].phase is StagePhase.HELD
-        return None if waiting or held or run.spec.suspend else StorageQuery(admission=True)
+        return None if waiting or status.held or run.spec.suspend else StorageQuery(admission=True)
     question = StorageQuery(stage_index=attempt.stage_index, ordinal=attempt.ordinal)
     if attempt.state is AttemptState.LEAVING:
-        job = world.rayjob
-        gone = (job is None or job.owner_uid != run.metadata.uid) and not any(
-            p.ordinal == attempt.ordinal for p in world.pods
-        )
+        gone = world.rayjob_of(run.metadata.uid) is None and not world.pods_of(attempt.ordinal)
         late = attempt.drain_deadline is not None and now >= attempt.drain_deadline
         return question if gone or late else None
     succeeded = world.rayjob is not None and world.rayjob.job_status == "SUCCEEDED"
@@ -72,7 +66,7 @@ def _new_checkpoint(run: DeepCoderRun, attempt: AttemptStatus, world: World, now
     beat = world.beat_of(attempt.ordinal)
     if beat is None or beat.report.latest_checkpoint is None:
         return False
-    if progress is not None and now < progress.time + timedelta(seconds=WRITE_SECONDS):
+    if progress is not None and now < progress.time + timedelta(seconds=FIGURES_SECONDS):
         return False
     return latest is None or latest.digest != beat.report.latest_checkpoint.digest
 
@@ -94,7 +88,7 @@ def rayjob_in_doubt(attempt: AttemptStatus, world: World) -> bool:
     watched apart, and one watch may be minutes behind the other.
     """
     job = world.rayjob
-    has_pods = any(p.ordinal == attempt.ordinal for p in world.pods)
+    has_pods = bool(world.pods_of(attempt.ordinal))
     return (
         job is not None
         and job.suspended

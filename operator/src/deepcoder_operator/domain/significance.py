@@ -8,9 +8,7 @@ write a thousand statuses a judge. They are written with whatever else is, or wh
 from __future__ import annotations
 
 from deepcoder_contracts.api.run_status import RunStatus, StageStatus
-
-FIGURES_SECONDS = 15.0
-"""Figures and messages alone are written at most this often."""
+from deepcoder_operator.board import FIGURES_SECONDS
 
 
 def worth_writing(old: RunStatus, new: RunStatus, seconds: float | None) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deepcoder_contracts.api.attempt_status import AttemptState, Outcome
 from deepcoder_contracts.api.condition import ConditionStatus
-from deepcoder_contracts.api.run_status import Phase, RunStatus, StagePhase
+from deepcoder_contracts.api.run_status import Phase, RunStatus
 from deepcoder_operator.domain.conditions import find_condition, is_true
 from deepcoder_operator.domain.draft import Draft
 from deepcoder_operator.domain.world import World
@@ -69,10 +69,9 @@ def phase_of(draft: Draft) -> Phase:
 
 
 def _idle_phase(draft: Draft, status: RunStatus) -> Phase:
-    index = status.current_stage.index if status.current_stage else 0
     if draft.run.spec.suspend:
         return Phase.SUSPENDED
-    if status.stages and status.stages[index].phase is StagePhase.HELD:
+    if status.held:
         return Phase.HELD
     if status.backoff is not None and draft.now < status.backoff.until:
         return Phase.BACKOFF

@@ -211,9 +211,22 @@ class World:
     seen_at: datetime | None = None
     """When the rest was seen, if that is later than the pass began since storage was waited for."""
 
+    @property
+    def stored(self) -> StoredStage | None:
+        """What storage has told of the stage; None: it was not asked, or could not tell."""
+        return self.storage.stage if self.storage else None
+
+    def rayjob_of(self, run_uid: str) -> RayJobView | None:
+        """The RayJob under the live attempt's name, if it is the run's own."""
+        return self.rayjob if self.rayjob is not None and self.rayjob.owner_uid == run_uid else None
+
+    def pods_of(self, ordinal: int) -> list[PodView]:
+        """Pods of an attempt."""
+        return [p for p in self.pods if p.ordinal == ordinal]
+
     def head(self, ordinal: int) -> PodView | None:
         """The head pod of an attempt, the one that is not being deleted first."""
-        heads = [p for p in self.pods if p.role == "head" and p.ordinal == ordinal]
+        heads = [p for p in self.pods_of(ordinal) if p.role == "head"]
         return min(heads, key=lambda p: (p.deleting, p.name), default=None)
 
     def waits_for(self, ordinal: int) -> str:
@@ -221,7 +234,7 @@ class World:
         refused = (
             [f"KubeRay cannot make its pods: {self.cluster.trouble}"] if self.cluster and self.cluster.trouble else []
         )
-        pods = {p.waiting: p.name for p in reversed(self.pods) if p.waiting and p.ordinal == ordinal}
+        pods = {p.waiting: p.name for p in reversed(self.pods_of(ordinal)) if p.waiting}
         told = refused + [f"pod {name}: {why}" for why, name in reversed(pods.items())]
         more = [f"and {len(told) - _MOST_WAITING} other reasons"] if len(told) > _MOST_WAITING else []
         return "; ".join(told[:_MOST_WAITING] + more)
