@@ -17,6 +17,8 @@ FOLDER = Path(__file__).resolve().parents[1] / "helm" / "deepcoder-operator" / "
 _RUN = 'namespace=~"$namespace",run=~"$run"'
 _POOL = 'namespace=~"$namespace",pool=~"$pool"'
 _JUDGES = 'namespace=~"$namespace",pool=~"$pool"'
+_NAMESPACE = 'namespace=~"$namespace"'
+_OPERATOR = "deepcoder_operator_"
 
 
 def _of_run(metric: str, extra: str = "") -> str:
@@ -29,6 +31,11 @@ def _rate(metric: str, by: str, extra: str = "") -> str:
         if extra
         else f"sum by ({by}) (rate({metric}[$__rate_interval]))"
     )
+
+
+def _all_namespaces(by: str, metric: str) -> str:
+    """How many there are in the namespaces that are chosen; of several replicas one alone knows."""
+    return f"sum by ({by}) (max by (namespace, {by}) ({_OPERATOR}{metric}{{{_NAMESPACE}}}))"
 
 
 def _quantile(q: str, metric: str, selector: str, by: str = "") -> str:
@@ -153,11 +160,17 @@ TRAINING = Dashboard(
 RUNS = Dashboard(
     uid="deepcoder-runs",
     title="DeepCoder / Runs and operator",
+    variables=(Variable("namespace", "namespace", "deepcoder_operator_runs"),),
     panels=(
-        Panel("Runs", (("max by (phase) (deepcoder_operator_runs)", "{{phase}}"),), stacked=True),
+        Panel("Runs", ((_all_namespaces("phase", "runs"), "{{phase}}"),), stacked=True),
         Panel(
             "Failed attempts",
-            (("sum by (reason) (increase(deepcoder_operator_attempt_failures_total[1h]))", "{{reason}}"),),
+            (
+                (
+                    f"sum by (namespace, reason) (increase({_OPERATOR}attempt_failures_total{{{_NAMESPACE}}}[1h]))",
+                    "{{namespace}} {{reason}}",
+                ),
+            ),
             "short",
             "In the last hour, by cause.",
         ),
@@ -166,7 +179,12 @@ RUNS = Dashboard(
         ),
         Panel(
             "Warnings",
-            (("sum by (reason) (increase(deepcoder_operator_warnings_total[1h]))", "{{reason}}"),),
+            (
+                (
+                    f"sum by (namespace, reason) (increase({_OPERATOR}warnings_total{{{_NAMESPACE}}}[1h]))",
+                    "{{namespace}} {{reason}}",
+                ),
+            ),
             "short",
             "After which somebody has to look.",
         ),
@@ -191,8 +209,9 @@ RUNS = Dashboard(
             "Longest in a phase",
             (
                 (
-                    'max by (phase) (deepcoder_operator_oldest_run_seconds{phase=~"Pending|Queued|Starting|Backoff"})',
-                    "{{phase}}",
+                    f"max by (namespace, phase) ({_OPERATOR}oldest_run_seconds{{{_NAMESPACE},"
+                    'phase=~"Pending|Queued|Starting|Backoff"})',
+                    "{{namespace}} {{phase}}",
                 ),
             ),
             "s",
@@ -201,8 +220,8 @@ RUNS = Dashboard(
         Panel(
             "Runs that wait for storage, or are refused what they need",
             (
-                ("max by (reason) (deepcoder_operator_runs_waiting_for_storage)", "{{reason}}"),
-                ("max by (reason) (deepcoder_operator_runs_hindered)", "{{reason}}"),
+                (_all_namespaces("reason", "runs_waiting_for_storage"), "{{reason}}"),
+                (_all_namespaces("reason", "runs_hindered"), "{{reason}}"),
             ),
         ),
         Panel(

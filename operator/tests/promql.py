@@ -1,8 +1,8 @@
 """As much of PromQL as the chart's alerts use, so that each can be tried where there is no Prometheus.
 
 Sums, maxima and counts by labels, increase, rate, delta, changes and absent, comparisons, quotients, `unless`,
-selectors with `=`, `=~` and `!~`. Increases are extrapolated to the range's ends as Prometheus does. What is not
-understood is an error.
+`and on`, selectors with `=`, `=~` and `!~`. Increases are extrapolated to the range's ends as Prometheus does. What is
+not understood is an error.
 """
 
 from __future__ import annotations
@@ -56,11 +56,16 @@ def parsed_series(text: str, values: str) -> tuple[tuple[str, Labels], list[floa
 
 def firing(expression: str, seconds: float, series: Series, minute: int) -> bool:
     """Whether an alert that waits for so long fires at this minute for any labels."""
+    return bool(fired(expression, seconds, series, minute))
+
+
+def fired(expression: str, seconds: float, series: Series, minute: int) -> set[Labels]:
+    """The labels for which an alert that waits for so long fires at this minute."""
     since: dict[Labels, int] = {}
     for now in range(minute + 1):
         there = evaluate(expression, series, now * MINUTE)
         since = {labels: since.get(labels, now) for labels in there}
-    return any((minute - start) * MINUTE >= seconds for start in since.values())
+    return {labels for labels, start in since.items() if (minute - start) * MINUTE >= seconds}
 
 
 def seconds_of(text: str) -> float:
@@ -108,13 +113,22 @@ class _Parser:
 
     def unless(self) -> Vector | float:
         left = self.comparison()
-        while self.next("unless"):
-            self.take()
+        while self.next("unless", "and"):
+            on = self.on() if self.take() == "and" else None
             right = self.comparison()
             if not isinstance(left, dict) or not isinstance(right, dict):
-                raise ValueError("unless is of vectors")
-            left = {labels: value for labels, value in left.items() if labels not in right}
+                raise ValueError("unless and and are of vectors")
+            if on is None:
+                left = {labels: value for labels, value in left.items() if labels not in right}
+            else:
+                there = {_only(labels, on) for labels in right}
+                left = {labels: value for labels, value in left.items() if _only(labels, on) in there}
         return left
+
+    def on(self) -> set[str]:
+        """The labels by which two vectors are compared."""
+        self.take("on")
+        return self.names()
 
     def comparison(self) -> Vector | float:
         left = self.product()
@@ -152,12 +166,7 @@ class _Parser:
         by: set[str] = set()
         if self.next("by"):
             self.take()
-            self.take("(")
-            while not self.next(")"):
-                by.add(self.take())
-                if self.next(","):
-                    self.take()
-            self.take(")")
+            by = self.names()
         self.take("(")
         inner = self.unless()
         self.take(")")
@@ -165,8 +174,19 @@ class _Parser:
             raise ValueError("an aggregation is of a vector")
         groups: dict[Labels, list[float]] = {}
         for labels, value in inner.items():
-            groups.setdefault(frozenset(p for p in labels if p[0] in by), []).append(value)
+            groups.setdefault(_only(labels, by), []).append(value)
         return {labels: combine(values) for labels, values in groups.items()}
+
+    def names(self) -> set[str]:
+        """Names of labels, in parentheses."""
+        found = set()
+        self.take("(")
+        while not self.next(")"):
+            found.add(self.take())
+            if self.next(","):
+                self.take()
+        self.take(")")
+        return found
 
     def over_range(self, name: str, function: str) -> Vector:
         matchers = self.matchers()
@@ -208,6 +228,10 @@ class _Parser:
             if seen:
                 out[labels] = seen
         return out
+
+
+def _only(labels: Labels, names: set[str]) -> Labels:
+    return frozenset(label for label in labels if label[0] in names)
 
 
 def _pairs(left: Vector | float, right: Vector | float) -> dict[Labels, tuple[float, float]]:

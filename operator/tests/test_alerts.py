@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY
 
 from deepcoder_contracts.api.failure import FailureReason
 from deepcoder_contracts.api.run_status import Phase
-from deepcoder_operator import app
+from deepcoder_operator import app, metrics
 from deepcoder_operator.domain.pool_plan import Cause
 from deepcoder_operator.metrics import WARNED_REASONS
 from devcluster import testprograms
@@ -36,53 +36,73 @@ PREFIX = "deepcoder_operator_"
 CASES: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
     # alert: series that fire it, series that do not, when it is looked at; values as promtool writes them
     "DeepCoderRunFailed": (
-        {'warnings_total{reason="Failed"}': "0x30 1x60"},
-        {'warnings_total{reason="Failed"}': "3x90", 'runs{phase="Failed"}': "3x90"},  # kept for their records
+        {'warnings_total{namespace="red",reason="Failed"}': "0x30 1x60"},
+        {
+            'warnings_total{namespace="red",reason="Failed"}': "3x90",
+            'runs{namespace="red",phase="Failed"}': "3x90",
+        },  # kept for their records
         "60m",
     ),
     "DeepCoderRunNotStarting": (
-        {'oldest_run_seconds{phase="Starting"}': "0+60x20"},
-        {'oldest_run_seconds{phase="Starting"}': "0+60x14 0+60x6", 'oldest_run_seconds{phase="Running"}': "7200x20"},
+        {'oldest_run_seconds{namespace="red",phase="Starting"}': "0+60x20"},
+        {
+            'oldest_run_seconds{namespace="red",phase="Starting"}': "0+60x14 0+60x6",
+            'oldest_run_seconds{namespace="red",phase="Running"}': "7200x20",
+        },
         "18m",
     ),
     "DeepCoderRunsHindered": (
-        {'runs_hindered{reason="RayJobForbidden"}': "1x20"},
-        {'runs_hindered{reason="RayJobForbidden"}': "1x8 0x2 1x10"},
+        {'runs_hindered{namespace="red",reason="RayJobForbidden"}': "1x20"},
+        {'runs_hindered{namespace="red",reason="RayJobForbidden"}': "1x8 0x2 1x10"},
         "15m",
     ),
     "DeepCoderRunsPreempted": (
-        {'attempt_failures_total{reason="Preempted"}': "0x10 8x80"},
+        {'attempt_failures_total{namespace="red",reason="Preempted"}': "0x10 8x80"},
         {
-            'attempt_failures_total{reason="Preempted"}': "0x10 2x80",
-            'attempt_failures_total{reason="Stalled"}': "0x10 9x80",
+            'attempt_failures_total{namespace="red",reason="Preempted"}': "0x10 2x80",
+            'attempt_failures_total{namespace="red",reason="Stalled"}': "0x10 9x80",
         },
         "60m",
     ),
     "DeepCoderRunStalled": (
-        {'attempt_failures_total{reason="Stalled"}': "0x30 1x60"},
-        {'attempt_failures_total{reason="Preempted"}': "0x30 9x60"},
+        {'attempt_failures_total{namespace="red",reason="Stalled"}': "0x30 1x60"},
+        {'attempt_failures_total{namespace="red",reason="Preempted"}': "0x30 9x60"},
         "60m",
     ),
     "DeepCoderAttemptsFail": (
-        {'attempt_failures_total{reason="HeadLost"}': "0x10 6x80"},
-        {'attempt_failures_total{reason="Preempted"}': "0x10 60x80"},
+        {'attempt_failures_total{namespace="red",reason="HeadLost"}': "0x10 6x80"},
+        {'attempt_failures_total{namespace="red",reason="Preempted"}': "0x10 60x80"},
         "60m",
     ),
-    "DeepCoderRunNotAccepted": ({'runs{phase="Pending"}': "1x60"}, {'runs{phase="Pending"}': "1x20 0x40"}, "45m"),
-    "DeepCoderRunHeld": ({'runs{phase="Held"}': "2x90"}, {'runs{phase="Held"}': "2x30 0x60"}, "70m"),
+    "DeepCoderRunNotAccepted": (
+        {'runs{namespace="red",phase="Pending"}': "1x60"},
+        {'runs{namespace="red",phase="Pending"}': "1x20 0x40"},
+        "45m",
+    ),
+    "DeepCoderRunHeld": (
+        {'runs{namespace="red",phase="Held"}': "2x90"},
+        {'runs{namespace="red",phase="Held"}': "2x30 0x60"},
+        "70m",
+    ),
     "DeepCoderPoolNotReady": (
-        {'pool_ready_replicas{pool="p"}': "1x30", 'pool_desired_replicas{pool="p"}': "2x30"},
-        {'pool_ready_replicas{pool="p"}': "2x30", 'pool_desired_replicas{pool="p"}': "2x30"},
+        {
+            'pool_ready_replicas{namespace="red",pool="p"}': "1x30",
+            'pool_desired_replicas{namespace="red",pool="p"}': "2x30",
+        },
+        {
+            'pool_ready_replicas{namespace="red",pool="p"}': "2x30",
+            'pool_desired_replicas{namespace="red",pool="p"}': "2x30",
+        },
         "20m",
     ),
     "DeepCoderPoolSaturated": (
-        {'pool_queue_depth{pool="p"}': "99x30", 'pool_slots{pool="p"}': "8x30"},
-        {'pool_queue_depth{pool="p"}': "20x30", 'pool_slots{pool="p"}': "8x30"},
+        {'pool_queue_depth{namespace="red",pool="p"}': "99x30", 'pool_slots{namespace="red",pool="p"}': "8x30"},
+        {'pool_queue_depth{namespace="red",pool="p"}': "20x30", 'pool_slots{namespace="red",pool="p"}': "8x30"},
         "20m",
     ),
     "DeepCoderJudgesFail": (
-        {'pool_pods_deleted_total{pool="p",cause="JudgeFailed"}': "0x5 9x40"},
-        {'pool_pods_deleted_total{pool="p",cause="ScaledDown"}': "0x5 9x40"},
+        {'pool_pods_deleted_total{namespace="red",pool="p",cause="JudgeFailed"}': "0x5 9x40"},
+        {'pool_pods_deleted_total{namespace="red",pool="p",cause="ScaledDown"}': "0x5 9x40"},
         "30m",
     ),
     "DeepCoderOperatorDown": (
@@ -122,37 +142,40 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
         "30m",
     ),
     "DeepCoderStorageProblems": (
-        {'runs_waiting_for_storage{reason="StorageUnreachable"}': "1x20"},
-        {'runs_waiting_for_storage{reason="StorageUnreachable"}': "1x5 0x2 1x13"},
+        {'runs_waiting_for_storage{namespace="red",reason="StorageUnreachable"}': "1x20"},
+        {'runs_waiting_for_storage{namespace="red",reason="StorageUnreachable"}': "1x5 0x2 1x13"},
         "15m",
     ),
     "DeepCoderLeftBehind": (
-        {'warnings_total{reason="LeftBehind"}': "0x5 1x20"},
-        {'warnings_total{reason="LeftBehind"}': "4x25", 'warnings_total{reason="CheckpointLost"}': "0x5 1x20"},
+        {'warnings_total{namespace="red",reason="LeftBehind"}': "0x5 1x20"},
+        {
+            'warnings_total{namespace="red",reason="LeftBehind"}': "4x25",
+            'warnings_total{namespace="red",reason="CheckpointLost"}': "0x5 1x20",
+        },
         "20m",
     ),
     "DeepCoderArtifactsLeft": (
-        {'warnings_total{reason="ArtifactsLeft"}': "0x5 1x20"},
-        {'warnings_total{reason="LeftBehind"}': "0x5 1x20"},
+        {'warnings_total{namespace="red",reason="ArtifactsLeft"}': "0x5 1x20"},
+        {'warnings_total{namespace="red",reason="LeftBehind"}': "0x5 1x20"},
         "20m",
     ),
     "DeepCoderPostMortemPartly": (
-        {'warnings_total{reason="PostMortemPartly"}': "0x5 1x20"},
-        {'warnings_total{reason="LeftBehind"}': "0x5 1x20"},
+        {'warnings_total{namespace="red",reason="PostMortemPartly"}': "0x5 1x20"},
+        {'warnings_total{namespace="red",reason="LeftBehind"}': "0x5 1x20"},
         "20m",
     ),
     "DeepCoderCheckpointLost": (
-        {'warnings_total{reason="CheckpointLost"}': "0x5 1x20"},
-        {'warnings_total{reason="LeftBehind"}': "0x5 1x20"},
+        {'warnings_total{namespace="red",reason="CheckpointLost"}': "0x5 1x20"},
+        {'warnings_total{namespace="red",reason="LeftBehind"}': "0x5 1x20"},
         "20m",
     ),
     "DeepCoderNoReports": (
         {
-            'runs{phase="Running"}': "2x30",
+            'runs{namespace="red",phase="Running"}': "2x30",
             'progress_reports_total{code="200"}': "0+4x8 36x22",
             'progress_reports_total{code="503"}': "0+4x30",
         },
-        {'runs{phase="Running"}': "2x30", 'progress_reports_total{code="200"}': "0+4x30"},
+        {'runs{namespace="red",phase="Running"}': "2x30", 'progress_reports_total{code="200"}': "0+4x30"},
         "25m",
     ),
     "DeepCoderStatusRefused": ({"status_refused_total": "0x5 1x20"}, {"status_refused_total": "4x25"}, "10m"),
@@ -169,8 +192,21 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
 }
 
 
+OF_THE_OPERATOR = {"DeepCoderNoReports"}
+"""Alerts among those of runs that are about all of them: nobody's."""
+OF_RUNS = {"DeepCoderStorageProblems"}
+"""And the other way round."""
+
+
 def alerts() -> list[dict[str, Any]]:
     return [rule for group in yaml.safe_load(all_rules())["groups"] for rule in group["rules"]]
+
+
+def alerts_of_a_namespace() -> list[dict[str, Any]]:
+    """Those that speak of runs or pools, which belong to somebody."""
+    groups = {group["name"]: group["rules"] for group in yaml.safe_load(all_rules())["groups"]}
+    named = {rule["alert"] for name in ("deepcoder-runs", "deepcoder-pools") for rule in groups[name]}
+    return [rule for rule in alerts() if rule["alert"] in (named | OF_RUNS) - OF_THE_OPERATOR]
 
 
 def all_rules() -> str:
@@ -223,10 +259,35 @@ def test_the_page_of_alerts_has_each_of_them_and_no_other() -> None:
 
 
 def test_first_failure_of_a_kind_is_seen_as_an_increase(exported: dict[str, set[str]]) -> None:
-    """A counter that appears with its first failure has not increased: the series are there from the start."""
-    app.show_all_reasons()
+    """A counter that appears with its first failure has not increased: it is there from a namespace's first run on."""
+    metrics.Namespaces().enter("of-this-test")
     for reason in FailureReason:
-        assert REGISTRY.get_sample_value(f"{PREFIX}attempt_failures_total", {"reason": reason}) is not None
+        labels = {"namespace": "of-this-test", "reason": reason}
+        assert REGISTRY.get_sample_value(f"{PREFIX}attempt_failures_total", labels) == 0
+
+
+@pytest.mark.parametrize("rule", alerts_of_a_namespace(), ids=lambda rule: rule["alert"])
+def test_alert_about_runs_says_in_which_namespace(rule: dict[str, Any]) -> None:
+    firing, _, at = CASES[rule["alert"]]
+    series = dict(promql.parsed_series(f"{PREFIX}{name}", values) for name, values in firing.items())
+    held = promql.seconds_of(rule.get("for", "0m"))
+    fired = promql.fired(rule["expr"], held, series, int(promql.seconds_of(at) // 60))
+    assert {dict(labels).get("namespace") for labels in fired} == {"red"}, "by which it is sent to whoever has it"
+    assert "{{ $labels.namespace }}" in rule["annotations"]["summary"]
+    assert " -A" not in rule["annotations"]["description"], "the namespace is known"
+
+
+@pytest.mark.parametrize(("alert", "reason"), [("DeepCoderAttemptsFail", "NodeLost"), ("DeepCoderRunsPreempted",
+                                                                                      "Preempted")])  # fmt: skip
+def test_what_fails_a_little_in_many_namespaces_is_told_of_in_each_that_has_its_part(alert: str, reason: str) -> None:
+    """What they share is broken: a node, an image."""
+    (rule,) = (rule for rule in alerts() if rule["alert"] == alert)
+    series = dict(
+        promql.parsed_series(f'{PREFIX}attempt_failures_total{{namespace="{name}",reason="{reason}"}}', values)
+        for name, values in {"red": "0x10 3x80", "blue": "0x10 3x80", "green": "0x90"}.items()
+    )
+    fired = promql.fired(rule["expr"], 0, series, 60)
+    assert {dict(labels)["namespace"] for labels in fired} == {"red", "blue"}
 
 
 @pytest.mark.parametrize("rule", alerts(), ids=lambda rule: rule["alert"])
@@ -242,6 +303,7 @@ def test_alert_fires_when_it_should_alone(rule: dict[str, Any], fires: bool) -> 
 def test_prometheus_itself_agrees(tmp_path: Path) -> None:
     promtool = testprograms.prometheus(cache_root()).parent / "promtool"
     (tmp_path / "alerts.yaml").write_text(all_rules())
+    of = {rule["alert"]: ',namespace="red"' for rule in alerts_of_a_namespace()}
     tests = [
         {
             "name": f"{name} {'fires' if fires else 'is silent'}",
@@ -249,7 +311,7 @@ def test_prometheus_itself_agrees(tmp_path: Path) -> None:
             "input_series": [{"series": f"{PREFIX}{s}", "values": values} for s, values in series.items()],
             "promql_expr_test": [
                 {
-                    "expr": f'count(ALERTS{{alertname="{name}",alertstate="firing"}})',
+                    "expr": f'count(ALERTS{{alertname="{name}",alertstate="firing"{of.get(name, "")}}})',
                     "eval_time": at,
                     "exp_samples": [{"labels": "{}", "value": 1}] if fires else [],
                 }

@@ -217,9 +217,9 @@ async def test_post_mortem_in_part_is_told_in_an_event_and_counted(
         return "PostMortemPartly", "s3://b/k lacks the log of the head", True
 
     monkeypatch.setattr(PostMortem, "save", save)
-    name, labels = "deepcoder_operator_warnings_total", {"reason": "PostMortemPartly"}
-    before = REGISTRY.get_sample_value(name, labels)
-    assert before is not None, "there from the start"
+    name = "deepcoder_operator_warnings_total"
+    labels = {"namespace": ground.run.metadata.namespace, "reason": "PostMortemPartly"}
+    before = REGISTRY.get_sample_value(name, labels) or 0
     attempt = ground.run.status.attempt
     assert attempt is not None
     assert await ground.carry_out([d.SavePostMortem(attempt)]) is None

@@ -17,7 +17,6 @@ import socket
 import time
 import uuid
 
-from deepcoder_contracts.api.failure import FailureReason
 from deepcoder_operator import VERSION
 from deepcoder_operator.board import ProgressBoard
 from deepcoder_operator.builders.pool import PoolSettings
@@ -39,7 +38,6 @@ from deepcoder_operator.kube.informer import Informer
 from deepcoder_operator.kube.lease import Election
 from deepcoder_operator.kube.resources import PODS, POOLS, RAYCLUSTERS, RAYJOBS, Resource
 from deepcoder_operator.lag import LoopLag
-from deepcoder_operator.metrics import FAILURES
 from deepcoder_operator.probes import Probes
 from deepcoder_operator.progress.authentication import Remembering, Reviewer, TokenReviewer
 from deepcoder_operator.progress.health import HealthServer
@@ -106,7 +104,6 @@ class Operator:
             ready={"caches": probes.caches, "progress": self._serving},
         )
         self._served = False
-        show_all_reasons()
 
     @property
     def leader(self) -> asyncio.Event:
@@ -239,12 +236,6 @@ class Operator:
 
     def _serving(self) -> str | None:
         return None if self._served else "not served yet: the certificates are not there"
-
-
-def show_all_reasons() -> None:
-    """Count each reason of failures from 0: of a counter that appears with its first count no increase is seen."""
-    for reason in FailureReason:
-        FAILURES.labels(reason=str(reason))
 
 
 def _reviewer(config: OperatorConfig, kube: Kube) -> Reviewer:

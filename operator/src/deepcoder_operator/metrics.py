@@ -1,25 +1,29 @@
 """Prometheus metrics of the run controller and of what it uses.
 
-Labels are bounded: phases, reasons and results, never names of runs. Those that are known begin at 0, so that a query
-that finds nothing has asked for something that does not exist.
+Labels are bounded: namespaces, phases, reasons and results, never names of runs. What speaks of a run has its
+namespace, so that whoever is woken knows whose it is. Values that are known begin at 0, those of a namespace with its
+first run (`Namespaces`): of a counter that appears with its first count no increase is seen.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable
+from collections import Counter as Counts
+from collections.abc import Callable, Hashable, Iterable
+from functools import partial
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from deepcoder_contracts.api.failure import FailureReason
 from deepcoder_contracts.api.run_status import Phase
 
 STARTED = Gauge("deepcoder_operator_start_time_seconds", "When this process began, since the epoch")
 STARTED.set_to_current_time()
-RUNS = Gauge("deepcoder_operator_runs", "Runs by phase", ["phase"])
+RUNS = Gauge("deepcoder_operator_runs", "Runs by phase", ["namespace", "phase"])
 OLDEST_RUN = Gauge(
     "deepcoder_operator_oldest_run_seconds",
     "How long the run that has been in a phase longest has been in it, as this replica knows",
-    ["phase"],
+    ["namespace", "phase"],
 )
 PASSES = Counter("deepcoder_operator_passes_total", "Passes over a run by result", ["result"])
 PASS_SECONDS = Histogram(
@@ -30,22 +34,24 @@ PASS_SECONDS = Histogram(
 STATUS_WRITES = Counter("deepcoder_operator_status_writes_total", "Writes of a run's status")
 STATUS_REFUSED = Counter("deepcoder_operator_status_refused_total", "Statuses that the API server found invalid")
 ACTIONS = Counter("deepcoder_operator_actions_total", "Actions carried out by kind", ["action"])
-FAILURES = Counter("deepcoder_operator_attempt_failures_total", "Failed attempts by reason", ["reason"])
+FAILURES = Counter("deepcoder_operator_attempt_failures_total", "Failed attempts by reason", ["namespace", "reason"])
 WARNED_REASONS = ("ArtifactsLeft", "CheckpointLost", "Failed", "LeftBehind", "PostMortemPartly")
 """Of warnings after which somebody has to look: runs that are given up, GPUs or objects that nobody counts any more,
 what is lost for good."""
 
-WARNINGS = Counter("deepcoder_operator_warnings_total", "Warnings after which somebody has to look", ["reason"])
-for _reason in WARNED_REASONS:
-    WARNINGS.labels(reason=_reason)
+WARNINGS = Counter(
+    "deepcoder_operator_warnings_total", "Warnings after which somebody has to look", ["namespace", "reason"]
+)
 WAITING_FOR_STORAGE = Gauge(
-    "deepcoder_operator_runs_waiting_for_storage", "Runs whose last question storage did not answer", ["reason"]
+    "deepcoder_operator_runs_waiting_for_storage",
+    "Runs whose last question storage did not answer",
+    ["namespace", "reason"],
 )
 HINDERED = Gauge(
-    "deepcoder_operator_runs_hindered", "Runs for which the last thing that had to be done could not be", ["reason"]
+    "deepcoder_operator_runs_hindered",
+    "Runs for which the last thing that had to be done could not be",
+    ["namespace", "reason"],
 )
-for _reason in ("Forbidden", "KubeRayNotFound", "NameConflict", "RayJobForbidden"):
-    HINDERED.labels(reason=_reason)
 STORAGE_SECONDS = Histogram(
     "deepcoder_operator_storage_seconds",
     "Duration of a question to storage",
@@ -56,29 +62,43 @@ EVENTS_LOST = Counter("deepcoder_operator_events_lost_total", "Events that were 
 API_REQUESTS = Counter("deepcoder_operator_api_requests_total", "Requests sent to the API server", ["method"])
 STORAGE_REQUESTS = Counter("deepcoder_operator_storage_requests_total", "Requests sent to storage", ["method"])
 
-
-for _phase in Phase:
-    RUNS.labels(phase=str(_phase))
-    OLDEST_RUN.labels(phase=str(_phase))
 for _result in ("ok", "conflict", "error"):
     PASSES.labels(result=_result)
 for _cause in ("QueueFull", "Stopping"):
     EVENTS_LOST.labels(cause=_cause)
 
 
+_BEGIN: list[tuple[Counter | Gauge, tuple[str, ...]]] = []
+
+
+def begin_in_each_namespace(metric: Counter | Gauge, values: Iterable[str]) -> None:
+    """Values of the label beside the namespace's that are known, and are told from 0 on."""
+    _BEGIN.append((metric, tuple(map(str, values))))
+
+
+begin_in_each_namespace(RUNS, Phase)
+begin_in_each_namespace(OLDEST_RUN, Phase)
+begin_in_each_namespace(FAILURES, FailureReason)
+begin_in_each_namespace(WARNINGS, WARNED_REASONS)
+begin_in_each_namespace(HINDERED, ("Forbidden", "KubeRayNotFound", "NameConflict", "RayJobForbidden"))
+
+State = tuple[str, ...]
+"""Values of a gauge's labels, in their order; () is no state, and not counted."""
+
+
 class Tally:
-    """Keeps a gauge of how many things are in each state; the empty state is not counted."""
+    """Keeps a gauge of how many things are in each state."""
 
     def __init__(self, gauge: Gauge) -> None:
         self._gauge = gauge
-        self._counts: dict[str, int] = {}
+        self._counts: Counts[State] = Counts()
 
-    def move(self, before: str, after: str) -> None:
+    def move(self, before: State, after: State) -> None:
         """One of them has changed."""
         for state, by in ((before, -1), (after, 1)):
             if state and before != after:
-                self._counts[state] = self._counts.get(state, 0) + by
-                self._gauge.labels(state).set(self._counts[state])
+                self._counts[state] += by
+                self._gauge.labels(*state).set(self._counts[state])
 
 
 class Oldest:
@@ -86,18 +106,57 @@ class Oldest:
 
     def __init__(self, gauge: Gauge, clock: Callable[[], float] = time.monotonic) -> None:
         self._gauge, self._clock = gauge, clock
-        self._since: dict[str, dict[Hashable, float]] = {}
+        self._since: dict[State, dict[Hashable, float]] = {}
 
-    def move(self, thing: Hashable, before: str, after: str) -> None:
+    def move(self, thing: Hashable, before: State, after: State) -> None:
         """One of them has changed; it goes to the end of those in its new state."""
         if before == after:
             return
-        self._since.get(before, {}).pop(thing, None)
+        if thing in self._since.get(before, {}):
+            del self._since[before][thing]
+            if not self._since[before]:
+                del self._since[before]
         if after:
-            if after not in self._since:
-                self._gauge.labels(after).set_function(lambda: self._seconds(after))
+            if after not in self._since:  # anew, should the series have been taken away meanwhile
+                self._gauge.labels(*after).set_function(partial(self._seconds, after))
             self._since.setdefault(after, {})[thing] = self._clock()
 
-    def _seconds(self, state: str) -> float:
-        first = next(iter(self._since[state].values()), None)
+    def _seconds(self, state: State) -> float:
+        first = next(iter(self._since.get(state, {}).values()), None)
         return 0.0 if first is None else self._clock() - first
+
+
+class Namespaces:
+    """Has each namespace's series begin at 0 with its first run, and go `KEPT_SECONDS` after its last.
+
+    Not with its last: what was counted of that one is still to be scraped. So namespaces that come and go for ever, one
+    a job, leave nothing behind.
+    """
+
+    KEPT_SECONDS = 3600.0
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._runs: Counts[str] = Counts()
+        self._empty: dict[str, float] = {}
+
+    def enter(self, namespace: str) -> None:
+        """A run is there."""
+        self._runs[namespace] += 1
+        self._empty.pop(namespace, None)
+        if self._runs[namespace] == 1:
+            for metric, values in _BEGIN:
+                for value in values:
+                    metric.labels(namespace, value)
+        for name, since in list(self._empty.items()):
+            if self._clock() - since >= self.KEPT_SECONDS:
+                del self._empty[name]
+                for metric, _ in _BEGIN:
+                    metric.remove_by_labels({"namespace": name})
+
+    def leave(self, namespace: str) -> None:
+        """It is gone."""
+        self._runs[namespace] -= 1
+        if not self._runs[namespace]:
+            del self._runs[namespace]
+            self._empty[namespace] = self._clock()

@@ -121,7 +121,7 @@ class Executor:
                     log.info("run %s/%s: %s: %s", meta.namespace, meta.name, reason, message)
                     self._record(_reference(run), reason, message, warning=warning)
                     if reason in metrics.WARNED_REASONS:
-                        metrics.WARNINGS.labels(reason=reason).inc()
+                        metrics.WARNINGS.labels(meta.namespace, reason).inc()
             case DeleteRayJob(name, uid):
                 await self._kube.delete(RAYJOBS, meta.namespace, name, uid=uid)
             case EndPods(pods):

@@ -194,9 +194,9 @@ class Reconciler:
             log.log(level, "run %s: %s: %s", key, event.reason, event.message, extra={"run": str(key)})
             self.record(obj, event.reason, event.message, warning=event.warning)
             if event.reason in _FAILURES:
-                metrics.FAILURES.labels(reason=event.reason).inc()
+                metrics.FAILURES.labels(key.namespace, event.reason).inc()
             if event.reason in metrics.WARNED_REASONS:
-                metrics.WARNINGS.labels(reason=event.reason).inc()
+                metrics.WARNINGS.labels(key.namespace, event.reason).inc()
         memory.phase = decided.status.phase
 
     async def _unreadable(self, memory: Memory, error: ValidationError, now: datetime) -> float:

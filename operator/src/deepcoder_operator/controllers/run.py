@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from deepcoder_operator import metrics
 from deepcoder_operator.board import ProgressBoard, RunKey
@@ -30,6 +30,19 @@ SETTLE_SECONDS = 0.1
 _CONCURRENT_PASSES = 32
 
 
+class _Counted(NamedTuple):
+    """What a run is counted under."""
+
+    phase: metrics.State = ()
+    waiting: metrics.State = ()
+    """What keeps storage from answering it."""
+    hindered: metrics.State = ()
+    """Why it does not get on until somebody sees to it."""
+
+
+_NOT_COUNTED = _Counted()
+
+
 class _Worker(Memory):
     """One run's worker and what it works on."""
 
@@ -38,12 +51,7 @@ class _Worker(Memory):
         self.wakeup = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
         self.failures = 0
-        self.counted = ""
-        """Phase that it is counted under."""
-        self.counted_problem = ""
-        """Problem of storage that it is counted under."""
-        self.counted_obstacle = ""
-        """What could not be done for it, as it is counted."""
+        self.counted = _NOT_COUNTED
         self.pool: RunKey | None = None
         """Pool that wakes it."""
 
@@ -58,6 +66,7 @@ class RunController:
         self._kube, self._reconciler, self._board, self._settle = kube, reconciler, board, settle
         self._workers: dict[RunKey, _Worker] = {}
         self._by_pool: dict[RunKey, set[RunKey]] = {}
+        self._namespaces = metrics.Namespaces()
         self._phases = metrics.Tally(metrics.RUNS)
         self._oldest = metrics.Oldest(metrics.OLDEST_RUN)
         self._waiting = metrics.Tally(metrics.WAITING_FOR_STORAGE)
@@ -87,6 +96,7 @@ class RunController:
         worker = self._workers.get(key)
         if worker is None:
             worker = self._workers[key] = _Worker(obj)
+            self._namespaces.enter(key.namespace)
             worker.task = asyncio.get_running_loop().create_task(self._work(key, worker), name=f"run {key}")
             worker.task.add_done_callback(self._ended)
         else:
@@ -154,8 +164,7 @@ class RunController:
             if seconds is None:
                 self._forget(key, worker)
                 return
-            hindered = worker.obstacle.problem.reason if worker.obstacle else ""
-            self._count(worker, worker.phase, worker.storage_problem, hindered)
+            self._count(worker, _counted(key.namespace, worker))
             try:
                 async with asyncio.timeout(seconds):
                     await worker.wakeup.wait()
@@ -219,15 +228,20 @@ class RunController:
             del self._workers[key]
             self._leave_pool(key, worker)
             self._board.withdraw(key)
-            self._count(worker, "", "", "")
+            self._count(worker, _NOT_COUNTED)
+            self._namespaces.leave(key.namespace)
 
-    def _count(self, worker: _Worker, phase: str, problem: str, obstacle: str) -> None:
-        """Count a worker under its phase, what keeps storage from answering it, and what is refused; none if empty."""
-        self._phases.move(worker.counted, phase)
-        self._oldest.move(id(worker), worker.counted, phase)
-        self._waiting.move(worker.counted_problem, problem)
-        self._hindered.move(worker.counted_obstacle, obstacle)
-        worker.counted, worker.counted_problem, worker.counted_obstacle = phase, problem, obstacle
+    def _count(self, worker: _Worker, now: _Counted) -> None:
+        before, worker.counted = worker.counted, now
+        self._phases.move(before.phase, now.phase)
+        self._oldest.move(id(worker), before.phase, now.phase)
+        self._waiting.move(before.waiting, now.waiting)
+        self._hindered.move(before.hindered, now.hindered)
+
+
+def _counted(namespace: str, memory: Memory) -> _Counted:
+    values = (memory.phase, memory.storage_problem, memory.hindered)
+    return _Counted(*((namespace, value) if value else () for value in values))
 
 
 def run_of(obj: dict[str, Any]) -> RunKey | None:

@@ -50,7 +50,7 @@ PUT_SECONDS = 20.0
 
 T = TypeVar("T")
 
-metrics.WAITING_FOR_STORAGE.labels(reason=UNREACHABLE)  # 0 is told, too
+metrics.begin_in_each_namespace(metrics.WAITING_FOR_STORAGE, [UNREACHABLE])
 
 
 class StorageService:
