@@ -9,7 +9,7 @@ import pytest
 
 from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.lineage import broken_link, cut_short
-from deepcoder_contracts.manifest import Manifest, ManifestKind, ParentRef, RunIdentity
+from deepcoder_contracts.manifest import BY_HAND, Manifest, ManifestKind, ParentRef, RunIdentity
 
 RUN = RunIdentity(namespace="ml", name="demo", uid="01234567-89ab-4cde-8f01-23456789abcd")
 MADE_BY: dict[str, tuple[Any, Any]] = {
@@ -22,9 +22,9 @@ MADE_BY: dict[str, tuple[Any, Any]] = {
 
 
 def manifest(step: int, ordinal: int = 1, **fields: Any) -> Manifest:
-    made = {name: value for name, (value, _) in MADE_BY.items()} | fields
+    made = {name: value for name, (value, _) in MADE_BY.items()} | {"stage": "short", "stage_index": 0} | fields
     return Manifest(
-        kind=ManifestKind.CHECKPOINT, run=RUN, stage="short", stage_index=0, ordinal=ordinal, step=step,
+        kind=ManifestKind.CHECKPOINT, run=RUN, ordinal=ordinal, step=step,
         config_digest=sha256_digest(b"config"), seed=0, world_size=1, created_at=datetime.now(UTC), **made,
     )  # fmt: skip
 
@@ -36,6 +36,24 @@ def test_one_attempt_cannot_have_been_made_by_two(field: str) -> None:
     assert problem is not None
     assert field.replace("_", " ") in problem
     assert broken_link(manifest(20, 2, **{field: other}), manifest(10)) is None, "the next attempt may be upgraded"
+
+
+def test_a_run_trains_on_one_set_of_problems() -> None:
+    before, other = sha256_digest(b"problems"), sha256_digest(b"others")
+    problem = broken_link(manifest(20, 2, dataset_digest=other), manifest(10, dataset_digest=before))
+    assert problem == f"has dataset digest {other}, its parent of the same run {before}"
+    assert broken_link(manifest(20, dataset_digest=before), manifest(10)) is None, "not known then"
+
+
+def test_attempts_are_numbered_over_the_run_in_a_cluster_and_stage_by_stage_by_hand() -> None:
+    after = {"stage": "long", "stage_index": 1}
+    first, second = manifest(20, 3), manifest(1, 1, **after)
+    assert broken_link(second, first) == "is of attempt 1, its parent of the later attempt 3"
+    by_hand = RUN.model_copy(update={"namespace": BY_HAND})
+    first, second = (each.model_copy(update={"run": by_hand}) for each in (first, second))
+    assert broken_link(second, first) is None
+    again = broken_link(second.model_copy(update={"step": 2}), second.model_copy(update={"ordinal": 2}))
+    assert again == "is of attempt 1, its parent of the later attempt 2"
 
 
 def test_one_image_may_be_written_in_two_ways() -> None:

@@ -134,6 +134,18 @@ async def test_a_chain_that_was_tampered_with_is_found(
     assert link.problems[0].startswith("its child names digest")
 
 
+async def test_a_manifest_that_cannot_come_from_its_parent_is_found_though_all_digests_fit(
+    make_config: Callable, make_learner: Callable, make_batch: Callable, tmp_path: Path
+) -> None:
+    writer = await run_to(make_config(), make_learner(), make_batch, tmp_path / "w", last=2)
+    assert writer.latest is not None
+    newest = tmp_path / "store/short/step-000002.a001" / MANIFEST
+    newest.write_text(json.dumps(json.loads(newest.read_text()) | {"codeDigest": OTHER_DIGEST}))
+    [_, parent] = walk_chain(writer.latest.ref.uri, deep=False)
+    [problem] = parent.problems
+    assert problem.startswith(f"what comes from it has code digest {OTHER_DIGEST}, its parent of the same attempt")
+
+
 async def test_the_command_line_prints_a_chain_and_fails_on_a_broken_one(
     make_config: Callable,
     make_learner: Callable,

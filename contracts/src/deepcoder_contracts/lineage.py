@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from deepcoder_contracts.layout import checkpoint_dir, evaluation_dir, export_dir
-from deepcoder_contracts.manifest import Manifest, ManifestKind
+from deepcoder_contracts.manifest import BY_HAND, Manifest, ManifestKind
 
 
 @dataclass(frozen=True)
@@ -107,10 +107,14 @@ def broken_link(child: Manifest, parent: Manifest) -> str | None:
         return f"has config digest {child.config_digest}, its parent of the same run {parent.config_digest}"
     if child.kind is not ManifestKind.EVALUATION and child.seed != parent.seed:  # evaluations draw from their own
         return f"has seed {child.seed}, its parent of the same run {parent.seed}"
+    if _differ(child.dataset_digest, parent.dataset_digest):  # an attempt that finds other problems does not go on
+        return f"has dataset digest {child.dataset_digest}, its parent of the same run {parent.dataset_digest}"
     if (child.stage_index == parent.stage_index) != (child.stage == parent.stage):
         return f"calls stage {child.stage_index} {child.stage}, its parent {parent.stage_index} {parent.stage}"
     if child.stage_index < parent.stage_index:
         return f"is of stage {child.stage}, its parent of the later stage {parent.stage}"
+    if child.run.namespace == BY_HAND and child.stage != parent.stage:
+        return None  # attempts are numbered stage by stage
     if child.ordinal < parent.ordinal:
         return f"is of attempt {child.ordinal}, its parent of the later attempt {parent.ordinal}"
     if child.ordinal == parent.ordinal and child.kind is not ManifestKind.EVALUATION:

@@ -21,6 +21,10 @@ RelativePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-
 """A key below the manifest's own folder. Readers also refuse `..` segments."""
 
 
+BY_HAND = "local"
+"""In the place of a namespace: a run that nobody has applied to a cluster, whose stages each count attempts from 1."""
+
+
 class RunIdentity(Contract):
     """Which run something belongs to."""
 

@@ -16,7 +16,7 @@ from pydantic import Field, StringConstraints, model_validator
 from deepcoder_contracts.base import DNSLabel, VersionedContract, sha256_digest
 from deepcoder_contracts.curation import unprotected
 from deepcoder_contracts.gate import Otherwise, recheck_gate
-from deepcoder_contracts.manifest import Manifest, ParentRef, RunIdentity
+from deepcoder_contracts.manifest import BY_HAND, Manifest, ParentRef, RunIdentity
 from deepcoder_contracts.recipe import Recipe, StageRecipe
 from deepcoder_contracts.stage import (
     DatasetSource,
@@ -96,7 +96,7 @@ class LocalRun(VersionedContract):
     def identity(self) -> RunIdentity:
         """A run is what its storage says: the same folder is the same run."""
         uid = uuid.uuid5(uuid.NAMESPACE_URL, f"{self.storage.uri}#{self.name}")
-        return RunIdentity(namespace="local", name=self.name, uid=str(uid))
+        return RunIdentity(namespace=BY_HAND, name=self.name, uid=str(uid))
 
     @property
     def config_digest(self) -> str:

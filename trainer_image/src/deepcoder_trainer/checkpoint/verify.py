@@ -1,9 +1,9 @@
 """Walks a lineage from any manifest to its root and checks every link.
 
-Each manifest must be the one its child names, by digest; every file must be there with the size and checksum the
-manifest says, and with `deep` its bytes are read and hashed. A pruned ancestor has a manifest and nothing else: that
-is how retention works, and no fault; the manifest one starts from must be whole. What names no parent must be able to
-be a run's first: a checkpoint of the first stage that trained.
+Each manifest must be the one its child names, by digest, and one that its child can come from (`lineage.broken_link`);
+every file must be there with the size and checksum the manifest says, and with `deep` its bytes are read and hashed. A
+pruned ancestor has a manifest and nothing else: that is how retention works, and no fault; the manifest one starts from
+must be whole. What names no parent must be able to be a run's first: a checkpoint of the first stage that trained.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepcoder_contracts.layout import MANIFEST
-from deepcoder_contracts.lineage import cut_short
-from deepcoder_contracts.manifest import FileEntry, Manifest
+from deepcoder_contracts.lineage import broken_link, cut_short, misplaced
+from deepcoder_contracts.manifest import FileEntry, Manifest, ManifestKind
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ObjectMissing
 from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.checkpoint.reader import read_manifest
@@ -47,6 +47,7 @@ class Link:
 def walk_chain(uri: str, *, deep: bool, endpoint: str | None = None, region: str | None = None) -> Iterator[Link]:
     """The manifest in folder `uri`, its parent, and so on to the root; stops at the first that cannot be read."""
     expected: str | None = None
+    child: Manifest | None = None
     for depth in range(_LONGEST_CHAIN):
         store = open_storage(uri.rstrip("/"), endpoint, region)
         try:
@@ -57,6 +58,8 @@ def walk_chain(uri: str, *, deep: bool, endpoint: str | None = None, region: str
         problems = []
         if expected is not None and digest != expected:
             problems.append(f"its child names digest {expected}, it has {digest}")
+        if child is not None and (wrong := broken_link(child, manifest)):
+            problems.append(f"what comes from it {wrong}")
         if cut := cut_short(manifest):
             problems.append(f"it {cut}")
         present = {o.key for o in store.list("")}
@@ -67,7 +70,9 @@ def walk_chain(uri: str, *, deep: bool, endpoint: str | None = None, region: str
         yield Link(uri, digest, manifest, pruned, tuple(problems))
         if manifest.parent is None:
             return
-        uri, expected = manifest.parent.uri, manifest.parent.digest
+        # What the command has exported lies anywhere, and was made by other code than the attempt that it names.
+        elsewhere = manifest.kind is ManifestKind.EXPORT and misplaced(uri, manifest) is not None
+        uri, expected, child = manifest.parent.uri, manifest.parent.digest, None if elsewhere else manifest
 
 
 def check_file(store: ObjectStore, entry: FileEntry, *, deep: bool) -> list[str]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepcoder_contracts.manifest import RunIdentity
+from deepcoder_contracts.manifest import BY_HAND, RunIdentity
 from deepcoder_contracts.stage import JudgeEndpoint, StageConfig
 from deepcoder_trainer.checkpoint.storage import ObjectStore
 from deepcoder_trainer.checkpoint.transfer import upload_files
@@ -34,7 +34,7 @@ from deepcoder_trainer.judge.local import LocalJudge
 from deepcoder_trainer.rollout.answers import AnswerVerifier
 from deepcoder_trainer.rollout.reward import JudgeReward
 
-RUN = RunIdentity(namespace="local", name="curate", uid="00000000-0000-0000-0000-000000000000")
+RUN = RunIdentity(namespace=BY_HAND, name="curate", uid="00000000-0000-0000-0000-000000000000")
 """In whose name judges are asked: a submission's id says all that it is judged by."""
 VERDICTS, RESPONSES = "judged", "sampled"
 """Names of the journals, of official solutions and of a model's responses."""

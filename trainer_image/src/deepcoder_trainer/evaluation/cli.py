@@ -15,7 +15,7 @@ from pathlib import Path
 
 from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.exit import ExitCode
-from deepcoder_contracts.manifest import RunIdentity
+from deepcoder_contracts.manifest import BY_HAND, RunIdentity
 from deepcoder_contracts.recipe import Precision, Recipe
 from deepcoder_contracts.rope import RopeScaling, RopeType
 from deepcoder_contracts.stage import (
@@ -36,7 +36,7 @@ from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.judge.options import add_judge_options, judge_endpoint
 
 STAGE = "evaluation"
-_IDENTITY = RunIdentity(namespace="local", name="evaluate", uid="00000000-0000-0000-0000-000000000000")
+_IDENTITY = RunIdentity(namespace=BY_HAND, name="evaluate", uid="00000000-0000-0000-0000-000000000000")
 _OPTIONS = {
     f"stages[{STAGE}].contextTokens": "--max-length",
     "recipe.maxPromptTokens": "--max-prompt-length",
