@@ -7,13 +7,17 @@ from pathlib import Path
 
 import pytest
 from checkpoint_saving import flip, run_to, save, state, store_of
+from export_world import manifest
 
+from deepcoder_contracts.manifest import ManifestKind, ParentRef
+from deepcoder_contracts.rope import RopeScaling, RopeType
 from deepcoder_contracts.stage import ModelSource, StageConfig
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged
 from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.checkpoint.verify import walk_chain
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
 from deepcoder_trainer.evaluation.targets import newest_export
+from deepcoder_trainer.modelcard import stage_card
 
 
 async def test_an_export_is_served_by_transformers_and_its_chain_leads_to_the_checkpoint(
@@ -59,6 +63,41 @@ async def test_a_presumed_dead_attempt_that_reaches_its_end_does_not_keep_the_ne
     await third.claim()
     third.latest = successor.latest
     assert (await third.export({})).ref == export.ref, "an export of the same checkpoint is taken as it is"
+
+
+async def test_a_stage_s_own_export_has_a_card_that_says_where_it_comes_from_and_what_nobody_has_looked_at(
+    make_config: Callable, make_learner: Callable, make_batch: Callable, tmp_path: Path
+) -> None:
+    config = make_config(model={"uri": "hf://org/base", "revision": "main"})
+    writer = await run_to(config, make_learner(), make_batch, tmp_path / "w", last=1)
+    checkpoint = writer.latest
+    assert checkpoint is not None
+    export = await writer.export({"reward_mean": 0.25, "eval/held/pass_at_1": 0.5})
+    card = (Path(export.ref.uri.removeprefix("file://")) / "README.md").read_text()
+    for said in (
+        'base_model: "org/base"',
+        "logits_compared: false",
+        "| Base model | `hf://org/base@main` |",
+        f"| Source | `{checkpoint.ref.uri} (Checkpoint)` |",
+        f"| Lineage digest | `{checkpoint.ref.digest}` |",
+        "| `reward_mean` | 0.25 |",
+        "| `eval/held/pass_at_1` | 0.5 |",
+        "nobody has loaded them and held their logits to the checkpoint's",
+        f"`deepcoder-trainer verify --deep {export.ref.uri}`",
+        f"`deepcoder-trainer export --source {checkpoint.ref.uri} --output OUTPUT` makes an export",
+    ):
+        assert said in card
+    assert "## Positions" not in card
+    assert "README.md" in {entry.path for entry in export.manifest.files}
+    assert not any(link.problems for link in walk_chain(export.ref.uri, deep=True))
+
+
+def test_the_card_of_a_stage_with_scaled_positions_says_that_config_json_has_them_not() -> None:
+    made = manifest(kind=ManifestKind.CHECKPOINT)
+    ref = ParentRef(uri="s3://b/run/long/step-000002.a001", digest=made.config_digest)
+    rope = RopeScaling(type=RopeType.YARN, factor=4)
+    card = stage_card(made, ref, "s3://b/run/long/export/step-000002.a001", {}, "bfloat16", rope)
+    assert "scaled by Yarn, 4 times as far; config.json has the model's own" in card
 
 
 async def test_an_altered_export_is_not_evaluated(

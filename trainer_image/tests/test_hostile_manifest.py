@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 from export_world import manifest
@@ -13,24 +14,13 @@ from deepcoder_trainer.export.card import model_card
 from deepcoder_trainer.export.compare import Difference
 from deepcoder_trainer.export.formats import Format
 from deepcoder_trainer.export.source import Measured, Place
+from deepcoder_trainer.modelcard import stage_card
 
 HOSTILE = "base`</td><script>alert(1)</script>\n# Safe\n\n[click](javascript:alert(1)) | more"
 
 
-@pytest.mark.parametrize("field", ["model", "image", "image_id", "accelerator", "versions"])
-def test_values_of_a_manifest_do_not_shape_the_model_card(field: str) -> None:
-    value = {HOSTILE: HOSTILE} if field == "versions" else HOSTILE
-    plain, spoilt = (card(**{field: each}) for each in ({"torch": "2"} if field == "versions" else "plain", value))
-    assert structure(spoilt) == structure(plain)
-    shown = re.sub(r"`[^`\n]*`", "", spoilt.partition("# name")[2])
-    assert not re.search(r"<script|javascript:|# Safe", shown)
-
-
-def test_names_of_figures_do_not_shape_the_model_card() -> None:
-    assert structure(card(figure=HOSTILE)) == structure(card(figure="plain"))
-
-
-def card(figure: str = "held", **fields: object) -> str:
+def exports_card(figure: str = "held", **fields: object) -> str:
+    """Of an export that was made by the command."""
     made = manifest(kind=ManifestKind.CHECKPOINT, **fields)
     uri = "s3://b/run/long/step-000002.a001"
     link = Link(uri, made.config_digest, made, pruned=False, problems=())
@@ -40,8 +30,38 @@ def card(figure: str = "held", **fields: object) -> str:
     return model_card("name", place, Format.HUGGINGFACE, "bfloat16", found, [measured], {})
 
 
-def structure(page: str) -> list[str]:
+def stages_card(figure: str = "held", **fields: object) -> str:
+    """Of the export that a stage ends with."""
+    made = manifest(kind=ManifestKind.CHECKPOINT, **fields)
+    uri = "s3://b/run/long/step-000002.a001"
+    return stage_card(made, ParentRef(uri=uri, digest=made.config_digest), uri, {f"eval/{figure}/x": 0.5}, "bfloat16")
+
+
+both = pytest.mark.parametrize("card", [exports_card, stages_card])
+
+
+@both
+@pytest.mark.parametrize("field", ["model", "image", "image_id", "accelerator", "versions"])
+def test_values_of_a_manifest_do_not_shape_the_model_card(field: str, card: Callable[..., str]) -> None:
+    value = {HOSTILE: HOSTILE} if field == "versions" else HOSTILE
+    plain, spoilt = (card(**{field: each}) for each in ({"torch": "2"} if field == "versions" else "plain", value))
+    assert structure(spoilt) == structure(plain)
+    shown = re.sub(r"`[^`\n]*`", "", page_of(spoilt))
+    assert not re.search(r"<script|javascript:|# Safe", shown)
+
+
+@both
+def test_names_of_figures_do_not_shape_the_model_card(card: Callable[..., str]) -> None:
+    assert structure(card(figure=HOSTILE)) == structure(card(figure="plain"))
+
+
+def page_of(card: str) -> str:
+    """What comes after the front matter and the title."""
+    return card.partition("\n# ")[2]
+
+
+def structure(card: str) -> list[str]:
     """Headings, and the number of cells of each row."""
-    lines = page.partition("# name")[2].splitlines()
+    lines = page_of(card).splitlines()
     cells = [str(len(re.findall(r"(?<!\\)\|", line))) for line in lines if line.startswith("|")]
     return [line for line in lines if line.startswith("#")] + cells

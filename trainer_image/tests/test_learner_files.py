@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from deepcoder_contracts.manifest import Manifest, ManifestKind
+from deepcoder_contracts.recipe import Precision
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.checkpoint import transfer
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, CheckpointFailed, StorageUnavailable
 from deepcoder_trainer.checkpoint.storage_file import FileStore
 from deepcoder_trainer.learner import dcp
 from deepcoder_trainer.learner.group import Deadlines, RayLearner
+from deepcoder_trainer.learner.pretrained import write_pretrained
 
 PREFIX = "short/step-000001.a001"
 
@@ -144,3 +148,17 @@ async def test_a_file_that_metadata_names_and_the_manifest_does_not_is_damage(
         manifest = manifest_of(config, [f for f in files if f.path != lost])
         with pytest.raises(CheckpointDamaged, match=words):
             await learner.download(str(tmp_path / "r"), config.storage, PREFIX, manifest)
+
+
+def test_a_model_without_generation_settings_is_exported_with_the_published_ones(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    (source / "config.json").write_text('{"eos_token_id": 3}')
+    weights = [("lm_head.weight", torch.zeros(2, 2))]
+    files = write_pretrained(weights, source, target, Precision.FLOAT32)
+    settings = {"do_sample": True, "eos_token_id": 3, "temperature": 0.6, "top_p": 0.95}
+    assert json.loads((target / "generation_config.json").read_text()) == settings
+    assert target / "generation_config.json" in files
+    (source / "generation_config.json").write_text('{"temperature": 1.0}')
+    write_pretrained(weights, source, tmp_path / "again", Precision.FLOAT32)
+    assert (tmp_path / "again/generation_config.json").read_text() == '{"temperature": 1.0}'

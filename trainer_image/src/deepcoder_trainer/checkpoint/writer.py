@@ -46,6 +46,7 @@ from deepcoder_trainer.checkpoint.retention import payloads_to_prune
 from deepcoder_trainer.checkpoint.state import PipelineState, save_state
 from deepcoder_trainer.checkpoint.storage import ObjectStore
 from deepcoder_trainer.checkpoint.transfer import upload_files
+from deepcoder_trainer.modelcard import CARD, stage_card
 from deepcoder_trainer.surroundings import Surroundings
 from deepcoder_trainer.types import Learner
 
@@ -205,7 +206,7 @@ class CheckpointWriter:
         return self.latest
 
     async def export(self, metrics: Mapping[str, float]) -> CommittedCheckpoint:
-        """Write the model in Hugging Face layout, made from the newest checkpoint, with a manifest of its own.
+        """Write the model in Hugging Face layout, made from the newest checkpoint, with card and manifest of its own.
 
         An export of the same checkpoint that is there already is returned as it is.
         """
@@ -222,6 +223,7 @@ class CheckpointWriter:
         try:
             await self._learner.save_pretrained(str(directory))
             files = await self._learner.upload(str(directory), self._config.storage, prefix)
+            files += await asyncio.to_thread(self._upload_card, checkpoint, metrics, directory, prefix)
         except StorageError as e:
             raise CheckpointFailed(f"{prefix} could not be exported: {e}") from e
         manifest = source.model_copy(
@@ -232,10 +234,21 @@ class CheckpointWriter:
                 "metrics": dict(metrics),
                 "created_at": datetime.now(UTC),
                 "code_digest": code_digest(),
-                "files": files,
+                "files": sorted(files, key=lambda f: f.path),
             }
         )
         return await asyncio.to_thread(self._put_manifest, prefix, manifest)
+
+    def _upload_card(
+        self, checkpoint: CommittedCheckpoint, metrics: Mapping[str, float], directory: Path, prefix: str
+    ) -> list[FileEntry]:
+        """Says where the model comes from, and that nobody has compared its logits yet."""
+        stage, precision = self._config.stage, self._config.recipe.precision
+        folder, dtype = f"{self._store.uri}/{prefix}", precision.value.lower()
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / CARD
+        path.write_text(stage_card(checkpoint.manifest, checkpoint.ref, folder, metrics, dtype, stage.rope))
+        return upload_files(self._store, prefix, directory, [path])
 
     def _exported(self, checkpoint: CommittedCheckpoint) -> CommittedCheckpoint | None:
         """An export of this checkpoint, whoever made it; one that was committed after a later claim does not count."""

@@ -1,14 +1,12 @@
-"""The model card, README.md of an export: where the model comes from, what it was measured at, what the export changed.
+"""The card of an export that was made by the command: what every card says (see `modelcard`), and what was looked at.
 
-Everything in it is from the source's manifest, its chain and the comparison; nothing is asked of anybody. What a
-manifest does not say is left out, but for the files that a checkpoint's export takes from the model its run began with.
-The lineage digest is that of the source's manifest: it names its parent's, so that `deepcoder-trainer verify` finds any
-change of anything before it.
+That is the chain, the evaluations of the source, the files that a checkpoint's export takes from the model its run
+began with, and how far the export's logits are from the source's. The lineage digest is that of the source's manifest:
+it names its parent's, so that `deepcoder-trainer verify` finds any change of anything before it.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +16,17 @@ from deepcoder_trainer.checkpoint.verify import Link
 from deepcoder_trainer.export.compare import Difference
 from deepcoder_trainer.export.formats import Format
 from deepcoder_trainer.export.source import Measured, Place
+from deepcoder_trainer.modelcard import (
+    code,
+    evaluations,
+    front_matter,
+    provenance,
+    table,
+    trained_by,
+    training_figures,
+)
 from deepcoder_trainer.modelconfig import model_files
 
-_TRAINING = ("reward_mean", "truncated_ratio", "response_tokens_mean", "entropy", "reference_kl")
-_EVALUATION = "eval/"
 _SHOWN_LINKS = 20
 
 _FORMS = {
@@ -40,27 +45,21 @@ def model_card(
     form: Format,
     dtype: str,
     found: Difference,
-    evaluations: Sequence[Measured],
+    measured: Sequence[Measured],
     rope: Mapping[str, Any],
 ) -> str:
     """README.md."""
     manifest = place.manifest
-    metrics = manifest.metrics
     sections = [
-        _front_matter(manifest, form),
+        front_matter(manifest, "gguf" if form.quantization else "transformers", compared=True),
         f"# {name}\n",
-        f"{_FORMS[form].format(dtype=dtype)}. Trained by reinforcement learning on programming problems (GRPO+), by "
-        f"run `{manifest.run.namespace}/{manifest.run.name}`.\n",
+        f"{_FORMS[form].format(dtype=dtype)}. {trained_by(manifest)}",
         "## Provenance\n",
-        _table(("", ""), _provenance(place)),
+        table(("", ""), provenance(manifest, place.ref)),
         "## Lineage\n",
         _lineage(place.chain),
-        _figures("## At the end of training\n", {k: v for k, v in metrics.items() if k in _TRAINING}),
-        _evaluations(
-            {k: v for k, v in metrics.items() if k.startswith(_EVALUATION)},
-            evaluations,
-            changed=form is not Format.HUGGINGFACE or bool(rope),
-        ),
+        training_figures(manifest.metrics),
+        _evaluations(evaluations(manifest.metrics), measured, changed=form is not Format.HUGGINGFACE or bool(rope)),
         "## Difference to the source\n",
         _difference(form, found),
     ]
@@ -71,7 +70,7 @@ def model_card(
 
 def configuration_note(manifest: Manifest, pretrained: Path) -> str:
     """Of a checkpoint's export: what it took from the model that the run began with."""
-    of = _code(manifest.model or "an unknown model")
+    of = code(manifest.model or "an unknown model")
     when = (
         "as training read them: the checkpoint's manifest has their digests"
         if manifest.model_files
@@ -80,37 +79,7 @@ def configuration_note(manifest: Manifest, pretrained: Path) -> str:
     return (
         "## Configuration and tokenizer\n\n"
         f"The weights are the checkpoint's. Configuration and tokenizer are those of {of} {when}. What was read:\n\n"
-    ) + _table(("", ""), [(f"`{name}`", f"`{digest}`") for name, digest in model_files(pretrained).items()])
-
-
-def _front_matter(manifest: Manifest, form: Format) -> str:
-    base = (manifest.model or "").partition("@")[0].removeprefix("hf://")
-    lines = ["---", "pipeline_tag: text-generation", "tags: [reinforcement-learning, code]"]
-    if (manifest.model or "").startswith("hf://"):
-        lines.append(f"base_model: {json.dumps(base)}")
-    lines.append(f"library_name: {'gguf' if form.quantization else 'transformers'}")
-    return "\n".join([*lines, "---", ""])
-
-
-def _provenance(place: Place) -> list[tuple[str, str]]:
-    m = place.manifest
-    rows: list[tuple[str, str | None]] = [
-        ("Base model", m.model),
-        ("Source", f"{place.ref.uri} ({m.kind.value})"),
-        ("Lineage digest", place.ref.digest),
-        ("Stage", f"{m.stage}, step {m.step} of the stage, {m.total_steps} in all"),
-        ("Dataset digest", m.dataset_digest),
-        ("Recipe digest", m.config_digest),
-        ("Seed", str(m.seed)),
-        ("Learner ranks", str(m.world_size)),
-        ("Trainer's code digest", m.code_digest),
-        ("Trainer image", m.image),
-        ("Image digest", m.image_id),
-        ("Accelerator", m.accelerator),
-        ("Versions", ", ".join(f"{k} {v}" for k, v in sorted(m.versions.items())) or None),
-        ("Trained until", m.created_at.isoformat(timespec="seconds")),
-    ]
-    return [(f"{key}", _code(value)) for key, value in rows if value]
+    ) + table(("", ""), [(f"`{name}`", f"`{digest}`") for name, digest in model_files(pretrained).items()])
 
 
 def _lineage(chain: Iterable[Link]) -> str:
@@ -123,15 +92,9 @@ def _lineage(chain: Iterable[Link]) -> str:
     more = f"\nand {len(links) - _SHOWN_LINKS} before them.\n" if len(links) > _SHOWN_LINKS else ""
     checked = f"{len(links)} manifests, each named by its child's digest, were checked before this export. "
     if (first := links[-1].manifest) is not None:
-        run = _code(f"{first.run.namespace}/{first.run.name} {first.run.uid}")
+        run = code(f"{first.run.namespace}/{first.run.name} {first.run.uid}")
         checked += f"The first of them, which names no parent, is {first.stage} step {first.step} of run {run}.\n\n"
-    return checked + _table(("", "", "Digest of its manifest"), rows) + more
-
-
-def _figures(title: str, figures: Mapping[str, float]) -> str:
-    if not figures:
-        return ""
-    return f"{title}\n{_table(('', ''), [(_code(k), f'{v:.6g}') for k, v in sorted(figures.items())])}"
+    return checked + table(("", "", "Digest of its manifest"), rows) + more
 
 
 def _evaluations(within: Mapping[str, float], measured: Sequence[Measured], *, changed: bool) -> str:
@@ -140,15 +103,15 @@ def _evaluations(within: Mapping[str, float], measured: Sequence[Measured], *, c
     `changed`: this export computes otherwise than what was measured.
     """
     rows = [
-        (_code(name), f"{value:.6g}", "said by the source's manifest", "", "") for name, value in sorted(within.items())
+        (code(name), f"{value:.6g}", "said by the source's manifest", "", "") for name, value in sorted(within.items())
     ]
     for each in measured:
         how = (f"`{each.key[:12]}`", f"{each.context_tokens}", f"{each.samples}")
-        rows += [(_code(name), f"{value:.6g}", *how) for name, value in sorted(each.figures.items())]
+        rows += [(code(name), f"{value:.6g}", *how) for name, value in sorted(each.figures.items())]
     if not rows:
         return ""
     of = "Of the source, which computes otherwise than this export: what differs is below.\n\n" if changed else ""
-    return f"## Evaluation\n\n{of}{_table(('', '', 'Evaluation', 'Response limit, tokens', 'Samples a problem'), rows)}"
+    return f"## Evaluation\n\n{of}{table(('', '', 'Evaluation', 'Response limit, tokens', 'Samples a problem'), rows)}"
 
 
 def _difference(form: Format, found: Difference) -> str:
@@ -165,7 +128,7 @@ def _difference(form: Format, found: Difference) -> str:
         ("Same likeliest token", f"{100 * found.top1:.2f} %"),
         ("Positions compared", str(found.positions)),
     ]
-    return f"Logits {how}, against the source's in float32, on a fixed set of prompts.\n\n" + _table(("", ""), rows)
+    return f"Logits {how}, against the source's in float32, on a fixed set of prompts.\n\n" + table(("", ""), rows)
 
 
 def _positions(rope: Mapping[str, Any]) -> str:
@@ -175,14 +138,3 @@ def _positions(rope: Mapping[str, Any]) -> str:
         f"{parameters['original_max_position_embeddings']}, and reach {rope['max_position_embeddings']} tokens. The "
         "scaling is in effect at every length, short prompts included: it is part of the difference above.\n"
     )
-
-
-def _code(value: str) -> str:
-    """A value in a line or a cell of Markdown: what stands in a manifest must not shape the page."""
-    shown = "".join(c if c.isprintable() else " " for c in value).replace("`", "'").replace("|", "\\|")
-    return f"`{shown}`"
-
-
-def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    lines = [header, tuple("---" for _ in header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"

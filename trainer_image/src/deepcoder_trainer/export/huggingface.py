@@ -1,8 +1,8 @@
 """The Hugging Face layout: sharded safetensors and an index, tokenizer, generation settings, and config.json.
 
 Weights stream through `write_pretrained`, which the learners' own exports go through as well: a shard is in memory,
-never the model. What this adds is in config.json (scaled positions, the quantization) and the generation settings of
-a model that brought none. Of positions both spellings are written, since servers differ in which they read.
+never the model. What this adds is in config.json: scaled positions, in both spellings, since servers differ in which
+they read, and the quantization.
 """
 
 from __future__ import annotations
@@ -20,9 +20,6 @@ from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.learner.pretrained import write_pretrained
 from deepcoder_trainer.modelconfig import rope_entries
 
-_SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.95}
-"""What the published model was measured with."""
-
 
 def write(
     weights: Iterable[tuple[str, Tensor]],
@@ -35,11 +32,7 @@ def write(
     """Write the model below `directory`; `entries` take the place of config.json's own."""
     write_pretrained(weights, pretrained, directory, precision, shard_bytes)
     path = directory / "config.json"
-    config = json.loads(path.read_text()) | dict(entries)
-    _write_json(path, config)
-    if not (directory / "generation_config.json").exists():
-        tokens = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in config}
-        _write_json(directory / "generation_config.json", tokens | _SAMPLING)
+    path.write_text(json.dumps(json.loads(path.read_text()) | dict(entries), indent=2, sort_keys=True) + "\n")
 
 
 def positions(config: Mapping[str, Any], tokens: int | None, original: int | None) -> dict[str, Any]:
@@ -66,7 +59,3 @@ def positions(config: Mapping[str, Any], tokens: int | None, original: int | Non
     theta = parameters.pop("rope_theta", None)
     old = {"rope_scaling": parameters | {"type": parameters["rope_type"]}}
     return entries | old | {"max_position_embeddings": tokens} | ({} if theta is None else {"rope_theta": theta})
-
-
-def _write_json(path: Path, document: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")

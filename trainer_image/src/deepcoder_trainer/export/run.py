@@ -32,6 +32,7 @@ from deepcoder_trainer.export.tensors import CheckpointTensors, PretrainedTensor
 from deepcoder_trainer.export.workdir import workdir
 from deepcoder_trainer.learner.model import COMPUTE_DTYPES
 from deepcoder_trainer.learner.pretrained import SHARD_BYTES
+from deepcoder_trainer.modelcard import CARD, model_name
 from deepcoder_trainer.modelconfig import read_model_config
 
 Logits = Callable[[int], Tensor]
@@ -121,7 +122,7 @@ def export(order: Order, say: Callable[[str], None]) -> Done:
         card = model_card(model.name, place, order.form, order.precision.value.lower(), found, measured, model.entries)
         if isinstance(model.tensors, CheckpointTensors):
             card += "\n" + configuration_note(place.manifest, model.pretrained)
-        (staging / "README.md").write_text(card)
+        (staging / CARD).write_text(card)
         ref = publish(staging, order.output, place, found.figures() | agreed(measured), order.endpoint, order.region)
     return Done(ref, place, found)
 
@@ -145,8 +146,7 @@ def _model(order: Order, place: Place, work: Path) -> _Model:
     entries = huggingface.positions(config, order.rope, order.rope_original)
     tensors = PretrainedTensors(fetched.pretrained) if fetched.shards is None else CheckpointTensors(fetched.shards)
     tokenizer = AutoTokenizer.from_pretrained(fetched.pretrained, local_files_only=True, trust_remote_code=False)
-    manifest = place.manifest
-    name = order.name or f"{manifest.run.name}-{manifest.stage}-step-{manifest.step}"
+    name = order.name or model_name(place.manifest)
     return _Model(name, fetched.pretrained, tensors, config | entries, entries, tokenizer, prompts.tokens(tokenizer))
 
 

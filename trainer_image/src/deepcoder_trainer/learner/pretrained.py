@@ -1,7 +1,7 @@
 """The Hugging Face layout that vLLM serves: safetensors shards, config and the tokenizer's files.
 
 Weights stream through: a shard at a time is in memory. Whatever else the starting model brought (tokenizer, chat
-template, generation config) is copied as it is.
+template, generation config) is copied as it is; a model without a generation config gets the published one's.
 """
 
 from __future__ import annotations
@@ -19,6 +19,11 @@ from deepcoder_trainer.modelconfig import COPIED
 
 SHARD_BYTES = 2 << 30
 """Bytes of one weight file, about."""
+
+_SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.95}
+"""What the published model was measured with."""
+
+_GENERATION = "generation_config.json"
 
 _DTYPE_NAMES = {Precision.BFLOAT16: "bfloat16", Precision.FLOAT32: "float32"}
 
@@ -61,6 +66,10 @@ def write_pretrained(
         if (source / name).is_file():
             shutil.copyfile(source / name, directory / name)
             files.append(directory / name)
+    if not (directory / _GENERATION).exists():
+        tokens = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in config}
+        (directory / _GENERATION).write_text(json.dumps(tokens | _SAMPLING, indent=2, sort_keys=True) + "\n")
+        files.append(directory / _GENERATION)
     return files
 
 
