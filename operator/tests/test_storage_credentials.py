@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -89,3 +91,13 @@ def test_what_a_library_says_of_a_request_that_cannot_be_made_is_not_passed_on()
     with pytest.raises(StorageProblem, match="cannot be reached") as refusal:
         made.head("key")
     assert "marked" not in str(refusal.value)
+
+
+def test_keys_without_an_authority_of_their_own_leave_nothing_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed operator removes nothing."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    buckets = Buckets()
+    buckets.open(Target("http://127.0.0.1:9", None, Credentials("a", "b")), "bucket")
+    assert list(tmp_path.iterdir()) == []

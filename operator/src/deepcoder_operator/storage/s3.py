@@ -6,6 +6,7 @@ Blocking, for threads. Every request has time-outs and botocore's bounded retrie
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import ssl
 import tempfile
@@ -271,7 +272,11 @@ class Buckets:
         self._session = Session()
         self._session.register_component("data_loader", SlimLoader())
         self._clients: OrderedDict[str, S3Client] = OrderedDict()
-        self._files = tempfile.TemporaryDirectory(prefix="deepcoder-s3-")
+
+    @functools.cached_property
+    def _files(self) -> tempfile.TemporaryDirectory[str]:
+        """Where authorities lie for clients to read; made for the first, since a killed process leaves it."""
+        return tempfile.TemporaryDirectory(prefix="deepcoder-s3-")
 
     def open(self, target: Target, bucket: str, line: Line | None = None) -> Bucket:
         """A bucket; nothing is asked of the server yet. See `Bucket` for `line`."""
