@@ -134,6 +134,18 @@ async def test_a_reward_that_was_mended_on_disk_gives_another_key(
     assert (await key_of(context()) == before) is (changed == "unrelated.py")
 
 
+async def test_what_python_compiles_of_a_reward_meanwhile_changes_no_key(tmp_path: Path, reward_module: Path) -> None:
+    def context() -> Context:
+        return with_recipe(make_context(tmp_path, ["Base"], problems=2), reward="evaluated_reward:worth")
+
+    before = await key_of(context())
+    compiled = reward_module / "kept" / "__pycache__"
+    compiled.mkdir()
+    (compiled / "deep.cpython-311.pyc.139872231").write_bytes(b"half of it")
+    (compiled / "deep.cpython-311.pyc").write_bytes(b"all of it")
+    assert await key_of(context()) == before
+
+
 async def test_a_reward_whose_source_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
     context = with_recipe(make_context(tmp_path, ["Base"], problems=2), reward="no_such_module:worth")
     with pytest.raises(BadConfig, match=r"source of recipe\.reward 'no_such_module:worth'") as refused:

@@ -103,9 +103,14 @@ def _files_of(name: str) -> list[tuple[Path, list[Path]]]:
         path = Path(spec.origin or "")
         return [(path.parent, [path])] if path.is_file() else []
     return [
-        (Path(folder).parent, sorted(p for p in Path(folder).rglob("*") if p.is_file() and p.suffix != ".pyc"))
+        (Path(folder).parent, sorted(p for p in Path(folder).rglob("*") if p.is_file() and not _compiled(p)))
         for folder in spec.submodule_search_locations
     ]
+
+
+def _compiled(path: Path) -> bool:
+    """Whether it was made from the source; while Python writes it, under a name that ends in no `.pyc`."""
+    return path.parent.name == "__pycache__" or path.suffix == ".pyc"
 
 
 def _imported(paths: list[Path]) -> Iterator[str]:
