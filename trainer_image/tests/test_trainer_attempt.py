@@ -15,8 +15,10 @@ import pytest
 from attempt_world import World
 from controller_world import PROMPTS, scripted_reward
 
-from deepcoder_contracts.stage import StageConfig
+from deepcoder_contracts.manifest import Manifest
+from deepcoder_contracts.stage import ModelSource, StageConfig
 from deepcoder_trainer import stopping
+from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
 from deepcoder_trainer.running import attempt
 from deepcoder_trainer.running.attempt import Attempt
@@ -112,6 +114,29 @@ async def test_an_attempt_that_finds_other_problems_than_the_one_before_stops_an
     record = await w.run()
     assert (record.code, record.reason, record.field) == (64, "BadConfig", "dataset.uri")
     assert "was trained on problems with digest" in record.message
+
+
+async def test_a_hub_s_model_is_one_commit_for_all_ranks_and_in_the_manifests(
+    world: Callable[..., World], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A branch may move on between two machines' downloads, and what a run began with is not to be guessed later."""
+    w, commit = world(steps=1), "0123456789abcdef0123456789abcdef01234567"
+    folder = tmp_path / "models--org--base/snapshots" / commit
+    folder.parent.mkdir(parents=True)
+    (tmp_path / "model").rename(folder)
+    monkeypatch.setattr(Sources, "model", lambda self, source: folder)
+    w.config = w.config.model_copy(update={"model": ModelSource(uri="hf://org/base", revision="main")})
+    asked: list[ModelSource] = []
+
+    async def learners(config: StageConfig, model_dir: Path) -> Any:
+        asked.append(config.model)
+        return w.learner
+
+    monkeypatch.setattr("deepcoder_trainer.learner.group.start_learners", learners)
+    assert (await w.run()).reason == "Completed"
+    assert [source.revision for source in asked] == [commit]
+    manifest = Manifest.from_json((w.store / "s/step-000001.a001/MANIFEST.json").read_bytes())
+    assert manifest.model == f"hf://org/base@{commit}"
 
 
 async def test_the_exit_record_names_the_pod_that_wrote_it(

@@ -115,7 +115,7 @@ class Manifest(Record):
     whose weights are told by stage, step and ordinal alone: they may never be stored."""
 
     model: str | None = None
-    """URI (with revision) of the model at the chain's root."""
+    """URI of the model at the chain's root; of a hub's with the commit (in older manifests, the revision asked for)."""
 
     model_files: Annotated[dict[str, Digest], Field(max_length=32)] = {}
     """Configuration and tokenizer of that model as this attempt read them, by file name; empty in older manifests."""

@@ -8,6 +8,7 @@ anew. An export of ours has a manifest, and its files are checked against it.
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -29,6 +30,8 @@ from deepcoder_trainer.errors import BadConfig
 CACHE = Path("~/.cache/deepcoder/sources")
 """Where downloads are kept by default."""
 
+_SNAPSHOT = re.compile(r"/snapshots/([0-9a-f]{40})(?:/|$)")
+"""Where huggingface_hub keeps a repository's commit."""
 _HUB_PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "LICENSE*")
 
 
@@ -78,6 +81,16 @@ class Sources:
         if (path / MANIFEST).is_file():
             _check_export(path)
         return path
+
+
+def pinned(source: ModelSource, path: Path) -> ModelSource:
+    """The source as it was fetched to `path`: of a hub's repository with the commit, which a branch moves on from.
+
+    So every machine fetches the same, and manifests say which it was.
+    """
+    if not source.uri.startswith("hf://") or (found := _SNAPSHOT.search(path.as_posix())) is None:
+        return source
+    return source.model_copy(update={"revision": found[1]})
 
 
 def on_disk(uri: str, field: str) -> Path:

@@ -28,7 +28,7 @@ from deepcoder_contracts.stage import StageConfig, StageResources, StageType
 from deepcoder_trainer.background import Background, abandonable, first_cause
 from deepcoder_trainer.checkpoint.opening import open_run_storage
 from deepcoder_trainer.checkpoint.reader import Inputs, ResumePoint, find_resume_point
-from deepcoder_trainer.checkpoint.sources import Sources
+from deepcoder_trainer.checkpoint.sources import Sources, pinned
 from deepcoder_trainer.checkpoint.state import PipelineState
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter, CommittedCheckpoint
 from deepcoder_trainer.cluster import connect_ray
@@ -177,6 +177,9 @@ class Attempt:
         )
         asks_judges = self._client is not None
         self._telling.progress.trains_on([encoded.problem for encoded in problems.kept], asks_judges=asks_judges)
+        config = config.model_copy(
+            update={"model": pinned(config.model, model_dir)}
+        )  # the curated set goes by its name
         sampler, learner = await self._unless_stopped(start_both(config, model_dir, stack))
         self._sampler = sampler
         await self._unless_stopped(self._look_around())
