@@ -20,7 +20,7 @@ from suite_rights import pytest_sessionfinish as pytest_sessionfinish
 from deepcoder_contracts.api import run, sandboxpool
 from deepcoder_contracts.api.schema import custom_resource_definition
 from deepcoder_operator.kube.client import Kube
-from deepcoder_operator.kube.resources import Resource
+from deepcoder_operator.kube.resources import POOLS, RUNS, Resource
 from devcluster import tools
 from devcluster.config import cache_root
 
@@ -28,6 +28,9 @@ NAMESPACES = Resource("", "v1", "namespaces", "Namespace")
 
 _WITH_CRDS: set[Path] = set()
 """API servers that know our CRDs; a session's fixture cannot do this, since the client belongs to a test's loop."""
+
+_KEPT: dict[Path, str] = {}
+"""The namespace of each API server that tests have one after the other."""
 
 
 @pytest.fixture(scope="session")
@@ -80,6 +83,20 @@ async def namespace(kube: Kube) -> AsyncIterator[str]:
     await kube.post(NAMESPACES.path(None), body)
     yield name
     await kube.delete(NAMESPACES, None, name)
+
+
+@pytest.fixture
+async def kept_namespace(kube: Kube, kubeconfig: Path) -> AsyncIterator[str]:
+    """A namespace of many tests, one after the other, that make nothing but runs and pools, which no operator takes up:
+    they go, and it stays. To let a namespace go takes the API server as long as ten such tests."""
+    name = _KEPT.get(kubeconfig)
+    if name is None:
+        name = _KEPT[kubeconfig] = f"kept-{uuid.uuid4().hex[:10]}"
+        await kube.post(NAMESPACES.path(None), {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    yield name
+    for resource in (RUNS, POOLS):
+        for made in (await kube.list(resource, name))[0]:
+            await kube.delete(resource, name, made["metadata"]["name"])
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,12 @@ VARIATIONS = sorted(FOLDER.glob("*.yaml"))
 WANTED = {"evaluation-only", "kueue", "own-dataset", "own-reward", "shared-pool", "spot"}
 
 
+@pytest.fixture
+def namespace(kept_namespace: str) -> str:
+    """No operator is there, and nothing but runs and pools is made."""
+    return kept_namespace
+
+
 def documents(path: Path) -> list[dict[str, Any]]:
     return [d for d in yaml.safe_load_all(path.read_text()) if d]
 

@@ -19,6 +19,12 @@ EXAMPLES = [path for path in sorted(DIRECTORY.glob("*.yaml")) if "apiVersion:" i
 """Manifests; files for a run by hand are the trainer's to read."""
 
 
+@pytest.fixture
+def namespace(kept_namespace: str) -> str:
+    """No operator is there, and nothing but runs and pools is made."""
+    return kept_namespace
+
+
 def documents(path: Path, kind: str) -> list[dict[str, Any]]:
     return [d for d in yaml.safe_load_all(path.read_text()) if d and d["kind"] == kind]
 

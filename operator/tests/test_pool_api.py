@@ -13,6 +13,12 @@ from deepcoder_operator.kube.resources import POOLS
 pytestmark = pytest.mark.apiserver
 
 
+@pytest.fixture
+def namespace(kept_namespace: str) -> str:
+    """No operator is there, and nothing but runs and pools is made."""
+    return kept_namespace
+
+
 def pool(namespace: str, name: str = "judges", **spec: Any) -> dict[str, Any]:
     return {
         "apiVersion": "deepcoder.dev/v1alpha1",

@@ -31,6 +31,12 @@ RATED: dict[str, Any] = {
 }
 
 
+@pytest.fixture
+def namespace(kept_namespace: str) -> str:
+    """No operator is there, and nothing but runs and pools is made."""
+    return kept_namespace
+
+
 async def test_run_is_taken_and_read_back(kube: Kube, namespace: str) -> None:
     run = DeepCoderRun.model_validate(await kube.create(run_manifest(namespace)))
     assert [s.name for s in run.spec.stages] == ["short", "long", "final"]

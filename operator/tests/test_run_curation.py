@@ -37,6 +37,12 @@ def curated(**changes: Any) -> dict[str, Any]:
     return {"curation": {k: v for k, v in (CURATE | changes).items() if v is not None}}
 
 
+@pytest.fixture
+def namespace(kept_namespace: str) -> str:
+    """No operator is there, and nothing but runs and pools is made."""
+    return kept_namespace
+
+
 @pytest.mark.apiserver
 async def test_a_curation_is_taken_with_its_defaults_and_read_back(kube: Kube, namespace: str) -> None:
     stored = await kube.create(run_manifest(namespace, dataset=curated()))
