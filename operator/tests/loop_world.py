@@ -62,6 +62,7 @@ class Cluster:
     async def start_operator(self, *program: str, **changes: Any) -> None:
         """Start the operator's process: by a command in the place of one that is forked, and with changes to its
         configuration, where given."""
+        assert self.process is None or self.process.returncode is not None, "it runs: two would share a port and a name"
         progress = {"url": f"https://localhost:{self.port}", "port": self.port}
         config = self.account.config | {"healthPort": self.health_port, "images": {"trainer": "trainer:1"}}
         config["progress"] |= progress
