@@ -67,10 +67,12 @@ def main(descriptor: int, root: str) -> None:
         layout.join()
         space = namespaces.enter(config, channel) if config["tier"] == "Namespaces" else namespaces.HOST
         served, in_force = _set_up(config, space, channel, runner)
+        answer = json.dumps(in_force).encode()
+        _settle()
     except Exception as error:
         channel.send(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode())
         return
-    channel.send(json.dumps(in_force).encode())
+    channel.send(answer)
     served.serve(space.clean)
 
 
@@ -102,6 +104,8 @@ def _set_up(
     config: dict[str, Any], space: namespaces.Space, channel: socket.socket, runner: ModuleType
 ) -> tuple[zygote.Zygote, dict[str, Any]]:
     """Return what serves, and what is in force for every program that it runs."""
+    gc.collect()
+    holes.fill()  # so that all that is made here, and used in every run, lies together
     confined = config["tier"] != "Unconfined"
     proc = os.open(space.proc, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     os.chdir(space.scratch or "/")
@@ -133,14 +137,18 @@ def _set_up(
         "landlock_abi": libc.landlock_abi() if confined else 0,
         "thread_gate": gate is not None,
     }
+    if system_calls is not None:
+        system_calls.inherited.load(0)
+    return served, in_force
+
+
+def _settle() -> None:
+    """Leave the heap as each copy is to find it. What is freed hereafter, a copy's first objects take the place of."""
     gc.collect()
     libc.trim_heap()
     holes.fill()
     gc.freeze()
     gc.disable()
-    if system_calls is not None:
-        system_calls.inherited.load(0)
-    return served, in_force
 
 
 def _thread_gate(proc: int) -> thread_gate.ThreadGate | None:

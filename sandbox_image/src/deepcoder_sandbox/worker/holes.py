@@ -28,11 +28,13 @@ _taken: list[object] = []
 def fill() -> None:
     """Take them all."""
     for size in _SMALL:
+        before = 0
         for count in range(_MOST):
             taken = _of_size(size, count)
             _taken.append(taken)
-            if id(taken) % _POOL_BYTES == _POOL_HEADER_BYTES:  # the first of a pool that was free as a whole
-                break
+            if before % _POOL_BYTES == _POOL_HEADER_BYTES and id(taken) == before + size:
+                break  # the first two of a new pool: one that was in use gives them in the order they were freed
+            before = id(taken)
     libc.fill_heap()
 
 
