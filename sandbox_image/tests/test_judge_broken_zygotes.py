@@ -22,13 +22,12 @@ def replace(name, new):  # wherever it is bound already
     for module in list(sys.modules.values()):
         if getattr(module, name, None) is old:
             setattr(module, name, new)
+def replace_fork(new):
+    sys.modules["deepcoder_sandbox.worker.zygote"].fork = new
 """
 BREAKAGES = {
     "fork that is refused": """
-import errno, os
-def refuse():
-    raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
-replace("fork", refuse)
+replace_fork(lambda: -1)
 """,
     "descriptors that have run out": """
 import errno, os
@@ -37,10 +36,9 @@ def refuse(*_):
 replace("pidfd_open", refuse)
 """,
     "memory that has run out": """
-import os
 def refuse():
     raise MemoryError
-replace("fork", refuse)
+replace_fork(refuse)
 """,
     "answer that is cut": """
 import socket
@@ -73,7 +71,7 @@ socket.socket = Odd
 import os
 def leave():
     os._exit(0)
-replace("fork", leave)
+replace_fork(leave)
 """,
 }
 NOT_STARTED = {
@@ -114,10 +112,10 @@ def refuse(descriptor, data, call=os.write):
 replace("write", refuse)
 """
 HANGS = """
-import os, time
+import time
 def hang():
     time.sleep(3600)
-replace("fork", hang)
+replace_fork(hang)
 """
 ONCE = """
 import pathlib

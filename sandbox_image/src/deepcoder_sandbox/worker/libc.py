@@ -1,8 +1,8 @@
 """The few system calls that Python does not wrap, by ctypes.
 
 Every function raises OSError with errno and the call's name; none fails silently, since a confinement that was not
-applied must stop the runner before the program starts. The two that runners are confined by are bare instead, since
-every run pays for what lies between them and the kernel: they return 0, or -1, which the caller has to look at.
+applied must stop the runner before the program starts. Those that every run needs are bare instead, since it pays for
+what lies between them and the kernel: they return -1 where they fail, which the caller has to look at.
 """
 
 from __future__ import annotations
@@ -84,6 +84,9 @@ _bare = ctypes.PyDLL(None)
 bare_prctl: Any = _bare.prctl
 bare_prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong]
 bare_syscall: Any = _bare.syscall
+bare_fork: Any = _bare.fork
+"""Without what os.fork does before and after it: it makes the interpreter's locks and threads anew. For a process of a
+single thread, which no lock can be held by another of, and whose modules have no hooks (`boot`)."""
 
 
 def prctl(option: int, argument: int = 0) -> None:
