@@ -191,7 +191,7 @@ def refuse(descriptor, *rest, call=os.{call}):
     if descriptor > 2 and os.getpid() != zygote:  # the control socket, the program, the zygote's socket
         raise OSError(errno.EIO, "Input/output error")
     return call(descriptor, *rest)
-os.{call} = refuse
+replace("{call}", refuse)
 """
     slot, reasons = broken_slot(breakage)
     request = make("print(input())", ("1", "1"), scoring="livecodebench")
@@ -264,6 +264,14 @@ def test_zygote_that_cannot_clean_up_runs_no_other_test(broken_slot, submission)
     assert reasons == [Recycled.UNCLEAN]
     assert slot.judge(submission, time.monotonic() + 60).passed is True
     assert reasons == [Recycled.UNCLEAN] * 3
+
+
+def test_zygote_that_cannot_clean_up_runs_no_other_session(broken_slot, make):
+    slot, reasons = broken_slot(UNCLEAN)
+    request = make("print(input())", ("1", "1"), scoring="livecodebench")
+    for number in range(3):
+        assert slot.judge(Submission(request, tuple(request.tests)), time.monotonic() + 60).passed is True
+        assert reasons == [Recycled.UNCLEAN] * number
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), OSError(12, "Cannot allocate memory")])

@@ -23,7 +23,7 @@ class Phase(StrEnum):
     """Starting a zygote, where the slot had none."""
 
     RUN = "run"
-    """From the fork of each runner to its end: confining it and the program. livecodebench compares meanwhile."""
+    """From asking for each runner to hearing of its end: confined, and running. livecodebench compares meanwhile."""
 
     COMPARE = "compare"
     """The rest of judging: handing texts over, reading what was left, comparing."""

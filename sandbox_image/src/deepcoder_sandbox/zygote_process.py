@@ -115,7 +115,8 @@ class ZygoteProcess:
         self.config = config
         self.runs = 0
         self.run_wall_s = 0.0
-        """Seconds from fork to end of all runs."""
+        """Seconds of all runs, from asking for each to hearing of its end."""
+        self._asked_at = 0.0
         self.spent = False
         """Whether something was left behind that cannot be removed: not to be asked for another run."""
         try:
@@ -155,6 +156,7 @@ class ZygoteProcess:
     def start_run(self, job: packets.Job, descriptors: list[int]) -> None:
         """Ask for a run; `descriptors` become the runner's 0, 1, 2, …."""
         self.runs += 1
+        self._asked_at = time.monotonic()
         try:
             socket.send_fds(self._channel, [packets.encode_job(job)], descriptors)
         except OSError as error:
@@ -192,7 +194,7 @@ class ZygoteProcess:
             ended = packets.decode_ended(packet)
         except ValueError as error:
             raise ZygoteFailed(f"the zygote's answer is broken: {error}") from error
-        self.run_wall_s += ended.wall_s
+        self.run_wall_s += time.monotonic() - self._asked_at
         self.spent = self.spent or not ended.clean
         return ended
 

@@ -87,6 +87,8 @@ bare_syscall: Any = _bare.syscall
 bare_fork: Any = _bare.fork
 """Without what os.fork does before and after it: it makes the interpreter's locks and threads anew. For a process of a
 single thread, which no lock can be held by another of, and whose modules have no hooks (`boot`)."""
+bare_waitpid: Any = _bare.waitpid
+"""That there is no child is an exception of os.waitpid, and no rare case here."""
 
 
 def prctl(option: int, argument: int = 0) -> None:

@@ -17,10 +17,12 @@ import os
 import signal
 import socket
 from collections.abc import Callable
-from os import kill  # by name: LiveCodeBench's harness takes it out of the module
+from os import WNOHANG, kill  # by name: LiveCodeBench's harness takes the second out of the module
 from typing import Any, NamedTuple, NoReturn
 
 from deepcoder_sandbox.worker import libc, rootfs
+from deepcoder_sandbox.worker.libc import bare_waitpid
+from deepcoder_sandbox.worker.rootfs import empty_scratch
 
 HOST_USERS = range(0x7000_0000, 0x7FFF_FFFF)
 """Users of the host for zygotes and programs: two for each pid, from a number that each judge draws."""
@@ -130,13 +132,9 @@ def _wait_outside(zygote: int, telling: socket.socket, host_users: int | None) -
 
 
 def _clean() -> None:
-    try:
-        os.waitpid(-1, os.WNOHANG)
-    except ChildProcessError:  # the usual case: whoever is in this namespace is a child of its init, or of a child's
-        pass
-    else:
+    if bare_waitpid(-1, None, WNOHANG) >= 0:  # else nobody is left: each in this namespace descends from its init
         with contextlib.suppress(ProcessLookupError, ChildProcessError):
             kill(-1, signal.SIGKILL)
             while os.waitpid(-1, 0)[0]:
                 continue
-    rootfs.empty_scratch()
+    empty_scratch()

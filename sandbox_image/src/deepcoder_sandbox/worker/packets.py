@@ -10,6 +10,7 @@ Nothing of a submission is in a packet, its numbers aside: what the zygote has r
 from __future__ import annotations
 
 import os
+import signal
 import struct
 from typing import NamedTuple
 
@@ -45,6 +46,11 @@ STARTED_BYTES = _TOLD_AT_START.size
 PREPARED, NOT_PREPARED, INLINE, IN_FILE = b"prepared", b"!", b"=", b"#"
 """A session's packets, or what they begin with: that preparing took its time, why it failed, a text, or the length of
 one in its file. Anything else is JSON that tells how a test failed."""
+
+CANCELLED = (b"cancelled, unclean", b"cancelled")
+"""What a zygote says of a run that it has ended since the judge said so: whether nothing was left behind, and no more.
+The judge knows when that was, and what the run has used; a zygote that writes numbers would touch what its next copy
+has to copy."""
 
 _NONE = "-"
 
@@ -140,7 +146,9 @@ def encode_ended(ended: PlainEnded) -> bytes:
 
 
 def decode_ended(packet: bytes) -> RunEnded:
-    """Return what `encode_ended` was given."""
+    """Return what `encode_ended` was given; of a run that was cancelled its end alone is known."""
+    if packet in CANCELLED:
+        return RunEnded(int(signal.SIGKILL), 0.0, 0.0, 0.0, 0, "cancelled", packet == CANCELLED[True])
     status, cpu, wall, starved, rss, killed_for, clean = packet.decode().split(" ")
     killed = None if killed_for == _NONE else killed_for
     return RunEnded(int(status), float(cpu), float(wall), float(starved), int(rss), killed, clean == "1")

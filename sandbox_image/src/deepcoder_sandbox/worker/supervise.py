@@ -22,8 +22,8 @@ from collections.abc import Callable
 from os import kill, waitpid  # by name: LiveCodeBench's harness takes the first out of the module
 from time import monotonic
 
-from deepcoder_sandbox.worker import packets
 from deepcoder_sandbox.worker.libc import process_cpu_clock
+from deepcoder_sandbox.worker.packets import GO_ON, RING, TOLD_BYTES, decode_job
 from deepcoder_sandbox.worker.starvation import Starvation
 from deepcoder_sandbox.worker.thread_gate import ThreadGate
 
@@ -72,22 +72,22 @@ class Supervisor:
         if gate is not None:
             self._poller.register(gate.fileno(), select.POLLIN)
 
-    def wait(self, pid: int, packet: bytes) -> Ended:
+    def wait(self, pid: int, packet: bytes) -> Ended | None:
         """Wait for `pid`, ending it at its limits or when the judge says so, or hangs up; reap it.
 
-        `packet` is the one that asked for it, which tells its limits. What a session has used that the judge has ended
-        is not told: the judge knows.
+        `packet` is the one that asked for it, which tells its limits. None: it is a session that the judge has ended.
         """
         started = monotonic()
         if self._sessions:
             ready = self._poller.poll(_LONGEST_SLEEP_MS)  # no session has a limit that is shorter
             if len(ready) == 1 and ready[0][0] == self._channel_number:
-                told = self._channel.recv(packets.TOLD_BYTES)
-                if told not in packets.GO_ON:
+                told = self._channel.recv(TOLD_BYTES)
+                if told not in GO_ON:
                     kill(pid, _SIGKILL)
-                    return waitpid(pid, 0)[1], 0.0, monotonic() - started, 0.0, 0, "cancelled"
+                    waitpid(pid, 0)
+                    return None
                 self._obey(pid, told)
-        return self._wait_for_end(pid, packets.decode_job(packet)[1], started)
+        return self._wait_for_end(pid, decode_job(packet)[1], started)
 
     def _wait_for_end(self, pid: int, limits: tuple[float, float, int, int], started: float) -> Ended:
         cpu_limit_s, wall_limit_s, _, _ = limits
@@ -109,9 +109,9 @@ class Supervisor:
 
     def _obey(self, pid: int, told: bytes) -> bool:
         """Do what the judge says; whether the run is to go on, as far as it does."""
-        if told == packets.RING:
+        if told == RING:
             kill(pid, signal.SIGALRM)
-        return told in packets.GO_ON
+        return told in GO_ON
 
     def _watch(
         self,
@@ -127,7 +127,7 @@ class Supervisor:
         killed_for: str | None = None
         look_at = time.monotonic()
         while descriptor not in (events := [fd for fd, _ in ready]):
-            if self._channel_number in events and not self._obey(pid, self._channel.recv(packets.TOLD_BYTES)):
+            if self._channel_number in events and not self._obey(pid, self._channel.recv(TOLD_BYTES)):
                 killed_for = "cancelled"
             if self._gate is not None and self._gate.fileno() in events:
                 self._gate.answer(pid)

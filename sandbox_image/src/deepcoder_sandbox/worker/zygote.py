@@ -19,10 +19,12 @@ import mmap
 import os
 import socket
 from collections.abc import Callable
+from os import close, closerange, write
 from time import monotonic, process_time
 
 from deepcoder_sandbox.worker import confine, packets, supervise
 from deepcoder_sandbox.worker.libc import bare_fork as fork
+from deepcoder_sandbox.worker.packets import CANCELLED, JOB_BYTES, TO_A_RUN, decode_job, encode_ended
 from deepcoder_sandbox.worker.thread_gate import ThreadGate
 
 _DESCRIPTOR_BYTES = 4
@@ -78,12 +80,12 @@ class Zygote:
 
     def serve(self, after_run: Callable[[], None]) -> None:
         """Answer requests until the judge hangs up. `after_run` cleans up what a program may have left."""
-        os.closerange(0, confine.RUNNERS_DESCRIPTORS)  # what is received gets these numbers, in order, at once
+        closerange(0, confine.RUNNERS_DESCRIPTORS)  # what is received gets these numbers, in order, at once
         while True:
-            packet, ancillary, flags, _ = self._channel.recvmsg(packets.JOB_BYTES, _ANCILLARY_BYTES)
+            packet, ancillary, flags, _ = self._channel.recvmsg(JOB_BYTES, _ANCILLARY_BYTES)
             if not packet:
                 return
-            if packet in packets.TO_A_RUN:  # which was over already
+            if packet in TO_A_RUN:  # which was over already
                 continue
             received = 0
             for _, _, data in ancillary:
@@ -93,7 +95,7 @@ class Zygote:
                     raise OSError("a part of a request, or descriptors, were lost on the way")
                 answer = self._run(packet, received, after_run)
             except (OSError, ValueError) as error:
-                os.closerange(0, received)
+                closerange(0, received)
                 answer = packets.ERROR + f"{type(error).__name__}: {error}".encode()
             self._channel.send(answer)
 
@@ -109,32 +111,36 @@ class Zygote:
             os._exit(_FAILED)
         if pid < 0:
             raise OSError("the kernel starts no other process")
-        os.closerange(0, descriptors)  # or the judge would not see the runner hang up as it ends
-        status, cpu_s, wall_s, starved_s, max_rss_kb, killed_for = self._supervisor.wait(pid, packet)
+        closerange(0, descriptors)  # or the judge would not see the runner hang up as it ends
+        ended = self._supervisor.wait(pid, packet)
         setup_s = self._numbers[_SETUP_S]
         if not setup_s or self._page[_REASON_AT]:
             reason = self._page[_REASON_AT : _REASON_AT + _REASON_BYTES].partition(b"\0")[0].decode(errors="replace")
-            raise NotStarted(f"the runner ended before its program started (wait status {status}): {reason}")
+            how = "ended by the judge" if ended is None else f"wait status {ended[0]}"
+            raise NotStarted(f"the runner ended before its program started ({how}): {reason}")
         clean = True
         try:
             after_run()
         except (OSError, RecursionError):
             clean = False
+        if ended is None:
+            return CANCELLED[clean]
+        status, cpu_s, wall_s, starved_s, max_rss_kb, killed_for = ended
         cpu_s = max(0.0, cpu_s - setup_s)
-        return packets.encode_ended((status, cpu_s, wall_s, starved_s, max_rss_kb, killed_for, clean))
+        return encode_ended((status, cpu_s, wall_s, starved_s, max_rss_kb, killed_for, clean))
 
     def become_runner(self, packet: bytes, descriptors: int, zygote: int) -> None:
         """Confine this copy, mark it ready and hand it to the program. The copy never goes on as a zygote."""
         status = _FAILED
         try:
-            job = packets.decode_job(packet)
+            job = decode_job(packet)
             self._confinement.apply(job[1], zygote, descriptors, self._kept)
             numbers = self._numbers
             numbers[_SETUP_S] = process_time() + _MORE_THAN_0_S  # the clock of a process may lag by a tick
             if self._sessions:
                 numbers[_STARTED_AT] = monotonic()
-                os.write(self._channel_number, self._started)
-                os.close(self._channel_number)
+                write(self._channel_number, self._started)
+                close(self._channel_number)
             status = self._run_program(job, self._begin)
         except SystemExit:
             _disown_sockets()
