@@ -194,7 +194,8 @@ def refuse(descriptor, *rest, call=os.{call}):
 replace("{call}", refuse)
 """
     slot, reasons = broken_slot(breakage)
-    request = make("print(input())", ("1", "1"), scoring="livecodebench")
+    comment = "#" * 9000 if call == "pread" else ""  # a long program is in a file
+    request = make(f"print(input()){comment}", ("1", "1"), scoring="livecodebench")
     answer = slot.judge(Submission(request, tuple(request.tests)), time.monotonic() + 60)
     assert answer.passed is None
     assert "before its program started" in answer.verdicts[0].detail

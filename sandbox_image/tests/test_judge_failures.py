@@ -127,7 +127,7 @@ def test_session_that_dies_hangs_up_whatever_its_zygote_is_at(any_slot):
         Path(os.devnull).open("rb+") as null,
     ):
         ours.send(INLINE)
-        files = [*[null.fileno()] * 3, theirs.fileno(), given.fileno(), output.fileno()]
+        files = [*[null.fileno()] * 3, theirs.fileno(), output.fileno(), given.fileno()]
         zygote.start_run(Job(Kind.STDIN, bounds(), len(source)), files)
         theirs.close()
         runner = runner_of(zygote)

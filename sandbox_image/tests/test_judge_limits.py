@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from deepcoder_contracts import judge_time
 from deepcoder_contracts.judge import MAX_TESTS, JudgeRequest
 from deepcoder_sandbox import limits
+from deepcoder_sandbox.worker.packets import INLINE_BYTES
 
 
 def largest(field):
@@ -50,7 +51,7 @@ def test_program_that_sleeps_through_its_tests_meets_a_limit_before_the_deadline
 
 @pytest.mark.parametrize("scoring", ["strict", "livecodebench"])
 def test_only_output_files_can_grow(judge, scoring):
-    outputs = "(1, 2)" if scoring == "strict" else "(5,)"
+    outputs = "(1, 2)" if scoring == "strict" else "(4,)"
     code = f"""
 import os
 grown = []
@@ -66,7 +67,9 @@ for fd in range(8):
     except OSError: pass
 print(grown or "nothing")
 """
-    assert judge(code, ("some input", "nothing"), scoring=scoring).passed is True
+    for length in (0, INLINE_BYTES):  # a session's short program is in no file
+        program = code + "#" * length
+        assert judge(program, ("some input", "nothing"), scoring=scoring).passed is True
 
 
 def test_input_of_every_length_reaches_a_session_whole(judge_once):

@@ -28,7 +28,7 @@ def run(zygote: ZygoteProcess, source: bytes, stdin: bytes, limits: RunLimits, d
     try:
         with ours, theirs, MemoryFile("given", source + stdin) as given, MemoryFile("output") as output:
             ours.send(b"%b%d" % (IN_FILE, len(stdin)))
-            files = [null, null, null, theirs.fileno(), given.fileno(), output.fileno()]
+            files = [null, null, null, theirs.fileno(), output.fileno(), given.fileno()]
             zygote.start_run(Job(Kind.STDIN, limits, len(source)), files)
             zygote.tell_hung_up()  # a session's limits are seconds, and no end of it is looked for in the first
             theirs.close()

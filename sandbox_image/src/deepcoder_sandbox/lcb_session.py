@@ -18,6 +18,7 @@ import os
 import select
 import socket
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +40,7 @@ from deepcoder_sandbox.worker.packets import (
     NOT_PREPARED,
     PREPARED,
     SESSION_BYTES,
+    WITH_PROGRAM,
     Job,
     RunEnded,
     RunLimits,
@@ -67,20 +69,21 @@ def judge_in_one_process(zygote: ZygoteProcess, submission: Submission, deadline
     content = source + name
     longest = max(map(len, [test.input.encode() for test in submission.tests]))
     room = longest if longest > INLINE_BYTES else 0
+    is_short = len(content) + longest <= INLINE_BYTES
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with (
         ours,
         theirs,
-        MemoryFile("given", content, capacity=len(content) + room) as given,
+        nullcontext() if is_short else MemoryFile("given", content, capacity=len(content) + room) as given,
         MemoryFile("output") as output,
     ):
         bounds = limits.of_all_tests(
             request.time_limit_s, len(submission.tests), request.memory_limit_mb, submission.output_bytes
         )
         null = _null()
-        files = [null, null, null, theirs.fileno(), given.fileno(), output.fileno()]
+        files = [null, null, null, theirs.fileno(), output.fileno(), *([given.fileno()] if given else [])]
         session = _Session(zygote, submission, bounds, ours, given, len(content), output, deadline)
-        session.ask(submission.tests[0].input)
+        session.ask(submission.tests[0].input, content if is_short else None)
         zygote.start_run(Job(request.kind, bounds, len(source), len(name)), files)
         theirs.close()
         try:
@@ -117,9 +120,10 @@ class _Session:
     submission: Submission
     bounds: RunLimits
     control: socket.socket
-    given: MemoryFile
+    given: MemoryFile | None
+    """The program and, behind it, room for an input; None where both are short and cross in packets."""
     given_at: int
-    """Where in that an input begins: behind the program."""
+    """Where in that an input begins."""
     output: MemoryFile
     deadline: float
     verdicts: list[TestVerdict] = field(default_factory=list)
@@ -179,13 +183,15 @@ class _Session:
             return self._collapse(outcome.make(Verdict.RUNTIME_ERROR, 0.0, str(collapsed)))
         return Graded(self.verdicts, LiveCodeBenchResult(results=[True] * len(self.verdicts)))
 
-    def ask(self, given: str) -> None:
-        """Ask for a test."""
+    def ask(self, given: str, program: bytes | None = None) -> None:
+        """Ask for a test; the first one brings the program, where it is no file's."""
         encoded = given.encode()
-        if len(encoded) <= INLINE_BYTES:
+        if program is not None:
+            packet = WITH_PROGRAM + program + encoded
+        elif self.given is None or len(encoded) <= INLINE_BYTES:
             packet = INLINE + encoded
         else:
-            self._put(encoded)
+            self._put(self.given, encoded)
             packet = b"%b%d" % (IN_FILE, len(encoded))
         try:
             self.control.send(packet, socket.MSG_DONTWAIT)
@@ -194,9 +200,9 @@ class _Session:
         except OSError:
             raise _Died(self._wait_for_end()) from None
 
-    def _put(self, given: bytes) -> None:
+    def _put(self, file: MemoryFile, given: bytes) -> None:
         try:
-            self.given.overwrite(given, self.given_at)
+            file.overwrite(given, self.given_at)
         except OSError as error:
             if error.errno in _JUDGES_OWN:
                 raise

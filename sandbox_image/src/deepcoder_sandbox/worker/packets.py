@@ -31,7 +31,7 @@ JOB_BYTES = 384
 """Longest packet that asks for a run."""
 
 INLINE_BYTES = 1 << 13
-"""A session's (livecodebench): longest input or output that a packet holds."""
+"""A session's (livecodebench): longest input or output that a packet holds, or program and first input."""
 
 SESSION_BYTES = INLINE_BYTES + 1
 """Longest packet of a session."""
@@ -43,9 +43,9 @@ lies in memory as it is sent: two numbers more, which `decode_started` returns."
 _TOLD_AT_START = struct.Struct("=8sdd")
 STARTED_BYTES = _TOLD_AT_START.size
 
-PREPARED, NOT_PREPARED, INLINE, IN_FILE = b"prepared", b"!", b"=", b"#"
-"""A session's packets, or what they begin with: that preparing took its time, why it failed, a text, or the length of
-one in its file. Anything else is JSON that tells how a test failed."""
+PREPARED, NOT_PREPARED, INLINE, IN_FILE, WITH_PROGRAM = b"prepared", b"!", b"=", b"#", b"+"
+"""A session's packets, or what they begin with: that preparing took its time, why it failed, a text, the length of one
+in its file, or the program and, behind it, the first text. Anything else is JSON that tells how a test failed."""
 
 CANCELLED = (b"cancelled, unclean", b"cancelled")
 """What a zygote says of a run that it has ended since the judge said so: whether nothing was left behind, and no more.

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from deepcoder_sandbox.worker import confine, dry_run, livecodebench, session
-from deepcoder_sandbox.worker.packets import INLINE, PREPARED, SESSION_BYTES
+from deepcoder_sandbox.worker.packets import INLINE, PREPARED, SESSION_BYTES, WITH_PROGRAM
 
 _PROGRAM: Final = b"""import sys
 from collections import deque
@@ -51,7 +51,7 @@ def prepare_zygote(harmless: confine.Confinement) -> None:
     session.prepare_zygote()
     with _as_it_was():
         for source, fn_name, given, told in _SAMPLES * dry_run.TIMES:
-            answers = _serve(source, fn_name, INLINE + given, harmless)
+            answers = _serve(source, fn_name, given, harmless)
             if [answer for answer in answers if answer != PREPARED] != [INLINE + told]:
                 raise RuntimeError(f"a sample was answered by {answers}")
 
@@ -68,15 +68,13 @@ def _as_it_was() -> Iterator[None]:
     sys.modules.update(modules)
 
 
-def _serve(source: bytes, fn_name: bytes, packet: bytes, harmless: confine.Confinement) -> list[bytes]:
+def _serve(source: bytes, fn_name: bytes, given: bytes, harmless: confine.Confinement) -> list[bytes]:
     """Be the runner of a session with one test, and return what it answers."""
     os.closerange(session.CONTROL, confine.RUNNERS_DESCRIPTORS)  # what is opened now has a runner's numbers
     control, near = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with control, socket.socket(fileno=confine.out_of_the_way(near.fileno())) as judge:
         near.close()
-        os.memfd_create("given")
-        os.write(session.GIVEN, source + fn_name)
-        judge.send(packet)
+        judge.send(WITH_PROGRAM + source + fn_name + given)
         judge.shutdown(socket.SHUT_WR)
         dry_run.become_runner(session.run, len(source), len(fn_name), harmless, sessions=True)
         control.close()

@@ -1,11 +1,12 @@
 """One process a submission: prepare the program once, then run it for each test that the judge asks for.
 
 The judge sends one packet a test over the control socket, the answer is another. Short inputs and outputs lie in the
-packets, long ones in memory files. The first test is asked for at once, the others when the judge has compared the one
-before, so the first failure stops the rest. Whatever a hostile program sends instead is only another claim about its
-own output. The judge keeps the time: it has the alarm rung at the limit, and ends what does not hear it. It is told
-that the program is prepared where that took a while: the first test's time begins then. Whatever this fails with is
-raised and ends the process: as the judge's failure before `begin`, and the program's after it.
+packets, and in the first one a short program; long ones in memory files. The first test is asked for at once, the
+others when the judge has compared the one before, so the first failure stops the rest. Whatever a hostile program sends
+instead is only another claim about its own output. The judge keeps the time: it has the alarm rung at the limit, and
+ends what does not hear it. It is told that the program is prepared where that took a while: the first test's time
+begins then. Whatever this fails with is raised and ends the process: as the judge's failure before `begin`, and the
+program's after it.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from deepcoder_sandbox.worker.packets import (
     NOT_PREPARED,
     PREPARED,
     SESSION_BYTES,
+    WITH_PROGRAM,
     PlainJob,
 )
 
-NULL_IN, NULL_OUT, NULL_ERROR, CONTROL, GIVEN, OUTPUT = range(6)
-"""Descriptors of a session's runner; what is given is the program, and behind it a long input."""
+NULL_IN, NULL_OUT, NULL_ERROR, CONTROL, OUTPUT, GIVEN = range(6)
+"""Descriptors of a session's runner; what is given, where anything is long, is the program, and behind it an input."""
 
 _SHORT_S = 0.005
 """Preparing that takes no longer is a part of the first test, for which the judge need not look up."""
@@ -45,9 +47,12 @@ def run(job: PlainJob, begin: Callable[[], None]) -> int:
     """
     _, _, source_bytes, name_bytes, _, _ = job
     given_at = source_bytes + name_bytes
-    content = os.pread(GIVEN, given_at, 0)
-    source, fn_name = content[:source_bytes].decode(), content[source_bytes:].decode() or None
     packet = os.read(CONTROL, SESSION_BYTES)  # left unread at our end, it would take our last packet with it
+    if packet[:1] == WITH_PROGRAM:
+        content, packet = packet[1 : 1 + given_at], INLINE + packet[1 + given_at :]
+    else:
+        content = os.pread(GIVEN, given_at, 0)
+    source, fn_name = content[:source_bytes].decode(), content[source_bytes:].decode() or None
     try:
         livecodebench.prepare(source)
     except MemoryError as error:  # of a limit that the submission chose
