@@ -23,11 +23,19 @@ SELDOM: Final = {
 }
 """What they export. None of it is exported by another of the modules, so when it is put in makes no difference."""
 
-_MAY_SEE = re.compile(
-    rf"\b(?:{'|'.join([*SELDOM, *' '.join(SELDOM.values()).split()])})\b"
-    r"|globals|locals|vars|\bdir\b|eval|exec|compile|getattr|inspect|modules|importlib|frame|trace|excepthook"
-    r"|__(?:dict|globals|import|builtins|subclasses)__|\bgc\b|[^\W\x00-\x7f]"  # a letter that may stand for another
+_WORDS = (*SELDOM, *" ".join(SELDOM.values()).split(), "dir", "gc")
+_PARTS = (
+    *("globals", "locals", "vars", "eval", "exec", "compile", "getattr", "inspect", "modules", "importlib", "frame"),
+    *("trace", "excepthook", "__dict__", "__import__", "__builtins__", "__subclasses__"),
 )
+_MAY_SEE = re.compile(
+    rf"\b(?:{'|'.join(_WORDS)})\b|{'|'.join(_PARTS)}|[^\W\x00-\x7f]"  # the last may stand for another letter
+)
+_HINTS = " ".join(
+    word for word in (*_WORDS, *_PARTS) if not any(other != word and other in word for other in _WORDS + _PARTS)
+)
+"""The shortest of them: a program that may see holds one. Most hold none, which is found out faster; and of one text a
+copy touches a page, of many some pages."""
 
 
 def put_usual(names: dict[str, Any]) -> None:
@@ -37,6 +45,12 @@ def put_usual(names: dict[str, Any]) -> None:
 
 def put_seldom(source: str, names: dict[str, Any]) -> None:
     """Put in the names of the others where the program may see them."""
+    for hint in _HINTS.split(" "):
+        if hint in source:
+            break
+    else:
+        if source.isascii():
+            return
     if _MAY_SEE.search(source):
         _put(list(SELDOM), names)
 

@@ -26,10 +26,10 @@ _TOKEN = re.compile(
 )
 """A comment, an f-string without quotes inside, a text in three quotes on one line, any other text."""
 
-_ODD_TEXT = re.compile(
-    r"\\[^nt\\'\"]|[\r\0]|class Solution"
-    r"|trace|inspect|frame|lineno|profile|warn|exc_info|__code__|co_|tb_"  # what could show line numbers
-)
+_ODD_ESCAPE = re.compile(r"\\[^nt\\'\"]")
+_ODD_TEXTS = "\r|\0|class Solution|trace|inspect|frame|lineno|profile|warn|exc_info|__code__|co_|tb_"
+"""Texts, of which those from the fourth on could show line numbers; one object, for a copy to touch."""
+
 _ODD_QUOTE = re.compile(r"['\"](?:[ #\n]*['\"]|(?<=\w['\"]))")
 """Of a literal that follows another, or has a prefix."""
 
@@ -62,8 +62,11 @@ def wrap(source: str) -> str | None:
 
 def _wrap_text(source: str) -> str | None:
     """Rewrite a program without parsing it; None where it is not plain enough."""
-    if len(source) > _PLAIN_CHARS or _ODD_TEXT.search(source):
+    if len(source) > _PLAIN_CHARS or ("\\" in source and _ODD_ESCAPE.search(source)):
         return None
+    for text in _ODD_TEXTS.split("|"):
+        if text in source:
+            return None
     taken: list[str] = []
     bare = _TOKEN.sub(lambda match: _take(match[0], taken), source)
     if _is_odd(bare):
