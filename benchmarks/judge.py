@@ -40,6 +40,7 @@ from deepcoder_contracts.judge import Scoring, TestCase, Tier
 from deepcoder_sandbox.pool import Pool
 from deepcoder_sandbox.submission import Submission
 from deepcoder_sandbox.tiers import find_tier
+from deepcoder_sandbox.worker.boot import PREAMBLE
 from deepcoder_sandbox.zygote_process import ZygoteConfig
 
 TESTS: Final = (5, 15, 50)
@@ -59,6 +60,30 @@ samples = [{"input_output": json.dumps({"inputs": i, "outputs": o, "fn_name": na
 results, _ = evaluate_generations(samples, [[each[0]] for each in asked], False, int(sys.argv[2]), 20)
 for index in range(len(asked)):
     print(all(r is True for r in results[index][0]), file=out)
+"""
+
+# A process of its own for each program, of an interpreter that has loaded what programs import, and nothing else: no
+# user, limit, filter or rewriting, and the program's own process tells that it passed.
+FORKS: Final = """
+import gc, importlib, io, json, os, sys
+asked, modules = json.load(sys.stdin)
+for name in modules:
+    importlib.import_module(name)
+def passes(code, tests):
+    code = compile(code, "main.py", "exec")
+    for given, expected in tests:
+        sys.stdin, sys.stdout = io.StringIO(given), io.StringIO()
+        exec(code, {"__name__": "__main__"})
+        if sys.stdout.getvalue().split() != expected.split():
+            return False
+    return True
+gc.collect()
+gc.freeze()
+for code, tests in asked:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if passes(code, tests) else 1)
+    print(os.waitpid(pid, 0)[1] == 0)
 """
 
 Submissions = tuple[Submission, ...]
@@ -136,6 +161,20 @@ def by_the_program_alone(submissions: Submissions) -> Judged:
     return cpu_seconds(run)
 
 
+def by_a_fork(submissions: Submissions) -> Judged:
+    """Fork a small warm interpreter for each program, and judge nothing: what a process a program costs at least."""
+    interpreter = getattr(sys, "_base_executable", sys.executable)
+
+    def run() -> list[bool]:
+        asked = [(as_script(s), [(t.input, t.output) for t in s.tests]) for s in submissions]
+        command = [interpreter, "-s", "-S", "-c", FORKS]
+        given = json.dumps((asked, PREAMBLE))
+        done = subprocess.run(command, input=given, capture_output=True, text=True, check=True, timeout=3600)
+        return [line == "True" for line in done.stdout.split()]
+
+    return cpu_seconds(run)
+
+
 def by_livecodebench(checkout: str, submissions: Submissions) -> Judged:
     """Run LiveCodeBench's own harness from a checkout."""
 
@@ -155,6 +194,7 @@ def by_livecodebench(checkout: str, submissions: Submissions) -> Judged:
 
 NAMES: Final = {
     "alone": "the program alone",
+    "fork": "a fork, not judged",
     "strict": "strict",
     "strict_landlock": "strict, Landlock",
     "strict_unconfined": "strict, unconfined",
@@ -240,7 +280,7 @@ def main() -> int:
     git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     commit = git.stdout.strip() or "unknown"
     config, findings = find_tier(ZygoteConfig(), Tier.LANDLOCK)
-    contenders: dict[str, Contender] = {"alone": by_the_program_alone}
+    contenders: dict[str, Contender] = {"alone": by_the_program_alone, "fork": by_a_fork}
     for scoring in (Scoring.STRICT, Scoring.LIVECODEBENCH):
         contenders[scoring.value] = partial(by_judge, config, scoring)
         if findings.tier is Tier.NAMESPACES:
