@@ -1,4 +1,5 @@
-"""The object store of a cluster that is started by hand: large enough for the model, or refused."""
+"""A Ray cluster that is started by hand: its object store, large enough for the model or refused, who may enter it, and
+which daemons it has."""
 
 from __future__ import annotations
 
@@ -6,12 +7,16 @@ import os
 import shutil
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import ray
+from ray._private.node import Node
+from ray._raylet import AuthenticationTokenLoader
 
 from deepcoder_contracts.stage import StageResources
 from deepcoder_trainer import cluster
@@ -19,6 +24,7 @@ from deepcoder_trainer.cluster import OBJECT_STORE_BYTES, object_store_bytes
 from deepcoder_trainer.errors import BadConfig
 
 GIB = 1 << 30
+LOG_MONITOR = Node.start_log_monitor
 
 
 @pytest.fixture
@@ -56,14 +62,17 @@ class Starts:
     def __init__(self, too_busy: int, words: str = SLOW) -> None:
         self.too_busy, self.words = too_busy, words
         self.daemons: list[subprocess.Popen[bytes]] = []
+        self.starting: list[bool] = []
+        """Of each start, whether Ray would have started what has nothing to do."""
 
     def __call__(self, **settings: Any) -> None:
         assert settings["address"] == "local"
         self.settings, self.environment = settings, dict(os.environ)
+        self.starting.append(Node.start_log_monitor is LOG_MONITOR)
         self.daemons.append(subprocess.Popen(["sh", "-c", "sleep 600 & wait"]))
+        while not list(cluster._children(self.daemons[-1].pid)):
+            time.sleep(0.01)
         if len(self.daemons) <= self.too_busy:
-            while not list(cluster._children(self.daemons[-1].pid)):
-                time.sleep(0.01)
             raise Exception(self.words)
 
     @property
@@ -86,6 +95,8 @@ def starts(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> A
     monkeypatch.setattr(ray, "init", made)
     yield made
     made.end()
+    monkeypatch.undo()
+    AuthenticationTokenLoader.instance().reset_cache()  # of a real cluster's, which other tests may have started
 
 
 @pytest.mark.parametrize("starts", [(0,)], indirect=True)
@@ -123,3 +134,18 @@ def test_it_is_tried_a_few_times_and_only_for_want_of_time(starts: Starts) -> No
     with pytest.raises(Exception, match=starts.words[:20]):
         cluster.connect_ray(StageResources(), 1e6)
     assert len(starts.daemons) == (cluster.STARTS if starts.words == SLOW else 1)
+    assert not any(starts.starting)
+    assert Node.start_log_monitor is LOG_MONITOR, "whoever else starts a cluster has it"
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_no_daemon_is_started_that_has_nothing_to_do() -> None:
+    programs = {Path(word).name for child in psutil.Process().children(recursive=True) for word in words(child)}
+    assert {"raylet", "gcs_server"} <= programs
+    assert programs & {"dashboard.py", "log_monitor.py", "monitor.py"} == set()
+
+
+def words(process: psutil.Process) -> list[str]:
+    with suppress(psutil.NoSuchProcess):
+        return process.cmdline()
+    return []

@@ -15,8 +15,8 @@ import os
 import secrets
 import shutil
 import signal
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ WEIGHT_SETS = 2.5
 STARTS = 3
 """Tries to start a cluster of our own: Ray gives up after 30 s, which no setting of its changes."""
 _TOO_SLOW = "timed out during startup"
+_IDLE_DAEMONS = ("start_api_server", "start_log_monitor", "start_monitor")
+"""How Ray's node starts what serves its dashboard, sends on what workers print, and asks for more nodes."""
 LEAST_SETS = 1.25
 """Without the next ones."""
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  where Ray keeps it
@@ -133,21 +135,41 @@ def connect_ray(resources: StageResources, weights: float) -> None:
     for left in reversed(range(STARTS)):
         before = _descendants()
         try:
-            ray.init(
-                address="local",
-                num_cpus=os.cpu_count(),
-                resources={"sampler": float(resources.samplers), "learner": float(max(1, resources.learners))},
-                object_store_memory=store,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            with without_idle_daemons():
+                ray.init(
+                    address="local",
+                    num_cpus=os.cpu_count(),
+                    resources={"sampler": float(resources.samplers), "learner": float(max(1, resources.learners))},
+                    object_store_memory=store,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
             return
         except Exception as error:
             if _TOO_SLOW not in str(error) or not left:
                 raise
             log.warning("Ray's daemons were not up in the 30 s that Ray gives them, as on a busy machine: once more")
             _end(_descendants() - before)
+
+
+@contextmanager
+def without_idle_daemons() -> Iterator[None]:
+    """Around `ray.init` without dashboard, logs and more nodes to be had: what is for these has nothing to do.
+
+    `ray.init` starts it nevertheless, which no setting changes: three processes that load Ray each, and the first is
+    waited for. Where another version of Ray starts them otherwise, they are started.
+    """
+    from ray._private.node import Node
+
+    kept = {name: vars(Node)[name] for name in _IDLE_DAEMONS if name in vars(Node)}
+    for name in kept:
+        setattr(Node, name, lambda self, **_: None)
+    try:
+        yield
+    finally:
+        for name, start in kept.items():
+            setattr(Node, name, start)
 
 
 def _lock_out() -> None:
