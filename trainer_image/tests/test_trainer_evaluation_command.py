@@ -123,7 +123,7 @@ def test_canonical_solutions_of_humaneval_itself_score_all(tmp_path: Path, evalu
 
 
 def test_evaluation_that_is_killed_goes_on_with_the_samples_that_are_left(tmp_path: Path) -> None:
-    slow = "import time\nend = time.process_time() + 0.2\nwhile time.process_time() < end: pass\nprint(input())"
+    slow = "import time\ntime.sleep(0.2)\nprint(input())"
     rows = [
         {"id": f"p{n}", "prompt": f"Echo {n}.", "tests": [{"input": f"{n}\n", "output": f"{n}\n"}]} for n in range(30)
     ]
