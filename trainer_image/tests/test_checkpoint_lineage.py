@@ -17,6 +17,7 @@ from deepcoder_contracts.manifest import Manifest, ManifestKind, ParentRef
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.__main__ import main
 from deepcoder_trainer.checkpoint.errors import CheckpointFailed, ConfigMismatch
+from deepcoder_trainer.checkpoint.inputs import Inputs
 from deepcoder_trainer.checkpoint.reader import find_resume_point, read_manifest
 from deepcoder_trainer.checkpoint.verify import walk_chain
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
@@ -46,7 +47,7 @@ async def test_a_checkpoint_says_what_made_it_and_the_finished_batch_is_in_it(
     stored_config: StageConfig, make_learner: Callable, make_batch: Callable, tmp_path: Path
 ) -> None:
     learner = make_learner()
-    writer = CheckpointWriter(stored_config, learner, workdir=tmp_path / "w", dataset_digest=OTHER_DIGEST)
+    writer = CheckpointWriter(stored_config, learner, workdir=tmp_path / "w", inputs=Inputs(OTHER_DIGEST))
     await writer.claim()
     gate = GateRecord(met=True, values={"step": 7}, window={"step": 1})
     await save(writer, state(7, make_batch(8).groups), metrics={"loss": 0.25}, final=True, gate=gate)

@@ -14,8 +14,9 @@ from deepcoder_contracts.layout import MANIFEST
 from deepcoder_contracts.manifest import FileEntry, RunIdentity
 from deepcoder_contracts.stage import StageConfig, Storage
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ConfigMismatch, NewerSchema, NothingWhole
+from deepcoder_trainer.checkpoint.inputs import Inputs, reward_digest
 from deepcoder_trainer.checkpoint.opening import open_run_storage
-from deepcoder_trainer.checkpoint.reader import Inputs, find_resume_point, read_manifest
+from deepcoder_trainer.checkpoint.reader import find_resume_point, read_manifest
 from deepcoder_trainer.checkpoint.state import PipelineState
 from deepcoder_trainer.checkpoint.storage import file_sha256
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
@@ -108,7 +109,7 @@ async def test_a_run_does_not_go_on_with_other_problems_or_another_tokenizer(
     own: bool, make_config: Callable, tmp_path: Path
 ) -> None:
     config = make_config()
-    await saved(config, tmp_path, 1, dataset_digest=digest_of("a"), model_files=READ)
+    await saved(config, tmp_path, 1, inputs=Inputs(digest_of("a"), READ, digest_of("1")))
     if not own:
         point = await find_resume_point(config, None, workdir=tmp_path / "1")
         assert point is not None
@@ -130,6 +131,28 @@ async def test_a_run_does_not_go_on_with_other_problems_or_another_tokenizer(
     assert (await go_on(digest_of("a"), READ | {"LICENSE": digest_of("f")})).manifest.step == 1
 
 
+async def test_a_run_goes_on_with_a_reward_that_was_mended_and_says_so(
+    make_config: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that failed on a response ends the attempt, and is mended before the next."""
+    config = make_config()
+    await saved(config, tmp_path, 1, inputs=Inputs(digest_of("a"), READ, digest_of("1")))
+    for source, told in (("1", False), ("2", True)):
+        inputs = Inputs(digest_of("a"), READ, digest_of(source))
+        assert await find_resume_point(config, None, workdir=tmp_path / source, inputs=inputs) is not None
+        assert ("has another source than when short/step-000001.a001 was trained" in caplog.text) is told
+
+
+def test_a_reward_whose_source_cannot_be_read_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "shorter_of_mine.py").write_text("def reward(problem, response): return 0.0\n")
+    first = reward_digest("shorter_of_mine:reward")
+    (tmp_path / "shorter_of_mine.py").write_text("def reward(problem, response): return 1.0\n")
+    assert first != reward_digest("shorter_of_mine:reward")
+    assert reward_digest("nowhere_to_be_found:reward") is None
+    assert reward_digest(None) is None
+
+
 async def test_checkpoints_from_before_inputs_were_noted_are_gone_on_from(
     make_config: Callable, tmp_path: Path
 ) -> None:
@@ -143,7 +166,7 @@ async def test_another_run_may_start_from_a_checkpoint_with_problems_of_its_own(
     make_config: Callable, tmp_path: Path
 ) -> None:
     config = make_config()
-    await saved(config, tmp_path, 1, dataset_digest=digest_of("a"), model_files=READ)
+    await saved(config, tmp_path, 1, inputs=Inputs(digest_of("a"), READ, digest_of("1")))
     point = await find_resume_point(config, None, workdir=tmp_path / "1")
     assert point is not None
     other = make_config(

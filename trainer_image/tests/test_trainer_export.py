@@ -22,6 +22,7 @@ from deepcoder_contracts.manifest import Manifest
 from deepcoder_contracts.recipe import Precision
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.__main__ import main
+from deepcoder_trainer.checkpoint.inputs import Inputs
 from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.checkpoint.verify import walk_chain
 from deepcoder_trainer.export.card import model_card
@@ -155,7 +156,7 @@ async def test_a_checkpoint_is_exported_with_the_configuration_and_tokenizer_tha
     read = model_files(base)
     assert {"config.json", "tokenizer.json", "generation_config.json"} <= read.keys()
     config = make_config(model={"uri": str(base)})
-    await run_to(config, make_learner(model=base), make_batch, tmp_path / "w", last=1, model_files=read)
+    await run_to(config, make_learner(model=base), make_batch, tmp_path / "w", last=1, inputs=Inputs(model_files=read))
     source, target = f"{tmp_path}/store/short/step-000001.a001", tmp_path / "results" / "out"
     arguments = ["export", "--source", source, "--output", str(target)]
     trained_with = (base / "generation_config.json").read_bytes()

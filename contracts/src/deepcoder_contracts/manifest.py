@@ -126,6 +126,9 @@ class Manifest(Record):
     dataset_digest: Digest | None = None
     """Of the training problems."""
 
+    reward_digest: Digest | None = None
+    """Of the source of recipe.reward; None where the judge's verdict is the reward, and in older manifests."""
+
     code_digest: Digest
     """Of the trainer's own source."""
 

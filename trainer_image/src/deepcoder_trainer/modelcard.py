@@ -94,6 +94,7 @@ def provenance(source: Manifest, ref: ParentRef) -> list[tuple[str, str]]:
         ("Stage", f"{source.stage}, step {source.step} of the stage, {source.total_steps} in all"),
         ("Dataset digest", source.dataset_digest),
         ("Recipe digest", source.config_digest),
+        ("Digest of the reward's source", source.reward_digest),
         ("Seed", str(source.seed)),
         ("Learner ranks", str(source.world_size)),
         ("Trainer's code digest", source.code_digest),

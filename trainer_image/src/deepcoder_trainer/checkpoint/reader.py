@@ -14,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -32,6 +32,7 @@ from deepcoder_trainer.checkpoint.errors import (
     StorageError,
     refuse_newer,
 )
+from deepcoder_trainer.checkpoint.inputs import Inputs, check_inputs
 from deepcoder_trainer.checkpoint.listing import PIN, read_listing
 from deepcoder_trainer.checkpoint.opening import open_run_storage, open_storage
 from deepcoder_trainer.checkpoint.state import PipelineState, load_state
@@ -40,21 +41,8 @@ from deepcoder_trainer.checkpoint.transfer import download_files
 from deepcoder_trainer.types import Learner
 
 _LEARNER = "learner/"
-_IDLE = frozenset({"LICENSE"})
-"""Of a model's files, what decides nothing."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What an attempt has read from outside of the run's own folder."""
-
-    dataset_digest: str | None = None
-    """Of the training problems."""
-
-    model_files: Mapping[str, str] = field(default_factory=dict)
-    """Digests of the starting model's configuration and tokenizer, by file name."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +104,7 @@ async def find_resume_point(
             manifest, digest = await asyncio.to_thread(read_manifest, store, checkpoint.path)
             _check_ours(manifest, config, checkpoint.path)
             if inputs is not None:
-                _check_inputs(manifest, config, inputs, checkpoint.path)
+                check_inputs(manifest, config, inputs, checkpoint.path)
             if threads is not None:
                 _check_the_same_bits(manifest, config, threads, checkpoint.path)
             ref = ParentRef(uri=f"{store.uri}/{checkpoint.path}", digest=digest)
@@ -159,31 +147,6 @@ def _check_ours(manifest: Manifest, config: StageConfig, path: str) -> None:
             f"{path} was written with configuration {manifest.config_digest}, this one is "
             f"{config.provenance.config_digest}: start a new run with spec.from (by hand: parent) instead",
             field="provenance.configDigest",
-        )
-
-
-def _check_inputs(manifest: Manifest, config: StageConfig, inputs: Inputs, path: str) -> None:
-    """What a run reads from outside stays what it was: its URI alone does not say so.
-
-    Which problem a group is of, and so by which tests its kept responses are judged again, is counted over the
-    dataset's rows; and token ids mean what the tokenizer says. Files that decide neither may change.
-    """
-    before, now = manifest.dataset_digest, inputs.dataset_digest
-    if before and now and before != now:
-        where = config.dataset.uri if config.dataset is not None and config.dataset.uri is not None else "the dataset"
-        raise ConfigMismatch(
-            f"{path} was trained on problems with digest {before}, {where} now holds others ({now}): a run goes on "
-            "with the problems that it began with; put them back (dataset.sha256 tells a change at once), or start a "
-            "new run from this checkpoint (spec.from; by hand: parent)",
-            field="dataset.uri",
-        )
-    files, here = manifest.model_files, inputs.model_files
-    names = sorted(name for name in files.keys() | here.keys() if files.get(name) != here.get(name))
-    if files and here and (changed := [name for name in names if name not in _IDLE]):
-        raise ConfigMismatch(
-            f"{path} was trained with another {', '.join(changed)} of {config.model.uri} than is there now: put it "
-            "back (model.revision pins a hub's), or start a new run from this checkpoint (spec.from; by hand: parent)",
-            field="model.uri",
         )
 
 
@@ -252,7 +215,7 @@ async def _fetch_parent(
     if manifest.run.uid != config.run.uid:
         await asyncio.to_thread(_pin, store, config.run)
     elif inputs is not None:
-        _check_inputs(manifest, config, inputs, parent.uri)
+        check_inputs(manifest, config, inputs, parent.uri)
     return await _fetch(store, settings, "", manifest, parent, learner, workdir=workdir, own=False)
 
 

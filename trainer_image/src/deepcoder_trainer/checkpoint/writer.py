@@ -39,6 +39,7 @@ from deepcoder_trainer.checkpoint.errors import (
     StorageDenied,
     StorageError,
 )
+from deepcoder_trainer.checkpoint.inputs import Inputs
 from deepcoder_trainer.checkpoint.listing import read_listing
 from deepcoder_trainer.checkpoint.opening import open_run_storage
 from deepcoder_trainer.checkpoint.reader import read_manifest
@@ -110,23 +111,20 @@ class CheckpointWriter:
         *,
         workdir: Path,
         parent: ParentRef | None = None,
-        dataset_digest: str | None = None,
-        model_files: Mapping[str, str] | None = None,
+        inputs: Inputs | None = None,
         store: ObjectStore | None = None,
         surroundings: Surroundings | None = None,
         threads: ComputeThreads | None = None,
     ) -> None:
         """`workdir` is local scratch space; `parent` is what this attempt started from (also settable later).
 
-        `model_files` are digests of the configuration and tokenizer that it reads. `threads` are those of the attempt's
-        processes, where they decide what it computes.
+        `inputs` is what it has read, and `threads` are those of its processes, where they decide what it computes.
         """
         self._config = config
         self._learner = learner
         self._workdir = workdir
         self._store = store or open_run_storage(config.storage)
-        self._dataset_digest = dataset_digest
-        self._model_files = dict(model_files or {})
+        self._inputs = inputs or Inputs()
         self._surroundings = surroundings or Surroundings()
         self._threads = threads
         self._copied: _Copied | None = None
@@ -347,9 +345,10 @@ class CheckpointWriter:
             final=final,
             parent=self.parent,
             model=f"{config.model.uri}{revision}",
-            model_files=self._model_files,
+            model_files=dict(self._inputs.model_files),
             config_digest=config.provenance.config_digest,
-            dataset_digest=self._dataset_digest,
+            dataset_digest=self._inputs.dataset_digest,
+            reward_digest=self._inputs.reward_digest,
             code_digest=code_digest(),
             versions=versions(),
             image=config.provenance.image,

@@ -26,8 +26,9 @@ from deepcoder_contracts.model_shape import parameters
 from deepcoder_contracts.progress import TrainerPhase
 from deepcoder_contracts.stage import StageConfig, StageResources, StageType
 from deepcoder_trainer.background import Background, abandonable, first_cause
+from deepcoder_trainer.checkpoint.inputs import Inputs, reward_digest
 from deepcoder_trainer.checkpoint.opening import open_run_storage
-from deepcoder_trainer.checkpoint.reader import Inputs, ResumePoint, find_resume_point
+from deepcoder_trainer.checkpoint.reader import ResumePoint, find_resume_point
 from deepcoder_trainer.checkpoint.sources import Sources, pinned
 from deepcoder_trainer.checkpoint.state import PipelineState
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter, CommittedCheckpoint
@@ -186,7 +187,8 @@ class Attempt:
         threads = None
         if config.recipe.deterministic:
             threads = ComputeThreads(learners=list(learner.threads), samplers=list(sampler.threads))
-        inputs = Inputs(digest, await abandonable(model_files, model_dir))
+        rewarded_by = await abandonable(reward_digest, config.recipe.reward)
+        inputs = Inputs(digest, await abandonable(model_files, model_dir), rewarded_by)
         point = await self._unless_stopped(
             find_resume_point(config, learner, workdir=self._workdir, store=self._store, threads=threads, inputs=inputs)
         )
@@ -195,8 +197,7 @@ class Attempt:
             learner,
             workdir=self._workdir,
             parent=point.ref if point else None,
-            dataset_digest=inputs.dataset_digest,
-            model_files=inputs.model_files,
+            inputs=inputs,
             store=self._store,
             surroundings=self._surroundings,
             threads=threads,

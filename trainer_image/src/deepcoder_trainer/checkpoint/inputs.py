@@ -1,0 +1,76 @@
+"""What an attempt reads from outside of its run's folder, held to what the attempts before it read.
+
+A URI says where, not what. Which problem a group is of, and so by which tests its kept responses are judged again, is
+counted over the dataset's rows, and token ids mean what the tokenizer says: where these are others, a run that went on
+would be another one under the same name, and is refused (`ConfigMismatch`, exit 64). A reward function that was mended
+is no such thing: it is how a run goes on whose reward failed. That is told in the log, and each manifest has its own.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from deepcoder_contracts.manifest import Manifest
+from deepcoder_contracts.stage import StageConfig
+from deepcoder_trainer.checkpoint.code import source_digest
+from deepcoder_trainer.checkpoint.errors import ConfigMismatch
+
+_IDLE = frozenset({"LICENSE"})
+"""Of a model's files, what decides nothing."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Digests of what an attempt has read."""
+
+    dataset_digest: str | None = None
+    """Of the training problems."""
+
+    model_files: Mapping[str, str] = field(default_factory=dict)
+    """Of the starting model's configuration and tokenizer, by file name."""
+
+    reward_digest: str | None = None
+    """Of the source of a reward of one's own."""
+
+
+def reward_digest(reward: str | None) -> str | None:
+    """Digest of the source of `recipe.reward`, `module:function`; None without one, and where it cannot be read."""
+    if reward is None:
+        return None
+    try:
+        return source_digest(reward.partition(":")[0])
+    except (ImportError, OSError) as error:
+        log.warning("the source of recipe.reward %s cannot be read, and manifests do not have it: %s", reward, error)
+        return None
+
+
+def check_inputs(manifest: Manifest, config: StageConfig, inputs: Inputs, path: str) -> None:
+    """Hold an attempt to what the one that wrote `manifest`, of this run, has read; what is not known says nothing."""
+    before, now = manifest.dataset_digest, inputs.dataset_digest
+    if before and now and before != now:
+        where = config.dataset.uri if config.dataset is not None and config.dataset.uri is not None else "the dataset"
+        raise ConfigMismatch(
+            f"{path} was trained on problems with digest {before}, {where} now holds others ({now}): a run goes on "
+            "with the problems that it began with; put them back (dataset.sha256 tells a change at once), or start a "
+            "new run from this checkpoint (spec.from; by hand: parent)",
+            field="dataset.uri",
+        )
+    files, here = manifest.model_files, inputs.model_files
+    names = sorted(name for name in files.keys() | here.keys() if files.get(name) != here.get(name))
+    if files and here and (changed := [name for name in names if name not in _IDLE]):
+        raise ConfigMismatch(
+            f"{path} was trained with another {', '.join(changed)} of {config.model.uri} than is there now: put it "
+            "back (model.revision pins a hub's), or start a new run from this checkpoint (spec.from; by hand: parent)",
+            field="model.uri",
+        )
+    if manifest.reward_digest and inputs.reward_digest and manifest.reward_digest != inputs.reward_digest:
+        log.warning(
+            "recipe.reward %s has another source than when %s was trained: what is trained from here on is rewarded by "
+            "the one that is there now",
+            config.recipe.reward,
+            path,
+        )
