@@ -120,6 +120,19 @@ def test_head_and_learners_drain_before_they_end_and_samplers_do_not() -> None:
     assert "lifecycle" not in sampler["containers"][0]
 
 
+def test_a_pod_is_ready_as_soon_as_ray_answers_and_a_template_may_have_another_probe() -> None:
+    """A job starts when every pod is ready, and KubeRay would ask each after ten seconds for the first time."""
+    for pod in pods(job(make_run())):
+        probe = pod["containers"][0]["readinessProbe"]
+        assert probe["httpGet"] == {"path": "/api/healthz", "port": 52365}
+        assert probe["periodSeconds"] <= 2
+        assert "initialDelaySeconds" not in probe
+    own = {"exec": {"command": ["true"]}, "initialDelaySeconds": 30}
+    template = {"spec": {"containers": [{"name": "ray-head", "readinessProbe": own}]}}
+    made = head(job(make_run(stages=[TRAIN | {"resources": {"head": {"template": template}}}])))
+    assert made["spec"]["containers"][0]["readinessProbe"] == own
+
+
 def test_ray_gives_a_driver_that_it_is_told_to_stop_the_time_to_save() -> None:
     """KubeRay tells it so when a RayJob is deleted; unasked, Ray kills the driver after three seconds."""
     rayjob = job(make_run(checkpoint=run_manifest("ml")["spec"]["checkpoint"] | {"drainSeconds": 120}))

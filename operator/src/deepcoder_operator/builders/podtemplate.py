@@ -30,7 +30,7 @@ _MERGE_KEYS = {
 _ONE_FORM = frozenset({"volumes", "env"})
 """Lists whose elements have, beside the merge key, one of several forms, as in patchStrategy retainKeys."""
 
-_REPLACED = frozenset({"valueFrom"})
+_REPLACED = frozenset({"valueFrom", "readinessProbe"})
 """Maps with one of several forms."""
 
 

@@ -47,6 +47,14 @@ METRICS_PORT_VARIABLE = "DEEPCODER_METRICS_PORT"
 METRICS_PORT = 9464
 """Where the driver, on the head, serves the trainer's own metrics."""
 
+_READY = {
+    "httpGet": {"path": "/api/healthz", "port": 52365},
+    "periodSeconds": 2,
+    "timeoutSeconds": 5,
+    "failureThreshold": 25,
+}
+"""What KubeRay asks of Ray's agent, without the ten seconds before it first does: a job starts once all are ready."""
+
 _USER = 1000
 _TOKEN_SECONDS = 3600
 
@@ -183,6 +191,7 @@ def _container(pods: AttemptPods, role: str) -> dict[str, Any]:
         "image": pods.image,
         "imagePullPolicy": "IfNotPresent",
         "env": _env(pods, role),
+        "readinessProbe": _READY,
         "resources": {"requests": {"cpu": "1", "memory": "4Gi"}},
         "securityContext": {
             "allowPrivilegeEscalation": False,
