@@ -143,15 +143,23 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 async def measure(
-    runs: int, rate: float, rest_seconds: float, beat_seconds: float, directory: Path, pause: float = 5.0
+    runs: int,
+    rate: float,
+    rest_seconds: float,
+    beat_seconds: float,
+    directory: Path,
+    *,
+    pause: float = 5.0,
+    growth_percent: int = 100,
 ) -> dict[str, Any]:
-    """All of it; `pause` seconds after each part for what it has left to do."""
+    """All of it; `pause` seconds after each part for what it has left to do. Servers' heaps grow as they do for users,
+    unless told otherwise (`control_plane.running`)."""
     figures: dict[str, Any] = {"runs": runs, "rate": rate}
 
     def say(text: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
-    async with world(directory) as w:
+    async with world(directory, growth_percent) as w:
         await w.start_operator()
         kuberay = await w.standin()
         try:

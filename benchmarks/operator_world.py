@@ -244,13 +244,16 @@ def run_name(index: int) -> str:
 
 
 @asynccontextmanager
-async def world(directory: Path) -> AsyncIterator[World]:
-    """All servers with our kinds and KubeRay's, the tenants' namespaces, Secrets and pools; no operator yet."""
+async def world(directory: Path, growth_percent: int) -> AsyncIterator[World]:
+    """All servers with our kinds and KubeRay's, the tenants' namespaces, Secrets and pools; no operator yet.
+
+    By how much the API server's heap may grow before it is looked through for garbage is part of its speed.
+    """
     programs, s3_program = control_plane.programs(), s3_server.program()
     if programs is None or s3_program is None:
         raise SystemExit("the API and S3 servers have not been built: run `python -m devcluster build`")
     async with AsyncExitStack() as stack:
-        kubeconfig = stack.enter_context(control_plane.running(directory, programs, growth_percent=100))
+        kubeconfig = stack.enter_context(control_plane.running(directory, programs, growth_percent=growth_percent))
         s3 = stack.enter_context(s3_server.running(directory, s3_program))
         os.environ["KUBECONFIG"] = str(kubeconfig)
         kube = await Kube.connect()

@@ -134,9 +134,6 @@ def _start(
     stack: ExitStack, directory: Path, command: Sequence[str], environment: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
     log = stack.enter_context((directory / f"{Path(command[0]).name}.log").open("wb"))
-    environment = os.environ | {
-        "GOGC": "400"
-    }  # memory is there: a quarter of their CPU time is for looking for garbage
     process = subprocess.Popen(
         command, env=environment, stdout=log, stderr=subprocess.STDOUT, preexec_fn=_die_with_parent
     )

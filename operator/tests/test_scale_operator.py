@@ -30,7 +30,8 @@ async def test_restart_adopts_every_run_and_writes_nothing(tmp_path: Path, monke
     if control_plane.programs() is None or s3_server.program() is None:
         pytest.skip("the API and S3 servers have not been built: run `python -m devcluster build`")
     monkeypatch.setenv("KUBECONFIG", "set while the servers run")
-    found = operator_page.judge(await operator_scale.measure(RUNS, 10.0, 2.0, 4.0, tmp_path, pause=1.5))
+    measured = await operator_scale.measure(RUNS, 10.0, 2.0, 4.0, tmp_path, pause=1.5, growth_percent=400)
+    found = operator_page.judge(measured)
     assert 0 < found[f"adopt_{RUNS}_seconds"] < ADOPT_SECONDS
     assert (found["written_at_rest"], found["written_on_adoption"], found["rayjobs_too_many"]) == (0, 0, 0)
     assert found["passes_labelled"] >= 3 * RUNS, "labels were seen"
