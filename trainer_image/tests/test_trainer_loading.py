@@ -1,4 +1,4 @@
-"""Garbage is not looked for while torch is loaded, and is again afterwards."""
+"""Garbage is not looked for while torch is loaded, and is again afterwards, but not in what was loaded."""
 
 from __future__ import annotations
 
@@ -30,6 +30,14 @@ def test_nothing_is_collected_meanwhile_and_it_is_as_before_whatever_happens() -
     with loading():
         pass
     assert not gc.isenabled()
+
+
+def test_what_was_loaded_is_not_looked_through_afterwards() -> None:
+    with loading():
+        made = [object()]
+    assert all(each is not made for each in gc.get_objects())
+    later = [object()]
+    assert any(each is later for each in gc.get_objects())
 
 
 def test_a_rank_loads_torch_so(monkeypatch: pytest.MonkeyPatch) -> None:
