@@ -101,6 +101,7 @@ class World:
         monkeypatch.setattr(attempt, "stop_on_signals", lambda stop, seconds: None)
         monkeypatch.setattr(attempt, "load_tokenizer", lambda folder: lambda prompt: {"input_ids": [1, 2]})
         monkeypatch.setattr(attempt, "load_reward", lambda name: ScriptedReward(self.reward))
+        monkeypatch.setattr(attempt, "reward_digest", lambda name: None)
 
     async def run(self) -> ExitRecord:
         async with asyncio.timeout(30):
