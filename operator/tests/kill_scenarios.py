@@ -80,8 +80,13 @@ class Scenario:
         run = await self.site.kube.find(RUNS, self.site.namespace, "demo")
         attempt = ((run or {}).get("status") or {}).get("attempt") or {}
         # Not before the operator has seen it run: each scenario goes through the same steps every time.
-        if attempt.get("state") == "Running" and attempt["name"] not in self.done:
+        if attempt.get("state") == "Running" and attempt["name"] not in self.done and await self._is_judged():
             await self._running(attempt["name"])
+
+    async def _is_judged(self) -> bool:
+        """Whether the pool has said that it has judges. A real head does not run before: it mounts their token."""
+        pool = await self.site.kube.find(POOLS, self.site.namespace, "demo-sandbox")
+        return bool(((pool or {}).get("status") or {}).get("replicas"))
 
     async def _running(self, name: str) -> None:
         """An attempt's program runs."""
@@ -144,10 +149,11 @@ class SuspendAndDelete(Scenario):
         elif status.get("phase") == "Suspended":
             self.suspended = status
             await self._ask(suspend=False)
-        elif (name, state) == (self.attempts[0], "Running"):
-            await self._ask(suspend=True)
-        elif (name, state) == (self.attempts[1], "Running"):
-            await self.site.kube.delete(RUNS, self.site.namespace, "demo")
+        elif state == "Running" and await self._is_judged():
+            if name == self.attempts[0]:
+                await self._ask(suspend=True)
+            elif name == self.attempts[1]:
+                await self.site.kube.delete(RUNS, self.site.namespace, "demo")
         if state == "Draining" and name and name not in self.done:
             self.done.add(name)
             await self.site.standin.save(name, 6 if name == self.attempts[0] else 9)
