@@ -36,6 +36,20 @@ def test_progress_is_written_at_most_each_15_seconds() -> None:
     assert cluster.run.status.progress.step == 4
 
 
+def test_stage_that_ended_right_after_a_report_shows_all_its_steps() -> None:
+    cluster = running(stages=[TRAIN])
+    cluster.report(14, reward_mean=0.5)
+    cluster.settle()
+    cluster.advance(4)
+    cluster.report(20)
+    cluster.save(20, final=True)
+    cluster.leave(0, "Completed")
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.COMPLETE
+    assert cluster.run.status.progress is not None
+    assert (cluster.run.status.progress.step, cluster.run.status.progress.display) == (20, "20/20")
+
+
 def test_metrics_that_no_number_shows_are_left_out_and_small_ones_keep_their_digits() -> None:
     cluster = running()
     cluster.report(1, reward_mean=0.64)

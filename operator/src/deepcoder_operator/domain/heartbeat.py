@@ -47,7 +47,7 @@ def _progress(report: ProgressReport, now: datetime) -> ProgressStatus:
     return ProgressStatus(
         step=report.step,
         max_steps=report.max_steps,
-        display=f"{report.step}/{report.max_steps}",
+        display=_display(report.step, report.max_steps),
         reward=metrics.get("reward_mean"),
         truncated_ratio=metrics.get("truncated_ratio"),
         metrics=metrics,
@@ -55,6 +55,15 @@ def _progress(report: ProgressReport, now: datetime) -> ProgressStatus:
         phase=report.phase,
         time=now,
     )
+
+
+def at_step(progress: ProgressStatus, step: int) -> ProgressStatus:
+    """What was reported, and that the stage is known to be further."""
+    return progress.model_copy(update={"step": step, "display": _display(step, progress.max_steps)})
+
+
+def _display(step: int, max_steps: int) -> str:
+    return f"{step}/{max_steps}"
 
 
 def reply(status: RunStatus, now: datetime) -> ProgressReply:

@@ -9,6 +9,7 @@ from deepcoder_contracts.api.run_status import MAX_CHECKPOINTS, CheckpointStatus
 from deepcoder_contracts.manifest import ParentRef
 from deepcoder_contracts.stage import StageType
 from deepcoder_operator.domain.draft import Draft
+from deepcoder_operator.domain.heartbeat import at_step
 from deepcoder_operator.domain.numbers import decimal
 from deepcoder_operator.domain.usage import invested, write_off
 
@@ -43,6 +44,10 @@ def note_checkpoint(draft: Draft, index: int, checkpoint: CheckpointStatus) -> b
     draft.update(latest_checkpoint=checkpoint, checkpoints=[checkpoint, *before][:MAX_CHECKPOINTS])
     entry = draft.status.stages[index]
     draft.update_stage(index, checkpoint=checkpoint, step=max(entry.step, checkpoint.step))
+    progress = draft.status.progress
+    if progress is not None and progress.step < checkpoint.step <= progress.max_steps:
+        # A stage's last report may come too soon after the one before to be written, or to an operator that ends.
+        draft.update(progress=at_step(progress, checkpoint.step))
     draft.event("CheckpointVerified", f"{checkpoint.uri} ({checkpoint.digest})")
     return True
 
