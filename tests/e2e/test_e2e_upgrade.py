@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 PARTS = ("client", "constraints", "contracts", "helm", "operator", "web")
 NAME = "e2e-upgraded"
-STEPS = 60
+STEPS = 150
 SECONDS = 240
 CRD = f"deepcoderruns.{GROUP}"
 
