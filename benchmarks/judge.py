@@ -162,7 +162,7 @@ def by_the_program_alone(submissions: Submissions) -> Judged:
 
 
 def by_a_fork(submissions: Submissions) -> Judged:
-    """Fork a small warm interpreter for each program, and judge nothing: what a process a program costs at least."""
+    """Fork a small warm interpreter for each program, and judge nothing: what a plain process a program costs."""
     interpreter = getattr(sys, "_base_executable", sys.executable)
 
     def run() -> list[bool]:
