@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 from played_run import PlayedRun
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.s3]
@@ -17,6 +15,9 @@ CELL_SECONDS = 120
 
 
 def test_notebook_runs_to_its_end_and_shows_what_it_says(played: PlayedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    import nbformat  # here: every worker imports this file, and Jupyter takes half a second
+    from nbclient import NotebookClient
+
     monkeypatch.setenv("KUBECONFIG", str(played.users["editor"]))
     monkeypatch.setenv("DEEPCODER_RUN", "demo")
     notebook = nbformat.read(EXAMPLES / "runs.ipynb", as_version=4)
