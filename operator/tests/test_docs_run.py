@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import cli_template
 import pytest
 from docs_fences import CLUSTER, SHELL, TUTORIAL, Fence, differs, fences, run_in
 from docs_world import DocsWorld, Shell, shell
@@ -42,15 +43,18 @@ def docs_world(
     played: PlayedRun, kubeconfig: Path, helm: str, kubectl: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[DocsWorld]:
     """An administrator's shell."""
-    typed = shell(tmp_path_factory.mktemp("docs"), [Path(helm), kubectl], KUBECONFIG=str(kubeconfig))
     played.call(played.cluster.kill_operator())
-    world = DocsWorld(typed, played)
-    world.give("uninstalled")
-    yield world
-    world.give("uninstalled")
-    for namespace in USED:
-        world.give(f"no-runs {namespace}")
-    typed.must(f"kubectl delete namespace {' '.join(USED)} --wait=false")
+    plain = shell(tmp_path_factory.mktemp("plain"), [])
+    with cli_template.forking(tmp_path_factory.mktemp("forking"), plain.environment) as plugin:
+        programs = [plugin, Path(helm), kubectl]
+        typed = shell(tmp_path_factory.mktemp("docs"), programs, KUBECONFIG=str(kubeconfig))
+        world = DocsWorld(typed, played)
+        world.give("uninstalled")
+        yield world
+        world.give("uninstalled")
+        for namespace in USED:
+            world.give(f"no-runs {namespace}")
+        typed.must(f"kubectl delete namespace {' '.join(USED)} --wait=false")
 
 
 def pages(world: str) -> list[Path]:
