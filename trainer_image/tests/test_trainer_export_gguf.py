@@ -12,8 +12,6 @@ import pytest
 from deepcoder_trainer.__main__ import main
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.export.formats import Format
-from deepcoder_trainer.export.gguf_model import _add_positions, write_gguf
-from deepcoder_trainer.export.gguf_vocabulary import add_vocabulary
 from deepcoder_trainer.export.run import Done, Order, export
 from deepcoder_trainer.export.tensors import PretrainedTensors
 
@@ -134,6 +132,8 @@ def test_a_tokenizer_that_llama_cpp_has_no_words_for_is_refused_by_name(
 ) -> None:
     import gguf
 
+    from deepcoder_trainer.export.gguf_vocabulary import add_vocabulary
+
     export_world.make_tokenizer(tmp_path)
     whole = json.loads((tmp_path / "tokenizer.json").read_text())
     (tmp_path / "tokenizer.json").write_text(json.dumps(whole | change))
@@ -143,6 +143,8 @@ def test_a_tokenizer_that_llama_cpp_has_no_words_for_is_refused_by_name(
 
 
 def test_a_llama_that_does_not_say_its_key_value_heads_has_as_many_as_of_queries(tmp_path: Path) -> None:
+    from deepcoder_trainer.export.gguf_model import write_gguf
+
     model = export_world.make_model(tmp_path / "model", "Llama", num_key_value_heads=4)
     config = json.loads((model / "config.json").read_text())
     tensors = PretrainedTensors(model)
@@ -157,6 +159,8 @@ def test_a_llama_that_does_not_say_its_key_value_heads_has_as_many_as_of_queries
 )
 def test_a_yarn_with_settings_that_are_not_converted_is_refused(setting: dict[str, Any], tmp_path: Path) -> None:
     import gguf
+
+    from deepcoder_trainer.export.gguf_model import _add_positions
 
     rope = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0, "original_max_position_embeddings": 128}
     usual = {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": True, "attention_factor": None}

@@ -21,7 +21,13 @@ pytestmark = pytest.mark.vllm
 
 _ASK = """
 import json, sys
-from vllm import LLM, SamplingParams
+from deepcoder_trainer.loading import loading
+from deepcoder_trainer.sampler.stepped import leave_the_compiler_out, register_architecture
+
+leave_the_compiler_out()  # all of it as in a run's samplers: what loading costs decides nothing
+with loading():
+    from vllm import LLM, SamplingParams
+    register_architecture(sys.argv[1])
 
 model = LLM(
     sys.argv[1], dtype=sys.argv[2], max_model_len=int(sys.argv[4]), max_num_seqs=8, max_num_batched_tokens=1024,
