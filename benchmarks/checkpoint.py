@@ -116,13 +116,14 @@ def s3_server(root: Path) -> Iterator[str]:
         port = s.getsockname()[1]
     os.environ.update(CREDENTIALS)
     os.environ.pop("AWS_SESSION_TOKEN", None)
-    keys = {
-        "ROOT_ACCESS_KEY": CREDENTIALS["AWS_ACCESS_KEY_ID"],
-        "ROOT_SECRET_KEY": CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
+    settings = {
+        "ROOT_ACCESS_KEY_ID": CREDENTIALS["AWS_ACCESS_KEY_ID"],
+        "ROOT_SECRET_ACCESS_KEY": CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
+        "VGW_PORT": f"127.0.0.1:{port}",
     }
     with subprocess.Popen(
-        [binaries[-1], "--port", f"127.0.0.1:{port}", "posix", str(root)],
-        env={**os.environ, **keys},
+        [binaries[-1], str(root)],
+        env={**os.environ, **settings},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     ) as server:

@@ -66,7 +66,7 @@ def running(directory: Path, path: Path) -> Iterator[S3Server]:
         "VGW_PORT": f"127.0.0.1:{port}",
         "VGW_REGION": "us-east-1",
     }
-    command = [str(path), "--quiet", f"--iam-dir={data}/iam", "posix", f"{data}/buckets"]
+    command = [str(path), f"--iam-dir={data}/iam", f"{data}/buckets"]
     with (directory / "s3.log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, preexec_fn=_die_with_parent)
     try:

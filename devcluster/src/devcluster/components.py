@@ -106,17 +106,12 @@ def components(cluster: Cluster, programs: dict[str, Path], search_path: str) ->
             environment=host_programs,
         ),
         Component(
-            "kube-router",  # enforces NetworkPolicy, which the bridge does not, and does nothing else here
+            "kube-router",  # enforces NetworkPolicy, which the bridge does not
             [
                 str(programs["kube-router"]),
-                "--run-firewall=true",
-                "--run-router=false",
-                "--run-service-proxy=false",
-                "--run-loadbalancer=false",
                 f"--kubeconfig={pki}/kube-router.kubeconfig",
                 f"--hostname-override={cluster.node_name}",
                 f"--service-cluster-ip-range={SERVICE_CIDR}",
-                "--health-port=0",
             ],
             environment=host_programs,
         ),
@@ -189,13 +184,9 @@ def network_policy_rights() -> list[dict[str, Any]]:
     """What the identity of kube-router may read, to be applied before it can do its work."""
     name = "devcluster:kube-router"
     rules = [
-        {
-            "apiGroups": [""],
-            "resources": ["endpoints", "namespaces", "nodes", "pods", "services"],
-            "verbs": ["get", "list", "watch"],
-        },
-        {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": ["get", "list", "watch"]},
-        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]},
+        {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]},
+        {"apiGroups": [""], "resources": ["namespaces", "pods"], "verbs": ["list", "watch"]},
+        {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": ["list", "watch"]},
     ]
     rbac = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": name}}
     subject = {"kind": "User", "name": "kube-router", "apiGroup": "rbac.authorization.k8s.io"}

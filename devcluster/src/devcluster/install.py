@@ -15,7 +15,7 @@ from pathlib import Path
 
 from devcluster import forwards, keys
 from devcluster.artifacts import Artifacts
-from devcluster.command import CommandFailed, run
+from devcluster.command import CommandFailed
 from devcluster.config import (
     CLUSTER_DOMAIN,
     DEFAULT_NAME,
@@ -102,7 +102,7 @@ def install(cluster: Cluster, artifacts: Artifacts, images: dict[str, str], s3_p
         secret_access_key=secret_key,
     )
     with step(f"make bucket {BUCKET}"):
-        _make_bucket(artifacts, access)
+        _make_bucket(access)
     _write_access(record(cluster), access)
     return access
 
@@ -156,25 +156,29 @@ def _credentials(kube: Kube) -> tuple[str, str]:
     return _decode(data["AWS_ACCESS_KEY_ID"]), _decode(data["AWS_SECRET_ACCESS_KEY"])
 
 
-def _make_bucket(artifacts: Artifacts, access: S3Access) -> None:
-    program = artifacts.programs()["versitygw"]
-    environment = {
-        "ADMIN_ACCESS_KEY_ID": access.access_key_id,
-        "ADMIN_SECRET_ACCESS_KEY": access.secret_access_key,
-        "ADMIN_ENDPOINT_URL": access.endpoint_on_host,
-        "ADMIN_REGION": access.region,
-    }
+def _make_bucket(access: S3Access) -> None:
+    import boto3  # by a set-up alone: the other commands do without one
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    s3 = boto3.client(
+        "s3",
+        endpoint_url=access.endpoint_on_host,
+        region_name=access.region,
+        aws_access_key_id=access.access_key_id,
+        aws_secret_access_key=access.secret_access_key,
+        config=Config(connect_timeout=5, read_timeout=15, retries={"total_max_attempts": 1}),
+    )
 
     def present() -> bool:
-        return access.bucket in run([program, "admin", "list-buckets"], deadline=15, env=environment).split()
+        try:
+            if access.bucket not in (bucket["Name"] for bucket in s3.list_buckets()["Buckets"]):
+                s3.create_bucket(Bucket=access.bucket)
+        except (BotoCoreError, ClientError) as reason:
+            raise CommandFailed(f"{access.endpoint_on_host}: {reason}") from None
+        return True
 
-    wait_for("the S3 server to answer", lambda: present() or True, 30)
-    if not present():
-        run(
-            [program, "admin", "create-bucket", "--owner", access.access_key_id, "--bucket", access.bucket],
-            deadline=15,
-            env=environment,
-        )
+    wait_for(f"the S3 server to have the bucket {access.bucket}", present, 30)
 
 
 def _write_access(path: Path, access: S3Access) -> None:
