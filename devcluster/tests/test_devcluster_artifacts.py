@@ -92,6 +92,26 @@ def test_images_are_made_while_go_still_builds(tmp_path: Path, monkeypatch: pyte
     assert made == ["tools", "base", "images"]
 
 
+def test_who_has_made_the_images_helps_with_the_programs_that_are_left(
+    tmp_path: Path, lanes: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, others = gobuild.PROGRAMS[0].module, {program.module for program in gobuild.PROGRAMS[1:]}
+    begun: list[str] = []
+    all_begun = threading.Event()
+
+    def go(program: GoProgram, cache: Path, version: str) -> Path:
+        begun.append(program.module)
+        if set(begun) >= others:
+            all_begun.set()
+        if program.module == first:
+            assert all_begun.wait(30)
+        return cache
+
+    monkeypatch.setattr(gobuild, "build", go)
+    Artifacts(tmp_path, "go1.26.8").build()
+    assert sorted(begun) == sorted({first, *others})
+
+
 def test_what_is_not_whole_when_its_making_ends_is_gone_and_what_was_renamed_stays(tmp_path: Path) -> None:
     with unfinished.making(tmp_path, "thing") as making:
         making.mkdir()

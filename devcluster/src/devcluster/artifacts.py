@@ -2,18 +2,21 @@
 
 Locating is pure but for reading the Go modules that are hashed; making runs Go in one lane and Debian and Python in
 another, since the one waits for the processor and the other for the network and the disk; images, which need nothing of
-Go, follow in the second. What exists is never made again.
+Go, follow in the second, and then it takes programs too: a build's end, linking, leaves a core idle. What exists is
+never made again.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from devcluster import command, debian, gobuild, tools, unfinished
 from devcluster.exclusive import exclusive
+from devcluster.gobuild import GoProgram
 
 
 class NotBuilt(RuntimeError):
@@ -92,19 +95,22 @@ class Artifacts:
         lock = exclusive(self.cache / "locks" / "build", "build")
         with lock, concurrent.futures.ThreadPoolExecutor(2) as lanes:
             unfinished.sweep(self.cache)
-            work = [lanes.submit(self._build_go), lanes.submit(self._build_rest, images)]
+            programs = iter(gobuild.PROGRAMS)  # one for both lanes: who is free takes the next
+            work = [lanes.submit(self._build_go, programs), lanes.submit(self._build_rest, images, programs)]
             try:
                 for done in concurrent.futures.as_completed(work):
                     done.result()
             except BaseException:
+                deque(programs, maxlen=0)  # nobody begins another
                 command.kill_all()
                 raise
 
-    def _build_go(self) -> None:
-        for program in gobuild.PROGRAMS:
+    def _build_go(self, programs: Iterator[GoProgram]) -> None:
+        for program in programs:
             gobuild.build(program, self.cache, self.go_version)
 
-    def _build_rest(self, images: Callable[[], None]) -> None:
+    def _build_rest(self, images: Callable[[], None], programs: Iterator[GoProgram]) -> None:
         tools.fetch(self.cache)
         debian.make_base(self.cache, debian.make_sysroot(self.cache))
         images()
+        self._build_go(programs)

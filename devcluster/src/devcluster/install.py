@@ -170,7 +170,7 @@ def _make_bucket(access: S3Access) -> None:
         config=Config(connect_timeout=5, read_timeout=15, retries={"total_max_attempts": 1}),
     )
 
-    def present() -> bool:
+    def made() -> bool:
         try:
             if access.bucket not in (bucket["Name"] for bucket in s3.list_buckets()["Buckets"]):
                 s3.create_bucket(Bucket=access.bucket)
@@ -178,7 +178,7 @@ def _make_bucket(access: S3Access) -> None:
             raise CommandFailed(f"{access.endpoint_on_host}: {reason}") from None
         return True
 
-    wait_for(f"the S3 server to have the bucket {access.bucket}", present, 30)
+    wait_for(f"the S3 server to have the bucket {access.bucket}", made, 30)
 
 
 def _write_access(path: Path, access: S3Access) -> None:
