@@ -55,6 +55,9 @@ from deepcoder_trainer.learner.files import RankFiles
 from deepcoder_trainer.learner.rank import LearnerRank
 from deepcoder_trainer.learner.wire import RankSettings
 from deepcoder_trainer.types import Group
+from devcluster import doctor
+from devcluster.artifacts import Artifacts
+from devcluster.config import cache_root
 
 MOST_STALL, LEAST_UPLOAD = 0.01, 1.0
 BUCKET = "runs"
@@ -106,8 +109,8 @@ class RankAlone:
 @contextlib.contextmanager
 def s3_server(root: Path) -> Iterator[str]:
     """versitygw over a folder of this machine; its endpoint."""
-    binaries = sorted(Path("~/.cache/deepcoder/bin").expanduser().glob("versitygw-*/versitygw"))
-    if not binaries:
+    program = Artifacts(cache_root(), doctor.go_version()).programs()["versitygw"]
+    if not program.exists():
         print("versitygw is not built: run `python -m devcluster build`", file=sys.stderr)
         raise SystemExit(64)
     (root / BUCKET).mkdir(parents=True)
@@ -122,7 +125,7 @@ def s3_server(root: Path) -> Iterator[str]:
         "VGW_PORT": f"127.0.0.1:{port}",
     }
     with subprocess.Popen(
-        [binaries[-1], str(root)],
+        [program, str(root)],
         env={**os.environ, **settings},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -9,7 +9,9 @@ import sys
 from deepcoder_cli.exits import Exit
 
 _SLOW_TO_LOAD = """
-import sys, time
+import signal, sys, time
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as at a terminal, wherever the tests run
 
 class Slow:
     def find_spec(self, name, path=None, target=None):
