@@ -73,13 +73,16 @@ def test_tier_holds_wherever_the_judge_is_at_home(slot, monkeypatch, directory):
 
 
 @KINDS
-def test_attacks_are_real_and_succeed_without_confinement(harness):
+def test_attacks_are_real_and_succeed_without_confinement_and_leave_no_file_here(harness, monkeypatch):
+    monkeypatch.setattr(attack.secrets, "token_hex", lambda size: f"of-{os.getpid()}")
     zygote = ZygoteProcess(ZygoteConfig(tier=Tier.UNCONFINED, harness=harness))
     try:
         findings = attack.attack(zygote)
     finally:
         zygote.kill()
     assert findings.broken == []  # the resource limits hold without any confinement
+    left = [place for place in ("/", "/tmp", "/dev/shm") if Path(place, f"deepcoder-of-{os.getpid()}").exists()]
+    assert not left, "what an attack could write is removed again"
     open_to_all = {name for name, held in findings.limits.items() if not held}
     assert open_to_all >= {
         *(

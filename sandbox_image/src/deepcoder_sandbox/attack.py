@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import socket
 import tempfile
 import time
@@ -89,7 +90,9 @@ def _namespaces() -> dict[str, str]:
 def _leaves_nothing(zygote: ZygoteProcess) -> bool:
     """Whether a program finds no file of the one before; whatever it can write is removed again."""
     with tempfile.TemporaryDirectory() as directory:
-        paths = [f"{place}/deepcoder-{zygote.pid}" for place in (".", "/tmp", "/dev/shm", directory)]  # noqa: S108
+        # A name that nobody had before: pids come again, and what a killed judge left would refuse its successor.
+        name = f"deepcoder-{secrets.token_hex(8)}"
+        paths = [f"{place}/{name}" for place in (".", "/", "/tmp", "/dev/shm", directory)]  # noqa: S108
         given = json.dumps(paths).encode()
         left = _run(zygote, attack_limits.LEAVE, given, attack_limits.bounds())
         found = _run(zygote, attack_limits.FIND, given, attack_limits.bounds())
