@@ -32,7 +32,7 @@ from deepcoder_contracts.api import run as run_api
 from deepcoder_contracts.api import sandboxpool
 from deepcoder_contracts.api.schema import custom_resource_definition
 from deepcoder_operator.controllers import watch
-from deepcoder_operator.kube import client
+from deepcoder_operator.kube import client, informer
 from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.kube.errors import Unavailable
 from deepcoder_operator.kube.resources import Resource
@@ -89,7 +89,9 @@ async def test_events_that_come_twice_do_nothing_twice(site: Cluster) -> None:
     await survive(site, fault, CrashAndComplete)
 
 
-async def test_watches_whose_version_is_too_old_are_begun_anew(site: Cluster) -> None:
+async def test_watches_whose_version_is_too_old_are_begun_anew(site: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    # It never stops here, so pauses that grow to half a minute are all that would be waited for.
+    monkeypatch.setattr(informer, "MAX_PAUSE_SECONDS", 2.0)
     refused = 0
 
     async def fault(proxy: Faulty) -> None:
