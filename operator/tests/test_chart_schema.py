@@ -1,0 +1,107 @@
+"""What the chart's values.schema.json refuses, names and lets through: a wrong value costs no half installation."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import pytest
+import yaml
+from test_chart_templates import CHART, only, render, run_helm
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"replicas": 0},
+        {"images": {"operater": "x"}},
+        {"progress": {"port": "8443"}},
+        {"prices": [{"nodeSelector": {"gpu": "h100"}}]},
+        {"prices": [{"perGpuHour": -1}]},
+        {"s3": {"allowedEndpoints": ["minio:9000"]}},
+        {"watchNamespaces": ["ml", "ml"]},
+        {"watchNamespaces": ["Ml"]},
+        {"networkPolicy": {"monitoringNamespace": "Mon_it"}},
+        {"kuberay": {"namespace": "https://ray"}},
+        {"logLevel": "loud"},
+        {"imagePullSecrets": ["registry"]},
+        {"podLabels": {"x": 1}},
+    ],
+    ids=lambda v: json.dumps(v),
+)
+def test_schema_refuses_what_the_chart_does_not_know(helm: str, values: dict[str, Any]) -> None:
+    done = run_helm(helm, "template", "demo", values=values)
+    assert done.returncode != 0
+    assert next(iter(values)) in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"tolerations": [{"key": "gpu", "efect": "NoSchedule"}]}, "efect"),
+        ({"tolerations": [{"key": "gpu", "operator": "Exist"}]}, "operator"),
+        ({"web": {"egress": [{"prots": [{"port": 443}]}]}}, "prots"),
+        ({"web": {"egress": [{"to": [{"namespaceSelector": {"matchLabel": {}}}]}]}}, "matchLabel"),
+        ({"web": {"egress": [{"to": [{"ipBlock": {"except": []}}]}]}}, "cidr"),
+        ({"web": {"resources": {"reqests": {}}}}, "reqests"),
+        (
+            {"topologySpreadConstraints": [
+                {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": {}}
+            ]},
+            "labelSelector",
+        ),
+        ({"affinity": {"nodeAfinity": {}}}, "nodeAfinity"),
+        ({"env": [{"name": "X", "valueFrom": {"secretRef": {}}}]}, "secretRef"),
+        ({"images": {"operator": "registry.example/operator:"}}, "registry.example/operator:"),
+        ({"images": {"trainer": "registry.example/trainer@sha256:12"}}, "registry.example/trainer@sha256:12"),
+        ({"images": {"sandbox": "https://registry.example/sandbox"}}, "https://registry.example/sandbox"),
+    ],
+    ids=lambda v: json.dumps(v) if isinstance(v, dict) else "",
+)  # fmt: skip
+def test_schema_names_the_key_that_is_wrong_within_a_value(helm: str, values: dict[str, Any], named: str) -> None:
+    """What would be dropped without a word, or refused by the API server halfway through an installation."""
+    done = run_helm(helm, "template", "demo", values=values)
+    assert done.returncode != 0
+    assert named in done.stderr
+
+
+def test_schema_lets_through_what_kubernetes_knows(helm: str) -> None:
+    values: dict[str, Any] = {
+        "tolerations": [{"key": "gpu", "operator": "Equal", "value": "no", "effect": "NoExecute",
+                         "tolerationSeconds": 9},
+                        {"operator": "Exists"}],
+        "web": {"enabled": True, "egress": [
+            {"to": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}},
+                    {"namespaceSelector": {"matchExpressions": [{"key": "x", "operator": "In", "values": ["team"]}]},
+                     "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}],
+             "ports": [{"port": 53, "protocol": "UDP"}, {"port": "https"}, {"port": 9000, "endPort": 9010}]},
+            {}]},
+        "images": {"operator": "[fd00::1]:5000/deep/coder__op:v1.2_x@sha256:" + "a" * 64, "trainer": "localhost:5000/t",
+                   "sandbox": "s"},
+        "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": []}},
+        "env": [{"name": "X", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
+    }  # fmt: skip
+    policy = only(render(helm, values), "NetworkPolicy", "-web")["spec"]
+    assert policy["egress"] == values["web"]["egress"]
+
+
+def test_every_value_is_in_the_schema_and_explained(helm: str) -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    text = (CHART / "values.yaml").read_text()
+
+    def walk(values: dict[str, Any], node: dict[str, Any], path: str) -> None:
+        assert node.get("additionalProperties") is False, path
+        assert set(values) <= set(node["properties"]), path
+        for name, value in values.items():
+            inner = node["properties"][name]
+            assert inner.get("description"), f"{path}.{name}"
+            if isinstance(value, dict) and "properties" in inner and name != "resources":
+                walk(value, inner, f"{path}.{name}")
+
+    walk(yaml.safe_load(text), schema, "")
+    lines = text.splitlines()
+    for before, line in itertools.pairwise(lines):
+        name, colon, value = line.strip().partition(":")
+        if colon and name.isidentifier() and value.strip() and name not in ("requests", "limits"):
+            assert before.strip().startswith("#"), f"values.yaml: {name} has no comment"
