@@ -96,8 +96,10 @@ def _leaves_nothing(zygote: ZygoteProcess) -> bool:
         given = json.dumps(paths).encode()
         left = _run(zygote, attack_limits.LEAVE, given, attack_limits.bounds())
         found = _run(zygote, attack_limits.FIND, given, attack_limits.bounds())
-        for path in paths[1:]:
-            Path(path).unlink(missing_ok=True)
+        for path in map(Path, paths[1:]):
+            # Looked for first: in a pod the root is read-only, where removing what is not there fails, too.
+            if path.exists():
+                path.unlink()
     return left.ended.exit_status == 0 and found.ended.exit_status == 0 and found.stdout == b"[]"
 
 
