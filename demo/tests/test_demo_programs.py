@@ -113,11 +113,16 @@ def test_nothing_is_begun_on_a_machine_that_will_not_do(
 
 
 @pytest.mark.parametrize(("code", "phase", "ends"), [(0, "Complete", True), (1, "Failed", True), (1, "Running", False)])
-def test_a_run_that_has_ended_is_told_from_one_that_has_not(
-    code: int, phase: str, ends: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_that_has_ended_is_told_from_one_that_has_not_and_what_is_not_complete_is_shown(
+    code: int,
+    phase: str,
+    ends: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     found: dict[str, Any] = {"status": {"phase": phase}}
-    program = script(tmp_path / "kubectl-deepcoder", f'[ "$KUBECONFIG" = /a ] && exit {code}')
+    program = script(tmp_path / "kubectl-deepcoder", f'echo "$*"; [ "$KUBECONFIG" = /a ] && exit {code}')
     monkeypatch.setattr(platform, "tool", lambda name: program)
     monkeypatch.setattr(platform, "get", lambda *arguments: found)
     if ends:
@@ -125,3 +130,4 @@ def test_a_run_that_has_ended_is_told_from_one_that_has_not(
     else:
         with pytest.raises(CommandFailed):
             platform.follow(SOME_CLUSTER, "run", "team", seconds=30)
+    assert ("status run -n team\n" in capfd.readouterr().out) is (phase != "Complete")

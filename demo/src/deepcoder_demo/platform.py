@@ -6,6 +6,7 @@ The namespace enforces the *restricted* Pod Security Standard, so that the demo 
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 from typing import Any
 
@@ -84,9 +85,22 @@ def follow(cluster: Cluster, name: str, namespace_: str, *, seconds: float) -> d
             raise
         found = get(cluster, "deepcoderrun", name, namespace_)
         if found.get("status", {}).get("phase") != "Failed":
+            show(cluster, name, namespace_)
             raise  # it did not end, or is not seen: the command has said which
+        show(cluster, name, namespace_)
         return found
     return get(cluster, "deepcoderrun", name, namespace_)
+
+
+def show(cluster: Cluster, name: str, namespace_: str) -> None:
+    """What is known of a run that did not go well, while its cluster is still there: its status and all pods."""
+    environment = {"KUBECONFIG": cluster.kubeconfig}
+    for command in (
+        [tool("kubectl-deepcoder"), "status", name, "-n", namespace_],
+        [cluster.kubectl, "get", "pods", "-A", "-o", "wide"],
+    ):
+        with contextlib.suppress(CommandFailed):  # what went wrong before is what is told
+            run(command, seconds=60, show=True, env=environment)
 
 
 def get(cluster: Cluster, kind: str, name: str, namespace_: str) -> dict[str, Any]:
