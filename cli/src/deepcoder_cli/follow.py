@@ -2,8 +2,8 @@
 
 Reading may fail while an API server restarts: the last picture stays, and after `PATIENCE_SECONDS` without an answer
 the follower gives up with the last error. One that has never answered is no restart: its error ends the following at
-once, as does a run that is not there. Without a terminal a line is printed whenever something changed, so that a log of
-continuous integration reads well.
+once, as does a run that is not there. Without a terminal a line is printed whenever something changed, and below it,
+once, what is wrong and why the run waits: a log of continuous integration is all that is left of it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.live import Live
 
+from deepcoder_cli.output import printable
+from deepcoder_cli.said import Told
 from deepcoder_cli.snapshot import Snapshot, take
 from deepcoder_cli.view import CurvePoint, curating, curve_point, phase_of, render
 from deepcoder_client.client import PATIENCE_SECONDS, TERMINAL, Client
@@ -31,7 +33,7 @@ def follow(client: Client, name: str, *, seconds: float, console: Console) -> Ob
     deadline = time.monotonic() + seconds
     answered: float | None = None
     curve: list[CurvePoint] = []
-    said = ""
+    said, told = "", Told()
     with Live(console=console, refresh_per_second=4, transient=False) as live:
         while time.monotonic() < deadline:
             try:
@@ -49,8 +51,12 @@ def follow(client: Client, name: str, *, seconds: float, console: Console) -> Ob
             _extend(curve, snapshot.run)
             if console.is_terminal:
                 live.update(render(snapshot, curve, datetime.now(UTC)))
-            elif (line := one_line(snapshot)) != said:
-                console.print(f"{datetime.now(UTC):%H:%M:%S} {line}", highlight=False, soft_wrap=True)
+            else:
+                line = one_line(snapshot)
+                changed = [line] if line != said else []
+                for news in (*changed, *(f"  {why}" for why in told.news(snapshot, answered))):
+                    text = f"{datetime.now(UTC):%H:%M:%S} {printable(news)}"
+                    console.print(text, highlight=False, markup=False, soft_wrap=True)
                 said = line
             if phase_of(snapshot.run) in TERMINAL:
                 return snapshot.run

@@ -18,9 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from deepcoder_cli.output import age, printable
+from deepcoder_cli.said import judges_trouble, progressing, troubles
 from deepcoder_cli.snapshot import Snapshot
 from deepcoder_client.connection import Object
-from deepcoder_contracts.api.run_status import TROUBLE
 
 PHASE_STYLES = {"Complete": "bold green", "Failed": "bold red", "Running": "bold cyan", "Held": "bold yellow"}
 SILENT_SECONDS = 120.0
@@ -182,16 +182,11 @@ def pod_state(pod: Object) -> str:
 
 
 def _notes(status: Object, pool: Object | None, now: datetime) -> RenderableType | None:
-    lines: list[Text] = [
-        Text(printable(said), style="yellow") for said in (_silence(status, now), _judges_say(pool)) if said
-    ]
-    for condition in status.get("conditions", []):
-        type_, value, message = condition["type"], condition["status"], condition.get("message", "")
-        if TROUBLE.get(type_) == value and message:
-            said = f"{type_}={value} {condition.get('reason', '')}: {message}"
-            lines.append(Text(printable(said), style="red"))
-        elif type_ == "Progressing" and message:
-            lines.append(Text(printable(message), style="dim"))
+    judges = judges_trouble(pool)
+    lines = [Text(printable(said), style="yellow") for said in (_silence(status, now), judges and judges.text) if said]
+    lines += [Text(printable(trouble.text), style="red") for trouble in troubles(status)]
+    if said := progressing(status).message:
+        lines.append(Text(printable(said), style="dim"))
     return Group(*lines) if lines else None
 
 
@@ -207,16 +202,6 @@ def _silence(status: Object, now: datetime) -> str | None:
         f"the trainer's last report is of {age(written, now)} ago: if other runs are heard it hangs, and is ended "
         "after its stage's stallSeconds; if none is, see to the operator and what lies between"
     )
-
-
-def _judges_say(pool: Object | None) -> str | None:
-    """What keeps judges from being there, or from being enough, in the pool's own words."""
-    for condition in ((pool or {}).get("status") or {}).get("conditions", ()):
-        kind, value, reason = condition["type"], condition["status"], condition.get("reason", "")
-        wrong = (kind in ("Accepted", "Ready") and value == "False") or reason == "AtMaximum"
-        if wrong and condition.get("message"):
-            return f"judges: {kind}={value} {reason}: {condition['message']}"
-    return None
 
 
 def _pair(label: str, value: Any) -> Text:
