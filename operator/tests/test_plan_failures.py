@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from plan_world import Cluster, failed_of, make_run, reason, running
+from plan_world import Cluster, condition_of, failed_of, make_run, reason, running
 from run_manifests import TRAIN
 
 from deepcoder_contracts.api.failure import FailureReason
@@ -90,6 +90,18 @@ def test_exit_75_that_nobody_asked_for_is_a_preemption() -> None:
     cluster.leave(75, "Drained")
     cluster.settle()
     assert failed_of(cluster) is FailureReason.PREEMPTED
+
+
+def test_attempt_that_ends_says_why_in_the_same_write_as_it_is_over() -> None:
+    """Whoever follows the run sees the phase of the status that says so, and no word of an attempt that runs."""
+    cluster = running()
+    cluster.pods[f"{cluster.name}-head"] = replace(cluster.pods[f"{cluster.name}-head"], restarts=1)
+    cluster.step()
+    assert cluster.run.status.phase is Phase.BACKOFF
+    assert reason(cluster) == "Leaving"
+    assert (
+        "HeadLost: container of head pod demo-s0-a1-head was restarted" in condition_of(cluster, "Progressing").message
+    )
 
 
 def test_exit_75_for_lack_of_judges_is_a_sandbox_outage() -> None:

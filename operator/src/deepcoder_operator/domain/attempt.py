@@ -77,8 +77,7 @@ def follow(draft: Draft, world: World, *, stop: DrainCause | None) -> None:
         if stop is None:
             _name_conflict(draft, job)
         else:
-            draft.update_attempt(drain_cause=stop)
-            leave(draft, Outcome.DRAINED)
+            _call_off(draft, stop)
         return
     has_pods = bool(world.pods_of(attempt.ordinal))
     if attempt.uid is None and job is None and not has_pods:
@@ -108,6 +107,12 @@ def follow(draft: Draft, world: World, *, stop: DrainCause | None) -> None:
             keep_pool(draft, world)
 
 
+def _call_off(draft: Draft, cause: DrainCause) -> None:
+    """The attempt is to stop before its program has run: it has nothing to save."""
+    draft.update_attempt(drain_cause=cause)
+    leave(draft, Outcome.DRAINED)
+
+
 def _name_conflict(draft: Draft, job: RayJobView) -> None:
     message = f"RayJob {job.name} exists and is not this run's: delete or rename it; it is never adopted"
     old = find_condition(draft.status.conditions, "Progressing")
@@ -121,8 +126,7 @@ def _name_conflict(draft: Draft, job: RayJobView) -> None:
 def _make(draft: Draft, world: World, stop: DrainCause | None) -> None:
     attempt = draft.attempt
     if stop is not None:
-        draft.update_attempt(drain_cause=stop)
-        leave(draft, Outcome.DRAINED)
+        _call_off(draft, stop)
         return
     if world.obstacle is not None and world.obstacle.reason == RAYJOB_INVALID:
         leave(draft, Outcome.FAILED, Failure(FailureReason.VALIDATION_FAILED, world.obstacle.message))
@@ -163,8 +167,7 @@ def _note_pods(draft: Draft, world: World) -> None:
 def _queued(draft: Draft, stop: DrainCause | None) -> None:
     """The RayJob is suspended: its queue has not admitted it yet."""
     if stop is not None:
-        draft.update_attempt(drain_cause=stop)
-        leave(draft, Outcome.DRAINED)
+        _call_off(draft, stop)
         return
     draft.progressing(True, "WaitingForQuota", f"attempt {draft.attempt.ordinal} waits in its queue")
 
@@ -198,8 +201,8 @@ def _admitted(draft: Draft, world: World, job: RayJobView) -> None:
     if draft.attempt.state is AttemptState.RUNNING:
         draft.progressing(True, "Running", f"attempt {attempt.ordinal} runs")
     elif draft.attempt.state is AttemptState.STARTING:
-        waiting = world.waits_for(attempt.ordinal)
-        draft.progressing(True, "Starting", f"attempt {attempt.ordinal} starts" + (f"; {waiting}" if waiting else ""))
+        text = world.with_waits(f"attempt {attempt.ordinal} starts", attempt.ordinal)
+        draft.progressing(True, "Starting", text)
 
 
 def _ended(draft: Draft, world: World, job: RayJobView) -> bool:
@@ -273,11 +276,11 @@ def _drain(draft: Draft, world: World, cause: DrainCause, lost: str) -> None:
     attempt = draft.attempt
     evicted = cause is DrainCause.EVICTION
     if attempt.state is AttemptState.STARTING:
-        attempt = draft.update_attempt(drain_cause=cause)
         if evicted:
+            draft.update_attempt(drain_cause=cause)
             leave(draft, Outcome.FAILED, Failure(FailureReason.HEAD_LOST, f"{lost}, before its program ran"))
         else:
-            leave(draft, Outcome.DRAINED)
+            _call_off(draft, cause)
         return
     if attempt.state is not AttemptState.DRAINING:
         seconds = draft.run.spec.checkpoint.drain_seconds

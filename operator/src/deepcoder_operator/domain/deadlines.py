@@ -35,8 +35,7 @@ def check_deadlines(draft: Draft, world: World) -> None:
         bound = stage.pre_running_deadline_seconds
         if draft.due(attempt.admitted_time, bound):
             text = f"not running {bound} s after its quota was granted (preRunningDeadlineSeconds)"
-            waiting = world.waits_for(attempt.ordinal)
-            text += f". {waiting}" if waiting else ""
+            text = world.with_waits(text, attempt.ordinal)
             leave(draft, Outcome.FAILED, Failure(FailureReason.PRE_RUNNING_DEADLINE_EXCEEDED, text))
         return
     if attempt.state is AttemptState.RUNNING:
@@ -44,8 +43,7 @@ def check_deadlines(draft: Draft, world: World) -> None:
         if since is not None and draft.due(since, stall_seconds(stage, world, draft.now)):
             what = "step" if stage.type is StageType.TRAIN else "sign of life"
             text = f"no {what} for {stage.stall_seconds} s (stallSeconds), the last at {since:%Y-%m-%d %H:%M:%S} UTC"
-            waiting = world.waits_for(attempt.ordinal)
-            text += f"; {waiting}" if waiting else ""
+            text = world.with_waits(text, attempt.ordinal)
             leave(draft, Outcome.FAILED, Failure(FailureReason.STALLED, text))
 
 

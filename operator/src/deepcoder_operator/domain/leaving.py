@@ -6,9 +6,9 @@ told in an event and left to garbage collection, so that a run can go on, or be 
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from deepcoder_contracts.api.attempt_status import AttemptState, Outcome
+from deepcoder_contracts.api.attempt_status import AttemptState, AttemptStatus, Outcome
 from deepcoder_contracts.api.failure import FailureReason
 from deepcoder_operator.domain.bounds import END_SECONDS, LEAVE_SECONDS, POLL_SECONDS, POST_MORTEM_SECONDS
 from deepcoder_operator.domain.classify import Failure
@@ -25,7 +25,7 @@ def leave(draft: Draft, outcome: Outcome, failure: Failure | None = None) -> Non
     evidence = [e for e in (attempt.evidence, failure.evidence if failure else None) if e]
     saves = failure is None or failure.reason is not FailureReason.NODE_LOST
     bound = timedelta(seconds=LEAVE_SECONDS + (draft.run.spec.checkpoint.drain_seconds if saves else 0))
-    draft.update_attempt(
+    ended = draft.update_attempt(
         state=AttemptState.LEAVING,
         ended_time=draft.now,
         outcome=outcome,
@@ -39,18 +39,25 @@ def leave(draft: Draft, outcome: Outcome, failure: Failure | None = None) -> Non
         draft.update_stage(attempt.stage_index, active_seconds=entry.active_seconds + ran)
     if outcome is Outcome.FAILED and failure:
         draft.event("AttemptFailed", f"attempt {attempt.ordinal}: {failure.reason}: {failure.evidence}", warning=True)
+    draft.progressing(True, "Leaving", _ended(ended))
     if attempt.uid:
         _save_post_mortem(draft)
         draft.do(DeleteRayJob(attempt.name, attempt.uid))
     draft.look_again(0)
 
 
-def gone(draft: Draft, world: World) -> bool:
-    """Whether a leaving attempt's RayJob and pods are gone, or have had all the time they may have."""
+def is_over(attempt: AttemptStatus, run_uid: str, world: World, now: datetime) -> bool:
+    """Whether a leaving attempt is waited for no longer: RayJob and pods are gone, or have had all their time."""
+    late = attempt.drain_deadline is not None and now >= attempt.drain_deadline
+    return late or (world.rayjob_of(run_uid) is None and not world.pods_of(attempt.ordinal))
+
+
+def see_off(draft: Draft, world: World) -> None:
+    """Have what is left of a leaving attempt end, and say what that is."""
     attempt = draft.attempt
     job, pods = world.rayjob_of(draft.run.metadata.uid), world.pods_of(attempt.ordinal)
     if job is None and not pods:
-        return True
+        return
     late = attempt.drain_deadline is not None and draft.due(attempt.drain_deadline, 0)
     if job is not None and not job.deleting:
         if attempt.ended_time is not None and not draft.due(attempt.ended_time, POST_MORTEM_SECONDS):
@@ -59,20 +66,20 @@ def gone(draft: Draft, world: World) -> bool:
     slow = tuple((p.name, p.uid) for p in pods if not p.deleting or (p.grace or 0) > END_SECONDS)
     if slow and (job is None or late):
         draft.do(EndPods(slow))
-    left = [f"RayJob {job.name}"] if job is not None else []
-    left += [f"pod {p.name}" for p in pods[:5]]
-    if late:
-        if attempt.left_behind_time is None:  # once: the run may wait long for storage after that
-            text = f"the run goes on without what does not end (see to KubeRay and the nodes): {', '.join(left)}"
-            draft.update_attempt(left_behind_time=draft.now)
-            draft.event("LeftBehind", text, warning=True)
-        return True
+    left = ", ".join(([f"RayJob {job.name}"] if job is not None else []) + [f"pod {p.name}" for p in pods[:5]])
+    if not late:
+        draft.progressing(True, "Leaving", f"{_ended(attempt)}; what is left of it: {left}")
+        draft.look_again(POLL_SECONDS)
+    elif attempt.left_behind_time is None:  # once: the run may wait long for storage after that
+        draft.update_attempt(left_behind_time=draft.now)
+        text = f"the run goes on without what does not end (see to KubeRay and the nodes): {left}"
+        draft.event("LeftBehind", text, warning=True)
+
+
+def _ended(attempt: AttemptStatus) -> str:
     failed = attempt.outcome is Outcome.FAILED and attempt.reason is not None
     why = f" ({attempt.reason}: {attempt.evidence})" if failed else ""
-    text = f"attempt {attempt.ordinal} has ended{why}; what is left of it: {', '.join(left)}"
-    draft.progressing(True, "Leaving", text)
-    draft.look_again(POLL_SECONDS)
-    return False
+    return f"attempt {attempt.ordinal} has ended{why}"
 
 
 def _save_post_mortem(draft: Draft) -> None:

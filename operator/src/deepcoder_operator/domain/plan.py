@@ -24,12 +24,12 @@ from deepcoder_operator.domain.conditions import find_condition, set_condition
 from deepcoder_operator.domain.deletion import hold_or_release, let_go
 from deepcoder_operator.domain.draft import AddFinalizer, DeleteRayJob, Draft, EnsurePool, Plan
 from deepcoder_operator.domain.heartbeat import note_progress
-from deepcoder_operator.domain.leaving import gone
+from deepcoder_operator.domain.leaving import is_over, see_off
 from deepcoder_operator.domain.lineage import note_checkpoint
 from deepcoder_operator.domain.names import MAX_ORDINAL
 from deepcoder_operator.domain.own_pool import release_pool
 from deepcoder_operator.domain.policy import Policy
-from deepcoder_operator.domain.promotion import check_hold
+from deepcoder_operator.domain.promotion import release_or_wait
 from deepcoder_operator.domain.provenance import note_manifest
 from deepcoder_operator.domain.sandbox_usage import account_sandbox
 from deepcoder_operator.domain.settle import settle
@@ -86,8 +86,10 @@ def _live(draft: Draft, world: World) -> None:
         note_checkpoint(draft, draft.attempt.stage_index, stored.newest)
         note_manifest(draft, stored)
     follow(draft, world, stop=DrainCause.SUSPEND if draft.run.spec.suspend else None)
-    if _has_left(draft) and gone(draft, world):
-        settle(draft, world)
+    if _has_left(draft):
+        see_off(draft, world)
+        if is_over(draft.attempt, draft.run.metadata.uid, world, draft.now):
+            settle(draft, world)
 
 
 def _idle(draft: Draft, world: World, policy: Policy) -> None:
@@ -98,7 +100,8 @@ def _idle(draft: Draft, world: World, policy: Policy) -> None:
         if over:
             complete_run(draft)
             return
-        if check_hold(draft):
+        if draft.status.held:
+            release_or_wait(draft)
             return
     if draft.run.spec.suspend:
         draft.progressing(False, "Suspended", "spec.suspend is true; set it to false to go on")
@@ -117,7 +120,10 @@ def _delete(draft: Draft, world: World) -> None:
     """The run is being deleted: drain, bounded, then let it go."""
     if draft.status.attempt is not None:
         follow(draft, world, stop=DrainCause.DELETION)
-        if not (_has_left(draft) and gone(draft, world)):
+        if not _has_left(draft):
+            return
+        see_off(draft, world)
+        if not is_over(draft.attempt, draft.run.metadata.uid, world, draft.now):
             return
         draft.update(attempt=None)
     let_go(draft, world)

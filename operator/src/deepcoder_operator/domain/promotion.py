@@ -65,23 +65,20 @@ def hold(draft: Draft, index: int, why: str) -> None:
     draft.update_stage(index, phase=StagePhase.HELD, message=why)
     if name not in draft.run.spec.approved_stages:
         draft.event("Held", f"stage {name} is held, {why}; release it with {release_command(draft, name)}")
-    check_hold(draft)
+    release_or_wait(draft)
 
 
-def check_hold(draft: Draft) -> bool:
-    """Whether the current stage is held; a release passes it."""
+def release_or_wait(draft: Draft) -> None:
+    """The current stage is held: pass it if somebody has released it, else say how that is done."""
     index = draft.status.stage_index
     entry = draft.status.stages[index]
-    if entry.phase is not StagePhase.HELD:
-        return False
     if entry.name in draft.run.spec.approved_stages:
         draft.event("Released", f"stage {entry.name} is approved")
         pass_stage(draft, index)
-        return True
+        return
     draft.progressing(
         False, "Held", f"stage {entry.name}: {entry.message}; release it with {release_command(draft, entry.name)}"
     )
-    return True
 
 
 def release_command(draft: Draft, stage: str) -> str:

@@ -11,6 +11,7 @@ from deepcoder_contracts.stage import StageType
 from deepcoder_operator.board import FIGURES_SECONDS
 from deepcoder_operator.domain.classify import head_failure, job_failure
 from deepcoder_operator.domain.deadlines import last_sign_of_life, stall_seconds
+from deepcoder_operator.domain.leaving import is_over
 from deepcoder_operator.domain.terminal import is_terminal
 from deepcoder_operator.domain.world import World
 
@@ -44,9 +45,7 @@ def storage_query(run: DeepCoderRun, world: World, now: datetime) -> StorageQuer
         return None if waiting or status.held or run.spec.suspend else StorageQuery(admission=True)
     question = StorageQuery(stage_index=attempt.stage_index, ordinal=attempt.ordinal)
     if attempt.state is AttemptState.LEAVING:
-        gone = world.rayjob_of(run.metadata.uid) is None and not world.pods_of(attempt.ordinal)
-        late = attempt.drain_deadline is not None and now >= attempt.drain_deadline
-        return question if gone or late else None
+        return question if is_over(attempt, run.metadata.uid, world, now) else None
     succeeded = world.rayjob is not None and world.rayjob.job_status == "SUCCEEDED"
     if attempt.state is AttemptState.DRAINING or succeeded:
         return question

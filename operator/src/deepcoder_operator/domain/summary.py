@@ -93,9 +93,8 @@ def _children(draft: Draft, world: World) -> None:
         if world.cluster is not None and world.cluster.ready:
             draft.condition("ClusterReady", True, "Provisioned", "all pods of the Ray cluster are ready")
         elif conflict is None or conflict.reason != "NameConflict":
-            waiting = world.waits_for(attempt.ordinal)
-            text = "not all pods of the Ray cluster are ready"
-            draft.condition("ClusterReady", False, "NotReady", f"{text}: {waiting}" if waiting else text)
+            text = world.with_waits("not all pods of the Ray cluster are ready", attempt.ordinal)
+            draft.condition("ClusterReady", False, "NotReady", text)
     pool = world.pool
     if pool is not None and pool.ready:
         # No count of judges: each that comes or goes would be a write of the status of each of the pool's runs.

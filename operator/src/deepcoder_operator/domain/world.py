@@ -229,15 +229,15 @@ class World:
         heads = [p for p in self.pods_of(ordinal) if p.role == "head"]
         return min(heads, key=lambda p: (p.deleting, p.name), default=None)
 
-    def waits_for(self, ordinal: int) -> str:
-        """What keeps an attempt's pods from being there, for people: each reason once, with a pod that has it."""
+    def with_waits(self, text: str, ordinal: int) -> str:
+        """A text, and after it what keeps an attempt's pods from being there: each reason once, with a pod's name."""
         refused = (
             [f"KubeRay cannot make its pods: {self.cluster.trouble}"] if self.cluster and self.cluster.trouble else []
         )
         pods = {p.waiting: p.name for p in reversed(self.pods_of(ordinal)) if p.waiting}
         told = refused + [f"pod {name}: {why}" for why, name in reversed(pods.items())]
         more = [f"and {len(told) - _MOST_WAITING} other reasons"] if len(told) > _MOST_WAITING else []
-        return "; ".join(told[:_MOST_WAITING] + more)
+        return "; ".join([text, *told[:_MOST_WAITING], *more])
 
     def beat_of(self, ordinal: int) -> Beat | None:
         """The newest report, if it is an attempt's own."""
