@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from checkpoint_saving import OTHER_DIGEST, flip, run_to, save, state, store_of, weights
+from export_world import manifest
 
 from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.gate import GateRecord
 from deepcoder_contracts.layout import MANIFEST
-from deepcoder_contracts.manifest import Manifest, ManifestKind, ParentRef
+from deepcoder_contracts.manifest import FileEntry, Manifest, ManifestKind, ParentRef
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.__main__ import main
 from deepcoder_trainer.checkpoint.errors import CheckpointFailed, ConfigMismatch
@@ -132,7 +134,7 @@ async def test_a_chain_that_was_tampered_with_is_found(
     document = json.loads(first.read_text())
     first.write_text(json.dumps(document | {"metrics": {"reward_mean": 1.0}}))
     [_, link] = walk_chain(writer.latest.ref.uri, deep=False)
-    assert link.problems[0].startswith("its child names digest")
+    assert link.problems[0].endswith("as its child says")
 
 
 async def test_a_manifest_that_cannot_come_from_its_parent_is_found_though_all_digests_fit(
@@ -145,6 +147,19 @@ async def test_a_manifest_that_cannot_come_from_its_parent_is_found_though_all_d
     [_, parent] = walk_chain(writer.latest.ref.uri, deep=False)
     [problem] = parent.problems
     assert problem.startswith(f"what comes from it has code digest {OTHER_DIGEST}, its parent of the same attempt")
+
+
+def test_a_manifest_that_names_a_file_outside_of_its_folder_is_a_broken_link_of_the_chain(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "elsewhere").write_bytes(b"x")
+    leaving = FileEntry(path="learner/../../elsewhere", size=1, sha256=hashlib.sha256(b"x").hexdigest())
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    forged = manifest(kind=ManifestKind.CHECKPOINT, files=[leaving], step=2, total_steps=2)
+    (folder / MANIFEST).write_bytes(forged.to_json())
+    assert main(["verify", f"file://{folder}"]) == 1
+    assert "learner/../../elsewhere leaves its folder" in capsys.readouterr().out
 
 
 async def test_the_command_line_prints_a_chain_and_fails_on_a_broken_one(

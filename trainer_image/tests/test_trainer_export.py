@@ -245,7 +245,7 @@ def test_a_source_whose_chain_does_not_hold_is_not_exported(
         shutil.copy(exported / "model.safetensors", exported / "zz.safetensors")
     target = tmp_path / "results" / "out"
     assert main(["export", "--source", str(exported), "--output", str(target)]) == 1
-    said = {"ancestor": "its child names digest", "own": "has sha256", "missing": "tokenizer.json is missing"}
+    said = {"ancestor": "as its child says", "own": "has sha256", "missing": "tokenizer.json is missing"}
     said["unlisted"] = "zz.safetensors is not in its manifest: remove it"
     said["cut"] = "it is an export and does not name the checkpoint that it was made from: its chain is cut"
     assert said[damage] in capsys.readouterr().err

@@ -71,11 +71,16 @@ def read_manifest(store: ObjectStore, prefix: str) -> tuple[Manifest, str]:
     Raises `ObjectMissing`, `CheckpointDamaged` for one that cannot be read, and `NewerSchema`.
     """
     data = store.get_bytes(join_key(prefix, MANIFEST))
+    return parse_manifest(data, join_key(store.uri, prefix)), sha256_digest(data)
+
+
+def parse_manifest(data: bytes, folder: str) -> Manifest:
+    """What the manifest in a folder says. Raises `CheckpointDamaged` and `NewerSchema`."""
     try:
-        return Manifest.from_json(data), sha256_digest(data)
+        return Manifest.from_json(data)
     except ValidationError as e:
-        refuse_newer(join_key(store.uri, prefix, MANIFEST), _schema_version(data), Manifest.CURRENT_VERSION)
-        raise CheckpointDamaged(f"{join_key(store.uri, prefix, MANIFEST)} is no manifest: {e}") from e
+        refuse_newer(join_key(folder, MANIFEST), _schema_version(data), Manifest.CURRENT_VERSION)
+        raise CheckpointDamaged(f"{join_key(folder, MANIFEST)} is no manifest: {e}") from e
 
 
 async def find_resume_point(
