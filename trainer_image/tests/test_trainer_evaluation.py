@@ -21,8 +21,10 @@ from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.checkpoint.reader import read_manifest
 from deepcoder_trainer.checkpoint.verify import walk_chain
 from deepcoder_trainer.errors import BadConfig
+from deepcoder_trainer.evaluation import problemsets
 from deepcoder_trainer.evaluation.answers import Answer
 from deepcoder_trainer.evaluation.journal import Journal
+from deepcoder_trainer.evaluation.problemsets import ProblemSets
 from deepcoder_trainer.evaluation.run import evaluate_weights, run_evaluate_stage
 from deepcoder_trainer.judge.backend import JudgeRefused
 from deepcoder_trainer.ports import SandboxUnavailable
@@ -236,6 +238,26 @@ async def test_evaluation_within_training_measures_the_weights_that_are_out(tmp_
     asked = context.sampler.asked  # type: ignore[attr-defined]
     assert context.config.stage.context_tokens == 8
     assert {request.max_tokens for request in asked} == {32}, "at the evaluation's length, not the one that is trained"
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_evaluations_within_training_read_their_problems_once_unless_these_are_gigabytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool
+) -> None:
+    context = make_context(tmp_path, [], train=True)
+    context.sampler.skill = 0.5  # type: ignore[attr-defined]
+    sets = ProblemSets(context)
+    if not kept:
+        monkeypatch.setattr(problemsets, "KEPT_CHARACTERS", -1)
+    first = await evaluate_weights(context, 3, sets)
+    settings = context.config.stage.evaluate
+    assert settings is not None
+    Path(settings.datasets[0].uri).unlink()
+    if kept:
+        assert await evaluate_weights(context, 4, sets) == first
+    else:
+        with pytest.raises(BadConfig, match="does not exist"):
+            await evaluate_weights(context, 4, sets)
 
 
 async def test_a_judge_that_cannot_say_which_code_grades_ends_no_training_and_begins_no_evaluation_stage(

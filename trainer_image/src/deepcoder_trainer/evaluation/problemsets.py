@@ -1,9 +1,14 @@
-"""An evaluation's problem sets, ready to be asked: read, encoded, and with what their key is taken over."""
+"""An evaluation's problem sets, ready to be asked: read, encoded, and with what their key is taken over.
+
+Fails with `BadConfig`, which names the set's field, for one that cannot be read whole: a set that silently shrinks is
+another one.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deepcoder_contracts.stage import EvaluationDataset
@@ -17,6 +22,9 @@ from deepcoder_trainer.problems.files import DatasetError
 from deepcoder_trainer.problems.prompt import EncodedProblem, encode_problems
 
 log = logging.getLogger(__name__)
+
+KEPT_CHARACTERS = 1 << 30
+"""Most characters of tests that stay in memory from one evaluation to the next."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,32 @@ class ProblemSet:
     def is_rated(self) -> bool:
         """Whether a rating is computed."""
         return bool(self.contests)
+
+
+class ProblemSets:
+    """Those of a Train stage, which its evaluations ask again and again.
+
+    They are read once and kept, since samplers stand still while they are read; but where their tests are gigabytes
+    they are read each time, since the head has other things to keep.
+    """
+
+    def __init__(self, context: EvaluationContext) -> None:
+        self._context = context
+        self._kept: list[ProblemSet] | None = None
+
+    def read(self) -> list[ProblemSet]:
+        """See `read_problem_sets`."""
+        if self._kept is not None:
+            return self._kept
+        sets = read_problem_sets(self._context)
+        if _characters(sets) <= KEPT_CHARACTERS:
+            self._kept = sets
+        return sets
+
+
+def _characters(sets: Sequence[ProblemSet]) -> int:
+    tests = (test for each in sets for problem in each.benchmark.problems for test in problem.tests)
+    return sum(len(test.input) + len(test.output) for test in tests)
 
 
 def read_problem_sets(context: EvaluationContext) -> list[ProblemSet]:

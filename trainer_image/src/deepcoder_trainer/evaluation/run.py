@@ -35,7 +35,7 @@ from deepcoder_trainer.evaluation.commit import Evaluated, commit, committed, ev
 from deepcoder_trainer.evaluation.context import EvaluationContext
 from deepcoder_trainer.evaluation.journal import Journal
 from deepcoder_trainer.evaluation.plan import FROM_FILES, EvaluationPlan, TargetInput, parts_path
-from deepcoder_trainer.evaluation.problemsets import ProblemSet, read_problem_sets
+from deepcoder_trainer.evaluation.problemsets import ProblemSet, ProblemSets, read_problem_sets
 from deepcoder_trainer.evaluation.results import metrics
 from deepcoder_trainer.evaluation.samples import sample_rows
 from deepcoder_trainer.evaluation.targets import Target, resolve_targets
@@ -92,7 +92,9 @@ async def evaluate_given(context: EvaluationContext, given: GivenAnswers) -> Eva
         return await _commit(context, plan, sets, rows, target)
 
 
-async def evaluate_weights(context: EvaluationContext, step: int) -> Mapping[str, float]:
+async def evaluate_weights(
+    context: EvaluationContext, step: int, problem_sets: ProblemSets | None = None
+) -> Mapping[str, float]:
     """Measure the weights that the samplers hold after `step` of a Train stage; returns the metrics.
 
     They have no manifest yet, so run, stage, step and attempt stand for them in the key; and no later attempt has this
@@ -102,7 +104,7 @@ async def evaluate_weights(context: EvaluationContext, step: int) -> Mapping[str
     config = context.config
     weights = f"{config.run.uid}/{config.stage.name}/{step}/{config.ordinal}/{config.provenance.config_digest}"
     target = Target(config.stage.name, weights, context.workdir)
-    sets = await asyncio.to_thread(read_problem_sets, context)
+    sets = await asyncio.to_thread((problem_sets or ProblemSets(context)).read)
     version = functools.partial(_version_or_none, context.judge_version)
     plan = await _plan(replace(context, judge_version=version), [TargetInput(target.name, weights)], sets)
     answers = SampledAnswers(context.sampler, plan)

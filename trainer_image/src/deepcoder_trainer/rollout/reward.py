@@ -86,7 +86,7 @@ class JudgeReward:
 
     def _problem(self, problem: Problem) -> JudgedProblem:
         # By identity, as a problem's hash would run over megabytes of tests; forgotten together with the problem, since
-        # each evaluation reads its problems anew.
+        # an evaluation may read its problems anew.
         known = self._judged.get(id(problem))
         if known is None:
             if (reason := self._judge.refusal(problem)) is not None:

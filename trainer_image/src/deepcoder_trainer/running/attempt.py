@@ -377,9 +377,12 @@ class Attempt:
 
 
 def _evaluator(context: EvaluationContext) -> Evaluate:
-    async def evaluate(step: int) -> Mapping[str, float]:
-        from deepcoder_trainer.evaluation.run import evaluate_weights
+    from deepcoder_trainer.evaluation.problemsets import ProblemSets
+    from deepcoder_trainer.evaluation.run import evaluate_weights
 
-        return await evaluate_weights(context, step)
+    sets = ProblemSets(context)
+
+    async def evaluate(step: int) -> Mapping[str, float]:
+        return await evaluate_weights(context, step, sets)
 
     return evaluate
