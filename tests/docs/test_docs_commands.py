@@ -19,7 +19,7 @@ from docs_fences import PAGES, ROOT, WORLDS, Fence, Unmarked, differs, fences, r
 
 from deepcoder_cli.app import COMMANDS, app
 
-_FOREIGN = {"export", "docker", "gcloud", "eksctl", "hf", "aws", "make"}
+_FOREIGN = {"export", "head", "docker", "gcloud", "eksctl", "hf", "aws", "make"}
 _HEREDOC = re.compile(r"<<'(?P<end>\w+)'[^\n]*\n(?P<text>.*?)^(?P=end)$", re.MULTILINE | re.DOTALL)
 
 
