@@ -222,7 +222,6 @@ NAMES = (
     "staleness_mean",
     "staleness_max",
     "judge_seconds_mean",
-    "judge_seconds_p95",
     "grad_norm",
     "grad_norm_max",
     "loss",

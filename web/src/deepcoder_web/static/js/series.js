@@ -11,7 +11,7 @@ export const CHARTS = [
   ["Entropy (nats)", [["entropy", "entropy"]]],
   ["Clipped share", [["clipped_low_ratio", "low"], ["clipped_high_ratio", "high"]]],
   ["Staleness (versions)", [["staleness_mean", "mean"], ["staleness_max", "max"]]],
-  ["Judging (seconds)", [["judge_seconds_mean", "mean"], ["judge_seconds_p95", "p95"]]],
+  ["Judging (seconds)", [["judge_seconds_mean", "mean"]]],
   ["Gradient norm", [["grad_norm", "mean"], ["grad_norm_max", "max"]]],
   ["Loss", [["loss", "loss"]]],
   ["KL, sampler against learner", [["mismatch_kl", "KL"]]],
