@@ -178,3 +178,47 @@ async def test_run_at_rest_is_not_written_to(cluster: Cluster) -> None:
         if run["status"]["observedGeneration"] == 2:
             break
     assert writes == ["MODIFIED"] * 4, "two labels, one spec, and the one status write that says it was seen"
+
+
+async def test_judges_that_refuse_to_start_hold_no_gpu_and_their_words_stand_in_the_run(cluster: Cluster) -> None:
+    words = "deepcoder-sandbox: the root is read-only: mount an emptyDir"
+    await cluster.create_run(stages=[TRAIN], failurePolicy={"backoff": {"initialSeconds": 0}})
+    await cluster.until_running("demo-s0-a1")
+    await wait_for("its own pool has a judge", lambda: judges_end(cluster, words))
+    run = await cluster.until_reason("Accepted", "JudgesRefuseToStart")
+    assert (await cluster.kube.list(RAYJOBS, cluster.namespace))[0] == []
+    assert run["status"]["phase"] == "Pending"
+    assert words in next(c["message"] for c in run["status"]["conditions"] if c["type"] == "Accepted")
+    assert run["status"]["stages"][0]["message"].startswith("attempt 1: SandboxUnavailable: no GPU is held")
+    assert words in run["status"]["stages"][0]["message"]
+    mended = {"spec": {"image": "sandbox:mended"}}
+    await cluster.kube.patch(POOLS, cluster.namespace, "demo-sandbox", mended)
+    await wait_for("a judge of the mended pool is ready", lambda: judges_ready(cluster, "sandbox:mended"))
+    await cluster.finish("demo-s0-a2")
+    await cluster.until_phase("Complete")
+    assert cluster.standin.seen == ["demo-s0-a1", "demo-s0-a2"]
+
+
+async def judges_end(cluster: Cluster, words: str) -> bool:
+    """The kubelet tells that each judge has refused to start three times; whether there is one."""
+    ended = {"exitCode": 64, "reason": "Error", "message": words}
+    waits = {"waiting": {"reason": "CrashLoopBackOff"}}
+    judge = {"name": "judge", "image": "", "imageID": "", "ready": False, "restartCount": 2}
+    container = judge | {"state": waits, "lastState": {"terminated": ended}}
+    pods, _ = await cluster.kube.list(PODS, cluster.namespace, "deepcoder.dev/pool=demo-sandbox")
+    for pod in pods:
+        status = {"phase": "Running", "containerStatuses": [container]}
+        await cluster.kube.patch(PODS, cluster.namespace, pod["metadata"]["name"], {"status": status}, "status")
+    return bool(pods)
+
+
+async def judges_ready(cluster: Cluster, image: str) -> bool:
+    """The kubelet tells that each judge of an image is ready; whether there is one."""
+    pods, _ = await cluster.kube.list(PODS, cluster.namespace, "deepcoder.dev/pool=demo-sandbox")
+    pods = [
+        p for p in pods if p["spec"]["containers"][0]["image"] == image and not p["metadata"].get("deletionTimestamp")
+    ]
+    for pod in pods:
+        status = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+        await cluster.kube.patch(PODS, cluster.namespace, pod["metadata"]["name"], {"status": status}, "status")
+    return bool(pods)

@@ -6,9 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from deepcoder_contracts.api.sandboxpool import SandboxPoolStatus
+from deepcoder_contracts.judge import EXIT_REFUSED
 from deepcoder_operator.domain.pool_names import LABEL_INDEX, LABEL_TEMPLATE_HASH
 from deepcoder_operator.domain.pool_plan import JudgeLoad, JudgePod
-from deepcoder_operator.domain.pool_status import PoolFacts, Refusal, pool_status, worth_writing
+from deepcoder_operator.domain.pool_status import JUDGES_REFUSE, PoolFacts, Refusal, pool_status, worth_writing
 from deepcoder_operator.sandbox.observe import judge_pods
 
 FACTS = PoolFacts("judges", generation=3, desired=2, wanted_without_bound=2, template_hash="h")
@@ -59,6 +60,23 @@ def test_judge_that_does_not_start_is_told_with_its_own_words_also_beside_one_th
     assert beside["Ready"] == ("JudgesReady", "1 of 2 judges are ready")
     words = "1 of 2 pods: CrashLoopBackOff: exit code 64: raise the limit"
     assert beside["Scaling"] == ("ScalingUp", f"2 judges are wanted, 1 are ready; {words}")
+
+
+def test_pool_is_said_to_refuse_only_when_each_of_its_judges_does() -> None:
+    refuses = pod(0, ready=False, load=None, trouble="CrashLoopBackOff", told="exit code 64: no Landlock", refuses=True)
+    crashes = replace(refuses, name="p1", uid="u1", index=1, refuses=False)
+    starts = replace(crashes, trouble=None, told="")
+
+    def of(*pods: JudgePod) -> tuple[str, str]:
+        status = pool_status(SandboxPoolStatus(), FACTS, pods, 0.0)
+        return next((c.reason, c.message) for c in status.conditions if c.type == "Ready")
+
+    words = "1 of 1 pods: CrashLoopBackOff: exit code 64: no Landlock"
+    assert of(refuses) == (JUDGES_REFUSE, f"no judge can start; {words}")
+    assert of(refuses, replace(refuses, deleting=True, refuses=False))[0] == JUDGES_REFUSE
+    assert of(refuses, crashes)[0] == "CrashLoopBackOff"
+    assert of(refuses, starts)[0] == "CrashLoopBackOff"
+    assert of(refuses, pod(1))[0] == "JudgesReady"
 
 
 def test_why_the_api_server_refuses_judges_is_what_their_pool_says_of_itself() -> None:
@@ -170,6 +188,23 @@ def test_last_words_of_a_judge_that_crashes_are_read_also_while_it_is_started_ag
     assert read(other) == ("CrashLoopBackOff", "exit code 64"), "words of another container are its own"
     long = {"exitCode": 1, "message": "x" * 10_000}
     assert len(read(container(state={"terminated": long}))[1]) < 1000
+
+
+def test_judge_refuses_to_start_when_it_has_said_so_three_times() -> None:
+    def refuses(code: int, *, restarts: int, name: str = "judge", **states: Any) -> bool:
+        ended = {"terminated": {"exitCode": code, "message": "no Landlock"}}
+        seen = {"state": {kind: ended.get(kind, {}) for kind in states}, "lastState": ended, "restartCount": restarts}
+        metadata = {"name": "p", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z"}
+        status = {"containerStatuses": [{"name": name, "ready": False, **seen}]}
+        return judge_pods([{"metadata": metadata, "status": status}], "")[0].refuses
+
+    assert not refuses(EXIT_REFUSED, restarts=1, waiting=True)
+    assert refuses(EXIT_REFUSED, restarts=2, waiting=True)
+    assert refuses(EXIT_REFUSED, restarts=2, terminated=True)
+    assert not refuses(EXIT_REFUSED, restarts=2, running=True), "the third start is not over yet"
+    assert refuses(EXIT_REFUSED, restarts=3, running=True)
+    assert not refuses(1, restarts=9, waiting=True), "a crash may pass"
+    assert not refuses(EXIT_REFUSED, restarts=9, waiting=True, name="sidecar")
 
 
 def test_what_kubernetes_says_of_a_pod_that_does_not_start_is_read() -> None:

@@ -18,6 +18,10 @@ RUN_HEADER = "X-Deepcoder-Run"
 VERSION_HEADER = "X-Deepcoder-Judge"
 """Header of the answer to `GET /v1/capacity`: which code grades, so that results tell it from another."""
 
+EXIT_REFUSED = 64
+"""Exit status of a judge that refuses to start: it cannot confine, listen or hold what it is asked to, and says why in
+its last line. It says so at each start, until somebody mends it."""
+
 MAX_CODE_BYTES = 1 << 20
 """Largest accepted program."""
 

@@ -15,7 +15,7 @@ import sys
 import uuid
 from pathlib import Path
 
-from deepcoder_contracts.judge import Scoring, Tier
+from deepcoder_contracts.judge import EXIT_REFUSED, Scoring, Tier
 from deepcoder_sandbox import attack, batch, limits, pod_memory, tiers
 from deepcoder_sandbox.pool import Pool
 from deepcoder_sandbox.server.app import Judge
@@ -28,7 +28,7 @@ from deepcoder_sandbox.slot import RECYCLE_AFTER_RUNS
 from deepcoder_sandbox.tests_store import TestStore
 from deepcoder_sandbox.zygote_process import ZygoteConfig
 
-EXIT_USAGE, EXIT_IO, EXIT_READER_LEFT = 64, 74, 141
+EXIT_USAGE, EXIT_IO, EXIT_READER_LEFT = EXIT_REFUSED, 74, 141
 
 
 class _Parser(argparse.ArgumentParser):
@@ -150,7 +150,10 @@ def _positive(text: str) -> int:
 
 
 def _zygote_config(options: argparse.Namespace) -> ZygoteConfig:
-    return ZygoteConfig(packages=tuple(options.packages), preload=tuple(options.preload))
+    try:
+        return ZygoteConfig(packages=tuple(options.packages), preload=tuple(options.preload))
+    except ValueError as error:
+        raise _BadUsage(f"--{error}") from None
 
 
 def _listen(options: argparse.Namespace) -> Listen:

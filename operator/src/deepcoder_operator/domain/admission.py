@@ -16,6 +16,7 @@ from deepcoder_contracts.supported import stage_refusals
 from deepcoder_operator.domain.bounds import LONGEST_RECHECK_SECONDS, RECHECK_SECONDS
 from deepcoder_operator.domain.conditions import find_condition
 from deepcoder_operator.domain.draft import Draft
+from deepcoder_operator.domain.outage import wait_for_judges
 from deepcoder_operator.domain.policy import Policy
 from deepcoder_operator.domain.resolve import resolve, storage_uri
 from deepcoder_operator.domain.templates import template_problem
@@ -25,7 +26,11 @@ from deepcoder_operator.domain.world import Problem, World
 def admit(draft: Draft, world: World, policy: Policy) -> bool:
     """Check everything and write the verdict; False if the run has to wait."""
     problem = (
-        check_spec(draft.run, policy) or world.refusal or _storage_problem(world) or _pool_problem(draft.run, world)
+        check_spec(draft.run, policy)
+        or world.refusal
+        or _storage_problem(world)
+        or _pool_problem(draft.run, world)
+        or wait_for_judges(draft, world)
     )
     if problem is None:
         _accept(draft, world, policy)

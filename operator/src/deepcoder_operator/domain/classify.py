@@ -25,7 +25,12 @@ TAINTED_SECONDS = 60.0
 """The same where only a taint says that the node is lost: it is put on nodes that live, too, and a trainer that saves
 may be silent for a while."""
 _OWN_VERDICTS = frozenset(
-    {FailureReason.STALLED, FailureReason.DEADLINE_EXCEEDED, FailureReason.PRE_RUNNING_DEADLINE_EXCEEDED}
+    {
+        FailureReason.STALLED,
+        FailureReason.DEADLINE_EXCEEDED,
+        FailureReason.PRE_RUNNING_DEADLINE_EXCEEDED,
+        FailureReason.SANDBOX_UNAVAILABLE,
+    }
 )
 """Reasons for which the operator itself gives an attempt up. How the trainer leaves is then its answer to that."""
 _EXIT_REASONS = {

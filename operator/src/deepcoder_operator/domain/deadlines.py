@@ -1,4 +1,7 @@
-"""What bounds a live attempt that nothing else ends: its stage's deadline, its time to start, its time for a step."""
+"""What bounds a live attempt that nothing else ends: its stage's deadline, its time to start, its time for a step.
+
+Before any of them, judges that refuse to start: what is waited for then does not come (`outage`).
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from deepcoder_contracts.stage import StageType
 from deepcoder_operator.domain.classify import Failure
 from deepcoder_operator.domain.draft import Draft
 from deepcoder_operator.domain.leaving import leave
+from deepcoder_operator.domain.outage import end_without_judges, stall
 from deepcoder_operator.domain.world import World
 
 DEAF_FACTOR = 3
@@ -25,6 +29,9 @@ def check_deadlines(draft: Draft, world: World) -> None:
     attempt = draft.attempt
     stage = draft.stage(attempt.stage_index)
     entry = draft.status.stages[attempt.stage_index]
+    end_without_judges(draft, world)
+    if draft.attempt.state is AttemptState.LEAVING:
+        return
     if attempt.running_time and stage.active_deadline_seconds:
         bound = stage.active_deadline_seconds
         if draft.due(attempt.running_time, bound - entry.active_seconds):
@@ -44,7 +51,7 @@ def check_deadlines(draft: Draft, world: World) -> None:
             what = "step" if stage.type is StageType.TRAIN else "sign of life"
             text = f"no {what} for {stage.stall_seconds} s (stallSeconds), the last at {since:%Y-%m-%d %H:%M:%S} UTC"
             text = world.with_waits(text, attempt.ordinal)
-            leave(draft, Outcome.FAILED, Failure(FailureReason.STALLED, text))
+            leave(draft, Outcome.FAILED, stall(draft, world, text, stage.stall_seconds))
 
 
 def stall_seconds(stage: Stage, world: World, now: datetime) -> float:

@@ -67,6 +67,9 @@ class JudgePod:
     told: str = ""
     """What the judge itself said last, or Kubernetes says of it, and the mend where that is known."""
 
+    refuses: bool = False
+    """Whether it has refused to start again and again, with the exit status that says so: no restart mends that."""
+
     load: JudgeLoad | None = None
     """Its load; None if it could not be asked."""
 

@@ -20,6 +20,9 @@ from deepcoder_operator.domain.pool_plan import JudgePod
 LOAD_WRITE_SECONDS = 15.0
 """Shortest time between two status writes that differ in load alone."""
 
+JUDGES_REFUSE = "JudgesRefuseToStart"
+"""Reason of a pool that is not ready and will not be by itself: each of its judges refuses to start."""
+
 _LOAD_FIELDS = {"busy_slots", "queue_depth", "longest_wait_seconds"}
 
 
@@ -113,7 +116,10 @@ def _ready(facts: PoolFacts, live: Sequence[JudgePod], ready: Sequence[JudgePod]
     if facts.refusal is not None:
         # Of pods that are refused no pod tells, and of a pool's conditions a run quotes this one alone.
         return "Ready", False, facts.refusal.reason, f"no judge is ready; {facts.refusal.message}"
-    if trouble := _trouble(live):
+    trouble = _trouble(live)
+    if trouble and all(p.refuses for p in live):
+        return "Ready", False, JUDGES_REFUSE, f"no judge can start; {trouble.text}"
+    if trouble:
         return "Ready", False, trouble.reason, f"no judge is ready; {trouble.text}"
     return "Ready", False, "NoJudgeReady", "no judge is ready yet"
 

@@ -17,6 +17,7 @@ from deepcoder_operator.domain.bounds import RECHECK_SECONDS
 from deepcoder_operator.domain.classify import Failure, backoff_seconds, decide, refine
 from deepcoder_operator.domain.draft import Draft
 from deepcoder_operator.domain.lineage import note_checkpoint
+from deepcoder_operator.domain.outage import in_their_words
 from deepcoder_operator.domain.promotion import promote
 from deepcoder_operator.domain.provenance import note_manifest
 from deepcoder_operator.domain.terminal import fail_run
@@ -58,7 +59,7 @@ def settle(draft: Draft, world: World) -> None:
             failure = refine(attempt, record)
     else:
         failure = refine(attempt, record)
-    _failed(draft, attempt, failure)
+    _failed(draft, attempt, in_their_words(draft, world, failure))
 
 
 def _finished(draft: Draft, attempt: AttemptStatus, stored: StoredStage, record: ExitRecord | None) -> bool:

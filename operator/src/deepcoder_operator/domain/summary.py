@@ -100,7 +100,7 @@ def _children(draft: Draft, world: World) -> None:
         # No count of judges: each that comes or goes would be a write of the status of each of the pool's runs.
         draft.condition("SandboxReady", True, "PoolReady", f"SandboxPool {pool.name} judges")
     elif pool is not None:
-        draft.condition("SandboxReady", False, "PoolNotReady", f"SandboxPool {pool.name}: {pool.message}")
+        draft.condition("SandboxReady", False, "PoolNotReady", pool.trouble())
     elif draft.run.spec.sandbox.together is not None:
         text = "Together Code Interpreter judges: whether it can is seen by the trainer alone, in its judge_errors"
         draft.condition("SandboxReady", ConditionStatus.UNKNOWN, "Hosted", text)
@@ -140,8 +140,12 @@ def _stalled(draft: Draft) -> None:
     backoff = draft.status.backoff
     waiting = attempt is None and backoff is not None and backoff.reason == "Stalled"
     if stalled or waiting:
-        draft.condition(
-            "Stalled", True, "NoProgress", attempt.evidence or "" if attempt else "the last attempt stalled"
-        )
+        draft.condition("Stalled", True, "NoProgress", attempt.evidence or "" if attempt else _last_failure(draft))
     else:
         draft.condition("Stalled", False, "Progressing" if attempt else "NoAttempt")
+
+
+def _last_failure(draft: Draft) -> str:
+    """How the last attempt of the current stage failed, as its stage says it."""
+    status = draft.status
+    return (status.stages[status.stage_index].message if status.stages else None) or "the last attempt stalled"

@@ -21,6 +21,7 @@ from deepcoder_contracts.sizing import pod_gpus
 from deepcoder_contracts.stage import StageType
 from deepcoder_operator.domain.names import LABEL_ORDINAL, LABEL_ROLE
 from deepcoder_operator.domain.owners import controller_uid
+from deepcoder_operator.domain.pool_status import JUDGES_REFUSE
 
 Object = Mapping[str, Any]
 
@@ -129,6 +130,14 @@ class PoolView:
     owner_uid: str | None = None
     """The run whose own it is, if it is one's."""
     deleting: bool = False
+    refuses: bool = False
+    """Whether each of its judges refuses to start, as its spec is now."""
+    unready_since: datetime | None = None
+    """Since when no judge has been ready; None: one is."""
+
+    def trouble(self) -> str:
+        """Why it does not judge, for people."""
+        return f"SandboxPool {self.name}: {self.message}"
 
 
 @dataclass(frozen=True)
@@ -319,15 +328,19 @@ def pod_view(obj: Object) -> PodView:
 def pool_view(obj: Object) -> PoolView:
     """A SandboxPool."""
     meta, status = obj["metadata"], obj.get("status") or {}
-    ready: Object = next((c for c in status.get("conditions") or () if c["type"] == "Ready"), {})
+    found: Object = next((c for c in status.get("conditions") or () if c["type"] == "Ready"), {})
+    ready = found.get("status") == "True"
+    current = found.get("observedGeneration") == meta.get("generation")
     return PoolView(
         name=meta["name"],
-        ready=ready.get("status") == "True",
-        message=ready.get("message") or "",
+        ready=ready,
+        message=found.get("message") or "",
         replicas=status.get("replicas") or 0,
         uid=meta["uid"],
         owner_uid=controller_uid(obj),
         deleting=bool(meta.get("deletionTimestamp")),
+        refuses=not ready and current and found.get("reason") == JUDGES_REFUSE,
+        unready_since=None if ready else parse_time(found.get("lastTransitionTime")),
     )
 
 

@@ -6,11 +6,15 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from deepcoder_contracts.judge import EXIT_REFUSED
 from deepcoder_contracts.redaction import Redactor
 from deepcoder_operator.builders.pool import CONTAINER
 from deepcoder_operator.domain.owners import owned_by
 from deepcoder_operator.domain.pool_names import LABEL_INDEX, LABEL_TEMPLATE_HASH
 from deepcoder_operator.domain.pool_plan import JudgePod
+
+REFUSALS = 3
+"""Starts that a judge has refused, the third some ten seconds after the first, before it is believed."""
 
 _MOST_TOLD = 600
 _SHAPES = Redactor(())
@@ -48,12 +52,14 @@ def _judge_pod(obj: Mapping[str, Any], *, foreign: bool) -> JudgePod:
         address=status.get("podIP"),
         trouble=trouble.reason,
         told=trouble.told,
+        refuses=trouble.refuses,
     )
 
 
 class _Trouble(NamedTuple):
     reason: str | None = None
     told: str = ""
+    refuses: bool = False
 
 
 def _trouble(status: Mapping[str, Any], conditions: Mapping[str, Mapping[str, Any]]) -> _Trouble:
@@ -68,7 +74,9 @@ def _trouble(status: Mapping[str, Any], conditions: Mapping[str, Mapping[str, An
         reason = waiting.get("reason")
         if not container.get("ready") and (ended := _failed(container)) is not None:
             own = container.get("name") == CONTAINER
-            return _Trouble("CrashLoopBackOff", _last_words(ended if own else {**ended, "message": ""}))
+            refuses = own and ended["exitCode"] == EXIT_REFUSED and _ends(container) >= REFUSALS
+            words = _last_words(ended if own else {**ended, "message": ""})
+            return _Trouble("CrashLoopBackOff", words, refuses)
         if reason and reason not in ("ContainerCreating", "PodInitializing"):
             told = _brief(waiting.get("message"))
             return _Trouble(str(reason), f"{told}{_IMAGE_MEND if 'Image' in reason else ''}")
@@ -82,6 +90,12 @@ def _failed(container: Mapping[str, Any]) -> Mapping[str, Any] | None:
         if ended and ended.get("exitCode"):
             return dict(ended)
     return None
+
+
+def _ends(container: Mapping[str, Any]) -> int:
+    """How often a container has ended: each start but the first is a restart, and of one that runs the last goes on."""
+    runs = "running" in (container.get("state") or {})
+    return int(container.get("restartCount") or 0) + (not runs)
 
 
 def _last_words(ended: Mapping[str, Any]) -> str:

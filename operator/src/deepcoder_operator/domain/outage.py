@@ -1,0 +1,88 @@
+"""Judges that cannot be there: what an attempt's GPUs wait for then, and for how long.
+
+Without judges no batch is ever whole, so GPUs that wait for them are paid for nothing. A judge that refuses to start
+(its image, its memory, its node's kernel) does so at each restart: the attempt ends at once, with the judges' own words
+as evidence, and no other asks for a GPU while they refuse. Judges that are missing for another reason (no room, an
+image that cannot be pulled, a node that is lost) may come by themselves: an attempt waits for them as long as its
+trainer and its stage's stallSeconds do, and the one after it asks for no GPU before one of them is ready, or its time
+to start has passed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+from deepcoder_contracts.api.attempt_status import Outcome
+from deepcoder_contracts.api.failure import FailureReason
+from deepcoder_contracts.progress import TrainerPhase
+from deepcoder_operator.domain.classify import Failure
+from deepcoder_operator.domain.draft import Draft, EnsurePool
+from deepcoder_operator.domain.leaving import leave
+from deepcoder_operator.domain.pool_status import JUDGES_REFUSE
+from deepcoder_operator.domain.world import PoolView, Problem, World
+
+
+def end_without_judges(draft: Draft, world: World) -> None:
+    """Give the attempt up if each of its judges refuses to start, unless its trainer says that it needs none."""
+    pool = judging_pool(draft, world)
+    if pool is not None and pool.refuses and not _needs_none(draft, world):
+        text = f"no GPU is held for judges that refuse to start. {pool.trouble()}"
+        leave(draft, Outcome.FAILED, Failure(FailureReason.SANDBOX_UNAVAILABLE, text))
+
+
+def stall(draft: Draft, world: World, text: str, bound: float) -> Failure:
+    """What an attempt that does not get on is given up for: want of judges, if that has lasted for half of `bound`."""
+    pool = judging_pool(draft, world)
+    if pool is None or pool.ready:
+        return Failure(FailureReason.STALLED, text)
+    since = pool.unready_since
+    long = since is not None and draft.now - since >= timedelta(seconds=bound / 2)
+    return Failure(FailureReason.SANDBOX_UNAVAILABLE if long else FailureReason.STALLED, f"{text}. {pool.trouble()}")
+
+
+def in_their_words(draft: Draft, world: World, failure: Failure) -> Failure:
+    """A trainer that leaves for want of judges knows of no pool: what that says of itself is evidence, too."""
+    pool = judging_pool(draft, world)
+    if failure.reason is not FailureReason.SANDBOX_UNAVAILABLE or pool is None or pool.ready:
+        return failure
+    told = pool.trouble()
+    return failure if told in failure.evidence else replace(failure, evidence=f"{failure.evidence}. {told}")
+
+
+def wait_for_judges(draft: Draft, world: World) -> Problem | None:
+    """Why no GPU is asked for yet; the run's own pool is made meanwhile where the last attempt had no judges."""
+    if draft.run.spec.sandbox.together is not None:
+        return None
+    pool = judging_pool(draft, world)
+    if pool is not None and pool.refuses:
+        mend = f"kubectl -n {draft.run.metadata.namespace} edit sandboxpool {pool.name}"
+        text = f"no GPU is asked for while judges refuse to start: mend what they say, or the pool ({mend})"
+        return Problem(JUDGES_REFUSE, f"{text}. {pool.trouble()}")
+    backoff = draft.status.backoff
+    if backoff is None or backoff.reason is not FailureReason.SANDBOX_UNAVAILABLE or (pool is not None and pool.ready):
+        return None
+    if draft.due(backoff.until, draft.stage(draft.status.stage_index).pre_running_deadline_seconds):
+        return None
+    if world.pool is None:
+        draft.do(EnsurePool())
+    why = pool.trouble() if pool is not None else "There is no pool that could"
+    text = "the last attempt had no judges: the next one asks for GPUs once one is ready"
+    return Problem("JudgesNotReady", f"{text}. {why}")
+
+
+def judging_pool(draft: Draft, world: World) -> PoolView | None:
+    """The pool that judges for the run, not one that goes or is somebody else's under its name."""
+    pool, own = world.pool, draft.run.spec.sandbox.template is not None
+    if pool is None or pool.deleting or (own and pool.owner_uid != draft.run.metadata.uid):
+        return None
+    return pool
+
+
+def _needs_none(draft: Draft, world: World) -> bool:
+    """Whether the trainer trains and has announced no program: on mathematics, with a reward that asks no judge."""
+    beat = world.beat_of(draft.attempt.ordinal)
+    report = beat.report if beat else None
+    if report is None or report.phase is not TrainerPhase.TRAINING or report.expected_submissions is None:
+        return False
+    return report.expected_submissions.count == 0
