@@ -11,7 +11,7 @@ from run_manifests import TRAIN
 from deepcoder_contracts.api.failure import FailureReason
 from deepcoder_contracts.api.run_spec import Artifacts, Cleanup
 from deepcoder_contracts.api.run_status import Phase
-from deepcoder_operator.domain.draft import RemoveFinalizer
+from deepcoder_operator.domain.draft import EndPods, RemoveFinalizer
 from deepcoder_operator.domain.plan import plan
 from deepcoder_operator.domain.policy import Policy
 from deepcoder_operator.domain.world import Problem
@@ -33,6 +33,38 @@ def test_old_cluster_is_gone_before_the_next_is_asked_for() -> None:
     cluster.kubelet = True
     cluster.settle()
     assert cluster.name == "demo-s1-a2"
+
+
+def test_pods_that_are_left_behind_end_although_the_operator_was_killed_before_it_had_ended_them() -> None:
+    """They would hold their GPUs, unseen, beside the next attempt's for as long as KubeRay is away."""
+    cluster = running()
+    cluster.kuberay = False
+    cluster.leave(1)
+    cluster.settle()
+    cluster.advance(1000)
+    cluster.step(actions=0)
+    assert cluster.run.status.attempt is None
+    assert not cluster.pods["demo-s0-a1-head"].deleting
+    cluster.advance(20)
+    while len(cluster.made) == 1:
+        cluster.step()
+    assert cluster.ended == ["demo-s0-a1-head"]
+    assert cluster.pods["demo-s0-a1-head"].deleting
+
+
+def test_run_goes_on_beside_pods_that_may_not_be_ended() -> None:
+    cluster = running()
+    cluster.kuberay = False
+    cluster.leave(1)
+    cluster.settle()
+    cluster.advance(1000)
+    cluster.step(actions=0)
+    cluster.advance(20)
+    forbidden = Problem("Forbidden", "pods may not be deleted", action="EndPods")
+    decided = plan(cluster.run, replace(cluster.world(), obstacle=forbidden), cluster.now, Policy())
+    assert decided.status.attempt is not None
+    assert decided.status.attempt.ordinal == 2
+    assert EndPods not in {type(a) for a in decided.actions}
 
 
 def test_trainer_that_has_written_its_exit_has_the_time_it_takes_to_close_its_metrics_and_samples() -> None:

@@ -6,6 +6,7 @@ told in an event and left to garbage collection, so that a run can go on, or be 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from deepcoder_contracts.api.attempt_status import AttemptState, AttemptStatus, Outcome
@@ -13,7 +14,7 @@ from deepcoder_contracts.api.failure import FailureReason
 from deepcoder_operator.domain.bounds import END_SECONDS, LEAVE_SECONDS, POLL_SECONDS, POST_MORTEM_SECONDS
 from deepcoder_operator.domain.classify import Failure
 from deepcoder_operator.domain.draft import DeleteRayJob, Draft, EndPods, SavePostMortem
-from deepcoder_operator.domain.world import World
+from deepcoder_operator.domain.world import PodView, World
 
 
 def leave(draft: Draft, outcome: Outcome, failure: Failure | None = None) -> None:
@@ -63,9 +64,8 @@ def see_off(draft: Draft, world: World) -> None:
         if attempt.ended_time is not None and not draft.due(attempt.ended_time, POST_MORTEM_SECONDS):
             _save_post_mortem(draft)
         draft.do(DeleteRayJob(job.name, job.uid))
-    slow = tuple((p.name, p.uid) for p in pods if not p.deleting or (p.grace or 0) > END_SECONDS)
-    if slow and (job is None or late):
-        draft.do(EndPods(slow))
+    if job is None or late:
+        end_pods(draft, pods)
     left = ", ".join(([f"RayJob {job.name}"] if job is not None else []) + [f"pod {p.name}" for p in pods[:5]])
     if not late:
         draft.progressing(True, "Leaving", f"{_ended(attempt)}; what is left of it: {left}")
@@ -74,6 +74,13 @@ def see_off(draft: Draft, world: World) -> None:
         draft.update_attempt(left_behind_time=draft.now)
         text = f"the run goes on without what does not end (see to KubeRay and the nodes): {left}"
         draft.event("LeftBehind", text, warning=True)
+
+
+def end_pods(draft: Draft, pods: Iterable[PodView]) -> None:
+    """Have pods of an attempt that is over end in the time that is left to them, those that do not already."""
+    slow = tuple((p.name, p.uid) for p in pods if not p.deleting or (p.grace or 0) > END_SECONDS)
+    if slow:
+        draft.do(EndPods(slow))
 
 
 def _ended(attempt: AttemptStatus) -> str:

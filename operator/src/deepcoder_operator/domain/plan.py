@@ -22,9 +22,9 @@ from deepcoder_operator.domain.admission import admit, is_past_the_end, lay_out_
 from deepcoder_operator.domain.attempt import follow, intend
 from deepcoder_operator.domain.conditions import find_condition, set_condition
 from deepcoder_operator.domain.deletion import hold_or_release, let_go
-from deepcoder_operator.domain.draft import AddFinalizer, DeleteRayJob, Draft, EnsurePool, Plan
+from deepcoder_operator.domain.draft import AddFinalizer, DeleteRayJob, Draft, EndPods, EnsurePool, Plan
 from deepcoder_operator.domain.heartbeat import note_progress
-from deepcoder_operator.domain.leaving import is_over, see_off
+from deepcoder_operator.domain.leaving import end_pods, is_over, see_off
 from deepcoder_operator.domain.lineage import note_checkpoint
 from deepcoder_operator.domain.names import MAX_ORDINAL
 from deepcoder_operator.domain.own_pool import release_pool
@@ -136,11 +136,19 @@ def _has_left(draft: Draft) -> bool:
 
 
 def _delete_strays(draft: Draft, world: World) -> None:
-    """RayJobs of ours that are not the live attempt go. One of a higher ordinal means that our view is old."""
+    """What is ours and not the live attempt's goes: a RayJob, and pods that a RayJob that does not end has left.
+
+    Those are ended when their time is up; but a process may be killed between writing that it goes on without them and
+    ending them. One of a higher ordinal means that our view is old.
+    """
     for job in world.strays:
         if job.ordinal <= draft.status.ordinal and not job.deleting:
             draft.do(DeleteRayJob(job.name, job.uid))
             draft.event("StrayDeleted", f"RayJob {job.name} belongs to no live attempt", warning=True)
+    live, refused = draft.status.attempt, world.obstacle is not None and world.obstacle.action == EndPods.__name__
+    if not refused:  # for ever, perhaps: the run does what else there is to do, and tries again
+        over = (p for p in world.pods if 0 < p.ordinal <= draft.status.ordinal)
+        end_pods(draft, (p for p in over if live is None or p.ordinal != live.ordinal))
 
 
 def _say_obstacle(draft: Draft, world: World) -> None:
