@@ -71,6 +71,26 @@ def test_what_should_be_planned_for_wakes_the_run_at_once(board: Board, news: di
     assert board.woken == [0.0, 2.0]
 
 
+@pytest.mark.parametrize(("sent", "known"), [("00:00:57Z", 12), ("00:01:00Z", 7), ("00:01:04Z", 7)])
+def test_report_that_another_has_overtaken_turns_nothing_back(board: Board, sent: str, known: int) -> None:
+    """It was held up, say while its token was reviewed; a step that falls would pass for work that goes on."""
+    board.hear(0, sent_at="2026-01-01T00:01:00Z", step=12)
+    board.hear(9, sent_at=f"2026-01-01T{sent}", step=7)
+    heartbeat = board.heartbeat(RUN, 1)
+    assert heartbeat is not None
+    assert heartbeat.report.step == known
+    assert heartbeat.alive_at == (0 if known == 12 else 9)
+
+
+def test_report_of_a_sender_whose_clock_was_set_back_or_of_another_pod_is_the_newest(board: Board) -> None:
+    board.hear(0, sent_at="2026-01-01T01:00:00Z", step=1)
+    board.hear(5, sent_at="2026-01-01T00:00:05Z", step=2)
+    board.hear(6, sent_at="2026-01-01T00:00:01Z", step=0, pod="another")
+    heartbeat = board.heartbeat(RUN, 1)
+    assert heartbeat is not None
+    assert (heartbeat.report.step, heartbeat.pod_uid) == (0, "another")
+
+
 def test_first_report_of_the_next_attempt_wakes_the_run(board: Board) -> None:
     board.hear(0)
     board.plan(ordinal=2)

@@ -96,7 +96,7 @@ class ProgressReport(Record):
     """Model of the GPUs that the attempt runs on, once it is known."""
 
     sent_at: datetime
-    """Sender's clock (UTC)."""
+    """Sender's clock (UTC), by which a report that another has overtaken is told."""
 
 
 class Desired(StrEnum):

@@ -18,6 +18,11 @@ FIGURES_SECONDS = 15.0
 that are no news need wake their run no sooner."""
 
 
+OVERTAKEN_SECONDS = 60.0
+"""A report that was sent before the one that is known, by less than this, was held up on its way (its token was being
+reviewed, its sender had given it up); by more, its sender's clock was set back, and it is the newest."""
+
+
 class RunKey(NamedTuple):
     """A DeepCoderRun by name."""
 
@@ -60,6 +65,13 @@ def is_news(before: Heartbeat | None, heartbeat: Heartbeat) -> bool:
         return True
     old, new = before.report, heartbeat.report
     return (old.phase, old.stage, old.latest_checkpoint) != (new.phase, new.stage, new.latest_checkpoint)
+
+
+def is_overtaken(before: Heartbeat | None, heartbeat: Heartbeat) -> bool:
+    """Whether a report says what was, and the one that is known, of the same pod, what came after it."""
+    if before is None or before.pod_uid != heartbeat.pod_uid:
+        return False
+    return 0 < (before.report.sent_at - heartbeat.report.sent_at).total_seconds() < OVERTAKEN_SECONDS
 
 
 @dataclass
@@ -142,6 +154,8 @@ class ProgressBoard:
             self.other_heard = self.last_heard
         self.last_heard = (key, heartbeat.received_at)
         before = entry.heartbeat
+        if is_overtaken(before, heartbeat):
+            return entry.reply
         if before and before.pod_uid == heartbeat.pod_uid and not shows_life(before.report, heartbeat.report):
             entry.heartbeat = replace(heartbeat, alive_at=before.alive_at)
         else:
