@@ -16,14 +16,15 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 URI = "https://example.org/releases/kubectl-deepcoder.tar.gz"
+HOMEPAGE = "https://example.org/deepcoder"
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("krew")
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    build = [sys.executable, str(ROOT / "packaging/krew/build.py"), "--uri", URI, "--output", str(output)]
-    subprocess.run(build, check=True, timeout=300, env=environment)
+    build = [sys.executable, str(ROOT / "packaging/krew/build.py"), "--uri", URI, "--homepage", HOMEPAGE]
+    subprocess.run([*build, "--output", str(output)], check=True, timeout=300, env=environment)
     return output
 
 
@@ -47,6 +48,7 @@ def test_the_manifest_is_as_krew_wants_it(made: Path) -> None:
     assert not plugin["spec"]["shortDescription"].endswith(".")
     (platform,) = plugin["spec"]["platforms"]
     assert platform["uri"] == URI
+    assert plugin["spec"]["homepage"] == HOMEPAGE
     assert platform["sha256"] == hashlib.sha256(archive(made).read_bytes()).hexdigest()
     assert not re.search(r"\{\w+\}", (made / "deepcoder.yaml").read_text()), "something is not filled in"
 

@@ -1,4 +1,4 @@
-"""Makes krew's archive and manifest: `packaging/krew/build.py --uri URL --output DIR`.
+"""Makes krew's archive and manifest: `packaging/krew/build.py --uri URL --homepage URL --output DIR`.
 
 The archive holds wheels of this repository's packages and the launcher; the manifest is the template with version, URI
 and checksum filled in. `uv` builds the wheels, from what is checked out and without a network. An archive of the same
@@ -22,7 +22,6 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 PACKAGES = ("contracts", "client", "cli")
-HOMEPAGE = "https://deepcoder.dev"
 BUILD_SECONDS = 300
 LAUNCHER = "kubectl-deepcoder"
 
@@ -69,12 +68,12 @@ def archive(wheels: list[Path]) -> bytes:
     return gzip.compress(packed.getvalue(), mtime=0)
 
 
-def manifest(uri: str, data: bytes) -> str:
+def manifest(uri: str, homepage: str, data: bytes) -> str:
     """The template, filled."""
     text = (HERE / "deepcoder.template.yaml").read_text()
     filled = {
         "{version}": version(),
-        "{homepage}": HOMEPAGE,
+        "{homepage}": homepage,
         "{uri}": uri,
         "{sha256}": hashlib.sha256(data).hexdigest(),
     }
@@ -87,13 +86,14 @@ def main() -> int:
     """Write both."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--uri", required=True, help="where the archive will be fetched from")
+    parser.add_argument("--homepage", required=True, help="where people read about it: your copy of the repository")
     parser.add_argument("--output", type=Path, required=True, help="folder for both files")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         data = archive(build_wheels(Path(folder)))
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / f"kubectl-deepcoder-{version()}.tar.gz").write_bytes(data)
-    (options.output / "deepcoder.yaml").write_text(manifest(options.uri, data))
+    (options.output / "deepcoder.yaml").write_text(manifest(options.uri, options.homepage, data))
     return 0
 
 
