@@ -10,6 +10,7 @@ import os
 import re
 import time
 import urllib.request
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -49,6 +50,9 @@ class Judging(Protocol):
     def judge(self, request: JudgeRequest, output_bytes: int) -> JudgeResponse:
         """Judge a request; `output_bytes` bounds the output where that can be chosen."""
 
+    def processes(self) -> list[Process]:
+        """Every process of the judge's below that, ended ones that nobody has waited for included."""
+
     def open_descriptors(self) -> int:
         """How many descriptors the judge holds."""
 
@@ -72,6 +76,16 @@ class OwnSlot:
     def judge(self, request: JudgeRequest, output_bytes: int) -> JudgeResponse:
         submission = Submission(request, tuple(request.tests or ()), output_bytes)
         return self._slot.judge(submission, time.monotonic() + 120)
+
+    @cached_property
+    def _others(self) -> set[int]:
+        """What other tests have started in this process, and may leave or end meanwhile: all that is no zygote of this
+        slot's when it is first asked for."""
+        zygotes = {zygote.pid for zygote in self._slot._zygotes.values()}
+        return {process.pid for process in _processes() if process.parent == os.getpid()} - zygotes
+
+    def processes(self) -> list[Process]:
+        return descendants(self.top_pid, self._others)
 
     def open_descriptors(self) -> int:
         return len(list(Path("/proc/self/fd").iterdir()))
@@ -109,6 +123,9 @@ class Served:
 
     def judge(self, request: JudgeRequest, output_bytes: int) -> JudgeResponse:
         return JudgeResponse.model_validate_json(self._ask("/v1/judge", request.model_dump_json().encode()))
+
+    def processes(self) -> list[Process]:
+        return descendants(self.top_pid)
 
     def open_descriptors(self) -> int:
         metrics = self._ask("/metrics").decode()
@@ -155,9 +172,9 @@ def _processes() -> list[Process]:
     return found
 
 
-def descendants(pid: int) -> list[Process]:
-    """Every process below `pid`, ended ones that nobody has waited for included."""
-    everyone, found, parents = _processes(), [], {pid}
+def descendants(pid: int, without: Collection[int] = ()) -> list[Process]:
+    """Every process below `pid`, ended ones that nobody has waited for included; `without` some and what is below."""
+    everyone, found, parents = [process for process in _processes() if process.pid not in without], [], {pid}
     while parents:
         children = [process for process in everyone if process.parent in parents]
         found += children

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from judges_at_hand import OwnSlot, Served, descendants, in_every_slot
+from judges_at_hand import OwnSlot, Served, in_every_slot
 
 from deepcoder_contracts.judge import Verdict
 from deepcoder_sandbox.slot import Slot
@@ -292,7 +292,7 @@ def processes(judging, count=None):
     """Those below the server when nothing is judged; waits a moment for a zygote that is being replaced."""
     until = time.monotonic() + 20
     while True:
-        found = descendants(judging.top_pid)
+        found = judging.processes()
         quiet = all(process.state != "Z" for process in found) and count in (None, len(found))
         if quiet or time.monotonic() > until:
             return found
@@ -322,7 +322,7 @@ def served_in_a_pod(judging):
 
 def test_server_keeps_its_memory_and_descriptors_from_all_others_of_its_user(judging):
     served_in_a_pod(judging)
-    processes = [process.pid for process in descendants(judging.top_pid)]
+    processes = [process.pid for process in judging.processes()]
     assert len(processes) > judging.slots
     for pid in processes:
         for name in ("mem", "environ", "maps"):
@@ -340,7 +340,7 @@ def test_runner_whose_zygote_is_killed_is_not_left_behind(judging, make):
     thread = threading.Thread(target=lambda: answers.append(judging.judge(sleeper, 1 << 20)))
     thread.start()
     time.sleep(0.7)
-    found = {process.pid: process for process in descendants(judging.top_pid)}
+    found = {process.pid: process for process in judging.processes()}
     ended = [process for process in found.values() if process.pid not in {each.parent for each in found.values()}]
     runner = max(ended, key=lambda process: process.pid)
     os.kill(runner.parent, signal.SIGKILL)
