@@ -63,7 +63,7 @@ class Judge:
     """A judge of `slots` programs at once (default: one a processor), confined at least as `minimum_tier` says.
 
     `packages` are directories that programs may import from, `preload` modules of those to load once, for speed.
-    Thread-safe. Raises TierRefused where the tier cannot be had here.
+    Thread-safe. Raises TierRefused where the tier cannot be had here, and ValueError for packages that are not there.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from deepcoder_sandbox import attack_limits, attack_session
 from deepcoder_sandbox.execution import Execution, Program, execute
 from deepcoder_sandbox.limits import CLAIM_BYTES
 from deepcoder_sandbox.memory_file import MemoryFile
-from deepcoder_sandbox.worker import rootfs, syscalls
+from deepcoder_sandbox.worker import readable, rootfs, syscalls
 from deepcoder_sandbox.worker.packets import RunLimits
 from deepcoder_sandbox.zygote_process import ENVIRONMENT, ZygoteFailed, ZygoteProcess
 
@@ -65,21 +65,28 @@ def _run(zygote: ZygoteProcess, source: str, stdin: bytes, limits: RunLimits) ->
 
 
 @contextmanager
-def _victim() -> Iterator[str]:
-    """A file of the judge's user to strike at; where none can be written, there is none to be spoiled either."""
+def _scratch() -> Iterator[Path]:
+    """A directory of the judge's user; where it can make none, one that is not there, so that nothing is spoiled."""
     with ExitStack() as stack:
         try:
-            victim = Path(stack.enter_context(tempfile.TemporaryDirectory()), "victim")
-            victim.write_text("not to be touched")
+            directory = stack.enter_context(tempfile.TemporaryDirectory())
         except OSError:
-            victim = Path("/nonexistent")
-        yield str(victim)
+            directory = "/nonexistent"
+        yield Path(directory)
 
 
-def _directories(victim: str, tier: Tier) -> list[str]:
+def _directories(scratch: Path, tier: Tier) -> set[Path]:
     """Directories of the host that a program should not reach, by names that do not mean one of its own to it."""
-    found = {str(Path.home()), str(Path.cwd()), str(Path(victim).parent)}
-    return sorted(found - ({rootfs.SCRATCH} if tier is Tier.NAMESPACES else set()))
+    found = {scratch, Path.cwd()}
+    with suppress(RuntimeError):  # a user whom this machine does not know, and no HOME: it has none
+        found.add(Path.home())
+    return found - ({Path(rootfs.SCRATCH)} if tier is Tier.NAMESPACES else set())
+
+
+def _listed(directory: Path, packages: tuple[str, ...]) -> bool:
+    """Whether programs are meant to read a directory: a judge may be started where they lie."""
+    roots = [os.path.realpath(root) for root in (readable.stdlib_dir(), *readable.library_dirs(), *packages)]
+    return any(Path(os.path.realpath(directory)).is_relative_to(root) for root in roots)
 
 
 def _namespaces() -> dict[str, str]:
@@ -89,7 +96,7 @@ def _namespaces() -> dict[str, str]:
 
 def _leaves_nothing(zygote: ZygoteProcess) -> bool:
     """Whether a program finds no file of the one before; whatever it can write is removed again."""
-    with tempfile.TemporaryDirectory() as directory:
+    with _scratch() as directory:
         # A name that nobody had before: pids come again, and what a killed judge left would refuse its successor.
         name = f"deepcoder-{secrets.token_hex(8)}"
         paths = [f"{place}/{name}" for place in (".", "/", "/tmp", "/dev/shm", directory)]  # noqa: S108
@@ -109,16 +116,21 @@ def _probe(zygote: ZygoteProcess) -> dict[str, bool]:
     with (
         socket.create_server(("127.0.0.1", 0)) as tcp,
         socket.socket(socket.AF_UNIX) as unix,
-        _victim() as victim,
+        _scratch() as scratch,
     ):
         unix.bind(abstract)
         unix.listen()
+        victim = scratch / "victim"
+        with suppress(OSError):
+            victim.write_text("not to be touched")
+        directories = _directories(scratch, zygote.config.tier)
         bait = {
             "refused": syscalls.refused_numbers() if zygote.config.tier is not Tier.UNCONFINED else [],
             "environment": sorted(ENVIRONMENT),
             "secret": __file__,
-            "victim": victim,
-            "directories": _directories(victim, zygote.config.tier),
+            "victim": str(victim),
+            "directories": sorted(map(str, directories)),
+            "hidden": sorted(str(path) for path in directories if not _listed(path, zygote.config.packages)),
             "port": tcp.getsockname()[1],
             "abstract": abstract,
             "pids": [os.getpid(), zygote.pid, 1],

@@ -153,7 +153,7 @@ held["signals"] = all(refused(os.kill, pid, 0) for pid in [*bait["pids"], os.get
 held["secret_files"] = (
     refused(open_file, bait["secret"]) and refused(open_file, "/etc/passwd") and refused(open_file, "/etc/shadow")
 )
-held["host_files"] = all(refused(os.listdir, path) for path in ("/etc", "/root", "/home", "/var", *bait["directories"]))
+held["host_files"] = all(refused(os.listdir, path) for path in ("/etc", "/root", "/home", "/var", *bait["hidden"]))
 held["other_processes"] = all(
     refused(open_file, f"/proc/{pid}/{name}", "rb")
     for pid in [*bait["pids"], os.getppid()]

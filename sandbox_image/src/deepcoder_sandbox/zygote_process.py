@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import secrets
 import select
 import signal
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from deepcoder_contracts.judge import Tier
@@ -105,6 +107,13 @@ class ZygoteConfig:
 
     at_least: InForce | None = None
     """What has to be in force: what the attacked ones had. Starting fails with less."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for packages that are not there: each program that imports one would be wrong."""
+        packages = tuple(map(os.path.abspath, self.packages))  # a zygote stands in another directory
+        if missing := [path for path in packages if not Path(path).is_dir()]:
+            raise ValueError(f"packages: {missing[0]} is no directory: name one that programs may import from")
+        object.__setattr__(self, "packages", packages)
 
 
 class ZygoteProcess:

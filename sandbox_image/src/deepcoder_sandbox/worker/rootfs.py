@@ -50,7 +50,9 @@ def enter(packages: list[str]) -> None:
 
 
 def _sources(packages: list[str]) -> list[str]:
-    """Directories and files to bind, outer before inner."""
+    """Directories and files to bind, outer before inner. Raises ValueError for one that the scratch would hide."""
+    if hidden := [path for path in packages if f"{path}/".startswith(f"{SCRATCH}/")]:
+        raise ValueError(f"packages: {hidden[0]} lies in {SCRATCH}, where programs have one of their own: move it")
     library = {dirname(os.__file__), readable.stdlib_dir()}
     found = [*library, *readable.library_dirs(), *readable.library_files(), *readable.other_files(), *packages]
     return sorted(set(found))

@@ -1,0 +1,84 @@
+"""Where a judge may stand and what it may be without: its attack on itself comes to the same everywhere."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from deepcoder_contracts.judge import Tier
+from deepcoder_sandbox.zygote_process import ZygoteConfig
+
+ATTACK = """
+import sys
+from deepcoder_contracts.judge import Tier
+from deepcoder_sandbox.attack import attack
+from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteProcess
+zygote = ZygoteProcess(ZygoteConfig(tier=Tier(sys.argv[1]), packages=tuple(sys.argv[2:])))
+print(attack(zygote).broken)
+zygote.kill()
+"""
+REQUEST = b'{"id": "a", "code": "import mine; print(mine.ONE)", "tests": [{"input": "", "output": "1"}]}\n'
+
+needs_namespaces = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root and unshare, to have a place of its own"
+)
+
+
+def run(*command, given=b"", **where):
+    return subprocess.run(command, input=given, capture_output=True, timeout=50, check=False, **where)
+
+
+@pytest.fixture
+def packages(tmp_path):
+    directory = tmp_path / "packages"
+    directory.mkdir()
+    (directory / "mine.py").write_text("ONE = 1")
+    return directory
+
+
+def test_a_judge_may_be_started_where_its_programs_packages_lie(packages):
+    found = run(sys.executable, "-c", ATTACK, Tier.LANDLOCK, str(packages), cwd=packages)
+    assert (found.returncode, found.stdout) == (0, b"[]\n"), found
+
+
+@needs_namespaces
+@pytest.mark.root
+@pytest.mark.parametrize("tier", [Tier.NAMESPACES, Tier.LANDLOCK])
+def test_a_judge_starts_where_it_can_write_nothing_at_all(tier):
+    script = 'mount --make-rprivate / && mount -o remount,ro,bind / && ! touch /tmp/x 2>&- && cd / && exec "$@"'
+    found = run("unshare", "--mount", "sh", "-c", script, "sh", sys.executable, "-c", ATTACK, tier)
+    assert (found.returncode, found.stdout) == (0, b"[]\n"), found
+
+
+@needs_namespaces
+@pytest.mark.root
+def test_a_judge_starts_as_a_user_whom_the_machine_does_not_know():
+    nobody = ["unshare", "--user", "--map-user=54321", "env", "-u", "HOME"]
+    found = run(*nobody, sys.executable, "-c", ATTACK, Tier.LANDLOCK)
+    assert (found.returncode, found.stdout) == (0, b"[]\n"), found
+
+
+def test_packages_may_be_named_from_where_one_stands(packages):
+    judge = [sys.executable, "-m", "deepcoder_sandbox", "judge", "--workers", "1", "--packages", "packages"]
+    found = run(*judge, given=REQUEST, cwd=packages.parent)
+    assert found.returncode == 0, found
+    assert b'"passed":true' in found.stdout
+
+
+def test_packages_that_are_not_there_are_refused_before_programs_fail_for_want_of_them(tmp_path):
+    with pytest.raises(ValueError, match="missing is no directory"):
+        ZygoteConfig(packages=(str(tmp_path / "missing"),))
+    found = run(sys.executable, "-m", "deepcoder_sandbox", "judge", "--packages", "missing", cwd=tmp_path)
+    assert found.returncode == 64
+    assert found.stderr.startswith(b"deepcoder-sandbox: --packages: "), found
+
+
+@needs_namespaces
+@pytest.mark.root
+def test_packages_that_the_scratch_directory_hides_are_named_with_the_mend():
+    given = ["--minimum-tier", Tier.NAMESPACES, "--packages", "/tmp"]
+    found = run(sys.executable, "-m", "deepcoder_sandbox", "capacity", *given)
+    assert found.returncode == 64
+    assert b"packages: /tmp lies in /tmp, where programs have one of their own: move it" in found.stderr, found
