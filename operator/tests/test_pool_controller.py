@@ -24,6 +24,7 @@ from deepcoder_operator.kube.resources import (
     SERVICES,
     Resource,
 )
+from deepcoder_operator.sandbox import tokens
 
 pytestmark = pytest.mark.apiserver
 
@@ -287,6 +288,23 @@ async def test_nothing_is_written_when_nothing_has_changed(ground: Field) -> Non
         for _ in range(5):
             await controller._reconciler.reconcile(await ground.pool())
         assert (await ground.pool())["metadata"]["resourceVersion"] == before
+
+
+async def test_token_that_somebody_deletes_is_made_again_before_a_judge_has_to_wait_long_for_it(
+    ground: Field, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "CACHE_SECONDS", 0.0)
+    await ground.create(minReplicas=1)
+    async with ground.controller():
+        await eventually("a ready judge", ready_count(1, ground))
+        before = await ground.kube.get(SECRETS, ground.namespace, "judges-token")
+        await ground.kube.delete(SECRETS, ground.namespace, "judges-token")
+
+        async def made_again() -> bool:
+            now = await ground.kube.find(SECRETS, ground.namespace, "judges-token")
+            return now is not None and now["metadata"]["uid"] != before["metadata"]["uid"]
+
+        await eventually("another token", made_again)
 
 
 async def test_deleted_pool_takes_everything_along(ground: Field) -> None:

@@ -187,6 +187,8 @@ class PoolReconciler:
         self._poller.forget(memory.known - uids)
         memory.known = uids
         token = await self._tokens.read(pool.namespace, pool.name)
+        if token is None:  # somebody has deleted the Secret, without which no judge starts: it is made by the next pass
+            self._support.forget(pool.uid)
         loads = await self._poller.poll(pods, token) if token else {}
         return [replace(p, load=loads.get(p.uid)) for p in pods]
 
