@@ -36,6 +36,12 @@ def test_what_cannot_be_used_is_refused_by_field(tmp_path: Path, text: str, mess
         load_config(tmp_path / "c.yaml")
 
 
+def test_file_that_is_no_text_is_said(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_bytes(b"images: {trainer: \xff}")
+    with pytest.raises(ConfigError, match="no YAML"):
+        load_config(tmp_path / "c.yaml")
+
+
 def test_missing_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         load_config(tmp_path / "nowhere.yaml")

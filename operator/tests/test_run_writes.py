@@ -44,7 +44,7 @@ class Beats(Observer):
         self.step += 1
         at = now()
         name = "demo-s0-a1"
-        job = RayJobView(name, "job", UID, 1, job_status="RUNNING", deployment_status="Running", cluster_name="c")
+        job = RayJobView(name, "job", UID, 1, job_status="RUNNING", deployment_status="Running")
         head = PodView(f"{name}-head", "head", "head", 1, phase="Running", ready=True)
         report = ProgressReport(
             ordinal=1, stage="short", phase=self.phase, step=self.step, max_steps=20, sent_at=at

@@ -125,3 +125,6 @@ def test_a_folder_without_a_certificate_is_refused_by_field(tmp_path: Path) -> N
     config.write_text("tlsPort: many")
     with pytest.raises(ConfigError, match="tlsPort"):
         load_config(config)
+    config.write_bytes(b"tlsPort: \xff")
+    with pytest.raises(ConfigError, match="no YAML"):
+        load_config(config)

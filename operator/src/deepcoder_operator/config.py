@@ -143,7 +143,7 @@ def load_config(path: Path | None) -> OperatorConfig:
     if path is None:
         return OperatorConfig()
     try:
-        return OperatorConfig.model_validate(yaml.safe_load(path.read_text()) or {})
+        return OperatorConfig.model_validate(yaml.safe_load(path.read_bytes()) or {})
     except OSError as e:
         raise ConfigError(f"--config {path}: {e.strerror}") from e
     except yaml.YAMLError as e:

@@ -52,7 +52,7 @@ def load_config(path: Path | None) -> WebConfig:
     if path is None:
         return WebConfig()
     try:
-        return WebConfig.model_validate(yaml.safe_load(path.read_text()) or {})
+        return WebConfig.model_validate(yaml.safe_load(path.read_bytes()) or {})
     except OSError as e:
         raise ConfigError(f"--config {path}: {e.strerror}") from e
     except yaml.YAMLError as e:

@@ -71,7 +71,6 @@ class RayJobView:
     """Initializing, Running, Complete, Failed, ValidationFailed, Suspended, …"""
     reason: str = ""
     message: str = ""
-    cluster_name: str = ""
     ended: datetime | None = None
 
 
@@ -267,7 +266,6 @@ def rayjob_view(obj: Object) -> RayJobView:
         deployment_status=status.get("jobDeploymentStatus") or "",
         reason=status.get("reason") or "",
         message=excerpt(status.get("message") or ""),
-        cluster_name=status.get("rayClusterName") or "",
         ended=parse_time(status.get("endTime")),
     )
 
