@@ -45,6 +45,21 @@ def test_what_is_put_is_got_listed_and_hashed(store: ObjectStore, tmp_path: Path
     assert store.list("none/") == []
 
 
+def test_a_range_is_read_whole_or_not_at_all(store: ObjectStore) -> None:
+    store.put_bytes("a/k", b"0123456789")
+    assert [store.get_range("a/k", start, size) for start, size in [(0, 10), (3, 4), (9, 1), (4, 0)]] == [
+        b"0123456789",
+        b"3456",
+        b"9",
+        b"",
+    ]
+    for start, size in [(8, 3), (10, 1)]:
+        with pytest.raises(StorageUnavailable, match="a/k"):
+            store.get_range("a/k", start, size)
+    with pytest.raises(ObjectMissing):
+        store.get_range("a/none", 0, 1)
+
+
 def test_a_put_replaces_and_a_conditional_put_does_not(store: ObjectStore) -> None:
     store.put_bytes("k", b"1")
     store.put_bytes("k", b"2")

@@ -14,6 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
+from deepcoder_trainer.checkpoint.errors import StorageUnavailable
+
 CHUNK = 1 << 20
 """Bytes read at a time when hashing or copying."""
 
@@ -59,6 +61,10 @@ class ObjectStore(Protocol):
         """Content of a small object; raises `ObjectMissing`."""
         ...
 
+    def get_range(self, key: str, start: int, size: int) -> bytes:
+        """`size` bytes of an object from `start` on; raises `ObjectMissing`, `StorageUnavailable` if it has fewer."""
+        ...
+
     def get_file(self, key: str, path: Path) -> str:
         """Download to `path` (parents are made) and return the content's SHA-256, hexadecimal."""
         ...
@@ -96,3 +102,10 @@ def refuse_traversal(key: str) -> str:
     if any(segment in ("", ".", "..") for segment in key.rstrip("/").split("/")):
         raise ValueError(f"key {key!r} has an empty, '.' or '..' segment")
     return key
+
+
+def whole(where: str, start: int, size: int, data: bytes) -> bytes:
+    """What came of a range, if that is all of it; raises `StorageUnavailable`."""
+    if len(data) != size:
+        raise StorageUnavailable(f"{where}: {len(data)} bytes came of the {size} from {start} on")
+    return data

@@ -23,7 +23,7 @@ from deepcoder_trainer.checkpoint.errors import (
     StorageDenied,
     StorageUnavailable,
 )
-from deepcoder_trainer.checkpoint.storage import StoredObject, file_sha256, refuse_traversal
+from deepcoder_trainer.checkpoint.storage import StoredObject, file_sha256, refuse_traversal, whole
 
 _TEMPORARY = ".tmp"
 
@@ -62,6 +62,12 @@ class FileStore:
         """See `ObjectStore`."""
         with self._translated(key):
             return self._path(key).read_bytes()
+
+    def get_range(self, key: str, start: int, size: int) -> bytes:
+        """See `ObjectStore`."""
+        with self._translated(key), self._path(key).open("rb") as f:
+            f.seek(start)
+            return whole(f"{self.uri}/{key}", start, size, f.read(size))
 
     def get_file(self, key: str, path: Path) -> str:
         """See `ObjectStore`."""

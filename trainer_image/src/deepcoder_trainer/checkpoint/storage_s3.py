@@ -35,7 +35,7 @@ from deepcoder_trainer.checkpoint.errors import (
     StorageError,
     StorageUnavailable,
 )
-from deepcoder_trainer.checkpoint.storage import CHUNK, StoredObject, refuse_traversal
+from deepcoder_trainer.checkpoint.storage import CHUNK, StoredObject, refuse_traversal, whole
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -102,6 +102,15 @@ class S3Store:
         """See `ObjectStore`."""
         with self._translated(key):
             return self._client.get_object(Bucket=self._bucket, Key=self._key(key))["Body"].read()
+
+    def get_range(self, key: str, start: int, size: int) -> bytes:
+        """See `ObjectStore`."""
+        if size == 0:
+            return b""  # a range of no bytes cannot be said
+        span = f"bytes={start}-{start + size - 1}"
+        with self._translated(key):
+            data = self._client.get_object(Bucket=self._bucket, Key=self._key(key), Range=span)["Body"].read()
+        return whole(f"{self.uri}/{key}", start, size, data)
 
     def get_file(self, key: str, path: Path) -> str:
         """See `ObjectStore`."""
