@@ -28,7 +28,9 @@ from deepcoder_operator.kube.resources import (
     SECRETS,
 )
 from deepcoder_operator.sandbox.capacity import CapacityPoller
+from deepcoder_operator.sandbox.judges import Judges as PodsOfJudges
 from deepcoder_operator.sandbox.reconciler import PoolReconciler
+from deepcoder_operator.sandbox.support import PoolSupport
 
 SETTINGS = PoolSettings("sandbox:1", "deepcoder", {"app.kubernetes.io/name": "deepcoder-operator"}, LABEL_RUN)
 NAME = "judges"
@@ -93,14 +95,13 @@ class Field:
             self.events.append((reason, message))
 
         return PoolReconciler(
-            self.kube,
-            pods,
-            self.board,
-            SETTINGS,
-            record,
+            kube=self.kube,
+            judges=PodsOfJudges(self.kube, pods, SETTINGS, CapacityPoller(time.monotonic, self.judges.port)),
+            support=PoolSupport(self.kube, SETTINGS, time.monotonic),
+            board=self.board,
+            record=record,
             clock=time.monotonic,
             wall=time.time,
-            poller=CapacityPoller(time.monotonic, self.judges.port),
         )
 
     @asynccontextmanager

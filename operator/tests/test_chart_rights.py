@@ -21,7 +21,10 @@ from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.kube.events import EventRecorder
 from deepcoder_operator.kube.resources import EVENTS, PODS, POOLS, SECRETS
 from deepcoder_operator.progress.keeper import CertificateKeeper
+from deepcoder_operator.sandbox.capacity import CapacityPoller
+from deepcoder_operator.sandbox.judges import Judges
 from deepcoder_operator.sandbox.reconciler import PoolReconciler
+from deepcoder_operator.sandbox.support import PoolSupport
 
 pytestmark = pytest.mark.apiserver
 
@@ -45,7 +48,13 @@ async def test_pools_can_be_run_with_the_granted_rights(kube: Kube, operator: Ku
         operator,
         ProgressBoard(),
         lambda pods: PoolReconciler(
-            operator, pods, ProgressBoard(), settings, recorder, clock=time.monotonic, wall=time.time
+            kube=operator,
+            judges=Judges(operator, pods, settings, CapacityPoller(time.monotonic)),
+            support=PoolSupport(operator, settings, time.monotonic),
+            board=ProgressBoard(),
+            record=recorder,
+            clock=time.monotonic,
+            wall=time.time,
         ),
     )
     body: dict[str, Any] = {

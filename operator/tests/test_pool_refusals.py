@@ -14,8 +14,11 @@ from deepcoder_operator.controllers.pool import PoolController, pool_group
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.informer import Informer
 from deepcoder_operator.kube.resources import PODS, POOLS
-from deepcoder_operator.sandbox import reconciler as reconcilers
+from deepcoder_operator.sandbox import judges as judges_module
+from deepcoder_operator.sandbox.capacity import CapacityPoller
+from deepcoder_operator.sandbox.judges import Judges
 from deepcoder_operator.sandbox.reconciler import PoolReconciler
+from deepcoder_operator.sandbox.support import PoolSupport
 
 SETTINGS = PoolSettings("sandbox:1", "deepcoder", {}, "deepcoder.dev/run")
 
@@ -71,7 +74,13 @@ class Ground:
         pods = Informer(api, PODS, "", lambda obj: None, index=pool_group)
         clock: Callable[[], float] = lambda: self.now  # noqa: E731
         self.reconciler = PoolReconciler(
-            api, pods, ProgressBoard(), SETTINGS, lambda *a, **k: None, clock=clock, wall=clock
+            kube=api,
+            judges=Judges(api, pods, SETTINGS, CapacityPoller(clock)),
+            support=PoolSupport(api, SETTINGS, clock),
+            board=ProgressBoard(),
+            record=lambda *a, **k: None,
+            clock=clock,
+            wall=clock,
         )
         meta = {"name": "judges", "namespace": "ml", "uid": "p", "generation": 1, "resourceVersion": "1"}
         self.pool: dict[str, Any] = {"metadata": meta}
@@ -150,13 +159,13 @@ async def test_idle_pool_is_built_once_and_anew_when_its_spec_changes(
 ) -> None:
     """A thousand pools at rest are looked at two hundred times a second."""
     built: list[int] = []
-    build = reconcilers.build_pod_template
+    build = judges_module.build_pod_template
 
     def counting(*arguments: Any) -> dict[str, Any]:
         built.append(1)
         return build(*arguments)
 
-    monkeypatch.setattr(reconcilers, "build_pod_template", counting)
+    monkeypatch.setattr(judges_module, "build_pod_template", counting)
     ground.api.quota = 40
     await ground.passes(20)
     assert len(built) == 1

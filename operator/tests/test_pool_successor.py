@@ -83,7 +83,7 @@ async def test_pools_that_a_run_has_one_after_the_other_have_one_token(api: API,
     """The head of an attempt that was started in between has mounted the first one's."""
     await support.ensure(FIRST, 1, SPEC, 0, "run")
     before = api.token()
-    support.forget(FIRST.uid)
+    support.forget(FIRST)
     api.collect_garbage()
     await support.ensure(NEXT, 1, SPEC, 0, "run")
     assert api.token() == before

@@ -43,7 +43,10 @@ from deepcoder_operator.progress.authentication import Remembering, Reviewer, To
 from deepcoder_operator.progress.health import HealthServer
 from deepcoder_operator.progress.keeper import CertificateKeeper
 from deepcoder_operator.progress.server import ProgressServer
+from deepcoder_operator.sandbox.capacity import CapacityPoller
+from deepcoder_operator.sandbox.judges import Judges
 from deepcoder_operator.sandbox.reconciler import PoolReconciler
+from deepcoder_operator.sandbox.support import PoolSupport
 from deepcoder_operator.storage.credentials import CredentialReader
 from deepcoder_operator.storage.service import StorageService
 
@@ -204,7 +207,13 @@ class Operator:
             monitoring_namespace=config.monitoring_namespace,
         )
         return PoolReconciler(
-            self.kube, pods, self.board, settings, self.record, clock=time.monotonic, wall=self.clock.time
+            kube=self.kube,
+            judges=Judges(self.kube, pods, settings, CapacityPoller(time.monotonic)),
+            support=PoolSupport(self.kube, settings, time.monotonic),
+            board=self.board,
+            record=self.record,
+            clock=time.monotonic,
+            wall=self.clock.time,
         )
 
     def _trainer_settings(self, bundle: str) -> TrainerSettings:

@@ -19,23 +19,19 @@ from pydantic import ValidationError
 from deepcoder_contracts.api.sandboxpool import SandboxPoolSpec, SandboxPoolStatus, ScalingMode
 from deepcoder_operator.board import ProgressBoard
 from deepcoder_operator.builders.podtemplate import TemplateError
-from deepcoder_operator.builders.pool import PoolIdentity, PoolSettings, build_pod, build_pod_template, template_hash
-from deepcoder_operator.domain.owners import controller_uid, owned_by
-from deepcoder_operator.domain.pool_names import pod_name, selector
+from deepcoder_operator.builders.pool import PoolIdentity, template_hash
+from deepcoder_operator.domain.owners import controller_uid
 from deepcoder_operator.domain.pool_plan import Cause, Deletion, JudgePod, PodPlan, backoff_until, plan_pods
 from deepcoder_operator.domain.pool_scaling import Load, Recommendation, ScalingLimits, decide, recommend
 from deepcoder_operator.domain.pool_status import PoolFacts, Refusal, pool_status, worth_writing
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.events import Recorder
-from deepcoder_operator.kube.informer import Informer
 from deepcoder_operator.kube.keep import kept
-from deepcoder_operator.kube.resources import PODS, POOLS
+from deepcoder_operator.kube.resources import POOLS
 from deepcoder_operator.sandbox import metrics
-from deepcoder_operator.sandbox.capacity import CapacityPoller
-from deepcoder_operator.sandbox.observe import judge_pods
+from deepcoder_operator.sandbox.judges import REFUSALS, Judges
 from deepcoder_operator.sandbox.support import NameConflict, PoolSupport, StillEnding
-from deepcoder_operator.sandbox.tokens import TokenReader
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +40,6 @@ ACTIVE_SECONDS = 1.0
 
 IDLE_SECONDS = 5.0
 """Time to the next look at a pool that is at rest."""
-
-_REFUSALS = (errors.Forbidden, errors.Invalid, errors.WebhookAway)
-"""What somebody has to see to, and is told in the status."""
 
 _CREATIONS_A_PASS = 50
 _CONCURRENT_WRITES = 8
@@ -73,43 +66,33 @@ class _Memory:
     refusal: Refusal | None = None
     """Why the last judges could not be made."""
     written_at: float = float("-inf")
-    known: set[str] = field(default_factory=set)
     built: _Built | None = None
 
 
+@dataclass
 class PoolReconciler:
-    """Reconciles pools, one call a pass."""
+    """Does passes, with all that a pass needs."""
 
-    def __init__(
-        self,
-        kube: Kube,
-        pods: Informer,
-        board: ProgressBoard,
-        settings: PoolSettings,
-        record: Recorder,
-        *,
-        clock: Callable[[], float],
-        wall: Callable[[], float],
-        poller: CapacityPoller | None = None,
-    ) -> None:
-        """`pods` is indexed by "namespace/pool"; `clock` only goes forward, `wall` is seconds since the epoch."""
-        self._kube, self._pods, self._board, self._settings, self._record = kube, pods, board, settings, record
-        self._clock, self._wall = clock, wall
-        self._support = PoolSupport(kube, settings, clock)
-        self._tokens = TokenReader(kube, clock)
-        self._poller = poller or CapacityPoller(clock)
-        self._memory: dict[str, _Memory] = {}
+    kube: Kube
+    judges: Judges
+    support: PoolSupport
+    board: ProgressBoard
+    record: Recorder
+    clock: Callable[[], float]
+    """Only goes forward."""
+    wall: Callable[[], float]
+    """Seconds since the epoch."""
+    _memory: dict[str, _Memory] = field(default_factory=dict)
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._poller.close()
+        await self.judges.close()
 
     def forget(self, namespace: str, name: str, uid: str) -> None:
         """The pool is gone; its objects follow it by their owner references."""
-        memory = self._memory.pop(uid, None)
-        self._support.forget(uid)
-        self._tokens.forget(namespace, name)
-        self._poller.forget(memory.known if memory else ())
+        self._memory.pop(uid, None)
+        self.support.forget(PoolIdentity(namespace, name, uid))
+        self.judges.forget(uid)
         metrics.forget(namespace, name)
 
     async def reconcile(self, obj: Object) -> float:
@@ -120,11 +103,11 @@ class PoolReconciler:
         previous = SandboxPoolStatus.model_validate(obj.get("status") or {})
         facts = PoolFacts(pool.name, metadata["generation"], previous.desired_replicas, 0, "")
         refused: errors.KubeError | None = None
-        pause = IDLE_SECONDS
+        token, pause = "", IDLE_SECONDS
         try:
             built = self._build(pool, obj, memory)
             judges, run_uid = previous.desired_replicas, controller_uid(obj)
-            await self._support.ensure(pool, metadata["generation"], built.spec, judges, run_uid)
+            token = await self.support.ensure(pool, metadata["generation"], built.spec, judges, run_uid)
         except ValidationError as e:
             first = e.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(p) for p in first["loc"])
@@ -135,29 +118,29 @@ class PoolReconciler:
             facts = replace(facts, refusal=Refusal("NameConflict", str(e)))
         except StillEnding as e:
             facts, pause = replace(facts, refusal=Refusal("StillEnding", str(e))), ACTIVE_SECONDS
-        except _REFUSALS as e:
+        except REFUSALS as e:
             text = f"the API server refuses what surrounds the judges, which is tried again at least each minute: {e}"
             facts, refused = replace(facts, refusal=Refusal(type(e).__name__, text)), e
         if facts.refusal is not None:
-            pods = judge_pods(self._pods.group(f"{pool.namespace}/{pool.name}"), pool.uid)
+            pods = await self.judges.look(pool, None)
             await self._write_status(obj, previous, facts, pods, memory)
             if refused is not None:
                 raise refused
             return pause
 
-        pods = await self._observe(pool, memory)
-        expected = self._board.expected_submissions(pool.namespace, pool.name, self._wall())
-        runs = self._board.running_attempts(pool.namespace, pool.name)
+        pods = await self.judges.look(pool, token)
+        expected = self.board.expected_submissions(pool.namespace, pool.name, self.wall())
+        runs = self.board.running_attempts(pool.namespace, pool.name)
         load = _load(pods, expected, runs)
         metrics.DEMAND.labels(pool.namespace, pool.name).set(load.demand)
         facts = self._scale(built.spec, previous, facts, load, memory)
         facts = replace(facts, template_hash=built.hash)
         plan, held = self._plan(built.spec, facts, pods, memory)
         if not plan.empty:
-            pods = await self._observe(pool, memory, live=True)
+            pods = await self.judges.look(pool, token, live=True)
             plan, held = self._plan(built.spec, facts, pods, memory)
             await self._carry_out(obj, pool, built, facts, plan, memory)
-            pods = await self._observe(pool, memory)
+            pods = await self.judges.look(pool, token)
         if plan.create or held:
             facts = replace(facts, refusal=memory.refusal)
         await self._write_status(obj, previous, facts, pods, memory)
@@ -170,27 +153,9 @@ class PoolReconciler:
         generation = obj["metadata"]["generation"]
         if memory.built is None or memory.built.generation != generation:
             spec = SandboxPoolSpec.model_validate(obj.get("spec") or {})
-            template = build_pod_template(pool, spec, self._settings)
+            template = self.judges.template(pool, spec)
             memory.built = _Built(generation, spec, template, template_hash(template))
         return memory.built
-
-    async def _observe(self, pool: PoolIdentity, memory: _Memory, *, live: bool = False) -> list[JudgePod]:
-        """The pool's pods with the load of those that are ready, from the cache or from the API server itself."""
-        if live:
-            objects, _ = await self._kube.list(PODS, pool.namespace, selector(pool.name))
-            for obj in objects:
-                self._pods.observe(obj)
-        else:
-            objects = self._pods.group(f"{pool.namespace}/{pool.name}")
-        pods = judge_pods(objects, pool.uid)
-        uids = {p.uid for p in pods}
-        self._poller.forget(memory.known - uids)
-        memory.known = uids
-        token = await self._tokens.read(pool.namespace, pool.name)
-        if token is None:  # somebody has deleted the Secret, without which no judge starts: it is made by the next pass
-            self._support.forget(pool.uid)
-        loads = await self._poller.poll(pods, token) if token else {}
-        return [replace(p, load=loads.get(p.uid)) for p in pods]
 
     def _scale(
         self,
@@ -211,7 +176,7 @@ class PoolReconciler:
             target_wait_seconds=spec.scaling.target_wait_seconds,
             stabilization_seconds=spec.scaling.stabilization_seconds,
         )
-        decision = decide(load, limits, current=previous.desired_replicas, history=memory.history, now=self._clock())
+        decision = decide(load, limits, current=previous.desired_replicas, history=memory.history, now=self.clock())
         memory.history = decision.history
         unbounded = recommend(load, replace(limits, max_replicas=_UNBOUNDED))
         return replace(facts, desired=decision.replicas, wanted_without_bound=unbounded)
@@ -220,13 +185,13 @@ class PoolReconciler:
         self, spec: SandboxPoolSpec, facts: PoolFacts, pods: Sequence[JudgePod], memory: _Memory
     ) -> tuple[PodPlan, bool]:
         """What to do now, and whether judges are missing that are not made yet since the last ones failed."""
-        now = self._clock()
+        now = self.clock()
         steps = partial(
             plan_pods,
             pods,
             desired=facts.desired,
             template_hash=facts.template_hash,
-            now=self._wall(),
+            now=self.wall(),
             max_age=spec.recycle.max_age_seconds,
         )
         if now >= backoff_until(memory.failures, now):
@@ -248,7 +213,7 @@ class PoolReconciler:
 
         async def create(index: int) -> bool:
             async with limit:
-                refusal = refusals[0] if refusals else await self._create(pool, built, index)
+                refusal = refusals[0] if refusals else await self.judges.create(pool, built.template, index)
             if refusal is not None:
                 refusals.append(refusal)
             return refusal is None
@@ -261,48 +226,35 @@ class PoolReconciler:
         created = sum(await asyncio.gather(*(create(i) for i in plan.create[:_CREATIONS_A_PASS])))
         if created:
             metrics.PODS_CREATED.labels(pool.namespace, pool.name).inc(created)
-            self._record(obj, "JudgesCreated", f"judges created: {created}, wanted: {facts.desired}")
+            self.record(obj, "JudgesCreated", f"judges created: {created}, wanted: {facts.desired}")
         if plan.create:
             memory.refusal = refusals[0] if refusals else None
         if refusals:
             self._note_failure(memory)
 
-    async def _create(self, pool: PoolIdentity, built: _Built, index: int) -> Refusal | None:
-        name = pod_name(pool.name, index, built.hash)
-        try:
-            self._pods.observe(await self._kube.create(build_pod(pool, built.template, index)))
-        except errors.AlreadyExists:
-            existing = await self._kube.find(PODS, pool.namespace, name)
-            if existing is not None and not owned_by(existing, pool.uid):
-                return Refusal("NameConflict", f"Pod {name} exists and does not belong to this pool: delete it")
-        except _REFUSALS as e:
-            text = f"the API server refuses the judges' pods, which is tried again at least each minute: {e}"
-            return Refusal("PodRefused", text)
-        return None
-
     def _note_failure(self, memory: _Memory) -> None:
-        memory.failures = [*memory.failures[-31:], self._clock()]
+        memory.failures = [*memory.failures[-31:], self.clock()]
 
     async def _delete(self, obj: Object, pool: PoolIdentity, deletion: Deletion, memory: _Memory) -> None:
-        gone = await self._kube.delete(PODS, pool.namespace, deletion.name, uid=deletion.uid)
+        gone = await self.judges.delete(pool, deletion)
         if deletion.cause is Cause.ENDED:
             self._note_failure(memory)
         if gone:
             metrics.PODS_DELETED.labels(pool.namespace, pool.name, deletion.cause).inc()
             told = f"deleted judge {deletion.name}" + (f", which has ended: {deletion.why}" if deletion.why else "")
-            self._record(obj, deletion.cause, told, warning=deletion.cause is Cause.ENDED)
+            self.record(obj, deletion.cause, told, warning=deletion.cause is Cause.ENDED)
 
     async def _write_status(
         self, obj: Object, previous: SandboxPoolStatus, facts: PoolFacts, pods: Sequence[JudgePod], memory: _Memory
     ) -> None:
         metadata = obj["metadata"]
-        status = pool_status(previous, facts, pods, self._wall())
+        status = pool_status(previous, facts, pods, self.wall())
         metrics.show(metadata["namespace"], metadata["name"], status)
-        if not worth_writing(previous, status, self._clock() - memory.written_at):
+        if not worth_writing(previous, status, self.clock() - memory.written_at):
             return
         patch = {"metadata": {"resourceVersion": metadata["resourceVersion"]}, "status": status.to_wire()}
-        written = await self._kube.patch(POOLS, metadata["namespace"], metadata["name"], patch, "status")
-        memory.written_at = self._clock()
+        written = await self.kube.patch(POOLS, metadata["namespace"], metadata["name"], patch, "status")
+        memory.written_at = self.clock()
         obj.update(kept(POOLS, written))
 
 

@@ -23,7 +23,7 @@ from deepcoder_operator.domain.pool_names import TOKEN_KEY, token_secret_name
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.kube.resources import BY_KIND, POOLS, SECRETS
-from deepcoder_operator.sandbox.tokens import decode_token
+from deepcoder_operator.sandbox.tokens import TokenReader, decode_token
 
 REAPPLY_SECONDS = 300.0
 """Time after which objects are applied again although the spec has not changed."""
@@ -47,19 +47,23 @@ class PoolSupport:
     def __init__(self, kube: Kube, settings: PoolSettings, clock: Callable[[], float]) -> None:
         self._kube, self._settings, self._clock = kube, settings, clock
         self._applied: dict[str, tuple[int, int, float]] = {}
+        self._reader = TokenReader(kube, clock)
         self._tokens: OrderedDict[str, tuple[str, str]] = OrderedDict()
 
     async def ensure(
         self, pool: PoolIdentity, generation: int, spec: SandboxPoolSpec, judges: int, run_uid: str | None = None
-    ) -> None:
-        """Bring the objects to what this version of the spec says and a pool of so many judges needs.
+    ) -> str:
+        """Bring the objects to what this version of the spec says and a pool of so many judges needs; the pool's token.
 
-        `run_uid` is whose own pool it is. Raises `NameConflict`, `StillEnding` or `KubeError`.
+        `run_uid` is whose own pool it is. A token that somebody has deleted is missed sooner than what else is: without
+        it no judge starts. Raises `NameConflict`, `StillEnding` or `KubeError`.
         """
         known, size, at = self._applied.get(pool.uid, (0, 0, 0.0))
         if (known, size) == (generation, judges) and self._clock() - at < REAPPLY_SECONDS:
-            return
-        await self._ensure_token(pool, run_uid)
+            token = await self._reader.read(pool.namespace, pool.name)
+            if token is not None:
+                return token
+        token = await self._ensure_token(pool, run_uid)
         for obj in (
             builders.build_service(pool),
             builders.build_network_policy(pool, spec, self._settings),
@@ -71,12 +75,14 @@ class PoolSupport:
             )
             await self._kube.apply(obj)
         self._applied[pool.uid] = (generation, judges, self._clock())
+        return token
 
-    def forget(self, uid: str) -> None:
+    def forget(self, pool: PoolIdentity) -> None:
         """The pool is gone."""
-        self._applied.pop(uid, None)
+        self._applied.pop(pool.uid, None)
+        self._reader.forget(pool.namespace, pool.name)
 
-    async def _ensure_token(self, pool: PoolIdentity, run_uid: str | None) -> None:
+    async def _ensure_token(self, pool: PoolIdentity, run_uid: str | None) -> str:
         name = token_secret_name(pool.name)
         stored = await self._kube.find(SECRETS, pool.namespace, name)
         if stored is None:
@@ -94,6 +100,8 @@ class PoolSupport:
             self._tokens.move_to_end(run_uid)
             if len(self._tokens) > _REMEMBERED:
                 self._tokens.popitem(last=False)
+        self._reader.forget(pool.namespace, pool.name)
+        return found
 
     def _token_before(self, pool: PoolIdentity, run_uid: str | None) -> str | None:
         """Of the run's pool before this one. Whoever deletes the Secret of a pool that stays wants another token."""

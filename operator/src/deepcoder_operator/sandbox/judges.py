@@ -1,0 +1,81 @@
+"""A pool's judges: what they are made from, how they are and how much they have to do, and how one comes and goes.
+
+The cached view of them may be old: whoever is about to make or to end one looks `live`. A pod of a judge's name that is
+not the pool's, and one that the API server refuses, is an answer for people (`Refusal`); everything else raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from deepcoder_contracts.api.sandboxpool import SandboxPoolSpec
+from deepcoder_operator.builders.pool import PoolIdentity, PoolSettings, build_pod, build_pod_template, template_hash
+from deepcoder_operator.domain.owners import owned_by
+from deepcoder_operator.domain.pool_names import pod_name, selector
+from deepcoder_operator.domain.pool_plan import Deletion, JudgePod
+from deepcoder_operator.domain.pool_status import Refusal
+from deepcoder_operator.kube import errors
+from deepcoder_operator.kube.client import Kube
+from deepcoder_operator.kube.informer import Informer
+from deepcoder_operator.kube.resources import PODS
+from deepcoder_operator.sandbox.capacity import CapacityPoller
+from deepcoder_operator.sandbox.observe import judge_pods
+
+REFUSALS = (errors.Forbidden, errors.Invalid, errors.WebhookAway)
+"""What somebody has to see to, and is told in the status."""
+
+
+class Judges:
+    """The judges of all pools. Close when done."""
+
+    def __init__(self, kube: Kube, pods: Informer, settings: PoolSettings, poller: CapacityPoller) -> None:
+        """`pods` is indexed by "namespace/pool"."""
+        self._kube, self._pods, self._settings, self._poller = kube, pods, settings, poller
+        self._known: dict[str, set[str]] = {}
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._poller.close()
+
+    def forget(self, pool_uid: str) -> None:
+        """The pool is gone."""
+        self._poller.forget(self._known.pop(pool_uid, ()))
+
+    def template(self, pool: PoolIdentity, spec: SandboxPoolSpec) -> dict[str, Any]:
+        """What a judge is made from; raises `TemplateError`."""
+        return build_pod_template(pool, spec, self._settings)
+
+    async def look(self, pool: PoolIdentity, token: str | None, *, live: bool = False) -> list[JudgePod]:
+        """The pool's judges with the load of those that are ready, from the cache or from the API server itself."""
+        if live:
+            objects, _ = await self._kube.list(PODS, pool.namespace, selector(pool.name))
+            for obj in objects:
+                self._pods.observe(obj)
+        else:
+            objects = self._pods.group(f"{pool.namespace}/{pool.name}")
+        pods = judge_pods(objects, pool.uid)
+        uids = {p.uid for p in pods}
+        self._poller.forget(self._known.get(pool.uid, set()) - uids)
+        self._known[pool.uid] = uids
+        loads = await self._poller.poll(pods, token) if token else {}
+        return [replace(p, load=loads.get(p.uid)) for p in pods]
+
+    async def create(self, pool: PoolIdentity, template: Mapping[str, Any], index: int) -> Refusal | None:
+        """Make a judge; why there is none."""
+        try:
+            self._pods.observe(await self._kube.create(build_pod(pool, template, index)))
+        except errors.AlreadyExists:
+            name = pod_name(pool.name, index, template_hash(template))
+            existing = await self._kube.find(PODS, pool.namespace, name)
+            if existing is not None and not owned_by(existing, pool.uid):
+                return Refusal("NameConflict", f"Pod {name} exists and does not belong to this pool: delete it")
+        except REFUSALS as e:
+            text = f"the API server refuses the judges' pods, which is tried again at least each minute: {e}"
+            return Refusal("PodRefused", text)
+        return None
+
+    async def delete(self, pool: PoolIdentity, deletion: Deletion) -> bool:
+        """End a judge; False if it was gone."""
+        return await self._kube.delete(PODS, pool.namespace, deletion.name, uid=deletion.uid)
