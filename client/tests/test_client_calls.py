@@ -174,9 +174,23 @@ def test_waiting_bridges_an_outage_and_ends_with_the_time_given(server: Server) 
         server.client().wait("demo", seconds=0.2)
 
 
+@pytest.mark.parametrize("body", [b"", b'{"type": "ERROR", "object": {"code": 500}}\n'])
+def test_watches_that_the_server_ends_at_once_are_not_asked_for_in_a_hot_loop(server: Server, body: bytes) -> None:
+    def answer() -> Answer:
+        if "watch=true" in server.asked[-1][1]:
+            return 200, body
+        return 200, {"metadata": {"resourceVersion": "5"}, "items": []}
+
+    server.answers = [answer]
+    assert list(server.client().watch("demo", seconds=1.5)) == []
+    assert len(server.asked) < 12
+
+
 def test_a_watch_tells_what_is_there_then_changes_and_goes_on_from_a_new_list_where_its_version_is_too_old(
-    server: Server,
+    server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("deepcoder_client.client.POLL_SECONDS", 0.05)
+
     def version(number: int, **status: Any) -> dict[str, Any]:
         return {**RUN, "metadata": {**RUN["metadata"], "resourceVersion": str(number)}, "status": status}
 

@@ -162,21 +162,29 @@ class Client:
     def _changes(
         self, place: str | None, version: str, chosen: dict[str, str], end: float
     ) -> Iterator[tuple[str, Object]]:
-        """Changes until the version that was seen last is too old for the server, or the time is over."""
+        """Changes until the version that was seen last is too old for the server, or the time is over.
+
+        Where the server, or a proxy before it, ends each watch at once no more is asked than each `POLL_SECONDS`.
+        """
         right = Right("watch", RUNS.plural, RUNS.group, place)
         while (left := end - time.monotonic()) > 0:
             asked: dict[str, str | int] = {"watch": "true", "resourceVersion": version, "allowWatchBookmarks": "true"}
             asked |= {"timeoutSeconds": max(1, int(min(left, 300))), **chosen}
+            began, ended = time.monotonic(), False
             try:
                 for line in self.connection.lines(RUNS, place, right, asked, idle=min(left, 300) + 10):
                     event = json.loads(line)
                     if event["type"] == "ERROR":
-                        return
+                        ended = True
+                        break
                     version = _version(event["object"])
                     if event["type"] != "BOOKMARK":
                         yield event["type"], event["object"]
             except (Unreachable, Refused, ValueError):
+                ended = True
+            if time.monotonic() < began + POLL_SECONDS:
                 time.sleep(min(POLL_SECONDS, max(0.0, end - time.monotonic())))
+            if ended:
                 return
 
     def wait(
