@@ -102,6 +102,14 @@ async def test_one_namespace_that_is_gone_keeps_nobody_else_waiting(monkeypatch:
     assert alone.waits is not None
 
 
+async def test_an_answer_that_is_none_ends_no_watch_for_good(monkeypatch: Any) -> None:
+    """Its thread would end, and the page would show what was known then for ever."""
+    runs = await watching(
+        ([object_of("a")], [("MODIFIED", {"kind": "Status"})]), ([object_of("b")], []), monkeypatch=monkeypatch
+    )
+    assert [key.name for key, _ in runs.all()] == ["b"]
+
+
 async def test_what_is_known_stays_while_the_server_is_away_and_it_is_said(monkeypatch: Any) -> None:
     runs = await watching(([object_of("a")], []), monkeypatch=monkeypatch)
     assert runs.get(RunKey("team", "a")) is not None

@@ -154,8 +154,14 @@ class Runs:
                     self._call(partial(self._take, kind, _read(run)))
             except ClientError as error:
                 log.warning("runs cannot be watched: %s", error)
-                self._call(partial(self._fail, namespace, error))
-                self._over.wait(PAUSE_SECONDS)
+                self._pause(namespace, error)
+            except Exception as error:  # an answer that is none: nobody begins a thread anew that has ended
+                log.exception("runs cannot be watched")
+                self._pause(namespace, error)
+
+    def _pause(self, namespace: str | None, error: Exception) -> None:
+        self._call(partial(self._fail, namespace, error))
+        self._over.wait(PAUSE_SECONDS)
 
     def _call(self, action: Callable[[], object]) -> None:
         if self._loop is None:
@@ -163,8 +169,9 @@ class Runs:
         if not self._over.is_set():
             self._loop.call_soon_threadsafe(action)
 
-    def _fail(self, namespace: str | None, error: ClientError) -> None:
-        text, before = f"runs cannot be watched: {error}", self._problems.get(namespace)
+    def _fail(self, namespace: str | None, error: Exception) -> None:
+        said = str(error) if isinstance(error, ClientError) else type(error).__name__
+        text, before = f"runs cannot be watched: {said}", self._problems.get(namespace)
         self._problems[namespace] = text
         if text != before:
             self._tell(EVERYTHING)
