@@ -135,6 +135,9 @@ def test_pool_says_why_its_judges_do_not_start_and_what_mends_it(world: World) -
         wait_until("the condition tells", lambda: "CrashLoopBackOff" in reason(), 120, reason)
         assert "memory limit is 256 MiB" in reason()
         assert "raise the limit" in reason()
+        wait_until(
+            "it is believed", lambda: reason().startswith("JudgesRefuseToStart: no judge can start"), 120, reason
+        )
 
 
 def test_program_in_hand_outlives_the_scale_down_of_its_judge(world: World, callers: list[str]) -> None:
