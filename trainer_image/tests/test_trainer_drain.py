@@ -85,19 +85,23 @@ def test_who_is_asked_is_said_and_that_nobody_is(
     assert driver.wait(20) == 0
 
 
-def test_a_file_of_a_driver_that_is_no_more_does_not_signal_whoever_has_its_number(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other = subprocess.Popen(["sleep", "60"])
-    monkeypatch.setattr(drain.tempfile, "gettempdir", lambda: str(tmp_path))
-    folder = drain._folder()
-    folder.mkdir(mode=0o700)
-    (folder / str(other.pid)).touch()
-    assert drain._local_drivers() == [other.pid]
-    assert not drain._signal(other.pid)
-    assert other.poll() is None
-    other.kill()
-    other.wait()
+def test_a_driver_that_was_killed_leaves_nothing_that_ends_whoever_has_its_number(tmp_path: Path) -> None:
+    driver = start_driver(tmp_path)
+    driver.kill()
+    driver.wait()
+    [folder] = tmp_path.glob("deepcoder-trainer-*")
+    [left] = folder.iterdir()
+    other = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)  # a deepcoder program of another kind"]
+    )
+    left.rename(folder / str(other.pid))
+    try:
+        assert run_drain(tmp_path) == 0
+        assert other.poll() is None
+        assert not list(folder.iterdir())
+    finally:
+        other.kill()
+        other.wait()
 
 
 @pytest.mark.parametrize("whose", ["another user's", "everybody's", "a link", "a file"])

@@ -2,8 +2,10 @@
 
 A preStop hook runs it in head and learner pods, so that a pod that is evicted does not end before the checkpoint is
 written. On the driver's machine it is a signal to the process, found by a file that the driver keeps while it lives;
-not SIGTERM, of which a second one means "at once", while two hooks that ask mean no more than one. Everybody can guess
-the name of the file's folder and may make one there: another user's is refused. On another machine it is a key in the
+not SIGTERM, of which a second one means "at once", while two hooks that ask mean no more than one. The driver holds its
+file locked until its process ends: a killed one leaves the file behind, and its number goes to any other process, which
+the signal would end. Everybody can guess the name of the file's folder and may make one there: another user's is
+refused. On another machine it is a key in the
 Ray cluster's own store, which the driver looks at every two seconds (an actor for one bit would cost a pod a process);
 the driver counts up another key there and takes it away when it leaves, so that nobody waits for one that is gone. When
 a cluster is deleted its pods end together: a store that does not answer has no driver left, and that is found out by a
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import fcntl
 import logging
 import os
 import socket
@@ -66,9 +69,10 @@ class Driver:
         folder = _folder()
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
-        _check_own(folder)
+        for held in _local_drivers().values():  # which removes what killed ones have left
+            os.close(held)
         self._file = folder / str(os.getpid())
-        self._file.touch()
+        _hold(self._file)
         return self
 
     def __exit__(
@@ -126,12 +130,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Ask, and wait. 0 when there is nothing (left) to stop, 1 when the time was over."""
     deadline = time.monotonic() + args.timeout
-    drivers = [pid for pid in _local_drivers() if _signal(pid)]
-    if drivers:
+    if drivers := _local_drivers():
+        for pid in drivers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, DRAIN_SIGNAL)
         sys.stderr.write(f"deepcoder-trainer drain: asked to save and leave: {', '.join(map(str, drivers))}\n")
-        while args.wait and any(_alive(pid) for pid in drivers):
+        while args.wait and (left := [pid for pid, file in drivers.items() if _locked(file)]):
             if time.monotonic() > deadline:
-                sys.stderr.write(f"deepcoder-trainer drain: still running after {args.timeout:.0f} s: {drivers}\n")
+                sys.stderr.write(f"deepcoder-trainer drain: still running after {args.timeout:.0f} s: {left}\n")
                 return 1
             time.sleep(0.5)
         return 0
@@ -183,24 +189,40 @@ def _head_accepts() -> bool:
         return False
 
 
-def _local_drivers() -> list[int]:
+def _hold(file: Path) -> None:
+    """Lock this process's file. It is never closed: whoever waits for a process waits for its end, whatever it does."""
+    while True:
+        lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if file.exists():
+            return
+        os.close(lock)  # somebody took it for a killed one's in between, and removed it
+
+
+def _local_drivers() -> dict[int, int]:
+    """Trainers of this user that run here, each with its file, open. What killed ones have left is removed."""
     folder = _folder()
     if not os.path.lexists(folder):
-        return []
+        return {}
     _check_own(folder)
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
+    drivers: dict[int, int] = {}
+    for path in sorted(path for path in folder.iterdir() if path.name.isdigit()):
+        try:
+            file = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        except FileNotFoundError:  # it has just ended
+            continue
+        if _locked(file):
+            drivers[int(path.name)] = file
+        else:
+            os.close(file)
+            path.unlink(missing_ok=True)
+    return drivers
 
 
-def _signal(pid: int) -> bool:
-    if not _alive(pid):
-        return False
-    os.kill(pid, DRAIN_SIGNAL)
-    return True
-
-
-def _alive(pid: int) -> bool:
-    """Whether that process is still a trainer; its number may have been given to another."""
+def _locked(file: int) -> bool:
+    """Whether the trainer whose file this is still runs."""
     try:
-        return b"deepcoder" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
