@@ -179,6 +179,21 @@ def test_pool_that_was_deleted_to_be_made_anew_is_made_before_gpus_are_asked_for
     assert cluster.made == ["demo-s0-a1", "demo-s0-a2"]
 
 
+def test_pool_that_was_edited_is_kept_for_an_attempt_that_waits_in_its_queue() -> None:
+    """Made anew it would be the run's template again, whose judges refuse to start."""
+    cluster = running(stages=[TRAIN])
+    cluster.pool = refusing(cluster.pool)
+    cluster.settle()
+    cluster.pool = replace(cluster.pool, ready=True, refuses=False, edited=True)
+    cluster.advance(11)
+    cluster.settle()
+    assert cluster.made == ["demo-s0-a1", "demo-s0-a2"]
+    cluster.advance(600)
+    cluster.settle()
+    assert cluster.pool is not None
+    assert not cluster.pool.deleting
+
+
 def test_judges_that_serve_are_waited_for_by_nobody_after_an_outage() -> None:
     cluster = running(stages=[TRAIN])
     cluster.leave(75, "SandboxUnavailable")
@@ -231,6 +246,7 @@ def test_pool_that_was_mended_and_not_looked_at_since_is_not_said_to_refuse() ->
         "status": {"conditions": [ready]},
     }
     assert pool_view(obj).refuses
+    assert pool_view(obj).edited
     assert pool_view(obj).unready_since == START
     obj["metadata"]["generation"] = 3
     assert not pool_view(obj).refuses

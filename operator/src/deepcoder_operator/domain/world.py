@@ -129,6 +129,8 @@ class PoolView:
     owner_uid: str | None = None
     """The run whose own it is, if it is one's."""
     deleting: bool = False
+    edited: bool = False
+    """Whether somebody has changed its spec, which the operator never does."""
     refuses: bool = False
     """Whether each of its judges refuses to start, as its spec is now."""
     unready_since: datetime | None = None
@@ -337,6 +339,7 @@ def pool_view(obj: Object) -> PoolView:
         uid=meta["uid"],
         owner_uid=controller_uid(obj),
         deleting=bool(meta.get("deletionTimestamp")),
+        edited=(meta.get("generation") or 1) > 1,
         refuses=not ready and current and found.get("reason") == JUDGES_REFUSE,
         unready_since=None if ready else parse_time(found.get("lastTransitionTime")),
     )
