@@ -121,6 +121,25 @@ async def test_an_upload_that_fails_on_one_rank_is_told_when_no_rank_uploads_any
     assert ended
 
 
+async def test_files_of_a_damaged_checkpoint_make_room_for_the_one_that_is_brought_instead(
+    make_learner: Callable, make_config: Callable, tmp_path: Path
+) -> None:
+    learner, config = make_learner(), make_config()
+    manifests = {}
+    for step in (1, 2):
+        await learner.save(str(tmp_path / "saved"))
+        prefix = f"short/step-00000{step}.a001"
+        manifests[prefix] = manifest_of(config, await learner.upload(str(tmp_path / "saved"), config.storage, prefix))
+    older, newer = manifests
+    (tmp_path / "store" / newer / "learner/rank-00000-001.safetensors").unlink()
+    with pytest.raises(CheckpointDamaged, match="is missing"):
+        await learner.download(str(tmp_path / "newer"), config.storage, newer, manifests[newer])
+    assert files_below(tmp_path / "newer") != []
+    await learner.download(str(tmp_path / "older"), config.storage, older, manifests[older])
+    assert not (tmp_path / "newer").exists()
+    await learner.load(str(tmp_path / "older"), optimizer=True)
+
+
 async def test_scalars_lie_apart_from_what_is_large(make_learner: Callable, tmp_path: Path) -> None:
     learner = make_learner()
     await learner.save(str(tmp_path))

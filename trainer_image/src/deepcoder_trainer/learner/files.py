@@ -2,12 +2,14 @@
 
 Ranks share no disk. Each puts what it wrote itself, and brings the files that its own part of the state is in: the
 checkpoint's metadata is fetched first and says which. A checkpoint that does not fit this model is told here, before
-anything is loaded, so that the reader can fall back to another. Local files go whether an upload succeeds or not: a
-14B model leaves 12 GB on each of 16 ranks, and storage may fail more than once.
+anything is loaded, so that the reader can fall back to another. Local files go whether an upload succeeds or not, and
+those of a checkpoint that turned out damaged when another is brought: a 14B model leaves 12 GB on each of 16 ranks, and
+storage may fail more than once.
 """
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from deepcoder_contracts.manifest import FileEntry, Manifest
@@ -27,6 +29,8 @@ class RankFiles:
         self._learner = learner
         self._pretrained: dict[str, list[Path]] = {}
         """Folder of an export to what this rank wrote into it; other folders hold checkpoints."""
+        self._brought: Path | None = None
+        """Where the newest download went, whatever came of it."""
 
     def save_pretrained(self, directory: str) -> None:
         """Collective. Write the model in Hugging Face layout, on rank 0."""
@@ -55,6 +59,9 @@ class RankFiles:
     def download(self, directory: str, storage: Storage, prefix: str, manifest: Manifest) -> None:
         """Bring the files that this rank will read, at any world size; raises `CheckpointDamaged`."""
         store, root = open_run_storage(storage), Path(directory)
+        if self._brought is not None and self._brought != root:
+            shutil.rmtree(self._brought, ignore_errors=True)
+        self._brought = root
         stored = {f.path: f for f in manifest.files}
         metadata = f"{LEARNER_DIR}/{METADATA}"
         if metadata not in stored:
