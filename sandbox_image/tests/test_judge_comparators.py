@@ -148,7 +148,7 @@ def test_strict_values_are_equal_as_json(got, expected, right):
     assert strict.equal_as_json(decoded, expected) is right
 
 
-def test_strict_value_tolerance():
+def test_strict_values_within_the_tolerance_are_equal():
     assert strict.equal_as_json([1.0000001, 10**400], [1, 10**400], 1e-6)
     assert not strict.equal_as_json([1.1], [1], 1e-6)
 
@@ -202,7 +202,7 @@ def test_taco_compat_still_tells_some_things_apart(got, expected):
         ({1: 2}, [{"1": 2}], True),
     ],
 )
-def test_taco_compat_values(got, expected, right):
+def test_taco_compat_takes_a_value_and_a_list_of_it_for_the_same(got, expected, right):
     assert taco.compare_value(decode(encoding.encode(got)), expected) is right
 
 

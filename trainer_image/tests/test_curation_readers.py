@@ -39,7 +39,7 @@ def read(row: dict[str, Any], name: str = "set") -> Record:
     return reader_for(row)[1](row, name)
 
 
-def test_taco() -> None:
+def test_taco_is_read_with_its_examples_as_tests_and_its_solutions() -> None:
     record = read(taco_row())
     assert reader_for(taco_row())[0] is Layout.TACO
     assert (record.source, record.kind, record.prompt) == ("taco", Kind.STDIN, ADD)
@@ -57,7 +57,7 @@ def test_taco_function_with_its_solutions_as_json_text() -> None:
 
 
 @pytest.mark.parametrize("as_python", [False, True], ids=["JSON", "Python literal"])
-def test_synthetic(as_python: bool) -> None:
+def test_synthetic_rows_are_read_whether_json_or_written_as_python(as_python: bool) -> None:
     record = read(synthetic_row(as_python=as_python))
     assert record.source == "primeintellect"
     assert record.tests[1] == ("2\n", "4\n")
@@ -88,12 +88,12 @@ def test_livecodebench_has_public_and_hidden_tests_and_a_date() -> None:
     assert record.metadata["question_id"] == "abc300_a"
 
 
-def test_livecodebench_hidden_tests_as_plain_json() -> None:
+def test_livecodebench_hidden_tests_may_be_plain_json() -> None:
     hidden = [{"input": "1\n", "output": "1\n", "testtype": "stdin"}]
     assert read(livecodebench_row(private_test_cases=json.dumps(hidden))).tests[1:] == (("1\n", "1\n"),)
 
 
-def test_livecodebench_function() -> None:
+def test_livecodebench_rows_with_starter_code_are_functions_of_that_name() -> None:
     record = read(livecodebench_function_row())
     assert (record.kind, record.fn_name) == (Kind.FUNCTION, "repeat")
     assert record.tests[2] == ('"a"\n2', '"aa"')
@@ -173,7 +173,7 @@ def test_a_released_row_that_says_its_contest_is_a_released_row() -> None:
     assert reader_for(codeforces_row(contest_id="1234", index="A", title="Robot"))[0] is Layout.RELEASED
 
 
-def test_codeforces_problem_that_reads_nothing() -> None:
+def test_codeforces_problem_that_reads_nothing_has_an_empty_input() -> None:
     row = official_codeforces_row(official_tests=[{"input": None, "output": "42\n"}])
     del row["input_format"]
     record = read(row)
@@ -286,6 +286,6 @@ def test_instructions_are_no_part_of_a_statement(prompt: str) -> None:
         (own_row(tests=[]), "tests: "),
     ],
 )
-def test_unusable_row_is_refused_by_field(row: dict[str, Any], message: str) -> None:
+def test_unusable_row_of_each_layout_is_refused_by_field(row: dict[str, Any], message: str) -> None:
     with pytest.raises(RowError, match=message):
         read(row)

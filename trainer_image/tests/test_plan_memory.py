@@ -47,11 +47,11 @@ def test_a_layer_keeps_its_input_and_as_much_again_for_its_attention(context: in
 
 
 @pytest.mark.parametrize(("context", "gib"), [(16384, 3.9), (32768, 7.4)])
-def test_one_layer_computed_again(context: int, gib: float) -> None:
+def test_one_layer_at_a_time_is_computed_again_and_reckoned(context: int, gib: float) -> None:
     assert of(8, context).layer / GIB == pytest.approx(gib, rel=0.05)
 
 
-def test_gathered_weights_and_the_checkpoint() -> None:
+def test_gathered_weights_and_the_checkpoint_are_as_large_as_their_tensors() -> None:
     assert of(8).gathered / GB == pytest.approx(1.1 + 3.1, rel=0.01)
     assert checkpoint_bytes(QWEN_14B) / GB == pytest.approx(177, rel=0.01)
 
