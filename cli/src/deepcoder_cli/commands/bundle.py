@@ -1,4 +1,8 @@
-"""`debug-bundle`: one archive with what somebody who helps needs to see, without secrets."""
+"""`debug-bundle`: one archive with what somebody who helps needs to see, without secrets.
+
+Whatever part of it cannot be had is named in the archive and stops no other. Values of Secrets are taken out of each;
+where one is not known, nothing that a program printed is put in, unless that is asked for.
+"""
 
 from __future__ import annotations
 

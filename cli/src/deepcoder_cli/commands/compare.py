@@ -1,4 +1,8 @@
-"""`compare`: two runs side by side: what was asked for otherwise, and what came of it."""
+"""`compare`: two runs side by side: what was asked for otherwise, and what came of it.
+
+Figures of steps come from the runs' buckets; where one cannot be read its run is compared by its status, and that is
+said.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""`dashboard`: the page that the operator's chart serves, in this machine's browser, as its user."""
+"""`dashboard`: the page that the operator's chart serves, in this machine's browser, as its user.
+
+It needs no Ingress: a connection is forwarded to a pod of the page for as long as the command runs. A right that is
+missing is named with the role that grants it; a page that goes while it is open is looked for again.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""From a trainer's report to the status, every `FIGURES_SECONDS` at most; and from the status to its answer."""
+"""From a trainer's report to the status, every `FIGURES_SECONDS` at most; and from the status to its answer.
+
+Reports are lost, late and of attempts that are over: only the live attempt's newest counts, a figure that no status can
+hold is left out, and an attempt that nobody knows is answered that it should stop.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Conditions and phase from everything else: computed last, each pass, so that they cannot contradict it."""
+"""Conditions and phase from everything else: computed last, each pass, so that they cannot contradict it.
+
+It fails at nothing: what is not known yet is a condition that is `Unknown`, and a pool or cluster that is not there is
+`False` with the reason why.
+"""
 
 from __future__ import annotations
 

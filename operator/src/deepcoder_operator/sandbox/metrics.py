@@ -1,4 +1,7 @@
-"""Metrics of SandboxPools."""
+"""Metrics of SandboxPools.
+
+A pool's series go with it: gauges of a pool that is gone would stand at their last value for ever.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""A judge's pod as the API server shows it, read into the value that the planner takes."""
+"""A judge's pod as the API server shows it, read into the value that the planner takes.
+
+Read leniently: what a kubelet has not written yet is absent and no error. What a judge said last is told without tokens
+and cut short, since it becomes a condition.
+"""
 
 from __future__ import annotations
 

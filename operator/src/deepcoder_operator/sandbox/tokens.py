@@ -1,4 +1,8 @@
-"""Bearer tokens of pools, read by name and kept for a short time; never logged."""
+"""Bearer tokens of pools, read by name and kept for a short time; never logged.
+
+The Secret is somebody else's to damage: without a key, or with what is no base64, there is no token, and whoever asked
+has the pool's objects made anew or says so in its status.
+"""
 
 from __future__ import annotations
 
