@@ -9,7 +9,11 @@ import pytest
 
 from devcluster import testprograms
 
-SIMULATED = "Inst libnss3 (2:3.87 Debian:12)\nInst chromium (156.0 Debian-Security:12)\nConf chromium (156.0)\n"
+SIMULATED = (
+    "Inst libnss3 (2:3.87 Debian:12)\n"
+    "Inst chromium-headless-shell (156.0 Debian-Security:12)\n"
+    "Conf chromium-headless-shell (156.0)\n"
+)
 
 
 def test_apt_is_asked_once_what_chromium_lacks_until_packages_or_lists_change(
@@ -28,10 +32,10 @@ def test_apt_is_asked_once_what_chromium_lacks_until_packages_or_lists_change(
     monkeypatch.setattr(testprograms, "run", run)
     monkeypatch.setattr(testprograms, "_DPKG_STATUS", status)
     for _ in range(2):
-        assert testprograms._lacking(tmp_path, []) == ["chromium", "libnss3"]
+        assert testprograms._lacking(tmp_path, []) == ["chromium-headless-shell", "libnss3"]
     assert len(asked) == 1
     for times, path in enumerate((status, listed), start=2):
         os.utime(path, ns=(times, times))
         for _ in range(2):
-            assert testprograms._lacking(tmp_path, []) == ["chromium", "libnss3"]
+            assert testprograms._lacking(tmp_path, []) == ["chromium-headless-shell", "libnss3"]
         assert len(asked) == times

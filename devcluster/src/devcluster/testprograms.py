@@ -1,8 +1,9 @@
 """Programs that tests use beside the cluster, Chromium and Prometheus: the machine's own, else Debian's in the cache.
 
-Nothing is installed: packages are unpacked. Chromium comes with the libraries that the machine lacks; which those are
-is part of the folder's name, so that a cache which moves to another machine is completed there. Fails with apt's words,
-as the other Debian programs do.
+Nothing is installed: packages are unpacked. Chromium is the one that is built to have no window: a page in a session of
+its own takes it a quarter of the CPU time. It comes with the libraries that the machine lacks; which those are is part
+of the folder's name, so that a cache which moves to another machine is completed there. Fails with apt's words, as the
+other Debian programs do.
 """
 
 from __future__ import annotations
@@ -20,21 +21,22 @@ from devcluster.progress import step
 
 _DOWNLOAD_SECONDS = 600.0
 _DPKG_STATUS = Path("/var/lib/dpkg/status")
+_CHROMIUM = "chromium-headless-shell"
 _INSTALLED = re.compile(r"^Inst (\S+) ", re.MULTILINE)
 
 
 def chromium(cache: Path) -> Path:
     """The browser, or a script that starts it."""
-    if own := shutil.which("chromium"):
+    if own := shutil.which(_CHROMIUM) or shutil.which("chromium"):
         return Path(own)
     apt = _apt(cache)
     missing = _lacking(cache, apt)
 
     def finish(making: Path, final: Path) -> None:
-        (making / "chromium").write_text(_script(final, _libraries(making)))
-        (making / "chromium").chmod(0o755)
+        (making / _CHROMIUM).write_text(_script(final, _libraries(making)))
+        (making / _CHROMIUM).chmod(0o755)
 
-    return _unpacked(cache, apt, "chromium", missing, finish) / "chromium"
+    return _unpacked(cache, apt, _CHROMIUM, missing, finish) / _CHROMIUM
 
 
 def prometheus(cache: Path) -> Path:
@@ -62,10 +64,10 @@ def _lacking(cache: Path, apt: list[str]) -> list[str]:
     read = [_DPKG_STATUS, *sorted((cache / "apt" / "lists").glob("*_Packages*"))]
     states = [(path, path.stat()) for path in read if path.exists()]
     state = keys.digest(*(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in states))
-    kept = cache / "apt" / "chromium-lacks"
+    kept = cache / "apt" / f"{_CHROMIUM}-lacks"
     if kept.is_file() and (words := kept.read_text().split())[:1] == [state]:
         return words[1:]
-    told = run(["apt-get", *apt, "--simulate", "--no-install-recommends", "install", "chromium"], deadline=120)
+    told = run(["apt-get", *apt, "--simulate", "--no-install-recommends", "install", _CHROMIUM], deadline=120)
     lacking = sorted(set(_INSTALLED.findall(told)))
     making = kept.with_suffix(f".{os.getpid()}")
     making.write_text(" ".join([state, *lacking]))
@@ -113,5 +115,5 @@ def _script(tree: Path, folders: list[str]) -> str:
         f"export LD_LIBRARY_PATH={libraries}\n"
         f"if [ ! -e /etc/fonts/fonts.conf ] && [ -e {fonts} ]; then export FONTCONFIG_FILE={fonts}; fi\n"
         f"export XDG_DATA_HOME={shlex.quote(f'{tree}/usr/share')}\n"
-        f'exec {shlex.quote(f"{tree}/usr/lib/chromium/chromium")} "$@"\n'
+        f'exec {shlex.quote(f"{tree}/usr/lib/chromium/{_CHROMIUM}")} "$@"\n'
     )
