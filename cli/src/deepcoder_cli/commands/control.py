@@ -1,7 +1,7 @@
 """`approve`, `suspend`, `resume`: what may be changed of a run that goes on.
 
-Each is a change of the spec as it is now, asked for again where somebody else was quicker; asking for what is so already
-changes nothing. A stage that is not there is refused before anything is sent; of a run that is over it is said.
+Each is a change of the spec as it is now, asked for again where somebody else was quicker; asking for what is so
+already changes nothing. A stage that is not there is refused before anything is sent; of a run that is over it is said.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`lineage` and `verify`: where a model comes from, read back from the bucket link by link.
 
-The chain ends at the first manifest that is missing or not what its child says, which is named; exit code 1 then. A bucket
-that does not answer says nothing of a chain, and has a code of its own.
+The chain ends at the first manifest that is missing or not what its child says, which is named; exit code 1 then. A
+bucket that does not answer says nothing of a chain, and has a code of its own.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """`logs`: what the parts of a run print now, and what past attempts have left in the bucket.
 
-Pods go with their attempt, so what ran before is read from the bucket; where a part has no pod now, or an attempt has left
-nothing, the message says which of the two to ask. Of several pods that are followed one that fails ends the others.
+Pods go with their attempt, so what ran before is read from the bucket; where a part has no pod now, or an attempt has
+left nothing, the message says which of the two to ask. Of several pods that are followed one that fails ends the
+others.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Which checkpoint comes from which: the parent of a stage, and the chain that the status shows.
 
-Storage may lose what was verified: the chain then goes on from the newest that is whole, and an event says what is gone.
+Storage may lose what was verified: the chain then goes on from the newest that is whole, and an event says what is
+gone.
 """
 
 from __future__ import annotations
