@@ -61,6 +61,19 @@ def mortal() -> Iterator[LocalJudge]:
     judge.close()
 
 
+def test_its_programs_at_once_are_as_many_as_the_processors_that_it_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **_: commands.append(command))
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        folder = LocalJudge()._folder
+    finally:
+        os.sched_setaffinity(0, before)
+    folder.remove()
+    assert commands[0][-2:] == ["--slots", "1"], "of all that the machine has most may be others'"
+
+
 def client_of(judge: LocalJudge) -> JudgeClient:
     return local_judge(judge, RUN)
 

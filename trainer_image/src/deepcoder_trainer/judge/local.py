@@ -20,6 +20,7 @@ from pathlib import Path
 
 import aiohttp
 
+from deepcoder_trainer.cpus import cpu_limit
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.workdir import Workdir
 
@@ -56,7 +57,7 @@ class LocalJudge:
         if len(os.fsencode(self.socket)) > LONGEST_SOCKET:
             self._folder.remove()
             raise BadConfig(f"{self.socket} is too long for a Unix socket: set TMPDIR to a shorter folder")
-        self._workers = workers or os.cpu_count() or 1
+        self._workers = workers or cpu_limit()
         self._child = self._spawn()
         self._ended: deque[float] = deque(maxlen=RESTARTS + 1)
 
