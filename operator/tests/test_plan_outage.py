@@ -23,7 +23,7 @@ PULL = "no judge is ready; 1 of 1 pods: ErrImagePull: no such image"
 
 def refusing(pool: PoolView | None) -> PoolView:
     assert pool is not None
-    return replace(pool, ready=False, refuses=True, message=WORDS)
+    return replace(pool, ready=False, unmended=JUDGES_REFUSE, message=WORDS)
 
 
 def without_judges(cluster: Cluster) -> None:
@@ -85,7 +85,7 @@ def test_no_gpu_is_asked_for_while_judges_refuse_and_the_next_attempt_begins_whe
     assert "kubectl -n ml edit sandboxpool demo-sandbox" in told
     assert [e.reason for e in cluster.events].count(JUDGES_REFUSE) == 1, "said once, however long it lasts"
     assert cluster.pool is not None
-    cluster.pool = replace(cluster.pool, ready=True, refuses=False, message="1 of 1 judges are ready")
+    cluster.pool = replace(cluster.pool, ready=True, unmended="", message="1 of 1 judges are ready")
     cluster.settle()
     assert cluster.made == ["demo-s0-a1", "demo-s0-a2"]
     assert reason(cluster, "Accepted") == "Valid"
@@ -184,7 +184,7 @@ def test_pool_that_was_edited_is_kept_for_an_attempt_that_waits_in_its_queue() -
     cluster = running(stages=[TRAIN])
     cluster.pool = refusing(cluster.pool)
     cluster.settle()
-    cluster.pool = replace(cluster.pool, ready=True, refuses=False, edited=True)
+    cluster.pool = replace(cluster.pool, ready=True, unmended="", edited=True)
     cluster.advance(11)
     cluster.settle()
     assert cluster.made == ["demo-s0-a1", "demo-s0-a2"]
@@ -232,6 +232,19 @@ def test_attempt_that_trains_without_judges_goes_on_without_them() -> None:
     assert cluster.run.status.attempt.state is AttemptState.LEAVING
 
 
+def test_pool_whose_token_is_somebody_elses_holds_no_gpu_for_the_hour_that_a_head_may_wait_for_it() -> None:
+    cluster = starting(stages=[TRAIN])
+    words = "no judge is ready; Secret demo-sandbox-token exists and does not belong to this pool: delete or rename it"
+    assert cluster.pool is not None
+    cluster.pool = replace(cluster.pool, ready=False, unmended="NameConflict", message=words)
+    cluster.settle()
+    assert failed_of(cluster) is FailureReason.SANDBOX_UNAVAILABLE
+    cluster.advance(11)
+    cluster.settle()
+    assert reason(cluster, "Accepted") == "NameConflict"
+    assert words in condition_of(cluster, "Accepted").message
+
+
 def test_pool_that_was_mended_and_not_looked_at_since_is_not_said_to_refuse() -> None:
     ready = {
         "type": "Ready",
@@ -245,9 +258,9 @@ def test_pool_that_was_mended_and_not_looked_at_since_is_not_said_to_refuse() ->
         "metadata": {"name": "judges", "uid": "u", "generation": 2},
         "status": {"conditions": [ready]},
     }
-    assert pool_view(obj).refuses
+    assert pool_view(obj).unmended == JUDGES_REFUSE
     assert pool_view(obj).edited
     assert pool_view(obj).unready_since == START
     obj["metadata"]["generation"] = 3
-    assert not pool_view(obj).refuses
+    assert not pool_view(obj).unmended
     assert pool_view(obj | {"status": {"conditions": [ready | {"status": "True"}]}}).unready_since is None

@@ -1,11 +1,11 @@
 """Judges that cannot be there: what an attempt's GPUs wait for then, and for how long.
 
-Without judges no batch is ever whole, so GPUs that wait for them are paid for nothing. A judge that refuses to start
-(its image, its memory, its node's kernel) does so at each restart: the attempt ends at once, with the judges' own words
-as evidence, and no other asks for a GPU while they refuse. Judges that are missing for another reason (no room, an
-image that cannot be pulled, a node that is lost) may come by themselves: an attempt waits for them as long as its
-trainer and its stage's stallSeconds do, and the one after it asks for no GPU before one of them is ready, or its time
-to start has passed.
+Without judges no batch is ever whole, so GPUs that wait for them are paid for nothing. Some do not come before somebody
+mends what their pool says: a judge that refuses to start (its memory, its node's kernel) does so at each restart, and a
+name that is taken stays taken. The attempt ends at once then, with those words as evidence, and no other asks for a GPU
+meanwhile. Judges that are missing for another reason (no room, an image that cannot be pulled, a node that is lost) may
+come by themselves: an attempt waits for them as long as its trainer and its stage's stallSeconds do, and the one after
+it asks for no GPU before one of them is ready, or its time to start has passed.
 """
 
 from __future__ import annotations
@@ -19,15 +19,14 @@ from deepcoder_contracts.progress import TrainerPhase
 from deepcoder_operator.domain.classify import Failure
 from deepcoder_operator.domain.draft import Draft, EnsurePool
 from deepcoder_operator.domain.leaving import leave
-from deepcoder_operator.domain.pool_status import JUDGES_REFUSE
 from deepcoder_operator.domain.world import PoolView, Problem, World
 
 
 def end_without_judges(draft: Draft, world: World) -> None:
-    """Give the attempt up if each of its judges refuses to start, unless its trainer says that it needs none."""
+    """Give the attempt up if none of its judges can start, unless its trainer says that it needs none."""
     pool = judging_pool(draft, world)
-    if pool is not None and pool.refuses and not _needs_none(draft, world):
-        text = f"no GPU is held for judges that refuse to start. {pool.trouble()}"
+    if pool is not None and pool.unmended and not _needs_none(draft, world):
+        text = f"no GPU is held for judges that cannot start. {pool.trouble()}"
         leave(draft, Outcome.FAILED, Failure(FailureReason.SANDBOX_UNAVAILABLE, text))
 
 
@@ -55,10 +54,10 @@ def wait_for_judges(draft: Draft, world: World) -> Problem | None:
     if draft.run.spec.sandbox.together is not None:
         return None
     pool = judging_pool(draft, world)
-    if pool is not None and pool.refuses:
+    if pool is not None and pool.unmended:
         mend = f"kubectl -n {draft.run.metadata.namespace} edit sandboxpool {pool.name}"
-        text = f"no GPU is asked for while judges refuse to start: mend what they say, or the pool ({mend})"
-        return Problem(JUDGES_REFUSE, f"{text}. {pool.trouble()}")
+        text = f"no GPU is asked for while no judge can start: mend what is said, or the pool ({mend})"
+        return Problem(pool.unmended, f"{text}. {pool.trouble()}")
     backoff = draft.status.backoff
     if backoff is None or backoff.reason is not FailureReason.SANDBOX_UNAVAILABLE or (pool is not None and pool.ready):
         return None

@@ -21,7 +21,10 @@ LOAD_WRITE_SECONDS = 15.0
 """Shortest time between two status writes that differ in load alone."""
 
 JUDGES_REFUSE = "JudgesRefuseToStart"
-"""Reason of a pool that is not ready and will not be by itself: each of its judges refuses to start."""
+"""Reason of a pool that is not ready: each of its judges refuses to start."""
+
+UNMENDED = frozenset({JUDGES_REFUSE, "NameConflict", "InvalidTemplate", "InvalidSpec"})
+"""Reasons of a pool that is not ready and will not be by itself: somebody has to mend what it says."""
 
 _LOAD_FIELDS = {"busy_slots", "queue_depth", "longest_wait_seconds"}
 

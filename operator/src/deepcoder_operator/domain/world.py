@@ -21,7 +21,7 @@ from deepcoder_contracts.sizing import pod_gpus
 from deepcoder_contracts.stage import StageType
 from deepcoder_operator.domain.names import LABEL_ORDINAL, LABEL_ROLE
 from deepcoder_operator.domain.owners import controller_uid
-from deepcoder_operator.domain.pool_status import JUDGES_REFUSE
+from deepcoder_operator.domain.pool_status import UNMENDED
 
 Object = Mapping[str, Any]
 
@@ -131,8 +131,8 @@ class PoolView:
     deleting: bool = False
     edited: bool = False
     """Whether somebody has changed its spec, which the operator never does."""
-    refuses: bool = False
-    """Whether each of its judges refuses to start, as its spec is now."""
+    unmended: str = ""
+    """Why it cannot be ready, as its spec is now, until somebody mends what it says: the reason's word."""
     unready_since: datetime | None = None
     """Since when no judge has been ready; None: one is."""
 
@@ -340,7 +340,7 @@ def pool_view(obj: Object) -> PoolView:
         owner_uid=controller_uid(obj),
         deleting=bool(meta.get("deletionTimestamp")),
         edited=(meta.get("generation") or 1) > 1,
-        refuses=not ready and current and found.get("reason") == JUDGES_REFUSE,
+        unmended=found["reason"] if not ready and current and found.get("reason") in UNMENDED else "",
         unready_since=None if ready else parse_time(found.get("lastTransitionTime")),
     )
 
