@@ -16,6 +16,7 @@ from run_folder import CONFIG, RUN, Folder
 from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.chain import Damaged, walk_chain
 from deepcoder_contracts.manifest import ManifestKind, ParentRef, RunRecord
+from deepcoder_operator.__main__ import main
 from deepcoder_operator.storage.reader import claim_folder
 from deepcoder_operator.storage.s3 import Bucket
 
@@ -201,3 +202,15 @@ def test_command_tells_each_link_and_what_is_wrong(chain: Chain) -> None:
     answer = verify()
     assert answer.returncode == 1
     assert "as its child says" in answer.stderr
+
+
+def test_authority_that_cannot_be_read_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b"), ("AWS_CA_BUNDLE", "nowhere.pem")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["deepcoder-operator", "verify", "s3://bucket/folder"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "AWS_CA_BUNDLE nowhere.pem cannot be read" in capsys.readouterr().err

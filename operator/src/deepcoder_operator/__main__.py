@@ -137,9 +137,12 @@ def _verify(arguments: argparse.Namespace) -> int:
         print(f"deepcoder-operator: {e.args[0]} is not set", file=sys.stderr)
         return 2
     bundle = os.environ.get("AWS_CA_BUNDLE")
-    credentials = Credentials(
-        access, secret, os.environ.get("AWS_SESSION_TOKEN"), Path(bundle).read_text() if bundle else None, "environment"
-    )
+    try:
+        authority = Path(bundle).read_text() if bundle else None
+    except (OSError, UnicodeDecodeError) as e:
+        print(f"deepcoder-operator: AWS_CA_BUNDLE {bundle} cannot be read: {e}", file=sys.stderr)
+        return 2
+    credentials = Credentials(access, secret, os.environ.get("AWS_SESSION_TOKEN"), authority, "environment")
     try:
         opened = Buckets().open(Target(arguments.endpoint, arguments.region, credentials), bucket)
         for link in walk_chain(opened, folder.rstrip("/"), arguments.digest, deep=arguments.deep):
