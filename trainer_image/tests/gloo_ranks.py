@@ -13,8 +13,15 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.forkserver import ForkServer
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+# A process has one server of forks, with what whoever asked it first had it load: what others fork would load torch.
+_forks = ForkServer()
+# Only loaded there, never run: a process with torch's threads could not be forked.
+_forks.set_forkserver_preload(["deepcoder_trainer.learner.rank"])
 
 DEADLINE_S = 300.0
 """For one call, and for starting: on a busy machine one rank may be far behind the other."""
@@ -82,12 +89,11 @@ class GlooRanks:
         if self._processes:
             return
         context = multiprocessing.get_context("forkserver")
-        # Only loaded there, never run: a process with torch's threads could not be forked.
-        context.set_forkserver_preload(["deepcoder_trainer.learner.rank"])
         for rank in range(self.world):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(rank, self.world, str(self._folder), theirs), daemon=True)
-            process.start()
+            with mock.patch("multiprocessing.forkserver.connect_to_new_process", _forks.connect_to_new_process):
+                process.start()
             theirs.close()
             self._pipes.append(ours)
             self._processes.append(process)
