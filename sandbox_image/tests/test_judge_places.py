@@ -47,7 +47,10 @@ def test_a_judge_may_be_started_where_its_programs_packages_lie(packages):
 @pytest.mark.root
 @pytest.mark.parametrize("tier", [Tier.NAMESPACES, Tier.LANDLOCK])
 def test_a_judge_starts_where_it_can_write_nothing_at_all(tier):
-    script = 'mount --make-rprivate / && mount -o remount,ro,bind / && ! touch /tmp/x 2>&- && cd / && exec "$@"'
+    # With `bind` a mount of this namespace alone becomes read-only; without, the file system would for everybody.
+    each = "mount --bind $at $at && mount -o remount,ro,bind $at"
+    read_only = f"mount -o remount,ro,bind / && for at in /tmp /var/tmp; do {each} || exit; done"
+    script = f'mount --make-rprivate / && {read_only} && ! touch /tmp/x 2>&- && cd / && exec "$@"'
     found = run("unshare", "--mount", "sh", "-c", script, "sh", sys.executable, "-c", ATTACK, tier)
     assert (found.returncode, found.stdout) == (0, b"[]\n"), found
 
