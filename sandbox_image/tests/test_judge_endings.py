@@ -1,7 +1,8 @@
 """A program's output is what plain `python file` would print, whatever the program leaves to the interpreter's end."""
 
+import functools
 import subprocess
-from pathlib import Path
+import tempfile
 
 import pytest
 
@@ -124,16 +125,18 @@ ENDINGS = {
 }
 
 
-def plain(code: str, directory: Path) -> tuple[bytes, int]:
+@functools.cache  # for all tiers
+def plain(code: str) -> tuple[bytes, int]:
     """What the interpreter itself makes of it: the output and the exit status."""
-    file = directory / "main.py"
-    file.write_text(code)
-    with (directory / "out").open("wb") as out:  # a file, as the judge's is
+    with tempfile.NamedTemporaryFile("w", suffix=".py") as file, tempfile.TemporaryFile() as out:
+        file.write(code)
+        file.flush()
         done = subprocess.run(
-            [_interpreter(), str(file)], stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.DEVNULL,
+            [_interpreter(), file.name], stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.DEVNULL,
             env=ENVIRONMENT, cwd="/", timeout=60, check=False,
         )  # fmt: skip
-    return (directory / "out").read_bytes(), done.returncode
+        out.seek(0)  # a file, as the judge's is
+        return out.read(), done.returncode
 
 
 def ours(code: str, zygote) -> tuple[bytes, int | None]:
@@ -147,8 +150,8 @@ def ours(code: str, zygote) -> tuple[bytes, int | None]:
 
 
 @pytest.mark.parametrize("code", ENDINGS.values(), ids=ENDINGS)
-def test_output_and_exit_status_are_the_plain_interpreters(slot, tmp_path, code):
-    assert ours(code, slot.ensure_zygote()) == plain(code, tmp_path)
+def test_output_and_exit_status_are_the_plain_interpreters(slot, code):
+    assert ours(code, slot.ensure_zygote()) == plain(code)
 
 
 @pytest.mark.parametrize("scoring", ["strict", "taco-compat"])
