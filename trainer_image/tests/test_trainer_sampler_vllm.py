@@ -43,6 +43,14 @@ async def engine(request: pytest.FixtureRequest, model: Path) -> AsyncIterator[e
     await live.close()
 
 
+async def test_what_an_engine_in_this_process_leaves_lies_beside_its_model(
+    engine: engines.Engine, model: Path, request: pytest.FixtureRequest
+) -> None:
+    """Of the machine's temporary folder nobody would remove it."""
+    in_this_process = request.node.callspec.params["engine"] == "stepped"
+    assert bool(list(model.glob("vllm_dist_*"))) or not in_this_process
+
+
 async def push(engine: engines.Engine, model: Path, version: int, *, shift: float = 0.0, clear: bool = False) -> None:
     def moved(chunk: Any) -> Any:
         return {name: array + np.float32(shift) for name, array in chunk.items()}

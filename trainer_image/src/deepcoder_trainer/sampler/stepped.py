@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import queue
 import sys
+import tempfile
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -147,7 +148,8 @@ class SteppedEngine:
             from vllm.v1.engine.llm_engine import LLMEngine
 
             register_architecture(model)
-        engine = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(model, settings)))
+        with _temporary_files_in(model):
+            engine = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(model, settings)))
         engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
         return engine
 
@@ -185,6 +187,16 @@ class SteppedEngine:
 def _fail(future: Future[Any], error: Exception) -> None:
     if future.set_running_or_notify_cancel():
         future.set_exception(error)
+
+
+@contextmanager
+def _temporary_files_in(folder: str) -> Iterator[None]:
+    """vLLM leaves a file behind for each engine, by which its ranks would meet: here it goes with the model."""
+    before, tempfile.tempdir = tempfile.tempdir, folder
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def leave_the_compiler_out() -> None:
