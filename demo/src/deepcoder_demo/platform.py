@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+from pathlib import Path
 from typing import Any
 
 from deepcoder_demo.commands import CommandFailed, run
@@ -95,10 +96,11 @@ def follow(cluster: Cluster, name: str, namespace_: str, *, seconds: float) -> d
 def show(cluster: Cluster, name: str, namespace_: str) -> None:
     """What is known of a run that did not go well, while its cluster is still there: its status and all pods."""
     environment = {"KUBECONFIG": cluster.kubeconfig}
-    for command in (
+    commands: tuple[list[str | Path], ...] = (
         [tool("kubectl-deepcoder"), "status", name, "-n", namespace_],
         [cluster.kubectl, "get", "pods", "-A", "-o", "wide"],
-    ):
+    )
+    for command in commands:
         with contextlib.suppress(CommandFailed):  # what went wrong before is what is told
             run(command, seconds=60, show=True, env=environment)
 
