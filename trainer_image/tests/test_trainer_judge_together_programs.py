@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from hosted_judge import DOUBLE, RIGHT, submission
-from together_api import TogetherAPI
+from together_api import TogetherAPI, job_of
 
 from deepcoder_contracts.judge import TestCase
 from deepcoder_trainer.judge.client import JudgeClient
@@ -38,6 +38,12 @@ def forged(change: Callable[[dict[str, Any]], Any]) -> Callable[[str], str]:
         return f"{found[1]}:begin\n{packed}\n{found[1]}:end\n"
 
     return forge
+
+
+@pytest.fixture(scope="module")
+def honest() -> dict[str, str]:
+    """What one run of the program printed, by its nonce; forgers begin with that under a nonce of theirs."""
+    return {}
 
 
 BOMB = base64.b64encode(zlib.compress(b"\0" * (1 << 28))).decode()
@@ -67,8 +73,22 @@ BOMB = base64.b64encode(zlib.compress(b"\0" * (1 << 28))).decode()
     ],
 )
 async def test_a_report_that_does_not_hold_together_is_no_verdict(
-    hosted_api: TogetherAPI, hosted_judge: JudgeClient, change: Callable[[dict[str, Any]], Any]
+    hosted_api: TogetherAPI,
+    hosted_judge: JudgeClient,
+    change: Callable[[dict[str, Any]], Any],
+    honest: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    really = hosted_api._run
+
+    async def run(code: str) -> str:
+        nonce = job_of({"code": code})["nonce"]
+        if not honest:
+            honest[nonce] = await really(code)
+        [(first, printed)] = honest.items()
+        return printed.replace(first, nonce)
+
+    monkeypatch.setattr(hosted_api, "_run", run)
     hosted_api.forge = forged(change)
     judgement = await hosted_judge.judge(submission())
     assert (judgement.response, judgement.attempts) == (None, 3)
