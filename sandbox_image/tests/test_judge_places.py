@@ -43,15 +43,23 @@ def test_a_judge_may_be_started_where_its_programs_packages_lie(packages):
     assert (found.returncode, found.stdout) == (0, b"[]\n"), found
 
 
+READ_ONLY = """
+mount --make-rprivate / && for at in /tmp /var/tmp; do mount --bind $at $at || exit; done
+# With `bind` a mount of this namespace alone becomes read-only; without, the file system would for everybody.
+for at in $READ_ONLY; do mount -o remount,ro,bind $at && ! touch $at/x 2>&- || exit; done
+cd / && exec "$@"
+"""
+
+
 @needs_namespaces
 @pytest.mark.root
 @pytest.mark.parametrize("tier", [Tier.NAMESPACES, Tier.LANDLOCK])
-def test_a_judge_starts_where_it_can_write_nothing_at_all(tier):
-    # With `bind` a mount of this namespace alone becomes read-only; without, the file system would for everybody.
-    each = "mount --bind $at $at && mount -o remount,ro,bind $at"
-    read_only = f"mount -o remount,ro,bind / && for at in /tmp /var/tmp; do {each} || exit; done"
-    script = f'mount --make-rprivate / && {read_only} && ! touch /tmp/x 2>&- && cd / && exec "$@"'
-    found = run("unshare", "--mount", "sh", "-c", script, "sh", sys.executable, "-c", ATTACK, tier)
+@pytest.mark.parametrize("places", ["/", "/ /tmp /var/tmp"], ids=["its root, as in a pod", "all places"])
+def test_a_judge_starts_where_it_cannot_write(places, tier):
+    environment = {**os.environ, "READ_ONLY": places}
+    environment.pop("TMPDIR", None)
+    script = ["sh", "-c", READ_ONLY, "sh", sys.executable, "-c", ATTACK, tier]
+    found = run("unshare", "--mount", *script, env=environment)
     assert (found.returncode, found.stdout) == (0, b"[]\n"), found
 
 
