@@ -46,6 +46,9 @@ def exported(world: World, start_run: Callable[..., str]) -> tuple[str, str]:
     world.wait_for_phase(name, "Complete", 900)
     run = world.run(name)
     assert run is not None
+    card = world.content(name, f"short/export/step-000002.a{world.status(name)['ordinal']:03d}/README.md")
+    assert card is not None
+    assert b"logits_compared: true" in card, card.decode()
     s3 = world.cluster.s3
     storage = run["spec"]["checkpoint"]["s3"]
     uid = run["metadata"]["uid"]

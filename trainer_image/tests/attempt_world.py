@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from controller_world import ScriptedLearner, ScriptedSampler, scripted_reward, stage_config
@@ -14,11 +15,13 @@ from controller_world import ScriptedLearner, ScriptedSampler, scripted_reward, 
 from deepcoder_contracts.exit import ExitRecord
 from deepcoder_contracts.manifest import FileEntry
 from deepcoder_contracts.stage import DatasetSource, ModelSource, StageConfig, Storage
+from deepcoder_trainer.errors import LearnerLost
 from deepcoder_trainer.running import attempt, starting
 from deepcoder_trainer.running.attempt import Attempt
 from deepcoder_trainer.stopping import Stop
 from deepcoder_trainer.types import Outcome, Problem
 
+T = TypeVar("T")
 TINY = {
     "architectures": ["Qwen2ForCausalLM"],
     "max_position_embeddings": 4096,
@@ -43,6 +46,9 @@ class StoringLearner(ScriptedLearner):
 
     async def upload(self, directory: str, storage: Storage, prefix: str) -> list[FileEntry]:
         return []
+
+    async def beside(self, work: Callable[[Path], T]) -> T:
+        raise LearnerLost("it has no model")
 
     async def close(self) -> None: ...
 

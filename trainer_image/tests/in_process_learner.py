@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from deepcoder_contracts.manifest import FileEntry, Manifest
 from deepcoder_contracts.stage import Storage
 from deepcoder_trainer.types import Batch, WeightRefs
+
+T = TypeVar("T")
 
 
 class InProcessLearner:
@@ -64,6 +67,9 @@ class InProcessLearner:
 
     async def save_pretrained(self, directory: str) -> None:
         self.files.save_pretrained(directory)
+
+    async def beside(self, work: Callable[[Path], T]) -> T:
+        return await asyncio.to_thread(work, Path(self.rank.settings.model_dir))
 
     async def close(self) -> None:
         self.rank.close()

@@ -17,7 +17,7 @@ from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.checkpoint.verify import walk_chain
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
 from deepcoder_trainer.evaluation.targets import newest_export
-from deepcoder_trainer.modelcard import stage_card
+from deepcoder_trainer.modelcard import NotCompared, stage_card
 
 
 async def test_an_export_is_served_by_transformers_and_its_chain_leads_to_the_checkpoint(
@@ -82,6 +82,7 @@ async def test_a_stage_s_own_export_has_a_card_that_says_where_it_comes_from_and
         f"| Lineage digest | `{checkpoint.ref.digest}` |",
         "| `reward_mean` | 0.25 |",
         "| `eval/held/pass_at_1` | 0.5 |",
+        "Not compared: `whoever exported it was not asked to`.",
         "nobody has loaded them and held their logits to the checkpoint's",
         f"`deepcoder-trainer verify --deep {export.ref.uri}`",
         f"`deepcoder-trainer export --source {checkpoint.ref.uri} --output OUTPUT` makes an export",
@@ -96,7 +97,8 @@ def test_the_card_of_a_stage_with_scaled_positions_says_that_config_json_has_the
     made = manifest(kind=ManifestKind.CHECKPOINT)
     ref = ParentRef(uri="s3://b/run/long/step-000002.a001", digest=made.config_digest)
     rope = RopeScaling(type=RopeType.YARN, factor=4)
-    card = stage_card(made, ref, "s3://b/run/long/export/step-000002.a001", {}, "bfloat16", rope)
+    folder = "s3://b/run/long/export/step-000002.a001"
+    card = stage_card(made, ref, folder, {}, "bfloat16", NotCompared("no time"), rope)
     assert "scaled by Yarn, 4 times as far; config.json has the model's own" in card
 
 

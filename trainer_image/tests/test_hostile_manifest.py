@@ -11,10 +11,9 @@ from export_world import manifest
 from deepcoder_contracts.manifest import ManifestKind, ParentRef
 from deepcoder_trainer.checkpoint.verify import Link
 from deepcoder_trainer.export.card import model_card
-from deepcoder_trainer.export.compare import Difference
 from deepcoder_trainer.export.formats import Format
 from deepcoder_trainer.export.source import Measured, Place
-from deepcoder_trainer.modelcard import stage_card
+from deepcoder_trainer.modelcard import Difference, NotCompared, stage_card
 
 HOSTILE = "base`</td><script>alert(1)</script>\n# Safe\n\n[click](javascript:alert(1)) | more"
 
@@ -30,11 +29,13 @@ def exports_card(figure: str = "held", **fields: object) -> str:
     return model_card("name", place, Format.HUGGINGFACE, "bfloat16", found, [measured], {})
 
 
-def stages_card(figure: str = "held", **fields: object) -> str:
+def stages_card(figure: str = "held", reason: str = "no time", **fields: object) -> str:
     """Of the export that a stage ends with."""
     made = manifest(kind=ManifestKind.CHECKPOINT, **fields)
     uri = "s3://b/run/long/step-000002.a001"
-    return stage_card(made, ParentRef(uri=uri, digest=made.config_digest), uri, {f"eval/{figure}/x": 0.5}, "bfloat16")
+    figures = {f"eval/{figure}/x": 0.5}
+    ref = ParentRef(uri=uri, digest=made.config_digest)
+    return stage_card(made, ref, uri, figures, "bfloat16", NotCompared(reason))
 
 
 both = pytest.mark.parametrize("card", [exports_card, stages_card])
@@ -53,6 +54,10 @@ def test_values_of_a_manifest_do_not_shape_the_model_card(field: str, card: Call
 @both
 def test_names_of_figures_do_not_shape_the_model_card(card: Callable[..., str]) -> None:
     assert structure(card(figure=HOSTILE)) == structure(card(figure="plain"))
+
+
+def test_why_an_export_was_not_compared_does_not_shape_the_model_card() -> None:
+    assert structure(stages_card(reason=HOSTILE)) == structure(stages_card(reason="plain"))
 
 
 def page_of(card: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
@@ -190,6 +191,12 @@ async def test_two_ranks_export_one_model_after_they_have_saved(
     stored = load_file(tmp_path / "store/short/export/step-000001.a001/model.safetensors")
     for name, value in load_file(tiny_model() / "model.safetensors").items():
         np.testing.assert_array_equal(stored[name], value, err_msg=name)
+
+
+async def test_work_beside_training_is_given_the_model_that_it_began_with(
+    two: RayLearner, tiny_model: Callable
+) -> None:
+    assert await two.beside(os.fspath) == str(tiny_model())
 
 
 async def test_two_ranks_send_one_model_to_the_samplers_that_are_there(

@@ -18,8 +18,9 @@ from controller_world import PROMPTS, scripted_reward
 from deepcoder_contracts.manifest import Manifest
 from deepcoder_contracts.stage import ModelSource, StageConfig
 from deepcoder_trainer import stopping
+from deepcoder_trainer.checkpoint import writer
 from deepcoder_trainer.checkpoint.sources import Sources
-from deepcoder_trainer.checkpoint.writer import CheckpointWriter
+from deepcoder_trainer.export.errors import ExportFailed
 from deepcoder_trainer.running import attempt
 from deepcoder_trainer.running.attempt import Attempt
 from deepcoder_trainer.samples import read_samples
@@ -52,15 +53,15 @@ async def test_samples_and_metrics_of_a_step_are_stored_before_its_checkpoint_is
 ) -> None:
     w = world()
     seen: list[tuple[int, int]] = []
-    original = CheckpointWriter._put_manifest
+    original = writer.put_manifest
 
-    def put(self: CheckpointWriter, prefix: str, manifest: Any) -> Any:
+    def put(*manifest: Any) -> Any:
         metrics = w.store / "s/attempts/001/metrics.jsonl"
         lines = metrics.read_text().splitlines() if metrics.exists() else []
         seen.append((len(list(w.store.glob("s/samples/*.parquet"))), len(lines)))
-        return original(self, prefix, manifest)
+        return original(*manifest)
 
-    monkeypatch.setattr(CheckpointWriter, "_put_manifest", put)
+    monkeypatch.setattr(writer, "put_manifest", put)
     await w.run()
     assert all(samples >= step <= lines for step, (samples, lines) in enumerate(seen[:3], start=1))
 
@@ -70,14 +71,14 @@ async def test_a_drain_with_rollouts_that_do_not_end_stores_samples_and_metrics_
 ) -> None:
     w = world(steps=6, every=100)
     seen: list[tuple[int, bool]] = []
-    original = CheckpointWriter._put_manifest
+    original = writer.put_manifest
 
-    def put(self: CheckpointWriter, prefix: str, manifest: Any) -> Any:
+    def put(*manifest: Any) -> Any:
         metrics = w.store / "s/attempts/001/metrics.jsonl"
         seen.append((len(list(w.store.glob("s/samples/*.parquet"))), metrics.exists()))
-        return original(self, prefix, manifest)
+        return original(*manifest)
 
-    monkeypatch.setattr(CheckpointWriter, "_put_manifest", put)
+    monkeypatch.setattr(writer, "put_manifest", put)
     w.sampler.holds = lambda group: group >= 2 * PROMPTS
     monkeypatch.setattr(
         stopping, "COMMIT_SHARE", 0.95
@@ -311,6 +312,44 @@ async def test_an_export_that_outlasts_the_stop_is_left_to_the_next_attempt(worl
     record = await w.run()
     assert (record.code, record.reason, record.step) == (75, "Drained", 2)
     assert (w.store / "s/step-000002.a001/MANIFEST.json").exists()
+
+
+async def test_a_stop_ends_the_comparison_of_the_export_and_the_stage_is_over(world: Callable[..., World]) -> None:
+    w = world(steps=2)
+
+    async def stop(work: object) -> None:
+        w.stop.request(60, "SIGTERM")
+        await asyncio.Event().wait()
+
+    w.learner.beside = stop  # type: ignore[assignment,method-assign]
+    record = await w.run()
+    assert (record.code, record.reason, record.step) == (0, "Completed", 2)
+    assert "Not compared: `the attempt was asked to stop (SIGTERM)`" in card(w)
+
+
+async def test_a_learner_that_is_lost_over_the_comparison_does_not_cost_the_stage(world: Callable[..., World]) -> None:
+    w = world(steps=2)
+    record = await w.run()
+    assert (record.code, record.reason, record.step) == (0, "Completed", 2)
+    assert "Not compared: `LearnerLost: it has no model`" in card(w)
+
+
+async def test_a_ruined_export_fails_the_attempt_and_the_checkpoint_stands(world: Callable[..., World]) -> None:
+    w = world(steps=2)
+
+    async def ruined(work: object) -> None:
+        raise ExportFailed("the export is not the model that it was made from")
+
+    w.learner.beside = ruined  # type: ignore[assignment,method-assign]
+    record = await w.run()
+    assert (record.code, record.reason, record.step) == (1, "ExportRuined", 2)
+    assert "is not published: the export is not the model" in record.message
+    assert (w.store / "s/step-000002.a001/MANIFEST.json").exists()
+    assert not (w.store / "s/export").exists()
+
+
+def card(w: World) -> str:
+    return (w.store / "s/export/step-000002.a001/README.md").read_text()
 
 
 async def test_a_batch_that_no_judge_could_judge_is_stored_and_the_record_says_why(

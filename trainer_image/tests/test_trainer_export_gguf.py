@@ -13,6 +13,7 @@ from deepcoder_trainer.__main__ import main
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.export.formats import Format
 from deepcoder_trainer.export.run import Done, Order, export
+from deepcoder_trainer.export.shards import Folder
 from deepcoder_trainer.export.tensors import PretrainedTensors
 
 LLAMA3_ROPE = {
@@ -147,7 +148,7 @@ def test_a_llama_that_does_not_say_its_key_value_heads_has_as_many_as_of_queries
 
     model = export_world.make_model(tmp_path / "model", "Llama", num_key_value_heads=4)
     config = json.loads((model / "config.json").read_text())
-    tensors = PretrainedTensors(model)
+    tensors = PretrainedTensors(Folder(model))
     write_gguf(tensors, config, model, tmp_path / "said.gguf", "x")
     del config["num_key_value_heads"]
     write_gguf(tensors, config, model, tmp_path / "unsaid.gguf", "x")

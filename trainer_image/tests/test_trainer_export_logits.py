@@ -23,12 +23,13 @@ def test_logits_layer_by_layer_are_the_whole_models(architecture: str, rope: int
     from transformers import AutoModelForCausalLM
 
     from deepcoder_trainer.export.forward import Layerwise
+    from deepcoder_trainer.export.shards import Folder
     from deepcoder_trainer.export.tensors import PretrainedTensors
 
     directory = export_world.make_model(tmp_path, architecture)
     config = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps(config | huggingface.positions(config, rope, None)))
-    model = Layerwise(directory, PretrainedTensors(directory))
+    model = Layerwise(directory, PretrainedTensors(Folder(directory)))
     whole = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager")
     for prompt, hidden in zip(PROMPTS, model.hidden(PROMPTS), strict=True):
         with torch.no_grad():
@@ -62,6 +63,7 @@ def test_a_weight_is_put_together_from_the_shards_of_all_ranks(tmp_path: Path) -
     import torch
     from safetensors.torch import save_file
 
+    from deepcoder_trainer.export.shards import Folder
     from deepcoder_trainer.export.tensors import CheckpointTensors
 
     whole = torch.arange(35, dtype=torch.float32).reshape(7, 5)
@@ -76,7 +78,7 @@ def test_a_weight_is_put_together_from_the_shards_of_all_ranks(tmp_path: Path) -
         {"schemaVersion": 1, "tensors": {"model.a.weight": entry, "optimizer.a.weight.exp_avg": other}}
     )
     (tmp_path / "metadata.json").write_text(metadata)
-    tensors = CheckpointTensors(tmp_path)
+    tensors = CheckpointTensors(Folder(tmp_path))
     assert tensors.names() == ["a.weight"]
     assert tensors.files(metadata.encode()) == ["rank-00000-000.safetensors", "rank-00001-000.safetensors"]
     assert torch.equal(tensors.get("a.weight"), whole)

@@ -27,6 +27,7 @@ import yaml
 
 from deepcoder_trainer.export.forward import Layerwise
 from deepcoder_trainer.export.run import Order, export
+from deepcoder_trainer.export.shards import Folder
 from deepcoder_trainer.export.tensors import PretrainedTensors
 from deepcoder_trainer.sampler.engine import CPU_ENVIRONMENT, ENVIRONMENT
 
@@ -112,7 +113,7 @@ def complete(address: str, body: Mapping[str, Any]) -> dict[str, Any]:
 
 def last_logprobs(model: Path, prompt: list[int]) -> Any:
     """Log-probabilities of what follows a prompt, layer by layer in float32."""
-    layers = Layerwise(model, PretrainedTensors(model))
+    layers = Layerwise(model, PretrainedTensors(Folder(model)))
     [hidden] = layers.hidden([prompt])
     return layers.logits(hidden[-1:])[0].log_softmax(-1)
 

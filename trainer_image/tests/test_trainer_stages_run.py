@@ -13,6 +13,7 @@ import pytest
 import yaml
 from real_runs import RealRun, make_model
 
+from deepcoder_contracts.manifest import Manifest
 from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.checkpoint.verify import walk_chain
 from deepcoder_trainer.evaluation.plan import samples_path
@@ -74,6 +75,15 @@ def test_a_longer_stage_lifts_what_a_shorter_one_truncated(tmp_path: Path, preci
     rows = read_samples(folder / f"eval/{measured.results.key}" / samples_path("long", "held"))
     assert max(row["response_tokens"] for row in rows) > LONG, "it answers at lengths that it was never trained at"
     assert all(not link.problems for link in walk_chain(f"file://{folder}/{history.newest}", deep=True))
+
+    for stage in ("short", "long"):
+        [export] = (folder / stage / "export").iterdir()
+        assert "logits_compared: true" in (export / "README.md").read_text()
+        figures = Manifest.from_json((export / "MANIFEST.json").read_bytes()).metrics
+        assert figures["export/logits_mean_kl"] < 1e-3
+        assert figures["export/positions"] > 100
+        if precision == "Float32":
+            assert figures["export/logits_max_abs"] == 0
 
     for line in metrics_lines(folder):
         found = {name: value for name, value in line["metrics"].items() if name.startswith(("logprob_gap", "ratio_"))}

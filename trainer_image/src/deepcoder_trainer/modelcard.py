@@ -1,15 +1,16 @@
 """The model card, README.md of a model that leaves a run: what all cards say, and the card of a stage's own export.
 
-A card is made of a manifest and asks nobody; what a manifest does not say is left out. So writing one cannot fail, and
-the export that ends a stage has its card at no cost, while GPUs are held. Two things take reading whole models, and are
-`deepcoder-trainer export`'s to do (see `export.card`): to walk the chain, and to compare logits. A card from here says
-that neither was done, and by which command they are.
+A card is made of a manifest and asks nobody; what a manifest does not say is left out. So writing one cannot fail. How
+far the logits of a stage's export are from its checkpoint's is said by whoever has compared them; or why nobody has,
+with the command that does it. To walk the chain, which reads whole models while GPUs are held, is left to commands:
+`deepcoder-trainer verify`, and `export` for one made by hand (see `export.card`).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from deepcoder_contracts.manifest import Manifest, ParentRef
 from deepcoder_contracts.rope import RopeScaling
@@ -21,23 +22,58 @@ _TRAINING = ("reward_mean", "truncated_ratio", "response_tokens_mean", "entropy"
 _EVALUATION = "eval/"
 
 
+@dataclass(frozen=True)
+class Difference:
+    """Between two models' logits."""
+
+    max_abs: float
+    """Largest difference of a logit."""
+
+    mean_kl: float
+    """Mean divergence KL(source ‖ export), in nats."""
+
+    top1: float
+    """Share of positions with the same likeliest token."""
+
+    positions: int
+    """How many were compared."""
+
+    def figures(self) -> dict[str, float]:
+        """For the manifest."""
+        return {
+            "export/logits_max_abs": self.max_abs,
+            "export/logits_mean_kl": self.mean_kl,
+            "export/top1_agreement": self.top1,
+            "export/positions": float(self.positions),
+        }
+
+
+@dataclass(frozen=True)
+class NotCompared:
+    """Nobody has compared the logits of an export with its source's."""
+
+    reason: str
+    """Why, for the card."""
+
+
 def stage_card(
     source: Manifest,
     ref: ParentRef,
     folder: str,
     figures: Mapping[str, float],
     dtype: str,
+    found: Difference | NotCompared,
     rope: RopeScaling | None = None,
 ) -> str:
     """Of the export that a stage ends with, in `folder`: made from the checkpoint `ref`, whose manifest is `source`.
 
-    `rope` is what the stage trained with, which config.json of its export does not say.
+    `found` is how far its logits are from the checkpoint's, or why nobody knows; `rope` is what the stage trained
+    with, which config.json of its export does not say.
     """
     walk = code(f"deepcoder-trainer verify --deep {folder}")
-    compare = code(f"deepcoder-trainer export --source {ref.uri} --output OUTPUT")
     evaluated = [(code(name), f"{value:.6g}") for name, value in sorted(evaluations(figures).items())]
     sections = [
-        front_matter(source, "transformers", compared=False),
+        front_matter(source, "transformers", compared=isinstance(found, Difference)),
         f"# {model_name(source)}\n",
         f"Hugging Face layout: safetensors in {dtype}. {trained_by(source)}",
         "## Provenance\n",
@@ -48,9 +84,7 @@ def stage_card(
         training_figures(figures),
         f"## Evaluation\n\nSaid by the checkpoint's manifest.\n\n{table(('', ''), evaluated)}" if evaluated else "",
         "## Difference to the source\n",
-        f"Not compared. The weights are the checkpoint's as training held them, written in {dtype}; nobody has loaded "
-        f"them and held their logits to the checkpoint's. {compare} makes an export of which that is done, with "
-        "the difference in its card.\n",
+        difference_table(AS_WRITTEN, found) if isinstance(found, Difference) else _not_compared(found, ref, dtype),
     ]
     if rope is not None:
         sections += [
@@ -116,6 +150,30 @@ def training_figures(figures: Mapping[str, float]) -> str:
 def evaluations(figures: Mapping[str, float]) -> dict[str, float]:
     """Those of them that an evaluation gave."""
     return {name: value for name, value in figures.items() if name.startswith(_EVALUATION)}
+
+
+AS_WRITTEN = "of the weights and configuration as written, computed in float32"
+"""Which logits of an export are compared, of one that is not quantized."""
+
+
+def difference_table(how: str, found: Difference) -> str:
+    """How far an export's logits are from its source's; `how` says which logits these are."""
+    rows = [
+        ("Largest difference of a logit", f"{found.max_abs:.3g}"),
+        ("Mean KL(source ‖ export), nats", f"{found.mean_kl:.3g}"),
+        ("Same likeliest token", f"{100 * found.top1:.2f} %"),
+        ("Positions compared", str(found.positions)),
+    ]
+    return f"Logits {how}, against the source's in float32, on a fixed set of prompts.\n\n" + table(("", ""), rows)
+
+
+def _not_compared(found: NotCompared, ref: ParentRef, dtype: str) -> str:
+    return (
+        f"Not compared: {code(found.reason)}. The weights are the checkpoint's as training held them, written in "
+        f"{dtype}; nobody has loaded them and held their logits to the checkpoint's. "
+        f"{code(f'deepcoder-trainer export --source {ref.uri} --output OUTPUT')} makes an export of which that is "
+        "done, with the difference in its card.\n"
+    )
 
 
 def code(value: str) -> str:

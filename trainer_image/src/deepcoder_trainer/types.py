@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,8 @@ import numpy.typing as npt
 from deepcoder_contracts.judge import Kind, Scoring, TestCase
 from deepcoder_contracts.manifest import FileEntry, Manifest
 from deepcoder_contracts.stage import Extraction, Storage
+
+T = TypeVar("T")
 
 IntArray = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float32]
@@ -299,6 +302,13 @@ class Learner(Protocol):
 
     async def save_pretrained(self, directory: str) -> None:
         """Write bf16/fp32 safetensors, config and tokenizer in Hugging Face layout, on rank 0's machine."""
+        ...
+
+    async def beside(self, work: Callable[[Path], T]) -> T:
+        """What `work` makes of the folder of the model that training began with, in a thread of rank 0's process.
+
+        Whoever waits no longer leaves the thread behind: it ends with the process.
+        """
         ...
 
     async def close(self) -> None:

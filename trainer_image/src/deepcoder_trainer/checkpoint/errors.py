@@ -37,6 +37,10 @@ class CheckpointFailed(Exception):
     """A checkpoint could not be written; the message says why. Training has not lost anything yet."""
 
 
+class ExportRuined(CheckpointFailed):
+    """What a stage exported is not the model of its checkpoint, which stands; the next attempt exports it anew."""
+
+
 class ConfigMismatch(BadConfig):
     """What is stored belongs to another run or another configuration: it is never resumed from."""
 

@@ -21,14 +21,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from deepcoder_contracts.base import sha256_digest
 from deepcoder_contracts.exit import ExitRecord
 from deepcoder_contracts.gate import GateRecord
-from deepcoder_contracts.layout import MANIFEST, RUN, checkpoint_dir, claim_key, exit_key, export_dir
+from deepcoder_contracts.layout import MANIFEST, RUN, checkpoint_dir, claim_key, exit_key
 from deepcoder_contracts.lineage import StoredCheckpoint
 from deepcoder_contracts.manifest import Claim, ComputeThreads, FileEntry, Manifest, ManifestKind, ParentRef, RunRecord
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.checkpoint.code import code_digest, versions
+from deepcoder_trainer.checkpoint.committed import CommittedCheckpoint, put_manifest
 from deepcoder_trainer.checkpoint.errors import (
     CheckpointDamaged,
     CheckpointFailed,
@@ -39,6 +39,7 @@ from deepcoder_trainer.checkpoint.errors import (
     StorageDenied,
     StorageError,
 )
+from deepcoder_trainer.checkpoint.exports import Compare, StageExport, not_asked
 from deepcoder_trainer.checkpoint.inputs import Inputs
 from deepcoder_trainer.checkpoint.listing import read_listing
 from deepcoder_trainer.checkpoint.opening import open_run_storage
@@ -47,7 +48,6 @@ from deepcoder_trainer.checkpoint.retention import payloads_to_prune
 from deepcoder_trainer.checkpoint.state import PipelineState, save_state
 from deepcoder_trainer.checkpoint.storage import ObjectStore
 from deepcoder_trainer.checkpoint.transfer import upload_files
-from deepcoder_trainer.modelcard import CARD, stage_card
 from deepcoder_trainer.surroundings import Surroundings
 from deepcoder_trainer.types import Learner
 
@@ -55,17 +55,6 @@ MAX_FAILURES = 3
 """Saves that may fail in a row before training stops."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class CommittedCheckpoint:
-    """A manifest that storage has accepted."""
-
-    ref: ParentRef
-    """Where it is, and its digest."""
-
-    manifest: Manifest
-    """What it says."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +126,8 @@ class CheckpointWriter:
         """Told of each checkpoint as soon as storage has its manifest; must not raise."""
         self.before_commit: Callable[[], Awaitable[None]] = _nothing
         """Awaited before each manifest is put, for what is to be stored by then; must not raise, and be bounded."""
+        self.compare: Compare = not_asked
+        """Asked of the export when its files are stored, before its card is written."""
 
     async def claim(self) -> None:
         """Take the run's prefix and this attempt's ordinal; before anything is read or written.
@@ -204,64 +195,13 @@ class CheckpointWriter:
         return self.latest
 
     async def export(self, metrics: Mapping[str, float]) -> CommittedCheckpoint:
-        """Write the model in Hugging Face layout, made from the newest checkpoint, with card and manifest of its own.
-
-        An export of the same checkpoint that is there already is returned as it is.
-        """
+        """Export the newest checkpoint: see `StageExport.of`."""
         assert self._learner is not None, "an Evaluate stage exports nothing"
         checkpoint = await self.wait()
         if checkpoint is None:
             raise CheckpointFailed("there is no checkpoint to export: save first")
-        source = checkpoint.manifest
-        found = await asyncio.to_thread(self._exported, checkpoint)
-        if found is not None:
-            return found
-        prefix = export_dir(source.stage, source.step, self._config.ordinal)
-        directory = self._workdir / prefix.replace("/", "-")
-        try:
-            await self._learner.save_pretrained(str(directory))
-            files = await self._learner.upload(str(directory), self._config.storage, prefix)
-            files += await asyncio.to_thread(self._upload_card, checkpoint, metrics, directory, prefix)
-        except StorageError as e:
-            raise CheckpointFailed(f"{prefix} could not be exported: {e}") from e
-        manifest = source.model_copy(
-            update={
-                "kind": ManifestKind.EXPORT,
-                "ordinal": self._config.ordinal,
-                "parent": checkpoint.ref,
-                "metrics": dict(metrics),
-                "created_at": datetime.now(UTC),
-                "code_digest": code_digest(),
-                "files": sorted(files, key=lambda f: f.path),
-            }
-        )
-        return await asyncio.to_thread(self._put_manifest, prefix, manifest)
-
-    def _upload_card(
-        self, checkpoint: CommittedCheckpoint, metrics: Mapping[str, float], directory: Path, prefix: str
-    ) -> list[FileEntry]:
-        """Says where the model comes from, and that nobody has compared its logits yet."""
-        stage, precision = self._config.stage, self._config.recipe.precision
-        folder, dtype = f"{self._store.uri}/{prefix}", precision.value.lower()
-        directory.mkdir(parents=True, exist_ok=True)
-        path = directory / CARD
-        path.write_text(stage_card(checkpoint.manifest, checkpoint.ref, folder, metrics, dtype, stage.rope))
-        return upload_files(self._store, prefix, directory, [path])
-
-    def _exported(self, checkpoint: CommittedCheckpoint) -> CommittedCheckpoint | None:
-        """An export of this checkpoint, whoever made it; one that was committed after a later claim does not count."""
-        stage = checkpoint.manifest.stage
-        for export in read_listing(self._store.list(f"{stage}/")).exports():
-            try:
-                manifest, digest = read_manifest(self._store, export.path)
-            except (CheckpointDamaged, ObjectMissing) as e:
-                log.warning("%s is not used: %s", export.path, e)
-                continue
-            if manifest.parent == checkpoint.ref:
-                return CommittedCheckpoint(self._ref(export.path, digest), manifest)
-            if export.ordinal == self._config.ordinal and export.step == checkpoint.manifest.step:
-                raise CheckpointFailed(f"{export.path} is an export of another checkpoint ({manifest.parent})")
-        return None
+        export = StageExport(self._config, self._learner, self._store, self._workdir, self.compare)
+        return await export.of(checkpoint, metrics)
 
     async def write_exit(self, record: ExitRecord) -> None:
         """Say how this attempt ended; the last thing it does."""
@@ -298,7 +238,7 @@ class CheckpointWriter:
             files = learner_files + await asyncio.to_thread(self._upload_state, state, copied.directory, copied.prefix)
             await self.before_commit()
             manifest = manifest.model_copy(update={"files": sorted(files, key=lambda f: f.path)})
-            committed = await asyncio.to_thread(self._put_manifest, copied.prefix, manifest)
+            committed = await asyncio.to_thread(put_manifest, self._store, copied.prefix, manifest)
         finally:
             await asyncio.to_thread(shutil.rmtree, copied.directory, ignore_errors=True)
         self.latest, self.parent, self.failures = committed, committed.ref, 0
@@ -311,17 +251,6 @@ class CheckpointWriter:
 
     def _upload_state(self, state: PipelineState, directory: Path, prefix: str) -> list[FileEntry]:
         return upload_files(self._store, prefix, directory, save_state(state, directory))
-
-    def _put_manifest(self, prefix: str, manifest: Manifest) -> CommittedCheckpoint:
-        data = manifest.to_json()
-        try:
-            self._store.put_bytes(f"{prefix}/{MANIFEST}", data, if_absent=True)
-        except ObjectExists as e:
-            raise CheckpointFailed(f"{prefix} was committed by another process: is this attempt running twice?") from e
-        return CommittedCheckpoint(self._ref(prefix, sha256_digest(data)), manifest)
-
-    def _ref(self, prefix: str, digest: str) -> ParentRef:
-        return ParentRef(uri=f"{self._store.uri}/{prefix}", digest=digest)
 
     def _manifest(
         self,

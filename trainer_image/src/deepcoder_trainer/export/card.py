@@ -13,11 +13,13 @@ from typing import Any
 
 from deepcoder_contracts.manifest import Manifest
 from deepcoder_trainer.checkpoint.verify import Link
-from deepcoder_trainer.export.compare import Difference
 from deepcoder_trainer.export.formats import Format
 from deepcoder_trainer.export.source import Measured, Place
 from deepcoder_trainer.modelcard import (
+    AS_WRITTEN,
+    Difference,
     code,
+    difference_table,
     evaluations,
     front_matter,
     provenance,
@@ -120,15 +122,9 @@ def _difference(form: Format, found: Difference) -> str:
         if form.quantization
         else "of the weights as written, computed in float32, activations quantized as vLLM does"
         if form is Format.FP8
-        else "of the weights and configuration as written, computed in float32"
+        else AS_WRITTEN
     )
-    rows = [
-        ("Largest difference of a logit", f"{found.max_abs:.3g}"),
-        ("Mean KL(source ‖ export), nats", f"{found.mean_kl:.3g}"),
-        ("Same likeliest token", f"{100 * found.top1:.2f} %"),
-        ("Positions compared", str(found.positions)),
-    ]
-    return f"Logits {how}, against the source's in float32, on a fixed set of prompts.\n\n" + table(("", ""), rows)
+    return difference_table(how, found)
 
 
 def _positions(rope: Mapping[str, Any]) -> str:

@@ -9,50 +9,27 @@ export's from the source's), and how often both have the same likeliest token.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from deepcoder_trainer.export.errors import ExportFailed
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Between two models' logits."""
-
-    max_abs: float
-    """Largest difference of a logit."""
-
-    mean_kl: float
-    """Mean divergence KL(source ‖ export), in nats."""
-
-    top1: float
-    """Share of positions with the same likeliest token."""
-
-    positions: int
-    """How many were compared."""
-
-    def figures(self) -> dict[str, float]:
-        """For the manifest."""
-        return {
-            "export/logits_max_abs": self.max_abs,
-            "export/logits_mean_kl": self.mean_kl,
-            "export/top1_agreement": self.top1,
-            "export/positions": float(self.positions),
-        }
+from deepcoder_trainer.export.errors import ExportFailed, SourceBroken
+from deepcoder_trainer.export.formats import Format
+from deepcoder_trainer.modelcard import Difference
 
 
 def difference(source: Callable[[int], Tensor], export: Callable[[int], Tensor], lengths: Sequence[int]) -> Difference:
     """Of two models, each given as its logits [tokens, vocabulary] of prompt i: one prompt's are held at a time.
 
     An export may have more rows than the source (padding of the vocabulary); they are left out. Raises `ExportFailed`
-    for logits that are no numbers.
+    for logits that are no numbers, `SourceBroken` if the source's are none.
     """
     largest, divergence, agreed, positions = 0.0, 0.0, 0, 0
     for i, length in enumerate(lengths):
         of_source = source(i).to(torch.float32)
         of_export = export(i).to(torch.float32)[:, : of_source.shape[1]]
+        if not torch.isfinite(of_source).all():
+            raise SourceBroken("the source's own logits are not finite: export an earlier checkpoint")
         if not torch.isfinite(of_export).all():
             raise ExportFailed("the export's logits are not finite: its number format does not hold these weights")
         largest = max(largest, float((of_source - of_export).abs().max()))
@@ -61,3 +38,13 @@ def difference(source: Callable[[int], Tensor], export: Callable[[int], Tensor],
         agreed += int((of_source.argmax(-1) == of_export.argmax(-1)).sum())
         positions += length
     return Difference(largest, max(divergence / positions, 0.0), agreed / positions, positions)
+
+
+def ruined(form: Format, found: Difference) -> str | None:
+    """What is wrong with an export that is further from its source than its number format explains."""
+    if found.mean_kl <= form.most_kl:
+        return None
+    return (
+        f"the export is not the model that it was made from: mean KL {found.mean_kl:.3g} nats (same likeliest token "
+        f"{100 * found.top1:.2f} %), and {form.value} explains {form.most_kl:g} at most"
+    )

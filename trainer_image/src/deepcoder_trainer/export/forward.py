@@ -2,12 +2,15 @@
 
 The embedding's rows are read for the tokens at hand and the head in tiles, so that the largest thing held is one
 decoder layer in float32 (1.1 GB of a 14B model). Everything is computed in float32: a difference between two models
-comes from their weights alone. The layers are transformers' own, with the config's own positions.
+comes from their weights alone. The layers are transformers' own, with the config's own positions. Weights that come
+from far are asked for ahead, a few tensors at once, while those before them are computed with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,11 +31,19 @@ class Layerwise:
     """A model over weights that are read when they are needed."""
 
     def __init__(
-        self, directory: Path, tensors: Tensors, linear: Callable[[nn.Linear, Tensor], Tensor] | None = None
+        self,
+        directory: Path,
+        tensors: Tensors,
+        linear: Callable[[nn.Linear, Tensor], Tensor] | None = None,
+        readers: int = 0,
     ) -> None:
-        """`directory` holds config.json; `linear` takes the place of the decoder layers' linear maps."""
+        """`directory` holds config.json; `linear` takes the place of the decoder layers' linear maps.
+
+        `readers` threads read ahead, a tensor each.
+        """
         self._tensors = tensors
         self._linear = linear
+        self._readers = readers
         config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         # The weights come multiplied out: the model that is made here is not to be a compressed one.
         if hasattr(config, "quantization_config"):
@@ -47,9 +58,13 @@ class Layerwise:
     @torch.no_grad()
     def hidden(self, prompts: list[list[int]]) -> list[Tensor]:
         """What the head is applied to: [tokens, width] of each prompt."""
-        states = [torch.stack([self._embedding(token) for token in prompt])[None] for prompt in prompts]
-        for number, layer in enumerate(self._model.layers):
-            self._fill(layer, f"model.layers.{number}.")
+        rows = self._embedding({token for prompt in prompts for token in prompt})
+        states = [torch.stack([rows[token] for token in prompt])[None] for prompt in prompts]
+        layers = [(layer, f"model.layers.{number}.") for number, layer in enumerate(self._model.layers)]
+        names = [prefix + name for layer, prefix in layers for name, _ in layer.named_parameters()]
+        weights = ahead((partial(self._tensors.get, name) for name in names), self._readers)
+        for layer, _ in layers:
+            self._fill(layer, weights)
             for i, state in enumerate(states):
                 positions = torch.arange(state.shape[1])[None]
                 states[i] = layer(
@@ -67,20 +82,41 @@ class Layerwise:
     def logits(self, hidden: Tensor) -> Tensor:
         """[tokens, vocabulary]."""
         rows = self._tensors.shape(self._head)[0]
-        tiles = []
-        for start in range(0, rows, HEAD_ROWS):
-            tile = self._tensors.rows(self._head, start, min(start + HEAD_ROWS, rows))
-            tiles.append(hidden @ tile.to(torch.float32).T)
-        return torch.cat(tiles, dim=1)
+        tiles = (
+            partial(self._tensors.rows, self._head, start, min(start + HEAD_ROWS, rows))
+            for start in range(0, rows, HEAD_ROWS)
+        )
+        return torch.cat([hidden @ tile.to(torch.float32).T for tile in ahead(tiles, self._readers)], dim=1)
 
-    def _embedding(self, token: int) -> Tensor:
-        return self._tensors.rows(_EMBEDDING, token, token + 1)[0].to(torch.float32)
+    def _embedding(self, tokens: set[int]) -> dict[int, Tensor]:
+        asked = sorted(tokens)
+        rows = ahead((partial(self._tensors.rows, _EMBEDDING, token, token + 1) for token in asked), self._readers)
+        return {token: row[0].to(torch.float32) for token, row in zip(asked, rows, strict=True)}
 
-    def _fill(self, layer: nn.Module, prefix: str) -> None:
+    def _fill(self, layer: nn.Module, weights: Iterator[Tensor]) -> None:
+        """The layer's own are the next of `weights`."""
         layer.to_empty(device="cpu")
-        for name, parameter in layer.named_parameters():
-            parameter.copy_(self._tensors.get(prefix + name))
+        for parameter in layer.parameters():
+            parameter.copy_(next(weights))
         if self._linear is not None:
             for module in layer.modules():
                 if isinstance(module, nn.Linear):
                     module.forward = partial(self._linear, module)  # type: ignore[method-assign]
+
+
+def ahead(calls: Iterable[Callable[[], Tensor]], threads: int) -> Iterator[Tensor]:
+    """What the calls return, in their order; with `threads`, as many are made before they are asked for."""
+    if not threads:
+        yield from (call() for call in calls)
+        return
+    waiting: deque[Future[Tensor]] = deque()
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for call in calls:
+            waiting.append(pool.submit(call))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -22,17 +22,18 @@ from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.export import fp8, huggingface, prompts
 from deepcoder_trainer.export.card import configuration_note, model_card
-from deepcoder_trainer.export.compare import Difference, difference
+from deepcoder_trainer.export.compare import difference, ruined
 from deepcoder_trainer.export.errors import ExportFailed
 from deepcoder_trainer.export.formats import Format
 from deepcoder_trainer.export.forward import Layerwise
 from deepcoder_trainer.export.publish import check_free, local_path, publish
+from deepcoder_trainer.export.shards import Folder
 from deepcoder_trainer.export.source import Place, agreed, evaluations, fetch, find
 from deepcoder_trainer.export.tensors import CheckpointTensors, PretrainedTensors, Tensors, in_dtype
 from deepcoder_trainer.export.workdir import workdir
 from deepcoder_trainer.learner.model import COMPUTE_DTYPES
 from deepcoder_trainer.learner.pretrained import SHARD_BYTES
-from deepcoder_trainer.modelcard import CARD, model_name
+from deepcoder_trainer.modelcard import CARD, Difference, model_name
 from deepcoder_trainer.modelconfig import read_model_config
 
 Logits = Callable[[int], Tensor]
@@ -129,13 +130,9 @@ def export(order: Order, say: Callable[[str], None]) -> Done:
 
 def _refuse_ruined(order: Order, found: Difference) -> None:
     # Scaled positions change short prompts by as much as they do: there is no bound for that.
-    if order.any_difference or order.rope is not None or found.mean_kl <= order.form.most_kl:
+    if order.any_difference or order.rope is not None or (why := ruined(order.form, found)) is None:
         return
-    raise ExportFailed(
-        f"the export is not the model that it was made from: mean KL {found.mean_kl:.3g} nats (same likeliest token "
-        f"{100 * found.top1:.2f} %), and {order.form.value} explains {order.form.most_kl:g} at most; try another "
-        "--format, or --any-difference to publish it with these figures in its card"
-    )
+    raise ExportFailed(f"{why}; try another --format, or --any-difference to publish it with these figures in its card")
 
 
 def _model(order: Order, place: Place, work: Path) -> _Model:
@@ -144,7 +141,11 @@ def _model(order: Order, place: Place, work: Path) -> _Model:
     if "quantization_config" in config:
         raise BadConfig(f"--source {order.source} is quantized: export from what it was made from", field="--source")
     entries = huggingface.positions(config, order.rope, order.rope_original)
-    tensors = PretrainedTensors(fetched.pretrained) if fetched.shards is None else CheckpointTensors(fetched.shards)
+    tensors: Tensors = (
+        PretrainedTensors(Folder(fetched.pretrained))
+        if fetched.shards is None
+        else CheckpointTensors(Folder(fetched.shards))
+    )
     tokenizer = AutoTokenizer.from_pretrained(fetched.pretrained, local_files_only=True, trust_remote_code=False)
     name = order.name or model_name(place.manifest)
     return _Model(name, fetched.pretrained, tensors, config | entries, entries, tokenizer, prompts.tokens(tokenizer))
@@ -162,7 +163,7 @@ def _written(order: Order, model: _Model, staging: Path, work: Path) -> Iterator
     weights = fp8.quantized(model.tensors, dtype) if is_fp8 else in_dtype(model.tensors, dtype)
     entries = model.entries | ({"quantization_config": fp8.QUANTIZATION_CONFIG} if is_fp8 else {})
     huggingface.write(weights, model.pretrained, staging, order.precision, entries, order.shard_bytes)
-    export = Layerwise(staging, PretrainedTensors(staging), fp8.linear if is_fp8 else None)
+    export = Layerwise(staging, PretrainedTensors(Folder(staging)), fp8.linear if is_fp8 else None)
     hidden = export.hidden(model.prompts)
     yield lambda i: export.logits(hidden[i])
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from deepcoder_trainer.learner.files import RankFiles
     from deepcoder_trainer.learner.rank import LearnerRank
     from deepcoder_trainer.learner.sending import WeightSender
+
+T = TypeVar("T")
 
 
 class LearnerActor:
@@ -145,6 +147,11 @@ class LearnerActor:
     def download(self, directory: str, storage: Storage, prefix: str, manifest: Manifest) -> None:
         """See `RankFiles.download`."""
         self._rank_files.download(directory, storage, prefix, manifest)
+
+    @ray.method(concurrency_group="io")
+    def beside(self, work: Callable[[Path], T]) -> T:
+        """See `Learner.beside`."""
+        return work(Path(self._settings.model_dir))
 
     def load(self, directory: str, optimizer: bool) -> None:
         """See `LearnerRank.load`."""

@@ -11,12 +11,12 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
@@ -45,6 +45,7 @@ from deepcoder_trainer.shapes import model_shape
 from deepcoder_trainer.types import Batch, WeightRefs
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 RESOURCE = "learner"
 """Ray resource that a pod (or a machine) offers for each rank it can hold."""
@@ -253,6 +254,12 @@ class RayLearner:
     async def save_pretrained(self, directory: str) -> None:
         """See `Learner`."""
         await self._all("save_pretrained", directory, seconds=self._deadlines.transfer)
+
+    async def beside(self, work: Callable[[Path], T]) -> T:
+        """See `Learner`."""
+        [result] = await self._wait([self._actors[0].beside.remote(work)], self._deadlines.transfer, "work beside")
+        made: T = result
+        return made
 
     async def close(self) -> None:
         """End the ranks, gracefully within the deadline, else by force."""

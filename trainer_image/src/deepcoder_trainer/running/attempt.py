@@ -26,12 +26,13 @@ from deepcoder_contracts.model_shape import parameters
 from deepcoder_contracts.progress import TrainerPhase
 from deepcoder_contracts.stage import StageConfig, StageResources, StageType
 from deepcoder_trainer.background import Background, abandonable, first_cause
+from deepcoder_trainer.checkpoint.committed import CommittedCheckpoint
 from deepcoder_trainer.checkpoint.inputs import Inputs, reward_digest
 from deepcoder_trainer.checkpoint.opening import open_run_storage
 from deepcoder_trainer.checkpoint.reader import ResumePoint, find_resume_point
 from deepcoder_trainer.checkpoint.sources import Sources, pinned
 from deepcoder_trainer.checkpoint.state import PipelineState
-from deepcoder_trainer.checkpoint.writer import CheckpointWriter, CommittedCheckpoint
+from deepcoder_trainer.checkpoint.writer import CheckpointWriter
 from deepcoder_trainer.cluster import connect_ray
 from deepcoder_trainer.evaluation.context import EvaluationContext, no_judge
 from deepcoder_trainer.judge.backend import Judge
@@ -47,6 +48,7 @@ from deepcoder_trainer.rollout.answers import AnswerVerifier
 from deepcoder_trainer.rollout.reward import JudgeReward, Reward, load_reward
 from deepcoder_trainer.rollout.rollout import Rollout, Sampling
 from deepcoder_trainer.running import exits
+from deepcoder_trainer.running.comparing import Comparison
 from deepcoder_trainer.running.driverlog import without_secrets
 from deepcoder_trainer.running.judgeable import refuse_unjudgeable
 from deepcoder_trainer.running.starting import bring_to, load_problems, start_both
@@ -205,6 +207,7 @@ class Attempt:
         stack.push_async_callback(writer.close)
         writer.on_commit = self._telling.committed
         writer.before_commit = self._telling.keep_in_time
+        writer.compare = Comparison(config, self.stop, learner).compare
         state = await self._unless_stopped(bring_to(point, learner, config))
         if point is not None and point.own:
             writer.latest = CommittedCheckpoint(point.ref, point.manifest)

@@ -14,9 +14,9 @@ from pathlib import Path
 from deepcoder_contracts.layout import METRICS, metrics_key
 from deepcoder_contracts.progress import CheckpointSummary
 from deepcoder_contracts.stage import StageConfig
+from deepcoder_trainer.checkpoint.committed import CommittedCheckpoint
 from deepcoder_trainer.checkpoint.errors import StorageError
 from deepcoder_trainer.checkpoint.storage import ObjectStore
-from deepcoder_trainer.checkpoint.writer import CommittedCheckpoint
 from deepcoder_trainer.ports import Observer
 from deepcoder_trainer.stopping import Moment, Stop, StopReached
 from deepcoder_trainer.surroundings import Surroundings

@@ -1,0 +1,37 @@
+"""What storage has accepted of a stage: a folder whose manifest, put last, makes it exist."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deepcoder_contracts.base import sha256_digest
+from deepcoder_contracts.layout import MANIFEST
+from deepcoder_contracts.manifest import Manifest, ParentRef
+from deepcoder_trainer.checkpoint.errors import CheckpointFailed, ObjectExists
+from deepcoder_trainer.checkpoint.storage import ObjectStore
+
+
+@dataclass(frozen=True)
+class CommittedCheckpoint:
+    """A manifest that storage has accepted."""
+
+    ref: ParentRef
+    """Where it is, and its digest."""
+
+    manifest: Manifest
+    """What it says."""
+
+
+def put_manifest(store: ObjectStore, prefix: str, manifest: Manifest) -> CommittedCheckpoint:
+    """Put the manifest of what lies below `prefix`. Raises `CheckpointFailed` if somebody else has."""
+    data = manifest.to_json()
+    try:
+        store.put_bytes(f"{prefix}/{MANIFEST}", data, if_absent=True)
+    except ObjectExists as e:
+        raise CheckpointFailed(f"{prefix} was committed by another process: is this attempt running twice?") from e
+    return committed(store, prefix, sha256_digest(data), manifest)
+
+
+def committed(store: ObjectStore, prefix: str, digest: str, manifest: Manifest) -> CommittedCheckpoint:
+    """What lies below `prefix`, whose manifest has this digest."""
+    return CommittedCheckpoint(ParentRef(uri=f"{store.uri}/{prefix}", digest=digest), manifest)

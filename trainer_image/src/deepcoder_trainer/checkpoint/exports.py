@@ -1,0 +1,135 @@
+"""The model that a stage leaves for others, in Hugging Face layout: files, comparison, card, and the manifest last.
+
+A crash before the manifest leaves nothing that counts, and the next attempt writes its own; one that is there is taken
+as it is, card included. What `compare` finds is another model than the checkpoint's is removed again and fails the
+attempt: to serve it would be worse. Where it cannot compare, the card says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from deepcoder_contracts.layout import export_dir
+from deepcoder_contracts.manifest import FileEntry, ManifestKind
+from deepcoder_contracts.stage import StageConfig
+from deepcoder_trainer.checkpoint.code import code_digest
+from deepcoder_trainer.checkpoint.committed import CommittedCheckpoint, committed, put_manifest
+from deepcoder_trainer.checkpoint.errors import (
+    CheckpointDamaged,
+    CheckpointFailed,
+    ExportRuined,
+    ObjectMissing,
+    StorageError,
+)
+from deepcoder_trainer.checkpoint.listing import read_listing
+from deepcoder_trainer.checkpoint.reader import read_manifest
+from deepcoder_trainer.checkpoint.storage import ObjectStore
+from deepcoder_trainer.checkpoint.transfer import upload_files
+from deepcoder_trainer.modelcard import CARD, Difference, NotCompared, stage_card
+from deepcoder_trainer.types import Learner
+
+Compare = Callable[[CommittedCheckpoint, str, Sequence[FileEntry]], Awaitable[Difference | NotCompared]]
+"""Holds the logits of an export, by its folder's URI and its files, to those of the checkpoint that it was made from.
+
+Is bounded, and raises nothing but `ExportRuined`.
+"""
+
+log = logging.getLogger(__name__)
+
+
+async def not_asked(_checkpoint: CommittedCheckpoint, _uri: str, _files: Sequence[FileEntry]) -> NotCompared:
+    """A `Compare` that compares nothing."""
+    return NotCompared("whoever exported it was not asked to")
+
+
+class StageExport:
+    """What one attempt exports."""
+
+    def __init__(
+        self, config: StageConfig, learner: Learner, store: ObjectStore, workdir: Path, compare: Compare
+    ) -> None:
+        """`workdir` is local scratch space."""
+        self._config = config
+        self._learner = learner
+        self._store = store
+        self._workdir = workdir
+        self._compare = compare
+
+    async def of(self, checkpoint: CommittedCheckpoint, metrics: Mapping[str, float]) -> CommittedCheckpoint:
+        """Write it, with card and manifest of its own, made from `checkpoint`, whose weights the learner has.
+
+        An export of the same checkpoint that is there already is returned as it is. Raises `CheckpointFailed`.
+        """
+        exported = await asyncio.to_thread(self._exported, checkpoint)
+        if exported is not None:
+            return exported
+        source = checkpoint.manifest
+        prefix = export_dir(source.stage, source.step, self._config.ordinal)
+        directory = self._workdir / prefix.replace("/", "-")
+        try:
+            await self._learner.save_pretrained(str(directory))
+            files = await self._learner.upload(str(directory), self._config.storage, prefix)
+            found = await self._compared(checkpoint, prefix, files)
+            files += await asyncio.to_thread(self._upload_card, checkpoint, metrics, found, directory, prefix)
+        except StorageError as e:
+            raise CheckpointFailed(f"{prefix} could not be exported: {e}") from e
+        manifest = source.model_copy(
+            update={
+                "kind": ManifestKind.EXPORT,
+                "ordinal": self._config.ordinal,
+                "parent": checkpoint.ref,
+                "metrics": dict(metrics) | (found.figures() if isinstance(found, Difference) else {}),
+                "created_at": datetime.now(UTC),
+                "code_digest": code_digest(),
+                "files": sorted(files, key=lambda f: f.path),
+            }
+        )
+        return await asyncio.to_thread(put_manifest, self._store, prefix, manifest)
+
+    def _exported(self, checkpoint: CommittedCheckpoint) -> CommittedCheckpoint | None:
+        """An export of this checkpoint, whoever made it; one that was committed after a later claim does not count."""
+        stage = checkpoint.manifest.stage
+        for export in read_listing(self._store.list(f"{stage}/")).exports():
+            try:
+                manifest, digest = read_manifest(self._store, export.path)
+            except (CheckpointDamaged, ObjectMissing) as e:
+                log.warning("%s is not used: %s", export.path, e)
+                continue
+            if manifest.parent == checkpoint.ref:
+                return committed(self._store, export.path, digest, manifest)
+            if export.ordinal == self._config.ordinal and export.step == checkpoint.manifest.step:
+                raise CheckpointFailed(f"{export.path} is an export of another checkpoint ({manifest.parent})")
+        return None
+
+    async def _compared(
+        self, checkpoint: CommittedCheckpoint, prefix: str, files: Sequence[FileEntry]
+    ) -> Difference | NotCompared:
+        """How far it is from its checkpoint. A ruined one is removed: nobody must take it for the model."""
+        try:
+            return await self._compare(checkpoint, f"{self._store.uri}/{prefix}", files)
+        except ExportRuined:
+            try:
+                await asyncio.to_thread(self._store.delete_prefix, f"{prefix}/")
+            except StorageError as e:
+                log.warning("%s is left behind, without a manifest: %s", prefix, e)
+            raise
+
+    def _upload_card(
+        self,
+        checkpoint: CommittedCheckpoint,
+        metrics: Mapping[str, float],
+        found: Difference | NotCompared,
+        directory: Path,
+        prefix: str,
+    ) -> list[FileEntry]:
+        """Says where the model comes from, and how far its logits are from there."""
+        stage, precision = self._config.stage, self._config.recipe.precision
+        folder, dtype = f"{self._store.uri}/{prefix}", precision.value.lower()
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / CARD
+        path.write_text(stage_card(checkpoint.manifest, checkpoint.ref, folder, metrics, dtype, found, stage.rope))
+        return upload_files(self._store, prefix, directory, [path])

@@ -1,0 +1,165 @@
+"""Files of safetensors in a folder, read some rows of a tensor at a time: on this machine, or where they are stored.
+
+On this machine a file is opened for each tensor and closed again, since pages of a mapped file count as memory for as
+long as it is open. In storage the rows alone are asked for, by a range of bytes: nothing of a model comes to a disk,
+and more than one thread may ask at once. What cannot be read is a damaged model, by name.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from deepcoder_trainer.checkpoint.errors import CheckpointDamaged
+from deepcoder_trainer.checkpoint.storage import ObjectStore
+from deepcoder_trainer.checkpoint.transfer import retried
+
+SUFFIX = ".safetensors"
+
+_LENGTH_BYTES = 8
+"""What a file begins with: the length of its header, which is JSON."""
+_MOST_HEADER = 100_000_000
+"""Bytes of a header, by the format's own limit."""
+_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
+
+
+class Shards(Protocol):
+    """Files of one model; a file is named by its path in the folder."""
+
+    def names(self) -> list[str]:
+        """Names of the files that hold tensors."""
+        ...
+
+    def text(self, name: str) -> bytes:
+        """Content of a small file. Raises `CheckpointDamaged` if there is none."""
+        ...
+
+    def shapes(self, name: str) -> dict[str, tuple[int, ...]]:
+        """Of the tensors in a file, without reading them."""
+        ...
+
+    def rows(self, name: str, tensor: str, start: int, stop: int) -> Tensor:
+        """Some rows of a tensor."""
+        ...
+
+
+class Folder:
+    """On this machine."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def names(self) -> list[str]:
+        """See `Shards`."""
+        return sorted(path.name for path in self._path.glob(f"*{SUFFIX}"))
+
+    def text(self, name: str) -> bytes:
+        """See `Shards`."""
+        try:
+            return (self._path / name).read_bytes()
+        except OSError as error:
+            raise CheckpointDamaged(f"{self._path / name} cannot be read: {error}") from error
+
+    def shapes(self, name: str) -> dict[str, tuple[int, ...]]:
+        """See `Shards`."""
+        with _opened(self._path / name) as file:
+            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118  no mapping
+
+    def rows(self, name: str, tensor: str, start: int, stop: int) -> Tensor:
+        """See `Shards`."""
+        with _opened(self._path / name) as file:
+            found: Tensor = file.get_slice(tensor)[start:stop].clone()
+            return found
+
+
+class StoredFolder:
+    """Below a store's root. What is read is not checked by SHA-256, which takes reading whole files."""
+
+    def __init__(self, store: ObjectStore, sizes: Mapping[str, int]) -> None:
+        """`sizes` are the bytes of each file that may be asked for, by its manifest."""
+        self._store = store
+        self._sizes = sizes
+        self._headers: dict[str, tuple[dict[str, Any], int]] = {}
+        self._lock = threading.Lock()
+
+    def names(self) -> list[str]:
+        """See `Shards`."""
+        return sorted(name for name in self._sizes if name.endswith(SUFFIX))
+
+    def text(self, name: str) -> bytes:
+        """See `Shards`."""
+        return self._range(name, 0, self._size(name))
+
+    def shapes(self, name: str) -> dict[str, tuple[int, ...]]:
+        """See `Shards`."""
+        return {key: tuple(entry["shape"]) for key, entry in self._header(name)[0].items()}
+
+    def rows(self, name: str, tensor: str, start: int, stop: int) -> Tensor:
+        """See `Shards`."""
+        tensors, begin = self._header(name)
+        if (entry := tensors.get(tensor)) is None:
+            raise CheckpointDamaged(f"{self._store.uri}/{name} has no {tensor}")
+        dtype, (first, *others) = _DTYPES[entry["dtype"]], entry["shape"]
+        row, stop = math.prod(others) * dtype.itemsize, min(stop, first)
+        data = bytearray(self._range(name, begin + entry["data_offsets"][0] + start * row, (stop - start) * row))
+        return torch.frombuffer(data, dtype=dtype).reshape(stop - start, *others)
+
+    def _header(self, name: str) -> tuple[dict[str, Any], int]:
+        """Tensors of a file, and where the first byte of the first is."""
+        with self._lock:
+            if name not in self._headers:
+                self._headers[name] = self._read_header(name)
+            return self._headers[name]
+
+    def _read_header(self, name: str) -> tuple[dict[str, Any], int]:
+        size = self._size(name)
+        length = int.from_bytes(self._range(name, 0, _LENGTH_BYTES), "little") if size >= _LENGTH_BYTES else size
+        begin = _LENGTH_BYTES + length
+        try:
+            if length > min(_MOST_HEADER, size - _LENGTH_BYTES):
+                raise ValueError(f"a header of {length} bytes in a file of {size}")
+            tensors = json.loads(self._range(name, _LENGTH_BYTES, length))
+            tensors.pop("__metadata__", None)
+            for tensor, entry in tensors.items():
+                low, high = entry["data_offsets"]
+                bytes_said = math.prod(entry["shape"]) * _DTYPES[entry["dtype"]].itemsize
+                if not 0 <= low <= high <= size - begin or high - low != bytes_said or not entry["shape"]:
+                    raise ValueError(f"{tensor} is not where its header says")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointDamaged(f"{self._store.uri}/{name} cannot be read: {error}") from error
+        return tensors, begin
+
+    def _range(self, name: str, start: int, size: int) -> bytes:
+        return retried(partial(self._store.get_range, name, start, size), f"reading of {name}")
+
+    def _size(self, name: str) -> int:
+        try:
+            return self._sizes[name]
+        except KeyError as error:
+            raise CheckpointDamaged(f"{self._store.uri} has no {name} by its manifest") from error
+
+
+class _opened:
+    """A safetensors file; what cannot be read is a damaged model, by name."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> Any:
+        try:
+            self._file = safe_open(self._path, framework="pt")
+            return self._file.__enter__()
+        except (OSError, SafetensorError) as error:
+            raise CheckpointDamaged(f"{self._path} cannot be read: {error}") from error
+
+    def __exit__(self, *exc: Any) -> None:
+        self._file.__exit__(*exc)

@@ -1,0 +1,76 @@
+"""Whether the export that a stage ends with is held to its checkpoint: what may be spent on it, and what follows.
+
+GPUs are held meanwhile, so it is bounded, and a wish to stop ends it at once. What cannot be compared is delivered all
+the same, with the reason in its card: that costs a figure, which `deepcoder-trainer export` gives later. What was
+compared and is another model is not: the attempt fails by it as the command does, the checkpoint stands, and the next
+attempt exports it anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from functools import partial
+
+from deepcoder_contracts.manifest import FileEntry
+from deepcoder_contracts.stage import StageConfig
+from deepcoder_trainer.checkpoint.committed import CommittedCheckpoint
+from deepcoder_trainer.checkpoint.errors import ExportRuined
+from deepcoder_trainer.export.errors import ExportFailed, SourceBroken
+from deepcoder_trainer.export.stage import StoredPair, stored_difference
+from deepcoder_trainer.modelcard import Difference, NotCompared
+from deepcoder_trainer.running.driverlog import without_secrets
+from deepcoder_trainer.stopping import Moment, Stop, StopReached
+from deepcoder_trainer.types import Learner
+
+COMPARE_SECONDS = 900.0
+"""Most that a stage's end may take longer; a model of 14 billion parameters takes some minutes (docs/export.md)."""
+_MOST_REASON = 300
+"""Letters of a reason in a card."""
+
+log = logging.getLogger(__name__)
+
+
+class Comparison:
+    """Of one attempt's export; `compare` is what a `CheckpointWriter` asks for."""
+
+    def __init__(self, config: StageConfig, stop: Stop, learner: Learner) -> None:
+        self._config, self._stop, self._learner = config, stop, learner
+        self.seconds = min(COMPARE_SECONDS, config.stage.stall_seconds / 2)
+        """Its deadline: whoever watches the attempt counts it as stalled after `stallSeconds`."""
+
+    async def compare(
+        self, checkpoint: CommittedCheckpoint, uri: str, files: Sequence[FileEntry]
+    ) -> Difference | NotCompared:
+        """See `writer.Compare`."""
+        try:
+            found = await self._stop.before(Moment.ASKED, self._in_time(checkpoint, uri, files))
+        except StopReached:
+            return self._not_compared(uri, f"the attempt was asked to stop ({self._stop.reason})")
+        except TimeoutError:
+            return self._not_compared(uri, f"it was not done within {self.seconds:g} s")
+        except SourceBroken as error:
+            return self._not_compared(uri, str(error))
+        except ExportFailed as error:
+            raise ExportRuined(f"{uri} is not published: {error}; {checkpoint.ref.uri} stands") from error
+        except Exception as error:  # whatever it is, a stage that is trained and saved does not fail by it
+            log.debug("%s was not compared", uri, exc_info=error)
+            return self._not_compared(uri, f"{type(error).__name__}: {error}")
+        log.info(
+            "%s: logits differ from the checkpoint's by at most %.3g, mean KL %.3g nats, same likeliest token %.2f %%",
+            *(uri, found.max_abs, found.mean_kl, 100 * found.top1),
+        )
+        return found
+
+    async def _in_time(self, checkpoint: CommittedCheckpoint, uri: str, files: Sequence[FileEntry]) -> Difference:
+        storage = self._config.storage
+        made_of = tuple(checkpoint.manifest.files)
+        pair = StoredPair(checkpoint.ref.uri, made_of, uri, tuple(files), storage.endpoint, storage.region)
+        async with asyncio.timeout(self.seconds):
+            return await self._learner.beside(partial(stored_difference, pair))
+
+    def _not_compared(self, uri: str, reason: str) -> NotCompared:
+        said = without_secrets(self._config, reason)[:_MOST_REASON]
+        log.warning("%s is exported, and its logits were not compared with the checkpoint's: %s", uri, said)
+        return NotCompared(said)
