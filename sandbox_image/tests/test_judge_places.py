@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from deepcoder_contracts.judge import Tier
-from deepcoder_sandbox.zygote_process import ZygoteConfig
+from deepcoder_sandbox.api import Judge
 
 ATTACK = """
 import sys
@@ -80,7 +80,7 @@ def test_packages_may_be_named_from_where_one_stands(packages):
 
 def test_packages_that_are_not_there_are_refused_before_programs_fail_for_want_of_them(tmp_path):
     with pytest.raises(ValueError, match="missing is no directory"):
-        ZygoteConfig(packages=(str(tmp_path / "missing"),))
+        Judge(packages=[str(tmp_path / "missing")])
     found = run(sys.executable, "-m", "deepcoder_sandbox", "judge", "--packages", "missing", cwd=tmp_path)
     assert found.returncode == 64
     assert found.stderr.startswith(b"deepcoder-sandbox: --packages: "), found

@@ -36,7 +36,7 @@ from deepcoder_sandbox.admission import Refused
 from deepcoder_sandbox.pool import Draining, Overdue, Pool
 from deepcoder_sandbox.submission import Submission
 from deepcoder_sandbox.tiers import TierRefused
-from deepcoder_sandbox.zygote_process import ZygoteConfig
+from deepcoder_sandbox.zygote_process import ZygoteConfig, package_directories
 
 __all__ = [
     "Draining",
@@ -75,7 +75,7 @@ class Judge:
     ) -> None:
         if slots is not None and slots < 1:
             raise ValueError(f"slots: needs to be at least 1, not {slots}")
-        config = ZygoteConfig(packages=tuple(packages), preload=tuple(preload))
+        config = ZygoteConfig(packages=package_directories(packages), preload=tuple(preload))
         config, self.findings = tiers.find_tier(config, minimum_tier)
         slots = slots or len(os.sched_getaffinity(0))
         self._pool = Pool(config, slots, f"local-{os.getpid()}", _MAX_QUEUED)

@@ -26,7 +26,7 @@ from deepcoder_sandbox.server.room import ANSWERS_MB, QUEUED_MB, Room, held_mb
 from deepcoder_sandbox.server.serve import Listen, serve
 from deepcoder_sandbox.slot import RECYCLE_AFTER_RUNS
 from deepcoder_sandbox.tests_store import TestStore
-from deepcoder_sandbox.zygote_process import ZygoteConfig
+from deepcoder_sandbox.zygote_process import ZygoteConfig, package_directories
 
 EXIT_USAGE, EXIT_IO, EXIT_READER_LEFT = EXIT_REFUSED, 74, 141
 
@@ -151,7 +151,7 @@ def _positive(text: str) -> int:
 
 def _zygote_config(options: argparse.Namespace) -> ZygoteConfig:
     try:
-        return ZygoteConfig(packages=tuple(options.packages), preload=tuple(options.preload))
+        return ZygoteConfig(packages=package_directories(options.packages), preload=tuple(options.preload))
     except ValueError as error:
         raise _BadUsage(f"--{error}") from None
 

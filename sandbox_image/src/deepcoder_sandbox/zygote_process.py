@@ -17,6 +17,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -97,7 +98,7 @@ class ZygoteConfig:
     """Tier to enter; starting fails where it cannot be."""
 
     packages: tuple[str, ...] = ()
-    """Directories of extra packages that programs may import."""
+    """Directories of extra packages that programs may import (see `package_directories`)."""
 
     preload: tuple[str, ...] = ()
     """Modules of those packages to load once a zygote."""
@@ -108,12 +109,16 @@ class ZygoteConfig:
     at_least: InForce | None = None
     """What has to be in force: what the attacked ones had. Starting fails with less."""
 
-    def __post_init__(self) -> None:
-        """Raises ValueError for packages that are not there: each program that imports one would be wrong."""
-        packages = tuple(map(os.path.abspath, self.packages))  # a zygote stands in another directory
-        if missing := [path for path in packages if not Path(path).is_dir()]:
-            raise ValueError(f"packages: {missing[0]} is no directory: name one that programs may import from")
-        object.__setattr__(self, "packages", packages)
+
+def package_directories(given: Iterable[str]) -> tuple[str, ...]:
+    """Return them as zygotes are told them, who stand in another directory.
+
+    Raises ValueError for one that is not there: each program that imports from it would be wrong.
+    """
+    directories = tuple(map(os.path.abspath, given))
+    if missing := [path for path in directories if not Path(path).is_dir()]:
+        raise ValueError(f"packages: {missing[0]} is no directory: name one that programs may import from")
+    return directories
 
 
 class ZygoteProcess:
