@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from e2e_world import TIMEOUT, World, wait_until
+from e2e_world import GROUP, TIMEOUT, VERSION, World, wait_until
 
 from deepcoder_contracts import layout
 from deepcoder_demo.settings import OPERATOR_NAMESPACE
@@ -83,6 +83,43 @@ def test_head_deleted_in_mid_stage_attempt_two_resumes_from_the_newest_verified_
     parent = layout.checkpoint_dir(STAGE, first - 1, 1)
     assert made["parent"]["uri"].endswith(f"/{parent}"), "attempt 2 is not a child of what it resumed from"
     assert made["parent"]["digest"] == world.digest(name, f"{parent}/{layout.MANIFEST}"), "the chain is broken"
+
+
+def judge_memory(quantity: str) -> dict[str, Any]:
+    """A judge's container with that memory: with 256Mi for two slots it refuses to start."""
+    return {
+        "name": "judge",
+        "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": quantity}},
+    }
+
+
+def test_judges_that_refuse_to_start_hold_no_trainer_and_the_run_goes_on_when_their_pool_is_mended(
+    world: World, start_run: Callable[..., str]
+) -> None:
+    def starve(manifest: dict[str, Any]) -> None:
+        manifest["spec"]["sandbox"]["template"]["template"] = {"spec": {"containers": [judge_memory("256Mi")]}}
+
+    def accepted(status: dict[str, Any]) -> dict[str, str]:
+        return next((c for c in status.get("conditions", []) if c["type"] == "Accepted"), {})
+
+    name = start_run("e2e-judges-refuse", change=starve)
+    world.wait_for(
+        name,
+        "no GPU is asked for",
+        lambda status: status.get("phase") == "Pending" and accepted(status).get("reason") == "JudgesRefuseToStart",
+        START_SECONDS,
+    )
+    assert "raise the limit" in accepted(world.status(name))["message"], "a judge's own words say what mends it"
+    wait_until("the trainer's pods are gone", lambda: not world.rayjobs(name), 60, lambda: world.rayjobs(name))
+    assert [p.metadata.name for p in world.pods(name) if "ray.io/node-type" in p.metadata.labels] == []
+    assert world.status(name)["ordinal"] == 1, "attempts were made for judges that cannot start"
+
+    mended = {"spec": {"template": {"spec": {"containers": [judge_memory("5Gi")]}}}}
+    world.objects.patch_namespaced_custom_object(
+        GROUP, VERSION, world.namespace, "sandboxpools", f"{name}-sandbox", mended, _request_timeout=TIMEOUT
+    )
+    status = world.wait_for_phase(name, "Complete", RUN_SECONDS)
+    assert status["ordinal"] == 2
 
 
 def test_suspend_drains_and_saves_and_frees_the_pods_and_resuming_goes_on(
