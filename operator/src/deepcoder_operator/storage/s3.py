@@ -257,20 +257,25 @@ class Bucket:
             raise StorageProblem(UNREACHABLE, f"{server} cannot be reached: {type(e).__name__}{text}") from e
 
 
-class Buckets:
-    """Makes buckets; keeps the newest clients, with their connections. Safe in threads.
+_MAKING = threading.Lock()
+"""The session makes one client at a time; whoever has one already does not wait for that."""
 
-    All clients come from one session: each session reads and keeps botocore's description of S3 anew.
-    """
+
+@functools.cache
+def _session() -> Session:
+    """The process's, from which all clients come: each session reads and keeps botocore's description of S3 anew."""
+    made = Session()
+    made.register_component("data_loader", SlimLoader())
+    return made
+
+
+class Buckets:
+    """Makes buckets; keeps the newest clients, with their connections. Safe in threads."""
 
     def __init__(self, vet: Callable[[str], None] = lambda url: None) -> None:
         """`vet` is called with the address of each request, and raises for one that must not be asked."""
         self._vet = vet
         self._lock = threading.Lock()
-        self._making = threading.Lock()
-        """A session makes one client at a time; whoever has one already does not wait for that."""
-        self._session = Session()
-        self._session.register_component("data_loader", SlimLoader())
         self._clients: OrderedDict[str, S3Client] = OrderedDict()
 
     @functools.cached_property
@@ -285,7 +290,7 @@ class Buckets:
         key = hashlib.sha256(repr(parts).encode()).hexdigest()
         client = self._known(key)
         if client is None:
-            with self._making:
+            with _MAKING:
                 client = self._known(key) or self._keep(key, self._make(target, key))
         return Bucket(client, target, bucket, line)
 
@@ -314,7 +319,7 @@ class Buckets:
                 raise StorageProblem("CredentialsInvalid", f"ca.crt of {credentials.source} is no PEM: {e}") from e
             verify = str(path)
         try:
-            client = self._session.create_client(
+            client = _session().create_client(
                 "s3",
                 endpoint_url=target.endpoint,
                 region_name=target.region or "us-east-1",
