@@ -71,6 +71,12 @@ def test_server_and_token_of_the_current_context_are_used(tmp_path: Path) -> Non
     assert shown(found) == "Bearer t"
 
 
+def test_no_authorities_are_read_for_a_server_without_tls(tmp_path: Path) -> None:
+    found = of_kubeconfig(write(tmp_path / "k", cluster={"server": "http://127.0.0.1:8001", "proxy-url": "http://p:1"}))
+    assert (found.server, found.tls, found.proxy) == ("http://127.0.0.1:8001", None, "http://p:1")
+    assert shown(found) == "Bearer t"
+
+
 def test_first_of_several_files_that_names_something_is_followed(tmp_path: Path) -> None:
     first = write(tmp_path / "one", clusters=[], users=[])
     second = write(tmp_path / "two", user={"token": "second"}, **{"current-context": "other"})

@@ -110,15 +110,19 @@ def of_kubeconfig(paths: str) -> Access:
                 "with a token, tokenFile or client certificate"
             )
     server = str(cluster.get("server") or "").rstrip("/")
-    if urlsplit(server).scheme not in ("http", "https"):
+    scheme = urlsplit(server).scheme
+    if scheme not in ("http", "https"):
         raise NoAccess(f"{cluster_file}: cluster {context['cluster']} has no server with http:// or https://: set it")
+    authorization = _authorization(_Files(user, user_file))
+    if scheme == "http":  # kubectl's proxy, which shows no certificate: to read all the system's takes a while
+        return Access(server, authorization=authorization, proxy=cluster.get("proxy-url") or _proxy_for(server))
     certificates = _Files(cluster, cluster_file), _Files(user, user_file)
     tls = _tls(*certificates)
     return Access(
         server=server,
         tls=tls,
         reread=lambda: _load(tls, *certificates),
-        authorization=_authorization(_Files(user, user_file)),
+        authorization=authorization,
         server_name=cluster.get("tls-server-name"),
         proxy=cluster.get("proxy-url") or _proxy_for(server),
     )
