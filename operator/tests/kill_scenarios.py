@@ -7,6 +7,7 @@ resumption and a deletion with all artifacts. Each says how it must end, whateve
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -43,6 +44,7 @@ class Scenario:
         self.site = site
         self.done: set[str] = set()
         self.made: dict[str, set[str]] = {}
+        self._looked = (-1, 0.0)
 
     async def begin(self, endpoint: str) -> None:
         """Create the run, and let the world go on beside."""
@@ -50,7 +52,14 @@ class Scenario:
         self.site.tasks.append(asyncio.create_task(self._play()))
 
     async def ended(self) -> bool:
-        """Whether the run is at its end, and nothing of it takes a GPU or a judge any more."""
+        """Whether the run is at its end, and nothing of it takes a GPU or a judge any more.
+
+        Asked without end, it looks when something has changed, or after a while.
+        """
+        count, now = self.site.standin.changes.count, time.monotonic()
+        if count == self._looked[0] and now < self._looked[1] + LOOK_SECONDS:
+            return False
+        self._looked = (count, now)
         return await self._over() and not [kind for kind in (RAYJOBS, POOLS, PODS) if await self._left(kind)]
 
     async def check(self) -> None:
