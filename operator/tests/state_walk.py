@@ -90,6 +90,11 @@ EVENTS: dict[str, tuple[Callable[[Cluster], bool], Callable[[Cluster], None]]] =
     "a bound passes (pause, stall, drain, start)": (lambda c: True, lambda c: c.advance(4000)),
     "storage is away": (lambda c: c.storage_problem is None, lambda c: away(c, "no route")),
     "storage is back": (lambda c: c.storage_problem is not None, lambda c: away(c, None)),
+    "no judge can start": (
+        lambda c: is_well(c) and has_job(c) and not is_queued(c),
+        lambda c: judges(c, "NameConflict"),
+    ),
+    "a judge is ready": (lambda c: c.pool is not None and c.pool.unmended != "", lambda c: judges(c, "")),
     "pods do not end": (lambda c: c.kubelet and bool(c.pods), lambda c: setattr(c, "kubelet", False)),
     "pods end": (lambda c: not c.kubelet, lambda c: setattr(c, "kubelet", True)),
 }
@@ -99,6 +104,17 @@ def away(cluster: Cluster, why: str | None) -> None:
     cluster.storage_problem = Problem("StorageUnreachable", why) if why else None
 
 
+def is_well(cluster: Cluster) -> bool:
+    """Whether nothing else is amiss: all that can be at once would be many more situations, and lead nowhere else."""
+    wishes = cluster.run.spec.suspend or not alive(cluster)
+    return cluster.storage_problem is None and cluster.kubelet and not wishes and cluster.pool is not None
+
+
+def judges(cluster: Cluster, unmended: str) -> None:
+    assert cluster.pool is not None
+    cluster.pool = replace(cluster.pool, ready=not unmended, unmended=unmended)
+
+
 def situation(cluster: Cluster) -> tuple[object, ...]:
     """What tells situations apart; ordinals and times do not."""
     status = cluster.run.status
@@ -106,6 +122,7 @@ def situation(cluster: Cluster) -> tuple[object, ...]:
     return (
         phase(cluster), attempt and (attempt.state, attempt.drain_cause, attempt.outcome), cluster.run.spec.suspend,
         cluster.storage_problem is None, cluster.kubelet, is_queued(cluster), has_head(cluster),
+        cluster.pool is not None and cluster.pool.unmended,
         status.current_stage and status.current_stage.index,
         sum(s.failures for s in status.stages),
     )  # fmt: skip
