@@ -91,7 +91,8 @@ class RealRun:
         self.too_busy = 0
         """Attempts that ended since Ray did not start in time."""
         self._in_a_row = 0
-        self._scratch = Path(tempfile.mkdtemp(prefix="run", dir="/tmp"))
+        self.scratch = Path(tempfile.mkdtemp(prefix="run", dir="/tmp"))
+        """The temporary folder of its processes."""
         self._started: list[subprocess.Popen[bytes]] = []
         stage = {"name": "short", "type": "Train", "contextTokens": 8, "maxSteps": steps}
         document = {
@@ -120,13 +121,13 @@ class RealRun:
     def __exit__(self, *_: object) -> None:
         for process in self._started:
             self.kill(process)
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
     def start(self, *command: str) -> subprocess.Popen[bytes]:
         """Run it, or another command of the trainer's, whose output is in the log too."""
         process = subprocess.Popen(
             [sys.executable, "-m", "deepcoder_trainer", *(command or ("run", "--config", str(self.path)))],
-            env={**os.environ, "TMPDIR": str(self._scratch)},
+            env={**os.environ, "TMPDIR": str(self.scratch)},
             stdout=self.log.open("ab"),
             stderr=self.log.open("ab"),
             start_new_session=True,
@@ -151,7 +152,7 @@ class RealRun:
     @property
     def left(self) -> list[str]:
         """Folders of its processes that are still there."""
-        return sorted(path.name for kind in ("judge", "model") for path in self._scratch.glob(f"deepcoder-{kind}-*"))
+        return sorted(path.name for kind in ("judge", "model") for path in self.scratch.glob(f"deepcoder-{kind}-*"))
 
     def words(self) -> str:
         """The end of its log."""
@@ -179,7 +180,7 @@ class RealRun:
     def _orphans(self) -> Iterator[psutil.Process]:
         for each in psutil.process_iter():
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                if each.environ().get("TMPDIR") == str(self._scratch) and each.status() != psutil.STATUS_ZOMBIE:
+                if each.environ().get("TMPDIR") == str(self.scratch) and each.status() != psutil.STATUS_ZOMBIE:
                     yield each
 
 
