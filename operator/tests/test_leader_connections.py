@@ -14,6 +14,7 @@ from aiohttp import web
 
 from deepcoder_operator import app
 from deepcoder_operator.config import OperatorConfig
+from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import CONNECTIONS, Kube
 from deepcoder_operator.kube.informer import Informer
 from deepcoder_operator.kube.resources import PODS
@@ -26,8 +27,10 @@ class Server:
 
     def __init__(self) -> None:
         self.watches, self.pause, self.url = 0, 0.0, ""
+        self.asked: list[str] = []
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        self.asked.append(request.method)
         if "watch" in request.query:
             self.watches += 1
             response = web.StreamResponse()
@@ -108,6 +111,30 @@ async def test_lease_is_read_and_renewed_at_once_behind_two_hundred_slow_request
     assert operator.election.leads
     await ended(under_way)
     operator.storage.close()
+
+
+async def test_request_that_has_waited_for_a_connection_is_not_sent_once_another_may_lead(
+    server: Server, client: Kube
+) -> None:
+    one = client.apart(1, deadline=30, attempts=1)
+    lost = False
+
+    def check() -> None:
+        if lost:
+            raise errors.LeadershipLost("another one leads")
+
+    one.fence, server.pause = check, 0.5
+    before = asyncio.create_task(one.get(PODS, "ml", "demo"))
+    async with asyncio.timeout(10):
+        while not server.asked:
+            await asyncio.sleep(0.01)
+    waiting = asyncio.create_task(one.patch(PODS, "ml", "demo", {}))
+    await asyncio.sleep(0.1)
+    lost = True
+    assert await before
+    with pytest.raises(errors.LeadershipLost):
+        await waiting
+    assert server.asked == ["GET"]
 
 
 @pytest.mark.apiserver

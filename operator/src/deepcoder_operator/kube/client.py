@@ -79,11 +79,13 @@ class Kube:
     ) -> None:
         """A request has `deadline` seconds and at most so many attempts."""
         self._reached = reached
-        self._requests, self._watches = Connections(reached, connections), Connections(reached, UNBOUNDED)
+        self._requests = Connections(reached, connections, lambda: self.fence())
+        self._watches = Connections(reached, UNBOUNDED)
         self._deadline, self._attempts = deadline, attempts
         self._apart: list[Kube] = []
         self.fence: Callable[[], None] = lambda: None
-        """Called before every request that may change something; raises when this process may change nothing now."""
+        """Called right before every request that may change something is sent; raises when this process may change
+        nothing now."""
 
     @classmethod
     async def connect(cls) -> Self:
@@ -322,8 +324,6 @@ class Kube:
         timeout: aiohttp.ClientTimeout | None,
     ) -> aiohttp.ClientResponse:
         """The answer whose body is still to be read; with a `timeout` of its own it is one that went well."""
-        if method != "GET":
-            self.fence()
         API_REQUESTS.labels(method=method).inc()
         connections = self._watches if "watch" in query else self._requests
         response = await connections.send(method, path, query, body, content_type, timeout or _NO_TIMEOUT)

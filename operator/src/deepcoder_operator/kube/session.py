@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 from urllib.parse import urlencode
 
 import aiohttp
+from aiohttp.connector import Connection
 from yarl import URL
 
 from deepcoder_operator import VERSION
@@ -25,8 +26,19 @@ _LONGEST_LINE_BYTES = 2 * 1024 * 1024
 """Of a watch, whose events are a line each: etcd takes objects of up to 1.5 MiB."""
 
 
-def open_session(reached: Access, most: int) -> aiohttp.ClientSession:
-    """A session with at most so many connections, in the loop that runs; whoever opens it closes it."""
+def open_session(reached: Access, most: int, fence: Callable[[], None] = lambda: None) -> aiohttp.ClientSession:
+    """A session with at most so many connections, in the loop that runs; whoever opens it closes it.
+
+    `fence` is called before each request that may change something, and raises for one that must not be sent.
+    """
+
+    class Fenced(aiohttp.ClientRequest):
+        """Asks at the last moment: until then the request has waited for a connection, for who knows how long."""
+
+        async def send(self, conn: Connection) -> aiohttp.ClientResponse:
+            if self.method != "GET":
+                fence()
+            return await super().send(conn)
 
     async def as_ourselves(
         request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
@@ -47,6 +59,7 @@ def open_session(reached: Access, most: int) -> aiohttp.ClientSession:
         headers={"User-Agent": f"{FIELD_MANAGER}/{VERSION} ({os.environ.get('POD_NAME') or 'no pod'})"},
         cookie_jar=aiohttp.DummyCookieJar(),
         middlewares=(as_ourselves,),
+        request_class=Fenced,
         proxy=reached.proxy,
         # Left to aiohttp, a thread looks for a proxy in the environment, another for ~/.netrc, at each request.
         trust_env=False,
@@ -57,9 +70,9 @@ def open_session(reached: Access, most: int) -> aiohttp.ClientSession:
 class Connections:
     """Connections to the server, at most so many, made with the first request."""
 
-    def __init__(self, reached: Access, most: int) -> None:
-        """`most` at once."""
-        self._reached, self._most = reached, most
+    def __init__(self, reached: Access, most: int, fence: Callable[[], None] = lambda: None) -> None:
+        """`most` at once; see `open_session` for `fence`."""
+        self._reached, self._most, self._fence = reached, most, fence
         self._session: aiohttp.ClientSession | None = None
 
     async def send(
@@ -91,5 +104,5 @@ class Connections:
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            self._session = open_session(self._reached, self._most)
+            self._session = open_session(self._reached, self._most, self._fence)
         return self._session
