@@ -77,6 +77,29 @@ def test_failed_run_prints_the_way_forward() -> None:
     assert "spec.from: {uri: s3://deepcoder/ml/demo-01234567/short/step-000010.a001" in failed.message
 
 
+def test_way_forward_is_printed_however_long_a_trainer_says_what_it_failed_of() -> None:
+    cluster = running(failurePolicy={"maxAttempts": 1})
+    cluster.save(10)
+    cluster.leave(1)
+    cluster.exits[1] = ExitRecord(code=1, reason="Crashed", message="a frame of its traceback " * 160)
+    cluster.settle()
+    (event,) = [e for e in cluster.events if e.reason == "Failed"]
+    for told in (condition_of(cluster, "Failed").message, event.message):
+        assert "exit.json: code 1, Crashed" in told
+        assert "spec.from: {uri: s3://deepcoder/ml/demo-01234567/short/step-000010.a001, digest: 'sha256:" in told
+        assert told.endswith("'}")
+
+
+def test_what_follows_a_failure_is_said_however_long_a_trainer_says_what_it_failed_of() -> None:
+    cluster = running()
+    cluster.leave(1)
+    cluster.exits[1] = ExitRecord(code=1, reason="Crashed", message="a frame of its traceback " * 160)
+    cluster.settle()
+    assert condition_of(cluster, "Progressing").message.endswith("(default: Retry); next attempt in 10 s")
+    (event,) = [e for e in cluster.events if e.reason == "Application"]
+    assert event.message.endswith("(default: Retry)")
+
+
 def test_bad_configuration_is_never_retried() -> None:
     cluster = running(failurePolicy={"rules": [{"name": "all", "action": "RetryIgnoreLimit"}]})
     cluster.leave(64, "BadConfig")

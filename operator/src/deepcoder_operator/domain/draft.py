@@ -19,6 +19,15 @@ from deepcoder_operator.domain.conditions import set_condition
 
 RESYNC_SECONDS = 300.0
 
+EVENT_LENGTH = 1000
+"""Characters kept of an event's message."""
+
+
+def fitted(text: str, end: str, length: int = EVENT_LENGTH) -> str:
+    """A text whose end says what follows: of what comes before, what a trainer said, there is as much as has room."""
+    room = length - len(end)
+    return (text if len(text) <= room else f"{text[: max(room - 1, 0)]}…") + end
+
 
 @dataclass(frozen=True)
 class AddFinalizer:
@@ -189,7 +198,7 @@ class Draft:
 
     def event(self, reason: str, message: str, *, warning: bool = False) -> None:
         """Post an event."""
-        self.events.append(EventRecord(reason, message[:1000], warning))
+        self.events.append(EventRecord(reason, message[:EVENT_LENGTH], warning))
 
     def do(self, action: Action) -> None:
         """Add an action, once."""

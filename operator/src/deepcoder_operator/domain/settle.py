@@ -9,13 +9,14 @@ from __future__ import annotations
 from datetime import timedelta
 
 from deepcoder_contracts.api.attempt_status import AttemptStatus, BackoffStatus, Outcome
+from deepcoder_contracts.api.condition import MAX_MESSAGE
 from deepcoder_contracts.api.failure import FailureAction, FailureReason
 from deepcoder_contracts.api.run_status import StagePhase
 from deepcoder_contracts.exit import ExitCode, ExitRecord
 from deepcoder_contracts.stage import StageType
 from deepcoder_operator.domain.bounds import RECHECK_SECONDS
 from deepcoder_operator.domain.classify import Failure, backoff_seconds, decide, refine
-from deepcoder_operator.domain.draft import Draft
+from deepcoder_operator.domain.draft import Draft, fitted
 from deepcoder_operator.domain.lineage import note_checkpoint
 from deepcoder_operator.domain.outage import in_their_words
 from deepcoder_operator.domain.promotion import promote
@@ -102,8 +103,8 @@ def _failed(draft: Draft, attempt: AttemptStatus, failure: Failure) -> None:
         message=f"attempt {attempt.ordinal}: {failure.reason}: {failure.evidence}"[:1000],
     )
     draft.update(attempt=None)
-    told = f"attempt {attempt.ordinal} failed: {failure.reason}: {failure.evidence} ({rule}: {action})"
-    draft.event(failure.reason, told, warning=True)
+    told, follows = f"attempt {attempt.ordinal} failed: {failure.reason}: {failure.evidence}", f" ({rule}: {action})"
+    draft.event(failure.reason, fitted(told, follows), warning=True)
     if action is FailureAction.FAIL_RUN or entry.failures >= policy.max_attempts:
         draft.update_stage(index, phase=StagePhase.FAILED, completion_time=draft.now)
         spent = f"; {entry.failures} of {policy.max_attempts} attempts failed" if counted else ""
@@ -113,5 +114,6 @@ def _failed(draft: Draft, attempt: AttemptStatus, failure: Failure) -> None:
     draft.update(
         backoff=BackoffStatus(until=draft.now + timedelta(seconds=pause), failures_in_row=row, reason=failure.reason)
     )
-    draft.progressing(True, failure.reason, f"{told}; next attempt in {pause:.0f} s")
+    text = fitted(told, f"{follows}; next attempt in {pause:.0f} s", MAX_MESSAGE)
+    draft.progressing(True, failure.reason, text)
     draft.look_again(pause)

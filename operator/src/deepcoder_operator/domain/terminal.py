@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from deepcoder_contracts.api.condition import ConditionStatus
+from deepcoder_contracts.api.condition import MAX_MESSAGE, ConditionStatus
 from deepcoder_contracts.api.run_status import RunStatus
 from deepcoder_operator.domain.conditions import is_true
-from deepcoder_operator.domain.draft import DeleteRun, Draft
+from deepcoder_operator.domain.draft import DeleteRun, Draft, fitted
 
 
 def is_terminal(status: RunStatus) -> bool:
@@ -31,10 +31,10 @@ def fail_run(draft: Draft, reason: str, message: str) -> None:
         else "No checkpoint was made; mend the cause and make a new run"
     )
     draft.update(completion_time=draft.now, backoff=None, attempt=None)
-    draft.condition("Failed", True, reason, f"{message}. {forward}")
+    draft.condition("Failed", True, reason, fitted(message, f". {forward}", MAX_MESSAGE))
     draft.condition("Complete", ConditionStatus.FALSE, "Failed")
     draft.progressing(False, reason, message)
-    draft.event("Failed", f"{message}. {forward}", warning=True)
+    draft.event("Failed", fitted(message, f". {forward}"), warning=True)
 
 
 def expire(draft: Draft) -> None:
