@@ -27,6 +27,7 @@ FLUSH_SECONDS = 10.0
 QUEUE = 5000
 NOTE_BYTES = 1024
 """Of an event's text, as the API server counts it: a longer one is refused. Letters beyond ASCII have up to four."""
+_END_BYTES = 300
 _POSTERS = 8
 _REMEMBERED = 20_000
 
@@ -125,5 +126,9 @@ class EventRecorder:
 
 
 def _cut(text: str) -> str:
-    """As much of a text as an event may have."""
-    return text.encode(errors="replace")[:NOTE_BYTES].decode(errors="ignore")
+    """As much of a text as an event may have: its beginning, and its end, which says what follows."""
+    data = text.encode(errors="replace")
+    if len(data) <= NOTE_BYTES:
+        return data.decode()
+    begin, end = data[: NOTE_BYTES - _END_BYTES - len("…".encode())], data[-_END_BYTES:]
+    return f"{begin.decode(errors='ignore')}…{end.decode(errors='ignore')}"
