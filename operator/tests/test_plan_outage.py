@@ -15,6 +15,7 @@ from deepcoder_contracts.api.failure import FailureReason
 from deepcoder_contracts.api.run_status import Phase
 from deepcoder_contracts.progress import ExpectedSubmissions, TrainerPhase
 from deepcoder_operator.domain.pool_status import JUDGES_REFUSE
+from deepcoder_operator.domain.query import storage_query
 from deepcoder_operator.domain.world import PoolView, pool_view
 
 WORDS = "no judge can start; 1 of 1 pods: CrashLoopBackOff: exit code 64: the root is read-only"
@@ -243,6 +244,18 @@ def test_pool_whose_token_is_somebody_elses_holds_no_gpu_for_the_hour_that_a_hea
     cluster.settle()
     assert reason(cluster, "Accepted") == "NameConflict"
     assert words in condition_of(cluster, "Accepted").message
+
+
+def test_slow_bucket_does_not_hold_up_the_end_of_an_attempt_without_judges() -> None:
+    cluster = running(stages=[TRAIN | {"stallSeconds": 100}])
+    cluster.advance(101)
+    assert storage_query(cluster.run, cluster.world(), cluster.now) is not None
+    cluster.pool = refusing(cluster.pool)
+    assert storage_query(cluster.run, cluster.world(), cluster.now) is None
+    cluster.edit(suspend=True)
+    cluster.step()
+    assert cluster.run.status.phase is Phase.DRAINING
+    assert storage_query(cluster.run, cluster.world(), cluster.now) is not None, "has its trainer left?"
 
 
 def test_pool_that_was_mended_and_not_looked_at_since_is_not_said_to_refuse() -> None:

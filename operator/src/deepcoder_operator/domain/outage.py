@@ -13,8 +13,9 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
-from deepcoder_contracts.api.attempt_status import Outcome
+from deepcoder_contracts.api.attempt_status import AttemptStatus, Outcome
 from deepcoder_contracts.api.failure import FailureReason
+from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.progress import TrainerPhase
 from deepcoder_operator.domain.classify import Failure
 from deepcoder_operator.domain.draft import Draft, EnsurePool
@@ -22,17 +23,23 @@ from deepcoder_operator.domain.leaving import leave
 from deepcoder_operator.domain.world import PoolView, Problem, World
 
 
+def cannot_be_judged(run: DeepCoderRun, attempt: AttemptStatus, world: World) -> bool:
+    """Whether none of an attempt's judges can start, and its trainer does not say that it needs none."""
+    pool = judging_pool(run, world)
+    return pool is not None and bool(pool.unmended) and not _needs_none(attempt, world)
+
+
 def end_without_judges(draft: Draft, world: World) -> None:
-    """Give the attempt up if none of its judges can start, unless its trainer says that it needs none."""
-    pool = judging_pool(draft, world)
-    if pool is not None and pool.unmended and not _needs_none(draft, world):
+    """Give the attempt up if none of its judges can start."""
+    pool = judging_pool(draft.run, world)
+    if pool is not None and cannot_be_judged(draft.run, draft.attempt, world):
         text = f"no GPU is held for judges that cannot start. {pool.trouble()}"
         leave(draft, Outcome.FAILED, Failure(FailureReason.SANDBOX_UNAVAILABLE, text))
 
 
 def stall(draft: Draft, world: World, text: str, bound: float) -> Failure:
     """What an attempt that does not get on is given up for: want of judges, if that has lasted for half of `bound`."""
-    pool = judging_pool(draft, world)
+    pool = judging_pool(draft.run, world)
     if pool is None or pool.ready:
         return Failure(FailureReason.STALLED, text)
     since = pool.unready_since
@@ -42,7 +49,7 @@ def stall(draft: Draft, world: World, text: str, bound: float) -> Failure:
 
 def in_their_words(draft: Draft, world: World, failure: Failure) -> Failure:
     """A trainer that leaves for want of judges knows of no pool: what that says of itself is evidence, too."""
-    pool = judging_pool(draft, world)
+    pool = judging_pool(draft.run, world)
     if failure.reason is not FailureReason.SANDBOX_UNAVAILABLE or pool is None or pool.ready:
         return failure
     told = pool.trouble()
@@ -53,7 +60,7 @@ def wait_for_judges(draft: Draft, world: World) -> Problem | None:
     """Why no GPU is asked for yet; the run's own pool is made meanwhile where the last attempt had no judges."""
     if draft.run.spec.sandbox.together is not None:
         return None
-    pool = judging_pool(draft, world)
+    pool = judging_pool(draft.run, world)
     if pool is not None and pool.unmended:
         mend = f"kubectl -n {draft.run.metadata.namespace} edit sandboxpool {pool.name}"
         text = f"no GPU is asked for while no judge can start: mend what is said, or the pool ({mend})"
@@ -70,17 +77,17 @@ def wait_for_judges(draft: Draft, world: World) -> Problem | None:
     return Problem("JudgesNotReady", f"{text}. {why}")
 
 
-def judging_pool(draft: Draft, world: World) -> PoolView | None:
+def judging_pool(run: DeepCoderRun, world: World) -> PoolView | None:
     """The pool that judges for the run, not one that goes or is somebody else's under its name."""
-    pool, own = world.pool, draft.run.spec.sandbox.template is not None
-    if pool is None or pool.deleting or (own and pool.owner_uid != draft.run.metadata.uid):
+    pool, own = world.pool, run.spec.sandbox.template is not None
+    if pool is None or pool.deleting or (own and pool.owner_uid != run.metadata.uid):
         return None
     return pool
 
 
-def _needs_none(draft: Draft, world: World) -> bool:
+def _needs_none(attempt: AttemptStatus, world: World) -> bool:
     """Whether the trainer trains and has announced no program: on mathematics, with a reward that asks no judge."""
-    beat = world.beat_of(draft.attempt.ordinal)
+    beat = world.beat_of(attempt.ordinal)
     report = beat.report if beat else None
     if report is None or report.phase is not TrainerPhase.TRAINING or report.expected_submissions is None:
         return False

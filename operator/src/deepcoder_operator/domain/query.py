@@ -12,6 +12,7 @@ from deepcoder_operator.board import FIGURES_SECONDS
 from deepcoder_operator.domain.classify import head_failure, job_failure
 from deepcoder_operator.domain.deadlines import last_sign_of_life, stall_seconds
 from deepcoder_operator.domain.leaving import is_over
+from deepcoder_operator.domain.outage import cannot_be_judged
 from deepcoder_operator.domain.terminal import is_terminal
 from deepcoder_operator.domain.world import World
 
@@ -33,7 +34,7 @@ class StorageQuery:
 def storage_query(run: DeepCoderRun, world: World, now: datetime) -> StorageQuery | None:
     """What this pass needs, None if nothing."""
     status, attempt = run.status, run.status.attempt
-    if is_terminal(status) or (attempt is not None and ends_anyway(attempt, world)):
+    if is_terminal(status) or (attempt is not None and _ends_anyway(run, attempt, world)):
         return None
     if run.metadata.deletion_timestamp:
         saves = attempt is not None and attempt.state is AttemptState.DRAINING
@@ -70,13 +71,16 @@ def _new_checkpoint(run: DeepCoderRun, attempt: AttemptStatus, world: World, now
     return latest is None or latest.digest != beat.report.latest_checkpoint.digest
 
 
-def ends_anyway(attempt: AttemptStatus, world: World) -> bool:
+def _ends_anyway(run: DeepCoderRun, attempt: AttemptStatus, world: World) -> bool:
     """Whether a live attempt is to drain or leave whatever storage says: a slow bucket must not hold that up."""
     job = world.rayjob
     if attempt.state is AttemptState.LEAVING or (job is not None and job.job_status == "SUCCEEDED"):
         return False
     evicted = job is not None and job.suspended and attempt.admitted_time is not None and attempt.evicted_time is None
     failed = job is not None and job_failure(job) is not None
+    saves = attempt.state is AttemptState.DRAINING or run.metadata.deletion_timestamp is not None
+    if not saves and cannot_be_judged(run, attempt, world):
+        return True
     return evicted or failed or head_failure(attempt, world.head(attempt.ordinal)) is not None
 
 
