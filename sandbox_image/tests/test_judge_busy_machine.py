@@ -100,13 +100,13 @@ def held_slot():
 
 @pytest.fixture
 def crowded(held_slot):
-    """The same, while a dozen busy processes share that processor, each in a session of its own, since a scheduler may
+    """The same, while eight busy processes share that processor, each in a session of its own, since a scheduler may
     be fair to sessions."""
     busy = []
     with held_to_one_processor():
         try:
             command = [sys.executable, "-S", "-c", "while True: pass"]
-            busy += [subprocess.Popen(command, start_new_session=True) for _ in range(12)]
+            busy += [subprocess.Popen(command, start_new_session=True) for _ in range(8)]
             yield held_slot
         finally:
             for process in busy:
