@@ -128,11 +128,6 @@ class HostMemory:
         self._layers: list[_Layer] = []
         self._stream: Any = None
 
-    @property
-    def parked_bytes(self) -> int:
-        """Bytes in host memory now."""
-        return sum(p.host.nbytes for layer in self._layers for p in layer.parked)
-
     def clear(self) -> None:
         """Begin a forward pass."""
         self._layers = []

@@ -86,10 +86,6 @@ class SamplerActor:
                 await self._live.wake("kv_cache")
                 self._asleep = False
 
-    async def version(self) -> int | None:
-        """Version of the weights, None before the first update; also says that the actor is alive."""
-        return self._version
-
     async def close(self) -> None:
         """End the engine."""
         if self._engine is not None:
