@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 
 from deepcoder_contracts.stage import ModelSource
-from deepcoder_trainer.checkpoint import sources
+from deepcoder_trainer.checkpoint import sources, transfer
 from deepcoder_trainer.checkpoint.errors import StorageUnavailable
 from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.checkpoint.sources import Sources
@@ -100,6 +100,34 @@ def test_a_source_that_does_not_arrive_in_time_is_given_up(monkeypatch: pytest.M
     with pytest.raises(StorageUnavailable, match=r"did not arrive within 0\.05 s"):
         Sources(cache=tmp_path, deadline_s=0.05).model(ModelSource(uri="hf://a/b"))
     never.set()
+
+
+@pytest.mark.parametrize(
+    "keys", [["set.jsonl"], ["model/config.json", "model/model.safetensors"]], ids=["file", "folder"]
+)
+def test_a_connection_that_breaks_in_the_middle_of_an_object_costs_that_object_once_more(
+    keys: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken: set[str] = set()
+
+    class Breaking:
+        def list(self, _prefix: str) -> list[StoredObject]:
+            return [StoredObject(key, 5, datetime(2026, 1, 1, tzinfo=UTC)) for key in keys]
+
+        def get_file(self, key: str, path: Path) -> str:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            whole = key in broken
+            path.write_text("whole" if whole else "wh")
+            if not whole:
+                broken.add(key)
+                raise StorageUnavailable("the connection was closed")
+            return "sha256"
+
+    monkeypatch.setattr(sources, "open_storage", lambda *_: Breaking())
+    monkeypatch.setattr(transfer, "_BACKOFF_SECONDS", 0.0)
+    found = Sources(cache=tmp_path).dataset(f"s3://bucket/{keys[0].partition('/')[0]}")
+    files = [found] if found.is_file() else sorted(found.iterdir())
+    assert [file.read_text() for file in files] == ["whole"] * len(keys)
 
 
 def test_an_object_whose_key_leaves_the_source_is_refused_before_anything_is_fetched(

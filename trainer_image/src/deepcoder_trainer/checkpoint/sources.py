@@ -23,7 +23,7 @@ from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, StorageUnavai
 from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.checkpoint.reader import read_manifest
 from deepcoder_trainer.checkpoint.storage import ObjectStore, StoredObject, refuse_traversal
-from deepcoder_trainer.checkpoint.transfer import download_files, locked
+from deepcoder_trainer.checkpoint.transfer import download_files, locked, retried
 from deepcoder_trainer.checkpoint.verify import check_file, unlisted_files
 from deepcoder_trainer.errors import BadConfig
 
@@ -141,7 +141,7 @@ def _from_s3(uri: str, cache: Path, endpoint: str | None, region: str | None, fi
 
 def _copy_objects(parent: ObjectStore, name: str, objects: list[StoredObject], target: Path) -> None:
     if len(objects) == 1 and objects[0].key == name:
-        parent.get_file(name, target)
+        _copy(parent, name, target)
         return
     shutil.rmtree(target, ignore_errors=True)
     if any(o.key == f"{name}/{MANIFEST}" for o in objects):
@@ -149,7 +149,12 @@ def _copy_objects(parent: ObjectStore, name: str, objects: list[StoredObject], t
         download_files(parent, name, target, manifest.files)
         return
     for o in objects:
-        parent.get_file(o.key, target / Path(o.key).relative_to(name))
+        _copy(parent, o.key, target / Path(o.key).relative_to(name))
+
+
+def _copy(parent: ObjectStore, key: str, path: Path) -> None:
+    """A connection that breaks in the middle of gigabytes costs them once more, and not the attempt."""
+    retried(lambda: parent.get_file(key, path), f"download of {key}")
 
 
 def _from_hub(uri: str, kind: str, revision: str | None, cache: Path, field: str) -> Path:
