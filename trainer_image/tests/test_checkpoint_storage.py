@@ -10,6 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from botocore.loaders import JSONFileLoader
 
 from deepcoder_trainer.checkpoint import storage_s3
 from deepcoder_trainer.checkpoint.errors import (
@@ -200,3 +201,19 @@ def test_a_server_that_is_not_there_is_unavailable_within_bounded_retries(monkey
     monkeypatch.setattr(storage_s3, "_ATTEMPTS", 2)
     with pytest.raises(StorageUnavailable, match=r"127\.0\.0\.1:9"):
         open_storage("s3://bucket/x", "http://127.0.0.1:9").get_bytes("k")
+
+
+def test_clients_of_a_process_share_what_is_known_of_s3_and_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_SESSION_TOKEN", raising=False)
+    read: list[str] = []
+    load = JSONFileLoader.load_file
+    monkeypatch.setattr(JSONFileLoader, "load_file", lambda self, path: read.append(path) or load(self, path))
+    users, reads = [], []
+    for name in ("first", "second"):
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", name)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        client = open_storage("s3://bucket/run", endpoint="http://127.0.0.1:1")._client  # type: ignore[attr-defined]
+        users.append(client._request_signer._credentials.access_key)
+        reads.append(len(read))
+    assert users == ["first", "second"]
+    assert reads[0] == reads[1], read
