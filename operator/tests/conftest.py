@@ -20,7 +20,7 @@ from suite_rights import pytest_sessionfinish as pytest_sessionfinish
 from deepcoder_contracts.api import run, sandboxpool
 from deepcoder_contracts.api.schema import custom_resource_definition
 from deepcoder_operator.kube.client import Kube
-from deepcoder_operator.kube.resources import POOLS, RUNS, Resource
+from deepcoder_operator.kube.resources import PODS, POOLS, RAYCLUSTERS, RAYJOBS, RUNS, Resource
 from devcluster import tools
 from devcluster.config import cache_root
 
@@ -76,13 +76,15 @@ async def kube(kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
 
 @pytest.fixture
 async def namespace(kube: Kube) -> AsyncIterator[str]:
-    """A namespace of the test's own, restricted as ours are."""
+    """A namespace of the test's own, restricted as ours are; what operators of the whole cluster follow goes with the
+    test. The namespace stays: to let one go takes the API server eighty requests."""
     name = f"t-{uuid.uuid4().hex[:10]}"
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
     await kube.post(NAMESPACES.path(None), body)
     yield name
-    await kube.delete(NAMESPACES, None, name)
+    for resource in (RUNS, POOLS, RAYJOBS, RAYCLUSTERS, PODS):
+        await kube.delete(resource, name, "", grace_seconds=0)  # all of them; KubeRay's kinds may not be there
 
 
 @pytest.fixture
