@@ -89,10 +89,11 @@ def render(
 
 @asynccontextmanager
 async def account(
-    kube: Kube, kubeconfig: Path, objects: list[Object], namespace: str, directory: Path
+    kube: Kube, kubeconfig: Path, objects: list[Object], namespace: str, directory: Path, *, people: bool = False
 ) -> AsyncIterator[Account]:
-    """The account with its rights for as long as the context lasts."""
-    made = [o for o in objects if o["kind"] in _RIGHTS]
+    """The account with its rights for as long as the context lasts; `people`: with the roles that go into Kubernetes'
+    own for people, each of which the API server then puts together anew."""
+    made = [o for o in objects if o["kind"] in _RIGHTS and (people or not _is_for_people(o))]
     for obj in made:
         place = obj["metadata"].get("namespace") or (namespace if obj["kind"] == "ServiceAccount" else None)
         await kube.post(_RIGHTS[obj["kind"]].path(place), obj)
@@ -105,6 +106,11 @@ async def account(
         for obj in made:
             if obj["kind"].startswith("Cluster"):
                 await kube.delete(_RIGHTS[obj["kind"]], None, obj["metadata"]["name"])
+
+
+def _is_for_people(obj: Object) -> bool:
+    labels = obj["metadata"].get("labels") or {}
+    return any(label.startswith(f"{_GROUP}/aggregate-to-") for label in labels)
 
 
 async def token(kube: Kube, namespace: str, name: str) -> str:

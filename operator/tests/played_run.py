@@ -124,7 +124,7 @@ async def _stage(
         await kube.post(NAMESPACES.path(None), body)
         objects = chart_account.render(helm, chart, namespace)
         async with (
-            chart_account.account(kube, kubeconfig, objects, namespace, directory) as account,
+            chart_account.account(kube, kubeconfig, objects, namespace, directory, people=True) as account,
             cluster_in(kube, account, s3, directory, _free_port) as cluster,
         ):
             played = PlayedRun(cluster, asyncio.get_running_loop())
