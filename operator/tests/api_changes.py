@@ -7,6 +7,7 @@ breaks, or is of a kind that is not served for now, is begun anew; meanwhile wai
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from contextlib import suppress
 
 from deepcoder_operator.kube import errors
@@ -21,9 +22,14 @@ class Changes:
 
     def __init__(self, kube: Kube, namespace: str, *resources: Resource) -> None:
         self.kube, self.namespace, self.resources = kube, namespace, resources
-        self.count = 0
-        """Of all that has changed so far: to be read before one looks."""
+        self.of = Counter[str]()
+        """How often objects of a kind, by its plural, have changed so far: to be read before one looks."""
         self._next = asyncio.Event()
+
+    @property
+    def count(self) -> int:
+        """How often any has changed."""
+        return self.of.total()
 
     async def follow(self) -> None:
         """Count, until cancelled."""
@@ -31,24 +37,24 @@ class Changes:
             for resource in self.resources:
                 group.create_task(self._follow(resource))
 
-    async def after(self, count: int, seconds: float) -> None:
-        """Wait until there are more than so many, but no longer than this."""
+    async def after(self, count: int, seconds: float, resource: Resource | None = None) -> None:
+        """Wait until there are more changes than so many, of one kind or of all, but no longer than this."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self.count <= count:
+                while (self.of[resource.plural] if resource else self.count) <= count:
                     await self._next.wait()
 
     async def _follow(self, resource: Resource) -> None:
         while True:
             with suppress(errors.KubeError):
                 _, version = await self.kube.list(resource, self.namespace)
-                self._tell()
+                self._tell(resource)
                 async for kind, _ in self.kube.watch(resource, self.namespace, "", version):
                     if kind != "BOOKMARK":
-                        self._tell()
+                        self._tell(resource)
             await asyncio.sleep(AGAIN_SECONDS)
 
-    def _tell(self) -> None:
-        self.count += 1
+    def _tell(self, resource: Resource) -> None:
+        self.of[resource.plural] += 1
         self._next.set()
         self._next = asyncio.Event()

@@ -10,6 +10,8 @@ import asyncio
 import hashlib
 import json
 import ssl
+import time
+from collections import Counter
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -47,18 +49,35 @@ class Standin:
         self.seen: list[str] = []
         self.changes = Changes(kube, namespace, RUNS, RAYJOBS, PODS)
         self._mounted: dict[str, dict[str, str]] = {}
+        self._seen = Counter[str]()
+        self._looked: dict[str, float] = {}
 
     async def run(self) -> None:
         """Start every RayJob that appears."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.changes.follow())
             while True:
-                seen = self.changes.count
+                seen, due = self.changes.of.copy(), self._due()
                 with suppress(errors.Unavailable, errors.NotFound):  # while a kind comes or goes the server says so
-                    await self._look()
-                await self.changes.after(seen, LOOK_SECONDS)
+                    if RAYJOBS.plural in due:
+                        await self._look_at_jobs()
+                    if PODS.plural in due and self.ends_pods:
+                        await self._end_deleted_pods()
+                    self._looked |= dict.fromkeys(due, time.monotonic())
+                    self._seen = seen
+                await self.changes.after(seen.total(), LOOK_SECONDS)
 
-    async def _look(self) -> None:
+    def _due(self) -> set[str]:
+        """Kinds to look at: which have changed since the last look, or were looked at a while ago."""
+        now, of = time.monotonic(), self.changes.of
+        found = {
+            kind
+            for kind in (RAYJOBS.plural, PODS.plural)
+            if of[kind] != self._seen[kind] or now >= self._looked.get(kind, 0.0) + LOOK_SECONDS
+        }
+        return found | ({RAYJOBS.plural} if self.in_no_hurry else set())
+
+    async def _look_at_jobs(self) -> None:
         jobs, _ = await self.kube.list(RAYJOBS, self.namespace)
         for job in jobs:
             name = job["metadata"]["name"]
@@ -74,8 +93,6 @@ class Standin:
                     await self._suspend(job)
                 elif self.starts and not suspended and not status.get("rayClusterName") and await self._is_due(job):
                     await self._start(job)
-        if self.ends_pods:
-            await self._end_deleted_pods()
 
     async def _is_due(self, job: Object) -> bool:
         """At once, or when the operator has seen the job and noted in its run that it starts."""

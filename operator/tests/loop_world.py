@@ -117,11 +117,11 @@ class Cluster:
         try:
             async with asyncio.timeout(WAIT_SECONDS):
                 while True:
-                    seen = self.standin.changes.count
+                    seen = self.standin.changes.of[RUNS.plural]
                     run = await self.run()
                     if holds(run):
                         return run
-                    await self.standin.changes.after(seen, LOOK_SECONDS)
+                    await self.standin.changes.after(seen, LOOK_SECONDS, RUNS)
         except TimeoutError:
             written = self.directory / "operator.log"
             log = written.read_text(errors="replace")[-6000:] if written.exists() else ""
