@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import traceback
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from uuid import uuid4
 
 import pytest
 from botocore.loaders import JSONFileLoader
+from botocore.response import StreamingBody
 
 from deepcoder_trainer.checkpoint import storage_s3
 from deepcoder_trainer.checkpoint.errors import (
@@ -59,6 +61,28 @@ def test_a_range_is_read_whole_or_not_at_all(store: ObjectStore) -> None:
             store.get_range("a/k", start, size)
     with pytest.raises(ObjectMissing):
         store.get_range("a/none", 0, 1)
+
+
+def test_of_a_server_that_ignores_the_range_no_more_is_read_than_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of an object may be gigabytes, and several ranges are asked for at once."""
+
+    class Sent(io.BytesIO):
+        taken = 0
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            data = super().read(size)
+            Sent.taken += len(data)
+            return data
+
+    class Server:
+        def get_object(self, **_asked: Any) -> dict[str, Any]:
+            return {"Body": StreamingBody(Sent(bytes(1 << 20)), 1 << 20)}
+
+    store = open_storage("s3://bucket/x", "http://127.0.0.1:9")
+    monkeypatch.setattr(store, "_made", Server())
+    with pytest.raises(StorageUnavailable, match="x/k: 9 bytes came of the 8 from 4 on"):
+        store.get_range("k", 4, 8)
+    assert Sent.taken == 9
 
 
 def test_a_put_replaces_and_a_conditional_put_does_not(store: ObjectStore) -> None:
