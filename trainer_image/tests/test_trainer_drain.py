@@ -104,6 +104,28 @@ def test_a_driver_that_was_killed_leaves_nothing_that_ends_whoever_has_its_numbe
         other.wait()
 
 
+def test_a_driver_that_begins_while_a_killed_one_of_its_number_is_cleared_away_keeps_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drain.tempfile, "gettempdir", lambda: str(tmp_path))
+    folder = drain._folder()
+    folder.mkdir(mode=0o700)
+    left = folder / "4194303"
+    left.touch()
+    begins = threading.Thread(target=drain._hold, args=(left,))
+    unlink = Path.unlink
+
+    def meanwhile(path: Path, *, missing_ok: bool = False) -> None:
+        begins.start()
+        begins.join(0.5)  # as far as it comes
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", meanwhile)
+    assert drain._local_drivers() == {}
+    begins.join(30)
+    assert list(drain._local_drivers()) == [4194303]
+
+
 @pytest.mark.parametrize("whose", ["another user's", "everybody's", "a link", "a file"])
 def test_a_folder_that_somebody_else_made_for_this_user_is_neither_written_into_nor_believed(
     whose: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -214,8 +214,8 @@ def _local_drivers() -> dict[int, int]:
         if _locked(file):
             drivers[int(path.name)] = file
         else:
+            path.unlink(missing_ok=True)  # held: one that begins under this number waits, and makes its own
             os.close(file)
-            path.unlink(missing_ok=True)
     return drivers
 
 
