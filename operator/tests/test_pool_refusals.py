@@ -11,6 +11,7 @@ import pytest
 from deepcoder_operator.board import ProgressBoard
 from deepcoder_operator.builders.pool import PoolSettings
 from deepcoder_operator.controllers.pool import PoolController, pool_group
+from deepcoder_operator.domain.world import pool_view
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.informer import Informer
 from deepcoder_operator.kube.resources import PODS, POOLS
@@ -98,10 +99,12 @@ class Ground:
             await self.reconciler.reconcile(self.pool)
             self.now += 1
 
-    def accepted(self) -> tuple[str, str]:
-        conditions = self.pool["status"]["conditions"]
-        found = next(c for c in conditions if c["type"] == "Accepted")
+    def said(self, kind: str) -> tuple[str, str]:
+        found = next(c for c in self.pool["status"]["conditions"] if c["type"] == kind)
         return found["status"], found["reason"]
+
+    def accepted(self) -> tuple[str, str]:
+        return self.said("Accepted")
 
 
 @pytest.fixture
@@ -152,6 +155,16 @@ async def test_what_surrounds_judges_and_may_not_be_made_is_said_too(ground: Gro
     ground.api.forbidden, ground.api.quota = "", 40
     await ground.passes(2)
     assert ground.accepted() == ("True", "Valid")
+
+
+async def test_new_pool_of_which_no_judge_can_be_made_is_not_ready_for_having_been_scaled_to_zero(
+    ground: Ground,
+) -> None:
+    """Runs ask for no GPU while their pool says that somebody has to mend it; of an idle one they would."""
+    ground.edit(minReplicas="many")
+    await ground.passes(2)
+    assert ground.said("Ready") == ("False", "InvalidSpec")
+    assert pool_view(ground.pool).unmended == "InvalidSpec"
 
 
 async def test_idle_pool_is_built_once_and_anew_when_its_spec_changes(

@@ -62,21 +62,44 @@ def test_judge_that_does_not_start_is_told_with_its_own_words_also_beside_one_th
     assert beside["Scaling"] == ("ScalingUp", f"2 judges are wanted, 1 are ready; {words}")
 
 
+REFUSES = pod(0, ready=False, load=None, trouble="CrashLoopBackOff", told="exit code 64: no Landlock", refuses=True)
+STARTS = replace(REFUSES, name="p1", uid="u1", index=1, refuses=False, trouble=None, told="")
+
+
+def ready_of(facts: PoolFacts, *pods: JudgePod) -> tuple[str, str]:
+    status = pool_status(SandboxPoolStatus(), facts, pods, 0.0)
+    return next((c.reason, c.message) for c in status.conditions if c.type == "Ready")
+
+
 def test_pool_is_said_to_refuse_only_when_each_of_its_judges_does() -> None:
-    refuses = pod(0, ready=False, load=None, trouble="CrashLoopBackOff", told="exit code 64: no Landlock", refuses=True)
-    crashes = replace(refuses, name="p1", uid="u1", index=1, refuses=False)
-    starts = replace(crashes, trouble=None, told="")
-
-    def of(*pods: JudgePod) -> tuple[str, str]:
-        status = pool_status(SandboxPoolStatus(), FACTS, pods, 0.0)
-        return next((c.reason, c.message) for c in status.conditions if c.type == "Ready")
-
+    one, also = replace(FACTS, desired=1), replace(REFUSES, name="p1", uid="u1", index=1)
+    crashes = replace(also, refuses=False)
     words = "1 of 1 pods: CrashLoopBackOff: exit code 64: no Landlock"
-    assert of(refuses) == (JUDGES_REFUSE, f"no judge can start; {words}")
-    assert of(refuses, replace(refuses, deleting=True, refuses=False))[0] == JUDGES_REFUSE
-    assert of(refuses, crashes)[0] == "CrashLoopBackOff"
-    assert of(refuses, starts)[0] == "CrashLoopBackOff"
-    assert of(refuses, pod(1))[0] == "JudgesReady"
+    assert ready_of(one, REFUSES) == (JUDGES_REFUSE, f"no judge can start; {words}")
+    assert ready_of(one, REFUSES, replace(also, deleting=True, refuses=False))[0] == JUDGES_REFUSE
+    assert ready_of(FACTS, REFUSES, also)[0] == JUDGES_REFUSE
+    assert ready_of(FACTS, REFUSES, crashes)[0] == "CrashLoopBackOff"
+    assert ready_of(FACTS, REFUSES, STARTS)[0] == "CrashLoopBackOff"
+    assert ready_of(FACTS, REFUSES, pod(1))[0] == "JudgesReady"
+
+
+def test_judge_that_refuses_does_not_speak_for_those_that_are_still_to_be_made() -> None:
+    """They may come to a node on which they can start."""
+    assert ready_of(FACTS, REFUSES)[0] == "CrashLoopBackOff"
+
+
+def test_judge_of_an_older_template_does_not_speak_for_those_of_the_one_that_mends_it() -> None:
+    assert ready_of(replace(FACTS, desired=1, template_hash="mended"), REFUSES)[0] == "CrashLoopBackOff"
+
+
+def test_what_cannot_be_done_for_a_pool_is_not_why_it_is_not_ready_while_its_judges_start() -> None:
+    """A name that is taken is one judge's; runs give up their GPUs for a pool that says it of itself."""
+    taken = replace(FACTS, refusal=Refusal("NameConflict", "Pod p0 exists and does not belong to this pool"))
+    reason, message = ready_of(taken, STARTS)
+    assert reason == "NoJudgeReady"
+    assert "Pod p0 exists" in message
+    assert ready_of(taken)[0] == "NameConflict"
+    assert ready_of(taken, REFUSES)[0] == "NameConflict"
 
 
 def test_why_the_api_server_refuses_judges_is_what_their_pool_says_of_itself() -> None:

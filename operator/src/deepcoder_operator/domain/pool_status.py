@@ -114,17 +114,26 @@ def _accepted(facts: PoolFacts) -> _Row:
 def _ready(facts: PoolFacts, live: Sequence[JudgePod], ready: Sequence[JudgePod]) -> _Row:
     if ready:
         return "Ready", True, "JudgesReady", f"{len(ready)} of {facts.desired} judges are ready"
+    if facts.refusal is not None:
+        # Of pods that are refused no pod tells, and of a pool's conditions a run quotes this one alone. One that has
+        # never been acted upon wants no judges yet, which is not to be taken for one that was scaled to zero.
+        may_come = facts.refusal.reason in UNMENDED and not all(p.refuses for p in live)
+        reason = "NoJudgeReady" if may_come else facts.refusal.reason
+        return "Ready", False, reason, f"no judge is ready; {facts.refusal.message}"
     if facts.desired == 0:
         return "Ready", True, "Idle", "scaled to zero: the first programs wait until a judge has started"
-    if facts.refusal is not None:
-        # Of pods that are refused no pod tells, and of a pool's conditions a run quotes this one alone.
-        return "Ready", False, facts.refusal.reason, f"no judge is ready; {facts.refusal.message}"
     trouble = _trouble(live)
-    if trouble and all(p.refuses for p in live):
+    if trouble and _refuse(facts, live):
         return "Ready", False, JUDGES_REFUSE, f"no judge can start; {trouble.text}"
     if trouble:
         return "Ready", False, trouble.reason, f"no judge is ready; {trouble.text}"
     return "Ready", False, "NoJudgeReady", "no judge is ready yet"
+
+
+def _refuse(facts: PoolFacts, live: Sequence[JudgePod]) -> bool:
+    """Whether each judge that is wanted is there, of the template as it is now, and refuses to start."""
+    current = [p for p in live if p.template_hash == facts.template_hash]
+    return len(current) >= facts.desired and all(p.refuses for p in live)
 
 
 def _scaling(facts: PoolFacts, live: Sequence[JudgePod], ready: Sequence[JudgePod]) -> _Row:
