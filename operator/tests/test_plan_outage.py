@@ -216,8 +216,8 @@ def test_run_with_a_hosted_judge_waits_for_no_pool_after_an_outage() -> None:
 def test_attempt_that_trains_without_judges_goes_on_without_them() -> None:
     cluster = running(stages=[TRAIN])
 
-    def announce(count: int) -> None:
-        cluster.report(3, phase=TrainerPhase.TRAINING)
+    def announce(count: int, phase: TrainerPhase = TrainerPhase.TRAINING) -> None:
+        cluster.report(3, phase=phase)
         assert cluster.beat is not None
         expected = ExpectedSubmissions(count=count, within_seconds=60)
         told = cluster.beat.report.model_copy(update={"expected_submissions": expected})
@@ -227,6 +227,9 @@ def test_attempt_that_trains_without_judges_goes_on_without_them() -> None:
     cluster.pool = refusing(cluster.pool)
     cluster.settle()
     assert cluster.run.status.phase is Phase.RUNNING
+    announce(0, TrainerPhase.CHECKPOINTING)
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.RUNNING, "it saves as part of its training"
     announce(1024)
     cluster.step()
     assert cluster.run.status.attempt is not None

@@ -22,6 +22,9 @@ from deepcoder_operator.domain.draft import Draft, EnsurePool
 from deepcoder_operator.domain.leaving import leave
 from deepcoder_operator.domain.world import PoolView, Problem, World
 
+_TRAINS = (TrainerPhase.TRAINING, TrainerPhase.CHECKPOINTING)
+"""Phases of a trainer that says how many programs it will have judged."""
+
 
 def cannot_be_judged(run: DeepCoderRun, attempt: AttemptStatus, world: World) -> bool:
     """Whether none of an attempt's judges can start, and its trainer does not say that it needs none."""
@@ -86,9 +89,10 @@ def judging_pool(run: DeepCoderRun, world: World) -> PoolView | None:
 
 
 def _needs_none(attempt: AttemptStatus, world: World) -> bool:
-    """Whether the trainer trains and has announced no program: on mathematics, with a reward that asks no judge."""
+    """Whether the trainer trains and has announced no program: on mathematics, with a reward that asks no judge, or
+    since it saves what its last step has made. Evaluations are not announced: of those it is not known."""
     beat = world.beat_of(attempt.ordinal)
     report = beat.report if beat else None
-    if report is None or report.phase is not TrainerPhase.TRAINING or report.expected_submissions is None:
+    if report is None or report.phase not in _TRAINS or report.expected_submissions is None:
         return False
     return report.expected_submissions.count == 0
