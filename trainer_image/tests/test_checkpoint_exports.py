@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,6 +64,29 @@ async def test_a_presumed_dead_attempt_that_reaches_its_end_does_not_keep_the_ne
     await third.claim()
     third.latest = successor.latest
     assert (await third.export({})).ref == export.ref, "an export of the same checkpoint is taken as it is"
+
+
+async def test_an_attempt_that_only_exports_removes_what_the_one_before_left_of_its_own(
+    make_config: Callable, make_learner: Callable, make_batch: Callable, tmp_path: Path
+) -> None:
+    """It saves nothing, after which unfinished uploads go elsewhere."""
+    learner, folder = make_learner(), tmp_path / "store/short"
+    killed = await run_to(make_config(), learner, make_batch, tmp_path / "1", last=1)
+    await save(killed, state(2), metrics={}, final=True)
+
+    async def cut_off(*_: object) -> NotCompared:
+        raise asyncio.CancelledError
+
+    killed.compare = cut_off
+    with pytest.raises(asyncio.CancelledError):
+        await killed.export({})
+    assert list((folder / "export/step-000002.a001").glob("*.safetensors"))
+    following = CheckpointWriter(make_config(ordinal=2), learner, workdir=tmp_path / "2")
+    await following.claim()
+    following.latest = killed.latest
+    made = await following.export({})
+    assert [path.name for path in (folder / "export").iterdir()] == ["step-000002.a002"]
+    assert not any(link.problems for link in walk_chain(made.ref.uri, deep=True))
 
 
 async def test_a_stage_s_own_export_has_a_card_that_says_where_it_comes_from_and_what_nobody_has_looked_at(

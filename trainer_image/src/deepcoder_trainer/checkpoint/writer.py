@@ -201,7 +201,9 @@ class CheckpointWriter:
         if checkpoint is None:
             raise CheckpointFailed("there is no checkpoint to export: save first")
         export = StageExport(self._config, self._learner, self._store, self._workdir, self.compare)
-        return await export.of(checkpoint, metrics)
+        made = await export.of(checkpoint, metrics)
+        await self._tidy(checkpoint.manifest.step)  # an attempt that only exports has saved nothing
+        return made
 
     async def write_exit(self, record: ExitRecord) -> None:
         """Say how this attempt ended; the last thing it does."""
@@ -244,10 +246,7 @@ class CheckpointWriter:
         self.latest, self.parent, self.failures = committed, committed.ref, 0
         self.times = SaveTimes(copied.waited, copied.copy, upload=time.monotonic() - copied.began)
         self.on_commit(committed)
-        try:
-            await asyncio.to_thread(self._prune, committed.manifest.step)
-        except StorageError as e:
-            log.warning("old checkpoints could not be pruned, the next save tries again: %s", e)
+        await self._tidy(committed.manifest.step)
 
     def _upload_state(self, state: PipelineState, directory: Path, prefix: str) -> list[FileEntry]:
         return upload_files(self._store, prefix, directory, save_state(state, directory))
@@ -290,6 +289,13 @@ class CheckpointWriter:
             gate=gate,
             created_at=datetime.now(UTC),
         )
+
+    async def _tidy(self, newest: int) -> None:
+        """Prune; what fails costs nothing but room."""
+        try:
+            await asyncio.to_thread(self._prune, newest)
+        except StorageError as e:
+            log.warning("old checkpoints could not be pruned, the next save tries again: %s", e)
 
     def _prune(self, newest: int) -> None:
         """Remove payloads that need not be kept, and uploads that come to nothing; `newest` is the committed step."""
