@@ -141,11 +141,13 @@ def walk(
 ) -> Iterator[CheckedLink]:
     """The manifest in folder `uri`, its parent, and so on to the root; ends at the first that cannot be read.
 
+    Where it ends before the root the last link says so: a chain that leads back to itself, or on and on, is not whole.
     `digest` is what the first manifest's must be, and its files must all be there; an ancestor's payload may have been
     pruned, but then as a whole. `open_folder` may raise `Damaged` for a folder that is out of its reach.
     """
     child: Manifest | None = None
     said_by = "as was asked for"
+    walked: set[Digest] = set()
     for depth in range(LONGEST_CHAIN):
         uri = uri.rstrip("/")
         found, problems = None, []
@@ -155,6 +157,9 @@ def walk(
             found = sha256_digest(data)
             if digest not in (None, found):
                 problems.append(f"it has digest {found}, not {digest} {said_by}")
+            if found in walked:
+                raise Damaged("the chain leads back to it: it has no end")
+            walked.add(found)
             manifest = parse(data, uri)
         except (Missing, Damaged) as error:
             problems.append(f"{MANIFEST} is missing" if isinstance(error, Missing) else str(error))
@@ -175,6 +180,8 @@ def walk(
         elsewhere = manifest.kind is ManifestKind.EXPORT and misplaced(uri, manifest) is not None
         child, said_by = None if elsewhere else manifest, "as its child says"
         uri, digest = manifest.parent.uri, manifest.parent.digest
+    problem = f"the chain has more than {LONGEST_CHAIN} links: none from here on was looked at"
+    yield CheckedLink(uri, None, None, False, (problem,))
 
 
 def file_problem(folder: Folder, entry: FileEntry, *, deep: bool = False) -> str | None:
