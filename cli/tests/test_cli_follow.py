@@ -99,7 +99,7 @@ class _Client:
 
 
 def test_a_log_without_a_terminal_says_why_below_each_change(monkeypatch: pytest.MonkeyPatch) -> None:
-    failed = progressing("SandboxUnavailable", "attempt 1 failed: exit code 64: [root] is \x1b[2Jread-only")
+    failed = progressing("SandboxUnavailable", "attempt 1 failed: exit code 64:\n::error::[root] is \x1b[2Jread-only")
     states: Iterator[Snapshot] = iter(
         [snapshot("Running"), snapshot("Running"), snapshot("Backoff", failed), snapshot("Failed", failed)]
     )
@@ -113,5 +113,6 @@ def test_a_log_without_a_terminal_says_why_below_each_change(monkeypatch: pytest
     client: Any = _Client()
     following.follow(client, "run", seconds=60, console=Console(file=out, width=40))
     lines = [line.split(" ", 1)[1] for line in out.getvalue().splitlines() if line.strip()]
-    words = r"  attempt 1 failed: exit code 64: [root] is \x1b[2Jread-only"
+    assert "\n::" not in out.getvalue(), "a line that a program begins is an order to whoever runs this"
+    words = r"  attempt 1 failed: exit code 64: ::error::[root] is \x1b[2Jread-only"
     assert lines == ["Running", "Backoff", words, "Failed", words]

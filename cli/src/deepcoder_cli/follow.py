@@ -54,7 +54,9 @@ def follow(client: Client, name: str, *, seconds: float, console: Console) -> Ob
             else:
                 line = one_line(snapshot)
                 changed = [line] if line != said else []
-                for news in (*changed, *(f"  {why}" for why in told.news(snapshot, answered))):
+                # Each in one line: what a program wrote begins none, which a CI's runner could take for an order to it.
+                whys = [f"  {' '.join(why.split())}" for why in told.news(snapshot, answered)]
+                for news in changed + whys:
                     text = f"{datetime.now(UTC):%H:%M:%S} {printable(news)}"
                     console.print(text, highlight=False, markup=False, soft_wrap=True)
                 said = line
