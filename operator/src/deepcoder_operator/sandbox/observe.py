@@ -17,8 +17,9 @@ from deepcoder_operator.domain.owners import owned_by
 from deepcoder_operator.domain.pool_names import LABEL_INDEX, LABEL_TEMPLATE_HASH
 from deepcoder_operator.domain.pool_plan import JudgePod
 
-REFUSALS = 3
-"""Starts that a judge has refused, the third some ten seconds after the first, before it is believed."""
+REFUSED_STARTS = 3
+"""Ends of a judge, the third some ten seconds after the first, before one that refuses to start is believed: how each
+but the last ended is not kept."""
 
 _MOST_TOLD = 600
 _SHAPES = Redactor(())
@@ -78,7 +79,7 @@ def _trouble(status: Mapping[str, Any], conditions: Mapping[str, Mapping[str, An
         reason = waiting.get("reason")
         if not container.get("ready") and (ended := _failed(container)) is not None:
             own = container.get("name") == CONTAINER
-            refuses = own and ended["exitCode"] == EXIT_REFUSED and _ends(container) >= REFUSALS
+            refuses = own and ended["exitCode"] == EXIT_REFUSED and _ends(container) >= REFUSED_STARTS
             words = _last_words(ended if own else {**ended, "message": ""})
             return _Trouble("CrashLoopBackOff", words, refuses)
         if reason and reason not in ("ContainerCreating", "PodInitializing"):
