@@ -222,6 +222,18 @@ async def test_job_that_is_seen_suspended_beside_its_pods_is_read_live(ground: G
     assert ground.api.asked["RayJob"] == 0, "what was read is kept"
 
 
+async def test_pod_that_has_the_heads_name_is_the_runs_own_or_none_of_its(ground: Ground) -> None:
+    """What is left of attempts that are over is ended: another run's may have got the name since."""
+    cluster = training(ground)
+    head, ground.pods.objects = head_object(cluster), []
+    assert cluster.run.status.attempt is not None
+    assert cluster.run.status.attempt.head_pod == head["metadata"]["name"]
+    for uid, seen in ((cluster.run.metadata.uid, 1), ("another-run", 0)):
+        labels = head["metadata"]["labels"] | {"deepcoder.dev/run-uid": uid}
+        ground.api.objects[head["metadata"]["name"]] = head | {"metadata": head["metadata"] | {"labels": labels}}
+        assert len((await ground.look(cluster.run)).pods) == seen
+
+
 async def test_job_that_is_suspended_indeed_is_seen_so(ground: Ground) -> None:
     cluster = training(ground)
     ground.jobs.objects = [job_object(cluster, suspend=True)]

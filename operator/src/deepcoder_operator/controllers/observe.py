@@ -18,6 +18,7 @@ from deepcoder_operator.board import ProgressBoard, RunKey
 from deepcoder_operator.builders.check import check_templates
 from deepcoder_operator.controllers.known_secrets import Unknown, redactor_of, templates_of
 from deepcoder_operator.domain.names import (
+    LABEL_RUN_UID,
     TOGETHER_KEY,
     account_name,
     config_name,
@@ -156,7 +157,7 @@ class Observer:
             head = pods.get(attempt.head_pod or "")
             if attempt.head_pod and (head is None or head["metadata"]["uid"] != attempt.head_uid):
                 found = await self.kube.find(PODS, meta.namespace, attempt.head_pod)
-                if found is not None:
+                if found is not None and (found["metadata"].get("labels") or {}).get(LABEL_RUN_UID) == meta.uid:
                     pods[attempt.head_pod] = found
         named = await self._quotable(run, jobs[attempt.name]) if attempt and attempt.name in jobs else None
         world = World(
