@@ -115,14 +115,29 @@ def spoil(folder: Path, how: str) -> None:
     save_file(weights, path, metadata={"format": "pt"})
     if how == "no tensors":
         path.write_bytes(b"\xff" * 64)
-    if how == "other configuration":
+    if how in CONFIGURATIONS:
         config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 100.0}))
+        (folder / "config.json").write_text(json.dumps(config | CONFIGURATIONS[how]))
+    elif how == "no configuration":
+        (folder / "config.json").write_text("{")
 
 
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "other configuration": {"rms_norm_eps": 100.0},
+    "one layer more": {"num_hidden_layers": 3, "layer_types": ["full_attention"] * 3},
+    "other width": {"intermediate_size": 8},
+    "head of the embedding": {"tie_word_embeddings": True},
+    "unknown architecture": {"model_type": "none-such"},
+}
 SAID = {
     "altered": "mean KL",
     "other configuration": "mean KL",
+    "one layer more": "config.json asks for other weights",
+    "other width": "config.json asks for other weights",
+    "head of the embedding": "config.json asks for other weights than are there: 1 of its weights .*lm_head.weight",
+    "unknown architecture": "the export cannot be loaded",
+    "no configuration": "the export cannot be loaded",
+    "gone": "the export cannot be loaded: .*model.safetensors does not exist",
     "not finite": "logits are not finite",
     "lacking": "1 of its weights are missing",
     "other shape": "1 of its weights are missing, left over or of another shape",
@@ -138,17 +153,24 @@ async def test_a_ruined_export_fails_the_attempt_is_removed_and_the_next_one_exp
     learner = make_learner(model=base)
     writer, _ = await trained(config, learner, make_batch, tmp_path / "w", Stop())
     checkpoint = writer.latest
-    save_pretrained = learner.save_pretrained
+    save_pretrained, upload = learner.save_pretrained, learner.upload
 
     async def ruined(directory: str) -> None:
         await save_pretrained(directory)
         spoil(Path(directory), how)
 
+    async def lost(*where: Any) -> Any:
+        files = await upload(*where)
+        (tmp_path / "store" / EXPORT / "model.safetensors").unlink()
+        return files
+
     learner.save_pretrained = ruined
+    if how == "gone":
+        learner.upload = lost
     with pytest.raises(ExportRuined, match=f"{EXPORT} is not published: .*{SAID[how]}.*step-000001.a001 stands"):
         await writer.export({})
     assert not (tmp_path / "store" / EXPORT).exists()
-    learner.save_pretrained = save_pretrained
+    learner.save_pretrained, learner.upload = save_pretrained, upload
     next_config = make_config(ordinal=2, model={"uri": str(base)})
     following = CheckpointWriter(next_config, learner, workdir=tmp_path / "w2", parent=checkpoint.ref)
     following.compare = Comparison(next_config, Stop(), learner).compare
@@ -282,6 +304,10 @@ async def test_files_of_an_export_that_was_cut_off_before_its_card_are_no_export
         ({"w": {"dtype": "F32", "shape": [3], "data_offsets": [-4, 8]}}, "w is not where its header says"),
         ({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 8]}}, "w is not where its header says"),
         ({"w": {"dtype": "F32", "shape": [], "data_offsets": [0, 4]}}, "w is not where its header says"),
+        ({"w": {"dtype": "F32", "shape": [-1, -3], "data_offsets": [0, 12]}}, "w is not where its header says"),
+        ({"w": {"dtype": "F32", "shape": [3.0], "data_offsets": [0, 12]}}, "w is not where its header says"),
+        ({"w": {"dtype": "F32", "shape": [3], "data_offsets": [0.0, 12.0]}}, "w is not where its header says"),
+        ((100_000).to_bytes(8, "little") + b"[" * 100_000, "cannot be read"),
         ({"w": {"dtype": "PICKLE", "shape": [1], "data_offsets": [0, 4]}}, "cannot be read"),
         ({"w": {"dtype": "F32", "shape": "xy", "data_offsets": [0, 4]}}, "cannot be read"),
     ],

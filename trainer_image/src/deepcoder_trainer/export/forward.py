@@ -48,12 +48,20 @@ class Layerwise:
         # The weights come multiplied out: the model that is made here is not to be a compressed one.
         if hasattr(config, "quantization_config"):
             del config.quantization_config
+        self._config = config
         with torch.device("meta"):
             self._model: Any = AutoModel.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
         self._model.eval()
         # Frequencies are computed, not stored; those made on the meta device are lost.
         self._rotary = type(self._model.rotary_emb)(config=config)
         self._head = _HEAD if _HEAD in tensors.names() else _EMBEDDING
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the weights that config.json asks for: whoever serves the model leaves others out."""
+        asked = {f"model.{name}": tuple(weight.shape) for name, weight in self._model.named_parameters()}
+        if not self._config.tie_word_embeddings:
+            asked[_HEAD] = asked[_EMBEDDING]
+        return asked
 
     @torch.no_grad()
     def hidden(self, prompts: list[list[int]]) -> list[Tensor]:

@@ -130,11 +130,15 @@ class StoredFolder:
             tensors = json.loads(self._range(name, _LENGTH_BYTES, length))
             tensors.pop("__metadata__", None)
             for tensor, entry in tensors.items():
-                low, high = entry["data_offsets"]
-                bytes_said = math.prod(entry["shape"]) * _DTYPES[entry["dtype"]].itemsize
-                if not 0 <= low <= high <= size - begin or high - low != bytes_said or not entry["shape"]:
+                (low, high), shape = entry["data_offsets"], entry["shape"]
+                numbers = bool(shape) and all(type(n) is int and n >= 0 for n in (low, high, *shape))
+                if (
+                    not numbers
+                    or high > size - begin
+                    or high - low != math.prod(shape) * _DTYPES[entry["dtype"]].itemsize
+                ):
                     raise ValueError(f"{tensor} is not where its header says")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CheckpointDamaged(f"{self._store.uri}/{name} cannot be read: {error}") from error
         return tensors, begin
 

@@ -9,13 +9,13 @@ what others will fetch, and each model is read once: of 14.8 billion parameters 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deepcoder_contracts.manifest import FileEntry
-from deepcoder_trainer.checkpoint.errors import CheckpointDamaged
+from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ObjectMissing
 from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.export.errors import ExportFailed
 from deepcoder_trainer.export.formats import Format
@@ -54,8 +54,8 @@ class StoredPair:
 def stored_difference(pair: StoredPair, model_dir: Path) -> Difference:
     """Between their logits; `model_dir` holds the configuration and tokenizer of the model that training began with.
 
-    Raises `ExportFailed` for an export that is not the checkpoint's model, `SourceBroken` for a checkpoint that
-    computes nothing, and what reading the two raises.
+    Raises `ExportFailed` for an export that cannot be loaded or is not the checkpoint's model, `SourceBroken` for a
+    checkpoint that computes nothing, and what reading the two raises.
     """
     from deepcoder_trainer.export import prompts
     from deepcoder_trainer.export.compare import difference, ruined
@@ -69,14 +69,21 @@ def stored_difference(pair: StoredPair, model_dir: Path) -> Difference:
     try:
         export = PretrainedTensors(written)
         config = written.text(_CONFIG)
-    except CheckpointDamaged as error:
+    except (CheckpointDamaged, ObjectMissing) as error:
         raise ExportFailed(f"the export cannot be loaded: {error}") from error
-    _refuse_other_tensors(source, export)
+    after = _shapes(export)
+    _refuse_others(_shapes(source), after, "the export is not the model that it was made from")
     asked = prompts.tokens(load_tokenizer(model_dir))
-    of_source = _logits(Layerwise(model_dir, source, readers=READERS), asked)
+    reference = Layerwise(model_dir, source, readers=READERS)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / _CONFIG).write_bytes(config)
-        of_export = _logits(Layerwise(Path(folder), export, readers=READERS), asked)
+        try:
+            loaded = Layerwise(Path(folder), export, readers=READERS)
+        except Exception as error:  # whatever transformers makes of this configuration, and not of the model's own
+            said = str(error).partition("\n")[0]
+            raise ExportFailed(f"the export cannot be loaded: {type(error).__name__}: {said}") from error
+    _refuse_others(loaded.shapes(), after, f"the export's {_CONFIG} asks for other weights than are there")
+    of_source, of_export = _logits(reference, asked), _logits(loaded, asked)
     found = difference(of_source.__getitem__, of_export.__getitem__, [len(prompt) for prompt in asked])
     if (why := ruined(Format.HUGGINGFACE, found)) is not None:
         raise ExportFailed(why)
@@ -90,13 +97,16 @@ def _folder(pair: StoredPair, uri: str, files: Sequence[FileEntry], below: str =
     return StoredFolder(open_storage(uri, pair.endpoint, pair.region), sizes)
 
 
-def _refuse_other_tensors(source: Tensors, export: Tensors) -> None:
+def _shapes(model: Tensors) -> dict[str, tuple[int, ...]]:
+    return {name: model.shape(name) for name in model.names()}
+
+
+def _refuse_others(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], what: str) -> None:
     """An export that lacks a weight, or has one of another shape, need not be computed with."""
-    before, after = ({name: model.shape(name) for name in model.names()} for model in (source, export))
-    if different := sorted(n for n in before.keys() | after.keys() if before.get(n) != after.get(n)):
+    if different := sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n)):
         raise ExportFailed(
-            f"the export is not the model that it was made from: {len(different)} of its weights are missing, left "
-            f"over or of another shape ({', '.join(different[:3])})"
+            f"{what}: {len(different)} of its weights are missing, left over or of another shape "
+            f"({', '.join(different[:3])})"
         )
 
 
