@@ -195,6 +195,22 @@ def test_pool_that_was_edited_is_kept_for_an_attempt_that_waits_in_its_queue() -
     assert not cluster.pool.deleting
 
 
+def test_pool_that_was_edited_is_kept_when_an_attempt_that_it_served_is_followed_by_one_that_waits() -> None:
+    """What mended it is the pool's alone: the run's template cannot be changed."""
+    cluster = running(stages=[TRAIN])
+    assert cluster.pool is not None
+    cluster.pool = replace(cluster.pool, edited=True)
+    cluster.leave(137, "OutOfMemory")
+    cluster.settle()
+    cluster.advance(11)
+    cluster.settle()
+    assert cluster.made == ["demo-s0-a1", "demo-s0-a2"]
+    cluster.advance(600)
+    cluster.settle()
+    assert cluster.pool is not None
+    assert not cluster.pool.deleting
+
+
 def test_judges_that_serve_are_waited_for_by_nobody_after_an_outage() -> None:
     cluster = running(stages=[TRAIN])
     cluster.leave(75, "SandboxUnavailable")

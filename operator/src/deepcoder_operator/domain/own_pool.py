@@ -3,14 +3,13 @@
 Its judges hold CPUs, so it goes when the run is over, while it waits for a person (suspended, held), and while its
 attempt has no head for longer than a moment: its queue grants no quota, or a quota or a policy refuses the pod. It
 comes when the head's pod is there, so that judges start while the cluster does, and for no attempt that cannot; each is
-made anew from the run's template. One that somebody has edited since its judges did not start is kept for an attempt
-without a head: another would be the template's again. A pool that the run refers to is somebody else's and is never
-touched.
+made anew from the run's template. One that somebody has edited is kept for an attempt without a head, with as few
+judges as it may have: another would be the template's again, which nobody can change, and perhaps the one whose judges
+did not start. A pool that the run refers to is somebody else's and is never touched.
 """
 
 from __future__ import annotations
 
-from deepcoder_contracts.api.failure import FailureReason
 from deepcoder_operator.domain.bounds import POLL_SECONDS
 from deepcoder_operator.domain.draft import DeletePool, Draft, EnsurePool
 from deepcoder_operator.domain.terminal import is_terminal
@@ -37,9 +36,7 @@ def release_pool(draft: Draft, world: World) -> None:
     if pool is None or pool.deleting or pool.owner_uid != draft.run.metadata.uid:
         return
     idle = is_terminal(draft.status) or draft.status.held or draft.run.spec.suspend
-    backoff = draft.status.backoff
-    mended = pool.edited and backoff is not None and backoff.reason is FailureReason.SANDBOX_UNAVAILABLE
-    if (_waits_for_head(draft) and not mended) or (draft.status.attempt is None and idle):
+    if (_waits_for_head(draft) and not pool.edited) or (draft.status.attempt is None and idle):
         draft.do(DeletePool(pool.name, pool.uid))
 
 
