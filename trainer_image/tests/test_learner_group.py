@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -197,6 +198,22 @@ async def test_work_beside_training_is_given_the_model_that_it_began_with(
     two: RayLearner, tiny_model: Callable
 ) -> None:
     assert await two.beside(os.fspath) == str(tiny_model())
+
+
+async def test_work_beside_that_nobody_waits_for_any_more_holds_up_neither_the_ranks_nor_their_end(
+    start: Callable, make_config: Callable, make_batch: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    learner = await start(make_config())
+    process = Path(f"/proc/{await learner.beside(lambda _model: os.getpid())}")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await learner.beside(lambda _model: time.sleep(600))
+    assert np.isfinite((await learner.train(make_batch(1)))["loss"])
+    await learner.close()
+    assert "did not close" not in caplog.text
+    async with asyncio.timeout(30):
+        while process.exists():
+            await asyncio.sleep(0.1)
 
 
 async def test_two_ranks_send_one_model_to_the_samplers_that_are_there(
