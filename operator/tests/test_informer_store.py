@@ -79,11 +79,18 @@ def pod(name: str = "demo", version: int = 1, run: str = "u1") -> Object:
     }
 
 
-def judge_that_restarted(*, waits: bool) -> Object:
-    """Its container waits to be started once more, or is ready again; what it said is in the state before."""
+def judge_that_restarted(*, waits: bool, ready: bool = False) -> Object:
+    """Its container waits to be started once more, or has started; what it said is in the state before."""
     last = {"terminated": {"exitCode": 64, "message": "memory limit is 256 MiB: raise the limit"}}
     state = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}} if waits else {"running": {}}
-    status = {"name": "judge", "ready": not waits, "state": state, "lastState": last}
+    status = {
+        "name": "judge",
+        "ready": ready,
+        "started": not waits,
+        "restartCount": 3,
+        "state": state,
+        "lastState": last,
+    }
     return pod() | {"status": {"phase": "Running", "containerStatuses": [status]}}
 
 
@@ -118,9 +125,10 @@ def test_what_is_read_of_a_kept_object_is_what_is_read_of_the_whole_one() -> Non
     assert cluster_view(kept(RAYCLUSTERS, raycluster())) == cluster_view(raycluster())
     for uid in ("owner", "other"):
         assert judge_pods([kept(PODS, pod())], uid) == judge_pods([pod()], uid)
-    for waits in (True, False):
-        judge = judge_that_restarted(waits=waits)
+    for waits, ready in ((True, False), (False, False), (False, True)):
+        judge = judge_that_restarted(waits=waits, ready=ready)
         assert judge_pods([kept(PODS, judge)], "owner") == judge_pods([judge], "owner")
+        assert judge_pods([judge], "owner")[0].refuses == waits
     blank = {"metadata": {"name": "demo", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z"}}
     assert pod_view(kept(PODS, blank)) == pod_view(blank)
     assert rayjob_view(kept(RAYJOBS, blank)) == rayjob_view(blank)

@@ -214,9 +214,10 @@ def test_last_words_of_a_judge_that_crashes_are_read_also_while_it_is_started_ag
 
 
 def test_judge_refuses_to_start_when_it_has_said_so_three_times() -> None:
-    def refuses(code: int, *, restarts: int, name: str = "judge", **states: Any) -> bool:
+    def refuses(code: int, *, restarts: int, name: str = "judge", started: bool = False, **states: Any) -> bool:
         ended = {"terminated": {"exitCode": code, "message": "no Landlock"}}
         seen = {"state": {kind: ended.get(kind, {}) for kind in states}, "lastState": ended, "restartCount": restarts}
+        seen["started"] = started
         metadata = {"name": "p", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z"}
         status = {"containerStatuses": [{"name": name, "ready": False, **seen}]}
         return judge_pods([{"metadata": metadata, "status": status}], "")[0].refuses
@@ -226,6 +227,7 @@ def test_judge_refuses_to_start_when_it_has_said_so_three_times() -> None:
     assert refuses(EXIT_REFUSED, restarts=2, terminated=True)
     assert not refuses(EXIT_REFUSED, restarts=2, running=True), "the third start is not over yet"
     assert refuses(EXIT_REFUSED, restarts=3, running=True)
+    assert not refuses(EXIT_REFUSED, restarts=3, running=True, started=True), "it has started since, and is busy now"
     assert not refuses(1, restarts=9, waiting=True), "a crash may pass"
     assert not refuses(EXIT_REFUSED, restarts=9, waiting=True, name="sidecar")
 

@@ -69,7 +69,8 @@ def _pod(obj: Mapping[str, Any]) -> Object:
     for kind in ("containerStatuses", "initContainerStatuses"):
         if status.get(kind):
             out[kind] = [
-                _only(s, ("name", "ready", "state", "lastState", "restartCount", "imageID")) for s in status[kind]
+                _only(s, ("name", "ready", "started", "state", "lastState", "restartCount", "imageID"))
+                for s in status[kind]
             ]
     return _head(obj) | {
         "spec": _only(spec, ("nodeName", "nodeSelector")) | {"containers": containers},

@@ -80,6 +80,7 @@ def _trouble(status: Mapping[str, Any], conditions: Mapping[str, Mapping[str, An
         if not container.get("ready") and (ended := _failed(container)) is not None:
             own = container.get("name") == CONTAINER
             refuses = own and ended["exitCode"] == EXIT_REFUSED and _ends(container) >= REFUSED_STARTS
+            refuses = refuses and not container.get("started")  # one that has started since is not ready for a moment
             words = _last_words(ended if own else {**ended, "message": ""})
             return _Trouble("CrashLoopBackOff", words, refuses)
         if reason and reason not in ("ContainerCreating", "PodInitializing"):
