@@ -246,6 +246,9 @@ def test_attempt_that_trains_without_judges_goes_on_without_them() -> None:
     announce(0, TrainerPhase.CHECKPOINTING)
     cluster.settle()
     assert cluster.run.status.phase is Phase.RUNNING, "it saves as part of its training"
+    cluster.beat = None
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.RUNNING, "another process has begun to lead, and is told in seconds"
     announce(1024)
     cluster.step()
     assert cluster.run.status.attempt is not None

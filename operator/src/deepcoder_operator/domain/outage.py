@@ -92,7 +92,9 @@ def _needs_none(attempt: AttemptStatus, world: World) -> bool:
     """Whether the trainer trains and has announced no program: on mathematics, with a reward that asks no judge, or
     since it saves what its last step has made. Evaluations are not announced: of those it is not known."""
     beat = world.beat_of(attempt.ordinal)
-    report = beat.report if beat else None
-    if report is None or report.phase not in _TRAINS or report.expected_submissions is None:
+    if beat is None:  # one that has reported told the operator before this one, and tells this one in seconds
+        return attempt.heartbeat_time is not None
+    report = beat.report
+    if report.phase not in _TRAINS or report.expected_submissions is None:
         return False
     return report.expected_submissions.count == 0
