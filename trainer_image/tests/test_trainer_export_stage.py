@@ -25,7 +25,9 @@ from deepcoder_trainer.checkpoint.storage_file import FileStore
 from deepcoder_trainer.checkpoint.verify import walk_chain
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
 from deepcoder_trainer.export.run import Order, export
-from deepcoder_trainer.export.shards import StoredFolder
+from deepcoder_trainer.export.shards import Folder, StoredFolder
+from deepcoder_trainer.export.tensors import CheckpointTensors
+from deepcoder_trainer.learner.wire import METADATA
 from deepcoder_trainer.running import comparing
 from deepcoder_trainer.running.comparing import Comparison
 from deepcoder_trainer.stopping import Stop
@@ -343,3 +345,18 @@ def test_stored_rows_are_those_of_the_file(tmp_path: Path) -> None:
         folder.rows("a.safetensors", "c", 0, 1)
     with pytest.raises(CheckpointDamaged, match=r"has no b\.safetensors"):
         folder.shapes("b.safetensors")
+
+
+def test_a_weight_of_which_a_part_lies_nowhere_makes_a_damaged_checkpoint(tmp_path: Path) -> None:
+    """What no file holds would be whatever lay in memory, and be published."""
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.ones(2, 3)}, tmp_path / "a.safetensors")
+    chunk = {"offsets": [0, 0], "sizes": [2, 3], "file": "a.safetensors", "key": "a"}
+    tensors = {"model.w": {"dtype": "torch.float32", "size": [3, 3], "chunks": [chunk]}}
+    (tmp_path / METADATA).write_text(json.dumps({"tensors": tensors}))
+    checkpoint = CheckpointTensors(Folder(tmp_path))
+    assert torch.equal(checkpoint.rows("w", 0, 2), torch.ones(2, 3))
+    with pytest.raises(CheckpointDamaged, match="w of the checkpoint is not whole: its files hold 6 numbers of 9"):
+        checkpoint.get("w")

@@ -114,7 +114,8 @@ class CheckpointTensors:
         """See `Tensors`."""
         entry = self._entries[name]
         dtype = getattr(torch, entry["dtype"].removeprefix("torch."))
-        whole = torch.empty(stop - start, *entry["size"][1:], dtype=dtype)
+        # Zeros, since chunks may overlap: nothing that lay in memory gets into a model.
+        whole, found = torch.zeros(stop - start, *entry["size"][1:], dtype=dtype), 0
         for chunk in entry["chunks"]:
             first, *others = zip(chunk["offsets"], chunk["sizes"], strict=True)
             low, high = max(start, first[0]), min(stop, sum(first))
@@ -124,6 +125,11 @@ class CheckpointTensors:
             for dim, (offset, size) in enumerate(others, start=1):
                 target = target.narrow(dim, offset, size)
             target.copy_(self._shards.rows(chunk["file"], chunk["key"], low - first[0], high - first[0]))
+            found += target.numel()
+        if found < whole.numel():
+            raise CheckpointDamaged(
+                f"{name} of the checkpoint is not whole: its files hold {found} numbers of {whole.numel()}"
+            )
         return whole
 
 
