@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,15 @@ from in_process_learner import InProcessLearner
 from deepcoder_contracts.layout import MANIFEST
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.checkpoint import transfer
-from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ExportRuined, StorageUnavailable
-from deepcoder_trainer.checkpoint.opening import open_run_storage, open_storage
+from deepcoder_trainer.checkpoint.errors import ExportRuined, StorageUnavailable
+from deepcoder_trainer.checkpoint.opening import open_run_storage
 from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.checkpoint.storage_file import FileStore
 from deepcoder_trainer.checkpoint.verify import walk_chain
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
 from deepcoder_trainer.export.run import Order, export
-from deepcoder_trainer.export.shards import Folder, StoredFolder
-from deepcoder_trainer.export.tensors import CheckpointTensors
-from deepcoder_trainer.learner.wire import METADATA
+from deepcoder_trainer.learner import files
+from deepcoder_trainer.learner.pretrained import write_pretrained
 from deepcoder_trainer.running import comparing
 from deepcoder_trainer.running.comparing import Comparison
 from deepcoder_trainer.stopping import Stop
@@ -182,6 +182,49 @@ async def test_a_ruined_export_fails_the_attempt_is_removed_and_the_next_one_exp
     assert not any(link.problems for link in walk_chain(checkpoint.ref.uri, deep=True))
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (None, None),
+        (lambda index: index["weight_map"].popitem(), "1 of its weights are not where its index says"),
+        (lambda index: index["weight_map"].update({"lm_head.weight": "other"}), "1 of its weights are not where"),
+        (lambda index: index.pop("weight_map"), "the export cannot be loaded: .*index.json"),
+    ],
+    ids=["whole", "lacks a weight", "another file", "names none"],
+)
+async def test_an_export_in_several_files_is_held_to_the_index_that_loaders_go_by(
+    change: Callable[[Any], Any] | None,
+    said: str | None,
+    base: Path,
+    make_config: MakeConfig,
+    make_learner: Callable,
+    make_batch: Callable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(files, "write_pretrained", partial(write_pretrained, shard_bytes=1 << 20))
+    learner = make_learner(model=base)
+    writer, _ = await trained(make_config(model={"uri": str(base)}), learner, make_batch, tmp_path / "w", Stop())
+    save_pretrained = learner.save_pretrained
+
+    async def changed(directory: str) -> None:
+        await save_pretrained(directory)
+        path = Path(directory) / "model.safetensors.index.json"
+        index = json.loads(path.read_text())
+        if change is not None:
+            change(index)
+        path.write_text(json.dumps(index))
+
+    learner.save_pretrained = changed
+    if said is None:
+        made = await writer.export({})
+        assert made.manifest.metrics["export/logits_max_abs"] == 0
+        assert sum(entry.path.endswith(".safetensors") for entry in made.manifest.files) > 2
+        return
+    with pytest.raises(ExportRuined, match=said):
+        await writer.export({})
+
+
 @pytest.mark.parametrize("cause", ["deadline", "drain", "asked before", "storage", "checkpoint", "source not finite"])
 async def test_what_cannot_be_compared_is_exported_and_says_why(
     cause: str,
@@ -293,70 +336,3 @@ async def test_files_of_an_export_that_was_cut_off_before_its_card_are_no_export
 
     again.compare = never
     assert (await again.export({})).ref == made.ref
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b"", "a header of 0 bytes in a file of 0"),
-        (b"\xff" * 8 + b"{}", "a header of 18446744073709551615 bytes in a file of 10"),
-        (b"\x02" + b"\0" * 7 + b"[]", "cannot be read"),
-        (b"\x03" + b"\0" * 7 + b"{{{", "cannot be read"),
-        ({"w": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}}, "w is not where its header says"),
-        ({"w": {"dtype": "F32", "shape": [3], "data_offsets": [-4, 8]}}, "w is not where its header says"),
-        ({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 8]}}, "w is not where its header says"),
-        ({"w": {"dtype": "F32", "shape": [], "data_offsets": [0, 4]}}, "w is not where its header says"),
-        ({"w": {"dtype": "F32", "shape": [-1, -3], "data_offsets": [0, 12]}}, "w is not where its header says"),
-        ({"w": {"dtype": "F32", "shape": [3.0], "data_offsets": [0, 12]}}, "w is not where its header says"),
-        ({"w": {"dtype": "F32", "shape": [3], "data_offsets": [0.0, 12.0]}}, "w is not where its header says"),
-        ((100_000).to_bytes(8, "little") + b"[" * 100_000, "cannot be read"),
-        ({"w": {"dtype": "PICKLE", "shape": [1], "data_offsets": [0, 4]}}, "cannot be read"),
-        ({"w": {"dtype": "F32", "shape": "xy", "data_offsets": [0, 4]}}, "cannot be read"),
-    ],
-)
-def test_a_stored_file_that_is_not_what_it_says_is_refused_by_name(content: Any, said: str, tmp_path: Path) -> None:
-    if isinstance(content, dict):
-        header = json.dumps(content).encode()
-        content = len(header).to_bytes(8, "little") + header + b"\0" * 12
-    (tmp_path / "a.safetensors").write_bytes(content)
-    folder = StoredFolder(open_storage(f"file://{tmp_path}"), {"a.safetensors": len(content)})
-    with pytest.raises(CheckpointDamaged, match=r"a\.safetensors cannot be read") as refused:
-        folder.shapes("a.safetensors")
-    assert said in str(refused.value)
-
-
-def test_stored_rows_are_those_of_the_file(tmp_path: Path) -> None:
-    import torch
-    from safetensors.torch import save_file
-
-    weights = {
-        "a": torch.arange(35, dtype=torch.float32).reshape(7, 5),
-        "b": torch.arange(6, dtype=torch.bfloat16).reshape(3, 1, 2),
-    }
-    save_file(weights, tmp_path / "a.safetensors", metadata={"format": "pt"})
-    size = (tmp_path / "a.safetensors").stat().st_size
-    folder = StoredFolder(open_storage(f"file://{tmp_path}"), {"a.safetensors": size, "notes.txt": 3})
-    assert folder.names() == ["a.safetensors"]
-    assert folder.shapes("a.safetensors") == {"a": (7, 5), "b": (3, 1, 2)}
-    assert torch.equal(folder.rows("a.safetensors", "a", 2, 5), weights["a"][2:5])
-    assert torch.equal(folder.rows("a.safetensors", "a", 6, 99), weights["a"][6:])
-    assert torch.equal(folder.rows("a.safetensors", "b", 0, 3), weights["b"])
-    with pytest.raises(CheckpointDamaged, match="has no c"):
-        folder.rows("a.safetensors", "c", 0, 1)
-    with pytest.raises(CheckpointDamaged, match=r"has no b\.safetensors"):
-        folder.shapes("b.safetensors")
-
-
-def test_a_weight_of_which_a_part_lies_nowhere_makes_a_damaged_checkpoint(tmp_path: Path) -> None:
-    """What no file holds would be whatever lay in memory, and be published."""
-    import torch
-    from safetensors.torch import save_file
-
-    save_file({"a": torch.ones(2, 3)}, tmp_path / "a.safetensors")
-    chunk = {"offsets": [0, 0], "sizes": [2, 3], "file": "a.safetensors", "key": "a"}
-    tensors = {"model.w": {"dtype": "torch.float32", "size": [3, 3], "chunks": [chunk]}}
-    (tmp_path / METADATA).write_text(json.dumps({"tensors": tensors}))
-    checkpoint = CheckpointTensors(Folder(tmp_path))
-    assert torch.equal(checkpoint.rows("w", 0, 2), torch.ones(2, 3))
-    with pytest.raises(CheckpointDamaged, match="w of the checkpoint is not whole: its files hold 6 numbers of 9"):
-        checkpoint.get("w")

@@ -8,6 +8,7 @@ what others will fetch, and each model is read once: of 14.8 billion parameters 
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,12 +28,14 @@ if TYPE_CHECKING:
 
     from deepcoder_trainer.export.forward import Layerwise
     from deepcoder_trainer.export.shards import StoredFolder
-    from deepcoder_trainer.export.tensors import Tensors
+    from deepcoder_trainer.export.tensors import PretrainedTensors, Tensors
 
 READERS = 8
 """Tensors on their way from storage at once: a single connection to S3 would take minutes longer."""
 
 _CONFIG = "config.json"
+_ALONE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+"""What loaders look for: the one file, or which weight is in which of several."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +72,13 @@ def stored_difference(pair: StoredPair, model_dir: Path) -> Difference:
     try:
         export = PretrainedTensors(written)
         config = written.text(_CONFIG)
+        indexed = _index(written, export)
     except (CheckpointDamaged, ObjectMissing) as error:
         raise ExportFailed(f"the export cannot be loaded: {error}") from error
     after = _shapes(export)
     _refuse_others(_shapes(source), after, "the export is not the model that it was made from")
+    if unlike := _unlike(export.places(), indexed):
+        raise ExportFailed(f"the export is not whole: {len(unlike)} of its weights are not where its index says")
     asked = prompts.tokens(load_tokenizer(model_dir))
     reference = Layerwise(model_dir, source, readers=READERS)
     with tempfile.TemporaryDirectory() as folder:
@@ -97,13 +103,28 @@ def _folder(pair: StoredPair, uri: str, files: Sequence[FileEntry], below: str =
     return StoredFolder(open_storage(uri, pair.endpoint, pair.region), sizes)
 
 
+def _index(written: StoredFolder, export: PretrainedTensors) -> Mapping[str, str]:
+    """Each weight's file, as whoever loads the export learns it. Raises `CheckpointDamaged`."""
+    places = export.places()
+    if set(places.values()) == {_ALONE}:
+        return places
+    try:
+        return dict(json.loads(written.text(_INDEX))["weight_map"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointDamaged(f"{_INDEX} cannot be read: {error!r}") from error
+
+
+def _unlike(wanted: Mapping[str, object], found: Mapping[str, object]) -> list[str]:
+    return sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+
+
 def _shapes(model: Tensors) -> dict[str, tuple[int, ...]]:
     return {name: model.shape(name) for name in model.names()}
 
 
 def _refuse_others(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], what: str) -> None:
     """An export that lacks a weight, or has one of another shape, need not be computed with."""
-    if different := sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n)):
+    if different := _unlike(wanted, found):
         raise ExportFailed(
             f"{what}: {len(different)} of its weights are missing, left over or of another shape "
             f"({', '.join(different[:3])})"

@@ -58,6 +58,10 @@ class PretrainedTensors:
         if not self._files:
             raise CheckpointDamaged("the model has no *.safetensors file with weights")
 
+    def places(self) -> dict[str, str]:
+        """Each weight's file."""
+        return dict(self._files)
+
     def names(self) -> list[str]:
         """See `Tensors`."""
         return [n for n in self._files if not n.endswith((".weight" + SCALE, "rotary_emb.inv_freq"))]
