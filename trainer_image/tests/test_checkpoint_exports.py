@@ -13,8 +13,9 @@ from export_world import manifest
 from deepcoder_contracts.manifest import ManifestKind, ParentRef
 from deepcoder_contracts.rope import RopeScaling, RopeType
 from deepcoder_contracts.stage import ModelSource, StageConfig
-from deepcoder_trainer.checkpoint.errors import CheckpointDamaged
+from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, StorageDenied
 from deepcoder_trainer.checkpoint.sources import Sources
+from deepcoder_trainer.checkpoint.storage_file import FileStore
 from deepcoder_trainer.checkpoint.verify import walk_chain
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
 from deepcoder_trainer.evaluation.targets import newest_export
@@ -66,8 +67,14 @@ async def test_a_presumed_dead_attempt_that_reaches_its_end_does_not_keep_the_ne
     assert (await third.export({})).ref == export.ref, "an export of the same checkpoint is taken as it is"
 
 
-async def test_an_attempt_that_only_exports_removes_what_the_one_before_left_of_its_own(
-    make_config: Callable, make_learner: Callable, make_batch: Callable, tmp_path: Path
+@pytest.mark.parametrize("removes", [True, False])
+async def test_an_attempt_that_only_exports_removes_what_the_one_before_left_of_its_own_if_it_can(
+    removes: bool,
+    make_config: Callable,
+    make_learner: Callable,
+    make_batch: Callable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It saves nothing, after which unfinished uploads go elsewhere."""
     learner, folder = make_learner(), tmp_path / "store/short"
@@ -84,8 +91,15 @@ async def test_an_attempt_that_only_exports_removes_what_the_one_before_left_of_
     following = CheckpointWriter(make_config(ordinal=2), learner, workdir=tmp_path / "2")
     await following.claim()
     following.latest = killed.latest
+
+    def denied(*_: object, **__: object) -> int:
+        raise StorageDenied("objects may not be deleted")
+
+    if not removes:
+        monkeypatch.setattr(FileStore, "delete_prefix", denied)
     made = await following.export({})
-    assert [path.name for path in (folder / "export").iterdir()] == ["step-000002.a002"]
+    left = set() if removes else {"step-000002.a001"}
+    assert {path.name for path in (folder / "export").iterdir()} == {"step-000002.a002"} | left
     assert not any(link.problems for link in walk_chain(made.ref.uri, deep=True))
 
 
