@@ -19,6 +19,9 @@ _POOL_HEADER_BYTES: Final = 48
 _SMALL: Final = range(16, 513, 16)
 """Sizes of small objects: each has pools of its own."""
 _BYTES_OBJECT: Final = 33
+_OF_A_NEW_POOL: Final = 4
+"""Objects in a row from a pool's beginning that show it to be new. One that was in use gives them in the order in which
+they were freed, of which the first two are in a row by chance in one of some fifty."""
 _MOST: Final = 100_000
 """More holes than a zygote can have."""
 
@@ -28,12 +31,16 @@ _taken: list[object] = []
 def fill() -> None:
     """Take them all."""
     for size in _SMALL:
-        before = 0
+        before = in_a_row = 0
         for count in range(_MOST):
             taken = _of_size(size, count)
             _taken.append(taken)
-            if before % _POOL_BYTES == _POOL_HEADER_BYTES and id(taken) == before + size:
-                break  # the first two of a new pool: one that was in use gives them in the order they were freed
+            if id(taken) % _POOL_BYTES == _POOL_HEADER_BYTES:
+                in_a_row = 1
+            else:
+                in_a_row = in_a_row + 1 if in_a_row and id(taken) == before + size else 0
+            if in_a_row == _OF_A_NEW_POOL:
+                break
             before = id(taken)
     libc.fill_heap()
 
