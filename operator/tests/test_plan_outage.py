@@ -180,12 +180,7 @@ def test_pool_that_was_deleted_to_be_made_anew_is_made_before_gpus_are_asked_for
     assert cluster.made == ["demo-s0-a1", "demo-s0-a2"]
 
 
-def test_pool_that_was_edited_is_kept_for_an_attempt_that_waits_in_its_queue() -> None:
-    """Made anew it would be the run's template again, whose judges refuse to start."""
-    cluster = running(stages=[TRAIN])
-    cluster.pool = refusing(cluster.pool)
-    cluster.settle()
-    cluster.pool = replace(cluster.pool, ready=True, unmended="", edited=True)
+def assert_pool_is_kept_while_the_next_attempt_waits(cluster: Cluster) -> None:
     cluster.advance(11)
     cluster.settle()
     assert cluster.made == ["demo-s0-a1", "demo-s0-a2"]
@@ -193,6 +188,15 @@ def test_pool_that_was_edited_is_kept_for_an_attempt_that_waits_in_its_queue() -
     cluster.settle()
     assert cluster.pool is not None
     assert not cluster.pool.deleting
+
+
+def test_pool_that_was_edited_is_kept_for_an_attempt_that_waits_in_its_queue() -> None:
+    """Made anew it would be the run's template again, whose judges refuse to start."""
+    cluster = running(stages=[TRAIN])
+    cluster.pool = refusing(cluster.pool)
+    cluster.settle()
+    cluster.pool = replace(cluster.pool, ready=True, unmended="", edited=True)
+    assert_pool_is_kept_while_the_next_attempt_waits(cluster)
 
 
 def test_pool_that_was_edited_is_kept_when_an_attempt_that_it_served_is_followed_by_one_that_waits() -> None:
@@ -202,13 +206,7 @@ def test_pool_that_was_edited_is_kept_when_an_attempt_that_it_served_is_followed
     cluster.pool = replace(cluster.pool, edited=True)
     cluster.leave(137, "OutOfMemory")
     cluster.settle()
-    cluster.advance(11)
-    cluster.settle()
-    assert cluster.made == ["demo-s0-a1", "demo-s0-a2"]
-    cluster.advance(600)
-    cluster.settle()
-    assert cluster.pool is not None
-    assert not cluster.pool.deleting
+    assert_pool_is_kept_while_the_next_attempt_waits(cluster)
 
 
 def test_judges_that_serve_are_waited_for_by_nobody_after_an_outage() -> None:

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 class Comparison:
-    """Of one attempt's export; `compare` is what a `CheckpointWriter` asks for."""
+    """Of one attempt's export; `compare` is what a `StageExport` asks for."""
 
     def __init__(self, config: StageConfig, stop: Stop, learner: Learner) -> None:
         self._config, self._stop, self._learner = config, stop, learner
@@ -43,7 +43,7 @@ class Comparison:
     async def compare(
         self, checkpoint: CommittedCheckpoint, uri: str, files: Sequence[FileEntry]
     ) -> Difference | NotCompared:
-        """See `writer.Compare`."""
+        """See `exports.Compare`."""
         try:
             found = await self._stop.before(Moment.ASKED, self._in_time(checkpoint, uri, files))
         except StopReached:
