@@ -3,8 +3,8 @@
 It forwards everything as it is, credentials too, numbers and names what would change something, and can let a client
 die before or after one of these (the request never arrives, or it is carried out and nobody hears of it), refuse with
 429, refuse a status write with 409, and do to watches what networks and servers do: end them, repeat them, silence
-them, call them too old. A proxy that is dark forwards nothing any more: whatever its client still tries is lost, as if
-the client were dead.
+them, call them too old. What would change something it can send once more, late. A proxy that is dark forwards nothing
+any more: whatever its client still tries is lost, as if the client were dead.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
+_READS = ("GET", "HEAD", "OPTIONS")
 _UNHEARD = ("events", "leases", "tokenreviews")
 """Changed for people, by the clock, or not at all: no gap between two of the operator's writes."""
 
@@ -72,6 +73,8 @@ class Faulty:
     """So many watches that are begun are told that their version is too old."""
     refused: int = 0
     """Requests that were answered with an error of the proxy's own."""
+    changes: list[tuple[web.Request, bytes]] = field(default_factory=list)
+    """All that was forwarded and would change something, steps of the operator's work or not."""
     open_watches: set[asyncio.BaseTransport] = field(default_factory=set)
     _session: aiohttp.ClientSession | None = None
     _runner: web.AppRunner | None = None
@@ -110,6 +113,16 @@ class Faulty:
         """Break all watches that are open; how many."""
         return _cut(self.open_watches)
 
+    async def send_again(self) -> list[tuple[str, int]]:
+        """All that would change something, as it came before; labels and statuses."""
+        answers = []
+        for request, body in list(self.changes):
+            write = _write(request, body)
+            async with self._request(request, body) as answer:
+                await answer.read()
+                answers.append((write.label if write else _unheard(request), int(answer.status)))
+        return answers
+
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         transport = request.transport
         if transport is None:
@@ -128,6 +141,8 @@ class Faulty:
             return _abort(request)
         if time.monotonic() < self.storm_until:
             return self._refuse(429, {"Retry-After": "1"})
+        if request.method not in _READS:
+            self.changes.append((request, body))
         write = _write(request, body)
         if write is None:
             return await self._forward(request, body)
@@ -224,7 +239,7 @@ def _cut(connections: set[asyncio.BaseTransport]) -> int:
 
 def _write(request: web.Request, body: bytes) -> Write | None:
     """What a request would change; None for what only reads, and for what is no step of the operator's work."""
-    if request.method in ("GET", "HEAD", "OPTIONS") or any(f"/{part}" in request.path for part in _UNHEARD):
+    if request.method in _READS or any(f"/{part}" in request.path for part in _UNHEARD):
         return None
     parts = request.path.strip("/").split("/")
     if parts[0] not in ("api", "apis"):  # S3
@@ -248,6 +263,11 @@ def _write(request: web.Request, body: bytes) -> Write | None:
     if kind == "deepcoderruns" and rest[-1:] == ["status"]:
         label += f" {_says(document.get('status') or {})}"
     return Write(label)
+
+
+def _unheard(request: web.Request) -> str:
+    """What is no step of the operator's work, by its kind."""
+    return f"{request.method} {next(part for part in _UNHEARD if f'/{part}' in request.path)}"
 
 
 def _says(status: dict[str, Any]) -> str:

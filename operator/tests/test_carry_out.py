@@ -39,6 +39,7 @@ class API:
         if key in self.objects:
             raise errors.AlreadyExists("already exists", 409)
         self.objects[key] = deepcopy(obj)
+        self.objects[key]["metadata"]["resourceVersion"] = "1"
         return obj
 
     async def apply(self, obj: dict[str, Any]) -> dict[str, Any]:

@@ -137,6 +137,28 @@ async def test_request_that_has_waited_for_a_connection_is_not_sent_once_another
     assert server.asked == ["GET"]
 
 
+async def test_request_that_has_its_connection_is_not_sent_once_another_may_lead(server: Server, client: Kube) -> None:
+    """Its bytes go when the loop comes round to them, and a process may be stopped in what the loop does before."""
+    lost = False
+
+    def lose() -> None:
+        nonlocal lost
+        lost = True
+
+    def check() -> None:
+        if lost:
+            raise errors.LeadershipLost("another one leads")
+        asyncio.get_running_loop().call_soon(lose)
+
+    one = client.apart(1, deadline=30, attempts=1)
+    one.fence = check
+    with pytest.raises(errors.LeadershipLost):
+        await one.patch(PODS, "ml", "demo", {})
+    assert lost, "it was asked before, when the request had its connection"
+    assert await one.get(PODS, "ml", "demo")
+    assert server.asked == ["GET"]
+
+
 @pytest.mark.apiserver
 async def test_operator_of_twenty_namespaces_fills_its_caches_and_leads(kube: Kube, namespace: str) -> None:
     """Five kinds in twenty namespaces are more watches than requests have connections."""

@@ -1,4 +1,4 @@
-"""A pool under the name of one that has just gone: what is left of that is waited for, and a run's token stays."""
+"""What surrounds a pool, where others are at the same names: one before it, a person, another leader."""
 
 from __future__ import annotations
 
@@ -18,24 +18,37 @@ SPEC = SandboxPoolSpec()
 
 
 class API:
-    """Objects by kind and name."""
+    """Objects by kind and name, of which each state has a version."""
 
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str], dict[str, Any]] = {}
+        self.version = 0
+        self.edits = ""
+        """Kind of which somebody else changes what is found, each time it was read."""
 
     async def find(self, resource: Any, _: str, name: str) -> dict[str, Any] | None:
-        return self.objects.get((resource.kind, name))
+        found = self.objects.get((resource.kind, name))
+        if found is not None and resource.kind == self.edits:
+            self._store(found)
+        return found
 
     async def create(self, obj: dict[str, Any]) -> dict[str, Any]:
-        key = obj["kind"], obj["metadata"]["name"]
-        if key in self.objects:
+        if (obj["kind"], obj["metadata"]["name"]) in self.objects:
             raise errors.AlreadyExists("already exists", 409)
-        self.objects[key] = obj
-        return obj
+        return self._store(obj)
 
     async def apply(self, obj: dict[str, Any]) -> dict[str, Any]:
-        self.objects[obj["kind"], obj["metadata"]["name"]] = obj
-        return obj
+        there = self.objects.get((obj["kind"], obj["metadata"]["name"]), obj)
+        asked = obj["metadata"].get("resourceVersion")
+        if asked not in (None, there["metadata"].get("resourceVersion")):
+            raise errors.Conflict("it has changed", 409)
+        return self._store(obj)
+
+    def _store(self, obj: dict[str, Any]) -> dict[str, Any]:
+        self.version += 1
+        stored = obj | {"metadata": obj["metadata"] | {"resourceVersion": str(self.version)}}
+        self.objects[obj["kind"], obj["metadata"]["name"]] = stored
+        return stored
 
     def collect_garbage(self) -> None:
         """What belonged to the pool goes."""
@@ -98,3 +111,15 @@ async def test_token_is_another_in_the_pool_of_another_run_of_nobody_and_where_a
         seen.add(api.token())
         api.collect_garbage()
     assert len(seen) == 4
+
+
+@pytest.mark.parametrize("kind", ["Service", "NetworkPolicy", "PodDisruptionBudget"])
+async def test_what_somebody_has_changed_since_it_was_looked_at_is_not_applied_over(
+    api: API, support: PoolSupport, kind: str
+) -> None:
+    """A leader that was stopped in between would undo what the next one has applied."""
+    await support.ensure(FIRST, 1, SPEC, 0)
+    await support.ensure(FIRST, 2, SPEC, 0)
+    api.edits = kind
+    with pytest.raises(errors.Conflict):
+        await support.ensure(FIRST, 3, SPEC, 0)

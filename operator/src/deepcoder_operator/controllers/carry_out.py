@@ -47,7 +47,7 @@ from deepcoder_operator.domain.owners import owned_by
 from deepcoder_operator.domain.resolve import ResolvedConfig, resolve
 from deepcoder_operator.domain.world import RAYJOB_INVALID, Problem
 from deepcoder_operator.kube import errors
-from deepcoder_operator.kube.client import Kube, Object
+from deepcoder_operator.kube.client import Kube, Object, unless_changed
 from deepcoder_operator.kube.events import Recorder
 from deepcoder_operator.kube.informer import Informer
 from deepcoder_operator.kube.resources import BY_KIND, CONFIGMAPS, PODS, POOLS, RAYJOBS, RUNS
@@ -151,8 +151,9 @@ class Executor:
         await self._storage.claim(run)
         await self._create(run, build_service_account(run))
         policy = build_network_policy(run, self.settings)
-        if not await self._create(run, policy):
-            await self._kube.apply(policy)
+        found = await self._create(run, policy)
+        if found is not None:
+            await self._kube.apply(unless_changed(policy, found))
 
     async def _attempt(self, run: DeepCoderRun, attempt: AttemptStatus) -> None:
         provenance = run.status.provenance
@@ -198,18 +199,18 @@ class Executor:
             await self._create(run, fresh)
         return ResolvedConfig.from_json(text)
 
-    async def _create(self, run: DeepCoderRun, obj: Object) -> bool:
-        """Create unless it is there already; False if it was, raises `CannotDo` if it is not the run's."""
+    async def _create(self, run: DeepCoderRun, obj: Object) -> Object | None:
+        """Create unless it is there; what was there, None if nothing was. Raises `CannotDo` if it is not the run's."""
         try:
             await self._kube.create(obj)
-            return True
+            return None
         except errors.AlreadyExists:
             meta = obj["metadata"]
             found = await self._kube.get(BY_KIND[obj["kind"]], meta["namespace"], meta["name"])
             if not owned_by(found, run.metadata.uid):
                 text = f"{obj['kind']} {meta['name']} exists and is not this run's: delete it, it is never adopted"
                 raise CannotDo("NameConflict", text) from None
-            return False
+            return found
 
 
 def _problem(error: Exception, action: str) -> Problem:

@@ -151,7 +151,7 @@ class Kube:
             raise
 
     async def apply(self, obj: Object, *, subresource: str | None = None) -> Object:
-        """Server-side apply: own exactly the fields given, create the object if there is none."""
+        """Server-side apply: own exactly the fields given, create the object if there is none; see `unless_changed`."""
         return await self._request(
             "PATCH",
             _path(obj, subresource),
@@ -331,6 +331,11 @@ class Kube:
             async with response:
                 raise _error(response.status, _parse(await response.read()))
         return response
+
+
+def unless_changed(obj: Object, found: Object) -> Object:
+    """What is to be applied to what was found: `Conflict` if that has changed since, by another leader perhaps."""
+    return obj | {"metadata": obj["metadata"] | {"resourceVersion": found["metadata"]["resourceVersion"]}}
 
 
 def _path(obj: Object, subresource: str | None = None) -> str:

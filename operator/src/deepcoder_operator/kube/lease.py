@@ -5,7 +5,7 @@ its own lease says, after *we* last saw the Lease change. A leader that could no
 takes its last try's beginning for the last moment known to be good, has lost: it raises, the process ends, and begins
 anew as a candidate. That is sooner than anybody else may take over, by `LEASE_SECONDS` - `RENEW_SECONDS`, in which
 requests that are under way come to their end. A process that was stopped and goes on finds by `check`, before it sends
-anything, that its time is over.
+anything, that its time is over; what comes late all the same does no harm (`session` says why).
 
 Fails closed: while the API server cannot be reached nobody becomes leader, and who leads stops in time.
 """

@@ -1,4 +1,17 @@
-"""An HTTP session with the API server that shows who we are at each request, for our client and for kopf alike."""
+"""An HTTP session with the API server that shows who we are at each request, for our client and for kopf alike.
+
+Whether this process may change anything (the fence) is asked right before a write's bytes go to the socket. A process
+may still be stopped between that question and the system call that sends: that one write goes out when it wakes, since
+its loop does nothing else in between. A network may hold one back as well. So no write of ours does harm when it comes
+late, with another leader at work by then:
+
+- A status, a finalizer, the Lease and the certificates carry the resourceVersion that was read: a conflict.
+- A deletion carries the uid of what was seen, and leaves alone what has come under its name since.
+- An apply carries the resourceVersion of what was found (`client.unless_changed`). Where nothing was found it makes or
+  changes an object around a pool, to which the leader applies its own again before long.
+- What is created is named after the intent: it is there already, or is made once more after it was deleted and goes
+  again, as what belongs to no live attempt does, or with its owner. Events and reviews change nothing else.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +23,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.connector import Connection
 from yarl import URL
 
@@ -29,16 +43,28 @@ _LONGEST_LINE_BYTES = 2 * 1024 * 1024
 def open_session(reached: Access, most: int, fence: Callable[[], None] = lambda: None) -> aiohttp.ClientSession:
     """A session with at most so many connections, in the loop that runs; whoever opens it closes it.
 
-    `fence` is called before each request that may change something, and raises for one that must not be sent.
+    `fence` is called right before each request that may change something is sent, and raises if it must not be.
     """
 
     class Fenced(aiohttp.ClientRequest):
-        """Asks at the last moment: until then the request has waited for a connection, for who knows how long."""
+        """Asks at the last moment. Until it is sent a request has waited for a connection, for who knows how long; one
+        with a body is written by a task of its own, head and all, after whatever else the loop does first."""
 
         async def send(self, conn: Connection) -> aiohttp.ClientResponse:
             if self.method != "GET":
                 fence()
             return await super().send(conn)
+
+        async def write_bytes(
+            self, writer: AbstractStreamWriter, conn: Connection, content_length: int | None = None
+        ) -> None:
+            try:
+                fence()
+            except Exception as e:
+                assert conn.protocol is not None
+                conn.protocol.set_exception(e)  # whoever waits for the answer has it; the connection is given up
+                return
+            await super().write_bytes(writer, conn, content_length)
 
     async def as_ourselves(
         request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType

@@ -21,7 +21,7 @@ from deepcoder_operator.builders.pool import PoolIdentity, PoolSettings
 from deepcoder_operator.domain.owners import controller
 from deepcoder_operator.domain.pool_names import TOKEN_KEY, token_secret_name
 from deepcoder_operator.kube import errors
-from deepcoder_operator.kube.client import Kube
+from deepcoder_operator.kube.client import Kube, unless_changed
 from deepcoder_operator.kube.resources import BY_KIND, POOLS, SECRETS
 from deepcoder_operator.sandbox.tokens import TokenReader, decode_token
 
@@ -70,10 +70,9 @@ class PoolSupport:
             builders.build_disruption_budget(pool, judges),
         ):
             name = obj["metadata"]["name"]
-            self._check_owner(
-                pool, await self._kube.find(BY_KIND[obj["kind"]], pool.namespace, name), obj["kind"], name
-            )
-            await self._kube.apply(obj)
+            found = await self._kube.find(BY_KIND[obj["kind"]], pool.namespace, name)
+            self._check_owner(pool, found, obj["kind"], name)
+            await self._kube.apply(obj if found is None else unless_changed(obj, found))
         self._applied[pool.uid] = (generation, judges, self._clock())
         return token
 
