@@ -5,6 +5,7 @@ Each attempt is a process of its own, as in a run: W&B ends its own work when th
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -19,7 +20,9 @@ import pytest
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.telemetry import trackers
 
-pytest.importorskip("wandb", reason="W&B is not installed: pip install -r constraints/dev.txt")
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("wandb") is None, reason="W&B is not installed: pip install -r constraints/dev.txt"
+)
 
 ATTEMPT = """
 import asyncio, sys
