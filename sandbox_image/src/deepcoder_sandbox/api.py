@@ -30,6 +30,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Self
 
+from deepcoder_contracts.cpus import cpu_limit
 from deepcoder_contracts.judge import JudgeRequest, JudgeResponse, Kind, Scoring, TestCase, TestVerdict, Tier, Verdict
 from deepcoder_sandbox import admission, tiers
 from deepcoder_sandbox.admission import Refused
@@ -60,10 +61,11 @@ _CLOSE_S = 10.0
 
 
 class Judge:
-    """A judge of `slots` programs at once (default: one a processor), confined at least as `minimum_tier` says.
+    """A judge of `slots` programs at once, confined at least as `minimum_tier` says.
 
-    `packages` are directories that programs may import from, `preload` modules of those to load once, for speed.
-    Thread-safe. Raises TierRefused where the tier cannot be had here, and ValueError for packages that are not there.
+    Without a number of slots there is one for each CPU that the container is allowed. `packages` are directories that
+    programs may import from, `preload` modules of those to load once, for speed. Thread-safe. Raises TierRefused where
+    the tier cannot be had here, and ValueError for packages that are not there.
     """
 
     def __init__(
@@ -77,7 +79,7 @@ class Judge:
             raise ValueError(f"slots: needs to be at least 1, not {slots}")
         config = ZygoteConfig(packages=package_directories(packages), preload=tuple(preload))
         config, self.findings = tiers.find_tier(config, minimum_tier)
-        slots = slots or len(os.sched_getaffinity(0))
+        slots = slots or cpu_limit()
         self._pool = Pool(config, slots, f"local-{os.getpid()}", _MAX_QUEUED)
 
     @property

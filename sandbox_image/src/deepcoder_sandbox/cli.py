@@ -15,6 +15,7 @@ import sys
 import uuid
 from pathlib import Path
 
+from deepcoder_contracts.cpus import cpu_limit
 from deepcoder_contracts.judge import EXIT_REFUSED, Scoring, Tier
 from deepcoder_sandbox import attack, batch, limits, pod_memory, tiers
 from deepcoder_sandbox.pool import Pool
@@ -29,6 +30,8 @@ from deepcoder_sandbox.tests_store import TestStore
 from deepcoder_sandbox.zygote_process import ZygoteConfig, package_directories
 
 EXIT_USAGE, EXIT_IO, EXIT_READER_LEFT = EXIT_REFUSED, 74, 141
+
+_CPUS = "(default: one for each CPU that the container is allowed)"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -96,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     server.add_argument("--port", type=int, default=8080, help="TCP port (0: any free one)")
     server.add_argument("--socket", type=Path, help="Unix socket (mode 0600) instead of TCP; needs no token")
     server.add_argument("--token-file", type=Path, help="file with the bearer token; required with TCP")
-    server.add_argument("--slots", type=_positive, default=_processors(), help="programs judged at once")
+    server.add_argument("--slots", type=_positive, default=cpu_limit(), help=f"programs judged at once {_CPUS}")
     server.add_argument(
         "--max-queued",
         type=_positive,
@@ -120,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     server.add_argument("--drain-seconds", type=_positive, default=30, help="time to finish what was accepted")
     batch_parser = commands.add_parser("judge", help="judge JSON Lines from stdin to stdout")
-    batch_parser.add_argument("--workers", type=_positive, default=_processors(), help="programs judged at once")
+    batch_parser.add_argument("--workers", type=_positive, default=cpu_limit(), help=f"programs judged at once {_CPUS}")
     batch_parser.add_argument(
         "--scoring", choices=[each.value for each in Scoring], help="overrides every line's scoring"
     )
@@ -135,11 +138,6 @@ def _parser() -> argparse.ArgumentParser:
         each.add_argument("--packages", action="append", default=[], metavar="DIR", help="packages programs may import")
         each.add_argument("--preload", action="append", default=[], metavar="MODULE", help="load once, for speed")
     return parser
-
-
-def _processors() -> int:
-    """Processors that this process may use, which may be fewer than the machine has."""
-    return len(os.sched_getaffinity(0))
 
 
 def _positive(text: str) -> int:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deepcoder_contracts.cpus import cpu_limit
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.export.errors import ExportFailed
 
@@ -38,7 +39,7 @@ def quantize(source: Path, target: Path, quantization: str) -> None:
     llama_cpp = library()
     settings = llama_cpp.llama_model_quantize_default_params()
     settings.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{quantization}")
-    settings.nthread = len(os.sched_getaffinity(0))
+    settings.nthread = cpu_limit()
     status = llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(target), ctypes.byref(settings))
     if status != 0:
         raise ExportFailed(f"llama.cpp could not quantize {source.name} to {quantization} (status {status})")

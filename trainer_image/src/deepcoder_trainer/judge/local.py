@@ -20,7 +20,7 @@ from pathlib import Path
 
 import aiohttp
 
-from deepcoder_trainer.cpus import cpu_limit
+from deepcoder_contracts.cpus import cpu_limit
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.workdir import Workdir
 

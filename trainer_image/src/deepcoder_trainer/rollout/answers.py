@@ -17,8 +17,8 @@ import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 
+from deepcoder_contracts.cpus import cpu_limit
 from deepcoder_contracts.judge import Verdict
-from deepcoder_trainer.cpus import cpu_limit
 from deepcoder_trainer.problems.answers import same_text
 from deepcoder_trainer.problems.rows import LONGEST_ANSWER
 

@@ -1,0 +1,35 @@
+"""How many CPUs a process may use: what its container is allowed, not what the machine has.
+
+Trainer and judge start as many threads or programs by it where nobody names a number, and mean the same one. A quota
+that cannot be read counts as none.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def cpu_limit(cgroup: Path = _CGROUP) -> int:
+    """CPUs this process may use, at least 1: the smaller of its affinity and its cgroup's quota, rounded up."""
+    available = len(os.sched_getaffinity(0))
+    quota = _quota(cgroup)
+    return max(1, available if quota is None else min(available, math.ceil(quota)))
+
+
+def _quota(cgroup: Path) -> float | None:
+    """CPUs by the cgroup's quota (version 2, then 1); None without one."""
+    try:
+        quota, period = (cgroup / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        pass
+    try:
+        quota_us = int((cgroup / "cpu/cpu.cfs_quota_us").read_text())
+        period_us = int((cgroup / "cpu/cpu.cfs_period_us").read_text())
+        return None if quota_us < 0 else quota_us / period_us
+    except (OSError, ValueError):
+        return None
