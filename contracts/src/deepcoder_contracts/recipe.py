@@ -65,6 +65,11 @@ class Precision(StrEnum):
     BFLOAT16 = "BFloat16"
     FLOAT32 = "Float32"
 
+    @property
+    def dtype(self) -> str:
+        """Its name in torch, vLLM and config.json."""
+        return self.value.lower()
+
 
 class Recipe(Contract):
     """GRPO+ hyper-parameters."""

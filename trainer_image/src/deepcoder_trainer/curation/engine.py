@@ -80,7 +80,7 @@ async def open_engine(config: StageConfig, model_dir: Path) -> AsyncIterator[Sam
     await asyncio.to_thread(connect_ray, config.stage.resources, weights)
     sampler = await start_samplers(config, model_dir)
     try:
-        dtype = "float32" if config.recipe.precision is Precision.FLOAT32 else "bfloat16"
+        dtype = config.recipe.precision.dtype
         await push_pretrained(sampler, model_dir, 1, dtype)
         yield sampler
     finally:

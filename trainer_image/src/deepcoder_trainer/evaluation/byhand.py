@@ -102,7 +102,7 @@ async def _evaluate(
         sources=Sources(),
         tokenizer=_NoTokenizer(),
         workdir=Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="deepcoder-evaluate-"))),
-        dtype="float32" if config.recipe.precision == "Float32" else "bfloat16",
+        dtype=config.recipe.precision.dtype,
         judge_version=client.version,
         again=again,
         advance=stack.enter_context(_Bars()).advance,

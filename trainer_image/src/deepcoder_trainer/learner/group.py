@@ -23,10 +23,10 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from deepcoder_contracts.learner_memory import tokens_on_device
 from deepcoder_contracts.manifest import FileEntry, Manifest
-from deepcoder_contracts.recipe import Precision, Recipe
+from deepcoder_contracts.recipe import Recipe
 from deepcoder_contracts.stage import StageConfig, Storage
 from deepcoder_trainer.checkpoint.sources import Sources
-from deepcoder_trainer.cluster import HALF
+from deepcoder_trainer.cluster import HALF, THREADS, begun_with
 from deepcoder_trainer.errors import BadConfig, LearnerLost
 from deepcoder_trainer.grpo.flops import sequence_flops
 from deepcoder_trainer.grpo.pack import (
@@ -127,9 +127,7 @@ async def start_learners(
         resources={RESOURCE: 1},
         concurrency_groups={"io": 1},
         max_restarts=0,
-        # Threads that spin at barriers starve each other where processes share cores: measured 4.6 times the CPU time
-        # on two busy cores. The variable is read when torch is loaded, so it must be there before the actor is.
-        runtime_env={"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}},
+        **begun_with(THREADS),
     )(LearnerActor)
     sources = Sources(endpoint=config.storage.endpoint, region=config.storage.region, deadline_s=deadlines.start)
     chosen = [remote.options(scheduling_strategy=place) for place in places] or [remote] * world
@@ -204,7 +202,7 @@ class RayLearner:
 
     async def export_weights(self) -> WeightRefs:
         """See `Learner`."""
-        dtype = "bfloat16" if self._recipe.precision is Precision.BFLOAT16 else "float32"
+        dtype = self._recipe.precision.dtype
         if self._way is Way.CARD:
             return WeightRefs((), dtype, tuple(await self._all("share_weights", seconds=self._deadlines.state)))
         if self._way is Way.BROADCAST:

@@ -31,7 +31,7 @@ from deepcoder_trainer.learner.activations import prepare
 from deepcoder_trainer.learner.mesh import Meshes
 from deepcoder_trainer.modelconfig import read_model_config, rope_entries
 
-COMPUTE_DTYPES = {Precision.BFLOAT16: torch.bfloat16, Precision.FLOAT32: torch.float32}
+COMPUTE_DTYPES: dict[Precision, torch.dtype] = {each: getattr(torch, each.dtype) for each in Precision}
 """Number format of forward and backward pass."""
 
 

@@ -345,7 +345,7 @@ class Attempt:
             sources=self._sources,
             tokenizer=tokenizer,
             workdir=self._workdir,
-            dtype="float32" if self.config.recipe.precision == "Float32" else "bfloat16",
+            dtype=self.config.recipe.precision.dtype,
             surroundings=self._surroundings,
             told=self._telling.evaluated,
             judge_version=self._client.version if self._client is not None else no_judge,

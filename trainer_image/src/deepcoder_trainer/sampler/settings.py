@@ -14,7 +14,7 @@ from typing import Any
 
 from deepcoder_contracts.learner_memory import COLOCATED_SHARE, MEMORY_SHARE
 from deepcoder_contracts.model_shape import kv_bytes_per_token
-from deepcoder_contracts.recipe import Order, Precision
+from deepcoder_contracts.recipe import Order
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.modelconfig import rope_entries
 
@@ -66,7 +66,7 @@ class EngineSettings:
 def engine_settings(config: StageConfig, model_config: Mapping[str, Any]) -> EngineSettings:
     """Settings of each of the attempt's engines."""
     recipe = config.recipe
-    dtype = "float32" if recipe.precision is Precision.FLOAT32 else "bfloat16"
+    dtype = recipe.precision.dtype
     longest = recipe.max_prompt_tokens + max(config.longest_context_tokens, config.stage.context_tokens)
     accelerators = config.stage.resources.accelerators
     if accelerators:
