@@ -23,6 +23,7 @@ def test_the_table_has_a_line_a_stage_and_says_what_is_not_known(capsys: pytest.
     assert [line.split()[0] for line in lines[2:5]] == ["16k", "32k", "eval-64k"]
     assert lines[2].split()[-3:] == ["80.00", "45.0", "3,600.00"]
     assert lines[3].split()[-2:] == ["–", "–"]
+    assert "host memory of a stage's first learner, for the export at its end: 4.3 GB" in lines
     assert lines[-1].startswith("note: memory is reckoned from sizes, not measured")
 
 
@@ -31,6 +32,7 @@ def test_programs_get_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     (made,) = json.loads(capsys.readouterr().out)
     assert (made["gpus"], made["fits"], made["cost"]) == (32, True, None)
     assert made["stages"][0]["cost"] == 3600
+    assert round(made["export_gb"], 1) == 4.3
     assert main(["plan", "-f", LARGE, "-o", "yaml"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)[0]["stages"][0]["per_hour"] is None
 

@@ -32,6 +32,7 @@ def test_the_published_run_takes_32_gpus_and_costs_their_hours() -> None:
     assert second.cost == pytest.approx(470 * 1800 / 3600 * 32 * 2.5)
     assert made.cost is None, "how long the evaluation takes is not known"
     assert made.parameters == pytest.approx(14.77e9, rel=0.01)
+    assert made.export_gb == pytest.approx(2 * 2.147, rel=0.001), "a weight file of 2 GiB, twice"
 
 
 def test_a_price_that_matches_no_node_leaves_the_cost_open() -> None:
@@ -70,6 +71,7 @@ def test_a_model_that_is_not_known_is_planned_without_memory_and_with_its_config
     document["spec"]["model"]["uri"] = "hf://some/other"
     unknown = plan(parse(document))
     assert [s.learner_gb for s in unknown.stages] == [None] * 3
+    assert unknown.export_gb is None
     assert any("--model-config" in note for note in unknown.notes)
     config = {
         "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 128,

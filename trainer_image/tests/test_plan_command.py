@@ -46,6 +46,7 @@ def test_the_shipped_14b_is_planned_for_8_16_and_32_gpus(capsys: pytest.CaptureF
     assert "stages[eval-64k].contextTokens" in shown
     assert shown.count("nothing: it fits") >= 2
     assert "set recipe.activationOffload: true" in shown
+    assert "host memory of the first learner: 4.3 GB while its export is written, 3.6 GB while" in shown
 
 
 def test_the_shipped_1_5b_fits_one_node(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,9 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deepcoder_contracts import learner_memory as memory_module
-from deepcoder_contracts.learner_memory import GB, checkpoint_bytes, learner_memory, sequences_at_once
+from deepcoder_contracts.learner_memory import (
+    GB,
+    checkpoint_bytes,
+    export_memory,
+    learner_memory,
+    sequences_at_once,
+)
 from deepcoder_contracts.model_shape import KNOWN, kv_bytes_per_token, parameters
 from deepcoder_contracts.recipe import Precision, Recipe
+from deepcoder_trainer.export import prompts
 from deepcoder_trainer.plan.document import Planned
 from deepcoder_trainer.plan.splits import Question, changes_for_any, split, splits
 from deepcoder_trainer.shapes import model_shape
@@ -76,6 +83,34 @@ def test_offloaded_activations_wait_on_the_host() -> None:
 def test_a_reference_model_and_float32_take_more() -> None:
     assert of(8, kl_coefficient=0.1).state - of(8).state == 4 * parameters(QWEN_14B) / 8
     assert of(8, precision=Precision.FLOAT32).kept == 2 * of(8).kept
+
+
+@pytest.mark.parametrize(
+    ("model", "precision", "writing", "comparing"),
+    [
+        # By hand: of 275 million parameters a layer has 1.1 GB, of which three and 512 rows of 152,064 logits.
+        ("DeepSeek-R1-Distill-Qwen-14B", Precision.BFLOAT16, 2 * 2.147, 3 * 1.101 + 0.311),
+        # The embedding is more than a file should have, and has one of its own.
+        ("DeepSeek-R1-Distill-Qwen-14B", Precision.FLOAT32, 2 * 3.114, 3 * 1.101 + 0.311),
+        ("DeepSeek-R1-Distill-Qwen-1.5B", Precision.BFLOAT16, 2 * 2.147, 3 * 0.187 + 0.311),
+    ],
+)
+def test_the_export_at_a_stages_end_takes_two_files_or_three_layers_of_the_first_learners_host(
+    model: str, precision: Precision, writing: float, comparing: float
+) -> None:
+    shape = model_shape(KNOWN[f"hf://deepseek-ai/{model}"])
+    found = export_memory(shape, Recipe(precision=precision))
+    assert (found.writing / GB, found.comparing / GB) == pytest.approx((writing, comparing), rel=0.002)
+    assert found.most == max(found.writing, found.comparing)
+
+
+def test_a_small_model_is_one_file() -> None:
+    shape = model_shape({**CONFIG, "num_hidden_layers": 1, "vocab_size": 1000})
+    assert export_memory(shape, Recipe()).writing == 2 * 2 * parameters(shape)
+
+
+def test_an_export_is_compared_on_as_many_tokens_as_are_reckoned_with() -> None:
+    assert memory_module.COMPARED_TOKENS == prompts.COUNT * prompts.MOST_TOKENS
 
 
 def test_keys_and_values_of_an_engine() -> None:

@@ -23,6 +23,7 @@ from deepcoder_contracts.learner_memory import (
     GB,
     MEMORY_SHARE,
     checkpoint_bytes,
+    export_memory,
     learner_memory,
     sequences_at_once,
 )
@@ -84,6 +85,9 @@ class RunPlan:
     parameters: float | None
     """None where the model's sizes are not known."""
     checkpoint_gb: float | None
+    export_gb: float | None
+    """Host memory of the first learner when a stage ends, while its export is written and compared; None without sizes,
+    or where nothing is trained."""
     stages: tuple[StagePlan, ...]
     notes: tuple[str, ...]
     """What could not be reckoned, and what would make it."""
@@ -131,11 +135,13 @@ def plan(manifest: RunManifest, given: Given = DEFAULTS, model_config: Mapping[s
     if config is not None:
         notes.append("memory is reckoned from sizes, not measured: memory_peak_bytes of the first step has the truth")
     shape = ModelShape.of(config) if config else None
+    trains = any(stage.type is StageType.TRAIN for stage in spec.stages)
     return RunPlan(
         name=manifest.metadata.name,
         model=spec.model.uri,
         parameters=float(parameters(shape)) if shape else None,
         checkpoint_gb=checkpoint_bytes(shape) / GB if shape else None,
+        export_gb=export_memory(shape, spec.recipe).most / GB if shape and trains else None,
         stages=tuple(_stage(manifest, stage, given, config) for stage in spec.stages),
         notes=tuple(notes),
     )

@@ -28,6 +28,10 @@ HEAD_ROWS, HEAD_BLOCK = 4096, 16_384
 """Tile of the fused head: positions by a part of the vocabulary."""
 SLEEPING = 3 * GB
 """What an engine that sleeps keeps of a device: its context, and graphs that it captured."""
+SHARD_BYTES = 2 << 30
+"""Bytes of one weight file of an export, about."""
+COMPARED_TOKENS = 512
+"""On which an export's logits are held to its checkpoint's, at most."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,34 @@ class LearnerMemory:
         """Device memory at the worst moment."""
         backward = self.kept + self.layer + self.gathered + self.gradients + self.head
         return max(self.state + max(backward, self.root), self.push) + self.beside + SLACK
+
+
+@dataclass(frozen=True)
+class ExportMemory:
+    """Bytes of host memory that the first learner rank takes when a stage ends, by what they are for."""
+
+    writing: float
+    """A weight file twice: its tensors, and the bytes that the library makes of them."""
+
+    comparing: float
+    """A decoder layer in float32, as much again that is on its way from storage, twice while it arrives, and the
+    logits of one model."""
+
+    @property
+    def most(self) -> float:
+        """One follows the other."""
+        return max(self.writing, self.comparing)
+
+
+def export_memory(shape: ModelShape, recipe: Recipe) -> ExportMemory:
+    """What the export takes that a Train stage ends with: it is written, stored, and compared with its checkpoint."""
+    width = element_bytes(recipe)
+    # A file has one tensor at least, and no more than the model has.
+    file = min(max(SHARD_BYTES, width * shape.head_matrix), width * parameters(shape))
+    return ExportMemory(
+        writing=2.0 * file,
+        comparing=4.0 * (3 * shape.layer_matrices + COMPARED_TOKENS * shape.vocabulary),
+    )
 
 
 def tokens_on_device(recipe: Recipe, context_tokens: int) -> int:
@@ -126,11 +158,10 @@ def sequences_at_once(
     """
     devices = recipe.tensor_parallel
     free = devices * (share * memory - SLACK) - element_bytes(recipe) * parameters(shape)
-    dtype = "float32" if recipe.precision is Precision.FLOAT32 else "bfloat16"
-    each = kv_bytes_per_token(config, dtype) * (recipe.max_prompt_tokens + context_tokens)
+    each = kv_bytes_per_token(config, recipe.precision.dtype) * (recipe.max_prompt_tokens + context_tokens)
     return max(0, int(free // each))
 
 
 def checkpoint_bytes(shape: ModelShape) -> float:
-    """One checkpoint: weights and AdamW's moments in float32."""
+    """One checkpoint: weights and AdamW's moments in float32, which ranks copy to host memory before they write it."""
     return 12.0 * parameters(shape)

@@ -90,7 +90,8 @@ def plan(
 
 
 def _fields(plan: RunPlan) -> dict[str, object]:
-    return {name: getattr(plan, name) for name in ("name", "model", "parameters", "checkpoint_gb", "stages", "notes")}
+    names = ("name", "model", "parameters", "checkpoint_gb", "export_gb", "stages", "notes")
+    return {name: getattr(plan, name) for name in names}
 
 
 def _print(plan: RunPlan) -> None:
@@ -107,6 +108,8 @@ def _print(plan: RunPlan) -> None:
             for s in plan.stages
         ),
     )  # fmt: skip
+    if plan.export_gb is not None:
+        click.echo(f"host memory of a stage's first learner, for the export at its end: {plan.export_gb:.1f} GB")
     if plan.cost is not None:
         click.echo(f"cost of all stages: {plan.cost:,.2f}")
     for stage in plan.stages:

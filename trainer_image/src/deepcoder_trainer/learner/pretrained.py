@@ -14,18 +14,14 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
+from deepcoder_contracts.learner_memory import SHARD_BYTES
 from deepcoder_contracts.recipe import Precision
 from deepcoder_trainer.modelconfig import COPIED
-
-SHARD_BYTES = 2 << 30
-"""Bytes of one weight file, about."""
 
 _SAMPLING = {"do_sample": True, "temperature": 0.6, "top_p": 0.95}
 """What the published model was measured with."""
 
 _GENERATION = "generation_config.json"
-
-_DTYPE_NAMES = {Precision.BFLOAT16: "bfloat16", Precision.FLOAT32: "float32"}
 
 
 def write_pretrained(
@@ -59,7 +55,7 @@ def write_pretrained(
     files = _final_names(directory, files, shards, total)
     config = json.loads((source / "config.json").read_text())
     config.pop("torch_dtype", None)
-    config["dtype"] = _DTYPE_NAMES[precision]
+    config["dtype"] = precision.dtype
     (directory / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     files.append(directory / "config.json")
     for name in COPIED:

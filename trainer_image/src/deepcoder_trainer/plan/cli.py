@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deepcoder_contracts.exit import ExitCode
-from deepcoder_contracts.learner_memory import COLOCATED_SHARE, GB, checkpoint_bytes, element_bytes
+from deepcoder_contracts.learner_memory import COLOCATED_SHARE, GB, checkpoint_bytes, element_bytes, export_memory
 from deepcoder_contracts.model_shape import parameters
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.plan.document import read_planned
@@ -100,8 +100,13 @@ def _beside(question: Question, found: dict[int, list[Split]]) -> list[str]:
     if question.planned.trained is not None:
         parts = [size / way.learners for ways in found.values() for way in ways]
         lines.append(
-            f"a checkpoint: {gigabytes(size)} GB, of which each learner writes {gigabytes(min(parts))} to "
-            f"{gigabytes(max(parts))} GB to its node's disk before it uploads them"
+            f"a checkpoint: {gigabytes(size)} GB, of which each learner copies {gigabytes(min(parts))} to "
+            f"{gigabytes(max(parts))} GB to host memory, and writes them to its node's disk before it uploads them"
+        )
+        export = export_memory(question.shape, question.recipe)
+        lines.append(
+            f"when a stage ends, host memory of the first learner: {gigabytes(export.writing)} GB while its export is "
+            f"written, {gigabytes(export.comparing)} GB while that is compared with its checkpoint"
         )
         host = max((way.memory.host for ways in found.values() for way in ways if way.memory), default=0.0)
         if host:
