@@ -143,3 +143,22 @@ def test_an_object_whose_key_leaves_the_source_is_refused_before_anything_is_fet
     monkeypatch.setattr(sources, "open_storage", lambda *_: Store())
     with pytest.raises(BadConfig, match=r"model\.uri .*evil.*remove that object"):
         Sources(cache=tmp_path).model(ModelSource(uri="s3://bucket/x/model"))
+
+
+def test_objects_of_a_folder_come_several_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    together = threading.Barrier(transfer.PARALLEL)
+
+    class Store:
+        def list(self, _: str) -> list[StoredObject]:
+            names = [f"part-{number}" for number in range(transfer.PARALLEL)]
+            return [StoredObject(f"model/{name}", 1, datetime(2026, 1, 1, tzinfo=UTC)) for name in names]
+
+        def get_file(self, _key: str, path: Path) -> str:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            together.wait(20)  # raises where the others are not asked for meanwhile
+            path.write_text("x")
+            return "sha256"
+
+    monkeypatch.setattr(sources, "open_storage", lambda *_: Store())
+    found = Sources(cache=tmp_path).model(ModelSource(uri="s3://bucket/x/model"))
+    assert len(list(found.iterdir())) == transfer.PARALLEL
