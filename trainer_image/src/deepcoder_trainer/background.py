@@ -1,7 +1,8 @@
 """Work beside training: loops that never end but by failing, and what blocks a thread for minutes.
 
 A loop that fails is told to the attempt, which ends for it: judges that cannot be kept alive are no detail. All are
-cancelled at the end, and waited for. What cannot be ended (a download) has a thread that nobody waits for.
+cancelled at the end, and waited for. What cannot be ended (a download, a user's own function) has a thread that nobody
+waits for.
 """
 
 from __future__ import annotations
@@ -85,7 +86,9 @@ async def abandonable(function: Callable[..., T], *args: Any) -> T:
         try:
             result = function(*args)
         except BaseException as raised:  # whatever it is, it is the caller's
-            error = raised
+            # An exit of the function's own is a failure, and ends nobody else; a future takes no StopIteration.
+            failed = isinstance(raised, Exception) and not isinstance(raised, StopIteration)
+            error = raised if failed else RuntimeError(repr(raised))
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(settle, result, error)
 

@@ -5,7 +5,7 @@ whole row: one all-to-all turns every head of some tokens into every token of so
 heads, and a second all-to-all turns the result back. Head h goes to rank h * ranks / heads; where there are fewer KV
 heads than ranks each is sent to all ranks whose query heads it serves, and their gradients add up. All ranks of the
 group must call this for the same row, forward and backward, or they wait for each other until the collective's
-deadline. The heads must divide (`flops.sp_refusals`).
+deadline. The heads must divide (`sp_refusals` of `deepcoder_contracts.model_shape`).
 """
 
 from __future__ import annotations

@@ -8,18 +8,17 @@ the problem was read. A judge that failed is no outcome: the reward is None and 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib
 import inspect
 import logging
 import math
-import threading
 import time
 import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from deepcoder_contracts.judge import MAX_CODE_BYTES, Verdict
+from deepcoder_trainer.background import abandonable
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.judge.backend import Judge, JudgeRefused
 from deepcoder_trainer.judge.submission import JudgedProblem
@@ -154,35 +153,7 @@ class UserReward:
             return float(await answer)
         if inspect.iscoroutinefunction(self._function):
             return float(await self._function(problem, response))
-        return float(await _in_thread(self._function, problem, response))
-
-
-async def _in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The function's result, from a thread of its own that is forgotten when nobody waits any more."""
-    loop = asyncio.get_running_loop()
-    result: asyncio.Future[Any] = loop.create_future()
-
-    def tell(value: Any, error: BaseException | None) -> None:
-        if result.done():
-            return
-        if error is None:
-            result.set_result(value)
-        else:
-            result.set_exception(error)
-
-    def run() -> None:
-        value, error = None, None
-        try:
-            value = function(*arguments)
-        except BaseException as raised:
-            # An exit of the function's own is a failure, too; StopIteration cannot be a future's exception.
-            error = raised if isinstance(raised, Exception) else RuntimeError(repr(raised))
-            error = RuntimeError(repr(error)) if isinstance(error, StopIteration) else error
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(tell, value, error)
-
-    threading.Thread(target=run, name="reward", daemon=True).start()
-    return await result
+        return float(await abandonable(self._function, problem, response))
 
 
 def load_reward(reference: str) -> UserReward:
