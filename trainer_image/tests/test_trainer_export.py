@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
 
 import export_world
 import pytest
@@ -23,14 +17,12 @@ from deepcoder_contracts.recipe import Precision
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.__main__ import main
 from deepcoder_trainer.checkpoint.inputs import Inputs
-from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.checkpoint.verify import walk_chain
 from deepcoder_trainer.export.card import model_card
 from deepcoder_trainer.export.formats import Format
 from deepcoder_trainer.export.run import Order, export
 from deepcoder_trainer.export.source import agreed, evaluations, find
 from deepcoder_trainer.export.tensors import Tensors
-from deepcoder_trainer.export.workdir import workdir
 from deepcoder_trainer.modelcard import Difference
 from deepcoder_trainer.modelconfig import model_files
 
@@ -172,61 +164,6 @@ async def test_a_checkpoint_is_exported_with_the_configuration_and_tokenizer_tha
     assert "as training read them: the checkpoint's manifest has their digests" in (target / "README.md").read_text()
 
 
-@pytest.mark.s3
-def test_an_export_in_s3_is_fetched_file_by_file_and_a_changed_one_is_not(
-    s3: Any, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    prefix = str(uuid4())
-    uri, reach = f"s3://{s3.bucket}/{prefix}/out", ["--endpoint", s3.endpoint]
-    assert main(["export", "--source", str(exported), "--output", uri, "--shard-bytes", "200000", *reach]) == 0
-    digest = capsys.readouterr().out.split()[1]
-    assert main(["export", "--source", str(exported), "--output", uri, *reach]) == 64
-    assert f"--output {uri} exists" in capsys.readouterr().err
-    model = tmp_path / "model-here"
-    assert main(["fetch", uri, str(model), "--digest", digest, *reach]) == 0
-    assert [p.read_bytes() for p in sorted(model.glob("*.safetensors"))]
-    assert not [link for link in walk_chain(f"file://{model}", deep=True) if link.problems]
-    assert main(["fetch", uri, str(tmp_path / "other"), "--digest", "sha256:" + "0" * 64, *reach]) == 1
-    assert "it is another export" in capsys.readouterr().err
-    store = open_storage(uri, s3.endpoint)
-    shard = bytearray(store.get_bytes("config.json"))
-    shard[10] ^= 1
-    store.put_bytes("config.json", bytes(shard))
-    assert main(["fetch", uri, str(tmp_path / "changed"), *reach]) == 1
-    assert "config.json has sha256" in capsys.readouterr().err
-    assert not (tmp_path / "changed" / "MANIFEST.json").exists()
-
-
-def test_a_fetch_into_a_folder_that_holds_another_export_leaves_only_checked_files(
-    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    other = export_world.commit(export_world.make_model(tmp_path / "other", initializer_range=0.5), tmp_path / "run-b")
-    assert (other / "model.safetensors").read_bytes() != (exported / "model.safetensors").read_bytes()
-    model = tmp_path / "model-here"
-    assert main(["fetch", str(exported), str(model)]) == 0
-    assert main(["fetch", str(other), str(model)]) == 0
-    assert all((model / f.name).read_bytes() == f.read_bytes() for f in other.iterdir())
-    flip(model / "model.safetensors")  # same size
-    assert main(["fetch", str(other), str(model)]) == 0
-    assert (model / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
-    stale = model / "model-00002-of-00002.safetensors"
-    stale.write_bytes(b"of another model")
-    capsys.readouterr()
-    assert main(["fetch", str(other), str(model)]) == 64
-    assert "1 files that the export does not have (model-00002-of-00002.safetensors)" in capsys.readouterr().err
-
-
-def test_a_fetch_that_fails_leaves_no_manifest_of_another_export(exported: Path, tmp_path: Path) -> None:
-    other = export_world.commit(export_world.make_model(tmp_path / "other", initializer_range=0.5), tmp_path / "run-b")
-    flip(other / "model.safetensors")
-    model = tmp_path / "model-here"
-    assert main(["fetch", str(exported), str(model)]) == 0
-    assert main(["fetch", str(other), str(model)]) == 1
-    assert not (model / "MANIFEST.json").exists()
-    assert main(["fetch", str(exported), str(model)]) == 0
-    assert all((model / f.name).read_bytes() == f.read_bytes() for f in exported.iterdir())
-
-
 @pytest.mark.parametrize("damage", ["ancestor", "cut", "own", "missing", "unlisted"])
 def test_a_source_whose_chain_does_not_hold_is_not_exported(
     damage: str, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -316,112 +253,3 @@ def test_what_cannot_be_exported_is_said_by_option(
     arguments = ["--source", str(exported), "--output", str(tmp_path / "out"), *given]
     assert main(["export", *arguments]) == 64
     assert message in capsys.readouterr().err
-
-
-_ENDED = """
-import os, signal, sys
-from pathlib import Path
-from deepcoder_trainer.export.workdir import workdir
-from deepcoder_trainer.modelconfig import model_files
-
-with workdir(Path(sys.argv[1])) as work:
-    (work / "weights").write_bytes(b"0" * 1000)
-    os.kill(os.getpid(), getattr(signal, sys.argv[2]))
-    signal.pause()
-"""
-
-
-@pytest.mark.parametrize("end", ["SIGTERM", "SIGKILL"])
-def test_what_an_export_that_was_ended_leaves_goes_with_it_or_with_the_next(end: str, tmp_path: Path) -> None:
-    output = tmp_path / "results" / "out"
-    ended = subprocess.run([sys.executable, "-c", _ENDED, str(output), end], timeout=60, check=False)
-    left = list(output.parent.iterdir())
-    if end == "SIGTERM":
-        assert (ended.returncode, left) == (128 + signal.SIGTERM, [])
-        return
-    [folder] = left
-    assert (folder / "weights").stat().st_size == 1000
-    with workdir(output) as first:
-        assert not folder.exists()
-        with workdir(output) as second:
-            assert first.is_dir(), "that of an export that goes on stays"
-            assert second.is_dir()
-    assert list(output.parent.iterdir()) == []
-
-
-_BIG = """
-import json
-import sys
-from pathlib import Path
-from safetensors import safe_open
-sys.path.insert(0, {tests!r})
-import export_world
-from deepcoder_contracts.manifest import FileEntry
-from deepcoder_trainer.export.formats import Format
-from deepcoder_trainer.export.run import Order, export
-from deepcoder_trainer.export.stage import StoredPair, stored_difference
-
-def memory(which):
-    lines = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
-    return int(lines[which].split()[0]) * 1024
-
-# Everything is imported before the large model is touched.
-export(Order("file://" + sys.argv[2], "file://" + sys.argv[3] + "/small", Format(sys.argv[4])), lambda text: None)
-before = memory("VmRSS")
-Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-order = Order("file://" + sys.argv[1], "file://" + sys.argv[3] + "/many", Format(sys.argv[4]), shard_bytes=8 << 20)
-export(order, lambda text: None)
-print(memory("VmHWM") - before)
-"""
-
-# The same files as a checkpoint's, and what was exported of them, in storage: as a stage's end compares them.
-_STORED = """
-source, made = Path(sys.argv[1]), Path(sys.argv[3]) / "many"
-chunks = {{}}
-for path in source.glob("*.safetensors"):
-    with safe_open(path, framework="pt") as file:
-        for name in file.keys():
-            shape = file.get_slice(name).get_shape()
-            chunk = {{"offsets": [0] * len(shape), "sizes": shape, "file": path.name, "key": name}}
-            chunks["model." + name] = {{"dtype": "torch.bfloat16", "size": shape, "chunks": [chunk]}}
-(source / "learner").mkdir()
-for path in source.glob("*.safetensors"):
-    path.rename(source / "learner" / path.name)
-(source / "learner/metadata.json").write_text(json.dumps({{"tensors": chunks}}))
-
-def files(folder):
-    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != "MANIFEST.json"]
-    return [FileEntry(path=str(p.relative_to(folder)), size=p.stat().st_size, sha256="0" * 64) for p in paths]
-
-pair = StoredPair(f"file://{{source}}", files(source), f"file://{{made}}", files(made), None, None)
-before = memory("VmRSS")
-Path("/proc/self/clear_refs").write_text("5")
-found = stored_difference(pair, made)
-assert found.max_abs == 0, found
-print(memory("VmHWM") - before)
-"""
-
-
-@pytest.mark.parametrize("form", ["huggingface", pytest.param("fp8", marks=pytest.mark.long)])
-def test_a_model_of_many_shards_is_exported_with_a_few_in_memory(form: str, exported: Path, tmp_path: Path) -> None:
-    large = export_world.large(tmp_path / "large", layers=12)
-    size = sum(f.stat().st_size for f in large.glob("*.safetensors"))
-    assert size > 11 * (8 << 20)
-    script = _BIG + (_STORED if form == "huggingface" else "")
-    script = script.format(tests=str(Path(__file__).parent))
-    arguments = [str(large), str(exported), str(tmp_path), form]
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments],
-        # What is freed goes back at once: what is measured is what is held, not what the allocator keeps for later.
-        env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"},
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    # Shards that are being written, twice (the library makes bytes of them), and a layer in float32. Of stored ones a
-    # layer in float32, and one that is on its way, twice while it arrives.
-    for peak in map(int, done.stdout.split()):
-        assert peak < 5 * (8 << 20), f"{peak >> 20} MiB more, of a model of {size >> 20} MiB"
-    shutil.rmtree(tmp_path / "large")

@@ -38,6 +38,9 @@ class Difference:
     positions: int
     """How many were compared."""
 
+    rounding: bool = False
+    """Whether it is more than an export may be off by, and no more than the source's weights, rounded, are, too."""
+
     def figures(self) -> dict[str, float]:
         """For the manifest."""
         return {
@@ -84,7 +87,7 @@ def stage_card(
         training_figures(figures),
         f"## Evaluation\n\nSaid by the checkpoint's manifest.\n\n{table(('', ''), evaluated)}" if evaluated else "",
         "## Difference to the source\n",
-        difference_table(AS_WRITTEN, found) if isinstance(found, Difference) else _not_compared(found, ref, dtype),
+        _compared(found, dtype) if isinstance(found, Difference) else _not_compared(found, ref, dtype),
     ]
     if rope is not None:
         sections += [
@@ -165,6 +168,14 @@ def difference_table(how: str, found: Difference) -> str:
         ("Positions compared", str(found.positions)),
     ]
     return f"Logits {how}, against the source's in float32, on a fixed set of prompts.\n\n" + table(("", ""), rows)
+
+
+def _compared(found: Difference, dtype: str) -> str:
+    rounding = (
+        f"\nThat is much, and all of it comes of rounding: the checkpoint's weights in {dtype} compute what the export "
+        "does. So did samplers and learners in training, and evaluations measured it.\n"
+    )
+    return difference_table(AS_WRITTEN, found) + (rounding if found.rounding else "")
 
 
 def _not_compared(found: NotCompared, ref: ParentRef, dtype: str) -> str:

@@ -1,8 +1,9 @@
 """The model that a stage leaves for others, in Hugging Face layout: files, comparison, card, and the manifest last.
 
 A crash before the manifest leaves nothing that counts, and the next attempt writes its own; one that is there is taken
-as it is, card included. What `compare` finds is another model than the checkpoint's is removed again and fails the
-attempt: to serve it would be worse. Where it cannot compare, the card says why.
+as it is, card included. What `compare` finds is another model than the checkpoint's is removed again, those files alone
+that this attempt put, and fails the attempt: to serve it would be worse. Nothing that was verified can go: a crash
+meanwhile leaves files without a manifest, and the checkpoint is elsewhere. Where it cannot compare, the card says why.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from deepcoder_contracts.layout import export_dir
+from deepcoder_contracts.layout import MANIFEST, export_dir
 from deepcoder_contracts.manifest import FileEntry, ManifestKind
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.checkpoint.code import code_digest
@@ -112,11 +113,22 @@ class StageExport:
         try:
             return await self._compare(checkpoint, f"{self._store.uri}/{prefix}", files)
         except ExportRuined:
-            try:
-                await asyncio.to_thread(self._store.delete_prefix, f"{prefix}/")
-            except StorageError as e:
-                log.warning("%s is left behind, without a manifest: %s", prefix, e)
+            await asyncio.to_thread(self._remove, prefix, {f"{prefix}/{entry.path}" for entry in files})
             raise
+
+    def _remove(self, prefix: str, ours: set[str]) -> None:
+        """Delete what this attempt put below `prefix`, unless somebody has committed it.
+
+        An attempt that was started twice under one ordinal has one folder for both.
+        """
+        try:
+            if self._store.head(f"{prefix}/{MANIFEST}") is not None:
+                log.warning("%s is not removed: another process has committed it meanwhile", prefix)
+                return
+            others = {o.key for o in self._store.list(f"{prefix}/")} - ours
+            self._store.delete_prefix(f"{prefix}/", keep=frozenset(others))
+        except StorageError as e:
+            log.warning("%s is left behind, without a manifest: %s", prefix, e)
 
     def _upload_card(
         self,
@@ -128,7 +140,7 @@ class StageExport:
     ) -> list[FileEntry]:
         """Says where the model comes from, and how far its logits are from there."""
         stage, precision = self._config.stage, self._config.recipe.precision
-        folder, dtype = f"{self._store.uri}/{prefix}", precision.value.lower()
+        folder, dtype = f"{self._store.uri}/{prefix}", precision.dtype
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / CARD
         path.write_text(stage_card(checkpoint.manifest, checkpoint.ref, folder, metrics, dtype, found, stage.rope))

@@ -17,6 +17,9 @@ from deepcoder_trainer.export.errors import ExportFailed, SourceBroken
 from deepcoder_trainer.export.formats import Format
 from deepcoder_trainer.modelcard import Difference
 
+SAME_KL = 1e-6
+"""Mean divergence (nats) of two models that compute alike with equal weights, at most."""
+
 
 def difference(source: Callable[[int], Tensor], export: Callable[[int], Tensor], lengths: Sequence[int]) -> Difference:
     """Of two models, each given as its logits [tokens, vocabulary] of prompt i: one prompt's are held at a time.

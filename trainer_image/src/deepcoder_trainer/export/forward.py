@@ -36,14 +36,16 @@ class Layerwise:
         tensors: Tensors,
         linear: Callable[[nn.Linear, Tensor], Tensor] | None = None,
         readers: int = 0,
+        told: Callable[[int, int], None] | None = None,
     ) -> None:
         """`directory` holds config.json; `linear` takes the place of the decoder layers' linear maps.
 
-        `readers` threads read ahead, a tensor each.
+        `readers` threads read ahead, a tensor each. `told` hears how many layers of how many are computed.
         """
         self._tensors = tensors
         self._linear = linear
         self._readers = readers
+        self._told = told
         config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         # The weights come multiplied out: the model that is made here is not to be a compressed one.
         if hasattr(config, "quantization_config"):
@@ -71,7 +73,7 @@ class Layerwise:
         layers = [(layer, f"model.layers.{number}.") for number, layer in enumerate(self._model.layers)]
         names = [prefix + name for layer, prefix in layers for name, _ in layer.named_parameters()]
         weights = ahead((partial(self._tensors.get, name) for name in names), self._readers)
-        for layer, _ in layers:
+        for done, (layer, _) in enumerate(layers, start=1):
             self._fill(layer, weights)
             for i, state in enumerate(states):
                 positions = torch.arange(state.shape[1])[None]
@@ -82,6 +84,8 @@ class Layerwise:
                     position_embeddings=self._rotary(state, positions),
                 )
             layer.to("meta")
+            if self._told is not None:
+                self._told(done, len(layers))
         self._model.norm.to_empty(device="cpu")
         self._model.norm.weight.copy_(self._tensors.get(_NORM))
         return [self._model.norm(state)[0] for state in states]

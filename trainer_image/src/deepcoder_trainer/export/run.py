@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from deepcoder_contracts.learner_memory import SHARD_BYTES
 from deepcoder_contracts.manifest import ParentRef
 from deepcoder_contracts.recipe import Precision
 from deepcoder_trainer.checkpoint.sources import Sources
@@ -32,7 +33,6 @@ from deepcoder_trainer.export.source import Place, agreed, evaluations, fetch, f
 from deepcoder_trainer.export.tensors import CheckpointTensors, PretrainedTensors, Tensors, in_dtype
 from deepcoder_trainer.export.workdir import workdir
 from deepcoder_trainer.learner.model import COMPUTE_DTYPES
-from deepcoder_trainer.learner.pretrained import SHARD_BYTES
 from deepcoder_trainer.modelcard import CARD, Difference, model_name
 from deepcoder_trainer.modelconfig import read_model_config
 
@@ -120,7 +120,7 @@ def export(order: Order, say: Callable[[str], None]) -> Done:
             found = difference(lambda i: reference.logits(hidden[i]), logits, lengths)
         _refuse_ruined(order, found)
         measured = evaluations(place, order.endpoint, order.region)
-        card = model_card(model.name, place, order.form, order.precision.value.lower(), found, measured, model.entries)
+        card = model_card(model.name, place, order.form, order.precision.dtype, found, measured, model.entries)
         if isinstance(model.tensors, CheckpointTensors):
             card += "\n" + configuration_note(place.manifest, model.pretrained)
         (staging / CARD).write_text(card)

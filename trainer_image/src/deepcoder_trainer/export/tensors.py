@@ -83,6 +83,30 @@ class PretrainedTensors:
         return value
 
 
+class RoundedTensors:
+    """Those of another model in a number format, rounded as they are read."""
+
+    def __init__(self, tensors: Tensors, dtype: torch.dtype) -> None:
+        self._tensors = tensors
+        self._dtype = dtype
+
+    def names(self) -> list[str]:
+        """See `Tensors`."""
+        return self._tensors.names()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """See `Tensors`."""
+        return self._tensors.shape(name)
+
+    def get(self, name: str) -> Tensor:
+        """See `Tensors`."""
+        return self._tensors.get(name).to(self._dtype)
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """See `Tensors`."""
+        return self._tensors.rows(name, start, stop).to(self._dtype)
+
+
 class CheckpointTensors:
     """Of a checkpoint's `learner/` folder: the weights that were trained, in float32, put together from all shards."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from functools import partial
 
@@ -44,6 +45,8 @@ class Comparison:
         self, checkpoint: CommittedCheckpoint, uri: str, files: Sequence[FileEntry]
     ) -> Difference | NotCompared:
         """See `exports.Compare`."""
+        size, began = sum(entry.size for entry in files) / 1e9, time.monotonic()
+        log.info("comparing %s (%.3g GB) with %s, %g s at most", uri, size, checkpoint.ref.uri, self.seconds)
         try:
             found = await self._stop.before(Moment.ASKED, self._in_time(checkpoint, uri, files))
         except StopReached:
@@ -57,16 +60,29 @@ class Comparison:
         except Exception as error:  # whatever it is, a stage that is trained and saved does not fail by it
             log.debug("%s was not compared", uri, exc_info=error)
             return self._not_compared(uri, f"{type(error).__name__}: {error}")
+        finally:
+            log.info("the comparison took %.1f s", time.monotonic() - began)
         log.info(
             "%s: logits differ from the checkpoint's by at most %.3g, mean KL %.3g nats, same likeliest token %.2f %%",
             *(uri, found.max_abs, found.mean_kl, 100 * found.top1),
         )
+        if found.rounding:
+            numbers = self._config.recipe.precision.value
+            log.warning("%s: that is much, and all of it comes of rounding to %s, as in training", uri, numbers)
         return found
 
     async def _in_time(self, checkpoint: CommittedCheckpoint, uri: str, files: Sequence[FileEntry]) -> Difference:
         storage = self._config.storage
         made_of = tuple(checkpoint.manifest.files)
-        pair = StoredPair(checkpoint.ref.uri, made_of, uri, tuple(files), storage.endpoint, storage.region)
+        pair = StoredPair(
+            checkpoint=checkpoint.ref.uri,
+            checkpoint_files=made_of,
+            export=uri,
+            export_files=tuple(files),
+            precision=self._config.recipe.precision,
+            endpoint=storage.endpoint,
+            region=storage.region,
+        )
         async with asyncio.timeout(self.seconds):
             return await self._learner.beside(partial(stored_difference, pair))
 

@@ -1,0 +1,198 @@
+"""What follows from comparing a stage's export: rounding costs no run its export, and what is removed is one's own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import export_world
+import pytest
+from checkpoint_saving import run_to, save, state
+from in_process_learner import InProcessLearner
+
+from deepcoder_contracts.layout import MANIFEST
+from deepcoder_contracts.manifest import FileEntry
+from deepcoder_contracts.stage import StageConfig
+from deepcoder_trainer.checkpoint import exports
+from deepcoder_trainer.checkpoint.committed import CommittedCheckpoint, put_manifest
+from deepcoder_trainer.checkpoint.errors import ExportRuined, StorageUnavailable
+from deepcoder_trainer.checkpoint.opening import open_run_storage
+from deepcoder_trainer.checkpoint.storage_file import FileStore
+from deepcoder_trainer.export import stage
+from deepcoder_trainer.running import comparing
+from deepcoder_trainer.running.comparing import Comparison
+from deepcoder_trainer.stopping import Stop
+
+EXPORT = "short/export/step-000001.a001"
+MakeConfig = Callable[..., StageConfig]
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with a whole tokenizer, whose head is its own."""
+    return export_world.make_model(tmp_path_factory.mktemp("comparing") / "base", "Qwen3")
+
+
+def card_of(config: StageConfig, export: str = EXPORT) -> str:
+    return open_run_storage(config.storage).get_bytes(f"{export}/README.md").decode()
+
+
+async def scale_head(learner: InProcessLearner) -> None:
+    """Logits of thousands, of which the eight bits of a bfloat16 leave little of the small differences."""
+    import torch
+
+    [head] = [parameter for name, parameter in learner.rank.policy.named_parameters() if name == "lm_head.weight"]
+    with torch.no_grad():
+        head.mul_(1500.7)
+
+
+def negate_a_layer(folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    path = folder / "model.safetensors"
+    weights = export_world.load(path)
+    name = "model.layers.1.mlp.down_proj.weight"
+    save_file(weights | {name: -weights[name]}, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("other_model", [False, True], ids=["rounded", "another model"])
+async def test_what_bfloat16_holds_badly_is_exported_with_a_word_and_another_model_is_not(
+    other_model: bool,
+    base: Path,
+    make_config: MakeConfig,
+    make_recipe: Callable,
+    make_learner: Callable,
+    make_batch: Callable,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    recipe = make_recipe(precision="BFloat16")
+    config = make_config(recipe=recipe, model={"uri": str(base)})
+    learner = make_learner(recipe, base)
+    writer = await run_to(config, learner, make_batch, tmp_path / "w", last=1)
+    await scale_head(learner)
+    await save(writer, state(2), metrics={})
+    writer.compare = Comparison(config, Stop(), learner).compare
+    if other_model:
+        save_pretrained = learner.save_pretrained
+
+        async def ruined(directory: str) -> None:
+            await save_pretrained(directory)
+            negate_a_layer(Path(directory))
+
+        learner.save_pretrained = ruined
+        with pytest.raises(ExportRuined, match="mean KL"):
+            await writer.export({})
+        return
+    made = await writer.export({})
+    assert made.manifest.metrics["export/logits_mean_kl"] > 1e-2, "more than an export may be off by"
+    card = card_of(config, "short/export/step-000002.a001")
+    assert "logits_compared: true" in card
+    assert "all of it comes of rounding: the checkpoint's weights in bfloat16 compute what the export does" in card
+    assert "all of it comes of rounding to BFloat16" in caplog.text
+
+
+async def test_an_export_within_the_bound_says_nothing_of_rounding(
+    base: Path, make_config: MakeConfig, make_learner: Callable, make_batch: Callable, tmp_path: Path
+) -> None:
+    config = make_config(model={"uri": str(base)})
+    learner = make_learner(model=base)
+    writer = await run_to(config, learner, make_batch, tmp_path / "w", last=1)
+    writer.compare = Comparison(config, Stop(), learner).compare
+    await writer.export({})
+    assert "rounding" not in card_of(config)
+
+
+async def test_the_log_says_when_a_comparison_begins_how_far_it_is_and_what_it_took(
+    base: Path,
+    make_config: MakeConfig,
+    make_learner: Callable,
+    make_batch: Callable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(stage, "PROGRESS_SECONDS", 0.0)
+    config = make_config(model={"uri": str(base)})
+    learner = make_learner(model=base)
+    writer = await run_to(config, learner, make_batch, tmp_path / "w", last=1)
+    writer.compare = Comparison(config, Stop(), learner).compare
+    with caplog.at_level(logging.INFO):
+        await writer.export({})
+    said = [r.getMessage() for r in caplog.records if r.name in (comparing.__name__, stage.__name__)]
+    store = config.storage.uri
+    assert said[0].startswith(f"comparing {store}/{EXPORT} (0.00")
+    assert said[0].endswith(f" GB) with {store}/short/step-000001.a001, 900 s at most")
+    layers = [f"logits of {whose}: {n} of 2 layers" for whose in ("the checkpoint", "the export") for n in (1, 2)]
+    assert said[1:5] == layers
+    assert said[5].startswith("the comparison took ")
+    assert "logits differ from the checkpoint's by at most 0" in said[6]
+    assert len(said) == 7
+
+
+async def test_of_a_ruined_export_what_this_attempt_put_is_removed_and_nothing_else(
+    make_config: MakeConfig, make_learner: Callable, make_batch: Callable, tmp_path: Path
+) -> None:
+    config = make_config()
+    writer = await run_to(config, make_learner(), make_batch, tmp_path / "w", last=1)
+    folder = tmp_path / "store" / EXPORT
+    folder.mkdir(parents=True)
+    (folder / "notes.txt").write_text("a person's")
+
+    async def ruined(*_: Any) -> Any:
+        assert (folder / "model.safetensors").exists()
+        raise ExportRuined("another model")
+
+    writer.compare = ruined
+    with pytest.raises(ExportRuined):
+        await writer.export({})
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+async def test_an_export_that_was_committed_meanwhile_is_not_removed(
+    make_config: MakeConfig,
+    make_learner: Callable,
+    make_batch: Callable,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A queue may have started the attempt twice: both have one folder, and the other one is done."""
+    config = make_config()
+    writer = await run_to(config, make_learner(), make_batch, tmp_path / "w", last=1)
+    folder = tmp_path / "store" / EXPORT
+
+    async def ruined(checkpoint: CommittedCheckpoint, _uri: str, _files: Sequence[FileEntry]) -> Any:
+        put_manifest(open_run_storage(config.storage), EXPORT, checkpoint.manifest)
+        raise ExportRuined("another model")
+
+    writer.compare = ruined
+    with pytest.raises(ExportRuined), caplog.at_level(logging.WARNING, logger=exports.__name__):
+        await writer.export({})
+    assert {MANIFEST, "model.safetensors"} <= {path.name for path in folder.iterdir()}
+    assert "is not removed: another process has committed it meanwhile" in caplog.text
+
+
+async def test_a_ruined_export_that_cannot_be_removed_is_none_and_the_attempt_fails_of_it_alone(
+    make_config: MakeConfig,
+    make_learner: Callable,
+    make_batch: Callable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    writer = await run_to(make_config(), make_learner(), make_batch, tmp_path / "w", last=1)
+
+    async def ruined(*_: Any) -> Any:
+        raise ExportRuined("another model")
+
+    def dead(*_: Any, **_how: Any) -> int:
+        raise StorageUnavailable("the line is dead")
+
+    writer.compare = ruined
+    monkeypatch.setattr(FileStore, "delete_prefix", dead)
+    with pytest.raises(ExportRuined, match="another model"), caplog.at_level(logging.WARNING, logger=exports.__name__):
+        await writer.export({})
+    assert f"{EXPORT} is left behind, without a manifest: the line is dead" in caplog.text
+    assert not (tmp_path / "store" / EXPORT / MANIFEST).exists()
