@@ -22,6 +22,9 @@ _BYTES_OBJECT: Final = 33
 _OF_A_NEW_POOL: Final = 4
 """Objects in a row from a pool's beginning that show it to be new. One that was in use gives them in the order in which
 they were freed, of which the first two are in a row by chance in one of some fifty."""
+_AT_ONCE: Final = 8
+"""Objects that are made before one is looked at: the numbers that tell where objects lie are small objects themselves,
+and would lie between those of their size. Numbers up to 256 are not made anew."""
 _MOST: Final = 100_000
 """More holes than a zygote can have."""
 
@@ -31,22 +34,29 @@ _taken: list[object] = []
 def fill() -> None:
     """Take them all."""
     for size in _SMALL:
-        before = in_a_row = 0
-        for count in range(_MOST):
-            taken = _of_size(size, count)
-            _taken.append(taken)
+        _fill(size)
+    libc.fill_heap()
+
+
+def _fill(size: int) -> None:
+    row: list[object] = [None] * _AT_ONCE
+    before = in_a_row = 0
+    for _ in range(_MOST // _AT_ONCE):
+        for index in range(_AT_ONCE):
+            row[index] = _of_size(size)
+        _taken.extend(row)
+        for taken in row:
             if id(taken) % _POOL_BYTES == _POOL_HEADER_BYTES:
                 in_a_row = 1
             else:
                 in_a_row = in_a_row + 1 if in_a_row and id(taken) == before + size else 0
             if in_a_row == _OF_A_NEW_POOL:
-                break
+                return
             before = id(taken)
-    libc.fill_heap()
 
 
-def _of_size(size: int, number: int) -> object:
+def _of_size(size: int) -> object:
     """Return a new object that takes `size` bytes."""
     if size < _BYTES_OBJECT:
-        return object() if size == object.__basicsize__ else float(number)
+        return object() if size == object.__basicsize__ else float(1)
     return bytes(size - _BYTES_OBJECT)
