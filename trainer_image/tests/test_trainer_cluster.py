@@ -15,16 +15,17 @@ from typing import Any
 import psutil
 import pytest
 import ray
+from ray._private import services
 from ray._private.node import Node
 from ray._raylet import AuthenticationTokenLoader
 
 from deepcoder_contracts.stage import StageResources
 from deepcoder_trainer import cluster
-from deepcoder_trainer.cluster import OBJECT_STORE_BYTES, object_store_bytes
+from deepcoder_trainer.cluster import OBJECT_STORE_BYTES, THREADS, begun_with, object_store_bytes
 from deepcoder_trainer.errors import BadConfig
 
 GIB = 1 << 30
-LOG_MONITOR = Node.start_log_monitor
+LOG_MONITOR, START_PROCESS = Node.start_log_monitor, services.start_ray_process
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ class Starts:
     def __call__(self, **settings: Any) -> None:
         assert settings["address"] == "local"
         self.settings, self.environment = settings, dict(os.environ)
-        self.starting.append(Node.start_log_monitor is LOG_MONITOR)
+        self.starting += [Node.start_log_monitor is LOG_MONITOR, services.start_ray_process is START_PROCESS]
         self.daemons.append(subprocess.Popen(["sh", "-c", "sleep 600 & wait"]))
         while not list(cluster._children(self.daemons[-1].pid)):
             time.sleep(0.01)
@@ -112,6 +113,18 @@ def test_a_cluster_of_our_own_is_open_to_nobody_else(starts: Starts, monkeypatch
     assert starts.environment["RAY_AUTH_TOKEN"] != first["RAY_AUTH_TOKEN"], "each run has one of its own"
 
 
+@pytest.mark.parametrize("starts", [(0,)], indirect=True)
+def test_actors_have_how_threads_wait_from_a_cluster_of_our_own_and_ask_another_for_it(
+    starts: Starts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    cluster.connect_ray(StageResources(), 1e6)
+    assert starts.environment.items() >= THREADS.items()
+    assert begun_with(THREADS) == {}
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    assert begun_with(THREADS) == {"runtime_env": {"env_vars": THREADS}}
+
+
 @pytest.mark.parametrize("starts", [(2,)], indirect=True)
 def test_a_start_that_the_machine_was_too_busy_for_is_tried_again_and_leaves_no_daemons(starts: Starts) -> None:
     before = cluster._descendants()
@@ -135,14 +148,15 @@ def test_it_is_tried_a_few_times_and_only_for_want_of_time(starts: Starts) -> No
         cluster.connect_ray(StageResources(), 1e6)
     assert len(starts.daemons) == (cluster.STARTS if starts.words == SLOW else 1)
     assert not any(starts.starting)
-    assert Node.start_log_monitor is LOG_MONITOR, "whoever else starts a cluster has it"
+    kept = (Node.start_log_monitor, services.start_ray_process)
+    assert kept == (LOG_MONITOR, START_PROCESS), "whoever else starts a cluster has it"
 
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_no_daemon_is_started_that_has_nothing_to_do() -> None:
     programs = {Path(word).name for child in psutil.Process().children(recursive=True) for word in words(child)}
     assert {"raylet", "gcs_server"} <= programs
-    assert programs & {"dashboard.py", "log_monitor.py", "monitor.py"} == set()
+    assert programs & {"dashboard.py", "log_monitor.py", "monitor.py", "agent.py", "ray::DashboardAgent"} == set()
 
 
 def words(process: psutil.Process) -> list[str]:

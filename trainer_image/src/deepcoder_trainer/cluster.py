@@ -15,7 +15,7 @@ import os
 import secrets
 import shutil
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 
 HALF = 0.5
 """What of a GPU each of the two asks Ray for who share it."""
+THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""What a process that computes must find before it loads torch. Threads that spin at barriers starve each other where
+processes share cores: measured 4.6 times the CPU time on two busy cores."""
 PLACES_SECONDS = 1800.0
 """Longest time for shared places to be there, pods that come late included."""
 
@@ -39,6 +42,12 @@ STARTS = 3
 _TOO_SLOW = "timed out during startup"
 _IDLE_DAEMONS = ("start_api_server", "start_log_monitor", "start_monitor")
 """How Ray's node starts what serves its dashboard, sends on what workers print, and asks for more nodes."""
+_AGENT = "--dashboard_agent_command"
+"""Raylet's argument: the process that gathers figures for the dashboard, and for Prometheus on a port of its own."""
+_AGENT_PORTS, _AGENT_LISTENS = ("--metrics-agent-port", "--metrics_export_port"), "--dashboard_agent_listen_port"
+"""Ports that raylet waits to be told by that process where it was not told them before; the last it never is."""
+_NOBODY = 1
+"""A port on which nothing listens."""
 LEAST_SETS = 1.25
 """Without the next ones."""
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  where Ray keeps it
@@ -49,6 +58,15 @@ _SHARE = 0.9
 def in_cluster() -> bool:
     """Whether this process was started in a Ray cluster."""
     return "RAY_ADDRESS" in os.environ
+
+
+def begun_with(variables: Mapping[str, str]) -> dict[str, Any]:
+    """Ray's option for an actor whose process has these variables from its beginning.
+
+    In a cluster of our own each process has `THREADS` from this one, and no actor needs more. Asked to set variables,
+    Ray starts two interpreters one after the other, and each loads Ray.
+    """
+    return {"runtime_env": {"env_vars": dict(variables)}} if in_cluster() else {}
 
 
 def most_of(stages: Iterable[StageResources]) -> StageResources:
@@ -128,7 +146,9 @@ def connect_ray(resources: StageResources, weights: float) -> None:
         ray.init(address="auto", log_to_driver=True, logging_level=logging.ERROR)
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # A worker a core would be started beforehand, of which one task makes use: actors have environments of their own.
+    for name, value in THREADS.items():
+        os.environ.setdefault(name, value)
+    # A worker a core would be started beforehand; samplers and learners start theirs when they are asked for.
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     _lock_out()
     store = object_store_bytes(weights)
@@ -157,19 +177,37 @@ def connect_ray(resources: StageResources, weights: float) -> None:
 def without_idle_daemons() -> Iterator[None]:
     """Around `ray.init` without dashboard, logs and more nodes to be had: what is for these has nothing to do.
 
-    `ray.init` starts it nevertheless, which no setting changes: three processes that load Ray each, and the first is
+    `ray.init` starts it nevertheless, which no setting changes: four processes that load Ray each, and two of them are
     waited for. Where another version of Ray starts them otherwise, they are started.
     """
+    from ray._private import services
     from ray._private.node import Node
 
     kept = {name: vars(Node)[name] for name in _IDLE_DAEMONS if name in vars(Node)}
+    start_process = services.start_ray_process
+
+    def start_without_agent(command: list[str], *args: Any, **settings: Any) -> Any:
+        return start_process(_without_agent(command), *args, **settings)
+
     for name in kept:
         setattr(Node, name, lambda self, **_: None)
+    services.start_ray_process = start_without_agent
     try:
         yield
     finally:
+        services.start_ray_process = start_process
         for name, start in kept.items():
             setattr(Node, name, start)
+
+
+def _without_agent(command: list[str]) -> list[str]:
+    """Raylet's command; it wants an agent that lives as long as it does, and the ports on which that listens."""
+    given = {argument.partition("=")[0] for argument in command}
+    if not given >= {_AGENT, *_AGENT_PORTS}:
+        return command
+    others = {_AGENT: "cat", **dict.fromkeys(_AGENT_PORTS, _NOBODY)}  # its input is a pipe that ends with raylet
+    kept = [argument for argument in command if argument.partition("=")[0] not in others]
+    return [*kept, *(f"{name}={value}" for name, value in others.items()), f"{_AGENT_LISTENS}={_NOBODY}"]
 
 
 def _lock_out() -> None:

@@ -1,8 +1,8 @@
 """One engine in one Ray actor, on a node with the resource `sampler`.
 
 The actor gets the model's config and tokenizer as bytes, not as a path: the node it lands on shares no disk with the
-controller. Its environment is set before Ray's worker imports anything heavy, since libgomp reads its variables when
-it is loaded. Weights are fetched from the object store on the sampler's node, one chunk at a time.
+controller. Its environment is set before anything heavy is imported: libgomp reads its variables when it is loaded.
+Weights are fetched from the object store on the sampler's node, one chunk at a time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray.exceptions import ObjectFetchTimedOutError, ObjectLostError, RayActorError, RayTaskError
 
-from deepcoder_trainer.cluster import HALF
+from deepcoder_trainer.cluster import HALF, begun_with
 from deepcoder_trainer.sampler import engine as engines
 from deepcoder_trainer.sampler.errors import WeightsLost
 from deepcoder_trainer.sampler.settings import EngineSettings
@@ -132,7 +132,7 @@ def create_actor(files: Mapping[str, bytes], settings: EngineSettings, place: An
         "num_gpus": (HALF if place is not None else settings.tensor_parallel) if settings.accelerators else 0,
         "max_restarts": 0,  # a restarted engine would have no weights: the group replaces it and pushes them
         "max_concurrency": 2 * settings.max_num_seqs + 64,
-        "runtime_env": {"env_vars": engines.environment(settings)},
+        **begun_with(engines.environment(settings)),
     }
     if place is not None:
         options["scheduling_strategy"] = place

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
+from deepcoder_trainer.cluster import THREADS
 from deepcoder_trainer.cpus import compute_threads
 from deepcoder_trainer.errors import SamplerLost
 from deepcoder_trainer.loading import loading
@@ -33,8 +34,7 @@ ENVIRONMENT = {
 """What vLLM must find before it is imported."""
 CPU_ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    # Threads that spin at a barrier starve learner and judges on the same cores.
-    "OMP_WAIT_POLICY": "PASSIVE",
+    **THREADS,
     # Cores are shared by several processes here: the kernel places threads better than fixed affinities.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     # vLLM compiles a helper of its log-probabilities with the C++ compiler, which the image does without; run as
