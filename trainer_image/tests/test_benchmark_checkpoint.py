@@ -40,6 +40,7 @@ def test_toy_sizes_run_end_to_end(
     assert figures["batch_bytes"] > 8 * 56 * 8, "a finished batch is in each checkpoint: tokens and log-probabilities"
     assert figures["bytes"] > 12 * figures["parameters"], "weights, and both moments"
     assert all(figures[name] > 0 for name in ("stall_ratio", "slowdown_ratio", "upload_ratio", "copy_seconds"))
+    assert all(figures[name] > 0 for name in ("upload_cpu_seconds", "plain_cpu_seconds"))
     assert figures["unmet"] == []
     assert "these figures mean nothing" in page.read_text()
 
@@ -55,6 +56,8 @@ def measured(**changes: Any) -> dict[str, Any]:
         "size": 120_000_000,
         "ours": [1.0],
         "plain": [1.5],
+        "ours_cpu": [0.3],
+        "plain_cpu": [0.2],
         **changes,
     }
 
@@ -79,3 +82,4 @@ def test_figures_are_shares_of_a_step_alone(benchmark: ModuleType) -> None:
     assert figures["stall_ratio"] == pytest.approx(0.005)
     assert figures["slowdown_ratio"] == pytest.approx(1.2)
     assert (figures["upload_mb_s"], figures["plain_mb_s"]) == (120.0, 80.0)
+    assert (figures["upload_cpu_seconds"], figures["plain_cpu_seconds"]) == (0.3, 0.2)
