@@ -28,7 +28,11 @@ from deepcoder_sandbox.zygote_process import ENVIRONMENT, ZygoteFailed, ZygotePr
 
 _DEADLINE_S = 60.0
 _DESCRIPTORS = 5
-_PROBE = (Path(__file__).parent / "attack_probe.py").read_text()
+_PROBE = "import json, sys\nexec(json.loads(sys.stdin.readline()), {})"
+"""It finds the rest of itself on stdin: what takes a program's text apart before it runs, and looks there for what its
+end may need, takes longer than the attacks."""
+
+_ATTACKS = (Path(__file__).parent / "attack_probe.py").read_text()
 _NEEDED_BY_ALL = ("cpu_time", "wall_time", "memory", "output", "open_files")
 
 
@@ -137,7 +141,8 @@ def _probe(zygote: ZygoteProcess) -> dict[str, bool]:
             "descriptors": attack_session.DESCRIPTORS if zygote.config.harness else _DESCRIPTORS,
             "namespaces": _namespaces() if zygote.config.tier is Tier.NAMESPACES else {},
         }
-        run = _run(zygote, _PROBE, json.dumps(bait).encode(), attack_limits.bounds())
+        given = f"{json.dumps(_ATTACKS)}\n{json.dumps(bait)}\n"
+        run = _run(zygote, _PROBE, given.encode(), attack_limits.bounds())
     if run.ended.exit_status != 0 or not run.stdout:
         tail = run.stderr.decode("utf-8", "replace").strip().rsplit("\n", 1)[-1][:300]
         raise ZygoteFailed(f"the probe did not run to its end: {tail}")

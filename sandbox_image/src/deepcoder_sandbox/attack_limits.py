@@ -20,7 +20,7 @@ def bounds(cpu: float = 10.0, wall: float = 30.0, memory_mb: int = 256, file_byt
 
 
 ATTACKS: dict[str, tuple[str, RunLimits, Callable[[Execution], bool]]] = {
-    "cpu_time": ("while True: pass", bounds(cpu=0.05), lambda run: run.ended.killed_for == "cpu"),
+    "cpu_time": ("while True: pass", bounds(cpu=0.02), lambda run: run.ended.killed_for == "cpu"),
     "wall_time": (
         "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(3600)",
         bounds(wall=0.15),
@@ -54,8 +54,8 @@ ATTACKS: dict[str, tuple[str, RunLimits, Callable[[Execution], bool]]] = {
         lambda run: run.stdout.strip().isdigit() and int(run.stdout) < 100,
     ),
     "threads": (
-        "import threading, time\nthreading.stack_size(65536)\n"
-        "for _ in range(600): threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\nprint('made')",
+        "import _thread, time\n_thread.stack_size(65536)\n"
+        "for _ in range(600): _thread.start_new_thread(time.sleep, (60,))\nprint('made')",
         bounds(),
         lambda run: b"made" not in run.stdout and run.ended.killed_for is None,
     ),
@@ -65,8 +65,8 @@ ATTACKS: dict[str, tuple[str, RunLimits, Callable[[Execution], bool]]] = {
         lambda run: run.ended.killed_for == "cpu",
     ),
     "compile_memory": (
-        "x = 1\n" * 40_000 + "print('compiled')",  # twice what does not fit; more of it is only looked through longer
-        bounds(memory_mb=16),
+        "x = 1\n" * 16_000 + "print('compiled')",  # over twice what fits; more of it is only looked through longer
+        bounds(memory_mb=12),
         lambda run: b"compiled" not in run.stdout and run.ended.signal != signal.SIGKILL,
     ),
 }
@@ -81,12 +81,12 @@ if platform.machine() == "x86_64":  # elsewhere a program has no way to make cal
     )
 
 LEAVE = """
-import io, json, sys
+import json, posix, sys
 for path in json.load(sys.stdin):
-    try:
-        with io.open(path, "w") as file: file.write("left behind")
+    try: posix.close(posix.open(path, posix.O_WRONLY | posix.O_CREAT, 0o600))
     except OSError: pass
 """
+"""By descriptors: an interpreter that has had a file object open for writing ends by tearing itself down."""
 
 FIND = """
 import json, os, sys

@@ -1,7 +1,7 @@
 """What a hostile program would try. Runs inside a runner, from its text; prints property to whether it held.
 
-Reads its bait as JSON from stdin: a secret file, a file to spoil, a listening port, pids to strike at, numbers of
-system calls that are to be refused.
+Reads its bait, a line of JSON, from stdin: a secret file, a file to spoil, a listening port, pids to strike at, numbers
+of system calls that are to be refused.
 
 What scoring livecodebench puts in the place of `open` and of parts of `os` is no protection: it is gone round first.
 """
@@ -21,7 +21,7 @@ from typing import Any
 for name, function in vars(posix).items():
     if getattr(os, name, function) is None:
         setattr(os, name, function)
-bait = json.load(sys.stdin)
+bait = json.loads(sys.stdin.readline())
 libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
 
