@@ -4,7 +4,6 @@ Kernels without Landlock are played by a filter that answers its first system ca
 own are played by copies of it with one line changed, so each attack is seen to find what it is there to find.
 """
 
-import ast
 import os
 import re
 import shutil
@@ -16,7 +15,7 @@ import pytest
 
 import deepcoder_sandbox
 from deepcoder_contracts.judge import Tier
-from deepcoder_sandbox import attack, attack_limits, tiers
+from deepcoder_sandbox import attack, attack_limits, tiers, zygote_process
 from deepcoder_sandbox.slot import Slot
 from deepcoder_sandbox.worker import libc, syscalls
 from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteFailed, ZygoteProcess
@@ -132,6 +131,7 @@ NO_LIMIT = "1 << 40, 1 << 40"
 UID = '"getuid": (102, 174),'
 FCNTLS = "*(1032, 1033, 1034),"
 SCRATCH = "    if scratch:\n"
+FORK_HOOKS = "os.register_at_fork = posix.register_at_fork"
 
 DEFECTS = {
     "network": ("worker/syscalls.py", UID, f'{UID} "socket": (41, 198), "socketpair": (53, 199),'),
@@ -152,36 +152,30 @@ DEFECTS = {
     "memory": ("worker/confine.py", AS, f"setrlimit(RLIMIT_AS, ({NO_LIMIT}))"),
     "output": ("worker/confine.py", FSIZE, f"setrlimit(RLIMIT_FSIZE, ({NO_LIMIT}))"),
     "threads": ("worker/thread_gate.py", "MAX_THREADS = 128", "MAX_THREADS = 4096"),
-    "environment": ("zygote_process.py", "env=ENVIRONMENT,", 'env={**ENVIRONMENT, "TOKEN": "x"},'),
+    "environment": ("worker/boot.py", FORK_HOOKS, f'{FORK_HOOKS}; os.environ["TOKEN"] = "x"'),
 }
 """Property to the file, the line and what becomes of it."""
-
-ATTACK = """
-import sys
-from deepcoder_contracts.judge import Tier
-from deepcoder_sandbox.attack import attack
-from deepcoder_sandbox.zygote_process import ZygoteConfig, ZygoteProcess
-zygote = ZygoteProcess(ZygoteConfig(tier=Tier(sys.argv[1])))
-print(attack(zygote).broken)
-zygote.kill()
-"""
 
 
 def with_defect(directory, name, line, changed):
     """Put a copy of the judge with that line changed into `directory`."""
     copy = directory / "deepcoder_sandbox"
-    shutil.copytree(Path(deepcoder_sandbox.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    being_written = shutil.ignore_patterns("*.pyc.*")
+    shutil.copytree(Path(deepcoder_sandbox.__file__).parent, copy, ignore=being_written)
     text = (copy / name).read_text()
     assert text.count(line) == 1, f"{name} has changed: adapt this test"
     (copy / name).write_text(text.replace(line, changed))
 
 
 @pytest.mark.parametrize("broken", DEFECTS)
-def test_defect_of_the_judge_is_found_by_its_own_attack(tmp_path, broken):
+def test_defect_of_the_judge_is_found_by_its_own_attack(tmp_path, monkeypatch, broken):
     with_defect(tmp_path, *DEFECTS[broken])
-    found = run("-c", ATTACK, Tier.LANDLOCK, PYTHONPATH=str(tmp_path))
-    assert found.returncode == 0, found
-    assert broken in ast.literal_eval(found.stdout)
+    monkeypatch.setattr(zygote_process, "package_root", lambda: str(tmp_path))
+    zygote = ZygoteProcess(ZygoteConfig(tier=Tier.LANDLOCK))
+    try:
+        assert broken in attack.attack(zygote).broken
+    finally:
+        zygote.kill()
 
 
 def refused_to_serve(directory):
