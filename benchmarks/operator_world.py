@@ -29,13 +29,10 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "operator" / "tests"))
 import chart_account
 import control_plane
+import known_kinds
 import s3_server
-from crd_serving import established
-from loop_world import install_kuberay_crds
 from run_manifests import run_manifest
 
-from deepcoder_contracts.api import run, sandboxpool
-from deepcoder_contracts.api.schema import custom_resource_definition
 from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.resources import POOLS, RAYJOBS, RUNS, SECRETS, Resource
 from devcluster import tools
@@ -253,15 +250,11 @@ async def world(directory: Path, growth_percent: int) -> AsyncIterator[World]:
     if programs is None or s3_program is None:
         raise SystemExit("the API and S3 servers have not been built: run `python -m devcluster build`")
     async with AsyncExitStack() as stack:
-        kubeconfig = stack.enter_context(control_plane.running(directory, programs, growth_percent=growth_percent))
+        kubeconfig = stack.enter_context(known_kinds.running(directory, programs, growth_percent=growth_percent))
         s3 = stack.enter_context(s3_server.running(directory, s3_program))
         os.environ["KUBECONFIG"] = str(kubeconfig)
         kube = await Kube.connect()
         stack.push_async_callback(kube.close)
-        for kind in (run.RESOURCE, sandboxpool.RESOURCE):
-            await kube.apply(custom_resource_definition(kind))
-            await established(kube, f"{kind.plural}.deepcoder.dev")
-        await install_kuberay_crds(kube)
         await _namespace(kube, HOME)
         helm = shutil.which("helm") or str(tools.fetch(cache_root()) / "helm")
         objects = chart_account.render(helm, _CHART, HOME)

@@ -59,7 +59,7 @@ class Account:
     def config(self) -> dict[str, Any]:
         """The operator's configuration, as the chart writes it."""
         (found,) = [o for o in self.objects if o["kind"] == "ConfigMap"]
-        config: dict[str, Any] = yaml.safe_load(found["data"]["config.yaml"])
+        config: dict[str, Any] = yaml.load(found["data"]["config.yaml"], yaml.CSafeLoader)
         return config
 
 
@@ -83,7 +83,7 @@ def render(
     text = _rendered(helm, chart, json.dumps((values or {}) | {"crds": {"install": False}}))
     for stand_in, name in ({_NAMESPACE: namespace} | dict(names or {})).items():
         text = text.replace(stand_in, name)
-    objects = [o for o in yaml.safe_load_all(text) if o]
+    objects = [o for o in yaml.load_all(text, yaml.CSafeLoader) if o]
     return [o for o in objects if hooks or "helm.sh/hook" not in (o["metadata"].get("annotations") or {})]
 
 

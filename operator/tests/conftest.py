@@ -1,4 +1,4 @@
-"""Fixtures over the real API server of `control_plane`: our CRDs, a client, a namespace of each test's own."""
+"""Fixtures over the real API server of `known_kinds`: a client, a namespace of each test's own."""
 
 from __future__ import annotations
 
@@ -10,24 +10,19 @@ from pathlib import Path
 import api_audit
 import chart_account
 import control_plane
+import known_kinds
 import played_run
 import pytest
 import s3_server
-from crd_serving import established
 from loop_world import Cluster, cluster_in
 from suite_rights import pytest_sessionfinish as pytest_sessionfinish
 
-from deepcoder_contracts.api import run, sandboxpool
-from deepcoder_contracts.api.schema import custom_resource_definition
 from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.kube.resources import PODS, POOLS, RAYCLUSTERS, RAYJOBS, RUNS, Resource
 from devcluster import tools
 from devcluster.config import cache_root
 
 NAMESPACES = Resource("", "v1", "namespaces", "Namespace")
-
-_WITH_CRDS: set[Path] = set()
-"""API servers that know our CRDs; a session's fixture cannot do this, since the client belongs to a test's loop."""
 
 _KEPT: dict[Path, str] = {}
 """The namespace of each API server that tests have one after the other."""
@@ -47,11 +42,11 @@ def helm() -> str:
 
 @pytest.fixture(scope="session")
 def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Kubeconfig of an API server that lives as long as the test session."""
+    """Kubeconfig of an API server with our CRDs and KubeRay's that lives as long as the test session."""
     paths = control_plane.programs()
     if paths is None:
         pytest.skip("the API server has not been built: run `python -m devcluster build`")
-    with control_plane.running(tmp_path_factory.mktemp("control-plane"), paths) as path:
+    with known_kinds.running(tmp_path_factory.mktemp("control-plane"), paths) as path:
         yield path
         asked = [r for r in api_audit.of_operators(path) if not r.allowed]
         forbidden = [f"{r.verb} {r.rights[0].resource} in {r.namespace} at {r.at}" for r in asked]
@@ -60,15 +55,10 @@ def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 async def kube(kubeconfig: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Kube]:
-    """A client of the API server, which knows our CRDs."""
+    """A client of the API server."""
     monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
     client = await Kube.connect()
     try:
-        if kubeconfig not in _WITH_CRDS:
-            for resource in (run.RESOURCE, sandboxpool.RESOURCE):
-                await client.apply(custom_resource_definition(resource))
-                await established(client, f"{resource.plural}.deepcoder.dev")
-            _WITH_CRDS.add(kubeconfig)
         yield client
     finally:
         await client.close()

@@ -12,10 +12,12 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -157,10 +159,12 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _wait_ready(api: subprocess.Popen[bytes], directory: Path, server: str, keys: Path) -> None:
     """Until /readyz answers; a server that ends says why in its log."""
-    command = ["curl", "--silent", "--fail", "--max-time", "2", "--cacert", f"{keys}/ca.crt"]
-    command += ["--cert", f"{keys}/admin.crt", "--key", f"{keys}/admin.key", f"{server}/readyz"]
+    trust = ssl.create_default_context(cafile=keys / "ca.crt")
+    trust.load_cert_chain(keys / "admin.crt", keys / "admin.key")
     end = time.monotonic() + START_SECONDS
-    while subprocess.run(command, capture_output=True, check=False).returncode != 0:
+    while True:
+        with suppress(OSError), urllib.request.urlopen(f"{server}/readyz", timeout=2, context=trust):
+            return
         if api.poll() is not None or time.monotonic() > end:
             log = (directory / "kube-apiserver.log").read_text(errors="replace")
             raise RuntimeError(f"kube-apiserver is not ready:\n{log[-4000:]}")

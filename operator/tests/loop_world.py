@@ -30,7 +30,7 @@ from run_manifests import run_manifest
 
 from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.errors import NotFound
-from deepcoder_operator.kube.resources import CRDS, RUNS
+from deepcoder_operator.kube.resources import CRDS, RAYCLUSTERS, RAYJOBS, RUNS
 from devcluster import doctor
 from devcluster.artifacts import Artifacts
 from devcluster.config import cache_root
@@ -171,19 +171,33 @@ async def wait_for(what: str, holds: Callable[[], Awaitable[bool]]) -> None:
         raise AssertionError(f"never: {what}") from None
 
 
+def kuberay_files() -> list[Path]:
+    """KubeRay's CRDs of what the operator makes and watches."""
+    built = Artifacts(cache_root(), doctor.go_version()).directory("kuberay")
+    return [next(built.rglob(name)) for name in ("ray.io_rayjobs.yaml", "ray.io_rayclusters.yaml")]
+
+
 @cache
 def kuberay_crds() -> list[Object]:
     """KubeRay's own, in the version that is asked for: half a megabyte, for which the API server computes a second.
 
     The other one is taken out of the text: to read it as YAML takes longer than all the rest.
     """
-    built = Artifacts(cache_root(), doctor.go_version()).directory("kuberay")
     made = []
-    for name in ("ray.io_rayjobs.yaml", "ray.io_rayclusters.yaml"):
-        head, versions = next(built.rglob(name)).read_text().split("\n  versions:\n")
+    for file in kuberay_files():
+        head, versions = file.read_text().split("\n  versions:\n")
         (stored,) = [text for text in re.split(r"(?m)^(?=  - )", versions) if "\n    storage: true\n" in text]
         made.append(yaml.load(f"{head}\n  versions:\n{stored}", yaml.CSafeLoader))
     return made
+
+
+async def serves_kuberay(kube: Kube) -> bool:
+    """Whether KubeRay's kinds are served: their CRDs themselves are a megabyte, too much to be read in each test."""
+    try:
+        known = await kube.read(f"/apis/{RAYJOBS.api_version}")
+    except NotFound:
+        return False
+    return {RAYJOBS.plural, RAYCLUSTERS.plural} <= {kind["name"] for kind in known["resources"]}
 
 
 async def install_kuberay_crds(kube: Kube) -> None:
@@ -214,7 +228,8 @@ async def cluster_in(
     """The namespace, the release's unless another is given, made ready, KubeRay's part playing; the operator is not
     started, but ended."""
     namespace = namespace or account.namespace
-    await install_kuberay_crds(kube)
+    if not await serves_kuberay(kube):
+        await install_kuberay_crds(kube)
     await put_secret(kube, namespace, s3_server.SECRET)
     standin = Standin(kube, namespace, s3)
     made = Cluster(kube, namespace, s3, standin, directory, account, account.kubeconfig, port(), port())

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Protocol
 
 POLL_SECONDS = 0.02
+COMMAND_SECONDS = 90.0
 
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["deepcoder_operator.__main__", "deepcoder_operator.app", "deepcoder_operator.logs"])
+_forks.set_forkserver_preload([f"deepcoder_operator.{part}" for part in ("__main__", "app", "logs", "release")])
 
 
 class Running(Protocol):
@@ -62,6 +63,16 @@ class Forked:
         with suppress(ProcessLookupError):  # it has, and how is not told yet
             if self.returncode is None:
                 os.kill(self.pid, signal)
+
+
+async def said_by(arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> str:
+    """What a command says that comes to its end, and well."""
+    process = Forked(arguments, environment, log)
+    async with asyncio.timeout(COMMAND_SECONDS):
+        code = await process.wait()
+    said = log.read_text()
+    assert code == 0, said
+    return said
 
 
 def _run(arguments: list[str], environment: dict[str, str], log: str) -> None:

@@ -10,7 +10,10 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from aiohttp import web
+from api_changes import Changes
+from kuberay_standin import LOOK_SECONDS
 
 from deepcoder_contracts.judge import Capacity, Tier
 from deepcoder_contracts.progress import ExpectedSubmissions, ProgressReply, ProgressReport, TrainerPhase
@@ -27,6 +30,7 @@ from deepcoder_operator.kube.resources import (
     POOLS,
     SECRETS,
 )
+from deepcoder_operator.sandbox import reconciler as passes
 from deepcoder_operator.sandbox.capacity import CapacityPoller
 from deepcoder_operator.sandbox.judges import Judges as PodsOfJudges
 from deepcoder_operator.sandbox.reconciler import PoolReconciler
@@ -35,6 +39,8 @@ from deepcoder_operator.sandbox.support import PoolSupport
 SETTINGS = PoolSettings("sandbox:1", "deepcoder", {"app.kubernetes.io/name": "deepcoder-operator"}, LABEL_RUN)
 NAME = "judges"
 WAIT_SECONDS = 60.0
+PAUSES = {"ACTIVE_SECONDS": 0.2, "IDLE_SECONDS": 1.0}
+"""Between passes: a fifth of the deployed ones, since tests wait for little else."""
 
 
 @dataclass
@@ -145,21 +151,24 @@ async def eventually(what: str, check: Callable[[], Awaitable[bool]]) -> None:
 
 async def kubelet(f: Field) -> None:
     """Start pods, and let go of those that are being deleted."""
-    number = 0
-    while True:
-        items, _ = await f.kube.list(PODS, f.namespace, LABEL_POOL)
-        for pod in items:
-            meta, phase = pod["metadata"], pod.get("status", {}).get("phase")
-            if meta.get("deletionTimestamp"):
-                await f.kube.delete(PODS, f.namespace, meta["name"], grace_seconds=0)
-            elif phase == "Pending" and f.kubelet_works:
-                number += 1
-                ready = {"type": "Ready", "status": "True"}
-                address = f"127.0.1.{number}"
-                status = {"phase": "Running", "conditions": [ready], "podIP": address, "podIPs": [{"ip": address}]}
-                with suppress(errors.NotFound):
-                    await f.kube.patch(PODS, f.namespace, meta["name"], {"status": status}, "status")
-        await asyncio.sleep(0.1)
+    changes, number = Changes(f.kube, f.namespace, PODS), 0
+    async with asyncio.TaskGroup() as group:
+        group.create_task(changes.follow())
+        while True:
+            seen = changes.count
+            items, _ = await f.kube.list(PODS, f.namespace, LABEL_POOL)
+            for pod in items:
+                meta, phase = pod["metadata"], pod.get("status", {}).get("phase")
+                if meta.get("deletionTimestamp"):
+                    await f.kube.delete(PODS, f.namespace, meta["name"], grace_seconds=0)
+                elif phase == "Pending" and f.kubelet_works:
+                    number += 1
+                    ready = {"type": "Ready", "status": "True"}
+                    address = f"127.0.1.{number}"
+                    status = {"phase": "Running", "conditions": [ready], "podIP": address, "podIPs": [{"ip": address}]}
+                    with suppress(errors.NotFound):
+                        await f.kube.patch(PODS, f.namespace, meta["name"], {"status": status}, "status")
+            await changes.after(seen, LOOK_SECONDS)
 
 
 async def read_token(f: Field) -> None:
@@ -183,7 +192,10 @@ async def field_in(kube: Kube, namespace: str) -> AsyncIterator[Field]:
     await web.TCPSite(runner, "0.0.0.0", 0).start()
     f.judges.port = runner.addresses[0][1]
     tasks = [asyncio.create_task(kubelet(f)), asyncio.create_task(read_token(f))]
-    yield f
+    with pytest.MonkeyPatch.context() as patch:
+        for name, seconds in PAUSES.items():
+            patch.setattr(passes, name, seconds)
+        yield f
     for task in tasks:
         task.cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)

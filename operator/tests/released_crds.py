@@ -24,7 +24,11 @@ _FOLDER = Path(__file__).resolve().parent / "released"
 
 def released() -> dict[str, Any]:
     """By name."""
-    return {crd["metadata"]["name"]: crd for crd in map(yaml.safe_load, map(Path.read_text, _FOLDER.glob("*.yaml")))}
+    return {crd["metadata"]["name"]: crd for crd in map(_read, _FOLDER.glob("*.yaml"))}
+
+
+def _read(path: Path) -> Any:
+    return yaml.load(path.read_text(), yaml.CSafeLoader)
 
 
 def current() -> dict[str, Any]:

@@ -248,7 +248,9 @@ def test_each_alert_says_where_to_read_what_to_do(helm: str, said: str, page: st
 def test_release_named_deepcoder_does_not_repeat_itself(helm: str) -> None:
     done = subprocess.run([helm, "template", "deepcoder", str(CHART)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    names = {d["metadata"]["name"] for d in yaml.safe_load_all(done.stdout) if d and d["kind"] == "Deployment"}
+    names = {
+        d["metadata"]["name"] for d in yaml.load_all(done.stdout, yaml.CSafeLoader) if d and d["kind"] == "Deployment"
+    }
     assert names == {"deepcoder-operator"}
 
 
@@ -262,7 +264,7 @@ def test_chosen_images_are_used_as_they_are(helm: str) -> None:
 
 def test_crds_are_those_of_the_repository_and_stay_when_the_chart_goes(helm: str) -> None:
     rendered = {o["metadata"]["name"]: o for o in render(helm) if o["kind"] == "CustomResourceDefinition"}
-    generated = [yaml.safe_load(p.read_text()) for p in sorted((ROOT / "crds").glob("*.yaml"))]
+    generated = [yaml.load(p.read_text(), yaml.CSafeLoader) for p in sorted((ROOT / "crds").glob("*.yaml"))]
     assert generated
     assert set(rendered) == {c["metadata"]["name"] for c in generated}
     for crd in generated:

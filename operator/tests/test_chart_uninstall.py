@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import control_plane
 import pytest
 import release_before
 from crd_serving import established
+from operator_template import said_by
 from run_manifests import run_manifest
 
 from deepcoder_contracts.api.run import FINALIZER
@@ -113,12 +113,7 @@ class Site:
         account = self.directory / "hook.kubeconfig"
         account.write_text(json.dumps(chart_account.with_token(self.kubeconfig, token)))
         words = [word.replace("/etc/deepcoder-operator", str(self.directory)) for word in container["args"]]
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "deepcoder_operator", *words,
-            env=os.environ | {"KUBECONFIG": str(account)}, stderr=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        _, said = await process.communicate()
-        assert process.returncode == 0, said.decode()
+        await said_by(words, os.environ | {"KUBECONFIG": str(account)}, self.directory / "hook.log")
         await self.kube.patch(JOBS, self.home, job["metadata"]["name"], {"status": DONE}, subresource="status")
 
 

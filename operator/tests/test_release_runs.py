@@ -6,7 +6,6 @@ import asyncio
 import os
 import re
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import chart_account
 import pytest
 from chart_account import Account
 from loop_world import Cluster, wait_for
+from operator_template import said_by
 from run_manifests import run_manifest
 
 from deepcoder_contracts.api.run import FINALIZER
@@ -59,14 +59,8 @@ async def test_runs_are_let_go_and_what_others_hold_stays(kube: Kube, namespace:
 
 async def released(account: Account, config: Path) -> str:
     """What the chart's hook says that it did, with the operator's rights."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "deepcoder_operator", "release", "--config", str(config), "--take-lease",
-        env={**os.environ, "KUBECONFIG": str(account.kubeconfig)}, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    async with asyncio.timeout(90):
-        _, said = await process.communicate()
-    assert process.returncode == 0, said.decode()
-    return said.decode()
+    environment = os.environ | {"KUBECONFIG": str(account.kubeconfig)}
+    return await said_by(("release", "--config", str(config), "--take-lease"), environment, config.parent / "hook.log")
 
 
 async def lease_of(kube: Kube, account: Account) -> Object:
@@ -79,15 +73,16 @@ async def test_an_operator_that_works_lets_runs_be_once_the_hook_has_its_lease(c
     await cluster.create_run(suspend=True)
     await cluster.until_phase("Suspended")
     await cluster.until("it is held", lambda run: run["metadata"].get("finalizers") == [FINALIZER])
-    await released(cluster.account, cluster.directory / "operator.yaml")
+    hook = asyncio.create_task(released(cluster.account, cluster.directory / "operator.yaml"))
     assert cluster.process is not None
     async with asyncio.timeout(LEASE_SECONDS):
         assert await cluster.process.wait() != 0, "it leads no more, and says so"
 
-    await cluster.start_operator()  # as the kubelet does
+    await cluster.start_operator()  # as the kubelet does, while the hook waits for others that it cannot see
     await wait_for("it is ready again", cluster.ready)
+    await hook
     await cluster.kube.patch(RUNS, cluster.namespace, "demo", {"metadata": {"labels": {"touched": "x"}}})
-    await asyncio.sleep(5)
+    await asyncio.sleep(2)
     assert await finalizers(cluster.kube, cluster.namespace, "demo") == [], "a candidate holds no run"
     spec = await lease_of(cluster.kube, cluster.account)
     assert (spec["holderIdentity"], spec["leaseDurationSeconds"]) == ("uninstallation", 30)
