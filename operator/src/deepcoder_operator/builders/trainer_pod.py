@@ -15,6 +15,7 @@ from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_contracts.api.stage import Stage
 from deepcoder_contracts.progress import AUDIENCE
 from deepcoder_operator.builders.podtemplate import merge, refuse_owned
+from deepcoder_operator.builders.restricted import CONTAINER_CONTEXT
 from deepcoder_operator.builders.stage_config import (
     CA_FILE,
     CONFIG_DIRECTORY,
@@ -193,11 +194,7 @@ def _container(pods: AttemptPods, role: str) -> dict[str, Any]:
         "env": _env(pods, role),
         "readinessProbe": _READY,
         "resources": {"requests": {"cpu": "1", "memory": "4Gi"}},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-        },
+        "securityContext": CONTAINER_CONTEXT | {"readOnlyRootFilesystem": True},
         "volumeMounts": mounts,
     }
     if role != SAMPLER:

@@ -26,14 +26,14 @@ def parent_of(run: DeepCoderRun, status: RunStatus, index: int) -> ParentRef | N
     return status.provenance.from_ if status.provenance else None
 
 
-def note_checkpoint(draft: Draft, index: int, checkpoint: CheckpointStatus) -> bool:
-    """Record the newest verified checkpoint of a stage; whether it is news.
+def note_checkpoint(draft: Draft, index: int, checkpoint: CheckpointStatus) -> None:
+    """Record the newest verified checkpoint of a stage, if it is news.
 
     Where it does not come after the newest one that was known, storage has lost that one.
     """
     status, latest = draft.status, draft.status.latest_checkpoint
     if latest is not None and latest.digest == checkpoint.digest:
-        return False
+        return
     known = next((c for c in status.checkpoints if c.digest == checkpoint.digest), None)
     before = _before(status.checkpoints, checkpoint)
     kept = known or next(iter(before), None)
@@ -53,7 +53,6 @@ def note_checkpoint(draft: Draft, index: int, checkpoint: CheckpointStatus) -> b
         # A stage's last report may come too soon after the one before to be written, or to an operator that ends.
         draft.update(progress=at_step(progress, checkpoint.step))
     draft.event("CheckpointVerified", f"{checkpoint.uri} ({checkpoint.digest})")
-    return True
 
 
 def _before(known: Sequence[CheckpointStatus], checkpoint: CheckpointStatus) -> list[CheckpointStatus]:
