@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from deepcoder_demo import cluster, commands, data, devcluster, foreign, platform
+from deepcoder_demo import cluster, commands, data, devcluster, foreign, patience, platform
 from deepcoder_demo.clock import Stopwatch
-from deepcoder_demo.commands import CommandFailed, run
+from deepcoder_demo.commands import CommandFailed, GivenUp, run
 from deepcoder_demo.settings import Cluster, Images, S3Access, SettingsError
 
 PLACES = devcluster.Places(*(Path("/nowhere") / name for name in devcluster.Places.__dataclass_fields__))
@@ -110,6 +110,87 @@ def test_nothing_is_begun_on_a_machine_that_will_not_do(
     with pytest.raises(SettingsError, match="Go"):
         cluster.prepare(Stopwatch(CONSOLE))
     assert not making.is_set()
+
+
+def test_run_that_nobody_mends_is_given_up_with_the_reason_and_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    refused = {"type": "Accepted", "status": "False", "reason": "JudgesRefuseToStart", "message": "raise the limit"}
+    watching = (
+        f"case $* in *--watch*) trap 'echo ended > {tmp_path}/ended; exit 0' TERM; while :; do sleep 0.05; done;;"
+    )
+    program = script(tmp_path / "kubectl-deepcoder", f'{watching} esac; echo "$*"')
+    monkeypatch.setattr(platform, "tool", lambda name: program)
+    monkeypatch.setattr(platform, "get", lambda *arguments: {"status": {"conditions": [refused]}})
+    monkeypatch.setattr(commands, "LOOK_SECONDS", 0.05)
+    monkeypatch.setitem(patience.WAIT_SECONDS, "Accepted", 0.1)
+    with pytest.raises(GivenUp, match=r"would go on waiting: JudgesRefuseToStart: raise the limit"):
+        platform.follow(SOME_CLUSTER, "run", "team", seconds=30)
+    assert (tmp_path / "ended").read_text() == "ended\n", "what follows it is asked to end"
+    assert "status run -n team\n" in capfd.readouterr().out
+
+
+def test_api_server_that_does_not_answer_is_no_reason_to_give_a_run_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def get(*arguments: Any) -> dict[str, Any]:
+        asked.append(1)
+        if len(asked) == 1:
+            raise CommandFailed("the server is restarting")
+        return {"status": {"phase": "Complete"}}
+
+    program = script(tmp_path / "kubectl-deepcoder", "sleep 0.3")
+    monkeypatch.setattr(platform, "tool", lambda name: program)
+    monkeypatch.setattr(platform, "get", get)
+    monkeypatch.setattr(commands, "LOOK_SECONDS", 0.05)
+    assert platform.follow(SOME_CLUSTER, "run", "team", seconds=30) == {"status": {"phase": "Complete"}}
+    assert len(asked) > 1
+
+
+def waiting(**reasons: str) -> dict[str, Any]:
+    """A run whose conditions of these names are false, for these reasons."""
+    conditions = [{"type": k, "status": "False", "reason": v, "message": f"mend {v}"} for k, v in reasons.items()]
+    return {"status": {"conditions": [{"type": "Progressing", "status": "False", "reason": "Any"}, *conditions]}}
+
+
+REFUSED = waiting(Accepted="JudgesRefuseToStart", SandboxReady="PoolNotReady")
+
+
+def test_run_may_wait_for_a_while_and_the_row_begins_anew_when_it_gets_on() -> None:
+    now, bound = [0.0], patience.WAIT_SECONDS["Accepted"]
+    looked = patience.Patience(lambda: now[0])
+
+    def at(seconds: float, run: dict[str, Any]) -> str | None:
+        now[0] = seconds
+        return looked.spent(run)
+
+    assert at(0, REFUSED) is None
+    assert at(bound - 1, REFUSED) is None
+    assert at(bound, waiting()) is None
+    assert at(bound + 1, REFUSED) is None
+    told = at(2 * bound + 1, REFUSED)
+    assert told is not None
+    assert told.endswith("would go on waiting: JudgesRefuseToStart: mend JudgesRefuseToStart")
+
+
+@pytest.mark.parametrize(
+    ("run", "ends"),
+    [
+        (waiting(SandboxReady="PoolNotReady"), True),
+        (waiting(Accepted="CredentialsRefused"), True),
+        (waiting(SandboxReady="PoolNotMade"), False),
+        (waiting(QuotaReserved="Waiting"), False),
+        ({}, False),
+    ],
+)
+def test_only_what_somebody_has_to_mend_is_waited_for_in_vain(run: dict[str, Any], ends: bool) -> None:
+    now = [0.0]
+    looked = patience.Patience(lambda: now[0])
+    assert looked.spent(run) is None
+    now[0] = 10_000.0
+    assert (looked.spent(run) is not None) is ends
 
 
 @pytest.mark.parametrize(("code", "phase", "ends"), [(0, "Complete", True), (1, "Failed", True), (1, "Running", False)])

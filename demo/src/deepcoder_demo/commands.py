@@ -11,10 +11,14 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 GRACE_SECONDS = 30.0
+LOOK_SECONDS = 15.0
+"""How often it is asked whether a program is still worth waiting for."""
+
 _running: set[subprocess.Popen[str]] = set()
 
 
@@ -26,6 +30,10 @@ class CommandFailed(Exception):
         self.status = status
 
 
+class GivenUp(CommandFailed):
+    """A command that would have gone on waiting in vain; the message says for what."""
+
+
 def run(
     command: Sequence[str | Path],
     *,
@@ -33,8 +41,12 @@ def run(
     show: bool = False,
     env: Mapping[str, str] | None = None,
     stdin: str | None = None,
+    in_vain: Callable[[], str | None] = lambda: None,
 ) -> str:
-    """Run a command and return its standard output ('' when shown); raises CommandFailed with the last lines."""
+    """Run a command and return its standard output ('' when shown); raises CommandFailed with the last lines.
+
+    `in_vain` says why it is waited for no longer, once it is not: GivenUp.
+    """
     words = [str(word) for word in command]
     try:
         process = subprocess.Popen(
@@ -49,7 +61,7 @@ def run(
         raise CommandFailed(f"{words[0]} is not installed, or not on PATH") from error
     _running.add(process)
     try:
-        output, errors = process.communicate(stdin, timeout=seconds)
+        output, errors = _waited_for(process, stdin, time.monotonic() + seconds, in_vain)
     except subprocess.TimeoutExpired as error:
         _end(process)
         raise CommandFailed(f"`{' '.join(words)}` did not end within {seconds:.0f} s") from error
@@ -64,6 +76,21 @@ def run(
             f"`{' '.join(words)}` ended with status {process.returncode}{said}", status=process.returncode
         )
     return output or ""
+
+
+def _waited_for(
+    process: subprocess.Popen[str], stdin: str | None, deadline: float, in_vain: Callable[[], str | None]
+) -> tuple[str, str]:
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            return process.communicate(stdin, timeout=max(min(left, LOOK_SECONDS), 0))
+        except subprocess.TimeoutExpired:
+            if left <= LOOK_SECONDS:
+                raise
+        stdin = None  # it has had it
+        if why := in_vain():
+            raise GivenUp(why)
 
 
 def end_all() -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import time
 from pathlib import Path
 from typing import Any
 
-from deepcoder_demo.commands import CommandFailed, run
+from deepcoder_demo.commands import CommandFailed, GivenUp, run
+from deepcoder_demo.patience import Patience
 from deepcoder_demo.settings import CREDENTIALS_SECRET, OPERATOR_NAMESPACE, REPOSITORY, Cluster, S3Access, tool
 
 RELEASE = "deepcoder"
@@ -75,12 +77,31 @@ def helm(cluster: Cluster, *arguments: str, seconds: float) -> str:
 
 
 def follow(cluster: Cluster, name: str, namespace_: str, *, seconds: float) -> dict[str, Any]:
-    """Show a run with `kubectl deepcoder` until it has ended; returns it as it is then, Complete or Failed."""
-    watch = ["status", name, "-n", namespace_, "--watch", f"--timeout={seconds:.0f}"]
+    """Show a run with `kubectl deepcoder` until it has ended; returns it as it is then, Complete or Failed.
+
+    One that waits for what nobody mends is GivenUp.
+    """
+    watch: list[str | Path] = [
+        tool("kubectl-deepcoder"),
+        "status",
+        name,
+        "-n",
+        namespace_,
+        "--watch",
+        f"--timeout={seconds:.0f}",
+    ]
+    patience = Patience(time.monotonic)
+
+    def in_vain() -> str | None:
+        with contextlib.suppress(CommandFailed):  # an API server that does not answer is the command's to give up
+            return patience.spent(get(cluster, "deepcoderrun", name, namespace_))
+        return None
+
     try:
-        run(
-            [tool("kubectl-deepcoder"), *watch], seconds=seconds + 60, show=True, env={"KUBECONFIG": cluster.kubeconfig}
-        )
+        run(watch, seconds=seconds + 60, show=True, env={"KUBECONFIG": cluster.kubeconfig}, in_vain=in_vain)
+    except GivenUp:
+        show(cluster, name, namespace_)
+        raise
     except CommandFailed as error:
         if error.status != 1:
             raise
