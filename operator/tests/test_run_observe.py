@@ -3,111 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
 
 import plan_world
 import pytest
-from plan_world import START, Cluster
+from observe_ground import Ground, head_object, job_object, make_run, training
+from plan_world import Cluster
 
-from deepcoder_contracts.api.run import FINALIZER, DeepCoderRun
-from deepcoder_contracts.api.stage import WorkerGroup
-from deepcoder_operator.board import ProgressBoard
+from deepcoder_contracts.api.run import DeepCoderRun
 from deepcoder_operator.controllers import observe
-from deepcoder_operator.controllers.observe import Children, Observer
-from deepcoder_operator.domain.world import Problem, StorageView, StoredStage, World
-from deepcoder_operator.storage.s3 import Credentials
+from deepcoder_operator.domain.world import Problem
 
 PROBLEM = Problem("SecretNotFound", "create it")
-
-
-@dataclass
-class API:
-    """Has little, and counts what is looked for."""
-
-    asked: Counter[str] = field(default_factory=Counter)
-    objects: dict[str, Any] = field(default_factory=dict)
-
-    async def find(self, resource: Any, namespace: str, name: str) -> Any:
-        self.asked[resource.kind] += 1
-        return self.objects.get(name)
-
-
-@dataclass
-class Cache:
-    """What a watch has told so far."""
-
-    objects: list[Any] = field(default_factory=list)
-
-    def get(self, namespace: str, name: str) -> None:
-        return None
-
-    def group(self, key: str) -> list[Any]:
-        return list(self.objects)
-
-    def observe(self, obj: Any) -> None:
-        self.objects = [obj if o["metadata"]["name"] == obj["metadata"]["name"] else o for o in self.objects]
-
-
-@dataclass
-class Storage:
-    problem: Problem | None = None
-    answers: asyncio.Event = field(default_factory=asyncio.Event)
-    """Not set: it does not answer."""
-    meanwhile: Callable[[], None] = lambda: None
-    """Happens while it is asked."""
-    asked: int = 0
-    given_up: int = 0
-
-    @asynccontextmanager
-    async def aside(self) -> AsyncIterator[None]:
-        yield
-
-    async def credentials(self, *_: Any) -> Credentials:
-        return Credentials("AKIDEXAMPLE", "the-secret-of-s3")
-
-    async def answer(self, *_: Any) -> StorageView:
-        self.asked += 1
-        self.meanwhile()
-        try:
-            await self.answers.wait()
-        except asyncio.CancelledError:
-            self.given_up += 1
-            raise
-        return StorageView(problem=self.problem, stage=None if self.problem else StoredStage())
-
-
-class Ground:
-    def __init__(self) -> None:
-        self.api, self.storage, self.now = API(), Storage(), START
-        self.storage.answers.set()
-        api: Any = self.api
-        storage: Any = self.storage
-        self.jobs, self.pods, self.others = Cache(), Cache(), Cache()
-        jobs: Any = self.jobs
-        pods: Any = self.pods
-        others: Any = self.others
-        self.observer = Observer(api, Children(jobs, others, pods, others), ProgressBoard(), storage)
-
-    async def look(self, run: DeepCoderRun, *, outdated: bool = False) -> World:
-        self.api.asked.clear()
-        return await self.observer.observe(run, lambda: self.now, None, lambda: outdated)
 
 
 @pytest.fixture
 def ground() -> Ground:
     return Ground()
-
-
-def make_run(**spec: Any) -> DeepCoderRun:
-    """A run that has its finalizer."""
-    run = plan_world.make_run(**spec)
-    return run.model_copy(update={"metadata": run.metadata.model_copy(update={"finalizers": [FINALIZER]})})
 
 
 async def test_run_that_is_seen_for_the_first_time_asks_nothing(ground: Ground) -> None:
@@ -170,43 +82,6 @@ async def test_templates_of_many_runs_are_remembered_within_bounds(
     for number in range(10):
         await ground.look(run.model_copy(update={"metadata": run.metadata.model_copy(update={"uid": f"u{number}"})}))
     assert list(ground.observer._checked) == ["u7", "u8", "u9"]
-
-
-def job_object(cluster: Cluster, **spec: Any) -> dict[str, Any]:
-    """The live attempt's RayJob, as the API server has it."""
-    attempt = cluster.run.status.attempt
-    assert attempt is not None
-    uid = cluster.run.metadata.uid
-    return {
-        "metadata": {"name": attempt.name, "namespace": "ml", "uid": attempt.uid, "resourceVersion": "1",
-                     "labels": {"deepcoder.dev/ordinal": "1"}, "ownerReferences": [{"uid": uid, "controller": True}]},
-        "spec": spec,
-        "status": {"jobStatus": "RUNNING"},
-    }  # fmt: skip
-
-
-def head_object(cluster: Cluster) -> dict[str, Any]:
-    """The live attempt's head."""
-    head = cluster.pods[f"{cluster.name}-head"]
-    labels = {"deepcoder.dev/ordinal": "1", "deepcoder.dev/role": "head"}
-    return {"metadata": {"name": head.name, "uid": head.uid, "labels": labels}, "spec": {"containers": []},
-            "status": {"phase": "Running"}}  # fmt: skip
-
-
-def training(ground: Ground, *, drains: bool = False, admitted: bool = True) -> Cluster:
-    """A run whose attempt runs and has been admitted, as the caches show it."""
-    cluster = Cluster(make_run(scheduling={"queueName": "team"}))
-    cluster.settle()
-    cluster.start_job()
-    if admitted:
-        cluster.settle()
-    if drains:
-        cluster.edit(suspend=True)
-        cluster.settle()
-    ground.jobs.objects, ground.pods.objects = [job_object(cluster, suspend=False)], [head_object(cluster)]
-    ground.api.objects = {cluster.name: ground.jobs.objects[0]}
-    ground.now = cluster.now
-    return cluster
 
 
 @pytest.mark.parametrize("admitted", [True, False])
@@ -330,78 +205,3 @@ async def test_node_that_is_not_reached_is_told_by_its_pods_condition(ground: Gr
         head["status"]["conditions"] = [{"type": "Ready", "status": status}]
         ground.pods.objects = [head]
         assert [p.unreachable for p in (await ground.look(cluster.run)).pods] == [unreachable]
-
-
-def secret(**values: str) -> dict[str, Any]:
-    return {"data": {key: base64.b64encode(value.encode()).decode() for key, value in values.items()}}
-
-
-def crashed(ground: Ground, said: str) -> Cluster:
-    """A run whose trainer has crashed, and what its RayJob says of that."""
-    cluster = training(ground)
-    ground.api.objects["s3"] = secret(AWS_SECRET_ACCESS_KEY="the-secret-of-s3")
-    job = job_object(cluster, suspend=False)
-    job["status"] = {"jobStatus": "FAILED", "message": said}
-    ground.jobs.objects = [job]
-    return cluster
-
-
-async def test_last_words_of_a_trainer_are_quoted_without_secrets_wherever_they_are_cut(ground: Ground) -> None:
-    template = {
-        "spec": {"containers": [{"name": "ray-head", "env": [{"name": "TRACKER_TOKEN", "value": "a-literal"}]}]}
-    }
-    head = {"spec": {"containers": [{"name": "ray-head", "envFrom": [{"secretRef": {"name": "wandb"}}]}]}}
-    secrets = ["the-secret-of-s3", "key-of-the-team", "a-literal", "hf_AbCdEfGhIjKlMnOpQrSt", "token-of-the-judges"]
-    cluster = crashed(ground, "".join(f"{'x' * i} {s} " for i in range(40) for s in secrets))
-    ground.api.objects["wandb"] = secret(key="key-of-the-team")
-    stage = cluster.run.spec.stages[0]
-    with_templates = stage.resources.model_copy(
-        update={
-            "head": stage.resources.head.model_copy(update={"template": head}),
-            "samplers": WorkerGroup(template=template),
-        }
-    )
-    spec = cluster.run.spec.model_copy(update={"stages": [stage.model_copy(update={"resources": with_templates})]})
-    ground.api.objects["demo-sandbox-token"] = secret(token="token-of-the-judges")
-    job = (await ground.look(cluster.run.model_copy(update={"spec": spec}))).rayjob
-    assert job is not None
-    assert "[redacted]" in job.message
-    for value in secrets:
-        parts = {value[i : i + 6] for i in range(len(value) - 5)}
-        assert not [part for part in parts if part in job.message], value
-
-
-async def test_last_words_are_left_out_where_a_secret_in_them_cannot_be_known(ground: Ground) -> None:
-    cluster = crashed(ground, "login with the-secret-of-s3")
-    del ground.api.objects["s3"]
-    job = (await ground.look(cluster.run)).rayjob
-    assert job is not None
-    assert job.job_status == "FAILED"
-    assert "the-secret" not in job.message
-    assert job.message.endswith("Secret s3 is gone")
-    ground.api.objects["s3"] = secret(AWS_SECRET_ACCESS_KEY="the-secret-of-s3")
-    job = (await ground.look(cluster.run)).rayjob
-    assert job is not None
-    assert job.message == "login with [redacted]", "it is known again"
-
-
-async def test_secrets_are_read_once_for_what_a_job_says(ground: Ground) -> None:
-    cluster = crashed(ground, "Traceback")
-    asked = []
-    for _ in range(3):
-        await ground.look(cluster.run)
-        asked.append(ground.api.asked["Secret"])
-    assert asked == [2, 0, 0], "the bucket's, and the judges' token"
-
-
-async def test_of_what_a_thousand_jobs_have_said_only_what_may_be_quoted_is_kept(ground: Ground) -> None:
-    """Ray puts up to twenty thousand letters of a driver's log into its job's message."""
-    cluster = crashed(ground, "")
-    job = ground.jobs.objects[0]
-    for number in range(20):
-        meta = job["metadata"] | {"uid": f"job-{number}"}
-        ground.jobs.objects = [job | {"metadata": meta, "status": job["status"] | {"message": f"{number} " * 20_000}}]
-        await ground.look(cluster.run)
-    kept = ground.observer._told
-    assert len(kept) == 20
-    assert sum(len(part) for each in kept.values() for part in each) < 20 * 1000

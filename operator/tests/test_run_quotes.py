@@ -1,0 +1,92 @@
+"""What a RayJob's message says of a trainer's last words: quoted without secrets, or not at all."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import pytest
+from observe_ground import Ground, job_object, training
+from plan_world import Cluster
+
+from deepcoder_contracts.api.stage import WorkerGroup
+
+
+@pytest.fixture
+def ground() -> Ground:
+    return Ground()
+
+
+def secret(**values: str) -> dict[str, Any]:
+    return {"data": {key: base64.b64encode(value.encode()).decode() for key, value in values.items()}}
+
+
+def crashed(ground: Ground, said: str) -> Cluster:
+    """A run whose trainer has crashed, and what its RayJob says of that."""
+    cluster = training(ground)
+    ground.api.objects["s3"] = secret(AWS_SECRET_ACCESS_KEY="the-secret-of-s3")
+    job = job_object(cluster, suspend=False)
+    job["status"] = {"jobStatus": "FAILED", "message": said}
+    ground.jobs.objects = [job]
+    return cluster
+
+
+async def test_last_words_of_a_trainer_are_quoted_without_secrets_wherever_they_are_cut(ground: Ground) -> None:
+    template = {
+        "spec": {"containers": [{"name": "ray-head", "env": [{"name": "TRACKER_TOKEN", "value": "a-literal"}]}]}
+    }
+    head = {"spec": {"containers": [{"name": "ray-head", "envFrom": [{"secretRef": {"name": "wandb"}}]}]}}
+    secrets = ["the-secret-of-s3", "key-of-the-team", "a-literal", "hf_AbCdEfGhIjKlMnOpQrSt", "token-of-the-judges"]
+    cluster = crashed(ground, "".join(f"{'x' * i} {s} " for i in range(40) for s in secrets))
+    ground.api.objects["wandb"] = secret(key="key-of-the-team")
+    stage = cluster.run.spec.stages[0]
+    with_templates = stage.resources.model_copy(
+        update={
+            "head": stage.resources.head.model_copy(update={"template": head}),
+            "samplers": WorkerGroup(template=template),
+        }
+    )
+    spec = cluster.run.spec.model_copy(update={"stages": [stage.model_copy(update={"resources": with_templates})]})
+    ground.api.objects["demo-sandbox-token"] = secret(token="token-of-the-judges")
+    job = (await ground.look(cluster.run.model_copy(update={"spec": spec}))).rayjob
+    assert job is not None
+    assert "[redacted]" in job.message
+    for value in secrets:
+        parts = {value[i : i + 6] for i in range(len(value) - 5)}
+        assert not [part for part in parts if part in job.message], value
+
+
+async def test_last_words_are_left_out_where_a_secret_in_them_cannot_be_known(ground: Ground) -> None:
+    cluster = crashed(ground, "login with the-secret-of-s3")
+    del ground.api.objects["s3"]
+    job = (await ground.look(cluster.run)).rayjob
+    assert job is not None
+    assert job.job_status == "FAILED"
+    assert "the-secret" not in job.message
+    assert job.message.endswith("Secret s3 is gone")
+    ground.api.objects["s3"] = secret(AWS_SECRET_ACCESS_KEY="the-secret-of-s3")
+    job = (await ground.look(cluster.run)).rayjob
+    assert job is not None
+    assert job.message == "login with [redacted]", "it is known again"
+
+
+async def test_secrets_are_read_once_for_what_a_job_says(ground: Ground) -> None:
+    cluster = crashed(ground, "Traceback")
+    asked = []
+    for _ in range(3):
+        await ground.look(cluster.run)
+        asked.append(ground.api.asked["Secret"])
+    assert asked == [2, 0, 0], "the bucket's, and the judges' token"
+
+
+async def test_of_what_a_thousand_jobs_have_said_only_what_may_be_quoted_is_kept(ground: Ground) -> None:
+    """Ray puts up to twenty thousand letters of a driver's log into its job's message."""
+    cluster = crashed(ground, "")
+    job = ground.jobs.objects[0]
+    for number in range(20):
+        meta = job["metadata"] | {"uid": f"job-{number}"}
+        ground.jobs.objects = [job | {"metadata": meta, "status": job["status"] | {"message": f"{number} " * 20_000}}]
+        await ground.look(cluster.run)
+    kept = ground.observer._told
+    assert len(kept) == 20
+    assert sum(len(part) for each in kept.values() for part in each) < 20 * 1000
