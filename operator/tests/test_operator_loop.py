@@ -182,7 +182,10 @@ async def test_run_at_rest_is_not_written_to(cluster: Cluster) -> None:
 
 async def test_judges_that_refuse_to_start_hold_no_gpu_and_their_words_stand_in_the_run(cluster: Cluster) -> None:
     words = "deepcoder-sandbox: the root is read-only: mount an emptyDir"
-    await cluster.create_run(stages=[TRAIN], failurePolicy={"backoff": {"initialSeconds": 0}})
+    pool = {"minReplicas": 0, "scaling": {"stabilizationSeconds": 0}}  # forgets its judges as soon as nobody wants one
+    await cluster.create_run(
+        stages=[TRAIN], failurePolicy={"maxAttempts": 1, "backoff": {"initialSeconds": 0}}, sandbox={"template": pool}
+    )
     await cluster.until_running("demo-s0-a1")
     await wait_for("its own pool has a judge", lambda: judges_end(cluster, words))
     run = await cluster.until_reason("Accepted", "JudgesRefuseToStart")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from plan_judges import PULL, WORDS, refusing, without_judges
 from plan_world import START, Cluster, condition_of, failed_of, make_run, reason, running
 from run_manifests import TRAIN
 
@@ -14,23 +15,9 @@ from deepcoder_contracts.api.attempt_status import AttemptState
 from deepcoder_contracts.api.failure import FailureReason
 from deepcoder_contracts.api.run_status import Phase
 from deepcoder_contracts.progress import ExpectedSubmissions, TrainerPhase
-from deepcoder_operator.domain.pool_status import JUDGES_REFUSE
+from deepcoder_operator.domain.pool_status import IDLE, JUDGES_REFUSE
 from deepcoder_operator.domain.query import storage_query
 from deepcoder_operator.domain.world import PoolView, pool_view
-
-WORDS = "no judge can start; 1 of 1 pods: CrashLoopBackOff: exit code 64: the root is read-only"
-PULL = "no judge is ready; 1 of 1 pods: ErrImagePull: no such image"
-
-
-def refusing(pool: PoolView | None) -> PoolView:
-    assert pool is not None
-    return replace(pool, ready=False, unmended=JUDGES_REFUSE, message=WORDS)
-
-
-def without_judges(cluster: Cluster) -> None:
-    """The pool's image cannot be pulled, from now on."""
-    assert cluster.pool is not None
-    cluster.pool = replace(cluster.pool, ready=False, message=PULL, unready_since=cluster.now)
 
 
 def starting(**spec: object) -> Cluster:
@@ -68,7 +55,8 @@ def test_trainer_that_saves_when_its_judges_are_given_up_was_not_preempted() -> 
     cluster.write_exit(75, "Drained")
     cluster.settle()
     assert failed_of(cluster) is FailureReason.SANDBOX_UNAVAILABLE
-    assert cluster.run.status.stages[0].failures == 1
+    stage = cluster.run.status.stages[0]
+    assert (stage.failures, stage.preemptions) == (0, 0)
 
 
 def test_no_gpu_is_asked_for_while_judges_refuse_and_the_next_attempt_begins_when_they_are_mended() -> None:
@@ -296,4 +284,6 @@ def test_pool_that_was_mended_and_not_looked_at_since_is_not_said_to_refuse() ->
     assert pool_view(obj).unready_since == START
     obj["metadata"]["generation"] = 3
     assert not pool_view(obj).unmended
-    assert pool_view(obj | {"status": {"conditions": [ready | {"status": "True"}]}}).unready_since is None
+    well = pool_view(obj | {"status": {"conditions": [ready | {"status": "True"}]}})
+    assert (well.unready_since, well.idle) == (None, False)
+    assert pool_view(obj | {"status": {"conditions": [ready | {"status": "True", "reason": IDLE}]}}).idle

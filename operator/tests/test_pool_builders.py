@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -20,7 +21,8 @@ from deepcoder_operator.builders.pool import (
     template_hash,
 )
 from deepcoder_operator.domain.names import LABEL_RUN, own_pool_name
-from deepcoder_operator.domain.pool_names import LABEL_POOL, pod_name
+from deepcoder_operator.domain.pool_names import LABEL_AVOIDS, LABEL_POOL, LABEL_TEMPLATE_HASH, pod_name
+from deepcoder_operator.domain.pool_nodes import Avoidance
 
 POOL = PoolIdentity("ml", "judges", "11111111-1111-1111-1111-111111111111")
 SETTINGS = PoolSettings("deepcoder-sandbox:1", "deepcoder", {"app.kubernetes.io/name": "deepcoder-operator"}, LABEL_RUN)
@@ -169,6 +171,52 @@ def test_hash_follows_what_changes_the_pod_and_nothing_else() -> None:
     assert digest(maxReplicas=50, scaling={"targetQueuePerSlot": 3}) == digest()
     changed = [digest(image="other"), digest(slotsPerPod=4), digest(template={"spec": {"priorityClassName": "low"}})]
     assert len({digest(), *changed}) == 4
+
+
+NOT_A = {"key": "metadata.name", "operator": "NotIn", "values": ["a"]}
+NOT_B = {"key": "metadata.name", "operator": "NotIn", "values": ["b"]}
+SSD = {"matchExpressions": [{"key": "disk", "operator": "In", "values": ["ssd"]}]}
+
+
+def kept_off(required: bool, **fields: Any) -> dict[str, Any]:
+    template = build_pod_template(POOL, spec(**fields), SETTINGS)
+    before = copy.deepcopy(template)
+    made = build_pod(POOL, template, 0, Avoidance(("a", "b"), required))
+    assert template == before, "the next judge may be free of it"
+    assert made["metadata"]["labels"][LABEL_TEMPLATE_HASH] == template_hash(template), "it is no other template's"
+    return made
+
+
+def test_judge_that_must_go_elsewhere_may_not_come_to_nodes_that_are_avoided() -> None:
+    required = "requiredDuringSchedulingIgnoredDuringExecution"
+    affinity = kept_off(True)["spec"]["affinity"]["nodeAffinity"]
+    assert affinity == {required: {"nodeSelectorTerms": [{"matchFields": [NOT_A, NOT_B]}]}}
+    theirs = {
+        "spec": {"affinity": {"nodeAffinity": {required: {"nodeSelectorTerms": [SSD, {"matchFields": [NOT_A]}]}}}}
+    }
+    affinity = kept_off(True, template=theirs)["spec"]["affinity"]["nodeAffinity"]
+    terms = [SSD | {"matchFields": [NOT_A, NOT_B]}, {"matchFields": [NOT_A, NOT_A, NOT_B]}]
+    assert affinity == {required: {"nodeSelectorTerms": terms}}, "one of them has to match: each must keep it off"
+
+
+def test_judge_that_should_go_elsewhere_still_has_the_nodes_that_are_avoided() -> None:
+    preferred = "preferredDuringSchedulingIgnoredDuringExecution"
+    ours, wanted = {"weight": 100, "preference": {"matchFields": [NOT_A, NOT_B]}}, {"weight": 1, "preference": SSD}
+    assert kept_off(False)["spec"]["affinity"]["nodeAffinity"] == {preferred: [ours]}
+    theirs = {"spec": {"affinity": {"nodeAffinity": {preferred: [wanted]}, "podAntiAffinity": {}}}}
+    affinity = kept_off(False, template=theirs)["spec"]["affinity"]
+    assert affinity == {"nodeAffinity": {preferred: [wanted, ours]}, "podAntiAffinity": {}}
+
+
+def test_judge_says_by_a_label_what_it_was_made_to_avoid() -> None:
+    labels = [
+        build_pod(POOL, build_pod_template(POOL, spec(), SETTINGS), 0, avoidance)["metadata"]["labels"].get(
+            LABEL_AVOIDS
+        )
+        for avoidance in (Avoidance(), Avoidance(("a",)), Avoidance(("a",), True), Avoidance(("a", "b")))
+    ]
+    assert labels[0] is None
+    assert len(set(labels)) == 4
 
 
 def test_names_fit_for_the_longest_run() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
-from deepcoder_contracts.api.sandboxpool import SandboxPoolStatus
+from deepcoder_contracts.api.sandboxpool import AvoidedNode, SandboxPoolStatus
 from deepcoder_contracts.judge import EXIT_REFUSED
-from deepcoder_operator.domain.pool_names import LABEL_INDEX, LABEL_TEMPLATE_HASH
+from deepcoder_operator.domain.pool_names import LABEL_AVOIDS, LABEL_INDEX, LABEL_TEMPLATE_HASH
 from deepcoder_operator.domain.pool_plan import JudgeLoad, JudgePod
 from deepcoder_operator.domain.pool_status import JUDGES_REFUSE, PoolFacts, Refusal, pool_status, worth_writing
 from deepcoder_operator.sandbox.observe import judge_pods
@@ -88,6 +89,45 @@ def test_judge_that_refuses_does_not_speak_for_those_that_are_still_to_be_made()
     assert ready_of(FACTS, REFUSES)[0] == "CrashLoopBackOff"
 
 
+def statuses(*passes: tuple[PoolFacts, tuple[JudgePod, ...]]) -> list[tuple[str, str]]:
+    """What the pool says of its judges in passes that follow each other."""
+    status, told = SandboxPoolStatus(), []
+    for facts, pods in passes:
+        status = pool_status(status, facts, pods, 0.0)
+        told += [(c.reason, c.message) for c in status.conditions if c.type == "Ready"]
+    return told
+
+
+ONE, NONE = replace(FACTS, desired=1), replace(FACTS, desired=0)
+SAID = (JUDGES_REFUSE, "no judge can start; 1 of 1 pods: CrashLoopBackOff: exit code 64: no Landlock")
+
+
+def test_pool_that_no_judge_could_start_for_says_so_without_pods_and_while_another_is_tried() -> None:
+    """Else runs would ask for GPUs whenever one is tried, or nobody has wanted any for a while."""
+    moved = replace(STARTS, trouble="Unschedulable", told="0/3 nodes")
+    assert statuses((ONE, (REFUSES,)), (NONE, ()), (ONE, ()), (ONE, (STARTS,)), (FACTS, (moved,))) == [
+        SAID, SAID, SAID, SAID, (JUDGES_REFUSE, "no judge can start; 1 of 1 pods: Unschedulable: 0/3 nodes"),
+    ]  # fmt: skip
+
+
+def test_judge_that_serves_is_the_end_of_a_refusal() -> None:
+    told = statuses((ONE, (REFUSES,)), (ONE, (pod(1),)), (NONE, ()), (ONE, (STARTS,)))
+    assert [reason for reason, _ in told] == [JUDGES_REFUSE, "JudgesReady", "Idle", "NoJudgeReady"]
+
+
+def test_another_template_is_the_end_of_a_refusal_whatever_else_of_the_spec_is_not() -> None:
+    mended = replace(ONE, template_hash="mended")
+    told = statuses((ONE, (REFUSES,)), (replace(NONE, generation=9), ()), (replace(mended, desired=0), ()))
+    assert [reason for reason, _ in told] == [JUDGES_REFUSE, JUDGES_REFUSE, "Idle"]
+
+
+def test_refusal_is_remembered_through_what_the_api_server_refuses_meanwhile() -> None:
+    refused = replace(ONE, refusal=Refusal("PodRefused", "exceeded quota: team"))
+    unread = replace(ONE, template_hash="", refusal=Refusal("Forbidden", "the Secret may not be read"))
+    told = statuses((ONE, (REFUSES,)), (refused, ()), (unread, ()), (ONE, (STARTS,)))
+    assert told[-1] == (JUDGES_REFUSE, "no judge could start when one was last tried")
+
+
 def test_judge_of_an_older_template_does_not_speak_for_those_of_the_one_that_mends_it() -> None:
     assert ready_of(replace(FACTS, desired=1, template_hash="mended"), REFUSES)[0] == "CrashLoopBackOff"
 
@@ -112,6 +152,14 @@ def test_why_the_api_server_refuses_judges_is_what_their_pool_says_of_itself() -
 
     assert of()["Ready"] == ("PodRefused", "no judge is ready; exceeded quota: team")
     assert of(pod(0))["Scaling"] == ("ScalingUp", "2 judges are wanted, 1 are ready; exceeded quota: team")
+
+
+def test_nodes_that_are_avoided_are_in_the_status() -> None:
+    node = AvoidedNode(name="n1", template_hash="h", since=datetime(2026, 1, 1, tzinfo=UTC), message="no Landlock")
+    status = pool_status(SandboxPoolStatus(), replace(FACTS, avoided=(node,)), [pod(0)], 0.0)
+    assert status.to_wire()["avoidedNodes"] == [
+        {"name": "n1", "templateHash": "h", "since": "2026-01-01T00:00:00Z", "message": "no Landlock"}
+    ]
 
 
 def test_conditions_follow_the_pool() -> None:
@@ -166,6 +214,19 @@ def test_pod_of_an_earlier_pool_takes_a_name_and_nothing_else() -> None:
     (theirs,) = judge_pods([obj], "now")
     assert (ours.deleting, ours.ready, ours.index) == (False, True, 0)
     assert theirs.deleting
+
+
+def test_where_a_judge_is_and_since_when_it_is_not_ready_is_read() -> None:
+    def read(status: str) -> tuple[str, str, float | None]:
+        labels = {LABEL_AVOIDS: "required-12345678"}
+        metadata = {"name": "p", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z", "labels": labels}
+        ready = {"type": "Ready", "status": status, "lastTransitionTime": "1970-01-01T00:01:00Z"}
+        obj = {"metadata": metadata, "spec": {"nodeName": "n1"}, "status": {"conditions": [ready]}}
+        (found,) = judge_pods([obj], "")
+        return found.node, found.avoids, found.unready_since
+
+    assert read("False") == ("n1", "required-12345678", 60.0)
+    assert read("True") == ("n1", "required-12345678", None)
 
 
 def test_reasons_of_pods_that_do_not_start_are_read() -> None:

@@ -160,8 +160,21 @@ def test_silence_means_nothing_where_no_other_attempt_runs() -> None:
 
 def test_pool_is_told_of_attempts_that_run_and_announce_nothing(board: Board) -> None:
     """An evaluation announces no programs; its pool, at rest without a judge, must not wait for a queue to grow."""
-    assert board.running_attempts("ml", "judges") == 0
+    assert board.runs_at("ml", "judges") == 0
     board.post(RUN, run_uid="u", ordinal=1, reply=ProgressReply(), pool="judges", head_uid="h")
     board.post(RunKey("ml", "o"), run_uid="v", ordinal=1, reply=ProgressReply(), pool="others", head_uid="i")
     board.post(RunKey("hr", "demo"), run_uid="w", ordinal=1, reply=ProgressReply(), pool="judges", head_uid="j")
-    assert board.running_attempts("ml", "judges") == 1
+    assert board.runs_at("ml", "judges") == 1
+
+
+def test_pool_is_told_of_runs_that_wait_for_its_judges_until_they_do_no_more(board: Board) -> None:
+    """They ask for no GPU before one is ready: nobody else would have it tried."""
+    board.wait(RUN, "judges")
+    board.wait(RunKey("hr", "demo"), "judges")
+    assert board.runs_at("ml", "judges") == 1
+    board.post(RUN, run_uid="u", ordinal=2, reply=ProgressReply(), pool="judges")
+    assert board.runs_at("ml", "judges") == 0, "its attempt has no head yet"
+    board.wait(RUN, "judges")
+    assert RUN not in board.entries
+    board.withdraw(RUN)
+    assert board.runs_at("ml", "judges") == 0

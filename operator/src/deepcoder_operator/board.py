@@ -116,6 +116,9 @@ class ProgressBoard:
     other_heard: tuple[RunKey, float] | None = None
     """The same of the last report that came of another run than that one."""
 
+    waiting: dict[RunKey, str] = field(default_factory=dict)
+    """Runs that ask for no GPU before a judge is ready, and the SandboxPool in their namespace that is to have one."""
+
     on_report: Callable[[RunKey], None] | None = None
     """Called after each report; the pool controller looks for announced programs."""
 
@@ -136,12 +139,19 @@ class ProgressBoard:
         """Set what the live attempt of a run is answered. A new ordinal drops the old attempt's report."""
         old = self.entries.get(key)
         new = self.entries[key] = RunEntry(reply, ordinal, run_uid, pool, head_uid, posted_at=at)
+        self.waiting.pop(key, None)
         if old and (old.run_uid, old.ordinal) == (run_uid, ordinal):
             new.heartbeat, new.told_at, new.posted_at = old.heartbeat, old.told_at, old.posted_at
 
     def withdraw(self, key: RunKey) -> None:
         """The run has no live attempt (any more)."""
         self.entries.pop(key, None)
+        self.waiting.pop(key, None)
+
+    def wait(self, key: RunKey, pool: str) -> None:
+        """The run has no live attempt, and waits until a judge of the pool is ready."""
+        self.withdraw(key)
+        self.waiting[key] = pool
 
     def receive(self, key: RunKey, heartbeat: Heartbeat) -> ProgressReply | None:
         """Take a report and return the answer, None if the run has not been planned yet (answer 503)."""
@@ -200,9 +210,8 @@ class ProgressBoard:
                 total += expected.count
         return total
 
-    def running_attempts(self, namespace: str, pool: str) -> int:
-        """Live attempts whose head was seen and that this pool judges for, whatever they have announced."""
-        return sum(
-            key.namespace == namespace and entry.pool == pool and entry.head_uid is not None
-            for key, entry in self.entries.items()
-        )
+    def runs_at(self, namespace: str, pool: str) -> int:
+        """Runs that want a judge of this pool, whatever they have announced: a live attempt's head was seen, or they
+        wait for one."""
+        at = {key: entry.pool for key, entry in self.entries.items() if entry.head_uid is not None} | self.waiting
+        return sum(key.namespace == namespace and name == pool for key, name in at.items())

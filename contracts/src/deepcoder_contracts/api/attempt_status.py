@@ -110,6 +110,9 @@ class AttemptStatus(Status):
     evidence: str | None = None
     """What the classification rests on."""
 
+    judges_refused: bool = False
+    """Whether it was given up since none of its judges could start, which does not count against maxAttempts."""
+
     gpus: int = 0
     """Most GPUs that its pods have asked for at once."""
 

@@ -76,10 +76,11 @@ class Backoff(Spec):
 
 
 class FailurePolicy(Spec):
-    """How failures are met. Preemption never counts against maxAttempts."""
+    """How failures are met. Neither preemption nor judges that refuse to start count against maxAttempts."""
 
     max_attempts: int = Field(default=3, ge=1, le=100)
-    """Failures of a stage after which the run fails; attempts that were preempted do not count."""
+    """Failures of a stage after which the run fails. Attempts that were preempted do not count, nor do those whose
+    judges refused to start, ten in a row at most."""
 
     backoff: Backoff = Backoff()
     """Pause between attempts."""

@@ -6,18 +6,22 @@ the spec, so that a HorizontalPodAutoscaler or KEDA may own `spec.replicas` thro
 
 from __future__ import annotations
 
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from deepcoder_contracts.api.base import VALIDATIONS, PodTemplate, Rule, Spec, Status, validations
+from deepcoder_contracts.api.base import NAMED_MAP, VALIDATIONS, PodTemplate, Rule, Spec, Status, validations
 from deepcoder_contracts.api.condition import Conditions
 from deepcoder_contracts.api.schema import Column, CustomResource
 from deepcoder_contracts.judge import Tier
 
 MAX_NAME_LENGTH = 46
 """Longest name of a pool: `-<index>-<hash>` is appended for its pods, `-judge` and `-token` for the rest."""
+
+MAX_AVOIDED_NODES = 20
+"""Nodes that a pool avoids at most: where more are at fault, spec.template.spec.nodeSelector is how to say so."""
 
 
 class ScalingMode(StrEnum):
@@ -114,6 +118,22 @@ class SandboxPoolSpec(Spec):
     """When judges are replaced."""
 
 
+class AvoidedNode(Status):
+    """A node on which a judge did not start."""
+
+    name: Annotated[str, Field(max_length=253)]
+    """Its name."""
+
+    template_hash: str
+    """Hash of the template that the judge was made from; those of another are tried there."""
+
+    since: datetime
+    """When the judge was given up there."""
+
+    message: Annotated[str, Field(max_length=512)] = ""
+    """What the judge said last, or Kubernetes of it."""
+
+
 class SandboxPoolStatus(Status):
     """The judges that there are."""
 
@@ -143,6 +163,13 @@ class SandboxPoolStatus(Status):
 
     selector: str = ""
     """Label selector of the pods, for the scale subresource."""
+
+    refused_template_hash: str = ""
+    """Hash of the template (label deepcoder.dev/template-hash of its pods) of which every judge refused to start, until
+    one serves or the template is another. Runs ask for no GPU meanwhile, also while there are no pods."""
+
+    avoided_nodes: Annotated[list[AvoidedNode], Field(max_length=MAX_AVOIDED_NODES, json_schema_extra=NAMED_MAP)] = []
+    """Nodes on which judges did not start: for an hour each, others are made elsewhere."""
 
     conditions: Conditions = []
     """Accepted, Ready, Scaling and UpToDate."""

@@ -21,6 +21,7 @@ from deepcoder_operator.builders.podtemplate import TemplateError, merge, refuse
 from deepcoder_operator.builders.restricted import CONTAINER_CONTEXT, refuse_unrestricted, restrict_added
 from deepcoder_operator.domain.pool_names import (
     JUDGE_PORT,
+    LABEL_AVOIDS,
     LABEL_INDEX,
     LABEL_POOL,
     LABEL_TEMPLATE_HASH,
@@ -29,6 +30,7 @@ from deepcoder_operator.domain.pool_names import (
     service_name,
     token_secret_name,
 )
+from deepcoder_operator.domain.pool_nodes import NOTHING_AVOIDED, Avoidance
 from deepcoder_operator.domain.templates import malformed
 
 CONTAINER = "judge"
@@ -125,18 +127,40 @@ def template_hash(template: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical).hexdigest()[:8]
 
 
-def build_pod(pool: PoolIdentity, template: Mapping[str, Any], index: int) -> dict[str, Any]:
-    """A judge's pod from the merged template."""
+def build_pod(
+    pool: PoolIdentity, template: Mapping[str, Any], index: int, avoidance: Avoidance = NOTHING_AVOIDED
+) -> dict[str, Any]:
+    """A judge's pod from the merged template, kept off the nodes that the pool avoids."""
     digest = template_hash(template)
+    avoids = {LABEL_AVOIDS: avoidance.label} if avoidance.nodes else {}
     extra = {
         "metadata": {
             "name": pod_name(pool.name, index, digest),
             "namespace": pool.namespace,
-            "labels": {LABEL_TEMPLATE_HASH: digest, LABEL_INDEX: str(index)},
+            "labels": {LABEL_TEMPLATE_HASH: digest, LABEL_INDEX: str(index)} | avoids,
             "ownerReferences": [_owner(pool)],
         }
     }
-    return {"apiVersion": "v1", "kind": "Pod", **merge(template, extra)}
+    pod = {"apiVersion": "v1", "kind": "Pod", **merge(template, extra)}
+    if avoidance.nodes:
+        _keep_off(pod["spec"], avoidance)
+    return pod
+
+
+def _keep_off(spec: dict[str, Any], avoidance: Avoidance) -> None:
+    """Add the node affinity, beside what the template asks of nodes; by name, since a hostname label may be another."""
+    affinity = spec.setdefault("affinity", {}).setdefault("nodeAffinity", {})
+    off = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in avoidance.nodes]
+    if not avoidance.required:
+        preferred = affinity.setdefault("preferredDuringSchedulingIgnoredDuringExecution", [])
+        preferred.append({"weight": 100, "preference": {"matchFields": off}})
+        return
+    required = affinity.setdefault("requiredDuringSchedulingIgnoredDuringExecution", {})
+    # A node has to match one of the terms, and all of that one.
+    required["nodeSelectorTerms"] = [
+        term | {"matchFields": [*(term.get("matchFields") or ()), *off]}
+        for term in required.get("nodeSelectorTerms") or [{}]
+    ]
 
 
 def build_service(pool: PoolIdentity) -> dict[str, Any]:

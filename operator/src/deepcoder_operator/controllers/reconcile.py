@@ -26,6 +26,7 @@ from deepcoder_operator.controllers.observe import Observer
 from deepcoder_operator.domain.draft import Plan
 from deepcoder_operator.domain.heartbeat import reply
 from deepcoder_operator.domain.names import pool_name
+from deepcoder_operator.domain.outage import waits_for_judges
 from deepcoder_operator.domain.plan import UNREADABLE, is_ours, plan, refuse_unreadable
 from deepcoder_operator.domain.policy import Policy
 from deepcoder_operator.domain.significance import worth_writing
@@ -174,7 +175,11 @@ class Reconciler:
         """Set what the live attempt is told when it next reports."""
         attempt = run.status.attempt
         if attempt is None:
-            self.board.withdraw(key)
+            pool = pool_name(run) if waits_for_judges(run) else None
+            if pool is not None:
+                self.board.wait(key, pool)
+            else:
+                self.board.withdraw(key)
             return
         self.board.post(
             key,

@@ -158,22 +158,29 @@ def refine(attempt: AttemptStatus, exit_record: ExitRecord | None) -> Failure:
 
 
 _DEFAULT_ACTIONS = {
-    FailureReason.PREEMPTED: FailureAction.RETRY_IGNORE_LIMIT,
     FailureReason.BAD_CONFIG: FailureAction.FAIL_RUN,
     FailureReason.VALIDATION_FAILED: FailureAction.FAIL_RUN,
     FailureReason.DEADLINE_EXCEEDED: FailureAction.FAIL_RUN,
 }
 
 
-def decide(policy: FailurePolicy, failure: Failure) -> tuple[FailureAction, str]:
-    """What follows, and which rule says so. A bad configuration is never retried, whatever the rules say."""
+def decide(policy: FailurePolicy, failure: Failure, *, free: bool) -> tuple[FailureAction, str]:
+    """What follows, and which rule says so. A bad configuration is never retried, whatever the rules say.
+
+    Nor does a preemption count, or what is `free` for another reason.
+    """
+    action, rule = _asked_for(policy, failure)
+    free = free or failure.reason is FailureReason.PREEMPTED
+    return (FailureAction.RETRY_IGNORE_LIMIT if free and action is FailureAction.RETRY else action), rule
+
+
+def _asked_for(policy: FailurePolicy, failure: Failure) -> tuple[FailureAction, str]:
     if failure.reason is not FailureReason.BAD_CONFIG:
         for rule in policy.rules:
             reason_fits = not rule.on_reasons or failure.reason in rule.on_reasons
             code_fits = not rule.on_exit_codes or failure.exit_code in rule.on_exit_codes
             if reason_fits and code_fits:
-                preempted = failure.reason is FailureReason.PREEMPTED and rule.action is FailureAction.RETRY
-                return (FailureAction.RETRY_IGNORE_LIMIT if preempted else rule.action), f"rule {rule.name}"
+                return rule.action, f"rule {rule.name}"
     return _DEFAULT_ACTIONS.get(failure.reason, FailureAction.RETRY), "default"
 
 

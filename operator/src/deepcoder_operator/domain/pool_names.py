@@ -19,6 +19,9 @@ LABEL_TEMPLATE_HASH = "deepcoder.dev/template-hash"
 LABEL_INDEX = "deepcoder.dev/pool-index"
 """On a judge's pod: its index in the pool."""
 
+LABEL_AVOIDS = "deepcoder.dev/avoids"
+"""On a judge's pod that was made to avoid nodes: a digest of which, and whether it had to."""
+
 
 def service_name(pool: str) -> str:
     """The headless Service behind which every address is a ready judge."""

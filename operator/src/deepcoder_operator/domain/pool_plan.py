@@ -3,7 +3,8 @@
 A pod's name is a function of its index and of the template's hash, and the lowest free index is taken, so that two
 passes over the same stale view ask for the same pods and the API server refuses the second. Judges made from an older
 template are replaced one surge at a time, and a serving one goes only after its successor serves. Of judges that are
-too many those go first that nobody would miss: not ready, then idle, then the least loaded.
+too many those go first that nobody would miss: not ready, then idle, then the least loaded. One that does not start
+where it is goes as `pool_nodes` says.
 """
 
 from __future__ import annotations
@@ -61,6 +62,15 @@ class JudgePod:
     address: str | None = None
     """Its IP."""
 
+    node: str = ""
+    """Its node, once it has one."""
+
+    avoids: str = ""
+    """What it was made to avoid, as its label says (`pool_nodes`); empty: nothing."""
+
+    unready_since: float | None = None
+    """Since when it is not ready (seconds since the epoch); None: it is, or Kubernetes has not said."""
+
     trouble: str | None = None
     """Why it is not ready, as Kubernetes names it: Unschedulable, ImagePullBackOff, CrashLoopBackOff, …"""
 
@@ -78,6 +88,7 @@ class Cause(StrEnum):
     """Why a judge goes; the reason of the event."""
 
     ENDED = "JudgeFailed"
+    MOVED = "JudgeMoved"
     SCALED_DOWN = "ScaledDown"
     OUTDATED = "TemplateChanged"
     TOO_OLD = "Recycled"
@@ -90,7 +101,7 @@ class Deletion(NamedTuple):
     uid: str
     cause: Cause
     why: str = ""
-    """How it ended, of one that has ended by itself: with the pod its log goes, too."""
+    """What became of it, of one that has ended or did not start: with the pod its log goes, too."""
 
 
 @dataclass(frozen=True)
@@ -117,13 +128,16 @@ def plan_pods(
     now: float,
     max_age: float | None = None,
     may_create: bool = True,
+    moved: Sequence[Deletion] = (),
 ) -> PodPlan:
     """Steps from the pods that are there towards `desired` judges of the current template.
 
-    `may_create` is False while replacement of failing judges backs off.
+    `may_create` is False while replacement of failing judges backs off; `moved` are judges to make anew elsewhere.
     """
-    delete = [Deletion(p.name, p.uid, Cause.ENDED, _end(p)) for p in pods if p.ended and not p.deleting]
-    live = [p for p in pods if not p.ended and not p.deleting]
+    delete = [Deletion(p.name, p.uid, Cause.ENDED, _epitaph(p)) for p in pods if p.ended and not p.deleting]
+    delete += moved
+    gone = {d.uid for d in delete}
+    live = [p for p in pods if p.uid not in gone and not p.deleting]
     fresh = [p for p in live if _stale(p, template_hash, now, max_age) is None]
     stale = [p for p in live if _stale(p, template_hash, now, max_age) is not None]
 
@@ -156,7 +170,13 @@ def _stale(pod: JudgePod, template_hash: str, now: float, max_age: float | None)
     return None
 
 
-def _end(pod: JudgePod) -> str:
+def _epitaph(pod: JudgePod) -> str:
+    how = ending(pod)
+    return f"which has ended: {how}" if how else ""
+
+
+def ending(pod: JudgePod) -> str:
+    """How a judge ended, as far as that is known."""
     return ": ".join(word for word in (pod.trouble, pod.told) if word)
 
 

@@ -43,17 +43,17 @@ class Load:
     """Slots of theirs that have no program."""
 
     runs: int = 0
-    """Attempts that run and whose programs this pool judges."""
+    """Runs whose attempt runs and has its programs judged here, or that wait for a judge before they make one."""
 
     complete: bool = True
     """Whether every ready judge was heard; if not, the true load may be higher."""
 
     @property
     def demand(self) -> int:
-        """Programs that want a slot now or soon: at least one while an attempt runs.
+        """Programs that want a slot now or soon: at least one while an attempt runs or a run waits for a judge.
 
-        Without a judge there is no queue to be heard of, and an evaluation announces nothing: a pool at zero would
-        never wake for it.
+        Without a judge there is no queue to be heard of, an evaluation announces nothing, and whether judges start that
+        did not is found by trying one: a pool at zero would never wake for any of it.
         """
         return max(self.busy + self.queued + self.expected, 1 if self.runs else 0)
 

@@ -1,6 +1,9 @@
 """What a pool's status says, as a pure function of what was seen and decided.
 
 Load changes with every program, so figures of load alone are written only now and then; everything else at once.
+
+That every judge refuses to start is remembered until one serves, or is made from another template: while one is tried
+elsewhere, or none is there since nobody wants any, nothing else is known, and GPUs would be asked for in vain.
 """
 
 from __future__ import annotations
@@ -12,8 +15,8 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from deepcoder_contracts.api.condition import Condition
-from deepcoder_contracts.api.sandboxpool import SandboxPoolStatus
-from deepcoder_operator.domain.conditions import set_condition
+from deepcoder_contracts.api.sandboxpool import AvoidedNode, SandboxPoolStatus
+from deepcoder_operator.domain.conditions import find_condition, set_condition
 from deepcoder_operator.domain.pool_names import selector
 from deepcoder_operator.domain.pool_plan import JudgePod
 
@@ -22,6 +25,9 @@ LOAD_WRITE_SECONDS = 15.0
 
 JUDGES_REFUSE = "JudgesRefuseToStart"
 """Reason of a pool that is not ready: each of its judges refuses to start."""
+
+IDLE = "Idle"
+"""Reason of a pool that is ready without a judge: scaled to zero, it knows of no reason why one should not start."""
 
 UNMENDED = frozenset({JUDGES_REFUSE, "NameConflict", "InvalidTemplate", "InvalidSpec"})
 """Reasons of a pool that is not ready and will not be by itself: somebody has to mend what it says."""
@@ -62,6 +68,9 @@ class PoolFacts:
     refusal: Refusal | None = None
     """Set if the pool cannot be acted upon."""
 
+    avoided: tuple[AvoidedNode, ...] = ()
+    """Nodes on which no judge is made now."""
+
 
 def pool_status(
     previous: SandboxPoolStatus, facts: PoolFacts, pods: Sequence[JudgePod], now: float
@@ -72,9 +81,10 @@ def pool_status(
     loads = [p.load for p in ready if p.load is not None]
     conditions: list[Condition] = list(previous.conditions)
     at = datetime.fromtimestamp(int(now), UTC)
+    refused = _refused(previous, facts, live, ready)
     for kind, status, reason, message in (
         _accepted(facts),
-        _ready(facts, live, ready),
+        _ready(facts, live, ready, _words_before(previous) if refused else None),
         _scaling(facts, live, ready),
         _up_to_date(facts, live),
     ):
@@ -89,6 +99,8 @@ def pool_status(
         queue_depth=sum(load.queued for load in loads),
         longest_wait_seconds=int(max((load.longest_wait for load in loads), default=0)),
         selector=selector(facts.name),
+        refused_template_hash=refused,
+        avoided_nodes=list(facts.avoided),
         conditions=conditions,
     )
 
@@ -111,7 +123,8 @@ def _accepted(facts: PoolFacts) -> _Row:
     return "Accepted", True, "Valid", ""
 
 
-def _ready(facts: PoolFacts, live: Sequence[JudgePod], ready: Sequence[JudgePod]) -> _Row:
+def _ready(facts: PoolFacts, live: Sequence[JudgePod], ready: Sequence[JudgePod], refused: str | None) -> _Row:
+    """`refused` is what to say of judges that refuse to start while none of them says it; None: they do not."""
     if ready:
         return "Ready", True, "JudgesReady", f"{len(ready)} of {facts.desired} judges are ready"
     if facts.refusal is not None:
@@ -120,20 +133,30 @@ def _ready(facts: PoolFacts, live: Sequence[JudgePod], ready: Sequence[JudgePod]
         may_come = facts.refusal.reason in UNMENDED and not all(p.refuses for p in live)
         reason = "NoJudgeReady" if may_come else facts.refusal.reason
         return "Ready", False, reason, f"no judge is ready; {facts.refusal.message}"
-    if facts.desired == 0:
-        return "Ready", True, "Idle", "scaled to zero: the first programs wait until a judge has started"
     trouble = _trouble(live)
-    if trouble and _refuse(facts, live):
-        return "Ready", False, JUDGES_REFUSE, f"no judge can start; {trouble.text}"
+    if refused is not None:
+        return "Ready", False, JUDGES_REFUSE, f"no judge can start; {trouble.text}" if trouble else refused
+    if facts.desired == 0:
+        return "Ready", True, IDLE, "scaled to zero: the first programs wait until a judge has started"
     if trouble:
         return "Ready", False, trouble.reason, f"no judge is ready; {trouble.text}"
     return "Ready", False, "NoJudgeReady", "no judge is ready yet"
 
 
-def _refuse(facts: PoolFacts, live: Sequence[JudgePod]) -> bool:
-    """Whether each judge that is wanted is there, of the template as it is now, and refuses to start."""
+def _refused(previous: SandboxPoolStatus, facts: PoolFacts, live: Sequence[JudgePod], ready: Sequence[JudgePod]) -> str:
+    """Hash of the template of which no judge can start: each that is wanted is there and refuses, or did before."""
+    if ready:
+        return ""
+    if not facts.template_hash or previous.refused_template_hash == facts.template_hash:
+        return previous.refused_template_hash
     current = [p for p in live if p.template_hash == facts.template_hash]
-    return len(current) >= facts.desired and all(p.refuses for p in live)
+    refuse = bool(live) and len(current) >= facts.desired and all(p.refuses for p in live)
+    return facts.template_hash if refuse else ""
+
+
+def _words_before(previous: SandboxPoolStatus) -> str:
+    found = find_condition(previous.conditions, "Ready")
+    return found.message if found and found.reason == JUDGES_REFUSE else "no judge could start when one was last tried"
 
 
 def _scaling(facts: PoolFacts, live: Sequence[JudgePod], ready: Sequence[JudgePod]) -> _Row:

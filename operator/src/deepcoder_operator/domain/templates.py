@@ -48,7 +48,12 @@ _TEMPLATE: dict[str, Any] = {
         "topologySpreadConstraints": [_ANY],
         "resourceClaims": [_ANY],
         "nodeSelector": _TEXTS,
-        "affinity": _ANY,
+        "affinity": {
+            "nodeAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchFields": [_ANY]}]},
+                "preferredDuringSchedulingIgnoredDuringExecution": [_ANY],
+            }
+        },
         "securityContext": {"seccompProfile": _ANY, "appArmorProfile": _ANY, "seLinuxOptions": _ANY, "sysctls": [_ANY]},
     },
 }

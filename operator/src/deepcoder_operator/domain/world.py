@@ -21,7 +21,7 @@ from deepcoder_contracts.sizing import pod_gpus
 from deepcoder_contracts.stage import StageType
 from deepcoder_operator.domain.names import LABEL_ORDINAL, LABEL_ROLE
 from deepcoder_operator.domain.owners import controller_uid
-from deepcoder_operator.domain.pool_status import UNMENDED
+from deepcoder_operator.domain.pool_status import IDLE, UNMENDED
 
 Object = Mapping[str, Any]
 
@@ -135,6 +135,8 @@ class PoolView:
     """Why it cannot be ready, as its spec is now, until somebody mends what it says: the reason's word."""
     unready_since: datetime | None = None
     """Since when no judge has been ready; None: one is."""
+    idle: bool = False
+    """Whether it is ready only in that it was scaled to zero: whether a judge starts is seen when one is wanted."""
 
     def trouble(self) -> str:
         """Why it does not judge, for people."""
@@ -342,6 +344,7 @@ def pool_view(obj: Object) -> PoolView:
         edited=(meta.get("generation") or 1) > 1,
         unmended=found["reason"] if not ready and current and found.get("reason") in UNMENDED else "",
         unready_since=None if ready else parse_time(found.get("lastTransitionTime")),
+        idle=ready and found.get("reason") == IDLE,
     )
 
 

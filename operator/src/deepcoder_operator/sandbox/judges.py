@@ -14,6 +14,7 @@ from deepcoder_contracts.api.sandboxpool import SandboxPoolSpec
 from deepcoder_operator.builders.pool import PoolIdentity, PoolSettings, build_pod, build_pod_template, template_hash
 from deepcoder_operator.domain.owners import owned_by
 from deepcoder_operator.domain.pool_names import pod_name, selector
+from deepcoder_operator.domain.pool_nodes import Avoidance
 from deepcoder_operator.domain.pool_plan import Deletion, JudgePod
 from deepcoder_operator.domain.pool_status import Refusal
 from deepcoder_operator.kube import errors
@@ -62,10 +63,12 @@ class Judges:
         loads = await self._poller.poll(pods, token) if token else {}
         return [replace(p, load=loads.get(p.uid)) for p in pods]
 
-    async def create(self, pool: PoolIdentity, template: Mapping[str, Any], index: int) -> Refusal | None:
-        """Make a judge; why there is none."""
+    async def create(
+        self, pool: PoolIdentity, template: Mapping[str, Any], index: int, avoidance: Avoidance
+    ) -> Refusal | None:
+        """Make a judge, off some nodes; why there is none."""
         try:
-            self._pods.observe(await self._kube.create(build_pod(pool, template, index)))
+            self._pods.observe(await self._kube.create(build_pod(pool, template, index, avoidance)))
         except errors.AlreadyExists:
             name = pod_name(pool.name, index, template_hash(template))
             existing = await self._kube.find(PODS, pool.namespace, name)

@@ -17,7 +17,7 @@ PODS_DELETED = Counter(
 )
 DEMAND = Gauge(
     "deepcoder_operator_pool_demand",
-    "Programs that want a slot now or soon: judged, waiting or announced; at least one while an attempt runs.",
+    "Programs that want a slot now or soon: judged, waiting or announced; at least one while a run wants a judge.",
     ["namespace", "pool"],
 )
 

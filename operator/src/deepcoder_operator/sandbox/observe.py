@@ -14,7 +14,7 @@ from deepcoder_contracts.judge import EXIT_REFUSED
 from deepcoder_contracts.redaction import Redactor
 from deepcoder_operator.builders.pool import CONTAINER
 from deepcoder_operator.domain.owners import owned_by
-from deepcoder_operator.domain.pool_names import LABEL_INDEX, LABEL_TEMPLATE_HASH
+from deepcoder_operator.domain.pool_names import LABEL_AVOIDS, LABEL_INDEX, LABEL_TEMPLATE_HASH
 from deepcoder_operator.domain.pool_plan import JudgePod
 
 REFUSED_STARTS = 3
@@ -44,21 +44,28 @@ def _judge_pod(obj: Mapping[str, Any], *, foreign: bool) -> JudgePod:
     labels = metadata.get("labels") or {}
     index = labels.get(LABEL_INDEX, "")
     conditions = {c["type"]: c for c in status.get("conditions") or ()}
-    trouble = _trouble(status, conditions)
+    trouble, ready = _trouble(status, conditions), conditions.get("Ready", {})
     return JudgePod(
         name=metadata["name"],
         uid=metadata["uid"],
         index=int(index) if index.isdecimal() else -1,
         template_hash=labels.get(LABEL_TEMPLATE_HASH, ""),
         created_at=datetime.fromisoformat(metadata["creationTimestamp"]).timestamp(),
-        ready=conditions.get("Ready", {}).get("status") == "True",
+        ready=ready.get("status") == "True",
         deleting=foreign or metadata.get("deletionTimestamp") is not None,
         ended=status.get("phase") in ("Failed", "Succeeded"),
         address=status.get("podIP"),
+        node=(obj.get("spec") or {}).get("nodeName") or "",
+        avoids=labels.get(LABEL_AVOIDS, ""),
+        unready_since=_time(ready.get("lastTransitionTime")) if ready.get("status") == "False" else None,
         trouble=trouble.reason,
         told=trouble.told,
         refuses=trouble.refuses,
     )
+
+
+def _time(text: str | None) -> float | None:
+    return datetime.fromisoformat(text).timestamp() if text else None
 
 
 class _Trouble(NamedTuple):

@@ -21,6 +21,7 @@ from deepcoder_operator.board import ProgressBoard
 from deepcoder_operator.builders.podtemplate import TemplateError
 from deepcoder_operator.builders.pool import PoolIdentity, template_hash
 from deepcoder_operator.domain.owners import controller_uid
+from deepcoder_operator.domain.pool_nodes import NodesPlan, plan_nodes
 from deepcoder_operator.domain.pool_plan import Cause, Deletion, JudgePod, PodPlan, backoff_until, plan_pods
 from deepcoder_operator.domain.pool_scaling import Load, Recommendation, ScalingLimits, decide, recommend
 from deepcoder_operator.domain.pool_status import PoolFacts, Refusal, pool_status, worth_writing
@@ -56,13 +57,23 @@ class _Built:
     hash: str
 
 
+@dataclass(frozen=True)
+class _Steps:
+    """What a pass does about judges."""
+
+    pods: PodPlan
+    nodes: NodesPlan
+    held: bool
+    """Whether judges are missing that are not made yet since the last ones failed."""
+
+
 @dataclass
 class _Memory:
     """What is remembered of a pool between passes; lost with the process, and then made up for by caution."""
 
     history: tuple[Recommendation, ...] = ()
     failures: list[float] = field(default_factory=list)
-    """When judges ended by themselves or could not be made; none is made for a while after."""
+    """When judges ended by themselves, did not start or could not be made; none is made for a while after."""
     refusal: Refusal | None = None
     """Why the last judges could not be made."""
     written_at: float = float("-inf")
@@ -101,7 +112,8 @@ class PoolReconciler:
         pool = PoolIdentity(metadata["namespace"], metadata["name"], metadata["uid"])
         memory = self._memory.setdefault(pool.uid, _Memory())
         previous = SandboxPoolStatus.model_validate(obj.get("status") or {})
-        facts = PoolFacts(pool.name, metadata["generation"], previous.desired_replicas, 0, "")
+        avoided = tuple(previous.avoided_nodes)
+        facts = PoolFacts(pool.name, metadata["generation"], previous.desired_replicas, 0, "", avoided=avoided)
         refused: errors.KubeError | None = None
         token, pause = "", IDLE_SECONDS
         try:
@@ -130,22 +142,22 @@ class PoolReconciler:
 
         pods = await self.judges.look(pool, token)
         expected = self.board.expected_submissions(pool.namespace, pool.name, self.wall())
-        runs = self.board.running_attempts(pool.namespace, pool.name)
-        load = _load(pods, expected, runs)
+        load = _load(pods, expected, self.board.runs_at(pool.namespace, pool.name))
         metrics.DEMAND.labels(pool.namespace, pool.name).set(load.demand)
         facts = self._scale(built.spec, previous, facts, load, memory)
         facts = replace(facts, template_hash=built.hash)
-        plan, held = self._plan(built.spec, facts, pods, memory)
-        if not plan.empty:
+        steps = self._plan(built.spec, previous, facts, pods, memory)
+        if not steps.pods.empty:
             pods = await self.judges.look(pool, token, live=True)
-            plan, held = self._plan(built.spec, facts, pods, memory)
-            await self._carry_out(obj, pool, built, facts, plan, memory)
+            steps = self._plan(built.spec, previous, facts, pods, memory)
+            await self._carry_out(obj, pool, built, facts, steps, memory)
             pods = await self.judges.look(pool, token)
-        if plan.create or held:
+        facts = replace(facts, avoided=steps.nodes.avoided)
+        if steps.pods.create or steps.held:
             facts = replace(facts, refusal=memory.refusal)
         await self._write_status(obj, previous, facts, pods, memory)
         programs = sum(p.load.busy + p.load.queued for p in pods if p.load)
-        unsettled = not plan.empty or sum(p.ready and not p.deleting for p in pods) != facts.desired
+        unsettled = not steps.pods.empty or sum(p.ready and not p.deleting for p in pods) != facts.desired
         return ACTIVE_SECONDS if programs or expected or unsettled else IDLE_SECONDS
 
     def _build(self, pool: PoolIdentity, obj: Object, memory: _Memory) -> _Built:
@@ -182,21 +194,29 @@ class PoolReconciler:
         return replace(facts, desired=decision.replicas, wanted_without_bound=unbounded)
 
     def _plan(
-        self, spec: SandboxPoolSpec, facts: PoolFacts, pods: Sequence[JudgePod], memory: _Memory
-    ) -> tuple[PodPlan, bool]:
-        """What to do now, and whether judges are missing that are not made yet since the last ones failed."""
-        now = self.clock()
+        self,
+        spec: SandboxPoolSpec,
+        previous: SandboxPoolStatus,
+        facts: PoolFacts,
+        pods: Sequence[JudgePod],
+        memory: _Memory,
+    ) -> _Steps:
+        """What to do now."""
+        now, wall = self.clock(), self.wall()
+        free = now >= backoff_until(memory.failures, now)
+        nodes = plan_nodes(previous, pods, template_hash=facts.template_hash, now=wall, may_move=free)
         steps = partial(
             plan_pods,
             pods,
             desired=facts.desired,
             template_hash=facts.template_hash,
-            now=self.wall(),
+            now=wall,
             max_age=spec.recycle.max_age_seconds,
+            moved=nodes.moved,
         )
-        if now >= backoff_until(memory.failures, now):
-            return steps(may_create=True), False
-        return steps(may_create=False), bool(steps(may_create=True).create)
+        if free:
+            return _Steps(steps(may_create=True), nodes, held=False)
+        return _Steps(steps(may_create=False), nodes, held=bool(steps(may_create=True).create))
 
     async def _carry_out(
         self,
@@ -204,16 +224,17 @@ class PoolReconciler:
         pool: PoolIdentity,
         built: _Built,
         facts: PoolFacts,
-        plan: PodPlan,
+        steps: _Steps,
         memory: _Memory,
     ) -> None:
         """Delete and create. After the first pod that the API server refuses no other is tried for a while."""
         limit = asyncio.Semaphore(_CONCURRENT_WRITES)
         refusals: list[Refusal] = []
+        plan, avoidance = steps.pods, steps.nodes.avoidance
 
         async def create(index: int) -> bool:
             async with limit:
-                refusal = refusals[0] if refusals else await self.judges.create(pool, built.template, index)
+                refusal = refusals[0] if refusals else await self.judges.create(pool, built.template, index, avoidance)
             if refusal is not None:
                 refusals.append(refusal)
             return refusal is None
@@ -236,13 +257,13 @@ class PoolReconciler:
         memory.failures = [*memory.failures[-31:], self.clock()]
 
     async def _delete(self, obj: Object, pool: PoolIdentity, deletion: Deletion, memory: _Memory) -> None:
-        gone = await self.judges.delete(pool, deletion)
-        if deletion.cause is Cause.ENDED:
+        gone, failed = await self.judges.delete(pool, deletion), deletion.cause in (Cause.ENDED, Cause.MOVED)
+        if failed:
             self._note_failure(memory)
         if gone:
             metrics.PODS_DELETED.labels(pool.namespace, pool.name, deletion.cause).inc()
-            told = f"deleted judge {deletion.name}" + (f", which has ended: {deletion.why}" if deletion.why else "")
-            self.record(obj, deletion.cause, told, warning=deletion.cause is Cause.ENDED)
+            told = f"deleted judge {deletion.name}" + (f", {deletion.why}" if deletion.why else "")
+            self.record(obj, deletion.cause, told, warning=failed)
 
     async def _write_status(
         self, obj: Object, previous: SandboxPoolStatus, facts: PoolFacts, pods: Sequence[JudgePod], memory: _Memory

@@ -1,0 +1,133 @@
+"""Judges that do not start on the node they are on, and may on another: which of them move, and which nodes they avoid.
+
+A kubelet starts a container anew on its node for ever, however often it ends: a kernel without Landlock, or a broken
+disk, is then a judge less for good, and the scheduler, which spreads judges, would put the next one there again. So a
+judge that refuses to start, or has crashed for minutes, is made anew with a node affinity that keeps it off that node.
+While others serve it must go elsewhere, and where it fits nowhere it waits: the node is at fault. While none serves it
+may be what judges are made from that is wrong. Then their node is only preferred against, none moves before all have
+refused, and each node is tried once: where there is no other, a judge stays, is started again by its kubelet, and says
+why it cannot.
+
+A node is avoided for an hour, then tried again; and sooner if a judge serves on it, if judges are made from another
+template, or if some begin to serve where none did. What is avoided is in the pool's status, and on each judge's label
+what it was made to avoid.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from deepcoder_contracts.api.sandboxpool import MAX_AVOIDED_NODES, AvoidedNode, SandboxPoolStatus
+from deepcoder_operator.domain.pool_plan import Cause, Deletion, JudgePod, ending
+
+AVOIDED_SECONDS = 3600.0
+"""How long a node is avoided."""
+
+CRASHING_SECONDS = 300.0
+"""How long a judge that crashes is left to its kubelet, which has then started it five times or so."""
+
+_MESSAGE_LENGTH = 512
+
+
+@dataclass(frozen=True)
+class Avoidance:
+    """What keeps a judge that is made now off nodes."""
+
+    nodes: tuple[str, ...] = ()
+    """Their names."""
+
+    required: bool = False
+    """Whether it must go elsewhere; if not, it should."""
+
+    @property
+    def label(self) -> str:
+        """What its pod is told by; empty if nothing is avoided."""
+        if not self.nodes:
+            return ""
+        digest = hashlib.sha256("\n".join(self.nodes).encode()).hexdigest()[:8]
+        return f"{'required' if self.required else 'preferred'}-{digest}"
+
+
+NOTHING_AVOIDED = Avoidance()
+
+
+class NodesPlan(NamedTuple):
+    """What to do about nodes."""
+
+    avoided: tuple[AvoidedNode, ...] = ()
+    """Nodes that are avoided from now on."""
+
+    avoidance: Avoidance = NOTHING_AVOIDED
+    """For judges that are made now."""
+
+    moved: tuple[Deletion, ...] = ()
+    """Judges to let go, which are made anew elsewhere: one that does not start, and those that wait for a place where
+    they were to avoid other nodes than now."""
+
+
+def plan_nodes(
+    previous: SandboxPoolStatus, pods: Sequence[JudgePod], *, template_hash: str, now: float, may_move: bool = True
+) -> NodesPlan:
+    """Which nodes are avoided, and which judge moves: one at a time, and none while replacement backs off."""
+    live = [p for p in pods if not p.deleting and not p.ended and p.template_hash == template_hash]
+    serving = {p.node for p in pods if p.ready and not p.deleting}
+    avoided = _still_avoided(previous, serving, template_hash, now)
+    if not may_move:
+        return NodesPlan(tuple(avoided), _avoidance(avoided, serving))
+    moved: list[Deletion] = []
+    if serving or previous.refused_template_hash == template_hash:
+        here = _avoidance(avoided, serving).label
+        known = {n.name for n in avoided}
+        for pod in live:
+            new = pod.node not in known
+            if not _cannot_start(pod, now) or pod.node in serving or (pod.avoids == here and not new):
+                continue
+            if new and len(avoided) >= MAX_AVOIDED_NODES:
+                continue
+            if new:
+                at = datetime.fromtimestamp(int(now), UTC)
+                avoided.append(
+                    AvoidedNode(
+                        name=pod.node, template_hash=template_hash, since=at, message=ending(pod)[:_MESSAGE_LENGTH]
+                    )
+                )
+            moved.append(Deletion(pod.name, pod.uid, Cause.MOVED, _why(pod)))
+            break
+    avoidance = _avoidance(avoided, serving)
+    moved += [
+        Deletion(p.name, p.uid, Cause.MOVED, "which waited for a place off other nodes than are avoided now")
+        for p in live
+        if p.trouble == "Unschedulable" and p.avoids not in ("", avoidance.label)
+    ]
+    return NodesPlan(tuple(avoided), avoidance, tuple(moved))
+
+
+def _still_avoided(previous: SandboxPoolStatus, serving: set[str], template_hash: str, now: float) -> list[AvoidedNode]:
+    if serving and not previous.ready_replicas:  # what kept all of them from starting was no node's
+        return []
+    return [
+        n
+        for n in previous.avoided_nodes
+        if n.template_hash == template_hash and now - n.since.timestamp() < AVOIDED_SECONDS and n.name not in serving
+    ]
+
+
+def _avoidance(avoided: Sequence[AvoidedNode], serving: set[str]) -> Avoidance:
+    return Avoidance(tuple(sorted(n.name for n in avoided)), required=bool(serving))
+
+
+def _cannot_start(pod: JudgePod, now: float) -> bool:
+    """Whether a judge that has a node has shown that it does not start there."""
+    if pod.ready or not pod.node:
+        return False
+    crashing = pod.trouble == "CrashLoopBackOff" and pod.unready_since is not None
+    return pod.refuses or (crashing and now - (pod.unready_since or now) >= CRASHING_SECONDS)
+
+
+def _why(pod: JudgePod) -> str:
+    minutes = AVOIDED_SECONDS / 60
+    return f"which does not start on node {pod.node}, avoided for {minutes:.0f} min now ({ending(pod)})"
