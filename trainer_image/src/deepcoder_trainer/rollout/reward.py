@@ -153,7 +153,8 @@ class UserReward:
             return float(await answer)
         if inspect.iscoroutinefunction(self._function):
             return float(await self._function(problem, response))
-        return float(await abandonable(self._function, problem, response))
+        value: Any = await abandonable(self._function, problem, response)
+        return float(value)
 
 
 def load_reward(reference: str) -> UserReward:
