@@ -38,6 +38,16 @@ async def test_a_users_reward_may_be_plain_or_asynchronous_and_its_failure_is_no
     assert (outcome.reward, outcome.verdict) == (None, "error")
 
 
+class Asynchronous:
+    async def __call__(self, _problem: Problem, response: str) -> float:
+        return len(response) / 10
+
+
+@pytest.mark.parametrize("function", [Asynchronous(), lambda *given: Asynchronous()(*given)], ids=["object", "wrapper"])
+async def test_what_is_asynchronous_and_does_not_look_so_is_awaited(function: Any) -> None:
+    assert (await UserReward(function)(DOUBLE, "12345", "k")).reward == 0.5
+
+
 async def test_where_a_users_reward_fails_is_told_in_full_once(caplog: pytest.LogCaptureFixture) -> None:
     def broken(problem: Problem, response: str) -> float:
         raise KeyError(response)

@@ -154,7 +154,8 @@ class UserReward:
         if inspect.iscoroutinefunction(self._function):
             return float(await self._function(problem, response))
         value: Any = await abandonable(self._function, problem, response)
-        return float(value)
+        # An object, a partial or a wrapper does not look asynchronous before it is called.
+        return float(await value if inspect.isawaitable(value) else value)
 
 
 def load_reward(reference: str) -> UserReward:
