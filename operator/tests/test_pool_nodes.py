@@ -106,6 +106,13 @@ def test_nothing_moves_while_none_serves_and_not_all_have_refused() -> None:
     assert (moved(plan), names(plan)) == ([], [])
 
 
+def test_judge_of_a_new_template_that_no_other_of_it_serves_beside_stays_and_says_why() -> None:
+    """A rollout of what does not start would go from node to node, and in the end say that there is no room."""
+    old = replace(pod("old", "good"), template_hash="before")
+    plan = planned(served(), old, refusing("new", "another"))
+    assert (moved(plan), names(plan)) == ([], [])
+
+
 def test_judge_of_a_pool_whose_every_judge_refuses_is_tried_once_on_each_node() -> None:
     refused = SandboxPoolStatus(refused_template_hash="h")
     first = planned(refused, refusing("p", "a"))

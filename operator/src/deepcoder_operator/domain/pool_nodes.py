@@ -3,10 +3,10 @@
 A kubelet starts a container anew on its node for ever, however often it ends: a kernel without Landlock, or a broken
 disk, is then a judge less for good, and the scheduler, which spreads judges, would put the next one there again. So a
 judge that refuses to start, or has crashed for minutes, is made anew with a node affinity that keeps it off that node.
-While others serve it must go elsewhere, and where it fits nowhere it waits: the node is at fault. While none serves it
-may be what judges are made from that is wrong. Then their node is only preferred against, none moves before all have
-refused, and each node is tried once: where there is no other, a judge stays, is started again by its kubelet, and says
-why it cannot.
+While others of its template serve it must go elsewhere, and where it fits nowhere it waits: the node is at fault. While
+none does it may be what judges are made from that is wrong. Then none moves before all have refused, their node is only
+preferred against, and each node is tried once: where there is no other, a judge stays, is started again by its kubelet,
+and says why it cannot.
 
 A node is avoided for an hour, then tried again; and sooner if a judge serves on it, if judges are made from another
 template, or if some begin to serve where none did. What is avoided is in the pool's status, and on each judge's label
@@ -74,7 +74,7 @@ def plan_nodes(
 ) -> NodesPlan:
     """Which nodes are avoided, and which judge moves: one at a time, and none while replacement backs off."""
     live = [p for p in pods if not p.deleting and not p.ended and p.template_hash == template_hash]
-    serving = {p.node for p in pods if p.ready and not p.deleting}
+    serving = {p.node for p in live if p.ready}
     avoided = _still_avoided(previous, serving, template_hash, now)
     if not may_move:
         return NodesPlan(tuple(avoided), _avoidance(avoided, serving))
