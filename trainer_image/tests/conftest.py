@@ -346,7 +346,7 @@ def ray_cluster() -> Iterator[None]:
         ray.init(
             num_cpus=4,
             num_gpus=0,
-            resources={"learner": 4, "sampler": 4},
+            resources={"learner": 6, "sampler": 4},
             include_dashboard=False,
             object_store_memory=256 << 20,
             log_to_driver=False,

@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -43,39 +44,62 @@ def start(tiny_model: Callable[..., Path], started: list[RayLearner]) -> Callabl
     return make
 
 
+@dataclass
+class Kept:
+    """A learner that tests share, with the state in which it started: what takes time is that each rank loads torch."""
+
+    learner: RayLearner
+    storage: Storage
+    manifest: Manifest
+
+
 @pytest.fixture(scope="module")
-def kept(ray_cluster: None) -> Iterator[list[tuple[RayLearner, Storage, Manifest]]]:
-    """Two ranks that tests share, with the state in which they started: what takes time is that each loads torch."""
-    made: list[tuple[RayLearner, Storage, Manifest]] = []
+def kept(ray_cluster: None) -> Iterator[dict[int, Kept]]:
+    """By its number of ranks; whoever ends one takes it out, and the next who asks starts another."""
+    made: dict[int, Kept] = {}
     yield made
-    for learner, _, _ in made:
-        learner.kill()
+    for each in made.values():
+        each.learner.kill()
 
 
 @pytest.fixture
-async def two(
-    kept: list[tuple[RayLearner, Storage, Manifest]],
+def as_started(
+    kept: dict[int, Kept],
     start: Callable[..., Awaitable[RayLearner]],
     started: list[RayLearner],
     make_config: Callable[..., StageConfig],
     tmp_path: Path,
     tmp_path_factory: pytest.TempPathFactory,
-) -> RayLearner:
-    """Two ranks as they were when they started."""
+) -> Callable[[int], Awaitable[RayLearner]]:
+    """Gives so many ranks as they were when they started."""
     first = "short/step-000000.a000"
-    if not kept:
-        folder = tmp_path_factory.mktemp("kept")
-        config = make_config(learners=2, storage=Storage(uri=f"file://{folder}/store"))
-        learner = await start(config)
-        await learner.save(str(folder / "first"))
-        files = await learner.upload(str(folder / "first"), config.storage, first)
-        started.remove(learner)
-        kept.append((learner, config.storage, manifest_of(config, files, world_size=2)))
+
+    async def give(ranks: int) -> RayLearner:
+        if ranks not in kept:
+            folder = tmp_path_factory.mktemp("kept")
+            config = make_config(learners=ranks, storage=Storage(uri=f"file://{folder}/store"))
+            learner = await start(config)
+            await learner.save(str(folder / "first"))
+            files = await learner.upload(str(folder / "first"), config.storage, first)
+            started.remove(learner)
+            kept[ranks] = Kept(learner, config.storage, manifest_of(config, files, world_size=ranks))
+            return learner
+        learner, local = kept[ranks].learner, str(tmp_path / f"first-{ranks}")
+        await learner.download(local, kept[ranks].storage, first, kept[ranks].manifest)
+        await learner.load(local, optimizer=False)
         return learner
-    [(learner, storage, manifest)] = kept
-    await learner.download(str(tmp_path / "first"), storage, first, manifest)
-    await learner.load(str(tmp_path / "first"), optimizer=False)
-    return learner
+
+    return give
+
+
+@pytest.fixture
+async def one(as_started: Callable[[int], Awaitable[RayLearner]]) -> RayLearner:
+    return await as_started(1)
+
+
+@pytest.fixture
+async def two(as_started: Callable[[int], Awaitable[RayLearner]]) -> RayLearner:
+    return await as_started(2)
 
 
 async def exported(learner: RayLearner) -> dict[str, np.ndarray]:
@@ -101,10 +125,9 @@ def manifest_of(config: StageConfig, files: list, world_size: int) -> Manifest:
 
 
 async def test_two_ranks_train_like_one_and_load_each_others_checkpoints(
-    start: Callable, two: RayLearner, make_config: Callable, make_batch: Callable, tmp_path: Path
+    one: RayLearner, two: RayLearner, make_config: Callable, make_batch: Callable, tmp_path: Path
 ) -> None:
     config = make_config()
-    one = await start(config)
     metrics = [[await learner.train(make_batch(seed)) for seed in range(2)] for learner in (one, two)]
     for a, b in zip(*metrics, strict=True):
         # A sum of terms that cancel: what it is off by is of their size, not of its own.
@@ -201,15 +224,19 @@ async def test_work_beside_training_is_given_the_model_that_it_began_with(
 
 
 async def test_work_beside_that_nobody_waits_for_any_more_holds_up_neither_the_ranks_nor_their_end(
-    start: Callable, make_config: Callable, make_batch: Callable, caplog: pytest.LogCaptureFixture
+    one: RayLearner,
+    kept: dict[int, Kept],
+    started: list[RayLearner],
+    make_batch: Callable,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    learner = await start(make_config())
-    process = Path(f"/proc/{await learner.beside(lambda _model: os.getpid())}")
+    started.append(kept.pop(1).learner)
+    process = Path(f"/proc/{await one.beside(lambda _model: os.getpid())}")
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.5):
-            await learner.beside(lambda _model: time.sleep(600))
-    assert np.isfinite((await learner.train(make_batch(1)))["loss"])
-    await learner.close()
+            await one.beside(lambda _model: time.sleep(600))
+    assert np.isfinite((await one.train(make_batch(1)))["loss"])
+    await one.close()
     assert "did not close" not in caplog.text
     async with asyncio.timeout(30):
         while process.exists():
@@ -262,10 +289,9 @@ def test_weights_go_from_card_to_card_unless_it_is_said_otherwise(monkeypatch: p
 
 
 async def test_a_rank_that_dies_fails_the_step_at_once(
-    two: RayLearner, kept: list[Any], started: list[RayLearner], make_batch: Callable
+    two: RayLearner, kept: dict[int, Kept], started: list[RayLearner], make_batch: Callable
 ) -> None:
-    kept.clear()  # whoever comes next starts others
-    started.append(two)
+    started.append(kept.pop(2).learner)
     ray.kill(two._actors[1])
     with pytest.raises(LearnerLost, match="died during training step 1"):
         await two.train(make_batch())
@@ -274,8 +300,8 @@ async def test_a_rank_that_dies_fails_the_step_at_once(
 async def test_ranks_that_cannot_be_placed_are_named_with_what_the_cluster_offers(
     make_config: Callable, tiny_model: Callable
 ) -> None:
-    with pytest.raises(LearnerLost, match=r"no answer from learner ranks.*'learner' resources.*offers 4"):
-        await start_learners(make_config(learners=5), tiny_model(), deadlines=Deadlines(start=1))
+    with pytest.raises(LearnerLost, match=r"no answer from learner ranks.*'learner' resources.*offers 6"):
+        await start_learners(make_config(learners=7), tiny_model(), deadlines=Deadlines(start=1))
 
 
 async def test_a_model_that_is_refused_is_refused_across_the_process_boundary(
