@@ -23,13 +23,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import s3_server
-from crd_serving import established
 from loop_world import Cluster, cluster_in
 from run_manifests import EVALUATE, LONGER, TRAIN
 
-from deepcoder_contracts.api import run as run_kind
-from deepcoder_contracts.api import sandboxpool as pool_kind
-from deepcoder_contracts.api.schema import custom_resource_definition
 from deepcoder_contracts.layout import log_key, metrics_key, samples_key
 from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.kube.resources import SERVICE_ACCOUNTS, Resource
@@ -118,9 +114,6 @@ async def _stage(
     namespace = f"played-{uuid.uuid4().hex[:8]}"
     body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}
     try:
-        for resource in (run_kind.RESOURCE, pool_kind.RESOURCE):
-            await kube.apply(custom_resource_definition(resource))
-            await established(kube, f"{resource.plural}.deepcoder.dev")
         await kube.post(NAMESPACES.path(None), body)
         objects = chart_account.render(helm, chart, namespace)
         async with (

@@ -263,8 +263,8 @@ def test_kubectl_completes_commands_options_and_names_of_runs(shell: Typed) -> N
 
 
 @pytest.mark.parametrize("kind", ["bash", "zsh", "fish"])
-def test_shells_get_a_script_that_asks_the_program(shell: Typed, kind: str) -> None:
-    script = said(shell(f"kubectl deepcoder completion {kind}"))
+def test_shells_get_a_script_that_asks_the_program(typed: Typed, shell: Typed, kind: str) -> None:
+    script = said(typed(f"completion {kind}"))
     assert "_KUBECTL_DEEPCODER_COMPLETE" in script
     assert "kubectl-deepcoder" in script
     if kind == "bash":
