@@ -21,7 +21,7 @@ def batch(count):
     for number in range(count):
         scoring = ("strict", "livecodebench", "taco-compat")[number % 5 % 3]
         wrong = number % 3 == 2
-        code = "import time\nwhile time.process_time() < 0.02: pass\nn = int(input())\n"
+        code = "import time\ntime.sleep(0.03)\nn = int(input())\n"
         code += "print(n + 1 if n > 1 else n)" if wrong else "print(n)"
         tests = [(str(n), str(n)) for n in (1, 2, 3)]
         bodies.append((submission(str(number), code, *tests, scoring=scoring), not wrong))
@@ -35,15 +35,20 @@ async def is_gone(pids):
 
 
 async def judged_under_fire(server, bodies, strike, every_s):
-    """Have all judged while `strike` hits again and again; return answers, clients and how many blows there were."""
+    """Have all judged while `strike` hits again and again; return answers, clients and how many blows there were.
+
+    Between two blows somebody has a verdict: where starting anew takes longer than `every_s`, nobody ever would.
+    """
     clients = PatientClients(server, deadline_s=280)
     async with asyncio.TaskGroup() as group:
         judging = group.create_task(clients.judge_all([body for body, _ in bodies]))
-        blows = 0
+        blows, verdicts = 0, -1
         await asyncio.sleep(0.3)  # under way, and not yet done
         while not judging.done():
-            await asyncio.sleep(every_s if blows else 0)
-            blows += await asyncio.to_thread(strike)
+            await asyncio.sleep(every_s if blows else 0.01)
+            if clients.met["verdicts"] > verdicts:
+                verdicts = clients.met["verdicts"]
+                blows += await asyncio.to_thread(strike)
     return judging.result(), clients, blows
 
 

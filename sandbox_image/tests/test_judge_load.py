@@ -82,9 +82,9 @@ async def test_four_times_more_slots_than_cores_give_honest_programs_no_time_lim
     bodies = [
         submission(
             str(n),
-            HONEST.format(cpu_s=0.12),
+            HONEST.format(cpu_s=0.06),
             (str(n), str(n)),
-            time_limit_s=0.2,
+            time_limit_s=0.1,
             scoring=("strict", "livecodebench")[n % 2],
         )
         for n in range(count)
