@@ -124,8 +124,20 @@ def test_another_template_is_the_end_of_a_refusal_whatever_else_of_the_spec_is_n
 def test_refusal_is_remembered_through_what_the_api_server_refuses_meanwhile() -> None:
     refused = replace(ONE, refusal=Refusal("PodRefused", "exceeded quota: team"))
     unread = replace(ONE, template_hash="", refusal=Refusal("Forbidden", "the Secret may not be read"))
-    told = statuses((ONE, (REFUSES,)), (refused, ()), (unread, ()), (ONE, (STARTS,)))
-    assert told[-1] == (JUDGES_REFUSE, "no judge could start when one was last tried")
+    told = statuses((ONE, (REFUSES,)), (refused, (REFUSES,)), (refused, ()), (unread, ()), (ONE, (STARTS,)))
+    assert [reason for reason, _ in told] == [JUDGES_REFUSE] * 5, "else runs would ask for GPUs meanwhile"
+    last_tried = "no judge could start when one was last tried"
+    assert [message for _, message in told[1:]] == [
+        f"{SAID[1]}; exceeded quota: team",
+        f"{last_tried}; exceeded quota: team",
+        f"{last_tried}; the Secret may not be read",
+        last_tried,
+    ]
+    taken = replace(ONE, refusal=Refusal("NameConflict", "Pod p0 exists and does not belong to this pool"))
+    assert statuses((ONE, (REFUSES,)), (taken, ()), (taken, (STARTS,)))[1:] == [
+        ("NameConflict", "no judge is ready; Pod p0 exists and does not belong to this pool"),
+        (JUDGES_REFUSE, f"{last_tried}; Pod p0 exists and does not belong to this pool"),
+    ]
 
 
 def test_judge_of_an_older_template_does_not_speak_for_those_of_the_one_that_mends_it() -> None:

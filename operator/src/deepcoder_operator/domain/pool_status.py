@@ -32,6 +32,7 @@ IDLE = "Idle"
 UNMENDED = frozenset({JUDGES_REFUSE, "NameConflict", "InvalidTemplate", "InvalidSpec"})
 """Reasons of a pool that is not ready and will not be by itself: somebody has to mend what it says."""
 
+_LAST_TRIED = "no judge could start when one was last tried"
 _LOAD_FIELDS = {"busy_slots", "queue_depth", "longest_wait_seconds"}
 
 
@@ -127,13 +128,17 @@ def _ready(facts: PoolFacts, live: Sequence[JudgePod], ready: Sequence[JudgePod]
     """`refused` is what to say of judges that refuse to start while none of them says it; None: they do not."""
     if ready:
         return "Ready", True, "JudgesReady", f"{len(ready)} of {facts.desired} judges are ready"
+    trouble = _trouble(live)
     if facts.refusal is not None:
         # Of pods that are refused no pod tells, and of a pool's conditions a run quotes this one alone. One that has
         # never been acted upon wants no judges yet, which is not to be taken for one that was scaled to zero.
         may_come = facts.refusal.reason in UNMENDED and not all(p.refuses for p in live)
         reason = "NoJudgeReady" if may_come else facts.refusal.reason
-        return "Ready", False, reason, f"no judge is ready; {facts.refusal.message}"
-    trouble = _trouble(live)
+        if refused is None or reason in UNMENDED:
+            return "Ready", False, reason, f"no judge is ready; {facts.refusal.message}"
+        # It may go by itself, and judges refuse as before: that is no reason for runs to ask for GPUs.
+        words = f"no judge can start; {trouble.text}" if trouble else _LAST_TRIED
+        return "Ready", False, JUDGES_REFUSE, f"{words}; {facts.refusal.message}"
     if refused is not None:
         return "Ready", False, JUDGES_REFUSE, f"no judge can start; {trouble.text}" if trouble else refused
     if facts.desired == 0:
@@ -156,7 +161,8 @@ def _refused(previous: SandboxPoolStatus, facts: PoolFacts, live: Sequence[Judge
 
 def _words_before(previous: SandboxPoolStatus) -> str:
     found = find_condition(previous.conditions, "Ready")
-    return found.message if found and found.reason == JUDGES_REFUSE else "no judge could start when one was last tried"
+    said = found is not None and found.reason == JUDGES_REFUSE and not found.message.startswith(_LAST_TRIED)
+    return found.message if found and said else _LAST_TRIED
 
 
 def _scaling(facts: PoolFacts, live: Sequence[JudgePod], ready: Sequence[JudgePod]) -> _Row:
