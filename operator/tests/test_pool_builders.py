@@ -208,6 +208,24 @@ def test_judge_that_should_go_elsewhere_still_has_the_nodes_that_are_avoided() -
     assert affinity == {"nodeAffinity": {preferred: [wanted, ours]}, "podAntiAffinity": {}}
 
 
+@pytest.mark.parametrize(
+    "affinity",
+    [
+        {"nodeAffinity": None},
+        {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": None}},
+        {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": None}},
+        {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": None}}},
+    ],
+)
+@pytest.mark.parametrize("required", [False, True])
+def test_affinity_that_a_template_names_and_leaves_empty_keeps_no_judge_from_being_made(
+    affinity: dict[str, Any], required: bool
+) -> None:
+    """As charts write it whose values hold nothing; the API server keeps a null where it knows no schema."""
+    made = kept_off(required, template={"spec": {"affinity": affinity}})
+    assert "metadata.name" in str(made["spec"]["affinity"])
+
+
 def test_judge_says_by_a_label_what_it_was_made_to_avoid() -> None:
     labels = [
         build_pod(POOL, build_pod_template(POOL, spec(), SETTINGS), 0, avoidance)["metadata"]["labels"].get(

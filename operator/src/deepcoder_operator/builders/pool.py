@@ -149,18 +149,25 @@ def build_pod(
 
 def _keep_off(spec: dict[str, Any], avoidance: Avoidance) -> None:
     """Add the node affinity, beside what the template asks of nodes; by name, since a hostname label may be another."""
-    affinity = spec.setdefault("affinity", {}).setdefault("nodeAffinity", {})
+    affinity = _map_in(_map_in(spec, "affinity"), "nodeAffinity")
     off = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in avoidance.nodes]
     if not avoidance.required:
-        preferred = affinity.setdefault("preferredDuringSchedulingIgnoredDuringExecution", [])
-        preferred.append({"weight": 100, "preference": {"matchFields": off}})
+        field = "preferredDuringSchedulingIgnoredDuringExecution"
+        affinity[field] = [*(affinity.get(field) or ()), {"weight": 100, "preference": {"matchFields": off}}]
         return
-    required = affinity.setdefault("requiredDuringSchedulingIgnoredDuringExecution", {})
+    required = _map_in(affinity, "requiredDuringSchedulingIgnoredDuringExecution")
     # A node has to match one of the terms, and all of that one.
     required["nodeSelectorTerms"] = [
         term | {"matchFields": [*(term.get("matchFields") or ()), *off]}
         for term in required.get("nodeSelectorTerms") or [{}]
     ]
+
+
+def _map_in(parent: dict[str, Any], key: str) -> dict[str, Any]:
+    """The map under a key, made where there is none: a template may name a field and leave it empty."""
+    found: dict[str, Any] = parent.get(key) or {}
+    parent[key] = found
+    return found
 
 
 def build_service(pool: PoolIdentity) -> dict[str, Any]:
