@@ -13,6 +13,7 @@ from deepcoder_contracts.api.sandboxpool import MAX_AVOIDED_NODES, SandboxPoolSt
 from deepcoder_operator.domain.pool_nodes import (
     AVOIDED_SECONDS,
     CRASHING_SECONDS,
+    LONGEST_START_SECONDS,
     Avoidance,
     NodesPlan,
     plan_nodes,
@@ -81,6 +82,15 @@ def test_judge_that_crashes_moves_when_its_kubelet_has_had_its_time() -> None:
     assert crashing(CRASHING_SECONDS) == ["p"]
     assert crashing(CRASHING_SECONDS - 1) == []
     assert crashing(86_400, "ErrImagePull") == [], "that is no node's fault, mostly"
+
+
+def test_judge_that_serves_between_its_crashes_stays_and_bars_no_node() -> None:
+    """It waits for five minutes, too, before its kubelet starts it once more."""
+    crashes = refusing("p", "node", refuses=False, unready_since=NOW - 86_400)
+    after = replace(crashes, ran_seconds=LONGEST_START_SECONDS + 1)
+    plan = planned(served(), pod("well", "good"), after)
+    assert (moved(plan), names(plan)) == ([], [])
+    assert moved(planned(served(), pod("well", "good"), replace(after, ran_seconds=LONGEST_START_SECONDS))) == ["p"]
 
 
 def test_judges_move_one_at_a_time_and_none_while_replacement_backs_off() -> None:

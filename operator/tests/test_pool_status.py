@@ -241,6 +241,19 @@ def test_where_a_judge_is_and_since_when_it_is_not_ready_is_read() -> None:
     assert read("True") == ("n1", "required-12345678", None)
 
 
+def test_how_long_a_judge_that_crashes_had_run_is_read() -> None:
+    def read(**times: str | None) -> float:
+        metadata = {"name": "p", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z"}
+        ended = {"terminated": {"exitCode": 137, **times}}
+        container = {"name": "judge", "ready": False, "state": {"waiting": {}}, "lastState": ended}
+        (found,) = judge_pods([{"metadata": metadata, "status": {"containerStatuses": [container]}}], "")
+        return found.ran_seconds
+
+    assert read(startedAt="2026-01-01T00:00:00Z", finishedAt="2026-01-01T00:05:00Z") == 300.0
+    assert read(startedAt=None, finishedAt="2026-01-01T00:05:00Z") == 0.0
+    assert read() == 0.0
+
+
 def test_reasons_of_pods_that_do_not_start_are_read() -> None:
     def read(status: dict[str, Any]) -> str | None:
         metadata = {"name": "p", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z"}

@@ -2,11 +2,11 @@
 
 A kubelet starts a container anew on its node for ever, however often it ends: a kernel without Landlock, or a broken
 disk, is then a judge less for good, and the scheduler, which spreads judges, would put the next one there again. So a
-judge that refuses to start, or has crashed for minutes, is made anew with a node affinity that keeps it off that node.
-While others of its template serve it must go elsewhere, and where it fits nowhere it waits: the node is at fault. While
-none does it may be what judges are made from that is wrong. Then none moves before all have refused, their node is only
-preferred against, and each node is tried once: where there is no other, a judge stays, is started again by its kubelet,
-and says why it cannot.
+judge that refuses to start, or has crashed for minutes without serving, is made anew with a node affinity that keeps it
+off that node. While others of its template serve it must go elsewhere, and where it fits nowhere it waits: the node is
+at fault. While none does it may be what judges are made from that is wrong. Then none moves before all have refused,
+their node is only preferred against, and each node is tried once: where there is no other, a judge stays, is started
+again by its kubelet, and says why it cannot.
 
 A node is avoided for an hour, then tried again; and sooner if a judge serves on it, if judges are made from another
 template, or if some begin to serve where none did. What is avoided is in the pool's status, and on each judge's label
@@ -29,6 +29,10 @@ AVOIDED_SECONDS = 3600.0
 
 CRASHING_SECONDS = 300.0
 """How long a judge that crashes is left to its kubelet, which has then started it five times or so."""
+
+LONGEST_START_SECONDS = 180.0
+"""A judge that has run for longer had started: its startup probe gives it one minute, and its end takes another. Of one
+that serves between its crashes, which its kubelet starts anew after up to five minutes, no node is at fault."""
 
 _MESSAGE_LENGTH = 512
 
@@ -124,7 +128,7 @@ def _cannot_start(pod: JudgePod, now: float) -> bool:
     """Whether a judge that has a node has shown that it does not start there."""
     if pod.ready or not pod.node:
         return False
-    crashing = pod.trouble == "CrashLoopBackOff" and pod.unready_since is not None
+    crashing = pod.trouble == "CrashLoopBackOff" and pod.ran_seconds <= LONGEST_START_SECONDS
     return pod.refuses or (crashing and now - (pod.unready_since or now) >= CRASHING_SECONDS)
 
 

@@ -71,6 +71,9 @@ class JudgePod:
     unready_since: float | None = None
     """Since when it is not ready (seconds since the epoch); None: it is, or Kubernetes has not said."""
 
+    ran_seconds: float = 0.0
+    """How long its container that failed had run, of one that crashes; 0 if Kubernetes does not say."""
+
     trouble: str | None = None
     """Why it is not ready, as Kubernetes names it: Unschedulable, ImagePullBackOff, CrashLoopBackOff, …"""
 

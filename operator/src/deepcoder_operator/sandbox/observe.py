@@ -58,6 +58,7 @@ def _judge_pod(obj: Mapping[str, Any], *, foreign: bool) -> JudgePod:
         node=(obj.get("spec") or {}).get("nodeName") or "",
         avoids=labels.get(LABEL_AVOIDS, ""),
         unready_since=_time(ready.get("lastTransitionTime")) if ready.get("status") == "False" else None,
+        ran_seconds=trouble.ran_seconds,
         trouble=trouble.reason,
         told=trouble.told,
         refuses=trouble.refuses,
@@ -72,6 +73,7 @@ class _Trouble(NamedTuple):
     reason: str | None = None
     told: str = ""
     refuses: bool = False
+    ran_seconds: float = 0.0
 
 
 def _trouble(status: Mapping[str, Any], conditions: Mapping[str, Mapping[str, Any]]) -> _Trouble:
@@ -89,7 +91,7 @@ def _trouble(status: Mapping[str, Any], conditions: Mapping[str, Mapping[str, An
             refuses = own and ended["exitCode"] == EXIT_REFUSED and _ends(container) >= REFUSED_STARTS
             refuses = refuses and not container.get("started")  # one that has started since is not ready for a moment
             words = _last_words(ended if own else {**ended, "message": ""})
-            return _Trouble("CrashLoopBackOff", words, refuses)
+            return _Trouble("CrashLoopBackOff", words, refuses, _ran_seconds(ended))
         if reason and reason not in ("ContainerCreating", "PodInitializing"):
             told = _brief(waiting.get("message"))
             return _Trouble(str(reason), f"{told}{_IMAGE_MEND if 'Image' in reason else ''}")
@@ -103,6 +105,11 @@ def _failed(container: Mapping[str, Any]) -> Mapping[str, Any] | None:
         if ended and ended.get("exitCode"):
             return dict(ended)
     return None
+
+
+def _ran_seconds(ended: Mapping[str, Any]) -> float:
+    began, over = _time(ended.get("startedAt")), _time(ended.get("finishedAt"))
+    return 0.0 if began is None or over is None else over - began
 
 
 def _ends(container: Mapping[str, Any]) -> int:
