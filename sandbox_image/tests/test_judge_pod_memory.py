@@ -53,7 +53,7 @@ SERVE = ("serve", "--socket", "/nonexistent/judge.sock", "--slots", "2")
 @pytest.mark.parametrize("options", [(), ("--max-memory-mb", "2048")])
 def test_server_that_does_not_fit_its_container_refuses_to_start(monkeypatch, capsys, options):
     monkeypatch.setattr(pod_memory, "container_limit_mb", lambda: 3000)
-    monkeypatch.setattr("deepcoder_sandbox.cli.serve", lambda *_: pytest.fail("it serves"))
+    monkeypatch.setattr("deepcoder_sandbox.server.command.serve", lambda *_: pytest.fail("it serves"))
     assert cli.run([*SERVE, *options]) == 64
     said = capsys.readouterr().err
     needed_mb = limits.needed_mb(2, int((options or ("", "1024"))[1]), 1024, requests_mb())
@@ -73,7 +73,7 @@ def test_same_server_starts_where_programs_may_take_less(monkeypatch):
         raise Served
 
     monkeypatch.setattr(pod_memory, "container_limit_mb", lambda: 3000)
-    monkeypatch.setattr("deepcoder_sandbox.cli.serve", serve)
+    monkeypatch.setattr("deepcoder_sandbox.server.command.serve", serve)
     with pytest.raises(Served):
         cli.run([*SERVE, "--max-memory-mb", "256"])
 

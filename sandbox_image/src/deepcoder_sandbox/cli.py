@@ -8,26 +8,21 @@ message says how to mend it); 74 reading or writing a batch failed; 130 interrup
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
-import socket
 import sys
-import uuid
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deepcoder_contracts.cpus import cpu_limit
 from deepcoder_contracts.judge import EXIT_REFUSED, Scoring, Tier
-from deepcoder_sandbox import attack, batch, limits, pod_memory, tiers
+from deepcoder_sandbox import batch, limits, pod_memory, tiers
 from deepcoder_sandbox.pool import Pool
-from deepcoder_sandbox.server.app import Judge
-from deepcoder_sandbox.server.auth import BadToken, Token
-from deepcoder_sandbox.server.idempotency import Answers
-from deepcoder_sandbox.server.metrics import Metrics
-from deepcoder_sandbox.server.room import ANSWERS_MB, QUEUED_MB, Room, held_mb
-from deepcoder_sandbox.server.serve import Listen, serve
+from deepcoder_sandbox.server.room import QUEUED_MB
 from deepcoder_sandbox.slot import RECYCLE_AFTER_RUNS
-from deepcoder_sandbox.tests_store import TestStore
 from deepcoder_sandbox.zygote_process import ZygoteConfig, package_directories
+
+if TYPE_CHECKING:
+    from deepcoder_sandbox.server.command import Serving
 
 EXIT_USAGE, EXIT_IO, EXIT_READER_LEFT = EXIT_REFUSED, 74, 141
 
@@ -44,25 +39,31 @@ def run(arguments: list[str]) -> int:
     """Run a command and return its exit status."""
     options = _parser().parse_args(arguments)
     try:
-        serves = options.command == "serve"
-        listen = _listen(options) if serves else Listen()
-        max_memory_mb = _max_memory_mb(options) if serves else None
+        serving = _serving(options) if options.command == "serve" else None
         config, findings = tiers.find_tier(_zygote_config(options), Tier(options.minimum_tier))
+        if serving is not None:
+            serving.run(config, findings)
+            return 0
         if options.command == "capacity":
             print(findings.tier)
             for limit, held in sorted(findings.limits.items()):
                 print(f"{limit:20} {'enforced' if held else 'NOT enforced'}")
             return 0
-        if options.command == "judge":
-            scoring = Scoring(options.scoring) if options.scoring else None
-            return _batch(config, options.workers, scoring)
-        asyncio.run(serve(_judge(options, config, findings, max_memory_mb), listen))
+        return _batch(config, options.workers, Scoring(options.scoring) if options.scoring else None)
     except BrokenPipeError:
         return _reader_left()
-    except (tiers.TierRefused, pod_memory.DoesNotFit, BadToken, _BadUsage, FileExistsError, OSError) as error:
+    except (tiers.TierRefused, pod_memory.DoesNotFit, _BadUsage, FileExistsError, OSError) as error:
         print(f"deepcoder-sandbox: {error}", file=sys.stderr)
         return EXIT_USAGE
-    return 0
+
+
+def _serving(options: argparse.Namespace) -> Serving:
+    from deepcoder_sandbox.server import command  # asyncio and aiohttp: a third of a start that serves nobody
+
+    try:
+        return command.Serving(options)
+    except command.BadOption as error:
+        raise _BadUsage(str(error)) from None
 
 
 def _batch(config: ZygoteConfig, workers: int, scoring: Scoring | None) -> int:
@@ -152,50 +153,3 @@ def _zygote_config(options: argparse.Namespace) -> ZygoteConfig:
         return ZygoteConfig(packages=package_directories(options.packages), preload=tuple(options.preload))
     except ValueError as error:
         raise _BadUsage(f"--{error}") from None
-
-
-def _listen(options: argparse.Namespace) -> Listen:
-    if options.socket is not None:
-        token = Token(options.token_file) if options.token_file else None
-        return Listen(socket=options.socket, token=token, drain_s=options.drain_seconds)
-    if options.token_file is None:
-        raise _BadUsage("--token-file is needed with --host and --port: or serve a Unix socket with --socket PATH")
-    return Listen(host=options.host, port=options.port, token=Token(options.token_file), drain_s=options.drain_seconds)
-
-
-def _max_memory_mb(options: argparse.Namespace) -> int | None:
-    """Return the largest memory limit of a program to accept. Raises DoesNotFit."""
-    requests_mb = held_mb(options.max_queued_mb, options.max_body_mb)
-    container_mb = pod_memory.container_limit_mb()
-    return pod_memory.largest_program_mb(
-        options.slots, options.max_memory_mb, options.tests_store_mb, requests_mb, container_mb
-    )
-
-
-def _judge(
-    options: argparse.Namespace, config: ZygoteConfig, findings: attack.Findings, max_memory_mb: int | None
-) -> Judge:
-    metrics = Metrics()
-    worker = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
-    pool = Pool(
-        config,
-        options.slots,
-        worker,
-        options.max_queued or limits.MAX_QUEUED_A_SLOT * options.slots,
-        metrics.observer(),
-        options.recycle_after,
-    )
-    judge = Judge(
-        pool=pool,
-        tier=findings.tier,
-        limits=findings.limits,
-        metrics=metrics,
-        tests=TestStore(options.tests_store_mb * limits.MIB),
-        answers=Answers(max_answers=10_000, max_bytes=ANSWERS_MB * limits.MIB),
-        room=Room(options.max_queued_mb * limits.MIB),
-        max_body_bytes=options.max_body_mb * limits.MIB,
-        max_memory_mb=max_memory_mb,
-    )
-    metrics.watch(judge.capacity)
-    metrics.watch_memory(judge.held_bytes)
-    return judge

@@ -1,0 +1,87 @@
+"""`deepcoder-sandbox serve`: from its options to a judge that listens.
+
+Loaded by that command alone: what a server is made of takes as long to load as all that judging a file needs.
+
+Raises BadOption and pod_memory.DoesNotFit before anything is started, for options that do not fit together or do not
+fit the container; FileExistsError and OSError where it cannot listen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import socket
+import uuid
+
+from deepcoder_sandbox import attack, limits, pod_memory
+from deepcoder_sandbox.pool import Pool
+from deepcoder_sandbox.server.app import Judge
+from deepcoder_sandbox.server.auth import BadToken, Token
+from deepcoder_sandbox.server.idempotency import Answers
+from deepcoder_sandbox.server.metrics import Metrics
+from deepcoder_sandbox.server.room import ANSWERS_MB, Room, held_mb
+from deepcoder_sandbox.server.serve import Listen, serve
+from deepcoder_sandbox.tests_store import TestStore
+from deepcoder_sandbox.zygote_process import ZygoteConfig
+
+
+class BadOption(ValueError):
+    """Options that do not fit together, or a token file that is of no use."""
+
+
+class Serving:
+    """A server that was asked for, and can be had."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        """`options` are the command's. Raises BadOption and DoesNotFit."""
+        self._options = options
+        try:
+            self._listen = _listen(options)
+        except BadToken as error:
+            raise BadOption(str(error)) from error
+        self._max_memory_mb = pod_memory.largest_program_mb(
+            options.slots,
+            options.max_memory_mb,
+            options.tests_store_mb,
+            held_mb(options.max_queued_mb, options.max_body_mb),
+            pod_memory.container_limit_mb(),
+        )
+
+    def run(self, config: ZygoteConfig, findings: attack.Findings) -> None:
+        """Serve until SIGTERM or SIGINT. `findings` are what is in force with `config`."""
+        asyncio.run(serve(self._judge(config, findings), self._listen))
+
+    def _judge(self, config: ZygoteConfig, findings: attack.Findings) -> Judge:
+        options = self._options
+        metrics = Metrics()
+        pool = Pool(
+            config,
+            options.slots,
+            f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}",
+            options.max_queued or limits.MAX_QUEUED_A_SLOT * options.slots,
+            metrics.observer(),
+            options.recycle_after,
+        )
+        judge = Judge(
+            pool=pool,
+            tier=findings.tier,
+            limits=findings.limits,
+            metrics=metrics,
+            tests=TestStore(options.tests_store_mb * limits.MIB),
+            answers=Answers(max_answers=10_000, max_bytes=ANSWERS_MB * limits.MIB),
+            room=Room(options.max_queued_mb * limits.MIB),
+            max_body_bytes=options.max_body_mb * limits.MIB,
+            max_memory_mb=self._max_memory_mb,
+        )
+        metrics.watch(judge.capacity)
+        metrics.watch_memory(judge.held_bytes)
+        return judge
+
+
+def _listen(options: argparse.Namespace) -> Listen:
+    token = Token(options.token_file) if options.token_file else None
+    if options.socket is not None:
+        return Listen(socket=options.socket, token=token, drain_s=options.drain_seconds)
+    if token is None:
+        raise BadOption("--token-file is needed with --host and --port: or serve a Unix socket with --socket PATH")
+    return Listen(host=options.host, port=options.port, token=token, drain_s=options.drain_seconds)
