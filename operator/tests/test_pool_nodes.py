@@ -142,9 +142,16 @@ def test_node_is_avoided_until_its_time_is_over_another_template_comes_or_a_judg
     assert names(planned(status, well, pod("p", "bad"))) == []
 
 
-def test_nodes_count_as_well_again_when_a_judge_serves_where_none_did() -> None:
+def test_all_nodes_count_as_well_again_when_a_judge_serves_on_one_of_them_and_none_did() -> None:
     """What kept all of them from starting was no node's, and others could go nowhere for an hour."""
-    assert names(planned(avoiding("a", "b").model_copy(update={"ready_replicas": 0}), pod("p", "c"))) == []
+    none_served = avoiding("a", "b").model_copy(update={"ready_replicas": 0})
+    assert names(planned(none_served, pod("p", "b"))) == []
+
+
+def test_node_stays_avoided_when_the_only_judge_has_moved_and_serves_elsewhere() -> None:
+    """Forgotten, it would get the next one again, and the run's attempt would end for it."""
+    none_served = avoiding("a", "b").model_copy(update={"ready_replicas": 0})
+    assert names(planned(none_served, pod("p", "c"))) == ["a", "b"]
 
 
 def test_no_more_nodes_are_avoided_than_a_few() -> None:

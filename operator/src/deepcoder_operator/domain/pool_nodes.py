@@ -8,9 +8,9 @@ at fault. While none does it may be what judges are made from that is wrong. The
 their node is only preferred against, and each node is tried once: where there is no other, a judge stays, is started
 again by its kubelet, and says why it cannot.
 
-A node is avoided for an hour, then tried again; and sooner if a judge serves on it, if judges are made from another
-template, or if some begin to serve where none did. What is avoided is in the pool's status, and on each judge's label
-what it was made to avoid.
+A node is avoided for an hour, then tried again; and sooner if a judge serves on it, or if judges are made from another
+template. If none served before and one now does where none was to be, no node was at fault, and all are tried. What is
+avoided is in the pool's status, and on each judge's label what it was made to avoid.
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ def plan_nodes(
 
 
 def _still_avoided(previous: SandboxPoolStatus, serving: set[str], template_hash: str, now: float) -> list[AvoidedNode]:
-    if serving and not previous.ready_replicas:  # what kept all of them from starting was no node's
-        return []
+    if not previous.ready_replicas and any(n.name in serving for n in previous.avoided_nodes):
+        return []  # what kept all of them from starting was no node's
     return [
         n
         for n in previous.avoided_nodes
