@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,9 +22,11 @@ from deepcoder_trainer.checkpoint.errors import ExportRuined, StorageUnavailable
 from deepcoder_trainer.checkpoint.opening import open_run_storage
 from deepcoder_trainer.checkpoint.storage_file import FileStore
 from deepcoder_trainer.export import stage
+from deepcoder_trainer.export.errors import FarOff, SourceBroken
+from deepcoder_trainer.modelcard import Difference
 from deepcoder_trainer.running import comparing
 from deepcoder_trainer.running.comparing import Comparison
-from deepcoder_trainer.stopping import Stop
+from deepcoder_trainer.stopping import Stop, StopReached
 
 EXPORT = "short/export/step-000001.a001"
 MakeConfig = Callable[..., StageConfig]
@@ -92,6 +95,44 @@ async def test_what_bfloat16_holds_badly_is_exported_with_a_word_and_another_mod
     assert "logits_compared: true" in card
     assert "all of it comes of rounding: the checkpoint's weights in bfloat16 compute what the export does" in card
     assert "all of it comes of rounding to BFloat16" in caplog.text
+
+
+@pytest.mark.parametrize("cause", ["deadline", "storage", "source not finite", "stop"])
+async def test_what_is_far_off_is_not_published_where_nobody_could_tell_whether_that_is_rounding(
+    cause: str, make_config: MakeConfig, make_learner: Callable, make_batch: Callable, tmp_path: Path
+) -> None:
+    config, learner, stop = make_config(), make_learner(), Stop()
+    writer = await run_to(config, learner, make_batch, tmp_path / "w", last=1)
+    comparison = Comparison(config, stop, learner)
+    writer.compare = comparison.compare
+    looks = []
+
+    async def beside(work: Any) -> Any:
+        looks.append(work.func)
+        if len(looks) == 1:
+            raise FarOff("mean KL 0.5 nats", Difference(max_abs=9.0, mean_kl=0.5, top1=0.5, positions=1))
+        if cause == "storage":
+            raise StorageUnavailable("the line is dead")
+        if cause == "source not finite":
+            raise SourceBroken("the source's own logits are not finite")
+        if cause == "stop":
+            stop.request(60, "SIGTERM")
+        await asyncio.Event().wait()
+
+    learner.beside = beside
+    if cause == "deadline":
+        comparison.seconds = 0.2
+    said = {
+        "deadline": r"mean KL 0.5 nats; .*could not be told \(it was not done within 0.2 s\); .*a001 stands",
+        "storage": r"mean KL 0.5 nats; .*could not be told \(StorageUnavailable: the line is dead\)",
+        "source not finite": "mean KL 0.5 nats; .*could not be told .SourceBroken: the source's own logits",
+        "stop": "SIGTERM",
+    }[cause]
+    with pytest.raises(StopReached if cause == "stop" else ExportRuined, match=said):
+        await writer.export({})
+    assert looks == [stage.stored_difference, stage.comes_of_rounding]
+    assert not (tmp_path / "store" / EXPORT / MANIFEST).exists()
+    assert not (tmp_path / "store" / EXPORT / "README.md").exists()
 
 
 async def test_an_export_within_the_bound_says_nothing_of_rounding(

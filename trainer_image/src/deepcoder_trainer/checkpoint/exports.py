@@ -2,8 +2,8 @@
 
 A crash before the manifest leaves nothing that counts, and the next attempt writes its own; one that is there is taken
 as it is, card included. What `compare` finds is another model than the checkpoint's is removed again, those files alone
-that this attempt put, and fails the attempt: to serve it would be worse. Nothing that was verified can go: a crash
-meanwhile leaves files without a manifest, and the checkpoint is elsewhere. Where it cannot compare, the card says why.
+that this attempt put, and fails the attempt: to serve it would be worse. A crash meanwhile leaves files without a
+manifest, and the checkpoint is elsewhere. Where it cannot compare, the card says why.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from deepcoder_trainer.types import Learner
 Compare = Callable[[CommittedCheckpoint, str, Sequence[FileEntry]], Awaitable[Difference | NotCompared]]
 """Holds the logits of an export, by its folder's URI and its files, to those of the checkpoint that it was made from.
 
-Is bounded, and raises nothing but `ExportRuined`.
+Is bounded, and raises `ExportRuined`, or `StopReached` where a stop leaves open whether it is: nothing is published.
 """
 
 log = logging.getLogger(__name__)

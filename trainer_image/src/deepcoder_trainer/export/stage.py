@@ -7,7 +7,8 @@ what others will fetch, and each model is read once: of 14.8 billion parameters 
 
 An export that is far from what was trained is looked at once more: if the trained weights, rounded to the export's
 numbers, compute what it does, it is the model that samplers and learners computed with, however little its numbers
-hold. So weights that bfloat16 holds badly cost no run its export, and nobody has to know a bound for them.
+hold. So weights that bfloat16 holds badly cost no run its export, and nobody has to know a bound for them. That look is
+asked for by itself, and reads both once more: who asks has to know that an export is far off before it may be cut off.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ from deepcoder_contracts.manifest import FileEntry
 from deepcoder_contracts.recipe import Precision
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, ObjectMissing
 from deepcoder_trainer.checkpoint.opening import open_storage
-from deepcoder_trainer.export.errors import ExportFailed
+from deepcoder_trainer.export.errors import ExportFailed, FarOff
 from deepcoder_trainer.export.formats import Format
 from deepcoder_trainer.learner.wire import LEARNER_DIR
 from deepcoder_trainer.modelcard import Difference
@@ -71,8 +72,9 @@ class StoredPair:
 def stored_difference(pair: StoredPair, model_dir: Path) -> Difference:
     """Between their logits; `model_dir` holds the configuration and tokenizer of the model that training began with.
 
-    Raises `ExportFailed` for an export that cannot be loaded or is not the checkpoint's model, `SourceBroken` for a
-    checkpoint that computes nothing, and what reading the two raises.
+    Raises `ExportFailed` for an export that cannot be loaded or is not the checkpoint's model, `FarOff` where
+    `comes_of_rounding` may tell that it is, `SourceBroken` for a checkpoint that computes nothing, and what reading the
+    two raises.
     """
     from deepcoder_trainer.export import prompts
     from deepcoder_trainer.export.compare import difference, ruined
@@ -95,40 +97,50 @@ def stored_difference(pair: StoredPair, model_dir: Path) -> Difference:
         raise ExportFailed(f"the export is not whole: {len(unlike)} of its weights are not where its index says")
     asked = prompts.tokens(load_tokenizer(model_dir))
     reference = Layerwise(model_dir, source, readers=READERS, told=_progress("the checkpoint"))
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / _CONFIG).write_bytes(config)
-        try:
-            loaded = Layerwise(Path(folder), export, readers=READERS, told=_progress("the export"))
-        except Exception as error:  # whatever transformers makes of this configuration, and not of the model's own
-            said = str(error).partition("\n")[0]
-            raise ExportFailed(f"the export cannot be loaded: {type(error).__name__}: {said}") from error
+    loaded = _loaded(export, config)
     _refuse_others(loaded.shapes(), after, f"the export's {_CONFIG} asks for other weights than are there")
     of_source, of_export = _logits(reference, asked), _logits(loaded, asked)
     found = difference(of_source.__getitem__, of_export.__getitem__, [len(prompt) for prompt in asked])
     if (why := ruined(Format.HUGGINGFACE, found)) is None:
         return found
-    del of_source
-    log.info("%s: %s; looking whether that comes of rounding", pair.export, why)
-    if not _comes_of_rounding(source, pair.precision, model_dir, asked, of_export):
+    if pair.precision is Precision.FLOAT32:  # nothing was rounded
         raise ExportFailed(why)
-    return replace(found, rounding=True)
+    raise FarOff(why, found)
 
 
-def _comes_of_rounding(
-    source: Tensors, precision: Precision, model_dir: Path, asked: list[list[int]], of_export: Sequence[Tensor]
-) -> bool:
-    """Whether the source's weights, rounded to the export's numbers, compute its logits."""
+def comes_of_rounding(pair: StoredPair, model_dir: Path) -> bool:
+    """Whether the checkpoint's weights, rounded to the export's numbers, compute its logits.
+
+    Of two that `stored_difference` has found to have the same weights. Raises what reading the two does.
+    """
+    from deepcoder_trainer.export import prompts
     from deepcoder_trainer.export.compare import SAME_KL, difference
     from deepcoder_trainer.export.forward import Layerwise
-    from deepcoder_trainer.export.tensors import RoundedTensors
+    from deepcoder_trainer.export.tensors import CheckpointTensors, PretrainedTensors, RoundedTensors
     from deepcoder_trainer.learner.model import COMPUTE_DTYPES
+    from deepcoder_trainer.tokenizer import load_tokenizer
 
-    if precision is Precision.FLOAT32:  # nothing was rounded
-        return False
-    rounded = RoundedTensors(source, COMPUTE_DTYPES[precision])
-    told = _progress(f"the checkpoint in {precision.dtype}")
-    found = _logits(Layerwise(model_dir, rounded, readers=READERS, told=told), asked)
-    return difference(found.__getitem__, of_export.__getitem__, [len(p) for p in asked]).mean_kl <= SAME_KL
+    trained = _folder(pair, f"{pair.checkpoint}/{LEARNER_DIR}", pair.checkpoint_files, f"{LEARNER_DIR}/")
+    written = _folder(pair, pair.export, pair.export_files)
+    asked = prompts.tokens(load_tokenizer(model_dir))
+    told = _progress(f"the checkpoint in {pair.precision.dtype}")
+    weights = RoundedTensors(CheckpointTensors(trained), COMPUTE_DTYPES[pair.precision])
+    rounded = _logits(Layerwise(model_dir, weights, readers=READERS, told=told), asked)
+    of_export = _logits(_loaded(PretrainedTensors(written), written.text(_CONFIG)), asked)
+    return difference(rounded.__getitem__, of_export.__getitem__, [len(p) for p in asked]).mean_kl <= SAME_KL
+
+
+def _loaded(export: Tensors, config: bytes) -> Layerwise:
+    """The export as its own configuration has it. Raises `ExportFailed`."""
+    from deepcoder_trainer.export.forward import Layerwise
+
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / _CONFIG).write_bytes(config)
+        try:
+            return Layerwise(Path(folder), export, readers=READERS, told=_progress("the export"))
+        except Exception as error:  # whatever transformers makes of this configuration, and not of the model's own
+            said = str(error).partition("\n")[0]
+            raise ExportFailed(f"the export cannot be loaded: {type(error).__name__}: {said}") from error
 
 
 def _progress(whose: str) -> Callable[[int, int], None]:

@@ -3,7 +3,8 @@
 GPUs are held meanwhile, so it is bounded, and a wish to stop ends it at once. What cannot be compared is delivered all
 the same, with the reason in its card: that costs a figure, which `deepcoder-trainer export` gives later. What was
 compared and is another model is not: the attempt fails by it as the command does, the checkpoint stands, and the next
-attempt exports it anew.
+attempt exports it anew. Nor is one that is far off, unless a second look tells that all of it is rounding: where that
+look cannot be taken to its end, or a stop comes before, nothing is delivered.
 """
 
 from __future__ import annotations
@@ -11,15 +12,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from typing import TypeVar
 
 from deepcoder_contracts.manifest import FileEntry
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.checkpoint.committed import CommittedCheckpoint
 from deepcoder_trainer.checkpoint.errors import ExportRuined
-from deepcoder_trainer.export.errors import ExportFailed, SourceBroken
-from deepcoder_trainer.export.stage import StoredPair, stored_difference
+from deepcoder_trainer.export.errors import ExportFailed, FarOff, SourceBroken
+from deepcoder_trainer.export.stage import StoredPair, comes_of_rounding, stored_difference
 from deepcoder_trainer.modelcard import Difference, NotCompared
 from deepcoder_trainer.running.driverlog import without_secrets
 from deepcoder_trainer.stopping import Moment, Stop, StopReached
@@ -31,6 +35,7 @@ _MOST_REASON = 300
 """Letters of a reason in a card."""
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class Comparison:
@@ -39,20 +44,23 @@ class Comparison:
     def __init__(self, config: StageConfig, stop: Stop, learner: Learner) -> None:
         self._config, self._stop, self._learner = config, stop, learner
         self.seconds = min(COMPARE_SECONDS, config.stage.stall_seconds / 2)
-        """Its deadline: whoever watches the attempt counts it as stalled after `stallSeconds`."""
+        """Its deadline, for both looks: whoever watches the attempt counts it as stalled after `stallSeconds`."""
 
     async def compare(
         self, checkpoint: CommittedCheckpoint, uri: str, files: Sequence[FileEntry]
     ) -> Difference | NotCompared:
         """See `exports.Compare`."""
+        pair = self._pair(checkpoint, uri, files)
         size, began = sum(entry.size for entry in files) / 1e9, time.monotonic()
         log.info("comparing %s (%.3g GB) with %s, %g s at most", uri, size, checkpoint.ref.uri, self.seconds)
         try:
-            found = await self._stop.before(Moment.ASKED, self._in_time(checkpoint, uri, files))
+            found = await self._beside(partial(stored_difference, pair), began)
+        except FarOff as far:
+            found = await self._rounded(pair, far, began)
         except StopReached:
             return self._not_compared(uri, f"the attempt was asked to stop ({self._stop.reason})")
         except TimeoutError:
-            return self._not_compared(uri, f"it was not done within {self.seconds:g} s")
+            return self._not_compared(uri, self._late())
         except SourceBroken as error:
             return self._not_compared(uri, str(error))
         except ExportFailed as error:
@@ -71,20 +79,43 @@ class Comparison:
             log.warning("%s: that is much, and all of it comes of rounding to %s, as in training", uri, numbers)
         return found
 
-    async def _in_time(self, checkpoint: CommittedCheckpoint, uri: str, files: Sequence[FileEntry]) -> Difference:
+    async def _rounded(self, pair: StoredPair, far: FarOff, began: float) -> Difference:
+        """What it differs by, if that is rounding alone; else, and where that is not known, it is ruined."""
+        log.info("%s: %s; looking whether that comes of rounding", pair.export, far)
+        why = str(far)
+        try:
+            if await self._beside(partial(comes_of_rounding, pair), began):
+                return replace(far.found, rounding=True)
+        except StopReached:
+            raise
+        except Exception as error:
+            reason = self._late() if isinstance(error, TimeoutError) else f"{type(error).__name__}: {error}"
+            why += f"; whether that is rounding could not be told ({without_secrets(self._config, reason)})"
+        raise ExportRuined(f"{pair.export} is not published: {why}; {pair.checkpoint} stands") from far
+
+    async def _beside(self, work: Callable[[Path], T], began: float) -> T:
+        """The work's result; raises `StopReached`, `TimeoutError` and what the work does."""
+
+        async def in_time() -> T:
+            async with asyncio.timeout(began + self.seconds - time.monotonic()):
+                return await self._learner.beside(work)
+
+        return await self._stop.before(Moment.ASKED, in_time())
+
+    def _late(self) -> str:
+        return f"it was not done within {self.seconds:g} s"
+
+    def _pair(self, checkpoint: CommittedCheckpoint, uri: str, files: Sequence[FileEntry]) -> StoredPair:
         storage = self._config.storage
-        made_of = tuple(checkpoint.manifest.files)
-        pair = StoredPair(
+        return StoredPair(
             checkpoint=checkpoint.ref.uri,
-            checkpoint_files=made_of,
+            checkpoint_files=tuple(checkpoint.manifest.files),
             export=uri,
             export_files=tuple(files),
             precision=self._config.recipe.precision,
             endpoint=storage.endpoint,
             region=storage.region,
         )
-        async with asyncio.timeout(self.seconds):
-            return await self._learner.beside(partial(stored_difference, pair))
 
     def _not_compared(self, uri: str, reason: str) -> NotCompared:
         said = without_secrets(self._config, reason)[:_MOST_REASON]
