@@ -12,10 +12,10 @@ pipelining has at every step's end: as many samples as tokens and lengths give, 
                     awaits, by the clock: the wait for the save before with the copy, and the commit's start
     slowdown_ratio  a step beside an upload, over a step alone. No target: on a machine whose cores are all busy with
                     training, hashing and sending take theirs from it
-    upload_ratio    our MB/s over those of plain boto3 `upload_file` on the same files: at least 0.95. Client and server
+    upload_ratio    our MB/s over those of plain boto3 `upload_file` on the same files: at least 1, though ours are
+                    hashed with SHA-256 in parts and as a whole, and boto3's once, for its signature. Client and server
                     fill two cores here, so this is a ratio of CPU time, which `upload_cpu_seconds` and
-                    `plain_cpu_seconds` tell of this process's part. What ours do more is one SHA-256: boto3 hashes each
-                    byte once, for its signature; we for the part's checksum, and for the file's in the manifest
+                    `plain_cpu_seconds` tell of this process's part
 
 A model that is larger by some factor, on a device that is faster by the same, stalls for the same share of a step; what
 is beyond that is what its copy to the host takes, which was not measured on a GPU. The last line is one JSON object.
@@ -61,7 +61,7 @@ from devcluster import doctor
 from devcluster.artifacts import Artifacts
 from devcluster.config import cache_root
 
-MOST_STALL, LEAST_UPLOAD = 0.01, 0.95
+MOST_STALL, LEAST_UPLOAD = 0.01, 1.0
 BUCKET = "runs"
 CREDENTIALS: Final = {"AWS_ACCESS_KEY_ID": "bench-access", "AWS_SECRET_ACCESS_KEY": "bench-secret"}
 
