@@ -67,10 +67,10 @@ def measured(**changes: Any) -> dict[str, Any]:
     [
         ({}, []),
         ({"stalls": [0.05, 0.2]}, ["stall_ratio"]),
-        ({"ours": [2.0]}, ["upload_ratio"]),
+        ({"ours": [1.52]}, ["upload_ratio"]),
         ({"beside": [30.0]}, []),
     ],
-    ids=["all reached", "held up too long", "slower than boto3", "slower steps have no target"],
+    ids=["all reached", "held up too long", "a little slower than boto3", "slower steps have no target"],
 )
 def test_a_target_that_is_missed_is_named(benchmark: ModuleType, changes: dict[str, Any], unmet: list[str]) -> None:
     figures = benchmark.summarize(benchmark.Measured(**measured(**changes)), tiny=False)
