@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
@@ -162,3 +164,45 @@ def test_objects_of_a_folder_come_several_at_a_time(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sources, "open_storage", lambda *_: Store())
     found = Sources(cache=tmp_path).model(ModelSource(uri="s3://bucket/x/model"))
     assert len(list(found.iterdir())) == transfer.PARALLEL
+
+
+def test_of_a_folder_nothing_is_begun_after_an_object_that_cannot_be_had() -> None:
+    begun: list[int] = []
+
+    def fetch(number: int) -> None:
+        begun.append(number)
+        raise StorageUnavailable(f"the line is dead for {number}")
+
+    with pytest.raises(StorageUnavailable, match="the line is dead"):
+        transfer.several(fetch, range(100))
+    assert len(begun) <= transfer.PARALLEL
+
+
+_GIVEN_UP = """
+import sys, threading
+from datetime import UTC, datetime
+from pathlib import Path
+from deepcoder_contracts.stage import ModelSource
+from deepcoder_trainer.checkpoint import sources
+from deepcoder_trainer.checkpoint.errors import StorageUnavailable
+from deepcoder_trainer.checkpoint.storage import StoredObject
+
+class Store:
+    def list(self, _):
+        return [StoredObject(f"model/{number}", 1, datetime(2026, 1, 1, tzinfo=UTC)) for number in range(9)]
+
+    def get_file(self, _key, _path):
+        threading.Event().wait()
+
+sources.open_storage = lambda *_: Store()
+try:
+    sources.Sources(cache=Path(sys.argv[1]), deadline_s=0.2).model(ModelSource(uri="s3://bucket/x/model"))
+except StorageUnavailable as error:
+    print(error)
+"""
+
+
+def test_a_folder_that_nobody_waits_for_any_more_keeps_no_process_from_ending(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _GIVEN_UP, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout == "s3://bucket/x/model did not arrive within 0.2 s\n"

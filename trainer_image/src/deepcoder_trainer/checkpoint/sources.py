@@ -12,7 +12,6 @@ import re
 import shutil
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, StorageUnavai
 from deepcoder_trainer.checkpoint.opening import open_storage
 from deepcoder_trainer.checkpoint.reader import read_manifest
 from deepcoder_trainer.checkpoint.storage import ObjectStore, StoredObject, refuse_traversal
-from deepcoder_trainer.checkpoint.transfer import PARALLEL, download_files, locked, retried
+from deepcoder_trainer.checkpoint.transfer import download_files, locked, retried, several
 from deepcoder_trainer.checkpoint.verify import check_file, unlisted_files
 from deepcoder_trainer.errors import BadConfig
 
@@ -149,9 +148,8 @@ def _copy_objects(parent: ObjectStore, name: str, objects: list[StoredObject], t
         manifest, _ = read_manifest(parent, name)
         download_files(parent, name, target, manifest.files)
         return
-    with ThreadPoolExecutor(PARALLEL) as pool:  # a single connection would take minutes for a large model
-        for _ in pool.map(lambda o: _copy(parent, o.key, target / Path(o.key).relative_to(name)), objects):
-            pass
+    # A single connection would take minutes for a large model.
+    several(lambda o: _copy(parent, o.key, target / Path(o.key).relative_to(name)), objects)
 
 
 def _copy(parent: ObjectStore, key: str, path: Path) -> None:

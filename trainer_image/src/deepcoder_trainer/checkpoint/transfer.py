@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,9 +82,37 @@ def download_files(
             raise CheckpointDamaged(f"{entry.path} has sha256 {sha256[:12]}…, its manifest says {entry.sha256[:12]}…")
         partial.rename(target)
 
-    with locked(directory), ThreadPoolExecutor(PARALLEL) as pool:
-        for _ in pool.map(get, entries):
-            pass
+    with locked(directory):
+        several(get, entries)
+
+
+def several(fetch: Callable[[T], object], wanted: Iterable[T]) -> None:
+    """Fetch all, `PARALLEL` at a time; the first error is raised, and nothing is begun after it.
+
+    In threads that keep no process from ending, as those of a pool do until all that they were given is fetched: who
+    waits for a model may give up.
+    """
+    left, taking = iter(wanted), threading.Lock()
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        while not failures:
+            with taking:
+                each = next(left, left)
+            if each is left:
+                return
+            try:
+                fetch(each)  # type: ignore[arg-type]  # not the iterator itself
+            except BaseException as error:  # whatever it is, it is the caller's
+                failures.append(error)
+
+    threads = [threading.Thread(target=work, name="fetch", daemon=True) for _ in range(PARALLEL)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
 
 
 def _is(path: Path, entry: FileEntry) -> bool:
