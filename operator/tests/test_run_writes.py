@@ -10,7 +10,7 @@ import pytest
 from plan_world import UID
 from run_ground import KEY, Ground, Observer, manifest, phases, progressing, standing
 
-from deepcoder_contracts.progress import ProgressReport, TrainerPhase
+from deepcoder_contracts.progress import ProgressReply, ProgressReport, TrainerPhase
 from deepcoder_operator import metrics
 from deepcoder_operator.controllers import reconcile
 from deepcoder_operator.domain.draft import Plan
@@ -144,3 +144,20 @@ async def test_status_that_the_api_server_refuses_is_said_in_an_event(
     await ground.until(lambda: ground.events)
     assert ground.events == ["StatusRefused"]
     assert metrics.STATUS_REFUSED._value.get() == before + 1
+
+
+@pytest.mark.parametrize(("waits", "wanted"), [(True, 0), (False, 1)], ids=["waits for judges", "trains"])
+async def test_run_that_becomes_unreadable_wants_a_judge_only_where_an_attempt_of_it_trains_on(
+    ground: Ground, waits: bool, wanted: int
+) -> None:
+    """It asks for no GPU any more, so nobody would ever use the judge that it waited for."""
+    if waits:
+        ground.board.wait(KEY, "judges")
+    else:
+        ground.board.post(KEY, run_uid=UID, ordinal=1, reply=ProgressReply(), pool="judges", head_uid="head")
+    assert ground.board.runs_at("ml", "judges") == 1
+    made = manifest()
+    made["spec"]["stages"] = "many"
+    ground.controller.seen(ground.api.change(made))
+    await ground.until(lambda: ground.events)
+    assert ground.board.runs_at("ml", "judges") == wanted

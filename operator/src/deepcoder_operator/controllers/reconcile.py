@@ -106,7 +106,7 @@ class Reconciler:
         except ValidationError as e:
             if obj["metadata"].get("deletionTimestamp"):
                 return await self._release(key, obj)
-            return await self._unreadable(memory, e, now)
+            return await self._unreadable(key, memory, e, now)
         if not is_ours(run):
             self.board.withdraw(key)
             return LONGEST_PAUSE_SECONDS
@@ -204,9 +204,11 @@ class Reconciler:
                 metrics.WARNINGS.labels(key.namespace, event.reason).inc()
         memory.phase = decided.status.phase
 
-    async def _unreadable(self, memory: Memory, error: ValidationError, now: datetime) -> float:
+    async def _unreadable(self, key: RunKey, memory: Memory, error: ValidationError, now: datetime) -> float:
         """Say where the run cannot be read, in its conditions alone: the rest may be a newer release's."""
         memory.hindered = UNREADABLE
+        if key in self.board.waiting:  # it asks for no GPU now; a live attempt trains on, and needs its judges
+            self.board.withdraw(key)
         first = error.errors(include_url=False, include_input=False)[0]
         message = f"{'.'.join(map(str, first['loc']))}: {first['msg']}: upgrade the operator, or mend the field"
         obj = memory.obj
