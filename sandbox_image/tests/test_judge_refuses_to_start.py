@@ -64,6 +64,14 @@ def test_attack_on_a_limit_waits_for_that_limit_alone(any_slot, harness):
     assert ended.wall_s - ended.starved_s < limits.wall_limit_s + 0.5, "and for no look at a session, a second later"
 
 
+@KINDS
+def test_memory_that_a_large_program_does_not_compile_in_is_enough_for_a_small_one(any_slot, harness):
+    _, limits, _ = attack_limits.ATTACKS["compile_memory"]
+    small = "x = 1\n" * 1000 + "print('compiled')"
+    run = attack._run(any_slot.ensure_zygote(harness), small, b"", limits)
+    assert run.stdout == b"compiled\n", "the attack that prints nothing fails by its size, and not by its start"
+
+
 @pytest.mark.parametrize("directory", ["/tmp", "/"])  # the image's home is /tmp
 def test_tier_holds_wherever_the_judge_is_at_home(slot, monkeypatch, directory):
     monkeypatch.chdir(directory)
