@@ -73,6 +73,14 @@ async def test_what_is_no_finite_number_is_the_functions_failure(function: Calla
     assert (outcome.reward, outcome.verdict) == (None, "error")
 
 
+@pytest.mark.parametrize(("function", "line"), [(leaves, "raise SystemExit(1)"), (stops, "raise StopIteration")])
+async def test_the_line_at_which_a_function_leaves_is_told(
+    function: Callable[..., Any], line: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await UserReward(function)(DOUBLE, "12345", "k")
+    assert line in caplog.text
+
+
 async def test_a_function_that_hangs_is_given_up_and_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reward_module, "USER_SECONDS", 0.2)
     monkeypatch.setattr(reward_module, "USER_PARALLEL", 2)

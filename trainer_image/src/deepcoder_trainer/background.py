@@ -87,8 +87,10 @@ async def abandonable(function: Callable[..., T], *args: Any) -> T:
             result = function(*args)
         except BaseException as raised:  # whatever it is, it is the caller's
             # An exit of the function's own is a failure, and ends nobody else; a future takes no StopIteration.
-            failed = isinstance(raised, Exception) and not isinstance(raised, StopIteration)
-            error = raised if failed else RuntimeError(repr(raised))
+            error = raised
+            if not isinstance(raised, Exception) or isinstance(raised, StopIteration):
+                error = RuntimeError(repr(raised))
+                error.__cause__ = raised  # whose traceback leads to its line
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(settle, result, error)
 
