@@ -85,6 +85,24 @@ def test_s3_sources_are_fetched_once_and_again_when_they_change(s3: Any, tmp_pat
 
 
 @pytest.mark.s3
+def test_marks_of_folders_are_no_files_of_a_model(s3: Any, tmp_path: Path) -> None:
+    """Consoles of S3 make them: objects of no bytes whose keys end in a slash."""
+    prefix = str(uuid4())
+    store = open_storage(f"s3://{s3.bucket}/{prefix}", s3.endpoint)
+    local = Sources(cache=tmp_path, endpoint=s3.endpoint)
+    source = ModelSource(uri=f"s3://{s3.bucket}/{prefix}/model")
+    store.put_bytes("model/", b"")
+    store.put_bytes("model/sub/", b"")
+    assert [o.key for o in store.list("model")] == ["model/", "model/sub/"]
+    with pytest.raises(BadConfig, match="there is nothing"):
+        local.model(source)
+    store.put_bytes("model/config.json", b"{}")
+    store.put_bytes("model/sub/w", b"1")
+    found = local.model(source)
+    assert sorted(p.relative_to(found).as_posix() for p in found.rglob("*") if p.is_file()) == ["config.json", "sub/w"]
+
+
+@pytest.mark.s3
 def test_an_empty_place_on_s3_is_bad_configuration(s3: Any, tmp_path: Path) -> None:
     with pytest.raises(BadConfig, match="there is nothing") as e:
         Sources(cache=tmp_path, endpoint=s3.endpoint).dataset(f"s3://{s3.bucket}/{uuid4()}/x")

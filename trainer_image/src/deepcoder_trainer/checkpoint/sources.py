@@ -119,7 +119,8 @@ def _from_s3(uri: str, cache: Path, endpoint: str | None, region: str | None, fi
     parts = urlsplit(uri)
     folder, _, name = parts.path.strip("/").rpartition("/")
     parent = open_storage(f"s3://{parts.netloc}/{folder}".rstrip("/"), endpoint, region)
-    objects = [o for o in parent.list(name) if o.key == name or o.key.startswith(f"{name}/")]
+    # A key that ends in '/' is a folder's mark, as S3's consoles make them, and no file.
+    objects = [o for o in parent.list(name) if o.key == name or (o.key.startswith(f"{name}/") and o.key[-1] != "/")]
     if not objects:
         raise BadConfig(
             f"{field} {uri}: there is nothing: check its bucket and key, and storage's endpoint", field=field
