@@ -226,7 +226,7 @@ async def test_a_ruined_export_fails_the_attempt_and_the_checkpoint_stands(world
     assert (record.code, record.reason, record.step) == (1, "ExportRuined", 2)
     assert "is not published: the export is not the model" in record.message
     assert (w.store / "s/step-000002.a001/MANIFEST.json").exists()
-    assert not (w.store / "s/export").exists()
+    assert not list((w.store / "s/export").rglob("MANIFEST.json"))
 
 
 def card(w: World) -> str:

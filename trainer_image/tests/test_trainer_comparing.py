@@ -1,10 +1,10 @@
-"""What follows from comparing a stage's export: rounding costs no run its export, and what is removed is one's own."""
+"""What follows from comparing a stage's export: rounding costs no run its export, and of a refused one all is left."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,15 @@ from checkpoint_saving import run_to, save, state
 from in_process_learner import InProcessLearner
 
 from deepcoder_contracts.layout import MANIFEST
-from deepcoder_contracts.manifest import FileEntry
 from deepcoder_contracts.stage import StageConfig
-from deepcoder_trainer.checkpoint import exports
-from deepcoder_trainer.checkpoint.committed import CommittedCheckpoint, put_manifest
+from deepcoder_trainer.checkpoint.committed import CommittedCheckpoint
 from deepcoder_trainer.checkpoint.errors import ExportRuined, StorageUnavailable
 from deepcoder_trainer.checkpoint.opening import open_run_storage
-from deepcoder_trainer.checkpoint.storage_file import FileStore
+from deepcoder_trainer.checkpoint.verify import walk_chain
+from deepcoder_trainer.checkpoint.writer import CheckpointWriter
 from deepcoder_trainer.export import stage
 from deepcoder_trainer.export.errors import FarOff, SourceBroken
-from deepcoder_trainer.modelcard import Difference
+from deepcoder_trainer.modelcard import CARD, Difference, NotCompared
 from deepcoder_trainer.running import comparing
 from deepcoder_trainer.running.comparing import Comparison
 from deepcoder_trainer.stopping import Stop, StopReached
@@ -173,67 +172,48 @@ async def test_the_log_says_when_a_comparison_begins_how_far_it_is_and_what_it_t
     assert len(said) == 7
 
 
-async def test_of_a_ruined_export_what_this_attempt_put_is_removed_and_nothing_else(
+async def test_a_refused_export_is_left_without_card_and_manifest(
     make_config: MakeConfig, make_learner: Callable, make_batch: Callable, tmp_path: Path
-) -> None:
-    config = make_config()
-    writer = await run_to(config, make_learner(), make_batch, tmp_path / "w", last=1)
-    folder = tmp_path / "store" / EXPORT
-    folder.mkdir(parents=True)
-    (folder / "notes.txt").write_text("a person's")
-
-    async def ruined(*_: Any) -> Any:
-        assert (folder / "model.safetensors").exists()
-        raise ExportRuined("another model")
-
-    writer.compare = ruined
-    with pytest.raises(ExportRuined):
-        await writer.export({})
-    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
-
-
-async def test_an_export_that_was_committed_meanwhile_is_not_removed(
-    make_config: MakeConfig,
-    make_learner: Callable,
-    make_batch: Callable,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """A queue may have started the attempt twice: both have one folder, and the other one is done."""
-    config = make_config()
-    writer = await run_to(config, make_learner(), make_batch, tmp_path / "w", last=1)
-    folder = tmp_path / "store" / EXPORT
-
-    async def ruined(checkpoint: CommittedCheckpoint, _uri: str, _files: Sequence[FileEntry]) -> Any:
-        put_manifest(open_run_storage(config.storage), EXPORT, checkpoint.manifest)
-        raise ExportRuined("another model")
-
-    writer.compare = ruined
-    with pytest.raises(ExportRuined), caplog.at_level(logging.WARNING, logger=exports.__name__):
-        await writer.export({})
-    assert {MANIFEST, "model.safetensors"} <= {path.name for path in folder.iterdir()}
-    assert "is not removed: another process has committed it meanwhile" in caplog.text
-
-
-async def test_a_ruined_export_that_cannot_be_removed_is_none_and_the_attempt_fails_of_it_alone(
-    make_config: MakeConfig,
-    make_learner: Callable,
-    make_batch: Callable,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
 ) -> None:
     writer = await run_to(make_config(), make_learner(), make_batch, tmp_path / "w", last=1)
 
-    async def ruined(*_: Any) -> Any:
+    async def refuses(*_: Any) -> Any:
         raise ExportRuined("another model")
 
-    def dead(*_: Any, **_how: Any) -> int:
-        raise StorageUnavailable("the line is dead")
-
-    writer.compare = ruined
-    monkeypatch.setattr(FileStore, "delete_prefix", dead)
-    with pytest.raises(ExportRuined, match="another model"), caplog.at_level(logging.WARNING, logger=exports.__name__):
+    writer.compare = refuses
+    with pytest.raises(ExportRuined, match="another model"):
         await writer.export({})
-    assert f"{EXPORT} is left behind, without a manifest: the line is dead" in caplog.text
-    assert not (tmp_path / "store" / EXPORT / MANIFEST).exists()
+    left = {path.name for path in (tmp_path / "store" / EXPORT).iterdir()}
+    assert "model.safetensors" in left
+    assert not left & {MANIFEST, CARD}
+
+
+@pytest.mark.parametrize("commits", ["before", "after"])
+async def test_an_attempt_that_refuses_its_export_takes_nothing_from_a_twin_that_commits_the_same_files(
+    commits: str, make_config: MakeConfig, make_learner: Callable, make_batch: Callable, tmp_path: Path
+) -> None:
+    """A queue may have started the attempt twice: both have one folder, and one model in it."""
+    config, learner = make_config(), make_learner()
+    writer = await run_to(config, learner, make_batch, tmp_path / "w", last=1)
+    twin = CheckpointWriter(config, learner, workdir=tmp_path / "twin")
+    twin.latest = writer.latest
+    there, refused = asyncio.Event(), asyncio.Event()
+    exporting: list[asyncio.Task[CommittedCheckpoint]] = []
+
+    async def refuses_meanwhile(*_: Any) -> Any:
+        exporting.append(asyncio.create_task(twin.export({})))
+        await (exporting[0] if commits == "before" else there.wait())
+        raise ExportRuined("another model")
+
+    async def finds_it_whole(*_: Any) -> NotCompared:
+        there.set()
+        if commits == "after":
+            await refused.wait()
+        return NotCompared("no time")
+
+    writer.compare, twin.compare = refuses_meanwhile, finds_it_whole
+    with pytest.raises(ExportRuined):
+        await writer.export({})
+    refused.set()
+    made = await exporting[0]
+    assert not any(link.problems for link in walk_chain(made.ref.uri, deep=True))

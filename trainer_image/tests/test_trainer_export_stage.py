@@ -148,7 +148,7 @@ SAID = {
 
 
 @pytest.mark.parametrize("how", SAID)
-async def test_a_ruined_export_fails_the_attempt_is_removed_and_the_next_one_exports_anew(
+async def test_a_ruined_export_fails_the_attempt_and_the_next_one_exports_anew_and_removes_what_was_left(
     how: str, base: Path, make_config: MakeConfig, make_learner: Callable, make_batch: Callable, tmp_path: Path
 ) -> None:
     config = make_config(model={"uri": str(base)})
@@ -171,7 +171,10 @@ async def test_a_ruined_export_fails_the_attempt_is_removed_and_the_next_one_exp
         learner.upload = lost
     with pytest.raises(ExportRuined, match=f"{EXPORT} is not published: .*{SAID[how]}.*step-000001.a001 stands"):
         await writer.export({})
-    assert not (tmp_path / "store" / EXPORT).exists()
+    left = tmp_path / "store" / EXPORT
+    assert (left / "config.json").exists()
+    assert not (left / MANIFEST).exists()
+    assert not (left / "README.md").exists()
     learner.save_pretrained, learner.upload = save_pretrained, upload
     next_config = make_config(ordinal=2, model={"uri": str(base)})
     following = CheckpointWriter(next_config, learner, workdir=tmp_path / "w2", parent=checkpoint.ref)
@@ -179,6 +182,7 @@ async def test_a_ruined_export_fails_the_attempt_is_removed_and_the_next_one_exp
     await following.claim()
     following.latest = checkpoint
     assert (await following.export({})).manifest.metrics["export/logits_max_abs"] == 0
+    assert not left.exists()
     assert not any(link.problems for link in walk_chain(checkpoint.ref.uri, deep=True))
 
 

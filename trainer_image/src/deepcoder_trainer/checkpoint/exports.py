@@ -1,9 +1,10 @@
 """The model that a stage leaves for others, in Hugging Face layout: files, comparison, card, and the manifest last.
 
 A crash before the manifest leaves nothing that counts, and the next attempt writes its own; one that is there is taken
-as it is, card included. What `compare` finds is another model than the checkpoint's is removed again, those files alone
-that this attempt put, and fails the attempt: to serve it would be worse. A crash meanwhile leaves files without a
-manifest, and the checkpoint is elsewhere. Where it cannot compare, the card says why.
+as it is, card included. What `compare` finds is another model than the checkpoint's gets neither card nor manifest, and
+fails the attempt: to serve it would be worse. Its files stay, as those of a crash do, until a later attempt tidies: an
+attempt that was started twice has one folder for both, and what one deletes the other may be about to commit. Where it
+cannot compare, the card says why.
 """
 
 from __future__ import annotations
@@ -14,18 +15,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from deepcoder_contracts.layout import MANIFEST, export_dir
+from deepcoder_contracts.layout import export_dir
 from deepcoder_contracts.manifest import FileEntry, ManifestKind
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.checkpoint.code import code_digest
 from deepcoder_trainer.checkpoint.committed import CommittedCheckpoint, committed, put_manifest
-from deepcoder_trainer.checkpoint.errors import (
-    CheckpointDamaged,
-    CheckpointFailed,
-    ExportRuined,
-    ObjectMissing,
-    StorageError,
-)
+from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, CheckpointFailed, ObjectMissing, StorageError
 from deepcoder_trainer.checkpoint.listing import read_listing
 from deepcoder_trainer.checkpoint.reader import read_manifest
 from deepcoder_trainer.checkpoint.storage import ObjectStore
@@ -74,7 +69,7 @@ class StageExport:
         try:
             await self._learner.save_pretrained(str(directory))
             files = await self._learner.upload(str(directory), self._config.storage, prefix)
-            found = await self._compared(checkpoint, prefix, files)
+            found = await self._compare(checkpoint, f"{self._store.uri}/{prefix}", files)
             files += await asyncio.to_thread(self._upload_card, checkpoint, metrics, found, directory, prefix)
         except StorageError as e:
             raise CheckpointFailed(f"{prefix} could not be exported: {e}") from e
@@ -105,30 +100,6 @@ class StageExport:
             if export.ordinal == self._config.ordinal and export.step == checkpoint.manifest.step:
                 raise CheckpointFailed(f"{export.path} is an export of another checkpoint ({manifest.parent})")
         return None
-
-    async def _compared(
-        self, checkpoint: CommittedCheckpoint, prefix: str, files: Sequence[FileEntry]
-    ) -> Difference | NotCompared:
-        """How far it is from its checkpoint. A ruined one is removed: nobody must take it for the model."""
-        try:
-            return await self._compare(checkpoint, f"{self._store.uri}/{prefix}", files)
-        except ExportRuined:
-            await asyncio.to_thread(self._remove, prefix, {f"{prefix}/{entry.path}" for entry in files})
-            raise
-
-    def _remove(self, prefix: str, ours: set[str]) -> None:
-        """Delete what this attempt put below `prefix`, unless somebody has committed it.
-
-        An attempt that was started twice under one ordinal has one folder for both.
-        """
-        try:
-            if self._store.head(f"{prefix}/{MANIFEST}") is not None:
-                log.warning("%s is not removed: another process has committed it meanwhile", prefix)
-                return
-            others = {o.key for o in self._store.list(f"{prefix}/")} - ours
-            self._store.delete_prefix(f"{prefix}/", keep=frozenset(others))
-        except StorageError as e:
-            log.warning("%s is left behind, without a manifest: %s", prefix, e)
 
     def _upload_card(
         self,
