@@ -28,6 +28,8 @@ from deepcoder_trainer.running.comparing import Comparison
 from deepcoder_trainer.stopping import Stop, StopReached
 
 EXPORT = "short/export/step-000001.a001"
+UNLIKELY = 7
+"""A token that `scale_head` makes so everywhere."""
 MakeConfig = Callable[..., StageConfig]
 
 
@@ -48,20 +50,25 @@ async def scale_head(learner: InProcessLearner) -> None:
     [head] = [parameter for name, parameter in learner.rank.policy.named_parameters() if name == "lm_head.weight"]
     with torch.no_grad():
         head.mul_(1500.7)
+        head[UNLIKELY] *= 0.03
 
 
-def negate_a_layer(folder: Path) -> None:
+def negate(folder: Path, name: str, rows: slice) -> None:
     from safetensors.torch import save_file
 
     path = folder / "model.safetensors"
     weights = export_world.load(path)
-    name = "model.layers.1.mlp.down_proj.weight"
-    save_file(weights | {name: -weights[name]}, path, metadata={"format": "pt"})
+    weights[name][rows] *= -1
+    save_file(weights, path, metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize("other_model", [False, True], ids=["rounded", "another model"])
+@pytest.mark.parametrize(
+    "negated",
+    [None, ("model.layers.1.mlp.down_proj.weight", slice(None)), ("lm_head.weight", slice(UNLIKELY, UNLIKELY + 1))],
+    ids=["rounded", "another layer", "another row of the head"],
+)
 async def test_what_bfloat16_holds_badly_is_exported_with_a_word_and_another_model_is_not(
-    other_model: bool,
+    negated: tuple[str, slice] | None,
     base: Path,
     make_config: MakeConfig,
     make_recipe: Callable,
@@ -77,12 +84,12 @@ async def test_what_bfloat16_holds_badly_is_exported_with_a_word_and_another_mod
     await scale_head(learner)
     await save(writer, state(2), metrics={})
     writer.compare = Comparison(config, Stop(), learner).compare
-    if other_model:
+    if negated is not None:
         save_pretrained = learner.save_pretrained
 
         async def ruined(directory: str) -> None:
             await save_pretrained(directory)
-            negate_a_layer(Path(directory))
+            negate(Path(directory), *negated)
 
         learner.save_pretrained = ruined
         with pytest.raises(ExportRuined, match="mean KL"):

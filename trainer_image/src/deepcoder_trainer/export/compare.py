@@ -20,6 +20,14 @@ from deepcoder_trainer.modelcard import Difference
 SAME_KL = 1e-6
 """Mean divergence (nats) of two models that compute alike with equal weights, at most."""
 
+SAME_LOGIT = 1e-4
+"""Largest difference of a logit of such two, as a share of the largest logit.
+
+The mean says nothing of a token that is likely nowhere. Two that compute alike come out equal to the bit, by however
+many threads; should a library add up in another order, that is worth some roundings of float32 (6·10⁻⁸ each), far below
+a single one of bfloat16 (4·10⁻³).
+"""
+
 
 def difference(source: Callable[[int], Tensor], export: Callable[[int], Tensor], lengths: Sequence[int]) -> Difference:
     """Of two models, each given as its logits [tokens, vocabulary] of prompt i: one prompt's are held at a time.
@@ -41,6 +49,11 @@ def difference(source: Callable[[int], Tensor], export: Callable[[int], Tensor],
         agreed += int((of_source.argmax(-1) == of_export.argmax(-1)).sum())
         positions += length
     return Difference(largest, max(divergence / positions, 0.0), agreed / positions, positions)
+
+
+def computes_alike(found: Difference, largest: float) -> bool:
+    """Whether two models of equal weights may differ by so much; `largest` is the largest logit, whatever its sign."""
+    return found.mean_kl <= SAME_KL and found.max_abs <= SAME_LOGIT * largest
 
 
 def ruined(form: Format, found: Difference) -> str | None:

@@ -114,7 +114,7 @@ def comes_of_rounding(pair: StoredPair, model_dir: Path) -> bool:
     Of two that `stored_difference` has found to have the same weights. Raises what reading the two does.
     """
     from deepcoder_trainer.export import prompts
-    from deepcoder_trainer.export.compare import SAME_KL, difference
+    from deepcoder_trainer.export.compare import computes_alike, difference
     from deepcoder_trainer.export.forward import Layerwise
     from deepcoder_trainer.export.tensors import CheckpointTensors, PretrainedTensors, RoundedTensors
     from deepcoder_trainer.learner.model import COMPUTE_DTYPES
@@ -127,7 +127,8 @@ def comes_of_rounding(pair: StoredPair, model_dir: Path) -> bool:
     weights = RoundedTensors(CheckpointTensors(trained), COMPUTE_DTYPES[pair.precision])
     rounded = _logits(Layerwise(model_dir, weights, readers=READERS, told=told), asked)
     of_export = _logits(_loaded(PretrainedTensors(written), written.text(_CONFIG)), asked)
-    return difference(rounded.__getitem__, of_export.__getitem__, [len(p) for p in asked]).mean_kl <= SAME_KL
+    found = difference(rounded.__getitem__, of_export.__getitem__, [len(p) for p in asked])
+    return computes_alike(found, max(float(logits.abs().max()) for logits in rounded))
 
 
 def _loaded(export: Tensors, config: bytes) -> Layerwise:
