@@ -97,6 +97,7 @@ async def test_what_bfloat16_holds_badly_is_exported_with_a_word_and_another_mod
         return
     made = await writer.export({})
     assert made.manifest.metrics["export/logits_mean_kl"] > 1e-2, "more than an export may be off by"
+    assert made.manifest.metrics["export/rounding"] == 1
     card = card_of(config, "short/export/step-000002.a001")
     assert "logits_compared: true" in card
     assert "all of it comes of rounding: the checkpoint's weights in bfloat16 compute what the export does" in card
@@ -148,7 +149,8 @@ async def test_an_export_within_the_bound_says_nothing_of_rounding(
     learner = make_learner(model=base)
     writer = await run_to(config, learner, make_batch, tmp_path / "w", last=1)
     writer.compare = Comparison(config, Stop(), learner).compare
-    await writer.export({})
+    made = await writer.export({})
+    assert made.manifest.metrics["export/rounding"] == 0
     assert "rounding" not in card_of(config)
 
 

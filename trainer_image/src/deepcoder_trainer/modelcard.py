@@ -48,6 +48,7 @@ class Difference:
             "export/logits_mean_kl": self.mean_kl,
             "export/top1_agreement": self.top1,
             "export/positions": float(self.positions),
+            "export/rounding": float(self.rounding),
         }
 
 
