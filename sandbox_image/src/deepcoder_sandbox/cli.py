@@ -58,7 +58,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _serving(options: argparse.Namespace) -> Serving:
-    from deepcoder_sandbox.server import command  # asyncio and aiohttp: a third of a start that serves nobody
+    from deepcoder_sandbox.server import command  # loads more than all else does: for who serves alone
 
     try:
         return command.Serving(options)

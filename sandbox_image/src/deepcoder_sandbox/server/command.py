@@ -1,6 +1,6 @@
 """`deepcoder-sandbox serve`: from its options to a judge that listens.
 
-Loaded by that command alone: what a server is made of takes as long to load as all that judging a file needs.
+Loaded by that command alone: what a server is made of takes longer to load than all that judging a file needs.
 
 Raises BadOption and pod_memory.DoesNotFit before anything is started, for options that do not fit together or do not
 fit the container; FileExistsError and OSError where it cannot listen.
