@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -150,8 +151,23 @@ def test_pool_grows_no_further_than_a_slot_for_each_program() -> None:
     assert recommend(replace(WAITING, queued=2, longest_wait=4000), WIDE) == 5
 
 
-def test_wait_at_one_judge_while_another_has_a_free_slot_calls_for_no_third() -> None:
-    assert recommend(replace(WAITING, free_slots=1, longest_wait=4000), WIDE) == 2
+def test_wait_at_one_judge_while_another_has_a_free_slot_calls_for_no_third_and_lets_neither_go() -> None:
+    assert recommend(replace(WAITING, free_slots=1, longest_wait=4000), WIDE) == 4
+    assert recommend(replace(WAITING, free_slots=1, longest_wait=30), WIDE) == 2
+    assert recommend(replace(WAITING, free_slots=5, busy=3, queued=2, longest_wait=4000), WIDE) == 3, "a slot each"
+
+
+@pytest.mark.parametrize("stabilization", [0, 60])
+def test_pool_does_not_go_up_and_down_for_a_program_that_waits_at_one_judge(stabilization: float) -> None:
+    """Judges hand nothing on that they have accepted: the second one's slots are free for as long as it waits."""
+    limits, sizes = replace(WIDE, stabilization_seconds=stabilization), []
+    decision = decide(Load(busy=2), limits, current=1, history=(), now=0)
+    for now in range(0, 600, 5):
+        serving = decision.replicas
+        load = Load(busy=2, queued=1, longest_wait=31, serving=serving, free_slots=2 * (serving - 1))
+        decision = decide(load, limits, current=serving, history=decision.history, now=float(now))
+        sizes.append(decision.replicas)
+    assert set(sizes) == {2}
 
 
 @given(loads, limits())

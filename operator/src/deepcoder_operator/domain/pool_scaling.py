@@ -3,7 +3,8 @@
 Two things call for judges: programs beyond what each slot may have behind it, and a program that has waited longer than
 it should. The first says at once how many judges are enough; it knows nothing of how long programs take. The second
 does, and is answered by twice as many at most, which then have to be busy before more are asked for: what waits at one
-judge while a slot of another is free is not helped by a third.
+judge while a slot of another is free is not helped by a third. Nor is the other to go for it: without a free slot the
+same wait would call for it again at once.
 
 Growth is immediate, since programs wait for it and an announced burst is of use only if the judges are up before it.
 Shrinking waits: the pool keeps the largest recommendation of the stabilization window, so that the gap between two
@@ -110,10 +111,13 @@ def _for_queue(load: Load, limits: ScalingLimits) -> int:
 
 
 def _for_waiting(load: Load, limits: ScalingLimits) -> int:
-    """Judges that would bring the longest wait to its target: at most twice those that serve, and a slot a program."""
-    if load.longest_wait <= limits.target_wait_seconds or load.free_slots:
+    """Judges that would bring the longest wait to its target: at most twice those that serve, and a slot a program.
+
+    While one of them has a free slot there are as many as would help.
+    """
+    if load.longest_wait <= limits.target_wait_seconds:
         return 0
-    times = min(_MOST_TIMES, load.longest_wait / limits.target_wait_seconds)
+    times = 1.0 if load.free_slots else min(_MOST_TIMES, load.longest_wait / limits.target_wait_seconds)
     a_slot_each = math.ceil((load.busy + load.queued) / limits.slots_per_pod)
     return min(a_slot_each, math.ceil(load.serving * times))
 
