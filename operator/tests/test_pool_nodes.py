@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -27,7 +28,7 @@ LANDLOCK = "exit code 64: the kernel has no Landlock"
 
 def pod(name: str, node: str, **changes: Any) -> JudgePod:
     """A judge that serves."""
-    return JudgePod(name, f"uid-{name}", 0, "h", 0.0, **{"ready": True, "node": node} | changes)
+    return JudgePod(name, f"uid-{name}", 0, "h", NOW, **{"ready": True, "node": node} | changes)
 
 
 def refusing(name: str, node: str, **changes: Any) -> JudgePod:
@@ -66,6 +67,7 @@ def test_judge_that_refuses_where_others_serve_moves_and_its_node_is_avoided() -
     plan = planned(served(), pod("well", "good"), refusing("p", "bad"))
     assert moved(plan) == ["p"]
     assert plan.moved[0].cause is Cause.MOVED
+    assert plan.moved[0].failed
     assert "does not start on node bad, avoided for 60 min now" in plan.moved[0].why
     assert LANDLOCK in plan.moved[0].why
     (node,) = plan.avoided
@@ -134,6 +136,23 @@ def test_judge_of_a_pool_whose_every_judge_refuses_is_tried_once_on_each_node() 
     assert moved(planned(after, refusing("q", "b", avoids=first.avoidance.label))) == ["q"]
 
 
+def test_of_judges_that_all_refuse_one_looks_for_a_better_node_and_the_others_stay() -> None:
+    """They are started again where they are, and it finds a node for all of them."""
+    refused = SandboxPoolStatus(refused_template_hash="h")
+    first = planned(refused, refusing("p", "a"), refusing("q", "b"), refusing("r", "b"))
+    assert moved(first) == ["p"]
+    assert names(first) == ["a", "b"], "those where judges stay are known, too"
+    after = refused.model_copy(update={"avoided_nodes": list(first.avoided)})
+    stay = (refusing("q", "b"), refusing("r", "b"))
+    looks = pod("s", "c", ready=False, avoids=first.avoidance.label)
+    assert moved(planned(after, looks, *stay)) == [], "it has not said yet"
+    found_none = refusing("s", "a", avoids=first.avoidance.label)
+    assert moved(planned(after, found_none, *stay)) == []
+    in_an_hour = NOW + AVOIDED_SECONDS
+    assert moved(planned(after, found_none, *stay, now=in_an_hour - 1)) == []
+    assert moved(planned(after, found_none, *stay, now=in_an_hour)) == ["s"], "somebody may have mended one"
+
+
 def test_node_is_avoided_until_its_time_is_over_another_template_comes_or_a_judge_serves_there() -> None:
     status, well = avoiding("bad"), pod("well", "good")
     assert names(planned(status, well, now=NOW + AVOIDED_SECONDS - 1)) == ["bad"]
@@ -166,8 +185,12 @@ def test_judge_that_waits_for_a_place_is_made_anew_when_it_may_go_where_it_might
     well, status = pod("well", "good"), avoiding("bad")
     assert moved(planned(status, well, waits)) == []
     assert moved(planned(status, well, waits, now=NOW + AVOIDED_SECONDS)) == ["p"]
-    assert moved(planned(status, waits)) == ["p"], "none serves any more: it is better there than nowhere"
-    assert moved(planned(status, well, replace(waits, avoids=""))) == [], "for which there is no room at all"
+    anew = planned(status, waits)
+    assert moved(anew) == ["p"], "none serves any more: it is better there than nowhere"
+    assert not anew.moved[0].failed, "it is no failure, after which others would be made more slowly"
+    for avoids in ("", Avoidance(("another",)).label):
+        stays = planned(status, well, replace(waits, avoids=avoids))
+        assert moved(stays) == [], "which might go anywhere, and has no room at all"
 
 
 @dataclass
@@ -180,6 +203,7 @@ class Nodes:
     status: SandboxPoolStatus = field(default_factory=SandboxPoolStatus)
     made: int = 0
     moves: int = 0
+    now: float = NOW
 
     def place(self, avoidance: Avoidance) -> str:
         every = sorted(self.good | self.bad, key=lambda n: (n in self.good, n))  # bad ones first
@@ -189,8 +213,8 @@ class Nodes:
     def step(self, desired: int) -> None:
         """A pass; then each judge that was made has its node, and serves or has refused three times."""
         pods: Sequence[JudgePod] = list(self.pods.values())
-        nodes = plan_nodes(self.status, pods, template_hash="h", now=NOW)
-        plan = plan_pods(pods, desired=desired, template_hash="h", now=NOW, moved=nodes.moved)
+        nodes = plan_nodes(self.status, pods, template_hash="h", now=self.now)
+        plan = plan_pods(pods, desired=desired, template_hash="h", now=self.now, moved=nodes.moved)
         self.moves += len(nodes.moved)
         for deletion in plan.delete:
             del self.pods[deletion.name]
@@ -201,9 +225,23 @@ class Nodes:
                 new = pod(name, "", ready=False, trouble="Unschedulable", avoids=label)
             else:
                 new = (pod if node in self.good else refusing)(name, node, avoids=label)
-            self.pods[name] = replace(new, index=index)
+            self.pods[name] = replace(new, index=index, created_at=self.now)
         facts = PoolFacts("judges", 1, desired, desired, "h", avoided=nodes.avoided)
-        self.status = pool_status(self.status, facts, list(self.pods.values()), NOW)
+        self.status = pool_status(self.status, facts, list(self.pods.values()), self.now)
+
+    def hours(self, count: int, desired: int) -> int:
+        """A pass each minute; judges moved meanwhile."""
+        before = self.moves
+        for _ in range(60 * count):
+            self.now += 60
+            self.step(desired)
+        return self.moves - before
+
+    def mend(self, node: str) -> None:
+        """Judges start there from now on, those that are there at the next try of their kubelet."""
+        self.good, self.bad = self.good | {node}, self.bad - {node}
+        here = {name: p for name, p in self.pods.items() if p.node == node}
+        self.pods |= {name: replace(pod(name, node), index=p.index) for name, p in here.items()}
 
 
 @given(st.integers(0, 3), st.integers(0, 6), st.integers(1, 6))
@@ -219,10 +257,22 @@ def test_pool_comes_to_rest_with_all_judges_serving_if_there_is_a_node_for_them(
             break
     else:
         raise AssertionError(f"no rest: {world.moves} moves")
-    assert world.moves <= desired * (bad + 1)
+    assert world.moves <= (desired * (bad + 1) if good else bad + 1)
     ready = next(c for c in world.status.conditions if c.type == "Ready")
     if good:
         assert all(p.ready for p in world.pods.values())
     else:
         assert ready.reason == JUDGES_REFUSE
         assert LANDLOCK in ready.message
+
+
+@pytest.mark.parametrize(("bad", "desired"), [(1, 1), (2, 1), (6, 1), (3, 3), (2, 5), (6, 3)])
+def test_pool_whose_every_judge_refuses_makes_few_of_them_anew_and_still_finds_the_node_that_somebody_mends(
+    bad: int, desired: int
+) -> None:
+    world = Nodes(frozenset(), frozenset(f"b{i}" for i in range(bad)))
+    for _ in range(4):
+        assert world.hours(1, desired) <= bad + 1, "each node is tried, and one judge moves for that"
+    world.mend(f"b{bad - 1}")
+    world.hours(2, desired)
+    assert all(p.ready for p in world.pods.values())

@@ -115,7 +115,7 @@ def test_judges_that_are_not_ready_go_first_of_all() -> None:
 def test_failed_judge_is_deleted_and_its_name_is_free_once_it_is_gone() -> None:
     failed = pod(0, ready=False, ended=True)
     step = plan([failed], 1)
-    assert step.delete == (Deletion(failed.name, failed.uid, Cause.ENDED),)
+    assert step.delete == (Deletion(failed.name, failed.uid, Cause.ENDED, failed=True),)
     assert step.create == (1,)
     assert plan([], 1).create == (0,)
 

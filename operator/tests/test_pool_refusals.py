@@ -3,108 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from pool_passes import Ground
 
 from deepcoder_operator.board import ProgressBoard
-from deepcoder_operator.builders.pool import PoolSettings
-from deepcoder_operator.controllers.pool import PoolController, pool_group
+from deepcoder_operator.controllers.pool import PoolController
 from deepcoder_operator.domain.world import pool_view
 from deepcoder_operator.kube import errors
-from deepcoder_operator.kube.informer import Informer
-from deepcoder_operator.kube.resources import PODS, POOLS
+from deepcoder_operator.kube.resources import POOLS
 from deepcoder_operator.sandbox import judges as judges_module
-from deepcoder_operator.sandbox.capacity import CapacityPoller
-from deepcoder_operator.sandbox.judges import Judges
-from deepcoder_operator.sandbox.reconciler import PoolReconciler
-from deepcoder_operator.sandbox.support import PoolSupport
-
-SETTINGS = PoolSettings("sandbox:1", "deepcoder", {}, "deepcoder.dev/run")
-
 
 AWAY = errors.WebhookAway('failed calling webhook "sidecars"', 500)
-
-
-class API:
-    """Takes pods until the quota is used up, and counts what it is asked."""
-
-    def __init__(self) -> None:
-        self.quota = 0
-        self.tries = self.lists = 0
-        self.forbidden = ""
-        self.refusal: errors.KubeError = errors.Forbidden("it may not be made", 403)
-        self.pods: list[dict[str, Any]] = []
-        self.pool: dict[str, Any] = {}
-
-    async def find(self, *_: Any) -> None:
-        return None
-
-    async def apply(self, obj: dict[str, Any]) -> dict[str, Any]:
-        return obj
-
-    async def list(self, *_: Any) -> tuple[list[dict[str, Any]], str]:
-        self.lists += 1
-        return list(self.pods), "1"
-
-    async def create(self, obj: dict[str, Any]) -> dict[str, Any]:
-        if obj["kind"] == self.forbidden:
-            raise self.refusal
-        if obj["kind"] != "Pod":
-            return obj
-        self.tries += 1
-        if len(self.pods) >= self.quota:
-            raise errors.Forbidden("exceeded quota: pods", 403)
-        meta = obj["metadata"] | {
-            "uid": obj["metadata"]["name"], "resourceVersion": "2", "creationTimestamp": "2026-01-01T00:00:00Z"
-        }  # fmt: skip
-        self.pods.append(obj | {"metadata": meta, "status": {}})
-        return self.pods[-1]
-
-    async def patch(self, _: Any, __: Any, ___: Any, patch: dict[str, Any], ____: Any) -> dict[str, Any]:
-        return self.pool | {"status": patch["status"]}
-
-
-class Ground:
-    """A pool that wants many judges, and a clock that the test moves."""
-
-    def __init__(self) -> None:
-        self.api, self.now = API(), 1000.0
-        api: Any = self.api
-        pods = Informer(api, PODS, "", lambda obj: None, index=pool_group)
-        clock: Callable[[], float] = lambda: self.now  # noqa: E731
-        self.reconciler = PoolReconciler(
-            kube=api,
-            judges=Judges(api, pods, SETTINGS, CapacityPoller(clock)),
-            support=PoolSupport(api, SETTINGS, clock),
-            board=ProgressBoard(),
-            record=lambda *a, **k: None,
-            clock=clock,
-            wall=clock,
-        )
-        meta = {"name": "judges", "namespace": "ml", "uid": "p", "generation": 1, "resourceVersion": "1"}
-        self.pool: dict[str, Any] = {"metadata": meta}
-        self.edit(minReplicas=40, maxReplicas=40)
-
-    def edit(self, **spec: Any) -> None:
-        """Another spec is another generation."""
-        self.pool["spec"] = spec
-        self.pool["metadata"] = self.pool["metadata"] | {"generation": self.pool["metadata"]["generation"] + 1}
-        self.api.pool = {"metadata": self.pool["metadata"], "spec": spec}
-
-    async def passes(self, seconds: int) -> None:
-        """A pass each second."""
-        for _ in range(seconds):
-            await self.reconciler.reconcile(self.pool)
-            self.now += 1
-
-    def said(self, kind: str) -> tuple[str, str]:
-        found = next(c for c in self.pool["status"]["conditions"] if c["type"] == kind)
-        return found["status"], found["reason"]
-
-    def accepted(self) -> tuple[str, str]:
-        return self.said("Accepted")
 
 
 @pytest.fixture

@@ -4,9 +4,11 @@ A kubelet starts a container anew on its node for ever, however often it ends: a
 disk, is then a judge less for good, and the scheduler, which spreads judges, would put the next one there again. So a
 judge that refuses to start, or has crashed for minutes without serving, is made anew with a node affinity that keeps it
 off that node. While others of its template serve it must go elsewhere, and where it fits nowhere it waits: the node is
-at fault. While none does it may be what judges are made from that is wrong. Then none moves before all have refused,
-their node is only preferred against, and each node is tried once: where there is no other, a judge stays, is started
-again by its kubelet, and says why it cannot.
+at fault. While none does it may be what judges are made from that is wrong. Then none moves before all have refused;
+and of those one alone looks for a better node, made anew with a preference against all on which one has refused, until
+it has come to such a node again: there is no other. The rest stay where they are, are started again by their kubelets,
+and say why they cannot. So as long as nobody mends anything, a pod is made anew once an hour, and once more for each
+node without a judge on which it may find that somebody has.
 
 A node is avoided for an hour, then tried again; and sooner if a judge serves on it, or if judges are made from another
 template. If none served before and one now does where none was to be, no node was at fault, and all are tried. What is
@@ -16,7 +18,7 @@ avoided is in the pool's status, and on each judge's label what it was made to a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -35,6 +37,7 @@ LONGEST_START_SECONDS = 180.0
 that serves between its crashes, which its kubelet starts anew after up to five minutes, no node is at fault."""
 
 _MESSAGE_LENGTH = 512
+_REQUIRED, _PREFERRED = "required", "preferred"
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Avoidance:
         if not self.nodes:
             return ""
         digest = hashlib.sha256("\n".join(self.nodes).encode()).hexdigest()[:8]
-        return f"{'required' if self.required else 'preferred'}-{digest}"
+        return f"{_REQUIRED if self.required else _PREFERRED}-{digest}"
 
 
 NOTHING_AVOIDED = Avoidance()
@@ -70,7 +73,7 @@ class NodesPlan(NamedTuple):
 
     moved: tuple[Deletion, ...] = ()
     """Judges to let go, which are made anew elsewhere: one that does not start, and those that wait for a place where
-    they were to avoid other nodes than now."""
+    they had to avoid other nodes than now."""
 
 
 def plan_nodes(
@@ -82,32 +85,44 @@ def plan_nodes(
     avoided = _still_avoided(previous, serving, template_hash, now)
     if not may_move:
         return NodesPlan(tuple(avoided), _avoidance(avoided, serving))
-    moved: list[Deletion] = []
-    if serving or previous.refused_template_hash == template_hash:
-        here = _avoidance(avoided, serving).label
-        known = {n.name for n in avoided}
-        for pod in live:
-            new = pod.node not in known
-            if not _cannot_start(pod, now) or pod.node in serving or (pod.avoids == here and not new):
-                continue
-            if new and len(avoided) >= MAX_AVOIDED_NODES:
-                continue
-            if new:
-                at = datetime.fromtimestamp(int(now), UTC)
-                avoided.append(
-                    AvoidedNode(
-                        name=pod.node, template_hash=template_hash, since=at, message=ending(pod)[:_MESSAGE_LENGTH]
-                    )
-                )
-            moved.append(Deletion(pod.name, pod.uid, Cause.MOVED, _why(pod)))
-            break
+    stuck = [p for p in live if _cannot_start(p, now) and p.node not in serving]
+    mover: JudgePod | None = None
+    if serving:
+        mover = next((p for p in stuck if _may_leave(p, avoided, _avoidance(avoided, serving))), None)
+        _note([mover] if mover else [], avoided, template_hash, now)
+    elif previous.refused_template_hash == template_hash:
+        _note(stuck, avoided, template_hash, now)
+        looked = any(_looks(p, _avoidance(avoided, serving), now) for p in live)
+        mover = stuck[0] if stuck and not looked else None
     avoidance = _avoidance(avoided, serving)
+    moved = [Deletion(mover.name, mover.uid, Cause.MOVED, _why(mover), failed=True)] if mover else []
     moved += [
         Deletion(p.name, p.uid, Cause.MOVED, "which waited for a place off other nodes than are avoided now")
         for p in live
-        if p.trouble == "Unschedulable" and p.avoids not in ("", avoidance.label)
+        if p.trouble == "Unschedulable" and p.avoids.startswith(_REQUIRED) and p.avoids != avoidance.label
     ]
     return NodesPlan(tuple(avoided), avoidance, tuple(moved))
+
+
+def _may_leave(pod: JudgePod, avoided: Sequence[AvoidedNode], avoidance: Avoidance) -> bool:
+    """Whether a judge that does not start where others serve may come to another node than its own."""
+    if pod.node in avoidance.nodes:
+        return pod.avoids != avoidance.label
+    return len(avoided) < MAX_AVOIDED_NODES
+
+
+def _looks(pod: JudgePod, avoidance: Avoidance, now: float) -> bool:
+    """Whether a judge is being tried, or was made within the hour to avoid all of these nodes: it found no other."""
+    return pod.trouble is None or (pod.avoids == avoidance.label and now - pod.created_at < AVOIDED_SECONDS)
+
+
+def _note(stuck: Iterable[JudgePod], avoided: list[AvoidedNode], template_hash: str, now: float) -> None:
+    """Avoid the nodes of these judges, too, as long as there is room for them."""
+    at = datetime.fromtimestamp(int(now), UTC)
+    for pod in stuck:
+        if len(avoided) < MAX_AVOIDED_NODES and all(n.name != pod.node for n in avoided):
+            said = ending(pod)[:_MESSAGE_LENGTH]
+            avoided.append(AvoidedNode(name=pod.node, template_hash=template_hash, since=at, message=said))
 
 
 def _still_avoided(previous: SandboxPoolStatus, serving: set[str], template_hash: str, now: float) -> list[AvoidedNode]:

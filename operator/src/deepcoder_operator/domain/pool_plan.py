@@ -105,6 +105,8 @@ class Deletion(NamedTuple):
     cause: Cause
     why: str = ""
     """What became of it, of one that has ended or did not start: with the pod its log goes, too."""
+    failed: bool = False
+    """Whether it has ended by itself or did not start, after which others are made ever more slowly."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,8 @@ def plan_pods(
 
     `may_create` is False while replacement of failing judges backs off; `moved` are judges to make anew elsewhere.
     """
-    delete = [Deletion(p.name, p.uid, Cause.ENDED, _epitaph(p)) for p in pods if p.ended and not p.deleting]
+    ended = [p for p in pods if p.ended and not p.deleting]
+    delete = [Deletion(p.name, p.uid, Cause.ENDED, _epitaph(p), failed=True) for p in ended]
     delete += moved
     gone = {d.uid for d in delete}
     live = [p for p in pods if p.uid not in gone and not p.deleting]

@@ -22,7 +22,7 @@ from deepcoder_operator.builders.podtemplate import TemplateError
 from deepcoder_operator.builders.pool import PoolIdentity, template_hash
 from deepcoder_operator.domain.owners import controller_uid
 from deepcoder_operator.domain.pool_nodes import NodesPlan, plan_nodes
-from deepcoder_operator.domain.pool_plan import Cause, Deletion, JudgePod, PodPlan, backoff_until, plan_pods
+from deepcoder_operator.domain.pool_plan import Deletion, JudgePod, PodPlan, backoff_until, plan_pods
 from deepcoder_operator.domain.pool_scaling import Load, Recommendation, ScalingLimits, decide, recommend
 from deepcoder_operator.domain.pool_status import PoolFacts, Refusal, pool_status, worth_writing
 from deepcoder_operator.kube import errors
@@ -257,13 +257,13 @@ class PoolReconciler:
         memory.failures = [*memory.failures[-31:], self.clock()]
 
     async def _delete(self, obj: Object, pool: PoolIdentity, deletion: Deletion, memory: _Memory) -> None:
-        gone, failed = await self.judges.delete(pool, deletion), deletion.cause in (Cause.ENDED, Cause.MOVED)
-        if failed:
+        gone = await self.judges.delete(pool, deletion)
+        if deletion.failed:
             self._note_failure(memory)
         if gone:
             metrics.PODS_DELETED.labels(pool.namespace, pool.name, deletion.cause).inc()
             told = f"deleted judge {deletion.name}" + (f", {deletion.why}" if deletion.why else "")
-            self.record(obj, deletion.cause, told, warning=failed)
+            self.record(obj, deletion.cause, told, warning=deletion.failed)
 
     async def _write_status(
         self, obj: Object, previous: SandboxPoolStatus, facts: PoolFacts, pods: Sequence[JudgePod], memory: _Memory

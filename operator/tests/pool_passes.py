@@ -1,0 +1,115 @@
+"""Passes over a pool whose API server and clock the test plays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from deepcoder_operator.board import ProgressBoard
+from deepcoder_operator.builders.pool import PoolSettings
+from deepcoder_operator.controllers.pool import pool_group
+from deepcoder_operator.kube import errors
+from deepcoder_operator.kube.informer import Informer
+from deepcoder_operator.kube.resources import PODS
+from deepcoder_operator.sandbox.capacity import CapacityPoller
+from deepcoder_operator.sandbox.judges import Judges
+from deepcoder_operator.sandbox.reconciler import PoolReconciler
+from deepcoder_operator.sandbox.support import PoolSupport
+
+SETTINGS = PoolSettings("sandbox:1", "deepcoder", {}, "deepcoder.dev/run")
+
+
+class API:
+    """Takes pods until the quota is used up, lets them go in their own time, and counts what it is asked."""
+
+    def __init__(self) -> None:
+        self.quota = 0
+        self.tries = self.lists = 0
+        self.forbidden = ""
+        self.refusal: errors.KubeError = errors.Forbidden("it may not be made", 403)
+        self.pods: list[dict[str, Any]] = []
+        self.pool: dict[str, Any] = {}
+
+    async def find(self, *_: Any) -> None:
+        return None
+
+    async def apply(self, obj: dict[str, Any]) -> dict[str, Any]:
+        return obj
+
+    async def list(self, *_: Any) -> tuple[list[dict[str, Any]], str]:
+        self.lists += 1
+        return list(self.pods), "1"
+
+    async def create(self, obj: dict[str, Any]) -> dict[str, Any]:
+        if obj["kind"] == self.forbidden:
+            raise self.refusal
+        if obj["kind"] != "Pod":
+            return obj
+        self.tries += 1
+        if len(self.pods) >= self.quota:
+            raise errors.Forbidden("exceeded quota: pods", 403)
+        meta = obj["metadata"] | {
+            "uid": obj["metadata"]["name"], "resourceVersion": "2", "creationTimestamp": "2026-01-01T00:00:00Z"
+        }  # fmt: skip
+        self.pods.append(obj | {"metadata": meta, "status": {}})
+        return self.pods[-1]
+
+    async def delete(self, _: Any, __: Any, name: str, *, uid: str) -> bool:
+        for pod in self.pods:
+            if pod["metadata"]["name"] == name and pod["metadata"]["uid"] == uid:
+                pod["metadata"] |= {"deletionTimestamp": "2026-01-01T00:00:00Z", "resourceVersion": "9"}
+        return True
+
+    async def patch(self, _: Any, __: Any, ___: Any, patch: dict[str, Any], ____: Any) -> dict[str, Any]:
+        return self.pool | {"status": patch["status"]}
+
+
+class Ground:
+    """A pool that wants many judges, and a clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.api, self.now = API(), 1000.0
+        api: Any = self.api
+        self.pods = Informer(api, PODS, "", lambda obj: None, index=pool_group)
+        clock: Callable[[], float] = lambda: self.now  # noqa: E731
+        self.reconciler = PoolReconciler(
+            kube=api,
+            judges=Judges(api, self.pods, SETTINGS, CapacityPoller(clock)),
+            support=PoolSupport(api, SETTINGS, clock),
+            board=ProgressBoard(),
+            record=lambda *a, **k: None,
+            clock=clock,
+            wall=clock,
+        )
+        meta = {"name": "judges", "namespace": "ml", "uid": "p", "generation": 1, "resourceVersion": "1"}
+        self.pool: dict[str, Any] = {"metadata": meta}
+        self.edit(minReplicas=40, maxReplicas=40)
+
+    def edit(self, **spec: Any) -> None:
+        """Another spec is another generation."""
+        self.pool["spec"] = spec
+        self.pool["metadata"] = self.pool["metadata"] | {"generation": self.pool["metadata"]["generation"] + 1}
+        self.api.pool = {"metadata": self.pool["metadata"], "spec": spec}
+
+    def change(self, pod: dict[str, Any], status: dict[str, Any], **labels: str) -> None:
+        """What the cache sees of a pod."""
+        pod["metadata"] |= {"labels": pod["metadata"]["labels"] | labels, "resourceVersion": "3"}
+        pod["status"] = status
+        self.pods.observe(pod)
+
+    def live(self) -> list[dict[str, Any]]:
+        """Pods that are not being deleted."""
+        return [p for p in self.api.pods if "deletionTimestamp" not in p["metadata"]]
+
+    async def passes(self, seconds: int) -> None:
+        """A pass each second."""
+        for _ in range(seconds):
+            await self.reconciler.reconcile(self.pool)
+            self.now += 1
+
+    def said(self, kind: str) -> tuple[str, str]:
+        found = next(c for c in self.pool["status"]["conditions"] if c["type"] == kind)
+        return found["status"], found["reason"]
+
+    def accepted(self) -> tuple[str, str]:
+        return self.said("Accepted")

@@ -1,0 +1,29 @@
+"""Judges that find no place and are made anew, where they may come to more of them now: nothing has failed."""
+
+from __future__ import annotations
+
+from pool_passes import Ground
+
+from deepcoder_operator.domain.pool_names import LABEL_AVOIDS
+
+UNSCHEDULABLE = {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]}
+
+
+async def test_judges_that_waited_for_a_place_and_are_made_anew_hold_up_no_others() -> None:
+    """An hour after a node was avoided there may be ten of them, and programs wait for more."""
+    ground = Ground()
+    ground.api.quota = 100
+    ground.edit(minReplicas=10, maxReplicas=50)
+    await ground.passes(1)
+    waiting = ground.live()
+    for pod in waiting:
+        ground.change(pod, UNSCHEDULABLE, **{LABEL_AVOIDS: "required-12345678"})
+    await ground.passes(1)
+    assert [p["metadata"]["name"] for p in ground.live()] == [f"judges-{i}-{_hash(waiting)}" for i in range(10, 20)]
+    ground.edit(minReplicas=20, maxReplicas=50)
+    await ground.passes(1)
+    assert len(ground.live()) == 20
+
+
+def _hash(pods: list[dict[str, dict[str, str]]]) -> str:
+    return pods[0]["metadata"]["name"].rpartition("-")[2]
