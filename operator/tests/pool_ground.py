@@ -38,6 +38,8 @@ from deepcoder_operator.sandbox.support import PoolSupport
 
 SETTINGS = PoolSettings("sandbox:1", "deepcoder", {"app.kubernetes.io/name": "deepcoder-operator"}, LABEL_RUN)
 NAME = "judges"
+SLOTS = 2
+"""Of each judge."""
 WAIT_SECONDS = 60.0
 PAUSES = {"ACTIVE_SECONDS": 0.2, "IDLE_SECONDS": 1.0}
 """Between passes: a fifth of the deployed ones, since tests wait for little else."""
@@ -59,7 +61,7 @@ class Judges:
         assert request.transport is not None
         busy, queued = self.load.get(request.transport.get_extra_info("sockname")[0], (0, 0))
         wait = self.oldest_wait if queued else 0.0
-        body = Capacity(slots=2, busy=busy, queued=queued, oldest_wait_s=wait, tier=Tier.LANDLOCK, limits={})
+        body = Capacity(slots=SLOTS, busy=busy, queued=queued, oldest_wait_s=wait, tier=Tier.LANDLOCK, limits={})
         return web.Response(body=body.model_dump_json(), content_type="application/json")
 
 
@@ -82,7 +84,7 @@ class Field:
         return await self.kube.get(POOLS, self.namespace, NAME)
 
     async def create(self, **spec: Any) -> dict[str, Any]:
-        defaults: dict[str, Any] = {"minReplicas": 1, "maxReplicas": 5, "slotsPerPod": 2}
+        defaults: dict[str, Any] = {"minReplicas": 1, "maxReplicas": 5, "slotsPerPod": SLOTS}
         scaling = {"targetQueuePerSlot": 1, "stabilizationSeconds": 0} | spec.pop("scaling", {})
         body = {
             "apiVersion": "deepcoder.dev/v1alpha1",
@@ -201,6 +203,15 @@ async def field_in(kube: Kube, namespace: str) -> AsyncIterator[Field]:
     results = await asyncio.gather(*tasks, return_exceptions=True)
     await runner.cleanup()
     assert not [r for r in results if isinstance(r, Exception)]
+
+
+def settled(n: int, f: Field) -> Callable[[], Awaitable[bool]]:
+    """So many judges, all of which have told their load: nothing is left to be written."""
+
+    async def check() -> bool:
+        return bool(await ready_count(n, f)() and (await f.pool())["status"]["slots"] == SLOTS * n)
+
+    return check
 
 
 def ready_count(n: int, f: Field) -> Callable[[], Awaitable[bool]]:
