@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,10 @@ def test_known_tenant_does_not_wait_while_a_client_is_made_for_another(monkeypat
     assert not waited
 
 
+LONG = 1000.0
+"""Seconds for an answer, which nobody waits for."""
+
+
 class Clock:
     def __init__(self) -> None:
         self.now = 0.0
@@ -97,7 +101,7 @@ class Question:
             self.asked, self.now = self.asked + 1, self.now + 1
             self.most = max(self.most, self.now)
             self.lines.append(line)
-        self._answer.wait(20)
+        self._answer.wait(60)
         with self._lock:
             self.now -= 1
         return "answer"
@@ -119,9 +123,18 @@ def bulkhead(clock: Clock) -> Iterator[Bulkhead]:
 
 
 async def eventually(holds: Any) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not holds():
             await asyncio.sleep(0.01)
+
+
+async def past_its_deadline(asked: asyncio.Task[Any], begun: Callable[[], Any]) -> None:
+    """Have the time of a question be over once its thread is at it, which may take a busy machine a while."""
+    await eventually(begun)
+    loop = asyncio.get_running_loop()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "time", lambda: time.monotonic() + 2 * LONG)
+        await asyncio.wait({asked}, timeout=30)
 
 
 async def test_bucket_has_one_thread_until_it_has_answered_and_a_few_then(bulkhead: Bulkhead) -> None:
@@ -175,8 +188,10 @@ async def test_question_past_its_deadline_is_told_to_stop_and_keeps_its_place_un
 ) -> None:
     slow, next_one = Question(), Question()
     next_one.answer()
+    first = asyncio.create_task(bulkhead.ask(at("b"), LONG, slow))
+    await past_its_deadline(first, lambda: slow.lines)
     with pytest.raises(StorageProblem, match="no answer in"):
-        await bulkhead.ask(at("b"), 0.05, slow)
+        await first
     assert slow.lines[0].gone.is_set()
     clock.now = bulkheads.OPEN_SECONDS
     waiting = asyncio.create_task(bulkhead.ask(at("b"), 10, next_one))
@@ -227,8 +242,11 @@ async def test_long_question_whose_requests_are_answered_shuts_nobody_out(bulkhe
             raise AWAY
         return slow(line)
 
+    first = asyncio.create_task(bulkhead.ask(at("b"), LONG, long))
+    if at_last == "too long":
+        await past_its_deadline(first, lambda: slow.lines)
     with pytest.raises(StorageProblem):
-        await bulkhead.ask(at("b"), 0.05, long)
+        await first
     later = Question()
     asked = [asyncio.create_task(bulkhead.ask(at("b", at_once=4), 10, later)) for _ in range(9)]
     if at_last == "too long":
@@ -262,7 +280,7 @@ async def test_place_that_was_given_to_one_who_gave_up_goes_to_the_next() -> Non
     await asyncio.sleep(0)
     gate.leave()
     quitter.cancel()
-    await asyncio.wait_for(next_one, 1)
+    await asyncio.wait_for(next_one, 10)
     assert (gate.inside, gate.waiting) == (1, 0)
 
 
@@ -337,12 +355,11 @@ async def test_seventy_buckets_of_a_server_that_never_answers_do_not_delay_anoth
     with s3_server.running(tmp_path, program) as server:
         await service.answer(run_at(server.endpoint, s3_server.BUCKET), look)
         dead = [asyncio.create_task(service.answer(run_at(blackhole, f"dead-{i}"), look)) for i in range(70)]
-        await asyncio.sleep(1)
-        began = time.monotonic()
+        of_dead = service._bulkhead._servers
+        await eventually(lambda: any(gate.inside == bulkheads.NEW_SERVER and gate.waiting for gate in of_dead.values()))
         answer = await service.answer(run_at(server.endpoint, s3_server.BUCKET), look)
         assert answer.problem is None
-        assert time.monotonic() - began < 3
-        assert not any(task.done() for task in dead)
+        assert not any(task.done() for task in dead), "it has waited for none of them"
         for task in dead:
             task.cancel()
         await asyncio.gather(*dead, return_exceptions=True)
@@ -355,12 +372,12 @@ async def test_deletions_that_take_long_leave_their_bucket_to_questions(
     program = s3_server.program()
     if program is None:
         pytest.skip("the S3 server has not been built: run `python -m devcluster build`")
-    deleting = threading.Event()
+    deleting, answered = threading.Event(), threading.Event()
     delete = Bucket.delete_page
 
     def slow(self: Bucket, prefix: str, after: str) -> list[str]:
         deleting.set()
-        time.sleep(1)
+        answered.wait(60)
         return delete(self, prefix, after)
 
     monkeypatch.setattr(Bucket, "delete_page", slow)
@@ -369,10 +386,10 @@ async def test_deletions_that_take_long_leave_their_bucket_to_questions(
         await service.put(run, "logs/a", b"a")
         deletions = [asyncio.create_task(service.delete_folder(run)) for _ in range(5)]
         await eventually(deleting.is_set)
-        began = time.monotonic()
         answer = await service.answer(run, StorageQuery(admission=True))
         assert answer.problem is None
-        assert time.monotonic() - began < 1
+        assert not any(task.done() for task in deletions), "it has waited for none of them"
+        answered.set()
         assert sum(await asyncio.gather(*deletions)) == 1
 
 
