@@ -286,6 +286,12 @@ JUDGES = Dashboard(
             "s",
         ),
         Panel(
+            "Nodes avoided",
+            ((f"max by (namespace, pool) (deepcoder_operator_pool_avoided_nodes{{{_POOL}}})", "{{pool}}"),),
+            "short",
+            "On which judges did not start within the hour: kubectl describe sbp names them.",
+        ),
+        Panel(
             "Verdicts",
             ((_rate("deepcoder_sandbox_verdicts_total", "verdict", _JUDGES), "{{verdict}}"),),
             "ops",

@@ -91,6 +91,14 @@ HOSTILE = "gone\x1b[2J\x1b]0;title\x07 and \x9b31m back"
 """Clears a terminal, renames it, colours it: what a program printed last may be in a message."""
 
 
+def test_nodes_on_which_judges_do_not_start_are_shown_with_their_last_words() -> None:
+    words = "CrashLoopBackOff: exit code 64: no Landlock"
+    nodes = [{"name": "bad-1", "since": "2026-01-01T00:00:00Z", "message": words}, {"name": "bad-2"}]
+    text = drawn(Snapshot(a_run(**RUNNING), {"status": {"readyReplicas": 1, "avoidedNodes": nodes}}, ()))
+    assert f"judges: none is made on node bad-1, where one did not start: {words}" in text
+    assert "node bad-2" in text
+
+
 def test_what_a_terminal_would_obey_is_shown() -> None:
     failed = {"type": "Failed", "status": "True", "reason": "Application", "message": HOSTILE}
     progressing = {"type": "Progressing", "status": "False", "reason": "Failed", "message": HOSTILE}

@@ -105,6 +105,14 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
         {'pool_pods_deleted_total{namespace="red",pool="p",cause="ScaledDown"}': "0x5 9x40"},
         "30m",
     ),
+    "DeepCoderJudgesAvoidNodes": (
+        {'pool_avoided_nodes{namespace="red",pool="p"}': "0x5 1x40"},
+        {
+            'pool_avoided_nodes{namespace="red",pool="p"}': "0x5 2x25 0x20",
+            'pool_ready_replicas{namespace="red",pool="p"}': "1x50",
+        },
+        "40m",
+    ),
     "DeepCoderOperatorDown": (
         {'leader{pod="a"}': "0x10"},
         {'leader{pod="a"}': "0x10", 'leader{pod="b"}': "1x10"},

@@ -6,11 +6,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from prometheus_client import REGISTRY
+
 from deepcoder_contracts.api.sandboxpool import AvoidedNode, SandboxPoolStatus
 from deepcoder_contracts.judge import EXIT_REFUSED
 from deepcoder_operator.domain.pool_names import LABEL_AVOIDS, LABEL_INDEX, LABEL_TEMPLATE_HASH
 from deepcoder_operator.domain.pool_plan import JudgeLoad, JudgePod
 from deepcoder_operator.domain.pool_status import JUDGES_REFUSE, PoolFacts, Refusal, pool_status, worth_writing
+from deepcoder_operator.sandbox import metrics
 from deepcoder_operator.sandbox.observe import judge_pods
 
 FACTS = PoolFacts("judges", generation=3, desired=2, wanted_without_bound=2, template_hash="h")
@@ -172,6 +175,20 @@ def test_nodes_that_are_avoided_are_in_the_status() -> None:
     assert status.to_wire()["avoidedNodes"] == [
         {"name": "n1", "templateHash": "h", "since": "2026-01-01T00:00:00Z", "message": "no Landlock"}
     ]
+
+
+def test_how_many_nodes_are_avoided_is_told_as_long_as_there_is_the_pool() -> None:
+    def told() -> float | None:
+        labels = {"namespace": "of-this-test", "pool": "judges"}
+        return REGISTRY.get_sample_value("deepcoder_operator_pool_avoided_nodes", labels)
+
+    nodes = [AvoidedNode(name=n, template_hash="h", since=datetime(2026, 1, 1, tzinfo=UTC)) for n in ("n1", "n2")]
+    metrics.show("of-this-test", "judges", SandboxPoolStatus(avoided_nodes=nodes))
+    assert told() == 2
+    metrics.show("of-this-test", "judges", SandboxPoolStatus())
+    assert told() == 0
+    metrics.forget("of-this-test", "judges")
+    assert told() is None
 
 
 def test_conditions_follow_the_pool() -> None:

@@ -49,6 +49,8 @@ class Standin:
         self.problem: str | None = None
         self.steps: dict[str, list[Step]] = {"demo": trained(0, 30)}
         self.sample_steps: list[Document] = [{"stage": "short", "step": step} for step in range(1, 31)]
+        self.pool: Document | None = None
+        """The SandboxPool of every run, as the API server would have it."""
         self.rows: list[Document] = []
         """More lines of the list of runs."""
         self.digest = "sha256:" + "a" * 64
@@ -110,7 +112,7 @@ class Standin:
             "/samples/one": lambda name, request: _one(request),
             "/lineage": lambda name, _: {"nodes": [_node(self.digest)], "problem": None},
             "/evaluations": lambda name, _: {"evaluations": [], "comparisons": []},
-            "/pool": lambda name, _: views.pool_document(None),
+            "/pool": lambda name, _: views.pool_document(self.pool),
         }
         app = web.Application(middlewares=[self._guard])
         app.add_routes(

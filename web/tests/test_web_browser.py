@@ -309,6 +309,14 @@ def test_one_of_thousands_of_steps_is_named_by_its_number(tab: Page, standin: St
     until(lambda: _asked_of(standin) == ("short", "5000"), "the stage's last rollouts are asked for")
 
 
+def test_nodes_on_which_judges_do_not_start_are_shown_with_their_last_words(tab: Page, standin: Standin) -> None:
+    node = {"name": "bad", "since": "2026-05-01T12:00:00Z", "message": "exit code 64: <b>no Landlock</b>"}
+    standin.pool = {"metadata": {"name": "judges"}, "status": {"readyReplicas": 1, "avoidedNodes": [node]}}
+    tab.goto(address(standin, "pool"))
+    line = tab.get_by_text("No judge is made on node bad, on which one did not start")
+    expect(line).to_contain_text(node["message"], timeout=SECONDS)
+
+
 def _asked_of(standin: Standin) -> tuple[str, str]:
     last = next(a for a in reversed(list(standin.asked)) if a.partition("?")[0].endswith("/samples"))
     query: dict[str, Any] = dict(part.split("=") for part in last.partition("?")[2].split("&"))

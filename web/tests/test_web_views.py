@@ -160,9 +160,15 @@ def test_a_pool_is_shown_by_its_figures_alone() -> None:
     assert views.pool_document(pool)["pool"] == {
         "name": "p",
         "spec": {"minReplicas": 1, "maxReplicas": 4},
-        "status": {k: v for k, v in status.items() if k != "selector"},
+        "status": {k: v for k, v in status.items() if k != "selector"} | {"avoidedNodes": []},
     }
     assert views.pool_document(None)["pool"] is None
+
+
+def test_nodes_that_a_pool_avoids_are_shown_with_the_last_words_of_its_judges() -> None:
+    shown = {"name": "bad", "since": "2026-05-01T12:00:00Z", "message": "exit code 64: no Landlock"}
+    pool = {"metadata": {"name": "p"}, "status": {"avoidedNodes": [shown | {"templateHash": "0"}]}}
+    assert views.pool_document(pool)["pool"]["status"]["avoidedNodes"] == [shown]
 
 
 def test_evaluations_are_read_by_the_names_that_they_are_stored_under() -> None:

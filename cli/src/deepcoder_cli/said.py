@@ -62,6 +62,14 @@ def judges_trouble(pool: Object | None) -> Said | None:
     return None
 
 
+def avoided_nodes(pool: Object | None) -> list[str]:
+    """The nodes on which no judge is made for a while, each with what the one that did not start there said last."""
+    nodes = ((pool or {}).get("status") or {}).get("avoidedNodes") or ()
+    return [
+        f"judges: none is made on node {n['name']}, where one did not start: {n.get('message') or '–'}" for n in nodes
+    ]
+
+
 class Told:
     """What a log was told: each thing once, for as long as it goes on."""
 

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from deepcoder_cli.output import age, printable
-from deepcoder_cli.said import judges_trouble, progressing, troubles
+from deepcoder_cli.said import avoided_nodes, judges_trouble, progressing, troubles
 from deepcoder_cli.snapshot import Snapshot
 from deepcoder_client.connection import Object
 
@@ -183,7 +183,8 @@ def pod_state(pod: Object) -> str:
 
 def _notes(status: Object, pool: Object | None, now: datetime) -> RenderableType | None:
     judges = judges_trouble(pool)
-    lines = [Text(printable(said), style="yellow") for said in (_silence(status, now), judges and judges.text) if said]
+    warnings = [_silence(status, now), judges and judges.text, *avoided_nodes(pool)]
+    lines = [Text(printable(said), style="yellow") for said in warnings if said]
     lines += [Text(printable(trouble.text), style="red") for trouble in troubles(status)]
     if said := progressing(status).message:
         lines.append(Text(printable(said), style="dim"))

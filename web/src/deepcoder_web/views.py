@@ -329,11 +329,12 @@ def pool_document(pool: Mapping[str, Any] | None) -> Document:
         return {"pool": None, "why": "No SandboxPool judges for this run, or it is not there yet."}
     spec, status = pool.get("spec") or {}, pool.get("status") or {}
     kept = ("replicas", "desiredReplicas", "readyReplicas", "slots", "busySlots", "queueDepth", "conditions")
+    avoided = [{k: n[k] for k in ("name", "since", "message") if k in n} for n in status.get("avoidedNodes") or ()]
     return {
         "pool": {
             "name": pool["metadata"]["name"],
             "spec": {k: spec[k] for k in ("minReplicas", "maxReplicas") if k in spec},
-            "status": {k: status[k] for k in kept if k in status},
+            "status": {k: status[k] for k in kept if k in status} | {"avoidedNodes": avoided},
         }
     }
 

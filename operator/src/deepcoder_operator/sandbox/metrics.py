@@ -21,6 +21,12 @@ DEMAND = Gauge(
     ["namespace", "pool"],
 )
 
+AVOIDED = Gauge(
+    "deepcoder_operator_pool_avoided_nodes",
+    "Nodes on which judges did not start within the hour.",
+    ["namespace", "pool"],
+)
+
 _GAUGES = {
     "desired_replicas": Gauge("deepcoder_operator_pool_desired_replicas", "Judges wanted.", ["namespace", "pool"]),
     "ready_replicas": Gauge("deepcoder_operator_pool_ready_replicas", "Judges ready.", ["namespace", "pool"]),
@@ -39,13 +45,14 @@ def show(namespace: str, pool: str, status: SandboxPoolStatus) -> None:
     """Set the gauges of a pool."""
     for field, gauge in _GAUGES.items():
         gauge.labels(namespace=namespace, pool=pool).set(getattr(status, field))
+    AVOIDED.labels(namespace, pool).set(len(status.avoided_nodes))
     for cause in Cause:
         PODS_DELETED.labels(namespace, pool, cause)  # 0 is told, too
 
 
 def forget(namespace: str, pool: str) -> None:
     """Drop every series of a pool that is gone."""
-    for gauge in (*_GAUGES.values(), DEMAND):
+    for gauge in (*_GAUGES.values(), AVOIDED, DEMAND):
         gauge.remove_by_labels({"namespace": namespace, "pool": pool})
     for counter in (PODS_CREATED, PODS_DELETED):
         counter.remove_by_labels({"namespace": namespace, "pool": pool})
