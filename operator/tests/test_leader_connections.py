@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -19,14 +18,14 @@ from deepcoder_operator.kube.client import CONNECTIONS, Kube
 from deepcoder_operator.kube.informer import Informer
 from deepcoder_operator.kube.resources import PODS
 
-SLOW_SECONDS = 4.0
-
 
 class Server:
-    """Answers about Leases at once, holds watches for good, and takes its time over all else once it is slow."""
+    """Answers about Leases at once, holds watches for good, and all else for as long as it is not to go on."""
 
     def __init__(self) -> None:
-        self.watches, self.pause, self.url = 0, 0.0, ""
+        self.watches, self.held, self.url = 0, 0, ""
+        self.go_on = asyncio.Event()
+        self.go_on.set()
         self.asked: list[str] = []
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -38,7 +37,9 @@ class Server:
             await asyncio.sleep(60)
             return response
         if "/leases" not in request.path:
-            await asyncio.sleep(self.pause)
+            self.held += 1
+            await self.go_on.wait()
+            self.held -= 1
         metadata = {"name": "lease", "resourceVersion": "1"}
         return web.json_response({"metadata": metadata, "spec": {"holderIdentity": "", "leaseDurationSeconds": 15}})
 
@@ -96,19 +97,23 @@ async def test_watches_of_twenty_namespaces_leave_all_connections_to_requests(se
     await ended(held)
 
 
-async def test_lease_is_read_and_renewed_at_once_behind_two_hundred_slow_requests(server: Server, client: Kube) -> None:
+async def test_lease_is_read_and_renewed_behind_two_hundred_requests_that_are_not_answered(
+    server: Server, client: Kube
+) -> None:
     operator = app.Operator(OperatorConfig(), client)
-    server.pause = SLOW_SECONDS
+    server.go_on.clear()
 
     async def ask() -> None:
         await client.get(PODS, "ml", "demo")
 
     under_way = [asyncio.create_task(ask()) for _ in range(200)]
-    await asyncio.sleep(0.5)
-    began = time.monotonic()
-    await operator.election.turn()
-    assert time.monotonic() - began < 1
+    async with asyncio.timeout(30):
+        while server.held < CONNECTIONS:
+            await asyncio.sleep(0.01)
+        await operator.election.turn()
     assert operator.election.leads
+    assert server.held == CONNECTIONS, "all others wait behind these"
+    assert not any(task.done() for task in under_way)
     await ended(under_way)
     operator.storage.close()
 
@@ -123,7 +128,8 @@ async def test_request_that_has_waited_for_a_connection_is_not_sent_once_another
         if lost:
             raise errors.LeadershipLost("another one leads")
 
-    one.fence, server.pause = check, 0.5
+    one.fence = check
+    server.go_on.clear()
     before = asyncio.create_task(one.get(PODS, "ml", "demo"))
     async with asyncio.timeout(10):
         while not server.asked:
@@ -131,6 +137,7 @@ async def test_request_that_has_waited_for_a_connection_is_not_sent_once_another
     waiting = asyncio.create_task(one.patch(PODS, "ml", "demo", {}))
     await asyncio.sleep(0.1)
     lost = True
+    server.go_on.set()
     assert await before
     with pytest.raises(errors.LeadershipLost):
         await waiting
@@ -166,7 +173,7 @@ async def test_operator_of_twenty_namespaces_fills_its_caches_and_leads(kube: Ku
     operator = app.Operator(OperatorConfig.model_validate({"namespace": namespace, "watchNamespaces": watched}), kube)
     informers: list[Informer] = list(operator._informers().values())
     tasks = [asyncio.create_task(informer.run()) for informer in informers]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         for informer in informers:
             await informer.synced.wait()
         await asyncio.sleep(1)  # the watches are open by now

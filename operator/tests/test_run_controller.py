@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
@@ -200,9 +201,9 @@ async def test_pool_that_changes_wakes_the_runs_that_it_judges_for_and_no_other(
     ground.controller.wake_pool("ml", "shared")
     ground.controller.wake_pool("ml", "c-sandbox")
     ground.controller.wake_pool("elsewhere", "other")
+    await ground.until(lambda: {"a", "c"} <= set(looked))
     await asyncio.sleep(0.1)
     assert "b" not in looked
-    assert {"a", "c"} <= set(looked)
 
 
 async def test_worker_that_breaks_ends_the_process(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,11 +228,17 @@ async def test_events_that_come_together_share_a_pass(monkeypatch: pytest.Monkey
         return Plan(run.status)
 
     monkeypatch.setattr(reconcile, "plan", look)
-    async with standing(settle=0.2) as ground:
+    settle, loop, passed = 20.0, asyncio.get_running_loop(), [0.0]
+    monkeypatch.setattr(loop, "time", lambda: time.monotonic() + passed[0])
+    async with standing(settle) as ground:
         ground.controller.seen(manifest())
         await ground.until(lambda: looks)
         for _ in range(8):
             ground.controller.wake(KEY)
             await asyncio.sleep(0.005)
-        await asyncio.sleep(0.4)
+        assert len(looks) == 1
+        passed[0] += settle
+        await ground.until(lambda: len(looks) > 1)
+        passed[0] += settle
+        await asyncio.sleep(0.1)
         assert len(looks) == 2
