@@ -13,6 +13,7 @@ from run_manifests import TRAIN
 from deepcoder_contracts.api.failure import FailureReason
 from deepcoder_contracts.api.run_status import Phase
 from deepcoder_operator.domain.outage import waits_for_judges
+from deepcoder_operator.domain.pool_status import UNMENDED
 from deepcoder_operator.domain.world import PoolView
 
 
@@ -58,6 +59,19 @@ def test_trainer_that_left_first_for_judges_that_refuse_burns_no_attempt_either(
     cluster = running(stages=[TRAIN])
     cluster.leave(75, "SandboxUnavailable")
     cluster.pool = refusing(cluster.pool)
+    cluster.settle()
+    assert failed_of(cluster) is FailureReason.SANDBOX_UNAVAILABLE
+    assert cluster.run.status.stages[0].failures == 0
+
+
+@pytest.mark.parametrize("reason", sorted(UNMENDED))
+@pytest.mark.parametrize("first", ["operator", "trainer"])
+def test_whatever_a_pool_says_that_somebody_has_to_mend_burns_no_attempt(reason: str, first: str) -> None:
+    """A name that is taken is no more the run's fault than a kernel that confines nothing."""
+    cluster = running(stages=[TRAIN])
+    if first == "trainer":
+        cluster.leave(75, "SandboxUnavailable")
+    cluster.pool = replace(refusing(cluster.pool), unmended=reason)
     cluster.settle()
     assert failed_of(cluster) is FailureReason.SANDBOX_UNAVAILABLE
     assert cluster.run.status.stages[0].failures == 0

@@ -73,8 +73,8 @@ def in_their_words(draft: Draft, world: World, failure: Failure) -> Failure:
 
 
 def is_free(draft: Draft, world: World, failure: Failure, in_row: int) -> bool:
-    """Whether a failure is for judges that refuse to start, and not one too many: the operator ended the attempt for
-    it, or the trainer was the first to leave."""
+    """Whether a failure is for judges that cannot be there before somebody mends what their pool says, and not one too
+    many: the operator ended the attempt for it, or the trainer was the first to leave."""
     pool = judging_pool(draft.run, world)
     refused = draft.attempt.judges_refused or (pool is not None and bool(pool.unmended))
     return failure.reason is FailureReason.SANDBOX_UNAVAILABLE and refused and in_row <= FREE_IN_ROW
