@@ -101,7 +101,7 @@ async def test_request_without_a_header_of_its_run_is_judged(session):
         (json.dumps({**BODY, "tests": [{"input": "1"}]}), "tests.0.output"),
         (json.dumps({**BODY, "tests": [{"input": 1, "output": "1"}]}), "tests.0.input"),
         (json.dumps({**BODY, "tests": [*BODY["tests"], {"input": "1", "output": "1", "x": 1}]}), "tests.1.x"),
-        (json.dumps({**BODY, "tests": BODY["tests"] * 10_001}), "tests"),
+        (lambda: json.dumps({**BODY, "tests": BODY["tests"] * 10_001}), "tests"),
         (json.dumps({**BODY, "tests_sha256": "0" * 63, "tests": None}), "tests_sha256"),
         (json.dumps({**BODY, "kind": "interactive"}), "kind"),
         (json.dumps({**BODY, "scoring": "lenient"}), "scoring"),
@@ -115,12 +115,14 @@ async def test_request_without_a_header_of_its_run_is_judged(session):
         (json.dumps({**BODY, "memory_limit_mb": 1.5}), "memory_limit_mb"),
         (json.dumps({**FUNCTION, "tests": [{"input": "9" * 100_000, "output": "1"}]}), "tests.0.input"),
         (json.dumps({**FUNCTION, "tests": [{"input": "1", "output": "[" * 100_000}]}), "tests.0.output"),
-        (json.dumps({**BODY, "code": "x" * (50 * MIB)}), "code"),
+        (lambda: json.dumps({**BODY, "code": "x" * (50 * MIB)}), "code"),
         (json.dumps({**BODY, "code": "\0"}), "code"),
     ],
 )
 async def test_nonsense_is_refused_with_its_field(session, body, field):
-    refused = await problem(session, 400, body)
+    refused = await problem(
+        session, 400, body() if callable(body) else body
+    )  # a large one is made by who runs the test
     assert refused.field == field, refused
     assert refused.error.startswith((f"{field}:", "give ", "fn_name ")), refused
 
