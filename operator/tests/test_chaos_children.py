@@ -38,6 +38,7 @@ from deepcoder_operator.kube.resources import (
     SECRETS,
     Resource,
 )  # fmt: skip
+from deepcoder_operator.storage import credentials
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.s3]
 
@@ -106,12 +107,19 @@ async def test_what_an_attempt_has_read_is_deleted_and_it_goes_on(
     assert await failures(world) == (1, 0)
 
 
-async def test_secret_that_is_gone_holds_the_end_up_until_it_is_back(world: Cluster) -> None:
+async def test_secret_that_is_gone_holds_the_end_up_until_it_is_back(
+    world: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await start(world)
     await world.kube.delete(SECRETS, world.namespace, "s3")
-    await asyncio.sleep(1)
+    monkeypatch.setattr(credentials, "CACHE_SECONDS", 0.0)  # else the end is read with what was read before
     await world.finish(FIRST)
-    await world.until("the verdict waits", lambda run: run["status"]["phase"] == "Promoting")
+
+    def waits(run: Object) -> bool:
+        told = {c["type"]: c["reason"] for c in run["status"]["conditions"]}
+        return (run["status"]["phase"], told["Progressing"]) == ("Promoting", "SecretNotFound")
+
+    await world.until("the verdict waits", waits)
     await put_secret(world.kube, world.namespace, s3_server.SECRET)
     await world.until_phase("Complete")
     assert await failures(world) == (1, 0)
