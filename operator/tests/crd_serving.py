@@ -8,7 +8,7 @@ from typing import Any
 from deepcoder_operator.kube.client import Kube
 from deepcoder_operator.kube.resources import CRDS
 
-CRD_SECONDS = 30.0
+CRD_SECONDS = 90.0
 
 
 async def established(client: Kube, crd: str) -> None:

@@ -231,7 +231,7 @@ class Standin:
         async with aiohttp.ClientSession() as session:
             answer = await session.post(
                 f"https://localhost:{port}/{path}", data=report.to_json(), ssl=context,
-                headers={"Authorization": f"Bearer {token}"}, timeout=aiohttp.ClientTimeout(total=10),
+                headers={"Authorization": f"Bearer {token}"}, timeout=aiohttp.ClientTimeout(total=60),
             )  # fmt: skip
             body = await answer.read()
             assert answer.status == 200, (answer.status, body)

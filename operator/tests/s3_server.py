@@ -24,7 +24,7 @@ from devcluster.config import cache_root
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
-START_SECONDS = 20.0
+START_SECONDS = 60.0
 _PR_SET_PDEATHSIG = 1
 BUCKET = "deepcoder"
 ACCESS, SECRET = "test-access", "test-secret"

@@ -65,7 +65,7 @@ class Site:
             self.helm_program, *map(str, arguments), "--namespace", self.home, "--kubeconfig", str(self.kubeconfig),
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
-        async with asyncio.timeout(100):
+        async with asyncio.timeout(200):
             said, _ = await process.communicate()
         assert process.returncode == 0, said.decode()
 
@@ -79,7 +79,7 @@ class Site:
         """With `--wait`, while the hook's Job is carried out."""
         hook = asyncio.create_task(self._carry_out())
         try:
-            await self.helm("uninstall", "deepcoder", "--wait", "--timeout", "60s")
+            await self.helm("uninstall", "deepcoder", "--wait", "--timeout", "150s")
         finally:
             hook.cancel()
         await asyncio.gather(hook, return_exceptions=True)
@@ -133,7 +133,7 @@ async def nothing_is_held() -> None:
     """Of all that was deleted nothing stays."""
     kube = await Kube.connect()
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while left := [o for o in (await kube.list(NAMESPACES, None))[0] if o["metadata"].get("deletionTimestamp")]:
                 await asyncio.sleep(0.2)
     except TimeoutError:
@@ -148,7 +148,7 @@ async def gone(kube: Kube, resource: Resource, name: str) -> None:
         await kube.delete(resource, None, name)
     except errors.NotFound:
         return
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while await kube.find(resource, None, name) is not None:
             await asyncio.sleep(0.2)
 
