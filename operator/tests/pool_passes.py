@@ -20,11 +20,14 @@ SETTINGS = PoolSettings("sandbox:1", "deepcoder", {}, "deepcoder.dev/run")
 
 
 class API:
-    """Takes pods until the quota is used up, lets them go in their own time, and counts what it is asked."""
+    """Takes pods until the quota is used up, lets them go in their own time, keeps of a pool's status what its CRD
+    knows, and counts what it is asked."""
 
     def __init__(self) -> None:
         self.quota = 0
-        self.tries = self.lists = 0
+        self.tries = self.lists = self.writes = 0
+        self.unknown: frozenset[str] = frozenset()
+        """Fields of the status that the CRD does not know."""
         self.forbidden = ""
         self.refusal: errors.KubeError = errors.Forbidden("it may not be made", 403)
         self.pods: list[dict[str, Any]] = []
@@ -61,7 +64,8 @@ class API:
         return True
 
     async def patch(self, _: Any, __: Any, ___: Any, patch: dict[str, Any], ____: Any) -> dict[str, Any]:
-        return self.pool | {"status": patch["status"]}
+        self.writes += 1
+        return self.pool | {"status": {k: v for k, v in patch["status"].items() if k not in self.unknown}}
 
 
 class Ground:
@@ -69,6 +73,7 @@ class Ground:
 
     def __init__(self) -> None:
         self.api, self.now = API(), 1000.0
+        self.events: list[tuple[str, str]] = []
         api: Any = self.api
         self.pods = Informer(api, PODS, "", lambda obj: None, index=pool_group)
         clock: Callable[[], float] = lambda: self.now  # noqa: E731
@@ -77,7 +82,7 @@ class Ground:
             judges=Judges(api, self.pods, SETTINGS, CapacityPoller(clock)),
             support=PoolSupport(api, SETTINGS, clock),
             board=ProgressBoard(),
-            record=lambda *a, **k: None,
+            record=lambda obj, reason, message, *, warning=False: self.events.append((reason, message)),
             clock=clock,
             wall=clock,
         )

@@ -41,13 +41,14 @@ def current() -> dict[str, Any]:
 async def before_the_upgrade(kube: Kube, namespace: str) -> AsyncIterator[None]:
     """Serve the CRDs of the release before; this source's again afterwards, whatever happened."""
     try:
-        await _serve(kube, namespace, released(), newer=False)
+        await serve(kube, namespace, released(), newer=False)
         yield
     finally:
-        await _serve(kube, namespace, current(), newer=True)
+        await serve(kube, namespace, current(), newer=True)
 
 
-async def _serve(kube: Kube, namespace: str, crds: dict[str, Any], *, newer: bool) -> None:
+async def serve(kube: Kube, namespace: str, crds: dict[str, Any], *, newer: bool) -> None:
+    """Serve these CRDs; `newer` says whether they are this source's."""
     for crd in crds.values():
         await kube.apply(crd)
     async with asyncio.timeout(SERVED_SECONDS):

@@ -187,6 +187,11 @@ CASES: dict[str, tuple[dict[str, str], dict[str, str], str]] = {
         "25m",
     ),
     "DeepCoderStatusRefused": ({"status_refused_total": "0x5 1x20"}, {"status_refused_total": "4x25"}, "10m"),
+    "DeepCoderStatusDropped": (
+        {'status_dropped_fields{kind="SandboxPool"}': "0x5 2x20"},
+        {'status_dropped_fields{kind="SandboxPool"}': "0x5 2x5 0x15"},
+        "20m",
+    ),
     "DeepCoderEventsLost": (
         {'events_lost_total{cause="QueueFull"}': "0x5 99x20"},
         {'events_lost_total{cause="QueueFull"}': "0x5 2x20"},

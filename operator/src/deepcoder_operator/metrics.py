@@ -33,6 +33,11 @@ PASS_SECONDS = Histogram(
 )
 STATUS_WRITES = Counter("deepcoder_operator_status_writes_total", "Writes of a run's status")
 STATUS_REFUSED = Counter("deepcoder_operator_status_refused_total", "Statuses that the API server found invalid")
+STATUS_DROPPED = Gauge(
+    "deepcoder_operator_status_dropped_fields",
+    "Fields of a kind's statuses that the API server did not keep when they were last written",
+    ["kind"],
+)
 ACTIONS = Counter("deepcoder_operator_actions_total", "Actions carried out by kind", ["action"])
 FAILURES = Counter("deepcoder_operator_attempt_failures_total", "Failed attempts by reason", ["namespace", "reason"])
 WARNED_REASONS = ("ArtifactsLeft", "CheckpointLost", "Failed", "LeftBehind", "PostMortemPartly")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from pydantic import ValidationError
@@ -33,6 +33,7 @@ from deepcoder_operator.domain.significance import worth_writing
 from deepcoder_operator.domain.world import Problem
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube, Object
+from deepcoder_operator.kube.dropped import DROPPED, DroppedFields
 from deepcoder_operator.kube.events import Recorder
 from deepcoder_operator.kube.keep import kept
 from deepcoder_operator.kube.resources import RUNS
@@ -96,6 +97,7 @@ class Reconciler:
     """The time of day, in whole seconds, that all decisions are taken by."""
     clock: Callable[[], float] = time.monotonic
     """Only goes forward."""
+    dropped: DroppedFields = field(default_factory=lambda: DroppedFields(RUNS))
 
     async def reconcile(self, key: RunKey, memory: Memory) -> float:
         """One pass; seconds until the next at the latest. Raises `KubeError`."""
@@ -159,8 +161,9 @@ class Reconciler:
         It goes onto the object that was planned from, never onto a newer one that has come meanwhile: of that the
         plan knows nothing, so the put must be refused, and the run planned again.
         """
+        wire = status.to_wire()
         try:
-            written = await self.kube.replace_status(obj | {"status": status.to_wire()})
+            written = await self.kube.replace_status(obj | {"status": wire})
         except errors.Invalid as e:
             metrics.STATUS_REFUSED.inc()
             text = f"the API server refuses the status that the operator writes, so the run stands still: {e}"
@@ -169,6 +172,9 @@ class Reconciler:
         metrics.STATUS_WRITES.inc()
         memory.written_at = self.clock()
         memory.adopt(written)
+        _, told = self.dropped.compare(wire, written.get("status") or {})
+        if told:
+            self.record(obj, DROPPED, told, warning=True)
         return run.model_copy(update={"status": status, "metadata": Metadata.model_validate(written["metadata"])})
 
     def _answer(self, key: RunKey, run: DeepCoderRun, now: datetime) -> None:

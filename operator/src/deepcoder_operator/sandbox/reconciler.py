@@ -27,6 +27,7 @@ from deepcoder_operator.domain.pool_scaling import Load, Recommendation, Scaling
 from deepcoder_operator.domain.pool_status import PoolFacts, Refusal, pool_status, worth_writing
 from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.client import Kube, Object
+from deepcoder_operator.kube.dropped import DROPPED, DroppedFields
 from deepcoder_operator.kube.events import Recorder
 from deepcoder_operator.kube.keep import kept
 from deepcoder_operator.kube.resources import POOLS
@@ -41,6 +42,9 @@ ACTIVE_SECONDS = 1.0
 
 IDLE_SECONDS = 5.0
 """Time to the next look at a pool that is at rest."""
+
+KEPT_AGAIN_SECONDS = 300.0
+"""Time after which a status of which the API server drops fields is written again: the CRDs may have been upgraded."""
 
 _CREATIONS_A_PASS = 50
 _CONCURRENT_WRITES = 8
@@ -77,6 +81,8 @@ class _Memory:
     refusal: Refusal | None = None
     """Why the last judges could not be made."""
     written_at: float = float("-inf")
+    dropped: dict[str, Any] = field(default_factory=dict)
+    """What was written last of fields that the API server dropped: else a pool would not know it any more."""
     built: _Built | None = None
 
 
@@ -93,6 +99,7 @@ class PoolReconciler:
     """Only goes forward."""
     wall: Callable[[], float]
     """Seconds since the epoch."""
+    dropped: DroppedFields = field(default_factory=lambda: DroppedFields(POOLS))
     _memory: dict[str, _Memory] = field(default_factory=dict)
 
     async def close(self) -> None:
@@ -111,7 +118,7 @@ class PoolReconciler:
         metadata = obj["metadata"]
         pool = PoolIdentity(metadata["namespace"], metadata["name"], metadata["uid"])
         memory = self._memory.setdefault(pool.uid, _Memory())
-        previous = SandboxPoolStatus.model_validate(obj.get("status") or {})
+        previous = SandboxPoolStatus.model_validate(memory.dropped | (obj.get("status") or {}))
         avoided = tuple(previous.avoided_nodes)
         facts = PoolFacts(pool.name, metadata["generation"], previous.desired_replicas, 0, "", avoided=avoided)
         refused: errors.KubeError | None = None
@@ -271,12 +278,17 @@ class PoolReconciler:
         metadata = obj["metadata"]
         status = pool_status(previous, facts, pods, self.wall())
         metrics.show(metadata["namespace"], metadata["name"], status)
-        if not worth_writing(previous, status, self.clock() - memory.written_at):
+        since = self.clock() - memory.written_at
+        if not worth_writing(previous, status, since) and not (memory.dropped and since >= KEPT_AGAIN_SECONDS):
             return
-        patch = {"metadata": {"resourceVersion": metadata["resourceVersion"]}, "status": status.to_wire()}
+        wire = status.to_wire()
+        patch = {"metadata": {"resourceVersion": metadata["resourceVersion"]}, "status": wire}
         written = await self.kube.patch(POOLS, metadata["namespace"], metadata["name"], patch, "status")
         memory.written_at = self.clock()
+        memory.dropped, told = self.dropped.compare(wire, written.get("status") or {})
         obj.update(kept(POOLS, written))
+        if told:
+            self.record(obj, DROPPED, told, warning=True)
 
 
 def _load(pods: Sequence[JudgePod], expected: int, runs: int) -> Load:

@@ -1,0 +1,75 @@
+"""Fields of a status that the API server does not keep, since its CRD is of an older release than this operator.
+
+It drops what its schema does not know and says nothing. Whatever is read back from there is then missing for good: that
+no judge could start, which nodes are to be avoided. So what comes back of each write is held to what was written. A
+field that is gone is told of once, in the log and in an event, with the mend; and by a gauge for as long as it is gone,
+since CRDs may be upgraded under an operator that runs. Who reads such a field back remembers it meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from deepcoder_operator.kube.resources import Resource
+from deepcoder_operator.metrics import STATUS_DROPPED
+
+log = logging.getLogger(__name__)
+
+DROPPED = "StatusFieldsDropped"
+"""Reason of the event."""
+
+
+class DroppedFields:
+    """What of a kind's status is dropped, as far as it was written."""
+
+    def __init__(self, resource: Resource) -> None:
+        self._kind = resource.kind
+        self._gone: set[str] = set()
+        STATUS_DROPPED.labels(self._kind).set(0)
+
+    def compare(self, wrote: Mapping[str, Any], stored: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+        """Of a status that was written and what came back of it: the fields, whole, of which something is gone; and
+        what to say of that, empty where it is nothing new."""
+        kept: dict[str, bool] = {}
+        for path, there in _fields(wrote, stored, all_of_them=bool(self._gone)):
+            kept[path] = there and kept.get(path, True)
+        gone = {path for path, there in kept.items() if not there}
+        new = gone - self._gone
+        self._gone = (self._gone - kept.keys()) | gone
+        STATUS_DROPPED.labels(self._kind).set(len(self._gone))
+        return {name: wrote[name] for name in {_top(path) for path in gone}}, self._told(new) if new else ""
+
+    def _told(self, new: set[str]) -> str:
+        names = ", ".join(f"status.{path}" for path in sorted(new))
+        text = (
+            f"the API server drops {names} of a {self._kind}: its CRDs are older than this operator, which forgets "
+            "what it keeps there, at a restart if not before: upgrade the CRDs (kubectl apply --server-side -f crds/, "
+            "or the chart with crds.install)"
+        )
+        log.warning(text)
+        return text
+
+
+def _fields(
+    wrote: Mapping[str, Any], stored: Mapping[str, Any], where: str = "", *, all_of_them: bool
+) -> Iterator[tuple[str, bool]]:
+    """Fields that were written and whether they are there; those that are not alone, unless all are asked for."""
+    for name, value in wrote.items():
+        if name not in stored:
+            yield f"{where}{name}", False
+            continue
+        if all_of_them:
+            yield f"{where}{name}", True
+        found = stored[name]
+        if isinstance(value, dict) and isinstance(found, dict):
+            yield from _fields(value, found, f"{where}{name}.", all_of_them=all_of_them)
+        elif isinstance(value, list) and isinstance(found, list):
+            for one, other in zip(value, found, strict=False):
+                if isinstance(one, dict) and isinstance(other, dict):
+                    yield from _fields(one, other, f"{where}{name}[].", all_of_them=all_of_them)
+
+
+def _top(path: str) -> str:
+    return path.partition(".")[0].partition("[")[0]

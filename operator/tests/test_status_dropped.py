@@ -1,0 +1,144 @@
+"""An operator newer than the CRDs: what the API server drops of a status is noticed, said once, and does no harm."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pool_ground import NAME, eventually, field_in
+from pool_passes import Ground
+from prometheus_client import REGISTRY
+from released_crds import before_the_upgrade, current, serve
+from run_ground import API, KEY, standing
+
+from deepcoder_contracts.judge import EXIT_REFUSED
+from deepcoder_operator.domain.pool_status import JUDGES_REFUSE
+from deepcoder_operator.kube.client import Kube
+from deepcoder_operator.kube.dropped import DroppedFields
+from deepcoder_operator.kube.resources import POOLS, Resource
+from deepcoder_operator.sandbox.reconciler import KEPT_AGAIN_SECONDS
+
+OLD = frozenset({"refusedTemplateHash", "avoidedNodes"})
+"""What the release before does not know of a pool's status."""
+REFUSES = {
+    "containerStatuses": [
+        {"name": "judge", "ready": False, "restartCount": 2, "state": {"terminated": {"exitCode": EXIT_REFUSED}}}
+    ]
+}
+
+
+@pytest.fixture
+def kind() -> Resource:
+    """A kind of the test's own: others' gauges are not touched."""
+    return Resource("", "v1", "things", f"Kind{uuid.uuid4().hex[:6]}")
+
+
+def gauge(kind: str) -> float | None:
+    return REGISTRY.get_sample_value("deepcoder_operator_status_dropped_fields", {"kind": kind})
+
+
+def test_fields_that_are_gone_are_found_at_any_depth_and_said_once(kind: Resource) -> None:
+    dropped = DroppedFields(kind)
+    wrote = {"a": 1, "deep": {"b": "", "c": [{"d": 1, "e": 2}, {"d": 3}]}, "empty": {}}
+    assert dropped.compare(wrote, wrote | {"more": 1}) == ({}, "")
+    assert gauge(kind.kind) == 0
+    stored = {"deep": {"b": "", "c": [{"d": 1}, {"d": 3}]}, "empty": {}}
+    lost, told = dropped.compare(wrote, stored)
+    assert lost == {"a": 1, "deep": wrote["deep"]}, "whole, to be remembered in their place"
+    assert f"drops status.a, status.deep.c[].e of a {kind.kind}" in told
+    assert "upgrade the CRDs" in told
+    assert gauge(kind.kind) == 2
+    assert dropped.compare(wrote, stored) == (lost, "")
+    assert dropped.compare({"a": 1}, {}) == ({"a": 1}, ""), "what was not written is not known to be kept"
+    assert gauge(kind.kind) == 2
+    assert dropped.compare(wrote, wrote) == ({}, "")
+    assert gauge(kind.kind) == 0
+
+
+async def test_pool_remembers_what_the_api_server_drops_says_so_once_and_writes_no_more_for_it() -> None:
+    """Judges that refuse would be forgotten with the last of their pods, and runs ask for GPUs to find it out again."""
+    ground = Ground()
+    ground.api.quota, ground.api.unknown = 1, OLD
+    ground.edit(minReplicas=1, maxReplicas=1, scaling={"stabilizationSeconds": 0})
+    await ground.passes(2)
+    (judge,) = ground.live()
+    ground.change(judge, REFUSES)
+    await ground.passes(2)
+    assert ground.said("Ready") == ("False", JUDGES_REFUSE)
+    ground.edit(minReplicas=0, maxReplicas=1, scaling={"stabilizationSeconds": 0})
+    await ground.passes(5)
+    assert ground.live() == []
+    assert ground.said("Ready") == ("False", JUDGES_REFUSE)
+    writes = ground.api.writes
+    await ground.passes(int(KEPT_AGAIN_SECONDS) - 10)
+    assert ground.api.writes == writes
+    (said,) = [message for reason, message in ground.events if reason == "StatusFieldsDropped"]
+    assert "status.avoidedNodes, status.refusedTemplateHash of a SandboxPool" in said
+
+
+async def test_what_was_dropped_is_kept_soon_after_the_crds_have_been_upgraded() -> None:
+    ground = Ground()
+    ground.api.quota, ground.api.unknown = 1, OLD
+    ground.edit(minReplicas=1, maxReplicas=1)
+    await ground.passes(2)
+    assert not OLD & ground.pool["status"].keys()
+    ground.api.unknown = frozenset()
+    await ground.passes(int(KEPT_AGAIN_SECONDS) + 1)
+    assert ground.pool["status"].keys() >= OLD
+    writes = ground.api.writes
+    await ground.passes(int(KEPT_AGAIN_SECONDS) + 1)
+    assert ground.api.writes == writes, "nothing is dropped any more"
+
+
+async def test_run_whose_status_is_not_kept_whole_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    put = API.replace_status
+
+    async def drop(api: API, obj: dict[str, Any]) -> dict[str, Any]:
+        return await put(api, obj | {"status": {k: v for k, v in obj["status"].items() if k != "provenance"}})
+
+    monkeypatch.setattr(API, "replace_status", drop)
+    async with standing() as ground:
+        ground.controller.seen(ground.api.change(ground.api.stored or {}))
+        await ground.until(lambda: "StatusFieldsDropped" in ground.events)
+        for _ in range(3):
+            seen = len(ground.observer.outdated)
+            ground.controller.wake(KEY)
+            await ground.until(_more(ground.observer.outdated, seen))
+    assert ground.events.count("StatusFieldsDropped") == 1
+
+
+def _more(looks: list[bool], seen: int) -> Callable[[], bool]:
+    return lambda: len(looks) > seen
+
+
+@pytest.mark.apiserver
+async def test_crds_of_the_release_before_are_noticed_at_the_first_write_and_their_upgrade_with_it(
+    kube: Kube, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deepcoder_operator.sandbox.reconciler.KEPT_AGAIN_SECONDS", 0.5)
+    async with before_the_upgrade(kube, namespace), field_in(kube, namespace) as ground:
+        await ground.create()
+
+        async def drops() -> bool:
+            patch = {"status": {"refusedTemplateHash": "0"}}
+            return "refusedTemplateHash" not in (await kube.patch(POOLS, namespace, NAME, patch, "status"))["status"]
+
+        await eventually("the older definition of pools", drops)
+        async with ground.controller():
+
+            async def told() -> bool:
+                return any(reason == "StatusFieldsDropped" for reason, _ in ground.events)
+
+            await eventually("the event", told)
+            assert not OLD & (await ground.pool())["status"].keys()
+            await serve(kube, namespace, current(), newer=True)
+
+            async def kept() -> bool:
+                return (await ground.pool())["status"].keys() >= OLD
+
+            await eventually("the fields in the status", kept)
+            assert gauge(POOLS.kind) == 0
+    (said,) = [message for reason, message in ground.events if reason == "StatusFieldsDropped"]
+    assert "refusedTemplateHash" in said
