@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import pytest
 
+from deepcoder_contracts.layout import export_dir
 from deepcoder_contracts.stage import ModelSource
 from deepcoder_trainer.checkpoint import sources, transfer
 from deepcoder_trainer.checkpoint.errors import StorageUnavailable
@@ -40,6 +41,35 @@ def test_a_model_must_be_a_folder(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("x")
     with pytest.raises(BadConfig, match="name the folder"):
         Sources().model(ModelSource(uri=f"{tmp_path}/f"))
+
+
+def test_what_a_stage_left_of_a_refused_export_is_no_model(tmp_path: Path) -> None:
+    """Its files are all there, and another model than the checkpoint's; who names it by hand would train on from it."""
+    left = tmp_path / export_dir("short", 2, 1)
+    left.mkdir(parents=True)
+    (left / "config.json").write_text("{}")
+    (tmp_path / "linked").symlink_to(left)
+    for uri in (str(left), f"file://{left}/", str(tmp_path / "linked")):
+        with pytest.raises(
+            BadConfig, match=r"^model\.uri \S+ has no MANIFEST\.json: .* `deepcoder-trainer export`$"
+        ) as e:
+            Sources().model(ModelSource(uri=uri))
+        assert e.value.field == "model.uri"
+    assert Sources().dataset(str(left)) == left, "problems have no such places"
+    elsewhere = left.rename(tmp_path / "step-000002.a001")
+    assert Sources().model(ModelSource(uri=str(elsewhere))) == elsewhere, "a model of somebody's who calls it so"
+
+
+@pytest.mark.s3
+def test_what_a_stage_left_of_a_refused_export_in_a_bucket_is_no_model_and_is_not_fetched(
+    s3: Any, tmp_path: Path
+) -> None:
+    prefix = f"{uuid4()}/short/export/step-000002.a001"
+    open_storage(f"s3://{s3.bucket}/{prefix}", s3.endpoint).put_bytes("config.json", b"{}")
+    with pytest.raises(BadConfig, match=r"has no MANIFEST\.json") as e:
+        Sources(cache=tmp_path, endpoint=s3.endpoint).model(ModelSource(uri=f"s3://{s3.bucket}/{prefix}"))
+    assert e.value.field == "model.uri"
+    assert not list(tmp_path.rglob("config.json"))
 
 
 def test_a_hub_name_needs_an_organization() -> None:

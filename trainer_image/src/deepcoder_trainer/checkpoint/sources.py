@@ -2,7 +2,7 @@
 
 A copy is made beside its place in the cache and renamed when it is whole, so that a killed download is never taken
 for a model. What storage can change is cached under its listing (sizes, times), so that a changed source is fetched
-anew. An export of ours has a manifest, and its files are checked against it.
+anew. An export of ours has a manifest, and its files are checked against it; one without was refused or is not whole.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from deepcoder_contracts.layout import MANIFEST
+from deepcoder_contracts.layout import MANIFEST, parse_export_dir
 from deepcoder_contracts.stage import ModelSource
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, StorageUnavailable
 from deepcoder_trainer.checkpoint.opening import open_storage
@@ -74,12 +74,14 @@ class Sources:
         if scheme == "hf":
             return _within(self.deadline_s, uri, lambda: _from_hub(uri, kind, revision, cache, field))
         if scheme == "s3":
-            return _within(self.deadline_s, uri, lambda: _from_s3(uri, cache, self.endpoint, self.region, field))
+            return _within(self.deadline_s, uri, lambda: _from_s3(uri, kind, cache, self.endpoint, self.region, field))
         if scheme not in ("", "file"):
             raise BadConfig(f"{field} {uri} is neither hf://, s3://, file:// nor a path", field=field)
         path = on_disk(uri, field)
         if (path / MANIFEST).is_file():
             _check_export(path)
+        elif kind == "model":
+            _refuse_uncommitted(path.resolve().as_posix(), uri, field)
         return path
 
 
@@ -105,6 +107,17 @@ def on_disk(uri: str, field: str) -> Path:
     return path
 
 
+def _refuse_uncommitted(path: str, uri: str, field: str) -> None:
+    """A folder in an export's place that has no manifest: its files may be another model than the checkpoint's."""
+    if parse_export_dir("/".join(path.strip("/").split("/")[-3:])) is None:
+        return
+    raise BadConfig(
+        f"{field} {uri} has no {MANIFEST}: it is what a stage left of an export that was refused, or is not whole. "
+        "Name an export that has one, or make one of the stage's checkpoint with `deepcoder-trainer export`",
+        field=field,
+    )
+
+
 def _check_export(path: Path) -> None:
     """Hash a local export's files against its manifest, which must list all that is there."""
     store = open_storage(f"file://{path.absolute()}")
@@ -115,7 +128,7 @@ def _check_export(path: Path) -> None:
         raise CheckpointDamaged(f"{path}: {'; '.join(problems)}")
 
 
-def _from_s3(uri: str, cache: Path, endpoint: str | None, region: str | None, field: str) -> Path:
+def _from_s3(uri: str, kind: str, cache: Path, endpoint: str | None, region: str | None, field: str) -> Path:
     parts = urlsplit(uri)
     folder, _, name = parts.path.strip("/").rpartition("/")
     parent = open_storage(f"s3://{parts.netloc}/{folder}".rstrip("/"), endpoint, region)
@@ -125,6 +138,8 @@ def _from_s3(uri: str, cache: Path, endpoint: str | None, region: str | None, fi
         raise BadConfig(
             f"{field} {uri}: there is nothing: check its bucket and key, and storage's endpoint", field=field
         )
+    if kind == "model" and all(o.key != f"{name}/{MANIFEST}" for o in objects):
+        _refuse_uncommitted(parts.path, uri, field)
     for o in objects:
         try:
             refuse_traversal(o.key)
