@@ -1,8 +1,9 @@
 """Two operators on a real API server under the rights of the chart: the leader fails, the other takes over in time.
 
-Nothing is shortened: the Lease is the deployed one's, and the audit log shows who sent what. A leader is frozen where
-its loop waits. Between its last look at its Lease and the system call that sends it would be at one write, which goes
-out when it wakes and does no harm: `test_late_writes`.
+Nothing is shortened: the Lease is the deployed one's, and the audit log shows who sent what. Whether it was in time is
+read in the Lease, where both note when they renewed and took it; how soon a run starts then, is the machine's matter. A
+leader is frozen where its loop waits. Between its last look at its Lease and the system call that sends it would be at
+one write, which goes out when it wakes and does no harm: `test_late_writes`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import asyncio
 import json
 import platform
 import signal
-import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -24,19 +24,35 @@ from loop_world import Cluster, Wire, wait_for
 from operator_template import Running
 from run_manifests import TRAIN
 
-from deepcoder_operator.kube.lease import LEASE_SECONDS, RENEW_SECONDS, RETRY_SECONDS
+from deepcoder_operator.kube.client import Object
+from deepcoder_operator.kube.lease import LEASE_SECONDS, RENEW_SECONDS
 from deepcoder_operator.kube.resources import LEASES, PODS
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.s3]
 
 FAILOVER_SECONDS = 20
+"""From the last renewal of who led to the first of who follows; a Lease is looked at each `RETRY_SECONDS`."""
 _EPOLL = {"x86_64": (232, 281), "aarch64": (22,)}[platform.machine()]
 """Numbers of the system calls in which a loop waits."""
 
 
-async def holder(cluster: Cluster) -> str:
+async def lease_of(cluster: Cluster) -> Object:
     leases, _ = await cluster.kube.list(LEASES, cluster.namespace)
-    return str(leases[0]["spec"]["holderIdentity"]) if leases else ""
+    return dict(leases[0]["spec"]) if leases else {}
+
+
+async def holder(cluster: Cluster) -> str:
+    return str((await lease_of(cluster)).get("holderIdentity", ""))
+
+
+async def let_be(cluster: Cluster) -> datetime:
+    """When the Lease was renewed last by who can renew it no more."""
+    return datetime.fromisoformat((await lease_of(cluster))["renewTime"])
+
+
+async def seconds_since(renewed: datetime, cluster: Cluster) -> float:
+    """From then until it was taken."""
+    return (datetime.fromisoformat((await lease_of(cluster))["acquireTime"]) - renewed).total_seconds()
 
 
 async def until_led_by(cluster: Cluster, identity: str) -> None:
@@ -84,10 +100,10 @@ async def pair(cluster: Cluster, unused_tcp_port_factory: Callable[[], int]) -> 
 async def test_killed_leader_is_followed_within_20_seconds(pair: tuple[Cluster, Cluster]) -> None:
     first, second = pair
     await first.kill_operator()
-    began = time.monotonic()
     await first.create_run(stages=[TRAIN])
+    renewed = await let_be(first)
     await second.until_running("demo-s0-a1")
-    assert time.monotonic() - began < FAILOVER_SECONDS
+    assert LEASE_SECONDS <= await seconds_since(renewed, second) < FAILOVER_SECONDS
     assert await holder(second) == second.identity
     assert second.standin.seen == ["demo-s0-a1"]
 
@@ -102,14 +118,13 @@ async def test_leader_that_is_frozen_and_wakes_sends_nothing_more_and_ends(
     await first.create_run(stages=[TRAIN], failurePolicy={"backoff": {"initialSeconds": 0}})
     await first.until_running("demo-s0-a1")
     await freeze_at_rest(first.process)
-    began = time.monotonic()
     await first.kube.delete(PODS, first.namespace, "demo-s0-a1-head", grace_seconds=0)
+    renewed = await let_be(first)
     await second.until_running("demo-s0-a2")
-    took = time.monotonic() - began
-    assert LEASE_SECONDS - RETRY_SECONDS < took < FAILOVER_SECONDS
+    assert LEASE_SECONDS <= await seconds_since(renewed, second) < FAILOVER_SECONDS
     woken = datetime.now(UTC)
     first.process.send_signal(signal.SIGCONT)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert await first.process.wait() == 1
     sent = [r for r in api_audit.requests(kubeconfig, first.account.user) if f"({first.identity})" in r.agent]
     assert {r.verb for r in sent} > {"get", "list", "watch", "patch", "update"}, "its requests are known by their agent"
@@ -121,10 +136,15 @@ async def test_leader_that_is_frozen_and_wakes_sends_nothing_more_and_ends(
     await first.standin.report("demo-s0-a2", second.port, 5)
     with pytest.raises(AssertionError, match="another one leads"):
         await first.standin.report("demo-s0-a2", first.port, 6)
+    version = (await first.kube.list(LEASES, first.namespace))[1]
     second.process.send_signal(signal.SIGTERM)
-    began = time.monotonic()
     await until_led_by(first, first.identity)
-    assert time.monotonic() - began < LEASE_SECONDS / 2, "it was let go"
+    holders = []
+    async for _, told in first.kube.watch(LEASES, first.namespace, "", version):
+        holders.append(told["spec"]["holderIdentity"])
+        if holders[-1] == first.identity:
+            break
+    assert "" in holders, "it was let go, and not waited for"
     await first.finish("demo-s0-a2")
     run = await first.until_phase("Complete")
     assert await second.process.wait() == 0
