@@ -100,9 +100,9 @@ def bearer(token: str = "jane") -> dict[str, str]:
 
 
 async def until(holds: Callable[[], bool], what: str) -> None:
-    """Wait for something, for ten seconds at most."""
+    """Wait for something, for half a minute at most."""
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not holds():
                 await asyncio.sleep(0.01)
     except TimeoutError:
