@@ -14,6 +14,8 @@ from attempt_world import World
 from controller_world import PROMPTS
 
 from deepcoder_trainer import stopping
+from deepcoder_trainer.errors import LearnerLost
+from deepcoder_trainer.running import attempt
 from deepcoder_trainer.telemetry.samples import SampleSink
 
 
@@ -40,6 +42,28 @@ async def test_closing_that_hangs_does_not_outlast_the_stop(
     assert w.exit_record() == record
     assert record.manifest_digest is not None
     assert "closing: no time is left" in caplog.text
+
+
+@pytest.mark.parametrize("fails", [True, False], ids=["it failed", "the stage is over"])
+async def test_end_that_hangs_is_left_where_nobody_has_asked_to_stop_after_the_record_is_put(
+    fails: bool, world: Callable[..., World], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(attempt, "LEAVE_SECONDS", 0.3)
+    w = world(steps=2, every=100)
+    w.config = w.config.model_copy(update={"storage": w.config.storage.model_copy(update={"drain_seconds": 3})})
+
+    def lost(step: int) -> None:
+        if fails and step == 2:
+            raise LearnerLost("rank 0 is gone")
+
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    w.learner.on_train, w.sampler.close = lost, hang  # type: ignore[method-assign]
+    record = await w.run()
+    assert (record.code, record.reason) == ((1, "LearnerLost") if fails else (0, "Completed"))
+    assert w.exit_record() == record
+    assert "closing: it hangs, and is left" in caplog.text
 
 
 async def test_a_stop_while_the_model_is_fetched_ends_the_attempt_at_once(

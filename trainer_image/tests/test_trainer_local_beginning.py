@@ -123,19 +123,8 @@ def test_a_path_in_the_place_of_a_uri_is_told_with_the_uri() -> None:
         open_storage("/my/run")
 
 
-async def test_what_hangs_when_all_is_stored_does_not_keep_whoever_pressed_ctrl_c(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    waits: list[float] = []
-
-    class Timer:
-        def __init__(self, seconds: float, *_: Any) -> None:
-            waits.append(seconds)
-
-        def start(self) -> None: ...
-
-    monkeypatch.setattr(runner.threading, "Timer", Timer)
+async def test_what_hangs_when_all_is_stored_does_not_keep_whoever_pressed_ctrl_c() -> None:
     stop = Stop()
+    assert runner.seconds_to_end(stop) == runner.UNHURRIED_SECONDS
     stop.request(300, "SIGINT")
-    runner._leave_in_time(stop, 75)
-    assert waits[0] <= runner.CLOSING_SECONDS + runner.OVERTIME_SECONDS
+    assert runner.seconds_to_end(stop) <= runner.CLOSING_SECONDS + runner.OVERTIME_SECONDS

@@ -3,9 +3,9 @@
 Storage is claimed first; then samplers and learners start side by side, since both import for seconds; then the
 attempt goes on from the newest whole checkpoint, its parent, or the model. A stop ends whatever of that is under way.
 
-The end has one order, whatever happened, and one bound, the stop's own: the loop saves (see controller.py); exit.json
-is put, since whoever decides what comes next reads it; metrics and samples follow; then all is closed in the reverse
-order of its start. What cannot be closed in time ends with the process.
+The end has one order, whatever happened, and one bound: the stop's own, or as much where nobody has asked to stop. The
+loop saves (see controller.py); exit.json is put, since whoever decides what comes next reads it; metrics and samples
+follow; then all is closed in the reverse order of its start. What cannot be closed in time ends with the process.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ from deepcoder_trainer.running.telling import Telling
 from deepcoder_trainer.sampler.group import SamplerGroup
 from deepcoder_trainer.sampler.start import start_samplers
 from deepcoder_trainer.shapes import model_shape
-from deepcoder_trainer.stopping import Moment, Stop, StopReached, stop_on_signals
+from deepcoder_trainer.stopping import LEAVE_SECONDS, Moment, Stop, StopReached, stop_on_signals
 from deepcoder_trainer.surroundings import Surroundings, find_accelerator
 from deepcoder_trainer.telemetry.trackers import start_trackers
 from deepcoder_trainer.tokenizer import load_tokenizer
@@ -97,6 +97,8 @@ class Attempt:
         self._client: Judge | None = None
         self._sampler: SamplerGroup | None = None
         self._background = Background()
+        self._ends_at: float | None = None
+        """When its end is over, by the loop's clock, whatever hangs; None while it runs."""
         self._failure: BaseException | None = None
         """Of work beside training, that the attempt ends for."""
 
@@ -111,6 +113,7 @@ class Attempt:
                 record = exits.failed(first_cause(error), self._telling.progress.report().step)
             if self._failure is not None and record.code != ExitCode.DONE:
                 record = exits.failed(first_cause(self._failure), record.step)
+            self._ends_at = asyncio.get_running_loop().time() + self.config.storage.drain_seconds + LEAVE_SECONDS
             record = await self._tell(record)
         finally:
             await self._in_time("closing", stack.aclose())
@@ -139,12 +142,14 @@ class Attempt:
 
     async def _in_time(self, what: str, work: Coroutine[Any, Any, None]) -> None:
         """Do one of the last things; whatever becomes of it, the next follows."""
+        ends = asyncio.timeout_at(self._ends_at)
         try:
-            await self.stop.before(Moment.LEFT, work)
+            async with ends:
+                await self.stop.before(Moment.LEFT, work)
         except StopReached:
             log.warning("%s: no time is left for it", what)
         except Exception as error:  # the record of how the attempt ended is made already
-            log.error("%s: %s", what, error)
+            log.error("%s: %s", what, "it hangs, and is left" if ends.expired() else error)
 
     async def _run(self, stack: AsyncExitStack) -> ExitRecord:
         config = self.config

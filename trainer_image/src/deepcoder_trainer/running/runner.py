@@ -6,7 +6,6 @@ import asyncio
 import errno
 import logging
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
@@ -27,6 +26,7 @@ from deepcoder_trainer.judge.local import LocalJudge
 from deepcoder_trainer.localrun import LocalRun, held_by_gate
 from deepcoder_trainer.ports import Observer
 from deepcoder_trainer.rollout.reward import load_reward
+from deepcoder_trainer.running import ending
 from deepcoder_trainer.running.attempt import Attempt
 from deepcoder_trainer.running.drain import Driver
 from deepcoder_trainer.stopping import Moment, Stop, stop_on_signals
@@ -42,36 +42,42 @@ _OF_NO_STEP = {RUN, CLAIM, EXIT}
 CLOSING_SECONDS = 5.0
 """Most of a stop's time that the interpreter has to end: all is stored and told by then."""
 
+UNHURRIED_SECONDS = 60.0
+"""The same where nobody has asked to stop: Ray's own end takes a third of it, on a busy machine."""
+
 MakeObservers = Callable[[StageConfig], tuple[Observer, ...]]
 
 
 async def run(config: StageConfig | LocalRun, judge: LocalJudge | None, observers: MakeObservers) -> ExitRecord:
-    """Run it to its end, or until it is asked to stop."""
+    """Run it to its end, or until it is asked to stop; the process has a bound from then on."""
     stop = Stop()
     seconds = config.storage.drain_seconds
     stop_on_signals(stop, seconds)
-    with Driver() as driver:
-        asking = asyncio.create_task(driver.watch(stop, seconds))
-        try:
-            if isinstance(config, StageConfig):
-                record = await Attempt(config, stop, judge, observers(config)).run()
-            else:
-                record = await _run_stages(config, stop, judge, observers)
-        finally:
-            asking.cancel()
-            await asyncio.gather(asking, return_exceptions=True)
-    if stop.requested:
-        _leave_in_time(stop, record.code)
+    record: ExitRecord | None = None
+    try:
+        with Driver() as driver:
+            asking = asyncio.create_task(driver.watch(stop, seconds))
+            try:
+                if isinstance(config, StageConfig):
+                    record = await Attempt(config, stop, judge, observers(config)).run()
+                else:
+                    record = await _run_stages(config, stop, judge, observers)
+            finally:
+                asking.cancel()
+                await asyncio.gather(asking, return_exceptions=True)
+    finally:
+        ending.bound(seconds_to_end(stop), record.code if record else None)
     return record
 
 
-def _leave_in_time(stop: Stop, code: int) -> None:
-    """Threads that hang in a put or a download would keep the process beyond its pod's time, and whoever pressed Ctrl-C
-    waiting for Ray's own end, which takes 20 s and more after responses in flight were left; nothing else is left."""
-    seconds = min(stop.seconds_left(Moment.LEFT), CLOSING_SECONDS)
-    timer = threading.Timer(seconds + OVERTIME_SECONDS, os._exit, (code,))
-    timer.daemon = True
-    timer.start()
+def seconds_to_end(stop: Stop) -> float:
+    """What the process has to end, when all else is done: who asked it to stop waits for it, and its pod's time ends.
+
+    Threads that hang in a put or a download would outlast either, and Ray's own end whoever pressed Ctrl-C.
+    """
+    if not stop.requested:
+        return UNHURRIED_SECONDS
+    return min(stop.seconds_left(Moment.LEFT), CLOSING_SECONDS) + OVERTIME_SECONDS
 
 
 async def _run_stages(

@@ -1,0 +1,75 @@
+"""The trainer's process ends with the status of its record, whatever hangs in its end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import controller_world
+import pytest
+
+from deepcoder_contracts.exit import ExitRecord
+from deepcoder_trainer.running import ending, runner
+
+SECONDS = 60
+"""Of no end otherwise."""
+HANGS = {
+    "a thread": "threading.Thread(target=threading.Event().wait).start()",
+    "what a library does last": "atexit.register(threading.Event().wait)",
+    "native code": "libc = ctypes.CDLL(None); libc.on_exit(libc.pause, None)",
+}
+ENDS = """
+import atexit, ctypes, sys, threading
+from deepcoder_trainer.running import ending
+
+ending.leave_last()
+{hang}
+print("all is told")
+ending.bound({seconds}, {status})
+"""
+
+
+def ended(hang: str, seconds: float, status: int | None) -> subprocess.CompletedProcess[str]:
+    script = ENDS.format(hang=hang, seconds=seconds, status=status)
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=SECONDS, check=False)
+
+
+@pytest.mark.parametrize(
+    ("hang", "seconds"), [("a thread", 0.2), ("what a library does last", 0.2), ("native code", 999)]
+)
+def test_process_ends_with_the_status_of_its_record_whatever_hangs(hang: str, seconds: float) -> None:
+    done = ended(HANGS[hang], seconds, 75)
+    assert (done.returncode, done.stdout) == (75, "all is told\n")
+    said = "its threads stand at" in done.stderr and "threading.py" in done.stderr
+    assert said is (hang != "native code"), done.stderr
+
+
+def test_process_without_a_record_ends_by_itself_as_python_does_and_in_time() -> None:
+    assert ended("atexit.register(print, 'the end')", 999, None).stdout == "all is told\nthe end\n"
+    assert ended(HANGS["a thread"], 0.2, None).returncode == ending.CRASHED
+
+
+@pytest.mark.parametrize("how", ["a record", "an error"])
+async def test_attempt_that_nobody_stopped_bounds_the_process_however_it_ends(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bounds: list[tuple[float, int | None]] = []
+
+    class Attempt:
+        def __init__(self, *_: object) -> None: ...
+
+        async def run(self) -> ExitRecord:
+            if how == "an error":
+                raise OSError("no space is left")
+            return ExitRecord(code=1, reason="LearnerLost")
+
+    monkeypatch.setattr(runner, "Attempt", Attempt)
+    monkeypatch.setattr(runner, "stop_on_signals", lambda *_: None)
+    monkeypatch.setattr(ending, "bound", lambda *given: bounds.append(given))
+    config = controller_world.stage_config(1)
+    if how == "an error":
+        with pytest.raises(OSError, match="no space"):
+            await runner.run(config, None, lambda _: ())
+    else:
+        await runner.run(config, None, lambda _: ())
+    assert bounds == [(runner.UNHURRIED_SECONDS, None if how == "an error" else 1)]
