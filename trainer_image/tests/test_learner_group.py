@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -19,7 +20,15 @@ import ray
 from deepcoder_contracts.manifest import Manifest, ManifestKind
 from deepcoder_contracts.stage import StageConfig, Storage
 from deepcoder_trainer.errors import BadConfig, LearnerLost
-from deepcoder_trainer.learner.group import WAY, Deadlines, RayLearner, Way, start_learners, way_between_gpus
+from deepcoder_trainer.learner.group import (
+    WAY,
+    Deadlines,
+    RayLearner,
+    Way,
+    plan_batch,
+    start_learners,
+    way_between_gpus,
+)
 from deepcoder_trainer.types import BroadcastWeights
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -37,7 +46,7 @@ def started() -> Iterator[list[RayLearner]]:
 @pytest.fixture
 def start(tiny_model: Callable[..., Path], started: list[RayLearner]) -> Callable[..., Awaitable[RayLearner]]:
     async def make(config: StageConfig, **kwargs: Any) -> RayLearner:
-        deadlines = Deadlines(start=120, train=120, transfer=60, state=60, close=30)
+        deadlines = Deadlines(start=240, train=240, transfer=240, state=240, close=60)
         started.append(await start_learners(config, tiny_model(), threads=1, deadlines=deadlines, **kwargs))
         return started[-1]
 
@@ -238,7 +247,7 @@ async def test_work_beside_that_nobody_waits_for_any_more_holds_up_neither_the_r
     assert np.isfinite((await one.train(make_batch(1)))["loss"])
     await one.close()
     assert "did not close" not in caplog.text
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while process.exists():
             await asyncio.sleep(0.1)
 
@@ -267,7 +276,7 @@ def received(offer: BroadcastWeights) -> dict[str, np.ndarray]:
 
     from deepcoder_trainer.broadcast import BroadcastGroup, buckets, placed
 
-    store = TCPStore(offer.host, offer.port, None, is_master=False, timeout=timedelta(seconds=30))
+    store = TCPStore(offer.host, offer.port, None, is_master=False, timeout=timedelta(seconds=240))
     group = BroadcastGroup(store, offer.receiver, 1, 2, torch.device("cpu"))
     group.connect()
     found = {}
@@ -288,6 +297,24 @@ def test_weights_go_from_card_to_card_unless_it_is_said_otherwise(monkeypatch: p
         way_between_gpus()
 
 
+async def test_a_rank_that_waits_for_another_is_told_with_its_call_and_the_line_at_which_it_stands(
+    two: RayLearner, make_batch: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    plans = plan_batch(make_batch(), two._recipe, two._capacity, 2)
+    first, second = two._actors
+    trains = first.train.remote(plans[0])  # until the second takes part
+    alone = RayLearner([first], two._recipe, two._capacity, Deadlines(state=1))
+    where = r"rank 0 in train for \d+ s at deepcoder_trainer/\w+/\w+\.py:\d+ in \w+"
+    with pytest.raises(LearnerLost, match=rf"^no answer from learner rank 0 within 1 s \(unpark\): {where}$"):
+        await alone.unpark()
+    assert re.search(rf"no answer from learner rank 0 for 0\.5 s \(unpark\): {where}\n", caplog.text)
+    assert re.search(
+        r"threads of learner rank 0, of rank 0:\nthread \S+, which answers train:\n  \S+:\d+ in ", caplog.text
+    )
+    await second.train.remote(plans[1])
+    await trains
+
+
 async def test_a_rank_that_dies_fails_the_step_at_once(
     two: RayLearner, kept: dict[int, Kept], started: list[RayLearner], make_batch: Callable
 ) -> None:
@@ -300,8 +327,8 @@ async def test_a_rank_that_dies_fails_the_step_at_once(
 async def test_ranks_that_cannot_be_placed_are_named_with_what_the_cluster_offers(
     make_config: Callable, tiny_model: Callable
 ) -> None:
-    with pytest.raises(LearnerLost, match=r"no answer from learner ranks.*'learner' resources.*offers 6"):
-        await start_learners(make_config(learners=7), tiny_model(), deadlines=Deadlines(start=1))
+    with pytest.raises(LearnerLost, match=r"no answer from learner ranks 0-6 .*'learner' resources.*offers 6"):
+        await start_learners(make_config(learners=7), tiny_model(), deadlines=Deadlines(start=1, where=1))
 
 
 async def test_a_model_that_is_refused_is_refused_across_the_process_boundary(
@@ -309,7 +336,7 @@ async def test_a_model_that_is_refused_is_refused_across_the_process_boundary(
 ) -> None:
     shutil.copy(tiny_model() / "config.json", tmp_path)
     with pytest.raises(BadConfig, match=r"no model\.safetensors") as e:
-        await start_learners(make_config(), tmp_path, deadlines=Deadlines(start=60))
+        await start_learners(make_config(), tmp_path, deadlines=Deadlines(start=240))
     assert e.value.field == "model.uri"
 
 

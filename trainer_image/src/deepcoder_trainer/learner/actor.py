@@ -1,9 +1,10 @@
 """A learner rank as a Ray actor: what runs where the model is.
 
 Compute methods run one at a time, in call order, as collectives need. Uploads and downloads have a thread of their
-own (concurrency group `io`), so that a checkpoint is on its way to storage while the next step trains. Files are
-put from this machine: nothing of a checkpoint passes through the controller. What needs torch is imported on the
-actor's side alone: the driver, which imports this module for the class, does without.
+own (concurrency group `io`), so that a checkpoint is on its way to storage while the next step trains, and one more
+(`where`) tells where the others stand. Files are put from this machine: nothing of a checkpoint passes through the
+controller. What needs torch is imported on the actor's side alone: the driver, which imports this module for the class,
+does without.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.grpo.pack import OptimizerStep
 from deepcoder_trainer.learner.wire import RankSettings, Rendezvous, Sums
 from deepcoder_trainer.loading import loading
+from deepcoder_trainer.standing import Standing, noted, standing
 from deepcoder_trainer.types import BroadcastWeights, CardWeights
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+@noted
 class LearnerActor:
     """One rank of `world`, which it is told when it starts; `ray.remote` is applied where it is made."""
 
@@ -81,7 +84,8 @@ class LearnerActor:
         return torch.get_num_threads()
 
     def _meet(self, host: str, port: int, *, first: bool) -> TCPStore:
-        from torch._C._distributed_c10d import TCPStore
+        with loading():
+            from torch._C._distributed_c10d import TCPStore
 
         timeout = timedelta(seconds=self._settings.collective_timeout_s)
         return TCPStore(host, port, self._world, is_master=first, timeout=timeout, wait_for_workers=False)
@@ -152,6 +156,11 @@ class LearnerActor:
     def beside(self, work: Callable[[Path], T]) -> T:
         """See `Learner.beside`."""
         return work(Path(self._settings.model_dir))
+
+    @ray.method(concurrency_group="where")
+    def where(self) -> Standing:
+        """Where this rank stands, for whoever waits for another answer of its in vain."""
+        return standing()
 
     def load(self, directory: str, optimizer: bool) -> None:
         """See `LearnerRank.load`."""

@@ -2,7 +2,8 @@
 
 Every call has a deadline and goes to all ranks at once; one that dies or does not answer in time fails the whole
 learner (`LearnerLost`), since the others would wait for it in a collective. There is no repair in place: the attempt
-ends, and the next one resumes from the newest checkpoint.
+ends, and the next one resumes from the newest checkpoint. Ranks that do not answer are asked where they stand: at half
+of the time, since whoever waits for the attempt may give it up before the end, and at the end.
 """
 
 from __future__ import annotations
@@ -38,10 +39,12 @@ from deepcoder_trainer.grpo.pack import (
     training_sequences,
 )
 from deepcoder_trainer.grpo.summary import combine
+from deepcoder_trainer.learner import silence
 from deepcoder_trainer.learner.actor import LearnerActor
 from deepcoder_trainer.learner.wire import RankSettings, Sums
 from deepcoder_trainer.modelconfig import read_model_config
 from deepcoder_trainer.shapes import model_shape
+from deepcoder_trainer.standing import Standing
 from deepcoder_trainer.types import Batch, WeightRefs
 
 log = logging.getLogger(__name__)
@@ -69,6 +72,9 @@ class Deadlines:
 
     close: float = 30
     """Leaving."""
+
+    where: float = 10
+    """Saying where it stands, of a rank that does not answer."""
 
 
 class Way(Enum):
@@ -125,7 +131,7 @@ async def start_learners(
         num_cpus=0,
         num_gpus=(HALF if places else 1) if settings.accelerators else 0,
         resources={RESOURCE: 1},
-        concurrency_groups={"io": 1},
+        concurrency_groups={"io": 1, "where": 1},
         max_restarts=0,
         **begun_with(THREADS),
     )(LearnerActor)
@@ -283,23 +289,46 @@ class RayLearner:
         """
         tasks = [asyncio.ensure_future(call) for call in calls]
         deadline = asyncio.get_running_loop().time() + seconds
+        looking = asyncio.create_task(self._look_in(seconds / 2, tasks, what))
         try:
             _, pending = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
             if all_end and pending and not any(isinstance(e, RayActorError) for e in _errors(tasks)):
                 left = max(0.0, deadline - asyncio.get_running_loop().time())
                 _, pending = await asyncio.wait(pending, timeout=left)
         finally:
-            for task in tasks:
+            for task in (looking, *tasks):
                 task.cancel()
         errors = _errors(tasks)
         if (died := next((e for e in errors if isinstance(e, RayActorError)), None)) is not None:
             raise LearnerLost(f"a learner rank died during {what}: {died}") from died
         if pending and (all_end or not errors):
             silent = [rank for rank, task in enumerate(tasks) if task in pending]
-            raise LearnerLost(f"no answer from learner ranks {silent} within {seconds:g} s ({what})")
+            where = await self._where(silent)
+            raise LearnerLost(f"no answer from learner {silence.names(silent)} within {seconds:g} s ({what}): {where}")
         for error in errors:
             raise error.cause if isinstance(error, RayTaskError) and isinstance(error.cause, Exception) else error
         return [task.result() for task in tasks]
+
+    async def _look_in(self, seconds: float, tasks: Sequence[asyncio.Future[Any]], what: str) -> None:
+        """Log where ranks stand that have not answered then."""
+        await asyncio.sleep(seconds)
+        if silent := [rank for rank, task in enumerate(tasks) if not task.done()]:
+            where = await self._where(silent)
+            log.warning("no answer from learner %s for %g s (%s): %s", silence.names(silent), seconds, what, where)
+
+    async def _where(self, ranks: Sequence[int]) -> str:
+        """Where they stand; the stacks of their threads go to the log."""
+        asked = [asyncio.ensure_future(self._actors[rank].where.remote()) for rank in ranks]
+        try:
+            await asyncio.wait(asked, timeout=self._deadlines.where)
+            answers = [task.result() if task.done() and task.exception() is None else None for task in asked]
+        finally:
+            for task in asked:
+                task.cancel()
+        found: dict[int, Standing | None] = dict(zip(ranks, answers, strict=True))
+        for threads in silence.stacks(found):
+            log.warning("threads of learner %s", threads)
+        return silence.places(found)
 
 
 def _errors(tasks: Sequence[asyncio.Future[Any]]) -> list[BaseException]:

@@ -1,0 +1,57 @@
+"""What is said of ranks that do not answer: where they stand, and those first that stand where few do.
+
+Of hundreds of ranks all but one wait for that one. Each place is told once, with its ranks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import groupby
+
+from deepcoder_trainer.standing import Standing
+
+MOST_PLACES = 4
+"""Told of those that there are."""
+
+
+def places(found: Mapping[int, Standing | None]) -> str:
+    """Rank to where it stands, None for one that did not say."""
+    by_place = _by_place(found)
+    told = [f"{names(ranks)} {_where([found[rank] for rank in ranks])}" for ranks in by_place[:MOST_PLACES]]
+    if more := [rank for ranks in by_place[MOST_PLACES:] for rank in ranks]:
+        told.append(f"{names(sorted(more))} elsewhere")
+    return "; ".join(told)
+
+
+def stacks(found: Mapping[int, Standing | None]) -> list[str]:
+    """The threads of one rank of each place that `places` tells."""
+    told = [(ranks, found[ranks[0]]) for ranks in _by_place(found)[:MOST_PLACES]]
+    return [f"{names(ranks)}, of rank {ranks[0]}:\n{where.stacks}" for ranks, where in told if where is not None]
+
+
+def names(ranks: Iterable[int]) -> str:
+    """`rank 3`, `ranks 0-6, 8`."""
+    runs = [[rank for _, rank in run] for _, run in groupby(enumerate(ranks), lambda pair: pair[1] - pair[0])]
+    told = ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
+    return f"rank{'s' * (len(runs) > 1 or len(runs[0]) > 1)} {told}"
+
+
+def _by_place(found: Mapping[int, Standing | None]) -> list[list[int]]:
+    """Ranks that stand at the same place, the fewest first."""
+    ranks: dict[object, list[int]] = {}
+    for rank, where in sorted(found.items()):
+        key = None if where is None else tuple((place.call, place.at) for place in where.places)
+        ranks.setdefault(key, []).append(rank)
+    return sorted(ranks.values(), key=len)
+
+
+def _where(found: list[Standing | None]) -> str:
+    first = found[0]
+    if first is None:
+        return "not saying where: not placed, gone, stopped, or held by native code"
+    if not first.places:
+        return "at no call: it has answered all that has reached it"
+    return " and ".join(
+        f"in {place.call} for {max(where.places[i].seconds for where in found if where):.0f} s at {place.at}"
+        for i, place in enumerate(first.places)
+    )
