@@ -338,20 +338,16 @@ def ray_cluster() -> Iterator[None]:
     """A Ray cluster of this machine for tests of actors; nothing of it outlives the session."""
     import ray
 
-    from deepcoder_trainer.cluster import without_idle_daemons
+    from deepcoder_trainer.cluster import start_ray
 
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # as `cluster.connect_ray` does
-    with without_idle_daemons():
-        ray.init(
-            num_cpus=4,
-            num_gpus=0,
-            resources={"learner": 6, "sampler": 4},
-            include_dashboard=False,
-            object_store_memory=256 << 20,
-            log_to_driver=False,
-            configure_logging=False,
-        )
+    start_ray(
+        num_cpus=4,
+        num_gpus=0,
+        resources={"learner": 6, "sampler": 4},
+        object_store_memory=256 << 20,
+        configure_logging=False,
+    )
     yield
     ray.shutdown()
 

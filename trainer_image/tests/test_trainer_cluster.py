@@ -159,6 +159,17 @@ def test_no_daemon_is_started_that_has_nothing_to_do() -> None:
     assert programs & {"dashboard.py", "log_monitor.py", "monitor.py", "agent.py", "ray::DashboardAgent"} == set()
 
 
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_computes_gives_way_to_nothing_else_on_the_machine() -> None:
+    """Judges' programs, say: their processes are of the same run, and there are as many as there are cores."""
+
+    @ray.remote(num_cpus=0)
+    def niceness() -> int:
+        return os.nice(0)
+
+    assert ray.get(niceness.remote(), timeout=120) == os.nice(0)
+
+
 def words(process: psutil.Process) -> list[str]:
     with suppress(psutil.NoSuchProcess):
         return process.cmdline()
