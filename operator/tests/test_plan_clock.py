@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import get_args
 
-from plan_world import failed_of, running
+from plan_world import Cluster, failed_of, running
 from run_manifests import TRAIN
 
 from deepcoder_contracts.api.attempt_status import AttemptStatus
@@ -14,6 +14,16 @@ from deepcoder_contracts.api.run_status import Phase
 from deepcoder_operator.domain.times import _ATTEMPT
 
 HOUR = 3600
+
+
+def assert_stalls_in(cluster: Cluster, seconds: int) -> None:
+    """And not a second before."""
+    cluster.advance(seconds - 1)
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.RUNNING
+    cluster.advance(1)
+    cluster.settle()
+    assert failed_of(cluster) is FailureReason.STALLED
 
 
 def test_every_time_of_an_attempt_is_brought_back_or_has_a_bound_of_its_own() -> None:
@@ -102,12 +112,7 @@ def test_silence_of_all_runs_is_taken_for_our_own_deafness_three_times_as_long()
     cluster.report(1)
     cluster.heard = cluster.now
     cluster.settle()
-    cluster.advance(299)
-    cluster.settle()
-    assert cluster.run.status.phase is Phase.RUNNING
-    cluster.advance(1)
-    cluster.settle()
-    assert failed_of(cluster) is FailureReason.STALLED
+    assert_stalls_in(cluster, 300)
 
 
 def test_attempt_that_cannot_report_any_more_while_others_do_lives_by_its_checkpoints() -> None:
@@ -132,12 +137,7 @@ def test_operator_that_was_deaf_from_its_start_does_not_end_what_it_cannot_hear(
     cluster.advance(7200)
     cluster.watching_since = cluster.heard = cluster.now
     cluster.beat = None
-    cluster.advance(299)
-    cluster.settle()
-    assert cluster.run.status.phase is Phase.RUNNING
-    cluster.advance(1)
-    cluster.settle()
-    assert failed_of(cluster) is FailureReason.STALLED
+    assert_stalls_in(cluster, 300)
 
 
 def test_silence_of_one_run_among_others_that_are_heard_is_a_stall() -> None:

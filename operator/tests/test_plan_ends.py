@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from plan_world import reason, running
+from plan_world import Cluster, reason, running
 from run_manifests import TRAIN
 
 from deepcoder_contracts.api.failure import FailureReason
@@ -15,6 +15,15 @@ from deepcoder_operator.domain.draft import EndPods, RemoveFinalizer
 from deepcoder_operator.domain.plan import plan
 from deepcoder_operator.domain.policy import Policy
 from deepcoder_operator.domain.world import Problem
+
+
+def failed_while_kuberay_is_away() -> Cluster:
+    """Its RayJob and pods are deleted by nobody."""
+    cluster = running()
+    cluster.kuberay = False
+    cluster.leave(1)
+    cluster.settle()
+    return cluster
 
 
 def test_old_cluster_is_gone_before_the_next_is_asked_for() -> None:
@@ -37,10 +46,7 @@ def test_old_cluster_is_gone_before_the_next_is_asked_for() -> None:
 
 def test_pods_that_are_left_behind_end_although_the_operator_was_killed_before_it_had_ended_them() -> None:
     """They would hold their GPUs, unseen, beside the next attempt's for as long as KubeRay is away."""
-    cluster = running()
-    cluster.kuberay = False
-    cluster.leave(1)
-    cluster.settle()
+    cluster = failed_while_kuberay_is_away()
     cluster.advance(1000)
     cluster.step(actions=0)
     assert cluster.run.status.attempt is None
@@ -53,10 +59,7 @@ def test_pods_that_are_left_behind_end_although_the_operator_was_killed_before_i
 
 
 def test_run_goes_on_beside_pods_that_may_not_be_ended() -> None:
-    cluster = running()
-    cluster.kuberay = False
-    cluster.leave(1)
-    cluster.settle()
+    cluster = failed_while_kuberay_is_away()
     cluster.advance(1000)
     cluster.step(actions=0)
     cluster.advance(20)
@@ -98,10 +101,7 @@ def test_exit_that_comes_after_the_job_was_deleted_still_counts() -> None:
 
 
 def test_run_goes_on_when_an_old_job_is_never_let_go() -> None:
-    cluster = running()
-    cluster.kuberay = False
-    cluster.leave(1)
-    cluster.settle()
+    cluster = failed_while_kuberay_is_away()
     assert cluster.run.status.attempt is not None
     cluster.advance(361)
     cluster.settle()
@@ -112,10 +112,7 @@ def test_run_goes_on_when_an_old_job_is_never_let_go() -> None:
 
 
 def test_what_is_left_behind_is_told_once_however_long_storage_is_away_after_that() -> None:
-    cluster = running()
-    cluster.kuberay = False
-    cluster.leave(1)
-    cluster.settle()
+    cluster = failed_while_kuberay_is_away()
     cluster.storage_problem = Problem("StorageUnreachable", "no route")
     cluster.advance(361)
     decided = []
