@@ -105,14 +105,19 @@ async def label(w: World, runs: int, times: int, idle: float, pause: float) -> t
     first, cpu, began = await passes(), w.cpu_seconds, time.monotonic()
     for turn in range(times):
         await asyncio.gather(*(touch(index, turn) for index in range(runs)))
-        await asyncio.sleep(pause)
+
+        async def looked(least: int = (turn + 1) * runs) -> bool:
+            return await passes() - first >= least
+
+        await w.until(f"{runs} labels are seen", looked, every=pause)  # seldom: each question is an answer's cost
     used = w.cpu_seconds - cpu - idle * (time.monotonic() - began)
     count = int(await passes() - first)
     return 1000 * used / max(count, 1), count
 
 
-async def adopt(w: World, runs: int, pause: float) -> tuple[float, int]:
-    """Seconds from a start after kill -9 until all runs are counted and it is ready; runs written by then."""
+async def adopt(w: World, runs: int, pause: float) -> tuple[float, float, int]:
+    """Seconds from a start after kill -9 until all runs are counted and it is ready, and the operator's CPU seconds;
+    runs written by then."""
     await w.kill_operator()
     before, began = await w.versions(), time.monotonic()
     await w.start_operator()
@@ -122,10 +127,10 @@ async def adopt(w: World, runs: int, pause: float) -> tuple[float, int]:
         return counted == runs and await w.ready()
 
     await w.until(f"{runs} runs are adopted", adopted, every=0.5)
-    seconds = time.monotonic() - began
+    seconds, cpu = time.monotonic() - began, w.cpu_seconds
     await asyncio.sleep(pause)
     after = await w.versions()
-    return seconds, sum(after[k] != v for k, v in before.items())
+    return seconds, cpu, sum(after[k] != v for k, v in before.items())
 
 
 def exponent(curve: Sequence[tuple[int, float, float]]) -> float:
@@ -190,7 +195,8 @@ async def measure(
             if beat_seconds:
                 figures |= await _beats(w, total, beat_seconds)
                 say(f"heads have reported: {figures['beats']}")
-            figures["adopt_seconds"], figures["written_on_adoption"] = await adopt(w, total, pause)
+            adopted = await adopt(w, total, pause)
+            figures["adopt_seconds"], figures["adopt_cpu_seconds"], figures["written_on_adoption"] = adopted
             figures["rayjobs_too_many"] = len((await w.kube.list(RAYJOBS, keep=lambda o: {}))[0]) - total
             figures["rss_mb_adopted"] = w.megabytes("VmHWM")
             figures["rss_mb_adopted_now"] = w.megabytes("VmRSS")

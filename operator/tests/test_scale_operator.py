@@ -1,4 +1,4 @@
-"""The short form of `make bench-operator`: some dozens of runs on real servers, and one wide bound on time.
+"""The short form of `make bench-operator`: some dozens of runs on real servers, and one wide bound on CPU time.
 
 What must hold at any size: a restart adopts every run, nothing is written while nothing happens, and no RayJob is made
 twice.
@@ -22,8 +22,8 @@ import operator_scale
 pytestmark = [pytest.mark.apiserver, pytest.mark.s3]
 
 RUNS = 40
-ADOPT_SECONDS = 10.0
-"""Three hundred were adopted in 5 s on two busy cores."""
+ADOPT_CPU_SECONDS = 10.0
+"""Of the operator's, its start included: three hundred were adopted in 5 s on two busy cores."""
 
 
 async def test_restart_adopts_every_run_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,7 +32,7 @@ async def test_restart_adopts_every_run_and_writes_nothing(tmp_path: Path, monke
     monkeypatch.setenv("KUBECONFIG", "set while the servers run")
     measured = await operator_scale.measure(RUNS, 10.0, 2.0, 4.0, tmp_path, pause=1.5, growth_percent=400)
     found = operator_page.judge(measured)
-    assert 0 < found[f"adopt_{RUNS}_seconds"] < ADOPT_SECONDS
+    assert 0 < found["adopt_cpu_seconds"] < ADOPT_CPU_SECONDS
     assert (found["written_at_rest"], found["written_on_adoption"], found["rayjobs_too_many"]) == (0, 0, 0)
     assert found["passes_labelled"] >= 3 * RUNS, "labels were seen"
     assert set(found["beats"]["answers"]) == {"200"}, found["beats"]
