@@ -118,7 +118,7 @@ class PoolReconciler:
         metadata = obj["metadata"]
         pool = PoolIdentity(metadata["namespace"], metadata["name"], metadata["uid"])
         memory = self._memory.setdefault(pool.uid, _Memory())
-        previous = SandboxPoolStatus.model_validate(memory.dropped | (obj.get("status") or {}))
+        previous = SandboxPoolStatus.model_validate((obj.get("status") or {}) | memory.dropped)
         avoided = tuple(previous.avoided_nodes)
         facts = PoolFacts(pool.name, metadata["generation"], previous.desired_replicas, 0, "", avoided=avoided)
         refused: errors.KubeError | None = None
