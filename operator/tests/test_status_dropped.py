@@ -96,6 +96,10 @@ async def test_pool_remembers_what_the_api_server_drops_says_so_once_and_writes_
     assert ground.api.writes == writes
     (told,) = [message for reason, message in ground.events if reason == "StatusFieldsDropped"]
     assert said in told
+    ground.api.known = lambda status: status
+    await ground.passes(20)
+    (node,) = ground.pool["status"]["avoidedNodes"]
+    assert node["message"], "is known again when the CRDs have been upgraded"
 
 
 async def test_what_was_dropped_is_kept_soon_after_the_crds_have_been_upgraded() -> None:
