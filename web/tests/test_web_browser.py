@@ -5,19 +5,14 @@ What needs the real server, the chart's rights and a real bucket is in the opera
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from typing import Any
 
 import pytest
 from page_standin import NAMESPACE, TOKEN, Standin, trained
-from playwright.sync_api import Browser, BrowserContext, Page, Response, expect, sync_playwright
-
-from devcluster import testprograms
-from devcluster.config import cache_root
+from playwright.sync_api import Browser, BrowserContext, Page, Response, expect
 
 SECONDS = 60_000
 """For what the page shows in the end, in milliseconds: a busy machine is slow."""
@@ -39,16 +34,6 @@ def standin() -> Iterator[Standin]:
     """A server of one test."""
     with Standin().served() as found:
         yield found
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    """Chromium, without its own sandbox: tests run as root."""
-    with sync_playwright() as playwright:
-        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-        path = testprograms.chromium(cache_root())
-        with closing(playwright.chromium.launch(executable_path=path, args=arguments)) as found:
-            yield found
 
 
 @pytest.fixture

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import functools
 import http.server
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
-
-from devcluster import testprograms
-from devcluster.config import cache_root
+from playwright.sync_api import Browser, Page
 
 WEB = Path(__file__).resolve().parents[1]
 FILES = sorted((WEB / "tests" / "js").glob("*.test.js"))
@@ -33,16 +29,6 @@ def address() -> Iterator[str]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    """Without its own sandbox: tests run as root."""
-    with sync_playwright() as playwright:
-        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-        path = testprograms.chromium(cache_root())
-        with closing(playwright.chromium.launch(executable_path=path, args=arguments)) as found:
-            yield found
 
 
 @pytest.fixture
