@@ -14,6 +14,8 @@ from deepcoder_trainer.checkpoint.reader import find_resume_point
 from deepcoder_trainer.checkpoint.state import PipelineState
 from deepcoder_trainer.checkpoint.storage import ObjectStore
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
+from deepcoder_trainer.running.comparing import Comparison
+from deepcoder_trainer.stopping import Stop
 
 
 async def save(writer: CheckpointWriter, state: PipelineState, **rest: Any) -> None:
@@ -52,6 +54,25 @@ async def run_to(
         await save(writer, state(step, make_batch(step + 1).groups), metrics={"reward_mean": 0.5})
     await writer.wait()
     return writer
+
+
+EXPORT = "short/export/step-000001.a001"
+"""Of the first step of the stage that `run_to` trains."""
+
+
+async def trained(
+    config: StageConfig, learner: Any, make_batch: Callable, workdir: Path, stop: Stop | None = None
+) -> tuple[CheckpointWriter, Comparison]:
+    """A writer with a committed checkpoint, which compares as an attempt's does; and the comparison."""
+    writer = await run_to(config, learner, make_batch, workdir, last=1)
+    comparison = Comparison(config, stop or Stop(), learner)
+    writer.compare = comparison.compare
+    return writer, comparison
+
+
+def card_of(config: StageConfig, export: str = EXPORT) -> str:
+    """The card of an export."""
+    return store_of(config).get_bytes(f"{export}/README.md").decode()
 
 
 def store_of(config: StageConfig) -> ObjectStore:

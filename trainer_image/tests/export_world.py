@@ -189,3 +189,27 @@ def load(path: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     return dict(load_file(path))
+
+
+UNLIKELY = 7
+"""A token that `scale_head` makes so everywhere."""
+
+
+def scale_head(policy: Any) -> None:
+    """Logits of thousands, of which the eight bits of a bfloat16 leave little of the small differences."""
+    import torch
+
+    [head] = [parameter for name, parameter in policy.named_parameters() if name == "lm_head.weight"]
+    with torch.no_grad():
+        head.mul_(1500.7)
+        head[UNLIKELY] *= 0.03
+
+
+def negate(folder: Path, name: str, rows: slice) -> None:
+    """Make the model in a folder another one."""
+    from safetensors.torch import save_file
+
+    path = folder / "model.safetensors"
+    weights = load(path)
+    weights[name][rows] *= -1
+    save_file(weights, path, metadata={"format": "pt"})

@@ -10,26 +10,20 @@ from typing import Any
 
 import export_world
 import pytest
-from checkpoint_saving import run_to, save, state
-from in_process_learner import InProcessLearner
+from checkpoint_saving import EXPORT, card_of, run_to, save, state, trained
 
 from deepcoder_contracts.layout import MANIFEST
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.checkpoint.committed import CommittedCheckpoint
 from deepcoder_trainer.checkpoint.errors import ExportRuined, StorageUnavailable
-from deepcoder_trainer.checkpoint.opening import open_run_storage
 from deepcoder_trainer.checkpoint.verify import walk_chain
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
 from deepcoder_trainer.export import stage
 from deepcoder_trainer.export.errors import FarOff, SourceBroken
 from deepcoder_trainer.modelcard import CARD, Difference, NotCompared
 from deepcoder_trainer.running import comparing
-from deepcoder_trainer.running.comparing import Comparison
 from deepcoder_trainer.stopping import Stop, StopReached
 
-EXPORT = "short/export/step-000001.a001"
-UNLIKELY = 7
-"""A token that `scale_head` makes so everywhere."""
 MakeConfig = Callable[..., StageConfig]
 
 
@@ -39,32 +33,13 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_world.make_model(tmp_path_factory.mktemp("comparing") / "base", "Qwen3")
 
 
-def card_of(config: StageConfig, export: str = EXPORT) -> str:
-    return open_run_storage(config.storage).get_bytes(f"{export}/README.md").decode()
-
-
-async def scale_head(learner: InProcessLearner) -> None:
-    """Logits of thousands, of which the eight bits of a bfloat16 leave little of the small differences."""
-    import torch
-
-    [head] = [parameter for name, parameter in learner.rank.policy.named_parameters() if name == "lm_head.weight"]
-    with torch.no_grad():
-        head.mul_(1500.7)
-        head[UNLIKELY] *= 0.03
-
-
-def negate(folder: Path, name: str, rows: slice) -> None:
-    from safetensors.torch import save_file
-
-    path = folder / "model.safetensors"
-    weights = export_world.load(path)
-    weights[name][rows] *= -1
-    save_file(weights, path, metadata={"format": "pt"})
-
-
 @pytest.mark.parametrize(
     "negated",
-    [None, ("model.layers.1.mlp.down_proj.weight", slice(None)), ("lm_head.weight", slice(UNLIKELY, UNLIKELY + 1))],
+    [
+        None,
+        ("model.layers.1.mlp.down_proj.weight", slice(None)),
+        ("lm_head.weight", slice(export_world.UNLIKELY, export_world.UNLIKELY + 1)),
+    ],
     ids=["rounded", "another layer", "another row of the head"],
 )
 async def test_what_bfloat16_holds_badly_is_exported_with_a_word_and_another_model_is_not(
@@ -80,16 +55,15 @@ async def test_what_bfloat16_holds_badly_is_exported_with_a_word_and_another_mod
     recipe = make_recipe(precision="BFloat16")
     config = make_config(recipe=recipe, model={"uri": str(base)})
     learner = make_learner(recipe, base)
-    writer = await run_to(config, learner, make_batch, tmp_path / "w", last=1)
-    await scale_head(learner)
+    writer, _ = await trained(config, learner, make_batch, tmp_path / "w")
+    export_world.scale_head(learner.rank.policy)
     await save(writer, state(2), metrics={})
-    writer.compare = Comparison(config, Stop(), learner).compare
     if negated is not None:
         save_pretrained = learner.save_pretrained
 
         async def ruined(directory: str) -> None:
             await save_pretrained(directory)
-            negate(Path(directory), *negated)
+            export_world.negate(Path(directory), *negated)
 
         learner.save_pretrained = ruined
         with pytest.raises(ExportRuined, match="mean KL"):
@@ -109,9 +83,7 @@ async def test_what_is_far_off_is_not_published_where_nobody_could_tell_whether_
     cause: str, make_config: MakeConfig, make_learner: Callable, make_batch: Callable, tmp_path: Path
 ) -> None:
     config, learner, stop = make_config(), make_learner(), Stop()
-    writer = await run_to(config, learner, make_batch, tmp_path / "w", last=1)
-    comparison = Comparison(config, stop, learner)
-    writer.compare = comparison.compare
+    writer, comparison = await trained(config, learner, make_batch, tmp_path / "w", stop)
     looks = []
 
     async def beside(work: Any) -> Any:
@@ -137,7 +109,7 @@ async def test_what_is_far_off_is_not_published_where_nobody_could_tell_whether_
     }[cause]
     with pytest.raises(StopReached if cause == "stop" else ExportRuined, match=said):
         await writer.export({})
-    assert looks == [stage.stored_difference, stage.comes_of_rounding]
+    assert looks == [stage.stored_difference, stage.stored_rounding]
     assert not (tmp_path / "store" / EXPORT / MANIFEST).exists()
     assert not (tmp_path / "store" / EXPORT / "README.md").exists()
 
@@ -147,8 +119,7 @@ async def test_an_export_within_the_bound_says_nothing_of_rounding(
 ) -> None:
     config = make_config(model={"uri": str(base)})
     learner = make_learner(model=base)
-    writer = await run_to(config, learner, make_batch, tmp_path / "w", last=1)
-    writer.compare = Comparison(config, Stop(), learner).compare
+    writer, _ = await trained(config, learner, make_batch, tmp_path / "w")
     made = await writer.export({})
     assert made.manifest.metrics["export/rounding"] == 0
     assert "rounding" not in card_of(config)
@@ -166,8 +137,7 @@ async def test_the_log_says_when_a_comparison_begins_how_far_it_is_and_what_it_t
     monkeypatch.setattr(stage, "PROGRESS_SECONDS", 0.0)
     config = make_config(model={"uri": str(base)})
     learner = make_learner(model=base)
-    writer = await run_to(config, learner, make_batch, tmp_path / "w", last=1)
-    writer.compare = Comparison(config, Stop(), learner).compare
+    writer, _ = await trained(config, learner, make_batch, tmp_path / "w")
     with caplog.at_level(logging.INFO):
         await writer.export({})
     said = [r.getMessage() for r in caplog.records if r.name in (comparing.__name__, stage.__name__)]

@@ -7,10 +7,11 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import export_world
 import pytest
-from checkpoint_saving import flip, run_to
+from checkpoint_saving import flip, run_to, save, state
 
 from deepcoder_contracts.manifest import Manifest
 from deepcoder_contracts.recipe import Precision
@@ -20,9 +21,7 @@ from deepcoder_trainer.checkpoint.inputs import Inputs
 from deepcoder_trainer.checkpoint.verify import walk_chain
 from deepcoder_trainer.export.card import model_card
 from deepcoder_trainer.export.formats import Format
-from deepcoder_trainer.export.run import Order, export
 from deepcoder_trainer.export.source import agreed, evaluations, find
-from deepcoder_trainer.export.tensors import Tensors
 from deepcoder_trainer.modelcard import Difference
 from deepcoder_trainer.modelconfig import model_files
 
@@ -116,6 +115,8 @@ async def test_a_checkpoint_between_exports_is_exported_with_its_trained_weights
     import torch
     from transformers import AutoModelForCausalLM
 
+    from deepcoder_trainer.export.run import Order, export
+
     base = export_world.make_model(tmp_path / "base")
     config = make_config(model={"uri": str(base)})
     learner = make_learner(model=base)
@@ -194,7 +195,7 @@ def test_a_ruined_conversion_is_refused_unless_it_is_wanted(
 ) -> None:
     import torch
 
-    def ruined(tensors: Tensors, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
+    def ruined(tensors: Any, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:
         for name in tensors.names():
             value = tensors.get(name).to(dtype)
             yield name, value.flip(0) if name.endswith("q_proj.weight") else value
@@ -211,8 +212,56 @@ def test_a_ruined_conversion_is_refused_unless_it_is_wanted(
     assert Manifest.from_json((target / "MANIFEST.json").read_bytes()).metrics["export/logits_mean_kl"] > 1e-2
 
 
+@pytest.mark.parametrize("negated", [None, "model.layers.1.mlp.down_proj.weight"], ids=["rounded", "another layer"])
+async def test_what_bfloat16_holds_badly_is_exported_by_the_command_too_and_another_model_is_not(
+    negated: str | None,
+    make_config: Callable[..., StageConfig],
+    make_learner: Callable,
+    make_batch: Callable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from deepcoder_trainer.export import huggingface
+
+    base = export_world.make_model(tmp_path / "base", "Qwen3")
+    config = make_config(model={"uri": str(base)})
+    learner = make_learner(model=base)
+    writer = await run_to(config, learner, make_batch, tmp_path / "w", last=1)
+    export_world.scale_head(learner.rank.policy)
+    await save(writer, state(2), metrics={})
+    await writer.wait()
+    write = huggingface.write
+    if negated is not None:
+
+        def ruined(weights: Any, pretrained: Path, directory: Path, *more: Any) -> None:
+            write(weights, pretrained, directory, *more)
+            export_world.negate(directory, negated, slice(None))
+
+        monkeypatch.setattr(huggingface, "write", ruined)
+    target = tmp_path / "results" / "out"
+    source = f"{tmp_path}/store/short/step-000002.a001"
+    code = main(["export", "--source", source, "--output", str(target)])
+    said = capsys.readouterr()
+    assert "looking whether it comes of rounding" in said.err
+    if negated is not None:
+        assert code == 1
+        assert "the export is not the model that it was made from: mean KL" in said.err
+        assert not list(target.parent.glob("*"))
+        return
+    note = "all of it comes of rounding: the source's weights in bfloat16 compute what the export does"
+    assert code == 0
+    assert note in said.out
+    assert note in (target / "README.md").read_text()
+    figures = Manifest.from_json((target / "MANIFEST.json").read_bytes()).metrics
+    assert figures["export/logits_mean_kl"] > 1e-2, "more than an export may be off by"
+    assert figures["export/rounding"] == 1
+
+
 def test_positions_reach_further_by_yarn_in_every_spelling(exported: Path, tmp_path: Path) -> None:
     from transformers import AutoConfig
+
+    from deepcoder_trainer.export.run import Order, export
 
     done = export(Order(f"file://{exported}", f"file://{tmp_path}/out", rope=512), quiet)
     config = AutoConfig.from_pretrained(tmp_path / "out")

@@ -13,26 +13,21 @@ from typing import Any
 
 import export_world
 import pytest
-from checkpoint_saving import run_to, save, state
+from checkpoint_saving import EXPORT, card_of, save, state, trained
 from in_process_learner import InProcessLearner
 
 from deepcoder_contracts.layout import MANIFEST
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.checkpoint import transfer
 from deepcoder_trainer.checkpoint.errors import ExportRuined, StorageUnavailable
-from deepcoder_trainer.checkpoint.opening import open_run_storage
 from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.checkpoint.storage_file import FileStore
 from deepcoder_trainer.checkpoint.verify import walk_chain
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
-from deepcoder_trainer.export.run import Order, export
-from deepcoder_trainer.learner import files
-from deepcoder_trainer.learner.pretrained import write_pretrained
 from deepcoder_trainer.running import comparing
 from deepcoder_trainer.running.comparing import Comparison
 from deepcoder_trainer.stopping import Stop
 
-EXPORT = "short/export/step-000001.a001"
 MakeConfig = Callable[..., StageConfig]
 
 
@@ -40,18 +35,6 @@ MakeConfig = Callable[..., StageConfig]
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with a whole tokenizer, whose head is its own."""
     return export_world.make_model(tmp_path_factory.mktemp("stage") / "base", "Qwen3")
-
-
-async def trained(config: StageConfig, learner: Any, make_batch: Callable, workdir: Path, stop: Stop) -> Any:
-    """A writer with a committed checkpoint, which compares as an attempt's does; and the comparison."""
-    writer = await run_to(config, learner, make_batch, workdir, last=1)
-    comparison = Comparison(config, stop, learner)
-    writer.compare = comparison.compare
-    return writer, comparison
-
-
-def card_of(config: StageConfig, export: str = EXPORT) -> str:
-    return open_run_storage(config.storage).get_bytes(f"{export}/README.md").decode()
 
 
 async def test_the_difference_to_its_checkpoint_is_in_the_card_and_the_manifest(
@@ -62,11 +45,13 @@ async def test_the_difference_to_its_checkpoint_is_in_the_card_and_the_manifest(
     make_batch: Callable,
     tmp_path: Path,
 ) -> None:
+    from deepcoder_trainer.export.run import Order, export
+
     recipe = make_recipe(precision="BFloat16")
     config = stored_config.model_copy(
         update={"recipe": recipe, "model": stored_config.model.model_copy(update={"uri": str(base)})}
     )
-    writer, _ = await trained(config, make_learner(recipe, base), make_batch, tmp_path / "w", Stop())
+    writer, _ = await trained(config, make_learner(recipe, base), make_batch, tmp_path / "w")
     made = await writer.export({"reward_mean": 0.5})
     card = card_of(config)
     figures = made.manifest.metrics
@@ -153,7 +138,7 @@ async def test_a_ruined_export_fails_the_attempt_and_the_next_one_exports_anew_a
 ) -> None:
     config = make_config(model={"uri": str(base)})
     learner = make_learner(model=base)
-    writer, _ = await trained(config, learner, make_batch, tmp_path / "w", Stop())
+    writer, _ = await trained(config, learner, make_batch, tmp_path / "w")
     checkpoint = writer.latest
     save_pretrained, upload = learner.save_pretrained, learner.upload
 
@@ -206,9 +191,12 @@ async def test_an_export_in_several_files_is_held_to_the_index_that_loaders_go_b
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    from deepcoder_trainer.learner import files
+    from deepcoder_trainer.learner.pretrained import write_pretrained
+
     monkeypatch.setattr(files, "write_pretrained", partial(write_pretrained, shard_bytes=1 << 20))
     learner = make_learner(model=base)
-    writer, _ = await trained(make_config(model={"uri": str(base)}), learner, make_batch, tmp_path / "w", Stop())
+    writer, _ = await trained(make_config(model={"uri": str(base)}), learner, make_batch, tmp_path / "w")
     save_pretrained = learner.save_pretrained
 
     async def changed(directory: str) -> None:
@@ -316,7 +304,7 @@ async def test_files_of_an_export_that_was_cut_off_before_its_card_are_no_export
 ) -> None:
     config = make_config(model={"uri": str(base)})
     learner = make_learner(model=base)
-    writer, comparison = await trained(config, learner, make_batch, tmp_path / "w", Stop())
+    writer, comparison = await trained(config, learner, make_batch, tmp_path / "w")
 
     async def killed(*_: Any) -> Any:
         raise asyncio.CancelledError

@@ -171,12 +171,16 @@ def difference_table(how: str, found: Difference) -> str:
     return f"Logits {how}, against the source's in float32, on a fixed set of prompts.\n\n" + table(("", ""), rows)
 
 
+def rounding_note(source: str, dtype: str) -> str:
+    """Of an export that is further from its `source` than it may be, by rounding alone."""
+    same = f"the {source}'s weights in {dtype} compute what the export does"
+    return f"That is much, and all of it comes of rounding: {same}."
+
+
 def _compared(found: Difference, dtype: str) -> str:
-    rounding = (
-        f"\nThat is much, and all of it comes of rounding: the checkpoint's weights in {dtype} compute what the export "
-        "does. So did samplers and learners in training, and evaluations measured it.\n"
-    )
-    return difference_table(AS_WRITTEN, found) + (rounding if found.rounding else "")
+    trained = "So did samplers and learners in training, and evaluations measured it."
+    rounding = f"\n{rounding_note('checkpoint', dtype)} {trained}\n" if found.rounding else ""
+    return difference_table(AS_WRITTEN, found) + rounding
 
 
 def _not_compared(found: NotCompared, ref: ParentRef, dtype: str) -> str:

@@ -23,6 +23,7 @@ from deepcoder_trainer.modelcard import (
     evaluations,
     front_matter,
     provenance,
+    rounding_note,
     table,
     trained_by,
     training_figures,
@@ -63,7 +64,7 @@ def model_card(
         training_figures(manifest.metrics),
         _evaluations(evaluations(manifest.metrics), measured, changed=form is not Format.HUGGINGFACE or bool(rope)),
         "## Difference to the source\n",
-        _difference(form, found),
+        _difference(form, dtype, found),
     ]
     if rope:
         sections += ["## Positions\n", _positions(rope)]
@@ -116,7 +117,7 @@ def _evaluations(within: Mapping[str, float], measured: Sequence[Measured], *, c
     return f"## Evaluation\n\n{of}{table(('', '', 'Evaluation', 'Response limit, tokens', 'Samples a problem'), rows)}"
 
 
-def _difference(form: Format, found: Difference) -> str:
+def _difference(form: Format, dtype: str, found: Difference) -> str:
     how = (
         "as llama.cpp computes them from this file"
         if form.quantization
@@ -124,7 +125,7 @@ def _difference(form: Format, found: Difference) -> str:
         if form is Format.FP8
         else AS_WRITTEN
     )
-    return difference_table(how, found)
+    return difference_table(how, found) + (f"\n{rounding_note('source', dtype)}\n" if found.rounding else "")
 
 
 def _positions(rope: Mapping[str, Any]) -> str:

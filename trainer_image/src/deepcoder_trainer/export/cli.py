@@ -14,6 +14,7 @@ from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.export.errors import ExportFailed
 from deepcoder_trainer.export.formats import Format
 from deepcoder_trainer.export.source import as_uri
+from deepcoder_trainer.modelcard import rounding_note
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}\Z")
 
@@ -56,6 +57,7 @@ def main(options: argparse.Namespace) -> int:
         )
     if options.shard_bytes is not None and options.shard_bytes < 1:
         raise BadConfig(f"--shard-bytes {options.shard_bytes}: give a number above 0", field="--shard-bytes")
+    precision = Precision.FLOAT32 if options.float32 else Precision.BFLOAT16
     settings = {} if options.shard_bytes is None else {"shard_bytes": options.shard_bytes}
     try:
         done = export(
@@ -63,7 +65,7 @@ def main(options: argparse.Namespace) -> int:
                 source=as_uri(options.source, "--source"),
                 output=as_uri(options.output, "--output").rstrip("/"),
                 form=options.format,
-                precision=Precision.FLOAT32 if options.float32 else Precision.BFLOAT16,
+                precision=precision,
                 rope=options.rope,
                 rope_original=options.rope_original,
                 any_difference=options.any_difference,
@@ -84,4 +86,6 @@ def main(options: argparse.Namespace) -> int:
         f"logits differ from the source's by at most {found.max_abs:.3g}, mean KL {found.mean_kl:.3g} nats, same "
         f"likeliest token {100 * found.top1:.2f} % ({found.positions} positions)"
     )
+    if found.rounding:
+        print(rounding_note("source", precision.dtype))
     return 0

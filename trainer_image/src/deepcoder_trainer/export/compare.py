@@ -51,8 +51,19 @@ def difference(source: Callable[[int], Tensor], export: Callable[[int], Tensor],
     return Difference(largest, max(divergence / positions, 0.0), agreed / positions, positions)
 
 
-def computes_alike(found: Difference, largest: float) -> bool:
-    """Whether two models of equal weights may differ by so much; `largest` is the largest logit, whatever its sign."""
+def comes_of_rounding(
+    rounded: Callable[[int], Tensor], export: Callable[[int], Tensor], lengths: Sequence[int]
+) -> bool:
+    """Whether an export computes what its source's weights do, rounded to the export's numbers; as for `difference`."""
+    largest = 0.0
+
+    def seen(i: int) -> Tensor:
+        nonlocal largest
+        logits = rounded(i)
+        largest = max(largest, float(logits.abs().max()))
+        return logits
+
+    found = difference(seen, export, lengths)
     return found.mean_kl <= SAME_KL and found.max_abs <= SAME_LOGIT * largest
 
 

@@ -2,14 +2,15 @@
 
 What is written is loaded and compared before it is published; nothing is published that is not finite, that is
 further from its source than its number format explains, that llama.cpp does not load, or that it would tokenize in
-another way.
+another way. Weights that bfloat16 holds badly are no reason: what is far off is looked at once more, as at a stage's
+end, and published where the source's weights, rounded, compute the same.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,20 @@ from deepcoder_trainer.checkpoint.sources import Sources
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.export import fp8, huggingface, prompts
 from deepcoder_trainer.export.card import configuration_note, model_card
-from deepcoder_trainer.export.compare import difference, ruined
+from deepcoder_trainer.export.compare import comes_of_rounding, difference, ruined
 from deepcoder_trainer.export.errors import ExportFailed
 from deepcoder_trainer.export.formats import Format
 from deepcoder_trainer.export.forward import Layerwise
 from deepcoder_trainer.export.publish import check_free, local_path, publish
 from deepcoder_trainer.export.shards import Folder
 from deepcoder_trainer.export.source import Place, agreed, evaluations, fetch, find
-from deepcoder_trainer.export.tensors import CheckpointTensors, PretrainedTensors, Tensors, in_dtype
+from deepcoder_trainer.export.tensors import (
+    CheckpointTensors,
+    PretrainedTensors,
+    RoundedTensors,
+    Tensors,
+    in_dtype,
+)
 from deepcoder_trainer.export.workdir import workdir
 from deepcoder_trainer.learner.model import COMPUTE_DTYPES
 from deepcoder_trainer.modelcard import CARD, Difference, model_name
@@ -118,7 +125,14 @@ def export(order: Order, say: Callable[[str], None]) -> Done:
         with _written(order, model, staging, work) as logits:
             say("comparing the export's logits with the source's")
             found = difference(lambda i: reference.logits(hidden[i]), logits, lengths)
-        _refuse_ruined(order, found)
+            if _refusal(order, found) and _may_be_rounding(order):
+                say("that is far off: looking whether it comes of rounding")
+                rounded = Layerwise(model.pretrained, RoundedTensors(model.tensors, COMPUTE_DTYPES[order.precision]))
+                states = rounded.hidden(model.prompts)
+                alike = comes_of_rounding(lambda i: rounded.logits(states[i]), logits, lengths)
+                found = replace(found, rounding=alike)
+        if why := _refusal(order, found):
+            raise ExportFailed(why)
         measured = evaluations(place, order.endpoint, order.region)
         card = model_card(model.name, place, order.form, order.precision.dtype, found, measured, model.entries)
         if isinstance(model.tensors, CheckpointTensors):
@@ -128,11 +142,19 @@ def export(order: Order, say: Callable[[str], None]) -> Done:
     return Done(ref, place, found)
 
 
-def _refuse_ruined(order: Order, found: Difference) -> None:
+def _refusal(order: Order, found: Difference) -> str | None:
+    """Why an export that is so far from its source is not published."""
     # Scaled positions change short prompts by as much as they do: there is no bound for that.
-    if order.any_difference or order.rope is not None or (why := ruined(order.form, found)) is None:
-        return
-    raise ExportFailed(f"{why}; try another --format, or --any-difference to publish it with these figures in its card")
+    if order.any_difference or order.rope is not None or found.rounding:
+        return None
+    if (why := ruined(order.form, found)) is None:
+        return None
+    return f"{why}; try another --format, or --any-difference to publish it with these figures in its card"
+
+
+def _may_be_rounding(order: Order) -> bool:
+    """Whether all that a form does to weights is to round them: quantizing and llama.cpp's arithmetic do more."""
+    return order.form is Format.HUGGINGFACE and order.precision is not Precision.FLOAT32
 
 
 def _model(order: Order, place: Place, work: Path) -> _Model:

@@ -73,7 +73,7 @@ def stored_difference(pair: StoredPair, model_dir: Path) -> Difference:
     """Between their logits; `model_dir` holds the configuration and tokenizer of the model that training began with.
 
     Raises `ExportFailed` for an export that cannot be loaded or is not the checkpoint's model, `FarOff` where
-    `comes_of_rounding` may tell that it is, `SourceBroken` for a checkpoint that computes nothing, and what reading the
+    `stored_rounding` may tell that it is, `SourceBroken` for a checkpoint that computes nothing, and what reading the
     two raises.
     """
     from deepcoder_trainer.export import prompts
@@ -108,13 +108,13 @@ def stored_difference(pair: StoredPair, model_dir: Path) -> Difference:
     raise FarOff(why, found)
 
 
-def comes_of_rounding(pair: StoredPair, model_dir: Path) -> bool:
+def stored_rounding(pair: StoredPair, model_dir: Path) -> bool:
     """Whether the checkpoint's weights, rounded to the export's numbers, compute its logits.
 
     Of two that `stored_difference` has found to have the same weights. Raises what reading the two does.
     """
     from deepcoder_trainer.export import prompts
-    from deepcoder_trainer.export.compare import computes_alike, difference
+    from deepcoder_trainer.export.compare import comes_of_rounding
     from deepcoder_trainer.export.forward import Layerwise
     from deepcoder_trainer.export.tensors import CheckpointTensors, PretrainedTensors, RoundedTensors
     from deepcoder_trainer.learner.model import COMPUTE_DTYPES
@@ -127,8 +127,7 @@ def comes_of_rounding(pair: StoredPair, model_dir: Path) -> bool:
     weights = RoundedTensors(CheckpointTensors(trained), COMPUTE_DTYPES[pair.precision])
     rounded = _logits(Layerwise(model_dir, weights, readers=READERS, told=told), asked)
     of_export = _logits(_loaded(PretrainedTensors(written), written.text(_CONFIG)), asked)
-    found = difference(rounded.__getitem__, of_export.__getitem__, [len(p) for p in asked])
-    return computes_alike(found, max(float(logits.abs().max()) for logits in rounded))
+    return comes_of_rounding(rounded.__getitem__, of_export.__getitem__, [len(prompt) for prompt in asked])
 
 
 def _loaded(export: Tensors, config: bytes) -> Layerwise:

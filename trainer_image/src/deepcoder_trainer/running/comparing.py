@@ -23,7 +23,7 @@ from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.checkpoint.committed import CommittedCheckpoint
 from deepcoder_trainer.checkpoint.errors import ExportRuined
 from deepcoder_trainer.export.errors import ExportFailed, FarOff, SourceBroken
-from deepcoder_trainer.export.stage import StoredPair, comes_of_rounding, stored_difference
+from deepcoder_trainer.export.stage import StoredPair, stored_difference, stored_rounding
 from deepcoder_trainer.modelcard import Difference, NotCompared
 from deepcoder_trainer.running.driverlog import without_secrets
 from deepcoder_trainer.stopping import Moment, Stop, StopReached
@@ -84,7 +84,7 @@ class Comparison:
         log.info("%s: %s; looking whether that comes of rounding", pair.export, far)
         why = str(far)
         try:
-            if await self._beside(partial(comes_of_rounding, pair), began):
+            if await self._beside(partial(stored_rounding, pair), began):
                 return replace(far.found, rounding=True)
         except StopReached:
             raise
