@@ -55,8 +55,13 @@ lint: setup  ## ruff, mypy, import-linter, generated files
 lint-style:
 	@.venv/bin/ruff format --check -q . && .venv/bin/ruff check -q .
 
+# In a new clone, too, only what has changed is checked anew: mypy goes by what files hold, wherever they lie. One at a
+# time, since it does not look whether another writes there.
+TYPES := $(or $(DEEPCODER_CACHE),$(HOME)/.cache/deepcoder)/mypy
+
 lint-types:
-	@.venv/bin/mypy
+	@mkdir -p "$(TYPES)"
+	@flock --timeout 900 "$(TYPES).lock" .venv/bin/mypy --cache-dir "$(TYPES)"
 
 lint-layers:
 	@.venv/bin/lint-imports pyproject.toml > /dev/null || .venv/bin/lint-imports pyproject.toml
