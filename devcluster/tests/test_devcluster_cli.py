@@ -18,7 +18,7 @@ from devcluster.config import REPOSITORY
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_caches: Path) -> Iterator[Path]:
     """A cache of the test's own, and the signal handling as it was."""
     monkeypatch.setenv("DEEPCODER_CACHE", str(tmp_path))
     before = signal.getsignal(signal.SIGTERM)

@@ -62,17 +62,6 @@ def test_all_problems_are_said_together() -> None:
     assert len(problems(replace(GOOD, root=False, memory=0, free_disk=0))) == 3
 
 
-@pytest.fixture
-def empty_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No wheels, and folders of this machine's Go and uv in which nothing is yet."""
-    for variable in ("UV_FIND_LINKS", "PIP_FIND_LINKS"):
-        monkeypatch.delenv(variable, raising=False)
-    place = tmp_path_factory.mktemp("tools")
-    for variable in ("UV_CACHE_DIR", "GOCACHE", "GOMODCACHE"):
-        monkeypatch.setenv(variable, str(place / variable))
-    return place
-
-
 @pytest.mark.usefixtures("empty_caches")
 def test_a_cpu_wheel_of_torch_spares_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without = doctor.inspect(tmp_path / "cache").disk_needed
@@ -105,6 +94,7 @@ def test_a_machine_needs_less_disk_once_every_image_is_exported_and_not_before(t
     assert doctor.inspect(tmp_path).disk_needed == 5 << 30
 
 
+@pytest.mark.usefixtures("empty_caches")
 def test_a_port_in_use_is_found(tmp_path: Path) -> None:
     import socket
 
