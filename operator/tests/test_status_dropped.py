@@ -14,9 +14,10 @@ from released_crds import before_the_upgrade, current, serve
 from run_ground import API, KEY, standing
 
 from deepcoder_contracts.judge import EXIT_REFUSED
+from deepcoder_operator.controllers.reconcile import SHORTEST_PAUSE_SECONDS, Memory
 from deepcoder_operator.domain.pool_status import JUDGES_REFUSE
 from deepcoder_operator.kube.client import Kube
-from deepcoder_operator.kube.dropped import DroppedFields
+from deepcoder_operator.kube.dropped import FORGOTTEN_SECONDS, DroppedFields
 from deepcoder_operator.kube.resources import POOLS, Resource
 from deepcoder_operator.sandbox.reconciler import KEPT_AGAIN_SECONDS
 
@@ -65,6 +66,24 @@ def test_fields_that_are_gone_are_found_at_any_depth_and_said_once(kind: Resourc
     assert gauge(kind.kind) == 2
     assert dropped.compare(wrote, wrote) == ({}, "")
     assert gauge(kind.kind) == 0
+
+
+def test_field_that_nothing_writes_any_more_is_told_of_for_an_hour_and_anew_if_it_is_dropped_again(
+    kind: Resource,
+) -> None:
+    """What a run has lost is not written again, and so never seen to be kept; nor is what was a deleted pool's."""
+    now = 0.0
+    dropped = DroppedFields(kind, lambda: now)
+    lost, told = dropped.compare({"once": 1, "always": 1}, {})
+    assert lost and told
+    now = FORGOTTEN_SECONDS - 1
+    assert dropped.compare({"always": 1}, {}) == ({"always": 1}, "")
+    assert gauge(kind.kind) == 2
+    now += 1
+    assert gauge(kind.kind) == 1, "the alert ends by itself"
+    assert dropped.compare({"always": 1}, {}) == ({"always": 1}, ""), "of what is dropped all along once is enough"
+    assert "status.once of" in dropped.compare({"once": 1}, {})[1]
+    assert gauge(kind.kind) == 2
 
 
 @pytest.mark.parametrize(
@@ -116,25 +135,23 @@ async def test_what_was_dropped_is_kept_soon_after_the_crds_have_been_upgraded()
     assert ground.api.writes == writes, "nothing is dropped any more"
 
 
-async def test_run_whose_status_is_not_kept_whole_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("field", ["provenance", "attempt"])
+async def test_run_whose_status_is_not_kept_whole_says_so_once_and_is_looked_at_in_no_hot_loop(
+    field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was dropped may be decided anew at each look."""
     put = API.replace_status
 
     async def drop(api: API, obj: dict[str, Any]) -> dict[str, Any]:
-        return await put(api, obj | {"status": {k: v for k, v in obj["status"].items() if k != "provenance"}})
+        return await put(api, obj | {"status": {k: v for k, v in obj["status"].items() if k != field}})
 
     monkeypatch.setattr(API, "replace_status", drop)
     async with standing() as ground:
-        ground.controller.seen(ground.api.change(ground.api.stored or {}))
-        await ground.until(lambda: "StatusFieldsDropped" in ground.events)
-        for _ in range(3):
-            seen = len(ground.observer.outdated)
-            ground.controller.wake(KEY)
-            await ground.until(_more(ground.observer.outdated, seen))
+        memory = Memory(ground.api.stored or {})
+        waits = [await ground.controller._reconciler.reconcile(KEY, memory) for _ in range(5)]
+    assert min(waits) >= SHORTEST_PAUSE_SECONDS
+    assert len(ground.api.writes) == (5 if field == "attempt" else 1)
     assert ground.events.count("StatusFieldsDropped") == 1
-
-
-def _more(looks: list[bool], seen: int) -> Callable[[], bool]:
-    return lambda: len(looks) > seen
 
 
 @pytest.mark.apiserver

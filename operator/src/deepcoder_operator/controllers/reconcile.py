@@ -42,7 +42,8 @@ log = logging.getLogger(__name__)
 
 LONGEST_PAUSE_SECONDS = 60.0
 SHORTEST_PAUSE_SECONDS = 1.0
-"""To the next look after a pass that changed nothing, whatever its plan asks for: no run is looked at in a hot loop."""
+"""To the next look after a pass that changed nothing, or whose status the API server did not keep whole and which may
+be decided once more, whatever its plan asks for: no run is looked at in a hot loop."""
 
 _FAILURES = frozenset(str(reason) for reason in FailureReason)
 _OVER = (Phase.COMPLETE, Phase.FAILED)
@@ -122,8 +123,8 @@ class Reconciler:
         elif world.storage is not None:
             memory.storage_problem = world.storage.problem.reason if world.storage.problem else ""
         if self._must_write(memory, run, decided):
-            run = await self._write(memory, obj, run, decided.status)
-            wait = decided.requeue_after
+            run, whole = await self._write(memory, obj, run, decided.status)
+            wait = decided.requeue_after if whole else max(decided.requeue_after, SHORTEST_PAUSE_SECONDS)
         else:
             wait = self._wait(memory, run, decided)
         self._announce(memory, obj, decided)
@@ -155,8 +156,10 @@ class Reconciler:
     def _since(self, memory: Memory) -> float | None:
         return None if memory.written_at is None else self.clock() - memory.written_at
 
-    async def _write(self, memory: Memory, obj: Object, run: DeepCoderRun, status: RunStatus) -> DeepCoderRun:
-        """Put the status; the run with it, under its new version.
+    async def _write(
+        self, memory: Memory, obj: Object, run: DeepCoderRun, status: RunStatus
+    ) -> tuple[DeepCoderRun, bool]:
+        """Put the status; the run with it, under its new version, and whether it was kept whole.
 
         It goes onto the object that was planned from, never onto a newer one that has come meanwhile: of that the
         plan knows nothing, so the put must be refused, and the run planned again.
@@ -172,10 +175,11 @@ class Reconciler:
         metrics.STATUS_WRITES.inc()
         memory.written_at = self.clock()
         memory.adopt(written)
-        _, told = self.dropped.compare(wire, written.get("status") or {})
+        lost, told = self.dropped.compare(wire, written.get("status") or {})
         if told:
             self.record(obj, DROPPED, told, warning=True)
-        return run.model_copy(update={"status": status, "metadata": Metadata.model_validate(written["metadata"])})
+        metadata = Metadata.model_validate(written["metadata"])
+        return run.model_copy(update={"status": status, "metadata": metadata}), not lost
 
     def _answer(self, key: RunKey, run: DeepCoderRun, now: datetime) -> None:
         """Set what the live attempt is told when it next reports."""
