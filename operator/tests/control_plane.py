@@ -27,7 +27,7 @@ from devcluster import doctor, pki
 from devcluster.artifacts import Artifacts
 from devcluster.config import cache_root
 
-START_SECONDS = 90.0
+START_SECONDS = 150.0
 _PR_SET_PDEATHSIG = 1
 
 

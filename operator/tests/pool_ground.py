@@ -40,7 +40,7 @@ SETTINGS = PoolSettings("sandbox:1", "deepcoder", {"app.kubernetes.io/name": "de
 NAME = "judges"
 SLOTS = 2
 """Of each judge."""
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 120.0
 PAUSES = {"ACTIVE_SECONDS": 0.2, "IDLE_SECONDS": 1.0}
 """Between passes: a fifth of the deployed ones, since tests wait for little else."""
 

@@ -86,7 +86,7 @@ async def test_two_operators_side_by_side_take_no_decision_twice(
     await second.start_operator()
     try:
         await wait_for("both are ready", lambda: both_ready(cluster, second))
-        await cluster.create_run(stages=[TRAIN, LONGER])
+        await cluster.create_run(stages=[TRAIN, LONGER], failurePolicy={"backoff": {"initialSeconds": 0}})
         await cluster.until_running("demo-s0-a1")
         await cluster.kube.delete(PODS, cluster.namespace, "demo-s0-a1-head", grace_seconds=0)
         await cluster.finish("demo-s0-a2")
