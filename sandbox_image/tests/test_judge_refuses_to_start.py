@@ -154,6 +154,7 @@ DEFECTS = {
     "other_calls": ("worker/seccomp.py", 'told = [(row[column], "refuse") for', 'told = [(row[column], "allow") for'),
     "descriptor_signals": ("worker/seccomp.py", FCNTLS, f"{FCNTLS} *(8, 10, 15, 1024, 1026),"),
     "descriptor_memory": ("worker/seccomp.py", FCNTLS, f"{FCNTLS} 1031,"),
+    "kernel_waits": ("worker/seccomp.py", "_NEW_NAMESPACES | _CLONE_VFORK", "_NEW_NAMESPACES"),
     "file_changes": ("worker/syscalls.py", UID, f'{UID} "fchmod": (91, 52),'),
     "queued_signals": ("worker/confine.py", "RLIMIT_SIGPENDING, QUEUED_SIGNALS", "RLIMIT_SIGPENDING, 1 << 40"),
     "not_dumpable": ("worker/libc.py", "PR_SET_DUMPABLE = 4", "PR_SET_DUMPABLE = 3"),

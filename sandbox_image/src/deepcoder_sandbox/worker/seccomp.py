@@ -13,6 +13,12 @@ not by a limit that the kernel enforces with one (RLIMIT_CPU, RLIMIT_RTTIME). Wh
 zygote having sent it was killed from outside, which is the judge's failure and is retried, and no program may buy
 itself that. And clone3 answers ENOSYS, because its flags lie in memory where a filter cannot look:
 libraries then fall back to clone, whose flags it can see.
+
+Nor may it wait within the kernel whenever it likes: such a wait is taken for the machine's doing
+(`deepcoder_sandbox.worker.starvation`), and some of these hold up the whole machine. So reading past the page cache,
+giving pages back to the disk, and CLONE_VFORK, which has one thread wait for another's end, are refused as kernels do
+that know nothing of them. Writing to the disk what has long been there is answered as done: nothing that a program
+writes here is on any.
 """
 
 from __future__ import annotations
@@ -29,9 +35,14 @@ _ALLOW = 0x7FFF_0000
 _KILL = 0x8000_0000
 _EPERM = 0x0005_0000 | 1
 _ENOSYS = 0x0005_0000 | 38
+_EINVAL = 0x0005_0000 | 22
 _ENOTTY = 0x0005_0000 | 25
+_EOPNOTSUPP = 0x0005_0000 | 95
+_DONE = 0x0005_0000
+"""Not made, and answered with 0."""
 
 _CLONE_THREAD = 0x0001_0000
+_CLONE_VFORK = 0x0000_4000
 _NEW_NAMESPACES = 0x7E02_0080
 _SIGKILL, _SIGSTOP = 9, 19
 _RLIMIT_CPU = 0
@@ -49,6 +60,14 @@ _FCNTLS = (
 )
 """Not F_SETOWN, F_SETSIG, F_SETLEASE, F_NOTIFY, which end in a signal; not F_SETPIPE_SZ and locks of ranges, which take
 kernel memory outside every limit of the program."""
+_F_SETFL = 4
+_O_DIRECT = (0x4000, 0x1_0000)
+"""By machine: (x86_64, aarch64)."""
+_ADVICE = (
+    *(0, 1, 2, 3, 4, 8),  # MADV_NORMAL, RANDOM, SEQUENTIAL, WILLNEED, DONTNEED, FREE
+    *(10, 11, 14, 15, 16, 17, 18, 19),  # of forks, huge pages and dumps
+)
+"""Not COLD, PAGEOUT and COLLAPSE, which write out, or wait for every processor to let go of, what the caller names."""
 
 
 _TO_SERVE: dict[str, tuple[int, int]] = {
@@ -100,15 +119,38 @@ def _prlimit_rule() -> list[Instruction]:
     ]
 
 
+def _without(index: int, flags: int, refusal: int) -> list[Instruction]:
+    """Allow a call whose argument has none of these flags."""
+    return [_argument(index), (_JSET, 1, 0, flags), (_RET, 0, 0, _ALLOW), (_RET, 0, 0, refusal)]
+
+
+def _fcntl_rule(o_direct: int) -> list[Instruction]:
+    """Allow `_FCNTLS`, and no reading past the page cache."""
+    flags = _without(2, o_direct, _EINVAL)
+    return [_argument(1), (_JEQ, 0, len(flags), _F_SETFL), *flags, *_in_set(1, _FCNTLS, _ALLOW, _EPERM)]
+
+
 _RULES: dict[str, list[Instruction]] = {
-    "clone": [_argument(0), (_JSET, 1, 0, _NEW_NAMESPACES), (_RET, 0, 0, _ALLOW), (_RET, 0, 0, _EPERM)],
+    "clone": _without(0, _NEW_NAMESPACES | _CLONE_VFORK, _EPERM),
     "clone3": [(_RET, 0, 0, _ENOSYS)],
+    "madvise": _in_set(2, _ADVICE, _ALLOW, _EINVAL),
+    "preadv2": _in_set(5, (0,), _ALLOW, _EOPNOTSUPP),
+    "pwritev2": _in_set(5, (0,), _ALLOW, _EOPNOTSUPP),
+    "fsync": [(_RET, 0, 0, _DONE)],
+    "fdatasync": [(_RET, 0, 0, _DONE)],
+    "msync": [(_RET, 0, 0, _DONE)],
     "tgkill": _in_set(2, (_SIGKILL, _SIGSTOP), _EPERM, _ALLOW),
     "ioctl": _in_set(1, (*_IOCTLS, libc.SECCOMP_IOCTL_NOTIF_RECV, libc.SECCOMP_IOCTL_NOTIF_SEND), _ALLOW, _ENOTTY),
-    "fcntl": _in_set(1, _FCNTLS, _ALLOW, _EPERM),
     "prctl": _in_set(0, (*_PRCTL_OPTIONS, *_PRCTLS_TO_CONFINE), _ALLOW, _EPERM),
     "prlimit64": _prlimit_rule(),
 }
+
+
+def _rules(column: int) -> dict[str, list[Instruction]]:
+    """Return the rule of every call that is allowed in part."""
+    flag = _O_DIRECT[column]
+    reading = {"open": _without(1, flag, _EINVAL), "openat": _without(2, flag, _EINVAL), "fcntl": _fcntl_rule(flag)}
+    return _RULES | reading
 
 
 class Program:
@@ -149,9 +191,10 @@ def assemble_inherited(machine: str | None = None) -> list[Instruction]:
     blocks: dict[str, list[Instruction]] = {"allow": [(_RET, 0, 0, _ALLOW)], "refuse": [(_RET, 0, 0, _EPERM)]}
     blocks["unknown"] = [(_RET, 0, 0, _ENOSYS)]
     action = dict.fromkeys([*numbers.values(), *(row[column] for row in _TO_SERVE.values())], "allow")
-    for name, block in _RULES.items():
-        blocks[name] = block
-        action[numbers[name]] = name
+    for name, block in _rules(column).items():
+        if name in numbers:
+            blocks[name] = block
+            action[numbers[name]] = name
     bounds: list[tuple[int, str]] = []
     for number in range(syscalls.NEWEST_KNOWN + 1):
         target = action.get(number, "refuse")

@@ -25,7 +25,7 @@ class Group(NamedTuple):
 
 GROUPS: dict[str, Group] = {
     "memory": Group(
-        ("memory",),
+        ("memory", "kernel_waits"),
         {
             "brk": (12, 214),
             "mmap": (9, 222),
@@ -37,7 +37,7 @@ GROUPS: dict[str, Group] = {
         },
     ),
     "input and output": Group(
-        ("output", "descriptors"),
+        ("output", "descriptors", "kernel_waits"),
         {
             "read": (0, 63),
             "write": (1, 64),
@@ -59,7 +59,7 @@ GROUPS: dict[str, Group] = {
         },
     ),
     "reading files": Group(
-        ("secret_files", "host_files", "other_processes"),
+        ("secret_files", "host_files", "other_processes", "kernel_waits"),
         {
             "open": (2, None),
             "openat": (257, 56),
@@ -102,7 +102,7 @@ GROUPS: dict[str, Group] = {
         },
     ),
     "descriptors": Group(
-        ("open_files", "descriptor_signals", "descriptor_memory", "device_controls"),
+        ("open_files", "descriptor_signals", "descriptor_memory", "device_controls", "kernel_waits"),
         {
             "dup": (32, 23),
             "dup2": (33, None),
@@ -153,7 +153,7 @@ GROUPS: dict[str, Group] = {
         },
     ),
     "threads": Group(
-        ("processes", "new_namespaces", "threads"),
+        ("processes", "new_namespaces", "threads", "kernel_waits"),
         {
             "clone": (56, 220),
             "clone3": (435, 435),
