@@ -3,8 +3,11 @@
 import itertools
 import os
 import random
+import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +21,10 @@ from deepcoder_sandbox.execution import Program, execute
 from deepcoder_sandbox.memory_file import MemoryFile
 from deepcoder_sandbox.slot import Slot
 from deepcoder_sandbox.submission import Submission
-from deepcoder_sandbox.worker.starvation import Starvation
+from deepcoder_sandbox.worker import supervise
+from deepcoder_sandbox.worker.packets import Job, RunLimits, decode_ended, encode_ended, encode_job
+from deepcoder_sandbox.worker.starvation import Starvation, may_go_on
+from deepcoder_sandbox.worker.supervise import Supervisor
 from deepcoder_sandbox.zygote_process import ZygoteConfig
 
 IN_A_THREAD = """
@@ -150,12 +156,12 @@ def test_threads_that_wake_together_put_off_a_limit_for_no_longer_than_others_ke
 @pytest.fixture
 def followed(monkeypatch):
     """A process of two threads that never are asked, and what is to be seen of it."""
-    seen = SimpleNamespace(waits={"1": 0, "2": 0}, clock=itertools.cycle([0.0]), ready=True, now=100.0)
+    seen = SimpleNamespace(waits={"1": 0, "2": 0}, clock=itertools.cycle([0.0]), states="RS", now=100.0)
     monkeypatch.setattr(time, "monotonic", lambda: seen.now)
     starvation = Starvation(1, lambda: next(seen.clock), 60.0, seen.now)
     monkeypatch.setattr(starvation, "_threads", lambda: list(seen.waits))
     monkeypatch.setattr(starvation, "_read", lambda thread: seen.waits[thread])
-    monkeypatch.setattr(starvation, "is_runnable", lambda: seen.ready)
+    monkeypatch.setattr(starvation, "states", lambda: seen.states)
     seen.starvation = starvation
     return seen
 
@@ -172,15 +178,70 @@ def test_sum_over_threads_counts_only_as_far_as_the_process_was_stalled(followed
     assert followed.starvation.seconds() == 2.0  # what one thread waited always counts
     sampled(followed, 0.0)
     assert followed.starvation.seconds() == 3.0
-    followed.ready = False
-    sampled(followed, 10.0)  # asleep
+    followed.states = "SS"
+    sampled(followed, 10.0)
     assert followed.starvation.seconds() == 3.0
-    followed.ready, followed.clock = True, itertools.count()
+    followed.states, followed.clock = "RS", itertools.count()
     sampled(followed, 10.0)  # one waits, while another runs
     assert followed.starvation.seconds() == 3.0
     followed.clock = itertools.cycle([1.0])
     sampled(followed, 10.0)
     assert followed.starvation.seconds() == 3.5
+
+
+def test_what_the_kernel_holds_a_process_for_counts_up_to_half_of_the_time(followed):
+    followed.states = "DS"
+    sampled(followed, 2.0)
+    sampled(followed, 2.0)
+    followed.states = "SS"
+    sampled(followed, 6.0)
+    assert followed.starvation.seconds() == 4.0
+    followed.states = "DD"
+    sampled(followed, 10.0)
+    assert followed.starvation.seconds() == 10.0
+    followed.clock = itertools.cycle([8.0])  # of which 8 are its own
+    assert followed.starvation.seconds() == 10.0
+    followed.clock = itertools.cycle([15.0])
+    assert followed.starvation.seconds() == 5.0
+
+
+def test_held_and_waiting_together_are_forged_up_to_half_of_the_time(followed):
+    followed.states, followed.clock = "D", itertools.cycle([3.0])
+    followed.starvation._used_s = 3.0
+    sampled(followed, 10.0)
+    followed.waits["1"] = (
+        3_000_000_000  # as long as it ran: on a machine with nothing else to do it may have forged that
+    )
+    assert followed.starvation.seconds() == 5.0
+    followed.waits["1"] = 6_000_000_000  # not all of that
+    assert followed.starvation.seconds() == 6.5
+
+
+def test_process_is_not_held_while_one_of_its_threads_runs(followed):
+    followed.states = "RD"
+    sampled(followed, 10.0)
+    assert followed.starvation.seconds() == 0.0  # ready, and no sum of waits
+    followed.states, followed.clock = "DS", itertools.count()
+    sampled(followed, 10.0)
+    assert followed.starvation.seconds() == 0.0
+
+
+def test_time_in_which_nobody_looked_does_not_count_as_held(followed):
+    followed.now += 50.0
+    followed.starvation.draw()  # the first look
+    followed.states = "D"
+    sampled(followed, 10.0)
+    assert followed.starvation.seconds() == 10.0
+    followed.starvation.mark()
+    assert followed.starvation.seconds() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("states", "over_s", "expected"),
+    [("SRS", 1e9, True), ("SD", 1.0, True), ("SD", 6.0, False), ("SS", 0.1, False), ("", 0.1, False)],
+)
+def test_limit_that_is_over_waits_for_who_is_ready_and_a_while_for_who_is_held(states, over_s, expected):
+    assert may_go_on(states, over_s) is expected
 
 
 def test_what_a_process_ran_is_not_taken_for_waiting(followed):
@@ -233,3 +294,83 @@ def test_program_that_gets_no_processor_before_its_clients_deadline_has_no_verdi
     answer = crowded.judge(Submission(request, tuple(request.tests)), time.monotonic() + 0.6)  # and needs 0.8
     assert answer.passed is None
     assert {verdict.verdict for verdict in answer.verdicts} == {Verdict.ERROR}
+
+
+HELD = """
+import os
+def hold():
+    os.posix_spawn("/bin/true", ["true"], {{}}, file_actions=[(os.POSIX_SPAWN_OPEN, 9, {fifo!r}, os.O_RDONLY, 0)])
+"""
+"""Where nothing confines it, a program has the kernel hold it: what it starts opens a pipe first, to which nobody
+writes, and the C library has the program wait for that."""
+
+
+@pytest.fixture
+def hold(tmp_path):
+    """The text of a function that holds its program, and what lets that go."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+
+    def let_go():
+        os.close(os.open(fifo, os.O_RDWR))
+
+    yield HELD.format(fifo=str(fifo)), let_go
+    let_go()
+
+
+@pytest.fixture(scope="module")
+def unconfined_slot():
+    slot = Slot(ZygoteConfig(tier=Tier.UNCONFINED), "test")
+    for harness in (False, True):
+        slot.ensure_zygote(harness=harness)
+    yield slot
+    slot.close()
+
+
+@pytest.mark.parametrize(("scoring", "held_s"), [("strict", 1.5), ("livecodebench", 2.5)])
+def test_program_that_the_kernel_holds_is_not_blamed_for_it(unconfined_slot, make, hold, scoring, held_s):
+    program, let_go = hold
+    request = make(f"{program}hold()\nprint(3)", ("", "3"), scoring=scoring, time_limit_s=0.3)
+    later = threading.Timer(held_s, let_go)  # past all limits of the test
+    later.start()
+    answer = unconfined_slot.judge(Submission(request, tuple(request.tests)), time.monotonic() + 60)
+    later.join()
+    assert [verdict.verdict for verdict in answer.verdicts] == [Verdict.PASSED], answer
+
+
+def test_program_that_has_itself_held_meets_its_limit_all_the_same(unconfined_slot, make, hold):
+    request = make(f"{hold[0]}hold()\nprint(3)", ("", "3"), time_limit_s=0.1)
+    answer = unconfined_slot.judge(Submission(request, tuple(request.tests)), time.monotonic() + 60)
+    assert [verdict.verdict for verdict in answer.verdicts] == [Verdict.TIME_LIMIT], answer
+    assert answer.verdicts[0].detail.endswith("(threads: 1 held by the kernel)")
+
+
+@pytest.fixture
+def supervised():
+    """A process that reads until its input is closed, and what waits for its end, as for a run that may take 0.2 s."""
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-S", "-c", "import sys; sys.stdin.read()"]
+    with ours, theirs, subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        supervisor = Supervisor(theirs, None, None, lambda: 0.0, sessions=False)
+        packet = encode_job(Job(Kind.STDIN, RunLimits(60.0, 0.2, 64, 1 << 20)))
+        yield process, lambda: supervisor.wait(process.pid, packet)
+
+
+def test_run_is_ended_at_its_limit_and_told_what_it_did(supervised):
+    status, _, _, _, _, killed_for = supervised[1]()
+    assert (status, killed_for) == (signal.SIGKILL, "wall:S")
+    ended = decode_ended(encode_ended((status, 0.0, 0.6, 0.0, 1, killed_for, True)))
+    assert (ended.killed_for, ended.states) == ("wall", "S")
+
+
+def test_run_that_ends_between_the_look_and_its_end_has_kept_its_limit(supervised, monkeypatch):
+    process, wait = supervised
+
+    def kill(pid, number):
+        process.stdin.close()
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is there to be told of
+        os.kill(pid, number)
+
+    monkeypatch.setattr(supervise, "kill", kill)
+    status, _, _, _, _, killed_for = wait()
+    assert (status, killed_for) == (0, None)

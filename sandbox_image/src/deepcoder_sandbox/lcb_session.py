@@ -5,8 +5,8 @@ global limit, is [-2] with code -5; an exception outside a test is [-4] alone. T
 `deepcoder_sandbox.worker.livecodebench`, the comparison `deepcoder_sandbox.compare.livecodebench`.
 
 Time is kept here, not by the program: at a test's limit its alarm is rung, as the harness does, and what does not hear
-it is ended a second of CPU time later. Fails with ZygoteFailed, KilledFromOutside or DeadlinePassed: the judge's
-failures.
+it is ended a second of CPU time later (`deepcoder_sandbox.step_alarm`). Fails with ZygoteFailed, KilledFromOutside or
+DeadlinePassed: the judge's failures.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from deepcoder_sandbox import limits, outcome
 from deepcoder_sandbox.compare import livecodebench, values
 from deepcoder_sandbox.compare.livecodebench import Collapsed
 from deepcoder_sandbox.execution import wait_deadline
-from deepcoder_sandbox.limits import ALARM_GRACE_S, WALL_PER_CPU
+from deepcoder_sandbox.limits import ALARM_GRACE_S
 from deepcoder_sandbox.memory_file import MemoryFile
 from deepcoder_sandbox.outcome import Claim
+from deepcoder_sandbox.step_alarm import Alarm
 from deepcoder_sandbox.step_clock import StepClock, receive
 from deepcoder_sandbox.submission import DeadlinePassed, Submission
 from deepcoder_sandbox.worker.packets import (
@@ -48,6 +49,7 @@ from deepcoder_sandbox.worker.packets import (
 from deepcoder_sandbox.zygote_process import ZygoteFailed, ZygoteProcess
 
 _SHORTEST_SLEEP_S, _LONGEST_SLEEP_S = 0.01, 1.0
+_TAKEN_SLEEP_S = 0.001
 _JUDGES_OWN = (errno.ENOMEM, errno.ENOSPC)
 """What writing to a program's file may fail of without the program's doing."""
 _DIED = LiveCodeBenchResult(results=[-2], error_code=-5)
@@ -133,6 +135,7 @@ class _Session:
 
     def __post_init__(self) -> None:
         self._limit_s = self.submission.request.time_limit_s
+        self._alarm = Alarm(self._limit_s)
         self._quiet_s = min(max(self._limit_s, _SHORTEST_SLEEP_S), _LONGEST_SLEEP_S)
         self._until = wait_deadline(self.bounds, self.deadline)
         self._answered = [(self.control.fileno(), select.POLLIN)]
@@ -165,6 +168,8 @@ class _Session:
                     text = self.output.read(self.bounds.file_bytes)
                 else:
                     return self._exception(_failure(packet), seconds)
+                if seconds > self._limit_s + ALARM_GRACE_S:  # and the judge was kept from looking
+                    return self._late(seconds)
                 if len(text) >= self.bounds.file_bytes:
                     return self._fail(outcome.make(Verdict.OUTPUT_LIMIT, seconds, "too much output"), [-2], -2)
                 if wanted is None:
@@ -208,6 +213,11 @@ class _Session:
                 raise
             raise _Died(None, "the program tampered with its input") from error
 
+    def _late(self, seconds: float) -> Graded:
+        """What becomes of a test whose output came too late, before its process was ended."""
+        late = outcome.make(Verdict.TIME_LIMIT, seconds, f"used more than {self._limit_s:g} s of CPU time")
+        return self._done(late, _DIED) if self._alarm.rung else self._fail(late, [-3], -3)
+
     def _exception(self, failed: dict[str, Any], seconds: float) -> Graded:
         """What becomes of a test that did not come to its end."""
         if failed.get("collapsed") is True:
@@ -234,6 +244,7 @@ class _Session:
 
     def _receive(self) -> bytes:
         """Wait for the answer to a step, ringing the alarm at its limit, or for the end of the process."""
+        self._alarm = Alarm(self._limit_s)
         left_s = max(0.0, self._until - time.monotonic())
         ready = self._poller.poll(min(self._quiet_s, left_s) * 1000)
         hung_up = ready != self._answered and self._await(ready)
@@ -244,34 +255,48 @@ class _Session:
 
     def _await(self, ready: list[tuple[int, int]]) -> bool:
         """Wait on for what was not, or not alone, `ready` at once; return whether the program hung up."""
-        rung = False
         while True:
             events = dict(ready)
             if self.control.fileno() in events:
+                self._see_alarm_taken()
                 return bool(events[self.control.fileno()] & select.POLLHUP)
             if events:
                 raise _Died(self._wait_for_end())
-            left_s = self._until - time.monotonic()
-            if left_s <= 0:
-                raise DeadlinePassed("the deadline passed before every test was run")
-            quiet_s, rung = self._look(rung)
+            left_s = self._left_s()
+            quiet_s = self._look()
             ready = self._poller.poll(min(max(quiet_s, _SHORTEST_SLEEP_S), _LONGEST_SLEEP_S, left_s) * 1000)
 
-    def _look(self, rung: bool) -> tuple[float, bool]:
-        """Ring the alarm if it is time to; return how long nothing can be due, and whether it has been rung."""
-        clock, limit_s = self._meet(), self._limit_s
+    def _left_s(self) -> float:
+        left_s = self._until - time.monotonic()
+        if left_s <= 0:
+            raise DeadlinePassed("the deadline passed before every test was run")
+        return left_s
+
+    def _see_alarm_taken(self) -> None:
+        """Wait until no word for an alarm is under way, which would go off in the next step."""
+        while self._alarm.rung and not self.zygote.has_taken_all():
+            time.sleep(min(_TAKEN_SLEEP_S, self._left_s()))
+
+    def _look(self) -> float:
+        """Ring the alarm, or end the process, if it is time to; return how long nothing can be due."""
+        clock, alarm = self._meet(), self._alarm
         if clock is None:
-            return _LONGEST_SLEEP_S, rung
+            return _LONGEST_SLEEP_S
         sample_in_s = clock.sample_in_s()
-        cpu_s, wall_s = clock.cpu_s(), clock.wall_s()
-        if cpu_s > limit_s + ALARM_GRACE_S:
-            raise _Overdue(cpu_s, f"used more than {limit_s:g} s of CPU time and did not hear the alarm")
-        if wall_s > WALL_PER_CPU * limit_s + ALARM_GRACE_S and not clock.is_runnable():
-            raise _Overdue(cpu_s, f"still there after {WALL_PER_CPU * limit_s:g} s and did not hear the alarm")
-        if not rung and wall_s >= limit_s and (cpu_s >= limit_s or not clock.is_runnable()):
+        wall_s, states = clock.look()
+        cpu_s = clock.cpu_s()
+        if alarm.rung and alarm.taken_at is None and self.zygote.has_taken_all():
+            alarm.taken_at = cpu_s, wall_s
+        unheard = alarm.unheard(cpu_s, wall_s, states)
+        is_due = alarm.is_due(cpu_s, wall_s, states)
+        if (unheard or is_due) and self._poller.poll(0):  # its last steps came between the look and now
+            return 0.0
+        if unheard:
+            raise _Overdue(cpu_s, unheard)
+        if is_due:
             self.zygote.ring_alarm()
-            rung = True
-        return min(sample_in_s, limit_s + ALARM_GRACE_S - cpu_s if rung else limit_s - wall_s), rung
+            alarm.rung = True
+        return min(sample_in_s, alarm.quiet_s(cpu_s, wall_s))
 
     def _wait_for_end(self) -> RunEnded:
         self.zygote.tell_hung_up()

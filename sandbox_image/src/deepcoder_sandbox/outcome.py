@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections import Counter
 from dataclasses import dataclass
 
 from deepcoder_contracts.judge import TestVerdict, Verdict
@@ -16,6 +17,7 @@ from deepcoder_sandbox.worker.packets import RunEnded, RunLimits
 
 _DETAIL_CHARS = 1000
 _MEMORY_SHARE = 0.9
+_DOING = {"R": "ready", "S": "asleep", "D": "held by the kernel", "T": "stopped", "Z": "ended", "X": "ended"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def _failure(ended: RunEnded, limits: RunLimits, claim: Claim, output_bytes: int
     if ended.killed_for == "cpu" or ended.signal == signal.SIGXCPU or ended.cpu_s > limits.cpu_limit_s:
         return Verdict.TIME_LIMIT, f"used more than {limits.cpu_limit_s:g} s of CPU time"
     if ended.killed_for == "wall":
-        return Verdict.TIME_LIMIT, f"still there after {limits.wall_limit_s:g} s, mostly waiting"
+        return Verdict.TIME_LIMIT, f"still there after {limits.wall_limit_s:g} s, mostly waiting{doing(ended.states)}"
     if ended.signal == signal.SIGKILL:
         raise KilledFromOutside("the program was killed from outside, perhaps by the kernel for want of memory")
     if ended.signal == signal.SIGXFSZ or output_bytes >= limits.file_bytes:
@@ -85,6 +87,13 @@ def _failure(ended: RunEnded, limits: RunLimits, claim: Claim, output_bytes: int
     if ended.exit_status != 0:
         return Verdict.RUNTIME_ERROR, None
     return None, None
+
+
+def doing(states: str) -> str:
+    """Return what threads in these states (letters of /proc) do, to go behind a sentence; empty where nobody looked."""
+    counts = Counter(_DOING.get(state, f"in state {state}") for state in states)
+    told = ", ".join(f"{count} {what}" for what, count in counts.items())
+    return f" (threads: {told})" if told else ""
 
 
 def make(verdict: Verdict, seconds: float, detail: str | None = None) -> TestVerdict:

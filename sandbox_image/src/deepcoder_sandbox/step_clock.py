@@ -2,8 +2,8 @@
 
 The kernel names the runner, by the packet in which it makes itself known before the program is loaded (`Started` of
 `deepcoder_sandbox.zygote_process`). CPU time is read from the process's own clock, wall-clock time leaves out what
-others kept it waiting for a processor, which is looked at where a step takes long. Where a process is gone, the time
-that was last read stands.
+others kept it from going on, which is looked at where a step takes long. Where a process is gone, the time that was
+last read stands.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class StepClock:
     def start(self) -> None:
         """Begin a step, where the CPU time of the one before was last looked at.
 
-        What the process has waited for a processor is read anew only where it may be more than `_MARK_EVERY_S`: up to
+        What others kept the process from going on is read anew only where it may be more than `_MARK_EVERY_S`: up to
         so much of an earlier step's wait may count for this one's.
         """
         self._started_cpu_s = self._cpu_s
@@ -73,13 +73,17 @@ class StepClock:
         self._cpu_s = now_s
         return now_s - self._started_cpu_s
 
-    def wall_s(self) -> float:
-        """Seconds of the step so far, less those that others kept it waiting for a processor."""
+    def look(self) -> tuple[float, str]:
+        """Return the seconds of the step so far, less those in which others kept it from going on, and its states.
+
+        What its threads do (`Starvation.states`) is told of a moment up to which all that is left out is known.
+        """
         elapsed = monotonic() - self._started
-        return elapsed - self._starvation().seconds()
+        states = self._starvation().states()
+        return elapsed - self._starvation().seconds(), states
 
     def sample_in_s(self) -> float:
-        """Take the sample that `wall_s` rests on, if one is due, and return in how many seconds the next one is.
+        """Take the sample that `look` rests on, if one is due, and return in how many seconds the next one is.
 
         The first call of a step takes none: it comes at a moment that the program can foresee.
         """
@@ -90,7 +94,3 @@ class StepClock:
             starvation.draw()
             self._sampling = True
         return max(0.0, starvation.sample_at - monotonic())
-
-    def is_runnable(self) -> bool:
-        """Whether it runs, or waits for a processor, now: then `wall_s` may count a wait that is still going on."""
-        return self._starvation().is_runnable()

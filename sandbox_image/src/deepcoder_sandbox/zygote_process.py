@@ -7,6 +7,7 @@ starts another and decides whether to try again. Nothing that a program does is 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import secrets
@@ -16,6 +17,7 @@ import socket
 import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -29,6 +31,7 @@ from deepcoder_sandbox.worker.boot import package_root
 _START_DEADLINE_S = 60.0
 _END_DEADLINE_S = 5.0
 _PACKET_BYTES = 1 << 16
+_COUNT = struct.Struct("i")
 _CREDENTIALS = struct.Struct("iII")
 _CREDENTIALS_BYTES = socket.CMSG_SPACE(_CREDENTIALS.size)
 _HOST_USERS: Final = namespaces.HOST_USERS.start + secrets.randbelow(
@@ -229,6 +232,14 @@ class ZygoteProcess:
             self._channel.send(packet)
         except OSError as error:
             raise ZygoteFailed(f"the zygote is gone: {error}") from error
+
+    def has_taken_all(self) -> bool:
+        """Whether the zygote has received all that it was sent. Raises ZygoteFailed."""
+        try:
+            unread = fcntl.ioctl(self._channel, termios.TIOCOUTQ, bytes(_COUNT.size))
+        except OSError as error:
+            raise ZygoteFailed(f"the zygote is gone: {error}") from error
+        return _COUNT.unpack(unread) == (0,)
 
     def fileno(self) -> int:
         """Readable when a run has ended, or the zygote has."""

@@ -54,13 +54,16 @@ has to copy."""
 
 _NONE = "-"
 
+FOR_WALL = "wall:"
+"""How the field that tells what a run was ended for begins where it is the wall clock; the threads' states follow."""
+
 
 class RunLimits(NamedTuple):
     """Limits of one run, in the units of its fields' names."""
 
     cpu_limit_s: float
     wall_limit_s: float
-    """Time spent waiting for a processor left out."""
+    """Time in which others kept the run from going on left out."""
     memory_limit_mb: int
     file_bytes: int
 
@@ -90,13 +93,15 @@ class RunEnded(NamedTuple):
     wall_s: float
     """From fork to end."""
     starved_s: float
-    """How much of that it waited for a processor; not told of runs shorter than a second."""
+    """How much of that others kept it from going on; not told of runs shorter than a second."""
     max_rss_kb: int
     """Peak resident set, in KiB."""
     killed_for: str | None
     """cpu, wall or cancelled, where the zygote ended it."""
     clean: bool
     """Whether nothing was left behind; if not, the zygote is to be replaced."""
+    states: str = ""
+    """What its threads did when it was ended for the wall clock: a letter each, as /proc has it (S: it sleeps)."""
 
     @property
     def signal(self) -> int | None:
@@ -123,7 +128,7 @@ PlainJob = tuple[str, tuple[float, float, int, int], int, int, int, bool]
 """The fields of a Job: classes of tuples are more for a runner to touch."""
 
 PlainEnded = tuple[int, float, float, float, int, str | None, bool]
-"""Those of a RunEnded."""
+"""Those of a RunEnded, `states` in the one before the last: `FOR_WALL` and they."""
 
 
 def decode_job(packet: bytes) -> PlainJob:
@@ -150,5 +155,6 @@ def decode_ended(packet: bytes) -> RunEnded:
     if packet in CANCELLED:
         return RunEnded(int(signal.SIGKILL), 0.0, 0.0, 0.0, 0, "cancelled", packet == CANCELLED[True])
     status, cpu, wall, starved, rss, killed_for, clean = packet.decode().split(" ")
-    killed = None if killed_for == _NONE else killed_for
-    return RunEnded(int(status), float(cpu), float(wall), float(starved), int(rss), killed, clean == "1")
+    killed, _, states = killed_for.partition(":")
+    why = None if killed == _NONE else killed
+    return RunEnded(int(status), float(cpu), float(wall), float(starved), int(rss), why, clean == "1", states)

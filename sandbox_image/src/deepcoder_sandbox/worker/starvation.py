@@ -1,9 +1,14 @@
-"""How long a process was kept from the processors by others: time that no wall-clock limit may count.
+"""How long others kept a process from going on: time that no wall-clock limit may count.
 
-The scheduler tells of each living thread how long it has waited (`schedstat`); looks a second apart catch all but the
-shortest lived. One thread's wait counts as it stands. The sum over threads, which is what a program waited whose
-threads take turns, counts only as far as the process was *stalled*: some thread was ready, and none ran. How long that
-was is drawn by samples at random moments, each standing for the time since the one before.
+There are two ways. It waits for a processor, and the scheduler tells of each living thread how long it has
+(`schedstat`); looks a second apart catch all but the shortest lived. Or the kernel holds it in a wait that nothing
+interrupts: it reads a page from a busy disk, or comes into being, maps a file, or ends, for which it needs a lock that
+another process has, one of its own library's files, and that other process waits for a processor. Then it is *held*,
+for milliseconds on a quiet machine and seconds on a busy one, and no sum tells of it.
+
+One thread's wait counts as it stands. The sum over threads, which is what a program waited whose threads take turns,
+counts only as far as the process was *stalled*: some thread was ready, and none ran. How long it was stalled or held is
+drawn by samples at random moments, each standing for the time since the one before.
 
 What a program can forge, and what it cannot:
 
@@ -11,16 +16,22 @@ What a program can forge, and what it cannot:
   machine. But while one of them waits for another, that other runs: the process is not stalled.
 - A sample that takes a thread which runs for one that waits (the CPU clock of a process lags up to a tick) costs the
   program the CPU time; so does a thread whose wait is another's run. On a machine with nothing else to do, all that
-  counts is therefore about the process's own CPU time at most.
-- What it ran is never taken for waiting. So on such a machine no program makes its time count less than half: deadlines
-  of twice the limits lie beyond it.
-- It cannot be ready just when a sample is taken: the moments come from the kernel's random numbers.
+  counts as waiting for a processor is therefore about the process's own CPU time at most.
+- It can have itself held, by reading what nobody has read. The cheap ways, in which it would be held for as long as it
+  likes and use no CPU time, are refused (`deepcoder_sandbox.worker.seccomp`). For those that nobody has thought of,
+  there is a bound: being held counts only so far that, with what may be forged of waiting for a processor, it is half
+  of the time.
+- What it ran is never taken for waiting. So on a machine with nothing else to do no program makes its time count less
+  than half: deadlines of twice the limits lie beyond it.
+- It cannot be ready, or held, just when a sample is taken: the moments come from the kernel's random numbers.
 - It is believed where others do keep it waiting: on a machine whose processors are all taken, a program that has one
   thread queue for them counts as starved while another sleeps, since a program whose work is in that thread looks the
   same. That lasts as long as the others' load, which no program here brings about: each has limits of its own.
 
-Where the kernel does not say, nothing counts. A wait that is still going on is in no sum of the scheduler's: who is
-about to end a process asks `is_runnable` first.
+Where the kernel does not say, nothing counts. A wait that is still going on is in no sum of the scheduler's, and being
+held is not in the samples yet. So who is about to end a process notes the time, then looks at its threads' `states`,
+then asks for `seconds`, in this order: whatever others kept it from up to the look is in the sum then, unless
+`may_go_on` says that one of its threads is kept, still.
 """
 
 from __future__ import annotations
@@ -38,6 +49,12 @@ _SLOW_SAMPLE_S = 0.005
 then."""
 
 _MOST_THREADS = 256
+
+_MOST_HELD_S = 5.0
+"""A process may be held for so long past a limit. Twice that, since it counts by half, is within the margin that a
+submission's deadline has beyond its limit."""
+
+READY, HELD = "R", "D"
 
 
 class Starvation:
@@ -58,8 +75,8 @@ class Starvation:
         self._every_s = min(_LONGEST_PAUSE_S, max(_SHORTEST_PAUSE_S, limit_s / _SAMPLES_A_LIMIT))
         self._waited: dict[str, int] = {}
         self._marked: dict[str, int] = {}
-        self._stalled_s = self._used_s = self._marked_used_s = 0.0
-        self._since = self._sampled = since
+        self._stalled_s = self._held_s = self._used_s = self._marked_used_s = 0.0
+        self._since = self._sampled = self._drawn = since
         self.sample_at = 0.0
         """When `sample` is due (monotonic)."""
         self.draw()
@@ -68,8 +85,8 @@ class Starvation:
         """Count from now on: exactly for the first thread, for every other from the last look."""
         self._waited[self._first] = self._read(self._first)
         self._marked = dict(self._waited)
-        self._stalled_s, self._marked_used_s = 0.0, self._read_cpu()
-        self._since = self._sampled = time.monotonic()
+        self._stalled_s, self._held_s, self._marked_used_s = 0.0, 0.0, self._read_cpu()
+        self._since = self._sampled = self._drawn = time.monotonic()
 
     def draw(self) -> None:
         """Choose when the next sample is taken, from now on.
@@ -77,33 +94,44 @@ class Starvation:
         Nobody foresees it: the module `random` would begin with the same seed here and in every program.
         """
         share = int.from_bytes(os.urandom(2)) / 0xFFFF
-        self.sample_at = time.monotonic() + self._every_s * (0.5 + share)
+        self._drawn = time.monotonic()
+        self.sample_at = self._drawn + self._every_s * (0.5 + share)
 
     def sample(self) -> None:
-        """Look whether the process is stalled, if it is time to; else do nothing."""
+        """Look whether the process is stalled or held, if it is time to; else do nothing.
+
+        No sum bounds how long it is held: what was before the moment of this sample was drawn is not looked at.
+        """
         began = time.monotonic()
         if began < self.sample_at:
             return
         used_s = self._read_cpu()
-        stalled = self.is_runnable()
+        states = self.states()
         now = time.monotonic()
-        if stalled and (self._read_cpu() == used_s or now - began > _SLOW_SAMPLE_S):
-            self._stalled_s += began - self._sampled
+        if self._read_cpu() == used_s or now - began > _SLOW_SAMPLE_S:
+            if READY in states:
+                self._stalled_s += began - self._sampled
+            elif HELD in states:
+                self._held_s += began - self._drawn
         self._sampled = began
         self.draw()
 
     def seconds(self) -> float:
-        """Return how long others kept it waiting since the mark (or its start)."""
+        """Return how long others kept it from going on since the mark (or its start)."""
         for thread in self._threads():
             self._waited[thread] = max(self._waited.get(thread, 0), self._read(thread))
         waits = [waited - self._marked.get(thread, 0) for thread, waited in self._waited.items()]
-        kept_s = max(max(waits, default=0) / 1e9, min(sum(waits) / 1e9, self._stalled_s))
+        waited_s = max(max(waits, default=0) / 1e9, min(sum(waits) / 1e9, self._stalled_s))
         ran_s = self._read_cpu() - self._marked_used_s
-        return min(kept_s, max(0.0, time.monotonic() - self._since - ran_s))
+        passed_s = time.monotonic() - self._since
+        waited_s = min(waited_s, max(0.0, passed_s - ran_s))
+        forged_s = min(waited_s, ran_s)
+        most_held_s = min((passed_s - waited_s - forged_s) / 2, passed_s - waited_s - ran_s)
+        return waited_s + max(0.0, min(self._held_s, most_held_s))
 
-    def is_runnable(self) -> bool:
-        """Whether one of its threads runs or waits for a processor at this moment: a wait that is in no sum yet."""
-        return any(self._field(thread, "stat", _state) == b"R" for thread in self._threads())
+    def states(self) -> str:
+        """Return what each of its threads does at this moment, as /proc has it: R, D, S, …; empty where it is gone."""
+        return "".join((self._field(thread, "stat", _state) or b"").decode() for thread in self._threads())
 
     def _read_cpu(self) -> float:
         now_s = self._cpu_s()
@@ -138,6 +166,14 @@ class Starvation:
             return None
         finally:
             os.close(descriptor)
+
+
+def may_go_on(states: str, over_s: float) -> bool:
+    """Whether a limit that seems over by so much may be none, since threads in these `states` are kept at this moment.
+
+    One that is ready will run, and meets a limit of CPU time; one that is held is believed for a while.
+    """
+    return READY in states or (HELD in states and over_s <= _MOST_HELD_S)
 
 
 def _second(schedstat: bytes) -> bytes:

@@ -2,7 +2,8 @@
 
 The CPU clock of the runner is read directly (its clock id is derived from its pid), so a time limit is exact and no
 polling is needed: sleep for as long as the limit cannot possibly be reached, look, sleep again. The wall clock counts
-only time in which others did not keep the runner waiting for a processor: a busy machine gives no false verdict.
+only time in which others did not keep the runner from going on: a busy machine gives no false verdict. So a runner that
+turns out to have ended by itself, when it is ended at that limit, has kept it.
 
 Meanwhile the judge may have the runner's alarm rung, or the run ended (which hanging up does too).
 
@@ -23,8 +24,8 @@ from os import kill, waitpid  # by name: LiveCodeBench's harness takes the first
 from time import monotonic
 
 from deepcoder_sandbox.worker.libc import process_cpu_clock
-from deepcoder_sandbox.worker.packets import GO_ON, RING, TOLD_BYTES, decode_job
-from deepcoder_sandbox.worker.starvation import Starvation
+from deepcoder_sandbox.worker.packets import FOR_WALL, GO_ON, RING, TOLD_BYTES, decode_job
+from deepcoder_sandbox.worker.starvation import Starvation, may_go_on
 from deepcoder_sandbox.worker.thread_gate import ThreadGate
 
 _SIGKILL = int(signal.SIGKILL)
@@ -41,7 +42,7 @@ def cpu_seconds(pid: int) -> float | None:
 
 
 Ended = tuple[int, float, float, float, int, str | None]
-"""The fields of `packets.RunEnded` up to `killed_for`; confining is part of the second here."""
+"""The fields of `packets.RunEnded` up to `killed_for`, which `states` are behind; confining is part of the second."""
 
 
 class Supervisor:
@@ -105,6 +106,8 @@ class Supervisor:
             os.close(descriptor)
         wall_s = monotonic() - started
         _, status, usage = os.wait4(pid, 0)
+        if killed_for is not None and killed_for.startswith(FOR_WALL) and status != _SIGKILL:
+            killed_for = None  # its last steps came between the look and the end that this brought
         return status, usage.ru_utime + usage.ru_stime, wall_s, starved_s, usage.ru_maxrss, killed_for
 
     def _obey(self, pid: int, told: bytes) -> bool:
@@ -135,13 +138,14 @@ class Supervisor:
             now = time.monotonic()
             if now >= look_at or killed_for:  # seldom: a look reads much of a program with many threads
                 used_s = (cpu_seconds(pid) or 0.0) - self._setup_cpu_s()
+                states = starvation.states()
                 waited_s = now - started - starvation.seconds()
                 left_s = min(cpu_limit_s - used_s, wall_limit_s - waited_s)
                 look_at = now + min(left_s if left_s > 0 else _OVERDUE_SLEEP_S, _LONGEST_SLEEP_S)
                 if used_s > cpu_limit_s:
                     killed_for = killed_for or "cpu"
-                elif waited_s > wall_limit_s and not starvation.is_runnable():
-                    killed_for = killed_for or "wall"
+                elif waited_s > wall_limit_s and not may_go_on(states, waited_s - wall_limit_s):
+                    killed_for = killed_for or FOR_WALL + states
             if killed_for:
                 kill(pid, _SIGKILL)
                 break
