@@ -197,7 +197,7 @@ async def test_window_order_waits_for_no_tail_at_a_checkpoint() -> None:
     world = World(stage_config(6, every=2, order="Window"))
     world.sampler.holds = lambda group: group == 2 * PROMPTS + 1
     task = asyncio.create_task(world.run())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not world.checkpoints.saved:
             await asyncio.sleep(0)
     assert 2 * PROMPTS + 1 in world.checkpoints.saved[0].state.pending

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -18,6 +20,9 @@ from deepcoder_trainer.judge.endpoints import (
     NoJudge,
 )
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+from virtual_clock import run_virtually
+
 
 async def test_a_judge_is_given_what_its_slots_can_do_and_the_rest_waits() -> None:
     gate = asyncio.Event()
@@ -30,7 +35,7 @@ async def test_a_judge_is_given_what_its_slots_can_do_and_the_rest_waits() -> No
         server.slots = 3
         client = client_of(Endpoints(urls))
         tasks = [asyncio.create_task(client.judge(asking(id=f"g/{n}/abc"))) for n in range(40)]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(server.asked) < 3 * PER_SLOT:
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
@@ -76,7 +81,7 @@ async def test_a_short_submission_behind_long_ones_waits_here_until_one_is_judge
         tests = [TestCase(input="", output="1\n")] * 100
         await client._transport.slots(next(iter(client._endpoints._all.values())))
         long = [asyncio.create_task(client.judge(asking(id=f"g/{n}/abc", tests=tests))) for n in range(2)]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(server.asked) < 2:
                 await asyncio.sleep(0.01)
         short = asyncio.create_task(client.judge(asking(id="g/2/abc")))
@@ -93,28 +98,31 @@ async def test_a_short_submission_behind_long_ones_waits_here_until_one_is_judge
 
 async def test_waiting_for_our_own_other_submissions_does_not_count_against_patience() -> None:
     async def takes_its_time(request: web.Request) -> web.Response:
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(0.4)
         return web.json_response(verdict(True, (await request.json())["id"]))
 
     async with serving(takes_its_time) as (_servers, urls):
-        client = client_of(Endpoints(urls), patience=0.4)
+        client = client_of(Endpoints(urls), patience=1.5)
         tasks = [asyncio.create_task(client.judge(asking(id=f"g/{n}/abc"))) for n in range(5 * UNKNOWN_IN_FLIGHT)]
         judgements = await asyncio.gather(*tasks)
         await client.close()
     assert all(j.response is not None for j in judgements), "the last waited longer than its patience"
 
 
-async def test_who_waits_is_told_when_no_judge_answers_anything_for_too_long() -> None:
-    endpoints = Endpoints(["http://a"])
-    held = [await endpoints.acquire() for _ in range(UNKNOWN_IN_FLIGHT)]
-    waiting = [asyncio.create_task(endpoints.acquire(patience=0.3)) for _ in range(2)]
-    await asyncio.sleep(0.2)
-    endpoints.release(held.pop(), answered=True)
-    assert (await waiting[0]).url == "http://a"
-    await asyncio.sleep(0.2)
-    assert not waiting[1].done(), "a judge answered meanwhile"
-    with pytest.raises(NoJudge):
-        await waiting[1]
+def test_who_waits_is_told_when_no_judge_answers_anything_for_too_long() -> None:
+    async def main() -> None:
+        endpoints = Endpoints(["http://a"])
+        held = [await endpoints.acquire() for _ in range(UNKNOWN_IN_FLIGHT)]
+        waiting = [asyncio.create_task(endpoints.acquire(patience=300)) for _ in range(2)]
+        await asyncio.sleep(200)
+        endpoints.release(held.pop(), answered=True)
+        assert (await waiting[0]).url == "http://a"
+        await asyncio.sleep(200)
+        assert not waiting[1].done(), "a judge answered meanwhile"
+        with pytest.raises(NoJudge):
+            await waiting[1]
+
+    run_virtually(main())
 
 
 async def test_a_submission_that_was_asked_before_goes_before_those_that_were_not() -> None:

@@ -49,11 +49,20 @@ class NameService:
     def __init__(self) -> None:
         self.addresses: list[str] = []
         self.error: int | None = None
+        self.asked = 0
 
     async def getaddrinfo(self, host: str, port: int, **_: Any) -> list[Info]:
+        self.asked += 1
         if self.error is not None or not self.addresses:
             raise socket.gaierror(self.error or socket.EAI_NONAME, "as the name service says")
         return [info(address, port) for address in self.addresses]
+
+    async def heard(self) -> None:
+        """Until what is so now has been asked for, and taken in: the next question comes after that."""
+        before = self.asked
+        async with asyncio.timeout(60):
+            while self.asked < before + 2:
+                await asyncio.sleep(0.01)
 
 
 def info(address: str, port: int) -> Info:
@@ -159,20 +168,20 @@ async def test_a_pool_without_pods_has_none_but_an_absent_name_service_leaves_wh
     pool: JudgeClient, names: NameService, error: int, left: int
 ) -> None:
     names.addresses = ["127.0.0.1"]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not pool.capacity:
             await asyncio.sleep(0.01)
     names.error = error
-    await asyncio.sleep(0.2)
+    await names.heard()
     assert pool.capacity == left
 
 
 async def test_a_pod_with_two_addresses_is_one_judge(pool: JudgeClient, names: NameService) -> None:
     names.addresses = ["fd00::1", "127.0.0.1", "127.0.0.1"]
-    await asyncio.sleep(0.2)
+    await names.heard()
     assert pool.capacity == PER_SLOT
     names.addresses = ["fd00::1", "fd00::2"]
-    await asyncio.sleep(0.2)
+    await names.heard()
     assert pool.capacity == 2 * PER_SLOT
 
 
@@ -200,7 +209,7 @@ async def test_a_silent_judge_is_probed_so_that_a_lost_node_is_noticed(token: Pa
     client = JudgeClient(Endpoints([f"http://127.0.0.1:{port}"]), JudgeServers(RUN, token_file=token), patience=5)
     asking = asyncio.create_task(client.judge(JudgedProblem(DOUBLE).submission("print(1)", "g/0")))
     await asked.wait()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while "02" not in timers_of(port):  # the keepalive timer; until the request is acknowledged it is another
             await asyncio.sleep(0.05)
     asking.cancel()
@@ -239,16 +248,18 @@ def test_a_token_that_is_none_is_refused_with_the_mend_and_not_shown(token: Path
 async def test_one_resolution_at_a_time_whatever_the_name_service_takes(
     pool: JudgeClient, names: NameService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = 0
+    asked, first = 0, asyncio.Event()
 
     async def never(*_: Any, **__: Any) -> list[Info]:
         nonlocal asked
         asked += 1
+        first.set()
         await asyncio.sleep(3600)
         return []
 
     names.getaddrinfo = never  # type: ignore[method-assign]
     before = threading.active_count()
+    await first.wait()
     await asyncio.sleep(0.3)
     assert asked == 1
     assert threading.active_count() <= before

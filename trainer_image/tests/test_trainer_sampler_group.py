@@ -116,7 +116,7 @@ async def test_a_sampler_is_silent_no_longer_than_the_stage_may_stall() -> None:
     await group.start()
     await group.update_weights(REFS, 0)
     update = asyncio.create_task(_update_when(factory, group))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         generation = await group.generate(request("r", tokens=32768))
     await update
     assert generation.text == "1"
@@ -245,7 +245,7 @@ async def test_weights_that_no_engine_can_load_end_the_push_after_a_bounded_numb
     for engine in factory.made:
         engine.refuses_weights = True
     factory.next = [Scripted(0, refuses_weights=True) for _ in range(200)]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         with pytest.raises(SamplerLost, match="no sampler is left: update failed"):
             await group.update_weights(REFS, 1)
     assert len(factory.made) <= 2 * (1 + REPLACEMENTS)
@@ -287,7 +287,7 @@ async def test_weights_that_are_gone_end_the_push_at_once_and_cost_no_engine() -
     group = await started(factory, 2)
     for engine in factory.made:
         engine.cannot_fetch = True
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         with pytest.raises(WeightsLost, match="node died"):
             await group.update_weights(REFS, 1)
     assert len(factory.made) == 2

@@ -101,7 +101,7 @@ class Group:
         return self.engines[-1]
 
     async def push(self, version: int) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await self.group.update_weights(self.air.refs, version)
 
     async def __aenter__(self) -> Group:
@@ -113,7 +113,7 @@ class Group:
         await self.group.close()
 
     async def replaced(self, count: int) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(self.engines) < count or self.group._replacing:
                 await asyncio.sleep(0)
 
@@ -155,7 +155,7 @@ async def test_without_anybody_who_has_the_newest_weights_the_attempt_ends_inste
         for engine in world.engines:
             engine.dies = True
         with pytest.raises(SamplerLost, match="newest weights"):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await world.group.generate(REQUEST)
         await world.replaced(4)
         await world.push(1)

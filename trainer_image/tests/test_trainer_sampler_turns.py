@@ -209,7 +209,7 @@ async def test_what_is_in_flight_when_the_learner_takes_its_turn_is_kept_and_cos
     await group.start()
     await group.update_weights(WEIGHTS, 0)
     response = asyncio.create_task(group.generate(REQUEST))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not vllm.in_flight:
             await asyncio.sleep(0)
     await group.sleep()

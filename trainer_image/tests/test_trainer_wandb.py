@@ -10,7 +10,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -134,12 +133,11 @@ async def test_a_server_that_does_not_answer_costs_the_start_some_time_and_not_t
 ) -> None:
     import wandb
 
-    answered = threading.Event()
-    monkeypatch.setattr(wandb, "init", lambda **_: answered.wait(30))
+    answered, came = threading.Event(), []
+    monkeypatch.setattr(wandb, "init", lambda **_: came.append(answered.wait(60)))
     monkeypatch.setattr(trackers, "WANDB_SECONDS", 0.2)
     monkeypatch.setenv("WANDB_PROJECT", "mine")
-    began = time.monotonic()
     assert await trackers.start_trackers(make_config()) == []
-    assert time.monotonic() - began < 10
+    assert came == [], "it was not waited for"
     assert "goes on without it" in caplog.text
     answered.set()
