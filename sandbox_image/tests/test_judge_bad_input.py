@@ -5,7 +5,6 @@ import gc
 import gzip
 import hashlib
 import json
-import time
 
 import aiohttp
 import pytest
@@ -136,22 +135,19 @@ async def test_odd_text_that_is_no_nonsense_reaches_the_program_as_it_is(session
 
 
 @pytest.mark.parametrize("flood", [b"[],", b'"",', b"1,", b'{"":1},', b" ", b'"\\"",'])
-def test_flood_of_values_is_refused_before_it_is_read(flood):
+def test_flood_of_values_is_refused_before_it_is_read(flood, monkeypatch):
     body = b'{"id": [' + flood * (8 * MIB // len(flood)) + b"1]}"
-    started = time.process_time()
+    monkeypatch.setattr(admission.JudgeRequest, "model_validate_json", lambda body: pytest.fail("it was read"))
     with pytest.raises(Refused) as refused:
         admission.parse_request(body)
     assert refused.value.field == "body"
-    assert time.process_time() - started < 0.5  # ten times that, and a hundred times the memory, to read it
 
 
 @pytest.mark.parametrize("end", [b"", b'"', b"\\"])
 def test_text_without_an_end_is_looked_through_once(end):
-    body = b'{"id": "' + b'\\"' * (4 * MIB) + end
-    started = time.process_time()
+    body = b'{"id": "' + b'\\"' * (4 * MIB) + end  # anew from each quote would take hours
     with pytest.raises(Refused):
         admission.parse_request(body)
-    assert time.process_time() - started < 1
 
 
 def test_as_many_tests_as_there_may_be_generously_laid_out_are_no_flood():
