@@ -2,14 +2,17 @@
 
 It drops what its schema does not know and says nothing. Whatever is read back from there is then missing for good: that
 no judge could start, which nodes are to be avoided. So what comes back of each write is held to what was written. A
-field that is gone is told of once, in the log and in an event, with the mend; and by a gauge for as long as it is gone,
-since CRDs may be upgraded under an operator that runs. Who reads such a field back remembers it meanwhile.
+field that is gone is told of once, in the log and in an event, with the mend; and by a gauge until it is kept again,
+since CRDs may be upgraded under an operator that runs. Nothing may ever write it again to show that: what has not been
+dropped for an hour is forgotten, as its event is, and told of anew if it is dropped again. Who reads such a field back
+remembers it meanwhile.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from deepcoder_operator.kube.resources import Resource
@@ -20,14 +23,18 @@ log = logging.getLogger(__name__)
 DROPPED = "StatusFieldsDropped"
 """Reason of the event."""
 
+FORGOTTEN_SECONDS = 3600.0
+"""Time after which a field that nothing has written is taken for dropped no more; events last as long."""
+
 
 class DroppedFields:
     """What of a kind's status is dropped, as far as it was written."""
 
-    def __init__(self, resource: Resource) -> None:
-        self._kind = resource.kind
-        self._gone: set[str] = set()
-        STATUS_DROPPED.labels(self._kind).set(0)
+    def __init__(self, resource: Resource, clock: Callable[[], float] = time.monotonic) -> None:
+        self._kind, self._clock = resource.kind, clock
+        self._gone: dict[str, float] = {}
+        """When each was dropped last."""
+        STATUS_DROPPED.labels(self._kind).set_function(lambda: len(self._lately()))
 
     def compare(self, wrote: Mapping[str, Any], stored: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         """Of a status that was written and what came back of it: the fields, whole, of which something is gone; and
@@ -36,10 +43,13 @@ class DroppedFields:
         for path, there in _fields(wrote, stored, all_of_them=bool(self._gone)):
             kept[path] = there and kept.get(path, True)
         gone = {path for path, there in kept.items() if not there}
-        new = gone - self._gone
-        self._gone = (self._gone - kept.keys()) | gone
-        STATUS_DROPPED.labels(self._kind).set(len(self._gone))
+        before = self._lately()
+        new = gone - before.keys()
+        self._gone = {path: at for path, at in before.items() if path not in kept} | dict.fromkeys(gone, self._clock())
         return {name: wrote[name] for name in {_top(path) for path in gone}}, self._told(new) if new else ""
+
+    def _lately(self) -> dict[str, float]:
+        return {path: at for path, at in self._gone.items() if self._clock() - at < FORGOTTEN_SECONDS}
 
     def _told(self, new: set[str]) -> str:
         names = ", ".join(f"status.{path}" for path in sorted(new))
