@@ -16,6 +16,7 @@ import pytest
 import pytest_asyncio
 import s3_server as versitygw
 from in_process_learner import InProcessLearner
+from later import LOADED
 from together_api import KEY, TogetherAPI, together_api
 
 from deepcoder_contracts.manifest import RunIdentity
@@ -24,6 +25,7 @@ from deepcoder_contracts.stage import StageConfig, Storage
 from deepcoder_trainer.judge.client import JudgeClient
 from deepcoder_trainer.judge.endpoints import Endpoints
 from deepcoder_trainer.judge.together import transport
+from deepcoder_trainer.loading import loading
 from deepcoder_trainer.types import Batch, Finish, Generation, Group, Outcome, Sample, VersionSpan
 
 VOCABULARY = 96
@@ -35,7 +37,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 def pytest_configure(config: pytest.Config) -> None:
     """DCP warns whenever one rank saves without a process group, which is meant; and garbage is looked for when the
-    test files, and torch with them, have been loaded."""
+    test files have been loaded."""
     config.addinivalue_line("filterwarnings", "ignore:torch.distributed is disabled:UserWarning")
     gc.disable()
 
@@ -48,8 +50,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (item.path not in runs) + (item.path in engines))
 
 
-def pytest_collection_finish() -> None:
+def pytest_collection_finish(session: pytest.Session) -> None:
     """What has been loaded stays."""
+    session.config.stash[LOADED] = {name for name in sys.modules if "." not in name}
     gc.freeze()
     gc.enable()
 
@@ -74,13 +77,32 @@ def no_engine_is_left() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def gpu() -> None:
+    """Skips where there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture(scope="session")
+def two_gpus() -> None:
+    """Skips where there are fewer."""
+    import torch
+
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices")
+
+
+@pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Makes (once for each argument set) a tiny model in Hugging Face layout and returns its directory."""
     made: dict[str, Path] = {}
 
     def make(architecture: str = "Qwen2", **overrides: Any) -> Path:
-        import torch
-        import transformers
+        with loading():
+            import torch
+            import transformers
 
         key = f"{architecture}-{sorted(overrides.items())}"
         if key not in made:
@@ -115,8 +137,9 @@ def make_coder_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., 
     """Makes a tiny model with a byte-level tokenizer, in shapes that vLLM's CPU kernels know (heads of 32)."""
 
     def make(architecture: str = "Qwen2", *, tied: bool = True) -> Path:
-        import torch
-        import transformers
+        with loading():
+            import torch
+            import transformers
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
         directory = tmp_path_factory.mktemp("coder")
@@ -283,7 +306,8 @@ def make_learner(
     made: list[InProcessLearner] = []
 
     def make(recipe: Recipe | None = None, model: Path | None = None, capacity: int = 64) -> InProcessLearner:
-        from deepcoder_trainer.learner.rank import LearnerRank
+        with loading():
+            from deepcoder_trainer.learner.rank import LearnerRank
         from deepcoder_trainer.learner.wire import RankSettings
 
         settings = RankSettings(

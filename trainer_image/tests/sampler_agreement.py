@@ -12,15 +12,15 @@ from unittest.mock import AsyncMock
 
 import numpy as np
 import pytest
-import torch
+from later import Later
 
-from deepcoder_trainer.learner.sending import WeightSender
-from deepcoder_trainer.learner.weights import in_one_buffer, padded
 from deepcoder_trainer.pipeline.probe import Probe
 from deepcoder_trainer.problems.prompt import EncodedProblem
 from deepcoder_trainer.sampler import engine as engines
 from deepcoder_trainer.sampler.settings import EngineSettings
 from deepcoder_trainer.types import CardWeights, Generation, GenerationRequest, Problem, WeightRefs
+
+torch = Later("torch")
 
 PROBLEMS = [
     EncodedProblem(Problem(f"p{i}", "test", "", ()), np.array([5, 9, 20 + i, 7 + i], np.int32)) for i in range(8)
@@ -99,6 +99,8 @@ async def agree_by_broadcast(
     sampler: OneEngine, learner: Any, make_batch: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The engine's workers receive what the learner sends meanwhile, as from card to card, on gloo."""
+    from deepcoder_trainer.learner.sending import WeightSender
+
     sender = WeightSender("127.0.0.1", 1, torch.device("cpu"))
     sending: list[asyncio.Future[list[str]]] = []
 
@@ -122,6 +124,7 @@ async def agree_by_way_of_the_card(
     sampler: OneEngine, learner: Any, make_batch: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All weights in one buffer, as on a card that both share; the handle alone is not CUDA's."""
+    from deepcoder_trainer.learner.weights import in_one_buffer, padded
     from deepcoder_trainer.sampler import weights  # it imports vLLM, which must find its environment
 
     await learner.train(make_batch(5))

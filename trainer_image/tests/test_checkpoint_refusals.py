@@ -21,7 +21,6 @@ from deepcoder_trainer.checkpoint.state import PipelineState
 from deepcoder_trainer.checkpoint.storage import file_sha256
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
 from deepcoder_trainer.errors import BadConfig
-from deepcoder_trainer.learner.dcp import SafetensorsReader
 
 
 class NoLearner:
@@ -92,6 +91,8 @@ def test_a_manifest_of_no_version_that_ever_was_is_damage(version: Any, make_con
 
 
 def test_learner_files_of_a_newer_release_are_refused_by_name(tmp_path: Path) -> None:
+    from deepcoder_trainer.learner.dcp import SafetensorsReader
+
     (tmp_path / "metadata.json").write_text(json.dumps({"schemaVersion": 2, "tensors": {}}))
     with pytest.raises(NewerSchema, match=r"metadata\.json has schemaVersion 2"):
         SafetensorsReader(tmp_path)

@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-import torch
 from checkpoint_saving import save
+from later import Later
 
 from deepcoder_contracts.manifest import FileEntry
 from deepcoder_contracts.stage import StageConfig, Storage
+from deepcoder_trainer.checkpoint import writer as writing
 from deepcoder_trainer.checkpoint.errors import CheckpointFailed, StorageUnavailable
 from deepcoder_trainer.checkpoint.opening import open_run_storage
 from deepcoder_trainer.checkpoint.state import PipelineState
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
 from deepcoder_trainer.surroundings import Surroundings
+
+torch = Later("torch")
 
 MANIFEST = "short/step-000003.a001/MANIFEST.json"
 STATE = PipelineState(3, 3, 3, 12)
@@ -73,18 +77,23 @@ async def test_weights_are_on_their_way_before_the_rest_of_the_state_is_known(
 
 
 async def test_training_that_waits_for_the_save_before_stands_still(
-    make_config: Callable[..., StageConfig], tmp_path: Path
+    make_config: Callable[..., StageConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    clock = SimpleNamespace(seconds=0.0)
+    monkeypatch.setattr(writing, "time", SimpleNamespace(monotonic=lambda: clock.seconds))
     learner = SlowLearner()
+
+    def uploaded_at_last() -> None:
+        clock.seconds += 100
+        learner.may_upload.set()
+
     writer = CheckpointWriter(make_config(), learner, workdir=tmp_path / "w")  # type: ignore[arg-type]
     await save(writer, STATE, metrics={})
-    asyncio.get_running_loop().call_later(0.3, learner.may_upload.set)
+    asyncio.get_running_loop().call_later(0.3, uploaded_at_last)
     await save(writer, PipelineState(4, 4, 4, 16), metrics={})
     await writer.wait()
     assert writer.times is not None
-    assert 0.25 < writer.times.waited < 5
-    assert writer.times.stall == writer.times.waited + writer.times.copy
-    assert writer.times.copy < 0.25
+    assert (writer.times.waited, writer.times.copy, writer.times.stall) == (100, 0, 100)
 
 
 async def test_an_upload_that_failed_before_the_commit_is_the_commits_failure_and_can_be_done_again(

@@ -8,17 +8,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-import torch
+from later import Later
 
-from deepcoder_trainer import broadcast
-from deepcoder_trainer.broadcast import BroadcastGroup, GroupLost, buckets, placed
-from deepcoder_trainer.learner.sending import WeightSender
 from deepcoder_trainer.types import BroadcastWeights
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices"),
-]
+torch = Later("torch")
+
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("two_gpus")]
 
 SHAPES = [(f"layer.{n}", (1024, 1024)) for n in range(300)]  # 600 MB: several buckets
 
@@ -31,6 +27,8 @@ def weights(version: int) -> list[tuple[str, torch.Tensor]]:
 def receive(offer: BroadcastWeights, name: str, versions: int, answers: Any, dies: bool) -> None:
     """In a process of its own, on the second card."""
     from torch._C._distributed_c10d import TCPStore
+
+    from deepcoder_trainer.broadcast import BroadcastGroup, buckets, placed
 
     device = torch.device("cuda", 1)
     torch.cuda.set_device(device)
@@ -55,6 +53,8 @@ def started(context: Any, *arguments: Any) -> Any:
 
 
 def test_samplers_get_all_weights_by_nccl_and_one_that_dies_ends_nobody() -> None:
+    from deepcoder_trainer.learner.sending import WeightSender
+
     context = torch.multiprocessing.get_context("spawn")
     answers = context.SimpleQueue()
     torch.cuda.set_device(0)
@@ -76,6 +76,10 @@ def test_samplers_get_all_weights_by_nccl_and_one_that_dies_ends_nobody() -> Non
 
 
 def test_a_sampler_whose_learner_is_silent_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    from deepcoder_trainer import broadcast
+    from deepcoder_trainer.broadcast import BroadcastGroup, GroupLost
+    from deepcoder_trainer.learner.sending import WeightSender
+
     monkeypatch.setattr(broadcast, "RECEIVE_SECONDS", 2.0)
     sender = WeightSender("127.0.0.1", 1, torch.device("cuda", 0))
     with pytest.raises(GroupLost):

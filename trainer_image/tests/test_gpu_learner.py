@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
+from later import Later
 
-from deepcoder_trainer.grpo.logprob import linear_logprob
-from deepcoder_trainer.learner.activations import prepare
 from deepcoder_trainer.learner.group import plan_batch
-from deepcoder_trainer.learner.rank import LearnerRank
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+if TYPE_CHECKING:
+    from deepcoder_trainer.learner.rank import LearnerRank
+
+torch = Later("torch")
+
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu")]
 
 
 @pytest.fixture
 def make_rank(make_recipe: Callable, make_learner: Callable) -> Callable[..., Any]:
     """A rank on the card, in bfloat16; without recomputation unless a test prepares it."""
+    from deepcoder_trainer.learner.rank import LearnerRank
+
     made: list[LearnerRank] = []
 
     def make(**recipe: Any) -> LearnerRank:
@@ -46,6 +47,8 @@ def gradient(rank: LearnerRank, step: Any) -> torch.Tensor:
 
 
 def test_the_head_sums_in_float32() -> None:
+    from deepcoder_trainer.grpo.logprob import linear_logprob
+
     torch.manual_seed(0)
     hidden = torch.randn(300, 64, device="cuda", dtype=torch.bfloat16).requires_grad_()
     weight = torch.randn(1000, 64, device="cuda", dtype=torch.bfloat16).requires_grad_()
@@ -63,6 +66,8 @@ def test_the_head_sums_in_float32() -> None:
 def test_kept_and_offloaded_activations_give_the_same_gradient_to_the_bit(
     offload: bool, make_rank: Callable, make_batch: Callable
 ) -> None:
+    from deepcoder_trainer.learner.activations import prepare
+
     rank = make_rank()
     [[step]] = plan_batch(make_batch(), rank.recipe, 64, 1)
     expected = gradient(rank, step)

@@ -7,21 +7,23 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
+from later import Later
 
-from deepcoder_trainer.learner.rank import LearnerRank
+if TYPE_CHECKING:
+    from deepcoder_trainer.learner.rank import LearnerRank
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+torch = Later("torch")
+
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu")]
 
 
 @pytest.fixture
 def rank(make_recipe: Callable, make_learner: Callable) -> Any:
+    from deepcoder_trainer.learner.rank import LearnerRank
+
     settings = make_learner(make_recipe(precision="Float32")).rank.settings
     made = LearnerRank(replace(settings, recipe=make_recipe(precision="BFloat16"), accelerators=True), 0, 1)
     yield made

@@ -6,18 +6,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from torch.nn import functional
+from later import Later
 
-from deepcoder_trainer.grpo.attention import Segments, packed_attention
+torch = Later("torch")
 
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+    from deepcoder_trainer.grpo.attention import Segments, packed_attention
+
     segments = Segments.of(np.array([0, *lengths]).cumsum())
     return packed_attention(torch.nn.Identity(), q, k, v, None, scaling=0.3, segments=segments)[0]
 
 
 def test_one_long_sequence_makes_short_ones_no_dearer(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.nn import functional
+
     squares = []
     attention = functional.scaled_dot_product_attention
 

@@ -10,12 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from later import Later
 
-from deepcoder_trainer.grpo.attention import Segments, packed_attention
-from deepcoder_trainer.grpo.logprob import BLOCK, ROWS, _LinearLogprob, linear_logprob
+torch = Later("torch")
 
 
 def naive(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, temperature: float) -> tuple:
@@ -29,6 +26,8 @@ def naive(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, tem
 def test_values_and_gradients_equal_log_softmax_for_any_tile(
     tile: tuple[int, int], temperature: float, outputs: str
 ) -> None:
+    from deepcoder_trainer.grpo.logprob import linear_logprob
+
     torch.manual_seed(tile[0])
     hidden = (3 * torch.randn(7, 5, dtype=torch.float64)).requires_grad_()
     weight = torch.randn(11, 5, dtype=torch.float64, requires_grad=True)
@@ -44,6 +43,8 @@ def test_values_and_gradients_equal_log_softmax_for_any_tile(
 
 
 def test_without_the_entropy_the_rest_is_the_same() -> None:
+    from deepcoder_trainer.grpo.logprob import linear_logprob
+
     torch.manual_seed(0)
     hidden, weight = torch.randn(9, 4, requires_grad=True), torch.randn(13, 4, requires_grad=True)
     targets = torch.randint(0, 13, (9,))
@@ -56,6 +57,8 @@ def test_without_the_entropy_the_rest_is_the_same() -> None:
 
 
 def test_logits_far_from_zero_lose_nothing() -> None:
+    from deepcoder_trainer.grpo.logprob import linear_logprob
+
     hidden, weight = torch.tensor([[1.0], [-1.0]]), torch.tensor([[3e4], [2.9999e4], [-3e4], [0.0]])
     targets = torch.tensor([1, 2])
     logprob, entropy = linear_logprob(hidden, weight, targets, 1.0, block=1)
@@ -65,6 +68,8 @@ def test_logits_far_from_zero_lose_nothing() -> None:
 
 
 def test_gradients_pass_the_numerical_check() -> None:
+    from deepcoder_trainer.grpo.logprob import linear_logprob
+
     torch.manual_seed(0)
     hidden = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
@@ -72,33 +77,38 @@ def test_gradients_pass_the_numerical_check() -> None:
     assert torch.autograd.gradcheck(lambda h, w: linear_logprob(h, w, targets, 0.7, rows=3, block=4), (hidden, weight))
 
 
-class LiveBytes(TorchDispatchMode):
+def live_bytes() -> Any:
     """Counts the bytes of storage that operators have made and that are still alive, and the most there ever were."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = self.peak = 0
-        self.known: dict[int, Any] = {}
+    class LiveBytes(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.live = self.peak = 0
+            self.known: dict[int, Any] = {}
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
-                self._note(tensor.untyped_storage())
-        return out
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            for tensor in tree_leaves(out):
+                if isinstance(tensor, torch.Tensor):
+                    self._note(tensor.untyped_storage())
+            return out
 
-    def _note(self, storage: Any) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key in self.known:
-            return
+        def _note(self, storage: Any) -> None:
+            key, size = storage._cdata, storage.nbytes()
+            if key in self.known:
+                return
 
-        def gone(_: Any) -> None:
-            del self.known[key]
-            self.live -= size
+            def gone(_: Any) -> None:
+                del self.known[key]
+                self.live -= size
 
-        self.known[key] = weakref.ref(storage, gone)
-        self.live += size
-        self.peak = max(self.peak, self.live)
+            self.known[key] = weakref.ref(storage, gone)
+            self.live += size
+            self.peak = max(self.peak, self.live)
+
+    return LiveBytes()
 
 
 def transient_bytes(head: Callable) -> int:
@@ -106,7 +116,7 @@ def transient_bytes(head: Callable) -> int:
 
     Operands widened to float32 are counted, although CUDA does without.
     """
-    with torch.device("meta"), torch.no_grad(), LiveBytes() as count:
+    with torch.device("meta"), torch.no_grad(), live_bytes() as count:
         hidden = torch.empty(32_768, 5120, dtype=torch.bfloat16)
         weight = torch.empty(152_064, 5120, dtype=torch.bfloat16)
         targets, up = torch.empty(32_768, dtype=torch.long), torch.empty(32_768)
@@ -117,6 +127,8 @@ def transient_bytes(head: Callable) -> int:
 
 def tiles(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, up: torch.Tensor) -> tuple:
     """The head's two passes, one after the other."""
+    from deepcoder_trainer.grpo.logprob import BLOCK, ROWS, _LinearLogprob
+
     saved = SimpleNamespace(set_materialize_grads=lambda _: None)
     saved.save_for_backward = lambda *tensors: setattr(saved, "saved_tensors", tensors)
     logprob, entropy = _LinearLogprob.forward(saved, hidden, weight, targets, 0.6, True, ROWS, BLOCK)
@@ -141,6 +153,8 @@ def test_it_takes_twenty_times_less_memory_than_all_logits() -> None:
 
 
 def test_bfloat16_inputs_are_multiplied_in_float32() -> None:
+    from deepcoder_trainer.grpo.logprob import linear_logprob
+
     torch.manual_seed(0)
     hidden, weight = torch.randn(64, 32).bfloat16(), torch.randn(200, 32).bfloat16()
     targets = torch.randint(0, 200, (64,))
@@ -152,6 +166,8 @@ def test_bfloat16_inputs_are_multiplied_in_float32() -> None:
 
 
 def test_no_position_at_all_still_gives_gradients() -> None:
+    from deepcoder_trainer.grpo.logprob import linear_logprob
+
     hidden = torch.zeros(0, 4, requires_grad=True)
     weight = torch.randn(5, 4, requires_grad=True)
     logprob, _ = linear_logprob(hidden, weight, torch.zeros(0, dtype=torch.long), 1.0)
@@ -162,6 +178,8 @@ def test_no_position_at_all_still_gives_gradients() -> None:
 
 
 def test_packed_attention_equals_attention_over_each_sequence_alone() -> None:
+    from deepcoder_trainer.grpo.attention import Segments, packed_attention
+
     torch.manual_seed(0)
     lengths = [5, 1, 9, 2]
     q = torch.randn(1, 4, sum(lengths), 8, dtype=torch.float64, requires_grad=True)

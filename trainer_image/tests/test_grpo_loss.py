@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
+from later import Later
 
 from deepcoder_contracts.recipe import Loss, Recipe
-from deepcoder_trainer.grpo.loss import LossSettings, policy_loss
 from deepcoder_trainer.grpo.summary import GAP_BINS, summarize
+
+if TYPE_CHECKING:
+    from deepcoder_trainer.grpo.loss import LossSettings
+
+torch = Later("torch")
 
 
 def token_loss(
@@ -55,45 +59,49 @@ def random_tokens(seed: int, n: int = 200) -> dict[str, torch.Tensor]:
     }
 
 
-SETTINGS = {
-    "clip": LossSettings(),
-    "cispo": LossSettings(kind=Loss.CISPO),
-    "clip with TIS": LossSettings(recompute=True, tis_cap=2.0),
-    "cispo with TIS": LossSettings(kind=Loss.CISPO, recompute=True, tis_cap=1.3),
-    "clip against the sampler, capped": LossSettings(tis_cap=2.0),
-    "clip against the sampler, cap within the clip range": LossSettings(tis_cap=1.1),
-    "cispo against the sampler, cap within the clip range": LossSettings(kind=Loss.CISPO, tis_cap=1.1),
-    "entropy bonus": LossSettings(entropy_coefficient=0.01),
-    "divergence": LossSettings(kl_coefficient=0.05),
-    "divergence and entropy, recomputed": LossSettings(kl_coefficient=0.5, entropy_coefficient=0.01, recompute=True),
-    "as published": LossSettings(recompute=True, importance=False, tis_cap=2.0),
-    "against the sampler, not weighted": LossSettings(importance=False, tis_cap=1.1),
-    "symmetric clip": LossSettings(clip_low=0.2, clip_high=0.2),
+SETTINGS: dict[str, dict[str, Any]] = {
+    "clip": {},
+    "cispo": {"kind": Loss.CISPO},
+    "clip with TIS": {"recompute": True, "tis_cap": 2.0},
+    "cispo with TIS": {"kind": Loss.CISPO, "recompute": True, "tis_cap": 1.3},
+    "clip against the sampler, capped": {"tis_cap": 2.0},
+    "clip against the sampler, cap within the clip range": {"tis_cap": 1.1},
+    "cispo against the sampler, cap within the clip range": {"kind": Loss.CISPO, "tis_cap": 1.1},
+    "entropy bonus": {"entropy_coefficient": 0.01},
+    "divergence": {"kl_coefficient": 0.05},
+    "divergence and entropy, recomputed": {"kl_coefficient": 0.5, "entropy_coefficient": 0.01, "recompute": True},
+    "as published": {"recompute": True, "importance": False, "tis_cap": 2.0},
+    "against the sampler, not weighted": {"importance": False, "tis_cap": 1.1},
+    "symmetric clip": {"clip_low": 0.2, "clip_high": 0.2},
 }
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
 @pytest.mark.parametrize("seed", range(3))
-def test_loss_and_gradients_are_those_of_the_formula(settings: LossSettings, seed: int) -> None:
-    t = random_tokens(seed)
+def test_loss_and_gradients_are_those_of_the_formula(settings: dict[str, Any], seed: int) -> None:
+    from deepcoder_trainer.grpo.loss import LossSettings, policy_loss
+
+    chosen, t = LossSettings(**settings), random_tokens(seed)
     logprob, entropy = t["logprob"].clone().requires_grad_(), t["entropy"].clone().requires_grad_()
     rest = (t[name] for name in ("old_logprob", "behaviour", "advantages", "mask"))
-    loss, _ = policy_loss(logprob, entropy, *rest, settings, t["reference"])
+    loss, _ = policy_loss(logprob, entropy, *rest, chosen, t["reference"])
     loss.backward()
     expected = torch.zeros((), dtype=torch.float64)
     lp, h = t["logprob"].clone().requires_grad_(), t["entropy"].clone().requires_grad_()
     for i in range(len(lp)):
         if t["mask"][i]:
             rest = (float(t[k][i]) for k in ("old_logprob", "behaviour", "advantages", "reference"))
-            expected = expected + token_loss(lp[i], h[i], *rest, settings)
+            expected = expected + token_loss(lp[i], h[i], *rest, chosen)
     expected.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(logprob.grad, lp.grad, rtol=1e-10, atol=1e-12)
-    if settings.entropy_coefficient:
+    if chosen.entropy_coefficient:
         torch.testing.assert_close(entropy.grad, h.grad, rtol=1e-10, atol=1e-12)
 
 
 def test_a_token_beyond_the_clip_gets_no_gradient_under_clip_and_keeps_one_under_cispo() -> None:
+    from deepcoder_trainer.grpo.loss import LossSettings, policy_loss
+
     one = lambda x: torch.tensor([x], dtype=torch.float64)  # noqa: E731
     grads = {}
     for kind in Loss:
@@ -109,6 +117,8 @@ def test_a_token_beyond_the_clip_gets_no_gradient_under_clip_and_keeps_one_under
 
 @pytest.mark.parametrize(("cap", "gradient"), [(math.inf, math.exp(5)), (2.0, 2.0)])
 def test_a_stale_token_of_negative_advantage_pushes_no_harder_than_the_cap(cap: float, gradient: float) -> None:
+    from deepcoder_trainer.grpo.loss import LossSettings, policy_loss
+
     one = lambda x: torch.tensor([x], dtype=torch.float64)  # noqa: E731
     logprob = one(-1.0).requires_grad_()
     settings = LossSettings(tis_cap=cap)
@@ -117,6 +127,8 @@ def test_a_stale_token_of_negative_advantage_pushes_no_harder_than_the_cap(cap: 
 
 
 def test_the_published_synchronous_recipe_is_untouched_by_the_cap_where_sampler_and_learner_agree() -> None:
+    from deepcoder_trainer.grpo.loss import LossSettings, policy_loss
+
     t = random_tokens(0)
     t["behaviour"] = t["old_logprob"]
     losses = [
@@ -127,6 +139,8 @@ def test_the_published_synchronous_recipe_is_untouched_by_the_cap_where_sampler_
 
 
 def test_the_cap_is_of_the_recompute_or_of_the_ratio_itself() -> None:
+    from deepcoder_trainer.grpo.loss import LossSettings
+
     for recipe, recompute in (
         (Recipe(old_logprobs="Recompute"), True),
         (Recipe(old_logprobs="Behaviour"), False),
@@ -138,6 +152,8 @@ def test_the_cap_is_of_the_recompute_or_of_the_ratio_itself() -> None:
 
 
 def test_the_weight_can_be_left_out_as_published() -> None:
+    from deepcoder_trainer.grpo.loss import LossSettings, policy_loss
+
     t = random_tokens(1)
     inputs = [t[k] for k in ("logprob", "entropy", "old_logprob", "behaviour", "advantages", "mask")]
     recipe = Recipe(max_off_policy=0, importance="Off")
@@ -149,6 +165,8 @@ def test_the_weight_can_be_left_out_as_published() -> None:
 
 
 def test_the_divergence_is_reported_and_is_zero_from_itself() -> None:
+    from deepcoder_trainer.grpo.loss import LossSettings, policy_loss
+
     t = random_tokens(2)
     inputs = [t[k] for k in ("logprob", "entropy", "old_logprob", "behaviour", "advantages", "mask")]
     for reference, expected in ((t["logprob"], 0.0), (t["logprob"] + 0.5, math.exp(0.5) - 1.5)):
@@ -159,6 +177,8 @@ def test_the_divergence_is_reported_and_is_zero_from_itself() -> None:
 
 
 def test_metrics_count_each_side_of_the_clip() -> None:
+    from deepcoder_trainer.grpo.loss import LossSettings, policy_loss
+
     ratio = torch.tensor([0.5, 0.5, 1.0, 2.0, 2.0, 2.0], dtype=torch.float64)
     zero = torch.zeros(6, dtype=torch.float64)
     advantages = torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0, 1.0], dtype=torch.float64)
@@ -179,6 +199,8 @@ def test_metrics_count_each_side_of_the_clip() -> None:
 
 
 def test_metrics_of_no_token_at_all_are_finite() -> None:
+    from deepcoder_trainer.grpo.loss import LossSettings, policy_loss
+
     none = torch.zeros(0, dtype=torch.float64)
     loss, sums = policy_loss(none, none, none, none, none, none.bool(), LossSettings())
     assert float(loss) == 0

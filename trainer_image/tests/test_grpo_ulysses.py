@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-import torch.distributed as dist
 from gloo_ranks import GlooRanks, Place
+from later import Later
 
-from deepcoder_trainer.grpo.attention import Segments, packed_attention
-from deepcoder_trainer.grpo.ulysses import exchange
+torch = Later("torch")
+dist = Later("torch.distributed")
 
 LENGTHS = [5, 1, 9, 3]
 """Sequences of a row; the third lies on both ranks."""
@@ -37,6 +36,8 @@ def attention(
     row: dict[str, np.ndarray], device: str, dtype: str, group: dist.ProcessGroup | None = None
 ) -> dict[str, np.ndarray]:
     """The attention over what `row` holds, and the gradients."""
+    from deepcoder_trainer.grpo.attention import Segments, packed_attention
+
     segments = Segments.of(np.array([0, *LENGTHS]).cumsum(), device)
     q, k, v, up = (torch.from_numpy(row[n].copy()).to(device, getattr(torch, dtype)) for n in ("q", "k", "v", "up"))
     inputs = [x.requires_grad_() for x in (q, k, v)]
@@ -60,6 +61,8 @@ def assert_same(parts: Sequence[dict[str, np.ndarray]], whole: dict[str, np.ndar
 
 
 def exchanged(place: Place, dtype: str) -> Any:
+    from deepcoder_trainer.grpo.ulysses import exchange
+
     dist.init_process_group("gloo", store=place.store(), rank=place.rank, world_size=place.world)
     try:
         group = dist.new_subgroups(place.world)[0]
@@ -81,7 +84,7 @@ def test_two_ranks_attend_like_one(
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs: an all-to-all over NCCL is between devices")
+@pytest.mark.usefixtures("two_gpus")  # an all-to-all over NCCL is between devices
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2), (4, 1)])
 def test_two_gpus_attend_like_one(heads: int, kv_heads: int, two_ranks: GlooRanks) -> None:
     row = random_row(heads, kv_heads, 64)

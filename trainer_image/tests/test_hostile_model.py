@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from later import Later
 
 from deepcoder_contracts.recipe import Precision
 from deepcoder_trainer.errors import BadConfig
-from deepcoder_trainer.learner.model import load_policy, read_config
 from deepcoder_trainer.sampler.settings import EngineSettings
 from deepcoder_trainer.sampler.start import model_files
 from deepcoder_trainer.sampler.translation import engine_arguments
 from deepcoder_trainer.tokenizer import load_tokenizer
+
+torch = Later("torch")
 
 
 class Payload:
@@ -59,6 +60,8 @@ def owned(tmp_path: Path) -> Path:
 
 
 def test_code_that_comes_with_a_model_is_not_run(hostile: Path, owned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from deepcoder_trainer.learner.model import read_config
+
     monkeypatch.setattr("builtins.input", lambda *_: "y")  # transformers asks, where nobody has said no
     read_config(hostile)
     load_tokenizer(hostile)
@@ -74,6 +77,8 @@ def test_samplers_are_sent_no_code_and_told_to_run_none(hostile: Path) -> None:
 
 
 def test_pickled_weights_are_refused_unread(hostile: Path, owned: Path) -> None:
+    from deepcoder_trainer.learner.model import load_policy
+
     (hostile / "model.safetensors").unlink()
     for name in ("pytorch_model.bin", "model.pt"):
         (hostile / name).write_bytes(pickle.dumps(Payload(owned)))
@@ -84,6 +89,8 @@ def test_pickled_weights_are_refused_unread(hostile: Path, owned: Path) -> None:
 
 @pytest.mark.parametrize("file", ["../../other/model.safetensors", "/etc/passwd", "sub/model.safetensors"])
 def test_index_that_leads_out_of_the_models_folder_is_refused(hostile: Path, file: str) -> None:
+    from deepcoder_trainer.learner.model import load_policy
+
     (hostile / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"lm_head.weight": file}}))
     with pytest.raises(BadConfig, match="which is not beside it"):
         load_policy(hostile, torch.device("cpu"), Precision.FLOAT32)

@@ -6,13 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from later import Later
 
 from deepcoder_contracts.recipe import Precision
-from deepcoder_trainer.learner.activations import ATTENTION, HostMemory, prepare
 from deepcoder_trainer.learner.group import plan_batch
-from deepcoder_trainer.learner.model import load_policy
+
+torch = Later("torch")
 
 MODES = {
     "recomputed": {"keep_attention": False, "offload": False},
@@ -22,19 +21,21 @@ MODES = {
 }
 
 
-class AttentionRuns(TorchDispatchMode):
-    """Counts forward passes of attention, in whatever graph."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += func in ATTENTION
-        return func(*args, **(kwargs or {}))
-
-
 def attention_runs(work: Callable[[], Any]) -> int:
+    """Forward passes of attention, in whatever graph."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from deepcoder_trainer.learner.activations import ATTENTION
+
+    class AttentionRuns(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.count = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.count += func in ATTENTION
+            return func(*args, **(kwargs or {}))
+
     with AttentionRuns() as runs:
         work()
     return runs.count
@@ -57,6 +58,8 @@ def gradient(learner: Any, step: Any) -> torch.Tensor:
 def test_the_gradient_is_the_same_to_the_bit(
     mode: dict[str, bool], precision: str, make_recipe: Callable, make_batch: Callable, make_learner: Callable
 ) -> None:
+    from deepcoder_trainer.learner.activations import prepare
+
     recipe = make_recipe(optimizer_steps=1, precision=precision)
     [[step]] = plan_batch(make_batch(), recipe, 64, 1)
     learner = make_learner(recipe).rank
@@ -71,6 +74,8 @@ def test_the_gradient_is_the_same_to_the_bit(
 def test_attention_runs_once_a_layer_where_its_output_is_kept(
     mode: dict[str, bool], make_recipe: Callable, make_batch: Callable, make_learner: Callable
 ) -> None:
+    from deepcoder_trainer.learner.activations import prepare
+
     recipe = make_recipe(optimizer_steps=1)
     [[step]] = plan_batch(make_batch(), recipe, 64, 1)
     learner = make_learner(recipe).rank
@@ -99,6 +104,8 @@ def saved_bytes(learner: Any, step: Any) -> int:
 def test_a_layer_keeps_its_input_alone_and_nothing_when_that_is_offloaded(
     make_recipe: Callable, make_batch: Callable, make_learner: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from deepcoder_trainer.learner.activations import HostMemory, prepare
+
     made: list[HostMemory] = []
     original = HostMemory.clear
     monkeypatch.setattr(HostMemory, "clear", lambda self: (made.append(self), original(self))[1])
@@ -118,6 +125,8 @@ def test_a_layer_keeps_its_input_alone_and_nothing_when_that_is_offloaded(
 def test_what_a_failed_pass_has_parked_is_dropped_by_the_next(
     make_recipe: Callable, make_batch: Callable, make_learner: Callable
 ) -> None:
+    from deepcoder_trainer.learner.activations import prepare
+
     recipe = make_recipe(optimizer_steps=1)
     [[step]] = plan_batch(make_batch(), recipe, 64, 1)
     learner = make_learner(recipe).rank
@@ -141,6 +150,8 @@ def test_a_policy_is_loaded_with_it(
     make_learner: Callable,
     tiny_model: Callable,
 ) -> None:
+    from deepcoder_trainer.learner.model import load_policy
+
     recipe = make_recipe(optimizer_steps=1)
     [[step]] = plan_batch(make_batch(), recipe, 64, 1)
     learner = make_learner(recipe).rank
@@ -160,6 +171,8 @@ def test_a_policy_is_loaded_with_it(
 def test_no_gradient_no_copy(
     make_recipe: Callable, make_batch: Callable, make_learner: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from deepcoder_trainer.learner.activations import HostMemory, prepare
+
     recipe = make_recipe(optimizer_steps=1)
     [[step]] = plan_batch(make_batch(), recipe, 64, 1)
     learner = make_learner(recipe).rank

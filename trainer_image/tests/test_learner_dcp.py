@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
+from later import Later
 
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged
-from deepcoder_trainer.learner.dcp import SafetensorsReader, SafetensorsWriter
 from deepcoder_trainer.learner.group import plan_batch
+
+torch = Later("torch")
 
 
 def state(learner: Any) -> dict[str, torch.Tensor]:
@@ -44,6 +44,8 @@ def test_four_steps_equal_two_steps_saved_and_loaded_and_two_more(
 def test_a_save_holds_the_state_of_its_moment_though_training_goes_on(
     make_learner: Callable, make_batch: Callable, tmp_path: Path
 ) -> None:
+    from safetensors.torch import load_file
+
     learner = make_learner()
     plan = plan_batch(make_batch(), learner.rank.recipe, 64, 1)[0]
     learner.rank.train(plan)
@@ -71,6 +73,8 @@ def test_without_optimizer_a_load_starts_it_from_zero(
 
 
 def test_only_safetensors_and_json_are_written(make_learner: Callable, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
     learner = make_learner()
     learner.rank.save(tmp_path)
     files = learner.rank.saved(tmp_path).files()
@@ -87,6 +91,8 @@ def test_what_is_no_tensor_is_refused_instead_of_pickled(tmp_path: Path) -> None
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.api import CheckpointException
 
+    from deepcoder_trainer.learner.dcp import SafetensorsWriter
+
     with pytest.raises(CheckpointException, match="no tensor"):
         dcp.save({"lr": 0.1}, storage_writer=SafetensorsWriter(tmp_path, 0), no_dist=True)
     assert list(tmp_path.iterdir()) == []
@@ -96,6 +102,7 @@ def test_large_states_are_split_over_files(tmp_path: Path, monkeypatch: pytest.M
     import torch.distributed.checkpoint as dcp
 
     from deepcoder_trainer.learner import dcp as ours
+    from deepcoder_trainer.learner.dcp import SafetensorsReader, SafetensorsWriter
 
     monkeypatch.setattr(ours, "_FILE_BYTES", 100)
     tensors = {f"t{i}": torch.full((10,), float(i)) for i in range(5)} | {"scalar": torch.tensor(3.0)}
@@ -111,6 +118,8 @@ def test_large_states_are_split_over_files(tmp_path: Path, monkeypatch: pytest.M
     "damage", ["missing metadata", "metadata is no JSON", "path leaves the folder", "missing file", "file is cut"]
 )
 def test_damaged_files_are_told_as_damage(damage: str, make_learner: Callable, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
     learner = make_learner()
     learner.rank.save(tmp_path)
     [tensors, _, metadata] = learner.rank.saved(tmp_path).files()

@@ -10,8 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
+from later import Later
 
 from deepcoder_contracts.manifest import Manifest, ManifestKind
 from deepcoder_contracts.recipe import Precision
@@ -19,9 +18,9 @@ from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.checkpoint import transfer
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, CheckpointFailed, StorageUnavailable
 from deepcoder_trainer.checkpoint.storage_file import FileStore
-from deepcoder_trainer.learner import dcp
 from deepcoder_trainer.learner.group import Deadlines, RayLearner
-from deepcoder_trainer.learner.pretrained import write_pretrained
+
+torch = Later("torch")
 
 PREFIX = "short/step-000001.a001"
 
@@ -67,6 +66,8 @@ async def test_a_failed_upload_leaves_no_file_on_the_machine(
 async def test_a_state_that_does_not_fit_the_disk_is_removed_and_the_next_save_stands(
     make_learner: Callable, make_config: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from deepcoder_trainer.learner import dcp
+
     learner, config = make_learner(), make_config()
 
     def full(_tensors: Any, path: Path) -> None:
@@ -141,6 +142,8 @@ async def test_files_of_a_damaged_checkpoint_make_room_for_the_one_that_is_broug
 
 
 async def test_scalars_lie_apart_from_what_is_large(make_learner: Callable, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
     learner = make_learner()
     await learner.save(str(tmp_path))
     scalars = [load_file(p) for p in learner.rank.saved(tmp_path).files() if p.name.endswith("-001.safetensors")]
@@ -170,6 +173,8 @@ async def test_a_file_that_metadata_names_and_the_manifest_does_not_is_damage(
 
 
 def test_a_model_without_generation_settings_is_exported_with_the_published_ones(tmp_path: Path) -> None:
+    from deepcoder_trainer.learner.pretrained import write_pretrained
+
     source, target = tmp_path / "source", tmp_path / "target"
     source.mkdir()
     (source / "config.json").write_text('{"eos_token_id": 3}')

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
 from grpo_reference import Reference, assert_same_gradients, both_gradients, exact_ranks, near_policy
+from later import Later
 
 from deepcoder_trainer.learner.group import plan_batch
+
+torch = Later("torch")
 
 SWITCHES: dict[str, dict[str, Any]] = {
     "recipe": {},

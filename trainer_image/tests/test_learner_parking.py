@@ -7,20 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch.distributed.tensor import DTensor
+from later import Later
 
 from deepcoder_contracts.recipe import Recipe
-from deepcoder_trainer.learner.weights import in_one_buffer, padded
+
+torch = Later("torch")
 
 
 def state(rank: Any) -> dict[str, torch.Tensor]:
+    from torch.distributed.tensor import DTensor
+
     return {
         name: (v.to_local() if isinstance(v, DTensor) else v).clone() for name, v in rank._state(optimizer=True).items()
     }
 
 
 def on_device(rank: Any) -> int:
+    from torch.distributed.tensor import DTensor
+
     return sum((t.to_local() if isinstance(t, DTensor) else t).untyped_storage().nbytes() for t in rank._held())
 
 
@@ -104,6 +108,8 @@ async def test_gaps_are_differences_from_the_samplers_log_probabilities(
 
 
 def test_weights_in_one_buffer_are_found_again_where_it_says() -> None:
+    from deepcoder_trainer.learner.weights import in_one_buffer, padded
+
     weights = {
         "a": torch.randn(3, 5),
         "b": torch.randn(7).bfloat16(),

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from later import Later
 
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.grpo.summary import combine
 from deepcoder_trainer.learner.group import plan_batch
+
+torch = Later("torch")
 
 
 @pytest.fixture(autouse=True)

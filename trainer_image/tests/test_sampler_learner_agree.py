@@ -15,7 +15,6 @@ import pytest
 from sampler_agreement import agree, agree_by_broadcast, agree_by_way_of_the_card, probed, started
 
 from deepcoder_contracts.recipe import Recipe
-from deepcoder_trainer import broadcast
 
 pytestmark = pytest.mark.vllm
 
@@ -48,6 +47,8 @@ async def test_log_probabilities_equal_the_learners_after_each_sync(
     stepped: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    from deepcoder_trainer import broadcast
+
     model = make_coder_model(architecture, tied=tied)
     learner = make_learner(make_recipe(learning_rate=3e-3), model)
     async with started(model, stepped=stepped) as sampler:

@@ -11,14 +11,10 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from deepcoder_trainer.demo import make
 from deepcoder_trainer.demo.families import FAMILIES, Family
 from deepcoder_trainer.demo.generator import MOST_STEPS, Chain, Step, distinct_chains, draw_tests
 from deepcoder_trainer.demo.programs import Sloppiness, fenced, sloppy_answer
-from deepcoder_trainer.demo.tokenizer import train_tokenizer
-from deepcoder_trainer.demo.warmstart import WarmStart
 from deepcoder_trainer.problems.dataset import load_dataset
 from deepcoder_trainer.problems.extract import last_fenced_block
 from deepcoder_trainer.problems.prompt import encode_prompt
@@ -115,6 +111,10 @@ def test_sloppiness_decides_how_answers_look() -> None:
 
 
 def test_tokenizer_round_trips_splits_where_meant_and_is_repeatable(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    from deepcoder_trainer.demo.tokenizer import train_tokenizer
+
     rng = random.Random(4)
     texts = [t for c in chains(300) for t in (c.statement, sloppy_answer(c, rng, Sloppiness()))]
     tokenizer = train_tokenizer(texts, 512, 256)
@@ -135,6 +135,11 @@ def test_tokenizer_round_trips_splits_where_meant_and_is_repeatable(tmp_path: Pa
 
 
 def test_make_demo_is_deterministic_whole_and_loadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from deepcoder_trainer.demo import make
+    from deepcoder_trainer.demo.warmstart import WarmStart
+
     monkeypatch.setattr(make, "TRAIN_PROBLEMS", 60)
     monkeypatch.setattr(make, "HELD_OUT_PROBLEMS", 20)
     settings = WarmStart(steps=2, batch_size=4)

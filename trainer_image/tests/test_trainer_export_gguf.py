@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import export_world
 import pytest
@@ -12,9 +12,9 @@ import pytest
 from deepcoder_trainer.__main__ import main
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.export.formats import Format
-from deepcoder_trainer.export.run import Done, Order, export
-from deepcoder_trainer.export.shards import Folder
-from deepcoder_trainer.export.tensors import PretrainedTensors
+
+if TYPE_CHECKING:
+    from deepcoder_trainer.export.run import Done
 
 LLAMA3_ROPE = {
     "rope_type": "llama3",
@@ -39,6 +39,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def to_gguf(source: Path, target: Path, form: Format, rope: int | None = None) -> Done:
+    from deepcoder_trainer.export.run import Order, export
+
     return export(Order(f"file://{source}", f"file://{target}", form, rope=rope), lambda _text: None)
 
 
@@ -54,6 +56,8 @@ def to_gguf(source: Path, target: Path, form: Format, rope: int | None = None) -
 def test_llama_cpp_computes_what_the_source_does(
     architecture: str, overrides: dict[str, Any], rope: int | None, llama_cpp: Any, tmp_path: Path
 ) -> None:
+    from deepcoder_trainer.export.run import Order, export
+
     source = export_world.commit(
         export_world.make_model(tmp_path / "model", architecture, **overrides), tmp_path / "run"
     )
@@ -145,6 +149,8 @@ def test_a_tokenizer_that_llama_cpp_has_no_words_for_is_refused_by_name(
 
 def test_a_llama_that_does_not_say_its_key_value_heads_has_as_many_as_of_queries(tmp_path: Path) -> None:
     from deepcoder_trainer.export.gguf_model import write_gguf
+    from deepcoder_trainer.export.shards import Folder
+    from deepcoder_trainer.export.tensors import PretrainedTensors
 
     model = export_world.make_model(tmp_path / "model", "Llama", num_key_value_heads=4)
     config = json.loads((model / "config.json").read_text())

@@ -10,7 +10,7 @@ import export_world
 import pytest
 
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged
-from deepcoder_trainer.export import huggingface, prompts
+from deepcoder_trainer.export import prompts
 from deepcoder_trainer.export.errors import ExportFailed
 
 PROMPTS = [[5, 9, 300, 41, 7, 8, 120, 77], [3, 3, 88]]
@@ -22,6 +22,7 @@ def test_logits_layer_by_layer_are_the_whole_models(architecture: str, rope: int
     import torch
     from transformers import AutoModelForCausalLM
 
+    from deepcoder_trainer.export import huggingface
     from deepcoder_trainer.export.forward import Layerwise
     from deepcoder_trainer.export.shards import Folder
     from deepcoder_trainer.export.tensors import PretrainedTensors

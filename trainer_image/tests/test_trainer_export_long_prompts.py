@@ -25,10 +25,6 @@ import export_world
 import pytest
 import yaml
 
-from deepcoder_trainer.export.forward import Layerwise
-from deepcoder_trainer.export.run import Order, export
-from deepcoder_trainer.export.shards import Folder
-from deepcoder_trainer.export.tensors import PretrainedTensors
 from deepcoder_trainer.sampler.engine import CPU_ENVIRONMENT, ENVIRONMENT
 
 pytestmark = [pytest.mark.vllm, pytest.mark.long, pytest.mark.timeout(1800)]
@@ -113,6 +109,10 @@ def complete(address: str, body: Mapping[str, Any]) -> dict[str, Any]:
 
 def last_logprobs(model: Path, prompt: list[int]) -> Any:
     """Log-probabilities of what follows a prompt, layer by layer in float32."""
+    from deepcoder_trainer.export.forward import Layerwise
+    from deepcoder_trainer.export.shards import Folder
+    from deepcoder_trainer.export.tensors import PretrainedTensors
+
     layers = Layerwise(model, PretrainedTensors(Folder(model)))
     [hidden] = layers.hidden([prompt])
     return layers.logits(hidden[-1:])[0].log_softmax(-1)
@@ -122,6 +122,8 @@ def last_logprobs(model: Path, prompt: list[int]) -> Any:
     ("settings", "rope", "tokens"), [(at_64k, None, 40_000), (at_128k, POSITIONS, 70_000)], ids=["64K", "128K-YaRN"]
 )
 def test_the_example_serves_prompts_of_its_length(settings: Any, rope: int | None, tokens: int, tmp_path: Path) -> None:
+    from deepcoder_trainer.export.run import Order, export
+
     source = export_world.commit(export_world.make_model(tmp_path / "model", **SHAPE), tmp_path / "run")
     plain, scaled = tmp_path / "plain", tmp_path / "scaled"
     export(Order(f"file://{source}", f"file://{plain}"), lambda _text: None)

@@ -10,8 +10,6 @@ import pytest
 
 from deepcoder_trainer.checkpoint.errors import CheckpointDamaged
 from deepcoder_trainer.checkpoint.opening import open_storage
-from deepcoder_trainer.export.shards import Folder, StoredFolder
-from deepcoder_trainer.export.tensors import CheckpointTensors
 from deepcoder_trainer.learner.wire import METADATA
 
 
@@ -35,6 +33,8 @@ from deepcoder_trainer.learner.wire import METADATA
     ],
 )
 def test_a_stored_file_that_is_not_what_it_says_is_refused_by_name(content: Any, said: str, tmp_path: Path) -> None:
+    from deepcoder_trainer.export.shards import StoredFolder
+
     if isinstance(content, dict):
         header = json.dumps(content).encode()
         content = len(header).to_bytes(8, "little") + header + b"\0" * 12
@@ -48,6 +48,8 @@ def test_a_stored_file_that_is_not_what_it_says_is_refused_by_name(content: Any,
 def test_stored_rows_are_those_of_the_file(tmp_path: Path) -> None:
     import torch
     from safetensors.torch import save_file
+
+    from deepcoder_trainer.export.shards import StoredFolder
 
     weights = {
         "a": torch.arange(35, dtype=torch.float32).reshape(7, 5),
@@ -71,6 +73,9 @@ def test_a_weight_of_which_a_part_lies_nowhere_makes_a_damaged_checkpoint(tmp_pa
     """What no file holds would be whatever lay in memory, and be published."""
     import torch
     from safetensors.torch import save_file
+
+    from deepcoder_trainer.export.shards import Folder
+    from deepcoder_trainer.export.tensors import CheckpointTensors
 
     save_file({"a": torch.ones(2, 3)}, tmp_path / "a.safetensors")
     chunk = {"offsets": [0, 0], "sizes": [2, 3], "file": "a.safetensors", "key": "a"}

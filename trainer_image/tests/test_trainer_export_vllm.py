@@ -12,7 +12,6 @@ import pytest
 
 from deepcoder_trainer.export import prompts
 from deepcoder_trainer.export.formats import Format
-from deepcoder_trainer.export.run import Order, export
 from deepcoder_trainer.loading import loading
 from deepcoder_trainer.sampler.engine import CPU_ENVIRONMENT, ENVIRONMENT
 from deepcoder_trainer.sampler.stepped import leave_the_compiler_out, register_architecture
@@ -56,6 +55,8 @@ def served(form: Format, root: Path, dtype: str) -> tuple[list[dict[int, float]]
     """vLLM's log-probabilities after the prompts, and the source's by transformers in float32."""
     from transformers import AutoTokenizer
 
+    from deepcoder_trainer.export.run import Order, export
+
     source = export_world.commit(export_world.make_model(root / "model"), root / "run")
     export(Order(f"file://{source}", f"file://{root}/out", form, shard_bytes=200_000), lambda _text: None)
     tokens = prompts.tokens(AutoTokenizer.from_pretrained(source))
@@ -97,6 +98,8 @@ def test_vllm_serves_fp8_within_its_rounding(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_vllm_serves_an_export_with_scaled_positions_beyond_those_it_was_trained_for(tmp_path: Path) -> None:
+    from deepcoder_trainer.export.run import Order, export
+
     source = export_world.commit(export_world.make_model(tmp_path / "model"), tmp_path / "run")
     trained = json.loads((source / "config.json").read_text())["max_position_embeddings"]
     assert trained == 128

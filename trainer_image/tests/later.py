@@ -1,0 +1,36 @@
+"""Modules that take seconds to load, for tests that name them at their top.
+
+Each worker collects all tests and runs some of them. Who needs torch says `torch = Later("torch")`, and it is loaded
+when a test uses it first; what is wanted of such a module by name is imported within the function that uses it.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from deepcoder_trainer.loading import loading
+
+_ASKED = ("__bases__", "__test__", "__wrapped__", "_mock_name")
+"""Of all that it finds in a test file pytest asks for these, while it collects."""
+LOADED = pytest.StashKey[set[str]]()
+"""Packages that were there when the tests had been collected."""
+
+
+class Later(ModuleType):
+    """Another name of a module, which is loaded when something of it is asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        if self.__name__ not in sys.modules:
+            if name in _ASKED:
+                raise AttributeError(name)
+            with loading():
+                import_module(self.__name__)
+        return getattr(sys.modules[self.__name__], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise TypeError(f"nobody else would see it: import {self.__name__} in the test that sets {name}")
