@@ -6,6 +6,7 @@ release's: helm takes half a second each time.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 from collections.abc import AsyncIterator, Mapping
@@ -30,6 +31,7 @@ _RIGHTS = {
     "ServiceAccount": SERVICE_ACCOUNTS,
 }
 _TOKEN_SECONDS = 3600
+_IN_FORCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -101,11 +103,28 @@ async def account(
         (name,) = [o["metadata"]["name"] for o in made if o["kind"] == "ServiceAccount"]
         path = directory / "operator.kubeconfig"
         path.write_text(json.dumps(with_token(kubeconfig, await token(kube, namespace, name))))
-        yield Account(namespace, name, path, objects)
+        made_of = Account(namespace, name, path, objects)
+        for role in made_of.roles:
+            await _in_force(kube, made_of, role)
+        yield made_of
     finally:
         for obj in made:
             if obj["kind"].startswith("Cluster"):
                 await kube.delete(_RIGHTS[obj["kind"]], None, obj["metadata"]["name"])
+
+
+async def _in_force(kube: Kube, account: Account, role: Object) -> None:
+    """Until the API server goes by a role and by what binds it, a moment after they are stored: what an operator asks
+    for before that is refused, and the whole session fails for it."""
+    rule = role["rules"][0]
+    resource, _, subresource = rule["resources"][0].partition("/")
+    about = {"verb": rule["verbs"][0], "group": rule["apiGroups"][0], "resource": resource, "subresource": subresource}
+    about |= {"namespace": role["metadata"].get("namespace", ""), "name": rule.get("resourceNames", [""])[0]}
+    body = {"spec": {"user": f"system:serviceaccount:{account.user}", "resourceAttributes": about}}
+    body |= {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview"}
+    async with asyncio.timeout(_IN_FORCE_SECONDS):
+        while not (await kube.post("/apis/authorization.k8s.io/v1/subjectaccessreviews", body))["status"]["allowed"]:
+            await asyncio.sleep(0.02)
 
 
 def _is_for_people(obj: Object) -> bool:
