@@ -225,7 +225,7 @@ def test_line_that_the_judge_failed_on_is_told_by_the_exit_status():
 
 
 def test_deadline_of_a_line_counts_from_when_its_judging_begins():
-    slow = line(1, code="import time\ntime.sleep(0.6)\nprint(input())", deadline_s=3.5)
+    slow = line(1, code="import time\ntime.sleep(1.2)\nprint(input())", deadline_s=8)  # and 9.6 s for all
     done = run("judge", "--workers", "1", text=(slow + "\n") * 8)
     assert [json.loads(each)["passed"] for each in done.stdout.splitlines()] == [True] * 8
 
