@@ -1,12 +1,15 @@
 """What follows from a request's limits: how long its tests may take together, and when judging is given up."""
 
+import time
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from deepcoder_contracts import judge_time
 from deepcoder_contracts.judge import MAX_TESTS, JudgeRequest
-from deepcoder_sandbox import limits
+from deepcoder_sandbox import execution, limits
+from deepcoder_sandbox.worker import starvation
 from deepcoder_sandbox.worker.packets import INLINE_BYTES
 
 
@@ -47,6 +50,14 @@ def test_program_that_sleeps_through_its_tests_meets_a_limit_before_the_deadline
     code = "import time\ntime.sleep(3.8)\nprint(1)"  # of 4.2 s a test, and 7.2 s all three
     answer = judge_once(code, *[("", "1")] * 3, time_limit_s=1.4, stop_on_first_failure=False)
     assert [verdict.verdict.value for verdict in answer.verdicts] == ["passed", "time_limit", "time_limit"]
+
+
+def test_program_that_the_kernel_holds_past_its_limit_is_ended_before_any_deadline():
+    held_s = 2 * starvation._MOST_HELD_S  # of which half at least counts
+    assert held_s < judge_time._JUDGING_MARGIN_S
+    bounds = limits.of_one_test(0.1, 64, 1)
+    until_s = execution.wait_deadline(bounds, deadline=float("inf")) - time.monotonic()
+    assert until_s > 2 * bounds.wall_limit_s + held_s
 
 
 @pytest.mark.parametrize("scoring", ["strict", "livecodebench"])
