@@ -15,6 +15,7 @@ import pages
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from deepcoder_contracts.sentences import Described
 from deepcoder_contracts.stage import StageConfig
 from deepcoder_operator.config import OperatorConfig
 from deepcoder_trainer.localrun import LocalRun
@@ -46,7 +47,9 @@ FILES: dict[type[BaseModel], tuple[str, str]] = {
 
 def page() -> str:
     """The page; raises ValueError for fields without a sentence."""
-    _, document = models_json_schema([(kind, "validation") for kind in FILES], by_alias=True, ref_template="{model}")
+    _, document = models_json_schema(
+        [(kind, "validation") for kind in FILES], by_alias=True, ref_template="{model}", schema_generator=Described
+    )
     types: dict[str, Schema] = document["$defs"]
     lines = [
         "# Configuration files",

@@ -12,6 +12,7 @@ from run_manifests import LONGER, TRAIN
 from deepcoder_contracts.api.run_status import TROUBLE, Phase, RunStatus, StagePhase
 from deepcoder_contracts.gate import GateRecord
 from deepcoder_contracts.progress import Desired, TrainerPhase
+from deepcoder_contracts.sentences import sentences
 from deepcoder_operator.domain.conditions import find_condition
 from deepcoder_operator.domain.heartbeat import reply
 from deepcoder_operator.domain.summary import CONDITIONS
@@ -46,7 +47,7 @@ def test_every_condition_is_told_on_the_page_and_in_the_crd() -> None:
     rows = re.findall(r"^\| `(\w+)`( \\\*)? \|", after, re.MULTILINE)
     assert tuple(name for name, _ in rows) == CONDITIONS
     assert {name for name, mark in rows if mark} == TROUBLE.keys()
-    assert tuple(re.findall(r"[A-Z]\w+", RunStatus.model_fields["conditions"].description or "")) == CONDITIONS
+    assert tuple(re.findall(r"[A-Z]\w+", sentences(RunStatus)["conditions"])) == CONDITIONS
 
 
 def test_intent_is_written_before_the_child_is_made() -> None:

@@ -32,7 +32,7 @@ MAX_TESTS = 10_000
 class JudgeMessage(BaseModel):
     """A message of the judge's protocol: strict, frozen, snake_case."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class JudgeAnswer(JudgeMessage):

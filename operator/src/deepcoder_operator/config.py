@@ -29,9 +29,7 @@ class ConfigError(ValueError):
 class Config(BaseModel):
     """A part of the configuration: immutable, camelCase, unknown fields refused."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
 
 
 class Authentication(StrEnum):

@@ -24,9 +24,7 @@ class ConfigError(ValueError):
 class WebConfig(BaseModel):
     """All of it."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
 
     port: Annotated[int, Field(ge=0, le=65535)] = 8090
     """Port of the page on this machine's loopback; 0 takes any that is free."""

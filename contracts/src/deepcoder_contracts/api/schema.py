@@ -16,6 +16,7 @@ from pydantic import BaseModel, JsonValue
 from pydantic.json_schema import models_json_schema
 
 from deepcoder_contracts.api.base import GROUP, LIST_MAP_KEYS, LIST_TYPE, PRESERVE, VALIDATIONS, VERSION
+from deepcoder_contracts.sentences import Described
 
 MAX_STRING = 1024
 MAX_PROPERTIES = 64
@@ -91,7 +92,10 @@ class CustomResource:
 def custom_resource_definition(resource: CustomResource) -> dict[str, Any]:
     """The CustomResourceDefinition of a kind."""
     _, document = models_json_schema(
-        [(resource.spec, "validation"), (resource.status, "validation")], by_alias=True, ref_template="{model}"
+        [(resource.spec, "validation"), (resource.status, "validation")],
+        by_alias=True,
+        ref_template="{model}",
+        schema_generator=Described,
     )
     convert = _Converter(document["$defs"], resource)
     root: dict[str, Any] = {

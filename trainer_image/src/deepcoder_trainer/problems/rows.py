@@ -33,7 +33,7 @@ class RowError(ValueError):
 class ProblemRow(BaseModel):
     """Our layout: one line of JSON Lines, or one row of Parquet."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: Annotated[str, StringConstraints(min_length=1, max_length=200)]
     """Unique in the dataset."""
