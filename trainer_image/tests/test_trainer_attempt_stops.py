@@ -13,6 +13,7 @@ import pytest
 from attempt_world import World
 from controller_world import PROMPTS
 
+from deepcoder_contracts.exit import ExitRecord
 from deepcoder_trainer import stopping
 from deepcoder_trainer.errors import LearnerLost
 from deepcoder_trainer.running import attempt
@@ -64,6 +65,36 @@ async def test_end_that_hangs_is_left_where_nobody_has_asked_to_stop_after_the_r
     assert (record.code, record.reason) == ((1, "LearnerLost") if fails else (0, "Completed"))
     assert w.exit_record() == record
     assert "closing: it hangs, and is left" in caplog.text
+
+
+async def test_metrics_that_hang_at_the_end_leave_closing_its_time(
+    world: Callable[..., World], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The next stage of a local run needs the places of this one's samplers and learners."""
+    w = world(steps=1)
+    w.config = w.config.model_copy(update={"storage": w.config.storage.model_copy(update={"drain_seconds": 1})})
+    monkeypatch.setattr(attempt, "LEAVE_SECONDS", 0)
+    tell, closed = attempt.Attempt._tell, asyncio.Event()
+
+    async def hang() -> None:
+        monkeypatch.setattr(attempt, "LEAVE_SECONDS", 60)
+        await asyncio.Event().wait()
+
+    async def hanging(self: attempt.Attempt, record: ExitRecord) -> ExitRecord:
+        monkeypatch.setattr(self._telling, "keep", hang)
+        return await tell(self, record)
+
+    async def close() -> None:
+        await asyncio.sleep(0.1)
+        closed.set()
+
+    monkeypatch.setattr(attempt.Attempt, "_tell", hanging)
+    w.sampler.close = close  # type: ignore[method-assign]
+    record = await w.run()
+    assert record.reason == "Completed"
+    assert "metrics and samples: it hangs, and is left" in caplog.text
+    assert closed.is_set()
+    assert "closing" not in caplog.text
 
 
 async def test_a_stop_while_the_model_is_fetched_ends_the_attempt_at_once(

@@ -17,11 +17,14 @@ HANGS = {
     "a thread": "threading.Thread(target=threading.Event().wait).start()",
     "what a library does last": "atexit.register(threading.Event().wait)",
     "native code": "libc = ctypes.CDLL(None); libc.on_exit(libc.pause, None)",
+    "native code that keeps the interpreter": "atexit.register(ctypes.PyDLL(None).pause)",
+    "who writes a log": "logging.lastResort.acquire(); atexit.register(threading.Event().wait)",
 }
 ENDS = """
-import atexit, ctypes, sys, threading
+import atexit, ctypes, logging, sys, threading
 from deepcoder_trainer.running import ending
 
+ending.SAYING_SECONDS = 0.2
 ending.leave_last()
 {hang}
 print("all is told")
@@ -42,6 +45,16 @@ def test_process_ends_with_the_status_of_its_record_whatever_hangs(hang: str, se
     assert (done.returncode, done.stdout) == (75, "all is told\n")
     said = "its threads stand at" in done.stderr and "threading.py" in done.stderr
     assert said is (hang != "native code"), done.stderr
+
+
+def test_process_ends_though_whoever_hangs_keeps_others_from_saying_it() -> None:
+    done = ended(HANGS["who writes a log"], 0.2, 75)
+    assert (done.returncode, done.stdout) == (75, "all is told\n")
+
+
+def test_process_ends_as_a_crash_does_though_native_code_keeps_the_interpreter_to_itself() -> None:
+    done = ended(HANGS["native code that keeps the interpreter"], 0.2, 75)
+    assert (done.returncode, done.stdout) == (ending.CRASHED, "all is told\n")
 
 
 def test_process_without_a_record_ends_by_itself_as_python_does_and_in_time() -> None:

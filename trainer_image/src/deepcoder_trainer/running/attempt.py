@@ -3,9 +3,10 @@
 Storage is claimed first; then samplers and learners start side by side, since both import for seconds; then the
 attempt goes on from the newest whole checkpoint, its parent, or the model. A stop ends whatever of that is under way.
 
-The end has one order, whatever happened, and one bound: the stop's own, or as much where nobody has asked to stop. The
-loop saves (see controller.py); exit.json is put, since whoever decides what comes next reads it; metrics and samples
-follow; then all is closed in the reverse order of its start. What cannot be closed in time ends with the process.
+The end has one order, whatever happened, and one bound: the stop's own, or as much where nobody has asked to stop, and
+then a little for closing in any case. The loop saves (see controller.py); exit.json is put, since whoever decides what
+comes next reads it; metrics and samples follow; then all is closed in the reverse order of its start. What cannot be
+closed in time ends with the process.
 """
 
 from __future__ import annotations
@@ -113,9 +114,11 @@ class Attempt:
                 record = exits.failed(first_cause(error), self._telling.progress.report().step)
             if self._failure is not None and record.code != ExitCode.DONE:
                 record = exits.failed(first_cause(self._failure), record.step)
-            self._ends_at = asyncio.get_running_loop().time() + self.config.storage.drain_seconds + LEAVE_SECONDS
+            self._ends_at = self._in(self.config.storage.drain_seconds + LEAVE_SECONDS)
             record = await self._tell(record)
         finally:
+            # Whatever else took all of the time: a local run's next stage needs the places of this one's actors.
+            self._ends_at = max(self._ends_at or 0.0, self._in(LEAVE_SECONDS))
             await self._in_time("closing", stack.aclose())
             self._folder.remove()
         return record
@@ -139,6 +142,10 @@ class Attempt:
         await self._in_time("metrics and samples", self._telling.keep())
         self._telling.give_up()
         return record
+
+    @staticmethod
+    def _in(seconds: float) -> float:
+        return asyncio.get_running_loop().time() + seconds
 
     async def _in_time(self, what: str, work: Coroutine[Any, Any, None]) -> None:
         """Do one of the last things; whatever becomes of it, the next follows."""

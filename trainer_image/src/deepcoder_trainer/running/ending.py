@@ -3,8 +3,9 @@
 All is stored and told by then. What is left is Python's own end: threads that are waited for, what libraries have
 registered to be done last (Ray's end takes 20 s and more after responses in flight were left), and then native code's
 destructors. Any of these may hang, and a pod that does not end keeps its GPUs. So there is a time after which the
-process leaves without them, having said where its threads stand. A thread does that, and none of Python's runs any more
-when native code has its turn: what is registered first is done last, and leaves before that.
+process leaves without them, having said where its threads stand, unless that hangs, too. A thread does that, and none
+of Python's runs any more when native code has its turn: what is registered first is done last, and leaves before that.
+Native code that keeps the interpreter to itself is left a little later by faulthandler's thread, whose status is 1.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ log = logging.getLogger(__name__)
 CRASHED = 1
 """Exit status of a process that ends without a record."""
 
+SAYING_SECONDS = 5.0
+"""Most of the time for saying it: what hangs may hold a lock of logging's, or wait for whoever should read stderr."""
+
 _status: int | None = None
 
 
@@ -37,13 +41,21 @@ def bound(seconds: float, status: int | None) -> None:
     timer = threading.Timer(seconds, _give_up, (seconds, CRASHED if status is None else status))
     timer.daemon = True
     timer.start()
+    with suppress(Exception):  # stderr may be no file
+        faulthandler.dump_traceback_later(seconds + 2 * SAYING_SECONDS, exit=True)
 
 
 def _give_up(seconds: float, status: int) -> None:
-    log.error("the process has not ended within %g s after all was stored, and is left: its threads stand at", seconds)
-    with suppress(Exception):  # stderr may be no file
-        faulthandler.dump_traceback()
+    saying = threading.Thread(target=_say, args=(seconds,), daemon=True)
+    saying.start()
+    saying.join(SAYING_SECONDS)
     os._exit(status)
+
+
+def _say(seconds: float) -> None:
+    log.error("the process has not ended within %g s after all was stored, and is left: its threads stand at", seconds)
+    with suppress(Exception):
+        faulthandler.dump_traceback()
 
 
 def _leave() -> None:
