@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,9 @@ class Waiting:
         importing: dict[str, Any] = {}
         exec(compile("def within(work): return work()", "<frozen importlib._bootstrap>", "exec"), importing)
         self._within_an_import = importing["within"]
+
+    def work_for_another(self, token: str) -> int:
+        return self.work(token)
 
     def work(self, token: str) -> int:
         assert token
@@ -69,6 +73,18 @@ def test_what_is_told_of_threads_is_bounded(waiting: Waiting, monkeypatch: pytes
 def test_a_call_that_has_been_answered_is_told_no_more_even_where_it_failed() -> None:
     with pytest.raises(AssertionError):
         Waiting().work("")
+    assert standing().places == ()
+
+
+def test_a_call_that_is_answered_by_way_of_another_is_told_by_its_own_name() -> None:
+    rank = Waiting()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(rank.work_for_another, "hf_abc123")
+        assert rank.entered.wait(60)
+        told = [place.call for place in standing().places]
+        rank.let_go.set()
+        assert answer.result(60) == len("hf_abc123")
+    assert told == ["work_for_another"]
     assert standing().places == ()
 
 

@@ -67,6 +67,8 @@ def _noted(method: Callable[P, T]) -> Callable[P, T]:
     @wraps(method)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         thread = threading.get_ident()
+        if thread in _calls:  # by another of its methods, which is what was asked for
+            return method(*args, **kwargs)
         _calls[thread] = method.__name__, time.monotonic()
         try:
             return method(*args, **kwargs)
