@@ -10,8 +10,6 @@ import asyncio
 import hashlib
 import json
 import ssl
-import time
-from collections import Counter
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -49,37 +47,21 @@ class Standin:
         self.seen: list[str] = []
         self.changes = Changes(kube, namespace, RUNS, RAYJOBS, PODS)
         self._mounted: dict[str, dict[str, str]] = {}
-        self._seen = Counter[str]()
-        self._looked: dict[str, float] = {}
 
     async def run(self) -> None:
         """Start every RayJob that appears."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.changes.follow())
             while True:
-                seen, due = self.changes.of.copy(), self._due()
+                seen = self.changes.count
                 with suppress(errors.Unavailable, errors.NotFound):  # while a kind comes or goes the server says so
-                    if RAYJOBS.plural in due:
-                        await self._look_at_jobs()
-                    if PODS.plural in due and self.ends_pods:
+                    await self._look_at_jobs()
+                    if self.ends_pods:
                         await self._end_deleted_pods()
-                    self._looked |= dict.fromkeys(due, time.monotonic())
-                    self._seen = seen
-                await self.changes.after(seen.total(), LOOK_SECONDS)
-
-    def _due(self) -> set[str]:
-        """Kinds to look at: which have changed since the last look, or were looked at a while ago."""
-        now, of = time.monotonic(), self.changes.of
-        found = {
-            kind
-            for kind in (RAYJOBS.plural, PODS.plural)
-            if of[kind] != self._seen[kind] or now >= self._looked.get(kind, 0.0) + LOOK_SECONDS
-        }
-        return found | ({RAYJOBS.plural} if self.in_no_hurry else set())
+                await self.changes.after(seen, LOOK_SECONDS)
 
     async def _look_at_jobs(self) -> None:
-        jobs, _ = await self.kube.list(RAYJOBS, self.namespace)
-        for job in jobs:
+        for job in self.changes.all(RAYJOBS):
             name = job["metadata"]["name"]
             if name not in self.seen:
                 self.seen.append(name)
@@ -91,15 +73,14 @@ class Standin:
             with suppress(errors.NotFound, errors.Conflict):
                 if suspended and status.get("rayClusterName"):
                     await self._suspend(job)
-                elif self.starts and not suspended and not status.get("rayClusterName") and await self._is_due(job):
+                elif self.starts and not suspended and not status.get("rayClusterName") and self._is_due(job):
                     await self._start(job)
 
-    async def _is_due(self, job: Object) -> bool:
+    def _is_due(self, job: Object) -> bool:
         """At once, or when the operator has seen the job and noted in its run that it starts."""
         if not self.in_no_hurry:
             return True
-        runs, _ = await self.kube.list(RUNS, self.namespace)
-        attempts = [(run.get("status") or {}).get("attempt") or {} for run in runs]
+        attempts = [(run.get("status") or {}).get("attempt") or {} for run in self.changes.all(RUNS)]
         return any((a.get("name"), a.get("state")) == (job["metadata"]["name"], "Starting") for a in attempts)
 
     async def _start(self, job: Object) -> None:
@@ -142,14 +123,14 @@ class Standin:
             return await self.kube.get(resource, self.namespace, obj["metadata"]["name"])
 
     async def _end_deleted_pods(self) -> None:
-        pods, _ = await self.kube.list(PODS, self.namespace, "deepcoder.dev/run-uid")
-        for pod in pods:
-            if pod["metadata"].get("deletionTimestamp"):
-                await self.kube.delete(PODS, self.namespace, pod["metadata"]["name"], grace_seconds=0)
+        for meta in [pod["metadata"] for pod in self.changes.all(PODS)]:
+            if meta.get("deletionTimestamp") and "deepcoder.dev/run-uid" in meta.get("labels", {}):
+                await self.kube.delete(PODS, self.namespace, meta["name"], uid=meta["uid"], grace_seconds=0)
 
     async def set_job(self, name: str, **status: str) -> None:
         """KubeRay writes a RayJob's status."""
-        await self.kube.patch(RAYJOBS, self.namespace, name, {"status": status}, "status")
+        written = await self.kube.patch(RAYJOBS, self.namespace, name, {"status": status}, "status")
+        self.changes.note(RAYJOBS, written)
 
     async def config_map(self, name: str) -> str:
         """Name of the ConfigMap that an attempt's head mounts."""

@@ -117,12 +117,10 @@ class Cluster:
         run: Object = {}
         try:
             async with asyncio.timeout(WAIT_SECONDS):
-                while True:
-                    seen = self.standin.changes.of[RUNS.plural]
-                    run = await self.run()
-                    if holds(run):
-                        return run
-                    await self.standin.changes.after(seen, LOOK_SECONDS, RUNS)
+                run = await self.run()  # with what the test has written just now
+                while not holds(run):
+                    run = await self.standin.changes.newer(RUNS, run, LOOK_SECONDS) or await self.run()
+                return run
         except TimeoutError:
             written = self.directory / "operator.log"
             log = written.read_text(errors="replace")[-6000:] if written.exists() else ""
