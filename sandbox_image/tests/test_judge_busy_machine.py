@@ -1,5 +1,6 @@
 """Under a load that leaves a program a fraction of a processor, time spent waiting for one is nobody's time limit."""
 
+import fcntl
 import itertools
 import os
 import random
@@ -7,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
 import time
 from contextlib import contextmanager
@@ -22,7 +24,7 @@ from deepcoder_sandbox.memory_file import MemoryFile
 from deepcoder_sandbox.slot import Slot
 from deepcoder_sandbox.submission import Submission
 from deepcoder_sandbox.worker import supervise
-from deepcoder_sandbox.worker.packets import Job, RunLimits, decode_ended, encode_ended, encode_job
+from deepcoder_sandbox.worker.packets import RING, Job, RunLimits, decode_ended, encode_ended, encode_job
 from deepcoder_sandbox.worker.starvation import Starvation, may_go_on
 from deepcoder_sandbox.worker.supervise import Supervisor
 from deepcoder_sandbox.zygote_process import ZygoteConfig
@@ -360,7 +362,7 @@ def supervised():
     with ours, theirs, subprocess.Popen(command, stdin=subprocess.PIPE) as process:
         supervisor = Supervisor(theirs, None, None, lambda: 0.0, sessions=False)
         packet = encode_job(Job(Kind.STDIN, RunLimits(60.0, 0.2, 64, 1 << 20)))
-        yield process, lambda: supervisor.wait(process.pid, packet)
+        yield process, lambda: supervisor.wait(process.pid, packet), ours
 
 
 def test_run_is_ended_at_its_limit_and_told_what_it_did(supervised):
@@ -371,7 +373,7 @@ def test_run_is_ended_at_its_limit_and_told_what_it_did(supervised):
 
 
 def test_run_that_ends_between_the_look_and_its_end_has_kept_its_limit(supervised, monkeypatch):
-    process, wait = supervised
+    process, wait, _ = supervised
 
     def kill(pid, number):
         process.stdin.close()
@@ -381,3 +383,17 @@ def test_run_that_ends_between_the_look_and_its_end_has_kept_its_limit(supervise
     monkeypatch.setattr(supervise, "kill", kill)
     status, _, _, _, _, killed_for = wait()
     assert (status, killed_for) == (0, None)
+
+
+def test_alarm_has_been_rung_when_the_judge_sees_its_word_taken(supervised, monkeypatch):
+    _, wait, judge = supervised
+    seen = []
+
+    def kill(pid, number):
+        seen.append((number, fcntl.ioctl(judge, termios.TIOCOUTQ, bytes(4)) != bytes(4)))
+        os.kill(pid, number)  # of which it dies, as it has no handler
+
+    monkeypatch.setattr(supervise, "kill", kill)
+    judge.send(RING)
+    assert (wait()[0], seen) == (signal.SIGALRM, [(signal.SIGALRM, True)])
+    assert fcntl.ioctl(judge, termios.TIOCOUTQ, bytes(4)) == bytes(4)

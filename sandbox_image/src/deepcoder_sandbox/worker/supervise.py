@@ -28,7 +28,8 @@ from deepcoder_sandbox.worker.packets import FOR_WALL, GO_ON, RING, TOLD_BYTES, 
 from deepcoder_sandbox.worker.starvation import Starvation, may_go_on
 from deepcoder_sandbox.worker.thread_gate import ThreadGate
 
-_SIGKILL = int(signal.SIGKILL)
+_SIGKILL, _SIGALRM = int(signal.SIGKILL), int(signal.SIGALRM)
+_PEEK = int(socket.MSG_PEEK)
 _OVERDUE_SLEEP_S, _LONGEST_SLEEP_S = 0.01, 1.0
 _LONGEST_SLEEP_MS = _LONGEST_SLEEP_S * 1000
 
@@ -81,13 +82,11 @@ class Supervisor:
         started = monotonic()
         if self._sessions:
             ready = self._poller.poll(_LONGEST_SLEEP_MS)  # no session has a limit that is shorter
-            if len(ready) == 1 and ready[0][0] == self._channel_number:
-                told = self._channel.recv(TOLD_BYTES)
-                if told not in GO_ON:
-                    kill(pid, _SIGKILL)
-                    waitpid(pid, 0)
-                    return None
-                self._obey(pid, told)
+            is_told = len(ready) == 1 and ready[0][0] == self._channel_number
+            if is_told and self._told(pid) not in GO_ON:
+                kill(pid, _SIGKILL)
+                waitpid(pid, 0)
+                return None
         return self._wait_for_end(pid, decode_job(packet)[1], started)
 
     def _wait_for_end(self, pid: int, limits: tuple[float, float, int, int], started: float) -> Ended:
@@ -110,11 +109,15 @@ class Supervisor:
             killed_for = None  # its last steps came between the look and the end that this brought
         return status, usage.ru_utime + usage.ru_stime, wall_s, starved_s, usage.ru_maxrss, killed_for
 
-    def _obey(self, pid: int, told: bytes) -> bool:
-        """Do what the judge says; whether the run is to go on, as far as it does."""
-        if told == RING:
-            kill(pid, signal.SIGALRM)
-        return told in GO_ON
+    def _told(self, pid: int) -> bytes:
+        """Return what the judge says, the alarm rung if it says so.
+
+        Rung first, and then taken: the judge asks for no other test before it sees that the word is, and on a busy
+        machine an alarm between the two would go off in that one.
+        """
+        if self._channel.recv(TOLD_BYTES, _PEEK) == RING:
+            kill(pid, _SIGALRM)
+        return self._channel.recv(TOLD_BYTES)
 
     def _watch(
         self,
@@ -130,7 +133,7 @@ class Supervisor:
         killed_for: str | None = None
         look_at = time.monotonic()
         while descriptor not in (events := [fd for fd, _ in ready]):
-            if self._channel_number in events and not self._obey(pid, self._channel.recv(TOLD_BYTES)):
+            if self._channel_number in events and self._told(pid) not in GO_ON:
                 killed_for = "cancelled"
             if self._gate is not None and self._gate.fileno() in events:
                 self._gate.answer(pid)
