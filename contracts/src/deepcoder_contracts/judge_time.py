@@ -33,7 +33,7 @@ def harness_limit_s(time_limit_s: float, tests: int) -> float:
 
 
 def submission_limit_s(time_limit_s: float, tests: int) -> float:
-    """Return the wall-clock limit of all tests together, in every scoring, time spent waiting for a processor left out.
+    """Return the wall-clock limit of all tests together, in every scoring: time that others took from them left out.
 
     Without it a program that sleeps up to each test's limit would reach the client's deadline, which is no verdict.
     """

@@ -59,7 +59,7 @@ def _run_test(
     deadline: float,
     allowed_s: float,
 ) -> tuple[TestVerdict, float]:
-    """Return a test's verdict and the seconds it took, those spent waiting for a processor left out.
+    """Return a test's verdict and the seconds it took, less those in which others kept it from going on.
 
     `allowed_s` is what is left of the seconds that all tests may take together.
     """
