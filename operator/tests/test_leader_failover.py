@@ -100,8 +100,8 @@ async def pair(cluster: Cluster, unused_tcp_port_factory: Callable[[], int]) -> 
 async def test_killed_leader_is_followed_within_20_seconds(pair: tuple[Cluster, Cluster]) -> None:
     first, second = pair
     await first.kill_operator()
-    await first.create_run(stages=[TRAIN])
     renewed = await let_be(first)
+    await first.create_run(stages=[TRAIN])
     await second.until_running("demo-s0-a1")
     assert LEASE_SECONDS <= await seconds_since(renewed, second) < FAILOVER_SECONDS
     assert await holder(second) == second.identity
@@ -118,8 +118,8 @@ async def test_leader_that_is_frozen_and_wakes_sends_nothing_more_and_ends(
     await first.create_run(stages=[TRAIN], failurePolicy={"backoff": {"initialSeconds": 0}})
     await first.until_running("demo-s0-a1")
     await freeze_at_rest(first.process)
-    await first.kube.delete(PODS, first.namespace, "demo-s0-a1-head", grace_seconds=0)
     renewed = await let_be(first)
+    await first.kube.delete(PODS, first.namespace, "demo-s0-a1-head", grace_seconds=0)
     await second.until_running("demo-s0-a2")
     assert LEASE_SECONDS <= await seconds_since(renewed, second) < FAILOVER_SECONDS
     woken = datetime.now(UTC)
