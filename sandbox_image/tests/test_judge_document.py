@@ -32,8 +32,7 @@ def option(name):
 
 DEFAULTS = {
     "CPU time of a test, all threads": TIME_LIMIT_S,
-    "wall clock of a test, less the time that others kept it from going on": limits.WALL_PER_CPU
-    * TIME_LIMIT_S,
+    "wall clock of a test, less the time that others kept it from going on": limits.WALL_PER_CPU * TIME_LIMIT_S,
     "the same in livecodebench, which rings an alarm at `time_limit_s`": TIME_LIMIT_S,
     "address space beyond an idle interpreter's": FIELDS["memory_limit_mb"].default,
     "stdout, stderr, or any file": limits.OUTPUT_BYTES / limits.MIB,
