@@ -13,16 +13,16 @@ import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
-from pydantic_core.core_schema import ModelSchema
 
 
 class Described(GenerateJsonSchema):
     """Schemas whose properties have their fields' sentences, where nothing else describes them."""
 
-    def model_schema(self, schema: ModelSchema) -> JsonSchemaValue:
+    def model_schema(self, schema: Any) -> JsonSchemaValue:
         """Of one type."""
         made = super().model_schema(schema)
         kind: type[BaseModel] = schema["cls"]
