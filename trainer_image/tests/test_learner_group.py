@@ -18,7 +18,6 @@ import pytest
 import ray
 
 from deepcoder_contracts.manifest import Manifest, ManifestKind
-from deepcoder_contracts.recipe import Precision
 from deepcoder_contracts.stage import StageConfig, Storage
 from deepcoder_trainer.errors import BadConfig, LearnerLost
 from deepcoder_trainer.learner.group import (
@@ -233,23 +232,6 @@ async def test_work_beside_training_is_given_the_model_that_it_began_with(
     assert await two.beside(os.fspath) == str(tiny_model())
 
 
-async def test_a_model_that_is_refused_is_refused_across_the_process_boundary(
-    two: RayLearner, tiny_model: Callable, tmp_path: Path
-) -> None:
-    shutil.copy(tiny_model() / "config.json", tmp_path)
-
-    def load(_model: Path) -> None:  # as a rank does when it starts; these two have loaded torch
-        import torch
-
-        from deepcoder_trainer.learner.model import load_policy
-
-        load_policy(tmp_path, torch.device("cpu"), Precision.FLOAT32)
-
-    with pytest.raises(BadConfig, match=r"no model\.safetensors") as e:
-        await two.beside(load)
-    assert e.value.field == "model.uri"
-
-
 async def test_work_beside_that_nobody_waits_for_any_more_holds_up_neither_the_ranks_nor_their_end(
     one: RayLearner,
     kept: dict[int, Kept],
@@ -347,6 +329,15 @@ async def test_ranks_that_cannot_be_placed_are_named_with_what_the_cluster_offer
 ) -> None:
     with pytest.raises(LearnerLost, match=r"no answer from learner ranks 0-6 .*'learner' resources.*offers 6"):
         await start_learners(make_config(learners=7), tiny_model(), deadlines=Deadlines(start=1, where=1))
+
+
+async def test_a_model_that_is_refused_is_refused_across_the_process_boundary(
+    make_config: Callable, tiny_model: Callable, tmp_path: Path
+) -> None:
+    shutil.copy(tiny_model() / "config.json", tmp_path)
+    with pytest.raises(BadConfig, match=r"no model\.safetensors") as e:
+        await start_learners(make_config(), tmp_path, deadlines=Deadlines(start=240))
+    assert e.value.field == "model.uri"
 
 
 async def test_a_model_of_unknown_sizes_is_refused_before_any_rank_is_asked_for(
