@@ -119,9 +119,11 @@ class CrashAndComplete(Scenario):
         await self.site.standin.leave(name, 0, "Completed")
 
     async def _over(self) -> bool:
-        status = (self.site.standin.changes.find(RUNS, "demo") or {}).get("status") or {}
+        run = self.site.standin.changes.find(RUNS, "demo") or {"metadata": {}}
+        status = run.get("status") or {}
         assert status.get("phase") != "Failed", status
-        return bool(status.get("phase") == "Complete")
+        held = run["metadata"].get("finalizers")  # it is let go by the last write
+        return bool(status.get("phase") == "Complete" and not held)
 
     async def check(self) -> None:
         await super().check()
