@@ -35,7 +35,7 @@ STATUS_WRITES = Counter("deepcoder_operator_status_writes_total", "Writes of a r
 STATUS_REFUSED = Counter("deepcoder_operator_status_refused_total", "Statuses that the API server found invalid")
 STATUS_DROPPED = Gauge(
     "deepcoder_operator_status_dropped_fields",
-    "Fields of a kind's statuses that the API server did not keep when they were last written",
+    "Fields of a kind's statuses that the API server did not keep, of those written within the hour",
     ["kind"],
 )
 ACTIONS = Counter("deepcoder_operator_actions_total", "Actions carried out by kind", ["action"])

@@ -21,7 +21,7 @@ from contextlib import suppress
 log = logging.getLogger(__name__)
 
 CRASHED = 1
-"""Exit status of a process that ends without a record."""
+"""Exit status of an attempt that failed by an error of no kind of its own, and of a process without a record."""
 
 SAYING_SECONDS = 5.0
 """Most of the time for saying it: what hangs may hold a lock of logging's, or wait for whoever should read stderr."""

@@ -10,11 +10,10 @@ from deepcoder_contracts.gate import GateRecord
 from deepcoder_trainer.errors import BadConfig
 from deepcoder_trainer.ports import SandboxUnavailable
 from deepcoder_trainer.problems.dataset import DatasetError
+from deepcoder_trainer.running.ending import CRASHED
 from deepcoder_trainer.stopping import StopReached
 
 log = logging.getLogger(__name__)
-
-CRASHED = 1
 
 
 def failed(error: BaseException, step: int) -> ExitRecord:
