@@ -101,6 +101,14 @@ def test_template_adds_scheduling_and_resources_and_keeps_the_rest() -> None:
     assert {v["name"] for v in body["spec"]["volumes"]} == {"scratch", "token", "cache"}
 
 
+def test_a_judge_whose_memory_is_limited_to_less_than_the_default_requests_no_more_than_that() -> None:
+    """A request above its limit is refused by the API server, and a template that sets a limit names no request."""
+    limited = {"limits": {"cpu": "4", "memory": "2Gi"}}
+    made = judge(template={"spec": {"containers": [{"name": "judge", "resources": limited}]}})["resources"]
+    assert made["limits"].items() >= limited["limits"].items()
+    assert set(made["requests"]) == {"ephemeral-storage"}
+
+
 def side(context: dict[str, Any]) -> dict[str, Any]:
     return {"spec": {"initContainers": [{"name": "side", "image": "s", "securityContext": context}]}}
 

@@ -254,6 +254,22 @@ def test_template_is_merged_and_keeps_what_it_does_not_name() -> None:
     assert {"shm", "weights"} <= {v["name"] for v in made["spec"]["volumes"]}
 
 
+def test_a_limit_without_a_request_is_what_the_pod_requests() -> None:
+    """The operator's default beside it would have the scheduler keep 4 GiB for a learner that may use 800."""
+
+    def made(resources: dict[str, Any]) -> dict[str, Any]:
+        template = {"spec": {"containers": [{"name": "ray-worker", "resources": resources}]}}
+        stage = TRAIN | {"resources": {"learners": {"template": template}}}
+        built: dict[str, Any] = groups(job(make_run(stages=[stage])))["learners"]["template"]["spec"]["containers"][0]
+        return built["resources"]
+
+    limits = {"memory": "800Gi", "nvidia.com/gpu": 8}
+    assert made({"limits": limits}) == {"limits": limits, "requests": {"cpu": "1"}}
+    both = {"limits": limits, "requests": {"memory": "700Gi"}}
+    assert made(both) == {"limits": limits, "requests": {"cpu": "1", "memory": "700Gi"}}
+    assert made({"limits": {"memory": None}})["requests"] == {"cpu": "1", "memory": "4Gi"}
+
+
 @pytest.mark.parametrize(
     ("group", "template", "field"),
     [

@@ -2,9 +2,11 @@
 
 Maps are merged, lists with a merge key (containers by name, mounts by path) element by element, other lists are
 replaced, and null removes a key, as `kubectl patch` does. Where a field has one of several forms (a volume's source,
-where a variable's value is from) another form replaces the operator's instead of joining it. What the operator owns
-cannot be overridden: a field that would weaken isolation or break the contract with the process inside is refused
-with `TemplateError`, by name.
+where a variable's value is from) another form replaces the operator's instead of joining it. A limit without a request
+is the request too, as it is for any container: the operator's default request does not stand beside it.
+
+What the operator owns cannot be overridden: a field that would weaken isolation or break the contract with the process
+inside is refused with `TemplateError`, by name.
 """
 
 from __future__ import annotations
@@ -52,6 +54,8 @@ def _merge_into(out: dict[str, Any], override: Mapping[str, Any]) -> dict[str, A
             out.pop(key, None)
         elif isinstance(value, Mapping) and isinstance(mine, dict) and key not in _REPLACED:
             _merge_into(mine, value)
+            if key == "resources":
+                _request_what_is_limited(mine, value)
         elif key in _MERGE_KEYS and isinstance(value, list) and isinstance(mine, list):
             _merge_list(mine, value, _MERGE_KEYS[key], one_form=key in _ONE_FORM)
         else:
@@ -72,6 +76,15 @@ def _merge_list(out: list[Any], override: Sequence[Any], key: str, *, one_form: 
             if one_form and len(item) > 1:
                 old = {k: v for k, v in old.items() if k == key or k in item}
             out[at] = _merge_into(old, item)
+
+
+def _request_what_is_limited(out: dict[str, Any], override: Mapping[str, Any]) -> None:
+    """Drop default requests for resources that the override only limits: Kubernetes then requests the limit. A default
+    left there would reserve 4 GiB for a pod that may use 800, or be refused since it is above a smaller limit."""
+    limits, requests = override.get("limits") or {}, override.get("requests") or {}
+    for name, limit in limits.items():
+        if limit is not None and name not in requests:
+            (out.get("requests") or {}).pop(name, None)
 
 
 def _copied(value: Any) -> Any:
