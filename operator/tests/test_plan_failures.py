@@ -160,6 +160,40 @@ def test_memory_of_a_worker_is_remembered_after_its_pod_is_gone() -> None:
     assert failed_of(cluster) is FailureReason.OUT_OF_MEMORY
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        'Usage of EmptyDir volume "shm" exceeds the limit "64Gi". ',
+        "Pod ephemeral local storage usage exceeds the total limit of containers 200Gi. ",
+        'Container ray-worker exceeded its local ephemeral storage limit "200Gi". ',
+    ],
+)
+def test_pod_that_is_evicted_for_its_own_limit_counts_and_is_named_however_the_trainer_leaves(said: str) -> None:
+    """A node that has room enough says so: the next attempt's pod would fill its limit as well, for ever."""
+    cluster = running(failurePolicy={"maxAttempts": 1})
+    head = cluster.pods[f"{cluster.name}-head"]
+    evicted = replace(head, name="w", uid="w", role="learner", phase="Failed", reason="Evicted", message=said)
+    cluster.pods["w"] = evicted
+    cluster.settle()
+    del cluster.pods["w"]
+    cluster.leave(1, "Crashed")
+    cluster.settle()
+    assert cluster.run.status.phase is Phase.FAILED
+    assert reason(cluster, "Failed") == FailureReason.APPLICATION
+    assert f"pod w was evicted: {said.strip()}" in condition_of(cluster, "Failed").message
+
+
+def test_pod_that_is_evicted_since_its_node_is_short_of_disk_was_preempted() -> None:
+    cluster = running(failurePolicy={"maxAttempts": 1})
+    head = cluster.pods[f"{cluster.name}-head"]
+    said = "The node was low on resource: ephemeral-storage. Threshold quantity: 10Gi, available: 9Gi. "
+    cluster.pods["w"] = replace(head, name="w", uid="w", role="learner", reason="Evicted", message=said)
+    cluster.settle()
+    cluster.leave(1, "Crashed")
+    cluster.settle()
+    assert failed_of(cluster) is FailureReason.PREEMPTED
+
+
 def test_job_message_names_a_broken_collective() -> None:
     cluster = running()
     cluster.change_job(job_status="FAILED", deployment_status="Failed", message="NCCL error: remote process exited")

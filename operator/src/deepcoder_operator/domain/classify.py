@@ -18,6 +18,9 @@ from deepcoder_contracts.exit import ExitCode, ExitRecord
 from deepcoder_operator.domain.world import PodView, RayJobView
 
 _PREEMPTING = frozenset({"PreemptionByScheduler", "EvictionByEvictionAPI", "TerminationByKubelet"})
+_OWN_LIMIT = re.compile(r"exceeds the (total )?limit|exceeded its local ephemeral storage limit")
+"""What a kubelet says where it evicts a pod for more storage than its own template allows, whatever room the node has:
+the next pod fills it just so, and a retry that does not count would never end."""
 _NODE_GONE = frozenset({"DeletionByTaintManager", "DeletionByPodGC"})
 SILENT_SECONDS = 15.0
 """Three heartbeats: whoever is not heard for so long while its node is not reached is lost too."""
@@ -42,6 +45,15 @@ _EXIT_REASONS = {
 _COMMUNICATION = re.compile(r"\bNCCL\b|ncclInternalError|ProcessGroup\w+ .*timed? ?out|DistBackendError", re.IGNORECASE)
 _MEMORY = re.compile(r"OutOfMemory|out of memory|OOMKilled", re.IGNORECASE)
 
+_EVICTED = "was evicted"
+_POD_FAILURES = (
+    FailureReason.PREEMPTED,
+    FailureReason.NODE_LOST,
+    FailureReason.OUT_OF_MEMORY,
+    FailureReason.APPLICATION,
+)
+"""What a pod can have failed of, what says most first."""
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -56,16 +68,17 @@ class Failure:
 def pod_failure(pods: Iterable[PodView]) -> Failure | None:
     """The weightiest failure that an attempt's pods show, None if they show none."""
     found = [f for p in pods if (f := _one_pod(p))]
-    order = [FailureReason.PREEMPTED, FailureReason.NODE_LOST, FailureReason.OUT_OF_MEMORY]
-    return min(found, key=lambda f: order.index(f.reason), default=None)
+    return min(found, key=lambda f: _POD_FAILURES.index(f.reason), default=None)
 
 
 def _one_pod(pod: PodView) -> Failure | None:
     where = f"pod {pod.name}"
+    if pod.reason == "Evicted" and _OWN_LIMIT.search(pod.message):
+        return Failure(FailureReason.APPLICATION, f"{where} {_EVICTED}: {pod.message.strip()}")
     if pod.reason == "Evicted":
         memory = "memory" in pod.message
         reason = FailureReason.OUT_OF_MEMORY if memory else FailureReason.PREEMPTED
-        return Failure(reason, f"{where} was evicted: {pod.message}")
+        return Failure(reason, f"{where} {_EVICTED}: {pod.message}")
     if pod.terminated == "OOMKilled":
         return Failure(FailureReason.OUT_OF_MEMORY, f"{where} was killed for memory (OOMKilled)")
     if pod.disruption in _PREEMPTING:
@@ -153,6 +166,8 @@ def refine(attempt: AttemptStatus, exit_record: ExitRecord | None) -> Failure:
         FailureReason.OUT_OF_MEMORY,
         FailureReason.COMMUNICATION,
     )
+    if seen.reason in outside or _EVICTED in seen.evidence:  # of which the trainer that meets the loss knows nothing
+        text = f"{text}; {seen.evidence}"
     reason = seen.reason if seen.reason in outside else FailureReason.APPLICATION
     return Failure(reason, text, exit_record.code)
 
