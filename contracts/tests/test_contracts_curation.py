@@ -31,8 +31,8 @@ INPUT = CuratedInput(name="taco", uri="/taco", layout=Layout.TACO, digest=DIGEST
     ("spec", "message"),
     [
         ({"inputs": []}, "inputs"),
-        ({"inputs": [TACO, TACO]}, r"curation\.inputs have the same name"),
-        ({"inputs": [TACO], "against": [TACO, TACO]}, r"curation\.against have the same name"),
+        ({"inputs": [TACO, TACO]}, r"curation\.inputs repeats a name"),
+        ({"inputs": [TACO], "against": [TACO, TACO]}, r"curation\.against repeats a name"),
         ({"inputs": [TACO], "filters": {"since": "2024-02-01", "until": "2024-01-01"}}, "set until to a later date"),
         ({"inputs": [TACO], "filters": {"minPassRate": 0.5, "maxPassRate": 0.5}}, "minPassRate is not below"),
         ({"inputs": [TACO], "filters": {"maxPassRate": 0.5}}, r"set curation\.passRates"),

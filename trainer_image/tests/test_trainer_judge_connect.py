@@ -48,8 +48,8 @@ async def test_closing_the_client_leaves_the_work_beside_it_to_its_task(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"backend": "Together"}, "judge.together is needed by judge.backend Together"),
-        ({"backend": "Local", "together": {"keyFile": "/k"}}, "and by no other"),
+        ({"backend": "Together"}, "judge.together must be set for judge.backend Together"),
+        ({"backend": "Local", "together": {"keyFile": "/k"}}, "and only then"),
         ({"backend": "Together", "together": {}}, "keyFile"),
         ({"backend": "Together", "together": {"keyFile": "/k", "endpoint": "http://api.together.ai/v1"}}, "endpoint"),
         ({"backend": "Together", "together": {"keyFile": "/k", "endpoint": "https://u:p@host/v1"}}, "endpoint"),

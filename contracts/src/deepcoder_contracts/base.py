@@ -1,19 +1,20 @@
-"""The base of everything that crosses a boundary: strict, frozen, versioned, with one canonical byte form.
+"""Base classes of everything that crosses a boundary: strict, frozen, versioned, with one canonical byte form.
 
-Operator, trainer and sandbox are released together but restarted apart, and a run keeps the trainer image that it began
-with, so each may meet what another release wrote. A document therefore carries `schemaVersion`; a reader accepts its
-own version and the one before, and refuses the rest by name instead of guessing. Within one version fields are only
-added, each with a default that means what was before it. Of such a field a reader of an earlier release knows nothing:
+Operator, trainer and sandbox are released together but restarted separately, and a run keeps the trainer image that it
+started with. So each may read what another release wrote. Every document therefore carries `schemaVersion`. A reader
+accepts its own version and the previous one, and refuses all others by name instead of guessing. Within one version,
+fields are only added, each with a default that keeps the earlier behaviour. A reader of an earlier release does not
+know such a field:
 
-- An *instruction* (the stage config, a submission) has to be followed whole, so what is unknown in it is refused by
-  name. A field that was added is therefore written only where it is not its default: see `later`.
-- A *record* (a manifest, a report, an answer) says what was. What is unknown in it is passed over, at every depth.
+- An *instruction* (the stage config, a submission) must be followed completely, so unknown fields are refused by name.
+  An added field is therefore written only if it differs from its default: see `later`.
+- A *record* (a manifest, a report, an answer) states facts. Unknown fields are ignored, at every depth.
 
-A field that is removed, is needed, or means something else takes a new `schemaVersion`.
+Removing a field, making it required or changing its meaning takes a new `schemaVersion`.
 
-What is written is JSON as every reader knows it, without NaN or infinity: settings refuse them, and figures that are no
-numbers are left out of their mapping. Digests are taken over bytes as stored, never over a re-encoding: a pydantic
-upgrade that prints a float differently must not break a lineage chain.
+The written form is plain JSON without NaN or infinity: settings refuse them, and measured values that are not numbers
+are left out of their mapping. Digests are taken over the stored bytes, never over a re-encoding: a pydantic upgrade
+that prints a float differently must not break a lineage chain.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
 """`sha256:` and 64 lowercase hexadecimal digits."""
 
 DNSLabel = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
-"""A name that Kubernetes accepts as a label of a host name (RFC 1123)."""
+"""A DNS label as Kubernetes defines it (RFC 1123)."""
 
 
 def _finite(figures: Any) -> Any:
@@ -40,11 +41,11 @@ def _finite(figures: Any) -> Any:
 
 
 Figures = Annotated[dict[str, float], BeforeValidator(_finite)]
-"""Name to measured value; what is not a finite number (the loss of a step that diverged) is left out."""
+"""Measured values by name. Values that are not finite, such as the loss of a diverged step, are left out."""
 
 
 class Contract(BaseModel):
-    """An immutable value in camelCase on the wire; unknown fields are refused, but in records."""
+    """An immutable value, in camelCase on the wire. Unknown fields are refused, except in records."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -66,18 +67,18 @@ class Contract(BaseModel):
 
 
 def later(default: Any, **constraints: Any) -> Any:
-    """A field of an instruction that this schemaVersion began without: written only where it is not its default."""
+    """A field that was added to an instruction within a schemaVersion. It is written only if it is not the default."""
     return Field(default=default, exclude_if=lambda value: value == default, **constraints)
 
 
 class VersionedContract(Contract):
-    """A document that is stored or sent between processes of possibly different versions."""
+    """A document that is stored, or sent between processes of possibly different versions."""
 
     CURRENT_VERSION: ClassVar[int] = 1
     OLDEST_VERSION: ClassVar[int] = 1
 
     schema_version: int = Field(default=0)
-    """Version of this document's layout; unless given, the one that is current here."""
+    """Version of this document's schema. Default: the reader's current version."""
 
     @model_validator(mode="before")
     @classmethod
@@ -95,7 +96,7 @@ class VersionedContract(Contract):
 
 
 class Record(VersionedContract):
-    """A document that says what was, or is: one of a later release is read as far as it is known here."""
+    """A document that states facts. Fields that a later release added are ignored."""
 
     @classmethod
     def from_json(cls, data: bytes | str) -> Self:
@@ -104,5 +105,5 @@ class Record(VersionedContract):
 
 
 def sha256_digest(data: bytes) -> str:
-    """Digest of stored bytes in the form `sha256:<hex>`."""
+    """Return the digest of stored bytes as `sha256:<hex>`."""
     return "sha256:" + hashlib.sha256(data).hexdigest()

@@ -1,12 +1,12 @@
-"""Whether a checkpoint is what its manifest says, and comes from what its manifest names.
+"""Verifies that a checkpoint matches its manifest, and that the manifest descends from the parent that it names.
 
-Files are held to size and checksum as storage tells them, no payload read; `deep` reads every byte and checks SHA-256.
-A chain is walked from any manifest to its root through parents' digests, so a change anywhere below is found. The first
-manifest has nothing above it: only a digest that is known from elsewhere, the run's status or a child run's
-`spec.from`, shows that it is the one that was written.
+Files are checked by size and checksum as storage reports them, without reading the payload. `deep` reads every byte and
+checks SHA-256. A chain is walked from any manifest to its root through the parents' digests, so a change anywhere below
+is found. Nothing vouches for the first manifest itself: only a digest known from elsewhere, from the run's status or a
+child run's `spec.from`, shows that it is the one that was written.
 
-`walk` walks folders wherever they lie and tells all that is wrong with each. `walk_chain` walks a run's in its bucket,
-where more can be asked of each, and raises the first fault. Errors of the storage itself pass through.
+`walk` accepts folders anywhere and reports every problem of each. `walk_chain` walks a run's folders in its bucket,
+where it can check more, and raises the first problem. Errors of the storage itself pass through.
 """
 
 from __future__ import annotations
@@ -24,98 +24,98 @@ from deepcoder_contracts.lineage import broken_link, cut_short, misplaced, place
 from deepcoder_contracts.manifest import FileEntry, Manifest, ManifestKind, RunRecord
 
 LONGEST_CHAIN = 100_000
-"""Links of a chain: a walk has an end, whatever it is led through."""
+"""Largest number of links in a chain. It bounds a walk through malicious data."""
 
 
 class Missing(Exception):
-    """There is no such object."""
+    """The object does not exist."""
 
 
 class Damaged(Exception):
-    """A checkpoint is not what its manifest, or its child, says."""
+    """A checkpoint does not match its manifest or its child."""
 
 
 class StoredObject(Protocol):
-    """An object as storage tells it."""
+    """An object as storage reports it."""
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Size in bytes."""
 
     @property
     def checksum(self) -> str | None:
-        """ChecksumSHA256 as S3 reports it, where it does."""
+        """ChecksumSHA256, if S3 reports one."""
 
 
 class Bucket(Protocol):
-    """What is asked of a bucket. Each method but `objects` raises `Missing`, and errors of its own kind."""
+    """The bucket operations that a walk needs. Every method but `objects` raises `Missing`, and errors of its own."""
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """Name of the bucket."""
 
     def get(self, key: str) -> tuple[bytes, datetime]:
-        """Content of a document, and when it was committed."""
+        """Return the content of a document, and when it was committed."""
 
     def head(self, key: str) -> StoredObject:
-        """Size and checksum."""
+        """Return size and checksum of an object."""
 
     def objects(self, prefix: str) -> Sequence[object]:
-        """Everything below a prefix."""
+        """Return all objects below a prefix."""
 
     def sha256(self, key: str) -> str:
-        """Hash of an object's bytes."""
+        """Return the SHA-256 of an object's bytes."""
 
 
 class Folder(Protocol):
-    """What is asked of the folder that a manifest lies in. All but `holds_payload` raise `Missing`."""
+    """The operations on a manifest's folder that a walk needs. All but `holds_payload` raise `Missing`."""
 
     def manifest(self) -> bytes:
-        """The manifest as it is stored."""
+        """Return the manifest's stored bytes."""
 
     def head(self, path: str) -> StoredObject:
-        """Size and checksum of a file."""
+        """Return size and checksum of a file."""
 
     def sha256(self, path: str) -> str:
-        """Hash of a file's bytes."""
+        """Return the SHA-256 of a file's bytes."""
 
     def holds_payload(self) -> bool:
-        """Whether there is more in it than the manifest."""
+        """Whether the folder contains more than the manifest."""
 
 
 @dataclass(frozen=True)
 class Link:
-    """One manifest of a chain that holds."""
+    """A verified manifest of a chain."""
 
     uri: str
     digest: Digest
     manifest: Manifest
     pruned: bool
-    """Whether its payload was pruned; its manifest stands."""
+    """Whether retention removed the payload. The manifest remains."""
 
 
 @dataclass(frozen=True)
 class CheckedLink:
-    """One manifest of a chain, and what is wrong with it."""
+    """One manifest of a chain, with its problems."""
 
     uri: str
-    """Its folder."""
+    """Folder of the manifest."""
 
     digest: Digest | None
-    """Of its bytes; None if there are none."""
+    """Digest of the manifest's bytes. None if there are none."""
 
     manifest: Manifest | None
-    """What it says; None if it cannot be read."""
+    """Parsed manifest. None if it cannot be read."""
 
     pruned: bool
-    """Whether its payload was removed by retention."""
+    """Whether retention removed the payload."""
 
     problems: tuple[str, ...]
-    """For people, each to be read after its folder's name; empty if nothing is wrong."""
+    """Problems for people, each worded to follow the folder's name. Empty if nothing is wrong."""
 
 
 def read_manifest(data: bytes, where: str) -> Manifest:
-    """Parse; raises `Damaged`."""
+    """Parse a manifest. Raises `Damaged`."""
     try:
         return Manifest.from_json(data)
     except ValidationError as e:
@@ -125,9 +125,9 @@ def read_manifest(data: bytes, where: str) -> Manifest:
 
 
 Parse = Callable[[bytes, str], Manifest]
-"""A manifest's bytes, and its folder's name, to what it says; raises `Damaged`."""
+"""Parses a manifest's bytes, given its folder's name. Raises `Damaged`."""
 Rule = Callable[[str, Manifest, Manifest | None], Iterable[str]]
-"""What else is wrong with the manifest in a folder, given the one that names it as its parent."""
+"""Returns further problems of the manifest in a folder, given the child that names it as its parent."""
 
 
 def walk(
@@ -139,11 +139,11 @@ def walk(
     parse: Parse = read_manifest,
     rule: Rule = lambda _uri, _manifest, _child: (),
 ) -> Iterator[CheckedLink]:
-    """The manifest in folder `uri`, its parent, and so on to the root; ends at the first that cannot be read.
+    """Yield the manifest in folder `uri`, its parent, and so on to the root. Stop at the first that cannot be read.
 
-    Where it ends before the root the last link says so: a chain that leads back to itself, or on and on, is not whole.
-    `digest` is what the first manifest's must be, and its files must all be there; an ancestor's payload may have been
-    pruned, but then as a whole. `open_folder` may raise `Damaged` for a folder that is out of its reach.
+    If the walk stops before the root, the last link says so. A chain that loops or never ends is not whole. `digest` is
+    the expected digest of the first manifest, whose files must all exist. An ancestor's payload may have been pruned,
+    but only completely. `open_folder` may raise `Damaged` for a folder that it cannot reach.
     """
     child: Manifest | None = None
     said_by = "as was asked for"
@@ -176,7 +176,7 @@ def walk(
         yield CheckedLink(uri, found, manifest, pruned, tuple(problems))
         if manifest.parent is None:
             return
-        # What a command has exported lies anywhere, and was made by other code than the attempt that it names.
+        # A command may export to any folder, and with other code than that of the attempt that the export names.
         elsewhere = manifest.kind is ManifestKind.EXPORT and misplaced(uri, manifest) is not None
         child, said_by = None if elsewhere else manifest, "as its child says"
         uri, digest = manifest.parent.uri, manifest.parent.digest
@@ -185,7 +185,7 @@ def walk(
 
 
 def file_problem(folder: Folder, entry: FileEntry, *, deep: bool = False) -> str | None:
-    """What is wrong with a file that a manifest lists; None if nothing is."""
+    """Return what is wrong with a file that a manifest lists, or None."""
     if ".." in entry.path.split("/"):
         return f"{entry.path} leaves its folder"
     try:
@@ -202,7 +202,7 @@ def file_problem(folder: Folder, entry: FileEntry, *, deep: bool = False) -> str
 
 
 def verify_files(bucket: Bucket, folder: str, manifest: Manifest, *, deep: bool = False) -> None:
-    """Check each file that a manifest lists; raises `Damaged` naming the first that differs."""
+    """Check each file that a manifest lists. Raises `Damaged` with the first that differs."""
     found = _InBucket(bucket, folder)
     for entry in manifest.files:
         if problem := file_problem(found, entry, deep=deep):
@@ -210,10 +210,10 @@ def verify_files(bucket: Bucket, folder: str, manifest: Manifest, *, deep: bool 
 
 
 def walk_chain(bucket: Bucket, folder: str, digest: Digest | None, *, deep: bool = False) -> Iterator[Link]:
-    """Each manifest from a run's folder up to the root, verified; raises `Damaged` at the first that is not right.
+    """Yield each verified manifest from a run's folder up to the root. Raises `Damaged` at the first problem.
 
-    Besides what is asked of any chain, each has to be in its own place, in a folder that its run has claimed, and in
-    this bucket.
+    In addition to the checks of `walk`, each manifest must be in its own place, in a folder that its run has claimed,
+    and in this bucket.
     """
     rule = _Claims(bucket).problems
     for link in walk(
@@ -254,7 +254,7 @@ def _opened(bucket: Bucket, uri: str) -> _InBucket:
 
 
 class _Claims:
-    """Whether manifests lie where their runs have claimed room for them."""
+    """Checks that each manifest lies in a folder that its run has claimed."""
 
     def __init__(self, bucket: Bucket) -> None:
         self._bucket = bucket
@@ -272,7 +272,7 @@ class _Claims:
             yield from self._owner(folder.removesuffix(place_of(manifest)).rstrip("/"), manifest)
 
     def _owner(self, root: str, manifest: Manifest) -> Iterator[str]:
-        """Whether the run's folder was claimed by the run that the manifest names, with its config."""
+        """Check that the manifest's run claimed the folder, with the manifest's config."""
         where = f"s3://{self._bucket.name}/{root}/{RUN}"
         try:
             record = RunRecord.from_json(self._bucket.get(f"{root}/{RUN}")[0])

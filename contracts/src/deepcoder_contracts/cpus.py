@@ -1,7 +1,6 @@
-"""How many CPUs a process may use: what its container is allowed, not what the machine has.
+"""How many CPUs a process may use: its container's limit, not the machine's number.
 
-Trainer and judge start as many threads or programs by it where nobody names a number, and mean the same one. A quota
-that cannot be read counts as none.
+Trainer and judge use it as the default number of threads or programs. A quota that cannot be read counts as no quota.
 """
 
 from __future__ import annotations

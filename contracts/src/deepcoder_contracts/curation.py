@@ -1,8 +1,8 @@
-"""Curation as a part of a run: what is asked for (`dataset.curation`), and the manifest of what came of it.
+"""Curation as part of a run: the request (`dataset.curation`) and the manifest of the result.
 
-A run curates once. What it came to lies under `curation/<key>`, where the key is the SHA-256 of everything that
-decides it, the contents of all inputs included; its manifest is put last, with `If-None-Match: *`, and names the
-request it answers, so that later attempts and stages of the run find it without reading the inputs again.
+A run curates once. The result lies under `curation/<key>`, where the key is the SHA-256 of everything that determines
+it, including the contents of all inputs. The manifest is written last, with `If-None-Match: *`. It names the request
+that it answers, so later attempts and stages of the run find the result without reading the inputs again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Key = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Layout(StrEnum):
-    """How the rows of a published set are laid out. Released: the DeepCoder set, with one input a configuration."""
+    """Row layout of a published set. Released is the DeepCoder set, with one input per configuration."""
 
     OWN = "Own"
     PUBLISHED = "Published"
@@ -41,47 +41,47 @@ class CurationSet(Contract):
     """A published problem set."""
 
     name: SetName
-    """Name of the set, and its source where rows name none."""
+    """Name of the set. It is also the source of rows that name none."""
 
     uri: SourceURI
-    """A file, or a folder of them: hf://, s3://, file:// or a path in the image."""
+    """Location of a file or of a folder of files: hf://, s3://, file:// or a path in the image."""
 
     layout: Layout | None = None
-    """What its rows are held to. Default: told by their columns."""
+    """Row layout of the set. Default: detected from the columns."""
 
     sha256: Key | None = None
-    """Expected digest; a difference stops the run."""
+    """Expected SHA-256 of the set. If it differs, the run stops."""
 
 
 class CurationFilters(Contract):
-    """Which problems are kept. Prompts are held to recipe.maxPromptTokens."""
+    """Which problems to keep. Prompts longer than recipe.maxPromptTokens are always dropped."""
 
     min_tests: int = Field(default=5, ge=1, le=10_000)
-    """Fewest tests."""
+    """Smallest number of tests that a problem must have."""
 
     since: datetime.date | None = None
-    """First date, for sets that have dates."""
+    """First day of publication, as YYYY-MM-DD. Earlier problems are dropped; problems without a date are kept."""
 
     until: datetime.date | None = None
-    """First date that is too late."""
+    """End of the period of publication, as YYYY-MM-DD. Problems from this day on are dropped."""
 
     near_duplicate: float = Field(default=0.8, gt=0, le=1)
-    """Similarity from which one of two problems is dropped."""
+    """Similarity of two statements, from 0 to 1, at which one of the two problems is dropped."""
 
     contamination: float = Field(default=0.6, gt=0, le=1)
-    """Overlap with an evaluation problem from which one is dropped."""
+    """Overlap with an evaluation problem, from 0 to 1, at which a problem is dropped."""
 
     min_pass_rate: float = Field(default=0, ge=0, lt=1)
-    """What is solved no more often than this is dropped."""
+    """Problems with this pass rate or a lower one are dropped. Needs passRates."""
 
     max_pass_rate: float = Field(default=1, gt=0, le=1)
-    """What is solved this often is dropped."""
+    """Problems with this pass rate or a higher one are dropped. Needs passRates."""
 
     max_solutions: int = Field(default=8, ge=1, le=1000)
-    """Official solutions that are tried."""
+    """Largest number of official solutions to try per problem."""
 
     keep_unverified: bool = False
-    """Keep problems without an official solution."""
+    """Whether to keep problems that have no official solution."""
 
     @model_validator(mode="after")
     def _has_a_window(self) -> Self:
@@ -93,26 +93,26 @@ class CurationFilters(Contract):
 
 
 class CurationSpec(Contract):
-    """Make the training set from published ones, before the first Train stage trains."""
+    """Makes the training set from published sets, before the first Train stage trains."""
 
     inputs: Annotated[list[CurationSet], Field(min_length=1, max_length=16)]
-    """Published sets."""
+    """Published sets to take problems from."""
 
     against: Annotated[list[CurationSet], Field(max_length=32)] = []
-    """Evaluation sets that nothing may be shared with, those of all stages among them."""
+    """Evaluation sets with which the training set must not overlap. List the evaluation sets of all stages."""
 
     filters: CurationFilters = CurationFilters()
-    """Which problems are kept."""
+    """Which problems to keep."""
 
     pass_rates: SourceURI | None = None
-    """Samples of an evaluation of these problems, for minPassRate and maxPassRate."""
+    """Location of samples from an evaluation of these problems. Required for minPassRate and maxPassRate."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         for field, sets in (("inputs", self.inputs), ("against", self.against)):
             names = [s.name for s in sets]
             if len(set(names)) != len(names):
-                raise ValueError(f"curation.{field} have the same name: give each its own ({', '.join(names)})")
+                raise ValueError(f"curation.{field} repeats a name: give each set its own ({', '.join(names)})")
         bounded = self.filters.min_pass_rate > 0 or self.filters.max_pass_rate < 1
         if bounded and self.pass_rates is None:
             raise ValueError("filters.minPassRate and maxPassRate need pass rates: set curation.passRates")
@@ -120,93 +120,93 @@ class CurationSpec(Contract):
 
 
 def unprotected(spec: CurationSpec, evaluated: Iterable[tuple[str, str]]) -> list[str]:
-    """Names of the evaluation sets, given as (name, URI), that the curated set is not checked against."""
+    """Return the names of those evaluation sets, given as (name, URI), that the curated set is not checked against."""
     known = {s.uri for s in spec.against}
     return list(dict.fromkeys(name for name, uri in evaluated if uri not in known))
 
 
 class CuratedInput(Contract):
-    """A set that was read, by content."""
+    """A set that was read, identified by content."""
 
     name: SetName
-    """Its name."""
+    """Name of the set."""
 
     uri: SourceURI
-    """Where it was."""
+    """Location of the set."""
 
     layout: Layout | None = None
-    """The layout that was asked for."""
+    """Requested layout."""
 
     digest: Digest
-    """Of what was read."""
+    """Digest of the content that was read."""
 
 
 class CurationManifest(Record):
     """`curation/<key>/MANIFEST.json`: the commit of a curation."""
 
     key: Key
-    """SHA-256 of all that decides the result, which is also the folder's name."""
+    """SHA-256 of everything that determines the result. It is also the name of the folder."""
 
     request: Digest
-    """Of what the run asks for, by name and not by content: see `curation_request`."""
+    """Digest of the run's request, by name and not by content: see `curation_request`."""
 
     run: RunIdentity
-    """The run that made it."""
+    """The run that made the set."""
 
     stage: DNSLabel
-    """The stage that made it."""
+    """The stage that made the set."""
 
     ordinal: int = Field(ge=1)
-    """The attempt that made it."""
+    """Number of the attempt that made the set."""
 
     inputs: list[CuratedInput]
     """Published sets that were read."""
 
     against: list[CuratedInput] = []
-    """Evaluation sets that it was checked against."""
+    """Evaluation sets that the result was checked against."""
 
     pass_rates: Digest | None = None
-    """Of the pass rates."""
+    """Digest of the pass rates."""
 
     tokenizer: Digest
-    """Of the tokenizer that prompts were measured by."""
+    """Digest of the tokenizer that measured the prompts."""
 
     filters: CurationFilters
-    """Which problems were kept."""
+    """Filters that were applied."""
 
     max_prompt_tokens: int = Field(ge=1)
-    """Longest prompt."""
+    """Longest prompt, in tokens."""
 
     code_digest: Digest
-    """Of the trainer's own source."""
+    """Digest of the trainer's own source."""
 
     versions: Annotated[dict[str, str], Field(max_length=32)] = {}
-    """Of Python and of packages, by name."""
+    """Versions of Python and of packages, by name."""
 
     image: str | None = None
-    """Trainer image reference."""
+    """Image reference of the trainer."""
 
     dataset: str
-    """Path of the curated set, below this folder."""
+    """Path of the curated set, relative to this folder."""
 
     dataset_digest: Digest
-    """Of the curated set: what checkpoints say that they were trained on."""
+    """Digest of the curated set. Checkpoints record it as their dataset digest."""
 
     read: int = Field(ge=0)
-    """Problems that were read."""
+    """Number of problems that were read."""
 
     kept: int = Field(ge=1)
-    """Problems that are kept."""
+    """Number of problems that were kept."""
 
     created_at: datetime.datetime
-    """When it was written (UTC, for people)."""
+    """Time at which the manifest was written (UTC, for display only)."""
 
     files: list[FileEntry]
-    """Everything below its folder but itself."""
+    """All files in the manifest's folder except the manifest."""
 
     @property
     def recomputed_key(self) -> str:
-        """The key as this manifest's own fields have it."""
+        """The key, computed from this manifest's own fields."""
         return curation_key(
             inputs=self.inputs,
             against=self.against,
@@ -228,7 +228,7 @@ def curation_key(
     max_prompt_tokens: int,
     code_digest: str,
 ) -> str:
-    """SHA-256 (hexadecimal) of everything that decides a curated set. Where sets were does not; what they hold does."""
+    """Return the SHA-256 (hexadecimal) of everything that determines a curated set: contents, but not locations."""
 
     def content(sets: Sequence[CuratedInput]) -> list[list[str | None]]:
         return [[s.name, s.layout, s.digest] for s in sets]
@@ -246,6 +246,6 @@ def curation_key(
 
 
 def curation_request(spec: CurationSpec, model: str, max_prompt_tokens: int) -> str:
-    """Digest of what a run asks for: two attempts with the same one want the same set, whatever lies there by now."""
+    """Digest of a run's request. Attempts with the same digest want the same set, even if a source has changed."""
     document = {"spec": json.loads(spec.to_json()), "model": model, "max_prompt_tokens": max_prompt_tokens}
     return sha256_digest(json.dumps(document, sort_keys=True, separators=(",", ":")).encode())

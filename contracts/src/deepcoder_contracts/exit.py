@@ -1,7 +1,7 @@
-"""How an attempt ended, in the trainer's own words.
+"""How an attempt ended, as the trainer reports it.
 
-A RayJob's status has no exit code, so the trainer writes `exit.json` beside its claim before it leaves. It is the
-first evidence the operator looks at; a process killed outright leaves none, and then pods and events speak.
+A RayJob's status has no exit code, so the trainer writes `exit.json` next to its claim before it exits. The operator
+looks at this record first. A process that is killed outright leaves none; the operator then uses pods and events.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from deepcoder_contracts.base import Digest, Record
 
 
 class ExitCode(IntEnum):
-    """Exit codes of `deepcoder-trainer run`; anything else is a crash."""
+    """Exit codes of `deepcoder-trainer run`. Any other code is a crash."""
 
     DONE = 0
     BAD_CONFIG = 64
@@ -29,19 +29,20 @@ class ExitRecord(Record):
     """Exit code of the process."""
 
     reason: Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Za-z0-9]{0,62}$")]
-    """CamelCase word for the cause: Completed, Drained, SandboxUnavailable, BadConfig, OutOfMemory, Crashed, …"""
+    """Cause in CamelCase: Completed, Drained, SandboxUnavailable, BadConfig, OutOfMemory, Crashed, …"""
 
     message: str = Field(default="", max_length=4096)
-    """For people; bounded, without secrets."""
+    """Human-readable message, without secrets."""
 
     field: str | None = None
-    """Configuration field at fault, where one is."""
+    """Configuration field at fault, if there is one."""
 
     step: int = Field(default=0, ge=0)
-    """Step of the stage that was reached."""
+    """Last finished step of the stage."""
 
     pod_uid: Annotated[str, StringConstraints(max_length=64)] | None = None
-    """Pod of the process, where it ran in one: an attempt that its queue stopped and admitted again has several."""
+    """UID of the process's pod, if it ran in one. An attempt that its queue stopped and admitted again has several
+    pods."""
 
     manifest_digest: Digest | None = None
-    """Newest checkpoint that was committed."""
+    """Digest of the newest committed checkpoint's manifest."""

@@ -1,6 +1,6 @@
-"""What cannot work before anything starts: lengths past a model's positions, and what must divide what.
+"""Checks settings against a model: lengths beyond its positions, and numbers that must divide each other.
 
-An attempt asks this once it has read the model's config.json, a plan before anything is applied.
+An attempt runs the checks once it has read the model's config.json, a plan before anything is applied.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from deepcoder_contracts.supported import Refusal
 
 
 def length_refusals(config: Mapping[str, Any], recipe: Recipe, context: int, field: str) -> Iterator[Refusal]:
-    """Sequences longer than the model's positions, which vLLM does not start with."""
+    """Yield a refusal if sequences may be longer than the model's positions, with which vLLM does not start."""
     reach, longest = positions(config), recipe.max_prompt_tokens + context
     if longest <= reach:
         return
@@ -24,12 +24,12 @@ def length_refusals(config: Mapping[str, Any], recipe: Recipe, context: int, fie
         field,
         f"{field} is {context}: with recipe.maxPromptTokens {recipe.max_prompt_tokens} a sequence has up to {longest} "
         f"tokens, but the model has {int(reach)} positions (max_position_embeddings of its config.json): {mend}, or "
-        "give the stage a rope scaling, or use a model that reaches further",
+        "give the stage a rope scaling, or use a model with more positions",
     )
 
 
 def tp_refusals(shape: ModelShape, recipe: Recipe) -> Iterator[Refusal]:
-    """Attention heads that do not divide over the devices of an engine."""
+    """Yield a refusal if the attention heads do not divide over the devices of an engine."""
     devices = recipe.tensor_parallel
     possible = [n for n in range(1, 9) if not any(sp_refusals(shape, n))]  # the same rule
     if devices not in possible:
@@ -41,7 +41,7 @@ def tp_refusals(shape: ModelShape, recipe: Recipe) -> Iterator[Refusal]:
 
 
 def rank_refusals(shape: ModelShape, recipe: Recipe, ranks: int) -> Iterator[Refusal]:
-    """Ranks, or attention heads, that do not divide into groups that share a sequence."""
+    """Yield refusals if ranks or attention heads do not divide into groups that share a sequence."""
     sp = recipe.sequence_parallel
     if ranks % sp:
         possible = " or ".join(str(n) for n in range(1, 9) if not ranks % n and not any(sp_refusals(shape, n)))

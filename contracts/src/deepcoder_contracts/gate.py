@@ -1,9 +1,9 @@
-"""Promotion gates: when a stage may end early, and whether what it reached is enough.
+"""Promotion gates: when a stage may end early, and what happens if it does not.
 
-The trainer evaluates the gate after each step, since only it has every step, and writes the verdict with the
-values into the manifest. The operator reads them, recomputes the comparison and decides by `otherwise`. Both call
-the functions here, so that they cannot disagree. A metric that has no value yet makes a condition unmet, never an
-error: a gate on an evaluation is simply not met before the first evaluation.
+The trainer evaluates the gate after each step, because only the trainer has every step. It writes the verdict and the
+values into the manifest. The operator reads them, repeats the comparison and decides by `otherwise`. Both call the
+functions here, so they cannot disagree. A metric without a value makes a condition unmet; it is never an error. A gate
+on an evaluation is therefore not met before the first evaluation.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from deepcoder_contracts.base import Contract, Figures
 
 
 class Comparison(StrEnum):
-    """How a metric's mean over the window is compared with the value."""
+    """Comparison of a metric's mean over the window with the value."""
 
     GE = "Ge"
     GT = "Gt"
@@ -29,7 +29,7 @@ class Comparison(StrEnum):
 
 
 class Otherwise(StrEnum):
-    """What follows when the stage reached maxSteps with its gate unmet."""
+    """What happens when the stage reaches maxSteps with its gate unmet."""
 
     PROMOTE = "Promote"
     HOLD = "Hold"
@@ -52,57 +52,58 @@ MetricName = Annotated[
 
 
 class GateCondition(Contract):
-    """One comparison over the mean of the last `window` values of a metric."""
+    """Comparison of the mean of a metric's last `window` values with a bound."""
 
     metric: MetricName
-    """step, reward_mean, truncated_ratio, plateau(reward_mean), eval/<dataset>/pass_at_1, or eval/<dataset>/rating of a
-    dataset with contests."""
+    """Metric to compare: step, reward_mean, truncated_ratio, plateau(reward_mean), eval/<dataset>/pass_at_1, or
+    eval/<dataset>/rating for a dataset with contests."""
 
     op: Comparison
-    """Ge: at least the value. Gt: more. Le: at most. Lt: less."""
+    """Comparison with the value. Ge: at least. Gt: greater. Le: at most. Lt: less."""
 
     value: float
-    """Bound, in the metric's own unit (ratios from 0 to 1)."""
+    """Bound, in the metric's own unit. Ratios range from 0 to 1."""
 
     window: int = Field(default=1, ge=1, le=1000)
-    """Number of last values that are averaged; fewer values than this leave the condition unmet."""
+    """Number of most recent values to average. With fewer values, the condition is not met."""
 
 
 class PromoteWhen(Contract):
-    """All conditions must hold; the stage then ends before maxSteps."""
+    """Gate of a stage. When all conditions hold, the stage ends before maxSteps."""
 
     all: Annotated[list[GateCondition], Field(min_length=1, max_length=8)]
-    """Conditions, all of which must hold."""
+    """Conditions. All of them must hold."""
 
     otherwise: Otherwise = Otherwise.PROMOTE
-    """At maxSteps with the gate unmet. Promote: the next stage. Hold: wait for approvedStages. Fail: the run fails."""
+    """What happens at maxSteps if the gate is not met. Promote: go on to the next stage. Hold: wait for approvedStages.
+    Fail: fail the run."""
 
     @model_validator(mode="after")
     def _one_condition_a_metric(self) -> Self:
         metrics = [c.metric for c in self.all]
         if len(set(metrics)) != len(metrics):
-            raise ValueError("promoteWhen.all names a metric twice: keep one condition for each metric")
+            raise ValueError("promoteWhen.all names a metric twice: keep one condition per metric")
         return self
 
 
 class GateRecord(Contract):
-    """A gate's verdict as written into a manifest."""
+    """A gate's verdict, as a manifest records it."""
 
     met: bool
     """Whether every condition held at this step."""
 
     values: Figures
-    """Metric to its mean over the condition's window, for conditions that had enough values."""
+    """Mean over the condition's window, by metric. Conditions with too few values are left out."""
 
     window: dict[str, int]
-    """Metric to the number of values averaged."""
+    """Number of values averaged, by metric."""
 
 
 def window_value(condition: GateCondition, history: Mapping[str, Sequence[float]]) -> float | None:
-    """Mean over the condition's window, or None while there are too few values.
+    """Return the mean over the condition's window, or None while there are too few values.
 
-    `plateau(m)` is the mean of the last `window` values of m minus the mean of the `window` before them: near 0
-    (or below) on a plateau. It needs 2 × window values.
+    `plateau(m)` is the mean of the last `window` values of m minus the mean of the `window` values before them. On a
+    plateau it is near 0 or below. It needs 2 × window values.
     """
     metric = condition.metric
     n = condition.window
@@ -130,5 +131,5 @@ def evaluate_gate(gate: PromoteWhen, history: Mapping[str, Sequence[float]]) -> 
 
 
 def recheck_gate(gate: PromoteWhen, values: Mapping[str, float]) -> bool:
-    """Whether recorded values satisfy the gate; what the operator does with a manifest's record."""
+    """Whether recorded values satisfy the gate. The operator applies this to a manifest's record."""
     return all(c.metric in values and _COMPARE[c.op](values[c.metric], c.value) for c in gate.all)

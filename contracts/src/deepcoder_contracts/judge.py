@@ -1,8 +1,8 @@
-"""The judge's protocol: a program and its tests in, one verdict a test out.
+"""The judge's protocol: a program and its tests in, one verdict per test out.
 
-Names are snake_case here, as in the HTTP bodies and JSON Lines of `deepcoder-sandbox`. The one rule that everything
-else rests on: `passed` is None if and only if some verdict is `error`, which means that the *judge* failed. A client
-may retry such a submission elsewhere and must never take it for a wrong answer.
+Names are snake_case, as in the HTTP bodies and JSON Lines of `deepcoder-sandbox`. Everything rests on one rule:
+`passed` is None if and only if some verdict is `error`, which means that the *judge* failed. A client may retry such a
+submission elsewhere and must never treat it as a wrong answer.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 RUN_HEADER = "X-Deepcoder-Run"
-"""Header `<namespace>/<name>/<uid8>` that scopes a submission's id."""
+"""Request header `<namespace>/<name>/<uid8>`, which scopes a submission's id."""
 
 VERSION_HEADER = "X-Deepcoder-Judge"
-"""Header of the answer to `GET /v1/capacity`: which code grades, so that results tell it from another."""
+"""Response header of `GET /v1/capacity`. It identifies the grading code, so that results can record it."""
 
 EXIT_REFUSED = 64
-"""Exit status of a judge that refuses to start: it cannot confine, listen or hold what it is asked to, and says why in
-its last line. It says so at each start, until somebody mends it."""
+"""Exit status of a judge that refuses to start, because it cannot confine programs, listen, or hold what it is
+configured for. Its last line says why. Every restart fails the same way until somebody fixes the cause."""
 
 MAX_CODE_BYTES = 1 << 20
 """Largest accepted program."""
@@ -36,13 +36,13 @@ class JudgeMessage(BaseModel):
 
 
 class JudgeAnswer(JudgeMessage):
-    """What a judge answers: one of a later release is read as far as it is known here."""
+    """An answer of the judge. Fields that a later release added are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
 
 class Verdict(StrEnum):
-    """Outcome of one test. Only `error` is the judge's own failure."""
+    """Outcome of one test. `error` alone is a failure of the judge."""
 
     PASSED = "passed"
     WRONG_ANSWER = "wrong_answer"
@@ -56,7 +56,7 @@ class Verdict(StrEnum):
 
 
 class Kind(StrEnum):
-    """How a program is run: on stdin, by calling a function, or as a script whose exit status counts."""
+    """How a program runs: with input on stdin, by calling a function, or as a script whose exit status counts."""
 
     STDIN = "stdin"
     FUNCTION = "function"
@@ -64,7 +64,7 @@ class Kind(StrEnum):
 
 
 class Scoring(StrEnum):
-    """strict is the default; the others reproduce published graders."""
+    """How outputs are compared. strict is the default; the others reproduce published graders."""
 
     STRICT = "strict"
     LIVECODEBENCH = "livecodebench"
@@ -72,19 +72,19 @@ class Scoring(StrEnum):
 
 
 class TestCase(JudgeMessage):
-    """One test. For `function`, `input` has one JSON argument a line and `output` is one JSON value."""
+    """One test. For kind `function`, `input` has one JSON argument per line and `output` is one JSON value."""
 
-    __test__ = False  # not a test class of pytest's
+    __test__ = False  # keeps pytest from collecting it
 
     input: str
-    """What the program reads."""
+    """Input of the program."""
 
     output: str
-    """What is expected."""
+    """Expected output."""
 
 
 class TestSet(JudgeMessage):
-    """Body of `PUT /v1/tests/{sha256}`: stored once, named by the sha256 of the body's bytes."""
+    """Body of `PUT /v1/tests/{sha256}`. It is stored once, under the SHA-256 of the body's bytes."""
 
     __test__ = False
 
@@ -96,7 +96,7 @@ class JudgeRequest(JudgeMessage):
     """Body of `POST /v1/judge`, and a line of the command line's input."""
 
     id: Annotated[str, StringConstraints(min_length=1, max_length=256)]
-    """Idempotency key within the run: the same id with the same content is judged once."""
+    """Idempotency key within the run. The same id with the same content is judged once."""
 
     code: Annotated[str, StringConstraints(max_length=MAX_CODE_BYTES)]
     """Source text of the program."""
@@ -105,41 +105,41 @@ class JudgeRequest(JudgeMessage):
     """Programming language."""
 
     kind: Kind = Kind.STDIN
-    """stdin, function or script."""
+    """How the program runs: stdin, function or script."""
 
     tests: Annotated[list[TestCase], Field(min_length=1, max_length=MAX_TESTS)] | None = None
-    """The tests; or name a stored set."""
+    """Tests of the submission. Set either tests or tests_sha256."""
 
     tests_sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
-    """A test set stored before; unknown: 404."""
+    """SHA-256 of a stored test set. If the judge does not have it, the answer is 404."""
 
     fn_name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)?$")] | None = None
-    """`function`: what is called (a top-level function, or a method of class Solution)."""
+    """`function`: name of the function to call: a top-level function, or a method of class Solution."""
 
     time_limit_s: float = Field(default=6.0, gt=0, le=600)
-    """Seconds of CPU time a test."""
+    """CPU time limit per test, in seconds."""
 
     memory_limit_mb: int = Field(default=1024, ge=16, le=65536)
-    """Memory a test, in MiB."""
+    """Memory limit per test, in MiB."""
 
     deadline_s: float | None = Field(default=None, gt=0, le=3600)
-    """Seconds of wall-clock time after which the client no longer waits."""
+    """Wall-clock time, in seconds, after which the client stops waiting."""
 
     stop_on_first_failure: bool = True
-    """Skip the tests after the first that does not pass."""
+    """Whether to skip the tests after the first one that does not pass."""
 
     scoring: Scoring = Scoring.STRICT
     """How outputs are compared and programs are run."""
 
     float_tolerance: float | None = Field(default=None, gt=0, le=1)
-    """strict: relative and absolute tolerance for numeric tokens. Default: compare as written."""
+    """strict: relative and absolute tolerance for numeric tokens. Default: tokens are compared as written."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if (self.tests is None) == (self.tests_sha256 is None):
             raise ValueError("give exactly one of tests and tests_sha256")
         if (self.kind is Kind.FUNCTION) != (self.fn_name is not None):
-            raise ValueError("fn_name is needed by kind function, and by no other kind")
+            raise ValueError("fn_name is needed for kind function, and not allowed for other kinds")
         return self
 
 
@@ -149,45 +149,45 @@ class TestVerdict(JudgeAnswer):
     __test__ = False
 
     verdict: Verdict
-    """Outcome."""
+    """Outcome of the test."""
 
     seconds: float = Field(ge=0)
-    """CPU seconds used."""
+    """CPU time used, in seconds."""
 
     detail: Annotated[str, StringConstraints(max_length=1024)] | None = None
-    """A bounded, escaped excerpt for people; never the expected output."""
+    """Short, escaped excerpt for people. It never contains the expected output."""
 
 
 class LiveCodeBenchResult(JudgeAnswer):
-    """What LiveCodeBench's own harness would have returned."""
+    """The result that LiveCodeBench's own harness would have returned."""
 
     results: list[bool | int]
-    """Its list of True, False, -1 to -5."""
+    """The harness's list of True, False and -1 to -5."""
 
     error_code: int | None = None
-    """Its error code, if any."""
+    """The harness's error code, if any."""
 
 
 class JudgeResponse(JudgeAnswer):
     """Answer to a submission."""
 
     id: str
-    """The request's id."""
+    """Id of the request."""
 
     passed: bool | None
-    """Whether every test passed; None if and only if a verdict is `error`."""
+    """Whether every test passed. None if and only if a verdict is `error`."""
 
     verdicts: list[TestVerdict]
-    """One a test, in order."""
+    """One verdict per test, in order."""
 
     lcb: LiveCodeBenchResult | None = None
-    """scoring livecodebench: the harness's own result."""
+    """scoring livecodebench: the result of the harness."""
 
     seconds: float = Field(ge=0)
-    """Wall-clock seconds spent judging, queueing left out."""
+    """Wall-clock time spent judging, in seconds, without time in the queue."""
 
     worker: str
-    """Which judge answered; a retry goes to another."""
+    """Name of the judge that answered. A retry goes to another judge."""
 
     @model_validator(mode="after")
     def _passed_is_null_on_error(self) -> Self:
@@ -209,29 +209,29 @@ class Capacity(JudgeAnswer):
     """Answer of `GET /v1/capacity`."""
 
     slots: int = Field(ge=0)
-    """Programs judged at once."""
+    """Number of programs that the judge runs at once."""
 
     busy: int = Field(ge=0)
-    """Slots in use."""
+    """Number of slots in use."""
 
     queued: int = Field(ge=0)
-    """Submissions waiting for a slot."""
+    """Number of submissions that wait for a slot."""
 
     oldest_wait_s: float = Field(default=0.0, ge=0)
-    """Seconds for which the oldest of them has waited."""
+    """Time, in seconds, that the oldest waiting submission has waited."""
 
     tier: Tier
     """Confinement in force."""
 
     limits: dict[str, bool]
-    """Limit to whether it is really enforced here."""
+    """Whether each limit is really enforced here, by name of the limit."""
 
 
 class Problem(JudgeAnswer):
     """Body of every 4xx and 5xx answer."""
 
     error: str
-    """What is wrong and how to mend it."""
+    """What is wrong and how to fix it."""
 
     field: str | None = None
     """The field at fault."""

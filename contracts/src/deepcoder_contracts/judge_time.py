@@ -1,7 +1,7 @@
-"""How long judging a submission may take: the limit on all of its tests together, and the deadline that lies beyond it.
+"""How long judging a submission may take: the limit on all of its tests together, and the deadline beyond it.
 
-Part of the protocol: whoever asks has to wait for longer than whoever judges may take, or a slow program is an `error`
-where it should be a `time_limit`. Every size that a request may have comes to its limit before its deadline.
+This is part of the protocol. A client must wait longer than a judge may take; otherwise a slow program becomes an
+`error` instead of a `time_limit`. A request of any allowed size reaches its limit before its deadline.
 
 Pure; nothing here fails.
 """
@@ -17,29 +17,30 @@ LONGEST_DEADLINE_S: Final = 3600.0
 """Largest `deadline_s` of a request."""
 
 LONGEST_SUBMISSION_S: Final = 1600.0
-"""Most seconds that all tests of a submission may take together, however many they are: a `time_limit` past that.
+"""Longest time, in seconds, that all tests of a submission may take together. Beyond it the verdict is `time_limit`.
 
-Twice as long, what judging itself takes and five minutes in a queue are within `LONGEST_DEADLINE_S`."""
+Twice this time, the overhead of judging and five minutes in a queue fit within `LONGEST_DEADLINE_S`."""
 
 _STARTING_S = 5.0
 _JUDGING_MARGIN_S = 30.0
 _BUSY_MACHINE = 2.0
-"""A program makes at most half of its time look as if others had kept it waiting."""
+"""A program can make at most half of its time look like waiting for other processes."""
 
 
 def harness_limit_s(time_limit_s: float, tests: int) -> float:
-    """Return LiveCodeBench's limit on all tests together, as far as a deadline lies beyond it."""
+    """Return LiveCodeBench's limit on all tests together, capped so that a deadline can lie beyond it."""
     return min(LONGEST_SUBMISSION_S, (time_limit_s + 1) * tests + _STARTING_S)
 
 
 def submission_limit_s(time_limit_s: float, tests: int) -> float:
-    """Return the wall-clock limit of all tests together, in every scoring: time that others took from them left out.
+    """Return the wall-clock limit of all tests together, for every scoring. Time taken by other processes is excluded.
 
-    Without it a program that sleeps up to each test's limit would reach the client's deadline, which is no verdict.
+    Without this limit a program that sleeps up to each test's limit would reach the client's deadline and get no
+    verdict.
     """
     return min(LONGEST_SUBMISSION_S, max(WALL_PER_CPU * time_limit_s, harness_limit_s(time_limit_s, tests)))
 
 
 def judging_deadline_s(time_limit_s: float, tests: int) -> float:
-    """Return the seconds that judging may take. Time in the queue is not part of it."""
+    """Return the time, in seconds, that judging may take. Time in the queue does not count."""
     return _BUSY_MACHINE * submission_limit_s(time_limit_s, tests) + _JUDGING_MARGIN_S

@@ -1,7 +1,7 @@
-"""Whether programs can be judged by a problem at all: what holds of its settings and tests, whatever program comes.
+"""Whether a problem's settings and tests can judge any program at all.
 
-In one place, since it is asked in three: where a row of a training set is read, hours before the first program is
-judged by it; by the judge, of each request; and before anything goes to a hosted API. Pure.
+The check has three callers: the reader of a training set, hours before the first program is judged; the judge, for each
+request; and the client of a hosted API, before it sends anything. Pure.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from deepcoder_contracts.strict import parse_json
 
 
 class Misfit(NamedTuple):
-    """What keeps a problem from being judged."""
+    """Why a problem cannot be judged."""
 
     field: str
     """The field at fault."""
 
     why: str
-    """What is wrong with it, and the mend."""
+    """What is wrong with the field, and how to fix it."""
 
 
 def misfit(kind: Kind, scoring: Scoring, float_tolerance: float | None, tests: Sequence[TestCase]) -> Misfit | None:
-    """What keeps such a problem from being judged; None if nothing does."""
+    """Return why such a problem cannot be judged, or None if it can."""
     if float_tolerance is not None and scoring is not Scoring.STRICT:
         return Misfit("float_tolerance", f"scoring {scoring} has its own rule for numbers: leave it out, or use strict")
     if kind is Kind.SCRIPT and scoring is not Scoring.STRICT:
         return Misfit("scoring", f"{scoring} knows no scripts: use strict")
-    if kind is Kind.FUNCTION and scoring is not Scoring.LIVECODEBENCH:  # which answers tests that are no JSON
+    if kind is Kind.FUNCTION and scoring is not Scoring.LIVECODEBENCH:  # LiveCodeBench answers tests that are not JSON
         return _no_json(tests)
     return None
 

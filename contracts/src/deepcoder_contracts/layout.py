@@ -1,8 +1,8 @@
-"""Where things are below a run's prefix. The only place that knows the keys.
+"""The keys below a run's prefix. No other module builds them.
 
-`<prefix>/<namespace>/<run>-<uid8>/` holds RUN.json, a folder a stage with a folder a checkpoint
-(`step-000120.a003`: step and ordinal), the attempts' claims, exits and logs, exports and samples, and the evaluations.
-A stage may have any name: what is not a stage's has a form that nothing of a stage's has.
+`<prefix>/<namespace>/<run>-<uid8>/` holds RUN.json, the evaluations, and one folder per stage. A stage's folder holds
+one folder per checkpoint (`step-000120.a003`: step and ordinal), the attempts' claims, exit records and logs, exports
+and samples. A stage may have any name, so every key outside the stages has a form that no stage's key can have.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ CLAIM = "claim.json"
 EXIT = "exit.json"
 METRICS = "metrics.jsonl"
 DRIVER_LOG = "driver.log"
-"""What the trainer printed, among an attempt's logs."""
+"""The trainer's output, among an attempt's logs."""
 RESULTS = "results.json"
-"""What an evaluation came to, in its folder."""
+"""Results of an evaluation, in its folder."""
 
 _EVALUATION = re.compile(r"^eval/([0-9a-f]{64})$")
 _CURATION = re.compile(r"^curation/([0-9a-f]{64})$")
@@ -30,7 +30,7 @@ _SAMPLES = re.compile(r"^step-(\d{6,})\.parquet$")
 
 
 class AttemptFile(NamedTuple):
-    """What the key of a file of an attempt's says."""
+    """The parts of an attempt file's key."""
 
     ordinal: int
     name: str
@@ -38,7 +38,7 @@ class AttemptFile(NamedTuple):
 
 
 class CheckpointName(NamedTuple):
-    """What a checkpoint's folder name says."""
+    """The parts of a checkpoint's folder name."""
 
     step: int
     ordinal: int
@@ -56,13 +56,13 @@ def checkpoint_dir(stage: str, step: int, ordinal: int) -> str:
 
 
 def parse_checkpoint_dir(name: str) -> CheckpointName | None:
-    """Step and ordinal of a folder's last segment, None if it is no checkpoint."""
+    """Return step and ordinal from a folder's last segment, or None if it is not a checkpoint."""
     match = _CHECKPOINT.match(name.rstrip("/").rsplit("/", 1)[-1])
     return CheckpointName(int(match[1]), int(match[2])) if match else None
 
 
 def attempts_dir(stage: str) -> str:
-    """`<stage>/attempts`: a folder an attempt."""
+    """`<stage>/attempts`: one folder per attempt."""
     return f"{stage}/attempts"
 
 
@@ -72,72 +72,72 @@ def attempt_dir(stage: str, ordinal: int) -> str:
 
 
 def parse_attempt_file(stage: str, key: str) -> AttemptFile | None:
-    """Whose file of a stage's attempts has this key, None if it is no such file."""
+    """Return attempt and name from the key of an attempt's file, or None if it is not one."""
     match = re.match(rf"{re.escape(attempts_dir(stage))}/(\d+)/(.+)", key)
     return AttemptFile(int(match[1]), match[2]) if match else None
 
 
 def claim_key(stage: str, ordinal: int) -> str:
-    """Where an attempt's claim is."""
+    """Return the key of an attempt's claim."""
     return f"{attempt_dir(stage, ordinal)}/{CLAIM}"
 
 
 def exit_key(stage: str, ordinal: int) -> str:
-    """Where an attempt's exit record is."""
+    """Return the key of an attempt's exit record."""
     return f"{attempt_dir(stage, ordinal)}/{EXIT}"
 
 
 def log_key(stage: str, ordinal: int, name: str) -> str:
-    """`<stage>/attempts/003/logs/driver.log`; beside it what the operator saves."""
+    """`<stage>/attempts/003/logs/driver.log`. The operator saves its files in the same folder."""
     return f"{attempt_dir(stage, ordinal)}/logs/{name}"
 
 
 def export_dir(stage: str, step: int, ordinal: int) -> str:
-    """`<stage>/export/step-000180.a003`: Hugging Face layout. Which of several counts is `lineage`'s to say."""
+    """`<stage>/export/step-000180.a003`, in Hugging Face layout. `lineage` decides which of several counts."""
     return checkpoint_dir(f"{stage}/export", step, ordinal)
 
 
 def parse_export_dir(key: str) -> CheckpointName | None:
-    """Step and ordinal of a folder `<stage>/export/step-….a…`, None if it is no such folder."""
+    """Return step and ordinal of a folder `<stage>/export/step-….a…`, or None if it is not one."""
     parts = key.rstrip("/").split("/")
     return parse_checkpoint_dir(parts[2]) if len(parts) == 3 and parts[1] == "export" else None
 
 
 def evaluation_dir(key: str) -> str:
-    """`eval/<key>`, where the key is a sha256: no folder of a stage that is named `eval` looks like one."""
+    """`eval/<key>`, where the key is a SHA-256. No folder of a stage named `eval` looks like this."""
     return f"eval/{key}"
 
 
 def parse_evaluation_dir(name: str) -> str | None:
-    """The key of an evaluation's folder `eval/<key>`, None if it is no such folder."""
+    """Return the key of an evaluation's folder `eval/<key>`, or None if it is not one."""
     match = _EVALUATION.match(name.rstrip("/"))
     return match[1] if match else None
 
 
 def evaluation_file(paths: Iterable[str], name: str) -> str | None:
-    """Of an evaluation's files the one called `name`: in S3, where two processes may measure the same at once, they lie
-    in a folder of their writer, and the manifest says which one counts."""
+    """Return the path of an evaluation's file called `name`. In S3 two processes may run the same evaluation at once,
+    so each writes to its own folder, and the manifest says which one counts."""
     return next((path for path in paths if path == name or path.partition("/")[2] == name), None)
 
 
 def curation_dir(key: str) -> str:
-    """`curation/<key>`, where the key is a sha256: no folder of a stage that is named `curation` looks like one."""
+    """`curation/<key>`, where the key is a SHA-256. No folder of a stage named `curation` looks like this."""
     return f"curation/{key}"
 
 
 def parse_curation_dir(name: str) -> str | None:
-    """The key of a curation's folder `curation/<key>`, None if it is no such folder."""
+    """Return the key of a curation's folder `curation/<key>`, or None if it is not one."""
     match = _CURATION.match(name.rstrip("/"))
     return match[1] if match else None
 
 
 def curation_journal_dir() -> str:
-    """`curation/journal`: verdicts on official solutions, good for any curation of the run."""
+    """`curation/journal`: verdicts on official solutions, shared by all curations of the run."""
     return "curation/journal"
 
 
 def samples_dir(stage: str) -> str:
-    """`<stage>/samples`: a file a step."""
+    """`<stage>/samples`: one file per step."""
     return f"{stage}/samples"
 
 
@@ -147,16 +147,16 @@ def samples_key(stage: str, step: int) -> str:
 
 
 def parse_samples_key(key: str) -> int | None:
-    """The step of a file's last segment, None if it has not all rollouts of one."""
+    """Return the step from a file's last segment, or None if the file does not hold all rollouts of a step."""
     match = _SAMPLES.match(key.rsplit("/", 1)[-1])
     return int(match[1]) if match else None
 
 
 def samples_ahead_key(stage: str, ordinal: int) -> str:
-    """`<stage>/samples/ahead-a003.parquet`: draws that attempt 3 dropped in places which it had not trained yet."""
+    """`<stage>/samples/ahead-a003.parquet`: draws that attempt 3 dropped for steps it had not trained yet."""
     return f"{samples_dir(stage)}/ahead-a{ordinal:03d}.parquet"
 
 
 def metrics_key(stage: str, ordinal: int) -> str:
-    """`<stage>/attempts/003/metrics.jsonl`: one line a step."""
+    """`<stage>/attempts/003/metrics.jsonl`: one line per step."""
     return f"{attempt_dir(stage, ordinal)}/{METRICS}"

@@ -1,8 +1,9 @@
-"""Bytes that a learner rank and a sampler need, from the model's shape and the recipe: a sum of named parts.
+"""Estimates the bytes that a learner rank and a sampler need, from the model's shape and the recipe.
 
-Each part is what the code keeps at the worst moment, in the middle of a backward pass; `SLACK` stands for what no
-formula knows (context, communication buffers, fragmentation). No part was measured on a GPU here: a plan that leaves
-a few GB is a start, and the metric `memory_peak_bytes` of the first step has the truth.
+The estimate is a sum of named parts. Each part is what the code keeps at the worst moment, in the middle of a backward
+pass. `SLACK` covers what no formula knows (context, communication buffers, fragmentation). No part was measured on a
+GPU: a plan that leaves a few GB free is a starting point, and the metric `memory_peak_bytes` of the first step is the
+truth.
 """
 
 from __future__ import annotations
@@ -16,27 +17,27 @@ from deepcoder_contracts.recipe import Precision, Recipe
 
 GB = 1e9
 MEMORY_SHARE = 0.9
-"""Share of a GPU that an engine of its own takes."""
+"""Share of a GPU's memory that an engine takes if it has the GPU to itself."""
 COLOCATED_SHARE = 0.8
-"""Share that one takes in its turn where a learner waits on the same GPU: a parked learner keeps its context, and what
-NCCL and the allocator hold."""
+"""Share of a GPU's memory that a colocated engine takes in its turn. The parked learner keeps its context and what NCCL
+and the allocator hold."""
 SLACK = 5 * GB
-"""A device's share that is left to what is not counted."""
+"""Device memory reserved for everything that is not counted."""
 MINIMUM_TOKENS = 8192
-"""Least default token budget of a micro-batch."""
+"""Smallest default token budget of a micro-batch."""
 HEAD_ROWS, HEAD_BLOCK = 4096, 16_384
 """Tile of the fused head: positions by a part of the vocabulary."""
 SLEEPING = 3 * GB
-"""What an engine that sleeps keeps of a device: its context, and graphs that it captured."""
+"""Device memory that a sleeping engine keeps: its context and captured graphs."""
 SHARD_BYTES = 2 << 30
-"""Bytes of one weight file of an export, about."""
+"""Approximate size of one weight file of an export."""
 COMPARED_TOKENS = 512
-"""On which an export's logits are held to its checkpoint's, at most."""
+"""Largest number of tokens on which an export's logits are compared with its checkpoint's."""
 
 
 @dataclass(frozen=True)
 class LearnerMemory:
-    """Bytes of one rank, by what they are for."""
+    """Bytes of one rank, by purpose."""
 
     state: float
     """Weights, gradients and AdamW's moments in float32, and the reference model of a KL penalty: sharded."""
@@ -45,7 +46,7 @@ class LearnerMemory:
     """What each layer keeps for the backward pass: its input and its attention's output."""
 
     layer: float
-    """One layer's activations, computed again."""
+    """One layer's recomputed activations."""
 
     gathered: float
     """Whole weights: two layers, embedding and head."""
@@ -63,10 +64,10 @@ class LearnerMemory:
     """Pinned host memory, of offloaded activations and of what is parked."""
 
     push: float = 0.0
-    """Where a sampler shares the device: all that is there while weights go to it, instead of all of the above."""
+    """With a sampler on the same device: everything that is there during a weight transfer, instead of the above."""
 
     beside: float = 0.0
-    """What that sampler keeps while it sleeps."""
+    """What the colocated sampler keeps while it sleeps."""
 
     @property
     def total(self) -> float:
@@ -77,25 +78,25 @@ class LearnerMemory:
 
 @dataclass(frozen=True)
 class ExportMemory:
-    """Bytes of host memory that the first learner rank takes when a stage ends, by what they are for."""
+    """Host memory in bytes that the first learner rank needs when a stage ends, by purpose."""
 
     writing: float
-    """A weight file twice: its tensors, and the bytes that the library makes of them."""
+    """A weight file twice: its tensors and their serialized bytes."""
 
     comparing: float
-    """A decoder layer in float32, as much again that is on its way from storage, twice while it arrives, and the
+    """A decoder layer in float32, the same again for the next layer from storage, twice while it arrives, and the
     logits of one model."""
 
     @property
     def most(self) -> float:
-        """One follows the other."""
+        """The larger of the two, which do not overlap in time."""
         return max(self.writing, self.comparing)
 
 
 def export_memory(shape: ModelShape, recipe: Recipe) -> ExportMemory:
-    """What the export takes that a Train stage ends with: it is written, stored, and compared with its checkpoint."""
+    """Memory of the export at the end of a Train stage, which is written, stored, and compared with its checkpoint."""
     width = element_bytes(recipe)
-    # A file has one tensor at least, and no more than the model has.
+    # A file has at least one tensor, and no more bytes than the model.
     file = min(max(SHARD_BYTES, width * shape.head_matrix), width * parameters(shape))
     return ExportMemory(
         writing=2.0 * file,
@@ -117,7 +118,7 @@ def element_bytes(recipe: Recipe) -> int:
 def learner_memory(
     shape: ModelShape, recipe: Recipe, ranks: int, context_tokens: int, *, colocated: bool = False
 ) -> LearnerMemory:
-    """What one of `ranks` learners needs for micro-batches of the longest sequence; `colocated`: beside a sampler."""
+    """Memory of one of `ranks` learners for micro-batches of the longest sequence; `colocated`: with a sampler."""
     tokens, width = tokens_on_device(recipe, context_tokens), element_bytes(recipe)
     queries = shape.heads * shape.head_dim
     projections = queries + 2 * shape.kv_heads * shape.head_dim
@@ -126,7 +127,7 @@ def learner_memory(
     numbers = 4 * shape.intermediate + 2 * projections + 4 * shape.hidden
     root = root_matrices(shape)
     offload = recipe.activation_offload
-    # Weights and moments, without the gradients of a step; twice the whole weights: the learner's buffer, the engine's.
+    # Weights and moments, without a step's gradients. Whole weights count twice: the learner's buffer and the engine's.
     parked = (12 + (4 if recipe.kl_coefficient else 0)) * parameters(shape) / ranks
     push = parked + width * (2 * parameters(shape) + shape.head_matrix)
     return LearnerMemory(
@@ -152,9 +153,9 @@ def sequences_at_once(
     *,
     share: float = MEMORY_SHARE,
 ) -> int:
-    """Sequences of the longest length that fit one engine's keys and values at once.
+    """Number of sequences of the longest length whose keys and values fit into one engine at once.
 
-    `memory` is of one GPU, and `share` what an engine takes of it.
+    `memory` is that of one GPU, and `share` the part that an engine takes.
     """
     devices = recipe.tensor_parallel
     free = devices * (share * memory - SLACK) - element_bytes(recipe) * parameters(shape)
@@ -163,5 +164,5 @@ def sequences_at_once(
 
 
 def checkpoint_bytes(shape: ModelShape) -> float:
-    """One checkpoint: weights and AdamW's moments in float32, which ranks copy to host memory before they write it."""
+    """Size of a checkpoint: weights and AdamW's moments in float32. Ranks copy them to host memory before writing."""
     return 12.0 * parameters(shape)

@@ -1,11 +1,11 @@
-"""Which checkpoint counts: the rules that operator and trainer must not disagree on.
+"""Which checkpoint counts: the rules on which operator and trainer must agree.
 
-A checkpoint exists only through its manifest, and so does an export. An attempt that was declared dead may be alive
-behind a partition and commit late; its manifest is ignored when it is newer than the claim of a higher ordinal. Times
-are the storage server's (`LastModified`), never a pod's clock.
+A checkpoint or an export exists only through its manifest. An attempt that was declared dead may be alive behind a
+network partition and commit late. Its manifest is ignored if it is newer than the claim of a higher ordinal. Times are
+the storage server's (`LastModified`), never a pod's clock.
 
-Digests bind a chain from a manifest to what it comes from. What they do not say, since whoever writes a manifest writes
-its parent's digest too, is whether the two can belong together: that is `misplaced` and `broken_link`.
+Digests bind a manifest to its ancestors. They do not show whether child and parent belong together, because whoever
+writes a manifest also writes the parent's digest. `misplaced` and `broken_link` check that.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ class StoredCheckpoint:
 def newest_checkpoint(
     checkpoints: Iterable[StoredCheckpoint], claims: Mapping[int, datetime]
 ) -> StoredCheckpoint | None:
-    """The checkpoint to go on from: `candidates`' first."""
+    """Return the checkpoint to continue from: the first of `candidates`."""
     return next(iter(candidates(checkpoints, claims)), None)
 
 
 def candidates(checkpoints: Iterable[StoredCheckpoint], claims: Mapping[int, datetime]) -> list[StoredCheckpoint]:
-    """Checkpoints that count, best first: highest step, then highest ordinal.
+    """Return the checkpoints that count, best first: highest step, then highest ordinal.
 
-    `claims` maps ordinal to the time storage received the claim. Later entries serve when an earlier one turns out
-    to be damaged.
+    `claims` maps each ordinal to the time at which storage received its claim. Later entries are fallbacks for an
+    earlier one that turns out to be damaged.
     """
 
     def too_late(c: StoredCheckpoint) -> bool:
@@ -57,7 +57,7 @@ def candidates(checkpoints: Iterable[StoredCheckpoint], claims: Mapping[int, dat
 
 
 def place_of(manifest: Manifest) -> str:
-    """The folder below its run's that a manifest is for."""
+    """Return the folder, below its run's, that a manifest belongs in."""
     if manifest.kind is ManifestKind.EVALUATION:
         return evaluation_dir(manifest.evaluation_key or "")
     make = export_dir if manifest.kind is ManifestKind.EXPORT else checkpoint_dir
@@ -65,24 +65,24 @@ def place_of(manifest: Manifest) -> str:
 
 
 def misplaced(folder: str, manifest: Manifest) -> str | None:
-    """Why a manifest is not the one of the folder it lies in; None if it is."""
+    """Return why a manifest does not belong in its folder, or None if it does."""
     place = place_of(manifest)
     return None if f"/{folder.strip('/')}".endswith(f"/{place}") else f"is the manifest of {place}"
 
 
 _OF_AN_ATTEMPT = ("code_digest", "versions", "image", "image_id", "accelerator")
-"""What the manifests of one attempt agree on, since it runs in one set of pods."""
+"""Fields that are equal in all manifests of an attempt, because it runs in one set of pods."""
 
 
 def _differ(a: object, b: object) -> bool:
-    """Whether two that are known are not the same. Nodes may write one image's name in several ways, not its digest."""
+    """Whether two known values differ. Nodes may name one image in several ways, but its digest is the same."""
     if isinstance(a, str) and isinstance(b, str) and "@sha256:" in a and "@sha256:" in b:
         a, b = a.rpartition("@")[2], b.rpartition("@")[2]
     return bool(a) and bool(b) and a != b
 
 
 def cut_short(manifest: Manifest) -> str | None:
-    """Why a manifest that names no parent cannot be its chain's first; None if it can, or if it names one."""
+    """Return why a manifest without a parent cannot start a chain, or None if it can or has a parent."""
     if manifest.parent is not None or manifest.kind is ManifestKind.EVALUATION:
         return None
     if manifest.kind is ManifestKind.EXPORT:
@@ -96,7 +96,7 @@ def cut_short(manifest: Manifest) -> str | None:
 
 
 def broken_link(child: Manifest, parent: Manifest) -> str | None:
-    """Why a manifest cannot come from the one that it names as its parent; None if it can."""
+    """Return why a manifest cannot descend from the parent that it names, or None if it can."""
     if parent.kind is ManifestKind.EVALUATION:
         return "has an evaluation for its parent"
     if parent.kind is ManifestKind.EXPORT and child.kind is not ManifestKind.EVALUATION:
@@ -107,7 +107,7 @@ def broken_link(child: Manifest, parent: Manifest) -> str | None:
         return f"has config digest {child.config_digest}, its parent of the same run {parent.config_digest}"
     if child.kind is not ManifestKind.EVALUATION and child.seed != parent.seed:  # evaluations draw from their own
         return f"has seed {child.seed}, its parent of the same run {parent.seed}"
-    if _differ(child.dataset_digest, parent.dataset_digest):  # an attempt that finds other problems does not go on
+    if _differ(child.dataset_digest, parent.dataset_digest):  # an attempt that finds other problems stops
         return f"has dataset digest {child.dataset_digest}, its parent of the same run {parent.dataset_digest}"
     if (child.stage_index == parent.stage_index) != (child.stage == parent.stage):
         return f"calls stage {child.stage_index} {child.stage}, its parent {parent.stage_index} {parent.stage}"

@@ -1,9 +1,9 @@
-"""What is durable: the run record, attempt claims, checkpoint and evaluation manifests.
+"""Durable records: the run record, attempt claims, checkpoint and evaluation manifests.
 
-A manifest is put last, with `If-None-Match: *`, and is the commit of everything it lists: what has no manifest does
-not exist. Its digest is taken over the stored bytes, and each names its parent's, so that a chain from an exported
-model to the base can be walked and any change found. A writer that was declared dead may still finish an upload:
-see `lineage.newest_checkpoint`, which ignores it by its claim.
+A manifest is written last, with `If-None-Match: *`. It commits everything that it lists: data without a manifest does
+not exist. Its digest is taken over the stored bytes, and each manifest names its parent's digest, so a chain from an
+exported model to the base can be walked and any change found. A writer that was declared dead may still finish an
+upload; `lineage.newest_checkpoint` ignores it because of the newer claim.
 """
 
 from __future__ import annotations
@@ -22,46 +22,46 @@ RelativePath = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-
 
 
 BY_HAND = "local"
-"""In the place of a namespace: a run that nobody has applied to a cluster, whose stages each count attempts from 1."""
+"""Namespace of a run by hand, which is not applied to a cluster. Each of its stages counts attempts from 1."""
 
 
 class RunIdentity(Contract):
-    """Which run something belongs to."""
+    """Identity of a run."""
 
     namespace: DNSLabel
-    """Namespace of the DeepCoderRun; `local` by hand."""
+    """Namespace of the DeepCoderRun; `local` for a run by hand."""
 
     name: DNSLabel
     """Name of the DeepCoderRun."""
 
     uid: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")]
-    """UID of the DeepCoderRun: a run made again under the same name is another run."""
+    """UID of the DeepCoderRun. A run that is created again under the same name is another run."""
 
 
 class ParentRef(Contract):
-    """A checkpoint by place and content."""
+    """A checkpoint, identified by location and content."""
 
     uri: Annotated[str, StringConstraints(pattern=r"^(s3|file)://[^\s]+$")]
-    """Folder of the checkpoint (where its MANIFEST.json is)."""
+    """Folder of the checkpoint, which contains its MANIFEST.json."""
 
     digest: Digest
-    """Digest of its MANIFEST.json."""
+    """Digest of the checkpoint's MANIFEST.json."""
 
 
 class FileEntry(Contract):
     """One file of a checkpoint."""
 
     path: RelativePath
-    """Key below the manifest's folder."""
+    """Path of the file, relative to the manifest's folder."""
 
     size: int = Field(ge=0)
-    """Bytes."""
+    """Size in bytes."""
 
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     """SHA-256 of the content, hexadecimal."""
 
     s3_checksum: str | None = None
-    """ChecksumSHA256 as S3 reports it (base64; `…-N` for N parts), None on a file system."""
+    """ChecksumSHA256 as S3 reports it (base64; `…-N` for N parts). None on a file system."""
 
 
 class ManifestKind(StrEnum):
@@ -73,13 +73,13 @@ class ManifestKind(StrEnum):
 
 
 class ComputeThreads(Contract):
-    """CPU threads that each process of an attempt computes with, in the order of their numbers."""
+    """Number of compute threads of each process of an attempt, in order of the process numbers."""
 
     learners: list[Annotated[int, Field(ge=1)]]
-    """Of each rank."""
+    """Threads of each learner rank."""
 
     samplers: list[Annotated[int, Field(ge=1)]] = []
-    """Of each vLLM engine on CPUs; none on GPUs."""
+    """Threads of each vLLM engine on CPUs. Empty on GPUs."""
 
 
 class Manifest(Record):
@@ -89,113 +89,115 @@ class Manifest(Record):
     """Checkpoint, Export or Evaluation."""
 
     run: RunIdentity
-    """The run that made it."""
+    """The run that made the content."""
 
     stage: DNSLabel
-    """The stage that made it."""
+    """The stage that made the content."""
 
     stage_index: int = Field(ge=0)
-    """Position of the stage."""
+    """Position of the stage in the run, from 0."""
 
     ordinal: int = Field(ge=1)
-    """The attempt that made it."""
+    """Number of the attempt that made the content."""
 
     step: int = Field(ge=0)
-    """Steps of this stage that the weights have seen."""
+    """Number of steps of this stage that trained the weights."""
 
     total_steps: int = Field(default=0, ge=0)
-    """Steps of all stages that the weights have seen."""
+    """Number of steps of all stages that trained the weights."""
 
     final: bool = False
-    """Whether the stage ended here (maxSteps, or its gate was met)."""
+    """Whether the stage ended here, by maxSteps or because its gate was met."""
 
     parent: ParentRef | None = None
-    """What it was made from: the checkpoint before it, the checkpoint that was exported, the export that was evaluated.
-    None for the first of a run that starts from a model, for an evaluation of that model, and for one within training,
-    whose weights are told by stage, step and ordinal alone: they may never be stored."""
+    """What the content was made from: the preceding checkpoint, the exported checkpoint or the evaluated export. None
+    for the first checkpoint of a run that starts from a model, for an evaluation of that model, and for an evaluation
+    during training. The weights of the latter are identified by stage, step and ordinal, and may never be stored."""
 
     model: str | None = None
-    """URI of the model at the chain's root; of a hub's with the commit (in older manifests, the revision asked for)."""
+    """URI of the model at the root of the chain. For a hub, it includes the commit (in older manifests: the requested
+    revision)."""
 
     model_files: Annotated[dict[str, Digest], Field(max_length=32)] = {}
-    """Configuration and tokenizer of that model as this attempt read them, by file name; empty in older manifests."""
+    """Digests of the model's configuration and tokenizer as the attempt read them, by file name. Empty in older
+    manifests."""
 
     config_digest: Digest
-    """Of the run's resolved config."""
+    """Digest of the run's resolved config."""
 
     dataset_digest: Digest | None = None
-    """Of the training problems."""
+    """Digest of the training problems."""
 
     reward_digest: Digest | None = None
-    """Of the source of recipe.reward; None where the judge's verdict is the reward, and in older manifests."""
+    """Digest of the source of recipe.reward. None if the judge's verdict is the reward, and in older manifests."""
 
     code_digest: Digest
-    """Of the trainer's own source."""
+    """Digest of the trainer's own source."""
 
     versions: Annotated[dict[str, str], Field(max_length=32)] = {}
-    """Of Python and of the packages that decide a result, by name; empty in older manifests."""
+    """Versions of Python and of the packages that influence a result, by name. Empty in older manifests."""
 
     image: str | None = None
-    """Trainer image reference."""
+    """Image reference of the trainer."""
 
     image_id: Annotated[str, Field(max_length=512)] | None = None
-    """The image with its digest, as the node of the attempt's head resolved it; the operator tells it in its replies.
-    None by hand, before the first reply, and in older manifests."""
+    """The image with its digest, as resolved on the node of the attempt's head. The operator sends it in its replies.
+    None in a run by hand, before the first reply, and in older manifests."""
 
     accelerator: Annotated[str, Field(max_length=256)] | None = None
-    """Model of the GPUs that the attempt ran on, comma-separated where there are several; None on CPUs, where it
-    cannot be told, and in older manifests."""
+    """GPU models that the attempt ran on, separated by commas. None on CPUs, if unknown, and in older manifests."""
 
     seed: int = Field(ge=0)
-    """The run's seed."""
+    """Random seed of the run."""
 
     world_size: int = Field(ge=0)
-    """Learner ranks that wrote it; it loads at any, but a deterministic run goes on at the same number alone."""
+    """Number of learner ranks that wrote the checkpoint. Any number can load it, but a deterministic run continues only
+    with the same number."""
 
     compute_threads: ComputeThreads | Annotated[int, Field(ge=1)] | None = None
-    """In a deterministic run: how a sum is split over threads decides its last bits. None where that does not matter,
-    and in older manifests, which may have the most of any learner rank instead."""
+    """Compute threads of a deterministic run, because the split of a sum over threads determines its last bits. None
+    in other runs and in older manifests, or there the largest number of any learner rank."""
 
     metrics: Figures = {}
     """Metrics of this step, or results of this evaluation."""
 
     gate: GateRecord | None = None
-    """The stage's gate at this step."""
+    """Verdict of the stage's gate at this step."""
 
     evaluation_key: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
-    """Evaluation: sha256 of all its inputs, which is also its folder's name."""
+    """Evaluation: SHA-256 of all inputs. It is also the name of the folder."""
 
     created_at: datetime
-    """When it was written (UTC, for people)."""
+    """Time at which the manifest was written (UTC, for display only)."""
 
     files: list[FileEntry] = []
-    """Everything below its folder but itself."""
+    """All files in the manifest's folder except the manifest."""
 
 
 class RunRecord(Record):
-    """RUN.json: who owns this prefix. Put once, with `If-None-Match: *`."""
+    """RUN.json: the owner of this prefix. Written once, with `If-None-Match: *`."""
 
     run: RunIdentity
-    """The owner."""
+    """The run that owns the prefix."""
 
     config_digest: Digest
-    """Of the run's resolved config."""
+    """Digest of the run's resolved config."""
 
     created_at: datetime
-    """When it was written (UTC)."""
+    """Time at which the record was written (UTC)."""
 
 
 class Claim(Record):
-    """claim.json: an attempt has begun; lower ordinals may commit nothing after it."""
+    """claim.json: an attempt has started. Attempts with lower ordinals may not commit anything after it."""
 
     run: RunIdentity
-    """The run."""
+    """The run of the attempt."""
 
     stage: DNSLabel
-    """The stage."""
+    """The stage of the attempt."""
 
     ordinal: int = Field(ge=1)
-    """The attempt."""
+    """Number of the attempt."""
 
     claimed_at: datetime
-    """When it began (UTC, for people; order is taken from the storage's own clock)."""
+    """Time at which the attempt started (UTC, for display only; the storage's clock decides the order)."""

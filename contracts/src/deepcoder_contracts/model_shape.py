@@ -1,7 +1,7 @@
-"""What arithmetic must know of a model: its sizes and positions, as its config.json in Hugging Face layout says them.
+"""A model's sizes and positions, from its config.json in Hugging Face layout.
 
-Sizes of the models that the examples start from are written down here, so that they can be planned for without
-fetching 30 GB; any other model's config.json is given by hand. A config.json that lacks a size raises ValueError.
+The sizes of the models in the examples are listed here, so that a plan does not have to fetch 30 GB. For any other
+model the user passes config.json. A config.json that lacks a size raises ValueError.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ KNOWN: Mapping[str, Mapping[str, Any]] = {
     "hf://agentica-org/DeepScaleR-1.5B-Preview": _QWEN_1_5B,
     "hf://agentica-org/DeepCoder-1.5B-Preview": _QWEN_1_5B,
 }
-"""The sizes in the config.json of hub repositories."""
+"""Sizes from the config.json of hub repositories."""
 
 _STRETCHED = ("linear", "dynamic")
-"""Kinds of rotary scaling that reach `factor` times max_position_embeddings; others have it in that number already."""
+"""Kinds of rotary scaling that reach `factor` times max_position_embeddings. For others that number includes it."""
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The sizes of a dense decoder, under the names that config.json gives them."""
+    """The sizes of a dense decoder, as in config.json."""
 
     layers: int
     hidden: int
@@ -61,11 +61,11 @@ class ModelShape:
     head_dim: int
     vocabulary: int
     tied: bool
-    """Whether the head is the embedding."""
+    """Whether the head shares the embedding's weights."""
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Self:
-        """From config.json, or a model's `config.to_dict()`; raises ValueError for a size that is not there."""
+        """Read config.json, or a model's `config.to_dict()`. Raises ValueError if a size is missing."""
         needed = ("num_attention_heads", "num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size")
         if missing := [name for name in needed if not config.get(name)]:
             raise ValueError(f"config.json does not say {', '.join(missing)}")
@@ -83,18 +83,18 @@ class ModelShape:
 
     @property
     def layer_matrices(self) -> int:
-        """Parameters of one layer that tokens are multiplied with; norms and biases are thousandths and left out."""
+        """Parameters in the matrices of one layer. Norms and biases, a few thousandths, are left out."""
         attention = self.hidden * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
         return attention + 3 * self.hidden * self.intermediate
 
     @property
     def head_matrix(self) -> int:
-        """Parameters of the head, which are the embedding's own where it is tied."""
+        """Parameters of the head. In a tied model they are the embedding's."""
         return self.hidden * self.vocabulary
 
 
 def parameters(shape: ModelShape) -> int:
-    """Parameters of the model; norms and biases are thousandths and left out."""
+    """Parameters of the model. Norms and biases, a few thousandths, are left out."""
     return shape.layers * shape.layer_matrices + root_matrices(shape)
 
 
@@ -104,7 +104,7 @@ def root_matrices(shape: ModelShape) -> int:
 
 
 def positions(config: Mapping[str, Any]) -> float:
-    """Longest sequence that the model's positions reach, as vLLM reckons it; infinite if config.json does not say."""
+    """Longest sequence that the model's positions reach, computed as in vLLM. Infinite if config.json does not say."""
     reached = float(config.get("max_position_embeddings") or math.inf)
     scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if scaling.get("rope_type", scaling.get("type")) in _STRETCHED:
@@ -122,10 +122,10 @@ def kv_bytes_per_token(model_config: Mapping[str, Any], dtype: str) -> int:
 
 
 def rope_entries(config: Mapping[str, Any], rope: RopeScaling | None) -> dict[str, Any]:
-    """Entries that a stage's `rope` puts in the place of config.json's; none without it.
+    """Return the entries of config.json that a stage's `rope` replaces; none without it.
 
-    Both kinds reach the original positions times the factor. transformers and vLLM read the same names; of Dynamic vLLM
-    takes the base for the longest length, at every length.
+    Both kinds reach the original positions times the factor. transformers and vLLM read the same names. For Dynamic,
+    vLLM uses the base for the longest length at every length.
     """
     if rope is None:
         return {}
@@ -133,16 +133,14 @@ def rope_entries(config: Mapping[str, Any], rope: RopeScaling | None) -> dict[st
     original = rope.original_positions or own.get("original_max_position_embeddings")
     original = original or config.get("max_position_embeddings")
     if not original:
-        raise ValueError(
-            "the model's config.json does not say max_position_embeddings: say stage.rope.originalPositions"
-        )
+        raise ValueError("the model's config.json has no max_position_embeddings: set stage.rope.originalPositions")
     parameters: dict[str, Any] = {
         "rope_type": rope.type.value.lower(),
         "factor": rope.factor,
         "original_max_position_embeddings": int(original),
     }
     if rope.type is RopeType.DYNAMIC:
-        # vLLM's name for it; without, it takes the positions reached for those trained, and scales nothing.
+        # vLLM's own name. Without it vLLM takes the scaled positions for the trained ones and scales nothing.
         parameters["max_trained_positions"] = int(original)
     if theta := own.get("rope_theta") or config.get("rope_theta"):
         parameters["rope_theta"] = theta
@@ -150,7 +148,7 @@ def rope_entries(config: Mapping[str, Any], rope: RopeScaling | None) -> dict[st
 
 
 def sp_refusals(shape: ModelShape, sp: int) -> Iterator[Refusal]:
-    """Why `sp` ranks cannot share the model's attention heads, if they cannot (see `ulysses`)."""
+    """Yield a refusal if `sp` ranks cannot share the model's attention heads (see `ulysses`)."""
     possible = [n for n in range(1, 9) if not shape.heads % n and not (shape.kv_heads % n and n % shape.kv_heads)]
     if sp not in possible:
         yield Refusal(

@@ -1,7 +1,7 @@
-"""What a running attempt tells the operator, and what it is told in reply.
+"""Progress reports of a running attempt, and the operator's replies.
 
-Progress may be lost at any time without harm: training never waits for it and the durable truth is in storage.
-The reply carries the wish to drain, so that stopping needs no connection from the operator into the run's pods.
+Reports may be lost at any time without harm: training never waits for them, and the durable truth is in storage. The
+reply carries the request to drain, so the operator needs no connection into the run's pods to stop an attempt.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from pydantic import Field
 from deepcoder_contracts.base import Contract, Digest, DNSLabel, Figures, Record
 
 AUDIENCE = "deepcoder-operator"
-"""Audience of the token that shows which pod reports: one for the API server is of no use here, nor the reverse."""
+"""Audience of the token that identifies the reporting pod. Tokens for the API server are not accepted here, nor this
+one there."""
 
 MAX_BODY_BYTES = 64 * 1024
 """Largest accepted report."""
 
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
-"""A number of things, as far as every reader of JSON tells it from the next; a status takes no more than 2^63."""
+"""A count that every JSON reader represents exactly. A status takes no more than 2^63."""
 
 
 class TrainerPhase(StrEnum):
@@ -40,63 +41,65 @@ class CheckpointSummary(Contract):
     """The newest committed checkpoint."""
 
     uri: str
-    """Its folder."""
+    """Folder of the checkpoint."""
 
     digest: Digest
-    """Digest of its MANIFEST.json."""
+    """Digest of the checkpoint's MANIFEST.json."""
 
     step: int = Field(ge=0)
-    """Its step."""
+    """Step of the checkpoint."""
 
 
 class ExpectedSubmissions(Contract):
-    """Programs that will reach the judges soon, so that the pool can grow ahead of the burst."""
+    """Programs that will reach the judges soon. They let the pool grow before the burst."""
 
     count: int = Field(ge=0)
     """Number of programs."""
 
     within_seconds: float = Field(gt=0)
-    """Time in which they are expected."""
+    """Time, in seconds, within which the programs are expected."""
 
 
 class ProgressReport(Record):
     """One heartbeat."""
 
     ordinal: int = Field(ge=1)
-    """The attempt that speaks."""
+    """Number of the reporting attempt."""
 
     stage: DNSLabel
-    """Its stage."""
+    """Stage of the attempt."""
 
     phase: TrainerPhase
-    """What it is doing."""
+    """What the attempt is doing."""
 
     step: Count
-    """Finished steps of the stage."""
+    """Number of finished steps of the stage."""
 
     max_steps: Count
-    """Steps the stage will take."""
+    """Total number of steps of the stage."""
 
     metrics: Figures = {}
     """Metrics of the last step (reward_mean, truncated_ratio, response_tokens_mean, …)."""
 
     verdicts: dict[str, Count] = {}
-    """Programs of the last step by verdict."""
+    """Number of programs of the last step, by verdict."""
 
     phase_seconds: Figures = {}
-    """Seconds since the report before, by phase: wait_batch, turn, train, wait_sampled, sync, evaluate, checkpoint."""
+    """Seconds spent since the previous report, by phase: wait_batch, turn, train, wait_sampled, sync, evaluate,
+    checkpoint."""
 
     latest_checkpoint: CheckpointSummary | None = None
     """Newest committed checkpoint."""
 
     expected_submissions: ExpectedSubmissions | None = None
-    """Load to come for the judges."""
+    """Load that the judges should expect."""
 
     accelerator: Annotated[str, Field(max_length=256)] | None = None
-    """Model of the GPUs that the attempt runs on, once it is known."""
+    """GPU models that the attempt runs on, once known."""
 
     sent_at: datetime
-    """Sender's clock (UTC), by which a report that another has overtaken is told."""
+    """Time at which the report was sent, by the sender's clock (UTC). It shows whether a later report overtook
+    this one."""
 
 
 class Desired(StrEnum):
@@ -107,16 +110,17 @@ class Desired(StrEnum):
 
 
 class ProgressReply(Record):
-    """The operator's answer to a heartbeat, in the report's own version: the operator is the first to be upgraded.
+    """The operator's reply to a heartbeat, in the version of the report, because the operator is upgraded first.
 
-    What a reader does not know it passes over: a wish that it can obey must not be lost for one that it cannot.
+    Readers ignore fields that they do not know: a request that they can follow must not be lost because of one that
+    they cannot.
     """
 
     desired: Desired = Desired.RUN
-    """Run, or Drain: stop admitting, save, exit 75."""
+    """What the attempt should do. Run: continue. Drain: stop admitting work, save, exit with 75."""
 
     deadline_seconds: float | None = Field(default=None, ge=0)
-    """Drain: time left."""
+    """Drain: time left, in seconds."""
 
     image_id: str | None = None
-    """Image of the attempt's head with its digest, for manifests: nobody tells a pod its own."""
+    """Image of the attempt's head with its digest, for the manifests. A pod cannot learn its own."""

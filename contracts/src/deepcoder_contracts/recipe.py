@@ -1,9 +1,9 @@
 """GRPO+ settings: one schema for the custom resource, the stage config and a researcher's own file.
 
-Defaults are the published recipe's (DeepCoder-14B, agentica-project/rllm, scripts/deepcoder/train at 874daa4, with
-the 128/64 batch of the 32K script, which the accompanying text gives for both stages). Only fields a run was given
-are stored in its spec; the resolved recipe is frozen into the run's ConfigMap, so that a later default never
-changes a run that exists.
+Defaults are those of the published recipe (DeepCoder-14B, agentica-project/rllm, scripts/deepcoder/train at 874daa4,
+with the 128/64 batch of the 32K script, which the accompanying text gives for both stages). A run's spec stores only
+the fields that were set. The resolved recipe is frozen into the run's ConfigMap, so a later change of a default never
+affects an existing run.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from deepcoder_contracts.base import Contract
 
 
 class Advantage(StrEnum):
-    """How rewards of one prompt's group become advantages."""
+    """How the rewards of a prompt's group become advantages."""
 
     STD = "Std"
     MEAN_ONLY = "MeanOnly"
 
 
 class Overlong(StrEnum):
-    """What becomes of a sample that filled the response limit and earned no reward."""
+    """How to treat a sample that reached the response limit and earned no reward."""
 
     ZERO_ADVANTAGE = "ZeroAdvantage"
     DROP_FROM_MASK = "DropFromMask"
@@ -39,14 +39,14 @@ class Loss(StrEnum):
 
 
 class OldLogprobs(StrEnum):
-    """Which log-probabilities the ratio is taken against."""
+    """Log-probabilities in the denominator of the ratio."""
 
     BEHAVIOUR = "Behaviour"
     RECOMPUTE = "Recompute"
 
 
 class Importance(StrEnum):
-    """Whether a token's term is weighted by how much likelier the policy of the ratio is to produce it."""
+    """Whether each token's loss term gets an importance weight."""
 
     TRUNCATED = "Truncated"
     OFF = "Off"
@@ -60,128 +60,131 @@ class Order(StrEnum):
 
 
 class Precision(StrEnum):
-    """Number format of the forward and backward pass; master weights are always float32."""
+    """Number format of the forward and backward pass. Master weights are always float32."""
 
     BFLOAT16 = "BFloat16"
     FLOAT32 = "Float32"
 
     @property
     def dtype(self) -> str:
-        """Its name in torch, vLLM and config.json."""
+        """The name that torch, vLLM and config.json use."""
         return self.value.lower()
 
 
 class Recipe(Contract):
-    """GRPO+ hyper-parameters."""
+    """GRPO+ hyperparameters."""
 
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
-    """Every random choice of the trainer is a function of this seed, a purpose and ids. Sampled tokens are so in
-    evaluations and with deterministic; otherwise each vLLM engine draws them in the order in which requests come."""
+    """Random seed, from which every random choice of the trainer derives. Sampled tokens derive from it only in
+    evaluations and in deterministic runs; otherwise they also depend on the order of requests at each vLLM engine."""
 
     prompts_per_step: int = Field(default=128, ge=1, le=65536)
-    """Problems in one training step (one iteration)."""
+    """Number of problems in one training step. Must be a multiple of optimizerSteps."""
 
     group_size: int = Field(default=8, ge=2, le=1024)
-    """Responses sampled for each problem; their rewards are normalised together."""
+    """Number of responses sampled for each problem. Their rewards are normalised together."""
 
     optimizer_steps: int = Field(default=2, ge=1, le=64)
-    """Optimizer steps in one training step: the batch is split into this many mini-batches of whole groups."""
+    """Number of optimizer steps in one training step. The batch is split into as many mini-batches of whole groups."""
 
     learning_rate: float = Field(default=1e-6, gt=0, le=1)
-    """AdamW's learning rate, constant."""
+    """Learning rate of AdamW. It is constant."""
 
     weight_decay: float = Field(default=0.01, ge=0, le=1)
-    """AdamW's decoupled weight decay."""
+    """Decoupled weight decay of AdamW."""
 
     adam_beta1: float = Field(default=0.9, ge=0, lt=1)
-    """AdamW's first-moment decay."""
+    """Decay rate of AdamW's first moment."""
 
     adam_beta2: float = Field(default=0.999, ge=0, lt=1)
-    """AdamW's second-moment decay."""
+    """Decay rate of AdamW's second moment."""
 
     grad_clip: float = Field(default=1.0, gt=0)
-    """Largest global gradient norm."""
+    """Global norm to which gradients are clipped."""
 
     clip_low: float = Field(default=0.2, ge=0, lt=1)
-    """Lower clip of the probability ratio: 1 - clipLow."""
+    """Lower clipping distance: the probability ratio is clipped at 1 - clipLow."""
 
     clip_high: float = Field(default=0.28, ge=0)
-    """Upper clip of the probability ratio: 1 + clipHigh."""
+    """Upper clipping distance: the probability ratio is clipped at 1 + clipHigh."""
 
     temperature: float = Field(default=0.6, gt=0, le=2)
-    """Sampling temperature of training rollouts; the learner divides its logits by the same number."""
+    """Sampling temperature of training rollouts. The learner divides its logits by the same number."""
 
     advantage: Advantage = Advantage.STD
-    """Std: (reward - mean) / (unbiased std + 1e-6). MeanOnly: reward - mean."""
+    """Advantage of a sample in its group. Std: (reward - mean) / (unbiased std + 1e-6). MeanOnly: reward - mean."""
 
     overlong: Overlong = Overlong.ZERO_ADVANTAGE
-    """ZeroAdvantage keeps the tokens in the denominator; DropFromMask takes them out of it; Off trains on them."""
+    """Treatment of samples that reach the response limit and earn no reward. ZeroAdvantage: keep their tokens in the
+    loss denominator only. DropFromMask: remove their tokens from the denominator too. Off: train on them."""
 
     loss: Loss = Loss.CLIP
-    """Clip: the clipped surrogate of PPO with separate bounds. Cispo: clipped ratio as a detached weight."""
+    """Policy loss. Clip: PPO's clipped surrogate, with separate bounds. Cispo: clipped ratio as a detached weight."""
 
     old_logprobs: OldLogprobs | None = None
-    """Behaviour: the sampler's. Recompute: the learner's at the step's start. Default: Recompute when maxOffPolicy
-    is 0, else Behaviour."""
+    """Log-probabilities in the denominator of the ratio. Behaviour: the sampler's. Recompute: the learner's at the
+    start of the step. Default: Recompute if maxOffPolicy is 0, else Behaviour."""
 
     tis_cap: float = Field(default=2.0, gt=0)
-    """Cap of the truncated importance weight: with oldLogprobs Recompute, of the recomputed log-probabilities against
-    the sampler's; with Behaviour, of the ratio itself, which the clip leaves unbounded for negative advantages."""
+    """Upper bound of the truncated importance weight. With oldLogprobs Recompute, the weight is the recomputed
+    probability over the sampler's. With Behaviour, it is the ratio itself, which clipping leaves unbounded for negative
+    advantages."""
 
     importance: Importance = Importance.TRUNCATED
-    """Truncated: by the weight that tisCap truncates. Off (quoted in YAML): not at all, as published; the ratio alone
-    is clipped."""
+    """Importance weight of each token. Truncated: the weight that tisCap bounds. Off (quote it in YAML): no weight, as
+    published; only the ratio is clipped."""
 
     entropy_coefficient: float = Field(default=0.0, ge=0)
-    """Weight of an entropy bonus; 0 in the recipe."""
+    """Weight of an entropy bonus. The published recipe uses 0."""
 
     kl_coefficient: float = Field(default=0.0, ge=0)
-    """Weight of a KL penalty to the starting model; 0 in the recipe, where no reference model is loaded."""
+    """Weight of a KL penalty towards the starting model. With 0, as published, no reference model is loaded."""
 
     max_off_policy: int = Field(default=1, ge=0, le=64)
-    """Largest number of weight versions between the sampling of a group and its training. 0 is synchronous,
-    1 with Strict is one-off pipelining."""
+    """Largest number of weight versions between sampling a group and training on it. 0 is synchronous training; 1 with
+    order Strict is one-off pipelining."""
 
     order: Order = Order.STRICT
-    """Strict: a step's groups are fixed. Window: those that finish first; maxOffPolicy then is at least 1."""
+    """Which groups form a training step. Strict: a fixed set. Window: those that finish first; maxOffPolicy must then
+    be at least 1."""
 
     refill: bool = False
-    """Replace groups whose rewards are all equal by further groups. The recipe keeps them."""
+    """Whether groups whose rewards are all equal are replaced by new groups. The published recipe keeps them."""
 
     refill_limit: int = Field(default=3, ge=1, le=64)
-    """How often one group is replaced before it is kept whatever its rewards; matters with refill alone."""
+    """Number of times a group is replaced before it is kept regardless of its rewards. Used only with refill."""
 
     deterministic: bool = False
-    """Repeatable to the bit at equal world size; slower; needs Strict."""
+    """Whether the run is repeatable to the bit at the same world size. It is slower and needs order Strict."""
 
     max_prompt_tokens: int = Field(default=2048, ge=1)
-    """Problems with a longer prompt are left out, and counted."""
+    """Longest prompt, in tokens. Problems with a longer prompt are skipped and counted."""
 
     precision: Precision = Precision.BFLOAT16
-    """Number format of forward and backward pass."""
+    """Number format of the forward and backward pass."""
 
     tokens_per_device: int | None = Field(default=None, ge=1)
-    """Token budget of one micro-batch on one learner device. Default: one sequence of the longest possible length, and
-    at least 8192."""
+    """Number of tokens in one micro-batch on one learner device. Default: enough for one sequence of the longest
+    possible length, but at least 8192."""
 
     activation_offload: bool = False
-    """Keep what each decoder layer starts from in host memory between forward and backward pass: longer sequences a
-    device, for some time on the bus. The result is the same to the bit."""
+    """Whether each decoder layer's input is kept in host memory between forward and backward pass. This fits longer
+    sequences on a device at the cost of transfer time. Results are identical to the bit."""
 
     sequence_parallel: int = Field(default=1, ge=1, le=8)
-    """Learner devices that share one sequence (Ulysses)."""
+    """Number of learner devices that share one sequence (Ulysses)."""
 
     tensor_parallel: int = Field(default=1, ge=1, le=8)
-    """Devices of one sampler's vLLM engine."""
+    """Number of devices of one sampler's vLLM engine."""
 
     evaluation_temperature: float = Field(default=0.6, ge=0, le=2)
     """Sampling temperature of evaluations."""
 
     evaluation_top_p: float = Field(default=0.95, gt=0, le=1)
-    """Nucleus of evaluation sampling. Training never truncates: it would bias the ratio."""
+    """Top-p of evaluation sampling. Training never truncates the distribution, which would bias the ratio."""
 
     reward: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
-    """`module:function` of a reward of one's own, importable in the trainer image; default: the judge."""
+    """Custom reward as `module:function`, importable in the trainer image. Default: the judge's verdict."""
 
     @property
     def resolved_old_logprobs(self) -> OldLogprobs:
@@ -195,47 +198,47 @@ class Recipe(Contract):
         if self.order is Order.WINDOW and self.max_off_policy == 0:
             raise ValueError("order Window needs maxOffPolicy of at least 1: set maxOffPolicy: 1, or order: Strict")
         if self.deterministic and self.order is not Order.STRICT:
-            raise ValueError("deterministic needs order: Strict, since a window depends on completion order")
+            raise ValueError("deterministic needs order: Strict, because a window depends on completion order")
         if self.deterministic and self.refill:
             raise ValueError(
-                "deterministic samples whole waves of groups, which refill would break up: set refill: false, or "
+                "deterministic samples groups in whole waves, which refill would break up: set refill: false, or "
                 "deterministic: false"
             )
         if self.prompts_per_step % self.optimizer_steps:
             raise ValueError(
                 f"promptsPerStep {self.prompts_per_step} cannot be split into optimizerSteps {self.optimizer_steps} "
-                "equal mini-batches: make promptsPerStep a multiple"
+                "equal mini-batches: make promptsPerStep a multiple of optimizerSteps"
             )
         return self
 
 
 class StageRecipe(Contract):
-    """What one stage does otherwise than the run's recipe; what is left out is as there."""
+    """Settings of one stage that override the run's recipe. A field that is left out keeps the run's value."""
 
     prompts_per_step: int | None = Field(default=None, ge=1, le=65536)
-    """Problems in one training step of this stage."""
+    """Number of problems in one training step of this stage."""
 
     group_size: int | None = Field(default=None, ge=2, le=1024)
-    """Responses sampled for each problem."""
+    """Number of responses sampled for each problem."""
 
     optimizer_steps: int | None = Field(default=None, ge=1, le=64)
-    """Optimizer steps in one training step; has to divide promptsPerStep."""
+    """Number of optimizer steps in one training step. It must divide promptsPerStep."""
 
     learning_rate: float | None = Field(default=None, gt=0, le=1)
-    """AdamW's learning rate."""
+    """Learning rate of AdamW."""
 
     overlong: Overlong | None = None
-    """What responses that fill the context teach, as in spec.recipe; Off is to be quoted in YAML."""
+    """Treatment of samples that reach the response limit, as in spec.recipe. Quote Off in YAML."""
 
     tokens_per_device: int | None = Field(default=None, ge=1)
-    """Token budget of one micro-batch on one learner device."""
+    """Number of tokens in one micro-batch on one learner device."""
 
     def over(self, recipe: Recipe) -> Recipe:
-        """The stage's recipe. Raises nothing: whether the two fit together is `misfit`'s to say."""
+        """Return the stage's recipe. Never raises: `misfit` says whether the two fit together."""
         return recipe.model_copy(update={name: value for name, value in self if value is not None})
 
     def misfit(self, recipe: Recipe) -> str | None:
-        """Why the stage's recipe cannot be; None if it can."""
+        """Return why the stage's recipe is invalid, or None if it is valid."""
         try:
             Recipe.model_validate(dict(self.over(recipe)))
         except ValidationError as error:

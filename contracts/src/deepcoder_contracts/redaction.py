@@ -1,9 +1,9 @@
-"""Takes secrets out of text that is kept: values that are known, in the forms they are printed in, and known shapes.
+"""Removes secrets from text that is stored: known values, in the forms in which they are printed, and known patterns.
 
-A value is looked for whole, line by line (a log prefixes each line of a PEM key), escaped as JSON and Python print it,
-percent-encoded, and within base64, at whatever place it begins there. What else a program makes of a secret, a part
-of a line or a hash, is not found; neither is a value shorter than `SHORTEST`, a word that stands everywhere in a log.
-Certificates are public: one that lies in a Secret is no value.
+A value is searched for whole, line by line (a log prefixes each line of a PEM key), escaped as JSON and Python print
+it, percent-encoded, and inside base64 at any offset. Other forms of a secret, such as part of a line or a hash, are not
+found. Neither are values shorter than `SHORTEST`, which would match words everywhere in a log. Certificates are public:
+a certificate in a Secret does not count as a value.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 SHORTEST = 6
 MOST_FORMS = 2000
-"""A text of megabytes is gone through once for each form."""
+"""Largest number of forms. A text of several megabytes is searched once per form."""
 
 REDACTED = "[redacted]"
 
@@ -37,10 +37,10 @@ _SHAPES = re.compile(
     re.DOTALL,
 )
 """Private keys, credentials in URLs and headers, and tokens of service accounts, Hugging Face, AWS, GitHub, GitLab,
-Slack, Together, and of those who write `sk-`.
+Slack, Together, and of services whose tokens start with `sk-`.
 
-Who writes a log decides what is sought in here: each letter may be looked at a few times, whatever stands around it, so
-nothing that can begin often goes far before it fails. The search holds the interpreter's lock."""
+The searched text may be hostile, and the search holds the interpreter's lock. So the pattern must be linear: it may
+look at each character only a few times, and an alternative that can start often must fail early."""
 
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----(?:(?!-----).)++-----END CERTIFICATE-----", re.DOTALL)
 
@@ -48,17 +48,17 @@ SECRET_NAME = re.compile(
     r"(?:KEY|KEY_ID|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS|CREDENTIALS_JSON|CONNECTION_STRING)$"
     r"|(?:^|_|PG)(?:PASS|AUTH)$|_PWD$"
 )
-"""Environment variables that are named as secrets are, in capitals."""
+"""Names of environment variables that usually hold secrets, in capitals."""
 
 _WORDS = frozenset({"message", "note", "evidence"})
 
 
 class TooManyForms(ValueError):
-    """There is more secret text than a document can be searched for."""
+    """The secrets have too many forms to search for."""
 
 
 class Redactor:
-    """Takes the same secrets out of several texts."""
+    """Removes a set of secrets from texts."""
 
     def __init__(self, values: Iterable[bytes]) -> None:
         """Raises `TooManyForms`."""
@@ -68,18 +68,18 @@ class Redactor:
                 forms.add(form)
             if len(forms) > MOST_FORMS:
                 raise TooManyForms(
-                    f"the Secrets have more lines and forms of lines than the {MOST_FORMS} sought at most"
+                    f"the Secrets have too many lines and forms of lines: at most {MOST_FORMS} can be searched for"
                 )
         self._forms = sorted(forms, key=len, reverse=True)
 
     def text(self, text: str) -> str:
-        """The text without them."""
+        """Return the text without the secrets."""
         for form in self._forms:
             text = text.replace(form, REDACTED)
         return _SHAPES.sub(REDACTED, text)
 
     def document(self, value: Any) -> Any:
-        """A JSON document without them: before it is encoded, since what is escaped looks different."""
+        """Return a JSON document without the secrets. Call it before encoding, because escaped text looks different."""
         match value:
             case str():
                 return self.text(value)
@@ -92,7 +92,7 @@ class Redactor:
 
 
 def referred_secrets(pods: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
-    """Secrets that containers can read, in their environment or as files, and whether pods run without them, too."""
+    """Return the Secrets that containers can read, as environment or files, each with whether it is optional."""
     found: dict[str, bool] = {}
 
     def note(reference: Mapping[str, Any] | None, key: str = "name") -> None:
@@ -116,7 +116,7 @@ def referred_secrets(pods: Iterable[Mapping[str, Any]]) -> dict[str, bool]:
 
 
 def named_values(document: Any) -> Iterator[bytes]:
-    """Values of variables that are named as secrets, wherever an object (a pod, a template) has them literally."""
+    """Yield literal values of variables named like secrets, anywhere in an object such as a pod or a template."""
     if isinstance(document, dict):
         name, value = document.get("name"), document.get("value")
         if isinstance(value, str) and SECRET_NAME.search(str(name).upper()):
@@ -129,8 +129,8 @@ def named_values(document: Any) -> Iterator[bytes]:
 
 
 def without_words(value: Any) -> Any:
-    """An object without what it says in words, which may quote what a program printed: last words of a container, what
-    a probe was answered, what a condition or an event makes of them."""
+    """Return an object without free text that may quote a program's output: a container's termination message, a
+    probe's result, messages of conditions and events."""
     if isinstance(value, dict):
         return {key: without_words(each) for key, each in value.items() if key not in _WORDS}
     return [without_words(each) for each in value] if isinstance(value, list) else value
@@ -154,7 +154,7 @@ def _forms(value: bytes) -> Iterable[str]:
 
 
 def _within_base64(value: bytes) -> Iterable[str]:
-    """The letters that the value alone decides, where it begins at a multiple of three, one after, and two after."""
+    """Yield the base64 characters that the value alone determines, for each of the three possible offsets."""
     for before in range(3):
         bits = 8 * (before + len(value))
         yield base64.b64encode(b"\0" * before + value).decode()[-(-8 * before // 6) : bits // 6]

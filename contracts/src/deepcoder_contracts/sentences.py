@@ -1,8 +1,8 @@
-"""The sentence that stands below each field of a type, and a JSON Schema that tells them as descriptions.
+"""The docstring below each field of a type, and a JSON Schema that has them as descriptions.
 
-They are read from the source when somebody asks, which is who writes CRDs and references. pydantic would read them as
-each class is made (`use_attribute_docstrings`), in every process that loads these types, for nobody: that took a third
-of the loading. Without its source a type says nothing of itself, hence `OSError`.
+They are read from the source on demand, by the generators of CRDs and references. pydantic could read them when it
+creates each class (`use_attribute_docstrings`), but it would do so in every process that loads these types, which took
+a third of the loading time. A type without source has no descriptions, hence `OSError`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 
 class Described(GenerateJsonSchema):
-    """Schemas whose properties have their fields' sentences, where nothing else describes them."""
+    """Schemas whose properties are described by their fields' docstrings, unless something else describes them."""
 
     def model_schema(self, schema: Any) -> JsonSchemaValue:
-        """Of one type."""
+        """Return the schema of one type."""
         made = super().model_schema(schema)
         kind: type[BaseModel] = schema["cls"]
         told, properties = sentences(kind), made.get("properties", {})
@@ -34,7 +34,7 @@ class Described(GenerateJsonSchema):
 
 
 def sentences(kind: type[BaseModel]) -> Mapping[str, str]:
-    """By field, those of the types that it is made from, too."""
+    """Return the docstrings by field, including those of base types."""
     own = [_of_module(base.__module__).get(base.__name__, {}) for base in reversed(kind.__mro__) if _is_made(base)]
     return {name: text for found in own for name, text in found.items()}
 

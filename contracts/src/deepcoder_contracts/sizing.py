@@ -1,4 +1,4 @@
-"""How many processes an attempt has: they follow from its pods and their GPUs, and are asked for nowhere else."""
+"""How many processes an attempt has. The numbers follow from its pods and their GPUs; no setting gives them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from deepcoder_contracts.stage import Placement, StageType
 
 
 def processes(stage: Stage, tensor_parallel: int) -> tuple[int, int]:
-    """(vLLM engines, learner ranks) of an attempt at a stage, from its pods and their GPUs."""
+    """Return the numbers of vLLM engines and learner ranks of an attempt at a stage, from its pods and their GPUs."""
     colocated = stage.placement is Placement.COLOCATED
     learners = stage.resources.learners or (WorkerGroup() if stage.type is StageType.TRAIN else None)
     ranks = learners.replicas * per_pod(learners, 1) if learners else 0
@@ -21,12 +21,12 @@ def processes(stage: Stage, tensor_parallel: int) -> tuple[int, int]:
 
 
 def per_pod(group: WorkerGroup, gpus_each: int) -> int:
-    """Engines or ranks in each pod of a group: its GPUs by what one takes, without GPUs one."""
+    """Return the engines or ranks in each pod of a group: its GPUs divided by `gpus_each`, or one without GPUs."""
     return max(1, pod_gpus(group.template.get("spec") or {}) // gpus_each)
 
 
 def pod_gpus(pod_spec: Mapping[str, Any]) -> int:
-    """GPUs that a pod asks for: extended resources named `<vendor>/gpu`, whole numbers."""
+    """Return the number of GPUs that a pod requests: extended resources named `<vendor>/gpu`, in whole numbers."""
     total = 0
     for container in pod_spec.get("containers") or ():
         resources = container.get("resources") or {}

@@ -1,8 +1,8 @@
-"""The stage config: all that one attempt of one stage needs to know, from the operator or from a researcher.
+"""The stage config: everything that one attempt at one stage needs to know, from the operator or from a researcher.
 
-`deepcoder-trainer run --config FILE` reads it. The operator writes one for each (stage, ordinal); by hand a file
-may hold a whole run (`LocalRun` of the trainer), which is expanded into these. There is no resume flag: the trainer
-finds the newest complete manifest below `storage` itself, and falls back to `parent`, then to the model.
+`deepcoder-trainer run --config FILE` reads it. The operator writes one for each (stage, ordinal). A researcher's file
+may hold a whole run (the trainer's `LocalRun`), which the trainer expands into stage configs. There is no resume flag:
+the trainer itself finds the newest complete manifest below `storage`, and falls back to `parent`, then to the model.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ StorageURI = Annotated[
 
 
 class StageType(StrEnum):
-    """Train updates weights; Evaluate measures checkpoints at a length of its own."""
+    """Train: update weights. Evaluate: measure checkpoints, at a context length of its own."""
 
     TRAIN = "Train"
     EVALUATE = "Evaluate"
 
 
 class Placement(StrEnum):
-    """Separate: samplers and learners have devices of their own. Colocated: they take turns on the same ones."""
+    """Separate: samplers and learners have their own devices. Colocated: they take turns on the same devices."""
 
     SEPARATE = "Separate"
     COLOCATED = "Colocated"
@@ -49,33 +49,35 @@ class OptimizerState(StrEnum):
 
 
 class ModelSource(Contract):
-    """Where the starting weights come from, in Hugging Face layout (config, safetensors, tokenizer)."""
+    """Where to read the starting weights, in Hugging Face layout (config, safetensors, tokenizer)."""
 
     uri: SourceURI
-    """hf://org/name, s3://bucket/prefix, file:///path, or a path in the image."""
+    """Location of the model: hf://org/name, s3://bucket/prefix, file:///path, or a path in the image."""
 
     revision: str | None = None
-    """Commit of a hub repository."""
+    """Revision of a hub repository, such as a commit."""
 
 
 class DatasetSource(Contract):
-    """Training problems: JSON Lines (gzip allowed) or Parquet, or published sets to make them from."""
+    """Training problems: a finished set, in JSON Lines (optionally gzipped) or Parquet, or published sets to curate one
+    from."""
 
     uri: SourceURI | None = None
-    """hf://org/name, s3://bucket/key, file:///path, or a path in the image. Instead: curation."""
+    """Location of a finished problem set: hf://org/name, s3://bucket/key, file:///path, or a path in the image. Set
+    either uri or curation."""
 
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
-    """Expected digest of the file at uri; a difference stops the run before any work."""
+    """Expected SHA-256 of the file at uri. If it differs, the run stops before any work."""
 
     curation: CurationSpec | None = None
-    """Published sets to make them from, once, before training. Instead: uri."""
+    """Published sets from which the run makes the problem set, once, before training. Set either uri or curation."""
 
     @model_validator(mode="after")
     def _is_one_of_two(self) -> Self:
         if (self.uri is None) == (self.curation is None):
             raise ValueError(
-                "give exactly one of dataset.uri (problems that are ready) and dataset.curation (published sets to "
-                "make them from)"
+                "give exactly one of dataset.uri (a finished problem set) and dataset.curation (published sets to "
+                "make one from)"
             )
         if self.sha256 is not None and self.uri is None:
             raise ValueError("dataset.sha256 is for dataset.uri: give each of curation.inputs its own sha256")
@@ -87,11 +89,11 @@ def _written(day: Any) -> Any:
 
 
 Day = Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"), BeforeValidator(_written)]
-"""A day, as YYYY-MM-DD; YAML without quotes makes a date of it."""
+"""A day, as YYYY-MM-DD. Unquoted YAML reads it as a date."""
 
 
 class Extraction(StrEnum):
-    """LastBlock: the last fenced block that is closed. LiveCodeBench: what lies between the last two fences."""
+    """LastBlock: the last closed fenced block. LiveCodeBench: the text between the last two fences."""
 
     LAST_BLOCK = "LastBlock"
     LIVECODEBENCH = "LiveCodeBench"
@@ -101,22 +103,23 @@ class EvaluationDataset(Contract):
     """A named set of problems to evaluate on."""
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,63}$")]
-    """Name in metrics and gates: eval/<name>/pass_at_1, eval/<name>/rating."""
+    """Name of the set in metrics and gates: eval/<name>/pass_at_1, eval/<name>/rating."""
 
     uri: SourceURI
-    """Where its problems are: in the formats of training problems, or in the layout of a published benchmark."""
+    """Location of the problems, in a format of training problems or in the layout of a published benchmark."""
 
     since: Day | None = None
-    """Only problems published on this day or later, as YYYY-MM-DD; every problem then needs a date."""
+    """First day, as YYYY-MM-DD. Earlier problems are left out, and every problem needs a date."""
 
     until: Day | None = None
-    """Only problems published before this day, as YYYY-MM-DD; every problem then needs a date."""
+    """End of the period, as YYYY-MM-DD. Problems from this day on are left out, and every problem needs a date."""
 
     extraction: Extraction = later(Extraction.LAST_BLOCK)
-    """The program is LastBlock: the last closed fenced block, or LiveCodeBench: all between the last two fences."""
+    """How the program is extracted from a response. LastBlock: the last closed fenced block. LiveCodeBench: the text
+    between the last two fences."""
 
     contests: SourceURI | None = None
-    """Codeforces: folder of standings and ratings, from which eval/<name>/rating is computed."""
+    """Codeforces only: folder of standings and ratings, from which eval/<name>/rating is computed."""
 
     @model_validator(mode="after")
     def _is_a_window(self) -> Self:
@@ -124,85 +127,85 @@ class EvaluationDataset(Contract):
             try:
                 date.fromisoformat(day or "2000-01-01")
             except ValueError:
-                raise ValueError(f"dataset {self.name}: {name} {day} is no day of the calendar") from None
+                raise ValueError(f"dataset {self.name}: {name} {day} is not a day of the calendar") from None
         if self.since and self.until and self.since >= self.until:
-            raise ValueError(f"dataset {self.name}: no day is both since {self.since} and before {self.until}")
+            raise ValueError(f"dataset {self.name}: since {self.since} is not before until {self.until}")
         return self
 
 
 class Evaluation(Contract):
-    """What is evaluated, and at which length."""
+    """What to evaluate, and at which context length."""
 
     datasets: Annotated[list[EvaluationDataset], Field(min_length=1, max_length=16)]
-    """Problem sets; each gets a result of its own."""
+    """Problem sets to evaluate on. Each set gets its own result."""
 
     context_tokens: int | None = Field(default=None, ge=1)
-    """Response limit in tokens. Default: the stage's contextTokens."""
+    """Response limit, in tokens. Default: the stage's contextTokens."""
 
     every_steps: int | None = Field(default=None, ge=1)
-    """Train stages: evaluate each so many steps, and at the end. Default: at the end only."""
+    """Train stages: steps between evaluations. The stage also evaluates at its end. Default: only at the end."""
 
     samples_per_problem: int = Field(default=1, ge=1, le=1024)
-    """Responses sampled for each problem; pass@1 is their mean."""
+    """Number of responses sampled for each problem. pass@1 is the mean over them."""
 
     targets: Annotated[
         list[Annotated[str, StringConstraints(pattern=r"^(Base|[a-z0-9]([-a-z0-9]*[a-z0-9])?)$")]], Field(max_length=32)
     ] = []
-    """Evaluate stages: `Base` (the starting model) and names of earlier Train stages, all measured on the same
-    problems and seeds so that they can be compared in pairs. Default: the newest Train stage."""
+    """Evaluate stages: what to measure. `Base` is the starting model; other entries name earlier Train stages. All are
+    measured on the same problems and seeds, so they can be compared in pairs. Default: the newest Train stage."""
 
 
 class StageResources(Contract):
-    """How many processes an attempt has; their devices come with the pods."""
+    """Number of processes of an attempt. Their devices come with the pods."""
 
     samplers: int = Field(default=1, ge=1, le=4096)
-    """vLLM engines."""
+    """Number of vLLM engines."""
 
     learners: int = Field(default=1, ge=0, le=4096)
-    """Learner ranks; 0 only in Evaluate stages."""
+    """Number of learner ranks. It may be 0 only in an Evaluate stage."""
 
     accelerators: bool = False
-    """Whether samplers and learners run on GPUs; otherwise on CPUs."""
+    """Whether samplers and learners run on GPUs. If false, they run on CPUs."""
 
 
 class StageSettings(Contract):
-    """One stage of a run, as data."""
+    """Settings of one stage of a run."""
 
     name: DNSLabel
-    """Unique in the run."""
+    """Name of the stage, unique in the run."""
 
     index: int = Field(ge=0, le=63)
-    """Position in the run."""
+    """Position of the stage in the run, from 0."""
 
     type: StageType
-    """Train or Evaluate."""
+    """Kind of stage. Train: update weights. Evaluate: measure checkpoints, at a context length of its own."""
 
     context_tokens: int = Field(ge=1, le=1_048_576)
-    """Longest response in tokens; the prompt comes on top (recipe.maxPromptTokens)."""
+    """Longest response, in tokens, not counting the prompt (recipe.maxPromptTokens)."""
 
     rope: RopeScaling | None = None
-    """Scaled rotary positions, in all that this stage samples and trains. Default: the model's own."""
+    """Scaling of rotary positions for all sampling and training of this stage. Default: the model's own."""
 
     max_steps: int = Field(default=0, ge=0)
-    """Steps of this stage; 0 only in Evaluate stages."""
+    """Number of training steps. It may be 0 only in an Evaluate stage."""
 
     optimizer: OptimizerState = OptimizerState.CARRY
-    """Whether the optimizer state is taken over from the stage before."""
+    """Optimizer state at the start of the stage. Carry: continue from the previous stage. Reset: start afresh."""
 
     placement: Placement = Placement.SEPARATE
-    """Separate or Colocated."""
+    """Where samplers and learners run. Separate: on their own devices. Colocated: in turns on the same devices."""
 
     resources: StageResources = StageResources()
-    """Processes of the attempt."""
+    """Number of processes of the attempt."""
 
     evaluate: Evaluation | None = None
-    """Evaluation within, or by, this stage."""
+    """Evaluations during a Train stage, or what an Evaluate stage measures."""
 
     promote_when: PromoteWhen | None = None
     """Gate that may end the stage before maxSteps."""
 
     stall_seconds: int = Field(default=1800, ge=10)
-    """Longest time without progress before the attempt counts as stalled."""
+    """Longest time, in seconds, without progress before the attempt counts as stalled."""
 
     @property
     def colocated(self) -> bool:
@@ -219,7 +222,7 @@ class StageSettings(Contract):
             raise ValueError(f"stage {self.name}: an Evaluate stage needs evaluate.datasets")
         if self.colocated and self.resources.samplers != self.resources.learners:
             raise ValueError(
-                f"stage {self.name}: placement Colocated gives each learner a sampler on its own device, but there are "
+                f"stage {self.name}: placement Colocated runs one sampler on each learner's device, but there are "
                 f"{self.resources.learners} learners and {self.resources.samplers} samplers: set resources.samplers "
                 "and resources.learners to the same number"
             )
@@ -227,33 +230,33 @@ class StageSettings(Contract):
 
 
 class Storage(Contract):
-    """Where the run keeps checkpoints and results. Credentials come from AWS_* variables, never from here."""
+    """Where the run keeps checkpoints and results. Credentials come only from AWS_* environment variables."""
 
     uri: StorageURI
-    """Root of the run: s3://bucket/prefix/namespace/run-uid8 or file:///path."""
+    """Root folder of the run: s3://bucket/prefix/namespace/run-uid8 or file:///path."""
 
     region: str | None = None
     """S3 region."""
 
     endpoint: str | None = None
-    """S3 endpoint URL of a server other than AWS."""
+    """Endpoint URL of an S3 server other than AWS."""
 
     every_steps: int = Field(default=10, ge=1)
-    """Steps between checkpoints; the last step of a stage always gets one."""
+    """Number of steps between checkpoints. The last step of a stage always gets a checkpoint."""
 
     keep_last: int = Field(default=3, ge=1)
-    """Newest checkpoints of a stage whose payload is kept."""
+    """Number of newest checkpoints per stage that keep their payload. Manifests are always kept."""
 
     keep_every: int | None = Field(default=None, ge=1)
-    """Checkpoints at multiples of this step keep their payload too."""
+    """Also keep the payload of checkpoints at multiples of this step. Default: none."""
 
     drain_seconds: int = Field(default=300, ge=1)
-    """Time the trainer has to save after it is asked to stop."""
+    """Time, in seconds, that the trainer has to save its state after it is told to stop."""
 
 
 class JudgeBackend(StrEnum):
-    """Pool: the HTTP servers behind a Service. Local: a server of the trainer's own on a Unix socket. Together:
-    Together Code Interpreter, a hosted API."""
+    """Pool: HTTP servers behind a Service. Local: the trainer's own server on a Unix socket. Together: Together Code
+    Interpreter, a hosted API."""
 
     POOL = "Pool"
     LOCAL = "Local"
@@ -269,28 +272,28 @@ class HostedInterpreter(Contract):
             pattern=r"^(https://[^\s/?#@]+|http://(127\.0\.0\.1|localhost)(:[0-9]+)?)(/[^\s?#]*)?$", max_length=512
         ),
     ] = "https://api.together.ai/v1"
-    """Base URL of the API; another one is a proxy's, or a test's on this machine. The key is never sent in the clear:
-    https, except to this machine."""
+    """Base URL of the API, or of a proxy. It must use https, so that the key is never sent in the clear, except for an
+    address of this machine."""
 
     concurrency: int = Field(default=64, ge=1, le=4096)
-    """Programs that are run there at once, each in a session of its own."""
+    """Number of programs that run there at once, each in its own session."""
 
 
 class TogetherEndpoint(HostedInterpreter):
     """How the trainer reaches Together Code Interpreter."""
 
     key_file: str
-    """File with the API key; it is read again when it changes."""
+    """File with the API key. The trainer reads it again when it changes."""
 
 
 class JudgeEndpoint(Contract):
     """How the trainer reaches judges."""
 
     backend: JudgeBackend = JudgeBackend.LOCAL
-    """Pool, Local or Together."""
+    """Kind of judge. Pool: HTTP servers behind a Service. Local: the trainer's own server. Together: a hosted API."""
 
     host: str | None = None
-    """Pool: name of the headless Service; every address behind it is a judge."""
+    """Pool: name of the headless Service. Every address behind it is a judge."""
 
     port: int = Field(default=8080, ge=1, le=65535)
     """Pool: port of each judge."""
@@ -299,7 +302,7 @@ class JudgeEndpoint(Contract):
     """Pool: file with the bearer token."""
 
     workers: int | None = Field(default=None, ge=1)
-    """Local: programs judged at once. Default: the number of CPUs."""
+    """Local: number of programs judged at once. Default: the number of CPUs."""
 
     together: TogetherEndpoint | None = None
     """Together: the API and its key."""
@@ -310,82 +313,84 @@ class JudgeEndpoint(Contract):
             raise ValueError("judge.backend Pool needs judge.host and judge.tokenFile")
         if (self.backend is JudgeBackend.TOGETHER) != (self.together is not None):
             raise ValueError(
-                "judge.together is needed by judge.backend Together, and by no other: give judge.together.keyFile, or "
-                "another backend"
+                "judge.together must be set for judge.backend Together, and only then: give judge.together.keyFile, or "
+                "use another backend"
             )
         return self
 
 
 class ProgressEndpoint(Contract):
-    """Where progress goes. Training never waits for it."""
+    """Where the trainer reports its progress. Training never waits for it."""
 
     url: Annotated[str, StringConstraints(pattern=r"^https://[^\s]+$")]
-    """https://<operator>/v1/runs/<namespace>/<name>/progress."""
+    """URL of the report: https://<operator>/v1/runs/<namespace>/<name>/progress."""
 
     ca_file: str
-    """CA bundle that the operator's certificate is checked against."""
+    """CA bundle that verifies the operator's certificate."""
 
     token_file: str
-    """Projected service-account token bound to the operator's audience."""
+    """Projected service-account token for the operator's audience."""
 
     interval_seconds: float = Field(default=5, gt=0, le=5)
-    """Time between heartbeats."""
+    """Time between heartbeats, in seconds."""
 
 
 class Provenance(Contract):
     """Digests that every manifest of the attempt repeats."""
 
     config_digest: Digest
-    """Of the recipe and all else that decides the result; a checkpoint with another is never resumed."""
+    """Digest of the recipe and everything else that determines the result. A checkpoint with another digest is never
+    resumed."""
 
     image: str | None = None
-    """Image reference of the trainer, with its digest where known."""
+    """Image reference of the trainer, with its digest if known."""
 
 
 class StageConfig(VersionedContract):
-    """What one attempt of one stage runs."""
+    """What one attempt at one stage runs."""
 
     kind: Annotated[str, StringConstraints(pattern="^StageConfig$")] = "StageConfig"
     """Always StageConfig."""
 
     run: RunIdentity
-    """The run this attempt belongs to."""
+    """The run that the attempt belongs to."""
 
     stage: StageSettings
-    """The stage."""
+    """The stage to run."""
 
     earlier_stages: list[DNSLabel] = []
-    """Names of the stages before this one, in order."""
+    """Names of the earlier stages, in order."""
 
     longest_context_tokens: int = Field(ge=1)
-    """Longest response of any length this attempt samples at, evaluation included; vLLM starts once, with this."""
+    """Longest response, in tokens, that this attempt samples, including evaluations. vLLM starts once, with this
+    length."""
 
     ordinal: int = Field(ge=1, le=999)
-    """Number of this attempt; it grows with every RayJob of the run."""
+    """Number of the attempt. It increases with every RayJob of the run."""
 
     model: ModelSource
     """Starting weights of the run."""
 
     dataset: DatasetSource | None = None
-    """Training problems; needed by Train stages."""
+    """Training problems. Required in a Train stage."""
 
     recipe: Recipe
-    """GRPO+ settings, resolved."""
+    """Resolved GRPO+ settings."""
 
     parent: ParentRef | None = None
-    """Checkpoint this stage starts from when it has none of its own; None starts from the model."""
+    """Checkpoint that the stage starts from while it has none of its own. Default: the model."""
 
     storage: Storage
-    """Where results go."""
+    """Where the run keeps checkpoints and results."""
 
     judge: JudgeEndpoint = JudgeEndpoint()
     """Where programs are judged."""
 
     progress: ProgressEndpoint | None = None
-    """Where progress goes; None by hand."""
+    """Where the trainer reports its progress. Default: nowhere, as in a run by hand."""
 
     provenance: Provenance
-    """Digests for the manifests."""
+    """Digests that the manifests repeat."""
 
     @model_validator(mode="after")
     def _train_has_problems(self) -> Self:

@@ -1,7 +1,7 @@
-"""Lines of metrics.jsonl, one a trained step, and which of them count when several attempts trained the same step.
+"""Lines of metrics.jsonl, one per trained step, and which line counts if several attempts trained the same step.
 
-An attempt that was killed leaves steps which the next one trains again from the checkpoint before; of such a step
-the later attempt's line counts, as its weights are the ones that went on. A line that was cut is passed over.
+After an attempt is killed, the next one repeats the steps since the last checkpoint. For such a step the later
+attempt's line counts, because training continued from its weights. A truncated line is skipped.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class StepRecord:
 
 
 def merge_steps(attempts: Iterable[tuple[int, Sequence[str]]]) -> list[StepRecord]:
-    """Steps from (ordinal, lines of metrics.jsonl): the highest ordinal counts, a line that was cut is passed over."""
+    """Return the steps from (ordinal, lines of metrics.jsonl). The highest ordinal counts."""
     chosen: dict[tuple[str, int], StepRecord] = {}
     for ordinal, lines in attempts:
         for line in lines:

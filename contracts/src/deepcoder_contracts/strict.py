@@ -1,12 +1,13 @@
-"""What `strict` scoring means: tokens compared as written, returned values compared as JSON.
+"""Implements `strict` scoring: output tokens are compared as written, returned values as JSON.
 
-`stdin`: tokens in order, wherever the white space falls. With a tolerance, tokens that both read as finite decimal
-numbers may differ by at most `tolerance × max(1, |expected|)`; all others must still be equal as written. `function`:
-JSON values; tuples count as arrays, dictionary keys as strings, true is not 1.
+`stdin`: tokens must match in order; white space does not matter. With a tolerance, two tokens that both read as finite
+decimal numbers may differ by at most `tolerance × max(1, |expected|)`; all others must be equal as written. `function`:
+JSON values are compared; tuples count as arrays, dictionary keys as strings, and true is not 1.
 
-Pure, and part of the protocol, since verdicts must not depend on where a program ran: every back end compares on the
-trusted side, with these functions. What a program gave is hostile: the work and memory are bounded by the expected
-output's size, however long the other is. What cannot be compared raises ValueError, ArithmeticError or RecursionError.
+This module is pure and part of the protocol: verdicts must not depend on where a program ran, so every back end
+compares on the trusted side, with these functions. A program's output is hostile. Work and memory are bounded by the
+size of the expected output, however long the program's output is. Values that cannot be compared raise ValueError,
+ArithmeticError or RecursionError.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What the API can say and the trainer does not do yet: one list, for everybody who must refuse it.
+"""Settings that the API accepts and the trainer does not support yet, in one list.
 
-The operator asks before it asks for GPUs, the trainer when it reads its config; a setting that is not supported is
-refused by name, never ignored. Whoever adds the behaviour removes its line here. Pure: values in, refusals out.
+The operator checks the list before it requests GPUs, the trainer when it reads its config. An unsupported setting is
+refused by name, never ignored. When you add a behaviour, remove its entry here. Pure: values in, refusals out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from deepcoder_contracts.rope import RopeScaling, RopeType
 from deepcoder_contracts.stage import Placement, StageType
 
 ARCHITECTURES = ("Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM")
-"""Dense decoders that are trained and sampled from, by their names in config.json."""
+"""Supported dense decoders, by their names in config.json."""
 
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
@@ -25,14 +25,14 @@ class Refusal:
     """A setting that cannot work here."""
 
     field: str
-    """Its path."""
+    """Path of the setting."""
 
     message: str
-    """Field, value, why, and how to mend it."""
+    """Field, value, reason, and how to fix it."""
 
 
 class StageLike(Protocol):
-    """What is asked of a stage, of the API's or of a stage config's."""
+    """The fields of a stage that are checked, from the API or from a stage config."""
 
     @property
     def type(self) -> StageType:
@@ -52,14 +52,14 @@ class StageLike(Protocol):
 
 
 def stage_refusals(recipe: Recipe, stage: StageLike, where: str) -> Iterator[Refusal]:
-    """What of a stage is not supported, or does not fit the recipe; `where` is the stage's own path."""
+    """Yield what is unsupported in a stage, or does not fit the recipe. `where` is the stage's path."""
     if stage.type is not StageType.TRAIN:
         return
     if stage.rope is not None and stage.rope.type is RopeType.DYNAMIC:
         yield Refusal(
             f"{where}.rope",
-            f"{where}.rope.type is Dynamic, whose frequencies follow the length of what is computed at once, which in "
-            "training is many sequences: use Yarn, or keep it to Evaluate stages",
+            f"{where}.rope.type is Dynamic, whose frequencies depend on the length of the computed input, and training "
+            "packs many sequences into one input: use Yarn, or use Dynamic only in Evaluate stages",
         )
     if stage.placement is Placement.COLOCATED:
         yield from _colocated_refusals(recipe, where)
@@ -80,8 +80,8 @@ def _colocated_refusals(recipe: Recipe, where: str) -> Iterator[Refusal]:
     if recipe.max_off_policy:
         yield Refusal(
             f"{where}.placement",
-            f"{where}.placement is Colocated, where sampling and training take turns on the same devices, but "
-            f"recipe.maxOffPolicy {recipe.max_off_policy} has them overlap: set maxOffPolicy: 0 (and order: Strict), "
+            f"{where}.placement is Colocated, where sampling and training take turns on the same devices, but with "
+            f"recipe.maxOffPolicy {recipe.max_off_policy} they overlap: set maxOffPolicy: 0 (and order: Strict), "
             "or placement: Separate",
         )
     if recipe.tensor_parallel > 1:
@@ -93,13 +93,13 @@ def _colocated_refusals(recipe: Recipe, where: str) -> Iterator[Refusal]:
 
 
 def model_refusals(config: Mapping[str, Any]) -> Iterator[Refusal]:
-    """What of a model's config.json is not supported."""
+    """Yield what is unsupported in a model's config.json."""
     names = [str(name) for name in config.get("architectures") or ()]
     experts = [key for key in _EXPERTS if config.get(key)]
     if experts or any("Moe" in name or "Mixtral" in name for name in names):
         yield Refusal(
             "model.uri",
-            f"the model is a mixture of experts ({', '.join(experts or names)}), which is not trained here: use a "
+            f"the model is a mixture of experts ({', '.join(experts or names)}), which is not supported: use a "
             f"dense model of {', '.join(ARCHITECTURES)}",
         )
     elif not names or names[0] not in ARCHITECTURES:

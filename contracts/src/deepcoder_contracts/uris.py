@@ -1,4 +1,4 @@
-"""Where things may be: the forms of address that settings take, and the addresses that no setting may lead to."""
+"""The forms of address that settings accept, and the addresses to which no setting may lead."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ SourceURI = Annotated[str, StringConstraints(pattern=r"^(hf://|s3://|file:///|/)
 
 
 def is_own_link(address: str) -> bool:
-    """Whether an IP address means the link of the machine that asks: there clouds tell its credentials
-    (169.254.169.254). Loopback is another question."""
+    """Whether an IP address is on the local link, where clouds serve credentials (169.254.169.254). Loopback is a
+    separate check."""
     found = _parsed(address)
     return found.is_link_local or found.is_unspecified or found.is_multicast
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an IP address is the asking machine's own."""
+    """Whether an IP address is a loopback address."""
     return _parsed(address).is_loopback
 
 
 def leads_home(url: str, *, loopback: bool) -> bool:
-    """Whether a URL's host resolves to the asking machine's own link or, unless `loopback` lets it, to that machine.
+    """Whether a URL's host resolves to the local link or, unless `loopback` allows it, to this machine.
 
-    Waits for the name service. A name that it does not know leads nowhere: the request itself says so.
+    Waits for the name service. An unknown name is fine here: the request itself will fail and say so.
     """
     parts = urlsplit(url)
     try:

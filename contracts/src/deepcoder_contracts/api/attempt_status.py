@@ -1,4 +1,4 @@
-"""The live attempt as the status remembers it: the intent that is written before its RayJob is made, and its end."""
+"""The live attempt in the status: the intent, which is written before the RayJob is created, and how it ended."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from deepcoder_contracts.manifest import ParentRef
 
 
 class AttemptState(StrEnum):
-    """What an attempt is in. Intended: written down, its RayJob may exist or not. Leaving: its RayJob is deleted."""
+    """State of an attempt. Intended: recorded; its RayJob may not exist yet. Leaving: its RayJob is being deleted."""
 
     INTENDED = "Intended"
     STARTING = "Starting"
@@ -24,7 +24,8 @@ class AttemptState(StrEnum):
 
 
 class DrainCause(StrEnum):
-    """Why an attempt stops: the run is suspended or deleted, or its head pod is (Eviction, which nobody asked for)."""
+    """Why an attempt stops. Suspend, Deletion: the run is suspended or deleted. Eviction: its head pod is deleted from
+    outside."""
 
     SUSPEND = "Suspend"
     DELETION = "Deletion"
@@ -41,85 +42,88 @@ class Outcome(StrEnum):
 
 
 class AttemptStatus(Status):
-    """The live attempt. Written before its RayJob is made, removed when the RayJob is gone."""
+    """The live attempt. The operator writes it before it creates the RayJob, and removes it when the RayJob is gone."""
 
     ordinal: int = Field(ge=1, le=999)
-    """Number of the attempt; it grows with every RayJob of the run."""
+    """Number of the attempt. It increases with every RayJob of the run."""
 
     stage_index: int = Field(ge=0)
-    """Position of its stage."""
+    """Position of the attempt's stage in spec.stages, from 0."""
 
     name: str
-    """Name of its RayJob; its ConfigMap's begins so."""
+    """Name of the attempt's RayJob. The name of its ConfigMap starts with it."""
 
     state: AttemptState = AttemptState.INTENDED
-    """Intended: decided, its RayJob is being made. Starting: it waits for quota, pods and images. Running: its program
-    reports. Draining: it saves and stops. Leaving: it is over, and its pods go."""
+    """State of the attempt. Intended: decided, its RayJob is being created. Starting: waiting for quota, pods and
+    images. Running: its program reports. Draining: it saves and stops. Leaving: it is over, its pods are being
+    removed."""
 
     uid: str | None = None
-    """UID of its RayJob."""
+    """UID of the RayJob."""
 
     cluster_uid: str | None = None
-    """UID of its RayCluster."""
+    """UID of the RayCluster."""
 
     head_pod: str | None = None
-    """Name of its Ray head's pod."""
+    """Name of the Ray head's pod."""
 
     head_uid: str | None = None
-    """UID of its Ray head's pod: the head is the attempt, another head is another attempt."""
+    """UID of the Ray head's pod. A new head pod means a new attempt."""
 
     parent: ParentRef | None = None
-    """Checkpoint of another stage or run that it starts from."""
+    """Checkpoint of another stage or run that the attempt starts from."""
 
     intended_time: datetime
-    """When it was decided."""
+    """Time at which the operator decided the attempt."""
 
     admitted_time: datetime | None = None
-    """When its quota was granted (without a queue: when its RayJob was made)."""
+    """Time at which quota was granted. Without a queue: time at which the RayJob was created."""
 
     evicted_time: datetime | None = None
-    """When its queue took its quota back: its RayJob goes then, and the next attempt queues anew."""
+    """Time at which the queue withdrew the quota. The RayJob is then deleted, and the next attempt queues again."""
 
     running_time: datetime | None = None
-    """When its program began."""
+    """Time at which the attempt's program started."""
 
     step_time: datetime | None = None
-    """When a step was last seen to finish."""
+    """Time at which the operator last saw a step finish."""
 
     heartbeat_time: datetime | None = None
-    """When it last reported."""
+    """Time of the last progress report."""
 
     drain_cause: Annotated[DrainCause, lenient(DrainCause.EVICTION)] | None = None
-    """Why it stops before its end."""
+    """Why the attempt was stopped early."""
 
     drain_deadline: datetime | None = None
-    """When it is waited for no longer: while it drains for its trainer, once it leaves for its RayJob and pods."""
+    """Time at which the operator stops waiting: for the trainer while the attempt drains, for the RayJob and its pods
+    once it leaves."""
 
     ended_time: datetime | None = None
-    """When its end was seen."""
+    """Time at which the operator saw the attempt end."""
 
     left_behind_time: datetime | None = None
-    """When its RayJob and pods, which had not ended in time, were given up: the run goes on without them."""
+    """Time at which the operator gave up on a RayJob or pods that did not end. The run continues without them."""
 
     outcome: Annotated[Outcome, lenient(Outcome.FAILED)] | None = None
-    """How it ended, once that is known."""
+    """How the attempt ended, once known."""
 
     reason: Annotated[FailureReason, lenient(FailureReason.UNKNOWN)] | None = None
-    """What it failed of."""
+    """Why the attempt failed."""
 
     evidence: str | None = None
-    """What the classification rests on."""
+    """Evidence on which the failure was classified."""
 
     judges_refused: bool = False
-    """Whether it was given up since none of its judges could start, which does not count against maxAttempts."""
+    """Whether the attempt was given up because none of its judges could start. Such an attempt does not count against
+    maxAttempts."""
 
     gpus: int = 0
-    """Most GPUs that its pods have asked for at once."""
+    """Largest number of GPUs that the attempt's pods requested at once."""
 
     @model_validator(mode="before")
     @classmethod
     def _known_state(cls, data: Any) -> Any:
-        """A state of a newer release is read from what has happened, so that the attempt is followed from there."""
+        """Derive the state from the recorded times if a newer release wrote an unknown one."""
         if not isinstance(data, dict) or data.get("state", "") in ("", *AttemptState):
             return data
         state = AttemptState.INTENDED
@@ -137,10 +141,10 @@ class BackoffStatus(Status):
     """A pause before the next attempt."""
 
     until: datetime
-    """When the next attempt may begin."""
+    """Time at which the next attempt may start."""
 
     failures_in_row: int = Field(ge=0)
-    """Failures since the last new checkpoint; each doubles the pause."""
+    """Number of failures since the last new checkpoint. Each failure doubles the pause."""
 
     reason: Annotated[FailureReason, lenient(FailureReason.UNKNOWN)]
-    """What the last attempt failed of."""
+    """Why the last attempt failed."""

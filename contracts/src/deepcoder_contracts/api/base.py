@@ -1,9 +1,8 @@
-"""The base of the API types, and the few field kinds that Kubernetes knows and pydantic does not.
+"""Base classes of the API types, and the few field kinds that Kubernetes has and pydantic does not.
 
-Readers of the spec refuse unknown fields: the API server has pruned them already, so one that arrives belongs to a
-CRD newer than this operator, and acting on half of a spec would be worse than saying so. Readers of the status drop
-them, and read a word that they do not know as the next safest one that they do (`lenient`), since a downgraded operator
-must still be able to go on.
+Spec types refuse unknown fields. The API server prunes them, so an unknown field means that the CRD is newer than this
+operator, and acting on half of a spec would be worse than an error. Status types drop unknown fields, and read an
+unknown enum value as the safest known one (`lenient`), because a downgraded operator must keep working.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ PRESERVE = "x-kubernetes-preserve-unknown-fields"
 VALIDATIONS = "x-kubernetes-validations"
 
 DEFAULT_REASON = "FieldValueInvalid"
-"""Why a rule refuses a value where it does not say: the API server's own default, which is not written out."""
+"""The API server's default reason for a rule that names none. It is not written to the CRD."""
 
 NAMED_MAP: dict[str, Any] = {LIST_TYPE: "map", LIST_MAP_KEYS: ["name"]}
-"""Schema extra of a list whose elements are told apart by name."""
+"""Schema extra of a list that is keyed by name."""
 
 
 class Spec(BaseModel):
-    """A part of what a user asks for: immutable, camelCase on the wire, unknown fields refused."""
+    """Part of a spec: immutable, camelCase on the wire. Unknown fields are refused."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -42,7 +41,7 @@ class Spec(BaseModel):
 
 
 class Status(BaseModel):
-    """A part of what the operator reports: immutable, camelCase on the wire, unknown fields dropped."""
+    """Part of a status: immutable, camelCase on the wire. Unknown fields are dropped."""
 
     model_config = ConfigDict(
         extra="ignore",
@@ -52,12 +51,12 @@ class Status(BaseModel):
     )
 
     def to_wire(self) -> dict[str, Any]:
-        """As stored: camelCase, times as RFC 3339 strings, unset options left out."""
+        """Return the stored form: camelCase, times as RFC 3339 strings, unset options left out."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def lenient(fallback: StrEnum) -> BeforeValidator:
-    """For an enum in a status: a newer release's word is read as `fallback`. The schema still lists the words."""
+    """Read an unknown value of a status enum, from a newer release, as `fallback`. The schema lists the values."""
     known = frozenset(type(fallback))
 
     def read(value: object) -> object:
@@ -67,7 +66,7 @@ def lenient(fallback: StrEnum) -> BeforeValidator:
 
 
 class Rule(NamedTuple):
-    """A CEL rule; its message says what is wrong and how to mend it."""
+    """A CEL rule. Its message says what is wrong and how to fix it."""
 
     rule: str
     message: str
@@ -76,7 +75,7 @@ class Rule(NamedTuple):
 
 
 def validations(*rules: Rule) -> list[JsonValue]:
-    """The rules as `x-kubernetes-validations`."""
+    """Return the rules as `x-kubernetes-validations`."""
     out: list[JsonValue] = []
     for r in rules:
         more: dict[str, JsonValue] = {"fieldPath": r.field_path} if r.field_path else {}
@@ -87,7 +86,7 @@ def validations(*rules: Rule) -> list[JsonValue]:
 
 
 def immutable(what: str, mend: str) -> dict[str, Any]:
-    """Schema extra for a field that may not change once it is set."""
+    """Return the schema extra of a field that must not change once it is set."""
     return {VALIDATIONS: validations(Rule("self == oldSelf", f"{what} is immutable: {mend}"))}
 
 
@@ -95,17 +94,17 @@ ObjectName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-
 """Name of another object in the same namespace."""
 
 DecimalString = Annotated[str, StringConstraints(pattern=r"^-?[0-9]+(\.[0-9]+)?$", max_length=32)]
-"""A decimal number as a string, as API conventions ask in a status."""
+"""A decimal number as a string, as the API conventions require."""
 
 PodTemplate = Annotated[
     dict[str, Any],
     Field(json_schema_extra={"type": "object", PRESERVE: True, "additionalProperties": None}),
 ]
-"""A PodTemplateSpec that is merged strategically over the operator's own; unknown fields are preserved."""
+"""A PodTemplateSpec that is applied to the operator's own as a strategic merge patch. Unknown fields are preserved."""
 
 
 class LocalRef(Spec):
-    """An object of the same namespace, by name."""
+    """Reference to an object in the same namespace."""
 
     name: ObjectName
     """Name of the object."""

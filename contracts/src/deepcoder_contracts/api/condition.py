@@ -1,4 +1,4 @@
-"""Conditions, as Kubernetes' API conventions have them (`metav1.Condition`)."""
+"""Conditions as the Kubernetes API conventions define them (`metav1.Condition`)."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ class Condition(Status):
     """One aspect of an object's state."""
 
     type: Annotated[str, StringConstraints(max_length=64)]
-    """CamelCase name of the aspect."""
+    """Type of the condition, in CamelCase."""
 
     status: Annotated[ConditionStatus, lenient(ConditionStatus.UNKNOWN)]
-    """True, False or Unknown."""
+    """Status of the condition: True, False or Unknown."""
 
     reason: Annotated[str, StringConstraints(max_length=128)]
-    """CamelCase word for programs: why the status is what it is."""
+    """Machine-readable reason for the status, in CamelCase."""
 
     message: Annotated[str, StringConstraints(max_length=MAX_MESSAGE)] = ""
-    """For people: what is going on, and how to mend it where it is wrong."""
+    """Human-readable message: what is happening and, if something is wrong, how to fix it."""
 
     last_transition_time: datetime
-    """When the status last changed."""
+    """Time at which the status last changed."""
 
     observed_generation: int = Field(default=0, ge=0)
-    """metadata.generation that this was computed from."""
+    """metadata.generation that the condition was computed from."""
 
 
 Conditions = Annotated[
     list[Condition], Field(max_length=16, json_schema_extra={LIST_TYPE: "map", LIST_MAP_KEYS: ["type"]})
 ]
-"""Conditions of an object, one a type."""
+"""Conditions of an object, at most one per type."""

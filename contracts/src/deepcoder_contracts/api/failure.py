@@ -1,4 +1,4 @@
-"""How attempts fail, and what a user wants done about it."""
+"""How attempts fail, and what the operator does about it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from deepcoder_contracts.base import DNSLabel
 
 
 class FailureReason(StrEnum):
-    """What an attempt failed of, as classified from evidence."""
+    """Why an attempt failed, as classified from evidence."""
 
     PREEMPTED = "Preempted"
     NODE_LOST = "NodeLost"
@@ -39,26 +39,26 @@ class FailureAction(StrEnum):
 
 
 class FailureRule(Spec):
-    """What to do about failures of a kind. The first rule that matches decides."""
+    """What to do about one kind of failure. The first matching rule applies."""
 
     name: DNSLabel
-    """Shown in events."""
+    """Name of the rule, shown in events."""
 
     on_reasons: Annotated[list[FailureReason], Field(max_length=16, json_schema_extra={LIST_TYPE: "set"})] = []
-    """Reasons it matches; none: any."""
+    """Failure reasons that the rule matches. An empty list matches any reason."""
 
     on_exit_codes: Annotated[
         list[Annotated[int, Field(ge=0, le=255)]], Field(max_length=16, json_schema_extra={LIST_TYPE: "set"})
     ] = []
-    """Exit codes of the trainer it matches; none: any."""
+    """Trainer exit codes that the rule matches. An empty list matches any code."""
 
     action: FailureAction
-    """Retry: another attempt, which counts against maxAttempts. RetryIgnoreLimit: one that does not count. FailRun: the
-    run fails at once."""
+    """What to do. Retry: start another attempt and count the failure against maxAttempts. RetryIgnoreLimit: start
+    another attempt without counting it. FailRun: fail the run at once."""
 
 
 class Backoff(Spec):
-    """Pause before the next attempt: doubled with each failure in a row."""
+    """Pause before the next attempt. It doubles with each consecutive failure."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -69,21 +69,22 @@ class Backoff(Spec):
     )
 
     initial_seconds: int = Field(default=10, ge=0, le=3600)
-    """First pause, in seconds."""
+    """Length of the first pause, in seconds."""
 
     max_seconds: int = Field(default=600, ge=0, le=86_400)
-    """Longest pause, in seconds."""
+    """Length of the longest pause, in seconds."""
 
 
 class FailurePolicy(Spec):
-    """How failures are met. Neither preemption nor judges that refuse to start count against maxAttempts."""
+    """What the operator does when an attempt fails. Preemptions, and judges that refuse to start, do not count against
+    maxAttempts."""
 
     max_attempts: int = Field(default=3, ge=1, le=100)
-    """Failures of a stage after which the run fails. Attempts that were preempted do not count, nor do those whose
-    judges refused to start, ten in a row at most."""
+    """Number of failures of a stage after which the run fails. Preempted attempts do not count. Attempts whose judges
+    refused to start do not count either, up to ten in a row."""
 
     backoff: Backoff = Backoff()
     """Pause between attempts."""
 
     rules: Annotated[list[FailureRule], Field(max_length=16, json_schema_extra=NAMED_MAP)] = []
-    """Exceptions; the first that matches decides."""
+    """Exceptions for certain failures. The first matching rule applies."""

@@ -1,4 +1,4 @@
-"""DeepCoderRun as a kind: printer columns, rules at the root, and what its types cannot say about its schema."""
+"""The DeepCoderRun kind: printer columns, root-level rules, and schema details that the types cannot express."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ MAX_NAME_LENGTH = 36
 """`<run>-s<index>-a<ordinal>` then has at most 46 characters; KubeRay's limit for a RayJob is 47."""
 
 MANAGER = "deepcoder.dev/operator"
-"""Value of spec.managedBy that means this operator, as its absence does."""
+"""Value of spec.managedBy that selects this operator. Leaving the field out does the same."""
 
 FINALIZER = "deepcoder.dev/drain"
-"""Held while a run's attempt drains and its artifacts are deleted."""
+"""Finalizer that keeps a run until its attempt has drained and its artifacts are deleted."""
 
 
 class Metadata(Spec):
-    """What is read of an object's metadata."""
+    """The metadata fields that the operator reads."""
 
     model_config = ConfigDict(extra="ignore")
 
     namespace: str
-    """Namespace."""
+    """Namespace of the object."""
 
     name: str
-    """Name."""
+    """Name of the object."""
 
     uid: str
-    """UID."""
+    """UID of the object."""
 
     generation: int = 1
-    """Version of the spec."""
+    """Generation of the spec."""
 
     resource_version: str = ""
     """Version of the object."""
 
     creation_timestamp: str = ""
-    """When it was created."""
+    """Time the object was created."""
 
     deletion_timestamp: str | None = None
-    """When its deletion was asked for."""
+    """Time deletion of the object was requested."""
 
     finalizers: list[str] = Field(default_factory=list)
-    """What holds its deletion."""
+    """Finalizers that block deletion."""
 
 
 class DeepCoderRun(Spec):
-    """A run as the API server has it."""
+    """A run as the API server stores it."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -60,10 +60,10 @@ class DeepCoderRun(Spec):
     """Identity and versions."""
 
     spec: RunSpec
-    """What is asked for."""
+    """Desired state."""
 
     status: RunStatus = RunStatus()
-    """What is so."""
+    """Observed state."""
 
 
 _STARTED_STAGES = (
@@ -80,17 +80,21 @@ _RECIPE_RULES = validations(
     ),
     Rule(
         "!(has(self.deterministic) && self.deterministic) || !has(self.order) || self.order == 'Strict'",
-        "deterministic needs order: Strict, since a window depends on completion order: set order: Strict, or "
+        "deterministic needs order: Strict, because a window depends on completion order: set order: Strict, or "
         "deterministic: false",
         field_path=".order",
     ),
     Rule(
         "(has(self.promptsPerStep) ? self.promptsPerStep : 128) % "
         "(has(self.optimizerSteps) ? self.optimizerSteps : 2) == 0",
-        "promptsPerStep cannot be split into optimizerSteps equal mini-batches: make promptsPerStep a multiple",
+        "promptsPerStep cannot be split into optimizerSteps equal mini-batches: make promptsPerStep a multiple of "
+        "optimizerSteps",
         field_path=".promptsPerStep",
     ),
-    Rule("self == oldSelf", "recipe is immutable: make a new run, and continue from this one's with spec.from"),
+    Rule(
+        "self == oldSelf",
+        "recipe is immutable: make a new run, and continue from this one's checkpoint with spec.from",
+    ),
 )
 
 _CURATE_RULES = validations(
@@ -144,7 +148,7 @@ RESOURCE = CustomResource(
         ),
         Rule(
             "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-            "metadata.name has to name RayJobs: use a DNS label (a-z, 0-9, '-') that starts with a letter",
+            "metadata.name becomes part of RayJob names: use a DNS label (a-z, 0-9, '-') that starts with a letter",
         ),
         Rule(
             _STARTED_STAGES,

@@ -1,7 +1,7 @@
-"""DeepCoderRun.status: what the operator reports, and all it must remember to be killed at any moment.
+"""DeepCoderRun.status: what the operator reports, and everything it must remember across a restart at any moment.
 
-Counters and the live attempt's intent are here and never derived from children: those may be deleted by anyone.
-`phase` is for display; decisions rest on conditions, `attempt`, `backoff` and `stages`.
+Counters and the live attempt's intent are stored here and never derived from child objects, which anyone may delete.
+`phase` is for display only. Decisions rest on the conditions, `attempt`, `backoff` and `stages`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_POD_ENTRIES = 4096
 
 
 class Phase(StrEnum):
-    """Where a run is, for display."""
+    """Summary of where a run is, for display only."""
 
     PENDING = "Pending"
     QUEUED = "Queued"
@@ -43,11 +43,11 @@ TROUBLE = {
     "Accepted": ConditionStatus.FALSE,
     "Stalled": ConditionStatus.TRUE,
 }
-"""Conditions that say what is wrong with a run, each with the status in which it does; what says most comes first."""
+"""Conditions that report a problem with a run, each with the status that means trouble. The most telling come first."""
 
 
 class StagePhase(StrEnum):
-    """Where a stage is."""
+    """Where a stage is in its life."""
 
     PENDING = "Pending"
     ACTIVE = "Active"
@@ -60,251 +60,252 @@ class CheckpointStatus(Status):
     """A verified checkpoint."""
 
     uri: str
-    """Its folder."""
+    """Folder of the checkpoint in the bucket."""
 
     digest: Digest
-    """Digest of its MANIFEST.json."""
+    """Digest of the checkpoint's MANIFEST.json."""
 
     stage: str
-    """Its stage."""
+    """Stage that the checkpoint belongs to."""
 
     step: int = Field(ge=0)
-    """Steps of its stage."""
+    """Step of the stage at which the checkpoint was written."""
 
     ordinal: int = Field(ge=1)
-    """The attempt that wrote it."""
+    """Number of the attempt that wrote the checkpoint."""
 
     parent_digest: Digest | None = None
-    """Digest of the checkpoint before it."""
+    """Digest of the preceding checkpoint's manifest."""
 
     final: bool = False
-    """Whether its stage ended here."""
+    """Whether the stage ended with this checkpoint."""
 
     committed_time: datetime
-    """When storage received its manifest."""
+    """Time at which storage received the checkpoint's manifest."""
 
     gpu_seconds: DecimalString | None = None
-    """GPU-seconds that went into it, without those that were wasted."""
+    """GPU-seconds spent on the checkpoint, without wasted ones."""
 
 
 class StageStatus(Status):
-    """One stage."""
+    """Observed state of one stage."""
 
     name: str
-    """Its name."""
+    """Name of the stage."""
 
     index: int = Field(ge=0)
-    """Its position."""
+    """Position of the stage in spec.stages, from 0."""
 
     phase: Annotated[StagePhase, lenient(StagePhase.ACTIVE)] = StagePhase.PENDING
-    """Pending: its turn has not come. Active: attempts are made. Held: it waits for its name in approvedStages.
-    Complete: passed. Failed: the run failed in it."""
+    """Phase of the stage. Pending: not started. Active: attempts are being made. Held: waiting for its name in
+    approvedStages. Complete: passed. Failed: the run failed in this stage."""
 
     start_time: datetime | None = None
-    """When its first attempt was decided."""
+    """Time at which the operator decided the first attempt of the stage."""
 
     running_time: datetime | None = None
-    """When its first attempt began to run."""
+    """Time at which the first attempt of the stage began to run."""
 
     active_seconds: int = 0
-    """Time that attempts which have ended ran, in seconds: what activeDeadlineSeconds bounds."""
+    """Total running time, in seconds, of the stage's ended attempts. activeDeadlineSeconds limits this time."""
 
     completion_time: datetime | None = None
-    """When it was passed."""
+    """Time at which the run passed the stage."""
 
     attempts: int = 0
-    """RayJobs made for it."""
+    """Number of RayJobs created for the stage."""
 
     failures: int = 0
-    """Failures that count against maxAttempts."""
+    """Number of failures that count against maxAttempts."""
 
     preemptions: int = 0
-    """Attempts lost to preemption; they do not count."""
+    """Number of attempts lost to preemption. They do not count against maxAttempts."""
 
     step: int = 0
-    """Steps finished."""
+    """Number of finished steps."""
 
     reward: DecimalString | None = None
     """Mean reward of the last step."""
 
     checkpoint: CheckpointStatus | None = None
-    """Newest verified checkpoint."""
+    """Newest verified checkpoint of the stage."""
 
     gate_met: bool | None = None
-    """Whether promoteWhen was met at the end."""
+    """Whether promoteWhen was met when the stage ended."""
 
     results: Annotated[dict[str, DecimalString], Field(max_length=64)] = {}
-    """Values at the end: evaluation results and the gate's metrics."""
+    """Values when the stage ended: evaluation results and the gate's metrics."""
 
     message: str | None = None
-    """For people: how it ended."""
+    """Human-readable description of how the stage ended."""
 
 
 class CurrentStage(Status):
-    """The stage the run is at."""
+    """The stage that the run is at."""
 
     name: str
-    """Its name."""
+    """Name of the stage."""
 
     index: int = Field(ge=0)
-    """Its position."""
+    """Position of the stage in spec.stages, from 0."""
 
     context_tokens: int
-    """Its response limit."""
+    """Response limit of the stage, in tokens."""
 
     ordinal: int = 0
-    """The newest attempt of the run."""
+    """Number of the run's newest attempt."""
 
 
 class ProgressStatus(Status):
-    """What the live attempt last reported, at most one write each 15 s."""
+    """The live attempt's last progress report, written at most once every 15 seconds."""
 
     step: int = 0
-    """Finished steps of the stage."""
+    """Number of finished steps of the stage."""
 
     max_steps: int = 0
-    """Steps of the stage."""
+    """Total number of steps of the stage."""
 
     display: str
-    """`112/180`."""
+    """Finished and total steps for display, such as `112/180`."""
 
     reward: DecimalString | None = None
     """Mean reward of the last step."""
 
     truncated_ratio: DecimalString | None = None
-    """Share of responses that filled the context."""
+    """Share of responses that reached the response limit, from 0 to 1."""
 
     metrics: Annotated[dict[str, DecimalString], Field(max_length=64)] = {}
     """Metrics of the last step."""
 
     verdicts: Annotated[dict[str, int], Field(max_length=64)] = {}
-    """Programs of the last step by verdict."""
+    """Number of programs of the last step, by verdict."""
 
     phase: str | None = None
     """What the trainer is doing."""
 
     time: datetime
-    """When it was received."""
+    """Time at which the operator received the report."""
 
 
 class ProvenanceStatus(Status):
     """What the run is made from, resolved once."""
 
     config_digest: Digest
-    """Of the resolved config, in the ConfigMap <run>-config. A checkpoint with another is never resumed."""
+    """Digest of the resolved config in the ConfigMap <run>-config. The run never resumes a checkpoint with another
+    digest."""
 
     image: str
     """Trainer image of the newest attempt."""
 
     image_id: str | None = None
-    """That image with its digest, as the node of the newest attempt's head resolved it."""
+    """The trainer image with its digest, as resolved on the node of the newest attempt's head."""
 
     accelerator: str | None = None
-    """Model of the GPUs that the newest attempt runs on, in its own words."""
+    """GPU model of the newest attempt, as its trainer reports it."""
 
     model: Annotated[str, Field(max_length=2049)]
-    """URI (with revision) of the starting model."""
+    """URI of the starting model, with its revision."""
 
     dataset_sha256: str | None = None
-    """Digest the dataset is held to."""
+    """Expected digest of the dataset file."""
 
     dataset_digest: Digest | None = None
-    """Of the problems that were trained on, from the newest manifest."""
+    """Digest of the training problems, from the newest manifest."""
 
     code_digest: Digest | None = None
-    """Of the trainer's source, from its manifests."""
+    """Digest of the trainer's source, from its manifests."""
 
     versions: Annotated[dict[str, str], Field(max_length=32)] = {}
-    """Of Python and of the packages that the newest manifest's trainer stands on."""
+    """Versions of Python and of the trainer's packages, from the newest manifest."""
 
     seed: int = 0
-    """The run's seed."""
+    """Random seed of the run."""
 
     from_: Annotated[ParentRef | None, Field(alias="from")] = None
-    """Checkpoint of an earlier run that this one starts from, with its digest resolved."""
+    """Checkpoint of an earlier run that this run starts from, with its digest resolved."""
 
     storage: str
     """Folder of the run in the bucket."""
 
     operator_version: str
-    """Operator that accepted the run."""
+    """Version of the operator that accepted the run."""
 
 
 class PodUsage(Status):
-    """A pod whose GPU time is not in the totals yet: it runs, or its attempt is not settled."""
+    """A pod whose GPU time is not in the totals yet, because the pod is running or its attempt is not settled."""
 
     name: str
-    """Its name."""
+    """Name of the pod."""
 
     ordinal: int = 0
-    """The attempt it belongs to."""
+    """Number of the attempt that the pod belongs to."""
 
     gpus: int
-    """GPUs it asks for."""
+    """Number of GPUs that the pod requests."""
 
     scheduled_time: datetime
-    """When it was scheduled."""
+    """Time at which the pod was scheduled."""
 
     ended_time: datetime | None = None
-    """When it ended."""
+    """Time at which the pod ended."""
 
     wasted_since: datetime | None = None
-    """From when its time was for nothing."""
+    """Time from which the pod's GPU time counts as wasted."""
 
     per_gpu_hour: DecimalString | None = None
-    """What its GPUs cost, by the operator's price list when it was scheduled."""
+    """Price of one GPU-hour, from the operator's price list when the pod was scheduled."""
 
 
 class UsageStatus(Status):
-    """What the run has cost: attempts join the totals when they are settled."""
+    """What the run has used. An attempt enters the totals when it is settled."""
 
     gpu_seconds: DecimalString = "0"
-    """GPUs times seconds from scheduled to gone, over all pods."""
+    """GPUs times seconds, from scheduling to the end, summed over all pods."""
 
     wasted_gpu_seconds: DecimalString = "0"
-    """Of these, those after an attempt's last checkpoint where it failed or was stopped without another, and those
-    that went into checkpoints that storage has lost."""
+    """The part of gpuSeconds that produced no checkpoint: time after the last checkpoint of an attempt that failed or
+    was stopped, and time spent on checkpoints that storage has lost."""
 
     sandbox_seconds: DecimalString = "0"
-    """Pods times seconds of the run's own SandboxPool, by the minute; a shared pool's are not counted."""
+    """Pods times seconds of the run's own SandboxPool, updated every minute. A shared pool is not counted."""
 
     sandbox_time: datetime | None = None
-    """Until when sandboxSeconds is counted."""
+    """Time up to which sandboxSeconds is counted."""
 
     estimated_cost: DecimalString | None = None
-    """By the operator's price list; absent without one."""
+    """Cost by the operator's price list. Absent if the operator has none."""
 
     estimated: bool = False
-    """Whether an end of a pod was not seen, and was taken from what was last known."""
+    """Whether the totals include a pod whose end was not observed and had to be estimated."""
 
     pods: Annotated[list[PodUsage], Field(max_length=MAX_POD_ENTRIES, json_schema_extra=NAMED_MAP)] = []
-    """Pods with GPUs that run, and all of the live attempt."""
+    """Running pods that have GPUs, and all pods of the live attempt that have GPUs."""
 
 
 class RunStatus(Status):
-    """Where the run is."""
+    """Observed state of the run."""
 
     observed_generation: int = 0
-    """Generation of the spec that this status answers."""
+    """Generation of the spec that this status reflects."""
 
     phase: Annotated[Phase, lenient(Phase.PENDING)] = Phase.PENDING
-    """For display; derived from the conditions and the attempt."""
+    """Summary for display, derived from the conditions and the attempt. Programs should read the conditions."""
 
     conditions: Conditions = []
     """Accepted, QuotaReserved, ClusterReady, SandboxReady, Progressing, CheckpointCurrent, Stalled, Suspended,
     Complete and Failed."""
 
     start_time: datetime | None = None
-    """When the run was accepted."""
+    """Time at which the run was accepted."""
 
     completion_time: datetime | None = None
-    """When it completed or failed."""
+    """Time at which the run completed or failed."""
 
     current_stage: CurrentStage | None = None
-    """The stage the run is at."""
+    """The stage that the run is at."""
 
     ordinal: int = 0
-    """Number of the newest attempt; never falls."""
+    """Number of the newest attempt. It never decreases."""
 
     attempt: AttemptStatus | None = None
     """The live attempt."""
@@ -313,32 +314,32 @@ class RunStatus(Status):
     """The pause before the next attempt."""
 
     stages: Annotated[list[StageStatus], Field(max_length=16, json_schema_extra=NAMED_MAP)] = []
-    """One entry a stage, in order."""
+    """State of each stage, in order."""
 
     progress: ProgressStatus | None = None
-    """What the live attempt last reported."""
+    """The live attempt's last progress report."""
 
     latest_checkpoint: CheckpointStatus | None = None
     """Newest verified checkpoint of the run."""
 
     checkpoints: Annotated[list[CheckpointStatus], Field(max_length=MAX_CHECKPOINTS)] = []
-    """Newest verified checkpoints, newest first."""
+    """Most recent verified checkpoints, newest first."""
 
     provenance: ProvenanceStatus | None = None
     """What the run is made from."""
 
     usage: UsageStatus = UsageStatus()
-    """What it has cost."""
+    """What the run has used so far."""
 
     gpus: int = 0
-    """GPUs that the live attempt's pods ask for."""
+    """Number of GPUs that the live attempt's pods request."""
 
     @property
     def stage_index(self) -> int:
-        """Position of the current stage, which is the first as long as there is none."""
+        """Position of the current stage; 0 while there is none."""
         return self.current_stage.index if self.current_stage else 0
 
     @property
     def held(self) -> bool:
-        """Whether the current stage waits for somebody's word."""
+        """Whether the current stage waits for approval."""
         return bool(self.stages) and self.stages[self.stage_index].phase is StagePhase.HELD

@@ -1,7 +1,7 @@
-"""SandboxPool: judges that run the programs of one or several runs, as users ask for them and as they are reported.
+"""SandboxPool: judges that run the programs of one or more runs. Its spec is the request, its status the report.
 
-A pool has another life than a run: it may be warm before it, be shared, and outlive it. The operator never writes
-the spec, so that a HorizontalPodAutoscaler or KEDA may own `spec.replicas` through the scale subresource.
+A pool lives independently of a run: it may be warm before the run starts, be shared, and outlive it. The operator
+never writes the spec, so a HorizontalPodAutoscaler or KEDA may own `spec.replicas` through the scale subresource.
 """
 
 from __future__ import annotations
@@ -18,65 +18,66 @@ from deepcoder_contracts.api.schema import Column, CustomResource
 from deepcoder_contracts.judge import Tier
 
 MAX_NAME_LENGTH = 46
-"""Longest name of a pool: `-<index>-<hash>` is appended for its pods, `-judge` and `-token` for the rest."""
+"""Longest name of a pool. Its pods append `-<index>-<hash>`, its other objects `-judge` and `-token`."""
 
 MAX_AVOIDED_NODES = 20
-"""Nodes that a pool avoids at most: where more are at fault, spec.template.spec.nodeSelector is how to say so."""
+"""Largest number of nodes that a pool avoids. If more are faulty, use spec.template.spec.nodeSelector."""
 
 
 class ScalingMode(StrEnum):
-    """QueueDepth: the operator decides between minReplicas and maxReplicas. External: spec.replicas is obeyed."""
+    """QueueDepth: the operator scales between minReplicas and maxReplicas. External: it follows spec.replicas."""
 
     QUEUE_DEPTH = "QueueDepth"
     EXTERNAL = "External"
 
 
 class Egress(StrEnum):
-    """DenyAll: judges may open no connection. Unmanaged: NetworkPolicies of your own govern what they may reach."""
+    """DenyAll: judges may open no connections. Unmanaged: your own NetworkPolicies control what judges may reach."""
 
     DENY_ALL = "DenyAll"
     UNMANAGED = "Unmanaged"
 
 
 class Scaling(Spec):
-    """How the number of judges is decided."""
+    """How the number of judges is determined."""
 
     mode: ScalingMode = ScalingMode.QUEUE_DEPTH
-    """QueueDepth (between minReplicas and maxReplicas, by load) or External (spec.replicas, through /scale)."""
+    """How the pool scales. QueueDepth: by load, between minReplicas and maxReplicas. External: to spec.replicas, which
+    the /scale subresource sets."""
 
     target_queue_per_slot: Annotated[float, Field(ge=0, le=1000)] = 1.0
-    """QueueDepth: programs that may wait for each slot before the pool grows."""
+    """QueueDepth: number of programs that may wait per slot before the pool grows."""
 
     target_wait_seconds: Annotated[int, Field(ge=1, le=3600)] = 30
-    """QueueDepth: seconds that a program may wait before the pool grows, however short the queue is."""
+    """QueueDepth: time, in seconds, that a program may wait before the pool grows, even if the queue is short."""
 
     stabilization_seconds: Annotated[int, Field(ge=0, le=3600)] = 120
-    """QueueDepth: time for which the pool keeps the largest size that the load called for."""
+    """QueueDepth: time, in seconds, for which the pool keeps the largest size that the load required."""
 
 
 class Isolation(Spec):
-    """How programs are kept from each other, from the judge and from the network."""
+    """How programs are isolated from each other, from the judge and from the network."""
 
     minimum_tier: Tier = Tier.LANDLOCK
-    """Weakest confinement a judge may start with. Namespaces: each program in namespaces of its own. Landlock: by
-    Landlock and seccomp, which a restricted pod may. Unconfined: by limits alone, for programs that you trust."""
+    """Weakest confinement with which a judge may start. Namespaces: each program runs in its own namespaces. Landlock:
+    Landlock and seccomp, which work in a restricted pod. Unconfined: resource limits only, for trusted programs."""
 
     runtime_class_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
-    """RuntimeClass of the judges' pods, Kata's for example. gVisor has no Landlock: judges do not start there."""
+    """RuntimeClass of the judges' pods, such as Kata's. Judges do not start on gVisor, which has no Landlock."""
 
     egress: Egress = Egress.DENY_ALL
-    """DenyAll, or Unmanaged where NetworkPolicies of your own govern."""
+    """Outgoing connections of judges. DenyAll: none are allowed. Unmanaged: your own NetworkPolicies decide."""
 
 
 class Recycle(Spec):
-    """When a judge that works is replaced all the same."""
+    """When working judges are replaced."""
 
     max_age_seconds: Annotated[int, Field(ge=60)] | None = None
-    """Judges older than this are replaced, one after the other."""
+    """Age, in seconds, at which a judge is replaced. Judges are replaced one at a time. Default: never."""
 
 
 class SandboxPoolSpec(Spec):
-    """The judges that are wanted."""
+    """Desired state of the pool."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -91,85 +92,86 @@ class SandboxPoolSpec(Spec):
     )
 
     image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
-    """Image of the judge. Default: the operator's (chart value images.sandbox)."""
+    """Image of the judge. Default: the operator's image (chart value images.sandbox)."""
 
     replicas: Annotated[int, Field(ge=0, le=10_000)] = 1
-    """scaling.mode External: number of judges; written by you, an autoscaler or `kubectl scale`."""
+    """External: number of judges. You, an autoscaler or `kubectl scale` set it."""
 
     min_replicas: Annotated[int, Field(ge=0, le=10_000)] = 1
-    """QueueDepth: fewest judges. 0 lets the pool vanish when idle, and the first program then waits for a pod."""
+    """QueueDepth: smallest number of judges. With 0, an idle pool has no pods, and the first program waits for one."""
 
     max_replicas: Annotated[int, Field(ge=1, le=10_000)] = 10
-    """QueueDepth: most judges."""
+    """QueueDepth: largest number of judges."""
 
     slots_per_pod: Annotated[int, Field(ge=1, le=1024)] = 2
-    """Programs that one judge runs at once. Give the pod a CPU for each."""
+    """Number of programs that one judge runs at once. Give the pod one CPU per slot."""
 
     template: PodTemplate = {}
-    """Merged strategically over the judges' pod template: resources, node selector, tolerations, pull secrets."""
+    """PodTemplateSpec, applied to the judges' pod template as a strategic merge patch. Set resources, node selectors,
+    tolerations and pull secrets here."""
 
     scaling: Scaling = Scaling()
-    """How the number of judges is decided."""
+    """How the number of judges is determined."""
 
     isolation: Isolation = Isolation()
-    """How programs are confined."""
+    """How programs are isolated."""
 
     recycle: Recycle = Recycle()
-    """When judges are replaced."""
+    """When working judges are replaced."""
 
 
 class AvoidedNode(Status):
     """A node on which a judge did not start."""
 
     name: Annotated[str, Field(max_length=253)]
-    """Its name."""
+    """Name of the node."""
 
     template_hash: str
-    """Hash of the template that the judge was made from; those of another are tried there."""
+    """Hash of the pod template of the judge that did not start. Judges of another template may use the node."""
 
     since: datetime
-    """When the judge was given up there."""
+    """Time at which the operator gave up on the judge."""
 
     message: Annotated[str, Field(max_length=512)] = ""
-    """What the judge said last, or Kubernetes of it."""
+    """The judge's last output, or what Kubernetes reports about its pod."""
 
 
 class SandboxPoolStatus(Status):
-    """The judges that there are."""
+    """Observed state of the pool."""
 
     observed_generation: int = 0
-    """Generation of the spec that this status answers."""
+    """Generation of the spec that this status reflects."""
 
     replicas: int = 0
-    """Pods that exist and are not being deleted."""
+    """Number of pods that exist and are not being deleted."""
 
     desired_replicas: int = 0
-    """Pods that are wanted."""
+    """Number of pods that the pool should have."""
 
     ready_replicas: int = 0
-    """Pods that are ready to judge."""
+    """Number of pods that are ready to judge."""
 
     slots: int = 0
-    """Programs that the ready judges can run at once."""
+    """Number of programs that the ready judges can run at once."""
 
     busy_slots: int = 0
-    """Programs being judged."""
+    """Number of programs being judged."""
 
     queue_depth: int = 0
-    """Programs waiting."""
+    """Number of programs waiting."""
 
     longest_wait_seconds: int = 0
-    """Seconds for which the program that has waited longest has waited."""
+    """Time, in seconds, that the longest-waiting program has waited."""
 
     selector: str = ""
     """Label selector of the pods, for the scale subresource."""
 
     refused_template_hash: str = ""
-    """Hash of the template (label deepcoder.dev/template-hash of its pods) of which every judge refused to start, until
-    one serves or the template is another. Runs ask for no GPU meanwhile, also while there are no pods."""
+    """Hash of a pod template (label deepcoder.dev/template-hash) with which every judge refused to start. It stays
+    until a judge serves or the template changes. Meanwhile runs request no GPUs, even if the pool has no pods."""
 
     avoided_nodes: Annotated[list[AvoidedNode], Field(max_length=MAX_AVOIDED_NODES, json_schema_extra=NAMED_MAP)] = []
-    """Nodes on which judges did not start: for an hour each, others are made elsewhere."""
+    """Nodes on which judges did not start. The pool avoids each of them for an hour."""
 
     conditions: Conditions = []
     """Accepted, Ready, Scaling and UpToDate."""
@@ -196,12 +198,12 @@ RESOURCE = CustomResource(
     rules=validations(
         Rule(
             f"size(self.metadata.name) <= {MAX_NAME_LENGTH}",
-            f"metadata.name is longer than {MAX_NAME_LENGTH} characters, which would overflow the names of its pods: "
+            f"metadata.name is longer than {MAX_NAME_LENGTH} characters, which makes the names of its pods too long: "
             "shorten it",
         ),
         Rule(
             "!self.metadata.name.contains('.')",
-            "metadata.name contains a dot, which the pool's Service cannot have: use '-' instead",
+            "metadata.name contains a dot, which is not allowed in the name of the pool's Service: use '-' instead",
         ),
     ),
     scale={

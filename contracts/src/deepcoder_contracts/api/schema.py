@@ -1,9 +1,9 @@
-"""CRDs from pydantic types: JSON Schema made structural, with CEL rules, printer columns and subresources.
+"""Generates CRDs from pydantic types: structural JSON Schema with CEL rules, printer columns and subresources.
 
-The API server wants less than JSON Schema offers: no `$ref`, no `anyOf`, a type everywhere, and a bound on every
-string, list and map, since the cost of a CEL rule is estimated from the largest object the schema admits. What has
-no bound of its own gets one here; a list without one is refused, because a guess would be wrong. A type that cannot
-be expressed raises `SchemaError` with its path when the CRDs are generated, never on a cluster.
+The API server accepts only part of JSON Schema: no `$ref`, no `anyOf`, and a type everywhere. It also needs a bound on
+every string, list and map, because it estimates the cost of a CEL rule from the largest object that the schema admits.
+Strings and maps without a bound get one here. A list without a bound is refused, because any guess would be wrong. A
+type that cannot be expressed raises `SchemaError` with its path when the CRDs are generated, never on a cluster.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _KEPT = (
 
 
 class SchemaError(ValueError):
-    """A type that has no structural schema; the message starts with its path."""
+    """A type has no structural schema. The message starts with the type's path."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Column:
     """Shown with `-o wide` only."""
 
     description: str = ""
-    """One sentence for `kubectl explain` readers."""
+    """One sentence that describes the column."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,10 @@ class CustomResource:
     """CamelCase kind."""
 
     plural: str
-    """Lower-case plural, the resource's name in URLs."""
+    """Lower-case plural: the resource's name in URLs."""
 
     short_name: str
-    """What people type."""
+    """Short name for kubectl."""
 
     description: str
     """First lines of `kubectl explain`."""
@@ -77,20 +77,20 @@ class CustomResource:
     """Printer columns."""
 
     rules: list[JsonValue] = field(default_factory=list)
-    """CEL rules at the root, which see metadata.name, spec and status."""
+    """CEL rules at the root. They can read metadata.name, spec and status."""
 
     scale: Mapping[str, str] | None = None
     """The /scale subresource."""
 
     without_defaults: frozenset[str] = frozenset()
-    """Type names whose defaults are told in descriptions but not applied by the API server."""
+    """Names of types whose defaults appear in descriptions but are not applied by the API server."""
 
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Path such as `spec.stages[].promoteWhen.all` to schema keywords that its type cannot carry."""
+    """Schema keywords that a type cannot carry, by path (for example `spec.stages[].promoteWhen.all`)."""
 
 
 def custom_resource_definition(resource: CustomResource) -> dict[str, Any]:
-    """The CustomResourceDefinition of a kind."""
+    """Return the CustomResourceDefinition of a kind."""
     _, document = models_json_schema(
         [(resource.spec, "validation"), (resource.status, "validation")],
         by_alias=True,
@@ -154,7 +154,7 @@ def _column(column: Column) -> dict[str, Any]:
 
 
 class _Converter:
-    """JSON Schema of pydantic to a structural schema; holds the definitions and walks by path."""
+    """Converts pydantic's JSON Schema to a structural schema. Holds the definitions and walks them by path."""
 
     def __init__(self, definitions: Mapping[str, Any], resource: CustomResource) -> None:
         self._definitions = definitions
@@ -224,13 +224,13 @@ class _Converter:
             told = str(default).lower() if isinstance(default, bool) else default
             out["description"] = f"{out.get('description', name)} Default: {told}.".replace("..", ".")
         else:
-            # An object's default is spelled out: the API server runs CEL rules on it before it fills anything in.
+            # An object's default lists its fields: the API server runs CEL rules on it before it applies defaults.
             nested = {n: p["default"] for n, p in out.get("properties", {}).items() if "default" in p}
             out["default"] = nested if isinstance(default, Mapping) else default
         return out
 
     def _flatten(self, schema: Mapping[str, Any], path: str) -> tuple[dict[str, Any], set[str]]:
-        """Resolve references and optionals; siblings win over what they refer to, CEL rules add up."""
+        """Resolve references and optionals. Sibling keywords override the referenced schema; CEL rules add up."""
         out = dict(schema)
         names: set[str] = set()
         while True:

@@ -1,4 +1,4 @@
-"""One stage of a run, and the pods an attempt at it has."""
+"""One stage of a run, and the pods of an attempt at it."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from deepcoder_contracts.stage import Evaluation, OptimizerState, Placement, Sta
 
 
 class Head(Spec):
-    """The Ray head, which runs the controller and no GPU work."""
+    """The Ray head pod. It runs the controller and does no GPU work."""
 
     template: PodTemplate = {}
-    """PodTemplateSpec merged strategically over the operator's; the container is named `ray-head`."""
+    """PodTemplateSpec, applied to the operator's own as a strategic merge patch. The container is named `ray-head`."""
 
 
 class WorkerGroup(Spec):
-    """Equal pods of one role."""
+    """Identical pods of one role."""
 
     replicas: int = Field(default=1, ge=1, le=1024)
-    """Pods. Each holds as many engines or ranks as its GPUs allow: GPUs / recipe.tensorParallel engines, or one rank
-    a GPU; without GPUs one."""
+    """Number of pods. A sampler pod runs one engine per recipe.tensorParallel GPUs, a learner pod one rank per GPU. A
+    pod without GPUs runs one."""
 
     template: PodTemplate = {}
-    """PodTemplateSpec merged strategically over the operator's; the container is named `ray-worker`. GPUs, node
-    selectors, tolerations, RDMA, volumes and caches go here."""
+    """PodTemplateSpec, applied to the operator's own as a strategic merge patch. The container is named `ray-worker`.
+    Set GPUs, node selectors, tolerations, RDMA, volumes and caches here."""
 
 
 class Resources(Spec):
     """Pods of an attempt at this stage."""
 
     head: Head = Head()
-    """The Ray head."""
+    """The Ray head pod."""
 
     samplers: WorkerGroup | None = None
-    """Pods with vLLM engines. Default: one. Not with placement Colocated."""
+    """Pods that run vLLM engines. Default: one pod. Must not be set with placement Colocated."""
 
     learners: WorkerGroup | None = None
-    """Pods with learner ranks. Default: one in a Train stage. Not in an Evaluate stage."""
+    """Pods that run learner ranks. Default: one pod in a Train stage. Must not be set in an Evaluate stage."""
 
 
 class Stage(Spec):
@@ -88,8 +88,8 @@ class Stage(Spec):
                     "(has(self.evaluate) && self.evaluate.datasets.exists(d, "
                     "c.metric == 'eval/' + d.name + '/pass_at_1' || "
                     "(has(d.contests) && c.metric == 'eval/' + d.name + '/rating'))))",
-                    "promoteWhen uses an evaluation that the stage does not make: add the dataset to "
-                    "evaluate.datasets (with its contests, for a rating), or use another metric",
+                    "promoteWhen uses an evaluation that the stage does not run: add the dataset to "
+                    "evaluate.datasets (with contests, for a rating), or use another metric",
                     field_path=".promoteWhen",
                 ),
                 Rule(
@@ -108,49 +108,50 @@ class Stage(Spec):
     )
 
     name: DNSLabel
-    """Unique in the run; a folder of this name holds the stage's checkpoints."""
+    """Name of the stage, unique in the run. The stage's checkpoints are in a folder of this name."""
 
     type: StageType = StageType.TRAIN
-    """Train updates weights; Evaluate measures checkpoints at a length of its own."""
+    """Kind of stage. Train: update weights. Evaluate: measure checkpoints, at a context length of its own."""
 
     context_tokens: int = Field(ge=1, le=1_048_576)
-    """Longest response in tokens; the prompt comes on top. May not fall from one Train stage to the next."""
+    """Longest response, in tokens, not counting the prompt. It must not decrease from one Train stage to the next."""
 
     rope: RopeScaling | None = None
-    """Rotary positions past the length that the model was trained for, in all that this stage samples and trains."""
+    """Scaling of rotary positions beyond the length that the model was trained for. It applies to all sampling and
+    training of this stage. Default: none."""
 
     max_steps: int | None = Field(default=None, ge=1, le=10_000_000)
-    """Train: steps of this stage."""
+    """Number of training steps. Required in a Train stage."""
 
     recipe: StageRecipe | None = None
-    """What this stage does otherwise than spec.recipe: its batch, learning rate, overlong rule or token budget."""
+    """Settings of this stage that override spec.recipe: its batch, learning rate, overlong rule or token budget."""
 
     resources: Resources = Resources()
-    """Pods of an attempt at this stage; each stage gets a cluster of its own size."""
+    """Pods of an attempt at this stage. Each stage gets a cluster of its own size."""
 
     placement: Placement = Placement.SEPARATE
-    """Separate: samplers and learners have devices of their own. Colocated: they take turns on the learners'."""
+    """Where samplers and learners run. Separate: on their own devices. Colocated: in turns on the learners' devices."""
 
     optimizer: OptimizerState = OptimizerState.CARRY
-    """Carry takes the optimizer's state over from the stage before; Reset starts it anew."""
+    """Optimizer state at the start of the stage. Carry: continue from the previous stage. Reset: start afresh."""
 
     evaluate: Evaluation | None = None
-    """Evaluation within a Train stage, or what an Evaluate stage measures."""
+    """Evaluations during a Train stage, or what an Evaluate stage measures."""
 
     promote_when: PromoteWhen | None = None
-    """Gate that ends the stage before maxSteps, and what follows if it is not met by then."""
+    """Gate that ends the stage before maxSteps, and what happens if it is not met by then."""
 
     hold: bool = False
-    """Wait after this stage until its name is in approvedStages."""
+    """Whether the run waits after this stage until approvedStages contains its name."""
 
     active_deadline_seconds: int | None = Field(default=None, ge=1, le=31_536_000)
-    """Longest time that attempts of the stage may run in all, in seconds; then the run fails. Time in a queue, between
-    attempts and while the run is suspended does not count."""
+    """Longest total running time of the stage's attempts, in seconds. When it is exceeded, the run fails. Time in a
+    queue, between attempts, or while the run is suspended does not count. Default: no limit."""
 
     pre_running_deadline_seconds: int = Field(default=3600, ge=10, le=31_536_000)
-    """Longest time for an attempt's RayJob to be made, and from the grant of quota until it runs, in seconds; then the
-    attempt fails."""
+    """Longest time, in seconds, until an attempt's RayJob is created, and again from admission until it runs. When it
+    is exceeded, the attempt fails."""
 
     stall_seconds: int = Field(default=1800, ge=10, le=31_536_000)
-    """Longest time without a finished step, or outside of training without a heartbeat, in seconds; then the attempt
-    counts as stalled."""
+    """Longest time, in seconds, without a finished step, or without a heartbeat while the attempt is not training. When
+    it is exceeded, the attempt counts as stalled."""

@@ -79,7 +79,7 @@ class ProblemRow(BaseModel):
         if (self.tests is None) == (self.answer is None):
             raise ValueError("give exactly one of tests and answer")
         if (self.kind is Kind.FUNCTION) != (self.fn_name is not None):
-            raise ValueError("fn_name is needed by kind function, and by no other kind")
+            raise ValueError("fn_name is needed for kind function, and not allowed for other kinds")
         scoring = self.scoring or policy_for(self.source).scoring
         wrong = misfit(self.kind, scoring, self.float_tolerance, self.tests or ())
         if wrong is not None:
