@@ -16,7 +16,7 @@ from deepcoder_contracts.stage import StageConfig, Storage
 from deepcoder_trainer.checkpoint import writer as writing
 from deepcoder_trainer.checkpoint.errors import CheckpointFailed, StorageUnavailable
 from deepcoder_trainer.checkpoint.opening import open_run_storage
-from deepcoder_trainer.checkpoint.state import PipelineState
+from deepcoder_trainer.checkpoint.state import ARRAYS, PipelineState
 from deepcoder_trainer.checkpoint.writer import CheckpointWriter
 from deepcoder_trainer.surroundings import Surroundings
 
@@ -113,6 +113,22 @@ async def test_an_upload_that_failed_before_the_commit_is_the_commits_failure_an
     committed = await writer.wait()
     assert committed is not None
     assert committed.manifest.step == 3
+
+
+async def test_a_disk_that_does_not_take_the_state_costs_one_save_and_not_the_training(
+    make_config: Callable[..., StageConfig], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    learner = SlowLearner()
+    learner.may_upload.set()
+    writer = CheckpointWriter(make_config(), learner, workdir=tmp_path / "w")  # type: ignore[arg-type]
+    await writer.copy(3)
+    [folder] = (tmp_path / "w").iterdir()
+    (folder / ARRAYS).mkdir()  # no file can be written there, as on a full disk
+    await writer.commit(STATE, metrics={})
+    await writer.copy(3)
+    assert "training goes on" in caplog.text
+    await writer.commit(STATE, metrics={})
+    assert await writer.wait() is not None
 
 
 async def test_closing_ends_an_upload_that_nobody_committed(

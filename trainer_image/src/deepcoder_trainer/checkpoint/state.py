@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, NewerSchema, refuse_newer
+from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, CheckpointFailed, NewerSchema, refuse_newer
 from deepcoder_trainer.types import Finish, Generation, Group, Outcome, Sample, VersionSpan
 
 ARRAYS = "pipeline.safetensors"
@@ -63,7 +63,7 @@ class PipelineState:
 
 
 def save_state(state: PipelineState, directory: Path) -> list[Path]:
-    """Write both files below a directory; returns their paths."""
+    """Write both files below a directory; returns their paths. Raises `CheckpointFailed` or `OSError`."""
     directory.mkdir(parents=True, exist_ok=True)
     samples = [s for g in state.groups for s in g.samples]
     arrays = {
@@ -95,7 +95,10 @@ def save_state(state: PipelineState, directory: Path) -> list[Path]:
         ],
     }
     arrays_path, state_path = directory / ARRAYS, directory / STATE
-    save_file(arrays, arrays_path)
+    try:
+        save_file(arrays, arrays_path)
+    except SafetensorError as e:  # what it raises when the disk is full, too
+        raise CheckpointFailed(f"{arrays_path} could not be written: {e}") from e
     state_path.write_text(json.dumps(document, sort_keys=True, ensure_ascii=False))
     return [arrays_path, state_path]
 
