@@ -87,7 +87,7 @@ def wave(*names: str) -> list[GenerationRequest]:
 
 
 async def test_a_wave_that_starts_during_an_update_waits_for_its_end(core: Core) -> None:
-    engine = AsyncEngine(core)
+    engine = AsyncEngine(core, Words())
     await engine.pause()  # as an update does before it loads anything
     for response in await engine.begin(wave("a", "b")):
         asyncio.ensure_future(response).cancel()
@@ -97,7 +97,7 @@ async def test_a_wave_that_starts_during_an_update_waits_for_its_end(core: Core)
 
 
 async def test_an_update_that_begins_while_a_wave_starts_has_the_engine_paused_until_its_own_end(core: Core) -> None:
-    engine = AsyncEngine(core)
+    engine = AsyncEngine(core, Words())
     responses, _ = await asyncio.gather(engine.begin(wave("a", "b")), engine.pause())
     for response in responses:
         asyncio.ensure_future(response).cancel()
@@ -107,7 +107,7 @@ async def test_an_update_that_begins_while_a_wave_starts_has_the_engine_paused_u
 
 
 async def test_a_wave_that_is_refused_leaves_the_engine_running(core: Core) -> None:
-    engine = AsyncEngine(core)
+    engine = AsyncEngine(core, Words())
     core.refuses = True
     with pytest.raises(ValueError, match="too long"):
         await engine.begin(wave("a", "b"))

@@ -19,6 +19,7 @@ from deepcoder_contracts.stage import StageConfig
 from deepcoder_trainer.__main__ import main
 from deepcoder_trainer.checkpoint.inputs import Inputs
 from deepcoder_trainer.checkpoint.verify import walk_chain
+from deepcoder_trainer.export import prompts
 from deepcoder_trainer.export.card import model_card
 from deepcoder_trainer.export.formats import Format
 from deepcoder_trainer.export.source import agreed, evaluations, find
@@ -34,6 +35,32 @@ def quiet(_text: str) -> None:
 def exported(tmp_path: Path) -> Path:
     """An export of a run below tmp_path/run."""
     return export_world.commit(export_world.make_model(tmp_path / "model"), tmp_path / "run")
+
+
+def test_an_export_is_asked_in_the_tokens_that_training_used_whatever_class_the_tokenizer_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DeepSeek-R1-Distill-Llama names Llama's class, which would ignore how its tokenizer.json splits text."""
+    from deepcoder_trainer.export.run import Order, export
+    from deepcoder_trainer.tokenizer import load_tokenizer
+
+    model = export_world.make_model(tmp_path / "model", "Llama")
+    named = model / "tokenizer_config.json"
+    named.write_text(json.dumps(json.loads(named.read_text()) | {"tokenizer_class": "LlamaTokenizerFast"}))
+    trained = prompts.tokens(load_tokenizer(model))
+
+    class Asked(Exception):
+        pass
+
+    def asked(tokenizer: Any) -> list[list[int]]:
+        raise Asked(*prompts_of(tokenizer))
+
+    prompts_of = prompts.tokens
+    monkeypatch.setattr(prompts, "tokens", asked)
+    source = export_world.commit(model, tmp_path / "run")
+    with pytest.raises(Asked) as found:
+        export(Order(f"file://{source}", f"file://{tmp_path / 'out'}"), quiet)
+    assert list(found.value.args) == trained
 
 
 def test_an_export_is_the_same_model_in_shards_with_a_card_and_a_chain(exported: Path, tmp_path: Path) -> None:

@@ -42,8 +42,6 @@ class Core:
         asked, self.asked = self.asked, []
         return [SimpleNamespace(request_id=name, finished=True) for name in asked]
 
-    def get_tokenizer(self) -> None: ...
-
     def collective_rpc(self, method: str, kwargs: Any) -> None:
         self.calls.wait(10)
 

@@ -156,9 +156,6 @@ class VLLM:
         completion = SimpleNamespace(finish_reason=reason, token_ids=[1], logprobs=logprobs, weight_versions=None)
         self.in_flight[name].put_nowait(SimpleNamespace(request_id=name, finished=True, outputs=[completion]))
 
-    def get_tokenizer(self) -> Any:
-        return SimpleNamespace(decode=lambda *_, **__: "text")
-
     def shutdown(self) -> None: ...
 
 
@@ -169,7 +166,7 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> VLLM:
     vllm = VLLM()
 
     async def start_engine(folder: str, settings: EngineSettings) -> engines.Engine:
-        return AsyncEngine(vllm, sleeps=True)
+        return AsyncEngine(vllm, SimpleNamespace(decode=lambda *_, **__: "text"), sleeps=True)
 
     monkeypatch.setattr(engines, "start_engine", start_engine)
     return vllm

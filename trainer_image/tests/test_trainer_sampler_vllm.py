@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from deepcoder_contracts.recipe import Recipe
 from deepcoder_trainer.sampler import engine as engines
 from deepcoder_trainer.sampler.pretrained import pretrained_chunks
 from deepcoder_trainer.sampler.settings import EngineSettings
+from deepcoder_trainer.tokenizer import load_tokenizer
 from deepcoder_trainer.types import Finish, Generation, GenerationRequest, Wave
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
@@ -197,3 +200,75 @@ async def test_a_wave_starts_in_order_whatever_order_it_arrives_in(engine: engin
         return [(await tasks[i]).output_ids.tolist() for i in range(6)]
 
     assert await run([0, 1, 2, 3, 4, 5], "wave-a") == await run([4, 2, 5, 0, 3, 1], "wave-b")
+
+
+class Answering:
+    """vLLM's engine, either of them, that answers each request with the same tokens and decodes with its tokenizer."""
+
+    def __init__(self, folder: str, token_ids: list[int]) -> None:
+        self.folder, self.token_ids = folder, token_ids
+        self.asked: list[str] = []
+
+    def get_tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+
+    def collective_rpc(self, method: str, kwargs: Any) -> Any:
+        done: asyncio.Queue[None] = asyncio.Queue()
+        done.put_nowait(None)
+        return done.get()
+
+    def answer(self, name: str) -> Any:
+        output = SimpleNamespace(request_id=name, finished=True, outputs=[])
+        zeros = SimpleNamespace(logprobs=[0.0] * len(self.token_ids), start_indices=range(len(self.token_ids)))
+        completion = SimpleNamespace(
+            token_ids=self.token_ids, logprobs=zeros, finish_reason="stop", weight_versions=None
+        )
+        output.outputs.append(completion)
+        return output
+
+
+class AnsweringAsync(Answering):
+    async def add_request(self, name: str, prompt: Any, parameters: Any) -> asyncio.Queue[Any]:
+        queue: asyncio.Queue[Any] = asyncio.Queue()
+        queue.put_nowait(self.answer(name))
+        return queue
+
+
+class AnsweringStepped(Answering):
+    def collective_rpc(self, method: str, kwargs: Any) -> None: ...
+
+    def add_request(self, name: str, *_: Any) -> None:
+        self.asked.append(name)
+
+    def has_unfinished_requests(self) -> bool:
+        return bool(self.asked)
+
+    def step(self) -> list[Any]:
+        return [self.answer(self.asked.pop())]
+
+
+@pytest.mark.parametrize("stepped", [True, False], ids=["stepped", "asynchronous"])
+@pytest.mark.parametrize("architecture", ["Llama", "Qwen3"])
+async def test_a_program_comes_back_as_written_from_a_model_that_names_anothers_tokenizer_class(
+    architecture: str, stepped: bool, make_coder_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As DeepSeek-R1-Distill-Llama and DeepSeek-R1-0528-Qwen3-8B do: their class would write `defĠf():Ċ`."""
+    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    folder = make_coder_model(architecture)
+    named = folder / "tokenizer_config.json"
+    named.write_text(json.dumps(json.loads(named.read_text()) | {"tokenizer_class": "LlamaTokenizerFast"}))
+    program = "def f(x):\n    return 'é' if x else \"a  b\"\n"
+    token_ids = load_tokenizer(folder).encode(program)
+    answers: Any = (AnsweringStepped if stepped else AnsweringAsync)(str(folder), token_ids)
+    monkeypatch.setattr(LLMEngine if stepped else AsyncLLM, "from_engine_args", lambda _arguments: answers)
+    if stepped:
+        engine = await engines.start_engine(str(folder), SETTINGS)
+    else:
+        engine = await engines.start_async_engine(engines.engine_arguments(str(folder), SETTINGS))
+    [response] = await engine.begin(requests(1, 1))
+    async with asyncio.timeout(60):
+        assert (await response).text == program

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from transformers import AutoTokenizer
 
 from deepcoder_contracts.learner_memory import SHARD_BYTES
 from deepcoder_contracts.manifest import ParentRef
@@ -42,6 +41,7 @@ from deepcoder_trainer.export.workdir import workdir
 from deepcoder_trainer.learner.model import COMPUTE_DTYPES
 from deepcoder_trainer.modelcard import CARD, Difference, model_name
 from deepcoder_trainer.modelconfig import read_model_config
+from deepcoder_trainer.tokenizer import load_tokenizer
 
 Logits = Callable[[int], Tensor]
 
@@ -168,7 +168,7 @@ def _model(order: Order, place: Place, work: Path) -> _Model:
         if fetched.shards is None
         else CheckpointTensors(Folder(fetched.shards))
     )
-    tokenizer = AutoTokenizer.from_pretrained(fetched.pretrained, local_files_only=True, trust_remote_code=False)
+    tokenizer = load_tokenizer(fetched.pretrained)
     name = order.name or model_name(place.manifest)
     return _Model(name, fetched.pretrained, tensors, config | entries, entries, tokenizer, prompts.tokens(tokenizer))
 

@@ -15,6 +15,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Protocol
 
 from deepcoder_trainer.cluster import THREADS
@@ -23,6 +24,7 @@ from deepcoder_trainer.errors import SamplerLost
 from deepcoder_trainer.loading import loading
 from deepcoder_trainer.sampler.settings import EngineSettings
 from deepcoder_trainer.sampler.translation import Part, engine_arguments, generation_from, refusal, sampling_parameters
+from deepcoder_trainer.tokenizer import load_tokenizer
 from deepcoder_trainer.types import BroadcastWeights, CardWeights, Generation, GenerationRequest
 
 ENVIRONMENT = {
@@ -112,9 +114,10 @@ async def start_async_engine(arguments: dict[str, Any], *, sleeps: bool = False)
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
+    tokenizer = await asyncio.to_thread(load_tokenizer, Path(arguments["model"]))
     engine = await asyncio.to_thread(AsyncLLM.from_engine_args, AsyncEngineArgs(**arguments))
     await engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
-    return AsyncEngine(engine, sleeps=sleeps)
+    return AsyncEngine(engine, tokenizer, sleeps=sleeps)
 
 
 class AsyncEngine:
@@ -124,9 +127,10 @@ class AsyncEngine:
     resumed in the middle of an update would sample from half-loaded weights.
     """
 
-    def __init__(self, engine: Any, *, sleeps: bool = False) -> None:
-        """`sleeps`: vLLM was started with its sleep mode, which no CPU has."""
+    def __init__(self, engine: Any, tokenizer: Any, *, sleeps: bool = False) -> None:
+        """`tokenizer` writes responses as text. `sleeps`: vLLM was started with its sleep mode, which no CPU has."""
         self._engine = engine
+        self._tokenizer = tokenizer
         self._sleeps = sleeps
         self._pauses = 0
         self._switching = asyncio.Lock()
@@ -156,7 +160,7 @@ class AsyncEngine:
             while True:
                 output = await queue.get()
                 if output.finished:
-                    return generation_from(output, self._engine.get_tokenizer())
+                    return generation_from(output, self._tokenizer)
         except Exception as error:
             raise refusal(error) or SamplerLost(f"the engine failed: {error}") from error
 

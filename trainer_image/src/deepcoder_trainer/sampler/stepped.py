@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -24,6 +25,7 @@ from deepcoder_trainer.errors import SamplerLost
 from deepcoder_trainer.loading import loading
 from deepcoder_trainer.sampler.settings import EngineSettings
 from deepcoder_trainer.sampler.translation import Part, engine_arguments, generation_from, refusal, sampling_parameters
+from deepcoder_trainer.tokenizer import load_tokenizer
 from deepcoder_trainer.types import Generation, GenerationRequest
 
 
@@ -42,6 +44,8 @@ class SteppedEngine:
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._waiting: dict[str, Future[Generation]] = {}
         self._pauses = 0
+        self._tokenizer: Any = None
+        """The model's, once the engine is started."""
         self._failure: BaseException | None = None
         self._ready: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, args=(model, settings), name="vllm-step", daemon=True)
@@ -126,18 +130,18 @@ class SteppedEngine:
                 if not self._pauses and engine.has_unfinished_requests():
                     for output in engine.step():
                         if output.finished:
-                            self._answer(output, engine.get_tokenizer())
+                            self._answer(output)
             self._failure = SamplerLost("the engine was closed")
         except BaseException as error:
             self._failure = error
         self._fail_rest()
 
-    def _answer(self, output: Any, tokenizer: Any) -> None:
+    def _answer(self, output: Any) -> None:
         response = self._waiting.pop(output.request_id)
         if not response.set_running_or_notify_cancel():
             return
         try:
-            response.set_result(generation_from(output, tokenizer))
+            response.set_result(generation_from(output, self._tokenizer))
         except SamplerLost as error:
             response.set_exception(error)
 
@@ -148,6 +152,7 @@ class SteppedEngine:
             from vllm.v1.engine.llm_engine import LLMEngine
 
             register_architecture(model)
+        self._tokenizer = load_tokenizer(Path(model))
         with _temporary_files_in(model):
             engine = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(model, settings)))
         engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})

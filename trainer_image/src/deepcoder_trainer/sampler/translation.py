@@ -75,6 +75,9 @@ def sampling_parameters(request: GenerationRequest) -> Any:
 def generation_from(output: Any, tokenizer: Any) -> Generation:
     """A finished vLLM output as our value, its text decoded once.
 
+    `tokenizer` is the one that made the prompts (`load_tokenizer`), not vLLM's. vLLM takes the class that
+    tokenizer_config.json names. Several models name Llama's, which ignores the decoder in their tokenizer.json and
+    writes `defĠf():Ċ` for a line of code (DeepSeek-R1-Distill-Llama, DeepSeek-R1-0528-Qwen3-8B).
     Raises `SamplerLost` for an output that ended for a reason of the engine's: half a response is none to learn from.
     """
     completion = output.outputs[0]
