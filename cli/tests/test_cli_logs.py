@@ -32,12 +32,13 @@ def a_run(**attempt: Any) -> dict[str, Any]:
     }
 
 
-def a_pod(name: str, container: str) -> dict[str, Any]:
-    return {"metadata": {"name": name, "namespace": "team"}, "spec": {"containers": [{"name": container}]}}
+def a_pod(name: str, *containers: str) -> dict[str, Any]:
+    named = [{"name": container} for container in containers]
+    return {"metadata": {"name": name, "namespace": "team"}, "spec": {"containers": named}}
 
 
 class Cluster:
-    """A run with a head, two samplers and a judge, whose logs are as given."""
+    """A run with a head, two samplers (into which a mesh has put a container) and a judge, whose logs are as given."""
 
     def __init__(self) -> None:
         self.run = a_run()
@@ -60,7 +61,11 @@ class Cluster:
         if path.endswith("/pods"):
             selector = request.query["labelSelector"]
             items = [a_pod("head", "ray-head")] if "role=head" in selector else []
-            items = [a_pod(f"sampler-{x}", "ray-worker") for x in "ba"] if "role=sampler" in selector else items
+            items = (
+                [a_pod(f"sampler-{x}", "istio-proxy", "ray-worker") for x in "ba"]
+                if "role=sampler" in selector
+                else items
+            )
             items = [a_pod("judge-0", "judge")] if "pool=demo-sandbox" in selector else items
             return web.json_response({"metadata": {}, "items": items})
         return web.json_response(self.run)

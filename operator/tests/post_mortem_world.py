@@ -57,6 +57,8 @@ class API:
     slow: float = 0.0
     refuses: Exception | None = None
     asked: list[tuple[int, int]] = field(default_factory=list)
+    containers: list[str] = field(default_factory=list)
+    """Whose logs were asked for."""
     held: list[dict[str, Any]] = field(default_factory=list)
     """Pods as they are held while their attempt's end is saved."""
 
@@ -76,6 +78,7 @@ class API:
 
     async def read_log(self, namespace: str, name: str, container: str, tail_lines: int, limit_bytes: int) -> str:
         self.asked.append((tail_lines, limit_bytes))
+        self.containers.append(container)
         await asyncio.sleep(self.slow)
         if self.refuses:
             raise self.refuses

@@ -6,7 +6,7 @@ from plan_world import Cluster, condition_of, make_run, running
 from run_manifests import TRAIN
 
 from deepcoder_contracts.api.run_status import Phase
-from deepcoder_operator.domain.world import ClusterView, PodView, cluster_view, pod_view
+from deepcoder_operator.domain.world import ClusterView, PodView, cluster_view, parse_time, pod_view
 
 NO_ROOM = "Unschedulable: 0/4 nodes are available: 4 Insufficient nvidia.com/gpu."
 QUOTA = 'pods "demo-s0-a1-head" is forbidden: exceeded quota: team, requested: pods=1, used: pods=9, limited: pods=9'
@@ -99,6 +99,22 @@ def test_kuberay_is_quoted_as_long_as_it_says_so() -> None:
     assert cluster_view(made).trouble == f"FailedCreateHeadPod {QUOTA}"
     refused["status"] = "False"
     assert cluster_view(made).trouble == ""
+
+
+def test_what_is_told_of_a_pod_is_its_trainers_and_not_of_a_container_that_was_added() -> None:
+    """A kubelet lists statuses by name, so a sidecar's comes first."""
+    ended = {"terminated": {"reason": "Error", "exitCode": 1, "finishedAt": "2026-01-01T00:00:00Z", "message": "lost"}}
+    later = {"terminated": {"reason": "OOMKilled", "exitCode": 137, "finishedAt": "2026-01-01T00:00:09Z"}}
+    sidecar = {"name": "istio-proxy", "imageID": "istio@sha256:1", "restartCount": 3, "state": {"running": {}}}
+    trainer = {"name": "ray-head", "imageID": "trainer@sha256:2", "restartCount": 0, "state": ended}
+    pod = {"metadata": {"name": "h", "uid": "h"}, "status": {"containerStatuses": [sidecar, trainer]}}
+    seen = pod_view(pod)
+    assert (seen.image_id, seen.restarts) == ("trainer@sha256:2", 0)
+    assert (seen.terminated, seen.exit_code, seen.message, seen.finished) == ("Error", 1, "lost", None)
+    sidecar["state"] = later
+    seen = pod_view(pod)
+    assert (seen.terminated, seen.exit_code, seen.message) == ("Error", 1, "lost")
+    assert seen.finished == parse_time("2026-01-01T00:00:09Z"), "it has its node until all have ended"
 
 
 def test_image_of_an_init_container_that_cannot_be_pulled_is_what_its_pod_waits_for() -> None:

@@ -38,6 +38,12 @@ async def test_log_events_and_states_are_saved_below_the_attempt_and_told_where(
     assert crashed.api.asked == [(20_000, 4 << 20)], "a log has no bound of its own"
 
 
+async def test_log_is_the_trainers_and_not_of_a_container_that_a_mesh_has_put_before_it(crashed: Ground) -> None:
+    crashed.api.pods[0]["spec"]["containers"] = [{"name": "istio-proxy"}, {"name": "ray-head"}]
+    await crashed.save()
+    assert crashed.api.containers == ["ray-head"]
+
+
 async def test_of_a_thousand_workers_three_that_failed_are_read(crashed: Ground) -> None:
     for i in range(1000):
         name = f"demo-s0-a1-learner-{i}"

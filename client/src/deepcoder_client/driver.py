@@ -17,9 +17,9 @@ from kubernetes.stream.ws_client import WSClient
 from deepcoder_client.connection import PODS, Connection
 from deepcoder_client.errors import Forbidden, Unreachable
 from deepcoder_client.rights import socket_rights
+from deepcoder_contracts.labels import HEAD_CONTAINER
 
 FILES = "/tmp/ray/session_latest/logs/job-driver-*.log"  # noqa: S108  in the head's container
-CONTAINER = "ray-head"
 _WAIT_SECONDS = 1.0
 _READ_SECONDS = 60.0
 """Longest time for lines that are there: a kubelet that has stopped leaves the connection open."""
@@ -31,7 +31,7 @@ def driver_lines(connection: Connection, namespace: str, head: str, *, tail: int
     if (missing := connection.lacking(rights, head)) is not None:
         raise Forbidden(missing)
     program = f"exec tail -n {int(tail)} {'-F ' if follow else ''}{FILES}"
-    query = [("container", CONTAINER), ("stdout", "true"), ("stderr", "true")]
+    query = [("container", HEAD_CONTAINER), ("stdout", "true"), ("stderr", "true")]
     query += [("command", word) for word in ("sh", "-c", program)]
     address = connection.host.replace("http", "ws", 1) + PODS.path(namespace, head, "exec")
     websocket.setdefaulttimeout(connection.timeout)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from deepcoder_contracts.api.run import DeepCoderRun
 
 LABEL_RUN = "deepcoder.dev/run"
@@ -16,6 +19,9 @@ HEAD = "head"
 SAMPLER = "sampler"
 LEARNER = "learner"
 
+HEAD_CONTAINER = "ray-head"
+WORKER_CONTAINER = "ray-worker"
+
 
 def own_pool_name(run: str) -> str:
     """SandboxPool made for a run."""
@@ -28,3 +34,13 @@ def pool_name(run: DeepCoderRun) -> str | None:
         return None
     reference = run.spec.sandbox.pool_ref
     return reference.name if reference else own_pool_name(run.metadata.name)
+
+
+def trainer_container(containers: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The container of a run's pod, or its status, that the trainer runs in; the first one where none has its name.
+
+    A template or a service mesh may add others, before it as well, and a kubelet lists statuses by name.
+    """
+    own = (HEAD_CONTAINER, WORKER_CONTAINER)
+    first: Mapping[str, Any] = next(iter(containers), {})
+    return next((c for c in containers if c.get("name") in own), first)

@@ -21,7 +21,7 @@ from deepcoder_client.connection import Object
 from deepcoder_client.driver import driver_lines
 from deepcoder_client.errors import ClientError, NoData
 from deepcoder_contracts.api.run import DeepCoderRun
-from deepcoder_contracts.labels import HEAD, LABEL_ORDINAL, LABEL_ROLE, LEARNER, SAMPLER, pool_name
+from deepcoder_contracts.labels import HEAD, LABEL_ORDINAL, LABEL_ROLE, LEARNER, SAMPLER, pool_name, trainer_container
 from deepcoder_contracts.layout import DRIVER_LOG
 
 ROLES = {"head": HEAD, "samplers": SAMPLER, "learners": LEARNER}
@@ -147,7 +147,7 @@ def _merged(client: Client, pods: list[Object], tail: int, follow: bool, contain
 
     def lines(pod: Object) -> Iterator[str]:
         meta = pod["metadata"]
-        chosen = container or str(pod["spec"]["containers"][0]["name"])
+        chosen = container or str(trainer_container(pod["spec"]["containers"])["name"])
         for line in client.pod_log(meta["namespace"], meta["name"], chosen, follow=follow, tail=tail):
             yield f"[{meta['name']}] {line}" if len(pods) > 1 else line
 

@@ -26,6 +26,7 @@ from deepcoder_operator.builders.stage_config import (
 from deepcoder_operator.domain.bounds import GRACE_SECONDS, SAMPLER_GRACE_SECONDS
 from deepcoder_operator.domain.names import (
     HEAD,
+    HEAD_CONTAINER,
     LABEL_ORDINAL,
     LABEL_ROLE,
     LABEL_RUN,
@@ -33,14 +34,13 @@ from deepcoder_operator.domain.names import (
     LABEL_STAGE,
     SAMPLER,
     TOGETHER_KEY,
+    WORKER_CONTAINER,
     account_name,
     attempt_labels,
     pool_name,
 )
 from deepcoder_operator.domain.pool_names import TOKEN_KEY, token_secret_name
 
-HEAD_CONTAINER = "ray-head"
-WORKER_CONTAINER = "ray-worker"
 HOME = "/home/deepcoder"
 S3_CA_DIRECTORY = "/etc/deepcoder-s3"
 S3_CA_KEY = "ca.crt"

@@ -23,7 +23,7 @@ from deepcoder_contracts.layout import log_key
 from deepcoder_contracts.redaction import Redactor, without_words
 from deepcoder_operator.controllers.known_secrets import Unknown, redactor_of
 from deepcoder_operator.domain.classify import lost_its_node
-from deepcoder_operator.domain.names import LABEL_ORDINAL, LABEL_ROLE, LABEL_RUN_UID
+from deepcoder_operator.domain.names import LABEL_ORDINAL, LABEL_ROLE, LABEL_RUN_UID, trainer_container
 from deepcoder_operator.domain.resolve import storage_key
 from deepcoder_operator.domain.world import pod_view
 from deepcoder_operator.kube import errors
@@ -126,7 +126,7 @@ class PostMortem:
             if seen.unreachable or lost_its_node(seen):  # a log that is asked for there only hangs
                 missing.append(f"the log of {name}: its node is lost")
                 continue
-            container = pod["spec"]["containers"][0]["name"]
+            container = str(trainer_container(pod["spec"]["containers"])["name"])
             text = await _tried(f"the log of {name}", missing, self._log(namespace, name, container))
             if text is not None:
                 document = "head.log" if pod in heads and "head.log" not in found.documents else f"{name}.log"

@@ -6,6 +6,7 @@ Those that clients go by as well are the contracts', and are had from here with 
 from __future__ import annotations
 
 from deepcoder_contracts.labels import HEAD as HEAD
+from deepcoder_contracts.labels import HEAD_CONTAINER as HEAD_CONTAINER
 from deepcoder_contracts.labels import LABEL_ORDINAL as LABEL_ORDINAL
 from deepcoder_contracts.labels import LABEL_ROLE as LABEL_ROLE
 from deepcoder_contracts.labels import LABEL_RUN as LABEL_RUN
@@ -13,8 +14,10 @@ from deepcoder_contracts.labels import LABEL_RUN_UID as LABEL_RUN_UID
 from deepcoder_contracts.labels import LABEL_STAGE as LABEL_STAGE
 from deepcoder_contracts.labels import LEARNER as LEARNER
 from deepcoder_contracts.labels import SAMPLER as SAMPLER
+from deepcoder_contracts.labels import WORKER_CONTAINER as WORKER_CONTAINER
 from deepcoder_contracts.labels import own_pool_name as own_pool_name
 from deepcoder_contracts.labels import pool_name as pool_name
+from deepcoder_contracts.labels import trainer_container as trainer_container
 
 MANAGED_BY = "app.kubernetes.io/managed-by"
 OPERATOR = "deepcoder-operator"

@@ -19,7 +19,7 @@ from deepcoder_contracts.manifest import ParentRef
 from deepcoder_contracts.progress import ProgressReport
 from deepcoder_contracts.sizing import pod_gpus
 from deepcoder_contracts.stage import StageType
-from deepcoder_operator.domain.names import LABEL_ORDINAL, LABEL_ROLE
+from deepcoder_operator.domain.names import LABEL_ORDINAL, LABEL_ROLE, trainer_container
 from deepcoder_operator.domain.owners import controller_uid
 from deepcoder_operator.domain.pool_status import IDLE, UNMENDED
 
@@ -294,7 +294,8 @@ def pod_view(obj: Object) -> PodView:
     containers = status.get("containerStatuses") or []
     all_containers = [*(status.get("initContainerStatuses") or ()), *containers]
     ended = [s["state"]["terminated"] for s in containers if "terminated" in (s.get("state") or {})]
-    worst: Object = max(ended, key=lambda t: (t.get("reason") == "OOMKilled", t.get("exitCode", 0)), default={})
+    own = trainer_container(containers)
+    end: Object = (own.get("state") or {}).get("terminated") or {}
     waits = (s["state"]["waiting"] for s in all_containers if "waiting" in (s.get("state") or {}))
     waiting: Object = next((w for w in waits if w.get("reason") not in _STARTS), {})
     scheduled, disruption = conditions.get("PodScheduled", {}), conditions.get("DisruptionTarget", {})
@@ -310,14 +311,14 @@ def pod_view(obj: Object) -> PodView:
         unreachable=conditions.get("Ready", {}).get("status") == "Unknown",
         deleting=bool(meta.get("deletionTimestamp")),
         grace=meta.get("deletionGracePeriodSeconds"),
-        restarts=sum(s.get("restartCount", 0) for s in containers),
+        restarts=own.get("restartCount", 0),
         reason=status.get("reason") or "",
         disruption=disruption.get("reason", "") if disruption.get("status") == "True" else "",
-        terminated=worst.get("reason") or "",
-        exit_code=worst.get("exitCode"),
-        message=(worst.get("message") or status.get("message") or "")[:500],
+        terminated=end.get("reason") or "",
+        exit_code=end.get("exitCode"),
+        message=(end.get("message") or status.get("message") or "")[:500],
         waiting=f"{why.get('reason', '')}: {why.get('message', '')}"[:WAITING_LENGTH] if why else "",
-        image_id=next((s.get("imageID", "") for s in containers), ""),
+        image_id=own.get("imageID", ""),
         gpus=pod_gpus(spec),
         node_selector=spec.get("nodeSelector"),
         scheduled=parse_time(scheduled.get("lastTransitionTime")) if scheduled.get("status") == "True" else None,
