@@ -31,10 +31,14 @@ class API:
 
     objects: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     refuses: dict[str, Exception] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+    """Fields of a RayJob that KubeRay's CRDs do not know."""
 
-    async def create(self, obj: dict[str, Any]) -> dict[str, Any]:
+    async def create(self, obj: dict[str, Any], *, strict: bool = False) -> dict[str, Any]:
         if obj["kind"] in self.refuses:
             raise self.refuses[obj["kind"]]
+        if strict and self.unknown:
+            raise errors.UnknownFields("strict decoding error", 400, self.unknown)
         key = (obj["kind"], obj["metadata"]["name"])
         if key in self.objects:
             raise errors.AlreadyExists("already exists", 409)
@@ -157,6 +161,23 @@ async def test_refusal_of_the_api_server_is_a_problem(
     problem = await ground.problem()
     assert problem.reason == reason
     assert told in problem.message
+
+
+async def test_job_is_not_made_where_kuberays_crds_would_drop_what_we_ask_of_it(ground: Ground) -> None:
+    """An upgrade by Helm leaves CRDs as they are: Ray's dashboard, which runs any code, would ask for no token."""
+    pods = "spec.rayClusterSpec.headGroupSpec.template.spec.tolerationz"
+    ground.api.unknown = ["spec.rayClusterSpec.authOptions", pods]
+    problem = await ground.problem()
+    assert problem.reason == "KubeRayTooOld"
+    assert "do not know spec.rayClusterSpec.authOptions: upgrade KubeRay" in problem.message
+    assert ("RayJob", "demo-s0-a1") not in ground.api.objects
+
+
+async def test_what_kuberays_crds_drop_of_a_template_is_told_and_the_attempt_is_made(ground: Ground) -> None:
+    ground.api.unknown = ["spec.rayClusterSpec.headGroupSpec.template.spec.tolerationz"]
+    assert await ground.carry_out(ground.make) is None
+    assert ground.jobs.seen == ["demo-s0-a1"]
+    assert ground.told == ["TemplateFieldsDropped"]
 
 
 async def test_object_of_somebody_else_is_left_alone_and_named(ground: Ground) -> None:

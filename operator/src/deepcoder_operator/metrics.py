@@ -17,52 +17,54 @@ from prometheus_client import Counter, Gauge, Histogram
 from deepcoder_contracts.api.failure import FailureReason
 from deepcoder_contracts.api.run_status import Phase
 
-STARTED = Gauge("deepcoder_operator_start_time_seconds", "When this process began, since the epoch")
+STARTED = Gauge("deepcoder_operator_start_time_seconds", "Time at which this process started, since the epoch")
 STARTED.set_to_current_time()
 RUNS = Gauge("deepcoder_operator_runs", "Runs by phase", ["namespace", "phase"])
 OLDEST_RUN = Gauge(
     "deepcoder_operator_oldest_run_seconds",
-    "How long the run that has been in a phase longest has been in it, as this replica knows",
+    "Longest time that a run has been in its current phase, as seen by this replica",
     ["namespace", "phase"],
 )
-PASSES = Counter("deepcoder_operator_passes_total", "Passes over a run by result", ["result"])
+PASSES = Counter("deepcoder_operator_passes_total", "Reconcile passes over a run, by result", ["result"])
 PASS_SECONDS = Histogram(
     "deepcoder_operator_pass_seconds",
-    "Duration of a pass over a run",
+    "Duration of a reconcile pass over a run",
     buckets=(0.002, 0.005, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30),
 )
 STATUS_WRITES = Counter("deepcoder_operator_status_writes_total", "Writes of a run's status")
-STATUS_REFUSED = Counter("deepcoder_operator_status_refused_total", "Statuses that the API server found invalid")
+STATUS_REFUSED = Counter(
+    "deepcoder_operator_status_refused_total", "Status writes that the API server rejected as invalid"
+)
 STATUS_DROPPED = Gauge(
     "deepcoder_operator_status_dropped_fields",
-    "Fields of a kind's statuses that the API server did not keep, of those written within the hour",
+    "Status fields, written within the last hour, that the API server dropped",
     ["kind"],
 )
-ACTIONS = Counter("deepcoder_operator_actions_total", "Actions carried out by kind", ["action"])
-FAILURES = Counter("deepcoder_operator_attempt_failures_total", "Failed attempts by reason", ["namespace", "reason"])
+ACTIONS = Counter("deepcoder_operator_actions_total", "Actions carried out, by kind", ["action"])
+FAILURES = Counter("deepcoder_operator_attempt_failures_total", "Failed attempts, by reason", ["namespace", "reason"])
 WARNED_REASONS = ("ArtifactsLeft", "CheckpointLost", "Failed", "LeftBehind", "PostMortemPartly")
-"""Of warnings after which somebody has to look: runs that are given up, GPUs or objects that nobody counts any more,
-what is lost for good."""
+"""Reasons of warnings that need attention: runs that were given up, GPUs or objects that are no longer tracked, and
+permanent losses."""
 
 WARNINGS = Counter(
-    "deepcoder_operator_warnings_total", "Warnings after which somebody has to look", ["namespace", "reason"]
+    "deepcoder_operator_warnings_total", "Warnings that need attention, by reason", ["namespace", "reason"]
 )
 WAITING_FOR_STORAGE = Gauge(
     "deepcoder_operator_runs_waiting_for_storage",
-    "Runs whose last question storage did not answer",
+    "Runs whose last storage query failed",
     ["namespace", "reason"],
 )
 HINDERED = Gauge(
     "deepcoder_operator_runs_hindered",
-    "Runs for which the last thing that had to be done could not be",
+    "Runs whose last planned action could not be carried out",
     ["namespace", "reason"],
 )
 STORAGE_SECONDS = Histogram(
     "deepcoder_operator_storage_seconds",
-    "Duration of a question to storage",
+    "Duration of a storage query",
     buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60),
 )
-STORAGE_PROBLEMS = Counter("deepcoder_operator_storage_problems_total", "Questions storage did not answer", ["reason"])
+STORAGE_PROBLEMS = Counter("deepcoder_operator_storage_problems_total", "Failed storage queries, by reason", ["reason"])
 EVENTS_LOST = Counter("deepcoder_operator_events_lost_total", "Events that were not posted, by cause", ["cause"])
 API_REQUESTS = Counter("deepcoder_operator_api_requests_total", "Requests sent to the API server", ["method"])
 STORAGE_REQUESTS = Counter("deepcoder_operator_storage_requests_total", "Requests sent to storage", ["method"])
@@ -85,7 +87,7 @@ begin_in_each_namespace(RUNS, Phase)
 begin_in_each_namespace(OLDEST_RUN, Phase)
 begin_in_each_namespace(FAILURES, FailureReason)
 begin_in_each_namespace(WARNINGS, WARNED_REASONS)
-begin_in_each_namespace(HINDERED, ("Forbidden", "KubeRayNotFound", "NameConflict", "RayJobForbidden"))
+begin_in_each_namespace(HINDERED, ("Forbidden", "KubeRayNotFound", "KubeRayTooOld", "NameConflict", "RayJobForbidden"))
 
 State = tuple[str, ...]
 """Values of a gauge's labels, in their order; () is no state, and not counted."""

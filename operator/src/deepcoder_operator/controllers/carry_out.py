@@ -167,7 +167,7 @@ class Executor:
         job = build_rayjob(run, attempt, provenance.image, name, s3_ca=credentials.ca is not None)
         try:
             await self._create(run, mounted)
-            created = await self._kube.create(job)
+            created = await self._create_whole(run, job)
         except errors.AlreadyExists:
             return
         except errors.NotFound as e:
@@ -178,6 +178,22 @@ class Executor:
         except errors.Forbidden as e:
             raise CannotDo("RayJobForbidden", f"the API server refuses {attempt.name}: {e}") from e
         self._rayjobs.observe(created)
+
+    async def _create_whole(self, run: DeepCoderRun, job: Object) -> Object:
+        """Create a RayJob that keeps all that we ask of KubeRay. CRDs of a release before 1.6, which an upgrade by Helm
+        leaves in place, would drop it in silence: the token of Ray's dashboard, which runs any code, among it. What
+        they drop of the user's templates is told, and the attempt goes on without."""
+        try:
+            return await self._kube.create(job, strict=True)
+        except errors.UnknownFields as e:
+            ours = [field for field in e.fields if ".template." not in field]
+            if ours:
+                text = f"RayJob {job['metadata']['name']} is not made: KubeRay's CRDs do not know {', '.join(ours)}"
+                mend = "upgrade KubeRay to 1.6 or newer, and its CRDs, which helm upgrade leaves as they are"
+                raise CannotDo("KubeRayTooOld", f"{text}: {mend}") from e
+            text = f"RayJob {job['metadata']['name']} is made without what KubeRay's CRDs do not know of its templates"
+            self._record(_reference(run), "TemplateFieldsDropped", f"{text}: {', '.join(e.fields)}", warning=True)
+            return await self._kube.create(job)
 
     async def _resolved(self, run: DeepCoderRun) -> ResolvedConfig:
         """The config as it was resolved when the run was accepted, never as this release would resolve it."""

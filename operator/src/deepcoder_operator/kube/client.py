@@ -16,6 +16,7 @@ import asyncio
 import json
 import logging
 import random
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import closing
 from typing import Any, Self
@@ -53,6 +54,9 @@ _NOT_DONE = frozenset({429})
 _WEBHOOK = "failed calling webhook"
 """In what the server says where it could not ask one."""
 _MALFORMED = frozenset({400, 422})
+_STRICT = "strict decoding error"
+_UNKNOWN_FIELD = re.compile(r'unknown field \\?"([^"\\]+)')
+"""In what the server says where an object has fields that it does not know, and where it was to refuse them."""
 _DENIED = ("denied the request", "denied request")
 """In what the server says where a webhook or a policy refused. Unless it names a status a webhook's refusal is a 400,
 and a policy's a 422, as if the object were malformed."""
@@ -141,10 +145,14 @@ class Kube:
                 return items, page["metadata"]["resourceVersion"]
             query["continue"] = token
 
-    async def create(self, obj: Object) -> Object:
-        """Create; raises `AlreadyExists`. On `Unavailable` it may or may not have happened."""
+    async def create(self, obj: Object, *, strict: bool = False) -> Object:
+        """Create; raises `AlreadyExists`. On `Unavailable` it may or may not have happened.
+
+        Fields that the server does not know are dropped in silence; `strict` has them raised as `UnknownFields`.
+        """
+        query = {"fieldManager": FIELD_MANAGER} | ({"fieldValidation": "Strict"} if strict else {})
         try:
-            return await self._request("POST", _collection(obj), body=obj, query={"fieldManager": FIELD_MANAGER})
+            return await self._request("POST", _collection(obj), body=obj, query=query)
         except errors.Conflict as e:
             if "already exists" in str(e):
                 raise errors.AlreadyExists(str(e), e.status) from None
@@ -373,6 +381,8 @@ def _error(status: int, answer: Object) -> errors.KubeError:
     message = str(answer.get("message") or answer.get("reason") or f"HTTP {status}")
     if status in _RETRIED and _WEBHOOK in message:
         return errors.WebhookAway(message, status)
+    if status in _MALFORMED and _STRICT in message and (unknown := _UNKNOWN_FIELD.findall(message)):
+        return errors.UnknownFields(message, status, unknown)
     if status in _MALFORMED and any(words in message for words in _DENIED):
         return errors.Forbidden(message, status)
     return _BY_STATUS.get(status, errors.Unavailable if status in _RETRIED else errors.KubeError)(message, status)

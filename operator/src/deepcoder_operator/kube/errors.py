@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class KubeError(Exception):
     """A request that failed; the message is the API server's."""
@@ -29,6 +31,15 @@ class Forbidden(KubeError):
 
 class Invalid(KubeError):
     """The object breaks its schema, or cannot even be read as its kind; trying again does not help."""
+
+
+class UnknownFields(Invalid):
+    """The server does not know fields of the object, and was asked to refuse it rather than to drop them."""
+
+    def __init__(self, message: str, status: int, fields: Sequence[str]) -> None:
+        super().__init__(message, status)
+        self.fields = tuple(fields)
+        """Their paths, such as spec.rayClusterSpec.authOptions."""
 
 
 class Unavailable(KubeError):
