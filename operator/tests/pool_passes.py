@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,9 @@ class API:
         self.forbidden = ""
         self.refusal: errors.KubeError = errors.Forbidden("it may not be made", 403)
         self.pods: list[dict[str, Any]] = []
+        self.contended: dict[str, asyncio.Event] = {}
+        """Pods, by their index, whose creation waits for an event; where there are some, all others are conflicts."""
+        self.under_way = 0
         self.pool: dict[str, Any] = {}
 
     async def find(self, *_: Any) -> None:
@@ -49,6 +53,8 @@ class API:
         if obj["kind"] != "Pod":
             return obj
         self.tries += 1
+        if self.contended:
+            await self._contend(obj["metadata"]["labels"]["deepcoder.dev/pool-index"])
         if len(self.pods) >= self.quota:
             raise errors.Forbidden("exceeded quota: pods", 403)
         meta = obj["metadata"] | {
@@ -56,6 +62,16 @@ class API:
         }  # fmt: skip
         self.pods.append(obj | {"metadata": meta, "status": {}})
         return self.pods[-1]
+
+    async def _contend(self, index: str) -> None:
+        """A quota that many pods are counted against at once has the API server refuse one, as a conflict."""
+        if index not in self.contended:
+            raise errors.Conflict("Operation cannot be fulfilled on resourcequotas: the object has been modified", 409)
+        self.under_way += 1
+        try:
+            await self.contended[index].wait()
+        finally:
+            self.under_way -= 1
 
     async def delete(self, _: Any, __: Any, name: str, *, uid: str) -> bool:
         for pod in self.pods:

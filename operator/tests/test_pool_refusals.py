@@ -49,6 +49,22 @@ async def test_refusal_is_forgotten_when_no_judge_is_missing_any_more(ground: Gr
     assert ground.accepted() == ("True", "Valid")
 
 
+async def test_pass_that_meets_a_conflict_ends_when_nothing_of_it_is_under_way_any_more(ground: Ground) -> None:
+    """The next pass would else begin beside what is left of it, and count judges that it does not know of."""
+    ground.edit(minReplicas=3, maxReplicas=3)
+    ground.api.quota, ground.api.contended = 40, {"1": asyncio.Event(), "2": asyncio.Event()}
+    one_pass = asyncio.create_task(ground.passes(1))
+    while ground.api.under_way < 2 and not one_pass.done():
+        await asyncio.sleep(0)
+    assert not one_pass.done()
+    for event in ground.api.contended.values():
+        event.set()
+    with pytest.raises(errors.Conflict):
+        await one_pass
+    assert ground.api.under_way == 0
+    assert ("JudgesCreated", "judges created: 2, wanted: 3") in ground.events
+
+
 async def test_judges_that_a_webhook_keeps_away_are_said_and_come_when_it_is_back(ground: Ground) -> None:
     ground.api.forbidden, ground.api.refusal, ground.api.quota = "Pod", AWAY, 40
     await ground.passes(2)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -234,7 +234,10 @@ class PoolReconciler:
         steps: _Steps,
         memory: _Memory,
     ) -> None:
-        """Delete and create. After the first pod that the API server refuses no other is tried for a while."""
+        """Delete and create. After the first pod that the API server refuses no other is tried for a while.
+
+        What raises does so when the rest has ended: what went on behind it would do so beside the next pass.
+        """
         limit = asyncio.Semaphore(_CONCURRENT_WRITES)
         refusals: list[Refusal] = []
         plan, avoidance = steps.pods, steps.nodes.avoidance
@@ -250,8 +253,10 @@ class PoolReconciler:
             async with limit:
                 await self._delete(obj, pool, deletion, memory)
 
-        await asyncio.gather(*(delete(d) for d in plan.delete))
-        created = sum(await asyncio.gather(*(create(i) for i in plan.create[:_CREATIONS_A_PASS])))
+        _raise_first(await asyncio.gather(*(delete(d) for d in plan.delete), return_exceptions=True))
+        tried = [create(i) for i in plan.create[:_CREATIONS_A_PASS]]
+        outcomes = await asyncio.gather(*tried, return_exceptions=True)
+        created = sum(outcome is True for outcome in outcomes)
         if created:
             metrics.PODS_CREATED.labels(pool.namespace, pool.name).inc(created)
             self.record(obj, "JudgesCreated", f"judges created: {created}, wanted: {facts.desired}")
@@ -259,6 +264,7 @@ class PoolReconciler:
             memory.refusal = refusals[0] if refusals else None
         if refusals:
             self._note_failure(memory)
+        _raise_first(outcomes)
 
     def _note_failure(self, memory: _Memory) -> None:
         memory.failures = [*memory.failures[-31:], self.clock()]
@@ -289,6 +295,13 @@ class PoolReconciler:
         obj.update(kept(POOLS, written))
         if told:
             self.record(obj, DROPPED, told, warning=True)
+
+
+def _raise_first(outcomes: Iterable[object]) -> None:
+    """Raise the first that is an error, once all have ended."""
+    error = next((outcome for outcome in outcomes if isinstance(outcome, BaseException)), None)
+    if error is not None:
+        raise error
 
 
 def _load(pods: Sequence[JudgePod], expected: int, runs: int) -> Load:
