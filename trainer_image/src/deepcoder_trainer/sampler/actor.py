@@ -22,6 +22,9 @@ from deepcoder_trainer.sampler.waves import Waves
 from deepcoder_trainer.types import Generation, GenerationRequest, WeightRefs
 from deepcoder_trainer.workdir import Workdir
 
+CALLS = 1 << 20
+"""Calls that an actor takes at once: more than there ever are. Requests queue in vLLM. Those that Ray held back would
+hold back every later call, so that an update would wait for responses, and a wave would never be complete."""
 FETCH_SECONDS = 300.0
 """Longest time one chunk of weights may take to arrive from the learner's node."""
 
@@ -131,7 +134,7 @@ def create_actor(files: Mapping[str, bytes], settings: EngineSettings, place: An
         "num_cpus": 0,
         "num_gpus": (HALF if place is not None else settings.tensor_parallel) if settings.accelerators else 0,
         "max_restarts": 0,  # a restarted engine would have no weights: the group replaces it and pushes them
-        "max_concurrency": 2 * settings.max_num_seqs + 64,
+        "max_concurrency": CALLS,
         **begun_with(engines.environment(settings)),
     }
     if place is not None:
