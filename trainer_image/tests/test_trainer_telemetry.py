@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -94,6 +95,19 @@ def test_the_live_view_shows_stage_curves_and_verdicts(
     assert "step 2/10" in text
     assert "passed 16" in text
     assert sparkline([0.0, 0.5, 1.0], 1.0) == "▁▅█"
+
+
+def test_the_live_view_goes_on_after_a_step_whose_figures_are_no_numbers(
+    report: StepReport, make_config: Callable[..., StageConfig]
+) -> None:
+    console = Console(record=True, width=120, force_terminal=True)
+    with LiveView(console) as view:
+        view.begin(make_config())
+        view.on_step(replace(report, metrics={"reward_mean": 0.25, "entropy": math.nan, "grad_norm": math.inf}))
+        view.on_step(replace(report, metrics={"reward_mean": 0.75, "entropy": 0.5, "grad_norm": 1.0}))
+    text = console.export_text()
+    assert "▃▇" in text, "the curve of what was a number at both steps"
+    assert "entropy" in text
 
 
 async def test_tensorboard_gets_every_finite_number_at_the_runs_step(

@@ -7,6 +7,7 @@ log lines are printed above it.
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Mapping
 
@@ -76,8 +77,9 @@ class LiveView:
         """Add to the curves."""
         self._report = report
         for metric, values in self._curves.items():
-            if metric in report.metrics:
-                values.append(report.metrics[metric])
+            # A step that diverged has figures that are no numbers: a curve has no place for them.
+            if math.isfinite(value := report.metrics.get(metric, math.nan)):
+                values.append(value)
         self._draw()
 
     def _draw(self) -> None:
