@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from kubernetes import client as kubernetes
 
+from deepcoder_client import connection
 from deepcoder_client.client import Client
 from deepcoder_client.connection import Connection
 from deepcoder_client.errors import Conflict, Forbidden, NotFound, NotInTime, Refused, Unreachable
 
-Answer = tuple[int, Any]
+Answer = tuple[int, Any] | tuple[int, Any, dict[str, str]]
 Asked = list[tuple[str, str, Any]]
 RUN: dict[str, Any] = {
     "metadata": {
@@ -51,10 +52,12 @@ class Server:
                 body = json.loads(self.rfile.read(length)) if length else None
                 server.asked.append((self.command, self.path, body))
                 answer = server.answers.pop(0) if len(server.answers) > 1 else server.answers[0]
-                status, told = answer() if callable(answer) else answer
+                status, told, *headers = answer() if callable(answer) else answer
                 content = told if isinstance(told, bytes) else json.dumps(told).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(content)))
+                for name, value in (headers[0] if headers else {}).items():
+                    self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(content)
 
@@ -104,6 +107,33 @@ def test_what_the_server_says_is_an_error_of_its_own(server: Server, answer: Ans
     server.answers = [answer]
     with pytest.raises(kind, match=told.replace(".", r"\.")):
         server.client().get("demo")
+
+
+BUSY: Answer = (*refusal(429, "too many requests, please try again later"), {"Retry-After": "1"})
+
+
+def test_a_server_that_is_too_busy_is_asked_again_reads_and_changes_alike(server: Server) -> None:
+    """Priority and fairness have it refuse before it does anything; kubectl comes again, too."""
+    server.answers = [BUSY, (200, RUN), BUSY, BUSY, (200, {**RUN, "spec": {**RUN["spec"], "suspend": True}})]
+    assert server.client().suspend("demo").spec.suspend
+    assert [method for method, _, _ in server.asked] == ["GET", "GET", "PATCH", "PATCH", "PATCH"]
+
+
+def test_a_server_that_stays_too_busy_is_said_to_be_so_and_not_to_be_away(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "_BUSY_SECONDS", 0.01)
+    server.answers = [(*refusal(429, "too many requests"), {"Retry-After": "3600"})]
+    with pytest.raises(Unreachable, match="answers 429 too many requests"):
+        server.client().get("demo")
+    assert len(server.asked) == 4
+
+
+def test_a_change_that_a_server_may_have_made_is_not_sent_again(server: Server) -> None:
+    server.answers = [(200, RUN), (*refusal(503, "shutting down"), {"Retry-After": "1"})]
+    with pytest.raises(Unreachable, match="answers 503 shutting down"):
+        server.client().suspend("demo")
+    assert [method for method, _, _ in server.asked] == ["GET", "PATCH"]
 
 
 def test_a_right_that_an_apply_lacks_is_the_one_that_the_server_names(server: Server) -> None:

@@ -2,7 +2,8 @@
 
 The kubernetes package reads kubeconfigs (certificates, tokens, exec plugins, proxies) and opens connections; requests
 are our own, since custom resources have no types there and its errors do not say which permission was missing. Calls
-that change something are sent once; a read is tried again where no connection came about.
+that change something are sent once; a read is tried again where no connection came about. What the server was too busy
+for (429), and therefore has not done, is asked for again as soon as it says, a few times.
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ APPLY, MERGE = "application/apply-patch+yaml", "application/merge-patch+json"
 _SHOWN = 500
 _CANNOT = re.compile(r"cannot (\w+) resource")
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+_BUSY = 429
+_BUSY_TRIES = 3
+_BUSY_SECONDS = 3.0
+"""Longest pause before another try: API servers ask for one second."""
 _IDLE_SECONDS = 330.0
 """Longest silence of a stream: API servers end watches after a few minutes, and a log may be quiet for as long."""
 
@@ -76,6 +81,17 @@ LIMITS = Kind("limitranges")
 NETWORK_POLICIES = Kind("networkpolicies", "networking.k8s.io")
 RAYJOBS = Kind("rayjobs", "ray.io")
 RAYCLUSTERS = Kind("rayclusters", "ray.io")
+
+
+class _Retries(urllib3.Retry):
+    """No answer but 429 has anything asked for again, whatever header it has, and no header a long wait."""
+
+    RETRY_AFTER_STATUS_CODES = frozenset({_BUSY})
+
+    def get_retry_after(self, response: urllib3.BaseHTTPResponse) -> float | None:
+        """Seconds that the server asks for, within bounds."""
+        asked = super().get_retry_after(response)
+        return None if asked is None else min(asked, _BUSY_SECONDS)
 
 
 class Connection:
@@ -215,7 +231,10 @@ class Connection:
         if body is not None:
             headers["Content-Type"] = content or "application/json"
         url = f"{self.host}{path}" + (f"?{urlencode(query)}" if query else "")
-        retries = urllib3.Retry(connect=2 if method == "GET" else 0, read=0, redirect=0, status=0, other=0)
+        retries = _Retries(
+            connect=2 if method == "GET" else 0, read=0, redirect=0, status=_BUSY_TRIES, other=0,
+            status_forcelist=(_BUSY,), allowed_methods=None, raise_on_status=False, backoff_factor=0.2,
+        )  # fmt: skip
         try:
             headers |= self.headers()
             response = self._pool.request(
