@@ -256,7 +256,7 @@ def test_its_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_a_command_that_there_is_not_is_answered_with_those_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["stauts"]) == 2
-    assert "no command stauts: there are status, plan," in capsys.readouterr().err
+    assert "unknown command stauts: the commands are status, plan," in capsys.readouterr().err
 
 
 def test_an_interrupted_watch_is_silent(

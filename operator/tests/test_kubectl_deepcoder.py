@@ -199,7 +199,7 @@ def test_cost_and_compare(typed: Typed) -> None:
     costs = json.loads(said(typed("cost demo --gpu-hour 2 -o json", "viewer")))
     assert costs["cost"]["amount"] == 0.0
     table = said(typed("compare demo demo"))
-    assert table.startswith("their specs are the same")
+    assert table.startswith("the specs are the same")
     figures = dict(line.split("   ")[0::1][:2] for line in table.splitlines()[3:] if "   " in line)
     assert any(name.startswith("short: steps") for name in figures)
 

@@ -1,4 +1,4 @@
-"""The command line: its commands by name, each loaded when it is asked for, so that completion stays quick."""
+"""The command line. Each command is loaded only when it is used, so that completion stays quick."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 from deepcoder_cli.exits import MEANINGS
 
 COMPLETE_VARIABLE = "_KUBECTL_DEEPCODER_COMPLETE"
-"""By this variable a shell's completion script asks the program itself."""
+"""Environment variable by which a shell's completion script calls the program."""
 
 COMMANDS = {
     "status": "status",
@@ -29,18 +29,18 @@ COMMANDS = {
     "debug-bundle": "bundle",
     "completion": "completion",
 }
-"""Name to module of `deepcoder_cli.commands`; also the order in which they are listed."""
+"""Module of `deepcoder_cli.commands` by command name. The order is also that of the listing."""
 
 
 class Lazy(click.Group):
-    """A group whose commands are imported when they are needed."""
+    """A group that imports a command only when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order above."""
+        """Return the names in the order above."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, from a module's attribute of its name."""
+        """Return the command: the attribute of its name in its module."""
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"deepcoder_cli.commands.{COMMANDS[cmd_name]}")
@@ -50,9 +50,9 @@ class Lazy(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does, with the commands named where there is none of a name."""
+        """Resolve as click does, but list the commands if the name is unknown."""
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
-            ctx.fail(f"no command {args[0]}: there are {', '.join(COMMANDS)}")
+            ctx.fail(f"unknown command {args[0]}: the commands are {', '.join(COMMANDS)}")
         return super().resolve_command(ctx, args)
 
 

@@ -1,4 +1,4 @@
-"""Options that commands share, and how each becomes a client: the words that kubectl's users know."""
+"""Options that commands share, named as in kubectl, and how they become a client."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class Number(click.FloatRange):
-    """A number within bounds, which neither NaN nor infinity is."""
+    """A finite number within bounds."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """As click does."""
+        """Convert as click does, and refuse NaN and infinity."""
         found: float = super().convert(value, param, ctx)
         if not math.isfinite(found):
-            self.fail(f"{value} is no finite number", param, ctx)
+            self.fail(f"{value} is not a finite number", param, ctx)
         return found
 
 
@@ -38,17 +38,17 @@ class Where:
     all_namespaces: bool = False
 
     def client(self) -> Client:
-        """A client of it; raises `NoCluster`."""
+        """Return a client for the cluster. Raises `NoCluster`."""
         return Client(self.context, kubeconfig=self.kubeconfig, namespace=self.namespace, timeout=self.timeout)
 
 
 def cluster(*, all_namespaces: bool = False) -> Callable[[Command], Command]:
-    """`-n`, `--context`, `--kubeconfig`, `--request-timeout`, and `-A` where it is meant; the command gets `where`."""
+    """Add `-n`, `--context`, `--kubeconfig`, `--request-timeout`, and `-A` if requested. The command gets `where`."""
 
     def decorate(command: Command) -> Command:
         def called(**given: Any) -> Any:
             if given.get("all_namespaces") and given.get("run") is not None:
-                raise click.UsageError("-A is for all runs: leave it out where one is named, and use -n")
+                raise click.UsageError("-A covers all runs: to name one run, leave out -A and use -n")
             where = Where(
                 given.pop("namespace"), given.pop("context"), given.pop("kubeconfig"), given.pop("request_timeout"),
                 given.pop("all_namespaces", False),
@@ -59,14 +59,14 @@ def cluster(*, all_namespaces: bool = False) -> Callable[[Command], Command]:
         called.__click_params__ = list(getattr(command, "__click_params__", ()))  # type: ignore[attr-defined]
         options = [
             click.option(
-                "-n", "--namespace", help="Namespace; that of the context when left out.",
+                "-n", "--namespace", help="Namespace (default: the namespace of the context).",
                 shell_complete=suggest.namespaces,
             ),
-            click.option("--context", help="Context of the kubeconfig.", shell_complete=suggest.contexts),
-            click.option("--kubeconfig", type=click.Path(path_type=Path), help="File in place of KUBECONFIG's."),
+            click.option("--context", help="Context in the kubeconfig.", shell_complete=suggest.contexts),
+            click.option("--kubeconfig", type=click.Path(path_type=Path), help="Kubeconfig file (default: kubectl's)."),
             click.option(
                 "--request-timeout", type=Number(min=0.1, max=3600), default=10.0, show_default=True,
-                metavar="SECONDS", help="Longest wait for one answer of the API server.",
+                metavar="SECONDS", help="Longest wait for one response of the API server.",
             ),
         ]  # fmt: skip
         if all_namespaces:
@@ -82,21 +82,21 @@ def output(*formats: str) -> Callable[[Command], Command]:
     """`-o`, as `output`."""
     return click.option(
         "-o", "--output", type=click.Choice(["table", "json", "yaml", *formats]), default="table", show_default=True,
-        help="How to print it.",
+        help="Output format.",
     )  # fmt: skip
 
 
 def run_argument(name: str = "run", **settings: Any) -> Callable[[Command], Command]:
-    """The name of a run, completed from those that there are."""
+    """Add an argument that names a run. Completion offers the existing runs."""
     return click.argument(name, shell_complete=suggest.runs, **settings)
 
 
 endpoint = click.option(
-    "--endpoint", metavar="URL", help="The S3 server as this machine reaches it, where that differs from the run's."
+    "--endpoint", metavar="URL", help="S3 endpoint to use from this machine (default: the run's own)."
 )
 
 
 def examples(text: str) -> str:
-    """An epilog as click prints it: examples, a line each."""
+    """Return an epilog for click: examples, one per line."""
     lines = "\n".join(f"  {line}" for line in text.strip().splitlines())
     return f"\b\nExamples:\n{lines}"

@@ -18,8 +18,8 @@ HEAD = """# kubectl deepcoder
 
 <!-- Generated from the commands' help by `make generate`; change that instead. -->
 
-DeepCoder runs from the command line, with nothing but your kubeconfig. The same things from Python, for notebooks:
-[client.md](client.md).
+Work with DeepCoder runs from the command line. You need only your kubeconfig. For the same in Python, for example in
+notebooks, see [client.md](client.md).
 
 ## Installing
 
@@ -28,38 +28,42 @@ pip install ./contracts ./client ./cli      # from a checkout, with Python 3.11 
 kubectl deepcoder --help
 ```
 
-kubectl finds the program `kubectl-deepcoder` on the PATH. `packaging/krew/` makes archives and the manifest for
-[krew](https://krew.sigs.k8s.io); they are not published in krew's index. krew puts the plugin alone on the PATH: link
-`kubectl_complete-deepcoder` from its folder there for completion. Its first start makes an environment for what it
-needs; `DEEPCODER_PLUGIN_PYTHON` names an interpreter that has all that already.
+kubectl finds the program `kubectl-deepcoder` on the PATH. `packaging/krew/` builds archives and the manifest for
+[krew](https://krew.sigs.k8s.io); they are not published in krew's index. krew puts only the plugin itself on the PATH.
+For completion, also link `kubectl_complete-deepcoder` from the plugin's folder to a folder on the PATH. On its first
+start the plugin creates a Python environment with its dependencies. If you have an interpreter that already has them,
+set `DEEPCODER_PLUGIN_PYTHON` to it.
 
-Completion: `source <(kubectl completion bash)` completes `kubectl deepcoder` as well, since kubectl asks the program
-`kubectl_complete-deepcoder`; `kubectl-deepcoder` by itself is completed by the script that `completion` prints.
+`source <(kubectl completion bash)` also completes `kubectl deepcoder`, because kubectl runs the program
+`kubectl_complete-deepcoder`. For `kubectl-deepcoder` itself, use the script that `completion` prints.
 
 ## What you need to be allowed
 
-| command | needs | which is in |
+| command | permissions | granted by |
 |---|---|---|
 | `status`, `stages`, `cost` | get, list runs and pools | `[<release>-]deepcoder-operator-view`, hence `view` |
 | `status`: pods; `logs`: samplers, learners, judge; `debug-bundle` | list pods, get pods/log, list events | `view` |
 | `logs`: the live driver | get and create pods/exec | `edit` |
 | `dashboard` | in the chart's namespace: list pods, get and create pods/portforward | its Role `…-dashboard` there |
 | `approve`, `suspend`, `resume` | patch runs | `[<release>-]deepcoder-operator-edit`, hence `edit` |
-| `samples`, `lineage`, `verify`, `compare`, `logs --attempt` | to read the run's bucket | see below |
+| `samples`, `lineage`, `verify`, `compare`, `logs --attempt` | read the run's bucket | see below |
 | `plan` | nothing; with `--server` create and patch runs | `edit` |
 
-A permission that is missing is named with verb, resource, namespace and the role that grants it; what the rest of a
-view can do without it, is shown.
+If a permission is missing, the message names verb, resource, namespace and the role that grants it. Everything that
+does not need this permission is still shown.
 
-The bucket is read with your own credentials where the environment names some (`AWS_ACCESS_KEY_ID`, `AWS_PROFILE`, a
-web identity), else with those of the run's Secret where you may get it (`edit`, or a Role for this Secret alone),
-else with what boto3 finds. Where its server has another address outside the cluster: `--endpoint` or
-`AWS_ENDPOINT_URL_S3`.
+The commands read the bucket with the first credentials that they find:
 
-`debug-bundle` takes out the values of all Secrets that the run's pods can read, and of variables that are named as
-secrets are. Who may not read these Secrets cannot know what is secret in a log: logs, and messages that may quote
-them, are then left out, unless `--include-logs` is given. The operator's log is read in the namespace of the chart,
-which needs rights there.
+1. your own, if the environment names some (`AWS_ACCESS_KEY_ID`, `AWS_PROFILE`, a web identity);
+2. those of the run's Secret, if you may get it (`edit`, or a Role for this Secret alone);
+3. those that boto3 finds.
+
+If the S3 server has another address outside the cluster, set `--endpoint` or `AWS_ENDPOINT_URL_S3`.
+
+`debug-bundle` removes the values of all Secrets that the run's pods can read, and of variables named like secrets. If
+you may not read these Secrets, the command cannot know what is secret in a log. It then leaves out logs, and messages
+that may quote them, unless you give `--include-logs`. To read the operator's log you need permissions in the namespace
+of the chart.
 """
 
 

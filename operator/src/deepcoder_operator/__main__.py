@@ -1,13 +1,13 @@
-"""`deepcoder-operator`: run the operator, write the CRDs, verify a chain of checkpoints, let go of runs.
+"""`deepcoder-operator`: run the operator, write the CRDs, verify a chain of checkpoints, release runs.
 
     deepcoder-operator run [--config FILE] [--log-level LEVEL]
     deepcoder-operator crds --output DIR [--output DIR] [--check]
     deepcoder-operator verify [--deep] [--digest sha256:HEX] [--endpoint URL] [--region NAME] s3://bucket/…/<stage>/step-000120.a003
     deepcoder-operator release [--config FILE] [--take-lease]
 
-`verify` takes AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN from the environment. `release` is for
-when no operator runs any more: it takes the finalizer from all runs, so that they can be deleted. Exit codes: 0 done,
-1 drift or damage found, or runs that could not be let go, 2 wrong usage, 64 bad configuration.
+`verify` reads AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN from the environment. Use `release` when
+no operator is running any more: it removes the finalizer from all runs, so that they can be deleted. Exit codes: 0
+done, 1 drift or damage found, or runs that could not be released, 2 wrong usage, 64 bad configuration.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ def main() -> None:
     run.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     crds = commands.add_parser("crds", help="write the CustomResourceDefinitions")
     crds.add_argument("--output", type=Path, required=True, action="append", help="folder; may be repeated")
-    crds.add_argument("--check", action="store_true", help="write nothing, fail if the folder's files differ")
+    crds.add_argument("--check", action="store_true", help="write nothing; fail if the files in the folder differ")
     verify = commands.add_parser("verify", help="verify a checkpoint or export and the chain it comes from")
     verify.add_argument("uri", help="s3://bucket/key of the folder with MANIFEST.json")
     verify.add_argument("--deep", action="store_true", help="read every byte and check SHA-256")
-    verify.add_argument("--digest", help="digest that its MANIFEST.json must have, from status.latestCheckpoint")
-    verify.add_argument("--endpoint", help="S3 endpoint other than AWS")
+    verify.add_argument("--digest", help="expected digest of MANIFEST.json, from status.latestCheckpoint")
+    verify.add_argument("--endpoint", help="S3 endpoint URL of a server other than AWS")
     verify.add_argument("--region", help="S3 region")
-    release = commands.add_parser("release", help="take the finalizer from all runs, once no operator runs any more")
-    release.add_argument("--config", type=Path, help="YAML file that names the namespaces; default: all")
+    release = commands.add_parser("release", help="remove the finalizer from all runs, once no operator is running")
+    release.add_argument("--config", type=Path, help="YAML file with the namespaces; default: all namespaces")
     release.add_argument(
         "--take-lease",
         action="store_true",
-        help="stop the operator of this configuration first, until half a minute afterwards",
+        help="first stop the operator of this configuration, until half a minute after the command",
     )
     arguments = parser.parse_args()
     match arguments.command:

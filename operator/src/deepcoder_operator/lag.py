@@ -17,7 +17,9 @@ WINDOW_SECONDS = 60.0
 LONGEST_LAG_SECONDS = 30.0
 """A loop that was held up for longer than this is not alive."""
 
-LAG = Gauge("deepcoder_operator_loop_lag_seconds", "Longest time of the last minute that the event loop was held up")
+LAG = Gauge(
+    "deepcoder_operator_loop_lag_seconds", "Longest time in the last minute for which the event loop was blocked"
+)
 
 
 class LoopLag:

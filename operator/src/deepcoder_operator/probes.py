@@ -22,11 +22,11 @@ WATCH_AGE_SECONDS = 420.0
 """A watch is ended by the server after 300 s, and one that is silent for 100 s is begun anew: one of which neither an
 event nor a failure was heard for longer than this stands still."""
 
-WATCH_AGE = Gauge("deepcoder_operator_watch_age_seconds", "Time since a watch was last heard of", ["watch"])
+WATCH_AGE = Gauge("deepcoder_operator_watch_age_seconds", "Time since the last sign of life from a watch", ["watch"])
 
 WATCH_REFUSED = Gauge(
     "deepcoder_operator_watch_refused",
-    "1 while the API server does not let this replica watch: a right is missing, or a kind is not served",
+    "1 while the API server refuses a watch, because a permission is missing or the kind is not served",
     ["watch"],
 )
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 EXIT_USAGE, EXIT_IO, EXIT_READER_LEFT = EXIT_REFUSED, 74, 141
 
-_CPUS = "(default: one for each CPU that the container is allowed)"
+_CPUS = "(default: one per CPU of the container)"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -96,48 +96,57 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="deepcoder-sandbox", description="Judge untrusted programs against tests.")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
     server = commands.add_parser("serve", help="serve over HTTP or a Unix socket")
-    server.add_argument("--host", default="127.0.0.1", help="address to listen on, 0.0.0.0 for all")
-    server.add_argument("--port", type=int, default=8080, help="TCP port (0: any free one)")
+    server.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all interfaces")
+    server.add_argument("--port", type=int, default=8080, help="TCP port; 0 for any free port")
     server.add_argument("--socket", type=Path, help="Unix socket (mode 0600) instead of TCP; needs no token")
     server.add_argument("--token-file", type=Path, help="file with the bearer token; required with TCP")
     server.add_argument("--slots", type=_positive, default=cpu_limit(), help=f"programs judged at once {_CPUS}")
     server.add_argument(
         "--max-queued",
         type=_positive,
-        help=f"submissions waiting before 429 (default {limits.MAX_QUEUED_A_SLOT} a slot)",
+        help=f"number of waiting submissions before 429 (default {limits.MAX_QUEUED_A_SLOT} per slot)",
     )
     server.add_argument(
         "--max-queued-mb",
         type=_positive,
         default=QUEUED_MB,
-        help="memory for request bodies and submissions before 429, MiB",
+        help="memory for request bodies and submissions before 429, in MiB",
     )
     server.add_argument(
-        "--recycle-after", type=_positive, default=RECYCLE_AFTER_RUNS, help="runs after which a zygote is replaced"
+        "--recycle-after",
+        type=_positive,
+        default=RECYCLE_AFTER_RUNS,
+        help="number of runs after which a zygote is replaced",
     )
     server.add_argument(
-        "--max-memory-mb", type=_positive, help="largest memory_limit_mb accepted (default: what fits the container)"
+        "--max-memory-mb", type=_positive, help="largest memory_limit_mb to accept (default: what fits the container)"
     )
-    server.add_argument("--max-body-mb", type=_positive, default=limits.BODY_MB, help="largest request body, MiB")
+    server.add_argument("--max-body-mb", type=_positive, default=limits.BODY_MB, help="largest request body, in MiB")
     server.add_argument(
-        "--tests-store-mb", type=_positive, default=limits.TESTS_STORE_MB, help="memory for stored test sets, MiB"
+        "--tests-store-mb", type=_positive, default=limits.TESTS_STORE_MB, help="memory for stored test sets, in MiB"
     )
-    server.add_argument("--drain-seconds", type=_positive, default=30, help="time to finish what was accepted")
+    server.add_argument(
+        "--drain-seconds", type=_positive, default=30, help="time to finish accepted submissions, in seconds"
+    )
     batch_parser = commands.add_parser("judge", help="judge JSON Lines from stdin to stdout")
     batch_parser.add_argument("--workers", type=_positive, default=cpu_limit(), help=f"programs judged at once {_CPUS}")
     batch_parser.add_argument(
-        "--scoring", choices=[each.value for each in Scoring], help="overrides every line's scoring"
+        "--scoring", choices=[each.value for each in Scoring], help="scoring that overrides that of every line"
     )
-    capacity = commands.add_parser("capacity", help="say which limits are really in force on this machine")
+    capacity = commands.add_parser("capacity", help="show which limits are really enforced on this machine")
     for each in (server, batch_parser, capacity):
         each.add_argument(
             "--minimum-tier",
             choices=[tier.value for tier in Tier],
             default=Tier.LANDLOCK.value,
-            help="weakest tier accepted",
+            help="weakest isolation tier to accept",
         )
-        each.add_argument("--packages", action="append", default=[], metavar="DIR", help="packages programs may import")
-        each.add_argument("--preload", action="append", default=[], metavar="MODULE", help="load once, for speed")
+        each.add_argument(
+            "--packages", action="append", default=[], metavar="DIR", help="folder of packages that programs may import"
+        )
+        each.add_argument(
+            "--preload", action="append", default=[], metavar="MODULE", help="module to import once, for speed"
+        )
     return parser
 
 

@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from deepcoder_trainer.ports import Observer
 
 _COMMANDS = {
-    "drain": ("deepcoder_trainer.running.drain", "ask a running trainer to save and leave"),
+    "drain": ("deepcoder_trainer.running.drain", "tell a running trainer to save and exit"),
     "verify": ("deepcoder_trainer.checkpoint.cli", "walk a checkpoint's lineage and check every link"),
     "curate": ("deepcoder_trainer.curation.cli", "make a training set from published problem sets"),
     "evaluate": ("deepcoder_trainer.evaluation.cli", "measure a model on problem sets"),
-    "compare-evals": ("deepcoder_trainer.evaluation.compare", "two evaluations side by side, with a paired test"),
+    "compare-evals": ("deepcoder_trainer.evaluation.compare", "compare two evaluations, with a paired test"),
     "export": ("deepcoder_trainer.export.cli", "write a trained model for vLLM or llama.cpp, with its provenance"),
-    "fetch": ("deepcoder_trainer.export.fetch", "bring an export here and check every file, as a serving pod does"),
-    "report": ("deepcoder_trainer.report.cli", "show what a run came to: curves, evaluations, lineage"),
-    "plan": ("deepcoder_trainer.plan.cli", "say whether a run fits so many GPUs, and what to change"),
+    "fetch": ("deepcoder_trainer.export.fetch", "download an export and check every file, as a serving pod does"),
+    "report": ("deepcoder_trainer.report.cli", "show the results of a run: curves, evaluations, lineage"),
+    "plan": ("deepcoder_trainer.plan.cli", "check whether a run fits a number of GPUs, and what to change"),
     "make-demo": ("deepcoder_trainer.demo.cli", "make the demo's problems, tokenizer and warm-started model"),
 }
 

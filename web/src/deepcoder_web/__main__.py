@@ -1,6 +1,7 @@
-"""`deepcoder-web serve`: the page on loopback and over HTTPS, probes and metrics on a port of theirs, until SIGTERM.
+"""`deepcoder-web serve`: serve the dashboard on loopback and over HTTPS, and probes and metrics on another port.
 
-Fails at once, with the field, on a configuration that cannot be used, and with exit code 1 where no cluster is found.
+It runs until SIGTERM. An invalid configuration is refused at once, with the field. If no cluster is found, the exit
+code is 1.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="deepcoder-web", description=__doc__.splitlines()[0] if __doc__ else None)
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("serve", help="serve the dashboard")
-    command.add_argument("--config", type=Path, help="YAML file; without it everything has its default")
+    command.add_argument("--config", type=Path, help="YAML file; default: built-in defaults")
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:

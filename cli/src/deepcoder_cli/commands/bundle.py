@@ -1,7 +1,7 @@
-"""`debug-bundle`: one archive with what somebody who helps needs to see, without secrets.
+"""`debug-bundle`: one archive with everything needed to investigate a problem, without secrets.
 
-Whatever part of it cannot be had is named in the archive and stops no other. Values of Secrets are taken out of each;
-where one is not known, nothing that a program printed is put in, unless that is asked for.
+The archive names every part that could not be collected; a missing part does not stop the others. Values of Secrets are
+removed from each part. If the value of a Secret is unknown, program output is left out, unless the user asks for it.
 """
 
 from __future__ import annotations
@@ -26,24 +26,28 @@ kubectl deepcoder debug-bundle demo --include-logs
     ),
 )
 @run_argument()
-@click.option("--file", "path", type=click.Path(path_type=Path), help="Where to (default: RUN-TIME.tar.gz here).")
-@click.option("--operator-namespace", default="deepcoder", show_default=True, help="Where the chart is installed.")
-@click.option("--include-logs", is_flag=True, help="Logs of pods although you may not read all of their Secrets.")
+@click.option(
+    "--file", "path", type=click.Path(path_type=Path), help="Archive to write (default: RUN-TIME.tar.gz here)."
+)
+@click.option("--operator-namespace", default="deepcoder", show_default=True, help="Namespace of the chart.")
+@click.option(
+    "--include-logs", is_flag=True, help="Include pod logs even if you may not read all of the pods' Secrets."
+)
 @endpoint
 @cluster()
 def debug_bundle(
     where: Where, run: str, path: Path | None, operator_namespace: str, include_logs: bool, endpoint: str | None
 ) -> None:
-    """Save what helps to find a fault, without secrets.
+    """Collect everything needed to investigate a problem, without secrets.
 
-    Run, children, pods, events, logs of now and, from the bucket, of the last two attempts, nodes, quotas and the
-    operator's own pods go into one archive, to be sent to somebody who helps. Values of the Secrets
-    that the pods can read, variables that are named as secrets, and tokens of known shapes are taken out. Without the
-    right to read these Secrets logs and all messages that may quote them are left out, unless --include-logs is given:
-    look through them then before you send them. REPORT.txt in the archive says what could not be had, and why.
+    The archive holds the run, its child objects, pods, events, current logs, the logs of the last two attempts from
+    the bucket, nodes, quotas, and the operator's own pods. You can send it to whoever helps you. Values of the Secrets
+    that the pods can read, variables named like secrets, and tokens of known formats are removed. If you may not read
+    these Secrets, logs and all messages that may quote them are left out. --include-logs includes them anyway; check
+    them before you send the archive. REPORT.txt in the archive lists what could not be collected, and why.
     """
     if path is not None and (path.is_dir() or not path.parent.is_dir()):
-        raise click.UsageError(f"--file {path}: name a file in a folder that there is")
+        raise click.UsageError(f"--file {path}: name a file in an existing folder")
     bundle = gather(where.client(), run, operator_namespace=operator_namespace, logs=include_logs, endpoint=endpoint)
     stem = f"{run}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     path = path or Path(f"{stem}.tar.gz")

@@ -1,7 +1,7 @@
-"""`compare`: two runs side by side: what was asked for otherwise, and what came of it.
+"""`compare`: two runs side by side: how their specs differ, and what they achieved.
 
-Figures of steps come from the runs' buckets; where one cannot be read its run is compared by its status, and that is
-said.
+Figures of steps come from the runs' buckets. If a bucket cannot be read, its run is compared by its status, and a note
+says so.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ kubectl deepcoder compare demo demo-hot -o json
 @output()
 @cluster()
 def compare(where: Where, first: str, second: str, endpoint: str | None, output: str) -> None:
-    """Set two runs side by side.
+    """Compare two runs side by side.
 
-    Shown are fields that differ, figures of the stages, results of evaluations, and cost. Figures of steps are from
-    the bucket, means over the last five steps of a stage; without access to it they are left out, and that is said. A
-    run of another namespace is written NAMESPACE/NAME.
+    Shows the fields that differ, figures of the stages, evaluation results, and cost. Figures of steps come from the
+    bucket; they are means over the last five steps of a stage. Without access to the bucket they are left out, and a
+    note says so. Name a run of another namespace as NAMESPACE/NAME.
     """
     client = where.client()
     runs = [client.get(name.rpartition("/")[2], name.rpartition("/")[0] or None) for name in (first, second)]
@@ -68,7 +68,7 @@ def compare(where: Where, first: str, second: str, endpoint: str | None, output:
     if differences:
         table(("field", *names), differences)
     else:
-        click.echo("their specs are the same")
+        click.echo("the specs are the same")
     click.echo()
     table(("figure", *names), rows)
     for note in notes:

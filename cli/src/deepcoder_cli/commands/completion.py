@@ -1,4 +1,4 @@
-"""`completion`: the script that a shell evaluates; kubectl's own completion asks `kubectl_complete-deepcoder`."""
+"""`completion`: the script that a shell evaluates. kubectl's own completion runs `kubectl_complete-deepcoder`."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ kubectl deepcoder completion fish > ~/.config/fish/completions/kubectl-deepcoder
 )
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print a shell's completion script.
+    """Print a completion script for a shell.
 
-    It is for `kubectl-deepcoder`. `kubectl deepcoder` itself is completed by kubectl's own completion, which finds
-    the program kubectl_complete-deepcoder beside this one.
+    The script completes `kubectl-deepcoder`. For `kubectl deepcoder`, use kubectl's own completion: it finds the
+    program kubectl_complete-deepcoder next to this one.
     """
     kind = get_completion_class(shell)
     assert kind is not None, "click knows the three"

@@ -1,7 +1,7 @@
-"""`approve`, `suspend`, `resume`: what may be changed of a run that goes on.
+"""`approve`, `suspend`, `resume`: changes to a run that is not over.
 
-Each is a change of the spec as it is now, asked for again where somebody else was quicker; asking for what is so
-already changes nothing. A stage that is not there is refused before anything is sent; of a run that is over it is said.
+Each command changes the current spec, and retries if somebody else changed it in between. Repeating a command changes
+nothing. An unknown stage is refused before anything is sent. For a run that is over, the command says so.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from deepcoder_contracts.api.run_status import Phase, StagePhase
     epilog=examples(
         """
 kubectl deepcoder approve demo                   # the stage at which the run is held
-kubectl deepcoder approve demo 16k 32k           # these, before they are reached as well
+kubectl deepcoder approve demo 16k 32k           # these stages, even before the run reaches them
 """
     )
 )
@@ -30,9 +30,9 @@ kubectl deepcoder approve demo 16k 32k           # these, before they are reache
 @output()
 @cluster()
 def approve(where: Where, run: str, stages: tuple[str, ...], output: str) -> None:
-    """Let a run pass the stages that it is held at.
+    """Approve held stages, so that the run passes them.
 
-    Without names it is the stage that holds the run now.
+    Without names, the command approves the stage at which the run is held now.
     """
     client = where.client()
     wanted = list(stages) or _held(client, run)
@@ -44,7 +44,7 @@ def _held(client: Client, name: str) -> list[str]:
     run = client.get(name)
     held = [stage.name for stage in run.status.stages if stage.phase is StagePhase.HELD]
     if not held:
-        raise click.UsageError(f"{name} is {run.status.phase} and held at no stage: name the stages to approve")
+        raise click.UsageError(f"{name} is {run.status.phase} and not held at any stage: name the stages to approve")
     return held
 
 
@@ -57,16 +57,16 @@ kubectl deepcoder suspend demo --wait --timeout 600
     )
 )
 @run_argument()
-@click.option("--wait", is_flag=True, help="Wait until its pods are free.")
+@click.option("--wait", is_flag=True, help="Wait until the run's pods are gone.")
 @click.option(
     "--timeout", type=Number(min=0), default=900.0, show_default=True, metavar="SECONDS", help="Longest wait."
 )
 @output()
 @cluster()
 def suspend(where: Where, run: str, wait: bool, timeout: float, output: str) -> int:
-    """Have a run save, and give its pods back.
+    """Save a run's state and remove its pods.
 
-    `resume` goes on from what was saved. With --wait the exit code is 1 where the run ended instead.
+    `resume` continues from the saved state. With --wait, the exit code is 1 if the run ended instead.
     """
     client = where.client()
     changed = client.suspend(run)
@@ -90,7 +90,7 @@ kubectl deepcoder resume demo
 @output()
 @cluster()
 def resume(where: Where, run: str, output: str) -> None:
-    """Let a suspended run go on from its newest checkpoint."""
+    """Resume a suspended run from its newest checkpoint."""
     changed = where.client().resume(run)
     _not_over(changed)
     _say(changed, "resumed", output)

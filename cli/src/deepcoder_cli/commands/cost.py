@@ -20,21 +20,21 @@ COLUMNS = ("namespace", "run", "phase", "gpus", "gpu hours", "wasted", "judge ho
         """
 kubectl deepcoder cost demo -n demo
 kubectl deepcoder cost -A -o json
-kubectl deepcoder cost demo --gpu-hour 2.5       # in place of the operator's price list
+kubectl deepcoder cost demo --gpu-hour 2.5       # instead of the operator's price list
 """
     )
 )
 @run_argument(required=False)
 @click.option("--prices", "price_file", type=click.Path(path_type=Path), metavar="FILE",
-              help="Price list in place of the operator's; its entry without a node selector counts.")  # fmt: skip
+              help="Price list instead of the operator's. Its entry without a nodeSelector applies.")  # fmt: skip
 @click.option("--gpu-hour", type=Number(min=0), metavar="PRICE", help="One price for every GPU.")
 @output()
 @cluster(all_namespaces=True)
 def cost(where: Where, run: str | None, price_file: Path | None, gpu_hour: float | None, output: str) -> None:
     """Show what runs have cost so far.
 
-    GPU hours, those that were wasted, and cost, of one run or of all. Wasted is what attempts spent after their last
-    checkpoint. There is no cost without a price list, the operator's (chart value `prices`) or one given here.
+    Shows GPU hours, wasted GPU hours and cost, for one run or for all. Wasted is what attempts spent after their last
+    checkpoint. The cost needs a price list: the operator's (chart value `prices`) or one given here.
     """
     prices = price_list(price_file, gpu_hour)
     if prices and per_gpu_hour(prices, {}) is None:

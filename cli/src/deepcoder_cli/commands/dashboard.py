@@ -1,7 +1,7 @@
-"""`dashboard`: the page that the operator's chart serves, in this machine's browser, as its user.
+"""`dashboard`: opens the dashboard that the operator's chart serves in this machine's browser, as the current user.
 
-It needs no Ingress: a connection is forwarded to a pod of the page for as long as the command runs. A right that is
-missing is named with the role that grants it; a page that goes while it is open is looked for again.
+It needs no Ingress: the command forwards a connection to a pod of the dashboard for as long as it runs. A missing
+permission is named with the role that grants it. If the pod goes away, the command looks for another one.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ kubectl deepcoder dashboard --service-account viewer -n demo
 )
 @run_argument(required=False)
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port on this machine (default: a free one).")
-@click.option("--no-open", is_flag=True, help="Print the address, open no browser.")
-@click.option("--operator-namespace", default="deepcoder", show_default=True, help="Where the chart is installed.")
-@click.option("--service-account", metavar="NAME", help="See what this account of the namespace may see.")
+@click.option("--no-open", is_flag=True, help="Print the address without opening a browser.")
+@click.option("--operator-namespace", default="deepcoder", show_default=True, help="Namespace of the chart.")
+@click.option("--service-account", metavar="NAME", help="Show what this ServiceAccount of the namespace may see.")
 @cluster()
 def dashboard(
     where: Where, run: str | None, port: int, no_open: bool, operator_namespace: str, service_account: str | None
 ) -> None:
-    """Open the web page of runs.
+    """Open the dashboard in a browser.
 
-    The chart serves it with web.enabled, on a port that only its own pod reaches; this command reaches it through the
-    API server, which takes the rights to get and create pods/portforward there, and shows your token with each request.
-    So the page shows what you may see. The address holds a key: who has it sees what you see, as long as this command
-    runs.
+    The chart serves the dashboard if web.enabled is set, on a port inside its own pod. This command forwards a port
+    through the API server, for which you need to get and create pods/portforward there, and sends your token with each
+    request. So the dashboard shows what you may see. The address contains a key: anyone who has it sees what you see
+    while this command runs.
     """
     client = where.client()
     place = client.namespace

@@ -1,7 +1,7 @@
-"""`lineage` and `verify`: where a model comes from, read back from the bucket link by link.
+"""`lineage` and `verify`: where a model comes from, read from the bucket link by link.
 
-The chain ends at the first manifest that is missing or not what its child says, which is named; exit code 1 then. A
-bucket that does not answer says nothing of a chain, and has a code of its own.
+The chain ends at the first manifest that is missing or does not match its child. The commands name it and exit with 1.
+A bucket that does not answer says nothing about a chain and has its own exit code.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ kubectl deepcoder lineage demo --uri s3://bucket/ml/demo-0f0e0d0c/16k/export/ste
 def lineage(where: Where, run: str, uri: str | None, endpoint: str | None, output: str) -> int:
     """Show what a model was made from, link by link.
 
-    Each link is verified as it is walked, its files by size and checksum. Exit code 1 where a link is broken.
+    Each link is verified, its files by size and checksum. The exit code is 1 if a link is broken.
     """
     folder = where.client().folder(run, endpoint=endpoint)
     links, broken = _walk(folder, uri, None, deep=False)
@@ -60,10 +60,10 @@ kubectl deepcoder verify demo --deep             # every byte is read and hashed
 @output()
 @cluster()
 def verify(where: Where, run: str, deep: bool, endpoint: str | None, output: str) -> int:
-    """Check a run's checkpoints and the chains they come from.
+    """Verify a run's checkpoints and the chains they come from.
 
-    Every stage's checkpoint is checked, as the run's status names it. The digests that they must have are the
-    status's own. Exit code 1 if anything differs.
+    Checks the checkpoint of every stage against the digest in the run's status. The exit code is 1 if anything
+    differs.
     """
     client = where.client()
     found = client.get(run)

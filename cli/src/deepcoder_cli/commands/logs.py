@@ -43,13 +43,13 @@ kubectl deepcoder logs demo --attempt 2 --file events.json
 )
 @run_argument()
 @click.argument("part", type=click.Choice(PARTS), default="driver")
-@click.option("-f", "--follow", is_flag=True, help="Go on with what is printed, until the pods end.")
+@click.option("-f", "--follow", is_flag=True, help="Follow the output until the pods end.")
 @click.option(
-    "--tail", type=click.IntRange(min=0), default=1000, show_default=True, help="Lines from the end, of each pod."
+    "--tail", type=click.IntRange(min=0), default=1000, show_default=True, help="Number of last lines of each pod."
 )
-@click.option("--attempts", is_flag=True, help="List attempts, how they ended, and their files.")
+@click.option("--attempts", is_flag=True, help="List the attempts, how they ended, and their files.")
 @click.option("--attempt", type=click.IntRange(min=1), metavar="N", help="A past attempt, from the bucket.")
-@click.option("--file", "name", metavar="NAME", help="One of its files (default: driver.log).")
+@click.option("--file", "name", metavar="NAME", help="File of the past attempt (default: driver.log).")
 @endpoint
 @output()
 @cluster()
@@ -57,21 +57,23 @@ def logs(
     where: Where, run: str, part: str, follow: bool, tail: int, attempts: bool, attempt: int | None, name: str | None,
     endpoint: str | None, output: str,
 ) -> int:  # fmt: skip
-    """Print what a run prints, or what past attempts have printed.
+    """Print the logs of a run, or of its past attempts.
 
     PART is driver (the trainer itself, the default), head, samplers, learners or judge.
 
-    The live driver's log is read inside the head's pod, which needs the rights to get and create pods/exec. Of an
-    attempt that is over it is in the bucket: --attempt N.
+    The live driver's log is read inside the head pod, for which you need to get and create pods/exec. The log of an
+    attempt that is over is in the bucket: use --attempt N.
     """
     if follow and (attempt or attempts):
-        raise click.UsageError("--attempt and --attempts show what is over: leave -f out")
+        raise click.UsageError("--attempt and --attempts show past attempts: leave out -f")
     if attempts and attempt is not None:
-        raise click.UsageError("--attempts lists them, --attempt N shows one: leave one of the two out")
+        raise click.UsageError("--attempts lists the attempts, --attempt N shows one: leave out one of the two")
     if part != "driver" and (attempts or attempt is not None):
-        raise click.UsageError(f"pods of {part} are gone with their attempt: --attempts lists the files it has left")
+        raise click.UsageError(
+            f"the pods of {part} are gone with their attempt: --attempts lists the files that it left"
+        )
     if name is not None and attempt is None:
-        raise click.UsageError("--file is one of a past attempt's: say which with --attempt N")
+        raise click.UsageError("--file names a file of a past attempt: give its number with --attempt N")
     if output != "table" and not attempts:
         raise click.UsageError("a log is text: -o is for --attempts")
     client = where.client()

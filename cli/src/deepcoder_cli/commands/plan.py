@@ -48,27 +48,27 @@ kubectl deepcoder plan -f run.yaml --server      # the API server checks it too,
     )
 )
 @click.option("-f", "--filename", type=click.Path(path_type=Path), required=True,
-              help="File with runs; - is standard input.")  # fmt: skip
+              help="File with runs, or - for standard input.")  # fmt: skip
 @click.option("--memory", type=Number(min=1), default=GPU_GB, show_default=True, metavar="GB",
               help="Memory of one GPU, in 10^9 bytes.")  # fmt: skip
 @click.option("--model-config", type=click.Path(path_type=Path), metavar="FILE",
-              help="config.json of a model that is not known here.")  # fmt: skip
+              help="config.json of the model, if the command does not know it.")  # fmt: skip
 @click.option("--prices", "price_file", type=click.Path(path_type=Path), metavar="FILE",
               help="Price list: prices: [{nodeSelector: {…}, perGpuHour: 2.5}], as in the chart's values.")  # fmt: skip
 @click.option("--gpu-hour", type=Number(min=0), metavar="PRICE", help="One price for every GPU.")
 @click.option("--step-seconds", multiple=True, metavar="[STAGE=]SECONDS",
-              help="How long a step takes; may be given for each stage.")  # fmt: skip
-@click.option("--server", is_flag=True, help="Have the API server check the run as well (a dry run).")
+              help="Duration of a step. Can be repeated, once per stage.")  # fmt: skip
+@click.option("--server", is_flag=True, help="Also have the API server check the run (dry run).")
 @output()
 @cluster()
 def plan(
     where: Where, filename: Path, memory: float, model_config: Path | None, price_file: Path | None,
     gpu_hour: float | None, step_seconds: tuple[str, ...], server: bool, output: str,
 ) -> int:  # fmt: skip
-    """Say what a run in a file would take, before it is applied.
+    """Show what the runs in a file would need, without applying them.
 
-    GPUs, memory and cost are said of each stage. Nothing is applied, and without --server nothing is asked of a
-    cluster. Exit code 1 if a run cannot work as it stands; what to change is said.
+    Shows GPUs, memory and cost of each stage. Nothing is applied, and without --server no cluster is contacted. If a
+    run cannot work, the exit code is 1 and the output says what to change.
     """
     config = read_model_config(model_config) if model_config else None
     manifests = load_all("/dev/stdin" if filename == Path("-") else filename)

@@ -1,4 +1,4 @@
-"""`samples`: rollouts as they were stored: what was asked, what was answered, what the judge said."""
+"""`samples`: stored rollouts: prompts, responses and verdicts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _EXCERPT = 60
 @click.command(
     epilog=examples(
         """
-kubectl deepcoder samples demo                   # the newest step that is stored
+kubectl deepcoder samples demo                   # the newest stored step
 kubectl deepcoder samples demo --steps           # which steps are stored
 kubectl deepcoder samples demo --stage 16k --step 120 --verdict wrong_answer
 kubectl deepcoder samples demo --reward 1 --full --limit 1
@@ -28,17 +28,17 @@ kubectl deepcoder samples demo --problem taco-1234 -o json
     )
 )
 @run_argument()
-@click.option("--stage", help="Stage (default: the newest that has samples).")
-@click.option("--step", type=click.IntRange(min=0), help="Step of the stage (default: the newest that is stored).")
-@click.option("--reward", type=float, help="Only those of this reward.")
-@click.option("--verdict", help="Only those of this verdict: passed, wrong_answer, time_limit, …")
-@click.option("--problem", help="Only those of this problem.")
+@click.option("--stage", help="Stage (default: the newest with samples).")
+@click.option("--step", type=click.IntRange(min=0), help="Step of the stage (default: the newest stored step).")
+@click.option("--reward", type=float, help="Show only samples with this reward.")
+@click.option("--verdict", help="Show only samples with this verdict: passed, wrong_answer, time_limit, …")
+@click.option("--problem", help="Show only samples of this problem.")
+@click.option("--dropped", is_flag=True, help="Also show samples of dropped groups, which were not trained on.")
 @click.option(
-    "--dropped", is_flag=True, help="Draws that were dropped as well: they taught nothing and were not trained."
+    "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Largest number of samples to print."
 )
-@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Most that are printed.")
-@click.option("--full", is_flag=True, help="Whole prompts and responses.")
-@click.option("--steps", "list_steps", is_flag=True, help="List the steps that are stored instead.")
+@click.option("--full", is_flag=True, help="Print whole prompts and responses.")
+@click.option("--steps", "list_steps", is_flag=True, help="List the stored steps instead.")
 @endpoint
 @output()
 @cluster()
@@ -48,8 +48,7 @@ def samples(
 ) -> int:  # fmt: skip
     """Browse a run's rollouts by step, reward and verdict.
 
-    They are stored with each checkpoint. What a model has written is printed as text, with control characters taken
-    out.
+    Samples are stored with each checkpoint. The output of a model is printed as text, without control characters.
     """
     folder = where.client().folder(run, endpoint=endpoint)
     if list_steps:
@@ -68,7 +67,7 @@ def samples(
     ]
     if not rows:
         verdicts = ", ".join(f"{name} {count}" for name, count in Counter(r["verdict"] for r in every).most_common())
-        raise NoData(f"none of the {len(every)} samples of this step is so; their verdicts: {verdicts}")
+        raise NoData(f"none of the {len(every)} samples of this step matches; their verdicts: {verdicts}")
     shown = rows[:limit]
     if output != "table":
         document(shown, output)

@@ -1,4 +1,4 @@
-"""`stages`: how far each stage is, what became of its attempts, and how it ended."""
+"""`stages`: progress, attempts and result of each stage."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ kubectl deepcoder stages demo -o yaml
 @output()
 @cluster()
 def stages(where: Where, run: str, output: str) -> None:
-    """Show how far each stage of a run is, and how it ended.
+    """Show the progress and the result of each stage of a run.
 
-    Phase, steps, attempts and those that were lost, gate, newest checkpoint and what evaluations came to; all
-    figures of the last step are in -o yaml.
+    Shows phase, steps, attempts, failures and preemptions, gate, newest checkpoint and evaluation results. -o yaml also
+    has all figures of the last step.
     """
     found = where.client().get(run)
     known = {status.name: status for status in found.status.stages}
@@ -53,7 +53,7 @@ def stages(where: Where, run: str, output: str) -> None:
 
 
 def told(results: Mapping[str, str]) -> str:
-    """What evaluations came to; a row has no room for the dozens of figures that a training step has."""
+    """Return the evaluation results. A row has no room for the dozens of figures of a training step."""
     return ", ".join(
         f"{name} {value}"
         for name, value in sorted(results.items())

@@ -1,4 +1,4 @@
-"""`status`: all runs in a table, one run as a picture, live until it ends with `--watch`."""
+"""`status`: all runs in a table, or one run in detail, with `--watch` live until it ends."""
 
 from __future__ import annotations
 
@@ -26,24 +26,30 @@ kubectl deepcoder status                         # runs of the context's namespa
 kubectl deepcoder status -A                      # runs of all namespaces
 kubectl deepcoder status demo -n demo            # one run, its judges and its pods
 kubectl deepcoder status demo -n demo --watch    # the same, live, until it ends
-kubectl deepcoder status demo -o json            # the run as the API server has it
+kubectl deepcoder status demo -o json            # the run as the API server stores it
 """
     )
 )
 @run_argument(required=False)
-@click.option("-w", "--watch", is_flag=True, help="Live, until the run ends: exit code 0 if it is Complete, else 1.")
 @click.option(
-    "--timeout", type=Number(min=0), default=WATCH_SECONDS, metavar="SECONDS", help="Longest watch (default: 30 days)."
+    "-w", "--watch", is_flag=True, help="Follow the run until it ends. The exit code is 0 if it is Complete, else 1."
+)
+@click.option(
+    "--timeout",
+    type=Number(min=0),
+    default=WATCH_SECONDS,
+    metavar="SECONDS",
+    help="Longest time to watch (default: 30 days).",
 )
 @output()
 @cluster(all_namespaces=True)
 def status(where: Where, run: str | None, watch: bool, timeout: float, output: str) -> int:
-    """Show runs, or one with its stages, judges and pods.
+    """Show runs, or one run with its stages, judges and pods.
 
-    What belongs to a run and may not be seen is left out, and said.
+    Parts of a run that you may not see are left out, and the output says so.
     """
     if watch and (run is None or output != "table"):
-        raise click.UsageError("--watch follows one run as a picture: name it, and leave -o out")
+        raise click.UsageError("--watch follows one run: name it, and leave out -o")
     client = where.client()
     if run is None:
         _list(list(client.raw_list(all_namespaces=where.all_namespaces)), output)

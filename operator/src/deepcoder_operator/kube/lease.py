@@ -45,8 +45,10 @@ ANSWER_SECONDS = 4.0
 
 _TAKE_TRIES = 5
 
-LEADER = Gauge("deepcoder_operator_leader", "Whether this replica leads")
-TRANSITIONS = Gauge("deepcoder_operator_lease_transitions", "How often the Lease has gone to another replica, ever")
+LEADER = Gauge("deepcoder_operator_leader", "1 if this replica is the leader")
+TRANSITIONS = Gauge(
+    "deepcoder_operator_lease_transitions", "Number of times that the Lease has passed to another replica"
+)
 
 
 @dataclass(frozen=True)

@@ -10,32 +10,36 @@ from prometheus_client import Counter, Gauge
 from deepcoder_contracts.api.sandboxpool import SandboxPoolStatus
 from deepcoder_operator.domain.pool_plan import Cause
 
-POLLS = Counter("deepcoder_operator_pool_capacity_polls_total", "Questions to judges for their load.", ["outcome"])
-PODS_CREATED = Counter("deepcoder_operator_pool_pods_created_total", "Judges' pods created.", ["namespace", "pool"])
+POLLS = Counter("deepcoder_operator_pool_capacity_polls_total", "Load requests sent to judges.", ["outcome"])
+PODS_CREATED = Counter("deepcoder_operator_pool_pods_created_total", "Judge pods created.", ["namespace", "pool"])
 PODS_DELETED = Counter(
-    "deepcoder_operator_pool_pods_deleted_total", "Judges' pods deleted, by cause.", ["namespace", "pool", "cause"]
+    "deepcoder_operator_pool_pods_deleted_total", "Judge pods deleted, by cause.", ["namespace", "pool", "cause"]
 )
 DEMAND = Gauge(
     "deepcoder_operator_pool_demand",
-    "Programs that want a slot now or soon: judged, waiting or announced; at least one while a run wants a judge.",
+    "Programs that need a slot now or soon: being judged, waiting or announced. At least 1 while a run needs a judge.",
     ["namespace", "pool"],
 )
 
 AVOIDED = Gauge(
     "deepcoder_operator_pool_avoided_nodes",
-    "Nodes on which judges did not start within the hour.",
+    "Nodes on which judges failed to start within the last hour.",
     ["namespace", "pool"],
 )
 
 _GAUGES = {
-    "desired_replicas": Gauge("deepcoder_operator_pool_desired_replicas", "Judges wanted.", ["namespace", "pool"]),
-    "ready_replicas": Gauge("deepcoder_operator_pool_ready_replicas", "Judges ready.", ["namespace", "pool"]),
-    "slots": Gauge("deepcoder_operator_pool_slots", "Programs that ready judges can run.", ["namespace", "pool"]),
+    "desired_replicas": Gauge(
+        "deepcoder_operator_pool_desired_replicas", "Desired number of judges.", ["namespace", "pool"]
+    ),
+    "ready_replicas": Gauge("deepcoder_operator_pool_ready_replicas", "Number of ready judges.", ["namespace", "pool"]),
+    "slots": Gauge(
+        "deepcoder_operator_pool_slots", "Programs that the ready judges can run at once.", ["namespace", "pool"]
+    ),
     "busy_slots": Gauge("deepcoder_operator_pool_busy_slots", "Programs being judged.", ["namespace", "pool"]),
     "queue_depth": Gauge("deepcoder_operator_pool_queue_depth", "Programs waiting.", ["namespace", "pool"]),
     "longest_wait_seconds": Gauge(
         "deepcoder_operator_pool_longest_wait_seconds",
-        "How long the program that has waited longest has waited.",
+        "Time that the longest-waiting program has waited.",
         ["namespace", "pool"],
     ),
 }

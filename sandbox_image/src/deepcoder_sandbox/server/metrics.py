@@ -25,7 +25,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         registry = self.registry
         ProcessCollector(registry=registry)  # descriptors and memory, left behind or not
-        self._verdicts = Counter(f"{_PREFIX}verdicts", "Verdicts given, one a test.", ["verdict"], registry=registry)
+        self._verdicts = Counter(f"{_PREFIX}verdicts", "Verdicts, one per test.", ["verdict"], registry=registry)
         self._submissions = Counter(
             f"{_PREFIX}submissions", "Submissions answered.", ["outcome", "scoring"], registry=registry
         )
@@ -40,7 +40,7 @@ class Metrics:
             self._phases.labels(phase.value)
         self._program = Counter(f"{_PREFIX}program_cpu_seconds", "CPU seconds used by programs.", registry=registry)
         self._recycled = Counter(
-            f"{_PREFIX}recycled_zygotes", "Zygotes ended, by reason.", ["reason"], registry=registry
+            f"{_PREFIX}recycled_zygotes", "Zygotes replaced, by reason.", ["reason"], registry=registry
         )
         for reason in Recycled:
             self._recycled.labels(reason.value)
@@ -51,7 +51,7 @@ class Metrics:
             self._refused.labels(status)
 
         self._repeated = Counter(
-            f"{_PREFIX}repeated_answers", "Requests answered by a judgement under way or given.", registry=registry
+            f"{_PREFIX}repeated_answers", "Requests answered from a running or finished judgement.", registry=registry
         )
 
     def observer(self) -> Observer:
@@ -81,13 +81,17 @@ class Metrics:
         """Export what `capacity` says whenever metrics are read."""
         first = capacity()
         for name, text, read in (
-            ("slots", "Programs judged at once.", lambda: capacity().slots),
+            ("slots", "Programs that the judge runs at once.", lambda: capacity().slots),
             ("busy_slots", "Slots in use.", lambda: capacity().busy),
             ("queued_submissions", "Submissions waiting for a slot.", lambda: capacity().queued),
-            ("oldest_wait_seconds", "How long the oldest of them has waited.", lambda: capacity().oldest_wait_s),
+            (
+                "oldest_wait_seconds",
+                "Time that the oldest waiting submission has waited.",
+                lambda: capacity().oldest_wait_s,
+            ),
         ):
             Gauge(_PREFIX + name, text, registry=self.registry).set_function(read)
-        tier = Gauge(f"{_PREFIX}isolation_tier", "1 for the tier in force.", ["tier"], registry=self.registry)
+        tier = Gauge(f"{_PREFIX}isolation_tier", "1 for the isolation tier in force.", ["tier"], registry=self.registry)
         for each in Tier:
             tier.labels(each.value).set(each is first.tier)
         limits = Gauge(
@@ -98,9 +102,7 @@ class Metrics:
 
     def watch_memory(self, held: Callable[[], dict[str, int]]) -> None:
         """Export what `held` says whenever metrics are read."""
-        gauge = Gauge(
-            f"{_PREFIX}held_bytes", "Memory that requests take, by what it holds.", ["what"], registry=self.registry
-        )
+        gauge = Gauge(f"{_PREFIX}held_bytes", "Memory held by requests, by purpose.", ["what"], registry=self.registry)
 
         def read(what: str) -> Callable[[], float]:
             return lambda: held()[what]

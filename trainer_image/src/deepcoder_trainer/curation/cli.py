@@ -27,44 +27,62 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    sets = parser.add_argument_group("what")
-    sets.add_argument("inputs", nargs="+", metavar="NAME=URI", help="problem sets: hf://org/name, s3://…, or a path")
+    sets = parser.add_argument_group("input and output")
+    sets.add_argument(
+        "inputs", nargs="+", metavar="NAME=URI", help="problem sets, each with a name: hf://org/name, s3://…, or a path"
+    )
     sets.add_argument(
         "--output-dir", required=True, help="where the curated set and its report go: a folder, or s3://bucket/prefix"
     )
     sets.add_argument(
-        "--against", nargs="+", default=[], metavar="NAME=URI", help="evaluation sets that nothing may be shared with"
+        "--against",
+        nargs="+",
+        default=[],
+        metavar="NAME=URI",
+        help="evaluation sets that must not overlap with the result",
     )
     sets.add_argument("--split", default="train", help="name of the split in ids and in the Parquet file")
-    sets.add_argument("--s3-endpoint", help="S3 server other than AWS")
-    sets.add_argument("--s3-region", help="its region")
-    keep = parser.add_argument_group("which problems are kept")
-    keep.add_argument("--min-tests", type=int, default=5, help="fewest tests (default 5)")
-    keep.add_argument("--tokenizer", metavar="MODEL", help="the model whose tokenizer measures prompts")
-    keep.add_argument("--max-prompt-tokens", type=int, default=2048, help="longest prompt (default 2048)")
-    keep.add_argument("--since", type=_date, help="first date, for sets that have dates: 2023-05-01")
-    keep.add_argument("--until", type=_date, help="first date that is too late: 2024-08-01")
-    keep.add_argument("--near-duplicate", type=_share, default=0.8, help="similarity of a duplicate (default 0.8)")
-    keep.add_argument("--contamination", type=_share, default=0.6, help="overlap that contaminates (default 0.6)")
-    keep.add_argument("--pass-rates", metavar="URI", help="samples of an evaluation of these problems, for their rates")
-    keep.add_argument("--min-pass-rate", type=float, default=0.0, help="this rate or less is dropped (default 0)")
-    keep.add_argument("--max-pass-rate", type=float, default=1.0, help="this rate or more is dropped (default 1)")
-    keep.add_argument("--max-solutions", type=int, default=8, help="official solutions tried (default 8)")
-    keep.add_argument("--keep-unverified", action="store_true", help="keep problems without any official solution")
+    sets.add_argument("--s3-endpoint", help="S3 endpoint URL of a server other than AWS")
+    sets.add_argument("--s3-region", help="S3 region")
+    keep = parser.add_argument_group("which problems to keep")
+    keep.add_argument("--min-tests", type=int, default=5, help="smallest number of tests (default 5)")
+    keep.add_argument("--tokenizer", metavar="MODEL", help="model whose tokenizer measures the prompts")
+    keep.add_argument("--max-prompt-tokens", type=int, default=2048, help="longest prompt, in tokens (default 2048)")
+    keep.add_argument("--since", type=_date, help="drop problems before this day, such as 2023-05-01")
+    keep.add_argument("--until", type=_date, help="drop problems from this day on, such as 2024-08-01")
+    keep.add_argument(
+        "--near-duplicate", type=_share, default=0.8, help="similarity that makes a duplicate (default 0.8)"
+    )
+    keep.add_argument(
+        "--contamination", type=_share, default=0.6, help="overlap that counts as contamination (default 0.6)"
+    )
+    keep.add_argument("--pass-rates", metavar="URI", help="samples of an evaluation of these problems")
+    keep.add_argument(
+        "--min-pass-rate", type=float, default=0.0, help="drop problems with this rate or less (default 0)"
+    )
+    keep.add_argument(
+        "--max-pass-rate", type=float, default=1.0, help="drop problems with this rate or more (default 1)"
+    )
+    keep.add_argument("--max-solutions", type=int, default=8, help="official solutions to try per problem (default 8)")
+    keep.add_argument("--keep-unverified", action="store_true", help="keep problems without an official solution")
     model = parser.add_argument_group("pass rates of a model, instead of --pass-rates")
-    model.add_argument("--model", help="sample this model: hf://org/name, s3://…, or a path; measures prompts, too")
-    model.add_argument("--samples", type=int, default=8, help="responses to each problem (default 8)")
+    model.add_argument(
+        "--model", help="model to sample: hf://org/name, s3://…, or a path; its tokenizer measures prompts"
+    )
+    model.add_argument("--samples", type=int, default=8, help="responses per problem (default 8)")
     model.add_argument("--max-length", type=int, default=16384, help="response limit in tokens (default 16384)")
     model.add_argument("--temperature", type=float, default=0.6, help="default 0.6")
     model.add_argument("--top-p", type=float, default=1.0, help="default 1")
     model.add_argument("--seed", type=int, default=0, help="default 0")
-    model.add_argument("--tp", type=int, default=1, help="devices of one engine (default 1)")
-    model.add_argument("--engines", type=int, default=1, help="vLLM engines (default 1)")
-    model.add_argument("--accelerators", action="store_true", help="run them on GPUs")
+    model.add_argument("--tp", type=int, default=1, help="devices per engine (default 1)")
+    model.add_argument("--engines", type=int, default=1, help="number of vLLM engines (default 1)")
+    model.add_argument("--accelerators", action="store_true", help="run the engines on GPUs")
     model.add_argument("--float32", action="store_true", help="compute in float32 instead of bfloat16")
-    judge = parser.add_argument_group("who judges")
+    judge = parser.add_argument_group("judging")
     add_judge_options(judge)
-    judge.add_argument("--state-dir", type=Path, help="journal of verdicts (default: state below the output)")
+    judge.add_argument(
+        "--state-dir", type=Path, help="folder for the journal of verdicts (default: state/ in the output folder)"
+    )
 
 
 def main(options: argparse.Namespace) -> int:

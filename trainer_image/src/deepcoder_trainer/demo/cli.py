@@ -10,8 +10,10 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `make-demo`."""
-    parser.add_argument("--output", type=Path, required=True, help="folder to make: model/, train.jsonl, heldout.jsonl")
-    parser.add_argument("--seed", type=int, default=0, help="everything made is a function of it (default 0)")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder to create: model/, train.jsonl, heldout.jsonl"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything that is made (default 0)")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -49,34 +49,45 @@ _SETTING = re.compile(r",(since|until|extraction|contests)=([^,]*)\Z")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("--model", help="hf://org/name, s3://…, file:///… or a path")
+    parser.add_argument("--model", help="model: hf://org/name, s3://…, file:///… or a path")
     parser.add_argument(
         "--responses",
         nargs="+",
         metavar="NAME=FILE",
-        help="instead of a model: responses of it to each of the sets, as JSON Lines or Parquet",
+        help="the model's responses to each set, as JSON Lines or Parquet, instead of sampling the model",
     )
     parser.add_argument(
         "--datasets",
         required=True,
         nargs="+",
         metavar="NAME=URI[,since=DAY][,until=DAY][,contests=DIR][,extraction=RULE]",
-        help="problem sets, with a name each; a window of days; standings of Codeforces contests; which part of a "
-        "response is the program (last-block or livecodebench)",
+        help="problem sets, each with a name, and optionally a period of days, standings of Codeforces contests, and "
+        "how the program is extracted from a response (last-block or livecodebench)",
     )
-    parser.add_argument("--output-dir", type=Path, required=True, help="where results go: eval/<key> below it")
-    parser.add_argument("--again", action="store_true", help="measure once more what was measured before, beside it")
-    how = parser.add_argument_group("how it is sampled")
-    how.add_argument("--n", type=int, default=1, help="responses for each problem (default 1)")
+    parser.add_argument(
+        "--output-dir", type=Path, required=True, help="folder for results, which go to eval/<key> below it"
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="repeat an evaluation whose result exists, and keep both results"
+    )
+    how = parser.add_argument_group("sampling")
+    how.add_argument("--n", type=int, default=1, help="responses per problem (default 1)")
     how.add_argument("--max-length", type=int, default=32768, help="response limit in tokens (default 32768)")
-    how.add_argument("--max-prompt-length", type=int, default=2048, help="longer prompts are left out (default 2048)")
+    how.add_argument(
+        "--max-prompt-length",
+        type=int,
+        default=2048,
+        help="skip problems with longer prompts, in tokens (default 2048)",
+    )
     how.add_argument("--temperature", type=float, default=0.6, help="default 0.6")
     how.add_argument("--top-p", type=float, default=0.95, help="default 0.95")
     how.add_argument("--seed", type=int, default=0, help="default 0")
-    how.add_argument("--rope", metavar="TYPE:FACTOR", help="scaled positions, as Yarn:2 or Dynamic:2")
+    how.add_argument("--rope", metavar="TYPE:FACTOR", help="scale rotary positions, as in Yarn:2 or Dynamic:2")
     where = parser.add_argument_group("where it runs")
-    where.add_argument("--tp", type=int, default=1, help="devices of one engine (default 1)")
-    where.add_argument("--engines", type=int, default=1, help="vLLM engines that share the samples (default 1)")
+    where.add_argument("--tp", type=int, default=1, help="devices per engine (default 1)")
+    where.add_argument(
+        "--engines", type=int, default=1, help="number of vLLM engines that share the samples (default 1)"
+    )
     where.add_argument("--accelerators", action="store_true", help="run on GPUs")
     where.add_argument("--float32", action="store_true", help="compute in float32 instead of bfloat16")
     add_judge_options(where)

@@ -94,9 +94,11 @@ class Side:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("a", metavar="A", help="folder eval/<key>, or one that has a single evaluation")
-    parser.add_argument("b", metavar="B", help="likewise")
-    parser.add_argument("--targets", nargs=2, metavar=("OF_A", "OF_B"), help="models (default: the last of each)")
+    parser.add_argument("a", metavar="A", help="folder eval/<key>, or a folder that contains a single evaluation")
+    parser.add_argument("b", metavar="B", help="the same for the other evaluation")
+    parser.add_argument(
+        "--targets", nargs=2, metavar=("OF_A", "OF_B"), help="models to compare (default: the last of each evaluation)"
+    )
     parser.add_argument("--output", type=Path, help=f"folder for {OUTPUT}.json and {OUTPUT}.md")
     parser.add_argument("--endpoint", help="S3 endpoint URL of a server other than AWS")
     parser.add_argument("--region", help="S3 region")

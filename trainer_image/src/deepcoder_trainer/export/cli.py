@@ -24,20 +24,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--source", required=True, help="checkpoint, export or run's folder: s3://…, file://… or a path"
     )
-    parser.add_argument("--output", required=True, help="folder to make, or s3://bucket/prefix; nothing may be there")
+    parser.add_argument(
+        "--output", required=True, help="folder to create, or s3://bucket/prefix; nothing may exist there yet"
+    )
     parser.add_argument(
         "--format", type=Format, choices=list(Format), default=Format.HUGGINGFACE, help="default: huggingface"
     )
-    parser.add_argument("--rope", type=int, metavar="TOKENS", help="scale positions by YaRN to reach so many tokens")
     parser.add_argument(
-        "--rope-original", type=int, metavar="TOKENS", help="positions trained for, where config.json says more"
+        "--rope", type=int, metavar="TOKENS", help="scale positions with YaRN to reach this many tokens"
     )
-    parser.add_argument("--float32", action="store_true", help="keep float32 where bfloat16 is written otherwise")
     parser.add_argument(
-        "--any-difference", action="store_true", help="publish it however far its logits are from the source's"
+        "--rope-original",
+        type=int,
+        metavar="TOKENS",
+        help="positions that the model was trained for, if config.json says more",
     )
-    parser.add_argument("--shard-bytes", type=int, help="bytes of a weight file, about (default 2 GiB)")
-    parser.add_argument("--name", help="the model's name (default: RUN-STAGE-step-N)")
+    parser.add_argument("--float32", action="store_true", help="keep float32 instead of writing bfloat16")
+    parser.add_argument(
+        "--any-difference", action="store_true", help="publish even if the logits differ from the source's"
+    )
+    parser.add_argument("--shard-bytes", type=int, help="approximate size of a weight file in bytes (default 2 GiB)")
+    parser.add_argument("--name", help="name of the model (default: RUN-STAGE-step-N)")
     parser.add_argument("--endpoint", help="S3 endpoint URL of a server other than AWS")
     parser.add_argument("--region", help="S3 region")
 

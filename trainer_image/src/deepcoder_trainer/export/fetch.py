@@ -27,8 +27,8 @@ from deepcoder_trainer.export.source import as_uri
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("uri", help="folder of an export: s3://…, file://… or a path")
-    parser.add_argument("directory", type=Path, help="where its files go")
-    parser.add_argument("--digest", help="sha256:… that the export's manifest must have")
+    parser.add_argument("directory", type=Path, help="folder for the files")
+    parser.add_argument("--digest", help="expected digest of the export's manifest, sha256:…")
     parser.add_argument("--endpoint", help="S3 endpoint URL of a server other than AWS")
     parser.add_argument("--region", help="S3 region")
 

@@ -15,8 +15,10 @@ _DEFAULT_PORT = 8080
 
 def add_judge_options(group: argparse._ArgumentGroup) -> None:
     """`--judge-workers`, `--judge` and `--judge-token-file`."""
-    group.add_argument("--judge-workers", type=int, help="programs judged at once on this machine (default: CPUs)")
-    group.add_argument("--judge", metavar="HOST[:PORT]", help="a pool's Service instead")
+    group.add_argument(
+        "--judge-workers", type=int, help="programs judged at once on this machine (default: number of CPUs)"
+    )
+    group.add_argument("--judge", metavar="HOST[:PORT]", help="use the judges behind this pool's Service instead")
     group.add_argument("--judge-token-file", help="file with the pool's bearer token")
 
 

@@ -25,9 +25,13 @@ from deepcoder_trainer.shapes import model_config
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("file", type=Path, metavar="FILE", help="DeepCoderRun, LocalRun or StageConfig")
-    parser.add_argument("--gpus", type=int, nargs="+", default=[8, 16, 32], help="numbers of GPUs (default 8 16 32)")
-    parser.add_argument("--memory", type=float, default=80, help="GB (10^9 bytes) of one GPU (default 80)")
-    parser.add_argument("--model-config", type=Path, metavar="FILE", help="config.json of a model not known here")
+    parser.add_argument(
+        "--gpus", type=int, nargs="+", default=[8, 16, 32], help="numbers of GPUs to plan for (default 8 16 32)"
+    )
+    parser.add_argument("--memory", type=float, default=80, help="memory of one GPU in GB, 10^9 bytes (default 80)")
+    parser.add_argument(
+        "--model-config", type=Path, metavar="FILE", help="config.json of the model, if the command does not know it"
+    )
 
 
 def main(options: argparse.Namespace) -> int:

@@ -123,8 +123,8 @@ def _take_beat_away() -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `drain`."""
-    parser.add_argument("--wait", action="store_true", help="return when the run has saved and left")
-    parser.add_argument("--timeout", type=float, default=3600.0, help="longest wait in seconds")
+    parser.add_argument("--wait", action="store_true", help="return once the run has saved and exited")
+    parser.add_argument("--timeout", type=float, default=3600.0, help="longest wait, in seconds (default 3600)")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -57,10 +57,12 @@ class Prometheus:
         self._gauges: dict[str, Gauge] = {}
         self._set("stage_index", stage.index)
         self._phase = self._gauge("phase", "phase")
-        self._samples = self._counter("samples", "Judged samples, those of dropped groups as well", "finish", "verdict")
+        self._samples = self._counter(
+            "samples", "Judged samples, including those of dropped groups", "finish", "verdict"
+        )
         self._sampled = self._counter("tokens_sampled", "Response tokens that were sampled")
         self._trained = self._counter("tokens_trained", "Response tokens that were trained on")
-        self._dropped = self._counter("groups_dropped", "Groups that were sampled and not trained", "reason")
+        self._dropped = self._counter("groups_dropped", "Groups that were sampled but not trained on", "reason")
         self._dropped.labels("zero_variance")
         self._length = self._histogram("response_tokens", "Response length", _LENGTH_BUCKETS)
         self._staleness = self._histogram(
@@ -68,8 +70,8 @@ class Prometheus:
         )
         self._spans = self._histogram("version_spans", "Versions that sampled one response", _COUNT_BUCKETS)
         self._seconds = self._histogram("phase_seconds", "Seconds of a step", _SECONDS_BUCKETS, "phase")
-        self._sync = self._histogram("weight_sync_seconds", "From a step's weights to samplers with them")
-        self._judging = self._histogram("sandbox_seconds", "Judging of one sample", _JUDGE_BUCKETS, "verdict")
+        self._sync = self._histogram("weight_sync_seconds", "Time until samplers have a step's weights")
+        self._judging = self._histogram("sandbox_seconds", "Time to judge one sample", _JUDGE_BUCKETS, "verdict")
         self._gap = _GapHistogram()
         self._watched = _Watched()
         self.registry.register(self._gap)
