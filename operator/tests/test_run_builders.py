@@ -159,6 +159,23 @@ def test_processes_follow_from_the_gpus_of_the_pods() -> None:
     assert (asked.samplers, asked.learners, asked.accelerators) == (8, 16, True)
 
 
+def test_a_slice_of_a_gpu_is_a_gpu_and_a_pod_has_one_since_a_process_sees_no_other() -> None:
+    """Without it the trainer would compute on CPUs, in a pod that holds the slice for nothing."""
+
+    def sliced(count: int) -> DeepCoderRun:
+        limits = {"nvidia.com/mig-3g.40gb": count, "example.com/migrations": 7}
+        container = {"name": "ray-worker", "resources": {"limits": limits}}
+        learners = {"replicas": 2, "template": {"spec": {"containers": [container]}}}
+        return make_run(image="trainer:1", stages=[TRAIN | {"resources": {"learners": learners}}])
+
+    asked = config(sliced(1)).stage.resources
+    assert (asked.learners, asked.accelerators) == (2, True)
+    assert check_spec(sliced(1), Policy()) is None
+    problem = check_spec(sliced(2), Policy())
+    assert problem is not None
+    assert "resources.learners requests 2 GPUs per pod, MIG devices among them" in problem.message
+
+
 def test_without_gpus_a_pod_is_one_process() -> None:
     run = make_run()
     assert {name: resources_of(g) for name, g in groups(job(run)).items()} == {

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from deepcoder_contracts.api.stage import Stage, WorkerGroup
 from deepcoder_contracts.stage import Placement, StageType
+
+_MIG = re.compile(r"nvidia\.com/mig-\d+g\.\d+gb")
+"""A slice of a GPU as NVIDIA's device plugin names it (strategy mixed); KubeRay counts the same names."""
 
 
 def processes(stage: Stage, tensor_parallel: int) -> tuple[int, int]:
@@ -26,10 +30,22 @@ def per_pod(group: WorkerGroup, gpus_each: int) -> int:
 
 
 def pod_gpus(pod_spec: Mapping[str, Any]) -> int:
-    """Return the number of GPUs that a pod requests: extended resources named `<vendor>/gpu`, in whole numbers."""
-    total = 0
+    """Return the number of GPUs that a pod requests: resources named `<vendor>/gpu`, and MIG devices."""
+    return sum(count for name, count in _requested(pod_spec) if is_gpu(name))
+
+
+def pod_mig_devices(pod_spec: Mapping[str, Any]) -> int:
+    """Return how many of them are MIG devices, of which a process sees only one."""
+    return sum(count for name, count in _requested(pod_spec) if _MIG.fullmatch(name))
+
+
+def is_gpu(resource: str) -> bool:
+    """Whether a resource of this name is a GPU or a slice of one."""
+    return resource.endswith("/gpu") or _MIG.fullmatch(resource) is not None
+
+
+def _requested(pod_spec: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
     for container in pod_spec.get("containers") or ():
         resources = container.get("resources") or {}
         asked = (resources.get("requests") or {}) | (resources.get("limits") or {})
-        total += sum(int(v) for k, v in asked.items() if k.endswith("/gpu") and str(v).isdecimal())
-    return total
+        yield from ((name, int(count)) for name, count in asked.items() if str(count).isdecimal())

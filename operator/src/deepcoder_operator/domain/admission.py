@@ -10,7 +10,7 @@ from deepcoder_contracts.api.run import MAX_NAME_LENGTH, DeepCoderRun
 from deepcoder_contracts.api.run_status import CurrentStage, ProvenanceStatus, StageStatus
 from deepcoder_contracts.api.stage import Stage, WorkerGroup
 from deepcoder_contracts.curation import unprotected
-from deepcoder_contracts.sizing import pod_gpus
+from deepcoder_contracts.sizing import pod_gpus, pod_mig_devices
 from deepcoder_contracts.stage import StageType
 from deepcoder_contracts.supported import stage_refusals
 from deepcoder_operator.domain.bounds import LONGEST_RECHECK_SECONDS, RECHECK_SECONDS
@@ -118,7 +118,14 @@ def _check_stage(run: DeepCoderRun, stage: Stage, earlier: list[str]) -> Problem
         ("samplers", stage.resources.samplers, recipe.tensor_parallel, "recipe.tensorParallel"),
         ("learners", stage.resources.learners, recipe.sequence_parallel, "recipe.sequenceParallel"),
     ):
-        gpus = pod_gpus(group.template.get("spec") or {}) if group else 0
+        pod = (group.template.get("spec") or {}) if group else {}
+        gpus = pod_gpus(pod)
+        if pod_mig_devices(pod) and gpus > 1:
+            return Problem(
+                "OneMIGDevice",
+                f"{where}.resources.{role} requests {gpus} GPUs per pod, MIG devices among them, of which a process "
+                "sees only one: request one per pod, and set replicas",
+            )
         if gpus % share:
             return Problem(
                 "GPUsDoNotDivide",

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from deepcoder_contracts.api.run import DeepCoderRun
+from deepcoder_contracts.sizing import is_gpu
 from deepcoder_operator.domain.world import Problem
 
 _TEXT = "text"
@@ -127,7 +128,7 @@ def _check_quantity(key: str, value: Any, where: str) -> str | None:
     text = str(value)
     if isinstance(value, bool) or not isinstance(value, str | int | float) or not _QUANTITY.match(text):
         return _wrong(where, 'a quantity such as 8, "500m" or 64Gi', value)
-    if key.endswith("/gpu") and not text.isdecimal():
+    if is_gpu(key) and not text.isdecimal():
         return _wrong(where, "a whole number of GPUs such as 8", value)
     return None
 
