@@ -37,6 +37,15 @@ def test_what_fits_passes(config: StageConfig) -> None:
     check(stage(config, context_tokens=30720), QWEN_14B)
 
 
+@pytest.mark.parametrize("method", ["awq", "gptq", "fp8", "compressed-tensors"])
+def test_a_quantized_model_is_refused_before_its_packed_weights_are_rounded_to_something_else(
+    config: StageConfig, method: str
+) -> None:
+    with pytest.raises(BadConfig, match=f"quantized .*: {method}.*: use the model that it was made from") as caught:
+        check(config, {**QWEN_14B, "quantization_config": {"quant_method": method}})
+    assert caught.value.field == "model.uri"
+
+
 def test_a_length_past_the_models_positions_names_field_value_and_mend(config: StageConfig) -> None:
     with pytest.raises(BadConfig, match=r"has 32768 positions .*: set it to at most 30720, or") as caught:
         check(stage(config, context_tokens=30721), QWEN_14B)
