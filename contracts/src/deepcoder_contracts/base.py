@@ -78,7 +78,7 @@ class VersionedContract(Contract):
     OLDEST_VERSION: ClassVar[int] = 1
 
     schema_version: int = Field(default=0)
-    """Version of this document's schema. Default: the reader's current version."""
+    """Version of this document's schema. A document without it is read as the current version."""
 
     @model_validator(mode="before")
     @classmethod

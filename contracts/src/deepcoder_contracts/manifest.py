@@ -156,7 +156,7 @@ class Manifest(Record):
 
     compute_threads: ComputeThreads | Annotated[int, Field(ge=1)] | None = None
     """Compute threads of a deterministic run, because the split of a sum over threads determines its last bits. None
-    in other runs and in older manifests, or there the largest number of any learner rank."""
+    in other runs and in some older manifests; others of these have one number, the largest of any learner rank."""
 
     metrics: Figures = {}
     """Metrics of this step, or results of this evaluation."""

@@ -149,8 +149,8 @@ class Stage(Spec):
     queue, between attempts, or while the run is suspended does not count. Default: no limit."""
 
     pre_running_deadline_seconds: int = Field(default=3600, ge=10, le=31_536_000)
-    """Longest time, in seconds, until an attempt's RayJob is created, and again from admission until it runs. When it
-    is exceeded, the attempt fails."""
+    """Longest time, in seconds, until an attempt's RayJob is created, and again from the grant of its quota until it
+    runs. When it is exceeded, the attempt fails."""
 
     stall_seconds: int = Field(default=1800, ge=10, le=31_536_000)
     """Longest time, in seconds, without a finished step, or without a heartbeat while the attempt is not training. When
