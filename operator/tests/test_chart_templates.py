@@ -254,6 +254,43 @@ def test_release_named_deepcoder_does_not_repeat_itself(helm: str) -> None:
     assert names == {"deepcoder-operator"}
 
 
+def test_a_name_that_looks_like_a_number_stays_a_name(helm: str) -> None:
+    """Kubernetes allows both as a namespace; as a number it would be refused, by the API server or by the operator."""
+    values = {
+        "kuberay": {"namespace": "12"},
+        "networkPolicy": {"monitoringNamespace": "1e3"},
+        "priorityClassName": "100",
+        "watchNamespaces": ["2025"],
+        "web": {"enabled": True},
+    }
+    done = subprocess.run(
+        [helm, "template", "7", str(CHART), "--namespace", "2026", "--values", "-"],
+        input=json.dumps(values), capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    objects = [d for d in yaml.load_all(done.stdout, yaml.CSafeLoader) if d]
+    for found in objects:
+        labels = found["metadata"].get("labels") or {}
+        assert isinstance(found["metadata"].get("namespace", ""), str), found["kind"]
+        assert all(isinstance(value, str) for value in labels.values()), found["kind"]
+    pods = [o["spec"]["template"]["spec"] for o in objects if o["kind"] == "Deployment"]
+    assert [pod["priorityClassName"] for pod in pods] == ["100", "100"]
+    config = only(objects, "ConfigMap", "operator")["data"]["config.yaml"]
+    read = OperatorConfig.model_validate(yaml.safe_load(config))
+    assert (read.namespace, read.kuberay_namespace, read.monitoring_namespace) == ("2026", "12", "1e3")
+
+
+def test_labels_that_another_chart_sets_to_null_are_none(helm: str) -> None:
+    objects = render(helm, {"podLabels": None, "web": {"enabled": True}})
+    assert [o["kind"] for o in objects].count("Deployment") == 2
+
+
+def test_user_of_ten_digits_is_a_whole_number(helm: str) -> None:
+    """OpenShift gives a namespace such a range; helm reads the value as a float and would write 1.00067e+09."""
+    for pod in (o for o in render(helm, {"runAsUser": 1000670000}) if o["kind"] == "Deployment"):
+        user = pod["spec"]["template"]["spec"]["securityContext"]["runAsUser"]
+        assert (user, type(user)) == (1000670000, int)
+
+
 def test_chosen_images_are_used_as_they_are(helm: str) -> None:
     digest = "sha256:" + "1" * 64
     objects = render(helm, {"images": {"operator": f"r/op@{digest}", "trainer": "r/t:2", "sandbox": "r/s:3"}})

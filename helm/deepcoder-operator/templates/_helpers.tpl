@@ -17,7 +17,7 @@
 
 {{- define "deepcoder.selectorLabels" -}}
 app.kubernetes.io/name: {{ include "deepcoder.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "deepcoder.labels" -}}
@@ -67,7 +67,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- with (.Values.caBundle).configMapName }}
 - name: ca
   configMap:
-    name: {{ . }}
+    name: {{ . | quote }}
 {{- end }}
 {{- end -}}
 
@@ -76,11 +76,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- with .Values.networkPolicy.monitoringNamespace -}}
 - namespaceSelector:
     matchLabels:
-      kubernetes.io/metadata.name: {{ . }}
+      kubernetes.io/metadata.name: {{ . | quote }}
 {{ end -}}
 - podSelector:
     matchLabels:
-      app.kubernetes.io/instance: {{ .Release.Name }}
+      app.kubernetes.io/instance: {{ .Release.Name | quote }}
       app.kubernetes.io/component: test
 {{- end -}}
 
@@ -94,15 +94,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 
 {{/* The operator's own configuration, see config.py of the operator. */}}
 {{- define "deepcoder.config" -}}
-namespace: {{ .Release.Namespace }}
+namespace: {{ .Release.Namespace | quote }}
 podLabels:
   {{- include "deepcoder.selectorLabels" . | nindent 2 }}
 lease: {{ include "deepcoder.fullname" . }}
 watchNamespaces: {{ toJson (default list .Values.watchNamespaces) }}
 {{- with .Values.networkPolicy.monitoringNamespace }}
-monitoringNamespace: {{ . }}
+monitoringNamespace: {{ . | quote }}
 {{- end }}
-kuberayNamespace: {{ .Values.kuberay.namespace }}
+kuberayNamespace: {{ .Values.kuberay.namespace | quote }}
 healthPort: 8080
 images:
   trainer: {{ include "deepcoder.image" (list . .Values.images.trainer "deepcoder-trainer") | quote }}
@@ -110,7 +110,7 @@ images:
 progress:
   url: {{ printf "https://%s-progress.%s.svc:%v" (include "deepcoder.fullname" .) .Release.Namespace .Values.progress.port }}
   port: 8443
-  tlsSecret: {{ include "deepcoder.tlsSecretName" . }}
+  tlsSecret: {{ include "deepcoder.tlsSecretName" . | quote }}
   authentication: {{ ternary "JWKS" "TokenReview" (not (empty .Values.watchNamespaces)) }}
 storage:
   allowedEndpoints: {{ toJson .Values.s3.allowedEndpoints }}
