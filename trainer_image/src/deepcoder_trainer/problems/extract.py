@@ -2,7 +2,8 @@
 
 Only the *response* is looked at. A prompt often holds a fenced example, and a grader that searched prompt and
 response together could grade the example. A block that was opened and never closed is no program: the response was
-cut, and running half of it would only measure where the cut fell.
+cut, and running half of it would only measure where the cut fell. One that is left open while the model thinks aloud
+does not take the program behind it along: a fence with a language word ends what was open, and begins a block.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ import re
 from deepcoder_contracts.stage import Extraction
 
 _OPENING = re.compile(r"```[ \t]*+[^\s`]*+[ \t]*+\r?\n")  # none gives back: a model may write nothing but spaces
-_CLOSING = re.compile(r"^[ \t]*```", re.MULTILINE)
+_CLOSING = re.compile(r"^[ \t]*```([A-Za-z][^\s`]*+[ \t]*+\r?\n)?", re.MULTILINE)
 
 
 def last_fenced_block(text: str) -> str | None:
     """Content of the last closed ``` block of a response, None without one.
 
     The opening fence may carry a language word and may stand behind other text on its line; the closing fence
-    stands at the start of a line, so that a program may print or quote backticks within one.
+    stands at the start of a line, so that a program may print or quote backticks within one. A closing fence with a
+    language word opens the next block.
     """
     block: str | None = None
     position = 0
@@ -28,7 +30,7 @@ def last_fenced_block(text: str) -> str | None:
         if closing is None:
             break
         block = text[opening.end() : closing.start()]
-        position = closing.end()
+        position = closing.start() if closing[1] else closing.end()
     return block
 
 
