@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import os
 import traceback
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,30 @@ def test_a_file_store_hides_writes_that_never_ended(tmp_path: Path) -> None:
     store.put_bytes("a/k", b"x")
     (tmp_path / "a/dead.tmp").write_bytes(b"half")
     assert [o.key for o in store.list("a/")] == ["a/k"]
+
+
+def test_a_file_store_has_an_object_on_the_disk_before_it_has_its_name_and_then_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is committed takes the place of older checkpoints: a machine that loses power must not lose both."""
+    flushed: list[tuple[str, list[str]]] = []
+
+    def fsync(handle: int) -> None:
+        path = Path(f"/proc/self/fd/{handle}").readlink()
+        named = sorted(p.name for p in (tmp_path / "a").iterdir() if p.suffix != ".tmp")
+        flushed.append((path.suffix or path.name, named))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    store = open_storage(f"file://{tmp_path}")
+    (tmp_path / "file").write_bytes(b"weights")
+    store.put_file("a/file", tmp_path / "file")
+    store.put_bytes("a/manifest", b"{}", if_absent=True)
+    assert flushed == [
+        (".tmp", []),
+        ("a", ["file"]),
+        (".tmp", ["file"]),
+        ("a", ["file", "manifest"]),
+    ]
 
 
 def test_keys_are_joined_without_empty_segments() -> None:

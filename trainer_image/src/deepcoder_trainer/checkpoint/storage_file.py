@@ -1,7 +1,9 @@
 """A directory as an object store: what a researcher without S3 uses, with the same commit semantics.
 
 Objects are written beside their place and renamed into it, so that a reader never sees half of one; a conditional
-put is a hard link, which exactly one writer can make. A crash can leave `.tmp` files behind; listings hide them.
+put is a hard link, which exactly one writer can make. An object is on the disk before it has its name: a committed
+checkpoint takes the place of older ones, and a machine that loses power must not lose both. A crash can leave `.tmp`
+files behind; listings hide them.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ class FileStore:
             shutil.copyfile(path, temporary)
             if (sha256 := file_sha256(path)) != file_sha256(temporary):
                 raise ChecksumMismatch(f"{self.uri}/{key}: the copy differs from {path} (sha256 {sha256})")
+            _flush(temporary)
             temporary.replace(self._path(key))
         return replace(self._stat(key), sha256=sha256)
 
@@ -48,6 +51,7 @@ class FileStore:
         """See `ObjectStore`."""
         with self._writing(key) as temporary:
             temporary.write_bytes(data)
+            _flush(temporary)
             if not if_absent:
                 temporary.replace(self._path(key))
             else:
@@ -132,6 +136,8 @@ class FileStore:
                 yield Path(name)
             finally:
                 Path(name).unlink(missing_ok=True)
+            with suppress(OSError):  # not every file system flushes folders
+                _flush(target.parent)
 
     @contextmanager
     def _translated(self, key: str) -> Iterator[None]:
@@ -143,3 +149,12 @@ class FileStore:
             raise StorageDenied(f"{self.uri}/{key}: {e.strerror}") from e
         except OSError as e:
             raise StorageUnavailable(f"{self.uri}/{key}: {e.strerror or e}") from e
+
+
+def _flush(path: Path) -> None:
+    """Wait until the disk has a file's content, or a folder's entries."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
