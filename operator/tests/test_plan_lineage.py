@@ -29,5 +29,5 @@ def test_checkpoint_that_is_gone_or_damaged_is_told_and_the_newest_whole_one_sta
     cluster.leave(1)
     cluster.settle()
     told = [e.message for e in cluster.events if e.reason == "CheckpointLost"]
-    assert told == [f"{lost.uri} is not there as it was verified; {whole.uri} stands"]
+    assert told == [f"{lost.uri} is lost or damaged; the newest one is now {whole.uri}"]
     assert cluster.run.status.latest_checkpoint == whole

@@ -88,7 +88,7 @@ def test_what_an_attempt_has_failed_of_is_said_while_its_pods_end() -> None:
     assert cluster.run.status.phase is Phase.BACKOFF
     told = condition_of(cluster, "Progressing").message
     assert told.startswith("attempt 1 has ended (Stalled: no step for 60 s")
-    assert "what is left of it: pod demo-s0-a1-head" in told
+    assert "still left: pod demo-s0-a1-head" in told
 
 
 def test_kuberay_is_quoted_as_long_as_it_says_so() -> None:

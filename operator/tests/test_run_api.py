@@ -118,7 +118,7 @@ async def test_pod_templates_keep_fields_that_we_do_not_know(kube: Kube, namespa
         ({"recipe": {"order": "Window", "maxOffPolicy": 0}}, "set maxOffPolicy: 1, or order: Strict"),
         ({"recipe": {"deterministic": True, "order": "Window"}}, "deterministic needs order: Strict"),
         ({"recipe": {"promptsPerStep": 7}}, "make promptsPerStep a multiple"),
-        ({"stages": [TRAIN | {"recipe": {"promptsPerStep": 7}}]}, "a value that the stage omits comes from spec.recipe"),
+        ({"stages": [TRAIN | {"recipe": {"promptsPerStep": 7}}]}, "that the stage omits comes from spec.recipe"),
         ({"stages": [TRAIN | {"recipe": {"groupSize": 1}}]}, "recipe.groupSize"),
         ({"stages": [EVALUATE | {"recipe": {"learningRate": 1e-5}}]}, "an Evaluate stage trains nothing"),
         ({"recipe": {"temperature": 0}}, "spec.recipe.temperature"),

@@ -105,7 +105,7 @@ def test_judges_that_refuse_to_start_hold_no_trainer_and_the_run_goes_on_when_th
     name = start_run("e2e-judges-refuse", change=starve)
     world.wait_for(
         name,
-        "no GPU is asked for",
+        "no GPU is requested",
         lambda status: status.get("phase") == "Pending" and accepted(status).get("reason") == "JudgesRefuseToStart",
         START_SECONDS,
     )

@@ -1,7 +1,7 @@
-"""What makes a run acceptable that CEL cannot see, checked before anything is asked of the cluster.
+"""Checks that CEL cannot make, before the operator creates anything in the cluster.
 
-A run that is not accepted is looked at again (its Secret or pool may come); no GPU is asked for meanwhile. A message
-names the field and the mend.
+A run that is not accepted is checked again later, because its Secret or pool may appear. It requests no GPUs meanwhile.
+Every message names the field and how to fix it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from deepcoder_operator.domain.world import Problem, World
 
 
 def admit(draft: Draft, world: World, policy: Policy) -> bool:
-    """Check everything and write the verdict; False if the run has to wait."""
+    """Run all checks and set the condition Accepted. Returns False if the run has to wait."""
     problem = (
         check_spec(draft.run, policy)
         or world.refusal
@@ -34,14 +34,14 @@ def admit(draft: Draft, world: World, policy: Policy) -> bool:
     )
     if problem is None:
         _accept(draft, world, policy)
-        draft.condition("Accepted", True, "Valid", "the spec is valid, and its Secret, bucket and pool are there")
+        draft.condition("Accepted", True, "Valid", "the spec is valid, and its Secret, bucket and pool exist")
         return True
     refused(draft, problem)
     return False
 
 
 def refused(draft: Draft, problem: Problem) -> None:
-    """Say why the run waits, and look again: soon at first, then ever later, as a quarter of the time it has waited."""
+    """Report why the run waits, and schedule the next check after a quarter of the time waited, within bounds."""
     old = find_condition(draft.status.conditions, "Accepted")
     draft.condition("Accepted", False, problem.reason, problem.message)
     draft.progressing(False, problem.reason, problem.message)
@@ -53,12 +53,12 @@ def refused(draft: Draft, problem: Problem) -> None:
 
 
 def check_spec(run: DeepCoderRun, policy: Policy) -> Problem | None:
-    """What is wrong with the spec by itself."""
+    """Return what is wrong with the spec itself, or None."""
     spec = run.spec
     if len(run.metadata.name) > MAX_NAME_LENGTH:
         return Problem("NameTooLong", f"metadata.name has more than {MAX_NAME_LENGTH} characters: shorten it")
     if spec.dataset and spec.dataset.curate:
-        text = "dataset.curate is a field of an earlier release: make a new run, which says how in dataset.curation"
+        text = "dataset.curate is from an earlier release: make a new run and say how to curate in dataset.curation"
         return Problem("CurateNotSupported", text)
     if problem := _unprotected(run):
         return problem
@@ -83,7 +83,7 @@ def check_spec(run: DeepCoderRun, policy: Policy) -> Problem | None:
 
 
 def _unprotected(run: DeepCoderRun) -> Problem | None:
-    """Evaluation sets that the run's own training set would not be kept apart from."""
+    """Return a problem if the run's curated training set is not checked against all of its evaluation sets."""
     curate = run.spec.dataset.curation if run.spec.dataset else None
     if curate is None:
         return None
@@ -91,8 +91,8 @@ def _unprotected(run: DeepCoderRun) -> Problem | None:
     if names := unprotected(curate, sets):
         return Problem(
             "EvaluationSetNotProtected",
-            f"stages evaluate {', '.join(names)}, which dataset.curation.against does not name: training could hold "
-            "the same problems; name each there with its uri (of a run that has begun: make a new run)",
+            f"stages evaluate {', '.join(names)}, which dataset.curation.against does not name: the training set could "
+            "contain the same problems; name each there with its uri (if the run has started: make a new run)",
         )
     return None
 
@@ -106,7 +106,7 @@ def _check_stage(run: DeepCoderRun, stage: Stage, earlier: list[str]) -> Problem
         if unknown:
             return Problem(
                 "UnknownTarget",
-                f"{where}.evaluate.targets names {', '.join(unknown)}, which is no earlier Train stage: use "
+                f"{where}.evaluate.targets names {', '.join(unknown)}, which is not an earlier Train stage: use "
                 f"{', '.join(['Base', *earlier])}",
             )
         if not stage.evaluate.targets and not earlier and run.spec.from_ is None:
@@ -129,14 +129,14 @@ def _check_stage(run: DeepCoderRun, stage: Stage, earlier: list[str]) -> Problem
         if gpus % share:
             return Problem(
                 "GPUsDoNotDivide",
-                f"{where}.resources.{role} has {gpus} GPUs a pod, no multiple of {name} {share}: change either",
+                f"{where}.resources.{role} has {gpus} GPUs per pod, not a multiple of {name} {share}: change either",
             )
     learners = stage.resources.learners or WorkerGroup()
     ranks = learners.replicas * max(1, pod_gpus(learners.template.get("spec") or {}))
     if stage.type is StageType.TRAIN and ranks % recipe.sequence_parallel:
         return Problem(
             "LearnersDoNotDivide",
-            f"{where}.resources.learners has {ranks} ranks in all, no multiple of recipe.sequenceParallel "
+            f"{where}.resources.learners has {ranks} ranks in total, not a multiple of recipe.sequenceParallel "
             f"{recipe.sequence_parallel}: change either",
         )
     return None
@@ -144,7 +144,7 @@ def _check_stage(run: DeepCoderRun, stage: Stage, earlier: list[str]) -> Problem
 
 def _storage_problem(world: World) -> Problem | None:
     if world.storage is None:
-        return Problem("StorageNotChecked", "the bucket has not been looked at yet")
+        return Problem("StorageNotChecked", "the bucket has not been checked yet")
     return world.storage.problem
 
 
@@ -160,7 +160,7 @@ def _pool_problem(run: DeepCoderRun, world: World) -> Problem | None:
 
 
 def _accept(draft: Draft, world: World, policy: Policy) -> None:
-    """Resolve once what must never change, and lay out the stages."""
+    """Resolve once what must never change, and create the stages' status entries."""
     run, status = draft.run, draft.status
     image = run.spec.image or policy.trainer_image
     if status.provenance is None or status.ordinal == 0:
@@ -185,15 +185,15 @@ def _accept(draft: Draft, world: World, policy: Policy) -> None:
 
 
 def lay_out_stages(draft: Draft) -> None:
-    """One status entry a stage of the spec, in its order; entries of stages that were removed go.
+    """Keep one status entry per stage of the spec, in order. Entries of removed stages are dropped.
 
-    Where the run had come to a stage that was removed, the last one that is left is shown: see `is_past_the_end`.
+    If the run's current stage was removed, the last remaining one is shown: see `is_past_the_end`.
     """
     entries = {s.name: s for s in draft.status.stages}
-    stages = [
-        entries.get(s.name, StageStatus(name=s.name, index=i)).model_copy(update={"index": i})
-        for i, s in enumerate(draft.run.spec.stages)
-    ]
+    stages = []
+    for i, s in enumerate(draft.run.spec.stages):
+        entry = entries.get(s.name) or StageStatus(name=s.name, index=i)
+        stages.append(entry if entry.index == i else entry.model_copy(update={"index": i}))
     index = min(draft.status.stage_index, len(stages) - 1)
     stage = draft.run.spec.stages[index]
     draft.update(
@@ -205,6 +205,6 @@ def lay_out_stages(draft: Draft) -> None:
 
 
 def is_past_the_end(draft: Draft) -> bool:
-    """Whether the stages that were left to do have been removed; those that have started cannot be."""
+    """Whether all remaining stages were removed from the spec. Stages that have started cannot be removed."""
     current = draft.status.current_stage
     return current is not None and current.index >= len(draft.run.spec.stages)

@@ -1,12 +1,14 @@
-"""The live attempt, from intent to its RayJob's end.
+"""The live attempt, from the intent to the end of its RayJob.
 
-The head is the attempt: another head, a restarted one or none means that it failed, whatever the RayJob says. A head
-that is being deleted has not failed yet: its preStop hook has the trainer save, which is waited for as for a drain
-that was asked for. A queue that takes its quota back ends the attempt too: the RayJob goes before the queue can admit
-it again, since a second head under one ordinal would write among what the first one still saves.
+The attempt is bound to its head pod. If the head is replaced, restarted or gone, the attempt has failed, whatever the
+RayJob says. A head that is being deleted has not failed yet: its preStop hook has the trainer save, and the operator
+waits for that as for a requested drain. A queue that withdraws the quota also ends the attempt. The RayJob is then
+deleted before the queue can admit it again, because a second head with the same ordinal would write while the first one
+still saves.
 
-An attempt that ended, well or not, is first marked Leaving with what was seen from outside; its RayJob is deleted, and
-only when no pod is left is the end settled with what storage says (`settle`). So no GPU is held while S3 is away.
+An attempt that has ended, successfully or not, is first marked Leaving with what was seen from outside. Its RayJob is
+deleted, and only when no pod is left is the result settled from storage (`settle`). So no GPU is held while S3 is
+unavailable.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from deepcoder_operator.domain.world import RAYJOB_INVALID, RayJobView, World
 
 
 def intend(draft: Draft) -> None:
-    """Write down the next attempt of the current stage; its RayJob is made by the next pass."""
+    """Record the next attempt of the current stage. The next pass creates its RayJob."""
     status = draft.status
     index = status.stage_index
     ordinal = status.ordinal + 1
@@ -61,14 +63,14 @@ def intend(draft: Draft) -> None:
         index, phase=StagePhase.ACTIVE, start_time=entry.start_time or draft.now, attempts=entry.attempts + 1
     )
     lay_out_stages(draft)
-    # The words of the pass that makes it: were they others, they alone would be a write of the status.
+    # The same message as in the pass that creates it: another one would cost a status write of its own.
     draft.progressing(True, "Creating", _creating(draft.attempt))
     draft.event("AttemptIntended", f"attempt {ordinal} of stage {stage.name} at {stage.context_tokens} tokens")
     draft.look_again(0)
 
 
 def follow(draft: Draft, world: World, *, stop: DrainCause | None) -> None:
-    """Take one look at the live attempt; `stop` is why it should drain, if it should."""
+    """Advance the live attempt by one pass. `stop` is why it should drain, if it should."""
     attempt = draft.attempt
     if attempt.state is AttemptState.LEAVING:
         return
@@ -108,13 +110,13 @@ def follow(draft: Draft, world: World, *, stop: DrainCause | None) -> None:
 
 
 def _call_off(draft: Draft, cause: DrainCause) -> None:
-    """The attempt is to stop before its program has run: it has nothing to save."""
+    """Stop the attempt before its program has run. It has nothing to save."""
     draft.update_attempt(drain_cause=cause)
     leave(draft, Outcome.DRAINED)
 
 
 def _name_conflict(draft: Draft, job: RayJobView) -> None:
-    message = f"RayJob {job.name} exists and is not this run's: delete or rename it; it is never adopted"
+    message = f"RayJob {job.name} exists and is not this run's: delete or rename it; the operator never adopts it"
     old = find_condition(draft.status.conditions, "Progressing")
     if old is None or old.reason != "NameConflict":
         draft.event("NameConflict", message, warning=True)
@@ -133,12 +135,12 @@ def _make(draft: Draft, world: World, stop: DrainCause | None) -> None:
         return
     bound = draft.stage(attempt.stage_index).pre_running_deadline_seconds
     if world.obstacle is not None and draft.due(attempt.intended_time, bound):
-        text = f"could not be made for {bound} s (preRunningDeadlineSeconds): {world.obstacle.message}"
+        text = f"could not be created within {bound} s (preRunningDeadlineSeconds): {world.obstacle.message}"
         leave(draft, Outcome.FAILED, Failure(FailureReason.PRE_RUNNING_DEADLINE_EXCEEDED, text))
         return
     queued = bool(draft.run.spec.scheduling.queue_name)
     if not queued and pool_is_ending(draft, world):
-        draft.progressing(True, "PoolEnding", "waiting for the SandboxPool from before to be gone")
+        draft.progressing(True, "PoolEnding", "waiting for the previous SandboxPool to be deleted")
         draft.look_again(POLL_SECONDS)
         return
     draft.do(EnsureFoundation())
@@ -148,11 +150,11 @@ def _make(draft: Draft, world: World, stop: DrainCause | None) -> None:
 
 
 def _creating(attempt: AttemptStatus) -> str:
-    return f"RayJob {attempt.name} is being made"
+    return f"RayJob {attempt.name} is being created"
 
 
 def _note_pods(draft: Draft, world: World) -> None:
-    """Keep what only pods tell, since they go: GPUs asked for, the image's digest, and how they failed."""
+    """Keep what only pods show, because pods go away: requested GPUs, the image's digest, and failures."""
     attempt = draft.attempt
     mine = world.pods_of(attempt.ordinal)
     gpus = sum(p.gpus for p in mine if not p.finished and not p.deleting)
@@ -173,12 +175,12 @@ def _queued(draft: Draft, stop: DrainCause | None) -> None:
 
 
 def _evicted(draft: Draft, world: World, job: RayJobView, stop: DrainCause | None) -> None:
-    """Its queue has taken the quota back, and may grant it again to the same RayJob: that goes at once."""
+    """Handle a queue that withdrew the quota. It could admit the same RayJob again, so that is deleted at once."""
     attempt = draft.attempt
     if attempt.evicted_time is None:
         lost = f"the queue of RayJob {job.name} took its quota back"
         draft.update_attempt(evicted_time=draft.now, reason=FailureReason.PREEMPTED, evidence=lost)
-        draft.event("Evicted", f"attempt {attempt.ordinal} ends: {lost}; the next one queues for it", warning=True)
+        draft.event("Evicted", f"attempt {attempt.ordinal} ends: {lost}; the next attempt queues again", warning=True)
     _deleted(draft, world, stop)
     draft.do(DeleteRayJob(job.name, job.uid))
 
@@ -206,11 +208,11 @@ def _admitted(draft: Draft, world: World, job: RayJobView) -> None:
 
 
 def _ended(draft: Draft, world: World, job: RayJobView) -> bool:
-    """Whether the attempt is over; then it leaves."""
+    """Whether the attempt is over. If so, mark it Leaving."""
     attempt = draft.attempt
     if job.job_status == "SUCCEEDED":
         if world.stored is None or not world.stored.ends(draft.stage(attempt.stage_index).type):
-            told = "the job succeeded, and its final manifest was not seen when it did"
+            told = "the job succeeded, but its final manifest had not been seen by then"
             draft.update_attempt(reason=FailureReason.MANIFEST_MISSING, evidence=told)
         leave(draft, Outcome.SUCCEEDED)
         return True
@@ -226,7 +228,7 @@ def _ended(draft: Draft, world: World, job: RayJobView) -> bool:
 
 
 def _node_lost(draft: Draft, world: World) -> Failure | None:
-    """Whether the head went with its node, so that there is nobody to wait for."""
+    """Return a failure if the head was lost with its node, so that waiting for it is in vain."""
     head, beat = world.head(draft.attempt.ordinal), world.beat_of(draft.attempt.ordinal)
     bound = lost_after(head) if head is not None and head_leaves(draft.attempt, head) else None
     if head is None or bound is None:
@@ -239,7 +241,7 @@ def _node_lost(draft: Draft, world: World) -> Failure | None:
 
 
 def _deleted(draft: Draft, world: World, stop: DrainCause | None) -> None:
-    """The RayJob is being deleted. As long as its head lives the trainer saves, as where the head is evicted."""
+    """Handle a RayJob that is being deleted. While its head lives the trainer saves, as after an eviction."""
     _note_pods(draft, world)
     attempt = draft.attempt
     preempted = attempt.evidence if attempt.reason is FailureReason.PREEMPTED else None
@@ -259,7 +261,7 @@ def _has_exited(world: World) -> bool:
 
 
 def _why_stop(attempt: AttemptStatus, world: World, stop: DrainCause | None) -> DrainCause | None:
-    """Why the attempt should save and stop. One that drains cannot be called back, and does so for its first cause."""
+    """Return why the attempt should save and stop. A drain cannot be revoked, and keeps its first cause."""
     if attempt.state is AttemptState.DRAINING:
         return attempt.drain_cause
     if stop is None and head_leaves(attempt, world.head(attempt.ordinal)):
@@ -268,10 +270,10 @@ def _why_stop(attempt: AttemptStatus, world: World, stop: DrainCause | None) -> 
 
 
 def _drain(draft: Draft, world: World, cause: DrainCause, lost: str) -> None:
-    """Have the trainer save and stop, and bound the wait. `lost` says what is being deleted, if nobody asked for it.
+    """Have the trainer save and stop, and bound the wait. `lost` says what is being deleted by others.
 
-    It hears of it through the reply to its next report. Where its head is evicted the pod's preStop hook has told it;
-    so it does where no report comes, which is what the RayJob is deleted for then.
+    The trainer learns of the drain from the reply to its next report. If its head is evicted, the pod's preStop hook
+    tells it. If no report arrives, the RayJob is deleted, so that the hook tells it too.
     """
     attempt = draft.attempt
     evicted = cause is DrainCause.EVICTION
@@ -296,7 +298,9 @@ def _drain(draft: Draft, world: World, cause: DrainCause, lost: str) -> None:
     if job is not None and job.uid == attempt.uid and not job.deleting and not evicted and _is_deaf(draft, world):
         draft.do(DeleteRayJob(job.name, job.uid))
     if attempt.drain_deadline is None or draft.now >= attempt.drain_deadline:
-        draft.event("DrainTimedOut", f"attempt {attempt.ordinal} did not stop in time; its pods go", warning=True)
+        draft.event(
+            "DrainTimedOut", f"attempt {attempt.ordinal} did not stop in time; its pods are deleted", warning=True
+        )
         if evicted:
             leave(draft, Outcome.FAILED, Failure(FailureReason.HEAD_LOST, f"{lost}, and it did not stop in time"))
         else:
@@ -307,7 +311,7 @@ def _drain(draft: Draft, world: World, cause: DrainCause, lost: str) -> None:
 
 
 def _is_deaf(draft: Draft, world: World) -> bool:
-    """Whether the trainer has had time to report since it was to drain, and has not: no reply can have told it."""
+    """Whether the trainer had time to report since the drain began and has not, so that no reply can tell it."""
     attempt, beat = draft.attempt, world.beat_of(draft.attempt.ordinal)
     if attempt.drain_deadline is None or world.listening_since is None:
         return False

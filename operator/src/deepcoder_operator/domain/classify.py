@@ -1,9 +1,9 @@
-"""Why an attempt failed, from evidence, and what follows.
+"""Classifies why an attempt failed, from evidence, and decides what follows.
 
-Evidence, in order: the operator's own verdict (a stall, a deadline), the trainer's exit.json, then the pods
-(preemption, lost nodes, memory), then the job's own message. A RayJob's status has no exit code and goes on saying
-RUNNING after its head is gone, so it alone is never believed. What was seen of a pod is kept in the attempt, because
-the pod itself is replaced or deleted soon after.
+Evidence, in order of weight: the operator's own verdict (a stall, a deadline), the trainer's exit.json, the pods
+(preemption, lost nodes, memory), and the job's message. A RayJob's status has no exit code and stays RUNNING after its
+head is gone, so the status alone is never enough. What was seen of a pod is kept in the attempt, because the pod itself
+is replaced or deleted soon after.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from deepcoder_operator.domain.world import PodView, RayJobView
 
 _PREEMPTING = frozenset({"PreemptionByScheduler", "EvictionByEvictionAPI", "TerminationByKubelet"})
 _OWN_LIMIT = re.compile(r"exceeds the (total )?limit|exceeded its local ephemeral storage limit")
-"""What a kubelet says where it evicts a pod for more storage than its own template allows, whatever room the node has:
-the next pod fills it just so, and a retry that does not count would never end."""
+"""The kubelet's message when it evicts a pod because the pod exceeds its own storage limit, even if the node has room.
+The next pod would exceed it too, so a retry that does not count would never end."""
 _NODE_GONE = frozenset({"DeletionByTaintManager", "DeletionByPodGC"})
 SILENT_SECONDS = 15.0
-"""Three heartbeats: whoever is not heard for so long while its node is not reached is lost too."""
+"""Three heartbeats. A trainer that is silent for so long on an unreachable node is lost too."""
 TAINTED_SECONDS = 60.0
-"""The same where only a taint says that the node is lost: it is put on nodes that live, too, and a trainer that saves
-may be silent for a while."""
+"""The same if only a taint says that the node is lost. Live nodes can be tainted too, and a trainer that saves may be
+silent for a while."""
 _OWN_VERDICTS = frozenset(
     {
         FailureReason.STALLED,
@@ -35,7 +35,7 @@ _OWN_VERDICTS = frozenset(
         FailureReason.SANDBOX_UNAVAILABLE,
     }
 )
-"""Reasons for which the operator itself gives an attempt up. How the trainer leaves is then its answer to that."""
+"""Reasons for which the operator itself gives up an attempt. The trainer's exit is then only a reaction to that."""
 _EXIT_REASONS = {
     "OutOfMemory": FailureReason.OUT_OF_MEMORY,
     "SandboxUnavailable": FailureReason.SANDBOX_UNAVAILABLE,
@@ -52,21 +52,21 @@ _POD_FAILURES = (
     FailureReason.OUT_OF_MEMORY,
     FailureReason.APPLICATION,
 )
-"""What a pod can have failed of, what says most first."""
+"""Reasons that pods can show, the most telling first."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What an attempt failed of."""
+    """Why an attempt failed."""
 
     reason: FailureReason
     evidence: str
-    """What the classification rests on, for people."""
+    """Evidence of the classification, for people."""
     exit_code: int | None = None
 
 
 def pod_failure(pods: Iterable[PodView]) -> Failure | None:
-    """The weightiest failure that an attempt's pods show, None if they show none."""
+    """Return the most telling failure that an attempt's pods show, or None."""
     found = [f for p in pods if (f := _one_pod(p))]
     return min(found, key=lambda f: _POD_FAILURES.index(f.reason), default=None)
 
@@ -89,12 +89,12 @@ def _one_pod(pod: PodView) -> Failure | None:
 
 
 def lost_its_node(pod: PodView) -> bool:
-    """Whether a pod's node was given up, or is no more."""
+    """Whether the pod's node was given up or no longer exists."""
     return pod.disruption in _NODE_GONE or pod.reason == "NodeLost"
 
 
 def head_failure(attempt: AttemptStatus, head: PodView | None) -> Failure | None:
-    """Whether the head that is the attempt is gone, another, restarted or ended."""
+    """Return a failure if the attempt's head pod is gone, was replaced or restarted, or has ended."""
     if attempt.head_uid is None:
         return None
     if head is None:
@@ -110,10 +110,10 @@ def head_failure(attempt: AttemptStatus, head: PodView | None) -> Failure | None
 
 
 def lost_after(head: PodView) -> float | None:
-    """After how many seconds of silence a head is lost with its node: then nothing saves, and nothing ends the pod.
+    """Return the seconds of silence after which a head counts as lost with its node, where nothing can save or end it.
 
-    None where nobody says that its node is. That is said of a pod on a node that lives and was tainted, too; but that
-    one's trainer is heard until it has left.
+    None if nothing says that the node is lost. A pod on a live but tainted node is reported as lost too, but its
+    trainer keeps sending heartbeats until it exits.
     """
     if not head.deleting or not lost_its_node(head):
         return None
@@ -121,12 +121,12 @@ def lost_after(head: PodView) -> float | None:
 
 
 def head_leaves(attempt: AttemptStatus, head: PodView | None) -> bool:
-    """Whether the head that is the attempt is being deleted, by whomever: until it is gone its trainer saves."""
+    """Whether the attempt's head pod is being deleted, by anyone. Its trainer saves until the pod is gone."""
     return head is not None and head.uid == attempt.head_uid and head.deleting
 
 
 def job_failure(job: RayJobView) -> Failure | None:
-    """Whether the RayJob says that it failed."""
+    """Return a failure if the RayJob reports one."""
     text = f"RayJob {job.name}: {job.reason or job.job_status}: {job.message}".rstrip(": ")
     if job.deployment_status == "ValidationFailed":
         return Failure(FailureReason.VALIDATION_FAILED, text)
@@ -140,10 +140,11 @@ def job_failure(job: RayJobView) -> Failure | None:
 
 
 def refine(attempt: AttemptStatus, exit_record: ExitRecord | None) -> Failure:
-    """The final word on a failed attempt: its exit.json over what was seen from outside.
+    """Return the final classification of a failed attempt. Its exit.json outweighs what was seen from outside.
 
-    But not over the operator's own verdict: an attempt that it gave up is told to leave and answers with 75, which
-    would otherwise pass for a preemption and be retried for ever. Nor do rules about exit codes mean that answer.
+    It does not outweigh the operator's own verdict. An attempt that the operator gave up is told to stop and exits with
+    75, which would otherwise look like a preemption and be retried forever. Rules about exit codes do not apply to that
+    exit either.
     """
     seen = Failure(attempt.reason or FailureReason.UNKNOWN, attempt.evidence or "nothing was seen")
     if exit_record is None:
@@ -180,9 +181,9 @@ _DEFAULT_ACTIONS = {
 
 
 def decide(policy: FailurePolicy, failure: Failure, *, free: bool) -> tuple[FailureAction, str]:
-    """What follows, and which rule says so. A bad configuration is never retried, whatever the rules say.
+    """Return what follows, and the rule that says so. A bad configuration is never retried, whatever the rules say.
 
-    Nor does a preemption count, or what is `free` for another reason.
+    Preemptions do not count against maxAttempts, nor do failures that are `free` for another reason.
     """
     action, rule = _asked_for(policy, failure)
     free = free or failure.reason is FailureReason.PREEMPTED
@@ -200,6 +201,6 @@ def _asked_for(policy: FailurePolicy, failure: Failure) -> tuple[FailureAction, 
 
 
 def backoff_seconds(policy: FailurePolicy, failures_in_row: int) -> float:
-    """Pause after this many failures in a row (1 or more): doubled with each, bounded."""
+    """Return the pause after this many failures in a row (1 or more). It doubles with each failure, up to a bound."""
     doublings = min(max(failures_in_row - 1, 0), 30)
     return float(min(policy.backoff.initial_seconds * 2**doublings, policy.backoff.max_seconds))

@@ -1,4 +1,4 @@
-"""Conditions as a value: set one, and the transition time moves only when the status flips."""
+"""Conditions as values. The transition time changes only when the status changes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from deepcoder_contracts.api.condition import MAX_MESSAGE, Condition, ConditionS
 
 
 def find_condition(conditions: Iterable[Condition], type_: str) -> Condition | None:
-    """The condition of this type."""
-    return next((c for c in conditions if c.type == type_), None)
+    """Return the condition of this type, or None."""
+    for condition in conditions:  # not `next()` of a generator: some thirty times a pass
+        if condition.type == type_:
+            return condition
+    return None
 
 
 def is_true(conditions: Iterable[Condition], type_: str) -> bool:
-    """Whether the condition of this type is there and True."""
+    """Whether the condition of this type exists and is True."""
     found = find_condition(conditions, type_)
     return found is not None and found.status is ConditionStatus.TRUE
 
@@ -30,22 +33,21 @@ def set_condition(
     now: datetime,
     stored: Sequence[Condition] | None = None,
 ) -> list[Condition]:
-    """The conditions with one replaced (or added, at the end).
+    """Return the conditions with one replaced, or added at the end.
 
-    `stored` is what a flip is told against, where that is not what is replaced: one set twice in a pass, to another
-    status and back, has not flipped.
+    `stored` is what a change of status is measured against, if that is not `conditions`: a condition that is set twice
+    in a pass, to another status and back, has not changed.
     """
     if isinstance(status, bool):
         status = ConditionStatus.TRUE if status else ConditionStatus.FALSE
-    known = find_condition(conditions, type_) is not None
-    old = find_condition(conditions if stored is None else stored, type_)
-    changed = old is None or old.status is not status
-    new = Condition(
-        type=type_,
-        status=status,
-        reason=reason,
-        message=message[:MAX_MESSAGE],
-        last_transition_time=now if old is None or changed else old.last_transition_time,
-        observed_generation=generation,
-    )
+    known = find_condition(conditions, type_)
+    old = known if stored is None else find_condition(stored, type_)
+    since = now if old is None or old.status is not status else old.last_transition_time
+    fields = {
+        "type": type_, "status": status, "reason": reason, "message": message[:MAX_MESSAGE],
+        "last_transition_time": since, "observed_generation": generation,
+    }  # fmt: skip
+    if known is not None and vars(known) == fields:
+        return list(conditions)
+    new = Condition.model_validate(fields)
     return [new if c.type == type_ else c for c in conditions] if known else [*conditions, new]

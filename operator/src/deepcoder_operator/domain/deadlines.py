@@ -1,6 +1,6 @@
-"""What bounds a live attempt that nothing else ends: its stage's deadline, its time to start, its time for a step.
+"""The bounds of a live attempt: its stage's deadline, its time to start, and its time without progress.
 
-Before any of them, judges that refuse to start: what is waited for then does not come (`outage`).
+Judges that refuse to start end an attempt before any of these, because waiting for them is in vain (`outage`).
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from deepcoder_operator.domain.outage import end_without_judges, stall
 from deepcoder_operator.domain.world import World
 
 DEAF_FACTOR = 3
-"""How many times longer a silent attempt is waited for while none of the others is heard."""
+"""Factor on the time that a silent attempt gets while no other attempt is heard either."""
 
 SKEW_SECONDS = 300.0
-"""How far ahead of ours storage's clock may be; what it dates later says nothing."""
+"""How far storage's clock may be ahead of ours. Times later than that are ignored."""
 
 
 def check_deadlines(draft: Draft, world: World) -> None:
-    """Give the attempt up if one of its bounds has passed; if none has, look again when one does."""
+    """Give up the attempt if one of its bounds has passed. Otherwise look again when the next one does."""
     attempt = draft.attempt
     stage = draft.stage(attempt.stage_index)
     entry = draft.status.stages[attempt.stage_index]
@@ -55,18 +55,19 @@ def check_deadlines(draft: Draft, world: World) -> None:
 
 
 def stall_seconds(stage: Stage, world: World, now: datetime) -> float:
-    """How long an attempt may be without a sign of life: longer while no other attempt that runs is heard either.
+    """Return how long an attempt may go without a sign of life. It is longer while no other attempt is heard either.
 
-    Then it is this operator that is deaf (its Service, a network policy, its certificate), and the runs may be well.
+    In that case the operator itself may be unreachable (its Service, a network policy, its certificate), and the runs
+    may be fine.
     """
     deaf = world.heard is not None and now - world.heard >= timedelta(seconds=stage.stall_seconds)
     return stage.stall_seconds * (DEAF_FACTOR if deaf else 1)
 
 
 def last_sign_of_life(attempt: AttemptStatus, world: World, now: datetime) -> datetime | None:
-    """When the attempt last got on: a finished step or a new checkpoint; outside of training a heartbeat is enough.
+    """Return the time of the attempt's last progress: a step or a checkpoint, or outside of training a heartbeat.
 
-    Never before this process could watch: what happened while the operator was down is not known.
+    It is never before this process began to watch, because what happened while the operator was down is unknown.
     """
     newest = world.stored.newest if world.stored else None
     committed = newest.committed_time if newest else None

@@ -1,8 +1,8 @@
-"""The end of a run that is deleted: artifacts as asked, then the finalizer; children go by garbage collection.
+"""The end of a run that is being deleted: artifacts if requested, then the finalizer. Children are garbage-collected.
 
-Both are bounded: storage that cannot be reached must not keep an object undeletable for ever. Credentials that are gone
-do not come back while a namespace is being deleted, which removes Secrets and runs in no order: the folder is left, at
-once without the Secret, after a minute where it may not be read.
+The work is bounded, so that unreachable storage cannot keep an object undeletable forever. When a namespace is deleted,
+Secrets and runs go in any order, and a deleted Secret does not come back. The run's folder is then left behind: at once
+if the Secret is gone, after a minute if it may not be read.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from deepcoder_operator.domain.resolve import storage_uri
 from deepcoder_operator.domain.world import World, parse_time
 
 ARTIFACT_SECONDS = 600.0
-"""Time that deleting artifacts may take, retries included, from the end of draining."""
+"""Longest time for deleting artifacts, including retries, from the end of draining."""
 
 FORBIDDEN_SECONDS = 60.0
-"""Time for which a Secret that may not be read may still come back, once its folder is to go: roles are replaced one by
-one in an upgrade."""
+"""Time to wait for permission to read a Secret before its folder is left behind. An upgrade replaces roles one by
+one."""
 
 
 def let_go(draft: Draft, world: World) -> None:
-    """Delete artifacts if that is asked for, then release the object."""
+    """Delete artifacts if requested, then remove the finalizer."""
     if FINALIZER not in draft.run.metadata.finalizers:
         return
     if world.obstacle is not None and world.obstacle.action == RemoveFinalizer.__name__:
-        draft.do(RemoveFinalizer())  # what is to be done before was done, or told
+        draft.do(RemoveFinalizer())  # everything before this step was done or reported
         return
     asked = parse_time(draft.run.metadata.deletion_timestamp)
     wanted = draft.run.spec.cleanup.artifacts is Artifacts.DELETE and draft.status.provenance is not None
@@ -50,7 +50,7 @@ def let_go(draft: Draft, world: World) -> None:
 
 
 def _credentials_are_gone(draft: Draft, reason: str, asked: datetime) -> bool:
-    """Whether nobody waits for the run's credentials any more."""
+    """Whether to stop waiting for the run's credentials."""
     if reason == "SecretForbidden":
         stopped = find_condition(draft.run.status.conditions, "Progressing")  # at its drain's end at the latest
         return draft.due(max(asked, stopped.last_transition_time if stopped else asked), FORBIDDEN_SECONDS)
@@ -58,7 +58,7 @@ def _credentials_are_gone(draft: Draft, reason: str, asked: datetime) -> bool:
 
 
 def hold_or_release(draft: Draft) -> None:
-    """A finished run is held only for its artifacts: without the operator, say uninstalled, it can then be deleted."""
+    """Keep the finalizer on a finished run only for its artifacts, so that it can be deleted without an operator."""
     held = FINALIZER in draft.run.metadata.finalizers
     needed = draft.run.spec.cleanup.artifacts is Artifacts.DELETE and draft.status.provenance is not None
     if needed and not held:

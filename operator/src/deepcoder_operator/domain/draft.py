@@ -1,7 +1,7 @@
-"""A plan in the making, and the plan itself: actions, the status to write, events, and when to look again.
+"""The plan of a pass, and its draft: actions, the status to write, events, and when to run the next pass.
 
-Actions are intents by name, carried out after the status was written, in order, each idempotent: whoever crashes
-between two of them leaves a state from which the next pass plans the rest.
+Actions are carried out in order, after the status was written. Each is idempotent: after a crash between two actions,
+the next pass plans the rest.
 """
 
 from __future__ import annotations
@@ -24,36 +24,36 @@ EVENT_LENGTH = 1000
 
 
 def fitted(text: str, end: str, length: int = EVENT_LENGTH) -> str:
-    """A text whose end says what follows: of what comes before, what a trainer said, there is as much as has room."""
+    """Append `end`, which says what follows, and cut `text`, which may quote a trainer, to the room that is left."""
     room = length - len(end)
     return (text if len(text) <= room else f"{text[: max(room - 1, 0)]}…") + end
 
 
 @dataclass(frozen=True)
 class AddFinalizer:
-    """Hold the run's deletion until it has drained."""
+    """Add the finalizer, which holds the run's deletion until it has drained."""
 
 
 @dataclass(frozen=True)
 class EnsureFoundation:
-    """Make what all attempts share: the claim of its folder, service account, network policy."""
+    """Create what all attempts share: the claim of the run's folder, service account, network policy."""
 
 
 @dataclass(frozen=True)
 class EnsurePool:
-    """Make the run's own SandboxPool if it is not there."""
+    """Create the run's own SandboxPool if it does not exist."""
 
 
 @dataclass(frozen=True)
 class CreateAttempt:
-    """Make the resolved config if it is not there, and the live attempt's ConfigMap and RayJob."""
+    """Create the resolved config if it does not exist, and the live attempt's ConfigMap and RayJob."""
 
     attempt: AttemptStatus
 
 
 @dataclass(frozen=True)
 class DeleteRayJob:
-    """Delete a RayJob of ours, and with it its cluster."""
+    """Delete a RayJob of the run, and with it its cluster."""
 
     name: str
     uid: str
@@ -61,9 +61,9 @@ class DeleteRayJob:
 
 @dataclass(frozen=True)
 class SavePostMortem:
-    """Save what is known of an attempt that failed (its driver's log, events, pods) before its cluster goes.
+    """Save what is known about a failed attempt (its driver's log, events, pods) before its cluster is deleted.
 
-    Best effort within `POST_MORTEM_SECONDS`: whatever of it cannot be had, the cluster goes.
+    Best effort within `POST_MORTEM_SECONDS`. The cluster is deleted even if parts cannot be saved.
     """
 
     attempt: AttemptStatus
@@ -71,10 +71,10 @@ class SavePostMortem:
 
 @dataclass(frozen=True)
 class EndPods:
-    """End pods of an attempt that is over without the grace that draining would have needed."""
+    """End the pods of an attempt that is over, without the long grace period for draining."""
 
     pods: tuple[tuple[str, str], ...]
-    """Name and uid of each: whatever comes under a name later is left alone."""
+    """Name and UID of each pod. A later pod with the same name is left alone."""
 
 
 @dataclass(frozen=True)
@@ -92,12 +92,12 @@ class DeleteArtifacts:
 
 @dataclass(frozen=True)
 class RemoveFinalizer:
-    """Let the run go."""
+    """Remove the run's finalizer."""
 
 
 @dataclass(frozen=True)
 class DeleteRun:
-    """Delete the run itself: its time after finishing has passed."""
+    """Delete the run itself, because ttlSecondsAfterFinished has passed."""
 
 
 Action = (
@@ -131,16 +131,16 @@ class Plan:
     status: RunStatus
     """Written first, if it differs."""
     actions: tuple[Action, ...] = ()
-    """Carried out after, in order, up to the first that cannot be; the next plan sees why."""
+    """Carried out next, in order, up to the first that fails. The next plan sees why."""
     events: tuple[EventRecord, ...] = ()
-    """Posted once the status is written, so that an action that fails loses none."""
+    """Posted once the status is written, so that a failing action loses no event."""
     requeue_after: float = RESYNC_SECONDS
-    """Seconds until the next look, if nothing happens before."""
+    """Seconds until the next pass, if nothing happens before."""
 
 
 @dataclass
 class Draft:
-    """Collects changes; steps of the planner write to it."""
+    """A plan in progress. The steps of the planner write to it."""
 
     run: DeepCoderRun
     now: datetime
@@ -151,7 +151,8 @@ class Draft:
 
     def update(self, **changes: Any) -> None:
         """Change fields of the status."""
-        self.status = self.status.model_copy(update=changes)
+        if any(getattr(self.status, name) != value for name, value in changes.items()):  # most set what is there
+            self.status = self.status.model_copy(update=changes)
 
     def update_attempt(self, **changes: Any) -> AttemptStatus:
         """Change fields of the live attempt."""
@@ -168,13 +169,13 @@ class Draft:
 
     @property
     def attempt(self) -> AttemptStatus:
-        """The live attempt; only called where there is one."""
+        """The live attempt. Call it only if there is one."""
         if self.status.attempt is None:
             raise AssertionError("no live attempt")
         return self.status.attempt
 
     def stage(self, index: int) -> Stage:
-        """A stage as it is asked for."""
+        """Return a stage of the spec."""
         return self.run.spec.stages[index]
 
     def condition(self, type_: str, status: ConditionStatus | bool, reason: str, message: str = "") -> None:
@@ -193,7 +194,7 @@ class Draft:
         )
 
     def progressing(self, going: bool, reason: str, message: str) -> None:
-        """Say in one sentence what the run does now."""
+        """Set the condition Progressing: one sentence that says what the run does now."""
         self.condition("Progressing", going, reason, message)
 
     def event(self, reason: str, message: str, *, warning: bool = False) -> None:
@@ -201,17 +202,17 @@ class Draft:
         self.events.append(EventRecord(reason, message[:EVENT_LENGTH], warning))
 
     def do(self, action: Action) -> None:
-        """Add an action, once."""
+        """Add an action, unless the plan has it already."""
         if action not in self.actions:
             self.actions.append(action)
 
     def look_again(self, at: datetime | float) -> None:
-        """Plan again no later than this: a time, or seconds from now."""
+        """Run the next pass no later than this: a time, or seconds from now."""
         seconds = at if isinstance(at, int | float) else (at - self.now).total_seconds()
         self.requeue = min(self.requeue, max(seconds, 0.0))
 
     def due(self, since: datetime, seconds: float) -> bool:
-        """Whether a bound has passed; if not, plan again when it does."""
+        """Whether a bound has passed. If not, run the next pass when it does."""
         deadline = since + timedelta(seconds=seconds)
         if self.now >= deadline:
             return True

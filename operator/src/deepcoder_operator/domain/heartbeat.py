@@ -1,7 +1,7 @@
-"""From a trainer's report to the status, every `FIGURES_SECONDS` at most; and from the status to its answer.
+"""Copies a trainer's report into the status, at most every `FIGURES_SECONDS`, and derives the reply from the status.
 
-Reports are lost, late and of attempts that are over: only the live attempt's newest counts, a figure that no status can
-hold is left out, and an attempt that nobody knows is answered that it should stop.
+Reports may be lost, late, or from attempts that are over. Only the newest report of the live attempt counts. A figure
+that a status cannot hold is left out. An unknown attempt is told to stop.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAX_METRICS = 64
 
 
 def note_progress(draft: Draft, world: World) -> None:
-    """Take the newest report of the live attempt into the status, if it is time."""
+    """Copy the newest report of the live attempt into the status, if it is time."""
     attempt, old = draft.status.attempt, draft.status.progress
     beat = world.beat_of(attempt.ordinal) if attempt is not None else None
     if beat is None or attempt is None:
@@ -62,7 +62,7 @@ def _progress(report: ProgressReport, now: datetime) -> ProgressStatus:
 
 
 def at_step(progress: ProgressStatus, step: int) -> ProgressStatus:
-    """What was reported, and that the stage is known to be further."""
+    """Return the reported progress with a later step, which a checkpoint has proven."""
     return progress.model_copy(update={"step": step, "display": _display(step, progress.max_steps)})
 
 
@@ -71,7 +71,7 @@ def _display(step: int, max_steps: int) -> str:
 
 
 def reply(status: RunStatus, now: datetime) -> ProgressReply:
-    """What the live attempt is answered."""
+    """Return the reply to a report of the live attempt."""
     wish, provenance = _wish(status, now), status.provenance
     return wish.model_copy(update={"image_id": provenance.image_id if provenance else None})
 

@@ -1,7 +1,7 @@
-"""The end of an attempt as seen from outside: how it is noted, and when its RayJob and pods are waited for no longer.
+"""The end of an attempt as seen from outside: how it is recorded, and how long its RayJob and pods are waited for.
 
-Whoever should act and does not (KubeRay, a node's kubelet) holds up nothing for ever: at the deadline what is left is
-told in an event and left to garbage collection, so that a run can go on, or be deleted, without them.
+If KubeRay or a kubelet does not act, the run does not wait forever. At the deadline an event reports what is left, and
+garbage collection gets the rest, so that the run can continue, or be deleted, without it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from deepcoder_operator.domain.world import PodView, World
 
 
 def leave(draft: Draft, outcome: Outcome, failure: Failure | None = None) -> None:
-    """The attempt is over as seen from outside: note how, save what tells why if it failed, and delete its RayJob."""
+    """Record that the attempt is over as seen from outside, save a post-mortem if it failed, and delete its RayJob."""
     attempt = draft.attempt
     worse = failure and (
         attempt.reason is None or failure.reason not in (FailureReason.HEAD_LOST, FailureReason.APPLICATION)
@@ -48,13 +48,13 @@ def leave(draft: Draft, outcome: Outcome, failure: Failure | None = None) -> Non
 
 
 def is_over(attempt: AttemptStatus, run_uid: str, world: World, now: datetime) -> bool:
-    """Whether a leaving attempt is waited for no longer: RayJob and pods are gone, or have had all their time."""
+    """Whether the wait for a leaving attempt is over: its RayJob and pods are gone, or their time is up."""
     late = attempt.drain_deadline is not None and now >= attempt.drain_deadline
     return late or (world.rayjob_of(run_uid) is None and not world.pods_of(attempt.ordinal))
 
 
 def see_off(draft: Draft, world: World) -> None:
-    """Have what is left of a leaving attempt end, and say what that is."""
+    """End what is left of a leaving attempt, and report it."""
     attempt = draft.attempt
     job, pods = world.rayjob_of(draft.run.metadata.uid), world.pods_of(attempt.ordinal)
     if job is None and not pods:
@@ -68,16 +68,16 @@ def see_off(draft: Draft, world: World) -> None:
         end_pods(draft, pods)
     left = ", ".join(([f"RayJob {job.name}"] if job is not None else []) + [f"pod {p.name}" for p in pods[:5]])
     if not late:
-        draft.progressing(True, "Leaving", f"{_ended(attempt)}; what is left of it: {left}")
+        draft.progressing(True, "Leaving", f"{_ended(attempt)}; still left: {left}")
         draft.look_again(POLL_SECONDS)
     elif attempt.left_behind_time is None:  # once: the run may wait long for storage after that
         draft.update_attempt(left_behind_time=draft.now)
-        text = f"the run goes on without what does not end (see to KubeRay and the nodes): {left}"
+        text = f"the run continues although these did not end (check KubeRay and the nodes): {left}"
         draft.event("LeftBehind", text, warning=True)
 
 
 def end_pods(draft: Draft, pods: Iterable[PodView]) -> None:
-    """Have pods of an attempt that is over end in the time that is left to them, those that do not already."""
+    """Shorten the grace period of the pods of an attempt that is over."""
     slow = tuple((p.name, p.uid) for p in pods if not p.deleting or (p.grace or 0) > END_SECONDS)
     if slow:
         draft.do(EndPods(slow))
@@ -90,7 +90,7 @@ def _ended(attempt: AttemptStatus) -> str:
 
 
 def _save_post_mortem(draft: Draft) -> None:
-    """Where the attempt's end has to be explained: not where it did, or saved, what it was asked for."""
+    """Save a post-mortem if the attempt's end needs an explanation: not after success or a completed drain."""
     attempt = draft.attempt
     unproven = attempt.outcome is Outcome.SUCCEEDED and attempt.reason is not None
     if unproven or attempt.outcome in (Outcome.FAILED, Outcome.DRAIN_TIMED_OUT):

@@ -1,7 +1,7 @@
-"""Which checkpoint comes from which: the parent of a stage, and the chain that the status shows.
+"""Parents of stages and checkpoints, and the chain of checkpoints in the status.
 
-Storage may lose what was verified: the chain then goes on from the newest that is whole, and an event says what is
-gone.
+Storage may lose a verified checkpoint. The chain then continues from the newest complete one, and an event reports the
+loss.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from deepcoder_operator.domain.usage import invested, write_off
 
 
 def parent_of(run: DeepCoderRun, status: RunStatus, index: int) -> ParentRef | None:
-    """What a stage without checkpoints starts from: the newest earlier Train stage's, else spec.from."""
+    """Return what a stage without checkpoints starts from: an earlier Train stage's last checkpoint, else spec.from."""
     for stage, entry in reversed(list(zip(run.spec.stages, status.stages, strict=False))[:index]):
         if stage.type is StageType.TRAIN and entry.checkpoint is not None:
             return ParentRef(uri=entry.checkpoint.uri, digest=entry.checkpoint.digest)
@@ -27,9 +27,9 @@ def parent_of(run: DeepCoderRun, status: RunStatus, index: int) -> ParentRef | N
 
 
 def note_checkpoint(draft: Draft, index: int, checkpoint: CheckpointStatus) -> None:
-    """Record the newest verified checkpoint of a stage, if it is news.
+    """Record the newest verified checkpoint of a stage, if it is new.
 
-    Where it does not come after the newest one that was known, storage has lost that one.
+    If it does not follow the newest known checkpoint, storage has lost that one.
     """
     status, latest = draft.status, draft.status.latest_checkpoint
     if latest is not None and latest.digest == checkpoint.digest:
@@ -40,7 +40,7 @@ def note_checkpoint(draft: Draft, index: int, checkpoint: CheckpointStatus) -> N
     if latest is not None and latest not in before:
         write_off(draft, latest, kept)
         draft.event(
-            "CheckpointLost", f"{latest.uri} is not there as it was verified; {checkpoint.uri} stands", warning=True
+            "CheckpointLost", f"{latest.uri} is lost or damaged; the newest one is now {checkpoint.uri}", warning=True
         )
     spent = invested(draft, checkpoint)
     gpu_seconds = (kept.gpu_seconds if kept else None) if spent is None else decimal(spent, 0)
@@ -50,13 +50,13 @@ def note_checkpoint(draft: Draft, index: int, checkpoint: CheckpointStatus) -> N
     draft.update_stage(index, checkpoint=checkpoint, step=max(entry.step, checkpoint.step))
     progress = draft.status.progress
     if progress is not None and progress.step < checkpoint.step <= progress.max_steps:
-        # A stage's last report may come too soon after the one before to be written, or to an operator that ends.
+        # A stage's last report may come too soon after the previous one to be written, or reach an operator that exits.
         draft.update(progress=at_step(progress, checkpoint.step))
     draft.event("CheckpointVerified", f"{checkpoint.uri} ({checkpoint.digest})")
 
 
 def _before(known: Sequence[CheckpointStatus], checkpoint: CheckpointStatus) -> list[CheckpointStatus]:
-    """Of the known checkpoints, newest first, those that one comes from: by stage and step if its parent is none."""
+    """Return the known ancestors of a checkpoint, newest first: by stage and step if its parent is unknown."""
     digests = [c.digest for c in known]
     if checkpoint.parent_digest in digests:
         return list(known[digests.index(checkpoint.parent_digest) :])

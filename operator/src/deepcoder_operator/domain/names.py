@@ -1,6 +1,6 @@
-"""Names and labels of a run's children: functions of the run and the attempt, so that a crash heals by name.
+"""Names and labels of a run's child objects. They follow from the run and the attempt, so a crash loses none of them.
 
-Those that clients go by as well are the contracts', and are had from here with the others.
+Names that clients use too come from the contracts and are re-exported here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_ORDINAL = 999
 
 
 def attempt_name(run: str, stage_index: int, ordinal: int) -> str:
-    """RayJob of an attempt: `<run>-s<index>-a<ordinal>`, at most 46 characters. Its ConfigMap's name begins so, too."""
+    """RayJob of an attempt: `<run>-s<index>-a<ordinal>`, at most 46 characters. Its ConfigMap's name starts with it."""
     return f"{run}-s{stage_index}-a{ordinal}"
 
 
@@ -39,7 +39,7 @@ def config_name(run: str) -> str:
 
 
 def account_name(run: str) -> str:
-    """ServiceAccount of the run's pods; it has no rights."""
+    """ServiceAccount of the run's pods. It has no permissions."""
     return f"{run}-trainer"
 
 
@@ -54,5 +54,5 @@ def run_labels(run: str, uid: str) -> dict[str, str]:
 
 
 def attempt_labels(run: str, uid: str, stage: str, ordinal: int) -> dict[str, str]:
-    """Labels of everything made for an attempt; KubeRay copies them from the RayJob to its cluster."""
+    """Labels of everything made for an attempt. KubeRay copies them from the RayJob to its cluster."""
     return run_labels(run, uid) | {LABEL_STAGE: stage, LABEL_ORDINAL: str(ordinal)}

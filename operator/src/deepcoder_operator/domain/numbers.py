@@ -1,4 +1,4 @@
-"""Numbers as a status has them: decimal strings, without an exponent."""
+"""Numbers in a status: decimal strings without an exponent."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Iterable
 
 _LARGEST = 1e20
 _SMALLEST = 1e-20
-"""Below, a value is shown as 0. A DecimalString has room for both."""
+"""Smaller values are shown as 0. A DecimalString has room for both bounds."""
 
 
 def decimal(value: float, digits: int) -> str:
-    """A total with at most this many digits after the point."""
+    """Format a total with at most this many digits after the point."""
     text = f"{value:.{digits}f}"
     text = text.rstrip("0").rstrip(".") if digits else text
     return "0" if text == "-0" else text
 
 
 def measured(value: float) -> str | None:
-    """A measured value: four digits after the point, more for a small one, so that four of them say something.
+    """Format a measured value with four digits after the point, or four significant digits if it is small.
 
-    None for what no decimal string shows: what is not finite, or out of all proportion.
+    Returns None for values that a decimal string cannot show: not finite, or too large.
     """
     if not math.isfinite(value) or abs(value) >= _LARGEST:
         return None
@@ -30,6 +30,6 @@ def measured(value: float) -> str | None:
 
 
 def measurements(values: Iterable[tuple[str, float]]) -> dict[str, str]:
-    """Measured values by name, without those that cannot be shown."""
+    """Format measured values by name, without those that cannot be shown."""
     shown = ((name, measured(value)) for name, value in values)
     return {name: text for name, text in shown if text is not None}

@@ -1,11 +1,13 @@
-"""The SandboxPool that a run has of its own lives while there is work for it.
+"""The life of a run's own SandboxPool: it exists only while there is work for it.
 
-Its judges hold CPUs, so it goes when the run is over, while it waits for a person (suspended, held), and while its
-attempt has no head for longer than a moment: its queue grants no quota, or a quota or a policy refuses the pod. It
-comes when the head's pod is there, so that judges start while the cluster does, and for no attempt that cannot; each is
-made anew from the run's template. One that somebody has edited is kept for an attempt without a head, with as few
-judges as it may have: another would be the template's again, which nobody can change, and perhaps the one whose judges
-did not start. A pool that the run refers to is somebody else's and is never touched.
+Its judges hold CPUs. So the operator deletes the pool when the run is over, while the run is suspended or held, and
+while its attempt has had no head pod for more than a moment (its queue grants no quota, or a quota or policy refuses
+the pod). It creates the pool, from the run's template, when the head pod exists, so that judges start together with the
+cluster, but not for an attempt that cannot start.
+
+A pool that somebody has edited is kept for an attempt without a head, with as few judges as it may have. A new pool
+would have the run's immutable template again, perhaps the very one whose judges did not start. A pool that the run only
+refers to belongs to somebody else and is never touched.
 """
 
 from __future__ import annotations
@@ -16,11 +18,11 @@ from deepcoder_operator.domain.terminal import is_terminal
 from deepcoder_operator.domain.world import World
 
 KEPT_SECONDS = 60.0
-"""How long judges of an attempt before are kept for one without a head: a queue with room, and KubeRay, are quicker."""
+"""How long the previous attempt's judges are kept for one without a head. A queue with room and KubeRay are faster."""
 
 
 def keep_pool(draft: Draft, world: World) -> None:
-    """Have the run's own pool made if there is none, and there is an attempt with a head, which may use it."""
+    """Create the run's own pool if it does not exist and the attempt has a head pod."""
     pool = world.pool
     if draft.run.spec.sandbox.template is None or draft.attempt.head_uid is None:
         return
@@ -31,7 +33,7 @@ def keep_pool(draft: Draft, world: World) -> None:
 
 
 def release_pool(draft: Draft, world: World) -> None:
-    """Delete the run's own pool if the run has no use for it now."""
+    """Delete the run's own pool if the run does not need it now."""
     pool = world.pool
     if pool is None or pool.deleting or pool.owner_uid != draft.run.metadata.uid:
         return
@@ -41,7 +43,7 @@ def release_pool(draft: Draft, world: World) -> None:
 
 
 def pool_is_ending(draft: Draft, world: World) -> bool:
-    """Whether the pool from before is still there: the next attempt's is made under the same name."""
+    """Whether the previous pool is still being deleted. The next attempt's pool has the same name."""
     return world.pool is not None and world.pool.deleting and world.pool.owner_uid == draft.run.metadata.uid
 
 

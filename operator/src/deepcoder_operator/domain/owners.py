@@ -1,4 +1,4 @@
-"""Whose an object is: what the reference to its controller says; names and labels can be anybody's."""
+"""The owner of an object, from its controller reference. Names and labels prove nothing: anyone can set them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 
 
 def controller(obj: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The reference to an object's controller."""
+    """Return the reference to an object's controller, or None."""
     owners = obj["metadata"].get("ownerReferences") or ()
     return next((o for o in owners if o.get("controller")), None)
 
 
 def controller_uid(obj: Mapping[str, Any]) -> str | None:
-    """UID of an object's controller."""
+    """Return the UID of an object's controller, or None."""
     owner = controller(obj)
     return str(owner["uid"]) if owner else None
 
 
 def owned_by(obj: Mapping[str, Any], uid: str) -> bool:
-    """Whether an object's controller is this."""
+    """Whether an object's controller has this UID."""
     return controller_uid(obj) == uid

@@ -1,4 +1,4 @@
-"""The reconcile, as a pure function: a run and what was observed in, actions and a status out.
+"""The reconcile as a pure function: a run and the observed world in, actions and a status out.
 
     Pending ─Accepted→ Queued ─QuotaReserved→ Starting ─job runs→ Running
     Running ─job succeeded, manifest verified→ Promoting ─gate met→ next stage (Queued) | Complete
@@ -6,9 +6,9 @@
     Running ─suspend, deletion→ Draining (bounded) → Suspended | gone    Suspended ─resume→ Queued
     Queued, Starting, Running ─failure, deadline, stall→ Backoff → Queued | Failed
 
-It is level-triggered: every pass decides from the status and the world alone, so events may be lost, repeated or
-late. Whatever a pass decides is written to the status before it is carried out; carrying it out twice changes
-nothing, since children are named after the intent. Complete and Failed are absorbing.
+It is level-triggered: every pass decides from the status and the world alone, so events may be lost, repeated or late.
+Each decision is written to the status before it is carried out. Carrying it out twice changes nothing, because child
+objects are named after the intent. Complete and Failed are final.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ UNREADABLE = "SpecUnreadable"
 
 
 def is_ours(run: DeepCoderRun) -> bool:
-    """Whether this operator manages the run at all."""
+    """Whether this operator manages the run."""
     return run.spec.managed_by in (None, MANAGER)
 
 
 def plan(run: DeepCoderRun, world: World, now: datetime, policy: Policy) -> Plan:
-    """Decide what this pass does. `now` has whole seconds."""
+    """Decide what this pass does. `now` is in whole seconds."""
     if not is_ours(run):
         return Plan(run.status)
     draft = Draft(run=run, now=now, status=run.status)
@@ -78,7 +78,7 @@ def plan(run: DeepCoderRun, world: World, now: datetime, policy: Policy) -> Plan
 
 
 def _live(draft: Draft, world: World) -> None:
-    """There is an attempt: follow it, and settle it when it is gone."""
+    """Follow the live attempt, and settle it when it is gone."""
     lay_out_stages(draft)
     note_progress(draft, world)
     stored = world.stored
@@ -93,7 +93,7 @@ def _live(draft: Draft, world: World) -> None:
 
 
 def _idle(draft: Draft, world: World, policy: Policy) -> None:
-    """There is no attempt: wait, or intend the next."""
+    """Without an attempt: wait, or intend the next one."""
     if draft.status.stages:
         over = is_past_the_end(draft)
         lay_out_stages(draft)
@@ -117,7 +117,7 @@ def _idle(draft: Draft, world: World, policy: Policy) -> None:
 
 
 def _delete(draft: Draft, world: World) -> None:
-    """The run is being deleted: drain, bounded, then let it go."""
+    """For a run that is being deleted: drain within bounds, then let it go."""
     if draft.status.attempt is not None:
         follow(draft, world, stop=DrainCause.DELETION)
         if not _has_left(draft):
@@ -130,31 +130,32 @@ def _delete(draft: Draft, world: World) -> None:
 
 
 def _has_left(draft: Draft) -> bool:
-    """Whether the attempt's end has been written down before this pass."""
+    """Whether the attempt's end was written to the status before this pass."""
     written = draft.run.status.attempt
     return written is not None and written.state is AttemptState.LEAVING
 
 
 def _delete_strays(draft: Draft, world: World) -> None:
-    """What is ours and not the live attempt's goes: a RayJob, and pods that a RayJob that does not end has left.
+    """Delete RayJobs and pods of the run that do not belong to the live attempt.
 
-    Those are ended when their time is up; but a process may be killed between writing that it goes on without them and
-    ending them. One of a higher ordinal means that our view is old.
+    Pods are normally ended when their attempt's time is up. But the operator may be killed after it recorded that it
+    continues without them, and before it ended them. A higher ordinal than the status knows means that our view is old.
     """
     for job in world.strays:
         if job.ordinal <= draft.status.ordinal and not job.deleting:
             draft.do(DeleteRayJob(job.name, job.uid))
             draft.event("StrayDeleted", f"RayJob {job.name} belongs to no live attempt", warning=True)
     live, refused = draft.status.attempt, world.obstacle is not None and world.obstacle.action == EndPods.__name__
-    if not refused:  # for ever, perhaps: the run does what else there is to do, and tries again
+    if not refused:  # if it is refused forever, the run still does everything else, and tries again
         over = (p for p in world.pods if 0 < p.ordinal <= draft.status.ordinal)
         end_pods(draft, (p for p in over if live is None or p.ordinal != live.ordinal))
 
 
 def _say_obstacle(draft: Draft, world: World) -> None:
-    """What the last plan could not do is said for as long as it is tried again, whatever else the run does.
+    """Report what the last plan could not do, for as long as it is retried.
 
-    An attempt that runs goes on where only its pool cannot be made: that is the pool's condition and not the run's.
+    If only the pool cannot be created, a running attempt continues. The condition SandboxReady then reports it, and not
+    Progressing.
     """
     obstacle = world.obstacle
     if obstacle is None or not draft.actions:
@@ -167,7 +168,7 @@ def _say_obstacle(draft: Draft, world: World) -> None:
 
 
 def refuse_unreadable(metadata: Metadata, status: RunStatus, message: str, now: datetime) -> RunStatus:
-    """The status of a run whose spec this operator cannot read: its CRD is newer, or was edited by hand."""
+    """Return the status of a run whose spec this operator cannot read, because its CRD is newer or was edited."""
     conditions = status.conditions
     for name in ("Accepted", "Progressing"):
         conditions = set_condition(

@@ -1,4 +1,4 @@
-"""What the operator's own configuration decides, as a value for the planner."""
+"""Settings of the operator that influence planning, as a value."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Price:
-    """What a GPU costs on pods with a node selector."""
+    """Price of a GPU on pods with a node selector."""
 
     per_gpu_hour: float
     node_selector: Mapping[str, str] = field(default_factory=dict)
@@ -20,8 +20,8 @@ class Policy:
     """Defaults and prices."""
 
     trainer_image: str = ""
-    """Image of runs that name none."""
+    """Image of runs that do not set one."""
     operator_version: str = ""
     """Recorded in provenance."""
     prices: tuple[Price, ...] = ()
-    """First match wins; none: no cost is estimated."""
+    """The first match applies. Without any, no cost is estimated."""

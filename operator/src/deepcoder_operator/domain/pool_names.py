@@ -1,6 +1,6 @@
-"""Names and labels of a pool's objects: the one place that the builders, the planner and the runs that use it share.
+"""Names and labels of a pool's objects, shared by the builders, the planner and the runs that use the pool.
 
-They are functions of the pool's name alone, so that a run can name its pool's Service and token before they exist.
+They follow from the pool's name alone, so a run can name its pool's Service and token before they exist.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ TOKEN_KEY = "token"  # noqa: S105  the key's name, not a token
 """Key of the bearer token in the pool's Secret."""
 
 LABEL_TEMPLATE_HASH = "deepcoder.dev/template-hash"
-"""On a judge's pod: hash of the pod template it was made from."""
+"""Label of a judge's pod: hash of the pod template that it was made from."""
 
 LABEL_INDEX = "deepcoder.dev/pool-index"
-"""On a judge's pod: its index in the pool."""
+"""Label of a judge's pod: its index in the pool."""
 
 LABEL_AVOIDS = "deepcoder.dev/avoids"
-"""On a judge's pod that was made to avoid nodes: a digest of which, and whether it had to."""
+"""Label of a judge's pod that avoids nodes: whether it must avoid them, and a digest of their names."""
 
 
 def service_name(pool: str) -> str:
-    """The headless Service behind which every address is a ready judge."""
+    """Headless Service of the pool. Every address behind it is a ready judge."""
     return f"{pool}-judge"
 
 
@@ -34,12 +34,12 @@ def judge_host(pool: str, namespace: str) -> str:
 
 
 def token_secret_name(pool: str) -> str:
-    """The Secret with the bearer token that judges ask for."""
+    """Secret with the bearer token that judges require."""
     return f"{pool}-token"
 
 
 def pod_name(pool: str, index: int, template_hash: str) -> str:
-    """A judge's pod. Making the same one twice is refused by the API server, so none is made twice."""
+    """Name of a judge's pod. The API server refuses to create the same name twice, so no judge is created twice."""
     return f"{pool}-{index}-{template_hash}"
 
 

@@ -1,6 +1,6 @@
-"""From a finished stage to the next: the gate, what follows when it is unmet, and holds.
+"""The step from a finished stage to the next: the gate, what happens if it is unmet, and holds.
 
-The trainer's record is not believed: its values are compared again with the spec's bounds.
+The trainer's verdict is not trusted: its values are compared with the spec's bounds again.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from deepcoder_operator.domain.terminal import complete_run, fail_run
 from deepcoder_operator.domain.world import StoredStage
 
 _MOST = 64
-"""Results that a status has."""
+"""Largest number of results in a status."""
 
 
 def promote(draft: Draft, index: int, stored: StoredStage) -> None:
-    """The stage has done all it will do: pass it, hold, or fail."""
+    """Pass, hold or fail a stage that has finished its work."""
     stage = draft.stage(index)
     gate = stage.promote_when
     if stage.type is StageType.EVALUATE:
@@ -43,7 +43,7 @@ def promote(draft: Draft, index: int, stored: StoredStage) -> None:
             hold(draft, index, f"its gate is unmet ({bounds})")
             return
         draft.event(
-            "GateUnmet", f"stage {stage.name} is passed with its gate unmet ({bounds}), as otherwise: Promote says"
+            "GateUnmet", f"stage {stage.name} passes with its gate unmet ({bounds}), because otherwise is Promote"
         )
     if stage.hold:
         hold(draft, index, "hold is set")
@@ -52,7 +52,7 @@ def promote(draft: Draft, index: int, stored: StoredStage) -> None:
 
 
 def _foremost(figures: Mapping[str, float], gate: PromoteWhen | None) -> list[tuple[str, float]]:
-    """What a status has room for: what the gate asks for, then what evaluations came to, then the rest."""
+    """Select as many figures as fit into a status: the gate's metrics, then evaluation results, then the rest."""
     asked = {c.metric for c in gate.all} if gate else set()
     results = ("/pass_at_1", "/rating")
     names = sorted(figures, key=lambda name: (name not in asked, not name.endswith(results), name))
@@ -60,7 +60,7 @@ def _foremost(figures: Mapping[str, float], gate: PromoteWhen | None) -> list[tu
 
 
 def hold(draft: Draft, index: int, why: str) -> None:
-    """Wait for a person's word, unless it has been given."""
+    """Wait for approval, unless it has been given."""
     name = draft.stage(index).name
     draft.update_stage(index, phase=StagePhase.HELD, message=why)
     if name not in draft.run.spec.approved_stages:
@@ -69,7 +69,7 @@ def hold(draft: Draft, index: int, why: str) -> None:
 
 
 def release_or_wait(draft: Draft) -> None:
-    """The current stage is held: pass it if somebody has released it, else say how that is done."""
+    """Pass the held stage if it is approved. Otherwise report how to release it."""
     index = draft.status.stage_index
     entry = draft.status.stages[index]
     if entry.name in draft.run.spec.approved_stages:
@@ -82,7 +82,7 @@ def release_or_wait(draft: Draft) -> None:
 
 
 def release_command(draft: Draft, stage: str) -> str:
-    """The one command that releases a held stage."""
+    """Return the command that releases a held stage."""
     meta = draft.run.metadata
     operation = "/spec/approvedStages/-" if draft.run.spec.approved_stages else "/spec/approvedStages"
     value = f'"{stage}"' if draft.run.spec.approved_stages else f'["{stage}"]'

@@ -1,6 +1,6 @@
-"""What a run is made by, as it comes to be known: the image from pods, the GPUs from reports, the rest from manifests.
+"""A run's provenance, as it becomes known: the image from pods, the GPUs from reports, the rest from manifests.
 
-What was seen of an attempt is not taken for the next one's: the image of a head is forgotten when another is intended.
+Values of one attempt are not carried over to the next: the image of a head is forgotten when a new attempt is intended.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ _LONGEST_VERSION = 256
 
 
 def forget_attempt(draft: Draft) -> None:
-    """A new attempt has not said yet what it runs in and on."""
+    """Forget image and GPUs, which a new attempt has not reported yet."""
     _note(draft, image_id=None, accelerator=None)
 
 
 def note_head(draft: Draft, head: PodView | None) -> None:
-    """The node has resolved the live attempt's image."""
+    """Record the live attempt's image as its node resolved it."""
     if head is not None and head.image_id:
         _note(draft, image_id=head.image_id)
 
 
 def note_accelerator(draft: Draft, model: str | None) -> None:
-    """The live attempt has told what it runs on."""
+    """Record the GPUs that the live attempt reports."""
     if model:
         _note(draft, accelerator=model)
 
 
 def note_manifest(draft: Draft, stored: StoredStage) -> None:
-    """What only manifests tell of how a run's weights were made."""
+    """Record what only manifests say about how a run's weights were made."""
     told = {
         "code_digest": stored.code_digest,
         "dataset_digest": stored.dataset_digest,

@@ -1,4 +1,4 @@
-"""What a pass has to know of storage before it can plan; asked as little as possible, since each question is slow."""
+"""What a pass must know from storage before it can plan. Queries are slow, so there are as few as possible."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from deepcoder_operator.domain.world import World
 
 @dataclass(frozen=True)
 class StorageQuery:
-    """A question to storage."""
+    """A query to storage."""
 
     admission: bool = False
-    """Check credentials, bucket and whose the run's folder is; resolve spec.from."""
+    """Check credentials, bucket and the owner of the run's folder; resolve spec.from."""
 
     stage_index: int | None = None
-    """Look for this stage's newest verified checkpoint, or its evaluation."""
+    """Find this stage's newest verified checkpoint, or its evaluation."""
 
     ordinal: int | None = None
-    """And for this attempt's exit.json."""
+    """Also read this attempt's exit.json."""
 
 
 def storage_query(run: DeepCoderRun, world: World, now: datetime) -> StorageQuery | None:
-    """What this pass needs, None if nothing."""
+    """Return what this pass needs, or None."""
     status, attempt = run.status, run.status.attempt
     if is_terminal(status) or (attempt is not None and _ends_anyway(run, attempt, world)):
         return None
@@ -61,7 +61,7 @@ def storage_query(run: DeepCoderRun, world: World, now: datetime) -> StorageQuer
 
 
 def _new_checkpoint(run: DeepCoderRun, attempt: AttemptStatus, world: World, now: datetime) -> bool:
-    """Whether a report names a checkpoint that the status does not know, and it is time for a write."""
+    """Whether a report names a checkpoint that the status does not have, and it is time for a write."""
     progress, latest = run.status.progress, run.status.latest_checkpoint
     beat = world.beat_of(attempt.ordinal)
     if beat is None or beat.report.latest_checkpoint is None:
@@ -72,7 +72,7 @@ def _new_checkpoint(run: DeepCoderRun, attempt: AttemptStatus, world: World, now
 
 
 def _ends_anyway(run: DeepCoderRun, attempt: AttemptStatus, world: World) -> bool:
-    """Whether a live attempt is to drain or leave whatever storage says: a slow bucket must not hold that up."""
+    """Whether a live attempt must drain or leave regardless of storage, so that a slow bucket cannot delay that."""
     job = world.rayjob
     if attempt.state is AttemptState.LEAVING or (job is not None and job.job_status == "SUCCEEDED"):
         return False
@@ -85,10 +85,10 @@ def _ends_anyway(run: DeepCoderRun, attempt: AttemptStatus, world: World) -> boo
 
 
 def rayjob_in_doubt(attempt: AttemptStatus, world: World) -> bool:
-    """Whether the RayJob is seen suspended though the attempt has pods, or had its quota.
+    """Whether the RayJob appears suspended although the attempt has pods or had its quota.
 
-    Its queue has taken the quota back, or the RayJob is seen as it was before it was admitted: RayJobs and pods are
-    watched apart, and one watch may be minutes behind the other.
+    Either its queue has withdrawn the quota, or our view of the RayJob is older than its admission: RayJobs and pods
+    have separate watches, and one may be minutes behind the other.
     """
     job = world.rayjob
     has_pods = bool(world.pods_of(attempt.ordinal))

@@ -1,8 +1,8 @@
-"""The run's config, resolved once: what decides the result, with every default filled in, and its digest.
+"""The run's resolved config: everything that determines the result, with all defaults filled in, and its digest.
 
-Stages are not part of it, since later ones may still change; each attempt's stage is in its own ConfigMap and in the
-manifests. The bytes are kept in an immutable ConfigMap, so that a release with other defaults changes no run that
-exists, and a checkpoint made with another config is never resumed.
+Stages are not part of it, because later ones may still change. Each attempt's stage is in its own ConfigMap and in the
+manifests. The resolved bytes are kept in an immutable ConfigMap, so a release with other defaults does not change an
+existing run, and a checkpoint of another config is never resumed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from deepcoder_contracts.stage import DatasetSource, ModelSource
 
 
 class ResolvedConfig(VersionedContract):
-    """What decides a run's result."""
+    """What determines a run's result."""
 
     model: ModelSource
     """Starting weights."""
@@ -25,14 +25,14 @@ class ResolvedConfig(VersionedContract):
     """Training problems."""
 
     recipe: Recipe
-    """GRPO+ settings, all of them."""
+    """All GRPO+ settings."""
 
     parent: ParentRef | None = None
     """Checkpoint of an earlier run that this one starts from."""
 
     @property
     def digest(self) -> Digest:
-        """Of the bytes as they are stored."""
+        """Digest of the stored bytes."""
         return sha256_digest(self.to_json())
 
 
@@ -50,7 +50,7 @@ def resolve(run: DeepCoderRun, origin: ParentRef | None) -> ResolvedConfig:
 
 
 def identity(run: DeepCoderRun) -> RunIdentity:
-    """Who a run is, in manifests."""
+    """Return the run's identity for manifests."""
     meta = run.metadata
     return RunIdentity(namespace=meta.namespace, name=meta.name, uid=meta.uid)
 

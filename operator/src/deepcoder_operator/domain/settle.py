@@ -1,7 +1,7 @@
-"""How an attempt really ended, once its pods are gone and storage can be read; and what follows.
+"""Settles how an attempt ended, once its pods are gone and storage can be read, and decides what follows.
 
-Success means that the job succeeded *and* that the stage's final manifest is there and verified, neither alone.
-Without storage nothing is settled: the run says so and waits, holding no GPU.
+An attempt succeeds only if the job succeeded *and* the stage's final manifest exists and is verified. Without storage
+nothing is settled: the run reports that and waits, without holding GPUs.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from deepcoder_operator.domain.world import StoredStage, World
 
 
 def settle(draft: Draft, world: World) -> None:
-    """Decide the end of an attempt whose RayJob and pods are gone."""
+    """Settle an attempt whose RayJob and pods are gone."""
     attempt = draft.attempt
     view = world.storage
     if view is None or view.stage is None:
         problem = view.problem if view else None
         reason = problem.reason if problem else "StorageNotChecked"
-        text = problem.message if problem else "the bucket has not been looked at yet"
+        text = problem.message if problem else "the bucket has not been checked yet"
         draft.progressing(False, reason, f"attempt {attempt.ordinal} has ended; its result cannot be read: {text}")
         draft.look_again(RECHECK_SECONDS if problem else 0)
         return
@@ -77,10 +77,10 @@ def _drained(draft: Draft, attempt: AttemptStatus, *, saved: bool) -> None:
     elif saved:
         text = f"attempt {attempt.ordinal} saved and stopped"
     else:
-        text = f"attempt {attempt.ordinal} was stopped without a last checkpoint; the newest one stands"
+        text = f"attempt {attempt.ordinal} was stopped without a last checkpoint; the newest earlier one is kept"
     if not saved or draft.stage(attempt.stage_index).type is StageType.EVALUATE:
         note_waste(draft, attempt)
-    if attempt.outcome is not Outcome.DRAIN_TIMED_OUT:  # of which an event has told when its time was up
+    if attempt.outcome is not Outcome.DRAIN_TIMED_OUT:  # an event reported that when the time was up
         draft.event("Drained", text, warning=not saved and attempt.running_time is not None)
     draft.progressing(False, "Drained", text)
     draft.look_again(0)

@@ -1,8 +1,8 @@
-"""Which difference between two statuses has to be written at once, and which may wait for the next write.
+"""Which changes of a status must be written at once, and which may wait for the next write.
 
-Decisions rest on conditions, the attempt, the backoff and the stages: a change there is written before anything else
-is done. Figures and the wording of messages are for people: a thousand runs whose judges come up one by one would
-write a thousand statuses a judge. They are written with whatever else is, or when the last write is old enough.
+Decisions rest on conditions, the attempt, the backoff and the stages. A change there is written before anything else
+happens. Figures and message texts are for people, and may wait for another change or until the last write is old
+enough. Otherwise a thousand runs that share a pool would write a thousand statuses for each judge that starts.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from deepcoder_operator.board import FIGURES_SECONDS
 
 
 def worth_writing(old: RunStatus, new: RunStatus, seconds: float | None) -> bool:
-    """Whether a status has to be written now.
+    """Whether a status must be written now.
 
-    `seconds` is the time since this process last wrote the run's status, None if it has not. A pass that acts or
-    posts an event writes what differs in any case, since both rest on the status that is stored.
+    `seconds` is the time since this process last wrote the run's status, None if it never did. A pass that acts or
+    posts an event writes every change anyway, because both rest on the stored status.
     """
     if old == new:
         return False
@@ -23,7 +23,7 @@ def worth_writing(old: RunStatus, new: RunStatus, seconds: float | None) -> bool
 
 
 def _decisive(status: RunStatus) -> RunStatus:
-    """A status without what is only for people."""
+    """Return a status without the parts that are only for people."""
     attempt, usage = status.attempt, status.usage
     return status.model_copy(
         update={

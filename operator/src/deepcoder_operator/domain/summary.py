@@ -1,7 +1,7 @@
-"""Conditions and phase from everything else: computed last, each pass, so that they cannot contradict it.
+"""Derives conditions and phase from the rest of the status, at the end of each pass, so that they cannot contradict it.
 
-It fails at nothing: what is not known yet is a condition that is `Unknown`, and a pool or cluster that is not there is
-`False` with the reason why.
+Nothing here fails. What is not known yet becomes a condition with status `Unknown`. A missing pool or cluster becomes
+`False`, with the reason.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _NOT_YET = "NotYetObserved"
 
 
 def initialise(draft: Draft) -> None:
-    """All conditions are present from the start."""
+    """Set all conditions from the start."""
     for name in CONDITIONS:
         if find_condition(draft.status.conditions, name) is None:
             draft.condition(name, ConditionStatus.UNKNOWN, _NOT_YET)
 
 
 def summarise(draft: Draft, world: World) -> None:
-    """Derive what is derived."""
+    """Set the derived conditions, the phase and the number of GPUs."""
     if draft.run.metadata.deletion_timestamp is None:
         draft.update(observed_generation=draft.run.metadata.generation)
     _children(draft, world)
@@ -47,7 +47,7 @@ def summarise(draft: Draft, world: World) -> None:
 
 
 def phase_of(draft: Draft) -> Phase:
-    """The phase, for display."""
+    """Return the phase, for display."""
     status = draft.status
     if is_true(status.conditions, "Complete"):
         return Phase.COMPLETE
@@ -86,13 +86,15 @@ def _children(draft: Draft, world: World) -> None:
     attempt = draft.status.attempt
     alive = attempt is not None and attempt.state is not AttemptState.LEAVING
     if attempt is None or not alive:
-        draft.condition("QuotaReserved", False, "NoAttempt", "no pods are asked for")
-        draft.condition("ClusterReady", False, "NoAttempt", "no pods are asked for")
+        draft.condition("QuotaReserved", False, "NoAttempt", "no pods are requested")
+        draft.condition("ClusterReady", False, "NoAttempt", "no pods are requested")
     else:
         if attempt.admitted_time:
             draft.condition("QuotaReserved", True, "Admitted")
         else:
-            draft.condition("QuotaReserved", False, "Waiting", "the attempt waits to be made or admitted by its queue")
+            draft.condition(
+                "QuotaReserved", False, "Waiting", "the attempt waits to be created or admitted by its queue"
+            )
         conflict = find_condition(draft.status.conditions, "Progressing")
         if world.cluster is not None and world.cluster.ready:
             draft.condition("ClusterReady", True, "Provisioned", "all pods of the Ray cluster are ready")
@@ -101,18 +103,18 @@ def _children(draft: Draft, world: World) -> None:
             draft.condition("ClusterReady", False, "NotReady", text)
     pool = world.pool
     if pool is not None and pool.ready:
-        # No count of judges: each that comes or goes would be a write of the status of each of the pool's runs.
-        draft.condition("SandboxReady", True, "PoolReady", f"SandboxPool {pool.name} judges")
+        # Without the number of judges: each change of it would be a status write for every run of the pool.
+        draft.condition("SandboxReady", True, "PoolReady", f"SandboxPool {pool.name} is ready")
     elif pool is not None:
         draft.condition("SandboxReady", False, "PoolNotReady", pool.trouble())
     elif draft.run.spec.sandbox.together is not None:
-        text = "Together Code Interpreter judges: whether it can is seen by the trainer alone, in its judge_errors"
+        text = "Together Code Interpreter judges; only the trainer sees whether it works, in its metric judge_errors"
         draft.condition("SandboxReady", ConditionStatus.UNKNOWN, "Hosted", text)
     elif draft.run.spec.sandbox.pool_ref is not None:
         name = draft.run.spec.sandbox.pool_ref.name
         draft.condition("SandboxReady", False, "PoolNotFound", f"there is no SandboxPool {name} in this namespace")
     else:
-        text = "the run's own SandboxPool comes once an attempt's head pod is there; it goes at the end and in between"
+        text = "the run's own SandboxPool is created once an attempt has a head pod, and deleted when it is not needed"
         draft.condition("SandboxReady", False, "PoolNotMade", text)
 
 
@@ -150,6 +152,6 @@ def _stalled(draft: Draft) -> None:
 
 
 def _last_failure(draft: Draft) -> str:
-    """How the last attempt of the current stage failed, as its stage says it."""
+    """Return how the last attempt of the current stage failed, from the stage's message."""
     status = draft.status
     return (status.stages[status.stage_index].message if status.stages else None) or "the last attempt stalled"

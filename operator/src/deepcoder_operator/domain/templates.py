@@ -1,8 +1,8 @@
-"""Whether a user's PodTemplateSpec has the form of one, as far as the operator itself reads it.
+"""Checks the structure of a user's PodTemplateSpec, as far as the operator itself reads it.
 
-A template is kept as it was written (the CRD preserves unknown fields), so nothing before here has looked at it: a
-string where a list belongs would end a pass instead of being told. What only the API server or KubeRay reads is left
-to them.
+The CRD preserves a template as it was written, so nothing has checked it before. Without this check, a string in place
+of a list would crash a pass instead of being reported. Fields that only the API server or KubeRay reads are left to
+them.
 """
 
 from __future__ import annotations
@@ -58,16 +58,16 @@ _TEMPLATE: dict[str, Any] = {
         "securityContext": {"seccompProfile": _ANY, "appArmorProfile": _ANY, "seLinuxOptions": _ANY, "sysctls": [_ANY]},
     },
 }
-"""What is read, by its form: a map with known keys, a list of such, or one of the words above."""
+"""Structure of the fields that are read: a map with known keys, a list of such maps, or one of the words above."""
 
 _REQUIRED = frozenset({"name", "mountPath", "devicePath"})
-"""Keys that tell elements of a list apart; an element without could not be merged."""
+"""Keys that identify elements of a list. An element without its key could not be merged."""
 
 _QUANTITY = re.compile(r"^[+-]?(\d+(\.\d*)?|\.\d+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?\d+)?$")
 
 
 def template_problem(run: DeepCoderRun) -> Problem | None:
-    """What is wrong with the form of a run's templates."""
+    """Return what is wrong with the structure of a run's templates, or None."""
     found = [
         (f"spec.stages[{stage.name}].resources.{role}.template", group.template)
         for stage in run.spec.stages
@@ -81,7 +81,7 @@ def template_problem(run: DeepCoderRun) -> Problem | None:
 
 
 def malformed(template: Mapping[str, Any], where: str) -> str | None:
-    """The first thing in a template that has not the form it must have, named by its path; None if all is well."""
+    """Return the first structural error in a template, with its path, or None."""
     return _check(template, _TEMPLATE, where)
 
 
@@ -134,4 +134,4 @@ def _check_quantity(key: str, value: Any, where: str) -> str | None:
 
 
 def _wrong(where: str, wanted: str, got: Any) -> str:
-    return f"{where} must be {wanted}, not {str(got)[:80]!r}: mend the template"
+    return f"{where} must be {wanted}, not {str(got)[:80]!r}: fix the template"

@@ -1,4 +1,4 @@
-"""The absorbing ends. After one no child is ever made again, whatever disappears; only a new run goes on."""
+"""The final states of a run. After one, the operator never creates child objects again; only a new run can continue."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def is_terminal(status: RunStatus) -> bool:
 
 
 def complete_run(draft: Draft) -> None:
-    """All stages are passed."""
+    """Complete the run, because all stages are passed."""
     draft.update(completion_time=draft.now, backoff=None)
     draft.condition("Complete", True, "AllStagesPassed", "all stages are passed")
     draft.condition("Failed", ConditionStatus.FALSE, "Completed")
@@ -23,12 +23,12 @@ def complete_run(draft: Draft) -> None:
 
 
 def fail_run(draft: Draft, reason: str, message: str) -> None:
-    """The run gives up; the message prints the way forward."""
+    """Fail the run. The message says how to continue."""
     latest = draft.status.latest_checkpoint
     forward = (
-        f"To go on, make a new run with spec.from: {{uri: {latest.uri}, digest: '{latest.digest}'}}"
+        f"To continue, make a new run with spec.from: {{uri: {latest.uri}, digest: '{latest.digest}'}}"
         if latest
-        else "No checkpoint was made; mend the cause and make a new run"
+        else "No checkpoint was made; fix the cause and make a new run"
     )
     draft.update(completion_time=draft.now, backoff=None, attempt=None)
     draft.condition("Failed", True, reason, fitted(message, f". {forward}", MAX_MESSAGE))

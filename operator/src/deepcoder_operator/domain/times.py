@@ -1,8 +1,9 @@
-"""Times in a status that lie in the future: another process wrote them, before its node's clock was set back.
+"""Corrects times in a status that lie too far in the future, because they were written before a clock was set back.
 
-What waits for them would wait for as long as the clock went back: a drain or a pause beyond its bound, progress that is
-never written. They are brought back to now, or to as far ahead as they may be, once; from then on time goes on. Times
-that storage and the API server wrote are theirs, and are compared where they are read.
+Without the correction, everything that depends on such a time would wait for as long as the clock went back: a drain or
+a pause would exceed its bound, and progress would not be written. Each time is reset once, to now or to the latest
+value that it may have. Times from storage and from the API server are not changed; they are compared where they are
+read.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _ATTEMPT = (
 
 
 def bring_back(draft: Draft) -> None:
-    """Bring times that lie too far ahead back to where they can be."""
+    """Reset times that lie too far in the future."""
     status, now = draft.status, draft.now
     if status.attempt is not None:
         leaving = status.attempt.state is AttemptState.LEAVING

@@ -1,15 +1,15 @@
-"""GPU-seconds: over all pods, GPUs asked for times the time from scheduled to gone; and which of them were for nothing.
+"""GPU-seconds: requested GPUs times the time from scheduling to the end, over all pods, and the part that was wasted.
 
-A pod's entry in `status.usage.pods` is opened when the pod was scheduled and closed when it ends. The live attempt's
-entries stay until it is settled, since only its end and the checkpoints that it leaves say what was wasted; then they
-join the totals. An end that nobody saw, because the operator was away, is taken from what was last known, and the
-totals are marked estimated; of a pod that came and went meanwhile nothing is known, and nothing is counted.
+A pod's entry in `status.usage.pods` is opened when the pod is scheduled and closed when it ends. The live attempt's
+entries stay until the attempt is settled, because only its end and its checkpoints show what was wasted. Then they join
+the totals. If the operator was not running when a pod ended, the end is estimated from what was last known, and the
+totals are marked as estimated. A pod that came and went in that time is unknown and not counted.
 
-Pods are scheduled by the API server's clock, their ends are its or ours, and checkpoints are committed by storage's.
-Where two of these stand in an order that cannot be, clocks differ, and the totals are marked estimated, too.
+The API server's clock dates the scheduling of pods, its clock or ours their ends, and storage's clock the checkpoints.
+If two of these times are in an impossible order, the clocks differ, and the totals are marked as estimated too.
 
-Each checkpoint has the GPU-seconds that went into it. Where storage has lost the newest one, what was spent since the
-one before it was for nothing too. So wasted seconds are never more than those used, and none is counted twice.
+Each checkpoint records the GPU-seconds spent on it. If storage has lost the newest checkpoint, everything spent since
+the previous one was wasted too. So wasted seconds never exceed used seconds, and no second is counted twice.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from deepcoder_operator.domain.world import PodView, World
 JUST_STARTED_SECONDS = 60.0
 
 SEEN_SECONDS = 300.0
-"""A pod that is seen so long after it was scheduled, by one who was watching then, was scheduled by another clock."""
+"""If a watching process first sees a pod this long after it was scheduled, the two clocks differ."""
 
 SKEW = timedelta(seconds=5)
-"""Clocks that differ by less make no difference worth telling."""
+"""Smaller differences between clocks are ignored."""
 
 
 def account(draft: Draft, world: World, policy: Policy) -> None:
-    """Open an entry for each pod with GPUs that was scheduled, close those of pods that ended."""
+    """Open an entry for each scheduled pod with GPUs, and close the entries of pods that ended."""
     usage = draft.status.usage
     present = {p.name: p for p in world.pods}
     estimated = usage.estimated
@@ -68,10 +68,10 @@ def account(draft: Draft, world: World, policy: Policy) -> None:
 
 
 def close_books(draft: Draft, world: World) -> None:
-    """Let entries of attempts that are settled join the totals.
+    """Add the entries of settled attempts to the totals.
 
-    The live attempt's that have ended join early only where there are too many, and then count as not wasted; and never
-    while their pod is still to be seen, or it would be opened again.
+    Ended entries of the live attempt are added early only if there are too many, and then count as not wasted. They are
+    never added while their pod is still visible, because the pod would get a new entry.
     """
     usage, attempt = draft.status.usage, draft.status.attempt
     present = {p.name for p in world.pods}
@@ -101,7 +101,7 @@ def close_books(draft: Draft, world: World) -> None:
 
 
 def note_waste(draft: Draft, attempt: AttemptStatus) -> None:
-    """An attempt ended without what it was for: what its pods spend after its last checkpoint is for nothing."""
+    """Mark what an unsuccessful attempt's pods spent after its last checkpoint as wasted."""
     latest, usage = draft.status.latest_checkpoint, draft.status.usage
     saved = latest.committed_time if latest is not None and latest.ordinal == attempt.ordinal else None
     began = min((e.scheduled_time for e in usage.pods if e.ordinal == attempt.ordinal), default=None)
@@ -118,7 +118,7 @@ def note_waste(draft: Draft, attempt: AttemptStatus) -> None:
 
 
 def _by_another_clock(draft: Draft, world: World, scheduled: datetime) -> bool:
-    """Whether a pod that is seen now for the first time cannot have been scheduled then by our clock."""
+    """Whether a pod that is first seen now cannot have been scheduled at that time by our clock."""
     if scheduled > draft.now + SKEW:
         return True
     since = world.watching_since
@@ -127,7 +127,8 @@ def _by_another_clock(draft: Draft, world: World, scheduled: datetime) -> bool:
 
 
 def invested(draft: Draft, checkpoint: CheckpointStatus) -> float | None:
-    """GPU-seconds that went into a checkpoint of the live attempt; None for another's: its entries are closed."""
+    """Return the GPU-seconds spent on a checkpoint of the live attempt. None for other attempts, whose entries are
+    closed."""
     usage, attempt = draft.status.usage, draft.status.attempt
     if attempt is None or checkpoint.ordinal != attempt.ordinal:
         return None
@@ -140,9 +141,9 @@ def invested(draft: Draft, checkpoint: CheckpointStatus) -> float | None:
 
 
 def write_off(draft: Draft, lost: CheckpointStatus, kept: CheckpointStatus | None) -> None:
-    """Storage has lost a checkpoint: what was spent on it since the one that is kept was for nothing.
+    """Count what was spent on a lost checkpoint, since the one that is kept, as wasted.
 
-    Where the live attempt made it this is left to the attempt's end, which counts from the checkpoint that is left.
+    If the live attempt made the checkpoint, the attempt's end does this, counting from the remaining checkpoint.
     """
     usage, attempt = draft.status.usage, draft.status.attempt
     if attempt is not None and attempt.ordinal == lost.ordinal:
@@ -155,7 +156,7 @@ def write_off(draft: Draft, lost: CheckpointStatus, kept: CheckpointStatus | Non
 
 
 def _end(draft: Draft, world: World, entry: PodUsage, pod: PodView | None) -> tuple[datetime, bool] | None:
-    """When an entry's pod ended, and whether that is an estimate; None while it runs."""
+    """Return when an entry's pod ended, and whether that is an estimate. None while it runs."""
     if pod is not None:
         return (pod.finished, False) if pod.finished else None
     since, attempt = world.watching_since, draft.status.attempt
@@ -170,7 +171,7 @@ def _end(draft: Draft, world: World, entry: PodUsage, pod: PodView | None) -> tu
 
 
 def _seconds(entry: PodUsage, since: datetime, until: datetime) -> float:
-    """GPU-seconds of an entry between two times, none before it was scheduled."""
+    """Return the GPU-seconds of an entry between two times, not counting time before it was scheduled."""
     return max((until - max(since, entry.scheduled_time)).total_seconds(), 0.0) * entry.gpus
 
 

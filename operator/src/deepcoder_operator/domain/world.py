@@ -1,7 +1,7 @@
-"""What a pass has observed, as values: the planner sees these and nothing else.
+"""The observations of a pass, as values. The planner sees nothing else.
 
-Raw objects are read here in one place, leniently: a field another controller has not written yet is absent, never an
-error. Absence of a child is only put in here after a live read (see `controllers/observe.py`).
+This module alone reads raw objects, and reads them leniently: a field that another controller has not written yet is
+absent, never an error. A child object counts as absent only after a live read (see `controllers/observe.py`).
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from deepcoder_operator.domain.pool_status import IDLE, UNMENDED
 Object = Mapping[str, Any]
 
 RAYJOB_INVALID = "RayJobInvalid"
-"""Reason of an obstacle that no waiting mends: the API server refuses what the attempt is made of."""
+"""Reason of an obstacle that does not go away by waiting: the API server refuses the attempt's RayJob."""
 
 REPLICA_FAILURE = "ReplicaFailure"
-"""Condition of a RayCluster whose pods the API server refuses to make or to delete."""
+"""Condition of a RayCluster whose pods the API server refuses to create or delete."""
 
 WAITING_LENGTH = 500
-"""Characters kept of what a pod waits for."""
+"""Characters kept of the reason for which a pod waits."""
 
 _STARTS = (None, "ContainerCreating", "PodInitializing")
-"""Reasons of a container to wait that say nothing."""
+"""Waiting reasons of a container that carry no information."""
 
 _MOST_WAITING = 3
-"""Different reasons to wait that are told."""
+"""Largest number of different waiting reasons in a message."""
 
 MESSAGE_LENGTH = 800
 """Characters kept of a job's message."""
@@ -46,12 +46,12 @@ MESSAGE_LENGTH = 800
 
 @dataclass(frozen=True)
 class Problem:
-    """Why a run cannot go on: a CamelCase word, and a message with the mend."""
+    """Why a run cannot continue: a CamelCase reason, and a message that says how to fix it."""
 
     reason: str
     message: str
     action: str = ""
-    """Of a plan's action that could not be carried out: which."""
+    """The plan's action that could not be carried out, if there was one."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class RayJobView:
     ordinal: int
     deleting: bool = False
     suspended: bool = False
-    """spec.suspend, which Kueue owns where a queue is set."""
+    """spec.suspend, which Kueue controls if a queue is set."""
     job_status: str = ""
     """PENDING, RUNNING, SUCCEEDED, FAILED, STOPPED, or empty."""
     deployment_status: str = ""
@@ -81,7 +81,7 @@ class ClusterView:
     uid: str
     ready: bool
     trouble: str = ""
-    """Why KubeRay cannot make its pods: a quota, a webhook that refuses them. Pods that are not there tell nothing."""
+    """Why KubeRay cannot create its pods, such as a quota or a webhook. Missing pods cannot show this themselves."""
 
 
 @dataclass(frozen=True)
@@ -95,17 +95,17 @@ class PodView:
     phase: str = ""
     ready: bool = False
     unreachable: bool = False
-    """Whether its node's kubelet is not reached: nobody knows how it is."""
+    """Whether its node's kubelet is unreachable, so that its state is unknown."""
     deleting: bool = False
     grace: int | None = None
-    """Seconds it was given to end, once it is being deleted."""
+    """Grace period in seconds, once it is being deleted."""
     restarts: int = 0
     reason: str = ""
     """status.reason: Evicted, NodeLost, …"""
     disruption: str = ""
     """Reason of a true DisruptionTarget condition."""
     terminated: str = ""
-    """Reason of a container's end: OOMKilled, Error, …"""
+    """Reason for a container's termination: OOMKilled, Error, …"""
     exit_code: int | None = None
     message: str = ""
     waiting: str = ""
@@ -127,47 +127,47 @@ class PoolView:
     replicas: int = 0
     uid: str = ""
     owner_uid: str | None = None
-    """The run whose own it is, if it is one's."""
+    """The run that owns the pool, if one does."""
     deleting: bool = False
     edited: bool = False
-    """Whether somebody has changed its spec, which the operator never does."""
+    """Whether somebody has changed its spec. The operator never does."""
     unmended: str = ""
-    """Why it cannot be ready, as its spec is now, until somebody mends what it says: the reason's word."""
+    """Reason for which the pool stays unready, with its current spec, until somebody fixes it. Empty if none."""
     unready_since: datetime | None = None
-    """Since when no judge has been ready; None: one is."""
+    """Time since which no judge has been ready. None if one is."""
     idle: bool = False
-    """Whether it is ready only in that it was scaled to zero: whether a judge starts is seen when one is wanted."""
+    """Whether it is ready only because it is scaled to zero, so that nobody knows whether a judge would start."""
 
     def trouble(self) -> str:
-        """Why it does not judge, for people."""
+        """Return why the pool does not judge, for people."""
         return f"SandboxPool {self.name}: {self.message}"
 
 
 @dataclass(frozen=True)
 class StoredStage:
-    """What storage holds of a stage; everything here has been verified."""
+    """What storage has of a stage. Everything here is verified."""
 
     newest: CheckpointStatus | None = None
     """Newest verified checkpoint."""
     gate: GateRecord | None = None
-    """Its gate."""
+    """Gate verdict of the checkpoint."""
     metrics: Mapping[str, float] | None = None
-    """Its metrics; of an Evaluate stage the results."""
+    """Metrics of the checkpoint; for an Evaluate stage, the results."""
     evaluated: bool = False
-    """Evaluate stage: a manifest of its results is there."""
+    """Evaluate stage: whether a manifest of its results exists."""
     code_digest: Digest | None = None
-    """Trainer source that wrote it."""
+    """Digest of the trainer source that wrote the checkpoint."""
     dataset_digest: Digest | None = None
-    """Problems that it was trained on."""
+    """Digest of the training problems."""
     versions: Mapping[str, str] | None = None
-    """Of what the trainer that wrote it stands on."""
+    """Package versions of the trainer that wrote the checkpoint."""
     exit: ExitRecord | None = None
-    """How the asked-for attempt ended, in its own words."""
+    """Exit record of the requested attempt."""
     rejected: tuple[str, ...] = ()
     """Manifests that do not count, and why."""
 
     def ends(self, stage: StageType) -> bool:
-        """Whether what ends a stage of this type is there."""
+        """Whether the result that completes a stage of this type exists."""
         return self.evaluated if stage is StageType.EVALUATE else self.newest is not None and self.newest.final
 
 
@@ -178,58 +178,58 @@ class StorageView:
     problem: Problem | None = None
     """Why nothing could be read."""
     stage: StoredStage | None = None
-    """The asked-for stage."""
+    """The requested stage."""
     origin: ParentRef | None = None
     """spec.from with its digest, verified."""
 
 
 @dataclass(frozen=True)
 class Beat:
-    """The newest report of the live attempt, and when it came."""
+    """The newest report of the live attempt, and when it arrived."""
 
     report: ProgressReport
     received: datetime
     pod_uid: str | None = None
     """UID of the pod that sent it."""
     alive: datetime | None = None
-    """When the last report came that showed a new step, or another phase than training."""
+    """Time of the last report that showed a new step, or a phase other than training."""
 
 
 @dataclass(frozen=True)
 class World:
-    """Everything a pass knows beside the run itself."""
+    """Everything that a pass knows besides the run itself."""
 
     rayjob: RayJobView | None = None
-    """The RayJob under the live attempt's name, whoever made it."""
+    """The RayJob with the live attempt's name, whoever created it."""
     strays: tuple[RayJobView, ...] = ()
     """Other RayJobs that this run owns."""
     cluster: ClusterView | None = None
     pods: tuple[PodView, ...] = ()
     pool: PoolView | None = None
-    """None: there is no such pool (yet)."""
+    """None if the pool does not exist (yet)."""
     storage: StorageView | None = None
-    """None: not asked."""
+    """None if storage was not queried."""
     beat: Beat | None = None
     refusal: Problem | None = None
-    """What builders refuse of the spec."""
+    """What the builders refuse in the spec."""
     obstacle: Problem | None = None
-    """What kept the plan before this one from being carried out; None if nothing did, or after a restart."""
+    """Why the previous plan could not be carried out. None if it could, or after a restart."""
     watching_since: datetime | None = None
-    """When this process began to watch; before it, ends of pods and heartbeats may have been missed."""
+    """Time at which this process began to watch. Ends of pods and heartbeats before it may have been missed."""
     listening_since: datetime | None = None
-    """Since when the live attempt's reports are taken; None: they are not yet."""
+    """Time since which the live attempt's reports are accepted. None if they are not yet."""
     heard: datetime | None = None
-    """When a report of another run's attempt last came, since this process watches; None where no other runs."""
+    """Time of the last report from another run's attempt since this process watches. None if no other attempt runs."""
     seen_at: datetime | None = None
-    """When the rest was seen, if that is later than the pass began since storage was waited for."""
+    """Time of the observations, if waiting for storage made it later than the start of the pass."""
 
     @property
     def stored(self) -> StoredStage | None:
-        """What storage has told of the stage; None: it was not asked, or could not tell."""
+        """What storage has of the stage. None if storage was not queried or did not answer."""
         return self.storage.stage if self.storage else None
 
     def rayjob_of(self, run_uid: str) -> RayJobView | None:
-        """The RayJob under the live attempt's name, if it is the run's own."""
+        """Return the RayJob with the live attempt's name, if the run owns it."""
         return self.rayjob if self.rayjob is not None and self.rayjob.owner_uid == run_uid else None
 
     def pods_of(self, ordinal: int) -> list[PodView]:
@@ -237,12 +237,12 @@ class World:
         return [p for p in self.pods if p.ordinal == ordinal]
 
     def head(self, ordinal: int) -> PodView | None:
-        """The head pod of an attempt, the one that is not being deleted first."""
+        """Return the head pod of an attempt, preferably one that is not being deleted."""
         heads = [p for p in self.pods_of(ordinal) if p.role == "head"]
         return min(heads, key=lambda p: (p.deleting, p.name), default=None)
 
     def with_waits(self, text: str, ordinal: int) -> str:
-        """A text, and after it what keeps an attempt's pods from being there: each reason once, with a pod's name."""
+        """Append to a text why an attempt's pods are not ready: each reason once, with the name of a pod."""
         refused = (
             [f"KubeRay cannot make its pods: {self.cluster.trouble}"] if self.cluster and self.cluster.trouble else []
         )
@@ -252,7 +252,7 @@ class World:
         return "; ".join([text, *told[:_MOST_WAITING], *more])
 
     def beat_of(self, ordinal: int) -> Beat | None:
-        """The newest report, if it is an attempt's own."""
+        """Return the newest report, if it comes from this attempt."""
         return self.beat if self.beat is not None and self.beat.report.ordinal == ordinal else None
 
 
@@ -355,7 +355,7 @@ def parse_time(text: str | None) -> datetime | None:
 
 
 def excerpt(message: str) -> str:
-    """A job's message ends with the driver's last lines, and the last of them says most."""
+    """Shorten a job's message, but keep its end: the driver's last lines say most."""
     return message if len(message) <= MESSAGE_LENGTH else f"{message[:100]} … {message[-(MESSAGE_LENGTH - 103) :]}"
 
 
