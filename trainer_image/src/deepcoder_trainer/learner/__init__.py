@@ -1,1 +1,1 @@
-"""The learner: one Ray actor a rank, FSDP2 between them, and one face to the controller."""
+"""The learner: one Ray actor per rank, FSDP2 between the ranks, and one interface for the controller."""

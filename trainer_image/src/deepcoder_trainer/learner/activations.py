@@ -1,12 +1,13 @@
-"""What a decoder layer keeps between forward and backward pass: its input and, on request, its attention's output.
+"""Activation checkpointing: a decoder layer keeps only its input and, on request, its attention's output.
 
-All else is computed again in the backward pass. Attention is the one part whose cost grows with the square of the
-length, so with `keep_attention` its outputs are kept and only the matrix products around it run twice; they take as
-much memory as the layers' inputs do. With `offload` both wait in host memory: a copy there starts as soon as a layer
-has run, on a stream of its own, and the copy back while the layer after it is at work in the backward pass. Either way
-the gradients are the same to the bit.
+Everything else is recomputed in the backward pass. Attention is the only part whose cost grows with the square of the
+length. With `keep_attention` its outputs are kept, at the same memory as the layers' inputs, and only the matrix
+products around it run twice. With `offload` both are moved to host memory: the copy starts, on its own stream, as soon
+as a layer has run, and the copy back overlaps with the backward pass of the following layer. The gradients are
+identical to the bit in all cases.
 
-A backward pass must follow its forward pass before the next one begins; what a failed pass has left is dropped then.
+A backward pass must follow its forward pass before the next forward pass starts, which drops the leftovers of a failed
+pass.
 """
 
 from __future__ import annotations

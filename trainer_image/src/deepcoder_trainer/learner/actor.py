@@ -1,10 +1,9 @@
-"""A learner rank as a Ray actor: what runs where the model is.
+"""A learner rank as a Ray actor: the code that runs where the model is.
 
-Compute methods run one at a time, in call order, as collectives need. Uploads and downloads have a thread of their
-own (concurrency group `io`), so that a checkpoint is on its way to storage while the next step trains, and one more
-(`where`) tells where the others stand. Files are put from this machine: nothing of a checkpoint passes through the
-controller. What needs torch is imported on the actor's side alone: the driver, which imports this module for the class,
-does without.
+Compute methods run one at a time, in call order, as collectives require. Uploads and downloads have their own thread
+(concurrency group `io`), so that a checkpoint is uploaded while the next step trains. Another thread (`where`) reports
+where the others are. Files are uploaded from this machine; no part of a checkpoint passes through the controller. Only
+the actor imports what needs torch. The driver, which imports this module for the class, does not.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ T = TypeVar("T")
 
 @noted
 class LearnerActor:
-    """One rank of `world`, which it is told when it starts; `ray.remote` is applied where it is made."""
+    """One rank of `world`, which it learns when it starts. `ray.remote` is applied where the actor is created."""
 
     def __init__(self, settings: RankSettings, world: int, model: ModelSource, sources: Sources) -> None:
         logging.basicConfig(level=logging.INFO)
@@ -65,9 +64,9 @@ class LearnerActor:
         return Rendezvous(host, self._store.port)
 
     def start(self, rank: int, rendezvous: Rendezvous | None) -> int:
-        """Join the other ranks and load the model, fetched first where this machine does not have it.
+        """Join the other ranks and load the model, which is fetched first if this machine does not have it.
 
-        Returns the number of threads that it computes with.
+        Returns the number of compute threads.
         """
         with loading():
             import torch
@@ -159,7 +158,7 @@ class LearnerActor:
 
     @ray.method(concurrency_group="where")
     def where(self) -> Standing:
-        """Where this rank stands, for whoever waits for another answer of its in vain."""
+        """Return where this rank is stuck, for a caller that waits for another answer in vain."""
         return standing()
 
     def load(self, directory: str, optimizer: bool) -> None:

@@ -1,11 +1,12 @@
-"""torch DCP to and from safetensors and JSON: a checkpoint that cannot run code when it is read.
+"""torch DCP with safetensors and JSON files: a checkpoint that cannot run code when it is read.
 
-DCP's own writer pickles its metadata and its tensors. This one puts each rank's shards into files
-`rank-00000-000.safetensors` of at most about 1 GiB and, on the coordinator, `metadata.json`: for each tensor its type
-and size, and for each chunk its offset and where it is. DCP's planners do the rest, so that a checkpoint loads at any
-world size. What every rank holds whole (AdamW's step counts) DCP keeps once, on whichever rank has least to write, and
-every rank reads it from there: such scalars have a file of their own, a few kilobytes, so that no rank has to fetch
-another's gigabytes for them. A state dict with anything but tensors is refused when it is written.
+DCP's own writer pickles its metadata and tensors. This one writes each rank's shards to files
+`rank-00000-000.safetensors` of at most about 1 GiB. The coordinator also writes `metadata.json`, with type and size of
+each tensor, and offset and file of each chunk. DCP's planners do the rest, so a checkpoint loads at any world size.
+
+DCP stores values that every rank holds (AdamW's step counts) once, on the rank that has least to write, and every rank
+reads them from there. Such scalars get their own file of a few kilobytes, so that no rank has to fetch gigabytes of
+another rank for them. A state dict with anything but tensors is refused when it is written.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""A rank's files between its machine and storage: put from where they were written, brought to where they are read.
+"""Uploads and downloads of a rank's files. Ranks share no disk, so each rank moves its own files.
 
-Ranks share no disk. Each puts what it wrote itself, and brings the files that its own part of the state is in: the
-checkpoint's metadata is fetched first and says which. A checkpoint that does not fit this model is told here, before
-anything is loaded, so that the reader can fall back to another. Local files go whether an upload succeeds or not, and
-those of a checkpoint that turned out damaged when another is brought: a 14B model leaves 12 GB on each of 16 ranks, and
-storage may fail more than once.
+A rank uploads what it wrote, and downloads the files that hold its part of the state; the checkpoint's metadata is
+fetched first and says which. A checkpoint that does not fit this model is detected here, before anything is loaded, so
+that the reader can fall back to another. Local files are removed whether an upload succeeds or not, and those of a
+damaged checkpoint when another one is downloaded: a 14B model leaves 12 GB on each of 16 ranks, and storage may fail
+more than once.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from deepcoder_trainer.learner.wire import LEARNER_DIR, METADATA
 
 
 class RankFiles:
-    """What one rank writes and reads; `upload` and `download` may run in a thread beside training."""
+    """The files of one rank. `upload` and `download` may run in a thread during training."""
 
     def __init__(self, learner: LearnerRank) -> None:
         self._learner = learner
         self._pretrained: dict[str, list[Path]] = {}
-        """Folder of an export to what this rank wrote into it; other folders hold checkpoints."""
+        """What this rank wrote into an export's folder, by folder. All other folders hold checkpoints."""
         self._brought: Path | None = None
-        """Where the newest download went, whatever came of it."""
+        """Folder of the newest download, successful or not."""
 
     def save_pretrained(self, directory: str) -> None:
         """Collective. Write the model in Hugging Face layout, on rank 0."""
@@ -46,7 +46,7 @@ class RankFiles:
         )
 
     def upload(self, directory: str, storage: Storage, prefix: str) -> list[FileEntry]:
-        """Put the files that this rank wrote below `directory`; they are removed here, stored or not."""
+        """Upload the files that this rank wrote below `directory`, and remove them here in any case."""
         root, pretrained = Path(directory), self._pretrained.pop(directory, None)
         # The save of this directory, not the newest: training may have saved again since.
         save = self._learner.saved(root) if pretrained is None else None
@@ -57,7 +57,7 @@ class RankFiles:
                 path.unlink(missing_ok=True)
 
     def download(self, directory: str, storage: Storage, prefix: str, manifest: Manifest) -> None:
-        """Bring the files that this rank will read, at any world size; raises `CheckpointDamaged`."""
+        """Download the files that this rank will read, at any world size. Raises `CheckpointDamaged`."""
         store, root = open_run_storage(storage), Path(directory)
         if self._brought is not None and self._brought != root:
             shutil.rmtree(self._brought, ignore_errors=True)

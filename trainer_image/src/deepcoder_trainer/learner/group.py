@@ -1,9 +1,9 @@
-"""All learner ranks behind one face: the batch is packed here, each rank gets its share.
+"""All learner ranks behind one interface. The batch is packed here, and each rank gets its share.
 
-Every call has a deadline and goes to all ranks at once; one that dies or does not answer in time fails the whole
-learner (`LearnerLost`), since the others would wait for it in a collective. There is no repair in place: the attempt
-ends, and the next one resumes from the newest checkpoint. Ranks that do not answer are asked where they stand: at half
-of the time, since whoever waits for the attempt may give it up before the end, and at the end.
+Every call has a deadline and goes to all ranks at once. If a rank dies or does not answer in time, the whole learner
+fails (`LearnerLost`), because the other ranks would wait for it in a collective. There is no repair in place: the
+attempt ends, and the next one resumes from the newest checkpoint. Ranks that do not answer are asked where they are
+stuck, at the deadline and at half of the time, because the attempt may be given up before the deadline.
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ class Deadlines:
     """Copying state aside, loading it, exporting weights."""
 
     close: float = 30
-    """Leaving."""
+    """Closing."""
 
     where: float = 10
-    """Saying where it stands, of a rank that does not answer."""
+    """Reporting where a silent rank is stuck."""
 
 
 class Way(Enum):
@@ -89,11 +89,11 @@ class Way(Enum):
 
 
 WAY = "DEEPCODER_WEIGHT_TRANSFER"
-"""Environment variable: `ObjectStore` in the place of `NCCL`, which has not run on GPUs yet."""
+"""Environment variable: set to `ObjectStore` to use it instead of `NCCL`, which has not been run on GPUs yet."""
 
 
 def way_between_gpus() -> Way:
-    """Between cards that nobody shares; raises `BadConfig` for another word than the two."""
+    """Return the way between GPUs that are not shared. Raises `BadConfig` for any other value."""
     chosen = os.environ.get(WAY, Way.BROADCAST.value)
     if chosen not in (Way.BROADCAST.value, Way.STORE.value):
         raise BadConfig(f"the environment variable {WAY} is {chosen!r}: set it to NCCL or ObjectStore", field=WAY)
@@ -110,9 +110,9 @@ async def start_learners(
 ) -> RayLearner:
     """Start `stage.resources.learners` ranks and load the model; Ray must be up.
 
-    A machine that does not have `model_dir` fetches `config.model` itself.
-    `places` are those that each rank shares with a sampler; else Ray chooses.
-    `threads` is a rank's number of CPU threads; the default is what its container allows. Raises `BadConfig`, or
+    A machine without `model_dir` fetches `config.model` itself. `places` are the placements that each rank shares with
+    a sampler; without them Ray chooses. `threads` is the number of CPU threads per rank; the default is the container's
+    limit. Raises `BadConfig`, or
     `LearnerLost` when Ray cannot place the ranks in time.
     """
     world = config.stage.resources.learners
@@ -241,7 +241,7 @@ class RayLearner:
         await self._all("save", directory, seconds=self._deadlines.state)
 
     async def upload(self, directory: str, storage: Storage, prefix: str) -> list[FileEntry]:
-        """See `Learner`. A failure is told when no rank is at work on `directory` any more, which may be saved anew."""
+        """See `Learner`. An error is raised once no rank works on `directory` any more, so it can be saved again."""
         calls = [actor.upload.remote(directory, storage, prefix) for actor in self._actors]
         parts: list[list[FileEntry]] = await self._wait(calls, self._deadlines.transfer, "upload", all_end=True)
         return sorted((entry for part in parts for entry in part), key=lambda e: e.path)
@@ -283,9 +283,9 @@ class RayLearner:
         return await self._wait(calls, seconds, method)
 
     async def _wait(self, calls: Sequence[Any], seconds: float, what: str, *, all_end: bool = False) -> list[Any]:
-        """All answers in rank order. Raises the cause of a rank's error, or `LearnerLost` for silence.
+        """Return all answers in rank order. Raises the cause of a rank's error, or `LearnerLost` for silence.
 
-        An error is raised at once; with `all_end`, when the other ranks have ended too, unless a rank died.
+        An error is raised at once or, with `all_end`, when the other ranks have finished too, unless a rank died.
         """
         tasks = [asyncio.ensure_future(call) for call in calls]
         deadline = asyncio.get_running_loop().time() + seconds
@@ -310,14 +310,14 @@ class RayLearner:
         return [task.result() for task in tasks]
 
     async def _look_in(self, seconds: float, tasks: Sequence[asyncio.Future[Any]], what: str) -> None:
-        """Log where ranks stand that have not answered then."""
+        """Log where the ranks that have not answered by then are stuck."""
         await asyncio.sleep(seconds)
         if silent := [rank for rank, task in enumerate(tasks) if not task.done()]:
             where = await self._where(silent)
             log.warning("no answer from learner %s for %g s (%s): %s", silence.names(silent), seconds, what, where)
 
     async def _where(self, ranks: Sequence[int]) -> str:
-        """Where they stand; the stacks of their threads go to the log."""
+        """Return where the ranks are stuck, and log the stacks of their threads."""
         asked = [asyncio.ensure_future(self._actors[rank].where.remote()) for rank in ranks]
         try:
             await asyncio.wait(asked, timeout=self._deadlines.where)

@@ -1,8 +1,8 @@
-"""Which ranks do what: groups of `sp` ranks, each group sharing the tokens of its micro-batches.
+"""Groups of `sp` ranks that share the tokens of their micro-batches.
 
-Ranks of a group are neighbours (rank = group * sp + place in it), so that their all-to-all stays within a machine where
-one holds a whole group. Parameters are sharded over all ranks alike, whatever the group. Nothing here is arithmetic: a
-checkpoint knows nothing of groups. Fails with ValueError where the ranks do not divide into groups.
+Ranks of a group are neighbours (rank = group * sp + place in it), so their all-to-all stays within a machine that holds
+a whole group. Parameters are sharded over all ranks, regardless of groups, so a checkpoint does not depend on groups.
+Raises ValueError if the ranks do not divide into groups.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 @dataclass(frozen=True)
 class Meshes:
-    """A rank's place among all, and whom it talks to."""
+    """A rank's process groups."""
 
     fsdp: DeviceMesh | None = None
     """All ranks, over which parameters are sharded; None without a process group."""

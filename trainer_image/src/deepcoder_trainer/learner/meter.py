@@ -1,6 +1,6 @@
-"""What a training step cost a rank: seconds by phase, the memory's peak, and work done for a share of the peak speed.
+"""Measures a training step on a rank: seconds by phase, peak memory, and the share of the device's peak speed.
 
-Nothing here is part of the result: two runs with the same bits differ in all of it.
+None of it affects the result: two runs with identical bits differ in all of these figures.
 """
 
 from __future__ import annotations

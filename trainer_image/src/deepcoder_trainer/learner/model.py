@@ -1,8 +1,8 @@
 """The policy: a Hugging Face model of a known architecture, with a head that never makes all logits.
 
-What would need other arithmetic (mixture of experts, LoRA adapters, sliding windows) is refused by name before
-anything is loaded. Parameters keep their Hugging Face names, so that checkpoints, exports and samplers agree; a tied
-head is the embedding itself and has no name of its own. Weights are float32; with more than one rank, or in bfloat16,
+Models that need other arithmetic (mixture of experts, LoRA adapters, sliding windows) are refused by name before
+anything is loaded. Parameters keep their Hugging Face names, so that checkpoints, exports and samplers agree. A tied
+head is the embedding itself and has no name of its own. Weights are float32. With more than one rank, or in bfloat16,
 FSDP2 shards them over all ranks and casts what it gathers, whether or not ranks share rows of tokens.
 """
 

@@ -1,9 +1,9 @@
-"""Off the device and back: a learner that takes turns with a sampler leaves it the memory.
+"""Moves a learner's tensors off the device and back, so that a sampler can use the memory in its turn.
 
-What is parked keeps its tensors, and loses what they lie in: each storage is copied to host memory and emptied, and
-filled again by `unpark`, with the same bits. So whoever holds a tensor (the optimizer, FSDP's groups) need not know. A
-parked tensor that is used has no bytes: the callers refuse instead. Host memory is pinned for CUDA, and kept between
-turns, since pinning costs more than copying.
+Parking keeps the tensor objects and empties their storages: each storage is copied to host memory, and `unpark` fills
+it again with the same bits. So the holders of a tensor (the optimizer, FSDP's groups) need not know. A parked tensor
+has no bytes, and callers refuse to use it. Host memory is pinned for CUDA and kept between turns, because pinning costs
+more than copying.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The Hugging Face layout that vLLM serves: safetensors shards, config and the tokenizer's files.
 
-Weights stream through: a shard at a time is in memory. Whatever else the starting model brought (tokenizer, chat
-template, generation config) is copied as it is; a model without a generation config gets the published one's.
+Weights are streamed, one shard at a time. All other files of the starting model (tokenizer, chat template, generation
+config) are copied unchanged. A model without a generation config gets that of the published model.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One learner rank: model shard, optimizer, and the arithmetic of a training step.
 
-No Ray in here: an actor wraps it, and tests drive it directly. Without a process group it is the whole learner.
-Where other ranks exist, every method that says *collective* must be called on all of them, in the same order. A
-gradient that is not finite skips its optimizer step, on all ranks alike, rather than destroy the weights.
+This module does not use Ray: an actor wraps the rank, and tests call it directly. Without a process group, a rank is
+the whole learner. Otherwise every method marked *collective* must be called on all ranks, in the same order. If a
+gradient is not finite, all ranks skip that optimizer step, so that it cannot destroy the weights.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavai
 
 @dataclass(frozen=True)
 class Save:
-    """A rank's part of one save, that is being written or has been."""
+    """A rank's part of one save, written or still being written."""
 
     future: Any
     writer: SafetensorsWriter
 
     def files(self) -> list[Path]:
-        """Wait until all is written and return the files that this rank wrote; raises `CheckpointFailed`."""
+        """Wait until everything is written, and return the files that this rank wrote. Raises `CheckpointFailed`."""
         try:
             self.future.result()
         except CheckpointException as e:  # no Exception: it would end the process
@@ -81,7 +81,7 @@ class LearnerRank:
     """Rank `rank` of `world` learner ranks."""
 
     def __init__(self, settings: RankSettings, rank: int, world: int, store: Store | None = None) -> None:
-        """Collective. Joins the others, who have the same `store`, where there are any, and loads the model."""
+        """Collective. Join the other ranks, which share `store`, if there are any, and load the model."""
         self.settings = settings
         self.recipe = settings.recipe
         self._rank, self._world = rank, world
@@ -208,7 +208,7 @@ class LearnerRank:
         return [(name, tuple(parameter.shape)) for name, parameter in self.policy.named_parameters()]
 
     def send_weights(self, sender: WeightSender | None, receivers: Sequence[str]) -> list[str]:
-        """Collective. All weights from rank 0, which has the sender, to samplers of these names; who is lost."""
+        """Collective. Send all weights from rank 0, which has the sender, to these samplers. Returns the lost ones."""
         dtype = COMPUTE_DTYPES[self.recipe.precision]
         if sender is not None:
             return sender.send(receivers, self._whole(dtype), dtype)
@@ -217,14 +217,14 @@ class LearnerRank:
         return []
 
     def park(self) -> None:
-        """Give the device's memory to a sampler; whatever needs the weights is refused until `unpark`."""
+        """Give the device's memory to a sampler. Methods that need the weights are refused until `unpark`."""
         if self._shared is not None:
             self._shared = None
             torch.cuda.ipc_collect()
         self._parking.park()
 
     def unpark(self) -> None:
-        """Take the device's memory back, and what was parked, to the bit."""
+        """Take back the device's memory and restore what was parked, to the bit."""
         self._parking.unpark()
 
     def _whole(self, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
@@ -252,7 +252,7 @@ class LearnerRank:
         self._newest = self._saves[directory] = Save(future, writer)
 
     def saved(self, directory: Path) -> Save:
-        """The save into `directory`: whoever asks takes it over, with its files."""
+        """Return the save into `directory`. The caller takes it over, with its files."""
         return self._saves.pop(directory)
 
     @property

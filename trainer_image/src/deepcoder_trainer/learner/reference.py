@@ -1,7 +1,7 @@
-"""The model that training began with, for runs that are held near it (`recipe.klCoefficient`).
+"""The reference model of the KL penalty (`recipe.klCoefficient`): the model that training started with.
 
-A second set of weights, sharded like the policy's and never trained: it is loaded only where the coefficient is
-positive. It is the run's starting model in every stage, whatever checkpoint the policy goes on from.
+It is a second set of weights, sharded like the policy's and never trained, and is loaded only if the coefficient is
+positive. It is the run's starting model in every stage, whatever checkpoint the policy continues from.
 """
 
 from __future__ import annotations
@@ -26,6 +26,6 @@ def load_reference(
 
 
 def give_back_memory(reference: PolicyModel) -> None:
-    """After a pass: what was gathered for it, which nobody needs before the next step's."""
+    """Free what a pass gathered, which is not needed until the next step."""
     if isinstance(reference, FSDPModule):
         reference.reshard()

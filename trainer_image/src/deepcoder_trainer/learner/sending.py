@@ -1,9 +1,9 @@
 """Weights from the learner's first rank to samplers on other GPUs, by broadcast.
 
-It listens at a store, where each sampler's workers meet it by the sampler's name the first time; the group they form
-stays until one of them is lost (see `broadcast`). A sampler that is not there, hangs or goes, is left out: its own
-update fails too, and it is replaced. Nothing of that keeps the others' weights, nor the learner, which has to take
-part in gathering every tensor whatever becomes of those who receive it.
+Rank 0 listens at a store. A sampler's workers join it there under the sampler's name the first time, and the group that
+they form stays until one of them is lost (see `broadcast`). A sampler that is missing, hangs or goes away is left out.
+Its own update fails too, and it is replaced. That delays neither the other samplers nor the learner, which must take
+part in gathering every tensor whatever happens to the receivers.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What is said of ranks that do not answer: where they stand, and those first that stand where few do.
+"""Describes ranks that do not answer: where they are stuck, with the rarest places first.
 
-Of hundreds of ranks all but one wait for that one. Each place is told once, with its ranks.
+Usually all of hundreds of ranks wait for one. Each place is reported once, with its ranks.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The learner's weights on their way to samplers.
+"""Transfer of the learner's weights to samplers.
 
-Through the object store they go in chunks that rank 0 holds, wherever the samplers are. A sampler on the learner's own
-card needs no copy by way of the host: each rank gathers all weights into one buffer on its card, and tells where that
-is as plain values, a CUDA IPC handle among them. The buffer has to stay until the sampler has loaded from it.
+Through the object store, weights go in chunks that rank 0 holds, wherever the samplers are. A sampler on the learner's
+own GPU needs no copy through the host: each rank gathers all weights into one buffer on its GPU, and describes it by
+plain values, including a CUDA IPC handle. The buffer must stay until the sampler has loaded from it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What the driver and the learner ranks both know: settings, sums, names of files.
+"""What the driver and the learner ranks share: settings, sums, file names.
 
-Imports no torch: the driver holds no tensor, and importing it costs seconds at the start of every attempt.
+It does not import torch, which costs seconds at the start of every attempt: the driver holds no tensors.
 """
 
 from __future__ import annotations

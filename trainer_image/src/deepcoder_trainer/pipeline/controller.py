@@ -1,4 +1,4 @@
-"""The training loop of one stage: who waits for whom.
+"""The training loop of one stage: what waits for what.
 
                      ┌────────────── slot free: trained, and new weights out ◄─────────────┐
                      ▼                                                                     │
@@ -8,29 +8,31 @@
                      │          samplers ◄────────────────────────┼────────────────────────┤
                      └─ version out, batch before it sampled      └─► checkpoint ◄── gate ──┘
 
-- Admission waits for the buffer: a slot, and in strict order the version that the batch is to be sampled with, in
-  window order for what the next batch needs of the samplers; and then for judges that are behind.
+- Admission waits for a slot of the buffer; then, in strict order, for the version that the batch must be sampled with,
+  or, in window order, for what the next batch needs from the samplers; and then for judges that are behind.
 - A rollout waits for the samplers, then for the judges. Nothing else waits for a single rollout.
-- The learner waits for batch T to be whole. While it trains, batch T+1 is being sampled (maxOffPolicy ≥ 1).
-- New weights wait, in strict order, for what is sampled with the old ones; in window order they go out at once.
-- A checkpoint is copied aside between two steps and uploaded behind the next. It holds the weights and the finished
-  work that they have not seen, which the resumed run trains first. In strict order it is committed when that work is
-  judged, while training goes on; in window order what is not finished is sampled anew (see leaving.py).
-- Weights are pushed before the first admission, at a start as at a resume: samplers never answer from weights that
-  the learner does not have.
-- Where samplers and learner share devices, each waits for its turn (see turns.py); what is saved is copied aside while
-  the learner still has its own. What a push came to is probed now and then (see probe.py).
+- The learner waits until batch T is complete. While it trains, batch T+1 is sampled (maxOffPolicy ≥ 1).
+- New weights wait, in strict order, for everything that is sampled with the old ones. In window order they go out at
+  once.
+- A checkpoint is copied aside between two steps and uploaded during the next. It holds the weights, and the finished
+  work that the weights have not been trained on, which a resumed run trains on first. In strict order the checkpoint is
+  committed when that work is judged, while training continues. In window order unfinished work is sampled again (see
+  leaving.py).
+- Weights are pushed before the first admission, both at a start and at a resume, so samplers never answer with weights
+  that the learner does not have.
+- If samplers and learner share devices, each waits for its turn (see turns.py), and a save is copied aside during the
+  learner's turn. The result of a push is probed now and then (see probe.py).
 
-`_one_step` is the order of a step. At each of its lines but the training itself a stop (SIGTERM, the operator,
-`drain`) ends it, and there is one way out, `_leave`: no more admission, weights copied aside and on their way, what is
-in flight let finish meanwhile, all committed. So a stop costs no step that was trained. An evaluation that was cut
-off is owed: the resumed run begins with it, and a stage never ends without the evaluation at its end. When time runs
-out the newest committed checkpoint stands.
+`_one_step` is the order of a step. A stop (SIGTERM, the operator, `drain`) can end it at any line except during the
+training itself. There is one way out, `_leave`: admission ends, the weights are copied aside and uploaded, work in
+flight may finish meanwhile, and everything is committed. So a stop loses no trained step. An interrupted evaluation
+stays due: the resumed run starts with it, and a stage never ends without its final evaluation. If time runs out, the
+newest committed checkpoint counts.
 
-A failure that leaves the learner whole (a rollout's, an evaluation's) takes the same way out and is raised then: it
-costs no trained step either. After one of training itself, of a learner rank or of checkpoints the newest committed
-checkpoint stands. Steps that change nothing, since no gradient is finite any more, are a failure after the tenth in a
-row: a run that goes on so would come to its end and look like one that has learnt.
+A failure that leaves the learner intact (in a rollout or an evaluation) takes the same way out and is raised
+afterwards, so it loses no trained step either. After a failure of the training itself, of a learner rank or of the
+checkpoints, the newest committed checkpoint counts. Ten steps in a row without a finite gradient are a failure too:
+such a run would reach its end and look as if it had learnt.
 """
 
 from __future__ import annotations
@@ -67,7 +69,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FRUITLESS_STEPS = 10
-"""Steps in a row without a finite gradient that end the run."""
+"""Number of steps in a row without a finite gradient after which the run fails."""
 PUSH_SHARE = 0.8
 """Most of the time after which a stage counts as stalled that weights may take to the samplers."""
 
@@ -78,7 +80,7 @@ class NothingLearnt(RuntimeError):
 
 @dataclass
 class Controller:
-    """One stage's loop. `state` is what it goes on from; a fresh stage has step 0."""
+    """The loop of one stage. `state` is where it continues; a new stage has step 0."""
 
     config: StageConfig
     problems: Sequence[EncodedProblem]
@@ -136,7 +138,7 @@ class Controller:
         self._turns = Turns(self.sampler, self.learner, shared=self.config.stage.colocated)
 
     async def run(self) -> Ending:
-        """Train until the stage is over or a stop is asked for. Raises what ended it otherwise."""
+        """Train until the stage is over or a stop is requested. Raises any other cause of the end."""
         closing = asyncio.create_task(self._close_when_asked())
         try:
             return await self.stop.before(Moment.SAVED, self._run())

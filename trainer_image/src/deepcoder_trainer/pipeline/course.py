@@ -1,8 +1,8 @@
-"""Where a stage stands: what follows from its steps and their figures alone, so that a resumed run decides alike.
+"""The state of a stage, derived from its steps and their figures alone, so that a resumed run decides the same way.
 
-Evaluation is due each `everySteps` and at the end; a due one that was not done is owed, and a stage is over only when
-none is. The end is the last step, or a met gate. A gate is judged anew with the figures of the evaluation at the end:
-one that they undo lets the stage go on.
+An evaluation is due every `everySteps` steps and at the end. It stays due until it is done, and a stage is over only if
+none is due. A stage ends at its last step or when its gate is met. The gate is checked again with the figures of the
+final evaluation; if they undo it, the stage continues.
 """
 
 from __future__ import annotations

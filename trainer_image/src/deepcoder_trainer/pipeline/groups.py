@@ -1,14 +1,14 @@
-"""Where a run's groups come from: a problem is drawn for each slot, sampled and judged, and drawn anew where that is
-asked for; and a batch of them is trained only if enough of it is judged.
+"""Creates a run's groups: draws a problem for each slot, samples and judges it, and redraws it if the recipe says so. A
+batch is trained only if enough of it is judged.
 
-`admission` is one task beside the loop and starts one for each group. The first rollout that fails ends them all, and
-whoever waits for the work buffer gets its error.
+`admission` is one task next to the loop, which starts one task per group. The first rollout that fails ends all of
+them, and everything that waits for the work buffer gets its error.
 
-Judges that cannot judge more than 1 % of a batch, or of an evaluation, are a failure, `SandboxUnavailable`, which
-costs no trained step. The batch goes as it was sampled into the checkpoint of the step before it, and the resumed run
-has judged again what no judge could judge. It is sampled anew where no checkpoint can hold it: a stage's first batch,
-in window order one that was not whole when the checkpoint of the step before it was committed, and in strict order with
-maxOffPolicy 0 any.
+If more than 1 % of a batch, or of an evaluation, cannot be judged, that is the failure `SandboxUnavailable`. It loses
+no trained step: the batch is stored, as sampled, in the checkpoint of the step before it, and the resumed run judges
+the unjudged samples again. If no checkpoint can hold the batch, it is sampled again: a stage's first batch; in window
+order, a batch that was incomplete when the checkpoint of the step before was committed; and in strict order with
+maxOffPolicy 0, any batch.
 """
 
 from __future__ import annotations

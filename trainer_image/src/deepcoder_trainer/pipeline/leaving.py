@@ -1,17 +1,17 @@
-"""What of a run reaches storage, and how it leaves: weights first, then what goes with them, and no step lost.
+"""Saves a run's state and ends the run: weights first, then the rest of the state, without losing a step.
 
-A save has two halves. `copy` puts the newest step's weights aside, and they are on their way; the commit adds the rest
-of the state and makes it a checkpoint. What is left to train and was sampled with older weights belongs to that state.
-In strict order it has to be judged first, since it cannot be made again; nobody stands still for that: the commit is
-promised, training goes on, and it is made when the last verdict is in. In window order what is not done is sampled
-anew.
+A save has two halves. `copy` copies the newest step's weights aside and starts their upload. The commit adds the rest
+of the state and makes it a checkpoint. That state includes work that is still to be trained on and was sampled with
+older weights. In strict order such work must be judged first, because it cannot be sampled again. Training does not
+wait for that: the commit is promised, and made when the last verdict arrives. In window order unfinished work is
+sampled again.
 
-`leave` is the end of every run, whatever it ends for: a promise is kept or, where the weights are not the newest any
-more, made good with what there is; what is not saved is copied, what is in flight may finish until the stop's moment,
-all is committed, and storage has it before the run is over.
+`leave` is the end of every run. A promised commit is made or, if its weights are no longer the newest, completed with
+what there is. Then everything unsaved is copied, work in flight may finish until the deadline of the stop, everything
+is committed, and the run ends only when storage has it.
 
-A save that fails in the background is the checkpoints' to retry with the next one; at the end there is no next one, so
-it is tried once more here, and then it is the run's failure.
+If a save fails in the background, the next save tries again. At the end there is no next save, so it is tried once more
+here; if that fails, the run fails.
 """
 
 from __future__ import annotations

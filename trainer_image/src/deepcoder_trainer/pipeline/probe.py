@@ -1,15 +1,14 @@
-"""Do samplers give tokens the probabilities that the learner does? Asked of a run while it goes on.
+"""Checks during a run whether samplers give tokens the same probabilities as the learner.
 
-After an attempt's first push and each tenth step every sampler that has the new weights, whatever it has to do, is
-asked for a few short responses; before it trains again the learner scores with the same weights what came in. A
-difference of log-probabilities is about 1e-6 in float32, some tenths in bfloat16, and far more when an update went
-wrong. It is part of no checkpoint: probes have seeds of their own.
+After an attempt's first push, and after every tenth step, every sampler with the new weights is asked for a few short
+responses, whatever its load. Before the learner trains again, it scores the responses that have arrived with the same
+weights. The difference of log-probabilities is about 1e-6 in float32, some tenths in bfloat16, and far more after a
+faulty update. Probes have their own seeds and are not part of any checkpoint.
 
-Nobody waits for answers: what is not in when the learner's turn comes is missed, as where samplers are full and a
-request waits behind long ones, or where one was lost. That is no failure of the run. A round that missed a sampler
-tells of the others, and the next one comes after twice the steps. What a sampler was asked and nobody waits for it
-answers later, to nobody. In deterministic mode that would share its steps with what is sampled next, so there each
-round is waited for, while nothing else is being sampled.
+The loop does not wait for the answers. A response that is missing when the learner's turn comes is skipped, for example
+because the sampler is full or was lost. That is not a failure of the run: the round reports on the other samplers, and
+the next round follows after twice the number of steps. A late response is dropped. In deterministic mode a late probe
+would share engine steps with the next samples, so there each round is waited for while nothing else is sampled.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""`recipe.refill`: a group whose rewards are all equal teaches nothing, and its place in the batch is drawn anew.
+"""`recipe.refill`: replaces a group whose rewards are all equal, which teaches nothing, by another draw for its slot.
 
-Another problem is drawn for the same slot, at most `refillLimit` times; what the last draw brings stays. Everything is
-a function of ids: which problem draw r of a slot is, what its samples are called, and so the seeds of its responses. A
-batch in strict order stays a function of weights and group ids, whoever finishes first, and a slot that is sampled anew
-by a resumed run goes the same way again.
+Another problem is drawn for the same slot, at most `refillLimit` times; the last draw is kept in any case. Everything
+follows from ids: which problem draw r of a slot is, the names of its samples, and so the seeds of its responses. In
+strict order a batch thus remains a function of weights and group ids, whichever group finishes first, and a resumed run
+that samples a slot again makes the same draws.
 
-It costs overlap. In strict order all draws of a batch are sampled with the batch's own version, so weights that follow
-wait for verdicts, and not for responses alone.
+The price is less overlap: in strict order all draws of a batch are sampled with the batch's version, so the next
+weights wait for verdicts, and not only for responses.
 """
 
 from __future__ import annotations

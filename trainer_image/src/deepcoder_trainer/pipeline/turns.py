@@ -1,10 +1,10 @@
-"""Whose turn it is on the devices, where sampler and learner share them (`placement: Colocated`).
+"""Turns of sampler and learner on shared devices (`placement: Colocated`).
 
     sample ► judge ► sampler sleeps ► learner unparks ► train ► weights out ► learner parks ► sampler wakes ► admit
 
-Never both: one that is not its turn has no memory. Weights go out between the turns: the sampler takes memory for them
-alone, loads them from the learner, and takes the rest when the learner has parked. A stop may end any of these changes
-half-way, so each is one that may be asked for again. Where they share nothing, only the weights go out.
+Only one of them has memory at a time. Weights go out between the turns: the sampler allocates memory for the weights
+only, loads them from the learner, and allocates the rest when the learner has parked. A stop may interrupt any of these
+changes, so each can be repeated. Where they share nothing, only the weights go out.
 """
 
 from __future__ import annotations
