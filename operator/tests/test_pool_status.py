@@ -343,4 +343,4 @@ def test_what_kubernetes_says_of_a_pod_that_does_not_start_is_read() -> None:
     few = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes: memory"}
     assert told({"conditions": [few]}) == "0/3 nodes: memory"
     pull = {"waiting": {"reason": "ErrImagePull", "message": "not found"}}
-    assert told(container(state=pull)).startswith("not found: look at spec.image")
+    assert told(container(state=pull)).startswith("not found: check spec.image")

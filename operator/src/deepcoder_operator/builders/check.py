@@ -1,4 +1,4 @@
-"""Whether a run's objects can be built at all, found out before anything is made, by what builders refuse."""
+"""Checks whether a run's objects can be built, before anything is created."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from deepcoder_operator.domain.world import Problem
 
 
 def check_templates(run: DeepCoderRun) -> Problem | None:
-    """The first template that has not the form of one, or sets what the operator owns."""
+    """Return a problem for the first template that is malformed or sets a field that the operator owns."""
     if problem := template_problem(run):
         return problem
     for stage in run.spec.stages:

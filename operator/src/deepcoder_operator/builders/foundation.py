@@ -1,4 +1,4 @@
-"""What all attempts of a run share: its resolved config, an account without rights, a NetworkPolicy, its own pool."""
+"""Objects that all attempts of a run share: config, account without permissions, NetworkPolicy, the run's own pool."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ CONFIG_FILE = "config.json"
 
 _DASHBOARD_PORT = 8265
 _METRICS_PORTS = (8080, 44217, 44227, METRICS_PORT)
-"""Ray's metrics export, those of its autoscaler and dashboard, and the trainer's own."""
+"""Metrics ports: Ray's export, its autoscaler's and dashboard's, and the trainer's own."""
 
 
 def build_config_map(run: DeepCoderRun, config: ResolvedConfig) -> Object:
-    """The resolved config, immutable; its digest is in status.provenance."""
+    """Build the immutable ConfigMap of the resolved config. Its digest is in status.provenance."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -38,7 +38,7 @@ def build_config_map(run: DeepCoderRun, config: ResolvedConfig) -> Object:
 
 
 def build_service_account(run: DeepCoderRun) -> Object:
-    """Whom the run's pods are; no role is bound to it."""
+    """Build the ServiceAccount of the run's pods. No role is bound to it."""
     return {
         "apiVersion": "v1",
         "kind": "ServiceAccount",
@@ -48,7 +48,8 @@ def build_service_account(run: DeepCoderRun) -> Object:
 
 
 def build_network_policy(run: DeepCoderRun, settings: TrainerSettings) -> Object:
-    """The run's pods accept each other, KubeRay on the job port, and Prometheus: a dashboard runs any code."""
+    """Build the NetworkPolicy: the run's pods accept only each other, KubeRay on the job port, and Prometheus, because
+    Ray's dashboard runs arbitrary code."""
     mine = {"matchLabels": {LABEL_RUN_UID: run.metadata.uid}}
     rules: list[dict[str, Any]] = [
         {"from": [{"podSelector": mine}]},
@@ -70,7 +71,7 @@ def build_network_policy(run: DeepCoderRun, settings: TrainerSettings) -> Object
 
 
 def build_pool(run: DeepCoderRun) -> Object | None:
-    """The run's own SandboxPool, None if it refers to another. Only what the user wrote is set."""
+    """Build the run's own SandboxPool, or None if it refers to another. Only fields that the user wrote are set."""
     template = run.spec.sandbox.template
     if template is None:
         return None

@@ -1,4 +1,4 @@
-"""Metadata that everything made for a run has: names by intent, labels, and the run as its owner."""
+"""Metadata of everything made for a run: names after the intent, labels, and the run as owner."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Object = dict[str, Any]
 
 
 def owner_reference(run: DeepCoderRun) -> Object:
-    """The run as controller: what it owns goes when it goes."""
+    """Build the owner reference to the run as controller, so that its objects are deleted with it."""
     meta = run.metadata
     return {"apiVersion": API_VERSION, "kind": RESOURCE.kind, "name": meta.name, "uid": meta.uid, "controller": True}
 
 
 def metadata(run: DeepCoderRun, name: str, labels: Mapping[str, str] | None = None) -> Object:
-    """metadata of an object of the run."""
+    """Build the metadata of an object of the run."""
     return {
         "name": name,
         "namespace": run.metadata.namespace,

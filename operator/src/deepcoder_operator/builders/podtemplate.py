@@ -37,17 +37,17 @@ _REPLACED = frozenset({"valueFrom", "readinessProbe"})
 
 
 class TemplateError(ValueError):
-    """A template asks for what it may not; the message names the field and the mend."""
+    """A template sets a forbidden field. The message names the field and how to fix it."""
 
 
 def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
-    """`override` merged strategically over `base`; neither is changed, nor shared with what comes of it."""
+    """Apply `override` to `base` as a strategic merge patch. The result shares nothing with its inputs."""
     out: dict[str, Any] = _copied(base)
     return _merge_into(out, override)
 
 
 def _merge_into(out: dict[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
-    """`out` is changed: it was copied once, as a whole."""
+    """Merge into `out`, which is a copy."""
     for key, value in override.items():
         mine = out.get(key)
         if value is None:
@@ -79,8 +79,8 @@ def _merge_list(out: list[Any], override: Sequence[Any], key: str, *, one_form: 
 
 
 def _request_what_is_limited(out: dict[str, Any], override: Mapping[str, Any]) -> None:
-    """Drop default requests for resources that the override only limits: Kubernetes then requests the limit. A default
-    left there would reserve 4 GiB for a pod that may use 800, or be refused since it is above a smaller limit."""
+    """Drop default requests for resources for which the override sets only a limit: Kubernetes then requests the limit.
+    Otherwise the default would reserve 4 GiB for a pod that may use 800, or be refused as above a smaller limit."""
     limits, requests = override.get("limits") or {}, override.get("requests") or {}
     for name, limit in limits.items():
         if limit is not None and name not in requests:
@@ -88,7 +88,7 @@ def _request_what_is_limited(out: dict[str, Any], override: Mapping[str, Any]) -
 
 
 def _copied(value: Any) -> Any:
-    """A copy of a JSON value; `copy.deepcopy`, which asks of each value whether it was met before, takes ten times."""
+    """Copy a JSON value. `copy.deepcopy`, which checks for repeated references, takes ten times as long."""
     kind = type(value)
     if kind is dict:
         return {k: _copied(v) for k, v in value.items()}
@@ -100,7 +100,7 @@ def _copied(value: Any) -> Any:
 
 
 def refuse_owned(template: Mapping[str, Any], owned: Iterable[Sequence[str]], where: str) -> None:
-    """Raise if the template sets an owned field.
+    """Raise `TemplateError` if the template sets a field that the operator owns.
 
     `owned` are paths below the template such as ("spec", "restartPolicy"); a segment `containers[judge]` reaches into
     the element of that name. `where` is the template's own path in the resource, for the message.

@@ -34,16 +34,16 @@ from deepcoder_operator.domain.pool_nodes import NOTHING_AVOIDED, Avoidance
 from deepcoder_operator.domain.templates import malformed
 
 CONTAINER = "judge"
-"""Name of the judge's container, which a template's container of that name is merged over."""
+"""Name of the judge's container. A template's container of that name is merged into it."""
 
 TOKEN_DIRECTORY = "/etc/deepcoder/token"  # noqa: S105
-"""Where the token is mounted."""
+"""Mount path of the token."""
 
 DRAIN_SECONDS = 60
-"""Time a judge has to finish what it accepted."""
+"""Time, in seconds, that a judge has to finish accepted submissions."""
 
 _LEAVE_SERVICE_SECONDS = 3
-"""Clients resolve the Service each 2 s: a judge stops listening only when they have seen it leave."""
+"""Clients resolve the Service every 2 s. A judge keeps listening until they have seen it leave."""
 
 _USER = 1000
 """The numeric user of the judge image."""
@@ -100,10 +100,10 @@ class PoolSettings:
     """What the operator itself adds to every pool."""
 
     default_image: str
-    """Image of judges whose pool names none."""
+    """Image of judges whose pool does not set one."""
 
     operator_namespace: str
-    """Namespace of the operator, which asks judges for their load."""
+    """Namespace of the operator, which polls judges for their load."""
 
     operator_labels: Mapping[str, str]
     """Labels of the operator's pods."""
@@ -116,7 +116,7 @@ class PoolSettings:
 
 
 def build_pod_template(pool: PoolIdentity, spec: SandboxPoolSpec, settings: PoolSettings) -> dict[str, Any]:
-    """PodTemplateSpec of a judge; raises `TemplateError` when the user's template sets what the operator owns."""
+    """Build a judge's PodTemplateSpec. Raises `TemplateError` if the user's template sets a field the operator owns."""
     refuse_judge_template(spec.template, "spec.template")
     return restrict_added(merge(_base_template(pool, spec, settings), spec.template), CONTAINER)
 
@@ -130,7 +130,7 @@ def template_hash(template: Mapping[str, Any]) -> str:
 def build_pod(
     pool: PoolIdentity, template: Mapping[str, Any], index: int, avoidance: Avoidance = NOTHING_AVOIDED
 ) -> dict[str, Any]:
-    """A judge's pod from the merged template, kept off the nodes that the pool avoids."""
+    """Build a judge's pod from the merged template. It avoids the nodes that the pool avoids."""
     digest = template_hash(template)
     avoids = {LABEL_AVOIDS: avoidance.label} if avoidance.nodes else {}
     extra = {
@@ -148,7 +148,7 @@ def build_pod(
 
 
 def _keep_off(spec: dict[str, Any], avoidance: Avoidance) -> None:
-    """Add the node affinity, beside what the template asks of nodes; by name, since a hostname label may be another."""
+    """Add the node affinity to that of the template. Nodes are matched by name, because a hostname label may differ."""
     affinity = _map_in(_map_in(spec, "affinity"), "nodeAffinity")
     off = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in avoidance.nodes]
     if not avoidance.required:
@@ -156,7 +156,7 @@ def _keep_off(spec: dict[str, Any], avoidance: Avoidance) -> None:
         affinity[field] = [*(affinity.get(field) or ()), {"weight": 100, "preference": {"matchFields": off}}]
         return
     required = _map_in(affinity, "requiredDuringSchedulingIgnoredDuringExecution")
-    # A node has to match one of the terms, and all of that one.
+    # A node must match at least one term, and every expression of that term.
     required["nodeSelectorTerms"] = [
         term | {"matchFields": [*(term.get("matchFields") or ()), *off]}
         for term in required.get("nodeSelectorTerms") or [{}]
@@ -164,14 +164,14 @@ def _keep_off(spec: dict[str, Any], avoidance: Avoidance) -> None:
 
 
 def _map_in(parent: dict[str, Any], key: str) -> dict[str, Any]:
-    """The map under a key, made where there is none: a template may name a field and leave it empty."""
+    """Return the map under a key, and create it if it is missing or empty, as a template may leave it."""
     found: dict[str, Any] = parent.get(key) or {}
     parent[key] = found
     return found
 
 
 def build_service(pool: PoolIdentity) -> dict[str, Any]:
-    """Headless Service: one address a ready judge, so that clients balance and retry on another one themselves."""
+    """Build the headless Service: one address per ready judge, so that clients balance the load and retry elsewhere."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -186,7 +186,7 @@ def build_service(pool: PoolIdentity) -> dict[str, Any]:
 
 
 def build_token_secret(pool: PoolIdentity, token: str) -> dict[str, Any]:
-    """The bearer token, made once; judges and the trainer's controller mount it."""
+    """Build the Secret of the bearer token, created once. Judges and the trainer's controller mount it."""
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -197,7 +197,7 @@ def build_token_secret(pool: PoolIdentity, token: str) -> dict[str, Any]:
 
 
 def build_network_policy(pool: PoolIdentity, spec: SandboxPoolSpec, settings: PoolSettings) -> dict[str, Any]:
-    """Judges are reached by runs of their namespace and by the operator, and reach nobody."""
+    """Build the NetworkPolicy: runs of the namespace and the operator reach the judges; judges reach nobody."""
     callers: list[dict[str, Any]] = [
         {"podSelector": {"matchExpressions": [{"key": settings.run_label, "operator": "Exists"}]}},
         {
@@ -338,7 +338,7 @@ def _probe(path: str, *, period: int, failures: int) -> dict[str, Any]:
 
 
 def refuse_judge_template(template: Mapping[str, Any], where: str) -> None:
-    """What a template may not ask for: what the operator owns, and what the restricted standard forbids."""
+    """Refuse fields that the operator owns, and those that the restricted standard forbids."""
     if problem := malformed(template, where):
         raise TemplateError(problem)
     refuse_owned(template, _OWNED, where)

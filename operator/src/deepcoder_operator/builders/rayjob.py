@@ -21,14 +21,14 @@ from deepcoder_operator.domain.names import HEAD, LABEL_ORDINAL, LABEL_STAGE, LE
 
 RAY_VERSION = "2.60.0"
 TTL_SECONDS = 60
-"""The cluster outlives its job by this, for its pods' last states to be seen; the operator is usually quicker."""
+"""How long the cluster outlives its job, so that its pods' last states can be seen. The operator is usually faster."""
 
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 _BACKSTOP_SECONDS = 120
 
 
 def build_rayjob(run: DeepCoderRun, attempt: AttemptStatus, image: str, config_map: str, *, s3_ca: bool) -> Object:
-    """The RayJob, whose head mounts a ConfigMap; raises `TemplateError` naming the field a template may not set."""
+    """Build the RayJob, whose head mounts a ConfigMap. Raises `TemplateError` with the field a template may not set."""
     stage = run.spec.stages[attempt.stage_index]
     labels = {LABEL_STAGE: stage.name, LABEL_ORDINAL: str(attempt.ordinal)}
     queue = run.spec.scheduling.queue_name
@@ -52,7 +52,7 @@ def build_rayjob(run: DeepCoderRun, attempt: AttemptStatus, image: str, config_m
 
 
 def refuse_templates(run: DeepCoderRun, stage: Stage) -> None:
-    """Raise `TemplateError` where `build_rayjob` would for this stage, without the work of building it."""
+    """Raise `TemplateError` if `build_rayjob` would for this stage, without building it."""
     refuse_template(stage, HEAD, stage.resources.head.template)
     for role, group, _ in _groups(stage, run.spec.recipe.tensor_parallel):
         refuse_template(stage, role, group.template)
@@ -84,7 +84,7 @@ def _cluster(pods: AttemptPods) -> Object:
 
 
 def _groups(stage: Stage, tensor_parallel: int) -> list[tuple[str, WorkerGroup, dict[str, int]]]:
-    """(role, pods, Ray resources of each pod): one unit of `sampler` an engine, one of `learner` a rank."""
+    """Return role, pods and Ray resources per pod: one unit of `sampler` per engine, one of `learner` per rank."""
     learners = stage.resources.learners or WorkerGroup()
     ranks = {LEARNER: per_pod(learners, 1)}
     if stage.placement is Placement.COLOCATED:

@@ -13,7 +13,7 @@ from typing import Any
 from deepcoder_operator.builders.podtemplate import TemplateError, merge
 
 CONTAINER_CONTEXT: dict[str, Any] = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-"""What the standard wants of every container, beside what it wants of the pod."""
+"""What the standard requires of every container, in addition to the pod."""
 
 _CONTAINERS = ("containers", "initContainers", "ephemeralContainers")
 _VOLUMES = frozenset(
@@ -35,17 +35,17 @@ _CONTEXT: dict[str, Callable[[Any], bool]] = {
     "seLinuxOptions": lambda v: not v,
     "windowsOptions": lambda v: not v,
 }
-"""Fields of a container's securityContext, and which of their values keep to the standard."""
+"""Fields of a container's securityContext, with the values that the standard allows."""
 
 
 def refuse_unrestricted(template: Mapping[str, Any], where: str) -> None:
-    """Raise `TemplateError` naming the first field that the standard forbids. The template's form has been checked."""
+    """Raise `TemplateError` for the first field that the standard forbids. The template's structure must be valid."""
     for path in _forbidden(template):
         raise TemplateError(f"{where}.{path} would let programs out of the sandbox: remove it")
 
 
 def restrict_added(template: Mapping[str, Any], own: str) -> dict[str, Any]:
-    """The template with what the standard wants set on all containers but the operator's own."""
+    """Set what the standard requires on all containers of the template except the operator's own."""
     spec = dict(template["spec"])
     for kind in _CONTAINERS:
         if spec.get(kind):
@@ -54,7 +54,7 @@ def restrict_added(template: Mapping[str, Any], own: str) -> dict[str, Any]:
 
 
 def _context(container: Mapping[str, Any]) -> dict[str, Any]:
-    """A container's securityContext over what the standard wants; a null there means nothing, and removes nothing."""
+    """Merge a container's securityContext into what the standard requires. A null value removes nothing."""
     context = _known(container.get("securityContext") or {})
     return merge(CONTAINER_CONTEXT, context | {"capabilities": _known(context.get("capabilities") or {})})
 

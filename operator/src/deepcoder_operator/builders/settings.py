@@ -1,4 +1,4 @@
-"""What the operator's own configuration adds to the objects of a run."""
+"""Settings from the operator's configuration that go into the objects of a run."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TrainerSettings:
-    """The operator's side of a run's objects."""
+    """Settings of the operator for a run's objects."""
 
     progress_url: str
-    """Under which heads reach the progress server, without a path."""
+    """URL, without a path, at which head pods reach the progress server."""
 
     ca_bundle: str
-    """PEM bundle that its certificate is checked against."""
+    """PEM bundle that verifies the progress server's certificate."""
 
     kuberay_namespace: str = "kuberay-system"
     """Namespace of KubeRay, which submits jobs to the heads."""

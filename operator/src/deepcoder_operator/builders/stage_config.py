@@ -48,7 +48,7 @@ def build_stage_config(
     provenance: ProvenanceStatus,
     settings: TrainerSettings,
 ) -> StageConfig:
-    """What the attempt runs."""
+    """Build the stage config of the attempt."""
     stage = run.spec.stages[attempt.stage_index]
     meta, checkpoint = run.metadata, run.spec.checkpoint
     lengths = [stage.context_tokens, stage.evaluate.context_tokens if stage.evaluate else None]
@@ -117,7 +117,7 @@ def _stage_settings(stage: Stage, index: int, config: ResolvedConfig) -> StageSe
 
 
 def build_stage_config_map(run: DeepCoderRun, config: StageConfig, attempt: str, ca_bundle: str) -> Object:
-    """The ConfigMap `<run>-s<index>-a<ordinal>-<digest>` of the attempt of that name."""
+    """Build the attempt's ConfigMap, `<run>-s<index>-a<ordinal>-<digest>`."""
     data = {STAGE_FILE: config.to_json().decode(), CA_FILE: ca_bundle}
     digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
     labels = {LABEL_STAGE: config.stage.name, LABEL_ORDINAL: str(config.ordinal)}

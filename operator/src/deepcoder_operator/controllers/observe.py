@@ -1,7 +1,7 @@
-"""Gathers a pass's world. Absence of a child is never concluded from a cache: it is read live first.
+"""Gathers the observations of a pass. A child object counts as absent only after a live read, never from a cache alone.
 
-Storage is slow, and what is planned must not be as old as its answer: children are looked at again after it, and also
-while it is waited for.
+Storage is slow, and the plan must not rest on observations as old as the query. So child objects are observed again
+while storage is waited for, and after its answer.
 """
 
 from __future__ import annotations
@@ -56,18 +56,18 @@ from deepcoder_operator.kube.resources import (
 from deepcoder_operator.storage.service import StorageService
 
 _REMEMBERED = 4096
-"""Runs whose templates were checked, and RayJobs whose messages were gone through, kept in memory."""
+"""Number of runs with checked templates, and of RayJobs with redacted messages, kept in memory."""
 
 LOOK_SECONDS = 2.0
-"""While storage is waited for, children are looked at again so often."""
+"""Interval at which child objects are observed while storage is waited for."""
 
 LAST_LOOK_SECONDS = 5.0
-"""How long a pass waits for storage past the end of a drain, to see whether the trainer has left in its own words."""
+"""How long a pass waits for storage after the end of a drain, to see whether the trainer left an exit record."""
 
 
 @dataclass
 class Children:
-    """Caches of what runs own; pods, jobs and clusters are indexed by their run's uid."""
+    """Caches of the objects that runs own. Pods, jobs and clusters are indexed by their run's UID."""
 
     rayjobs: Informer
     clusters: Informer
@@ -82,7 +82,7 @@ class Children:
 
 @dataclass
 class Observer:
-    """Looks at everything a run depends on."""
+    """Observes everything that a run depends on."""
 
     kube: Kube
     children: Children
@@ -91,10 +91,10 @@ class Observer:
     _watching_since: datetime | None = None
     _checked: dict[str, tuple[int, Problem | None]] = field(default_factory=dict)
     _told: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """By RayJob: the digest of what it says, and what of that may be quoted."""
+    """Digest of a RayJob's message, and the redacted message, by the RayJob's UID."""
 
     def begin(self, clock: Callable[[], datetime]) -> None:
-        """From now on this process sees what happens."""
+        """Note that this process watches from now on."""
         self._watching_since = clock()
 
     async def observe(
@@ -104,9 +104,9 @@ class Observer:
         obstacle: Problem | None,
         outdated: Callable[[], bool] = lambda: False,
     ) -> World:
-        """The world of one pass; raises `KubeError`.
+        """Return the observations of one pass. Raises `KubeError`.
 
-        `obstacle` is what the pass before could not do, `outdated` tells whether the run is no longer what it was.
+        `obstacle` is what the previous pass could not do. `outdated` says whether the run has changed since.
         """
         world = await self._look(run, obstacle)
         query = storage_query(run, world, now())
@@ -122,10 +122,10 @@ class Observer:
     async def _ask(
         self, run: DeepCoderRun, query: StorageQuery, now: Callable[[], datetime], outdated: Callable[[], bool]
     ) -> StorageView | None:
-        """Storage's answer, waited for no longer than it makes a difference; None if there was none by then.
+        """Return storage's answer, or None if it did not come while it still mattered.
 
-        A bucket may take minutes, and meanwhile a queue may take an attempt's quota back and grant it again, its head
-        may go, its time to drain may pass: all of which is seen to without the answer.
+        A bucket may take minutes. Meanwhile a queue may withdraw an attempt's quota and grant it again, its head may go
+        away, or its time to drain may pass. All of these are handled without the answer.
         """
         attempt = run.status.attempt
         deadline = attempt.drain_deadline if attempt and attempt.state is AttemptState.DRAINING else None
@@ -145,7 +145,7 @@ class Observer:
                 answer.cancel()
 
     async def _look(self, run: DeepCoderRun, obstacle: Problem | None, *, live: bool = True) -> World:
-        """What there is beside storage. What is absent in a cache, or in doubt, is read `live`."""
+        """Observe everything but storage. With `live`, objects that a cache lacks, or that are in doubt, are read."""
         meta, attempt = run.metadata, run.status.attempt
         jobs = {j["metadata"]["name"]: j for j in self.children.rayjobs.group(meta.uid)}
         pods = {p["metadata"]["name"]: p for p in self.children.pods.group(meta.uid)}
@@ -183,7 +183,7 @@ class Observer:
         )
 
     async def _admission(self, run: DeepCoderRun, world: World) -> World:
-        """What is looked at only before an attempt; live reads only when nothing else keeps it back."""
+        """Observe what matters only before an attempt. Read live only if nothing else holds the attempt back."""
         refusal = self._templates(run)
         if refusal is None and world.storage is not None and world.storage.problem is None:
             refusal = await self._hosted_judge(run) or await self._foreign(run)
@@ -191,8 +191,8 @@ class Observer:
         return replace(world, refusal=refusal, pool=world.pool or await self._pool(run, live=shared))
 
     async def _quotable(self, run: DeepCoderRun, job: Object) -> Object:
-        """A RayJob whose message may stand in a status, which more people may read than logs: KubeRay puts the last of
-        what the trainer printed into it. What is secret is taken out before it is cut short."""
+        """Return the RayJob with a message that may appear in a status, which more people can read than logs. KubeRay
+        puts the end of the trainer's output into the message. Secrets are removed before the message is shortened."""
         meta, status, attempt = job["metadata"], job.get("status") or {}, run.status.attempt
         said = status.get("message")
         if not said or attempt is None:
@@ -203,7 +203,7 @@ class Observer:
         try:
             redactor = await redactor_of(self.kube, self.storage, run, templates_of(run, attempt.stage_index))
         except Unknown as e:
-            text = f"what it says is left out, since what is secret in it is not known: {e}"
+            text = f"the message is left out, because the secrets in it are not known: {e}"
             return {**job, "status": {**status, "message": text}}
         text = excerpt(redactor.text(said))
         self._told[meta["uid"]] = (digest, text)
@@ -212,7 +212,7 @@ class Observer:
         return {**job, "status": {**status, "message": text}}
 
     def _templates(self, run: DeepCoderRun) -> Problem | None:
-        """What builders refuse of the spec, found out once for each of its versions."""
+        """Return what the builders refuse in the spec, checked once per generation."""
         uid, generation = run.metadata.uid, run.metadata.generation
         known = self._checked.get(uid)
         if known is None or known[0] != generation:
@@ -227,7 +227,7 @@ class Observer:
         return cluster_view(found) if found else None
 
     async def _pool(self, run: DeepCoderRun, *, live: bool) -> PoolView | None:
-        """The run's pool; one that the cache has not is looked for where that makes a difference."""
+        """Return the run's pool. If the cache lacks it and `live` is set, read it live."""
         namespace, name = run.metadata.namespace, pool_name(run)
         if name is None:
             return None
@@ -261,7 +261,7 @@ class Observer:
         return None if heard is None else _whole(heard)
 
     async def _hosted_judge(self, run: DeepCoderRun) -> Problem | None:
-        """Whether the key of a hosted judge is there: a pod that waits for it would hold its GPUs meanwhile."""
+        """Check that the key of a hosted judge exists. A pod that waits for it would hold its GPUs meanwhile."""
         hosted = run.spec.sandbox.together
         if hosted is None:
             return None
@@ -279,7 +279,7 @@ class Observer:
         return None
 
     async def _foreign(self, run: DeepCoderRun) -> Problem | None:
-        """Objects under the names we will use that are not this run's: never adopted."""
+        """Return a problem if an object under a name that the run needs is not its own. It is never adopted."""
         name, namespace = run.metadata.name, run.metadata.namespace
         wanted = [
             (CONFIGMAPS, config_name(name)),
@@ -293,11 +293,11 @@ class Observer:
             if found is not None and not owned_by(found, run.metadata.uid):
                 return Problem(
                     "NameConflict",
-                    f"{resource.kind} {child} exists and is not this run's: delete it, or name the run otherwise",
+                    f"{resource.kind} {child} exists and is not this run's: delete it, or give the run another name",
                 )
         return None
 
 
 def _whole(seconds: float) -> datetime:
-    """A time as statuses hold it, in whole seconds."""
+    """Return a time in whole seconds, as statuses hold it."""
     return datetime.fromtimestamp(int(seconds), UTC)

@@ -1,9 +1,9 @@
-"""One pass over one run: look (`observe`), plan (`domain.plan`), write the status, then do what the plan says.
+"""One pass over one run: observe (`observe`), plan (`domain.plan`), write the status, then carry out the plan.
 
-The status is written once, if it differs in what matters or its figures are old enough, and always before anything is
-carried out: the intent is durable before anything is made. It is put under the resourceVersion that was planned from,
-so a pass over an old view changes nothing. What a plan could not do is remembered for the next one to say, and found
-out anew after a restart; nothing else is kept here that a restart would miss. What fails raises.
+The status is written once, if a decisive part changed or its figures are old enough, and always before anything is
+carried out, so that the intent is durable before anything is created. It is written under the resourceVersion that the
+plan is based on, so a pass over an old view changes nothing. The next plan reports what this one could not do. That is
+the only memory that a restart loses, and it is found out again. Errors raise.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ log = logging.getLogger(__name__)
 
 LONGEST_PAUSE_SECONDS = 60.0
 SHORTEST_PAUSE_SECONDS = 1.0
-"""To the next look after a pass that changed nothing, or whose status the API server did not keep whole and which may
-be decided once more, whatever its plan asks for: no run is looked at in a hot loop."""
+"""Shortest time to the next pass after one that changed nothing, or whose status the API server did not keep
+completely, whatever the plan requests. It prevents a hot loop."""
 
 _FAILURES = frozenset(str(reason) for reason in FailureReason)
 _OVER = (Phase.COMPLETE, Phase.FAILED)
@@ -51,7 +51,7 @@ _OVER = (Phase.COMPLETE, Phase.FAILED)
 
 @dataclass(frozen=True)
 class Obstacle:
-    """What a plan for a run could not do, and how often it was tried in vain."""
+    """What a plan for a run could not do, and how often it was tried."""
 
     uid: str
     problem: Problem
@@ -59,25 +59,25 @@ class Obstacle:
 
     @property
     def pause(self) -> float:
-        """Seconds until it is tried again: soon after the first time, since the status is to say it."""
+        """Seconds until the next try. The first one comes soon, so that the status reports the problem."""
         return min(float(2 ** min(self.tries - 1, 6)), LONGEST_PAUSE_SECONDS)
 
 
 class Memory:
-    """What is known of a run between its passes."""
+    """What is remembered of a run between its passes."""
 
     def __init__(self, obj: Object) -> None:
         self.obj = kept(RUNS, obj)
         self.phase = ""
         self.storage_problem = ""
-        """Why storage did not answer the last question that it was asked."""
+        """Why the last storage query failed."""
         self.obstacle: Obstacle | None = None
         self.hindered = ""
-        """Why it does not get on until somebody sees to it: what is refused it, or that it cannot be read."""
+        """Why the run is stuck until somebody helps: a refused action, or an unreadable spec."""
         self.written_at: float | None = None
 
     def adopt(self, obj: Object) -> None:
-        """Take a newer state of the run, or the run made again under its name, which is newer too."""
+        """Take a newer state of the run, or of a new run with the same name."""
         if version(obj) > version(self.obj):
             if obj["metadata"]["uid"] != self.obj["metadata"]["uid"]:
                 self.written_at = None
@@ -86,7 +86,7 @@ class Memory:
 
 @dataclass
 class Reconciler:
-    """Does passes, with all that a pass needs. It keeps nothing of a run: that is in the run's `Memory`."""
+    """Runs passes. It keeps no state of a run, which is in the run's `Memory`."""
 
     kube: Kube
     observer: Observer
@@ -95,13 +95,13 @@ class Reconciler:
     policy: Policy
     record: Recorder
     now: Callable[[], datetime]
-    """The time of day, in whole seconds, that all decisions are taken by."""
+    """Wall-clock time, in whole seconds, for all decisions."""
     clock: Callable[[], float] = time.monotonic
-    """Only goes forward."""
+    """Monotonic clock."""
     dropped: DroppedFields = field(default_factory=lambda: DroppedFields(RUNS))
 
     async def reconcile(self, key: RunKey, memory: Memory) -> float:
-        """One pass; seconds until the next at the latest. Raises `KubeError`."""
+        """Run one pass. Returns the seconds until the next pass at the latest. Raises `KubeError`."""
         obj = memory.obj
         now = self.now()
         try:
@@ -140,13 +140,13 @@ class Reconciler:
         return memory.obstacle.pause
 
     def _must_write(self, memory: Memory, run: DeepCoderRun, decided: Plan) -> bool:
-        """Whether what differs cannot wait; whatever acts or is told rests on the status that is stored."""
+        """Whether a change cannot wait. Actions and events rest on the stored status."""
         if decided.status == run.status:
             return False
         return bool(decided.actions or decided.events) or worth_writing(run.status, decided.status, self._since(memory))
 
     def _wait(self, memory: Memory, run: DeepCoderRun, decided: Plan) -> float:
-        """Seconds to the next look after a pass that wrote nothing: what it held back is due by then."""
+        """Return the seconds to the next pass after one that wrote nothing. The held-back changes are due by then."""
         wait = decided.requeue_after
         since = self._since(memory)
         if decided.status != run.status and since is not None:
@@ -159,17 +159,17 @@ class Reconciler:
     async def _write(
         self, memory: Memory, obj: Object, run: DeepCoderRun, status: RunStatus
     ) -> tuple[DeepCoderRun, bool]:
-        """Put the status; the run with it, under its new version, and whether it was kept whole.
+        """Write the status. Returns the run with its new version, and whether the API server kept the whole status.
 
-        It goes onto the object that was planned from, never onto a newer one that has come meanwhile: of that the
-        plan knows nothing, so the put must be refused, and the run planned again.
+        The write is based on the object of the plan, never on a newer one, which the plan does not know. In that case
+        the API server must refuse the write, and the run is planned again.
         """
         wire = status.to_wire()
         try:
             written = await self.kube.replace_status(obj | {"status": wire})
         except errors.Invalid as e:
             metrics.STATUS_REFUSED.inc()
-            text = f"the API server refuses the status that the operator writes, so the run stands still: {e}"
+            text = f"the API server refuses the status that the operator writes, so the run cannot proceed: {e}"
             self.record(obj, "StatusRefused", text, warning=True)
             raise
         metrics.STATUS_WRITES.inc()
@@ -182,7 +182,7 @@ class Reconciler:
         return run.model_copy(update={"status": status, "metadata": metadata}), not lost
 
     def _answer(self, key: RunKey, run: DeepCoderRun, now: datetime) -> None:
-        """Set what the live attempt is told when it next reports."""
+        """Set the reply to the live attempt's next report."""
         attempt = run.status.attempt
         if attempt is None:
             pool = pool_name(run) if waits_for_judges(run) else None
@@ -202,7 +202,7 @@ class Reconciler:
         )
 
     def _announce(self, memory: Memory, obj: Object, decided: Plan) -> None:
-        """Tell what the status now says; before anything is carried out, which may fail and be planned again."""
+        """Post the events of the plan, before any action, because an action may fail and be planned again."""
         key = run_key(obj)
         for event in decided.events:
             level = logging.WARNING if event.warning else logging.INFO
@@ -215,30 +215,30 @@ class Reconciler:
         memory.phase = decided.status.phase
 
     async def _unreadable(self, key: RunKey, memory: Memory, error: ValidationError, now: datetime) -> float:
-        """Say where the run cannot be read, in its conditions alone: the rest may be a newer release's."""
+        """Report that the spec is unreadable, in the conditions only, because the rest may be a newer release's."""
         memory.hindered = UNREADABLE
         if key in self.board.waiting:  # it asks for no GPU now; a live attempt trains on, and needs its judges
             self.board.withdraw(key)
         first = error.errors(include_url=False, include_input=False)[0]
-        message = f"{'.'.join(map(str, first['loc']))}: {first['msg']}: upgrade the operator, or mend the field"
+        message = f"{'.'.join(map(str, first['loc']))}: {first['msg']}: upgrade the operator, or fix the field"
         obj = memory.obj
         metadata, status = Metadata.model_validate(obj["metadata"]), _conditions_of(obj)
         refused = refuse_unreadable(metadata, status, message, now)
         if refused.conditions != status.conditions:
             changes = {"conditions": refused.to_wire()["conditions"], "observedGeneration": metadata.generation}
             patch = {"metadata": {"resourceVersion": metadata.resource_version}, "status": changes}
-            # First: the API server may refuse the status of an object that it would not take itself.
+            # The event comes first: the API server may refuse a status write for an object that is itself invalid.
             self.record(obj, UNREADABLE, message, warning=True)
             memory.adopt(await self.kube.patch(RUNS, metadata.namespace, metadata.name, patch, "status"))
         return LONGEST_PAUSE_SECONDS
 
     async def _release(self, key: RunKey, obj: Object) -> float:
-        """A deleted run that cannot be read cannot be drained as it asks: let it go, its children follow it."""
+        """Release a deleted run with an unreadable spec. It cannot be drained. Its children are garbage-collected."""
         metadata = Metadata.model_validate(obj["metadata"])
         self.board.withdraw(key)
         if FINALIZER in metadata.finalizers:
             text = (
-                "the spec cannot be read: pods save and stop as their hooks say, the run's folder stays in its bucket"
+                "the spec cannot be read: pods save and stop through their hooks; the run's folder stays in its bucket"
             )
             self.record(obj, "ReleasedUnread", text, warning=True)
             await self.executor.release(metadata)
@@ -246,7 +246,7 @@ class Reconciler:
 
 
 def _conditions_of(obj: Object) -> RunStatus:
-    """What can be read of a status that may be another release's: its conditions, none if not even they can be."""
+    """Return the conditions of a status that may be another release's, or none if they cannot be read."""
     try:
         return RunStatus.model_validate({"conditions": (obj.get("status") or {}).get("conditions") or []})
     except ValidationError:
@@ -254,10 +254,10 @@ def _conditions_of(obj: Object) -> RunStatus:
 
 
 def run_key(obj: Object) -> RunKey:
-    """A run by name."""
+    """Return the key of a run: its namespace and name."""
     return RunKey(obj["metadata"]["namespace"], obj["metadata"]["name"])
 
 
 def version(obj: Object) -> int:
-    """The version of an object, which grows."""
+    """Return the version of an object, which increases."""
     return int(obj["metadata"]["resourceVersion"])

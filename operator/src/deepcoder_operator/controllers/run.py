@@ -1,8 +1,8 @@
-"""DeepCoderRuns: one worker a run, woken by events, reports and the clock; never two passes over one run at a time.
+"""The controller of DeepCoderRuns: one worker per run, woken by events, reports and the clock.
 
-Passes (`controllers.reconcile`) share a bounded number of places. One that fails is tried again after a growing,
-bounded pause, and the runs beside it go on. A worker that ends by an error of ours ends the process (`run`): a run that
-nobody works for would look as if all were well.
+A run never has two passes at a time. Passes (`controllers.reconcile`) share a bounded number of slots. A failing pass
+is retried after a growing, bounded pause, and other runs continue. If a worker ends because of a bug, the process ends
+(`run`), because a run without a worker would look healthy.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from deepcoder_operator.kube.resources import RUNS
 log = logging.getLogger(__name__)
 
 SETTLE_SECONDS = 0.1
-"""An event is seldom alone: those of a run that come so soon after the first, our own writes' too, share a pass."""
+"""Events of a run that arrive this soon after the first, including those of our own writes, share a pass."""
 
 _CONCURRENT_PASSES = 32
 
 
 class _Counted(NamedTuple):
-    """What a run is counted under."""
+    """The metric labels under which a run is counted."""
 
     phase: metrics.State = ()
     waiting: metrics.State = ()
-    """What keeps storage from answering it."""
+    """Why its last storage query failed."""
     hindered: metrics.State = ()
-    """Why it does not get on until somebody sees to it."""
+    """Why it is stuck until somebody helps."""
 
 
 _NOT_COUNTED = _Counted()
 
 
 class _Worker(Memory):
-    """One run's worker and what it works on."""
+    """The worker of one run, and the run's state."""
 
     def __init__(self, obj: Object) -> None:
         super().__init__(obj)

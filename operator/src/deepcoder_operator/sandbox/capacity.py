@@ -1,7 +1,7 @@
-"""Asks ready judges for their load: `GET /v1/capacity` with the pool's token, at most once a second a judge.
+"""Polls ready judges for their load: `GET /v1/capacity` with the pool's token, at most once a second per judge.
 
-A judge that does not answer in time has no load, and a pool with such a judge is never made smaller on that ground.
-An answer serves for a few seconds, so that a single lost packet does not count as silence.
+A judge that does not answer in time has unknown load, and a pool with such a judge is never scaled down because of it.
+An answer stays valid for a few seconds, so that a single lost packet does not count as silence.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from deepcoder_operator.sandbox.metrics import POLLS
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
-"""Shortest time between two questions to one judge."""
+"""Shortest time between two requests to one judge."""
 
 STALE_SECONDS = 5.0
 """Age at which an answer no longer counts."""
@@ -32,7 +32,7 @@ _MAX_ANSWER_BYTES = 64 * 1024
 
 
 class CapacityPoller:
-    """Remembers who was asked when. Close when done."""
+    """Polls judges, and remembers when each was polled. Close it when done."""
 
     def __init__(self, clock: Callable[[], float], port: int = JUDGE_PORT) -> None:
         self._clock, self._port = clock, port
@@ -47,7 +47,7 @@ class CapacityPoller:
             await self._session.close()
 
     async def poll(self, pods: Iterable[JudgePod], token: str) -> dict[str, JudgeLoad]:
-        """Load by pod uid of the judges that have answered lately; asks those whose turn it is."""
+        """Poll the judges that are due. Returns the load, by pod UID, of all judges that have answered recently."""
         ready = [p for p in pods if p.ready and p.address is not None]
         now = self._clock()
         due = [p for p in ready if now - self._asked.get(p.uid, float("-inf")) >= POLL_SECONDS]
@@ -61,7 +61,7 @@ class CapacityPoller:
         }
 
     def forget(self, uids: Iterable[str]) -> None:
-        """These pods are gone."""
+        """Forget deleted pods."""
         for uid in uids:
             self._asked.pop(uid, None)
             self._answers.pop(uid, None)
@@ -82,7 +82,7 @@ class CapacityPoller:
             capacity = Capacity.model_validate_json(body)
         except (aiohttp.ClientError, TimeoutError, ValidationError, ValueError) as e:
             POLLS.labels(outcome="failed").inc()
-            log.debug("judge %s did not tell its load: %s: %s", pod.name, type(e).__name__, e)
+            log.debug("judge %s did not report its load: %s: %s", pod.name, type(e).__name__, e)
             return
         POLLS.labels(outcome="answered").inc()
         load = JudgeLoad(capacity.slots, capacity.busy, capacity.queued, capacity.oldest_wait_s)

@@ -1,7 +1,7 @@
-"""A pool's judges: what they are made from, how they are and how much they have to do, and how one comes and goes.
+"""A pool's judges: their template, state and load, and how they are created and deleted.
 
-The cached view of them may be old: whoever is about to make or to end one looks `live`. A pod of a judge's name that is
-not the pool's, and one that the API server refuses, is an answer for people (`Refusal`); everything else raises.
+The cached view may be old, so callers look `live` before they create or delete a judge. If a pod with a judge's name
+belongs to something else, or the API server refuses a pod, the answer is a `Refusal` for people. Other errors raise.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from deepcoder_operator.sandbox.capacity import CapacityPoller
 from deepcoder_operator.sandbox.observe import judge_pods
 
 REFUSALS = (errors.Forbidden, errors.Invalid, errors.WebhookAway)
-"""What somebody has to see to, and is told in the status."""
+"""Errors that need somebody's attention. The status reports them."""
 
 
 class Judges:
@@ -41,15 +41,15 @@ class Judges:
         await self._poller.close()
 
     def forget(self, pool_uid: str) -> None:
-        """The pool is gone."""
+        """Forget a deleted pool."""
         self._poller.forget(self._known.pop(pool_uid, ()))
 
     def template(self, pool: PoolIdentity, spec: SandboxPoolSpec) -> dict[str, Any]:
-        """What a judge is made from; raises `TemplateError`."""
+        """Build the pod template of a judge. Raises `TemplateError`."""
         return build_pod_template(pool, spec, self._settings)
 
     async def look(self, pool: PoolIdentity, token: str | None, *, live: bool = False) -> list[JudgePod]:
-        """The pool's judges with the load of those that are ready, from the cache or from the API server itself."""
+        """Return the pool's judges, with the load of ready ones, from the cache or live from the API server."""
         if live:
             objects, _ = await self._kube.list(PODS, pool.namespace, selector(pool.name))
             for obj in objects:
@@ -66,7 +66,7 @@ class Judges:
     async def create(
         self, pool: PoolIdentity, template: Mapping[str, Any], index: int, avoidance: Avoidance
     ) -> Refusal | None:
-        """Make a judge, off some nodes; why there is none."""
+        """Create a judge that avoids some nodes. Returns why it could not be created, or None."""
         try:
             self._pods.observe(await self._kube.create(build_pod(pool, template, index, avoidance)))
         except errors.AlreadyExists:
@@ -75,10 +75,10 @@ class Judges:
             if existing is not None and not owned_by(existing, pool.uid):
                 return Refusal("NameConflict", f"Pod {name} exists and does not belong to this pool: delete it")
         except REFUSALS as e:
-            text = f"the API server refuses the judges' pods, which is tried again at least each minute: {e}"
+            text = f"the API server refuses the judges' pods; the operator retries at least every minute: {e}"
             return Refusal("PodRefused", text)
         return None
 
     async def delete(self, pool: PoolIdentity, deletion: Deletion) -> bool:
-        """End a judge; False if it was gone."""
+        """Delete a judge. Returns False if it was gone already."""
         return await self._kube.delete(PODS, pool.namespace, deletion.name, uid=deletion.uid)

@@ -1,7 +1,7 @@
-"""A judge's pod as the API server shows it, read into the value that the planner takes.
+"""Reads a judge's pod from the API server into the value that the planner uses.
 
-Read leniently: what a kubelet has not written yet is absent and no error. What a judge said last is told without tokens
-and cut short, since it becomes a condition.
+Fields that a kubelet has not written yet are absent, never an error. A judge's last output becomes part of a condition,
+so it is shortened and tokens are removed.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from deepcoder_operator.domain.pool_names import LABEL_AVOIDS, LABEL_INDEX, LABE
 from deepcoder_operator.domain.pool_plan import JudgePod
 
 REFUSED_STARTS = 3
-"""Ends of a judge, the third some ten seconds after the first, before one that refuses to start is believed: how each
-but the last ended is not kept."""
+"""Number of times that a judge must end before it counts as refusing to start. The third end comes some ten seconds
+after the first. Kubernetes keeps only the exit status of the last one."""
 
 _MOST_TOLD = 600
 _SHAPES = Redactor(())
-"""What is told becomes a condition, which more people read than logs: only the judge's own words, without tokens."""
+"""A judge's output becomes part of a condition, which more people can read than logs, so tokens are removed."""
 _MEMORY_MEND = (
     ": its memory limit is too small: leave resources out of spec.template, or raise the limit of the container judge"
 )
-_IMAGE_MEND = ": look at spec.image, and at imagePullSecrets in spec.template"
+_IMAGE_MEND = ": check spec.image, and imagePullSecrets in spec.template"
 
 
 def judge_pods(objects: Iterable[Mapping[str, Any]], pool_uid: str) -> list[JudgePod]:
-    """The pods of a pool, in the order of their names.
+    """Return the pods of a pool, ordered by name.
 
-    A pod of an earlier pool of the same name counts as on its way out: it takes a name, and nothing else.
+    A pod of an earlier pool with the same name counts as being deleted: it only occupies a name.
     """
     out = [_judge_pod(obj, foreign=not owned_by(obj, pool_uid)) for obj in objects]
     return sorted(out, key=lambda p: p.name)
@@ -77,8 +77,8 @@ class _Trouble(NamedTuple):
 
 
 def _trouble(status: Mapping[str, Any], conditions: Mapping[str, Mapping[str, Any]]) -> _Trouble:
-    """Why a pod is not ready, if Kubernetes knows."""
-    if status.get("phase") == "Failed" and status.get("reason"):  # its node's word: containers only say that they ended
+    """Return why a pod is not ready, as far as Kubernetes says."""
+    if status.get("phase") == "Failed" and status.get("reason"):  # from the node; containers only say that they ended
         return _Trouble(str(status["reason"]), _brief(status.get("message")))
     scheduled = conditions.get("PodScheduled", {})
     if scheduled.get("status") == "False":
@@ -89,7 +89,7 @@ def _trouble(status: Mapping[str, Any], conditions: Mapping[str, Mapping[str, An
         if not container.get("ready") and (ended := _failed(container)) is not None:
             own = container.get("name") == CONTAINER
             refuses = own and ended["exitCode"] == EXIT_REFUSED and _ends(container) >= REFUSED_STARTS
-            refuses = refuses and not container.get("started")  # one that has started since is not ready for a moment
+            refuses = refuses and not container.get("started")  # a judge that has started may be unready for a moment
             words = _last_words(ended if own else {**ended, "message": ""})
             return _Trouble("CrashLoopBackOff", words, refuses, _ran_seconds(ended))
         if reason and reason not in ("ContainerCreating", "PodInitializing"):
@@ -99,7 +99,7 @@ def _trouble(status: Mapping[str, Any], conditions: Mapping[str, Mapping[str, An
 
 
 def _failed(container: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """How a container ended that fails again and again: also while it is started once more."""
+    """Return how a repeatedly failing container last ended, even while it is being restarted."""
     for state in ("state", "lastState"):
         ended = (container.get(state) or {}).get("terminated")
         if ended and ended.get("exitCode"):
@@ -113,13 +113,13 @@ def _ran_seconds(ended: Mapping[str, Any]) -> float:
 
 
 def _ends(container: Mapping[str, Any]) -> int:
-    """How often a container has ended: each start but the first is a restart, and of one that runs the last goes on."""
+    """Return how often a container has ended: once per restart, and once more if it is not running."""
     runs = "running" in (container.get("state") or {})
     return int(container.get("restartCount") or 0) + (not runs)
 
 
 def _last_words(ended: Mapping[str, Any]) -> str:
-    """What a container said last; the judge's own words hold the mend."""
+    """Return a container's last output. The judge's own output says how to fix the problem."""
     if ended.get("reason") == "OOMKilled":
         return f"OOMKilled{_MEMORY_MEND}"
     lines = _SHAPES.text(str(ended.get("message") or "")).strip().splitlines()

@@ -1,8 +1,8 @@
-"""One pass over one pool: look, decide (`domain.pool_*`), carry out, write the status once.
+"""One pass over one pool: observe, decide (`domain.pool_*`), carry out, write the status once.
 
-The cached view serves to find out that nothing is to be done, which is nearly always so. Before anything is made or
-deleted the pods are listed live and the decision is taken again on that: a stale cache can therefore never lead to
-pods too many. Passes over one pool never overlap. What fails raises; the next pass starts from what it finds.
+The cached view is enough to see that nothing needs to be done, which is nearly always the case. Before anything is
+created or deleted, the pods are listed live and the decision is repeated, so a stale cache never leads to too many
+pods. Passes over one pool never overlap. Errors raise; the next pass starts from what it finds.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from deepcoder_operator.sandbox.support import NameConflict, PoolSupport, StillE
 log = logging.getLogger(__name__)
 
 ACTIVE_SECONDS = 1.0
-"""Time to the next look while programs are there or announced, or judges come or go."""
+"""Time to the next pass while programs are present or announced, or judges come or go."""
 
 IDLE_SECONDS = 5.0
-"""Time to the next look at a pool that is at rest."""
+"""Time to the next pass over an idle pool."""
 
 KEPT_AGAIN_SECONDS = 300.0
-"""Time after which a status of which the API server drops fields is written again: the CRDs may have been upgraded."""
+"""Time after which a status with dropped fields is written again: the CRDs may have been upgraded."""
 
 _CREATIONS_A_PASS = 50
 _CONCURRENT_WRITES = 8
@@ -53,7 +53,7 @@ _UNBOUNDED = 1_000_000
 
 @dataclass(frozen=True)
 class _Built:
-    """What a version of a pool's spec makes of a judge; an idle pool is looked at each few seconds."""
+    """The judge template of one generation of a pool's spec, cached because passes are frequent."""
 
     generation: int
     spec: SandboxPoolSpec
@@ -63,32 +63,32 @@ class _Built:
 
 @dataclass(frozen=True)
 class _Steps:
-    """What a pass does about judges."""
+    """What a pass does with the judges."""
 
     pods: PodPlan
     nodes: NodesPlan
     held: bool
-    """Whether judges are missing that are not made yet since the last ones failed."""
+    """Whether missing judges are not created yet because earlier ones failed."""
 
 
 @dataclass
 class _Memory:
-    """What is remembered of a pool between passes; lost with the process, and then made up for by caution."""
+    """What is remembered of a pool between passes. After a restart it is empty, and the reconciler is cautious."""
 
     history: tuple[Recommendation, ...] = ()
     failures: list[float] = field(default_factory=list)
-    """When judges ended by themselves, did not start or could not be made; none is made for a while after."""
+    """Times at which judges ended by themselves, did not start or could not be created. A pause follows each."""
     refusal: Refusal | None = None
-    """Why the last judges could not be made."""
+    """Why the last judges could not be created."""
     written_at: float = float("-inf")
     dropped: dict[str, Any] = field(default_factory=dict)
-    """What was written last of fields that the API server dropped: else a pool would not know it any more."""
+    """Last written values of fields that the API server dropped, so that they are not forgotten."""
     built: _Built | None = None
 
 
 @dataclass
 class PoolReconciler:
-    """Does passes, with all that a pass needs."""
+    """Runs passes over pools."""
 
     kube: Kube
     judges: Judges
@@ -96,7 +96,7 @@ class PoolReconciler:
     board: ProgressBoard
     record: Recorder
     clock: Callable[[], float]
-    """Only goes forward."""
+    """Monotonic clock."""
     wall: Callable[[], float]
     """Seconds since the epoch."""
     dropped: DroppedFields = field(default_factory=lambda: DroppedFields(POOLS))
@@ -107,14 +107,14 @@ class PoolReconciler:
         await self.judges.close()
 
     def forget(self, namespace: str, name: str, uid: str) -> None:
-        """The pool is gone; its objects follow it by their owner references."""
+        """Forget a deleted pool. Its objects are deleted through their owner references."""
         self._memory.pop(uid, None)
         self.support.forget(PoolIdentity(namespace, name, uid))
         self.judges.forget(uid)
         metrics.forget(namespace, name)
 
     async def reconcile(self, obj: Object) -> float:
-        """One pass; returns the seconds after which to look again. Raises `KubeError`."""
+        """Run one pass. Returns the seconds until the next one. Raises `KubeError`."""
         metadata = obj["metadata"]
         pool = PoolIdentity(metadata["namespace"], metadata["name"], metadata["uid"])
         memory = self._memory.setdefault(pool.uid, _Memory())
@@ -138,7 +138,7 @@ class PoolReconciler:
         except StillEnding as e:
             facts, pause = replace(facts, refusal=Refusal("StillEnding", str(e))), ACTIVE_SECONDS
         except REFUSALS as e:
-            text = f"the API server refuses what surrounds the judges, which is tried again at least each minute: {e}"
+            text = f"the API server refuses the pool's objects; the operator retries at least every minute: {e}"
             facts, refused = replace(facts, refusal=Refusal(type(e).__name__, text)), e
         if facts.refusal is not None:
             pods = await self.judges.look(pool, None)
@@ -168,7 +168,7 @@ class PoolReconciler:
         return ACTIVE_SECONDS if programs or expected or unsettled else IDLE_SECONDS
 
     def _build(self, pool: PoolIdentity, obj: Object, memory: _Memory) -> _Built:
-        """The judge that the spec asks for, made once for each of its versions."""
+        """Return the judge template for the spec, built once per generation."""
         generation = obj["metadata"]["generation"]
         if memory.built is None or memory.built.generation != generation:
             spec = SandboxPoolSpec.model_validate(obj.get("spec") or {})
@@ -208,7 +208,7 @@ class PoolReconciler:
         pods: Sequence[JudgePod],
         memory: _Memory,
     ) -> _Steps:
-        """What to do now."""
+        """Decide what to do now."""
         now, wall = self.clock(), self.wall()
         free = now >= backoff_until(memory.failures, now)
         nodes = plan_nodes(previous, pods, template_hash=facts.template_hash, now=wall, may_move=free)
@@ -234,9 +234,9 @@ class PoolReconciler:
         steps: _Steps,
         memory: _Memory,
     ) -> None:
-        """Delete and create. After the first pod that the API server refuses no other is tried for a while.
+        """Delete and create judges. After the first pod that the API server refuses, no other is tried for a while.
 
-        What raises does so when the rest has ended: what went on behind it would do so beside the next pass.
+        An error is raised only when all operations have ended, so that none of them overlaps with the next pass.
         """
         limit = asyncio.Semaphore(_CONCURRENT_WRITES)
         refusals: list[Refusal] = []
@@ -298,14 +298,14 @@ class PoolReconciler:
 
 
 def _raise_first(outcomes: Iterable[object]) -> None:
-    """Raise the first that is an error, once all have ended."""
+    """Raise the first error among the outcomes."""
     error = next((outcome for outcome in outcomes if isinstance(outcome, BaseException)), None)
     if error is not None:
         raise error
 
 
 def _load(pods: Sequence[JudgePod], expected: int, runs: int) -> Load:
-    """What the judges have told, and what runs have announced."""
+    """Combine the load that judges report with what runs have announced."""
     serving = [p for p in pods if p.ready and not p.deleting]
     loads = [p.load for p in serving if p.load is not None]
     return Load(

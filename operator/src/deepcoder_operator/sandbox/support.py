@@ -1,11 +1,12 @@
-"""The objects around a pool's pods: token, Service, NetworkPolicy, disruption budget.
+"""The objects around a pool's pods: token, Service, NetworkPolicy, PodDisruptionBudget.
 
-Applied when the spec or the pool's size has changed and again after a while, which heals what was deleted or edited
-by hand. An object of our name that is not the pool's is never taken over: it raises `NameConflict`, which the pool's
-status then shows, or `StillEnding` where it is left of a pool that had the name before and goes by itself.
+They are applied when the spec or the pool's size changes, and again after a while, which repairs objects that were
+deleted or edited by hand. An object with our name that does not belong to the pool is never adopted. It raises
+`NameConflict`, which the pool's status shows, or `StillEnding` if it is a leftover of an earlier pool with the same
+name and goes away by itself.
 
-The pools that a run has one after the other have one token: an attempt that got its quota while the pool was being
-replaced has mounted the old pool's, and the kubelet takes a minute or two to bring it another.
+Successive pools of one run share a token. An attempt that got its quota while the pool was being replaced has mounted
+the old pool's token, and the kubelet takes a minute or two to update it.
 """
 
 from __future__ import annotations
@@ -30,19 +31,19 @@ REAPPLY_SECONDS = 300.0
 
 _TOKEN_BYTES = 32
 _REMEMBERED = 2000
-"""Runs whose pool's token is known; of others the next pool has a new one."""
+"""Number of runs whose pool's token is remembered. For other runs the next pool gets a new token."""
 
 
 class NameConflict(Exception):
-    """An object of the pool's name belongs to somebody else; the message names it and the mend."""
+    """An object with the pool's name belongs to something else. The message names it and says how to fix it."""
 
 
 class StillEnding(Exception):
-    """An object of the pool's name is left of the pool before, whose uid no pool has: garbage collection takes it."""
+    """An object with the pool's name is a leftover of an earlier pool, and garbage collection is removing it."""
 
 
 class PoolSupport:
-    """Remembers what was applied when, by the pool's UID, and tokens of runs' pools, by the run's."""
+    """Applies the objects. Remembers when, by the pool's UID, and the tokens of runs' pools, by the run's UID."""
 
     def __init__(self, kube: Kube, settings: PoolSettings, clock: Callable[[], float]) -> None:
         self._kube, self._settings, self._clock = kube, settings, clock
@@ -103,7 +104,7 @@ class PoolSupport:
         return found
 
     def _token_before(self, pool: PoolIdentity, run_uid: str | None) -> str | None:
-        """Of the run's pool before this one. Whoever deletes the Secret of a pool that stays wants another token."""
+        """Return the token of the run's previous pool. Deleting the Secret of the same pool yields a new token."""
         uid, token = self._tokens.get(run_uid or "", (pool.uid, ""))
         return token if uid != pool.uid else None
 

@@ -1,7 +1,7 @@
-"""Bearer tokens of pools, read by name and kept for a short time; never logged.
+"""Bearer tokens of pools, read by the pool's name and cached for a short time. They are never logged.
 
-The Secret is somebody else's to damage: without a key, or with what is no base64, there is no token, and whoever asked
-has the pool's objects made anew or says so in its status.
+Others may damage the Secret. If the key is missing or the value is not base64, there is no token, and the caller
+recreates the pool's objects or reports it in its status.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from deepcoder_operator.kube.client import Kube, Object
 from deepcoder_operator.kube.resources import SECRETS
 
 CACHE_SECONDS = 60.0
-"""Time for which a token is not read again."""
+"""How long a token is cached."""
 
 
 def decode_token(secret: Object) -> str | None:
-    """The token in a pool's Secret, None if it holds none."""
+    """Return the token in a pool's Secret, or None."""
     try:
         return base64.b64decode((secret.get("data") or {})[TOKEN_KEY], validate=True).decode().strip() or None
     except (KeyError, ValueError, binascii.Error):
@@ -34,7 +34,7 @@ class TokenReader:
         self._cache: dict[tuple[str, str], tuple[float, str | None]] = {}
 
     async def read(self, namespace: str, pool: str) -> str | None:
-        """The pool's token, None if there is none yet; raises `KubeError`."""
+        """Return the pool's token, or None if there is none yet. Raises `KubeError`."""
         key = (namespace, pool)
         at, token = self._cache.get(key, (0.0, None))
         if token is None or self._clock() - at >= CACHE_SECONDS:
@@ -44,5 +44,5 @@ class TokenReader:
         return token
 
     def forget(self, namespace: str, pool: str) -> None:
-        """The pool is gone."""
+        """Forget a deleted pool."""
         self._cache.pop((namespace, pool), None)
