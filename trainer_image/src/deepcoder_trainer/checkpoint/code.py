@@ -1,8 +1,8 @@
-"""Which code made a manifest: a digest of our own source, and versions of what it stands on.
+"""Identifies the code that made a manifest: a digest of our own source, and the versions of its dependencies.
 
-Our own is the trainer and the contracts, which decide results as much: what a source's tests are judged by, how
-positions are scaled. A function of the user's own has a digest of its source (`source_digest`). What is imported by a
-name that is put together while it runs is not seen.
+Our own source is the trainer and the contracts, which also influence results: how tests are judged, how positions are
+scaled. A custom reward function has its own digest (`source_digest`). Imports whose names are computed at run time are
+not covered.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What can go wrong with what is durable, told apart by what the caller must do about it."""
+"""Errors of durable data, distinguished by what the caller must do."""
 
 from __future__ import annotations
 

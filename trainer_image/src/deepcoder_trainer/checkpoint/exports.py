@@ -1,10 +1,10 @@
-"""The model that a stage leaves for others, in Hugging Face layout: files, comparison, card, and the manifest last.
+"""The model that a stage exports, in Hugging Face layout: files, comparison, card, and last the manifest.
 
-A crash before the manifest leaves nothing that counts, and the next attempt writes its own; one that is there is taken
-as it is, card included. What `compare` finds is another model than the checkpoint's gets neither card nor manifest, and
-fails the attempt: to serve it would be worse. Its files stay, as those of a crash do, until a later attempt tidies: an
-attempt that was started twice has one folder for both, and what one deletes the other may be about to commit. Where it
-cannot compare, the card says why.
+After a crash before the manifest nothing counts, and the next attempt writes its own export. An existing export is
+taken as it is, including its card. If `compare` finds that the export is another model than the checkpoint's, it gets
+neither card nor manifest, and the attempt fails, because serving it would be worse. Its files stay, as after a crash,
+until a later attempt cleans up: an attempt that was started twice uses one folder for both, and one must not delete
+what the other is about to commit. If the comparison is not possible, the card says why.
 """
 
 from __future__ import annotations

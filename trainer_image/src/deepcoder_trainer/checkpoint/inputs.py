@@ -1,9 +1,10 @@
-"""What an attempt reads from outside of its run's folder, held to what the attempts before it read.
+"""Compares an attempt's external inputs with those of earlier attempts of the run.
 
-A URI says where, not what. Which problem a group is of, and so by which tests its kept responses are judged again, is
-counted over the dataset's rows, and token ids mean what the tokenizer says: where these are others, a run that went on
-would be another one under the same name, and is refused (`ConfigMismatch`, exit 64). A reward function that was mended
-is no such thing: it is how a run goes on whose reward failed. That is told in the log, and each manifest has its own.
+A URI says where an input is, not what it contains. The problem of a group, and so the tests that judge its stored
+responses again, follow from the position in the dataset, and token ids depend on the tokenizer. If dataset or tokenizer
+has changed, the continued run would be another run under the same name, so it is refused (`ConfigMismatch`, exit 64). A
+changed reward function is allowed, because fixing it is how a run with a failed reward continues. The log reports the
+change, and each manifest records its own digest.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from deepcoder_trainer.checkpoint.code import source_digest
 from deepcoder_trainer.checkpoint.errors import ConfigMismatch
 
 _IDLE = frozenset({"LICENSE"})
-"""Of a model's files, what decides nothing."""
+"""Files of a model that do not influence the result."""
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def reward_digest(reward: str | None) -> str | None:
 
 
 def check_inputs(manifest: Manifest, config: StageConfig, inputs: Inputs, path: str) -> None:
-    """Hold an attempt to what the one that wrote `manifest`, of this run, has read; what is not known says nothing."""
+    """Compare an attempt's inputs with those of the run's attempt that wrote `manifest`. Unknown values are ignored."""
     before, now = manifest.dataset_digest, inputs.dataset_digest
     if before and now and before != now:
         where = config.dataset.uri if config.dataset is not None and config.dataset.uri is not None else "the dataset"

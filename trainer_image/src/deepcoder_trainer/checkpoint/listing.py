@@ -1,4 +1,4 @@
-"""One listing of a stage's folder, taken apart: checkpoints and exports with and without manifest, payloads, claims."""
+"""Parses one listing of a stage's folder: checkpoints and exports with and without manifest, payloads, claims."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CLAIM = re.compile(r"/attempts/(\d{3,})/claim\.json$")
 
 @dataclass(frozen=True)
 class StageListing:
-    """What storage holds of one stage."""
+    """What storage has of one stage."""
 
     committed: tuple[StoredCheckpoint, ...]
     """Checkpoints with a manifest."""

@@ -1,4 +1,4 @@
-"""The digest of a model folder that no manifest speaks of: one from a hub, or a researcher's own."""
+"""The digest of a model folder without a manifest: a model from a hub, or a researcher's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which store a URI means: the one place that knows both kinds. Raises ValueError for a URI of neither."""
+"""Opens the store that a URI names. Only this module knows both kinds. Raises ValueError for any other URI."""
 
 from __future__ import annotations
 

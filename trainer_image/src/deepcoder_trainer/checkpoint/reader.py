@@ -1,12 +1,14 @@
-"""Finds what an attempt goes on from, and brings it here, checked byte by byte.
+"""Finds the checkpoint that an attempt continues from, and downloads it, checked byte by byte.
 
-In order: the stage's newest checkpoint that counts (`lineage.candidates`) and is whole; then the parent named in the
-config; then nothing, which means the starting model. A damaged checkpoint is passed over with a line in the log that
-says why, and the one before it is used. What a person must decide stops the attempt (exit 64): a checkpoint of another
-run or configuration, or of other problems or another tokenizer than are there now (`ConfigMismatch`), from which a
-chain would lie, or, in a deterministic run, of another number of ranks or threads, from which the bits would differ;
-one that only a newer release can read (`NewerSchema`), for which an older one must not stand in; and a stage of which
-no checkpoint is whole (`NothingWhole`).
+The order is: the stage's newest complete checkpoint that counts (`lineage.candidates`); then the parent named in the
+config; then nothing, which means the starting model. A damaged checkpoint is skipped with a log line that says why, and
+the previous one is used.
+
+Some cases need a person's decision and stop the attempt (exit 64): a checkpoint of another run or configuration, or of
+other problems or another tokenizer than now (`ConfigMismatch`), which would make the chain wrong; in a deterministic
+run, a checkpoint of another number of ranks or threads, which would change the bits; a checkpoint that only a newer
+release can read (`NewerSchema`), which an older one must not replace; and a stage without a complete checkpoint
+(`NothingWhole`).
 """
 
 from __future__ import annotations

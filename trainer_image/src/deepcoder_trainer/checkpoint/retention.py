@@ -1,4 +1,4 @@
-"""Which checkpoints keep their payload. Manifests are never removed: the chain stays readable to its root."""
+"""Decides which checkpoints keep their payload. Manifests are never removed: the chain stays readable to its root."""
 
 from __future__ import annotations
 

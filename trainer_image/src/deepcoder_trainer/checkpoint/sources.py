@@ -1,8 +1,9 @@
-"""Models and problem sets from wherever they are to a local path, cached and within a deadline.
+"""Fetches models and problem sets to a local path, with a cache and a deadline.
 
-A copy is made beside its place in the cache and renamed when it is whole, so that a killed download is never taken
-for a model. What storage can change is cached under its listing (sizes, times), so that a changed source is fetched
-anew. An export of ours has a manifest, and its files are checked against it; one without was refused or is not whole.
+A download goes to a temporary name next to its place in the cache and is renamed when it is complete, so an interrupted
+download is never mistaken for a model. Sources in storage are cached by their listing (sizes, times), so a changed
+source is fetched again. Our own exports have a manifest, and their files are checked against it. An export without a
+manifest was refused or is incomplete.
 """
 
 from __future__ import annotations

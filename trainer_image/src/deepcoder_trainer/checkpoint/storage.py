@@ -1,9 +1,9 @@
 """Objects under keys, on S3 or on a file system, behind one small protocol.
 
 All calls block and have deadlines; asynchronous callers run them in a thread. Every put carries a SHA-256 that the
-far side checks, so that a damaged upload is refused instead of found at resume. `if_absent` is the commit primitive:
-exactly one writer of a key wins, on S3 by `If-None-Match: *`, on a file system by a hard link. Credentials come from
-AWS_* variables and are never part of a URI, a message or a log line.
+server checks, so a damaged upload is refused at once and not discovered at resume. `if_absent` is the commit primitive:
+exactly one writer of a key wins, on S3 through `If-None-Match: *`, on a file system through a hard link. Credentials
+come from AWS_* variables and are never part of a URI, a message or a log line.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Files of a checkpoint to and from storage, several at a time, every byte checked.
+"""Transfers a checkpoint's files to and from storage, several at a time, with every byte checked.
 
-A download that does not match its entry is told from one that did not arrive: the first means that the checkpoint is
-damaged and an older one is wanted, the second that storage is ill and the attempt may as well fail.
+A download that does not match its entry is distinguished from one that did not arrive. The first means that the
+checkpoint is damaged and an older one is needed. The second means that storage has a problem and the attempt should
+fail.
 """
 
 from __future__ import annotations

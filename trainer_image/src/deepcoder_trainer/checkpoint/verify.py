@@ -1,8 +1,8 @@
-"""A lineage in any storage, walked from a manifest to its root with all that is wrong with each link.
+"""Walks a lineage in any storage from a manifest to its root, and reports every problem of each link.
 
-The rules are `deepcoder_contracts.chain`'s, which the operator's verification follows too; here they meet the trainer's
-own storage, on a disk as in a bucket. Nothing is asked of where a folder lies: one that was copied to a disk verifies
-there. Fails with what the storage fails with; what a link lacks is told by the link.
+The rules are those of `deepcoder_contracts.chain`, which the operator's verification follows too. Here they apply to
+the trainer's own storage, on disk or in a bucket. The location of a folder does not matter: a folder that was copied to
+a disk can be verified there. Storage errors are raised; problems of a link are part of the link.
 """
 
 from __future__ import annotations

@@ -3,11 +3,11 @@
     copy:    learner.save (copy, training stops) -> [background] learner.upload
     commit:  [background] the upload's end, pipeline files, `before_commit` -> MANIFEST.json -> prune
 
-The two are apart because a model takes minutes to upload and the rest of the state, which may not be complete yet,
-takes moments: what is still being sampled or evaluated is waited for while the weights are on their way. One save is
-on its way at a time; the next waits for it. What has no manifest does not exist, so a crash anywhere
-before the last put leaves the checkpoint before it in force. A background failure is not the end of training: it is
-logged, and the next save tries again; after `MAX_FAILURES` in a row, or when it is the last save, it is raised.
+The two steps are separate because a model takes minutes to upload, while the rest of the state takes moments but may
+not be complete yet: unfinished sampling and evaluations are waited for during the upload of the weights. Only one save
+is in progress at a time; the next one waits for it. Data without a manifest does not exist, so after a crash at any
+point before the last put, the previous checkpoint counts. A failure in the background does not end training: it is
+logged, and the next save tries again. After `MAX_FAILURES` in a row, or at the last save, it is raised.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from deepcoder_trainer.surroundings import Surroundings
 from deepcoder_trainer.types import Learner
 
 MAX_FAILURES = 3
-"""Saves that may fail in a row before training stops."""
+"""Number of failed saves in a row after which training stops."""
 
 log = logging.getLogger(__name__)
 

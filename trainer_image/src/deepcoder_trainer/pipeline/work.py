@@ -1,25 +1,25 @@
 """The work buffer: which groups may be sampled, with which weights, and which of them make the next batch.
 
-Steps are counted over all stages; step T trains batch T and makes weights of version T. A slot is charged when a
-group is admitted and freed when the group has been trained *and* the new weights are out, never when it is merely
-finished: staleness is bounded by admission, and nothing is sampled to be thrown away.
+Steps are counted over all stages. Step T trains batch T and makes weights of version T. A slot is taken when a group is
+admitted, and freed when the group has been trained *and* the new weights are out, never when it is merely finished. So
+admission bounds staleness, and nothing is sampled only to be discarded.
 
     admitted ──sampled──► judging ──done──► in a batch ──trained, weights out──► slot free
 
-Strict order: batch T is the T-th B groups (counted on from those of earlier stages, where their batches were others),
-whoever finishes first, and is sampled wholly with version max(start, T-1-η) (η = maxOffPolicy). It is admitted when
-that version is out and batch T-1 has been sampled, and a version is pushed only when no batch is left to sample that
-wants an older one. So a batch is a function of weights and group ids alone.
+Strict order: batch T is the T-th set of B groups, whichever finish first (the count continues from earlier stages, even
+if their batches had another size). It is sampled entirely with version max(start, T-1-η), where η = maxOffPolicy. It is
+admitted when that version is out and batch T-1 has been sampled. A version is pushed only when no batch is left that
+must be sampled with an older one. So a batch is a function of weights and group ids alone.
 
-Window order: up to (η+1)·B groups are active, weights change in flight, and a batch is the groups that finished
-first, but for those whose turn it is: a group admitted at version v is trained by step v+η+1. After each batch, at
-most B·(d-T) of the remaining groups may be due by step d; whatever would break that goes into the batch, waited for
-if need be. So no long response is left behind for ever, and none exceeds the bound.
+Window order: up to (η+1)·B groups are active, and weights change in flight. A batch consists of the groups that
+finished first, and of those that are due: a group admitted at version v must be trained by step v+η+1. After each
+batch, at most B·(d-T) of the remaining groups may be due by step d. Groups that would exceed this go into the batch,
+which waits for them if necessary. So no long response is left behind forever, and none exceeds the bound.
 
-All responses under way share the samplers, and the learner waits for those of the next batch: with everything admitted
-as soon as a slot is free, they would be held up by those that are needed last. So while fewer than B of the groups that
-are not in training have been sampled, further ones are admitted only as far as η quarters of a batch's responses are
-under way. What the tail of a batch leaves free is used; what it needs is not taken away.
+All responses in flight share the samplers, and the learner waits for those of the next batch. If every group were
+admitted as soon as a slot is free, groups that are needed last would delay them. So while fewer than B of the groups
+that are not in training have been sampled, further groups are admitted only up to η quarters of a batch's responses in
+flight. This uses the capacity that the tail of a batch leaves free, without taking what the tail needs.
 
 Everything runs on one event loop, and every change is one uninterrupted call. `fail` wakes every waiter with the error.
 """
@@ -41,12 +41,12 @@ RUN_AHEAD_SHARE = 0.25
 """Responses under way beside which others than the next batch's are admitted, as a share of a batch's for each version
 of staleness. Measured (`make bench-pipeline`): without it one-off's strict order is the faster one."""
 QUIET_SECONDS = 300.0
-"""Time without any event after which the log names what a batch waits for."""
+"""Time without any event after which the log says what a batch waits for."""
 
 
 @dataclass(frozen=True)
 class WorkPolicy:
-    """What the buffer needs to know of the recipe and the stage."""
+    """What the buffer needs to know about the recipe and the stage."""
 
     batch_groups: int
     """B, groups in a batch."""
@@ -57,9 +57,9 @@ class WorkPolicy:
     """The stage's last step, counted over all stages."""
     deterministic: bool = False
     group_size: int = 1
-    """Responses of a group."""
+    """Responses per group."""
     refill_limit: int = 0
-    """How often a place may be drawn anew."""
+    """How often a slot may be redrawn."""
     origin: int = 0
     """Number of the first group, if all steps before the stage's had had batches of B groups, as the stage's have."""
 

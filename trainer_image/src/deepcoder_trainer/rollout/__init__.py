@@ -1,1 +1,1 @@
-"""From an admitted problem to a judged group: generate, extract, judge, one coroutine a sample."""
+"""From an admitted problem to a judged group: generate, extract, judge, with one coroutine per sample."""

@@ -1,15 +1,14 @@
 """The process that compares mathematical answers: one JSON line in, `{gold, given, cpu_seconds}`, one out.
 
-The reply is `{right, gold_read}`: whether they are the same, and whether the right one could be read as mathematics.
-What cannot is compared as text.
+The reply is `{right, gold_read}`: whether the answers are the same, and whether the right one could be read as
+mathematics. Answers that cannot be read are compared as text.
 
-math-verify reads LaTeX through a grammar into sympy. What it is given was written by a model: it may take for ever
-(`9^{9^{9^9}}`) or all memory, so it is done here, within limits. The kernel ends this process with SIGPROF when a
-comparison has used its CPU time, which another process's load does not shorten; a comparison that breaks, for want of
-memory or else, is told as `{broke}` before this process leaves, since what it then holds in memory is not known.
-What else it may do is in `confinement`.
-Only the LaTeX reader is used: the one for plain expressions evaluates them as Python. It ends when its input does, and
-so with whoever started it.
+math-verify parses LaTeX into sympy. The input was written by a model and may take forever (`9^{9^{9^9}}`) or all
+memory, so it runs in this process, within limits. When a comparison has used up its CPU time, the kernel ends the
+process with SIGPROF; CPU time does not depend on the load of other processes. A comparison that fails, for lack of
+memory or otherwise, is reported as `{broke}`, and then the process exits, because its memory may be in any state.
+`confinement` limits what else it may do. Only the LaTeX reader is used: the reader of plain expressions evaluates them
+as Python. The process ends when its input ends, and so with its parent.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Comparing a model's final answer with the right one, without trusting the model's mathematics.
+"""Compares a model's final answer with the right one, without trusting the model's mathematics.
 
-Answers that are written alike are the same; others go to a verifier process (`answer_worker`), as many at once as there
-are CPUs. An answer is not right if its comparison takes more than `CPU_SECONDS`, breaks, or ends the process, which it
-has to do twice. What may be the machine's doing is not the answer's: a process that does not start, was killed from
-outside, or has not had its CPU time within `WALL_SECONDS` is tried again on another one, and after `TRIES` there is
-no outcome: the sample is quarantined.
+Answers with the same text are equal. Others go to a verifier process (`answer_worker`), as many at once as there are
+CPUs. An answer is wrong if its comparison takes more than `CPU_SECONDS`, fails, or ends the process twice. A possible
+fault of the machine does not count against the answer: if a process does not start, is killed from outside, or does not
+get its CPU time within `WALL_SECONDS`, the comparison is repeated in another process. After `TRIES` there is no
+outcome, and the sample is quarantined.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from deepcoder_trainer.problems.rows import LONGEST_ANSWER
 log = logging.getLogger(__name__)
 
 MOST_PARALLEL = 16
-"""Processes at once, however many CPUs there are: each holds 0.1 GiB, and may take 2."""
+"""Largest number of processes, regardless of CPUs: each holds 0.1 GiB and may take 2."""
 CPU_SECONDS = 10.0
 WALL_SECONDS = 120.0
 TRIES = 3
@@ -33,7 +33,7 @@ START_SECONDS = 120.0
 """Importing sympy takes two, on a machine with nothing else to do."""
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "PYTHONPATH", "VIRTUAL_ENV")
 _FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
-"""Ends that no comparison brings about: want of memory on the machine, or somebody's wish."""
+"""Signals that no comparison causes: the machine is out of memory, or somebody ended the process."""
 
 
 class NoVerifier(Exception):

@@ -1,12 +1,12 @@
-"""What the process that reads a model's mathematics gives up: other processes, TCP, writing files, running programs.
+"""Confines the process that reads a model's mathematics: no other processes, TCP, file writes or program starts.
 
-Landlock needs no rights: a process in a domain of its own may not look into one outside of it, so the environment of
-the trainer, which holds storage's keys, and its memory are out of reach. Of root too, once it has no capabilities: who
-may profile the whole system (CAP_PERFMON) may read any environment.
+Landlock needs no privileges. A process in its own domain cannot look into processes outside of it, so the trainer's
+memory, and its environment with the storage keys, are out of reach. That also holds for root without capabilities; with
+CAP_PERFMON, which allows profiling the whole system, a process could read any environment.
 
-This is depth: the libraries there have no known way to run what they read. It is no sandbox such as programs are judged
-in: files can be read, and UDP and Unix sockets with a path be used. Kernels before 5.13, and seccomp profiles that
-refuse the calls, have none of it; before 6.7 TCP is open, and before 6.12 signals are.
+This is defence in depth: the libraries in that process have no known way to execute what they read. It is not a sandbox
+like the judges': files can be read, and UDP and Unix sockets with a path can be used. It has no effect on kernels
+before 5.13 and under seccomp profiles that refuse the calls. Before 6.7, TCP stays open; before 6.12, signals do.
 """
 
 from __future__ import annotations

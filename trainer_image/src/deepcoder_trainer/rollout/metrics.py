@@ -1,6 +1,6 @@
-"""What a batch looked like, before training: pure functions from groups to numbers.
+"""Figures of a batch before training: pure functions from groups to numbers.
 
-Ratios are of judged samples; quarantined ones are counted and belong to no other figure.
+Ratios refer to judged samples. Quarantined samples are counted, but do not enter any other figure.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Programs for a reward of the user's own: it has them run and judged where the run's other programs are.
+"""Lets a custom reward function run programs on the run's judges.
 
-A judge that failed is no verdict: `JudgeFailed` leaves the reward function, and the sample is quarantined as it is when
-the function itself fails.
+A failed judge gives no verdict: `JudgeFailed` passes through the reward function, and the sample is quarantined, as it
+is when the function itself fails.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ PARAMETER = "programs"
 
 
 class JudgeFailed(RuntimeError):
-    """No judge could say what a program does."""
+    """No judge could judge a program."""
 
 
 class Programs:
-    """What a reward function may have run, for one response."""
+    """Runs programs for a reward function, for one response."""
 
     def __init__(self, judge: Judge, problem: Problem, key: str) -> None:
         self._judge, self._problem, self._key = judge, problem, key

@@ -1,8 +1,8 @@
-"""What a response is worth: 1 if its program passes all tests of its problem, else 0, or a function of the user's own.
+"""The reward of a response: 1 if its program passes all tests of its problem, else 0, or a custom reward function.
 
-A mathematics problem has a final answer instead of tests: 1 if the response's last box holds the same.
-The program is the last fenced block of the response. Its tests and limits were chosen by the problem's source when
-the problem was read. A judge that failed is no outcome: the reward is None and the sample is quarantined.
+A mathematics problem has a final answer instead of tests: the reward is 1 if the response's last box contains it. The
+program is the last fenced block of the response. The problem's source determined tests and limits when the problem was
+read. A failed judge gives no outcome: the reward is None, and the sample is quarantined.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ NO_ANSWER = "no_answer"
 ERROR = Verdict.ERROR.value
 
 USER_PARALLEL = 32
-"""Calls of a user's own reward function at once."""
+"""Largest number of concurrent calls of a custom reward function."""
 USER_SECONDS = 600.0
-"""Longest time that one call may take."""
+"""Longest time of one call."""
 
 
 class Reward(Protocol):
     """Judges one response."""
 
     async def __call__(self, problem: Problem, response: str, key: str) -> Outcome:
-        """Outcome of a response's text; `key` names the sample within the run."""
+        """Return the outcome of a response's text. `key` names the sample within the run."""
         ...
 
 

@@ -1,9 +1,9 @@
 """One sample, and one group: the coroutine that a rollout is.
 
-Judging starts the moment a response is complete, while its siblings are still being sampled, so that the judges work
-along the long tail of generation instead of after it. Generation is never retried here (a lost sampler's requests
-move within the sampler group); only judging is, within the judge client, and once more by a run that goes on after
-its judges had failed.
+Judging starts as soon as a response is complete, while others of its group are still being sampled. So the judges work
+during the long tail of generation instead of after it. Generation is never retried here; a lost sampler's requests move
+within the sampler group. Judging is retried by the judge client, and once more by a run that resumes after its judges
+had failed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Sampling:
     temperature: float
     top_p: float = 1.0
     purpose: str = "sampling"
-    """Keeps the seeds of training and of each evaluation apart."""
+    """Separates the seeds of training and of each evaluation."""
     seeded: bool = False
     """Whether each response has a seed of its own, so that the same problem gets the same answer again. It costs: at
     every step vLLM draws for seeded requests one by one. Requests of a wave are always seeded."""
@@ -57,9 +57,9 @@ class Rollout:
         self._reward = reward
         self._sampling = sampling
         self.sampling = UnderWay()
-        """Samples that samplers have been asked for."""
+        """Samples that are being sampled."""
         self.judging = UnderWay()
-        """Samples that are sampled and not judged."""
+        """Samples that are sampled but not judged yet."""
 
     async def room(self, capacity: Callable[[], int]) -> None:
         """Wait until judges have no more waiting than they are given at once, or than a group, however few they are.

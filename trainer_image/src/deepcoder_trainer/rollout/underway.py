@@ -1,5 +1,4 @@
-"""How much is under way: counted where it happens, so that admission can wait for it to become less, and that idle time
-is seen. On one event loop."""
+"""Counts work in flight, so that admission can wait for it and idle time can be measured. Runs on one event loop."""
 
 from __future__ import annotations
 
@@ -9,7 +8,7 @@ from contextlib import contextmanager
 
 
 class UnderWay:
-    """Counts what is under way of one kind: samples that are sampled, or judged, or a step that is trained."""
+    """Counts work of one kind in flight: samples being sampled or judged, or a step being trained."""
 
     def __init__(self) -> None:
         self.count = 0

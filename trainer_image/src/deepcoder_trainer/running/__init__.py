@@ -1,5 +1,6 @@
-"""One attempt from its config to its exit record: `runner` makes attempts, `attempt` holds one together.
+"""One attempt from its config to its exit record. `runner` creates attempts, `attempt` runs one.
 
-`starting` and `judgeable` find what cannot work before anything is sampled, `telling` is whom an attempt tells, `exits`
-says what its end means, `drain` asks a running one to stop, `driverlog` saves the end of what it printed.
+`starting` and `judgeable` find what cannot work before anything is sampled, `telling` holds the sinks that an attempt
+reports to, `exits` maps its end to an exit code, `drain` tells a running attempt to stop, `driverlog` saves the end of
+its output.
 """

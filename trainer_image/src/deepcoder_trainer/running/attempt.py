@@ -1,12 +1,13 @@
 """One attempt of one stage, from a valid config to its exit record.
 
-Storage is claimed first; then samplers and learners start side by side, since both import for seconds; then the
-attempt goes on from the newest whole checkpoint, its parent, or the model. A stop ends whatever of that is under way.
+The attempt first claims its storage. Then samplers and learners start in parallel, because both spend seconds on
+imports. Then the attempt continues from the newest complete checkpoint, from its parent, or from the model. A stop ends
+any of these phases.
 
-The end has one order, whatever happened, and one bound: the stop's own, or as much where nobody has asked to stop, and
-then a little for closing in any case. The loop saves (see controller.py); exit.json is put, since whoever decides what
-comes next reads it; metrics and samples follow; then all is closed in the reverse order of its start. What cannot be
-closed in time ends with the process.
+The end always has the same order and one time limit: that of the stop, or as much time without a stop, plus a little
+for closing. The loop saves (see controller.py); exit.json is written, because the operator decides by it; metrics and
+samples follow; then everything is closed in reverse order of its start. What cannot be closed in time ends with the
+process.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ class Attempt:
         return record
 
     def _stop_for(self, error: BaseException) -> None:
-        """Work that training needs beside it has failed: save what is trained, unless that is being done already."""
+        """Handle the failure of background work that training needs: save what is trained, unless that is under way."""
         if self.stop.requested:
             log.error("work beside training failed while the attempt was leaving: %s", error)
             return
@@ -133,7 +134,7 @@ class Attempt:
         self.stop.request(self.config.storage.drain_seconds, str(error))
 
     async def _tell(self, record: ExitRecord) -> ExitRecord:
-        """Put exit.json, then all that is not stored yet."""
+        """Write exit.json, then everything that is not stored yet."""
         newest = self._telling.progress.checkpoint
         digest = newest.digest if newest else None
         about = {"manifest_digest": digest, "pod_uid": os.environ.get("POD_UID")}
@@ -148,7 +149,7 @@ class Attempt:
         return asyncio.get_running_loop().time() + seconds
 
     async def _in_time(self, what: str, work: Coroutine[Any, Any, None]) -> None:
-        """Do one of the last things; whatever becomes of it, the next follows."""
+        """Do one of the last steps. The next step follows even if this one fails."""
         ends = asyncio.timeout_at(self._ends_at)
         try:
             async with ends:
@@ -240,7 +241,7 @@ class Attempt:
         return exits.completed(ending.step, ending.gate)
 
     async def _curated(self, stack: AsyncExitStack, model_dir: Path, tokenizer: Any) -> CuratedSet | None:
-        """The run's own curated set, made now if no attempt before has; None for a run that names ready problems."""
+        """Return the run's own curated set, made now if no earlier attempt has. None for a run with a finished set."""
         config = self.config
         if config.dataset is None or config.dataset.curation is None:
             return None
@@ -276,7 +277,7 @@ class Attempt:
         state: PipelineState,
         point: ResumePoint | None,
     ) -> Ending:
-        """Train from `state` until the stage is over or a stop is asked for."""
+        """Train from `state` until the stage is over or a stop is requested."""
         config, recipe = self.config, self.config.recipe
         prompts = {p.problem.id: p.problem.prompt for p in problems.kept}
         samples = self._telling.keep_samples(prompts)

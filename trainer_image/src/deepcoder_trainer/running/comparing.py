@@ -1,10 +1,10 @@
-"""Whether the export that a stage ends with is held to its checkpoint: what may be spent on it, and what follows.
+"""Compares the export at the end of a stage with its checkpoint, and decides whether to deliver it.
 
-GPUs are held meanwhile, so it is bounded, and a wish to stop ends it at once. What cannot be compared is delivered all
-the same, with the reason in its card: that costs a figure, which `deepcoder-trainer export` gives later. What was
-compared and is another model is not: the attempt fails by it as the command does, the checkpoint stands, and the next
-attempt exports it anew. Nor is one that is far off, unless a second look tells that all of it is rounding: where that
-look cannot be taken to its end, or a stop comes before, nothing is delivered.
+GPUs are held meanwhile, so the comparison is bounded, and a stop ends it at once. An export that cannot be compared is
+delivered anyway, with the reason in its card; `deepcoder-trainer export` can compare it later. An export that turns out
+to be another model is not delivered: the attempt fails, as the command does, the checkpoint remains, and the next
+attempt exports again. An export that differs much is delivered only if a second comparison shows that the difference is
+rounding. If that comparison cannot be completed, or a stop comes first, nothing is delivered.
 """
 
 from __future__ import annotations

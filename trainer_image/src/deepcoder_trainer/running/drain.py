@@ -1,15 +1,17 @@
-"""`deepcoder-trainer drain --wait`: ask the driver to stop, and wait until it has.
+"""`deepcoder-trainer drain --wait`: tell the driver to stop, and wait until it has stopped.
 
-A preStop hook runs it in head and learner pods, so that a pod that is evicted does not end before the checkpoint is
-written. On the driver's machine it is a signal to the process, found by a file that the driver keeps while it lives;
-not SIGTERM, of which a second one means "at once", while two hooks that ask mean no more than one. The driver holds its
-file locked until its process ends: a killed one leaves the file behind, and its number goes to any other process, which
-the signal would end. Everybody can guess the name of the file's folder and may make one there: another user's is
-refused. On another machine it is a key in the
-Ray cluster's own store, which the driver looks at every two seconds (an actor for one bit would cost a pod a process);
-the driver counts up another key there and takes it away when it leaves, so that nobody waits for one that is gone. When
-a cluster is deleted its pods end together: a store that does not answer has no driver left, and that is found out by a
-plain connection before Ray, which would try for a minute, is even imported.
+A preStop hook runs this in head and learner pods, so that an evicted pod does not end before the checkpoint is written.
+
+On the driver's machine it sends a signal to the process, which it finds through a file that the driver keeps. The
+signal is not SIGTERM: a second SIGTERM means "at once", but two hooks mean no more than one. The driver locks its file
+until the process ends. A killed driver leaves the file behind, and its process number may be reused by another process,
+which the signal would end; the lock tells the two apart. Anyone can guess the name of the file's folder and create one
+there, so a folder of another user is refused.
+
+On another machine it sets a key in the Ray cluster's own store, which the driver reads every two seconds (an actor for
+one bit would cost the pod a process). The driver increments another key there and removes it when it exits, so that
+nobody waits for a driver that is gone. When a cluster is deleted, its pods end together. A store that does not answer
+therefore has no driver left; a plain connection finds that out before Ray, which would try for a minute, is imported.
 """
 
 from __future__ import annotations
@@ -38,11 +40,11 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
 GONE_SECONDS = 15.0
-"""A driver that has not counted for this long is no more."""
+"""A driver that has not incremented its key for this long is gone."""
 REACH_SECONDS = 3.0
 """Longest time for the head to accept a connection."""
 LEAVE_SECONDS = 2.0
-"""Longest time for telling the cluster that the driver leaves."""
+"""Longest time for telling the cluster that the driver exits."""
 _ASKED = b"deepcoder/drain"
 _BEAT = b"deepcoder/beat"
 
@@ -52,8 +54,8 @@ def _folder() -> Path:
 
 
 def _check_own(folder: Path) -> None:
-    """Raises `BadConfig` where somebody else may write into it: they could have a driver's file lead elsewhere, or
-    name processes that are none."""
+    """Raise `BadConfig` if somebody else may write into the folder, who could redirect a driver's file or name other
+    processes."""
     found = folder.lstat()
     if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o022:
         raise BadConfig(
@@ -85,7 +87,7 @@ class Driver:
             leaving.join(LEAVE_SECONDS)
 
     async def watch(self, stop: Stop, seconds: float) -> None:
-        """Pass a wish from another pod on to `stop`, and be seen to be alive, until cancelled."""
+        """Pass a request from another pod on to `stop`, and show that the driver is alive, until cancelled."""
         beat, failing = 0, False
         while in_cluster():
             await asyncio.sleep(POLL_SECONDS)
@@ -128,7 +130,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Ask, and wait. 0 when there is nothing (left) to stop, 1 when the time was over."""
+    """Request the stop, and wait. Returns 0 if nothing is (left) to stop, 1 if the time is up."""
     deadline = time.monotonic() + args.timeout
     if drivers := _local_drivers():
         for pid in drivers:

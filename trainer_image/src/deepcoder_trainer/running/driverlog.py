@@ -1,9 +1,10 @@
-"""The end of what the trainer printed, saved beside its exit record however it ended.
+"""Saves the end of the trainer's output next to its exit record, however the trainer ends.
 
-In a RayJob the supervisor lets the driver print into a file within the head, which goes with its pod and is in no
-container's log. A process of its own waits until the trainer has ended, by SIGKILL or a crash of native code too, and
-puts the last 4 MiB of that file at `logs/driver.log`, without the secrets that the trainer had. It is for people:
-whatever fails costs the attempt nothing, and is the last line of the file. A pod that goes at once takes both along.
+In a RayJob the driver prints into a file inside the head pod, which is lost with the pod and is not part of any
+container's log. A separate process waits until the trainer has ended, even by SIGKILL or a crash in native code. It
+then uploads the last 4 MiB of the file to `logs/driver.log`, without the trainer's secrets. The log is for people: a
+failure here does not affect the attempt, and becomes the last line of the file. If the pod is removed at once, the log
+is lost.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 BYTES = 4 << 20
 _LOOK_SECONDS = 0.3
 _SAVE_SECONDS = 60
-"""After which the process ends, whatever it waits for."""
+"""Time after which the process ends in any case."""
 
 _ASKED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _children: list[subprocess.Popen[bytes]] = []
@@ -86,7 +87,7 @@ def redactor_of(config: StageConfig, path: Path) -> Redactor:
 
 
 def without_secrets(config: StageConfig, text: str) -> str:
-    """What is said of an attempt's end, for a status that more people may read than its logs."""
+    """Return an attempt's final message for a status, which more people can read than its logs."""
     beside = config.judge.token_file or (config.progress.token_file if config.progress else None)
     try:
         return redactor_of(config, Path(beside or "/none/none")).text(text)
@@ -95,7 +96,7 @@ def without_secrets(config: StageConfig, text: str) -> str:
 
 
 def end_of(file: Path) -> bytes:
-    """The last bytes of a file, from a line's beginning on."""
+    """Return the last bytes of a file, from the beginning of a line."""
     with file.open("rb") as f:
         size = f.seek(0, os.SEEK_END)
         f.seek(max(size - BYTES, 0))
@@ -104,7 +105,7 @@ def end_of(file: Path) -> bytes:
 
 
 def secrets_of(environment: Mapping[str, str]) -> Iterable[bytes]:
-    """Values of variables that are named as secrets are."""
+    """Return the values of variables that are named like secrets."""
     return [value.encode() for name, value in environment.items() if SECRET_NAME.search(name.upper())]
 
 

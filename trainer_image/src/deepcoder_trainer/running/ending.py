@@ -1,11 +1,13 @@
-"""The end of the trainer's process, which has a bound whatever hangs in it, and the exit status of its record.
+"""Ends the trainer's process within a bound, whatever hangs, with the exit status of its record.
 
-All is stored and told by then. What is left is Python's own end: threads that are waited for, what libraries have
-registered to be done last (Ray's end takes 20 s and more after responses in flight were left), and then native code's
-destructors. Any of these may hang, and a pod that does not end keeps its GPUs. So there is a time after which the
-process leaves without them, having said where its threads stand, unless that hangs, too. A thread does that, and none
-of Python's runs any more when native code has its turn: what is registered first is done last, and leaves before that.
-Native code that keeps the interpreter to itself is left a little later by faulthandler's thread, whose status is 1.
+By then everything is stored and reported. What remains is Python's own shutdown: joining threads, exit handlers of
+libraries (Ray's takes 20 s and more if responses were in flight), and the destructors of native code. Any of these may
+hang, and a pod that does not end keeps its GPUs. So after a time limit the process exits without them, after logging
+where its threads are, unless that hangs too.
+
+A thread does this. Python threads no longer run when the destructors of native code run, so the handler that is
+registered first, and therefore runs last, exits before that. If native code never releases the interpreter,
+faulthandler's thread ends the process a little later, with status 1.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from contextlib import suppress
 log = logging.getLogger(__name__)
 
 CRASHED = 1
-"""Exit status of an attempt that failed by an error of no kind of its own, and of a process without a record."""
+"""Exit status of an attempt that failed with an unclassified error, and of a process without a record."""
 
 SAYING_SECONDS = 5.0
 """Most of the time for saying it: what hangs may hold a lock of logging's, or wait for whoever should read stderr."""

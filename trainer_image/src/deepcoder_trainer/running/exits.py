@@ -1,4 +1,4 @@
-"""What an attempt's end means, as its exit record says it: a pure function of the error or the ending."""
+"""Maps the end of an attempt, an error or an ending, to its exit record. Pure functions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def failed(error: BaseException, step: int) -> ExitRecord:
-    """What an error means for the attempt's end."""
+    """Return exit code and reason for an error."""
     message = str(error)[:4000] or type(error).__name__
     if isinstance(error, BadConfig):
         return ExitRecord(code=ExitCode.BAD_CONFIG, reason="BadConfig", message=message, field=error.field, step=step)
@@ -36,11 +36,11 @@ def failed(error: BaseException, step: int) -> ExitRecord:
 
 
 def drained(reason: str, step: int) -> ExitRecord:
-    """Somebody asked to stop; run again to go on."""
+    """The attempt was stopped on request. Run it again to continue."""
     return ExitRecord(code=ExitCode.DRAINED, reason="Drained", message=reason, step=step)
 
 
 def completed(step: int = 0, gate: GateRecord | None = None) -> ExitRecord:
-    """The stage is over, and what it came to is stored."""
+    """The stage is over, and its result is stored."""
     message = f"gate {'met' if gate.met else 'unmet'}: {gate.values}" if gate is not None else ""
     return ExitRecord(code=ExitCode.DONE, reason="Completed", message=message, step=step)

@@ -1,7 +1,7 @@
-"""Whether all that a stage will have judged can be judged at all, told before anything is sampled.
+"""Checks, before anything is sampled, that every problem of a stage can be judged.
 
-Our own judges take every problem that can be read. A hosted one does not, and would else end the attempt at the first
-that it refuses: in an evaluation, hours after the start.
+Our own judges accept every problem that can be read. A hosted judge does not, and without this check it would end the
+attempt at the first problem that it refuses, in an evaluation hours after the start.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from deepcoder_trainer.types import Problem
 
 
 def refuse_unjudgeable(config: StageConfig, judge: Judge, training: Iterable[Problem], sources: Sources) -> None:
-    """Raise JudgeRefused naming the dataset, how many of its problems, the first of them, and the mend."""
+    """Raise JudgeRefused with the dataset, the number of refused problems, the first of them, and how to fix it."""
     if config.judge.backend is not JudgeBackend.TOGETHER:
         return
     _check(judge, training, "dataset")

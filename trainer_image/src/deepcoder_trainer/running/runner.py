@@ -34,10 +34,10 @@ from deepcoder_trainer.stopping import Moment, Stop, stop_on_signals
 log = logging.getLogger(__name__)
 
 OVERTIME_SECONDS = 3.0
-"""Time after a stop's last moment for the interpreter to end; a pod has 5 s."""
+"""Time for the interpreter to end after a stop's deadline. A pod has 5 s."""
 
 _OF_NO_STEP = {RUN, CLAIM, EXIT}
-"""What an attempt leaves that was refused before it made anything."""
+"""Files of an attempt that was refused before it created anything."""
 
 CLOSING_SECONDS = 5.0
 """Most of a stop's time that the interpreter has to end: all is stored and told by then."""
@@ -49,7 +49,7 @@ MakeObservers = Callable[[StageConfig], tuple[Observer, ...]]
 
 
 async def run(config: StageConfig | LocalRun, judge: LocalJudge | None, observers: MakeObservers) -> ExitRecord:
-    """Run it to its end, or until it is asked to stop; the process has a bound from then on."""
+    """Run it to its end or until a stop is requested. From then on the process has a time limit."""
     stop = Stop()
     seconds = config.storage.drain_seconds
     stop_on_signals(stop, seconds)

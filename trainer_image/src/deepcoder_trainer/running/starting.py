@@ -1,8 +1,7 @@
-"""What an attempt starts with: the model's tokenizer, its problems, samplers and learners, and where it goes on from.
+"""The start of an attempt: tokenizer, problems, samplers and learners, and the state that it continues from.
 
-What is wrong with the files it is given is `BadConfig`, with the field and the mend. Samplers and learners start side
-by side; if one of them fails, the other is ended before the error is raised. Where they share devices they start one
-after the other.
+Invalid files raise `BadConfig`, with the field and how to fix it. Samplers and learners start in parallel. If one of
+them fails, the other is ended before the error is raised. On shared devices they start one after the other.
 """
 
 from __future__ import annotations
@@ -56,9 +55,9 @@ async def start_both(config: StageConfig, model_dir: Path, stack: AsyncExitStack
 
 
 async def _start_in_turns(config: StageConfig, model_dir: Path, stack: AsyncExitStack) -> tuple[SamplerGroup, Learner]:
-    """On shared devices: an engine measures what memory is free, so it is the first there; the learner's turn follows.
+    """Start on shared devices. An engine measures the free memory, so it starts first; then comes the learner's turn.
 
-    What was started before a failure, or a stop, is the stack's to end.
+    The stack ends whatever was started before a failure or a stop.
     """
     from deepcoder_trainer.learner.group import start_learners
 
@@ -75,7 +74,7 @@ async def _start_in_turns(config: StageConfig, model_dir: Path, stack: AsyncExit
 def load_problems(
     config: StageConfig, sources: Sources, tokenizer: Any, judge: Judge | None, curated: CuratedSet | None = None
 ) -> tuple[EncodedProblems, str]:
-    """Training problems with their prompts as tokens, and the dataset's digest; `curated` is what a run has made."""
+    """Return the training problems with tokenized prompts, and the dataset's digest. `curated` is the run's own set."""
     source = config.dataset
     assert source is not None, "the contract sees to it"
     if curated is not None:
@@ -100,7 +99,7 @@ def load_problems(
 
 
 async def bring_to(point: ResumePoint | None, learner: Learner, config: StageConfig) -> PipelineState:
-    """Bring the learner to where the attempt goes on from; the controller's state there."""
+    """Load the state that the attempt continues from into the learner. Returns the controller's state."""
     if point is None:
         return PipelineState(step=0, total_steps=0, version=0, next_group_id=0)
     carry = config.stage.optimizer is OptimizerState.CARRY

@@ -1,7 +1,7 @@
-"""Whom an attempt tells what it does (operator, Prometheus, metrics.jsonl, samples, trackers), and what is stored.
+"""The sinks that an attempt reports to: operator, Prometheus, metrics.jsonl, samples, trackers.
 
-A sink that fails costs what it was told and never the attempt: metrics and samples that could not be stored are tried
-again with the next checkpoint. When a stop leaves no time for both, the checkpoint goes before them.
+A failing sink loses what it was told, but never fails the attempt. Metrics and samples that could not be stored are
+retried with the next checkpoint. If a stop leaves no time for both, the checkpoint comes first.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Telling:
         return Observers([self.progress, self._metrics, self.prometheus, *more, *self._extra])
 
     def watch(self, totals: Callable[[], Mapping[str, float]]) -> None:
-        """Counts since the attempt's start of its parts beside the loop, for whoever scrapes; samples' are added."""
+        """Return counts of the other parts since the attempt's start, for the metrics page, and those of samples."""
 
         def counted() -> dict[str, float]:
             return {"samples_lost": float(self._samples.lost) if self._samples is not None else 0.0, **totals()}
@@ -71,12 +71,12 @@ class Telling:
         return self._samples
 
     def evaluated(self, figures: Mapping[str, float]) -> None:
-        """What a target of an Evaluate stage came to: for whoever scrapes, and for the operator."""
+        """Report the result of an Evaluate stage's target, to the metrics page and to the operator."""
         self.prometheus.evaluated(figures)
         self.progress.evaluated(figures)
 
     def committed(self, committed: CommittedCheckpoint) -> None:
-        """A checkpoint stands."""
+        """Report a committed checkpoint."""
         manifest = committed.manifest
         self.prometheus.committed(manifest)
         self.progress.checkpoint = CheckpointSummary(
@@ -84,7 +84,7 @@ class Telling:
         )
 
     async def keep_in_time(self) -> None:
-        """Before each commit: what was told of its steps is stored, since no later attempt makes them again."""
+        """Store, before each commit, what was reported about its steps, because no later attempt repeats them."""
         try:
             await self._stop.before(Moment.REPORTED, self.keep())
         except StopReached:
@@ -102,6 +102,6 @@ class Telling:
             await self._samples.flush()
 
     def give_up(self) -> None:
-        """Samples that are not stored by now are lost."""
+        """Count samples that are not stored by now as lost."""
         if self._samples is not None:
             self._samples.give_up()

@@ -1,14 +1,14 @@
-"""Several samplers behind one face: the least loaded gets the next request, a dead one's requests go to others.
+"""Several samplers behind one interface: the least loaded gets the next request, and requests of a dead one move on.
 
-The group knows the newest weights, so a replacement sampler gets them before its first request. A request moves at
-most `MOVES` times, and a sampler is replaced at most `REPLACEMENTS` times in a row without a response between, after
-longer and longer pauses. When none is left, or the newest weights are gone for everybody, the error reaches the
-controller and ends the attempt, to be resumed elsewhere. Weights that the learner sends from card to card come once: a
-replacement waits for the next version, and where no other sampler has the newest one, that ends the attempt too.
+The group holds the newest weights, so a replacement sampler gets them before its first request. A request moves at most
+`MOVES` times. A sampler is replaced at most `REPLACEMENTS` times in a row without a response in between, after growing
+pauses. If no sampler is left, or the newest weights are lost for all of them, the error reaches the controller and ends
+the attempt, which resumes elsewhere. Weights that the learner sends from GPU to GPU come only once. A replacement then
+waits for the next version, and if no other sampler has the newest one, that also ends the attempt.
 
-Responses are never stitched together from two samplers: what moves is sampled anew. A sampler that hangs is one that
-answers nothing, whoever asked, for longer than its longest response can take, or for most of the time after which the
-stage counts as stalled: the queue within it moves as long as any response comes back.
+A response is never assembled from two samplers: a request that moves is sampled again. A sampler counts as hung if it
+returns no response to anyone for longer than its longest response can take, or for most of the time after which the
+stage counts as stalled. As long as any response comes back, its internal queue moves.
 """
 
 from __future__ import annotations
