@@ -1,4 +1,4 @@
-"""Labels of what is made for a run, and the names that follow from the run's: by these everybody finds its pods."""
+"""Labels and derived names of a run's objects, by which all components find its pods."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LABEL_STAGE = "deepcoder.dev/stage"
 LABEL_ORDINAL = "deepcoder.dev/ordinal"
 LABEL_ROLE = "deepcoder.dev/role"
 LABEL_POOL = "deepcoder.dev/pool"
-"""On every object of a pool: its name."""
+"""Label on every object of a pool, with the pool's name."""
 
 HEAD = "head"
 SAMPLER = "sampler"
@@ -24,12 +24,12 @@ WORKER_CONTAINER = "ray-worker"
 
 
 def own_pool_name(run: str) -> str:
-    """SandboxPool made for a run."""
+    """Return the name of the SandboxPool that the operator creates for a run."""
     return f"{run}-sandbox"
 
 
 def pool_name(run: DeepCoderRun) -> str | None:
-    """The SandboxPool that judges for a run: the one it refers to, or its own; None where a hosted API judges."""
+    """Return the name of a run's SandboxPool, which is its own or a referenced one. None if a hosted API judges."""
     if run.spec.sandbox.together is not None:
         return None
     reference = run.spec.sandbox.pool_ref
