@@ -16,6 +16,7 @@ from deepcoder_operator.kube import errors
 from deepcoder_operator.kube.resources import POOLS
 from deepcoder_operator.sandbox import judges as judges_module
 
+EVENTS = [("ADDED", "stays"), ("ADDED", "goes"), ("DELETED", "goes")]
 AWAY = errors.WebhookAway('failed calling webhook "sidecars"', 500)
 
 
@@ -113,6 +114,43 @@ async def test_idle_pool_is_built_once_and_anew_when_its_spec_changes(
     ground.edit(minReplicas=40, maxReplicas=41)
     await ground.passes(2)
     assert len(built) == 2
+
+
+async def test_standby_has_no_workers_of_pools_that_came_and_went_and_those_that_are_there_once_it_leads() -> None:
+    """A run has a pool of its own for a few hours, and a replica may stand by for months."""
+    told, seen = asyncio.Event(), asyncio.Queue[str]()
+
+    class Kube:
+        async def list(self, *_: Any, **__: Any) -> tuple[list[dict[str, Any]], str]:
+            return [], "1"
+
+        async def watch(self, resource: Any, *_: Any) -> AsyncIterator[Any]:
+            for version, (kind, name) in enumerate(EVENTS if resource is POOLS else (), 2):
+                meta = {"name": name, "namespace": "ml", "uid": name, "resourceVersion": str(version)}
+                yield kind, {"metadata": meta}
+            if resource is POOLS:
+                told.set()
+            await asyncio.Event().wait()
+
+    class Reconciler:
+        async def reconcile(self, obj: dict[str, Any]) -> float:
+            seen.put_nowait(obj["metadata"]["name"])
+            return 60.0
+
+        async def close(self) -> None:
+            return None
+
+    kube: Any = Kube()
+    make: Any = lambda pods: Reconciler()  # noqa: E731
+    controller = PoolController(kube, ProgressBoard(), make)
+    running = asyncio.create_task(controller.run())
+    await told.wait()
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("pool ")]
+    controller.start()
+    assert await seen.get() == "stays"
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
 
 
 async def test_worker_of_a_pool_that_breaks_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:

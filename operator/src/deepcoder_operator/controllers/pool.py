@@ -61,6 +61,8 @@ class PoolController:
     def start(self) -> None:
         """This replica leads: passes may begin."""
         self._ready.set()
+        for pool in self.pools.objects():
+            self._pool_changed(pool)
 
     async def run(self) -> None:
         """Watch until cancelled, and reconcile once started."""
@@ -78,6 +80,8 @@ class PoolController:
             self._wake((run.namespace, entry.pool))
 
     def _pool_changed(self, obj: Object) -> None:
+        if not self._ready.is_set():
+            return  # a standby would keep a worker for each pool that has come and gone meanwhile
         key = (obj["metadata"]["namespace"], obj["metadata"]["name"])
         self._wakeups.setdefault(key, asyncio.Event())
         if key not in self._workers:
@@ -98,7 +102,6 @@ class PoolController:
     async def _work(self, key: _Key) -> None:
         """Passes over one pool until it is gone."""
         await self.pods.synced.wait()
-        await self._ready.wait()
         event, failures, uid = self._wakeups[key], 0, ""
         while (obj := self.pools.get(*key)) is not None:
             event.clear()

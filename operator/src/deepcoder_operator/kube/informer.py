@@ -93,6 +93,10 @@ class Informer:
         """An object by name, None if the store has none."""
         return self._store.get((namespace, name))
 
+    def objects(self) -> list[Object]:
+        """All objects of the store."""
+        return list(self._store.values())
+
     def group(self, key: str) -> list[Object]:
         """Objects that `index` maps to this key."""
         return list(self._groups.get(key, {}).values())
