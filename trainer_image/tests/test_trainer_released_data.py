@@ -151,6 +151,26 @@ def test_a_file_without_a_split_in_its_name_is_read_with_either(tmp_path: Path) 
     assert measured() == ["test2", "test"], "in the order of the files' names"
 
 
+def test_a_folder_for_each_split_tells_them_apart_as_the_files_names_do(tmp_path: Path) -> None:
+    for place in ("default/partial-train/0000", "default/test/0000", "validation/rows", "train/test-00000", "more"):
+        path = tmp_path / "test" / f"{place}.jsonl"  # what is above the set says nothing
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_jsonl(path, [own_row(id=place)])
+    root = tmp_path / "test"
+    assert [p.id for p in load_dataset(root).problems] == ["default/partial-train/0000", "more"]
+    measured = load_benchmark(root, EvaluationDataset(name="s", uri="/set"))
+    assert [p.id for p in measured.problems] == ["default/test/0000", "more", "train/test-00000"]
+
+
+def test_released_rows_in_folders_for_each_split_have_ids_of_their_split(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / "taco" / split).mkdir(parents=True)
+        write_jsonl(tmp_path / "taco" / split / "0000.jsonl", taco_rows())
+    assert {p.id.rsplit("-", 1)[0] for p in load_dataset(tmp_path).problems} == {"taco-train"}
+    shutil.rmtree(tmp_path / "taco" / "train")
+    assert {p.id.rsplit("-", 1)[0] for p in load_dataset(tmp_path).problems} == {"taco-test"}
+
+
 def test_the_digest_is_that_of_what_is_read(hub: Path, tmp_path: Path) -> None:
     shutil.copytree(hub / "lcbv5", tmp_path / "lcbv5")
     before = load_dataset(tmp_path / "lcbv5").digest

@@ -108,7 +108,7 @@ class _Reading:
         """The problem of a released row, None where it cannot be used."""
         source = source_of_released(row.fields, file, self._root)
         source = SOURCES.get(source, source)
-        split = split_of(file) or TRAINING[0]
+        split = split_of(file, self._root) or TRAINING[0]
         try:
             record = released(row.fields, source)
             if not record.statement or not record.tests:

@@ -59,7 +59,7 @@ def data_files(path: Path, splits: Sequence[str] = ()) -> list[Path]:
         raise DatasetError(f"{path}: no such file or folder: check dataset.uri")
     files = sorted(f for f in path.rglob("*") if f.is_file() and f.name.endswith(SUFFIXES))
     # A folder's .json beside data in another format describes that data.
-    files = of_splits([f for f in files if not f.name.endswith(".json")] or files, splits)
+    files = of_splits([f for f in files if not f.name.endswith(".json")] or files, path, splits)
     if not files:
         raise DatasetError(f"{path}: no data file in this folder: put {', '.join(SUFFIXES)} files there")
     return files

@@ -1,9 +1,10 @@
 """What a file's place says of the problems in it: their split, and where they are from.
 
 On the hub a set is a folder for each of its configurations, with files for each split, as in
-`taco/train-00000-of-00004.parquet`. The released DeepCoder data is such a set, and its rows say neither. So a folder
-that holds both training and test problems is never read as one: whoever trains reads the one, whoever measures the
-other. Where names say nothing, everything is read.
+`taco/train-00000-of-00004.parquet`, or with a folder for each, as in the Parquet files that the hub makes of any set
+(`default/train/0000.parquet`). The released DeepCoder data is such a set, and its rows say neither. So a folder that
+holds both training and test problems is never read as one: whoever trains reads the one, whoever measures the other.
+Where names say nothing, everything is read.
 
 Pure: only names are looked at.
 """
@@ -28,20 +29,26 @@ SOURCES = {
 """Configurations of the released data, and the source of the problems in each."""
 
 _SPLIT = re.compile(r"(train|test|validation)(?=[-_.])")
+_SPLIT_FOLDER = re.compile(r"(?:partial-)?(train|test|validation)")
+"""The hub makes `partial-train` of a set that is too large for it."""
 _WORD = re.compile(r"[a-z0-9]+")
 
 
-def split_of(file: Path) -> str | None:
-    """The split that a file's name begins with, as the hub names files; None: it names none."""
-    found = _SPLIT.match(file.name)
-    return found.group(1) if found else None
+def split_of(file: Path, root: Path) -> str | None:
+    """The split that a file's name begins with, as the hub names files, else that of the nearest folder below `root`
+    that is named as one; None: none is named."""
+    if (found := _SPLIT.match(file.name)) is not None:
+        return found[1]
+    folders = file.relative_to(root).parts[:-1]
+    return next((found[1] for part in reversed(folders) if (found := _SPLIT_FOLDER.fullmatch(part))), None)
 
 
-def of_splits(files: Sequence[Path], wanted: Sequence[str]) -> list[Path]:
-    """The files of the first wanted split that there is, and those that name none; all, where there is none of it."""
-    found = {split_of(file) for file in files}
-    split = next((s for s in wanted if s in found), None)
-    return [f for f in files if split is None or split_of(f) in (None, split)]
+def of_splits(files: Sequence[Path], root: Path, wanted: Sequence[str]) -> list[Path]:
+    """The files below `root` of the first wanted split that there is, and those that name none; all, where there is
+    none of it."""
+    splits = {file: split_of(file, root) for file in files}
+    split = next((s for s in wanted if s in splits.values()), None)
+    return [f for f in files if split is None or splits[f] in (None, split)]
 
 
 def source_of(file: Path, root: Path) -> str | None:
