@@ -203,14 +203,47 @@ async def test_started_stages_are_fixed_and_later_ones_are_not(kube: Kube, names
     assert [s["maxSteps"] for s in stored["spec"]["stages"]] == [20, 30, 10]
 
 
-async def test_template_edit_of_a_started_stage_is_refused(kube: Kube, namespace: str) -> None:
+STARTED = [{"name": "short", "index": 0, "phase": "Active", "startTime": "2026-01-01T00:00:00Z"}]
+LIVE = {"ordinal": 1, "stageIndex": 0, "name": "demo-s0-a1", "intendedTime": "2026-01-01T00:00:00Z"}
+ELSEWHERE = {"resources": {"learners": {"template": {"spec": {"nodeSelector": {"zone": "b"}}}}}}
+
+
+async def test_template_edit_of_a_started_stage_is_refused_while_an_attempt_has_pods_of_it(
+    kube: Kube, namespace: str
+) -> None:
     """The template is not in the schema; its change must be seen all the same."""
     await kube.create(run_manifest(namespace, stages=[TRAIN]))
-    started = [{"name": "short", "index": 0, "phase": "Active", "startTime": "2026-01-01T00:00:00Z"}]
-    await kube.patch(RUNS, namespace, "demo", {"status": {"stages": started}}, "status")
-    edited = TRAIN | {"resources": {"learners": {"template": {"spec": {"nodeSelector": {"zone": "b"}}}}}}
-    with pytest.raises(errors.Invalid, match="append a new stage"):
-        await kube.patch(RUNS, namespace, "demo", {"spec": {"stages": [edited]}})
+    await kube.patch(RUNS, namespace, "demo", {"status": {"stages": STARTED, "attempt": LIVE}}, "status")
+    with pytest.raises(errors.Invalid, match="edit them while the run is Suspended, and resume it"):
+        await kube.patch(RUNS, namespace, "demo", {"spec": {"stages": [TRAIN | ELSEWHERE]}})
+
+
+async def test_a_started_stage_gets_other_pods_between_attempts_and_nothing_else(kube: Kube, namespace: str) -> None:
+    """Too little memory, or a node selector that fits no node, is no reason to begin another run."""
+    await kube.create(run_manifest(namespace, stages=[TRAIN]))
+    await kube.patch(RUNS, namespace, "demo", {"status": {"stages": STARTED}}, "status")
+    stored = await kube.patch(RUNS, namespace, "demo", {"spec": {"stages": [TRAIN | ELSEWHERE]}})
+    template = stored["spec"]["stages"][0]["resources"]["learners"]["template"]
+    assert template["spec"]["nodeSelector"] == {"zone": "b"}
+    for change in ({"contextTokens": 65}, {"hold": True}, {"maxSteps": 21}, {"recipe": {"learningRate": 1e-5}}):
+        with pytest.raises(errors.Invalid, match="append a new stage"):
+            await kube.patch(RUNS, namespace, "demo", {"spec": {"stages": [TRAIN | ELSEWHERE | change]}})
+
+
+async def test_pods_of_a_deterministic_runs_started_stage_are_fixed(kube: Kube, namespace: str) -> None:
+    """It repeats to the bit only with as many processes as it began with, and would fail for good with others."""
+    await kube.create(run_manifest(namespace, stages=[TRAIN], recipe={"deterministic": True}))
+    await kube.patch(RUNS, namespace, "demo", {"status": {"stages": STARTED}}, "status")
+    with pytest.raises(errors.Invalid, match="and not with recipe"):
+        await kube.patch(RUNS, namespace, "demo", {"spec": {"stages": [TRAIN | ELSEWHERE]}})
+
+
+async def test_deadlines_of_a_started_stage_can_be_extended_while_it_runs(kube: Kube, namespace: str) -> None:
+    await kube.create(run_manifest(namespace, stages=[TRAIN]))
+    await kube.patch(RUNS, namespace, "demo", {"status": {"stages": STARTED, "attempt": LIVE}}, "status")
+    longer = {"stallSeconds": 7200, "activeDeadlineSeconds": 86400, "preRunningDeadlineSeconds": 7200}
+    stored = await kube.patch(RUNS, namespace, "demo", {"spec": {"stages": [TRAIN | longer]}})
+    assert stored["spec"]["stages"][0].items() >= longer.items()
 
 
 async def test_suspend_and_approval_can_be_edited_while_a_stage_runs(kube: Kube, namespace: str) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import ConfigDict, Field
+from pydantic.alias_generators import to_camel
 
 from deepcoder_contracts.api.base import LIST_MAP_KEYS, LIST_TYPE, VALIDATIONS, Rule, Spec, validations
 from deepcoder_contracts.api.run_spec import RunSpec
 from deepcoder_contracts.api.run_status import RunStatus
 from deepcoder_contracts.api.schema import Column, CustomResource
+from deepcoder_contracts.api.stage import Stage
 
 MAX_NAME_LENGTH = 36
 """`<run>-s<index>-a<ordinal>` then has at most 46 characters; KubeRay's limit for a RayJob is 47."""
@@ -66,11 +68,30 @@ class DeepCoderRun(Spec):
     """Observed state."""
 
 
+_ADJUSTABLE = ("resources", "active_deadline_seconds", "pre_running_deadline_seconds", "stall_seconds")
+"""Fields of a stage that do not define its result: where it runs, and how long anything is waited for."""
+
+
+def _unchanged(*fields: str) -> str:
+    """CEL: these fields of the stage that `s` reports are what they were."""
+    here, before = "self.spec.stages[s.index]", "oldSelf.spec.stages[s.index]"
+    same = "(has({0}.{2}) ? has({1}.{2}) && {0}.{2} == {1}.{2} : !has({1}.{2}))"
+    return " && ".join(same.format(here, before, to_camel(field)) for field in fields)
+
+
 _STARTED_STAGES = (
     "!has(oldSelf.status) || !has(oldSelf.status.stages) || oldSelf.status.stages.all(s, !has(s.startTime) || "
     "(s.index < size(self.spec.stages) && s.index < size(oldSelf.spec.stages) && "
-    "self.spec.stages[s.index] == oldSelf.spec.stages[s.index]))"
+    f"{_unchanged(*(field for field in Stage.model_fields if field not in _ADJUSTABLE))}))"
 )
+_STARTED_RESOURCES = (
+    "!has(oldSelf.status) || !has(oldSelf.status.stages) || oldSelf.status.stages.all(s, !has(s.startTime) || "
+    f"s.index >= size(self.spec.stages) || s.index >= size(oldSelf.spec.stages) || {_unchanged('resources')} || "
+    "(!has(oldSelf.status.attempt) && !(has(self.spec.recipe) && has(self.spec.recipe.deterministic) && "
+    "self.spec.recipe.deterministic)))"
+)
+"""A live attempt keeps what it was created with, Secrets that its pods read included: those are looked up in the spec
+to be taken out of what it prints. A deterministic run repeats only with as many processes as it began with."""
 
 _RECIPE_RULES = validations(
     Rule(
@@ -152,8 +173,13 @@ RESOURCE = CustomResource(
         ),
         Rule(
             _STARTED_STAGES,
-            "a stage that has started cannot be changed, moved or removed: append a new stage, or make a new run that "
-            "continues with spec.from",
+            "a stage that has started cannot be moved or removed, and only its resources and deadlines can change: "
+            "append a new stage, or make a new run that continues with spec.from",
+        ),
+        Rule(
+            _STARTED_RESOURCES,
+            "resources of a stage that has started can change only between attempts, and not with "
+            "recipe.deterministic: edit them while the run is Suspended, and resume it",
         ),
     ),
     without_defaults=frozenset({"Recipe"}),

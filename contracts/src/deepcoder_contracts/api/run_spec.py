@@ -325,8 +325,8 @@ class RunSpec(Spec):
     """Checkpoint of an earlier run to start from, instead of the model's weights."""
 
     stages: Annotated[list[Stage], Field(min_length=1, max_length=MAX_STAGES, json_schema_extra=NAMED_MAP)]
-    """Stages of the run, in order. A stage that has started cannot change. Later stages can, and new ones can be
-    appended."""
+    """Stages of the run, in order. Of a stage that has started only deadlines can change, and between attempts its
+    resources. Later stages can change, and new ones can be appended."""
 
     approved_stages: Annotated[list[DNSLabel], Field(max_length=MAX_STAGES, json_schema_extra={LIST_TYPE: "set"})] = []
     """Names of held stages that the run may pass. Appending a name releases that stage."""
