@@ -86,6 +86,16 @@ def test_queue_owns_suspend_and_sees_its_label() -> None:
     assert rayjob["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
 
 
+def test_a_runs_priority_in_its_queue_is_its_jobs_and_no_other_label_is() -> None:
+    """Kueue reads it from the RayJob, on which a user sets nothing."""
+    run = make_run(scheduling={"queueName": "team"})
+    labels = {"kueue.x-k8s.io/priority-class": "nightly", "team": "rl"}
+    run = run.model_copy(update={"metadata": run.metadata.model_copy(update={"labels": labels})})
+    made = job(run)["metadata"]["labels"]
+    assert made["kueue.x-k8s.io/priority-class"] == "nightly"
+    assert "team" not in made
+
+
 def test_pods_meet_the_restricted_standard() -> None:
     for pod in pods(job(make_run())):
         context = pod["securityContext"]

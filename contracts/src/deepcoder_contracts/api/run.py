@@ -52,6 +52,9 @@ class Metadata(Spec):
     finalizers: list[str] = Field(default_factory=list)
     """Finalizers that block deletion."""
 
+    labels: dict[str, str] = Field(default_factory=dict)
+    """Labels."""
+
 
 class DeepCoderRun(Spec):
     """A run as the API server stores it."""

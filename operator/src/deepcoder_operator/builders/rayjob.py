@@ -24,6 +24,8 @@ TTL_SECONDS = 60
 """How long the cluster outlives its job, so that its pods' last states can be seen. The operator is usually faster."""
 
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
+"""A WorkloadPriorityClass, which orders the queue alone. Kueue reads it from the RayJob, which a user cannot label."""
 _BACKSTOP_SECONDS = 120
 
 
@@ -32,7 +34,9 @@ def build_rayjob(run: DeepCoderRun, attempt: AttemptStatus, image: str, config_m
     stage = run.spec.stages[attempt.stage_index]
     labels = {LABEL_STAGE: stage.name, LABEL_ORDINAL: str(attempt.ordinal)}
     queue = run.spec.scheduling.queue_name
-    meta = metadata(run, attempt.name, labels | ({QUEUE_LABEL: queue} if queue else {}))
+    labels |= {QUEUE_LABEL: queue} if queue else {}
+    labels |= {k: v for k, v in run.metadata.labels.items() if k == PRIORITY_LABEL}
+    meta = metadata(run, attempt.name, labels)
     meta["annotations"] = {"ray.io/disable-provisioned-head-restart": "true"}
     return {
         "apiVersion": "ray.io/v1",
