@@ -99,6 +99,22 @@ async def test_a_stage_without_checkpoints_starts_from_its_parent(
     assert e.value.field == "parent.digest"
 
 
+async def test_a_parent_of_another_model_is_a_mistake_in_the_configuration_and_not_tried_again(
+    stored_config: StageConfig,
+    make_config: Callable,
+    make_learner: Callable,
+    make_batch: Callable,
+    tiny_model: Callable,
+    tmp_path: Path,
+) -> None:
+    writer = await run_to(stored_config, make_learner(), make_batch, tmp_path / "1", last=1)
+    assert writer.latest is not None
+    long = make_config(storage=stored_config.storage, stage="long", index=1, parent=writer.latest.ref)
+    with pytest.raises(ConfigMismatch, match=r"is a checkpoint of .*, and not of") as e:
+        await find_resume_point(long, make_learner(model=tiny_model(num_hidden_layers=1)), workdir=tmp_path / "2")
+    assert e.value.field == "parent.uri"
+
+
 async def test_a_step_is_committed_once(make_config: Callable, make_learner: Callable, tmp_path: Path) -> None:
     for expectation in (None, pytest.raises(CheckpointFailed, match="running twice")):
         writer = CheckpointWriter(make_config(), make_learner(), workdir=tmp_path / "w")

@@ -150,10 +150,11 @@ async def test_scalars_lie_apart_from_what_is_large(make_learner: Callable, tmp_
     assert [{v.dim() for v in tensors.values()} for tensors in scalars] == [{0}]
 
 
+@pytest.mark.parametrize("layers", [1, 3], ids=["smaller", "larger"])
 async def test_a_checkpoint_of_another_model_is_refused_before_it_is_loaded(
-    make_learner: Callable, make_config: Callable, tiny_model: Callable, tmp_path: Path
+    layers: int, make_learner: Callable, make_config: Callable, tiny_model: Callable, tmp_path: Path
 ) -> None:
-    other, config = make_learner(model=tiny_model(num_hidden_layers=1)), make_config()
+    other, config = make_learner(model=tiny_model(num_hidden_layers=layers)), make_config()
     await other.save(str(tmp_path / "saved"))
     files = await other.upload(str(tmp_path / "saved"), config.storage, PREFIX)
     with pytest.raises(CheckpointDamaged, match="does not hold this model"):

@@ -33,6 +33,10 @@ class CheckpointDamaged(Exception):
     """A committed checkpoint cannot be used: a file is missing, truncated or altered. An older one may serve."""
 
 
+class OtherModel(CheckpointDamaged):
+    """A checkpoint is whole, and of another model than the one that is there."""
+
+
 class CheckpointFailed(Exception):
     """A checkpoint could not be written; the message says why. Training has not lost anything yet."""
 

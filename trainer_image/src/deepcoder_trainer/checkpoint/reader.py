@@ -31,6 +31,7 @@ from deepcoder_trainer.checkpoint.errors import (
     ConfigMismatch,
     NothingWhole,
     ObjectMissing,
+    OtherModel,
     StorageError,
     refuse_newer,
 )
@@ -223,7 +224,14 @@ async def _fetch_parent(
         await asyncio.to_thread(_pin, store, config.run)
     elif inputs is not None:
         check_inputs(manifest, config, inputs, parent.uri)
-    return await _fetch(store, settings, "", manifest, parent, learner, workdir=workdir, own=False)
+    try:
+        return await _fetch(store, settings, "", manifest, parent, learner, workdir=workdir, own=False)
+    except OtherModel as e:
+        raise ConfigMismatch(
+            f"parent.uri {parent.uri} is a checkpoint of {manifest.model}, and not of {config.model.uri}: {e}: set "
+            "model.uri to the model that it was trained from, or name another checkpoint",
+            field="parent.uri",
+        ) from e
 
 
 def _pin(store: ObjectStore, run: RunIdentity) -> None:

@@ -33,7 +33,7 @@ from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
 from torch.futures import Future
 
-from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, NewerSchema, refuse_newer
+from deepcoder_trainer.checkpoint.errors import CheckpointDamaged, NewerSchema, OtherModel, refuse_newer
 from deepcoder_trainer.learner.wire import METADATA, rank_prefix
 
 _FILE_BYTES = 1 << 30
@@ -68,7 +68,7 @@ class SafetensorsWriter(StorageWriter):
         """Refuse what is not a tensor."""
         for item in plan.items:
             if item.type is WriteItemType.BYTE_IO:
-                raise TypeError(f"{item.index.fqn} is no tensor, and only tensors are stored")
+                raise TypeError(f"{item.index.fqn} is not a tensor, and only tensors are stored")
         return plan
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
@@ -201,13 +201,17 @@ class SafetensorsReader(StorageReader):
 def files_of(directory: Path, state: dict[str, Tensor]) -> list[str]:
     """Names of the files below `directory` that a load into `state` reads; only its metadata need be there.
 
-    Raises `CheckpointDamaged` for metadata that cannot be read, or that lacks a tensor of `state`.
+    Raises `CheckpointDamaged` for metadata that cannot be read, and `OtherModel` where its tensors are not `state`'s:
+    DCP itself would load a part of a larger model.
     """
     reader = SafetensorsReader(directory)
+    metadata = reader.read_metadata()
     try:
-        plan = create_default_local_load_plan(state, reader.read_metadata())
+        plan = create_default_local_load_plan(state, metadata)
     except (RuntimeError, ValueError) as e:
-        raise CheckpointDamaged(f"{METADATA} does not hold this model: {e}") from e
+        raise OtherModel(f"{METADATA} does not hold this model: {e}") from e
+    if more := sorted(metadata.state_dict_metadata.keys() - state.keys()):
+        raise OtherModel(f"{METADATA} does not hold this model, which has no {more[0]} ({len(more)} such in all)")
     return sorted({reader.file(item.storage_index) for item in plan.items})
 
 
