@@ -67,6 +67,16 @@ def test_server_is_started_as_the_spec_says() -> None:
     assert judge()["terminationMessagePolicy"] == "FallbackToLogsOnError"
 
 
+def test_a_mesh_puts_no_proxy_into_a_judge_unless_the_template_says_so() -> None:
+    """It has no egress, so that the proxy would never be ready, nor the judge with it."""
+    made = pod()["metadata"]
+    assert made["labels"]["sidecar.istio.io/inject"] == "false"
+    assert made["annotations"]["linkerd.io/inject"] == "disabled"
+    wanted = {"metadata": {"labels": {"sidecar.istio.io/inject": "true"}}}
+    made = pod(template=wanted, isolation={"egress": "Unmanaged"})["metadata"]
+    assert made["labels"]["sidecar.istio.io/inject"] == "true"
+
+
 def test_image_is_the_pools_or_the_operators() -> None:
     assert judge()["image"] == "deepcoder-sandbox:1"
     assert judge(image="mine@sha256:abc")["image"] == "mine@sha256:abc"

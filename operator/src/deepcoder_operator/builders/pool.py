@@ -48,6 +48,11 @@ _LEAVE_SERVICE_SECONDS = 3
 _USER = 1000
 """The numeric user of the judge image."""
 
+_NO_ISTIO = {"sidecar.istio.io/inject": "false"}
+_NO_LINKERD = {"linkerd.io/inject": "disabled"}
+"""A mesh injects a proxy into every pod of its namespaces. In a judge it would never be ready, because judges have no
+egress to its control plane, and programs would share a network with its admin port. A template may ask for it."""
+
 _OWNED = (
     ("metadata", "name"),
     ("metadata", "namespace"),
@@ -295,7 +300,8 @@ def _base_template(pool: PoolIdentity, spec: SandboxPoolSpec, settings: PoolSett
     }
     if spec.isolation.runtime_class_name is not None:
         pod["runtimeClassName"] = spec.isolation.runtime_class_name
-    return {"metadata": {"labels": _labels(pool)}, "spec": pod}
+    metadata = {"labels": _labels(pool) | _NO_ISTIO, "annotations": dict(_NO_LINKERD)}
+    return {"metadata": metadata, "spec": pod}
 
 
 def _judge_container(spec: SandboxPoolSpec, image: str) -> dict[str, Any]:
