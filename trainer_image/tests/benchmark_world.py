@@ -48,6 +48,15 @@ def humanevalplus_row(**changes: Any) -> dict[str, Any]:
     return humaneval_row(task_id="HumanEval/901", test=test, **changes)
 
 
+def humaneval_beside_row() -> dict[str, Any]:
+    """OpenAI's layout, its test calling a function that the prompt gives beside the one to write."""
+    return humaneval_row(
+        task_id="HumanEval/938",
+        prompt=f"import math\n\n\ndef doubles(numbers):\n    return [math.prod((2, n)) for n in numbers]\n\n\n{HEAD}",
+        test="def check(candidate):\n    assert candidate(doubles([1, 2])) == [1, 2]\n",
+    )
+
+
 def evalplus_release_row(**changes: Any) -> dict[str, Any]:
     """The layout of EvalPlus' releases."""
     row = humaneval_row(task_id="HumanEval/902")
@@ -92,6 +101,7 @@ SETS: Mapping[str, tuple[list[dict[str, Any]], dict[str, str]]] = {
         {"codeforces-1": "n = int(input())\ns = input()\nprint(s.count('R') - s.count('L'))"},
     ),
     "humaneval": ([humaneval_row()], {"HumanEval/900": HEAD + BODY}),
+    "humaneval-beside": ([humaneval_beside_row()], {"HumanEval/938": HEAD + BODY}),
     "humanevalplus": ([humanevalplus_row()], {"HumanEval/901": HEAD + BODY}),
     "evalplus": (
         [evalplus_release_row(), find_zero_row()],

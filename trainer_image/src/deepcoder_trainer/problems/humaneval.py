@@ -40,7 +40,7 @@ def humaneval_problem(row: Mapping[str, Any]) -> Problem:
     task, prompt, entry = (_text(row, field) for field in ("task_id", "prompt", "entry_point"))
     if not entry.isidentifier():
         raise RowError(f"entry_point: {entry[:60]!r} is no function's name: name the function")
-    script = _checked_by_test(row, entry) if "test" in row else _checked_by_solution(row, prompt, entry)
+    script = _checked_by_test(row, prompt, entry) if "test" in row else _checked_by_solution(row, prompt, entry)
     return Problem(
         id=task,
         source="humaneval",
@@ -51,8 +51,9 @@ def humaneval_problem(row: Mapping[str, Any]) -> Problem:
     )
 
 
-def _checked_by_test(row: Mapping[str, Any], entry: str) -> str:
-    return f"{NUMPY_STANDIN}\n{_text(row, 'test')}\n\ncheck({entry})\n"
+def _checked_by_test(row: Mapping[str, Any], prompt: str, entry: str) -> str:
+    beside = f"{_BESIDE}\n_deepcoder_beside({prompt!r}, {entry!r})\n"
+    return f"{NUMPY_STANDIN}\n{beside}\n{_text(row, 'test')}\n\ncheck({entry})\n"
 
 
 def _checked_by_solution(row: Mapping[str, Any], prompt: str, entry: str) -> str:
@@ -90,6 +91,20 @@ def _text(row: Mapping[str, Any], field: str) -> str:
         raise RowError(f"{field}: missing: give it as a text")
     return value
 
+
+_BESIDE = '''
+def _deepcoder_beside(prompt, entry):
+    """Some tests call what the prompt defines beside the function (the encoder of what is to be decoded). OpenAI's
+    harness puts the prompt before each program; one that is whole without it may leave that out."""
+    found = {"__name__": "prompt"}
+    try:
+        exec(prompt, found)
+    except Exception:
+        return
+    for name, value in found.items():
+        if name != entry:
+            globals().setdefault(name, value)
+'''
 
 NUMPY_STANDIN = '''
 def _deepcoder_numpy():
