@@ -150,7 +150,7 @@ async def test_attempt_is_made_with_all_that_surrounds_it_once(ground: Ground) -
         ("RayJob", errors.NotFound("no matches", 404), "KubeRayNotFound", "install KubeRay"),
         ("SandboxPool", errors.Forbidden("exceeded quota", 403), "Forbidden", "EnsurePool"),
         ("ServiceAccount", errors.Invalid("metadata.name", 422), "Invalid", "metadata.name"),
-        ("RayJob", errors.WebhookAway("mrayjob.kb.io", 500), "WebhookAway", "mrayjob.kb.io: see to it"),
+        ("RayJob", errors.WebhookAway("mrayjob.kb.io", 500), "WebhookAway", "mrayjob.kb.io: check the webhook"),
         ("ConfigMap", errors.WebhookAway("kyverno", 500), "WebhookAway", "CreateAttempt"),
     ],
 )
@@ -169,7 +169,7 @@ async def test_job_is_not_made_where_kuberays_crds_would_drop_what_we_ask_of_it(
     ground.api.unknown = ["spec.rayClusterSpec.authOptions", pods]
     problem = await ground.problem()
     assert problem.reason == "KubeRayTooOld"
-    assert "do not know spec.rayClusterSpec.authOptions: upgrade KubeRay" in problem.message
+    assert "lack spec.rayClusterSpec.authOptions: upgrade KubeRay" in problem.message
     assert ("RayJob", "demo-s0-a1") not in ground.api.objects
 
 

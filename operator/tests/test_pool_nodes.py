@@ -68,7 +68,7 @@ def test_judge_that_refuses_where_others_serve_moves_and_its_node_is_avoided() -
     assert moved(plan) == ["p"]
     assert plan.moved[0].cause is Cause.MOVED
     assert plan.moved[0].failed
-    assert "does not start on node bad, avoided for 60 min now" in plan.moved[0].why
+    assert "does not start on node bad, which is avoided for 60 min" in plan.moved[0].why
     assert LANDLOCK in plan.moved[0].why
     (node,) = plan.avoided
     assert (node.name, node.template_hash, node.since.timestamp()) == ("bad", "h", NOW)

@@ -1,12 +1,12 @@
-"""A user's PodTemplateSpec merged over the operator's: strategic merge of plain dictionaries.
+"""Merges a user's PodTemplateSpec into the operator's: a strategic merge patch of plain dictionaries.
 
-Maps are merged, lists with a merge key (containers by name, mounts by path) element by element, other lists are
-replaced, and null removes a key, as `kubectl patch` does. Where a field has one of several forms (a volume's source,
-where a variable's value is from) another form replaces the operator's instead of joining it. A limit without a request
-is the request too, as it is for any container: the operator's default request does not stand beside it.
+As with `kubectl patch`, maps are merged, lists with a merge key (containers by name, mounts by path) are merged element
+by element, other lists are replaced, and null removes a key. If a field has one of several forms (a volume's source, a
+variable's value source), another form replaces the operator's. A limit without a request also sets the request, as for
+any container: the operator's default request is dropped.
 
-What the operator owns cannot be overridden: a field that would weaken isolation or break the contract with the process
-inside is refused with `TemplateError`, by name.
+Fields that the operator owns cannot be overridden. A field that would weaken isolation, or break the contract with the
+process inside, is refused by name with `TemplateError`.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _MERGE_KEYS = {
     "topologySpreadConstraints": "topologyKey",
     "resourceClaims": "name",
 }
-"""List field to the key that identifies its elements, as in the Kubernetes API's patchMergeKey."""
+"""Key that identifies the elements of a list, by list field, as in the Kubernetes API's patchMergeKey."""
 
 _ONE_FORM = frozenset({"volumes", "env"})
-"""Lists whose elements have, beside the merge key, one of several forms, as in patchStrategy retainKeys."""
+"""Lists whose elements have one of several forms besides the merge key, as in patchStrategy retainKeys."""
 
 _REPLACED = frozenset({"valueFrom", "readinessProbe"})
-"""Maps with one of several forms."""
+"""Maps that have one of several forms."""
 
 
 class TemplateError(ValueError):

@@ -1,8 +1,8 @@
 """Objects of a SandboxPool: judges' pods, headless Service, bearer token, NetworkPolicy and PodDisruptionBudget.
 
-Pods meet the restricted Pod Security Standard: programs of unknown intent run inside them, so the judge's own
-confinement is the first wall and the pod is the second. A template may add scheduling, resources, sidecars and
-volumes; what would take down the second wall is refused with `TemplateError`.
+Pods meet the restricted Pod Security Standard. Untrusted programs run inside them: the judge's own confinement is the
+first line of defence, and the pod is the second. A template may add scheduling, resources, sidecars and volumes. Fields
+that would weaken the second line are refused with `TemplateError`.
 """
 
 from __future__ import annotations
@@ -231,10 +231,10 @@ def build_network_policy(pool: PoolIdentity, spec: SandboxPoolSpec, settings: Po
 
 
 def build_disruption_budget(pool: PoolIdentity, judges: int) -> dict[str, Any]:
-    """Draining nodes may take a quarter of the judges at a time (at least one: a pool of one must not block it).
+    """Build the PodDisruptionBudget: draining nodes may evict a quarter of the judges at a time, but at least one.
 
-    A number and no percentage, which would be one of the pool's spec.replicas: where the operator scales by load that
-    field is not used. Judges that do not work are in nobody's way.
+    It uses a number, because a percentage would refer to the pool's spec.replicas, which is not used when the operator
+    scales by load. Judges that are not ready do not block a drain.
     """
     return {
         "apiVersion": "policy/v1",

@@ -1,8 +1,8 @@
 """The RayJob of an attempt.
 
-KubeRay's own retries start from nothing and would reuse the name, so there are none: `backoffLimit: 0`, pods that are
-never restarted, a head that is never made again. HTTPMode needs no submitter pod, which would count against quota
-and could fail by itself. With a queue the RayJob is made suspended, and Kueue owns `suspend` from then on.
+KubeRay's own retries would start from nothing and reuse the name, so they are disabled: `backoffLimit: 0`, pods are
+never restarted, and the head is never recreated. HTTPMode needs no submitter pod, which would count against the quota
+and could fail by itself. With a queue, the RayJob is created suspended, and Kueue owns `suspend` from then on.
 """
 
 from __future__ import annotations

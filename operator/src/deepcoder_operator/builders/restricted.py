@@ -1,7 +1,7 @@
-"""The restricted Pod Security Standard, for what a user adds to a pod in which programs of unknown intent run.
+"""Enforces the restricted Pod Security Standard on what a user adds to a pod in which untrusted programs run.
 
-A namespace need not enforce the standard, so it is held to here: a field that weakens it is refused by name, and the
-containers that a template adds get what it wants to see set. Fields of the pod itself (its securityContext, the host's
+A namespace need not enforce the standard, so it is enforced here. A field that weakens it is refused by name, and the
+settings that it requires are added to the template's containers. Fields of the pod itself (its securityContext, host
 namespaces) belong to the operator and are refused as such.
 """
 

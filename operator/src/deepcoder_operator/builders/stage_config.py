@@ -1,8 +1,8 @@
 """The stage config of an attempt, in an immutable ConfigMap that its head mounts.
 
-The ConfigMap is named after what it holds, so a RayJob's head mounts the very config that the RayJob was made with. One
-that an operator left behind when it died before the RayJob, and that the next one would make otherwise (a newer
-release, an edited spec, a new authority), is nobody's then: it goes with the run.
+The ConfigMap is named after its content, so a RayJob's head mounts exactly the config that the RayJob was created with.
+If an operator dies between ConfigMap and RayJob, the next one may create a ConfigMap with other content (a newer
+release, an edited spec, a new certificate authority). The first one is then unused and is deleted with the run.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Pod templates of a Ray cluster: head, samplers, learners.
 
-They meet the restricted Pod Security Standard unless the user's template says otherwise: non-root, no capabilities,
-a read-only root with writable emptyDirs for /tmp and HOME, no service-account token but the head's own, bound to the
-operator's audience. S3 credentials go to every pod: heads and learners upload, samplers fetch the model. What a
-template may not set is refused with `TemplateError`.
+They meet the restricted Pod Security Standard unless the user's template says otherwise: non-root, no capabilities, a
+read-only root file system with writable emptyDirs for /tmp and HOME, and no service-account token except the head's
+own, which is bound to the operator's audience. Every pod gets the S3 credentials: heads and learners upload, samplers
+fetch the model. Fields that a template may not set are refused with `TemplateError`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ S3_CA_DIRECTORY = "/etc/deepcoder-s3"
 S3_CA_KEY = "ca.crt"
 METRICS_PORT_VARIABLE = "DEEPCODER_METRICS_PORT"
 METRICS_PORT = 9464
-"""Where the driver, on the head, serves the trainer's own metrics."""
+"""Port at which the driver, on the head, serves the trainer's own metrics."""
 
 _READY = {
     "httpGet": {"path": "/api/healthz", "port": 52365},
@@ -54,7 +54,7 @@ _READY = {
     "timeoutSeconds": 5,
     "failureThreshold": 25,
 }
-"""What KubeRay asks of Ray's agent, without the ten seconds before it first does: a job starts once all are ready."""
+"""KubeRay's probe of Ray's agent, without the initial delay of ten seconds: a job starts once all pods are ready."""
 
 _USER = 1000
 _TOKEN_SECONDS = 3600

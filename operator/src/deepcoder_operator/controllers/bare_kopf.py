@@ -1,7 +1,7 @@
-"""kopf without the client libraries whose objects it knows: where they are installed it imports all their types.
+"""kopf without the client libraries that it supports. If they are installed, it imports all their types.
 
-The operator uses none of them, but the dashboard, which is in the same image, does: that would be half a second and
-many megabytes. Whoever needs kopf has it from here.
+The operator uses none of them, but the dashboard in the same image does, and the import would cost half a second and
+many megabytes. Import kopf from this module only.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Carries out a plan's actions, in order, each safe to repeat, up to the first that cannot be done.
+"""Carries out a plan's actions in order, up to the first that fails. Each action is safe to repeat.
 
-What a person has to know or to mend (an object of somebody else's, a right or a quota that is missing, a webhook that
-does not answer, a bucket that refuses) is returned as a `Problem`, which the next plan sees and says in the status.
-What passes by itself raises: a conflict, an API server that is away.
+A problem that a person must fix (an object that belongs to something else, a missing permission or quota, a webhook
+that does not answer, a bucket that refuses) is returned as a `Problem`, which the next plan reports in the status.
+Temporary errors raise: a conflict, an unavailable API server.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ log = logging.getLogger(__name__)
 
 
 class CannotDo(Exception):
-    """An action cannot be done until somebody mends something; carries the `Problem`."""
+    """An action cannot be done until somebody fixes something. Carries the `Problem`."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -66,11 +66,11 @@ class CannotDo(Exception):
 
 
 _SEEN_TO = (CannotDo, StorageProblem, errors.Forbidden, errors.Invalid, errors.WebhookAway)
-"""What keeps an action from being done until somebody sees to it."""
+"""Errors that block an action until somebody fixes them."""
 
 
 class Executor:
-    """Does what plans say."""
+    """Carries out plans."""
 
     def __init__(
         self, kube: Kube, rayjobs: Informer, storage: StorageService, settings: TrainerSettings, record: Recorder
@@ -83,9 +83,9 @@ class Executor:
     async def carry_out(
         self, run: DeepCoderRun, actions: Iterable[Action], adopt: Callable[[Object], None]
     ) -> Problem | None:
-        """Do the actions; why one could not be done, None if all were. Raises `Conflict` and `Unavailable`.
+        """Carry out the actions. Returns why one could not be done, or None. Raises `Conflict` and `Unavailable`.
 
-        `adopt` is given the run where it was written here, which then need not wait for the event to be planned again.
+        `adopt` receives the run if it was written here, so that the next plan need not wait for the event.
         """
         for action in actions:
             name = type(action).__name__
@@ -99,7 +99,7 @@ class Executor:
         return None
 
     async def _do(self, run: DeepCoderRun, action: Action) -> Object | None:
-        """The run as it is now, if the action has written it."""
+        """Carry out one action. Returns the run if the action has written it."""
         meta = run.metadata
         match action:
             case AddFinalizer():
@@ -137,7 +137,7 @@ class Executor:
         return None
 
     async def release(self, meta: Metadata) -> None:
-        """Let a run go: what it owns follows by garbage collection."""
+        """Remove a run's finalizer. Its objects are garbage-collected."""
         await self._finalizers(meta, [f for f in meta.finalizers if f != FINALIZER])
 
     async def _finalizers(self, meta: Metadata, finalizers: list[str]) -> Object | None:
@@ -171,7 +171,7 @@ class Executor:
         except errors.AlreadyExists:
             return
         except errors.NotFound as e:
-            text = f"RayJob {attempt.name} cannot be made: {e}: install KubeRay 1.6 or newer"
+            text = f"RayJob {attempt.name} cannot be created: {e}: install KubeRay 1.6 or newer"
             raise CannotDo("KubeRayNotFound", text) from e
         except errors.Invalid as e:
             raise CannotDo(RAYJOB_INVALID, f"the API server refuses {attempt.name}: {e}") from e
@@ -180,23 +180,23 @@ class Executor:
         self._rayjobs.observe(created)
 
     async def _create_whole(self, run: DeepCoderRun, job: Object) -> Object:
-        """Create a RayJob that keeps all that we ask of KubeRay. CRDs of a release before 1.6, which an upgrade by Helm
-        leaves in place, would drop it in silence: the token of Ray's dashboard, which runs any code, among it. What
-        they drop of the user's templates is told, and the attempt goes on without."""
+        """Create a RayJob and check that no field was dropped. CRDs before release 1.6, which an upgrade with Helm
+        leaves in place, silently drop fields that we need, such as the token of Ray's dashboard, which runs any code.
+        Dropped fields of the user's templates are reported, and the attempt continues without them."""
         try:
             return await self._kube.create(job, strict=True)
         except errors.UnknownFields as e:
             ours = [field for field in e.fields if ".template." not in field]
             if ours:
-                text = f"RayJob {job['metadata']['name']} is not made: KubeRay's CRDs do not know {', '.join(ours)}"
+                text = f"RayJob {job['metadata']['name']} is not created: KubeRay's CRDs lack {', '.join(ours)}"
                 mend = "upgrade KubeRay to 1.6 or newer, and its CRDs, which helm upgrade leaves as they are"
                 raise CannotDo("KubeRayTooOld", f"{text}: {mend}") from e
-            text = f"RayJob {job['metadata']['name']} is made without what KubeRay's CRDs do not know of its templates"
+            text = f"RayJob {job['metadata']['name']} is created without template fields that KubeRay's CRDs lack"
             self._record(_reference(run), "TemplateFieldsDropped", f"{text}: {', '.join(e.fields)}", warning=True)
             return await self._kube.create(job)
 
     async def _resolved(self, run: DeepCoderRun) -> ResolvedConfig:
-        """The config as it was resolved when the run was accepted, never as this release would resolve it."""
+        """Return the config as it was resolved when the run was accepted, never as this release would resolve it."""
         meta, name = run.metadata, config_name(run.metadata.name)
         stored = await self._kube.find(CONFIGMAPS, meta.namespace, name)
         if stored is None:
@@ -216,7 +216,7 @@ class Executor:
         return ResolvedConfig.from_json(text)
 
     async def _create(self, run: DeepCoderRun, obj: Object) -> Object | None:
-        """Create unless it is there; what was there, None if nothing was. Raises `CannotDo` if it is not the run's."""
+        """Create an object unless it exists. Returns the existing one. Raises `CannotDo` if it is not the run's."""
         try:
             await self._kube.create(obj)
             return None
@@ -224,27 +224,27 @@ class Executor:
             meta = obj["metadata"]
             found = await self._kube.get(BY_KIND[obj["kind"]], meta["namespace"], meta["name"])
             if not owned_by(found, run.metadata.uid):
-                text = f"{obj['kind']} {meta['name']} exists and is not this run's: delete it, it is never adopted"
+                text = f"{obj['kind']} {meta['name']} exists and is not this run's: delete it; it is never adopted"
                 raise CannotDo("NameConflict", text) from None
             return found
 
 
 def _problem(error: Exception, action: str) -> Problem:
-    """What a person is told."""
+    """Return the problem to report."""
     match error:
         case CannotDo() | StorageProblem():
             return error.problem
         case errors.WebhookAway():
-            text = f"an admission webhook gives no answer, without which nothing may be done ({action})"
-            return Problem("WebhookAway", f"{text}: {error}: see to it")
+            text = f"an admission webhook that must allow the action does not answer ({action})"
+            return Problem("WebhookAway", f"{text}: {error}: check the webhook")
         case errors.Forbidden():
-            return Problem("Forbidden", f"the API server forbids the operator what it has to do ({action}): {error}")
+            return Problem("Forbidden", f"the operator lacks a permission that it needs ({action}): {error}")
         case _:
-            return Problem("Invalid", f"the API server refuses what the operator makes ({action}): {error}")
+            return Problem("Invalid", f"the API server refuses an object of the operator ({action}): {error}")
 
 
 def _reference(run: DeepCoderRun) -> Object:
-    """The run, for an event on it."""
+    """Return a reference to the run, for an event."""
     meta = run.metadata
     told = {"name": meta.name, "namespace": meta.namespace, "uid": meta.uid, "resourceVersion": meta.resource_version}
     return {"apiVersion": RUNS.api_version, "kind": RUNS.kind, "metadata": told}

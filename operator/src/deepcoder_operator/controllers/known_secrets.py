@@ -1,7 +1,7 @@
-"""What of a run is secret, for whatever is kept of its programs' words: logs in its folder, last lines in its status.
+"""Finds a run's secrets, to remove them from stored program output: logs in its folder, text in its status.
 
-Values are those of all Secrets that its pods can read, of variables that are named as secrets are, and of its bucket's
-credentials. Where one of them cannot be known, `Unknown` says which and why, and none of the words may be kept.
+The secrets are the values of all Secrets that its pods can read, of variables named like secrets, and of its bucket's
+credentials. If one of them cannot be read, `Unknown` says which and why, and no program output may be stored.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from deepcoder_operator.storage.service import StorageService
 
 
 class Unknown(Exception):
-    """A secret that cannot be sought; the message says which, and why."""
+    """A secret is not known. The message says which, and why."""
 
 
 async def redactor_of(
     kube: Kube, storage: StorageService, run: DeepCoderRun, pods: Iterable[Mapping[str, Any]]
 ) -> Redactor:
-    """What takes the secrets of these pods, or templates of pods, and of the run's bucket out; raises `Unknown`."""
+    """Return a redactor for the secrets of these pods, or pod templates, and of the run's bucket. Raises `Unknown`."""
     pods = list(pods)
     values, name = set(named_values(pods)), ""
     try:
@@ -52,7 +52,7 @@ async def redactor_of(
 
 
 def templates_of(run: DeepCoderRun, stage_index: int) -> list[Object]:
-    """What the pods of a stage are made from, as far as Secrets go, without asking for the pods."""
+    """Return what refers to Secrets in a stage's pods, from the spec, without reading the pods."""
     stage, spec = run.spec.stages[stage_index].resources, run.spec
     named = [r for r in (spec.checkpoint.s3.credentials_secret_ref, spec.model.credentials_secret_ref) if r]
     if spec.sandbox.together is not None:

@@ -1,7 +1,7 @@
-"""How many passes work at a time, so that a thousand runs that wake at once share connections and memory.
+"""Limits the number of concurrent passes, so that a thousand runs that wake at once share connections and memory.
 
-A pass that waits for something slow and foreign, a bucket, steps aside meanwhile: what one tenant's server does must
-not cost another's run its place.
+A pass that waits for a slow external system, such as a bucket, gives up its slot meanwhile, so that one tenant's server
+cannot block another tenant's runs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 
 
 class PassLimit:
-    """Places for passes, each held by a task."""
+    """Slots for passes, each held by a task."""
 
     def __init__(self, count: int) -> None:
         self._places = asyncio.Semaphore(count)
@@ -20,7 +20,7 @@ class PassLimit:
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
-        """Wait for a place and hold it; whoever is cancelled while it waits to come back from aside holds none."""
+        """Wait for a slot and hold it. A task that is cancelled while it waits to return from `aside` holds none."""
         await self._places.acquire()
         me = asyncio.current_task()
         self._holders.add(me)
@@ -32,7 +32,7 @@ class PassLimit:
 
     @asynccontextmanager
     async def aside(self) -> AsyncIterator[None]:
-        """Leave the place to others meanwhile, and wait for one again after; nothing where the task holds none."""
+        """Give up the slot meanwhile, and wait for one again afterwards. Does nothing if the task holds no slot."""
         me = asyncio.current_task()
         if me not in self._holders:
             yield

@@ -1,8 +1,8 @@
-"""SandboxPools: one worker a pool, woken by events and by the clock, never two passes over one pool at a time.
+"""The controller of SandboxPools: one worker per pool, woken by events and the clock.
 
-A pass that fails is tried again after a growing, bounded pause; the pools beside it go on. Workers end when their
-pool is gone, and all of them when the operator stops; one that ends by an error of ours ends the process, since a pool
-that nobody works for would look as if all were well.
+A pool never has two passes at a time. A failing pass is retried after a growing, bounded pause, and other pools
+continue. A worker ends when its pool is gone or the operator stops. If a worker ends because of a bug, the process
+ends, because a pool without a worker would look healthy.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class PoolController:
         *,
         namespaces: Sequence[str] = (),
     ) -> None:
-        """`namespaces` are those to work in, none means all."""
+        """`namespaces` limits the controller to these namespaces; without any it works in all."""
         self.pools = Informer(kube, POOLS, "", self._pool_changed, namespaces=namespaces)
         self.pods = Informer(kube, PODS, LABEL_POOL, self._pod_changed, namespaces=namespaces, index=pool_group)
         self._board = board
@@ -59,7 +59,7 @@ class PoolController:
         self._group: asyncio.TaskGroup
 
     def start(self) -> None:
-        """This replica leads: passes may begin."""
+        """Start passes, because this replica leads."""
         self._ready.set()
         for pool in self.pools.objects():
             self._pool_changed(pool)
@@ -74,7 +74,7 @@ class PoolController:
             await self._reconciler.close()
 
     def report_received(self, run: RunKey) -> None:
-        """A run has reported: its pool looks at once if programs were announced."""
+        """Run a pass over the pool at once if a run's report announces programs."""
         entry = self._board.entries.get(run)
         if entry and entry.pool and entry.heartbeat and entry.heartbeat.report.expected_submissions:
             self._wake((run.namespace, entry.pool))
@@ -100,7 +100,7 @@ class PoolController:
             event.set()
 
     async def _work(self, key: _Key) -> None:
-        """Passes over one pool until it is gone."""
+        """Run passes over one pool until it is gone."""
         await self.pods.synced.wait()
         event, failures, uid = self._wakeups[key], 0, ""
         while (obj := self.pools.get(*key)) is not None:
@@ -119,7 +119,7 @@ class PoolController:
         del self._workers[key], self._wakeups[key]
 
     async def _pass(self, key: _Key, obj: Object, failures: int) -> tuple[float, int]:
-        """Seconds to wait for the next pass, and the number of passes that have failed in a row."""
+        """Run one pass. Returns the seconds until the next one, and the number of failed passes in a row."""
         if obj["metadata"].get("deletionTimestamp"):
             return LONGEST_PAUSE_SECONDS, 0
         try:

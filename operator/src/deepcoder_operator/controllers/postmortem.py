@@ -1,11 +1,12 @@
-"""What tells why an attempt failed, saved in the run's folder before its cluster goes: logs, events, states of pods.
+"""Saves evidence of why an attempt failed (logs, events, pod states) in the run's folder before its cluster is deleted.
 
-Once the RayJob is deleted all of this is gone with its pods. It is for people, so nothing here may fail a pass, take a
-pass's place or hold up GPUs for long: each part is tried within one deadline, few at a time, since logs are held in
-memory, and what could not be had is named in an event. A node that is lost is not asked for logs. Values of all Secrets
-that the pods can read, of variables that are named as secrets, and of the bucket's credentials are taken out; where one
-cannot be known, nothing that a program printed is saved, nor any message that may quote it. Documents are put once: a
-repetition after a crash adds what is missing and changes nothing.
+Deleting the RayJob removes all of this with its pods. The evidence is for people, so nothing here may fail a pass,
+occupy a pass's slot or hold GPUs for long. All parts share one deadline, and few are collected at a time, because logs
+are held in memory. An event names what could not be collected. Logs are not requested from a lost node.
+
+Values of all Secrets that the pods can read, of variables named like secrets, and of the bucket's credentials are
+removed. If one of them is not known, no program output is saved, nor any message that may quote it. Each document is
+written once: a repetition after a crash adds missing documents and changes none.
 """
 
 from __future__ import annotations
@@ -37,26 +38,26 @@ log = logging.getLogger(__name__)
 
 GATHER_SECONDS = 15.0
 PUT_SECONDS = 10.0
-"""Together less than the plan gives before it deletes the RayJob anyway."""
+"""Together less than the time after which the plan deletes the RayJob anyway."""
 
 TAIL_LINES = 20_000
 LOG_BYTES = 4 << 20
 _FAILED_WORKERS = 3
 _TRIES = 3
 _AT_A_TIME = 4
-"""Post-mortems that hold logs in memory, four of `LOG_BYTES` each at most."""
+"""Largest number of post-mortems that hold logs in memory, at most four of `LOG_BYTES` each."""
 
 
 @dataclass
 class _Findings:
-    """What has been gathered, by document, and what could not be had."""
+    """The collected documents, and what could not be collected."""
 
     documents: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
 
 class PostMortem:
-    """Saves what is known of attempts that failed."""
+    """Saves evidence of failed attempts."""
 
     def __init__(self, kube: Kube, storage: StorageService) -> None:
         self._kube, self._storage = kube, storage
@@ -64,7 +65,7 @@ class PostMortem:
         self._turns = asyncio.Semaphore(_AT_A_TIME)
 
     async def save(self, run: DeepCoderRun, attempt: AttemptStatus) -> tuple[str, str, bool] | None:
-        """Save, in bounded time; what is to be told (reason, message, warning), None if it was told before."""
+        """Save within a bound. Returns the event (reason, message, warning), or None if it was posted before."""
         key = (run.metadata.uid, attempt.ordinal)
         if key in self._done:
             return None
@@ -81,7 +82,7 @@ class PostMortem:
         return "PostMortemSaved", f"what is known of attempt {attempt.ordinal} is in {uri}", False
 
     async def _save(self, run: DeepCoderRun, attempt: AttemptStatus, stage: str, found: _Findings) -> bool:
-        """Whether all that was found is stored."""
+        """Store the documents. Returns whether all of them are stored."""
         began = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout_at(began + GATHER_SECONDS):
@@ -173,16 +174,16 @@ class PostMortem:
         return True
 
     async def _redactor(self, run: DeepCoderRun, pods: Iterable[Object], missing: list[str]) -> Redactor | None:
-        """What takes secrets out; None, and a note of why, unless all of them are known."""
+        """Return the redactor, or None, with a note of why, if a secret is not known."""
         try:
             return await redactor_of(self._kube, self._storage, run, pods)
         except Unknown as e:
-            missing.append(f"all that programs printed, since what is secret in it is not known: {e}")
+            missing.append(f"all program output, because the secrets in it are not known: {e}")
             return None
 
 
 async def _tried(what: str, missing: list[str], asked: Awaitable[Any]) -> Any:
-    """The answer, or None and a note of what is missing and why."""
+    """Return the answer, or None with a note of what is missing and why."""
     try:
         return await asked
     except errors.KubeError as e:
@@ -191,19 +192,19 @@ async def _tried(what: str, missing: list[str], asked: Awaitable[Any]) -> Any:
 
 
 def _failed(pods: Iterable[Object]) -> list[Object]:
-    """Workers that ended badly, a few of them: a thousand learners tell the same story."""
+    """Return a few of the workers that failed: a thousand learners have the same story."""
     ended = ((pod, pod_view(pod)) for pod in pods)
     return [pod for pod, seen in ended if seen.phase == "Failed" or seen.exit_code][:_FAILED_WORKERS]
 
 
 def _kept(pod: Object) -> Object:
-    """A pod as it is held, of which there may be two thousand: equal strings once, and not who wrote which field."""
+    """Return a compact form of a pod, of which there may be two thousand: shared strings, no managed fields."""
     held: Object = shared({**pod, "metadata": {k: v for k, v in pod["metadata"].items() if k != "managedFields"}})
     return held
 
 
 def _state(pod: Object) -> Object:
-    """A pod as it is, without its spec: who it is, where it runs, what became of its containers."""
+    """Return a pod without its spec: its identity, its node, and the state of its containers."""
     meta = pod["metadata"]
     kept = {k: meta[k] for k in ("name", "uid", "labels", "creationTimestamp", "deletionTimestamp") if k in meta}
     return {"metadata": kept, "node": pod["spec"].get("nodeName"), "status": pod.get("status") or {}}

@@ -1,7 +1,7 @@
-"""kopf without state on objects: nothing is compared with an earlier state, and nothing is remembered of handlers.
+"""kopf without state on objects: it compares nothing with an earlier state and remembers nothing about handlers.
 
-kopf copies every object of every event four times, to compare it with what its handlers of changes last saw. There is
-no such handler here, and the copies of a run's events cost as much as all that the operator does about them.
+kopf copies every object of every event four times, to compare it with the last state that its change handlers saw. We
+have no such handlers, and the copies would cost as much as everything that the operator does with a run's events.
 """
 
 from __future__ import annotations

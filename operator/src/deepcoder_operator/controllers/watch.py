@@ -1,17 +1,17 @@
-"""Runs as they come, change and go: kopf tells at once, a listing tells for certain.
+"""Watches runs: kopf delivers events at once, and a periodic listing makes sure that none is missed.
 
-Only a low-level handler is used: it patches nothing, so kopf adds neither annotations nor finalizers of its own, and
-a lost or repeated event changes nothing, since the controller is level-triggered.
+Only a low-level handler is used. It patches nothing, so kopf adds neither annotations nor finalizers of its own. Lost
+or repeated events do no harm, because the controller is level-triggered.
 
-kopf works in a thread with an event loop of its own. When it ends it cancels every task of its loop, and in the main
-thread it takes SIGTERM for itself: neither may happen to the parts beside it. It ends for good on what it takes for
-final (a kind that is not served, a server that answers 5xx for a minute). So it is begun again after a bounded,
-growing pause, each time after a listing, which also shows readiness probes that the kind is served. A listing now and
-then finds what an event should have told; the controller hears of it at once, and where kopf does not tell of it soon
-after, it has gone deaf and is begun again as well.
+kopf runs in a thread with its own event loop. When it ends, it cancels every task of its loop, and in the main thread
+it would handle SIGTERM itself; neither may affect other parts of the operator. It ends for good on errors that it
+considers final (a kind that is not served, a server that answers 5xx for a minute). So it is restarted after a bounded,
+growing pause, each time after a listing, which also shows readiness probes that the kind is served. A periodic listing
+finds changes that an event should have reported. The controller handles them at once, and if kopf does not report them
+soon after, kopf has gone deaf and is restarted as well.
 
-Of several namespaces one may be closed to us, since its Role goes with it when it is deleted. kopf ends as a whole
-where it may not watch one: it is begun for the others alone, and anew once that one is open again.
+One of several namespaces may be closed to us, because its Role is deleted together with it. kopf ends completely if it
+may not watch one namespace. So it is started for the others alone, and again once that one is open.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ RELIST_SECONDS = 300.0
 FIRST_PAUSE_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 30.0
 EVENT_SECONDS = 2.0
-"""An event may take this long from the API server through kopf to us."""
+"""Longest time that an event may take from the API server through kopf to us."""
 
 _END_SECONDS = 5.0
 
@@ -50,12 +50,12 @@ class RunWatch:
     """Feeds the run controller."""
 
     def __init__(self, kube: Kube, controller: RunController, namespaces: Sequence[str] = ()) -> None:
-        """`namespaces` are those to watch, none means all."""
+        """`namespaces` limits the watch to these namespaces; without any it covers all."""
         self._kube, self._controller, self._namespaces = kube, controller, tuple(namespaces)
         self.listed = asyncio.Event()
         self.alive_at = 0.0
         self.refused = False
-        """Whether the API server did not let us list all of them when it was last asked."""
+        """Whether the API server refused the last listing of all runs."""
 
     async def run(self) -> None:
         """List and watch until cancelled."""
@@ -69,7 +69,7 @@ class RunWatch:
             pause = min(pause * 2, MAX_PAUSE_SECONDS)
 
     async def _list(self) -> _Listing | None:
-        """Tell the controller of all runs; None if they cannot be listed now."""
+        """Pass all runs to the controller. Returns None if they cannot be listed now."""
         keep = partial(kept, RUNS)
         lists: list[tuple[list[Object], str]] = []
         closed: list[str] = []
@@ -99,7 +99,7 @@ class RunWatch:
         return _Listing({run_key(run): version(run) for run in runs}, at, namespaces)
 
     async def _follow(self, namespaces: tuple[str, ...]) -> None:
-        """Have kopf watch these until it ends, and list now and then; sooner where a namespace is missing."""
+        """Have kopf watch these namespaces until it ends, and list periodically, sooner if a namespace is missing."""
         heard = _Heard(self._controller)
         thread = _KopfThread(heard, asyncio.get_running_loop(), namespaces)
         pause = RELIST_SECONDS if namespaces == self._namespaces else min(RELIST_SECONDS, MAX_PAUSE_SECONDS)
@@ -128,37 +128,37 @@ async def _within(seconds: float, event: asyncio.Event) -> bool:
 
 
 class _Listing(NamedTuple):
-    """Versions of all runs at a version of the whole."""
+    """Versions of all runs, at one version of the whole list."""
 
     runs: dict[RunKey, int]
     at: int
     namespaces: tuple[str, ...]
-    """Those that are open to us; none where all are watched as one."""
+    """Namespaces that are open to us. Empty if all are watched at once."""
 
 
 class _Heard:
-    """What kopf tells goes through here to the controller; what it told of each run is kept."""
+    """Passes kopf's events to the controller, and remembers what kopf reported about each run."""
 
     def __init__(self, controller: RunController) -> None:
         self.since: set[RunKey] = set()
-        """Runs told of since the last question."""
+        """Return the runs reported since the last call."""
         self._controller = controller
         self._versions: dict[RunKey, int] = {}
 
     def seen(self, obj: Object) -> None:
-        """A run is there."""
+        """Handle a new or changed run."""
         self.since.add(run_key(obj))
         self._versions[run_key(obj)] = version(obj)
         self._controller.seen(obj)
 
     def gone(self, obj: Object) -> None:
-        """A run was deleted."""
+        """Handle a deleted run."""
         self.since.add(run_key(obj))
         self._versions.pop(run_key(obj), None)
         self._controller.gone(obj)
 
     def lacks(self, listing: _Listing) -> set[RunKey]:
-        """Runs whose listed change or deletion kopf has not told of."""
+        """Return runs whose listed change or deletion kopf has not reported."""
         self.since.clear()
         changed = {key for key, listed in listing.runs.items() if self._versions.get(key, -1) < listed}
         lost = {k for k, told in self._versions.items() if k not in listing.runs and told <= listing.at}
@@ -166,7 +166,7 @@ class _Heard:
 
 
 class _KopfThread(threading.Thread):
-    """One life of kopf. It hands events over to the loop that made it."""
+    """One life of kopf. It hands events to the loop that created it."""
 
     def __init__(self, heard: _Heard, home: asyncio.AbstractEventLoop, namespaces: Sequence[str]) -> None:
         super().__init__(name="kopf", daemon=True)
@@ -176,12 +176,12 @@ class _KopfThread(threading.Thread):
         self._stop = asyncio.Event()
 
     def stop(self) -> None:
-        """Have it end soon; harmless when it has ended."""
+        """Make it end soon. Does nothing if it has ended."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._stop.set)
 
     def run(self) -> None:
-        """The thread's part."""
+        """Run kopf, in its thread."""
         try:
             with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
                 runner.run(self._watch())
@@ -217,20 +217,20 @@ class _KopfThread(threading.Thread):
         return registry
 
     def _tell(self, function: Any, *arguments: Any) -> None:
-        """Call a function in the home loop, unless that has ended before us."""
+        """Call a function in the home loop, unless that has ended."""
         if not self._home.is_closed():
             self._home.call_soon_threadsafe(function, *arguments)
 
 
 def _taken(raw: dict[str, Any]) -> Object:
-    """A run out of kopf's hands, which would keep the last state of each, managed fields and all, while it is there."""
+    """Take a run out of kopf's memory, which would keep the last state of each run, with its managed fields."""
     obj = {"apiVersion": RUNS.api_version, "kind": RUNS.kind, **raw}
     raw.clear()
     return obj
 
 
 def _settings() -> kopf.OperatorSettings:
-    """No posting, no scanning for new kinds, no peering, no state on objects; every request and watch bounded."""
+    """Configure kopf: no events, no scanning for new kinds, no peering, no state on objects, bounded requests."""
     made = kopf.OperatorSettings()
     made.persistence.diffbase_storage, made.persistence.progress_storage = NoDifferences(), NoProgress()
     made.posting.enabled = False

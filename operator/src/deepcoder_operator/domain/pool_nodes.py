@@ -1,18 +1,20 @@
-"""Judges that do not start on the node they are on, and may on another: which of them move, and which nodes they avoid.
+"""Decides which judges move to another node because they do not start on theirs, and which nodes new judges avoid.
 
-A kubelet starts a container anew on its node for ever, however often it ends: a kernel without Landlock, or a broken
-disk, is then a judge less for good, and the scheduler, which spreads judges, would put the next one there again. So a
-judge that refuses to start, or has crashed for minutes without serving, is made anew with a node affinity that keeps it
-off that node. While others of its template serve it must go elsewhere, and where it fits nowhere it waits: the node is
-at fault. While none does it may be what judges are made from that is wrong. Then none moves before all have refused;
-and of those one alone looks for a better node, made anew with a preference against all on which one has refused, until
-it has come to such a node again: there is no other. The rest stay where they are, are started again by their kubelets,
-and say why they cannot. So as long as nobody mends anything, a pod is made anew once an hour, and once more for each
-node without a judge on which it may find that somebody has.
+A kubelet restarts a container on the same node forever. With a kernel without Landlock, or a broken disk, that judge
+would be lost for good, and the scheduler, which spreads judges, would put the next one on the same node. So a judge
+that refuses to start, or that has crashed for minutes without serving, is recreated with a node affinity that keeps it
+off the node.
 
-A node is avoided for an hour, then tried again; and sooner if a judge serves on it, or if judges are made from another
-template. If none served before and one now does where none was to be, no node was at fault, and all are tried. What is
-avoided is in the pool's status, and on each judge's label what it was made to avoid.
+If other judges of the same template serve, the node is at fault. The judge must then go elsewhere, and waits if it fits
+nowhere. If no judge serves, the template itself may be wrong. Then no judge moves before all have refused. After that
+only one of them searches for a better node: it is recreated with a preference against all nodes on which a judge has
+refused, until it lands on such a node again, which means that there is no other. The other judges stay where they are,
+are restarted by their kubelets, and report why they cannot start. So as long as nobody fixes the cause, one pod is
+recreated per hour, and once more for each node without a judge, where the cause may be fixed.
+
+A node is avoided for an hour and then tried again. It is tried sooner if a judge serves on it, or if the template
+changes. If no judge served before, and one now serves on an avoided node, no node was at fault, and all are tried. The
+pool's status lists the avoided nodes, and each judge's label says what it was created to avoid.
 """
 
 from __future__ import annotations
@@ -30,11 +32,11 @@ AVOIDED_SECONDS = 3600.0
 """How long a node is avoided."""
 
 CRASHING_SECONDS = 300.0
-"""How long a judge that crashes is left to its kubelet, which has then started it five times or so."""
+"""How long a crashing judge is left to its kubelet, which has then restarted it about five times."""
 
 LONGEST_START_SECONDS = 180.0
-"""A judge that has run for longer had started: its startup probe gives it one minute, and its end takes another. Of one
-that serves between its crashes, which its kubelet starts anew after up to five minutes, no node is at fault."""
+"""A judge that has run for longer had started: its startup probe allows one minute, and its end takes another. If a
+judge serves between crashes, with up to five minutes until the kubelet restarts it, its node is not at fault."""
 
 _MESSAGE_LENGTH = 512
 _REQUIRED, _PREFERRED = "required", "preferred"
@@ -42,17 +44,17 @@ _REQUIRED, _PREFERRED = "required", "preferred"
 
 @dataclass(frozen=True)
 class Avoidance:
-    """What keeps a judge that is made now off nodes."""
+    """The nodes that a new judge avoids."""
 
     nodes: tuple[str, ...] = ()
-    """Their names."""
+    """Names of the nodes."""
 
     required: bool = False
-    """Whether it must go elsewhere; if not, it should."""
+    """Whether it must avoid them. If false, it only prefers other nodes."""
 
     @property
     def label(self) -> str:
-        """What its pod is told by; empty if nothing is avoided."""
+        """Label value of its pod. Empty if nothing is avoided."""
         if not self.nodes:
             return ""
         digest = hashlib.sha256("\n".join(self.nodes).encode()).hexdigest()[:8]
@@ -63,23 +65,23 @@ NOTHING_AVOIDED = Avoidance()
 
 
 class NodesPlan(NamedTuple):
-    """What to do about nodes."""
+    """Decisions about nodes."""
 
     avoided: tuple[AvoidedNode, ...] = ()
-    """Nodes that are avoided from now on."""
+    """Nodes to avoid from now on."""
 
     avoidance: Avoidance = NOTHING_AVOIDED
-    """For judges that are made now."""
+    """What new judges avoid."""
 
     moved: tuple[Deletion, ...] = ()
-    """Judges to let go, which are made anew elsewhere: one that does not start, and those that wait for a place where
-    they had to avoid other nodes than now."""
+    """Judges to delete and recreate elsewhere: one that does not start, and those that are unschedulable because they
+    must avoid nodes other than those avoided now."""
 
 
 def plan_nodes(
     previous: SandboxPoolStatus, pods: Sequence[JudgePod], *, template_hash: str, now: float, may_move: bool = True
 ) -> NodesPlan:
-    """Which nodes are avoided, and which judge moves: one at a time, and none while replacement backs off."""
+    """Decide which nodes are avoided and which judge moves: one at a time, none while replacement backs off."""
     live = [p for p in pods if not p.deleting and not p.ended and p.template_hash == template_hash]
     serving = {p.node for p in live if p.ready}
     avoided = _still_avoided(previous, serving, template_hash, now)
@@ -97,7 +99,9 @@ def plan_nodes(
     avoidance = _avoidance(avoided, serving)
     moved = [Deletion(mover.name, mover.uid, Cause.MOVED, _why(mover), failed=True)] if mover else []
     moved += [
-        Deletion(p.name, p.uid, Cause.MOVED, "which waited for a place off other nodes than are avoided now")
+        Deletion(
+            p.name, p.uid, Cause.MOVED, "which was unschedulable while it avoided other nodes than are avoided now"
+        )
         for p in live
         if p.trouble == "Unschedulable" and p.avoids.startswith(_REQUIRED) and p.avoids != avoidance.label
     ]
@@ -105,19 +109,19 @@ def plan_nodes(
 
 
 def _may_leave(pod: JudgePod, avoided: Sequence[AvoidedNode], avoidance: Avoidance) -> bool:
-    """Whether a judge that does not start where others serve may come to another node than its own."""
+    """Whether a judge that does not start, while others serve, may move to another node."""
     if pod.node in avoidance.nodes:
         return pod.avoids != avoidance.label
     return len(avoided) < MAX_AVOIDED_NODES
 
 
 def _looks(pod: JudgePod, avoidance: Avoidance, now: float) -> bool:
-    """Whether a judge is being tried, or was made within the hour to avoid all of these nodes: it found no other."""
+    """Whether a judge is being tried, or was created within the hour to avoid these nodes and found no other."""
     return pod.trouble is None or (pod.avoids == avoidance.label and now - pod.created_at < AVOIDED_SECONDS)
 
 
 def _note(stuck: Iterable[JudgePod], avoided: list[AvoidedNode], template_hash: str, now: float) -> None:
-    """Avoid the nodes of these judges, too, as long as there is room for them."""
+    """Also avoid the nodes of these judges, as long as the list has room."""
     at = datetime.fromtimestamp(int(now), UTC)
     for pod in stuck:
         if len(avoided) < MAX_AVOIDED_NODES and all(n.name != pod.node for n in avoided):
@@ -127,7 +131,7 @@ def _note(stuck: Iterable[JudgePod], avoided: list[AvoidedNode], template_hash: 
 
 def _still_avoided(previous: SandboxPoolStatus, serving: set[str], template_hash: str, now: float) -> list[AvoidedNode]:
     if not previous.ready_replicas and any(n.name in serving for n in previous.avoided_nodes):
-        return []  # what kept all of them from starting was no node's
+        return []  # no node was at fault for the failed starts
     return [
         n
         for n in previous.avoided_nodes
@@ -140,7 +144,7 @@ def _avoidance(avoided: Sequence[AvoidedNode], serving: set[str]) -> Avoidance:
 
 
 def _cannot_start(pod: JudgePod, now: float) -> bool:
-    """Whether a judge that has a node has shown that it does not start there."""
+    """Whether a judge has shown that it does not start on its node."""
     if pod.ready or not pod.node:
         return False
     crashing = pod.trouble == "CrashLoopBackOff" and pod.ran_seconds <= LONGEST_START_SECONDS
@@ -149,4 +153,4 @@ def _cannot_start(pod: JudgePod, now: float) -> bool:
 
 def _why(pod: JudgePod) -> str:
     minutes = AVOIDED_SECONDS / 60
-    return f"which does not start on node {pod.node}, avoided for {minutes:.0f} min now ({ending(pod)})"
+    return f"which does not start on node {pod.node}, which is avoided for {minutes:.0f} min ({ending(pod)})"

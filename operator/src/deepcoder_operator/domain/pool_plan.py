@@ -1,10 +1,10 @@
-"""Which judges to make and which to let go: a pure function of the pods that are there and the number wanted.
+"""Decides which judges to create and which to delete: a pure function of the existing pods and the desired number.
 
-A pod's name is a function of its index and of the template's hash, and the lowest free index is taken, so that two
-passes over the same stale view ask for the same pods and the API server refuses the second. Judges made from an older
-template are replaced one surge at a time, and a serving one goes only after its successor serves. Of judges that are
-too many those go first that nobody would miss: not ready, then idle, then the least loaded. One that does not start
-where it is goes as `pool_nodes` says.
+A pod's name follows from its index and the template's hash, and the lowest free index is used. So two passes over the
+same stale view create the same pods, and the API server refuses the second. Judges of an older template are replaced
+one surge at a time, and a serving judge is deleted only after its successor serves. When there are too many judges,
+unready ones are deleted first, then idle ones, then the least loaded. `pool_nodes` decides about a judge that does not
+start on its node.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _SURGE_DIVISOR = 4
 
 
 class JudgeLoad(NamedTuple):
-    """What a judge said of itself."""
+    """The load that a judge reports."""
 
     slots: int
     busy: int
     queued: int
     longest_wait: float = 0.0
-    """Seconds for which the oldest of those that are queued has waited."""
+    """Time, in seconds, that the oldest queued submission has waited."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ class JudgePod:
     """Hash of the template it was made from."""
 
     created_at: float
-    """When it was made (seconds since the epoch)."""
+    """When it was created (seconds since the epoch)."""
 
     ready: bool = False
     """Whether it is in the Service."""
 
     deleting: bool = False
-    """Whether it is on its way out."""
+    """Whether it is being deleted."""
 
     ended: bool = False
     """Whether its phase is Failed or Succeeded: it will never judge again."""
@@ -66,29 +66,29 @@ class JudgePod:
     """Its node, once it has one."""
 
     avoids: str = ""
-    """What it was made to avoid, as its label says (`pool_nodes`); empty: nothing."""
+    """Nodes that it was created to avoid, as its label says (`pool_nodes`). Empty if there are none."""
 
     unready_since: float | None = None
-    """Since when it is not ready (seconds since the epoch); None: it is, or Kubernetes has not said."""
+    """Time since which it is not ready (seconds since the epoch). None if it is, or if Kubernetes has not said."""
 
     ran_seconds: float = 0.0
-    """How long its container that failed had run, of one that crashes; 0 if Kubernetes does not say."""
+    """How long the failed container of a crashing judge had run; 0 if Kubernetes does not say."""
 
     trouble: str | None = None
     """Why it is not ready, as Kubernetes names it: Unschedulable, ImagePullBackOff, CrashLoopBackOff, …"""
 
     told: str = ""
-    """What the judge itself said last, or Kubernetes says of it, and the mend where that is known."""
+    """The judge's last output, or what Kubernetes says about it, and how to fix it if that is known."""
 
     refuses: bool = False
-    """Whether it has refused to start again and again, with the exit status that says so: no restart mends that."""
+    """Whether it has repeatedly refused to start, with the exit status for that. A restart does not help."""
 
     load: JudgeLoad | None = None
-    """Its load; None if it could not be asked."""
+    """Its load. None if it did not answer."""
 
 
 class Cause(StrEnum):
-    """Why a judge goes; the reason of the event."""
+    """Why a judge is deleted. It is the reason of the event."""
 
     ENDED = "JudgeFailed"
     MOVED = "JudgeMoved"
@@ -98,15 +98,15 @@ class Cause(StrEnum):
 
 
 class Deletion(NamedTuple):
-    """A judge to let go; the UID guards against taking a namesake."""
+    """A judge to delete. The UID protects a later pod with the same name."""
 
     name: str
     uid: str
     cause: Cause
     why: str = ""
-    """What became of it, of one that has ended or did not start: with the pod its log goes, too."""
+    """How a judge ended or why it did not start, because its log is deleted with the pod."""
     failed: bool = False
-    """Whether it has ended by itself or did not start, after which others are made ever more slowly."""
+    """Whether it has ended by itself or did not start. After such failures, others are created ever more slowly."""
 
 
 @dataclass(frozen=True)
@@ -114,10 +114,10 @@ class PodPlan:
     """What to do about the pods."""
 
     create: tuple[int, ...] = ()
-    """Indices of judges to make from the current template."""
+    """Indices of judges to create from the current template."""
 
     delete: tuple[Deletion, ...] = ()
-    """Judges to let go."""
+    """Judges to delete."""
 
     @property
     def empty(self) -> bool:
@@ -135,9 +135,9 @@ def plan_pods(
     may_create: bool = True,
     moved: Sequence[Deletion] = (),
 ) -> PodPlan:
-    """Steps from the pods that are there towards `desired` judges of the current template.
+    """Plan steps from the existing pods towards `desired` judges of the current template.
 
-    `may_create` is False while replacement of failing judges backs off; `moved` are judges to make anew elsewhere.
+    `may_create` is False while the replacement of failing judges backs off. `moved` are judges to recreate elsewhere.
     """
     ended = [p for p in pods if p.ended and not p.deleting]
     delete = [Deletion(p.name, p.uid, Cause.ENDED, _epitaph(p), failed=True) for p in ended]
@@ -161,7 +161,7 @@ def plan_pods(
 
 
 def backoff_until(failures: Sequence[float], now: float) -> float:
-    """Time before which no judge is made, given when judges failed: 1, 2, 4, … at most 60 s after the last failure."""
+    """Return the time before which no judge is created: 1, 2, 4, … and at most 60 s after the last failure."""
     recent = [t for t in failures if now - t < FAILURE_WINDOW_SECONDS]
     if not recent:
         return 0.0
@@ -182,7 +182,7 @@ def _epitaph(pod: JudgePod) -> str:
 
 
 def ending(pod: JudgePod) -> str:
-    """How a judge ended, as far as that is known."""
+    """Return how a judge ended, as far as is known."""
     return ": ".join(word for word in (pod.trouble, pod.told) if word)
 
 
@@ -194,7 +194,7 @@ def _retire_stale(
     now: float,
     max_age: float | None,
 ) -> list[Deletion]:
-    """Stale judges that do not serve go at once, serving ones only while enough others serve."""
+    """Delete stale judges: unready ones at once, serving ones only while enough others serve."""
     spare = sum(p.ready for p in fresh) + sum(p.ready for p in stale) - desired
     out = []
     for pod in sorted(stale, key=_least_missed):
@@ -209,7 +209,7 @@ def _retire_stale(
 
 
 def _free_indices(pods: Sequence[JudgePod], count: int, template_hash: str) -> tuple[int, ...]:
-    """The lowest indices whose pod name is not taken, by a pod on its way out either."""
+    """Return the lowest indices whose pod name is free. A pod that is being deleted still occupies its name."""
     taken = {p.index for p in pods if p.template_hash == template_hash}
     out: list[int] = []
     index = 0
@@ -221,6 +221,6 @@ def _free_indices(pods: Sequence[JudgePod], count: int, template_hash: str) -> t
 
 
 def _least_missed(pod: JudgePod) -> tuple[bool, int, int]:
-    """Order of leaving: not ready, then fewest programs in hand (unknown counts as one), then the highest index."""
+    """Order of deletion: unready first, then the fewest programs (unknown counts as one), then the highest index."""
     in_hand = pod.load.busy + pod.load.queued if pod.load is not None else 1
     return pod.ready, in_hand, -pod.index

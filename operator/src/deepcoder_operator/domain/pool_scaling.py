@@ -1,14 +1,14 @@
-"""How many judges a pool should have: a pure function of the load and of the recommendations made lately.
+"""Decides how many judges a pool should have: a pure function of the load and of recent recommendations.
 
-Two things call for judges: programs beyond what each slot may have behind it, and a program that has waited longer than
-it should. The first says at once how many judges are enough; it knows nothing of how long programs take. The second
-does, and is answered by twice as many at most, which then have to be busy before more are asked for: what waits at one
-judge while a slot of another is free is not helped by a third. Nor is the other to go for it: without a free slot the
-same wait would call for it again at once.
+A pool grows for two reasons: more programs than each slot may have in its queue, and a program that has waited too
+long. The first reason says at once how many judges are enough, but ignores how long programs take. The second accounts
+for that. It at most doubles the number of judges, and these must be busy before more are added: a program that waits at
+one judge while another judge has a free slot is not helped by a third judge. A free judge is not removed either:
+without its slot the same wait would immediately require it again.
 
-Growth is immediate, since programs wait for it and an announced burst is of use only if the judges are up before it.
-Shrinking waits: the pool keeps the largest recommendation of the stabilization window, so that the gap between two
-batches does not cost the warm judges of the second. Load that nobody could read never shrinks a pool.
+Growth is immediate, because programs wait for it, and an announced burst needs its judges beforehand. Shrinking is
+delayed: the pool keeps the largest recommendation of the stabilization window, so that warm judges survive the gap
+between two batches. If the load of a judge is unknown, the pool never shrinks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MOST_TIMES = 2.0
 
 @dataclass(frozen=True)
 class Load:
-    """Programs in a pool and on their way to it."""
+    """Programs in a pool, and programs announced to it."""
 
     busy: int = 0
     """Programs being judged."""
@@ -35,26 +35,26 @@ class Load:
     """Programs that runs have announced."""
 
     longest_wait: float = 0.0
-    """Seconds for which the program that has waited longest has waited."""
+    """Time, in seconds, that the longest-waiting program has waited."""
 
     serving: int = 0
-    """Judges that are ready."""
+    """Number of ready judges."""
 
     free_slots: int = 0
-    """Slots of theirs that have no program."""
+    """Number of free slots of the ready judges."""
 
     runs: int = 0
-    """Runs whose attempt runs and has its programs judged here, or that wait for a judge before they make one."""
+    """Number of runs whose live attempt uses the pool, or that wait for a judge before they start one."""
 
     complete: bool = True
-    """Whether every ready judge was heard; if not, the true load may be higher."""
+    """Whether every ready judge reported its load. If not, the true load may be higher."""
 
     @property
     def demand(self) -> int:
-        """Programs that want a slot now or soon: at least one while an attempt runs or a run waits for a judge.
+        """Programs that need a slot now or soon: at least one while an attempt runs or a run waits for a judge.
 
-        Without a judge there is no queue to be heard of, an evaluation announces nothing, and whether judges start that
-        did not is found by trying one: a pool at zero would never wake for any of it.
+        Otherwise a pool at zero would never wake up: without a judge nothing reports a queue, an evaluation announces
+        nothing, and only a new judge shows whether judges start again.
         """
         return max(self.busy + self.queued + self.expected, 1 if self.runs else 0)
 
@@ -83,26 +83,26 @@ class ScalingLimits:
 
 
 class Recommendation(NamedTuple):
-    """A number of judges that the load called for, and when (seconds of any clock that only goes forward)."""
+    """A number of judges that the load required, and when (seconds of a monotonic clock)."""
 
     at: float
     replicas: int
 
 
 class Decision(NamedTuple):
-    """The number of judges to have, and the recommendations to remember for the next time."""
+    """The number of judges to have, and the recommendations to remember."""
 
     replicas: int
     history: tuple[Recommendation, ...]
 
 
 def recommend(load: Load, limits: ScalingLimits) -> int:
-    """Fewest judges, within bounds, for what is queued and for how long it has waited."""
+    """Return the fewest judges, within bounds, for the queue and for how long it has waited."""
     return _clamp(max(_for_queue(load, limits), _for_waiting(load, limits)), limits)
 
 
 def _for_queue(load: Load, limits: ScalingLimits) -> int:
-    """Fewest judges at which no slot has more than the target queue behind it.
+    """Return the fewest judges at which no slot has more than the target queue.
 
     A judge with s slots takes s programs and holds s x t more, so ceil(demand / (s x (1 + t))) judges are enough.
     """
@@ -111,9 +111,10 @@ def _for_queue(load: Load, limits: ScalingLimits) -> int:
 
 
 def _for_waiting(load: Load, limits: ScalingLimits) -> int:
-    """Judges that would bring the longest wait to its target: at most twice those that serve, and a slot a program.
+    """Return the judges that would bring the longest wait to its target, at most twice the serving ones and at most one
+    slot per program.
 
-    While one of them has a free slot there are as many as would help.
+    While a judge has a free slot, more judges would not help.
     """
     if load.longest_wait <= limits.target_wait_seconds:
         return 0
@@ -125,10 +126,10 @@ def _for_waiting(load: Load, limits: ScalingLimits) -> int:
 def decide(
     load: Load, limits: ScalingLimits, *, current: int, history: Sequence[Recommendation], now: float
 ) -> Decision:
-    """The number of judges to have now.
+    """Return the number of judges to have now.
 
-    `current` is the number decided before (status.desiredReplicas). With an empty history, as after a restart of the
-    operator, it counts as just recommended: a restart never shrinks a pool.
+    `current` is the previous decision (status.desiredReplicas). With an empty history, as after a restart of the
+    operator, it counts as just recommended, so a restart never shrinks a pool.
     """
     recommended = recommend(load, limits)
     if not load.complete:
@@ -144,7 +145,7 @@ def _clamp(replicas: int, limits: ScalingLimits) -> int:
 
 
 def _undominated(window: Sequence[Recommendation], newest: int) -> list[Recommendation]:
-    """Recommendations that can still be the largest of a later window: larger than all that came after them."""
+    """Keep the recommendations that can still be the largest of a later window: larger than all later ones."""
     kept: list[Recommendation] = []
     largest = newest
     for entry in reversed(window):

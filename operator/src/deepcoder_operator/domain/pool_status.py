@@ -1,9 +1,10 @@
-"""What a pool's status says, as a pure function of what was seen and decided.
+"""Computes a pool's status: a pure function of what was observed and decided.
 
-Load changes with every program, so figures of load alone are written only now and then; everything else at once.
+Load changes with every program, so changes of load alone are written only now and then; everything else is written at
+once.
 
-That every judge refuses to start is remembered until one serves, or is made from another template: while one is tried
-elsewhere, or none is there since nobody wants any, nothing else is known, and GPUs would be asked for in vain.
+If every judge refuses to start, the status remembers that until a judge serves or the template changes. Without this
+memory, runs would request GPUs in vain while a judge is tried on another node, or while the pool has no judges.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from deepcoder_operator.domain.pool_names import selector
 from deepcoder_operator.domain.pool_plan import JudgePod
 
 LOAD_WRITE_SECONDS = 15.0
-"""Shortest time between two status writes that differ in load alone."""
+"""Shortest time between two status writes that differ only in load."""
 
 JUDGES_REFUSE = "JudgesRefuseToStart"
-"""Reason of a pool that is not ready: each of its judges refuses to start."""
+"""Reason of an unready pool: all of its judges refuse to start."""
 
 IDLE = "Idle"
-"""Reason of a pool that is ready without a judge: scaled to zero, it knows of no reason why one should not start."""
+"""Reason of a pool that is ready without judges: it is scaled to zero, and nothing is known to prevent a start."""
 
 UNMENDED = frozenset({JUDGES_REFUSE, "NameConflict", "InvalidTemplate", "InvalidSpec"})
-"""Reasons of a pool that is not ready and will not be by itself: somebody has to mend what it says."""
+"""Reasons of an unready pool that does not recover by itself: somebody has to fix the cause."""
 
 _LAST_TRIED = "no judge could start when one was last tried"
 _LOAD_FIELDS = {"busy_slots", "queue_depth", "longest_wait_seconds"}
@@ -41,15 +42,15 @@ class Refusal:
     """Why a pool cannot be acted upon."""
 
     reason: str
-    """CamelCase word: InvalidTemplate, NameConflict, …"""
+    """Reason in CamelCase: InvalidTemplate, NameConflict, …"""
 
     message: str
-    """What is wrong and how to mend it."""
+    """What is wrong and how to fix it."""
 
 
 @dataclass(frozen=True)
 class PoolFacts:
-    """What one pass found out."""
+    """Findings of one pass."""
 
     name: str
     """Name of the pool."""
@@ -58,25 +59,25 @@ class PoolFacts:
     """Generation of its spec."""
 
     desired: int
-    """Judges wanted."""
+    """Desired number of judges."""
 
     wanted_without_bound: int
-    """Judges the load alone would call for."""
+    """Number of judges that the load alone would require."""
 
     template_hash: str
-    """Hash of the current template; empty if it could not be told."""
+    """Hash of the current template. Empty if the template could not be built."""
 
     refusal: Refusal | None = None
     """Set if the pool cannot be acted upon."""
 
     avoided: tuple[AvoidedNode, ...] = ()
-    """Nodes on which no judge is made now."""
+    """Nodes that new judges avoid."""
 
 
 def pool_status(
     previous: SandboxPoolStatus, facts: PoolFacts, pods: Sequence[JudgePod], now: float
 ) -> SandboxPoolStatus:
-    """The status after a pass over these pods."""
+    """Return the status after a pass over these pods."""
     live = [p for p in pods if not p.deleting and not p.ended]
     ready = [p for p in live if p.ready]
     loads = [p.load for p in ready if p.load is not None]
@@ -125,18 +126,18 @@ def _accepted(facts: PoolFacts) -> _Row:
 
 
 def _ready(facts: PoolFacts, live: Sequence[JudgePod], ready: Sequence[JudgePod], refused: str | None) -> _Row:
-    """`refused` is what to say of judges that refuse to start while none of them says it; None: they do not."""
+    """`refused` is the message about judges that refuse to start, if no judge gives one now. None if they do not."""
     if ready:
         return "Ready", True, "JudgesReady", f"{len(ready)} of {facts.desired} judges are ready"
     trouble = _trouble(live)
     if facts.refusal is not None:
-        # Of pods that are refused no pod tells, and of a pool's conditions a run quotes this one alone. One that has
-        # never been acted upon wants no judges yet, which is not to be taken for one that was scaled to zero.
+        # No pod can report that pods are refused, and a run quotes only this condition of the pool. A pool that was
+        # never acted upon has no desired judges yet, and must not be mistaken for one that was scaled to zero.
         may_come = facts.refusal.reason in UNMENDED and not all(p.refuses for p in live)
         reason = "NoJudgeReady" if may_come else facts.refusal.reason
         if refused is None or reason in UNMENDED:
             return "Ready", False, reason, f"no judge is ready; {facts.refusal.message}"
-        # It may go by itself, and judges refuse as before: that is no reason for runs to ask for GPUs.
+        # The refusal may resolve itself, but judges refuse as before, so runs must not request GPUs.
         words = f"no judge can start; {trouble.text}" if trouble else _LAST_TRIED
         return "Ready", False, JUDGES_REFUSE, f"{words}; {facts.refusal.message}"
     if refused is not None:
@@ -149,7 +150,7 @@ def _ready(facts: PoolFacts, live: Sequence[JudgePod], ready: Sequence[JudgePod]
 
 
 def _refused(previous: SandboxPoolStatus, facts: PoolFacts, live: Sequence[JudgePod], ready: Sequence[JudgePod]) -> str:
-    """Hash of the template of which no judge can start: each that is wanted is there and refuses, or did before."""
+    """Return the hash of the template with which no judge can start: all desired judges refuse, or did before."""
     if ready:
         return ""
     if not facts.template_hash or previous.refused_template_hash == facts.template_hash:
@@ -173,7 +174,7 @@ def _scaling(facts: PoolFacts, live: Sequence[JudgePod], ready: Sequence[JudgePo
     if len(live) > facts.desired:
         return "Scaling", True, "ScalingDown", f"{facts.desired} judges are wanted, {len(live)} exist"
     if facts.wanted_without_bound > facts.desired:
-        return "Scaling", False, "AtMaximum", "the load calls for more judges: raise spec.maxReplicas"
+        return "Scaling", False, "AtMaximum", "the load requires more judges: raise spec.maxReplicas"
     return "Scaling", False, "AsDesired", ""
 
 
@@ -183,7 +184,7 @@ class _Trouble(NamedTuple):
 
 
 def _trouble(live: Sequence[JudgePod]) -> _Trouble | None:
-    """What most of the judges that are not ready suffer from, with the words of one of them."""
+    """Return the most frequent trouble of the unready judges, with the output of one of them."""
     troubled = [p for p in live if p.trouble is not None and not p.ready]
     if not troubled:
         return None
@@ -196,8 +197,8 @@ def _trouble(live: Sequence[JudgePod]) -> _Trouble | None:
 
 def _up_to_date(facts: PoolFacts, live: Sequence[JudgePod]) -> _Row:
     if not facts.template_hash:
-        return "UpToDate", False, "Refused", "the template cannot be told: see the condition Accepted"
+        return "UpToDate", False, "Refused", "the template cannot be built: see the condition Accepted"
     old = sum(p.template_hash != facts.template_hash for p in live)
     if old:
-        return "UpToDate", False, "RollingOut", f"{old} judges are of an older template"
+        return "UpToDate", False, "RollingOut", f"{old} judges use an older template"
     return "UpToDate", True, "Current", ""
