@@ -238,7 +238,7 @@ def _problem(error: Exception, action: str) -> Problem:
             text = f"an admission webhook that must allow the action does not answer ({action})"
             return Problem("WebhookAway", f"{text}: {error}: check the webhook")
         case errors.Forbidden():
-            return Problem("Forbidden", f"the operator lacks a permission that it needs ({action}): {error}")
+            return Problem("Forbidden", f"the API server forbids an action that the operator needs ({action}): {error}")
         case _:
             return Problem("Invalid", f"the API server refuses an object of the operator ({action}): {error}")
 
