@@ -1,9 +1,9 @@
-"""The controller's part of a checkpoint: counters, metric history, and the groups that were finished but not trained.
+"""The controller's part of a checkpoint: counters, metric history, and groups that are finished but not trained on yet.
 
 Strict one-off pipelining has, at every step boundary, a finished batch that the next step trains on. It was sampled
-with weights that are about to be replaced, so it cannot be made again: it is stored with rewards and verdicts, and
-trained first after a resume. Only what no judge could judge is judged again then. Stored as two files: arrays in
-`pipeline.safetensors`, everything else in `state.json`; neither can run code when read.
+with weights that are about to be replaced, so it cannot be sampled again. It is stored with rewards and verdicts, and a
+resumed run trains on it first; only samples that no judge could judge are judged again. The state is stored in two
+files: arrays in `pipeline.safetensors`, everything else in `state.json`. Neither can run code when read.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class PipelineState:
-    """Everything but the weights that a run needs to go on as if it had never stopped."""
+    """Everything but the weights that a run needs to continue as if it had never stopped."""
 
     step: int
     """Steps of this stage that the weights have seen."""
@@ -38,7 +38,7 @@ class PipelineState:
     """Steps of all stages that the weights have seen."""
 
     version: int
-    """Version of the weights, as samplers know it."""
+    """Version of the weights, as the samplers know it."""
 
     next_group_id: int
     """First group that was never admitted, over all stages; with the run's seed it fixes all problems to come."""
@@ -47,8 +47,8 @@ class PipelineState:
     """Finished groups that are not trained yet, in group_id order. Strict one-off: exactly the next batch."""
 
     pending: tuple[int, ...] = ()
-    """Groups that had been admitted and were not finished; they are sampled anew. Strict order has some only after a
-    stop that ran out of time, or that met a sampler's loss."""
+    """Groups that were admitted but not finished. They are sampled again. In strict order there are some only after a
+    stop that ran out of time or coincided with the loss of a sampler."""
 
     history: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Metric to its values in this stage, oldest first: what gates look at. `evaluated` has the

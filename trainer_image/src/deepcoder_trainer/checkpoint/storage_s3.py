@@ -1,11 +1,10 @@
 """S3 as an object store: explicit time-outs, bounded retries, and SHA-256 on every byte that is put.
 
-boto3 retries connection errors, time-outs, throttling and server errors itself, up to `_ATTEMPTS` times; what is
-left after that is raised as one of our errors, told apart by what the caller must do. Files above `_PART_BYTES` are
-read once and go up in parts, a few at a time, each with its own checksum: a file holds no more memory than those few.
-An upload that fails is aborted, and one that was killed leaves parts which only a bucket's life-cycle rule removes.
-Addressing is by path wherever an endpoint is given, since servers other
-than AWS rarely have a wildcard host name.
+boto3 itself retries connection errors, time-outs, throttling and server errors, up to `_ATTEMPTS` times. Errors that
+remain are raised as our own types, by what the caller must do. Files above `_PART_BYTES` are read once and uploaded in
+parts, a few at a time, each with its own checksum, so a file takes no more memory than those few parts. A failed upload
+is aborted. An upload that was killed leaves parts, which only a life-cycle rule of the bucket removes. If an endpoint
+is given, addressing is by path, because servers other than AWS rarely have a wildcard host name.
 """
 
 from __future__ import annotations

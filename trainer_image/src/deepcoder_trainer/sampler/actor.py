@@ -1,8 +1,8 @@
 """One engine in one Ray actor, on a node with the resource `sampler`.
 
-The actor gets the model's config and tokenizer as bytes, not as a path: the node it lands on shares no disk with the
-controller. Its environment is set before anything heavy is imported: libgomp reads its variables when it is loaded.
-Weights are fetched from the object store on the sampler's node, one chunk at a time.
+The actor gets the model's config and tokenizer as bytes and not as a path, because its node shares no disk with the
+controller. Its environment is set before anything heavy is imported, because libgomp reads its variables when it is
+loaded. Weights are fetched from the object store on the sampler's node, one chunk at a time.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""A vLLM engine behind one small face, driven in one of two ways.
+"""A vLLM engine behind a small interface, driven in one of two ways.
 
-On CPUs the engine core runs in this process and a thread of ours steps it: vLLM's asynchronous engine starts two
-more processes, each of which imports torch and vLLM again (about ten seconds of CPU time each), which a run of three
-stages on two cores would pay three times. On GPUs it is the asynchronous engine, whose processes keep tokenizing and
-scheduling off the GPU's critical path. Both obey the same contract tests.
+On CPUs the engine core runs in this process, and our own thread steps it. vLLM's asynchronous engine would start two
+more processes that import torch and vLLM again, for about ten seconds of CPU time each, and a run of three stages on
+two cores would pay that three times. On GPUs the asynchronous engine is used, whose processes keep tokenizing and
+scheduling off the GPU's critical path. Both pass the same contract tests.
 
-Failures: a request that the engine refuses raises `ValueError` for that request alone. An error in a step or in a
-weight update ends the engine: every request in flight raises `SamplerLost`, and so does every later call.
+Failures: a request that the engine refuses raises `ValueError` for that request only. An error in a step or in a weight
+update ends the engine: every request in flight, and every later call, raises `SamplerLost`.
 """
 
 from __future__ import annotations

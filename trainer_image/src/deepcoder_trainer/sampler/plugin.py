@@ -1,8 +1,8 @@
-"""vLLM's door for our weight transfer: the entry point `vllm.general_plugins` of this distribution.
+"""Registers our weight transfer with vLLM: the entry point `vllm.general_plugins` of this distribution.
 
-vLLM calls `register` in every process it starts (front end, engine core, workers), some more than once, so it must be
-idempotent and cheap. vLLM looks for the plugin wherever this distribution is installed, also where nobody trains:
-a failure here is logged by vLLM and costs nothing but the transfer.
+vLLM calls `register` in every process that it starts (front end, engine core, workers), sometimes more than once, so it
+must be idempotent and cheap. vLLM loads the plugin wherever this distribution is installed, even where nothing is
+trained. vLLM logs a failure here, which disables only the transfer.
 """
 
 from __future__ import annotations

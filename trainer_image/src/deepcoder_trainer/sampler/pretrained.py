@@ -1,6 +1,6 @@
-"""Weights from a Hugging Face folder into samplers: what evaluation measures, without a learner.
+"""Loads weights from a Hugging Face folder into samplers, for evaluations without a learner.
 
-Samplers start without weights, so that one engine serves several targets and none is loaded twice. Tensors are read
+Samplers start without weights, so that one engine serves several targets and no model is loaded twice. Tensors are read
 one file at a time and sent in chunks through the object store, in the engine's number format.
 """
 

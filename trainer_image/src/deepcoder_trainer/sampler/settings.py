@@ -1,9 +1,9 @@
-"""How an engine is set up, from the stage config and the model's config.json; no vLLM here, so that it can be tested.
+"""Derives an engine's settings from the stage config and the model's config.json, without vLLM, so that it is testable.
 
-Two things decide. Every sequence must fit its longest prompt and response, and on CPUs every prefill must fit one
-scheduler step, since there a seeded request whose prefill is split kills the engine. And KV memory is sized for what
-can run at once: vLLM preempts when it is short of it, which costs a second prefill, but too much is taken from the
-learner on the same machine.
+There are two concerns. First, every sequence must have room for the longest prompt and response, and on CPUs every
+prefill must fit into one scheduler step, because there a seeded request with a split prefill kills the engine. Second,
+KV memory is sized for the sequences that can run at once: with too little, vLLM preempts, which costs a second prefill;
+too much is taken from the learner on the same machine.
 """
 
 from __future__ import annotations

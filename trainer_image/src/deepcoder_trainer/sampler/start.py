@@ -1,4 +1,4 @@
-"""Starting the attempt's samplers: one actor an engine, the model's config and tokenizer sent along."""
+"""Starts the attempt's samplers: one actor per engine, which gets the model's config and tokenizer."""
 
 from __future__ import annotations
 

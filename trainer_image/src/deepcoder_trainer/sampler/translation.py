@@ -1,6 +1,6 @@
-"""Between what we ask for and what vLLM takes and gives: arguments, sampling parameters, responses, refusals.
+"""Translates between our types and vLLM's: arguments, sampling parameters, responses, refusals.
 
-Both ways to drive an engine translate alike. An output that vLLM calls no end of a response raises `SamplerLost`.
+Both ways to drive an engine use it. An output that the engine ended for its own reasons raises `SamplerLost`.
 """
 
 from __future__ import annotations

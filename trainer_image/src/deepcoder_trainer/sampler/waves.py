@@ -1,8 +1,8 @@
 """Waves: requests that an engine must start together and in order, so that every run steps through the same batches.
 
-Requests reach an actor in whatever order Ray delivers them. In deterministic mode each says which wave it belongs to,
-its place and the wave's size; they are held here until the last has come. A wave that never fills up (its controller
-died) holds nothing but its requests, and ends with the actor.
+Ray delivers requests to an actor in any order. In deterministic mode each request names its wave, its place in it, and
+the wave's size. Requests are held here until the last one has arrived. A wave that never becomes complete, because its
+controller died, holds only its requests and ends with the actor.
 """
 
 from __future__ import annotations

@@ -1,20 +1,20 @@
-"""New weights into a live vLLM engine, through vLLM's own weight-transfer API.
+"""Loads new weights into a live vLLM engine, through vLLM's own weight-transfer API.
 
-The learner's weights arrive as object-store references of named chunks. The sampler actor resolves one chunk at a
-time, writes it as a safetensors file to shared memory, and tells the engine its path; the engine's worker (in this
-process on CPUs, in processes of its own on GPUs) maps the file and loads it. So at most one chunk lies beside the
-model, and the same path serves one process and several.
+The learner's weights arrive as object-store references to named chunks. The sampler actor resolves one chunk at a time,
+writes it as a safetensors file to shared memory, and passes the path to the engine. The engine's worker (in this
+process on CPUs, in separate processes on GPUs) maps the file and loads it. So at most one chunk is in memory besides
+the model, and the same code serves one process and several.
 
-Where learner and sampler share a card, the learner gathers its weights there, and each worker opens the buffer on its
-own card by a CUDA IPC handle, without a copy through the host. vLLM has a backend for that which sends pickles to its
-workers; here the handle goes as the plain values it is made of.
+If learner and sampler share a GPU, the learner gathers its weights there, and each worker opens the buffer on its own
+GPU through a CUDA IPC handle, without a copy through the host. vLLM's backend for that sends pickles to its workers;
+here the handle is sent as plain values.
 
-Where they have GPUs of their own, the learner's first rank sends the weights from card to card: the workers join it in
-a group by NCCL (see `broadcast`), and receive as many tensors at a time as make a bucket.
+If they have separate GPUs, the learner's first rank sends the weights from GPU to GPU. The workers join it in an NCCL
+group (see `broadcast`), and receive one bucket of tensors at a time.
 
-The worker side runs between vLLM's layer-wise reload hooks: on CPUs vLLM repacks weights after loading, and loading
-into a live model without those hooks fails or, worse, goes unnoticed. An update that fails half-way leaves the
-engine without usable weights: the error is raised, the actor dies with it, and its requests go elsewhere.
+The worker side runs between vLLM's layer-wise reload hooks. On CPUs vLLM repacks weights after loading, and loading
+into a live model without those hooks fails or, worse, fails silently. An update that fails half-way leaves the engine
+without usable weights: the error is raised, the actor dies, and its requests move to other samplers.
 """
 
 from __future__ import annotations

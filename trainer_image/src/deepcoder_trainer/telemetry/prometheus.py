@@ -1,8 +1,8 @@
 """Metrics for Prometheus, served while an attempt runs; docs/metrics.md lists them.
 
-Base units, and no label for the run: the scrape target has it. Most are gauges of the last step under the name that
-the step's report has; what is counted or spread over values is a counter or a histogram, over this attempt. Totals of
-parts beside the loop (`watch`) are read at each scrape. What cannot be served is logged and never stops training.
+Metrics use base units and have no label for the run, which the scrape target has. Most are gauges of the last step,
+under the name in the step's report. Counters and histograms cover this attempt. Totals of the other parts (`watch`) are
+read at each scrape. Failures to serve metrics are logged and never stop training.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
-"""Every rollout to storage, behind training: one Parquet file a step, with the draws that were dropped in its places.
+"""Stores every rollout in the background: one Parquet file per step, with the draws that were dropped for its slots.
 
     on_step ──► in memory ──► a file on this machine's disk ──► storage, in order; what cannot be put waits and is
     dropped ──►                                                 tried again with whatever comes next
 
-So storage that is slow, or away for a while, costs disk and no samples. What is lost all the same is logged and counted
-(`samples_lost`): when the files that wait have more than their share of the disk, when the disk itself is slower than
-training for `MAX_STEPS`, and what storage has not taken by the attempt's end. Samples explain a run, they do not carry
-it: nothing here ends training, whatever storage or the disk raises. One put at a time: who waits for it may stop
-waiting, and it goes on, since an upload in a thread cannot be called back.
+So storage that is slow or temporarily unavailable costs disk space, but no samples. Samples are lost only if the
+waiting files exceed their share of the disk, if the disk is slower than training for `MAX_STEPS`, or if storage has not
+accepted them by the end of the attempt; the loss is logged and counted (`samples_lost`). Samples explain a run but are
+not needed to continue it, so no error of storage or disk ends training. Only one put runs at a time. A caller may stop
+waiting for it, but the put continues, because an upload in a thread cannot be cancelled.
 
-A dropped draw belongs to the step that trains its place. Of places that are not trained yet, dropped draws are in
-`ahead-a003.parquet` as they were at the last flush, which is before each checkpoint and at the end: the next attempt
-goes on from groups that are finished, and samples none of their draws again.
+A dropped draw belongs to the step that trains its slot. Dropped draws for slots that are not trained yet are in
+`ahead-a003.parquet`, as of the last flush, which happens before each checkpoint and at the end. The next attempt
+continues from the finished groups and does not repeat their draws.
 """
 
 from __future__ import annotations
