@@ -153,6 +153,26 @@ async def test_standby_has_no_workers_of_pools_that_came_and_went_and_those_that
         await running
 
 
+async def test_pool_that_scales_by_load_says_that_kubectl_scale_has_no_effect(ground: Ground) -> None:
+    """kubectl says `scaled`, and an autoscaler finds that nothing follows."""
+    ground.api.quota = 40
+
+    async def said() -> str:
+        await ground.passes(2)
+        for pod in ground.live():
+            ground.change(pod, {"conditions": [{"type": "Ready", "status": "True"}]})
+        await ground.passes(1)
+        scaling = next(c for c in ground.pool["status"]["conditions"] if c["type"] == "Scaling")
+        return str(scaling["message"])
+
+    ground.edit(minReplicas=2, maxReplicas=2)
+    assert await said() == ""
+    ground.edit(minReplicas=2, maxReplicas=2, replicas=10)
+    assert "spec.replicas (10) has no effect with scaling.mode QueueDepth" in await said()
+    ground.edit(replicas=2, scaling={"mode": "External"})
+    assert await said() == ""
+
+
 async def test_worker_of_a_pool_that_breaks_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     class Kube:
         async def list(self, resource: Any, *_: Any, **__: Any) -> tuple[list[dict[str, Any]], str]:

@@ -70,6 +70,9 @@ class PoolFacts:
     refusal: Refusal | None = None
     """Set if the pool cannot be acted upon."""
 
+    ignored_replicas: int = 0
+    """spec.replicas, if somebody (`kubectl scale`, an autoscaler) set it in vain; 0 if nobody did."""
+
     avoided: tuple[AvoidedNode, ...] = ()
     """Nodes that new judges avoid."""
 
@@ -175,6 +178,10 @@ def _scaling(facts: PoolFacts, live: Sequence[JudgePod], ready: Sequence[JudgePo
         return "Scaling", True, "ScalingDown", f"{facts.desired} judges are wanted, {len(live)} exist"
     if facts.wanted_without_bound > facts.desired:
         return "Scaling", False, "AtMaximum", "the load requires more judges: raise spec.maxReplicas"
+    if facts.ignored_replicas:
+        text = f"spec.replicas ({facts.ignored_replicas}) has no effect with scaling.mode QueueDepth: "
+        text += "set minReplicas and maxReplicas, or scaling.mode: External"
+        return "Scaling", False, "AsDesired", text
     return "Scaling", False, "AsDesired", ""
 
 

@@ -49,6 +49,7 @@ KEPT_AGAIN_SECONDS = 300.0
 _CREATIONS_A_PASS = 50
 _CONCURRENT_WRITES = 8
 _UNBOUNDED = 1_000_000
+_DEFAULT_REPLICAS = SandboxPoolSpec.model_fields["replicas"].default
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,8 @@ class PoolReconciler:
         decision = decide(load, limits, current=previous.desired_replicas, history=memory.history, now=self.clock())
         memory.history = decision.history
         unbounded = recommend(load, replace(limits, max_replicas=_UNBOUNDED))
-        return replace(facts, desired=decision.replicas, wanted_without_bound=unbounded)
+        ignored = spec.replicas if spec.replicas != _DEFAULT_REPLICAS else 0
+        return replace(facts, desired=decision.replicas, wanted_without_bound=unbounded, ignored_replicas=ignored)
 
     def _plan(
         self,
