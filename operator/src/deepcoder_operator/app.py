@@ -53,7 +53,8 @@ from deepcoder_operator.storage.service import StorageService
 log = logging.getLogger(__name__)
 
 _LONGEST_PAUSE_SECONDS = 30.0
-_ANY = "0.0.0.0"  # noqa: S104  pods are reached from outside
+EVERY_ADDRESS = None
+"""Of IPv4 and IPv6: probes and trainers come to the pod's first address, whichever family that is."""
 
 
 class Operator:
@@ -115,7 +116,7 @@ class Operator:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until told to stop. Raises whatever ended a part."""
-        await self.health.start(_ANY, self.config.health_port)
+        await self.health.start(EVERY_ADDRESS, self.config.health_port)
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
@@ -138,7 +139,7 @@ class Operator:
         """Serve progress, then watch and act until cancelled."""
         await self._first_certificates()
         self.executor.settings = self._trainer_settings(self.keeper.bundle)
-        port = await self.progress.start(_ANY, self.config.progress.port, self.keeper.context)
+        port = await self.progress.start(EVERY_ADDRESS, self.config.progress.port, self.keeper.context)
         self._served = True
         log.info("operator %s: progress on port %d, under %s", VERSION, port, self.config.progress.url)
         async with asyncio.TaskGroup() as group:

@@ -31,7 +31,7 @@ class HealthServer:
         app.router.add_get("/metrics", _metrics)
         return app
 
-    async def start(self, host: str, port: int) -> int:
+    async def start(self, host: str | None, port: int) -> int:
         """Listen; returns the port."""
         self._runner = web.AppRunner(self.application(), access_log=None)
         await self._runner.setup()

@@ -81,7 +81,7 @@ class ProgressServer:
         app.router.add_post("/v1/runs/{namespace}/{name}/progress", self._handle)
         return app
 
-    async def start(self, host: str, port: int, context: ssl.SSLContext) -> int:
+    async def start(self, host: str | None, port: int, context: ssl.SSLContext) -> int:
         """Listen; returns the port."""
         SSLProtocol.max_size = TLS_BUFFER_BYTES
         self._runner = web.AppRunner(self.application(), access_log=None, keepalive_timeout=30)
