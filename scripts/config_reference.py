@@ -40,8 +40,8 @@ FILES: dict[type[BaseModel], tuple[str, str]] = {
         "A line of our JSON Lines, or a row of Parquet with these columns; what the published layouts have is in "
         "[Data](data.md#layouts).",
     ),
-    OperatorConfig: ("The operator", "`deepcoder-operator run --config`; the chart makes it from its values."),
-    WebConfig: ("The dashboard", "`deepcoder-web serve --config`; the chart makes it from its values."),
+    OperatorConfig: ("The operator", "`deepcoder-operator run --config`; the chart creates it from its values."),
+    WebConfig: ("The dashboard", "`deepcoder-web serve --config`; the chart creates it from its values."),
 }
 
 

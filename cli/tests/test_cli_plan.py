@@ -24,7 +24,7 @@ def test_the_table_has_a_line_a_stage_and_says_what_is_not_known(capsys: pytest.
     assert lines[2].split()[-3:] == ["80.00", "45.0", "3,600.00"]
     assert lines[3].split()[-2:] == ["–", "–"]
     assert "host memory of a stage's first learner, for the export at its end: 4.3 GB" in lines
-    assert lines[-1].startswith("note: memory is reckoned from sizes, not measured")
+    assert lines[-1].startswith("note: memory is estimated from sizes")
 
 
 def test_programs_get_the_same(capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,19 +37,19 @@ ONE_RUN = ("status", "stages", "logs", "samples", "lineage", "verify", "approve"
 def test_what_can_be_no_name_is_refused(command: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """An empty shell variable names no run; taken into an address it would name the list of all."""
     assert main([*command.split(), name]) == 2
-    assert "is no name of an object" in capsys.readouterr().err
+    assert "is not the name of an object" in capsys.readouterr().err
 
 
 def test_a_namespace_is_a_name_as_well(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", "-n", "team/deepcoderruns"]) == 2
-    assert "'team/deepcoderruns' is no name" in capsys.readouterr().err
+    assert "'team/deepcoderruns' is not the name" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("command", "told"),
     [
-        ("compare demo/ demo", "'' is no name of an object"),
-        ("compare a/b/c demo", "'a/b' is no name of an object"),
+        ("compare demo/ demo", "'' is not the name of an object"),
+        ("compare a/b/c demo", "'a/b' is not the name of an object"),
         ("status demo -A", "-A covers all runs"),
         ("cost demo -A", "-A covers all runs"),
         ("status --request-timeout nan", "not a finite number"),

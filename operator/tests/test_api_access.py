@@ -103,7 +103,7 @@ def test_name_and_password_are_sent_as_basic_authorization(tmp_path: Path) -> No
         ({"current-context": ""}, "current-context"),
         ({"cluster": {"server": "api.example"}}, "no server"),
         ({"cluster": {"certificate-authority": "nowhere.crt"}}, "certificate-authority cannot be read"),
-        ({"cluster": {"certificate-authority-data": base64.b64encode(PEM.encode()).decode()}}, "no PEM"),
+        ({"cluster": {"certificate-authority-data": base64.b64encode(PEM.encode()).decode()}}, "not PEM"),
         ({"user": with_encrypted_key()}, "encrypted"),
     ],
 )

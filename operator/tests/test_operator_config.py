@@ -27,7 +27,7 @@ def test_empty_file_means_the_defaults(tmp_path: Path) -> None:
         ("progress: {authentication: Password}", r"progress\.authentication"),
         ("watchNamespaces: [Ml]", r"watchNamespaces\.0"),
         ("watchNamespaces: [ml, ml]", "name each once"),
-        ("{", "no YAML"),
+        ("{", "not YAML"),
     ],
 )
 def test_what_cannot_be_used_is_refused_by_field(tmp_path: Path, text: str, message: str) -> None:
@@ -38,7 +38,7 @@ def test_what_cannot_be_used_is_refused_by_field(tmp_path: Path, text: str, mess
 
 def test_file_that_is_no_text_is_said(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_bytes(b"images: {trainer: \xff}")
-    with pytest.raises(ConfigError, match="no YAML"):
+    with pytest.raises(ConfigError, match="not YAML"):
         load_config(tmp_path / "c.yaml")
 
 

@@ -126,7 +126,7 @@ async def test_a_disk_that_does_not_take_the_state_costs_one_save_and_not_the_tr
     (folder / ARRAYS).mkdir()  # no file can be written there, as on a full disk
     await writer.commit(STATE, metrics={})
     await writer.copy(3)
-    assert "training goes on" in caplog.text
+    assert "training continues" in caplog.text
     await writer.commit(STATE, metrics={})
     assert await writer.wait() is not None
 

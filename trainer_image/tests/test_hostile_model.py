@@ -92,5 +92,5 @@ def test_index_that_leads_out_of_the_models_folder_is_refused(hostile: Path, fil
     from deepcoder_trainer.learner.model import load_policy
 
     (hostile / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"lm_head.weight": file}}))
-    with pytest.raises(BadConfig, match="which is not beside it"):
+    with pytest.raises(BadConfig, match="which is missing: put it there"):
         load_policy(hostile, torch.device("cpu"), Precision.FLOAT32)

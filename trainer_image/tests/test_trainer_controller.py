@@ -144,7 +144,7 @@ async def test_a_collapse_is_said_once_a_step(caplog: pytest.LogCaptureFixture) 
     world.sampler.generate = cut  # type: ignore[method-assign]
     await world.run()
     assert world.notes.steps[0].metrics["collapsing"] == 1.0
-    assert "does not mend itself" in caplog.text
+    assert "does not recover by itself" in caplog.text
 
 
 async def test_a_step_is_told_before_it_is_saved() -> None:

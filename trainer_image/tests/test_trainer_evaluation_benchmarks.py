@@ -92,7 +92,7 @@ def test_own_rows_may_have_a_date_and_a_difficulty(tmp_path: Path) -> None:
     rows = [own_row(metadata={"difficulty": "Hard", "date": "2024-08-03"})]
     facts = load(tmp_path, rows, since="2024-08-01").facts["mine-1"]
     assert (facts.difficulty, str(facts.date)) == ("hard", "2024-08-03")
-    with pytest.raises(DatasetError, match="is no date"):
+    with pytest.raises(DatasetError, match="is not a date"):
         load(tmp_path, [own_row(metadata={"date": "2024-99-03"})])
 
 
@@ -109,7 +109,7 @@ def test_codeforces_problems_are_named_by_their_rows_or_in_order_and_carry_the_c
     assert [f.contest_problem for f in named.facts.values()] == ["77C"]
     with pytest.raises(BadConfig, match="names 2 problems, codeforces has 1"):
         load(tmp_path, [codeforces_row()], "codeforces", names=("77C", "77D"), contests="/cf")
-    with pytest.raises(DatasetError, match="'seventy' is no Codeforces problem"):
+    with pytest.raises(DatasetError, match="'seventy' is not a Codeforces problem"):
         load(tmp_path, [codeforces_row()], "codeforces", names=("seventy",))
     assert load(tmp_path, [own_row()]).notes == ()
 
@@ -167,7 +167,7 @@ def test_a_problem_that_an_evaluation_leaves_out_is_kept_away_from_all_the_same(
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (humaneval_row(entry_point="import os"), "entry_point: 'import os' is no function's name"),
+        (humaneval_row(entry_point="import os"), "entry_point: 'import os' is not a function name"),
         (humaneval_row(test=None), "test: missing"),
         (evalplus_release_row(base_input=[], plus_input=[]), "base_input: no input"),
         (evalplus_release_row(base_input=[1]), "base_input: not a list of argument lists"),

@@ -143,7 +143,7 @@ def test_files_that_are_not_the_apis_are_named(tmp_path: Path) -> None:
     with pytest.raises(BadConfig, match="has no folder standings"):
         read_contests(tmp_path)
     write_contest(tmp_path, party={"members": []})
-    with pytest.raises(BadConfig, match=r"standings/1\.json .* no answer of the Codeforces API"):
+    with pytest.raises(BadConfig, match=r"standings/1\.json .* not an answer of the Codeforces API"):
         read_contests(tmp_path).contest("1")
     (tmp_path / "standings" / "1.json").write_text("not JSON")
     with pytest.raises(BadConfig, match=r"1\.json: not JSON"):

@@ -186,9 +186,11 @@ def test_result_that_is_found_is_said_to_be_and_another_input_is_measured_anew(
     responses = {"echo": write_jsonl(tmp_path / "r.jsonl", [{"problem_id": "p", "solution": "print(input())"}])}
     output = tmp_path / "out"
     first = evaluate(output, sets, responses)
-    assert "measured before" not in first
+    assert "were measured at" not in first
     found = evaluate(output, sets, responses)
-    assert re.search(r"measured before, at \d{4}-\d\d-\d\d .* UTC, from the same inputs; nothing was measured", found)
+    assert re.search(
+        r"These results were measured at \d{4}-\d\d-\d\d .* UTC from the same inputs; nothing was measured", found
+    )
     assert results_in(output, found) == results_in(output, first)
 
     again = results_in(output, evaluate(output, sets, responses, "--again"))
@@ -206,7 +208,10 @@ def test_result_that_is_found_is_said_to_be_and_another_input_is_measured_anew(
     ("rows", "message"),
     [
         ([], "1 of 1 problems have fewer than 1 responses"),
-        ([{"problem_id": "p", "response": "x"}, {"problem_id": "q", "response": "x"}], "'q' is no problem of the set"),
+        (
+            [{"problem_id": "p", "response": "x"}, {"problem_id": "q", "response": "x"}],
+            "'q' is not a problem of the set",
+        ),
         ([{"problem_id": "p"}], "response: missing"),
         ([{"response": "x"}], "problem_id: missing"),
         ([{"problem_id": "p", "response": "x", "finish": "tired"}], "write stop or length"),

@@ -76,7 +76,7 @@ def test_options_by_hand_are_those_of_a_stage() -> None:
     [
         ({"--datasets": "x.jsonl"}, "write NAME=URI"),
         ({"--datasets": "d=x.jsonl,since=2024-13-01"}, "since 2024-13-01 is not a day of the calendar"),
-        ({"--datasets": "d=x.jsonl,since=2024-08-01,until=2024-08-01"}, "since 2024-08-01 is not before until 2024-08-01"),
+        ({"--datasets": "d=x.jsonl,since=2024-08-01,until=2024-08-01"}, "is not before until 2024-08-01"),
         ({"--datasets": "d=x.jsonl,extraction=all"}, "extraction is one of last-block, livecodebench"),
         ({"--n": "0"}, "samplesPerProblem|samples_per_problem"),
         ({"--top-p": "0"}, "evaluationTopP|evaluation_top_p"),

@@ -154,7 +154,7 @@ async def test_a_ruined_export_fails_the_attempt_and_the_next_one_exports_anew_a
     learner.save_pretrained = ruined
     if how == "gone":
         learner.upload = lost
-    with pytest.raises(ExportRuined, match=f"{EXPORT} is not published: .*{SAID[how]}.*step-000001.a001 stands"):
+    with pytest.raises(ExportRuined, match=f"{EXPORT} is not published: .*{SAID[how]}.*step-000001.a001 is kept"):
         await writer.export({})
     left = tmp_path / "store" / EXPORT
     assert (left / "config.json").exists()

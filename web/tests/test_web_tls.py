@@ -126,5 +126,5 @@ def test_a_folder_without_a_certificate_is_refused_by_field(tmp_path: Path) -> N
     with pytest.raises(ConfigError, match="tlsPort"):
         load_config(config)
     config.write_bytes(b"tlsPort: \xff")
-    with pytest.raises(ConfigError, match="no YAML"):
+    with pytest.raises(ConfigError, match="not YAML"):
         load_config(config)

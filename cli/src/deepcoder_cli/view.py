@@ -200,8 +200,8 @@ def _silence(status: Object, now: datetime) -> str | None:
     if seconds < SILENT_SECONDS:
         return None
     return (
-        f"the trainer's last report is of {age(written, now)} ago: if other runs are heard it hangs, and is ended "
-        "after its stage's stallSeconds; if none is, see to the operator and what lies between"
+        f"the trainer's last report is of {age(written, now)} ago: if other runs report, this trainer hangs and is "
+        "stopped after its stage's stallSeconds; if none does, check the operator and the network between them"
     )
 
 

@@ -22,7 +22,7 @@ class BadName(ClientError):
     """A name that no object has: an empty one would name a list, one with a slash what lies below another object."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"{name!r} is no name of an object: lower-case letters, digits, '-' and '.' are")
+        super().__init__(f"{name!r} is not the name of an object: use lower-case letters, digits, '-' and '.'")
 
 
 class Forbidden(ClientError):

@@ -111,8 +111,8 @@ class RunFolder:
             return self.bucket.get(key)[0].decode(errors="replace")
         except Missing:
             raise NoData(
-                f"s3://{self.bucket.name}/{key} is not there: a log is stored when its attempt has ended; "
-                "`kubectl deepcoder logs RUN --attempts` lists those that are"
+                f"s3://{self.bucket.name}/{key} does not exist: a log is stored when its attempt has ended; "
+                "`kubectl deepcoder logs RUN --attempts` lists the stored ones"
             ) from None
 
     def steps(self) -> list[StepRecord]:

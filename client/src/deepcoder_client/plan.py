@@ -131,9 +131,9 @@ def plan(manifest: RunManifest, given: Given = DEFAULTS, model_config: Mapping[s
     if not given.prices:
         notes.append("cost: give a price list with --prices, or one price for all with --gpu-hour")
     elif not given.step_seconds:
-        notes.append("total cost: say how long a step takes, as an earlier run's metrics tell, with --step-seconds")
+        notes.append("total cost: give the duration of a step, from an earlier run's metrics, with --step-seconds")
     if config is not None:
-        notes.append("memory is reckoned from sizes, not measured: memory_peak_bytes of the first step has the truth")
+        notes.append("memory is estimated from sizes: memory_peak_bytes of the first step has the true value")
     shape = ModelShape.of(config) if config else None
     trains = any(stage.type is StageType.TRAIN for stage in spec.stages)
     return RunPlan(

@@ -96,7 +96,7 @@ def credentials(connection: Connection, namespace: str, s3: S3) -> Credentials:
         hint = f"; the run's own are in Secret {reference.name}, but {error}"
         return Credentials("your own credentials", hint=hint)
     except NotFound:
-        return Credentials("your own credentials", hint=f"; the run's Secret {reference.name} is not there")
+        return Credentials("your own credentials", hint=f"; the run's Secret {reference.name} does not exist")
 
 
 def secret_credentials(connection: Connection, namespace: str, s3: S3) -> Credentials:
@@ -149,7 +149,7 @@ class Bucket:
                     ),
                 )  # fmt: skip
             except ValueError as error:
-                raise StorageError(f"{self._server} is no URL of an S3 server: {error}") from error
+                raise StorageError(f"{self._server} is not a URL of an S3 server: {error}") from error
         if limits:
             self._client.meta.events.register("before-send.s3", lambda request, **_: limits.vet(request.url))
 
@@ -198,7 +198,7 @@ class Bucket:
             if self.limits and len(found) > self.limits.objects:
                 raise StorageError(f"more than {self.limits.objects} objects to list", StorageFault.TOO_LARGE)
             if end and time.monotonic() > end:
-                raise StorageError("the list of objects has not come to its end in time", StorageFault.UNREACHABLE)
+                raise StorageError("the listing of objects did not finish in time", StorageFault.UNREACHABLE)
         return found
 
     @contextmanager

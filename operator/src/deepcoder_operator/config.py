@@ -1,7 +1,7 @@
-"""The operator's own configuration: one YAML file, which the chart makes from its values.
+"""The operator's own configuration: one YAML file, which the chart creates from its values.
 
-Everything has a default that works on a developer's machine against KUBECONFIG, so `deepcoder-operator run` needs no
-file. What cannot be done yet is refused here, by field, before anything is watched.
+Every setting has a default that works on a developer's machine with KUBECONFIG, so `deepcoder-operator run` needs no
+file. Unsupported settings are refused here, by field, before the operator watches anything.
 """
 
 from __future__ import annotations
@@ -16,55 +16,56 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from pydantic.alias_generators import to_camel
 
 Port = Annotated[int, Field(ge=0, le=65535)]
-"""A TCP port; 0 takes any that is free."""
+"""A TCP port; 0 for any free port."""
 
 Namespace = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
 """Name of a namespace."""
 
 
 class ConfigError(ValueError):
-    """The configuration cannot be used; the message names the field and the mend."""
+    """The configuration cannot be used. The message names the field and how to fix it."""
 
 
 class Config(BaseModel):
-    """A part of the configuration: immutable, camelCase, unknown fields refused."""
+    """A part of the configuration: immutable, camelCase. Unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
 
 
 class Authentication(StrEnum):
-    """How tokens of trainers are checked."""
+    """How trainers' tokens are checked."""
 
     TOKEN_REVIEW = "TokenReview"  # noqa: S105  the API's name
     JWKS = "JWKS"
 
 
 class Images(Config):
-    """Images of what the operator starts."""
+    """Default images."""
 
     trainer: str = ""
-    """Image of runs that name none; empty: every run must."""
+    """Trainer image of runs that do not set spec.image. If empty, every run must set it."""
 
     sandbox: str = "deepcoder-sandbox"
-    """Image of judges whose pool names none."""
+    """Judge image of pools that do not set spec.image."""
 
 
 class Progress(Config):
     """The HTTPS endpoint that trainers report to."""
 
     url: Annotated[str, StringConstraints(pattern=r"^https://[^/\s]+$")] = "https://localhost:8443"
-    """Under which trainers reach it."""
+    """URL at which trainers reach the endpoint."""
 
     port: Port = 8443
-    """Port that the process listens on."""
+    """Port on which the endpoint listens; 0 for any free port."""
 
     tls_secret: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")] = (
         "deepcoder-operator-progress-tls"  # noqa: S105  the Secret's name
     )
-    """Secret of the operator's namespace that holds its certificate authority; made if absent."""
+    """Secret in the operator's namespace with the endpoint's certificate authority. It is created if absent."""
 
     authentication: Authentication = Authentication.TOKEN_REVIEW
-    """TokenReview asks the API server, a cluster-wide right; JWKS checks signatures by keys that everybody may read."""
+    """How trainers' tokens are checked. TokenReview: by the API server, which needs a cluster-wide permission. JWKS: by
+    signature, with public keys that every account may read."""
 
     @property
     def host(self) -> str:
@@ -73,60 +74,61 @@ class Progress(Config):
 
 
 class Price(Config):
-    """What a GPU costs on pods with these node selectors."""
+    """Price of a GPU on pods with a node selector."""
 
     per_gpu_hour: Annotated[float, Field(ge=0)]
     """Price of one GPU for one hour."""
 
     node_selector: dict[str, str] = {}
-    """Matches pods whose nodeSelector has all of these; empty matches every pod."""
+    """Matches pods whose nodeSelector contains all of these labels. If empty, matches every pod."""
 
 
 class Storage(Config):
-    """What the operator may talk to on behalf of runs."""
+    """Storage that the operator may contact on behalf of runs."""
 
     allowed_endpoints: list[Annotated[str, StringConstraints(pattern=r"^https?://[^\s]+$")]] = []
-    """S3 endpoints that runs may name; empty: any but on the operator's own machine or link. AWS itself is always
-    allowed."""
+    """S3 endpoints that runs may use. If empty, all endpoints except those on the operator's own machine or local link.
+    AWS itself is always allowed."""
 
 
 class OperatorConfig(Config):
-    """All of it."""
+    """The operator's configuration file."""
 
     namespace: Namespace = "deepcoder"
-    """Namespace of the operator itself: its certificates are kept there, and judges let its pods in."""
+    """Namespace of the operator itself. It keeps its certificates there, and judges admit its pods."""
 
     pod_labels: dict[str, str] = {"app.kubernetes.io/name": "deepcoder-operator"}
-    """Labels of the operator's pods, for NetworkPolicies that let it in."""
+    """Labels of the operator's pods, for NetworkPolicies that admit them."""
 
     lease: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)] = (
         "deepcoder-operator"
     )
-    """Lease of the operator's namespace that the replica at work holds; made if absent."""
+    """Lease in the operator's namespace for leader election. It is created if it does not exist."""
 
     watch_namespaces: list[Namespace] = []
-    """Namespaces to work in; empty: all. The operator then needs no right beyond these and its own."""
+    """Namespaces to work in. If empty, all. With a list, the operator needs no permissions outside these namespaces and
+    its own."""
 
     monitoring_namespace: Namespace | None = None
-    """Namespace of Prometheus, which may scrape pods of runs and pools."""
+    """Namespace of Prometheus, which may then scrape the pods of runs and pools."""
 
     kuberay_namespace: Namespace = "kuberay-system"
-    """Namespace of KubeRay, which submits jobs to the heads of runs and must be let in."""
+    """Namespace of KubeRay, which must be able to submit jobs to the heads of runs."""
 
     health_port: Port = 8080
-    """Port of /healthz, /readyz and /metrics."""
+    """Port of /healthz, /readyz and /metrics; 0 for any free port."""
 
     images: Images = Images()
-    """Images of what the operator starts."""
+    """Default images."""
 
     progress: Progress = Progress()
-    """The endpoint that trainers report to."""
+    """The HTTPS endpoint that trainers report to."""
 
     storage: Storage = Storage()
-    """What the operator may talk to."""
+    """Storage that the operator may contact."""
 
     prices: list[Price] = []
-    """Prices of GPUs; the first that matches a pod holds. None: no cost is estimated."""
+    """Price list of GPUs. The first entry that matches a pod applies. If empty, no cost is estimated."""
 
     @field_validator("watch_namespaces")
     @classmethod
@@ -145,7 +147,7 @@ def load_config(path: Path | None) -> OperatorConfig:
     except OSError as e:
         raise ConfigError(f"--config {path}: {e.strerror}") from e
     except yaml.YAMLError as e:
-        raise ConfigError(f"--config {path} is no YAML: {e}") from e
+        raise ConfigError(f"--config {path} is not YAML: {e}") from e
     except ValidationError as e:
         wrong = [f"{'.'.join(map(str, x['loc'])) or 'file'}: {x['msg']}" for x in e.errors(include_url=False)]
         raise ConfigError(f"--config {path}: {'; '.join(wrong)}") from e

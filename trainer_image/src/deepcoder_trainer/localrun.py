@@ -1,9 +1,9 @@
 """A researcher's whole run in one file: stages one after another on one machine, without Kubernetes.
 
-It is expanded into the same stage configs that the operator writes, so that a run by hand and one in a cluster take
-the same path. What the operator would decide is decided here, from storage alone: which stage is next, which attempt
-this is, what a stage starts from. Running the same file again goes on where it stopped; a changed recipe under the
-same storage is refused, as it is in a cluster.
+It is expanded into the same stage configs that the operator writes, so a run by hand and a run in a cluster take the
+same path. What the operator would decide is decided here from storage alone: the next stage, the number of the attempt,
+and what a stage starts from. Running the same file again continues where it stopped. A changed recipe under the same
+storage is refused, as in a cluster.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from deepcoder_contracts.stage import (
 
 
 class LocalStage(StageSettings):
-    """A stage as in a stage config; its position is its place in the list."""
+    """A stage as in a stage config. Its position is its place in the list."""
 
     index: int = Field(default=0, ge=0, le=63)
-    """Set from the list."""
+    """Position of the stage. Leave it out: it is set from the list."""
 
     recipe: StageRecipe | None = None
-    """What this stage does otherwise than the run's recipe."""
+    """Settings of this stage that override the run's recipe."""
 
 
 class LocalRun(VersionedContract):
-    """What `run --config` reads for a run by hand."""
+    """The file that `run --config` reads for a run by hand."""
 
     kind: Annotated[str, StringConstraints(pattern="^LocalRun$")] = "LocalRun"
     """Always LocalRun."""
@@ -51,22 +51,22 @@ class LocalRun(VersionedContract):
     """Name of the run."""
 
     model: ModelSource
-    """Starting weights."""
+    """Starting weights of the run."""
 
     dataset: DatasetSource | None = None
-    """Training problems."""
+    """Training problems. Required if the run has a Train stage."""
 
     recipe: Recipe = Recipe()
     """GRPO+ settings."""
 
     stages: Annotated[list[LocalStage], Field(min_length=1, max_length=64)]
-    """In order."""
+    """Stages of the run, in order."""
 
     storage: Storage
     """The run's own folder: file:///path or s3://bucket/prefix."""
 
     judge: JudgeEndpoint = JudgeEndpoint()
-    """Default: a judge of its own on this machine."""
+    """Where programs are judged. Default: the trainer's own judge on this machine."""
 
     parent: ParentRef | None = None
     """Checkpoint of an earlier run to start from."""
@@ -94,16 +94,16 @@ class LocalRun(VersionedContract):
 
     @property
     def identity(self) -> RunIdentity:
-        """A run is what its storage says: the same folder is the same run."""
+        """Identity of the run, derived from its folder: the same folder is the same run."""
         uid = uuid.uuid5(uuid.NAMESPACE_URL, f"{self.storage.uri}#{self.name}")
         return RunIdentity(namespace=BY_HAND, name=self.name, uid=str(uid))
 
     @property
     def config_digest(self) -> str:
-        """Digest of all that decides the result.
+        """Digest of everything that determines the result.
 
-        Where it is stored and judged does not, nor how many processes work on it: a run may go on with others, but for
-        a deterministic one, which names what it needs (see checkpoint/reader.py).
+        Storage, judge and number of processes are not part of it: a run may continue with others. A deterministic run
+        may not, and says what it needs (see checkpoint/reader.py).
         """
         stages = [stage.model_copy(update={"resources": StageResources()}) for stage in self.stages]
         beside = {"judge": JudgeEndpoint(), "storage": Storage(uri="file:///"), "stages": stages}

@@ -1,7 +1,7 @@
-"""What the controller needs of the world, and what it says about itself.
+"""The protocols that the controller depends on, and what it reports about itself.
 
-The loop is written against these, so that it is tested with scripted samplers and learners and driven by benchmarks,
-while vLLM, torch and storage stand behind the same protocols in a run.
+The loop is written against these protocols. Tests use scripted samplers and learners, benchmarks their own drivers, and
+a run uses vLLM, torch and storage.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class SandboxUnavailable(RuntimeError):
     statistics to mean anything."""
 
     WHERE_TO_LOOK = (
-        "see the judges' logs; of mathematics and of a recipe.reward of one's own this log, which says why answers "
+        "see the judges' logs; for mathematics, and for a custom recipe.reward, see this log, which says why answers "
         "could not be compared and how the function failed"
     )
 
@@ -46,7 +46,7 @@ class Checkpoints(Protocol):
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one step came to."""
+    """The report of one step."""
 
     step: int
     """Of the stage, from 1."""
@@ -67,7 +67,7 @@ class StepReport:
 
 
 class Observer(Protocol):
-    """Who is told; must return at once and never raise."""
+    """Receives reports. Its methods must return at once and never raise."""
 
     def on_phase(self, phase: TrainerPhase) -> None:
         """The attempt does something else now."""

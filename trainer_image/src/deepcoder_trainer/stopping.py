@@ -1,13 +1,13 @@
-"""The wish to stop, from SIGTERM, from the operator's reply or from `drain`, all one; and how its time is spent.
+"""The request to stop, from SIGTERM, from the operator's reply or from `drain` alike, and how its time is spent.
 
     ASKED ──────────────────► SETTLED ──────────────► REPORTED ─────► SAVED ─────────────────► LEFT
     weights aside, uploaded;  the rest of the         the manifest,   exit record, metrics and
     rollouts in flight let    checkpoint; metrics     the commit      samples again, actors
     finish meanwhile          and samples before it                   closed
 
-Whoever asks first sets the moments, a later wish can only make them come sooner, and everything that waits is woken
-by that. Nobody else computes a deadline: what may not outlast a moment runs as `stop.before(moment, work)`, which
-ends it when the moment comes. Work that does not let itself be ended is left behind after a few seconds.
+The first request sets the moments. A later request can only bring them forward, which wakes everything that waits. No
+other code computes a deadline: work that must not outlast a moment runs as `stop.before(moment, work)`, which ends it
+when the moment comes. Work that cannot be ended is left behind after a few seconds.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ LEAVE_SECONDS = 25.0
 CANCEL_SECONDS = 3.0
 """How long work that was ended is waited for."""
 DRAIN_SIGNAL = signal.SIGUSR1
-"""What `drain` sends: any number of them is one wish."""
+"""The signal that `drain` sends. Any number of them is one request."""
 
 
 class Moment(Enum):
-    """What comes when a stop was asked for, in this order."""
+    """The moments of a stop, in this order."""
 
     ASKED = "asked"
     """Nothing new is begun."""
@@ -148,7 +148,7 @@ def stop_on_signals(stop: Stop, seconds: float) -> None:
 
 def _on_signal(stop: Stop, seconds: float, name: str) -> None:
     if stop.signalled:
-        log.warning("%s again: leaving now, the newest checkpoint stands", name)
+        log.warning("%s again: exiting now, the newest checkpoint counts", name)
         stop.request(0, name)
     else:
         log.info("%s: saving and leaving within %.0f s", name, seconds)

@@ -57,7 +57,7 @@ class Asking:
                     await self._take(key, number)
                     taken.append(key)
         except TimeoutError:
-            raise Busy("storage is being asked for this already: come again in a few seconds") from None
+            raise Busy("storage is already being queried for this: try again in a few seconds") from None
         finally:
             if len(taken) < len(keys):
                 self._leave(taken)

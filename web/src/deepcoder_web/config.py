@@ -1,8 +1,8 @@
-"""The dashboard's configuration: one YAML file, which the chart makes from its values.
+"""The dashboard's configuration: one YAML file, which the chart creates from its values.
 
-A mistake is refused before anything listens, by field. Without TLS only this machine's loopback is served, which
-`kubectl port-forward` reaches; with a certificate other addresses are served too, on a port of its own: a bearer token
-never crosses a network in the clear.
+A mistake is refused, by field, before anything listens. Without TLS the dashboard serves only the loopback address,
+which `kubectl port-forward` reaches. With a certificate it also serves all other addresses, on a separate port. So a
+bearer token never crosses a network unencrypted.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ LOOPBACK = "127.0.0.1"
 
 
 class ConfigError(ValueError):
-    """The configuration cannot be used; the message names the field and the mend."""
+    """The configuration cannot be used. The message names the field and how to fix it."""
 
 
 class WebConfig(BaseModel):
-    """All of it."""
+    """The dashboard's configuration file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=True)
 
     port: Annotated[int, Field(ge=0, le=65535)] = 8090
-    """Port of the page on this machine's loopback; 0 takes any that is free."""
+    """Port of the dashboard on the loopback address; 0 for any free port."""
 
     tls_port: Annotated[int, Field(ge=0, le=65535)] = 8443
-    """Port of the page over HTTPS, on every address, where `tlsDirectory` is set."""
+    """Port of the dashboard over HTTPS, on all addresses. Used only if tlsDirectory is set."""
 
     health_port: Annotated[int, Field(ge=0, le=65535)] = 8091
-    """Port of /healthz, /readyz and /metrics."""
+    """Port of /healthz, /readyz and /metrics; 0 for any free port."""
 
     tls_directory: Path | None = None
-    """Folder with tls.crt and tls.key; without it loopback alone is served."""
+    """Folder with tls.crt and tls.key. Default: no HTTPS, only the loopback address."""
 
     watch_namespaces: tuple[str, ...] = ()
-    """Namespaces whose runs are shown; empty: all."""
+    """Namespaces whose runs are shown. If empty, all."""
 
     allowed_endpoints: tuple[str, ...] = ()
-    """S3 endpoints that runs may name; empty: any that is not on this machine or its link."""
+    """S3 endpoints that runs may use. If empty, all endpoints except those on this machine or its local link."""
 
 
 def load_config(path: Path | None) -> WebConfig:
@@ -54,7 +54,7 @@ def load_config(path: Path | None) -> WebConfig:
     except OSError as e:
         raise ConfigError(f"--config {path}: {e.strerror}") from e
     except yaml.YAMLError as e:
-        raise ConfigError(f"--config {path} is no YAML: {e}") from e
+        raise ConfigError(f"--config {path} is not YAML: {e}") from e
     except ValidationError as e:
         wrong = [f"{'.'.join(map(str, x['loc'])) or 'file'}: {x['msg']}" for x in e.errors(include_url=False)]
         raise ConfigError(f"--config {path}: {'; '.join(wrong)}") from e

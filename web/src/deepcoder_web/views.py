@@ -326,7 +326,7 @@ def _pieces(value: Any, depth: int) -> Iterator[bytes]:
 def pool_document(pool: Mapping[str, Any] | None) -> Document:
     """The judges of a run."""
     if pool is None:
-        return {"pool": None, "why": "No SandboxPool judges for this run, or it is not there yet."}
+        return {"pool": None, "why": "No SandboxPool judges for this run, or it does not exist yet."}
     spec, status = pool.get("spec") or {}, pool.get("status") or {}
     kept = ("replicas", "desiredReplicas", "readyReplicas", "slots", "busySlots", "queueDepth", "conditions")
     avoided = [{k: n[k] for k in ("name", "since", "message") if k in n} for n in status.get("avoidedNodes") or ()]

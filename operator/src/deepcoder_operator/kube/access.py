@@ -139,7 +139,7 @@ class _Kubeconfig:
             except (OSError, yaml.YAMLError) as e:
                 raise NoAccess(f"{path} cannot be read: {e}: set KUBECONFIG to a kubeconfig") from e
             if not isinstance(found, Mapping):
-                raise NoAccess(f"{path} is no kubeconfig: set KUBECONFIG to one")
+                raise NoAccess(f"{path} is not a kubeconfig: set KUBECONFIG to one")
             self._files.append((path, found))
 
     def context(self) -> tuple[Mapping[str, Any], Path]:
@@ -186,7 +186,7 @@ def _tls(cluster: _Files, user: _Files) -> ssl.SSLContext:
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         _load(context, cluster, user)
     except (ssl.SSLError, ValueError) as e:
-        raise NoAccess(f"the certificates of the kubeconfig are no PEM: {e}") from e
+        raise NoAccess(f"the certificates of the kubeconfig are not PEM: {e}") from e
     return context
 
 

@@ -360,7 +360,7 @@ def _content(data: bytes, what: str) -> Object:
     try:
         out: Object = json.loads(data) if data else {}
     except ValueError as e:
-        raise errors.KubeError(f"{what}: the answer is no JSON: is KUBECONFIG's server the API server?") from e
+        raise errors.KubeError(f"{what}: the answer is not JSON: is KUBECONFIG's server the API server?") from e
     return out
 
 

@@ -35,7 +35,7 @@ def admit(
     if labels.get(LABEL_RUN) != key.name:
         raise NotAdmitted(f"pod {subject.pod_name} does not belong to run {key}")
     if labels.get(LABEL_ROLE) != HEAD:
-        raise NotAdmitted(f"pod {subject.pod_name} is no head: only the head of an attempt reports")
+        raise NotAdmitted(f"pod {subject.pod_name} is not a head: only the head of an attempt reports")
     if labels.get(LABEL_ORDINAL) != str(ordinal):
         raise NotAdmitted(f"pod {subject.pod_name} is not of attempt {ordinal}: report the ordinal of its stage config")
     if entry is None:

@@ -63,7 +63,7 @@ class KeyReviewer:
                 options={"require": list(_REQUIRED)},
             )
         except jwt.ExpiredSignatureError as e:
-            raise Unauthenticated("the token has expired: read it anew from its file for each report") from e
+            raise Unauthenticated("the token has expired: read it from its file again for each report") from e
         except jwt.InvalidAudienceError as e:
             raise Unauthenticated(
                 f"the token is not bound to the audience {self._audience}: project one that is"

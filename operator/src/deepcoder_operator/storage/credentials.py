@@ -72,7 +72,7 @@ def _decode(name: str, secret: Object) -> Credentials:
     try:
         values = {k: base64.b64decode(v, validate=True).decode() for k, v in data.items()}
     except (binascii.Error, UnicodeDecodeError) as e:
-        raise StorageProblem("CredentialsInvalid", f"Secret {name} holds a value that is no text: {e}") from e
+        raise StorageProblem("CredentialsInvalid", f"Secret {name} holds a value that is not text: {e}") from e
     for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         if not values.get(key):
             raise StorageProblem("CredentialsInvalid", f"Secret {name} has no {key}: add it")

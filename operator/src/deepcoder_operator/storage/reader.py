@@ -92,7 +92,7 @@ def check_folder(bucket: Bucket, key: str, run: RunIdentity, config_digest: Dige
     try:
         record = RunRecord.from_json(data)
     except ValidationError as e:
-        raise StorageProblem("PrefixTaken", f"{where} is no RUN.json: choose another prefix") from e
+        raise StorageProblem("PrefixTaken", f"{where} is not a RUN.json: choose another prefix") from e
     if record.run.uid != run.uid:
         raise StorageProblem("PrefixTaken", f"{where} belongs to another run ({record.run.uid}): choose another prefix")
     if config_digest not in (None, record.config_digest):

@@ -227,18 +227,18 @@ class Bucket:
                 raise Missing(where) from e
             if code == "NoSuchBucket":
                 raise StorageProblem(
-                    "BucketNotFound", f"bucket {self.name} does not exist at {server}: create it, or mend checkpoint.s3"
+                    "BucketNotFound", f"bucket {self.name} does not exist at {server}: create it, or fix checkpoint.s3"
                 ) from e
             if code in ("PreconditionFailed", "412", "ConditionalRequestConflict"):
                 raise Exists(where) from e
             if code in _REFUSED:
                 raise StorageProblem(
-                    "CredentialsRefused", f"{server} refuses {source} for {where} ({code}): mend its keys or its rights"
+                    "CredentialsRefused", f"{server} refuses {source} for {where} ({code}): fix its keys or permissions"
                 ) from e
             if code in _SKEWED:
                 text = (
-                    f"{server} refuses what is signed by another clock than its own ({code}): see to the time service "
-                    "of the operator's node, and of the server's"
+                    f"{server} refuses requests signed with a clock that differs from its own ({code}): check the time "
+                    "service of the operator's node and of the server"
                 )
                 raise StorageProblem("ClockSkewed", text) from e
             raise StorageProblem("StorageFailed", f"{where} at {server}: {code}: {text}") from e
@@ -248,7 +248,7 @@ class Bucket:
                 f"the certificate of {server} is not trusted: put its authority into ca.crt of {source}",
             ) from e
         except ParamValidationError as e:
-            raise StorageProblem("BucketInvalid", f"checkpoint.s3.bucket {self.name} cannot be asked for: {e}") from e
+            raise StorageProblem("BucketInvalid", f"checkpoint.s3.bucket {self.name} is not a valid name: {e}") from e
         except EndpointProviderError as e:
             raise _endpoint_invalid(self._target) from e
         except BotoCoreError as e:
@@ -316,7 +316,7 @@ class Buckets:
             try:
                 ssl.create_default_context(cafile=str(path))
             except ssl.SSLError as e:
-                raise StorageProblem("CredentialsInvalid", f"ca.crt of {credentials.source} is no PEM: {e}") from e
+                raise StorageProblem("CredentialsInvalid", f"ca.crt of {credentials.source} is not PEM: {e}") from e
             verify = str(path)
         try:
             client = _session().create_client(
@@ -339,7 +339,7 @@ class Buckets:
             return cast("S3Client", client)
         except InvalidRegionError as e:
             raise StorageProblem(
-                "RegionInvalid", f"checkpoint.s3.region {target.region} is no region: use one such as us-east-1"
+                "RegionInvalid", f"checkpoint.s3.region {target.region} is not a region: use one such as us-east-1"
             ) from e
         except (ValueError, BotoCoreError) as e:
             raise _endpoint_invalid(target) from e
@@ -352,6 +352,6 @@ def _count(request: AWSPreparedRequest, **_: object) -> None:
 def _endpoint_invalid(target: Target) -> StorageProblem:
     return StorageProblem(
         "EndpointInvalid",
-        f"checkpoint.s3.endpoint {target.endpoint} is no URL that S3 can be asked at: use http(s)://host[:port], the "
-        "host of letters, digits, '-' and '.' alone",
+        f"checkpoint.s3.endpoint {target.endpoint} is not the URL of an S3 server: use http(s)://host[:port], with "
+        "only letters, digits, '-' and '.' in the host",
     )

@@ -55,8 +55,8 @@ def check_inputs(manifest: Manifest, config: StageConfig, inputs: Inputs, path: 
     if before and now and before != now:
         where = config.dataset.uri if config.dataset is not None and config.dataset.uri is not None else "the dataset"
         raise ConfigMismatch(
-            f"{path} was trained on problems with digest {before}, {where} now holds others ({now}): a run goes on "
-            "with the problems that it began with; put them back (dataset.sha256 tells a change at once), or start a "
+            f"{path} was trained on problems with digest {before}, {where} now holds others ({now}): a run "
+            "continues only with its own problems; restore them (dataset.sha256 detects a change at once), or start a "
             "new run from this checkpoint (spec.from; by hand: parent)",
             field="dataset.uri",
         )

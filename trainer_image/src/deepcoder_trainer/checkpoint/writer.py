@@ -158,7 +158,7 @@ class CheckpointWriter:
         try:
             await asyncio.to_thread(self._store.put_bytes, claim_key(stage, ordinal), claim.to_json(), if_absent=True)
         except ObjectExists:
-            log.info("attempt %d of stage %s was claimed before: it goes on after a restart", ordinal, stage)
+            log.info("attempt %d of stage %s was claimed before: it continues after a restart", ordinal, stage)
 
     async def copy(self, step: int) -> None:
         """Copy the learner's state aside and begin to upload it; returns when training may go on."""
@@ -218,7 +218,7 @@ class CheckpointWriter:
         copied.upload.cancel()
         [result] = await asyncio.gather(copied.upload, return_exceptions=True)
         if isinstance(result, Exception):
-            log.error("the upload of step %d, which nobody has committed, failed: %s", copied.step, result)
+            log.error("the upload of step %d, which was not committed, failed: %s", copied.step, result)
         await asyncio.to_thread(shutil.rmtree, copied.directory, ignore_errors=True)
 
     async def _settle(self, *, raise_always: bool) -> None:
@@ -232,7 +232,7 @@ class CheckpointWriter:
             self.failures += 1
             if raise_always or self.failures >= MAX_FAILURES or isinstance(e, StorageDenied):
                 raise CheckpointFailed(f"checkpoint failed ({self.failures} in a row): {e}") from e
-            log.error("checkpoint failed (%d in a row, training goes on): %s", self.failures, e)
+            log.error("checkpoint failed (%d in a row, training continues): %s", self.failures, e)
 
     async def _commit(self, copied: _Copied, state: PipelineState, manifest: Manifest) -> None:
         try:

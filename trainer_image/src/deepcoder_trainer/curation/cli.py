@@ -144,7 +144,7 @@ def _place(options: argparse.Namespace, scratch: Path) -> Place:
         output = Path(options.output_dir)
         return Place(output, options.state_dir or output / "state")
     if options.state_dir is not None:
-        raise BadConfig("--state-dir: journals of an output in S3 lie beside it: leave it out", field="--state-dir")
+        raise BadConfig("--state-dir: an output in S3 has its journals next to it: leave it out", field="--state-dir")
     store = open_storage(options.output_dir, options.s3_endpoint, options.s3_region)
     return Place(scratch / "output", scratch / "state", store)
 

@@ -35,7 +35,7 @@ ALL: Mapping[str, str] = {
     LONG_PROMPT: "more prompt tokens than training admits",
     CONTAMINATED: "shares its statement or its tests with an evaluation problem",
     PASS_RATE: "solved too often or too seldom by the model that pass rates were given for",
-    UNREADABLE_ANSWER: "its right answer is no mathematics that the verifier reads: only the same text would be right",
+    UNREADABLE_ANSWER: "the verifier cannot read its right answer as mathematics: only the same text would be right",
     NO_SOLUTION: "no official solution, in a layout that has them",
     FAILS: "no official solution passes all tests, compared strictly",
     EXACT: "the same statement as a problem that is kept",

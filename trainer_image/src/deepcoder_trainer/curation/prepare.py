@@ -215,7 +215,7 @@ class Preparation:
             try:
                 span = self._spool.append(record)
             except UnicodeEncodeError as error:
-                self._drop(record, filters.UNREADABLE, f"a text that is no Unicode ({error.reason}): mend it")
+                self._drop(record, filters.UNREADABLE, f"a text is not valid Unicode ({error.reason}): fix it")
                 continue
             self._prepared.without_rate += self._rates is not None and rate is None
             self._clusters.add(len(self._prepared.candidates), found, numbers)

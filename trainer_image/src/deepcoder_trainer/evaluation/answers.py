@@ -92,8 +92,8 @@ class GivenAnswers:
         unknown = sorted(set(given) - set(problems))
         if unknown:
             raise BadConfig(
-                f"--responses {problem_set}: {unknown[0]!r} is no problem of the set ({len(unknown)} such): name "
-                "the set that was answered",
+                f"--responses {problem_set}: {unknown[0]!r} is not a problem of the set ({len(unknown)} such): "
+                "name the set that was answered",
                 field="--responses",
             )
 

@@ -172,7 +172,7 @@ def _day(value: Any) -> datetime.date | None:
     try:
         return datetime.datetime.fromisoformat(value).date()
     except ValueError:
-        raise RowError(f"date: {value[:40]!r} is no date: write YYYY-MM-DD") from None
+        raise RowError(f"date: {value[:40]!r} is not a date: write YYYY-MM-DD") from None
 
 
 def _with_contest(facts: Facts, row: Mapping[str, Any], named: str | None) -> Facts:

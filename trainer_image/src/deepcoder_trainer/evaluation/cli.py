@@ -120,7 +120,7 @@ def main(options: argparse.Namespace) -> int:
         except BadConfig as error:
             raise BadConfig(_as_options(str(error)), field=error.field) from error
         except (KeyboardInterrupt, asyncio.CancelledError):
-            sys.stderr.write("deepcoder-trainer evaluate: stopped; the same command goes on from here\n")
+            sys.stderr.write("deepcoder-trainer evaluate: stopped; run the same command again to continue\n")
             return ExitCode.DRAINED
         except SandboxUnavailable as error:
             sys.stderr.write(f"deepcoder-trainer evaluate: {error}\nThe same command judges what is not judged yet.\n")
@@ -135,8 +135,8 @@ def main(options: argparse.Namespace) -> int:
     console.print(render(stored_results(config, done.key)))
     if done.found is not None:
         console.print(
-            f"These were measured before, at {done.found:%Y-%m-%d %H:%M:%S} UTC, from the same inputs; nothing was "
-            "measured now. With --again they are measured once more, beside these."
+            f"These results were measured at {done.found:%Y-%m-%d %H:%M:%S} UTC from the same inputs; nothing was "
+            "measured now. --again measures once more and keeps both results."
         )
     console.print(f"results: {options.output_dir}/eval/{done.key}")
     return 0

@@ -56,7 +56,7 @@ def contest_of(problem: str) -> str:
     """The contest of a problem `1234A`. Raises ValueError."""
     match = _PROBLEM.match(problem)
     if match is None:
-        raise ValueError(f"{problem!r} is no Codeforces problem: write contest and index, as in 1234A")
+        raise ValueError(f"{problem!r} is not a Codeforces problem: write contest and index, as in 1234A")
     return match[1]
 
 

@@ -70,8 +70,8 @@ def committed(context: EvaluationContext, key: str) -> Evaluated | None:
         return None
     except CheckpointDamaged as error:
         raise BadConfig(
-            f"{context.store.uri}/{folder} was measured from these inputs and is damaged since ({error}): remove that "
-            "folder and it is measured anew (by hand: --again measures beside it)",
+            f"{context.store.uri}/{folder} was measured from these inputs and has been damaged since ({error}): remove "
+            "that folder to measure again (by hand: --again measures into another folder)",
             field="storage.uri",
         ) from error
     return Evaluated(key, manifest.metrics, manifest.created_at)

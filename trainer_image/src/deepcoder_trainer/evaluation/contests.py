@@ -48,7 +48,7 @@ class Contests:
             return _contest(_result(standings), _result(changes))
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise BadConfig(
-                f"{standings} or {changes.parent.name}/{changes.name} is no answer of the Codeforces API "
+                f"{standings} or {changes.parent.name}/{changes.name} is not an answer of the Codeforces API "
                 f"({type(error).__name__}: {error}): fetch it again",
                 field="contests",
             ) from None
@@ -128,7 +128,7 @@ def _ratings(path: Path) -> tuple[float, ...] | None:
 
 def _json(path: Path) -> Any:
     if path.stat().st_size > MAX_FILE_BYTES:
-        raise BadConfig(f"{path} has more than {MAX_FILE_BYTES >> 20} MiB: it is no contest's", field="contests")
+        raise BadConfig(f"{path} has more than {MAX_FILE_BYTES >> 20} MiB: not a contest's file", field="contests")
     try:
         return value_of(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

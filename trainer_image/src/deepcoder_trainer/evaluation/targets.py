@@ -59,8 +59,8 @@ def _newest(config: StageConfig, store: ObjectStore) -> str:
             return stage
     if config.parent is not None:
         raise BadConfig(
-            "stage.evaluate.targets is empty and no earlier stage of this run exported a model: name Base, and let "
-            f"model.uri be the export beside {config.parent.uri}",
+            "stage.evaluate.targets is empty and no earlier stage of this run exported a model: name Base, and set "
+            f"model.uri to the export next to {config.parent.uri}",
             field="stage.evaluate.targets",
         )
     return BASE
@@ -82,7 +82,7 @@ def _exported(name: str, config: StageConfig, store: ObjectStore, sources: Sourc
     # Read from its own root: the digest is that of the manifest which fetching then checks the files against.
     manifest, digest = read_manifest(open_storage(f"{store.uri}/{folder}", sources.endpoint, sources.region), "")
     if manifest.kind is not ManifestKind.EXPORT or manifest.run.uid != config.run.uid:
-        raise ConfigMismatch(f"{store.uri}/{folder} is no export of this run: choose another storage.uri")
+        raise ConfigMismatch(f"{store.uri}/{folder} is not an export of this run: choose another storage.uri")
     try:
         directory = sources.model(ModelSource(uri=f"{store.uri}/{folder}"))
     except ObjectMissing as error:

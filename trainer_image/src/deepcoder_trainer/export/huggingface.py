@@ -42,11 +42,11 @@ def positions(config: Mapping[str, Any], tokens: int | None, original: int | Non
     own = config.get("rope_parameters") or config.get("rope_scaling") or {}
     trained = original or own.get("original_max_position_embeddings") or config.get("max_position_embeddings")
     if not trained:
-        raise BadConfig("the model's config.json does not say its positions: say --rope-original", field="--rope")
+        raise BadConfig("the model's config.json does not say its positions: set --rope-original", field="--rope")
     if tokens <= trained:
         raise BadConfig(
-            f"--rope {tokens} is no more than the {trained} positions that the model has: leave it out, or say with "
-            "--rope-original for how many it was really trained",
+            f"--rope {tokens} is no more than the {trained} positions that the model has: leave it out, or give with "
+            "--rope-original the number that it was really trained for",
             field="--rope",
         )
     if tokens > 64 * trained:

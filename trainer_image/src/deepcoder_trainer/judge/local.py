@@ -136,7 +136,7 @@ def _program() -> str:
     program = str(beside) if beside.exists() else shutil.which("deepcoder-sandbox")
     if program is None:
         raise BadConfig(
-            "judge.backend Local needs the program deepcoder-sandbox: install deepcoder-sandbox beside the trainer, "
+            "judge.backend Local needs the program deepcoder-sandbox: install deepcoder-sandbox next to the trainer, "
             "or set judge.backend: Pool",
             field="judge.backend",
         )

@@ -175,7 +175,7 @@ def _weight_files(directory: Path) -> dict[str, Path]:
     if index.is_file():
         named = json.loads(index.read_text())["weight_map"]
         if elsewhere := next((file for file in named.values() if Path(file).name != file), None):
-            raise BadConfig(f"{index} names {elsewhere}, which is not beside it: put it there", field="model.uri")
+            raise BadConfig(f"{index} names {elsewhere}, which is missing: put it there", field="model.uri")
         return {name: directory / file for name, file in named.items()}
     single = directory / "model.safetensors"
     if not single.is_file():
@@ -187,4 +187,4 @@ def _weight_files(directory: Path) -> dict[str, Path]:
         with safe_open(single, framework="pt") as f:
             return dict.fromkeys(f.keys(), single)
     except SafetensorError as e:
-        raise BadConfig(f"{single} is no safetensors file: {e}", field="model.uri") from e
+        raise BadConfig(f"{single} is not a safetensors file: {e}", field="model.uri") from e

@@ -143,7 +143,7 @@ class Controller:
         try:
             return await self.stop.before(Moment.SAVED, self._run())
         except StopReached:
-            log.error("the time for saving is over: the newest committed checkpoint stands")
+            log.error("the time for saving is over: the newest committed checkpoint counts")
             if self._failure is not None:
                 raise self._failure from None
             return Ending(self._course.step, drained=True)
@@ -182,7 +182,7 @@ class Controller:
         try:
             await self._leave()
         except Exception as error:
-            log.error("what is not saved is lost, the newest committed checkpoint stands: %s", error)
+            log.error("unsaved work is lost, the newest committed checkpoint counts: %s", error)
 
     async def _one_step(self, step: int) -> None:
         """The order of a step; see the module's text for what a stop does to it."""
@@ -240,8 +240,8 @@ class Controller:
             raise NothingLearnt(
                 f"no gradient of the last {self._fruitless} steps was finite, so the weights are those of step "
                 f"{self._course.step - self._fruitless}: look at loss, grad_norm and sync_logprob_gap_max of the steps "
-                "before it, and start a new run from a checkpoint that old or older (spec.from; by hand: parent) with "
-                "a lower recipe.learningRate"
+                "before it, and start a new run from a checkpoint of that step or earlier (spec.from; by hand: parent) "
+                "with a lower recipe.learningRate"
             )
 
     async def _push(self) -> None:
@@ -299,7 +299,7 @@ class Controller:
         if self._course.metrics["collapsing"]:
             log.warning(
                 "step %d: %.0f %% of responses are cut off and reward is %.3f. The overlong rule does not punish "
-                "truncation, so this does not mend itself: raise contextTokens or lower the learning rate",
+                "truncation, so this does not recover by itself: raise contextTokens or lower the learning rate",
                 batch.step,
                 100 * self._course.metrics["truncated_ratio"],
                 self._course.metrics["reward_mean"],

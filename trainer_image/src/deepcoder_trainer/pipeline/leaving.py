@@ -133,9 +133,9 @@ class Saving:
         try:
             await self._stop.before(Moment.SETTLED, self._work.settled(left))
         except StopReached:
-            log.warning("groups %s are cut off by the stop and will be sampled anew", left.waiting_for)
+            log.warning("groups %s are cut off by the stop and will be sampled again", left.waiting_for)
         except Exception as error:  # the run is leaving: it saves what is left
-            log.error("groups %s are lost and will be sampled anew: %s", left.waiting_for, error)
+            log.error("groups %s are lost and will be sampled again: %s", left.waiting_for, error)
 
     async def _until_committed(self, *, final: bool) -> None:
         """Until storage has this step's checkpoint: nothing else stands behind it, so it is tried twice."""

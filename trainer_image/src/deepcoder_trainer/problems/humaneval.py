@@ -39,7 +39,7 @@ def humaneval_problem(row: Mapping[str, Any]) -> Problem:
     """The problem of a row. Raises RowError."""
     task, prompt, entry = (_text(row, field) for field in ("task_id", "prompt", "entry_point"))
     if not entry.isidentifier():
-        raise RowError(f"entry_point: {entry[:60]!r} is no function's name: name the function")
+        raise RowError(f"entry_point: {entry[:60]!r} is not a function name: name the function")
     script = _checked_by_test(row, prompt, entry) if "test" in row else _checked_by_solution(row, prompt, entry)
     return Problem(
         id=task,

@@ -308,7 +308,7 @@ def _function(fn_name: str | None, field: str) -> dict[str, Any]:
     if fn_name is None:
         return {}
     if not _FN_NAME.match(fn_name):
-        raise RowError(f"{field}: {fn_name[:60]!r} is no function's name: give one name, or Class.method")
+        raise RowError(f"{field}: {fn_name[:60]!r} is not a function name: give one name, or Class.method")
     return {"kind": Kind.FUNCTION, "fn_name": fn_name}
 
 
@@ -362,7 +362,7 @@ def _literal(text: str, field: str) -> Any:
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
-        raise RowError(f"{field}: neither JSON nor a Python literal ({type(error).__name__}): mend it") from None
+        raise RowError(f"{field}: neither JSON nor a Python literal ({type(error).__name__}): fix it") from None
 
 
 _LONGEST_LITERAL = 4 << 20
@@ -380,7 +380,7 @@ def _date(value: Any, field: str) -> datetime.date | None:
             return datetime.datetime.fromtimestamp(value, datetime.UTC).date()
         return datetime.datetime.fromisoformat(str(value)).date()
     except (ValueError, OverflowError, OSError):
-        raise RowError(f"{field}: {str(value)[:40]!r} is no date: write YYYY-MM-DD") from None
+        raise RowError(f"{field}: {str(value)[:40]!r} is not a date: write YYYY-MM-DD") from None
 
 
 def _limit(row: Fields, field: str, most: float) -> float | None:

@@ -36,43 +36,43 @@ class ProblemRow(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: Annotated[str, StringConstraints(min_length=1, max_length=200)]
-    """Unique in the dataset."""
+    """Id of the problem, unique in the dataset."""
 
     source: Annotated[str, StringConstraints(min_length=1, max_length=100)] = "jsonl"
-    """Where the problem is from; decides tests, time limit and scoring where the row does not."""
+    """Source of the problem. It determines tests, time limit and scoring if the row does not."""
 
     prompt: Annotated[str, StringConstraints(min_length=1)]
-    """The statement, with all that the model is told."""
+    """The statement: the full text that the model gets."""
 
     tests: Annotated[list[TestCase], Field(min_length=1)] | None = None
-    """Inputs and expected outputs."""
+    """Tests of the problem: inputs and expected outputs."""
 
     answer: Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ANSWER)] | None = None
     """Mathematics: the final answer as LaTeX, instead of tests."""
 
     kind: Kind = Kind.STDIN
-    """stdin, function or script."""
+    """How a program runs: stdin, function or script."""
 
     fn_name: str | None = None
-    """function: what is called."""
+    """function: name of the function to call."""
 
     time_limit_s: float | None = Field(default=None, gt=0, le=600)
-    """Seconds a test; default: the source's."""
+    """CPU time limit per test, in seconds. Default: the source's."""
 
     memory_limit_mb: int = Field(default=1024, ge=16, le=65536)
-    """Memory a test, in MiB."""
+    """Memory limit per test, in MiB."""
 
     scoring: Scoring | None = None
-    """How outputs are compared; default: the source's."""
+    """How outputs are compared. Default: the source's."""
 
     float_tolerance: float | None = Field(default=None, gt=0, le=1)
-    """How far numbers in an output may be off, relative and absolute; scoring strict alone. Default: not at all."""
+    """strict: relative and absolute tolerance for numbers in an output. Default: none."""
 
     solution: str | None = None
-    """A right program, for verification; never shown to the model."""
+    """A correct program, for verification. It is never shown to the model."""
 
     metadata: dict[str, Any] = {}
-    """Difficulty, date and the like; not read by training."""
+    """Difficulty, date and similar data. Training does not read it."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

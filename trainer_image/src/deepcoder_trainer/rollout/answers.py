@@ -67,8 +67,8 @@ class AnswerVerifier:
         if not gold_read and gold not in self._unread:
             self._unread.add(gold)
             log.warning(
-                "the right answer %r is no mathematics that the verifier reads, nothing but the same text is right; "
-                "%d of the problems so far are such: drop them by `deepcoder-trainer curate`",
+                "the verifier cannot read the right answer %r as mathematics, so only the same text is right; this "
+                "holds for %d problems so far: drop them with `deepcoder-trainer curate`",
                 gold,
                 len(self._unread),
             )

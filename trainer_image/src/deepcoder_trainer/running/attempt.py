@@ -127,10 +127,10 @@ class Attempt:
     def _stop_for(self, error: BaseException) -> None:
         """Handle the failure of background work that training needs: save what is trained, unless that is under way."""
         if self.stop.requested:
-            log.error("work beside training failed while the attempt was leaving: %s", error)
+            log.error("background work failed while the attempt was ending: %s", error)
             return
         self._failure = error
-        log.error("saving and leaving, since work beside training failed: %s", error)
+        log.error("saving and exiting, because background work failed: %s", error)
         self.stop.request(self.config.storage.drain_seconds, str(error))
 
     async def _tell(self, record: ExitRecord) -> ExitRecord:

@@ -64,7 +64,7 @@ class Comparison:
         except SourceBroken as error:
             return self._not_compared(uri, str(error))
         except ExportFailed as error:
-            raise ExportRuined(f"{uri} is not published: {error}; {checkpoint.ref.uri} stands") from error
+            raise ExportRuined(f"{uri} is not published: {error}; {checkpoint.ref.uri} is kept") from error
         except Exception as error:  # whatever it is, a stage that is trained and saved does not fail by it
             log.debug("%s was not compared", uri, exc_info=error)
             return self._not_compared(uri, f"{type(error).__name__}: {error}")
@@ -90,8 +90,8 @@ class Comparison:
             raise
         except Exception as error:
             reason = self._late() if isinstance(error, TimeoutError) else f"{type(error).__name__}: {error}"
-            why += f"; whether that is rounding could not be told ({without_secrets(self._config, reason)})"
-        raise ExportRuined(f"{pair.export} is not published: {why}; {pair.checkpoint} stands") from far
+            why += f"; it could not be determined whether that is rounding ({without_secrets(self._config, reason)})"
+        raise ExportRuined(f"{pair.export} is not published: {why}; {pair.checkpoint} is kept") from far
 
     async def _beside(self, work: Callable[[Path], T], began: float) -> T:
         """The work's result; raises `StopReached`, `TimeoutError` and what the work does."""

@@ -59,7 +59,7 @@ def _check_own(folder: Path) -> None:
     found = folder.lstat()
     if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o022:
         raise BadConfig(
-            f"{folder}, where running trainers are found, is no folder of this user's alone "
+            f"{folder}, the folder of running trainers, does not belong to this user alone "
             f"({stat.filemode(found.st_mode)}, owner {found.st_uid}): remove it, or set TMPDIR to a folder of your own"
         )
 

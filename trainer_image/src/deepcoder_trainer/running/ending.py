@@ -55,7 +55,7 @@ def _give_up(seconds: float, status: int) -> None:
 
 
 def _say(seconds: float) -> None:
-    log.error("the process has not ended within %g s after all was stored, and is left: its threads stand at", seconds)
+    log.error("the process did not end within %g s after all was stored, and is ended by force; stacks:", seconds)
     with suppress(Exception):
         faulthandler.dump_traceback()
 

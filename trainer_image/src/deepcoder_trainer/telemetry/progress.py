@@ -1,11 +1,11 @@
-"""Heartbeats to the operator, and its wish to drain in reply.
+"""Heartbeats to the operator, whose reply may request a drain.
 
-A background task posts the newest state at least each `intervalSeconds` and at once when something changed; training
-never waits for it. The token file is read for every post, since the kubelet rotates it; the CA file likewise, since
-the operator's certificate authority does. One connection is kept between beats. A replica of the operator that stands
-by answers 503: the post is sent again at once, over a new connection, which may reach the one that leads. Any other
-post that fails is tried again at the next beat: the durable truth is in storage, and an operator that is down or not
-reachable costs the run nothing.
+A background task posts the newest state at least every `intervalSeconds`, and at once when something changes; training
+never waits for it. The token file is read for every post, because the kubelet rotates it, and so is the CA file,
+because the operator's certificate authority changes. One connection is kept between heartbeats. A standby replica of
+the operator answers 503; the post is then repeated at once over a new connection, which may reach the leader. Any other
+failed post is repeated at the next heartbeat. The durable truth is in storage, so an operator that is down or
+unreachable does not affect the run.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class Progress:
             reply = await line.post(body)
         except (aiohttp.ClientError, TimeoutError, OSError, ValidationError) as error:
             if not self._failing:
-                log.warning("progress could not be sent, training goes on: %s", error)
+                log.warning("progress could not be sent, training continues: %s", error)
             self._failing = True
             return
         if self._failing:

@@ -113,12 +113,12 @@ async def start_trackers(config: StageConfig) -> list[Observer]:
                 found.append(await abandonable(Wandb, config))
         except TimeoutError:
             log.error(
-                "W&B did not answer within %.0f s, this attempt goes on without it: look at WANDB_BASE_URL and the "
+                "W&B did not answer within %.0f s, this attempt continues without it: check WANDB_BASE_URL and the "
                 "network, or set WANDB_MODE=offline and sync later",
                 WANDB_SECONDS,
             )
         except BadConfig:
             raise
         except Exception as error:  # of W&B's own kinds: a curve elsewhere is not worth the run
-            log.error("W&B cannot be used (%s), this attempt goes on without it: look at WANDB_API_KEY", error)
+            log.error("W&B cannot be used (%s), this attempt continues without it: check WANDB_API_KEY", error)
     return found
