@@ -228,7 +228,7 @@ async def test_report_of_a_run_that_was_not_planned_yet_is_to_come_again(operato
 async def test_standby_sends_the_trainer_to_another_replica_and_asks_nobody(operator: Operator) -> None:
     operator.leads = False
     status, answer, response = await operator.post(report(), token="unavailable")
-    assert (status, answer["error"]) == (503, "this replica stands by, another one leads")
+    assert (status, answer["error"]) == (503, "this replica is on standby, another one leads")
     assert response.headers["Retry-After"] == "1"
     assert response.headers["Connection"] == "close"
     await operator.post(report())

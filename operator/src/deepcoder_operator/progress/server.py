@@ -155,7 +155,7 @@ def _bearer(request: web.Request) -> str | None:
 
 def _standby() -> web.Response:
     """Not ours to take: only the leader's board is read by anybody. The connection goes, since it leads here only."""
-    response = _refusal(503, "this replica stands by, another one leads", retry_after=STANDBY_RETRY_SECONDS)
+    response = _refusal(503, "this replica is on standby, another one leads", retry_after=STANDBY_RETRY_SECONDS)
     response.force_close()
     return response
 

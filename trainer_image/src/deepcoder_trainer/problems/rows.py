@@ -42,7 +42,7 @@ class ProblemRow(BaseModel):
     """Source of the problem. It determines tests, time limit and scoring if the row does not."""
 
     prompt: Annotated[str, StringConstraints(min_length=1)]
-    """The statement: the full text that the model gets."""
+    """The statement, including everything that the model should be told."""
 
     tests: Annotated[list[TestCase], Field(min_length=1)] | None = None
     """Tests of the problem: inputs and expected outputs."""
