@@ -253,6 +253,14 @@ def test_job_refused_by_kuberay_fails_the_run_with_its_message() -> None:
     assert "worker group bad" in failed.message
 
 
+def test_job_that_kuberay_has_given_up_before_it_ran_while_no_operator_did_never_started() -> None:
+    cluster = Cluster(make_run())
+    cluster.settle()
+    cluster.change_job(deployment_status="Failed", reason="PreRunningDeadlineExceeded", message="no pod")
+    cluster.settle()
+    assert failed_of(cluster) is FailureReason.PRE_RUNNING_DEADLINE_EXCEEDED
+
+
 def test_stray_job_of_ours_is_deleted_and_one_from_the_future_is_not() -> None:
     cluster = running()
     live = cluster.jobs[cluster.name]

@@ -130,6 +130,8 @@ def job_failure(job: RayJobView) -> Failure | None:
     text = f"RayJob {job.name}: {job.reason or job.job_status}: {job.message}".rstrip(": ")
     if job.deployment_status == "ValidationFailed":
         return Failure(FailureReason.VALIDATION_FAILED, text)
+    if job.deployment_status == "Failed" and job.reason == FailureReason.PRE_RUNNING_DEADLINE_EXCEEDED:
+        return Failure(FailureReason.PRE_RUNNING_DEADLINE_EXCEEDED, text)  # KubeRay's word, while no operator ran
     if job.job_status not in ("FAILED", "STOPPED") and job.deployment_status != "Failed":
         return None
     if _COMMUNICATION.search(job.message):
