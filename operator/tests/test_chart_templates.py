@@ -165,6 +165,13 @@ def test_single_replica_holds_up_no_eviction(helm: str) -> None:
     assert "PodDisruptionBudget" not in {o["kind"] for o in render(helm, {"replicas": 1})}
 
 
+def test_replicas_that_do_not_work_hold_up_no_drain_of_their_nodes(helm: str) -> None:
+    """Two that crash, for want of a right say, would leave no disruption to allow, for as long as they do."""
+    objects = render(helm, {"web": {"enabled": True, "replicas": 2}})
+    budgets = [o["spec"] for o in objects if o["kind"] == "PodDisruptionBudget"]
+    assert [b["unhealthyPodEvictionPolicy"] for b in budgets] == ["AlwaysAllow"] * 2
+
+
 def test_affinity_of_ones_own_replaces_the_chart_s(helm: str) -> None:
     spec = only(render(helm, {"affinity": {"nodeAffinity": {"x": 1}}}), "Deployment")["spec"]["template"]["spec"]
     assert spec["affinity"] == {"nodeAffinity": {"x": 1}}
