@@ -4,12 +4,22 @@ Hypothesis fails an example that takes over 200 ms; how long something takes is 
 Workers whose tests come in another order run nothing at all, and where parameters come from a set the order hangs on
 the seed of hashes: `make test` draws one for all workers of a run, which goes no further than them. What tests start
 draws its own, as it does for users, or what depends on the order of a set would never be seen.
+
+pytest rewrites the assertions of each test file and keeps the bytecode, as Python does of all that is imported. In a
+new clone there is none, and every worker would compile every file. Each worker therefore starts with a share of them
+and finds the others' bytecode when it collects. It compiles a file that is not there in time, as without this.
 """
 
 from __future__ import annotations
 
 import os
+import py_compile
+import sys
+from importlib.util import cache_from_source
+from pathlib import Path
 
+import pytest
+from _pytest.assertion import rewrite
 from hypothesis import settings
 
 settings.register_profile("unhurried", deadline=None)
@@ -17,3 +27,30 @@ settings.load_profile("unhurried")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.pop("PYTHONHASHSEED", None)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Write the bytecode of this worker's share of the files."""
+    worker, workers = os.environ.get("PYTEST_XDIST_WORKER"), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if worker is None or sys.dont_write_bytecode:
+        return
+    tests = [session.config.rootpath / path for path in session.config.getini("testpaths")]
+    files = sorted(file for path in tests for file in (*path.rglob("*.py"), *(path.parent / "src").rglob("*.py")))
+    for file in files[int(worker.removeprefix("gw")) % workers :: workers]:
+        if file.name.startswith("test_"):
+            _write_test(file, session.config)
+        elif not Path(cache_from_source(file)).exists():
+            py_compile.compile(str(file), quiet=2)
+
+
+def _write_test(file: Path, config: pytest.Config) -> None:
+    """As pytest does when it imports a test file; one that cannot be compiled is left for pytest to report."""
+    folder = rewrite.get_cache_dir(file)
+    target = folder / f"{file.stem}{rewrite.PYC_TAIL}"
+    if target.exists() or not rewrite.try_makedirs(folder):
+        return
+    try:
+        digest, code = rewrite._rewrite_test(file, config)
+    except (SyntaxError, ValueError):
+        return
+    rewrite._write_pyc(config.stash[rewrite.assertstate_key], code, digest, target)
