@@ -148,7 +148,8 @@ class Cluster:
             assert self.jobs[self.name].suspended, "it has its quota"
         if lose_status:
             return decided
-        self.run = self.run.model_copy(update={"status": roundtrip(decided.status)})
+        if decided.status != self.run.status:
+            self.run = self.run.model_copy(update={"status": roundtrip(decided.status)})
         self.meter.read(self.pods.values(), self.now)
         self.events.extend(decided.events)
         self.refused = None
