@@ -28,7 +28,7 @@ def page() -> str:
         "API server, before anything runs; where a message is given it is what you read then.",
     ]
     for path in CRDS:
-        crd = yaml.safe_load(path.read_text())
+        crd = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
         (version,) = crd["spec"]["versions"]
         names, schema = crd["spec"]["names"], version["schema"]["openAPIV3Schema"]
         lines += [

@@ -47,7 +47,7 @@ def main() -> int:
     asked = parser.parse_args()
     logging.getLogger("debian").setLevel(logging.ERROR)  # it tells of each old address of the format
     interpreters = [asked.python, Path(asked.python).resolve()]
-    bom = assemble(asked.name, [*map(distributions, interpreters)], [*debian_packages(asked.root)], interpreters[1])
+    bom = assemble(asked.name, map(distributions, interpreters), debian_packages(asked.root), interpreters[1])
     asked.output.parent.mkdir(parents=True, exist_ok=True)
     asked.output.write_text(as_json(bom))
     print(f"{asked.output}: {len(bom.components)} components")
@@ -105,14 +105,14 @@ def licences(file: Path) -> list[License]:
     return [factory.make_with_name(name) if isinstance(one, LicenseExpression) else one for name, one in made]
 
 
-def assemble(name: str, environments: list[Bom], packages: list[Component], interpreter: Path) -> Bom:
-    """One document of all, each component once."""
-    bom, *others = environments
+def assemble(name: str, environments: Iterator[Bom], packages: Iterator[Component], interpreter: Path) -> Bom:
+    """One document of all, each component once. The first environment is checked before anything else is listed."""
+    bom = next(environments)
     versions = {component.name: component.version for component in bom.components}
     if name not in versions:
         raise SystemExit(f"sbom: the environment has no distribution {name}; it has {', '.join(sorted(versions))}")
     known = {(component.name, component.version) for component in bom.components}
-    for other in others:
+    for other in environments:
         for component in other.components:
             if (component.name, component.version) not in known:
                 known.add((component.name, component.version))

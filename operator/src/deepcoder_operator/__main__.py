@@ -109,7 +109,8 @@ def _release(path: Path | None, *, take_lease: bool) -> int:
 def _crds(folders: list[Path], *, check: bool) -> int:
     from deepcoder_operator.crds import crd_files
 
-    files = {folder / name: text for folder in folders for name, text in crd_files().items()}
+    made = crd_files()
+    files = {folder / name: text for folder in folders for name, text in made.items()}
     if check:
         drifted = [str(p) for p, text in files.items() if not p.exists() or p.read_text() != text]
         if drifted:
